@@ -1,0 +1,91 @@
+# Set-up, checks and builds. `make` alone lists the targets; ARGS reaches the command, as in
+# `make test ARGS='-k drain'`.
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+#: Programs in scripts/ find the venv's Python and boilerd first.
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+#: No index and no link in what it writes: each machine installs from where it is told to.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo run test check format generate cov bench build lock clean
+
+help:
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: .venv/.ready ## Make .venv from the locked requirements, with uv if it is there, else pip
+
+demo: .venv/.ready ## Start a daemon, enqueue a few tasks and watch them run
+	@$(IN_VENV) scripts/demo $(ARGS)
+
+run: .venv/.ready ## Run the daemon in the foreground
+	@$(BIN)/boilerd run $(ARGS)
+
+test: .venv/.ready ## Run all tests
+	@$(BIN)/pytest -n 4 $(ARGS)
+
+check: .venv/.ready ## Format, lint, types, layers, spelling, generated files; changes nothing
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/codespell
+	@$(BIN)/python scripts/generate --check
+
+format: .venv/.ready ## Format the code and mend what the linter can
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+generate: .venv/.ready ## Write again the files that follow from the code
+	@$(BIN)/python scripts/generate
+
+cov: .venv/.ready ## Run all tests under coverage and report the lines that none reached
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n 4 $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+bench: .venv/.ready ## Measure throughput and latency on this machine
+	@$(IN_VENV) scripts/bench $(ARGS)
+
+build: .venv/.ready ## Build the wheel and the sdist into dist/
+	@$(BIN)/python -m hatchling build --clean
+
+lock: ## Resolve the requirements files again; ARGS=--upgrade takes newer versions
+	@command -v uv >/dev/null || { echo "make lock: needs uv on PATH" >&2; exit 1; }
+	@$(COMPILE) $(ARGS) --output-file requirements.txt pyproject.toml
+	@$(COMPILE) $(ARGS) --constraints requirements.txt --group dev --output-file requirements-dev.txt pyproject.toml
+
+clean: ## Remove all that make made, .venv included
+	@rm -rf .venv build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find daemon scripts tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.ready: requirements.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "boilerd needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing):" \
+			"run scripts/debian-packages, or name another as in make PYTHON=python3.12" >&2; exit 1; }
+	@if command -v uv >/dev/null; then $(WITH_UV); else $(WITH_PIP); fi
+	@touch $@
+
+# Both leave what is installed already alone, so that a second run is quick and needs no network.
+define WITH_UV
+set -e; echo "Installing into .venv with uv"; \
+$(BIN)/python -c '' 2>/dev/null || \
+	uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv; \
+uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt; \
+uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+endef
+
+define WITH_PIP
+set -e; echo "Installing into .venv with pip; the first time takes half a minute"; \
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	echo "$(PYTHON) lacks venv or ensurepip: run scripts/debian-packages" >&2; exit 1; }; \
+$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv; \
+$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.txt; \
+$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+endef

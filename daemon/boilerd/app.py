@@ -1,0 +1,46 @@
+"""Find the application's mux by its name, ``module:name``."""
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+
+from boilerd.errors import AppImportError
+from boilerd.mux import Handler
+
+BUILTIN = "boilerd.builtin:mux"
+
+
+def load_app(name: str | None) -> Handler:
+    """Import the application and return its mux; the built-in one for None.
+
+    The working directory is on the import path, as for ``python -m``.
+
+    Raises:
+        AppImportError: No such module or name, or the module raised while it was imported.
+    """
+    module_name, _, attribute = (name or BUILTIN).partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise _broken(name, error) from error
+        raise AppImportError(f"app {name!r}: no module {error.name!r} in {here} nor on the import path") from error
+    except (Exception, SystemExit) as error:
+        raise _broken(name, error) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise AppImportError(f"app {name!r}: module {module_name!r} has no {attribute!r}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise AppImportError(f"app {name!r}: a {type(found).__name__} is no mux; give the name of a boilerd.ServeMux")
+    return found
+
+
+def _broken(name: str | None, error: BaseException) -> AppImportError:
+    # The frames of importlib say nothing about the application.
+    frames = "".join(traceback.format_exception(error))
+    return AppImportError(f"app {name!r} cannot be imported: {type(error).__name__}: {error}", frames)

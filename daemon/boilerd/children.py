@@ -1,0 +1,195 @@
+"""The daemon's child processes as Supervisor sees them: forked functions, and one program.
+
+The seam in Supervisor: a ProcessConfig whose `make_process` returns a Subprocess of our own.
+Written against Supervisor 4.3; the source is the documentation.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
+from supervisor.options import ProcessConfig, ProcessGroupConfig, ServerOptions
+from supervisor.process import Subprocess
+from supervisor.states import ProcessStates
+
+from boilerd.board import Board
+from boilerd.exitcodes import OK, RECYCLED, TIMED_OUT, describe_exit
+from boilerd.signals import restore_defaults
+
+logger = logging.getLogger("boilerd.supervisor")
+
+#: Crashes within a second of the start that are tried again before Supervisor gives up.
+START_RETRIES = 5
+
+
+class Child(Subprocess):  # type: ignore[misc]
+    """A child process whose end is told in one line."""
+
+    def finish(self, pid: int, sts: int) -> None:
+        """Note how the child ended, then let Supervisor decide what follows."""
+        status = os.waitstatus_to_exitcode(sts)
+        fields = {"child": self.full_name, "child_pid": pid, "exit": describe_exit(status)}
+        is_stopping = self.state == ProcessStates.STOPPING
+        if is_stopping or status in {OK, RECYCLED}:
+            logger.debug("process exited", extra=fields)
+        else:
+            logger.warning("process died", extra=fields)
+        if is_stopping and status in {TIMED_OUT, -signal.SIGKILL}:
+            self.config.options.timed_out.append(self.full_name)
+        if status in {OK, RECYCLED}:
+            # Ended on purpose, however soon: not a crash that Supervisor should back off from.
+            self.laststart = 0
+        super().finish(pid, sts)
+
+    @property
+    def full_name(self) -> str:
+        """As supervisorctl shows it: ``worker:3``, and ``scheduler`` for a process named as its group."""
+        group = self.group.config.name
+        return str(group if group == self.config.name else f"{group}:{self.config.name}")
+
+
+class ForkedProcess(Child):
+    """A child that runs a Python function of this program."""
+
+    def get_execv_args(self) -> tuple[str, list[str]]:
+        """Nothing is executed; the name serves in messages."""
+        return self.config.name, [self.config.name]
+
+    def _spawn_as_parent(self, pid: int) -> int:
+        self.config.board.put(self.config.slot, pid)
+        logger.debug("process started", extra={"child": self.full_name, "child_pid": pid})
+        return int(super()._spawn_as_parent(pid))
+
+    def _spawn_as_child(self, filename: str, argv: Sequence[str]) -> None:
+        status = 1
+        try:
+            # Signals to the terminal's foreground group are for the parent only.
+            self.config.options.setpgrp()
+            self.config.options.leave_parent()
+            status = self.config.target()
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else 1
+        except BaseException:
+            logger.critical("process crashed", exc_info=True, extra={"child": self.full_name})
+        finally:
+            # Not sys.exit: the parent's cleanup handlers and stack are none of the child's business.
+            os._exit(status)
+
+    def finish(self, pid: int, sts: int) -> None:
+        """Clear the slot on the board first: whoever reads it must not take the dead for living."""
+        self.config.board.clear(self.config.slot, os.waitstatus_to_exitcode(sts))
+        super().finish(pid, sts)
+
+
+class ForkedConfig(ProcessConfig):  # type: ignore[misc]
+    """What Supervisor needs to know of a forked child.
+
+    Args:
+        target: Runs in the child; what it returns is the exit status.
+        board: Where others look up its process ID.
+        slot: Its cell there.
+    """
+
+    def __init__(
+        self, options: ServerOptions, *, target: Callable[[], int], board: Board, slot: int, **params: Any
+    ) -> None:
+        super().__init__(options, **_process_params(**params))
+        self.target = target
+        self.slot = slot
+        self.board = board
+
+    def make_process(self, group: object = None) -> ForkedProcess:
+        """Supervisor's hook."""
+        process = ForkedProcess(self)
+        process.group = group
+        return process
+
+    def make_dispatchers(self, proc: Subprocess) -> tuple[dict[int, object], dict[str, None]]:
+        """No pipes: children write to the parent's stdout, so lines go straight to the journal."""
+        names = ("stdin", "stdout", "stderr", "child_stdin", "child_stdout", "child_stderr")
+        return {}, dict.fromkeys(names)
+
+
+class Program(Child):
+    """A child that executes another program, and ends with the parent."""
+
+    def _prepare_child_fds(self) -> None:
+        super()._prepare_child_fds()
+        restore_defaults()
+        end_with_parent()
+
+
+class ProgramConfig(ProcessConfig):  # type: ignore[misc]
+    """A program whose output lines are logged."""
+
+    def __init__(self, options: ServerOptions, **params: Any) -> None:
+        super().__init__(options, **_process_params(stdout_events_enabled=True, redirect_stderr=True, **params))
+
+    def make_process(self, group: object = None) -> Program:
+        """Supervisor's hook."""
+        process = Program(self)
+        process.group = group
+        return process
+
+
+def forked_group(
+    options: ServerOptions,
+    name: str,
+    targets: Mapping[str, Callable[[], int]],
+    *,
+    priority: int,
+    board: Board,
+    first_slot: int,
+    stop_wait_s: float,
+    restarts_always: bool = True,
+) -> ProcessGroupConfig:
+    """A group of forked children: process name → what it runs."""
+    configs = [
+        ForkedConfig(
+            options,
+            target=target,
+            board=board,
+            slot=slot,
+            name=process_name,
+            command=f"(forked) {name}",
+            priority=priority,
+            stopwaitsecs=stop_wait_s,
+            autorestart=RestartUnconditionally if restarts_always else RestartWhenExitUnexpected,
+        )
+        for slot, (process_name, target) in enumerate(targets.items(), first_slot)
+    ]
+    return ProcessGroupConfig(options, name, priority, configs)
+
+
+def program_group(
+    options: ServerOptions, name: str, command: str, *, priority: int, stop_wait_s: float
+) -> ProcessGroupConfig:
+    """A group of one program."""
+    config = ProgramConfig(options, name=name, command=command, priority=priority, stopwaitsecs=stop_wait_s)
+    return ProcessGroupConfig(options, name, priority, [config])
+
+
+def end_with_parent() -> None:
+    """In a child: get a TERM when the parent dies, however it dies (Linux; elsewhere children look)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _process_params(**chosen: Any) -> dict[str, Any]:
+    """All that Supervisor asks of a process, with our defaults."""
+    params: dict[str, Any] = {
+        "uid": None, "directory": None, "umask": None, "autostart": True, "autorestart": RestartUnconditionally,
+        "startsecs": 1, "startretries": START_RETRIES, "stopsignal": signal.SIGTERM, "stopasgroup": False,
+        "killasgroup": True, "exitcodes": [0], "redirect_stderr": False,
+    }  # fmt: skip
+    for stream in ("stdout", "stderr"):
+        for name in ("capture_maxbytes", "logfile_backups", "logfile_maxbytes"):
+            params[f"{stream}_{name}"] = 0
+        params |= {f"{stream}_logfile": None, f"{stream}_events_enabled": False, f"{stream}_syslog": False}
+    return params | chosen

@@ -1,0 +1,77 @@
+"""The command line: reads words, prints, exits. Nobody may depend on this package.
+
+Each command lives in a module of its own that is imported when the command is used, so that
+``boilerd enqueue`` does not load what the daemon needs.
+"""
+
+import importlib
+import sys
+from typing import NoReturn
+
+import click
+
+from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError, InvalidTaskError
+from boilerd.exitcodes import BOOT, FAILED, USAGE
+
+#: Command → where it is, and its line in the list (`--help` must not import them all).
+COMMANDS = {
+    "run": ("boilerd.cli.run:run", "Run the daemon in the foreground."),
+    "enqueue": ("boilerd.cli.enqueue:enqueue", "Store a task for a worker to run."),
+    "status": ("boilerd.cli.status:status", "Show the daemon, its processes and the queues."),
+    "config": ("boilerd.cli.config:config", "Show and check the settings."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="boilerd", message="%(prog)s %(version)s")
+def boilerd() -> None:
+    r"""Background tasks for Python services.
+
+    \b
+    boilerd run                                         start the daemon
+    boilerd enqueue worker:ping '{"message": "hi"}'     give it a task
+
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon could not start.
+    """
+
+
+def main() -> NoReturn:
+    """Run a command; turn errors into one line on stderr and an exit status."""
+    try:
+        sys.exit(boilerd(standalone_mode=True))
+    except BoilerdError as error:
+        if isinstance(error, AppImportError) and error.traceback:
+            click.echo(error.traceback.rstrip(), err=True)
+        click.echo(f"boilerd: error: {error}", err=True)
+        sys.exit(_status(error))
+    except BrokenPipeError:
+        # Whoever read our output, such as `head`, has seen enough.
+        sys.stderr.close()
+        sys.exit(FAILED)
+
+
+def _status(error: BoilerdError) -> int:
+    if isinstance(error, BootError):
+        return BOOT
+    return USAGE if isinstance(error, ConfigError | InvalidTaskError) else FAILED

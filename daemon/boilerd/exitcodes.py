@@ -1,0 +1,26 @@
+"""Exit statuses, each with what it tells the one who waits for the process."""
+
+import signal
+
+#: Done. For a worker: told to stop, or nothing left in a burst.
+OK = 0
+#: It was tried and did not work.
+FAILED = 1
+#: The command line cannot be understood (click's own).
+USAGE = 2
+#: The daemon could not start; starting it again without a change will not help.
+BOOT = 3
+#: Ended on purpose, to be replaced by a fresh one (sysexits' EX_TEMPFAIL).
+RECYCLED = 75
+#: Put its task back because the shutdown timeout was over.
+TIMED_OUT = 76
+
+
+def describe_exit(status: int) -> str:
+    """``exit status 1``, or ``signal 9 (SIGKILL)``."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {-status} ({signal.Signals(-status).name})"
+    except ValueError:
+        return f"signal {-status}"

@@ -1,0 +1,67 @@
+"""Names of the Redis keys: RQ's own, and boilerd's.
+
+RQ's layout is described in ARCHITECTURE.md; only this module, the scripts in lua/ and
+`broker` know it. ``RQ_KEY_PREFIX`` moves all of it; with a hash tag in it (``{rq}``) all keys
+are in one slot of a cluster.
+"""
+
+import os
+
+#: Read as RQ reads it; importing rq for it would cost every `boilerd enqueue` 0.1 s.
+RQ = os.environ.get("RQ_KEY_PREFIX", "rq")
+#: boilerd's own keys move with RQ's, so that two prefixes on one Redis share nothing.
+OWN = "boilerd" if RQ == "rq" else f"{RQ}:boilerd"
+
+#: set of queue keys
+QUEUES = f"{RQ}:queues"
+#: set of worker keys
+WORKERS = f"{RQ}:workers"
+#: string: present while `rq suspend` holds all claims
+SUSPENDED = f"{RQ}:suspended"
+#: set of queue names from which nothing is claimed
+PAUSED = f"{OWN}:paused"
+
+
+def queue(name: str) -> str:
+    """List of job IDs; pushed on the right, claimed on the left."""
+    return f"{RQ}:queue:{name}"
+
+
+def job(task_id: str) -> str:
+    """Hash: RQ's record of the task."""
+    return f"{RQ}:job:{task_id}"
+
+
+def results(task_id: str) -> str:
+    """Stream: how each attempt ended."""
+    return f"{RQ}:results:{task_id}"
+
+
+def wip(name: str) -> str:
+    """Sorted set of ``job ID:execution ID``, score = end of the lease."""
+    return f"{RQ}:wip:{name}"
+
+
+def registry(kind: str, name: str) -> str:
+    """Sorted set of job IDs: ``scheduled``, ``finished``, ``failed``, ``deferred``, ``canceled``."""
+    return f"{RQ}:{kind}:{name}"
+
+
+def worker(name: str) -> str:
+    """Hash: RQ's record of the worker."""
+    return f"{RQ}:worker:{name}"
+
+
+def worker_executions(name: str) -> str:
+    """Set of ``job ID:execution ID`` that the worker holds."""
+    return f"{RQ}:worker:{name}:executions"
+
+
+def execution(pair: str) -> str:
+    """Hash: RQ's record of one attempt, by ``job ID:execution ID``."""
+    return f"{RQ}:execution:{pair}"
+
+
+def bell(name: str) -> str:
+    """List: one element per new task, so that one idle worker wakes up for each."""
+    return f"{OWN}:bell:{name}"

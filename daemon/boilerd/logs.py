@@ -1,0 +1,150 @@
+"""Log lines: one JSON object a line for machines, one readable line for people.
+
+Lines go to stdout with a single write each, so that lines of several processes on one pipe
+do not mix. What an attempt logs, in whatever module, carries the fields of its task.
+"""
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+from pythonjsonlogger.msgspec import MsgspecFormatter
+
+#: What stands first in a line, in this order, where it has a value.
+FIELDS = (
+    "time", "level", "message", "logger", "pid", "worker", "task_id", "task_type", "queue", "attempt",
+    "duration_ms", "error", "request_id",
+)  # fmt: skip
+
+#: Fields of the attempt that is running in this process.
+_context: ContextVar[Mapping[str, Any]] = ContextVar("boilerd_log_context", default=MappingProxyType({}))
+
+#: What the `logging` module puts on every record; the rest came in through ``extra``.
+_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
+
+
+@contextlib.contextmanager
+def log_context(**fields: Any) -> Iterator[None]:
+    """Add `fields` to every line that is logged inside the block."""
+    token = _context.set({**_context.get(), **fields})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def configure(
+    *, level: str, output: str = "stdout", file: str | None = None, style: str = "auto", worker: str | None = None
+) -> None:
+    """Send the root logger's lines where the settings say.
+
+    Args:
+        level: Name of the lowest level to log.
+        output: ``stdout``, ``file`` or ``both``.
+        file: Path of the log file; it is opened again when it was renamed or removed.
+        style: ``json``, ``text``, or ``auto``: text where stdout is a terminal. Files get JSON.
+        worker: Name of this process, for the field ``worker``.
+
+    Raises:
+        OSError: The log file cannot be opened.
+    """
+    if style == "auto":
+        style = "text" if sys.stdout.isatty() else "json"
+    handlers: list[logging.Handler] = []
+    if output in {"stdout", "both"}:
+        handlers.append(LineHandler(1))
+        handlers[-1].setFormatter(TextFormatter() if style == "text" else JsonFormatter())
+    if output in {"file", "both"} and file:
+        handlers.append(logging.handlers.WatchedFileHandler(file))
+        handlers[-1].setFormatter(JsonFormatter())
+    for handler in handlers:
+        handler.addFilter(_AddFields(worker))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    root.handlers[:] = handlers
+    root.setLevel(level.upper())
+    # RQ logs the call with its arguments, and payloads are nobody's business.
+    logging.getLogger("rq").setLevel(logging.WARNING)
+    # A full disk or a closed pipe must never reach a handler's code, nor fill stderr.
+    logging.raiseExceptions = False
+
+
+class LineHandler(logging.Handler):
+    """Write each record to a file descriptor with one system call."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line; where that fails the line is lost, and nothing else is."""
+        try:
+            line = self.format(record).encode("utf-8", "backslashreplace") + b"\n"
+            while line:
+                line = line[os.write(self._fd, line) :]
+        except Exception:  # noqa: BLE001 - logging never raises into tasks
+            self.handleError(record)
+
+
+class TextFormatter(logging.Formatter):
+    """``12:00:00.123 INFO  task started  task_id=… queue=default``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Time, level, message, then the fields in the order they were given."""
+        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        ordered = {name: given.pop(name) for name in FIELDS if name in given} | given
+        fields = {name: value for name, value in ordered.items() if value is not None}
+        line = f"{time} {record.levelname:<7} {record.getMessage()}"
+        if fields:
+            line += "  " + " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JsonFormatter(MsgspecFormatter):
+    """``time level message logger pid worker``, then what was given through ``extra`` and context."""
+
+    def __init__(self) -> None:
+        names = {"asctime": "time", "levelname": "level", "name": "logger", "process": "pid", "exc_info": "traceback"}
+        super().__init__(["asctime", "levelname", "message", "name", "process"], rename_fields=names)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """UTC, ISO 8601, milliseconds."""
+        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """Fields in a steady order, the ones without a value left out; the level in lower case."""
+        log_data["level"] = log_data["level"].lower()
+        ordered = {name: log_data.pop(name, None) for name in FIELDS}
+        return {name: value for name, value in (ordered | log_data).items() if value is not None}
+
+
+class _AddFields(logging.Filter):
+    """Put the attempt's fields and the process's name on every record."""
+
+    def __init__(self, worker: str | None) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self._worker:
+            record.worker = self._worker
+        for name, value in _context.get().items():
+            record.__dict__.setdefault(name, value)
+        return True
+
+
+def _shown(value: object) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(text) if not text or any(c.isspace() for c in text) else text

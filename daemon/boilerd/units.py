@@ -1,0 +1,55 @@
+"""Durations and sizes as people write them."""
+
+import re
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+_SIZE = re.compile(r"(\d+) ?([KMG]?)i?B?", re.IGNORECASE)
+
+
+class Duration(float):
+    """Seconds; reads ``30s``, ``5m``, ``1h30m`` or a number of seconds."""
+
+    hint = "a duration such as 30s, 5m or 1h30m, or a number of seconds"
+
+    @classmethod
+    def parse(cls, value: object) -> "Duration":
+        """Make a duration from text or a number; raises ValueError otherwise."""
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
+            return cls(value)
+        if isinstance(value, str):
+            if match := _DURATION.fullmatch(value) if value else None:
+                hours, minutes, seconds = (float(group or 0) for group in match.groups())
+                return cls(hours * 3600 + minutes * 60 + seconds)
+            if re.fullmatch(r"\d+(\.\d+)?", value):
+                return cls(float(value))
+        raise ValueError(cls.hint)
+
+    def __str__(self) -> str:
+        """The shortest form that reads back as the same."""
+        whole = int(self)
+        if self.is_integer() and whole >= 60:
+            hours, minutes, seconds = whole // 3600, whole // 60 % 60, whole % 60
+            return "".join(f"{n}{unit}" for n, unit in ((hours, "h"), (minutes, "m"), (seconds, "s")) if n)
+        return f"{float(self):g}s"
+
+
+class Size(int):
+    """Bytes; reads ``512M``, ``2G`` or a number of bytes."""
+
+    hint = "a size such as 512M or 2G, or a number of bytes"
+
+    @classmethod
+    def parse(cls, value: object) -> "Size":
+        """Make a size from text or a number; raises ValueError otherwise."""
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return cls(value)
+        if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+            return cls(int(match[1]) * 1024 ** " KMG".index(match[2].upper() or " "))
+        raise ValueError(cls.hint)
+
+    def __str__(self) -> str:
+        """The shortest form that reads back as the same."""
+        for unit, bits in (("G", 30), ("M", 20), ("K", 10)):
+            if self and self % (1 << bits) == 0:
+                return f"{self >> bits}{unit}"
+        return f"{int(self)}"
