@@ -9,7 +9,7 @@ import functools
 import importlib.resources
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -237,6 +237,16 @@ def connect(
     return client
 
 
+#: What Redis may object to, and how we say it; the first that fits.
+_REFUSALS: dict[Callable[[redis.RedisError], bool], str] = {
+    lambda error: "NOAUTH" in str(error) or "WRONGPASS" in str(error): "Redis wants a password, set redis_password",
+    lambda error: isinstance(error, redis.exceptions.NoPermissionError): "Redis allows this user too little",
+    lambda error: isinstance(error, redis.exceptions.OutOfMemoryError): "Redis is out of memory, raise its maxmemory",
+    lambda error: isinstance(error, redis.exceptions.ReadOnlyError): "Redis is read-only, as a replica is",
+    lambda error: "MISCONF" in str(error): "Redis cannot save to its disk, and stores nothing until it can",
+}
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn redis-py's errors into ours, with what would do."""
@@ -246,12 +256,9 @@ def translated() -> Iterator[None]:
         raise BrokerError(f"Redis refused the password: {error}; check redis_password and redis_url") from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise BrokerUnavailableError(f"Redis did not answer: {error}") from error
-    except redis.exceptions.NoPermissionError as error:
-        raise BrokerError(f"Redis allows this user too little: {error}") from error
     except redis.RedisError as error:
-        if "NOAUTH" in str(error) or "WRONGPASS" in str(error):
-            raise BrokerError(f"Redis wants a password: {error}; set redis_password") from error
-        raise BrokerError(f"Redis refused the command: {error}") from error
+        told = next((told for kind, told in _REFUSALS.items() if kind(error)), "Redis refused the command")
+        raise BrokerError(f"{told}: {error}") from error
 
 
 def text(value: bytes | str) -> str:

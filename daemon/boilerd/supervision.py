@@ -163,7 +163,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         """While booting: handle what comes, for at most `timeout_s`; raises BootError on a TERM."""
         self.options.inbox.wait(timeout_s)
         for fd, dispatcher in self.get_process_map().items():
-            if _is_readable(fd):
+            if dispatcher.readable() and _is_readable(fd):
                 dispatcher.handle_read_event()
         self.reap()
         if self.options.get_signal() in {signal.SIGTERM, signal.SIGINT}:

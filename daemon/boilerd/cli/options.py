@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from boilerd.config import SECRETS, Loaded, definitions, load
+from boilerd.errors import BoilerdError, ConfigError
 from boilerd.units import Duration
 
 #: What a command needs that talks to the broker or the daemon.
@@ -15,15 +16,24 @@ BROKER = ("redis_url", "redis_db", "state_dir", "runtime_dir")
 ALL = tuple(setting.name for setting in definitions() if setting.name not in SECRETS)
 
 
-def with_settings(names: Iterable[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command ``--config`` and a flag for each named setting; it gets them as ``loaded``."""
+def with_settings(
+    names: Iterable[str], *, refusal: type[BoilerdError] = ConfigError
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command ``--config`` and a flag for each named setting; it gets them as ``loaded``.
+
+    Settings that are wrong raise `refusal`.
+    """
     wanted = [setting for setting in definitions() if setting.name in set(names)]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def read_settings(config: str | None, **values: Any) -> Any:
             flags = {setting.name: values.pop(setting.name) for setting in wanted}
-            return command(loaded=load(flags, file=config), **values)
+            try:
+                loaded = load(flags, file=config)
+            except ConfigError as error:
+                raise refusal(str(error)) from error
+            return command(loaded=loaded, **values)
 
         for setting in reversed(wanted):
             read_settings = click.option(_flag(setting.name), setting.name, metavar="VALUE", help=setting.doc)(

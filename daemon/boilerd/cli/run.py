@@ -10,7 +10,7 @@ from boilerd.errors import BootError, ConfigError
 
 
 @click.command(context_settings={"auto_envvar_prefix": None})
-@with_settings(ALL)
+@with_settings(ALL, refusal=BootError)
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 def run(loaded: Loaded, *, burst: bool) -> None:
     r"""Run the daemon in the foreground.

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import xmlrpc.client
 from dataclasses import asdict
 from pathlib import Path
@@ -53,10 +54,11 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
 
 def daemon_processes(control_socket: Path) -> list[dict[str, Any]]:
     """Name, state, pid and start time of each process; empty when no daemon answers."""
-    proxy: Any = xmlrpc.client.ServerProxy("http://localhost", transport=_UnixTransport(control_socket))
+    transport = _UnixTransport(control_socket)
     try:
-        infos = proxy.supervisor.getAllProcessInfo()
-    except OSError:
+        with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
+            infos: Any = proxy.supervisor.getAllProcessInfo()
+    except (OSError, http.client.HTTPException):
         return []
     return [
         {
@@ -77,7 +79,9 @@ class _UnixTransport(xmlrpc.client.Transport):
         self._path = path
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _UnixConnection(self._path)
+        connection = _UnixConnection(self._path)
+        self._connection = host, connection  # what close() closes
+        return connection
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -86,8 +90,6 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        import socket  # noqa: PLC0415
-
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))

@@ -48,7 +48,7 @@ end
 -- Ring for one idle worker. Tokens beyond a few would only wake workers for nothing later.
 local function ring(queue)
   local key = OWN .. ':bell:' .. queue
-  if call('LLEN', key) < 128 then call('RPUSH', key, '1') end
+  if call('LLEN', key) < 128 and call('RPUSH', key, '1') == 1 then call('EXPIRE', key, 300) end
 end
 
 -- Give up the claim. Answers whether the lease was still held: where it was not, another

@@ -1,0 +1,67 @@
+"""Fixtures: every test process has a Valkey of its own, emptied before each test."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd import Client
+from boilerd.broker import Broker, connect
+from support import RunningDaemon, Valkey, private_directory
+
+
+@pytest.fixture(scope="session")
+def shared_valkey() -> Iterator[Valkey]:
+    with private_directory() as directory:
+        server = Valkey(directory).start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def valkey(shared_valkey: Valkey) -> Valkey:
+    """A server that answers and is empty."""
+    with connect(shared_valkey.url) as client:
+        client.flushall()
+    return shared_valkey
+
+
+@pytest.fixture
+def connection(valkey: Valkey) -> Iterator[redis.Redis]:
+    with connect(valkey.url) as client:
+        yield client
+
+
+@pytest.fixture
+def broker(connection: redis.Redis) -> Broker:
+    return Broker(connection)
+
+
+@pytest.fixture
+def client(valkey: Valkey) -> Iterator[Client]:
+    with Client.from_url(valkey.url) as made:
+        yield made
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with private_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def start_daemon(valkey: Valkey) -> Iterator[Callable[..., RunningDaemon]]:
+    """Start daemons on the tests' Valkey (or, with ``redis_url=None``, on one of their own)."""
+    with ExitStack() as stack:
+
+        def start(*flags: str, redis_url: str | None = valkey.url, **options: Any) -> RunningDaemon:
+            path = options.pop("directory", None) or stack.enter_context(private_directory())
+            where = {"BOILERD_REDIS_URL": redis_url} if redis_url else {}
+            daemon = RunningDaemon(*flags, directory=path, env={**where, **options.pop("env", {})}, **options)
+            stack.callback(daemon.close)
+            return daemon
+
+        yield start

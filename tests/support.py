@@ -1,0 +1,198 @@
+"""What the tests share: a private Valkey, a daemon in a directory of its own, waits with deadlines."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import redis
+
+from boilerd.broker import connect
+from boilerd.config import ORIGINAL_NAMES
+from boilerd.embedded import find_server
+
+TESTS = Path(__file__).parent
+#: Far above what anything here takes, for machines that are busy with something else.
+DEADLINE_S = 20.0
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], what: str, *, deadline_s: float = DEADLINE_S) -> T:
+    """The first true answer of `condition`; fails with `what` when none comes in time."""
+    end_s = time.monotonic() + deadline_s
+    while True:
+        if answer := condition():
+            return answer
+        if time.monotonic() > end_s:
+            raise AssertionError(f"waited {deadline_s:g} s in vain: {what}")
+        select.select([], [], [], 0.01)
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """This process's environment without anything that would reach the settings."""
+    names = {*ORIGINAL_NAMES, "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY", "RQ_KEY_PREFIX"}
+    kept = {name: value for name, value in os.environ.items() if name not in names and not name.startswith("BOILERD_")}
+    return kept | variables
+
+
+@contextmanager
+def private_directory() -> Iterator[Path]:
+    """A directory with a short path: a socket's address has room for 108 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="boilerd-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Valkey:
+    """A server of the tests' own, on a Unix socket."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.socket = directory / "valkey.sock"
+        self.url = f"unix://{self.socket}"
+        command = [find_server(), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(directory)]
+        self._command = [*command, "--save", "", "--loglevel", "warning", *options]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        wait_until(self.answers, "Valkey answered")
+        return self
+
+    def answers(self) -> bool:
+        try:
+            with connect(self.url) as client:
+                return bool(client.ping())
+        except redis.AuthenticationError:
+            return True
+        except redis.RedisError:
+            return False
+
+    def stop(self, signum: signal.Signals = signal.SIGTERM) -> None:
+        if self.process:
+            self.process.send_signal(signum)
+            self.process.wait(DEADLINE_S)
+            self.process = None
+
+
+class RunningDaemon:
+    """``boilerd run`` in a process of its own; its log lines as they come."""
+
+    def __init__(self, *flags: str, directory: Path, env: Mapping[str, str] | None = None) -> None:
+        self.directory = directory
+        self.env = clean_environment(
+            BOILERD_STATE_DIR=str(directory), PYTHONPATH=str(TESTS), **{"BOILERD_APP": "apps:mux", **(env or {})}
+        )
+        self._out = (directory / "stdout").open("ab")
+        self._err = (directory / "stderr").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "boilerd", "run", *flags],
+            cwd=directory, env=self.env, stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._err,
+        )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def lines(self, message: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """The log lines so far with this message and these fields; every line must be JSON."""
+        whole, _, _ = (self.directory / "stdout").read_bytes().rpartition(b"\n")
+        lines = [json.loads(line) for line in whole.splitlines()]
+        wanted = fields if message is None else {"message": message, **fields}
+        return [line for line in lines if wanted.items() <= line.items()]
+
+    def errors(self) -> str:
+        return (self.directory / "stderr").read_text()
+
+    def wait_for(self, message: str, count: int = 1, **fields: Any) -> dict[str, Any]:
+        """The count-th line with this message and these fields."""
+
+        def found() -> list[dict[str, Any]]:
+            lines = self.lines(message, **fields)
+            if self.process.poll() is not None and len(lines) < count:
+                raise AssertionError(f"daemon ended with {self.process.returncode}: {self.errors()}{self.lines()}")
+            return lines if len(lines) >= count else []
+
+        try:
+            return wait_until(found, f"{count} line(s) {message!r} {fields}")[count - 1]
+        except AssertionError as error:
+            log = (self.directory / "stdout").read_text()
+            raise AssertionError(f"{error}\n{log}{self.errors()}") from None
+
+    def ready(self) -> Self:
+        """Wait until every worker has registered itself."""
+        self.wait_for("daemon started")
+        wait_until(lambda: all(p["pid"] for p in self.processes()), "all processes were forked")
+        return self
+
+    def processes(self) -> list[dict[str, Any]]:
+        """What the control socket tells."""
+        from boilerd.cli.status import daemon_processes  # noqa: PLC0415
+
+        found = daemon_processes(self.directory / "run" / "control.sock")
+        return found or [{"pid": 0, "name": "none", "state": "none"}]
+
+    def pid_of(self, name: str) -> int:
+        return int(next(process["pid"] for process in self.processes() if process["name"] == name))
+
+    def cli(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Another ``boilerd`` command with the same settings."""
+        return boilerd(*words, env=self.env, **options)
+
+    def enqueue(self, *words: str) -> str:
+        done = self.cli("enqueue", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def signal(self, signum: signal.Signals) -> None:
+        self.process.send_signal(signum)
+
+    def wait(self) -> int:
+        """Its exit status."""
+        return self.process.wait(DEADLINE_S)
+
+    def stop(self) -> int:
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def close(self) -> None:
+        """End what is left of it."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+            self.process.kill()
+            self.process.wait()
+        self._out.close()
+        self._err.close()
+
+
+def boilerd(
+    *words: str, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "boilerd", *words],
+        env=dict(env) if env is not None else clean_environment(), input=stdin, cwd=cwd,
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process lives; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in {"Z", "X"}

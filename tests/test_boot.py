@@ -1,0 +1,138 @@
+"""What stops the daemon from starting: one clear line, exit status 3, nothing left behind."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support import RunningDaemon, Valkey, boilerd, clean_environment
+
+StartDaemon = Callable[..., RunningDaemon]
+
+
+def run(directory: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return boilerd("run", *flags, env=clean_environment(BOILERD_STATE_DIR=str(directory), **variables), cwd=directory)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], pattern: str) -> None:
+    """Exit status 3, and the reason as the last line of stderr."""
+    assert done.returncode == 3, (done.returncode, done.stdout, done.stderr)
+    assert re.fullmatch(f"boilerd: error: .*{pattern}.*", done.stderr.splitlines()[-1]), done.stderr
+    assert '"daemon started"' not in done.stdout
+
+
+def test_a_redis_that_does_not_answer_is_named(directory: Path) -> None:
+    done = run(directory, "--redis-url", f"unix://{directory}/none.sock")
+
+    assert_refused(done, r"Redis did not answer: .*none\.sock")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_wrong_password_is_told_without_the_password(directory: Path) -> None:
+    server = Valkey(directory, "--requirepass", "right").start()
+    try:
+        missing = run(directory, "--redis-url", server.url)
+        wrong = run(directory, BOILERD_REDIS_URL=server.url, BOILERD_REDIS_PASSWORD="wr0ng")
+        in_url = run(directory, BOILERD_REDIS_URL=f"unix://:wr0ng@{server.socket}")
+    finally:
+        server.stop()
+
+    assert_refused(missing, "password")
+    assert_refused(wrong, "password")
+    assert_refused(in_url, "password")
+    assert "wr0ng" not in wrong.stdout + wrong.stderr + in_url.stdout + in_url.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("colour = 1", r"boilerd\.toml: unknown key 'colour'"),
+        ("concurency = 3", r"unknown key 'concurency'; did you mean 'concurrency'\?"),
+        ("concurrency = 'many'", r"boilerd\.toml: concurrency: 'many' is not a whole number"),
+        ("concurrency = -1", r"concurrency: -1 is not a whole number of at least 1"),
+        ("concurrency = ", r"boilerd\.toml: not TOML"),
+        ("[queues]\nlow = 0", r"queues: .*weights of at least 1"),
+    ],
+)
+def test_a_wrong_configuration_names_the_key_the_value_and_what_would_do(
+    directory: Path, text: str, pattern: str
+) -> None:
+    (directory / "boilerd.toml").write_text(text)
+
+    done = run(directory)
+
+    assert_refused(done, pattern)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_application_that_raises_is_shown_with_its_traceback(directory: Path) -> None:
+    (directory / "broken.py").write_text("import json\njson.loads('{')\n")
+
+    done = run(directory, "--app", "broken:mux")
+
+    assert_refused(done, r"app 'broken:mux' cannot be imported: JSONDecodeError")
+    assert "broken.py" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("app", "pattern"),
+    [
+        ("nowhere:mux", "no module 'nowhere'"),
+        ("empty:mux", "module 'empty' has no 'mux'"),
+        ("empty:__doc__", "no mux"),
+        ("empty", "is not module:name"),
+    ],
+)
+def test_an_application_that_is_not_there_is_named(directory: Path, app: str, pattern: str) -> None:
+    (directory / "empty.py").write_text('"""Nothing here."""\n')
+
+    assert_refused(run(directory, "--app", app), pattern)
+
+
+def test_an_application_that_imports_what_is_missing_is_told_apart_from_a_missing_application(directory: Path) -> None:
+    (directory / "needy.py").write_text("import not_installed\n")
+
+    done = run(directory, "--app", "needy:mux")
+
+    assert_refused(done, "'needy:mux' cannot be imported: ModuleNotFoundError")
+    assert "import not_installed" in done.stderr
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(directory: Path) -> None:
+    (directory / "file").write_text("")
+
+    assert_refused(run(directory, "--state-dir", f"{directory}/file/state"), r"runtime_dir \S+: Not a directory")
+
+
+def test_a_path_too_long_for_a_socket_is_named(directory: Path) -> None:
+    assert_refused(run(directory, "--state-dir", f"{directory}/{'x' * 90}"), "too long for a socket")
+
+
+def test_a_log_file_that_cannot_be_opened_is_named(directory: Path) -> None:
+    done = run(directory, "--log-output", "file", "--log-file", f"{directory}/none/log")
+
+    assert_refused(done, r"log_file \S+/none/log: No such file or directory")
+
+
+def test_a_server_that_is_no_redis_is_told(directory: Path) -> None:
+    assert_refused(run(directory, "--redis-url", "redis://127.0.0.1:1/0"), "Redis did not answer")
+
+
+def test_a_damaged_append_only_file_is_told_and_nothing_is_left_running(
+    start_daemon: StartDaemon, directory: Path
+) -> None:
+    first = start_daemon("--concurrency", "1", redis_url=None, directory=directory).ready()
+    first.enqueue("test:echo", "1")
+    first.stop()
+    for file in (directory / "valkey").rglob("*.aof"):
+        file.write_bytes(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n garbage garbage" + file.read_bytes())
+
+    done = run(directory)
+
+    assert_refused(done, "the embedded Valkey ended at once: .*")
+    assert "Bad file format" in done.stderr
+    shown = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+    assert f"{directory}/run/valkey.sock" not in shown

@@ -1,0 +1,508 @@
+"""The scripts, as seen in Redis and through RQ's own classes."""
+
+import json
+import time
+import zlib
+from typing import Any
+
+import pytest
+import redis
+from rq import Queue, Worker
+from rq.defaults import RQ_KEY_PREFIX
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.results import Result
+from rq.serializers import JSONSerializer
+
+from boilerd import Client, keys
+from boilerd.broker import ARCHIVE_LIMIT, BATCH, ENTRY_POINT, LEASE_S, Broker, Claim, Completion, connect
+from boilerd.errors import BrokerError, BrokerUnavailableError, ConfigError, ForbiddenJobError
+from boilerd.task import encode_payload, task_options
+
+WORKER = "host.run.0"
+
+
+@pytest.fixture(autouse=True)
+def registered(connection: redis.Redis) -> None:
+    """A worker's record, as a worker writes it at its birth."""
+    connection.hset(keys.worker(WORKER), "state", "idle")
+    connection.expire(keys.worker(WORKER), 480)
+
+
+def store(broker: Broker, task_id: str, payload: Any = None, **options: Any) -> str:
+    assert broker.enqueue([(task_id, "test:echo", encode_payload(payload), task_options(**options))]) == [True]
+    return task_id
+
+
+def claim(broker: Broker, *queues: str) -> Claim:
+    lost, claimed = broker.advance(WORKER, queues or ("default",))
+    assert lost == []
+    assert claimed is not None
+    return claimed
+
+
+def rq_job(connection: redis.Redis, task_id: str) -> Job:
+    return Job.fetch(task_id, connection=connection, serializer=JSONSerializer)
+
+
+def leftovers(connection: redis.Redis) -> set[str]:
+    """Keys that have no TTL and are not meant to stay."""
+    lasting = {keys.QUEUES, keys.WORKERS}
+    found = {key.decode() for key in connection.scan_iter() if connection.ttl(key) == -1}
+    return {key for key in found - lasting if not key.startswith((f"{keys.OWN}:completed:", f"{keys.RQ}:failed:"))}
+
+
+def test_the_prefix_is_the_one_that_rq_reads() -> None:
+    assert keys.RQ == RQ_KEY_PREFIX
+
+
+def test_an_enqueued_task_is_a_job_to_rq(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a", {"to": "x"}, timeout=30, retention=60, max_retries=3)
+
+    job = rq_job(connection, "a")
+    assert job.func_name == ENTRY_POINT
+    assert job.args == ["test:echo", {"to": "x"}]
+    assert job.description == "test:echo"
+    assert (job.timeout, job.result_ttl, job.retries_left) == (30, 60, 3)
+    assert job.get_status() == JobStatus.QUEUED
+    assert Queue("default", connection=connection).job_ids == ["a"]
+    assert [queue.name for queue in Queue.all(connection=connection)] == ["default"]
+
+
+def test_times_are_redis_times_in_the_format_of_rq(broker: Broker, connection: redis.Redis) -> None:
+    seconds, micros = connection.time()
+    store(broker, "a")
+
+    enqueued_at = rq_job(connection, "a").enqueued_at
+    assert enqueued_at is not None
+    assert 0 <= enqueued_at.timestamp() - (seconds + micros / 1e6) < 5
+
+
+@pytest.mark.parametrize("when", [951782399.999999, 951868800.0, 1709164800.5, 4102444799.25, 0.000001])
+def test_the_calendar_of_the_scripts_agrees_with_pythons(connection: redis.Redis, when: float) -> None:
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    from boilerd.broker import script_source  # noqa: PLC0415
+
+    common, _, _ = script_source("release").partition("-- End claims")
+    shown = connection.eval(f"{common}\nreturn iso(tonumber(ARGV[3]))", 0, "rq", "boilerd", repr(when))
+
+    assert shown == datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
+
+
+def test_a_taken_task_id_is_refused_and_the_first_task_stays(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a", 1)
+
+    again = broker.enqueue([("a", "test:echo", b"2", task_options()), ("b", "test:echo", b"3", task_options())])
+
+    assert again == [False, True]
+    assert rq_job(connection, "a").args == ["test:echo", 1]
+    assert Queue("default", connection=connection).job_ids == ["a", "b"]
+
+
+def test_more_tasks_than_a_batch_are_all_stored_in_order(broker: Broker, connection: redis.Redis) -> None:
+    ids = [f"task-{number}" for number in range(BATCH * 2 + 7)]
+
+    stored = broker.enqueue((task_id, "test:echo", b"null", task_options()) for task_id in ids)
+
+    assert stored == [True] * len(ids)
+    assert Queue("default", connection=connection).job_ids == ids
+
+
+def test_a_claim_carries_the_task(broker: Broker) -> None:
+    store(broker, "a", {"request_id": "r-1", "n": [1, 2]}, queue="low", timeout=7, max_retries=4)
+
+    claimed = claim(broker, "critical", "low")
+
+    assert claimed.task is not None
+    assert (claimed.task.id, claimed.task.type, claimed.task.queue) == ("a", "test:echo", "low")
+    assert claimed.task.payload == {"request_id": "r-1", "n": [1, 2]}
+    assert (claimed.task.attempt, claimed.task.max_retries, claimed.task.timeout_s) == (1, 4, 7)
+    assert claimed.task.request_id == "r-1"
+
+
+def test_a_claim_leaves_the_queue_and_takes_a_lease_in_one_step(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+
+    claimed = claim(broker)
+
+    registry = StartedJobRegistry("default", connection=connection, serializer=JSONSerializer)
+    assert Queue("default", connection=connection).job_ids == []
+    assert registry.get_job_ids(cleanup=False) == ["a"]
+    lease_s = connection.zscore(keys.wip("default"), f"a:{claimed.execution_id}")
+    assert lease_s is not None
+    assert LEASE_S - 5 < lease_s - time.time() < LEASE_S + 5
+    job = rq_job(connection, "a")
+    assert job.get_status() == JobStatus.STARTED
+    assert job.worker_name == WORKER
+    assert [execution.id for execution in job.get_executions()] == [claimed.execution_id]
+
+
+def test_claims_follow_the_order_of_the_queues_and_of_the_tasks(broker: Broker) -> None:
+    store(broker, "l1", queue="low")
+    store(broker, "d1")
+    store(broker, "d2")
+    store(broker, "c1", queue="critical")
+
+    order = [claim(broker, "critical", "default", "low").task_id for _ in range(4)]
+
+    assert order == ["c1", "d1", "d2", "l1"]
+
+
+def test_nothing_is_claimed_from_empty_queues(broker: Broker) -> None:
+    assert broker.advance(WORKER, ("critical", "default")) == ([], None)
+
+
+def test_nothing_is_claimed_from_a_paused_queue(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    store(broker, "b", queue="low")
+    connection.sadd(keys.PAUSED, "default")
+
+    assert claim(broker, "default", "low").task_id == "b"
+    assert broker.advance(WORKER, ("default", "low")) == ([], None)
+
+    connection.srem(keys.PAUSED, "default")
+    assert claim(broker, "default", "low").task_id == "a"
+
+
+def test_nothing_is_claimed_while_rq_is_suspended(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    connection.set(keys.SUSPENDED, 1)
+
+    assert broker.advance(WORKER, ("default",)) == ([], None)
+
+    connection.delete(keys.SUSPENDED)
+    assert claim(broker).task_id == "a"
+
+
+def test_an_acknowledged_task_without_retention_leaves_nothing_behind(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    done = Completion(claim(broker), b'"result"')
+
+    assert broker.advance(WORKER, (), [done]) == ([], None)
+
+    assert not connection.exists(keys.job("a"), keys.results("a"), f"{keys.RQ}:executions:a")
+    assert connection.zcard(keys.wip("default")) == 0
+    assert connection.scard(keys.worker_executions(WORKER)) == 0
+    assert leftovers(connection) == set()
+
+
+def test_an_acknowledged_task_with_retention_is_a_finished_job_to_rq(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a", retention=60)
+    done = Completion(claim(broker), b'{"sum": 3}')
+
+    broker.advance(WORKER, (), [done])
+
+    job = rq_job(connection, "a")
+    assert job.get_status() == JobStatus.FINISHED
+    assert job.return_value() == {"sum": 3}
+    latest = job.latest_result()
+    assert latest is not None
+    assert latest.type == Result.Type.SUCCESSFUL
+    assert latest.execution_id == done.claim.execution_id
+    assert FinishedJobRegistry("default", connection=connection).get_job_ids() == ["a"]
+    assert 50 < connection.ttl(keys.job("a")) <= 60
+    assert 50 < connection.ttl(keys.results("a")) <= 60
+
+
+def test_one_call_acknowledges_and_claims_the_next(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    store(broker, "b")
+    first = claim(broker)
+    before = connection.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+    lost, second = broker.advance(WORKER, ("default",), [Completion(first)])
+
+    assert lost == []
+    assert second is not None
+    assert second.task_id == "b"
+    assert connection.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 1
+    assert not connection.exists(keys.job("a"))
+
+
+def test_an_outcome_is_refused_when_the_lease_is_gone(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a", retention=60)
+    held = claim(broker)
+    connection.zrem(keys.wip("default"), f"a:{held.execution_id}")
+
+    lost, _ = broker.advance(WORKER, (), [Completion(held, b"1")])
+    failed = broker.fail(WORKER, held, "E: x", "trace")
+
+    assert lost == ["a"]
+    assert failed is False
+    assert rq_job(connection, "a").get_status() == JobStatus.STARTED
+    assert connection.zcard(keys.registry("failed", "default")) == 0
+
+
+def test_the_recently_completed_are_remembered_and_counted(broker: Broker, connection: redis.Redis) -> None:
+    for number in range(3):
+        store(broker, f"t{number}")
+        broker.advance(WORKER, (), [Completion(claim(broker))])
+
+    recent = [json.loads(entry) for entry in connection.lrange(f"{keys.OWN}:completed:default", 0, -1)]
+    day = int(connection.time()[0] // 86400)
+    counters = connection.hgetall(f"{keys.OWN}:stats:default:{day}")
+    assert [entry["id"] for entry in recent] == ["t2", "t1", "t0"]
+    assert recent[0]["type"] == "test:echo"
+    assert 0 <= recent[0]["ended_at"] - recent[0]["started_at"] < 5
+    assert counters == {b"processed": b"3"}
+    assert connection.ttl(f"{keys.OWN}:stats:default:{day}") > 89 * 86400
+
+
+def test_a_failed_task_is_an_archived_job_with_its_error(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    held = claim(broker)
+
+    assert broker.fail(WORKER, held, "ValueError: bad", "Traceback …\nValueError: bad") is True
+
+    job = rq_job(connection, "a")
+    latest = job.latest_result()
+    assert job.get_status() == JobStatus.FAILED
+    assert latest is not None
+    assert latest.type == Result.Type.FAILED
+    assert latest.exc_string == "Traceback …\nValueError: bad"
+    assert FailedJobRegistry("default", connection=connection).get_job_ids() == ["a"]
+    assert connection.hget(keys.job("a"), "last_error") == b"ValueError: bad"
+    assert connection.ttl(keys.job("a")) > 89 * 86400
+    assert leftovers(connection) == set()
+
+
+def test_a_full_archive_forgets_the_oldest_and_its_records(broker: Broker, connection: redis.Redis) -> None:
+    archive = keys.registry("failed", "default")
+    connection.zadd(archive, {f"old{number}": number + 1 for number in range(ARCHIVE_LIMIT)})
+    connection.hset(keys.job("old0"), "data", "x")
+    connection.xadd(keys.results("old0"), {"type": "2"})
+    store(broker, "a")
+
+    broker.fail(WORKER, claim(broker), "E: x", "trace")
+
+    assert connection.zcard(archive) == ARCHIVE_LIMIT
+    assert connection.zscore(archive, "a") is not None
+    assert not connection.exists(keys.job("old0"), keys.results("old0"))
+    assert connection.zscore(archive, "old1") is not None
+
+
+def test_released_tasks_are_back_at_the_head_in_their_order_uncounted(broker: Broker, connection: redis.Redis) -> None:
+    for task_id in ("a", "b", "c"):
+        store(broker, task_id)
+    claim(broker)
+    claim(broker)
+
+    released = broker.release(WORKER)
+
+    assert sorted(released) == ["a", "b"]
+    assert Queue("default", connection=connection).job_ids == ["a", "b", "c"]
+    assert rq_job(connection, "a").get_status() == JobStatus.QUEUED
+    again = claim(broker).task
+    assert again is not None
+    assert again.attempt == 1
+
+
+def test_a_release_leaves_alone_what_another_took_over(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    held = claim(broker)
+    connection.zrem(keys.wip("default"), f"a:{held.execution_id}")
+
+    assert broker.release(WORKER) == []
+
+    assert Queue("default", connection=connection).job_ids == []
+    assert broker.held(WORKER) == []
+
+
+def test_what_a_worker_holds_is_known_by_its_name(broker: Broker) -> None:
+    store(broker, "a")
+    store(broker, "b", queue="low")
+    first, second = claim(broker, "default", "low"), claim(broker, "default", "low")
+
+    held = broker.held(WORKER)
+
+    assert [(c.task_id, c.execution_id, c.queue) for c in held] == [
+        ("a", first.execution_id, "default"),
+        ("b", second.execution_id, "low"),
+    ]
+
+
+def test_an_extension_renews_the_leases_of_the_named_workers_only(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    store(broker, "b")
+    mine = claim(broker)
+    _, other = broker.advance("host.run.1", ("default",))
+    assert other is not None
+    pairs = {f"a:{mine.execution_id}": 1.0, f"b:{other.execution_id}": 1.0}
+    connection.zadd(keys.wip("default"), pairs)
+    connection.expire(keys.worker(WORKER), 5)
+
+    assert broker.extend([WORKER]) == []
+
+    mine_s, other_s = (connection.zscore(keys.wip("default"), pair) for pair in pairs)
+    assert mine_s is not None
+    assert mine_s > time.time() + LEASE_S - 5
+    assert other_s == 1.0
+    assert connection.ttl(keys.worker(WORKER)) > 400
+
+
+def test_an_extension_does_not_bring_back_a_lost_lease(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    held = claim(broker)
+    connection.zrem(keys.wip("default"), f"a:{held.execution_id}")
+
+    broker.extend([WORKER])
+
+    assert connection.zcard(keys.wip("default")) == 0
+
+
+def test_an_extension_names_the_attempts_that_are_past_their_timeout(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a", timeout=10)
+    store(broker, "b", timeout=10)
+    late = claim(broker)
+    claim(broker)
+    started = connection.time()[0] - 13
+    connection.hset(keys.execution(f"a:{late.execution_id}"), "created_at", str(started))
+
+    (overdue,) = broker.extend([WORKER])
+
+    assert (overdue.worker, overdue.task_id) == (WORKER, "a")
+    assert 2 < overdue.late_s < 5
+
+
+def test_an_enqueue_rings_for_a_waiting_worker(broker: Broker) -> None:
+    assert broker.wait(("default", "low"), 0.01) is False
+
+    store(broker, "a", queue="low")
+
+    assert broker.wait(("default", "low"), 5) is True
+
+
+def test_the_bell_is_silent_again_when_nothing_is_left_to_do(broker: Broker) -> None:
+    for number in range(3):
+        store(broker, f"t{number}")
+        claim(broker)
+
+    assert broker.advance(WORKER, ("default",)) == ([], None)
+
+    assert broker.wait(("default",), 0.01) is False
+
+
+def test_the_bell_of_a_long_queue_stays_short(broker: Broker, connection: redis.Redis) -> None:
+    broker.enqueue((f"t{number}", "test:echo", b"null", task_options()) for number in range(1000))
+
+    assert connection.llen(keys.bell("default")) == 128
+
+
+def job_of(connection: redis.Redis, data: bytes, **fields: str) -> Claim:
+    """The claim of a job that a stranger wrote."""
+    connection.hset(keys.job("x"), mapping={"data": data, "origin": "default", "status": "queued"})
+    for name, value in fields.items():
+        connection.hset(keys.job("x"), name, value)
+    connection.rpush(keys.queue("default"), "x")
+    return claim(Broker(connection))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b'["os.system", null, ["echo pwned"], {}]', "'os.system' is not a registered task"),
+        (zlib.compress(b'["os.system", null, ["echo pwned"], {}]'), "'os.system' is not a registered task"),
+        (b"\x80\x04\x95\x10\x00\x00\x00\x00", "pickled jobs are never loaded"),
+        (b"", "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"x\x9cgarbage", "cannot be unpacked"),
+        (b'["boilerd.execution.run", null, ["test:echo"], {}]', "not [task type, payload]"),
+        (b'["boilerd.execution.run", null, [5, 5], {}]', "not [task type, payload]"),
+        (b'["boilerd.execution.run", null, ' + b"[" * 100_000 + b"]" * 100_000 + b", {}]", "is not JSON"),
+        (b'{"a": 1}', "is not JSON of a call"),
+    ],
+)
+def test_a_job_that_is_no_task_of_ours_is_refused_and_nothing_is_imported(
+    connection: redis.Redis, data: bytes, why: str
+) -> None:
+    claimed = job_of(connection, data)
+
+    assert claimed.task is None
+    assert isinstance(claimed.error, ForbiddenJobError)
+    assert why in str(claimed.error)
+
+
+@pytest.mark.parametrize("fields", [{"timeout": "soon"}, {"retries_left": "x"}, {"enqueued_at": "yesterday"}])
+def test_a_damaged_field_refuses_the_job_and_names_it(connection: redis.Redis, fields: dict[str, str]) -> None:
+    claimed = job_of(connection, b'["boilerd.execution.run",null,["test:echo",1],{}]', **fields)
+
+    assert claimed.task is None
+    assert "job 'x' is damaged" in str(claimed.error)
+
+
+def test_an_id_without_a_record_is_dropped_from_the_queue(broker: Broker, connection: redis.Redis) -> None:
+    connection.rpush(keys.queue("default"), "ghost")
+    connection.set(keys.job("string"), "not a hash")
+    connection.rpush(keys.queue("default"), "string")
+
+    ghost, other = claim(broker), claim(broker)
+
+    assert "has no record" in str(ghost.error)
+    assert "has no record" in str(other.error)
+    assert connection.zcard(keys.wip("default")) == 0
+
+
+def test_a_plain_rq_client_can_enqueue_our_tasks(broker: Broker, connection: redis.Redis) -> None:
+    queue = Queue("default", connection=connection, serializer=JSONSerializer)
+    job = queue.enqueue(ENTRY_POINT, "test:echo", {"from": "rq"}, job_timeout=60)
+
+    claimed = claim(broker)
+
+    assert claimed.task is not None
+    assert (claimed.task.id, claimed.task.type, claimed.task.payload) == (job.id, "test:echo", {"from": "rq"})
+
+
+def test_rq_sees_the_workers_state_and_statistics(broker: Broker, connection: redis.Redis) -> None:
+    connection.sadd(keys.WORKERS, keys.worker(WORKER))
+    store(broker, "a")
+    store(broker, "b")
+
+    first = claim(broker)
+    (busy,) = Worker.all(connection=connection)
+    current = busy.get_current_job_id()
+    second = broker.advance(WORKER, ("default",), [Completion(first)])[1]
+    assert second is not None
+    broker.fail(WORKER, second, "E: x", "trace")
+    broker.advance(WORKER, ("default",))
+    (idle,) = Worker.all(connection=connection)
+
+    assert (busy.get_state(), current) == ("busy", "a")
+    assert (idle.get_state(), idle.successful_job_count, idle.failed_job_count) == ("idle", 1, 1)
+
+
+def test_scripts_survive_a_flush_of_the_script_cache(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    connection.script_flush()
+
+    assert claim(broker).task_id == "a"
+
+
+def test_a_dead_server_is_an_error_of_ours_at_once() -> None:
+    broker = Broker(connect("unix:///nowhere/valkey.sock"))
+
+    with pytest.raises(BrokerUnavailableError, match="did not answer"):
+        broker.advance(WORKER, ("default",))
+
+
+def test_what_redis_refuses_is_told_apart_from_an_outage(client: Client, connection: redis.Redis) -> None:
+    connection.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(BrokerError, match="out of memory") as raised:
+            client.enqueue("test:echo")
+    finally:
+        connection.config_set("maxmemory", "0")
+
+    assert not isinstance(raised.value, BrokerUnavailableError)
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://", "redis+sentinel://h:1", "redis://h:port"])
+def test_a_url_that_cannot_be_understood_is_a_setting_that_is_wrong(url: str) -> None:
+    with pytest.raises(ConfigError, match="redis_url"):
+        connect(url)
+
+
+def test_the_password_and_number_that_were_set_win_over_those_in_the_url() -> None:
+    made = connect("redis://user:old@host:1/3", password="new", db=5).connection_pool.connection_kwargs
+
+    assert (made["username"], made["password"], made["db"]) == ("user", "new", 5)

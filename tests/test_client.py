@@ -1,0 +1,158 @@
+"""Enqueuing from Python."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd import (
+    BrokerUnavailableError,
+    Client,
+    InvalidPayloadError,
+    InvalidTaskError,
+    TaskIdConflictError,
+    TaskInfo,
+    TaskState,
+    keys,
+)
+from boilerd.client import MAX_PAYLOAD_BYTES
+from boilerd.config import Settings
+from support import Valkey
+
+
+def test_an_enqueue_answers_with_what_was_stored(client: Client, connection: redis.Redis) -> None:
+    info = client.enqueue("email:deliver", {"to": "a@b.c"}, queue="critical", max_retries=5, timeout=300, retention=9)
+
+    assert info == TaskInfo(
+        id=info.id, type="email:deliver", queue="critical", state=TaskState.PENDING,
+        max_retries=5, timeout_s=300, retention_s=9, payload={"to": "a@b.c"},
+    )  # fmt: skip
+    assert connection.lrange(keys.queue("critical"), 0, -1) == [info.id.encode()]
+
+
+def test_defaults_are_asynqs(client: Client) -> None:
+    info = client.enqueue("email:deliver")
+
+    assert (info.queue, info.max_retries, info.timeout_s, info.retention_s) == ("default", 25, 1800, 0)
+
+
+def test_an_enqueue_is_one_round_trip(valkey: Valkey, client: Client, connection: redis.Redis) -> None:
+    client.enqueue("test:echo")
+    with connection.monitor() as monitor:  # type: ignore[no-untyped-call]
+        client.enqueue("test:echo")
+        client.connection.ping()
+
+        commands = itertools.takewhile(lambda c: c["command"] != "PING", monitor.listen())
+        over_the_wire = [c["command"].split()[0] for c in commands if c["client_type"] != "lua"]
+
+    assert over_the_wire == ["EVALSHA"]
+
+
+def test_two_tasks_never_share_an_id(client: Client) -> None:
+    assert len({client.enqueue("test:echo").id for _ in range(50)}) == 50
+
+
+def test_a_taken_id_is_an_error_that_names_it(client: Client) -> None:
+    client.enqueue("test:echo", 1, task_id="mine")
+
+    with pytest.raises(TaskIdConflictError, match="'mine' is taken") as raised:
+        client.enqueue("test:echo", 2, task_id="mine")
+
+    assert raised.value.task_id == "mine"
+
+
+def test_many_tasks_are_answered_one_by_one(client: Client, connection: redis.Redis) -> None:
+    answers = client.enqueue_many([("test:echo", number) for number in range(1200)], queue="low")
+
+    assert connection.llen(keys.queue("low")) == 1200
+    assert [answer.payload for answer in answers if isinstance(answer, TaskInfo)] == list(range(1200))
+
+
+def test_many_tasks_with_one_id_are_stored_once(client: Client, connection: redis.Redis) -> None:
+    first, second = client.enqueue_many([("test:echo", 1), ("test:echo", 2)], task_id="one")
+
+    assert isinstance(first, TaskInfo)
+    assert isinstance(second, TaskIdConflictError)
+    assert connection.llen(keys.queue("default")) == 1
+
+
+def test_no_task_of_many_is_sent_when_one_is_not_allowed(client: Client, connection: redis.Redis) -> None:
+    with pytest.raises(InvalidTaskError):
+        client.enqueue_many([("test:echo", 1), ("bad type", 2)])
+    with pytest.raises(InvalidPayloadError):
+        client.enqueue_many([("test:echo", 1), ("test:echo", object())])
+
+    assert connection.dbsize() == 0
+
+
+def test_no_tasks_are_no_round_trip() -> None:
+    with Client.from_url("unix:///nowhere.sock") as client:
+        assert client.enqueue_many([]) == []
+
+
+@dataclass
+class Mail:
+    to: str
+    size: int
+
+
+@pytest.mark.parametrize(
+    ("payload", "stored"),
+    [(None, b"null"), (Mail("x", 3), b'{"to":"x","size":3}'), ("ü\n", b'"\xc3\xbc\\n"'), ([1, [2]], b"[1,[2]]")],
+)
+def test_whatever_has_a_json_form_can_be_a_payload(
+    client: Client, connection: redis.Redis, payload: Any, stored: bytes
+) -> None:
+    info = client.enqueue("test:echo", payload)
+
+    data = connection.hget(keys.job(info.id), "data")
+    assert data == b'["boilerd.execution.run",null,["test:echo",' + stored + b"],{}]"
+
+
+@pytest.mark.parametrize("payload", [object(), {1j: 2}, {"a": {1, 2, open}}])
+def test_a_payload_without_a_json_form_is_refused(client: Client, connection: redis.Redis, payload: Any) -> None:
+    with pytest.raises(InvalidPayloadError, match="payload: "):
+        client.enqueue("test:echo", payload)
+
+    assert connection.dbsize() == 0
+
+
+def test_a_payload_that_is_too_large_is_refused(client: Client, connection: redis.Redis) -> None:
+    with pytest.raises(InvalidPayloadError, match="store the data elsewhere"):
+        client.enqueue("test:echo", "x" * MAX_PAYLOAD_BYTES)
+
+    assert connection.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"queue": "a b"}, {"timeout": -1}, {"max_retries": 1.5}, {"retention": "x"}, {"task_id": "a b"}]
+)
+def test_an_option_that_is_not_allowed_is_refused(client: Client, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidTaskError):
+        client.enqueue("test:echo", **options)
+
+
+def test_an_unknown_option_is_refused(client: Client) -> None:
+    with pytest.raises(TypeError, match="quue"):
+        client.enqueue("test:echo", quue="low")
+
+
+def test_a_broker_that_went_away_says_that_the_task_may_be_stored(directory: Path) -> None:
+    server = Valkey(directory).start()
+    with Client.from_url(server.url) as client:
+        client.enqueue("test:echo")
+        server.stop()
+
+        with pytest.raises(BrokerUnavailableError, match="task mine may have been stored"):
+            client.enqueue("test:echo", task_id="mine")
+
+
+def test_a_client_can_be_made_from_the_settings(valkey: Valkey, connection: redis.Redis) -> None:
+    with Client.from_settings(Settings(redis_url=valkey.url, redis_db=2)) as client:
+        client.enqueue("test:echo")
+
+        assert client.connection.dbsize() > 0
+    assert connection.dbsize() == 0
