@@ -23,6 +23,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from boilerd import keys
+from boilerd.config import check_url, mask_url
 from boilerd.errors import (
     BrokerError,
     BrokerUnavailableError,
@@ -220,6 +221,7 @@ def connect(
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
     }
+    check_url(url)
     if name:
         options["client_name"] = name
     if password:
@@ -232,8 +234,9 @@ def connect(
             # What was set by itself wins over what stands in the URL.
             client.connection_pool.connection_kwargs.update({"password": password} if password else {})
             client.connection_pool.connection_kwargs.update({"db": db} if db else {})
-    except ValueError as error:
-        raise ConfigError(f"redis_url: {error}") from error
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"redis_url: {mask_url(url)!r}: {error}") from error
     return client
 
 
@@ -284,6 +287,8 @@ def _connect_sentinel(url: str, options: Mapping[str, Any], db: int) -> redis.Re
     addresses = []
     for address in hosts.split(","):
         host, _, port = address.partition(":")
+        if not (port or "0").isdecimal():
+            raise ValueError("a sentinel URL is redis+sentinel://host:26379,host:26379/name/0")
         addresses.append((host, int(port or 26379)))
     arguments = {**options, "db": db or int(number or 0)}
     if password and "password" not in arguments:

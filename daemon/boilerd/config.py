@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -39,6 +39,12 @@ ORIGINAL_NAMES = {
 SECRETS = frozenset({"redis_password"})
 
 MASK = "********"
+
+#: Not urlsplit: a password with / ? # [ in it, unquoted, is the likeliest mistake of all.
+_CREDENTIALS = re.compile(
+    r"(?P<scheme>[\w+.-]*:?//|(?![\w+.-]*:?//))(?P<user>[^:/@]*)(:.*)?@(?P<rest>[^@]*)", re.DOTALL
+)
+_PASSWORD_IN_QUERY = re.compile(r"(?<=[?&]password=)[^&#]*")
 
 
 def _doc(text: str, **limits: Any) -> msgspec.Meta:
@@ -222,7 +228,7 @@ def load(
     known = {setting.name: setting for setting in definitions()}
     for layer in layers:
         for name, (raw, source) in layer.items():
-            values[name] = _convert(known[name], raw, source)
+            values[name] = _convert(known[name], raw, source, is_text=layer is not layers[0])
             sources[name] = source
     settings = Settings(**values)
     _check_together(settings)
@@ -241,12 +247,28 @@ def shown(name: str, value: Any) -> Any:
 
 
 def mask_url(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{MASK}@{host}"))
+    """The URL, or what was meant to be one, without its password."""
+    if match := _CREDENTIALS.fullmatch(url):
+        url = f"{match['scheme']}{match['user']}:{MASK}@{match['rest']}"
+    return _PASSWORD_IN_QUERY.sub(MASK, url)
+
+
+def check_url(url: str) -> None:
+    """Raise ConfigError, without the password, for what is no URL of a Redis."""
+    schemes = ("redis://", "rediss://", "unix://", "redis+sentinel://")
+    if not url.startswith(schemes):
+        raise ConfigError(f"redis_url: {mask_url(url)!r} does not begin with one of {', '.join(schemes)}")
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in {"redis", "rediss"}:
+            _ = parts.port
+        is_cut = parts.scheme != "unix" and "@" in parts.path + parts.query + parts.fragment
+    except ValueError:
+        is_cut = True
+    if is_cut:
+        raise ConfigError(
+            f"redis_url: {mask_url(url)!r} is no URL; in its password write / ? # [ @ as %2F %3F %23 %5B %40"
+        )
 
 
 def socket_url(path: Path) -> str:
@@ -344,27 +366,24 @@ def _read_secret(path: Path, source: str) -> str:
         raise ConfigError(f"{source}: cannot read {path}: {reason}") from error
 
 
-def _convert(setting: Setting, raw: Any, source: str) -> Any:
-    """Turn what a file, a variable or a flag holds into the setting's type."""
+def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
+    """Turn what a file, a variable or a flag holds into the setting's type; `is_text`: "10" may stand for 10."""
     try:
         if parse := getattr(_base(setting.type), "parse", None):
             return parse(raw)
-        is_queues_text = setting.name == "queues" and isinstance(raw, str)
+        is_queues_text = setting.name == "queues" and isinstance(raw, str) and is_text
         value: Any = _parse_queues(raw) if is_queues_text else raw
-        value = msgspec.convert(value, setting.type, strict=not _is_text_source(source))
+        value = msgspec.convert(value, setting.type, strict=not is_text)
         if isinstance(value, dict):
             _check_queues(value)
     except InvalidTaskError as error:
         raise ConfigError(f"{source}: {setting.name}: {error}") from error
     except (msgspec.ValidationError, ValueError) as error:
-        told = MASK if setting.name in SECRETS else repr(shown(setting.name, raw) if isinstance(raw, str) else raw)
+        told = MASK if setting.name in SECRETS else repr(raw)
+        if setting.name == "redis_url":
+            told = mask_url(told)
         raise ConfigError(f"{source}: {setting.name}: {told} is not {setting.expected()}") from error
     return value
-
-
-def _is_text_source(source: str) -> bool:
-    """Whether values from there are all text, so that "10" may stand for 10."""
-    return source == "flag" or source.isupper() or source.startswith("credential")
 
 
 def _parse_queues(text: str) -> dict[str, str]:
@@ -392,10 +411,7 @@ def _check_together(settings: Settings) -> None:
     if settings.app is not None and not re.fullmatch(r"[\w.]+:[\w.]+", settings.app):
         raise ConfigError(f"app: {settings.app!r} is not module:name, such as myproject.tasks:mux")
     if settings.redis_url is not None:
-        schemes = ("redis", "rediss", "unix", "redis+sentinel")
-        if urlsplit(settings.redis_url).scheme not in schemes:
-            url = mask_url(settings.redis_url)
-            raise ConfigError(f"redis_url: {url!r} does not begin with one of {', '.join(s + '://' for s in schemes)}")
+        check_url(settings.redis_url)
 
 
 def _did_you_mean(name: str, names: list[str]) -> str:

@@ -4,6 +4,14 @@ The message names the thing, what is wrong with it and what would do; values are
 """
 
 
+def describe(error: BaseException) -> str:
+    """Type and message; an exception may refuse to tell its message."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - it is the application's code
+        return f"{type(error).__name__}: (no message)"
+
+
 class BoilerdError(Exception):
     """Base of all errors that boilerd raises on purpose."""
 

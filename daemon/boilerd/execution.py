@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from boilerd.errors import BoilerdError, ShutdownTimeoutError, TaskInterrupt, TaskTimeoutError
+from boilerd.errors import BoilerdError, ShutdownTimeoutError, TaskInterrupt, TaskTimeoutError, describe
 from boilerd.mux import Handler
 from boilerd.task import Task
 
@@ -48,10 +48,12 @@ class Execution:
         self._handler = handler
         self._timeout_at: float | None = None
         self._drain_until: float | None = None
+        self._is_cut = False
         signal.signal(signal.SIGALRM, self._interrupt)
 
     def run(self, task: Task) -> Outcome:
         """Run one attempt; never raises."""
+        self._is_cut = False
         try:
             self._timeout_at = time.monotonic() + task.timeout_s
             try:
@@ -61,10 +63,9 @@ class Execution:
                 self._timeout_at = None
                 signal.setitimer(signal.ITIMER_REAL, 0)
             return Completed(_encode_result(result))
-        except ShutdownTimeoutError:
-            return Released()
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler must not end the worker
-            return Failed(f"{type(error).__name__}: {error}", _format(error))
+            # A clean-up that fails on the way out may have put another error in the interrupt's place.
+            return Released() if self._is_cut else Failed(describe(error), _format(error))
 
     def drain(self, timeout_s: float) -> None:
         """End the running handler in `timeout_s` seconds at the latest; call it from a signal handler."""
@@ -84,6 +85,7 @@ class Execution:
 
     def _reason(self) -> TaskInterrupt:
         if self._drain_until is not None and time.monotonic() >= self._drain_until:
+            self._is_cut = True
             return ShutdownTimeoutError("the shutdown timeout is over")
         return TaskTimeoutError("the attempt took longer than the task's timeout")
 
@@ -98,7 +100,7 @@ def run(task_type: str, payload: Any = None) -> NoReturn:  # noqa: ARG001 - the 
 
 
 def _encode_result(result: Any) -> bytes:
-    """The result as JSON, or its repr where it has no JSON form: a task that succeeded stays so."""
+    """The result as JSON, or its type where it has no JSON form: a task that succeeded stays so."""
     if result is None:
         return b""
     try:
@@ -109,4 +111,7 @@ def _encode_result(result: Any) -> bytes:
 
 def _format(error: BaseException) -> str:
     """The traceback without boilerd's own frames on top, at most 64 KiB."""
-    return "".join(traceback.format_exception(error))[-65536:]
+    frames = error.__traceback__
+    while frames and str(frames.tb_frame.f_globals.get("__name__")).startswith("boilerd."):
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))[-65536:]

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import logging.handlers
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -56,24 +55,26 @@ def configure(
         OSError: The log file cannot be opened.
     """
     if style == "auto":
-        style = "text" if sys.stdout.isatty() else "json"
+        style = "text" if os.isatty(1) else "json"
     handlers: list[logging.Handler] = []
     if output in {"stdout", "both"}:
         handlers.append(LineHandler(1))
         handlers[-1].setFormatter(TextFormatter() if style == "text" else JsonFormatter())
     if output in {"file", "both"} and file:
-        handlers.append(logging.handlers.WatchedFileHandler(file))
+        handlers.append(FileHandler(file, encoding="utf-8", errors="backslashreplace"))
         handlers[-1].setFormatter(JsonFormatter())
     for handler in handlers:
         handler.addFilter(_AddFields(worker))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
-        old.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take
+            old.close()
     root.handlers[:] = handlers
     root.setLevel(level.upper())
     # RQ logs the call with its arguments, and payloads are nobody's business.
-    logging.getLogger("rq").setLevel(logging.WARNING)
+    for name in ("rq", "rq.worker"):  # that one sets a level of its own when it is imported (3.0)
+        logging.getLogger(name).setLevel(logging.WARNING)
     # A full disk or a closed pipe must never reach a handler's code, nor fill stderr.
     logging.raiseExceptions = False
 
@@ -95,11 +96,28 @@ class LineHandler(logging.Handler):
             self.handleError(record)
 
 
+class FileHandler(logging.handlers.WatchedFileHandler):
+    """Opens the file again when it was renamed or removed; where that fails the line is lost, and nothing else is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line."""
+        try:
+            super().emit(record)
+        except Exception:  # noqa: BLE001 - CPython opens the file outside of its own try (3.14)
+            self.handleError(record)
+
+
 class TextFormatter(logging.Formatter):
     """``12:00:00.123 INFO  task started  task_id=… queue=default``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Time, level, message, then the fields in the order they were given."""
+        try:
+            return self._format(record)
+        except Exception:  # noqa: BLE001 - whatever the caller gave, the line is written
+            return self._format(_plain(record))
+
+    def _format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
         given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         ordered = {name: given.pop(name) for name in FIELDS if name in given} | given
@@ -118,6 +136,18 @@ class JsonFormatter(MsgspecFormatter):
     def __init__(self) -> None:
         names = {"asctime": "time", "levelname": "level", "name": "logger", "process": "pid", "exc_info": "traceback"}
         super().__init__(["asctime", "levelname", "message", "name", "process"], rename_fields=names)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; where a value has no JSON form, with all of them as plain text."""
+        try:
+            return super().format(record)
+        except Exception:  # noqa: BLE001 - whatever the caller gave, the line is written
+            return super().format(_plain(record))
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """A field of the caller's never takes the place of the line's own."""
+        super().add_fields(log_data, record, message_dict)
+        log_data |= {"time": record.asctime, "level": record.levelname, "logger": record.name, "pid": record.process}
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """UTC, ISO 8601, milliseconds."""
@@ -143,6 +173,23 @@ class _AddFields(logging.Filter):
         for name, value in _context.get().items():
             record.__dict__.setdefault(name, value)
         return True
+
+
+def _plain(record: logging.LogRecord) -> logging.LogRecord:
+    """The record with text for the values that came in from outside, in characters that any output takes."""
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - wrong arguments, or a value whose str() raises
+        message = _text(record.msg)
+    extra = {name: _text(value) for name, value in vars(record).items() if name not in _STANDARD and value is not None}
+    return logging.makeLogRecord({**vars(record), "msg": _text(message), "args": (), **extra})
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value).encode("utf-8", "backslashreplace").decode()
+    except Exception:  # noqa: BLE001 - it is the application's code
+        return f"<{type(value).__name__}>"
 
 
 def _shown(value: object) -> str:

@@ -4,7 +4,7 @@ import logging
 import time
 from typing import Any
 
-from boilerd.errors import ShutdownTimeoutError
+from boilerd.errors import ShutdownTimeoutError, describe
 from boilerd.logs import log_context
 from boilerd.mux import Handler
 from boilerd.task import Task
@@ -30,7 +30,7 @@ def log_attempts(next_handler: Handler) -> Handler:
             except ShutdownTimeoutError:
                 raise  # not this attempt's fault, and not its end: the worker logs that it goes back
             except BaseException as error:
-                fields = {"duration_ms": _ms_since(started_s), "error": f"{type(error).__name__}: {error}"}
+                fields = {"duration_ms": _ms_since(started_s), "error": describe(error)}
                 # The traceback is kept with the task in Redis; people who watch the log want one line.
                 logger.error("task failed", extra=fields)  # noqa: TRY400
                 raise

@@ -14,9 +14,9 @@ DEFAULT_QUEUE = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
-def check_queue(name: str) -> str:
+def check_queue(name: object) -> str:
     """Return `name`, or raise InvalidTaskError when it is no queue name."""
-    if not _NAME.fullmatch(str(name)):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidTaskError(
             f"queue {name!r}: use letters, digits, '_', '-' and '.', at most 128, a letter or digit first"
         )

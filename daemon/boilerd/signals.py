@@ -4,6 +4,7 @@ The handler that Python runs does nothing; the number of the signal arrives thro
 the C-level handler writes to, so a wait ends at once (PEP 475 would restart it otherwise).
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -37,7 +38,8 @@ class SignalInbox:
 
     def wake(self) -> None:
         """End the wait that is going on, or the next one."""
-        os.write(self._write_fd, bytes([signal.SIGCHLD]))
+        with contextlib.suppress(BlockingIOError):  # full: the wait ends anyway
+            os.write(self._write_fd, bytes([signal.SIGCHLD]))
 
     def drain(self) -> None:
         """Forget what arrived."""

@@ -46,7 +46,7 @@ class Task:
 
     id: str
     type: str
-    payload: Any = None
+    payload: Any = field(default=None, repr=False)
     queue: str = DEFAULT_QUEUE
     attempt: int = 1
     max_retries: int = DEFAULT_MAX_RETRIES
@@ -126,25 +126,25 @@ def task_options(
     )
 
 
-def check_type(task_type: str) -> str:
+def check_type(task_type: object) -> str:
     """Return `task_type`, or raise InvalidTaskError when it is no task type."""
-    if not _TYPE.fullmatch(str(task_type)):
+    if not isinstance(task_type, str) or not _TYPE.fullmatch(task_type):
         raise InvalidTaskError(
             f"task type {task_type!r}: use letters, digits and any of '_ . : / -', at most 256, as in 'email:deliver'"
         )
     return task_type
 
 
-def check_task_id(task_id: str) -> str:
+def check_task_id(task_id: object) -> str:
     """Return `task_id`, or raise InvalidTaskError when it is no task ID."""
-    if not _ID.fullmatch(str(task_id)):
+    if not isinstance(task_id, str) or not _ID.fullmatch(task_id):
         raise InvalidTaskError(f"task ID {task_id!r}: use letters, digits, '_' and '-', at most 128")
     return task_id
 
 
 def check_number(name: str, value: object, *, at_least: float) -> None:
     """Raise InvalidTaskError when `value` is no finite number of at least `at_least`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value < 2**31:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= 2**31 - 1:
         raise InvalidTaskError(f"{name}: {value!r} is not a number from {at_least} to {2**31 - 1}")
 
 

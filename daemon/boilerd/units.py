@@ -1,8 +1,11 @@
 """Durations and sizes as people write them."""
 
 import re
+from decimal import Decimal
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
+#: What a timer, and a field of Redis, can hold: 68 years.
+_LONGEST_S = 2**31
 _SIZE = re.compile(r"(\d+) ?([KMG]?)i?B?", re.IGNORECASE)
 
 
@@ -14,14 +17,9 @@ class Duration(float):
     @classmethod
     def parse(cls, value: object) -> "Duration":
         """Make a duration from text or a number; raises ValueError otherwise."""
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
-            return cls(value)
-        if isinstance(value, str):
-            if match := _DURATION.fullmatch(value) if value else None:
-                hours, minutes, seconds = (float(group or 0) for group in match.groups())
-                return cls(hours * 3600 + minutes * 60 + seconds)
-            if re.fullmatch(r"\d+(\.\d+)?", value):
-                return cls(float(value))
+        seconds = _seconds(value) if isinstance(value, str) else value
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= _LONGEST_S:
+            return cls(seconds)
         raise ValueError(cls.hint)
 
     def __str__(self) -> str:
@@ -30,7 +28,14 @@ class Duration(float):
         if self.is_integer() and whole >= 60:
             hours, minutes, seconds = whole // 3600, whole // 60 % 60, whole % 60
             return "".join(f"{n}{unit}" for n, unit in ((hours, "h"), (minutes, "m"), (seconds, "s")) if n)
-        return f"{float(self):g}s"
+        return f"{whole}s" if self.is_integer() else f"{Decimal(repr(float(self))):f}s"
+
+
+def _seconds(text: str) -> float | None:
+    if match := _DURATION.fullmatch(text) if text else None:
+        hours, minutes, seconds = (float(group or 0) for group in match.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) else None
 
 
 class Size(int):

@@ -4,7 +4,9 @@ Each command lives in a module of its own that is imported when the command is u
 ``boilerd enqueue`` does not load what the daemon needs.
 """
 
+import errno
 import importlib
+import os
 import sys
 from typing import NoReturn
 
@@ -46,14 +48,14 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="boilerd", message="%(prog)s %(version)s")
 def boilerd() -> None:
-    r"""Background tasks for Python services.
+    """Background tasks for Python services.
 
     \b
     boilerd run                                         start the daemon
     boilerd enqueue worker:ping '{"message": "hi"}'     give it a task
 
     Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon could not start.
-    """
+    """  # noqa: D301 - click looks for the character \b
 
 
 def main() -> NoReturn:
@@ -63,12 +65,17 @@ def main() -> NoReturn:
     except BoilerdError as error:
         if isinstance(error, AppImportError) and error.traceback:
             click.echo(error.traceback.rstrip(), err=True)
-        click.echo(f"boilerd: error: {error}", err=True)
+        click.echo("boilerd: error: " + " ".join(str(error).splitlines()), err=True)
         sys.exit(_status(error))
     except BrokenPipeError:
         # Whoever read our output, such as `head`, has seen enough.
         sys.stderr.close()
         sys.exit(FAILED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        click.echo(f"boilerd: error: stdout: {error.strerror}", err=True)
+        os._exit(FAILED)  # the interpreter would try to write it once more
 
 
 def _status(error: BoilerdError) -> int:

@@ -17,12 +17,12 @@ def config() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @with_settings(ALL)
 def show(loaded: Loaded, *, as_json: bool) -> None:
-    r"""Print every setting, its value and where that came from; secrets are masked.
+    """Print every setting, its value and where that came from; secrets are masked.
 
     \b
     boilerd config show
     boilerd config show --json | jq .concurrency.value
-    """
+    """  # noqa: D301 - click looks for the character \b
     rows = {
         setting.name: (
             shown(setting.name, getattr(loaded.settings, setting.name)),

@@ -25,7 +25,7 @@ from boilerd.queues import DEFAULT_QUEUE, check_queue
 @click.option("--json", "as_json", is_flag=True, help="Print what was stored as a JSON object.")
 @with_settings(BROKER)
 def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **options: Any) -> None:
-    r"""Store a task for a worker to run, and print its ID.
+    """Store a task for a worker to run, and print its ID.
 
     PAYLOAD is JSON; '-' reads it from stdin. '<"message":"hi">' is the same as
     '{"message":"hi"}', for places where a template engine eats braces.
@@ -33,8 +33,8 @@ def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **op
     \b
     boilerd enqueue worker:ping '{"message": "hi"}'
     boilerd enqueue email:deliver --queue critical --timeout 5m - < mail.json
-    """
-    value = parse_payload(sys.stdin.read() if payload == "-" else payload)
+    """  # noqa: D301 - click looks for the character \b
+    value = parse_payload(_read_stdin() if payload == "-" else payload)
     with Client.from_settings(loaded.settings) as client:
         try:
             _check_queue(client, options["queue"], loaded)
@@ -48,6 +48,11 @@ def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **op
         click.echo(info.id)
 
 
+def _read_stdin() -> str:
+    """What json can point into, whatever the locale."""
+    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+
+
 def parse_payload(text: str) -> Any:
     """The payload that the words on the command line stand for.
 
@@ -58,13 +63,21 @@ def parse_payload(text: str) -> Any:
     if stripped.startswith("<") and stripped.endswith(">"):
         stripped = "{" + stripped[1:-1] + "}"
     try:
+        encoded = stripped.encode()
         json.loads(stripped, parse_constant=_refuse_constant)
-        return msgspec.Raw(stripped.encode())
+        msgspec.json.decode(encoded)  # as a worker will; it is stricter on numbers and \\ud800
+        return msgspec.Raw(encoded)
+    except InvalidPayloadError:
+        raise
+    except UnicodeEncodeError as error:
+        message = f"payload is not JSON: a byte that is no UTF-8 at character {error.start + 1}"
     except json.JSONDecodeError as error:
         where = f"before {stripped[error.pos : error.pos + 20]!r}" if error.pos < len(stripped) else "at its end"
         message = f"payload is not JSON: {error.msg} at character {error.pos + 1}, {where}"
     except RecursionError:
         message = "payload is nested too deep"
+    except ValueError as error:
+        message = f"payload holds what no worker could read: {error}"
     raise InvalidPayloadError(message)
 
 

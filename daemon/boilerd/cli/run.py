@@ -13,7 +13,7 @@ from boilerd.errors import BootError, ConfigError
 @with_settings(ALL, refusal=BootError)
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 def run(loaded: Loaded, *, burst: bool) -> None:
-    r"""Run the daemon in the foreground.
+    """Run the daemon in the foreground.
 
     It forks the workers, and serves until SIGTERM or SIGINT: then running tasks get
     shutdown_timeout to finish. A second signal a second later stops at once. No task is lost
@@ -23,7 +23,7 @@ def run(loaded: Loaded, *, burst: bool) -> None:
     boilerd run
     boilerd run --app myproject.tasks:mux --concurrency 4
     boilerd run --redis-url redis://localhost:6379/0 --queues critical=6,default=3
-    """
+    """  # noqa: D301 - click looks for the character \b
     from boilerd.daemon import start  # noqa: PLC0415 - `boilerd run --help` does without
 
     try:
