@@ -1,13 +1,20 @@
 """Applications for the tests; daemons of the tests import this module as theirs."""
 
+import asyncio
 import os
 import signal
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from boilerd import ServeMux, Task
+from boilerd import RetryLater, RevokeTask, ServeMux, SkipRetry, Task, retry
 
 mux = ServeMux()
+
+
+@dataclass
+class Mail:
+    to: list[str]
 
 
 @mux.handle("test:echo")
@@ -65,3 +72,71 @@ def whoami(task: Task) -> int:
 
 
 _kept: list[bytearray] = []
+
+
+@mux.handle("test:flaky")
+def flaky(task: Task) -> str:
+    """Fails as often as its payload says."""
+    if task.attempt <= task.payload:
+        raise OSError(f"attempt {task.attempt} failed as told")
+    return "at last"
+
+
+@mux.handle("test:spin")
+def spin(task: Task) -> None:
+    """Uses the CPU and never sleeps."""
+    while True:
+        sum(range(1000))
+
+
+@mux.handle("test:quick")
+@retry(max_retries=2, base=0.05, factor=1.0)
+def quick(task: Task) -> None:
+    raise ValueError(f"attempt {task.attempt}")
+
+
+@mux.handle("test:request")
+def request(task: Task) -> None:
+    """Asks for what its payload says."""
+    if task.payload == "skip":
+        raise SkipRetry("not worth it")
+    if task.payload == "revoke":
+        raise RevokeTask("not wanted")
+    if task.payload == "later" and not _asked:
+        _asked.append(task.id)
+        raise RetryLater(0.2)
+
+
+@mux.handle("test:async")
+async def sleep_async(task: Task) -> str:
+    await asyncio.sleep(task.payload)
+    return "slept"
+
+
+@mux.handle("test:mail", payload=Mail)
+def mail(task: Task) -> int:
+    assert isinstance(task.payload, Mail)
+    return len(task.payload.to)
+
+
+@mux.handle("test:transform")
+def transform(task: Task) -> None:
+    """A handler that turns whatever interrupts it into an error of its own."""
+    try:
+        time.sleep(60)
+    except BaseException as error:
+        raise RuntimeError("transformed") from error
+
+
+@mux.handle("test:progress")
+def progress(task: Task) -> None:
+    task.logger.info("progress", extra={"kept": task.write_result({"done": 1}), "left_s": task.remaining()})
+    time.sleep(task.payload)
+
+
+@mux.error_handler
+def note(task: Task, error: BaseException) -> None:
+    task.logger.info("error handler", extra={"noted": type(error).__name__})
+
+
+_asked: list[str] = []

@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from boilerd import Client
-from boilerd.broker import Broker, connect
+from boilerd.broker import Broker
+from boilerd.connection import connect
 from support import RunningDaemon, Valkey, private_directory
 
 

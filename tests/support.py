@@ -16,8 +16,8 @@ from typing import Any, Self, TypeVar
 
 import redis
 
-from boilerd.broker import connect
 from boilerd.config import ORIGINAL_NAMES
+from boilerd.connection import connect
 from boilerd.embedded import find_server
 
 TESTS = Path(__file__).parent
@@ -92,7 +92,10 @@ class RunningDaemon:
     def __init__(self, *flags: str, directory: Path, env: Mapping[str, str] | None = None) -> None:
         self.directory = directory
         self.env = clean_environment(
-            BOILERD_STATE_DIR=str(directory), PYTHONPATH=str(TESTS), **{"BOILERD_APP": "apps:mux", **(env or {})}
+            BOILERD_STATE_DIR=str(directory),
+            BOILERD_SHUTDOWN_TIMEOUT="2",
+            PYTHONPATH=os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            **{"BOILERD_APP": "apps:mux", **(env or {})},
         )
         self._out = (directory / "stdout").open("ab")
         self._err = (directory / "stderr").open("ab")

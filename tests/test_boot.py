@@ -49,7 +49,7 @@ def test_a_wrong_password_is_told_without_the_password(directory: Path) -> None:
     ("text", "pattern"),
     [
         ("colour = 1", r"boilerd\.toml: unknown key 'colour'"),
-        ("concurency = 3", r"unknown key 'concurency'; did you mean 'concurrency'\?"),
+        ("concurrencyy = 3", r"unknown key 'concurrencyy'; did you mean 'concurrency'\?"),
         ("concurrency = 'many'", r"boilerd\.toml: concurrency: 'many' is not a whole number"),
         ("concurrency = -1", r"concurrency: -1 is not a whole number of at least 1"),
         ("concurrency = ", r"boilerd\.toml: not TOML"),

@@ -15,9 +15,18 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from boilerd import Client, keys
-from boilerd.broker import ARCHIVE_LIMIT, BATCH, ENTRY_POINT, LEASE_S, Broker, Claim, Completion, connect
-from boilerd.errors import BrokerError, BrokerUnavailableError, ConfigError, ForbiddenJobError
-from boilerd.task import encode_payload, task_options
+from boilerd.broker import ARCHIVE_LIMIT, BATCH, LEASE_S, Broker
+from boilerd.connection import connect
+from boilerd.errors import (
+    BrokerError,
+    BrokerUnavailableError,
+    ConfigError,
+    ForbiddenJobError,
+    TaskIdConflictError,
+)
+from boilerd.jobs import ENTRY_POINT, Claim, Completion, Failure, NewTask
+from boilerd.retry import Decision, Verdict
+from boilerd.task import TaskState, encode_payload, task_options
 
 WORKER = "host.run.0"
 
@@ -30,15 +39,27 @@ def registered(connection: redis.Redis) -> None:
 
 
 def store(broker: Broker, task_id: str, payload: Any = None, **options: Any) -> str:
-    assert broker.enqueue([(task_id, "test:echo", encode_payload(payload), task_options(**options))]) == [True]
+    (answer,) = broker.enqueue([new_task(task_id, payload, **options)])
+    assert isinstance(answer, TaskState), answer
     return task_id
 
 
+def new_task(task_id: str, payload: Any = None, **options: Any) -> NewTask:
+    return NewTask(task_id, "test:echo", encode_payload(payload), task_options(**options))
+
+
+def fail(broker: Broker, held: Claim, verdict: Verdict = Verdict.ARCHIVE, **decision: Any) -> Verdict | None:
+    failure = Failure("ValueError: bad", "Traceback …\nValueError: bad", Decision(verdict, **decision), 25)
+    return broker.fail(WORKER, held, failure)
+
+
 def claim(broker: Broker, *queues: str) -> Claim:
-    lost, claimed = broker.advance(WORKER, queues or ("default",))
-    assert lost == []
-    assert claimed is not None
-    return claimed
+    """The next task; what the worker held before is somebody else's business from now on."""
+    broker.connection.delete(keys.worker_executions(WORKER))
+    answer = broker.advance(WORKER, queues or ("default",))
+    assert answer.lost == []
+    assert answer.claim is not None
+    return answer.claim
 
 
 def rq_job(connection: redis.Redis, task_id: str) -> Job:
@@ -93,9 +114,10 @@ def test_the_calendar_of_the_scripts_agrees_with_pythons(connection: redis.Redis
 def test_a_taken_task_id_is_refused_and_the_first_task_stays(broker: Broker, connection: redis.Redis) -> None:
     store(broker, "a", 1)
 
-    again = broker.enqueue([("a", "test:echo", b"2", task_options()), ("b", "test:echo", b"3", task_options())])
+    again = broker.enqueue([new_task("a", 2), new_task("b", 3)])
 
-    assert again == [False, True]
+    assert isinstance(again[0], TaskIdConflictError)
+    assert again[1] is TaskState.PENDING
     assert rq_job(connection, "a").args == ["test:echo", 1]
     assert Queue("default", connection=connection).job_ids == ["a", "b"]
 
@@ -103,9 +125,9 @@ def test_a_taken_task_id_is_refused_and_the_first_task_stays(broker: Broker, con
 def test_more_tasks_than_a_batch_are_all_stored_in_order(broker: Broker, connection: redis.Redis) -> None:
     ids = [f"task-{number}" for number in range(BATCH * 2 + 7)]
 
-    stored = broker.enqueue((task_id, "test:echo", b"null", task_options()) for task_id in ids)
+    stored = broker.enqueue(new_task(task_id) for task_id in ids)
 
-    assert stored == [True] * len(ids)
+    assert stored == [TaskState.PENDING] * len(ids)
     assert Queue("default", connection=connection).job_ids == ids
 
 
@@ -117,7 +139,7 @@ def test_a_claim_carries_the_task(broker: Broker) -> None:
     assert claimed.task is not None
     assert (claimed.task.id, claimed.task.type, claimed.task.queue) == ("a", "test:echo", "low")
     assert claimed.task.payload == {"request_id": "r-1", "n": [1, 2]}
-    assert (claimed.task.attempt, claimed.task.max_retries, claimed.task.timeout_s) == (1, 4, 7)
+    assert (claimed.task.attempt, claimed.max_retries, claimed.task.timeout_s) == (1, 4, 7)
     assert claimed.task.request_id == "r-1"
 
 
@@ -150,7 +172,7 @@ def test_claims_follow_the_order_of_the_queues_and_of_the_tasks(broker: Broker) 
 
 
 def test_nothing_is_claimed_from_empty_queues(broker: Broker) -> None:
-    assert broker.advance(WORKER, ("critical", "default")) == ([], None)
+    assert broker.advance(WORKER, ("critical", "default")).claim is None
 
 
 def test_nothing_is_claimed_from_a_paused_queue(broker: Broker, connection: redis.Redis) -> None:
@@ -159,7 +181,7 @@ def test_nothing_is_claimed_from_a_paused_queue(broker: Broker, connection: redi
     connection.sadd(keys.PAUSED, "default")
 
     assert claim(broker, "default", "low").task_id == "b"
-    assert broker.advance(WORKER, ("default", "low")) == ([], None)
+    assert broker.advance(WORKER, ("default", "low")).claim is None
 
     connection.srem(keys.PAUSED, "default")
     assert claim(broker, "default", "low").task_id == "a"
@@ -169,7 +191,7 @@ def test_nothing_is_claimed_while_rq_is_suspended(broker: Broker, connection: re
     store(broker, "a")
     connection.set(keys.SUSPENDED, 1)
 
-    assert broker.advance(WORKER, ("default",)) == ([], None)
+    assert broker.advance(WORKER, ("default",)).claim is None
 
     connection.delete(keys.SUSPENDED)
     assert claim(broker).task_id == "a"
@@ -179,7 +201,9 @@ def test_an_acknowledged_task_without_retention_leaves_nothing_behind(broker: Br
     store(broker, "a")
     done = Completion(claim(broker), b'"result"')
 
-    assert broker.advance(WORKER, (), [done]) == ([], None)
+    answer = broker.advance(WORKER, (), [done])
+
+    assert (answer.lost, answer.claim) == ([], None)
 
     assert not connection.exists(keys.job("a"), keys.results("a"), f"{keys.RQ}:executions:a")
     assert connection.zcard(keys.wip("default")) == 0
@@ -211,11 +235,11 @@ def test_one_call_acknowledges_and_claims_the_next(broker: Broker, connection: r
     first = claim(broker)
     before = connection.info("commandstats")["cmdstat_evalsha"]["calls"]
 
-    lost, second = broker.advance(WORKER, ("default",), [Completion(first)])
+    answer = broker.advance(WORKER, ("default",), [Completion(first)])
 
-    assert lost == []
-    assert second is not None
-    assert second.task_id == "b"
+    assert answer.lost == []
+    assert answer.claim is not None
+    assert answer.claim.task_id == "b"
     assert connection.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 1
     assert not connection.exists(keys.job("a"))
 
@@ -225,11 +249,10 @@ def test_an_outcome_is_refused_when_the_lease_is_gone(broker: Broker, connection
     held = claim(broker)
     connection.zrem(keys.wip("default"), f"a:{held.execution_id}")
 
-    lost, _ = broker.advance(WORKER, (), [Completion(held, b"1")])
-    failed = broker.fail(WORKER, held, "E: x", "trace")
+    answer = broker.advance(WORKER, (), [Completion(held, b"1")])
 
-    assert lost == ["a"]
-    assert failed is False
+    assert answer.lost == ["a"]
+    assert fail(broker, held) is None
     assert rq_job(connection, "a").get_status() == JobStatus.STARTED
     assert connection.zcard(keys.registry("failed", "default")) == 0
 
@@ -253,7 +276,7 @@ def test_a_failed_task_is_an_archived_job_with_its_error(broker: Broker, connect
     store(broker, "a")
     held = claim(broker)
 
-    assert broker.fail(WORKER, held, "ValueError: bad", "Traceback …\nValueError: bad") is True
+    assert fail(broker, held) is Verdict.ARCHIVE
 
     job = rq_job(connection, "a")
     latest = job.latest_result()
@@ -270,11 +293,11 @@ def test_a_failed_task_is_an_archived_job_with_its_error(broker: Broker, connect
 def test_a_full_archive_forgets_the_oldest_and_its_records(broker: Broker, connection: redis.Redis) -> None:
     archive = keys.registry("failed", "default")
     connection.zadd(archive, {f"old{number}": number + 1 for number in range(ARCHIVE_LIMIT)})
-    connection.hset(keys.job("old0"), "data", "x")
+    connection.hset(keys.job("old0"), "task_type", "x")
     connection.xadd(keys.results("old0"), {"type": "2"})
     store(broker, "a")
 
-    broker.fail(WORKER, claim(broker), "E: x", "trace")
+    fail(broker, claim(broker))
 
     assert connection.zcard(archive) == ARCHIVE_LIMIT
     assert connection.zscore(archive, "a") is not None
@@ -285,8 +308,8 @@ def test_a_full_archive_forgets_the_oldest_and_its_records(broker: Broker, conne
 def test_released_tasks_are_back_at_the_head_in_their_order_uncounted(broker: Broker, connection: redis.Redis) -> None:
     for task_id in ("a", "b", "c"):
         store(broker, task_id)
-    claim(broker)
-    claim(broker)
+    first, second = claim(broker), claim(broker)
+    connection.sadd(keys.worker_executions(WORKER), f"a:{first.execution_id}", f"b:{second.execution_id}")
 
     released = broker.release(WORKER)
 
@@ -309,10 +332,11 @@ def test_a_release_leaves_alone_what_another_took_over(broker: Broker, connectio
     assert broker.held(WORKER) == []
 
 
-def test_what_a_worker_holds_is_known_by_its_name(broker: Broker) -> None:
+def test_what_a_worker_holds_is_known_by_its_name(broker: Broker, connection: redis.Redis) -> None:
     store(broker, "a")
     store(broker, "b", queue="low")
     first, second = claim(broker, "default", "low"), claim(broker, "default", "low")
+    connection.sadd(keys.worker_executions(WORKER), f"a:{first.execution_id}")
 
     held = broker.held(WORKER)
 
@@ -326,13 +350,13 @@ def test_an_extension_renews_the_leases_of_the_named_workers_only(broker: Broker
     store(broker, "a")
     store(broker, "b")
     mine = claim(broker)
-    _, other = broker.advance("host.run.1", ("default",))
+    other = broker.advance("host.run.1", ("default",)).claim
     assert other is not None
     pairs = {f"a:{mine.execution_id}": 1.0, f"b:{other.execution_id}": 1.0}
     connection.zadd(keys.wip("default"), pairs)
     connection.expire(keys.worker(WORKER), 5)
 
-    assert broker.extend([WORKER]) == []
+    assert broker.extend([WORKER]) == ([], [])
 
     mine_s, other_s = (connection.zscore(keys.wip("default"), pair) for pair in pairs)
     assert mine_s is not None
@@ -355,11 +379,10 @@ def test_an_extension_names_the_attempts_that_are_past_their_timeout(broker: Bro
     store(broker, "a", timeout=10)
     store(broker, "b", timeout=10)
     late = claim(broker)
-    claim(broker)
     started = connection.time()[0] - 13
     connection.hset(keys.execution(f"a:{late.execution_id}"), "created_at", str(started))
 
-    (overdue,) = broker.extend([WORKER])
+    (overdue,), _ = broker.extend([WORKER])
 
     assert (overdue.worker, overdue.task_id) == (WORKER, "a")
     assert 2 < overdue.late_s < 5
@@ -376,15 +399,15 @@ def test_an_enqueue_rings_for_a_waiting_worker(broker: Broker) -> None:
 def test_the_bell_is_silent_again_when_nothing_is_left_to_do(broker: Broker) -> None:
     for number in range(3):
         store(broker, f"t{number}")
-        claim(broker)
+        broker.advance(WORKER, ("default",), [Completion(claim(broker))])
 
-    assert broker.advance(WORKER, ("default",)) == ([], None)
+    assert broker.advance(WORKER, ("default",)).claim is None
 
     assert broker.wait(("default",), 0.01) is False
 
 
 def test_the_bell_of_a_long_queue_stays_short(broker: Broker, connection: redis.Redis) -> None:
-    broker.enqueue((f"t{number}", "test:echo", b"null", task_options()) for number in range(1000))
+    broker.enqueue(new_task(f"t{number}") for number in range(1000))
 
     assert connection.llen(keys.bell("default")) == 128
 
@@ -461,9 +484,9 @@ def test_rq_sees_the_workers_state_and_statistics(broker: Broker, connection: re
     first = claim(broker)
     (busy,) = Worker.all(connection=connection)
     current = busy.get_current_job_id()
-    second = broker.advance(WORKER, ("default",), [Completion(first)])[1]
+    second = broker.advance(WORKER, ("default",), [Completion(first)]).claim
     assert second is not None
-    broker.fail(WORKER, second, "E: x", "trace")
+    fail(broker, second)
     broker.advance(WORKER, ("default",))
     (idle,) = Worker.all(connection=connection)
 

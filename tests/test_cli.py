@@ -15,10 +15,11 @@ import pytest
 import redis
 
 from boilerd import InvalidPayloadError, keys
-from boilerd.broker import text
 from boilerd.cli import COMMANDS
 from boilerd.cli.enqueue import parse_payload
-from boilerd.config import MASK, SECRETS, definitions
+from boilerd.connection import text
+from boilerd.settings import SECRETS, definitions
+from boilerd.urls import MASK
 from support import DEADLINE_S, Valkey, boilerd, clean_environment, private_directory
 
 Done = subprocess.CompletedProcess[str]
@@ -261,7 +262,8 @@ def test_an_option_that_click_refuses_is_wrong_usage(option: str, value: str) ->
 
 
 def test_a_queue_that_some_worker_works_on_is_known(command: Command, connection: redis.Redis) -> None:
-    connection.sadd(f"{keys.WORKERS}:mail", "host.run.0")
+    connection.sadd(f"{keys.WORKERS}:mail", keys.worker("host.run.0"))
+    connection.hset(keys.worker("host.run.0"), "state", "idle")
 
     done = command("enqueue", "worker:ping", "--queue", "mail")
 

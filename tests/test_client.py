@@ -19,7 +19,7 @@ from boilerd import (
     keys,
 )
 from boilerd.client import MAX_PAYLOAD_BYTES
-from boilerd.config import Settings
+from boilerd.settings import Settings
 from support import Valkey
 
 

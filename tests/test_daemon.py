@@ -18,7 +18,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from boilerd import Client, keys
-from boilerd.broker import connect
+from boilerd.connection import connect
 from support import RunningDaemon, Valkey, is_running, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -177,12 +177,12 @@ def test_a_task_that_kills_its_worker_is_archived_with_the_cause(
 ) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
 
-    task_id = daemon.enqueue("test:die")
+    task_id = daemon.enqueue("test:die", "--max-retries", "0")
 
     failed = daemon.wait_for("task failed", task_id=task_id)
     assert failed["error"] == "WorkerDiedError: worker died: signal 9 (SIGKILL)"
-    job = Job.fetch(task_id, connection=connection, serializer=JSONSerializer)
-    assert job.is_failed
+    daemon.wait_for("task archived", task_id=task_id)
+    assert Job.fetch(task_id, connection=connection, serializer=JSONSerializer).is_failed
     other = daemon.enqueue("test:echo", "1")
     daemon.wait_for("task completed", task_id=other)
 

@@ -10,13 +10,20 @@ from boilerd.errors import (
     BrokerError,
     BrokerUnavailableError,
     ConfigError,
+    DuplicateTaskError,
     HandlerNotFoundError,
     InvalidPayloadError,
     InvalidTaskError,
+    QueueFullError,
+    RetryLater,
+    RevokeTask,
+    SkipRetry,
     TaskIdConflictError,
+    TaskNotFoundError,
 )
 from boilerd.mux import Handler, Middleware, ServeMux
-from boilerd.task import Task, TaskInfo, TaskState
+from boilerd.retry import retry
+from boilerd.task import Task, TaskInfo, TaskState, UniqueUntil
 
 if TYPE_CHECKING:
     from boilerd.client import Client
@@ -27,16 +34,24 @@ __all__ = [
     "BrokerUnavailableError",
     "Client",
     "ConfigError",
+    "DuplicateTaskError",
     "Handler",
     "HandlerNotFoundError",
     "InvalidPayloadError",
     "InvalidTaskError",
     "Middleware",
+    "QueueFullError",
+    "RetryLater",
+    "RevokeTask",
     "ServeMux",
+    "SkipRetry",
     "Task",
     "TaskIdConflictError",
     "TaskInfo",
+    "TaskNotFoundError",
     "TaskState",
+    "UniqueUntil",
+    "retry",
 ]
 
 

@@ -6,12 +6,12 @@ import traceback
 from pathlib import Path
 
 from boilerd.errors import AppImportError
-from boilerd.mux import Handler
+from boilerd.mux import ServeMux
 
 BUILTIN = "boilerd.builtin:mux"
 
 
-def load_app(name: str | None) -> Handler:
+def load_app(name: str | None) -> ServeMux:
     """Import the application and return its mux; the built-in one for None.
 
     The working directory is on the import path, as for ``python -m``.
@@ -35,7 +35,7 @@ def load_app(name: str | None) -> Handler:
         if not hasattr(found, part):
             raise AppImportError(f"app {name!r}: module {module_name!r} has no {attribute!r}")
         found = getattr(found, part)
-    if not callable(found):
+    if not isinstance(found, ServeMux):
         raise AppImportError(f"app {name!r}: a {type(found).__name__} is no mux; give the name of a boilerd.ServeMux")
     return found
 

@@ -10,25 +10,32 @@ import mmap
 
 #: More slots than a host will ever run; 4 bytes each.
 SLOTS = 1024
-#: The cell of the scheduler; workers have the ones from 0 on.
+#: The cells of the scheduler and the embedded broker; workers have the ones from 0 on.
 SCHEDULER_SLOT = SLOTS - 1
+VALKEY_SLOT = SLOTS - 2
 
 
 class Board:
-    """Process ID and last exit status by slot. Create it before forking."""
+    """Of each slot: the process ID, whether it has booted, its last exit status. Create it before forking."""
 
     def __init__(self) -> None:
-        cells = memoryview(mmap.mmap(-1, 2 * 4 * SLOTS)).cast("i")
-        self._pids, self._exits = cells[:SLOTS], cells[SLOTS:]
+        cells = memoryview(mmap.mmap(-1, 3 * 4 * SLOTS)).cast("i")
+        self._pids, self._booted, self._exits = (cells[i * SLOTS : (i + 1) * SLOTS] for i in range(3))
 
     def put(self, slot: int, pid: int) -> None:
         """Say which process serves `slot`."""
         self._pids[slot] = pid
 
-    def clear(self, slot: int, exit_status: int) -> None:
-        """Say that the process of `slot` ended; a negative status is a signal's number."""
-        self._pids[slot] = 0
+    def mark_booted(self, slot: int) -> None:
+        """Said by the process itself, when it has begun to serve."""
+        self._booted[slot] = 1
+
+    def clear(self, slot: int, exit_status: int) -> bool:
+        """Say that the process of `slot` ended (a negative status is a signal's number); whether it had booted."""
+        had_booted = bool(self._booted[slot])
+        self._pids[slot] = self._booted[slot] = 0
         self._exits[slot] = exit_status
+        return had_booted
 
     def pid(self, slot: int) -> int:
         """The process that serves `slot`, or 0."""

@@ -1,40 +1,29 @@
-"""The broker: Redis as boilerd uses it. The only place that knows RQ's layout in Redis.
+"""The broker: Redis as boilerd uses it.
 
-Every change of state is one Lua script in lua/; this module gives each a name, types and
-errors of ours. Whatever is read from Redis is a stranger's data until it was checked here.
+With `keys` and `jobs` the only place that knows RQ's layout in Redis. Every change of state
+is one Lua script in lua/; this module gives each a name, types and errors of ours.
 """
 
 import base64
 import functools
 import importlib.resources
+import itertools
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from boilerd import keys
-from boilerd.config import check_url, mask_url
-from boilerd.errors import (
-    BrokerError,
-    BrokerUnavailableError,
-    ConfigError,
-    ForbiddenJobError,
-    InvalidPayloadError,
-)
-from boilerd.task import ARCHIVE_TTL_S, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Task, TaskOptions
+from boilerd.connection import text, translated
+from boilerd.errors import BoilerdError, BrokerError, DuplicateTaskError, QueueFullError, TaskIdConflictError
+from boilerd.jobs import Claim, Completion, Failure, NewTask, Overdue, job_fields, to_claim
+from boilerd.retry import Verdict
+from boilerd.task import ARCHIVE_TTL_S, TaskState
 
-#: The function that RQ's record of a task names. It is never imported to run a task.
-ENTRY_POINT = "boilerd.execution.run"
 #: A claim holds this long without a heartbeat; the scheduler extends it every 5 s.
 LEASE_S = 30
 #: RQ's own value: a worker that is not heard of for so long is gone from its registry.
@@ -43,45 +32,28 @@ WORKER_TTL_S = 420 + 60
 ARCHIVE_LIMIT = 10_000
 #: Tasks in one enqueue script: bounds how long Redis serves nobody else, to about 5 ms.
 BATCH = 500
-#: A task's record may unpack to this much; a crafted one must not fill the memory.
-MAX_DATA_BYTES = 512 * 1024 * 1024
-
-_SCRIPTS = ("enqueue", "advance", "fail", "release", "extend")
+_SCRIPTS = (
+    "advance", "birth", "cancel", "enqueue", "expired", "extend", "fail", "forward", "janitor", "mark", "release",
+    "result", "tick",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A task that this worker holds, or what stood in its place.
+class Advance:
+    """What one call to advance brought.
 
     Attributes:
-        started: Redis's time of the claim, in seconds since 1970.
-        task: None when the record cannot be run; `error` says why.
+        lost: IDs of tasks whose lease was lost, so that their outcome was not written.
+        claim: None when nothing is to be had.
+        is_registered: Whether RQ's record of the worker is there.
+        holds_more: Whether the worker holds a claim that it did not acknowledge; then nothing
+            was claimed.
     """
 
-    task_id: str
-    execution_id: str
-    queue: str
-    started: str
-    retention_s: int
-    task: Task | None
-    error: Exception | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A claim that ended well, and its result as JSON (empty: none)."""
-
-    claim: Claim
-    result: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Overdue:
-    """An attempt that is past its task's timeout by so many seconds."""
-
-    worker: str
-    task_id: str
-    late_s: float
+    lost: list[str]
+    claim: Claim | None
+    is_registered: bool = True
+    holds_more: bool = False
 
 
 class Broker:
@@ -94,98 +66,175 @@ class Broker:
         self.connection = connection
         self._scripts = {name: connection.register_script(script_source(name)) for name in _SCRIPTS}
 
-    def enqueue(self, tasks: Iterable[tuple[str, str, bytes, TaskOptions]]) -> list[bool]:
-        """Store tasks and make them pending: one round trip for up to 500.
-
-        Args:
-            tasks: Task ID, task type, payload as JSON, options.
+    def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
+        """Store tasks: one round trip for up to 500.
 
         Returns:
-            For each task whether it was stored; False: its ID is taken.
+            For each task its state, or why it was not stored: TaskIdConflictError,
+            DuplicateTaskError, QueueFullError.
 
         Raises:
             BrokerUnavailableError: Redis did not answer; the tasks of the last batch may or may not be stored.
         """
-        answers: list[bool] = []
-        batch: list[str | bytes | int] = []
-        waiting = 0
-        for task_id, task_type, payload, options in tasks:
-            fields = _job_fields(task_type, payload, options)
-            batch += [task_id, options.queue, len(fields), *fields]
-            waiting += 1
-            if waiting == BATCH:
-                answers += map(bool, self._run("enqueue", batch))
-                batch, waiting = [], 0
-        if waiting:
-            answers += map(bool, self._run("enqueue", batch))
+        answers: list[TaskState | BoilerdError] = []
+        tasks = iter(tasks)
+        while batch := list(itertools.islice(tasks, BATCH)):
+            args: list[str | bytes | float] = []
+            for task in batch:
+                args += _described(task)
+            found = self._run("enqueue", args)
+            answers += (_to_answer(task, answer) for task, answer in zip(batch, found, strict=True))
         return answers
 
-    def advance(
-        self, worker: str, queues: Sequence[str], completions: Sequence[Completion] = ()
-    ) -> tuple[list[str], Claim | None]:
+    def advance(self, worker: str, queues: Sequence[str], completions: Sequence[Completion] = ()) -> Advance:
         """Acknowledge what ended well and claim the next task, in one call.
 
         Args:
             worker: Name of the worker.
             queues: In the order to try; none: claim nothing.
             completions: What ended well since the last call.
-
-        Returns:
-            IDs of the tasks whose lease was lost, so that nothing was written; and the claim,
-            or None when nothing is to be had.
         """
         execution_id = uuid.uuid4().hex
-        args: list[str | bytes | int] = [worker, LEASE_S, len(queues), *queues, execution_id]
+        args: list[str | bytes | float] = [worker, LEASE_S, len(queues), *queues, execution_id]
         for done in completions:
             c = done.claim
-            args += [c.task_id, c.execution_id, c.queue, c.retention_s, c.started, _base64(done.result)]
-        lost, claimed = self._run("advance", args)
-        claim = _to_claim(execution_id, claimed) if claimed else None
-        return [task_id.decode() for task_id in lost], claim
+            args += [c.task_id, c.execution_id, c.queue, c.retention_s, c.started, base64.b64encode(done.result)]
+        lost, claimed, is_registered, holds_more = self._run("advance", args)
+        claim = None
+        if claimed:
+            task_id, queue, started, flat = claimed
+            claim = to_claim(execution_id, text(task_id), text(queue), text(started), _pairs(flat))
+        return Advance([text(task_id) for task_id in lost], claim, bool(is_registered), bool(holds_more))
 
-    def fail(self, worker: str, claim: Claim, error: str, traceback: str) -> bool:
-        """Record a failed attempt and archive the task.
+    def register(self, worker: str, queues: Sequence[str], record: Mapping[str, str | int]) -> None:
+        """Put the worker into RQ's registry, in place of a predecessor of the same name."""
+        fields = itertools.chain.from_iterable(record.items())
+        self._run("birth", [worker, WORKER_TTL_S, len(queues), *queues, *fields])
 
-        Args:
-            worker: Name of the worker that holds the claim.
-            claim: What failed.
-            error: One line, for lists.
-            traceback: The whole story.
+    def expired(self) -> list[tuple[str, Claim]]:
+        """Claims whose lease ran out, up to 100, and the names of the workers that had them."""
+        return [
+            (text(worker), to_claim(text(eid), text(task_id), text(queue), text(started), _pairs(flat)))
+            for worker, task_id, eid, queue, started, flat in self._run("expired", [100])
+        ]
+
+    def fail(self, worker: str, claim: Claim, failure: Failure) -> Verdict | None:
+        """Record a failed attempt, and do with the task what was decided.
 
         Returns:
-            Whether the lease was still held; False: nothing was written.
+            What was done: archived instead of retried where the task was cancelled meanwhile;
+            None: the lease was lost and nothing was written.
         """
-        packed = base64.b64encode(zlib.compress(traceback.encode("utf-8", "backslashreplace")))
-        args: list[str | bytes | int] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
-        line = error.encode("utf-8", "backslashreplace")[:2000]
-        return bool(self._run("fail", [*args, line, packed, ARCHIVE_TTL_S, ARCHIVE_LIMIT]))
+        packed = base64.b64encode(zlib.compress(failure.traceback.encode("utf-8", "backslashreplace")))
+        line = failure.error.encode("utf-8", "backslashreplace")[:2000]
+        decision = failure.decision
+        args: list[str | bytes | float] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
+        args += [line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]
+        done = text(self._run("fail", [*args, ARCHIVE_TTL_S, ARCHIVE_LIMIT]))
+        return Verdict(done) if done else None
 
-    def release(self, worker: str) -> list[str]:
-        """Put whatever the worker holds back at the heads of the queues, uncounted; their IDs."""
-        return [task_id.decode() for task_id in self._run("release", [worker])]
+    def release(self, worker: str, *, keep: Collection[str] = ()) -> list[str]:
+        """Put what the worker holds back at the heads of the queues, uncounted; their IDs.
+
+        Args:
+            worker: Name of the worker.
+            keep: Execution IDs that stay with it.
+        """
+        return [text(task_id) for task_id in self._run("release", [worker, *keep])]
 
     def held(self, worker: str) -> list[Claim]:
-        """What the worker holds, oldest first, without reading the tasks."""
+        """What the worker holds, oldest first."""
         found = []
         with translated():
             for member in self.connection.smembers(keys.worker_executions(worker)):
                 pair = text(member)
                 task_id, _, execution_id = pair.rpartition(":")
-                queue = self.connection.hget(keys.job(task_id), "origin")
-                started = self.connection.hget(keys.execution(pair), "created_at")
-                if queue:
-                    found.append(Claim(task_id, execution_id, text(queue), text(started or "0"), 0, None))
+                fields: dict[Any, Any] = self.connection.hgetall(keys.job(task_id))
+                started = self.connection.hget(keys.execution(pair), "created_at") or b"0"
+                if queue := fields.get(b"origin"):
+                    found.append(to_claim(execution_id, task_id, text(queue), text(started), fields))
         return sorted(found, key=lambda claim: float(claim.started))
 
-    def extend(self, workers: Sequence[str]) -> list[Overdue]:
-        """Renew the leases and the presence of live workers; the attempts past their timeout."""
-        answers = self._run("extend", [LEASE_S, WORKER_TTL_S, *workers])
-        return [Overdue(w.decode(), t.decode(), float(late)) for w, t, late in answers]
+    def forward(self) -> tuple[int, float | None]:
+        """Move due tasks to their queues, up to 500.
+
+        Returns:
+            How many were moved, and the seconds until the next is due (None: no task is scheduled).
+        """
+        moved, left = self._run("forward", [BATCH])
+        return int(moved), float(left) if left else None
+
+    def cancel(self, task_id: str) -> str:
+        """Cancel a task; ``deleted``, ``told`` (its worker was), ``ended`` or ``unknown``."""
+        command = msgspec.json.encode({"command": "stop-job", "job_id": task_id})
+        return text(self._run("cancel", [task_id, command]))
+
+    def mark_cancelled(self, task_id: str) -> bool:
+        """Note that the running task is to be cancelled; False: it does not run."""
+        return bool(self._run("mark", [task_id]))
+
+    def is_cancelled(self, task_id: str) -> bool:
+        """Whether that was noted."""
+        with translated():
+            return self.connection.hget(keys.job(task_id), "cancel_requested") is not None
+
+    def write_result(self, claim: Claim, result: bytes) -> bool:
+        """Show a running task's result so far; False when the lease is lost."""
+        return bool(self._run("result", [claim.task_id, claim.execution_id, claim.queue, result]))
+
+    def tick(self, name: str, tick_s: float, task: NewTask | None) -> tuple[bool, BoilerdError | None]:
+        """Take a tick of a periodic task and store its task (None: pass it over).
+
+        Returns:
+            Whether the tick is ours, False: another host had it; and what kept its task out.
+        """
+        is_ours, *answers = self._run("tick", [name, repr(tick_s), *(_described(task) if task else ())])
+        answer = _to_answer(task, answers[0]) if task and answers else None
+        return bool(is_ours), answer if isinstance(answer, BoilerdError) else None
+
+    def last_ticks(self) -> dict[str, float]:
+        """Name of a periodic task → its last tick."""
+        with translated():
+            return {text(name): float(tick) for name, tick in self.connection.hgetall(keys.CRON).items()}
+
+    def now(self) -> float:
+        """Redis's time, in seconds since 1970."""
+        with translated():
+            seconds, micros = self.connection.time()
+        return float(seconds) + float(micros) / 1e6
+
+    def clean(self) -> int:
+        """Delete completed and archived tasks that outlived their retention, up to 500; how many."""
+        return int(self._run("janitor", [BATCH]))
+
+    def set_limits(self, limits: Mapping[str, int]) -> None:
+        """Replace the limits of all queues: ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many."""
+        with translated(), self.connection.pipeline() as pipeline:
+            pipeline.delete(keys.LIMITS)
+            for name, value in limits.items():
+                pipeline.hset(keys.LIMITS, name, value)
+            pipeline.execute()
+
+    def extend(self, workers: Sequence[str]) -> tuple[list[Overdue], list[str]]:
+        """Renew the leases and the presence of live workers.
+
+        Returns:
+            The attempts past their timeout or deadline; and the names of the workers whose task
+            was cancelled and still runs.
+        """
+        overdue, cancelled = self._run("extend", [LEASE_S, WORKER_TTL_S, *workers])
+        late = [Overdue(text(worker), text(task_id), float(late_s)) for worker, task_id, late_s in overdue]
+        return late, [text(worker) for worker in cancelled]
 
     def wait(self, queues: Sequence[str], timeout_s: float) -> bool:
         """Sleep until a task was enqueued, at most `timeout_s`; whether the bell rang."""
         with translated():
             return self.connection.blpop([keys.bell(name) for name in queues], timeout_s) is not None
+
+    def wait_for_alarm(self, timeout_s: float) -> bool:
+        """Sleep until a task was scheduled that is due soon, at most `timeout_s`; whether one was."""
+        with translated():
+            return self.connection.blpop([keys.ALARM], timeout_s) is not None
 
     def check(self) -> str:
         """Make sure that Redis can be worked with; its name and version.
@@ -201,192 +250,40 @@ class Broker:
             raise BrokerError(f"{name} {version} is too old; boilerd needs Redis 7 or Valkey 8, or newer")
         return f"{name} {version}"
 
-    def _run(self, script: str, args: Sequence[str | bytes | int]) -> Any:
+    def _run(self, script: str, args: Sequence[str | bytes | float]) -> Any:
         with translated():
             return self._scripts[script](args=[keys.RQ, keys.OWN, *args])
-
-
-def connect(
-    url: str, *, password: str | None = None, db: int = 0, timeout_s: float = 5.0, name: str | None = None
-) -> redis.Redis:
-    """Make a client for one process; connects at the first command.
-
-    Commands are not sent again by themselves after a failure: the first one may have run.
-
-    Raises:
-        ConfigError: The URL cannot be understood.
-    """
-    options: dict[str, Any] = {
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    check_url(url)
-    if name:
-        options["client_name"] = name
-    if password:
-        options["password"] = password
-    try:
-        if urlsplit(url).scheme == "redis+sentinel":
-            return _connect_sentinel(url, options, db)
-        client = redis.Redis.from_url(url, **options)
-        if password or db:
-            # What was set by itself wins over what stands in the URL.
-            client.connection_pool.connection_kwargs.update({"password": password} if password else {})
-            client.connection_pool.connection_kwargs.update({"db": db} if db else {})
-        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"redis_url: {mask_url(url)!r}: {error}") from error
-    return client
-
-
-#: What Redis may object to, and how we say it; the first that fits.
-_REFUSALS: dict[Callable[[redis.RedisError], bool], str] = {
-    lambda error: "NOAUTH" in str(error) or "WRONGPASS" in str(error): "Redis wants a password, set redis_password",
-    lambda error: isinstance(error, redis.exceptions.NoPermissionError): "Redis allows this user too little",
-    lambda error: isinstance(error, redis.exceptions.OutOfMemoryError): "Redis is out of memory, raise its maxmemory",
-    lambda error: isinstance(error, redis.exceptions.ReadOnlyError): "Redis is read-only, as a replica is",
-    lambda error: "MISCONF" in str(error): "Redis cannot save to its disk, and stores nothing until it can",
-}
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn redis-py's errors into ours, with what would do."""
-    try:
-        yield
-    except (redis.AuthenticationError, redis.exceptions.AuthorizationError) as error:
-        raise BrokerError(f"Redis refused the password: {error}; check redis_password and redis_url") from error
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise BrokerUnavailableError(f"Redis did not answer: {error}") from error
-    except redis.RedisError as error:
-        told = next((told for kind, told in _REFUSALS.items() if kind(error)), "Redis refused the command")
-        raise BrokerError(f"{told}: {error}") from error
-
-
-def text(value: bytes | str) -> str:
-    """What Redis holds as text; our connections answer with bytes."""
-    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
 
 
 @functools.cache
 def script_source(name: str) -> str:
     """The text of a script as it is sent to Redis."""
     files = importlib.resources.files("boilerd") / "lua"
-    return (files / "common.lua").read_text("utf-8") + "\n" + (files / f"{name}.lua").read_text("utf-8")
+    stores = name in {"enqueue", "tick"}
+    parts = ("common", "store", name) if stores else ("common", name)
+    # What stores no new task makes room, or keeps what is there: it must go on when Redis is full.
+    flags = "" if stores else " flags=allow-oom"
+    return f"#!lua{flags}\n" + "\n".join((files / f"{part}.lua").read_text("utf-8") for part in parts)
 
 
-def _connect_sentinel(url: str, options: Mapping[str, Any], db: int) -> redis.Redis:
-    """``redis+sentinel://user:password@host:26379,host:26379/name/db``."""
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = credentials.partition(":")
-    name, _, number = parts.path.strip("/").partition("/")
-    if not hosts or not name:
-        raise ValueError("a sentinel URL is redis+sentinel://host:26379,host:26379/name/0")
-    addresses = []
-    for address in hosts.split(","):
-        host, _, port = address.partition(":")
-        if not (port or "0").isdecimal():
-            raise ValueError("a sentinel URL is redis+sentinel://host:26379,host:26379/name/0")
-        addresses.append((host, int(port or 26379)))
-    arguments = {**options, "db": db or int(number or 0)}
-    if password and "password" not in arguments:
-        arguments["password"] = password
-    if user:
-        arguments["username"] = user
-    timeouts = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout")}
-    client: redis.Redis = Sentinel(addresses, sentinel_kwargs=timeouts).master_for(name, **arguments)
-    return client
+def _described(task: NewTask) -> list[str | bytes | float]:
+    """A task as the scripts take it; see store.lua."""
+    options = task.options
+    fields = job_fields(task)
+    at = "" if options.process_at is None else repr(options.process_at)
+    lock = task.unique_key if options.unique_s else ""
+    return [task.id, options.queue, options.process_in_s, at, lock, options.unique_s, len(fields), *fields]
 
 
-def _job_fields(task_type: str, payload: bytes, options: TaskOptions) -> list[str | bytes | int]:
-    """RQ's fields of the job hash, and ours, as names and values in turn.
-
-    RQ's own tools count `retries_left` down; `max_retries` stands only where the caller gave
-    it, because otherwise the handler's policy decides at the time of the failure.
-    """
-    fields: list[str | bytes | int] = [
-        "origin", options.queue,
-        "description", task_type,
-        "task_type", task_type,
-        "data", b'["%b",null,["%b",%b],{}]' % (ENTRY_POINT.encode(), task_type.encode(), payload),
-        "timeout", options.timeout_s,
-        "result_ttl", options.retention_s,
-        "failure_ttl", ARCHIVE_TTL_S,
-        "retries_left", DEFAULT_MAX_RETRIES if options.max_retries is None else options.max_retries,
-    ]  # fmt: skip
-    if options.max_retries is not None:
-        fields += ["max_retries", options.max_retries]
-    return fields
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _to_claim(execution_id: str, claimed: Sequence[Any]) -> Claim:
-    """Check what Redis held and make a task of it."""
-    task_id, queue, started, flat = claimed
-    name = task_id.decode("utf-8", "backslashreplace")
-    queue_name = queue.decode()
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    retention_s = 0
-    task, error = None, None
-    try:
-        retention_s = max(0, int(fields.get(b"result_ttl") or 0))
-        task = _to_task(name, queue_name, fields)
-    except (ForbiddenJobError, InvalidPayloadError) as refused:
-        error = refused
-    except ValueError as broken:
-        error = ForbiddenJobError(f"job {name!r} is damaged: {broken}")
-    return Claim(name, execution_id, queue_name, started.decode(), retention_s, task, error)
-
-
-def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> Task:
-    if not fields:
-        raise ForbiddenJobError(f"job {task_id!r} has no record; it was deleted or overwritten while it waited")
-    task_type, payload = _read_data(fields.get(b"data", b""))
-    retried = int(fields.get(b"number_of_retries") or 0)
-    left = int(fields.get(b"retries_left") or 0)
-    request_id = payload.get("request_id") if isinstance(payload, dict) else None
-    enqueued = fields.get(b"enqueued_at")
-    return Task(
-        id=task_id,
-        type=task_type,
-        payload=payload,
-        queue=queue,
-        attempt=retried + 1,
-        max_retries=int(fields[b"max_retries"]) if b"max_retries" in fields else retried + left,
-        timeout_s=float(int(fields.get(b"timeout") or DEFAULT_TIMEOUT_S)),
-        enqueued_at=datetime.fromisoformat(enqueued.decode()) if enqueued else None,
-        request_id=request_id if isinstance(request_id, str) else None,
-    )
-
-
-def _read_data(data: bytes) -> tuple[str, Any]:
-    """Task type and payload from RQ's call: ``[function, instance, args, kwargs]`` as JSON.
-
-    Only the call of our own entry point is a task; nothing else is imported, and pickle is
-    never loaded.
-    """
-    if data[:1] == b"x":  # zlib's first byte; RQ compresses what its own clients enqueue
-        unpacker = zlib.decompressobj()
-        try:
-            data = unpacker.decompress(data, MAX_DATA_BYTES)
-        except zlib.error as error:
-            raise ForbiddenJobError(f"its data cannot be unpacked: {error}") from error
-        if unpacker.unconsumed_tail:
-            raise ForbiddenJobError(f"its data unpacks to more than {MAX_DATA_BYTES} bytes")
-    try:
-        function, _, args, _ = msgspec.json.decode(data, type=tuple[str, Any, list[Any], Any])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ForbiddenJobError(
-            "its data is not JSON of a call; pickled jobs are never loaded, enqueue with RQ's JSONSerializer"
-        ) from error
-    if function != ENTRY_POINT:
-        raise ForbiddenJobError(f"function {function!r} is not a registered task; it was not imported")
-    if len(args) != 2 or not isinstance(args[0], str):
-        raise ForbiddenJobError("its arguments are not [task type, payload]")
-    return args[0], args[1]
-
-
-def _base64(result: bytes) -> bytes:
-    """RQ keeps return values so."""
-    return base64.b64encode(result) if result else b""
+def _to_answer(task: NewTask, answer: int | bytes) -> TaskState | BoilerdError:
+    """What the enqueue script said of one task."""
+    if isinstance(answer, bytes):
+        return DuplicateTaskError(text(answer))
+    states = {1: TaskState.PENDING, 2: TaskState.SCHEDULED}
+    if answer in states:
+        return states[answer]
+    return TaskIdConflictError(task.id) if answer == 0 else QueueFullError(task.options.queue)

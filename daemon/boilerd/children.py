@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
 
 from boilerd.board import Board
-from boilerd.exitcodes import OK, RECYCLED, TIMED_OUT, describe_exit
-from boilerd.signals import restore_defaults
+from boilerd.exitcodes import DONE, OK, RECYCLED, TIMED_OUT, describe_exit
+from boilerd.signals import HANDLED, restore_defaults
 
 logger = logging.getLogger("boilerd.supervisor")
 
@@ -28,22 +29,39 @@ START_RETRIES = 5
 
 
 class Child(Subprocess):  # type: ignore[misc]
-    """A child process whose end is told in one line."""
+    """A child process that stands on the board, and whose end is told in one line."""
+
+    def spawn(self) -> int | None:
+        """Fork with our signals held back, until the child has its own handlers or none."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        try:
+            pid: int | None = super().spawn()
+        finally:
+            # Runs in the parent; the child unblocks in restore_defaults.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        return pid
+
+    def _spawn_as_parent(self, pid: int) -> int:
+        self.config.board.put(self.config.slot, pid)
+        logger.debug("process started", extra={"child": self.full_name, "child_pid": pid})
+        return int(super()._spawn_as_parent(pid))
 
     def finish(self, pid: int, sts: int) -> None:
         """Note how the child ended, then let Supervisor decide what follows."""
         status = os.waitstatus_to_exitcode(sts)
+        had_booted = self.config.board.clear(self.config.slot, status)
         fields = {"child": self.full_name, "child_pid": pid, "exit": describe_exit(status)}
         is_stopping = self.state == ProcessStates.STOPPING
-        if is_stopping or status in {OK, RECYCLED}:
+        if is_stopping or status in {RECYCLED, DONE}:
             logger.debug("process exited", extra=fields)
         else:
             logger.warning("process died", extra=fields)
         if is_stopping and status in {TIMED_OUT, -signal.SIGKILL}:
             self.config.options.timed_out.append(self.full_name)
-        if status in {OK, RECYCLED}:
-            # Ended on purpose, however soon: not a crash that Supervisor should back off from.
-            self.laststart = 0
+        if had_booted and not is_stopping:
+            # Whatever ended it, starting was not the trouble: Supervisor shall not back off and
+            # give up on the slot because of tasks that kill their workers.
+            self.laststart = time.time() - self.config.startsecs - 1
         super().finish(pid, sts)
 
     @property
@@ -60,11 +78,6 @@ class ForkedProcess(Child):
         """Nothing is executed; the name serves in messages."""
         return self.config.name, [self.config.name]
 
-    def _spawn_as_parent(self, pid: int) -> int:
-        self.config.board.put(self.config.slot, pid)
-        logger.debug("process started", extra={"child": self.full_name, "child_pid": pid})
-        return int(super()._spawn_as_parent(pid))
-
     def _spawn_as_child(self, filename: str, argv: Sequence[str]) -> None:
         status = 1
         try:
@@ -79,11 +92,6 @@ class ForkedProcess(Child):
         finally:
             # Not sys.exit: the parent's cleanup handlers and stack are none of the child's business.
             os._exit(status)
-
-    def finish(self, pid: int, sts: int) -> None:
-        """Clear the slot on the board first: whoever reads it must not take the dead for living."""
-        self.config.board.clear(self.config.slot, os.waitstatus_to_exitcode(sts))
-        super().finish(pid, sts)
 
 
 class ForkedConfig(ProcessConfig):  # type: ignore[misc]
@@ -116,19 +124,23 @@ class ForkedConfig(ProcessConfig):  # type: ignore[misc]
 
 
 class Program(Child):
-    """A child that executes another program, and ends with the parent."""
+    """A child that executes another program.
+
+    It outlives a parent that was killed, until the orphaned scheduler has seen the workers to
+    their end: their last outcomes are for this program.
+    """
 
     def _prepare_child_fds(self) -> None:
         super()._prepare_child_fds()
         restore_defaults()
-        end_with_parent()
 
 
 class ProgramConfig(ProcessConfig):  # type: ignore[misc]
     """A program whose output lines are logged."""
 
-    def __init__(self, options: ServerOptions, **params: Any) -> None:
+    def __init__(self, options: ServerOptions, *, board: Board, slot: int, **params: Any) -> None:
         super().__init__(options, **_process_params(stdout_events_enabled=True, redirect_stderr=True, **params))
+        self.board, self.slot = board, slot
 
     def make_process(self, group: object = None) -> Program:
         """Supervisor's hook."""
@@ -159,6 +171,7 @@ def forked_group(
             command=f"(forked) {name}",
             priority=priority,
             stopwaitsecs=stop_wait_s,
+            exitcodes=[DONE],
             autorestart=RestartUnconditionally if restarts_always else RestartWhenExitUnexpected,
         )
         for slot, (process_name, target) in enumerate(targets.items(), first_slot)
@@ -167,18 +180,22 @@ def forked_group(
 
 
 def program_group(
-    options: ServerOptions, name: str, command: str, *, priority: int, stop_wait_s: float
+    options: ServerOptions, name: str, command: str, *, priority: int, board: Board, slot: int, stop_wait_s: float
 ) -> ProcessGroupConfig:
     """A group of one program."""
-    config = ProgramConfig(options, name=name, command=command, priority=priority, stopwaitsecs=stop_wait_s)
+    config = ProgramConfig(
+        options, board=board, slot=slot, name=name, command=command, priority=priority, stopwaitsecs=stop_wait_s
+    )
     return ProcessGroupConfig(options, name, priority, [config])
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int) -> None:
     """In a child: get a TERM when the parent dies, however it dies (Linux; elsewhere children look)."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(OK)  # it died before it could be asked for
 
 
 def _process_params(**chosen: Any) -> dict[str, Any]:

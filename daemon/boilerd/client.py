@@ -1,15 +1,29 @@
 """Enqueue tasks."""
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Self
 
 import redis
 
-from boilerd.broker import Broker, connect
-from boilerd.config import Settings, load
-from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, TaskIdConflictError
-from boilerd.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskOptions, TaskState, check_type, encode_payload, task_options
+from boilerd.broker import Broker
+from boilerd.config import load
+from boilerd.connection import connect
+from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidPayloadError, TaskNotFoundError
+from boilerd.jobs import NewTask
+from boilerd.mux import ServeMux
+from boilerd.schema import check
+from boilerd.settings import Settings
+from boilerd.task import (
+    DEFAULT_MAX_RETRIES,
+    TaskInfo,
+    TaskOptions,
+    TaskState,
+    check_task_id,
+    check_type,
+    encode_payload,
+    task_options,
+)
 
 #: RQ's record holds type and payload in one value of Redis, whose limit is 512 MB.
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
@@ -22,28 +36,31 @@ class Client:
         connection: The ``redis.Redis`` that is used, for whatever else one needs of it.
     """
 
-    def __init__(self, connection: redis.Redis) -> None:
+    def __init__(self, connection: redis.Redis, *, mux: ServeMux | None = None) -> None:
         self.connection = connection
         self._broker = Broker(connection)
+        self._mux = mux
 
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> Self:
+    def from_url(cls, url: str, *, mux: ServeMux | None = None, **options: Any) -> Self:
         """A client for the Redis at `url`; connects at the first enqueue.
 
         Args:
             url: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``.
-            options: ``password``, ``db``, ``timeout_s`` (5 s), as `boilerd.broker.connect` takes them.
+            mux: Where it is given, payloads are checked against the types that handlers declared.
+            options: ``password``, ``db``, ``timeout_s`` (5 s), as `boilerd.connection.connect` takes them.
 
         Raises:
             ConfigError: The URL cannot be understood.
         """
-        return cls(connect(url, **options))
+        return cls(connect(url, **options), mux=mux)
 
     @classmethod
-    def from_settings(cls, settings: Settings | None = None) -> Self:
+    def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
         """A client for the Redis that the settings name: what the command line would use."""
         settings = settings or load().settings
-        return cls(connect(settings.broker_url(), password=settings.redis_password, db=settings.redis_db))
+        connection = connect(settings.broker_url(), password=settings.redis_password, db=settings.redis_db)
+        return cls(connection, mux=mux)
 
     def enqueue(self, task_type: str, payload: Any = None, **options: Any) -> TaskInfo:
         """Store a task for a worker to run; one round trip.
@@ -51,29 +68,32 @@ class Client:
         Args:
             task_type: What to do, such as ``email:deliver``.
             payload: Anything that has a JSON form.
-            options: ``queue``, ``timeout``, ``max_retries``, ``retention``, ``task_id``, as `task_options` has them.
+            options: ``queue``, ``timeout``, ``deadline``, ``process_in``, ``process_at``, ``max_retries``,
+                ``retention``, ``task_id``, ``unique``, ``unique_until``, ``concurrency_key``,
+                ``concurrency_limit``, as `task_options` has them.
 
         Raises:
             InvalidTaskError: The type or an option is not allowed; nothing was sent.
-            InvalidPayloadError: The payload cannot be written as JSON; nothing was sent.
+            InvalidPayloadError: The payload cannot be written as JSON, or does not fit the type
+                that its handler declared; nothing was sent.
             TaskIdConflictError: The given ``task_id`` is taken; nothing was stored.
+            DuplicateTaskError: The unique lock is held by another task; nothing was stored.
+            QueueFullError: The queue has reached its limit; nothing was stored.
             BrokerUnavailableError: Redis did not answer; the task may or may not be stored.
                 Enqueuing again with the same ``task_id`` is safe.
         """
-        chosen = task_options(**options)
-        task_id = chosen.task_id or str(uuid.uuid4())
-        encoded = _encode(payload)
+        task = self._new_task(task_type, payload, task_options(**options))
         try:
-            (stored,) = self._broker.enqueue([(task_id, check_type(task_type), encoded, chosen)])
+            (answer,) = self._broker.enqueue([task])
         except BrokerUnavailableError as error:
             raise BrokerUnavailableError(
-                f"{error}; task {task_id} may have been stored, enqueuing it again with this ID is safe"
+                f"{error}; task {task.id} may have been stored, enqueuing it again with this ID is safe"
             ) from error
-        if not stored:
-            raise TaskIdConflictError(task_id)
-        return _info(task_id, task_type, payload, chosen)
+        if isinstance(answer, BoilerdError):
+            raise answer
+        return _info(task, payload, answer)
 
-    def enqueue_many(self, tasks: Iterable[tuple[str, Any]], **options: Any) -> list[TaskInfo | TaskIdConflictError]:
+    def enqueue_many(self, tasks: Iterable[tuple[str, Any]], **options: Any) -> list[TaskInfo | BoilerdError]:
         """Store many tasks with the same options; one round trip for 500.
 
         Args:
@@ -88,13 +108,34 @@ class Client:
             BrokerUnavailableError: Redis did not answer; of the tasks, none, some or all may be stored.
         """
         chosen = task_options(**options)
-        wanted = [(task_type, payload, _encode(payload)) for task_type, payload in tasks]
-        for task_type, _, _ in wanted:
-            check_type(task_type)
-        ids = [chosen.task_id or str(uuid.uuid4()) for _ in wanted]
-        pairs = zip(ids, wanted, strict=True)
-        stored = self._broker.enqueue((task_id, kind, encoded, chosen) for task_id, (kind, _, encoded) in pairs)
-        return list(_answers(ids, wanted, stored, chosen))
+        pairs = list(tasks)
+        new = [self._new_task(task_type, payload, chosen) for task_type, payload in pairs]
+        answers = self._broker.enqueue(new)
+        return [
+            answer if isinstance(answer, BoilerdError) else _info(task, payload, answer)
+            for task, (_, payload), answer in zip(new, pairs, answers, strict=True)
+        ]
+
+    def cancel(self, task_id: str) -> bool:
+        """Cancel a task: one that waits is deleted, one that runs is interrupted and archived.
+
+        Returns:
+            Whether it was still to be cancelled; False: it had ended before.
+
+        Raises:
+            TaskNotFoundError: There is no such task, or it was completed and deleted.
+        """
+        answer = self._broker.cancel(check_task_id(task_id))
+        if answer == "unknown":
+            raise TaskNotFoundError(task_id)
+        return answer != "ended"
+
+    def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
+        encoded = _encode(payload)
+        model = self._mux.model(check_type(task_type)) if self._mux else None
+        if model is not None:
+            check(encoded, model)
+        return NewTask(options.task_id or str(uuid.uuid4()), check_type(task_type), encoded, options)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -116,19 +157,13 @@ def _encode(payload: Any) -> bytes:
     return encoded
 
 
-def _answers(
-    ids: list[str], wanted: list[tuple[str, Any, bytes]], stored: list[bool], options: TaskOptions
-) -> Iterator[TaskInfo | TaskIdConflictError]:
-    for task_id, (task_type, payload, _), is_stored in zip(ids, wanted, stored, strict=True):
-        yield _info(task_id, task_type, payload, options) if is_stored else TaskIdConflictError(task_id)
-
-
-def _info(task_id: str, task_type: str, payload: Any, options: TaskOptions) -> TaskInfo:
+def _info(task: NewTask, payload: Any, state: TaskState) -> TaskInfo:
+    options = task.options
     return TaskInfo(
-        id=task_id,
-        type=task_type,
+        id=task.id,
+        type=task.type,
         queue=options.queue,
-        state=TaskState.PENDING,
+        state=state,
         max_retries=DEFAULT_MAX_RETRIES if options.max_retries is None else options.max_retries,
         timeout_s=options.timeout_s,
         retention_s=options.retention_s,

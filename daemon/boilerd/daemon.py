@@ -19,17 +19,21 @@ from supervisor.states import ProcessStates
 
 from boilerd import logs
 from boilerd.app import load_app
-from boilerd.board import SCHEDULER_SLOT, Board
-from boilerd.broker import Broker, connect
+from boilerd.board import SCHEDULER_SLOT, VALKEY_SLOT, Board
+from boilerd.broker import Broker
 from boilerd.children import forked_group, program_group
-from boilerd.config import Settings, mask_url
+from boilerd.connection import connect
 from boilerd.embedded import START_TIMEOUT_S, EmbeddedValkey
 from boilerd.errors import BootError, BrokerError
 from boilerd.middleware import log_attempts
-from boilerd.mux import Handler
+from boilerd.mux import ServeMux
+from boilerd.periodic import Periodic
 from boilerd.queues import ClaimOrder
+from boilerd.rules import Rules
 from boilerd.scheduler import Scheduler
+from boilerd.settings import Settings
 from boilerd.supervision import KILL_MARGIN_S, Daemon, Options, run
+from boilerd.urls import mask_url
 from boilerd.worker import Limits, Worker
 
 logger = logging.getLogger("boilerd.daemon")
@@ -38,7 +42,7 @@ logger = logging.getLogger("boilerd.daemon")
 BROKER, SCHEDULER, WORKERS = 100, 200, 300
 #: Valkey writes what is left of its file before it ends.
 BROKER_STOP_S = 30.0
-SCHEDULER_STOP_S = 5.0
+SCHEDULER_STOP_S = 1.0
 #: 108 bytes fit in a socket's address; Supervisor first binds to a name with its pid appended.
 LONGEST_SOCKET_PATH = 96
 
@@ -46,9 +50,10 @@ LONGEST_SOCKET_PATH = 96
 class Boilerd:
     """One daemon: what its processes run, and the steps from settings to a running tree."""
 
-    def __init__(self, settings: Settings, handler: Handler, *, is_burst: bool = False) -> None:
+    def __init__(self, settings: Settings, mux: ServeMux, *, is_burst: bool = False) -> None:
         self._settings = settings
-        self._handler = log_attempts(handler)
+        self._rules = Rules.of(mux, settings.retry.policy(), log_attempts)
+        self._periodic = Periodic([*mux.crons, *settings.cron_entries()])
         self._is_burst = is_burst
         self._board = Board()
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
@@ -71,7 +76,12 @@ class Boilerd:
             locks.append(_lock(settings.state_path(), "state_dir"))
             self._valkey = EmbeddedValkey(settings.state_path(), _checked_socket(settings.valkey_socket()))
             command = self._valkey.command()
-            first = [program_group(options, "valkey", command, priority=BROKER, stop_wait_s=BROKER_STOP_S)]
+            first = [
+                program_group(
+                    options, "valkey", command,
+                    priority=BROKER, board=self._board, slot=VALKEY_SLOT, stop_wait_s=BROKER_STOP_S,
+                )
+            ]  # fmt: skip
         daemon = Daemon(
             options,
             first=first,
@@ -94,7 +104,9 @@ class Boilerd:
             _wait_for_valkey(self._valkey, daemon)
         try:
             with self._connect("supervisor") as connection:
-                server = Broker(connection).check()
+                broker = Broker(connection)
+                server = broker.check()
+                broker.set_limits(self._settings.queue_limits())
         except BrokerError as error:
             raise BootError(f"{error} ({mask_url(self._settings.broker_url())})") from error
         settings = self._settings
@@ -144,16 +156,24 @@ class Boilerd:
                 name=self._worker_names[slot],
                 title=title,
                 order=ClaimOrder(settings.queues, is_strict=settings.strict_priority),
-                handler=self._handler,
+                rules=self._rules,
                 limits=Limits(settings.shutdown_timeout, settings.max_tasks, settings.max_memory, self._is_burst),
                 last_exit=self._board.last_exit(slot),
+                on_boot=lambda: self._board.mark_booted(slot),
             )
             return worker.run()
 
     def _run_scheduler(self) -> int:
         configure_logs(self._settings, "scheduler")
         with self._connect("scheduler") as connection:
-            return Scheduler(Broker(connection), board=self._board, worker_names=self._worker_names).run()
+            self._board.mark_booted(SCHEDULER_SLOT)
+            return Scheduler(
+                Broker(connection),
+                board=self._board,
+                worker_names=self._worker_names,
+                rules=self._rules,
+                periodic=self._periodic,
+            ).run()
 
     def _connect(self, name: str) -> redis.Redis:
         settings = self._settings
@@ -177,7 +197,13 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
 def _wait_for_valkey(valkey: EmbeddedValkey, daemon: Daemon) -> None:
     process = daemon.process_groups["valkey"].processes["valkey"]
     deadline_s = time.monotonic() + START_TIMEOUT_S
-    while not valkey.is_ready():
+    while True:
+        try:
+            if valkey.is_ready():
+                return
+        except redis.BusyLoadingError:
+            # It reads its file, however large that is.
+            deadline_s = time.monotonic() + START_TIMEOUT_S
         daemon.serve_briefly(0.01)
         if process.state not in {ProcessStates.STARTING, ProcessStates.RUNNING}:
             raise BootError(f"the embedded Valkey ended at once: {valkey.why()}")

@@ -8,16 +8,22 @@ import importlib.util
 import logging
 import os
 import re
+import select
 import shlex
 import shutil
+import signal
+import socket
+import struct
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import redis
 
-from boilerd.broker import connect
-from boilerd.config import socket_url
+from boilerd.connection import connect
 from boilerd.errors import BootError
+from boilerd.urls import socket_url
 
 logger = logging.getLogger("boilerd.valkey")
 
@@ -26,14 +32,16 @@ START_TIMEOUT_S = 20.0
 
 #: `1234:M 24 Nov 2026 02:00:00.000 # message`, where # marks warnings.
 _LINE = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ ([.\-*#]) (.*)")
+#: What it says when it ends on request.
+_FAREWELL = re.compile(r"Received SIGTERM|User requested shutdown|ready to exit")
 
 
 class EmbeddedValkey:
     """The server of one state directory. The caller holds the lock on it."""
 
-    def __init__(self, state_dir: Path, socket: Path) -> None:
+    def __init__(self, state_dir: Path, socket_path: Path) -> None:
         self._data_dir = state_dir / "valkey"
-        self._socket = socket
+        self._socket = socket_path
         #: Its latest lines, for the error when it does not start.
         self._said: list[str] = []
         #: Its farewell is no warning.
@@ -62,10 +70,12 @@ class EmbeddedValkey:
         return shlex.join([program, *(word for name, value in options.items() for word in (f"--{name}", value))])
 
     def is_ready(self) -> bool:
-        """Whether it answers."""
+        """Whether it serves; raises BusyLoadingError while it reads its file."""
         try:
-            with self._connect() as client:
+            with connect(socket_url(self._socket), timeout_s=1.0) as client:
                 return bool(client.ping())
+        except redis.BusyLoadingError:
+            raise
         except redis.RedisError:
             return False
 
@@ -76,7 +86,7 @@ class EmbeddedValkey:
         match = _LINE.fullmatch(line)
         sign, message = match.groups() if match else ("#", line)
         self._said = [*self._said[-2:], message]
-        if sign != "#" or self.is_stopping:
+        if sign != "#" or self.is_stopping or _FAREWELL.search(message):
             level = logging.DEBUG
         else:
             # What begins so is advice that it gives at every start.
@@ -87,22 +97,27 @@ class EmbeddedValkey:
         """What it said last."""
         return "; ".join(self._said) or "it said nothing"
 
-    def _connect(self) -> redis.Redis:
-        return connect(socket_url(self._socket), timeout_s=1.0)
-
     def _stop_orphan(self) -> None:
-        """End the server of a daemon that was killed; we hold its lock, so nobody else uses it."""
-        client = self._connect()
-        try:
-            logger.warning("stopping the server that a killed daemon left", extra={"child_pid": _pid(client)})
-            client.shutdown(nosave=True)
-        except (redis.ConnectionError, redis.TimeoutError):
-            return  # the usual case: nobody listens
-        finally:
-            client.close()
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while self.is_ready() and time.monotonic() < deadline_s:
-            time.sleep(0.02)  # noqa: TID251 - nothing is running yet that a signal could be meant for
+        """End the server that a killed daemon left; we hold its lock, so nobody else uses it.
+
+        Its process ID comes from the socket, which tells it even when the server hangs.
+
+        Raises:
+            BootError: It does not end. A second server on its files would destroy them.
+        """
+        if (pid := _pid_behind(self._socket)) is None:
+            return
+        logger.warning("stopping the server that a killed daemon left", extra={"child_pid": pid})
+        for signum, patience_s in ((signal.SIGTERM, START_TIMEOUT_S), (signal.SIGKILL, 5.0)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signum)
+            deadline_s = time.monotonic() + patience_s
+            while time.monotonic() < deadline_s:
+                if _pid_behind(self._socket) is None:
+                    self._socket.unlink(missing_ok=True)
+                    return
+                select.select([], [], [], 0.02)
+        raise BootError(f"a Valkey of a former daemon (pid {pid}) holds {self._data_dir} and does not end; kill it")
 
 
 def find_server() -> str:
@@ -124,5 +139,17 @@ def find_server() -> str:
     )
 
 
-def _pid(client: redis.Redis) -> int:
-    return int(client.info("server")["process_id"])
+def _pid_behind(path: Path) -> int | None:
+    """The process that listens on the socket; None: nobody does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except OSError as error:
+            raise BootError(f"{path}: {error.strerror or error}; see what listens there") from error
+        if sys.platform != "linux":
+            return int(connect(socket_url(path), timeout_s=1.0).info("server")["process_id"])
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0])

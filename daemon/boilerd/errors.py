@@ -60,6 +60,50 @@ class TaskIdConflictError(BoilerdError):
         self.task_id = task_id
 
 
+class DuplicateTaskError(BoilerdError):
+    """The unique lock is held by another task, whose ID is `task_id`."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"task {task_id} holds the unique lock; it is the same task")
+        self.task_id = task_id
+
+
+class QueueFullError(BoilerdError):
+    """The queue holds as many pending tasks as its `max_length` allows."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"queue {queue!r} is full; try again later, or raise its max_length")
+        self.queue = queue
+
+
+class TaskNotFoundError(BoilerdError):
+    """There is no task with this ID."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"task {task_id!r} does not exist; it may have been completed and deleted")
+        self.task_id = task_id
+
+
+class SkipRetry(BoilerdError):  # noqa: N818 - a request, not a failure of the program
+    """Raised by a handler to archive the task at once: another attempt would fail as well."""
+
+
+class RevokeTask(BoilerdError):  # noqa: N818 - a request
+    """Raised by a handler to delete the task: it is not wanted any more. Not a failure."""
+
+
+class RetryLater(BoilerdError):  # noqa: N818 - a request
+    """Raised by a handler to be called again in `delay_s` seconds; uses up no retry."""
+
+    def __init__(self, delay_s: float, reason: str = "") -> None:
+        super().__init__(reason or f"again in {delay_s:g} s")
+        self.delay_s = delay_s
+
+
+class DeadlineExceededError(BoilerdError):
+    """The task's deadline passed before the attempt ended, or even began."""
+
+
 class HandlerNotFoundError(BoilerdError):
     """No pattern of the mux matches the task type."""
 
@@ -76,6 +120,10 @@ class WorkerDiedError(BoilerdError):
     """The worker ended in the middle of the attempt: killed, out of memory, crashed."""
 
 
+class LeaseExpiredError(WorkerDiedError):
+    """Nobody heard of the worker for so long that the task was taken from it."""
+
+
 class TaskInterrupt(BaseException):
     """Raised inside a running handler by a signal.
 
@@ -87,5 +135,23 @@ class TaskTimeoutError(TaskInterrupt):
     """The attempt took longer than the task's timeout; counts as a failed attempt."""
 
 
+class DeadlineInterrupt(TaskInterrupt):
+    """The task's deadline passed while it ran."""
+
+
+class TaskCancelledError(TaskInterrupt):
+    """Somebody cancelled the task; it is archived and not tried again."""
+
+
 class ShutdownTimeoutError(TaskInterrupt):
     """The drain took longer than the shutdown timeout; the task goes back, uncounted."""
+
+
+def interrupt_in(error: BaseException | None) -> TaskInterrupt | None:
+    """The interrupt that led to `error`, or None: handlers may catch it and raise something else."""
+    seen = 0
+    while error is not None and seen < 100:
+        if isinstance(error, TaskInterrupt):
+            return error
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return None

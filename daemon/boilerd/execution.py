@@ -1,31 +1,51 @@
 """Run one attempt: the handler, inside its time limits, to an outcome."""
 
+import math
 import signal
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import msgspec
 
-from boilerd.errors import BoilerdError, ShutdownTimeoutError, TaskInterrupt, TaskTimeoutError, describe
+from boilerd.aio import strike
+from boilerd.errors import (
+    BoilerdError,
+    DeadlineExceededError,
+    DeadlineInterrupt,
+    ShutdownTimeoutError,
+    TaskCancelledError,
+    TaskInterrupt,
+    TaskTimeoutError,
+    describe,
+)
 from boilerd.mux import Handler
-from boilerd.task import Task
+from boilerd.signals import listen_again
+from boilerd.task import Runtime, Task
+
+#: Larger results are not kept; Redis would refuse far larger ones, and loop the worker.
+MAX_RESULT_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The handler returned; `result` is what it returned as JSON, empty for None."""
+    """The handler returned."""
 
-    result: bytes = b""
+    result: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The handler raised, or was interrupted at its timeout."""
+    """The handler raised, or was interrupted: at its timeout or deadline, or because it was cancelled."""
 
-    error: str
+    error: BaseException
     traceback: str
+
+    @property
+    def line(self) -> str:
+        """The error in one line."""
+        return describe(self.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,55 +59,98 @@ Outcome = Completed | Failed | Released
 class Execution:
     """Runs handlers in this process's main thread, one at a time.
 
-    Both limits, the task's timeout and the end of a drain, share the process's one interval
-    timer: SIGALRM raises an exception in the handler's Python code, which `except Exception`
-    does not swallow. Code that never returns to Python is ended from outside, by SIGKILL.
+    All limits, the task's timeout, its deadline and the end of a drain, share the process's
+    one interval timer: SIGALRM raises an exception in the handler's Python code, which
+    `except Exception` does not swallow. So does SIGUSR1, when the task was cancelled. Code that
+    never returns to Python is ended from outside, by SIGKILL.
     """
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
-        self._timeout_at: float | None = None
+        self._limits: list[tuple[float, TaskInterrupt]] = []
         self._drain_until: float | None = None
-        self._is_cut = False
-        signal.signal(signal.SIGALRM, self._interrupt)
+        self._runtime: Runtime | None = None
+        self._is_running = False
+        self._struck: TaskInterrupt | None = None
+        signal.signal(signal.SIGALRM, self._cut)
+        signal.signal(signal.SIGUSR1, self._look_for_cancellation)
 
-    def run(self, task: Task) -> Outcome:
-        """Run one attempt; never raises."""
-        self._is_cut = False
+    def run(self, task: Task, runtime: Runtime | None = None, *, deadline_in_s: float | None = None) -> Outcome:
+        """Run one attempt; never raises.
+
+        Args:
+            task: What to run.
+            runtime: What the attempt can tell the task; None: nothing.
+            deadline_in_s: Seconds until the task's deadline, by Redis's clock.
+        """
+        if deadline_in_s is not None and deadline_in_s <= 0:
+            late = DeadlineExceededError(f"the deadline passed {-deadline_in_s:.1f} s before the attempt began")
+            return Failed(late, describe(late))
         try:
-            self._timeout_at = time.monotonic() + task.timeout_s
             try:
-                self._arm()
-                result = self._handler(task)
+                self._begin(task, runtime, deadline_in_s)
+                result = self._handler(replace(task, runtime=runtime))
             finally:
-                self._timeout_at = None
+                self._is_running = False
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            return Completed(_encode_result(result))
+                listen_again()
+            return Completed(result)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler must not end the worker
-            # A clean-up that fails on the way out may have put another error in the interrupt's place.
-            return Released() if self._is_cut else Failed(describe(error), _format(error))
+            # A handler may have put another error in the interrupt's place.
+            interrupt = self._struck
+            if isinstance(interrupt, ShutdownTimeoutError):
+                return Released()
+            return Failed(_plain(interrupt or error), _format(error))
 
     def drain(self, timeout_s: float) -> None:
         """End the running handler in `timeout_s` seconds at the latest; call it from a signal handler."""
         self._drain_until = time.monotonic() + timeout_s
-        if self._timeout_at is not None:
+        if self._is_running:
             self._arm()
 
+    def remaining_s(self) -> float:
+        """Seconds until the running attempt is cut."""
+        limit = self._next_limit()
+        return math.inf if limit is None else max(0.0, limit[0] - time.monotonic())
+
+    def _begin(self, task: Task, runtime: Runtime | None, deadline_in_s: float | None) -> None:
+        now = time.monotonic()
+        self._limits, self._struck = [], None
+        if task.timeout_s is not None:
+            error: TaskInterrupt = TaskTimeoutError("the attempt took longer than the task's timeout")
+            self._limits.append((now + task.timeout_s, error))
+        if deadline_in_s is not None:
+            error = DeadlineInterrupt("the task's deadline has passed")
+            self._limits.append((now + deadline_in_s, error))
+        self._runtime, self._is_running = runtime, True
+        self._arm()
+
     def _arm(self) -> None:
-        limits = [at for at in (self._timeout_at, self._drain_until) if at is not None]
-        # 0 would disarm the timer.
-        signal.setitimer(signal.ITIMER_REAL, max(1e-6, min(limits) - time.monotonic()))
+        if limit := self._next_limit():
+            # 0 would disarm the timer.
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, limit[0] - time.monotonic()))
 
-    def _interrupt(self, signum: int, frame: object) -> None:
-        if self._timeout_at is None:
-            return  # the handler has just ended
-        raise self._reason()
+    def _next_limit(self) -> tuple[float, TaskInterrupt] | None:
+        limits = list(self._limits)
+        if self._drain_until is not None:
+            limits.append((self._drain_until, ShutdownTimeoutError("the shutdown timeout is over")))
+        return min(limits, key=lambda limit: limit[0], default=None)
 
-    def _reason(self) -> TaskInterrupt:
-        if self._drain_until is not None and time.monotonic() >= self._drain_until:
-            self._is_cut = True
-            return ShutdownTimeoutError("the shutdown timeout is over")
-        return TaskTimeoutError("the attempt took longer than the task's timeout")
+    def _cut(self, signum: int, frame: object) -> None:
+        limit = self._next_limit()
+        if self._is_running and limit is not None:
+            self._interrupt(limit[1])
+
+    def _look_for_cancellation(self, signum: int, frame: object) -> None:
+        """The scheduler says that a task of this worker was cancelled: the one that runs now?"""
+        if self._is_running and self._runtime and self._runtime.is_cancelled():
+            self._interrupt(TaskCancelledError("cancelled on request"))
+
+    def _interrupt(self, error: TaskInterrupt) -> None:
+        """Raise it in the handler, or have its coroutine cancelled."""
+        self._struck = error
+        if not strike(error):
+            raise error
 
 
 def run(task_type: str, payload: Any = None) -> NoReturn:  # noqa: ARG001 - the call as it is stored
@@ -99,14 +162,22 @@ def run(task_type: str, payload: Any = None) -> NoReturn:  # noqa: ARG001 - the 
     raise BoilerdError(f"task {task_type!r} runs in boilerd's workers only; stop the plain RQ worker on its queue")
 
 
-def _encode_result(result: Any) -> bytes:
-    """The result as JSON, or its type where it has no JSON form: a task that succeeded stays so."""
+def encode_result(result: Any) -> bytes:
+    """The result as JSON, empty for None; a note where it cannot be kept: a task that succeeded stays so."""
     if result is None:
         return b""
     try:
-        return msgspec.json.encode(result)
+        encoded = msgspec.json.encode(result)
     except Exception:  # noqa: BLE001 - any object may refuse in any way
         return msgspec.json.encode(f"not JSON: {type(result).__name__}")
+    if len(encoded) > MAX_RESULT_BYTES:
+        return msgspec.json.encode(f"too large: {len(encoded)} bytes")
+    return encoded
+
+
+def _plain(error: BaseException) -> BaseException:
+    """Interrupts as what they mean for the task."""
+    return DeadlineExceededError(str(error)) if isinstance(error, DeadlineInterrupt) else error
 
 
 def _format(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 import signal
 
-#: Done. For a worker: told to stop, or nothing left in a burst.
+#: Done. For a worker: told to stop.
 OK = 0
 #: It was tried and did not work.
 FAILED = 1
@@ -12,6 +12,8 @@ USAGE = 2
 BOOT = 3
 #: Ended on purpose, to be replaced by a fresh one (sysexits' EX_TEMPFAIL).
 RECYCLED = 75
+#: A worker in a burst: nothing is left to do.
+DONE = 74
 #: Put its task back because the shutdown timeout was over.
 TIMED_OUT = 76
 

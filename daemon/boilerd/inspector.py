@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import redis
 
 from boilerd import keys
-from boilerd.broker import text, translated
+from boilerd.connection import text, translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +59,6 @@ class Inspector:
     def has_workers(self, queue: str) -> bool:
         """Whether any worker, of whatever host, works on the queue."""
         with translated():
-            return bool(self._connection.scard(f"{keys.WORKERS}:{queue}"))
+            names = [text(name) for name in self._connection.smembers(f"{keys.WORKERS}:{queue}")]
+            # The set keeps the names of daemons that were killed; their records expire.
+            return bool(names) and bool(self._connection.exists(*names))

@@ -22,6 +22,14 @@ SUSPENDED = f"{RQ}:suspended"
 PAUSED = f"{OWN}:paused"
 
 
+#: hash ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many; no field, no limit
+LIMITS = f"{OWN}:limits"
+#: hash: name of a periodic task → its last tick
+CRON = f"{OWN}:cron"
+#: list: rings when a task is due before the scheduler looks by itself
+ALARM = f"{OWN}:alarm"
+
+
 def queue(name: str) -> str:
     """List of job IDs; pushed on the right, claimed on the left."""
     return f"{RQ}:queue:{name}"
@@ -60,6 +68,16 @@ def worker_executions(name: str) -> str:
 def execution(pair: str) -> str:
     """Hash: RQ's record of one attempt, by ``job ID:execution ID``."""
     return f"{RQ}:execution:{pair}"
+
+
+def unique(queue_name: str, task_type: str, digest: str) -> str:
+    """String: ID of the task that holds the lock."""
+    return f"{OWN}:unique:{queue_name}:{task_type}:{digest}"
+
+
+def channel(worker_name: str) -> str:
+    """Channel on which RQ's tools send commands to a worker."""
+    return f"{RQ}:pubsub:{worker_name}"
 
 
 def bell(name: str) -> str:

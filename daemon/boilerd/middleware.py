@@ -4,7 +4,7 @@ import logging
 import time
 from typing import Any
 
-from boilerd.errors import ShutdownTimeoutError, describe
+from boilerd.errors import ShutdownTimeoutError, describe, interrupt_in
 from boilerd.logs import log_context
 from boilerd.mux import Handler
 from boilerd.task import Task
@@ -27,9 +27,9 @@ def log_attempts(next_handler: Handler) -> Handler:
             started_s = time.perf_counter()
             try:
                 result = next_handler(task)
-            except ShutdownTimeoutError:
-                raise  # not this attempt's fault, and not its end: the worker logs that it goes back
             except BaseException as error:
+                if isinstance(interrupt_in(error), ShutdownTimeoutError):
+                    raise  # not this attempt's fault, and not its end: the worker logs that it goes back
                 fields = {"duration_ms": _ms_since(started_s), "error": describe(error)}
                 # The traceback is kept with the task in Redis; people who watch the log want one line.
                 logger.error("task failed", extra=fields)  # noqa: TRY400

@@ -1,15 +1,24 @@
 """Task type → handler, and the middleware around every handler."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
+from boilerd.aio import synchronous
+from boilerd.cron import CronEntry
 from boilerd.errors import HandlerNotFoundError
+from boilerd.retry import Hooks, RetryPolicy, policy_of
+from boilerd.schema import check_model, decode
 from boilerd.task import Task, check_type
 
 #: Runs one attempt; what it returns is the task's result, an exception makes the attempt fail.
 Handler = Callable[[Task], Any]
+#: A handler, or an ``async def`` one: what it returns is awaited.
+AnyHandler = TypeVar("AnyHandler", bound=Callable[[Task], Any])
 #: Takes the next handler and returns one that wraps it.
 Middleware = Callable[[Handler], Handler]
+RetryDelay = Callable[[int, BaseException, Task], float]
+ErrorHandler = Callable[[Task, BaseException], object]
 
 
 class ServeMux:
@@ -22,31 +31,79 @@ class ServeMux:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
+        self._models: dict[str, Any] = {}
+        self._hooks = Hooks()
+        self._crons: list[CronEntry] = []
         self._middleware: list[Middleware] = []
         self._not_found: Handler = _raise_not_found
         self._chains: dict[str, Handler] = {}
 
-    def handle(self, pattern: str, handler: Handler | None = None) -> Callable[[Handler], Handler]:
+    def handle(
+        self, pattern: str, handler: Handler | None = None, *, payload: Any = None
+    ) -> Callable[[AnyHandler], AnyHandler]:
         """Register a handler; as a decorator, or with the handler as second argument.
+
+        Args:
+            pattern: Task type, or the beginning of some.
+            handler: May be ``async def``.
+            payload: The type that the payload must have: a dataclass, TypedDict, msgspec.Struct,
+                or a union of tagged Structs for several versions. The handler gets it decoded;
+                a payload that does not fit archives the task with the path of the wrong field.
 
         Raises:
             ValueError: The pattern is taken, or is no task type nor the beginning of one.
-            TypeError: The handler cannot be called.
+            TypeError: The handler cannot be called, or no payload could have that type.
         """
         check_type(pattern)
+        if payload is not None:
+            check_model(payload)
 
-        def register(handler: Handler) -> Handler:
+        def register(handler: AnyHandler) -> AnyHandler:
             if not callable(handler):
                 raise TypeError(f"handler for {pattern!r}: {handler!r} cannot be called")
             if pattern in self._handlers:
                 raise ValueError(f"pattern {pattern!r} has a handler already")
             self._handlers[pattern] = handler
+            if payload is not None:
+                self._models[pattern] = payload
             self._chains.clear()
             return handler
 
         if handler is not None:
             register(handler)
         return register
+
+    def cron(
+        self,
+        spec: str,
+        task_type: str,
+        payload: Any = None,
+        *,
+        name: str = "",
+        timezone: str = "UTC",
+        catch_up: bool = False,
+        **options: Any,
+    ) -> None:
+        """Enqueue a task whenever the cron line says so, once per tick on however many hosts.
+
+        Args:
+            spec: Five fields, six (seconds first), ``@every 30s``, ``@daily`` and the like.
+            task_type: What to do.
+            payload: Anything that has a JSON form.
+            name: Tells entries apart; made from the task type where it is left out.
+            timezone: Name from the IANA's list.
+            catch_up: Ticks that were missed while no daemon ran are skipped, or, with True, the
+                last of them runs late.
+            options: Options of the enqueue.
+
+        Raises:
+            ConfigError: The line, the time zone or an option is not allowed.
+        """
+        entry = CronEntry(
+            name=name, spec=spec, task_type=task_type, payload=payload, options=options,
+            timezone=timezone, catch_up=catch_up,
+        )  # fmt: skip
+        self._crons.append(entry)
 
     def use(self, *middleware: Middleware) -> Middleware:
         """Wrap every handler, the not-found handler included; the first one given is outermost.
@@ -65,16 +122,53 @@ class ServeMux:
         self._chains.clear()
         return handler
 
+    def is_failure(self, hook: Callable[[BaseException], bool]) -> Callable[[BaseException], bool]:
+        """Set what tells failures from errors that are none: their retries are not counted."""
+        self._hooks = replace(self._hooks, is_failure=hook)
+        return hook
+
+    def retry_delay(self, hook: RetryDelay) -> RetryDelay:
+        """Set what computes the seconds until a retry: from retries so far, error and task."""
+        self._hooks = replace(self._hooks, retry_delay=hook)
+        return hook
+
+    def error_handler(self, hook: ErrorHandler) -> ErrorHandler:
+        """Set what is told of every error, before anything is decided about the task."""
+        self._hooks = replace(self._hooks, error_handler=hook)
+        return hook
+
+    @property
+    def hooks(self) -> Hooks:
+        """The application's say in failures."""
+        return self._hooks
+
+    @property
+    def crons(self) -> list[CronEntry]:
+        """The periodic tasks of this mux and of those registered in it."""
+        inner = {id(handler): handler for handler in self._handlers.values() if isinstance(handler, ServeMux)}
+        return [*self._crons, *(entry for mux in inner.values() for entry in mux.crons)]
+
+    def policy(self, task_type: str) -> RetryPolicy | None:
+        """The retry policy of the type's handler, or None."""
+        handler = self.match(task_type)
+        return handler.policy(task_type) if isinstance(handler, ServeMux) else policy_of(handler)
+
+    def model(self, task_type: str) -> Any:
+        """The type of the payload that the type's handler wants, or None."""
+        pattern = self._pattern(task_type)
+        if pattern is None:
+            return None
+        inner = self._handlers[pattern]
+        return inner.model(task_type) if isinstance(inner, ServeMux) else self._models.get(pattern)
+
     def patterns(self) -> list[str]:
         """The registered patterns, sorted."""
         return sorted(self._handlers)
 
     def match(self, task_type: str) -> Handler | None:
-        """The handler registered for `task_type`, without middleware, or None."""
-        if exact := self._handlers.get(task_type):
-            return exact
-        prefixes = [pattern for pattern in self._handlers if task_type.startswith(pattern)]
-        return self._handlers[max(prefixes, key=len)] if prefixes else None
+        """The handler registered for `task_type`, as it was registered, or None."""
+        pattern = self._pattern(task_type)
+        return None if pattern is None else self._handlers[pattern]
 
     def __call__(self, task: Task) -> Any:
         """Run the task's handler inside the middleware.
@@ -84,11 +178,25 @@ class ServeMux:
         """
         chain = self._chains.get(task.type)
         if chain is None:
-            chain = self._wrap(self.match(task.type) or self._not_found)
+            chain = self._wrap(self._innermost(task.type))
             # Types without a handler come from outside and could be any number.
             if len(self._chains) < 10_000:
                 self._chains[task.type] = chain
         return chain(task)
+
+    def _pattern(self, task_type: str) -> str | None:
+        if task_type in self._handlers:
+            return task_type
+        return max((p for p in self._handlers if task_type.startswith(p)), key=len, default=None)
+
+    def _innermost(self, task_type: str) -> Handler:
+        """The handler, made synchronous and given a decoded payload where it wants that."""
+        pattern = self._pattern(task_type)
+        if pattern is None:
+            return self._not_found
+        handler = synchronous(self._handlers[pattern])
+        model = self._models.get(pattern)
+        return handler if model is None else lambda task: handler(replace(task, payload=decode(task.payload, model)))
 
     def _wrap(self, handler: Handler) -> Handler:
         for middleware in reversed(self._middleware):

@@ -1,99 +1,211 @@
-"""The scheduler: the process that keeps a host's claims alive.
+"""The scheduler: the process that runs a host's duties towards all tasks.
 
-Heartbeater: every 5 s it extends the leases of all live workers, and renews their presence
-in RQ's registry. Attempts that are past their timeout, although SIGALRM should have ended
-them, sit in code that never returns to Python: their workers are killed.
+* Heartbeater: extends the leases of the host's live workers, and their presence in RQ's
+  registry. Attempts past their timeout, although SIGALRM should have ended them, sit in code
+  that never returns to Python: their workers are killed.
+* Forwarder: moves due tasks to their queues. It sleeps until the next one is due, and is
+  woken when one is scheduled that is due before it looks by itself.
+* Recoverer: counts attempts whose lease ran out, on whatever host, as failed ones.
+* Janitor: deletes what outlived its retention.
+* Periodic tasks: enqueues them at their ticks.
+* Subscriber: passes RQ's stop-job command on to the worker that runs the job.
+
+Any number of hosts run it against one Redis: each step is one script there.
 """
 
 import logging
 import os
+import select
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from setproctitle import setproctitle
 
-from boilerd.board import Board
-from boilerd.broker import Broker, Overdue
-from boilerd.errors import BrokerError
+from boilerd.board import VALKEY_SLOT, Board
+from boilerd.broker import BATCH, Broker
+from boilerd.errors import BrokerError, LeaseExpiredError
 from boilerd.exitcodes import OK
 from boilerd.logs import log_context
 from boilerd.outage import Patience
-from boilerd.signals import SignalInbox
+from boilerd.periodic import Periodic
+from boilerd.rules import Rules
+from boilerd.signals import StopRequest
+from boilerd.subscriber import Subscriber
 
 logger = logging.getLogger("boilerd.scheduler")
 
 #: A lease lasts 30 s, so it survives five missed heartbeats.
 HEARTBEAT_S = 5.0
-#: The worker's own SIGALRM comes first; this long after the timeout it is killed.
+#: The worker's own SIGALRM comes first; this long after the limit it is killed.
 KILL_AFTER_S = 5.0
+#: Retention is a matter of hours and days.
+CLEAN_EVERY_S = 10.0
+#: Due tasks of a burst of retries are forwarded together; adds so much to a delay at most.
+FORWARD_PAUSE_S = 0.01
 
 
 class Scheduler:
-    """Runs the host's duties until told to stop.
+    """Runs the duties until told to stop.
 
     Args:
         broker: Of this process alone.
         board: Tells which workers live.
         worker_names: RQ's name of the worker in each slot, in order.
+        rules: What becomes of tasks whose worker is gone.
+        periodic: The periodic tasks.
     """
 
-    def __init__(self, broker: Broker, *, board: Board, worker_names: list[str]) -> None:
+    def __init__(
+        self, broker: Broker, *, board: Board, worker_names: list[str], rules: Rules, periodic: Periodic
+    ) -> None:
         self._broker = broker
         self._board = board
         self._worker_names = worker_names
-        self._inbox = SignalInbox([signal.SIGTERM, signal.SIGINT])
+        self._rules = rules
+        self._periodic = periodic
+        self._subscriber = Subscriber(broker.connection, worker_names, board)
+        self._stop = StopRequest()
         self._patience = Patience(self._pause)
         self._parent = os.getppid()
-        self._is_stopping = False
+        self._duties = [Duty(self._heartbeat), Duty(self._forward), Duty(self._recover), Duty(self._clean)]
+        if periodic:
+            self._duties.append(Duty(self._tick))
 
     def run(self) -> int:
         """Work until told to stop; the exit status."""
         setproctitle("boilerd: scheduler")
-        next_s = time.monotonic()
+        self._subscriber.start()
         try:
-            while not self._is_stopping and os.getppid() == self._parent:
-                if time.monotonic() >= next_s:
-                    next_s = time.monotonic() + self._patience.call(self._extend)
-                # Woken once a second to see whether the parent is still there.
-                self._pause(min(1.0, max(0.0, next_s - time.monotonic())))
-            self._patience.call(self._release_leftovers)
+            while not self._stop:
+                due_s = min(duty.due_s for duty in self._duties)
+                self._wait(due_s - time.monotonic())
+                for duty in self._duties:
+                    if time.monotonic() >= duty.due_s and not self._stop:
+                        duty.due_s = time.monotonic() + self._patience.call(duty.run)
+                if os.getppid() != self._parent:
+                    break
+            if os.getppid() != self._parent:
+                self._outlive_workers()
+            self._release_leftovers()
         except BrokerError as error:
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
+        finally:
+            self._subscriber.stop()
+        self._end_orphaned_broker()
         return OK
 
-    def _extend(self) -> float:
-        """One heartbeat; seconds until the next."""
+    def _heartbeat(self) -> float:
         names = {self._worker_names[slot]: slot for slot in self._live_slots()}
         due_s = HEARTBEAT_S
-        for overdue in self._broker.extend(list(names)):
+        late, cancelled = self._broker.extend(list(names))
+        for worker in cancelled:
+            # Told again: the command may have been sent while nobody listened.
+            if pid := self._board.pid(names[worker]):
+                send(pid, signal.SIGUSR1)
+        for overdue in late:
             left_s = KILL_AFTER_S - overdue.late_s
             if left_s <= 0:
-                self._kill(overdue, names[overdue.worker])
+                self._kill(names[overdue.worker], overdue.task_id, overdue.late_s)
             due_s = min(due_s, max(left_s, 0.1))
         return due_s
 
-    def _kill(self, overdue: Overdue, slot: int) -> None:
+    def _forward(self) -> float:
+        moved, left_s = self._broker.forward()
+        if moved >= BATCH:
+            return 0.0
+        return HEARTBEAT_S if left_s is None else min(max(left_s, FORWARD_PAUSE_S), HEARTBEAT_S)
+
+    def _recover(self) -> float:
+        for worker, claim in self._broker.expired():
+            error = LeaseExpiredError(f"lease expired: worker {worker or 'unknown'} is gone or cut off")
+            self._rules.bury(self._broker, worker, claim, error)
+        return HEARTBEAT_S
+
+    def _clean(self) -> float:
+        return 0.0 if self._broker.clean() >= BATCH else CLEAN_EVERY_S
+
+    def _tick(self) -> float:
+        return self._periodic.enqueue_due(self._broker)
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep until something is due, a task is scheduled that is due soon, or a TERM comes."""
+        if seconds <= 0:
+            return
+        if self._stop.interruptibly(lambda: self._patience.call(lambda: self._listen(min(seconds, 1.0)))):
+            return
+        self._subscriber.stop()
+        self._broker.connection.connection_pool.disconnect()
+
+    def _listen(self, seconds: float) -> None:
+        if self._broker.wait_for_alarm(max(seconds, 0.001)):
+            self._duties[1].due_s = time.monotonic()
+
+    def _kill(self, slot: int, task_id: str, late_s: float) -> None:
         pid = self._board.pid(slot)
         if pid:
-            with log_context(task_id=overdue.task_id):
-                fields = {"child": f"worker:{slot}", "late_s": round(overdue.late_s, 3)}
+            with log_context(task_id=task_id):
+                fields = {"child": f"worker:{slot}", "late_s": round(late_s, 3)}
                 logger.error("worker killed, its task ignores the timeout", extra=fields)
-            os.kill(pid, signal.SIGKILL)
+            send(pid, signal.SIGKILL)
+
+    def _outlive_workers(self) -> None:
+        """The supervisor was killed, the workers drain: keep their leases until they have ended."""
+        logger.warning("the supervisor is gone, waiting for the workers to end")
+        next_s = time.monotonic()
+        while any(is_alive(self._board.pid(slot)) for slot in self._live_slots()):
+            if time.monotonic() >= next_s:
+                self._broker.extend([self._worker_names[slot] for slot in self._live_slots()])
+                next_s = time.monotonic() + HEARTBEAT_S
+            select.select([], [], [], 0.05)
 
     def _release_leftovers(self) -> None:
         """Put back what killed workers held: in a drain all of them have ended before this process is told to."""
-        live = self._live_slots()
         for slot, name in enumerate(self._worker_names):
-            if slot not in live:
+            if not is_alive(self._board.pid(slot)):
                 for task_id in self._broker.release(name):
                     fields = {"task_id": task_id, "child": f"worker:{slot}"}
                     logger.warning("task released, it will run again", extra=fields)
+
+    def _end_orphaned_broker(self) -> None:
+        """The embedded broker outlives a killed supervisor for the workers' last outcomes."""
+        if os.getppid() != self._parent and (pid := self._board.pid(VALKEY_SLOT)):
+            send(pid, signal.SIGTERM)
 
     def _live_slots(self) -> set[int]:
         return {slot for slot in self._board.live() if slot < len(self._worker_names)}
 
     def _pause(self, seconds: float) -> bool:
         """Sleep; False when told to stop."""
-        if self._inbox.wait(seconds) in {signal.SIGTERM, signal.SIGINT}:
-            self._is_stopping = True
-        return not self._is_stopping
+        self._stop.pause(seconds)
+        return not self._stop
+
+
+@dataclass(slots=True)
+class Duty:
+    """Something to do again and again; `run` answers in how many seconds."""
+
+    run: Callable[[], float]
+    due_s: float = 0.0
+
+
+def send(pid: int, signum: signal.Signals) -> None:
+    """Signal a process, which may have ended."""
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        logger.debug("process is gone", extra={"child_pid": pid})
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process with this ID exists; 0 stands for none."""
+    if not pid:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -8,7 +8,8 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 #: Signals that boilerd gives a meaning; every forked child starts with their defaults.
 HANDLED = (
@@ -51,6 +52,82 @@ class SignalInbox:
         signal.set_wakeup_fd(-1)
         os.close(self.read_fd)
         os.close(self._write_fd)
+
+
+class Stopped(BaseException):
+    """Raised by a signal handler to end an interruptible wait."""
+
+
+class StopRequest:
+    """TERM and INT as a child process takes them: noted at once, acted on when it is safe.
+
+    A wait inside `interruptibly` ends at once; anything else runs on.
+
+    Args:
+        on_request: Called in the signal handler, at the first signal only.
+    """
+
+    def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
+        self._on_request = on_request
+        self._is_interruptible = False
+        self._at_s: float | None = None
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._note)
+
+    def __bool__(self) -> bool:
+        """Whether it was made."""
+        return self._at_s is not None
+
+    def make(self) -> None:
+        """Stop without a signal; nothing is waiting that had to be ended."""
+        if not self:
+            self._at_s = time.monotonic()
+            self._on_request()
+
+    def age_s(self) -> float:
+        """Seconds since it was made; 0 when it was not."""
+        return time.monotonic() - self._at_s if self._at_s is not None else 0.0
+
+    def interruptibly(self, wait: Callable[[], object]) -> bool:
+        """Wait, but not when or after a request was made, whatever the wait is inside of.
+
+        Returns:
+            Whether the wait came to its own end; False: what it was using, such as a
+            connection, may have been left in the middle of something.
+        """
+        was_interruptible = self._is_interruptible
+        try:
+            self._is_interruptible = True
+            if not self:
+                wait()
+            self._is_interruptible = was_interruptible
+        except Stopped:
+            self._is_interruptible = False
+            return False
+        except BaseException:
+            self._is_interruptible = was_interruptible
+            raise
+        return True
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, until the request at most."""
+        self.interruptibly(lambda: select.select([], [], [], seconds))
+
+    def _note(self, signum: int, frame: object) -> None:
+        if self:
+            return
+        self.make()
+        if self._is_interruptible:
+            raise Stopped
+
+
+#: What a worker reacts to while it runs tasks.
+LISTENED = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR1)
+
+
+def listen_again() -> None:
+    """Undo what a task's code may have done: hold our signals back."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LISTENED)
 
 
 def restore_defaults() -> None:

@@ -25,12 +25,14 @@ from typing import Any
 from supervisor import events
 from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ProcessGroupConfig, ServerOptions
-from supervisor.rpcinterface import make_main_rpcinterface
+from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
 from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
+from supervisor.xmlrpc import Faults, RPCError
 
 from boilerd.children import end_with_parent
 from boilerd.errors import BootError
+from boilerd.exitcodes import DONE
 from boilerd.signals import SignalInbox, restore_defaults
 
 logger = logging.getLogger("boilerd.supervisor")
@@ -39,6 +41,8 @@ logger = logging.getLogger("boilerd.supervisor")
 KILL_MARGIN_S = 0.5
 #: A second TERM or INT after this long stops at once. Ctrl-C and systemd may send two together.
 SECOND_SIGNAL_S = 1.0
+#: How long the scheduler and the broker get to end after a second signal.
+HURRY_S = 2.0
 #: How often the loop looks at process states while something is about to happen.
 BUSY_POLL_S = 0.05
 
@@ -50,6 +54,7 @@ class Options(ServerOptions):  # type: ignore[misc]
         super().__init__()
         #: Processes that had to be cut short in this drain.
         self.timed_out: list[str] = []
+        self.pid = os.getpid()
         self.logger = LoggerAdapter()
         self.loglevel = logging.CRITICAL  # of children's output in Supervisor's own log: never
         self.nodaemon = self.first = self.nocleanup = True
@@ -65,13 +70,14 @@ class Options(ServerOptions):  # type: ignore[misc]
                 "username": None, "password": None, "section": "unix_http_server",
             }
         ]  # fmt: skip
-        self.rpcinterface_factories: list[Any] = [("supervisor", make_main_rpcinterface, {})]
+        self.rpcinterface_factories: list[Any] = [("supervisor", ControlInterface, {})]
         self.inbox: SignalInbox | None = None
         self.poller: Any = _Poller(self.poller)
 
     def setsignals(self) -> None:
         """Supervisor's handlers, and a pipe that ends its poll when one has run."""
         super().setsignals()
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         self.inbox = SignalInbox([])
         asyncore.socket_map[self.inbox.read_fd] = _Wakeup(self.inbox)
 
@@ -104,7 +110,7 @@ class Options(ServerOptions):  # type: ignore[misc]
     def leave_parent(self) -> None:
         """In a forked child: drop what belongs to the parent."""
         restore_defaults()
-        end_with_parent()
+        end_with_parent(self.pid)
         for dispatcher in list(asyncore.socket_map.values()):
             # Its own close() would shut the socket down for the parent as well.
             getattr(dispatcher, "socket", dispatcher).close()
@@ -193,22 +199,31 @@ class Daemon(Supervisor):  # type: ignore[misc]
             self.options.mood = SupervisorStates.SHUTDOWN
         elif now_s - self._drain_since_s >= SECOND_SIGNAL_S:
             logger.warning("stopping now, running tasks go back to their queues", extra={"signal": name})
-            for process in self.process_groups["worker"].processes.values():
-                if process.pid:
+            self._hurry()
+
+    def _hurry(self) -> None:
+        """Kill the workers; the scheduler puts their tasks back, the broker gets little time to end."""
+        for name, group in self.process_groups.items():
+            for process in group.processes.values():
+                process.config.stopwaitsecs = min(process.config.stopwaitsecs, HURRY_S)
+                if name == "worker" and process.pid:
                     process.kill(signal.SIGKILL)
+                elif process.state == ProcessStates.STOPPING:
+                    process.delay = min(process.delay, time.time() + HURRY_S)
 
     def _begin_drain(self, event: object) -> None:
         """Whoever asked for it: a signal, supervisorctl, or the end of a burst."""
         if self._drain_since_s is None:
             self._drain_since_s = time.monotonic()
+        # What an administrator cut short long ago is no part of this drain.
+        self.options.timed_out.clear()
         self._on_drain()
         logger.info("worker stopped accepting new tasks")
 
     def _workers_are_done(self) -> bool:
-        if "worker" not in self.process_groups:
-            return False
-        processes = self.process_groups["worker"].processes.values()
-        return all(p.state in {ProcessStates.EXITED, ProcessStates.FATAL} for p in processes)
+        """In a burst: each has said so, or will not come back."""
+        processes = self.process_groups["worker"].processes.values() if "worker" in self.process_groups else ()
+        return bool(processes) and all(_is_over(process) for process in processes)
 
     def _print(self, event: events.ProcessLogStdoutEvent) -> None:
         *lines, self._partial = (self._partial + event.data).split(b"\n")
@@ -225,6 +240,35 @@ class Daemon(Supervisor):  # type: ignore[misc]
             self.reap()
         for pid in list(self.options.pidhistory):
             os.kill(pid, signal.SIGKILL)
+
+
+class ControlInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
+    """What supervisorctl can ask for. The broker is not stopped under the workers that need it."""
+
+    def restart(self) -> bool:
+        """`supervisorctl reload` would read Supervisor's own configuration again; there is none."""
+        raise RPCError(Faults.FAILED, "reload is not supported; restart the daemon")
+
+    def stopProcess(self, name: str, wait: bool = True) -> Any:  # noqa: N802
+        """Stop one, unless it is a broker that is needed."""
+        if name.partition(":")[0] == "valkey" and self._has_workers():
+            raise RPCError(Faults.FAILED, "workers need it; stop them first, or shut the daemon down")
+        return super().stopProcess(name, wait)
+
+    def stopProcessGroup(self, name: str, wait: bool = True) -> Any:  # noqa: N802
+        """Stop a group, unless it is a broker that is needed."""
+        if name == "valkey" and self._has_workers():
+            raise RPCError(Faults.FAILED, "workers need it; stop them first, or shut the daemon down")
+        return super().stopProcessGroup(name, wait)
+
+    def _getAllProcesses(self, lexical: bool = False) -> Any:  # noqa: N802
+        """By priority, for `stop all` and `start all`: all but the broker. Lexical, for `status`: all."""
+        pairs = super()._getAllProcesses(lexical)
+        return pairs if lexical else [pair for pair in pairs if pair[0].config.name != "valkey"]
+
+    def _has_workers(self) -> bool:
+        group = self.supervisord.process_groups.get("worker")
+        return bool(group and group.get_unstopped_processes())
 
 
 class LoggerAdapter:
@@ -314,3 +358,9 @@ def _log_fatal(event: events.ProcessStateFatalEvent) -> None:
         return
     hint = "supervisorctl start it again when the cause is gone"
     logger.error("process crashed too often, giving up on it", extra={"child": event.process.full_name, "hint": hint})
+
+
+def _is_over(process: Any) -> bool:
+    if process.state == ProcessStates.EXITED:
+        return bool(process.exitstatus == DONE)
+    return process.state == ProcessStates.FATAL or bool(process.state == ProcessStates.STOPPED and process.laststart)

@@ -2,10 +2,11 @@
 
 import enum
 import logging
+import math
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 import msgspec
 
@@ -20,6 +21,7 @@ ARCHIVE_TTL_S = 90 * 24 * 3600
 
 _TYPE = re.compile(r"[A-Za-z0-9_.:/-]{1,256}")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_KEY = re.compile(r"[A-Za-z0-9_.:/@-]{1,128}")
 
 
 class TaskState(enum.StrEnum):
@@ -33,6 +35,19 @@ class TaskState(enum.StrEnum):
     ARCHIVED = "archived"  # failed, in rq:failed:Q
 
 
+class Runtime(Protocol):
+    """What a task can ask of the attempt that runs it."""
+
+    def remaining_s(self) -> float:
+        """Seconds until the attempt is cut."""
+
+    def is_cancelled(self) -> bool:
+        """Whether somebody cancelled the task."""
+
+    def write_result(self, result: Any) -> bool:
+        """Show a result so far; False when the lease is lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What a handler gets.
@@ -40,7 +55,8 @@ class Task:
     Attributes:
         attempt: Which run this is, counted from 1.
         max_retries: How many further attempts follow a first one that failed.
-        timeout_s: Seconds that one attempt may take.
+        timeout_s: Seconds that one attempt may take; None: only the deadline counts.
+        deadline: The moment after which the task may not run.
         request_id: Ties the task to what caused it; from the payload's ``request_id``.
     """
 
@@ -50,14 +66,33 @@ class Task:
     queue: str = DEFAULT_QUEUE
     attempt: int = 1
     max_retries: int = DEFAULT_MAX_RETRIES
-    timeout_s: float = DEFAULT_TIMEOUT_S
+    timeout_s: float | None = DEFAULT_TIMEOUT_S
+    deadline: datetime | None = None
     enqueued_at: datetime | None = None
     request_id: str | None = None
+    retry_intervals_s: tuple[float, ...] = field(default=(), repr=False)
+    runtime: Runtime | None = field(default=None, repr=False, compare=False)
 
     @property
     def logger(self) -> logging.Logger:
         """A logger whose lines carry the task's ID, type, queue and attempt, as all lines of an attempt do."""
         return logging.getLogger("boilerd.task")
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the task was cancelled while it runs; for handlers that must end in their own way."""
+        return self.runtime is not None and self.runtime.is_cancelled()
+
+    def remaining(self) -> float:
+        """Seconds until the attempt is cut: at its timeout, its deadline or the end of a drain."""
+        return self.runtime.remaining_s() if self.runtime else math.inf
+
+    def write_result(self, result: Any) -> bool:
+        """Show `result` (anything with a JSON form) while the task runs; False when the lease is lost.
+
+        What the handler returns replaces it in the end.
+        """
+        return self.runtime is not None and self.runtime.write_result(result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,60 +104,103 @@ class TaskInfo:
     queue: str
     state: TaskState
     max_retries: int
-    timeout_s: int
+    timeout_s: int | None
     retention_s: int
     payload: Any = field(default=None, repr=False)
 
 
+class UniqueUntil(enum.StrEnum):
+    """When a unique lock is released, if its TTL does not end it before."""
+
+    SUCCESS = "success"  # Asynq's rule: kept by an archived task, so that nobody repeats the mistake
+    END = "end"  # any end: success, archive, cancellation
+    TTL = "ttl"  # never before
+
+
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """How a task is to be run; made by `task_options`, which checks every value."""
+    """How a task is to be run; made by `task_options`, which checks every value.
+
+    Attributes:
+        timeout_s: None: no timeout, because there is a deadline.
+        process_in_s: Seconds until it is due; `process_at` wins where it is set.
+        process_at: When it is due, in seconds since 1970.
+        deadline: After when it may not run, in seconds since 1970.
+        unique_s: Longest time that no other such task is accepted; 0: no lock.
+    """
 
     queue: str = DEFAULT_QUEUE
-    timeout_s: int = DEFAULT_TIMEOUT_S
+    timeout_s: int | None = DEFAULT_TIMEOUT_S
     max_retries: int | None = None
     retention_s: int = 0
     task_id: str | None = None
+    process_in_s: float = 0.0
+    process_at: float | None = None
+    deadline: float | None = None
+    unique_s: float = 0.0
+    unique_until: UniqueUntil = UniqueUntil.SUCCESS
+    concurrency_key: str | None = None
+    concurrency_limit: int = 1
+
+
+Seconds = float | timedelta
 
 
 def task_options(
     *,
     queue: str = DEFAULT_QUEUE,
-    timeout: float | None = None,
+    timeout: Seconds | None = None,
     max_retries: int | None = None,
-    retention: float = 0,
+    retention: Seconds = 0,
     task_id: str | None = None,
+    process_in: Seconds | None = None,
+    process_at: datetime | None = None,
+    deadline: datetime | None = None,
+    unique: Seconds | None = None,
+    unique_until: str = UniqueUntil.SUCCESS,
+    concurrency_key: str | None = None,
+    concurrency_limit: int = 1,
 ) -> TaskOptions:
-    """Check the options of an enqueue.
+    """Check the options of an enqueue. Times to wait are seconds or timedeltas.
 
     Args:
         queue: Name of the queue.
-        timeout: Seconds one attempt may take, rounded up to whole ones (RQ stores no
-            fractions); 30 min without it.
+        timeout: How long one attempt may take, rounded up to whole seconds (RQ stores no
+            fractions). Without it 30 min, or with a deadline, until that.
         max_retries: Further attempts after the first; without it the handler's policy decides.
-        retention: Seconds to keep the task and its result after success; 0 deletes it.
+        retention: How long to keep the task and its result after success; 0 deletes it.
         task_id: Letters, digits, ``_`` and ``-``; a random one without it.
+        process_in: Run it so much later.
+        process_at: Run it then; a datetime with a time zone.
+        deadline: It may not run after that; a datetime with a time zone.
+        unique: For so long, counted from when it is due, refuse another task with the same
+            queue, type and payload; at least a second.
+        unique_until: What releases that lock before: ``success``, ``end`` or ``ttl`` (nothing).
+        concurrency_key: At most `concurrency_limit` tasks with this key run at once, on all hosts.
+        concurrency_limit: See there.
 
     Raises:
         InvalidTaskError: An option has a value that is not allowed.
     """
     if task_id is not None:
         check_task_id(task_id)
-    if max_retries is not None:
-        check_number("max_retries", max_retries, at_least=0)
-        if max_retries != int(max_retries):
-            raise InvalidTaskError(f"max_retries: {max_retries!r} is not a whole number")
-    if timeout is not None:
-        check_number("timeout", timeout, at_least=0)
-        if timeout == 0:
-            raise InvalidTaskError("timeout: 0 would end every attempt at once; leave it out for 30 minutes")
-    check_number("retention", retention, at_least=0)
+    if concurrency_key is not None:
+        check_key(concurrency_key)
+    if process_in is not None and process_at is not None:
+        raise InvalidTaskError("process_in and process_at: give one of them")
     return TaskOptions(
         queue=check_queue(queue),
-        timeout_s=DEFAULT_TIMEOUT_S if timeout is None else _ceil(timeout),
-        max_retries=None if max_retries is None else int(max_retries),
-        retention_s=_ceil(retention),
+        timeout_s=_timeout_s(timeout, deadline),
+        max_retries=None if max_retries is None else _whole("max_retries", max_retries, at_least=0),
+        retention_s=_ceil(_seconds("retention", retention)),
         task_id=task_id,
+        process_in_s=0.0 if process_in is None else _seconds("process_in", process_in),
+        process_at=None if process_at is None else _epoch("process_at", process_at),
+        deadline=None if deadline is None else _epoch("deadline", deadline),
+        unique_s=0.0 if unique is None else _seconds("unique", unique, at_least=1),
+        unique_until=_unique_until(unique_until),
+        concurrency_key=concurrency_key,
+        concurrency_limit=_whole("concurrency_limit", concurrency_limit, at_least=1),
     )
 
 
@@ -142,6 +220,13 @@ def check_task_id(task_id: object) -> str:
     return task_id
 
 
+def check_key(key: str) -> str:
+    """Return `key`, or raise InvalidTaskError when it is no concurrency key."""
+    if not _KEY.fullmatch(str(key)):
+        raise InvalidTaskError(f"concurrency_key {key!r}: use letters, digits and any of '_ . : / @ -', at most 128")
+    return key
+
+
 def check_number(name: str, value: object, *, at_least: float) -> None:
     """Raise InvalidTaskError when `value` is no finite number of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= 2**31 - 1:
@@ -158,6 +243,48 @@ def encode_payload(payload: Any) -> bytes:
         return msgspec.json.encode(payload)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidPayloadError(f"payload: {error}; use what JSON can hold") from error
+
+
+def canonical(payload: bytes) -> bytes:
+    """The payload with sorted keys and no spaces: equal for equal values, however they were written."""
+    return msgspec.json.encode(msgspec.json.decode(payload), order="sorted")
+
+
+def _timeout_s(timeout: Seconds | None, deadline: datetime | None) -> int | None:
+    if timeout is None:
+        return DEFAULT_TIMEOUT_S if deadline is None else None
+    seconds = _seconds("timeout", timeout)
+    if seconds == 0:
+        raise InvalidTaskError("timeout: 0 would end every attempt at once; leave it out for 30 minutes")
+    return _ceil(seconds)
+
+
+def _seconds(name: str, value: Seconds, *, at_least: float = 0) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    check_number(name, seconds, at_least=at_least)
+    return float(seconds)
+
+
+def _whole(name: str, value: int, *, at_least: int) -> int:
+    check_number(name, value, at_least=at_least)
+    if value != int(value):
+        raise InvalidTaskError(f"{name}: {value!r} is not a whole number")
+    return int(value)
+
+
+def _epoch(name: str, moment: datetime) -> float:
+    if not isinstance(moment, datetime):
+        raise InvalidTaskError(f"{name}: {moment!r} is not a datetime")
+    if moment.utcoffset() is None:
+        raise InvalidTaskError(f"{name}: {moment} has no time zone; use datetime.now(UTC) or .astimezone()")
+    return moment.timestamp()
+
+
+def _unique_until(value: str) -> UniqueUntil:
+    try:
+        return UniqueUntil(value)
+    except ValueError:
+        raise InvalidTaskError(f"unique_until: {value!r} is not one of {', '.join(UniqueUntil)}") from None
 
 
 def _ceil(seconds: float) -> int:

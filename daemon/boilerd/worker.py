@@ -11,37 +11,35 @@ import os
 import random
 import resource
 import select
-import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import redis
-from rq import worker_registration
 from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import BaseWorker
 from setproctitle import setproctitle
 
-from boilerd.broker import WORKER_TTL_S, Broker, Claim, Completion, translated
+from boilerd.broker import Broker
+from boilerd.connection import translated
 from boilerd.errors import BrokerError, WorkerDiedError
-from boilerd.execution import Completed, Execution, Failed
-from boilerd.exitcodes import FAILED, OK, RECYCLED, TIMED_OUT, describe_exit
-from boilerd.logs import log_context
-from boilerd.mux import Handler
+from boilerd.execution import Completed, Execution, Failed, encode_result
+from boilerd.exitcodes import DONE, FAILED, OK, RECYCLED, TIMED_OUT, describe_exit
+from boilerd.jobs import Claim, Completion
 from boilerd.outage import Patience
 from boilerd.queues import ClaimOrder
+from boilerd.rules import Rules, refuse, settle
+from boilerd.signals import StopRequest
+from boilerd.task import Task
 
 logger = logging.getLogger("boilerd.worker")
 
 #: About how long an idle worker sleeps. Tasks of boilerd's clients ring a bell; those that plain
 #: RQ clients push are found when the next worker wakes up: they are out of step.
 IDLE_S = 1.0
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +59,6 @@ class Limits:
     is_burst: bool = False
 
 
-class Drained(BaseException):
-    """Raised by the signal handler to end an idle wait."""
-
-
 class Worker(BaseWorker):
     """Claims, runs, acknowledges; until told to stop.
 
@@ -74,8 +68,9 @@ class Worker(BaseWorker):
             care of what that one held.
         title: How `ps` shows it, such as ``worker:3``.
         order: Which queues to try for each claim.
-        handler: Runs a task: the mux with its middleware.
+        rules: How to run a task, and what becomes of one that failed.
         limits: When to end.
+        on_boot: Called when it has registered: what ends it from then on is no trouble of starting.
         last_exit: How the predecessor ended: its exit status, or minus the signal that killed it.
     """
 
@@ -86,9 +81,10 @@ class Worker(BaseWorker):
         name: str,
         title: str,
         order: ClaimOrder,
-        handler: Handler,
+        rules: Rules,
         limits: Limits,
         last_exit: int = 0,
+        on_boot: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(
             list(order.names),
@@ -100,14 +96,15 @@ class Worker(BaseWorker):
         )
         self._broker = Broker(connection)
         self._order = order
-        self._execution = Execution(handler)
+        self._rules = rules
+        self._execution = Execution(rules.handler)
         self._limits = limits
         self._title = title
         self._last_exit = last_exit
+        self._on_boot = on_boot
         self._parent = os.getppid()
         self._patience = Patience(self._pause)
-        self._drain_until_s: float | None = None
-        self._is_interruptible = False
+        self._stop = StopRequest(lambda: self._execution.drain(limits.drain_s))
         self._is_unsure = False
         self._completions: list[Completion] = []
         self._done = 0
@@ -116,16 +113,13 @@ class Worker(BaseWorker):
 
     def run(self) -> int:
         """Work until told to stop, worn out, or without work in a burst; the exit status."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._drain)
         try:
             self._patience.call(self.register_birth)
+            self._on_boot()
             self._patience.call(self._settle_predecessor)
             status = self._loop()
             self._patience.call(self._acknowledge)
             self._patience.call(self.register_death)
-        except Drained:
-            return OK
         except BrokerError as error:
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
             return FAILED
@@ -133,7 +127,7 @@ class Worker(BaseWorker):
 
     def _loop(self) -> int:
         self._show("waiting")
-        while self._drain_until_s is None:
+        while not self._stop:
             claim = self._patience.call(self._advance)
             if claim is not None:
                 if not self._perform(claim):
@@ -141,123 +135,102 @@ class Worker(BaseWorker):
                 if self._is_worn_out():
                     return RECYCLED
             elif self._limits.is_burst:
-                return OK
+                return DONE
             else:
                 self._wait()
             if os.getppid() != self._parent:
                 logger.warning("the supervisor is gone, stopping")
-                return OK
+                self._stop.make()
         return OK
 
-    def _advance(self) -> Claim | None:
-        """Acknowledge what ended and claim the next task."""
+    def _advance(self, *, claims: bool = True) -> Claim | None:
+        """Acknowledge what ended and, unless told to stop, claim the next task."""
         if self._is_unsure:
-            self._find_out()
-        self._is_unsure = True
-        lost, claim = self._broker.advance(self.name, self._order.draw(), self._completions)
-        self._is_unsure = False
-        self._forget(lost)
-        return claim
+            self._give_back_unknown()
+        was_unsure, self._is_unsure = self._is_unsure, True
+        queues = self._order.draw() if claims and not self._stop else ()
+        answer = self._broker.advance(self.name, queues, self._completions)
+        self._is_unsure = answer.holds_more
+        self._completions.clear()
+        for task_id in () if was_unsure else answer.lost:
+            logger.warning("outcome dropped, the lease was lost", extra={"task_id": task_id})
+        if not answer.is_registered:
+            logger.warning("the broker had forgotten this worker, registering again")
+            self.register_birth()
+        if answer.claim is not None and self._stop:
+            self._broker.release(self.name)
+            return None
+        return answer.claim
 
     def _acknowledge(self) -> None:
         """Acknowledge what ended, claim nothing."""
-        if self._is_unsure:
-            self._find_out()
         if self._completions:
-            lost, _ = self._broker.advance(self.name, (), self._completions)
-            self._forget(lost)
+            self._advance(claims=False)
 
-    def _find_out(self) -> None:
-        """Whether the last advance ran on the server, although its answer never came.
+    def _give_back_unknown(self) -> None:
+        """Settle a claim whose answer never came: the last advance may have run on the server.
 
-        It acknowledges and claims in one step. Either the completions are still held: it did
-        not run. Or something else is: it did, and that claim goes back, uncounted.
+        It acknowledges and claims in one step. What this worker holds beside its completions
+        is such a claim: it was not started, and goes back uncounted. The completions are sent
+        again in any case, which is harmless where they were taken.
         """
-        held = {claim.execution_id for claim in self._broker.held(self.name)}
         mine = {done.claim.execution_id for done in self._completions}
-        if held - mine:
-            self._broker.release(self.name)
-        self._completions = [done for done in self._completions if done.claim.execution_id in held]
-        self._is_unsure = False
-
-    def _forget(self, lost: list[str]) -> None:
-        for task_id in lost:
-            logger.warning("outcome dropped, the lease was lost", extra={"task_id": task_id})
-        self._completions.clear()
+        if any(claim.execution_id not in mine for claim in self._broker.held(self.name)):
+            self._broker.release(self.name, keep=mine)
 
     def _perform(self, claim: Claim) -> bool:
         """Run the claimed task; False when the shutdown timeout cut it short."""
         if claim.task is None:
-            error = f"{type(claim.error).__name__}: {claim.error}"
-            with log_context(task_id=claim.task_id, queue=claim.queue):
-                logger.error("task refused", extra={"error": error})
-            self._fail(claim, error, error)
+            self._patience.call(functools.partial(refuse, self._broker, self.name, claim))
             return True
-        self._show(f"running {claim.task.type} {claim.task_id}")
-        outcome = self._execution.run(claim.task)
+        task = self._rules.prepare(claim, claim.task)
+        self._show(f"running {task.type} {task.id}")
+        deadline_in_s = task.deadline.timestamp() - float(claim.started) if task.deadline else None
+        outcome = self._execution.run(task, Attempt(self._broker, claim, self._execution), deadline_in_s=deadline_in_s)
         self._show("waiting")
         self._done += 1
         if isinstance(outcome, Completed):
-            self._completions.append(Completion(claim, outcome.result))
+            # A result that nobody can look at is not sent.
+            self._completions.append(Completion(claim, encode_result(outcome.result) if claim.retention_s else b""))
         elif isinstance(outcome, Failed):
-            self._fail(claim, outcome.error, outcome.traceback)
+            self._patience.call(functools.partial(self._fail, claim, task, outcome))
         else:
-            self._release(claim)
+            self._patience.call(functools.partial(self._release, claim))
             return False
         return True
 
-    def _fail(self, claim: Claim, error: str, traceback: str) -> None:
-        action = functools.partial(self._broker.fail, self.name, claim, error, traceback)
-        if not self._patience.call(action):
-            logger.warning("outcome dropped, the lease was lost", extra={"task_id": claim.task_id})
+    def _fail(self, claim: Claim, task: Task, outcome: Failed) -> None:
+        settle(self._broker, self.name, claim, self._rules.judge(task, outcome.error, outcome.traceback))
 
     def _release(self, claim: Claim) -> None:
-        for task_id in self._patience.call(lambda: self._broker.release(self.name)):
+        for task_id in self._broker.release(self.name):
             fields = {"task_id": task_id, "queue": claim.queue}
             logger.warning("task released, it will run again", extra=fields)
 
     def _settle_predecessor(self) -> None:
         """Count what the predecessor held when it died as failed attempts."""
+        died = WorkerDiedError(f"worker died: {describe_exit(self._last_exit)}")
         for claim in self._broker.held(self.name):
-            error = f"{WorkerDiedError.__name__}: worker died: {describe_exit(self._last_exit)}"
-            with log_context(task_id=claim.task_id, queue=claim.queue):
-                logger.error("task failed", extra={"error": error})
-            self._broker.fail(self.name, claim, error, error)
+            self._rules.bury(self._broker, self.name, claim, died)
 
     def _wait(self) -> None:
         """Sleep until the bell rings, at most a second and a half; a TERM ends it."""
         timeout_s = IDLE_S * (0.5 + random.random())
-        self._interruptibly(lambda: self._patience.call(lambda: self._broker.wait(self._order.names, timeout_s)))
+        if not self._stop.interruptibly(
+            lambda: self._patience.call(lambda: self._broker.wait(self._order.names, timeout_s))
+        ):
+            # Its answer may be under way, and would be taken for that of the next command.
+            self.connection.connection_pool.disconnect()
 
     def _pause(self, seconds: float) -> bool:
-        """Sleep during an outage; False: not any longer."""
-        if self._drain_until_s is not None:
-            has_outcome = bool(self._completions)
-            select.select([], [], [], min(seconds, 0.2))
-            return has_outcome and time.monotonic() < self._drain_until_s
-        self._interruptibly(lambda: select.select([], [], [], seconds))
-        return True
-
-    def _interruptibly(self, action: Callable[[], object]) -> None:
-        """Do something that a TERM may end in the middle, whatever it is waiting for."""
-        was_interruptible = self._is_interruptible
-        try:
-            self._is_interruptible = True
-            if self._drain_until_s is None:
-                action()
-            self._is_interruptible = was_interruptible
-        except Drained:
-            # redis-py closes a connection that was left in the middle of a command.
-            self._is_interruptible = False
-
-    def _drain(self, signum: int, frame: object) -> None:
-        """Finish the running task, then exit."""
-        if self._drain_until_s is not None:
-            return
-        self._drain_until_s = time.monotonic() + self._limits.drain_s
-        self._execution.drain(self._limits.drain_s)
-        if self._is_interruptible:
-            raise Drained
+        """Sleep during an outage; False: not any longer, the drain leaves no time or there is nothing to save."""
+        if os.getppid() != self._parent:
+            self._stop.make()
+        if not self._stop:
+            self._stop.pause(seconds)
+            return True
+        select.select([], [], [], min(seconds, 0.2))
+        return bool(self._completions) and self._stop.age_s() < self._limits.drain_s
 
     def _is_worn_out(self) -> bool:
         if self._limits.max_tasks and self._done >= self._last_task:
@@ -277,21 +250,43 @@ class Worker(BaseWorker):
 
     def register_birth(self) -> None:
         """Appear in RQ's registry, in place of a predecessor that had no time to leave it."""
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
         with translated():
-            self.hostname, self.pid = socket.gethostname(), os.getpid()
             self._set_ip_address(self.connection)
-            self.birth_date = self.last_heartbeat = now()
-            with self.connection.pipeline() as pipeline:
-                pipeline.delete(self.key)
-                pipeline.hset(self.key, mapping={**self.serialize(), "state": "starting"})
-                worker_registration.register(self, pipeline)
-                pipeline.expire(self.key, WORKER_TTL_S)
-                pipeline.execute()
+        self.birth_date = self.last_heartbeat = now()
+        self._broker.register(self.name, self.queue_names(), {**self.serialize(), "state": "starting"})
 
     def register_death(self) -> None:
         """Leave RQ's registry."""
         with translated():
             super().register_death()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The claim of the running task, for what its handler may ask; uses the worker's connection.
+
+    A handler runs between two commands of the worker, so the connection is free.
+    """
+
+    broker: Broker
+    claim: Claim
+    execution: Execution
+
+    def remaining_s(self) -> float:
+        """Seconds until the attempt is cut."""
+        return self.execution.remaining_s()
+
+    def is_cancelled(self) -> bool:
+        """Whether somebody cancelled it; False also when the broker cannot be asked: the heartbeat asks again."""
+        try:
+            return self.broker.is_cancelled(self.claim.task_id)
+        except BrokerError:
+            return False
+
+    def write_result(self, result: Any) -> bool:
+        """Show a result so far; False when the lease is lost."""
+        return self.broker.write_result(self.claim, encode_result(result))
 
 
 def _resident_bytes() -> int:

@@ -5,7 +5,7 @@ import json
 import click
 
 from boilerd.cli.options import ALL, Loaded, with_settings
-from boilerd.config import definitions, shown
+from boilerd.settings import definitions, shown
 
 
 @click.group()
@@ -51,6 +51,8 @@ def check(loaded: Loaded) -> None:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and all(isinstance(weight, int) for weight in value.values()):
         return ",".join(f"{name}={weight}" for name, weight in value.items())
+    if isinstance(value, dict | list):
+        return json.dumps(value) if value else "-"
     return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

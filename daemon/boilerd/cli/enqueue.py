@@ -7,11 +7,12 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from boilerd.cli.options import BROKER, DurationType, Loaded, with_settings
+from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, with_settings
 from boilerd.client import Client
 from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, InvalidTaskError
 from boilerd.inspector import Inspector
 from boilerd.queues import DEFAULT_QUEUE, check_queue
+from boilerd.task import UniqueUntil
 
 
 @click.command()
@@ -21,6 +22,13 @@ from boilerd.queues import DEFAULT_QUEUE, check_queue
 @click.option("--max-retries", type=int, help="Further attempts after a first one that failed.")
 @click.option("--timeout", type=DurationType(), help="How long one attempt may take; 30m without it.")
 @click.option("--retention", type=DurationType(), default="0", help="How long to keep it after success.")
+@click.option("--in", "process_in", type=DurationType(), help="Run it so much later.")
+@click.option("--at", "process_at", type=MomentType(), help="Run it then: 2027-01-31T08:00+01:00.")
+@click.option("--deadline", type=MomentType(), help="It may not run after that moment.")
+@click.option("--unique", type=DurationType(), help="For so long, refuse another with this queue, type and payload.")
+@click.option("--unique-until", type=click.Choice([*UniqueUntil]), help="What ends that before; success without it.")
+@click.option("--concurrency-key", help="Tasks with one key run one at a time.")
+@click.option("--concurrency-limit", type=int, help="Or so many at a time.")
 @click.option("--id", "task_id", help="Task ID; refused when it is taken. Random without it.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was stored as a JSON object.")
 @with_settings(BROKER)
@@ -33,12 +41,14 @@ def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **op
     \b
     boilerd enqueue worker:ping '{"message": "hi"}'
     boilerd enqueue email:deliver --queue critical --timeout 5m - < mail.json
+    boilerd enqueue report:send --in 1h30m --unique 24h --deadline 2027-01-31T08:00Z
     """  # noqa: D301 - click looks for the character \b
     value = parse_payload(_read_stdin() if payload == "-" else payload)
     with Client.from_settings(loaded.settings) as client:
         try:
             _check_queue(client, options["queue"], loaded)
-            info = client.enqueue(task_type, value, **options)
+            given = {name: option for name, option in options.items() if option is not None}
+            info = client.enqueue(task_type, value, **given)
         except BrokerUnavailableError as error:
             raise _no_broker(loaded, error) from error
     if as_json:

@@ -2,18 +2,20 @@
 
 import functools
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
 
 import click
 
-from boilerd.config import SECRETS, Loaded, definitions, load
+from boilerd.config import Loaded, load
 from boilerd.errors import BoilerdError, ConfigError
+from boilerd.settings import SECRETS, definitions
 from boilerd.units import Duration
 
 #: What a command needs that talks to the broker or the daemon.
 BROKER = ("redis_url", "redis_db", "state_dir", "runtime_dir")
 #: A secret on a command line is read by everybody who can run `ps`.
-ALL = tuple(setting.name for setting in definitions() if setting.name not in SECRETS)
+ALL = tuple(s.name for s in definitions() if s.name not in SECRETS and not s.is_table)
 
 
 def with_settings(
@@ -59,8 +61,24 @@ class DurationType(click.ParamType[float]):
             self.fail(f"{value!r} is not {Duration.hint}", param, ctx)
 
 
+class MomentType(click.ParamType[datetime]):
+    """ISO 8601 with a time zone."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """An aware datetime."""
+        try:
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a moment such as 2027-01-31T08:00+01:00", param, ctx)
+        if moment.utcoffset() is None:
+            self.fail(f"{value!r} has no time zone; add one, such as Z or +01:00", param, ctx)
+        return moment
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-__all__ = ["ALL", "BROKER", "DurationType", "Loaded", "with_settings"]
+__all__ = ["ALL", "BROKER", "DurationType", "Loaded", "MomentType", "with_settings"]

@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from boilerd.broker import connect
 from boilerd.cli.options import BROKER, Loaded, with_settings
-from boilerd.config import mask_url
+from boilerd.connection import connect
 from boilerd.errors import BrokerError
 from boilerd.exitcodes import FAILED, OK
 from boilerd.inspector import Inspector, QueueInfo
+from boilerd.urls import mask_url
 
 #: Supervisor calls a process RUNNING when it has lived for a second.
 _UP = frozenset({"STARTING", "RUNNING"})

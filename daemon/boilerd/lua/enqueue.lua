@@ -1,31 +1,19 @@
--- Store new tasks and make them pending, each only if its ID is free.
+-- Store new tasks, each only if its ID is free, its unique lock is too, and its queue has room.
+-- They become pending, or scheduled where they are due later.
 --
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, then for each task:
---   job ID, queue name, n, and n field names and values of the job hash in turn.
--- Returns one number a task: 1 stored, 0 the ID is taken.
+--   job ID, queue name, due in seconds ('' or a number; 0 now), due at (epoch; '' for none),
+--   unique lock ('' for none), its TTL in seconds,
+--   n, and n field names and values of the job hash in turn.
+-- Returns for each task: 1 pending, 2 scheduled, 0 the ID is taken, -1 the queue is full, or the ID
+--   of the task that holds the unique lock.
 -- Touches for each task: rq:job:ID (HSET status created_at enqueued_at … and the given fields),
---   rq:queues (SADD), rq:queue:Q (RPUSH), boilerd:bell:Q (RPUSH).
+--   rq:queues (SADD), and rq:queue:Q (RPUSH), boilerd:bell:Q (RPUSH) or rq:scheduled:Q (ZADD),
+--   boilerd:alarm (RPUSH); boilerd:unique:… (SET NX PX); reads boilerd:limits.
 
-local seconds = now()
-local time = iso(seconds)
-local answers, known = {}, {}
-local i = 3
+local answers, i = {}, 3
 while i <= #ARGV do
-  local id, queue, n = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
-  local key = RQ .. ':job:' .. id
-  if call('EXISTS', key) == 1 then
-    answers[#answers + 1] = 0
-  else
-    call('HSET', key, 'status', 'queued', 'created_at', time, 'enqueued_at', time, unpack(ARGV, i + 3, i + 2 + n))
-    if not known[queue] then
-      known[queue] = true
-      call('SADD', RQ .. ':queues', RQ .. ':queue:' .. queue)
-    end
-    call('RPUSH', RQ .. ':queue:' .. queue, id)
-    ring(queue)
-    answers[#answers + 1] = 1
-  end
-  i = i + 3 + n
+  answers[#answers + 1], i = store(i)
 end
 return answers

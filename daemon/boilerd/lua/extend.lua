@@ -3,7 +3,8 @@
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 lease in seconds, 4 seconds to keep a worker's record,
 --   then worker names.
--- Returns for each attempt that is past its timeout: {worker name, job ID, seconds past it}.
+-- Returns {overdue, cancelled}: overdue = for each attempt that is past its timeout or deadline {worker name,
+--   job ID, seconds past it}; cancelled = names of workers whose task was cancelled and still runs.
 -- Touches for each worker: rq:worker:W (last_heartbeat, EXPIRE), rq:worker:W:executions (EXPIRE),
 --   and for each claim in it rq:wip:Q (ZADD XX), rq:execution:ID:EID, rq:executions:ID,
 --   rq:job:ID (last_heartbeat).
@@ -11,34 +12,39 @@
 local lease, ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
 local seconds = now()
 local time = iso(seconds)
-local overdue = {}
+local overdue, cancelled = {}, {}
 
 local function renew(worker, claim)
   local job, eid = claim:match('^(.*):([^:]*)$')
   local key = RQ .. ':job:' .. job
-  local fields = call('HMGET', key, 'origin', 'timeout')
+  local fields = call('HMGET', key, 'origin', 'timeout', 'deadline', 'concurrency_key', 'cancel_requested')
   -- XX: a lease that is gone was taken over by the recoverer and must not come back.
   if not fields[1] or not call('ZSCORE', RQ .. ':wip:' .. fields[1], claim) then return end
   call('ZADD', RQ .. ':wip:' .. fields[1], 'XX', stamp(seconds + lease), claim)
-  call('HSET', RQ .. ':execution:' .. claim, 'last_heartbeat', stamp(seconds))
-  call('EXPIRE', RQ .. ':execution:' .. claim, lease + 60)
-  call('ZADD', RQ .. ':executions:' .. job, 'XX', stamp(seconds + lease + 60), eid)
-  call('EXPIRE', RQ .. ':executions:' .. job, lease + 60)
-  call('HSET', key, 'last_heartbeat', time)
-  local started = tonumber(call('HGET', RQ .. ':execution:' .. claim, 'created_at') or seconds)
-  local timeout = tonumber(fields[2] or -1)
-  if timeout and timeout > 0 and seconds - started > timeout then
-    overdue[#overdue + 1] = {worker, job, stamp(seconds - started - timeout)}
+  local record = RQ .. ':execution:' .. claim
+  if call('HSETNX', record, 'created_at', stamp(seconds)) == 1 then
+    -- It expired while nobody renewed it, as in a long outage; the timeout counts from here.
+    call('HSET', record, 'id', eid, 'job_id', job, 'worker_name', worker)
+    if fields[4] then call('HSET', record, 'concurrency_key', fields[4]) end
   end
+  call('HSET', record, 'last_heartbeat', stamp(seconds))
+  call('EXPIRE', record, lease + 60)
+  call('ZADD', RQ .. ':executions:' .. job, stamp(seconds + lease + 60), eid)
+  call('EXPIRE', RQ .. ':executions:' .. job, lease + 60)
+  if fields[4] then call('ZADD', OWN .. ':running:' .. fields[4], 'XX', stamp(seconds + lease), job) end
+  call('HSET', key, 'last_heartbeat', time)
+  local started = tonumber(call('HGET', record, 'created_at'))
+  local timeout, deadline = tonumber(fields[2] or -1), tonumber(fields[3] or 'inf')
+  local ends = math.min(timeout and timeout > 0 and started + timeout or math.huge, deadline or math.huge)
+  if fields[5] then cancelled[#cancelled + 1] = worker end
+  if seconds > ends then overdue[#overdue + 1] = {worker, job, stamp(seconds - ends)} end
 end
 
 for i = 5, #ARGV do
   local key = RQ .. ':worker:' .. ARGV[i]
-  if call('EXISTS', key) == 1 then
-    call('HSET', key, 'last_heartbeat', time)
-    call('EXPIRE', key, ttl)
-    call('EXPIRE', key .. ':executions', ttl)
-    for _, claim in ipairs(call('SMEMBERS', key .. ':executions')) do renew(ARGV[i], claim) end
-  end
+  -- The record may be gone; the worker registers itself again. Its claims are its claims all the same.
+  if call('EXPIRE', key, ttl) == 1 then call('HSET', key, 'last_heartbeat', time) end
+  call('EXPIRE', key .. ':executions', ttl)
+  for _, claim in ipairs(call('SMEMBERS', key .. ':executions')) do renew(ARGV[i], claim) end
 end
-return overdue
+return {overdue, cancelled}

@@ -1,28 +1,42 @@
--- End a claim with a failed attempt: the task goes to the archive, with its error.
+-- End a claim with an attempt that failed: the task is tried again later, archived, or dropped.
 --
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name, 4 job ID, 5 execution ID, 6 queue,
 --   7 started (epoch), 8 error in one line, 9 traceback (base64 of zlib),
---   10 seconds to keep it, 11 how many the archive of a queue may hold.
--- Returns 1, or 0 when the lease was gone and nothing was written.
+--   10 verdict: retry, archive or drop, 11 seconds until the retry,
+--   12 whether the attempt counts: 1 or 0, 13 how many retries the task has in all,
+--   14 seconds to keep it in the archive, 15 how many the archive of a queue may hold.
+-- Returns the verdict that was carried out: archive instead of retry where the task was cancelled; or '' when
+--   the lease was gone and nothing was written.
 -- Touches: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions, rq:worker:W,
---   rq:job:ID (status failed, last_error, last_failed_at, EXPIRE), rq:results:ID (XADD, EXPIRE),
---   rq:failed:Q (ZADD, score = when it expires), boilerd:stats:Q:DAY; and beyond the limit,
---   rq:job:ID, rq:results:ID (DEL) and rq:failed:Q of the ones that expire first.
+--   rq:job:ID (status, last_error, last_failed_at, number_of_retries, retries_left), rq:results:ID (XADD),
+--   boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY; for a retry
+--   rq:scheduled:Q (ZADD, score = when it is due) and boilerd:alarm; for the archive rq:failed:Q (ZADD,
+--   score = when it expires), EXPIRE on the job's keys, and beyond the limit rq:job:ID, rq:results:ID
+--   (DEL) of the ones that expire first; for a drop rq:job:ID, rq:results:ID (DEL).
 
 local worker, job, eid, queue = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local started, ttl, limit = tonumber(ARGV[7]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local seconds = now()
-local archive = RQ .. ':failed:' .. queue
-
-if not drop_claim(job, eid, queue, worker) then return 0 end
+local started, verdict, counts = tonumber(ARGV[7]), ARGV[10], ARGV[12] == '1'
+local max_retries = tonumber(ARGV[13])
 local key = RQ .. ':job:' .. job
-call('HSET', key, 'status', 'failed', 'ended_at', iso(seconds), 'last_error', ARGV[8], 'last_failed_at', iso(seconds))
-call('EXPIRE', key, ttl)
-record(job, eid, worker, 2, started, seconds, 'exc_string', ARGV[9])
-call('EXPIRE', RQ .. ':results:' .. job, ttl)
-call('ZADD', archive, stamp(seconds + ttl), job)
-while call('ZCARD', archive) > limit do delete(call('ZPOPMIN', archive)[1]) end
-count(queue, seconds, true)
-count_on_worker(worker, 'failed_job_count', seconds - started)
-return 1
+local seconds = now()
+
+if not is_held(job, eid, queue) then return '' end
+-- Somebody cancelled it meanwhile: it is not tried again, whatever became of the attempt.
+if verdict == 'retry' and call('HEXISTS', key, 'cancel_requested') == 1 then verdict, counts = 'archive', true end
+if verdict ~= 'drop' then
+  call('HSET', key, 'last_error', ARGV[8], 'last_failed_at', iso(seconds))
+  record(job, eid, worker, 2, started, seconds, 'exc_string', ARGV[9])
+end
+if verdict == 'retry' then
+  local retried = counts and call('HINCRBY', key, 'number_of_retries', 1) or call('HGET', key, 'number_of_retries') or 0
+  call('HSET', key, 'retries_left', math.max(max_retries - tonumber(retried), 0))
+  schedule(queue, job, seconds + tonumber(ARGV[11]), seconds)
+elseif verdict == 'archive' then
+  archive(queue, job, seconds, tonumber(ARGV[14]), tonumber(ARGV[15]))
+end
+drop_claim(job, eid, queue, worker)
+if verdict == 'drop' then delete(job) end
+if counts or verdict ~= 'retry' then count(queue, seconds, counts) end
+count_on_worker(worker, counts and 'failed_job_count' or 'successful_job_count', seconds - started)
+return verdict

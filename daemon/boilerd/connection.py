@@ -1,0 +1,103 @@
+"""Connections to Redis, and its errors in our words."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from boilerd.errors import BrokerError, BrokerUnavailableError, ConfigError
+from boilerd.urls import check_url, mask_url
+
+
+def connect(
+    url: str, *, password: str | None = None, db: int = 0, timeout_s: float = 5.0, name: str | None = None
+) -> redis.Redis:
+    """Make a client for one process; connects at the first command.
+
+    Commands are not sent again by themselves after a failure: the first one may have run.
+
+    Raises:
+        ConfigError: The URL cannot be understood.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    check_url(url)
+    if name:
+        options["client_name"] = name
+    if password:
+        options["password"] = password
+    try:
+        if urlsplit(url).scheme == "redis+sentinel":
+            return _connect_sentinel(url, options, db)
+        client = redis.Redis.from_url(url, **options)
+        if password or db:
+            # What was set by itself wins over what stands in the URL.
+            client.connection_pool.connection_kwargs.update({"password": password} if password else {})
+            client.connection_pool.connection_kwargs.update({"db": db} if db else {})
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"redis_url: {mask_url(url)!r}: {error}") from error
+    return client
+
+
+#: What Redis may object to, and how we say it; the first that fits.
+_REFUSALS: dict[Callable[[redis.RedisError], bool], str] = {
+    lambda error: "NOAUTH" in str(error) or "WRONGPASS" in str(error): "Redis wants a password, set redis_password",
+    lambda error: isinstance(error, redis.exceptions.NoPermissionError): "Redis allows this user too little",
+    lambda error: isinstance(error, redis.exceptions.OutOfMemoryError): "Redis is out of memory, raise its maxmemory",
+    lambda error: isinstance(error, redis.exceptions.ReadOnlyError): "Redis is read-only, as a replica is",
+    lambda error: "MISCONF" in str(error): "Redis cannot save to its disk, and stores nothing until it can",
+}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn redis-py's errors into ours, with what would do."""
+    try:
+        yield
+    except (redis.AuthenticationError, redis.exceptions.AuthorizationError) as error:
+        raise BrokerError(f"Redis refused the password: {error}; check redis_password and redis_url") from error
+    except UnicodeError as error:  # of a host name
+        raise BrokerError(f"redis_url: {error}") from error
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise BrokerUnavailableError(f"Redis did not answer: {error}") from error
+    except redis.RedisError as error:
+        told = next((told for kind, told in _REFUSALS.items() if kind(error)), "Redis refused the command")
+        raise BrokerError(f"{told}: {error}") from error
+
+
+def text(value: bytes | str) -> str:
+    """What Redis holds as text; our connections answer with bytes."""
+    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
+
+
+def _connect_sentinel(url: str, options: Mapping[str, Any], db: int) -> redis.Redis:
+    """``redis+sentinel://user:password@host:26379,host:26379/name/db``."""
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = credentials.partition(":")
+    name, _, number = parts.path.strip("/").partition("/")
+    if not hosts or not name:
+        raise ValueError("a sentinel URL is redis+sentinel://host:26379,host:26379/name/0")
+    addresses = []
+    for address in hosts.split(","):
+        host, _, port = address.partition(":")
+        if not (port or "0").isdecimal():
+            raise ValueError("a sentinel URL is redis+sentinel://host:26379,host:26379/name/0")
+        addresses.append((host, int(port or 26379)))
+    arguments = {**options, "db": db or int(number or 0)}
+    if password and "password" not in arguments:
+        arguments["password"] = password
+    if user:
+        arguments["username"] = user
+    timeouts = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout")}
+    client: redis.Redis = Sentinel(addresses, sentinel_kwargs=timeouts).master_for(name, **arguments)
+    return client

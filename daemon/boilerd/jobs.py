@@ -1,0 +1,204 @@
+"""A task as RQ's record of it: what is written at the enqueue, and what a claim reads.
+
+Whatever is read from Redis is a stranger's data until it was checked here.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from boilerd import keys
+from boilerd.errors import ForbiddenJobError, InvalidPayloadError, InvalidTaskError
+from boilerd.retry import Decision
+from boilerd.task import ARCHIVE_TTL_S, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Task, TaskOptions, canonical, check_type
+
+#: The function that RQ's record of a task names. It is never imported to run a task.
+ENTRY_POINT = "boilerd.execution.run"
+#: A task's record may unpack to this much; a crafted one must not fill the memory.
+MAX_DATA_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A task that this worker holds, or what stood in its place.
+
+    Attributes:
+        started: Redis's time of the claim, in seconds since 1970.
+        task: None when the record cannot be run; `error` says why.
+        max_retries: The task's own word; None: the handler's policy decides.
+        is_ghost: The queue held an ID without a record: there is nothing to claim.
+    """
+
+    task_id: str
+    execution_id: str
+    queue: str
+    started: str
+    retention_s: int
+    task: Task | None
+    max_retries: int | None = None
+    error: Exception | None = None
+    is_ghost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to store; its payload is JSON."""
+
+    id: str
+    type: str
+    payload: bytes
+    options: TaskOptions
+
+    @property
+    def unique_key(self) -> str:
+        """The key of its unique lock: queue, type and payload, as Asynq's, but of the value and not the bytes."""
+        digest = hashlib.sha256(canonical(self.payload)).hexdigest()
+        return keys.unique(self.options.queue, self.type, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that failed, and what becomes of the task.
+
+    Attributes:
+        error: One line, for lists.
+        traceback: The whole story.
+        max_retries: Of the task, after its own word and its handler's policy.
+    """
+
+    error: str
+    traceback: str
+    decision: Decision
+    max_retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A claim that ended well, and its result as JSON (empty: none)."""
+
+    claim: Claim
+    result: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """An attempt that is past its task's timeout by so many seconds."""
+
+    worker: str
+    task_id: str
+    late_s: float
+
+
+def job_fields(task: NewTask) -> list[str | bytes | float]:
+    """RQ's fields of the job hash, and ours, as names and values in turn.
+
+    RQ's own tools count `retries_left` down; `max_retries` stands only where the caller gave
+    it, because otherwise the handler's policy decides at the time of the failure.
+    """
+    options = task.options
+    own: dict[str, str | float | None] = {
+        "max_retries": options.max_retries,
+        "deadline": None if options.deadline is None else repr(options.deadline),
+        "unique_key": task.unique_key if options.unique_s else None,
+        "unique_until": options.unique_until if options.unique_s else None,
+        "concurrency_key": options.concurrency_key,
+        "concurrency_limit": options.concurrency_limit if options.concurrency_key else None,
+    }
+    fields: list[str | bytes | float] = [
+        "origin", options.queue,
+        "description", task.type,
+        "task_type", task.type,
+        "data", b'["%b",null,["%b",%b],{}]' % (ENTRY_POINT.encode(), task.type.encode(), task.payload),
+        "timeout", -1 if options.timeout_s is None else options.timeout_s,
+        "result_ttl", options.retention_s,
+        "failure_ttl", ARCHIVE_TTL_S,
+        "retries_left", DEFAULT_MAX_RETRIES if options.max_retries is None else options.max_retries,
+    ]  # fmt: skip
+    for name, value in own.items():
+        if value is not None:
+            fields += [name, value]
+    return fields
+
+
+def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: Mapping[bytes, bytes]) -> Claim:
+    """Check what Redis held and make a task of it."""
+    retention_s = 0
+    task, max_retries, error = None, None, None
+    try:
+        # RQ keeps what its own clients enqueued for 500 s where they said nothing.
+        default_s = 0 if b"task_type" in fields else 500
+        retention_s = max(-1, int(fields.get(b"result_ttl") or default_s))
+        max_retries = _max_retries(fields)
+        task = _to_task(task_id, queue, fields)
+    except (ForbiddenJobError, InvalidPayloadError) as refused:
+        error = refused
+    except (ValueError, OverflowError, msgspec.DecodeError) as broken:
+        error = ForbiddenJobError(f"job {task_id!r} is damaged: {broken}")
+    return Claim(task_id, execution_id, queue, started, retention_s, task, max_retries, error, not fields)
+
+
+def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> Task:
+    if not fields:
+        raise ForbiddenJobError(f"job {task_id!r} has no record; it was deleted or overwritten while it waited")
+    task_type, payload = _read_data(fields.get(b"data", b""))
+    timeout = int(fields.get(b"timeout") or DEFAULT_TIMEOUT_S)
+    deadline = fields.get(b"deadline")
+    enqueued = fields.get(b"enqueued_at")
+    request_id = payload.get("request_id") if isinstance(payload, dict) else None
+    return Task(
+        id=task_id,
+        type=task_type,
+        payload=payload,
+        queue=queue,
+        attempt=int(fields.get(b"number_of_retries") or 0) + 1,
+        timeout_s=float(timeout) if timeout > 0 else None,
+        deadline=datetime.fromtimestamp(float(deadline), UTC) if deadline else None,
+        enqueued_at=datetime.fromisoformat(enqueued.decode()) if enqueued else None,
+        request_id=request_id if isinstance(request_id, str) else None,
+        retry_intervals_s=tuple(msgspec.json.decode(fields.get(b"retry_intervals") or b"[]", type=list[float])),
+    )
+
+
+def _max_retries(fields: Mapping[bytes, bytes]) -> int | None:
+    """The task's own word; None: the handler's policy decides."""
+    if b"max_retries" in fields:
+        return int(fields[b"max_retries"])
+    if b"task_type" in fields or b"retries_left" not in fields:
+        return None
+    # A plain RQ client's Retry(max=…), which RQ counts down.
+    return int(fields.get(b"number_of_retries") or 0) + int(fields[b"retries_left"])
+
+
+def _read_data(data: bytes) -> tuple[str, Any]:
+    """Task type and payload from RQ's call: ``[function, instance, args, kwargs]`` as JSON.
+
+    Only the call of our own entry point is a task; nothing else is imported, and pickle is
+    never loaded.
+    """
+    if data[:1] == b"x":  # zlib's first byte; RQ compresses what its own clients enqueue
+        unpacker = zlib.decompressobj()
+        try:
+            data = unpacker.decompress(data, MAX_DATA_BYTES)
+        except zlib.error as error:
+            raise ForbiddenJobError(f"its data cannot be unpacked: {error}") from error
+        if unpacker.unconsumed_tail:
+            raise ForbiddenJobError(f"its data unpacks to more than {MAX_DATA_BYTES} bytes")
+    try:
+        function, _, args, _ = msgspec.json.decode(data, type=tuple[str, Any, list[Any], Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ForbiddenJobError(
+            "its data is not JSON of a call; pickled jobs are never loaded, enqueue with RQ's JSONSerializer"
+        ) from error
+    if function != ENTRY_POINT:
+        raise ForbiddenJobError(f"function {function!r} is not a registered task; it was not imported")
+    if len(args) != 2 or not isinstance(args[0], str):
+        raise ForbiddenJobError("its arguments are not [task type, payload]")
+    try:
+        return check_type(args[0]), args[1]
+    except InvalidTaskError as error:
+        raise ForbiddenJobError(str(error)) from error

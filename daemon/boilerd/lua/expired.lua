@@ -1,0 +1,35 @@
+-- Find claims whose lease ran out: their hosts are gone, or cut off.
+--
+-- KEYS: none.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most.
+-- Returns for each: {worker name ('' where nobody knows), job ID, execution ID, queue, started (epoch), the flat
+--   job hash}. Claims of jobs that exist no longer are dropped, and not returned.
+-- Touches for every queue in rq:queues: rq:wip:Q (reads; ZREM where the job is gone); for every key in
+--   boilerd:keys: boilerd:waiting:KEY (LPOP), and rq:queue:Q (LPUSH) of the tasks that may run.
+
+-- Every key for which tasks wait: should a call have been lost, with a record that was deleted, it is made up for.
+for _, key in ipairs(call('SMEMBERS', OWN .. ':keys')) do call_waiting(key, now()) end
+
+local limit = tonumber(ARGV[3])
+local seconds = now()
+local prefix = RQ .. ':queue:'
+local found = {}
+
+for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
+  local queue = queue_key:sub(#prefix + 1)
+  local wip = RQ .. ':wip:' .. queue
+  for _, claim in ipairs(call('ZRANGEBYSCORE', wip, '-inf', stamp(seconds), 'LIMIT', 0, limit - #found)) do
+    local job, eid = claim:match('^(.*):([^:]*)$')
+    if not job or call('TYPE', RQ .. ':job:' .. job).ok ~= 'hash' then
+      local key = call('HGET', RQ .. ':execution:' .. claim, 'concurrency_key')
+      call('ZREM', wip, claim)
+      if key then leave_key(job, key, seconds) end
+    else
+      local worker = call('HGET', RQ .. ':job:' .. job, 'worker_name') or ''
+      local started = call('HGET', RQ .. ':execution:' .. claim, 'created_at') or stamp(seconds)
+      found[#found + 1] = {worker, job, eid, queue, started, call('HGETALL', RQ .. ':job:' .. job)}
+    end
+  end
+  if #found >= limit then return found end
+end
+return found

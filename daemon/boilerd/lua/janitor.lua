@@ -1,0 +1,24 @@
+-- Delete what outlived its retention, from the registries that RQ's own tools list.
+--
+-- KEYS: none.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most.
+-- Returns how many were removed.
+-- Touches for every queue in rq:queues: rq:failed:Q, rq:finished:Q (ZREM), rq:job:ID, rq:results:ID (DEL),
+--   boilerd:unique:….
+
+local limit = tonumber(ARGV[3])
+local seconds = now()
+local prefix = RQ .. ':queue:'
+local removed = 0
+
+for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
+  for _, kind in ipairs({'failed', 'finished'}) do
+    local queue = queue_key:sub(#prefix + 1)
+    local registry = RQ .. ':' .. kind .. ':' .. queue
+    local old = call('ZRANGEBYSCORE', registry, '-inf', stamp(seconds), 'LIMIT', 0, limit - removed)
+    for _, job in ipairs(old) do forget(kind, queue, job) end
+    removed = removed + #old
+    if removed >= limit then return removed end
+  end
+end
+return removed

@@ -1,0 +1,17 @@
+-- Take a tick of a periodic task, once on however many hosts, and store its task.
+--
+-- KEYS: none.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 name of the entry, 4 tick (epoch), then, unless the tick is only to
+--   be passed over, one task as enqueue.lua has them.
+-- Returns {1} when the tick was taken, with the answer of store.lua where there was a task; {0} when
+--   another host had taken it, or a later one.
+-- Touches: boilerd:cron (hash: name → last tick; expires 400 days after the last tick of all), and what
+--   enqueue.lua touches.
+
+local ticks = OWN .. ':cron'
+if tonumber(call('HGET', ticks, ARGV[3]) or 0) >= tonumber(ARGV[4]) then return {0} end
+call('HSET', ticks, ARGV[3], ARGV[4])
+call('EXPIRE', ticks, 400 * 86400)
+if #ARGV == 4 then return {1} end
+local answer = store(5)
+return {1, answer}

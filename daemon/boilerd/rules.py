@@ -1,0 +1,95 @@
+"""The application's rules applied to claims: what becomes of attempts that failed."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+from boilerd.broker import Broker
+from boilerd.errors import describe
+from boilerd.jobs import Claim, Failure
+from boilerd.logs import log_context
+from boilerd.mux import Handler, ServeMux
+from boilerd.retry import Decision, Hooks, RetryPolicy, Verdict, decide
+from boilerd.task import Task
+
+logger = logging.getLogger("boilerd.task")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How to run a task, and what becomes of one that failed.
+
+    Attributes:
+        handler: Runs a task: the mux with its middleware.
+        policy: The retry policy of a task type.
+        hooks: Asked and told when an attempt fails.
+    """
+
+    handler: Handler
+    policy: Callable[[str], RetryPolicy]
+    hooks: Hooks
+
+    @classmethod
+    def of(cls, mux: ServeMux, default: RetryPolicy, middleware: Callable[[Handler], Handler]) -> "Rules":
+        """What `mux` says; `default` is the policy of handlers that have none of their own."""
+        return cls(middleware(mux), lambda task_type: mux.policy(task_type) or default, mux.hooks)
+
+    def prepare(self, claim: Claim, task: Task) -> Task:
+        """The claimed task with its final number of retries: its own word, else its policy's."""
+        own = claim.max_retries
+        return replace(task, max_retries=self.policy(task.type).max_retries if own is None else own)
+
+    def judge(self, task: Task, error: BaseException, traceback: str) -> Failure:
+        """Tell the application of the error, then decide. Hooks that raise are logged, and ignored."""
+        policy = self.policy(task.type)
+        with _context(task):
+            if self.hooks.error_handler:
+                try:
+                    self.hooks.error_handler(task, error)
+                except Exception:
+                    logger.exception("error_handler raised")
+            try:
+                decision = decide(error, task, policy, self.hooks)
+            except Exception:
+                logger.exception("is_failure or retry_delay raised")
+                decision = decide(error, task, policy, Hooks())
+        return Failure(describe(error), traceback, decision, task.max_retries)
+
+    def bury(self, broker: Broker, worker: str, claim: Claim, error: BaseException) -> None:
+        """Count an attempt whose worker is gone as a failed one."""
+        if claim.task is None:
+            refuse(broker, worker, claim)
+            return
+        task = self.prepare(claim, claim.task)
+        line = describe(error)
+        with _context(task):
+            logger.error("task failed", extra={"error": line})
+        settle(broker, worker, claim, self.judge(task, error, line))
+
+
+def _context(task: Task) -> AbstractContextManager[None]:
+    return log_context(task_id=task.id, task_type=task.type, queue=task.queue, attempt=task.attempt)
+
+
+def settle(broker: Broker, worker: str, claim: Claim, failure: Failure) -> None:
+    """Write what was decided, and say so."""
+    fields = {"task_id": claim.task_id, "queue": claim.queue}
+    done = broker.fail(worker, claim, failure)
+    if done is None:
+        logger.warning("outcome dropped, the lease was lost", extra=fields)
+    elif done is Verdict.RETRY:
+        logger.info("task will be retried", extra={**fields, "delay_s": round(failure.decision.delay_s, 3)})
+    elif done is Verdict.ARCHIVE:
+        logger.warning("task archived", extra={**fields, "error": failure.error})
+    else:
+        logger.info("task dropped", extra=fields)
+
+
+def refuse(broker: Broker, worker: str, claim: Claim) -> None:
+    """Archive what is no task of ours."""
+    line = describe(claim.error) if claim.error else "the record is missing"
+    with log_context(task_id=claim.task_id, queue=claim.queue):
+        logger.error("task refused", extra={"error": line})
+    if not claim.is_ghost:
+        settle(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))

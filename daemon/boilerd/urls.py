@@ -1,0 +1,46 @@
+"""URLs of a Redis: checked, and shown without their passwords."""
+
+import re
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from boilerd.errors import ConfigError
+
+MASK = "********"
+
+SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://")
+
+#: Not urlsplit: a password with / ? # [ in it, unquoted, is the likeliest mistake of all.
+_CREDENTIALS = re.compile(
+    r"(?P<scheme>[\w+.-]*:?//|(?![\w+.-]*:?//))(?P<user>[^:/@]*)(:.*)?@(?P<rest>[^@]*)", re.DOTALL
+)
+_PASSWORD_IN_QUERY = re.compile(r"(?<=[?&]password=)[^&#]*")
+
+
+def mask_url(url: str) -> str:
+    """The URL, or what was meant to be one, without its password."""
+    if match := _CREDENTIALS.fullmatch(url):
+        url = f"{match['scheme']}{match['user']}:{MASK}@{match['rest']}"
+    return _PASSWORD_IN_QUERY.sub(MASK, url)
+
+
+def check_url(url: str) -> None:
+    """Raise ConfigError, without the password, for what is no URL of a Redis."""
+    if not url.startswith(SCHEMES):
+        raise ConfigError(f"redis_url: {mask_url(url)!r} does not begin with one of {', '.join(SCHEMES)}")
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in {"redis", "rediss"}:
+            _ = parts.port
+        is_cut = parts.scheme != "unix" and "@" in parts.path + parts.query + parts.fragment
+    except ValueError:
+        is_cut = True
+    if is_cut:
+        raise ConfigError(
+            f"redis_url: {mask_url(url)!r} is no URL; in its password write / ? # [ @ as %2F %3F %23 %5B %40"
+        )
+
+
+def socket_url(path: Path) -> str:
+    """The URL of a Unix socket."""
+    return f"unix://{quote(str(path))}"
