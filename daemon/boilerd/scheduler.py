@@ -45,6 +45,10 @@ CLEAN_EVERY_S = 10.0
 #: Due tasks of a burst of retries are forwarded together; adds so much to a delay at most.
 FORWARD_PAUSE_S = 0.01
 
+#: Redis looks ten times a second (its ``hz``) for blocked clients whose time is over, so the last
+#: bit before something is due is slept here.
+BLOCKED_LATE_S = 0.1
+
 
 class Scheduler:
     """Runs the duties until told to stop.
@@ -133,13 +137,15 @@ class Scheduler:
         """Sleep until something is due, a task is scheduled that is due soon, or a TERM comes."""
         if seconds <= 0:
             return
-        if self._stop.interruptibly(lambda: self._patience.call(lambda: self._listen(min(seconds, 1.0)))):
-            return
-        self._subscriber.stop()
-        self._broker.connection.connection_pool.disconnect()
+        if seconds <= BLOCKED_LATE_S:
+            self._stop.pause(seconds)
+        elif not self._stop.interruptibly(lambda: self._patience.call(lambda: self._listen(seconds))):
+            self._subscriber.stop()
+            self._broker.connection.connection_pool.disconnect()
 
     def _listen(self, seconds: float) -> None:
-        if self._broker.wait_for_alarm(max(seconds, 0.001)):
+        # At most a second, to see whether the parent is still there.
+        if self._broker.wait_for_alarm(min(max(seconds - BLOCKED_LATE_S, 0.01), 1.0)):
             self._duties[1].due_s = time.monotonic()
 
     def _kill(self, slot: int, task_id: str, late_s: float) -> None:
