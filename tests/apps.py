@@ -32,6 +32,12 @@ def fail(task: Task) -> None:
     raise RuntimeError(f"failed as told: {task.payload}")
 
 
+@mux.handle("test:late")
+def late(task: Task) -> None:
+    time.sleep(task.payload)
+    raise RuntimeError("too late")
+
+
 @mux.handle("test:swallow")
 def swallow(task: Task) -> None:
     """A handler that catches every Exception and goes on."""

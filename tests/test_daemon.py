@@ -501,6 +501,43 @@ def test_an_outage_of_the_broker_is_told_once_and_waited_for(start_daemon: Start
         server.stop()
 
 
+def test_a_failure_is_judged_once_and_written_after_the_outage(start_daemon: StartDaemon, directory: Path) -> None:
+    server = Valkey(directory, "--appendonly", "yes", "--appendfsync", "always").start()
+    try:
+        daemon = start_daemon("--concurrency", "1", redis_url=server.url).ready()
+        task_id = daemon.enqueue("test:late", "0.5", "--max-retries", "0")
+        daemon.wait_for("task started", task_id=task_id)
+        server.stop()
+        daemon.wait_for("broker unavailable, waiting", worker="worker:0")
+
+        server.start()
+
+        assert "too late" in daemon.wait_for("task archived", task_id=task_id)["error"]
+        assert len(daemon.lines("error handler", task_id=task_id)) == 1
+        assert daemon.stop() == 0
+    finally:
+        server.stop()
+
+
+def test_a_drain_during_an_outage_writes_what_has_ended(start_daemon: StartDaemon, directory: Path) -> None:
+    server = Valkey(directory, "--appendonly", "yes", "--appendfsync", "always").start()
+    try:
+        daemon = start_daemon("--concurrency", "1", "--shutdown-timeout", "15", redis_url=server.url).ready()
+        task_id = daemon.enqueue("test:late", "0.5", "--max-retries", "0")
+        daemon.wait_for("task started", task_id=task_id)
+        server.stop()
+        daemon.wait_for("broker unavailable, waiting", worker="worker:0")
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for("worker stopped accepting new tasks")
+
+        server.start()
+
+        daemon.wait_for("task archived", task_id=task_id)
+        assert daemon.wait() == 0
+    finally:
+        server.stop()
+
+
 def test_a_daemon_stops_in_time_while_its_broker_is_away(start_daemon: StartDaemon, directory: Path) -> None:
     server = Valkey(directory).start()
     daemon = start_daemon("--concurrency", "2", redis_url=server.url).ready()

@@ -33,7 +33,6 @@ from boilerd.outage import Patience
 from boilerd.queues import ClaimOrder
 from boilerd.rules import Rules, refuse, settle
 from boilerd.signals import StopRequest
-from boilerd.task import Task
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -106,6 +105,7 @@ class Worker(BaseWorker):
         self._patience = Patience(self._pause)
         self._stop = StopRequest(lambda: self._execution.drain(limits.drain_s))
         self._is_unsure = False
+        self._is_writing = False
         self._completions: list[Completion] = []
         self._done = 0
         # Jitter, so that workers that started together are not replaced together.
@@ -181,7 +181,7 @@ class Worker(BaseWorker):
     def _perform(self, claim: Claim) -> bool:
         """Run the claimed task; False when the shutdown timeout cut it short."""
         if claim.task is None:
-            self._patience.call(functools.partial(refuse, self._broker, self.name, claim))
+            self._write(functools.partial(refuse, self._broker, self.name, claim))
             return True
         task = self._rules.prepare(claim, claim.task)
         self._show(f"running {task.type} {task.id}")
@@ -193,14 +193,19 @@ class Worker(BaseWorker):
             # A result that nobody can look at is not sent.
             self._completions.append(Completion(claim, encode_result(outcome.result) if claim.retention_s else b""))
         elif isinstance(outcome, Failed):
-            self._patience.call(functools.partial(self._fail, claim, task, outcome))
+            # Judged once, however often it takes to write it: the application's hooks are told.
+            failure = self._rules.judge(task, outcome.error, outcome.traceback)
+            self._write(functools.partial(settle, self._broker, self.name, claim, failure))
         else:
-            self._patience.call(functools.partial(self._release, claim))
+            self._write(functools.partial(self._release, claim))
             return False
         return True
 
-    def _fail(self, claim: Claim, task: Task, outcome: Failed) -> None:
-        settle(self._broker, self.name, claim, self._rules.judge(task, outcome.error, outcome.traceback))
+    def _write(self, action: Callable[[], None]) -> None:
+        """Write an outcome, through an outage if there is one: until it is written, or the drain is over."""
+        self._is_writing = True
+        self._patience.call(action)
+        self._is_writing = False
 
     def _release(self, claim: Claim) -> None:
         for task_id in self._broker.release(self.name):
@@ -226,11 +231,12 @@ class Worker(BaseWorker):
         """Sleep during an outage; False: not any longer, the drain leaves no time or there is nothing to save."""
         if os.getppid() != self._parent:
             self._stop.make()
-        if not self._stop:
+        if self._stop:
+            select.select([], [], [], min(seconds, 0.2))
+        else:
             self._stop.pause(seconds)
-            return True
-        select.select([], [], [], min(seconds, 0.2))
-        return bool(self._completions) and self._stop.age_s() < self._limits.drain_s
+        has_outcome = self._is_writing or bool(self._completions)
+        return not self._stop or (has_outcome and self._stop.age_s() < self._limits.drain_s)
 
     def _is_worn_out(self) -> bool:
         if self._limits.max_tasks and self._done >= self._last_task:
