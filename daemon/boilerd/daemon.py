@@ -43,6 +43,10 @@ BROKER, SCHEDULER, WORKERS = 100, 200, 300
 #: Valkey writes what is left of its file before it ends.
 BROKER_STOP_S = 30.0
 SCHEDULER_STOP_S = 1.0
+#: How often the idle workers of a host look at the queues by themselves, all together, and how
+#: long one of them sleeps at most: half as long again must be below the 5 s that a command may take.
+LOOKS_A_SECOND = 4
+LONGEST_IDLE_S = 3.0
 #: 108 bytes fit in a socket's address; Supervisor first binds to a name with its pid appended.
 LONGEST_SOCKET_PATH = 96
 
@@ -157,7 +161,13 @@ class Boilerd:
                 title=title,
                 order=ClaimOrder(settings.queues, is_strict=settings.strict_priority),
                 rules=self._rules,
-                limits=Limits(settings.shutdown_timeout, settings.max_tasks, settings.max_memory, self._is_burst),
+                limits=Limits(
+                    settings.shutdown_timeout,
+                    settings.max_tasks,
+                    settings.max_memory,
+                    self._is_burst,
+                    idle_s=min(max(1.0, settings.concurrency / LOOKS_A_SECOND), LONGEST_IDLE_S),
+                ),
                 last_exit=self._board.last_exit(slot),
                 on_boot=lambda: self._board.mark_booted(slot),
             )

@@ -144,8 +144,8 @@ class Scheduler:
             self._broker.connection.connection_pool.disconnect()
 
     def _listen(self, seconds: float) -> None:
-        # At most a second, to see whether the parent is still there.
-        if self._broker.wait_for_alarm(min(max(seconds - BLOCKED_LATE_S, 0.01), 1.0)):
+        # Not much longer, to see whether the parent is still there where the kernel does not tell.
+        if self._broker.wait_for_alarm(min(max(seconds - BLOCKED_LATE_S, 0.01), 2.0)):
             self._duties[1].due_s = time.monotonic()
 
     def _kill(self, slot: int, task_id: str, late_s: float) -> None:

@@ -36,10 +36,6 @@ from boilerd.signals import StopRequest
 
 logger = logging.getLogger("boilerd.worker")
 
-#: About how long an idle worker sleeps. Tasks of boilerd's clients ring a bell; those that plain
-#: RQ clients push are found when the next worker wakes up: they are out of step.
-IDLE_S = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -50,12 +46,16 @@ class Limits:
         max_tasks: Tasks until it is replaced by a fresh one; 0: never.
         max_memory: Resident bytes that it may have after a task; 0: any.
         is_burst: Whether it ends when nothing is left to do.
+        idle_s: About how long it sleeps when nothing is to do. Tasks of boilerd's clients ring a
+            bell; those that plain RQ clients push are found when the next worker of the host
+            wakes up: they are out of step.
     """
 
     drain_s: float = 30.0
     max_tasks: int = 0
     max_memory: int = 0
     is_burst: bool = False
+    idle_s: float = 1.0
 
 
 class Worker(BaseWorker):
@@ -219,8 +219,8 @@ class Worker(BaseWorker):
             self._rules.bury(self._broker, self.name, claim, died)
 
     def _wait(self) -> None:
-        """Sleep until the bell rings, at most a second and a half; a TERM ends it."""
-        timeout_s = IDLE_S * (0.5 + random.random())
+        """Sleep until the bell rings, or for about `idle_s`; a TERM ends it."""
+        timeout_s = self._limits.idle_s * (0.5 + random.random())
         if not self._stop.interruptibly(
             lambda: self._patience.call(lambda: self._broker.wait(self._order.names, timeout_s))
         ):
