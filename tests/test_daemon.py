@@ -28,6 +28,12 @@ def children_of(daemon: RunningDaemon) -> dict[str, int]:
     return {process["name"]: process["pid"] for process in daemon.processes()}
 
 
+def supervisorctl(daemon: RunningDaemon, *words: str) -> subprocess.CompletedProcess[str]:
+    socket = daemon.directory / "run" / "control.sock"
+    tool = [str(Path(sys.executable).parent / "supervisorctl"), "-s", f"unix://{socket}"]
+    return subprocess.run([*tool, *words], capture_output=True, text=True, timeout=30, check=False)
+
+
 def titles(daemon: RunningDaemon) -> list[str]:
     pids = ",".join(str(pid) for pid in (daemon.pid, *children_of(daemon).values()))
     shown = subprocess.run(["ps", "-o", "args=", "-p", pids], capture_output=True, text=True, check=True)
@@ -114,16 +120,54 @@ def test_ps_tells_what_each_process_is(start_daemon: StartDaemon, client: Client
 def test_supervisors_own_tool_works_on_the_control_socket(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "3").ready()
     socket = daemon.directory / "run" / "control.sock"
-    tool = [str(Path(sys.executable).parent / "supervisorctl"), "-s", f"unix://{socket}"]
 
-    shown = subprocess.run([*tool, "status"], capture_output=True, text=True, check=False).stdout
+    shown = supervisorctl(daemon, "status").stdout
 
     assert [line.split()[0] for line in shown.splitlines()] == ["scheduler", "worker:0", "worker:1", "worker:2"]
     before = daemon.pid_of("worker:1")
-    subprocess.run([*tool, "restart", "worker:1"], capture_output=True, check=True, timeout=30)
+    supervisorctl(daemon, "restart", "worker:1")
     assert daemon.pid_of("worker:1") not in {0, before}
     assert oct(socket.stat().st_mode & 0o777) == "0o700"
     assert oct(socket.parent.stat().st_mode & 0o777) == "0o700"
+
+
+def test_what_supervisorctl_stops_stays_stopped_until_it_is_started(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "2", redis_url=None).ready()
+    wait_until(lambda: all(p["state"] == "RUNNING" for p in daemon.processes()), "all processes run")
+
+    stopped = supervisorctl(daemon, "stop", "worker:*")
+
+    assert stopped.stdout.count("stopped") == 2
+    assert {p["name"]: p["state"] for p in daemon.processes() if p["name"].startswith("worker")} == {
+        "worker:0": "STOPPED",
+        "worker:1": "STOPPED",
+    }
+    supervisorctl(daemon, "start", "worker:1")
+    daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1"))
+    assert daemon.stop() == 0
+
+
+def test_the_broker_is_not_stopped_under_its_workers(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "1", redis_url=None).ready()
+    broker = daemon.pid_of("valkey")
+
+    refused = supervisorctl(daemon, "stop", "valkey")
+    supervisorctl(daemon, "restart", "all")
+
+    assert "workers need it" in refused.stdout + refused.stderr
+    assert daemon.pid_of("valkey") == broker
+    daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1"))
+
+
+def test_a_reload_is_refused_and_stops_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+
+    refused = supervisorctl(daemon, "reload")
+    daemon.signal(signal.SIGHUP)
+
+    daemon.wait_for("reload is not supported; restart the daemon instead")
+    assert "reload is not supported" in refused.stdout + refused.stderr
+    daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1"))
 
 
 def test_rqs_own_tool_lists_the_workers_and_the_queues(start_daemon: StartDaemon, valkey: Valkey) -> None:
