@@ -20,6 +20,7 @@ import redis
 from boilerd import keys
 from boilerd.connection import text, translated
 from boilerd.errors import BoilerdError, BrokerError, DuplicateTaskError, QueueFullError, TaskIdConflictError
+from boilerd.failpoints import failpoint
 from boilerd.jobs import Claim, Completion, Failure, NewTask, Overdue, job_fields, to_claim
 from boilerd.retry import Verdict
 from boilerd.task import ARCHIVE_TTL_S, TaskState
@@ -251,8 +252,11 @@ class Broker:
         return f"{name} {version}"
 
     def _run(self, script: str, args: Sequence[str | bytes | float]) -> Any:
+        failpoint(f"before-{script}")
         with translated():
-            return self._scripts[script](args=[keys.RQ, keys.OWN, *args])
+            answer = self._scripts[script](args=[keys.RQ, keys.OWN, *args])
+        failpoint(f"after-{script}")
+        return answer
 
 
 @functools.cache

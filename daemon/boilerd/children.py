@@ -20,6 +20,7 @@ from supervisor.states import ProcessStates
 
 from boilerd.board import Board
 from boilerd.exitcodes import DONE, OK, RECYCLED, TIMED_OUT, describe_exit
+from boilerd.failpoints import failpoint
 from boilerd.signals import HANDLED, restore_defaults
 
 logger = logging.getLogger("boilerd.supervisor")
@@ -42,6 +43,7 @@ class Child(Subprocess):  # type: ignore[misc]
         return pid
 
     def _spawn_as_parent(self, pid: int) -> int:
+        failpoint("supervisor-forked")
         self.config.board.put(self.config.slot, pid)
         logger.debug("process started", extra={"child": self.full_name, "child_pid": pid})
         return int(super()._spawn_as_parent(pid))

@@ -33,6 +33,7 @@ from supervisor.xmlrpc import Faults, RPCError
 from boilerd.children import end_with_parent
 from boilerd.errors import BootError
 from boilerd.exitcodes import DONE
+from boilerd.failpoints import failpoint
 from boilerd.signals import SignalInbox, restore_defaults
 
 logger = logging.getLogger("boilerd.supervisor")
@@ -218,6 +219,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         # What an administrator cut short long ago is no part of this drain.
         self.options.timed_out.clear()
         self._on_drain()
+        failpoint("supervisor-drains")
         logger.info("worker stopped accepting new tasks")
 
     def _workers_are_done(self) -> bool:

@@ -28,6 +28,7 @@ from boilerd.connection import translated
 from boilerd.errors import BrokerError, WorkerDiedError
 from boilerd.execution import Completed, Execution, Failed, encode_result
 from boilerd.exitcodes import DONE, FAILED, OK, RECYCLED, TIMED_OUT, describe_exit
+from boilerd.failpoints import failpoint
 from boilerd.jobs import Claim, Completion
 from boilerd.outage import Patience
 from boilerd.queues import ClaimOrder
@@ -186,7 +187,9 @@ class Worker(BaseWorker):
         task = self._rules.prepare(claim, claim.task)
         self._show(f"running {task.type} {task.id}")
         deadline_in_s = task.deadline.timestamp() - float(claim.started) if task.deadline else None
+        failpoint("before-handler")
         outcome = self._execution.run(task, Attempt(self._broker, claim, self._execution), deadline_in_s=deadline_in_s)
+        failpoint("after-handler")
         self._show("waiting")
         self._done += 1
         if isinstance(outcome, Completed):

@@ -1,0 +1,65 @@
+"""Other processes of this machine: does one live, and is it still the one that was meant?
+
+Linux tells through /proc. Elsewhere a process that exists is taken for the one that was meant,
+and none is known across a restart.
+"""
+
+import os
+from pathlib import Path
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process with this ID exists; 0 stands for none."""
+    if not pid:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether it was stopped by a signal (not by a debugger): it does nothing until it is told to go on."""
+    return _stat(pid)[:1] == ["T"]
+
+
+def birthmark(pid: int | None = None) -> str:
+    """What tells a process from all others: boot, PID namespace, ID and start time; empty where that is not known.
+
+    Args:
+        pid: Of a process in our namespace; this one without it.
+    """
+    fields = _stat(pid or os.getpid())
+    # Field 22 of /proc/PID/stat, see proc(5), counted from the state; in ticks since the boot.
+    return f"{home()}/{pid or os.getpid()}/{fields[19]}" if fields and home() else ""
+
+
+def home() -> str:
+    """This boot and this PID namespace: where process IDs mean the same; empty where that is not known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        namespace = Path("/proc/self/ns/pid").readlink().name
+    except OSError:
+        return ""
+    return f"{boot}/{namespace}"
+
+
+def is_dead(mark: str) -> bool:
+    """Whether the process with this birthmark is known to have ended; False where nothing is known."""
+    place, _, rest = mark.rpartition("/")[0].rpartition("/")
+    if not place or place != home() or not rest.isdecimal():
+        return False
+    fields = _stat(int(rest))
+    return not fields or fields[0] in {"Z", "X"} or birthmark(int(rest)) != mark
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on; none where there is no such process."""
+    try:
+        # The program's name, in brackets before, may hold anything.
+        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return []
