@@ -33,8 +33,8 @@ class Attempt:
     def remaining_s(self) -> float:
         return FOREVER_S
 
-    def is_cancelled(self) -> bool:
-        return False
+    def cancellation(self) -> str:
+        return ""
 
     def write_result(self, result: Any) -> bool:
         return True

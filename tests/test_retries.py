@@ -297,6 +297,9 @@ def test_a_host_that_is_gone_loses_its_task_to_another(start_daemon: StartDaemon
         os.kill(pid, signal.SIGKILL)
     (pair,) = (member for member, _ in client.connection.zscan_iter(keys.wip("default")))
     client.connection.zadd(keys.wip("default"), {pair: 1.0})
+    for worker in client.connection.smembers(keys.WORKERS):
+        # On another host nobody can tell that they are dead.
+        client.connection.hset(worker, mapping={"birthmark": "elsewhere/pid/1/1", "supervisor": "elsewhere/pid/1/1"})
 
     second = start_daemon("--concurrency", "1")
 

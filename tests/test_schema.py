@@ -215,8 +215,8 @@ class _Idle:
     def remaining_s(self) -> float:
         return 60.0
 
-    def is_cancelled(self) -> bool:
-        return False
+    def cancellation(self) -> str:
+        return ""
 
     def write_result(self, result: Any) -> bool:
         return True

@@ -10,7 +10,8 @@ import importlib.resources
 import itertools
 import uuid
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,8 @@ ARCHIVE_LIMIT = 10_000
 #: Tasks in one enqueue script: bounds how long Redis serves nobody else, to about 5 ms.
 BATCH = 500
 _SCRIPTS = (
-    "advance", "birth", "cancel", "enqueue", "expired", "extend", "fail", "forward", "janitor", "mark", "release",
-    "result", "tick",
+    "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "janitor", "mark",
+    "release", "result", "tick",
 )  # fmt: skip
 
 
@@ -119,8 +120,33 @@ class Broker:
             for worker, task_id, eid, queue, started, flat in self._run("expired", [100])
         ]
 
-    def fail(self, worker: str, claim: Claim, failure: Failure) -> Verdict | None:
+    def registered(self) -> dict[str, tuple[str, str]]:
+        """Name of each registered worker → the birthmarks of its process and of its supervisor's ('': not known)."""
+        with self._talking():
+            found = [text(key) for key in self.connection.smembers(keys.WORKERS)]
+            with self.connection.pipeline(transaction=False) as pipeline:
+                for key in found:
+                    pipeline.hmget(key, "birthmark", "supervisor")
+                marks = pipeline.execute(raise_on_error=False)  # a stranger may have put anything there
+        prefix = keys.worker("")
+        return {
+            key.removeprefix(prefix): (text(pair[0] or b""), text(pair[1] or b""))
+            for key, pair in zip(found, marks, strict=True)
+            if isinstance(pair, list)
+        }
+
+    def forget_worker(self, worker: str) -> None:
+        """Take a dead worker out of the registry; what it held must have been settled."""
+        self._run("death", [worker])
+
+    def fail(self, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False) -> Verdict | None:
         """Record a failed attempt, and do with the task what was decided.
+
+        Args:
+            worker: Name of the worker that had the claim.
+            claim: What it had.
+            failure: What went wrong, and what was decided.
+            is_taken: The claim is taken from it, and it may live and not know.
 
         Returns:
             What was done: archived instead of retried where the task was cancelled meanwhile;
@@ -131,7 +157,7 @@ class Broker:
         decision = failure.decision
         args: list[str | bytes | float] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
         args += [line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]
-        done = text(self._run("fail", [*args, ARCHIVE_TTL_S, ARCHIVE_LIMIT]))
+        done = text(self._run("fail", [*args, ARCHIVE_TTL_S, ARCHIVE_LIMIT, int(is_taken)]))
         return Verdict(done) if done else None
 
     def release(self, worker: str, *, keep: Collection[str] = ()) -> list[str]:
@@ -144,15 +170,16 @@ class Broker:
         return [text(task_id) for task_id in self._run("release", [worker, *keep])]
 
     def held(self, worker: str) -> list[Claim]:
-        """What the worker holds, oldest first."""
+        """What the worker holds a lease of, oldest first."""
         found = []
-        with translated():
+        with self._talking():
             for member in self.connection.smembers(keys.worker_executions(worker)):
                 pair = text(member)
                 task_id, _, execution_id = pair.rpartition(":")
                 fields: dict[Any, Any] = self.connection.hgetall(keys.job(task_id))
                 started = self.connection.hget(keys.execution(pair), "created_at") or b"0"
-                if queue := fields.get(b"origin"):
+                queue = fields.get(b"origin")
+                if queue and self.connection.zscore(keys.wip(text(queue)), pair) is not None:
                     found.append(to_claim(execution_id, task_id, text(queue), text(started), fields))
         return sorted(found, key=lambda claim: float(claim.started))
 
@@ -174,10 +201,15 @@ class Broker:
         """Note that the running task is to be cancelled; False: it does not run."""
         return bool(self._run("mark", [task_id]))
 
-    def is_cancelled(self, task_id: str) -> bool:
-        """Whether that was noted."""
-        with translated():
-            return self.connection.hget(keys.job(task_id), "cancel_requested") is not None
+    def cancellation(self, claim: Claim) -> str:
+        """Why a running task is not wanted any more; empty when it is."""
+        with self._talking(), self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.hget(keys.job(claim.task_id), "cancel_requested")
+            pipeline.zscore(keys.wip(claim.queue), f"{claim.task_id}:{claim.execution_id}")
+            is_cancelled, lease = pipeline.execute()
+        if lease is None:
+            return "the lease was lost, the task is not this worker's any more"
+        return "cancelled on request" if is_cancelled else ""
 
     def write_result(self, claim: Claim, result: bytes) -> bool:
         """Show a running task's result so far; False when the lease is lost."""
@@ -195,12 +227,12 @@ class Broker:
 
     def last_ticks(self) -> dict[str, float]:
         """Name of a periodic task → its last tick."""
-        with translated():
+        with self._talking():
             return {text(name): float(tick) for name, tick in self.connection.hgetall(keys.CRON).items()}
 
     def now(self) -> float:
         """Redis's time, in seconds since 1970."""
-        with translated():
+        with self._talking():
             seconds, micros = self.connection.time()
         return float(seconds) + float(micros) / 1e6
 
@@ -210,7 +242,7 @@ class Broker:
 
     def set_limits(self, limits: Mapping[str, int]) -> None:
         """Replace the limits of all queues: ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many."""
-        with translated(), self.connection.pipeline() as pipeline:
+        with self._talking(), self.connection.pipeline() as pipeline:
             pipeline.delete(keys.LIMITS)
             for name, value in limits.items():
                 pipeline.hset(keys.LIMITS, name, value)
@@ -221,20 +253,20 @@ class Broker:
 
         Returns:
             The attempts past their timeout or deadline; and the names of the workers whose task
-            was cancelled and still runs.
+            still runs although it was cancelled, or taken over.
         """
-        overdue, cancelled = self._run("extend", [LEASE_S, WORKER_TTL_S, *workers])
+        overdue, unwanted = self._run("extend", [LEASE_S, WORKER_TTL_S, *workers])
         late = [Overdue(text(worker), text(task_id), float(late_s)) for worker, task_id, late_s in overdue]
-        return late, [text(worker) for worker in cancelled]
+        return late, [text(worker) for worker in unwanted]
 
     def wait(self, queues: Sequence[str], timeout_s: float) -> bool:
         """Sleep until a task was enqueued, at most `timeout_s`; whether the bell rang."""
-        with translated():
+        with self._talking():
             return self.connection.blpop([keys.bell(name) for name in queues], timeout_s) is not None
 
     def wait_for_alarm(self, timeout_s: float) -> bool:
         """Sleep until a task was scheduled that is due soon, at most `timeout_s`; whether one was."""
-        with translated():
+        with self._talking():
             return self.connection.blpop([keys.ALARM], timeout_s) is not None
 
     def check(self) -> str:
@@ -243,7 +275,7 @@ class Broker:
         Raises:
             BrokerError: Not reachable, no access, or too old.
         """
-        with translated():
+        with self._talking():
             info = self.connection.info("server")
         version = str(info.get("valkey_version") or info["redis_version"])
         name, least = ("Valkey", 8) if "valkey_version" in info else ("Redis", 7)
@@ -251,9 +283,21 @@ class Broker:
             raise BrokerError(f"{name} {version} is too old; boilerd needs Redis 7 or Valkey 8, or newer")
         return f"{name} {version}"
 
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Turn redis-py's errors into ours."""
+        try:
+            with translated():
+                yield
+        except BrokerError as error:
+            if isinstance(error.__cause__, redis.exceptions.ReadOnlyError):
+                # The primary has become a replica: its name may lead to another server by now.
+                self.connection.connection_pool.disconnect()
+            raise
+
     def _run(self, script: str, args: Sequence[str | bytes | float]) -> Any:
         failpoint(f"before-{script}")
-        with translated():
+        with self._talking():
             answer = self._scripts[script](args=[keys.RQ, keys.OWN, *args])
         failpoint(f"after-{script}")
         return answer

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
@@ -60,6 +61,10 @@ class Child(Subprocess):  # type: ignore[misc]
             logger.warning("process died", extra=fields)
         if is_stopping and status in {TIMED_OUT, -signal.SIGKILL}:
             self.config.options.timed_out.append(self.full_name)
+        if status not in {OK, RECYCLED, DONE}:
+            # It led a group of its own; programs that its task started must not outlive their cause.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
         if had_booted and not is_stopping:
             # Whatever ended it, starting was not the trouble: Supervisor shall not back off and
             # give up on the slot because of tasks that kill their workers.

@@ -140,7 +140,7 @@ class DeadlineInterrupt(TaskInterrupt):
 
 
 class TaskCancelledError(TaskInterrupt):
-    """Somebody cancelled the task; it is archived and not tried again."""
+    """Somebody cancelled the task, and it is archived; or its lease was lost, and another worker has it."""
 
 
 class ShutdownTimeoutError(TaskInterrupt):

@@ -143,8 +143,8 @@ class Execution:
 
     def _look_for_cancellation(self, signum: int, frame: object) -> None:
         """The scheduler says that a task of this worker was cancelled: the one that runs now?"""
-        if self._is_running and self._runtime and self._runtime.is_cancelled():
-            self._interrupt(TaskCancelledError("cancelled on request"))
+        if self._is_running and self._runtime and (reason := self._runtime.cancellation()):
+            self._interrupt(TaskCancelledError(reason))
 
     def _interrupt(self, error: TaskInterrupt) -> None:
         """Raise it in the handler, or have its coroutine cancelled."""

@@ -56,8 +56,8 @@ class Rules:
                 decision = decide(error, task, policy, Hooks())
         return Failure(describe(error), traceback, decision, task.max_retries)
 
-    def bury(self, broker: Broker, worker: str, claim: Claim, error: BaseException) -> None:
-        """Count an attempt whose worker is gone as a failed one."""
+    def bury(self, broker: Broker, worker: str, claim: Claim, error: BaseException, *, is_taken: bool = False) -> None:
+        """Count an attempt whose worker is gone as a failed one; `is_taken`: or may live, but lost the lease."""
         if claim.task is None:
             refuse(broker, worker, claim)
             return
@@ -65,17 +65,17 @@ class Rules:
         line = describe(error)
         with _context(task):
             logger.error("task failed", extra={"error": line})
-        settle(broker, worker, claim, self.judge(task, error, line))
+        settle(broker, worker, claim, self.judge(task, error, line), is_taken=is_taken)
 
 
 def _context(task: Task) -> AbstractContextManager[None]:
     return log_context(task_id=task.id, task_type=task.type, queue=task.queue, attempt=task.attempt)
 
 
-def settle(broker: Broker, worker: str, claim: Claim, failure: Failure) -> None:
+def settle(broker: Broker, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False) -> None:
     """Write what was decided, and say so."""
     fields = {"task_id": claim.task_id, "queue": claim.queue}
-    done = broker.fail(worker, claim, failure)
+    done = broker.fail(worker, claim, failure, is_taken=is_taken)
     if done is None:
         logger.warning("outcome dropped, the lease was lost", extra=fields)
     elif done is Verdict.RETRY:

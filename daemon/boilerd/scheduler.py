@@ -25,11 +25,12 @@ from setproctitle import setproctitle
 
 from boilerd.board import VALKEY_SLOT, Board
 from boilerd.broker import BATCH, Broker
-from boilerd.errors import BrokerError, LeaseExpiredError
+from boilerd.errors import BrokerError, LeaseExpiredError, WorkerDiedError
 from boilerd.exitcodes import OK
 from boilerd.logs import log_context
 from boilerd.outage import Patience
 from boilerd.periodic import Periodic
+from boilerd.processes import is_alive, is_dead, is_stopped
 from boilerd.rules import Rules
 from boilerd.signals import StopRequest
 from boilerd.subscriber import Subscriber
@@ -101,10 +102,12 @@ class Scheduler:
         return OK
 
     def _heartbeat(self) -> float:
-        names = {self._worker_names[slot]: slot for slot in self._live_slots()}
+        # One that was stopped does nothing: its lease runs out, and another takes the task over.
+        slots = [slot for slot in self._live_slots() if not is_stopped(self._board.pid(slot))]
+        names = {self._worker_names[slot]: slot for slot in slots}
         due_s = HEARTBEAT_S
-        late, cancelled = self._broker.extend(list(names))
-        for worker in cancelled:
+        late, unwanted = self._broker.extend(list(names))
+        for worker in unwanted:
             # Told again: the command may have been sent while nobody listened.
             if pid := self._board.pid(names[worker]):
                 send(pid, signal.SIGUSR1)
@@ -122,10 +125,19 @@ class Scheduler:
         return HEARTBEAT_S if left_s is None else min(max(left_s, FORWARD_PAUSE_S), HEARTBEAT_S)
 
     def _recover(self) -> float:
+        self._bury_dead()
         for worker, claim in self._broker.expired():
             error = LeaseExpiredError(f"lease expired: worker {worker or 'unknown'} is gone or cut off")
-            self._rules.bury(self._broker, worker, claim, error)
+            self._rules.bury(self._broker, worker, claim, error, is_taken=True)
         return HEARTBEAT_S
+
+    def _bury_dead(self) -> None:
+        """Settle what workers of daemons held that died on this machine; a living supervisor sees to its own."""
+        for name, (worker, supervisor) in self._broker.registered().items():
+            if is_dead(worker) and is_dead(supervisor):
+                for claim in self._broker.held(name):
+                    self._rules.bury(self._broker, name, claim, WorkerDiedError("worker died together with its daemon"))
+                self._broker.forget_worker(name)
 
     def _clean(self) -> float:
         return 0.0 if self._broker.clean() >= BATCH else CLEAN_EVERY_S
@@ -202,16 +214,3 @@ def send(pid: int, signum: signal.Signals) -> None:
         os.kill(pid, signum)
     except ProcessLookupError:
         logger.debug("process is gone", extra={"child_pid": pid})
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process with this ID exists; 0 stands for none."""
-    if not pid:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

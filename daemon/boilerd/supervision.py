@@ -48,6 +48,10 @@ HURRY_S = 2.0
 BUSY_POLL_S = 0.05
 
 
+class StoppedEarly(Exception):  # noqa: N818 - a request
+    """A TERM came before the daemon had started."""
+
+
 class Options(ServerOptions):  # type: ignore[misc]
     """Supervisor's options, set by the program instead of read from a file."""
 
@@ -162,19 +166,22 @@ class Daemon(Supervisor):  # type: ignore[misc]
                 self.add_process_group(config)
             self.options.inbox.wake()  # or the first child would start after a second
             super().runforever()
+        except StoppedEarly:
+            self._kill_all()
+            logger.info("stopped while starting")
         except BootError:
             self._kill_all()
             raise
 
     def serve_briefly(self, timeout_s: float) -> None:
-        """While booting: handle what comes, for at most `timeout_s`; raises BootError on a TERM."""
+        """While booting: handle what comes, for at most `timeout_s`; raises StoppedEarly on a TERM."""
         self.options.inbox.wait(timeout_s)
         for fd, dispatcher in self.get_process_map().items():
             if dispatcher.readable() and _is_readable(fd):
                 dispatcher.handle_read_event()
         self.reap()
         if self.options.get_signal() in {signal.SIGTERM, signal.SIGINT}:
-            raise BootError("stopped while starting")
+            raise StoppedEarly
 
     def handle_signal(self) -> None:
         """TERM and INT drain; once more, a second later: stop now."""

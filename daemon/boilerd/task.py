@@ -41,8 +41,8 @@ class Runtime(Protocol):
     def remaining_s(self) -> float:
         """Seconds until the attempt is cut."""
 
-    def is_cancelled(self) -> bool:
-        """Whether somebody cancelled the task."""
+    def cancellation(self) -> str:
+        """Why the task is not wanted any more; empty when it is."""
 
     def write_result(self, result: Any) -> bool:
         """Show a result so far; False when the lease is lost."""
@@ -80,8 +80,11 @@ class Task:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the task was cancelled while it runs; for handlers that must end in their own way."""
-        return self.runtime is not None and self.runtime.is_cancelled()
+        """Whether the task was cancelled while it runs, or taken over by another worker.
+
+        For handlers that must end in their own way.
+        """
+        return self.runtime is not None and bool(self.runtime.cancellation())
 
     def remaining(self) -> float:
         """Seconds until the attempt is cut: at its timeout, its deadline or the end of a drain."""

@@ -31,6 +31,7 @@ from boilerd.exitcodes import DONE, FAILED, OK, RECYCLED, TIMED_OUT, describe_ex
 from boilerd.failpoints import failpoint
 from boilerd.jobs import Claim, Completion
 from boilerd.outage import Patience
+from boilerd.processes import birthmark
 from boilerd.queues import ClaimOrder
 from boilerd.rules import Rules, refuse, settle
 from boilerd.signals import StopRequest
@@ -175,9 +176,7 @@ class Worker(BaseWorker):
         is such a claim: it was not started, and goes back uncounted. The completions are sent
         again in any case, which is harmless where they were taken.
         """
-        mine = {done.claim.execution_id for done in self._completions}
-        if any(claim.execution_id not in mine for claim in self._broker.held(self.name)):
-            self._broker.release(self.name, keep=mine)
+        self._broker.release(self.name, keep=[done.claim.execution_id for done in self._completions])
 
     def _perform(self, claim: Claim) -> bool:
         """Run the claimed task; False when the shutdown timeout cut it short."""
@@ -263,7 +262,9 @@ class Worker(BaseWorker):
         with translated():
             self._set_ip_address(self.connection)
         self.birth_date = self.last_heartbeat = now()
-        self._broker.register(self.name, self.queue_names(), {**self.serialize(), "state": "starting"})
+        # Tell later whether they are dead, and the claims without an owner.
+        marks = {"birthmark": birthmark(), "supervisor": birthmark(self._parent)}
+        self._broker.register(self.name, self.queue_names(), {**self.serialize(), "state": "starting", **marks})
 
     def register_death(self) -> None:
         """Leave RQ's registry."""
@@ -286,12 +287,12 @@ class Attempt:
         """Seconds until the attempt is cut."""
         return self.execution.remaining_s()
 
-    def is_cancelled(self) -> bool:
-        """Whether somebody cancelled it; False also when the broker cannot be asked: the heartbeat asks again."""
+    def cancellation(self) -> str:
+        """Why it is not wanted any more; empty also when the broker cannot be asked: the heartbeat asks again."""
         try:
-            return self.broker.is_cancelled(self.claim.task_id)
+            return self.broker.cancellation(self.claim)
         except BrokerError:
-            return False
+            return ""
 
     def write_result(self, result: Any) -> bool:
         """Show a result so far; False when the lease is lost."""

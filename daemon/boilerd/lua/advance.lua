@@ -26,7 +26,10 @@ local seconds = now()
 local time = iso(seconds)
 
 local function complete(job, eid, queue, retention, started, result)
-  if not is_held(job, eid, queue) then return false end
+  if not is_held(job, eid, queue) then
+    call('SREM', worker_key .. ':executions', job .. ':' .. eid)
+    return false
+  end
   local key = RQ .. ':job:' .. job
   local type = call('HGET', key, 'task_type') or ''
   if retention == 0 then

@@ -3,8 +3,8 @@
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 lease in seconds, 4 seconds to keep a worker's record,
 --   then worker names.
--- Returns {overdue, cancelled}: overdue = for each attempt that is past its timeout or deadline {worker name,
---   job ID, seconds past it}; cancelled = names of workers whose task was cancelled and still runs.
+-- Returns {overdue, unwanted}: overdue = for each attempt that is past its timeout or deadline {worker name,
+--   job ID, seconds past it}; unwanted = names of workers whose task was cancelled, or taken over, and still runs.
 -- Touches for each worker: rq:worker:W (last_heartbeat, EXPIRE), rq:worker:W:executions (EXPIRE),
 --   and for each claim in it rq:wip:Q (ZADD XX), rq:execution:ID:EID, rq:executions:ID,
 --   rq:job:ID (last_heartbeat).
@@ -12,14 +12,17 @@
 local lease, ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
 local seconds = now()
 local time = iso(seconds)
-local overdue, cancelled = {}, {}
+local overdue, unwanted = {}, {}
 
 local function renew(worker, claim)
   local job, eid = claim:match('^(.*):([^:]*)$')
   local key = RQ .. ':job:' .. job
   local fields = call('HMGET', key, 'origin', 'timeout', 'deadline', 'concurrency_key', 'cancel_requested')
   -- XX: a lease that is gone was taken over by the recoverer and must not come back.
-  if not fields[1] or not call('ZSCORE', RQ .. ':wip:' .. fields[1], claim) then return end
+  if not fields[1] or not call('ZSCORE', RQ .. ':wip:' .. fields[1], claim) then
+    unwanted[#unwanted + 1] = worker
+    return
+  end
   call('ZADD', RQ .. ':wip:' .. fields[1], 'XX', stamp(seconds + lease), claim)
   local record = RQ .. ':execution:' .. claim
   if call('HSETNX', record, 'created_at', stamp(seconds)) == 1 then
@@ -36,7 +39,7 @@ local function renew(worker, claim)
   local started = tonumber(call('HGET', record, 'created_at'))
   local timeout, deadline = tonumber(fields[2] or -1), tonumber(fields[3] or 'inf')
   local ends = math.min(timeout and timeout > 0 and started + timeout or math.huge, deadline or math.huge)
-  if fields[5] then cancelled[#cancelled + 1] = worker end
+  if fields[5] then unwanted[#unwanted + 1] = worker end
   if seconds > ends then overdue[#overdue + 1] = {worker, job, stamp(seconds - ends)} end
 end
 
@@ -47,4 +50,4 @@ for i = 5, #ARGV do
   call('EXPIRE', key .. ':executions', ttl)
   for _, claim in ipairs(call('SMEMBERS', key .. ':executions')) do renew(ARGV[i], claim) end
 end
-return {overdue, cancelled}
+return {overdue, unwanted}

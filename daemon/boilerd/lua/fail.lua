@@ -5,7 +5,8 @@
 --   7 started (epoch), 8 error in one line, 9 traceback (base64 of zlib),
 --   10 verdict: retry, archive or drop, 11 seconds until the retry,
 --   12 whether the attempt counts: 1 or 0, 13 how many retries the task has in all,
---   14 seconds to keep it in the archive, 15 how many the archive of a queue may hold.
+--   14 seconds to keep it in the archive, 15 how many the archive of a queue may hold,
+--   16 whether the claim is taken from a worker that may live and does not know: 1 or 0.
 -- Returns the verdict that was carried out: archive instead of retry where the task was cancelled; or '' when
 --   the lease was gone and nothing was written.
 -- Touches: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions, rq:worker:W,
@@ -21,7 +22,12 @@ local max_retries = tonumber(ARGV[13])
 local key = RQ .. ':job:' .. job
 local seconds = now()
 
-if not is_held(job, eid, queue) then return '' end
+local claims = RQ .. ':worker:' .. worker .. ':executions'
+local claim = job .. ':' .. eid
+if not is_held(job, eid, queue) then
+  call('SREM', claims, claim)
+  return ''
+end
 -- Somebody cancelled it meanwhile: it is not tried again, whatever became of the attempt.
 if verdict == 'retry' and call('HEXISTS', key, 'cancel_requested') == 1 then verdict, counts = 'archive', true end
 if verdict ~= 'drop' then
@@ -36,6 +42,11 @@ elseif verdict == 'archive' then
   archive(queue, job, seconds, tonumber(ARGV[14]), tonumber(ARGV[15]))
 end
 drop_claim(job, eid, queue, worker)
+-- Its heartbeat finds it there, and the worker hears that it lost the lease.
+if ARGV[16] == '1' and call('EXISTS', RQ .. ':worker:' .. worker) == 1 then
+  call('SADD', claims, claim)
+  call('EXPIRE', claims, 600)
+end
 if verdict == 'drop' then delete(job) end
 if counts or verdict ~= 'retry' then count(queue, seconds, counts) end
 count_on_worker(worker, counts and 'failed_job_count' or 'successful_job_count', seconds - started)
