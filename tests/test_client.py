@@ -18,8 +18,8 @@ from boilerd import (
     TaskState,
     keys,
 )
-from boilerd.client import MAX_PAYLOAD_BYTES
 from boilerd.settings import Settings
+from boilerd.task import DEFAULT_MAX_PAYLOAD
 from support import Valkey
 
 
@@ -122,7 +122,7 @@ def test_a_payload_without_a_json_form_is_refused(client: Client, connection: re
 
 def test_a_payload_that_is_too_large_is_refused(client: Client, connection: redis.Redis) -> None:
     with pytest.raises(InvalidPayloadError, match="store the data elsewhere"):
-        client.enqueue("test:echo", "x" * MAX_PAYLOAD_BYTES)
+        client.enqueue("test:echo", "x" * DEFAULT_MAX_PAYLOAD)
 
     assert connection.dbsize() == 0
 
@@ -140,14 +140,17 @@ def test_an_unknown_option_is_refused(client: Client) -> None:
         client.enqueue("test:echo", quue="low")
 
 
-def test_a_broker_that_went_away_says_that_the_task_may_be_stored(directory: Path) -> None:
+def test_a_broker_that_went_away_before_the_task_was_sent_has_not_stored_it(directory: Path) -> None:
     server = Valkey(directory).start()
     with Client.from_url(server.url) as client:
         client.enqueue("test:echo")
         server.stop()
 
-        with pytest.raises(BrokerUnavailableError, match="task mine may have been stored"):
+        with pytest.raises(BrokerUnavailableError, match="No such file") as refusal:
             client.enqueue("test:echo", task_id="mine")
+
+    assert not refusal.value.was_sent
+    assert "may have been stored" not in str(refusal.value)
 
 
 def test_a_client_can_be_made_from_the_settings(valkey: Valkey, connection: redis.Redis) -> None:

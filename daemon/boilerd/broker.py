@@ -295,6 +295,23 @@ class Broker:
                 self.connection.connection_pool.disconnect()
             raise
 
+    def hazards(self) -> list[str]:
+        """What Redis is set up to lose tasks by; each names the setting, and what would do."""
+        with self._talking():
+            info = self.connection.info()
+            try:
+                snapshots = self.connection.config_get("save").get("save", "")
+            except redis.ResponseError:  # hosted ones keep their settings to themselves
+                snapshots = "unknown"
+        found = []
+        if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
+            found.append(f"maxmemory-policy is {policy}: Redis may evict tasks when it is full; set it to noeviction")
+        if not info.get("aof_enabled", 1) and not snapshots:
+            found.append(
+                "appendonly is no and save is empty: a restart of Redis loses all tasks; set appendonly to yes"
+            )
+        return found
+
     def _run(self, script: str, args: Sequence[str | bytes | float]) -> Any:
         failpoint(f"before-{script}")
         with self._talking():

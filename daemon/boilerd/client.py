@@ -9,12 +9,13 @@ import redis
 from boilerd.broker import Broker
 from boilerd.config import load
 from boilerd.connection import connect
-from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidPayloadError, TaskNotFoundError
+from boilerd.errors import BoilerdError, BrokerUnavailableError, TaskNotFoundError
 from boilerd.jobs import NewTask
 from boilerd.mux import ServeMux
 from boilerd.schema import check
 from boilerd.settings import Settings
 from boilerd.task import (
+    DEFAULT_MAX_PAYLOAD,
     DEFAULT_MAX_RETRIES,
     TaskInfo,
     TaskOptions,
@@ -25,21 +26,26 @@ from boilerd.task import (
     task_options,
 )
 
-#: RQ's record holds type and payload in one value of Redis, whose limit is 512 MB.
-MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
-
 
 class Client:
     """Enqueues tasks; safe to share between threads, not across a fork.
+
+    Args:
+        connection: How to reach Redis.
+        mux: Where it is given, payloads are checked against the types that handlers declared.
+        max_payload: Bytes of JSON that a payload may have; a larger one is refused.
 
     Attributes:
         connection: The ``redis.Redis`` that is used, for whatever else one needs of it.
     """
 
-    def __init__(self, connection: redis.Redis, *, mux: ServeMux | None = None) -> None:
+    def __init__(
+        self, connection: redis.Redis, *, mux: ServeMux | None = None, max_payload: int = DEFAULT_MAX_PAYLOAD
+    ) -> None:
         self.connection = connection
         self._broker = Broker(connection)
         self._mux = mux
+        self._max_payload = max_payload
 
     @classmethod
     def from_url(cls, url: str, *, mux: ServeMux | None = None, **options: Any) -> Self:
@@ -60,7 +66,7 @@ class Client:
         """A client for the Redis that the settings name: what the command line would use."""
         settings = settings or load().settings
         connection = connect(settings.broker_url(), password=settings.redis_password, db=settings.redis_db)
-        return cls(connection, mux=mux)
+        return cls(connection, mux=mux, max_payload=settings.max_payload)
 
     def enqueue(self, task_type: str, payload: Any = None, **options: Any) -> TaskInfo:
         """Store a task for a worker to run; one round trip.
@@ -79,13 +85,15 @@ class Client:
             TaskIdConflictError: The given ``task_id`` is taken; nothing was stored.
             DuplicateTaskError: The unique lock is held by another task; nothing was stored.
             QueueFullError: The queue has reached its limit; nothing was stored.
-            BrokerUnavailableError: Redis did not answer; the task may or may not be stored.
+            BrokerUnavailableError: Redis did not answer; where `was_sent`, the task may be stored.
                 Enqueuing again with the same ``task_id`` is safe.
         """
         task = self._new_task(task_type, payload, task_options(**options))
         try:
             (answer,) = self._broker.enqueue([task])
         except BrokerUnavailableError as error:
+            if not error.was_sent:
+                raise
             raise BrokerUnavailableError(
                 f"{error}; task {task.id} may have been stored, enqueuing it again with this ID is safe"
             ) from error
@@ -131,7 +139,7 @@ class Client:
         return answer != "ended"
 
     def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
-        encoded = _encode(payload)
+        encoded = encode_payload(payload, self._max_payload)
         model = self._mux.model(check_type(task_type)) if self._mux else None
         if model is not None:
             check(encoded, model)
@@ -146,15 +154,6 @@ class Client:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-
-def _encode(payload: Any) -> bytes:
-    encoded = encode_payload(payload)
-    if len(encoded) > MAX_PAYLOAD_BYTES:
-        raise InvalidPayloadError(
-            f"payload: {len(encoded)} bytes are more than {MAX_PAYLOAD_BYTES}; store the data elsewhere, send its name"
-        )
-    return encoded
 
 
 def _info(task: NewTask, payload: Any, state: TaskState) -> TaskInfo:

@@ -6,6 +6,7 @@ A value comes from, first wins: a flag, the environment, the file, the default.
 import difflib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,6 +85,9 @@ def _find_file(chosen: str | os.PathLike[str] | None, environ: Mapping[str, str]
 
 def _from_file(path: Path) -> dict[str, tuple[Any, str]]:
     try:
+        if path.stat().st_mode & stat.S_IWOTH:
+            # It names the code that the daemon runs.
+            raise ConfigError(f"{path}: everybody may write to it; chmod o-w {path}")
         data = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; check --config and BOILERD_CONFIG") from error

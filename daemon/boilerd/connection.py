@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from boilerd.errors import BrokerError, BrokerUnavailableError, ConfigError
+from boilerd.errors import BrokerError, BrokerLoadingError, BrokerUnavailableError, ConfigError
 from boilerd.urls import check_url, mask_url
 
 
@@ -67,8 +67,12 @@ def translated() -> Iterator[None]:
         raise BrokerError(f"Redis refused the password: {error}; check redis_password and redis_url") from error
     except UnicodeError as error:  # of a host name
         raise BrokerError(f"redis_url: {error}") from error
+    except redis.BusyLoadingError as error:
+        raise BrokerLoadingError(f"Redis still reads its file: {error}", was_sent=False) from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise BrokerUnavailableError(f"Redis did not answer: {error}") from error
+        # redis-py (8.1) has no error of its own for what went wrong before anything was sent.
+        was_sent = "connecting to" not in str(error)
+        raise BrokerUnavailableError(f"Redis did not answer: {error}", was_sent=was_sent) from error
     except redis.RedisError as error:
         told = next((told for kind, told in _REFUSALS.items() if kind(error)), "Redis refused the command")
         raise BrokerError(f"{told}: {error}") from error

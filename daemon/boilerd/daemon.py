@@ -8,10 +8,12 @@ import os
 import re
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import redis
 from setproctitle import setproctitle
 from supervisor.options import ProcessGroupConfig
@@ -24,10 +26,11 @@ from boilerd.broker import Broker
 from boilerd.children import forked_group, program_group
 from boilerd.connection import connect
 from boilerd.embedded import START_TIMEOUT_S, EmbeddedValkey
-from boilerd.errors import BootError, BrokerError
+from boilerd.errors import BootError, BrokerError, BrokerLoadingError
 from boilerd.middleware import log_attempts
 from boilerd.mux import ServeMux
 from boilerd.periodic import Periodic
+from boilerd.privileges import become
 from boilerd.queues import ClaimOrder
 from boilerd.rules import Rules
 from boilerd.scheduler import Scheduler
@@ -109,7 +112,9 @@ class Boilerd:
         try:
             with self._connect("supervisor") as connection:
                 broker = Broker(connection)
-                server = broker.check()
+                server = _wait_for_loading(broker, daemon)
+                for hazard in broker.hazards():
+                    logger.warning("tasks may be lost", extra={"error": hazard})
                 broker.set_limits(self._settings.queue_limits())
         except BrokerError as error:
             raise BootError(f"{error} ({mask_url(self._settings.broker_url())})") from error
@@ -197,11 +202,30 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
     Raises:
         BootError: It could not start.
     """
+    if settings.user:
+        directories = settings.state_path(), settings.runtime_path()
+        become(settings.user, directories)
+        # Their defaults differ between root and others.
+        state_dir, runtime_dir = map(str, directories)
+        settings = msgspec.structs.replace(settings, state_dir=state_dir, runtime_dir=runtime_dir)
     try:
         configure_logs(settings)
     except OSError as error:
         raise BootError(f"log_file {settings.log_file}: {error.strerror}") from error
     Boilerd(settings, load_app(settings.app), is_burst=is_burst).run()
+
+
+def _wait_for_loading(broker: Broker, daemon: Daemon) -> str:
+    """Wait while Redis reads its file, as after a reboot of its host; its name and version."""
+    is_told = False
+    while True:
+        try:
+            return broker.check()
+        except BrokerLoadingError as error:
+            if not is_told:
+                logger.warning("broker is loading, waiting", extra={"error": str(error)})
+            is_told = True
+            daemon.serve_briefly(0.2)
 
 
 def _wait_for_valkey(valkey: EmbeddedValkey, daemon: Daemon) -> None:
@@ -240,6 +264,8 @@ def _lock(directory: Path, setting: str) -> int:
     path = directory / "boilerd.lock"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_mode & stat.S_IWOTH:
+            raise BootError(f"{setting} {directory}: everybody may write to it; chmod 700 {directory}")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise BootError(f"{setting} {directory}: {error.strerror}; set {setting} to a directory of your own") from error

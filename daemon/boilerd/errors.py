@@ -41,7 +41,18 @@ class BrokerUnavailableError(BrokerError):
 
     When raised by an enqueue, the task may or may not be stored: enqueuing again with the
     same task ID is safe, a stored task answers with TaskIdConflictError.
+
+    Attributes:
+        was_sent: Whether the command may have reached Redis, and may have been carried out.
     """
+
+    def __init__(self, message: str, *, was_sent: bool = True) -> None:
+        super().__init__(message)
+        self.was_sent = was_sent
+
+
+class BrokerLoadingError(BrokerUnavailableError):
+    """Redis has been started and reads its file; it carries nothing out until it has."""
 
 
 class InvalidTaskError(BoilerdError, ValueError):

@@ -15,7 +15,7 @@ import msgspec
 from boilerd.cron import CronEntry
 from boilerd.queues import DEFAULT_WEIGHTS
 from boilerd.retry import RetryPolicy
-from boilerd.task import DEFAULT_MAX_RETRIES
+from boilerd.task import DEFAULT_MAX_PAYLOAD, DEFAULT_MAX_RETRIES
 from boilerd.units import Duration, Size
 from boilerd.urls import MASK, mask_url, socket_url
 
@@ -127,6 +127,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_memory: Annotated[
         Size, _doc("A worker is replaced after a task that left it above this resident size; 0: never.")
     ] = Size(0)
+    max_payload: Annotated[
+        Size, _doc("The largest payload that a client may enqueue, as JSON; data beyond belongs elsewhere.")
+    ] = Size(DEFAULT_MAX_PAYLOAD)
+    user: Annotated[str | None, _doc("Started as root, go on as this user, who gets state_dir and runtime_dir.")] = None
     state_dir: Annotated[
         str | None,
         _doc("For the embedded Valkey's data; default: $STATE_DIRECTORY, /var/lib/boilerd or ~/.local/state/boilerd."),
@@ -165,7 +169,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def state_path(self) -> Path:
         """The state directory, with its default resolved."""
-        if chosen := self.state_dir or os.environ.get("STATE_DIRECTORY"):
+        if chosen := self.state_dir or _from_systemd("STATE_DIRECTORY"):
             return Path(chosen).absolute()
         if os.geteuid() == 0:
             return Path("/var/lib/boilerd")
@@ -177,7 +181,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         A state directory of one's own brings a runtime directory of its own, so that daemons
         with different state directories never meet.
         """
-        if chosen := self.runtime_dir or os.environ.get("RUNTIME_DIRECTORY"):
+        if chosen := self.runtime_dir or _from_systemd("RUNTIME_DIRECTORY"):
             return Path(chosen).absolute()
         if self.state_dir:
             return self.state_path() / "run"
@@ -198,6 +202,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def broker_url(self) -> str:
         """The URL to connect to, the embedded Valkey's where none is set; holds no password."""
         return self.redis_url or socket_url(self.valkey_socket())
+
+
+def _from_systemd(variable: str) -> str:
+    """The first of the directories that a unit asked for; see systemd.exec(5)."""
+    return os.environ.get(variable, "").partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -296,7 +305,7 @@ def render_toml() -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, Duration | str):
+    if isinstance(value, Duration | Size | str):
         return f'"{value}"'
     return str(value)
 

@@ -16,6 +16,8 @@ from boilerd.queues import DEFAULT_QUEUE, check_queue
 #: Asynq's defaults.
 DEFAULT_MAX_RETRIES = 25
 DEFAULT_TIMEOUT_S = 30 * 60
+#: Bytes of JSON. RQ's record holds type and payload in one value of Redis, whose own limit is 512 MB.
+DEFAULT_MAX_PAYLOAD = 64 * 1024 * 1024
 #: Archived tasks are kept this long: 90 days.
 ARCHIVE_TTL_S = 90 * 24 * 3600
 
@@ -236,16 +238,22 @@ def check_number(name: str, value: object, *, at_least: float) -> None:
         raise InvalidTaskError(f"{name}: {value!r} is not a number from {at_least} to {2**31 - 1}")
 
 
-def encode_payload(payload: Any) -> bytes:
+def encode_payload(payload: Any, max_bytes: int = DEFAULT_MAX_PAYLOAD) -> bytes:
     """The payload as JSON.
 
     Raises:
-        InvalidPayloadError: A value in it has no JSON form.
+        InvalidPayloadError: A value in it has no JSON form, or it has more than `max_bytes`.
     """
     try:
-        return msgspec.json.encode(payload)
+        encoded = msgspec.json.encode(payload)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidPayloadError(f"payload: {error}; use what JSON can hold") from error
+    if len(encoded) > max_bytes:
+        raise InvalidPayloadError(
+            f"payload: {len(encoded)} bytes are more than {max_bytes}; store the data elsewhere, send its name"
+            " (or raise max_payload)"
+        )
+    return encoded
 
 
 def canonical(payload: bytes) -> bytes:

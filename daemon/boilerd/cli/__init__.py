@@ -6,6 +6,7 @@ Each command lives in a module of its own that is imported when the command is u
 
 import errno
 import importlib
+import io
 import os
 import sys
 from typing import NoReturn
@@ -20,6 +21,7 @@ COMMANDS = {
     "run": ("boilerd.cli.run:run", "Run the daemon in the foreground."),
     "enqueue": ("boilerd.cli.enqueue:enqueue", "Store a task for a worker to run."),
     "status": ("boilerd.cli.status:status", "Show the daemon, its processes and the queues."),
+    "health": ("boilerd.cli.health:health", "Say whether all is well; for probes."),
     "config": ("boilerd.cli.config:config", "Show and check the settings."),
 }
 
@@ -60,6 +62,10 @@ def boilerd() -> None:
 
 def main() -> NoReturn:
     """Run a command; turn errors into one line on stderr and an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # What Redis holds may be no text; it is shown with escapes.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(boilerd(standalone_mode=True))
     except BoilerdError as error:

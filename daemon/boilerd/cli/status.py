@@ -18,7 +18,7 @@ from boilerd.inspector import Inspector, QueueInfo
 from boilerd.urls import mask_url
 
 #: Supervisor calls a process RUNNING when it has lived for a second.
-_UP = frozenset({"STARTING", "RUNNING"})
+UP = frozenset({"STARTING", "RUNNING"})
 _STATES = ("pending", "active", "scheduled", "completed", "archived")
 
 
@@ -48,7 +48,7 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
         _print_processes(processes, settings.control_socket())
         click.echo(f"broker      {url}" + (f"  {broker_error}" if broker_error else ""))
         _print_queues(queues)
-    is_well = bool(processes) and broker_error is None and all(p["state"] in _UP for p in processes)
+    is_well = bool(processes) and broker_error is None and all(p["state"] in UP for p in processes)
     raise SystemExit(OK if is_well else FAILED)
 
 
@@ -99,7 +99,7 @@ def _print_processes(processes: list[dict[str, Any]], control_socket: Path) -> N
     if not processes:
         click.echo(f"daemon      not running (nobody answers at {control_socket})")
         return
-    running = sum(process["state"] in _UP for process in processes)
+    running = sum(process["state"] in UP for process in processes)
     click.echo(f"daemon      running, {running} of {len(processes)} processes up")
     for process in processes:
         pid = f"pid {process['pid']}" if process["pid"] else ""
