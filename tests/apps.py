@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -146,3 +147,17 @@ def note(task: Task, error: BaseException) -> None:
 
 
 _asked: list[str] = []
+
+
+@mux.handle("test:brief")
+def brief(task: Task) -> None:
+    """Long in its first attempt."""
+    time.sleep(3 if task.attempt == 1 else 0)
+
+
+@mux.handle("test:parent")
+def parent(task: Task) -> None:
+    """Starts a program, and dies."""
+    child = subprocess.Popen(["sleep", "600"])
+    task.logger.info("i am a parent", extra={"child_pid": child.pid})
+    os.kill(os.getpid(), signal.SIGKILL)

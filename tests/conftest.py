@@ -11,7 +11,7 @@ import redis
 from boilerd import Client
 from boilerd.broker import Broker
 from boilerd.connection import connect
-from support import RunningDaemon, Valkey, private_directory
+from support import Failpoints, RunningDaemon, Valkey, private_directory
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +66,11 @@ def start_daemon(valkey: Valkey) -> Iterator[Callable[..., RunningDaemon]]:
             return daemon
 
         yield start
+
+
+@pytest.fixture
+def failpoints(directory: Path) -> Failpoints:
+    """Where failpoints are armed; daemons get its `env`."""
+    path = directory / "failpoints"
+    path.mkdir()
+    return Failpoints(path)

@@ -16,9 +16,11 @@ from typing import Any, Self, TypeVar
 
 import redis
 
+from boilerd import keys
 from boilerd.config import ORIGINAL_NAMES
 from boilerd.connection import connect
 from boilerd.embedded import find_server
+from boilerd.failpoints import VARIABLE
 
 TESTS = Path(__file__).parent
 #: Far above what anything here takes, for machines that are busy with something else.
@@ -43,6 +45,11 @@ def clean_environment(**variables: str) -> dict[str, str]:
     names = {*ORIGINAL_NAMES, "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY", "RQ_KEY_PREFIX"}
     kept = {name: value for name, value in os.environ.items() if name not in names and not name.startswith("BOILERD_")}
     return kept | variables
+
+
+def python_path(*first: Path) -> str:
+    """Where a daemon's Python finds the tests' applications, after what stands in `first`."""
+    return os.pathsep.join([*map(str, first), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @contextmanager
@@ -94,8 +101,7 @@ class RunningDaemon:
         self.env = clean_environment(
             BOILERD_STATE_DIR=str(directory),
             BOILERD_SHUTDOWN_TIMEOUT="2",
-            PYTHONPATH=os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            **{"BOILERD_APP": "apps:mux", **(env or {})},
+            **{"BOILERD_APP": "apps:mux", "PYTHONPATH": python_path(), **(env or {})},
         )
         self._out = (directory / "stdout").open("ab")
         self._err = (directory / "stderr").open("ab")
@@ -199,3 +205,33 @@ def is_running(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in {"Z", "X"}
+
+
+class Failpoints:
+    """The directory where failpoints are armed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.env = {VARIABLE: str(directory)}
+        self._directory = directory
+
+    def arm(self, name: str, signum: signal.Signals = signal.SIGKILL) -> None:
+        """The next process that comes by gets the signal."""
+        whole = self._directory / "new"
+        whole.write_text(signum.name)
+        whole.rename(self._directory / name)
+
+    def struck(self, name: str) -> int:
+        """The process that came by."""
+        found = wait_until(lambda: list(self._directory.glob(f"{name}.*")), f"failpoint {name} struck")
+        return int(found[0].name.rpartition(".")[2])
+
+
+def completed(connection: redis.Redis, task_id: str) -> int:
+    """How often it stands in the list of tasks that completed."""
+    return sum(task_id.encode() in entry for entry in connection.lrange(f"{keys.OWN}:completed:default", 0, -1))
+
+
+def lapse(connection: redis.Redis) -> None:
+    """End every lease."""
+    for pair, _ in connection.zscan_iter(keys.wip("default")):
+        connection.zadd(keys.wip("default"), {pair: 1.0})
