@@ -1,5 +1,6 @@
 """Fixtures: every test process has a Valkey of its own, emptied before each test."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,6 +52,19 @@ def client(valkey: Valkey) -> Iterator[Client]:
 def directory() -> Iterator[Path]:
     with private_directory() as path:
         yield path
+
+
+@pytest.fixture
+def start_valkey() -> Iterator[Callable[..., Valkey]]:
+    """Start servers whose options and life are a test's own."""
+    with ExitStack() as stack:
+
+        def start(*options: str) -> Valkey:
+            server = Valkey(stack.enter_context(private_directory()), *options).start()
+            stack.callback(server.stop, signal.SIGKILL)
+            return server
+
+        yield start
 
 
 @pytest.fixture

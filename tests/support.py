@@ -72,8 +72,12 @@ class Valkey:
         self._command = [*command, "--save", "", "--loglevel", "warning", *options]
         self.process: subprocess.Popen[bytes] | None = None
 
+    def launch(self, *options: str) -> None:
+        """Start it, and do not wait until it answers."""
+        self.process = subprocess.Popen([*self._command, *options], stdout=subprocess.DEVNULL)
+
     def start(self) -> Self:
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        self.launch()
         wait_until(self.answers, "Valkey answered")
         return self
 
@@ -98,11 +102,13 @@ class RunningDaemon:
 
     def __init__(self, *flags: str, directory: Path, env: Mapping[str, str] | None = None) -> None:
         self.directory = directory
-        self.env = clean_environment(
-            BOILERD_STATE_DIR=str(directory),
-            BOILERD_SHUTDOWN_TIMEOUT="2",
-            **{"BOILERD_APP": "apps:mux", "PYTHONPATH": python_path(), **(env or {})},
-        )
+        defaults = {
+            "BOILERD_STATE_DIR": str(directory),
+            "BOILERD_SHUTDOWN_TIMEOUT": "2",
+            "BOILERD_APP": "apps:mux",
+            "PYTHONPATH": python_path(),
+        }
+        self.env = clean_environment(**defaults | dict(env or {}))
         self._out = (directory / "stdout").open("ab")
         self._err = (directory / "stderr").open("ab")
         self.process = subprocess.Popen(

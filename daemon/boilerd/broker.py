@@ -276,6 +276,7 @@ class Broker:
             BrokerError: Not reachable, no access, or too old.
         """
         with self._talking():
+            self.connection.ping()  # refused while it loads; INFO is not
             info = self.connection.info("server")
         version = str(info.get("valkey_version") or info["redis_version"])
         name, least = ("Valkey", 8) if "valkey_version" in info else ("Redis", 7)

@@ -250,7 +250,7 @@ def encode_payload(payload: Any, max_bytes: int = DEFAULT_MAX_PAYLOAD) -> bytes:
         raise InvalidPayloadError(f"payload: {error}; use what JSON can hold") from error
     if len(encoded) > max_bytes:
         raise InvalidPayloadError(
-            f"payload: {len(encoded)} bytes are more than {max_bytes}; store the data elsewhere, send its name"
+            f"payload: {len(encoded)} bytes are more than {int(max_bytes)}; store the data elsewhere, send its name"
             " (or raise max_payload)"
         )
     return encoded

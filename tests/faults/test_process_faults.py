@@ -92,7 +92,7 @@ def test_a_stopped_scheduler_costs_its_workers_one_extra_run_at_most(start_daemo
     wait_until(lambda: not client.connection.exists(keys.job(task_id)), "the task has ended")
     assert completed(client.connection, task_id) == 1
     os.kill(scheduler, signal.SIGCONT)
-    assert client.enqueue("test:echo", process_in=0.1)
+    client.enqueue("test:echo", process_in=0.1)
     wait_until(lambda: not client.connection.zcard(keys.registry("scheduled", "default")), "it serves again")
 
 
@@ -111,7 +111,7 @@ def test_a_host_whose_clock_is_ten_minutes_ahead_runs_no_task_early(
 
     daemon.wait_for("task completed", task_id=task_id)
     record = client.connection.hmget(keys.job(task_id), "created_at", "started_at")
-    created, started = (value.decode() for value in record if value)
+    created, started = (str(value, "ascii") for value in record if isinstance(value, bytes))
     assert 2 <= _seconds_between(created, started) < 4
 
 
