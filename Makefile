@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+SECONDS ?= 300
 
 BIN := .venv/bin
 #: Programs in scripts/ find the venv's Python and boilerd first.
@@ -13,7 +14,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check format generate cov bench build lock clean
+.PHONY: help setup demo run test check format generate cov chaos bench build lock clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +50,9 @@ cov: .venv/.ready ## Run all tests under coverage and report the lines that none
 	@$(BIN)/coverage run -m pytest -n 4 $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+chaos: .venv/.ready ## Kill and cut at random for SECONDS=300, then count what was lost
+	@$(IN_VENV) scripts/chaos --seconds $(SECONDS) $(ARGS)
 
 bench: .venv/.ready ## Measure throughput and latency on this machine
 	@$(IN_VENV) scripts/bench $(ARGS)

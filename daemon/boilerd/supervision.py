@@ -169,7 +169,8 @@ class Daemon(Supervisor):  # type: ignore[misc]
         except StoppedEarly:
             self._kill_all()
             logger.info("stopped while starting")
-        except BootError:
+        except BaseException:
+            # Whatever it was: a broker that nobody supervises must not stay behind.
             self._kill_all()
             raise
 
