@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,9 @@ from boilerd.errors import BrokerError
 
 logger = logging.getLogger("boilerd.subscriber")
 
+#: After so much silence the broker is asked whether it is there; after as much again it is not.
+QUIET_S = 5.0
+
 
 class Subscriber:
     """Listens for all workers of the host, in a thread of the scheduler.
@@ -27,8 +31,11 @@ class Subscriber:
     another task meanwhile leaves that alone.
     """
 
-    def __init__(self, connection: redis.Redis, worker_names: Sequence[str], board: Board) -> None:
+    def __init__(
+        self, connection: redis.Redis, worker_names: Sequence[str], board: Board, *, quiet_s: float = QUIET_S
+    ) -> None:
         self._connection = connection
+        self._quiet_s = quiet_s
         self._slots = {keys.channel(name): slot for slot, name in enumerate(worker_names)}
         self._board = board
         self._is_stopping = threading.Event()
@@ -47,8 +54,7 @@ class Subscriber:
             try:
                 with self._connection.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
                     channel.subscribe(**dict.fromkeys(self._slots, self._handle))
-                    while not self._is_stopping.is_set():
-                        channel.get_message(timeout=5.0)
+                    self._attend(channel)
             except redis.RedisError as error:
                 logger.debug("command channel is down", extra={"error": str(error)})
                 self._is_stopping.wait(1.0)
@@ -57,6 +63,19 @@ class Subscriber:
                 if not self._is_stopping.is_set():
                     logger.exception("command channel failed")
                 self._is_stopping.wait(1.0)
+
+    def _attend(self, channel: Any) -> None:
+        """Take commands; where the connection hangs, nothing would ever come, so silence is asked about."""
+        is_asked = False
+        while not self._is_stopping.is_set():
+            began_s = time.monotonic()
+            if channel.get_message(timeout=self._quiet_s) is not None:
+                is_asked = False
+            elif time.monotonic() - began_s > self._quiet_s / 2:
+                if is_asked:
+                    raise redis.ConnectionError("the command channel does not answer")
+                channel.ping()
+                is_asked = True
 
     def _handle(self, message: dict[str, Any]) -> None:
         slot = self._slots.get(message["channel"].decode())
