@@ -161,3 +161,8 @@ def parent(task: Task) -> None:
     child = subprocess.Popen(["sleep", "600"])
     task.logger.info("i am a parent", extra={"child_pid": child.pid})
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@mux.handle("test:size")
+def size(task: Task) -> int:
+    return len(task.payload)

@@ -19,7 +19,7 @@ import msgspec
 import redis
 
 from boilerd import keys
-from boilerd.connection import text, translated
+from boilerd.connection import raw, text, translated
 from boilerd.errors import BoilerdError, BrokerError, DuplicateTaskError, QueueFullError, TaskIdConflictError
 from boilerd.failpoints import failpoint
 from boilerd.jobs import Claim, Completion, Failure, NewTask, Overdue, job_fields, to_claim
@@ -176,10 +176,10 @@ class Broker:
             for member in self.connection.smembers(keys.worker_executions(worker)):
                 pair = text(member)
                 task_id, _, execution_id = pair.rpartition(":")
-                fields: dict[Any, Any] = self.connection.hgetall(keys.job(task_id))
-                started = self.connection.hget(keys.execution(pair), "created_at") or b"0"
+                fields: dict[Any, Any] = self.connection.hgetall(raw(keys.job(task_id)))
+                started = self.connection.hget(raw(keys.execution(pair)), "created_at") or b"0"
                 queue = fields.get(b"origin")
-                if queue and self.connection.zscore(keys.wip(text(queue)), pair) is not None:
+                if queue and self.connection.zscore(raw(keys.wip(text(queue))), raw(pair)) is not None:
                     found.append(to_claim(execution_id, task_id, text(queue), text(started), fields))
         return sorted(found, key=lambda claim: float(claim.started))
 
@@ -316,7 +316,8 @@ class Broker:
     def _run(self, script: str, args: Sequence[str | bytes | float]) -> Any:
         failpoint(f"before-{script}")
         with self._talking():
-            answer = self._scripts[script](args=[keys.RQ, keys.OWN, *args])
+            sent = [raw(arg) if isinstance(arg, str) else arg for arg in args]
+            answer = self._scripts[script](args=[keys.RQ, keys.OWN, *sent])
         failpoint(f"after-{script}")
         return answer
 

@@ -79,8 +79,13 @@ def translated() -> Iterator[None]:
 
 
 def text(value: bytes | str) -> str:
-    """What Redis holds as text; our connections answer with bytes."""
-    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
+    """What Redis holds as text, whatever a stranger put there; `raw` makes the same bytes of it again."""
+    return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
+
+
+def raw(value: str) -> bytes:
+    """The bytes that `text` read; redis-py's fast path would refuse those that are no UTF-8."""
+    return value.encode("utf-8", "surrogateescape")
 
 
 def _connect_sentinel(url: str, options: Mapping[str, Any], db: int) -> redis.Redis:

@@ -145,6 +145,8 @@ def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: 
 def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> Task:
     if not fields:
         raise ForbiddenJobError(f"job {task_id!r} has no record; it was deleted or overwritten while it waited")
+    if not task_id.isprintable():
+        raise ForbiddenJobError(f"job ID {task_id!r} is no text")
     task_type, payload = _read_data(fields.get(b"data", b""))
     timeout = int(fields.get(b"timeout") or DEFAULT_TIMEOUT_S)
     deadline = fields.get(b"deadline")

@@ -122,11 +122,11 @@ class TextFormatter(logging.Formatter):
         given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         ordered = {name: given.pop(name) for name in FIELDS if name in given} | given
         fields = {name: value for name, value in ordered.items() if value is not None}
-        line = f"{time} {record.levelname:<7} {record.getMessage()}"
+        line = f"{time} {record.levelname:<7} {_harmless(record.getMessage())}"
         if fields:
             line += "  " + " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + _harmless(self.formatException(record.exc_info))
         return line
 
 
@@ -194,4 +194,9 @@ def _text(value: object) -> str:
 
 def _shown(value: object) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return repr(text) if not text or any(c.isspace() for c in text) else text
+    return repr(text) if not text or " " in text or not text.isprintable() else text
+
+
+def _harmless(text: str) -> str:
+    """Control characters would move the cursor of whoever reads it; lines and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

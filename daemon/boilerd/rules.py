@@ -89,7 +89,8 @@ def settle(broker: Broker, worker: str, claim: Claim, failure: Failure, *, is_ta
 def refuse(broker: Broker, worker: str, claim: Claim) -> None:
     """Archive what is no task of ours."""
     line = describe(claim.error) if claim.error else "the record is missing"
-    with log_context(task_id=claim.task_id, queue=claim.queue):
-        logger.error("task refused", extra={"error": line})
     if not claim.is_ghost:
         settle(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
+    # Last: in an outage all of this is done again.
+    with log_context(task_id=claim.task_id, queue=claim.queue):
+        logger.error("task refused", extra={"error": line})

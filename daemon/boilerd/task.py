@@ -1,6 +1,7 @@
 """What a task is: its type, payload and options, and the rules that each must follow."""
 
 import enum
+import json
 import logging
 import math
 import re
@@ -246,6 +247,9 @@ def encode_payload(payload: Any, max_bytes: int = DEFAULT_MAX_PAYLOAD) -> bytes:
     """
     try:
         encoded = msgspec.json.encode(payload)
+        if b"null" in encoded and not isinstance(payload, msgspec.Raw):
+            # What msgspec writes for NaN and the infinities as well; the standard library refuses them.
+            json.dumps(msgspec.to_builtins(payload, str_keys=True), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidPayloadError(f"payload: {error}; use what JSON can hold") from error
     if len(encoded) > max_bytes:

@@ -99,16 +99,15 @@ end
 
 local function is_open(queue)
   if call('SISMEMBER', OWN .. ':paused', queue) == 1 then return false end
+  if not is_kind(RQ .. ':queue:' .. queue, 'list') or not is_kind(RQ .. ':wip:' .. queue, 'zset') then return false end
   local limit = tonumber(call('HGET', OWN .. ':limits', queue .. ':max_active') or 0)
   return limit == 0 or call('ZCARD', RQ .. ':wip:' .. queue) < limit
 end
 
--- The first task of the queue that may run; looks at a bounded number of them. A key that is no
--- list, which some stranger wrote, is passed over: the other queues go on.
+-- The first task of the queue that may run; looks at a bounded number of them.
 local function take(queue)
   for _ = 1, 100 do
-    local job = redis.pcall('LPOP', RQ .. ':queue:' .. queue)
-    if type(job) == 'table' then return nil end
+    local job = call('LPOP', RQ .. ':queue:' .. queue)
     if not job then
       -- Nothing waits, so what the bell still holds was rung for tasks that are taken.
       call('DEL', OWN .. ':bell:' .. queue)

@@ -37,6 +37,13 @@ local function iso(seconds)
     math.floor(whole / 3600), math.floor(whole / 60) % 60, whole % 60, micros)
 end
 
+-- Whether a key can be used as what it should be; a stranger may have put something else there, and a command
+-- that fails half-way through a script would leave a task nowhere.
+local function is_kind(key, kind)
+  local found = call('TYPE', key).ok
+  return found == kind or found == 'none'
+end
+
 -- Counters of a queue and day: hash boilerd:stats:Q:DAY with processed and failed; DAY counts
 -- from 1970-01-01. Kept 90 days.
 local function count(queue, seconds, failed)

@@ -18,7 +18,9 @@ local found = {}
 for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
   local queue = queue_key:sub(#prefix + 1)
   local wip = RQ .. ':wip:' .. queue
-  for _, claim in ipairs(call('ZRANGEBYSCORE', wip, '-inf', stamp(seconds), 'LIMIT', 0, limit - #found)) do
+  local lapsed = is_kind(wip, 'zset')
+    and call('ZRANGEBYSCORE', wip, '-inf', stamp(seconds), 'LIMIT', 0, limit - #found) or {}
+  for _, claim in ipairs(lapsed) do
     local job, eid = claim:match('^(.*):([^:]*)$')
     if not job or call('TYPE', RQ .. ':job:' .. job).ok ~= 'hash' then
       local key = call('HGET', RQ .. ':execution:' .. claim, 'concurrency_key')

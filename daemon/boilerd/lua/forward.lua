@@ -23,7 +23,8 @@ call('DEL', OWN .. ':alarm')
 for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
   local queue = queue_key:sub(#prefix + 1)
   local scheduled = RQ .. ':scheduled:' .. queue
-  if moved < limit then
+  local is_sound = is_kind(scheduled, 'zset') and is_kind(queue_key, 'list')
+  if is_sound and moved < limit then
     local due = call('ZRANGEBYSCORE', scheduled, '-inf', stamp(seconds), 'LIMIT', 0, limit - moved)
     for _, job in ipairs(due) do
       call('ZREM', scheduled, job)
@@ -31,7 +32,7 @@ for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
     end
     moved = moved + #due
   end
-  local first = call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
+  local first = is_sound and call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
   if first and (not next_due or tonumber(first) < next_due) then next_due = tonumber(first) end
 end
 return {moved, next_due and stamp(math.max(next_due - seconds, 0)) or ''}

@@ -15,7 +15,8 @@ for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
   for _, kind in ipairs({'failed', 'finished'}) do
     local queue = queue_key:sub(#prefix + 1)
     local registry = RQ .. ':' .. kind .. ':' .. queue
-    local old = call('ZRANGEBYSCORE', registry, '-inf', stamp(seconds), 'LIMIT', 0, limit - removed)
+    local old = is_kind(registry, 'zset')
+      and call('ZRANGEBYSCORE', registry, '-inf', stamp(seconds), 'LIMIT', 0, limit - removed) or {}
     for _, job in ipairs(old) do forget(kind, queue, job) end
     removed = removed + #old
     if removed >= limit then return removed end
