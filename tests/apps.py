@@ -1,7 +1,9 @@
 """Applications for the tests; daemons of the tests import this module as theirs."""
 
 import asyncio
+import ctypes
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -166,3 +168,39 @@ def parent(task: Task) -> None:
 @mux.handle("test:size")
 def size(task: Task) -> int:
     return len(task.payload)
+
+
+@mux.handle("test:segfault")
+def segfault(task: Task) -> None:
+    ctypes.string_at(0)
+
+
+@mux.handle("test:_exit")
+def leave_at_once(task: Task) -> None:
+    os._exit(task.payload)
+
+
+@mux.handle("test:hog")
+def hog(task: Task) -> None:
+    """Uses more memory than it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, hard))
+    try:
+        bytearray(4 << 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@mux.handle("test:recurse")
+def recurse(task: Task) -> None:
+    recurse(task)
+
+
+@mux.handle("test:files")
+def open_files(task: Task) -> None:
+    """Opens files until there are no more, and does not close them."""
+    while True:
+        _files.append(os.open(os.devnull, os.O_RDONLY))
+
+
+_files: list[int] = []

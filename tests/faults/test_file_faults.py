@@ -1,0 +1,132 @@
+"""Disks that are full, files that vanish, pipes that nobody reads: the daemon lives, or says what is wrong."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from boilerd import BrokerError, Client, keys
+from support import RunningDaemon, Valkey, boilerd, clean_environment, completed, python_path, wait_until
+
+StartDaemon = Callable[..., RunningDaemon]
+
+
+@pytest.mark.fault(34)
+def test_a_full_disk_under_the_log_stops_no_task(start_daemon: StartDaemon, client: Client, directory: Path) -> None:
+    full = directory / "full.log"
+    full.symlink_to("/dev/full")
+    daemon = start_daemon("--concurrency", "1", "--log-output", "both", "--log-file", str(full)).ready()
+
+    task_id = client.enqueue("test:echo").id
+
+    daemon.wait_for("task completed", task_id=task_id)
+    assert daemon.stop() == 0
+    assert "Traceback" not in daemon.errors()
+
+
+@pytest.mark.fault(34)
+def test_a_log_directory_that_vanishes_stops_no_task(
+    start_daemon: StartDaemon, client: Client, directory: Path
+) -> None:
+    (directory / "logs").mkdir()
+    log = directory / "logs" / "boilerd.log"
+    daemon = start_daemon("--concurrency", "1", "--log-output", "both", "--log-file", str(log)).ready()
+
+    shutil.rmtree(log.parent)
+    first = client.enqueue("test:echo").id
+    daemon.wait_for("task completed", task_id=first)
+    log.parent.mkdir()
+    second = client.enqueue("test:echo").id
+
+    daemon.wait_for("task completed", task_id=second)
+    assert second in log.read_text()
+
+
+@pytest.mark.fault(34)
+def test_a_daemon_without_its_control_socket_works_and_drains(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+
+    (daemon.directory / "run" / "control.sock").unlink()
+
+    task_id = client.enqueue("test:echo").id
+    daemon.wait_for("task completed", task_id=task_id)
+    assert daemon.cli("status").returncode == 1
+    assert daemon.stop() == 0
+
+
+@pytest.mark.fault(34)
+def test_a_state_directory_that_cannot_be_made_is_told(directory: Path) -> None:
+    (directory / "file").write_text("no directory")
+
+    done = boilerd("run", env=clean_environment(BOILERD_STATE_DIR=str(directory / "file" / "state")))
+
+    assert done.returncode == 3
+    assert "file/state" in done.stderr
+    assert "set" in done.stderr
+
+
+@pytest.mark.fault(34)
+def test_a_broker_that_cannot_write_its_file_takes_nothing_and_says_so(
+    start_valkey: Callable[..., Valkey], start_daemon: StartDaemon
+) -> None:
+    server = start_valkey("--save", "3600 1000000", "--enable-protected-configs", "yes")
+    daemon = start_daemon("--concurrency", "1", redis_url=server.url).ready()
+    with Client.from_url(server.url) as client:
+        client.connection.config_set("dir", "/proc")
+        client.connection.bgsave()
+        wait_until(lambda: client.connection.info()["rdb_last_bgsave_status"] == "err", "the snapshot failed")
+
+        with pytest.raises(BrokerError, match="cannot save to its disk"):
+            client.enqueue("test:echo", task_id="late")
+
+        client.connection.config_set("stop-writes-on-bgsave-error", "no")
+        client.enqueue("test:echo", task_id="late")
+        daemon.wait_for("task completed", task_id="late")
+
+
+@pytest.mark.fault(35)
+def test_a_daemon_whose_output_nobody_reads_any_more_works_on(client: Client, valkey: Valkey, directory: Path) -> None:
+    environment = clean_environment(
+        BOILERD_REDIS_URL=valkey.url, BOILERD_STATE_DIR=str(directory), BOILERD_APP="apps:mux",
+        BOILERD_CONCURRENCY="1", PYTHONPATH=python_path(),
+    )  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "boilerd", "run"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline()
+        process.stdout.close()
+        process.stderr.close()
+
+        task_ids = [client.enqueue("test:echo").id for _ in range(3)]
+
+        wait_until(lambda: all(completed(client.connection, task_id) for task_id in task_ids), "all are completed")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.fault(35)
+def test_a_wall_clock_that_jumps_moves_no_lease_and_no_task(
+    start_daemon: StartDaemon, client: Client, directory: Path
+) -> None:
+    (directory / "skewed").mkdir()
+    jumps = (
+        "import itertools, time\nwas = time.time\nsteps = itertools.cycle([0, -3600, 86400])\n"
+        "time.time = lambda: was() + next(steps)\n"
+    )
+    (directory / "skewed" / "sitecustomize.py").write_text(jumps)
+    daemon = start_daemon("--concurrency", "2", env={"PYTHONPATH": python_path(directory / "skewed")}).ready()
+
+    running = client.enqueue("test:sleep", 2).id
+    later = client.enqueue("test:echo", process_in=1).id
+
+    daemon.wait_for("task completed", task_id=later, attempt=1)
+    daemon.wait_for("task completed", task_id=running, attempt=1)
+    wait_until(lambda: not client.connection.zcard(keys.wip("default")), "both were acknowledged")
+    assert not daemon.lines("process died")
+    assert not daemon.lines("worker killed, its task ignores the timeout")
