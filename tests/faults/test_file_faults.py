@@ -43,7 +43,7 @@ def test_a_log_directory_that_vanishes_stops_no_task(
     second = client.enqueue("test:echo").id
 
     daemon.wait_for("task completed", task_id=second)
-    assert second in log.read_text()
+    wait_until(lambda: log.exists() and second in log.read_text(), "the file was made again")
 
 
 @pytest.mark.fault(34)

@@ -26,7 +26,7 @@ def assert_nothing_is_left(client: Client, task_id: str) -> None:
     """Completed tasks are gone, and so is every trace of their claims."""
     found = client.connection
     wait_until(lambda: not found.exists(keys.job(task_id)), "the task has ended")
-    assert not found.zcard(keys.wip("default"))
+    wait_until(lambda: not found.zcard(keys.wip("default")), "nothing is claimed")
     assert not found.llen(keys.queue("default"))
     assert not list(found.scan_iter(f"{keys.RQ}:execution*:*"))
     assert not list(found.scan_iter(f"{keys.RQ}:worker:*:executions"))
