@@ -92,6 +92,7 @@ def test_an_application_that_is_not_there_is_named(directory: Path, app: str, pa
     assert_refused(run(directory, "--app", app), pattern)
 
 
+@pytest.mark.fault(16)
 def test_an_application_that_imports_what_is_missing_is_told_apart_from_a_missing_application(directory: Path) -> None:
     (directory / "needy.py").write_text("import not_installed\n")
 

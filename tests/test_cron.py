@@ -204,6 +204,7 @@ def test_no_tick_is_the_latest_where_the_span_is_empty_or_turned_round() -> None
     assert schedule.latest_at_or_before(1001.0, 1000.9) == 1001.0
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize(
     ("zone", "day_before", "expected"),
     [
@@ -250,6 +251,7 @@ def test_all_times_in_a_gap_make_one_tick(spec: str, expected: list[str]) -> Non
     assert found == [f"29 {text}" for text in expected]
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize(
     ("zone", "spec", "day_before", "expected"),
     [

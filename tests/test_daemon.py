@@ -202,6 +202,7 @@ def test_a_killed_worker_is_replaced_and_nothing_else_stops(start_daemon: StartD
     daemon.wait_for("task completed", task_id=task_id)
 
 
+@pytest.mark.fault(16)
 def test_a_worker_that_is_killed_at_once_backs_off_and_comes_back(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
 
@@ -261,6 +262,7 @@ def test_a_drain_finishes_the_running_task_and_claims_nothing_new(start_daemon: 
     assert daemon.lines("worker shutdown completed gracefully")
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("task_type", ["test:sleep", "test:swallow", "test:stubborn"])
 def test_a_drain_ends_in_time_and_puts_the_task_back_uncounted(
     start_daemon: StartDaemon, client: Client, task_type: str
@@ -287,6 +289,7 @@ def test_a_drain_ends_in_time_and_puts_the_task_back_uncounted(
     assert client.connection.zcard(keys.wip("default")) == 0
 
 
+@pytest.mark.fault(22)
 def test_a_second_term_stops_at_once_and_puts_the_task_back(start_daemon: StartDaemon, client: Client) -> None:
     daemon = start_daemon("--concurrency", "1", "--shutdown-timeout", "60").ready()
     task_id = client.enqueue("test:sleep", 60).id
@@ -482,6 +485,7 @@ def test_a_second_daemon_on_the_same_directory_is_refused(start_daemon: StartDae
     first.wait_for("task completed", task_id=task_id)
 
 
+@pytest.mark.fault(24)
 def test_accepted_tasks_outlive_the_daemon_and_its_embedded_broker(start_daemon: StartDaemon, directory: Path) -> None:
     first = start_daemon("--concurrency", "1", "--queues", "other", redis_url=None, directory=directory).ready()
     with Client.from_url(f"unix://{directory}/run/valkey.sock") as client:
@@ -493,6 +497,7 @@ def test_accepted_tasks_outlive_the_daemon_and_its_embedded_broker(start_daemon:
     second.wait_for("task completed", task_id=task_id)
 
 
+@pytest.mark.fault(20)
 def test_nothing_outlives_a_supervisor_that_was_killed(start_daemon: StartDaemon, directory: Path) -> None:
     flags = ("--concurrency", "2", "--shutdown-timeout", "1")
     first = start_daemon(*flags, redis_url=None, directory=directory).ready()
@@ -509,6 +514,7 @@ def test_nothing_outlives_a_supervisor_that_was_killed(start_daemon: StartDaemon
     second.wait_for("task completed", task_id=second.enqueue("test:echo", "1"))
 
 
+@pytest.mark.fault(26)
 def test_a_killed_embedded_broker_comes_back_with_its_tasks(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1", redis_url=None).ready()
     wait_until(lambda: all(p["state"] == "RUNNING" for p in daemon.processes()), "all processes run")
@@ -563,6 +569,7 @@ def test_a_failure_is_judged_once_and_written_after_the_outage(start_daemon: Sta
         server.stop()
 
 
+@pytest.mark.fault(26)
 def test_a_drain_during_an_outage_writes_what_has_ended(start_daemon: StartDaemon, directory: Path) -> None:
     server = Valkey(directory, "--appendonly", "yes", "--appendfsync", "always").start()
     try:
@@ -582,6 +589,7 @@ def test_a_drain_during_an_outage_writes_what_has_ended(start_daemon: StartDaemo
         server.stop()
 
 
+@pytest.mark.fault(22)
 def test_a_daemon_stops_in_time_while_its_broker_is_away(start_daemon: StartDaemon, directory: Path) -> None:
     server = Valkey(directory).start()
     daemon = start_daemon("--concurrency", "2", redis_url=server.url).ready()

@@ -86,6 +86,7 @@ def test_the_id_of_a_tick_is_made_of_name_and_time() -> None:
     assert new_task(entry, 1_767_225_600.0).id == "cron-report-20260101T000000Z"
 
 
+@pytest.mark.fault(36)
 def test_a_tick_is_enqueued_once_by_a_scheduler_and_by_its_successor(
     broker: Broker, connection: redis.Redis, just_now: Every
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_tick_stays_taken_when_its_task_is_gone(broker: Broker, connection: re
     assert queued(connection) == []
 
 
+@pytest.mark.fault(36)
 def test_each_of_many_ticks_is_enqueued_once_by_several_hosts_at_once(
     valkey: Valkey, broker: Broker, connection: redis.Redis, just_now: Every
 ) -> None:
@@ -175,6 +177,7 @@ def test_a_periodic_task_of_a_nested_mux_counts() -> None:
     assert [entry.task_type for entry in outer.crons] == ["outer:task", "inner:task"]
 
 
+@pytest.mark.fault(36)
 def test_missed_ticks_are_skipped_and_logged(
     broker: Broker, connection: redis.Redis, long_ago: Every, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,6 +208,7 @@ def test_missed_ticks_are_logged_by_one_host_only(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.fault(36)
 def test_of_missed_ticks_the_latest_is_caught_up_with_where_that_is_wanted(
     broker: Broker, connection: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -266,6 +266,7 @@ def test_a_duplicate_is_refused_with_the_first_tasks_id(start_daemon: StartDaemo
     assert daemon.enqueue(*words) != first
 
 
+@pytest.mark.fault(36)
 def test_periodic_tasks_run_once_per_tick_on_however_many_hosts(
     start_daemon: StartDaemon, client: Client, directory: Path
 ) -> None:
@@ -287,6 +288,7 @@ def test_periodic_tasks_run_once_per_tick_on_however_many_hosts(
     assert {later - earlier for earlier, later in itertools.pairwise(ticks)} == {timedelta(seconds=1)}
 
 
+@pytest.mark.fault(25)
 def test_a_host_that_is_gone_loses_its_task_to_another(start_daemon: StartDaemon, client: Client) -> None:
     first = start_daemon("--concurrency", "1").ready()
     task_id = client.enqueue("test:sleep", 3600).id
@@ -308,6 +310,7 @@ def test_a_host_that_is_gone_loses_its_task_to_another(start_daemon: StartDaemon
     assert second.wait_for("task started", task_id=task_id)["attempt"] == 2
 
 
+@pytest.mark.fault(20)
 def test_a_daemon_that_is_killed_keeps_the_outcomes_of_its_workers(start_daemon: StartDaemon, directory: Path) -> None:
     first = start_daemon("--concurrency", "1", "--shutdown-timeout", "20", redis_url=None, directory=directory).ready()
     task_id = first.enqueue("test:sleep", "0.7")

@@ -277,6 +277,7 @@ def test_a_task_of_a_few_hundredths_of_a_second_is_forwarded_when_they_are_over_
     assert broker.now() - began_s >= 0.05
 
 
+@pytest.mark.fault(17)
 def test_ten_thousand_due_tasks_are_forwarded_once_and_in_order_by_two_hosts_at_once(
     valkey: Valkey, client: Client, connection: redis.Redis
 ) -> None:
@@ -527,6 +528,7 @@ def test_another_task_is_accepted_when_the_time_of_the_lock_is_over(
     assert lock.holder == "second"
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("retention", [0, 60])
 @pytest.mark.parametrize(("until", "is_free"), [("success", True), ("end", True), ("ttl", False)])
 def test_success_releases_all_locks_but_those_until_their_ttl(
@@ -541,6 +543,7 @@ def test_success_releases_all_locks_but_those_until_their_ttl(
     assert lock.holder == (None if is_free else "first")
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("until", UniqueUntil)
 def test_a_retry_keeps_every_lock_and_does_not_extend_it(
     client: Client, broker: Broker, connection: redis.Redis, lock: Lock, until: str
@@ -554,6 +557,7 @@ def test_a_retry_keeps_every_lock_and_does_not_extend_it(
     assert lock.left_s <= 100
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize(("until", "is_free"), [("success", False), ("end", True), ("ttl", False)])
 def test_the_archive_releases_only_locks_until_any_end(
     client: Client, broker: Broker, lock: Lock, until: str, is_free: bool
@@ -576,6 +580,7 @@ def test_a_dropped_task_releases_its_lock_unless_it_lasts_until_its_ttl(
     assert lock.holder == (None if is_free else "first")
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("process_in", [None, LATER_S])
 @pytest.mark.parametrize(("until", "is_free"), [("success", True), ("end", True), ("ttl", False)])
 def test_a_cancelled_task_releases_its_lock_unless_it_lasts_until_its_ttl(
@@ -632,6 +637,7 @@ def end(request: pytest.FixtureRequest, client: Client, broker: Broker) -> Calla
     return ends[request.param]
 
 
+@pytest.mark.fault(37)
 def test_a_lock_that_expired_and_was_taken_by_another_is_left_alone(
     client: Client, connection: redis.Redis, lock: Lock, end: Callable[[], object]
 ) -> None:
@@ -644,6 +650,7 @@ def test_a_lock_that_expired_and_was_taken_by_another_is_left_alone(
     assert lock.holder == "second"
 
 
+@pytest.mark.fault(37)
 def test_a_released_task_keeps_its_lock(client: Client, broker: Broker, lock: Lock) -> None:
     hold(client, until="end")
     claim(broker)
