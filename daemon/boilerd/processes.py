@@ -27,7 +27,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def birthmark(pid: int | None = None) -> str:
-    """What tells a process from all others: boot, PID namespace, ID and start time; empty where that is not known.
+    """What tells a process from all others: host, boot, PID namespace, ID and start time; empty where that is not known.
 
     Args:
         pid: Of a process in our namespace; this one without it.
@@ -38,13 +38,16 @@ def birthmark(pid: int | None = None) -> str:
 
 
 def home() -> str:
-    """This boot and this PID namespace: where process IDs mean the same; empty where that is not known."""
+    """This host, boot and PID namespace: where process IDs mean the same; empty where that is not known.
+
+    The host's name tells machines apart that were resumed from one snapshot, in the middle of one boot.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         namespace = Path("/proc/self/ns/pid").readlink().name
     except OSError:
         return ""
-    return f"{boot}/{namespace}"
+    return f"{os.uname().nodename}/{boot}/{namespace}"
 
 
 def is_dead(mark: str) -> bool:
@@ -52,8 +55,11 @@ def is_dead(mark: str) -> bool:
     place, _, rest = mark.rpartition("/")[0].rpartition("/")
     if not place or place != home() or not rest.isdecimal():
         return False
+    if not is_alive(int(rest)):
+        return True
+    # No fields: another user's process, where /proc is mounted to hide those.
     fields = _stat(int(rest))
-    return not fields or fields[0] in {"Z", "X"} or birthmark(int(rest)) != mark
+    return bool(fields) and (fields[0] in {"Z", "X"} or birthmark(int(rest)) != mark)
 
 
 def _stat(pid: int) -> list[str]:
