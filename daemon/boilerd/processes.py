@@ -27,7 +27,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def birthmark(pid: int | None = None) -> str:
-    """What tells a process from all others: host, boot, PID namespace, ID and start time; empty where that is not known.
+    """What tells a process from all others: host, boot, PID namespace, ID, start time; empty where not known.
 
     Args:
         pid: Of a process in our namespace; this one without it.
