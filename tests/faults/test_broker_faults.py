@@ -1,13 +1,18 @@
 """The broker is stopped, killed, full, read-only, emptied, slow, and refuses connections."""
 
 import signal
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import redis
 
-from boilerd import BrokerError, BrokerUnavailableError, Client, keys
+from boilerd import BrokerError, BrokerUnavailableError, Client, TaskIdConflictError, keys
 from boilerd.connection import connect
+from boilerd.embedded import find_server
 from support import RunningDaemon, Valkey, completed, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -216,3 +221,74 @@ def test_a_primary_that_became_a_replica_is_left_for_what_its_name_leads_to_now(
     with Client.from_url(other.url) as fresh:
         task_id = fresh.enqueue("test:echo").id
         daemon.wait_for("task completed", task_id=task_id)
+
+
+@pytest.fixture
+def sentinel(directory: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The URL of a Sentinel that watches a primary with a replica, and the primary."""
+    first, second, watcher = free_ports(3)
+    config = directory / "sentinel.conf"
+    config.write_text(
+        f"port {watcher}\nbind 127.0.0.1\ndir {directory}\nsentinel monitor main 127.0.0.1 {first} 1\n"
+        "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 5000\n"
+    )
+    server = [find_server(), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
+    commands = [
+        [*server, "--port", str(first)],
+        [*server, "--port", str(second), "--replicaof", f"127.0.0.1 {first}", "--repl-diskless-sync-delay", "0"],
+        [find_server(), str(config), "--sentinel"],
+    ]
+    with ExitStack() as stack:
+        processes = []
+        for command in commands:
+            processes.append(stack.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL)))
+            stack.callback(processes[-1].kill)
+
+        def is_complete() -> bool:
+            """The replica is in step with its primary, and the Sentinel knows it."""
+            with connect(f"redis://127.0.0.1:{watcher}") as asked, connect(f"redis://127.0.0.1:{second}") as replica:
+                try:
+                    known = asked.info("sentinel")["master0"]["slaves"]
+                    return bool(known == 1 and replica.info("replication")["master_link_status"] == "up")
+                except (redis.RedisError, KeyError):
+                    return False
+
+        wait_until(is_complete, "the Sentinel knows the replica")
+        yield f"redis+sentinel://127.0.0.1:{watcher}/main/0", processes[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on at this moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.mark.fault(29)
+def test_a_failover_by_sentinel_is_followed(
+    start_daemon: StartDaemon, sentinel: tuple[str, subprocess.Popen[bytes]]
+) -> None:
+    url, primary = sentinel
+    daemon = start_daemon("--concurrency", "1", redis_url=url).ready()
+    with Client.from_url(url, timeout_s=1.0) as client:
+        before = client.enqueue("test:echo").id
+        daemon.wait_for("task completed", task_id=before)
+        waiting = client.enqueue("test:echo", process_in=3).id
+        assert client.connection.wait(1, 5000) == 1  # it has reached the replica
+
+        primary.kill()
+
+        def is_enqueued() -> bool:
+            try:
+                client.enqueue("test:echo", task_id="after")
+            except TaskIdConflictError:
+                return True
+            except BrokerError:
+                return False
+            return True
+
+        wait_until(is_enqueued, "there is a new primary", deadline_s=30)
+        daemon.wait_for("task completed", task_id="after")
+        daemon.wait_for("task completed", task_id=waiting)
