@@ -176,11 +176,14 @@ def test_a_broker_that_takes_no_more_connections_is_waited_for(
 def test_a_daemon_lives_on_in_a_broker_that_was_emptied(daemon: RunningDaemon, client: Client) -> None:
     task_id = client.enqueue("test:sleep", 1).id
     daemon.wait_for("task started", task_id=task_id)
+    workers = client.connection.smembers(keys.WORKERS)
+    assert len(workers) == 2
 
     client.connection.flushall()
 
     daemon.wait_for("outcome dropped, the lease was lost", task_id=task_id)
-    daemon.wait_for("the broker had forgotten this worker, registering again")
+    daemon.wait_for("the broker had forgotten this worker, registering again", 2)
+    wait_until(lambda: client.connection.smembers(keys.WORKERS) == workers, "both workers are registered again")
     other = client.enqueue("test:echo").id
     daemon.wait_for("task completed", task_id=other)
 
