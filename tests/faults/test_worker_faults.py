@@ -150,6 +150,7 @@ def test_a_task_whose_worker_was_stopped_is_taken_over_and_the_late_outcome_refu
     lapse(client.connection)
 
     assert "lease expired" in daemon.wait_for("task failed", task_id=task_id)["error"]
+    daemon.wait_for("task will be retried", task_id=task_id)
     os.kill(pid, signal.SIGCONT)
 
     daemon.wait_for("outcome dropped, the lease was lost", task_id=task_id)
