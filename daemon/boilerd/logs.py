@@ -49,10 +49,11 @@ def configure(
         output: ``stdout``, ``file`` or ``both``.
         file: Path of the log file; it is opened again when it was renamed or removed.
         style: ``json``, ``text``, or ``auto``: text where stdout is a terminal. Files get JSON.
-        worker: Name of this process, for the field ``worker``.
+        worker: Name of this process, for the field ``worker``, where it is a child of the daemon.
+            One that is forked while the log file cannot be opened runs without it, until it can.
 
     Raises:
-        OSError: The log file cannot be opened.
+        OSError: The log file cannot be opened, and this process is not such a child.
     """
     if style == "auto":
         style = "text" if os.isatty(1) else "json"
@@ -61,7 +62,7 @@ def configure(
         handlers.append(LineHandler(1))
         handlers[-1].setFormatter(TextFormatter() if style == "text" else JsonFormatter())
     if output in {"file", "both"} and file:
-        handlers.append(FileHandler(file, encoding="utf-8", errors="backslashreplace"))
+        handlers.append(FileHandler(file, encoding="utf-8", errors="backslashreplace", delay=worker is not None))
         handlers[-1].setFormatter(JsonFormatter())
     for handler in handlers:
         handler.addFilter(_AddFields(worker))

@@ -47,6 +47,27 @@ def test_a_log_directory_that_vanishes_stops_no_task(
 
 
 @pytest.mark.fault(34)
+def test_a_worker_that_is_replaced_while_the_log_directory_is_gone_runs_tasks(
+    start_daemon: StartDaemon, client: Client, directory: Path
+) -> None:
+    (directory / "logs").mkdir()
+    log = directory / "logs" / "boilerd.log"
+    daemon = start_daemon("--concurrency", "1", "--log-output", "both", "--log-file", str(log)).ready()
+    daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
+
+    shutil.rmtree(log.parent)
+    client.enqueue("test:die", max_retries=0)
+    daemon.wait_for("process died")
+    first = client.enqueue("test:echo").id
+    daemon.wait_for("task completed", task_id=first)
+    log.parent.mkdir()
+    second = client.enqueue("test:echo").id
+
+    daemon.wait_for("task completed", task_id=second)
+    wait_until(lambda: log.exists() and second in log.read_text(), "the file was made again")
+
+
+@pytest.mark.fault(34)
 def test_a_daemon_without_its_control_socket_works_and_drains(start_daemon: StartDaemon, client: Client) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
 
