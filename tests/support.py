@@ -153,7 +153,7 @@ class RunningDaemon:
 
     def processes(self) -> list[dict[str, Any]]:
         """What the control socket tells."""
-        from boilerd.cli.status import daemon_processes  # noqa: PLC0415
+        from boilerd.cli.socket_client import daemon_processes  # noqa: PLC0415
 
         found = daemon_processes(self.directory / "run" / "control.sock")
         return found or [{"pid": 0, "name": "none", "state": "none"}]

@@ -159,17 +159,6 @@ def test_the_broker_is_not_stopped_under_its_workers(start_daemon: StartDaemon) 
     daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1"))
 
 
-def test_a_reload_is_refused_and_stops_nothing(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-
-    refused = supervisorctl(daemon, "reload")
-    daemon.signal(signal.SIGHUP)
-
-    daemon.wait_for("reload is not supported; restart the daemon instead")
-    assert "reload is not supported" in refused.stdout + refused.stderr
-    daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1"))
-
-
 def test_rqs_own_tool_lists_the_workers_and_the_queues(start_daemon: StartDaemon, valkey: Valkey) -> None:
     daemon = start_daemon("--concurrency", "2").ready()
     task_id = daemon.enqueue("test:echo", "1", "--queue", "low")

@@ -269,6 +269,14 @@ class Broker:
         with self._talking():
             return self.connection.blpop([keys.ALARM], timeout_s) is not None
 
+    def count_pending(self, queues: Sequence[str]) -> int:
+        """How many tasks wait in these queues."""
+        with self._talking(), self.connection.pipeline(transaction=False) as pipeline:
+            for name in queues:
+                pipeline.llen(keys.queue(name))
+            answers = pipeline.execute(raise_on_error=False)
+        return sum(answer for answer in answers if isinstance(answer, int))  # a key may be of another kind
+
     def check(self) -> str:
         """Make sure that Redis can be worked with; its name and version.
 

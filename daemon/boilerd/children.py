@@ -10,11 +10,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
+from supervisor.dispatchers import POutputDispatcher
+from supervisor.events import ProcessCommunicationStdoutEvent
 from supervisor.options import ProcessConfig, ProcessGroupConfig, ServerOptions
 from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
@@ -22,12 +24,17 @@ from supervisor.states import ProcessStates
 from boilerd.board import Board
 from boilerd.exitcodes import DONE, OK, RECYCLED, TIMED_OUT, describe_exit
 from boilerd.failpoints import failpoint
+from boilerd.handover import RunningValkey
 from boilerd.signals import HANDLED, restore_defaults
 
 logger = logging.getLogger("boilerd.supervisor")
 
 #: Crashes within a second of the start that are tried again before Supervisor gives up.
 START_RETRIES = 5
+#: Supervisor's names for the pipes of a child.
+NO_PIPES: dict[str, int | None] = dict.fromkeys(
+    ("stdin", "stdout", "stderr", "child_stdin", "child_stdout", "child_stderr")
+)
 
 
 class Child(Subprocess):  # type: ignore[misc]
@@ -124,10 +131,9 @@ class ForkedConfig(ProcessConfig):  # type: ignore[misc]
         process.group = group
         return process
 
-    def make_dispatchers(self, proc: Subprocess) -> tuple[dict[int, object], dict[str, None]]:
+    def make_dispatchers(self, proc: Subprocess) -> tuple[dict[int, object], dict[str, int | None]]:
         """No pipes: children write to the parent's stdout, so lines go straight to the journal."""
-        names = ("stdin", "stdout", "stderr", "child_stdin", "child_stdout", "child_stderr")
-        return {}, dict.fromkeys(names)
+        return {}, dict(NO_PIPES)
 
 
 class Program(Child):
@@ -137,17 +143,33 @@ class Program(Child):
     their end: their last outcomes are for this program.
     """
 
+    def spawn(self) -> int | None:
+        """Start it; the first time, take over the one that the daemon started before a reload."""
+        if self.config.running is None:
+            return super().spawn()
+        self.laststart = time.time()
+        self.change_state(ProcessStates.STARTING)
+        self.dispatchers, self.pipes = self.config.make_dispatchers(self)
+        pid, self.config.running = self.config.running.pid, None
+        return self._spawn_as_parent(pid)
+
     def _prepare_child_fds(self) -> None:
         super()._prepare_child_fds()
         restore_defaults()
 
 
 class ProgramConfig(ProcessConfig):  # type: ignore[misc]
-    """A program whose output lines are logged."""
+    """A program whose output lines are logged.
 
-    def __init__(self, options: ServerOptions, *, board: Board, slot: int, **params: Any) -> None:
+    Args:
+        running: A child that runs it already.
+    """
+
+    def __init__(
+        self, options: ServerOptions, *, board: Board, slot: int, running: RunningValkey | None, **params: Any
+    ) -> None:
         super().__init__(options, **_process_params(stdout_events_enabled=True, redirect_stderr=True, **params))
-        self.board, self.slot = board, slot
+        self.board, self.slot, self.running = board, slot, running
 
     def make_process(self, group: object = None) -> Program:
         """Supervisor's hook."""
@@ -155,44 +177,57 @@ class ProgramConfig(ProcessConfig):  # type: ignore[misc]
         process.group = group
         return process
 
+    def make_dispatchers(self, proc: Subprocess) -> tuple[dict[int, object], dict[str, int | None]]:
+        """Pipes; of a program that runs already, the one that it prints to."""
+        if self.running is None:
+            dispatchers: tuple[dict[int, object], dict[str, int | None]] = super().make_dispatchers(proc)
+            return dispatchers
+        fd = self.running.stdout_fd
+        return {fd: POutputDispatcher(proc, ProcessCommunicationStdoutEvent, fd)}, NO_PIPES | {"stdout": fd}
 
-def forked_group(
+
+def forked_config(
     options: ServerOptions,
     name: str,
-    targets: Mapping[str, Callable[[], int]],
+    target: Callable[[], int],
     *,
     priority: int,
     board: Board,
-    first_slot: int,
+    slot: int,
     stop_wait_s: float,
     restarts_always: bool = True,
-) -> ProcessGroupConfig:
-    """A group of forked children: process name → what it runs."""
-    configs = [
-        ForkedConfig(
-            options,
-            target=target,
-            board=board,
-            slot=slot,
-            name=process_name,
-            command=f"(forked) {name}",
-            priority=priority,
-            stopwaitsecs=stop_wait_s,
-            exitcodes=[DONE],
-            autorestart=RestartUnconditionally if restarts_always else RestartWhenExitUnexpected,
-        )
-        for slot, (process_name, target) in enumerate(targets.items(), first_slot)
-    ]
-    return ProcessGroupConfig(options, name, priority, configs)
+) -> ForkedConfig:
+    """A forked child and what it runs."""
+    return ForkedConfig(
+        options,
+        target=target,
+        board=board,
+        slot=slot,
+        name=name,
+        command=f"(forked) {name}",
+        priority=priority,
+        stopwaitsecs=stop_wait_s,
+        exitcodes=[DONE],
+        autorestart=RestartUnconditionally if restarts_always else RestartWhenExitUnexpected,
+    )
 
 
 def program_group(
-    options: ServerOptions, name: str, command: str, *, priority: int, board: Board, slot: int, stop_wait_s: float
+    options: ServerOptions,
+    name: str,
+    command: str,
+    *,
+    priority: int,
+    board: Board,
+    slot: int,
+    stop_wait_s: float,
+    running: RunningValkey | None,
 ) -> ProcessGroupConfig:
     """A group of one program."""
     config = ProgramConfig(
-        options, board=board, slot=slot, name=name, command=command, priority=priority, stopwaitsecs=stop_wait_s
-    )
+        options, board=board, slot=slot, running=running,
+        name=name, command=command, priority=priority, stopwaitsecs=stop_wait_s,
+    )  # fmt: skip
     return ProcessGroupConfig(options, name, priority, [config])
 
 

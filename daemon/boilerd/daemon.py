@@ -7,13 +7,13 @@ import logging
 import os
 import re
 import secrets
+import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import redis
 from setproctitle import setproctitle
 from supervisor.options import ProcessGroupConfig
@@ -23,19 +23,21 @@ from boilerd import logs
 from boilerd.app import load_app
 from boilerd.board import SCHEDULER_SLOT, VALKEY_SLOT, Board
 from boilerd.broker import Broker
-from boilerd.children import forked_group, program_group
+from boilerd.children import ForkedConfig, forked_config, program_group
 from boilerd.connection import connect
-from boilerd.embedded import START_TIMEOUT_S, EmbeddedValkey
-from boilerd.errors import BootError, BrokerError, BrokerLoadingError
+from boilerd.embedded import START_TIMEOUT_S, EmbeddedValkey, find_server
+from boilerd.errors import BootError, BrokerError, BrokerLoadingError, BrokerUnavailableError, NoBrokerError
+from boilerd.handover import Handover, RunningValkey
 from boilerd.middleware import log_attempts
 from boilerd.mux import ServeMux
+from boilerd.options import Options
 from boilerd.periodic import Periodic
 from boilerd.privileges import become
 from boilerd.queues import ClaimOrder
 from boilerd.rules import Rules
 from boilerd.scheduler import Scheduler
 from boilerd.settings import Settings
-from boilerd.supervision import KILL_MARGIN_S, Daemon, Options, run
+from boilerd.supervision import KILL_MARGIN_S, Daemon, run
 from boilerd.urls import mask_url
 from boilerd.worker import Limits, Worker
 
@@ -65,36 +67,56 @@ class Boilerd:
         self._board = Board()
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
         run_id = secrets.token_hex(3)
-        self._worker_names = [f"{host}.{run_id}.{slot}" for slot in range(settings.concurrency)]
+        self._name = f"{host}.{run_id}"
         self._valkey: EmbeddedValkey | None = None
 
-    def run(self) -> None:
+    def check(self) -> None:
+        """Find out whether it could take the place of a daemon that runs; raises BootError."""
+        settings = self._settings
+        _prepare(settings.runtime_path(), "runtime_dir")
+        _checked_socket(settings.control_socket())
+        if settings.redis_url is None:
+            _prepare(settings.state_path(), "state_dir")
+            _checked_socket(settings.valkey_socket())
+            find_server()
+            return
+        try:
+            with self._connect("check") as connection:
+                Broker(connection).check()
+        except BrokerError as error:
+            raise self._unusable(error) from error
+
+    def run(self, handover: Handover) -> None:
         """Run until a drain has ended.
+
+        Args:
+            handover: What the program left that this one replaces.
 
         Raises:
             BootError: It could not start; nothing was claimed and nothing is left running.
         """
         settings = self._settings
         setproctitle("boilerd: supervisor")
-        locks = [_lock(settings.runtime_path(), "runtime_dir")]
-        options = Options(_checked_socket(settings.control_socket()))
-        first: list[ProcessGroupConfig] = []
+        kept = {settings.runtime_path(): "runtime_dir"}
         if settings.redis_url is None:
-            locks.append(_lock(settings.state_path(), "state_dir"))
-            self._valkey = EmbeddedValkey(settings.state_path(), _checked_socket(settings.valkey_socket()))
-            command = self._valkey.command()
-            first = [
-                program_group(
-                    options, "valkey", command,
-                    priority=BROKER, board=self._board, slot=VALKEY_SLOT, stop_wait_s=BROKER_STOP_S,
-                )
-            ]  # fmt: skip
+            kept[settings.state_path()] = "state_dir"
+        locks = _locks(kept, handover)
+        options = Options(_checked_socket(settings.control_socket()))
+        if settings.redis_url is None:
+            first = [self._embedded(options, handover)]
+        else:
+            handover.abandon()
+            first = []
         daemon = Daemon(
             options,
             first=first,
             boot=self._boot,
+            make_worker=functools.partial(self._worker, options),
+            board=self._board,
             on_output=self._valkey.log if self._valkey else logger.debug,
             on_drain=self._begin_drain,
+            replace=lambda daemon: self._hand_over(daemon, handover.generation + 1, locks),
+            generation=handover.generation,
             is_burst=self._is_burst,
         )
         run(daemon)
@@ -102,8 +124,31 @@ class Boilerd:
             logger.warning("worker shutdown timed out, forcing exit", extra={"children": options.timed_out})
         else:
             logger.info("worker shutdown completed gracefully")
-        for lock in locks:
+        for lock in locks.values():
             os.close(lock)
+
+    def _embedded(self, options: Options, handover: Handover) -> ProcessGroupConfig:
+        """The embedded broker: a new one, or the one that runs already."""
+        settings = self._settings
+        socket_path = _checked_socket(settings.valkey_socket())
+        running = handover.valkey if handover.valkey and handover.valkey.socket == str(socket_path) else None
+        if running is None:
+            handover.abandon()  # that of another state directory
+        self._valkey = EmbeddedValkey(settings.state_path(), socket_path)
+        command = self._valkey.command(is_running=running is not None)
+        return program_group(
+            options, "valkey", command,
+            priority=BROKER, board=self._board, slot=VALKEY_SLOT, stop_wait_s=BROKER_STOP_S, running=running,
+        )  # fmt: skip
+
+    def _hand_over(self, daemon: Daemon, generation: int, locks: Mapping[str, int]) -> None:
+        """Execute the new program; raises OSError."""
+        valkey = None
+        if self._valkey:
+            process = daemon.process_groups["valkey"].processes["valkey"]
+            if process.pid and process.pipes["stdout"] is not None:
+                valkey = RunningValkey(str(self._settings.valkey_socket()), process.pid, process.pipes["stdout"])
+        Handover(generation, dict(locks), valkey).execute()
 
     def _boot(self, daemon: Daemon) -> Sequence[ProcessGroupConfig]:
         """Make sure of the broker, then say what else to start."""
@@ -112,57 +157,56 @@ class Boilerd:
         try:
             with self._connect("supervisor") as connection:
                 broker = Broker(connection)
-                server = _wait_for_loading(broker, daemon)
+                server = _wait_for_broker(broker, daemon)
                 for hazard in broker.hazards():
                     logger.warning("tasks may be lost", extra={"error": hazard})
                 broker.set_limits(self._settings.queue_limits())
         except BrokerError as error:
-            raise BootError(f"{error} ({mask_url(self._settings.broker_url())})") from error
+            raise self._unusable(error) from error
         settings = self._settings
         fields = {"workers": settings.concurrency, "queues": dict(settings.queues), "broker": server}
-        logger.info("daemon started", extra=fields)
+        logger.info("daemon reloaded" if daemon.is_reloaded else "daemon started", extra=fields)
         # What is alive now is never freed: keep the collector from touching pages that children share.
         gc.collect()
         gc.freeze()
         return self._groups(daemon.options)
+
+    def _unusable(self, error: BrokerError) -> BootError:
+        kind = NoBrokerError if isinstance(error, BrokerUnavailableError) else BootError
+        return kind(f"{error} ({mask_url(self._settings.broker_url())})")
 
     def _begin_drain(self) -> None:
         if self._valkey:
             self._valkey.is_stopping = True
 
     def _groups(self, options: Options) -> list[ProcessGroupConfig]:
-        scheduler = forked_group(
-            options,
-            "scheduler",
-            {"scheduler": self._run_scheduler},
-            priority=SCHEDULER,
-            board=self._board,
-            first_slot=SCHEDULER_SLOT,
-            stop_wait_s=SCHEDULER_STOP_S,
-        )
-        targets: dict[str, Callable[[], int]] = {
-            str(slot): functools.partial(self._run_worker, slot) for slot in range(self._settings.concurrency)
-        }
-        workers = forked_group(
-            options,
-            "worker",
-            targets,
-            priority=WORKERS,
-            board=self._board,
-            first_slot=0,
+        scheduler = forked_config(
+            options, "scheduler", self._run_scheduler,
+            priority=SCHEDULER, board=self._board, slot=SCHEDULER_SLOT, stop_wait_s=SCHEDULER_STOP_S,
+        )  # fmt: skip
+        workers = [self._worker(options, slot) for slot in range(self._settings.concurrency)]
+        return [
+            ProcessGroupConfig(options, "scheduler", SCHEDULER, [scheduler]),
+            ProcessGroupConfig(options, "worker", WORKERS, workers),
+        ]
+
+    def _worker(self, options: Options, slot: int) -> ForkedConfig:
+        """The process of a slot."""
+        return forked_config(
+            options, str(slot), functools.partial(self._run_worker, slot),
+            priority=WORKERS, board=self._board, slot=slot,
             stop_wait_s=self._settings.shutdown_timeout + KILL_MARGIN_S,
             restarts_always=not self._is_burst,
-        )
-        return [scheduler, workers]
+        )  # fmt: skip
 
     def _run_worker(self, slot: int) -> int:
         settings = self._settings
         title = f"worker:{slot}"
-        configure_logs(settings, title)
+        _configure_child(settings, title)
         with self._connect(title) as connection:
             worker = Worker(
                 connection,
-                name=self._worker_names[slot],
+                name=f"{self._name}.{slot}",
                 title=title,
                 order=ClaimOrder(settings.queues, is_strict=settings.strict_priority),
                 rules=self._rules,
@@ -173,19 +217,20 @@ class Boilerd:
                     self._is_burst,
                     idle_s=min(max(1.0, settings.concurrency / LOOKS_A_SECOND), LONGEST_IDLE_S),
                 ),
-                last_exit=self._board.last_exit(slot),
-                on_boot=lambda: self._board.mark_booted(slot),
+                board=self._board,
+                slot=slot,
             )
             return worker.run()
 
     def _run_scheduler(self) -> int:
-        configure_logs(self._settings, "scheduler")
+        _configure_child(self._settings, "scheduler")
         with self._connect("scheduler") as connection:
             self._board.mark_booted(SCHEDULER_SLOT)
             return Scheduler(
                 Broker(connection),
                 board=self._board,
-                worker_names=self._worker_names,
+                worker_names=[f"{self._name}.{slot}" for slot in range(self._board.slots)],
+                queues=list(self._settings.queues),
                 rules=self._rules,
                 periodic=self._periodic,
             ).run()
@@ -202,28 +247,56 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
     Raises:
         BootError: It could not start.
     """
-    if settings.user:
-        directories = settings.state_path(), settings.runtime_path()
-        become(settings.user, directories)
-        # Their defaults differ between root and others.
-        state_dir, runtime_dir = map(str, directories)
-        settings = msgspec.structs.replace(settings, state_dir=state_dir, runtime_dir=runtime_dir)
+    handover = Handover.take()
+    try:
+        if settings.user:
+            directories = settings.state_path(), settings.runtime_path()
+            become(settings.user, directories)
+            # Their defaults differ between root and others; after a reload this process is not root.
+            os.environ |= dict(zip(("STATE_DIRECTORY", "RUNTIME_DIRECTORY"), map(str, directories), strict=True))
+        _open_logs(settings)
+        Boilerd(settings, load_app(settings.app), is_burst=is_burst).run(handover)
+    except BaseException:
+        handover.abandon()
+        raise
+
+
+def check(settings: Settings) -> None:
+    """Find out whether a daemon with these settings could start beside one that runs; raises BootError."""
+    _open_logs(settings)
+    Boilerd(settings, load_app(settings.app)).check()
+
+
+def _open_logs(settings: Settings) -> None:
     try:
         configure_logs(settings)
     except OSError as error:
         raise BootError(f"log_file {settings.log_file}: {error.strerror}") from error
-    Boilerd(settings, load_app(settings.app), is_burst=is_burst).run()
 
 
-def _wait_for_loading(broker: Broker, daemon: Daemon) -> str:
-    """Wait while Redis reads its file, as after a reboot of its host; its name and version."""
+def _configure_child(settings: Settings, title: str) -> None:
+    """A child's logs, and what it does at the signals that the supervisor passes on."""
+    configure_logs(settings, title)
+    signal.signal(signal.SIGQUIT, lambda *_: logs.log_stacks())
+    signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())
+
+
+def _wait_for_broker(broker: Broker, daemon: Daemon) -> str:
+    """Wait while Redis reads its file, as after a reboot of its host; its name and version.
+
+    After a reload also while it is away: the daemon served until then, and shall again.
+    """
     is_told = False
     while True:
         try:
             return broker.check()
-        except BrokerLoadingError as error:
+        except BrokerUnavailableError as error:
+            is_loading = isinstance(error, BrokerLoadingError)
+            if not is_loading and not daemon.is_reloaded:
+                raise
             if not is_told:
-                logger.warning("broker is loading, waiting", extra={"error": str(error)})
+                trouble = "broker is loading, waiting" if is_loading else "broker unavailable, waiting"
+                logger.warning(trouble, extra={"error": str(error)})
             is_told = True
             daemon.serve_briefly(0.2)
 
@@ -256,17 +329,34 @@ def configure_logs(settings: Settings, process: str | None = None) -> None:
     )
 
 
+def _locks(kept: Mapping[Path, str], handover: Handover) -> dict[str, int]:
+    """Make the directories ours; path of each lock → file descriptor that holds it.
+
+    Args:
+        kept: Directory → setting that names it.
+        handover: Brings locks that this process holds already; those not needed are given up.
+    """
+    held = handover.lock_fds
+    locks = {}
+    for directory, setting in kept.items():
+        path = str(directory / "boilerd.lock")
+        if path not in locks:
+            # A second descriptor would do, but closing it would give up the lock.
+            locks[path] = held.pop(path) if path in held else _lock(directory, setting)
+    for fd in held.values():
+        os.close(fd)
+    held.clear()
+    return locks
+
+
 def _lock(directory: Path, setting: str) -> int:
     """Make the directory ours, until this process ends in whatever way.
 
     A lock of the POSIX kind is not inherited by forked children, so orphans do not hold it.
     """
-    path = directory / "boilerd.lock"
+    _prepare(directory, setting)
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if directory.stat().st_mode & stat.S_IWOTH:
-            raise BootError(f"{setting} {directory}: everybody may write to it; chmod 700 {directory}")
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(directory / "boilerd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise BootError(f"{setting} {directory}: {error.strerror}; set {setting} to a directory of your own") from error
     try:
@@ -279,6 +369,17 @@ def _lock(directory: Path, setting: str) -> int:
     os.ftruncate(fd, 0)
     os.write(fd, f"{os.getpid()}\n".encode())
     return fd
+
+
+def _prepare(directory: Path, setting: str) -> None:
+    """Make the directory, and make sure that it is fit."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = directory.stat().st_mode
+    except OSError as error:
+        raise BootError(f"{setting} {directory}: {error.strerror}; set {setting} to a directory of your own") from error
+    if mode & stat.S_IWOTH:
+        raise BootError(f"{setting} {directory}: everybody may write to it; chmod 700 {directory}")
 
 
 def _checked_socket(path: Path) -> Path:

@@ -47,8 +47,11 @@ class EmbeddedValkey:
         #: Its farewell is no warning.
         self.is_stopping = False
 
-    def command(self) -> str:
+    def command(self, *, is_running: bool = False) -> str:
         """The command line that starts it; stops what a killed daemon left running.
+
+        Args:
+            is_running: It runs already, as a child of this process.
 
         Raises:
             BootError: There is no server program, or the directory cannot be used.
@@ -60,7 +63,8 @@ class EmbeddedValkey:
             raise BootError(f"state directory {self._data_dir}: {error.strerror}") from error
         if not os.access(self._data_dir, os.W_OK | os.X_OK):
             raise BootError(f"state directory {self._data_dir}: cannot be written; set state_dir to one that can")
-        self._stop_orphan()
+        if not is_running:
+            self._stop_orphan()
         options = {
             "port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700", "dir": str(self._data_dir),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",

@@ -32,6 +32,10 @@ class AppImportError(BootError):
         self.traceback = traceback
 
 
+class NoBrokerError(BootError):
+    """The broker did not answer when the daemon started; it may the next time."""
+
+
 class BrokerError(BoilerdError):
     """Redis answered, but not as asked: no permission, out of memory, read-only."""
 

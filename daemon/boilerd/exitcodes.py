@@ -8,7 +8,7 @@ OK = 0
 FAILED = 1
 #: The command line cannot be understood (click's own).
 USAGE = 2
-#: The daemon could not start; starting it again without a change will not help.
+#: The daemon could not start; starting it again without a change will not help (a broker that is away: FAILED).
 BOOT = 3
 #: Ended on purpose, to be replaced by a fresh one (sysexits' EX_TEMPFAIL).
 RECYCLED = 75

@@ -8,6 +8,9 @@ import contextlib
 import logging
 import logging.handlers
 import os
+import sys
+import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -15,6 +18,8 @@ from types import MappingProxyType
 from typing import Any
 
 from pythonjsonlogger.msgspec import MsgspecFormatter
+
+logger = logging.getLogger("boilerd.logs")
 
 #: What stands first in a line, in this order, where it has a value.
 FIELDS = (
@@ -78,6 +83,24 @@ def configure(
         logging.getLogger(name).setLevel(logging.WARNING)
     # A full disk or a closed pipe must never reach a handler's code, nor fill stderr.
     logging.raiseExceptions = False
+
+
+def reopen() -> None:
+    """Close log files that were renamed or removed; each line would do it, but a silent process holds the old one."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, FileHandler):
+            with contextlib.suppress(OSError):
+                handler.reopenIfNeeded()
+
+
+def log_stacks() -> None:
+    """Log where each thread of this process is."""
+    frames = sys._current_frames()  # noqa: SLF001 - documented, see the sys module
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    stacks = [
+        f"{names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}" for ident, frame in frames.items()
+    ]
+    logger.warning("stack dump", extra={"stacks": "\n".join(stacks)})
 
 
 class LineHandler(logging.Handler):

@@ -18,7 +18,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from setproctitle import setproctitle
@@ -43,6 +43,8 @@ HEARTBEAT_S = 5.0
 KILL_AFTER_S = 5.0
 #: Retention is a matter of hours and days.
 CLEAN_EVERY_S = 10.0
+#: How old the number of waiting tasks in the status may be.
+COUNT_EVERY_S = 2.0
 #: Due tasks of a burst of retries are forwarded together; adds so much to a delay at most.
 FORWARD_PAUSE_S = 0.01
 
@@ -58,14 +60,23 @@ class Scheduler:
         broker: Of this process alone.
         board: Tells which workers live.
         worker_names: RQ's name of the worker in each slot, in order.
+        queues: Those whose waiting tasks it counts for the daemon's status.
         rules: What becomes of tasks whose worker is gone.
         periodic: The periodic tasks.
     """
 
     def __init__(
-        self, broker: Broker, *, board: Board, worker_names: list[str], rules: Rules, periodic: Periodic
+        self,
+        broker: Broker,
+        *,
+        board: Board,
+        worker_names: list[str],
+        queues: Sequence[str],
+        rules: Rules,
+        periodic: Periodic,
     ) -> None:
         self._broker = broker
+        self._queues = queues
         self._board = board
         self._worker_names = worker_names
         self._rules = rules
@@ -74,7 +85,13 @@ class Scheduler:
         self._stop = StopRequest()
         self._patience = Patience(self._pause)
         self._parent = os.getppid()
-        self._duties = [Duty(self._heartbeat), Duty(self._forward), Duty(self._recover), Duty(self._clean)]
+        self._duties = [
+            Duty(self._heartbeat),
+            Duty(self._forward),
+            Duty(self._recover),
+            Duty(self._clean),
+            Duty(self._count),
+        ]
         if periodic:
             self._duties.append(Duty(self._tick))
 
@@ -89,6 +106,7 @@ class Scheduler:
                 for duty in self._duties:
                     if time.monotonic() >= duty.due_s and not self._stop:
                         duty.due_s = time.monotonic() + self._patience.call(duty.run)
+                        self._board.is_broker_away = False
                 if os.getppid() != self._parent:
                     break
             if os.getppid() != self._parent:
@@ -141,6 +159,10 @@ class Scheduler:
 
     def _clean(self) -> float:
         return 0.0 if self._broker.clean() >= BATCH else CLEAN_EVERY_S
+
+    def _count(self) -> float:
+        self._board.pending = self._broker.count_pending(self._queues)
+        return COUNT_EVERY_S
 
     def _tick(self) -> float:
         return self._periodic.enqueue_due(self._broker)
@@ -196,6 +218,7 @@ class Scheduler:
 
     def _pause(self, seconds: float) -> bool:
         """Sleep; False when told to stop."""
+        self._board.is_broker_away = True
         self._stop.pause(seconds)
         return not self._stop
 

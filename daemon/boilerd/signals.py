@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 #: Signals that boilerd gives a meaning; every forked child starts with their defaults.
 HANDLED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD,
-    signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2,
+    signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT, signal.SIGTTIN, signal.SIGTTOU,
 )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ What is different from a stock supervisord, and why:
   memory is shared copy-on-write and a worker starts in milliseconds (`children.ForkedProcess`).
 * Supervisor polls once a second and Python restarts the poll after a signal (PEP 475), so a
   wakeup pipe is one more of its dispatchers: a dead child is replaced at once.
-* Options are set here instead of read from a file, and log lines go through `logging`.
+* Options are set by the program instead of read from a file (`options.Options`).
+* A reload keeps the process ID, and the broker: the program replaces itself (`handover`).
 
 Written against Supervisor 4.3; the source is the documentation.
 """
@@ -15,26 +16,28 @@ import logging
 import os
 import select
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from supervisor import events
 from supervisor.medusa import asyncore_25 as asyncore
-from supervisor.options import ProcessGroupConfig, ServerOptions
-from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
+from supervisor.options import ProcessGroupConfig
 from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
-from supervisor.xmlrpc import Faults, RPCError
 
-from boilerd.children import end_with_parent
-from boilerd.errors import BootError
+from boilerd import logs
+from boilerd.board import Board
+from boilerd.children import ForkedConfig
 from boilerd.exitcodes import DONE
 from boilerd.failpoints import failpoint
-from boilerd.signals import SignalInbox, restore_defaults
+from boilerd.handover import hold_signals, release_signals
+from boilerd.notify import Notifier
+from boilerd.options import BUSY_POLL_S, Options
+from boilerd.pool import Pool, signal_children
+from boilerd.reload import Check
+from boilerd.report import Report
 
 logger = logging.getLogger("boilerd.supervisor")
 
@@ -44,94 +47,27 @@ KILL_MARGIN_S = 0.5
 SECOND_SIGNAL_S = 1.0
 #: How long the scheduler and the broker get to end after a second signal.
 HURRY_S = 2.0
-#: How often the loop looks at process states while something is about to happen.
-BUSY_POLL_S = 0.05
+#: What ends the daemon.
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 class StoppedEarly(Exception):  # noqa: N818 - a request
     """A TERM came before the daemon had started."""
 
 
-class Options(ServerOptions):  # type: ignore[misc]
-    """Supervisor's options, set by the program instead of read from a file."""
-
-    def __init__(self, control_socket: Path) -> None:
-        super().__init__()
-        #: Processes that had to be cut short in this drain.
-        self.timed_out: list[str] = []
-        self.pid = os.getpid()
-        self.logger = LoggerAdapter()
-        self.loglevel = logging.CRITICAL  # of children's output in Supervisor's own log: never
-        self.nodaemon = self.first = self.nocleanup = True
-        self.test = self.strip_ansi = False
-        self.identifier = "boilerd"
-        self.logfile = self.uid = self.pidfile = None
-        self.minfds = 1024
-        self.control_socket = control_socket
-        self.serverurl = f"unix://{control_socket}"
-        self.server_configs = [
-            {
-                "family": socket.AF_UNIX, "file": str(control_socket), "chmod": 0o700, "chown": (-1, -1),
-                "username": None, "password": None, "section": "unix_http_server",
-            }
-        ]  # fmt: skip
-        self.rpcinterface_factories: list[Any] = [("supervisor", ControlInterface, {})]
-        self.inbox: SignalInbox | None = None
-        self.poller: Any = _Poller(self.poller)
-
-    def setsignals(self) -> None:
-        """Supervisor's handlers, and a pipe that ends its poll when one has run."""
-        super().setsignals()
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        self.inbox = SignalInbox([])
-        asyncore.socket_map[self.inbox.read_fd] = _Wakeup(self.inbox)
-
-    def write_pidfile(self) -> None:
-        """The lock on the state directory serves instead."""
-
-    def set_uid_or_exit(self) -> None:
-        """Users are systemd's business."""
-
-    def set_rlimits_or_exit(self) -> None:
-        """Limits are systemd's business."""
-
-    def make_logger(self) -> None:
-        """It is there already."""
-
-    def openhttpservers(self, supervisord: Supervisor) -> None:
-        """Open the control socket; raises BootError where it cannot be."""
-        # A daemon that was killed left it; a living one is excluded by the caller's lock.
-        self.control_socket.unlink(missing_ok=True)
-        try:
-            self.httpservers = self.make_http_servers(supervisord)
-        except OSError as error:
-            raise BootError(f"control socket {self.control_socket}: {error.strerror or error}") from error
-        self.unlink_socketfiles = True
-
-    def process_config(self, do_usage: bool = True) -> None:
-        """`supervisorctl reread` and `update`: there is no file of Supervisor's."""
-        raise ValueError("boilerd has no supervisord.conf; change boilerd.toml and restart")
-
-    def leave_parent(self) -> None:
-        """In a forked child: drop what belongs to the parent."""
-        restore_defaults()
-        end_with_parent(self.pid)
-        for dispatcher in list(asyncore.socket_map.values()):
-            # Its own close() would shut the socket down for the parent as well.
-            getattr(dispatcher, "socket", dispatcher).close()
-        asyncore.socket_map.clear()
-        for process in self.pidhistory.values():
-            self.close_parent_pipes(process.pipes)
-
-
 class Daemon(Supervisor):  # type: ignore[misc]
-    """Supervisor's loop with a boot step, drains that end in time, and lines that tell.
+    """Supervisor's loop with a boot step, drains that end in time, reloads, and lines that tell.
 
     Args:
         first: Started first and stopped last: the embedded broker. May be none.
-        boot: Called when `first` was started; raises BootError, or returns the other groups.
+        boot: Called when `first` was started; raises BootError, or returns the other groups:
+            ``scheduler`` and ``worker``.
+        make_worker: A slot → what to know of its process, for workers that are added later.
+        board: What the processes tell each other.
         on_output: Gets each line that a program of `first` printed.
         on_drain: Called when a drain begins.
+        replace: Executes the new program when a reload has drained; raises OSError.
+        generation: How many reloads there were.
     """
 
     def __init__(
@@ -140,18 +76,46 @@ class Daemon(Supervisor):  # type: ignore[misc]
         *,
         first: Sequence[ProcessGroupConfig],
         boot: Callable[["Daemon"], Sequence[ProcessGroupConfig]],
+        make_worker: Callable[[int], ForkedConfig],
+        board: Board,
         on_output: Callable[[str], None],
         on_drain: Callable[[], None],
+        replace: Callable[["Daemon"], None],
+        generation: int = 0,
         is_burst: bool = False,
     ) -> None:
         super().__init__(options)
         options.process_group_configs = list(first)
         self._boot = boot
+        self._make_worker = make_worker
+        self._board = board
         self._on_output = on_output
         self._on_drain = on_drain
+        self._replace = replace
+        self._generation = generation
         self._is_burst = is_burst
         self._drain_since_s: float | None = None
         self._partial = b""
+        self._check: Check | None = None
+        self._is_replacing = False
+        self._is_scheduler_wanted = False
+        self._trouble = ""
+        self._pool: Pool | None = None
+        self._report = Report(Notifier(), board)
+        self._reactions: dict[int, Callable[[], None]] = {
+            signal.SIGHUP: self._reload_on_signal,
+            signal.SIGTSTP: self.quiet,
+            signal.SIGCONT: self.resume,
+            signal.SIGTTIN: lambda: self._scale_by(1),
+            signal.SIGTTOU: lambda: self._scale_by(-1),
+            signal.SIGUSR1: self._dump_stacks,
+            signal.SIGUSR2: self._reopen_logs,
+        }
+
+    @property
+    def is_reloaded(self) -> bool:
+        """Whether this program replaced another one, whose tasks and clients rely on it."""
+        return self._generation > 0
 
     def runforever(self) -> None:
         """Boot, then serve until a drain has ended."""
@@ -164,6 +128,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
                 group.transition()
             for config in self._boot(self):
                 self.add_process_group(config)
+            self._pool = Pool(self.process_groups["worker"], self._make_worker, self._board, self._renew_scheduler)
             self.options.inbox.wake()  # or the first child would start after a second
             super().runforever()
         except StoppedEarly:
@@ -181,25 +146,178 @@ class Daemon(Supervisor):  # type: ignore[misc]
             if dispatcher.readable() and _is_readable(fd):
                 dispatcher.handle_read_event()
         self.reap()
-        if self.options.get_signal() in {signal.SIGTERM, signal.SIGINT}:
-            raise StoppedEarly
+        self._report.live()
+        self._report.needs_time()
+        while signum := self.options.get_signal():
+            if signum in STOP_SIGNALS:
+                raise StoppedEarly
 
     def handle_signal(self) -> None:
-        """TERM and INT drain; once more, a second later: stop now."""
-        signum = self.options.get_signal()
-        if signum in {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}:
-            self._drain_or_kill(signal.Signals(signum).name)
-        elif signum == signal.SIGHUP:
-            logger.warning("reload is not supported; restart the daemon instead")
+        """Supervisor's hook, once a round of its loop: act on signals, then see to all that is under way."""
+        while signum := self.options.get_signal():
+            if signum in STOP_SIGNALS:
+                self._drain_or_kill(signal.Signals(signum).name)
+            elif reaction := self._reactions.get(signum):
+                reaction()
+        self._go_on()
         if self._is_burst and self._workers_are_done():
             self.options.mood = SupervisorStates.SHUTDOWN
 
     def is_about_to_act(self) -> bool:
         """Whether a state will change by the clock soon, so that the loop must not sleep long."""
-        if self.options.mood < SupervisorStates.RUNNING:
+        if self.options.mood < SupervisorStates.RUNNING or self._is_reloading() or not self._report.is_ready:
             return True
         waiting = (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
         return any(p.state in waiting for group in self.process_groups.values() for p in group.processes.values())
+
+    # --- What people ask for, by a signal or on the control socket
+
+    def info(self) -> dict[str, Any]:
+        """``state generation pid workers busy pending is_quiet trouble``, and the status line."""
+        board, pool = self._board, self._booted_pool()
+        state = self._activity() or ("ready" if self._report.is_ready else "starting")
+        return {
+            "state": state, "generation": self._generation, "pid": os.getpid(), "workers": pool.size,
+            "busy": board.busy(), "pending": board.pending, "is_quiet": board.is_quiet, "trouble": self._trouble,
+            "status": self._report.status(pool, self._activity(), self._trouble),
+        }  # fmt: skip
+
+    def quiet(self) -> None:
+        """Let the workers claim nothing more; what runs goes on."""
+        self._booted_pool().hush(is_quiet=True)
+
+    def resume(self) -> None:
+        """Let them claim again."""
+        self._booted_pool().hush(is_quiet=False)
+
+    def scale(self, size: int) -> None:
+        """Have so many workers, until the next start or reload; raises ValueError."""
+        self._booted_pool().scale(size)
+
+    def restart(self, names: list[str]) -> None:
+        """Replace these workers, or all, by fresh ones; raises ValueError."""
+        self._refuse_while_ending()
+        self._booted_pool().restart(names)
+
+    def reload(self) -> None:
+        """Begin to replace the program, if the new settings and code would do; raises ValueError."""
+        self._refuse_while_ending()
+        if self._is_reloading():
+            raise ValueError("a reload is under way")
+        logger.info("reloading, checking the settings and the application first")
+        self._trouble = ""
+        self._check = Check(self.options.pidhistory)
+        self._report.reload_begins()
+
+    def _reload_on_signal(self) -> None:
+        try:
+            self.reload()
+        except ValueError as error:
+            logger.info("reload ignored", extra={"error": str(error)})
+
+    def _scale_by(self, change: int) -> None:
+        try:
+            self.scale(self._booted_pool().size + change)
+        except ValueError as error:
+            logger.warning("scaling refused", extra={"error": str(error)})
+
+    def _dump_stacks(self) -> None:
+        logs.log_stacks()
+        signal_children(self.process_groups.values(), signal.SIGQUIT)
+
+    def _reopen_logs(self) -> None:
+        logs.reopen()
+        signal_children(self.process_groups.values(), signal.SIGUSR2)
+
+    def _refuse_while_ending(self) -> None:
+        if self.options.mood < SupervisorStates.RUNNING or self._is_replacing:
+            raise ValueError("the daemon is draining")
+
+    def _booted_pool(self) -> Pool:
+        if self._pool is None:
+            raise ValueError("the daemon is starting")
+        return self._pool
+
+    # --- What is under way
+
+    def _go_on(self) -> None:
+        """See to the pool, the reload, and what the service manager is told."""
+        pool = self._booted_pool()
+        self._report.live()
+        if self.options.mood < SupervisorStates.RUNNING:
+            self._report.needs_time()
+        elif self._check is not None:
+            self._judge(self._check)
+        elif self._is_replacing:
+            self._report.needs_time()
+            self._drain_for_reload()
+        else:
+            pool.reconcile()
+            if self._is_scheduler_wanted and self._scheduler().state == ProcessStates.STOPPED:
+                self._is_scheduler_wanted = False
+                self._scheduler().spawn()
+        self._report.update(pool, activity=self._activity(), trouble=self._trouble)
+
+    def _activity(self) -> str:
+        if self.options.mood < SupervisorStates.RUNNING:
+            return "draining"
+        return "reloading" if self._is_reloading() else ""
+
+    def _is_reloading(self) -> bool:
+        return self._check is not None or self._is_replacing
+
+    def _judge(self, check: Check) -> None:
+        """Go on with the reload when the trial is over, or go on as before."""
+        check.hurry()
+        if not check.is_over:
+            return
+        self._check = None
+        if check.error:
+            self._trouble = f"reload refused: {check.error}"
+            self._report.goes_on()
+        else:
+            logger.info("reloading, draining the workers")
+            self.options.timed_out.clear()
+            self._is_replacing = True
+
+    def _drain_for_reload(self) -> None:
+        """Stop the workers, then the scheduler, then become the new program."""
+        for name in ("worker", "scheduler"):
+            group = self.process_groups[name]
+            if group.get_unstopped_processes():
+                group.stop_all()
+                return
+        if self.options.timed_out:
+            logger.warning("reload cut tasks short, they run again", extra={"children": self.options.timed_out})
+        self._become_new()
+
+    def _become_new(self) -> None:
+        hold_signals()
+        try:
+            if STOP_SIGNALS.isdisjoint(self.options.signal_receiver._signals_recvd):  # noqa: SLF001 - has no look-ahead
+                self._report.live()
+                self._replace(self)
+        except OSError as error:
+            self._trouble = f"reload failed: {error}"
+            logger.exception("reload failed, going on as before")
+        finally:
+            release_signals()
+        # Still here: the old workers go on.
+        self._is_replacing = False
+        self._report.goes_on()
+        for name in ("scheduler", "worker"):
+            for process in self.process_groups[name].processes.values():
+                process.spawn()
+
+    def _renew_scheduler(self) -> None:
+        """It has to know the names of more workers: fork it again."""
+        scheduler = self._scheduler()
+        if scheduler.state in {ProcessStates.STARTING, ProcessStates.RUNNING}:
+            scheduler.stop()
+            self._is_scheduler_wanted = True
+
+    def _scheduler(self) -> Any:
+        return self.process_groups["scheduler"].processes["scheduler"]
 
     def _drain_or_kill(self, name: str) -> None:
         now_s = time.monotonic()
@@ -226,7 +344,10 @@ class Daemon(Supervisor):  # type: ignore[misc]
             self._drain_since_s = time.monotonic()
         # What an administrator cut short long ago is no part of this drain.
         self.options.timed_out.clear()
+        if self._check is not None:
+            self._check.stop()
         self._on_drain()
+        self._report.stops()
         failpoint("supervisor-drains")
         logger.info("worker stopped accepting new tasks")
 
@@ -252,103 +373,13 @@ class Daemon(Supervisor):  # type: ignore[misc]
             os.kill(pid, signal.SIGKILL)
 
 
-class ControlInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
-    """What supervisorctl can ask for. The broker is not stopped under the workers that need it."""
-
-    def restart(self) -> bool:
-        """`supervisorctl reload` would read Supervisor's own configuration again; there is none."""
-        raise RPCError(Faults.FAILED, "reload is not supported; restart the daemon")
-
-    def stopProcess(self, name: str, wait: bool = True) -> Any:  # noqa: N802
-        """Stop one, unless it is a broker that is needed."""
-        if name.partition(":")[0] == "valkey" and self._has_workers():
-            raise RPCError(Faults.FAILED, "workers need it; stop them first, or shut the daemon down")
-        return super().stopProcess(name, wait)
-
-    def stopProcessGroup(self, name: str, wait: bool = True) -> Any:  # noqa: N802
-        """Stop a group, unless it is a broker that is needed."""
-        if name == "valkey" and self._has_workers():
-            raise RPCError(Faults.FAILED, "workers need it; stop them first, or shut the daemon down")
-        return super().stopProcessGroup(name, wait)
-
-    def _getAllProcesses(self, lexical: bool = False) -> Any:  # noqa: N802
-        """By priority, for `stop all` and `start all`: all but the broker. Lexical, for `status`: all."""
-        pairs = super()._getAllProcesses(lexical)
-        return pairs if lexical else [pair for pair in pairs if pair[0].config.name != "valkey"]
-
-    def _has_workers(self) -> bool:
-        group = self.supervisord.process_groups.get("worker")
-        return bool(group and group.get_unstopped_processes())
-
-
-class LoggerAdapter:
-    """Stands where Supervisor expects its own logger.
-
-    What it says of processes is logged better by this module, with fields; its remarks stay
-    for debugging, its errors stay errors.
-    """
-
-    level = logging.DEBUG
-    handlers: tuple[()] = ()
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        """``blather``, ``trace``, ``debug``, ``info``, ``warn``, ``error``, ``critical``."""
-        level = {"error": logging.ERROR}.get(name, logging.DEBUG)
-        return lambda message, **values: logger.log(level, "%s", message % values if values else message)
-
-    def log(self, level: int, message: str, **values: object) -> None:
-        """A remark of some level of Supervisor's."""
-        logger.debug("%s", message % values if values else message)
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-class _Poller:
-    """Supervisor's poller, with a shorter sleep while something is about to happen."""
-
-    def __init__(self, poller: Any) -> None:
-        self._poller = poller
-        self.daemon: Daemon | None = None
-
-    def poll(self, timeout: float) -> Any:
-        if self.daemon is not None and self.daemon.is_about_to_act():
-            timeout = BUSY_POLL_S
-        return self._poller.poll(timeout)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._poller, name)
-
-
-class _Wakeup:
-    """The wakeup pipe as a dispatcher: it only has to be read."""
-
-    def __init__(self, inbox: SignalInbox) -> None:
-        self._inbox = inbox
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return False
-
-    def handle_read_event(self) -> None:
-        self._inbox.drain()
-
-    def handle_error(self) -> None:
-        logger.critical("wakeup pipe failed", exc_info=True)  # noqa: LOG014 - called while one is handled
-
-    def close(self) -> None:
-        self._inbox.close()
-
-
 def run(daemon: Daemon) -> None:
     """Run until a drain has ended.
 
     Raises:
         BootError: The daemon could not start.
     """
-    daemon.options.poller.daemon = daemon
+    daemon.options.poller.is_about_to_act = daemon.is_about_to_act
     with suppress(asyncore.ExitNow):
         daemon.main()
 

@@ -23,6 +23,7 @@ from rq.utils import now
 from rq.worker import BaseWorker
 from setproctitle import setproctitle
 
+from boilerd.board import Board
 from boilerd.broker import Broker
 from boilerd.connection import translated
 from boilerd.errors import BrokerError, WorkerDiedError
@@ -37,6 +38,9 @@ from boilerd.rules import Rules, refuse, settle
 from boilerd.signals import StopRequest
 
 logger = logging.getLogger("boilerd.worker")
+
+#: How often a quiet worker looks whether it shall go on.
+QUIET_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,8 @@ class Worker(BaseWorker):
         order: Which queues to try for each claim.
         rules: How to run a task, and what becomes of one that failed.
         limits: When to end.
-        on_boot: Called when it has registered: what ends it from then on is no trouble of starting.
-        last_exit: How the predecessor ended: its exit status, or minus the signal that killed it.
+        board: Where it says that it has booted, and is busy; and learns how its predecessor ended.
+        slot: Its cell there.
     """
 
     def __init__(
@@ -84,8 +88,8 @@ class Worker(BaseWorker):
         order: ClaimOrder,
         rules: Rules,
         limits: Limits,
-        last_exit: int = 0,
-        on_boot: Callable[[], None] = lambda: None,
+        board: Board,
+        slot: int,
     ) -> None:
         super().__init__(
             list(order.names),
@@ -101,8 +105,8 @@ class Worker(BaseWorker):
         self._execution = Execution(rules.handler)
         self._limits = limits
         self._title = title
-        self._last_exit = last_exit
-        self._on_boot = on_boot
+        self._board = board
+        self._slot = slot
         self._parent = os.getppid()
         self._patience = Patience(self._pause)
         self._stop = StopRequest(lambda: self._execution.drain(limits.drain_s))
@@ -117,7 +121,8 @@ class Worker(BaseWorker):
         """Work until told to stop, worn out, or without work in a burst; the exit status."""
         try:
             self._patience.call(self.register_birth)
-            self._on_boot()
+            # What ends it from now on is no trouble of starting.
+            self._board.mark_booted(self._slot)
             self._patience.call(self._settle_predecessor)
             status = self._loop()
             self._patience.call(self._acknowledge)
@@ -130,6 +135,9 @@ class Worker(BaseWorker):
     def _loop(self) -> int:
         self._show("waiting")
         while not self._stop:
+            if self._board.is_quiet:
+                self._keep_quiet()
+                continue
             claim = self._patience.call(self._advance)
             if claim is not None:
                 if not self._perform(claim):
@@ -140,10 +148,22 @@ class Worker(BaseWorker):
                 return DONE
             else:
                 self._wait()
-            if os.getppid() != self._parent:
-                logger.warning("the supervisor is gone, stopping")
-                self._stop.make()
+            self._look_for_parent()
         return OK
+
+    def _keep_quiet(self) -> None:
+        """Claim nothing until told to go on."""
+        self._patience.call(self._acknowledge)
+        self._show("quiet")
+        while self._board.is_quiet and not self._stop:
+            self._stop.pause(QUIET_POLL_S)
+            self._look_for_parent()
+        self._show("waiting")
+
+    def _look_for_parent(self) -> None:
+        if os.getppid() != self._parent and not self._stop:
+            logger.warning("the supervisor is gone, stopping")
+            self._stop.make()
 
     def _advance(self, *, claims: bool = True) -> Claim | None:
         """Acknowledge what ended and, unless told to stop, claim the next task."""
@@ -185,10 +205,12 @@ class Worker(BaseWorker):
             return True
         task = self._rules.prepare(claim, claim.task)
         self._show(f"running {task.type} {task.id}")
+        self._board.mark_busy(self._slot, is_busy=True)
         deadline_in_s = task.deadline.timestamp() - float(claim.started) if task.deadline else None
         failpoint("before-handler")
         outcome = self._execution.run(task, Attempt(self._broker, claim, self._execution), deadline_in_s=deadline_in_s)
         failpoint("after-handler")
+        self._board.mark_busy(self._slot, is_busy=False)
         self._show("waiting")
         self._done += 1
         if isinstance(outcome, Completed):
@@ -216,7 +238,7 @@ class Worker(BaseWorker):
 
     def _settle_predecessor(self) -> None:
         """Count what the predecessor held when it died as failed attempts."""
-        died = WorkerDiedError(f"worker died: {describe_exit(self._last_exit)}")
+        died = WorkerDiedError(f"worker died: {describe_exit(self._board.last_exit(self._slot))}")
         for claim in self._broker.held(self.name):
             self._rules.bury(self._broker, self.name, claim, died)
 

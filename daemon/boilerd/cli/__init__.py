@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError, InvalidTaskError
+from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError, InvalidTaskError, NoBrokerError
 from boilerd.exitcodes import BOOT, FAILED, USAGE
 
 #: Command → where it is, and its line in the list (`--help` must not import them all).
@@ -21,6 +21,11 @@ COMMANDS = {
     "run": ("boilerd.cli.run:run", "Run the daemon in the foreground."),
     "enqueue": ("boilerd.cli.enqueue:enqueue", "Store a task for a worker to run."),
     "status": ("boilerd.cli.status:status", "Show the daemon, its processes and the queues."),
+    "quiet": ("boilerd.cli.control:quiet", "Let the daemon claim nothing more; what runs goes on."),
+    "resume": ("boilerd.cli.control:resume", "Let it claim again."),
+    "reload": ("boilerd.cli.control:reload", "Load new settings and code, without a new process."),
+    "restart": ("boilerd.cli.control:restart", "Replace the workers by fresh ones."),
+    "scale": ("boilerd.cli.control:scale", "Have more or fewer workers."),
     "health": ("boilerd.cli.health:health", "Say whether all is well; for probes."),
     "config": ("boilerd.cli.config:config", "Show and check the settings."),
 }
@@ -85,6 +90,8 @@ def main() -> NoReturn:
 
 
 def _status(error: BoilerdError) -> int:
+    if isinstance(error, NoBrokerError):
+        return FAILED
     if isinstance(error, BootError):
         return BOOT
     return USAGE if isinstance(error, ConfigError | InvalidTaskError) else FAILED

@@ -4,7 +4,8 @@ import click
 
 from boilerd.broker import Broker
 from boilerd.cli.options import BROKER, Loaded, with_settings
-from boilerd.cli.status import UP, daemon_processes
+from boilerd.cli.socket_client import daemon_processes
+from boilerd.cli.status import UP
 from boilerd.connection import connect
 from boilerd.errors import BrokerError
 from boilerd.exitcodes import FAILED, OK

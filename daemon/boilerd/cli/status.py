@@ -1,9 +1,6 @@
 """``boilerd status``."""
 
-import http.client
 import json
-import socket
-import xmlrpc.client
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ from typing import Any
 import click
 
 from boilerd.cli.options import BROKER, Loaded, with_settings
+from boilerd.cli.socket_client import daemon_info, daemon_processes
 from boilerd.connection import connect
 from boilerd.errors import BrokerError
 from boilerd.exitcodes import FAILED, OK
@@ -32,6 +30,7 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     """
     settings = loaded.settings
     processes = daemon_processes(settings.control_socket())
+    info = daemon_info(settings.control_socket())
     broker_error, queues = None, []
     try:
         with connect(
@@ -43,64 +42,26 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     url = mask_url(settings.broker_url())
     if as_json:
         rows = [asdict(queue) for queue in queues]
-        click.echo(json.dumps({"processes": processes, "broker": {"url": url, "error": broker_error}, "queues": rows}))
+        click.echo(
+            json.dumps(
+                {"daemon": info, "processes": processes, "broker": {"url": url, "error": broker_error}, "queues": rows}
+            )
+        )
     else:
-        _print_processes(processes, settings.control_socket())
+        _print_processes(processes, info, settings.control_socket())
         click.echo(f"broker      {url}" + (f"  {broker_error}" if broker_error else ""))
         _print_queues(queues)
     is_well = bool(processes) and broker_error is None and all(p["state"] in UP for p in processes)
     raise SystemExit(OK if is_well else FAILED)
 
 
-def daemon_processes(control_socket: Path) -> list[dict[str, Any]]:
-    """Name, state, pid and start time of each process; empty when no daemon answers."""
-    transport = _UnixTransport(control_socket)
-    try:
-        with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
-            infos: Any = proxy.supervisor.getAllProcessInfo()
-    except (OSError, http.client.HTTPException):
-        return []
-    return [
-        {
-            "name": info["name"] if info["name"] == info["group"] else f"{info['group']}:{info['name']}",
-            "state": info["statename"],
-            "pid": info["pid"],
-            "started": info["start"],
-        }
-        for info in infos
-    ]
-
-
-class _UnixTransport(xmlrpc.client.Transport):
-    """XML-RPC over the control socket. Supervisor's own transport would load all of Supervisor."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        connection = _UnixConnection(self._path)
-        self._connection = host, connection  # what close() closes
-        return connection
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=5)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-def _print_processes(processes: list[dict[str, Any]], control_socket: Path) -> None:
+def _print_processes(processes: list[dict[str, Any]], info: dict[str, Any], control_socket: Path) -> None:
     if not processes:
         click.echo(f"daemon      not running (nobody answers at {control_socket})")
         return
     running = sum(process["state"] in UP for process in processes)
-    click.echo(f"daemon      running, {running} of {len(processes)} processes up")
+    click.echo(f"daemon      {info.get('status', 'starting')}")
+    click.echo(f"processes   {running} of {len(processes)} up")
     for process in processes:
         pid = f"pid {process['pid']}" if process["pid"] else ""
         click.echo(f"  {process['name']:<12}{process['state']:<10}{pid}")

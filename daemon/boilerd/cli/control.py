@@ -1,0 +1,102 @@
+"""``boilerd quiet``, ``resume``, ``reload``, ``restart`` and ``scale``: what the daemon's signals do, for people."""
+
+import select
+import time
+from typing import Any
+
+import click
+
+from boilerd.cli.options import Loaded, with_settings
+from boilerd.cli.socket_client import ask
+from boilerd.errors import BoilerdError
+
+#: Where the daemon is.
+DAEMON = ("state_dir", "runtime_dir")
+#: How long a daemon may be silent while it reloads: it imports the application.
+SILENCE_S = 60.0
+
+
+class DaemonError(BoilerdError):
+    """There is no daemon, or it refuses."""
+
+
+@click.command()
+@with_settings(DAEMON)
+def quiet(loaded: Loaded) -> None:
+    """Let the daemon claim no more tasks; those that run go on. As SIGTSTP."""
+    _call(loaded, "quiet")
+
+
+@click.command()
+@with_settings(DAEMON)
+def resume(loaded: Loaded) -> None:
+    """Let the daemon claim tasks again. As SIGCONT."""
+    _call(loaded, "resume")
+
+
+@click.command()
+@click.option("--no-wait", is_flag=True, help="Only begin it, as SIGHUP does.")
+@with_settings(DAEMON)
+def reload(loaded: Loaded, *, no_wait: bool) -> None:
+    """Load new settings and new code.
+
+    They are tried first: when they would not do, the daemon goes on as before and the exit
+    status is 1. Then the workers end their tasks, within shutdown_timeout, and the program
+    replaces itself; its process ID stays, and so does an embedded Valkey.
+    """
+    generation = _call(loaded, "reload")
+    if no_wait:
+        return
+    while (info := _info(loaded))["generation"] <= generation or info["state"] not in {"ready", "draining"}:
+        if info["generation"] == generation and info["state"] == "ready":
+            raise DaemonError(info["trouble"])
+        select.select([], [], [], 0.05)
+    click.echo(info["status"])
+
+
+@click.command()
+@click.argument("workers", nargs=-1, metavar="[WORKER]...")
+@with_settings(DAEMON)
+def restart(loaded: Loaded, *, workers: tuple[str, ...]) -> None:
+    """Replace workers by fresh ones, each when its task has ended; all of them without names.
+
+    \b
+    boilerd restart
+    boilerd restart worker:3
+    """  # noqa: D301 - click looks for the character \b
+    _call(loaded, "restart", list(workers))
+
+
+@click.command()
+@click.argument("size", metavar="N", type=int)
+@with_settings(DAEMON)
+def scale(loaded: Loaded, *, size: int) -> None:
+    """Have N workers, until the daemon is started or reloaded.
+
+    SIGTTIN means one more, SIGTTOU one less. Workers that go end their tasks first.
+    """
+    _call(loaded, "scale", size)
+
+
+def _call(loaded: Loaded, method: str, *args: Any) -> Any:
+    path = loaded.settings.control_socket()
+    try:
+        return ask(path, f"boilerd.{method}", *args)
+    except OSError as error:
+        raise DaemonError(f"no daemon answers at {path}: {error.strerror or error}; is it running?") from error
+    except ValueError as error:
+        raise DaemonError(str(error)) from error
+
+
+def _info(loaded: Loaded) -> dict[str, Any]:
+    """How the daemon is; waits while the new program starts."""
+    silent_since_s = time.monotonic()
+    while True:
+        try:
+            info: dict[str, Any] = _call(loaded, "info")
+        except DaemonError:
+            if time.monotonic() - silent_since_s > SILENCE_S:
+                raise
+            select.select([], [], [], 0.05)
+        else:
+            return info

@@ -1,0 +1,102 @@
+"""What the control socket serves: Supervisor's own interface, and the daemon's beside it."""
+
+from typing import Any, Protocol
+
+from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
+from supervisor.xmlrpc import Faults, RPCError
+
+
+class Controlled(Protocol):
+    """The daemon, as people may control it; each raises ValueError where it cannot be done."""
+
+    def quiet(self) -> None:
+        """Stop claiming."""
+
+    def resume(self) -> None:
+        """Claim again."""
+
+    def reload(self) -> None:
+        """Begin a reload."""
+
+    def restart(self, names: list[str]) -> None:
+        """Replace workers."""
+
+    def scale(self, size: int) -> None:
+        """Have so many workers."""
+
+    def info(self) -> dict[str, Any]:
+        """How it is."""
+
+
+class DaemonInterface:
+    """``boilerd.*`` on the control socket: what the signals do, for people."""
+
+    def __init__(self, daemon: Controlled) -> None:
+        self._daemon = daemon
+
+    def info(self) -> dict[str, Any]:
+        """State, generation, numbers of workers and of tasks, and how the last reload ended."""
+        return self._daemon.info()
+
+    def quiet(self) -> bool:
+        """Stop claiming; running tasks go on."""
+        self._daemon.quiet()
+        return True
+
+    def resume(self) -> bool:
+        """Claim again."""
+        self._daemon.resume()
+        return True
+
+    def reload(self) -> int:
+        """Begin a reload; the generation that is to end. How it went stands in `info`."""
+        generation = int(self._daemon.info()["generation"])
+        _asking(self._daemon.reload)
+        return generation
+
+    def restart(self, names: list[str]) -> bool:
+        """Replace workers by fresh ones, each when its task has ended; all of them without names."""
+        _asking(self._daemon.restart, names)
+        return True
+
+    def scale(self, size: int) -> bool:
+        """Have so many workers."""
+        _asking(self._daemon.scale, size)
+        return True
+
+
+class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
+    """What supervisorctl can ask for. The broker is not stopped under the workers that need it."""
+
+    def restart(self) -> bool:
+        """`supervisorctl reload`: as SIGHUP."""
+        _asking(self.supervisord.reload)
+        return True
+
+    def stopProcess(self, name: str, wait: bool = True) -> Any:  # noqa: N802
+        """Stop one, unless it is a broker that is needed."""
+        if name.partition(":")[0] == "valkey" and self._has_workers():
+            raise RPCError(Faults.FAILED, "workers need it; stop them first, or shut the daemon down")
+        return super().stopProcess(name, wait)
+
+    def stopProcessGroup(self, name: str, wait: bool = True) -> Any:  # noqa: N802
+        """Stop a group, unless it is a broker that is needed."""
+        if name == "valkey" and self._has_workers():
+            raise RPCError(Faults.FAILED, "workers need it; stop them first, or shut the daemon down")
+        return super().stopProcessGroup(name, wait)
+
+    def _getAllProcesses(self, lexical: bool = False) -> Any:  # noqa: N802
+        """By priority, for `stop all` and `start all`: all but the broker. Lexical, for `status`: all."""
+        pairs = super()._getAllProcesses(lexical)
+        return pairs if lexical else [pair for pair in pairs if pair[0].config.name != "valkey"]
+
+    def _has_workers(self) -> bool:
+        group = self.supervisord.process_groups.get("worker")
+        return bool(group and group.get_unstopped_processes())
+
+
+def _asking(action: Any, *args: Any) -> None:
+    try:
+        action(*args)
+    except ValueError as error:
+        raise RPCError(Faults.FAILED, str(error)) from error

@@ -1,0 +1,85 @@
+"""What a daemon hands over to the program that replaces it in its own process.
+
+A reload executes the daemon anew, with the same process ID. Locks and the embedded broker go
+on meanwhile: clients notice nothing.
+"""
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import Self
+
+import msgspec
+
+from boilerd.signals import HANDLED
+
+#: Not one of the settings' variables.
+VARIABLE = "_BOILERD_HANDOVER"
+
+
+class RunningValkey(msgspec.Struct):
+    """A broker that is a child of this process already."""
+
+    socket: str
+    pid: int
+    stdout_fd: int
+
+
+class Handover(msgspec.Struct):
+    """What the last program left to this one.
+
+    Attributes:
+        generation: How many reloads there were.
+        lock_fds: Path of a lock → file descriptor that holds it.
+        valkey: The embedded broker, if there was one.
+    """
+
+    generation: int = 0
+    lock_fds: dict[str, int] = msgspec.field(default_factory=dict)
+    valkey: RunningValkey | None = None
+
+    @classmethod
+    def take(cls) -> Self:
+        """Take it over; an empty one where this process was started in the ordinary way."""
+        text = os.environ.pop(VARIABLE, "")
+        found = msgspec.json.decode(text, type=cls) if text else cls()
+        found.set_inheritable(False)  # programs that tasks start shall not have them
+        return found
+
+    def set_inheritable(self, inheritable: bool) -> None:
+        """Whether programs that are executed get the file descriptors."""
+        for fd in [*self.lock_fds.values(), *([self.valkey.stdout_fd] if self.valkey else [])]:
+            os.set_inheritable(fd, inheritable)
+
+    def execute(self) -> None:
+        """Replace this program by a fresh copy of itself, with the same arguments; returns only by raising OSError.
+
+        Signals are held back until the new program has its handlers: their default would end it.
+        """
+        self.set_inheritable(True)
+        os.environ[VARIABLE] = msgspec.json.encode(self).decode()
+        try:
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        finally:
+            self.take()
+
+    def abandon(self) -> None:
+        """The new program cannot go on: leave nothing behind."""
+        if self.valkey is not None:
+            with suppress(ChildProcessError):  # it was stopped and reaped already
+                if os.waitpid(self.valkey.pid, os.WNOHANG)[0] == 0:
+                    os.kill(self.valkey.pid, signal.SIGTERM)
+                    os.waitpid(self.valkey.pid, 0)
+            os.close(self.valkey.stdout_fd)
+            self.valkey = None
+
+
+def hold_signals() -> None:
+    """Let signals wait, also for a program that is executed, until `release_signals`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
+def release_signals() -> None:
+    """Take what waited, and what comes."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)

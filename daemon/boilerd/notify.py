@@ -1,0 +1,51 @@
+"""Tell the service manager how the daemon is: systemd's protocol, sd_notify(3).
+
+One datagram a message, ``NAME=value`` lines. Without a manager that listens nothing is sent.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+
+class Notifier:
+    """Sends to the socket that the manager named in the environment.
+
+    Attributes:
+        watchdog_s: How long the manager waits for a sign of life; 0: it does not.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        path = environ.get("NOTIFY_SOCKET", "")
+        # systemd writes an abstract address with an @ in place of its zero byte.
+        self._address = "\0" + path[1:] if path.startswith("@") else path
+        self.watchdog_s = _watchdog_s(environ)
+
+    def send(self, **fields: str | int) -> None:
+        """``READY=1``, ``STATUS=…``; a manager that is away for a moment misses it."""
+        if not self._address:
+            return
+        lines = (f"{name}={' '.join(str(value).split())}" for name, value in fields.items())
+        message = "\n".join(lines).encode("utf-8", "backslashreplace")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(OSError):
+            sender.sendto(message, socket.MSG_DONTWAIT, self._address)
+
+    def reloading(self) -> None:
+        """A reload begins; it ends with READY."""
+        self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+
+    def extend(self, seconds: float) -> None:
+        """The start, reload or stop that is going on needs so much longer, from now on."""
+        self.send(EXTEND_TIMEOUT_USEC=int(seconds * 1_000_000))
+
+
+def _watchdog_s(environ: Mapping[str, str]) -> float:
+    """See sd_watchdog_enabled(3)."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0.0
+    try:
+        return int(environ.get("WATCHDOG_USEC", "0")) / 1_000_000
+    except ValueError:
+        return 0.0

@@ -1,0 +1,243 @@
+"""Quiet, resume, restart, scale, stack dumps and log files: by signals and by commands."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd import Client, keys
+from boilerd.cli.socket_client import daemon_info
+from support import RunningDaemon, boilerd, clean_environment, is_running, wait_until
+
+StartDaemon = Callable[..., RunningDaemon]
+
+
+def info(daemon: RunningDaemon) -> dict[str, Any]:
+    return daemon_info(daemon.directory / "run" / "control.sock")
+
+
+def workers(daemon: RunningDaemon) -> dict[str, int]:
+    return {p["name"]: p["pid"] for p in daemon.processes() if p["name"].startswith("worker:")}
+
+
+def ask_by_signal(daemon: RunningDaemon, what: str) -> None:
+    daemon.signal({"quiet": signal.SIGTSTP, "resume": signal.SIGCONT}[what])
+
+
+def ask_by_command(daemon: RunningDaemon, what: str) -> None:
+    assert daemon.cli(what).returncode == 0
+
+
+@pytest.mark.parametrize("ask", [ask_by_signal, ask_by_command])
+def test_a_quiet_daemon_ends_its_task_and_claims_none_until_it_resumes(
+    start_daemon: StartDaemon, client: Client, connection: redis.Redis, ask: Callable[[RunningDaemon, str], None]
+) -> None:
+    daemon = start_daemon("--concurrency", "2").ready()
+    running = client.enqueue("test:sleep", 1.0).id
+    daemon.wait_for("task started", task_id=running)
+
+    ask(daemon, "quiet")
+    daemon.wait_for("worker stopped accepting new tasks")
+    daemon.wait_for("task completed", task_id=running)
+    wait_until(lambda: info(daemon)["status"] == "quiet, 2 workers, 0 busy, 0 pending", "the status tells")
+    waiting = client.enqueue("test:echo").id
+    wait_until(lambda: info(daemon)["pending"] == 1, "the task was seen")
+    assert connection.lrange(keys.queue("default"), 0, -1) == [waiting.encode()]
+    assert connection.zcard(keys.wip("default")) == 0
+
+    ask(daemon, "resume")
+    daemon.wait_for("task completed", task_id=waiting)
+    assert info(daemon)["is_quiet"] is False
+
+
+def test_a_worker_that_is_replaced_while_quiet_is_quiet(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    daemon.cli("quiet")
+
+    old = workers(daemon)["worker:0"]
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: workers(daemon)["worker:0"] not in {0, old}, "it was replaced")
+    task_id = client.enqueue("test:echo").id
+    wait_until(lambda: info(daemon)["pending"] == 1, "the task waits")
+
+    assert not daemon.lines("task started", task_id=task_id)
+    daemon.cli("resume")
+    daemon.wait_for("task completed", task_id=task_id)
+
+
+def test_a_quiet_daemon_drains(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "2").ready()
+    task_id = client.enqueue("test:sleep", 0.5).id
+    daemon.wait_for("task started", task_id=task_id)
+
+    daemon.cli("quiet")
+
+    assert daemon.stop() == 0
+    assert daemon.lines("task completed", task_id=task_id)
+
+
+def test_signals_add_and_remove_a_worker(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "2").ready()
+
+    daemon.signal(signal.SIGTTIN)
+    wait_until(lambda: set(workers(daemon)) == {"worker:0", "worker:1", "worker:2"}, "one more")
+    daemon.signal(signal.SIGTTOU)
+    wait_until(lambda: set(workers(daemon)) == {"worker:0", "worker:1"}, "one less")
+    daemon.signal(signal.SIGTTOU)
+    wait_until(lambda: set(workers(daemon)) == {"worker:0"}, "two less")
+
+    daemon.signal(signal.SIGTTOU)
+    daemon.wait_for("scaling refused")
+    assert list(workers(daemon)) == ["worker:0"]
+
+
+def test_a_worker_that_has_to_go_ends_its_task(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "2", "--shutdown-timeout", "20").ready()
+    for _ in range(2):
+        client.enqueue("test:sleep", 1.0)
+    daemon.wait_for("task started", count=2)
+
+    assert daemon.cli("scale", "1").returncode == 0
+    assert daemon.cli("scale", "2").returncode == 0
+
+    daemon.wait_for("task completed", count=2)
+    wait_until(lambda: len(workers(daemon)) == 2 and all(workers(daemon).values()), "the second was forked anew")
+    assert not daemon.lines("task released, it will run again")
+
+
+def test_workers_that_were_added_keep_their_leases_and_hear_cancellations(
+    start_daemon: StartDaemon, client: Client, connection: redis.Redis
+) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    assert daemon.cli("scale", "4").returncode == 0
+    wait_until(lambda: len(workers(daemon)) == 4 and all(workers(daemon).values()), "four workers")
+
+    ids = [client.enqueue("test:sleep", 30).id for _ in range(4)]
+    daemon.wait_for("task started", count=4)
+    leases = dict(connection.zscan_iter(keys.wip("default")))
+
+    wait_until(
+        lambda: all(end > leases[pair] for pair, end in connection.zscan_iter(keys.wip("default"))),
+        "all leases were extended",
+    )
+    for task_id in ids:
+        client.cancel(task_id)
+        daemon.wait_for("task archived", task_id=task_id)
+
+
+@pytest.mark.parametrize("size", ["0", "1001", "-3"])
+def test_a_number_of_workers_that_cannot_be_is_refused(start_daemon: StartDaemon, size: str) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+
+    done = daemon.cli("scale", "--", size)
+
+    assert done.returncode == 1
+    assert f"{size} workers: give a number from 1 to 1000" in done.stderr
+
+
+def test_restarted_workers_end_their_tasks_and_are_new(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "3", "--shutdown-timeout", "20").ready()
+    before = workers(daemon)
+    task_id = client.enqueue("test:sleep", 1).id
+    daemon.wait_for("task started", task_id=task_id)
+
+    assert daemon.cli("restart").returncode == 0
+
+    daemon.wait_for("task completed", task_id=task_id)
+    wait_until(lambda: all(pid and pid != before[name] for name, pid in workers(daemon).items()), "all are new")
+    assert not daemon.lines("process died")
+
+
+def test_one_worker_can_be_restarted(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "2").ready()
+    before = workers(daemon)
+
+    assert daemon.cli("restart", "worker:1").returncode == 0
+
+    wait_until(lambda: workers(daemon)["worker:1"] not in {0, before["worker:1"]}, "it is new")
+    assert workers(daemon)["worker:0"] == before["worker:0"]
+    refused = daemon.cli("restart", "worker:7")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "boilerd: error: no worker 'worker:7'; there are worker:0 to worker:1\n",
+    )
+
+
+def test_a_worker_that_does_not_answer_is_killed_by_a_restart(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    pid = workers(daemon)["worker:0"]
+    os.kill(pid, signal.SIGSTOP)
+
+    assert daemon.cli("restart").returncode == 0
+
+    wait_until(lambda: workers(daemon)["worker:0"] not in {0, pid}, "it was replaced")
+    daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
+
+
+def test_every_process_logs_where_it_is(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "2").ready()
+    task_id = client.enqueue("test:sleep", 30).id
+    daemon.wait_for("task started", task_id=task_id)
+
+    daemon.signal(signal.SIGUSR1)
+
+    line = daemon.wait_for("stack dump", task_id=task_id)
+    assert "in sleep\n" in line["stacks"]
+    daemon.wait_for("stack dump", count=4)
+    assert {line.get("worker") for line in daemon.lines("stack dump")} == {None, "scheduler", "worker:0", "worker:1"}
+    assert not daemon.lines("process died")
+
+
+def test_log_files_that_were_moved_are_let_go_of(start_daemon: StartDaemon, client: Client, directory: Path) -> None:
+    log = directory / "boilerd.log"
+    daemon = start_daemon("--concurrency", "2", "--log-output", "both", "--log-file", str(log)).ready()
+    daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
+    log.rename(directory / "boilerd.log.1")
+
+    def holders() -> list[int]:
+        moved = str(directory / "boilerd.log.1")
+        pids = [daemon.pid, *(p["pid"] for p in daemon.processes())]
+        return [pid for pid in pids if any(_target(fd) == moved for fd in Path(f"/proc/{pid}/fd").iterdir())]
+
+    assert holders()
+    daemon.signal(signal.SIGUSR2)
+
+    wait_until(lambda: not holders(), "no process holds the old file")
+    daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
+    wait_until(lambda: "task completed" in log.read_text(), "the new file is written")
+
+
+def _target(fd: Path) -> str:
+    try:
+        return str(fd.readlink())
+    except FileNotFoundError:
+        return ""
+
+
+@pytest.mark.parametrize("words", [("quiet",), ("resume",), ("reload",), ("restart",), ("scale", "2")])
+def test_without_a_daemon_each_command_says_so(directory: Path, words: tuple[str, ...]) -> None:
+    done = boilerd(*words, env=clean_environment(BOILERD_STATE_DIR=str(directory)))
+
+    assert done.returncode == 1
+    assert f"no daemon answers at {directory}/run/control.sock" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_storm_of_signals_leaves_a_daemon_that_works(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "2").ready()
+
+    for _ in range(50):
+        for signum in (signal.SIGTSTP, signal.SIGCONT, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2):
+            daemon.signal(signum)
+    daemon.signal(signal.SIGCONT)
+    assert daemon.cli("resume").returncode == 0
+    assert daemon.cli("scale", "2").returncode == 0
+
+    daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
+    wait_until(lambda: set(workers(daemon)) == {"worker:0", "worker:1"}, "two workers")
+    assert is_running(daemon.pid)
+    assert daemon.stop() == 0

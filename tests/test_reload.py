@@ -1,0 +1,301 @@
+"""A reload: new settings and code in the same process, no task interrupted, nothing refused meanwhile."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boilerd import Client
+from boilerd.cli.socket_client import ask, daemon_info
+from boilerd.connection import connect
+from support import RunningDaemon, Valkey, is_running, wait_until
+
+StartDaemon = Callable[..., RunningDaemon]
+
+APP = """
+import time
+from boilerd import ServeMux
+mux = ServeMux()
+
+@mux.handle("app:version")
+def version(task):
+    task.logger.info("version {version}")
+
+@mux.handle("app:sleep")
+def sleep(task):
+    time.sleep(task.payload)
+"""
+
+
+def write_app(directory: Path, version: int) -> None:
+    # Of another length: Python's cache goes by seconds and size.
+    (directory / "myapp.py").write_text(APP.replace("{version}", str(version)) + "#" * version)
+
+
+def info(daemon: RunningDaemon) -> dict[str, Any]:
+    return daemon_info(daemon.directory / "run" / "control.sock")
+
+
+def wait_for_generation(daemon: RunningDaemon, generation: int) -> dict[str, Any]:
+    return wait_until(
+        lambda: found if (found := info(daemon)).get("generation") == generation and found["state"] == "ready" else {},
+        f"generation {generation} is ready",
+    )
+
+
+@pytest.fixture
+def start_app(start_daemon: StartDaemon, directory: Path) -> Callable[..., RunningDaemon]:
+    """Start a daemon with an application of its own, in its directory."""
+
+    def start(*flags: str, **options: Any) -> RunningDaemon:
+        write_app(directory, 1)
+        env = {"BOILERD_APP": "myapp:mux"} | options.pop("env", {})
+        return start_daemon(*flags, directory=directory, env=env, **options).ready()
+
+    return start
+
+
+def test_a_reload_brings_new_code_and_settings_with_the_same_pid(
+    start_app: StartDaemon, client: Client, directory: Path
+) -> None:
+    (directory / "boilerd.toml").write_text("concurrency = 1\n")
+    daemon = start_app()
+    first = client.enqueue("app:version").id
+    daemon.wait_for("version 1", task_id=first)
+
+    write_app(directory, 2)
+    (directory / "boilerd.toml").write_text("concurrency = 3\n")
+    done = daemon.cli("reload", cwd=directory)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("3 workers")
+    second = client.enqueue("app:version").id
+    daemon.wait_for("version 2", task_id=second)
+    assert (info(daemon)["pid"], info(daemon)["generation"]) == (daemon.pid, 1)
+    assert len([p for p in daemon.processes() if p["name"].startswith("worker:")]) == 3
+    assert daemon.stop() == 0
+
+
+def test_a_reload_lets_running_tasks_end(start_app: StartDaemon, client: Client) -> None:
+    daemon = start_app("--concurrency", "4", "--shutdown-timeout", "20")
+    ids = [client.enqueue("app:sleep", 1.0).id for _ in range(4)]
+    daemon.wait_for("task started", count=4)
+
+    daemon.signal(signal.SIGHUP)
+
+    wait_for_generation(daemon, 1)
+    for task_id in ids:
+        assert len(daemon.lines("task started", task_id=task_id)) == 1
+        assert daemon.lines("task completed", task_id=task_id)
+    assert not daemon.lines("task released, it will run again")
+
+
+def test_a_task_longer_than_the_shutdown_timeout_runs_again_after_the_reload(
+    start_app: StartDaemon, client: Client
+) -> None:
+    daemon = start_app("--concurrency", "1", "--shutdown-timeout", "0.3")
+    task_id = client.enqueue("app:sleep", 2).id
+    daemon.wait_for("task started", task_id=task_id)
+
+    daemon.signal(signal.SIGHUP)
+
+    daemon.wait_for("task released, it will run again", task_id=task_id)
+    assert daemon.wait_for("task started", count=2, task_id=task_id)["attempt"] == 1
+    assert daemon.lines("reload cut tasks short, they run again")
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        ({"boilerd.toml": "concurency = 3\n"}, "unknown key 'concurency'"),
+        ({"myapp.py": "import nothing_like_it\n"}, "nothing_like_it"),
+        ({"myapp.py": "raise SystemExit(7)\n"}, "SystemExit"),
+        ({"myapp.py": "import os; os._exit(9)\n"}, "exit status 9"),
+        ({"boilerd.toml": 'redis_url = "unix:///nowhere.sock"\n'}, "Redis did not answer"),
+    ],
+)
+def test_a_broken_reload_leaves_the_old_one_running_and_says_why(
+    start_app: StartDaemon, valkey: Valkey, directory: Path, broken: dict[str, str], error: str
+) -> None:
+    (directory / "boilerd.toml").write_text(f'redis_url = "{valkey.url}"\n')
+    daemon = start_app("--concurrency", "1", redis_url=None)
+    workers = [p["pid"] for p in daemon.processes()]
+
+    for name, text in broken.items():
+        (directory / name).write_text(text)
+    daemon.signal(signal.SIGHUP)
+
+    assert error in daemon.wait_for("reload refused, going on as before")["error"]
+    assert error in info(daemon)["trouble"]
+    assert error in info(daemon)["status"]
+    assert [p["pid"] for p in daemon.processes()] == workers
+    with Client.from_url(valkey.url) as client:
+        daemon.wait_for("version 1", task_id=client.enqueue("app:version").id)
+
+
+def test_the_reload_command_tells_what_is_wrong(start_app: StartDaemon, directory: Path) -> None:
+    daemon = start_app("--concurrency", "1")
+
+    (directory / "myapp.py").write_text("mux = 1\n")
+    done = daemon.cli("reload")
+
+    assert done.returncode == 1
+    assert re.fullmatch(r"boilerd: error: reload refused: app 'myapp:mux': a int is no mux; .*\n", done.stderr)
+    assert is_running(daemon.pid)
+
+
+def test_clients_of_the_embedded_broker_notice_nothing_of_a_reload(start_app: StartDaemon, directory: Path) -> None:
+    daemon = start_app("--concurrency", "2", redis_url=None)
+    broker = daemon.pid_of("valkey")
+    with connect(f"unix://{directory}/run/valkey.sock") as connection:
+        connection.client_setname("mine")
+        before = connection.client_id()
+
+        for generation in (1, 2, 3):
+            daemon.signal(signal.SIGHUP)
+            wait_for_generation(daemon, generation)
+
+        assert (connection.client_id(), connection.client_getname()) == (before, "mine")
+    assert daemon.pid_of("valkey") == broker
+    daemon.wait_for("version 1", task_id=daemon.enqueue("app:version"))
+    os.kill(broker, signal.SIGKILL)
+    wait_until(lambda: daemon.pid_of("valkey") not in {0, broker}, "the broker was replaced")
+    task_id = wait_until(lambda: daemon.cli("enqueue", "app:version").stdout.strip(), "a task was taken")  # noqa: PLW0108
+    daemon.wait_for("version 1", task_id=task_id)
+    assert daemon.stop() == 0
+
+
+def test_a_reload_may_leave_the_embedded_broker_for_another(
+    start_app: StartDaemon, valkey: Valkey, directory: Path
+) -> None:
+    daemon = start_app("--concurrency", "1", redis_url=None)
+    broker = daemon.pid_of("valkey")
+
+    (directory / "boilerd.toml").write_text(f'redis_url = "{valkey.url}"\n')
+    done = daemon.cli("reload", cwd=directory)
+
+    assert done.returncode == 0
+    assert not is_running(broker)
+    assert [p["name"] for p in daemon.processes()] == ["scheduler", "worker:0"]
+
+
+def test_the_locks_are_held_through_a_reload(
+    start_app: StartDaemon, start_daemon: StartDaemon, directory: Path
+) -> None:
+    daemon = start_app("--concurrency", "1", redis_url=None)
+
+    daemon.cli("reload", cwd=directory)
+    second = daemon.cli("run", cwd=directory)
+
+    assert second.returncode == 3
+    assert f"in use by another daemon (pid {daemon.pid})" in second.stderr
+
+
+def test_programs_that_tasks_start_get_no_descriptors_of_the_daemon_after_a_reload(
+    start_daemon: StartDaemon, client: Client
+) -> None:
+    daemon = start_daemon("--concurrency", "1", redis_url=None).ready()
+    assert daemon.cli("reload").returncode == 0
+
+    shown = subprocess.run(
+        ["find", f"/proc/{daemon.pid}/fdinfo", "-type", "f"], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    def flags(path: str) -> int:
+        return int(re.search(r"flags:\s+(\d+)", Path(path).read_text()).group(1), 8)  # type: ignore[union-attr]
+
+    inherited = {Path(path).name for path in shown if Path(path).exists() and not flags(path) & os.O_CLOEXEC}
+    assert inherited - {"0", "1", "2"} == set()
+
+
+def test_many_hangups_are_one_reload_after_the_other(start_app: StartDaemon, client: Client) -> None:
+    daemon = start_app("--concurrency", "2")
+
+    for _ in range(200):
+        daemon.signal(signal.SIGHUP)
+        wait_until(lambda: True, "at once")
+    wait_until(lambda: info(daemon).get("generation", 0) >= 1 and info(daemon)["state"] == "ready", "reloaded")
+
+    task_id = client.enqueue("app:version").id
+    daemon.wait_for("version 1", task_id=task_id)
+    assert daemon.stop() == 0
+
+
+@pytest.mark.fault(22)
+def test_a_term_in_the_middle_of_a_reload_ends_the_daemon(start_app: StartDaemon, client: Client) -> None:
+    daemon = start_app("--concurrency", "2", "--shutdown-timeout", "10")
+    task_id = client.enqueue("app:sleep", 1.5).id
+    daemon.wait_for("task started", task_id=task_id)
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("reloading, draining the workers")
+
+    daemon.signal(signal.SIGTERM)
+
+    assert daemon.wait() == 0
+    assert daemon.lines("task completed", task_id=task_id)
+    assert not daemon.lines("daemon reloaded")
+
+
+@pytest.mark.fault(22)
+def test_a_term_while_the_reload_is_checked_ends_the_daemon_and_the_check(
+    start_app: StartDaemon, directory: Path
+) -> None:
+    daemon = start_app("--concurrency", "1")
+    (directory / "myapp.py").write_text(
+        f"import os, time; open({str(directory / 'checking')!r}, 'w').write(str(os.getpid())); time.sleep(600)\n"
+    )
+    daemon.signal(signal.SIGHUP)
+    check = int(wait_until(lambda: (p := directory / "checking").exists() and p.read_text(), "the check runs"))
+
+    assert daemon.stop() == 0
+    wait_until(lambda: not is_running(check), "the check has ended")
+
+
+def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(
+    start_app: StartDaemon, start_valkey: Callable[..., Valkey]
+) -> None:
+    server = start_valkey()
+    daemon = start_app("--concurrency", "1", redis_url=server.url)
+    with Client.from_url(server.url) as client:
+        task_id = client.enqueue("app:sleep", 1).id
+    daemon.wait_for("task started", task_id=task_id)
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("reloading, draining the workers")
+
+    server.stop()
+    daemon.wait_for("broker unavailable, waiting", logger="boilerd.daemon")
+    server.start()
+
+    daemon.wait_for("daemon reloaded")
+    wait_for_generation(daemon, 1)
+    assert daemon.stop() == 0
+
+
+def test_supervisors_own_tool_reloads_as_well(start_app: StartDaemon) -> None:
+    daemon = start_app("--concurrency", "1")
+    socket = daemon.directory / "run" / "control.sock"
+
+    tool = [str(Path(sys.executable).parent / "supervisorctl"), "-s", f"unix://{socket}"]
+    done = subprocess.run([*tool, "reload"], capture_output=True, text=True, timeout=30, check=False)
+
+    assert "Restarted" in done.stdout, (done.stdout, done.stderr)
+    assert wait_for_generation(daemon, 1)["pid"] == daemon.pid
+
+
+def test_a_second_reload_while_one_is_under_way_is_refused(start_app: StartDaemon, client: Client) -> None:
+    daemon = start_app("--concurrency", "1", "--shutdown-timeout", "10")
+    task_id = client.enqueue("app:sleep", 1.5).id
+    daemon.wait_for("task started", task_id=task_id)
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("reloading, draining the workers")
+
+    with pytest.raises(ValueError, match=r"a reload is under way|the daemon is draining"):
+        ask(daemon.directory / "run" / "control.sock", "boilerd.reload")
+
+    wait_for_generation(daemon, 1)
