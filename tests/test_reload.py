@@ -113,7 +113,7 @@ def test_a_task_longer_than_the_shutdown_timeout_runs_again_after_the_reload(
 @pytest.mark.parametrize(
     ("broken", "error"),
     [
-        ({"boilerd.toml": "concurency = 3\n"}, "unknown key 'concurency'"),
+        ({"boilerd.toml": "workers = 3\n"}, "unknown key 'workers'"),
         ({"myapp.py": "import nothing_like_it\n"}, "nothing_like_it"),
         ({"myapp.py": "raise SystemExit(7)\n"}, "SystemExit"),
         ({"myapp.py": "import os; os._exit(9)\n"}, "exit status 9"),
