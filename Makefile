@@ -14,7 +14,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check format generate cov chaos bench build lock clean
+.PHONY: help setup demo run test check format generate cov chaos bench build lock install uninstall wheels clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,7 +28,7 @@ run: .venv/.ready ## Run the daemon in the foreground
 	@$(BIN)/boilerd run $(ARGS)
 
 test: .venv/.ready ## Run all tests
-	@$(BIN)/pytest -n 4 $(ARGS)
+	@$(BIN)/pytest -n 4 --dist loadgroup $(ARGS)
 
 check: .venv/.ready ## Format, lint, types, layers, spelling, generated files; changes nothing
 	@$(BIN)/ruff format --check
@@ -64,6 +64,16 @@ lock: ## Resolve the requirements files again; ARGS=--upgrade takes newer versio
 	@command -v uv >/dev/null || { echo "make lock: needs uv on PATH" >&2; exit 1; }
 	@$(COMPILE) $(ARGS) --output-file requirements.txt pyproject.toml
 	@$(COMPILE) $(ARGS) --constraints requirements.txt --group dev --output-file requirements-dev.txt pyproject.toml
+	@$(COMPILE) $(ARGS) --constraints requirements-dev.txt --group pyproject.toml:build --output-file requirements-build.txt
+
+install: ## Install as a system service in /opt/boilerd; as root; ARGS=--dry-run tells what it does
+	@scripts/install install $(ARGS)
+
+uninstall: ## Take it away again, but for what was edited; ARGS=--purge: and the tasks
+	@scripts/install uninstall $(ARGS)
+
+wheels: ## Collect what an installation without a network needs, in dist/wheels
+	@scripts/install wheels dist/wheels $(ARGS)
 
 clean: ## Remove all that make made, .venv included
 	@rm -rf .venv build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -20,7 +20,7 @@ from boilerd.cli.enqueue import parse_payload
 from boilerd.connection import text
 from boilerd.settings import SECRETS, definitions
 from boilerd.urls import MASK
-from support import DEADLINE_S, Valkey, boilerd, clean_environment, private_directory
+from support import DEADLINE_S, Valkey, boilerd, clean_environment, private_directory, wait_until
 
 Done = subprocess.CompletedProcess[str]
 #: Runs a command in a directory of its own, with the tests' Valkey.
@@ -553,3 +553,28 @@ def test_a_full_disk_under_stdout_is_told_in_one_line(directory: Path) -> None:
 
     assert done.returncode == 1
     assert done.stderr == b"boilerd: error: stdout: No space left on device\n"
+
+
+def test_a_stock_supervisord_runs_the_daemon_as_its_program(directory: Path) -> None:
+    conf = (Path(__file__).parents[1] / "conf" / "supervisord.conf").read_text()
+    log = directory / "boilerd.log"
+    program = conf.replace("/opt/boilerd/bin/boilerd", f"{sys.executable} -m boilerd")
+    program = program.replace("/var/log/boilerd.log", str(log))
+    (directory / "supervisord.conf").write_text(
+        f"[supervisord]\nnodaemon=true\nlogfile={directory}/supervisord.log\npidfile={directory}/pid\n{program}"
+    )
+    env = clean_environment(BOILERD_STATE_DIR=str(directory / "state"), BOILERD_CONCURRENCY="2")
+    tool = [str(Path(sys.executable).parent / "supervisord"), "-c", str(directory / "supervisord.conf")]
+
+    with subprocess.Popen(tool, env=env, stdout=subprocess.DEVNULL) as supervisord:
+        try:
+            wait_until(lambda: log.exists() and "daemon started" in log.read_text(), "the daemon runs")
+            task_id = boilerd("enqueue", "worker:ping", '{"message":"hi"}', env=env).stdout.strip()
+            wait_until(lambda: '"task completed","logger":"boilerd.task"' in log.read_text(), "a task ran")
+        finally:
+            supervisord.terminate()
+            supervisord.wait(DEADLINE_S)
+
+    said = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["task_id"] for line in said if line["message"] == "task completed"] == [task_id]
+    assert said[-1]["message"] == "worker shutdown completed gracefully"

@@ -73,8 +73,7 @@ def test_a_reload_brings_new_code_and_settings_with_the_same_pid(
     (directory / "boilerd.toml").write_text("concurrency = 3\n")
     done = daemon.cli("reload", cwd=directory)
 
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("3 workers")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     second = client.enqueue("app:version").id
     daemon.wait_for("version 2", task_id=second)
     assert (info(daemon)["pid"], info(daemon)["generation"]) == (daemon.pid, 1)

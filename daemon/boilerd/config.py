@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def load(
     *,
     file: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
+    only: Collection[str] | None = None,
 ) -> Loaded:
     """Read the settings.
 
@@ -53,6 +54,8 @@ def load(
         file: The file to read; without it ``BOILERD_CONFIG``, ./boilerd.toml, /etc/boilerd/boilerd.toml,
             the first that exists.
         environ: Instead of the process's environment.
+        only: Read these, and leave all others at their defaults, whatever is wrong with them or
+            with the file: for commands that must work on a daemon whose settings were broken.
 
     Raises:
         ConfigError: A file cannot be read, a key is unknown, or a value is not allowed.
@@ -62,13 +65,15 @@ def load(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     layers = [
-        _from_file(path) if path else {},
-        _from_environment(environ),
+        _from_file(path, is_lenient=only is not None) if path else {},
+        _from_environment(environ) if only is None else _named(environ, only),
         {name: (value, "flag") for name, value in (flags or {}).items() if value is not None},
     ]
     known = {setting.name: setting for setting in definitions()}
     for layer in layers:
         for name, (raw, source) in layer.items():
+            if only is not None and name not in only:
+                continue
             values[name] = _convert(known[name], raw, source, is_text=layer is not layers[0])
             sources[name] = source
     settings = Settings(**values)
@@ -83,7 +88,23 @@ def _find_file(chosen: str | os.PathLike[str] | None, environ: Mapping[str, str]
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _from_file(path: Path) -> dict[str, tuple[Any, str]]:
+def _named(environ: Mapping[str, str], names: Collection[str]) -> dict[str, tuple[Any, str]]:
+    """The variables of these settings, and no others."""
+    variables = {setting.name: setting.variable for setting in definitions() if setting.name in names}
+    return {name: (value, variable) for name, variable in variables.items() if (value := environ.get(variable))}
+
+
+def _from_file(path: Path, *, is_lenient: bool) -> dict[str, tuple[Any, str]]:
+    """All that the file sets; nothing where it is broken and `is_lenient`."""
+    try:
+        return _read_file(path)
+    except ConfigError:
+        if is_lenient:
+            return {}
+        raise
+
+
+def _read_file(path: Path) -> dict[str, tuple[Any, str]]:
     try:
         if path.stat().st_mode & stat.S_IWOTH:
             # It names the code that the daemon runs.
@@ -122,7 +143,7 @@ def _from_credentials(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     return {
         name: (_read_secret(path, f"credential {name}"), f"credential {name}")
         for name, path in paths.items()
-        if path.is_file()
+        if os.path.lexists(path)
     }
 
 

@@ -7,12 +7,14 @@ Each command lives in a module of its own that is imported when the command is u
 import errno
 import importlib
 import io
+import logging
 import os
 import sys
 from typing import NoReturn
 
 import click
 
+from boilerd import logs
 from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError, InvalidTaskError, NoBrokerError
 from boilerd.exitcodes import BOOT, FAILED, USAGE
 
@@ -74,9 +76,7 @@ def main() -> NoReturn:
     try:
         sys.exit(boilerd(standalone_mode=True))
     except BoilerdError as error:
-        if isinstance(error, AppImportError) and error.traceback:
-            click.echo(error.traceback.rstrip(), err=True)
-        click.echo("boilerd: error: " + " ".join(str(error).splitlines()), err=True)
+        _tell(error)
         sys.exit(_status(error))
     except BrokenPipeError:
         # Whoever read our output, such as `head`, has seen enough.
@@ -87,6 +87,25 @@ def main() -> NoReturn:
             raise
         click.echo(f"boilerd: error: stdout: {error.strerror}", err=True)
         os._exit(FAILED)  # the interpreter would try to write it once more
+
+
+def _tell(error: BoilerdError) -> None:
+    """One line on stderr, where people read; in the journal a log line as all others there."""
+    message = " ".join(str(error).splitlines())
+    if _is_journal():
+        if not isinstance(error, BootError):  # `run` has logged it
+            logs.configure(level="error", style="json")
+            logging.getLogger("boilerd.cli").error("command failed", extra={"error": message})
+        return
+    if isinstance(error, AppImportError) and error.traceback:
+        click.echo(error.traceback.rstrip(), err=True)
+    click.echo(f"boilerd: error: {message}", err=True)
+
+
+def _is_journal() -> bool:
+    """Whether stderr goes to the journal; see $JOURNAL_STREAM in systemd.exec(5)."""
+    stat = os.fstat(2)
+    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
 
 def _status(error: BoilerdError) -> int:

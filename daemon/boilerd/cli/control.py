@@ -10,8 +10,8 @@ from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.socket_client import ask
 from boilerd.errors import BoilerdError
 
-#: Where the daemon is.
-DAEMON = ("state_dir", "runtime_dir")
+#: Where the daemon is; nothing else of the settings matters, and the new ones may be broken.
+with_daemon = with_settings(("state_dir", "runtime_dir"), is_lenient=True)
 #: How long a daemon may be silent while it reloads: it imports the application.
 SILENCE_S = 60.0
 
@@ -21,14 +21,14 @@ class DaemonError(BoilerdError):
 
 
 @click.command()
-@with_settings(DAEMON)
+@with_daemon
 def quiet(loaded: Loaded) -> None:
     """Let the daemon claim no more tasks; those that run go on. As SIGTSTP."""
     _call(loaded, "quiet")
 
 
 @click.command()
-@with_settings(DAEMON)
+@with_daemon
 def resume(loaded: Loaded) -> None:
     """Let the daemon claim tasks again. As SIGCONT."""
     _call(loaded, "resume")
@@ -36,7 +36,7 @@ def resume(loaded: Loaded) -> None:
 
 @click.command()
 @click.option("--no-wait", is_flag=True, help="Only begin it, as SIGHUP does.")
-@with_settings(DAEMON)
+@with_daemon
 def reload(loaded: Loaded, *, no_wait: bool) -> None:
     """Load new settings and new code.
 
@@ -51,12 +51,11 @@ def reload(loaded: Loaded, *, no_wait: bool) -> None:
         if info["generation"] == generation and info["state"] == "ready":
             raise DaemonError(info["trouble"])
         select.select([], [], [], 0.05)
-    click.echo(info["status"])
 
 
 @click.command()
 @click.argument("workers", nargs=-1, metavar="[WORKER]...")
-@with_settings(DAEMON)
+@with_daemon
 def restart(loaded: Loaded, *, workers: tuple[str, ...]) -> None:
     """Replace workers by fresh ones, each when its task has ended; all of them without names.
 
@@ -69,7 +68,7 @@ def restart(loaded: Loaded, *, workers: tuple[str, ...]) -> None:
 
 @click.command()
 @click.argument("size", metavar="N", type=int)
-@with_settings(DAEMON)
+@with_daemon
 def scale(loaded: Loaded, *, size: int) -> None:
     """Have N workers, until the daemon is started or reloaded.
 

@@ -19,11 +19,11 @@ ALL = tuple(s.name for s in definitions() if s.name not in SECRETS and not s.is_
 
 
 def with_settings(
-    names: Iterable[str], *, refusal: type[BoilerdError] = ConfigError
+    names: Iterable[str], *, refusal: type[BoilerdError] = ConfigError, is_lenient: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command ``--config`` and a flag for each named setting; it gets them as ``loaded``.
 
-    Settings that are wrong raise `refusal`.
+    Settings that are wrong raise `refusal`; all but the named ones may be, where `is_lenient`.
     """
     wanted = [setting for setting in definitions() if setting.name in set(names)]
 
@@ -32,7 +32,7 @@ def with_settings(
         def read_settings(config: str | None, **values: Any) -> Any:
             flags = {setting.name: values.pop(setting.name) for setting in wanted}
             try:
-                loaded = load(flags, file=config)
+                loaded = load(flags, file=config, only=flags if is_lenient else None)
             except ConfigError as error:
                 raise refusal(str(error)) from error
             return command(loaded=loaded, **values)

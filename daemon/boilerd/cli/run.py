@@ -2,14 +2,32 @@
 
 import logging
 import sys
+from typing import Any
 
 import click
 
+from boilerd import logs
 from boilerd.cli.options import ALL, Loaded, with_settings
 from boilerd.errors import BootError, ConfigError
 
 
-@click.command(context_settings={"auto_envvar_prefix": None})
+class _LoggedCommand(click.Command):
+    """Logs why the daemon could not start: people read stderr; what collects the log must see it too."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except BootError as error:
+            if not sys.stdout.isatty() and not ctx.params["only_checks"]:
+                if not logging.getLogger().handlers:  # the settings are not known
+                    logs.configure(level="error", style="json")
+                fields = {"error": str(error), "traceback": getattr(error, "traceback", None) or None}
+                logging.getLogger("boilerd.daemon").critical("daemon could not start", extra=fields)
+            raise
+
+
+@click.command(cls=_LoggedCommand, context_settings={"auto_envvar_prefix": None})
 @with_settings(ALL, refusal=BootError)
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @click.option("--check", "only_checks", is_flag=True, hidden=True, help="Only see whether it could start; for reloads.")
@@ -33,12 +51,5 @@ def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
             check(loaded.settings)
         else:
             start(loaded.settings, is_burst=burst)
-    except BootError as error:
-        # People read stderr; what collects the log must see it too.
-        if not sys.stdout.isatty() and not only_checks:
-            traceback = getattr(error, "traceback", None) or None
-            fields = {"error": str(error), "traceback": traceback}
-            logging.getLogger("boilerd.daemon").critical("daemon could not start", extra=fields)
-        raise
     except ConfigError as error:
         raise BootError(str(error)) from error

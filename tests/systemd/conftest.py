@@ -1,0 +1,69 @@
+"""Fixtures: boilerd installed on a real systemd, which all tests of one process share."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from box import PROJECT, Box, why_not
+from service import APP, DROP_IN, Service
+from support import private_directory
+
+
+@pytest.fixture(scope="session")
+def _possible() -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def fresh_box(_possible: None) -> Iterator[Box]:
+    """A systemd of the test's own, with nothing installed."""
+    made = Box()
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="session")
+def installed(_possible: None) -> Iterator[Box]:
+    """A systemd on which `make install` was run."""
+    made = Box()
+    try:
+        made.start().run("make", "-C", PROJECT, "install")
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="session")
+def wheels(_possible: None) -> Iterator[Path]:
+    """What an installation without a network needs."""
+    with private_directory() as directory:
+        subprocess.run([PROJECT / "scripts" / "install", "wheels", directory], capture_output=True, check=True)
+        yield directory
+
+
+@pytest.fixture
+def service(installed: Box) -> Iterator[Service]:
+    """The unit as it was installed, with the tests' application."""
+    installed.write("/srv/myproject/tasks.py", APP)
+    made = Service(installed)
+    made.drop_in(DROP_IN)
+    yield made
+    units = ("boiler-worker", "boiler-worker@a", "boiler-worker@b", "boiler-valkey")
+    installed.run("systemctl", "kill", "--signal=KILL", *units, check=False)
+    installed.run("systemctl", "stop", *units, check=False)
+    for unit in (*units, "boiler-worker@"):
+        shutil.rmtree(installed.root / f"etc/systemd/system/{unit}.service.d", ignore_errors=True)
+    for path in (installed.root / "var/lib/private").glob("boiler*"):
+        shutil.rmtree(path)
+    for path in (installed.root / "etc/boilerd").glob("*.toml"):
+        path.unlink()
+    shutil.rmtree(installed.root / "etc/credstore", ignore_errors=True)
+    shutil.copy(PROJECT / "conf" / "boilerd.toml", installed.root / "etc/boilerd/boilerd.toml")
+    installed.run("systemctl", "daemon-reload")
+    installed.run("systemctl", "reset-failed", check=False)

@@ -1,0 +1,127 @@
+"""Installing and taking away, on a machine that has a systemd and nothing of boilerd."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from box import PROJECT, Box
+
+pytestmark = pytest.mark.xdist_group("systemd")
+
+INSTALL = PROJECT / "scripts" / "install"
+SETTINGS = "etc/boilerd/boilerd.toml"
+
+
+def files(box: Box) -> set[str]:
+    """All that is there where an installation may leave something."""
+    return set(box.run("find", "/etc", "/opt", "/usr/local", "/var/lib", "-xdev").stdout.splitlines())
+
+
+def offline(box: Box, wheels: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Install from the wheels, with no network at all."""
+    shared = box.root / "var/wheels"
+    if not shared.exists():
+        shared.mkdir()
+        for wheel in wheels.iterdir():
+            (shared / wheel.name).write_bytes(wheel.read_bytes())
+    return box.run("unshare", "--net", INSTALL, "--wheels", "/var/wheels", *words)
+
+
+def test_a_dry_run_tells_each_step_and_changes_nothing(fresh_box: Box) -> None:
+    before = files(fresh_box)
+
+    done = fresh_box.run("make", "-C", PROJECT, "install", "ARGS=--dry-run")
+
+    assert files(fresh_box) == before
+    for word in ("/opt/boilerd", "/usr/local/bin/boilerd", "boiler-worker@.service", "/etc/boilerd/boilerd.toml"):
+        assert word in done.stdout
+    assert "Nothing was done" in done.stdout
+
+
+def test_it_installs_without_a_network_and_leaves_nothing_when_it_goes(fresh_box: Box, wheels: Path) -> None:
+    before = files(fresh_box)
+    offline(fresh_box, wheels)
+    fresh_box.run("systemctl", "enable", "--now", "boiler-worker")
+    assert fresh_box.run("boilerd", "enqueue", "worker:ping", '{"message":"hi"}').stdout.strip()
+
+    done = fresh_box.run("make", "-C", PROJECT, "uninstall", "ARGS=--purge")
+
+    after = {path for path in files(fresh_box) if not path.startswith(("/var/lib/systemd", "/var/lib/private"))}
+    assert after - before == set()
+    assert not list((fresh_box.root / "var/lib/private").glob("boiler*"))
+    assert "What stays\n  nothing" in done.stdout
+    assert fresh_box.run("systemctl", "status", "boiler-worker", check=False).returncode == 4  # no such unit
+    assert not fresh_box.run("pgrep", "-f", "boilerd:", check=False).stdout
+
+
+def test_what_was_edited_stays_through_upgrades_and_when_it_goes(fresh_box: Box, wheels: Path) -> None:
+    offline(fresh_box, wheels)
+    edited = "concurrency = 3\n"
+    (fresh_box.root / SETTINGS).write_text(edited)
+    fresh_box.write("/etc/systemd/system/boiler-worker.service.d/mine.conf", "[Service]\nNice=5\n")
+
+    again = offline(fresh_box, wheels)
+    fresh_box.run("systemctl", "start", "boiler-worker")
+    shown = fresh_box.run("boilerd", "config", "show").stdout
+    gone = fresh_box.run(INSTALL, "uninstall")
+
+    assert "was edited, and stays as it is" in again.stdout
+    assert "concurrency       3 " in shown
+    assert (fresh_box.root / SETTINGS).read_text() == edited
+    assert (fresh_box.root / "etc/systemd/system/boiler-worker.service.d/mine.conf").exists()
+    assert (fresh_box.root / "var/lib/private/boilerd/valkey").is_dir()
+    assert "/var/lib/private/boilerd" in gone.stdout
+    assert not (fresh_box.root / "opt/boilerd").exists()
+
+
+def test_new_defaults_stand_beside_settings_that_were_edited(fresh_box: Box, wheels: Path) -> None:
+    offline(fresh_box, wheels)
+    (fresh_box.root / SETTINGS).write_text("concurrency = 3\n")
+    (fresh_box.root / "opt/boilerd/share/boilerd.toml").write_text("# what an older version brought\n")
+
+    offline(fresh_box, wheels)
+
+    assert (fresh_box.root / SETTINGS).read_text() == "concurrency = 3\n"
+    assert (fresh_box.root / f"{SETTINGS}.new").read_text() == (PROJECT / "conf/boilerd.toml").read_text()
+
+
+def test_a_running_service_goes_on_through_an_upgrade(fresh_box: Box, wheels: Path) -> None:
+    offline(fresh_box, wheels)
+    fresh_box.run("systemctl", "start", "boiler-worker")
+    pid = fresh_box.show("boiler-worker", "MainPID")
+
+    offline(fresh_box, wheels)
+    fresh_box.run("systemctl", "reload", "boiler-worker")
+
+    assert fresh_box.show("boiler-worker", "MainPID") == pid
+    assert fresh_box.run("boilerd", "health").stdout == "ok\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "error"),
+    [
+        (("--python", "/nowhere/python3"), 1, "/nowhere/python3: no such program"),
+        (("--wheel", "x"), 2, "--wheels DIR"),
+        (("--python", "/root/python3"), 1, "is in a home directory"),
+    ],
+)
+def test_what_cannot_be_done_is_told(fresh_box: Box, words: tuple[str, ...], status: int, error: str) -> None:
+    fresh_box.run("/usr/bin/python3", "-m", "venv", "/root/venv")
+    # A Python that believes to live in /root.
+    fresh_box.write("/root/python3", '#!/bin/sh\ncase "$2" in *base_prefix*) echo /root/pyenv;; esac\n')
+    (fresh_box.root / "root/python3").chmod(0o755)
+    before = files(fresh_box)
+
+    done = fresh_box.run(INSTALL, *words, check=False)
+
+    assert done.returncode == status
+    assert error in done.stderr
+    assert files(fresh_box) == before
+
+
+def test_only_root_may_install(fresh_box: Box) -> None:
+    done = fresh_box.run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", INSTALL, check=False)
+
+    assert done.returncode == 1
+    assert "run it as root" in done.stderr
