@@ -26,6 +26,7 @@ class Check:
     def __init__(self, pids: dict[int, Any]) -> None:
         self.error = ""
         self.is_over = False
+        self._is_wanted = True
         self._since_s = time.monotonic()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is over
         self._pid = os.posix_spawn(
@@ -44,10 +45,14 @@ class Check:
     def hurry(self) -> None:
         """End it when it takes too long."""
         if time.monotonic() - self._since_s > CHECK_TIMEOUT_S:
-            self.stop()
+            self._kill()
 
-    def stop(self) -> None:
-        """End it."""
+    def abandon(self) -> None:
+        """Nobody wants to know any more."""
+        self._is_wanted = False
+        self._kill()
+
+    def _kill(self) -> None:
         if not self.is_over:
             os.kill(self._pid, signal.SIGKILL)
 
@@ -58,7 +63,7 @@ class Check:
         *before, last = self._said.read().decode("utf-8", "replace").strip().split("\n")
         self._said.close()
         self.is_over = True
-        if status == 0:
+        if status == 0 or not self._is_wanted:
             return
         self.error = last.removeprefix("boilerd: error: ") or f"the check ended with {describe_exit(status)}"
         traceback = "\n".join(before) or None

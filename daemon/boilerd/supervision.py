@@ -345,7 +345,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         # What an administrator cut short long ago is no part of this drain.
         self.options.timed_out.clear()
         if self._check is not None:
-            self._check.stop()
+            self._check.abandon()
         self._on_drain()
         self._report.stops()
         failpoint("supervisor-drains")
