@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
-from boilerd import Client
+from boilerd import Client, keys
 from boilerd.notify import Notifier
-from support import RunningDaemon, Valkey, wait_until
+from support import Failpoints, RunningDaemon, Valkey, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 
@@ -111,6 +112,22 @@ def test_ready_is_said_when_all_workers_serve_and_the_status_follows(
     assert daemon.wait() == 0
     manager.wait_for("EXTEND_TIMEOUT_USEC=", after=stopping)
     manager.wait_for("STATUS=draining, ", after=stopping)
+
+
+def test_ready_is_not_said_before_the_last_worker_has_reached_the_broker(
+    start_daemon: StartDaemon, manager: Manager, connection: redis.Redis, failpoints: Failpoints
+) -> None:
+    failpoints.arm("before-birth", signal.SIGSTOP)
+    start_daemon("--concurrency", "3", env=manager.environment | failpoints.env)
+    late = failpoints.struck("before-birth")
+
+    wait_until(lambda: connection.scard(keys.WORKERS) == 2, "the other two are registered")
+    manager.wait_for("STATUS=starting, 3 workers")
+    assert "READY=1" not in manager.receive()
+    os.kill(late, signal.SIGCONT)
+
+    manager.wait_for("READY=1")
+    assert connection.scard(keys.WORKERS) == 3
 
 
 def test_ready_is_not_said_while_no_worker_has_reached_the_broker(

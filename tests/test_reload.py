@@ -1,5 +1,6 @@
 """A reload: new settings and code in the same process, no task interrupted, nothing refused meanwhile."""
 
+import fcntl
 import os
 import re
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -184,12 +185,23 @@ def test_a_reload_may_leave_the_embedded_broker_for_another(
     assert [p["name"] for p in daemon.processes()] == ["scheduler", "worker:0"]
 
 
-def test_the_locks_are_held_through_a_reload(
-    start_app: StartDaemon, start_daemon: StartDaemon, directory: Path
-) -> None:
+def test_the_locks_are_held_through_a_reload(start_app: StartDaemon, directory: Path) -> None:
     daemon = start_app("--concurrency", "1", redis_url=None)
+    locks = [(directory / name).open("rb+") for name in ("boilerd.lock", "run/boilerd.lock")]
 
-    daemon.cli("reload", cwd=directory)
+    def can_be_had(lock: IO[bytes]) -> bool:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    daemon.signal(signal.SIGHUP)
+    while not daemon.lines("daemon reloaded"):
+        assert not any(can_be_had(lock) for lock in locks)
+    for lock in locks:
+        lock.close()
+
     second = daemon.cli("run", cwd=directory)
 
     assert second.returncode == 3
@@ -216,10 +228,13 @@ def test_programs_that_tasks_start_get_no_descriptors_of_the_daemon_after_a_relo
 def test_many_hangups_are_one_reload_after_the_other(start_app: StartDaemon, client: Client) -> None:
     daemon = start_app("--concurrency", "2")
 
-    for _ in range(200):
+    def reloaded() -> bool:
+        # At any moment, also while the new program starts.
         daemon.signal(signal.SIGHUP)
-        wait_until(lambda: True, "at once")
-    wait_until(lambda: info(daemon).get("generation", 0) >= 1 and info(daemon)["state"] == "ready", "reloaded")
+        return len(daemon.lines("daemon reloaded")) >= 4
+
+    wait_until(reloaded, "four reloads")
+    wait_until(lambda: info(daemon).get("state") == "ready", "the last one has ended")
 
     task_id = client.enqueue("app:version").id
     daemon.wait_for("version 1", task_id=task_id)
@@ -254,6 +269,7 @@ def test_a_term_while_the_reload_is_checked_ends_the_daemon_and_the_check(
 
     assert daemon.stop() == 0
     wait_until(lambda: not is_running(check), "the check has ended")
+    assert not daemon.lines("reload refused, going on as before")
 
 
 def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(

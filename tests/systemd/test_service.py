@@ -19,6 +19,7 @@ def test_start_returns_when_it_is_ready_and_a_task_runs(service: Service) -> Non
     status = service.systemctl("status", "boiler-worker").stdout
     task_id = service.enqueue("worker:ping", '{"message":"hi"}')
 
+    assert service.box.show("boiler-worker", "WatchdogUSec")["WatchdogUSec"] == "30s"
     assert re.search(r'Status: "10 workers, 0 busy, 0 pending"', status)
     assert service.wait_for("task completed", task_id=task_id)["task_type"] == "worker:ping"
     assert all(isinstance(json.loads(line), dict) for line in service.raw_lines())
