@@ -15,11 +15,13 @@ from boilerd.errors import (
     InvalidPayloadError,
     InvalidTaskError,
     QueueFullError,
+    QueueNotFoundError,
     RetryLater,
     RevokeTask,
     SkipRetry,
     TaskIdConflictError,
     TaskNotFoundError,
+    TaskStateError,
 )
 from boilerd.mux import Handler, Middleware, ServeMux
 from boilerd.retry import retry
@@ -27,6 +29,7 @@ from boilerd.task import Task, TaskInfo, TaskState, UniqueUntil
 
 if TYPE_CHECKING:
     from boilerd.client import Client
+    from boilerd.inspector import Inspector
 
 __all__ = [
     "BoilerdError",
@@ -37,10 +40,12 @@ __all__ = [
     "DuplicateTaskError",
     "Handler",
     "HandlerNotFoundError",
+    "Inspector",
     "InvalidPayloadError",
     "InvalidTaskError",
     "Middleware",
     "QueueFullError",
+    "QueueNotFoundError",
     "RetryLater",
     "RevokeTask",
     "ServeMux",
@@ -50,15 +55,20 @@ __all__ = [
     "TaskInfo",
     "TaskNotFoundError",
     "TaskState",
+    "TaskStateError",
     "UniqueUntil",
     "retry",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """Load the client at first use: it brings redis along, 0.1 s that a handler module does not need."""
+    """Load what talks to Redis at first use: that takes 0.1 s, which a handler module does not need."""
     if name == "Client":
         from boilerd.client import Client  # noqa: PLC0415
 
         return Client
+    if name == "Inspector":
+        from boilerd.inspector import Inspector  # noqa: PLC0415
+
+        return Inspector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

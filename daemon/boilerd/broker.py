@@ -35,7 +35,7 @@ ARCHIVE_LIMIT = 10_000
 #: Tasks in one enqueue script: bounds how long Redis serves nobody else, to about 5 ms.
 BATCH = 500
 _SCRIPTS = (
-    "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "janitor", "mark",
+    "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "janitor", "mark",
     "release", "result", "tick",
 )  # fmt: skip
 
@@ -159,6 +159,19 @@ class Broker:
         args += [line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]
         done = text(self._run("fail", [*args, ARCHIVE_TTL_S, ARCHIVE_LIMIT, int(is_taken)]))
         return Verdict(done) if done else None
+
+    def act(self, action: str, task_ids: Sequence[str]) -> list[str]:
+        """Run, archive or delete tasks; for each ``done``, ``unknown``, or the state that forbids it."""
+        if not task_ids:
+            return []
+        return [text(answer) for answer in self._run("act", [action, ARCHIVE_TTL_S, ARCHIVE_LIMIT, *task_ids])]
+
+    def ring(self, queue: str) -> None:
+        """Wake a worker that waits for the queue: something changed that it cannot see."""
+        with self._talking(), self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.rpush(keys.bell(queue), "1")
+            pipeline.expire(keys.bell(queue), 300)
+            pipeline.execute()
 
     def release(self, worker: str, *, keep: Collection[str] = ()) -> list[str]:
         """Put what the worker holds back at the heads of the queues, uncounted; their IDs.

@@ -3,6 +3,8 @@
 The message names the thing, what is wrong with it and what would do; values are attributes.
 """
 
+from collections.abc import Sequence
+
 
 def describe(error: BaseException) -> str:
     """Type and message; an exception may refuse to tell its message."""
@@ -97,6 +99,22 @@ class TaskNotFoundError(BoilerdError):
     def __init__(self, task_id: str) -> None:
         super().__init__(f"task {task_id!r} does not exist; it may have been completed and deleted")
         self.task_id = task_id
+
+
+class QueueNotFoundError(BoilerdError):
+    """There is no queue of this name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"queue {name!r} was never used; there are: {', '.join(known) or 'none'}")
+
+
+class TaskStateError(BoilerdError):
+    """That cannot be done with a task in its state."""
+
+    def __init__(self, what: str, state: str, action: str, allowed: Sequence[str]) -> None:
+        hint = "; cancel it instead" if state == "active" else ""
+        states = ", ".join(allowed[:-1]) + f" or {allowed[-1]}"
+        super().__init__(f"cannot {action} {what}: state is {state}, and must be {states}{hint}")
 
 
 class SkipRetry(BoilerdError):  # noqa: N818 - a request, not a failure of the program

@@ -75,6 +75,11 @@ def unique(queue_name: str, task_type: str, digest: str) -> str:
     return f"{OWN}:unique:{queue_name}:{task_type}:{digest}"
 
 
+def stats(name: str, day: int) -> str:
+    """Hash ``processed`` and ``failed`` of a queue on a day, counted from 1970-01-01."""
+    return f"{OWN}:stats:{name}:{day}"
+
+
 def channel(worker_name: str) -> str:
     """Channel on which RQ's tools send commands to a worker."""
     return f"{RQ}:pubsub:{worker_name}"

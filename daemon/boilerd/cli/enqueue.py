@@ -26,7 +26,11 @@ from boilerd.task import UniqueUntil
 @click.option("--at", "process_at", type=MomentType(), help="Run it then: 2027-01-31T08:00+01:00.")
 @click.option("--deadline", type=MomentType(), help="It may not run after that moment.")
 @click.option("--unique", type=DurationType(), help="For so long, refuse another with this queue, type and payload.")
-@click.option("--unique-until", type=click.Choice([*UniqueUntil]), help="What ends that before; success without it.")
+@click.option(
+    "--unique-until",
+    type=click.Choice([moment.value for moment in UniqueUntil]),
+    help="What ends that before; success without it.",
+)
 @click.option("--concurrency-key", help="Tasks with one key run one at a time.")
 @click.option("--concurrency-limit", type=int, help="Or so many at a time.")
 @click.option("--id", "task_id", help="Task ID; refused when it is taken. Random without it.")

@@ -1,30 +1,38 @@
 """``boilerd health``."""
 
+from collections.abc import Iterable
+
 import click
 
 from boilerd.broker import Broker
-from boilerd.cli.options import BROKER, Loaded, with_settings
+from boilerd.cli.options import BROKER, DurationType, Loaded, with_settings
 from boilerd.cli.socket_client import daemon_processes
 from boilerd.cli.status import UP
 from boilerd.connection import connect
 from boilerd.errors import BrokerError
 from boilerd.exitcodes import FAILED, OK
+from boilerd.inspector import Inspector
 from boilerd.settings import Settings
 
 
 @click.command()
-@with_settings(BROKER)
-def health(loaded: Loaded) -> None:
+@click.option("--max-latency", type=DurationType(), help="Longest that a task of these queues may have waited.")
+@with_settings((*BROKER, "queues"))
+def health(loaded: Loaded, *, max_latency: float | None) -> None:
     """Say whether all is well, for probes: one line for each thing that is not.
 
-    Exit status: 0 every process of the daemon runs and the broker answers, 1 otherwise.
-    """
-    troubles = list(_troubles(loaded.settings))
+    Exit status: 0 every process of the daemon runs, the broker answers, and no task has waited
+    longer than --max-latency; 1 otherwise.
+
+    \b
+    boilerd health --max-latency 5m
+    """  # noqa: D301 - click looks for the character \b
+    troubles = _troubles(loaded.settings, max_latency)
     click.echo("\n".join(troubles) or "ok")
     raise SystemExit(FAILED if troubles else OK)
 
 
-def _troubles(settings: Settings) -> list[str]:
+def _troubles(settings: Settings, max_latency_s: float | None) -> list[str]:
     processes = daemon_processes(settings.control_socket())
     troubles = [f"{process['name']}: {process['state'].lower()}" for process in processes if process["state"] not in UP]
     if not processes:
@@ -34,6 +42,19 @@ def _troubles(settings: Settings) -> list[str]:
             settings.broker_url(), password=settings.redis_password, db=settings.redis_db, timeout_s=2.0
         ) as connection:
             Broker(connection).check()
+            if max_latency_s is not None:
+                troubles += _late(Inspector(connection), settings.queues, max_latency_s)
     except BrokerError as error:
         troubles.append(f"broker: {error}")
     return troubles
+
+
+def _late(inspector: Inspector, names: Iterable[str], max_latency_s: float) -> list[str]:
+    """The queues whose oldest task has waited too long; a paused one is meant to wait."""
+    used = {queue.name for queue in inspector.queues() if not queue.is_paused}
+    waits_s = {name: inspector.queue(name).latency_s for name in names if name in used}
+    return [
+        f"queue {name}: the oldest task has waited {wait_s:.0f} s"
+        for name, wait_s in waits_s.items()
+        if wait_s > max_latency_s
+    ]

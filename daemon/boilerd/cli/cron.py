@@ -1,0 +1,78 @@
+"""``boilerd cron``."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from boilerd.app import load_app
+from boilerd.cli.inspecting import inspecting, with_json
+from boilerd.cli.options import BROKER, Loaded, with_settings
+from boilerd.cli.tables import print_json, print_table, relative
+from boilerd.client import Client
+from boilerd.cron import CronEntry
+from boilerd.errors import InvalidTaskError
+
+with_app = with_settings((*BROKER, "app"))
+
+
+@click.group()
+def cron() -> None:
+    """Look at periodic tasks, and run one now."""
+
+
+@cron.command("ls")
+@with_json
+@with_app
+def list_(loaded: Loaded, *, as_json: bool) -> None:
+    """List the periodic tasks of the settings and the application, with their last and next runs.
+
+    \b
+    boilerd cron ls
+    """  # noqa: D301 - click looks for the character \b
+    entries = _entries(loaded)
+    with inspecting(loaded) as inspector:
+        ticks = inspector.last_ticks()
+    now_s = time.time()
+    rows: list[dict[str, Any]] = [
+        {
+            "name": entry.name, "spec": entry.spec, "timezone": entry.timezone, "type": entry.task_type,
+            "previous": _moment(ticks.get(entry.name)), "next": _moment(entry.schedule.next_after(now_s)),
+        }
+        for entry in entries
+    ]  # fmt: skip
+    if as_json:
+        for row in rows:
+            print_json(row)
+        return
+    shown = [
+        (row["name"], row["spec"], row["timezone"], row["type"], relative(row["previous"]), relative(row["next"]))
+        for row in rows
+    ]
+    print_table(("NAME", "SPEC", "TIMEZONE", "TYPE", "PREVIOUS", "NEXT"), shown)
+
+
+@cron.command()
+@click.argument("name")
+@with_app
+def run(loaded: Loaded, *, name: str) -> None:
+    """Enqueue the task of a periodic entry now, beside its ticks, and print its ID.
+
+    \b
+    boilerd cron run report-refresh
+    """  # noqa: D301 - click looks for the character \b
+    entries = {entry.name: entry for entry in _entries(loaded)}
+    if name not in entries:
+        raise InvalidTaskError(f"no periodic task {name!r}; there are: {', '.join(entries) or 'none'}")
+    entry = entries[name]
+    with Client.from_settings(loaded.settings) as client:
+        click.echo(client.enqueue(entry.task_type, entry.payload, **entry.options).id)
+
+
+def _entries(loaded: Loaded) -> list[CronEntry]:
+    return [*load_app(loaded.settings.app).crons, *loaded.settings.cron_entries()]
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,123 @@
+"""``boilerd queue``."""
+
+import click
+
+from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_json, with_yes
+from boilerd.cli.options import Loaded
+from boilerd.cli.tables import lasting, print_fields, print_json, print_table, rate, sized
+from boilerd.task import TaskState
+
+
+@click.group()
+def queue() -> None:
+    """Look at queues, pause and empty them."""
+
+
+@queue.command("ls")
+@with_json
+@with_broker
+def list_(loaded: Loaded, *, as_json: bool) -> None:
+    """List the queues with their tasks by state.
+
+    \b
+    boilerd queue ls
+    boilerd queue ls --json | jq 'select(.latency_s > 60) | .name'
+    """  # noqa: D301 - click looks for the character \b
+    with inspecting(loaded) as inspector:
+        names = [found.name for found in inspector.queues()]
+        details = [inspector.queue(name) for name in names]
+    if as_json:
+        for detail in details:
+            print_json({**_counts(detail.counts), "latency_s": detail.latency_s, "memory_bytes": detail.memory_bytes})
+        return
+    rows = [
+        (
+            info.name, info.pending, info.active, info.scheduled, info.archived, info.completed,
+            lasting(detail.latency_s) if info.pending else "", sized(detail.memory_bytes),
+            "paused" if info.is_paused else "",
+        )
+        for detail in details
+        for info in [detail.counts]
+    ]  # fmt: skip
+    columns = "QUEUE", "PENDING>", "ACTIVE>", "SCHEDULED>", "ARCHIVED>", "COMPLETED>", "LATENCY>", "MEMORY>", ""
+    print_table(columns, rows)
+
+
+@queue.command()
+@click.argument("name", metavar="QUEUE")
+@click.option("--days", type=click.IntRange(1, 90), default=7, show_default=True, help="Days of history.")
+@with_json
+@with_broker
+def show(loaded: Loaded, *, name: str, days: int, as_json: bool) -> None:
+    """Show a queue, and what was done in the last days.
+
+    \b
+    boilerd queue show default --days 30
+    """  # noqa: D301 - click looks for the character \b
+    with inspecting(loaded) as inspector:
+        detail = inspector.queue(name)
+        history = inspector.history(name, days)
+    if as_json:
+        print_json({"queue": detail, "history": history})
+        return
+    info = detail.counts
+    print_fields([
+        ("queue", info.name), ("state", "paused" if info.is_paused else "open"),
+        ("pending", f"{info.pending:,}"), ("active", f"{info.active:,}"), ("scheduled", f"{info.scheduled:,}"),
+        ("archived", f"{info.archived:,}"), ("completed", f"{info.completed:,}"),
+        ("latency", lasting(detail.latency_s)), ("memory", f"about {sized(detail.memory_bytes)}"),
+        ("max active", detail.max_active or None), ("max length", detail.max_length or None),
+    ])  # fmt: skip
+    click.echo()
+    rows = [(day.day, day.processed, day.failed, rate(day.failed, day.processed)) for day in history]
+    print_table(("DAY (UTC)", "PROCESSED>", "FAILED>", "RATE>"), rows)
+
+
+@queue.command()
+@click.argument("names", metavar="QUEUE...", nargs=-1, required=True)
+@with_broker
+def pause(loaded: Loaded, *, names: tuple[str, ...]) -> None:
+    """Let no worker claim from these queues, on any host; running tasks go on.
+
+    \b
+    boilerd queue pause low default
+    """  # noqa: D301 - click looks for the character \b
+    with inspecting(loaded) as inspector:
+        for name in names:
+            if not inspector.pause(name):
+                click.echo(f"queue {name} was paused already", err=True)
+
+
+@queue.command()
+@click.argument("names", metavar="QUEUE...", nargs=-1, required=True)
+@with_broker
+def resume(loaded: Loaded, *, names: tuple[str, ...]) -> None:
+    """Let workers claim from these queues again.
+
+    \b
+    boilerd queue resume low default
+    """  # noqa: D301 - click looks for the character \b
+    with inspecting(loaded) as inspector:
+        for name in names:
+            if not inspector.resume(name):
+                click.echo(f"queue {name} was not paused", err=True)
+
+
+@queue.command()
+@click.argument("name", metavar="QUEUE")
+@click.option("--state", type=STATES, default="pending", show_default=True, help="Which of its tasks.")
+@with_yes
+@with_broker
+def purge(loaded: Loaded, *, name: str, state: str, yes: bool) -> None:
+    """Delete all tasks of a queue in a state; prints how many it were.
+
+    \b
+    boilerd queue purge low --yes
+    """  # noqa: D301 - click looks for the character \b
+    confirm(f"Delete all {state} tasks of queue {name}?", yes=yes)
+    with inspecting(loaded) as inspector:
+        click.echo(do_all(inspector, "delete", name, TaskState(state)))
+
+
+def _counts(info: object) -> dict[str, object]:
+    return {name: getattr(info, name) for name in info.__dataclass_fields__}  # type: ignore[attr-defined]

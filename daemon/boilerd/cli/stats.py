@@ -1,0 +1,44 @@
+"""``boilerd stats``."""
+
+import click
+
+from boilerd.cli.inspecting import inspecting, with_broker, with_json
+from boilerd.cli.options import Loaded
+from boilerd.cli.tables import lasting, print_json, print_table, rate, sized
+
+_STATES = ("pending", "active", "scheduled", "archived", "completed")
+
+
+@click.command()
+@with_json
+@with_broker
+def stats(loaded: Loaded, *, as_json: bool) -> None:
+    """Show tasks by state over all queues, what was done today, and the broker.
+
+    \b
+    boilerd stats
+    boilerd stats --json | jq .today.failed
+    """  # noqa: D301 - click looks for the character \b
+    with inspecting(loaded) as inspector:
+        queues = inspector.queues(loaded.settings.queues)
+        days = [inspector.history(queue.name, 1)[0] for queue in queues]
+        broker = inspector.broker()
+        workers = inspector.workers()
+    tasks = {state: sum(getattr(queue, state) for queue in queues) for state in _STATES}
+    processed, failed = sum(day.processed for day in days), sum(day.failed for day in days)
+    busy = sum(bool(worker.task_id) for worker in workers)
+    if as_json:
+        today = {"processed": processed, "failed": failed}
+        print_json({"tasks": tasks, "today": today, "workers": len(workers), "busy": busy, "broker": broker})
+        return
+    print_table([f"{state.upper()}>" for state in _STATES], [list(tasks.values())])
+    click.echo()
+    print_table(("TODAY (UTC) PROCESSED>", "FAILED>", "RATE>"), [(processed, failed, rate(failed, processed))])
+    click.echo()
+    print_table(("WORKERS>", "BUSY>"), [(len(workers), busy)])
+    click.echo()
+    row = (
+        broker["server"], lasting(broker["uptime_s"]), broker["clients"], sized(broker["memory_bytes"]),
+        sized(broker["peak_memory_bytes"]),
+    )  # fmt: skip
+    print_table(("BROKER", "UP>", "CLIENTS>", "MEMORY>", "PEAK>"), [row])

@@ -1,0 +1,208 @@
+"""``boilerd task``."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_json, with_yes
+from boilerd.cli.options import Loaded
+from boilerd.cli.tables import absolute, harmless, lasting, print_fields, print_json, print_table, relative
+from boilerd.client import Client
+from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError
+from boilerd.inspector import Action
+from boilerd.records import TaskDetail
+from boilerd.task import TaskState
+
+#: Beside ID and type: column → what stands there, by state.
+_COLUMNS: dict[TaskState, dict[str, Callable[[TaskDetail], object]]] = {
+    TaskState.PENDING: {"WAITS SINCE": lambda task: relative(task.enqueued_at)},
+    TaskState.ACTIVE: {"STARTED": lambda task: relative(task.started_at), "WORKER": lambda task: task.worker},
+    TaskState.SCHEDULED: {"DUE": lambda task: relative(task.next_run_at)},
+    TaskState.RETRY: {
+        "DUE": lambda task: relative(task.next_run_at),
+        "RETRIED>": lambda task: f"{task.retried}/{task.max_retries}",
+        "LAST ERROR": lambda task: task.last_error,
+    },
+    TaskState.ARCHIVED: {
+        "FAILED": lambda task: relative(task.last_failed_at),
+        "RETRIED>": lambda task: f"{task.retried}/{task.max_retries}",
+        "LAST ERROR": lambda task: task.last_error,
+    },
+    TaskState.COMPLETED: {
+        "COMPLETED": lambda task: relative(task.ended_at),
+        "KEPT": lambda task: relative(task.expires_at) if task.expires_at else "for ever",
+    },
+}
+
+
+@click.group()
+def task() -> None:
+    """Look at tasks, run, archive, cancel and delete them."""
+
+
+@task.command("ls")
+@click.option("-q", "--queue", default="default", show_default=True, help="Of which queue.")
+@click.option("-s", "--state", type=STATES, default="pending", show_default=True, help="In which state.")
+@click.option("--page", type=click.IntRange(1), default=1, show_default=True, help="Which page.")
+@click.option("--size", type=click.IntRange(1, 10_000), default=30, show_default=True, help="Tasks on a page.")
+@with_json
+@with_broker
+def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, as_json: bool) -> None:
+    """List the tasks of a queue in a state, the next one first.
+
+    \b
+    boilerd task ls --queue critical --state archived
+    boilerd task ls --state retry --json | jq -r .id
+    """  # noqa: D301 - click looks for the character \b
+    chosen = TaskState(state)
+    with inspecting(loaded) as inspector:
+        found = inspector.tasks(queue, chosen, page=page, size=size)
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    columns = _COLUMNS[chosen]
+    print_table(
+        ("ID", "TYPE", *columns), [(one.id, one.type, *(cell(one) for cell in columns.values())) for one in found]
+    )
+
+
+@task.command()
+@click.argument("task_id", metavar="ID")
+@with_json
+@with_broker
+def show(loaded: Loaded, *, task_id: str, as_json: bool) -> None:
+    """Show a task: its options, its payload, and how each attempt ended.
+
+    \b
+    boilerd task show 049826ce-3df1-4b26-8678-9d36ba9e617c
+    """  # noqa: D301 - click looks for the character \b
+    with inspecting(loaded) as inspector:
+        detail = inspector.task(task_id)
+    if as_json:
+        print_json(detail)
+    else:
+        _print_task(detail)
+
+
+def _print_task(detail: TaskDetail) -> None:
+    print_fields([
+        ("task", detail.id), ("type", detail.type), ("queue", detail.queue), ("state", detail.state),
+        ("payload", json.dumps(detail.payload, ensure_ascii=False)),
+        ("retried", f"{detail.retried} of {detail.max_retries}"),
+        ("timeout", lasting(detail.timeout_s) if detail.timeout_s else "none"),
+        ("retention", lasting(detail.retention_s) if detail.retention_s else None),
+        ("created", absolute(detail.created_at)), ("enqueued", absolute(detail.enqueued_at)),
+        ("due", absolute(detail.next_run_at)), ("deadline", absolute(detail.deadline)),
+        ("started", absolute(detail.started_at)), ("worker", detail.worker), ("ended", absolute(detail.ended_at)),
+        ("kept until", absolute(detail.expires_at)), ("unique", detail.unique_key),
+        ("concurrency", detail.concurrency_key), ("last error", detail.last_error),
+    ])  # fmt: skip
+    for number, attempt in enumerate(detail.attempts, 1):
+        took_s = (
+            (attempt.ended_at - attempt.started_at).total_seconds() if attempt.ended_at and attempt.started_at else 0
+        )
+        outcome = "completed" if attempt.is_success else "failed"
+        click.echo(
+            f"\nattempt {number}: {outcome} after {lasting(took_s)}, {absolute(attempt.ended_at)}, {attempt.worker}"
+        )
+        if attempt.result is not None:
+            click.echo(f"  result {json.dumps(attempt.result, ensure_ascii=False)}")
+        for line in attempt.error.splitlines():
+            click.echo(f"  {harmless(line)}")
+
+
+def _changing(action: Action, text: str) -> click.Command:
+    """``run``, ``archive`` and ``delete``: of some tasks, or of all in a queue and state."""
+
+    @click.argument("task_ids", metavar="ID...", nargs=-1)
+    @click.option("--all", "takes_all", is_flag=True, help="All of --queue in --state, instead of IDs.")
+    @click.option("-q", "--queue", default="default", show_default=True, help="With --all: of which queue.")
+    @click.option("-s", "--state", type=STATES, help="With --all: in which state.")
+    @click.option("--type", "task_type", help="With --all: of this type only.")
+    @with_yes
+    @with_broker
+    def command(loaded: Loaded, *, task_ids: tuple[str, ...], takes_all: bool, **options: Any) -> None:
+        if takes_all == bool(task_ids) or (takes_all and not options["state"]):
+            raise click.UsageError("give either task IDs, or --all with --state")
+        if takes_all:
+            _change_all(loaded, action, **options)
+        else:
+            _change_each(loaded, action, task_ids)
+
+    command.__doc__ = text
+    return task.command(action)(command)
+
+
+def _change_all(loaded: Loaded, action: Action, *, queue: str, state: str, task_type: str | None, yes: bool) -> None:
+    if action != "run":
+        of_type = f" of type {task_type}" if task_type else ""
+        confirm(f"{action.capitalize()} all {state} tasks{of_type} of queue {queue}?", yes=yes)
+    with inspecting(loaded) as inspector:
+        click.echo(do_all(inspector, action, queue, TaskState(state), task_type))
+
+
+def _change_each(loaded: Loaded, action: Action, task_ids: tuple[str, ...]) -> None:
+    with inspecting(loaded) as inspector:
+        _each(task_ids, getattr(inspector, action))
+
+
+def _each(task_ids: tuple[str, ...], change: Callable[[str], object]) -> None:
+    """Do what can be done, tell what cannot, and fail then."""
+    refused: list[BoilerdError] = []
+    for task_id in task_ids:
+        try:
+            change(task_id)
+        except (TaskNotFoundError, TaskStateError) as error:
+            refused.append(error)
+    for told in refused[:-1]:
+        click.echo(f"boilerd: error: {told}", err=True)
+    if refused:
+        raise refused[-1]
+
+
+run = _changing(
+    "run",
+    """Run scheduled, retried or archived tasks now. An archived one whose retries are used up gets one attempt.
+
+    \b
+    boilerd task run 049826ce-3df1-4b26-8678-9d36ba9e617c
+    boilerd task run --all --state archived --queue default --type email:deliver
+    """,
+)
+archive = _changing(
+    "archive",
+    """Set waiting tasks aside; they can be run later.
+
+    \b
+    boilerd task archive --all --state retry --queue default --type email:deliver
+    """,
+)
+delete = _changing(
+    "delete",
+    """Delete tasks that do not run.
+
+    \b
+    boilerd task delete --all --state archived --queue default --yes
+    """,
+)
+
+
+@task.command()
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@with_broker
+def cancel(loaded: Loaded, *, task_ids: tuple[str, ...]) -> None:
+    """Cancel tasks: one that waits is deleted, one that runs is interrupted and archived.
+
+    \b
+    boilerd task cancel 049826ce-3df1-4b26-8678-9d36ba9e617c
+    """  # noqa: D301 - click looks for the character \b
+
+    def change(task_id: str) -> None:
+        if not client.cancel(task_id):
+            raise TaskStateError(f"task {task_id}", "completed or archived", "cancel", ("waiting", "active"))
+
+    with Client.from_settings(loaded.settings) as client:
+        _each(task_ids, change)

@@ -1,0 +1,42 @@
+"""``boilerd worker``."""
+
+import click
+
+from boilerd.cli.control import restart, scale
+from boilerd.cli.inspecting import inspecting, with_broker, with_json
+from boilerd.cli.options import Loaded
+from boilerd.cli.tables import print_json, print_table, relative
+
+
+@click.group()
+def worker() -> None:
+    """Look at the workers of all hosts; restart and scale those of this daemon."""
+
+
+@worker.command("ls")
+@with_json
+@with_broker
+def list_(loaded: Loaded, *, as_json: bool) -> None:
+    """List the workers of all hosts, and what each is running since when.
+
+    \b
+    boilerd worker ls
+    """  # noqa: D301 - click looks for the character \b
+    with inspecting(loaded) as inspector:
+        found = inspector.workers()
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    rows = [
+        (
+            one.name, str(one.pid), one.state, relative(one.started_at), one.succeeded, one.failed,
+            f"{one.task_type} {one.task_id}".strip(), relative(one.task_started_at),
+        )
+        for one in found
+    ]  # fmt: skip
+    print_table(("WORKER", "PID>", "STATE", "STARTED", "DONE>", "FAILED>", "RUNS", "SINCE"), rows)
+
+
+worker.add_command(restart)
+worker.add_command(scale)

@@ -1,0 +1,211 @@
+"""A task and a worker as people look at them, read from RQ's records of them.
+
+What stands in Redis may be anything; what cannot be read is shown as missing.
+"""
+
+import base64
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from boilerd.connection import text
+from boilerd.task import DEFAULT_MAX_RETRIES, TaskState
+
+#: RQ's statuses → Asynq's words; a scheduled task that failed before is to be retried.
+_STATES = {
+    "queued": TaskState.PENDING, "started": TaskState.ACTIVE, "scheduled": TaskState.SCHEDULED,
+    "finished": TaskState.COMPLETED, "failed": TaskState.ARCHIVED,
+}  # fmt: skip
+#: A traceback may unpack to this much.
+_MOST_TEXT = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How an attempt ended: with a result, or with an error's traceback."""
+
+    started_at: datetime | None
+    ended_at: datetime | None
+    worker: str
+    is_success: bool
+    error: str = ""
+    result: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDetail:
+    """All that is known of a task.
+
+    Attributes:
+        state: None: one of RQ's own, such as deferred.
+        payload: As decoded JSON; None also where it cannot be read.
+        retried: How many retries are used up.
+        next_run_at: When a scheduled task is due.
+        expires_at: When an ended task is deleted.
+        attempts: The last 30, oldest first; only where one task was asked for.
+    """
+
+    id: str
+    type: str
+    queue: str
+    state: TaskState | None
+    payload: Any = field(repr=False)
+    retried: int
+    max_retries: int
+    timeout_s: int | None
+    retention_s: int
+    deadline: datetime | None
+    created_at: datetime | None
+    enqueued_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    last_error: str
+    last_failed_at: datetime | None
+    worker: str
+    unique_key: str
+    concurrency_key: str
+    next_run_at: datetime | None = None
+    expires_at: datetime | None = None
+    attempts: Sequence[Attempt] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker that is registered with the broker, of whatever host.
+
+    Attributes:
+        state: RQ's: starting, idle, busy, suspended.
+        task_id: What it runs; empty: nothing.
+    """
+
+    name: str
+    host: str
+    pid: int
+    state: str
+    queues: Sequence[str]
+    started_at: datetime | None
+    last_seen_at: datetime | None
+    succeeded: int
+    failed: int
+    task_id: str = ""
+    task_type: str = ""
+    task_started_at: datetime | None = None
+
+
+def to_task(
+    task_id: str, fields: Mapping[bytes, bytes], score: float | None, attempts: Sequence[Attempt]
+) -> TaskDetail:
+    """A task from its job hash and its place in a registry; see ARCHITECTURE.md for the fields."""
+    shown = {text(name): text(value) for name, value in fields.items() if name != b"data"}
+    state = _STATES.get(shown.get("status", ""))
+    if state is TaskState.SCHEDULED and "last_failed_at" in shown:
+        state = TaskState.RETRY
+    task_type, payload = _call(fields.get(b"data", b""))
+    moment = None if score is None else _moment(score)
+    is_waiting = state in {TaskState.SCHEDULED, TaskState.RETRY}
+    return TaskDetail(
+        id=task_id,
+        type=shown.get("task_type") or task_type or shown.get("description", ""),
+        queue=shown.get("origin", ""),
+        state=state,
+        payload=payload,
+        retried=_int(shown.get("number_of_retries")) or 0,
+        max_retries=_max_retries(shown),
+        timeout_s=seconds if (seconds := _int(shown.get("timeout"))) and seconds > 0 else None,
+        retention_s=_int(shown.get("result_ttl")) or 0,
+        deadline=_moment(shown.get("deadline")),
+        created_at=_time(shown.get("created_at")),
+        enqueued_at=_time(shown.get("enqueued_at")),
+        started_at=_time(shown.get("started_at")),
+        ended_at=_time(shown.get("ended_at")),
+        last_error=shown.get("last_error", ""),
+        last_failed_at=_time(shown.get("last_failed_at")),
+        worker=shown.get("worker_name", ""),
+        unique_key=shown.get("unique_key", ""),
+        concurrency_key=shown.get("concurrency_key", ""),
+        next_run_at=moment if is_waiting else None,
+        expires_at=None if is_waiting else moment,
+        attempts=attempts,
+    )
+
+
+def to_attempt(fields: Mapping[bytes, bytes]) -> Attempt:
+    """An attempt from an entry of the results stream."""
+    packed = fields.get(b"exc_string", b"")
+    error = ""
+    with suppress(ValueError, zlib.error):
+        error = text(zlib.decompressobj().decompress(base64.b64decode(packed), _MOST_TEXT)) if packed else ""
+    result = None
+    with suppress(ValueError, msgspec.DecodeError):
+        result = msgspec.json.decode(base64.b64decode(fields.get(b"return_value", b"")))
+    return Attempt(
+        started_at=_moment(text(fields.get(b"execution_started_at", b""))),
+        ended_at=_moment(text(fields.get(b"execution_ended_at", b""))),
+        worker=text(fields.get(b"worker_name", b"")),
+        is_success=fields.get(b"type") == b"1",
+        error=error,
+        result=result,
+    )
+
+
+def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes, bytes], task_type: str) -> WorkerInfo:
+    """A worker from its hash, and from that of the execution that it holds (may be empty)."""
+    shown = {text(name): text(value) for name, value in fields.items()}
+    return WorkerInfo(
+        name=name,
+        host=shown.get("hostname", ""),
+        pid=_int(shown.get("pid")) or 0,
+        state=shown.get("state", ""),
+        queues=[name for name in shown.get("queues", "").split(",") if name],
+        started_at=_time(shown.get("birth")),
+        last_seen_at=_time(shown.get("last_heartbeat")),
+        succeeded=_int(shown.get("successful_job_count")) or 0,
+        failed=_int(shown.get("failed_job_count")) or 0,
+        task_id=text(execution.get(b"job_id", b"")),
+        task_type=task_type,
+        task_started_at=_moment(text(execution.get(b"created_at", b""))),
+    )
+
+
+def _call(data: bytes) -> tuple[str, Any]:
+    """Task type and payload; of a foreign job, what can be read."""
+    with suppress(ValueError, zlib.error, RecursionError, msgspec.DecodeError):
+        if data[:1] == b"x":
+            data = zlib.decompressobj().decompress(data, _MOST_TEXT)
+        function, _, args, kwargs = msgspec.json.decode(data, type=tuple[str, Any, list[Any], Any])
+        if len(args) == 2 and isinstance(args[0], str) and not kwargs:
+            return args[0], args[1]
+        return function, {"args": args, "kwargs": kwargs}
+    return "", None
+
+
+def _max_retries(shown: Mapping[str, str]) -> int:
+    if (own := _int(shown.get("max_retries"))) is not None:
+        return own
+    left = _int(shown.get("retries_left"))
+    return DEFAULT_MAX_RETRIES if left is None else (_int(shown.get("number_of_retries")) or 0) + left
+
+
+def _int(value: str | None) -> int | None:
+    with suppress(TypeError, ValueError):
+        return int(value or "")
+    return None
+
+
+def _moment(seconds: float | str | None) -> datetime | None:
+    with suppress(TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(float(seconds or ""), UTC)
+    return None
+
+
+def _time(value: str | None) -> datetime | None:
+    """RQ's times, and those without a zone that older ones of it wrote: UTC."""
+    with suppress(TypeError, ValueError):
+        moment = datetime.fromisoformat(value or "")
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return None

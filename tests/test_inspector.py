@@ -1,0 +1,394 @@
+"""Looking at queues and tasks, and intervening."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from boilerd import Client, Inspector, QueueNotFoundError, TaskNotFoundError, TaskState, TaskStateError, keys
+from boilerd.broker import Broker
+from boilerd.errors import InvalidTaskError
+from boilerd.inspector import ALLOWED, Action
+from boilerd.jobs import Completion, Failure
+from boilerd.retry import Decision, Verdict
+from support import RunningDaemon, wait_until
+
+StartDaemon = Callable[..., RunningDaemon]
+
+
+@pytest.fixture
+def inspector(connection: redis.Redis) -> Inspector:
+    return Inspector(connection)
+
+
+def end(broker: Broker, verdict: Verdict | None, queue: str = "default") -> str:
+    """Claim the next task, and let its attempt end; None: well."""
+    claim = broker.advance("w", [queue], []).claim
+    assert claim is not None
+    if verdict is None:
+        broker.advance("w", [], [Completion(claim, b'{"a":1}' if claim.retention_s else b"")])
+    else:
+        decision = Decision(verdict, 3600.0, True)
+        broker.fail("w", claim, Failure("RuntimeError: no", "Traceback\nRuntimeError: no", decision, 25))
+    return claim.task_id
+
+
+def in_state(client: Client, broker: Broker, state: TaskState, task_type: str = "test:echo") -> str:
+    """A task in a state."""
+    if state is TaskState.SCHEDULED:
+        return client.enqueue(task_type, 1, process_in=3600).id
+    task_id = client.enqueue(task_type, 1, retention=60).id
+    if state is TaskState.ACTIVE:
+        assert broker.advance("w", ["default"], []).claim is not None
+    elif state is TaskState.RETRY:
+        end(broker, Verdict.RETRY)
+    elif state is TaskState.ARCHIVED:
+        end(broker, Verdict.ARCHIVE)
+    elif state is TaskState.COMPLETED:
+        end(broker, None)
+    return task_id
+
+
+@pytest.mark.parametrize("state", [*TaskState])
+def test_a_task_is_shown_in_its_state_alone_and_in_the_list(
+    inspector: Inspector, client: Client, broker: Broker, state: TaskState
+) -> None:
+    task_id = in_state(client, broker, state)
+
+    shown = inspector.task(task_id)
+
+    assert (shown.id, shown.type, shown.queue, shown.state, shown.payload) == (
+        task_id,
+        "test:echo",
+        "default",
+        state,
+        1,
+    )
+    assert [task.id for task in inspector.tasks("default", state)] == [task_id]
+    for other in TaskState:
+        if other is not state:
+            assert inspector.tasks("default", other) == []
+
+
+@pytest.mark.parametrize("state", [*TaskState])
+@pytest.mark.parametrize("action", ["run", "archive", "delete"])
+def test_what_can_be_done_with_a_task_depends_on_its_state(
+    client: Client, broker: Broker, connection: redis.Redis, action: Action, state: TaskState
+) -> None:
+    inspector = Inspector(connection)
+    task_id = in_state(client, broker, state)
+    before = connection.hgetall(keys.job(task_id))
+
+    if state in ALLOWED[action]:
+        getattr(inspector, action)(task_id)
+        counts = inspector.queues()[0]
+        places = counts.pending + counts.active + counts.scheduled + counts.completed + counts.archived
+        if action == "delete":
+            assert places == 0
+            assert not connection.exists(keys.job(task_id), keys.results(task_id))
+        else:
+            now = TaskState.PENDING if action == "run" else TaskState.ARCHIVED
+            assert (places, inspector.task(task_id).state) == (1, now)
+            assert connection.ttl(keys.job(task_id)) == (-1 if action == "run" else pytest.approx(90 * 86400, abs=5))
+    else:
+        with pytest.raises(TaskStateError, match=f"state is {state}, and must be "):
+            getattr(inspector, action)(task_id)
+        assert connection.hgetall(keys.job(task_id)) == before
+        assert inspector.task(task_id).state is state
+
+
+def test_a_task_that_is_run_now_is_claimed_by_a_waiting_worker_at_once(
+    inspector: Inspector, client: Client, start_daemon: StartDaemon
+) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    task_id = client.enqueue("test:echo", process_in=3600).id
+
+    inspector.run(task_id)
+
+    daemon.wait_for("task completed", task_id=task_id)
+
+
+def test_an_archived_task_that_is_run_again_keeps_its_history(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    task_id = in_state(client, broker, TaskState.ARCHIVED)
+    inspector.run(task_id)
+    end(broker, None)
+
+    shown = inspector.task(task_id)
+
+    assert shown.state is TaskState.COMPLETED
+    assert [(attempt.is_success, attempt.error, attempt.result) for attempt in shown.attempts] == [
+        (False, "Traceback\nRuntimeError: no", None),
+        (True, "", {"a": 1}),
+    ]
+
+
+def test_a_task_shows_its_options_and_moments(inspector: Inspector, client: Client) -> None:
+    deadline = datetime(2030, 1, 1, tzinfo=UTC)
+    task_id = client.enqueue(
+        "mail:send", {"to": "x"}, queue="low", process_in=600, max_retries=3, timeout=77, retention=60,
+        deadline=deadline, unique=1000, concurrency_key="k",
+    ).id  # fmt: skip
+
+    shown = inspector.task(task_id)
+
+    assert (shown.max_retries, shown.timeout_s, shown.retention_s, shown.deadline) == (3, 77, 60, deadline)
+    assert shown.next_run_at is not None
+    assert abs(shown.next_run_at - datetime.now(UTC) - timedelta(seconds=600)) < timedelta(seconds=30)
+    assert shown.unique_key
+    assert shown.concurrency_key == "k"
+
+
+def test_no_such_task_or_queue_is_told(inspector: Inspector, client: Client) -> None:
+    client.enqueue("test:echo", queue="low")
+
+    for ask in (inspector.task, inspector.run, inspector.archive, inspector.delete):
+        with pytest.raises(TaskNotFoundError, match="'nope' does not exist"):
+            ask("nope")
+    with pytest.raises(QueueNotFoundError, match="'lwo' was never used; there are: low"):
+        inspector.queue("lwo")
+    with pytest.raises(QueueNotFoundError):
+        inspector.tasks("lwo", TaskState.PENDING)
+    with pytest.raises(InvalidTaskError):
+        inspector.task("")
+
+
+def test_a_queue_tells_its_latency_memory_limits_and_today(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    first = client.enqueue("test:echo", "x" * 10_000).id
+    client.connection.hset(keys.job(first), "enqueued_at", (datetime.now(UTC) - timedelta(seconds=90)).isoformat())
+    for _ in range(9):
+        client.enqueue("test:echo", "x" * 10_000)
+    broker.set_limits({"default:max_active": 2, "default:max_length": 50})
+
+    shown = inspector.queue("default")
+    end(broker, None)
+    end(broker, Verdict.ARCHIVE)
+    today = inspector.queue("default").today
+
+    assert 89 < shown.latency_s < 120
+    assert 100_000 < shown.memory_bytes < 300_000
+    assert (shown.max_active, shown.max_length) == (2, 50)
+    assert (today.processed, today.failed) == (2, 1)
+
+
+def test_the_history_has_a_row_for_each_day(inspector: Inspector, connection: redis.Redis) -> None:
+    today = datetime.now(UTC).date()
+    yesterday = (today - date(1970, 1, 1)).days - 1
+    connection.hset(keys.stats("default", yesterday), mapping={"processed": 7, "failed": 2})
+
+    shown = inspector.history("default", 3)
+
+    assert [(day.day, day.processed, day.failed) for day in shown] == [
+        (today, 0, 0), (today - timedelta(days=1), 7, 2), (today - timedelta(days=2), 0, 0),
+    ]  # fmt: skip
+
+
+def test_a_paused_queue_is_not_claimed_from_until_it_resumes(
+    inspector: Inspector, client: Client, start_daemon: StartDaemon
+) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+
+    assert (inspector.pause("low"), inspector.pause("low")) == (True, False)
+    task_id = client.enqueue("test:echo", queue="low").id
+    other = client.enqueue("test:echo").id
+    daemon.wait_for("task completed", task_id=other)
+    assert inspector.task(task_id).state is TaskState.PENDING
+    assert inspector.queues(["low"])[1].is_paused
+
+    assert (inspector.resume("low"), inspector.resume("low")) == (True, False)
+    daemon.wait_for("task completed", task_id=task_id)
+
+
+@pytest.mark.parametrize("state", [TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY, TaskState.ARCHIVED])
+def test_pages_follow_each_other(inspector: Inspector, client: Client, broker: Broker, state: TaskState) -> None:
+    ids = [in_state(client, broker, state) for _ in range(7)]
+
+    pages = [[task.id for task in inspector.tasks("default", state, page=page, size=3)] for page in (1, 2, 3, 4)]
+
+    assert [len(page) for page in pages] == [3, 3, 1, 0]
+    found = [task_id for page in pages for task_id in page]
+    assert sorted(found) == sorted(ids)
+    if state is TaskState.PENDING:
+        assert found == ids
+
+
+@pytest.mark.parametrize(
+    ("action", "state"), [(action, state) for action, states in ALLOWED.items() for state in states]
+)
+def test_a_bulk_operation_takes_all_of_a_state_and_type_and_nothing_else(
+    inspector: Inspector, client: Client, broker: Broker, action: Action, state: TaskState
+) -> None:
+    others = {in_state(client, broker, other) for other in TaskState if other not in {state, TaskState.ACTIVE}}
+    if state is not TaskState.PENDING:  # what is enqueued first would be claimed first
+        inspector.delete(others.intersection(_ids(inspector, TaskState.PENDING)).pop())
+        others = {task_id for other in TaskState for task_id in _ids(inspector, other)}
+    mine = {in_state(client, broker, state, "mail:send") for _ in range(205)}
+    kept = in_state(client, broker, state, "mail:other")
+
+    steps = list(inspector.bulk(action, "default", state, "mail:send"))
+
+    assert (steps[-1].done, steps[-1].seen, len(steps)) == (205, steps[-1].total, -(-steps[-1].total // 100))
+    everything = {task_id: other for other in TaskState for task_id in _ids(inspector, other)}
+    assert everything[kept] is state
+    assert others <= everything.keys()
+    if action == "delete":
+        assert not mine & everything.keys()
+    else:
+        now = TaskState.PENDING if action == "run" else TaskState.ARCHIVED
+        assert {everything[task_id] for task_id in mine} == {now}
+
+
+def _ids(inspector: Inspector, state: TaskState) -> set[str]:
+    return {task.id for task in inspector.tasks("default", state, size=1000)}
+
+
+def test_a_bulk_operation_in_a_state_that_forbids_it_is_refused(inspector: Inspector, client: Client) -> None:
+    client.enqueue("test:echo")
+
+    with pytest.raises(TaskStateError, match=r"cannot run active tasks: .* cancel it instead"):
+        next(inspector.bulk("run", "default", TaskState.ACTIVE))
+
+
+@pytest.mark.fault(38)
+def test_bulk_operations_at_the_same_time_as_workers_and_each_other_lose_nothing(
+    client: Client, connection: redis.Redis, start_daemon: StartDaemon, valkey: object
+) -> None:
+    daemon = start_daemon("--concurrency", "2").ready()
+    client.enqueue_many([("test:echo", n) for n in range(3000)])
+
+    def archive() -> int:
+        own = Inspector(connection)
+        return sum(1 for _ in own.bulk("archive", "default", TaskState.PENDING))
+
+    def run() -> None:
+        own = Inspector(connection)
+        while sum(counts := [own.queues()[0].archived, own.queues()[0].pending]):
+            if counts[0]:
+                list(own.bulk("run", "default", TaskState.ARCHIVED))
+
+    with ThreadPoolExecutor(3) as pool:
+        ended: list[Future[Any]] = [pool.submit(archive), pool.submit(archive), pool.submit(run)]
+        for one in ended:
+            one.result(60)
+
+    wait_until(lambda: Inspector(connection).queues()[0].active == 0, "all have ended")
+    processed = Inspector(connection).history("default", 1)[0].processed
+    assert processed == 3000
+    assert not list(connection.scan_iter(keys.job("*")))
+    assert daemon.stop() == 0
+
+
+@pytest.mark.fault(38)
+def test_a_bulk_operation_that_is_broken_off_can_be_begun_again(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    client.enqueue_many([("test:echo", n) for n in range(250)])
+    next(inspector.bulk("archive", "default", TaskState.PENDING))
+
+    *_, last = inspector.bulk("archive", "default", TaskState.PENDING)
+
+    assert last.done == 150
+    assert inspector.queues()[0].archived == 250
+
+
+def test_tasks_that_come_while_a_bulk_operation_runs_are_left_alone(inspector: Inspector, client: Client) -> None:
+    client.enqueue_many([("test:echo", n) for n in range(150)])
+    steps = inspector.bulk("delete", "default", TaskState.PENDING)
+    next(steps)
+
+    late = client.enqueue("test:echo").id
+
+    assert next(steps).done == 150
+    assert list(steps) == []
+    assert _ids(inspector, TaskState.PENDING) == {late}
+
+
+def test_an_id_without_a_record_stops_no_bulk_operation(
+    inspector: Inspector, client: Client, connection: redis.Redis
+) -> None:
+    for n in range(150):
+        connection.rpush(keys.queue("default"), f"ghost-{n}")
+    client.enqueue_many([("test:echo", n) for n in range(50)])
+
+    *_, last = inspector.bulk("archive", "default", TaskState.PENDING)
+
+    assert (last.done, last.seen) == (50, 200)
+
+
+def test_a_task_that_waits_for_its_concurrency_key_can_be_deleted(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    first = client.enqueue("test:echo", concurrency_key="k").id
+    second = client.enqueue("test:echo", concurrency_key="k").id
+    claim = broker.advance("w", ["default"], []).claim
+    assert claim is not None
+    assert claim.task_id == first
+    assert broker.advance("v", ["default"], []).claim is None
+
+    inspector.delete(second)
+
+    assert not connection.exists(keys.job(second), f"{keys.OWN}:waiting:k", f"{keys.OWN}:keys")
+
+
+def test_the_workers_tell_what_they_run(inspector: Inspector, client: Client, start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "2").ready()
+    task_id = client.enqueue("test:sleep", 30).id
+    daemon.wait_for("task started", task_id=task_id)
+    wait_until(lambda: len(inspector.workers()) == 2, "both are registered")
+
+    busy, idle = sorted(inspector.workers(), key=lambda worker: not worker.task_id)
+
+    assert (busy.task_id, busy.task_type, busy.state) == (task_id, "test:sleep", "busy")
+    assert busy.task_started_at is not None
+    assert abs(busy.task_started_at.timestamp() - time.time()) < 30
+    assert (idle.task_id, idle.task_started_at) == ("", None)
+    assert {busy.pid, idle.pid} == {p["pid"] for p in daemon.processes() if p["name"].startswith("worker:")}
+    assert list(busy.queues) == ["critical", "default", "low"]
+
+
+def test_jobs_of_plain_rq_are_shown_and_handled_like_tasks(inspector: Inspector, connection: redis.Redis) -> None:
+    job = Queue("default", connection=connection, serializer=JSONSerializer).enqueue("shop.bill", 7, why="x")
+
+    shown = inspector.task(job.id)
+    inspector.archive(job.id)
+
+    assert (shown.type, shown.payload) == ("shop.bill", {"args": [7], "kwargs": {"why": "x"}})
+    assert inspector.task(job.id).state is TaskState.ARCHIVED
+
+
+def test_what_cannot_be_read_is_shown_as_missing(inspector: Inspector, client: Client, connection: redis.Redis) -> None:
+    task_id = client.enqueue("test:echo", 1).id
+    junk: dict[Any, Any] = {
+        b"data": b"\x80\x04",
+        b"timeout": b"soon",
+        b"enqueued_at": b"\xff",
+        b"number_of_retries": b"x",
+        b"deadline": b"nan",
+    }
+    connection.hset(keys.job(task_id), mapping=junk)
+    connection.rpush(keys.queue("default"), b"\xff\xfe", "no-record")
+    connection.set(keys.job("text"), "no hash")
+    connection.rpush(keys.queue("default"), "text")
+
+    shown = inspector.tasks("default", TaskState.PENDING)
+
+    assert [task.state for task in shown] == [TaskState.PENDING, None, None, None]
+    assert (shown[0].payload, shown[0].timeout_s, shown[0].deadline, shown[0].retried) == (None, None, None, 0)
+    assert inspector.queue("default").latency_s == 0
+
+
+def test_the_broker_tells_what_it_is(inspector: Inspector) -> None:
+    shown = inspector.broker()
+
+    assert shown["server"].startswith("Valkey ")
+    assert shown["clients"] >= 1
+    assert shown["peak_memory_bytes"] >= shown["memory_bytes"] > 0
