@@ -338,3 +338,84 @@ def test_every_command_has_help_with_an_example() -> None:
     assert set(groups) <= COMMANDS.keys()
     # Their examples are those of `boilerd restart` and `boilerd scale`.
     assert sorted(missing) == [("worker", "restart"), ("worker", "scale")]
+
+
+def log_line(message: str, level: str = "info", **fields: object) -> str:
+    return json.dumps({"time": "2026-11-24T09:30:00.123Z", "level": level, "message": message, "pid": 7, **fields})
+
+
+LOG = [
+    log_line("task started", task_id="a", task_type="mail:send"),
+    "Traceback of somebody else",
+    log_line(
+        "task failed", "error", task_id="a", task_type="mail:send", error="no", traceback="Traceback\nRuntimeError"
+    ),
+    log_line("task completed", task_id="b", task_type="test:echo"),
+]
+
+
+def test_logs_are_readable_lines_of_the_log_file(command: Command, directory: Path) -> None:
+    (directory / "boilerd.log").write_text("\n".join(LOG) + "\n")
+    env = {"BOILERD_LOG_FILE": str(directory / "boilerd.log"), "TZ": "UTC"}
+
+    done = command("logs", env=env)
+
+    assert done.stdout.splitlines() == [
+        "09:30:00.123 INFO    task started  task_id=a task_type=mail:send",
+        "Traceback of somebody else",
+        "09:30:00.123 ERROR   task failed  task_id=a task_type=mail:send error=no",
+        "Traceback",
+        "RuntimeError",
+        "09:30:00.123 INFO    task completed  task_id=b task_type=test:echo",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (("--task", "b"), [3]),
+        (("--type", "mail:send"), [0, 2]),
+        (("--level", "warning"), [1, 2]),
+        (("-n", "1"), [3]),
+        (("-n", "1", "--type", "mail:send"), [2]),
+        (("-n", "0"), []),
+    ],
+)
+def test_logs_can_be_filtered(command: Command, flags: tuple[str, ...], wanted: list[int]) -> None:
+    done = command("logs", "--file", "-", "--json", *flags, stdin="\n".join(LOG) + "\n")
+
+    assert (done.stdout.splitlines(), done.returncode) == ([LOG[n] for n in wanted], 0)
+
+
+def test_logs_follow_a_file_that_grows_and_is_rotated(directory: Path) -> None:
+    log = directory / "boilerd.log"
+    log.write_text(f"{LOG[0]}\n")
+    words = [sys.executable, "-m", "boilerd", "logs", "-f", "--json", "--file", str(log)]
+    with (
+        (directory / "out").open("wb") as out,
+        subprocess.Popen(
+            words, env=clean_environment(PYTHONUNBUFFERED="1"), stdout=out, stderr=subprocess.DEVNULL
+        ) as process,
+    ):
+
+        def said() -> list[str]:
+            return (directory / "out").read_text().splitlines()
+
+        wait_until(lambda: said() == LOG[:1], "the first line")
+        with log.open("a") as file:
+            file.write(f"{LOG[2]}\n")
+        wait_until(lambda: said() == [LOG[0], LOG[2]], "the line that came")
+        log.rename(directory / "boilerd.log.1")
+        log.write_text(f"{LOG[3]}\n")
+        wait_until(lambda: said() == [LOG[0], LOG[2], LOG[3]], "the line of the new file")
+        process.terminate()
+
+
+def test_a_log_that_is_not_there_is_told(command: Command, directory: Path) -> None:
+    missing = command("logs", "--file", str(directory / "none.log"))
+    nowhere = command("logs", env={"PATH": str(directory)})
+
+    assert missing.returncode == 1
+    assert "none.log: No such file" in missing.stderr
+    assert nowhere.returncode == 1
+    assert "log_file is not set, and there is no journal here; give --file" in nowhere.stderr
