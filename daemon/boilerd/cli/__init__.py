@@ -23,6 +23,7 @@ COMMANDS = {
     "run": ("boilerd.cli.run:run", "Run the daemon in the foreground."),
     "enqueue": ("boilerd.cli.enqueue:enqueue", "Store a task for a worker to run."),
     "status": ("boilerd.cli.status:status", "Show the daemon, its processes and the queues."),
+    "dash": ("boilerd.cli.dash:dash", "Show everything live, in the terminal."),
     "logs": ("boilerd.cli.logs:logs", "Show the daemon's log, as readable lines."),
     "stats": ("boilerd.cli.stats:stats", "Show tasks by state, what was done today, and the broker."),
     "queue": ("boilerd.cli.queue:queue", "Look at queues, pause and empty them."),

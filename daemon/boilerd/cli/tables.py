@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -13,19 +13,36 @@ from rich.text import Text
 
 #: A pipe has no width; nothing is cut there.
 PIPE_WIDTH = 100_000
+#: What the last column keeps where a terminal is too narrow.
+LEAST_WIDTH = 8
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns that end in ``>`` are numbers. Cells are cut where the terminal is too narrow, never in a pipe."""
+    """Columns that end in ``>`` are numbers. Where a terminal is too narrow the last one is cut; in a pipe none is."""
+    output = console()
+    output.print(make_table(columns, rows, output.width))
+
+
+def make_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], width: int, *, chosen: int | None = None
+) -> Table:
+    """A table without lines, at most so wide, with one row highlighted; columns at the right go first."""
+    cells = [[harmless(cell) for cell in row] for row in rows]
+    widths = [
+        max(len(column.removesuffix(">")), *(len(row[n]) for row in cells), 0) for n, column in enumerate(columns)
+    ]
+    while len(widths) > 2 and sum(widths[:-1]) + min(LEAST_WIDTH, widths[-1]) + 2 * (len(widths) - 1) > width:
+        widths.pop()
+    columns, cells = columns[: len(widths)], [row[: len(widths)] for row in cells]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        is_number = column.endswith(">")
-        table.add_column(
-            column.removesuffix(">"), justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis"
-        )
-    for row in rows:
-        table.add_row(*(Text(harmless(cell)) for cell in row))
-    console().print(table)
+        justify: Literal["right", "left"] = "right" if column.endswith(">") else "left"
+        table.add_column(column.removesuffix(">"), justify=justify, no_wrap=True, overflow="ellipsis")
+    # Two spaces stand between columns. IDs and times are worth more than the end of an error.
+    table.columns[-1].max_width = max(LEAST_WIDTH, width - sum(widths[:-1]) - 2 * (len(columns) - 1))
+    for number, row in enumerate(cells):
+        table.add_row(*map(Text, row), style="reverse" if number == chosen else "")
+    return table
 
 
 def print_fields(pairs: Iterable[tuple[str, object]]) -> None:

@@ -1,7 +1,7 @@
 """``boilerd task``."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -15,7 +15,6 @@ from boilerd.inspector import Action
 from boilerd.records import TaskDetail
 from boilerd.task import TaskState
 
-#: Beside ID and type: column → what stands there, by state.
 _COLUMNS: dict[TaskState, dict[str, Callable[[TaskDetail], object]]] = {
     TaskState.PENDING: {"WAITS SINCE": lambda task: relative(task.enqueued_at)},
     TaskState.ACTIVE: {"STARTED": lambda task: relative(task.started_at), "WORKER": lambda task: task.worker},
@@ -63,7 +62,7 @@ def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, as_js
         for one in found:
             print_json(one)
         return
-    columns = _COLUMNS[chosen]
+    columns = columns_of(chosen)
     print_table(
         ("ID", "TYPE", *columns), [(one.id, one.type, *(cell(one) for cell in columns.values())) for one in found]
     )
@@ -100,18 +99,26 @@ def _print_task(detail: TaskDetail) -> None:
         ("kept until", absolute(detail.expires_at)), ("unique", detail.unique_key),
         ("concurrency", detail.concurrency_key), ("last error", detail.last_error),
     ])  # fmt: skip
+    for line in told_attempts(detail):
+        click.echo(line)
+
+
+def columns_of(state: TaskState) -> dict[str, Callable[[TaskDetail], object]]:
+    """Beside ID and type: column → what stands there, for lists of tasks in that state."""
+    return _COLUMNS[state]
+
+
+def told_attempts(detail: TaskDetail) -> Iterator[str]:
+    """How each attempt ended, in lines; each begins with an empty one."""
     for number, attempt in enumerate(detail.attempts, 1):
-        took_s = (
-            (attempt.ended_at - attempt.started_at).total_seconds() if attempt.ended_at and attempt.started_at else 0
-        )
+        ended, started = attempt.ended_at, attempt.started_at
+        took = lasting((ended - started).total_seconds()) if ended and started else "?"
+        yield ""
         outcome = "completed" if attempt.is_success else "failed"
-        click.echo(
-            f"\nattempt {number}: {outcome} after {lasting(took_s)}, {absolute(attempt.ended_at)}, {attempt.worker}"
-        )
+        yield f"attempt {number}: {outcome} after {took}, {absolute(ended)}, {attempt.worker}"
         if attempt.result is not None:
-            click.echo(f"  result {json.dumps(attempt.result, ensure_ascii=False)}")
-        for line in attempt.error.splitlines():
-            click.echo(f"  {harmless(line)}")
+            yield f"  result {json.dumps(attempt.result, ensure_ascii=False)}"
+        yield from (f"  {harmless(line)}" for line in attempt.error.splitlines())
 
 
 def _changing(action: Action, text: str) -> click.Command:

@@ -1,0 +1,58 @@
+"""``boilerd dash``: a live view of the whole, in the terminal.
+
+`state` is what is shown and what keys do, `views` draws it, `keyboard` reads keys.
+"""
+
+import contextlib
+import os
+import sys
+import time
+
+import click
+from rich.console import Console, ConsoleDimensions
+from rich.live import Live
+
+from boilerd.cli.dash.keyboard import Keyboard
+from boilerd.cli.dash.state import State
+from boilerd.cli.dash.views import draw
+from boilerd.cli.inspecting import with_broker
+from boilerd.cli.options import DurationType, Loaded
+from boilerd.client import Client
+from boilerd.inspector import Inspector
+from boilerd.urls import mask_url
+
+
+@click.command()
+@click.option("--refresh", type=DurationType(), default="1", show_default=True, help="How often it looks.")
+@with_broker
+def dash(loaded: Loaded, *, refresh: float) -> None:
+    """Show queues, tasks and workers live; pause, run, archive, cancel and delete with keys.
+
+    `?` lists the keys.
+
+    \b
+    boilerd dash
+    ssh -t host boilerd dash --refresh 5
+    """  # noqa: D301 - click looks for the character \b
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError("dash needs a terminal; `boilerd stats` and `boilerd queue ls` do without")
+    with Client.from_settings(loaded.settings) as client:
+        state = State(Inspector(client.connection), client.cancel)
+        title = mask_url(loaded.settings.broker_url())
+        console = Console(highlight=False)
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            Keyboard() as keyboard,
+            Live(console=console, screen=True, auto_refresh=False) as live,
+        ):
+            next_s = 0.0
+            while not state.is_over:
+                if time.monotonic() >= next_s:
+                    state.refresh()
+                    next_s = time.monotonic() + max(refresh, 0.1)
+                # Not $COLUMNS: it does not change with the window.
+                console.size = ConsoleDimensions(*os.get_terminal_size(sys.stdout.fileno()))
+                live.update(draw(state, title, console.width, console.height), refresh=True)
+                for key in keyboard.read(next_s - time.monotonic()):
+                    state.press(key)
+                    next_s = 0.0  # show at once what it did

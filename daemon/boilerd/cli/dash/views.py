@@ -1,0 +1,128 @@
+"""The screens of the dash: everything fits into 80 columns and 24 lines, more is used where it is there."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from boilerd.cli.dash.state import STATES, State, View
+from boilerd.cli.tables import absolute, harmless, lasting, make_table, relative, sized
+from boilerd.cli.task import columns_of, told_attempts
+from boilerd.records import TaskDetail
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_KEYS = {
+    View.QUEUES: "↑↓ choose  Enter open  p pause/resume  ? help  q quit",
+    View.TASKS: "↑↓ choose ←→ state n/b page Enter open r run a archive c cancel d delete q back",
+    View.TASK: "↑↓ scroll  r run  a archive  c cancel  d delete  q back",
+    View.HELP: "any key goes back",
+}
+_HELP = (
+    ("↑ ↓ or k j", "choose a line, scroll"), ("← → or h l, Tab", "the next state of tasks"),
+    ("n b or Page keys", "the next and the last page"), ("Enter", "open the queue, the task"),
+    ("q Esc", "back; from the first screen: quit"), ("p", "pause or resume the queue, on all hosts"),
+    ("r", "run the task now"), ("a", "archive the task"), ("c", "cancel the task; asks first"),
+    ("d", "delete the task; asks first"), ("Ctrl-C", "quit"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many columns and lines there are for something."""
+
+    width: int
+    room: int
+
+    def less(self, lines: int) -> "Size":
+        """When so many lines are taken."""
+        return Size(self.width, self.room - lines)
+
+
+def draw(state: State, title: str, width: int, height: int) -> RenderableType:
+    """The whole screen."""
+    size = Size(width, height - 4)
+    drawers: dict[View, Callable[[State, Size], Iterable[RenderableType]]] = {
+        View.QUEUES: _queues, View.TASKS: _tasks, View.TASK: _task, View.HELP: _help,
+    }  # fmt: skip
+    now = datetime.now().astimezone().strftime("%H:%M:%S")
+    head = Text.assemble(("boilerd", "bold"), f"  {title}  {now}", no_wrap=True, overflow="ellipsis")
+    said = Text(harmless(state.question or state.error or state.message), no_wrap=True, overflow="ellipsis")
+    said.stylize("bold red" if state.error and not state.question else "bold yellow")
+    foot = Text(_KEYS[state.view], style="dim", no_wrap=True, overflow="ellipsis")
+    return Group(head, Text(), *drawers[state.view](state, size), said, foot)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """One bar a value, the highest one full."""
+    most = max(values, default=0.0)
+    return "".join(_BARS[round(value / most * 8) if most else 0] for value in values)
+
+
+def _queues(state: State, size: Size) -> Iterable[RenderableType]:
+    rows = []
+    for queue in state.queues:
+        counts, rates = queue.counts, state.rates.get(queue.counts.name, ())
+        rows.append((
+            counts.name + (" (paused)" if counts.is_paused else ""), counts.pending, counts.active, counts.scheduled,
+            counts.archived, lasting(queue.latency_s) if counts.pending else "", queue.today.failed,
+            f"{rates[-1]:.0f}/s" if rates else "", sparkline(list(rates)),
+        ))  # fmt: skip
+    half = max(min(size.room // 2, len(rows) + 1), size.room - 6)
+    columns = "QUEUE", "PENDING>", "ACTIVE>", "SCHED>", "ARCHIVED>", "LATENCY>", "FAILED>", "RATE>", ""
+    yield _table(columns, rows, state.queue_at, Size(size.width, half))
+    busy = [worker for worker in state.workers if worker.task_id]
+    yield Text(f"\n{len(state.workers)} workers, {len(busy)} busy", style="bold")
+    shown = [(w.name, f"{w.task_type} {w.task_id}", relative(w.task_started_at)) for w in busy]
+    if shown and size.room - half > 3:
+        yield _table(("WORKER", "RUNS", "SINCE"), shown, None, size.less(half + 2))
+
+
+def _tasks(state: State, size: Size) -> Iterable[RenderableType]:
+    if state.queue is None:
+        return
+    counts = state.queue.counts
+    tabs = Text(f"{counts.name}{' (paused)' if counts.is_paused else ''}  ", no_wrap=True, overflow="ellipsis")
+    for one in STATES:
+        tabs.append(f" {one} ", style="reverse" if one is state.task_state else "dim")
+    yield tabs
+    columns = columns_of(state.task_state)
+    rows = [(task.id, task.type, *(cell(task) for cell in columns.values())) for task in state.tasks]
+    yield _table(("ID", "TYPE", *columns), rows, state.task_at, size.less(2))
+    yield Text(f"page {state.page}" if rows else "no such tasks", style="dim")
+
+
+def _task(state: State, size: Size) -> Iterable[RenderableType]:
+    if state.detail is None:
+        return
+    lines = _lines(state.detail)
+    state.scroll = min(state.scroll, max(0, len(lines) - size.room))
+    for line in lines[state.scroll : state.scroll + size.room]:
+        yield Text(line, no_wrap=True, overflow="ellipsis")
+
+
+def _lines(task: TaskDetail) -> list[str]:
+    payload = json.dumps(task.payload, ensure_ascii=False)
+    pairs = [
+        ("task", task.id), ("type", task.type), ("queue", task.queue), ("state", task.state), ("payload", payload),
+        ("size", sized(len(payload.encode("utf-8", "replace")))), ("retried", f"{task.retried} of {task.max_retries}"),
+        ("enqueued", absolute(task.enqueued_at)), ("due", absolute(task.next_run_at)),
+        ("started", absolute(task.started_at)), ("ended", absolute(task.ended_at)),
+        ("kept until", absolute(task.expires_at)), ("last error", task.last_error),
+    ]  # fmt: skip
+    return [f"{name:<12}{harmless(value)}" for name, value in pairs if value] + list(told_attempts(task))
+
+
+def _help(_: State, size: Size) -> Iterable[RenderableType]:
+    yield _table(("KEY", "DOES"), _HELP, None, size)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], chosen: int | None, size: Size) -> Table:
+    """As many rows as there is room for, the chosen one among them."""
+    room = max(size.room, 2)
+    first = max(0, (chosen or 0) - room + 2)
+    shown = rows[first : first + room - 1]
+    return make_table(columns, shown, size.width, chosen=None if chosen is None else chosen - first)
