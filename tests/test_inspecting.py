@@ -289,11 +289,14 @@ def test_a_reader_that_goes_away_ends_a_long_list_quietly(client: Client, valkey
     assert (len(done.stdout.splitlines()), done.stderr) == (2, "")
 
 
-def test_a_table_fits_a_narrow_terminal_and_is_whole_in_a_pipe(client: Client, broker: Broker, valkey: Valkey) -> None:
+@pytest.mark.parametrize("width", [30, 60, 100])
+def test_a_table_fits_a_narrow_terminal_and_is_whole_in_a_pipe(
+    client: Client, broker: Broker, valkey: Valkey, width: int
+) -> None:
     task_id = in_state(client, broker, TaskState.ARCHIVED)
     client.connection.hset(keys.job(task_id), "last_error", "x" * 300)
     words = [sys.executable, "-m", "boilerd", "task", "ls", "-s", "archived", "--redis-url", valkey.url]
-    env = clean_environment(COLUMNS="60", TERM="xterm")
+    env = clean_environment(COLUMNS=str(width), TERM="xterm")
 
     piped = subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout
     shown = subprocess.run(
@@ -304,8 +307,9 @@ def test_a_table_fits_a_narrow_terminal_and_is_whole_in_a_pipe(client: Client, b
     assert "x" * 300 in piped
     assert "\x1b" not in piped
     plain = [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in shown.splitlines()]
-    assert max(map(len, plain)) <= 60
-    assert "…" in shown
+    assert max(map(len, plain)) <= width
+    assert (task_id in shown) == (width >= 60)
+    assert ("…" in shown) == (width != 60)
 
 
 def test_no_colour_where_it_is_not_wanted(client: Client, valkey: Valkey) -> None:
@@ -334,7 +338,10 @@ def test_every_command_has_help_with_an_example() -> None:
     leaves = [leaf for name in groups for leaf in commands((name,))]
     missing = [words for words in leaves if f"  boilerd {' '.join(words)}" not in boilerd(*words, "--help").stdout]
 
+    manual = (Path(__file__).parents[1] / "docs" / "boilerd.1").read_text()
+
     assert len(leaves) >= 17
+    assert [words for words in leaves if f".SS boilerd {' '.join(words)}" not in manual] == []
     assert set(groups) <= COMMANDS.keys()
     # Their examples are those of `boilerd restart` and `boilerd scale`.
     assert sorted(missing) == [("worker", "restart"), ("worker", "scale")]

@@ -44,6 +44,7 @@ def test_it_installs_without_a_network_and_leaves_nothing_when_it_goes(fresh_box
     offline(fresh_box, wheels)
     fresh_box.run("systemctl", "enable", "--now", "boiler-worker")
     assert fresh_box.run("boilerd", "enqueue", "worker:ping", '{"message":"hi"}').stdout.strip()
+    assert (fresh_box.root / "usr/local/share/man/man1/boilerd.1").read_text().startswith('.\\" Made by')
 
     done = fresh_box.run("make", "-C", PROJECT, "uninstall", "ARGS=--purge")
 
