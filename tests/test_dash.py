@@ -249,6 +249,7 @@ def test_an_outage_is_told_and_the_picture_stays_until_it_is_over(
     server.start()
 
     wait_until(lambda: "did not answer" not in dash.screen(), "it is over")
+    dash.wait_for("QUEUE", "low")
 
 
 def test_a_task_that_goes_away_leads_back_to_the_list(

@@ -67,6 +67,16 @@ def test_task_show_tells_everything_with_the_traceback_of_each_attempt(
     assert json.loads(command("task", "show", task_id, "--json").stdout)["attempts"][0]["is_success"] is False
 
 
+def test_what_tasks_hold_never_moves_the_cursor(command: Command, client: Client, broker: Broker) -> None:
+    task_id = in_state(client, broker, TaskState.ARCHIVED)
+    client.connection.hset(keys.job(task_id), "last_error", "\x1b[2Jgone\r\n")
+
+    for words in (("task", "show", task_id), ("task", "ls", "-s", "archived")):
+        shown = command(*words).stdout
+        assert "\\x1b[2Jgone" in shown
+        assert "\x1b" not in shown
+
+
 def test_tasks_are_run_archived_and_deleted_by_id(command: Command, client: Client, broker: Broker) -> None:
     inspector = Inspector(client.connection)
     one, two = in_state(client, broker, TaskState.ARCHIVED), client.enqueue("test:echo", process_in=99).id

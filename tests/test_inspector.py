@@ -114,6 +114,29 @@ def test_a_task_that_is_run_now_is_claimed_by_a_waiting_worker_at_once(
     daemon.wait_for("task completed", task_id=task_id)
 
 
+def test_what_becomes_ready_rings_for_a_worker(inspector: Inspector, client: Client, connection: redis.Redis) -> None:
+    task_id = client.enqueue("test:echo", process_in=3600).id
+    assert not connection.exists(keys.bell("default"))
+
+    inspector.run(task_id)
+    assert connection.llen(keys.bell("default")) == 1
+    inspector.resume("low")
+    assert connection.llen(keys.bell("low")) == 1
+
+
+def test_a_bulk_operation_tells_retries_from_scheduled_tasks(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    retried = in_state(client, broker, TaskState.RETRY)
+    scheduled = in_state(client, broker, TaskState.SCHEDULED)
+
+    *_, last = inspector.bulk("archive", "default", TaskState.RETRY)
+
+    assert (last.done, last.total) == (1, 2)
+    assert inspector.task(retried).state is TaskState.ARCHIVED
+    assert inspector.task(scheduled).state is TaskState.SCHEDULED
+
+
 def test_an_archived_task_that_is_run_again_keeps_its_history(
     inspector: Inspector, client: Client, broker: Broker
 ) -> None:
