@@ -238,7 +238,7 @@ def test_the_help_lists_the_keys(start_dash: StartDash, client: Client) -> None:
 def test_an_outage_is_told_and_the_picture_stays_until_it_is_over(
     start_dash: StartDash, start_valkey: Callable[..., Valkey]
 ) -> None:
-    server = start_valkey()
+    server = start_valkey("--appendonly", "yes", "--appendfsync", "always")
     with Client.from_url(server.url) as client:
         client.enqueue("test:echo", queue="low")
     dash = start_dash(server.url)
