@@ -24,9 +24,8 @@ def test_start_returns_when_it_is_ready_and_a_task_runs(service: Service) -> Non
     assert service.wait_for("task completed", task_id=task_id)["task_type"] == "worker:ping"
     assert all(isinstance(json.loads(line), dict) for line in service.raw_lines())
     shown = service.box.run("boilerd", "logs", "--task", task_id).stdout
-    assert [line.split("  ")[0].split(maxsplit=2)[2] for line in shown.splitlines()] == [
-        "task started", "task processed successfully", "task completed",
-    ]  # fmt: skip
+    messages = re.findall(r"^\S+ INFO +(.+?)  ", shown, re.MULTILINE)
+    assert messages == ["task started", "task processed successfully", "task completed"]
 
 
 def test_it_is_started_at_boot_once_it_is_enabled(service: Service) -> None:
