@@ -4,7 +4,9 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -205,3 +207,21 @@ def test_a_reload_that_is_refused_ends_with_ready_and_stays_in_the_status(
     reloading = manager.wait_for("RELOADING=1", after=ready)
     again = manager.wait_for("READY=1", after=reloading)
     manager.wait_for("STATUS=1 worker, 0 busy, 0 pending; reload refused: ", after=again)
+
+
+def test_an_idle_daemon_feeds_an_impatient_watchdog_in_time(start_daemon: StartDaemon, manager: Manager) -> None:
+    start_daemon("--concurrency", "1", env={**manager.environment, "WATCHDOG_USEC": "800000"})
+    ready = manager.wait_for("READY=1")
+    # Supervisor takes a process for running after a second; until then the loop goes fast.
+    settled_s = time.monotonic() + 2
+    wait_until(lambda: time.monotonic() > settled_s, "two seconds have passed")
+
+    count = len(manager.receive())
+    fed_s = [time.monotonic()]
+    while len(fed_s) < 5:
+        manager.wait_for("WATCHDOG=1", after=count)
+        count = len(manager.messages)
+        fed_s.append(time.monotonic())
+
+    assert ready
+    assert sorted(later - earlier for earlier, later in pairwise(fed_s))[2] < 0.5

@@ -136,11 +136,13 @@ class _Poller:
     def __init__(self, poller: Any) -> None:
         self._poller = poller
         self.is_about_to_act: Callable[[], bool] = bool
+        #: The loop shall come round this often, whatever happens: the watchdog waits for it.
+        self.longest_s = 1.0
 
     def poll(self, timeout: float) -> Any:
         if self.is_about_to_act():
             timeout = BUSY_POLL_S
-        return self._poller.poll(timeout)
+        return self._poller.poll(min(timeout, self.longest_s))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._poller, name)

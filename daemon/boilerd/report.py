@@ -30,11 +30,16 @@ class Report:
         self._next_status_s = self._next_life_s = self._next_extension_s = 0.0
         self.is_ready = False
 
+    @property
+    def life_every_s(self) -> float:
+        """How often `live` must be called; 0: nobody waits for it."""
+        return self._notifier.watchdog_s / 4
+
     def live(self) -> None:
         """Feed the watchdog; called from the loop alone, so it starves when that hangs."""
         now_s = time.monotonic()
         if self._notifier.watchdog_s and now_s >= self._next_life_s:
-            self._next_life_s = now_s + self._notifier.watchdog_s / 4
+            self._next_life_s = now_s + self.life_every_s / 2
             self._notifier.send(WATCHDOG=1)
 
     def update(self, pool: Pool, *, activity: str, trouble: str) -> None:

@@ -102,6 +102,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         self._trouble = ""
         self._pool: Pool | None = None
         self._report = Report(Notifier(), board)
+        options.poller.longest_s = min(self._report.life_every_s or 1.0, 1.0)
         self._reactions: dict[int, Callable[[], None]] = {
             signal.SIGHUP: self._reload_on_signal,
             signal.SIGTSTP: self.quiet,

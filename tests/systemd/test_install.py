@@ -62,29 +62,22 @@ def test_what_was_edited_stays_through_upgrades_and_when_it_goes(fresh_box: Box,
     (fresh_box.root / SETTINGS).write_text(edited)
     fresh_box.write("/etc/systemd/system/boiler-worker.service.d/mine.conf", "[Service]\nNice=5\n")
 
+    (fresh_box.root / "opt/boilerd/share/boilerd.toml").write_text("# what an older version brought\n")
+
     again = offline(fresh_box, wheels)
+    beside = (fresh_box.root / f"{SETTINGS}.new").read_text()
     fresh_box.run("systemctl", "start", "boiler-worker")
     shown = fresh_box.run("boilerd", "config", "show").stdout
     gone = fresh_box.run(INSTALL, "uninstall")
 
     assert "was edited, and stays as it is" in again.stdout
     assert "concurrency       3 " in shown
+    assert beside == (PROJECT / "conf/boilerd.toml").read_text()
     assert (fresh_box.root / SETTINGS).read_text() == edited
     assert (fresh_box.root / "etc/systemd/system/boiler-worker.service.d/mine.conf").exists()
     assert (fresh_box.root / "var/lib/private/boilerd/valkey").is_dir()
     assert "/var/lib/private/boilerd" in gone.stdout
     assert not (fresh_box.root / "opt/boilerd").exists()
-
-
-def test_new_defaults_stand_beside_settings_that_were_edited(fresh_box: Box, wheels: Path) -> None:
-    offline(fresh_box, wheels)
-    (fresh_box.root / SETTINGS).write_text("concurrency = 3\n")
-    (fresh_box.root / "opt/boilerd/share/boilerd.toml").write_text("# what an older version brought\n")
-
-    offline(fresh_box, wheels)
-
-    assert (fresh_box.root / SETTINGS).read_text() == "concurrency = 3\n"
-    assert (fresh_box.root / f"{SETTINGS}.new").read_text() == (PROJECT / "conf/boilerd.toml").read_text()
 
 
 def test_a_running_service_goes_on_through_an_upgrade(fresh_box: Box, wheels: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_drain_longer_than_the_units_timeout_gets_its_time(service: Service) -
 
 
 def test_a_supervisor_that_hangs_is_replaced_by_the_watchdog_and_nothing_is_lost(service: Service) -> None:
-    service.drop_in(f"{DROP_IN}WatchdogSec=1\nTimeoutAbortSec=1\nRestartSec=0.1\n")
+    service.drop_in(f"{DROP_IN}WatchdogSec=2\nTimeoutAbortSec=1\nRestartSec=0.1\n")
     service.start()
     running = service.enqueue("app:sleep", "3")
     service.wait_for("task started", task_id=running)
