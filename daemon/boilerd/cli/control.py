@@ -23,14 +23,22 @@ class DaemonError(BoilerdError):
 @click.command()
 @with_daemon
 def quiet(loaded: Loaded) -> None:
-    """Let the daemon claim no more tasks; those that run go on. As SIGTSTP."""
+    """Let the daemon claim no more tasks; those that run go on. As SIGTSTP.
+
+    \b
+    boilerd quiet
+    """  # noqa: D301 - click looks for the character \b
     _call(loaded, "quiet")
 
 
 @click.command()
 @with_daemon
 def resume(loaded: Loaded) -> None:
-    """Let the daemon claim tasks again. As SIGCONT."""
+    """Let the daemon claim tasks again. As SIGCONT.
+
+    \b
+    boilerd resume
+    """  # noqa: D301 - click looks for the character \b
     _call(loaded, "resume")
 
 
@@ -43,7 +51,10 @@ def reload(loaded: Loaded, *, no_wait: bool) -> None:
     They are tried first: when they would not do, the daemon goes on as before and the exit
     status is 1. Then the workers end their tasks, within shutdown_timeout, and the program
     replaces itself; its process ID stays, and so does an embedded Valkey.
-    """
+
+    \b
+    boilerd reload && boilerd status
+    """  # noqa: D301 - click looks for the character \b
     generation = _call(loaded, "reload")
     if no_wait:
         return
@@ -73,7 +84,10 @@ def scale(loaded: Loaded, *, size: int) -> None:
     """Have N workers, until the daemon is started or reloaded.
 
     SIGTTIN means one more, SIGTTOU one less. Workers that go end their tasks first.
-    """
+
+    \b
+    boilerd scale 20
+    """  # noqa: D301 - click looks for the character \b
     _call(loaded, "scale", size)
 
 

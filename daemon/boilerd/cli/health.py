@@ -1,5 +1,6 @@
 """``boilerd health``."""
 
+import json
 from collections.abc import Iterable
 
 import click
@@ -17,8 +18,9 @@ from boilerd.settings import Settings
 
 @click.command()
 @click.option("--max-latency", type=DurationType(), help="Longest that a task of these queues may have waited.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @with_settings((*BROKER, "queues"))
-def health(loaded: Loaded, *, max_latency: float | None) -> None:
+def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
     """Say whether all is well, for probes: one line for each thing that is not.
 
     Exit status: 0 every process of the daemon runs, the broker answers, and no task has waited
@@ -28,7 +30,7 @@ def health(loaded: Loaded, *, max_latency: float | None) -> None:
     boilerd health --max-latency 5m
     """  # noqa: D301 - click looks for the character \b
     troubles = _troubles(loaded.settings, max_latency)
-    click.echo("\n".join(troubles) or "ok")
+    click.echo(json.dumps({"ok": not troubles, "troubles": troubles}) if as_json else "\n".join(troubles) or "ok")
     raise SystemExit(FAILED if troubles else OK)
 
 

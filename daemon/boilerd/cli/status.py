@@ -27,7 +27,10 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     """Show the daemon of this runtime directory, its processes, and the queues.
 
     Exit status: 0 all processes run and the broker answers, 1 otherwise.
-    """
+
+    \b
+    boilerd status --json | jq .daemon.busy
+    """  # noqa: D301 - click looks for the character \b
     settings = loaded.settings
     processes = daemon_processes(settings.control_socket())
     info = daemon_info(settings.control_socket())
