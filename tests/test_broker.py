@@ -58,8 +58,8 @@ def claim(broker: Broker, *queues: str) -> Claim:
     broker.connection.delete(keys.worker_executions(WORKER))
     answer = broker.advance(WORKER, queues or ("default",))
     assert answer.lost == []
-    assert answer.claim is not None
-    return answer.claim
+    assert answer.claims
+    return answer.claims[0]
 
 
 def rq_job(connection: redis.Redis, task_id: str) -> Job:
@@ -172,7 +172,7 @@ def test_claims_follow_the_order_of_the_queues_and_of_the_tasks(broker: Broker) 
 
 
 def test_nothing_is_claimed_from_empty_queues(broker: Broker) -> None:
-    assert broker.advance(WORKER, ("critical", "default")).claim is None
+    assert broker.advance(WORKER, ("critical", "default")).claims == []
 
 
 def test_nothing_is_claimed_from_a_paused_queue(broker: Broker, connection: redis.Redis) -> None:
@@ -181,7 +181,7 @@ def test_nothing_is_claimed_from_a_paused_queue(broker: Broker, connection: redi
     connection.sadd(keys.PAUSED, "default")
 
     assert claim(broker, "default", "low").task_id == "b"
-    assert broker.advance(WORKER, ("default", "low")).claim is None
+    assert broker.advance(WORKER, ("default", "low")).claims == []
 
     connection.srem(keys.PAUSED, "default")
     assert claim(broker, "default", "low").task_id == "a"
@@ -191,7 +191,7 @@ def test_nothing_is_claimed_while_rq_is_suspended(broker: Broker, connection: re
     store(broker, "a")
     connection.set(keys.SUSPENDED, 1)
 
-    assert broker.advance(WORKER, ("default",)).claim is None
+    assert broker.advance(WORKER, ("default",)).claims == []
 
     connection.delete(keys.SUSPENDED)
     assert claim(broker).task_id == "a"
@@ -203,7 +203,7 @@ def test_an_acknowledged_task_without_retention_leaves_nothing_behind(broker: Br
 
     answer = broker.advance(WORKER, (), [done])
 
-    assert (answer.lost, answer.claim) == ([], None)
+    assert (answer.lost, answer.claims) == ([], [])
 
     assert not connection.exists(keys.job("a"), keys.results("a"), f"{keys.RQ}:executions:a")
     assert connection.zcard(keys.wip("default")) == 0
@@ -238,8 +238,8 @@ def test_one_call_acknowledges_and_claims_the_next(broker: Broker, connection: r
     answer = broker.advance(WORKER, ("default",), [Completion(first)])
 
     assert answer.lost == []
-    assert answer.claim is not None
-    assert answer.claim.task_id == "b"
+    assert answer.claims
+    assert answer.claims[0].task_id == "b"
     assert connection.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 1
     assert not connection.exists(keys.job("a"))
 
@@ -350,8 +350,7 @@ def test_an_extension_renews_the_leases_of_the_named_workers_only(broker: Broker
     store(broker, "a")
     store(broker, "b")
     mine = claim(broker)
-    other = broker.advance("host.run.1", ("default",)).claim
-    assert other is not None
+    other = broker.advance("host.run.1", ("default",)).claims[0]
     pairs = {f"a:{mine.execution_id}": 1.0, f"b:{other.execution_id}": 1.0}
     connection.zadd(keys.wip("default"), pairs)
     connection.expire(keys.worker(WORKER), 5)
@@ -401,7 +400,7 @@ def test_the_bell_is_silent_again_when_nothing_is_left_to_do(broker: Broker) -> 
         store(broker, f"t{number}")
         broker.advance(WORKER, ("default",), [Completion(claim(broker))])
 
-    assert broker.advance(WORKER, ("default",)).claim is None
+    assert broker.advance(WORKER, ("default",)).claims == []
 
     assert broker.wait(("default",), 0.01) is False
 
@@ -484,8 +483,7 @@ def test_rq_sees_the_workers_state_and_statistics(broker: Broker, connection: re
     first = claim(broker)
     (busy,) = Worker.all(connection=connection)
     current = busy.get_current_job_id()
-    second = broker.advance(WORKER, ("default",), [Completion(first)]).claim
-    assert second is not None
+    second = broker.advance(WORKER, ("default",), [Completion(first)]).claims[0]
     fail(broker, second)
     broker.advance(WORKER, ("default",))
     (idle,) = Worker.all(connection=connection)

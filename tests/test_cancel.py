@@ -48,9 +48,7 @@ def own_signals() -> Iterator[None]:
 
 
 def claim(broker: Broker) -> Claim:
-    found = broker.advance(WORKER, ("default",)).claim
-    assert found is not None
-    return found
+    return broker.advance(WORKER, ("default",)).claims[0]
 
 
 def is_marked(broker: Broker, task_id: str) -> bool:
@@ -122,13 +120,13 @@ def test_a_task_that_waits_for_its_concurrency_key_is_deleted(
     for task_id in ("running", "unwanted"):
         client.enqueue("test:echo", task_id=task_id, concurrency_key="k")
     held = claim(broker)
-    stepped_aside = broker.advance("host.run.1", ("default",)).claim is None
+    stepped_aside = broker.advance("host.run.1", ("default",)).claims == []
 
     assert client.cancel("unwanted") is True
 
     assert stepped_aside
     assert has_nothing_of(connection, "unwanted")
-    assert broker.advance(WORKER, ("default",), [Completion(held)]).claim is None
+    assert broker.advance(WORKER, ("default",), [Completion(held)]).claims == []
 
 
 def test_an_id_is_free_again_after_the_cancellation(client: Client) -> None:
@@ -268,7 +266,7 @@ def test_a_cancelled_task_that_is_released_does_not_run_again(client: Client, br
 
     broker.release(WORKER)
 
-    assert broker.advance("host.run.1", ("default",)).claim is None
+    assert broker.advance("host.run.1", ("default",)).claims == []
 
 
 def test_a_cancelled_task_that_somebody_runs_again_is_not_cancelled_any_more(
@@ -421,8 +419,7 @@ def test_the_signal_leaves_a_task_alone_that_was_not_cancelled(client: Client, b
     client.enqueue("test:echo", task_id="now")
     first = claim(broker)
     client.cancel("before")
-    second = broker.advance(WORKER, ("default",), [Completion(first)]).claim
-    assert second is not None
+    second = broker.advance(WORKER, ("default",), [Completion(first)]).claims[0]
 
     def handler(task: Task) -> str:
         os.kill(os.getpid(), signal.SIGUSR1)

@@ -195,8 +195,7 @@ def test_pages_are_turned(start_dash: StartDash, client: Client) -> None:
 
 def test_a_long_error_is_scrolled(start_dash: StartDash, client: Client, broker: Broker) -> None:
     task_id = client.enqueue("test:echo").id
-    claim = broker.advance("w", ["default"], []).claim
-    assert claim is not None
+    claim = broker.advance("w", ["default"], []).claims[0]
     _fail(broker, claim, "\n".join(f"line {n:02}" for n in range(40)))
     dash = start_dash()
     dash.wait_for("default")

@@ -29,8 +29,7 @@ def inspector(connection: redis.Redis) -> Inspector:
 
 def end(broker: Broker, verdict: Verdict | None, queue: str = "default") -> str:
     """Claim the next task, and let its attempt end; None: well."""
-    claim = broker.advance("w", [queue], []).claim
-    assert claim is not None
+    claim = broker.advance("w", [queue], []).claims[0]
     if verdict is None:
         broker.advance("w", [], [Completion(claim, b'{"a":1}' if claim.retention_s else b"")])
     else:
@@ -45,7 +44,7 @@ def in_state(client: Client, broker: Broker, state: TaskState, task_type: str = 
         return client.enqueue(task_type, 1, process_in=3600).id
     task_id = client.enqueue(task_type, 1, retention=60).id
     if state is TaskState.ACTIVE:
-        assert broker.advance("w", ["default"], []).claim is not None
+        assert broker.advance("w", ["default"], []).claims
     elif state is TaskState.RETRY:
         end(broker, Verdict.RETRY)
     elif state is TaskState.ARCHIVED:
@@ -352,10 +351,9 @@ def test_a_task_that_waits_for_its_concurrency_key_can_be_deleted(
 ) -> None:
     first = client.enqueue("test:echo", concurrency_key="k").id
     second = client.enqueue("test:echo", concurrency_key="k").id
-    claim = broker.advance("w", ["default"], []).claim
-    assert claim is not None
+    claim = broker.advance("w", ["default"], []).claims[0]
     assert claim.task_id == first
-    assert broker.advance("v", ["default"], []).claim is None
+    assert broker.advance("v", ["default"], []).claims == []
 
     inspector.delete(second)
 

@@ -25,7 +25,7 @@ WAITING = f"{keys.OWN}:waiting:{KEY}"
 
 
 def claim(broker: Broker, slot: int = 0, *queues: str) -> Claim | None:
-    return broker.advance(f"host.run.{slot}", queues or QUEUES).claim
+    return next(iter(broker.advance(f"host.run.{slot}", queues or QUEUES).claims), None)
 
 
 def claimed(broker: Broker, slot: int = 0, *queues: str) -> Claim:
@@ -90,7 +90,7 @@ def test_a_task_that_ended_makes_room_for_the_next_in_the_same_call(client: Clie
     first = claimed(broker)
     blocked = claim(broker, 1)
 
-    following = broker.advance("host.run.0", QUEUES, [Completion(first)]).claim
+    following = broker.advance("host.run.0", QUEUES, [Completion(first)]).claims[0]
 
     assert blocked is None
     assert ids([following]) == ["b"]
@@ -220,10 +220,10 @@ def test_tasks_of_a_key_run_in_the_order_they_came(client: Client, broker: Broke
 
     while True:
         order.append(held.task_id)
-        following = broker.advance("host.run.0", QUEUES, [Completion(held)]).claim
-        if following is None:
+        following = broker.advance("host.run.0", QUEUES, [Completion(held)]).claims
+        if not following:
             break
-        held = following
+        (held,) = following
 
     assert order == [*"abcde"]
 

@@ -248,7 +248,7 @@ def test_a_task_has_the_options_of_its_entry(broker: Broker, connection: redis.R
     every.remember(connection, back=1)
     Periodic([every.entry]).enqueue_due(broker)
 
-    claim = broker.advance("host.run.0", ("low",)).claim
+    claim = broker.advance("host.run.0", ("low",)).claims[0]
 
     assert claim is not None
     assert claim.task is not None

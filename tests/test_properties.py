@@ -310,7 +310,7 @@ class BrokerMachine(RuleBasedStateMachine):
         }
         assert answer.holds_more is bool(left)
         if left:
-            assert answer.claim is None
+            assert answer.claims == []
         else:
             self._check_claim(worker, order, answer, before)
 
@@ -320,7 +320,7 @@ class BrokerMachine(RuleBasedStateMachine):
         before, mine = self.seen, self._held(worker)
         answer = self.broker.advance(worker, (), [Completion(known.claim, result) for known in mine if known.claim])
         self._look()
-        assert (answer.lost, answer.claim) == ([], None)
+        assert (answer.lost, answer.claims) == ([], [])
         for known in mine:
             self._complete(known, before)
 
@@ -484,7 +484,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """`rq suspend` holds all claims, `rq resume` ends it."""
         self.connection.set(keys.SUSPENDED, 1)
         before = self._look()
-        assert self.broker.advance(worker, QUEUES).claim is None
+        assert self.broker.advance(worker, QUEUES).claims == []
         assert self._look().contents() == before.contents()
         self.connection.delete(keys.SUSPENDED)
         self._look()
@@ -542,7 +542,7 @@ class BrokerMachine(RuleBasedStateMachine):
         worker, claim = self.over[-1 - pick % len(self.over)]
         before = self.seen
         answer = self.broker.advance(worker, (), [Completion(claim, b"2")])
-        assert (answer.lost, answer.claim) == ([claim.task_id], None)
+        assert (answer.lost, answer.claims) == ([claim.task_id], [])
         for verdict in Verdict:
             assert not self.broker.fail(worker, claim, Failure("late", "", Decision(verdict), MAX_RETRIES))
         assert not self.broker.write_result(claim, b"2")
@@ -723,12 +723,13 @@ class BrokerMachine(RuleBasedStateMachine):
         for queue in order:
             limit = self.limits.get(f"{queue}:max_active", math.inf)
             is_open = queue not in self.paused and sum(known.queue == queue for known in self._active()) < limit
-            if answer.claim and answer.claim.queue == queue:
+            if answer.claims and answer.claims[0].queue == queue:
                 assert is_open
-                self._claim(worker, answer.claim, before)
+                (claim,) = answer.claims
+                self._claim(worker, claim, before)
                 return
             assert not is_open or not self.seen.lists.get(keys.queue(queue))
-        assert answer.claim is None
+        assert answer.claims == []
 
     def _claim(self, worker: str, claim: Claim, before: Snapshot) -> None:
         known = self.known[claim.task_id]

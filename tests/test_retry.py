@@ -44,9 +44,7 @@ def store(broker: Broker, task_type: str = "test:echo", **options: Any) -> None:
 
 
 def claim(broker: Broker) -> Claim:
-    found = broker.advance(WORKER, ("default",)).claim
-    assert found is not None
-    return found
+    return broker.advance(WORKER, ("default",)).claims[0]
 
 
 def task_in(found: Claim) -> Task:
@@ -375,7 +373,7 @@ def test_the_handlers_retries_beat_the_settings_and_the_tasks_own_beat_both(brok
     broker.enqueue([NewTask("b", "test:echo", b"null", task_options(max_retries=0))])
 
     first = claim(broker)
-    second = broker.advance("host.run.1", ("default",)).claim
+    second = broker.advance("host.run.1", ("default",)).claims[0]
 
     assert second is not None
     assert rules.prepare(first, task_in(first)).max_retries == 5

@@ -40,9 +40,7 @@ PAYLOAD = {"to": "x"}
 
 
 def claim(broker: Broker, *queues: str) -> Claim:
-    found = broker.advance(WORKER, queues or ("default",)).claim
-    assert found is not None
-    return found
+    return broker.advance(WORKER, queues or ("default",)).claims[0]
 
 
 def fail(broker: Broker, held: Claim, verdict: Verdict, **decision: Any) -> None:
@@ -143,7 +141,7 @@ def test_a_deadline_reaches_the_handler_and_replaces_the_default_timeout(client:
     client.enqueue("test:echo", deadline=moment, timeout=30)
 
     first = claim(broker).task
-    second = broker.advance("host.run.1", ("default",)).claim
+    second = broker.advance("host.run.1", ("default",)).claims[0]
 
     assert first is not None
     assert second is not None

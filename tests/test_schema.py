@@ -93,8 +93,7 @@ def test_a_handler_without_a_declared_type_gets_the_payload_as_it_is() -> None:
 def test_what_json_has_no_type_for_comes_back_as_what_it_was(client: Client, broker: Broker) -> None:
     order = Order(UUID(int=7), datetime(2026, 1, 2, 3, 4, 5, 678000, UTC), Decimal("9.90"), 3.0, {1: "a", 2: "b"})
     client.enqueue("test:echo", order)
-    claim = broker.advance(WORKER, ("default",)).claim
-    assert claim is not None
+    claim = broker.advance(WORKER, ("default",)).claims[0]
     assert claim.task is not None
 
     assert got(Order, claim.task.payload) == order
@@ -194,8 +193,7 @@ def test_a_task_that_came_with_a_wrong_payload_is_archived_with_its_path(
     mux.handle("email:", lambda task: None, payload=Email)
     rules = Rules.of(mux, RetryPolicy(), lambda handler: handler)
     broker.enqueue([NewTask("a", "email:deliver", encode_payload({"to": ["secret", 5]}), task_options())])
-    claim = broker.advance(WORKER, ("default",)).claim
-    assert claim is not None
+    claim = broker.advance(WORKER, ("default",)).claims[0]
     assert claim.task is not None
 
     with caplog.at_level(logging.DEBUG):

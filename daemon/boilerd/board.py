@@ -7,22 +7,66 @@ child, and needs no lock because each cell is one aligned machine word with one 
 """
 
 import mmap
+import os
+import time
+from dataclasses import dataclass
 
 #: More slots than a host will ever run; 4 bytes each.
 SLOTS = 1024
 #: The cells of the scheduler and the embedded broker; workers have the ones from 0 on.
 SCHEDULER_SLOT = SLOTS - 1
 VALKEY_SLOT = SLOTS - 2
+#: Cells are signed: numbers and the clock start again from 0.
+_CLOCK = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tasks that a worker claimed together and runs one after the other.
+
+    Attributes:
+        number: Tells it from others; see `jobs.batch_place`.
+        size: How many tasks; 0: no batch.
+        finished: How many of them have ended well.
+        is_running: Whether the next one has begun.
+        since_ms: When it did, on this module's clock.
+    """
+
+    number: int
+    size: int
+    finished: int
+    is_running: bool
+    since_ms: int
+
+    @property
+    def unstarted(self) -> int:
+        """How many have not begun."""
+        return self.size - self.finished - self.is_running
+
+    @property
+    def running_ms(self) -> int:
+        """For how long the task has run that runs now."""
+        return (_now_ms() - self.since_ms) % _CLOCK if self.is_running else 0
 
 
 class Board:
-    """Of each slot: process ID, whether it has booted and is busy, last exit status. Create it before forking."""
+    """Of each slot: process ID, whether it has booted and is busy, last exit status, its batch of tasks.
+
+    Create it before forking.
+
+    Attributes:
+        alarm_fds: A pipe, to read from and to write to: a worker's timers write there, whatever its code is doing.
+    """
 
     def __init__(self) -> None:
-        cells = memoryview(mmap.mmap(-1, 5 * 4 * SLOTS)).cast("i")
-        self._pids, self._booted, self._busy, self._exits, self._daemon = (
-            cells[i * SLOTS : (i + 1) * SLOTS] for i in range(5)
+        cells = memoryview(mmap.mmap(-1, 10 * 4 * SLOTS)).cast("i")
+        self._pids, self._booted, self._busy, self._exits, self._daemon, *batches = (
+            cells[i * SLOTS : (i + 1) * SLOTS] for i in range(10)
         )
+        self._batches, self._sizes, self._progress, self._since, self._revoked = batches
+        self.alarm_fds = os.pipe()
+        for fd in self.alarm_fds:
+            os.set_blocking(fd, False)
 
     def put(self, slot: int, pid: int) -> None:
         """Say which process serves `slot`."""
@@ -43,6 +87,44 @@ class Board:
     def busy(self) -> int:
         """How many workers run a task."""
         return sum(self._busy)
+
+    def open_batch(self, slot: int, number: int, size: int) -> None:
+        """Said by a worker that has claimed so many tasks, before it begins the first."""
+        self._sizes[slot] = 0  # nobody may take the old progress for that of the new batch
+        self._progress[slot] = 0
+        self._batches[slot] = number
+        self._sizes[slot] = size
+
+    def cut_batch(self, slot: int) -> None:
+        """Said by a worker that does not hold the rest of its batch any more."""
+        self._sizes[slot] = self._progress[slot] // 2
+
+    def begin(self, slot: int) -> bool:
+        """Said by a worker before each task of its batch; False: it may not, the rest was taken from it."""
+        self._since[slot] = _now_ms()
+        self._progress[slot] |= 1
+        if self._revoked[slot] != self._batches[slot]:
+            return True
+        self._progress[slot] -= 1
+        return False
+
+    def finish(self, slot: int) -> None:
+        """Said by a worker after each task that ended well, or whose failure is written."""
+        self._progress[slot] += 1
+
+    def batch(self, slot: int) -> Batch:
+        """How far the worker is; also of one that died."""
+        finished, is_running = divmod(self._progress[slot], 2)
+        return Batch(self._batches[slot], self._sizes[slot], finished, bool(is_running), self._since[slot])
+
+    def revoke(self, slot: int, number: int) -> Batch:
+        """Have the worker begin no further task of the batch; how far it is by now, maybe in another batch.
+
+        The worker writes its progress, then looks whether the batch was revoked; this writes
+        that, then looks at the progress: at least one of the two sees the other. One writer: the scheduler.
+        """
+        self._revoked[slot] = number
+        return self.batch(slot)
 
     def clear(self, slot: int, exit_status: int) -> bool:
         """Say that the process of `slot` ended (a negative status is a signal's number); whether it had booted."""
@@ -98,3 +180,8 @@ class Board:
     @pending.setter
     def pending(self, value: int) -> None:
         self._daemon[2] = min(value, 2**31 - 1)
+
+
+def _now_ms() -> int:
+    """The clock that all processes of the host share, to the millisecond."""
+    return time.monotonic_ns() // 1_000_000 % _CLOCK

@@ -19,10 +19,10 @@ import msgspec
 import redis
 
 from boilerd import keys
-from boilerd.connection import raw, text, translated
+from boilerd.connection import Script, call_script, raw, text, translated
 from boilerd.errors import BoilerdError, BrokerError, DuplicateTaskError, QueueFullError, TaskIdConflictError
 from boilerd.failpoints import failpoint
-from boilerd.jobs import Claim, Completion, Failure, NewTask, Overdue, job_fields, to_claim
+from boilerd.jobs import Claim, Completion, Failure, NewTask, Overdue, batch_place, job_fields, started_at, to_claim
 from boilerd.retry import Verdict
 from boilerd.task import ARCHIVE_TTL_S, TaskState
 
@@ -46,14 +46,14 @@ class Advance:
 
     Attributes:
         lost: IDs of tasks whose lease was lost, so that their outcome was not written.
-        claim: None when nothing is to be had.
+        claims: In their order; none when nothing is to be had.
         is_registered: Whether RQ's record of the worker is there.
         holds_more: Whether the worker holds a claim that it did not acknowledge; then nothing
             was claimed.
     """
 
     lost: list[str]
-    claim: Claim | None
+    claims: list[Claim]
     is_registered: bool = True
     holds_more: bool = False
 
@@ -66,7 +66,7 @@ class Broker:
 
     def __init__(self, connection: redis.Redis) -> None:
         self.connection = connection
-        self._scripts = {name: connection.register_script(script_source(name)) for name in _SCRIPTS}
+        self._scripts = scripts()
 
     def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
         """Store tasks: one round trip for up to 500.
@@ -88,25 +88,27 @@ class Broker:
             answers += (_to_answer(task, answer) for task, answer in zip(batch, found, strict=True))
         return answers
 
-    def advance(self, worker: str, queues: Sequence[str], completions: Sequence[Completion] = ()) -> Advance:
-        """Acknowledge what ended well and claim the next task, in one call.
+    def advance(
+        self, worker: str, queues: Sequence[str], completions: Sequence[Completion] = (), *, limit: int = 1
+    ) -> Advance:
+        """Acknowledge what ended well and claim the next tasks, in one call.
 
         Args:
             worker: Name of the worker.
             queues: In the order to try; none: claim nothing.
             completions: What ended well since the last call.
+            limit: How many to claim at most; they come from one queue, and several from a long one only.
         """
-        execution_id = uuid.uuid4().hex
-        args: list[str | bytes | float] = [worker, LEASE_S, len(queues), *queues, execution_id]
+        args: list[str | bytes | float] = [worker, LEASE_S, limit, len(queues), *queues, uuid.uuid4().hex]
         for done in completions:
             c = done.claim
             args += [c.task_id, c.execution_id, c.queue, c.retention_s, c.started, base64.b64encode(done.result)]
         lost, claimed, is_registered, holds_more = self._run("advance", args)
-        claim = None
-        if claimed:
-            task_id, queue, started, flat = claimed
-            claim = to_claim(execution_id, text(task_id), text(queue), text(started), _pairs(flat))
-        return Advance([text(task_id) for task_id in lost], claim, bool(is_registered), bool(holds_more))
+        claims = [
+            to_claim(text(execution_id), text(task_id), text(queue), text(started), _pairs(flat))
+            for task_id, execution_id, queue, started, flat in claimed
+        ]
+        return Advance([text(task_id) for task_id in lost], claims, bool(is_registered), bool(holds_more))
 
     def register(self, worker: str, queues: Sequence[str], record: Mapping[str, str | int]) -> None:
         """Put the worker into RQ's registry, in place of a predecessor of the same name."""
@@ -115,10 +117,11 @@ class Broker:
 
     def expired(self) -> list[tuple[str, Claim]]:
         """Claims whose lease ran out, up to 100, and the names of the workers that had them."""
-        return [
-            (text(worker), to_claim(text(eid), text(task_id), text(queue), text(started), _pairs(flat)))
-            for worker, task_id, eid, queue, started, flat in self._run("expired", [100])
-        ]
+        found = []
+        for worker, task_id, eid, queue, flat in self._run("expired", [100]):
+            fields = _pairs(flat)
+            found.append((text(worker), to_claim(text(eid), text(task_id), text(queue), started_at(fields), fields)))
+        return found
 
     def registered(self) -> dict[str, tuple[str, str]]:
         """Name of each registered worker → the birthmarks of its process and of its supervisor's ('': not known)."""
@@ -157,7 +160,7 @@ class Broker:
         decision = failure.decision
         args: list[str | bytes | float] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
         args += [line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]
-        done = text(self._run("fail", [*args, ARCHIVE_TTL_S, ARCHIVE_LIMIT, int(is_taken)]))
+        done = text(self._run("fail", [*args, ARCHIVE_TTL_S, ARCHIVE_LIMIT, int(is_taken), int(failure.is_doubtful)]))
         return Verdict(done) if done else None
 
     def act(self, action: str, task_ids: Sequence[str]) -> list[str]:
@@ -173,14 +176,22 @@ class Broker:
             pipeline.expire(keys.bell(queue), 300)
             pipeline.execute()
 
-    def release(self, worker: str, *, keep: Collection[str] = ()) -> list[str]:
+    def release(self, worker: str, *, keep: Collection[str] = (), only: Collection[str] | None = None) -> list[str]:
         """Put what the worker holds back at the heads of the queues, uncounted; their IDs.
 
         Args:
             worker: Name of the worker.
             keep: Execution IDs that stay with it.
+            only: Execution IDs that go back, all others stay.
         """
-        return [text(task_id) for task_id in self._run("release", [worker, *keep])]
+        args = ["all but", *keep] if only is None else ["only", *only]
+        return [text(task_id) for task_id in self._run("release", [worker, *args])]
+
+    def held_ids(self, worker: str) -> list[str]:
+        """Execution IDs of what the worker holds."""
+        with self._talking():
+            pairs = self.connection.smembers(keys.worker_executions(worker))
+        return [text(pair).rpartition(":")[2] for pair in pairs]
 
     def held(self, worker: str) -> list[Claim]:
         """What the worker holds a lease of, oldest first."""
@@ -190,11 +201,10 @@ class Broker:
                 pair = text(member)
                 task_id, _, execution_id = pair.rpartition(":")
                 fields: dict[Any, Any] = self.connection.hgetall(raw(keys.job(task_id)))
-                started = self.connection.hget(raw(keys.execution(pair)), "created_at") or b"0"
                 queue = fields.get(b"origin")
                 if queue and self.connection.zscore(raw(keys.wip(text(queue))), raw(pair)) is not None:
-                    found.append(to_claim(execution_id, task_id, text(queue), text(started), fields))
-        return sorted(found, key=lambda claim: float(claim.started))
+                    found.append(to_claim(execution_id, task_id, text(queue), started_at(fields), fields))
+        return sorted(found, key=lambda claim: (float(claim.started), batch_place(claim.execution_id)[1]))
 
     def forward(self) -> tuple[int, float | None]:
         """Move due tasks to their queues, up to 500.
@@ -336,11 +346,17 @@ class Broker:
 
     def _run(self, script: str, args: Sequence[str | bytes | float]) -> Any:
         failpoint(f"before-{script}")
+        sent = [raw(arg) if isinstance(arg, str) else arg for arg in args]
         with self._talking():
-            sent = [raw(arg) if isinstance(arg, str) else arg for arg in args]
-            answer = self._scripts[script](args=[keys.RQ, keys.OWN, *sent])
+            answer = call_script(self.connection.connection_pool, self._scripts[script], [keys.RQ, keys.OWN, *sent])
         failpoint(f"after-{script}")
         return answer
+
+
+@functools.cache
+def scripts() -> dict[str, Script]:
+    """All scripts by name; read once, before the daemon forks."""
+    return {name: Script.of(script_source(name)) for name in _SCRIPTS}
 
 
 @functools.cache

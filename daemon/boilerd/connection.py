@@ -1,8 +1,10 @@
 """Connections to Redis, and its errors in our words."""
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import redis
@@ -76,6 +78,46 @@ def translated() -> Iterator[None]:
     except redis.RedisError as error:
         told = next((told for kind, told in _REFUSALS.items() if kind(error)), "Redis refused the command")
         raise BrokerError(f"{told}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script, and the digest by which Redis knows it once it has seen it."""
+
+    source: str
+    digest: str
+
+    @classmethod
+    def of(cls, source: str) -> Self:
+        """The script of this text."""
+        return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def call_script(pool: redis.ConnectionPool, script: Script, args: Sequence[str | bytes | float]) -> Any:
+    """Run the script in one round trip, or two where Redis does not know it yet; raises redis-py's errors.
+
+    On a connection of the pool, without the layers that redis-py has above it (retries, events,
+    conversion of answers): they cost twice as much as the rest.
+    """
+    connection = pool.get_connection()
+    is_clean = False
+    try:
+        try:
+            connection.send_command("EVALSHA", script.digest, 0, *args)  # type: ignore[no-untyped-call]
+            answer = connection.read_response()
+        except redis.exceptions.NoScriptError:
+            connection.send_command("EVAL", script.source, 0, *args)  # type: ignore[no-untyped-call]
+            answer = connection.read_response()
+        is_clean = True
+    except redis.ResponseError:
+        is_clean = True
+        raise
+    finally:
+        if not is_clean:
+            # Interrupted: the answer may be under way, and would be taken for that of the next command.
+            connection.disconnect()  # type: ignore[no-untyped-call]
+        pool.release(connection)
+    return answer
 
 
 def text(value: bytes | str) -> str:

@@ -32,6 +32,7 @@ from boilerd.middleware import log_attempts
 from boilerd.mux import ServeMux
 from boilerd.options import Options
 from boilerd.periodic import Periodic
+from boilerd.prefetch import Prefetch
 from boilerd.privileges import become
 from boilerd.queues import ClaimOrder
 from boilerd.rules import Rules
@@ -217,6 +218,7 @@ class Boilerd:
                     self._is_burst,
                     idle_s=min(max(1.0, settings.concurrency / LOOKS_A_SECOND), LONGEST_IDLE_S),
                 ),
+                prefetch=Prefetch(is_on=settings.prefetch),
                 board=self._board,
                 slot=slot,
             )

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import msgspec
@@ -69,27 +69,38 @@ class Execution:
         self._handler = handler
         self._limits: list[tuple[float, TaskInterrupt]] = []
         self._drain_until: float | None = None
+        self._alert_at: float | None = None
         self._runtime: Runtime | None = None
         self._is_running = False
         self._struck: TaskInterrupt | None = None
         signal.signal(signal.SIGALRM, self._cut)
         signal.signal(signal.SIGUSR1, self._look_for_cancellation)
 
-    def run(self, task: Task, runtime: Runtime | None = None, *, deadline_in_s: float | None = None) -> Outcome:
+    def run(
+        self,
+        task: Task,
+        runtime: Runtime | None = None,
+        *,
+        deadline_in_s: float | None = None,
+        alert_in_s: float | None = None,
+    ) -> Outcome:
         """Run one attempt; never raises.
 
         Args:
             task: What to run.
             runtime: What the attempt can tell the task; None: nothing.
             deadline_in_s: Seconds until the task's deadline, by Redis's clock.
+            alert_in_s: Seconds until a SIGALRM that does nothing but arrive, for the process's wakeup fd.
         """
         if deadline_in_s is not None and deadline_in_s <= 0:
             late = DeadlineExceededError(f"the deadline passed {-deadline_in_s:.1f} s before the attempt began")
             return Failed(late, describe(late))
         try:
             try:
+                self._alert_at = None if alert_in_s is None else time.monotonic() + alert_in_s
                 self._begin(task, runtime, deadline_in_s)
-                result = self._handler(replace(task, runtime=runtime))
+                task.attach(runtime)
+                result = self._handler(task)
             finally:
                 self._is_running = False
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -126,9 +137,11 @@ class Execution:
         self._arm()
 
     def _arm(self) -> None:
-        if limit := self._next_limit():
+        limit = self._next_limit()
+        moments = [moment for moment in (limit and limit[0], self._alert_at) if moment is not None]
+        if moments:
             # 0 would disarm the timer.
-            signal.setitimer(signal.ITIMER_REAL, max(1e-6, limit[0] - time.monotonic()))
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, min(moments) - time.monotonic()))
 
     def _next_limit(self) -> tuple[float, TaskInterrupt] | None:
         limits = list(self._limits)
@@ -137,9 +150,16 @@ class Execution:
         return min(limits, key=lambda limit: limit[0], default=None)
 
     def _cut(self, signum: int, frame: object) -> None:
+        if not self._is_running:
+            return
+        now = time.monotonic()
+        if self._alert_at is not None and now >= self._alert_at:
+            self._alert_at = None
         limit = self._next_limit()
-        if self._is_running and limit is not None:
+        if limit is not None and now >= limit[0]:
             self._interrupt(limit[1])
+        else:
+            self._arm()
 
     def _look_for_cancellation(self, signum: int, frame: object) -> None:
         """The scheduler says that a task of this worker was cancelled: the one that runs now?"""

@@ -6,6 +6,7 @@ Whatever is read from Redis is a stranger's data until it was checked here.
 import hashlib
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -44,6 +45,23 @@ class Claim:
     error: Exception | None = None
     is_ghost: bool = False
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether it was claimed alone, not in a batch."""
+        return "-" not in self.execution_id
+
+
+def batch_place(execution_id: str) -> tuple[int, int]:
+    """Number of the batch that a claim is of (28 bits), and its place in it, from 0.
+
+    A claim alone is a batch of one. What is no execution ID of ours is in batch -1.
+    """
+    number, _, place = execution_id.partition("-")
+    try:
+        return int(number[:7], 16), int(place or 0)
+    except ValueError:
+        return -1, 0
+
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
@@ -69,12 +87,15 @@ class Failure:
         error: One line, for lists.
         traceback: The whole story.
         max_retries: Of the task, after its own word and its handler's policy.
+        is_doubtful: Nobody knows whether the attempt had begun: the task is never claimed in a batch again,
+            so that the next time it is known.
     """
 
     error: str
     traceback: str
     decision: Decision
     max_retries: int
+    is_doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +161,13 @@ def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: 
     except (ValueError, OverflowError, msgspec.DecodeError) as broken:
         error = ForbiddenJobError(f"job {task_id!r} is damaged: {broken}")
     return Claim(task_id, execution_id, queue, started, retention_s, task, max_retries, error, not fields)
+
+
+def started_at(fields: Mapping[bytes, bytes]) -> str:
+    """When a claimed job was claimed, in seconds since 1970."""
+    with suppress(ValueError):
+        return repr(datetime.fromisoformat(fields.get(b"started_at", b"").decode()).timestamp())
+    return "0"
 
 
 def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> Task:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from boilerd.broker import Broker
 from boilerd.errors import describe
@@ -38,7 +38,8 @@ class Rules:
     def prepare(self, claim: Claim, task: Task) -> Task:
         """The claimed task with its final number of retries: its own word, else its policy's."""
         own = claim.max_retries
-        return replace(task, max_retries=self.policy(task.type).max_retries if own is None else own)
+        task.complete(self.policy(task.type).max_retries if own is None else own)
+        return task
 
     def judge(self, task: Task, error: BaseException, traceback: str) -> Failure:
         """Tell the application of the error, then decide. Hooks that raise are logged, and ignored."""
@@ -56,13 +57,36 @@ class Rules:
                 decision = decide(error, task, policy, Hooks())
         return Failure(describe(error), traceback, decision, task.max_retries)
 
-    def bury(self, broker: Broker, worker: str, claim: Claim, error: BaseException, *, is_taken: bool = False) -> None:
-        """Count an attempt whose worker is gone as a failed one; `is_taken`: or may live, but lost the lease."""
+    def bury(
+        self,
+        broker: Broker,
+        worker: str,
+        claim: Claim,
+        error: BaseException,
+        *,
+        is_taken: bool = False,
+        is_doubtful: bool = False,
+    ) -> None:
+        """Count an attempt whose worker is gone as a failed one.
+
+        Args:
+            broker: Where it is written.
+            worker: Name of the worker that had the claim.
+            claim: What it had.
+            error: What became of the worker.
+            is_taken: The worker may live, but lost the lease.
+            is_doubtful: The claim is one of a batch, and nobody knows which of it was running: none is
+                counted, and each is claimed alone the next time, so that one which kills its workers is found out.
+        """
         if claim.task is None:
             refuse(broker, worker, claim)
             return
         task = self.prepare(claim, claim.task)
         line = describe(error)
+        if is_doubtful:
+            failure = Failure(line, line, Decision(Verdict.RETRY, counts=False), task.max_retries, is_doubtful=True)
+            settle(broker, worker, claim, failure, is_taken=is_taken)
+            return
         with _context(task):
             logger.error("task failed", extra={"error": line})
         settle(broker, worker, claim, self.judge(task, error, line), is_taken=is_taken)

@@ -8,6 +8,7 @@
 * Recoverer: counts attempts whose lease ran out, on whatever host, as failed ones.
 * Janitor: deletes what outlived its retention.
 * Periodic tasks: enqueues them at their ticks.
+* Reclaimer: gives back the tasks that wait behind a slow one.
 * Subscriber: passes RQ's stop-job command on to the worker that runs the job.
 
 Any number of hosts run it against one Redis: each step is one script there.
@@ -30,6 +31,7 @@ from boilerd.exitcodes import OK
 from boilerd.logs import log_context
 from boilerd.outage import Patience
 from boilerd.periodic import Periodic
+from boilerd.prefetch import Reclaimer
 from boilerd.processes import is_alive, is_dead, is_stopped
 from boilerd.rules import Rules
 from boilerd.signals import StopRequest
@@ -82,6 +84,7 @@ class Scheduler:
         self._rules = rules
         self._periodic = periodic
         self._subscriber = Subscriber(broker.connection, worker_names, board)
+        self._reclaimer = Reclaimer(broker, board, worker_names)
         self._stop = StopRequest()
         self._patience = Patience(self._pause)
         self._parent = os.getppid()
@@ -99,6 +102,7 @@ class Scheduler:
         """Work until told to stop; the exit status."""
         setproctitle("boilerd: scheduler")
         self._subscriber.start()
+        self._reclaimer.start()
         try:
             while not self._stop:
                 due_s = min(duty.due_s for duty in self._duties)
@@ -146,7 +150,7 @@ class Scheduler:
         self._bury_dead()
         for worker, claim in self._broker.expired():
             error = LeaseExpiredError(f"lease expired: worker {worker or 'unknown'} is gone or cut off")
-            self._rules.bury(self._broker, worker, claim, error, is_taken=True)
+            self._rules.bury(self._broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone)
         return HEARTBEAT_S
 
     def _bury_dead(self) -> None:
@@ -154,7 +158,8 @@ class Scheduler:
         for name, (worker, supervisor) in self._broker.registered().items():
             if is_dead(worker) and is_dead(supervisor):
                 for claim in self._broker.held(name):
-                    self._rules.bury(self._broker, name, claim, WorkerDiedError("worker died together with its daemon"))
+                    error = WorkerDiedError("worker died together with its daemon")
+                    self._rules.bury(self._broker, name, claim, error, is_doubtful=not claim.is_alone)
                 self._broker.forget_worker(name)
 
     def _clean(self) -> float:

@@ -120,6 +120,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bool,
         _doc("true: a queue is touched only when all heavier ones are empty; false: each claim draws by weight."),
     ] = True
+    prefetch: Annotated[
+        bool,
+        _doc("true: a worker claims several tasks at once while they take milliseconds; false: one by one, always."),
+    ] = True
     shutdown_timeout: Annotated[
         Duration, _doc("How long a drain may take; then running tasks go back to the head of their queues.")
     ] = Duration(30)

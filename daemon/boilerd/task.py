@@ -76,6 +76,17 @@ class Task:
     retry_intervals_s: tuple[float, ...] = field(default=(), repr=False)
     runtime: Runtime | None = field(default=None, repr=False, compare=False)
 
+    def complete(self, max_retries: int) -> None:
+        """Set what only the application's rules know; for the worker, before anybody else has seen the task.
+
+        In place: a copy would cost as much as all else that is done for a short task in Python.
+        """
+        object.__setattr__(self, "max_retries", max_retries)
+
+    def attach(self, runtime: Runtime | None) -> None:
+        """Set what the attempt can tell the task; for the worker, as `complete`."""
+        object.__setattr__(self, "runtime", runtime)
+
     @property
     def logger(self) -> logging.Logger:
         """A logger whose lines carry the task's ID, type, queue and attempt, as all lines of an attempt do."""

@@ -1,4 +1,4 @@
-"""The worker: claims tasks one at a time and runs them in its own process.
+"""The worker: claims tasks and runs them one after the other in its own process.
 
 It is an RQ worker to RQ's tools: registered in ``rq:workers``, with heartbeat, state and
 statistics. Its work loop is its own, because RQ's loses a task when it is killed between
@@ -11,8 +11,11 @@ import os
 import random
 import resource
 import select
+import signal
 import socket
 import sys
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +33,9 @@ from boilerd.errors import BrokerError, WorkerDiedError
 from boilerd.execution import Completed, Execution, Failed, encode_result
 from boilerd.exitcodes import DONE, FAILED, OK, RECYCLED, TIMED_OUT, describe_exit
 from boilerd.failpoints import failpoint
-from boilerd.jobs import Claim, Completion
+from boilerd.jobs import Claim, Completion, batch_place
 from boilerd.outage import Patience
+from boilerd.prefetch import HOLD_S, SLOW_S, Prefetch
 from boilerd.processes import birthmark
 from boilerd.queues import ClaimOrder
 from boilerd.rules import Rules, refuse, settle
@@ -75,6 +79,7 @@ class Worker(BaseWorker):
         order: Which queues to try for each claim.
         rules: How to run a task, and what becomes of one that failed.
         limits: When to end.
+        prefetch: How many tasks to claim at once.
         board: Where it says that it has booted, and is busy; and learns how its predecessor ended.
         slot: Its cell there.
     """
@@ -88,6 +93,7 @@ class Worker(BaseWorker):
         order: ClaimOrder,
         rules: Rules,
         limits: Limits,
+        prefetch: Prefetch,
         board: Board,
         slot: int,
     ) -> None:
@@ -104,6 +110,7 @@ class Worker(BaseWorker):
         self._rules = rules
         self._execution = Execution(rules.handler)
         self._limits = limits
+        self._prefetch = prefetch
         self._title = title
         self._board = board
         self._slot = slot
@@ -113,6 +120,8 @@ class Worker(BaseWorker):
         self._is_unsure = False
         self._is_writing = False
         self._completions: list[Completion] = []
+        self._held: deque[Claim] = deque()
+        self._held_until_s = 0.0
         self._done = 0
         # Jitter, so that workers that started together are not replaced together.
         self._last_task = limits.max_tasks + random.randint(0, limits.max_tasks // 10)
@@ -125,6 +134,7 @@ class Worker(BaseWorker):
             self._board.mark_booted(self._slot)
             self._patience.call(self._settle_predecessor)
             status = self._loop()
+            self._give_back()
             self._patience.call(self._acknowledge)
             self._patience.call(self.register_death)
         except BrokerError as error:
@@ -138,7 +148,7 @@ class Worker(BaseWorker):
             if self._board.is_quiet:
                 self._keep_quiet()
                 continue
-            claim = self._patience.call(self._advance)
+            claim = self._next()
             if claim is not None:
                 if not self._perform(claim):
                     return TIMED_OUT
@@ -151,8 +161,33 @@ class Worker(BaseWorker):
             self._look_for_parent()
         return OK
 
+    def _next(self) -> Claim | None:
+        """The task to run now, claimed but not begun: the next of the batch, else of a new one."""
+        while not self._stop:
+            if not self._held:
+                self._patience.call(self._advance)
+            elif time.monotonic() > self._held_until_s:
+                self._give_back()
+                continue
+            if not self._held:
+                return None
+            if self._board.begin(self._slot):
+                return self._held.popleft()
+            self._held.clear()  # the scheduler gave them back
+            self._board.cut_batch(self._slot)
+        return None
+
+    def _give_back(self) -> None:
+        """Put the tasks of the batch that have not begun back at the head of their queue."""
+        if self._held:
+            only = [claim.execution_id for claim in self._held]
+            self._held.clear()
+            self._board.cut_batch(self._slot)
+            self._patience.call(lambda: self._broker.release(self.name, only=only))
+
     def _keep_quiet(self) -> None:
         """Claim nothing until told to go on."""
+        self._give_back()
         self._patience.call(self._acknowledge)
         self._show("quiet")
         while self._board.is_quiet and not self._stop:
@@ -165,13 +200,14 @@ class Worker(BaseWorker):
             logger.warning("the supervisor is gone, stopping")
             self._stop.make()
 
-    def _advance(self, *, claims: bool = True) -> Claim | None:
-        """Acknowledge what ended and, unless told to stop, claim the next task."""
+    def _advance(self, *, claims: bool = True) -> None:
+        """Acknowledge what ended and, unless told to stop, claim the next tasks; nothing is held before."""
         if self._is_unsure:
             self._give_back_unknown()
         was_unsure, self._is_unsure = self._is_unsure, True
         queues = self._order.draw() if claims and not self._stop else ()
-        answer = self._broker.advance(self.name, queues, self._completions)
+        began_s = time.monotonic()
+        answer = self._broker.advance(self.name, queues, self._completions, limit=self._prefetch.limit())
         self._is_unsure = answer.holds_more
         self._completions.clear()
         for task_id in () if was_unsure else answer.lost:
@@ -179,10 +215,14 @@ class Worker(BaseWorker):
         if not answer.is_registered:
             logger.warning("the broker had forgotten this worker, registering again")
             self.register_birth()
-        if answer.claim is not None and self._stop:
-            self._broker.release(self.name)
-            return None
-        return answer.claim
+        if answer.claims:
+            self._held.extend(answer.claims)
+            self._held_until_s = began_s + HOLD_S
+            number, _ = batch_place(answer.claims[0].execution_id)
+            self._board.open_batch(self._slot, number, len(answer.claims))
+            if len(answer.claims) > 1:
+                # Again and again: the code of a task may have taken it.
+                signal.set_wakeup_fd(self._board.alarm_fds[1], warn_on_full_buffer=False)
 
     def _acknowledge(self) -> None:
         """Acknowledge what ended, claim nothing."""
@@ -202,13 +242,21 @@ class Worker(BaseWorker):
         """Run the claimed task; False when the shutdown timeout cut it short."""
         if claim.task is None:
             self._write(functools.partial(refuse, self._broker, self.name, claim))
+            self._board.finish(self._slot)
             return True
         task = self._rules.prepare(claim, claim.task)
         self._show(f"running {task.type} {task.id}")
         self._board.mark_busy(self._slot, is_busy=True)
         deadline_in_s = task.deadline.timestamp() - float(claim.started) if task.deadline else None
         failpoint("before-handler")
-        outcome = self._execution.run(task, Attempt(self._broker, claim, self._execution), deadline_in_s=deadline_in_s)
+        began_s = time.perf_counter()
+        outcome = self._execution.run(
+            task,
+            Attempt(self._broker, claim, self._execution),
+            deadline_in_s=deadline_in_s,
+            alert_in_s=SLOW_S if self._held else None,
+        )
+        self._prefetch.note(time.perf_counter() - began_s)
         failpoint("after-handler")
         self._board.mark_busy(self._slot, is_busy=False)
         self._show("waiting")
@@ -223,6 +271,7 @@ class Worker(BaseWorker):
         else:
             self._write(functools.partial(self._release, claim))
             return False
+        self._board.finish(self._slot)
         return True
 
     def _write(self, action: Callable[[], None]) -> None:
@@ -232,15 +281,35 @@ class Worker(BaseWorker):
         self._is_writing = False
 
     def _release(self, claim: Claim) -> None:
-        for task_id in self._broker.release(self.name):
-            fields = {"task_id": task_id, "queue": claim.queue}
+        if self._broker.release(self.name, only=[claim.execution_id]):
+            fields = {"task_id": claim.task_id, "queue": claim.queue}
             logger.warning("task released, it will run again", extra=fields)
 
     def _settle_predecessor(self) -> None:
-        """Count what the predecessor held when it died as failed attempts."""
+        """Do with what the predecessor held when it died what the board says about it.
+
+        Only the attempt that was running counts as a failed one. Those before it in the batch had
+        ended well, and were not acknowledged yet; those behind it had not begun.
+        """
         died = WorkerDiedError(f"worker died: {describe_exit(self._board.last_exit(self._slot))}")
+        batch = self._board.batch(self._slot)
+        unstarted, completions = [], []
         for claim in self._broker.held(self.name):
-            self._rules.bury(self._broker, self.name, claim, died)
+            number, place = batch_place(claim.execution_id)
+            if number != batch.number:
+                # It died between the claim and its first word about it.
+                self._rules.bury(self._broker, self.name, claim, died, is_doubtful=not claim.is_alone)
+            elif place >= batch.finished + batch.is_running:
+                unstarted.append(claim.execution_id)
+            elif place < batch.finished and not claim.retention_s:
+                completions.append(Completion(claim))
+            else:
+                self._rules.bury(self._broker, self.name, claim, died)
+        if completions:
+            self._broker.advance(self.name, (), completions)
+        if unstarted:
+            self._broker.release(self.name, only=unstarted)
+        self._board.open_batch(self._slot, 0, 0)
 
     def _wait(self) -> None:
         """Sleep until the bell rings, or for about `idle_s`; a TERM ends it."""

@@ -176,8 +176,8 @@ def test_a_broker_that_takes_no_more_connections_is_waited_for(
 def test_a_daemon_lives_on_in_a_broker_that_was_emptied(daemon: RunningDaemon, client: Client) -> None:
     task_id = client.enqueue("test:sleep", 1).id
     daemon.wait_for("task started", task_id=task_id)
+    wait_until(lambda: client.connection.scard(keys.WORKERS) == 2, "both workers have registered")
     workers = client.connection.smembers(keys.WORKERS)
-    assert len(workers) == 2
 
     client.connection.flushall()
 

@@ -1,85 +1,111 @@
--- Acknowledge what ended well, and claim the next task: one round trip a task.
+-- Acknowledge what ended well, and claim the next tasks: one round trip for all of them.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name, 4 lease in seconds,
---   5 number of queues (0: claim nothing), then their names in the order to try,
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name, 4 lease in seconds, 5 how many to claim at most,
+--   6 number of queues (0: claim nothing), then their names in the order to try,
 --   then a new execution ID, then for each task that ended well:
 --   job ID, execution ID, queue, retention in seconds (-1: for ever), started (epoch), result (base64 of JSON, '' for none).
 -- Returns {lost, claimed, is registered, holds more}: lost = job IDs whose lease was gone, so that nothing was written;
---   claimed = {} or {job ID, queue, started (epoch), the flat job hash}. An empty flat hash: the
---   queue held an ID without a job hash, which is gone from the queue by now. Is registered: 0 when
---   RQ's record of the worker is gone. Holds more: 1 when the worker holds a claim beside those it
+--   claimed = for each task {job ID, execution ID, queue, started (epoch), the flat job hash}, all of one queue.
+--   An empty flat hash: the queue held an ID without a job hash, which is gone from the queue by now. Is registered: 0
+--   when RQ's record of the worker is gone. Holds more: 1 when the worker holds a claim beside those it
 --   acknowledged, so that nothing was claimed.
+-- Several tasks, a batch, are claimed at once from long queues only: one more than a sixteenth of what waits, so that
+--   all workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. RQ's records of
+--   its executions are not written, because it is expected to be done in milliseconds: the first heartbeat writes those
+--   of attempts that live so long. Never in a batch: tasks with a concurrency key, of a queue with max_active,
+--   or marked `alone`.
 -- Touches, acknowledging: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions,
 --   rq:worker:W, boilerd:stats:Q:DAY, boilerd:completed:Q (the last 1,000, as JSON), and with no
 --   retention rq:job:ID and rq:results:ID (DEL), else rq:job:ID (status finished, EXPIRE),
 --   rq:results:ID (XADD, EXPIRE), rq:finished:Q (ZADD, score = when it expires).
 -- Touches, claiming: rq:suspended, boilerd:paused, boilerd:limits, boilerd:running:KEY (ZADD, score = end
---   of the lease), boilerd:waiting:KEY (RPUSH), rq:queue:Q (LPOP), boilerd:bell:Q, rq:job:ID (status
+--   of the lease), boilerd:waiting:KEY (RPUSH), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q, rq:job:ID (status
 --   started, PERSIST), rq:execution:ID:EID, rq:executions:ID, rq:wip:Q (ZADD, score = end of
 --   the lease), rq:worker:W:executions, rq:worker:W (state).
 
-local worker, lease, queues = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local execution = ARGV[6 + queues]
+local worker, lease, most, queues = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local execution = ARGV[7 + queues]
 local worker_key = RQ .. ':worker:' .. worker
+local claims_key = worker_key .. ':executions'
 local seconds = now()
-local time = iso(seconds)
+local time, stamped, kept = iso(seconds), stamp(seconds), stamp(seconds + lease + 60)
+local lost, ended = {}, {}
+local is_registered = call('EXISTS', worker_key)
 
-local function complete(job, eid, queue, retention, started, result)
-  if not is_held(job, eid, queue) then
-    call('SREM', worker_key .. ':executions', job .. ':' .. eid)
-    return false
+-- Keep the task and its result until its retention is over.
+local function keep(done)
+  local key, retention = RQ .. ':job:' .. done.job, done.retention
+  unlock(done.job, true)
+  call('HDEL', key, 'cancel_requested')
+  call('HSET', key, 'status', 'finished', 'ended_at', time)
+  record(done.job, done.eid, worker, 1, done.started, seconds, 'return_value', done.result)
+  if retention > 0 then
+    call('EXPIRE', key, retention)
+    call('EXPIRE', RQ .. ':results:' .. done.job, retention)
   end
-  local key = RQ .. ':job:' .. job
-  local type = call('HGET', key, 'task_type') or ''
-  if retention == 0 then
-    drop_claim(job, eid, queue, worker)
-    delete(job)
-  else
-    unlock(job, true)
-    call('HDEL', key, 'cancel_requested')
-    call('HSET', key, 'status', 'finished', 'ended_at', time)
-    record(job, eid, worker, 1, started, seconds, 'return_value', result)
-    if retention > 0 then
-      call('EXPIRE', key, retention)
-      call('EXPIRE', RQ .. ':results:' .. job, retention)
+  call('ZADD', RQ .. ':finished:' .. done.queue, retention > 0 and stamp(seconds + retention) or '+inf', done.job)
+end
+
+-- The completions of a queue whose leases are still held; the others are noted as lost.
+local function held(queue, completions)
+  local claims, found = {}, {}
+  for i, done in ipairs(completions) do claims[i] = done.claim end
+  local leases = call('ZMSCORE', RQ .. ':wip:' .. queue, unpack(claims))
+  for i, done in ipairs(completions) do
+    if leases[i] then
+      found[#found + 1] = done
+    else
+      lost[#lost + 1] = done.job
+      call('SREM', claims_key, done.claim)
     end
-    call('ZADD', RQ .. ':finished:' .. queue, retention > 0 and stamp(seconds + retention) or '+inf', job)
-    drop_claim(job, eid, queue, worker)
   end
-  local recent = OWN .. ':completed:' .. queue
-  call('LPUSH', recent, string.format('{"id":%s,"type":%s,"worker":%s,"started_at":%s,"ended_at":%s}',
-    cjson.encode(job), cjson.encode(type), cjson.encode(worker), stamp(started), stamp(seconds)))
-  call('LTRIM', recent, 0, 999)
-  count(queue, seconds, false)
-  count_on_worker(worker, 'successful_job_count', seconds - started)
-  return true
+  return found
 end
 
-local lost = {}
-for i = 7 + queues, #ARGV, 6 do
-  if not complete(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4]), ARGV[i + 5]) then
-    lost[#lost + 1] = ARGV[i]
+-- Ends all completions of a queue together. What could fail comes before the claims are given up.
+local function complete(queue, completions)
+  local claims, gone, recent, keys, took, name = {}, {}, {}, {}, 0, cjson.encode(worker)
+  for i, done in ipairs(completions) do
+    local fields = redis.pcall('HMGET', RQ .. ':job:' .. done.job, 'task_type', 'concurrency_key', 'unique_key')
+    local key = fields[2] or not fields[1] and key_of(done.job, done.claim)
+    claims[i] = done.claim
+    gone[#gone + 1] = RQ .. ':execution:' .. done.claim
+    gone[#gone + 1] = RQ .. ':executions:' .. done.job
+    if key then keys[#keys + 1] = {done.job, key} end
+    if done.retention == 0 then
+      if fields[3] then unlock(done.job, true) end
+      gone[#gone + 1] = RQ .. ':job:' .. done.job
+      gone[#gone + 1] = RQ .. ':results:' .. done.job
+    else
+      keep(done)
+    end
+    took = math.max(took, seconds - done.started) -- a batch was claimed at one time
+    recent[i] = string.format('{"id":%s,"type":%s,"worker":%s,"started_at":%s,"ended_at":%s}', cjson.encode(done.job),
+      cjson.encode(fields[1] or ''), name, stamp(done.started), stamped)
   end
+  call('SREM', claims_key, unpack(claims))
+  call('ZREM', RQ .. ':wip:' .. queue, unpack(claims))
+  call('DEL', unpack(gone))
+  for _, pair in ipairs(keys) do leave_key(pair[1], pair[2], seconds) end
+  call('LPUSH', OWN .. ':completed:' .. queue, unpack(recent))
+  call('LTRIM', OWN .. ':completed:' .. queue, 0, 999)
+  count(queue, seconds, #completions, 0)
+  if is_registered == 1 then count_on_worker(worker, 'successful_job_count', #completions, took) end
 end
 
-local function claim(job, queue, concurrency_key)
-  local key = RQ .. ':job:' .. job
-  local pair = job .. ':' .. execution
-  call('HSET', key, 'status', 'started', 'origin', queue, 'started_at', time, 'last_heartbeat', time,
-    'worker_name', worker)
-  call('PERSIST', key)
-  call('HSET', RQ .. ':execution:' .. pair, 'id', execution, 'job_id', job, 'created_at', stamp(seconds),
-    'last_heartbeat', stamp(seconds), 'worker_name', worker)
-  if concurrency_key then call('HSET', RQ .. ':execution:' .. pair, 'concurrency_key', concurrency_key) end
-  call('EXPIRE', RQ .. ':execution:' .. pair, lease + 60)
-  call('ZADD', RQ .. ':executions:' .. job, stamp(seconds + lease + 60), execution)
-  call('EXPIRE', RQ .. ':executions:' .. job, lease + 60)
-  call('ZADD', RQ .. ':wip:' .. queue, stamp(seconds + lease), pair)
-  call('SADD', worker_key .. ':executions', pair)
-  call('EXPIRE', worker_key .. ':executions', lease + 60)
-  set_worker_state(worker, 'busy')
-  return {job, queue, stamp(seconds), call('HGETALL', key)}
+local first_done = 8 + queues
+for i = first_done, #ARGV, 6 do
+  local queue = ARGV[i + 2]
+  ended[queue] = ended[queue] or {}
+  table.insert(ended[queue], {
+    job = ARGV[i], eid = ARGV[i + 1], claim = ARGV[i] .. ':' .. ARGV[i + 1], queue = queue,
+    retention = tonumber(ARGV[i + 3]), started = tonumber(ARGV[i + 4]), result = ARGV[i + 5],
+  })
+end
+for queue, completions in pairs(ended) do
+  local found = held(queue, completions)
+  if #found > 0 then complete(queue, found) end
 end
 
 -- Take a share of the task's concurrency key. Where none is left the task steps aside and waits
@@ -97,36 +123,102 @@ local function enter_key(job, key)
   return true
 end
 
-local function is_open(queue)
-  if call('SISMEMBER', OWN .. ':paused', queue) == 1 then return false end
-  if not is_kind(RQ .. ':queue:' .. queue, 'list') or not is_kind(RQ .. ':wip:' .. queue, 'zset') then return false end
+-- How many tasks may be claimed from the queue now.
+local function room_in(queue)
+  local length = redis.pcall('LLEN', RQ .. ':queue:' .. queue)
+  if type(length) ~= 'number' then return 0 end -- a stranger's key
+  if length == 0 then return 0 end
+  local active = redis.pcall('ZCARD', RQ .. ':wip:' .. queue)
+  if type(active) ~= 'number' or call('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
   local limit = tonumber(call('HGET', OWN .. ':limits', queue .. ':max_active') or 0)
-  return limit == 0 or call('ZCARD', RQ .. ':wip:' .. queue) < limit
+  if limit > 0 then return active < limit and 1 or 0 end
+  return math.min(most, 1 + math.floor(length / 16))
 end
 
--- The first task of the queue that may run; looks at a bounded number of them.
-local function take(queue)
+-- Writes that the worker holds the tasks, and answers as the script does.
+local function claim(queue, jobs, room)
+  local members, leases, answers = {}, {}, {}
+  local ends = stamp(seconds + lease)
+  for i, job in ipairs(jobs) do
+    local key, eid = RQ .. ':job:' .. job.id, execution
+    if room > 1 then eid = string.format('%s-%d', execution, i - 1) end
+    local pair = job.id .. ':' .. eid
+    call('HSET', key, 'status', 'started', 'origin', queue, 'started_at', time, 'last_heartbeat', time,
+      'worker_name', worker)
+    if job.may_expire then call('PERSIST', key) end
+    local record_key, executions = RQ .. ':execution:' .. pair, RQ .. ':executions:' .. job.id
+    call('HSET', record_key, 'id', eid, 'job_id', job.id, 'created_at', stamped, 'last_heartbeat', stamped,
+      'worker_name', worker)
+    if job.key then call('HSET', record_key, 'concurrency_key', job.key) end
+    call('EXPIRE', record_key, lease + 60)
+    call('ZADD', executions, kept, eid)
+    call('EXPIRE', executions, lease + 60)
+    members[i], leases[2 * i - 1], leases[2 * i] = pair, ends, pair
+    answers[i] = {job.id, eid, queue, stamped, job.fields}
+  end
+  call('ZADD', RQ .. ':wip:' .. queue, unpack(leases))
+  call('SADD', claims_key, unpack(members))
+  call('EXPIRE', claims_key, lease + 60)
+  return answers
+end
+
+-- What the claim has to know of a task before it is taken.
+local function read(id)
+  local fields = redis.pcall('HGETALL', RQ .. ':job:' .. id)
+  if fields.err then fields = {} end -- a stranger's key
+  local job = {id = id, fields = fields}
+  for i = 1, #fields, 2 do
+    if fields[i] == 'concurrency_key' then job.key = fields[i + 1] end
+    if fields[i] == 'concurrency_key' or fields[i] == 'alone' then job.is_alone = true end
+    if fields[i] == 'ended_at' or fields[i] == 'ttl' then job.may_expire = true end
+  end
+  return job
+end
+
+-- One task, the first of the queue that may run; looks at a bounded number of them.
+local function take_one(queue)
   for _ = 1, 100 do
-    local job = call('LPOP', RQ .. ':queue:' .. queue)
-    if not job then
-      -- Nothing waits, so what the bell still holds was rung for tasks that are taken.
-      call('DEL', OWN .. ':bell:' .. queue)
-      return nil
-    end
-    if call('TYPE', RQ .. ':job:' .. job).ok ~= 'hash' then return {job, queue, stamp(seconds), {}} end
-    local key = call('HGET', RQ .. ':job:' .. job, 'concurrency_key')
-    if not key or enter_key(job, key) then return claim(job, queue, key) end
+    local id = call('LPOP', RQ .. ':queue:' .. queue)
+    if not id then return nil end
+    local job = read(id)
+    if #job.fields == 0 then return {{id, execution, queue, stamp(seconds), {}}} end
+    if not job.key or enter_key(id, job.key) then return claim(queue, {job}, 1) end
   end
 end
 
-local is_registered = call('EXISTS', worker_key)
+-- Several tasks, up to the first that is to be claimed alone; the rest goes back to where it was.
+local function take(queue, room)
+  if room == 1 then return take_one(queue) end
+  local key, jobs = RQ .. ':queue:' .. queue, {}
+  local ids = call('LPOP', key, room)
+  for i, id in ipairs(ids) do
+    local job = read(id)
+    if job.is_alone or #job.fields == 0 then
+      for back = #ids, i, -1 do call('LPUSH', key, ids[back]) end
+      break
+    end
+    jobs[i] = job
+  end
+  if #jobs == 0 then return take_one(queue) end
+  return claim(queue, jobs, room)
+end
+
 -- A claim whose answer never arrived: the worker must settle it before it gets another.
-if queues > 0 and call('SCARD', worker_key .. ':executions') > 0 then return {lost, {}, is_registered, 1} end
+if queues > 0 and call('EXISTS', claims_key) == 1 then return {lost, {}, is_registered, 1} end
 
 if queues > 0 and call('EXISTS', RQ .. ':suspended') == 0 then
-  for i = 6, 5 + queues do
-    local claimed = is_open(ARGV[i]) and take(ARGV[i])
-    if claimed then return {lost, claimed, is_registered, 0} end
+  for i = 7, 6 + queues do
+    local room = room_in(ARGV[i])
+    local claimed = room > 0 and take(ARGV[i], room)
+    if claimed then
+      -- One that has just ended something is busy already.
+      if first_done > #ARGV then set_worker_state(worker, 'busy') end
+      return {lost, claimed, is_registered, 0}
+    end
+  end
+  -- Nothing waits, so what the bells still hold was rung for tasks that are taken.
+  for i = 7, 6 + queues do
+    if redis.pcall('LLEN', RQ .. ':queue:' .. ARGV[i]) == 0 then call('DEL', OWN .. ':bell:' .. ARGV[i]) end
   end
 end
 set_worker_state(worker, queues > 0 and 'idle' or 'suspended')

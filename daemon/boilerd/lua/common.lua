@@ -46,10 +46,10 @@ end
 
 -- Counters of a queue and day: hash boilerd:stats:Q:DAY with processed and failed; DAY counts
 -- from 1970-01-01. Kept 90 days.
-local function count(queue, seconds, failed)
+local function count(queue, seconds, processed, failed)
   local key = OWN .. ':stats:' .. queue .. ':' .. math.floor(seconds / 86400)
-  if call('HINCRBY', key, 'processed', 1) == 1 then call('EXPIRE', key, 90 * 86400) end
-  if failed then call('HINCRBY', key, 'failed', 1) end
+  if call('HINCRBY', key, 'processed', processed) == processed then call('EXPIRE', key, 90 * 86400) end
+  if failed > 0 then call('HINCRBY', key, 'failed', failed) end
 end
 
 -- Ring for one idle worker. Tokens beyond a few would only wake workers for nothing later.
@@ -199,10 +199,10 @@ local function record(job, execution, worker, kind, started, ended, field, value
 end
 
 -- RQ's record of the worker may be gone, and must not come back without its TTL.
-local function count_on_worker(worker, field, seconds)
+local function count_on_worker(worker, field, attempts, seconds)
   local key = RQ .. ':worker:' .. worker
   if call('EXISTS', key) == 1 then
-    call('HINCRBY', key, field, 1)
+    call('HINCRBY', key, field, attempts)
     call('HINCRBYFLOAT', key, 'total_working_time', stamp(seconds))
   end
 end

@@ -2,8 +2,8 @@
 --
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most.
--- Returns for each: {worker name ('' where nobody knows), job ID, execution ID, queue, started (epoch), the flat
---   job hash}. Claims of jobs that exist no longer are dropped, and not returned.
+-- Returns for each: {worker name ('' where nobody knows), job ID, execution ID, queue, the flat job hash}.
+--   Claims of jobs that exist no longer are dropped, and not returned.
 -- Touches for every queue in rq:queues: rq:wip:Q (reads; ZREM where the job is gone); for every key in
 --   boilerd:keys: boilerd:waiting:KEY (LPOP), and rq:queue:Q (LPUSH) of the tasks that may run.
 
@@ -28,8 +28,7 @@ for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
       if key then leave_key(job, key, seconds) end
     else
       local worker = call('HGET', RQ .. ':job:' .. job, 'worker_name') or ''
-      local started = call('HGET', RQ .. ':execution:' .. claim, 'created_at') or stamp(seconds)
-      found[#found + 1] = {worker, job, eid, queue, started, call('HGETALL', RQ .. ':job:' .. job)}
+      found[#found + 1] = {worker, job, eid, queue, call('HGETALL', RQ .. ':job:' .. job)}
     end
   end
   if #found >= limit then return found end

@@ -6,7 +6,8 @@
 --   10 verdict: retry, archive or drop, 11 seconds until the retry,
 --   12 whether the attempt counts: 1 or 0, 13 how many retries the task has in all,
 --   14 seconds to keep it in the archive, 15 how many the archive of a queue may hold,
---   16 whether the claim is taken from a worker that may live and does not know: 1 or 0.
+--   16 whether the claim is taken from a worker that may live and does not know: 1 or 0,
+--   17 whether nobody knows that the attempt had begun: 1 or 0; then the task is claimed alone the next time.
 -- Returns the verdict that was carried out: archive instead of retry where the task was cancelled; or '' when
 --   the lease was gone and nothing was written.
 -- Touches: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions, rq:worker:W,
@@ -34,6 +35,7 @@ if verdict ~= 'drop' then
   call('HSET', key, 'last_error', ARGV[8], 'last_failed_at', iso(seconds))
   record(job, eid, worker, 2, started, seconds, 'exc_string', ARGV[9])
 end
+if ARGV[17] == '1' then call('HSET', key, 'alone', 1) end
 if verdict == 'retry' then
   local retried = counts and call('HINCRBY', key, 'number_of_retries', 1) or call('HGET', key, 'number_of_retries') or 0
   call('HSET', key, 'retries_left', math.max(max_retries - tonumber(retried), 0))
@@ -48,6 +50,6 @@ if ARGV[16] == '1' and call('EXISTS', RQ .. ':worker:' .. worker) == 1 then
   call('EXPIRE', claims, 600)
 end
 if verdict == 'drop' then delete(job) end
-if counts or verdict ~= 'retry' then count(queue, seconds, counts) end
-count_on_worker(worker, counts and 'failed_job_count' or 'successful_job_count', seconds - started)
+if counts or verdict ~= 'retry' then count(queue, seconds, 1, counts and 1 or 0) end
+count_on_worker(worker, counts and 'failed_job_count' or 'successful_job_count', 1, seconds - started)
 return verdict

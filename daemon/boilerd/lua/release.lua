@@ -2,34 +2,39 @@
 -- order, and the attempts do not count.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name, then execution IDs that stay with it.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name, 4 'all but' or 'only', then execution IDs.
 -- Returns the job IDs that went back. Claims whose lease another process took over are
 --   dropped and not returned.
 -- Touches: rq:worker:W:executions (SREM), and for each claim in it rq:wip:Q, rq:execution:ID:EID,
 --   rq:executions:ID, rq:job:ID (status queued), rq:queue:Q (LPUSH), boilerd:bell:Q.
 
-local worker = ARGV[3]
-local held, stays = {}, {}
-for i = 4, #ARGV do stays[ARGV[i]] = true end
+local worker, is_named, names_those = ARGV[3], {}, ARGV[4] == 'only'
+for i = 5, #ARGV do is_named[ARGV[i]] = true end
+local held = {}
 for _, claim in ipairs(call('SMEMBERS', RQ .. ':worker:' .. worker .. ':executions')) do
   local job, eid = claim:match('^(.*):([^:]*)$')
-  local started = tonumber(call('HGET', RQ .. ':execution:' .. claim, 'created_at') or 0)
-  if not stays[eid] then held[#held + 1] = {job = job, eid = eid, started = started} end
+  if (is_named[eid] or false) == names_those then
+    local fields = call('HMGET', RQ .. ':job:' .. job, 'origin', 'started_at', 'cancel_requested')
+    held[#held + 1] = {job = job, eid = eid, queue = fields[1], started = fields[2] or '', is_cancelled = fields[3],
+      place = tonumber(eid:match('-(%d+)$') or 0)}
+  end
 end
 -- The one claimed last is pushed first, so that the one claimed first is at the head in the end.
-table.sort(held, function(a, b) return a.started > b.started end)
+table.sort(held, function(a, b)
+  if a.started == b.started then return a.place > b.place end
+  return a.started > b.started
+end)
 
 local released = {}
 for _, claim in ipairs(held) do
-  local key = RQ .. ':job:' .. claim.job
-  local queue = call('HGET', key, 'origin')
-  if queue and is_held(claim.job, claim.eid, queue) and call('HEXISTS', key, 'cancel_requested') == 1 then
+  local is_ours = claim.queue and is_held(claim.job, claim.eid, claim.queue)
+  if is_ours and claim.is_cancelled then
     -- It would wait from now on, and a task that waits is deleted when it is cancelled.
-    drop_claim(claim.job, claim.eid, queue, worker)
+    drop_claim(claim.job, claim.eid, claim.queue, worker)
     delete(claim.job)
-  elseif queue and is_held(claim.job, claim.eid, queue) then
-    push(queue, claim.job, true)
-    drop_claim(claim.job, claim.eid, queue, worker)
+  elseif is_ours then
+    push(claim.queue, claim.job, true)
+    drop_claim(claim.job, claim.eid, claim.queue, worker)
     released[#released + 1] = claim.job
   else
     -- Another process took it over, or it is gone.

@@ -1,0 +1,112 @@
+"""Claim more than one task at a time, and give back in time what cannot begin soon.
+
+A round trip for every task is most of what a short task costs. So a worker claims as many as it
+expects to begin within a few milliseconds: none but the one that it runs while tasks take longer. Expectations
+fail, so the rest of a batch goes back to the head of its queue
+
+* when it was not begun 10 ms after its claim: the worker does that between two tasks;
+* when one task runs for 50 ms: the scheduler of the host does that, because the worker's code may be anywhere.
+"""
+
+import logging
+import os
+import select
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+from boilerd.board import Board
+from boilerd.broker import Broker
+from boilerd.errors import BrokerError
+from boilerd.jobs import batch_place
+
+logger = logging.getLogger("boilerd.prefetch")
+
+#: A worker claims what it expects to begin within this time.
+EXPECTED_S = 0.005
+#: It begins no task of a batch later than this after its claim.
+HOLD_S = 0.010
+#: A task that runs for so long keeps no others waiting.
+SLOW_S = 0.050
+#: Tasks in one batch.
+MOST = 16
+#: Share of the last duration in what is expected.
+_WEIGHT = 0.2
+
+
+class Prefetch:
+    """How many tasks a worker claims at once, judged by how long its last ones took.
+
+    One slow task raises the expectation at once, short ones lower it little by little.
+
+    Args:
+        is_on: False: always one.
+    """
+
+    def __init__(self, *, is_on: bool = True) -> None:
+        self._is_on = is_on
+        self._expected_s = HOLD_S
+
+    def limit(self) -> int:
+        """How many to claim now."""
+        if not self._is_on or self._expected_s >= EXPECTED_S:
+            return 1
+        return min(MOST, 1 + int(EXPECTED_S / max(self._expected_s, 1e-6)))
+
+    def note(self, duration_s: float) -> None:
+        """Learn from a task that has ended."""
+        self._expected_s = max(duration_s, (1 - _WEIGHT) * self._expected_s + _WEIGHT * duration_s)
+
+
+class Reclaimer:
+    """Gives back the tasks that wait behind a slow one; a thread of the scheduler.
+
+    It sleeps until a timer of a worker writes to the board's pipe: at the level of C, so also
+    while the worker's code does not return to Python.
+
+    Args:
+        broker: Used for a connection of the thread's own.
+        board: Where the workers say how far they are.
+        worker_names: RQ's name of the worker in each slot.
+    """
+
+    def __init__(self, broker: Broker, board: Board, worker_names: Sequence[str]) -> None:
+        self._broker = broker
+        self._board = board
+        self._names = worker_names
+        self._done: dict[int, int] = {}
+        self._thread = threading.Thread(target=self._run, name="reclaimer", daemon=True)
+
+    def start(self) -> None:
+        """Begin; it ends with the process."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        alarm_fd = self._board.alarm_fds[0]
+        timeout_s: float | None = 0.0  # at the start: what happened before there was a scheduler
+        while True:
+            select.select([alarm_fd], [], [], timeout_s)
+            with suppress(BlockingIOError):
+                os.read(alarm_fd, 4096)
+            # In an outage it is tried again while the slow task runs.
+            answers = [self._look_at(slot) for slot in range(len(self._names))]
+            timeout_s = None if all(answers) else SLOW_S
+
+    def _look_at(self, slot: int) -> bool:
+        """Give back what waits in this slot; False: the broker did not answer."""
+        batch = self._board.batch(slot)
+        # A little early is right: the timer and this clock do not tick together.
+        if batch.unstarted <= 0 or batch.running_ms < SLOW_S * 800 or self._done.get(slot) == batch.number:
+            return True
+        try:
+            held = self._broker.held_ids(self._names[slot])
+            now = self._board.revoke(slot, batch.number)
+            begun = now.finished + now.is_running if now.number == batch.number else now.size
+            waiting = {(batch.number, place) for place in range(begun, now.size)}
+            released = self._broker.release(self._names[slot], only=[it for it in held if batch_place(it) in waiting])
+        except BrokerError as error:
+            logger.debug("tasks behind a slow one stay where they are", extra={"error": str(error)})
+            return False
+        self._done[slot] = batch.number
+        logger.debug("tasks released from behind a slow one", extra={"child": f"worker:{slot}", "tasks": len(released)})
+        return True
