@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import hashlib
 import os
 import resource
 import signal
@@ -96,6 +97,12 @@ def spin(task: Task) -> None:
     """Uses the CPU and never sleeps."""
     while True:
         sum(range(1000))
+
+
+@mux.handle("test:native")
+def native(task: Task) -> None:
+    """Is in C code for some seconds, where no signal handler of Python's runs."""
+    hashlib.pbkdf2_hmac("sha256", b"", b"", task.payload)
 
 
 @mux.handle("test:quick")

@@ -217,6 +217,7 @@ workers = st.sampled_from(WORKERS)
 queues = st.sampled_from(QUEUES)
 orders = st.permutations(QUEUES).flatmap(lambda order: st.sampled_from([order, order, order[:1]]))
 picks = st.integers(0, 7)
+limits = st.sampled_from([1, 1, 2, 16])
 
 
 class BrokerMachine(RuleBasedStateMachine):
@@ -283,25 +284,28 @@ class BrokerMachine(RuleBasedStateMachine):
             waiting = Counter({queue: len(before.lists.get(keys.queue(queue), ())) for queue in QUEUES})
             self._store(task, before, waiting)
 
-    @rule(worker=workers, order=orders, result=st.sampled_from([b"", b"1"]))
-    def acknowledge_and_claim(self, worker: str, order: Sequence[str], result: bytes) -> None:
-        self._advance(worker, order, acknowledges=True, result=result)
+    @rule(worker=workers, order=orders, result=st.sampled_from([b"", b"1"]), limit=limits)
+    def acknowledge_and_claim(self, worker: str, order: Sequence[str], result: bytes, limit: int) -> None:
+        self._advance(worker, order, acknowledges=True, result=result, limit=limit)
 
-    @rule(worker=workers, order=orders)
-    def claim(self, worker: str, order: Sequence[str]) -> None:
-        self._advance(worker, order, acknowledges=False)
+    @rule(worker=workers, order=orders, limit=limits)
+    def claim(self, worker: str, order: Sequence[str], limit: int) -> None:
+        self._advance(worker, order, acknowledges=False, limit=limit)
 
     @rule()
     def claim_all_that_can_be(self) -> None:
         for worker in WORKERS:
             self._advance(worker, QUEUES, acknowledges=False)
 
-    def _advance(self, worker: str, order: Sequence[str], *, acknowledges: bool, result: bytes = b"") -> None:
+    def _advance(
+        self, worker: str, order: Sequence[str], *, acknowledges: bool, result: bytes = b"", limit: int = 1
+    ) -> None:
         before = self.seen
         mine = self._held(worker) if acknowledges else []
         done = [Completion(known.claim, result) for known in mine if known.claim]
-        answer = self.broker.advance(worker, order, done)
+        answer = self.broker.advance(worker, order, done, limit=limit)
         self._look()
+        assert len(answer.claims) <= limit
         assert answer.lost == []
         for known in mine:
             self._complete(known, before)
@@ -725,11 +729,15 @@ class BrokerMachine(RuleBasedStateMachine):
             is_open = queue not in self.paused and sum(known.queue == queue for known in self._active()) < limit
             if answer.claims and answer.claims[0].queue == queue:
                 assert is_open
-                (claim,) = answer.claims
-                self._claim(worker, claim, before)
+                for claim in answer.claims:
+                    assert len(answer.claims) == 1 or self._may_be_in_a_batch(self.known[claim.task_id])
+                    self._claim(worker, claim, before)
                 return
             assert not is_open or not self.seen.lists.get(keys.queue(queue))
         assert answer.claims == []
+
+    def _may_be_in_a_batch(self, known: Known) -> bool:
+        return not known.options.concurrency_key and f"{known.queue}:max_active" not in self.limits
 
     def _claim(self, worker: str, claim: Claim, before: Snapshot) -> None:
         known = self.known[claim.task_id]
@@ -922,6 +930,7 @@ def _partition(members: list[str], member: str) -> tuple[list[str], bool, list[s
 def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker_module, "ARCHIVE_LIMIT", ARCHIVE_LIMIT)
     monkeypatch.setattr(broker_module, "BATCH", BATCH)
+    monkeypatch.setattr(broker_module, "BATCH_PARTS", 1)
 
 
 def test_whatever_happens_every_task_is_in_one_place_and_nothing_leaks(connection: redis.Redis) -> None:

@@ -34,6 +34,8 @@ WORKER_TTL_S = 420 + 60
 ARCHIVE_LIMIT = 10_000
 #: Tasks in one enqueue script: bounds how long Redis serves nobody else, to about 5 ms.
 BATCH = 500
+#: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
+BATCH_PARTS = 16
 _SCRIPTS = (
     "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "janitor", "mark",
     "release", "result", "tick",
@@ -99,7 +101,8 @@ class Broker:
             completions: What ended well since the last call.
             limit: How many to claim at most; they come from one queue, and several from a long one only.
         """
-        args: list[str | bytes | float] = [worker, LEASE_S, limit, len(queues), *queues, uuid.uuid4().hex]
+        args: list[str | bytes | float] = [worker, LEASE_S, limit, BATCH_PARTS, len(queues), *queues]
+        args.append(uuid.uuid4().hex)
         for done in completions:
             c = done.claim
             args += [c.task_id, c.execution_id, c.queue, c.retention_s, c.started, base64.b64encode(done.result)]

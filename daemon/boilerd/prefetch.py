@@ -31,7 +31,7 @@ SLOW_S = 0.050
 #: Tasks in one batch.
 MOST = 16
 #: Share of the last duration in what is expected.
-_WEIGHT = 0.2
+_WEIGHT = 0.3
 
 
 class Prefetch:

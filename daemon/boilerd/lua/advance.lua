@@ -1,8 +1,9 @@
 -- Acknowledge what ended well, and claim the next tasks: one round trip for all of them.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name, 4 lease in seconds, 5 how many to claim at most,
---   6 number of queues (0: claim nothing), then their names in the order to try,
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name, 4 lease in seconds, 5 how many to claim at most, 6 into how many
+--   parts a queue is shared,
+--   7 number of queues (0: claim nothing), then their names in the order to try,
 --   then a new execution ID, then for each task that ended well:
 --   job ID, execution ID, queue, retention in seconds (-1: for ever), started (epoch), result (base64 of JSON, '' for none).
 -- Returns {lost, claimed, is registered, holds more}: lost = job IDs whose lease was gone, so that nothing was written;
@@ -10,8 +11,8 @@
 --   An empty flat hash: the queue held an ID without a job hash, which is gone from the queue by now. Is registered: 0
 --   when RQ's record of the worker is gone. Holds more: 1 when the worker holds a claim beside those it
 --   acknowledged, so that nothing was claimed.
--- Several tasks, a batch, are claimed at once from long queues only: one more than a sixteenth of what waits, so that
---   all workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. RQ's records of
+-- Several tasks, a batch, are claimed at once from long queues only: one more than a part of what waits, so that all
+--   workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. RQ's records of
 --   its executions are not written, because it is expected to be done in milliseconds: the first heartbeat writes those
 --   of attempts that live so long. Never in a batch: tasks with a concurrency key, of a queue with max_active,
 --   or marked `alone`.
@@ -24,8 +25,9 @@
 --   started, PERSIST), rq:execution:ID:EID, rq:executions:ID, rq:wip:Q (ZADD, score = end of
 --   the lease), rq:worker:W:executions, rq:worker:W (state).
 
-local worker, lease, most, queues = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local execution = ARGV[7 + queues]
+local worker, lease, most = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local parts, queues = tonumber(ARGV[6]), tonumber(ARGV[7])
+local execution = ARGV[8 + queues]
 local worker_key = RQ .. ':worker:' .. worker
 local claims_key = worker_key .. ':executions'
 local seconds = now()
@@ -94,7 +96,7 @@ local function complete(queue, completions)
   if is_registered == 1 then count_on_worker(worker, 'successful_job_count', #completions, took) end
 end
 
-local first_done = 8 + queues
+local first_done = 9 + queues
 for i = first_done, #ARGV, 6 do
   local queue = ARGV[i + 2]
   ended[queue] = ended[queue] or {}
@@ -132,7 +134,7 @@ local function room_in(queue)
   if type(active) ~= 'number' or call('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
   local limit = tonumber(call('HGET', OWN .. ':limits', queue .. ':max_active') or 0)
   if limit > 0 then return active < limit and 1 or 0 end
-  return math.min(most, 1 + math.floor(length / 16))
+  return math.min(most, 1 + math.floor(length / parts))
 end
 
 -- Writes that the worker holds the tasks, and answers as the script does.
@@ -207,7 +209,7 @@ end
 if queues > 0 and call('EXISTS', claims_key) == 1 then return {lost, {}, is_registered, 1} end
 
 if queues > 0 and call('EXISTS', RQ .. ':suspended') == 0 then
-  for i = 7, 6 + queues do
+  for i = 8, 7 + queues do
     local room = room_in(ARGV[i])
     local claimed = room > 0 and take(ARGV[i], room)
     if claimed then
@@ -217,7 +219,7 @@ if queues > 0 and call('EXISTS', RQ .. ':suspended') == 0 then
     end
   end
   -- Nothing waits, so what the bells still hold was rung for tasks that are taken.
-  for i = 7, 6 + queues do
+  for i = 8, 7 + queues do
     if redis.pcall('LLEN', RQ .. ':queue:' .. ARGV[i]) == 0 then call('DEL', OWN .. ':bell:' .. ARGV[i]) end
   end
 end
