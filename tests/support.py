@@ -237,6 +237,11 @@ def completed(connection: redis.Redis, task_id: str) -> int:
     return sum(task_id.encode() in entry for entry in connection.lrange(f"{keys.OWN}:completed:default", 0, -1))
 
 
+def rings(connection: redis.Redis, *queues: str, timeout_s: float = 5.0) -> bool:
+    """Whether the bell of one of the queues rings, within so many seconds."""
+    return connection.blpop([keys.bell(name) for name in queues], timeout_s) is not None
+
+
 def lapse(connection: redis.Redis) -> None:
     """End every lease."""
     for pair, _ in connection.zscan_iter(keys.wip("default")):

@@ -27,6 +27,7 @@ from boilerd.errors import (
 from boilerd.jobs import ENTRY_POINT, Claim, Completion, Failure, NewTask
 from boilerd.retry import Decision, Verdict
 from boilerd.task import TaskState, encode_payload, task_options
+from support import rings
 
 WORKER = "host.run.0"
 
@@ -388,11 +389,11 @@ def test_an_extension_names_the_attempts_that_are_past_their_timeout(broker: Bro
 
 
 def test_an_enqueue_rings_for_a_waiting_worker(broker: Broker) -> None:
-    assert broker.wait(("default", "low"), 0.01) is False
+    assert rings(broker.connection, "default", "low", timeout_s=0.01) is False
 
     store(broker, "a", queue="low")
 
-    assert broker.wait(("default", "low"), 5) is True
+    assert rings(broker.connection, "default", "low") is True
 
 
 def test_the_bell_is_silent_again_when_nothing_is_left_to_do(broker: Broker) -> None:
@@ -402,7 +403,7 @@ def test_the_bell_is_silent_again_when_nothing_is_left_to_do(broker: Broker) -> 
 
     assert broker.advance(WORKER, ("default",)).claims == []
 
-    assert broker.wait(("default",), 0.01) is False
+    assert rings(broker.connection, "default", timeout_s=0.01) is False
 
 
 def test_the_bell_of_a_long_queue_stays_short(broker: Broker, connection: redis.Redis) -> None:

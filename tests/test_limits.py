@@ -17,6 +17,7 @@ from boilerd.jobs import Claim, Completion, Failure
 from boilerd.mux import ServeMux
 from boilerd.retry import Decision, RetryPolicy, Verdict
 from boilerd.rules import Rules
+from support import rings
 
 QUEUES = ("critical", "default", "low")
 KEY = "customer:7"
@@ -433,12 +434,12 @@ def test_a_call_rings_for_a_worker(client: Client, broker: Broker) -> None:
     enqueue_keyed(client, "a", "b")
     held = claimed(broker)
     claim(broker, 1)
-    silent = broker.wait(QUEUES, 0.02)
+    silent = rings(broker.connection, *QUEUES, timeout_s=0.02)
 
     complete(broker, held)
 
     assert silent is False
-    assert broker.wait(QUEUES, 5) is True
+    assert rings(broker.connection, *QUEUES) is True
 
 
 def test_a_task_that_is_tried_again_needs_a_share_as_before(client: Client, broker: Broker) -> None:

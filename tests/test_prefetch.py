@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
@@ -16,7 +17,7 @@ from boilerd import broker as broker_module
 from boilerd.board import Board
 from boilerd.broker import Broker
 from boilerd.errors import LeaseExpiredError
-from boilerd.jobs import Completion, batch_place
+from boilerd.jobs import Claim, Completion, batch_place
 from boilerd.mux import ServeMux
 from boilerd.prefetch import MOST, Prefetch
 from boilerd.retry import RetryPolicy
@@ -44,10 +45,11 @@ def store(client: Client, *ids: str, queue: str = "default", **options: object) 
 
 
 def waiting(connection: redis.Redis, queue: str = "default") -> list[str]:
-    return [task_id.decode() for task_id in connection.lrange(keys.queue(queue), 0, -1)]
+    found: list[Any] = connection.lrange(keys.queue(queue), 0, -1)
+    return [task_id.decode() for task_id in found]
 
 
-def ids(claims: list) -> list[str]:  # type: ignore[type-arg]
+def ids(claims: list[Claim]) -> list[str]:
     return [claim.task_id for claim in claims]
 
 
@@ -74,8 +76,20 @@ def test_one_slow_task_ends_it_at_once_and_short_ones_bring_it_back() -> None:
 
     prefetch.note(1.0)
     assert prefetch.limit() == 1
-    needed = next(count for count in itertools.count(1) if not prefetch.note(0.0001) and prefetch.limit() > 1)
-    assert 10 < needed < 100
+    needed = 0
+    while prefetch.limit() == 1:
+        prefetch.note(0.0001)
+        needed += 1
+    assert 5 < needed < 50
+
+
+def test_a_batch_that_was_late_is_followed_by_a_single_task() -> None:
+    prefetch = Prefetch()
+    for _ in range(100):
+        prefetch.note(0.0001)
+
+    prefetch.note_late()
+    assert prefetch.limit() == 1
 
 
 def test_it_can_be_turned_off() -> None:
@@ -395,8 +409,6 @@ def test_a_worker_killed_in_a_batch_costs_the_running_task_an_attempt_and_the_ot
     assert [line["task_id"] for line in daemon.lines("task started")] == order
     assert client.connection.zcard(keys.registry("failed", "default")) == 1
     wait_until(lambda: not client.connection.zcard(keys.wip("default")), "nothing is claimed")
-    # Or nothing was held when it died.
-    assert client.connection.info("commandstats")["cmdstat_evalsha"]["calls"] < 400
 
 
 @pytest.mark.fault(11)

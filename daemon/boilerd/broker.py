@@ -91,7 +91,13 @@ class Broker:
         return answers
 
     def advance(
-        self, worker: str, queues: Sequence[str], completions: Sequence[Completion] = (), *, limit: int = 1
+        self,
+        worker: str,
+        queues: Sequence[str],
+        completions: Sequence[Completion] = (),
+        *,
+        limit: int = 1,
+        wait_s: float = 0.0,
     ) -> Advance:
         """Acknowledge what ended well and claim the next tasks, in one call.
 
@@ -100,13 +106,18 @@ class Broker:
             queues: In the order to try; none: claim nothing.
             completions: What ended well since the last call.
             limit: How many to claim at most; they come from one queue, and several from a long one only.
+            wait_s: Sleep first until a task was enqueued, at most for so long. Redis claims when the bell
+                rings, before this process hears of it.
         """
         args: list[str | bytes | float] = [worker, LEASE_S, limit, BATCH_PARTS, len(queues), *queues]
         args.append(uuid.uuid4().hex)
         for done in completions:
             c = done.claim
             args += [c.task_id, c.execution_id, c.queue, c.retention_s, c.started, base64.b64encode(done.result)]
-        lost, claimed, is_registered, holds_more = self._run("advance", args)
+        wait: list[str | bytes | float] = []
+        if wait_s and queues:
+            wait = ["BLPOP", *(raw(keys.bell(name)) for name in queues), wait_s]
+        lost, claimed, is_registered, holds_more = self._run("advance", args, wait)
         claims = [
             to_claim(text(execution_id), text(task_id), text(queue), text(started), _pairs(flat))
             for task_id, execution_id, queue, started, flat in claimed
@@ -285,11 +296,6 @@ class Broker:
         late = [Overdue(text(worker), text(task_id), float(late_s)) for worker, task_id, late_s in overdue]
         return late, [text(worker) for worker in unwanted]
 
-    def wait(self, queues: Sequence[str], timeout_s: float) -> bool:
-        """Sleep until a task was enqueued, at most `timeout_s`; whether the bell rang."""
-        with self._talking():
-            return self.connection.blpop([keys.bell(name) for name in queues], timeout_s) is not None
-
     def wait_for_alarm(self, timeout_s: float) -> bool:
         """Sleep until a task was scheduled that is due soon, at most `timeout_s`; whether one was."""
         with self._talking():
@@ -347,11 +353,11 @@ class Broker:
             )
         return found
 
-    def _run(self, script: str, args: Sequence[str | bytes | float]) -> Any:
+    def _run(self, script: str, args: Sequence[str | bytes | float], first: Sequence[str | bytes | float] = ()) -> Any:
         failpoint(f"before-{script}")
-        sent = [raw(arg) if isinstance(arg, str) else arg for arg in args]
+        sent = [keys.RQ, keys.OWN, *(raw(arg) if isinstance(arg, str) else arg for arg in args)]
         with self._talking():
-            answer = call_script(self.connection.connection_pool, self._scripts[script], [keys.RQ, keys.OWN, *sent])
+            answer = call_script(self.connection.connection_pool, self._scripts[script], sent, first)
         failpoint(f"after-{script}")
         return answer
 

@@ -93,17 +93,32 @@ class Script:
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
-def call_script(pool: redis.ConnectionPool, script: Script, args: Sequence[str | bytes | float]) -> Any:
+def call_script(
+    pool: redis.ConnectionPool,
+    script: Script,
+    args: Sequence[str | bytes | float],
+    first: Sequence[str | bytes | float] = (),
+) -> Any:
     """Run the script in one round trip, or two where Redis does not know it yet; raises redis-py's errors.
 
     On a connection of the pool, without the layers that redis-py has above it (retries, events,
     conversion of answers): they cost twice as much as the rest.
+
+    Args:
+        pool: Where to get a connection.
+        script: What to run.
+        args: Its ARGV; it has no KEYS.
+        first: A command that is sent with it, such as one that blocks: the script runs when that has ended,
+            without a word from here. Its answer is dropped.
     """
     connection = pool.get_connection()
     is_clean = False
     try:
         try:
-            connection.send_command("EVALSHA", script.digest, 0, *args)  # type: ignore[no-untyped-call]
+            commands = ([first] if first else []) + [("EVALSHA", script.digest, 0, *args)]
+            connection.send_packed_command(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
+            if first:
+                connection.read_response()
             answer = connection.read_response()
         except redis.exceptions.NoScriptError:
             connection.send_command("EVAL", script.source, 0, *args)  # type: ignore[no-untyped-call]

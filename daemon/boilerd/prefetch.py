@@ -57,6 +57,10 @@ class Prefetch:
         """Learn from a task that has ended."""
         self._expected_s = max(duration_s, (1 - _WEIGHT) * self._expected_s + _WEIGHT * duration_s)
 
+    def note_late(self) -> None:
+        """Learn that a batch took longer than its tasks did, as on a machine with too much to do."""
+        self._expected_s = max(self._expected_s, EXPECTED_S)
+
 
 class Reclaimer:
     """Gives back the tasks that wait behind a slow one; a thread of the scheduler.

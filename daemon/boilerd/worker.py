@@ -145,15 +145,14 @@ class Worker(BaseWorker):
     def _loop(self) -> int:
         self._show("waiting")
         while not self._stop:
-            if self._board.is_quiet:
-                self._keep_quiet()
-                continue
             claim = self._next()
             if claim is not None:
                 if not self._perform(claim):
                     return TIMED_OUT
                 if self._is_worn_out():
                     return RECYCLED
+            elif self._board.is_quiet:
+                self._keep_quiet()
             elif self._limits.is_burst:
                 return DONE
             else:
@@ -163,10 +162,11 @@ class Worker(BaseWorker):
 
     def _next(self) -> Claim | None:
         """The task to run now, claimed but not begun: the next of the batch, else of a new one."""
-        while not self._stop:
+        while not self._stop and not self._board.is_quiet:
             if not self._held:
                 self._patience.call(self._advance)
             elif time.monotonic() > self._held_until_s:
+                self._prefetch.note_late()
                 self._give_back()
                 continue
             if not self._held:
@@ -200,14 +200,13 @@ class Worker(BaseWorker):
             logger.warning("the supervisor is gone, stopping")
             self._stop.make()
 
-    def _advance(self, *, claims: bool = True) -> None:
+    def _advance(self, *, claims: bool = True, wait_s: float = 0.0) -> None:
         """Acknowledge what ended and, unless told to stop, claim the next tasks; nothing is held before."""
         if self._is_unsure:
             self._give_back_unknown()
         was_unsure, self._is_unsure = self._is_unsure, True
         queues = self._order.draw() if claims and not self._stop else ()
-        began_s = time.monotonic()
-        answer = self._broker.advance(self.name, queues, self._completions, limit=self._prefetch.limit())
+        answer = self._broker.advance(self.name, queues, self._completions, limit=self._prefetch.limit(), wait_s=wait_s)
         self._is_unsure = answer.holds_more
         self._completions.clear()
         for task_id in () if was_unsure else answer.lost:
@@ -217,7 +216,7 @@ class Worker(BaseWorker):
             self.register_birth()
         if answer.claims:
             self._held.extend(answer.claims)
-            self._held_until_s = began_s + HOLD_S
+            self._held_until_s = time.monotonic() + HOLD_S
             number, _ = batch_place(answer.claims[0].execution_id)
             self._board.open_batch(self._slot, number, len(answer.claims))
             if len(answer.claims) > 1:
@@ -225,8 +224,8 @@ class Worker(BaseWorker):
                 signal.set_wakeup_fd(self._board.alarm_fds[1], warn_on_full_buffer=False)
 
     def _acknowledge(self) -> None:
-        """Acknowledge what ended, claim nothing."""
-        if self._completions:
+        """Acknowledge what ended, give back what may have been claimed, claim nothing."""
+        if self._completions or self._is_unsure:
             self._advance(claims=False)
 
     def _give_back_unknown(self) -> None:
@@ -312,13 +311,16 @@ class Worker(BaseWorker):
         self._board.open_batch(self._slot, 0, 0)
 
     def _wait(self) -> None:
-        """Sleep until the bell rings, or for about `idle_s`; a TERM ends it."""
+        """Sleep until the bell rings, or for about `idle_s`, then claim; a TERM ends it."""
         timeout_s = self._limits.idle_s * (0.5 + random.random())
         if not self._stop.interruptibly(
-            lambda: self._patience.call(lambda: self._broker.wait(self._order.names, timeout_s))
+            lambda: self._patience.call(functools.partial(self._advance, wait_s=timeout_s))
         ):
             # Its answer may be under way, and would be taken for that of the next command.
             self.connection.connection_pool.disconnect()
+            # Redis may have claimed all the same, and the answer be half read.
+            self._held.clear()
+            self._is_unsure = True
 
     def _pause(self, seconds: float) -> bool:
         """Sleep during an outage; False: not any longer, the drain leaves no time or there is nothing to save."""

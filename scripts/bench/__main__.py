@@ -1,0 +1,87 @@
+"""Measure boilerd and its peers side by side on this machine, and print ratios.
+
+Each round measures every peer once, in turns, on a private Valkey behind a Unix socket. Machines are
+noisy: the medians of several rounds in one run can be compared, figures of two runs cannot.
+
+    make bench                                          five rounds, about half an hour
+    make bench ARGS='--rounds 1 --peers boilerd,huey --only drain'
+    make bench ARGS='--rounds 1 --only scaling,stalls'  boilerd alone: many workers, long queues, neighbours
+"""
+
+import argparse
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import measures
+import report
+import stress
+from peers import PEERS, Bench, prepare
+from server import Server
+
+OUT = Path("build/bench/results")
+#: What is measured of boilerd alone, once a run.
+ALONE = {"scaling": stress.scaling, "stalls": stress.stalls}
+
+
+def main() -> None:
+    """Run the rounds, then write the results."""
+    chosen = _arguments()
+    environments = {name: prepare(name) for name in sorted({PEERS[name].environment for name in chosen.peers})}
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        server = Server(Path(directory))
+        try:
+            bench = Bench(server, Path(directory), environments)
+            rounds = [_round(bench, chosen) for _ in range(chosen.rounds)]
+            alone = {name: ALONE[name](bench) for name in ALONE if name in chosen.only}
+            machine = {
+                "cores": measures.cores(), "python": platform.python_version(), "server": server.version(),
+                "machine": platform.machine(), "rounds": len(rounds),
+                "versions": {name: bench.version(PEERS[name]) for name in chosen.peers},
+            }  # fmt: skip
+        finally:
+            server.stop()
+    report.write({"machine": machine, "rounds": rounds, "alone": alone}, chosen.out)
+    print((chosen.out / "bench.md").read_text("utf-8"))
+
+
+def _round(bench: Bench, chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Peer → figure → value."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in chosen.peers:
+        found[name] = {}
+        for only in chosen.only:
+            if only in measures.MEASURES and (only == "drain" or not PEERS[name].is_variant):
+                print(f"{name}: {only}", file=sys.stderr, flush=True)
+                found[name] |= measures.MEASURES[only](bench, PEERS[name], chosen.scale)
+    return found
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", type=_names(PEERS), default=list(PEERS), help=f"some of {', '.join(PEERS)}")
+    parser.add_argument(
+        "--only", type=_names({**measures.MEASURES, **ALONE}), default=[*measures.MEASURES, *ALONE],
+        help=f"some of {', '.join([*measures.MEASURES, *ALONE])}",
+    )  # fmt: skip
+    parser.add_argument("--quick", dest="scale", action="store_const", const=0.1, default=1.0, help="a tenth of it")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"directory for the results, {OUT} without it")
+    return parser.parse_args()
+
+
+def _names(known: Any) -> Any:
+    def names(text: str) -> list[str]:
+        chosen = text.split(",")
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
+        return chosen
+
+    return names
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""boilerd."""
+
+import os
+
+import work
+
+from boilerd import Client, ServeMux
+
+mux = ServeMux()
+for kind, function in work.KINDS.items():
+    mux.handle(f"bench:{kind}", lambda task, function=function: function(task.payload))
+
+client = Client.from_url(os.environ["BENCH_URL"])
+
+
+def enqueue(kind, payload, **options):
+    client.enqueue(f"bench:{kind}", payload, **options)
+
+
+def enqueue_many(kind, payloads, **options):
+    client.enqueue_many([(f"bench:{kind}", payload) for payload in payloads], **options)

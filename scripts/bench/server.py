@@ -1,0 +1,52 @@
+"""A private Valkey, and what it tells."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+
+from boilerd.connection import connect
+from boilerd.embedded import find_server
+
+
+def wait_until(condition: Callable[[], object], what: str, deadline_s: float = 300.0, every_s: float = 0.002) -> None:
+    """Return when the condition holds; end the program when it takes too long."""
+    end_s = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > end_s:
+            raise SystemExit(f"bench: gave up waiting until {what}")
+        time.sleep(every_s)
+
+
+class Server:
+    """Keeps nothing on disk: what is measured is the software, not the machine's disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "bench.sock"
+        self.url = f"unix://{self.socket}"
+        options = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(directory)]
+        self.process = subprocess.Popen([find_server(), *options, "--loglevel", "warning"], stdout=subprocess.DEVNULL)
+        self.connection = connect(self.url, timeout_s=60)
+        wait_until(self._answers, "Valkey answers")
+
+    def version(self) -> str:
+        """Name and version."""
+        info = self.connection.info("server")
+        return f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
+
+    def commands(self) -> int:
+        """Commands that clients have sent so far."""
+        return int(self.connection.info("stats")["total_commands_processed"])
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.connection.ping())
+        except redis.RedisError:
+            return False

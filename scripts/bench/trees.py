@@ -1,0 +1,84 @@
+"""A program and all its descendants: what they use, and how to hold and end them."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Tree:
+    """A program that forks; its output is thrown away."""
+
+    def __init__(self, command: list[str], env: Mapping[str, str], directory: Path) -> None:
+        self._process = subprocess.Popen(
+            command, env=dict(env), cwd=directory,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def pids(self) -> list[int]:
+        """The program and its descendants, parents first."""
+        children: dict[int, list[int]] = {}
+        for pid, fields in _processes().items():
+            children.setdefault(int(fields[1]), []).append(pid)
+        found = [self._process.pid]
+        for pid in found:
+            found += children.get(pid, [])
+        return found
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU that its living processes have used."""
+        processes = _processes()
+        return sum(sum(map(int, processes[pid][11:13])) for pid in self.pids() if pid in processes) / TICK
+
+    def pss_mb(self) -> float:
+        """Its share of the memory, in MB: shared pages count for each process in part."""
+        total = 0
+        for pid in self.pids():
+            with suppress(OSError):
+                for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
+                    if line.startswith("Pss:"):
+                        total += int(line.split()[1])
+        return total / 1024
+
+    def hold(self) -> None:
+        """Stop all of it, until `go`."""
+        for pid in self.pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def go(self) -> None:
+        """Let it go on, children first."""
+        for pid in reversed(self.pids()):
+            os.kill(pid, signal.SIGCONT)
+
+    def end(self) -> None:
+        """Ask it to end, then make sure that all of it did."""
+        pids = self.pids()
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        while any(pid in _processes() and _processes()[pid][0] != "Z" for pid in pids):
+            time.sleep(0.01)
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that one process has used."""
+    return sum(map(int, _processes()[pid][11:13])) / TICK
+
+
+def _processes() -> dict[int, list[str]]:
+    """Process ID → fields of /proc/PID/stat from the state on: state, parent, …; 11 and 12 are user and system ticks."""
+    found = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdecimal():
+            with suppress(OSError):
+                found[int(name)] = Path(f"/proc/{name}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    return found
