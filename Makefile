@@ -28,7 +28,7 @@ run: .venv/.ready ## Run the daemon in the foreground
 	@$(BIN)/boilerd run $(ARGS)
 
 test: .venv/.ready ## Run all tests
-	@$(BIN)/pytest -n 4 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n 4 $(ARGS)
 
 check: .venv/.ready ## Format, lint, types, layers, spelling, generated files; changes nothing
 	@$(BIN)/ruff format --check

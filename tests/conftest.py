@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+from xdist.scheduler import LoadScopeScheduling
 
 from boilerd import Client
 from boilerd.broker import Broker
@@ -88,3 +89,18 @@ def failpoints(directory: Path) -> Failpoints:
     path = directory / "failpoints"
     path.mkdir()
     return Failpoints(path)
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Spreads all tests over the processes, but keeps those together that share an installation.
+
+    pytest-xdist's own groups have no effect with pytest 9.2: it writes the group's name where that does not
+    look any more.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "systemd" if nodeid.startswith("tests/systemd/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)

@@ -295,6 +295,7 @@ def one_worker(start_daemon: StartDaemon, *flags: str) -> RunningDaemon:
 
 def test_short_tasks_take_far_less_than_a_round_trip_each(start_daemon: StartDaemon, client: Client) -> None:
     daemon = one_worker(start_daemon)
+    client.connection.config_resetstat()
     client.enqueue_many([("test:echo", None)] * 2000)
     daemon.wait_for("task completed", 2000)
 
@@ -303,6 +304,7 @@ def test_short_tasks_take_far_less_than_a_round_trip_each(start_daemon: StartDae
 
 def test_without_prefetch_each_task_is_claimed_by_itself(start_daemon: StartDaemon, client: Client) -> None:
     daemon = one_worker(start_daemon, "--prefetch", "false")
+    client.connection.config_resetstat()
     client.enqueue_many([("test:echo", None)] * 300)
     daemon.wait_for("task completed", 300)
 

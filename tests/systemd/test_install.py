@@ -7,8 +7,6 @@ import pytest
 
 from box import PROJECT, Box
 
-pytestmark = pytest.mark.xdist_group("systemd")
-
 INSTALL = PROJECT / "scripts" / "install"
 SETTINGS = "etc/boilerd/boilerd.toml"
 

@@ -9,8 +9,6 @@ import pytest
 from service import APP, DROP_IN, Service
 from support import wait_until
 
-pytestmark = pytest.mark.xdist_group("systemd")
-
 
 def test_start_returns_when_it_is_ready_and_a_task_runs(service: Service) -> None:
     service.drop_in("")  # without any settings

@@ -7,8 +7,6 @@ import pytest
 
 from box import PROJECT, Box
 
-pytestmark = pytest.mark.xdist_group("systemd")
-
 UNITS = sorted((PROJECT / "systemd").glob("*.service"))
 #: Of 10; see `systemd-analyze security`.
 MOST_EXPOSURE = 1.5
