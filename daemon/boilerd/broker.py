@@ -116,7 +116,7 @@ class Broker:
             args += [c.task_id, c.execution_id, c.queue, c.retention_s, c.started, base64.b64encode(done.result)]
         wait: list[str | bytes | float] = []
         if wait_s and queues:
-            wait = ["BLPOP", *(raw(keys.bell(name)) for name in queues), wait_s]
+            wait = ["BLPOP", *map(keys.bell, queues), wait_s]
         lost, claimed, is_registered, holds_more = self._run("advance", args, wait)
         claims = [
             to_claim(text(execution_id), text(task_id), text(queue), text(started), _pairs(flat))
@@ -355,8 +355,8 @@ class Broker:
 
     def _run(self, script: str, args: Sequence[str | bytes | float], first: Sequence[str | bytes | float] = ()) -> Any:
         failpoint(f"before-{script}")
-        sent = [keys.RQ, keys.OWN, *(raw(arg) if isinstance(arg, str) else arg for arg in args)]
         with self._talking():
+            sent = [keys.RQ, keys.OWN, *args]
             answer = call_script(self.connection.connection_pool, self._scripts[script], sent, first)
         failpoint(f"after-{script}")
         return answer

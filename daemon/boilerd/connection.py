@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import hiredis
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -115,13 +116,13 @@ def call_script(
     is_clean = False
     try:
         try:
-            commands = ([first] if first else []) + [("EVALSHA", script.digest, 0, *args)]
-            connection.send_packed_command(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
+            commands = [*([_packed(first)] if first else []), _packed(["EVALSHA", script.digest, 0, *args])]
+            connection.send_packed_command(commands)  # type: ignore[no-untyped-call]
             if first:
                 connection.read_response()
             answer = connection.read_response()
         except redis.exceptions.NoScriptError:
-            connection.send_command("EVAL", script.source, 0, *args)  # type: ignore[no-untyped-call]
+            connection.send_packed_command([_packed(["EVAL", script.source, 0, *args])])  # type: ignore[no-untyped-call]
             answer = connection.read_response()
         is_clean = True
     except redis.ResponseError:
@@ -133,6 +134,15 @@ def call_script(
             connection.disconnect()  # type: ignore[no-untyped-call]
         pool.release(connection)
     return answer
+
+
+def _packed(command: Sequence[str | bytes | float]) -> bytes:
+    """The command as it is sent; redis-py's own way looks at each argument several times."""
+    try:
+        packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
+    except UnicodeEncodeError:  # what a stranger named in bytes that are no text
+        packed = hiredis.pack_command(tuple(raw(part) if isinstance(part, str) else part for part in command))  # type: ignore[arg-type]
+    return packed
 
 
 def text(value: bytes | str) -> str:

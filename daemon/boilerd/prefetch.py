@@ -23,7 +23,7 @@ from boilerd.jobs import batch_place
 logger = logging.getLogger("boilerd.prefetch")
 
 #: A worker claims what it expects to begin within this time.
-EXPECTED_S = 0.005
+EXPECTED_S = 0.008
 #: It begins no task of a batch later than this after its claim.
 HOLD_S = 0.010
 #: A task that runs for so long keeps no others waiting.

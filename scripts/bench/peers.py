@@ -52,7 +52,7 @@ _RQ = "rq worker-pool -n {workers} -u {url} -q default --serializer json --quiet
 
 def _boilerd(command: str, *, is_variant: bool = True) -> Peer:
     return Peer(
-        "boilerd", "app_boilerd", _BOILERD + command, ("rq:queue:default",), ("rq:wip:default",), (12000, 1500, 480),
+        "boilerd", "app_boilerd", _BOILERD + command, ("rq:queue:default",), ("rq:wip:default",), (16000, 1500, 480),
         "at least once", "acknowledges and claims in one call", "boilerd", is_variant,
     )  # fmt: skip
 
@@ -70,21 +70,24 @@ PEERS: Mapping[str, Peer] = {
     "boilerd-no-prefetch": _boilerd("error --prefetch false"),
     "huey": Peer(
         "huey", "app_huey", "huey_consumer {app}.huey -w {workers} -k process -q -n", ("huey.redis.bench",), (),
-        (4500, 1000, 450), "at most once", "10 processes, no log lines, no results", "huey",
+        (9000, 1400, 480), "at most once", "10 processes, no log lines, no results", "huey",
     ),
     "dramatiq": Peer(
         "dramatiq", "app_dramatiq", "dramatiq {app} -p {workers} -t 1 --skip-logging", ("dramatiq:default",),
-        ("dramatiq:default.msgs",), (1900, 900, 440), "at least once", "10 processes of one thread, no log lines", "dramatiq",
+        ("dramatiq:default.msgs",), (2700, 1200, 470), "at least once", "10 processes of one thread, no log lines",
+        "dramatiq",
     ),
     "taskiq": Peer(
         "taskiq", "app_taskiq",
-        "taskiq worker {app}:broker --workers {workers} --max-async-tasks 1 --max-prefetch 0 --log-level ERROR --no-parse",
+        "taskiq worker {app}:broker --workers {workers} --max-async-tasks 1 --max-prefetch 0 --log-level ERROR"
+        " --no-parse",
         ("taskiq",), (), (1400, 700, 350), "at most once", "10 processes, list broker, uvloop", "taskiq",
     ),
     "celery": Peer(
         "celery", "app_celery",
         "celery -A {app} worker -c {workers} --loglevel=ERROR --without-gossip --without-mingle --without-heartbeat",
-        ("celery",), ("unacked",), (600, 340, 400), "at least once (acks_late)", "prefork, prefetch multiplier 4", "celery",
+        ("celery",), ("unacked",), (600, 340, 400), "at least once (acks_late)", "prefork, prefetch multiplier 4",
+        "celery",
     ),
     "rq-simple": _rq(f"{_RQ} --worker-class rq.worker.SimpleWorker", (350, 200, 250), "no fork a task"),
     "rq": _rq(_RQ, (70, 55, 65), "worker-pool, forks for each task"),

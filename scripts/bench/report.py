@@ -1,7 +1,90 @@
+"""Results as JSON, as Markdown tables, and as plots."""
+
 import json
+import statistics
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peers import HERE, PEERS, prepare
+
+#: Figure → heading, decimals, whether more is better.
+FIGURES: Mapping[str, tuple[str, int, bool]] = {
+    "drain noop": ("no-op tasks/s", 0, True),
+    "drain cpu": ("1 ms CPU tasks/s", 0, True),
+    "drain sleep": ("20 ms sleep tasks/s", 0, True),
+    "enqueue": ("enqueue/s", 0, True),
+    "enqueue many": ("enqueue in bulk/s", 0, True),
+    "latency p50": ("idle latency p50, ms", 2, False),
+    "latency p99": ("idle latency p99, ms", 2, False),
+    "first task": ("start to first task, s", 3, False),
+    "pss idle": ("PSS idle, MB", 0, False),
+    "pss loaded": ("PSS after a drain, MB", 0, False),
+    "idle cpu": ("idle CPU, % of a core", 2, False),
+    "idle commands": ("idle commands/s", 1, False),
+    "worker us": ("workers' CPU a no-op, µs", 0, False),
+    "server us": ("server's CPU a no-op, µs", 0, False),
+    "commands": ("commands a no-op", 1, False),
+}
+Rounds = list[dict[str, dict[str, float]]]
 
 
-def write(r, out):
+def write(results: Mapping[str, Any], out: Path) -> None:
+    """Write bench.json, bench.md and the plots."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(r, indent=1))
-    (out / "bench.md").write_text(json.dumps(r["rounds"], indent=1))
+    (out / "bench.json").write_text(json.dumps(results, indent=1), "utf-8")
+    (out / "bench.md").write_text("\n".join(_markdown(results)) + "\n", "utf-8")
+    subprocess.run([prepare("plots") / "python", HERE / "plots.py", out], check=True)
+
+
+def _markdown(results: Mapping[str, Any]) -> Iterable[str]:
+    machine, rounds = results["machine"], results["rounds"]
+    peers = [name for name in PEERS if rounds and name in rounds[0]]
+    yield f"{machine['cores']} cores, Python {machine['python']}, {machine['server']} on a Unix socket, without a disk;"
+    yield f"10 workers, payloads of 60 bytes, no results kept; medians of {machine['rounds']} interleaved rounds."
+    yield from ("", "| | version | delivery | remarks |", "|---|---|---|---|")
+    for name in peers:
+        peer = PEERS[name]
+        yield f"| {name} | {machine['versions'][name]} | {peer.delivery} | {peer.notes} |"
+    yield from ("", "Median (least to most):", "", "| | " + " | ".join(peers) + " |", "|---" * (len(peers) + 1) + "|")
+    for figure, (heading, decimals, _) in FIGURES.items():
+        if cells := [_spread(rounds, name, figure, decimals) for name in peers]:
+            yield f"| {heading} | " + " | ".join(cells) + " |"
+    others = [name for name in peers if name != "boilerd"]
+    if "boilerd" in peers and others:
+        yield from ("", "How many times better boilerd is, pair by pair within each round, median (least to most):", "")
+        yield from ("| | " + " | ".join(others) + " |", "|---" * (len(others) + 1) + "|")
+        for figure, (heading, _, is_more_better) in FIGURES.items():
+            cells = [_ratio(rounds, name, figure, is_more_better=is_more_better) for name in others]
+            yield f"| {heading} | " + " | ".join(cells) + " |"
+    yield from _alone(results["alone"])
+
+
+def _alone(alone: Mapping[str, Any]) -> Iterable[str]:
+    for by, rates in alone.get("scaling", {}).items():
+        yield from ("", f"No-ops/s of boilerd by {by}:", "", "| " + " | ".join(rates) + " |", "|---" * len(rates) + "|")
+        yield "| " + " | ".join(f"{rate:,.0f}" for rate in rates.values()) + " |"
+    if stalls := alone.get("stalls"):
+        heads = list(next(iter(stalls.values())))
+        yield from ("", "A lone critical task of boilerd beside others, ms from the call of enqueue:", "")
+        yield from ("| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|")
+        for name, row in stalls.items():
+            yield f"| {name} | " + " | ".join(f"{row[head]:,.1f}" for head in heads) + " |"
+
+
+def _values(rounds: Rounds, name: str, figure: str) -> list[float]:
+    return [row[name][figure] for row in rounds if figure in row[name]]
+
+
+def _spread(rounds: Rounds, name: str, figure: str, decimals: int) -> str:
+    values = _values(rounds, name, figure)
+    if not values:
+        return ""
+    return f"{statistics.median(values):,.{decimals}f} ({min(values):,.{decimals}f} to {max(values):,.{decimals}f})"
+
+
+def _ratio(rounds: Rounds, name: str, figure: str, *, is_more_better: bool) -> str:
+    pairs = zip(_values(rounds, "boilerd", figure), _values(rounds, name, figure), strict=False)
+    ratios = [a / b if is_more_better else b / a for a, b in pairs if a and b]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""

@@ -37,8 +37,11 @@ class Server:
         return f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
 
     def commands(self) -> int:
-        """Commands that clients have sent so far."""
-        return int(self.connection.info("stats")["total_commands_processed"])
+        """Commands that the clients which are connected now have sent so far, this one left out."""
+        own = self.connection.client_id()
+        return sum(
+            int(client.get("tot-cmds", 0)) for client in self.connection.client_list() if int(client["id"]) != own
+        )
 
     def stop(self) -> None:
         """End it."""

@@ -75,7 +75,7 @@ def cpu_s(pid: int) -> float:
 
 
 def _processes() -> dict[int, list[str]]:
-    """Process ID → fields of /proc/PID/stat from the state on: state, parent, …; 11 and 12 are user and system ticks."""
+    """Process ID → fields of /proc/PID/stat from the state on: 0 state, 1 parent, 11 and 12 user and system ticks."""
     found = {}
     for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdecimal():

@@ -30,12 +30,14 @@ local function store(i)
     call('SET', lock, id, 'PX', math.ceil((math.max(due - seconds, 0) + tonumber(ttl)) * 1000))
   end
   room_in(queue)
-  call('HSET', key, 'created_at', time, 'enqueued_at', time, unpack(ARGV, first, last))
+  call('HSET', key, 'status', due > seconds and 'scheduled' or 'queued', 'created_at', time, 'enqueued_at', time,
+    unpack(ARGV, first, last))
   if due > seconds then
     schedule(queue, id, due, seconds)
     return 2, last + 1
   end
   room[queue] = room[queue] - 1
-  push(queue, id, false)
+  call('RPUSH', RQ .. ':queue:' .. queue, id)
+  ring(queue)
   return 1, last + 1
 end

@@ -22,6 +22,11 @@ def sleep(payload):
     time.sleep(0.02)
 
 
+def second(payload):
+    """A second of waiting."""
+    time.sleep(1)
+
+
 def probe(payload):
     """Tell when it was enqueued and when it started, both in ns of the clock that all processes share."""
     started_ns = time.monotonic_ns()
@@ -30,4 +35,4 @@ def probe(payload):
     os.write(_probes[0], b"%d,%d\n" % (payload["at"], started_ns))
 
 
-KINDS = {"noop": noop, "cpu": cpu, "sleep": sleep, "probe": probe}
+KINDS = {"noop": noop, "cpu": cpu, "sleep": sleep, "second": second, "probe": probe}
