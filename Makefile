@@ -54,8 +54,8 @@ cov: .venv/.ready ## Run all tests under coverage and report the lines that none
 chaos: .venv/.ready ## Kill and cut at random for SECONDS=300, then count what was lost
 	@$(IN_VENV) scripts/chaos --seconds $(SECONDS) $(ARGS)
 
-bench: .venv/.ready ## Measure throughput and latency on this machine
-	@$(IN_VENV) scripts/bench $(ARGS)
+bench: .venv/.ready ## Measure boilerd and its peers side by side; ARGS=--quick for a first look
+	@$(IN_VENV) python scripts/bench $(ARGS)
 
 build: .venv/.ready ## Build the wheel and the sdist into dist/
 	@$(BIN)/python -m hatchling build --clean
