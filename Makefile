@@ -65,6 +65,7 @@ lock: ## Resolve the requirements files again; ARGS=--upgrade takes newer versio
 	@$(COMPILE) $(ARGS) --output-file requirements.txt pyproject.toml
 	@$(COMPILE) $(ARGS) --constraints requirements.txt --group dev --output-file requirements-dev.txt pyproject.toml
 	@$(COMPILE) $(ARGS) --constraints requirements-dev.txt --group pyproject.toml:build --output-file requirements-build.txt
+	@for peer in $(basename $(wildcard scripts/bench/requirements/*.in)); do $(COMPILE) $(ARGS) --output-file $$peer.txt $$peer.in; done
 
 install: ## Install as a system service in /opt/boilerd; as root; ARGS=--dry-run tells what it does
 	@scripts/install install $(ARGS)

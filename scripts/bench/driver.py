@@ -7,7 +7,7 @@
 
 and, of boilerd alone:
 
-    mixed COUNT QUEUE         no-ops, and a task of a second after each hundred
+    mixed COUNT QUEUE         no-ops, and a task of a second after each fifth of them
     scheduled COUNT QUEUE     no-ops that come due together, in three seconds
     large COUNT QUEUE         no-ops with a megabyte of payload, one by one
 """
@@ -52,8 +52,8 @@ def serve(app):
 
 def neighbour(app, word, count, queue):
     if word == "mixed":
-        for _ in range(count // 100):
-            app.enqueue_many("noop", [PAYLOAD] * 100, queue=queue)
+        for _ in range(5):
+            app.enqueue_many("noop", [PAYLOAD] * (count // 5), queue=queue)
             app.enqueue("second", PAYLOAD, queue=queue)
     elif word == "scheduled":
         app.enqueue_many("noop", [PAYLOAD] * count, queue=queue, process_in=3)

@@ -46,7 +46,7 @@ def stalls(bench: Bench) -> dict[str, dict[str, float]]:
     neighbours: dict[str, Callable[[], object]] = {
         "nothing else": lambda: None,
         "1 ms tasks fill low": lambda: bench.drive(BOILERD, "fill", "cpu", 20_000, "low"),
-        "a 1 s task among 100 no-ops, again and again": lambda: bench.drive(BOILERD, "mixed", 3000, "low"),
+        "five tasks of 1 s among 3,000 no-ops": lambda: bench.drive(BOILERD, "mixed", 3000, "low"),
         "10⁶ no-ops in low": lambda: bench.drive(BOILERD, "fill", "noop", 1_000_000, "low"),
         "10⁵ scheduled tasks come due together": lambda: bench.drive(BOILERD, "scheduled", 100_000, "low"),
         "payloads of 1 MB": lambda: bench.drive(BOILERD, "large", 300, "low"),

@@ -12,10 +12,8 @@
 --   when RQ's record of the worker is gone. Holds more: 1 when the worker holds a claim beside those it
 --   acknowledged, so that nothing was claimed.
 -- Several tasks, a batch, are claimed at once from long queues only: one more than a part of what waits, so that all
---   workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. RQ's records of
---   its executions are not written, because it is expected to be done in milliseconds: the first heartbeat writes those
---   of attempts that live so long. Never in a batch: tasks with a concurrency key, of a queue with max_active,
---   or marked `alone`.
+--   workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. Never in a
+--   batch: tasks with a concurrency key, of a queue with max_active, or marked `alone`.
 -- Touches, acknowledging: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions,
 --   rq:worker:W, boilerd:stats:Q:DAY, boilerd:completed:Q (the last 1,000, as JSON), and with no
 --   retention rq:job:ID and rq:results:ID (DEL), else rq:job:ID (status finished, EXPIRE),
