@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from boilerd.logs import FIELDS, JsonFormatter, LineHandler, TextFormatter, configure, log_context
+from boilerd.logs import FIELDS, JsonFormatter, LineHandler, TextFormatter, configure, log_context, name_process
 from support import DEADLINE_S, clean_environment
 
 logger = logging.getLogger("app.module")
@@ -28,7 +28,7 @@ MOMENT_S = 1767323045.678
 
 
 @contextmanager
-def logging_to(output: str = "stdout", *, level: str = "info", **options: Any) -> Iterator[None]:
+def logging_to(output: str = "stdout", *, level: str = "info", worker: str = "", **options: Any) -> Iterator[None]:
     """Logging set up for the block; pytest's own handlers come back after it."""
     root = logging.getLogger()
     kept = root.handlers[:], {name: logging.getLogger(name).level for name in (None, "rq", "rq.worker")}
@@ -36,6 +36,8 @@ def logging_to(output: str = "stdout", *, level: str = "info", **options: Any) -
     root.handlers[:] = []
     try:
         configure(level=level, output=output, **options)
+        if worker:
+            name_process(worker)
         yield
     finally:
         for handler in root.handlers:
@@ -333,7 +335,8 @@ def test_a_file_is_added_to(tmp_path: Path) -> None:
 
 def test_to_set_up_again_takes_the_place_of_what_was(tmp_path: Path, capfd: Capture) -> None:
     with logging_to("both", file=str(tmp_path / "log")):
-        configure(level="info", worker="worker:1")
+        configure(level="info")
+        name_process("worker:1")
         logger.info("once")
 
     assert [line["worker"] for line in json_lines(capfd.readouterr().out)] == ["worker:1"]

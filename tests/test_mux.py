@@ -267,7 +267,7 @@ TASK = task("email:deliver", {"password": "geheim"}, queue="critical", attempt=3
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Any:
     """The records of a test, with the fields that the handlers of `configure` add."""
-    with caplog.at_level(logging.DEBUG), caplog.filtering(_AddFields(None)):
+    with caplog.at_level(logging.DEBUG), caplog.filtering(_AddFields()):
         yield caplog
 
 

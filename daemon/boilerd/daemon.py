@@ -203,7 +203,7 @@ class Boilerd:
     def _run_worker(self, slot: int) -> int:
         settings = self._settings
         title = f"worker:{slot}"
-        _configure_child(settings, title)
+        _configure_child(title)
         with self._connect(title) as connection:
             worker = Worker(
                 connection,
@@ -225,7 +225,7 @@ class Boilerd:
             return worker.run()
 
     def _run_scheduler(self) -> int:
-        _configure_child(self._settings, "scheduler")
+        _configure_child("scheduler")
         with self._connect("scheduler") as connection:
             self._board.mark_booted(SCHEDULER_SLOT)
             return Scheduler(
@@ -271,14 +271,16 @@ def check(settings: Settings) -> None:
 
 def _open_logs(settings: Settings) -> None:
     try:
-        configure_logs(settings)
+        logs.configure(
+            level=settings.log_level, output=settings.log_output, file=settings.log_file, style=settings.log_format
+        )
     except OSError as error:
         raise BootError(f"log_file {settings.log_file}: {error.strerror}") from error
 
 
-def _configure_child(settings: Settings, title: str) -> None:
+def _configure_child(title: str) -> None:
     """A child's logs, and what it does at the signals that the supervisor passes on."""
-    configure_logs(settings, title)
+    logs.name_process(title)
     signal.signal(signal.SIGQUIT, lambda *_: logs.log_stacks())
     signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())
 
@@ -318,17 +320,6 @@ def _wait_for_valkey(valkey: EmbeddedValkey, daemon: Daemon) -> None:
             raise BootError(f"the embedded Valkey ended at once: {valkey.why()}")
         if time.monotonic() > deadline_s:
             raise BootError(f"the embedded Valkey did not answer in {START_TIMEOUT_S:g} s: {valkey.why()}")
-
-
-def configure_logs(settings: Settings, process: str | None = None) -> None:
-    """Set up this process's logging; ``process`` stands in its lines as the worker's name."""
-    logs.configure(
-        level=settings.log_level,
-        output=settings.log_output,
-        file=settings.log_file,
-        style=settings.log_format,
-        worker=process,
-    )
 
 
 def _locks(kept: Mapping[Path, str], handover: Handover) -> dict[str, int]:

@@ -51,9 +51,7 @@ class log_context:  # noqa: N801 - used like a function
         _context.reset(self._token)
 
 
-def configure(
-    *, level: str, output: str = "stdout", file: str | None = None, style: str = "auto", worker: str | None = None
-) -> None:
+def configure(*, level: str, output: str = "stdout", file: str | None = None, style: str = "auto") -> None:
     """Send the root logger's lines where the settings say.
 
     Args:
@@ -61,11 +59,9 @@ def configure(
         output: ``stdout``, ``file`` or ``both``.
         file: Path of the log file; it is opened again when it was renamed or removed.
         style: ``json``, ``text``, or ``auto``: text where stdout is a terminal. Files get JSON.
-        worker: Name of this process, for the field ``worker``, where it is a child of the daemon.
-            One that is forked while the log file cannot be opened runs without it, until it can.
 
     Raises:
-        OSError: The log file cannot be opened, and this process is not such a child.
+        OSError: The log file cannot be opened.
     """
     if style == "auto":
         style = "text" if os.isatty(1) else "json"
@@ -74,10 +70,10 @@ def configure(
         handlers.append(LineHandler(1))
         handlers[-1].setFormatter(TextFormatter() if style == "text" else JsonFormatter())
     if output in {"file", "both"} and file:
-        handlers.append(FileHandler(file, encoding="utf-8", errors="backslashreplace", delay=worker is not None))
+        handlers.append(FileHandler(file, encoding="utf-8", errors="backslashreplace"))
         handlers[-1].setFormatter(JsonFormatter())
     for handler in handlers:
-        handler.addFilter(_AddFields(worker))
+        handler.addFilter(_AddFields())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -94,6 +90,14 @@ def configure(
     # logging HOWTO.
     logging._srcfile = None  # noqa: SLF001
     logging.logThreads = logging.logMultiprocessing = False
+
+
+def name_process(worker: str) -> None:
+    """In a child of the daemon: go on with the parent's handlers, with this name in the field ``worker``."""
+    for handler in logging.getLogger().handlers:
+        for added in handler.filters:
+            if isinstance(added, _AddFields):
+                added.worker = worker
 
 
 def reopen() -> None:
@@ -211,13 +215,11 @@ class JsonFormatter(MsgspecFormatter):
 class _AddFields(logging.Filter):
     """Put the attempt's fields and the process's name on every record."""
 
-    def __init__(self, worker: str | None) -> None:
-        super().__init__()
-        self._worker = worker
+    worker: str | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if self._worker:
-            record.worker = self._worker
+        if self.worker:
+            record.worker = self.worker
         for name, value in _context.get().items():
             record.__dict__.setdefault(name, value)
         return True

@@ -130,9 +130,11 @@ def idle(bench: Bench, peer: Peer, scale: float) -> dict[str, float]:
     with running(bench, peer) as tree:
         time.sleep(1)
         before, commands, began_s = tree.cpu_s(), bench.server.commands(), time.perf_counter()
+        requests = bench.server.requests()
         time.sleep(IDLE_S * max(scale, 0.2))
         took_s = time.perf_counter() - began_s
         return {
+            "idle requests": (bench.server.requests() - requests - 1) / took_s,
             "idle cpu": 100 * (tree.cpu_s() - before) / took_s,
             "idle commands": (bench.server.commands() - commands) / took_s,
             "pss idle": tree.pss_mb(),

@@ -177,7 +177,8 @@ class Bench:
 
     def wait_drained(self, peer: Peer) -> None:
         """Wait until nothing waits, and nothing runs where the peer tells."""
-        wait_until(lambda: self.is_drained(peer), f"{peer.app} has drained its queue")
+        # Looks seldom: with two cores, looking is work that the peer cannot do.
+        wait_until(lambda: self.is_drained(peer), f"{peer.app} has drained its queue", every_s=0.01)
 
     def is_drained(self, peer: Peer) -> bool:
         """Whether nothing is left to do."""
@@ -195,7 +196,9 @@ class Bench:
         return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
     def _env(self, peer: Peer) -> dict[str, str]:
+        # Installed programs are compiled; this tree must not pay for a shell that keeps Python from doing it once.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return {
-            **os.environ, **peer.env, "BENCH_URL": self.server.url, "BENCH_PROBES": str(self.probes),
+            **inherited, **peer.env, "BENCH_URL": self.server.url, "BENCH_PROBES": str(self.probes),
             "PYTHONPATH": f"{HERE / 'apps'}", "PYTHONWARNINGS": "ignore",
         }  # fmt: skip

@@ -22,10 +22,11 @@ FIGURES: Mapping[str, tuple[str, int, bool]] = {
     "pss idle": ("PSS idle, MB", 0, False),
     "pss loaded": ("PSS after a drain, MB", 0, False),
     "idle cpu": ("idle CPU, % of a core", 2, False),
-    "idle commands": ("idle commands/s", 1, False),
+    "idle requests": ("idle requests/s", 1, False),
+    "idle commands": ("idle commands/s, in scripts too", 1, False),
     "worker us": ("workers' CPU a no-op, µs", 0, False),
     "server us": ("server's CPU a no-op, µs", 0, False),
-    "commands": ("commands a no-op", 1, False),
+    "commands": ("commands a no-op, in scripts too", 1, False),
 }
 Rounds = list[dict[str, dict[str, float]]]
 

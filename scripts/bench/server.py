@@ -37,11 +37,15 @@ class Server:
         return f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
 
     def commands(self) -> int:
-        """Commands that the clients which are connected now have sent so far, this one left out."""
+        """Commands of the clients which are connected now, those in their scripts included, this one left out."""
         own = self.connection.client_id()
         return sum(
             int(client.get("tot-cmds", 0)) for client in self.connection.client_list() if int(client["id"]) != own
         )
+
+    def requests(self) -> int:
+        """How often it has read from a client: about a round trip each."""
+        return int(self.connection.info("stats")["total_reads_processed"])
 
     def stop(self) -> None:
         """End it."""
