@@ -20,6 +20,7 @@ import report
 import stress
 from peers import PEERS, Bench, prepare
 from server import Server
+from trees import adopt_orphans
 
 OUT = Path("build/bench/results")
 #: What is measured of boilerd alone, once a run.
@@ -31,14 +32,15 @@ def main() -> None:
     chosen = _arguments()
     environments = {name: prepare(name) for name in sorted({PEERS[name].environment for name in chosen.peers})}
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        server = Server(Path(directory))
+        server = Server(Path(directory), is_apart=chosen.apart)
+        adopt_orphans()
         try:
             bench = Bench(server, Path(directory), environments)
             rounds = [_round(bench, chosen) for _ in range(chosen.rounds)]
             alone = {name: ALONE[name](bench) for name in ALONE if name in chosen.only}
             machine = {
                 "cores": measures.cores(), "python": platform.python_version(), "server": server.version(),
-                "machine": platform.machine(), "rounds": len(rounds),
+                "machine": platform.machine(), "rounds": len(rounds), "is_apart": chosen.apart,
                 "versions": {name: bench.version(PEERS[name]) for name in chosen.peers},
             }  # fmt: skip
         finally:
@@ -68,6 +70,7 @@ def _arguments() -> argparse.Namespace:
         help=f"some of {', '.join([*measures.MEASURES, *ALONE])}",
     )  # fmt: skip
     parser.add_argument("--quick", dest="scale", action="store_const", const=0.1, default=1.0, help="a tenth of it")
+    parser.add_argument("--apart", action="store_true", help="schedule server and workers as groups, as services are")
     parser.add_argument("--out", type=Path, default=OUT, help=f"directory for the results, {OUT} without it")
     return parser.parse_args()
 

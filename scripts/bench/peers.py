@@ -178,7 +178,7 @@ class Bench:
     def wait_drained(self, peer: Peer) -> None:
         """Wait until nothing waits, and nothing runs where the peer tells."""
         # Looks seldom: with two cores, looking is work that the peer cannot do.
-        wait_until(lambda: self.is_drained(peer), f"{peer.app} has drained its queue", every_s=0.01)
+        wait_until(lambda: self.is_drained(peer), f"{peer.app} has drained its queue", every_s=0.005)
 
     def is_drained(self, peer: Peer) -> bool:
         """Whether nothing is left to do."""

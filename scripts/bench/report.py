@@ -44,13 +44,16 @@ def _markdown(results: Mapping[str, Any]) -> Iterable[str]:
     peers = [name for name in PEERS if rounds and name in rounds[0]]
     yield f"{machine['cores']} cores, Python {machine['python']}, {machine['server']} on a Unix socket, without a disk;"
     yield f"10 workers, payloads of 60 bytes, no results kept; medians of {machine['rounds']} interleaved rounds."
+    if machine["is_apart"]:
+        yield "Server and workers are scheduled as groups, as services are."
     yield from ("", "| | version | delivery | remarks |", "|---|---|---|---|")
     for name in peers:
         peer = PEERS[name]
         yield f"| {name} | {machine['versions'][name]} | {peer.delivery} | {peer.notes} |"
     yield from ("", "Median (least to most):", "", "| | " + " | ".join(peers) + " |", "|---" * (len(peers) + 1) + "|")
     for figure, (heading, decimals, _) in FIGURES.items():
-        if cells := [_spread(rounds, name, figure, decimals) for name in peers]:
+        cells = [_spread(rounds, name, figure, decimals) for name in peers]
+        if any(cells):
             yield f"| {heading} | " + " | ".join(cells) + " |"
     others = [name for name in peers if name != "boilerd"]
     if "boilerd" in peers and others:
@@ -58,7 +61,8 @@ def _markdown(results: Mapping[str, Any]) -> Iterable[str]:
         yield from ("| | " + " | ".join(others) + " |", "|---" * (len(others) + 1) + "|")
         for figure, (heading, _, is_more_better) in FIGURES.items():
             cells = [_ratio(rounds, name, figure, is_more_better=is_more_better) for name in others]
-            yield f"| {heading} | " + " | ".join(cells) + " |"
+            if any(cells):
+                yield f"| {heading} | " + " | ".join(cells) + " |"
     yield from _alone(results["alone"])
 
 

@@ -21,13 +21,20 @@ def wait_until(condition: Callable[[], object], what: str, deadline_s: float = 3
 
 
 class Server:
-    """Keeps nothing on disk: what is measured is the software, not the machine's disk."""
+    """Keeps nothing on disk: what is measured is the software, not the machine's disk.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: For its socket.
+        is_apart: Linux schedules it as a group of its own beside the workers (autogroup), as it does with two
+            services of systemd, and not as one process among them.
+    """
+
+    def __init__(self, directory: Path, *, is_apart: bool) -> None:
         self.socket = directory / "bench.sock"
         self.url = f"unix://{self.socket}"
         options = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(directory)]
-        self.process = subprocess.Popen([find_server(), *options, "--loglevel", "warning"], stdout=subprocess.DEVNULL)
+        command = [find_server(), *options, "--loglevel", "warning"]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=is_apart)
         self.connection = connect(self.url, timeout_s=60)
         wait_until(self._answers, "Valkey answers")
 

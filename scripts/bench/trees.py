@@ -1,5 +1,6 @@
 """A program and all its descendants: what they use, and how to hold and end them."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ class Tree:
     """A program that forks; its output is thrown away."""
 
     def __init__(self, command: list[str], env: Mapping[str, str], directory: Path) -> None:
+        self._others = _children(os.getpid())
         self._process = subprocess.Popen(
             command, env=dict(env), cwd=directory,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -56,22 +58,43 @@ class Tree:
             os.kill(pid, signal.SIGCONT)
 
     def end(self) -> None:
-        """Ask it to end, then make sure that all of it did."""
-        pids = self.pids()
+        """Ask it to end, then make sure that all of it did: what outlives a program works on in the next measure."""
+        pids = set(self.pids())
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.wait()
-        while any(pid in _processes() and _processes()[pid][0] != "Z" for pid in pids):
+        # Workers that were forked while it ended are found as this program's own: see `adopt_orphans`.
+        while left := [pid for pid in pids | _children(os.getpid()) - self._others if _is_alive(pid)]:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._process.poll()
             time.sleep(0.01)
+        self._process.wait()
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose own has ended, so that they end with their tree.
+
+    A session of its own would tell them as well, but Linux schedules each session as a group (autogroup): a peer
+    would share the cores with the server in another way than where both are started from one shell.
+    """
+    pr_set_child_subreaper = 36
+    ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1)
 
 
 def cpu_s(pid: int) -> float:
     """Seconds of CPU that one process has used."""
     return sum(map(int, _processes()[pid][11:13])) / TICK
+
+
+def _children(parent: int) -> set[int]:
+    return {pid for pid, fields in _processes().items() if fields[1] == str(parent)}
+
+
+def _is_alive(pid: int) -> bool:
+    found = _processes()
+    return pid in found and found[pid][0] != "Z"
 
 
 def _processes() -> dict[int, list[str]]:
