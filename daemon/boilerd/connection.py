@@ -18,7 +18,7 @@ from boilerd.errors import BrokerError, BrokerLoadingError, BrokerUnavailableErr
 from boilerd.urls import check_url, mask_url
 
 #: What Redis shows in CLIENT LIST. Without it redis-py (8.1) reads its package's metadata for each client and
-#: connection: 2 ms, and as many pages that a forked child no longer shares.
+#: connection: most of 3,000 calls, on pages that a forked child then no longer shares.
 _DRIVER = DriverInfo(lib_version=redis.__version__)
 
 
