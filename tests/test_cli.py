@@ -349,7 +349,7 @@ def test_a_wrong_password_is_told_and_never_shown(command: Command, guarded: Val
 
     done = command("enqueue", "worker:ping", **{"BOILERD_REDIS_URL": guarded.url, **urls})
 
-    assert_refused(done, 1, "Redis refused the password: .*; check redis_password and redis_url")
+    assert_refused(done, 1, "Redis refused the password, check redis_password and redis_url: .*")
     assert not re.search("wr0ng|right", done.stderr)
 
 

@@ -324,6 +324,15 @@ class Broker:
             raise BrokerError(f"{name} {version} is too old; boilerd needs Redis 7 or Valkey 8, or newer")
         return f"{name} {version}"
 
+    def address(self) -> str:
+        """How Redis knows this host: its IP address, or the Unix socket."""
+        with self._talking():
+            try:
+                address = str(self.connection.client_info()["addr"])
+            except redis.ResponseError:  # what this user may not ask
+                return "unknown"
+        return address.rpartition(":")[0] or address
+
     @contextmanager
     def _talking(self) -> Iterator[None]:
         """Turn redis-py's errors into ours."""

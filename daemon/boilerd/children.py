@@ -31,6 +31,8 @@ logger = logging.getLogger("boilerd.supervisor")
 
 #: Crashes within a second of the start that are tried again before Supervisor gives up.
 START_RETRIES = 5
+#: Looked up before the fork, so that the children share what that takes.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 #: Supervisor's names for the pipes of a child.
 NO_PIPES: dict[str, int | None] = dict.fromkeys(
     ("stdin", "stdout", "stderr", "child_stdin", "child_stdout", "child_stderr")
@@ -233,9 +235,9 @@ def program_group(
 
 def end_with_parent(parent: int) -> None:
     """In a child: get a TERM when the parent dies, however it dies (Linux; elsewhere children look)."""
-    if sys.platform == "linux":
+    if _prctl:
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        _prctl(pr_set_pdeathsig, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(OK)  # it died before it could be asked for
 

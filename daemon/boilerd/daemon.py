@@ -70,6 +70,7 @@ class Boilerd:
         run_id = secrets.token_hex(3)
         self._name = f"{host}.{run_id}"
         self._valkey: EmbeddedValkey | None = None
+        self._address = ""
 
     def check(self) -> None:
         """Find out whether it could take the place of a daemon that runs; raises BootError."""
@@ -162,15 +163,17 @@ class Boilerd:
                 for hazard in broker.hazards():
                     logger.warning("tasks may be lost", extra={"error": hazard})
                 broker.set_limits(self._settings.queue_limits())
+                self._address = broker.address()
         except BrokerError as error:
             raise self._unusable(error) from error
         settings = self._settings
         fields = {"workers": settings.concurrency, "queues": dict(settings.queues), "broker": server}
         logger.info("daemon reloaded" if daemon.is_reloaded else "daemon started", extra=fields)
+        groups = self._groups(daemon.options)
         # What is alive now is never freed: keep the collector from touching pages that children share.
         gc.collect()
         gc.freeze()
-        return self._groups(daemon.options)
+        return groups
 
     def _unusable(self, error: BrokerError) -> BootError:
         kind = NoBrokerError if isinstance(error, BrokerUnavailableError) else BootError
@@ -194,35 +197,33 @@ class Boilerd:
     def _worker(self, options: Options, slot: int) -> ForkedConfig:
         """The process of a slot."""
         return forked_config(
-            options, str(slot), functools.partial(self._run_worker, slot),
+            options, str(slot), functools.partial(_run_worker, self._make_worker(slot)),
             priority=WORKERS, board=self._board, slot=slot,
             stop_wait_s=self._settings.shutdown_timeout + KILL_MARGIN_S,
             restarts_always=not self._is_burst,
         )  # fmt: skip
 
-    def _run_worker(self, slot: int) -> int:
+    def _make_worker(self, slot: int) -> Worker:
         settings = self._settings
         title = f"worker:{slot}"
-        _configure_child(title)
-        with self._connect(title) as connection:
-            worker = Worker(
-                connection,
-                name=f"{self._name}.{slot}",
-                title=title,
-                order=ClaimOrder(settings.queues, is_strict=settings.strict_priority),
-                rules=self._rules,
-                limits=Limits(
-                    settings.shutdown_timeout,
-                    settings.max_tasks,
-                    settings.max_memory,
-                    self._is_burst,
-                    idle_s=min(max(1.0, settings.concurrency / LOOKS_A_SECOND), LONGEST_IDLE_S),
-                ),
-                prefetch=Prefetch(is_on=settings.prefetch),
-                board=self._board,
-                slot=slot,
-            )
-            return worker.run()
+        return Worker(
+            self._connect(title),
+            name=f"{self._name}.{slot}",
+            title=title,
+            order=ClaimOrder(settings.queues, is_strict=settings.strict_priority),
+            rules=self._rules,
+            limits=Limits(
+                settings.shutdown_timeout,
+                settings.max_tasks,
+                settings.max_memory,
+                self._is_burst,
+                idle_s=min(max(1.0, settings.concurrency / LOOKS_A_SECOND), LONGEST_IDLE_S),
+            ),
+            prefetch=Prefetch(is_on=settings.prefetch),
+            board=self._board,
+            slot=slot,
+            address=self._address,
+        )
 
     def _run_scheduler(self) -> int:
         _configure_child("scheduler")
@@ -276,6 +277,12 @@ def _open_logs(settings: Settings) -> None:
         )
     except OSError as error:
         raise BootError(f"log_file {settings.log_file}: {error.strerror}") from error
+
+
+def _run_worker(worker: Worker) -> int:
+    """In the forked child."""
+    _configure_child(worker.title)
+    return worker.run()
 
 
 def _configure_child(title: str) -> None:

@@ -5,7 +5,6 @@ and none is known across a restart.
 """
 
 import os
-from pathlib import Path
 
 
 def is_alive(pid: int) -> bool:
@@ -43,8 +42,8 @@ def home() -> str:
     The host's name tells machines apart that were resumed from one snapshot, in the middle of one boot.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        namespace = Path("/proc/self/ns/pid").readlink().name
+        boot = _read("/proc/sys/kernel/random/boot_id").strip()
+        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - as in _read
     except OSError:
         return ""
     return f"{os.uname().nodename}/{boot}/{namespace}"
@@ -66,6 +65,15 @@ def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on; none where there is no such process."""
     try:
         # The program's name, in brackets before, may hold anything.
-        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def _read(path: str) -> str:
+    """A small file of /proc, by system calls alone: each worker does this once, and pathlib touches much memory."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096).decode("utf-8", "replace")
+    finally:
+        os.close(fd)

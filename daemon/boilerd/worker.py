@@ -22,7 +22,6 @@ from typing import Any
 
 import redis
 from rq.serializers import JSONSerializer
-from rq.utils import now
 from rq.worker import BaseWorker
 from setproctitle import setproctitle
 
@@ -71,8 +70,10 @@ class Limits:
 class Worker(BaseWorker):
     """Claims, runs, acknowledges; until told to stop.
 
+    Made in the supervisor, run in a forked child: memory that only the making touches stays shared.
+
     Args:
-        connection: Of this process alone.
+        connection: Not in use yet; of the child alone.
         name: ``host.run.slot``. A respawned worker has its predecessor's name, and first takes
             care of what that one held.
         title: How `ps` shows it, such as ``worker:3``.
@@ -82,6 +83,7 @@ class Worker(BaseWorker):
         prefetch: How many tasks to claim at once.
         board: Where it says that it has booted, and is busy; and learns how its predecessor ended.
         slot: Its cell there.
+        address: How Redis knows this host.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Worker(BaseWorker):
         prefetch: Prefetch,
         board: Board,
         slot: int,
+        address: str,
     ) -> None:
         super().__init__(
             list(order.names),
@@ -108,15 +111,13 @@ class Worker(BaseWorker):
         self._broker = Broker(connection)
         self._order = order
         self._rules = rules
-        self._execution = Execution(rules.handler)
         self._limits = limits
         self._prefetch = prefetch
-        self._title = title
+        self.title = title
         self._board = board
         self._slot = slot
-        self._parent = os.getppid()
+        self._parent = os.getpid()
         self._patience = Patience(self._pause)
-        self._stop = StopRequest(lambda: self._execution.drain(limits.drain_s))
         self._is_unsure = False
         self._is_writing = False
         self._completions: list[Completion] = []
@@ -125,9 +126,22 @@ class Worker(BaseWorker):
         self._done = 0
         # Jitter, so that workers that started together are not replaced together.
         self._last_task = limits.max_tasks + random.randint(0, limits.max_tasks // 10)
+        self.hostname, self.ip_address = socket.gethostname(), address
+        self._record = {
+            "queues": ",".join(order.names),
+            "hostname": self.hostname,
+            "ip_address": address,
+            "version": self.version,
+            "python_version": self.python_version,
+            "state": "starting",
+            # Tells later whether it is dead, and the claims of its workers without an owner.
+            "supervisor": birthmark(),
+        }
 
     def run(self) -> int:
         """Work until told to stop, worn out, or without work in a burst; the exit status."""
+        self._execution = Execution(self._rules.handler)
+        self._stop = StopRequest(lambda: self._execution.drain(self._limits.drain_s))
         try:
             self._patience.call(self.register_birth)
             # What ends it from now on is no trouble of starting.
@@ -343,7 +357,7 @@ class Worker(BaseWorker):
         return False
 
     def _show(self, doing: str) -> None:
-        setproctitle(f"boilerd: {self._title} {doing}")
+        setproctitle(f"boilerd: {self.title} {doing}")
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
         """Keep our own timeouts; RQ would wait seven minutes for an answer."""
@@ -351,13 +365,8 @@ class Worker(BaseWorker):
 
     def register_birth(self) -> None:
         """Appear in RQ's registry, in place of a predecessor that had no time to leave it."""
-        self.hostname, self.pid = socket.gethostname(), os.getpid()
-        with translated():
-            self._set_ip_address(self.connection)
-        self.birth_date = self.last_heartbeat = now()
-        # Tell later whether they are dead, and the claims without an owner.
-        marks = {"birthmark": birthmark(), "supervisor": birthmark(self._parent)}
-        self._broker.register(self.name, self.queue_names(), {**self.serialize(), "state": "starting", **marks})
+        self.pid = os.getpid()
+        self._broker.register(self.name, self._order.names, {**self._record, "pid": self.pid, "birthmark": birthmark()})
 
     def register_death(self) -> None:
         """Leave RQ's registry."""

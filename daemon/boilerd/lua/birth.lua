@@ -8,7 +8,8 @@
 
 local key, queues = RQ .. ':worker:' .. ARGV[3], tonumber(ARGV[5])
 call('DEL', key)
-call('HSET', key, unpack(ARGV, 6 + queues))
+local time = iso(now())
+call('HSET', key, 'birth', time, 'last_heartbeat', time, unpack(ARGV, 6 + queues))
 call('EXPIRE', key, ARGV[4])
 call('SADD', RQ .. ':workers', key)
 for i = 6, 5 + queues do call('SADD', RQ .. ':workers:' .. ARGV[i], key) end
