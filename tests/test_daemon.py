@@ -19,7 +19,7 @@ from rq.serializers import JSONSerializer
 
 from boilerd import Client, keys
 from boilerd.connection import connect
-from support import RunningDaemon, Valkey, is_running, wait_until
+from support import Failpoints, RunningDaemon, Valkey, is_running, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 
@@ -193,15 +193,15 @@ def test_a_killed_worker_is_replaced_and_nothing_else_stops(start_daemon: StartD
 
 
 @pytest.mark.fault(16)
-def test_a_worker_that_is_killed_at_once_backs_off_and_comes_back(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
+def test_a_worker_that_is_killed_at_once_backs_off_and_comes_back(
+    start_daemon: StartDaemon, failpoints: Failpoints
+) -> None:
+    daemon = start_daemon("--concurrency", "1", env=failpoints.env).ready()
+    failpoints.arm("before-birth")
 
-    for _ in range(2):
-        wait_until(lambda: daemon.pid_of("worker:0"), "worker:0 has a process")
-        pid = daemon.pid_of("worker:0")
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda pid=pid: not is_running(pid), "it died")  # type: ignore[misc]
+    os.kill(daemon.pid_of("worker:0"), signal.SIGKILL)
 
+    failpoints.struck("before-birth")
     daemon.wait_for("process crashed at start, trying again")
     task_id = daemon.enqueue("test:echo", "1")
     daemon.wait_for("task completed", task_id=task_id)

@@ -1,6 +1,5 @@
 """The rules that task types, IDs, options and payloads follow."""
 
-import dataclasses
 import logging
 from typing import Any
 
@@ -171,7 +170,7 @@ def test_states_are_asynqs_words() -> None:
 def test_a_task_cannot_be_changed() -> None:
     task = Task(id="a", type="worker:ping")
 
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         task.type = "email:deliver"  # type: ignore[misc]
 
 

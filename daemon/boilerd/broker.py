@@ -12,17 +12,27 @@ import uuid
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import redis
 
 from boilerd import keys
-from boilerd.connection import Script, call_script, raw, text, translated
+from boilerd.connection import Script, call_script, raw, text, translate
 from boilerd.errors import BoilerdError, BrokerError, DuplicateTaskError, QueueFullError, TaskIdConflictError
 from boilerd.failpoints import failpoint
-from boilerd.jobs import Claim, Completion, Failure, NewTask, Overdue, batch_place, job_fields, started_at, to_claim
+from boilerd.jobs import (
+    CLAIMED_FIELDS,
+    Claim,
+    Completion,
+    Failure,
+    NewTask,
+    Overdue,
+    batch_place,
+    job_fields,
+    started_at,
+    to_claim,
+)
 from boilerd.retry import Verdict
 from boilerd.task import ARCHIVE_TTL_S, TaskState
 
@@ -42,8 +52,7 @@ _SCRIPTS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Advance:
+class Advance(msgspec.Struct, frozen=True):
     """What one call to advance brought.
 
     Attributes:
@@ -114,13 +123,14 @@ class Broker:
         for done in completions:
             c = done.claim
             args += [c.task_id, c.execution_id, c.queue, c.retention_s, c.started, base64.b64encode(done.result)]
+            args += [c.task.type if c.task else "", int(c.is_locking)]
         wait: list[str | bytes | float] = []
         if wait_s and queues:
             wait = ["BLPOP", *map(keys.bell, queues), wait_s]
         lost, claimed, is_registered, holds_more = self._run("advance", args, wait)
         claims = [
-            to_claim(text(execution_id), text(task_id), text(queue), text(started), _pairs(flat))
-            for task_id, execution_id, queue, started, flat in claimed
+            to_claim(text(execution_id), text(task_id), text(queue), text(started), _claimed(values))
+            for task_id, execution_id, queue, started, values in claimed
         ]
         return Advance([text(task_id) for task_id in lost], claims, bool(is_registered), bool(holds_more))
 
@@ -337,13 +347,15 @@ class Broker:
     def _talking(self) -> Iterator[None]:
         """Turn redis-py's errors into ours."""
         try:
-            with translated():
-                yield
-        except BrokerError as error:
-            if isinstance(error.__cause__, redis.exceptions.ReadOnlyError):
-                # The primary has become a replica: its name may lead to another server by now.
-                self.connection.connection_pool.disconnect()
-            raise
+            yield
+        except (redis.RedisError, UnicodeError) as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: redis.RedisError | UnicodeError) -> BrokerError:
+        if isinstance(error, redis.exceptions.ReadOnlyError):
+            # The primary has become a replica: its name may lead to another server by now.
+            self.connection.connection_pool.disconnect()
+        return translate(error)
 
     def hazards(self) -> list[str]:
         """What Redis is set up to lose tasks by; each names the setting, and what would do."""
@@ -364,9 +376,11 @@ class Broker:
 
     def _run(self, script: str, args: Sequence[str | bytes | float], first: Sequence[str | bytes | float] = ()) -> Any:
         failpoint(f"before-{script}")
-        with self._talking():
-            sent = [keys.RQ, keys.OWN, *args]
+        sent = [keys.RQ, keys.OWN, *args]
+        try:
             answer = call_script(self.connection.connection_pool, self._scripts[script], sent, first)
+        except (redis.RedisError, UnicodeError) as error:
+            raise self._translate(error) from error
         failpoint(f"after-{script}")
         return answer
 
@@ -395,6 +409,11 @@ def _described(task: NewTask) -> list[str | bytes | float]:
     at = "" if options.process_at is None else repr(options.process_at)
     lock = task.unique_key if options.unique_s else ""
     return [task.id, options.queue, options.process_in_s, at, lock, options.unique_s, len(fields), *fields]
+
+
+def _claimed(values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+    """The fields of a job hash that are there, of those that a claim reads."""
+    return {name: value for name, value in zip(CLAIMED_FIELDS, values, strict=False) if value is not None}
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -1,6 +1,7 @@
 """Run one attempt: the handler, inside its time limits, to an outcome."""
 
 import math
+import operator
 import signal
 import time
 import traceback
@@ -24,6 +25,7 @@ from boilerd.mux import Handler
 from boilerd.signals import listen_again
 from boilerd.task import Runtime, Task
 
+_moment = operator.itemgetter(0)
 #: Larger results are not kept; Redis would refuse far larger ones, and loop the worker.
 MAX_RESULT_BYTES = 16 * 1024 * 1024
 
@@ -137,17 +139,18 @@ class Execution:
         self._arm()
 
     def _arm(self) -> None:
-        limit = self._next_limit()
-        moments = [moment for moment in (limit and limit[0], self._alert_at) if moment is not None]
-        if moments:
+        limit, moment = self._next_limit(), self._alert_at
+        if limit and (moment is None or limit[0] < moment):
+            moment = limit[0]
+        if moment is not None:
             # 0 would disarm the timer.
-            signal.setitimer(signal.ITIMER_REAL, max(1e-6, min(moments) - time.monotonic()))
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, moment - time.monotonic()))
 
     def _next_limit(self) -> tuple[float, TaskInterrupt] | None:
-        limits = list(self._limits)
+        limits = self._limits
         if self._drain_until is not None:
-            limits.append((self._drain_until, ShutdownTimeoutError("the shutdown timeout is over")))
-        return min(limits, key=lambda limit: limit[0], default=None)
+            limits = [*limits, (self._drain_until, ShutdownTimeoutError("the shutdown timeout is over"))]
+        return min(limits, key=_moment, default=None)
 
     def _cut(self, signum: int, frame: object) -> None:
         if not self._is_running:

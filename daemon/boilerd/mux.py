@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from boilerd.aio import synchronous
 from boilerd.cron import CronEntry
 from boilerd.errors import HandlerNotFoundError
@@ -196,7 +198,11 @@ class ServeMux:
             return self._not_found
         handler = synchronous(self._handlers[pattern])
         model = self._models.get(pattern)
-        return handler if model is None else lambda task: handler(replace(task, payload=decode(task.payload, model)))
+        return (
+            handler
+            if model is None
+            else lambda task: handler(structs.replace(task, payload=decode(task.payload, model)))
+        )
 
     def _wrap(self, handler: Handler) -> Handler:
         for middleware in reversed(self._middleware):

@@ -29,7 +29,7 @@ HOLD_S = 0.010
 #: A task that runs for so long keeps no others waiting.
 SLOW_S = 0.050
 #: Tasks in one batch.
-MOST = 16
+MOST = 32
 #: Share of the last duration in what is expected.
 _WEIGHT = 0.3
 

@@ -1,5 +1,6 @@
 """The application's rules applied to claims: what becomes of attempts that failed."""
 
+import functools
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -33,7 +34,8 @@ class Rules:
     @classmethod
     def of(cls, mux: ServeMux, default: RetryPolicy, middleware: Callable[[Handler], Handler]) -> "Rules":
         """What `mux` says; `default` is the policy of handlers that have none of their own."""
-        return cls(middleware(mux), lambda task_type: mux.policy(task_type) or default, mux.hooks)
+        policy = functools.lru_cache(1024)(lambda task_type: mux.policy(task_type) or default)
+        return cls(middleware(mux), policy, mux.hooks)
 
     def prepare(self, claim: Claim, task: Task) -> Task:
         """The claimed task with its final number of retries: its own word, else its policy's."""

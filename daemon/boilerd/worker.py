@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import redis
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
@@ -272,7 +273,8 @@ class Worker(BaseWorker):
         self._prefetch.note(time.perf_counter() - began_s)
         failpoint("after-handler")
         self._board.mark_busy(self._slot, is_busy=False)
-        self._show("waiting")
+        if not self._held:
+            self._show("waiting")
         self._done += 1
         if isinstance(outcome, Completed):
             # A result that nobody can look at is not sent.
@@ -374,8 +376,7 @@ class Worker(BaseWorker):
             super().register_death()  # type: ignore[no-untyped-call]
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """The claim of the running task, for what its handler may ask; uses the worker's connection.
 
     A handler runs between two commands of the worker, so the connection is free.

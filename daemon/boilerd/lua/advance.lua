@@ -5,22 +5,23 @@
 --   parts a queue is shared,
 --   7 number of queues (0: claim nothing), then their names in the order to try,
 --   then a new execution ID, then for each task that ended well:
---   job ID, execution ID, queue, retention in seconds (-1: for ever), started (epoch), result (base64 of JSON, '' for none).
+--   job ID, execution ID, queue, retention in seconds (-1: for ever), started (epoch), result (base64 of JSON, '' for none),
+--   task type, whether it has a unique lock or a concurrency key: 1 or 0.
 -- Returns {lost, claimed, is registered, holds more}: lost = job IDs whose lease was gone, so that nothing was written;
---   claimed = for each task {job ID, execution ID, queue, started (epoch), the flat job hash}, all of one queue.
---   An empty flat hash: the queue held an ID without a job hash, which is gone from the queue by now. Is registered: 0
+--   claimed = for each task {job ID, execution ID, queue, started (epoch), its FIELDS in that order}, all of one queue.
+--   No fields: the queue held an ID without a job hash, which is gone from the queue by now. Is registered: 0
 --   when RQ's record of the worker is gone. Holds more: 1 when the worker holds a claim beside those it
 --   acknowledged, so that nothing was claimed.
 -- Several tasks, a batch, are claimed at once from long queues only: one more than a part of what waits, so that all
 --   workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. Never in a
 --   batch: tasks with a concurrency key, of a queue with max_active, or marked `alone`.
 -- Touches, acknowledging: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions,
---   rq:worker:W, boilerd:stats:Q:DAY, boilerd:completed:Q (the last 1,000, as JSON), and with no
+--   rq:worker:W, boilerd:stats:Q:DAY, boilerd:completed:Q (the last 1,000 or some more, as JSON), and with no
 --   retention rq:job:ID and rq:results:ID (DEL), else rq:job:ID (status finished, EXPIRE),
 --   rq:results:ID (XADD, EXPIRE), rq:finished:Q (ZADD, score = when it expires).
 -- Touches, claiming: rq:suspended, boilerd:paused, boilerd:limits, boilerd:running:KEY (ZADD, score = end
 --   of the lease), boilerd:waiting:KEY (RPUSH), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q, rq:job:ID (status
---   started, PERSIST), rq:execution:ID:EID, rq:executions:ID, rq:wip:Q (ZADD, score = end of
+--   started, PERSIST), rq:execution:ID:EID, rq:executions:ID (but for batches), rq:wip:Q (ZADD, score = end of
 --   the lease), rq:worker:W:executions, rq:worker:W (state).
 
 local worker, lease, most = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -29,9 +30,19 @@ local execution = ARGV[8 + queues]
 local worker_key = RQ .. ':worker:' .. worker
 local claims_key = worker_key .. ':executions'
 local seconds = now()
-local time, stamped, kept = iso(seconds), stamp(seconds), stamp(seconds + lease + 60)
-local lost, ended = {}, {}
+local time, stamped = iso(seconds), stamp(seconds)
+local lost, ended, bells = {}, {}, {}
 local is_registered = call('EXISTS', worker_key)
+
+-- What of a job the worker is told; jobs.py has the same list.
+local FIELDS = {'data', 'status', 'task_type', 'concurrency_key', 'alone', 'ended_at', 'ttl', 'unique_key', 'timeout',
+  'deadline', 'result_ttl', 'max_retries', 'retries_left', 'number_of_retries', 'retry_intervals', 'enqueued_at'}
+local DATA, STATUS, CONCURRENCY_KEY, ALONE, ENDED_AT, TTL = 1, 2, 4, 5, 6, 7
+
+-- RQ's record of the worker may be gone, and must not come back without its TTL.
+local function set_state(state)
+  if is_registered == 1 then call('HSET', worker_key, 'state', state) end
+end
 
 -- Keep the task and its result until its retention is over.
 local function keep(done)
@@ -65,42 +76,47 @@ end
 
 -- Ends all completions of a queue together. What could fail comes before the claims are given up.
 local function complete(queue, completions)
-  local claims, gone, recent, keys, took, name = {}, {}, {}, {}, 0, cjson.encode(worker)
+  local claims, gone, recent, keys, took = {}, {}, {}, {}, 0
+  local tail = ',"worker":' .. cjson.encode(worker) .. ',"ended_at":' .. stamped .. '}'
   for i, done in ipairs(completions) do
-    local fields = redis.pcall('HMGET', RQ .. ':job:' .. done.job, 'task_type', 'concurrency_key', 'unique_key')
-    local key = fields[2] or not fields[1] and key_of(done.job, done.claim)
+    local key = done.is_locking and key_of(done.job, done.claim)
     claims[i] = done.claim
     gone[#gone + 1] = RQ .. ':execution:' .. done.claim
     gone[#gone + 1] = RQ .. ':executions:' .. done.job
     if key then keys[#keys + 1] = {done.job, key} end
     if done.retention == 0 then
-      if fields[3] then unlock(done.job, true) end
+      if done.is_locking then unlock(done.job, true) end
       gone[#gone + 1] = RQ .. ':job:' .. done.job
       gone[#gone + 1] = RQ .. ':results:' .. done.job
     else
       keep(done)
     end
     took = math.max(took, seconds - done.started) -- a batch was claimed at one time
-    recent[i] = string.format('{"id":%s,"type":%s,"worker":%s,"started_at":%s,"ended_at":%s}', cjson.encode(done.job),
-      cjson.encode(fields[1] or ''), name, stamp(done.started), stamped)
+    recent[i] = '{"id":' .. cjson.encode(done.job) .. ',"type":' .. cjson.encode(done.kind)
+      .. ',"started_at":' .. done.began .. tail
   end
   call('SREM', claims_key, unpack(claims))
   call('ZREM', RQ .. ':wip:' .. queue, unpack(claims))
   call('DEL', unpack(gone))
   for _, pair in ipairs(keys) do leave_key(pair[1], pair[2], seconds) end
-  call('LPUSH', OWN .. ':completed:' .. queue, unpack(recent))
-  call('LTRIM', OWN .. ':completed:' .. queue, 0, 999)
+  if call('LPUSH', OWN .. ':completed:' .. queue, unpack(recent)) > 1100 then
+    call('LTRIM', OWN .. ':completed:' .. queue, 0, 999)
+  end
   count(queue, seconds, #completions, 0)
-  if is_registered == 1 then count_on_worker(worker, 'successful_job_count', #completions, took) end
+  if is_registered == 1 then
+    call('HINCRBY', worker_key, 'successful_job_count', #completions)
+    call('HINCRBYFLOAT', worker_key, 'total_working_time', stamp(took))
+  end
 end
 
 local first_done = 9 + queues
-for i = first_done, #ARGV, 6 do
+for i = first_done, #ARGV, 8 do
   local queue = ARGV[i + 2]
   ended[queue] = ended[queue] or {}
   table.insert(ended[queue], {
     job = ARGV[i], eid = ARGV[i + 1], claim = ARGV[i] .. ':' .. ARGV[i + 1], queue = queue,
-    retention = tonumber(ARGV[i + 3]), started = tonumber(ARGV[i + 4]), result = ARGV[i + 5],
+    retention = tonumber(ARGV[i + 3]), started = tonumber(ARGV[i + 4]), began = ARGV[i + 4], result = ARGV[i + 5],
+    kind = ARGV[i + 6], is_locking = ARGV[i + 7] == '1',
   })
 end
 for queue, completions in pairs(ended) do
@@ -123,11 +139,19 @@ local function enter_key(job, key)
   return true
 end
 
+-- What its bell still holds was rung for tasks that are taken.
+local function note_empty(queue)
+  bells[#bells + 1] = OWN .. ':bell:' .. queue
+end
+
 -- How many tasks may be claimed from the queue now.
 local function room_in(queue)
   local length = redis.pcall('LLEN', RQ .. ':queue:' .. queue)
   if type(length) ~= 'number' then return 0 end -- a stranger's key
-  if length == 0 then return 0 end
+  if length == 0 then
+    note_empty(queue)
+    return 0
+  end
   local active = redis.pcall('ZCARD', RQ .. ':wip:' .. queue)
   if type(active) ~= 'number' or call('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
   local limit = tonumber(call('HGET', OWN .. ':limits', queue .. ':max_active') or 0)
@@ -146,13 +170,17 @@ local function claim(queue, jobs, room)
     call('HSET', key, 'status', 'started', 'origin', queue, 'started_at', time, 'last_heartbeat', time,
       'worker_name', worker)
     if job.may_expire then call('PERSIST', key) end
-    local record_key, executions = RQ .. ':execution:' .. pair, RQ .. ':executions:' .. job.id
+    local record_key = RQ .. ':execution:' .. pair
     call('HSET', record_key, 'id', eid, 'job_id', job.id, 'created_at', stamped, 'last_heartbeat', stamped,
       'worker_name', worker)
     if job.key then call('HSET', record_key, 'concurrency_key', job.key) end
     call('EXPIRE', record_key, lease + 60)
-    call('ZADD', executions, kept, eid)
-    call('EXPIRE', executions, lease + 60)
+    if room == 1 then
+      -- One of a batch is over in a moment, or has it from its first heartbeat on.
+      local executions = RQ .. ':executions:' .. job.id
+      call('ZADD', executions, stamp(seconds + lease + 60), eid)
+      call('EXPIRE', executions, lease + 60)
+    end
     members[i], leases[2 * i - 1], leases[2 * i] = pair, ends, pair
     answers[i] = {job.id, eid, queue, stamped, job.fields}
   end
@@ -164,24 +192,24 @@ end
 
 -- What the claim has to know of a task before it is taken.
 local function read(id)
-  local fields = redis.pcall('HGETALL', RQ .. ':job:' .. id)
-  if fields.err then fields = {} end -- a stranger's key
-  local job = {id = id, fields = fields}
-  for i = 1, #fields, 2 do
-    if fields[i] == 'concurrency_key' then job.key = fields[i + 1] end
-    if fields[i] == 'concurrency_key' or fields[i] == 'alone' then job.is_alone = true end
-    if fields[i] == 'ended_at' or fields[i] == 'ttl' then job.may_expire = true end
+  local key = RQ .. ':job:' .. id
+  local fields = redis.pcall('HMGET', key, unpack(FIELDS))
+  if fields.err then -- a stranger's key
+    fields = {}
+  elseif not fields[DATA] and not fields[STATUS] then
+    fields = call('EXISTS', key) == 1 and {false, ''} or {}
   end
-  return job
+  return {id = id, fields = fields, key = fields[CONCURRENCY_KEY], is_alone = fields[CONCURRENCY_KEY] or fields[ALONE],
+    may_expire = fields[ENDED_AT] or fields[TTL]}
 end
 
 -- One task, the first of the queue that may run; looks at a bounded number of them.
 local function take_one(queue)
   for _ = 1, 100 do
     local id = call('LPOP', RQ .. ':queue:' .. queue)
-    if not id then return nil end
+    if not id then return note_empty(queue) end
     local job = read(id)
-    if #job.fields == 0 then return {{id, execution, queue, stamp(seconds), {}}} end
+    if #job.fields == 0 then return {{id, execution, queue, stamped, {}}} end
     if not job.key or enter_key(id, job.key) then return claim(queue, {job}, 1) end
   end
 end
@@ -212,14 +240,11 @@ if queues > 0 and call('EXISTS', RQ .. ':suspended') == 0 then
     local claimed = room > 0 and take(ARGV[i], room)
     if claimed then
       -- One that has just ended something is busy already.
-      if first_done > #ARGV then set_worker_state(worker, 'busy') end
+      if first_done > #ARGV then set_state('busy') end
       return {lost, claimed, is_registered, 0}
     end
   end
-  -- Nothing waits, so what the bells still hold was rung for tasks that are taken.
-  for i = 8, 7 + queues do
-    if redis.pcall('LLEN', RQ .. ':queue:' .. ARGV[i]) == 0 then call('DEL', OWN .. ':bell:' .. ARGV[i]) end
-  end
+  if #bells > 0 then call('DEL', unpack(bells)) end
 end
-set_worker_state(worker, queues > 0 and 'idle' or 'suspended')
+set_state(queues > 0 and 'idle' or 'suspended')
 return {lost, {}, is_registered, 0}

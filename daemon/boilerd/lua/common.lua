@@ -206,8 +206,3 @@ local function count_on_worker(worker, field, attempts, seconds)
     call('HINCRBYFLOAT', key, 'total_working_time', stamp(seconds))
   end
 end
-
-local function set_worker_state(worker, state)
-  local key = RQ .. ':worker:' .. worker
-  if call('EXISTS', key) == 1 then call('HSET', key, 'state', state) end
-end
