@@ -396,7 +396,7 @@ def script_source(name: str) -> str:
     """The text of a script as it is sent to Redis."""
     files = importlib.resources.files("boilerd") / "lua"
     stores = name in {"enqueue", "tick"}
-    parts = ("common", "store", name) if stores else ("common", name)
+    parts = ("common", "store" if stores else "claims", name)
     # What stores no new task makes room, or keeps what is there: it must go on when Redis is full.
     flags = "" if stores else " flags=allow-oom"
     return f"#!lua{flags}\n" + "\n".join((files / f"{part}.lua").read_text("utf-8") for part in parts)

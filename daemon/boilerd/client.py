@@ -17,6 +17,7 @@ from boilerd.settings import Settings
 from boilerd.task import (
     DEFAULT_MAX_PAYLOAD,
     DEFAULT_MAX_RETRIES,
+    DEFAULT_OPTIONS,
     TaskInfo,
     TaskOptions,
     TaskState,
@@ -88,7 +89,7 @@ class Client:
             BrokerUnavailableError: Redis did not answer; where `was_sent`, the task may be stored.
                 Enqueuing again with the same ``task_id`` is safe.
         """
-        task = self._new_task(task_type, payload, task_options(**options))
+        task = self._new_task(task_type, payload, task_options(**options) if options else DEFAULT_OPTIONS)
         try:
             (answer,) = self._broker.enqueue([task])
         except BrokerUnavailableError as error:
@@ -140,10 +141,11 @@ class Client:
 
     def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
         encoded = encode_payload(payload, self._max_payload)
-        model = self._mux.model(check_type(task_type)) if self._mux else None
+        check_type(task_type)
+        model = self._mux.model(task_type) if self._mux else None
         if model is not None:
             check(encoded, model)
-        return NewTask(options.task_id or str(uuid.uuid4()), check_type(task_type), encoded, options)
+        return NewTask(options.task_id or str(uuid.uuid4()), task_type, encoded, options)
 
     def close(self) -> None:
         """Give the connections back."""

@@ -184,8 +184,8 @@ def _ask(
     first: Sequence[str | bytes | float],
 ) -> Any:
     try:
-        commands = [*([_packed(first)] if first else []), _packed(["EVALSHA", script.digest, 0, *args])]
-        connection.send_packed_command(commands)  # type: ignore[no-untyped-call]
+        sent = _packed(["EVALSHA", script.digest, 0, *args])
+        connection.send_packed_command([_packed(first) + sent if first else sent])  # type: ignore[no-untyped-call]
         if first:
             connection.read_response()
         return connection.read_response()

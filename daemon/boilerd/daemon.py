@@ -28,6 +28,7 @@ from boilerd.connection import connect
 from boilerd.embedded import START_TIMEOUT_S, EmbeddedValkey, find_server
 from boilerd.errors import BootError, BrokerError, BrokerLoadingError, BrokerUnavailableError, NoBrokerError
 from boilerd.handover import Handover, RunningValkey
+from boilerd.imports import importing
 from boilerd.middleware import log_attempts
 from boilerd.mux import ServeMux
 from boilerd.options import Options
@@ -258,7 +259,9 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
             # Their defaults differ between root and others; after a reload this process is not root.
             os.environ |= dict(zip(("STATE_DIRECTORY", "RUNTIME_DIRECTORY"), map(str, directories), strict=True))
         _open_logs(settings)
-        Boilerd(settings, load_app(settings.app), is_burst=is_burst).run(handover)
+        with importing():
+            mux = load_app(settings.app)
+        Boilerd(settings, mux, is_burst=is_burst).run(handover)
     except BaseException:
         handover.abandon()
         raise

@@ -72,8 +72,7 @@ def batch_place(execution_id: str) -> tuple[int, int]:
         return -1, 0
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(msgspec.Struct, frozen=True):
     """A task to store; its payload is JSON."""
 
     id: str

@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import re
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -118,8 +117,7 @@ class Task(msgspec.Struct, frozen=True):
         return self.runtime is not None and self.runtime.write_result(result)
 
 
-@dataclass(frozen=True, slots=True)
-class TaskInfo:
+class TaskInfo(msgspec.Struct, frozen=True):
     """What the client knows of a task after enqueuing it."""
 
     id: str
@@ -129,7 +127,11 @@ class TaskInfo:
     max_retries: int
     timeout_s: int | None
     retention_s: int
-    payload: Any = field(default=None, repr=False)
+    payload: Any = None
+
+    def __repr__(self) -> str:
+        """Without the payload."""
+        return f"TaskInfo(id={self.id!r}, type={self.type!r}, queue={self.queue!r}, state={str(self.state)!r})"
 
 
 class UniqueUntil(enum.StrEnum):
@@ -140,8 +142,7 @@ class UniqueUntil(enum.StrEnum):
     TTL = "ttl"  # never before
 
 
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
+class TaskOptions(msgspec.Struct, frozen=True):
     """How a task is to be run; made by `task_options`, which checks every value.
 
     Attributes:
@@ -166,6 +167,8 @@ class TaskOptions:
     concurrency_limit: int = 1
 
 
+#: Of an enqueue without options.
+DEFAULT_OPTIONS = TaskOptions()
 Seconds = float | timedelta
 
 

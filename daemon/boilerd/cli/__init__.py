@@ -17,6 +17,7 @@ import click
 from boilerd import logs
 from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError, InvalidTaskError, NoBrokerError
 from boilerd.exitcodes import BOOT, FAILED, USAGE
+from boilerd.imports import importing
 
 #: Command → where it is, and its line in the list (`--help` must not import them all).
 COMMANDS = {
@@ -52,7 +53,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
+        with importing():
+            command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -9,6 +9,7 @@ import click
 from boilerd import logs
 from boilerd.cli.options import ALL, Loaded, with_settings
 from boilerd.errors import BootError, ConfigError
+from boilerd.imports import importing
 
 
 class _LoggedCommand(click.Command):
@@ -44,7 +45,8 @@ def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
     boilerd run --app myproject.tasks:mux --concurrency 4
     boilerd run --redis-url redis://localhost:6379/0 --queues critical=6,default=3
     """  # noqa: D301 - click looks for the character \b
-    from boilerd.daemon import check, start  # noqa: PLC0415 - `boilerd run --help` does without
+    with importing():
+        from boilerd.daemon import check, start  # noqa: PLC0415 - `boilerd run --help` does without
 
     try:
         if only_checks:

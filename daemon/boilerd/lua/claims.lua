@@ -1,0 +1,154 @@
+-- What the scripts need that claim tasks and end claims; broker.py puts it behind common.lua.
+
+-- Whether a key can be used as what it should be; a stranger may have put something else there, and a command
+-- that fails half-way through a script would leave a task nowhere.
+local function is_kind(key, kind)
+  local found = call('TYPE', key).ok
+  return found == kind or found == 'none'
+end
+
+-- Counters of a queue and day: hash boilerd:stats:Q:DAY with processed and failed; DAY counts
+-- from 1970-01-01. Kept 90 days.
+local function count(queue, seconds, processed, failed)
+  local key = OWN .. ':stats:' .. queue .. ':' .. math.floor(seconds / 86400)
+  if call('HINCRBY', key, 'processed', processed) == processed then call('EXPIRE', key, 90 * 86400) end
+  if failed > 0 then call('HINCRBY', key, 'failed', failed) end
+end
+
+-- Make a task pending; at the head of its queue where it was claimed before.
+local function push(queue, job, is_head)
+  call('HSET', RQ .. ':job:' .. job, 'status', 'queued')
+  call(is_head and 'LPUSH' or 'RPUSH', RQ .. ':queue:' .. queue, job)
+  ring(queue)
+end
+
+-- Release the unique lock, as its task asked: after 'success' only, or after any end. A lock that
+-- expired and was taken by another task is left alone.
+local function unlock(job, is_success)
+  local lock = call('HMGET', RQ .. ':job:' .. job, 'unique_key', 'unique_until')
+  if lock[1] and (lock[2] == 'end' or lock[2] == 'success' and is_success) and call('GET', lock[1]) == job then
+    call('DEL', lock[1])
+  end
+end
+
+-- How many tasks run under the key. A share whose lease ran out is the recoverer's to give back,
+-- unless its task does not run any more: then its record was deleted meanwhile.
+local function running_under(key, seconds)
+  local running = OWN .. ':running:' .. key
+  for _, job in ipairs(call('ZRANGEBYSCORE', running, '-inf', stamp(seconds))) do
+    if call('HGET', RQ .. ':job:' .. job, 'status') ~= 'started' then call('ZREM', running, job) end
+  end
+  return call('ZCARD', running)
+end
+
+-- Make those tasks pending that have waited longest for a share of the concurrency key, as many
+-- as there is room for. Nothing is reserved for them: one that comes too late waits again, first in line.
+local function call_waiting(key, seconds)
+  local waiting = OWN .. ':waiting:' .. key
+  local taken, called = running_under(key, seconds), {}
+  while true do
+    local job = call('LINDEX', waiting, 0)
+    if not job then
+      call('SREM', OWN .. ':keys', key)
+      break
+    end
+    local fields = call('HMGET', RQ .. ':job:' .. job, 'origin', 'concurrency_limit')
+    if fields[1] and taken >= tonumber(fields[2] or 1) then break end
+    call('LPOP', waiting)
+    if fields[1] then
+      -- One whose queue is paused will not come soon; the next is called as well.
+      if call('SISMEMBER', OWN .. ':paused', fields[1]) == 0 then taken = taken + 1 end
+      called[#called + 1] = {fields[1], job}
+    end
+  end
+  for i = #called, 1, -1 do
+    call('HSET', RQ .. ':job:' .. called[i][2], 'called', 1)
+    push(called[i][1], called[i][2], true)
+  end
+end
+
+-- Give back a task's share of its concurrency key.
+local function leave_key(job, key, seconds)
+  call('ZREM', OWN .. ':running:' .. key, job)
+  call_waiting(key, seconds)
+end
+
+-- Whether the claim's lease is still held. Where it is not, another process owns the task by
+-- now and the caller must not touch it.
+local function is_held(job, execution, queue)
+  return call('ZSCORE', RQ .. ':wip:' .. queue, job .. ':' .. execution)
+end
+
+-- The concurrency key of a claim: the job's record may have been deleted by RQ's tools, that of the
+-- execution expired.
+local function key_of(job, claim)
+  return call('HGET', RQ .. ':execution:' .. claim, 'concurrency_key')
+    or call('HGET', RQ .. ':job:' .. job, 'concurrency_key')
+end
+
+-- Give up the claim: last in a script, so that an error before it leaves the task claimed and
+-- not nowhere (Lua does not roll back).
+local function drop_claim(job, execution, queue, worker)
+  local claim = job .. ':' .. execution
+  local key = key_of(job, claim)
+  if key then leave_key(job, key, now()) end
+  call('SREM', RQ .. ':worker:' .. worker .. ':executions', claim)
+  call('DEL', RQ .. ':execution:' .. claim)
+  call('ZREM', RQ .. ':executions:' .. job, execution)
+  call('ZREM', RQ .. ':wip:' .. queue, claim)
+end
+
+-- Forget the task altogether. A lock that was to last until its TTL stays.
+local function delete(job)
+  unlock(job, true)
+  call('DEL', RQ .. ':job:' .. job, RQ .. ':results:' .. job, RQ .. ':executions:' .. job)
+end
+
+-- Forget an entry of the registry 'failed' or 'finished', and its task, unless that lives on
+-- elsewhere: it was run again, or stored anew under its ID.
+local function forget(kind, queue, job)
+  call('ZREM', RQ .. ':' .. kind .. ':' .. queue, job)
+  local found = call('HMGET', RQ .. ':job:' .. job, 'status', 'origin')
+  if not found[1] or found[1] == kind and found[2] == queue then delete(job) end
+end
+
+-- Set a task aside for people. Beyond the limit, forget tasks of ours that expire first: a few
+-- at a time, so that nobody waits, and never the failed jobs of plain RQ users.
+local function archive(queue, job, seconds, ttl, limit)
+  local key = RQ .. ':failed:' .. queue
+  unlock(job, false)
+  -- A lock that stays goes with the record, which expires by itself.
+  local lock = call('HMGET', RQ .. ':job:' .. job, 'unique_key', 'unique_until')
+  if lock[1] and lock[2] == 'success' and call('GET', lock[1]) == job then call('EXPIRE', lock[1], ttl, 'LT') end
+  call('HDEL', RQ .. ':job:' .. job, 'cancel_requested')
+  call('HSET', RQ .. ':job:' .. job, 'status', 'failed', 'ended_at', iso(seconds))
+  call('EXPIRE', RQ .. ':job:' .. job, ttl)
+  call('EXPIRE', RQ .. ':results:' .. job, ttl)
+  call('ZADD', key, stamp(seconds + ttl), job)
+  local excess = call('ZCARD', key) - limit
+  if excess <= 0 then return end
+  for _, old in ipairs(call('ZRANGE', key, 0, math.min(excess, 100) - 1)) do
+    local record = RQ .. ':job:' .. old
+    if call('EXISTS', record) == 0 or call('HEXISTS', record, 'task_type') == 1 then forget('failed', queue, old) end
+  end
+end
+
+-- Add how an attempt ended to the stream that RQ's tools read; type 1 success, 2 failed.
+local function record(job, execution, worker, kind, started, ended, field, value)
+  local entry = {'type', kind, 'worker_name', worker, 'execution_id', execution,
+    'execution_started_at', stamp(started), 'execution_ended_at', stamp(ended)}
+  if value ~= '' then
+    entry[#entry + 1] = field
+    entry[#entry + 1] = value
+  end
+  call('XADD', RQ .. ':results:' .. job, 'MAXLEN', 30, '*', unpack(entry))
+end
+
+-- RQ's record of the worker may be gone, and must not come back without its TTL.
+local function count_on_worker(worker, field, attempts, seconds)
+  local key = RQ .. ':worker:' .. worker
+  if call('EXISTS', key) == 1 then
+    call('HINCRBY', key, field, attempts)
+    call('HINCRBYFLOAT', key, 'total_working_time', stamp(seconds))
+  end
+end
