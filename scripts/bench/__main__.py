@@ -6,6 +6,7 @@ noisy: the medians of several rounds in one run can be compared, figures of two 
     make bench                                          five rounds, about half an hour
     make bench ARGS='--rounds 1 --peers boilerd,huey --only drain'
     make bench ARGS='--rounds 1 --only scaling,stalls'  boilerd alone: many workers, long queues, neighbours
+    make bench ARGS='--rounds 0 --only breakdown'       boilerd alone: where the microseconds of a task go
 """
 
 import argparse
@@ -15,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import breakdown
 import measures
 import report
 import stress
@@ -24,7 +26,7 @@ from trees import adopt_orphans
 
 OUT = Path("build/bench/results")
 #: What is measured of boilerd alone, once a run.
-ALONE = {"scaling": stress.scaling, "stalls": stress.stalls}
+ALONE = {"scaling": stress.scaling, "stalls": stress.stalls, "breakdown": breakdown.breakdown}
 
 
 def main() -> None:

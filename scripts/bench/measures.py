@@ -60,6 +60,7 @@ def drain_once(bench: Bench, peer: Peer, tree: Tree, kind: str, tasks: int) -> t
     """Tasks a second, and what one costs: µs of workers and server, commands."""
     tree.hold()
     bench.drive(peer, "fill", kind, tasks)
+    bench.connection.config_resetstat()
     server = bench.server
     worker_s, server_s, commands = tree.cpu_s(), cpu_s(server.process.pid), server.commands()
     began_s = time.perf_counter()

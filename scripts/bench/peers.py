@@ -52,7 +52,7 @@ _RQ = "rq worker-pool -n {workers} -u {url} -q default --serializer json --quiet
 
 def _boilerd(command: str, *, is_variant: bool = True) -> Peer:
     return Peer(
-        "boilerd", "app_boilerd", _BOILERD + command, ("rq:queue:default",), ("rq:wip:default",), (16000, 1500, 480),
+        "boilerd", "app_boilerd", _BOILERD + command, ("rq:queue:default",), ("rq:wip:default",), (36000, 1600, 480),
         "at least once", "acknowledges and claims in one call", "boilerd", is_variant,
     )  # fmt: skip
 

@@ -43,13 +43,20 @@ def _markdown(results: Mapping[str, Any]) -> Iterable[str]:
     machine, rounds = results["machine"], results["rounds"]
     peers = [name for name in PEERS if rounds and name in rounds[0]]
     yield f"{machine['cores']} cores, Python {machine['python']}, {machine['server']} on a Unix socket, without a disk;"
-    yield f"10 workers, payloads of 60 bytes, no results kept; medians of {machine['rounds']} interleaved rounds."
+    if peers:
+        yield f"10 workers, payloads of 60 bytes, no results kept; medians of {machine['rounds']} interleaved rounds."
     if machine["is_apart"]:
         yield "Server and workers are scheduled as groups, as services are."
+    if peers:
+        yield from _tables(rounds, peers, machine["versions"])
+    yield from _alone(results["alone"])
+
+
+def _tables(rounds: Rounds, peers: list[str], versions: Mapping[str, str]) -> Iterable[str]:
     yield from ("", "| | version | delivery | remarks |", "|---|---|---|---|")
     for name in peers:
         peer = PEERS[name]
-        yield f"| {name} | {machine['versions'][name]} | {peer.delivery} | {peer.notes} |"
+        yield f"| {name} | {versions[name]} | {peer.delivery} | {peer.notes} |"
     yield from ("", "Median (least to most):", "", "| | " + " | ".join(peers) + " |", "|---" * (len(peers) + 1) + "|")
     for figure, (heading, decimals, _) in FIGURES.items():
         cells = [_spread(rounds, name, figure, decimals) for name in peers]
@@ -63,13 +70,18 @@ def _markdown(results: Mapping[str, Any]) -> Iterable[str]:
             cells = [_ratio(rounds, name, figure, is_more_better=is_more_better) for name in others]
             if any(cells):
                 yield f"| {heading} | " + " | ".join(cells) + " |"
-    yield from _alone(results["alone"])
 
 
 def _alone(alone: Mapping[str, Any]) -> Iterable[str]:
     for by, rates in alone.get("scaling", {}).items():
         yield from ("", f"No-ops/s of boilerd by {by}:", "", "| " + " | ".join(rates) + " |", "|---" * len(rates) + "|")
         yield "| " + " | ".join(f"{rate:,.0f}" for rate in rates.values()) + " |"
+    if parts := alone.get("breakdown"):
+        yield from ("", "Microseconds of CPU that a no-op takes of boilerd, and where they go:", "")
+        yield from ("| | " + " | ".join(parts) + " |", "|---" * (len(parts) + 1) + "|")
+        for part in next(iter(parts.values())):
+            yield f"| {part} | " + " | ".join(f"{row.get(part, 0):.1f}" for row in parts.values()) + " |"
+        yield "| in all | " + " | ".join(f"{sum(row.values()):.1f}" for row in parts.values()) + " |"
     if stalls := alone.get("stalls"):
         heads = list(next(iter(stalls.values())))
         yield from ("", "A lone critical task of boilerd beside others, ms from the call of enqueue:", "")

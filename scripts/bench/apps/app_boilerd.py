@@ -6,6 +6,9 @@ import work
 
 from boilerd import Client, ServeMux
 
+if "BENCH_SAMPLES" in os.environ:
+    import samples  # noqa: F401 - starts in each child
+
 mux = ServeMux()
 for kind, function in work.KINDS.items():
     mux.handle(f"bench:{kind}", lambda task, function=function: function(task.payload))
