@@ -196,10 +196,9 @@ def test_a_killed_worker_is_replaced_and_nothing_else_stops(start_daemon: StartD
 def test_a_worker_that_is_killed_at_once_backs_off_and_comes_back(
     start_daemon: StartDaemon, failpoints: Failpoints
 ) -> None:
-    daemon = start_daemon("--concurrency", "1", env=failpoints.env).ready()
     failpoints.arm("before-birth")
 
-    os.kill(daemon.pid_of("worker:0"), signal.SIGKILL)
+    daemon = start_daemon("--concurrency", "1", env=failpoints.env)
 
     failpoints.struck("before-birth")
     daemon.wait_for("process crashed at start, trying again")

@@ -18,7 +18,7 @@ import msgspec
 import redis
 
 from boilerd import keys
-from boilerd.connection import Script, call_script, raw, text, translate
+from boilerd.connection import Script, call_script, text, translate
 from boilerd.errors import BoilerdError, BrokerError, DuplicateTaskError, QueueFullError, TaskIdConflictError
 from boilerd.failpoints import failpoint
 from boilerd.jobs import (
@@ -47,8 +47,8 @@ BATCH = 500
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
 BATCH_PARTS = 16
 _SCRIPTS = (
-    "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "janitor", "mark",
-    "release", "result", "tick",
+    "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held", "janitor",
+    "mark", "release", "result", "tick",
 )  # fmt: skip
 
 
@@ -220,14 +220,9 @@ class Broker:
     def held(self, worker: str) -> list[Claim]:
         """What the worker holds a lease of, oldest first."""
         found = []
-        with self._talking():
-            for member in self.connection.smembers(keys.worker_executions(worker)):
-                pair = text(member)
-                task_id, _, execution_id = pair.rpartition(":")
-                fields: dict[Any, Any] = self.connection.hgetall(raw(keys.job(task_id)))
-                queue = fields.get(b"origin")
-                if queue and self.connection.zscore(raw(keys.wip(text(queue))), raw(pair)) is not None:
-                    found.append(to_claim(execution_id, task_id, text(queue), started_at(fields), fields))
+        for task_id, execution_id, queue, flat in self._run("held", [worker]):
+            fields = _pairs(flat)
+            found.append(to_claim(text(execution_id), text(task_id), text(queue), started_at(fields), fields))
         return sorted(found, key=lambda claim: (float(claim.started), batch_place(claim.execution_id)[1]))
 
     def forward(self) -> tuple[int, float | None]:

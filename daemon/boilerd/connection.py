@@ -20,35 +20,50 @@ from boilerd.urls import check_url, mask_url
 
 
 class OwnPool(redis.ConnectionPool):
-    """A pool that `connect` made: any number of connections, and no credentials that change.
+    """A pool that `connect` made: a stack of connections.
 
-    So connections may stay out of its books between two scripts, which are a tenth of what a call costs.
+    redis-py's own notes for its metrics where each one is, which is a tenth of a call. The first connection is
+    made here, and opened when it is used: in a forked child, which shares the memory that its making touched.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._kept: list[Connection] = []
-        self._keeper = os.getpid()
+        self._first: list[Any] = []
 
-    def take(self) -> Connection:
-        """A connection for a script; threads that call at once have one each."""
-        if self._keeper != os.getpid():
-            # Forked; the parent goes on with those.
-            self._kept, self._keeper = [], os.getpid()
-        try:
-            connection = self._kept.pop()
-        except IndexError:
-            return self.get_connection()
-        with suppress(redis.ConnectionError, OSError):
-            if not connection.can_read():
-                return connection
-        # What can be read is its end: the server went away meanwhile. It connects again by itself.
-        connection.disconnect()  # type: ignore[no-untyped-call]
-        return connection
+    def prepare(self) -> None:
+        """Make the first connection; raises TypeError or ValueError where the options make no sense."""
+        self._first = [self.make_connection()]
 
-    def keep(self, connection: Connection) -> None:
-        """Take it back for the next script; one that was disconnected connects again then."""
-        self._kept.append(connection)
+    def reset(self) -> None:
+        """Forget all connections: after a fork the parent goes on with them, but for a first one that was not used."""
+        super().reset()
+        self._idle: list[Any] = []
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        """One that is idle, else a new one; threads that ask at once have one each."""
+        if self.pid != os.getpid():
+            self.reset()
+        with suppress(IndexError):
+            return _checked(self._idle.pop())
+        with suppress(IndexError):
+            first = self._first.pop()
+            first.pid = self.pid
+            self._in_use_connections.add(first)
+            return first
+        return super().get_connection(*args, **options)
+
+    def release(self, connection: Any) -> None:
+        """Take it back, open or not; `disconnect` knows it all the time as one in use."""
+        self._idle.append(connection)
+
+
+def _checked(connection: Any) -> Any:
+    """The connection, closed if the server went away meanwhile: then it is opened anew when it is used."""
+    with suppress(redis.ConnectionError, OSError):
+        if not connection.can_read():
+            return connection
+    connection.disconnect()
+    return connection
 
 
 def connect(
@@ -78,15 +93,15 @@ def connect(
     try:
         if urlsplit(url).scheme == "redis+sentinel":
             return _connect_sentinel(url, options, db)
-        client = redis.Redis.from_pool(OwnPool.from_url(url, **options))
+        pool = OwnPool.from_url(url, **options)
         if password or db:
             # What was set by itself wins over what stands in the URL.
-            client.connection_pool.connection_kwargs.update({"password": password} if password else {})
-            client.connection_pool.connection_kwargs.update({"db": db} if db else {})
-        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+            pool.connection_kwargs.update({"password": password} if password else {})
+            pool.connection_kwargs.update({"db": db} if db else {})
+        pool.prepare()
     except (ValueError, TypeError) as error:
         raise ConfigError(f"redis_url: {mask_url(url)!r}: {error}") from error
-    return client
+    return redis.Redis.from_pool(pool)
 
 
 _UNKNOWN_USER = "Redis refused the password, check redis_password and redis_url"
@@ -158,7 +173,7 @@ def call_script(
         first: A command that is sent with it, such as one that blocks: the script runs when that has ended,
             without a word from here. Its answer is dropped.
     """
-    connection = pool.take() if isinstance(pool, OwnPool) else pool.get_connection()
+    connection = pool.get_connection()
     is_clean = False
     try:
         answer = _ask(connection, script, args, first)
@@ -170,10 +185,7 @@ def call_script(
         if not is_clean:
             # Interrupted: the answer may be under way, and would be taken for that of the next command.
             connection.disconnect()  # type: ignore[no-untyped-call]
-        if isinstance(pool, OwnPool):
-            pool.keep(connection)
-        else:
-            pool.release(connection)
+        pool.release(connection)
     return answer
 
 

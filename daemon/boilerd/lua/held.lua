@@ -1,0 +1,15 @@
+-- Say what a worker holds a lease of.
+--
+-- KEYS: none.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name.
+-- Returns for each claim {job ID, execution ID, queue, the flat job hash}.
+-- Touches nothing.
+
+local found = {}
+for _, claim in ipairs(call('SMEMBERS', RQ .. ':worker:' .. ARGV[3] .. ':executions')) do
+  local job, eid = claim:match('^(.*):([^:]*)$')
+  local key = RQ .. ':job:' .. (job or '')
+  local queue = job and is_kind(key, 'hash') and call('HGET', key, 'origin')
+  if queue and is_held(job, eid, queue) then found[#found + 1] = {job, eid, queue, call('HGETALL', key)} end
+end
+return found
