@@ -1,8 +1,10 @@
 """The scripts, as seen in Redis and through RQ's own classes."""
 
 import json
+import os
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ from boilerd.errors import (
 from boilerd.jobs import ENTRY_POINT, Claim, Completion, Failure, NewTask
 from boilerd.retry import Decision, Verdict
 from boilerd.task import TaskState, encode_payload, task_options
-from support import rings
+from support import Valkey, rings
 
 WORKER = "host.run.0"
 
@@ -528,3 +530,49 @@ def test_the_password_and_number_that_were_set_win_over_those_in_the_url() -> No
     made = connect("redis://user:old@host:1/3", password="new", db=5).connection_pool.connection_kwargs
 
     assert (made["username"], made["password"], made["db"]) == ("user", "new", 5)
+
+
+# The pool.
+
+
+def test_scripts_and_commands_of_a_process_share_one_connection(client: Client) -> None:
+    first = client.connection.client_id()
+    client.enqueue("test:echo")
+
+    assert client.connection.client_id() == first
+
+
+def test_threads_that_enqueue_at_once_have_answers_of_their_own(client: Client) -> None:
+    names = [f"task-{n}" for n in range(200)]
+    with ThreadPoolExecutor(8) as threads:
+        infos = list(threads.map(lambda name: client.enqueue("test:echo", task_id=name), names))
+
+    assert [info.id for info in infos] == names
+    assert client.connection.llen(keys.queue("default")) == len(names)
+
+
+def test_a_forked_child_leaves_the_open_connection_to_its_parent(client: Client) -> None:
+    own = client.connection.client_id()
+    read_fd, write_fd = os.pipe()
+    if not (pid := os.fork()):
+        try:
+            client.enqueue("test:echo", task_id="child")
+            os.write(write_fd, str(client.connection.client_id()).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(write_fd)
+    other = int(os.read(read_fd, 100))
+    os.close(read_fd)
+
+    assert other != own
+    assert client.connection.client_id() == own
+    assert client.connection.exists(keys.job("child"))
+
+
+def test_a_connection_that_the_server_closed_is_opened_anew(client: Client, valkey: Valkey) -> None:
+    client.enqueue("test:echo")
+    with redis.Redis.from_url(valkey.url) as admin:
+        admin.execute_command("CLIENT", "KILL", "ID", client.connection.client_id())
+
+    assert client.enqueue("test:echo").state is TaskState.PENDING
