@@ -372,7 +372,7 @@ class Broker:
     def _run(self, script: str, args: Sequence[str | bytes | float], first: Sequence[str | bytes | float] = ()) -> Any:
         failpoint(f"before-{script}")
         sent = [keys.RQ, keys.OWN, *args]
-        try:
+        try:  # as `_talking`, without a generator for each task
             answer = call_script(self.connection.connection_pool, self._scripts[script], sent, first)
         except (redis.RedisError, UnicodeError) as error:
             raise self._translate(error) from error

@@ -198,11 +198,9 @@ class ServeMux:
             return self._not_found
         handler = synchronous(self._handlers[pattern])
         model = self._models.get(pattern)
-        return (
-            handler
-            if model is None
-            else lambda task: handler(structs.replace(task, payload=decode(task.payload, model)))
-        )
+        if model is None:
+            return handler
+        return lambda task: handler(structs.replace(task, payload=decode(task.payload, model)))
 
     def _wrap(self, handler: Handler) -> Handler:
         for middleware in reversed(self._middleware):

@@ -127,10 +127,9 @@ class Worker(BaseWorker):
         self._done = 0
         # Jitter, so that workers that started together are not replaced together.
         self._last_task = limits.max_tasks + random.randint(0, limits.max_tasks // 10)
-        self.hostname, self.ip_address = socket.gethostname(), address
         self._record = {
             "queues": ",".join(order.names),
-            "hostname": self.hostname,
+            "hostname": socket.gethostname(),
             "ip_address": address,
             "version": self.version,
             "python_version": self.python_version,

@@ -103,10 +103,7 @@ local function complete(queue, completions)
     call('LTRIM', OWN .. ':completed:' .. queue, 0, 999)
   end
   count(queue, seconds, #completions, 0)
-  if is_registered == 1 then
-    call('HINCRBY', worker_key, 'successful_job_count', #completions)
-    call('HINCRBYFLOAT', worker_key, 'total_working_time', stamp(took))
-  end
+  if is_registered == 1 then count_on_worker(worker, 'successful_job_count', #completions, took) end
 end
 
 local first_done = 9 + queues

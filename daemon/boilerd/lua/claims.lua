@@ -144,11 +144,9 @@ local function record(job, execution, worker, kind, started, ended, field, value
   call('XADD', RQ .. ':results:' .. job, 'MAXLEN', 30, '*', unpack(entry))
 end
 
--- RQ's record of the worker may be gone, and must not come back without its TTL.
+-- Add to RQ's record of a worker, which the caller knows to be there: it must not come back without its TTL.
 local function count_on_worker(worker, field, attempts, seconds)
   local key = RQ .. ':worker:' .. worker
-  if call('EXISTS', key) == 1 then
-    call('HINCRBY', key, field, attempts)
-    call('HINCRBYFLOAT', key, 'total_working_time', stamp(seconds))
-  end
+  call('HINCRBY', key, field, attempts)
+  call('HINCRBYFLOAT', key, 'total_working_time', stamp(seconds))
 end

@@ -45,11 +45,14 @@ elseif verdict == 'archive' then
 end
 drop_claim(job, eid, queue, worker)
 -- Its heartbeat finds it there, and the worker hears that it lost the lease.
-if ARGV[16] == '1' and call('EXISTS', RQ .. ':worker:' .. worker) == 1 then
+local is_registered = call('EXISTS', RQ .. ':worker:' .. worker) == 1
+if ARGV[16] == '1' and is_registered then
   call('SADD', claims, claim)
   call('EXPIRE', claims, 600)
 end
 if verdict == 'drop' then delete(job) end
 if counts or verdict ~= 'retry' then count(queue, seconds, 1, counts and 1 or 0) end
-count_on_worker(worker, counts and 'failed_job_count' or 'successful_job_count', 1, seconds - started)
+if is_registered then
+  count_on_worker(worker, counts and 'failed_job_count' or 'successful_job_count', 1, seconds - started)
+end
 return verdict
