@@ -226,9 +226,8 @@ def test_a_task_of_which_nobody_knows_whether_it_began_is_not_counted_and_claime
 ) -> None:
     store(client, *"abc", max_retries=0)
     broker.advance(WORKER, ("default",), limit=3)
-    lapse(client.connection)
     rules = Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
-    for worker, claim in broker.expired():
+    for worker, claim in lapse(client.connection, broker.expired):
         error = LeaseExpiredError("lease expired")
         rules.bury(broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone)
     broker.forward()

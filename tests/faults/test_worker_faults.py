@@ -148,7 +148,7 @@ def test_a_task_whose_worker_was_stopped_is_taken_over_and_the_late_outcome_refu
     pid = daemon.wait_for("task started", task_id=task_id)["pid"]
     os.kill(pid, signal.SIGSTOP)
     # What 30 s do: a stopped worker's lease is not extended.
-    lapse(client.connection)
+    lapse(client.connection, lambda: daemon.lines("task failed", task_id=task_id))
 
     assert "lease expired" in daemon.wait_for("task failed", task_id=task_id)["error"]
     daemon.wait_for("task will be retried", task_id=task_id)
@@ -208,8 +208,7 @@ def lease(client: Client) -> float:
 
 def taken_over(client: Client) -> None:
     """Have another host's recoverer take the running task."""
-    lapse(client.connection)
     broker = Broker(client.connection)
-    for worker, claim in broker.expired():
+    for worker, claim in lapse(client.connection, broker.expired):
         lost = LeaseExpiredError("lease expired")
         broker.fail(worker, claim, Failure(str(lost), str(lost), Decision(Verdict.ARCHIVE), 0), is_taken=True)
