@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import pytest
 import redis
@@ -49,6 +50,12 @@ def test_an_enqueue_is_one_round_trip(valkey: Valkey, client: Client, connection
         over_the_wire = [c["command"].split()[0] for c in commands if c["client_type"] != "lua"]
 
     assert over_the_wire == ["EVALSHA"]
+
+
+def test_a_task_without_an_id_gets_a_random_uuid(client: Client) -> None:
+    ids = [UUID(info.id) for info in client.enqueue_many([("test:echo", None)] * 50)]  # type: ignore[union-attr]
+
+    assert {(each.version, each.variant) for each in ids} == {(4, RFC_4122)}
 
 
 def test_two_tasks_never_share_an_id(client: Client) -> None:

@@ -8,7 +8,7 @@ import base64
 import functools
 import importlib.resources
 import itertools
-import uuid
+import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -119,7 +119,7 @@ class Broker:
                 rings, before this process hears of it.
         """
         args: list[str | bytes | float] = [worker, LEASE_S, limit, BATCH_PARTS, len(queues), *queues]
-        args.append(uuid.uuid4().hex)
+        args.append(os.urandom(16).hex())
         for done in completions:
             c = done.claim
             args += [c.task_id, c.execution_id, c.queue, c.retention_s, c.started, base64.b64encode(done.result)]

@@ -1,0 +1,117 @@
+"""A broker that is reached through TLS."""
+
+import asyncio
+import os
+import signal
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from boilerd import BrokerUnavailableError, Client
+from support import RunningDaemon, Valkey
+
+
+class Terminator:
+    """Takes TLS connections on a loopback port, and passes what they hold to a Unix socket.
+
+    The tests' Valkey is built without TLS, so this is what stands in front of it; for a client there is no difference.
+
+    Attributes:
+        url: Where it listens; without a word on whom to trust.
+        certificate: Its own, which vouches for itself.
+    """
+
+    def __init__(self, directory: Path, upstream: Path) -> None:
+        self.certificate = directory / "certificate.pem"
+        key = directory / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-keyout", key, "-out", self.certificate, "-days", "2", "-subj", "/CN=broker",
+             "-addext", "subjectAltName=IP:127.0.0.1"],
+            check=True, capture_output=True, timeout=20,
+        )  # fmt: skip
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._context.load_cert_chain(self.certificate, key)
+        self._upstream = upstream
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="terminator", daemon=True)
+        self._thread.start()
+        listening = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(20)
+        self.url = f"rediss://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    def close(self) -> None:
+        """Stop listening, and cut every connection."""
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(20)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(20)
+
+    async def _end(self) -> None:
+        self._server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        broker_reader, broker_writer = await asyncio.open_unix_connection(self._upstream)
+        await asyncio.gather(_pass_on(reader, broker_writer), _pass_on(broker_reader, writer))
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while chunk := await reader.read(65536):
+        writer.write(chunk)
+        await writer.drain()
+    writer.close()
+
+
+@pytest.fixture
+def terminator(valkey: Valkey, directory: Path) -> Iterator[Terminator]:
+    made = Terminator(directory, valkey.socket)
+    yield made
+    made.close()
+
+
+def test_tasks_are_enqueued_and_run_over_tls(
+    start_daemon: Callable[..., RunningDaemon], terminator: Terminator
+) -> None:
+    url = f"{terminator.url}?ssl_ca_certs={terminator.certificate}"
+    daemon = start_daemon("--concurrency", "2", redis_url=url).ready()
+
+    with Client.from_url(url) as client:
+        ids = [client.enqueue("test:echo", "x" * 100_000).id for _ in range(5)]
+
+    for task_id in ids:
+        daemon.wait_for("task completed", task_id=task_id)
+    assert daemon.stop() == 0
+
+
+def test_a_broker_whose_certificate_nobody_vouches_for_is_refused(terminator: Terminator) -> None:
+    with (
+        Client.from_url(terminator.url) as client,
+        pytest.raises(BrokerUnavailableError, match="CERTIFICATE_VERIFY_FAILED") as refusal,
+    ):
+        client.enqueue("test:echo")
+
+    assert not refusal.value.was_sent
+
+
+def test_a_client_waits_for_a_stalled_broker_no_longer_than_its_timeout_over_tls_as_well(
+    start_valkey: Callable[..., Valkey], directory: Path
+) -> None:
+    server = start_valkey()
+    assert server.process
+    terminator = Terminator(directory, server.socket)
+    with Client.from_url(f"{terminator.url}?ssl_ca_certs={terminator.certificate}", timeout_s=0.5) as client:
+        client.enqueue("test:echo")
+        os.kill(server.process.pid, signal.SIGSTOP)
+        began_s = time.monotonic()
+
+        with pytest.raises(BrokerUnavailableError, match="may have been stored"):
+            client.enqueue("test:echo")
+
+        assert 0.4 < time.monotonic() - began_s < 3
+    terminator.close()
