@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -38,23 +39,22 @@ class Terminator:
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.load_cert_chain(self.certificate, key)
         self._upstream = upstream
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="terminator", daemon=True)
+        self._is_listening = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._listen()), name="terminator")
         self._thread.start()
-        listening = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
-        self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(20)
-        self.url = f"rediss://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        assert self._is_listening.wait(20)
 
     def close(self) -> None:
         """Stop listening, and cut every connection."""
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(20)
 
-    async def _end(self) -> None:
-        self._server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
+    async def _listen(self) -> None:
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context) as server:
+            self.url = f"rediss://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+            self._is_listening.set()
+            await self._over.wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         broker_reader, broker_writer = await asyncio.open_unix_connection(self._upstream)
@@ -62,17 +62,18 @@ class Terminator:
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while chunk := await reader.read(65536):
-        writer.write(chunk)
-        await writer.drain()
-    writer.close()
+    try:
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+    finally:
+        writer.transport.abort()
 
 
 @pytest.fixture
 def terminator(valkey: Valkey, directory: Path) -> Iterator[Terminator]:
-    made = Terminator(directory, valkey.socket)
-    yield made
-    made.close()
+    with closing(Terminator(directory, valkey.socket)) as made:
+        yield made
 
 
 def test_tasks_are_enqueued_and_run_over_tls(
@@ -104,8 +105,10 @@ def test_a_client_waits_for_a_stalled_broker_no_longer_than_its_timeout_over_tls
 ) -> None:
     server = start_valkey()
     assert server.process
-    terminator = Terminator(directory, server.socket)
-    with Client.from_url(f"{terminator.url}?ssl_ca_certs={terminator.certificate}", timeout_s=0.5) as client:
+    with (
+        closing(Terminator(directory, server.socket)) as terminator,
+        Client.from_url(f"{terminator.url}?ssl_ca_certs={terminator.certificate}", timeout_s=0.5) as client,
+    ):
         client.enqueue("test:echo")
         os.kill(server.process.pid, signal.SIGSTOP)
         began_s = time.monotonic()
@@ -114,4 +117,3 @@ def test_a_client_waits_for_a_stalled_broker_no_longer_than_its_timeout_over_tls
             client.enqueue("test:echo")
 
         assert 0.4 < time.monotonic() - began_s < 3
-    terminator.close()
