@@ -106,7 +106,7 @@ def test_times_are_redis_times_in_the_format_of_rq(broker: Broker, connection: r
 def test_the_calendar_of_the_scripts_agrees_with_pythons(connection: redis.Redis, when: float) -> None:
     from datetime import UTC, datetime  # noqa: PLC0415
 
-    from boilerd.broker import script_source  # noqa: PLC0415
+    from boilerd.scripts import script_source  # noqa: PLC0415
 
     common, _, _ = script_source("release").partition("-- End claims")
     shown = connection.eval(f"{common}\nreturn iso(tonumber(ARGV[3]))", 0, "rq", "boilerd", repr(when))

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from boilerd import Client
-from boilerd.broker import Broker
 from boilerd.config import load
 from boilerd.connection import connect
 from boilerd.errors import BrokerLoadingError, BrokerUnavailableError, ConfigError, InvalidPayloadError
 from boilerd.processes import birthmark, is_dead, is_stopped
+from boilerd.server import check, hazards
 from boilerd.settings import Settings
 from support import RunningDaemon, Valkey, boilerd, clean_environment, wait_until
 
@@ -55,14 +55,14 @@ def test_a_broker_with_snapshots_is_no_hazard(start_valkey: Callable[..., Valkey
     server = start_valkey("--save", "60 1")
 
     with connect(server.url) as connection:
-        assert Broker(connection).hazards() == []
+        assert hazards(connection) == []
 
 
 def test_a_broker_that_hides_its_settings_is_judged_by_what_it_tells(valkey: Valkey) -> None:
     with connect(valkey.url) as admin:
         admin.execute_command("ACL", "SETUSER", "hosted", "on", ">pw", "~*", "&*", "+@all", "-config")
         with connect(valkey.url.replace("unix://", "unix://hosted:pw@")) as connection:
-            assert Broker(connection).hazards() == []
+            assert hazards(connection) == []
         admin.execute_command("ACL", "DELUSER", "hosted")
 
 
@@ -86,7 +86,7 @@ def test_a_daemon_waits_for_a_broker_that_reads_its_file(
 def _is_loading(server: Valkey) -> bool:
     with connect(server.url) as connection:
         try:
-            Broker(connection).check()
+            check(connection)
         except BrokerLoadingError:
             return True
         except BrokerUnavailableError:

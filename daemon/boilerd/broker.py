@@ -5,8 +5,6 @@ is one Lua script in lua/; this module gives each a name, types and errors of ou
 """
 
 import base64
-import functools
-import importlib.resources
 import itertools
 import os
 import zlib
@@ -18,7 +16,7 @@ import msgspec
 import redis
 
 from boilerd import keys
-from boilerd.connection import Script, call_script, text, translate
+from boilerd.connection import text, translate
 from boilerd.errors import BoilerdError, BrokerError, DuplicateTaskError, QueueFullError, TaskIdConflictError
 from boilerd.failpoints import failpoint
 from boilerd.jobs import (
@@ -34,6 +32,7 @@ from boilerd.jobs import (
     to_claim,
 )
 from boilerd.retry import Verdict
+from boilerd.scripts import call_script, scripts
 from boilerd.task import ARCHIVE_TTL_S, TaskState
 
 #: A claim holds this long without a heartbeat; the scheduler extends it every 5 s.
@@ -46,10 +45,6 @@ ARCHIVE_LIMIT = 10_000
 BATCH = 500
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
 BATCH_PARTS = 16
-_SCRIPTS = (
-    "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held", "janitor",
-    "mark", "release", "result", "tick",
-)  # fmt: skip
 
 
 class Advance(msgspec.Struct, frozen=True):
@@ -314,30 +309,6 @@ class Broker:
             answers = pipeline.execute(raise_on_error=False)
         return sum(answer for answer in answers if isinstance(answer, int))  # a key may be of another kind
 
-    def check(self) -> str:
-        """Make sure that Redis can be worked with; its name and version.
-
-        Raises:
-            BrokerError: Not reachable, no access, or too old.
-        """
-        with self._talking():
-            self.connection.ping()  # refused while it loads; INFO is not
-            info = self.connection.info("server")
-        version = str(info.get("valkey_version") or info["redis_version"])
-        name, least = ("Valkey", 8) if "valkey_version" in info else ("Redis", 7)
-        if int(version.partition(".")[0]) < least:
-            raise BrokerError(f"{name} {version} is too old; boilerd needs Redis 7 or Valkey 8, or newer")
-        return f"{name} {version}"
-
-    def address(self) -> str:
-        """How Redis knows this host: its IP address, or the Unix socket."""
-        with self._talking():
-            try:
-                address = str(self.connection.client_info()["addr"])
-            except redis.ResponseError:  # what this user may not ask
-                return "unknown"
-        return address.rpartition(":")[0] or address
-
     @contextmanager
     def _talking(self) -> Iterator[None]:
         """Turn redis-py's errors into ours."""
@@ -352,23 +323,6 @@ class Broker:
             self.connection.connection_pool.disconnect()
         return translate(error)
 
-    def hazards(self) -> list[str]:
-        """What Redis is set up to lose tasks by; each names the setting, and what would do."""
-        with self._talking():
-            info = self.connection.info()
-            try:
-                snapshots = self.connection.config_get("save").get("save", "")
-            except redis.ResponseError:  # hosted ones keep their settings to themselves
-                snapshots = "unknown"
-        found = []
-        if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
-            found.append(f"maxmemory-policy is {policy}: Redis may evict tasks when it is full; set it to noeviction")
-        if not info.get("aof_enabled", 1) and not snapshots:
-            found.append(
-                "appendonly is no and save is empty: a restart of Redis loses all tasks; set appendonly to yes"
-            )
-        return found
-
     def _run(self, script: str, args: Sequence[str | bytes | float], first: Sequence[str | bytes | float] = ()) -> Any:
         failpoint(f"before-{script}")
         sent = [keys.RQ, keys.OWN, *args]
@@ -378,23 +332,6 @@ class Broker:
             raise self._translate(error) from error
         failpoint(f"after-{script}")
         return answer
-
-
-@functools.cache
-def scripts() -> dict[str, Script]:
-    """All scripts by name; read once, before the daemon forks."""
-    return {name: Script.of(script_source(name)) for name in _SCRIPTS}
-
-
-@functools.cache
-def script_source(name: str) -> str:
-    """The text of a script as it is sent to Redis."""
-    files = importlib.resources.files("boilerd") / "lua"
-    stores = name in {"enqueue", "tick"}
-    parts = ("common", "store" if stores else "claims", name)
-    # What stores no new task makes room, or keeps what is there: it must go on when Redis is full.
-    flags = "" if stores else " flags=allow-oom"
-    return f"#!lua{flags}\n" + "\n".join((files / f"{part}.lua").read_text("utf-8") for part in parts)
 
 
 def _described(task: NewTask) -> list[str | bytes | float]:

@@ -1,20 +1,16 @@
 """Connections to Redis, and its errors in our words."""
 
-import hashlib
 import os
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
-import hiredis
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import Connection
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -165,79 +161,6 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
             return BrokerUnavailableError(f"Redis did not answer: {why}", was_sent=was_sent)
     told = next((told for kind, told in _REFUSALS.items() if kind(error)), "Redis refused the command")
     return BrokerError(f"{told}: {error}")
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script, and the digest by which Redis knows it once it has seen it."""
-
-    source: str
-    digest: str
-
-    @classmethod
-    def of(cls, source: str) -> Self:
-        """The script of this text."""
-        return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-
-
-def call_script(
-    pool: redis.ConnectionPool,
-    script: Script,
-    args: Sequence[str | bytes | float],
-    first: Sequence[str | bytes | float] = (),
-) -> Any:
-    """Run the script in one round trip, or two where Redis does not know it yet; raises redis-py's errors.
-
-    On a connection of the pool, without the layers that redis-py has above it (retries, events,
-    conversion of answers): they cost twice as much as the rest.
-
-    Args:
-        pool: Where to get a connection.
-        script: What to run.
-        args: Its ARGV; it has no KEYS.
-        first: A command that is sent with it, such as one that blocks: the script runs when that has ended,
-            without a word from here. Its answer is dropped.
-    """
-    connection = pool.get_connection()
-    is_clean = False
-    try:
-        answer = _ask(connection, script, args, first)
-        is_clean = True
-    except redis.ResponseError:
-        is_clean = True
-        raise
-    finally:
-        if not is_clean:
-            # Interrupted: the answer may be under way, and would be taken for that of the next command.
-            connection.disconnect()  # type: ignore[no-untyped-call]
-        pool.release(connection)
-    return answer
-
-
-def _ask(
-    connection: Connection,
-    script: Script,
-    args: Sequence[str | bytes | float],
-    first: Sequence[str | bytes | float],
-) -> Any:
-    try:
-        sent = _packed(["EVALSHA", script.digest, 0, *args])
-        connection.send_packed_command([_packed(first) + sent if first else sent])  # type: ignore[no-untyped-call]
-        if first:
-            connection.read_response()
-        return connection.read_response()
-    except redis.exceptions.NoScriptError:
-        connection.send_packed_command([_packed(["EVAL", script.source, 0, *args])])  # type: ignore[no-untyped-call]
-        return connection.read_response()
-
-
-def _packed(command: Sequence[str | bytes | float]) -> bytes:
-    """The command as it is sent; redis-py's own way looks at each argument several times."""
-    try:
-        packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
-    except UnicodeEncodeError:  # what a stranger named in bytes that are no text
-        packed = hiredis.pack_command(tuple(raw(part) if isinstance(part, str) else part for part in command))  # type: ignore[arg-type]
-    return packed
 
 
 def text(value: bytes | str) -> str:

@@ -19,7 +19,7 @@ from setproctitle import setproctitle
 from supervisor.options import ProcessGroupConfig
 from supervisor.states import ProcessStates
 
-from boilerd import logs
+from boilerd import logs, server
 from boilerd.app import load_app
 from boilerd.board import SCHEDULER_SLOT, VALKEY_SLOT, Board
 from boilerd.broker import Broker
@@ -85,7 +85,7 @@ class Boilerd:
             return
         try:
             with self._connect("check") as connection:
-                Broker(connection).check()
+                server.check(connection)
         except BrokerError as error:
             raise self._unusable(error) from error
 
@@ -159,16 +159,15 @@ class Boilerd:
             _wait_for_valkey(self._valkey, daemon)
         try:
             with self._connect("supervisor") as connection:
-                broker = Broker(connection)
-                server = _wait_for_broker(broker, daemon)
-                for hazard in broker.hazards():
+                broker = _wait_for_broker(connection, daemon)
+                for hazard in server.hazards(connection):
                     logger.warning("tasks may be lost", extra={"error": hazard})
-                broker.set_limits(self._settings.queue_limits())
-                self._address = broker.address()
+                Broker(connection).set_limits(self._settings.queue_limits())
+                self._address = server.address(connection)
         except BrokerError as error:
             raise self._unusable(error) from error
         settings = self._settings
-        fields = {"workers": settings.concurrency, "queues": dict(settings.queues), "broker": server}
+        fields = {"workers": settings.concurrency, "queues": dict(settings.queues), "broker": broker}
         logger.info("daemon reloaded" if daemon.is_reloaded else "daemon started", extra=fields)
         groups = self._groups(daemon.options)
         # What is alive now is never freed: keep the collector from touching pages that children share.
@@ -295,7 +294,7 @@ def _configure_child(title: str) -> None:
     signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())
 
 
-def _wait_for_broker(broker: Broker, daemon: Daemon) -> str:
+def _wait_for_broker(connection: redis.Redis, daemon: Daemon) -> str:
     """Wait while Redis reads its file, as after a reboot of its host; its name and version.
 
     After a reload also while it is away: the daemon served until then, and shall again.
@@ -303,7 +302,7 @@ def _wait_for_broker(broker: Broker, daemon: Daemon) -> str:
     is_told = False
     while True:
         try:
-            return broker.check()
+            return server.check(connection)
         except BrokerUnavailableError as error:
             is_loading = isinstance(error, BrokerLoadingError)
             if not is_loading and not daemon.is_reloaded:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 import redis
 
-from boilerd import keys
+from boilerd import keys, server
 from boilerd.broker import Broker
 from boilerd.connection import connect, raw, text, translated
 from boilerd.errors import QueueNotFoundError, TaskNotFoundError, TaskStateError
@@ -268,11 +268,11 @@ class Inspector:
 
     def broker(self) -> dict[str, Any]:
         """``version uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey."""
-        server = self._broker.check()
+        version = server.check(self._connection)
         with translated():
             info = self._connection.info()
         return {
-            "server": server, "uptime_s": info["uptime_in_seconds"], "clients": info["connected_clients"],
+            "server": version, "uptime_s": info["uptime_in_seconds"], "clients": info["connected_clients"],
             "memory_bytes": info["used_memory"], "peak_memory_bytes": info["used_memory_peak"],
         }  # fmt: skip
 

@@ -130,14 +130,15 @@ def idle(bench: Bench, peer: Peer, scale: float) -> dict[str, float]:
     """What it uses while there is nothing to do: MB, per cent of a core, commands a second."""
     with running(bench, peer) as tree:
         time.sleep(1)
-        before, commands, began_s = tree.cpu_s(), bench.server.commands(), time.perf_counter()
-        requests = bench.server.requests()
+        cpu_s, began_s = tree.cpu_s(), time.perf_counter()
+        requests, commands = bench.server.totals()
         time.sleep(IDLE_S * max(scale, 0.2))
+        requests_now, commands_now = bench.server.totals()
         took_s = time.perf_counter() - began_s
         return {
-            "idle requests": (bench.server.requests() - requests - 1) / took_s,
-            "idle cpu": 100 * (tree.cpu_s() - before) / took_s,
-            "idle commands": (bench.server.commands() - commands) / took_s,
+            "idle requests": (requests_now - requests - 1) / took_s,
+            "idle cpu": 100 * (tree.cpu_s() - cpu_s) / took_s,
+            "idle commands": (commands_now - commands - 1) / took_s,
             "pss idle": tree.pss_mb(),
         }
 

@@ -50,9 +50,13 @@ class Server:
             int(client.get("tot-cmds", 0)) for client in self.connection.client_list() if int(client["id"]) != own
         )
 
-    def requests(self) -> int:
-        """How often it has read from a client: about a round trip each."""
-        return int(self.connection.info("stats")["total_reads_processed"])
+    def totals(self) -> tuple[int, int]:
+        """How often it has read from a client, about a round trip each; and commands of all clients, as above.
+
+        The call itself is a round trip that the next one counts.
+        """
+        stats = self.connection.info("stats")
+        return int(stats["total_reads_processed"]), int(stats["total_commands_processed"])
 
     def stop(self) -> None:
         """End it."""

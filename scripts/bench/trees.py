@@ -33,9 +33,9 @@ class Tree:
         return found
 
     def cpu_s(self) -> float:
-        """Seconds of CPU that its living processes have used."""
+        """Seconds of CPU that its processes have used, those that have ended included."""
         processes = _processes()
-        return sum(sum(map(int, processes[pid][11:13])) for pid in self.pids() if pid in processes) / TICK
+        return sum(sum(map(int, processes[pid][11:15])) for pid in self.pids() if pid in processes) / TICK
 
     def pss_mb(self) -> float:
         """Its share of the memory, in MB: shared pages count for each process in part."""
@@ -98,7 +98,10 @@ def _is_alive(pid: int) -> bool:
 
 
 def _processes() -> dict[int, list[str]]:
-    """Process ID → fields of /proc/PID/stat from the state on: 0 state, 1 parent, 11 and 12 user and system ticks."""
+    """Process ID → fields of /proc/PID/stat from the state on.
+
+    0 state, 1 parent, 11 and 12 user and system ticks, 13 and 14 those of its children that have ended.
+    """
     found = {}
     for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdecimal():

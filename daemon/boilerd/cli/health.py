@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import click
 
-from boilerd.broker import Broker
+from boilerd import server
 from boilerd.cli.options import BROKER, DurationType, Loaded, with_settings
 from boilerd.cli.socket_client import daemon_processes
 from boilerd.cli.status import UP
@@ -43,7 +43,7 @@ def _troubles(settings: Settings, max_latency_s: float | None) -> list[str]:
         with connect(
             settings.broker_url(), password=settings.redis_password, db=settings.redis_db, timeout_s=2.0
         ) as connection:
-            Broker(connection).check()
+            server.check(connection)
             if max_latency_s is not None:
                 troubles += _late(Inspector(connection), settings.queues, max_latency_s)
     except BrokerError as error:

@@ -1,4 +1,4 @@
--- What the scripts need that claim tasks and end claims; broker.py puts it behind common.lua.
+-- What the scripts need that claim tasks and end claims; scripts.py puts it behind common.lua.
 
 -- Whether a key can be used as what it should be; a stranger may have put something else there, and a command
 -- that fails half-way through a script would leave a task nowhere.

@@ -1,4 +1,4 @@
--- What all scripts need; broker.py puts this text in front of each of them.
+-- What all scripts need; scripts.py puts this text in front of each of them.
 --
 -- Every script gets in ARGV[1] RQ's key prefix and in ARGV[2] boilerd's own. Times are Redis's:
 -- no host's clock decides anything. Keys of jobs are made inside the scripts, because their

@@ -1,4 +1,4 @@
--- Store one task; what enqueue.lua and tick.lua share. broker.py puts it behind common.lua.
+-- Store one task; what enqueue.lua and tick.lua share. scripts.py puts it behind common.lua.
 
 local seconds = now()
 local time = iso(seconds)
