@@ -41,7 +41,7 @@ def call_script(
     """Run the script in one round trip, or two where Redis does not know it yet; raises redis-py's errors.
 
     On a connection of the pool, without the layers that redis-py has above it (retries, events,
-    conversion of answers): they cost twice as much as the rest.
+    conversion of answers): they are a quarter of the CPU time that a call takes its client.
 
     Args:
         pool: Where to get a connection.
