@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -549,6 +550,28 @@ def test_threads_that_enqueue_at_once_have_answers_of_their_own(client: Client) 
 
     assert [info.id for info in infos] == names
     assert client.connection.llen(keys.queue("default")) == len(names)
+
+
+def test_a_subscriber_waits_for_ever_on_a_connection_that_scripts_had(valkey: Valkey, connection: redis.Redis) -> None:
+    with Client.from_url(valkey.url, timeout_s=0.2) as client:
+        client.enqueue("test:echo")
+        with client.connection.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+            pubsub.subscribe("news")
+            messages = pubsub.listen()
+            assert next(messages)["type"] == "subscribe"
+            later = threading.Timer(0.6, connection.publish, ("news", "late"))
+            later.start()
+
+            assert next(messages)["data"] == b"late"
+            later.join()
+
+
+def test_scripts_and_commands_keep_their_timeouts_in_turns(valkey: Valkey) -> None:
+    with Client.from_url(valkey.url, timeout_s=0.2) as client:
+        for _ in range(2):
+            client.enqueue("test:echo")
+            with pytest.raises(redis.TimeoutError):
+                client.connection.blpop(["nothing"], 0)
 
 
 def test_a_forked_child_leaves_the_open_connection_to_its_parent(client: Client) -> None:

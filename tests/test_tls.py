@@ -48,13 +48,15 @@ class Terminator:
         """Stop listening, and cut every connection."""
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(20)
+        assert not self._thread.is_alive()
 
     async def _listen(self) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        async with await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context) as server:
-            self.url = f"rediss://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-            self._is_listening.set()
-            await self._over.wait()
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        self.url = f"rediss://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        self._is_listening.set()
+        await self._over.wait()
+        server.close()  # what is connected is cut when the loop ends
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         broker_reader, broker_writer = await asyncio.open_unix_connection(self._upstream)

@@ -40,6 +40,26 @@ class OwnPool(redis.ConnectionPool):
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
         """One that is idle, else a new one; threads that ask at once have one each."""
+        connection = self._take(*args, **options)
+        _wait_in_python(connection)
+        return connection
+
+    def get_for_script(self) -> Any:
+        """One that is open, and whose timeout the kernel sees to: an enqueue takes a sixth less. Not so with TLS.
+
+        Python's own timeout polls the socket before each read and each write. The kernel's counts from the last
+        progress, and anew after each signal that has a handler.
+        """
+        connection = self._take()
+        try:
+            _wait_in_kernel(connection)
+        except BaseException:
+            connection.disconnect()  # it may have been interrupted half-way
+            self.release(connection)
+            raise
+        return connection
+
+    def _take(self, *args: Any, **options: Any) -> Any:
         if self.pid != os.getpid():
             self.reset()
         try:
@@ -72,18 +92,28 @@ def _checked(connection: Any) -> Any:
 
 
 def _wait_in_kernel(connection: Any) -> None:
-    """Set up a connection that was opened, and let the kernel see to its timeout: an enqueue takes a sixth less.
+    if connection._sock is None:  # noqa: SLF001 - there is no other way to it
+        connection.connect()
+    sock = connection._sock  # noqa: SLF001
+    if sock is not None and sock.gettimeout() and not isinstance(sock, ssl.SSLSocket):
+        with suppress(OSError):  # where a time has another form, Python goes on seeing to it
+            _set_kernel_timeout(sock, sock.gettimeout())
+            sock.settimeout(None)
 
-    Python's own timeouts poll the socket before each read and each write.
-    """
-    connection.on_connect_check_health()  # what redis-py does by itself where it is given no function
-    sock, timeout_s = connection._sock, connection.socket_timeout  # noqa: SLF001 - there is no other way to it
-    if timeout_s and not isinstance(sock, ssl.SSLSocket):
-        whole_s, part_s = divmod(timeout_s, 1)
-        timeval = struct.pack("@ll", int(whole_s), int(part_s * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-        sock.settimeout(None)
+
+def _wait_in_python(connection: Any) -> None:
+    """As redis-py knows its connections; a subscriber may wait for ever."""
+    sock = connection._sock  # noqa: SLF001
+    if sock is not None and sock.gettimeout() is None and connection.socket_timeout:
+        _set_kernel_timeout(sock, 0.0)
+        sock.settimeout(connection.socket_timeout)
+
+
+def _set_kernel_timeout(sock: socket.socket, timeout_s: float) -> None:
+    whole_s, part_s = divmod(timeout_s, 1)
+    timeval = struct.pack("@ll", int(whole_s), int(part_s * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
 
 def connect(
@@ -113,7 +143,7 @@ def connect(
     try:
         if urlsplit(url).scheme == "redis+sentinel":
             return _connect_sentinel(url, options, db)
-        pool = OwnPool.from_url(url, **options, redis_connect_func=_wait_in_kernel)
+        pool = OwnPool.from_url(url, **options)
         if password or db:
             # What was set by itself wins over what stands in the URL.
             pool.connection_kwargs.update({"password": password} if password else {})
@@ -157,7 +187,7 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
         case redis.ConnectionError() | redis.TimeoutError():
             # redis-py (8.1) has no error of its own for what went wrong before anything was sent.
             was_sent = "connecting to" not in str(error)
-            why = "its time is up" if isinstance(error.__context__, BlockingIOError) else error
+            why = "its time is up" if was_sent and isinstance(error.__context__, BlockingIOError) else error
             return BrokerUnavailableError(f"Redis did not answer: {why}", was_sent=was_sent)
     told = next((told for kind, told in _REFUSALS.items() if kind(error)), "Redis refused the command")
     return BrokerError(f"{told}: {error}")

@@ -11,7 +11,7 @@ import hiredis
 import redis
 from redis.connection import Connection
 
-from boilerd.connection import raw
+from boilerd.connection import OwnPool, raw
 
 _SCRIPTS = (
     "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held", "janitor",
@@ -50,7 +50,7 @@ def call_script(
         first: A command that is sent with it, such as one that blocks: the script runs when that has ended,
             without a word from here. Its answer is dropped.
     """
-    connection = pool.get_connection()
+    connection = pool.get_for_script() if isinstance(pool, OwnPool) else pool.get_connection()
     is_clean = False
     try:
         answer = _ask(connection, script, args, first)
@@ -61,7 +61,7 @@ def call_script(
     finally:
         if not is_clean:
             # Interrupted: the answer may be under way, and would be taken for that of the next command.
-            connection.disconnect()  # type: ignore[no-untyped-call]
+            connection.disconnect()
         pool.release(connection)
     return answer
 

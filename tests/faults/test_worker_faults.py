@@ -209,6 +209,11 @@ def lease(client: Client) -> float:
 def taken_over(client: Client) -> None:
     """Have another host's recoverer take the running task."""
     broker = Broker(client.connection)
-    for worker, claim in lapse(client.connection, broker.expired):
-        lost = LeaseExpiredError("lease expired")
-        broker.fail(worker, claim, Failure(str(lost), str(lost), Decision(Verdict.ARCHIVE), 0), is_taken=True)
+
+    def is_taken() -> bool:
+        for worker, claim in broker.expired():
+            lost = LeaseExpiredError("lease expired")
+            broker.fail(worker, claim, Failure(str(lost), str(lost), Decision(Verdict.ARCHIVE), 0), is_taken=True)
+        return not client.connection.zcard(keys.wip("default"))
+
+    lapse(client.connection, is_taken)
