@@ -45,18 +45,13 @@ class OwnPool(redis.ConnectionPool):
         return connection
 
     def get_for_script(self) -> Any:
-        """One that is open, and whose timeout the kernel sees to: an enqueue takes a sixth less. Not so with TLS.
+        """One whose timeout the kernel sees to where it is open: an enqueue takes a sixth less. Not so with TLS.
 
         Python's own timeout polls the socket before each read and each write. The kernel's counts from the last
         progress, and anew after each signal that has a handler.
         """
         connection = self._take()
-        try:
-            _wait_in_kernel(connection)
-        except BaseException:
-            connection.disconnect()  # it may have been interrupted half-way
-            self.release(connection)
-            raise
+        _wait_in_kernel(connection)
         return connection
 
     def _take(self, *args: Any, **options: Any) -> Any:
@@ -92,9 +87,7 @@ def _checked(connection: Any) -> Any:
 
 
 def _wait_in_kernel(connection: Any) -> None:
-    if connection._sock is None:  # noqa: SLF001 - there is no other way to it
-        connection.connect()
-    sock = connection._sock  # noqa: SLF001
+    sock = connection._sock  # noqa: SLF001 - there is no other way to it
     if sock is not None and sock.gettimeout() and not isinstance(sock, ssl.SSLSocket):
         with suppress(OSError):  # where a time has another form, Python goes on seeing to it
             _set_kernel_timeout(sock, sock.gettimeout())

@@ -26,10 +26,10 @@ def address(connection: redis.Redis) -> str:
     """How Redis knows this host: its IP address, or the Unix socket."""
     with translated():
         try:
-            address = str(connection.client_info()["addr"])
+            found = str(connection.client_info()["addr"])
         except redis.ResponseError:  # what this user may not ask
             return "unknown"
-    return address.rpartition(":")[0] or address
+    return found.rpartition(":")[0] or found
 
 
 def hazards(connection: redis.Redis) -> list[str]:
