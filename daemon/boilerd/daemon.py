@@ -1,6 +1,5 @@
 """The daemon put together: settings → broker, scheduler and workers under one supervisor."""
 
-import fcntl
 import functools
 import gc
 import logging
@@ -9,10 +8,8 @@ import re
 import secrets
 import signal
 import socket
-import stat
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import redis
 from setproctitle import setproctitle
@@ -25,6 +22,7 @@ from boilerd.board import SCHEDULER_SLOT, VALKEY_SLOT, Board
 from boilerd.broker import Broker
 from boilerd.children import ForkedConfig, forked_config, program_group
 from boilerd.connection import connect
+from boilerd.directories import lock_directories, prepare_directory, usable_socket
 from boilerd.embedded import START_TIMEOUT_S, EmbeddedValkey, find_server
 from boilerd.errors import BootError, BrokerError, BrokerLoadingError, BrokerUnavailableError, NoBrokerError
 from boilerd.handover import Handover, RunningValkey
@@ -54,8 +52,6 @@ SCHEDULER_STOP_S = 1.0
 #: long one of them sleeps at most: half as long again must be below the 5 s that a command may take.
 LOOKS_A_SECOND = 4
 LONGEST_IDLE_S = 3.0
-#: 108 bytes fit in a socket's address; Supervisor first binds to a name with its pid appended.
-LONGEST_SOCKET_PATH = 96
 
 
 class Boilerd:
@@ -76,11 +72,11 @@ class Boilerd:
     def check(self) -> None:
         """Find out whether it could take the place of a daemon that runs; raises BootError."""
         settings = self._settings
-        _prepare(settings.runtime_path(), "runtime_dir")
-        _checked_socket(settings.control_socket())
+        prepare_directory(settings.runtime_path(), "runtime_dir")
+        usable_socket(settings.control_socket())
         if settings.redis_url is None:
-            _prepare(settings.state_path(), "state_dir")
-            _checked_socket(settings.valkey_socket())
+            prepare_directory(settings.state_path(), "state_dir")
+            usable_socket(settings.valkey_socket())
             find_server()
             return
         try:
@@ -103,8 +99,8 @@ class Boilerd:
         kept = {settings.runtime_path(): "runtime_dir"}
         if settings.redis_url is None:
             kept[settings.state_path()] = "state_dir"
-        locks = _locks(kept, handover)
-        options = Options(_checked_socket(settings.control_socket()))
+        locks = lock_directories(kept, handover.lock_fds)
+        options = Options(usable_socket(settings.control_socket()))
         if settings.redis_url is None:
             first = [self._embedded(options, handover)]
         else:
@@ -133,7 +129,7 @@ class Boilerd:
     def _embedded(self, options: Options, handover: Handover) -> ProcessGroupConfig:
         """The embedded broker: a new one, or the one that runs already."""
         settings = self._settings
-        socket_path = _checked_socket(settings.valkey_socket())
+        socket_path = usable_socket(settings.valkey_socket())
         running = handover.valkey if handover.valkey and handover.valkey.socket == str(socket_path) else None
         if running is None:
             handover.abandon()  # that of another state directory
@@ -329,63 +325,3 @@ def _wait_for_valkey(valkey: EmbeddedValkey, daemon: Daemon) -> None:
             raise BootError(f"the embedded Valkey ended at once: {valkey.why()}")
         if time.monotonic() > deadline_s:
             raise BootError(f"the embedded Valkey did not answer in {START_TIMEOUT_S:g} s: {valkey.why()}")
-
-
-def _locks(kept: Mapping[Path, str], handover: Handover) -> dict[str, int]:
-    """Make the directories ours; path of each lock → file descriptor that holds it.
-
-    Args:
-        kept: Directory → setting that names it.
-        handover: Brings locks that this process holds already; those not needed are given up.
-    """
-    held = handover.lock_fds
-    locks = {}
-    for directory, setting in kept.items():
-        path = str(directory / "boilerd.lock")
-        if path not in locks:
-            # A second descriptor would do, but closing it would give up the lock.
-            locks[path] = held.pop(path) if path in held else _lock(directory, setting)
-    for fd in held.values():
-        os.close(fd)
-    held.clear()
-    return locks
-
-
-def _lock(directory: Path, setting: str) -> int:
-    """Make the directory ours, until this process ends in whatever way.
-
-    A lock of the POSIX kind is not inherited by forked children, so orphans do not hold it.
-    """
-    _prepare(directory, setting)
-    try:
-        fd = os.open(directory / "boilerd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise BootError(f"{setting} {directory}: {error.strerror}; set {setting} to a directory of your own") from error
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
-        raise BootError(
-            f"{setting} {directory}: in use by another daemon (pid {owner}); stop it, or set another {setting}"
-        ) from error
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
-    return fd
-
-
-def _prepare(directory: Path, setting: str) -> None:
-    """Make the directory, and make sure that it is fit."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = directory.stat().st_mode
-    except OSError as error:
-        raise BootError(f"{setting} {directory}: {error.strerror}; set {setting} to a directory of your own") from error
-    if mode & stat.S_IWOTH:
-        raise BootError(f"{setting} {directory}: everybody may write to it; chmod 700 {directory}")
-
-
-def _checked_socket(path: Path) -> Path:
-    size = len(os.fsencode(path))
-    if size > LONGEST_SOCKET_PATH:
-        raise BootError(f"{path}: {size} bytes are too long for a socket; set runtime_dir to a shorter path")
-    return path

@@ -16,7 +16,17 @@ from boilerd.broker import Broker
 from boilerd.connection import connect, raw, text, translated
 from boilerd.errors import QueueNotFoundError, TaskNotFoundError, TaskStateError
 from boilerd.queues import check_queue
-from boilerd.records import Attempt, TaskDetail, WorkerInfo, to_attempt, to_task, to_worker
+from boilerd.records import (
+    Attempt,
+    Day,
+    QueueDetail,
+    QueueInfo,
+    TaskDetail,
+    WorkerInfo,
+    to_attempt,
+    to_task,
+    to_worker,
+)  # fmt: skip
 from boilerd.task import TaskState, check_task_id
 
 #: What can be done with a task.
@@ -35,51 +45,6 @@ _REGISTRIES = {
     TaskState.SCHEDULED: "scheduled", TaskState.RETRY: "scheduled",
     TaskState.COMPLETED: "finished", TaskState.ARCHIVED: "failed",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class QueueInfo:
-    """How many tasks of a queue are in each state.
-
-    Attributes:
-        scheduled: Those to be retried included.
-    """
-
-    name: str
-    pending: int
-    active: int
-    scheduled: int
-    completed: int
-    archived: int
-    is_paused: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Day:
-    """What was done on a day, in UTC."""
-
-    day: date
-    processed: int
-    failed: int
-
-
-@dataclass(frozen=True, slots=True)
-class QueueDetail:
-    """A queue looked at closely.
-
-    Attributes:
-        latency_s: How long the oldest pending task has waited; 0: none waits.
-        memory_bytes: About what its tasks take in Redis, from a sample.
-        max_active: How many of its tasks may run at once; 0: any number.
-        max_length: How many may wait; 0: any number.
-    """
-
-    counts: QueueInfo
-    latency_s: float
-    memory_bytes: int
-    max_active: int
-    max_length: int
-    today: Day
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
-"""Other processes of this machine: does one live, and is it still the one that was meant?
+"""Processes of this machine: does one live, is it still the one that was meant, how large is this one?
 
 Linux tells through /proc. Elsewhere a process that exists is taken for the one that was meant,
 and none is known across a restart.
 """
 
 import os
+import resource
+import sys
 
 
 def is_alive(pid: int) -> bool:
@@ -59,6 +61,15 @@ def is_dead(mark: str) -> bool:
     # No fields: another user's process, where /proc is mounted to hide those.
     fields = _stat(int(rest))
     return bool(fields) and (fields[0] in {"Z", "X"} or birthmark(int(rest)) != mark)
+
+
+def resident_bytes() -> int:
+    """Resident set size of this process; where /proc is missing, its peak."""
+    try:
+        return int(_read("/proc/self/statm").split()[1]) * resource.getpagesize()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _stat(pid: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""A task and a worker as people look at them, read from RQ's records of them.
+"""Tasks, workers and queues as people look at them, read from RQ's records of them.
 
 What stands in Redis may be anything; what cannot be read is shown as missing.
 """
@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import msgspec
@@ -95,6 +95,51 @@ class WorkerInfo:
     task_id: str = ""
     task_type: str = ""
     task_started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """How many tasks of a queue are in each state.
+
+    Attributes:
+        scheduled: Those to be retried included.
+    """
+
+    name: str
+    pending: int
+    active: int
+    scheduled: int
+    completed: int
+    archived: int
+    is_paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What was done on a day, in UTC."""
+
+    day: date
+    processed: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDetail:
+    """A queue looked at closely.
+
+    Attributes:
+        latency_s: How long the oldest pending task has waited; 0: none waits.
+        memory_bytes: About what its tasks take in Redis, from a sample.
+        max_active: How many of its tasks may run at once; 0: any number.
+        max_length: How many may wait; 0: any number.
+    """
+
+    counts: QueueInfo
+    latency_s: float
+    memory_bytes: int
+    max_active: int
+    max_length: int
+    today: Day
 
 
 def to_task(

@@ -6,14 +6,114 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 from boilerd.exitcodes import describe_exit
+from boilerd.handover import hold_signals, release_signals
+from boilerd.options import Options
+from boilerd.report import Report
+from boilerd.signals import STOP_SIGNALS
 
 logger = logging.getLogger("boilerd.supervisor")
 
 #: How long the trial may take: it imports the application.
 CHECK_TIMEOUT_S = 60.0
+
+
+class Reload:
+    """A reload's way from the request to the new program; the daemon's loop takes it step by step.
+
+    Args:
+        options: Supervisor's, which knows the children, and those whose tasks were cut short.
+        group: Name → Supervisor's group of processes.
+        report: Told how it goes.
+        replace: Executes the new program; raises OSError.
+
+    Attributes:
+        trouble: Why the last one came to nothing; empty: it did not.
+    """
+
+    def __init__(
+        self, options: Options, group: Callable[[str], Any], report: Report, replace: Callable[[], None]
+    ) -> None:
+        self._options = options
+        self._group = group
+        self._report = report
+        self._replace = replace
+        self._check: Check | None = None
+        self.is_draining = False
+        self.trouble = ""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether one was asked for and is not decided yet."""
+        return self._check is not None or self.is_draining
+
+    def begin(self) -> None:
+        """Try the new settings and the new code; raises ValueError where that is under way."""
+        if self.is_under_way:
+            raise ValueError("a reload is under way")
+        logger.info("reloading, checking the settings and the application first")
+        self.trouble = ""
+        self._check = Check(self._options.pidhistory)
+        self._report.reload_begins()
+
+    def step(self) -> None:
+        """See to what is under way."""
+        if self._check is not None:
+            self._judge(self._check)
+        else:
+            self._report.needs_time()
+            self._drain()
+
+    def abandon(self) -> None:
+        """The daemon drains for good."""
+        if self._check is not None:
+            self._check.abandon()
+
+    def _judge(self, check: "Check") -> None:
+        """When the trial is over, drain, or go on as before."""
+        check.hurry()
+        if not check.is_over:
+            return
+        self._check = None
+        if check.error:
+            self.trouble = f"reload refused: {check.error}"
+            self._report.goes_on()
+        else:
+            logger.info("reloading, draining the workers")
+            self._options.timed_out.clear()
+            self.is_draining = True
+
+    def _drain(self) -> None:
+        """Stop the workers, then the scheduler, then become the new program."""
+        for name in ("worker", "scheduler"):
+            group = self._group(name)
+            if group.get_unstopped_processes():
+                group.stop_all()
+                return
+        if self._options.timed_out:
+            logger.warning("reload cut tasks short, they run again", extra={"children": self._options.timed_out})
+        self._become_new()
+
+    def _become_new(self) -> None:
+        hold_signals()
+        try:
+            if STOP_SIGNALS.isdisjoint(self._options.signal_receiver._signals_recvd):  # noqa: SLF001 - has no look-ahead
+                self._report.live()
+                self._replace()
+        except OSError as error:
+            self.trouble = f"reload failed: {error}"
+            logger.exception("reload failed, going on as before")
+        finally:
+            release_signals()
+        # Still here: the old workers go on.
+        self.is_draining = False
+        self._report.goes_on()
+        for name in ("scheduler", "worker"):
+            for process in self._group(name).processes.values():
+                process.spawn()
 
 
 class Check:

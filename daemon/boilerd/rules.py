@@ -6,9 +6,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from boilerd.board import Batch
 from boilerd.broker import Broker
-from boilerd.errors import describe
-from boilerd.jobs import Claim, Failure
+from boilerd.errors import WorkerDiedError, describe
+from boilerd.jobs import Claim, Completion, Failure, batch_place
 from boilerd.logs import log_context
 from boilerd.mux import Handler, ServeMux
 from boilerd.retry import Decision, Hooks, RetryPolicy, Verdict, decide
@@ -92,6 +93,35 @@ class Rules:
         with _context(task):
             logger.error("task failed", extra={"error": line})
         settle(broker, worker, claim, self.judge(task, error, line), is_taken=is_taken)
+
+    def settle_dead(self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError) -> None:
+        """Do with what a dead worker held what is known about it.
+
+        Only the attempt that was running counts as a failed one. Those before it in the batch had
+        ended well, and were not acknowledged yet; those behind it had not begun.
+
+        Args:
+            broker: Where it is written.
+            worker: Its name; nobody else has it yet.
+            batch: How far it was.
+            died: How it ended.
+        """
+        unstarted, completions = [], []
+        for claim in broker.held(worker):
+            number, place = batch_place(claim.execution_id)
+            if number != batch.number:
+                # It died between the claim and its first word about it.
+                self.bury(broker, worker, claim, died, is_doubtful=not claim.is_alone)
+            elif place >= batch.finished + batch.is_running:
+                unstarted.append(claim.execution_id)
+            elif place < batch.finished and not claim.retention_s:
+                completions.append(Completion(claim))
+            else:
+                self.bury(broker, worker, claim, died)
+        if completions:
+            broker.advance(worker, (), completions)
+        if unstarted:
+            broker.release(worker, only=unstarted)
 
 
 def _context(task: Task) -> AbstractContextManager[None]:

@@ -32,12 +32,12 @@ from boilerd.board import Board
 from boilerd.children import ForkedConfig
 from boilerd.exitcodes import DONE
 from boilerd.failpoints import failpoint
-from boilerd.handover import hold_signals, release_signals
 from boilerd.notify import Notifier
 from boilerd.options import BUSY_POLL_S, Options
 from boilerd.pool import Pool, signal_children
-from boilerd.reload import Check
+from boilerd.reload import Reload
 from boilerd.report import Report
+from boilerd.signals import STOP_SIGNALS
 
 logger = logging.getLogger("boilerd.supervisor")
 
@@ -47,8 +47,6 @@ KILL_MARGIN_S = 0.5
 SECOND_SIGNAL_S = 1.0
 #: How long the scheduler and the broker get to end after a second signal.
 HURRY_S = 2.0
-#: What ends the daemon.
-STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 class StoppedEarly(Exception):  # noqa: N818 - a request
@@ -91,17 +89,14 @@ class Daemon(Supervisor):  # type: ignore[misc]
         self._board = board
         self._on_output = on_output
         self._on_drain = on_drain
-        self._replace = replace
         self._generation = generation
         self._is_burst = is_burst
         self._drain_since_s: float | None = None
         self._partial = b""
-        self._check: Check | None = None
-        self._is_replacing = False
         self._is_scheduler_wanted = False
-        self._trouble = ""
         self._pool: Pool | None = None
         self._report = Report(Notifier(), board)
+        self._reload = Reload(options, lambda name: self.process_groups[name], self._report, lambda: replace(self))
         options.poller.longest_s = min(self._report.life_every_s or 1.0, 1.0)
         self._reactions: dict[int, Callable[[], None]] = {
             signal.SIGHUP: self._reload_on_signal,
@@ -166,7 +161,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
 
     def is_about_to_act(self) -> bool:
         """Whether a state will change by the clock soon, so that the loop must not sleep long."""
-        if self.options.mood < SupervisorStates.RUNNING or self._is_reloading() or not self._report.is_ready:
+        if self.options.mood < SupervisorStates.RUNNING or self._reload.is_under_way or not self._report.is_ready:
             return True
         waiting = (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
         return any(p.state in waiting for group in self.process_groups.values() for p in group.processes.values())
@@ -179,8 +174,8 @@ class Daemon(Supervisor):  # type: ignore[misc]
         state = self._activity() or ("ready" if self._report.is_ready else "starting")
         return {
             "state": state, "generation": self._generation, "pid": os.getpid(), "workers": pool.size,
-            "busy": board.busy(), "pending": board.pending, "is_quiet": board.is_quiet, "trouble": self._trouble,
-            "status": self._report.status(pool, self._activity(), self._trouble),
+            "busy": board.busy(), "pending": board.pending, "is_quiet": board.is_quiet, "trouble": self._reload.trouble,
+            "status": self._report.status(pool, self._activity(), self._reload.trouble),
         }  # fmt: skip
 
     def quiet(self) -> None:
@@ -203,12 +198,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
     def reload(self) -> None:
         """Begin to replace the program, if the new settings and code would do; raises ValueError."""
         self._refuse_while_ending()
-        if self._is_reloading():
-            raise ValueError("a reload is under way")
-        logger.info("reloading, checking the settings and the application first")
-        self._trouble = ""
-        self._check = Check(self.options.pidhistory)
-        self._report.reload_begins()
+        self._reload.begin()
 
     def _reload_on_signal(self) -> None:
         try:
@@ -231,7 +221,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         signal_children(self.process_groups.values(), signal.SIGUSR2)
 
     def _refuse_while_ending(self) -> None:
-        if self.options.mood < SupervisorStates.RUNNING or self._is_replacing:
+        if self.options.mood < SupervisorStates.RUNNING or self._reload.is_draining:
             raise ValueError("the daemon is draining")
 
     def _booted_pool(self) -> Pool:
@@ -247,68 +237,19 @@ class Daemon(Supervisor):  # type: ignore[misc]
         self._report.live()
         if self.options.mood < SupervisorStates.RUNNING:
             self._report.needs_time()
-        elif self._check is not None:
-            self._judge(self._check)
-        elif self._is_replacing:
-            self._report.needs_time()
-            self._drain_for_reload()
+        elif self._reload.is_under_way:
+            self._reload.step()
         else:
             pool.reconcile()
             if self._is_scheduler_wanted and self._scheduler().state == ProcessStates.STOPPED:
                 self._is_scheduler_wanted = False
                 self._scheduler().spawn()
-        self._report.update(pool, activity=self._activity(), trouble=self._trouble)
+        self._report.update(pool, activity=self._activity(), trouble=self._reload.trouble)
 
     def _activity(self) -> str:
         if self.options.mood < SupervisorStates.RUNNING:
             return "draining"
-        return "reloading" if self._is_reloading() else ""
-
-    def _is_reloading(self) -> bool:
-        return self._check is not None or self._is_replacing
-
-    def _judge(self, check: Check) -> None:
-        """Go on with the reload when the trial is over, or go on as before."""
-        check.hurry()
-        if not check.is_over:
-            return
-        self._check = None
-        if check.error:
-            self._trouble = f"reload refused: {check.error}"
-            self._report.goes_on()
-        else:
-            logger.info("reloading, draining the workers")
-            self.options.timed_out.clear()
-            self._is_replacing = True
-
-    def _drain_for_reload(self) -> None:
-        """Stop the workers, then the scheduler, then become the new program."""
-        for name in ("worker", "scheduler"):
-            group = self.process_groups[name]
-            if group.get_unstopped_processes():
-                group.stop_all()
-                return
-        if self.options.timed_out:
-            logger.warning("reload cut tasks short, they run again", extra={"children": self.options.timed_out})
-        self._become_new()
-
-    def _become_new(self) -> None:
-        hold_signals()
-        try:
-            if STOP_SIGNALS.isdisjoint(self.options.signal_receiver._signals_recvd):  # noqa: SLF001 - has no look-ahead
-                self._report.live()
-                self._replace(self)
-        except OSError as error:
-            self._trouble = f"reload failed: {error}"
-            logger.exception("reload failed, going on as before")
-        finally:
-            release_signals()
-        # Still here: the old workers go on.
-        self._is_replacing = False
-        self._report.goes_on()
-        for name in ("scheduler", "worker"):
-            for process in self.process_groups[name].processes.values():
-                process.spawn()
+        return "reloading" if self._reload.is_under_way else ""
 
     def _renew_scheduler(self) -> None:
         """It has to know the names of more workers: fork it again."""
@@ -345,8 +286,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
             self._drain_since_s = time.monotonic()
         # What an administrator cut short long ago is no part of this drain.
         self.options.timed_out.clear()
-        if self._check is not None:
-            self._check.abandon()
+        self._reload.abandon()
         self._on_drain()
         self._report.stops()
         failpoint("supervisor-drains")

@@ -9,11 +9,9 @@ import functools
 import logging
 import os
 import random
-import resource
 import select
 import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -36,7 +34,7 @@ from boilerd.failpoints import failpoint
 from boilerd.jobs import Claim, Completion, batch_place
 from boilerd.outage import Patience
 from boilerd.prefetch import HOLD_S, SLOW_S, Prefetch
-from boilerd.processes import birthmark
+from boilerd.processes import birthmark, resident_bytes
 from boilerd.queues import ClaimOrder
 from boilerd.rules import Rules, refuse, settle
 from boilerd.signals import StopRequest
@@ -300,29 +298,9 @@ class Worker(BaseWorker):
             logger.warning("task released, it will run again", extra=fields)
 
     def _settle_predecessor(self) -> None:
-        """Do with what the predecessor held when it died what the board says about it.
-
-        Only the attempt that was running counts as a failed one. Those before it in the batch had
-        ended well, and were not acknowledged yet; those behind it had not begun.
-        """
+        """Do with what the predecessor held when it died what the board says about it."""
         died = WorkerDiedError(f"worker died: {describe_exit(self._board.last_exit(self._slot))}")
-        batch = self._board.batch(self._slot)
-        unstarted, completions = [], []
-        for claim in self._broker.held(self.name):
-            number, place = batch_place(claim.execution_id)
-            if number != batch.number:
-                # It died between the claim and its first word about it.
-                self._rules.bury(self._broker, self.name, claim, died, is_doubtful=not claim.is_alone)
-            elif place >= batch.finished + batch.is_running:
-                unstarted.append(claim.execution_id)
-            elif place < batch.finished and not claim.retention_s:
-                completions.append(Completion(claim))
-            else:
-                self._rules.bury(self._broker, self.name, claim, died)
-        if completions:
-            self._broker.advance(self.name, (), completions)
-        if unstarted:
-            self._broker.release(self.name, only=unstarted)
+        self._rules.settle_dead(self._broker, self.name, self._board.batch(self._slot), died)
         self._board.open_batch(self._slot, 0, 0)
 
     def _wait(self) -> None:
@@ -352,7 +330,7 @@ class Worker(BaseWorker):
         if self._limits.max_tasks and self._done >= self._last_task:
             logger.info("worker recycled", extra={"reason": "max_tasks", "tasks": self._done})
             return True
-        if self._limits.max_memory and (resident := _resident_bytes()) > self._limits.max_memory:
+        if self._limits.max_memory and (resident := resident_bytes()) > self._limits.max_memory:
             logger.info("worker recycled", extra={"reason": "max_memory", "resident_bytes": resident})
             return True
         return False
@@ -399,13 +377,3 @@ class Attempt(msgspec.Struct, frozen=True):
     def write_result(self, result: Any) -> bool:
         """Show a result so far; False when the lease is lost."""
         return self.broker.write_result(self.claim, encode_result(result))
-
-
-def _resident_bytes() -> int:
-    """Resident set size now; where /proc is missing, its peak."""
-    try:
-        with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - once a task
-            return int(statm.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

@@ -11,9 +11,9 @@ from peers import WORKERS, Bench, Peer
 from server import wait_until
 from trees import Tree, cpu_s
 
-#: How long a drain shall take; its tasks are counted by the peer's rate.
-DRAIN_S = 2.0
-KINDS = ("noop", "cpu", "sleep")
+#: Kind of work → how long a drain of it shall take; its tasks are counted by the peer's rate. At the end
+#: some workers have nothing to do while the last tasks sleep: that shall be a small part of it.
+DRAINS_S = {"noop": 2.0, "cpu": 2.0, "sleep": 6.0}
 #: Samples of latency, and the most that passes between two of them.
 PROBES, GAP_S = 200, 0.05
 IDLE_S = 10.0
@@ -44,10 +44,10 @@ def drain(bench: Bench, peer: Peer, scale: float) -> dict[str, float]:
     """
     found = {}
     with running(bench, peer) as tree:
-        for kind, rate in zip(KINDS, peer.rates, strict=True):
+        for (kind, drain_s), rate in zip(DRAINS_S.items(), peer.rates, strict=True):
             if kind != "noop" and peer.is_variant:
                 continue
-            tasks = max(int(rate * DRAIN_S * scale), 3 * WORKERS)
+            tasks = max(int(rate * drain_s * scale), 3 * WORKERS)
             rate_found, costs = drain_once(bench, peer, tree, kind, tasks)
             found[f"drain {kind}"] = rate_found
             if kind == "noop":

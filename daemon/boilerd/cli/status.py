@@ -12,7 +12,8 @@ from boilerd.cli.socket_client import daemon_info, daemon_processes
 from boilerd.connection import connect
 from boilerd.errors import BrokerError
 from boilerd.exitcodes import FAILED, OK
-from boilerd.inspector import Inspector, QueueInfo
+from boilerd.inspector import Inspector
+from boilerd.records import QueueInfo
 from boilerd.urls import mask_url
 
 #: Supervisor calls a process RUNNING when it has lived for a second.

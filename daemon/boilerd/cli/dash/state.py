@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable
 
 from boilerd.errors import BoilerdError, BrokerError
-from boilerd.inspector import ALLOWED, Inspector, QueueDetail
-from boilerd.records import TaskDetail, WorkerInfo
+from boilerd.inspector import ALLOWED, Inspector
+from boilerd.records import QueueDetail, TaskDetail, WorkerInfo
 from boilerd.task import TaskState
 
 #: Points of a sparkline.

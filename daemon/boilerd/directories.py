@@ -1,0 +1,79 @@
+"""The daemon's directories: fit for use, and locked against a second daemon."""
+
+import fcntl
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from boilerd.errors import BootError
+
+#: 108 bytes fit in a socket's address; Supervisor first binds to a name with its pid appended.
+LONGEST_SOCKET_PATH = 96
+
+
+def prepare_directory(directory: Path, setting: str) -> None:
+    """Make the directory, and make sure that it is fit; raises BootError, which names the setting."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = directory.stat().st_mode
+    except OSError as error:
+        raise _unusable(directory, setting, error) from error
+    if mode & stat.S_IWOTH:
+        raise BootError(f"{setting} {directory}: everybody may write to it; chmod 700 {directory}")
+
+
+def lock_directories(settings: Mapping[Path, str], held: dict[str, int]) -> dict[str, int]:
+    """Make the directories ours; path of each lock → file descriptor that holds it.
+
+    Args:
+        settings: Directory → setting that names it.
+        held: Locks that this process holds already, from before a reload; those not needed are given up.
+
+    Raises:
+        BootError: One is not fit, or another daemon has it.
+    """
+    locks = {}
+    for directory, setting in settings.items():
+        path = str(directory / "boilerd.lock")
+        if path not in locks:
+            # A second descriptor would do, but closing it would give up the lock.
+            locks[path] = held.pop(path) if path in held else _lock(directory, setting)
+    for fd in held.values():
+        os.close(fd)
+    held.clear()
+    return locks
+
+
+def usable_socket(path: Path) -> Path:
+    """The path, where a socket can have it; raises BootError."""
+    size = len(os.fsencode(path))
+    if size > LONGEST_SOCKET_PATH:
+        raise BootError(f"{path}: {size} bytes are too long for a socket; set runtime_dir to a shorter path")
+    return path
+
+
+def _lock(directory: Path, setting: str) -> int:
+    """Make the directory ours, until this process ends in whatever way.
+
+    A lock of the POSIX kind is not inherited by forked children, so orphans do not hold it.
+    """
+    prepare_directory(directory, setting)
+    try:
+        fd = os.open(directory / "boilerd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unusable(directory, setting, error) from error
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+        raise BootError(
+            f"{setting} {directory}: in use by another daemon (pid {owner}); stop it, or set another {setting}"
+        ) from error
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    return fd
+
+
+def _unusable(directory: Path, setting: str, error: OSError) -> BootError:
+    return BootError(f"{setting} {directory}: {error.strerror}; set {setting} to a directory of your own")
