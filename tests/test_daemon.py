@@ -594,3 +594,20 @@ def test_a_daemon_stops_in_time_while_its_broker_is_away(start_daemon: StartDaem
 def _exists(server: Valkey, task_id: str) -> bool:
     with connect(server.url) as connection:
         return bool(connection.exists(keys.job(task_id)))
+
+
+@pytest.mark.parametrize(
+    "setup",
+    ["logging.config.dictConfig({'version': 1, 'root': {'level': 'ERROR'}})", "logging.basicConfig(force=True)"],
+    ids=["dictConfig", "basicConfig"],
+)
+def test_an_application_that_sets_up_logging_does_not_silence_the_daemon(
+    start_daemon: StartDaemon, client: Client, directory: Path, setup: str
+) -> None:
+    app = f"import logging.config\nfrom boilerd.builtin import mux\n{setup}\n"
+    (directory / "logs.py").write_text(app)
+    daemon = start_daemon("--concurrency", "1", directory=directory, env={"BOILERD_APP": "logs:mux"}).ready()
+
+    task_id = client.enqueue("worker:ping").id
+
+    assert daemon.wait_for("task completed", task_id=task_id)["worker"] == "worker:0"

@@ -4,6 +4,7 @@ import logging
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from boilerd.errors import ShutdownTimeoutError, TaskTimeoutError
 from boilerd.execution import Completed, Execution, Failed, Outcome, Released, encode_result
 from boilerd.execution import run as entry_point
 from boilerd.middleware import log_attempts
+from boilerd.signals import StopRequest, listen
 from support import DEADLINE_S
 
 #: pytest-timeout's own way would be the signal that is tested here.
@@ -64,6 +66,48 @@ def failed(outcome: Outcome) -> Told:
 
 def is_armed() -> bool:
     return signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0)
+
+
+# --- What a handler does to its process
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [(lambda: "a result", 0), (lambda: sys.exit(7), 7), (lambda: sys.exit("no"), 1), (lambda: int("x"), 1)],
+)
+def test_a_child_that_a_handler_forks_ends_where_the_handler_would(end: Callable[[], object], status: int) -> None:
+    parent = os.getpid()
+
+    def handler(task: Task) -> object:
+        pid = os.fork()
+        if pid == 0:
+            return end()
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    outcome = Execution(handler).run(task())
+    if os.getpid() != parent:
+        os._exit(99)
+    assert outcome == Completed(status)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: None], ids=["ignore", "default", "own"])
+def test_signal_handlers_that_a_task_leaves_behind_are_undone(handler: Any) -> None:
+    def replaces(task: Task) -> None:
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR1):
+            signal.signal(signum, handler)
+
+    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        stop = StopRequest()
+        execution = Execution(lambda task: replaces(task) if task.payload else wait())
+        execution.run(task(payload="replace"))
+
+        assert failed(execution.run(task(SOON_S))).error.startswith("TaskTimeoutError")
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop
+    finally:
+        for signum, was in kept.items():
+            listen(signum, was)  # type: ignore[arg-type]
 
 
 # --- Results

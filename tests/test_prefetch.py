@@ -49,6 +49,11 @@ def waiting(connection: redis.Redis, queue: str = "default") -> list[str]:
     return [task_id.decode() for task_id in found]
 
 
+def workers(client: Client) -> list[str]:
+    found: set[bytes] = client.connection.smembers(keys.WORKERS)  # type: ignore[assignment]
+    return [key.decode().removeprefix(keys.worker("")) for key in found]
+
+
 def ids(claims: list[Claim]) -> list[str]:
     return [claim.task_id for claim in claims]
 
@@ -321,6 +326,44 @@ def test_nothing_waits_behind_a_slow_task(
     messages = [line["task_type"] for line in daemon.lines("task completed")]
     # The one that it ran just before may be logged after it; of those behind it none is.
     assert messages.index(task_type) == 600
+
+
+@pytest.mark.parametrize("task_type", ["test:sleep", "test:native"])
+def test_what_ended_before_a_slow_task_is_acknowledged_while_that_runs(
+    start_daemon: StartDaemon, client: Client, task_type: str
+) -> None:
+    daemon = one_worker(start_daemon)
+    client.enqueue_many([("test:echo", None)] * 300)
+    daemon.wait_for("task completed", 300)
+    daemon.signal(signal.SIGTSTP)
+    daemon.wait_for("worker stopped accepting new tasks")
+    client.enqueue_many([("test:echo", None)] * 300)
+    locks = [client.enqueue("test:echo", number, unique=3600).id for number in range(8)]
+    kept = client.enqueue("test:echo", "kept", retention=60).id
+    locks += [client.enqueue("test:echo", number, unique=3600).id for number in range(8, 15)]
+    client.enqueue(task_type, 60 if task_type == "test:sleep" else 2_000_000_000, task_id="slow")
+    client.enqueue_many([("test:echo", None)] * 300)
+    daemon.signal(signal.SIGCONT)
+    daemon.wait_for("task started", task_id="slow")
+
+    wait_until(lambda: client.connection.zcard(keys.wip("default")) == 1, "the others of its batch are acknowledged")
+    assert [client.connection.exists(keys.job(task_id)) for task_id in locks] == [0] * 15
+    assert client.enqueue("test:echo", 14, unique=3600).state == "pending"
+    assert client.connection.hget(keys.job(kept), "status") == b"finished"
+    assert client.connection.hget(keys.worker(next(iter(workers(client)))), "state") == b"busy"
+    assert not daemon.lines("outcome dropped, the lease was lost")
+
+
+def test_a_batch_that_ended_beside_a_slow_task_is_acknowledged_once(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = one_worker(start_daemon)
+    work = [("test:sleep", 0.1) if number % 100 == 99 else ("test:echo", None) for number in range(1000)]
+    client.enqueue_many(work)
+
+    daemon.wait_for("task completed", 1000)
+    wait_until(lambda: not client.connection.zcard(keys.wip("default")), "all are acknowledged")
+    (day,) = client.connection.scan_iter(f"{keys.OWN}:stats:default:*")
+    assert client.connection.hgetall(day) == {b"processed": b"1000"}
+    assert not daemon.lines("outcome dropped, the lease was lost")
 
 
 def test_a_batch_is_begun_in_the_order_of_the_queue_whatever_was_given_back(

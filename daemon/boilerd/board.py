@@ -9,6 +9,8 @@ child, and needs no lock because each cell is one aligned machine word with one 
 import mmap
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 #: More slots than a host will ever run; 4 bytes each.
@@ -59,9 +61,9 @@ class Board:
     """
 
     def __init__(self) -> None:
-        cells = memoryview(mmap.mmap(-1, 10 * 4 * SLOTS)).cast("i")
-        self._pids, self._booted, self._busy, self._exits, self._daemon, *batches = (
-            cells[i * SLOTS : (i + 1) * SLOTS] for i in range(10)
+        cells = memoryview(mmap.mmap(-1, 11 * 4 * SLOTS)).cast("i")
+        self._pids, self._booted, self._busy, self._judging, self._exits, self._daemon, *batches = (
+            cells[i * SLOTS : (i + 1) * SLOTS] for i in range(11)
         )
         self._batches, self._sizes, self._progress, self._since, self._revoked = batches
         self.alarm_fds = os.pipe()
@@ -72,9 +74,9 @@ class Board:
         """Say which process serves `slot`."""
         self._pids[slot] = pid
 
-    def mark_booted(self, slot: int) -> None:
-        """Said by the process itself, when it has begun to serve."""
-        self._booted[slot] = 1
+    def mark_booted(self, slot: int, *, has_booted: bool = True) -> None:
+        """Said by the process itself, when it has begun to serve; taken back when it crashes by itself."""
+        self._booted[slot] = has_booted
 
     def has_booted(self, slot: int) -> bool:
         """Whether the process of `slot` has begun to serve."""
@@ -87,6 +89,24 @@ class Board:
     def busy(self) -> int:
         """How many workers run a task."""
         return sum(self._busy)
+
+    @contextmanager
+    def judging(self, slot: int) -> Iterator[None]:
+        """Said by a process while it asks the application's hooks, which may end it."""
+        self._judging[slot] = 1
+        try:
+            yield
+        finally:
+            self._judging[slot] = 0
+
+    def died_judging(self, slot: int) -> bool:
+        """Whether the last process of `slot` ended in one of the application's hooks; tells it once."""
+        has_died, self._judging[slot] = bool(self._judging[slot]), 0
+        return has_died
+
+    def is_revoked(self, slot: int) -> bool:
+        """Whether the scheduler has ended what it could of the worker's batch, because one of its tasks is slow."""
+        return self._revoked[slot] == self._batches[slot]
 
     def open_batch(self, slot: int, number: int, size: int) -> None:
         """Said by a worker that has claimed so many tasks, before it begins the first."""

@@ -110,6 +110,7 @@ class Broker:
             queues: In the order to try; none: claim nothing.
             completions: What ended well since the last call.
             limit: How many to claim at most; they come from one queue, and several from a long one only.
+                0: the worker goes on with what it runs.
             wait_s: Sleep first until a task was enqueued, at most for so long. Redis claims when the bell
                 rings, before this process hears of it.
         """
@@ -128,6 +129,10 @@ class Broker:
             for task_id, execution_id, queue, started, values in claimed
         ]
         return Advance([text(task_id) for task_id in lost], claims, bool(is_registered), bool(holds_more))
+
+    def acknowledge(self, worker: str, completions: Sequence[Completion]) -> None:
+        """Acknowledge what ended well while the worker runs something else; what lost its lease is left alone."""
+        self.advance(worker, (), completions, limit=0)
 
     def register(self, worker: str, queues: Sequence[str], record: Mapping[str, str | int]) -> None:
         """Put the worker into RQ's registry, in place of a predecessor of the same name."""
@@ -205,12 +210,6 @@ class Broker:
         """
         args = ["all but", *keep] if only is None else ["only", *only]
         return [text(task_id) for task_id in self._run("release", [worker, *args])]
-
-    def held_ids(self, worker: str) -> list[str]:
-        """Execution IDs of what the worker holds."""
-        with self._talking():
-            pairs = self.connection.smembers(keys.worker_executions(worker))
-        return [text(pair).rpartition(":")[2] for pair in pairs]
 
     def held(self, worker: str) -> list[Claim]:
         """What the worker holds a lease of, oldest first."""
@@ -293,7 +292,10 @@ class Broker:
             still runs although it was cancelled, or taken over.
         """
         overdue, unwanted = self._run("extend", [LEASE_S, WORKER_TTL_S, *workers])
-        late = [Overdue(text(worker), text(task_id), float(late_s)) for worker, task_id, late_s in overdue]
+        late = []
+        for worker, pair, late_s in overdue:
+            task_id, _, execution_id = text(pair).rpartition(":")
+            late.append(Overdue(text(worker), task_id, execution_id, float(late_s)))
         return late, [text(worker) for worker in unwanted]
 
     def wait_for_alarm(self, timeout_s: float) -> bool:

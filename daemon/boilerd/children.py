@@ -104,6 +104,8 @@ class ForkedProcess(Child):
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else 1
         except BaseException:
+            # Our own error, and no task's: it is for Supervisor to say when it has come too often.
+            self.config.board.mark_booted(self.config.slot, has_booted=False)
             logger.critical("process crashed", exc_info=True, extra={"child": self.full_name})
         finally:
             # Not sys.exit: the parent's cleanup handlers and stack are none of the child's business.

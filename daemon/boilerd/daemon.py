@@ -256,6 +256,8 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
         _open_logs(settings)
         with importing():
             mux = load_app(settings.app)
+        # Again: the application may have set up logging in its own way, and silenced the daemon.
+        _open_logs(settings)
         Boilerd(settings, mux, is_burst=is_burst).run(handover)
     except BaseException:
         handover.abandon()

@@ -2,9 +2,12 @@
 
 import math
 import operator
+import os
 import signal
+import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -22,7 +25,7 @@ from boilerd.errors import (
     describe,
 )
 from boilerd.mux import Handler
-from boilerd.signals import listen_again
+from boilerd.signals import listen, listen_again
 from boilerd.task import Runtime, Task
 
 _moment = operator.itemgetter(0)
@@ -75,8 +78,9 @@ class Execution:
         self._runtime: Runtime | None = None
         self._is_running = False
         self._struck: TaskInterrupt | None = None
-        signal.signal(signal.SIGALRM, self._cut)
-        signal.signal(signal.SIGUSR1, self._look_for_cancellation)
+        self._pid = os.getpid()
+        listen(signal.SIGALRM, self._cut)
+        listen(signal.SIGUSR1, self._look_for_cancellation)
 
     def run(
         self,
@@ -104,6 +108,8 @@ class Execution:
                 task.attach(runtime)
                 result = self._handler(task)
             finally:
+                if os.getpid() != self._pid:
+                    _end_fork()
                 self._is_running = False
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 listen_again()
@@ -174,6 +180,20 @@ class Execution:
         self._struck = error
         if not strike(error):
             raise error
+
+
+def _end_fork() -> NoReturn:
+    """End a child that a handler forked and that came back from it: the attempt is its parent's."""
+    error = sys.exception()
+    status = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exception(error)
+    with suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def run(task_type: str, payload: Any = None) -> NoReturn:  # noqa: ARG001 - the call as it is stored

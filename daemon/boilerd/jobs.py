@@ -119,6 +119,7 @@ class Overdue:
 
     worker: str
     task_id: str
+    execution_id: str
     late_s: float
 
 

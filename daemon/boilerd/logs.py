@@ -52,7 +52,7 @@ class log_context:  # noqa: N801 - used like a function
 
 
 def configure(*, level: str, output: str = "stdout", file: str | None = None, style: str = "auto") -> None:
-    """Send the root logger's lines where the settings say.
+    """Send the root logger's lines where the settings say; handlers that others put there stay.
 
     Args:
         level: Name of the lowest level to log.
@@ -74,13 +74,8 @@ def configure(*, level: str, output: str = "stdout", file: str | None = None, st
         handlers[-1].setFormatter(JsonFormatter())
     for handler in handlers:
         handler.addFilter(_AddFields())
-    root = logging.getLogger()
-    for old in root.handlers[:]:
-        root.removeHandler(old)
-        with contextlib.suppress(OSError):  # what a full disk did not take
-            old.close()
-    root.handlers[:] = handlers
-    root.setLevel(level.upper())
+    _take_over(handlers)
+    logging.getLogger().setLevel(level.upper())
     # RQ logs the call with its arguments, and payloads are nobody's business.
     for name in ("rq", "rq.worker"):  # that one sets a level of its own when it is imported (3.0)
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -90,6 +85,20 @@ def configure(*, level: str, output: str = "stdout", file: str | None = None, st
     # logging HOWTO.
     logging._srcfile = None  # noqa: SLF001
     logging.logThreads = logging.logMultiprocessing = False
+
+
+def _take_over(handlers: list[logging.Handler]) -> None:
+    """Put them in the place of ours, and have boilerd's loggers speak: dictConfig silences what it does not mention."""
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        if isinstance(old, LineHandler | FileHandler):
+            root.removeHandler(old)
+            with contextlib.suppress(OSError):  # what a full disk did not take
+                old.close()
+    root.handlers[:0] = handlers
+    for name, known in root.manager.loggerDict.items():
+        if name.partition(".")[0] == "boilerd" and isinstance(known, logging.Logger):
+            known.disabled = False
 
 
 def name_process(worker: str) -> None:

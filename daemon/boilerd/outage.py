@@ -23,23 +23,25 @@ class Patience:
     Args:
         pause: Sleeps for so many seconds; answers whether to try again. When it says no, the
             action's error is raised.
+        awaits: Errors that pass; any other is raised at once.
     """
 
-    def __init__(self, pause: Callable[[float], bool]) -> None:
+    def __init__(self, pause: Callable[[float], bool], *, awaits: type[BrokerError] = BrokerError) -> None:
         self._pause = pause
+        self._awaits = awaits
 
     def call(self, action: Callable[[], T]) -> T:
         """Do it, again and again where Redis fails; one line when that begins, one when it ends.
 
         Raises:
-            BrokerError: `pause` said to give up.
+            BrokerError: `pause` said to give up, or it is none that passes.
         """
         began_s: float | None = None
         longest_s = FIRST_PAUSE_S
         while True:
             try:
                 answer = action()
-            except BrokerError as error:
+            except self._awaits as error:
                 if began_s is None:
                     began_s = time.monotonic()
                     logger.error("broker unavailable, waiting", extra={"error": str(error)})  # noqa: TRY400

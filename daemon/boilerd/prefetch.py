@@ -6,6 +6,7 @@ fail, so the rest of a batch goes back to the head of its queue
 
 * when it was not begun 10 ms after its claim: the worker does that between two tasks;
 * when one task runs for 50 ms: the scheduler of the host does that, because the worker's code may be anywhere.
+  It also acknowledges what has ended: a unique lock, or a timeout, shall not last as long as the slow task.
 """
 
 import logging
@@ -17,8 +18,7 @@ from contextlib import suppress
 
 from boilerd.board import Board
 from boilerd.broker import Broker
-from boilerd.errors import BrokerError
-from boilerd.jobs import batch_place
+from boilerd.jobs import Completion, batch_place
 
 logger = logging.getLogger("boilerd.prefetch")
 
@@ -63,7 +63,7 @@ class Prefetch:
 
 
 class Reclaimer:
-    """Gives back the tasks that wait behind a slow one; a thread of the scheduler.
+    """Gives back the tasks that wait behind a slow one, and acknowledges those before it; a thread of the scheduler.
 
     It sleeps until a timer of a worker writes to the board's pipe: at the level of C, so also
     while the worker's code does not return to Python.
@@ -97,20 +97,39 @@ class Reclaimer:
             timeout_s = None if all(answers) else SLOW_S
 
     def _look_at(self, slot: int) -> bool:
-        """Give back what waits in this slot; False: the broker did not answer."""
+        """End what does not run in this slot's batch; False: the broker did not answer."""
         batch = self._board.batch(slot)
         # A little early is right: the timer and this clock do not tick together.
-        if batch.unstarted <= 0 or batch.running_ms < SLOW_S * 800 or self._done.get(slot) == batch.number:
+        if batch.size < 2 or batch.running_ms < SLOW_S * 800 or self._done.get(slot) == batch.number:
             return True
         try:
-            held = self._broker.held_ids(self._names[slot])
-            now = self._board.revoke(slot, batch.number)
-            begun = now.finished + now.is_running if now.number == batch.number else now.size
-            waiting = {(batch.number, place) for place in range(begun, now.size)}
-            released = self._broker.release(self._names[slot], only=[it for it in held if batch_place(it) in waiting])
-        except BrokerError as error:
-            logger.debug("tasks behind a slow one stay where they are", extra={"error": str(error)})
+            self._end_batch(slot, batch.number)
+        except Exception as error:  # noqa: BLE001 - also what a connection says that another thread closes
+            logger.debug("tasks beside a slow one stay where they are", extra={"error": str(error)})
             return False
         self._done[slot] = batch.number
-        logger.debug("tasks released from behind a slow one", extra={"child": f"worker:{slot}", "tasks": len(released)})
         return True
+
+    def _end_batch(self, slot: int, number: int) -> None:
+        """Acknowledge what has ended, and give back what has not begun."""
+        name = self._names[slot]
+        held = self._broker.held(name)
+        now = self._board.revoke(slot, number)
+        if now.number != number:
+            return  # the worker was faster
+        ended, waiting = [], []
+        for claim in held:
+            held_number, place = batch_place(claim.execution_id)
+            if held_number != number:
+                continue
+            # What has a result to be kept was acknowledged by the worker.
+            if place < now.finished and not claim.retention_s:
+                ended.append(Completion(claim))
+            elif place >= now.finished + now.is_running:
+                waiting.append(claim.execution_id)
+        if ended:
+            self._broker.acknowledge(name, ended)
+        if waiting:
+            self._broker.release(name, only=waiting)
+        fields = {"child": f"worker:{slot}", "ended": len(ended), "released": len(waiting)}
+        logger.debug("batch ended beside a slow task", extra=fields)

@@ -4,7 +4,7 @@ import functools
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from boilerd.board import Batch
 from boilerd.broker import Broker
@@ -13,9 +13,13 @@ from boilerd.jobs import Claim, Completion, Failure, batch_place
 from boilerd.logs import log_context
 from boilerd.mux import Handler, ServeMux
 from boilerd.retry import Decision, Hooks, RetryPolicy, Verdict, decide
+from boilerd.signals import time_limit
 from boilerd.task import Task
 
 logger = logging.getLogger("boilerd.task")
+
+#: How long a hook of the application may take: its process, which may be the scheduler, does nothing else meanwhile.
+HOOK_LIMIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +49,27 @@ class Rules:
         return task
 
     def judge(self, task: Task, error: BaseException, traceback: str) -> Failure:
-        """Tell the application of the error, then decide. Hooks that raise are logged, and ignored."""
+        """Tell the application of the error, then decide. Hooks that raise, or take 5 s, are logged and ignored."""
         policy = self.policy(task.type)
         with _context(task):
             if self.hooks.error_handler:
                 try:
-                    self.hooks.error_handler(task, error)
-                except Exception:
+                    with _hook_limit():
+                        self.hooks.error_handler(task, error)
+                except BaseException:  # sys.exit() in it must not end the process
                     logger.exception("error_handler raised")
             try:
-                decision = decide(error, task, policy, self.hooks)
-            except Exception:
+                with _hook_limit():
+                    decision = decide(error, task, policy, self.hooks)
+            except BaseException:
                 logger.exception("is_failure or retry_delay raised")
                 decision = decide(error, task, policy, Hooks())
         return Failure(describe(error), traceback, decision, task.max_retries)
+
+    def without_hooks(self) -> "Rules":
+        """The same, but nobody is asked: for what a process has left that died in a hook."""
+        logger.error("a hook ended its process, going on without asking it")
+        return replace(self, hooks=Hooks())
 
     def bury(
         self,
@@ -119,9 +130,13 @@ class Rules:
             else:
                 self.bury(broker, worker, claim, died)
         if completions:
-            broker.advance(worker, (), completions)
+            broker.acknowledge(worker, completions)
         if unstarted:
             broker.release(worker, only=unstarted)
+
+
+def _hook_limit() -> AbstractContextManager[None]:
+    return time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s"))
 
 
 def _context(task: Task) -> AbstractContextManager[None]:

@@ -15,21 +15,23 @@ Any number of hosts run it against one Redis: each step is one script there.
 """
 
 import logging
+import math
 import os
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from setproctitle import setproctitle
 
-from boilerd.board import VALKEY_SLOT, Board
+from boilerd.board import SCHEDULER_SLOT, VALKEY_SLOT, Board
 from boilerd.broker import BATCH, Broker
-from boilerd.errors import BrokerError, LeaseExpiredError, WorkerDiedError
+from boilerd.errors import BrokerError, BrokerUnavailableError, LeaseExpiredError, WorkerDiedError
 from boilerd.exitcodes import OK
+from boilerd.jobs import Claim, batch_place
 from boilerd.logs import log_context
-from boilerd.outage import Patience
+from boilerd.outage import LONGEST_PAUSE_S, Patience
 from boilerd.periodic import Periodic
 from boilerd.prefetch import Reclaimer
 from boilerd.processes import is_alive, is_dead, is_stopped
@@ -43,6 +45,12 @@ logger = logging.getLogger("boilerd.scheduler")
 HEARTBEAT_S = 5.0
 #: The worker's own SIGALRM comes first; this long after the limit it is killed.
 KILL_AFTER_S = 5.0
+#: After an outage the schedulers of other hosts have so long to renew their leases before they count as lost.
+GRACE_S = HEARTBEAT_S + LONGEST_PAUSE_S
+#: After so long the other duties have their turn, although tasks of dead workers are left.
+LONGEST_STEP_S = 1.0
+#: How soon a duty is tried again that Redis refused.
+REFUSED_PAUSE_S = 3.0
 #: Retention is a matter of hours and days.
 CLEAN_EVERY_S = 10.0
 #: How old the number of waiting tasks in the status may be.
@@ -81,22 +89,23 @@ class Scheduler:
         self._queues = queues
         self._board = board
         self._worker_names = worker_names
-        self._rules = rules
+        self._rules = rules.without_hooks() if board.died_judging(SCHEDULER_SLOT) else rules
+        self._beat_s = self._steady_since_s = -math.inf
         self._periodic = periodic
         self._subscriber = Subscriber(broker.connection, worker_names, board)
         self._reclaimer = Reclaimer(broker, board, worker_names)
         self._stop = StopRequest()
-        self._patience = Patience(self._pause)
+        self._patience = Patience(self._pause, awaits=BrokerUnavailableError)
         self._parent = os.getppid()
         self._duties = [
-            Duty(self._heartbeat),
-            Duty(self._forward),
-            Duty(self._recover),
-            Duty(self._clean),
-            Duty(self._count),
+            Duty("heartbeat", self._heartbeat),
+            Duty("forward", self._forward),
+            Duty("recover", self._recover),
+            Duty("clean", self._clean),
+            Duty("count", self._count),
         ]
         if periodic:
-            self._duties.append(Duty(self._tick))
+            self._duties.append(Duty("tick", self._tick))
 
     def run(self) -> int:
         """Work until told to stop; the exit status."""
@@ -109,8 +118,8 @@ class Scheduler:
                 self._wait(due_s - time.monotonic())
                 for duty in self._duties:
                     if time.monotonic() >= duty.due_s and not self._stop:
-                        duty.due_s = time.monotonic() + self._patience.call(duty.run)
-                        self._board.is_broker_away = False
+                        duty.due_s = time.monotonic() + self._do(duty)
+                self._board.is_broker_away = any(duty.is_refused for duty in self._duties)
                 if os.getppid() != self._parent:
                     break
             if os.getppid() != self._parent:
@@ -123,17 +132,40 @@ class Scheduler:
         self._end_orphaned_broker()
         return OK
 
+    def _do(self, duty: "Duty") -> float:
+        """In how many seconds it is due again. What Redis refuses to one must not keep the others from theirs."""
+        try:
+            due_in_s = self._patience.call(duty.run)
+        except BrokerUnavailableError:
+            raise
+        except BrokerError as error:
+            if not duty.is_refused:
+                logger.error("broker refused, trying again", extra={"duty": duty.name, "error": str(error)})  # noqa: TRY400
+            duty.is_refused = True
+            return REFUSED_PAUSE_S
+        if duty.is_refused:
+            logger.info("broker accepts again", extra={"duty": duty.name})
+        duty.is_refused = False
+        return due_in_s
+
     def _heartbeat(self) -> float:
         # One that was stopped does nothing: its lease runs out, and another takes the task over.
         slots = [slot for slot in self._live_slots() if not is_stopped(self._board.pid(slot))]
         names = {self._worker_names[slot]: slot for slot in slots}
         due_s = HEARTBEAT_S
         late, unwanted = self._broker.extend(list(names))
+        now_s = time.monotonic()
+        if now_s - self._beat_s > 2 * HEARTBEAT_S:
+            self._steady_since_s = now_s
+        self._beat_s = now_s
         for worker in unwanted:
             # Told again: the command may have been sent while nobody listened.
             if pid := self._board.pid(names[worker]):
                 send(pid, signal.SIGUSR1)
         for overdue in late:
+            batch = self._board.batch(names[overdue.worker])
+            if not batch.is_running or batch_place(overdue.execution_id) != (batch.number, batch.finished):
+                continue  # another of its batch, which has ended or not begun
             left_s = KILL_AFTER_S - overdue.late_s
             if left_s <= 0:
                 self._kill(names[overdue.worker], overdue.task_id, overdue.late_s)
@@ -147,20 +179,37 @@ class Scheduler:
         return HEARTBEAT_S if left_s is None else min(max(left_s, FORWARD_PAUSE_S), HEARTBEAT_S)
 
     def _recover(self) -> float:
-        self._bury_dead()
-        for worker, claim in self._broker.expired():
-            error = LeaseExpiredError(f"lease expired: worker {worker or 'unknown'} is gone or cut off")
-            self._rules.bury(self._broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone)
-        return HEARTBEAT_S
+        began_s = time.monotonic()
+        with self._board.judging(SCHEDULER_SLOT):
+            for _ in self._buried():
+                if time.monotonic() - began_s > LONGEST_STEP_S:
+                    return 0.0
+        grace_s = self._steady_since_s + GRACE_S - began_s
+        return min(grace_s, HEARTBEAT_S) if grace_s > 0 else HEARTBEAT_S
 
-    def _bury_dead(self) -> None:
-        """Settle what workers of daemons held that died on this machine; a living supervisor sees to its own."""
+    def _buried(self) -> Iterator[Claim]:
+        """Settle what dead and lost workers held, claim by claim."""
+        yield from self._buried_dead()
+        yield from self._buried_lost()
+
+    def _buried_dead(self) -> Iterator[Claim]:
+        """Of daemons that died on this machine; a living supervisor sees to its own."""
         for name, (worker, supervisor) in self._broker.registered().items():
             if is_dead(worker) and is_dead(supervisor):
                 for claim in self._broker.held(name):
                     error = WorkerDiedError("worker died together with its daemon")
                     self._rules.bury(self._broker, name, claim, error, is_doubtful=not claim.is_alone)
+                    yield claim
                 self._broker.forget_worker(name)
+
+    def _buried_lost(self) -> Iterator[Claim]:
+        """Of whatever host: leases that ended, although they could have been renewed."""
+        if time.monotonic() - self._steady_since_s < GRACE_S:
+            return  # the broker may have been away, and its other daemons not be back yet
+        for worker, claim in self._broker.expired():
+            error = LeaseExpiredError(f"lease expired: worker {worker or 'unknown'} is gone or cut off")
+            self._rules.bury(self._broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone)
+            yield claim
 
     def _clean(self) -> float:
         return 0.0 if self._broker.clean() >= BATCH else CLEAN_EVERY_S
@@ -178,7 +227,15 @@ class Scheduler:
             return
         if seconds <= BLOCKED_LATE_S:
             self._stop.pause(seconds)
-        elif not self._stop.interruptibly(lambda: self._patience.call(lambda: self._listen(seconds))):
+            return
+        try:
+            was_heard = self._stop.interruptibly(lambda: self._patience.call(lambda: self._listen(seconds)))
+        except BrokerUnavailableError:
+            raise
+        except BrokerError:  # the duties say so as well
+            self._stop.pause(min(seconds, REFUSED_PAUSE_S))
+            return
+        if not was_heard:
             self._subscriber.stop()
             self._broker.connection.connection_pool.disconnect()
 
@@ -232,8 +289,10 @@ class Scheduler:
 class Duty:
     """Something to do again and again; `run` answers in how many seconds."""
 
+    name: str
     run: Callable[[], float]
     due_s: float = 0.0
+    is_refused: bool = False
 
 
 def send(pid: int, signum: signal.Signals) -> None:

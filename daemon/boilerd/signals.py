@@ -9,7 +9,10 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable
+from _signal import getsignal  # type: ignore[import-not-found] # that of `signal` takes 50 times as long
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 #: Signals that boilerd gives a meaning; every forked child starts with their defaults.
 HANDLED = (
@@ -74,7 +77,7 @@ class StopRequest:
         self._is_interruptible = False
         self._at_s: float | None = None
         for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._note)
+            listen(signum, self._note)
 
     def __bool__(self) -> bool:
         """Whether it was made."""
@@ -123,17 +126,48 @@ class StopRequest:
             raise Stopped
 
 
-#: What a worker reacts to while it runs tasks.
-LISTENED = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR1)
+#: What this process listens to: signal → its handler.
+_listeners: dict[signal.Signals, Callable[[int, Any], None]] = {}
+
+
+def listen(signum: signal.Signals, handler: Callable[[int, Any], None]) -> None:
+    """Have the handler called at that signal, also when foreign code took its place: see `listen_again`."""
+    _listeners[signum] = handler
+    signal.signal(signum, handler)
 
 
 def listen_again() -> None:
-    """Undo what a task's code may have done: hold our signals back."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, LISTENED)
+    """Undo what a task's code may have done: hold our signals back, or handle them in its own way."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _listeners)
+    for signum, handler in _listeners.items():
+        if getsignal(signum) is not handler:
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def time_limit(seconds: float, error: BaseException) -> Iterator[None]:
+    """Raise the error in the block's Python code when it takes longer; in the main thread, with no timer under way."""
+    is_inside = True
+
+    def cut(*_: object) -> None:
+        if is_inside:
+            raise error
+
+    before = signal.signal(signal.SIGALRM, cut)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            is_inside = False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def restore_defaults() -> None:
     """Undo every handler that was inherited through a fork."""
+    _listeners.clear()
     signal.set_wakeup_fd(-1)
     signal.setitimer(signal.ITIMER_REAL, 0)
     for signum in HANDLED:

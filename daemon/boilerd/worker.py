@@ -141,6 +141,7 @@ class Worker(BaseWorker):
         self._execution = Execution(self._rules.handler)
         self._stop = StopRequest(lambda: self._execution.drain(self._limits.drain_s))
         try:
+            self._has_died_judging = self._board.died_judging(self._slot)
             self._patience.call(self.register_birth)
             # What ends it from now on is no trouble of starting.
             self._board.mark_booted(self._slot)
@@ -212,13 +213,21 @@ class Worker(BaseWorker):
             logger.warning("the supervisor is gone, stopping")
             self._stop.make()
 
-    def _advance(self, *, claims: bool = True, wait_s: float = 0.0) -> None:
-        """Acknowledge what ended and, unless told to stop, claim the next tasks; nothing is held before."""
+    def _advance(self, *, claims: bool = True, is_busy: bool = False, wait_s: float = 0.0) -> None:
+        """Acknowledge what ended and, unless told to stop, claim the next tasks.
+
+        Args:
+            claims: Only where nothing is held before.
+            is_busy: Whether it goes on with the rest of its batch.
+            wait_s: Sleep so long first, until a task comes.
+        """
         if self._is_unsure:
             self._give_back_unknown()
-        was_unsure, self._is_unsure = self._is_unsure, True
+        # What the scheduler acknowledged from behind a slow task is sent again all the same.
+        was_unsure, self._is_unsure = self._is_unsure or self._board.is_revoked(self._slot), True
         queues = self._order.draw() if claims and not self._stop else ()
-        answer = self._broker.advance(self.name, queues, self._completions, limit=self._prefetch.limit(), wait_s=wait_s)
+        limit = 0 if is_busy else self._prefetch.limit()
+        answer = self._broker.advance(self.name, queues, self._completions, limit=limit, wait_s=wait_s)
         self._is_unsure = answer.holds_more
         self._completions.clear()
         for task_id in () if was_unsure else answer.lost:
@@ -243,11 +252,12 @@ class Worker(BaseWorker):
     def _give_back_unknown(self) -> None:
         """Settle a claim whose answer never came: the last advance may have run on the server.
 
-        It acknowledges and claims in one step. What this worker holds beside its completions
-        is such a claim: it was not started, and goes back uncounted. The completions are sent
-        again in any case, which is harmless where they were taken.
+        It acknowledges and claims in one step. What this worker holds beside its completions and
+        the rest of its batch is such a claim: it was not started, and goes back uncounted. The
+        completions are sent again in any case, which is harmless where they were taken.
         """
-        self._broker.release(self.name, keep=[done.claim.execution_id for done in self._completions])
+        held = [*self._held, *(done.claim for done in self._completions)]
+        self._broker.release(self.name, keep=[claim.execution_id for claim in held])
 
     def _perform(self, claim: Claim) -> bool:
         """Run the claimed task; False when the shutdown timeout cut it short."""
@@ -265,7 +275,7 @@ class Worker(BaseWorker):
             task,
             Attempt(self._broker, claim, self._execution),
             deadline_in_s=deadline_in_s,
-            alert_in_s=SLOW_S if self._held else None,
+            alert_in_s=SLOW_S if self._held or self._completions else None,
         )
         self._prefetch.note(time.perf_counter() - began_s)
         failpoint("after-handler")
@@ -276,9 +286,13 @@ class Worker(BaseWorker):
         if isinstance(outcome, Completed):
             # A result that nobody can look at is not sent.
             self._completions.append(Completion(claim, encode_result(outcome.result) if claim.retention_s else b""))
+            if claim.retention_s and self._held:
+                # Nobody else could write it while the next tasks run.
+                self._write(functools.partial(self._advance, claims=False, is_busy=True))
         elif isinstance(outcome, Failed):
             # Judged once, however often it takes to write it: the application's hooks are told.
-            failure = self._rules.judge(task, outcome.error, outcome.traceback)
+            with self._board.judging(self._slot):
+                failure = self._rules.judge(task, outcome.error, outcome.traceback)
             self._write(functools.partial(settle, self._broker, self.name, claim, failure))
         else:
             self._write(functools.partial(self._release, claim))
@@ -300,7 +314,9 @@ class Worker(BaseWorker):
     def _settle_predecessor(self) -> None:
         """Do with what the predecessor held when it died what the board says about it."""
         died = WorkerDiedError(f"worker died: {describe_exit(self._board.last_exit(self._slot))}")
-        self._rules.settle_dead(self._broker, self.name, self._board.batch(self._slot), died)
+        rules = self._rules.without_hooks() if self._has_died_judging else self._rules
+        with self._board.judging(self._slot):
+            rules.settle_dead(self._broker, self.name, self._board.batch(self._slot), died)
         self._board.open_batch(self._slot, 0, 0)
 
     def _wait(self) -> None:

@@ -79,7 +79,7 @@ def test_a_scheduler_killed_among_ten_thousand_due_tasks_forwards_each_once(
 @pytest.mark.fault(18)
 def test_a_stopped_scheduler_costs_its_workers_one_extra_run_at_most(start_daemon: StartDaemon, client: Client) -> None:
     first = start_daemon("--concurrency", "1", env=QUICK).ready()
-    task_id = client.enqueue("test:brief", 10).id
+    task_id = client.enqueue("test:brief", 12).id
     first.wait_for("task started", task_id=task_id)
     second = start_daemon("--concurrency", "1", env=QUICK).ready()
     scheduler = first.pid_of("scheduler")

@@ -1,8 +1,8 @@
 -- Acknowledge what ended well, and claim the next tasks: one round trip for all of them.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name, 4 lease in seconds, 5 how many to claim at most, 6 into how many
---   parts a queue is shared,
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name, 4 lease in seconds, 5 how many to claim at most (0: the worker goes
+--   on with what it runs), 6 into how many parts a queue is shared,
 --   7 number of queues (0: claim nothing), then their names in the order to try,
 --   then a new execution ID, then for each task that ended well:
 --   job ID, execution ID, queue, retention in seconds (-1: for ever), started (epoch), result (base64 of JSON, '' for none),
@@ -243,5 +243,5 @@ if queues > 0 and call('EXISTS', RQ .. ':suspended') == 0 then
   end
   if #bells > 0 then call('DEL', unpack(bells)) end
 end
-set_state(queues > 0 and 'idle' or 'suspended')
+if most > 0 then set_state(queues > 0 and 'idle' or 'suspended') end
 return {lost, {}, is_registered, 0}

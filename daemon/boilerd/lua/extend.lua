@@ -4,7 +4,7 @@
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 lease in seconds, 4 seconds to keep a worker's record,
 --   then worker names.
 -- Returns {overdue, unwanted}: overdue = for each attempt that is past its timeout or deadline {worker name,
---   job ID, seconds past it}; unwanted = names of workers whose task was cancelled, or taken over, and still runs.
+--   job ID:execution ID, seconds past it}; unwanted = names of workers whose task was cancelled, or taken over, and still runs.
 -- Touches for each worker: rq:worker:W (last_heartbeat, EXPIRE), rq:worker:W:executions (EXPIRE),
 --   and for each claim in it rq:wip:Q (ZADD XX), rq:execution:ID:EID, rq:executions:ID,
 --   rq:job:ID (last_heartbeat).
@@ -40,7 +40,7 @@ local function renew(worker, claim)
   local timeout, deadline = tonumber(fields[2] or -1), tonumber(fields[3] or 'inf')
   local ends = math.min(timeout and timeout > 0 and started + timeout or math.huge, deadline or math.huge)
   if fields[5] then unwanted[#unwanted + 1] = worker end
-  if seconds > ends then overdue[#overdue + 1] = {worker, job, stamp(seconds - ends)} end
+  if seconds > ends then overdue[#overdue + 1] = {worker, claim, stamp(seconds - ends)} end
 end
 
 for i = 5, #ARGV do

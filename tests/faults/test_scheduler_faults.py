@@ -1,0 +1,125 @@
+"""The scheduler: what Redis refuses to one of its duties, and outages, cost tasks nothing."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boilerd import Client, keys, scheduler
+from boilerd.board import Board
+from boilerd.broker import Broker
+from boilerd.jobs import batch_place
+from boilerd.mux import ServeMux
+from boilerd.periodic import Periodic
+from boilerd.retry import RetryPolicy
+from boilerd.rules import Rules
+from boilerd.scheduler import Scheduler
+from support import RunningDaemon, Valkey, lapse, wait_until
+
+StartDaemon = Callable[..., RunningDaemon]
+WORKER = "host.run.0"
+
+
+@pytest.fixture
+def made(broker: Broker) -> tuple[Scheduler, Board]:
+    """A scheduler of one worker, whose duties the test does by itself."""
+    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    board = Board()
+    rules = Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
+    made = Scheduler(
+        broker, board=board, worker_names=[WORKER], queues=["default"], rules=rules, periodic=Periodic([])
+    )  # fmt: skip
+    for signum, handler in kept.items():
+        signal.signal(signum, handler)
+    return made, board
+
+
+@pytest.fixture
+def child() -> int:
+    """A process that waits to be killed."""
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    return pid
+
+
+@pytest.mark.fault(40)
+def test_a_duty_that_redis_refuses_keeps_the_scheduler_from_no_other(
+    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+) -> None:
+    server = start_valkey()
+    cron = {"BOILERD_CRON": '[{"spec": "@every 1s", "type": "test:echo"}]'}
+    daemon = start_daemon("--concurrency", "1", redis_url=server.url, env=cron).ready()
+    with Client.from_url(server.url) as client:
+        task_id = client.enqueue("test:sleep", 60).id
+        daemon.wait_for("task started", task_id=task_id)
+        client.connection.config_set("maxmemory", 1)
+        daemon.wait_for("broker refused, trying again", duty="tick")
+
+        def lease_s() -> float:
+            found: Any = client.connection.zrange(keys.wip("default"), 0, -1, withscores=True)
+            return float(found[0][1])
+
+        before_s = lease_s()
+        wait_until(lambda: lease_s() > before_s, "its lease is renewed")
+        assert len(daemon.lines("broker refused, trying again")) == 1
+
+        client.connection.config_set("maxmemory", 0)
+        daemon.wait_for("broker accepts again", duty="tick")
+        wait_until(lambda: client.connection.llen(keys.queue("default")), "a periodic task is enqueued")
+
+
+@pytest.mark.fault(41)
+def test_leases_that_nobody_could_renew_are_not_taken_at_once(
+    made: tuple[Scheduler, Board], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serves, _ = made
+    client.enqueue("test:echo", task_id="a")
+    broker.advance("other.run.0", ["default"])
+    serves._heartbeat()
+    lapse(client.connection, broker.expired)
+
+    assert 0 < serves._recover() <= scheduler.GRACE_S
+    assert client.connection.hget(keys.job("a"), "status") == b"started"
+
+    monkeypatch.setattr(scheduler, "GRACE_S", 0.0)
+    serves._recover()
+    assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
+
+
+@pytest.mark.fault(15)
+def test_only_the_attempt_that_runs_is_killed_for_its_timeout(
+    made: tuple[Scheduler, Board], child: int, client: Client, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    serves, board = made
+    for number in range(40):
+        client.enqueue("test:echo", task_id=f"t{number}", timeout=1)
+    claims = broker.advance(WORKER, ["default"], limit=2).claims
+    for claim in claims:
+        client.connection.hset(keys.execution(f"{claim.task_id}:{claim.execution_id}"), "created_at", "1.0")
+    board.put(0, child)
+    board.open_batch(0, batch_place(claims[0].execution_id)[0], 2)
+
+    serves._heartbeat()
+    assert "worker killed" not in caplog.text
+
+    board.begin(0)
+    serves._heartbeat()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.fault(16)
+def test_a_worker_that_crashes_by_itself_again_and_again_is_backed_off_and_given_up(
+    start_daemon: StartDaemon, directory: Path
+) -> None:
+    (directory / "broken.py").write_text(
+        "from boilerd import ServeMux, worker\nmux = ServeMux()\nworker.Worker._loop = lambda self: 1 / 0\n"
+    )
+    daemon = start_daemon("--concurrency", "1", directory=directory, env={"BOILERD_APP": "broken:mux"})
+
+    assert daemon.wait_for("process crashed at start, trying again", 2)["tries"] == 2
+    assert "ZeroDivisionError" in daemon.wait_for("process crashed")["traceback"]
