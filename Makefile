@@ -77,7 +77,7 @@ wheels: ## Collect what an installation without a network needs, in dist/wheels
 	@scripts/install wheels dist/wheels $(ARGS)
 
 clean: ## Remove all that make made, .venv included
-	@rm -rf .venv build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find daemon scripts tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.ready: requirements.txt requirements-dev.txt pyproject.toml

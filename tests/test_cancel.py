@@ -27,7 +27,7 @@ from boilerd.mux import Handler
 from boilerd.retry import Decision, RetryPolicy, Verdict
 from boilerd.rules import Rules, settle
 from boilerd.subscriber import Subscriber
-from boilerd.worker import Attempt
+from boilerd.worker import AttemptRuntime
 from support import Valkey, wait_until
 
 #: The tests set the process's signal handlers; pytest-timeout's own would get lost.
@@ -393,7 +393,7 @@ def test_rqs_shutdown_command_is_none_of_ours(
 def run(broker: Broker, held: Claim, handler: Handler) -> Any:
     """An attempt as the worker runs it."""
     execution = Execution(handler)
-    return execution.run(task_in(held), Attempt(broker, held, execution))
+    return execution.run(task_in(held), AttemptRuntime(broker, held, execution))
 
 
 def test_a_task_that_was_cancelled_is_interrupted_by_the_signal(client: Client, broker: Broker) -> None:
@@ -436,7 +436,7 @@ def test_the_signal_between_two_tasks_does_nothing(client: Client, broker: Broke
 
     os.kill(os.getpid(), signal.SIGUSR1)
 
-    assert execution.run(task_in(held), Attempt(broker, held, execution)) == Completed("done")
+    assert execution.run(task_in(held), AttemptRuntime(broker, held, execution)) == Completed("done")
 
 
 def test_the_signal_leaves_the_task_alone_when_the_broker_cannot_be_asked(client: Client, broker: Broker) -> None:

@@ -492,6 +492,16 @@ def test_config_check_of_a_bad_variable_is_wrong_usage(command: Command) -> None
     assert_refused(command("config", "check", BOILERD_CONCURRENCIES="1"), 2, "unknown variable 'BOILERD_CONCURRENCIES'")
 
 
+def test_config_check_refuses_periodic_tasks_of_one_name(command: Command, directory: Path) -> None:
+    app = "from boilerd import ServeMux\nmux = ServeMux()\nmux.cron('@daily', 'a:b', name='twice')\n"
+    (directory / "mine.py").write_text(app)
+    cron = '[{"spec": "@hourly", "type": "c:d", "name": "twice"}]'
+
+    done = command("config", "check", "--app", "mine:mux", BOILERD_CRON=cron)
+
+    assert_refused(done, 2, "'twice' is there twice")
+
+
 @pytest.mark.parametrize(
     ("app", "pattern"),
     [

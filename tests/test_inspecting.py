@@ -371,9 +371,10 @@ LOG = [
 ]
 
 
-def test_logs_are_readable_lines_of_the_log_file(command: Command, directory: Path) -> None:
+@pytest.mark.parametrize("variable", ["BOILERD_LOG_FILE", "LOG_FILE"])
+def test_logs_are_readable_lines_of_the_log_file(command: Command, directory: Path, variable: str) -> None:
     (directory / "boilerd.log").write_text("\n".join(LOG) + "\n")
-    env = {"BOILERD_LOG_FILE": str(directory / "boilerd.log"), "TZ": "UTC"}
+    env = {variable: str(directory / "boilerd.log"), "TZ": "UTC"}
 
     done = command("logs", env=env)
 

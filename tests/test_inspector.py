@@ -230,6 +230,14 @@ def test_a_paused_queue_is_not_claimed_from_until_it_resumes(
     daemon.wait_for("task completed", task_id=task_id)
 
 
+@pytest.mark.parametrize(("page", "size"), [(0, 3), (-1, 3), (1, 0)])
+def test_a_page_that_cannot_be_is_refused(inspector: Inspector, client: Client, page: int, size: int) -> None:
+    client.enqueue("test:echo")
+
+    with pytest.raises(ValueError, match=f"page {page} of size {size}: both begin at 1"):
+        inspector.tasks("default", TaskState.PENDING, page=page, size=size)
+
+
 @pytest.mark.parametrize("state", [TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY, TaskState.ARCHIVED])
 def test_pages_follow_each_other(inspector: Inspector, client: Client, broker: Broker, state: TaskState) -> None:
     ids = [in_state(client, broker, state) for _ in range(7)]

@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis
+from supervisor.states import ProcessStates
 
 from boilerd import Client, keys
+from boilerd.board import Board
 from boilerd.notify import Notifier
+from boilerd.pool import Pool
 from support import Failpoints, RunningDaemon, Valkey, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -45,6 +49,26 @@ class Manager:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def test_a_daemon_is_ready_when_all_its_workers_serve_but_those_that_were_given_up() -> None:
+    class Process(NamedTuple):
+        state: int
+
+    class Group(NamedTuple):
+        processes: dict[str, Process]
+
+    def is_ready(*states: int, booted: tuple[int, ...] = ()) -> bool:
+        board = Board()
+        for slot in booted:
+            board.mark_booted(slot)
+        group = Group({str(slot): Process(state) for slot, state in enumerate(states)})
+        return Pool(group, lambda slot: None, board, lambda: None).is_ready()  # type: ignore[arg-type,return-value]
+
+    assert is_ready(ProcessStates.RUNNING, ProcessStates.RUNNING, booted=(0, 1))
+    assert is_ready(ProcessStates.RUNNING, ProcessStates.FATAL, booted=(0,))
+    assert not is_ready(ProcessStates.RUNNING, ProcessStates.RUNNING, booted=(0,))
+    assert not is_ready(ProcessStates.FATAL, ProcessStates.FATAL)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from boilerd import Client, keys
 from boilerd import broker as broker_module
 from boilerd.board import Board
 from boilerd.broker import Broker
-from boilerd.errors import LeaseExpiredError
+from boilerd.errors import LeaseExpiredError, WorkerDiedError
 from boilerd.jobs import Claim, Completion, batch_place
 from boilerd.mux import ServeMux
 from boilerd.prefetch import MOST, Prefetch
@@ -453,6 +453,32 @@ def test_a_worker_killed_in_a_batch_costs_the_running_task_an_attempt_and_the_ot
     assert [line["task_id"] for line in daemon.lines("task started")] == order
     assert client.connection.zcard(keys.registry("failed", "default")) == 1
     wait_until(lambda: not client.connection.zcard(keys.wip("default")), "nothing is claimed")
+
+
+@pytest.mark.fault(11)
+@pytest.mark.usefixtures("whole_queues")
+def test_of_a_batch_whose_worker_died_a_task_with_a_result_to_keep_is_never_completed_without_it(
+    client: Client, broker: Broker
+) -> None:
+    store(client, "a")
+    store(client, "b", retention=60)
+    store(client, *"cd")
+    claims = broker.advance(WORKER, ("default",), limit=4).claims
+    board = Board()
+    board.open_batch(0, batch_place(claims[0].execution_id)[0], 4)
+    for _ in range(2):
+        board.begin(0)
+        board.finish(0)
+    board.begin(0)
+    rules = Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
+
+    rules.settle_dead(broker, WORKER, board.batch(0), WorkerDiedError("worker died"))
+
+    assert not client.connection.exists(keys.job("a"))
+    attempts = [client.connection.hget(keys.job(task_id), "number_of_retries") for task_id in "bcd"]
+    assert attempts == [b"1", b"1", None]
+    assert client.connection.zcard(keys.registry("scheduled", "default")) == 2
+    assert waiting(client.connection) == ["d"]
 
 
 @pytest.mark.fault(11)

@@ -104,6 +104,10 @@ def test_jitter_adds_up_to_its_share_and_never_shortens() -> None:
     assert policy.delay_s(3, lambda: 1.0) == 10
 
 
+def test_no_delay_is_longer_than_the_longest_whatever_the_jitter() -> None:
+    assert RetryPolicy(max_delay=10, jitter=0.5).delay_s(10, lambda: 0.9) == 10
+
+
 def test_jitter_spreads_what_failed_together() -> None:
     delays = {RetryPolicy(jitter=0.1).delay_s(5) for _ in range(50)}
 

@@ -1,9 +1,10 @@
 """A small table in memory that the parent and its forked children share.
 
-It answers, without asking Redis, which process serves a slot at this moment, and what the
-daemon is about. The parent writes (it is the one that forks and reaps), the scheduler reads:
-it extends the leases of live workers only. Shared anonymous memory survives any crash of a
-child, and needs no lock because each cell is one aligned machine word with one writer.
+It answers, without asking Redis, which process serves a slot at this moment, how far a worker is
+in its batch, and what the daemon is about. The parent, which forks and reaps, writes of each slot
+its process; the process itself what it does; the scheduler which batches it ended. Shared anonymous
+memory survives any crash of a child, and needs no lock: each cell is one aligned machine word, and
+where two write the same one, they do so one after the other.
 """
 
 import mmap
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-#: More slots than a host will ever run; 4 bytes each.
+#: More slots than a host will ever run; 44 bytes each.
 SLOTS = 1024
 #: The cells of the scheduler and the embedded broker; workers have the ones from 0 on.
 SCHEDULER_SLOT = SLOTS - 1

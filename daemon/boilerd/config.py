@@ -89,9 +89,17 @@ def _find_file(chosen: str | os.PathLike[str] | None, environ: Mapping[str, str]
 
 
 def _named(environ: Mapping[str, str], names: Collection[str]) -> dict[str, tuple[Any, str]]:
-    """The variables of these settings, and no others."""
-    variables = {setting.name: setting.variable for setting in definitions() if setting.name in names}
-    return {name: (value, variable) for name, variable in variables.items() if (value := environ.get(variable))}
+    """The variables of these settings, and no others; our own wins over the original's."""
+    return {
+        name: (value, variable)
+        for variable, name in _variables().items()
+        if name in names and (value := environ.get(variable))
+    }
+
+
+def _variables() -> dict[str, str]:
+    """Variable → setting; where both names of one are set, the later one here wins."""
+    return {**ORIGINAL_NAMES, **{setting.variable: setting.name for setting in definitions()}}
 
 
 def _from_file(path: Path, *, is_lenient: bool) -> dict[str, tuple[Any, str]]:
@@ -124,7 +132,7 @@ def _read_file(path: Path) -> dict[str, tuple[Any, str]]:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     """Credentials, then the original's names, then our own: a later one wins."""
     found = _from_credentials(environ)
-    names = {**ORIGINAL_NAMES, **{setting.variable: setting.name for setting in definitions()}}
+    names = _variables()
     for variable, name in names.items():
         if name in SECRETS and (path := environ.get(f"{variable}_FILE")):
             found[name] = (_read_secret(Path(path), f"{variable}_FILE"), f"{variable}_FILE")

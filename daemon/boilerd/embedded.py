@@ -16,13 +16,13 @@ import socket
 import struct
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import redis
 
 from boilerd.connection import connect
 from boilerd.errors import BootError
+from boilerd.processes import send
 from boilerd.urls import socket_url
 
 logger = logging.getLogger("boilerd.valkey")
@@ -113,8 +113,7 @@ class EmbeddedValkey:
             return
         logger.warning("stopping the server that a killed daemon left", extra={"child_pid": pid})
         for signum, patience_s in ((signal.SIGTERM, START_TIMEOUT_S), (signal.SIGKILL, 5.0)):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signum)
+            send(pid, signum)
             deadline_s = time.monotonic() + patience_s
             while time.monotonic() < deadline_s:
                 if _pid_behind(self._socket) is None:

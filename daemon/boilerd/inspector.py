@@ -137,9 +137,18 @@ class Inspector:
         """A page of the queue's tasks in a state, in the order in which their turn comes (completed and
         archived ones: in which they expire).
 
+        Args:
+            queue: Its name.
+            state: Retried tasks stand among the scheduled ones, so that all of those are read up to the page.
+            page: From 1.
+            size: Tasks of a page.
+
         Raises:
             QueueNotFoundError: It was never used.
+            ValueError: There is no such page.
         """  # noqa: D205 - one sentence
+        if page < 1 or size < 1:
+            raise ValueError(f"page {page} of size {size}: both begin at 1")
         with translated():
             self._check_known(queue)
         if state in {TaskState.SCHEDULED, TaskState.RETRY}:

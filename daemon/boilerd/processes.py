@@ -6,7 +6,9 @@ and none is known across a restart.
 
 import os
 import resource
+import signal
 import sys
+from contextlib import suppress
 
 
 def is_alive(pid: int) -> bool:
@@ -20,6 +22,12 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def send(pid: int, signum: signal.Signals) -> None:
+    """Signal a process, which may have ended."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signum)
 
 
 def is_stopped(pid: int) -> bool:

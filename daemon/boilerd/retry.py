@@ -72,7 +72,7 @@ class RetryPolicy:
             delay = min(self.base * self.factor**retried, self.max_delay)
         except OverflowError:
             delay = self.max_delay if self.base else 0.0
-        return delay * (1 + self.jitter * uniform())
+        return min(delay * (1 + self.jitter * uniform()), self.max_delay)
 
 
 def retry(

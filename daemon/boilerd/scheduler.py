@@ -33,8 +33,8 @@ from boilerd.jobs import Claim, batch_place
 from boilerd.logs import log_context
 from boilerd.outage import LONGEST_PAUSE_S, Patience
 from boilerd.periodic import Periodic
-from boilerd.prefetch import Reclaimer
-from boilerd.processes import is_alive, is_dead, is_stopped
+from boilerd.processes import is_alive, is_dead, is_stopped, send
+from boilerd.reclaimer import Reclaimer
 from boilerd.rules import Rules
 from boilerd.signals import StopRequest
 from boilerd.subscriber import Subscriber
@@ -97,9 +97,10 @@ class Scheduler:
         self._stop = StopRequest()
         self._patience = Patience(self._pause, awaits=BrokerUnavailableError)
         self._parent = os.getppid()
+        self._forwarding = Duty("forward", self._forward)
         self._duties = [
             Duty("heartbeat", self._heartbeat),
-            Duty("forward", self._forward),
+            self._forwarding,
             Duty("recover", self._recover),
             Duty("clean", self._clean),
             Duty("count", self._count),
@@ -242,7 +243,7 @@ class Scheduler:
     def _listen(self, seconds: float) -> None:
         # Not much longer, to see whether the parent is still there where the kernel does not tell.
         if self._broker.wait_for_alarm(min(max(seconds - BLOCKED_LATE_S, 0.01), 2.0)):
-            self._duties[1].due_s = time.monotonic()
+            self._forwarding.due_s = time.monotonic()
 
     def _kill(self, slot: int, task_id: str, late_s: float) -> None:
         pid = self._board.pid(slot)
@@ -293,11 +294,3 @@ class Duty:
     run: Callable[[], float]
     due_s: float = 0.0
     is_refused: bool = False
-
-
-def send(pid: int, signum: signal.Signals) -> None:
-    """Signal a process, which may have ended."""
-    try:
-        os.kill(pid, signum)
-    except ProcessLookupError:
-        logger.debug("process is gone", extra={"child_pid": pid})

@@ -1,12 +1,10 @@
 """RQ's command channel: stop-job, as its tools and `Client.cancel` send it."""
 
 import logging
-import os
 import signal
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -16,6 +14,7 @@ from boilerd import keys
 from boilerd.board import Board
 from boilerd.broker import Broker
 from boilerd.errors import BrokerError
+from boilerd.processes import send
 
 logger = logging.getLogger("boilerd.subscriber")
 
@@ -93,5 +92,4 @@ class Subscriber:
             logger.warning("a cancellation was lost, the broker is unavailable", extra={"task_id": command["job_id"]})
             return
         if pid := self._board.pid(slot):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGUSR1)
+            send(pid, signal.SIGUSR1)

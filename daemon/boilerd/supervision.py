@@ -338,7 +338,7 @@ def _log_backoff(event: events.ProcessStateBackoffEvent) -> None:
 def _log_fatal(event: events.ProcessStateFatalEvent) -> None:
     if not event.process.system_stop or event.process.config.options.mood < SupervisorStates.RUNNING:
         return
-    hint = "supervisorctl start it again when the cause is gone"
+    hint = "boilerd restart starts it again when the cause is gone"
     logger.error("process crashed too often, giving up on it", extra={"child": event.process.full_name, "hint": hint})
 
 

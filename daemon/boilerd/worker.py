@@ -273,7 +273,7 @@ class Worker(BaseWorker):
         began_s = time.perf_counter()
         outcome = self._execution.run(
             task,
-            Attempt(self._broker, claim, self._execution),
+            AttemptRuntime(self._broker, claim, self._execution),
             deadline_in_s=deadline_in_s,
             alert_in_s=SLOW_S if self._held or self._completions else None,
         )
@@ -369,7 +369,7 @@ class Worker(BaseWorker):
             super().register_death()  # type: ignore[no-untyped-call]
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class AttemptRuntime(msgspec.Struct, frozen=True):
     """The claim of the running task, for what its handler may ask; uses the worker's connection.
 
     A handler runs between two commands of the worker, so the connection is free.

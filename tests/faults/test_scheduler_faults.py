@@ -2,7 +2,9 @@
 
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from boilerd.broker import Broker
 from boilerd.jobs import batch_place
 from boilerd.mux import ServeMux
 from boilerd.periodic import Periodic
+from boilerd.processes import birthmark
 from boilerd.retry import RetryPolicy
 from boilerd.rules import Rules
 from boilerd.scheduler import Scheduler
@@ -38,13 +41,16 @@ def made(broker: Broker) -> tuple[Scheduler, Board]:
 
 
 @pytest.fixture
-def child() -> int:
+def child() -> Iterator[int]:
     """A process that waits to be killed."""
     pid = os.fork()
     if pid == 0:
         signal.pause()
         os._exit(0)
-    return pid
+    yield pid
+    with suppress(ProcessLookupError, ChildProcessError):  # the test did it
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 @pytest.mark.fault(40)
@@ -110,6 +116,50 @@ def test_only_the_attempt_that_runs_is_killed_for_its_timeout(
     board.begin(0)
     serves._heartbeat()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.fault(8)
+def test_what_a_dead_worker_held_is_left_to_its_supervisor_while_that_lives(
+    made: tuple[Scheduler, Board], child: int, client: Client, broker: Broker
+) -> None:
+    serves, _ = made
+    dead = os.fork()
+    if dead == 0:
+        os._exit(0)
+    mark = birthmark(dead)
+    os.waitpid(dead, 0)
+    client.enqueue("test:echo", task_id="a")
+    broker.register("other.run.0", ["default"], {"birthmark": mark, "supervisor": birthmark(child)})
+    broker.advance("other.run.0", ["default"])
+
+    serves._recover()
+    assert client.connection.hget(keys.job("a"), "status") == b"started"
+
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    serves._recover()
+    assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
+    assert not client.connection.scard(keys.WORKERS)
+
+
+@pytest.mark.fault(20)
+def test_orphans_keep_their_leases_while_they_drain(
+    made: tuple[Scheduler, Board], child: int, client: Client, broker: Broker
+) -> None:
+    serves, board = made
+    client.enqueue("test:echo", task_id="a")
+    broker.advance(WORKER, ["default"])
+    board.put(0, child)
+    lapse(client.connection, broker.expired)
+    killer = threading.Timer(0.2, os.kill, (child, signal.SIGKILL))
+    reaper = threading.Thread(target=os.waitpid, args=(child, 0))
+    killer.start()
+    reaper.start()
+
+    serves._outlive_workers()
+
+    assert not broker.expired()
+    reaper.join()
 
 
 @pytest.mark.fault(16)

@@ -40,13 +40,14 @@ def show(loaded: Loaded, *, as_json: bool) -> None:
 @config.command()
 @with_settings(ALL)
 def check(loaded: Loaded) -> None:
-    """Check the settings, and that the application can be imported.
+    """Check the settings, that the application can be imported, and its periodic tasks.
 
     Exit status: 0 all is well, 2 a setting is wrong, 3 the application does not import.
     """
     from boilerd.app import load_app  # noqa: PLC0415 - only here
+    from boilerd.periodic import Periodic  # noqa: PLC0415
 
-    load_app(loaded.settings.app)
+    Periodic([*load_app(loaded.settings.app).crons, *loaded.settings.cron_entries()])
     click.echo(f"settings are fine ({loaded.file or 'no file'}); app {loaded.settings.app or '(built-in)'} imports")
 
 
