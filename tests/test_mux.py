@@ -1,6 +1,8 @@
 """Task type → handler, the middleware around it, and the handler that boilerd brings."""
 
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -8,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import boilerd
 from boilerd import Handler, HandlerNotFoundError, InvalidTaskError, Middleware, ServeMux, Task
 from boilerd.builtin import WORKER_PING
 from boilerd.builtin import mux as builtin_mux
@@ -411,3 +414,24 @@ def test_a_ping_of_another_shape_is_answered_too(log: pytest.LogCaptureFixture, 
 
 def test_a_ping_with_an_empty_message_is_answered_with_it() -> None:
     assert builtin_mux(task(WORKER_PING, {"message": ""})) == ""
+
+
+# --- What users import
+
+
+def test_all_public_names_can_be_imported() -> None:
+    found: dict[str, Any] = {}
+
+    exec("from boilerd import *", found)
+
+    assert set(boilerd.__all__) <= found.keys()
+    with pytest.raises(AttributeError, match="'boilerd' has no attribute 'Clint'"):
+        _ = boilerd.Clint
+
+
+def test_a_module_of_handlers_loads_no_client_for_redis() -> None:
+    code = "import sys, boilerd; boilerd.ServeMux(); print([name for name in ('redis', 'rq') if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"

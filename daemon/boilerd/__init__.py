@@ -3,6 +3,7 @@
 What stands in ``__all__`` is the public interface; all else may change.
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 from boilerd.errors import (
@@ -10,18 +11,25 @@ from boilerd.errors import (
     BrokerError,
     BrokerUnavailableError,
     ConfigError,
+    DeadlineExceededError,
     DuplicateTaskError,
+    ForbiddenJobError,
     HandlerNotFoundError,
     InvalidPayloadError,
     InvalidTaskError,
+    LeaseExpiredError,
     QueueFullError,
     QueueNotFoundError,
     RetryLater,
     RevokeTask,
     SkipRetry,
+    TaskCancelledError,
     TaskIdConflictError,
+    TaskInterrupt,
     TaskNotFoundError,
     TaskStateError,
+    TaskTimeoutError,
+    WorkerDiedError,
 )
 from boilerd.mux import Handler, Middleware, ServeMux
 from boilerd.retry import retry
@@ -30,45 +38,58 @@ from boilerd.task import Task, TaskInfo, TaskState, UniqueUntil
 if TYPE_CHECKING:
     from boilerd.client import Client
     from boilerd.inspector import Inspector
+    from boilerd.records import Attempt, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
+
+#: What talks to Redis is loaded at first use: that takes 0.1 s, which a handler module does not need.
+_LATER = {
+    "Client": "client", "Inspector": "inspector",
+    "Attempt": "records", "QueueDetail": "records", "QueueInfo": "records", "TaskDetail": "records",
+    "WorkerInfo": "records",
+}  # fmt: skip
 
 __all__ = [
+    "Attempt",
     "BoilerdError",
     "BrokerError",
     "BrokerUnavailableError",
     "Client",
     "ConfigError",
+    "DeadlineExceededError",
     "DuplicateTaskError",
+    "ForbiddenJobError",
     "Handler",
     "HandlerNotFoundError",
     "Inspector",
     "InvalidPayloadError",
     "InvalidTaskError",
+    "LeaseExpiredError",
     "Middleware",
+    "QueueDetail",
     "QueueFullError",
+    "QueueInfo",
     "QueueNotFoundError",
     "RetryLater",
     "RevokeTask",
     "ServeMux",
     "SkipRetry",
     "Task",
+    "TaskCancelledError",
+    "TaskDetail",
     "TaskIdConflictError",
     "TaskInfo",
+    "TaskInterrupt",
     "TaskNotFoundError",
     "TaskState",
     "TaskStateError",
+    "TaskTimeoutError",
     "UniqueUntil",
+    "WorkerDiedError",
+    "WorkerInfo",
     "retry",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """Load what talks to Redis at first use: that takes 0.1 s, which a handler module does not need."""
-    if name == "Client":
-        from boilerd.client import Client  # noqa: PLC0415
-
-        return Client
-    if name == "Inspector":
-        from boilerd.inspector import Inspector  # noqa: PLC0415
-
-        return Inspector
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"boilerd.{_LATER[name]}"), name)
