@@ -234,7 +234,7 @@ class Failpoints:
 
 def completed(connection: redis.Redis, task_id: str) -> int:
     """How often it stands in the list of tasks that completed."""
-    return sum(task_id.encode() in entry for entry in connection.lrange(f"{keys.OWN}:completed:default", 0, -1))
+    return sum(task_id.encode() in entry for entry in connection.lrange(keys.completed("default"), 0, -1))
 
 
 def rings(connection: redis.Redis, *queues: str, timeout_s: float = 5.0) -> bool:

@@ -15,6 +15,7 @@ import redis
 from boilerd import Client, Inspector, TaskState, keys
 from boilerd.broker import Broker
 from boilerd.cli import COMMANDS
+from boilerd.jobs import Completion
 from boilerd.retry import Verdict
 from support import RunningDaemon, Valkey, boilerd, clean_environment, python_path, wait_until
 from test_inspector import end, in_state
@@ -50,6 +51,21 @@ def test_task_ls_lists_the_tasks_of_each_state(
     assert head[:2] == ["ID", "TYPE"]
     assert [row[:2] for row in shown] == [[task_id, "test:echo"]]
     assert [(task["id"], task["state"], task["payload"]) for task in as_json] == [(task_id, state, 1)]
+
+
+def test_task_recent_lists_what_completed_last_with_how_long_it_took(
+    command: Command, client: Client, broker: Broker
+) -> None:
+    task_id = client.enqueue("test:echo").id
+    (claim,) = broker.advance("w", ["default"]).claims
+    broker.advance("w", (), [Completion(claim)])
+
+    head, row = rows(command("task", "recent"))
+    told = json.loads(command("task", "recent", "--json").stdout)
+
+    assert head == ["ID", "TYPE", "COMPLETED", "TOOK", "WORKER"]
+    assert (row[:2], row[-2:]) == ([task_id, "test:echo"], ["0.0s", "w"])
+    assert (told["id"], told["worker"]) == (task_id, "w")
 
 
 def test_task_show_tells_everything_with_the_traceback_of_each_attempt(

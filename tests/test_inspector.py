@@ -17,7 +17,7 @@ from boilerd.errors import InvalidTaskError
 from boilerd.inspector import ALLOWED, Action
 from boilerd.jobs import Completion, Failure
 from boilerd.retry import Decision, Verdict
-from support import RunningDaemon, wait_until
+from support import DEADLINE_S, RunningDaemon, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 
@@ -228,6 +228,25 @@ def test_a_paused_queue_is_not_claimed_from_until_it_resumes(
 
     assert (inspector.resume("low"), inspector.resume("low")) == (True, False)
     daemon.wait_for("task completed", task_id=task_id)
+
+
+def test_the_tasks_that_completed_last_are_told_also_those_that_were_not_kept(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    for task_id in ("a", "b", "c"):
+        client.enqueue("test:echo", task_id=task_id)
+        (claim,) = broker.advance("host.run.0", ["default"]).claims
+        broker.advance("host.run.0", (), [Completion(claim)])
+    client.connection.lpush(keys.completed("default"), "of somebody else")
+
+    found = inspector.recent("default", 3)
+
+    assert [(task.id, task.type, task.worker) for task in found] == [
+        ("c", "test:echo", "host.run.0"), ("b", "test:echo", "host.run.0"),
+    ]  # fmt: skip
+    assert timedelta(0) <= found[0].ended_at - found[0].started_at < timedelta(seconds=DEADLINE_S)
+    with pytest.raises(QueueNotFoundError):
+        inspector.recent("never")
 
 
 @pytest.mark.parametrize(("page", "size"), [(0, 3), (-1, 3), (1, 0)])

@@ -38,14 +38,12 @@ from boilerd.task import Task, TaskInfo, TaskState, UniqueUntil
 if TYPE_CHECKING:
     from boilerd.client import Client
     from boilerd.inspector import Inspector
-    from boilerd.records import Attempt, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
+    from boilerd.records import Attempt, CompletedTask, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
 
 #: What talks to Redis is loaded at first use: that takes 0.1 s, which a handler module does not need.
-_LATER = {
-    "Client": "client", "Inspector": "inspector",
-    "Attempt": "records", "QueueDetail": "records", "QueueInfo": "records", "TaskDetail": "records",
-    "WorkerInfo": "records",
-}  # fmt: skip
+_LATER = {"Client": "client", "Inspector": "inspector"} | dict.fromkeys(
+    ("Attempt", "CompletedTask", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"), "records"
+)
 
 __all__ = [
     "Attempt",
@@ -53,6 +51,7 @@ __all__ = [
     "BrokerError",
     "BrokerUnavailableError",
     "Client",
+    "CompletedTask",
     "ConfigError",
     "DeadlineExceededError",
     "DuplicateTaskError",

@@ -18,12 +18,14 @@ from boilerd.errors import QueueNotFoundError, TaskNotFoundError, TaskStateError
 from boilerd.queues import check_queue
 from boilerd.records import (
     Attempt,
+    CompletedTask,
     Day,
     QueueDetail,
     QueueInfo,
     TaskDetail,
     WorkerInfo,
     to_attempt,
+    to_completed,
     to_task,
     to_worker,
 )  # fmt: skip
@@ -154,6 +156,17 @@ class Inspector:
         if state in {TaskState.SCHEDULED, TaskState.RETRY}:
             return list(_page(self._of_state(queue, state), page, size))
         return self._details(self._members(queue, state, (page - 1) * size, size))
+
+    def recent(self, queue: str, size: int = 30) -> list[CompletedTask]:
+        """The tasks of the queue that completed last, latest first, also those that were not kept; up to 1,000.
+
+        Raises:
+            QueueNotFoundError: It was never used.
+        """
+        with translated():
+            self._check_known(queue)
+            notes = self._connection.lrange(keys.completed(queue), 0, size - 1)
+        return [found for note in notes if (found := to_completed(note))]
 
     def task(self, task_id: str) -> TaskDetail:
         """One task with its attempts.
@@ -348,4 +361,15 @@ def _page(tasks: Iterator[TaskDetail], page: int, size: int) -> Iterator[TaskDet
             yield task
 
 
-__all__ = ["Action", "Attempt", "Day", "Inspector", "Progress", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"]
+__all__ = [
+    "Action",
+    "Attempt",
+    "CompletedTask",
+    "Day",
+    "Inspector",
+    "Progress",
+    "QueueDetail",
+    "QueueInfo",
+    "TaskDetail",
+    "WorkerInfo",
+]

@@ -75,6 +75,11 @@ def unique(queue_name: str, task_type: str, digest: str) -> str:
     return f"{OWN}:unique:{queue_name}:{task_type}:{digest}"
 
 
+def completed(name: str) -> str:
+    """List of a queue's last completed tasks, latest first, each as JSON."""
+    return f"{OWN}:completed:{name}"
+
+
 def stats(name: str, day: int) -> str:
     """Hash ``processed`` and ``failed`` of a queue on a day, counted from 1970-01-01."""
     return f"{OWN}:stats:{name}:{day}"

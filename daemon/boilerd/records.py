@@ -97,6 +97,16 @@ class WorkerInfo:
     task_started_at: datetime | None = None
 
 
+class CompletedTask(msgspec.Struct, frozen=True):
+    """A task that completed lately, whether it was kept or not; as advance.lua notes it."""
+
+    id: str
+    type: str
+    worker: str
+    started_at: datetime
+    ended_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
     """How many tasks of a queue are in each state.
@@ -196,6 +206,13 @@ def to_attempt(fields: Mapping[bytes, bytes]) -> Attempt:
         error=error,
         result=result,
     )
+
+
+def to_completed(note: bytes) -> CompletedTask | None:
+    """A task from a note of its completion; None where that cannot be read."""
+    with suppress(ValueError, msgspec.DecodeError):
+        return msgspec.json.decode(note, type=CompletedTask, strict=False)  # its times are seconds since 1970
+    return None
 
 
 def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes, bytes], task_type: str) -> WorkerInfo:

@@ -69,6 +69,30 @@ def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, as_js
 
 
 @task.command()
+@click.option("-q", "--queue", default="default", show_default=True, help="Of which queue.")
+@click.option("--size", type=click.IntRange(1, 1_000), default=30, show_default=True, help="How many at most.")
+@with_json
+@with_broker
+def recent(loaded: Loaded, *, queue: str, size: int, as_json: bool) -> None:
+    """List the tasks that completed last, latest first; also those that were not kept.
+
+    \b
+    boilerd task recent --queue critical
+    """  # noqa: D301 - click looks for the character \b
+    with inspecting(loaded) as inspector:
+        found = inspector.recent(queue, size)
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    rows = [
+        (one.id, one.type, relative(one.ended_at), lasting((one.ended_at - one.started_at).total_seconds()), one.worker)
+        for one in found
+    ]
+    print_table(("ID", "TYPE", "COMPLETED", "TOOK>", "WORKER"), rows)
+
+
+@task.command()
 @click.argument("task_id", metavar="ID")
 @with_json
 @with_broker
