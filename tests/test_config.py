@@ -330,6 +330,8 @@ def test_a_url_of_another_kind_is_told(url: str) -> None:
         "redis://:geheim@ho\u2100st",
         "redis://host?password=geheim",
         "unix:///run/redis.sock?db=1&password=geheim",
+        "rediss://host?ssl_password=geheim",
+        "rediss://host?ssl_certfile=c.pem&SSL_Password=geheim&db=1",
         "redis+sentinel://user:geheim@one:26379,two:26379/name/0",
     ],
 )
@@ -342,6 +344,7 @@ def test_a_masked_url_never_shows_the_password(url: str) -> None:
 
 def test_a_masked_url_shows_all_else() -> None:
     assert mask_url("rediss://user:geheim@host:6379/5?a=b") == f"rediss://user:{MASK}@host:6379/5?a=b"
+    assert mask_url("rediss://h?ssl_password=geheim&db=1") == f"rediss://h?ssl_password={MASK}&db=1"
     assert mask_url("redis+sentinel://:geheim@a:1,b:2/name/0") == f"redis+sentinel://:{MASK}@a:1,b:2/name/0"
 
 

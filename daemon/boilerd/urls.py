@@ -14,14 +14,15 @@ SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://")
 _CREDENTIALS = re.compile(
     r"(?P<scheme>[\w+.-]*:?//|(?![\w+.-]*:?//))(?P<user>[^:/@]*)(:.*)?@(?P<rest>[^@]*)", re.DOTALL
 )
-_PASSWORD_IN_QUERY = re.compile(r"(?<=[?&]password=)[^&#]*")
+#: redis-py knows `password` and `ssl_password`; any other name that ends so is one as well.
+_PASSWORD_IN_QUERY = re.compile(r"([?&][^=&#]*password=)[^&#]*", re.IGNORECASE)
 
 
 def mask_url(url: str) -> str:
-    """The URL, or what was meant to be one, without its password."""
+    """The URL, or what was meant to be one, without its passwords."""
     if match := _CREDENTIALS.fullmatch(url):
         url = f"{match['scheme']}{match['user']}:{MASK}@{match['rest']}"
-    return _PASSWORD_IN_QUERY.sub(MASK, url)
+    return _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", url)
 
 
 def check_url(url: str) -> None:
