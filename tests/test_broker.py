@@ -521,6 +521,17 @@ def test_what_redis_refuses_is_told_apart_from_an_outage(client: Client, connect
     assert not isinstance(raised.value, BrokerUnavailableError)
 
 
+def test_sentinels_that_are_away_are_told_by_their_addresses() -> None:
+    client = Client.from_url("redis+sentinel://127.0.0.1:1,127.0.0.1:2/mymaster/0")
+
+    with pytest.raises(BrokerUnavailableError) as raised:
+        client.enqueue("test:echo")
+
+    assert str(raised.value).startswith("no Sentinel of 127.0.0.1:1, 127.0.0.1:2 knows a primary mymaster")
+    assert "<redis." not in str(raised.value)
+    assert not raised.value.was_sent
+
+
 @pytest.mark.parametrize("url", ["redis+sentinel://", "redis+sentinel://h:1", "redis://h:port"])
 def test_a_url_that_cannot_be_understood_is_a_setting_that_is_wrong(url: str) -> None:
     with pytest.raises(ConfigError, match="redis_url"):

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from boilerd.errors import BrokerError, BrokerLoadingError, BrokerUnavailableError, ConfigError
 from boilerd.urls import check_url, mask_url
@@ -178,6 +178,8 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
             return BrokerError(f"redis_url: {error}")
         case redis.BusyLoadingError():
             return BrokerLoadingError(f"Redis still reads its file: {error}", was_sent=False)
+        case MasterNotFoundError():
+            return BrokerUnavailableError(str(error), was_sent=False)
         case redis.ConnectionError() | redis.TimeoutError():
             # redis-py (8.1) has no error of its own for what went wrong before anything was sent.
             was_sent = "connecting to" not in str(error)
@@ -195,6 +197,21 @@ def text(value: bytes | str) -> str:
 def raw(value: str) -> bytes:
     """The bytes that `text` read; redis-py's fast path would refuse those that are no UTF-8."""
     return value.encode("utf-8", "surrogateescape")
+
+
+class _Sentinels(Sentinel):
+    """Redis-py's, with an error that names them as the URL does."""
+
+    def __init__(self, addresses: list[tuple[str, int]], **options: Any) -> None:
+        super().__init__(addresses, **options)  # type: ignore[no-untyped-call]
+        self._told = ", ".join(f"{host}:{port}" for host, port in addresses)
+
+    def discover_master(self, service_name: str) -> Any:
+        """Where the primary is."""
+        try:
+            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+        except MasterNotFoundError as error:
+            raise MasterNotFoundError(f"no Sentinel of {self._told} knows a primary {service_name}") from error
 
 
 def _connect_sentinel(url: str, options: Mapping[str, Any], db: int) -> redis.Redis:
@@ -217,5 +234,6 @@ def _connect_sentinel(url: str, options: Mapping[str, Any], db: int) -> redis.Re
     if user:
         arguments["username"] = user
     timeouts = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout")}
-    client: redis.Redis = Sentinel(addresses, sentinel_kwargs=timeouts).master_for(name, **arguments)
+    sentinels = _Sentinels(addresses, sentinel_kwargs=timeouts)
+    client: redis.Redis = sentinels.master_for(name, **arguments)  # type: ignore[no-untyped-call]
     return client
