@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from boilerd import InvalidPayloadError, keys
+from boilerd import Client, InvalidPayloadError, keys
 from boilerd.cli import COMMANDS
 from boilerd.cli.enqueue import parse_payload
 from boilerd.connection import text
@@ -563,6 +563,38 @@ def test_a_full_disk_under_stdout_is_told_in_one_line(directory: Path) -> None:
 
     assert done.returncode == 1
     assert done.stderr == b"boilerd: error: stdout: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "words", [("stats",), ("queue", "ls"), ("task", "ls", "--queue", "low"), ("worker", "ls"), ("cron", "ls")]
+)
+def test_a_closed_stdout_is_as_good_as_none(client: Client, valkey: Valkey, words: tuple[str, ...]) -> None:
+    client.enqueue("test:echo", queue="low")
+
+    done = _with_closed(">&-", *words, env=clean_environment(BOILERD_REDIS_URL=valkey.url))
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_stdin_holds_no_payload(valkey: Valkey) -> None:
+    done = _with_closed("<&-", "enqueue", "a:b", "-", env=clean_environment(BOILERD_REDIS_URL=valkey.url))
+
+    assert_refused(done, 2, "payload is not JSON: Expecting value at character 1, at its end")
+
+
+def test_a_closed_stderr_changes_no_exit_status(directory: Path) -> None:
+    env = clean_environment(BOILERD_REDIS_URL=f"unix://{directory}/none.sock")
+
+    assert _with_closed("2>&-", "stats", env=env).returncode == 1
+
+
+def _with_closed(stream: str, *words: str, env: dict[str, str]) -> Done:
+    """Run a command from a shell that closes one of its streams."""
+    command = f"{sys.executable} -m boilerd {' '.join(words)} {stream}"
+    return subprocess.run(
+        ["sh", "-c", command], env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
 
 
 def test_a_stock_supervisord_runs_the_daemon_as_its_program(directory: Path) -> None:

@@ -78,6 +78,7 @@ def boilerd() -> None:
 
 def main() -> NoReturn:
     """Run a command; turn errors into one line on stderr and an exit status."""
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         # What Redis holds may be no text; it is shown with escapes.
         if isinstance(stream, io.TextIOWrapper):
@@ -96,6 +97,17 @@ def main() -> NoReturn:
             raise
         click.echo(f"boilerd: error: stdout: {error.strerror}", err=True)
         os._exit(FAILED)  # the interpreter would try to write it once more
+
+
+def _open_missing_streams() -> None:
+    """Whoever started us may have closed them; what is opened next, such as a socket, would take their place."""
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, fd)
+            if null != fd:
+                os.close(null)
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - as long as the process
 
 
 def _tell(error: BoilerdError) -> None:
