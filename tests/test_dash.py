@@ -1,5 +1,8 @@
 """``boilerd dash``, driven in a real terminal: the screens as text, the keys with what they do."""
 
+import os
+import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -55,8 +58,8 @@ class Terminal:
 def start_dash(valkey: Valkey, directory: Path) -> Iterator[Callable[..., Terminal]]:
     started: list[Terminal] = []
 
-    def start(url: str = valkey.url, **size: int) -> Terminal:
-        words = (sys.executable, "-m", "boilerd", "dash", "--refresh", "0.2", "--redis-url", url)
+    def start(url: str = valkey.url, *, words: tuple[str, ...] = (), **size: int) -> Terminal:
+        words = (*words, sys.executable, "-m", "boilerd", "dash", "--refresh", "0.2", "--redis-url", url)
         started.append(Terminal(directory, *words, **size))
         return started[-1]
 
@@ -291,6 +294,33 @@ def test_control_c_ends_it_and_leaves_the_terminal_as_it_was(start_dash: StartDa
     dash.wait_for("ended with 0")
     dash.press("e", "c", "h", "o", "Enter")
     dash.wait_for("echo\necho")  # the terminal shows what is typed, and `cat` repeats the line
+
+
+def test_a_term_ends_it_and_leaves_the_terminal_as_it_was(
+    start_dash: StartDash, client: Client, directory: Path
+) -> None:
+    client.enqueue("test:echo")
+    dash = start_dash(words=("echo", "before;", "sh", "-c", f"'echo $$ >{directory}/pid; exec $0 $*'"))
+    dash.wait_for("default")
+    assert "before" not in dash.screen()
+
+    os.kill(int((directory / "pid").read_text()), signal.SIGTERM)
+
+    dash.wait_for("before", "ended with 0")
+
+
+def test_a_dumb_terminal_is_told_what_would_do(valkey: Valkey) -> None:
+    master, slave = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "boilerd", "dash", "--redis-url", valkey.url],
+        env=clean_environment(TERM="dumb"), stdin=slave, stdout=slave, stderr=subprocess.PIPE,
+        text=True, check=False, timeout=20,
+    )  # fmt: skip
+    os.close(master)
+    os.close(slave)
+
+    assert done.returncode == 2
+    assert "dash needs a terminal" in done.stderr
 
 
 def test_without_a_terminal_it_says_what_would_do(valkey: Valkey) -> None:

@@ -5,6 +5,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import time
 
@@ -34,12 +35,16 @@ def dash(loaded: Loaded, *, refresh: float) -> None:
     boilerd dash
     ssh -t host boilerd dash --refresh 5
     """  # noqa: D301 - click looks for the character \b
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise click.UsageError("dash needs a terminal; `boilerd stats` and `boilerd queue ls` do without")
+    console = Console(highlight=False)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or console.is_dumb_terminal:
+        raise click.UsageError(
+            "dash needs a terminal that can move its cursor; `boilerd stats` and `boilerd queue ls` do without"
+        )
     with Client.from_settings(loaded.settings) as client:
         state = State(Inspector(client.connection), client.cancel)
         title = mask_url(loaded.settings.broker_url())
-        console = Console(highlight=False)
+        # Live leaves the terminal as it was, also when TERM ends it: as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with (
             contextlib.suppress(KeyboardInterrupt),
             Keyboard() as keyboard,
