@@ -251,6 +251,17 @@ def test_cron_ls_and_run(command: Command, connection: redis.Redis, directory: P
     assert "no periodic task 'yours'; there are: mine" in unknown.stderr
 
 
+def test_cron_ls_that_finds_nothing_says_where_it_looked(command: Command) -> None:
+    done = command("cron", "ls", env={"BOILERD_APP": ""})
+    as_json = command("cron", "ls", "--json", env={"BOILERD_APP": ""})
+
+    assert (done.returncode, done.stdout.split()) == (
+        0, ["NAME", "SPEC", "TIMEZONE", "TYPE", "PREVIOUS", "NEXT"],
+    )  # fmt: skip
+    assert done.stderr.startswith("no periodic tasks in these settings and in app (built-in); where the daemon was")
+    assert (as_json.stdout, as_json.stderr) == ("", "")
+
+
 def test_health_tells_of_tasks_that_wait_too_long(start_daemon: StartDaemon, client: Client) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
     daemon.cli("quiet")

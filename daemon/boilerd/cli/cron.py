@@ -46,6 +46,13 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
         for row in rows:
             print_json(row)
         return
+    if not rows:
+        app = loaded.settings.app or "(built-in)"
+        click.echo(
+            f"no periodic tasks in these settings and in app {app}; where the daemon was started with other ones,"
+            " such as --app, give them here as well",
+            err=True,
+        )
     shown = [
         (row["name"], row["spec"], row["timezone"], row["type"], relative(row["previous"]), relative(row["next"]))
         for row in rows
