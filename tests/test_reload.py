@@ -110,6 +110,20 @@ def test_a_task_longer_than_the_shutdown_timeout_runs_again_after_the_reload(
     assert daemon.lines("reload cut tasks short, they run again")
 
 
+def test_a_quiet_daemon_stays_quiet_through_a_reload(start_app: StartDaemon, client: Client) -> None:
+    daemon = start_app("--concurrency", "1")
+    assert daemon.cli("quiet").returncode == 0
+
+    assert daemon.cli("reload").returncode == 0
+    task_id = client.enqueue("app:version").id
+    wait_until(lambda: info(daemon)["pending"] == 1, "the task waits")
+
+    assert info(daemon)["status"] == "quiet, 1 worker, 0 busy, 1 pending"
+    assert not daemon.lines("task started")
+    assert daemon.cli("resume").returncode == 0
+    daemon.wait_for("task completed", task_id=task_id)
+
+
 @pytest.mark.parametrize(
     ("broken", "error"),
     [

@@ -100,6 +100,7 @@ class Boilerd:
         if settings.redis_url is None:
             kept[settings.state_path()] = "state_dir"
         locks = lock_directories(kept, handover.lock_fds)
+        self._board.is_quiet = handover.is_quiet
         options = Options(usable_socket(settings.control_socket()))
         if settings.redis_url is None:
             first = [self._embedded(options, handover)]
@@ -147,7 +148,7 @@ class Boilerd:
             process = daemon.process_groups["valkey"].processes["valkey"]
             if process.pid and process.pipes["stdout"] is not None:
                 valkey = RunningValkey(str(self._settings.valkey_socket()), process.pid, process.pipes["stdout"])
-        Handover(generation, dict(locks), valkey).execute()
+        Handover(generation, dict(locks), valkey, self._board.is_quiet).execute()
 
     def _boot(self, daemon: Daemon) -> Sequence[ProcessGroupConfig]:
         """Make sure of the broker, then say what else to start."""

@@ -33,11 +33,13 @@ class Handover(msgspec.Struct):
         generation: How many reloads there were.
         lock_fds: Path of a lock → file descriptor that holds it.
         valkey: The embedded broker, if there was one.
+        is_quiet: Whether the daemon claimed nothing.
     """
 
     generation: int = 0
     lock_fds: dict[str, int] = msgspec.field(default_factory=dict)
     valkey: RunningValkey | None = None
+    is_quiet: bool = False
 
     @classmethod
     def take(cls) -> Self:

@@ -23,7 +23,7 @@ class DaemonError(BoilerdError):
 @click.command()
 @with_daemon
 def quiet(loaded: Loaded) -> None:
-    """Let the daemon claim no more tasks; those that run go on. As SIGTSTP.
+    """Let the daemon claim no more tasks until `resume`, through reloads too; those that run go on. As SIGTSTP.
 
     \b
     boilerd quiet
