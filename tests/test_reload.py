@@ -317,14 +317,41 @@ def test_supervisors_own_tool_reloads_as_well(start_app: StartDaemon) -> None:
     assert wait_for_generation(daemon, 1)["pid"] == daemon.pid
 
 
-def test_a_second_reload_while_one_is_under_way_is_refused(start_app: StartDaemon, client: Client) -> None:
+ALL_THAT_CHANGES: list[tuple[Any, ...]] = [("quiet",), ("resume",), ("scale", 3), ("restart", []), ("reload",)]
+
+
+def test_while_a_reload_is_under_way_each_request_is_refused_with_that_reason(
+    start_app: StartDaemon, client: Client
+) -> None:
     daemon = start_app("--concurrency", "1", "--shutdown-timeout", "10")
     task_id = client.enqueue("app:sleep", 1.5).id
     daemon.wait_for("task started", task_id=task_id)
     daemon.signal(signal.SIGHUP)
     daemon.wait_for("reloading, draining the workers")
 
-    with pytest.raises(ValueError, match=r"a reload is under way|the daemon is draining"):
-        ask(daemon.directory / "run" / "control.sock", "boilerd.reload")
+    for method, *args in ALL_THAT_CHANGES:
+        with pytest.raises(ValueError, match=r"^a reload is under way; try again when it has ended$"):
+            ask(daemon.directory / "run" / "control.sock", f"boilerd.{method}", *args)
+    daemon.signal(signal.SIGTSTP)
+    daemon.wait_for("signal ignored", error="a reload is under way; try again when it has ended")
 
-    wait_for_generation(daemon, 1)
+    assert wait_for_generation(daemon, 1)["status"] == "1 worker, 0 busy, 0 pending"
+
+
+def test_while_it_drains_for_good_each_request_is_refused_with_that_reason(
+    start_app: StartDaemon, client: Client
+) -> None:
+    daemon = start_app("--concurrency", "1", "--shutdown-timeout", "10")
+    task_id = client.enqueue("app:sleep", 1.5).id
+    daemon.wait_for("task started", task_id=task_id)
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_for("worker stopped accepting new tasks")
+
+    for method, *args in ALL_THAT_CHANGES:
+        with pytest.raises(ValueError, match=r"^the daemon is draining, and ends then$"):
+            ask(daemon.directory / "run" / "control.sock", f"boilerd.{method}", *args)
+    daemon.signal(signal.SIGCONT)
+    daemon.wait_for("signal ignored", error="the daemon is draining, and ends then")
+
+    assert daemon.wait() == 0
+    assert daemon.lines("task completed", task_id=task_id)

@@ -40,12 +40,12 @@ class DaemonInterface:
 
     def quiet(self) -> bool:
         """Stop claiming; running tasks go on."""
-        self._daemon.quiet()
+        _asking(self._daemon.quiet)
         return True
 
     def resume(self) -> bool:
         """Claim again."""
-        self._daemon.resume()
+        _asking(self._daemon.resume)
         return True
 
     def reload(self) -> int:

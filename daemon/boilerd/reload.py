@@ -51,9 +51,7 @@ class Reload:
         return self._check is not None or self.is_draining
 
     def begin(self) -> None:
-        """Try the new settings and the new code; raises ValueError where that is under way."""
-        if self.is_under_way:
-            raise ValueError("a reload is under way")
+        """Try the new settings and the new code. The caller makes sure that nothing is under way."""
         logger.info("reloading, checking the settings and the application first")
         self.trouble = ""
         self._check = Check(self._options.pidhistory)

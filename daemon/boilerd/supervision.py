@@ -100,8 +100,8 @@ class Daemon(Supervisor):  # type: ignore[misc]
         options.poller.longest_s = min(self._report.life_every_s or 1.0, 1.0)
         self._reactions: dict[int, Callable[[], None]] = {
             signal.SIGHUP: self._reload_on_signal,
-            signal.SIGTSTP: self.quiet,
-            signal.SIGCONT: self.resume,
+            signal.SIGTSTP: lambda: self._hush_on_signal(self.quiet),
+            signal.SIGCONT: lambda: self._hush_on_signal(self.resume),
             signal.SIGTTIN: lambda: self._scale_by(1),
             signal.SIGTTOU: lambda: self._scale_by(-1),
             signal.SIGUSR1: self._dump_stacks,
@@ -166,7 +166,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         waiting = (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
         return any(p.state in waiting for group in self.process_groups.values() for p in group.processes.values())
 
-    # --- What people ask for, by a signal or on the control socket
+    # --- What people ask for, by a signal or on the control socket; ValueError where it would mean nothing now
 
     def info(self) -> dict[str, Any]:
         """``state generation pid workers busy pending is_quiet trouble``, and the status line."""
@@ -180,24 +180,23 @@ class Daemon(Supervisor):  # type: ignore[misc]
 
     def quiet(self) -> None:
         """Let the workers claim nothing more; what runs goes on."""
-        self._booted_pool().hush(is_quiet=True)
+        self._free_pool().hush(is_quiet=True)
 
     def resume(self) -> None:
         """Let them claim again."""
-        self._booted_pool().hush(is_quiet=False)
+        self._free_pool().hush(is_quiet=False)
 
     def scale(self, size: int) -> None:
         """Have so many workers, until the next start or reload; raises ValueError."""
-        self._booted_pool().scale(size)
+        self._free_pool().scale(size)
 
     def restart(self, names: list[str]) -> None:
         """Replace these workers, or all, by fresh ones; raises ValueError."""
-        self._refuse_while_ending()
-        self._booted_pool().restart(names)
+        self._free_pool().restart(names)
 
     def reload(self) -> None:
         """Begin to replace the program, if the new settings and code would do; raises ValueError."""
-        self._refuse_while_ending()
+        self._free_pool()
         self._reload.begin()
 
     def _reload_on_signal(self) -> None:
@@ -205,6 +204,12 @@ class Daemon(Supervisor):  # type: ignore[misc]
             self.reload()
         except ValueError as error:
             logger.info("reload ignored", extra={"error": str(error)})
+
+    def _hush_on_signal(self, hush: Callable[[], None]) -> None:
+        try:
+            hush()
+        except ValueError as error:
+            logger.info("signal ignored", extra={"error": str(error)})
 
     def _scale_by(self, change: int) -> None:
         try:
@@ -220,13 +225,18 @@ class Daemon(Supervisor):  # type: ignore[misc]
         logs.reopen()
         signal_children(self.process_groups.values(), signal.SIGUSR2)
 
-    def _refuse_while_ending(self) -> None:
-        if self.options.mood < SupervisorStates.RUNNING or self._reload.is_draining:
-            raise ValueError("the daemon is draining")
+    def _free_pool(self) -> Pool:
+        """The workers, where they are not about to be given up, so that what is asked for has an effect."""
+        pool = self._booted_pool()
+        if self.options.mood < SupervisorStates.RUNNING:
+            raise ValueError("the daemon is draining, and ends then")
+        if self._reload.is_under_way:
+            raise ValueError("a reload is under way; try again when it has ended")
+        return pool
 
     def _booted_pool(self) -> Pool:
         if self._pool is None:
-            raise ValueError("the daemon is starting")
+            raise ValueError("the daemon is starting; try again when it has started")
         return self._pool
 
     # --- What is under way
