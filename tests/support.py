@@ -147,8 +147,10 @@ class RunningDaemon:
 
     def ready(self) -> Self:
         """Wait until every worker has registered itself."""
+        from boilerd.cli.socket_client import daemon_info  # noqa: PLC0415
+
         self.wait_for("daemon started")
-        wait_until(lambda: all(p["pid"] for p in self.processes()), "all processes were forked")
+        wait_until(lambda: daemon_info(self.directory / "run" / "control.sock").get("state") == "ready", "it is ready")
         return self
 
     def processes(self) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Quiet, resume, restart, scale, stack dumps and log files: by signals and by commands."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -10,8 +11,8 @@ import pytest
 import redis
 
 from boilerd import Client, keys
-from boilerd.cli.socket_client import daemon_info
-from support import RunningDaemon, boilerd, clean_environment, is_running, wait_until
+from boilerd.cli.socket_client import ask, daemon_info, look
+from support import RunningDaemon, Valkey, boilerd, clean_environment, is_running, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 
@@ -216,6 +217,80 @@ def _target(fd: Path) -> str:
         return str(fd.readlink())
     except FileNotFoundError:
         return ""
+
+
+def test_a_drain_is_told_by_status_and_health(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1", "--shutdown-timeout", "20").ready()
+    task_id = client.enqueue("test:sleep", 3).id
+    daemon.wait_for("task started", task_id=task_id)
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_for("worker stopped accepting new tasks")
+
+    shown = daemon.cli("status")
+    health = daemon.cli("health")
+    as_json = json.loads(daemon.cli("status", "--json").stdout)
+
+    drain = "draining, 1 worker, 1 busy, 0 pending"
+    assert (shown.returncode, shown.stdout.splitlines()[0], shown.stderr) == (1, f"daemon      {drain}", "")
+    assert (health.returncode, health.stdout, health.stderr) == (1, f"daemon: {drain}\n", "")
+    assert (as_json["daemon"]["state"], as_json["troubles"]) == ("draining", [f"daemon: {drain}"])
+    assert daemon.wait() == 0
+
+
+def test_a_worker_that_serves_is_shown_as_running_at_once(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    socket = daemon.directory / "run" / "control.sock"
+
+    def is_shown_early() -> bool:
+        told = {process["name"]: process for process in daemon.processes()}["worker:0"]
+        supervisors = ask(socket, "supervisor.getProcessInfo", "worker:0")["statename"]
+        if supervisors == "RUNNING":  # a second has passed: once more with a new one
+            os.kill(told["pid"], signal.SIGKILL)
+        return bool(told["state"] == "RUNNING" and supervisors == "STARTING")
+
+    wait_until(is_shown_early, "it is called RUNNING before Supervisor would")
+
+
+def test_a_daemon_that_waits_for_its_broker_says_that_it_starts(
+    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+) -> None:
+    server = start_valkey("--save", "3600 1")
+    with Client.from_url(server.url) as client:
+        client.enqueue_many([("test:echo", "x" * 1000)] * 300, queue="elsewhere")
+    server.stop()
+    server.launch("--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024")
+    daemon = start_daemon("--concurrency", "1", redis_url=server.url)
+    daemon.wait_for("broker is loading, waiting")
+
+    health = daemon.cli("health")
+    refused = daemon.cli("scale", "3")
+
+    assert (health.returncode, health.stdout.splitlines()[0]) == (1, "daemon: starting")
+    assert refused.stderr == "boilerd: error: the daemon is starting; try again when it has started\n"
+    daemon.wait_for("daemon started")
+
+
+def test_a_supervisor_that_hangs_is_told_from_one_that_is_not_there(
+    start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boilerd.cli.socket_client.TIMEOUT_S", 0.2)
+    daemon = start_daemon("--concurrency", "1").ready()
+    socket = daemon.directory / "run" / "control.sock"
+    hangs = f"pid {daemon.pid} (from boilerd.lock) does not answer; it may still do what was asked"
+    daemon.signal(signal.SIGSTOP)
+
+    try:
+        seen = look(socket)
+        with pytest.raises(TimeoutError) as raised:
+            ask(socket, "boilerd.scale", 2)
+        told = daemon.cli("scale", "3")
+    finally:
+        daemon.signal(signal.SIGCONT)
+
+    assert (seen.told, seen.troubles(), str(raised.value)) == (hangs, [f"daemon: {hangs}"], hangs)
+    assert (told.returncode, told.stderr) == (1, f"boilerd: error: {hangs}\n")
+    wait_until(lambda: info(daemon).get("workers") == 3, "it did what was asked when it went on")
+    daemon.lines()  # each is JSON, although those who asked had gone when it answered
 
 
 @pytest.mark.parametrize("words", [("quiet",), ("resume",), ("reload",), ("restart",), ("scale", "2")])

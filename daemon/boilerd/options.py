@@ -57,6 +57,7 @@ class Options(ServerOptions):  # type: ignore[misc]
             ("supervisor", ProcessInterface, {}),
             ("boilerd", DaemonInterface, {}),
         ]
+        asyncore.dispatcher.log_info = _log_remark  # it would print among the log lines
         self.inbox: SignalInbox | None = None
         self.poller: Any = _Poller(self.poller)
 
@@ -128,6 +129,11 @@ class LoggerAdapter:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+def _log_remark(_channel: Any, message: str, _type: str = "info") -> None:
+    """What medusa says of its connections, such as of clients that went away before they had their answer."""
+    logger.debug("control socket: %s", message)
 
 
 class _Poller:

@@ -58,18 +58,21 @@ class Report:
             self._next_status_s = now_s + STATUS_EVERY_S
             self._show(self.status(pool, activity, trouble))
 
-    def status(self, pool: Pool, activity: str, trouble: str) -> str:
+    def status(self, pool: Pool | None, activity: str, trouble: str) -> str:
         """``10 workers, 3 busy, 1,204 pending``, after what is out of the ordinary."""
         board = self._board
         parts = [
             activity or ("" if self.is_ready else "starting"),
             "broker unavailable" if board.is_broker_away else "",
             "quiet" if board.is_quiet else "",
-            f"{pool.size} worker{'s' if pool.size > 1 else ''}",
-            f"{pool.given_up()} given up" if pool.given_up() else "",
-            f"{board.busy()} busy",
-            f"{board.pending:,} pending",
         ]
+        if pool is not None:
+            parts += [
+                f"{pool.size} worker{'s' if pool.size > 1 else ''}",
+                f"{pool.given_up()} given up" if pool.given_up() else "",
+                f"{board.busy()} busy",
+                f"{board.pending:,} pending",
+            ]
         line = ", ".join(part for part in parts if part)
         return f"{line}; {trouble}" if trouble else line
 

@@ -138,15 +138,19 @@ class Daemon(Supervisor):  # type: ignore[misc]
     def serve_briefly(self, timeout_s: float) -> None:
         """While booting: handle what comes, for at most `timeout_s`; raises StoppedEarly on a TERM."""
         self.options.inbox.wait(timeout_s)
-        for fd, dispatcher in self.get_process_map().items():
-            if dispatcher.readable() and _is_readable(fd):
-                dispatcher.handle_read_event()
+        for fd, dispatcher in {**self.options.get_socket_map(), **self.get_process_map()}.items():
+            try:
+                _serve(fd, dispatcher)
+            except Exception:  # noqa: BLE001 - as Supervisor's own loop
+                dispatcher.handle_error()
         self.reap()
         self._report.live()
         self._report.needs_time()
         while signum := self.options.get_signal():
             if signum in STOP_SIGNALS:
                 raise StoppedEarly
+        if self.options.mood < SupervisorStates.RUNNING:  # asked for on the control socket
+            raise StoppedEarly
 
     def handle_signal(self) -> None:
         """Supervisor's hook, once a round of its loop: act on signals, then see to all that is under way."""
@@ -170,10 +174,10 @@ class Daemon(Supervisor):  # type: ignore[misc]
 
     def info(self) -> dict[str, Any]:
         """``state generation pid workers busy pending is_quiet trouble``, and the status line."""
-        board, pool = self._board, self._booted_pool()
+        board, pool = self._board, self._pool
         state = self._activity() or ("ready" if self._report.is_ready else "starting")
         return {
-            "state": state, "generation": self._generation, "pid": os.getpid(), "workers": pool.size,
+            "state": state, "generation": self._generation, "pid": os.getpid(), "workers": pool.size if pool else 0,
             "busy": board.busy(), "pending": board.pending, "is_quiet": board.is_quiet, "trouble": self._reload.trouble,
             "status": self._report.status(pool, self._activity(), self._reload.trouble),
         }  # fmt: skip
@@ -335,8 +339,14 @@ def run(daemon: Daemon) -> None:
         daemon.main()
 
 
-def _is_readable(fd: int) -> bool:
-    return bool(select.select([fd], [], [], 0)[0])
+def _serve(fd: int, dispatcher: Any) -> None:
+    readable, writable, _ = select.select(
+        [fd] if dispatcher.readable() else [], [fd] if dispatcher.writable() else [], [], 0
+    )
+    if readable:
+        dispatcher.handle_read_event()
+    if writable:
+        dispatcher.handle_write_event()
 
 
 def _log_backoff(event: events.ProcessStateBackoffEvent) -> None:

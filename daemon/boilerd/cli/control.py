@@ -95,6 +95,8 @@ def _call(loaded: Loaded, method: str, *args: Any) -> Any:
     path = loaded.settings.control_socket()
     try:
         return ask(path, f"boilerd.{method}", *args)
+    except TimeoutError as error:
+        raise DaemonError(str(error)) from error
     except OSError as error:
         raise DaemonError(f"no daemon answers at {path}: {error.strerror or error}; is it running?") from error
     except ValueError as error:

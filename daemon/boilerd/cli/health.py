@@ -7,8 +7,7 @@ import click
 
 from boilerd import server
 from boilerd.cli.options import BROKER, DurationType, Loaded, with_settings
-from boilerd.cli.socket_client import daemon_processes
-from boilerd.cli.status import UP
+from boilerd.cli.socket_client import look
 from boilerd.connection import connect
 from boilerd.errors import BrokerError
 from boilerd.exitcodes import FAILED, OK
@@ -23,8 +22,8 @@ from boilerd.settings import Settings
 def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
     """Say whether all is well, for probes: one line for each thing that is not.
 
-    Exit status: 0 every process of the daemon runs, the broker answers, and no task has waited
-    longer than --max-latency; 1 otherwise.
+    Exit status: 0 the daemon has started and does not drain, every process of it runs, the broker
+    answers, and no task has waited longer than --max-latency; 1 otherwise.
 
     \b
     boilerd health --max-latency 5m
@@ -35,10 +34,7 @@ def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
 
 
 def _troubles(settings: Settings, max_latency_s: float | None) -> list[str]:
-    processes = daemon_processes(settings.control_socket())
-    troubles = [f"{process['name']}: {process['state'].lower()}" for process in processes if process["state"] not in UP]
-    if not processes:
-        troubles.append(f"daemon: not running (nobody answers at {settings.control_socket()})")
+    troubles = look(settings.control_socket()).troubles()
     try:
         with connect(
             settings.broker_url(), password=settings.redis_password, db=settings.redis_db, timeout_s=2.0

@@ -2,13 +2,11 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import click
 
 from boilerd.cli.options import BROKER, Loaded, with_settings
-from boilerd.cli.socket_client import daemon_info, daemon_processes
+from boilerd.cli.socket_client import Seen, look
 from boilerd.connection import connect
 from boilerd.errors import BrokerError
 from boilerd.exitcodes import FAILED, OK
@@ -16,8 +14,6 @@ from boilerd.inspector import Inspector
 from boilerd.records import QueueInfo
 from boilerd.urls import mask_url
 
-#: Supervisor calls a process RUNNING when it has lived for a second.
-UP = frozenset({"STARTING", "RUNNING"})
 _STATES = ("pending", "active", "scheduled", "completed", "archived")
 
 
@@ -27,14 +23,13 @@ _STATES = ("pending", "active", "scheduled", "completed", "archived")
 def status(loaded: Loaded, *, as_json: bool) -> None:
     """Show the daemon of this runtime directory, its processes, and the queues.
 
-    Exit status: 0 all processes run and the broker answers, 1 otherwise.
+    Exit status: 0 the daemon has started, all its processes run and the broker answers, 1 otherwise.
 
     \b
     boilerd status --json | jq .daemon.busy
     """  # noqa: D301 - click looks for the character \b
     settings = loaded.settings
-    processes = daemon_processes(settings.control_socket())
-    info = daemon_info(settings.control_socket())
+    seen = look(settings.control_socket())
     broker_error, queues = None, []
     try:
         with connect(
@@ -48,25 +43,25 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
         rows = [asdict(queue) for queue in queues]
         click.echo(
             json.dumps(
-                {"daemon": info, "processes": processes, "broker": {"url": url, "error": broker_error}, "queues": rows}
+                {
+                    "daemon": seen.info, "processes": seen.processes, "broker": {"url": url, "error": broker_error},
+                    "queues": rows, "troubles": seen.troubles(),
+                }
             )
-        )
+        )  # fmt: skip
     else:
-        _print_processes(processes, info, settings.control_socket())
+        _print_daemon(seen)
         click.echo(f"broker      {url}" + (f"  {broker_error}" if broker_error else ""))
         _print_queues(queues)
-    is_well = bool(processes) and broker_error is None and all(p["state"] in UP for p in processes)
-    raise SystemExit(OK if is_well else FAILED)
+    raise SystemExit(FAILED if broker_error or seen.troubles() else OK)
 
 
-def _print_processes(processes: list[dict[str, Any]], info: dict[str, Any], control_socket: Path) -> None:
-    if not processes:
-        click.echo(f"daemon      not running (nobody answers at {control_socket})")
+def _print_daemon(seen: Seen) -> None:
+    click.echo(f"daemon      {seen.told}")
+    if seen.silence:
         return
-    running = sum(process["state"] in UP for process in processes)
-    click.echo(f"daemon      {info.get('status', 'starting')}")
-    click.echo(f"processes   {running} of {len(processes)} up")
-    for process in processes:
+    click.echo(f"processes   {seen.up()} of {len(seen.processes)} up")
+    for process in seen.processes:
         pid = f"pid {process['pid']}" if process["pid"] else ""
         click.echo(f"  {process['name']:<12}{process['state']:<10}{pid}")
 
