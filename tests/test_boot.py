@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from boilerd.connection import connect
 from support import RunningDaemon, Valkey, boilerd, clean_environment
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -119,6 +120,34 @@ def test_a_log_file_that_cannot_be_opened_is_named(directory: Path) -> None:
     done = run(directory, "--log-output", "file", "--log-file", f"{directory}/none/log")
 
     assert_refused(done, r"log_file \S+/none/log: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "pattern"),
+    [
+        ("min-replicas-to-write", "2", "Redis has too few replicas"),
+        ("maxmemory", "1000", "Redis is out of memory, raise its maxmemory"),
+    ],
+)
+def test_a_broker_that_takes_no_writes_at_present_is_worth_another_try(
+    start_valkey: Callable[..., Valkey], directory: Path, setting: str, value: str, pattern: str
+) -> None:
+    (directory / "boilerd.toml").write_text("[limits.low]\nmax_active = 1\n")
+    server = start_valkey(f"--{setting}", value)
+
+    assert_refused(run(directory, "--redis-url", server.url), pattern, status=1)
+
+
+@pytest.mark.parametrize("lacking", ["@scripting", "@blocking", "evalsha"])
+def test_a_user_with_too_few_rights_is_told(start_valkey: Callable[..., Valkey], directory: Path, lacking: str) -> None:
+    server = start_valkey()
+    with connect(server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "&*", "+@all", f"-{lacking}")
+
+    done = run(directory, "--redis-url", server.url.replace("unix://", "unix://weak:pw@"))
+
+    assert_refused(done, "Redis allows this user too little: .* no permissions to run")
+    assert "redis.call" not in done.stderr
 
 
 def test_a_server_that_is_no_redis_is_told(directory: Path) -> None:

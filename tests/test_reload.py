@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import redis
 
 from boilerd import Client
 from boilerd.cli.socket_client import ask, daemon_info
 from boilerd.connection import connect
+from boilerd.handover import Handover, RunningValkey
 from support import RunningDaemon, Valkey, is_running, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -304,6 +307,144 @@ def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(
     daemon.wait_for("daemon reloaded")
     wait_for_generation(daemon, 1)
     assert daemon.stop() == 0
+
+
+def too_few_replicas(admin: redis.Redis, _directory: Path) -> None:
+    admin.config_set("min-replicas-to-write", "2")
+
+
+def replica(admin: redis.Redis, _directory: Path) -> None:
+    admin.replicaof("127.0.0.1", "1")
+
+
+def replica_that_refuses_to_read(admin: redis.Redis, _directory: Path) -> None:
+    admin.config_set("replica-serve-stale-data", "no")
+    admin.replicaof("127.0.0.1", "1")
+
+
+def disk_that_is_full(admin: redis.Redis, directory: Path) -> None:
+    """A snapshot cannot be put into place."""
+    (directory / "dump.rdb" / "in the way").mkdir(parents=True)
+    admin.config_set("save", "3600 1")
+    admin.bgsave()
+    wait_until(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err", "it could not save")
+
+
+Trouble = Callable[[redis.Redis, Path], None]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error"),
+    [
+        (too_few_replicas, "Redis has too few replicas"),
+        (replica, "Redis is read-only"),
+        (replica_that_refuses_to_read, "Redis refused the command: Link with MASTER is down"),
+        (disk_that_is_full, "Redis cannot save to its disk"),
+    ],
+)
+def test_a_reload_is_refused_while_the_broker_takes_no_writes(
+    start_app: StartDaemon, start_valkey: Callable[..., Valkey], trouble: Trouble, error: str
+) -> None:
+    server = start_valkey()
+    daemon = start_app("--concurrency", "1", redis_url=server.url)
+    with connect(server.url) as admin:
+        trouble(admin, server.socket.parent)
+
+    done = daemon.cli("reload")
+
+    assert done.returncode == 1
+    assert error in done.stderr
+    assert (info(daemon)["state"], info(daemon)["generation"]) == ("ready", 0)
+
+
+def test_a_reload_to_other_limits_is_refused_while_the_broker_is_full(
+    start_app: StartDaemon, start_valkey: Callable[..., Valkey], directory: Path
+) -> None:
+    settings = directory / "boilerd.toml"
+    settings.write_text("[limits.low]\nmax_active = 1\n")
+    server = start_valkey()
+    daemon = start_app("--concurrency", "1", redis_url=server.url)
+    with connect(server.url) as admin:
+        admin.config_set("maxmemory", "1000")
+
+    settings.write_text("[limits.low]\nmax_active = 2\n")
+    refused = daemon.cli("reload", cwd=directory)
+    settings.write_text("[limits.low]\nmax_active = 1\n")
+    done = daemon.cli("reload", cwd=directory)
+
+    assert refused.returncode == 1
+    assert "Redis is out of memory, raise its maxmemory" in refused.stderr
+    # Nothing new is to be stored: workers that take tasks away are what a full broker needs.
+    assert (done.returncode, done.stderr) == (0, "")
+    assert info(daemon)["generation"] == 1
+
+
+def test_a_reloaded_daemon_waits_for_a_broker_that_takes_no_writes(
+    start_app: StartDaemon, start_valkey: Callable[..., Valkey], directory: Path
+) -> None:
+    server = start_valkey()
+    daemon = start_app("--concurrency", "1", redis_url=server.url)
+    (directory / "myapp.py").write_text(
+        "import pathlib, sys, time\n"
+        "while '--check' not in sys.argv and not pathlib.Path('go').exists():\n    time.sleep(0.01)\n"
+        + (directory / "myapp.py").read_text()
+    )
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("reloading, draining the workers")
+
+    with connect(server.url) as admin:
+        too_few_replicas(admin, directory)
+        (directory / "go").touch()
+        waiting = daemon.wait_for("broker unavailable, waiting", logger="boilerd.daemon")
+        health = daemon.cli("health").stdout
+        admin.config_set("min-replicas-to-write", "0")
+
+    assert "Redis has too few replicas" in waiting["error"]
+    assert health.startswith("daemon: starting\n")
+    wait_for_generation(daemon, 1)
+    assert daemon.stop() == 0
+
+
+def test_a_reload_without_the_embedded_brokers_socket_is_refused(start_app: StartDaemon, directory: Path) -> None:
+    daemon = start_app("--concurrency", "1", redis_url=None)
+    task_id = daemon.enqueue("app:sleep", "3")
+    daemon.wait_for("task started", task_id=task_id)
+    shutil.rmtree(directory / "run")
+
+    daemon.signal(signal.SIGHUP)
+
+    refused = daemon.wait_for("reload refused, going on as before")
+    assert re.search(r"Redis did not answer: .*valkey\.sock", refused["error"])
+    daemon.wait_for("task completed", task_id=task_id)
+    assert daemon.stop() == 0
+    assert daemon.errors() == ""
+
+
+def test_a_reload_with_a_full_disk_under_the_embedded_broker_is_refused(
+    start_app: StartDaemon, directory: Path
+) -> None:
+    daemon = start_app("--concurrency", "1", redis_url=None)
+    with connect(f"unix://{directory}/run/valkey.sock") as admin:
+        disk_that_is_full(admin, directory / "valkey")
+
+        done = daemon.cli("reload")
+        admin.config_set("save", "")
+
+    assert done.returncode == 1
+    assert "Redis cannot save to its disk" in done.stderr
+    daemon.wait_for("version 1", task_id=daemon.enqueue("app:version"))
+
+
+def test_what_was_handed_over_and_is_gone_already_is_given_up_in_silence() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+    fd = os.open(os.devnull, os.O_RDONLY)
+    os.close(fd)
+    handover = Handover(valkey=RunningValkey("/nowhere.sock", child.pid, fd))
+
+    handover.abandon()
+
+    assert handover.valkey is None
 
 
 def test_supervisors_own_tool_reloads_as_well(start_app: StartDaemon) -> None:

@@ -277,12 +277,26 @@ class Broker:
         return int(self._run("janitor", [BATCH]))
 
     def set_limits(self, limits: Mapping[str, int]) -> None:
-        """Replace the limits of all queues: ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many."""
+        """Replace the limits of all queues: ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many.
+
+        Nothing is written where they are so already: a Redis that is full would refuse it.
+        """
+        if self.has_limits(limits):
+            return
         with self._talking(), self.connection.pipeline() as pipeline:
             pipeline.delete(keys.LIMITS)
             for name, value in limits.items():
                 pipeline.hset(keys.LIMITS, name, value)
             pipeline.execute()
+
+    def has_limits(self, limits: Mapping[str, int]) -> bool:
+        """Whether these, and no others, are set already."""
+        with self._talking():
+            try:
+                found = self.connection.hgetall(keys.LIMITS)
+            except redis.ResponseError:  # a key of another kind, which is to be replaced, or what a write tells as well
+                return False
+        return {text(name): text(value) for name, value in found.items()} == {n: str(v) for n, v in limits.items()}
 
     def extend(self, workers: Sequence[str]) -> tuple[list[Overdue], list[str]]:
         """Renew the leases and the presence of live workers.

@@ -1,6 +1,7 @@
 """Connections to Redis, and its errors in our words."""
 
 import os
+import re
 import socket
 import ssl
 import struct
@@ -14,7 +15,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from boilerd.errors import BrokerError, BrokerLoadingError, BrokerUnavailableError, ConfigError
+from boilerd.errors import (
+    BrokerError,
+    BrokerLoadingError,
+    BrokerTroubleError,
+    BrokerUnavailableError,
+    ConfigError,
+)
 from boilerd.urls import check_url, mask_url
 
 
@@ -157,7 +164,16 @@ _REFUSALS: dict[Callable[[redis.RedisError], bool], str] = {
     lambda error: isinstance(error, redis.exceptions.OutOfMemoryError): "Redis is out of memory, raise its maxmemory",
     lambda error: isinstance(error, redis.exceptions.ReadOnlyError): "Redis is read-only, as a replica is",
     lambda error: "MISCONF" in str(error): "Redis cannot save to its disk, and stores nothing until it can",
+    lambda error: "NOREPLICAS" in str(error): "Redis has too few replicas, and stores nothing until it has more",
 }
+#: What passes: redis-py has an exception for some, and others begin with these words.
+_PASSING = (
+    redis.exceptions.ClusterDownError,  # also MASTERDOWN
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+)
+_PASSING_WORDS = re.compile(r"\b(MISCONF|NOREPLICAS|BUSY|UNBLOCKED)\b")
 
 
 @contextmanager
@@ -186,7 +202,8 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
             why = "its time is up" if was_sent and isinstance(error.__context__, BlockingIOError) else error
             return BrokerUnavailableError(f"Redis did not answer: {why}", was_sent=was_sent)
     told = next((told for kind, told in _REFUSALS.items() if kind(error)), "Redis refused the command")
-    return BrokerError(f"{told}: {error}")
+    is_passing = isinstance(error, _PASSING) or _PASSING_WORDS.search(str(error))
+    return (BrokerTroubleError if is_passing else BrokerError)(f"{told}: {error}")
 
 
 def text(value: bytes | str) -> str:

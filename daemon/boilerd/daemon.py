@@ -24,7 +24,14 @@ from boilerd.children import ForkedConfig, forked_config, program_group
 from boilerd.connection import connect
 from boilerd.directories import lock_directories, prepare_directory, usable_socket
 from boilerd.embedded import START_TIMEOUT_S, EmbeddedValkey, find_server
-from boilerd.errors import BootError, BrokerError, BrokerLoadingError, BrokerUnavailableError, NoBrokerError
+from boilerd.errors import (
+    BootError,
+    BrokerError,
+    BrokerLoadingError,
+    BrokerTroubleError,
+    BrokerUnavailableError,
+    NoBrokerError,
+)
 from boilerd.handover import Handover, RunningValkey
 from boilerd.imports import importing
 from boilerd.middleware import log_attempts
@@ -76,12 +83,16 @@ class Boilerd:
         usable_socket(settings.control_socket())
         if settings.redis_url is None:
             prepare_directory(settings.state_path(), "state_dir")
-            usable_socket(settings.valkey_socket())
+            path = usable_socket(settings.valkey_socket())
             find_server()
-            return
+            running = Handover.peek().valkey
+            if running is None or running.socket != str(path):
+                return  # a new one will be started
         try:
             with self._connect("check") as connection:
                 server.check(connection)
+                if not Broker(connection).has_limits(settings.queue_limits()):
+                    server.probe(connection, is_storing=True)
         except BrokerError as error:
             raise self._unusable(error) from error
 
@@ -115,7 +126,7 @@ class Boilerd:
             board=self._board,
             on_output=self._valkey.log if self._valkey else logger.debug,
             on_drain=self._begin_drain,
-            replace=lambda daemon: self._hand_over(daemon, handover.generation + 1, locks),
+            hand_over=lambda daemon: self._hand_over(daemon, handover.generation + 1, locks),
             generation=handover.generation,
             is_burst=self._is_burst,
         )
@@ -141,14 +152,14 @@ class Boilerd:
             priority=BROKER, board=self._board, slot=VALKEY_SLOT, stop_wait_s=BROKER_STOP_S, running=running,
         )  # fmt: skip
 
-    def _hand_over(self, daemon: Daemon, generation: int, locks: Mapping[str, int]) -> None:
-        """Execute the new program; raises OSError."""
+    def _hand_over(self, daemon: Daemon, generation: int, locks: Mapping[str, int]) -> Handover:
+        """What a reload leaves to the new program."""
         valkey = None
         if self._valkey:
             process = daemon.process_groups["valkey"].processes["valkey"]
             if process.pid and process.pipes["stdout"] is not None:
                 valkey = RunningValkey(str(self._settings.valkey_socket()), process.pid, process.pipes["stdout"])
-        Handover(generation, dict(locks), valkey, self._board.is_quiet).execute()
+        return Handover(generation, dict(locks), valkey, self._board.is_quiet)
 
     def _boot(self, daemon: Daemon) -> Sequence[ProcessGroupConfig]:
         """Make sure of the broker, then say what else to start."""
@@ -156,13 +167,11 @@ class Boilerd:
             _wait_for_valkey(self._valkey, daemon)
         try:
             with self._connect("supervisor") as connection:
-                broker = _wait_for_broker(connection, daemon)
-                for hazard in server.hazards(connection):
-                    logger.warning("tasks may be lost", extra={"error": hazard})
-                Broker(connection).set_limits(self._settings.queue_limits())
-                self._address = server.address(connection)
+                broker, hazards = self._wait_for_broker(connection, daemon)
         except BrokerError as error:
             raise self._unusable(error) from error
+        for hazard in hazards:
+            logger.warning("tasks may be lost", extra={"error": hazard})
         settings = self._settings
         fields = {"workers": settings.concurrency, "queues": dict(settings.queues), "broker": broker}
         logger.info("daemon reloaded" if daemon.is_reloaded else "daemon started", extra=fields)
@@ -172,8 +181,31 @@ class Boilerd:
         gc.freeze()
         return groups
 
+    def _wait_for_broker(self, connection: redis.Redis, daemon: Daemon) -> tuple[str, list[str]]:
+        """Wait while Redis reads its file, as after a reboot of its host; its name and version, and its hazards.
+
+        After a reload also while it is away or takes no writes: the daemon served until then, and shall again.
+        """
+        is_told = False
+        while True:
+            try:
+                broker = server.check(connection)
+                Broker(connection).set_limits(self._settings.queue_limits())
+                self._address = server.address(connection)
+                return broker, server.hazards(connection)
+            except (BrokerUnavailableError, BrokerTroubleError) as error:
+                is_loading = isinstance(error, BrokerLoadingError)
+                if not is_loading and not daemon.is_reloaded:
+                    raise
+                if not is_told:
+                    trouble = "broker is loading, waiting" if is_loading else "broker unavailable, waiting"
+                    logger.warning(trouble, extra={"error": str(error)})
+                is_told = True
+                connection.connection_pool.disconnect()  # the primary may be another by now
+                daemon.serve_briefly(0.2)
+
     def _unusable(self, error: BrokerError) -> BootError:
-        kind = NoBrokerError if isinstance(error, BrokerUnavailableError) else BootError
+        kind = NoBrokerError if isinstance(error, BrokerUnavailableError | BrokerTroubleError) else BootError
         return kind(f"{error} ({mask_url(self._settings.broker_url())})")
 
     def _begin_drain(self) -> None:
@@ -293,26 +325,6 @@ def _configure_child(title: str) -> None:
     signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())
 
 
-def _wait_for_broker(connection: redis.Redis, daemon: Daemon) -> str:
-    """Wait while Redis reads its file, as after a reboot of its host; its name and version.
-
-    After a reload also while it is away: the daemon served until then, and shall again.
-    """
-    is_told = False
-    while True:
-        try:
-            return server.check(connection)
-        except BrokerUnavailableError as error:
-            is_loading = isinstance(error, BrokerLoadingError)
-            if not is_loading and not daemon.is_reloaded:
-                raise
-            if not is_told:
-                trouble = "broker is loading, waiting" if is_loading else "broker unavailable, waiting"
-                logger.warning(trouble, extra={"error": str(error)})
-            is_told = True
-            daemon.serve_briefly(0.2)
-
-
 def _wait_for_valkey(valkey: EmbeddedValkey, daemon: Daemon) -> None:
     process = daemon.process_groups["valkey"].processes["valkey"]
     deadline_s = time.monotonic() + START_TIMEOUT_S
@@ -327,4 +339,4 @@ def _wait_for_valkey(valkey: EmbeddedValkey, daemon: Daemon) -> None:
         if process.state not in {ProcessStates.STARTING, ProcessStates.RUNNING}:
             raise BootError(f"the embedded Valkey ended at once: {valkey.why()}")
         if time.monotonic() > deadline_s:
-            raise BootError(f"the embedded Valkey did not answer in {START_TIMEOUT_S:g} s: {valkey.why()}")
+            raise NoBrokerError(f"the embedded Valkey did not answer in {START_TIMEOUT_S:g} s: {valkey.why()}")

@@ -74,12 +74,14 @@ class EmbeddedValkey:
         return shlex.join([program, *(word for name, value in options.items() for word in (f"--{name}", value))])
 
     def is_ready(self) -> bool:
-        """Whether it serves; raises BusyLoadingError while it reads its file."""
+        """Whether it answers, if only that its disk is full; raises BusyLoadingError while it reads its file."""
         try:
             with connect(socket_url(self._socket), timeout_s=1.0) as client:
                 return bool(client.ping())
         except redis.BusyLoadingError:
             raise
+        except redis.ResponseError:
+            return True
         except redis.RedisError:
             return False
 

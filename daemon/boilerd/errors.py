@@ -35,7 +35,7 @@ class AppImportError(BootError):
 
 
 class NoBrokerError(BootError):
-    """The broker did not answer when the daemon started; it may the next time."""
+    """The broker did not answer when the daemon started, or could not do it then; it may the next time."""
 
 
 class BrokerError(BoilerdError):
@@ -59,6 +59,10 @@ class BrokerUnavailableError(BrokerError):
 
 class BrokerLoadingError(BrokerUnavailableError):
     """Redis has been started and reads its file; it carries nothing out until it has."""
+
+
+class BrokerTroubleError(BrokerError):
+    """Redis cannot do it at present: it is a replica, out of memory, cannot save. That passes, as no other refusal."""
 
 
 class InvalidTaskError(BoilerdError, ValueError):

@@ -44,10 +44,19 @@ class Handover(msgspec.Struct):
     @classmethod
     def take(cls) -> Self:
         """Take it over; an empty one where this process was started in the ordinary way."""
-        text = os.environ.pop(VARIABLE, "")
-        found = msgspec.json.decode(text, type=cls) if text else cls()
+        found = cls.peek()
         found.set_inheritable(False)  # programs that tasks start shall not have them
         return found
+
+    @classmethod
+    def peek(cls) -> Self:
+        """See what there is to take over, in a trial that gets no file descriptors."""
+        text = os.environ.pop(VARIABLE, "")
+        return msgspec.json.decode(text, type=cls) if text else cls()
+
+    def environ(self) -> dict[str, str]:
+        """This process's environment, with all this in it."""
+        return {**os.environ, VARIABLE: msgspec.json.encode(self).decode()}
 
     def set_inheritable(self, inheritable: bool) -> None:
         """Whether programs that are executed get the file descriptors."""
@@ -60,20 +69,20 @@ class Handover(msgspec.Struct):
         Signals are held back until the new program has its handlers: their default would end it.
         """
         self.set_inheritable(True)
-        os.environ[VARIABLE] = msgspec.json.encode(self).decode()
         try:
-            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], self.environ())
         finally:
-            self.take()
+            self.set_inheritable(False)
 
     def abandon(self) -> None:
-        """The new program cannot go on: leave nothing behind."""
+        """The new program cannot go on: leave nothing behind. What the supervisor has stopped and closed is gone."""
         if self.valkey is not None:
-            with suppress(ChildProcessError):  # it was stopped and reaped already
+            with suppress(OSError):
                 if os.waitpid(self.valkey.pid, os.WNOHANG)[0] == 0:
                     os.kill(self.valkey.pid, signal.SIGTERM)
                     os.waitpid(self.valkey.pid, 0)
-            os.close(self.valkey.stdout_fd)
+            with suppress(OSError):
+                os.close(self.valkey.stdout_fd)
             self.valkey = None
 
 

@@ -6,11 +6,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from boilerd.exitcodes import describe_exit
-from boilerd.handover import hold_signals, release_signals
+from boilerd.handover import Handover, hold_signals, release_signals
 from boilerd.options import Options
 from boilerd.report import Report
 from boilerd.signals import STOP_SIGNALS
@@ -28,19 +28,19 @@ class Reload:
         options: Supervisor's, which knows the children, and those whose tasks were cut short.
         group: Name → Supervisor's group of processes.
         report: Told how it goes.
-        replace: Executes the new program; raises OSError.
+        hand_over: What the new program, or the trial of it, is to be told.
 
     Attributes:
         trouble: Why the last one came to nothing; empty: it did not.
     """
 
     def __init__(
-        self, options: Options, group: Callable[[str], Any], report: Report, replace: Callable[[], None]
+        self, options: Options, group: Callable[[str], Any], report: Report, hand_over: Callable[[], Handover]
     ) -> None:
         self._options = options
         self._group = group
         self._report = report
-        self._replace = replace
+        self._hand_over = hand_over
         self._check: Check | None = None
         self.is_draining = False
         self.trouble = ""
@@ -54,7 +54,7 @@ class Reload:
         """Try the new settings and the new code. The caller makes sure that nothing is under way."""
         logger.info("reloading, checking the settings and the application first")
         self.trouble = ""
-        self._check = Check(self._options.pidhistory)
+        self._check = Check(self._options.pidhistory, self._hand_over().environ())
         self._report.reload_begins()
 
     def step(self) -> None:
@@ -100,7 +100,7 @@ class Reload:
         try:
             if STOP_SIGNALS.isdisjoint(self._options.signal_receiver._signals_recvd):  # noqa: SLF001 - has no look-ahead
                 self._report.live()
-                self._replace()
+                self._hand_over().execute()
         except OSError as error:
             self.trouble = f"reload failed: {error}"
             logger.exception("reload failed, going on as before")
@@ -117,11 +117,15 @@ class Reload:
 class Check:
     """``boilerd run --check`` with this daemon's arguments, as a child that Supervisor reaps.
 
+    Args:
+        pids: Supervisor's children, by their process IDs.
+        environ: The child's environment.
+
     Attributes:
         error: What was wrong, when it is over; empty: nothing.
     """
 
-    def __init__(self, pids: dict[int, Any]) -> None:
+    def __init__(self, pids: dict[int, Any], environ: Mapping[str, str]) -> None:
         self.error = ""
         self.is_over = False
         self._is_wanted = True
@@ -130,7 +134,7 @@ class Check:
         self._pid = os.posix_spawn(
             sys.executable,
             [sys.executable, *sys.orig_argv[1:], "--check"],
-            os.environ,
+            environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),

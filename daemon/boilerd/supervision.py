@@ -32,6 +32,7 @@ from boilerd.board import Board
 from boilerd.children import ForkedConfig
 from boilerd.exitcodes import DONE
 from boilerd.failpoints import failpoint
+from boilerd.handover import Handover
 from boilerd.notify import Notifier
 from boilerd.options import BUSY_POLL_S, Options
 from boilerd.pool import Pool, signal_children
@@ -64,7 +65,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         board: What the processes tell each other.
         on_output: Gets each line that a program of `first` printed.
         on_drain: Called when a drain begins.
-        replace: Executes the new program when a reload has drained; raises OSError.
+        hand_over: What a reload leaves to the new program.
         generation: How many reloads there were.
     """
 
@@ -78,7 +79,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         board: Board,
         on_output: Callable[[str], None],
         on_drain: Callable[[], None],
-        replace: Callable[["Daemon"], None],
+        hand_over: Callable[["Daemon"], Handover],
         generation: int = 0,
         is_burst: bool = False,
     ) -> None:
@@ -96,7 +97,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         self._is_scheduler_wanted = False
         self._pool: Pool | None = None
         self._report = Report(Notifier(), board)
-        self._reload = Reload(options, lambda name: self.process_groups[name], self._report, lambda: replace(self))
+        self._reload = Reload(options, lambda name: self.process_groups[name], self._report, lambda: hand_over(self))
         options.poller.longest_s = min(self._report.life_every_s or 1.0, 1.0)
         self._reactions: dict[int, Callable[[], None]] = {
             signal.SIGHUP: self._reload_on_signal,
@@ -138,6 +139,8 @@ class Daemon(Supervisor):  # type: ignore[misc]
     def serve_briefly(self, timeout_s: float) -> None:
         """While booting: handle what comes, for at most `timeout_s`; raises StoppedEarly on a TERM."""
         self.options.inbox.wait(timeout_s)
+        for group in self.process_groups.values():
+            group.transition()
         for fd, dispatcher in {**self.options.get_socket_map(), **self.get_process_map()}.items():
             try:
                 _serve(fd, dispatcher)
