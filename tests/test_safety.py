@@ -9,12 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 
-from boilerd import Client
+from boilerd import Client, keys
+from boilerd.board import Board
+from boilerd.cli.socket_client import Seen, daemon_info
 from boilerd.config import load
 from boilerd.connection import connect
 from boilerd.errors import BrokerLoadingError, BrokerUnavailableError, ConfigError, InvalidPayloadError
+from boilerd.notify import Notifier
 from boilerd.processes import birthmark, is_dead, is_stopped
+from boilerd.report import Report
+from boilerd.scheduler import HEARTBEAT_S
 from boilerd.server import check, hazards
 from boilerd.settings import Settings
 from support import RunningDaemon, Valkey, boilerd, clean_environment, wait_until
@@ -223,6 +229,66 @@ def test_health_turns_red_while_the_broker_is_away_and_green_again(
     assert red.stdout.startswith("broker: Redis did not answer")
     server.start()
     wait_until(lambda: daemon.cli("health").returncode == 0, "health is green again")
+
+
+@pytest.mark.parametrize("word", ["health", "status"])
+def test_a_broker_that_takes_no_new_tasks_is_told(
+    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey], word: str
+) -> None:
+    server = start_valkey()
+    daemon = start_daemon("--concurrency", "1", redis_url=server.url).ready()
+    with connect(server.url) as admin:
+        admin.config_set("maxmemory", "1000")
+
+    red = daemon.cli(word)
+
+    assert red.returncode == 1
+    assert "Redis is out of memory, raise its maxmemory" in red.stdout
+
+
+def test_workers_that_cannot_claim_are_told_whatever_the_cause(
+    start_daemon: StartDaemon, connection: redis.Redis
+) -> None:
+    daemon = start_daemon("--concurrency", "2").ready()
+    connection.set(keys.PAUSED, "a key of another kind")
+    daemon.enqueue("test:echo")
+
+    told = wait_until(lambda: daemon.cli("health").stdout.replace("ok\n", ""), "health is red")
+    wait_until(lambda: daemon.cli("status").returncode == 1, "status says so too")
+    connection.delete(keys.PAUSED)
+
+    assert told == "daemon: the broker does not let its processes through; its log says why\n"
+    wait_until(lambda: daemon.cli("health").returncode == 0, "health is green again")
+
+
+def test_a_scheduler_that_hangs_lets_the_heartbeat_age(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    socket = daemon.directory / "run" / "control.sock"
+    scheduler = daemon.pid_of("scheduler")
+    os.kill(scheduler, signal.SIGSTOP)
+
+    # Longer than from one heartbeat to the next.
+    wait_until(lambda: daemon_info(socket)["heartbeat_age_s"] > HEARTBEAT_S + 0.5, "it is late")
+    os.kill(scheduler, signal.SIGCONT)
+
+    wait_until(lambda: daemon_info(socket)["heartbeat_age_s"] < HEARTBEAT_S, "it is in time again")
+
+
+def test_a_heartbeat_that_is_late_is_a_trouble() -> None:
+    fine = {"state": "ready", "status": "1 worker", "is_broker_away": False, "heartbeat_age_s": 7.0}
+
+    assert Seen(fine, []).troubles() == []
+    assert Seen(fine | {"heartbeat_age_s": 21.4}, []).troubles() == [
+        "scheduler: no heartbeat for 21 s, so that leases end and nothing is forwarded"
+    ]
+
+
+def test_a_heartbeat_that_is_late_stands_in_the_status_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board()
+    report = Report(Notifier({}), board)
+    monkeypatch.setattr(Board, "heartbeat_age_s", 21.4)
+
+    assert report.status(None, "", "") == "starting, no heartbeat for 21 s"
 
 
 def test_health_is_red_without_a_daemon(valkey: Valkey, directory: Path) -> None:

@@ -19,6 +19,8 @@ SLOTS = 1024
 #: The cells of the scheduler and the embedded broker; workers have the ones from 0 on.
 SCHEDULER_SLOT = SLOTS - 1
 VALKEY_SLOT = SLOTS - 2
+#: A heartbeat that is older is missed: there is one every 5 s, and an outage's pauses are 3 s at most.
+LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: numbers and the clock start again from 0.
 _CLOCK = 2**31
 
@@ -67,6 +69,8 @@ class Board:
             cells[i * SLOTS : (i + 1) * SLOTS] for i in range(11)
         )
         self._batches, self._sizes, self._progress, self._since, self._revoked = batches
+        self._waiting = memoryview(mmap.mmap(-1, 4 * SLOTS)).cast("i")
+        self.beat()  # the first may take its time
         self.alarm_fds = os.pipe()
         for fd in self.alarm_fds:
             os.set_blocking(fd, False)
@@ -150,7 +154,7 @@ class Board:
     def clear(self, slot: int, exit_status: int) -> bool:
         """Say that the process of `slot` ended (a negative status is a signal's number); whether it had booted."""
         had_booted = bool(self._booted[slot])
-        self._pids[slot] = self._booted[slot] = self._busy[slot] = 0
+        self._pids[slot] = self._booted[slot] = self._busy[slot] = self._waiting[slot] = 0
         self._exits[slot] = exit_status
         return had_booted
 
@@ -184,14 +188,27 @@ class Board:
     def is_quiet(self, value: bool) -> None:
         self._daemon[0] = value
 
+    def mark_waiting(self, slot: int, *, is_waiting: bool) -> None:
+        """Said by a worker, before and after each pause that it makes because the broker does not let it through."""
+        self._waiting[slot] = is_waiting
+
     @property
     def is_broker_away(self) -> bool:
-        """Whether the scheduler waits for the broker; it says it."""
-        return bool(self._daemon[1])
+        """Whether the scheduler, which sets it, or a worker waits for the broker to let it through."""
+        return bool(self._daemon[1]) or any(self._waiting)
 
     @is_broker_away.setter
     def is_broker_away(self, value: bool) -> None:
         self._daemon[1] = value
+
+    def beat(self) -> None:
+        """Said by the scheduler at each heartbeat."""
+        self._daemon[4] = _now_ms()
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        """How long ago the scheduler renewed the leases; at first, how long ago the daemon was started."""
+        return (_now_ms() - self._daemon[4]) % _CLOCK / 1000
 
     @property
     def pending(self) -> int:

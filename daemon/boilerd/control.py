@@ -36,7 +36,11 @@ class DaemonInterface:
         self._daemon = daemon
 
     def info(self) -> dict[str, Any]:
-        """State, generation, numbers of workers and of tasks, and how the last reload ended."""
+        """How it is: names and values, among them ``status``, the line that the service manager is shown.
+
+        ``state`` is starting, ready, reloading or draining; ``trouble`` how the last reload failed; ``heartbeat_age_s``
+        how long ago the scheduler renewed the leases; ``is_broker_away`` whether a process waits for the broker.
+        """
         return self._daemon.info()
 
     def quiet(self) -> bool:

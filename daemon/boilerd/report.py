@@ -2,7 +2,7 @@
 
 import time
 
-from boilerd.board import Board
+from boilerd.board import LATE_HEARTBEAT_S, Board
 from boilerd.notify import Notifier
 from boilerd.pool import Pool
 
@@ -60,10 +60,11 @@ class Report:
 
     def status(self, pool: Pool | None, activity: str, trouble: str) -> str:
         """``10 workers, 3 busy, 1,204 pending``, after what is out of the ordinary."""
-        board = self._board
+        board, age_s = self._board, self._board.heartbeat_age_s
         parts = [
             activity or ("" if self.is_ready else "starting"),
             "broker unavailable" if board.is_broker_away else "",
+            f"no heartbeat for {age_s:.0f} s" if age_s > LATE_HEARTBEAT_S else "",
             "quiet" if board.is_quiet else "",
         ]
         if pool is not None:

@@ -159,6 +159,7 @@ class Scheduler:
         if now_s - self._beat_s > 2 * HEARTBEAT_S:
             self._steady_since_s = now_s
         self._beat_s = now_s
+        self._board.beat()
         for worker in unwanted:
             # Told again: the command may have been sent while nobody listened.
             if pid := self._board.pid(names[worker]):

@@ -176,12 +176,13 @@ class Daemon(Supervisor):  # type: ignore[misc]
     # --- What people ask for, by a signal or on the control socket; ValueError where it would mean nothing now
 
     def info(self) -> dict[str, Any]:
-        """``state generation pid workers busy pending is_quiet trouble``, and the status line."""
+        """How it is, in numbers and words; what cannot be known yet is 0 while it starts."""
         board, pool = self._board, self._pool
         state = self._activity() or ("ready" if self._report.is_ready else "starting")
         return {
             "state": state, "generation": self._generation, "pid": os.getpid(), "workers": pool.size if pool else 0,
             "busy": board.busy(), "pending": board.pending, "is_quiet": board.is_quiet, "trouble": self._reload.trouble,
+            "is_broker_away": board.is_broker_away, "heartbeat_age_s": board.heartbeat_age_s,
             "status": self._report.status(pool, self._activity(), self._reload.trouble),
         }  # fmt: skip
 

@@ -335,10 +335,12 @@ class Worker(BaseWorker):
         """Sleep during an outage; False: not any longer, the drain leaves no time or there is nothing to save."""
         if os.getppid() != self._parent:
             self._stop.make()
+        self._board.mark_waiting(self._slot, is_waiting=True)
         if self._stop:
             select.select([], [], [], min(seconds, 0.2))
         else:
             self._stop.pause(seconds)
+        self._board.mark_waiting(self._slot, is_waiting=False)
         has_outcome = self._is_writing or bool(self._completions)
         return not self._stop or (has_outcome and self._stop.age_s() < self._limits.drain_s)
 

@@ -22,8 +22,8 @@ from boilerd.settings import Settings
 def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
     """Say whether all is well, for probes: one line for each thing that is not.
 
-    Exit status: 0 the daemon has started and does not drain, every process of it runs, the broker
-    answers, and no task has waited longer than --max-latency; 1 otherwise.
+    Exit status: 0 the daemon has started and does not drain, every process of it runs and gets through
+    to the broker, that takes new tasks, and none has waited longer than --max-latency; 1 otherwise.
 
     \b
     boilerd health --max-latency 5m
@@ -40,10 +40,11 @@ def _troubles(settings: Settings, max_latency_s: float | None) -> list[str]:
             settings.broker_url(), password=settings.redis_password, db=settings.redis_db, timeout_s=2.0
         ) as connection:
             server.check(connection)
+            server.probe(connection, is_storing=True)
             if max_latency_s is not None:
                 troubles += _late(Inspector(connection), settings.queues, max_latency_s)
     except BrokerError as error:
-        troubles.append(f"broker: {error}")
+        troubles.insert(0, f"broker: {error}")  # likely the cause of the others
     return troubles
 
 

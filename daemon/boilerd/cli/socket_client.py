@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boilerd.board import LATE_HEARTBEAT_S
+
 #: How long the daemon may take to answer.
 TIMEOUT_S = 5.0
 #: Supervisor's names for the states of a process that runs.
@@ -64,7 +66,12 @@ class Seen:
             return [f"daemon: {self.told}"]
         if self.info["state"] == "reloading" and not is_whole:
             return [f"daemon: {self.told}"]
-        return [f"{p['name']}: {p['state'].lower()}" for p in self.processes if p["state"] not in UP]
+        troubles = [f"{p['name']}: {p['state'].lower()}" for p in self.processes if p["state"] not in UP]
+        if self.info["is_broker_away"]:
+            troubles.append("daemon: the broker does not let its processes through; its log says why")
+        if (age_s := self.info["heartbeat_age_s"]) > LATE_HEARTBEAT_S:
+            troubles.append(f"scheduler: no heartbeat for {age_s:.0f} s, so that leases end and nothing is forwarded")
+        return troubles
 
 
 def look(control_socket: Path) -> Seen:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import click
 
+from boilerd import server
 from boilerd.cli.options import BROKER, Loaded, with_settings
 from boilerd.cli.socket_client import Seen, look
 from boilerd.connection import connect
@@ -23,7 +24,8 @@ _STATES = ("pending", "active", "scheduled", "completed", "archived")
 def status(loaded: Loaded, *, as_json: bool) -> None:
     """Show the daemon of this runtime directory, its processes, and the queues.
 
-    Exit status: 0 the daemon has started, all its processes run and the broker answers, 1 otherwise.
+    Exit status: 0 the daemon has started, all its processes run and get through to the broker, and that
+    takes new tasks; 1 otherwise.
 
     \b
     boilerd status --json | jq .daemon.busy
@@ -36,6 +38,7 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
             settings.broker_url(), password=settings.redis_password, db=settings.redis_db, timeout_s=2.0
         ) as connection:
             queues = Inspector(connection).queues(settings.queues)
+            server.probe(connection, is_storing=True)
     except BrokerError as error:
         broker_error = str(error)
     url = mask_url(settings.broker_url())
