@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,59 @@ def _is_loading(server: Valkey) -> bool:
         except BrokerUnavailableError:
             return False
     raise AssertionError("it has loaded already")
+
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def add_user(server: Valkey, *without: str) -> str:
+    """The user that README.md tells to make, but for some of its rights; the URL with it."""
+    (rule,) = re.findall(r"^ACL SETUSER boilerd .*$", README.read_text(), re.MULTILINE)
+    words = [word for word in rule.replace(">PASSWORD", ">pw").split() if word not in without]
+    with connect(server.url) as admin:
+        admin.execute_command(*words)
+    return server.url.replace("unix://", "unix://boilerd:pw@")
+
+
+def test_the_rights_that_the_readme_names_are_enough(
+    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+) -> None:
+    server = start_valkey("--appendonly", "yes")
+    daemon = start_daemon("--concurrency", "2", redis_url=add_user(server)).ready()
+
+    running = daemon.enqueue("test:sleep", "60")
+    daemon.wait_for("task started", task_id=running)
+    daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1", "--in", "0.1s", "--unique", "1m"))
+    assert daemon.cli("task", "cancel", running).returncode == 0
+    daemon.wait_for("task archived", task_id=running)
+    for words in (
+        ("health",), ("status",), ("stats",), ("queue", "ls"), ("queue", "show", "default"), ("queue", "pause", "low"),
+        ("queue", "resume", "low"), ("worker", "ls"), ("cron", "ls"), ("task", "show", running),
+        ("task", "ls", "--state", "archived"), ("task", "delete", "--all", "--state", "archived", "--yes"), ("reload",),
+    ):  # fmt: skip
+        done = daemon.cli(*words)
+        assert done.returncode == 0, done
+
+    assert daemon.stop() == 0
+    log = (daemon.directory / "stdout").read_text()
+    assert "permission" not in log
+    assert "no right" not in log
+
+
+def test_without_the_right_to_channels_a_running_task_is_cancelled_all_the_same(
+    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+) -> None:
+    server = start_valkey("--appendonly", "yes")
+    daemon = start_daemon("--concurrency", "1", redis_url=add_user(server, "&rq:pubsub:*")).ready()
+    running = daemon.enqueue("test:sleep", "60")
+    daemon.wait_for("task started", task_id=running)
+
+    cancelled = daemon.cli("task", "cancel", running)
+
+    assert (cancelled.returncode, cancelled.stderr) == (0, "")
+    daemon.wait_for("task archived", task_id=running)
+    (warning,) = daemon.lines("no right to the command channel")
+    assert "&rq:pubsub:*" in warning["hint"]
 
 
 # Files and users.

@@ -20,6 +20,8 @@ logger = logging.getLogger("boilerd.subscriber")
 
 #: After so much silence the broker is asked whether it is there; after as much again it is not.
 QUIET_S = 5.0
+#: How soon it is tried again where the user has no right to it.
+FORBIDDEN_PAUSE_S = 30.0
 
 
 class Subscriber:
@@ -49,11 +51,18 @@ class Subscriber:
 
     def _listen(self) -> None:
         """Subscribe, and again after every outage; commands sent meanwhile are lost, as RQ's are."""
+        is_told = False
         while not self._is_stopping.is_set():
             try:
                 with self._connection.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
                     channel.subscribe(**dict.fromkeys(self._slots, self._handle))
                     self._attend(channel)
+            except redis.exceptions.NoPermissionError as error:
+                if not is_told:
+                    hint = f"allow the user &{keys.channel('*')}; until then a running task is cancelled within 5 s"
+                    logger.warning("no right to the command channel", extra={"error": str(error), "hint": hint})
+                is_told = True
+                self._is_stopping.wait(FORBIDDEN_PAUSE_S)
             except redis.RedisError as error:
                 logger.debug("command channel is down", extra={"error": str(error)})
                 self._is_stopping.wait(1.0)

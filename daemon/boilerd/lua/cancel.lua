@@ -14,7 +14,8 @@ local status, queue = fields[1], fields[2] or ''
 
 if status == 'started' then
   call('HSET', key, 'cancel_requested', 1)
-  call('PUBLISH', RQ .. ':pubsub:' .. (fields[3] or ''), ARGV[4])
+  -- A user may be allowed no channel, as Redis' default has it: the worker hears of it with the next heartbeat.
+  redis.pcall('PUBLISH', RQ .. ':pubsub:' .. (fields[3] or ''), ARGV[4])
   return 'told'
 end
 local gone = call('ZREM', RQ .. ':scheduled:' .. queue, job) + call('LREM', RQ .. ':queue:' .. queue, 0, job)
