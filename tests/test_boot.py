@@ -169,3 +169,4 @@ def test_a_damaged_append_only_file_is_told_and_nothing_is_left_running(
     assert "Bad file format" in done.stderr
     shown = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
     assert f"{directory}/run/valkey.sock" not in shown
+    assert [path.name for path in (directory / "run").iterdir()] == ["boilerd.lock"]

@@ -130,7 +130,12 @@ class Boilerd:
             generation=handover.generation,
             is_burst=self._is_burst,
         )
-        run(daemon)
+        try:
+            run(daemon)
+        except BootError:
+            if self._valkey:
+                self._valkey.clear_away()
+            raise
         if options.timed_out:
             logger.warning("worker shutdown timed out, forcing exit", extra={"children": options.timed_out})
         else:

@@ -103,6 +103,10 @@ class EmbeddedValkey:
         """What it said last."""
         return "; ".join(self._said) or "it said nothing"
 
+    def clear_away(self) -> None:
+        """Take away the socket of a server that ended by itself; commands take it for one that runs."""
+        self._socket.unlink(missing_ok=True)
+
     def _stop_orphan(self) -> None:
         """End the server that a killed daemon left; we hold its lock, so nobody else uses it.
 
