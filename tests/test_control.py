@@ -12,6 +12,7 @@ import redis
 
 from boilerd import Client, keys
 from boilerd.cli.socket_client import ask, daemon_info, look
+from boilerd.connection import connect
 from support import RunningDaemon, Valkey, boilerd, clean_environment, is_running, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -258,14 +259,18 @@ def test_a_daemon_that_waits_for_its_broker_says_that_it_starts(
     with Client.from_url(server.url) as client:
         client.enqueue_many([("test:echo", "x" * 1000)] * 300, queue="elsewhere")
     server.stop()
-    server.launch("--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024")
+    server.launch("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
     daemon = start_daemon("--concurrency", "1", redis_url=server.url)
     daemon.wait_for("broker is loading, waiting")
 
     health = daemon.cli("health")
     refused = daemon.cli("scale", "3")
 
-    assert (health.returncode, health.stdout.splitlines()[0]) == (1, "daemon: starting")
+    with connect(server.url) as admin:
+        admin.config_set("key-load-delay", "0")
+
+    assert health.returncode == 1
+    assert "daemon: starting, broker unavailable" in health.stdout.splitlines()
     assert refused.stderr == "boilerd: error: the daemon is starting; try again when it has started\n"
     daemon.wait_for("daemon started")
 

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from boilerd import Client
+from boilerd.cli.control import DaemonError, await_reload
 from boilerd.cli.socket_client import ask, daemon_info
 from boilerd.connection import connect
 from boilerd.handover import Handover, RunningValkey
@@ -400,7 +401,7 @@ def test_a_reloaded_daemon_waits_for_a_broker_that_takes_no_writes(
         admin.config_set("min-replicas-to-write", "0")
 
     assert "Redis has too few replicas" in waiting["error"]
-    assert "daemon: starting" in health.splitlines()
+    assert "daemon: starting, broker unavailable" in health.splitlines()
     wait_for_generation(daemon, 1)
     assert daemon.stop() == 0
 
@@ -433,6 +434,14 @@ def test_a_reload_with_a_full_disk_under_the_embedded_broker_is_refused(
     assert done.returncode == 1
     assert "Redis cannot save to its disk" in done.stderr
     daemon.wait_for("version 1", task_id=daemon.enqueue("app:version"))
+
+
+def test_the_reload_command_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boilerd.cli.control.SILENCE_S", 0.1)
+    told = {"generation": 1, "state": "starting", "status": "starting, broker unavailable"}
+
+    with pytest.raises(DaemonError, match=r"^the new program goes on starting: starting, broker unavailable$"):
+        await_reload(lambda: told, 0)
 
 
 def test_what_was_handed_over_and_is_gone_already_is_given_up_in_silence() -> None:

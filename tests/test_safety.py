@@ -332,6 +332,7 @@ def test_a_heartbeat_that_is_late_is_a_trouble() -> None:
     fine = {"state": "ready", "status": "1 worker", "is_broker_away": False, "heartbeat_age_s": 7.0}
 
     assert Seen(fine, []).troubles() == []
+    assert Seen({"state": "ready", "status": "of a daemon from before an upgrade"}, []).troubles() == []
     assert Seen(fine | {"heartbeat_age_s": 21.4}, []).troubles() == [
         "scheduler: no heartbeat for 21 s, so that leases end and nothing is forwarded"
     ]

@@ -76,8 +76,15 @@ class Boilerd:
         self._valkey: EmbeddedValkey | None = None
         self._address = ""
 
-    def check(self) -> None:
-        """Find out whether it could take the place of a daemon that runs; raises BootError."""
+    def check(self, handover: Handover) -> None:
+        """Find out whether it could take the place of a daemon that runs.
+
+        Args:
+            handover: What that would leave to it.
+
+        Raises:
+            BootError: It could not.
+        """
         settings = self._settings
         prepare_directory(settings.runtime_path(), "runtime_dir")
         usable_socket(settings.control_socket())
@@ -85,7 +92,7 @@ class Boilerd:
             prepare_directory(settings.state_path(), "state_dir")
             path = usable_socket(settings.valkey_socket())
             find_server()
-            running = Handover.peek().valkey
+            running = handover.valkey
             if running is None or running.socket != str(path):
                 return  # a new one will be started
         try:
@@ -197,6 +204,7 @@ class Boilerd:
                 broker = server.check(connection)
                 Broker(connection).set_limits(self._settings.queue_limits())
                 self._address = server.address(connection)
+                self._board.is_broker_away = False
                 return broker, server.hazards(connection)
             except (BrokerUnavailableError, BrokerTroubleError) as error:
                 is_loading = isinstance(error, BrokerLoadingError)
@@ -205,7 +213,8 @@ class Boilerd:
                 if not is_told:
                     trouble = "broker is loading, waiting" if is_loading else "broker unavailable, waiting"
                     logger.warning(trouble, extra={"error": str(error)})
-                is_told = True
+                is_told = self._board.is_broker_away = True
+                self._board.beat()  # there is no scheduler yet that could be late
                 connection.connection_pool.disconnect()  # the primary may be another by now
                 daemon.serve_briefly(0.2)
 
@@ -304,8 +313,9 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
 
 def check(settings: Settings) -> None:
     """Find out whether a daemon with these settings could start beside one that runs; raises BootError."""
+    handover = Handover.peek()
     _open_logs(settings)
-    Boilerd(settings, load_app(settings.app)).check()
+    Boilerd(settings, load_app(settings.app)).check(handover)
 
 
 def _open_logs(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import select
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from boilerd.errors import BoilerdError
 
 #: Where the daemon is; nothing else of the settings matters, and the new ones may be broken.
 with_daemon = with_settings(("state_dir", "runtime_dir"), is_lenient=True)
-#: How long a daemon may be silent while it reloads: it imports the application.
+#: How long a daemon may be silent while it reloads, or start: it imports the application.
 SILENCE_S = 60.0
 
 
@@ -58,10 +59,7 @@ def reload(loaded: Loaded, *, no_wait: bool) -> None:
     generation = _call(loaded, "reload")
     if no_wait:
         return
-    while (info := _info(loaded))["generation"] <= generation or info["state"] not in {"ready", "draining"}:
-        if info["generation"] == generation and info["state"] == "ready":
-            raise DaemonError(info["trouble"])
-        select.select([], [], [], 0.05)
+    await_reload(lambda: _info(loaded), generation)
 
 
 @click.command()
@@ -101,6 +99,27 @@ def _call(loaded: Loaded, method: str, *args: Any) -> Any:
         raise DaemonError(f"no daemon answers at {path}: {error.strerror or error}; is it running?") from error
     except ValueError as error:
         raise DaemonError(str(error)) from error
+
+
+def await_reload(look: Callable[[], dict[str, Any]], generation: int) -> None:
+    """Wait until the program of this generation has been replaced.
+
+    Args:
+        look: Tells how the daemon is.
+        generation: Of the program that is to end.
+
+    Raises:
+        DaemonError: It goes on, or its successor does not get to its work.
+    """
+    busy_s = time.monotonic()
+    while (info := look())["generation"] <= generation or info["state"] not in {"ready", "draining"}:
+        if info["generation"] <= generation and info["state"] == "ready":
+            raise DaemonError(info["trouble"])
+        if info["state"] != "starting":
+            busy_s = time.monotonic()
+        elif time.monotonic() - busy_s > SILENCE_S:
+            raise DaemonError(f"the new program goes on starting: {info['status']}")
+        select.select([], [], [], 0.05)
 
 
 def _info(loaded: Loaded) -> dict[str, Any]:

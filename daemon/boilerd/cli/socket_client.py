@@ -67,9 +67,10 @@ class Seen:
         if self.info["state"] == "reloading" and not is_whole:
             return [f"daemon: {self.told}"]
         troubles = [f"{p['name']}: {p['state'].lower()}" for p in self.processes if p["state"] not in UP]
-        if self.info["is_broker_away"]:
+        # What a daemon does not tell that was started before an upgrade is no trouble.
+        if self.info.get("is_broker_away"):
             troubles.append("daemon: the broker does not let its processes through; its log says why")
-        if (age_s := self.info["heartbeat_age_s"]) > LATE_HEARTBEAT_S:
+        if (age_s := self.info.get("heartbeat_age_s", 0.0)) > LATE_HEARTBEAT_S:
             troubles.append(f"scheduler: no heartbeat for {age_s:.0f} s, so that leases end and nothing is forwarded")
         return troubles
 
