@@ -19,9 +19,10 @@ from rq.serializers import JSONSerializer
 
 from boilerd import Client, keys
 from boilerd.broker import ARCHIVE_LIMIT, BATCH, LEASE_S, Broker
-from boilerd.connection import connect
+from boilerd.connection import connect, translate
 from boilerd.errors import (
     BrokerError,
+    BrokerTroubleError,
     BrokerUnavailableError,
     ConfigError,
     ForbiddenJobError,
@@ -519,6 +520,26 @@ def test_what_redis_refuses_is_told_apart_from_an_outage(client: Client, connect
         connection.config_set("maxmemory", "0")
 
     assert not isinstance(raised.value, BrokerUnavailableError)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (redis.exceptions.ReadOnlyError("You can't write against a read only replica."), True),
+        (redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), True),
+        (redis.exceptions.MasterDownError("Link with MASTER is down"), True),
+        (redis.exceptions.ClusterDownError("The cluster is down"), True),
+        (redis.exceptions.TryAgainError("Multiple keys request during rehashing of slot"), True),
+        (redis.ResponseError("MISCONF Errors writing to the AOF file: No space left on device"), True),
+        (redis.ResponseError("NOREPLICAS Not enough good replicas to write."), True),
+        (redis.ResponseError("BUSY Redis is busy running a script."), True),
+        (redis.ResponseError("UNBLOCKED force unblock from blocking operation"), True),
+        (redis.exceptions.NoPermissionError("this user has no permissions to run the 'evalsha' command"), False),
+        (redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"), False),
+    ],
+)
+def test_a_refusal_that_passes_is_told_apart_from_one_that_stays(error: redis.RedisError, passes: bool) -> None:
+    assert type(translate(error)) is (BrokerTroubleError if passes else BrokerError)
 
 
 def test_sentinels_that_are_away_are_told_by_their_addresses() -> None:
