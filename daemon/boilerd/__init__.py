@@ -1,6 +1,6 @@
 """Background tasks for Python services: Asynq's model on RQ's storage.
 
-What stands in ``__all__`` is the public interface; all else may change.
+What stands in ``__all__`` and in `boilerd.testing` is the public interface; all else may change.
 """
 
 import importlib

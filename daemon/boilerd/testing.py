@@ -1,0 +1,106 @@
+"""For the tests of applications: run a task here and now, and record what is enqueued; no broker, no worker.
+
+Everything that is checked when a task is enqueued is checked, and payloads go through JSON as on
+their way through Redis. Leases, retries, timeouts and limits are the daemon's and are not here.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from boilerd.client import Client
+from boilerd.errors import BoilerdError, DuplicateTaskError, TaskIdConflictError
+from boilerd.jobs import NewTask
+from boilerd.mux import Handler, ServeMux
+from boilerd.task import DEFAULT_MAX_PAYLOAD, Task, TaskOptions, TaskState, check_type, encode_payload
+
+
+class RecordedTask(msgspec.Struct, frozen=True):
+    """A task that was enqueued; its payload is what a handler would get where no type is declared."""
+
+    id: str
+    type: str
+    payload: Any
+    options: TaskOptions
+
+
+class RecordingClient(Client):
+    """A Client that stores nothing, but remembers the tasks.
+
+    A task ID that is taken and a unique lock that is held refuse a task as they do in Redis; a lock lasts until
+    its task is run or cancelled. There is no room for anything else to be refused.
+
+    Args:
+        mux: Where it is given, payloads are checked against the types that handlers declared.
+        max_payload: Bytes of JSON that a payload may have; a larger one is refused.
+
+    Attributes:
+        tasks: Enqueued and neither run nor cancelled, in the order in which they came.
+    """
+
+    def __init__(self, *, mux: ServeMux | None = None, max_payload: int = DEFAULT_MAX_PAYLOAD) -> None:
+        self.tasks: list[RecordedTask] = []
+        self._broker: Any = _Recorder(self.tasks)
+        self._mux = mux
+        self._max_payload = max_payload
+
+    def run_all(self, handler: Handler) -> Iterator[Any]:
+        """Run the tasks, also those that they enqueue and those that are due later; what each returned.
+
+        One after the other, while one iterates: ``list(client.run_all(mux))``. What a handler raises is raised.
+        """
+        while self.tasks:
+            task = self.tasks.pop(0)
+            yield run(handler, task.type, task.payload, id=task.id, queue=task.options.queue)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def run(handler: Handler, task_type: str, payload: Any = None, **fields: Any) -> Any:
+    """Run one attempt in this thread, middleware included; what the handler returned.
+
+    Args:
+        handler: A mux.
+        task_type: Which of its handlers.
+        payload: Anything that has a JSON form.
+        fields: Of the Task, such as ``attempt``.
+
+    Raises:
+        InvalidTaskError: The type is not allowed.
+        InvalidPayloadError: The payload has no JSON form, or does not fit the type that the handler declared.
+        Exception: Whatever the handler raises.
+    """
+    sent = msgspec.json.decode(encode_payload(payload))
+    return handler(Task(**{"id": "test", "type": check_type(task_type), "payload": sent, **fields}))
+
+
+class _Recorder:
+    """In the place of a Broker."""
+
+    def __init__(self, tasks: list[RecordedTask]) -> None:
+        self._tasks = tasks
+        self._locks: dict[str, str] = {}
+
+    def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
+        return [self._store(task) for task in tasks]
+
+    def cancel(self, task_id: str) -> str:
+        for task in self._tasks:
+            if task.id == task_id:
+                self._tasks.remove(task)
+                return "deleted"
+        return "unknown"
+
+    def _store(self, task: NewTask) -> TaskState | BoilerdError:
+        waiting = {known.id for known in self._tasks}
+        if task.id in waiting:
+            return TaskIdConflictError(task.id)
+        options = task.options
+        if options.unique_s:
+            if (holder := self._locks.get(task.unique_key)) in waiting and holder is not None:
+                return DuplicateTaskError(holder)
+            self._locks[task.unique_key] = task.id
+        self._tasks.append(RecordedTask(task.id, task.type, msgspec.json.decode(task.payload), options))
+        return TaskState.SCHEDULED if options.process_in_s or options.process_at else TaskState.PENDING
