@@ -17,7 +17,14 @@ import redis
 
 from boilerd import keys
 from boilerd.connection import text, translate
-from boilerd.errors import BoilerdError, BrokerError, DuplicateTaskError, QueueFullError, TaskIdConflictError
+from boilerd.errors import (
+    MAX_ERROR_LENGTH,
+    BoilerdError,
+    BrokerError,
+    DuplicateTaskError,
+    QueueFullError,
+    TaskIdConflictError,
+)
 from boilerd.failpoints import failpoint
 from boilerd.jobs import (
     CLAIMED_FIELDS,
@@ -180,7 +187,7 @@ class Broker:
             None: the lease was lost and nothing was written.
         """
         packed = base64.b64encode(zlib.compress(failure.traceback.encode("utf-8", "backslashreplace")))
-        line = failure.error.encode("utf-8", "backslashreplace")[:2000]
+        line = failure.error.encode("utf-8", "backslashreplace")[:MAX_ERROR_LENGTH]
         decision = failure.decision
         args: list[str | bytes | float] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
         args += [line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]

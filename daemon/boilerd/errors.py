@@ -3,19 +3,30 @@
 The message names the thing, what is wrong with it and what would do; values are attributes.
 """
 
+import copyreg
 from collections.abc import Sequence
+from typing import Any
+
+#: Of an error's line, more is neither logged nor kept with the task: some messages hold all that was sent.
+MAX_ERROR_LENGTH = 2000
 
 
 def describe(error: BaseException) -> str:
-    """Type and message; an exception may refuse to tell its message."""
+    """Type and message, cut where they are long; an exception may refuse to tell its message."""
     try:
-        return f"{type(error).__name__}: {error}"
+        told = str(error)
     except Exception:  # noqa: BLE001 - it is the application's code
-        return f"{type(error).__name__}: (no message)"
+        told = "(no message)"
+    line = f"{type(error).__name__}: {told[:MAX_ERROR_LENGTH]}"
+    return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 1] + "…"
 
 
 class BoilerdError(Exception):
-    """Base of all errors that boilerd raises on purpose."""
+    """Base of all errors that boilerd raises on purpose; they can be pickled, as process pools do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As `object` does it: exceptions call their class again, with the message in place of its arguments."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConfigError(BoilerdError):
