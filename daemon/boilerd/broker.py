@@ -16,7 +16,7 @@ import msgspec
 import redis
 
 from boilerd import keys
-from boilerd.connection import text, translate
+from boilerd.connection import check_connection, text, translate
 from boilerd.errors import (
     MAX_ERROR_LENGTH,
     BoilerdError,
@@ -74,10 +74,11 @@ class Advance(msgspec.Struct, frozen=True):
 class Broker:
     """Names, types and errors for the scripts.
 
-    One instance belongs to one process; it holds nothing but the connection.
+    One instance belongs to one process; it holds nothing but the connection. TypeError: that is of another kind.
     """
 
     def __init__(self, connection: redis.Redis) -> None:
+        check_connection(connection)
         self.connection = connection
         self._scripts = scripts()
 
@@ -94,10 +95,10 @@ class Broker:
         answers: list[TaskState | BoilerdError] = []
         tasks = iter(tasks)
         while batch := list(itertools.islice(tasks, BATCH)):
-            args: list[str | bytes | float] = []
+            args: list[str | bytes] = []
             for task in batch:
                 args += _described(task)
-            found = self._run("enqueue", args)
+            found = self._call("enqueue", args)
             answers += (_to_answer(task, answer) for task, answer in zip(batch, found, strict=True))
         return answers
 
@@ -121,16 +122,16 @@ class Broker:
             wait_s: Sleep first until a task was enqueued, at most for so long. Redis claims when the bell
                 rings, before this process hears of it.
         """
-        args: list[str | bytes | float] = [worker, LEASE_S, limit, BATCH_PARTS, len(queues), *queues]
+        args: list[str | bytes] = [worker, str(LEASE_S), str(limit), str(BATCH_PARTS), str(len(queues)), *queues]
         args.append(os.urandom(16).hex())
         for done in completions:
             c = done.claim
-            args += [c.task_id, c.execution_id, c.queue, c.retention_s, c.started, base64.b64encode(done.result)]
-            args += [c.task.type if c.task else "", int(c.is_locking)]
-        wait: list[str | bytes | float] = []
+            args += [c.task_id, c.execution_id, c.queue, str(c.retention_s), c.started, base64.b64encode(done.result)]
+            args += [c.task.type if c.task else "", "1" if c.is_locking else "0"]
+        wait: list[str | bytes] = []
         if wait_s and queues:
-            wait = ["BLPOP", *map(keys.bell, queues), wait_s]
-        lost, claimed, is_registered, holds_more = self._run("advance", args, wait)
+            wait = ["BLPOP", *map(keys.bell, queues), repr(wait_s)]
+        lost, claimed, is_registered, holds_more = self._call("advance", args, wait)
         claims = [
             to_claim(text(execution_id), text(task_id), text(queue), text(started), _claimed(values))
             for task_id, execution_id, queue, started, values in claimed
@@ -332,7 +333,11 @@ class Broker:
             self.connection.connection_pool.disconnect()
         return translate(error)
 
-    def _run(self, script: str, args: Sequence[str | bytes | float], first: Sequence[str | bytes | float] = ()) -> Any:
+    def _run(self, script: str, args: Sequence[str | bytes | float]) -> Any:
+        """Run a script whose arguments need not be text yet."""
+        return self._call(script, [part if isinstance(part, str | bytes) else repr(part) for part in args])
+
+    def _call(self, script: str, args: Sequence[str | bytes], first: Sequence[str | bytes] = ()) -> Any:
         failpoint(f"before-{script}")
         sent = [keys.RQ, keys.OWN, *args]
         try:  # as `_talking`, without a generator for each task
@@ -343,13 +348,15 @@ class Broker:
         return answer
 
 
-def _described(task: NewTask) -> list[str | bytes | float]:
+def _described(task: NewTask) -> list[str | bytes]:
     """A task as the scripts take it; see store.lua."""
     options = task.options
     fields = job_fields(task)
     at = "" if options.process_at is None else repr(options.process_at)
     lock = task.unique_key if options.unique_s else ""
-    return [task.id, options.queue, options.process_in_s, at, lock, options.unique_s, len(fields), *fields]
+    wait = repr(options.process_in_s) if options.process_in_s else "0"
+    unique = repr(options.unique_s) if options.unique_s else "0"
+    return [task.id, options.queue, wait, at, lock, unique, str(len(fields)), *fields]
 
 
 def _claimed(values: Sequence[bytes | None]) -> dict[bytes, bytes]:

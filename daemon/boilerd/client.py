@@ -35,9 +35,12 @@ class Client:
     """Enqueues tasks; safe to share between threads, not across a fork.
 
     Args:
-        connection: How to reach Redis.
+        connection: How to reach Redis; one that answers with bytes, as redis-py's do unless told otherwise.
         mux: Where it is given, payloads are checked against the types that handlers declared.
         max_payload: Bytes of JSON that a payload may have; a larger one is refused.
+
+    Raises:
+        TypeError: The connection is another client than ``redis.Redis``, or decodes what Redis answers.
 
     Attributes:
         connection: The ``redis.Redis`` that is used, for whatever else one needs of it.

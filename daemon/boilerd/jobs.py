@@ -30,6 +30,8 @@ CLAIMED_FIELDS = (
 _CALL = msgspec.json.Decoder(tuple[str, Any, list[Any], Any])
 #: A task's record may unpack to this much; a crafted one must not fill the memory.
 MAX_DATA_BYTES = 512 * 1024 * 1024
+#: Defaults as they are sent.
+_FAILURE_TTL, _RETRIES = str(ARCHIVE_TTL_S), str(DEFAULT_MAX_RETRIES)
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -123,8 +125,8 @@ class Overdue:
     late_s: float
 
 
-def job_fields(task: NewTask) -> list[str | bytes | float]:
-    """RQ's fields of the job hash, and ours, as names and values in turn.
+def job_fields(task: NewTask) -> list[str | bytes]:
+    """RQ's fields of the job hash, and ours, as names and values in turn, ready to be sent.
 
     RQ's own tools count `retries_left` down; `max_retries` stands only where the caller gave
     it, because otherwise the handler's policy decides at the time of the failure.
@@ -138,19 +140,19 @@ def job_fields(task: NewTask) -> list[str | bytes | float]:
         "concurrency_key": options.concurrency_key,
         "concurrency_limit": options.concurrency_limit if options.concurrency_key else None,
     }
-    fields: list[str | bytes | float] = [
+    fields: list[str | bytes] = [
         "origin", options.queue,
         "description", task.type,
         "task_type", task.type,
         "data", b'["%b",null,["%b",%b],{}]' % (ENTRY_POINT.encode(), task.type.encode(), task.payload),
-        "timeout", -1 if options.timeout_s is None else options.timeout_s,
-        "result_ttl", options.retention_s,
-        "failure_ttl", ARCHIVE_TTL_S,
-        "retries_left", DEFAULT_MAX_RETRIES if options.max_retries is None else options.max_retries,
+        "timeout", "-1" if options.timeout_s is None else str(options.timeout_s),
+        "result_ttl", str(options.retention_s),
+        "failure_ttl", _FAILURE_TTL,
+        "retries_left", _RETRIES if options.max_retries is None else str(options.max_retries),
     ]  # fmt: skip
     for name, value in own.items():
         if value is not None:
-            fields += [name, value]
+            fields += [name, value if isinstance(value, str) else repr(value)]
     return fields
 
 
