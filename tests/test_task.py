@@ -108,6 +108,11 @@ RANGE = "is not a number from 0 to 2147483647"
         ({"max_retries": 1.5}, "max_retries: 1.5 is not a whole number"),
         ({"retention": -0.5}, f"retention: -0.5 {RANGE}"),
         ({"retention": None}, f"retention: None {RANGE}"),
+        (
+            {"concurrency_limit": 1},
+            "concurrency_limit: limits nothing without concurrency_key; give both, or none",
+        ),
+        ({"unique_until": "end"}, "unique_until: there is no lock without unique; give both, or none"),
         ({"task_id": ""}, f"task ID '': {ID_RULE}"),
         ({"task_id": "a b"}, f"task ID 'a b': {ID_RULE}"),
         (

@@ -86,6 +86,7 @@ class Client:
                 ``concurrency_limit``, as `task_options` has them.
 
         Raises:
+            TypeError: There is no such option; nothing was sent.
             InvalidTaskError: The type or an option is not allowed; nothing was sent.
             InvalidPayloadError: The payload cannot be written as JSON, or does not fit the type
                 that its handler declared; nothing was sent.

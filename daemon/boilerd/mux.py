@@ -95,7 +95,7 @@ class ServeMux:
             timezone: Name from the IANA's list.
             catch_up: Ticks that were missed while no daemon ran are skipped, or, with True, the
                 last of them runs late.
-            options: Options of the enqueue.
+            options: Options of the enqueue, but for ``task_id``, ``process_at`` and ``deadline``.
 
         Raises:
             ConfigError: The line, the time zone or an option is not allowed.
