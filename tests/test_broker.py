@@ -435,7 +435,7 @@ def job_of(connection: redis.Redis, data: bytes, **fields: str) -> Claim:
         (b"x\x9cgarbage", "cannot be unpacked"),
         (b'["boilerd.execution.run", null, ["test:echo"], {}]', "not [task type, payload]"),
         (b'["boilerd.execution.run", null, [5, 5], {}]', "not [task type, payload]"),
-        (b'["boilerd.execution.run", null, ' + b"[" * 100_000 + b"]" * 100_000 + b", {}]", "is not JSON"),
+        (b'["boilerd.execution.run", null, ' + b"[" * 100_000 + b"]" * 100_000 + b", {}]", "is nested too deep"),
         (b'{"a": 1}', "is not JSON of a call"),
     ],
 )

@@ -1,6 +1,9 @@
 """Enqueuing from Python."""
 
 import itertools
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,9 @@ from boilerd import (
 )
 from boilerd.settings import Settings
 from boilerd.task import DEFAULT_MAX_PAYLOAD
-from support import Valkey
+from support import RunningDaemon, Valkey
+
+StartDaemon = Callable[..., RunningDaemon]
 
 
 def test_an_enqueue_answers_with_what_was_stored(client: Client, connection: redis.Redis) -> None:
@@ -132,6 +137,39 @@ def test_a_payload_that_is_too_large_is_refused(client: Client, connection: redi
         client.enqueue("test:echo", "x" * DEFAULT_MAX_PAYLOAD)
 
     assert connection.dbsize() == 0
+
+
+#: A program with as few frames as there can be, for each of them takes from the depth that Python 3.11 allows.
+DEEPEST = """
+import sys
+from boilerd import Client, InvalidPayloadError
+payload = parts = []
+for _ in range(11_000):
+    parts.append([])
+    parts = parts[0]
+with Client.from_url(sys.argv[1]) as client:
+    while payload:
+        try:
+            print(client.enqueue("test:size", payload, unique=float(sys.argv[2]) or None).id)
+            break
+        except InvalidPayloadError as error:
+            assert "nested too deep" in str(error)
+            payload = payload[0]
+"""
+
+
+@pytest.mark.parametrize("unique", ["0", "60"])
+def test_the_deepest_payload_that_is_accepted_can_be_run(
+    valkey: Valkey, start_daemon: StartDaemon, unique: str
+) -> None:
+    daemon = start_daemon()
+
+    done = subprocess.run(
+        [sys.executable, "-c", DEEPEST, valkey.url, unique], capture_output=True, text=True, check=False
+    )
+
+    assert done.stderr == ""
+    daemon.wait_for("task completed", task_id=done.stdout.strip())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Whatever is read from Redis is a stranger's data until it was checked here.
 """
 
 import hashlib
+import sys
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -230,12 +231,7 @@ def _read_data(data: bytes) -> tuple[str, Any]:
             raise ForbiddenJobError(f"its data cannot be unpacked: {error}") from error
         if unpacker.unconsumed_tail:
             raise ForbiddenJobError(f"its data unpacks to more than {MAX_DATA_BYTES} bytes")
-    try:
-        function, _, args, _ = _CALL.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ForbiddenJobError(
-            "its data is not JSON of a call; pickled jobs are never loaded, enqueue with RQ's JSONSerializer"
-        ) from error
+    function, _, args, _ = _decode_call(data)
     if function != ENTRY_POINT:
         raise ForbiddenJobError(f"function {function!r} is not a registered task; it was not imported")
     if len(args) != 2 or not isinstance(args[0], str):
@@ -244,3 +240,23 @@ def _read_data(data: bytes) -> tuple[str, Any]:
         return check_type(args[0]), args[1]
     except InvalidTaskError as error:
         raise ForbiddenJobError(str(error)) from error
+
+
+def _decode_call(data: bytes) -> tuple[str, Any, list[Any], Any]:
+    try:
+        try:
+            return _CALL.decode(data)
+        except RecursionError:
+            # Up to Python 3.11 the frames that lead here count as well, and the client may have had fewer.
+            limit = sys.getrecursionlimit()
+            sys.setrecursionlimit(limit + 200)
+            try:
+                return _CALL.decode(data)
+            finally:
+                sys.setrecursionlimit(limit)
+    except RecursionError as error:
+        raise ForbiddenJobError("its data is nested too deep to be read") from error
+    except msgspec.DecodeError as error:
+        raise ForbiddenJobError(
+            "its data is not JSON of a call; pickled jobs are never loaded, enqueue with RQ's JSONSerializer"
+        ) from error

@@ -23,6 +23,7 @@ DEFAULT_MAX_PAYLOAD = 64 * 1024 * 1024
 #: Archived tasks are kept this long: 90 days.
 ARCHIVE_TTL_S = 90 * 24 * 3600
 
+_TOO_DEEP = "payload: is nested too deep; make it flat, or a text"
 _TYPE = re.compile(r"[A-Za-z0-9_.:/-]{1,256}")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KEY = re.compile(r"[A-Za-z0-9_.:/@-]{1,128}")
@@ -278,11 +279,16 @@ def encode_payload(payload: Any, max_bytes: int = DEFAULT_MAX_PAYLOAD) -> bytes:
         InvalidPayloadError: A value in it has no JSON form, or it has more than `max_bytes`.
     """
     try:
-        encoded = msgspec.json.encode(payload)
-        if b"null" in encoded and not isinstance(payload, msgspec.Raw):
-            # What msgspec writes for NaN and the infinities as well; the standard library refuses them.
-            json.dumps(msgspec.to_builtins(payload, str_keys=True), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
+        # As deep inside as in the call that RQ's record holds, and deeper: what cannot be read again is not written.
+        encoded = msgspec.json.encode([[[[payload]]]])[4:-4]
+        if isinstance(payload, msgspec.Raw):
+            msgspec.json.decode(encoded)  # it was taken over as it is
+        elif b"null" in encoded:
+            # What msgspec writes for NaN and the infinities as well.
+            _check_finite(msgspec.to_builtins(payload, str_keys=True))
+    except RecursionError as error:
+        raise InvalidPayloadError(_TOO_DEEP) from error
+    except (TypeError, ValueError) as error:
         raise InvalidPayloadError(f"payload: {error}; use what JSON can hold") from error
     if len(encoded) > max_bytes:
         raise InvalidPayloadError(
@@ -293,8 +299,31 @@ def encode_payload(payload: Any, max_bytes: int = DEFAULT_MAX_PAYLOAD) -> bytes:
 
 
 def canonical(payload: bytes) -> bytes:
-    """The payload with sorted keys and no spaces: equal for equal values, however they were written."""
-    return msgspec.json.encode(msgspec.json.decode(payload), order="sorted")
+    """The payload with sorted keys and no spaces: equal for equal values, however they were written.
+
+    Raises:
+        InvalidPayloadError: It is nested so deep that it could just be written, and not be read from here.
+    """
+    try:
+        return msgspec.json.encode(msgspec.json.decode(payload), order="sorted")
+    except RecursionError as error:
+        raise InvalidPayloadError(_TOO_DEEP) from error
+
+
+def _check_finite(payload: Any) -> None:
+    """Raise ValueError with the path of the first number that JSON cannot hold."""
+    try:
+        json.dumps(payload, allow_nan=False)  # a tenth of the time of a look at each
+    except ValueError:
+        todo = [("$", payload)]
+        for path, value in todo:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{path} is {value}, and JSON has neither NaN nor Infinity") from None
+            if isinstance(value, dict):
+                todo += [(f"{path}.{key}", each) for key, each in value.items()]
+            elif isinstance(value, list | tuple):
+                todo += [(f"{path}[{place}]", each) for place, each in enumerate(value)]
+        raise
 
 
 def _timeout_s(timeout: Seconds | None, deadline: datetime | None) -> int | None:
