@@ -1,6 +1,7 @@
 """Enqueuing from Python."""
 
 import itertools
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,6 +99,45 @@ def test_no_task_of_many_is_sent_when_one_is_not_allowed(client: Client, connect
         client.enqueue_many([("test:echo", 1), ("test:echo", object())])
 
     assert connection.dbsize() == 0
+
+
+@pytest.mark.parametrize("one", [("test:echo",), ("test:echo", 1, 2), "test:echo", None, 5, []])
+def test_what_is_no_pair_of_many_is_told_by_its_place(client: Client, connection: redis.Redis, one: Any) -> None:
+    with pytest.raises(InvalidTaskError, match=r"^task \[2\] of many is not \(type, payload\), a pair$"):
+        client.enqueue_many([("test:echo", 0), ("test:echo", 1), one, ("test:echo", 3)])
+
+    assert connection.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "kind", "why"),
+    [
+        (("bad type", 1), InvalidTaskError, "task type 'bad type'"),
+        (("test:echo", math.nan), InvalidPayloadError, r"payload: \$ is nan"),
+    ],
+)
+def test_what_is_wrong_with_one_of_many_is_told_with_its_place(
+    client: Client, connection: redis.Redis, one: tuple[str, Any], kind: type[Exception], why: str
+) -> None:
+    with pytest.raises(kind, match=rf"^task \[600\] of many: {why}") as raised:
+        client.enqueue_many([("test:echo", 0)] * 600 + [one])
+
+    assert type(raised.value) is kind
+    assert connection.dbsize() == 0
+
+
+def test_large_payloads_are_sent_in_several_scripts(valkey: Valkey, client: Client, connection: redis.Redis) -> None:
+    payloads = ["x" * size for size in (3 << 20, 3 << 20, 3 << 20, 9 << 20, 1, 1)]
+    client.enqueue("test:echo")  # loads the script
+    before = connection.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+    answers = client.enqueue_many([("test:size", payload) for payload in payloads])
+
+    after = connection.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert after - before == 3
+    stored = [answer.id.encode() for answer in answers if isinstance(answer, TaskInfo)]
+    assert connection.lrange(keys.queue("default"), 1, -1) == stored
+    assert len(stored) == len(payloads)
 
 
 def test_no_tasks_are_no_round_trip() -> None:

@@ -50,6 +50,8 @@ WORKER_TTL_S = 420 + 60
 ARCHIVE_LIMIT = 10_000
 #: Tasks in one enqueue script: bounds how long Redis serves nobody else, to about 5 ms.
 BATCH = 500
+#: Bytes of payload with which such a script ends: a larger one keeps Redis from others as well, and takes its memory.
+BATCH_BYTES = 8 * 1024 * 1024
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
 BATCH_PARTS = 16
 
@@ -83,7 +85,7 @@ class Broker:
         self._scripts = scripts()
 
     def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
-        """Store tasks: one round trip for up to 500.
+        """Store tasks: one round trip for up to 500, or 8 MiB of payloads.
 
         Returns:
             For each task its state, or why it was not stored: TaskIdConflictError,
@@ -94,7 +96,7 @@ class Broker:
         """
         answers: list[TaskState | BoilerdError] = []
         tasks = iter(tasks)
-        while batch := list(itertools.islice(tasks, BATCH)):
+        while batch := _batch(tasks):
             args: list[str | bytes] = []
             for task in batch:
                 args += _described(task)
@@ -346,6 +348,18 @@ class Broker:
             raise self._translate(error) from error
         failpoint(f"after-{script}")
         return answer
+
+
+def _batch(tasks: Iterator[NewTask]) -> list[NewTask]:
+    """The next tasks that one script stores."""
+    batch: list[NewTask] = []
+    size_bytes = 0
+    for task in tasks:
+        batch.append(task)
+        size_bytes += len(task.payload)
+        if size_bytes >= BATCH_BYTES or len(batch) == BATCH:
+            break
+    return batch
 
 
 def _described(task: NewTask) -> list[str | bytes]:
