@@ -1,6 +1,7 @@
 """Handlers that are coroutines, run by a worker that is otherwise synchronous."""
 
 import asyncio
+import functools
 import logging
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -91,6 +92,143 @@ def test_an_object_with_an_async_call_is_a_handler_too(mux: ServeMux) -> None:
     mux.handle("test:async", Handler())
 
     assert run(mux) == Completed(7)
+
+
+def test_a_coroutine_that_a_plain_decorator_hides_runs_inside_the_middleware(mux: ServeMux) -> None:
+    order: list[str] = []
+
+    def hiding(function: Any) -> Any:
+        def hidden(task: Task) -> Any:
+            order.append("decorator")
+            return function(task)
+
+        return hidden
+
+    @mux.use
+    def look(next_handler: Any) -> Any:
+        def wrapped(task: Task) -> Any:
+            result = next_handler(task)
+            order.append(f"middleware: {result}")
+            return result
+
+        return wrapped
+
+    @mux.handle("test:async")
+    @hiding
+    async def handler(task: Task) -> int:
+        await asyncio.sleep(0)
+        order.append("handler")
+        return 7
+
+    assert run(mux) == Completed(7)
+    assert order == ["decorator", "handler", "middleware: 7"]
+
+
+def test_a_not_found_handler_may_be_a_coroutine(mux: ServeMux) -> None:
+    @mux.not_found
+    async def fallback(task: Task) -> str:
+        await asyncio.sleep(0)
+        return f"no handler for {task.type}"
+
+    assert run(mux) == Completed("no handler for test:async")
+
+
+def generate(task: Task) -> Iterator[int]:
+    yield 1
+
+
+async def generate_async(task: Task) -> AsyncIterator[int]:
+    yield 1
+
+
+class Generating:
+    def __call__(self, task: Task) -> Iterator[int]:
+        yield 1
+
+
+@pytest.mark.parametrize("handler", [generate, generate_async, Generating(), functools.partial(generate)])
+def test_a_generator_function_is_no_handler(mux: ServeMux, handler: Any) -> None:
+    with pytest.raises(TypeError, match="has a yield"):
+        mux.handle("test:async", handler)
+    with pytest.raises(TypeError, match=r"not_found: .* has a yield"):
+        mux.not_found(handler)
+
+    assert mux.patterns() == []
+
+
+async def answer_with_a_generator(task: Task) -> Any:
+    return generate(task)
+
+
+@pytest.mark.parametrize(
+    ("handler", "what"),
+    [
+        (lambda task: (number for number in (1, 2)), "a generator"),
+        (lambda task: (number async for number in generate_async(task)), "an async generator"),
+        (answer_with_a_generator, "a generator"),
+    ],
+)
+def test_a_generator_that_a_handler_returns_fails_the_attempt(mux: ServeMux, handler: Any, what: str) -> None:
+    mux.handle("test:async", handler)
+
+    outcome = run(mux)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.line.startswith("TypeError: handler ")
+    assert outcome.line.endswith(f" returned {what}; nothing of that would run")
+
+
+def async_inside(next_handler: Any) -> Any:
+    async def wrapped(task: Task) -> Any:
+        return next_handler(task)
+
+    return wrapped
+
+
+def generator_inside(next_handler: Any) -> Any:
+    def wrapped(task: Task) -> Iterator[Any]:
+        yield next_handler(task)
+
+    return wrapped
+
+
+def hidden_inside(next_handler: Any) -> Any:
+    wrapped = async_inside(next_handler)
+
+    def hidden(task: Task) -> Any:
+        return wrapped(task)
+
+    return hidden
+
+
+async def async_outside(next_handler: Any) -> Any:
+    return next_handler
+
+
+def async_hidden(next_handler: Any) -> Any:
+    return async_outside(next_handler)
+
+
+@pytest.mark.parametrize(
+    ("middleware", "why"),
+    [
+        (async_inside, "is no plain function"),
+        (generator_inside, "is no plain function"),
+        (hidden_inside, "returned a coroutine; middleware must be plain functions"),
+        (async_hidden, "returned a coroutine; middleware must be plain functions"),
+    ],
+)
+def test_a_middleware_that_is_no_plain_function_fails_the_attempt(mux: ServeMux, middleware: Any, why: str) -> None:
+    steps: list[str] = []
+    mux.handle("test:async", lambda task: steps.append("handled"))
+    mux.use(middleware)
+
+    outcome = run(mux)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.line.startswith(f"TypeError: middleware {middleware.__name__} returned ")
+    assert why in outcome.line
+    assert steps == []
 
 
 def test_a_coroutine_of_a_nested_mux_runs_inside_the_middleware_of_both(mux: ServeMux) -> None:

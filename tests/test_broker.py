@@ -436,7 +436,7 @@ def job_of(connection: redis.Redis, data: bytes, **fields: str) -> Claim:
         (b"x\x9cgarbage", "cannot be unpacked"),
         (b'["boilerd.execution.run", null, ["test:echo"], {}]', "not [task type, payload]"),
         (b'["boilerd.execution.run", null, [5, 5], {}]', "not [task type, payload]"),
-        (b'["boilerd.execution.run", null, ' + b"[" * 100_000 + b"]" * 100_000 + b", {}]", "is not JSON"),
+        (b'["boilerd.execution.run", null, ' + b"[" * 100_000 + b"]" * 100_000 + b", {}]", "is nested too deep"),
         (b'{"a": 1}', "is not JSON of a call"),
     ],
 )
@@ -548,7 +548,7 @@ def test_sentinels_that_are_away_are_told_by_their_addresses() -> None:
     with pytest.raises(BrokerUnavailableError) as raised:
         client.enqueue("test:echo")
 
-    assert str(raised.value).startswith("no Sentinel of 127.0.0.1:1, 127.0.0.1:2 knows a primary mymaster")
+    assert "no Sentinel of 127.0.0.1:1, 127.0.0.1:2 knows a primary mymaster" in str(raised.value)
     assert "<redis." not in str(raised.value)
     assert not raised.value.was_sent
 

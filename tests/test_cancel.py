@@ -467,13 +467,13 @@ def test_a_handler_can_look_whether_it_was_cancelled(client: Client, broker: Bro
     assert seen == [False, True]
 
 
-async def sleep() -> None:
+async def sleep(task: Task) -> None:
     await asyncio.sleep(FOREVER_S)
 
 
-@pytest.mark.parametrize("wait", [lambda: select.select([], [], [], FOREVER_S), sleep])
+@pytest.mark.parametrize("wait", [lambda task: select.select([], [], [], FOREVER_S), sleep])
 def test_a_cancellation_from_afar_interrupts_a_handler_that_waits(
-    valkey: Valkey, client: Client, broker: Broker, subscriber: Subscriber, wait: Callable[[], Any]
+    valkey: Valkey, client: Client, broker: Broker, subscriber: Subscriber, wait: Callable[[Task], Any]
 ) -> None:
     client.enqueue("test:echo", task_id="a")
 
@@ -483,7 +483,7 @@ def test_a_cancellation_from_afar_interrupts_a_handler_that_waits(
 
     def handler(task: Task) -> None:
         threading.Thread(target=somebody).start()
-        aio.synchronous(wait)()
+        aio.synchronous(wait)(task)
 
     outcome = run(broker, claim(broker), handler)
 

@@ -1,6 +1,10 @@
 """Enqueuing from Python."""
 
 import itertools
+import math
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,9 @@ from boilerd import (
 )
 from boilerd.settings import Settings
 from boilerd.task import DEFAULT_MAX_PAYLOAD
-from support import Valkey
+from support import RunningDaemon, Valkey
+
+StartDaemon = Callable[..., RunningDaemon]
 
 
 def test_an_enqueue_answers_with_what_was_stored(client: Client, connection: redis.Redis) -> None:
@@ -95,6 +101,45 @@ def test_no_task_of_many_is_sent_when_one_is_not_allowed(client: Client, connect
     assert connection.dbsize() == 0
 
 
+@pytest.mark.parametrize("one", [("test:echo",), ("test:echo", 1, 2), "test:echo", None, 5, []])
+def test_what_is_no_pair_of_many_is_told_by_its_place(client: Client, connection: redis.Redis, one: Any) -> None:
+    with pytest.raises(InvalidTaskError, match=r"^task \[2\] of many is not \(type, payload\), a pair$"):
+        client.enqueue_many([("test:echo", 0), ("test:echo", 1), one, ("test:echo", 3)])
+
+    assert connection.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "kind", "why"),
+    [
+        (("bad type", 1), InvalidTaskError, "task type 'bad type'"),
+        (("test:echo", math.nan), InvalidPayloadError, r"payload: \$ is nan"),
+    ],
+)
+def test_what_is_wrong_with_one_of_many_is_told_with_its_place(
+    client: Client, connection: redis.Redis, one: tuple[str, Any], kind: type[Exception], why: str
+) -> None:
+    with pytest.raises(kind, match=rf"^task \[600\] of many: {why}") as raised:
+        client.enqueue_many([("test:echo", 0)] * 600 + [one])
+
+    assert type(raised.value) is kind
+    assert connection.dbsize() == 0
+
+
+def test_large_payloads_are_sent_in_several_scripts(valkey: Valkey, client: Client, connection: redis.Redis) -> None:
+    payloads = ["x" * size for size in (3 << 20, 3 << 20, 3 << 20, 9 << 20, 1, 1)]
+    client.enqueue("test:echo")  # loads the script
+    before = connection.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+    answers = client.enqueue_many([("test:size", payload) for payload in payloads])
+
+    after = connection.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert after - before == 3
+    stored = [answer.id.encode() for answer in answers if isinstance(answer, TaskInfo)]
+    assert connection.lrange(keys.queue("default"), 1, -1) == stored
+    assert len(stored) == len(payloads)
+
+
 def test_no_tasks_are_no_round_trip() -> None:
     with Client.from_url("unix:///nowhere.sock") as client:
         assert client.enqueue_many([]) == []
@@ -134,6 +179,39 @@ def test_a_payload_that_is_too_large_is_refused(client: Client, connection: redi
     assert connection.dbsize() == 0
 
 
+#: A program with as few frames as there can be, for each of them takes from the depth that Python 3.11 allows.
+DEEPEST = """
+import sys
+from boilerd import Client, InvalidPayloadError
+payload = parts = []
+for _ in range(11_000):
+    parts.append([])
+    parts = parts[0]
+with Client.from_url(sys.argv[1]) as client:
+    while payload:
+        try:
+            print(client.enqueue("test:size", payload, unique=float(sys.argv[2]) or None).id)
+            break
+        except InvalidPayloadError as error:
+            assert "nested too deep" in str(error)
+            payload = payload[0]
+"""
+
+
+@pytest.mark.parametrize("unique", ["0", "60"])
+def test_the_deepest_payload_that_is_accepted_can_be_run(
+    valkey: Valkey, start_daemon: StartDaemon, unique: str
+) -> None:
+    daemon = start_daemon()
+
+    done = subprocess.run(
+        [sys.executable, "-c", DEEPEST, valkey.url, unique], capture_output=True, text=True, check=False
+    )
+
+    assert done.stderr == ""
+    daemon.wait_for("task completed", task_id=done.stdout.strip())
+
+
 @pytest.mark.parametrize(
     "options", [{"queue": "a b"}, {"timeout": -1}, {"max_retries": 1.5}, {"retention": "x"}, {"task_id": "a b"}]
 )
@@ -143,8 +221,10 @@ def test_an_option_that_is_not_allowed_is_refused(client: Client, options: dict[
 
 
 def test_an_unknown_option_is_refused(client: Client) -> None:
-    with pytest.raises(TypeError, match="quue"):
+    with pytest.raises(TypeError, match=r"^unknown option 'quue', did you mean 'queue'\? there are: queue, timeout, "):
         client.enqueue("test:echo", quue="low")
+    with pytest.raises(TypeError, match=r"^unknown option 'xyz'; there are: queue, .*, concurrency_limit$"):
+        client.enqueue_many([("test:echo", None)], xyz=5)
 
 
 def test_a_broker_that_went_away_before_the_task_was_sent_has_not_stored_it(directory: Path) -> None:

@@ -488,7 +488,9 @@ def test_an_entry_cannot_be_changed() -> None:
         ({"payload": object()}, "cron entry 'a-b': payload: "),
         ({"options": {"queue": "a b"}}, "cron entry 'a-b': queue 'a b': use letters"),
         ({"options": {"timeout": 0}}, "cron entry 'a-b': timeout: 0 would end"),
-        ({"options": {"que": "low"}}, "cron entry 'a-b': options {'que': 'low'}: task_options() got an unexpected"),
+        ({"options": {"que": "low"}}, "cron entry 'a-b': options {'que': 'low'}: unknown option 'que', did you"),
+        ({"options": {"process_at": datetime(2099, 1, 1, tzinfo=UTC)}}, "cron entry 'a-b': option 'process_at': leave"),
+        ({"options": {"deadline": datetime(2099, 1, 1, tzinfo=UTC)}}, "cron entry 'a-b': option 'deadline': leave"),
         ({"options": {"task_id": "x"}}, "cron entry 'a-b': option 'task_id': leave it out; every tick has"),
     ],
 )

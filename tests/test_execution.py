@@ -198,6 +198,29 @@ def test_an_error_of_boilerd_itself_has_a_traceback_too() -> None:
     assert "in _raise_not_found" in outcome.traceback
 
 
+class SpitefulError(Exception):
+    """One that nobody can look at."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]
+        raise ValueError("no notes")
+
+
+def test_an_error_that_cannot_be_looked_at_has_failed_with_its_frames() -> None:
+    def spiteful(task: Task) -> None:
+        raise SpitefulError
+
+    told = failed(Execution(spiteful).run(task()))
+
+    assert told.error == "SpitefulError: (no message)"
+    assert told.traceback.startswith("Traceback (most recent call last):\n")
+    assert ", in spiteful\n" in told.traceback
+    assert told.traceback.endswith("SpitefulError: (no message)\n")
+
+
 def test_a_long_traceback_keeps_its_end() -> None:
     def fail(task: Task) -> None:
         raise RuntimeError("ü" * 100_000 + "the end")

@@ -17,6 +17,7 @@ from boilerd.builtin import mux as builtin_mux
 from boilerd.errors import ShutdownTimeoutError, TaskTimeoutError
 from boilerd.logs import JsonFormatter, _AddFields
 from boilerd.middleware import log_attempts
+from boilerd.retry import Hooks
 
 
 def task(task_type: str = "email:deliver", payload: Any = None, **fields: Any) -> Task:
@@ -108,6 +109,48 @@ def test_what_no_task_type_begins_with_is_no_pattern(mux: ServeMux, pattern: str
         mux.handle(pattern, answer(""))
 
     assert mux.patterns() == []
+
+
+async def plain_async(*_: Any) -> Any:
+    """What runs only where somebody awaits it."""
+
+
+def generator(*_: Any) -> Any:
+    yield
+
+
+class AsyncCall:
+    async def __call__(self, *_: Any) -> Any:
+        """The same."""
+
+
+@pytest.mark.parametrize("hook", [None, 5, plain_async, AsyncCall(), generator])
+@pytest.mark.parametrize("name", ["is_failure", "retry_delay", "error_handler", "use"])
+def test_hooks_and_middleware_must_be_plain_functions(mux: ServeMux, name: str, hook: Any) -> None:
+    register = getattr(mux, name)
+    what = "middleware" if name == "use" else name
+
+    with pytest.raises(TypeError, match=rf"^{what}: .*(cannot be called|is no plain function)"):
+        register(hook)
+
+    assert mux.hooks == Hooks()
+
+
+def test_none_is_no_not_found_handler(mux: ServeMux) -> None:
+    with pytest.raises(TypeError, match="not_found: None cannot be called"):
+        mux.not_found(None)  # type: ignore[arg-type]
+
+
+def test_a_middleware_that_forgot_to_return_its_handler_is_named(mux: ServeMux) -> None:
+    @mux.use
+    def forgetful(next_handler: Handler) -> Any:
+        def wrapped(task: Task) -> Any:
+            return next_handler(task)
+
+    mux.handle("email", answer("sent"))
+
+    with pytest.raises(TypeError, match=r"middleware .*forgetful returned None; it must return the handler"):
+        mux(task("email"))
 
 
 def test_what_cannot_be_called_is_no_handler(mux: ServeMux) -> None:

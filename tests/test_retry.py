@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -266,6 +267,22 @@ def test_an_error_that_is_no_failure_is_tried_again_uncounted() -> None:
     assert decide(ValueError(), task_of(2), RetryPolicy(), hooks) == Decision(Verdict.RETRY, 4.0)
 
 
+@pytest.mark.parametrize(("answer", "counts"), [(None, False), ("", False), ("yes", True), (1, True)])
+def test_whatever_is_failure_answers_counts_as_true_or_false(answer: Any, counts: bool) -> None:
+    assert decide(ValueError(), task_of(), RetryPolicy(), Hooks(is_failure=lambda error: answer)).counts is counts
+
+
+class Handlers:
+    def deliver(self, task: Task) -> None:
+        """A handler that needs an object."""
+
+
+@pytest.mark.parametrize("handler", [Handlers().deliver, len])
+def test_a_policy_for_what_takes_no_attributes_is_refused(handler: Any) -> None:
+    with pytest.raises(TypeError, match="takes no attributes"):
+        retry(max_retries=5)(handler)
+
+
 def test_an_error_that_is_no_failure_is_archived_when_no_retries_are_left_as_in_asynq() -> None:
     assert decide(ValueError(), task_of(3), RetryPolicy(), Hooks(is_failure=lambda error: False)) == ARCHIVE
 
@@ -286,16 +303,41 @@ def test_the_hook_for_the_delay_gets_retries_error_and_task() -> None:
 
 def test_a_delay_in_the_past_means_now() -> None:
     assert decide(ValueError(), task_of(), RetryPolicy(), Hooks(retry_delay=lambda *_: -5)).delay_s == 0
-    assert decide(RetryLater(-5), task_of(), RetryPolicy(), Hooks()).delay_s == 0
 
 
 @pytest.mark.parametrize("delay_s", [math.nan, math.inf])
 def test_a_delay_that_is_no_moment_gives_way_to_the_one_of_the_policy(delay_s: float) -> None:
-    later = decide(RetryLater(delay_s), task_of(2), RetryPolicy(), Hooks())
     hooked = decide(ValueError(), task_of(2), RetryPolicy(), Hooks(retry_delay=lambda *_: delay_s))
 
-    assert later == Decision(Verdict.RETRY, 4.0, counts=False)
     assert hooked == Decision(Verdict.RETRY, 4.0)
+
+
+def test_no_delay_is_longer_than_can_be_stored() -> None:
+    hooks, policy = Hooks(retry_delay=lambda *_: 1e300), RetryPolicy(max_delay=1e308)
+
+    assert decide(ValueError(), task_of(), RetryPolicy(), hooks).delay_s == 2**31 - 1
+    assert decide(RetryLater(1e300), task_of(), RetryPolicy(), Hooks()).delay_s == 2**31 - 1
+    assert decide(ValueError(), task_of(5000, 9999), policy, Hooks()).delay_s == 2**31 - 1
+
+
+@pytest.mark.parametrize(("delay", "delay_s"), [(0, 0), (2, 2), (0.5, 0.5), (timedelta(minutes=2), 120)])
+def test_retry_later_takes_seconds_and_timedeltas(delay: Any, delay_s: float) -> None:
+    request = RetryLater(delay)
+
+    assert request.delay_s == delay_s
+    assert str(request) == f"again in {delay_s:g} s"
+
+
+@pytest.mark.parametrize("delay", [None, "5", True, 5j, [5]])
+def test_retry_later_with_what_is_no_time_is_a_type_error(delay: Any) -> None:
+    with pytest.raises(TypeError, match="delay_s="):
+        RetryLater(delay)
+
+
+@pytest.mark.parametrize("delay", [-1, -0.5, timedelta(seconds=-1), math.nan, math.inf, 10**400])
+def test_retry_later_with_a_time_that_never_comes_is_a_value_error(delay: Any) -> None:
+    with pytest.raises(ValueError, match="delay_s="):
+        RetryLater(delay)
 
 
 @pytest.mark.parametrize(

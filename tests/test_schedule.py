@@ -116,6 +116,36 @@ def test_a_moment_without_a_time_zone_is_refused(client: Client, connection: red
     assert connection.dbsize() == 0
 
 
+@pytest.mark.parametrize("option", ["process_at", "deadline"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime.max.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=12))),
+    ],
+)
+def test_a_moment_that_could_not_be_read_again_is_refused(
+    client: Client, connection: redis.Redis, option: str, moment: datetime
+) -> None:
+    options: Any = {option: moment}
+
+    with pytest.raises(InvalidTaskError, match=f"{option}: .* too far away to be kept; leave it out for no {option}"):
+        client.enqueue("test:echo", **options)
+
+    assert connection.dbsize() == 0
+
+
+def test_the_last_deadline_that_can_be_kept_reaches_the_handler(client: Client, broker: Broker) -> None:
+    moment = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    client.enqueue("test:echo", deadline=moment)
+
+    (claim,) = broker.advance(WORKER, ("default",)).claims
+
+    assert claim.task is not None
+    assert claim.task.deadline == moment
+
+
 @pytest.mark.parametrize(
     "options",
     [

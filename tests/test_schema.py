@@ -1,10 +1,12 @@
 """Payloads of a declared type: what handlers get, and what is refused where."""
 
 import logging
+import typing
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 from uuid import UUID
 
 import msgspec
@@ -151,6 +153,66 @@ def test_a_type_that_can_never_be_decoded_is_refused_where_the_handler_is_regist
 
     with pytest.raises(TypeError, match="tagged"):
         ServeMux().handle("test:echo", lambda task: None, payload=Untagged1 | Untagged2)
+
+
+class Plain:
+    """Nothing in JSON is one, and nobody says how to make one."""
+
+
+T = typing.TypeVar("T")
+
+
+class Generic(typing.Generic[T]):
+    """The same with a parameter."""
+
+
+@dataclass
+class Order1:
+    lines: "list[Line | None]"
+
+
+class Line(msgspec.Struct):
+    order: Order1 | None
+    thing: Plain
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Plain, Generic[int], complex, msgspec.Raw, list[Plain], dict[str, Plain], dict[Plain, str], Plain | None,
+        tuple[int, Plain], tuple[Plain, ...], set[Plain], Annotated[list[Plain], msgspec.Meta(title="x")], Order1, Line,
+    ],
+)  # fmt: skip
+def test_a_class_that_nothing_can_be_decoded_as_is_refused_however_deep_it_is(model: Any) -> None:
+    mux = ServeMux()
+
+    with pytest.raises(TypeError, match=r"nothing can be decoded as <class .*; use a dataclass"):
+        mux.handle("test:echo", lambda task: None, payload=model)
+
+    assert mux.patterns() == []
+
+
+class Tree(msgspec.Struct):
+    branches: "list[Tree]"
+    parent: "Tree | None" = None
+    size: int | msgspec.UnsetType = msgspec.UNSET
+
+
+@pytest.mark.parametrize(
+    ("model", "payload", "decoded"),
+    [
+        (Tree, {"branches": [{"branches": []}]}, Tree([Tree([])])),
+        (object, [1], [1]),
+        (Any, {"a": 1}, {"a": 1}),
+        (Hashable, "x", "x"),
+        (Sequence[int], [1], [1]),
+        (Annotated[int, msgspec.Meta(gt=1)], 2, 2),
+    ],
+)
+def test_a_type_that_contains_itself_and_those_of_json_values_can_be_declared(
+    model: Any, payload: Any, decoded: Any
+) -> None:
+    assert got(model, payload) == decoded
 
 
 def test_the_middleware_sees_the_payload_as_it_came() -> None:

@@ -1,8 +1,11 @@
 """The rules that task types, IDs, options and payloads follow."""
 
 import logging
+import math
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 
 from boilerd import InvalidPayloadError, InvalidTaskError, Task, TaskInfo, TaskState
@@ -108,6 +111,11 @@ RANGE = "is not a number from 0 to 2147483647"
         ({"max_retries": 1.5}, "max_retries: 1.5 is not a whole number"),
         ({"retention": -0.5}, f"retention: -0.5 {RANGE}"),
         ({"retention": None}, f"retention: None {RANGE}"),
+        (
+            {"concurrency_limit": 1},
+            "concurrency_limit: limits nothing without concurrency_key; give both, or none",
+        ),
+        ({"unique_until": "end"}, "unique_until: there is no lock without unique; give both, or none"),
         ({"task_id": ""}, f"task ID '': {ID_RULE}"),
         ({"task_id": "a b"}, f"task ID 'a b': {ID_RULE}"),
         (
@@ -148,10 +156,49 @@ def endless() -> list[Any]:
     return itself
 
 
-@pytest.mark.parametrize("payload", [object(), {1j: 2}, [{"deep": {"in": print}}], "\udcff", endless()])
+@pytest.mark.parametrize("payload", [object(), {1j: 2}, [{"deep": {"in": print}}], "\udcff"])
 def test_what_has_no_json_form_is_no_payload(payload: Any) -> None:
     with pytest.raises(InvalidPayloadError, match=r"^payload: .+; use what JSON can hold$"):
         encode_payload(payload)
+
+
+def test_a_payload_that_never_ends_is_refused() -> None:
+    with pytest.raises(InvalidPayloadError, match="payload: is nested too deep"):
+        encode_payload(endless())
+
+
+@dataclass
+class Point:
+    x: float
+    note: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("payload", "told"),
+    [
+        (math.nan, "$ is nan"),
+        ({"a": [1.5, None, {"b": math.inf}]}, "$.a[2].b is inf"),
+        ((0.0, -math.inf), "$[1] is -inf"),
+        ([Point(1.0), Point(math.nan)], "$[1].x is nan"),
+        ({5: math.nan}, "$.5 is nan"),
+    ],
+)
+def test_a_number_that_json_does_not_have_is_refused_with_its_path(payload: Any, told: str) -> None:
+    with pytest.raises(InvalidPayloadError) as raised:
+        encode_payload(payload)
+
+    assert str(raised.value) == f"payload: {told}, and JSON has neither NaN nor Infinity; use what JSON can hold"
+
+
+@pytest.mark.parametrize("raw", [b'{"a": [1, null]}', b"null", b'"NaN"', b" 5 "])
+def test_json_that_is_written_already_is_taken_over(raw: bytes) -> None:
+    assert encode_payload(msgspec.Raw(raw)) == raw
+
+
+@pytest.mark.parametrize("raw", [b"", b"{bad", b"NaN", b"1 2", b"1],[2", b'"\xff"', b'{"a":1}}', b"1e999"])
+def test_what_is_no_json_although_it_says_so_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidPayloadError, match=r"^payload: .+; use what JSON can hold$"):
+        encode_payload(msgspec.Raw(raw))
 
 
 def test_an_invalid_task_is_a_value_error_too() -> None:

@@ -16,8 +16,15 @@ import msgspec
 import redis
 
 from boilerd import keys
-from boilerd.connection import text, translate
-from boilerd.errors import BoilerdError, BrokerError, DuplicateTaskError, QueueFullError, TaskIdConflictError
+from boilerd.connection import check_connection, text, translate
+from boilerd.errors import (
+    MAX_ERROR_LENGTH,
+    BoilerdError,
+    BrokerError,
+    DuplicateTaskError,
+    QueueFullError,
+    TaskIdConflictError,
+)
 from boilerd.failpoints import failpoint
 from boilerd.jobs import (
     CLAIMED_FIELDS,
@@ -43,6 +50,8 @@ WORKER_TTL_S = 420 + 60
 ARCHIVE_LIMIT = 10_000
 #: Tasks in one enqueue script: bounds how long Redis serves nobody else, to about 5 ms.
 BATCH = 500
+#: Bytes of payload with which such a script ends: a larger one keeps Redis from others as well, and takes its memory.
+BATCH_BYTES = 8 * 1024 * 1024
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
 BATCH_PARTS = 16
 
@@ -67,15 +76,16 @@ class Advance(msgspec.Struct, frozen=True):
 class Broker:
     """Names, types and errors for the scripts.
 
-    One instance belongs to one process; it holds nothing but the connection.
+    One instance belongs to one process; it holds nothing but the connection. TypeError: that is of another kind.
     """
 
     def __init__(self, connection: redis.Redis) -> None:
+        check_connection(connection)
         self.connection = connection
         self._scripts = scripts()
 
     def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
-        """Store tasks: one round trip for up to 500.
+        """Store tasks: one round trip for up to 500, or 8 MiB of payloads.
 
         Returns:
             For each task its state, or why it was not stored: TaskIdConflictError,
@@ -86,11 +96,11 @@ class Broker:
         """
         answers: list[TaskState | BoilerdError] = []
         tasks = iter(tasks)
-        while batch := list(itertools.islice(tasks, BATCH)):
-            args: list[str | bytes | float] = []
+        while batch := _batch(tasks):
+            args: list[str | bytes] = []
             for task in batch:
                 args += _described(task)
-            found = self._run("enqueue", args)
+            found = self._call("enqueue", args)
             answers += (_to_answer(task, answer) for task, answer in zip(batch, found, strict=True))
         return answers
 
@@ -114,16 +124,16 @@ class Broker:
             wait_s: Sleep first until a task was enqueued, at most for so long. Redis claims when the bell
                 rings, before this process hears of it.
         """
-        args: list[str | bytes | float] = [worker, LEASE_S, limit, BATCH_PARTS, len(queues), *queues]
+        args: list[str | bytes] = [worker, str(LEASE_S), str(limit), str(BATCH_PARTS), str(len(queues)), *queues]
         args.append(os.urandom(16).hex())
         for done in completions:
             c = done.claim
-            args += [c.task_id, c.execution_id, c.queue, c.retention_s, c.started, base64.b64encode(done.result)]
-            args += [c.task.type if c.task else "", int(c.is_locking)]
-        wait: list[str | bytes | float] = []
+            args += [c.task_id, c.execution_id, c.queue, str(c.retention_s), c.started, base64.b64encode(done.result)]
+            args += [c.task.type if c.task else "", "1" if c.is_locking else "0"]
+        wait: list[str | bytes] = []
         if wait_s and queues:
-            wait = ["BLPOP", *map(keys.bell, queues), wait_s]
-        lost, claimed, is_registered, holds_more = self._run("advance", args, wait)
+            wait = ["BLPOP", *map(keys.bell, queues), repr(wait_s)]
+        lost, claimed, is_registered, holds_more = self._call("advance", args, wait)
         claims = [
             to_claim(text(execution_id), text(task_id), text(queue), text(started), _claimed(values))
             for task_id, execution_id, queue, started, values in claimed
@@ -180,7 +190,7 @@ class Broker:
             None: the lease was lost and nothing was written.
         """
         packed = base64.b64encode(zlib.compress(failure.traceback.encode("utf-8", "backslashreplace")))
-        line = failure.error.encode("utf-8", "backslashreplace")[:2000]
+        line = failure.error.encode("utf-8", "backslashreplace")[:MAX_ERROR_LENGTH]
         decision = failure.decision
         args: list[str | bytes | float] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
         args += [line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]
@@ -339,7 +349,11 @@ class Broker:
             self.connection.connection_pool.disconnect()
         return translate(error)
 
-    def _run(self, script: str, args: Sequence[str | bytes | float], first: Sequence[str | bytes | float] = ()) -> Any:
+    def _run(self, script: str, args: Sequence[str | bytes | float]) -> Any:
+        """Run a script whose arguments need not be text yet."""
+        return self._call(script, [part if isinstance(part, str | bytes) else repr(part) for part in args])
+
+    def _call(self, script: str, args: Sequence[str | bytes], first: Sequence[str | bytes] = ()) -> Any:
         failpoint(f"before-{script}")
         sent = [keys.RQ, keys.OWN, *args]
         try:  # as `_talking`, without a generator for each task
@@ -350,13 +364,27 @@ class Broker:
         return answer
 
 
-def _described(task: NewTask) -> list[str | bytes | float]:
+def _batch(tasks: Iterator[NewTask]) -> list[NewTask]:
+    """The next tasks that one script stores."""
+    batch: list[NewTask] = []
+    size_bytes = 0
+    for task in tasks:
+        batch.append(task)
+        size_bytes += len(task.payload)
+        if size_bytes >= BATCH_BYTES or len(batch) == BATCH:
+            break
+    return batch
+
+
+def _described(task: NewTask) -> list[str | bytes]:
     """A task as the scripts take it; see store.lua."""
     options = task.options
     fields = job_fields(task)
     at = "" if options.process_at is None else repr(options.process_at)
     lock = task.unique_key if options.unique_s else ""
-    return [task.id, options.queue, options.process_in_s, at, lock, options.unique_s, len(fields), *fields]
+    wait = repr(options.process_in_s) if options.process_in_s else "0"
+    unique = repr(options.unique_s) if options.unique_s else "0"
+    return [task.id, options.queue, wait, at, lock, unique, str(len(fields)), *fields]
 
 
 def _claimed(values: Sequence[bytes | None]) -> dict[bytes, bytes]:

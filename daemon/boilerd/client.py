@@ -9,7 +9,7 @@ import redis
 from boilerd.broker import Broker
 from boilerd.config import load
 from boilerd.connection import connect
-from boilerd.errors import BoilerdError, BrokerUnavailableError, TaskNotFoundError
+from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskError, TaskNotFoundError
 from boilerd.jobs import NewTask
 from boilerd.mux import ServeMux
 from boilerd.schema import check
@@ -35,9 +35,12 @@ class Client:
     """Enqueues tasks; safe to share between threads, not across a fork.
 
     Args:
-        connection: How to reach Redis.
+        connection: How to reach Redis; one that answers with bytes, as redis-py's do unless told otherwise.
         mux: Where it is given, payloads are checked against the types that handlers declared.
         max_payload: Bytes of JSON that a payload may have; a larger one is refused.
+
+    Raises:
+        TypeError: The connection is another client than ``redis.Redis``, or decodes what Redis answers.
 
     Attributes:
         connection: The ``redis.Redis`` that is used, for whatever else one needs of it.
@@ -83,6 +86,7 @@ class Client:
                 ``concurrency_limit``, as `task_options` has them.
 
         Raises:
+            TypeError: There is no such option; nothing was sent.
             InvalidTaskError: The type or an option is not allowed; nothing was sent.
             InvalidPayloadError: The payload cannot be written as JSON, or does not fit the type
                 that its handler declared; nothing was sent.
@@ -106,7 +110,7 @@ class Client:
         return _info(task, payload, answer)
 
     def enqueue_many(self, tasks: Iterable[tuple[str, Any]], **options: Any) -> list[TaskInfo | BoilerdError]:
-        """Store many tasks with the same options; one round trip for 500.
+        """Store many tasks with the same options; one round trip for 500, or 8 MiB of payloads.
 
         Args:
             tasks: Type and payload of each.
@@ -116,12 +120,23 @@ class Client:
             An answer for each task in its place: its TaskInfo, or the error that kept it out.
 
         Raises:
-            InvalidTaskError: A type, payload or option is not allowed; nothing was sent.
+            TypeError: There is no such option; nothing was sent.
+            InvalidTaskError: A type, payload or option is not allowed; nothing was sent. InvalidPayloadError:
+                a payload. Either says which task.
             BrokerUnavailableError: Redis did not answer; of the tasks, none, some or all may be stored.
         """
         chosen = task_options(**options)
         pairs = list(tasks)
-        new = [self._new_task(task_type, payload, chosen) for task_type, payload in pairs]
+        new: list[NewTask] = []
+        for pair in pairs:
+            try:
+                task_type, payload = pair
+            except (TypeError, ValueError):
+                raise InvalidTaskError(f"task [{len(new)}] of many is not (type, payload), a pair") from None
+            try:
+                new.append(self._new_task(task_type, payload, chosen))
+            except InvalidTaskError as error:
+                raise type(error)(f"task [{len(new)}] of many: {error}") from error
         answers = self._broker.enqueue(new)
         return [
             answer if isinstance(answer, BoilerdError) else _info(task, payload, answer)

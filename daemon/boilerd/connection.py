@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
@@ -49,7 +50,11 @@ class OwnPool(redis.ConnectionPool):
     def get_connection(self, *args: Any, **options: Any) -> Any:
         """One that is idle, else a new one; threads that ask at once have one each."""
         connection = self._take(*args, **options)
-        _wait_in_python(connection)
+        try:
+            _wait_in_python(connection)
+        except BaseException:
+            self._take_back(connection)
+            raise
         return connection
 
     def get_for_script(self) -> Any:
@@ -59,16 +64,31 @@ class OwnPool(redis.ConnectionPool):
         progress, and anew after each signal that has a handler.
         """
         connection = self._take()
-        _wait_in_kernel(connection)
+        try:
+            _wait_in_kernel(connection)
+        except BaseException:
+            self._take_back(connection)
+            raise
         return connection
 
     def _take(self, *args: Any, **options: Any) -> Any:
         if self.pid != os.getpid():
             self.reset()
         try:
-            return _checked(self._idle.pop())
+            connection = self._idle.pop()
         except IndexError:
             return self._new_connection(*args, **options)
+        try:
+            _check(connection)
+        except BaseException:
+            self._take_back(connection)
+            raise
+        return connection
+
+    def _take_back(self, connection: Any) -> None:
+        """After an error, or an interrupt by a signal handler: one that is lost counts against the limit for ever."""
+        connection.disconnect()
+        self.release(connection)
 
     def _new_connection(self, *args: Any, **options: Any) -> Any:
         with suppress(IndexError):
@@ -83,15 +103,26 @@ class OwnPool(redis.ConnectionPool):
         self._idle.append(connection)
 
 
-def _checked(connection: Any) -> Any:
-    """The connection, closed if the server went away meanwhile: then it is opened anew when it is used."""
+def check_connection(connection: object) -> None:
+    """Raise TypeError for what the scripts cannot be called on."""
+    if not isinstance(connection, redis.Redis):
+        kind = f"{type(connection).__module__}.{type(connection).__qualname__}".removeprefix("builtins.")
+        wrong = f"a {kind} is no redis.Redis"
+    elif connection.get_encoder().decode_responses:
+        wrong = "one with decode_responses=True gives texts in place of bytes"
+    else:
+        return
+    raise TypeError(f"connection: {wrong}; use from_url, as in Client.from_url('redis://localhost:6379')")
+
+
+def _check(connection: Any) -> None:
+    """Close the connection if the server went away meanwhile: then it is opened anew when it is used."""
     try:
         is_clean = not connection.can_read()
     except (redis.ConnectionError, OSError):
         is_clean = False
     if not is_clean:
         connection.disconnect()
-    return connection
 
 
 def _wait_in_kernel(connection: Any) -> None:
@@ -135,6 +166,7 @@ def connect(
         # reads its package's metadata for each connection; nothing here needs what RESP3 adds.
         "protocol": 2,
         "driver_info": None,
+        "command_packer": _Packer(),
     }
     check_url(url)
     if name:
@@ -155,6 +187,15 @@ def connect(
     return redis.Redis.from_pool(pool)
 
 
+class _Packer(HiredisRespSerializer):
+    """redis-py's own, but hiredis (3.5) gets no numbers: it crashes when a signal handler raises meanwhile."""
+
+    def pack(self, *args: Any) -> Any:
+        """A command as it is sent."""
+        return super().pack(*(repr(part) if type(part) in _NUMBERS else part for part in args))  # type: ignore[arg-type]  # typed as lists
+
+
+_NUMBERS = (int, float)
 _UNKNOWN_USER = "Redis refused the password, check redis_password and redis_url"
 #: What Redis may object to, and how we say it; the first that fits.
 _REFUSALS: dict[Callable[[redis.RedisError], bool], str] = {
@@ -192,15 +233,20 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
             return BrokerError(f"{_UNKNOWN_USER}: {error}")
         case UnicodeError():  # of a host name
             return BrokerError(f"redis_url: {error}")
+        case redis.exceptions.MaxConnectionsError():
+            return BrokerUnavailableError(f"no connection is free: {error}, raise max_connections", was_sent=False)
         case redis.BusyLoadingError():
             return BrokerLoadingError(f"Redis still reads its file: {error}", was_sent=False)
-        case MasterNotFoundError():
-            return BrokerUnavailableError(str(error), was_sent=False)
         case redis.ConnectionError() | redis.TimeoutError():
             # redis-py (8.1) has no error of its own for what went wrong before anything was sent.
-            was_sent = "connecting to" not in str(error)
+            was_sent = "connecting to" not in str(error) and not isinstance(error, MasterNotFoundError)
             why = "its time is up" if was_sent and isinstance(error.__context__, BlockingIOError) else error
             return BrokerUnavailableError(f"Redis did not answer: {why}", was_sent=was_sent)
+    return _refusal(error)
+
+
+def _refusal(error: redis.RedisError) -> BrokerError:
+    """Redis answered, but not as asked."""
     told = next((told for kind, told in _REFUSALS.items() if kind(error)), "Redis refused the command")
     is_passing = isinstance(error, _PASSING) or _PASSING_WORDS.search(str(error))
     return (BrokerTroubleError if is_passing else BrokerError)(f"{told}: {error}")

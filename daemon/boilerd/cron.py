@@ -32,6 +32,12 @@ _SHORT = {
     "@monthly": "0 0 1 * *",
     **dict.fromkeys(("@yearly", "@annually"), "0 0 1 1 *"),
 }
+#: Options that are another for each tick, and why.
+_OWN = {
+    "task_id": "every tick has a task ID of its own",
+    "process_at": "every tick has a moment of its own; there is process_in",
+    "deadline": "one moment cannot suit every tick; there is timeout",
+}
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_LENGTH}}}")
 _PART = re.compile(r"(?:\*|(?P<low>[a-z0-9]+)(?:-(?P<high>[a-z0-9]+))?)(?:/(?P<step>[0-9]+))?")
 
@@ -98,7 +104,8 @@ class CronEntry:
     Attributes:
         name: Letters, digits, ``_`` and ``-``; made from the type if there is none. It must be
             unique, for it and the tick make the task ID, and the broker stores an ID once.
-        options: Options of the enqueue, as `task_options` has them, without ``task_id``.
+        options: Options of the enqueue, as `task_options` has them, but for ``task_id``, ``process_at`` and
+            ``deadline``.
         catch_up: Whether the latest tick is made up for after a pause.
     """
 
@@ -126,12 +133,13 @@ class CronEntry:
     def _check_task(self) -> None:
         check_type(self.task_type)
         encode_payload(self.payload)
-        if "task_id" in self.options:
-            raise InvalidTaskError("option 'task_id': leave it out; every tick has a task ID of its own")
+        for option, why in _OWN.items():
+            if option in self.options:
+                raise InvalidTaskError(f"option {option!r}: leave it out; {why}")
         try:
             task_options(**self.options)
         except TypeError as error:
-            raise InvalidTaskError(f"options {dict(self.options)!r}: {error}; see boilerd.task.task_options") from error
+            raise InvalidTaskError(f"options {dict(self.options)!r}: {error}") from error
 
     def tick_id(self, tick_s: float) -> str:
         """The ID of the tick's task, the same on all hosts."""

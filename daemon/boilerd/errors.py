@@ -3,19 +3,32 @@
 The message names the thing, what is wrong with it and what would do; values are attributes.
 """
 
+import copyreg
+import sys
 from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+#: Of an error's line, more is neither logged nor kept with the task: some messages hold all that was sent.
+MAX_ERROR_LENGTH = 2000
 
 
 def describe(error: BaseException) -> str:
-    """Type and message; an exception may refuse to tell its message."""
+    """Type and message, cut where they are long; an exception may refuse to tell its message."""
     try:
-        return f"{type(error).__name__}: {error}"
+        told = str(error)
     except Exception:  # noqa: BLE001 - it is the application's code
-        return f"{type(error).__name__}: (no message)"
+        told = "(no message)"
+    line = f"{type(error).__name__}: {told[:MAX_ERROR_LENGTH]}"
+    return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 1] + "…"
 
 
 class BoilerdError(Exception):
-    """Base of all errors that boilerd raises on purpose."""
+    """Base of all errors that boilerd raises on purpose; they can be pickled, as process pools do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As `object` does it: exceptions call their class again, with the message in place of its arguments."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConfigError(BoilerdError):
@@ -130,11 +143,21 @@ class RevokeTask(BoilerdError):  # noqa: N818 - a request
 
 
 class RetryLater(BoilerdError):  # noqa: N818 - a request
-    """Raised by a handler to be called again in `delay_s` seconds; uses up no retry."""
+    """Raised by a handler to be called again in `delay_s` seconds, or a timedelta; uses up no retry.
 
-    def __init__(self, delay_s: float, reason: str = "") -> None:
-        super().__init__(reason or f"again in {delay_s:g} s")
-        self.delay_s = delay_s
+    Raises:
+        TypeError: The delay is neither.
+        ValueError: It is negative, or not finite.
+    """
+
+    def __init__(self, delay_s: float | timedelta, reason: str = "") -> None:
+        seconds = delay_s.total_seconds() if isinstance(delay_s, timedelta) else delay_s
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise TypeError(f"RetryLater: delay_s={delay_s!r} is neither a number of seconds nor a timedelta")
+        if not 0 <= seconds <= sys.float_info.max:
+            raise ValueError(f"RetryLater: delay_s={delay_s!r} is not a number of at least 0")
+        super().__init__(reason or f"again in {seconds:g} s")
+        self.delay_s = seconds
 
 
 class DeadlineExceededError(BoilerdError):

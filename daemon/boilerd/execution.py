@@ -228,4 +228,9 @@ def _format(error: BaseException) -> str:
     frames = error.__traceback__
     while frames and str(frames.tb_frame.f_globals.get("__name__")).startswith("boilerd."):
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))[-65536:]
+    frames = frames or error.__traceback__
+    try:
+        lines = traceback.format_exception(type(error), error, frames)
+    except Exception:  # noqa: BLE001 - notes, and what else the application may have put there
+        lines = ["Traceback (most recent call last):\n", *traceback.format_tb(frames), describe(error), "\n"]
+    return "".join(lines)[-65536:]

@@ -67,7 +67,7 @@ class Progress:
 class Inspector:
     """Reads what the broker holds, and does what a person asks.
 
-    Every method raises BrokerError where Redis does not answer, or refuses.
+    Connections are refused as by `Client`. Every method raises BrokerError where Redis does not answer, or refuses.
     """
 
     def __init__(self, connection: redis.Redis) -> None:

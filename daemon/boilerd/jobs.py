@@ -4,6 +4,7 @@ Whatever is read from Redis is a stranger's data until it was checked here.
 """
 
 import hashlib
+import sys
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +31,8 @@ CLAIMED_FIELDS = (
 _CALL = msgspec.json.Decoder(tuple[str, Any, list[Any], Any])
 #: A task's record may unpack to this much; a crafted one must not fill the memory.
 MAX_DATA_BYTES = 512 * 1024 * 1024
+#: Defaults as they are sent.
+_FAILURE_TTL, _RETRIES = str(ARCHIVE_TTL_S), str(DEFAULT_MAX_RETRIES)
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -123,8 +126,8 @@ class Overdue:
     late_s: float
 
 
-def job_fields(task: NewTask) -> list[str | bytes | float]:
-    """RQ's fields of the job hash, and ours, as names and values in turn.
+def job_fields(task: NewTask) -> list[str | bytes]:
+    """RQ's fields of the job hash, and ours, as names and values in turn, ready to be sent.
 
     RQ's own tools count `retries_left` down; `max_retries` stands only where the caller gave
     it, because otherwise the handler's policy decides at the time of the failure.
@@ -138,19 +141,19 @@ def job_fields(task: NewTask) -> list[str | bytes | float]:
         "concurrency_key": options.concurrency_key,
         "concurrency_limit": options.concurrency_limit if options.concurrency_key else None,
     }
-    fields: list[str | bytes | float] = [
+    fields: list[str | bytes] = [
         "origin", options.queue,
         "description", task.type,
         "task_type", task.type,
         "data", b'["%b",null,["%b",%b],{}]' % (ENTRY_POINT.encode(), task.type.encode(), task.payload),
-        "timeout", -1 if options.timeout_s is None else options.timeout_s,
-        "result_ttl", options.retention_s,
-        "failure_ttl", ARCHIVE_TTL_S,
-        "retries_left", DEFAULT_MAX_RETRIES if options.max_retries is None else options.max_retries,
+        "timeout", "-1" if options.timeout_s is None else str(options.timeout_s),
+        "result_ttl", str(options.retention_s),
+        "failure_ttl", _FAILURE_TTL,
+        "retries_left", _RETRIES if options.max_retries is None else str(options.max_retries),
     ]  # fmt: skip
     for name, value in own.items():
         if value is not None:
-            fields += [name, value]
+            fields += [name, value if isinstance(value, str) else repr(value)]
     return fields
 
 
@@ -228,12 +231,7 @@ def _read_data(data: bytes) -> tuple[str, Any]:
             raise ForbiddenJobError(f"its data cannot be unpacked: {error}") from error
         if unpacker.unconsumed_tail:
             raise ForbiddenJobError(f"its data unpacks to more than {MAX_DATA_BYTES} bytes")
-    try:
-        function, _, args, _ = _CALL.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ForbiddenJobError(
-            "its data is not JSON of a call; pickled jobs are never loaded, enqueue with RQ's JSONSerializer"
-        ) from error
+    function, _, args, _ = _decode_call(data)
     if function != ENTRY_POINT:
         raise ForbiddenJobError(f"function {function!r} is not a registered task; it was not imported")
     if len(args) != 2 or not isinstance(args[0], str):
@@ -242,3 +240,23 @@ def _read_data(data: bytes) -> tuple[str, Any]:
         return check_type(args[0]), args[1]
     except InvalidTaskError as error:
         raise ForbiddenJobError(str(error)) from error
+
+
+def _decode_call(data: bytes) -> tuple[str, Any, list[Any], Any]:
+    try:
+        try:
+            return _CALL.decode(data)
+        except RecursionError:
+            # Up to Python 3.11 the frames that lead here count as well, and the client may have had fewer.
+            limit = sys.getrecursionlimit()
+            sys.setrecursionlimit(limit + 200)
+            try:
+                return _CALL.decode(data)
+            finally:
+                sys.setrecursionlimit(limit)
+    except RecursionError as error:
+        raise ForbiddenJobError("its data is nested too deep to be read") from error
+    except msgspec.DecodeError as error:
+        raise ForbiddenJobError(
+            "its data is not JSON of a call; pickled jobs are never loaded, enqueue with RQ's JSONSerializer"
+        ) from error

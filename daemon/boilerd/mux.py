@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from msgspec import structs
 
-from boilerd.aio import synchronous
+from boilerd.aio import NOT_RUN, drop, is_async, is_generator, name_of, synchronous
 from boilerd.cron import CronEntry
 from boilerd.errors import HandlerNotFoundError
 from boilerd.retry import Hooks, RetryPolicy, policy_of
@@ -54,15 +54,14 @@ class ServeMux:
 
         Raises:
             ValueError: The pattern is taken, or is no task type nor the beginning of one.
-            TypeError: The handler cannot be called, or no payload could have that type.
+            TypeError: The handler cannot be called, or is a generator function; or no payload could have that type.
         """
         check_type(pattern)
         if payload is not None:
             check_model(payload)
 
         def register(handler: AnyHandler) -> AnyHandler:
-            if not callable(handler):
-                raise TypeError(f"handler for {pattern!r}: {handler!r} cannot be called")
+            _check_handler(f"handler for {pattern!r}", handler)
             if pattern in self._handlers:
                 raise ValueError(f"pattern {pattern!r} has a handler already")
             self._handlers[pattern] = handler
@@ -96,7 +95,7 @@ class ServeMux:
             timezone: Name from the IANA's list.
             catch_up: Ticks that were missed while no daemon ran are skipped, or, with True, the
                 last of them runs late.
-            options: Options of the enqueue.
+            options: Options of the enqueue, but for ``task_id``, ``process_at`` and ``deadline``.
 
         Raises:
             ConfigError: The line, the time zone or an option is not allowed.
@@ -111,31 +110,44 @@ class ServeMux:
         """Wrap every handler, the not-found handler included; the first one given is outermost.
 
         Usable as a decorator: returns its first argument.
+
+        Raises:
+            TypeError: One cannot be called, or is ``async def``.
         """
         if not middleware:
             raise ValueError("use() takes at least one middleware")
+        for each in middleware:
+            _check_plain("middleware", each)
         self._middleware += middleware
         self._chains.clear()
         return middleware[0]
 
     def not_found(self, handler: Handler) -> Handler:
-        """Set what runs when no pattern matches; usable as a decorator."""
+        """Set what runs when no pattern matches; may be ``async def``; usable as a decorator.
+
+        Raises:
+            TypeError: It cannot be called, or is a generator function.
+        """
+        _check_handler("not_found", handler)
         self._not_found = handler
         self._chains.clear()
         return handler
 
     def is_failure(self, hook: Callable[[BaseException], bool]) -> Callable[[BaseException], bool]:
-        """Set what tells failures from errors that are none: their retries are not counted."""
+        """Set what tells failures from errors that are none: their retries are not counted; a plain function."""
+        _check_plain("is_failure", hook)
         self._hooks = replace(self._hooks, is_failure=hook)
         return hook
 
     def retry_delay(self, hook: RetryDelay) -> RetryDelay:
-        """Set what computes the seconds until a retry: from retries so far, error and task."""
+        """Set what computes the seconds until a retry: from retries so far, error and task; a plain function."""
+        _check_plain("retry_delay", hook)
         self._hooks = replace(self._hooks, retry_delay=hook)
         return hook
 
     def error_handler(self, hook: ErrorHandler) -> ErrorHandler:
-        """Set what is told of every error, before anything is decided about the task."""
+        """Set what is told of every error, before anything is decided about the task; a plain function."""
+        _check_plain("error_handler", hook)
         self._hooks = replace(self._hooks, error_handler=hook)
         return hook
 
@@ -177,6 +189,7 @@ class ServeMux:
 
         Raises:
             HandlerNotFoundError: No pattern matches and `not_found` was not set.
+            TypeError: A middleware returned what cannot be called, or a coroutine instead of a result.
         """
         chain = self._chains.get(task.type)
         if chain is None:
@@ -184,7 +197,10 @@ class ServeMux:
             # Types without a handler come from outside and could be any number.
             if len(self._chains) < 10_000:
                 self._chains[task.type] = chain
-        return chain(task)
+        result = chain(task)
+        if result is not None and type(result) in NOT_RUN:
+            raise _not_plain(", ".join(map(name_of, self._middleware)), result)
+        return result
 
     def _pattern(self, task_type: str) -> str | None:
         if task_type in self._handlers:
@@ -195,8 +211,9 @@ class ServeMux:
         """The handler, made synchronous and given a decoded payload where it wants that."""
         pattern = self._pattern(task_type)
         if pattern is None:
-            return self._not_found
-        handler = synchronous(self._handlers[pattern])
+            return synchronous(self._not_found)
+        found = self._handlers[pattern]
+        handler = found if isinstance(found, ServeMux) else synchronous(found)
         model = self._models.get(pattern)
         if model is None:
             return handler
@@ -204,8 +221,40 @@ class ServeMux:
 
     def _wrap(self, handler: Handler) -> Handler:
         for middleware in reversed(self._middleware):
-            handler = middleware(handler)
+            handler = _wrapped(middleware, handler)
         return handler
+
+
+def _wrapped(middleware: Middleware, handler: Handler) -> Handler:
+    """The handler inside the middleware; raises TypeError with its name where it made no plain function of it."""
+    outer: Any = middleware(handler)
+    if type(outer) in NOT_RUN:
+        raise _not_plain(name_of(middleware), outer)
+    if not callable(outer):
+        raise TypeError(f"middleware {name_of(middleware)} returned {outer!r}; it must return the handler that it made")
+    if is_async(outer) or is_generator(outer):
+        raise TypeError(
+            f"middleware {name_of(middleware)} returned {name_of(outer)}, which is no plain function; use def"
+        )
+    return cast(Handler, outer)
+
+
+def _check_handler(what: str, handler: Any) -> None:
+    if not callable(handler):
+        raise TypeError(f"{what}: {handler!r} cannot be called")
+    if is_generator(handler):
+        raise TypeError(f"{what}: {name_of(handler)} has a yield, so that nothing of it would run; use return")
+
+
+def _check_plain(what: str, function: Any) -> None:
+    if not callable(function):
+        raise TypeError(f"{what}: {function!r} cannot be called")
+    if is_async(function) or is_generator(function):
+        raise TypeError(f"{what}: {name_of(function)} is no plain function, so that nothing of it would run; use def")
+
+
+def _not_plain(middleware: str, result: Any) -> TypeError:
+    return TypeError(f"middleware {middleware} returned {drop(result)}; middleware must be plain functions")
 
 
 def _raise_not_found(task: Task) -> None:

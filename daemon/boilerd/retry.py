@@ -20,6 +20,8 @@ from boilerd.errors import (
 from boilerd.task import DEFAULT_MAX_RETRIES, Task
 
 DAY_S = 24 * 3600.0
+#: No retry is later than in 68 years: what an option of an enqueue may be, too.
+MAX_DELAY_S = float(2**31 - 1)
 
 _POLICY = "__boilerd_retry__"
 
@@ -91,11 +93,17 @@ def retry(
 
     Raises:
         ValueError: An argument is not allowed.
+        TypeError: The handler takes no attributes, as a bound method.
     """
     policy = RetryPolicy(max_retries, base, factor, max_delay, jitter, retry_on, discard_on)
 
     def mark(handler: H) -> H:
-        setattr(handler, _POLICY, policy)
+        try:
+            setattr(handler, _POLICY, policy)
+        except AttributeError:
+            raise TypeError(
+                f"retry: {handler!r} takes no attributes; decorate the function itself, a method in its class"
+            ) from None
         return handler
 
     return mark
@@ -164,7 +172,7 @@ def decide(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks) 
     is_hopeless = isinstance(error, HOPELESS + policy.discard_on)
     if is_hopeless or not isinstance(error, policy.retry_on + ACCIDENTS) or retried >= task.max_retries:
         return Decision(Verdict.ARCHIVE)
-    counts = hooks.is_failure is None or hooks.is_failure(error)
+    counts = hooks.is_failure is None or bool(hooks.is_failure(error))
     return Decision(Verdict.RETRY, _sound(_delay_s(error, task, policy, hooks), task, policy), counts)
 
 
@@ -180,8 +188,9 @@ def _delay_s(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks
 
 
 def _sound(delay_s: float, task: Task, policy: RetryPolicy) -> float:
-    """No delay before now; and the policy's where code gave what is no number of seconds."""
-    return max(0.0, delay_s) if math.isfinite(delay_s) else policy.delay_s(task.attempt - 1)
+    """No delay before now, nor one that could not be stored; the policy's where code gave no number of seconds."""
+    seconds = delay_s if math.isfinite(delay_s) else policy.delay_s(task.attempt - 1)
+    return min(max(0.0, seconds), MAX_DELAY_S)
 
 
 def _is_exception_class(kind: object) -> bool:

@@ -35,8 +35,8 @@ class Script:
 def call_script(
     pool: redis.ConnectionPool,
     script: Script,
-    args: Sequence[str | bytes | float],
-    first: Sequence[str | bytes | float] = (),
+    args: Sequence[str | bytes],
+    first: Sequence[str | bytes] = (),
 ) -> Any:
     """Run the script in one round trip, or two where Redis does not know it yet; raises redis-py's errors.
 
@@ -69,22 +69,25 @@ def call_script(
 def _ask(
     connection: Connection,
     script: Script,
-    args: Sequence[str | bytes | float],
-    first: Sequence[str | bytes | float],
+    args: Sequence[str | bytes],
+    first: Sequence[str | bytes],
 ) -> Any:
     try:
-        sent = _packed(["EVALSHA", script.digest, 0, *args])
+        sent = _packed(["EVALSHA", script.digest, "0", *args])
         connection.send_packed_command([_packed(first) + sent if first else sent])  # type: ignore[no-untyped-call]
         if first:
             connection.read_response()
         return connection.read_response()
     except redis.exceptions.NoScriptError:
-        connection.send_packed_command([_packed(["EVAL", script.source, 0, *args])])  # type: ignore[no-untyped-call]
+        connection.send_packed_command([_packed(["EVAL", script.source, "0", *args])])  # type: ignore[no-untyped-call]
         return connection.read_response()
 
 
-def _packed(command: Sequence[str | bytes | float]) -> bytes:
-    """The command as it is sent; redis-py's own way looks at each argument several times."""
+def _packed(command: Sequence[str | bytes]) -> bytes:
+    """The command as it is sent; redis-py's own way looks at each argument several times.
+
+    No numbers: hiredis (3.5) makes text of them as well, but crashes when a signal handler raises meanwhile.
+    """
     try:
         packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
     except UnicodeEncodeError:  # what a stranger named in bytes that are no text

@@ -1,11 +1,12 @@
 """What a task is: its type, payload and options, and the rules that each must follow."""
 
+import difflib
 import enum
 import json
 import logging
 import math
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -22,6 +23,7 @@ DEFAULT_MAX_PAYLOAD = 64 * 1024 * 1024
 #: Archived tasks are kept this long: 90 days.
 ARCHIVE_TTL_S = 90 * 24 * 3600
 
+_TOO_DEEP = "payload: is nested too deep; make it flat, or a text"
 _TYPE = re.compile(r"[A-Za-z0-9_.:/-]{1,256}")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KEY = re.compile(r"[A-Za-z0-9_.:/@-]{1,128}")
@@ -183,9 +185,10 @@ def task_options(
     process_at: datetime | None = None,
     deadline: datetime | None = None,
     unique: Seconds | None = None,
-    unique_until: str = UniqueUntil.SUCCESS,
+    unique_until: str | None = None,
     concurrency_key: str | None = None,
-    concurrency_limit: int = 1,
+    concurrency_limit: int | None = None,
+    **unknown: object,
 ) -> TaskOptions:
     """Check the options of an enqueue. Times to wait are seconds or timedeltas.
 
@@ -201,19 +204,27 @@ def task_options(
         deadline: It may not run after that; a datetime with a time zone.
         unique: For so long, counted from when it is due, refuse another task with the same
             queue, type and payload; at least a second.
-        unique_until: What releases that lock before: ``success``, ``end`` or ``ttl`` (nothing).
+        unique_until: What releases that lock before: ``success`` (without it), ``end`` or ``ttl`` (nothing).
         concurrency_key: At most `concurrency_limit` tasks with this key run at once, on all hosts.
-        concurrency_limit: See there.
+        concurrency_limit: See there; 1 without it.
+        unknown: What is none of these.
 
     Raises:
-        InvalidTaskError: An option has a value that is not allowed.
+        InvalidTaskError: An option has a value that is not allowed, or lacks another that it belongs to.
+        TypeError: There is no such option.
     """
+    if unknown:
+        raise _unknown_option(next(iter(unknown)))
     if task_id is not None:
         check_task_id(task_id)
     if concurrency_key is not None:
         check_key(concurrency_key)
     if process_in is not None and process_at is not None:
         raise InvalidTaskError("process_in and process_at: give one of them")
+    if unique_until is not None and unique is None:
+        raise InvalidTaskError("unique_until: there is no lock without unique; give both, or none")
+    if concurrency_limit is not None and concurrency_key is None:
+        raise InvalidTaskError("concurrency_limit: limits nothing without concurrency_key; give both, or none")
     return TaskOptions(
         queue=check_queue(queue),
         timeout_s=_timeout_s(timeout, deadline),
@@ -224,9 +235,11 @@ def task_options(
         process_at=None if process_at is None else _epoch("process_at", process_at),
         deadline=None if deadline is None else _epoch("deadline", deadline),
         unique_s=0.0 if unique is None else _seconds("unique", unique, at_least=1),
-        unique_until=_unique_until(unique_until),
+        unique_until=UniqueUntil.SUCCESS if unique_until is None else _unique_until(unique_until),
         concurrency_key=concurrency_key,
-        concurrency_limit=_whole("concurrency_limit", concurrency_limit, at_least=1),
+        concurrency_limit=1
+        if concurrency_limit is None
+        else _whole("concurrency_limit", concurrency_limit, at_least=1),
     )
 
 
@@ -266,11 +279,16 @@ def encode_payload(payload: Any, max_bytes: int = DEFAULT_MAX_PAYLOAD) -> bytes:
         InvalidPayloadError: A value in it has no JSON form, or it has more than `max_bytes`.
     """
     try:
-        encoded = msgspec.json.encode(payload)
-        if b"null" in encoded and not isinstance(payload, msgspec.Raw):
-            # What msgspec writes for NaN and the infinities as well; the standard library refuses them.
-            json.dumps(msgspec.to_builtins(payload, str_keys=True), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
+        # As deep inside as in the call that RQ's record holds, and deeper: what cannot be read again is not written.
+        encoded = msgspec.json.encode([[[[payload]]]])[4:-4]
+        if isinstance(payload, msgspec.Raw):
+            msgspec.json.decode(encoded)  # it was taken over as it is
+        elif b"null" in encoded:
+            # What msgspec writes for NaN and the infinities as well.
+            _check_finite(msgspec.to_builtins(payload, str_keys=True))
+    except RecursionError as error:
+        raise InvalidPayloadError(_TOO_DEEP) from error
+    except (TypeError, ValueError) as error:
         raise InvalidPayloadError(f"payload: {error}; use what JSON can hold") from error
     if len(encoded) > max_bytes:
         raise InvalidPayloadError(
@@ -281,8 +299,31 @@ def encode_payload(payload: Any, max_bytes: int = DEFAULT_MAX_PAYLOAD) -> bytes:
 
 
 def canonical(payload: bytes) -> bytes:
-    """The payload with sorted keys and no spaces: equal for equal values, however they were written."""
-    return msgspec.json.encode(msgspec.json.decode(payload), order="sorted")
+    """The payload with sorted keys and no spaces: equal for equal values, however they were written.
+
+    Raises:
+        InvalidPayloadError: It is nested so deep that it could just be written, and not be read from here.
+    """
+    try:
+        return msgspec.json.encode(msgspec.json.decode(payload), order="sorted")
+    except RecursionError as error:
+        raise InvalidPayloadError(_TOO_DEEP) from error
+
+
+def _check_finite(payload: Any) -> None:
+    """Raise ValueError with the path of the first number that JSON cannot hold."""
+    try:
+        json.dumps(payload, allow_nan=False)  # a tenth of the time of a look at each
+    except ValueError:
+        todo = [("$", payload)]
+        for path, value in todo:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{path} is {value}, and JSON has neither NaN nor Infinity") from None
+            if isinstance(value, dict):
+                todo += [(f"{path}.{key}", each) for key, each in value.items()]
+            elif isinstance(value, list | tuple):
+                todo += [(f"{path}[{place}]", each) for place, each in enumerate(value)]
+        raise
 
 
 def _timeout_s(timeout: Seconds | None, deadline: datetime | None) -> int | None:
@@ -312,7 +353,12 @@ def _epoch(name: str, moment: datetime) -> float:
         raise InvalidTaskError(f"{name}: {moment!r} is not a datetime")
     if moment.utcoffset() is None:
         raise InvalidTaskError(f"{name}: {moment} has no time zone; use datetime.now(UTC) or .astimezone()")
-    return moment.timestamp()
+    seconds = moment.timestamp()
+    try:
+        datetime.fromtimestamp(seconds, UTC)  # as a worker will; datetime.max is rounded up to the year 10000
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidTaskError(f"{name}: {moment} is too far away to be kept; leave it out for no {name}") from error
+    return seconds
 
 
 def _unique_until(value: str) -> UniqueUntil:
@@ -320,6 +366,13 @@ def _unique_until(value: str) -> UniqueUntil:
         return UniqueUntil(value)
     except ValueError:
         raise InvalidTaskError(f"unique_until: {value!r} is not one of {', '.join(UniqueUntil)}") from None
+
+
+def _unknown_option(name: str) -> TypeError:
+    options = list(task_options.__kwdefaults__ or ())
+    close = difflib.get_close_matches(name, options, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ";"
+    return TypeError(f"unknown option {name!r}{hint} there are: {', '.join(options)}")
 
 
 def _ceil(seconds: float) -> int:

@@ -66,7 +66,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "a bomb": ({"data": zlib.compress(b"[" + b" " * (600 << 20))}, "unpacks to more than"),
     "a torn zlib": ({"data": zlib.compress(ECHO)[:10]}, "is not JSON of a call"),
     "no zlib": ({"data": b"xyz"}, "cannot be unpacked"),
-    "nested too deep": ({"data": nested(10_000)}, "is not JSON of a call"),
+    "nested too deep": ({"data": nested(10_000)}, "is nested too deep to be read"),
     "nan": ({"data": ECHO.replace(b"null]", b"NaN]")}, "is not JSON of a call"),
     "another function": ({"data": call("os.system", None, ["touch pwned"], {})}, "function 'os.system' is not a"),
     "a method": ({"data": call(ENTRY_POINT, "instance", ["test:echo"], {})}, "are not [task type, payload]"),
