@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import sys
 import threading
 import time
 import zlib
@@ -309,6 +311,16 @@ def test_a_full_archive_forgets_the_oldest_and_its_records(broker: Broker, conne
     assert connection.zscore(archive, "old1") is not None
 
 
+def test_the_janitor_leaves_failed_jobs_alone_that_rq_keeps_for_ever(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    fail(broker, claim(broker))
+    connection.zadd(keys.registry("failed", "default"), {"a": -1})
+
+    assert broker.clean() == 0
+
+    assert rq_job(connection, "a").get_status() == JobStatus.FAILED
+
+
 def test_released_tasks_are_back_at_the_head_in_their_order_uncounted(broker: Broker, connection: redis.Redis) -> None:
     for task_id in ("a", "b", "c"):
         store(broker, task_id)
@@ -449,12 +461,39 @@ def test_a_job_that_is_no_task_of_ours_is_refused_and_nothing_is_imported(
     assert why in str(claimed.error)
 
 
-@pytest.mark.parametrize("fields", [{"timeout": "soon"}, {"retries_left": "x"}, {"enqueued_at": "yesterday"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"timeout": "soon"},
+        {"retries_left": "x"},
+        {"enqueued_at": "yesterday"},
+        {"deadline": "1e17"},
+        {"deadline": "1e19"},
+        {"deadline": "1e300"},
+    ],
+)
 def test_a_damaged_field_refuses_the_job_and_names_it(connection: redis.Redis, fields: dict[str, str]) -> None:
     claimed = job_of(connection, b'["boilerd.execution.run",null,["test:echo",1],{}]', **fields)
 
     assert claimed.task is None
     assert "job 'x' is damaged" in str(claimed.error)
+
+
+def test_what_a_plain_rq_client_wants_for_ever_is_cut_to_what_timers_and_expiries_can_take(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    forever = str(sys.maxsize)
+    call = b'["boilerd.execution.run",null,["test:echo",1],{}]'
+    held = job_of(connection, call, timeout=forever, result_ttl=forever)
+    assert held.task is not None
+    assert held.task.timeout_s is not None
+    signal.setitimer(signal.ITIMER_REAL, held.task.timeout_s)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+    assert broker.advance(WORKER, (), [Completion(held, b"1")]).lost == []
+
+    assert rq_job(connection, "x").get_status() == JobStatus.FINISHED
+    assert connection.ttl(keys.job("x")) > 60 * 365 * 86400
 
 
 def test_an_id_without_a_record_is_dropped_from_the_queue(broker: Broker, connection: redis.Redis) -> None:

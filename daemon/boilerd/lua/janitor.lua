@@ -15,8 +15,9 @@ for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
   for _, kind in ipairs({'failed', 'finished'}) do
     local queue = queue_key:sub(#prefix + 1)
     local registry = RQ .. ':' .. kind .. ':' .. queue
+    -- From 0: RQ keeps jobs with the score -1 for ever.
     local old = is_kind(registry, 'zset')
-      and call('ZRANGEBYSCORE', registry, '-inf', stamp(seconds), 'LIMIT', 0, limit - removed) or {}
+      and call('ZRANGEBYSCORE', registry, 0, stamp(seconds), 'LIMIT', 0, limit - removed) or {}
     for _, job in ipairs(old) do forget(kind, queue, job) end
     removed = removed + #old
     if removed >= limit then return removed end
