@@ -321,6 +321,25 @@ def test_the_janitor_leaves_failed_jobs_alone_that_rq_keeps_for_ever(broker: Bro
     assert rq_job(connection, "a").get_status() == JobStatus.FAILED
 
 
+def test_an_attempt_whose_lease_was_renewed_meanwhile_is_not_taken_from_its_worker(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    store(broker, "a", retention=60)
+    held = claim(broker)
+    pair = f"a:{held.execution_id}"
+    connection.zadd(keys.wip("default"), {pair: 1})
+    ((worker, lapsed),) = broker.expired()
+    broker.extend([WORKER])
+
+    failure = Failure("lease expired", "…", Decision(Verdict.RETRY), 25)
+    assert broker.fail(worker, lapsed, failure, is_taken=True) is None
+
+    assert connection.smembers(keys.worker_executions(WORKER)) == {pair.encode()}
+    assert rq_job(connection, "a").get_status() == JobStatus.STARTED
+    assert not connection.exists(keys.results("a"))
+    assert broker.advance(WORKER, (), [Completion(held)]).lost == []
+
+
 def test_released_tasks_are_back_at_the_head_in_their_order_uncounted(broker: Broker, connection: redis.Redis) -> None:
     for task_id in ("a", "b", "c"):
         store(broker, task_id)

@@ -9,7 +9,7 @@
 --   16 whether the claim is taken from a worker that may live and does not know: 1 or 0,
 --   17 whether nobody knows that the attempt had begun: 1 or 0; then the task is claimed alone the next time.
 -- Returns the verdict that was carried out: archive instead of retry where the task was cancelled; or '' when
---   the lease was gone and nothing was written.
+--   the lease was gone, or was to be taken and had been renewed, and nothing was written.
 -- Touches: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions, rq:worker:W,
 --   rq:job:ID (status, last_error, last_failed_at, number_of_retries, retries_left), rq:results:ID (XADD),
 --   boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY; for a retry
@@ -25,7 +25,10 @@ local seconds = now()
 
 local claims = RQ .. ':worker:' .. worker .. ':executions'
 local claim = job .. ':' .. eid
-if not is_held(job, eid, queue) then
+local lease = is_held(job, eid, queue)
+-- Renewed since it was found to have run out: the worker is back, and goes on with its claim.
+if ARGV[16] == '1' and lease and tonumber(lease) > seconds then return '' end
+if not lease then
   call('SREM', claims, claim)
   return ''
 end
