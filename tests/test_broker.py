@@ -21,7 +21,7 @@ from rq.serializers import JSONSerializer
 
 from boilerd import Client, keys
 from boilerd.broker import ARCHIVE_LIMIT, BATCH, LEASE_S, Broker
-from boilerd.connection import connect
+from boilerd.connection import connect, raw, text
 from boilerd.errors import (
     BrokerError,
     BrokerUnavailableError,
@@ -525,6 +525,115 @@ def test_an_id_without_a_record_is_dropped_from_the_queue(broker: Broker, connec
     assert "has no record" in str(ghost.error)
     assert "has no record" in str(other.error)
     assert connection.zcard(keys.wip("default")) == 0
+
+
+# What a stranger damaged.
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        keys.bell("default"), keys.ALARM, f"{keys.RQ}:executions:a", keys.results("a"), keys.PAUSED, keys.LIMITS,
+        f"{keys.OWN}:keys", f"{keys.OWN}:running:k", f"{keys.OWN}:waiting:k", f"{keys.OWN}:completed:default",
+    ],
+)  # fmt: skip
+def test_a_key_of_another_kind_beside_a_task_keeps_it_from_nothing(
+    broker: Broker, connection: redis.Redis, key: str
+) -> None:
+    def damage() -> None:
+        if not key.endswith(":waiting:k") or not connection.exists(key):  # whose tasks the stranger would take along
+            connection.set(key, "a stranger's")
+
+    store(broker, "a", retention=60, concurrency_key="k")
+    store(broker, "b", concurrency_key="k")
+    damage()
+
+    held = claim(broker)
+    stepped_aside = broker.advance("host.run.1", ("default",)).claims
+    damage()
+    late = broker.extend([WORKER])
+    damage()
+    fail(broker, held, Verdict.RETRY, delay_s=0.0)
+    damage()
+    lapsed = broker.expired()
+    broker.forward()
+    ids = []
+    for _ in range(2):
+        held = claim(broker)
+        ids.append(held.task_id)
+        damage()
+        assert broker.advance(WORKER, (), [Completion(held, b"1")]).lost == []
+        broker.expired()
+
+    assert (stepped_aside, late, lapsed) == ([], ([], []), [])
+    assert sorted(ids) == ["a", "b"]
+
+
+@pytest.mark.parametrize("limit", ["many", "", "1e"])
+def test_a_limit_of_a_key_that_is_no_number_means_one(broker: Broker, connection: redis.Redis, limit: str) -> None:
+    for task_id in "abc":
+        store(broker, task_id, concurrency_key="k")
+        connection.hset(keys.job(task_id), "concurrency_limit", limit)
+    held = claim(broker)
+    others = [broker.advance("host.run.1", ("default",)).claims]
+
+    assert broker.expired() == []
+    assert broker.advance(WORKER, (), [Completion(held)]).lost == []
+    others.append(broker.advance("host.run.1", ("default",)).claims)
+
+    assert [[found.task_id for found in claims] for claims in others] == [[], ["b"]]
+
+
+def test_a_record_of_another_kind_among_those_that_wait_for_a_key_is_passed_over(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    for task_id in "abc":
+        store(broker, task_id, concurrency_key="k")
+    held = claim(broker)
+    broker.advance("host.run.1", ("default",))
+    connection.delete(keys.job("b"))
+    connection.set(keys.job("b"), "a stranger's")
+
+    broker.advance(WORKER, (), [Completion(held)])
+
+    assert claim(broker).task_id == "c"
+    assert connection.get(keys.job("b")) == b"a stranger's"
+
+
+def test_a_damaged_claim_costs_no_other_its_lease(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    store(broker, "b")
+    store(broker, "c", timeout=5)
+    for number in range(3):
+        broker.advance(f"host.run.{number}", ("default",))
+    (a, _), (b, _), (c, _) = connection.zscan_iter(keys.wip("default"))
+    connection.zadd(keys.wip("default"), {a: 1, b: 1, c: 1})
+    connection.delete(keys.job("a"))
+    connection.set(keys.job("a"), "a stranger's")
+    connection.set(keys.worker_executions("elsewhere.run.0"), "a stranger's")
+    connection.hset(raw(keys.execution(text(c))), "created_at", "soon")
+    connection.sadd(keys.worker_executions("host.run.2"), "stranger")
+
+    late, unwanted = broker.extend(["elsewhere.run.0", *(f"host.run.{number}" for number in range(3))])
+
+    assert (late, unwanted) == ([], ["host.run.0"])
+    assert connection.zscore(keys.wip("default"), a) == 1
+    assert connection.zcount(keys.wip("default"), time.time(), "+inf") == 2  # b and c
+    assert [lapsed.task_id for _, lapsed in broker.expired()] == []
+    assert connection.zscore(keys.wip("default"), a) is None
+
+
+@pytest.mark.parametrize(("found", "counted"), [("+1", 2), ("2", 3), ("1_0", 1), ("9" * 400, 2**31 - 1)])
+def test_a_count_of_retries_that_a_stranger_wrote_is_counted_on_or_anew(
+    broker: Broker, connection: redis.Redis, found: str, counted: int
+) -> None:
+    store(broker, "a")
+    connection.hset(keys.job("a"), "number_of_retries", found)
+
+    assert fail(broker, claim(broker), Verdict.RETRY, delay_s=60.0) is Verdict.RETRY
+
+    assert connection.hget(keys.job("a"), "number_of_retries") == str(counted).encode()
+    assert connection.zscore(keys.registry("scheduled", "default"), "a") is not None
 
 
 def test_a_plain_rq_client_can_enqueue_our_tasks(broker: Broker, connection: redis.Redis) -> None:

@@ -21,9 +21,9 @@ local registries = {scheduled = 'scheduled', failed = 'failed', finished = 'fini
 
 -- Take the task out of the place where its status says it is; false where it is not there.
 local function take(job, status, queue, key)
-  if status ~= 'queued' then return call('ZREM', RQ .. ':' .. registries[status] .. ':' .. queue, job) == 1 end
-  return call('LREM', RQ .. ':queue:' .. queue, 1, job) == 1
-    or key and call('LREM', OWN .. ':waiting:' .. key, 1, job) == 1
+  if status ~= 'queued' then return removed('ZREM', RQ .. ':' .. registries[status] .. ':' .. queue, job) == 1 end
+  return removed('LREM', RQ .. ':queue:' .. queue, 1, job) == 1
+    or key and removed('LREM', OWN .. ':waiting:' .. key, 1, job) == 1
 end
 
 local function act(job)

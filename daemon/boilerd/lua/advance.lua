@@ -32,7 +32,7 @@ local claims_key = worker_key .. ':executions'
 local seconds = now()
 local time, stamped = iso(seconds), stamp(seconds)
 local lost, ended, bells = {}, {}, {}
-local is_registered = call('EXISTS', worker_key)
+local is_registered = call('TYPE', worker_key).ok == 'hash' and 1 or 0
 
 -- What of a job the worker is told; jobs.py has the same list.
 local FIELDS = {'data', 'status', 'task_type', 'concurrency_key', 'alone', 'ended_at', 'ttl', 'unique_key', 'timeout',
@@ -62,13 +62,13 @@ end
 local function held(queue, completions)
   local claims, found = {}, {}
   for i, done in ipairs(completions) do claims[i] = done.claim end
-  local leases = call('ZMSCORE', RQ .. ':wip:' .. queue, unpack(claims))
+  local leases = redis.pcall('ZMSCORE', RQ .. ':wip:' .. queue, unpack(claims))
   for i, done in ipairs(completions) do
     if leases[i] then
       found[#found + 1] = done
     else
       lost[#lost + 1] = done.job
-      call('SREM', claims_key, done.claim)
+      own_call('SREM', claims_key, done.claim)
     end
   end
   return found
@@ -95,11 +95,11 @@ local function complete(queue, completions)
     recent[i] = '{"id":' .. cjson.encode(done.job) .. ',"type":' .. cjson.encode(done.kind)
       .. ',"started_at":' .. done.began .. tail
   end
-  call('SREM', claims_key, unpack(claims))
+  own_call('SREM', claims_key, unpack(claims))
   call('ZREM', RQ .. ':wip:' .. queue, unpack(claims))
   call('DEL', unpack(gone))
   for _, pair in ipairs(keys) do leave_key(pair[1], pair[2], seconds) end
-  if call('LPUSH', OWN .. ':completed:' .. queue, unpack(recent)) > 1100 then
+  if own_call('LPUSH', OWN .. ':completed:' .. queue, unpack(recent)) > 1100 then
     call('LTRIM', OWN .. ':completed:' .. queue, 0, 999)
   end
   count(queue, seconds, #completions, 0)
@@ -126,13 +126,13 @@ end
 local function enter_key(job, key)
   local limit = call('HGET', RQ .. ':job:' .. job, 'concurrency_limit')
   local was_called = call('HDEL', RQ .. ':job:' .. job, 'called') == 1
-  if running_under(key, seconds) >= tonumber(limit or 1) then
+  if running_under(key, seconds) >= (tonumber(limit) or 1) then
     -- One that was called before keeps its place.
-    call(was_called and 'LPUSH' or 'RPUSH', OWN .. ':waiting:' .. key, job)
-    call('SADD', OWN .. ':keys', key)
+    own_call(was_called and 'LPUSH' or 'RPUSH', OWN .. ':waiting:' .. key, job)
+    own_call('SADD', OWN .. ':keys', key)
     return false
   end
-  call('ZADD', OWN .. ':running:' .. key, stamp(seconds + lease), job)
+  own_call('ZADD', OWN .. ':running:' .. key, stamp(seconds + lease), job)
   return true
 end
 
@@ -150,13 +150,14 @@ local function room_in(queue)
     return 0
   end
   local active = redis.pcall('ZCARD', RQ .. ':wip:' .. queue)
-  if type(active) ~= 'number' or call('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
-  local limit = tonumber(call('HGET', OWN .. ':limits', queue .. ':max_active') or 0)
+  if type(active) ~= 'number' or redis.pcall('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
+  local limit = tonumber(redis.pcall('HGET', OWN .. ':limits', queue .. ':max_active')) or 0
   if limit > 0 then return active < limit and 1 or 0 end
   return math.min(most, 1 + math.floor(length / parts))
 end
 
--- Writes that the worker holds the tasks, and answers as the script does.
+-- Writes that the worker holds the tasks, and answers as the script does. The tasks are out of their queue, so
+-- nothing here may fail: what each key held was seen before, or makes way.
 local function claim(queue, jobs, room)
   local members, leases, answers = {}, {}, {}
   local ends = stamp(seconds + lease)
@@ -168,14 +169,14 @@ local function claim(queue, jobs, room)
       'worker_name', worker)
     if job.may_expire then call('PERSIST', key) end
     local record_key = RQ .. ':execution:' .. pair
-    call('HSET', record_key, 'id', eid, 'job_id', job.id, 'created_at', stamped, 'last_heartbeat', stamped,
+    own_call('HSET', record_key, 'id', eid, 'job_id', job.id, 'created_at', stamped, 'last_heartbeat', stamped,
       'worker_name', worker)
     if job.key then call('HSET', record_key, 'concurrency_key', job.key) end
     call('EXPIRE', record_key, lease + 60)
     if room == 1 then
       -- One of a batch is over in a moment, or has it from its first heartbeat on.
       local executions = RQ .. ':executions:' .. job.id
-      call('ZADD', executions, stamp(seconds + lease + 60), eid)
+      own_call('ZADD', executions, stamp(seconds + lease + 60), eid)
       call('EXPIRE', executions, lease + 60)
     end
     members[i], leases[2 * i - 1], leases[2 * i] = pair, ends, pair

@@ -17,8 +17,8 @@ if status == 'started' then
   call('PUBLISH', RQ .. ':pubsub:' .. (fields[3] or ''), ARGV[4])
   return 'told'
 end
-local gone = call('ZREM', RQ .. ':scheduled:' .. queue, job) + call('LREM', RQ .. ':queue:' .. queue, 0, job)
-if fields[4] then gone = gone + call('LREM', OWN .. ':waiting:' .. fields[4], 0, job) end
+local gone = removed('ZREM', RQ .. ':scheduled:' .. queue, job) + removed('LREM', RQ .. ':queue:' .. queue, 0, job)
+if fields[4] then gone = gone + removed('LREM', OWN .. ':waiting:' .. fields[4], 0, job) end
 if gone == 0 then return 'ended' end
 delete(job)
 if fields[4] then call_waiting(fields[4], now()) end

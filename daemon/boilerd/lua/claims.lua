@@ -11,8 +11,8 @@ end
 -- from 1970-01-01. Kept 90 days.
 local function count(queue, seconds, processed, failed)
   local key = OWN .. ':stats:' .. queue .. ':' .. math.floor(seconds / 86400)
-  if call('HINCRBY', key, 'processed', processed) == processed then call('EXPIRE', key, 90 * 86400) end
-  if failed > 0 then call('HINCRBY', key, 'failed', failed) end
+  if own_call('HINCRBY', key, 'processed', processed) == processed then call('EXPIRE', key, 90 * 86400) end
+  if failed > 0 then own_call('HINCRBY', key, 'failed', failed) end
 end
 
 -- Make a task pending; at the head of its queue where it was claimed before.
@@ -25,8 +25,8 @@ end
 -- Release the unique lock, as its task asked: after 'success' only, or after any end. A lock that
 -- expired and was taken by another task is left alone.
 local function unlock(job, is_success)
-  local lock = call('HMGET', RQ .. ':job:' .. job, 'unique_key', 'unique_until')
-  if lock[1] and (lock[2] == 'end' or lock[2] == 'success' and is_success) and call('GET', lock[1]) == job then
+  local lock = fields_of(RQ .. ':job:' .. job, 'unique_key', 'unique_until')
+  if lock[1] and (lock[2] == 'end' or lock[2] == 'success' and is_success) and redis.pcall('GET', lock[1]) == job then
     call('DEL', lock[1])
   end
 end
@@ -35,8 +35,8 @@ end
 -- unless its task does not run any more: then its record was deleted meanwhile.
 local function running_under(key, seconds)
   local running = OWN .. ':running:' .. key
-  for _, job in ipairs(call('ZRANGEBYSCORE', running, '-inf', stamp(seconds))) do
-    if call('HGET', RQ .. ':job:' .. job, 'status') ~= 'started' then call('ZREM', running, job) end
+  for _, job in ipairs(own_call('ZRANGEBYSCORE', running, '-inf', stamp(seconds))) do
+    if fields_of(RQ .. ':job:' .. job, 'status')[1] ~= 'started' then call('ZREM', running, job) end
   end
   return call('ZCARD', running)
 end
@@ -47,17 +47,17 @@ local function call_waiting(key, seconds)
   local waiting = OWN .. ':waiting:' .. key
   local taken, called = running_under(key, seconds), {}
   while true do
-    local job = call('LINDEX', waiting, 0)
+    local job = own_call('LINDEX', waiting, 0)
     if not job then
-      call('SREM', OWN .. ':keys', key)
+      own_call('SREM', OWN .. ':keys', key)
       break
     end
-    local fields = call('HMGET', RQ .. ':job:' .. job, 'origin', 'concurrency_limit')
-    if fields[1] and taken >= tonumber(fields[2] or 1) then break end
+    local fields = fields_of(RQ .. ':job:' .. job, 'origin', 'concurrency_limit')
+    if fields[1] and (taken >= (tonumber(fields[2]) or 1) or not is_kind(RQ .. ':queue:' .. fields[1], 'list')) then break end
     call('LPOP', waiting)
     if fields[1] then
       -- One whose queue is paused will not come soon; the next is called as well.
-      if call('SISMEMBER', OWN .. ':paused', fields[1]) == 0 then taken = taken + 1 end
+      if redis.pcall('SISMEMBER', OWN .. ':paused', fields[1]) ~= 1 then taken = taken + 1 end
       called[#called + 1] = {fields[1], job}
     end
   end
@@ -69,21 +69,22 @@ end
 
 -- Give back a task's share of its concurrency key.
 local function leave_key(job, key, seconds)
-  call('ZREM', OWN .. ':running:' .. key, job)
+  own_call('ZREM', OWN .. ':running:' .. key, job)
   call_waiting(key, seconds)
 end
 
 -- Whether the claim's lease is still held. Where it is not, another process owns the task by
 -- now and the caller must not touch it.
 local function is_held(job, execution, queue)
-  return call('ZSCORE', RQ .. ':wip:' .. queue, job .. ':' .. execution)
+  local ends = redis.pcall('ZSCORE', RQ .. ':wip:' .. queue, job .. ':' .. execution)
+  return type(ends) == 'string' and ends
 end
 
 -- The concurrency key of a claim: the job's record may have been deleted by RQ's tools, that of the
 -- execution expired.
 local function key_of(job, claim)
-  return call('HGET', RQ .. ':execution:' .. claim, 'concurrency_key')
-    or call('HGET', RQ .. ':job:' .. job, 'concurrency_key')
+  return fields_of(RQ .. ':execution:' .. claim, 'concurrency_key')[1]
+    or fields_of(RQ .. ':job:' .. job, 'concurrency_key')[1]
 end
 
 -- Give up the claim: last in a script, so that an error before it leaves the task claimed and
@@ -92,9 +93,9 @@ local function drop_claim(job, execution, queue, worker)
   local claim = job .. ':' .. execution
   local key = key_of(job, claim)
   if key then leave_key(job, key, now()) end
-  call('SREM', RQ .. ':worker:' .. worker .. ':executions', claim)
+  own_call('SREM', RQ .. ':worker:' .. worker .. ':executions', claim)
   call('DEL', RQ .. ':execution:' .. claim)
-  call('ZREM', RQ .. ':executions:' .. job, execution)
+  own_call('ZREM', RQ .. ':executions:' .. job, execution)
   call('ZREM', RQ .. ':wip:' .. queue, claim)
 end
 
@@ -108,7 +109,7 @@ end
 -- elsewhere: it was run again, or stored anew under its ID.
 local function forget(kind, queue, job)
   call('ZREM', RQ .. ':' .. kind .. ':' .. queue, job)
-  local found = call('HMGET', RQ .. ':job:' .. job, 'status', 'origin')
+  local found = fields_of(RQ .. ':job:' .. job, 'status', 'origin')
   if not found[1] or found[1] == kind and found[2] == queue then delete(job) end
 end
 
@@ -119,7 +120,7 @@ local function archive(queue, job, seconds, ttl, limit)
   unlock(job, false)
   -- A lock that stays goes with the record, which expires by itself.
   local lock = call('HMGET', RQ .. ':job:' .. job, 'unique_key', 'unique_until')
-  if lock[1] and lock[2] == 'success' and call('GET', lock[1]) == job then call('EXPIRE', lock[1], ttl, 'LT') end
+  if lock[1] and lock[2] == 'success' and redis.pcall('GET', lock[1]) == job then call('EXPIRE', lock[1], ttl, 'LT') end
   call('HDEL', RQ .. ':job:' .. job, 'cancel_requested')
   call('HSET', RQ .. ':job:' .. job, 'status', 'failed', 'ended_at', iso(seconds))
   call('EXPIRE', RQ .. ':job:' .. job, ttl)
@@ -141,12 +142,12 @@ local function record(job, execution, worker, kind, started, ended, field, value
     entry[#entry + 1] = field
     entry[#entry + 1] = value
   end
-  call('XADD', RQ .. ':results:' .. job, 'MAXLEN', 30, '*', unpack(entry))
+  own_call('XADD', RQ .. ':results:' .. job, 'MAXLEN', 30, '*', unpack(entry))
 end
 
 -- Add to RQ's record of a worker, which the caller knows to be there: it must not come back without its TTL.
 local function count_on_worker(worker, field, attempts, seconds)
   local key = RQ .. ':worker:' .. worker
-  call('HINCRBY', key, field, attempts)
-  call('HINCRBYFLOAT', key, 'total_working_time', stamp(seconds))
+  redis.pcall('HINCRBY', key, field, attempts)
+  redis.pcall('HINCRBYFLOAT', key, 'total_working_time', stamp(seconds))
 end

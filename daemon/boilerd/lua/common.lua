@@ -37,10 +37,31 @@ local function iso(seconds)
     math.floor(whole / 3600), math.floor(whole / 60) % 60, whole % 60, micros)
 end
 
+-- Call a command on a record that is ours to write. What cannot be worked with, as a stranger may have left it
+-- there, makes way: a script that fails half-way would leave a task nowhere, or be tried again for ever.
+local function own_call(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  call('DEL', key)
+  return call(command, key, ...)
+end
+
+-- How many a command took away; none from a key of another kind.
+local function removed(...)
+  local answer = redis.pcall(...)
+  return type(answer) == 'number' and answer or 0
+end
+
+-- Some fields of a hash; none of a key of another kind.
+local function fields_of(key, ...)
+  local fields = redis.pcall('HMGET', key, ...)
+  return fields.err and {} or fields
+end
+
 -- Ring for one idle worker. Tokens beyond a few would only wake workers for nothing later.
 local function ring(queue)
   local key = OWN .. ':bell:' .. queue
-  if call('LLEN', key) < 128 and call('RPUSH', key, '1') == 1 then call('EXPIRE', key, 300) end
+  if own_call('LLEN', key) < 128 and call('RPUSH', key, '1') == 1 then call('EXPIRE', key, 300) end
 end
 
 -- Have a task run at a time; the scheduler is told when that is before it looks by itself.
@@ -48,7 +69,7 @@ local function schedule(queue, job, due, seconds)
   call('HSET', RQ .. ':job:' .. job, 'status', 'scheduled')
   call('ZADD', RQ .. ':scheduled:' .. queue, stamp(due), job)
   local alarm = OWN .. ':alarm'
-  if due - seconds < 5 and call('LLEN', alarm) == 0 then
+  if due - seconds < 5 and own_call('LLEN', alarm) == 0 then
     call('RPUSH', alarm, '1')
     call('EXPIRE', alarm, 300)
   end

@@ -8,7 +8,7 @@
 --   boilerd:keys: boilerd:waiting:KEY (LPOP), and rq:queue:Q (LPUSH) of the tasks that may run.
 
 -- Every key for which tasks wait: should a call have been lost, with a record that was deleted, it is made up for.
-for _, key in ipairs(call('SMEMBERS', OWN .. ':keys')) do call_waiting(key, now()) end
+for _, key in ipairs(own_call('SMEMBERS', OWN .. ':keys')) do call_waiting(key, now()) end
 
 local limit = tonumber(ARGV[3])
 local seconds = now()
@@ -23,7 +23,7 @@ for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
   for _, claim in ipairs(lapsed) do
     local job, eid = claim:match('^(.*):([^:]*)$')
     if not job or call('TYPE', RQ .. ':job:' .. job).ok ~= 'hash' then
-      local key = call('HGET', RQ .. ':execution:' .. claim, 'concurrency_key')
+      local key = fields_of(RQ .. ':execution:' .. claim, 'concurrency_key')[1]
       call('ZREM', wip, claim)
       if key then leave_key(job, key, seconds) end
     else

@@ -29,7 +29,7 @@ local lease = is_held(job, eid, queue)
 -- Renewed since it was found to have run out: the worker is back, and goes on with its claim.
 if ARGV[16] == '1' and lease and tonumber(lease) > seconds then return '' end
 if not lease then
-  call('SREM', claims, claim)
+  own_call('SREM', claims, claim)
   return ''
 end
 -- Somebody cancelled it meanwhile: it is not tried again, whatever became of the attempt.
@@ -40,17 +40,19 @@ if verdict ~= 'drop' then
 end
 if ARGV[17] == '1' then call('HSET', key, 'alone', 1) end
 if verdict == 'retry' then
-  local retried = counts and call('HINCRBY', key, 'number_of_retries', 1) or call('HGET', key, 'number_of_retries') or 0
-  call('HSET', key, 'retries_left', math.max(max_retries - tonumber(retried), 0))
+  -- A client of plain RQ may have written anything there, such as '+1'.
+  local retried = math.min(tonumber(tostring(call('HGET', key, 'number_of_retries')):match('^%+?(%d+)$')) or 0, 2147483646) + (counts and 1 or 0)
+  if counts then call('HSET', key, 'number_of_retries', retried) end
+  call('HSET', key, 'retries_left', math.max(max_retries - retried, 0))
   schedule(queue, job, seconds + tonumber(ARGV[11]), seconds)
 elseif verdict == 'archive' then
   archive(queue, job, seconds, tonumber(ARGV[14]), tonumber(ARGV[15]))
 end
 drop_claim(job, eid, queue, worker)
 -- Its heartbeat finds it there, and the worker hears that it lost the lease.
-local is_registered = call('EXISTS', RQ .. ':worker:' .. worker) == 1
+local is_registered = call('TYPE', RQ .. ':worker:' .. worker).ok == 'hash'
 if ARGV[16] == '1' and is_registered then
-  call('SADD', claims, claim)
+  own_call('SADD', claims, claim)
   call('EXPIRE', claims, 600)
 end
 if verdict == 'drop' then delete(job) end

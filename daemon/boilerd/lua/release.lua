@@ -11,10 +11,12 @@
 local worker, is_named, names_those = ARGV[3], {}, ARGV[4] == 'only'
 for i = 5, #ARGV do is_named[ARGV[i]] = true end
 local held = {}
-for _, claim in ipairs(call('SMEMBERS', RQ .. ':worker:' .. worker .. ':executions')) do
+for _, claim in ipairs(own_call('SMEMBERS', RQ .. ':worker:' .. worker .. ':executions')) do
   local job, eid = claim:match('^(.*):([^:]*)$')
-  if (is_named[eid] or false) == names_those then
-    local fields = call('HMGET', RQ .. ':job:' .. job, 'origin', 'started_at', 'cancel_requested')
+  if not job then
+    call('SREM', RQ .. ':worker:' .. worker .. ':executions', claim)
+  elseif (is_named[eid] or false) == names_those then
+    local fields = fields_of(RQ .. ':job:' .. job, 'origin', 'started_at', 'cancel_requested')
     held[#held + 1] = {job = job, eid = eid, queue = fields[1], started = fields[2] or '', is_cancelled = fields[3],
       place = tonumber(eid:match('-(%d+)$') or 0)}
   end
