@@ -296,9 +296,15 @@ def test_a_failed_task_is_an_archived_job_with_its_error(broker: Broker, connect
     assert leftovers(connection) == set()
 
 
+def fill_archive(connection: redis.Redis) -> None:
+    """As many archived tasks as there may be; the first expires first."""
+    for archive in (keys.registry("failed", "default"), keys.archived("default")):
+        connection.zadd(archive, {f"old{number}": number + 1 for number in range(ARCHIVE_LIMIT)})
+
+
 def test_a_full_archive_forgets_the_oldest_and_its_records(broker: Broker, connection: redis.Redis) -> None:
     archive = keys.registry("failed", "default")
-    connection.zadd(archive, {f"old{number}": number + 1 for number in range(ARCHIVE_LIMIT)})
+    fill_archive(connection)
     connection.hset(keys.job("old0"), "task_type", "x")
     connection.xadd(keys.results("old0"), {"type": "2"})
     store(broker, "a")
@@ -309,6 +315,76 @@ def test_a_full_archive_forgets_the_oldest_and_its_records(broker: Broker, conne
     assert connection.zscore(archive, "a") is not None
     assert not connection.exists(keys.job("old0"), keys.results("old0"))
     assert connection.zscore(archive, "old1") is not None
+    assert connection.zcard(keys.archived("default")) == ARCHIVE_LIMIT
+
+
+def test_failed_jobs_of_plain_rq_take_no_room_in_the_archive(broker: Broker, connection: redis.Redis) -> None:
+    archive = keys.registry("failed", "default")
+    connection.zadd(archive, {f"rq{number}": 2e10 + number for number in range(ARCHIVE_LIMIT)})
+    store(broker, "a")
+    store(broker, "b")
+    fail(broker, claim(broker))
+
+    assert broker.act("archive", ["b"]) == ["done"]
+
+    assert rq_job(connection, "a").get_status() == rq_job(connection, "b").get_status() == JobStatus.FAILED
+    assert connection.zcard(archive) == ARCHIVE_LIMIT + 2
+
+
+def test_a_full_archive_keeps_what_was_archived_last_whenever_it_expires(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    fill_archive(connection)
+    connection.zadd(keys.archived("default"), {f"old{number}": 2e10 for number in range(ARCHIVE_LIMIT)})
+    store(broker, "a")
+
+    fail(broker, claim(broker))
+
+    assert rq_job(connection, "a").get_status() == JobStatus.FAILED
+    assert connection.zscore(keys.archived("default"), "a") is not None
+
+
+def test_what_rqs_tools_took_out_of_a_full_archive_is_left_alone(broker: Broker, connection: redis.Redis) -> None:
+    fill_archive(connection)
+    connection.hset(keys.job("old0"), mapping={"task_type": "x", "status": "failed", "origin": "default"})
+    connection.zrem(keys.registry("failed", "default"), "old0")
+    store(broker, "a")
+
+    fail(broker, claim(broker))
+
+    assert connection.exists(keys.job("old0"))
+    assert connection.zscore(keys.archived("default"), "old0") is None
+    assert connection.zscore(keys.registry("failed", "default"), "old1") is not None
+
+
+@pytest.mark.parametrize("leave", ["run", "delete", "clean"])
+def test_a_task_that_leaves_the_archive_makes_room_in_it(broker: Broker, connection: redis.Redis, leave: str) -> None:
+    store(broker, "a")
+    fail(broker, claim(broker))
+    assert connection.zscore(keys.archived("default"), "a") is not None
+    assert connection.ttl(keys.archived("default")) > 89 * 86400
+
+    if leave == "clean":
+        connection.zadd(keys.registry("failed", "default"), {"a": 1})
+        broker.clean()
+    else:
+        broker.act(leave, ["a"])
+
+    assert not connection.exists(keys.archived("default"))
+
+
+@pytest.mark.parametrize(("action", "place"), [("run", keys.queue("q")), ("archive", keys.registry("failed", "q"))])
+def test_a_task_stays_where_it_is_when_the_place_where_it_is_to_go_is_damaged(
+    broker: Broker, connection: redis.Redis, action: str, place: str
+) -> None:
+    store(broker, "a", queue="q", process_in=60)
+    connection.set(place, "a stranger's")
+
+    with pytest.raises(BrokerError):
+        broker.act(action, ["a"])
+
+    assert connection.zscore(keys.registry("scheduled", "q"), "a") is not None
+    assert connection.hget(keys.job("a"), "status") == b"scheduled"
 
 
 def test_the_janitor_leaves_failed_jobs_alone_that_rq_keeps_for_ever(broker: Broker, connection: redis.Redis) -> None:

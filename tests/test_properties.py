@@ -602,6 +602,13 @@ class BrokerMachine(RuleBasedStateMachine):
             assert score == known.at or close(score, known.at, known.at)
 
     @invariant()
+    def the_archive_lists_what_is_in_it(self) -> None:
+        for queue in QUEUES:
+            listed = {task_id for task_id in self.seen.zsets.get(keys.archived(queue), {}) if task_id in self.known}
+            assert listed >= {known.id for known in self._in(Place.FAILED) if known.queue == queue}
+            assert len(listed) <= ARCHIVE_LIMIT
+
+    @invariant()
     def the_results_are_those_of_the_attempts(self) -> None:
         found = {task_id: self.seen.streams[key] for key, task_id in under(f"{keys.RQ}:results:", self.seen.streams)}
         assert found == {known.id: min(known.attempts, 30) for known in self.known.values() if known.attempts}
@@ -684,7 +691,11 @@ class BrokerMachine(RuleBasedStateMachine):
         lasting |= {f"{keys.OWN}:completed:{queue}" for queue in QUEUES}
         living = {name(known.id) for known in self.known.values() for name in (keys.job, keys.results)}
         passing = {keys.worker(worker) for worker in WORKERS} | {keys.worker_executions(worker) for worker in WORKERS}
-        passing |= {keys.bell(queue) for queue in QUEUES} | {keys.ALARM, keys.CRON} | self.locks.keys()
+        passing |= (
+            {name(queue) for queue in QUEUES for name in (keys.bell, keys.archived)}
+            | {keys.ALARM, keys.CRON}
+            | self.locks.keys()
+        )
         passing |= {keys.execution(known.pair) for known in self._active()}
         passing |= {f"{keys.RQ}:executions:{known.id}" for known in self._active()}
         for key, ends in self.seen.ends.items():
@@ -809,8 +820,8 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def _trim(self, queue: str, before: Snapshot) -> None:
         """A full archive forgets those that expire first."""
-        entries = before.zsets.get(keys.registry("failed", queue), {})
-        excess = len(self.seen.zsets[keys.registry("failed", queue)].keys() | entries.keys()) - ARCHIVE_LIMIT
+        entries = before.zsets.get(keys.archived(queue), {})
+        excess = len(self.seen.zsets[keys.archived(queue)].keys() | entries.keys()) - ARCHIVE_LIMIT
         for task_id in sorted(entries, key=lambda task_id: entries[task_id])[: max(excess, 0)]:
             if ("failed", queue, task_id) in self.stale:
                 self.stale.remove(("failed", queue, task_id))

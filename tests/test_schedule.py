@@ -595,10 +595,10 @@ def test_a_cancelled_task_releases_its_lock_unless_it_lasts_until_its_ttl(
 def test_a_task_that_the_full_archive_forgets_releases_its_lock_unless_it_lasts_until_its_ttl(
     client: Client, broker: Broker, connection: redis.Redis, lock: Lock, *, until: str, is_free: bool
 ) -> None:
-    archive = keys.registry("failed", "default")
     hold(client, until=until)
     fail(broker, claim(broker), Verdict.ARCHIVE)
-    connection.zadd(archive, {"first": 1, **{f"newer{number}": number + 2 for number in range(ARCHIVE_LIMIT - 1)}})
+    for archive in (keys.registry("failed", "default"), keys.archived("default")):
+        connection.zadd(archive, {"first": 1, **{f"newer{number}": number + 2 for number in range(ARCHIVE_LIMIT - 1)}})
     client.enqueue("test:echo", task_id="last")
 
     fail(broker, claim(broker), Verdict.ARCHIVE)

@@ -85,6 +85,11 @@ def channel(worker_name: str) -> str:
     return f"{RQ}:pubsub:{worker_name}"
 
 
+def archived(name: str) -> str:
+    """Sorted set of the IDs of archived tasks of ours, score = when they expire; RQ's registry holds other jobs too."""
+    return f"{OWN}:archived:{name}"
+
+
 def bell(name: str) -> str:
     """List: one element per new task, so that one idle worker wakes up for each."""
     return f"{OWN}:bell:{name}"

@@ -105,18 +105,26 @@ local function delete(job)
   call('DEL', RQ .. ':job:' .. job, RQ .. ':results:' .. job, RQ .. ':executions:' .. job)
 end
 
+-- A task of ours leaves the archive.
+local function unarchive(queue, job)
+  own_call('ZREM', OWN .. ':archived:' .. queue, job)
+end
+
 -- Forget an entry of the registry 'failed' or 'finished', and its task, unless that lives on
 -- elsewhere: it was run again, or stored anew under its ID.
 local function forget(kind, queue, job)
   call('ZREM', RQ .. ':' .. kind .. ':' .. queue, job)
+  if kind == 'failed' then unarchive(queue, job) end
   local found = fields_of(RQ .. ':job:' .. job, 'status', 'origin')
   if not found[1] or found[1] == kind and found[2] == queue then delete(job) end
 end
 
--- Set a task aside for people. Beyond the limit, forget tasks of ours that expire first: a few
--- at a time, so that nobody waits, and never the failed jobs of plain RQ users.
+-- Set a task aside for people. Beyond the limit, forget those that expire first: a few at a time, so that nobody
+-- waits, and never the failed jobs of plain RQ users, of which there may be any number. So what is ours stands in
+-- a list of its own too: zset boilerd:archived:Q, score = when it expires; it expires with the last of them.
 local function archive(queue, job, seconds, ttl, limit)
-  local key = RQ .. ':failed:' .. queue
+  local key, ours = RQ .. ':failed:' .. queue, OWN .. ':archived:' .. queue
+  call('ZADD', key, stamp(seconds + ttl), job) -- first: where it fails, nothing is written
   unlock(job, false)
   -- A lock that stays goes with the record, which expires by itself.
   local lock = call('HMGET', RQ .. ':job:' .. job, 'unique_key', 'unique_until')
@@ -125,12 +133,18 @@ local function archive(queue, job, seconds, ttl, limit)
   call('HSET', RQ .. ':job:' .. job, 'status', 'failed', 'ended_at', iso(seconds))
   call('EXPIRE', RQ .. ':job:' .. job, ttl)
   call('EXPIRE', RQ .. ':results:' .. job, ttl)
-  call('ZADD', key, stamp(seconds + ttl), job)
-  local excess = call('ZCARD', key) - limit
+  if call('HEXISTS', RQ .. ':job:' .. job, 'task_type') == 0 then return end -- one that was refused
+  own_call('ZADD', ours, stamp(seconds + ttl), job)
+  call('EXPIRE', ours, ttl)
+  local excess = call('ZCARD', ours) - limit
   if excess <= 0 then return end
-  for _, old in ipairs(call('ZRANGE', key, 0, math.min(excess, 100) - 1)) do
-    local record = RQ .. ':job:' .. old
-    if call('EXISTS', record) == 0 or call('HEXISTS', record, 'task_type') == 1 then forget('failed', queue, old) end
+  for _, old in ipairs(call('ZRANGE', ours, 0, math.min(excess, 100) - 1)) do
+    -- One that RQ's tools took elsewhere is none of the archive any more.
+    if old ~= job and call('ZSCORE', key, old) then
+      forget('failed', queue, old)
+    elseif old ~= job then
+      unarchive(queue, old)
+    end
   end
 end
 

@@ -4,7 +4,7 @@
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most.
 -- Returns how many were removed.
 -- Touches for every queue in rq:queues: rq:failed:Q, rq:finished:Q (ZREM), rq:job:ID, rq:results:ID (DEL),
---   boilerd:unique:….
+--   boilerd:unique:…, boilerd:archived:Q (ZREM).
 
 local limit = tonumber(ARGV[3])
 local seconds = now()
