@@ -8,6 +8,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from boilerd.errors import (
 from boilerd.jobs import ENTRY_POINT, Claim, Completion, Failure, NewTask
 from boilerd.retry import Decision, Verdict
 from boilerd.task import TaskState, encode_payload, task_options
-from support import Valkey, rings
+from support import Valkey, rings, wait_until
 
 WORKER = "host.run.0"
 
@@ -74,7 +75,7 @@ def rq_job(connection: redis.Redis, task_id: str) -> Job:
 
 def leftovers(connection: redis.Redis) -> set[str]:
     """Keys that have no TTL and are not meant to stay."""
-    lasting = {keys.QUEUES, keys.WORKERS}
+    lasting = {keys.QUEUES, keys.SERVED, keys.WORKERS}
     found = {key.decode() for key in connection.scan_iter() if connection.ttl(key) == -1}
     return {key for key in found - lasting if not key.startswith((f"{keys.OWN}:completed:", f"{keys.RQ}:failed:"))}
 
@@ -107,8 +108,6 @@ def test_times_are_redis_times_in_the_format_of_rq(broker: Broker, connection: r
 
 @pytest.mark.parametrize("when", [951782399.999999, 951868800.0, 1709164800.5, 4102444799.25, 0.000001])
 def test_the_calendar_of_the_scripts_agrees_with_pythons(connection: redis.Redis, when: float) -> None:
-    from datetime import UTC, datetime  # noqa: PLC0415
-
     from boilerd.scripts import script_source  # noqa: PLC0415
 
     common, _, _ = script_source("release").partition("-- End claims")
@@ -601,6 +600,51 @@ def test_an_id_without_a_record_is_dropped_from_the_queue(broker: Broker, connec
     assert "has no record" in str(ghost.error)
     assert "has no record" in str(other.error)
     assert connection.zcard(keys.wip("default")) == 0
+
+
+# Queues of plain RQ that are none of boilerd's.
+
+
+def test_what_is_in_a_queue_that_boilerd_does_not_serve_is_left_alone(broker: Broker, connection: redis.Redis) -> None:
+    Queue("foreign", connection=connection).enqueue("foreign.function", job_id="lost")
+    Queue("foreign", connection=connection).enqueue_at(datetime(2020, 1, 1, tzinfo=UTC), "f.g", job_id="due")
+    connection.zadd(keys.wip("foreign"), {"lost:execution": 1})
+    connection.zadd(keys.registry("failed", "foreign"), {"old": 1})
+    connection.sadd(keys.WORKERS, keys.worker("foreign.worker"))
+
+    assert broker.expired(["default"]) == []
+    assert broker.forward(["default"]) == (0, None)
+    assert broker.clean(["default"]) == 0
+
+    assert connection.zcard(keys.registry("scheduled", "foreign")) == 1
+    assert connection.zcard(keys.registry("failed", "foreign")) == 1
+
+
+def test_the_queues_of_a_registered_worker_and_those_that_are_named_are_served(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    for name in ("registered", "named"):
+        Queue(name, connection=connection).enqueue_at(datetime(2020, 1, 1, tzinfo=UTC), "f.g")
+    broker.register(WORKER, ["registered"], {"state": "idle"})
+
+    assert broker.forward() == (1, None)
+    assert broker.forward(["named", "registered"]) == (1, None)
+
+
+@pytest.mark.parametrize("place", ["claimed", "scheduled"])
+def test_a_task_of_a_queue_that_rq_deleted_runs_all_the_same(
+    broker: Broker, connection: redis.Redis, place: str
+) -> None:
+    store(broker, "a", process_in=0.05 if place == "scheduled" else None)
+    held = claim(broker) if place == "claimed" else None
+    Queue("default", connection=connection).delete()
+
+    if held:
+        fail(broker, held, Verdict.RETRY, delay_s=0.0)
+    wait_until(lambda: broker.forward()[0], "the task was due")
+
+    assert claim(broker).task_id == "a"
+    assert connection.sismember(keys.QUEUES, keys.queue("default"))
 
 
 # What a stranger damaged.

@@ -683,7 +683,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @invariant()
     def only_what_lasts_has_no_ttl(self) -> None:
-        lasting = {keys.QUEUES, keys.WORKERS, keys.LIMITS, keys.PAUSED, keys.SUSPENDED, f"{keys.OWN}:keys"}
+        lasting = {keys.QUEUES, keys.SERVED, keys.WORKERS, keys.LIMITS, keys.PAUSED, keys.SUSPENDED, f"{keys.OWN}:keys"}
         lasting |= {f"{keys.RQ}:workers:{queue}" for queue in QUEUES}
         lasting |= {f"{keys.OWN}:{kind}:{key}" for kind in ("running", "waiting") for key in SHARES}
         kinds = ("queue", "wip", "scheduled", "finished", "failed")

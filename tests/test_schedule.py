@@ -378,10 +378,10 @@ def test_what_plain_rq_schedules_is_forwarded_as_a_task_of_ours(broker: Broker, 
     queue = Queue("default", connection=connection, serializer=JSONSerializer)
     job = queue.enqueue_in(timedelta(seconds=100), ENTRY_POINT, "test:echo", {"n": 1})
     other = queue.enqueue_at(datetime(2099, 1, 1, tzinfo=UTC), ENTRY_POINT, "test:echo", {"n": 2})
-    too_early = broker.forward()[0]
+    too_early = broker.forward(["default"])[0]
     let_pass(connection, 200)
 
-    moved, left_s = broker.forward()
+    moved, left_s = broker.forward(["default"])
 
     task = claim(broker).task
     assert (too_early, moved) == (0, 1)

@@ -134,10 +134,14 @@ class Broker:
         fields = itertools.chain.from_iterable(record.items())
         self._run("birth", [worker, WORKER_TTL_S, len(queues), *queues, *fields])
 
-    def expired(self) -> list[tuple[str, Claim]]:
-        """Claims whose lease ran out, up to 100, and the names of the workers that had them."""
+    def expired(self, queues: Sequence[str] = ()) -> list[tuple[str, Claim]]:
+        """Claims whose lease ran out, up to 100, and the names of the workers that had them.
+
+        Args:
+            queues: Where to look beside the queues that boilerd's tasks were ever in.
+        """
         found = []
-        for worker, task_id, eid, queue, flat in self._run("expired", [100]):
+        for worker, task_id, eid, queue, flat in self._run("expired", [100, *queues]):
             fields = _pairs(flat)
             found.append((text(worker), to_claim(text(eid), text(task_id), text(queue), started_at(fields), fields)))
         return found
@@ -220,13 +224,16 @@ class Broker:
             found.append(to_claim(text(execution_id), text(task_id), text(queue), started_at(fields), fields))
         return sorted(found, key=lambda claim: (float(claim.started), batch_place(claim.execution_id)[1]))
 
-    def forward(self) -> tuple[int, float | None]:
+    def forward(self, queues: Sequence[str] = ()) -> tuple[int, float | None]:
         """Move due tasks to their queues, up to 500.
+
+        Args:
+            queues: Where to look beside the queues that boilerd's tasks were ever in.
 
         Returns:
             How many were moved, and the seconds until the next is due (None: no task is scheduled).
         """
-        moved, left = self._run("forward", [BATCH])
+        moved, left = self._run("forward", [BATCH, *queues])
         return int(moved), float(left) if left else None
 
     def cancel(self, task_id: str) -> str:
@@ -273,9 +280,13 @@ class Broker:
             seconds, micros = self.connection.time()
         return float(seconds) + float(micros) / 1e6
 
-    def clean(self) -> int:
-        """Delete completed and archived tasks that outlived their retention, up to 500; how many."""
-        return int(self._run("janitor", [BATCH]))
+    def clean(self, queues: Sequence[str] = ()) -> int:
+        """Delete completed and archived tasks that outlived their retention, up to 500; how many.
+
+        Args:
+            queues: Where to look beside the queues that boilerd's tasks were ever in.
+        """
+        return int(self._run("janitor", [BATCH, *queues]))
 
     def set_limits(self, limits: Mapping[str, int]) -> None:
         """Replace the limits of all queues: ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many."""

@@ -14,6 +14,8 @@ OWN = "boilerd" if RQ == "rq" else f"{RQ}:boilerd"
 
 #: set of queue keys
 QUEUES = f"{RQ}:queues"
+#: set of the names of queues that tasks of ours were ever in, or workers of ours claim from
+SERVED = f"{OWN}:queues"
 #: set of worker keys
 WORKERS = f"{RQ}:workers"
 #: string: present while `rq suspend` holds all claims

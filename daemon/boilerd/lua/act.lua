@@ -7,7 +7,7 @@
 --   'completed', 'archived', or RQ's word for one of its own.
 -- Touches: rq:queue:Q (LREM, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZADD,
 --   ZREM), boilerd:waiting:KEY (LREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID (PERSIST, EXPIRE, DEL),
---   boilerd:bell:Q, boilerd:unique:….
+--   rq:queues, boilerd:queues, boilerd:bell:Q, boilerd:unique:….
 --   A task that is run again keeps its count of retries: when they are used up, it gets one attempt.
 
 local action, ttl, limit = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -45,7 +45,6 @@ local function act(job)
     call('PERSIST', RQ .. ':results:' .. job)
     call('HDEL', record_key, 'ended_at')
     call('HSET', record_key, 'enqueued_at', iso(seconds))
-    call('SADD', RQ .. ':queues', RQ .. ':queue:' .. queue)
     push(queue, job, false)
   else
     if not fields[4] then call('HSET', record_key, 'last_error', 'archived by hand', 'last_failed_at', iso(seconds)) end

@@ -7,6 +7,17 @@ local function is_kind(key, kind)
   return found == kind or found == 'none'
 end
 
+-- Names of the queues that boilerd serves: those that its tasks were ever in, and those in ARGV from `first` on.
+-- All others are none of its business.
+local function served(first)
+  local names, is_known = own_call('SMEMBERS', OWN .. ':queues'), {}
+  for _, name in ipairs(names) do is_known[name] = true end
+  for i = first, #ARGV do
+    if not is_known[ARGV[i]] then names[#names + 1] = ARGV[i] end
+  end
+  return names
+end
+
 -- Counters of a queue and day: hash boilerd:stats:Q:DAY with processed and failed; DAY counts
 -- from 1970-01-01. Kept 90 days.
 local function count(queue, seconds, processed, failed)
@@ -19,6 +30,7 @@ end
 local function push(queue, job, is_head)
   call('HSET', RQ .. ':job:' .. job, 'status', 'queued')
   call(is_head and 'LPUSH' or 'RPUSH', RQ .. ':queue:' .. queue, job)
+  note_queue(queue)
   ring(queue)
 end
 

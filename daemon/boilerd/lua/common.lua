@@ -64,10 +64,21 @@ local function ring(queue)
   if own_call('LLEN', key) < 128 and call('RPUSH', key, '1') == 1 then call('EXPIRE', key, 300) end
 end
 
+-- Remember that tasks of ours are in the queue: boilerd's schedulers look at those that it knows, RQ's tools and
+-- the inspector at those that RQ does, which forgets them when a queue is deleted.
+local noted = {}
+local function note_queue(queue)
+  if noted[queue] then return end
+  noted[queue] = true
+  own_call('SADD', OWN .. ':queues', queue)
+  redis.pcall('SADD', RQ .. ':queues', RQ .. ':queue:' .. queue)
+end
+
 -- Have a task run at a time; the scheduler is told when that is before it looks by itself.
 local function schedule(queue, job, due, seconds)
+  call('ZADD', RQ .. ':scheduled:' .. queue, stamp(due), job) -- first: where it fails, nothing is written
   call('HSET', RQ .. ':job:' .. job, 'status', 'scheduled')
-  call('ZADD', RQ .. ':scheduled:' .. queue, stamp(due), job)
+  note_queue(queue)
   local alarm = OWN .. ':alarm'
   if due - seconds < 5 and own_call('LLEN', alarm) == 0 then
     call('RPUSH', alarm, '1')

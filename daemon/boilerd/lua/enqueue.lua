@@ -9,7 +9,7 @@
 -- Returns for each task: 1 pending, 2 scheduled, 0 the ID is taken, -1 the queue is full, or the ID
 --   of the task that holds the unique lock.
 -- Touches for each task: rq:job:ID (HSET status created_at enqueued_at … and the given fields),
---   rq:queues (SADD), and rq:queue:Q (RPUSH), boilerd:bell:Q (RPUSH) or rq:scheduled:Q (ZADD),
+--   rq:queues, boilerd:queues (SADD), and rq:queue:Q (RPUSH), boilerd:bell:Q (RPUSH) or rq:scheduled:Q (ZADD),
 --   boilerd:alarm (RPUSH); boilerd:unique:… (SET NX PX); reads boilerd:limits.
 
 local answers, i = {}, 3

@@ -1,19 +1,17 @@
 -- Delete what outlived its retention, from the registries that RQ's own tools list.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most, then names of queues that count as known.
 -- Returns how many were removed.
--- Touches for every queue in rq:queues: rq:failed:Q, rq:finished:Q (ZREM), rq:job:ID, rq:results:ID (DEL),
+-- Touches for every queue in boilerd:queues and ARGV: rq:failed:Q, rq:finished:Q (ZREM), rq:job:ID, rq:results:ID (DEL),
 --   boilerd:unique:…, boilerd:archived:Q (ZREM).
 
 local limit = tonumber(ARGV[3])
 local seconds = now()
-local prefix = RQ .. ':queue:'
 local removed = 0
 
-for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
+for _, queue in ipairs(served(4)) do
   for _, kind in ipairs({'failed', 'finished'}) do
-    local queue = queue_key:sub(#prefix + 1)
     local registry = RQ .. ':' .. kind .. ':' .. queue
     -- From 0: RQ keeps jobs with the score -1 for ever.
     local old = is_kind(registry, 'zset')

@@ -6,7 +6,8 @@
 -- Returns the job IDs that went back. Claims whose lease another process took over are
 --   dropped and not returned.
 -- Touches: rq:worker:W:executions (SREM), and for each claim in it rq:wip:Q, rq:execution:ID:EID,
---   rq:executions:ID, rq:job:ID (status queued), rq:queue:Q (LPUSH), boilerd:bell:Q.
+--   rq:executions:ID, rq:job:ID (status queued), rq:queue:Q (LPUSH), rq:queues, boilerd:queues (SADD),
+--   boilerd:bell:Q.
 
 local worker, is_named, names_those = ARGV[3], {}, ARGV[4] == 'only'
 for i = 5, #ARGV do is_named[ARGV[i]] = true end
