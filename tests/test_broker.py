@@ -650,6 +650,33 @@ def test_a_task_of_a_queue_that_rq_deleted_runs_all_the_same(
 # What a stranger damaged.
 
 
+@pytest.mark.parametrize("options", [{}, {"process_in": 60}])
+def test_a_task_whose_place_is_damaged_is_not_stored_and_takes_no_lock(
+    broker: Broker, connection: redis.Redis, options: dict[str, Any]
+) -> None:
+    place = keys.registry("scheduled", "default") if options else keys.queue("default")
+    connection.set(place, "a stranger's")
+    before = set(connection.keys())
+
+    with pytest.raises(BrokerError):
+        broker.enqueue([new_task("a", unique=60, **options)])
+
+    assert set(connection.keys()) == before
+    connection.delete(place)
+    store(broker, "a", unique=60, **options)
+
+
+@pytest.mark.parametrize("key", [keys.bell("default"), keys.ALARM, keys.QUEUES, keys.SERVED, keys.LIMITS])
+def test_a_task_is_stored_whatever_stands_beside_its_place(broker: Broker, connection: redis.Redis, key: str) -> None:
+    connection.set(key, "a stranger's")
+
+    store(broker, "later", process_in=0.01)
+    store(broker, "a")
+
+    wait_until(lambda: broker.forward(["default"])[0], "the task was due")
+    assert [claim(broker).task_id, claim(broker).task_id] == ["a", "later"]
+
+
 @pytest.mark.parametrize(
     "key",
     [

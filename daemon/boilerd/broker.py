@@ -9,7 +9,7 @@ import itertools
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -271,8 +271,12 @@ class Broker:
 
     def last_ticks(self) -> dict[str, float]:
         """Name of a periodic task → its last tick."""
+        found = {}
         with self._talking():
-            return {text(name): float(tick) for name, tick in self.connection.hgetall(keys.CRON).items()}
+            for name, tick in self.connection.hgetall(keys.CRON).items():
+                with suppress(ValueError):  # what a stranger wrote is no tick
+                    found[text(name)] = float(tick)
+        return found
 
     def now(self) -> float:
         """Redis's time, in seconds since 1970."""
