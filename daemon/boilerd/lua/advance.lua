@@ -44,10 +44,12 @@ local function set_state(state)
   if is_registered == 1 then call('HSET', worker_key, 'state', state) end
 end
 
--- Keep the task and its result until its retention is over.
+-- Keep the task and its result until its retention is over; nothing of one that RQ's tools took away meanwhile.
 local function keep(done)
   local key, retention = RQ .. ':job:' .. done.job, done.retention
-  unlock(done.job, true)
+  local fields = fields_of(key, 'unique_key', 'unique_until', 'status')
+  if fields[3] ~= 'started' then return end
+  unlock(done.job, true, fields)
   call('HDEL', key, 'cancel_requested')
   call('HSET', key, 'status', 'finished', 'ended_at', time)
   record(done.job, done.eid, worker, 1, done.started, seconds, 'return_value', done.result)

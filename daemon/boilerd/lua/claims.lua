@@ -34,10 +34,16 @@ local function push(queue, job, is_head)
   ring(queue)
 end
 
+-- Whether the task's record says that it runs. If not, RQ's tools cancelled or deleted it while it did: it must not
+-- come back, as a record without its call, or with a life of its own beside what RQ made of it.
+local function is_started(job)
+  return fields_of(RQ .. ':job:' .. job, 'status')[1] == 'started'
+end
+
 -- Release the unique lock, as its task asked: after 'success' only, or after any end. A lock that
--- expired and was taken by another task is left alone.
-local function unlock(job, is_success)
-  local lock = fields_of(RQ .. ':job:' .. job, 'unique_key', 'unique_until')
+-- expired and was taken by another task is left alone. `lock`: its unique_key and unique_until, where they are known.
+local function unlock(job, is_success, lock)
+  lock = lock or fields_of(RQ .. ':job:' .. job, 'unique_key', 'unique_until')
   if lock[1] and (lock[2] == 'end' or lock[2] == 'success' and is_success) and redis.pcall('GET', lock[1]) == job then
     call('DEL', lock[1])
   end
@@ -48,7 +54,7 @@ end
 local function running_under(key, seconds)
   local running = OWN .. ':running:' .. key
   for _, job in ipairs(own_call('ZRANGEBYSCORE', running, '-inf', stamp(seconds))) do
-    if fields_of(RQ .. ':job:' .. job, 'status')[1] ~= 'started' then call('ZREM', running, job) end
+    if not is_started(job) then call('ZREM', running, job) end
   end
   return call('ZCARD', running)
 end
@@ -64,7 +70,8 @@ local function call_waiting(key, seconds)
       own_call('SREM', OWN .. ':keys', key)
       break
     end
-    local fields = fields_of(RQ .. ':job:' .. job, 'origin', 'concurrency_limit')
+    local fields = fields_of(RQ .. ':job:' .. job, 'origin', 'concurrency_limit', 'status')
+    if fields[3] ~= 'queued' then fields = {} end -- RQ's tools cancelled or deleted it
     if fields[1] and (taken >= (tonumber(fields[2]) or 1) or not is_kind(RQ .. ':queue:' .. fields[1], 'list')) then break end
     call('LPOP', waiting)
     if fields[1] then

@@ -9,7 +9,8 @@
 --   16 whether the claim is taken from a worker that may live and does not know: 1 or 0,
 --   17 whether nobody knows that the attempt had begun: 1 or 0; then the task is claimed alone the next time.
 -- Returns the verdict that was carried out: archive instead of retry where the task was cancelled; or '' when
---   the lease was gone, or was to be taken and had been renewed, and nothing was written.
+--   nothing was written: the lease was gone, or was to be taken and had been renewed; or RQ's tools cancelled or
+--   deleted the task while it ran, and the claim was given up.
 -- Touches: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions, rq:worker:W,
 --   rq:job:ID (status, last_error, last_failed_at, number_of_retries, retries_left), rq:results:ID (XADD),
 --   boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY; for a retry
@@ -30,6 +31,10 @@ local lease = is_held(job, eid, queue)
 if ARGV[16] == '1' and lease and tonumber(lease) > seconds then return '' end
 if not lease then
   own_call('SREM', claims, claim)
+  return ''
+end
+if not is_started(job) then
+  drop_claim(job, eid, queue, worker)
   return ''
 end
 -- Somebody cancelled it meanwhile: it is not tried again, whatever became of the attempt.

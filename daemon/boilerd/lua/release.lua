@@ -17,8 +17,9 @@ for _, claim in ipairs(own_call('SMEMBERS', RQ .. ':worker:' .. worker .. ':exec
   if not job then
     call('SREM', RQ .. ':worker:' .. worker .. ':executions', claim)
   elseif (is_named[eid] or false) == names_those then
-    local fields = fields_of(RQ .. ':job:' .. job, 'origin', 'started_at', 'cancel_requested')
+    local fields = fields_of(RQ .. ':job:' .. job, 'origin', 'started_at', 'cancel_requested', 'status')
     held[#held + 1] = {job = job, eid = eid, queue = fields[1], started = fields[2] or '', is_cancelled = fields[3],
+      is_started = fields[4] == 'started',
       place = tonumber(eid:match('-(%d+)$') or 0)}
   end
 end
@@ -31,7 +32,10 @@ end)
 local released = {}
 for _, claim in ipairs(held) do
   local is_ours = claim.queue and is_held(claim.job, claim.eid, claim.queue)
-  if is_ours and claim.is_cancelled then
+  if is_ours and not claim.is_started then
+    -- RQ's tools cancelled it while it ran.
+    drop_claim(claim.job, claim.eid, claim.queue, worker)
+  elseif is_ours and claim.is_cancelled then
     -- It would wait from now on, and a task that waits is deleted when it is cancelled.
     drop_claim(claim.job, claim.eid, claim.queue, worker)
     delete(claim.job)
