@@ -602,6 +602,48 @@ def test_an_id_without_a_record_is_dropped_from_the_queue(broker: Broker, connec
     assert connection.zcard(keys.wip("default")) == 0
 
 
+@pytest.mark.parametrize("limit", [1, 32])
+def test_an_id_that_stands_in_a_queue_twice_is_claimed_once(
+    broker: Broker, connection: redis.Redis, limit: int
+) -> None:
+    for number in range(100):
+        store(broker, f"t{number}", retention=60)
+    connection.lpush(keys.queue("default"), "t0", "t1", "t1")
+
+    claims = [
+        found for slot in range(3) for found in broker.advance(f"host.run.{slot}", ("default",), limit=limit).claims
+    ]
+
+    ids = [found.task_id for found in claims]
+    assert ids[:2] == ["t1", "t0"]
+    assert len(ids) == len(set(ids)) == connection.zcard(keys.wip("default"))
+
+
+@pytest.mark.parametrize("decision", [Decision(Verdict.RETRY, 60.0), Decision(Verdict.ARCHIVE), None])
+def test_an_id_that_is_left_in_a_queue_does_not_run_beside_what_became_of_its_task(
+    broker: Broker, connection: redis.Redis, decision: Decision | None
+) -> None:
+    store(broker, "a", retention=60)
+    held = claim(broker)
+    connection.rpush(keys.queue("default"), "a")
+    if decision:
+        assert broker.fail(WORKER, held, Failure("ValueError: bad", "…", decision, 25))
+    else:
+        broker.advance(WORKER, (), [Completion(held)])
+
+    assert broker.advance(WORKER, ("default",)).claims == []
+
+    assert connection.hget(keys.job("a"), "status") != b"started"
+    assert connection.llen(keys.queue("default")) == 0
+
+
+def test_a_task_that_says_it_runs_but_nobody_has_is_claimed(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    connection.hset(keys.job("a"), "status", "started")
+
+    assert claim(broker).task_id == "a"
+
+
 # Queues of plain RQ that are none of boilerd's.
 
 

@@ -203,6 +203,22 @@ local function read(id)
     may_expire = fields[ENDED_AT] or fields[TTL]}
 end
 
+-- Whether the task is in the place that its status names, so that its ID stands in the queue once too often, as it
+-- does when plain RQ's client stores it twice: then that is dropped. What is pending, as good as all, costs nothing.
+local function is_elsewhere(job)
+  local status = job.fields[STATUS]
+  if status == 'queued' then return false end
+  local queue = call('HGET', RQ .. ':job:' .. job.id, 'origin') or ''
+  if status ~= 'started' then
+    local is_registry = status == 'scheduled' or status == 'finished' or status == 'failed' or status == 'canceled'
+    return is_registry and type(redis.pcall('ZSCORE', RQ .. ':' .. status .. ':' .. queue, job.id)) == 'string'
+  end
+  for _, held in ipairs(redis.pcall('ZRANGE', RQ .. ':wip:' .. queue, 0, -1)) do
+    if held:match('^(.*):') == job.id then return true end
+  end
+  return false
+end
+
 -- One task, the first of the queue that may run; looks at a bounded number of them.
 local function take_one(queue)
   for _ = 1, 100 do
@@ -210,14 +226,14 @@ local function take_one(queue)
     if not id then return note_empty(queue) end
     local job = read(id)
     if #job.fields == 0 then return {{id, execution, queue, stamped, {}}} end
-    if not job.key or enter_key(id, job.key) then return claim(queue, {job}, 1) end
+    if not is_elsewhere(job) and (not job.key or enter_key(id, job.key)) then return claim(queue, {job}, 1) end
   end
 end
 
--- Several tasks, up to the first that is to be claimed alone; the rest goes back to where it was.
+-- Several tasks, each once, up to the first that is to be claimed alone; the rest goes back to where it was.
 local function take(queue, room)
   if room == 1 then return take_one(queue) end
-  local key, jobs = RQ .. ':queue:' .. queue, {}
+  local key, jobs, is_taken = RQ .. ':queue:' .. queue, {}, {}
   local ids = call('LPOP', key, room)
   for i, id in ipairs(ids) do
     local job = read(id)
@@ -225,7 +241,8 @@ local function take(queue, room)
       for back = #ids, i, -1 do call('LPUSH', key, ids[back]) end
       break
     end
-    jobs[i] = job
+    if not is_taken[id] and not is_elsewhere(job) then jobs[#jobs + 1] = job end
+    is_taken[id] = true
   end
   if #jobs == 0 then return take_one(queue) end
   return claim(queue, jobs, room)
