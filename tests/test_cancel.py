@@ -73,11 +73,11 @@ def archived(connection: redis.Redis) -> list[str]:
 def has_nothing_of(connection: redis.Redis, task_id: str) -> bool:
     """Whether no key is named after the task, and no list or set of the queue holds it."""
     member = task_id.encode()
-    lists = [keys.queue("default"), f"{keys.OWN}:waiting:k"]
     registries = [keys.registry(kind, "default") for kind in ("scheduled", "failed", "finished")]
+    registries += [f"{keys.OWN}:waiting:k", f"{keys.OWN}:called:k"]
     return (
         not connection.keys(f"*:{task_id}*")
-        and not any(member in connection.lrange(name, 0, -1) for name in lists)
+        and member not in connection.lrange(keys.queue("default"), 0, -1)
         and not any(connection.zscore(name, task_id) is not None for name in registries)
     )
 

@@ -43,6 +43,8 @@ WORKER_TTL_S = 420 + 60
 ARCHIVE_LIMIT = 10_000
 #: Tasks in one enqueue script: bounds how long Redis serves nobody else, to about 5 ms.
 BATCH = 500
+#: Why advance.lua claimed nothing, where that is not for want of tasks.
+HOLDS_MORE, LOOK_AGAIN = 1, 2
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
 BATCH_PARTS = 16
 
@@ -122,12 +124,16 @@ class Broker:
         wait: list[str | bytes | float] = []
         if wait_s and queues:
             wait = ["BLPOP", *map(keys.bell, queues), wait_s]
-        lost, claimed, is_registered, holds_more = self._run("advance", args, wait)
+        lost, claimed, is_registered, why_nothing = self._run("advance", args, wait)
+        first_done = len(args) - 8 * len(completions)
+        while why_nothing == LOOK_AGAIN:
+            # What was acknowledged is; a worker that has the next task to come need not know of those that cannot run.
+            _, claimed, is_registered, why_nothing = self._run("advance", args[:first_done])
         claims = [
             to_claim(text(execution_id), text(task_id), text(queue), text(started), _claimed(values))
             for task_id, execution_id, queue, started, values in claimed
         ]
-        return Advance([text(task_id) for task_id in lost], claims, bool(is_registered), bool(holds_more))
+        return Advance([text(task_id) for task_id in lost], claims, bool(is_registered), why_nothing == HOLDS_MORE)
 
     def register(self, worker: str, queues: Sequence[str], record: Mapping[str, str | int]) -> None:
         """Put the worker into RQ's registry, in place of a predecessor of the same name."""

@@ -7,11 +7,12 @@
 --   then a new execution ID, then for each task that ended well:
 --   job ID, execution ID, queue, retention in seconds (-1: for ever), started (epoch), result (base64 of JSON, '' for none),
 --   task type, whether it has a unique lock or a concurrency key: 1 or 0.
--- Returns {lost, claimed, is registered, holds more}: lost = job IDs whose lease was gone, so that nothing was written;
+-- Returns {lost, claimed, is registered, why nothing}: lost = job IDs whose lease was gone, so that nothing was written;
 --   claimed = for each task {job ID, execution ID, queue, started (epoch), its FIELDS in that order}, all of one queue.
 --   No fields: the queue held an ID without a job hash, which is gone from the queue by now. Is registered: 0
---   when RQ's record of the worker is gone. Holds more: 1 when the worker holds a claim beside those it
---   acknowledged, so that nothing was claimed.
+--   when RQ's record of the worker is gone. Why nothing: 1 when the worker holds a claim beside those it
+--   acknowledged, so that nothing was claimed; 2 when so many tasks stepped aside that not all were looked at, and
+--   it is to call again; else 0.
 -- Several tasks, a batch, are claimed at once from long queues only: one more than a part of what waits, so that all
 --   workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. Never in a
 --   batch: tasks with a concurrency key, of a queue with max_active, or marked `alone`.
@@ -20,7 +21,8 @@
 --   retention rq:job:ID and rq:results:ID (DEL), else rq:job:ID (status finished, EXPIRE),
 --   rq:results:ID (XADD, EXPIRE), rq:finished:Q (ZADD, score = when it expires).
 -- Touches, claiming: rq:suspended, boilerd:paused, boilerd:limits, boilerd:running:KEY (ZADD, score = end
---   of the lease), boilerd:waiting:KEY (RPUSH), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q, rq:job:ID (status
+--   of the lease; a day), boilerd:called:KEY (ZREM), boilerd:waiting:KEY (ZADD, score = when it stepped aside; its
+--   place among those that do so in one call), boilerd:keys (SADD), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q, rq:job:ID (status
 --   started, PERSIST), rq:execution:ID:EID, rq:executions:ID (but for batches), rq:wip:Q (ZADD, score = end of
 --   the lease), rq:worker:W:executions, rq:worker:W (state).
 
@@ -31,7 +33,9 @@ local worker_key = RQ .. ':worker:' .. worker
 local claims_key = worker_key .. ':executions'
 local seconds = now()
 local time, stamped = iso(seconds), stamp(seconds)
-local lost, ended, bells = {}, {}, {}
+local lost, ended, bells, stepped_aside, is_cut = {}, {}, {}, 0, false
+-- Tasks of a queue that may step aside in one call: bounds how long Redis serves nobody else, to a few milliseconds.
+local MOST_LOOKS = 100
 local is_registered = call('TYPE', worker_key).ok == 'hash' and 1 or 0
 
 -- What of a job the worker is told; jobs.py has the same list.
@@ -127,14 +131,17 @@ end
 -- for one: no worker is held, and whoever gives a share back calls it.
 local function enter_key(job, key)
   local limit = call('HGET', RQ .. ':job:' .. job, 'concurrency_limit')
-  local was_called = call('HDEL', RQ .. ':job:' .. job, 'called') == 1
+  -- One that was called before keeps its place.
+  local place = own_call('ZSCORE', OWN .. ':called:' .. key, job)
+  if place then call('ZREM', OWN .. ':called:' .. key, job) end
   if running_under(key, seconds) >= (tonumber(limit) or 1) then
-    -- One that was called before keeps its place.
-    own_call(was_called and 'LPUSH' or 'RPUSH', OWN .. ':waiting:' .. key, job)
+    stepped_aside = stepped_aside + 1
+    own_call('ZADD', OWN .. ':waiting:' .. key, 'NX', place or stamp(seconds + stepped_aside / 1e6), job)
     own_call('SADD', OWN .. ':keys', key)
     return false
   end
   own_call('ZADD', OWN .. ':running:' .. key, stamp(seconds + lease), job)
+  call('EXPIRE', OWN .. ':running:' .. key, KEPT)
   return true
 end
 
@@ -221,13 +228,14 @@ end
 
 -- One task, the first of the queue that may run; looks at a bounded number of them.
 local function take_one(queue)
-  for _ = 1, 100 do
+  for _ = 1, MOST_LOOKS do
     local id = call('LPOP', RQ .. ':queue:' .. queue)
     if not id then return note_empty(queue) end
     local job = read(id)
     if #job.fields == 0 then return {{id, execution, queue, stamped, {}}} end
     if not is_elsewhere(job) and (not job.key or enter_key(id, job.key)) then return claim(queue, {job}, 1) end
   end
+  is_cut = true
 end
 
 -- Several tasks, each once, up to the first that is to be claimed alone; the rest goes back to where it was.
@@ -264,4 +272,4 @@ if queues > 0 and call('EXISTS', RQ .. ':suspended') == 0 then
   if #bells > 0 then call('DEL', unpack(bells)) end
 end
 set_state(queues > 0 and 'idle' or 'suspended')
-return {lost, {}, is_registered, 0}
+return {lost, {}, is_registered, is_cut and 2 or 0}

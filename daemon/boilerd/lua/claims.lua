@@ -7,6 +7,10 @@ local function is_kind(key, kind)
   return found == kind or found == 'none'
 end
 
+-- Seconds that what belongs to claims outlives the last heartbeat: longer than an outage takes, after which the
+-- heartbeat is to find what it renews. What holds of a lease is its own end.
+local KEPT = 86400
+
 -- Names of the queues that boilerd serves: those that its tasks were ever in, and those in ARGV from `first` on.
 -- All others are none of its business.
 local function served(first)
@@ -59,31 +63,57 @@ local function running_under(key, seconds)
   return call('ZCARD', running)
 end
 
--- Make those tasks pending that have waited longest for a share of the concurrency key, as many
--- as there is room for. Nothing is reserved for them: one that comes too late waits again, first in line.
+-- Make those tasks pending that have waited longest for a share of the concurrency key, as many as there is room for
+-- beside those that run, and those that were called earlier and are still on their way. They go to the heads of
+-- their queues, behind those that were called earlier. Nothing is reserved for them: one that comes too late waits
+-- again, in its old place.
+-- Waiting and called: zsets, score = when the task first stepped aside.
 local function call_waiting(key, seconds)
-  local waiting = OWN .. ':waiting:' .. key
-  local taken, called = running_under(key, seconds), {}
-  while true do
-    local job = own_call('LINDEX', waiting, 0)
-    if not job then
-      own_call('SREM', OWN .. ':keys', key)
-      break
-    end
-    local fields = fields_of(RQ .. ':job:' .. job, 'origin', 'concurrency_limit', 'status')
-    if fields[3] ~= 'queued' then fields = {} end -- RQ's tools cancelled or deleted it
-    if fields[1] and (taken >= (tonumber(fields[2]) or 1) or not is_kind(RQ .. ':queue:' .. fields[1], 'list')) then break end
-    call('LPOP', waiting)
-    if fields[1] then
-      -- One whose queue is paused will not come soon; the next is called as well.
-      if redis.pcall('SISMEMBER', OWN .. ':paused', fields[1]) ~= 1 then taken = taken + 1 end
-      called[#called + 1] = {fields[1], job}
+  local waiting, called = OWN .. ':waiting:' .. key, OWN .. ':called:' .. key
+  if own_call('ZCARD', waiting) == 0 then
+    own_call('SREM', OWN .. ':keys', key)
+    return
+  end
+  local taken, last, is_paused = running_under(key, seconds), {}, {}
+  -- One whose queue is paused will not come soon; the next is called as well.
+  local function count_in(queue)
+    if is_paused[queue] == nil then is_paused[queue] = redis.pcall('SISMEMBER', OWN .. ':paused', queue) == 1 end
+    if not is_paused[queue] then taken = taken + 1 end
+  end
+  for _, job in ipairs(own_call('ZRANGE', called, -1000, -1)) do
+    local fields = fields_of(RQ .. ':job:' .. job, 'status', 'origin')
+    if fields[1] == 'queued' and fields[2] then
+      count_in(fields[2])
+      last[fields[2]] = job
+    else
+      call('ZREM', called, job) -- it ended before it came
     end
   end
-  for i = #called, 1, -1 do
-    call('HSET', RQ .. ':job:' .. called[i][2], 'called', 1)
-    push(called[i][1], called[i][2], true)
+  local passed = 0
+  while passed < 100 do
+    local job, place = unpack(call('ZRANGE', waiting, passed, passed, 'WITHSCORES'))
+    if not job then break end
+    local fields = fields_of(RQ .. ':job:' .. job, 'status', 'origin', 'concurrency_limit')
+    -- No queue: RQ's tools cancelled or deleted it.
+    local queue = fields[1] == 'queued' and fields[2]
+    if queue and taken >= (tonumber(fields[3]) or 1) then break end
+    local list = RQ .. ':queue:' .. (queue or '')
+    if not queue then
+      call('ZREM', waiting, job)
+    elseif not is_kind(list, 'list') then
+      passed = passed + 1
+    else
+      call('ZREM', waiting, job)
+      own_call('ZADD', called, place, job)
+      call('EXPIRE', called, KEPT)
+      if not last[queue] or call('LINSERT', list, 'AFTER', last[queue], job) < 1 then call('LPUSH', list, job) end
+      last[queue] = job
+      count_in(queue)
+      note_queue(queue)
+      ring(queue)
+    end
   end
+  if call('ZCARD', waiting) == 0 then own_call('SREM', OWN .. ':keys', key) end
 end
 
 -- Give back a task's share of its concurrency key.

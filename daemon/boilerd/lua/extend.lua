@@ -7,7 +7,7 @@
 --   job ID, seconds past it}; unwanted = names of workers whose task was cancelled, or taken over, and still runs.
 -- Touches for each worker: rq:worker:W (last_heartbeat, EXPIRE), rq:worker:W:executions (EXPIRE),
 --   and for each claim in it rq:wip:Q (ZADD XX), rq:execution:ID:EID, rq:executions:ID,
---   rq:job:ID (last_heartbeat).
+--   boilerd:running:KEY (ZADD XX, EXPIRE), rq:job:ID (last_heartbeat).
 
 local lease, ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
 local seconds = now()
@@ -36,7 +36,10 @@ local function renew(worker, claim)
   call('EXPIRE', record, lease + 60)
   own_call('ZADD', RQ .. ':executions:' .. job, stamp(seconds + lease + 60), eid)
   call('EXPIRE', RQ .. ':executions:' .. job, lease + 60)
-  if fields[4] then own_call('ZADD', OWN .. ':running:' .. fields[4], 'XX', stamp(seconds + lease), job) end
+  if fields[4] then
+    own_call('ZADD', OWN .. ':running:' .. fields[4], 'XX', stamp(seconds + lease), job)
+    call('EXPIRE', OWN .. ':running:' .. fields[4], KEPT)
+  end
   call('HSET', key, 'last_heartbeat', time)
   local started = tonumber(call('HGET', record, 'created_at')) or seconds
   local timeout, deadline = tonumber(fields[2] or -1), tonumber(fields[3] or 'inf')

@@ -13,7 +13,7 @@
 --   deleted the task while it ran, and the claim was given up.
 -- Touches: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions, rq:worker:W,
 --   rq:job:ID (status, last_error, last_failed_at, number_of_retries, retries_left), rq:results:ID (XADD),
---   boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY; for a retry
+--   boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY, boilerd:called:KEY; for a retry
 --   rq:scheduled:Q (ZADD, score = when it is due), rq:queues, boilerd:queues (SADD) and boilerd:alarm; for the archive rq:failed:Q and boilerd:archived:Q
 --   (ZADD, score = when it expires), EXPIRE on the job's keys, and beyond the limit rq:job:ID, rq:results:ID
 --   (DEL) of the ones that expire first; for a drop rq:job:ID, rq:results:ID (DEL).
