@@ -662,7 +662,10 @@ class BrokerMachine(RuleBasedStateMachine):
     @invariant()
     def unique_locks_are_those_of_the_model(self) -> None:
         found = {key: self.seen.strings[key] for key, _ in under(f"{keys.OWN}:unique:", self.seen.strings)}
-        assert found == {key: lock.holder for key, lock in self.locks.items()}
+        assert found == {
+            key: f"ttl:{lock.holder}" if lock.until is UniqueUntil.TTL else lock.holder
+            for key, lock in self.locks.items()
+        }
         for key, lock in self.locks.items():
             assert close(self.seen.ends[key], lock.ends, lock.ends)
             assert lock.until is UniqueUntil.TTL or self.known[lock.holder].lock == key

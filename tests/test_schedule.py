@@ -424,7 +424,7 @@ class Lock:
     @property
     def holder(self) -> str | None:
         found = self._connection.get(self.key)
-        return None if found is None else text(found)
+        return None if found is None else text(found).removeprefix("ttl:")
 
     @property
     def left_s(self) -> float:
@@ -644,6 +644,51 @@ def test_a_lock_that_expired_and_was_taken_by_another_is_left_alone(
     hold(client, "second", process_in=LATER_S)
 
     end()
+
+    assert lock.holder == "second"
+
+
+def rq_empties(connection: redis.Redis) -> None:
+    Queue("default", connection=connection, serializer=JSONSerializer).empty()
+
+
+def rq_deletes(connection: redis.Redis) -> None:
+    Job.fetch("first", connection=connection, serializer=JSONSerializer).delete()
+
+
+def rq_cancels(connection: redis.Redis) -> None:
+    Job.fetch("first", connection=connection, serializer=JSONSerializer).cancel()
+
+
+@pytest.mark.parametrize("until", UniqueUntil)
+@pytest.mark.parametrize("take_away", [rq_empties, rq_deletes, rq_cancels])
+def test_the_lock_of_a_task_that_rq_took_away_is_free_unless_it_lasts_until_its_ttl(
+    client: Client,
+    connection: redis.Redis,
+    lock: Lock,
+    take_away: Callable[[redis.Redis], None],
+    *,
+    until: str,
+) -> None:
+    hold(client, until=until)
+    take_away(connection)
+
+    if until == UniqueUntil.TTL:
+        with pytest.raises(DuplicateTaskError, match="first"):
+            hold(client, "second")
+    else:
+        hold(client, "second")
+    assert lock.holder == ("first" if until == UniqueUntil.TTL else "second")
+
+
+def test_the_lock_of_a_task_whose_id_another_has_by_now_is_free(
+    client: Client, connection: redis.Redis, lock: Lock
+) -> None:
+    hold(client)
+    rq_deletes(connection)
+    client.enqueue("test:echo", "something else", task_id="first")
+
+    hold(client, "second")
 
     assert lock.holder == "second"
 

@@ -33,7 +33,7 @@ from boilerd.jobs import (
 )
 from boilerd.retry import Verdict
 from boilerd.scripts import call_script, scripts
-from boilerd.task import ARCHIVE_TTL_S, TaskState
+from boilerd.task import ARCHIVE_TTL_S, TaskState, UniqueUntil
 
 #: A claim holds this long without a heartbeat; the scheduler extends it every 5 s.
 LEASE_S = 30
@@ -293,6 +293,8 @@ class Broker:
     def clean(self, queues: Sequence[str] = ()) -> int:
         """Delete completed and archived tasks that outlived their retention, up to 500; how many.
 
+        The names of workers whose records expired go, too.
+
         Args:
             queues: Where to look beside the queues that boilerd's tasks were ever in.
         """
@@ -361,7 +363,8 @@ def _described(task: NewTask) -> list[str | bytes | float]:
     fields = job_fields(task)
     at = "" if options.process_at is None else repr(options.process_at)
     lock = task.unique_key if options.unique_s else ""
-    return [task.id, options.queue, options.process_in_s, at, lock, options.unique_s, len(fields), *fields]
+    is_lasting = int(options.unique_until == UniqueUntil.TTL)
+    return [task.id, options.queue, options.process_in_s, at, lock, options.unique_s, is_lasting, len(fields), *fields]
 
 
 def _claimed(values: Sequence[bytes | None]) -> dict[bytes, bytes]:
