@@ -295,6 +295,18 @@ def test_a_failed_task_is_an_archived_job_with_its_error(broker: Broker, connect
     assert leftovers(connection) == set()
 
 
+def test_what_rqs_tools_deleted_from_the_archive_takes_no_room_when_it_would_have_expired(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    store(broker, "a")
+    connection.zadd(keys.archived("default"), {"gone": 1, "later": 2e10})
+
+    assert broker.clean() == 0
+
+    assert connection.zscore(keys.archived("default"), "gone") is None
+    assert connection.zscore(keys.archived("default"), "later") is not None
+
+
 def fill_archive(connection: redis.Redis) -> None:
     """As many archived tasks as there may be; the first expires first."""
     for archive in (keys.registry("failed", "default"), keys.archived("default")):
@@ -472,6 +484,38 @@ def test_an_extension_renews_the_leases_of_the_named_workers_only(broker: Broker
     assert mine_s > time.time() + LEASE_S - 5
     assert other_s == 1.0
     assert connection.ttl(keys.worker(WORKER)) > 400
+
+
+def test_a_heartbeat_after_a_long_outage_finds_what_it_renews(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    held = claim(broker)
+    ttls_s = [connection.ttl(keys.worker_executions(WORKER))]
+
+    broker.extend([WORKER])
+    ttls_s.append(connection.ttl(keys.worker_executions(WORKER)))
+    broker.fail(WORKER, held, Failure("lost", "…", Decision(Verdict.RETRY, 60.0), 25))
+    store(broker, "b")
+    held = claim(broker)
+    connection.zadd(keys.wip("default"), {f"b:{held.execution_id}": 1})
+    broker.fail(WORKER, held, Failure("lost", "…", Decision(Verdict.RETRY, 60.0), 25), is_taken=True)
+    ttls_s.append(connection.ttl(keys.worker_executions(WORKER)))
+
+    assert [86000 < ttl_s <= 86400 for ttl_s in ttls_s] == [True, True, True]
+
+
+def test_the_names_of_workers_whose_records_expired_are_forgotten(broker: Broker, connection: redis.Redis) -> None:
+    for name in ("host.run.1", "host.run.2"):
+        broker.register(name, ("default", "low"), {"state": "busy", "queues": "default,low"})
+    store(broker, "a")
+    broker.advance("host.run.2", ("default",))
+    connection.delete(keys.worker("host.run.2"))
+
+    broker.clean()
+
+    key = keys.worker("host.run.1").encode()
+    for workers in (keys.WORKERS, f"{keys.WORKERS}:default", f"{keys.WORKERS}:low"):
+        assert connection.smembers(workers) == {key}
+    assert connection.scard(keys.worker_executions("host.run.2")) == 1  # it may live, and register again
 
 
 def test_an_extension_does_not_bring_back_a_lost_lease(broker: Broker, connection: redis.Redis) -> None:

@@ -193,7 +193,7 @@ local function claim(queue, jobs, room)
   end
   call('ZADD', RQ .. ':wip:' .. queue, unpack(leases))
   call('SADD', claims_key, unpack(members))
-  call('EXPIRE', claims_key, lease + 60)
+  call('EXPIRE', claims_key, KEPT)
   return answers
 end
 

@@ -5,7 +5,7 @@
 --   then worker names.
 -- Returns {overdue, unwanted}: overdue = for each attempt that is past its timeout or deadline {worker name,
 --   job ID, seconds past it}; unwanted = names of workers whose task was cancelled, or taken over, and still runs.
--- Touches for each worker: rq:worker:W (last_heartbeat, EXPIRE), rq:worker:W:executions (EXPIRE),
+-- Touches for each worker: rq:worker:W (last_heartbeat, EXPIRE), rq:worker:W:executions (EXPIRE: a day),
 --   and for each claim in it rq:wip:Q (ZADD XX), rq:execution:ID:EID, rq:executions:ID,
 --   boilerd:running:KEY (ZADD XX, EXPIRE), rq:job:ID (last_heartbeat).
 
@@ -52,7 +52,7 @@ for i = 5, #ARGV do
   local key = RQ .. ':worker:' .. ARGV[i]
   -- The record may be gone; the worker registers itself again. Its claims are its claims all the same.
   if call('EXPIRE', key, ttl) == 1 then redis.pcall('HSET', key, 'last_heartbeat', time) end
-  call('EXPIRE', key .. ':executions', ttl)
+  call('EXPIRE', key .. ':executions', KEPT)
   for _, claim in ipairs(own_call('SMEMBERS', key .. ':executions')) do renew(ARGV[i], claim) end
 end
 return {overdue, unwanted}

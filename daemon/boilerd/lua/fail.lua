@@ -58,7 +58,7 @@ drop_claim(job, eid, queue, worker)
 local is_registered = call('TYPE', RQ .. ':worker:' .. worker).ok == 'hash'
 if ARGV[16] == '1' and is_registered then
   own_call('SADD', claims, claim)
-  call('EXPIRE', claims, 600)
+  call('EXPIRE', claims, KEPT)
 end
 if verdict == 'drop' then delete(job) end
 if counts or verdict ~= 'retry' then count(queue, seconds, 1, counts and 1 or 0) end
