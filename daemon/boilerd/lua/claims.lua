@@ -1,5 +1,11 @@
 -- What the scripts need that claim tasks and end claims; scripts.py puts it behind common.lua.
 
+-- How many a command took away; none from a key of another kind.
+local function removed(...)
+  local answer = redis.pcall(...)
+  return type(answer) == 'number' and answer or 0
+end
+
 -- Whether a key can be used as what it should be; a stranger may have put something else there, and a command
 -- that fails half-way through a script would leave a task nowhere.
 local function is_kind(key, kind)

@@ -46,12 +46,6 @@ local function own_call(command, key, ...)
   return call(command, key, ...)
 end
 
--- How many a command took away; none from a key of another kind.
-local function removed(...)
-  local answer = redis.pcall(...)
-  return type(answer) == 'number' and answer or 0
-end
-
 -- Some fields of a hash; none of a key of another kind.
 local function fields_of(key, ...)
   local fields = redis.pcall('HMGET', key, ...)
