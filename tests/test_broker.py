@@ -802,6 +802,31 @@ def test_a_key_of_another_kind_beside_a_task_keeps_it_from_nothing(
     assert sorted(ids) == ["a", "b"]
 
 
+@pytest.mark.parametrize("place", ["finished", "failed", "scheduled", "queue"])
+def test_an_outcome_is_written_whatever_stands_where_its_task_must_go(
+    broker: Broker, connection: redis.Redis, place: str
+) -> None:
+    store(broker, "a", retention=60)
+    held = claim(broker)
+    connection.delete(keys.registry(place, "default"))
+    connection.set(keys.registry(place, "default"), "a stranger's")
+
+    match place:
+        case "finished":
+            assert broker.advance(WORKER, (), [Completion(held)]).lost == []
+        case "failed":
+            assert fail(broker, held) is Verdict.ARCHIVE
+        case "scheduled":
+            assert fail(broker, held, Verdict.RETRY, delay_s=60.0) is Verdict.RETRY
+        case _:
+            assert broker.release(WORKER) == ["a"]
+
+    kind = "list" if place == "queue" else "zset"
+    assert connection.type(keys.registry(place, "default")) == kind.encode()
+    assert rq_job(connection, "a").get_status() == ("queued" if place == "queue" else place)
+    assert connection.zcard(keys.wip("default")) == 0
+
+
 @pytest.mark.parametrize("limit", ["many", "", "1e"])
 def test_a_limit_of_a_key_that_is_no_number_means_one(broker: Broker, connection: redis.Redis, limit: str) -> None:
     for task_id in "abc":

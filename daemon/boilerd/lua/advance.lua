@@ -61,7 +61,7 @@ local function keep(done)
     call('EXPIRE', key, retention)
     call('EXPIRE', RQ .. ':results:' .. done.job, retention)
   end
-  call('ZADD', RQ .. ':finished:' .. done.queue, retention > 0 and stamp(seconds + retention) or '+inf', done.job)
+  own_call('ZADD', RQ .. ':finished:' .. done.queue, retention > 0 and stamp(seconds + retention) or '+inf', done.job)
 end
 
 -- The completions of a queue whose leases are still held; the others are noted as lost.

@@ -179,7 +179,7 @@ end
 -- a list of its own too: zset boilerd:archived:Q, score = when it expires; it expires with the last of them.
 local function archive(queue, job, seconds, ttl, limit)
   local key, ours = RQ .. ':failed:' .. queue, OWN .. ':archived:' .. queue
-  call('ZADD', key, stamp(seconds + ttl), job) -- first: where it fails, nothing is written
+  own_call('ZADD', key, stamp(seconds + ttl), job)
   unlock(job, false)
   -- A lock that stays goes with the record, which expires by itself.
   local lock = call('HMGET', RQ .. ':job:' .. job, 'unique_key', 'unique_until')

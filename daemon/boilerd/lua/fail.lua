@@ -49,6 +49,7 @@ if verdict == 'retry' then
   local retried = math.min(tonumber(tostring(call('HGET', key, 'number_of_retries')):match('^%+?(%d+)$')) or 0, 2147483646) + (counts and 1 or 0)
   if counts then call('HSET', key, 'number_of_retries', retried) end
   call('HSET', key, 'retries_left', math.max(max_retries - retried, 0))
+  own_call('ZCARD', RQ .. ':scheduled:' .. queue) -- an outcome must get somewhere, an enqueue may fail
   schedule(queue, job, seconds + tonumber(ARGV[11]), seconds)
 elseif verdict == 'archive' then
   archive(queue, job, seconds, tonumber(ARGV[14]), tonumber(ARGV[15]))

@@ -40,6 +40,7 @@ for _, claim in ipairs(held) do
     drop_claim(claim.job, claim.eid, claim.queue, worker)
     delete(claim.job)
   elseif is_ours then
+    own_call('LLEN', RQ .. ':queue:' .. claim.queue) -- it must get somewhere
     push(claim.queue, claim.job, true)
     drop_claim(claim.job, claim.eid, claim.queue, worker)
     released[#released + 1] = claim.job
