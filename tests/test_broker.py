@@ -802,6 +802,23 @@ def test_a_key_of_another_kind_beside_a_task_keeps_it_from_nothing(
     assert sorted(ids) == ["a", "b"]
 
 
+def test_a_command_that_is_forbidden_takes_no_key_away(broker: Broker, connection: redis.Redis, valkey: Valkey) -> None:
+    store(broker, "a", process_in=60)
+    store(broker, "b")
+    held = claim(broker)
+    connection.acl_setuser("limited", enabled=True, passwords=["+p"], keys=["*"], commands=["+@all", "-zcard"])
+
+    try:
+        limited = Broker(redis.Redis(unix_socket_path=str(valkey.socket), username="limited", password="p"))
+        with pytest.raises(BrokerError):
+            fail(limited, held, Verdict.RETRY, delay_s=60.0)
+        limited.connection.close()
+    finally:
+        connection.acl_deluser("limited")
+
+    assert connection.zscore(keys.registry("scheduled", "default"), "a") is not None
+
+
 @pytest.mark.parametrize("place", ["finished", "failed", "scheduled", "queue"])
 def test_an_outcome_is_written_whatever_stands_where_its_task_must_go(
     broker: Broker, connection: redis.Redis, place: str

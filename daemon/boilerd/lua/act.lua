@@ -6,8 +6,8 @@
 -- Returns for each job 'done', 'unknown', or the state in which that cannot be done: 'pending', 'active',
 --   'completed', 'archived', or RQ's word for one of its own.
 -- Touches: rq:queue:Q (LREM, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZADD,
---   ZREM), boilerd:waiting:KEY, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID (PERSIST, EXPIRE, DEL),
---   rq:queues, boilerd:queues, boilerd:bell:Q, boilerd:unique:….
+--   ZREM), boilerd:waiting:KEY, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
+--   (PERSIST, EXPIRE, DEL), rq:queues, boilerd:queues, boilerd:bell:Q, boilerd:unique:….
 --   A task that is run again keeps its count of retries: when they are used up, it gets one attempt.
 
 local action, ttl, limit = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -22,10 +22,10 @@ local registries = {scheduled = 'scheduled', failed = 'failed', finished = 'fini
 
 -- Take the task out of the place where its status says it is; false where it is not there.
 local function take(job, status, queue, key)
-  if status ~= 'queued' then return removed('ZREM', RQ .. ':' .. registries[status] .. ':' .. queue, job) == 1 end
-  if key then removed('ZREM', OWN .. ':called:' .. key, job) end
-  return removed('LREM', RQ .. ':queue:' .. queue, 1, job) == 1
-    or key and removed('ZREM', OWN .. ':waiting:' .. key, job) == 1
+  if status ~= 'queued' then return count_removed('ZREM', RQ .. ':' .. registries[status] .. ':' .. queue, job) == 1 end
+  if key then count_removed('ZREM', OWN .. ':called:' .. key, job) end
+  return count_removed('LREM', RQ .. ':queue:' .. queue, 1, job) == 1
+    or key and count_removed('ZREM', OWN .. ':waiting:' .. key, job) == 1
 end
 
 local function act(job)

@@ -7,8 +7,8 @@
 --   then a new execution ID, then for each task that ended well:
 --   job ID, execution ID, queue, retention in seconds (-1: for ever), started (epoch), result (base64 of JSON, '' for none),
 --   task type, whether it has a unique lock or a concurrency key: 1 or 0.
--- Returns {lost, claimed, is registered, why nothing}: lost = job IDs whose lease was gone, so that nothing was written;
---   claimed = for each task {job ID, execution ID, queue, started (epoch), its FIELDS in that order}, all of one queue.
+-- Returns {lost, claimed, is registered, why nothing}: lost = job IDs whose lease was gone, so that nothing was
+--   written; claimed = for each task {job ID, execution ID, queue, started (epoch), its FIELDS in that order}, all of one queue.
 --   No fields: the queue held an ID without a job hash, which is gone from the queue by now. Is registered: 0
 --   when RQ's record of the worker is gone. Why nothing: 1 when the worker holds a claim beside those it
 --   acknowledged, so that nothing was claimed; 2 when so many tasks stepped aside that not all were looked at, and
@@ -22,9 +22,9 @@
 --   rq:results:ID (XADD, EXPIRE), rq:finished:Q (ZADD, score = when it expires).
 -- Touches, claiming: rq:suspended, boilerd:paused, boilerd:limits, boilerd:running:KEY (ZADD, score = end
 --   of the lease; a day), boilerd:called:KEY (ZREM), boilerd:waiting:KEY (ZADD, score = when it stepped aside; its
---   place among those that do so in one call), boilerd:keys (SADD), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q, rq:job:ID (status
---   started, PERSIST), rq:execution:ID:EID, rq:executions:ID (but for batches), rq:wip:Q (ZADD, score = end of
---   the lease), rq:worker:W:executions, rq:worker:W (state).
+--   place among those that do so in one call), boilerd:keys (SADD), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q,
+--   rq:job:ID (status started, PERSIST), rq:execution:ID:EID, rq:executions:ID (but for batches), rq:wip:Q (ZADD,
+--   score = end of the lease), rq:worker:W:executions (EXPIRE: a day), rq:worker:W (state).
 
 local worker, lease, most = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local parts, queues = tonumber(ARGV[6]), tonumber(ARGV[7])

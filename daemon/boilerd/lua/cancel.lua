@@ -17,10 +17,11 @@ if status == 'started' then
   call('PUBLISH', RQ .. ':pubsub:' .. (fields[3] or ''), ARGV[4])
   return 'told'
 end
-local gone = removed('ZREM', RQ .. ':scheduled:' .. queue, job) + removed('LREM', RQ .. ':queue:' .. queue, 0, job)
+local gone = count_removed('ZREM', RQ .. ':scheduled:' .. queue, job)
+  + count_removed('LREM', RQ .. ':queue:' .. queue, 0, job)
 if fields[4] then
-  gone = gone + removed('ZREM', OWN .. ':waiting:' .. fields[4], job)
-  removed('ZREM', OWN .. ':called:' .. fields[4], job)
+  gone = gone + count_removed('ZREM', OWN .. ':waiting:' .. fields[4], job)
+  count_removed('ZREM', OWN .. ':called:' .. fields[4], job)
 end
 if gone == 0 then return 'ended' end
 delete(job)

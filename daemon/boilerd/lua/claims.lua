@@ -1,7 +1,7 @@
 -- What the scripts need that claim tasks and end claims; scripts.py puts it behind common.lua.
 
 -- How many a command took away; none from a key of another kind.
-local function removed(...)
+local function count_removed(...)
   local answer = redis.pcall(...)
   return type(answer) == 'number' and answer or 0
 end

@@ -37,12 +37,14 @@ local function iso(seconds)
     math.floor(whole / 3600), math.floor(whole / 60) % 60, whole % 60, micros)
 end
 
--- Call a command on a record that is ours to write. What cannot be worked with, as a stranger may have left it
+-- Call a command on a record that is ours to write. What it cannot work with, as a stranger may have left it
 -- there, makes way: a script that fails half-way would leave a task nowhere, or be tried again for ever.
 local function own_call(command, key, ...)
   local answer = redis.pcall(command, key, ...)
-  if type(answer) ~= 'table' or not answer.err then return answer end
-  call('DEL', key)
+  local trouble = type(answer) == 'table' and answer.err
+  if not trouble then return answer end
+  -- Any other error, such as one of permissions, says nothing about the key, and is raised again.
+  if trouble:find('WRONGTYPE', 1, true) or trouble:find('not an integer', 1, true) then call('DEL', key) end
   return call(command, key, ...)
 end
 

@@ -5,8 +5,8 @@
 -- Returns for each: {worker name ('' where nobody knows), job ID, execution ID, queue, the flat job hash}.
 --   Claims of jobs that exist no longer are dropped, and not returned.
 -- Touches for every queue in boilerd:queues and ARGV: rq:wip:Q (reads; ZREM where the job is gone); for every key in
---   boilerd:keys: boilerd:waiting:KEY (ZREM), boilerd:called:KEY (ZADD), and rq:queue:Q (LINSERT), rq:queues, boilerd:queues (SADD) of the tasks that may
---   run.
+--   boilerd:keys: boilerd:waiting:KEY (ZREM), boilerd:called:KEY (ZADD), and rq:queue:Q (LINSERT), rq:queues,
+--   boilerd:queues (SADD) of the tasks that may run.
 
 -- Every key for which tasks wait: should a call have been lost, with a record that was deleted, it is made up for.
 for _, key in ipairs(own_call('SMEMBERS', OWN .. ':keys')) do call_waiting(key, now()) end

@@ -14,9 +14,9 @@
 -- Touches: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions, rq:worker:W,
 --   rq:job:ID (status, last_error, last_failed_at, number_of_retries, retries_left), rq:results:ID (XADD),
 --   boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY, boilerd:called:KEY; for a retry
---   rq:scheduled:Q (ZADD, score = when it is due), rq:queues, boilerd:queues (SADD) and boilerd:alarm; for the archive rq:failed:Q and boilerd:archived:Q
---   (ZADD, score = when it expires), EXPIRE on the job's keys, and beyond the limit rq:job:ID, rq:results:ID
---   (DEL) of the ones that expire first; for a drop rq:job:ID, rq:results:ID (DEL).
+--   rq:scheduled:Q (ZADD, score = when it is due), rq:queues, boilerd:queues (SADD) and boilerd:alarm; for the
+--   archive rq:failed:Q and boilerd:archived:Q (ZADD, score = when it expires), EXPIRE on the job's keys, and beyond
+--   the limit rq:job:ID, rq:results:ID (DEL) of the ones that expire first; for a drop rq:job:ID, rq:results:ID (DEL).
 
 local worker, job, eid, queue = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local started, verdict, counts = tonumber(ARGV[7]), ARGV[10], ARGV[12] == '1'
@@ -46,7 +46,8 @@ end
 if ARGV[17] == '1' then call('HSET', key, 'alone', 1) end
 if verdict == 'retry' then
   -- A client of plain RQ may have written anything there, such as '+1'.
-  local retried = math.min(tonumber(tostring(call('HGET', key, 'number_of_retries')):match('^%+?(%d+)$')) or 0, 2147483646) + (counts and 1 or 0)
+  local found = tostring(call('HGET', key, 'number_of_retries')):match('^%+?(%d+)$')
+  local retried = math.min(tonumber(found) or 0, 2147483646) + (counts and 1 or 0)
   if counts then call('HSET', key, 'number_of_retries', retried) end
   call('HSET', key, 'retries_left', math.max(max_retries - retried, 0))
   own_call('ZCARD', RQ .. ':scheduled:' .. queue) -- an outcome must get somewhere, an enqueue may fail

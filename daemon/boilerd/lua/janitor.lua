@@ -4,8 +4,8 @@
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most, then names of queues that count as known.
 -- Returns how many were removed.
--- Touches for every queue in boilerd:queues and ARGV: rq:failed:Q, rq:finished:Q (ZREM), rq:job:ID, rq:results:ID (DEL),
---   boilerd:unique:…, boilerd:archived:Q (ZREM), rq:workers:Q (SREM); rq:workers (SREM).
+-- Touches for every queue in boilerd:queues and ARGV: rq:failed:Q, rq:finished:Q (ZREM), rq:job:ID, rq:results:ID
+--   (DEL), boilerd:unique:…, boilerd:archived:Q (ZREM), rq:workers:Q (SREM); rq:workers (SREM).
 
 -- What a live worker holds is left alone: it registers again with its next claim.
 local function forget_expired(workers)

@@ -25,7 +25,8 @@ end
 
 -- Store the task whose description begins at ARGV[i]: job ID, queue name, due in seconds (0: now), due at
 -- (epoch; '' for none), unique lock ('' for none), its TTL in seconds, whether it lasts until then in any case (1 or
--- 0), n, and n field names and values of the job hash in turn. Answers as enqueue.lua says, and where the next description begins.
+-- 0), n, and n field names and values of the job hash in turn. Answers as enqueue.lua says, and where the next
+-- description begins.
 -- The queue comes first of what is written: where a stranger's key stands in its place, nothing is.
 local function store(i)
   local id, queue, after, at, lock, ttl, is_lasting, n = unpack(ARGV, i, i + 7)
