@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
+import sys
 import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ from rq.serializers import JSONSerializer
 
 from boilerd import Client, keys
 from boilerd.broker import ARCHIVE_LIMIT, BATCH, LEASE_S, Broker
-from boilerd.connection import connect, translate
+from boilerd.connection import connect, raw, text, translate
 from boilerd.errors import (
     BrokerError,
     BrokerTroubleError,
@@ -31,7 +34,7 @@ from boilerd.errors import (
 from boilerd.jobs import ENTRY_POINT, Claim, Completion, Failure, NewTask
 from boilerd.retry import Decision, Verdict
 from boilerd.task import TaskState, encode_payload, task_options
-from support import Valkey, rings
+from support import Valkey, rings, wait_until
 
 WORKER = "host.run.0"
 
@@ -73,7 +76,7 @@ def rq_job(connection: redis.Redis, task_id: str) -> Job:
 
 def leftovers(connection: redis.Redis) -> set[str]:
     """Keys that have no TTL and are not meant to stay."""
-    lasting = {keys.QUEUES, keys.WORKERS}
+    lasting = {keys.QUEUES, keys.SERVED, keys.WORKERS}
     found = {key.decode() for key in connection.scan_iter() if connection.ttl(key) == -1}
     return {key for key in found - lasting if not key.startswith((f"{keys.OWN}:completed:", f"{keys.RQ}:failed:"))}
 
@@ -106,8 +109,6 @@ def test_times_are_redis_times_in_the_format_of_rq(broker: Broker, connection: r
 
 @pytest.mark.parametrize("when", [951782399.999999, 951868800.0, 1709164800.5, 4102444799.25, 0.000001])
 def test_the_calendar_of_the_scripts_agrees_with_pythons(connection: redis.Redis, when: float) -> None:
-    from datetime import UTC, datetime  # noqa: PLC0415
-
     from boilerd.scripts import script_source  # noqa: PLC0415
 
     common, _, _ = script_source("release").partition("-- End claims")
@@ -295,9 +296,27 @@ def test_a_failed_task_is_an_archived_job_with_its_error(broker: Broker, connect
     assert leftovers(connection) == set()
 
 
+def test_what_rqs_tools_deleted_from_the_archive_takes_no_room_when_it_would_have_expired(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    store(broker, "a")
+    connection.zadd(keys.archived("default"), {"gone": 1, "later": 2e10})
+
+    assert broker.clean() == 0
+
+    assert connection.zscore(keys.archived("default"), "gone") is None
+    assert connection.zscore(keys.archived("default"), "later") is not None
+
+
+def fill_archive(connection: redis.Redis) -> None:
+    """As many archived tasks as there may be; the first expires first."""
+    for archive in (keys.registry("failed", "default"), keys.archived("default")):
+        connection.zadd(archive, {f"old{number}": number + 1 for number in range(ARCHIVE_LIMIT)})
+
+
 def test_a_full_archive_forgets_the_oldest_and_its_records(broker: Broker, connection: redis.Redis) -> None:
     archive = keys.registry("failed", "default")
-    connection.zadd(archive, {f"old{number}": number + 1 for number in range(ARCHIVE_LIMIT)})
+    fill_archive(connection)
     connection.hset(keys.job("old0"), "task_type", "x")
     connection.xadd(keys.results("old0"), {"type": "2"})
     store(broker, "a")
@@ -308,6 +327,105 @@ def test_a_full_archive_forgets_the_oldest_and_its_records(broker: Broker, conne
     assert connection.zscore(archive, "a") is not None
     assert not connection.exists(keys.job("old0"), keys.results("old0"))
     assert connection.zscore(archive, "old1") is not None
+    assert connection.zcard(keys.archived("default")) == ARCHIVE_LIMIT
+
+
+def test_failed_jobs_of_plain_rq_take_no_room_in_the_archive(broker: Broker, connection: redis.Redis) -> None:
+    archive = keys.registry("failed", "default")
+    connection.zadd(archive, {f"rq{number}": 2e10 + number for number in range(ARCHIVE_LIMIT)})
+    store(broker, "a")
+    store(broker, "b")
+    fail(broker, claim(broker))
+
+    assert broker.act("archive", ["b"]) == ["done"]
+
+    assert rq_job(connection, "a").get_status() == rq_job(connection, "b").get_status() == JobStatus.FAILED
+    assert connection.zcard(archive) == ARCHIVE_LIMIT + 2
+
+
+def test_a_full_archive_keeps_what_was_archived_last_whenever_it_expires(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    fill_archive(connection)
+    connection.zadd(keys.archived("default"), {f"old{number}": 2e10 for number in range(ARCHIVE_LIMIT)})
+    store(broker, "a")
+
+    fail(broker, claim(broker))
+
+    assert rq_job(connection, "a").get_status() == JobStatus.FAILED
+    assert connection.zscore(keys.archived("default"), "a") is not None
+
+
+def test_what_rqs_tools_took_out_of_a_full_archive_is_left_alone(broker: Broker, connection: redis.Redis) -> None:
+    fill_archive(connection)
+    connection.hset(keys.job("old0"), mapping={"task_type": "x", "status": "failed", "origin": "default"})
+    connection.zrem(keys.registry("failed", "default"), "old0")
+    store(broker, "a")
+
+    fail(broker, claim(broker))
+
+    assert connection.exists(keys.job("old0"))
+    assert connection.zscore(keys.archived("default"), "old0") is None
+    assert connection.zscore(keys.registry("failed", "default"), "old1") is not None
+
+
+@pytest.mark.parametrize("leave", ["run", "delete", "clean"])
+def test_a_task_that_leaves_the_archive_makes_room_in_it(broker: Broker, connection: redis.Redis, leave: str) -> None:
+    store(broker, "a")
+    fail(broker, claim(broker))
+    assert connection.zscore(keys.archived("default"), "a") is not None
+    assert connection.ttl(keys.archived("default")) > 89 * 86400
+
+    if leave == "clean":
+        connection.zadd(keys.registry("failed", "default"), {"a": 1})
+        broker.clean()
+    else:
+        broker.act(leave, ["a"])
+
+    assert not connection.exists(keys.archived("default"))
+
+
+@pytest.mark.parametrize(("action", "place"), [("run", keys.queue("q")), ("archive", keys.registry("failed", "q"))])
+def test_a_task_stays_where_it_is_when_the_place_where_it_is_to_go_is_damaged(
+    broker: Broker, connection: redis.Redis, action: str, place: str
+) -> None:
+    store(broker, "a", queue="q", process_in=60)
+    connection.set(place, "a stranger's")
+
+    with pytest.raises(BrokerError):
+        broker.act(action, ["a"])
+
+    assert connection.zscore(keys.registry("scheduled", "q"), "a") is not None
+    assert connection.hget(keys.job("a"), "status") == b"scheduled"
+
+
+def test_the_janitor_leaves_failed_jobs_alone_that_rq_keeps_for_ever(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    fail(broker, claim(broker))
+    connection.zadd(keys.registry("failed", "default"), {"a": -1})
+
+    assert broker.clean() == 0
+
+    assert rq_job(connection, "a").get_status() == JobStatus.FAILED
+
+
+def test_an_attempt_whose_lease_was_renewed_meanwhile_is_not_taken_from_its_worker(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    store(broker, "a", retention=60)
+    held = claim(broker)
+    pair = f"a:{held.execution_id}"
+    connection.zadd(keys.wip("default"), {pair: 1})
+    ((worker, lapsed),) = broker.expired()
+    broker.extend([WORKER])
+
+    failure = Failure("lease expired", "…", Decision(Verdict.RETRY), 25)
+    assert broker.fail(worker, lapsed, failure, is_taken=True) is None
+
+    assert connection.smembers(keys.worker_executions(WORKER)) == {pair.encode()}
+    assert rq_job(connection, "a").get_status() == JobStatus.STARTED
+    assert not connection.exists(keys.results("a"))
+    assert broker.advance(WORKER, (), [Completion(held)]).lost == []
 
 
 def test_released_tasks_are_back_at_the_head_in_their_order_uncounted(broker: Broker, connection: redis.Redis) -> None:
@@ -367,6 +485,38 @@ def test_an_extension_renews_the_leases_of_the_named_workers_only(broker: Broker
     assert mine_s > time.time() + LEASE_S - 5
     assert other_s == 1.0
     assert connection.ttl(keys.worker(WORKER)) > 400
+
+
+def test_a_heartbeat_after_a_long_outage_finds_what_it_renews(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    held = claim(broker)
+    ttls_s = [connection.ttl(keys.worker_executions(WORKER))]
+
+    broker.extend([WORKER])
+    ttls_s.append(connection.ttl(keys.worker_executions(WORKER)))
+    broker.fail(WORKER, held, Failure("lost", "…", Decision(Verdict.RETRY, 60.0), 25))
+    store(broker, "b")
+    held = claim(broker)
+    connection.zadd(keys.wip("default"), {f"b:{held.execution_id}": 1})
+    broker.fail(WORKER, held, Failure("lost", "…", Decision(Verdict.RETRY, 60.0), 25), is_taken=True)
+    ttls_s.append(connection.ttl(keys.worker_executions(WORKER)))
+
+    assert [86000 < ttl_s <= 86400 for ttl_s in ttls_s] == [True, True, True]
+
+
+def test_the_names_of_workers_whose_records_expired_are_forgotten(broker: Broker, connection: redis.Redis) -> None:
+    for name in ("host.run.1", "host.run.2"):
+        broker.register(name, ("default", "low"), {"state": "busy", "queues": "default,low"})
+    store(broker, "a")
+    broker.advance("host.run.2", ("default",))
+    connection.delete(keys.worker("host.run.2"))
+
+    broker.clean()
+
+    key = keys.worker("host.run.1").encode()
+    for workers in (keys.WORKERS, f"{keys.WORKERS}:default", f"{keys.WORKERS}:low"):
+        assert connection.smembers(workers) == {key}
+    assert connection.scard(keys.worker_executions("host.run.2")) == 1  # it may live, and register again
 
 
 def test_an_extension_does_not_bring_back_a_lost_lease(broker: Broker, connection: redis.Redis) -> None:
@@ -450,12 +600,39 @@ def test_a_job_that_is_no_task_of_ours_is_refused_and_nothing_is_imported(
     assert why in str(claimed.error)
 
 
-@pytest.mark.parametrize("fields", [{"timeout": "soon"}, {"retries_left": "x"}, {"enqueued_at": "yesterday"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"timeout": "soon"},
+        {"retries_left": "x"},
+        {"enqueued_at": "yesterday"},
+        {"deadline": "1e17"},
+        {"deadline": "1e19"},
+        {"deadline": "1e300"},
+    ],
+)
 def test_a_damaged_field_refuses_the_job_and_names_it(connection: redis.Redis, fields: dict[str, str]) -> None:
     claimed = job_of(connection, b'["boilerd.execution.run",null,["test:echo",1],{}]', **fields)
 
     assert claimed.task is None
     assert "job 'x' is damaged" in str(claimed.error)
+
+
+def test_what_a_plain_rq_client_wants_for_ever_is_cut_to_what_timers_and_expiries_can_take(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    forever = str(sys.maxsize)
+    call = b'["boilerd.execution.run",null,["test:echo",1],{}]'
+    held = job_of(connection, call, timeout=forever, result_ttl=forever)
+    assert held.task is not None
+    assert held.task.timeout_s is not None
+    signal.setitimer(signal.ITIMER_REAL, held.task.timeout_s)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+    assert broker.advance(WORKER, (), [Completion(held, b"1")]).lost == []
+
+    assert rq_job(connection, "x").get_status() == JobStatus.FINISHED
+    assert connection.ttl(keys.job("x")) > 60 * 365 * 86400
 
 
 def test_an_id_without_a_record_is_dropped_from_the_queue(broker: Broker, connection: redis.Redis) -> None:
@@ -468,6 +645,271 @@ def test_an_id_without_a_record_is_dropped_from_the_queue(broker: Broker, connec
     assert "has no record" in str(ghost.error)
     assert "has no record" in str(other.error)
     assert connection.zcard(keys.wip("default")) == 0
+
+
+@pytest.mark.parametrize("limit", [1, 32])
+def test_an_id_that_stands_in_a_queue_twice_is_claimed_once(
+    broker: Broker, connection: redis.Redis, limit: int
+) -> None:
+    for number in range(100):
+        store(broker, f"t{number}", retention=60)
+    connection.lpush(keys.queue("default"), "t0", "t1", "t1")
+
+    claims = [
+        found for slot in range(3) for found in broker.advance(f"host.run.{slot}", ("default",), limit=limit).claims
+    ]
+
+    ids = [found.task_id for found in claims]
+    assert ids[:2] == ["t1", "t0"]
+    assert len(ids) == len(set(ids)) == connection.zcard(keys.wip("default"))
+
+
+@pytest.mark.parametrize("decision", [Decision(Verdict.RETRY, 60.0), Decision(Verdict.ARCHIVE), None])
+def test_an_id_that_is_left_in_a_queue_does_not_run_beside_what_became_of_its_task(
+    broker: Broker, connection: redis.Redis, decision: Decision | None
+) -> None:
+    store(broker, "a", retention=60)
+    held = claim(broker)
+    connection.rpush(keys.queue("default"), "a")
+    if decision:
+        assert broker.fail(WORKER, held, Failure("ValueError: bad", "…", decision, 25))
+    else:
+        broker.advance(WORKER, (), [Completion(held)])
+
+    assert broker.advance(WORKER, ("default",)).claims == []
+
+    assert connection.hget(keys.job("a"), "status") != b"started"
+    assert connection.llen(keys.queue("default")) == 0
+
+
+def test_a_task_that_says_it_runs_but_nobody_has_is_claimed(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    connection.hset(keys.job("a"), "status", "started")
+
+    assert claim(broker).task_id == "a"
+
+
+# Queues of plain RQ that are none of boilerd's.
+
+
+def test_what_is_in_a_queue_that_boilerd_does_not_serve_is_left_alone(broker: Broker, connection: redis.Redis) -> None:
+    Queue("foreign", connection=connection).enqueue("foreign.function", job_id="lost")
+    Queue("foreign", connection=connection).enqueue_at(datetime(2020, 1, 1, tzinfo=UTC), "f.g", job_id="due")
+    connection.zadd(keys.wip("foreign"), {"lost:execution": 1})
+    connection.zadd(keys.registry("failed", "foreign"), {"old": 1})
+    connection.sadd(keys.WORKERS, keys.worker("foreign.worker"))
+
+    assert broker.expired(["default"]) == []
+    assert broker.forward(["default"]) == (0, None)
+    assert broker.clean(["default"]) == 0
+
+    assert connection.zcard(keys.registry("scheduled", "foreign")) == 1
+    assert connection.zcard(keys.registry("failed", "foreign")) == 1
+
+
+def test_the_queues_of_a_registered_worker_and_those_that_are_named_are_served(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    for name in ("registered", "named"):
+        Queue(name, connection=connection).enqueue_at(datetime(2020, 1, 1, tzinfo=UTC), "f.g")
+    broker.register(WORKER, ["registered"], {"state": "idle"})
+
+    assert broker.forward() == (1, None)
+    assert broker.forward(["named", "registered"]) == (1, None)
+
+
+@pytest.mark.parametrize("place", ["claimed", "scheduled"])
+def test_a_task_of_a_queue_that_rq_deleted_runs_all_the_same(
+    broker: Broker, connection: redis.Redis, place: str
+) -> None:
+    store(broker, "a", process_in=0.05 if place == "scheduled" else None)
+    held = claim(broker) if place == "claimed" else None
+    Queue("default", connection=connection).delete()
+
+    if held:
+        fail(broker, held, Verdict.RETRY, delay_s=0.0)
+    wait_until(lambda: broker.forward()[0], "the task was due")
+
+    assert claim(broker).task_id == "a"
+    assert connection.sismember(keys.QUEUES, keys.queue("default"))
+
+
+# What a stranger damaged.
+
+
+@pytest.mark.parametrize("options", [{}, {"process_in": 60}])
+def test_a_task_whose_place_is_damaged_is_not_stored_and_takes_no_lock(
+    broker: Broker, connection: redis.Redis, options: dict[str, Any]
+) -> None:
+    place = keys.registry("scheduled", "default") if options else keys.queue("default")
+    connection.set(place, "a stranger's")
+    before = set(connection.keys())
+
+    with pytest.raises(BrokerError):
+        broker.enqueue([new_task("a", unique=60, **options)])
+
+    assert set(connection.keys()) == before
+    connection.delete(place)
+    store(broker, "a", unique=60, **options)
+
+
+@pytest.mark.parametrize("key", [keys.bell("default"), keys.ALARM, keys.QUEUES, keys.SERVED, keys.LIMITS])
+def test_a_task_is_stored_whatever_stands_beside_its_place(broker: Broker, connection: redis.Redis, key: str) -> None:
+    connection.set(key, "a stranger's")
+
+    store(broker, "later", process_in=0.01)
+    store(broker, "a")
+
+    wait_until(lambda: broker.forward(["default"])[0], "the task was due")
+    assert [claim(broker).task_id, claim(broker).task_id] == ["a", "later"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        keys.bell("default"), keys.ALARM, f"{keys.RQ}:executions:a", keys.results("a"), keys.PAUSED, keys.LIMITS,
+        f"{keys.OWN}:keys", f"{keys.OWN}:running:k", f"{keys.OWN}:waiting:k", f"{keys.OWN}:completed:default",
+    ],
+)  # fmt: skip
+def test_a_key_of_another_kind_beside_a_task_keeps_it_from_nothing(
+    broker: Broker, connection: redis.Redis, key: str
+) -> None:
+    def damage() -> None:
+        if not key.endswith(":waiting:k") or not connection.exists(key):  # whose tasks the stranger would take along
+            connection.set(key, "a stranger's")
+
+    store(broker, "a", retention=60, concurrency_key="k")
+    store(broker, "b", concurrency_key="k")
+    damage()
+
+    held = claim(broker)
+    stepped_aside = broker.advance("host.run.1", ("default",)).claims
+    damage()
+    late = broker.extend([WORKER])
+    damage()
+    fail(broker, held, Verdict.RETRY, delay_s=0.0)
+    damage()
+    lapsed = broker.expired()
+    broker.forward()
+    ids = []
+    for _ in range(2):
+        held = claim(broker)
+        ids.append(held.task_id)
+        damage()
+        assert broker.advance(WORKER, (), [Completion(held, b"1")]).lost == []
+        broker.expired()
+
+    assert (stepped_aside, late, lapsed) == ([], ([], []), [])
+    assert sorted(ids) == ["a", "b"]
+
+
+def test_a_command_that_is_forbidden_takes_no_key_away(broker: Broker, connection: redis.Redis, valkey: Valkey) -> None:
+    store(broker, "a", process_in=60)
+    store(broker, "b")
+    held = claim(broker)
+    connection.acl_setuser("limited", enabled=True, passwords=["+p"], keys=["*"], commands=["+@all", "-zcard"])
+
+    try:
+        limited = Broker(redis.Redis(unix_socket_path=str(valkey.socket), username="limited", password="p"))
+        with pytest.raises(BrokerError):
+            fail(limited, held, Verdict.RETRY, delay_s=60.0)
+        limited.connection.close()
+    finally:
+        connection.acl_deluser("limited")
+
+    assert connection.zscore(keys.registry("scheduled", "default"), "a") is not None
+
+
+@pytest.mark.parametrize("place", ["finished", "failed", "scheduled", "queue"])
+def test_an_outcome_is_written_whatever_stands_where_its_task_must_go(
+    broker: Broker, connection: redis.Redis, place: str
+) -> None:
+    store(broker, "a", retention=60)
+    held = claim(broker)
+    connection.delete(keys.registry(place, "default"))
+    connection.set(keys.registry(place, "default"), "a stranger's")
+
+    match place:
+        case "finished":
+            assert broker.advance(WORKER, (), [Completion(held)]).lost == []
+        case "failed":
+            assert fail(broker, held) is Verdict.ARCHIVE
+        case "scheduled":
+            assert fail(broker, held, Verdict.RETRY, delay_s=60.0) is Verdict.RETRY
+        case _:
+            assert broker.release(WORKER) == ["a"]
+
+    kind = "list" if place == "queue" else "zset"
+    assert connection.type(keys.registry(place, "default")) == kind.encode()
+    assert rq_job(connection, "a").get_status() == ("queued" if place == "queue" else place)
+    assert connection.zcard(keys.wip("default")) == 0
+
+
+@pytest.mark.parametrize("limit", ["many", "", "1e"])
+def test_a_limit_of_a_key_that_is_no_number_means_one(broker: Broker, connection: redis.Redis, limit: str) -> None:
+    for task_id in "abc":
+        store(broker, task_id, concurrency_key="k")
+        connection.hset(keys.job(task_id), "concurrency_limit", limit)
+    held = claim(broker)
+    others = [broker.advance("host.run.1", ("default",)).claims]
+
+    assert broker.expired() == []
+    assert broker.advance(WORKER, (), [Completion(held)]).lost == []
+    others.append(broker.advance("host.run.1", ("default",)).claims)
+
+    assert [[found.task_id for found in claims] for claims in others] == [[], ["b"]]
+
+
+def test_a_record_of_another_kind_among_those_that_wait_for_a_key_is_passed_over(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    for task_id in "abc":
+        store(broker, task_id, concurrency_key="k")
+    held = claim(broker)
+    broker.advance("host.run.1", ("default",))
+    connection.delete(keys.job("b"))
+    connection.set(keys.job("b"), "a stranger's")
+
+    broker.advance(WORKER, (), [Completion(held)])
+
+    assert claim(broker).task_id == "c"
+    assert connection.get(keys.job("b")) == b"a stranger's"
+
+
+def test_a_damaged_claim_costs_no_other_its_lease(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+    store(broker, "b")
+    store(broker, "c", timeout=5)
+    for number in range(3):
+        broker.advance(f"host.run.{number}", ("default",))
+    (a, _), (b, _), (c, _) = connection.zscan_iter(keys.wip("default"))
+    connection.zadd(keys.wip("default"), {a: 1, b: 1, c: 1})
+    connection.delete(keys.job("a"))
+    connection.set(keys.job("a"), "a stranger's")
+    connection.set(keys.worker_executions("elsewhere.run.0"), "a stranger's")
+    connection.hset(raw(keys.execution(text(c))), "created_at", "soon")
+    connection.sadd(keys.worker_executions("host.run.2"), "stranger")
+
+    late, unwanted = broker.extend(["elsewhere.run.0", *(f"host.run.{number}" for number in range(3))])
+
+    assert (late, unwanted) == ([], ["host.run.0"])
+    assert connection.zscore(keys.wip("default"), a) == 1
+    assert connection.zcount(keys.wip("default"), time.time(), "+inf") == 2  # b and c
+    assert [lapsed.task_id for _, lapsed in broker.expired()] == []
+    assert connection.zscore(keys.wip("default"), a) is None
+
+
+@pytest.mark.parametrize(("found", "counted"), [("+1", 2), ("2", 3), ("1_0", 1), ("9" * 400, 2**31 - 1)])
+def test_a_count_of_retries_that_a_stranger_wrote_is_counted_on_or_anew(
+    broker: Broker, connection: redis.Redis, found: str, counted: int
+) -> None:
+    store(broker, "a")
+    connection.hset(keys.job("a"), "number_of_retries", found)
+
+    assert fail(broker, claim(broker), Verdict.RETRY, delay_s=60.0) is Verdict.RETRY
+
+    assert connection.hget(keys.job("a"), "number_of_retries") == str(counted).encode()
+    assert connection.zscore(keys.registry("scheduled", "default"), "a") is not None
 
 
 def test_a_plain_rq_client_can_enqueue_our_tasks(broker: Broker, connection: redis.Redis) -> None:

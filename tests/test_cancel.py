@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 from rq.command import send_command, send_stop_job_command
+from rq.job import Job
 from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 
@@ -72,11 +73,11 @@ def archived(connection: redis.Redis) -> list[str]:
 def has_nothing_of(connection: redis.Redis, task_id: str) -> bool:
     """Whether no key is named after the task, and no list or set of the queue holds it."""
     member = task_id.encode()
-    lists = [keys.queue("default"), f"{keys.OWN}:waiting:k"]
     registries = [keys.registry(kind, "default") for kind in ("scheduled", "failed", "finished")]
+    registries += [f"{keys.OWN}:waiting:k", f"{keys.OWN}:called:k"]
     return (
         not connection.keys(f"*:{task_id}*")
-        and not any(member in connection.lrange(name, 0, -1) for name in lists)
+        and member not in connection.lrange(keys.queue("default"), 0, -1)
         and not any(connection.zscore(name, task_id) is not None for name in registries)
     )
 
@@ -204,6 +205,65 @@ def test_an_active_task_stays_active_until_its_worker_has_ended_it(
     assert connection.hget(keys.job("a"), "status") == b"started"
     assert connection.zcard(keys.wip("default")) == 1
     assert is_marked(broker, "other") is False
+
+
+# Tasks that RQ's own tools cancel or delete.
+
+
+def by_rq(connection: redis.Redis, how: str, task_id: str) -> None:
+    getattr(Job.fetch(task_id, connection=connection, serializer=JSONSerializer), how)()
+
+
+@pytest.mark.parametrize("how", ["cancel", "delete"])
+@pytest.mark.parametrize("end", [*Verdict, "result", "retention", "release"])
+def test_a_task_that_rq_takes_away_while_it_runs_does_not_come_back(
+    client: Client, broker: Broker, connection: redis.Redis, how: str, end: Verdict | str
+) -> None:
+    enqueue_batch(client)
+    held, *others = broker.advance(WORKER, ("default",), limit=4).claims
+    by_rq(connection, how, held.task_id)
+    before = connection.hgetall(keys.job(held.task_id))
+
+    if end == "release":
+        assert held.task_id not in broker.release(WORKER)
+    elif end == "retention":
+        assert broker.advance(WORKER, (), [Completion(held, b"1")]).lost == []
+    elif end == "result":
+        assert broker.write_result(held, b"1") is False
+    else:
+        failure = Failure("ValueError: bad", "…", Decision(Verdict(end)), 25)
+        assert broker.fail(WORKER, held, failure) is None
+
+    broker.forward()
+    assert connection.hgetall(keys.job(held.task_id)) == before
+    assert not connection.exists(keys.results(held.task_id))
+    for key in (keys.registry("scheduled", "default"), keys.registry("failed", "default")):
+        assert connection.zscore(key, held.task_id) is None
+    assert held.task_id.encode() not in connection.lrange(keys.queue("default"), 0, -1)
+    if end != "result" and (end, how) != ("release", "delete"):  # there the lease runs out
+        assert connection.zscore(keys.wip("default"), f"{held.task_id}:{held.execution_id}") is None
+    assert others
+
+
+def enqueue_batch(client: Client) -> None:
+    """So many tasks that a worker claims several of them."""
+    client.enqueue_many([("test:echo", number) for number in range(100)], retention=60)
+
+
+@pytest.mark.parametrize("how", ["cancel", "delete"])
+def test_a_task_that_rq_takes_away_while_it_waits_for_its_key_is_not_called(
+    client: Client, broker: Broker, connection: redis.Redis, how: str
+) -> None:
+    for task_id in "abc":
+        client.enqueue("test:echo", task_id=task_id, concurrency_key="k")
+    (held,) = broker.advance(WORKER, ("default",)).claims
+    broker.advance("host.run.1", ("default",))
+    by_rq(connection, how, "b")
+
+    following = broker.advance(WORKER, ("default",), [Completion(held)]).claims
+
+    assert [found.task_id for found in following] == ["c"]
+    assert connection.hget(keys.job("b"), "status") == (b"canceled" if how == "cancel" else None)
 
 
 def test_a_task_that_is_not_active_is_not_marked(client: Client, broker: Broker, connection: redis.Redis) -> None:

@@ -23,6 +23,7 @@ QUEUES = ("critical", "default", "low")
 KEY = "customer:7"
 RUNNING = f"{keys.OWN}:running:{KEY}"
 WAITING = f"{keys.OWN}:waiting:{KEY}"
+CALLED = f"{keys.OWN}:called:{KEY}"
 
 
 def claim(broker: Broker, slot: int = 0, *queues: str) -> Claim | None:
@@ -53,7 +54,8 @@ def enqueue_keyed(client: Client, *task_ids: str, **options: Any) -> None:
 
 
 def waiting(connection: redis.Redis) -> list[str]:
-    return [text(task_id) for task_id in connection.lrange(WAITING, 0, -1)]
+    found: Any = connection.zrange(WAITING, 0, -1)
+    return [text(task_id) for task_id in found]
 
 
 def pending(connection: redis.Redis, queue: str = "default") -> list[str]:
@@ -245,6 +247,125 @@ def test_a_task_that_was_called_does_not_lose_its_place_to_one_that_came_later(c
 
     assert sorted(order) == ["b", "c", "later"]
     assert order.index("b") < order.index("c")
+
+
+def test_tasks_that_were_called_are_not_called_again_while_they_are_on_their_way(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abcdef", concurrency_limit=2)
+    held = claimed(broker, 0), claimed(broker, 1)
+    claim(broker, 2)
+    client.enqueue("test:echo", task_id="other")
+    complete(broker, held[0], 0)
+
+    for _ in range(3):
+        broker.expired()
+    complete(broker, held[1], 1)
+    for _ in range(3):
+        broker.expired()
+
+    assert pending(connection) == ["c", "d", "other"]
+    assert waiting(connection) == ["e", "f"]
+
+
+def test_tasks_that_come_too_late_wait_again_in_their_old_order(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abcdef", concurrency_limit=2)
+    held = claimed(broker, 0), claimed(broker, 1)
+    claim(broker, 2)
+    for slot, one in enumerate(held):
+        complete(broker, one, slot)
+    enqueue_keyed(client, "first", "second", concurrency_limit=2, queue="critical")
+    assert ids([claim(broker, slot) for slot in range(3)]) == ["first", "second", None]
+
+    assert waiting(connection) == [*"cdef"]
+
+
+def test_tasks_of_a_queue_that_was_paused_meanwhile_run_in_their_order(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abcd")
+    held = claimed(broker)
+    claim(broker, 1)
+    enqueue_keyed(client, "other", queue="low")
+    claim(broker, 1)
+    connection.sadd(keys.PAUSED, "default")
+    complete(broker, held)
+    held = claimed(broker)
+    for _ in range(2):
+        broker.expired()
+    connection.srem(keys.PAUSED, "default")
+
+    order = [held.task_id]
+    complete(broker, held)
+    while found := claim(broker):
+        order.append(found.task_id)
+        complete(broker, found)
+
+    assert order == ["other", *"bcd"]
+
+
+def test_a_task_that_was_called_and_then_deleted_counts_no_more(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abc")
+    held = claimed(broker)
+    claim(broker, 1)
+    complete(broker, held)
+    Job.fetch("b", connection=connection, serializer=JSONSerializer).delete()
+
+    broker.expired()
+
+    assert pending(connection) == ["c"]
+
+
+def test_what_is_kept_of_a_key_ends_a_day_after_the_last_heartbeat(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b", "c", concurrency_limit=2)
+    held = claimed(broker, 0), claimed(broker, 1)
+    claim(broker, 2)
+    connection.expire(RUNNING, 5)
+
+    broker.extend(["host.run.0"])
+    complete(broker, held[1], 1)
+
+    assert 86000 < connection.ttl(RUNNING) <= 86400
+    assert 86000 < connection.ttl(CALLED) <= 86400
+
+
+def test_a_damaged_queue_holds_up_no_task_of_the_key_in_another(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b", queue="critical")
+    enqueue_keyed(client, "c")
+    held = claimed(broker)
+    claim(broker, 1)
+    connection.set(keys.queue("critical"), "a stranger's")
+
+    complete(broker, held)
+
+    assert pending(connection) == ["c"]
+    assert waiting(connection) == ["b"]
+    assert connection.smembers(f"{keys.OWN}:keys") == {KEY.encode()}
+
+
+def test_any_number_of_tasks_that_must_wait_hides_no_other(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a")
+    held = claimed(broker)
+    enqueue_keyed(client, *(f"t{number:03}" for number in range(350)))
+    client.enqueue("test:echo", task_id="free")
+
+    free = claim(broker, 1)
+    enqueue_keyed(client, *(f"u{number:03}" for number in range(150)))
+    client.enqueue("test:echo", task_id="free-too")
+    following = broker.advance("host.run.0", QUEUES, [Completion(held)])
+
+    assert ids([free, *following.claims, claim(broker, 2)]) == ["free", "t000", "free-too"]
+    assert waiting(connection) == [f"t{number:03}" for number in range(1, 350)] + [f"u{n:03}" for n in range(150)]
 
 
 def test_a_key_counts_over_all_queues(client: Client, broker: Broker, connection: redis.Redis) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from boilerd import Client, ConfigError, QueueFullError, ServeMux, keys
+from boilerd import BrokerError, Client, ConfigError, QueueFullError, ServeMux, keys
 from boilerd.broker import Broker
 from boilerd.config import load
 from boilerd.connection import connect, text
@@ -77,6 +77,31 @@ def test_a_tick_that_is_due_is_enqueued_under_its_own_id(
 
     assert queued(connection) == just_now.ticks(0)
     assert broker.last_ticks() == {"e": just_now.tick_s}
+
+
+@pytest.mark.parametrize("key", [keys.queue("default"), keys.registry("scheduled", "default")])
+def test_a_tick_whose_task_could_not_be_stored_is_not_used_up(
+    broker: Broker, connection: redis.Redis, just_now: Every, key: str
+) -> None:
+    is_later = key != keys.queue("default")
+    entry = CronEntry(name="e", spec="@daily", task_type="test:echo", options={"process_in": 60} if is_later else {})
+    task = new_task(entry, just_now.tick_s)
+    connection.set(key, "a stranger's")
+
+    with pytest.raises(BrokerError):
+        broker.tick("e", just_now.tick_s, task)
+
+    assert broker.last_ticks() == {}
+    connection.delete(key)
+    assert broker.tick("e", just_now.tick_s, task) == (True, None)
+    assert connection.exists(keys.job(task.id))
+
+
+def test_what_is_no_tick_is_none(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
+    connection.hset(keys.CRON, mapping={"e": "yesterday", "other": "60"})
+
+    assert broker.last_ticks() == {"other": 60.0}
+    assert broker.tick("e", just_now.tick_s, None) == (True, None)
 
 
 def test_the_id_of_a_tick_is_made_of_name_and_time() -> None:

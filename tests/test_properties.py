@@ -118,6 +118,7 @@ class Known:
         attempts: How many ended, with success or not, and were recorded.
         at: When it is due, when its lease ends, or when it expires: Redis's score.
         ends: When its record expires.
+        has_share: Whether it is listed as running under its concurrency key; a day without heartbeats ends that.
     """
 
     id: str
@@ -132,6 +133,7 @@ class Known:
     claim: Claim | None = None
     started: float = 0.0
     is_cancelled: bool = False
+    has_share: bool = False
 
     @property
     def queue(self) -> str:
@@ -418,8 +420,8 @@ class BrokerMachine(RuleBasedStateMachine):
         found = self.broker.expired()
         after = self._look()
         for key, limit in SHARES.items():  # whoever was called earlier may be in a queue that is closed
-            left = after.lists.get(f"{keys.OWN}:waiting:{key}", [])
-            called = set(before.lists.get(f"{keys.OWN}:waiting:{key}", [])) - set(left)
+            left = after.zsets.get(f"{keys.OWN}:waiting:{key}", {})
+            called = after.zsets.get(f"{keys.OWN}:called:{key}", {})
             coming = [task_id for task_id in called if self.known[task_id].queue not in self.paused]
             assert not left or len(after.zsets.get(f"{keys.OWN}:running:{key}", {})) + len(coming) >= limit
         assert {claim.task_id for _, claim in found} >= {k.id for k in self._active() if k.at <= before.at}
@@ -583,7 +585,6 @@ class BrokerMachine(RuleBasedStateMachine):
             record = records[known.id]
             assert record["status"] == known.place.value
             assert record["origin"] == known.queue
-            assert "called" not in record or known.place is Place.PENDING
             assert "cancel_requested" in record if known.is_cancelled else "cancel_requested" not in record
             assert int(record.get("number_of_retries", 0)) == known.retried
             assert ("ended_at" in record) is (known.place in {Place.FINISHED, Place.FAILED})
@@ -600,6 +601,13 @@ class BrokerMachine(RuleBasedStateMachine):
             else:
                 continue
             assert score == known.at or close(score, known.at, known.at)
+
+    @invariant()
+    def the_archive_lists_what_is_in_it(self) -> None:
+        for queue in QUEUES:
+            listed = {task_id for task_id in self.seen.zsets.get(keys.archived(queue), {}) if task_id in self.known}
+            assert listed >= {known.id for known in self._in(Place.FAILED) if known.queue == queue}
+            assert len(listed) <= ARCHIVE_LIMIT
 
     @invariant()
     def the_results_are_those_of_the_attempts(self) -> None:
@@ -637,23 +645,27 @@ class BrokerMachine(RuleBasedStateMachine):
     def a_concurrency_key_is_held_by_its_active_tasks_and_by_no_more_than_its_limit(self) -> None:
         for key, limit in SHARES.items():
             running = set(self.seen.zsets.get(f"{keys.OWN}:running:{key}", {}))
-            assert running == {known.id for known in self._active() if known.options.concurrency_key == key}
+            active = [known for known in self._active() if known.options.concurrency_key == key]
+            assert running == {known.id for known in active if known.has_share}
             assert len(running) <= limit
 
     @invariant()
     def no_task_waits_for_a_share_that_nobody_has_or_is_about_to_take(self) -> None:
         for key, limit in SHARES.items():
-            waiting = self.seen.lists.get(f"{keys.OWN}:waiting:{key}", [])
+            waiting = self.seen.zsets.get(f"{keys.OWN}:waiting:{key}", {})
             pending = [known for known in self._in(Place.PENDING) if known.options.concurrency_key == key]
             called = [known for known in pending if known.id not in waiting]
-            running = self.seen.zsets.get(f"{keys.OWN}:running:{key}", {})
+            running = [known for known in self._active() if known.options.concurrency_key == key]
             assert not waiting or len(running) + len(called) >= limit
             assert bool(waiting) is (key in self.seen.sets.get(f"{keys.OWN}:keys", ()))
 
     @invariant()
     def unique_locks_are_those_of_the_model(self) -> None:
         found = {key: self.seen.strings[key] for key, _ in under(f"{keys.OWN}:unique:", self.seen.strings)}
-        assert found == {key: lock.holder for key, lock in self.locks.items()}
+        assert found == {
+            key: f"ttl:{lock.holder}" if lock.until is UniqueUntil.TTL else lock.holder
+            for key, lock in self.locks.items()
+        }
         for key, lock in self.locks.items():
             assert close(self.seen.ends[key], lock.ends, lock.ends)
             assert lock.until is UniqueUntil.TTL or self.known[lock.holder].lock == key
@@ -676,15 +688,20 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @invariant()
     def only_what_lasts_has_no_ttl(self) -> None:
-        lasting = {keys.QUEUES, keys.WORKERS, keys.LIMITS, keys.PAUSED, keys.SUSPENDED, f"{keys.OWN}:keys"}
+        lasting = {keys.QUEUES, keys.SERVED, keys.WORKERS, keys.LIMITS, keys.PAUSED, keys.SUSPENDED, f"{keys.OWN}:keys"}
         lasting |= {f"{keys.RQ}:workers:{queue}" for queue in QUEUES}
-        lasting |= {f"{keys.OWN}:{kind}:{key}" for kind in ("running", "waiting") for key in SHARES}
+        lasting |= {f"{keys.OWN}:waiting:{key}" for key in SHARES}
         kinds = ("queue", "wip", "scheduled", "finished", "failed")
         lasting |= {f"{keys.RQ}:{kind}:{queue}" for kind in kinds for queue in QUEUES}
         lasting |= {f"{keys.OWN}:completed:{queue}" for queue in QUEUES}
         living = {name(known.id) for known in self.known.values() for name in (keys.job, keys.results)}
         passing = {keys.worker(worker) for worker in WORKERS} | {keys.worker_executions(worker) for worker in WORKERS}
-        passing |= {keys.bell(queue) for queue in QUEUES} | {keys.ALARM, keys.CRON} | self.locks.keys()
+        passing |= (
+            {name(queue) for queue in QUEUES for name in (keys.bell, keys.archived)}
+            | {keys.ALARM, keys.CRON}
+            | self.locks.keys()
+        )
+        passing |= {f"{keys.OWN}:{kind}:{key}" for kind in ("running", "called") for key in SHARES}
         passing |= {keys.execution(known.pair) for known in self._active()}
         passing |= {f"{keys.RQ}:executions:{known.id}" for known in self._active()}
         for key, ends in self.seen.ends.items():
@@ -750,6 +767,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert claim.task.attempt == known.retried + 1
         assert claim.max_retries == known.options.max_retries
         known.place, known.worker, known.claim = Place.ACTIVE, worker, claim
+        known.has_share = True
         known.at = self.seen.score(keys.wip(known.queue), known.pair)
         assert close(known.at, before.at + LEASE_S, self.seen.at + LEASE_S)
         known.started = float(claim.started) + self.shift
@@ -809,8 +827,8 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def _trim(self, queue: str, before: Snapshot) -> None:
         """A full archive forgets those that expire first."""
-        entries = before.zsets.get(keys.registry("failed", queue), {})
-        excess = len(self.seen.zsets[keys.registry("failed", queue)].keys() | entries.keys()) - ARCHIVE_LIMIT
+        entries = before.zsets.get(keys.archived(queue), {})
+        excess = len(self.seen.zsets[keys.archived(queue)].keys() | entries.keys()) - ARCHIVE_LIMIT
         for task_id in sorted(entries, key=lambda task_id: entries[task_id])[: max(excess, 0)]:
             if ("failed", queue, task_id) in self.stale:
                 self.stale.remove(("failed", queue, task_id))
@@ -849,6 +867,8 @@ class BrokerMachine(RuleBasedStateMachine):
             self.stale.add((known.place.value, known.queue, known.id))
             del self.known[known.id]
         self.locks = {key: lock for key, lock in self.locks.items() if lock.ends > now}
+        for known in self._active():
+            known.has_share &= f"{keys.OWN}:running:{known.options.concurrency_key}" in self.seen.zsets
         for queue in [queue for queue, ends in self.stats_end.items() if ends <= now]:
             del self.stats_end[queue], self.processed[queue], self.failed[queue]
         for worker in WORKERS:
@@ -897,8 +917,8 @@ class BrokerMachine(RuleBasedStateMachine):
             for member in (*self.seen.lists.get(key, ()), *self.seen.zsets.get(key, ())):
                 if (kind, queue, member) not in self.stale:
                     places[member].append((kind, queue))
-        for line, key in under(f"{keys.OWN}:waiting:", self.seen.lists):
-            for member in self.seen.lists[line]:
+        for line, key in under(f"{keys.OWN}:waiting:", self.seen.zsets):
+            for member in self.seen.zsets[line]:
                 places[member].append(("waiting", key))
         return places
 

@@ -408,10 +408,10 @@ def test_what_plain_rq_schedules_is_forwarded_as_a_task_of_ours(broker: Broker, 
     queue = Queue("default", connection=connection, serializer=JSONSerializer)
     job = queue.enqueue_in(timedelta(seconds=100), ENTRY_POINT, "test:echo", {"n": 1})
     other = queue.enqueue_at(datetime(2099, 1, 1, tzinfo=UTC), ENTRY_POINT, "test:echo", {"n": 2})
-    too_early = broker.forward()[0]
+    too_early = broker.forward(["default"])[0]
     let_pass(connection, 200)
 
-    moved, left_s = broker.forward()
+    moved, left_s = broker.forward(["default"])
 
     task = claim(broker).task
     assert (too_early, moved) == (0, 1)
@@ -454,7 +454,7 @@ class Lock:
     @property
     def holder(self) -> str | None:
         found = self._connection.get(self.key)
-        return None if found is None else text(found)
+        return None if found is None else text(found).removeprefix("ttl:")
 
     @property
     def left_s(self) -> float:
@@ -625,10 +625,10 @@ def test_a_cancelled_task_releases_its_lock_unless_it_lasts_until_its_ttl(
 def test_a_task_that_the_full_archive_forgets_releases_its_lock_unless_it_lasts_until_its_ttl(
     client: Client, broker: Broker, connection: redis.Redis, lock: Lock, *, until: str, is_free: bool
 ) -> None:
-    archive = keys.registry("failed", "default")
     hold(client, until=until)
     fail(broker, claim(broker), Verdict.ARCHIVE)
-    connection.zadd(archive, {"first": 1, **{f"newer{number}": number + 2 for number in range(ARCHIVE_LIMIT - 1)}})
+    for archive in (keys.registry("failed", "default"), keys.archived("default")):
+        connection.zadd(archive, {"first": 1, **{f"newer{number}": number + 2 for number in range(ARCHIVE_LIMIT - 1)}})
     client.enqueue("test:echo", task_id="last")
 
     fail(broker, claim(broker), Verdict.ARCHIVE)
@@ -674,6 +674,51 @@ def test_a_lock_that_expired_and_was_taken_by_another_is_left_alone(
     hold(client, "second", process_in=LATER_S)
 
     end()
+
+    assert lock.holder == "second"
+
+
+def rq_empties(connection: redis.Redis) -> None:
+    Queue("default", connection=connection, serializer=JSONSerializer).empty()
+
+
+def rq_deletes(connection: redis.Redis) -> None:
+    Job.fetch("first", connection=connection, serializer=JSONSerializer).delete()
+
+
+def rq_cancels(connection: redis.Redis) -> None:
+    Job.fetch("first", connection=connection, serializer=JSONSerializer).cancel()
+
+
+@pytest.mark.parametrize("until", UniqueUntil)
+@pytest.mark.parametrize("take_away", [rq_empties, rq_deletes, rq_cancels])
+def test_the_lock_of_a_task_that_rq_took_away_is_free_unless_it_lasts_until_its_ttl(
+    client: Client,
+    connection: redis.Redis,
+    lock: Lock,
+    take_away: Callable[[redis.Redis], None],
+    *,
+    until: str,
+) -> None:
+    hold(client, until=until)
+    take_away(connection)
+
+    if until == UniqueUntil.TTL:
+        with pytest.raises(DuplicateTaskError, match="first"):
+            hold(client, "second")
+    else:
+        hold(client, "second")
+    assert lock.holder == ("first" if until == UniqueUntil.TTL else "second")
+
+
+def test_the_lock_of_a_task_whose_id_another_has_by_now_is_free(
+    client: Client, connection: redis.Redis, lock: Lock
+) -> None:
+    hold(client)
+    rq_deletes(connection)
+    client.enqueue("test:echo", "something else", task_id="first")
+
+    hold(client, "second")
 
     assert lock.holder == "second"
 

@@ -9,7 +9,7 @@ import itertools
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -40,7 +40,7 @@ from boilerd.jobs import (
 )
 from boilerd.retry import Verdict
 from boilerd.scripts import call_script, scripts
-from boilerd.task import ARCHIVE_TTL_S, TaskState
+from boilerd.task import ARCHIVE_TTL_S, TaskState, UniqueUntil
 
 #: A claim holds this long without a heartbeat; the scheduler extends it every 5 s.
 LEASE_S = 30
@@ -52,6 +52,8 @@ ARCHIVE_LIMIT = 10_000
 BATCH = 500
 #: Bytes of payload with which such a script ends: a larger one keeps Redis from others as well, and takes its memory.
 BATCH_BYTES = 8 * 1024 * 1024
+#: Why advance.lua claimed nothing, where that is not for want of tasks.
+HOLDS_MORE, LOOK_AGAIN = 1, 2
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
 BATCH_PARTS = 16
 
@@ -133,12 +135,16 @@ class Broker:
         wait: list[str | bytes] = []
         if wait_s and queues:
             wait = ["BLPOP", *map(keys.bell, queues), repr(wait_s)]
-        lost, claimed, is_registered, holds_more = self._call("advance", args, wait)
+        lost, claimed, is_registered, why_nothing = self._call("advance", args, wait)
+        first_done = len(args) - 8 * len(completions)
+        while why_nothing == LOOK_AGAIN:
+            # What was acknowledged is; a worker that has the next task to come need not know of those that cannot run.
+            _, claimed, is_registered, why_nothing = self._call("advance", args[:first_done])
         claims = [
             to_claim(text(execution_id), text(task_id), text(queue), text(started), _claimed(values))
             for task_id, execution_id, queue, started, values in claimed
         ]
-        return Advance([text(task_id) for task_id in lost], claims, bool(is_registered), bool(holds_more))
+        return Advance([text(task_id) for task_id in lost], claims, bool(is_registered), why_nothing == HOLDS_MORE)
 
     def acknowledge(self, worker: str, completions: Sequence[Completion]) -> None:
         """Acknowledge what ended well while the worker runs something else; what lost its lease is left alone."""
@@ -149,10 +155,14 @@ class Broker:
         fields = itertools.chain.from_iterable(record.items())
         self._run("birth", [worker, WORKER_TTL_S, len(queues), *queues, *fields])
 
-    def expired(self) -> list[tuple[str, Claim]]:
-        """Claims whose lease ran out, up to 100, and the names of the workers that had them."""
+    def expired(self, queues: Sequence[str] = ()) -> list[tuple[str, Claim]]:
+        """Claims whose lease ran out, up to 100, and the names of the workers that had them.
+
+        Args:
+            queues: Where to look beside the queues that boilerd's tasks were ever in.
+        """
         found = []
-        for worker, task_id, eid, queue, flat in self._run("expired", [100]):
+        for worker, task_id, eid, queue, flat in self._run("expired", [100, *queues]):
             fields = _pairs(flat)
             found.append((text(worker), to_claim(text(eid), text(task_id), text(queue), started_at(fields), fields)))
         return found
@@ -229,13 +239,16 @@ class Broker:
             found.append(to_claim(text(execution_id), text(task_id), text(queue), started_at(fields), fields))
         return sorted(found, key=lambda claim: (float(claim.started), batch_place(claim.execution_id)[1]))
 
-    def forward(self) -> tuple[int, float | None]:
+    def forward(self, queues: Sequence[str] = ()) -> tuple[int, float | None]:
         """Move due tasks to their queues, up to 500.
+
+        Args:
+            queues: Where to look beside the queues that boilerd's tasks were ever in.
 
         Returns:
             How many were moved, and the seconds until the next is due (None: no task is scheduled).
         """
-        moved, left = self._run("forward", [BATCH])
+        moved, left = self._run("forward", [BATCH, *queues])
         return int(moved), float(left) if left else None
 
     def cancel(self, task_id: str) -> str:
@@ -273,8 +286,12 @@ class Broker:
 
     def last_ticks(self) -> dict[str, float]:
         """Name of a periodic task → its last tick."""
+        found = {}
         with self._talking():
-            return {text(name): float(tick) for name, tick in self.connection.hgetall(keys.CRON).items()}
+            for name, tick in self.connection.hgetall(keys.CRON).items():
+                with suppress(ValueError):  # what a stranger wrote is no tick
+                    found[text(name)] = float(tick)
+        return found
 
     def now(self) -> float:
         """Redis's time, in seconds since 1970."""
@@ -282,9 +299,15 @@ class Broker:
             seconds, micros = self.connection.time()
         return float(seconds) + float(micros) / 1e6
 
-    def clean(self) -> int:
-        """Delete completed and archived tasks that outlived their retention, up to 500; how many."""
-        return int(self._run("janitor", [BATCH]))
+    def clean(self, queues: Sequence[str] = ()) -> int:
+        """Delete completed and archived tasks that outlived their retention, up to 500; how many.
+
+        The names of workers whose records expired go, too.
+
+        Args:
+            queues: Where to look beside the queues that boilerd's tasks were ever in.
+        """
+        return int(self._run("janitor", [BATCH, *queues]))
 
     def set_limits(self, limits: Mapping[str, int]) -> None:
         """Replace the limits of all queues: ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many.
@@ -384,7 +407,8 @@ def _described(task: NewTask) -> list[str | bytes]:
     lock = task.unique_key if options.unique_s else ""
     wait = repr(options.process_in_s) if options.process_in_s else "0"
     unique = repr(options.unique_s) if options.unique_s else "0"
-    return [task.id, options.queue, wait, at, lock, unique, str(len(fields)), *fields]
+    is_lasting = "1" if options.unique_until == UniqueUntil.TTL else "0"
+    return [task.id, options.queue, wait, at, lock, unique, is_lasting, str(len(fields)), *fields]
 
 
 def _claimed(values: Sequence[bytes | None]) -> dict[bytes, bytes]:

@@ -33,6 +33,9 @@ _CALL = msgspec.json.Decoder(tuple[str, Any, list[Any], Any])
 MAX_DATA_BYTES = 512 * 1024 * 1024
 #: Defaults as they are sent.
 _FAILURE_TTL, _RETRIES = str(ARCHIVE_TTL_S), str(DEFAULT_MAX_RETRIES)
+#: No timeout and no retention is longer, 68 years: clients of plain RQ say `sys.maxsize` for 'for ever', which
+#: neither an interval timer nor EXPIRE can take.
+LONGEST_S = 2**31 - 1
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -164,12 +167,12 @@ def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: 
     try:
         # RQ keeps what its own clients enqueued for 500 s where they said nothing.
         default_s = 0 if b"task_type" in fields else 500
-        retention_s = max(-1, int(fields.get(b"result_ttl") or default_s))
+        retention_s = min(max(-1, int(fields.get(b"result_ttl") or default_s)), LONGEST_S)
         max_retries = _max_retries(fields)
         task = _to_task(task_id, queue, fields)
     except (ForbiddenJobError, InvalidPayloadError) as refused:
         error = refused
-    except (ValueError, OverflowError, msgspec.DecodeError) as broken:
+    except (ValueError, OverflowError, OSError, msgspec.DecodeError) as broken:  # OSError: a date that is far off
         error = ForbiddenJobError(f"job {task_id!r} is damaged: {broken}")
     is_locking = b"unique_key" in fields or b"concurrency_key" in fields
     return Claim(task_id, execution_id, queue, started, retention_s, task, max_retries, error, not fields, is_locking)
@@ -188,7 +191,7 @@ def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> Task:
     if not task_id.isprintable():
         raise ForbiddenJobError(f"job ID {task_id!r} is no text")
     task_type, payload = _read_data(fields.get(b"data", b""))
-    timeout = int(fields.get(b"timeout") or DEFAULT_TIMEOUT_S)
+    timeout = min(int(fields.get(b"timeout") or DEFAULT_TIMEOUT_S), LONGEST_S)
     deadline = fields.get(b"deadline")
     enqueued = fields.get(b"enqueued_at")
     intervals = fields.get(b"retry_intervals")

@@ -14,6 +14,8 @@ OWN = "boilerd" if RQ == "rq" else f"{RQ}:boilerd"
 
 #: set of queue keys
 QUEUES = f"{RQ}:queues"
+#: set of the names of queues that tasks of ours were ever in, or workers of ours claim from
+SERVED = f"{OWN}:queues"
 #: set of worker keys
 WORKERS = f"{RQ}:workers"
 #: string: present while `rq suspend` holds all claims
@@ -88,6 +90,11 @@ def stats(name: str, day: int) -> str:
 def channel(worker_name: str) -> str:
     """Channel on which RQ's tools send commands to a worker."""
     return f"{RQ}:pubsub:{worker_name}"
+
+
+def archived(name: str) -> str:
+    """Sorted set of the IDs of archived tasks of ours, score = when they expire; RQ's registry holds other jobs too."""
+    return f"{OWN}:archived:{name}"
 
 
 def bell(name: str) -> str:

@@ -70,7 +70,8 @@ class Scheduler:
         broker: Of this process alone.
         board: Tells which workers live.
         worker_names: RQ's name of the worker in each slot, in order.
-        queues: Those whose waiting tasks it counts for the daemon's status.
+        queues: Those whose waiting tasks it counts for the daemon's status. Its duties are towards these, and
+            all others that tasks of boilerd's were ever in.
         rules: What becomes of tasks whose worker is gone.
         periodic: The periodic tasks.
     """
@@ -175,7 +176,7 @@ class Scheduler:
         return due_s
 
     def _forward(self) -> float:
-        moved, left_s = self._broker.forward()
+        moved, left_s = self._broker.forward(self._queues)
         if moved >= BATCH:
             return 0.0
         return HEARTBEAT_S if left_s is None else min(max(left_s, FORWARD_PAUSE_S), HEARTBEAT_S)
@@ -208,13 +209,13 @@ class Scheduler:
         """Of whatever host: leases that ended, although they could have been renewed."""
         if time.monotonic() - self._steady_since_s < GRACE_S:
             return  # the broker may have been away, and its other daemons not be back yet
-        for worker, claim in self._broker.expired():
+        for worker, claim in self._broker.expired(self._queues):
             error = LeaseExpiredError(f"lease expired: worker {worker or 'unknown'} is gone or cut off")
             self._rules.bury(self._broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone)
             yield claim
 
     def _clean(self) -> float:
-        return 0.0 if self._broker.clean() >= BATCH else CLEAN_EVERY_S
+        return 0.0 if self._broker.clean(self._queues) >= BATCH else CLEAN_EVERY_S
 
     def _count(self) -> float:
         self._board.pending = self._broker.count_pending(self._queues)

@@ -187,7 +187,7 @@ def test_a_storm_of_hups_changes_nothing(start_daemon: StartDaemon, client: Clie
 def test_a_daemon_told_to_stop_while_the_broker_is_down_ends_in_time(
     start_daemon: StartDaemon, directory: Path
 ) -> None:
-    server = Valkey(directory, "--appendonly", "yes").start()
+    server = Valkey(directory, "--appendonly", "yes", "--appendfsync", "always").start()
     daemon = start_daemon("--concurrency", "2", redis_url=server.url).ready()
     with Client.from_url(server.url) as client:
         task_id = client.enqueue("test:sleep", 60).id

@@ -5,8 +5,9 @@
 --   5 how many tasks it keeps, then job IDs.
 -- Returns for each job 'done', 'unknown', or the state in which that cannot be done: 'pending', 'active',
 --   'completed', 'archived', or RQ's word for one of its own.
--- Touches: rq:queue:Q (LREM, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:waiting:KEY (LREM),
---   rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID (PERSIST, EXPIRE, DEL), boilerd:bell:Q, boilerd:unique:….
+-- Touches: rq:queue:Q (LREM, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZADD,
+--   ZREM), boilerd:waiting:KEY, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
+--   (PERSIST, EXPIRE, DEL), rq:queues, boilerd:queues, boilerd:bell:Q, boilerd:unique:….
 --   A task that is run again keeps its count of retries: when they are used up, it gets one attempt.
 
 local action, ttl, limit = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -21,9 +22,10 @@ local registries = {scheduled = 'scheduled', failed = 'failed', finished = 'fini
 
 -- Take the task out of the place where its status says it is; false where it is not there.
 local function take(job, status, queue, key)
-  if status ~= 'queued' then return call('ZREM', RQ .. ':' .. registries[status] .. ':' .. queue, job) == 1 end
-  return call('LREM', RQ .. ':queue:' .. queue, 1, job) == 1
-    or key and call('LREM', OWN .. ':waiting:' .. key, 1, job) == 1
+  if status ~= 'queued' then return count_removed('ZREM', RQ .. ':' .. registries[status] .. ':' .. queue, job) == 1 end
+  if key then count_removed('ZREM', OWN .. ':called:' .. key, job) end
+  return count_removed('LREM', RQ .. ':queue:' .. queue, 1, job) == 1
+    or key and count_removed('ZREM', OWN .. ':waiting:' .. key, job) == 1
 end
 
 local function act(job)
@@ -31,7 +33,12 @@ local function act(job)
   if call('TYPE', record_key).ok ~= 'hash' then return 'unknown' end
   local fields = call('HMGET', record_key, 'status', 'origin', 'concurrency_key', 'last_error')
   local status, queue, key = fields[1] or 'broken', fields[2] or '', fields[3]
-  if not allowed[action][status] or not take(job, status, queue, key) then return states[status] or status end
+  if not allowed[action][status] then return states[status] or status end
+  -- Where it is to go: a stranger's key there is an error before the task is taken.
+  if action == 'archive' then call('ZCARD', RQ .. ':failed:' .. queue) end
+  if action == 'run' then call('LLEN', RQ .. ':queue:' .. queue) end
+  if not take(job, status, queue, key) then return states[status] or status end
+  if status == 'failed' then unarchive(queue, job) end
   if action == 'delete' then
     delete(job)
   elseif action == 'run' then
@@ -39,7 +46,6 @@ local function act(job)
     call('PERSIST', RQ .. ':results:' .. job)
     call('HDEL', record_key, 'ended_at')
     call('HSET', record_key, 'enqueued_at', iso(seconds))
-    call('SADD', RQ .. ':queues', RQ .. ':queue:' .. queue)
     push(queue, job, false)
   else
     if not fields[4] then call('HSET', record_key, 'last_error', 'archived by hand', 'last_failed_at', iso(seconds)) end

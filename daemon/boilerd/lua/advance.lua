@@ -7,11 +7,12 @@
 --   then a new execution ID, then for each task that ended well:
 --   job ID, execution ID, queue, retention in seconds (-1: for ever), started (epoch), result (base64 of JSON, '' for none),
 --   task type, whether it has a unique lock or a concurrency key: 1 or 0.
--- Returns {lost, claimed, is registered, holds more}: lost = job IDs whose lease was gone, so that nothing was written;
---   claimed = for each task {job ID, execution ID, queue, started (epoch), its FIELDS in that order}, all of one queue.
+-- Returns {lost, claimed, is registered, why nothing}: lost = job IDs whose lease was gone, so that nothing was
+--   written; claimed = for each task {job ID, execution ID, queue, started (epoch), its FIELDS in that order}, all of one queue.
 --   No fields: the queue held an ID without a job hash, which is gone from the queue by now. Is registered: 0
---   when RQ's record of the worker is gone. Holds more: 1 when the worker holds a claim beside those it
---   acknowledged, so that nothing was claimed.
+--   when RQ's record of the worker is gone. Why nothing: 1 when the worker holds a claim beside those it
+--   acknowledged, so that nothing was claimed; 2 when so many tasks stepped aside that not all were looked at, and
+--   it is to call again; else 0.
 -- Several tasks, a batch, are claimed at once from long queues only: one more than a part of what waits, so that all
 --   workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. Never in a
 --   batch: tasks with a concurrency key, of a queue with max_active, or marked `alone`.
@@ -20,9 +21,10 @@
 --   retention rq:job:ID and rq:results:ID (DEL), else rq:job:ID (status finished, EXPIRE),
 --   rq:results:ID (XADD, EXPIRE), rq:finished:Q (ZADD, score = when it expires).
 -- Touches, claiming: rq:suspended, boilerd:paused, boilerd:limits, boilerd:running:KEY (ZADD, score = end
---   of the lease), boilerd:waiting:KEY (RPUSH), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q, rq:job:ID (status
---   started, PERSIST), rq:execution:ID:EID, rq:executions:ID (but for batches), rq:wip:Q (ZADD, score = end of
---   the lease), rq:worker:W:executions, rq:worker:W (state).
+--   of the lease; a day), boilerd:called:KEY (ZREM), boilerd:waiting:KEY (ZADD, score = when it stepped aside; its
+--   place among those that do so in one call), boilerd:keys (SADD), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q,
+--   rq:job:ID (status started, PERSIST), rq:execution:ID:EID, rq:executions:ID (but for batches), rq:wip:Q (ZADD,
+--   score = end of the lease), rq:worker:W:executions (EXPIRE: a day), rq:worker:W (state).
 
 local worker, lease, most = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local parts, queues = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -31,8 +33,10 @@ local worker_key = RQ .. ':worker:' .. worker
 local claims_key = worker_key .. ':executions'
 local seconds = now()
 local time, stamped = iso(seconds), stamp(seconds)
-local lost, ended, bells = {}, {}, {}
-local is_registered = call('EXISTS', worker_key)
+local lost, ended, bells, stepped_aside, is_cut = {}, {}, {}, 0, false
+-- Tasks of a queue that may step aside in one call: bounds how long Redis serves nobody else, to a few milliseconds.
+local MOST_LOOKS = 100
+local is_registered = call('TYPE', worker_key).ok == 'hash' and 1 or 0
 
 -- What of a job the worker is told; jobs.py has the same list.
 local FIELDS = {'data', 'status', 'task_type', 'concurrency_key', 'alone', 'ended_at', 'ttl', 'unique_key', 'timeout',
@@ -44,10 +48,12 @@ local function set_state(state)
   if is_registered == 1 then call('HSET', worker_key, 'state', state) end
 end
 
--- Keep the task and its result until its retention is over.
+-- Keep the task and its result until its retention is over; nothing of one that RQ's tools took away meanwhile.
 local function keep(done)
   local key, retention = RQ .. ':job:' .. done.job, done.retention
-  unlock(done.job, true)
+  local fields = fields_of(key, 'unique_key', 'unique_until', 'status')
+  if fields[3] ~= 'started' then return end
+  unlock(done.job, true, fields)
   call('HDEL', key, 'cancel_requested')
   call('HSET', key, 'status', 'finished', 'ended_at', time)
   record(done.job, done.eid, worker, 1, done.started, seconds, 'return_value', done.result)
@@ -55,20 +61,20 @@ local function keep(done)
     call('EXPIRE', key, retention)
     call('EXPIRE', RQ .. ':results:' .. done.job, retention)
   end
-  call('ZADD', RQ .. ':finished:' .. done.queue, retention > 0 and stamp(seconds + retention) or '+inf', done.job)
+  own_call('ZADD', RQ .. ':finished:' .. done.queue, retention > 0 and stamp(seconds + retention) or '+inf', done.job)
 end
 
 -- The completions of a queue whose leases are still held; the others are noted as lost.
 local function held(queue, completions)
   local claims, found = {}, {}
   for i, done in ipairs(completions) do claims[i] = done.claim end
-  local leases = call('ZMSCORE', RQ .. ':wip:' .. queue, unpack(claims))
+  local leases = redis.pcall('ZMSCORE', RQ .. ':wip:' .. queue, unpack(claims))
   for i, done in ipairs(completions) do
     if leases[i] then
       found[#found + 1] = done
     else
       lost[#lost + 1] = done.job
-      call('SREM', claims_key, done.claim)
+      own_call('SREM', claims_key, done.claim)
     end
   end
   return found
@@ -95,11 +101,11 @@ local function complete(queue, completions)
     recent[i] = '{"id":' .. cjson.encode(done.job) .. ',"type":' .. cjson.encode(done.kind)
       .. ',"started_at":' .. done.began .. tail
   end
-  call('SREM', claims_key, unpack(claims))
+  own_call('SREM', claims_key, unpack(claims))
   call('ZREM', RQ .. ':wip:' .. queue, unpack(claims))
   call('DEL', unpack(gone))
   for _, pair in ipairs(keys) do leave_key(pair[1], pair[2], seconds) end
-  if call('LPUSH', OWN .. ':completed:' .. queue, unpack(recent)) > 1100 then
+  if own_call('LPUSH', OWN .. ':completed:' .. queue, unpack(recent)) > 1100 then
     call('LTRIM', OWN .. ':completed:' .. queue, 0, 999)
   end
   count(queue, seconds, #completions, 0)
@@ -125,14 +131,17 @@ end
 -- for one: no worker is held, and whoever gives a share back calls it.
 local function enter_key(job, key)
   local limit = call('HGET', RQ .. ':job:' .. job, 'concurrency_limit')
-  local was_called = call('HDEL', RQ .. ':job:' .. job, 'called') == 1
-  if running_under(key, seconds) >= tonumber(limit or 1) then
-    -- One that was called before keeps its place.
-    call(was_called and 'LPUSH' or 'RPUSH', OWN .. ':waiting:' .. key, job)
-    call('SADD', OWN .. ':keys', key)
+  -- One that was called before keeps its place.
+  local place = own_call('ZSCORE', OWN .. ':called:' .. key, job)
+  if place then call('ZREM', OWN .. ':called:' .. key, job) end
+  if running_under(key, seconds) >= (tonumber(limit) or 1) then
+    stepped_aside = stepped_aside + 1
+    own_call('ZADD', OWN .. ':waiting:' .. key, 'NX', place or stamp(seconds + stepped_aside / 1e6), job)
+    own_call('SADD', OWN .. ':keys', key)
     return false
   end
-  call('ZADD', OWN .. ':running:' .. key, stamp(seconds + lease), job)
+  own_call('ZADD', OWN .. ':running:' .. key, stamp(seconds + lease), job)
+  call('EXPIRE', OWN .. ':running:' .. key, KEPT)
   return true
 end
 
@@ -150,13 +159,14 @@ local function room_in(queue)
     return 0
   end
   local active = redis.pcall('ZCARD', RQ .. ':wip:' .. queue)
-  if type(active) ~= 'number' or call('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
-  local limit = tonumber(call('HGET', OWN .. ':limits', queue .. ':max_active') or 0)
+  if type(active) ~= 'number' or redis.pcall('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
+  local limit = tonumber(redis.pcall('HGET', OWN .. ':limits', queue .. ':max_active')) or 0
   if limit > 0 then return active < limit and 1 or 0 end
   return math.min(most, 1 + math.floor(length / parts))
 end
 
--- Writes that the worker holds the tasks, and answers as the script does.
+-- Writes that the worker holds the tasks, and answers as the script does. The tasks are out of their queue, so
+-- nothing here may fail: what each key held was seen before, or makes way.
 local function claim(queue, jobs, room)
   local members, leases, answers = {}, {}, {}
   local ends = stamp(seconds + lease)
@@ -168,14 +178,14 @@ local function claim(queue, jobs, room)
       'worker_name', worker)
     if job.may_expire then call('PERSIST', key) end
     local record_key = RQ .. ':execution:' .. pair
-    call('HSET', record_key, 'id', eid, 'job_id', job.id, 'created_at', stamped, 'last_heartbeat', stamped,
+    own_call('HSET', record_key, 'id', eid, 'job_id', job.id, 'created_at', stamped, 'last_heartbeat', stamped,
       'worker_name', worker)
     if job.key then call('HSET', record_key, 'concurrency_key', job.key) end
     call('EXPIRE', record_key, lease + 60)
     if room == 1 then
       -- One of a batch is over in a moment, or has it from its first heartbeat on.
       local executions = RQ .. ':executions:' .. job.id
-      call('ZADD', executions, stamp(seconds + lease + 60), eid)
+      own_call('ZADD', executions, stamp(seconds + lease + 60), eid)
       call('EXPIRE', executions, lease + 60)
     end
     members[i], leases[2 * i - 1], leases[2 * i] = pair, ends, pair
@@ -183,7 +193,7 @@ local function claim(queue, jobs, room)
   end
   call('ZADD', RQ .. ':wip:' .. queue, unpack(leases))
   call('SADD', claims_key, unpack(members))
-  call('EXPIRE', claims_key, lease + 60)
+  call('EXPIRE', claims_key, KEPT)
   return answers
 end
 
@@ -200,21 +210,38 @@ local function read(id)
     may_expire = fields[ENDED_AT] or fields[TTL]}
 end
 
+-- Whether the task is in the place that its status names, so that its ID stands in the queue once too often, as it
+-- does when plain RQ's client stores it twice: then that is dropped. What is pending, as good as all, costs nothing.
+local function is_elsewhere(job)
+  local status = job.fields[STATUS]
+  if status == 'queued' then return false end
+  local queue = call('HGET', RQ .. ':job:' .. job.id, 'origin') or ''
+  if status ~= 'started' then
+    local is_registry = status == 'scheduled' or status == 'finished' or status == 'failed' or status == 'canceled'
+    return is_registry and type(redis.pcall('ZSCORE', RQ .. ':' .. status .. ':' .. queue, job.id)) == 'string'
+  end
+  for _, held in ipairs(redis.pcall('ZRANGE', RQ .. ':wip:' .. queue, 0, -1)) do
+    if held:match('^(.*):') == job.id then return true end
+  end
+  return false
+end
+
 -- One task, the first of the queue that may run; looks at a bounded number of them.
 local function take_one(queue)
-  for _ = 1, 100 do
+  for _ = 1, MOST_LOOKS do
     local id = call('LPOP', RQ .. ':queue:' .. queue)
     if not id then return note_empty(queue) end
     local job = read(id)
     if #job.fields == 0 then return {{id, execution, queue, stamped, {}}} end
-    if not job.key or enter_key(id, job.key) then return claim(queue, {job}, 1) end
+    if not is_elsewhere(job) and (not job.key or enter_key(id, job.key)) then return claim(queue, {job}, 1) end
   end
+  is_cut = true
 end
 
--- Several tasks, up to the first that is to be claimed alone; the rest goes back to where it was.
+-- Several tasks, each once, up to the first that is to be claimed alone; the rest goes back to where it was.
 local function take(queue, room)
   if room == 1 then return take_one(queue) end
-  local key, jobs = RQ .. ':queue:' .. queue, {}
+  local key, jobs, is_taken = RQ .. ':queue:' .. queue, {}, {}
   local ids = call('LPOP', key, room)
   for i, id in ipairs(ids) do
     local job = read(id)
@@ -222,7 +249,8 @@ local function take(queue, room)
       for back = #ids, i, -1 do call('LPUSH', key, ids[back]) end
       break
     end
-    jobs[i] = job
+    if not is_taken[id] and not is_elsewhere(job) then jobs[#jobs + 1] = job end
+    is_taken[id] = true
   end
   if #jobs == 0 then return take_one(queue) end
   return claim(queue, jobs, room)
@@ -244,4 +272,4 @@ if queues > 0 and call('EXISTS', RQ .. ':suspended') == 0 then
   if #bells > 0 then call('DEL', unpack(bells)) end
 end
 if most > 0 then set_state(queues > 0 and 'idle' or 'suspended') end
-return {lost, {}, is_registered, 0}
+return {lost, {}, is_registered, is_cut and 2 or 0}

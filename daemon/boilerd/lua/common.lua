@@ -37,18 +37,46 @@ local function iso(seconds)
     math.floor(whole / 3600), math.floor(whole / 60) % 60, whole % 60, micros)
 end
 
+-- Call a command on a record that is ours to write. What it cannot work with, as a stranger may have left it
+-- there, makes way: a script that fails half-way would leave a task nowhere, or be tried again for ever.
+local function own_call(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  local trouble = type(answer) == 'table' and answer.err
+  if not trouble then return answer end
+  -- Any other error, such as one of permissions, says nothing about the key, and is raised again.
+  if trouble:find('WRONGTYPE', 1, true) or trouble:find('not an integer', 1, true) then call('DEL', key) end
+  return call(command, key, ...)
+end
+
+-- Some fields of a hash; none of a key of another kind.
+local function fields_of(key, ...)
+  local fields = redis.pcall('HMGET', key, ...)
+  return fields.err and {} or fields
+end
+
 -- Ring for one idle worker. Tokens beyond a few would only wake workers for nothing later.
 local function ring(queue)
   local key = OWN .. ':bell:' .. queue
-  if call('LLEN', key) < 128 and call('RPUSH', key, '1') == 1 then call('EXPIRE', key, 300) end
+  if own_call('LLEN', key) < 128 and call('RPUSH', key, '1') == 1 then call('EXPIRE', key, 300) end
+end
+
+-- Remember that tasks of ours are in the queue: boilerd's schedulers look at those that it knows, RQ's tools and
+-- the inspector at those that RQ does, which forgets them when a queue is deleted.
+local noted = {}
+local function note_queue(queue)
+  if noted[queue] then return end
+  noted[queue] = true
+  own_call('SADD', OWN .. ':queues', queue)
+  redis.pcall('SADD', RQ .. ':queues', RQ .. ':queue:' .. queue)
 end
 
 -- Have a task run at a time; the scheduler is told when that is before it looks by itself.
 local function schedule(queue, job, due, seconds)
+  call('ZADD', RQ .. ':scheduled:' .. queue, stamp(due), job) -- first: where it fails, nothing is written
   call('HSET', RQ .. ':job:' .. job, 'status', 'scheduled')
-  call('ZADD', RQ .. ':scheduled:' .. queue, stamp(due), job)
+  note_queue(queue)
   local alarm = OWN .. ':alarm'
-  if due - seconds < 5 and call('LLEN', alarm) == 0 then
+  if due - seconds < 5 and own_call('LLEN', alarm) == 0 then
     call('RPUSH', alarm, '1')
     call('EXPIRE', alarm, 300)
   end

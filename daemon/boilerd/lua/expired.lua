@@ -1,29 +1,28 @@
 -- Find claims whose lease ran out: their hosts are gone, or cut off.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most, then names of queues that count as known.
 -- Returns for each: {worker name ('' where nobody knows), job ID, execution ID, queue, the flat job hash}.
 --   Claims of jobs that exist no longer are dropped, and not returned.
--- Touches for every queue in rq:queues: rq:wip:Q (reads; ZREM where the job is gone); for every key in
---   boilerd:keys: boilerd:waiting:KEY (LPOP), and rq:queue:Q (LPUSH) of the tasks that may run.
+-- Touches for every queue in boilerd:queues and ARGV: rq:wip:Q (reads; ZREM where the job is gone); for every key in
+--   boilerd:keys: boilerd:waiting:KEY (ZREM), boilerd:called:KEY (ZADD), and rq:queue:Q (LINSERT), rq:queues,
+--   boilerd:queues (SADD) of the tasks that may run.
 
 -- Every key for which tasks wait: should a call have been lost, with a record that was deleted, it is made up for.
-for _, key in ipairs(call('SMEMBERS', OWN .. ':keys')) do call_waiting(key, now()) end
+for _, key in ipairs(own_call('SMEMBERS', OWN .. ':keys')) do call_waiting(key, now()) end
 
 local limit = tonumber(ARGV[3])
 local seconds = now()
-local prefix = RQ .. ':queue:'
 local found = {}
 
-for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
-  local queue = queue_key:sub(#prefix + 1)
+for _, queue in ipairs(served(4)) do
   local wip = RQ .. ':wip:' .. queue
   local lapsed = is_kind(wip, 'zset')
     and call('ZRANGEBYSCORE', wip, '-inf', stamp(seconds), 'LIMIT', 0, limit - #found) or {}
   for _, claim in ipairs(lapsed) do
     local job, eid = claim:match('^(.*):([^:]*)$')
     if not job or call('TYPE', RQ .. ':job:' .. job).ok ~= 'hash' then
-      local key = call('HGET', RQ .. ':execution:' .. claim, 'concurrency_key')
+      local key = fields_of(RQ .. ':execution:' .. claim, 'concurrency_key')[1]
       call('ZREM', wip, claim)
       if key then leave_key(job, key, seconds) end
     else

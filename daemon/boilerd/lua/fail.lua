@@ -9,13 +9,14 @@
 --   16 whether the claim is taken from a worker that may live and does not know: 1 or 0,
 --   17 whether nobody knows that the attempt had begun: 1 or 0; then the task is claimed alone the next time.
 -- Returns the verdict that was carried out: archive instead of retry where the task was cancelled; or '' when
---   the lease was gone and nothing was written.
+--   nothing was written: the lease was gone, or was to be taken and had been renewed; or RQ's tools cancelled or
+--   deleted the task while it ran, and the claim was given up.
 -- Touches: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions, rq:worker:W,
 --   rq:job:ID (status, last_error, last_failed_at, number_of_retries, retries_left), rq:results:ID (XADD),
---   boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY; for a retry
---   rq:scheduled:Q (ZADD, score = when it is due) and boilerd:alarm; for the archive rq:failed:Q (ZADD,
---   score = when it expires), EXPIRE on the job's keys, and beyond the limit rq:job:ID, rq:results:ID
---   (DEL) of the ones that expire first; for a drop rq:job:ID, rq:results:ID (DEL).
+--   boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY, boilerd:called:KEY; for a retry
+--   rq:scheduled:Q (ZADD, score = when it is due), rq:queues, boilerd:queues (SADD) and boilerd:alarm; for the
+--   archive rq:failed:Q and boilerd:archived:Q (ZADD, score = when it expires), EXPIRE on the job's keys, and beyond
+--   the limit rq:job:ID, rq:results:ID (DEL) of the ones that expire first; for a drop rq:job:ID, rq:results:ID (DEL).
 
 local worker, job, eid, queue = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local started, verdict, counts = tonumber(ARGV[7]), ARGV[10], ARGV[12] == '1'
@@ -25,8 +26,15 @@ local seconds = now()
 
 local claims = RQ .. ':worker:' .. worker .. ':executions'
 local claim = job .. ':' .. eid
-if not is_held(job, eid, queue) then
-  call('SREM', claims, claim)
+local lease = is_held(job, eid, queue)
+-- Renewed since it was found to have run out: the worker is back, and goes on with its claim.
+if ARGV[16] == '1' and lease and tonumber(lease) > seconds then return '' end
+if not lease then
+  own_call('SREM', claims, claim)
+  return ''
+end
+if not is_started(job) then
+  drop_claim(job, eid, queue, worker)
   return ''
 end
 -- Somebody cancelled it meanwhile: it is not tried again, whatever became of the attempt.
@@ -37,18 +45,22 @@ if verdict ~= 'drop' then
 end
 if ARGV[17] == '1' then call('HSET', key, 'alone', 1) end
 if verdict == 'retry' then
-  local retried = counts and call('HINCRBY', key, 'number_of_retries', 1) or call('HGET', key, 'number_of_retries') or 0
-  call('HSET', key, 'retries_left', math.max(max_retries - tonumber(retried), 0))
+  -- A client of plain RQ may have written anything there, such as '+1'.
+  local found = tostring(call('HGET', key, 'number_of_retries')):match('^%+?(%d+)$')
+  local retried = math.min(tonumber(found) or 0, 2147483646) + (counts and 1 or 0)
+  if counts then call('HSET', key, 'number_of_retries', retried) end
+  call('HSET', key, 'retries_left', math.max(max_retries - retried, 0))
+  own_call('ZCARD', RQ .. ':scheduled:' .. queue) -- an outcome must get somewhere, an enqueue may fail
   schedule(queue, job, seconds + tonumber(ARGV[11]), seconds)
 elseif verdict == 'archive' then
   archive(queue, job, seconds, tonumber(ARGV[14]), tonumber(ARGV[15]))
 end
 drop_claim(job, eid, queue, worker)
 -- Its heartbeat finds it there, and the worker hears that it lost the lease.
-local is_registered = call('EXISTS', RQ .. ':worker:' .. worker) == 1
+local is_registered = call('TYPE', RQ .. ':worker:' .. worker).ok == 'hash'
 if ARGV[16] == '1' and is_registered then
-  call('SADD', claims, claim)
-  call('EXPIRE', claims, 600)
+  own_call('SADD', claims, claim)
+  call('EXPIRE', claims, KEPT)
 end
 if verdict == 'drop' then delete(job) end
 if counts or verdict ~= 'retry' then count(queue, seconds, 1, counts and 1 or 0) end

@@ -1,15 +1,15 @@
 -- Move due tasks to their queues, in the order of their times.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many tasks at most.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many tasks at most, then names of queues that count as known.
 -- Returns {how many moved, seconds until the next one is due ('' when none is known)}.
--- Touches for every queue in rq:queues: rq:scheduled:Q (ZREM), rq:job:ID (status enqueued_at),
---   rq:queue:Q (RPUSH; LPUSH where plain RQ asked for the front), boilerd:bell:Q, boilerd:alarm (DEL).
+-- Touches for every queue in boilerd:queues and ARGV: rq:scheduled:Q (ZREM), rq:job:ID (status enqueued_at),
+--   rq:queue:Q (RPUSH; LPUSH where plain RQ asked for the front), rq:queues, boilerd:queues (SADD), boilerd:bell:Q,
+--   boilerd:alarm (DEL).
 
 local limit = tonumber(ARGV[3])
 local seconds = now()
 local time = iso(seconds)
-local prefix = RQ .. ':queue:'
 local moved, next_due = 0, nil
 
 local function forward(queue, job)
@@ -20,10 +20,9 @@ local function forward(queue, job)
 end
 
 call('DEL', OWN .. ':alarm')
-for _, queue_key in ipairs(call('SMEMBERS', RQ .. ':queues')) do
-  local queue = queue_key:sub(#prefix + 1)
+for _, queue in ipairs(served(4)) do
   local scheduled = RQ .. ':scheduled:' .. queue
-  local is_sound = is_kind(scheduled, 'zset') and is_kind(queue_key, 'list')
+  local is_sound = is_kind(scheduled, 'zset') and is_kind(RQ .. ':queue:' .. queue, 'list')
   if is_sound and moved < limit then
     local due = call('ZRANGEBYSCORE', scheduled, '-inf', stamp(seconds), 'LIMIT', 0, limit - moved)
     for _, job in ipairs(due) do

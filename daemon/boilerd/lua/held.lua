@@ -6,10 +6,10 @@
 -- Touches nothing.
 
 local found = {}
-for _, claim in ipairs(call('SMEMBERS', RQ .. ':worker:' .. ARGV[3] .. ':executions')) do
+for _, claim in ipairs(own_call('SMEMBERS', RQ .. ':worker:' .. ARGV[3] .. ':executions')) do
   local job, eid = claim:match('^(.*):([^:]*)$')
   local key = RQ .. ':job:' .. (job or '')
-  local queue = job and is_kind(key, 'hash') and call('HGET', key, 'origin')
+  local queue = job and fields_of(key, 'origin')[1]
   if queue and is_held(job, eid, queue) then found[#found + 1] = {job, eid, queue, call('HGETALL', key)} end
 end
 return found

@@ -6,16 +6,20 @@
 -- Returns the job IDs that went back. Claims whose lease another process took over are
 --   dropped and not returned.
 -- Touches: rq:worker:W:executions (SREM), and for each claim in it rq:wip:Q, rq:execution:ID:EID,
---   rq:executions:ID, rq:job:ID (status queued), rq:queue:Q (LPUSH), boilerd:bell:Q.
+--   rq:executions:ID, rq:job:ID (status queued), rq:queue:Q (LPUSH), rq:queues, boilerd:queues (SADD),
+--   boilerd:bell:Q.
 
 local worker, is_named, names_those = ARGV[3], {}, ARGV[4] == 'only'
 for i = 5, #ARGV do is_named[ARGV[i]] = true end
 local held = {}
-for _, claim in ipairs(call('SMEMBERS', RQ .. ':worker:' .. worker .. ':executions')) do
+for _, claim in ipairs(own_call('SMEMBERS', RQ .. ':worker:' .. worker .. ':executions')) do
   local job, eid = claim:match('^(.*):([^:]*)$')
-  if (is_named[eid] or false) == names_those then
-    local fields = call('HMGET', RQ .. ':job:' .. job, 'origin', 'started_at', 'cancel_requested')
+  if not job then
+    call('SREM', RQ .. ':worker:' .. worker .. ':executions', claim)
+  elseif (is_named[eid] or false) == names_those then
+    local fields = fields_of(RQ .. ':job:' .. job, 'origin', 'started_at', 'cancel_requested', 'status')
     held[#held + 1] = {job = job, eid = eid, queue = fields[1], started = fields[2] or '', is_cancelled = fields[3],
+      is_started = fields[4] == 'started',
       place = tonumber(eid:match('-(%d+)$') or 0)}
   end
 end
@@ -28,11 +32,15 @@ end)
 local released = {}
 for _, claim in ipairs(held) do
   local is_ours = claim.queue and is_held(claim.job, claim.eid, claim.queue)
-  if is_ours and claim.is_cancelled then
+  if is_ours and not claim.is_started then
+    -- RQ's tools cancelled it while it ran.
+    drop_claim(claim.job, claim.eid, claim.queue, worker)
+  elseif is_ours and claim.is_cancelled then
     -- It would wait from now on, and a task that waits is deleted when it is cancelled.
     drop_claim(claim.job, claim.eid, claim.queue, worker)
     delete(claim.job)
   elseif is_ours then
+    own_call('LLEN', RQ .. ':queue:' .. claim.queue) -- it must get somewhere
     push(claim.queue, claim.job, true)
     drop_claim(claim.job, claim.eid, claim.queue, worker)
     released[#released + 1] = claim.job

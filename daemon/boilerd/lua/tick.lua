@@ -9,9 +9,9 @@
 --   enqueue.lua touches.
 
 local ticks = OWN .. ':cron'
-if tonumber(call('HGET', ticks, ARGV[3]) or 0) >= tonumber(ARGV[4]) then return {0} end
+if (tonumber(own_call('HGET', ticks, ARGV[3])) or 0) >= tonumber(ARGV[4]) then return {0} end
+-- Before the tick is used up: where it fails, it is tried again.
+local answer = #ARGV > 4 and store(5) or nil
 call('HSET', ticks, ARGV[3], ARGV[4])
 call('EXPIRE', ticks, 400 * 86400)
-if #ARGV == 4 then return {1} end
-local answer = store(5)
 return {1, answer}
