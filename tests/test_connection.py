@@ -11,7 +11,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from boilerd import BrokerUnavailableError, Client, Inspector, TaskState
+from boilerd import BrokerError, BrokerUnavailableError, Client, Inspector, TaskState, keys
 from boilerd.broker import Broker
 from boilerd.jobs import Completion, Failure, NewTask
 from boilerd.retry import Decision, Verdict
@@ -153,3 +153,16 @@ def test_a_connection_of_another_kind_is_refused_with_what_would_do(
 ) -> None:
     with pytest.raises(TypeError, match=rf"^connection: .*{why}.*; use from_url, as in Client\.from_url"):
         taker(make(valkey.url))
+
+
+def test_a_wait_that_redis_refuses_leaves_no_answer_for_the_next_command(client: Client) -> None:
+    client.connection.set(keys.bell("default"), "a key of another kind")
+    client.enqueue("test:echo", task_id="a", queue="other")
+    broker = Broker(client.connection)
+    broker.advance("host.run.1", ["never"])  # Redis knows the script from now on
+
+    with pytest.raises(BrokerError, match="WRONGTYPE"):
+        broker.advance("host.run.0", ["default", "other"], wait_s=1.0)
+
+    assert broker.now() > 1e9
+    assert [claim.task_id for claim in broker.held("host.run.0")] == ["a"]

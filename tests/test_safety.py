@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import redis
 
-from boilerd import Client, keys
+from boilerd import Client
 from boilerd.board import Board
 from boilerd.cli.socket_client import Seen, daemon_info
 from boilerd.config import load
@@ -301,15 +300,16 @@ def test_a_broker_that_takes_no_new_tasks_is_told(
 
 
 def test_workers_that_cannot_claim_are_told_whatever_the_cause(
-    start_daemon: StartDaemon, connection: redis.Redis
+    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
 ) -> None:
-    daemon = start_daemon("--concurrency", "2").ready()
-    connection.set(keys.PAUSED, "a key of another kind")
-    daemon.enqueue("test:echo")
+    server = start_valkey()
+    daemon = start_daemon("--concurrency", "2", redis_url=server.url).ready()
+    with connect(server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "default", "resetkeys", "~boilerd:*", "%R~rq:*")  # type: ignore[no-untyped-call]
 
-    told = wait_until(lambda: daemon.cli("health").stdout.replace("ok\n", ""), "health is red")
-    wait_until(lambda: daemon.cli("status").returncode == 1, "status says so too")
-    connection.delete(keys.PAUSED)
+        told = wait_until(lambda: daemon.cli("health").stdout.replace("ok\n", ""), "health is red")
+        wait_until(lambda: daemon.cli("status").returncode == 1, "status says so too")
+        admin.execute_command("ACL", "SETUSER", "default", "allkeys")  # type: ignore[no-untyped-call]
 
     assert told == "daemon: the broker does not let its processes through; its log says why\n"
     wait_until(lambda: daemon.cli("health").returncode == 0, "health is green again")

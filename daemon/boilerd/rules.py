@@ -147,7 +147,9 @@ def settle(broker: Broker, worker: str, claim: Claim, failure: Failure, *, is_ta
     """Write what was decided, and say so."""
     fields = {"task_id": claim.task_id, "queue": claim.queue}
     done = broker.fail(worker, claim, failure, is_taken=is_taken)
-    if done is None:
+    if done is None and is_taken:
+        logger.debug("task left to its worker, the lease was renewed", extra=fields)
+    elif done is None:
         logger.warning("outcome dropped, the lease was lost", extra=fields)
     elif done is Verdict.RETRY:
         logger.info("task will be retried", extra={**fields, "delay_s": round(failure.decision.delay_s, 3)})

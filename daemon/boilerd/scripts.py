@@ -76,11 +76,21 @@ def _ask(
         sent = _packed(["EVALSHA", script.digest, "0", *args])
         connection.send_packed_command([_packed(first) + sent if first else sent])  # type: ignore[no-untyped-call]
         if first:
-            connection.read_response()
+            _read_first(connection)
         return connection.read_response()
     except redis.exceptions.NoScriptError:
         connection.send_packed_command([_packed(["EVAL", script.source, "0", *args])])  # type: ignore[no-untyped-call]
         return connection.read_response()
+
+
+def _read_first(connection: Connection) -> None:
+    """Read what the command before the script answered; where that was refused, the script has run all the same."""
+    try:
+        connection.read_response()
+    except redis.ResponseError:
+        # Or the next command would get this answer.
+        connection.read_response()
+        raise
 
 
 def _packed(command: Sequence[str | bytes]) -> bytes:

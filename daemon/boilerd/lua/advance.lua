@@ -178,7 +178,7 @@ local function claim(queue, jobs, room)
       'worker_name', worker)
     if job.may_expire then call('PERSIST', key) end
     local record_key = RQ .. ':execution:' .. pair
-    own_call('HSET', record_key, 'id', eid, 'job_id', job.id, 'created_at', stamped, 'last_heartbeat', stamped,
+    call('HSET', record_key, 'id', eid, 'job_id', job.id, 'created_at', stamped, 'last_heartbeat', stamped,
       'worker_name', worker)
     if job.key then call('HSET', record_key, 'concurrency_key', job.key) end
     call('EXPIRE', record_key, lease + 60)
