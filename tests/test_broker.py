@@ -32,8 +32,9 @@ from boilerd.errors import (
     TaskIdConflictError,
 )
 from boilerd.jobs import ENTRY_POINT, Claim, Completion, Failure, NewTask
+from boilerd.payload import encode_payload
 from boilerd.retry import Decision, Verdict
-from boilerd.task import TaskState, encode_payload, task_options
+from boilerd.task import TaskState, task_options
 from support import Valkey, rings, wait_until
 
 WORKER = "host.run.0"

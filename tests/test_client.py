@@ -23,8 +23,8 @@ from boilerd import (
     TaskState,
     keys,
 )
+from boilerd.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.settings import Settings
-from boilerd.task import DEFAULT_MAX_PAYLOAD
 from support import RunningDaemon, Valkey
 
 StartDaemon = Callable[..., RunningDaemon]

@@ -23,10 +23,11 @@ from boilerd.errors import (
     WorkerDiedError,
 )
 from boilerd.jobs import ENTRY_POINT, Claim, Failure, NewTask
+from boilerd.payload import encode_payload
 from boilerd.retry import DAY_S, Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.rules import Rules, refuse
 from boilerd.settings import Settings
-from boilerd.task import encode_payload, task_options
+from boilerd.task import task_options
 
 WORKER = "host.run.0"
 ARCHIVE = Decision(Verdict.ARCHIVE)

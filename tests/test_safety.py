@@ -305,11 +305,11 @@ def test_workers_that_cannot_claim_are_told_whatever_the_cause(
     server = start_valkey()
     daemon = start_daemon("--concurrency", "2", redis_url=server.url).ready()
     with connect(server.url) as admin:
-        admin.execute_command("ACL", "SETUSER", "default", "resetkeys", "~boilerd:*", "%R~rq:*")  # type: ignore[no-untyped-call]
+        admin.execute_command("ACL", "SETUSER", "default", "resetkeys", "~boilerd:*", "%R~rq:*")
 
         told = wait_until(lambda: daemon.cli("health").stdout.replace("ok\n", ""), "health is red")
         wait_until(lambda: daemon.cli("status").returncode == 1, "status says so too")
-        admin.execute_command("ACL", "SETUSER", "default", "allkeys")  # type: ignore[no-untyped-call]
+        admin.execute_command("ACL", "SETUSER", "default", "allkeys")
 
     assert told == "daemon: the broker does not let its processes through; its log says why\n"
     wait_until(lambda: daemon.cli("health").returncode == 0, "health is green again")

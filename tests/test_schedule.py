@@ -27,8 +27,9 @@ from boilerd import (
 from boilerd.broker import ARCHIVE_LIMIT, BATCH, Broker
 from boilerd.connection import connect, text
 from boilerd.jobs import ENTRY_POINT, Claim, Completion, Failure, NewTask
+from boilerd.payload import encode_payload
 from boilerd.retry import Decision, Verdict
-from boilerd.task import encode_payload, task_options
+from boilerd.task import task_options
 from support import Valkey, rings, wait_until
 
 WORKER = "host.run.0"

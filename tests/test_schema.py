@@ -17,9 +17,10 @@ from boilerd import Client, InvalidPayloadError, ServeMux, Task, TaskInfo, keys
 from boilerd.broker import Broker
 from boilerd.execution import Execution, Failed
 from boilerd.jobs import NewTask
+from boilerd.payload import encode_payload
 from boilerd.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.rules import Rules, settle
-from boilerd.task import encode_payload, task_options
+from boilerd.task import task_options
 from support import Valkey
 
 WORKER = "host.run.0"

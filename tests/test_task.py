@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from boilerd import InvalidPayloadError, InvalidTaskError, Task, TaskInfo, TaskState
-from boilerd.task import TaskOptions, check_number, check_task_id, check_type, encode_payload, task_options
+from boilerd.payload import encode_payload
+from boilerd.task import TaskOptions, check_number, check_task_id, check_type, task_options
 
 TYPE_RULE = "use letters, digits and any of '_ . : / -', at most 256, as in 'email:deliver'"
 ID_RULE = "use letters, digits, '_' and '-', at most 128"

@@ -12,10 +12,10 @@ from boilerd.connection import connect
 from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskError, TaskNotFoundError
 from boilerd.jobs import NewTask
 from boilerd.mux import ServeMux
+from boilerd.payload import DEFAULT_MAX_PAYLOAD, encode_payload
 from boilerd.schema import check
 from boilerd.settings import Settings
 from boilerd.task import (
-    DEFAULT_MAX_PAYLOAD,
     DEFAULT_MAX_RETRIES,
     DEFAULT_OPTIONS,
     TaskInfo,
@@ -23,7 +23,6 @@ from boilerd.task import (
     TaskState,
     check_task_id,
     check_type,
-    encode_payload,
     task_options,
 )
 

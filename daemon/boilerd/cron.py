@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from boilerd.errors import ConfigError, InvalidTaskError
-from boilerd.task import check_type, encode_payload, task_options
+from boilerd.payload import encode_payload
+from boilerd.task import check_type, task_options
 from boilerd.units import Duration
 
 #: `Schedule.missed` counts no further; at 12 µs a tick, that takes 12 ms.

@@ -16,8 +16,9 @@ import msgspec
 
 from boilerd import keys
 from boilerd.errors import ForbiddenJobError, InvalidPayloadError, InvalidTaskError
+from boilerd.payload import canonical
 from boilerd.retry import Decision
-from boilerd.task import ARCHIVE_TTL_S, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Task, TaskOptions, canonical, check_type
+from boilerd.task import ARCHIVE_TTL_S, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Task, TaskOptions, check_type
 
 #: The function that RQ's record of a task names. It is never imported to run a task.
 ENTRY_POINT = "boilerd.execution.run"

@@ -7,7 +7,8 @@ from boilerd.broker import Broker
 from boilerd.cron import CronEntry
 from boilerd.errors import ConfigError
 from boilerd.jobs import NewTask
-from boilerd.task import encode_payload, task_options
+from boilerd.payload import encode_payload
+from boilerd.task import task_options
 
 logger = logging.getLogger("boilerd.periodic")
 

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 
 from boilerd.cron import CronEntry
+from boilerd.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.queues import DEFAULT_WEIGHTS
 from boilerd.retry import RetryPolicy
-from boilerd.task import DEFAULT_MAX_PAYLOAD, DEFAULT_MAX_RETRIES
+from boilerd.task import DEFAULT_MAX_RETRIES
 from boilerd.units import Duration, Size
 from boilerd.urls import MASK, mask_url, socket_url
 

@@ -1,8 +1,7 @@
-"""What a task is: its type, payload and options, and the rules that each must follow."""
+"""What a task is: its type and options, and the rules that each must follow."""
 
 import difflib
 import enum
-import json
 import logging
 import math
 import re
@@ -12,18 +11,15 @@ from typing import Any, Protocol
 import msgspec
 from msgspec.structs import force_setattr
 
-from boilerd.errors import InvalidPayloadError, InvalidTaskError
+from boilerd.errors import InvalidTaskError
 from boilerd.queues import DEFAULT_QUEUE, check_queue
 
 #: Asynq's defaults.
 DEFAULT_MAX_RETRIES = 25
 DEFAULT_TIMEOUT_S = 30 * 60
-#: Bytes of JSON. RQ's record holds type and payload in one value of Redis, whose own limit is 512 MB.
-DEFAULT_MAX_PAYLOAD = 64 * 1024 * 1024
 #: Archived tasks are kept this long: 90 days.
 ARCHIVE_TTL_S = 90 * 24 * 3600
 
-_TOO_DEEP = "payload: is nested too deep; make it flat, or a text"
 _TYPE = re.compile(r"[A-Za-z0-9_.:/-]{1,256}")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KEY = re.compile(r"[A-Za-z0-9_.:/@-]{1,128}")
@@ -270,60 +266,6 @@ def check_number(name: str, value: object, *, at_least: float) -> None:
     """Raise InvalidTaskError when `value` is no finite number of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= 2**31 - 1:
         raise InvalidTaskError(f"{name}: {value!r} is not a number from {at_least} to {2**31 - 1}")
-
-
-def encode_payload(payload: Any, max_bytes: int = DEFAULT_MAX_PAYLOAD) -> bytes:
-    """The payload as JSON.
-
-    Raises:
-        InvalidPayloadError: A value in it has no JSON form, or it has more than `max_bytes`.
-    """
-    try:
-        # As deep inside as in the call that RQ's record holds, and deeper: what cannot be read again is not written.
-        encoded = msgspec.json.encode([[[[payload]]]])[4:-4]
-        if isinstance(payload, msgspec.Raw):
-            msgspec.json.decode(encoded)  # it was taken over as it is
-        elif b"null" in encoded:
-            # What msgspec writes for NaN and the infinities as well.
-            _check_finite(msgspec.to_builtins(payload, str_keys=True))
-    except RecursionError as error:
-        raise InvalidPayloadError(_TOO_DEEP) from error
-    except (TypeError, ValueError) as error:
-        raise InvalidPayloadError(f"payload: {error}; use what JSON can hold") from error
-    if len(encoded) > max_bytes:
-        raise InvalidPayloadError(
-            f"payload: {len(encoded)} bytes are more than {int(max_bytes)}; store the data elsewhere, send its name"
-            " (or raise max_payload)"
-        )
-    return encoded
-
-
-def canonical(payload: bytes) -> bytes:
-    """The payload with sorted keys and no spaces: equal for equal values, however they were written.
-
-    Raises:
-        InvalidPayloadError: It is nested so deep that it could just be written, and not be read from here.
-    """
-    try:
-        return msgspec.json.encode(msgspec.json.decode(payload), order="sorted")
-    except RecursionError as error:
-        raise InvalidPayloadError(_TOO_DEEP) from error
-
-
-def _check_finite(payload: Any) -> None:
-    """Raise ValueError with the path of the first number that JSON cannot hold."""
-    try:
-        json.dumps(payload, allow_nan=False)  # a tenth of the time of a look at each
-    except ValueError:
-        todo = [("$", payload)]
-        for path, value in todo:
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{path} is {value}, and JSON has neither NaN nor Infinity") from None
-            if isinstance(value, dict):
-                todo += [(f"{path}.{key}", each) for key, each in value.items()]
-            elif isinstance(value, list | tuple):
-                todo += [(f"{path}[{place}]", each) for place, each in enumerate(value)]
-        raise
 
 
 def _timeout_s(timeout: Seconds | None, deadline: datetime | None) -> int | None:

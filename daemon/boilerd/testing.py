@@ -13,7 +13,8 @@ from boilerd.client import Client
 from boilerd.errors import BoilerdError, DuplicateTaskError, TaskIdConflictError
 from boilerd.jobs import NewTask
 from boilerd.mux import Handler, ServeMux
-from boilerd.task import DEFAULT_MAX_PAYLOAD, Task, TaskOptions, TaskState, check_type, encode_payload
+from boilerd.payload import DEFAULT_MAX_PAYLOAD, encode_payload
+from boilerd.task import Task, TaskOptions, TaskState, check_type
 
 
 class RecordedTask(msgspec.Struct, frozen=True):
