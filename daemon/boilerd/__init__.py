@@ -36,16 +36,18 @@ from boilerd.retry import retry
 from boilerd.task import Task, TaskInfo, TaskState, UniqueUntil
 
 if TYPE_CHECKING:
+    from boilerd.async_client import AsyncClient
     from boilerd.client import Client
     from boilerd.inspector import Inspector
     from boilerd.records import Attempt, CompletedTask, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
 
 #: What talks to Redis is loaded at first use: that takes 0.1 s, which a handler module does not need.
-_LATER = {"Client": "client", "Inspector": "inspector"} | dict.fromkeys(
+_LATER = {"AsyncClient": "async_client", "Client": "client", "Inspector": "inspector"} | dict.fromkeys(
     ("Attempt", "CompletedTask", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"), "records"
 )
 
 __all__ = [
+    "AsyncClient",
     "Attempt",
     "BoilerdError",
     "BrokerError",
