@@ -16,6 +16,7 @@ from boilerd import (
     TaskState,
     keys,
 )
+from boilerd.connection import text
 from support import Valkey
 
 
@@ -51,7 +52,7 @@ def test_many_calls_at_once_are_all_done(valkey: Valkey, client: Client) -> None
 
     ids = asyncio.run(main())
 
-    assert {task_id.decode() for task_id in client.connection.lrange(keys.queue("default"), 0, -1)} == ids
+    assert {text(task_id) for task_id in client.connection.lrange(keys.queue("default"), 0, -1)} == ids
 
 
 def test_the_loop_goes_on_while_redis_does_not_answer(start_valkey: Callable[..., Valkey]) -> None:
