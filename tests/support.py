@@ -147,17 +147,17 @@ class RunningDaemon:
 
     def ready(self) -> Self:
         """Wait until every worker has registered itself."""
-        from boilerd.cli.socket_client import daemon_info  # noqa: PLC0415
+        from boilerd.cli.socket_client import look  # noqa: PLC0415
 
         self.wait_for("daemon started")
-        wait_until(lambda: daemon_info(self.directory / "run" / "control.sock").get("state") == "ready", "it is ready")
+        wait_until(lambda: look(self.directory / "run" / "control.sock").info.get("state") == "ready", "it is ready")
         return self
 
     def processes(self) -> list[dict[str, Any]]:
         """What the control socket tells."""
-        from boilerd.cli.socket_client import daemon_processes  # noqa: PLC0415
+        from boilerd.cli.socket_client import look  # noqa: PLC0415
 
-        found = daemon_processes(self.directory / "run" / "control.sock")
+        found = look(self.directory / "run" / "control.sock").processes
         return found or [{"pid": 0, "name": "none", "state": "none"}]
 
     def pid_of(self, name: str) -> int:

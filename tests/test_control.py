@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from boilerd import Client, keys
-from boilerd.cli.socket_client import ask, daemon_info, look
+from boilerd.cli.socket_client import ask, look
 from boilerd.connection import connect
 from support import RunningDaemon, Valkey, boilerd, clean_environment, is_running, wait_until
 
@@ -19,7 +19,7 @@ StartDaemon = Callable[..., RunningDaemon]
 
 
 def info(daemon: RunningDaemon) -> dict[str, Any]:
-    return daemon_info(daemon.directory / "run" / "control.sock")
+    return look(daemon.directory / "run" / "control.sock").info
 
 
 def workers(daemon: RunningDaemon) -> dict[str, int]:

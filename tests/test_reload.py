@@ -16,7 +16,7 @@ import redis
 
 from boilerd import Client
 from boilerd.cli.control import DaemonError, await_reload
-from boilerd.cli.socket_client import ask, daemon_info
+from boilerd.cli.socket_client import ask, look
 from boilerd.connection import connect
 from boilerd.handover import Handover, RunningValkey
 from support import RunningDaemon, Valkey, is_running, wait_until
@@ -44,7 +44,7 @@ def write_app(directory: Path, version: int) -> None:
 
 
 def info(daemon: RunningDaemon) -> dict[str, Any]:
-    return daemon_info(daemon.directory / "run" / "control.sock")
+    return look(daemon.directory / "run" / "control.sock").info
 
 
 def wait_for_generation(daemon: RunningDaemon, generation: int) -> dict[str, Any]:

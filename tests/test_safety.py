@@ -13,7 +13,7 @@ import pytest
 
 from boilerd import Client
 from boilerd.board import Board
-from boilerd.cli.socket_client import Seen, daemon_info
+from boilerd.cli.socket_client import Seen, look
 from boilerd.config import load
 from boilerd.connection import connect
 from boilerd.errors import BrokerLoadingError, BrokerUnavailableError, ConfigError, InvalidPayloadError
@@ -322,10 +322,10 @@ def test_a_scheduler_that_hangs_lets_the_heartbeat_age(start_daemon: StartDaemon
     os.kill(scheduler, signal.SIGSTOP)
 
     # Longer than from one heartbeat to the next.
-    wait_until(lambda: daemon_info(socket)["heartbeat_age_s"] > HEARTBEAT_S + 0.5, "it is late")
+    wait_until(lambda: look(socket).info["heartbeat_age_s"] > HEARTBEAT_S + 0.5, "it is late")
     os.kill(scheduler, signal.SIGCONT)
 
-    wait_until(lambda: daemon_info(socket)["heartbeat_age_s"] < HEARTBEAT_S, "it is in time again")
+    wait_until(lambda: look(socket).info["heartbeat_age_s"] < HEARTBEAT_S, "it is in time again")
 
 
 def test_a_heartbeat_that_is_late_is_a_trouble() -> None:

@@ -58,7 +58,7 @@ class OwnPool(redis.ConnectionPool):
         return connection
 
     def get_for_script(self) -> Any:
-        """One whose timeout the kernel sees to where it is open: an enqueue takes a seventh less. Not so with TLS.
+        """One whose timeout the kernel sees to where it is open: an enqueue takes an eighth less. Not so with TLS.
 
         Python's own timeout polls the socket before each read and each write. The kernel's counts from the last
         progress, and anew after each signal that has a handler.

@@ -87,21 +87,6 @@ def look(control_socket: Path) -> Seen:
         return Seen({}, [], str(error))
 
 
-def daemon_info(control_socket: Path) -> dict[str, Any]:
-    """What `supervision.Daemon.info` tells; empty when no daemon answers, or it is starting."""
-    with suppress(OSError, ValueError):
-        info: dict[str, Any] = ask(control_socket, "boilerd.info")
-        return info
-    return {}
-
-
-def daemon_processes(control_socket: Path) -> list[dict[str, Any]]:
-    """Name, state, pid and start time of each process; empty when no daemon answers."""
-    with suppress(OSError, ValueError):
-        return _processes(control_socket)
-    return []
-
-
 def _processes(control_socket: Path) -> list[dict[str, Any]]:
     return [
         {
