@@ -6,7 +6,7 @@ Whatever is read from Redis is a stranger's data until it was checked here.
 import hashlib
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from boilerd import keys
+from boilerd.board import Batch
 from boilerd.errors import ForbiddenJobError, InvalidPayloadError, InvalidTaskError
 from boilerd.payload import canonical
 from boilerd.retry import Decision
@@ -118,6 +119,25 @@ class Completion(msgspec.Struct, frozen=True):
 
     claim: Claim
     result: bytes = b""
+
+
+def sort_batch(claims: Iterable[Claim], batch: Batch) -> tuple[list[Completion], list[str], list[Claim]]:
+    """What of a worker's claims is known by how far it was.
+
+    Returns:
+        Those that have ended, and left no result to be kept, which only the worker has; the execution IDs of those
+        that have not begun; and all others: the one that runs, and those of another batch.
+    """
+    ended, unstarted, rest = [], [], []
+    for claim in claims:
+        number, place = batch_place(claim.execution_id)
+        if number == batch.number and place >= batch.finished + batch.is_running:
+            unstarted.append(claim.execution_id)
+        elif number == batch.number and place < batch.finished and not claim.retention_s:
+            ended.append(Completion(claim))
+        else:
+            rest.append(claim)
+    return ended, unstarted, rest
 
 
 @dataclass(frozen=True, slots=True)

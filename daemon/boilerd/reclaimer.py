@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from boilerd.board import Board
 from boilerd.broker import Broker
-from boilerd.jobs import Completion, batch_place
+from boilerd.jobs import sort_batch
 from boilerd.prefetch import SLOW_S
 
 logger = logging.getLogger("boilerd.prefetch")
@@ -70,16 +70,7 @@ class Reclaimer:
         now = self._board.revoke(slot, number)
         if now.number != number:
             return  # the worker was faster
-        ended, waiting = [], []
-        for claim in held:
-            held_number, place = batch_place(claim.execution_id)
-            if held_number != number:
-                continue
-            # What has a result to be kept was acknowledged by the worker.
-            if place < now.finished and not claim.retention_s:
-                ended.append(Completion(claim))
-            elif place >= now.finished + now.is_running:
-                waiting.append(claim.execution_id)
+        ended, waiting, _ = sort_batch(held, now)
         if ended:
             self._broker.acknowledge(name, ended)
         if waiting:

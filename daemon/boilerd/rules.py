@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from boilerd.board import Batch
 from boilerd.broker import Broker
 from boilerd.errors import WorkerDiedError, describe
-from boilerd.jobs import Claim, Completion, Failure, batch_place
+from boilerd.jobs import Claim, Failure, batch_place, sort_batch
 from boilerd.logs import log_context
 from boilerd.mux import Handler, ServeMux
 from boilerd.retry import Decision, Hooks, RetryPolicy, Verdict, decide
@@ -117,18 +117,11 @@ class Rules:
             batch: How far it was.
             died: How it ended.
         """
-        unstarted, completions = [], []
-        for claim in broker.held(worker):
-            number, place = batch_place(claim.execution_id)
-            if number != batch.number:
-                # It died between the claim and its first word about it.
-                self.bury(broker, worker, claim, died, is_doubtful=not claim.is_alone)
-            elif place >= batch.finished + batch.is_running:
-                unstarted.append(claim.execution_id)
-            elif place < batch.finished and not claim.retention_s:
-                completions.append(Completion(claim))
-            else:
-                self.bury(broker, worker, claim, died)
+        completions, unstarted, rest = sort_batch(broker.held(worker), batch)
+        for claim in rest:
+            # Of another batch: it died between the claim and its first word about it.
+            is_unknown = batch_place(claim.execution_id)[0] != batch.number
+            self.bury(broker, worker, claim, died, is_doubtful=is_unknown and not claim.is_alone)
         if completions:
             broker.acknowledge(worker, completions)
         if unstarted:
