@@ -164,6 +164,7 @@ def test_a_claim_leaves_the_queue_and_takes_a_lease_in_one_step(broker: Broker, 
     job = rq_job(connection, "a")
     assert job.get_status() == JobStatus.STARTED
     assert job.worker_name == WORKER
+    broker.extend([WORKER])
     assert [execution.id for execution in job.get_executions()] == [claimed.execution_id]
 
 

@@ -364,6 +364,7 @@ def test_tasks_that_come_while_a_bulk_operation_runs_are_left_alone(inspector: I
 def test_an_id_without_a_record_stops_no_bulk_operation(
     inspector: Inspector, client: Client, connection: redis.Redis
 ) -> None:
+    connection.sadd(keys.QUEUES, keys.queue("default"))
     for n in range(150):
         connection.rpush(keys.queue("default"), f"ghost-{n}")
     client.enqueue_many([("test:echo", n) for n in range(50)])

@@ -119,6 +119,7 @@ class Known:
         at: When it is due, when its lease ends, or when it expires: Redis's score.
         ends: When its record expires.
         has_share: Whether it is listed as running under its concurrency key; a day without heartbeats ends that.
+        is_renewed: Whether a heartbeat found its claim: from then on RQ's list of its executions has it.
     """
 
     id: str
@@ -134,6 +135,7 @@ class Known:
     started: float = 0.0
     is_cancelled: bool = False
     has_share: bool = False
+    is_renewed: bool = False
 
     @property
     def queue(self) -> str:
@@ -465,6 +467,7 @@ class BrokerMachine(RuleBasedStateMachine):
         for known in renewed:
             known.at = after.score(keys.wip(known.queue), known.pair)
             assert close(known.at, before.at + LEASE_S, after.at + LEASE_S)
+            known.is_renewed = True
             if keys.execution(known.pair) not in before.hashes:  # written anew
                 known.started = float(after.hashes[keys.execution(known.pair)]["created_at"]) + self.shift
                 assert close(known.started, before.at, after.at)
@@ -638,7 +641,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert record is None or (record["id"], record["job_id"]) == (pair.rpartition(":")[2], known.id)
             if known.at > seen.at:  # these records outlive the lease by a minute, and no more
                 assert pair in executions
-                assert pair in by_task or "-" in pair.rpartition(":")[2]  # one of a batch
+                assert pair in by_task or not known.is_renewed
                 assert pair in by_worker
 
     @invariant()
@@ -766,7 +769,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert claim.task is not None
         assert claim.task.attempt == known.retried + 1
         assert claim.max_retries == known.options.max_retries
-        known.place, known.worker, known.claim = Place.ACTIVE, worker, claim
+        known.place, known.worker, known.claim, known.is_renewed = Place.ACTIVE, worker, claim, False
         known.has_share = True
         known.at = self.seen.score(keys.wip(known.queue), known.pair)
         assert close(known.at, before.at + LEASE_S, self.seen.at + LEASE_S)

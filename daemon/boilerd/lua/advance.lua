@@ -23,8 +23,8 @@
 -- Touches, claiming: rq:suspended, boilerd:paused, boilerd:limits, boilerd:running:KEY (ZADD, score = end
 --   of the lease; a day), boilerd:called:KEY (ZREM), boilerd:waiting:KEY (ZADD, score = when it stepped aside; its
 --   place among those that do so in one call), boilerd:keys (SADD), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q,
---   rq:job:ID (status started, PERSIST), rq:execution:ID:EID, rq:executions:ID (but for batches), rq:wip:Q (ZADD,
---   score = end of the lease), rq:worker:W:executions (EXPIRE: a day), rq:worker:W (state).
+--   rq:job:ID (status started, PERSIST), rq:execution:ID:EID, rq:wip:Q (ZADD, score = end of the lease),
+--   rq:worker:W:executions (EXPIRE: a day), rq:worker:W (state). rq:executions:ID is written by the first heartbeat.
 
 local worker, lease, most = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local parts, queues = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -33,7 +33,7 @@ local worker_key = RQ .. ':worker:' .. worker
 local claims_key = worker_key .. ':executions'
 local seconds = now()
 local time, stamped = iso(seconds), stamp(seconds)
-local lost, ended, bells, stepped_aside, is_cut = {}, {}, {}, 0, false
+local lost, ended, bells, stepped_aside, is_cut, is_restricted = {}, {}, {}, 0, false, false
 -- Tasks of a queue that may step aside in one call: bounds how long Redis serves nobody else, to a few milliseconds.
 local MOST_LOOKS = 100
 local is_registered = call('TYPE', worker_key).ok == 'hash' and 1 or 0
@@ -159,9 +159,12 @@ local function room_in(queue)
     return 0
   end
   local active = redis.pcall('ZCARD', RQ .. ':wip:' .. queue)
-  if type(active) ~= 'number' or redis.pcall('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
-  local limit = tonumber(redis.pcall('HGET', OWN .. ':limits', queue .. ':max_active')) or 0
-  if limit > 0 then return active < limit and 1 or 0 end
+  if type(active) ~= 'number' then return 0 end
+  if is_restricted then
+    if redis.pcall('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
+    local limit = tonumber(redis.pcall('HGET', OWN .. ':limits', queue .. ':max_active')) or 0
+    if limit > 0 then return active < limit and 1 or 0 end
+  end
   return math.min(most, 1 + math.floor(length / parts))
 end
 
@@ -182,12 +185,6 @@ local function claim(queue, jobs, room)
       'worker_name', worker)
     if job.key then call('HSET', record_key, 'concurrency_key', job.key) end
     call('EXPIRE', record_key, lease + 60)
-    if room == 1 then
-      -- One of a batch is over in a moment, or has it from its first heartbeat on.
-      local executions = RQ .. ':executions:' .. job.id
-      own_call('ZADD', executions, stamp(seconds + lease + 60), eid)
-      call('EXPIRE', executions, lease + 60)
-    end
     members[i], leases[2 * i - 1], leases[2 * i] = pair, ends, pair
     answers[i] = {job.id, eid, queue, stamped, job.fields}
   end
@@ -256,10 +253,14 @@ local function take(queue, room)
   return claim(queue, jobs, room)
 end
 
--- A claim whose answer never arrived: the worker must settle it before it gets another.
-if queues > 0 and call('EXISTS', claims_key) == 1 then return {lost, {}, is_registered, 1} end
+if queues > 0 then
+  -- As a rule none of these is there, and one command tells.
+  is_restricted = call('EXISTS', claims_key, RQ .. ':suspended', OWN .. ':paused', OWN .. ':limits') > 0
+  -- A claim whose answer never arrived: the worker must settle it before it gets another.
+  if is_restricted and call('EXISTS', claims_key) == 1 then return {lost, {}, is_registered, 1} end
+end
 
-if queues > 0 and call('EXISTS', RQ .. ':suspended') == 0 then
+if queues > 0 and not (is_restricted and call('EXISTS', RQ .. ':suspended') == 1) then
   for i = 8, 7 + queues do
     local room = room_in(ARGV[i])
     local claimed = room > 0 and take(ARGV[i], room)

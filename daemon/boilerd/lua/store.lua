@@ -33,8 +33,10 @@ local function store(i)
   local first, last = i + 8, i + 7 + tonumber(n)
   local due = at ~= '' and tonumber(at) or seconds + tonumber(after)
   local key = RQ .. ':job:' .. id
-  if call('EXISTS', key) == 1 then return 0, last + 1 end
-  if due <= seconds and room_in(queue) <= 0 then return -1, last + 1 end
+  -- As a rule there is neither, and one command tells.
+  local found = call('EXISTS', key, OWN .. ':limits')
+  if found > 0 and call('EXISTS', key) == 1 then return 0, last + 1 end
+  if found > 0 and due <= seconds and room_in(queue) <= 0 then return -1, last + 1 end
   if lock ~= '' then
     local holder = holder_of(lock)
     if holder then return holder, last + 1 end
@@ -43,9 +45,9 @@ local function store(i)
   if is_later then
     schedule(queue, id, due, seconds)
   else
-    call('RPUSH', RQ .. ':queue:' .. queue, id)
-    room[queue] = room[queue] - 1
-    note_queue(queue)
+    -- Where others wait already, whoever stored or claims them noted the queue.
+    if call('RPUSH', RQ .. ':queue:' .. queue, id) == 1 then note_queue(queue) end
+    if room[queue] then room[queue] = room[queue] - 1 end
     ring(queue)
   end
   if lock ~= '' then
