@@ -45,7 +45,7 @@ logger = logging.getLogger("boilerd.scheduler")
 HEARTBEAT_S = 5.0
 #: The worker's own SIGALRM comes first; this long after the limit it is killed.
 KILL_AFTER_S = 5.0
-#: After an outage the schedulers of other hosts have so long to renew their leases before they count as lost.
+#: After an outage, or a step of Redis's clock, schedulers have so long to renew leases before they count as lost.
 GRACE_S = HEARTBEAT_S + LONGEST_PAUSE_S
 #: After so long the other duties have their turn, although tasks of dead workers are left.
 LONGEST_STEP_S = 1.0
@@ -91,7 +91,7 @@ class Scheduler:
         self._board = board
         self._worker_names = worker_names
         self._rules = rules.without_hooks() if board.died_judging(SCHEDULER_SLOT) else rules
-        self._beat_s = self._steady_since_s = -math.inf
+        self._beat_s = self._steady_since_s = self._lead_s = -math.inf
         self._periodic = periodic
         self._subscriber = Subscriber(broker.connection, worker_names, board)
         self._reclaimer = Reclaimer(broker, board, worker_names)
@@ -207,12 +207,20 @@ class Scheduler:
 
     def _buried_lost(self) -> Iterator[Claim]:
         """Of whatever host: leases that ended, although they could have been renewed."""
+        self._look_for_step()
         if time.monotonic() - self._steady_since_s < GRACE_S:
             return  # the broker may have been away, and its other daemons not be back yet
         for worker, claim in self._broker.expired(self._queues):
             error = LeaseExpiredError(f"lease expired: worker {worker or 'unknown'} is gone or cut off")
             self._rules.bury(self._broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone)
             yield claim
+
+    def _look_for_step(self) -> None:
+        """Where Redis's clock was put forward, as it is when its host was suspended, leases ended before their time."""
+        lead_s = self._broker.now() - time.monotonic()
+        if lead_s - self._lead_s > HEARTBEAT_S:
+            self._steady_since_s = time.monotonic()
+        self._lead_s = lead_s
 
     def _clean(self) -> float:
         return 0.0 if self._broker.clean(self._queues) >= BATCH else CLEAN_EVERY_S

@@ -97,6 +97,28 @@ def test_leases_that_nobody_could_renew_are_not_taken_at_once(
     assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
 
 
+@pytest.mark.fault(41)
+def test_leases_that_ended_because_redis_clock_was_put_forward_are_not_taken_at_once(
+    made: tuple[Scheduler, Board], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serves, _ = made
+    client.enqueue("test:echo", task_id="a")
+    broker.advance("other.run.0", ["default"])
+    serves._heartbeat()
+    serves._recover()
+    serves._steady_since_s -= scheduler.GRACE_S
+    now = broker.now
+    monkeypatch.setattr(broker, "now", lambda: now() + 60)
+    lapse(client.connection, broker.expired)
+
+    assert 0 < serves._recover() <= scheduler.GRACE_S
+    assert client.connection.hget(keys.job("a"), "status") == b"started"
+
+    monkeypatch.setattr(scheduler, "GRACE_S", 0.0)
+    serves._recover()
+    assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
+
+
 @pytest.mark.fault(15)
 def test_only_the_attempt_that_runs_is_killed_for_its_timeout(
     made: tuple[Scheduler, Board], child: int, client: Client, broker: Broker, caplog: pytest.LogCaptureFixture
