@@ -1,0 +1,115 @@
+"""The worker's own state, between two of its steps, on a real broker."""
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd import Client, keys
+from boilerd.board import Board
+from boilerd.broker import Broker
+from boilerd.mux import ServeMux
+from boilerd.prefetch import Prefetch
+from boilerd.queues import ClaimOrder
+from boilerd.retry import RetryPolicy
+from boilerd.rules import Rules
+from boilerd.signals import Stopped, StopRequest
+from boilerd.worker import Limits, Worker
+
+NAME = "host.run.0"
+MakeWorker = Callable[..., Worker]
+
+
+@pytest.fixture
+def make_worker(connection: redis.Redis) -> Iterator[MakeWorker]:
+    """Makes a worker whose steps the test does by itself."""
+    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+
+    def make(limits: Limits | None = None) -> Worker:
+        made = Worker(
+            connection,
+            name=NAME,
+            title="worker:0",
+            order=ClaimOrder({"default": 1}, is_strict=True),
+            rules=Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler),
+            limits=limits or Limits(),
+            prefetch=Prefetch(),
+            board=Board(),
+            slot=0,
+            address="",
+        )
+        made._stop = StopRequest()
+        return made
+
+    yield make
+    for signum, handler in kept.items():
+        signal.signal(signum, handler)
+
+
+def pending(connection: redis.Redis) -> list[bytes]:
+    found: Any = connection.lrange(keys.queue("default"), 0, -1)
+    return list(found)
+
+
+def test_a_claim_whose_answer_was_lost_is_given_back_and_claimed_again(
+    make_worker: MakeWorker, client: Client, broker: Broker
+) -> None:
+    worker = make_worker()
+    client.enqueue("test:echo", task_id="a")
+    broker.advance(NAME, ["default"])
+
+    worker._advance()
+    assert not worker._held
+
+    worker._advance()
+    assert [claim.task_id for claim in worker._held] == ["a"]
+
+
+def test_what_was_claimed_while_a_signal_ended_the_wait_goes_back(
+    make_worker: MakeWorker, client: Client, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make_worker()
+    client.enqueue("test:echo", task_id="a")
+
+    def interrupted(*_: object) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker._board, "open_batch", interrupted)  # the answer is there, and half noted
+        worker._wait()
+    assert pending(connection) == []
+
+    worker._acknowledge()
+
+    assert pending(connection) == [b"a"]
+    assert not connection.zcard(keys.wip("default"))
+
+
+def test_a_batch_that_took_too_long_goes_back_and_the_next_is_of_one_task(
+    make_worker: MakeWorker, client: Client, connection: redis.Redis
+) -> None:
+    worker = make_worker()
+    for _ in range(40):
+        worker._prefetch.note(0.0001)
+    client.enqueue_many([("test:echo", n) for n in range(64)])
+    before = pending(connection)
+    worker._advance()
+    held = [claim.task_id.encode() for claim in worker._held]
+    assert len(held) > 1
+
+    worker._held_until_s = 0.0
+    claim = worker._next()
+
+    assert claim is not None
+    assert claim.task_id.encode() == held[0]
+    assert pending(connection) == before[1:]
+
+
+def test_workers_that_started_together_are_not_replaced_together(make_worker: MakeWorker) -> None:
+    ends = {make_worker(Limits(max_tasks=1000))._last_task for _ in range(20)}
+
+    assert len(ends) > 1
+    assert min(ends) >= 1000
+    assert max(ends) <= 1100
