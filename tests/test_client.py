@@ -222,9 +222,9 @@ def test_an_option_that_is_not_allowed_is_refused(client: Client, options: dict[
 
 def test_an_unknown_option_is_refused(client: Client) -> None:
     with pytest.raises(TypeError, match=r"^unknown option 'quue', did you mean 'queue'\? there are: queue, timeout, "):
-        client.enqueue("test:echo", quue="low")
+        client.enqueue("test:echo", quue="low")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"^unknown option 'xyz'; there are: queue, .*, concurrency_limit$"):
-        client.enqueue_many([("test:echo", None)], xyz=5)
+        client.enqueue_many([("test:echo", None)], xyz=5)  # type: ignore[call-arg]
 
 
 def test_a_broker_that_went_away_before_the_task_was_sent_has_not_stored_it(directory: Path) -> None:

@@ -39,7 +39,7 @@ def broker(connection: redis.Redis) -> Broker:
     return Broker(connection)
 
 
-def store(client: Client, *ids: str, queue: str = "default", **options: object) -> None:
+def store(client: Client, *ids: str, queue: str = "default", **options: Any) -> None:
     for task_id in ids:
         client.enqueue("test:echo", task_id=task_id, queue=queue, **options)
 

@@ -1,5 +1,6 @@
 """The rules that task types, IDs, options and payloads follow."""
 
+import inspect
 import logging
 import math
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from boilerd import InvalidPayloadError, InvalidTaskError, Task, TaskInfo, TaskState
+from boilerd import EnqueueOptions, InvalidPayloadError, InvalidTaskError, Task, TaskInfo, TaskState
 from boilerd.payload import encode_payload
 from boilerd.task import TaskOptions, check_number, check_task_id, check_type, task_options
 
@@ -231,3 +232,9 @@ def test_the_payload_is_not_shown_where_a_task_is_printed() -> None:
 
     assert "geheim" not in repr(info)
     assert "geheim" not in repr(Task(id="a", type="t:x", payload="geheim"))
+
+
+def test_the_options_that_type_checkers_know_are_those_that_there_are() -> None:
+    taken = inspect.signature(task_options).parameters
+
+    assert list(EnqueueOptions.__annotations__) == [name for name in taken if name != "unknown"]

@@ -33,7 +33,7 @@ from boilerd.errors import (
 )
 from boilerd.mux import Handler, Middleware, ServeMux
 from boilerd.retry import retry
-from boilerd.task import Task, TaskInfo, TaskState, UniqueUntil
+from boilerd.task import EnqueueOptions, Task, TaskInfo, TaskState, UniqueUntil
 
 if TYPE_CHECKING:
     from boilerd.async_client import AsyncClient
@@ -57,6 +57,7 @@ __all__ = [
     "ConfigError",
     "DeadlineExceededError",
     "DuplicateTaskError",
+    "EnqueueOptions",
     "ForbiddenJobError",
     "Handler",
     "HandlerNotFoundError",

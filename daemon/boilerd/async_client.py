@@ -4,13 +4,13 @@ import asyncio
 import functools
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from boilerd.client import Client
 from boilerd.errors import BoilerdError
 from boilerd.mux import ServeMux
 from boilerd.settings import Settings
-from boilerd.task import TaskInfo
+from boilerd.task import EnqueueOptions, TaskInfo
 
 #: Calls that may wait for Redis at one time; the others wait for their turn, in the order in which they came.
 THREADS = 8
@@ -43,11 +43,13 @@ class AsyncClient:
         """A client for the Redis that the settings name, as `Client.from_settings` makes it."""
         return cls(Client.from_settings(settings, mux=mux))
 
-    async def enqueue(self, task_type: str, payload: Any = None, **options: Any) -> TaskInfo:
+    async def enqueue(self, task_type: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> TaskInfo:
         """Store a task for a worker to run; see `Client.enqueue` for options and errors."""
         return await self._call(self._client.enqueue, task_type, payload, **options)
 
-    async def enqueue_many(self, tasks: Iterable[tuple[str, Any]], **options: Any) -> list[TaskInfo | BoilerdError]:
+    async def enqueue_many(
+        self, tasks: Iterable[tuple[str, Any]], **options: Unpack[EnqueueOptions]
+    ) -> list[TaskInfo | BoilerdError]:
         """Store many tasks with the same options; see `Client.enqueue_many`."""
         return await self._call(self._client.enqueue_many, list(tasks), **options)
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import redis
 
@@ -18,6 +18,7 @@ from boilerd.settings import Settings
 from boilerd.task import (
     DEFAULT_MAX_RETRIES,
     DEFAULT_OPTIONS,
+    EnqueueOptions,
     TaskInfo,
     TaskOptions,
     TaskState,
@@ -74,15 +75,13 @@ class Client:
         connection = connect(settings.broker_url(), password=settings.redis_password, db=settings.redis_db)
         return cls(connection, mux=mux, max_payload=settings.max_payload)
 
-    def enqueue(self, task_type: str, payload: Any = None, **options: Any) -> TaskInfo:
+    def enqueue(self, task_type: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> TaskInfo:
         """Store a task for a worker to run; one round trip.
 
         Args:
             task_type: What to do, such as ``email:deliver``.
             payload: Anything that has a JSON form.
-            options: ``queue``, ``timeout``, ``deadline``, ``process_in``, ``process_at``, ``max_retries``,
-                ``retention``, ``task_id``, ``unique``, ``unique_until``, ``concurrency_key``,
-                ``concurrency_limit``, as `task_options` has them.
+            options: ``queue``, ``timeout``, ``process_in`` and so on, as `EnqueueOptions` has them.
 
         Raises:
             TypeError: There is no such option; nothing was sent.
@@ -108,7 +107,9 @@ class Client:
             raise answer
         return _info(task, payload, answer)
 
-    def enqueue_many(self, tasks: Iterable[tuple[str, Any]], **options: Any) -> list[TaskInfo | BoilerdError]:
+    def enqueue_many(
+        self, tasks: Iterable[tuple[str, Any]], **options: Unpack[EnqueueOptions]
+    ) -> list[TaskInfo | BoilerdError]:
         """Store many tasks with the same options; one round trip for 500, or 8 MiB of payloads.
 
         Args:

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -170,6 +170,40 @@ DEFAULT_OPTIONS = TaskOptions()
 Seconds = float | timedelta
 
 
+class EnqueueOptions(TypedDict, total=False):
+    """What an enqueue may be given; `task_options` checks it. Times to wait are seconds or timedeltas.
+
+    Attributes:
+        queue: Name of the queue; ``default`` without it.
+        timeout: How long one attempt may take, rounded up to whole seconds (RQ stores no
+            fractions). Without it 30 min, or with a deadline, until that.
+        max_retries: Further attempts after the first; without it the handler's policy decides.
+        retention: How long to keep the task and its result after success; 0, or without it, deletes it.
+        task_id: Letters, digits, ``_`` and ``-``; a random one without it.
+        process_in: Run it so much later.
+        process_at: Run it then; a datetime with a time zone.
+        deadline: It may not run after that; a datetime with a time zone.
+        unique: For so long, counted from when it is due, refuse another task with the same
+            queue, type and payload; at least a second.
+        unique_until: What releases that lock before: ``success`` (without it), ``end`` or ``ttl`` (nothing).
+        concurrency_key: At most `concurrency_limit` tasks with this key run at once, on all hosts.
+        concurrency_limit: See there; 1 without it.
+    """
+
+    queue: str
+    timeout: Seconds | None
+    max_retries: int | None
+    retention: Seconds
+    task_id: str | None
+    process_in: Seconds | None
+    process_at: datetime | None
+    deadline: datetime | None
+    unique: Seconds | None
+    unique_until: str | None
+    concurrency_key: str | None
+    concurrency_limit: int | None
+
+
 def task_options(
     *,
     queue: str = DEFAULT_QUEUE,
@@ -186,24 +220,7 @@ def task_options(
     concurrency_limit: int | None = None,
     **unknown: object,
 ) -> TaskOptions:
-    """Check the options of an enqueue. Times to wait are seconds or timedeltas.
-
-    Args:
-        queue: Name of the queue.
-        timeout: How long one attempt may take, rounded up to whole seconds (RQ stores no
-            fractions). Without it 30 min, or with a deadline, until that.
-        max_retries: Further attempts after the first; without it the handler's policy decides.
-        retention: How long to keep the task and its result after success; 0 deletes it.
-        task_id: Letters, digits, ``_`` and ``-``; a random one without it.
-        process_in: Run it so much later.
-        process_at: Run it then; a datetime with a time zone.
-        deadline: It may not run after that; a datetime with a time zone.
-        unique: For so long, counted from when it is due, refuse another task with the same
-            queue, type and payload; at least a second.
-        unique_until: What releases that lock before: ``success`` (without it), ``end`` or ``ttl`` (nothing).
-        concurrency_key: At most `concurrency_limit` tasks with this key run at once, on all hosts.
-        concurrency_limit: See there; 1 without it.
-        unknown: What is none of these.
+    """Check the options of an enqueue, as `EnqueueOptions` has them; `unknown` are all others.
 
     Raises:
         InvalidTaskError: An option has a value that is not allowed, or lacks another that it belongs to.
