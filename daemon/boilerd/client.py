@@ -8,7 +8,7 @@ import redis
 
 from boilerd.broker import Broker
 from boilerd.config import load
-from boilerd.connection import connect
+from boilerd.connection import connect, connect_to
 from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskError, TaskNotFoundError
 from boilerd.jobs import NewTask
 from boilerd.mux import ServeMux
@@ -72,8 +72,7 @@ class Client:
     def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
         """A client for the Redis that the settings name: what the command line would use."""
         settings = settings or load().settings
-        connection = connect(settings.broker_url(), password=settings.redis_password, db=settings.redis_db)
-        return cls(connection, mux=mux, max_payload=settings.max_payload)
+        return cls(connect_to(settings), mux=mux, max_payload=settings.max_payload)
 
     def enqueue(self, task_type: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> TaskInfo:
         """Store a task for a worker to run; one round trip.

@@ -23,6 +23,7 @@ from boilerd.errors import (
     BrokerUnavailableError,
     ConfigError,
 )
+from boilerd.settings import Settings
 from boilerd.urls import check_url, mask_url
 
 
@@ -185,6 +186,17 @@ def connect(
     except (ValueError, TypeError) as error:
         raise ConfigError(f"redis_url: {mask_url(url)!r}: {error}") from error
     return redis.Redis.from_pool(pool)
+
+
+def connect_to(settings: Settings, *, timeout_s: float = 5.0, name: str | None = None) -> redis.Redis:
+    """Make a client for the broker that the settings name, as `connect` does."""
+    return connect(
+        settings.broker_url(),
+        password=settings.redis_password,
+        db=settings.redis_db,
+        timeout_s=timeout_s,
+        name=name,
+    )
 
 
 class _Packer(HiredisRespSerializer):

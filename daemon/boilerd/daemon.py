@@ -21,7 +21,7 @@ from boilerd.app import load_app
 from boilerd.board import SCHEDULER_SLOT, VALKEY_SLOT, Board
 from boilerd.broker import Broker
 from boilerd.children import ForkedConfig, forked_config, program_group
-from boilerd.connection import connect
+from boilerd.connection import connect_to
 from boilerd.directories import lock_directories, prepare_directory, usable_socket
 from boilerd.embedded import START_TIMEOUT_S, EmbeddedValkey, find_server
 from boilerd.errors import (
@@ -282,9 +282,7 @@ class Boilerd:
             ).run()
 
     def _connect(self, name: str) -> redis.Redis:
-        settings = self._settings
-        url = settings.broker_url()
-        return connect(url, password=settings.redis_password, db=settings.redis_db, name=f"boilerd-{name}")
+        return connect_to(self._settings, name=f"boilerd-{name}")
 
 
 def start(settings: Settings, *, is_burst: bool = False) -> None:

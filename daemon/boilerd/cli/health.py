@@ -8,7 +8,7 @@ import click
 from boilerd import server
 from boilerd.cli.options import BROKER, DurationType, Loaded, with_settings
 from boilerd.cli.socket_client import look
-from boilerd.connection import connect
+from boilerd.connection import connect_to
 from boilerd.errors import BrokerError
 from boilerd.exitcodes import FAILED, OK
 from boilerd.inspector import Inspector
@@ -36,9 +36,7 @@ def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
 def _troubles(settings: Settings, max_latency_s: float | None) -> list[str]:
     troubles = look(settings.control_socket()).troubles()
     try:
-        with connect(
-            settings.broker_url(), password=settings.redis_password, db=settings.redis_db, timeout_s=2.0
-        ) as connection:
+        with connect_to(settings, timeout_s=2.0) as connection:
             server.check(connection)
             server.probe(connection, is_storing=True)
             if max_latency_s is not None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from boilerd.cli.options import BROKER, Loaded, with_settings
-from boilerd.connection import connect
+from boilerd.connection import connect_to
 from boilerd.inspector import Action, Inspector
 from boilerd.task import TaskState
 
@@ -33,9 +33,7 @@ def with_yes(command: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def inspecting(loaded: Loaded) -> Iterator[Inspector]:
     """The inspector of the broker that the settings name."""
-    settings = loaded.settings
-    url = settings.broker_url()
-    with connect(url, password=settings.redis_password, db=settings.redis_db) as connection:
+    with connect_to(loaded.settings) as connection:
         yield Inspector(connection)
 
 

@@ -8,7 +8,7 @@ import click
 from boilerd import server
 from boilerd.cli.options import BROKER, Loaded, with_settings
 from boilerd.cli.socket_client import Seen, look
-from boilerd.connection import connect
+from boilerd.connection import connect_to
 from boilerd.errors import BrokerError
 from boilerd.exitcodes import FAILED, OK
 from boilerd.inspector import Inspector
@@ -34,9 +34,7 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     seen = look(settings.control_socket())
     broker_error, queues = None, []
     try:
-        with connect(
-            settings.broker_url(), password=settings.redis_password, db=settings.redis_db, timeout_s=2.0
-        ) as connection:
+        with connect_to(settings, timeout_s=2.0) as connection:
             queues = Inspector(connection).queues(settings.queues)
             server.probe(connection, is_storing=True)
     except BrokerError as error:
