@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -32,8 +33,10 @@ from boilerd.errors import (
     TaskIdConflictError,
 )
 from boilerd.jobs import ENTRY_POINT, Claim, Completion, Failure, NewTask
+from boilerd.mux import ServeMux
 from boilerd.payload import encode_payload
-from boilerd.retry import Decision, Verdict
+from boilerd.retry import Decision, RetryPolicy, Verdict
+from boilerd.rules import Rules
 from boilerd.task import TaskState, task_options
 from support import Valkey, rings, wait_until
 
@@ -580,8 +583,9 @@ def job_of(connection: redis.Redis, data: bytes, **fields: str) -> Claim:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b'["os.system", null, ["echo pwned"], {}]', "'os.system' is not a registered task"),
-        (zlib.compress(b'["os.system", null, ["echo pwned"], {}]'), "'os.system' is not a registered task"),
+        (b'["os system", null, ["echo pwned"], {}]', "'os system' is not a registered task"),
+        (b'["system", null, ["echo pwned"], {}]', "'system' is not a registered task"),
+        (b'["os.system", "self", ["echo pwned"], {}]', "'os.system' is a method of an object"),
         (b"\x80\x04\x95\x10\x00\x00\x00\x00", "pickled jobs are never loaded"),
         (b"", "is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
@@ -600,6 +604,16 @@ def test_a_job_that_is_no_task_of_ours_is_refused_and_nothing_is_imported(
     assert claimed.task is None
     assert isinstance(claimed.error, ForbiddenJobError)
     assert why in str(claimed.error)
+
+
+@pytest.mark.parametrize("pack", [bytes, zlib.compress])
+def test_a_job_of_another_function_is_known_by_it_and_the_rules_refuse_it(
+    connection: redis.Redis, pack: Callable[[bytes], bytes]
+) -> None:
+    claimed = job_of(connection, pack(b'["os.system", null, ["echo pwned"], {}]'))
+
+    assert claimed.function == "os.system"
+    assert Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler).task_of(claimed) is None
 
 
 @pytest.mark.parametrize(

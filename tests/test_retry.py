@@ -54,6 +54,12 @@ def task_in(found: Claim) -> Task:
     return found.task
 
 
+def prepared(rules: Rules, found: Claim) -> Task:
+    task = rules.task_of(found)
+    assert task is not None
+    return task
+
+
 def make_due(connection: redis.Redis) -> None:
     """Bring the moment of every scheduled task into the past."""
     scheduled = keys.registry("scheduled", "default")
@@ -405,7 +411,7 @@ def test_the_settings_are_the_policy_of_handlers_that_have_none(broker: Broker) 
     found = claim(broker)
     rules = rules_of(mux, RetryPolicy(max_retries=2, base=3.0))
 
-    task = rules.prepare(found, task_in(found))
+    task = prepared(rules, found)
 
     assert settings.retry.policy() == RetryPolicy()
     assert task.max_retries == 2
@@ -423,8 +429,8 @@ def test_the_handlers_retries_beat_the_settings_and_the_tasks_own_beat_both(brok
     second = broker.advance("host.run.1", ("default",)).claims[0]
 
     assert second is not None
-    assert rules.prepare(first, task_in(first)).max_retries == 5
-    assert rules.prepare(second, task_in(second)).max_retries == 0
+    assert prepared(rules, first).max_retries == 5
+    assert prepared(rules, second).max_retries == 0
 
 
 def test_attempts_are_counted_through_the_broker_until_the_archive(broker: Broker, connection: redis.Redis) -> None:
@@ -434,7 +440,7 @@ def test_attempts_are_counted_through_the_broker_until_the_archive(broker: Broke
 
     for _ in range(3):
         found = claim(broker)
-        task = rules.prepare(found, task_in(found))
+        task = prepared(rules, found)
         failure = rules.judge(task, ValueError(f"attempt {task.attempt}"), "Traceback …")
         assert broker.fail(WORKER, found, failure)
         attempts.append(task.attempt)
@@ -453,7 +459,7 @@ def test_an_uncounted_retry_leaves_the_attempt_as_it_was(broker: Broker, connect
     rules = rules_of(ServeMux())
     found = claim(broker)
 
-    broker.fail(WORKER, found, rules.judge(rules.prepare(found, task_in(found)), RetryLater(60, "not yet"), ""))
+    broker.fail(WORKER, found, rules.judge(prepared(rules, found), RetryLater(60, "not yet"), ""))
     make_due(connection)
     again = claim(broker)
 
@@ -509,7 +515,7 @@ def rq_delays(broker: Broker, connection: redis.Redis, wanted: Retry) -> tuple[l
     while True:
         found = claim(broker)
         fetched = Job.fetch(job.id, connection=connection, serializer=JSONSerializer)
-        task = rules.prepare(found, task_in(found))
+        task = prepared(rules, found)
         failure = rules.judge(task, ValueError("bad"), "")
         broker.fail(WORKER, found, failure)
         if failure.decision.verdict is Verdict.ARCHIVE:

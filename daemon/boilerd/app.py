@@ -3,22 +3,44 @@
 import importlib
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 from boilerd.errors import AppImportError
+from boilerd.functions import Functions
 from boilerd.mux import ServeMux
 
 BUILTIN = "boilerd.builtin:mux"
 
 
-def load_app(name: str | None) -> ServeMux:
+def load_app(name: str | None, rq_functions: Iterable[str] = ()) -> ServeMux:
     """Import the application and return its mux; the built-in one for None.
 
     The working directory is on the import path, as for ``python -m``.
 
+    Args:
+        name: ``module:name``.
+        rq_functions: Functions of plain RQ's jobs that the mux is to call, as the setting has them; the modules that
+            they are in are imported as well.
+
     Raises:
         AppImportError: No such module or name, or the module raised while it was imported.
     """
+    mux = _load_mux(name)
+    for pattern in rq_functions:
+        functions = Functions(pattern)
+        try:
+            functions.load()
+        except (Exception, SystemExit) as error:
+            raise _broken(f"rq_functions {pattern!r}", error) from error
+        try:
+            mux.handle(functions.prefix, functions)
+        except ValueError as error:
+            raise AppImportError(f"rq_functions {pattern!r}: {error}") from error
+    return mux
+
+
+def _load_mux(name: str | None) -> ServeMux:
     module_name, _, attribute = (name or BUILTIN).partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -27,10 +49,10 @@ def load_app(name: str | None) -> ServeMux:
         found: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise _broken(name, error) from error
+            raise _broken(f"app {name!r}", error) from error
         raise AppImportError(f"app {name!r}: no module {error.name!r} in {here} nor on the import path") from error
     except (Exception, SystemExit) as error:
-        raise _broken(name, error) from error
+        raise _broken(f"app {name!r}", error) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise AppImportError(f"app {name!r}: module {module_name!r} has no {attribute!r}")
@@ -40,7 +62,7 @@ def load_app(name: str | None) -> ServeMux:
     return found
 
 
-def _broken(name: str | None, error: BaseException) -> AppImportError:
+def _broken(what: str, error: BaseException) -> AppImportError:
     # The frames of importlib say nothing about the application.
     frames = "".join(traceback.format_exception(error))
-    return AppImportError(f"app {name!r} cannot be imported: {type(error).__name__}: {error}", frames)
+    return AppImportError(f"{what} cannot be imported: {type(error).__name__}: {error}", frames)

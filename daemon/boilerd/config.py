@@ -173,11 +173,7 @@ def _read_secret(path: Path, source: str) -> str:
 def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
     """Turn what a file, a variable or a flag holds into the setting's type; `is_text`: "10" may stand for 10."""
     try:
-        value = raw
-        if setting.is_table and is_text:
-            value = msgspec.json.decode(raw)
-        elif setting.name == "queues" and is_text:
-            value = _parse_queues(raw)
+        value = _parse(setting, raw) if is_text else raw
         value = msgspec.convert(value, setting.type, strict=not is_text, dec_hook=lambda kind, given: kind.parse(given))
         if setting.name == "queues":
             _check_queues(value)
@@ -191,6 +187,17 @@ def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
             told = mask_url(told)
         raise ConfigError(f"{source}: {setting.name}: {told} is not {setting.expected()}") from error
     return value
+
+
+def _parse(setting: Setting, text: str) -> Any:
+    """What a text stands for, as a file has it."""
+    if setting.is_table:
+        return msgspec.json.decode(text)
+    if setting.name == "queues":
+        return _parse_queues(text)
+    if setting.name == "rq_functions":
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
 
 
 def _parse_queues(text: str) -> dict[str, str]:

@@ -300,7 +300,7 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
             os.environ |= dict(zip(("STATE_DIRECTORY", "RUNTIME_DIRECTORY"), map(str, directories), strict=True))
         _open_logs(settings)
         with importing():
-            mux = load_app(settings.app)
+            mux = load_app(settings.app, settings.rq_functions)
         # Again: the application may have set up logging in its own way, and silenced the daemon.
         _open_logs(settings)
         Boilerd(settings, mux, is_burst=is_burst).run(handover)
@@ -313,7 +313,7 @@ def check(settings: Settings) -> None:
     """Find out whether a daemon with these settings could start beside one that runs; raises BootError."""
     handover = Handover.peek()
     _open_logs(settings)
-    Boilerd(settings, load_app(settings.app)).check(handover)
+    Boilerd(settings, load_app(settings.app, settings.rq_functions)).check(handover)
 
 
 def _open_logs(settings: Settings) -> None:

@@ -4,6 +4,7 @@ Whatever is read from Redis is a stranger's data until it was checked here.
 """
 
 import hashlib
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Mapping
@@ -31,6 +32,8 @@ CLAIMED_FIELDS = (
 )  # fmt: skip
 #: RQ's call; made once, because that takes as long as eight calls are decoded in.
 _CALL = msgspec.json.Decoder(tuple[str, Any, list[Any], Any])
+#: Name of a function with its module, short enough for a task type.
+_FUNCTION = re.compile(r"(?=.{1,256}$)([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
 #: A task's record may unpack to this much; a crafted one must not fill the memory.
 MAX_DATA_BYTES = 512 * 1024 * 1024
 #: Defaults as they are sent.
@@ -46,6 +49,7 @@ class Claim(msgspec.Struct, frozen=True):
     Attributes:
         started: Redis's time of the claim, in seconds since 1970.
         task: None when the record cannot be run; `error` says why.
+        function: What a job of a plain RQ client calls, and so the type of its task; None: it is a task of ours.
         max_retries: The task's own word; None: the handler's policy decides.
         is_ghost: The queue held an ID without a record: there is nothing to claim.
         is_locking: Whether it has a unique lock or a concurrency key, which its end gives back.
@@ -57,6 +61,7 @@ class Claim(msgspec.Struct, frozen=True):
     started: str
     retention_s: int
     task: Task | None
+    function: str | None = None
     max_retries: int | None = None
     error: Exception | None = None
     is_ghost: bool = False
@@ -184,19 +189,21 @@ def job_fields(task: NewTask) -> list[str | bytes]:
 def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: Mapping[bytes, bytes]) -> Claim:
     """Check what Redis held and make a task of it."""
     retention_s = 0
-    task, max_retries, error = None, None, None
+    task, function, max_retries, error = None, None, None, None
     try:
         # RQ keeps what its own clients enqueued for 500 s where they said nothing.
         default_s = 0 if b"task_type" in fields else 500
         retention_s = min(max(-1, int(fields.get(b"result_ttl") or default_s)), LONGEST_S)
         max_retries = _max_retries(fields)
-        task = _to_task(task_id, queue, fields)
+        task, function = _to_task(task_id, queue, fields)
     except (ForbiddenJobError, InvalidPayloadError) as refused:
         error = refused
     except (ValueError, OverflowError, OSError, msgspec.DecodeError) as broken:  # OSError: a date that is far off
         error = ForbiddenJobError(f"job {task_id!r} is damaged: {broken}")
     is_locking = b"unique_key" in fields or b"concurrency_key" in fields
-    return Claim(task_id, execution_id, queue, started, retention_s, task, max_retries, error, not fields, is_locking)
+    return Claim(
+        task_id, execution_id, queue, started, retention_s, task, function, max_retries, error, not fields, is_locking
+    )  # fmt: skip
 
 
 def started_at(fields: Mapping[bytes, bytes]) -> str:
@@ -206,18 +213,18 @@ def started_at(fields: Mapping[bytes, bytes]) -> str:
     return "0"
 
 
-def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> Task:
+def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[Task, str | None]:
     if not fields:
         raise ForbiddenJobError(f"job {task_id!r} has no record; it was deleted or overwritten while it waited")
     if not task_id.isprintable():
         raise ForbiddenJobError(f"job ID {task_id!r} is no text")
-    task_type, payload = _read_data(fields.get(b"data", b""))
+    task_type, payload, function = _read_data(fields.get(b"data", b""))
     timeout = min(int(fields.get(b"timeout") or DEFAULT_TIMEOUT_S), LONGEST_S)
     deadline = fields.get(b"deadline")
     enqueued = fields.get(b"enqueued_at")
     intervals = fields.get(b"retry_intervals")
     request_id = payload.get("request_id") if isinstance(payload, dict) else None
-    return Task(
+    task = Task(
         id=task_id,
         type=task_type,
         payload=payload,
@@ -229,6 +236,7 @@ def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> Task:
         request_id=request_id if isinstance(request_id, str) else None,
         retry_intervals_s=msgspec.json.decode(intervals, type=tuple[float, ...]) if intervals else (),
     )
+    return task, function
 
 
 def _max_retries(fields: Mapping[bytes, bytes]) -> int | None:
@@ -241,29 +249,45 @@ def _max_retries(fields: Mapping[bytes, bytes]) -> int | None:
     return int(fields.get(b"number_of_retries") or 0) + int(fields[b"retries_left"])
 
 
-def _read_data(data: bytes) -> tuple[str, Any]:
+def _read_data(data: bytes) -> tuple[str, Any, str | None]:
     """Task type and payload from RQ's call: ``[function, instance, args, kwargs]`` as JSON.
 
-    Only the call of our own entry point is a task; nothing else is imported, and pickle is
-    never loaded.
+    A call of another function than our own entry point is a task with the function's name as its type, which is the
+    last thing here. Nothing is imported, and pickle is never loaded.
     """
-    if data[:1] == b"x":  # zlib's first byte; RQ compresses what its own clients enqueue
-        unpacker = zlib.decompressobj()
-        try:
-            data = unpacker.decompress(data, MAX_DATA_BYTES)
-        except zlib.error as error:
-            raise ForbiddenJobError(f"its data cannot be unpacked: {error}") from error
-        if unpacker.unconsumed_tail:
-            raise ForbiddenJobError(f"its data unpacks to more than {MAX_DATA_BYTES} bytes")
-    function, _, args, _ = _decode_call(data)
+    function, instance, args, kwargs = _decode_call(_unpacked(data))
     if function != ENTRY_POINT:
-        raise ForbiddenJobError(f"function {function!r} is not a registered task; it was not imported")
+        if instance is not None:
+            raise ForbiddenJobError(
+                f"{function!r} is a method of an object, which JSON cannot hold; it was not imported"
+            )
+        if _FUNCTION.fullmatch(function):
+            return function, {"args": args, "kwargs": kwargs}, function
+        raise not_registered(function)
     if len(args) != 2 or not isinstance(args[0], str):
         raise ForbiddenJobError("its arguments are not [task type, payload]")
     try:
-        return check_type(args[0]), args[1]
+        return check_type(args[0]), args[1], None
     except InvalidTaskError as error:
         raise ForbiddenJobError(str(error)) from error
+
+
+def _unpacked(data: bytes) -> bytes:
+    if data[:1] != b"x":  # zlib's first byte; RQ compresses what its own clients enqueue
+        return data
+    unpacker = zlib.decompressobj()
+    try:
+        data = unpacker.decompress(data, MAX_DATA_BYTES)
+    except zlib.error as error:
+        raise ForbiddenJobError(f"its data cannot be unpacked: {error}") from error
+    if unpacker.unconsumed_tail:
+        raise ForbiddenJobError(f"its data unpacks to more than {MAX_DATA_BYTES} bytes")
+    return data
+
+
+def not_registered(function: str) -> ForbiddenJobError:
+    """Why a job of a plain RQ client is refused."""
+    return ForbiddenJobError(f"function {function!r} is not a registered task; it was not imported")
 
 
 def _decode_call(data: bytes) -> tuple[str, Any, list[Any], Any]:

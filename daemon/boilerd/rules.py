@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from boilerd.board import Batch
 from boilerd.broker import Broker
 from boilerd.errors import WorkerDiedError, describe
-from boilerd.jobs import Claim, Failure, batch_place, sort_batch
+from boilerd.functions import Functions
+from boilerd.jobs import Claim, Failure, batch_place, not_registered, sort_batch
 from boilerd.logs import log_context
 from boilerd.mux import Handler, ServeMux
 from boilerd.retry import Decision, Hooks, RetryPolicy, Verdict, decide
@@ -28,11 +29,13 @@ class Rules:
 
     Attributes:
         handler: Runs a task: the mux with its middleware.
+        may_call: Whether a function of plain RQ's jobs may be called.
         policy: The retry policy of a task type.
         hooks: Asked and told when an attempt fails.
     """
 
     handler: Handler
+    may_call: Callable[[str], bool]
     policy: Callable[[str], RetryPolicy]
     hooks: Hooks
 
@@ -40,11 +43,13 @@ class Rules:
     def of(cls, mux: ServeMux, default: RetryPolicy, middleware: Callable[[Handler], Handler]) -> "Rules":
         """What `mux` says; `default` is the policy of handlers that have none of their own."""
         policy = functools.lru_cache(1024)(lambda task_type: mux.policy(task_type) or default)
-        return cls(middleware(mux), policy, mux.hooks)
+        return cls(middleware(mux), functools.partial(_may_call, mux), policy, mux.hooks)
 
-    def prepare(self, claim: Claim, task: Task) -> Task:
-        """The claimed task with its final number of retries: its own word, else its policy's."""
-        own = claim.max_retries
+    def task_of(self, claim: Claim) -> Task | None:
+        """The claimed task with its final number of retries: its own word, else its policy's; None: it is refused."""
+        task, own = claim.task, claim.max_retries
+        if task is None or (claim.function is not None and not self.may_call(claim.function)):
+            return None
         task.complete(self.policy(task.type).max_retries if own is None else own)
         return task
 
@@ -92,10 +97,10 @@ class Rules:
             is_doubtful: The claim is one of a batch, and nobody knows which of it was running: none is
                 counted, and each is claimed alone the next time, so that one which kills its workers is found out.
         """
-        if claim.task is None:
+        task = self.task_of(claim)
+        if task is None:
             refuse(broker, worker, claim)
             return
-        task = self.prepare(claim, claim.task)
         line = describe(error)
         if is_doubtful:
             failure = Failure(line, line, Decision(Verdict.RETRY, counts=False), task.max_retries, is_doubtful=True)
@@ -128,6 +133,11 @@ class Rules:
             broker.release(worker, only=unstarted)
 
 
+def _may_call(mux: ServeMux, function: str) -> bool:
+    handler = mux.match(function)
+    return isinstance(handler, Functions) and handler.names(function)
+
+
 def _hook_limit() -> AbstractContextManager[None]:
     return time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s"))
 
@@ -154,7 +164,8 @@ def settle(broker: Broker, worker: str, claim: Claim, failure: Failure, *, is_ta
 
 def refuse(broker: Broker, worker: str, claim: Claim) -> None:
     """Archive what is no task of ours."""
-    line = describe(claim.error) if claim.error else "the record is missing"
+    error = not_registered(claim.function) if claim.function else claim.error
+    line = describe(error) if error else "the record is missing"
     if not claim.is_ghost:
         settle(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
     # Last: in an outage all of this is done again.

@@ -44,6 +44,12 @@ jitter = 0.0""",
 #queue = "low" """.rstrip(),
 }
 
+#: What would do, for settings whose type does not say it.
+FORMS = {
+    "queues": "queue names with whole weights of at least 1, such as critical=6,default=3,low=1",
+    "rq_functions": "names of functions with their modules and a * at the end at most: myapp.jobs.send or myapp.jobs.*",
+}
+
 
 def _doc(text: str, **limits: Any) -> msgspec.Meta:
     return msgspec.Meta(description=text, **limits)
@@ -101,6 +107,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None,
         _doc("Where the mux is, as module:name; without it, the built-in mux that handles worker:ping."),
     ] = None
+    rq_functions: Annotated[
+        list[Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z_]\w*\.)+([A-Za-z_]\w*\*?|\*)$")]],
+        _doc(
+            "Functions of plain RQ's jobs that are run, such as myapp.jobs.send or myapp.jobs.*; as a variable or flag"
+            " with commas between them. No others are ever imported."
+        ),
+    ] = msgspec.field(default_factory=list)
     redis_url: Annotated[
         str | None,
         _doc(
@@ -234,8 +247,8 @@ class Setting:
             return str(hint)
         if get_origin(base) is Literal:
             return "one of " + ", ".join(get_args(base))
-        if self.name == "queues":
-            return "queue names with whole weights of at least 1, such as critical=6,default=3,low=1"
+        if self.name in FORMS:
+            return FORMS[self.name]
         if base is bool:
             return "true or false"
         if base is int:
@@ -308,6 +321,8 @@ def render_toml() -> str:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Duration | Size | str):

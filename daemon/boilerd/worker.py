@@ -14,12 +14,15 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import redis
+from rq.exceptions import NoSuchJobError
+from rq.job import Job, _current_job
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 from setproctitle import setproctitle
@@ -43,6 +46,7 @@ logger = logging.getLogger("boilerd.worker")
 
 #: How often a quiet worker looks whether it shall go on.
 QUIET_POLL_S = 0.1
+_NOTHING = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,22 +265,23 @@ class Worker(BaseWorker):
 
     def _perform(self, claim: Claim) -> bool:
         """Run the claimed task; False when the shutdown timeout cut it short."""
-        if claim.task is None:
+        task = self._rules.task_of(claim)
+        if task is None:
             self._write(functools.partial(refuse, self._broker, self.name, claim))
             self._board.finish(self._slot)
             return True
-        task = self._rules.prepare(claim, claim.task)
         self._show(f"running {task.type} {task.id}")
         self._board.mark_busy(self._slot, is_busy=True)
         deadline_in_s = task.deadline.timestamp() - float(claim.started) if task.deadline else None
         failpoint("before-handler")
         began_s = time.perf_counter()
-        outcome = self._execution.run(
-            task,
-            AttemptRuntime(self._broker, claim, self._execution),
-            deadline_in_s=deadline_in_s,
-            alert_in_s=SLOW_S if self._held or self._completions else None,
-        )
+        with self._as_rq_job(claim) if claim.function else _NOTHING:
+            outcome = self._execution.run(
+                task,
+                AttemptRuntime(self._broker, claim, self._execution),
+                deadline_in_s=deadline_in_s,
+                alert_in_s=SLOW_S if self._held or self._completions else None,
+            )
         self._prefetch.note(time.perf_counter() - began_s)
         failpoint("after-handler")
         self._board.mark_busy(self._slot, is_busy=False)
@@ -299,6 +304,18 @@ class Worker(BaseWorker):
             return False
         self._board.finish(self._slot)
         return True
+
+    @contextmanager
+    def _as_rq_job(self, claim: Claim) -> Iterator[None]:
+        """Have RQ's ``get_current_job`` answer in a function of plain RQ's; None where Redis does not."""
+        job = None
+        with suppress(redis.RedisError, NoSuchJobError):
+            job = Job.fetch(claim.task_id, self.connection, JSONSerializer)
+        token = _current_job.set(job)
+        try:
+            yield
+        finally:
+            _current_job.reset(token)
 
     def _write(self, action: Callable[[], None]) -> None:
         """Write an outcome, through an outage if there is one: until it is written, or the drain is over."""

@@ -47,7 +47,7 @@ def check(loaded: Loaded) -> None:
     from boilerd.app import load_app  # noqa: PLC0415 - only here
     from boilerd.periodic import Periodic  # noqa: PLC0415
 
-    Periodic([*load_app(loaded.settings.app).crons, *loaded.settings.cron_entries()])
+    Periodic([*load_app(loaded.settings.app, loaded.settings.rq_functions).crons, *loaded.settings.cron_entries()])
     click.echo(f"settings are fine ({loaded.file or 'no file'}); app {loaded.settings.app or '(built-in)'} imports")
 
 

@@ -1,0 +1,64 @@
+"""Run the functions that jobs of plain RQ name, where the settings allow it."""
+
+import pkgutil
+from typing import Any
+
+import msgspec
+
+from boilerd.errors import ForbiddenJobError, InvalidPayloadError
+from boilerd.retry import retry
+from boilerd.task import Task
+
+
+class Arguments(msgspec.Struct, forbid_unknown_fields=True):
+    """The payload of a task that calls a function."""
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+@retry(max_retries=0)  # a job of plain RQ is tried again where it says so itself, and else never
+class Functions:
+    """The handler of tasks whose type is the name of a function: calls it with the arguments in the payload.
+
+    Args:
+        pattern: ``module.function``, or ``module.*`` for those that the module defines: what it has imported from
+            elsewhere, ``subprocess.run`` say, must be named by itself.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        #: What the mux matches.
+        self.prefix = pattern.removesuffix("*")
+        self._has_star = pattern.endswith("*")
+
+    def __repr__(self) -> str:
+        return f"rq_functions {self.prefix}{'*' * self._has_star}"
+
+    def load(self) -> None:
+        """Import the function, or the module that it is in: before the fork, and to have errors told at the start."""
+        pkgutil.resolve_name(self.prefix.rpartition(".")[0] if self._has_star else self.prefix)
+
+    def names(self, function: str) -> bool:
+        """Whether the pattern stands for the function; the star for no dots, behind which there may be anything."""
+        rest = function.removeprefix(self.prefix)
+        return rest != function and ("." not in rest if self._has_star else not rest)
+
+    def __call__(self, task: Task) -> Any:
+        """Call the function; what it returns is the task's result.
+
+        Raises:
+            ForbiddenJobError: The pattern does not stand for it.
+            InvalidPayloadError: The payload is not `Arguments`.
+            ImportError: There is no such module; AttributeError: there is no such name in it.
+        """
+        if not self.names(task.type):
+            raise ForbiddenJobError(f"function {task.type!r} is not one of rq_functions; it was not imported")
+        function = pkgutil.resolve_name(task.type)
+        own_name = f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', None)}"
+        if self._has_star and own_name != task.type:
+            raise ForbiddenJobError(f"function {task.type!r} is {own_name}; name it in rq_functions, without a *")
+        try:
+            call = msgspec.convert(task.payload, Arguments)
+        except msgspec.ValidationError as error:
+            raise InvalidPayloadError(f"arguments of a function: {error}") from error
+        return function(*call.args, **call.kwargs)

@@ -1,0 +1,46 @@
+"""Functions of plain RQ's jobs, as an application that moves to boilerd has them."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import run  # noqa: F401 - what a module imports is not its own
+from typing import Any
+
+from rq import get_current_job
+
+
+def add(first: int, second: int = 0) -> int:
+    return first + second
+
+
+def fail() -> None:
+    raise RuntimeError("failed as told")
+
+
+def tell(**meta: Any) -> str:
+    """Leave a note at the job, as RQ's users do."""
+    job = get_current_job()
+    assert job is not None
+    job.meta.update(meta)
+    job.save_meta()
+    return str(job.id)
+
+
+def leave_mark(job: Any, connection: Any, *_: Any) -> None:
+    """A callback."""
+    Path("called").touch()
+
+
+async def wait(answer: str) -> str:
+    await asyncio.sleep(0)
+    return answer
+
+
+def count() -> Iterator[int]:
+    yield 1
+
+
+class Mailer:
+    @staticmethod
+    def send(to: str) -> str:
+        return f"to {to}"

@@ -1,0 +1,211 @@
+"""Jobs of plain RQ's clients run where the settings name their functions, and nowhere else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from rq import Callback, Queue, Retry
+from rq.job import Job
+from rq.results import Result
+from rq.serializers import JSONSerializer
+
+from boilerd import Client, ForbiddenJobError, InvalidPayloadError, Task, keys
+from boilerd.app import load_app
+from boilerd.broker import Broker
+from boilerd.config import load
+from boilerd.errors import AppImportError, ConfigError
+from boilerd.functions import Functions
+from boilerd.retry import RetryPolicy
+from boilerd.rules import Rules
+from support import RunningDaemon, wait_until
+
+StartDaemon = Callable[..., RunningDaemon]
+
+
+@pytest.fixture
+def queue(connection: redis.Redis) -> Queue:
+    return Queue("default", connection=connection, serializer=JSONSerializer)
+
+
+@pytest.fixture
+def daemon(start_daemon: StartDaemon) -> RunningDaemon:
+    return start_daemon("--concurrency", "2", "--rq-functions", "rq_jobs.*,rq_jobs.Mailer.send").ready()
+
+
+def ended(job: Job) -> Result:
+    """How its last attempt ended."""
+    wait_until(lambda: job.get_status() in {"finished", "failed"}, f"{job.func_name} ended")
+    found = job.latest_result()
+    assert found is not None
+    return found
+
+
+def error_of(job: Job) -> str:
+    assert ended(job).type is Result.Type.FAILED
+    return str(job.connection.hget(job.key, "last_error"), "utf-8")  # type: ignore[arg-type]
+
+
+def test_a_function_that_the_settings_name_is_called_with_the_jobs_arguments(
+    daemon: RunningDaemon, queue: Queue
+) -> None:
+    job = queue.enqueue("rq_jobs.add", 1, second=2)
+
+    assert ended(job).return_value == 3
+    assert job.return_value(refresh=True) == 3
+    line = daemon.wait_for("task completed", task_id=job.id)
+    assert (line["task_type"], line["queue"], line["attempt"]) == ("rq_jobs.add", "default", 1)
+
+
+def test_a_static_method_is_called_where_it_is_named(daemon: RunningDaemon, queue: Queue) -> None:
+    assert ended(queue.enqueue("rq_jobs.Mailer.send", "b@example.org")).return_value == "to b@example.org"
+
+
+def test_an_async_function_is_awaited(daemon: RunningDaemon, queue: Queue) -> None:
+    assert ended(queue.enqueue("rq_jobs.wait", "well")).return_value == "well"
+
+
+def test_a_generator_is_a_failure_because_nothing_of_it_ran(daemon: RunningDaemon, queue: Queue) -> None:
+    assert "handler rq_functions rq_jobs.* returned a generator" in error_of(queue.enqueue("rq_jobs.count"))
+
+
+def test_a_function_finds_its_job_and_leaves_notes_there(daemon: RunningDaemon, queue: Queue) -> None:
+    job = queue.enqueue("rq_jobs.tell", progress=50)
+
+    assert ended(job).return_value == job.id
+    assert job.get_meta() == {"progress": 50}
+
+
+def test_the_job_of_one_function_is_not_that_of_the_next_task(daemon: RunningDaemon, queue: Queue) -> None:
+    jobs = [queue.enqueue("rq_jobs.tell", n=n) for n in range(4)]
+
+    assert [ended(job).return_value for job in jobs] == [job.id for job in jobs]
+
+
+def test_a_function_that_fails_is_not_tried_again_unless_its_job_says_so(daemon: RunningDaemon, queue: Queue) -> None:
+    once = queue.enqueue("rq_jobs.fail")
+    twice = queue.enqueue("rq_jobs.fail", retry=Retry(max=2, interval=[0, 0]))
+
+    assert error_of(once) == "RuntimeError: failed as told"
+    assert error_of(twice) == "RuntimeError: failed as told"
+    assert len(daemon.lines("task failed", task_id=once.id)) == 1
+    assert len(daemon.lines("task failed", task_id=twice.id)) == 3
+
+
+def test_a_function_that_is_not_there_fails_and_stops_nobody(daemon: RunningDaemon, queue: Queue) -> None:
+    assert "has no attribute 'missing'" in error_of(queue.enqueue("rq_jobs.missing"))
+    assert ended(queue.enqueue("rq_jobs.add", 1)).return_value == 1
+    assert not daemon.lines("process died")
+
+
+@pytest.mark.fault(33)
+def test_what_a_module_only_imports_is_not_called_by_a_star(daemon: RunningDaemon, queue: Queue) -> None:
+    target = daemon.directory / "pwned"
+
+    assert "is subprocess.run" in error_of(queue.enqueue("rq_jobs.run", ["touch", str(target)]))
+    assert not target.exists()
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize(
+    "name", ["rq_jobs.asyncio.run", "rq_jobs.__builtins__.eval", "os.system", "apps.echo", "rq_jobsx.add"]
+)
+def test_a_star_stands_for_no_dots_and_nothing_else_is_imported(daemon: RunningDaemon, queue: Queue, name: str) -> None:
+    assert error_of(queue.enqueue(name, "1")) == (
+        f"ForbiddenJobError: function {name!r} is not a registered task; it was not imported"
+    )
+
+
+@pytest.mark.fault(33)
+def test_the_callbacks_of_a_function_that_is_called_are_not(daemon: RunningDaemon, queue: Queue) -> None:
+    callback = Callback("rq_jobs.leave_mark")
+    good = queue.enqueue("rq_jobs.add", 1, on_success=callback)
+    bad = queue.enqueue("rq_jobs.fail", on_failure=callback)
+
+    assert ended(good).return_value == 1
+    assert error_of(bad) == "RuntimeError: failed as told"
+    assert not (daemon.directory / "called").exists()
+
+
+def test_a_method_of_an_object_is_refused(daemon: RunningDaemon, queue: Queue) -> None:
+    job = queue.enqueue("rq_jobs.add", 1)
+    ended(job)
+    queue.connection.hset(job.key, mapping={"data": b'["rq_jobs.add","Mailer",[1],{}]', "status": "queued"})
+    queue.connection.delete(f"{keys.RQ}:results:{job.id}")
+    queue.connection.rpush(keys.queue("default"), job.id)
+
+    wait_until(lambda: job.get_status() == "failed", "it was refused")
+    assert "is a method of an object" in error_of(job)
+
+
+def test_our_own_client_calls_functions_too(daemon: RunningDaemon, client: Client) -> None:
+    good = client.enqueue("rq_jobs.add", {"args": [1], "kwargs": {"second": 4}}, retention=60)
+    broken = client.enqueue("rq_jobs.add", [1])
+
+    daemon.wait_for("task completed", task_id=good.id)
+    daemon.wait_for("task archived", task_id=broken.id)
+    assert (
+        b"InvalidPayloadError: arguments of a function: "
+        in str(client.connection.hget(keys.job(broken.id), "last_error")).encode()
+    )
+
+
+def test_without_the_setting_no_function_is_called(broker: Broker, queue: Queue) -> None:
+    queue.enqueue("rq_jobs.add", 1)
+    (claim,) = broker.advance("host.run.0", ["default"]).claims
+
+    assert Rules.of(load_app(None), RetryPolicy(), lambda handler: handler).task_of(claim) is None
+
+
+@pytest.mark.parametrize("pattern", ["*", "jobs", "jobs.", "*.send", "a.*.send", "a b.c", "jobs.**", ".send", "a-b.c"])
+def test_a_pattern_that_names_no_module_is_refused(pattern: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load({"rq_functions": pattern}, environ={})
+
+    assert str(raised.value) == (
+        f"flag: rq_functions: {pattern!r} is not names of functions with their modules and a * at the end at most:"
+        " myapp.jobs.send or myapp.jobs.*"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("no_such_module.*", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("rq_jobs.missing", "cannot be imported: AttributeError: module 'rq_jobs' has no attribute 'missing'"),
+    ],
+)
+def test_a_pattern_of_what_is_not_there_ends_the_start(start_daemon: StartDaemon, pattern: str, why: str) -> None:
+    daemon = start_daemon("--rq-functions", pattern)
+
+    assert daemon.process.wait(30) == 3
+    assert f"rq_functions {pattern!r} {why}" in daemon.errors()
+
+
+def test_a_pattern_that_a_handler_has_already_is_refused() -> None:
+    with pytest.raises(AppImportError, match=r"^rq_functions 'rq_jobs\.\*': .*'rq_jobs\.'"):
+        load_app("apps:mux", ["rq_jobs.*", "rq_jobs.*"])
+
+
+def call(pattern: str, name: str, payload: Any) -> Any:
+    return Functions(pattern)(Task("a", name, payload))
+
+
+def test_a_function_by_name_may_be_from_anywhere() -> None:
+    payload = {"args": [["true"]], "kwargs": {}}
+
+    assert call("rq_jobs.run", "rq_jobs.run", payload).returncode == 0
+    with pytest.raises(ForbiddenJobError, match=r"is subprocess\.run; name it in rq_functions, without a \*$"):
+        call("rq_jobs.*", "rq_jobs.run", payload)
+    with pytest.raises(ForbiddenJobError, match=r"is not one of rq_functions; it was not imported$"):
+        call("rq_jobs.*", "rq_jobs.asyncio.run", payload)
+    with pytest.raises(ForbiddenJobError, match="is not one of rq_functions"):
+        call("rq_jobs.add", "rq_jobs.add_more", payload)
+
+
+@pytest.mark.parametrize(
+    "payload", [None, [1], {"args": [1]}, {"args": 1, "kwargs": {}}, {"args": [], "kwargs": [], "x": 1}]
+)
+def test_a_payload_that_holds_no_arguments_is_told(payload: Any) -> None:
+    with pytest.raises(InvalidPayloadError, match=r"^arguments of a function: "):
+        call("rq_jobs.*", "rq_jobs.add", payload)
