@@ -57,29 +57,28 @@ def test_a_function_that_the_settings_name_is_called_with_the_jobs_arguments(
     assert (line["task_type"], line["queue"], line["attempt"]) == ("rq_jobs.add", "default", 1)
 
 
-def test_a_static_method_is_called_where_it_is_named(daemon: RunningDaemon, queue: Queue) -> None:
-    assert ended(queue.enqueue("rq_jobs.Mailer.send", "b@example.org")).return_value == "to b@example.org"
+def test_static_methods_and_async_functions_are_functions(daemon: RunningDaemon, queue: Queue) -> None:
+    jobs = [queue.enqueue("rq_jobs.Mailer.send", "b@example.org"), queue.enqueue("rq_jobs.wait", "well")]
+
+    assert [ended(job).return_value for job in jobs] == ["to b@example.org", "well"]
 
 
-def test_an_async_function_is_awaited(daemon: RunningDaemon, queue: Queue) -> None:
-    assert ended(queue.enqueue("rq_jobs.wait", "well")).return_value == "well"
+def test_what_cannot_be_called_fails_and_stops_nobody(daemon: RunningDaemon, queue: Queue) -> None:
+    generator, missing, good = (
+        queue.enqueue(f"rq_jobs.{name}", *args) for name, *args in (["count"], ["missing"], ["add", 1])
+    )
+
+    assert "handler rq_functions rq_jobs.* returned a generator" in error_of(generator)
+    assert "has no attribute 'missing'" in error_of(missing)
+    assert ended(good).return_value == 1
+    assert not daemon.lines("process died")
 
 
-def test_a_generator_is_a_failure_because_nothing_of_it_ran(daemon: RunningDaemon, queue: Queue) -> None:
-    assert "handler rq_functions rq_jobs.* returned a generator" in error_of(queue.enqueue("rq_jobs.count"))
-
-
-def test_a_function_finds_its_job_and_leaves_notes_there(daemon: RunningDaemon, queue: Queue) -> None:
-    job = queue.enqueue("rq_jobs.tell", progress=50)
-
-    assert ended(job).return_value == job.id
-    assert job.get_meta() == {"progress": 50}
-
-
-def test_the_job_of_one_function_is_not_that_of_the_next_task(daemon: RunningDaemon, queue: Queue) -> None:
-    jobs = [queue.enqueue("rq_jobs.tell", n=n) for n in range(4)]
+def test_each_function_finds_its_own_job_and_leaves_notes_there(daemon: RunningDaemon, queue: Queue) -> None:
+    jobs = [queue.enqueue("rq_jobs.tell", progress=n) for n in range(4)]
 
     assert [ended(job).return_value for job in jobs] == [job.id for job in jobs]
+    assert [job.get_meta() for job in jobs] == [{"progress": n} for n in range(4)]
 
 
 def test_a_function_that_fails_is_not_tried_again_unless_its_job_says_so(daemon: RunningDaemon, queue: Queue) -> None:
@@ -92,12 +91,6 @@ def test_a_function_that_fails_is_not_tried_again_unless_its_job_says_so(daemon:
     assert len(daemon.lines("task failed", task_id=twice.id)) == 3
 
 
-def test_a_function_that_is_not_there_fails_and_stops_nobody(daemon: RunningDaemon, queue: Queue) -> None:
-    assert "has no attribute 'missing'" in error_of(queue.enqueue("rq_jobs.missing"))
-    assert ended(queue.enqueue("rq_jobs.add", 1)).return_value == 1
-    assert not daemon.lines("process died")
-
-
 @pytest.mark.fault(33)
 def test_what_a_module_only_imports_is_not_called_by_a_star(daemon: RunningDaemon, queue: Queue) -> None:
     target = daemon.directory / "pwned"
@@ -107,13 +100,13 @@ def test_what_a_module_only_imports_is_not_called_by_a_star(daemon: RunningDaemo
 
 
 @pytest.mark.fault(33)
-@pytest.mark.parametrize(
-    "name", ["rq_jobs.asyncio.run", "rq_jobs.__builtins__.eval", "os.system", "apps.echo", "rq_jobsx.add"]
-)
-def test_a_star_stands_for_no_dots_and_nothing_else_is_imported(daemon: RunningDaemon, queue: Queue, name: str) -> None:
-    assert error_of(queue.enqueue(name, "1")) == (
-        f"ForbiddenJobError: function {name!r} is not a registered task; it was not imported"
-    )
+def test_a_star_stands_for_no_dots_and_nothing_else_is_imported(daemon: RunningDaemon, queue: Queue) -> None:
+    names = ["rq_jobs.asyncio.run", "rq_jobs.__builtins__.eval", "os.system", "apps.echo", "rq_jobsx.add"]
+    jobs = [queue.enqueue(name, "1") for name in names]
+
+    assert [error_of(job) for job in jobs] == [
+        f"ForbiddenJobError: function {name!r} is not a registered task; it was not imported" for name in names
+    ]
 
 
 @pytest.mark.fault(33)

@@ -28,8 +28,10 @@ ENTRY_POINT = "boilerd.execution.run"
 CLAIMED_FIELDS = (
     b"data", b"status", b"task_type", b"concurrency_key", b"alone", b"ended_at", b"ttl", b"unique_key", b"timeout",
     b"deadline", b"result_ttl", b"max_retries", b"retries_left", b"number_of_retries", b"retry_intervals",
-    b"enqueued_at",
+    b"enqueued_at", b"repeats_left",
 )  # fmt: skip
+#: Fields of a job whose end has more to see to.
+_ENDING = frozenset({b"unique_key", b"concurrency_key", b"repeats_left"})
 #: RQ's call; made once, because that takes as long as eight calls are decoded in.
 _CALL = msgspec.json.Decoder(tuple[str, Any, list[Any], Any])
 #: Name of a function with its module, short enough for a task type.
@@ -52,7 +54,7 @@ class Claim(msgspec.Struct, frozen=True):
         function: What a job of a plain RQ client calls, and so the type of its task; None: it is a task of ours.
         max_retries: The task's own word; None: the handler's policy decides.
         is_ghost: The queue held an ID without a record: there is nothing to claim.
-        is_locking: Whether it has a unique lock or a concurrency key, which its end gives back.
+        has_more: Whether it has a unique lock or a concurrency key, which its end gives back, or RQ's repeats.
     """
 
     task_id: str
@@ -65,7 +67,7 @@ class Claim(msgspec.Struct, frozen=True):
     max_retries: int | None = None
     error: Exception | None = None
     is_ghost: bool = False
-    is_locking: bool = False
+    has_more: bool = False
 
     @property
     def is_alone(self) -> bool:
@@ -200,9 +202,9 @@ def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: 
         error = refused
     except (ValueError, OverflowError, OSError, msgspec.DecodeError) as broken:  # OSError: a date that is far off
         error = ForbiddenJobError(f"job {task_id!r} is damaged: {broken}")
-    is_locking = b"unique_key" in fields or b"concurrency_key" in fields
+    has_more = not _ENDING.isdisjoint(fields)
     return Claim(
-        task_id, execution_id, queue, started, retention_s, task, function, max_retries, error, not fields, is_locking
+        task_id, execution_id, queue, started, retention_s, task, function, max_retries, error, not fields, has_more
     )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ local function act(job)
   elseif action == 'run' then
     call('PERSIST', record_key)
     call('PERSIST', RQ .. ':results:' .. job)
+    call('PERSIST', record_key .. ':dependents')
     call('HDEL', record_key, 'ended_at')
     call('HSET', record_key, 'enqueued_at', iso(seconds))
     push(queue, job, false)

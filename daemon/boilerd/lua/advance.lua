@@ -6,7 +6,7 @@
 --   7 number of queues (0: claim nothing), then their names in the order to try,
 --   then a new execution ID, then for each task that ended well:
 --   job ID, execution ID, queue, retention in seconds (-1: for ever), started (epoch), result (base64 of JSON, '' for none),
---   task type, whether it has a unique lock or a concurrency key: 1 or 0.
+--   task type, whether its end has to see to a unique lock, a concurrency key or its repeats: 1 or 0.
 -- Returns {lost, claimed, is registered, why nothing}: lost = job IDs whose lease was gone, so that nothing was
 --   written; claimed = for each task {job ID, execution ID, queue, started (epoch), its FIELDS in that order}, all of one queue.
 --   No fields: the queue held an ID without a job hash, which is gone from the queue by now. Is registered: 0
@@ -16,10 +16,12 @@
 -- Several tasks, a batch, are claimed at once from long queues only: one more than a part of what waits, so that all
 --   workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. Never in a
 --   batch: tasks with a concurrency key, of a queue with max_active, or marked `alone`.
--- Touches, acknowledging: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions,
+-- Touches, acknowledging, where the task is to be repeated: rq:job:ID, rq:results:ID, rq:scheduled:Q or rq:queue:Q;
+--   in any case rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions,
 --   rq:worker:W, boilerd:stats:Q:DAY, boilerd:completed:Q (the last 1,000 or some more, as JSON), and with no
 --   retention rq:job:ID and rq:results:ID (DEL), else rq:job:ID (status finished, EXPIRE),
---   rq:results:ID (XADD, EXPIRE), rq:finished:Q (ZADD, score = when it expires).
+--   rq:results:ID (XADD, EXPIRE), rq:finished:Q (ZADD, score = when it expires). Of jobs of plain RQ that depend on
+--   it: rq:job:ID:dependents, rq:job::ID:dependencies, rq:deferred:Q, rq:job:ID (status, enqueued_at), rq:queue:Q.
 -- Touches, claiming: rq:suspended, boilerd:paused, boilerd:limits, boilerd:running:KEY (ZADD, score = end
 --   of the lease; a day), boilerd:called:KEY (ZREM), boilerd:waiting:KEY (ZADD, score = when it stepped aside; its
 --   place among those that do so in one call), boilerd:keys (SADD), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q,
@@ -40,7 +42,8 @@ local is_registered = call('TYPE', worker_key).ok == 'hash' and 1 or 0
 
 -- What of a job the worker is told; jobs.py has the same list.
 local FIELDS = {'data', 'status', 'task_type', 'concurrency_key', 'alone', 'ended_at', 'ttl', 'unique_key', 'timeout',
-  'deadline', 'result_ttl', 'max_retries', 'retries_left', 'number_of_retries', 'retry_intervals', 'enqueued_at'}
+  'deadline', 'result_ttl', 'max_retries', 'retries_left', 'number_of_retries', 'retry_intervals', 'enqueued_at',
+  'repeats_left'}
 local DATA, STATUS, CONCURRENCY_KEY, ALONE, ENDED_AT, TTL = 1, 2, 4, 5, 6, 7
 
 -- RQ's record of the worker may be gone, and must not come back without its TTL.
@@ -64,6 +67,33 @@ local function keep(done)
   own_call('ZADD', RQ .. ':finished:' .. done.queue, retention > 0 and stamp(seconds + retention) or '+inf', done.job)
 end
 
+-- How often plain RQ's client wants the job to run again, and the seconds until then in turn; nil: not again.
+local function repeats_of(job)
+  local fields = fields_of(RQ .. ':job:' .. job, 'status', 'repeats_left', 'repeat_intervals')
+  local left = tonumber(fields[2]) or 0
+  if fields[1] ~= 'started' or left < 1 then return nil end
+  local is_sound, intervals = pcall(cjson.decode, fields[3] or '[]')
+  return left, is_sound and type(intervals) == 'table' and intervals or {}
+end
+
+-- Keep the result if it is to be kept, and have the job run again: RQ's rules, as of Repeat.schedule (3.0); the last interval counts on.
+local function run_again(done, left, intervals)
+  local after = tonumber(intervals[1]) or 0
+  if #intervals > 1 then table.remove(intervals, 1) end
+  if done.retention ~= 0 then
+    record(done.job, done.eid, worker, 1, done.started, seconds, 'return_value', done.result)
+  end
+  call('HSET', RQ .. ':job:' .. done.job, 'repeats_left', left - 1)
+  if #intervals > 0 then call('HSET', RQ .. ':job:' .. done.job, 'repeat_intervals', cjson.encode(intervals)) end
+  if after > 0 then
+    own_call('ZCARD', RQ .. ':scheduled:' .. done.queue) -- it must get somewhere
+    schedule(done.queue, done.job, seconds + after, seconds)
+  else
+    own_call('LLEN', RQ .. ':queue:' .. done.queue)
+    push(done.queue, done.job, false)
+  end
+end
+
 -- The completions of a queue whose leases are still held; the others are noted as lost.
 local function held(queue, completions)
   local claims, found = {}, {}
@@ -82,16 +112,22 @@ end
 
 -- Ends all completions of a queue together. What could fail comes before the claims are given up.
 local function complete(queue, completions)
-  local claims, gone, recent, keys, took = {}, {}, {}, {}, 0
+  local claims, gone, recent, keys, dependents, took = {}, {}, {}, {}, {}, 0
   local tail = ',"worker":' .. cjson.encode(worker) .. ',"ended_at":' .. stamped .. '}'
   for i, done in ipairs(completions) do
-    local key = done.is_locking and key_of(done.job, done.claim)
+    local key = done.has_more and key_of(done.job, done.claim)
     claims[i] = done.claim
+    dependents[i] = RQ .. ':job:' .. done.job .. ':dependents'
     gone[#gone + 1] = RQ .. ':execution:' .. done.claim
     gone[#gone + 1] = RQ .. ':executions:' .. done.job
     if key then keys[#keys + 1] = {done.job, key} end
-    if done.retention == 0 then
-      if done.is_locking then unlock(done.job, true) end
+    local left, intervals
+    if done.has_more then left, intervals = repeats_of(done.job) end
+    if left then
+      done.is_repeated = true
+      run_again(done, left, intervals)
+    elseif done.retention == 0 then
+      if done.has_more then unlock(done.job, true) end
       gone[#gone + 1] = RQ .. ':job:' .. done.job
       gone[#gone + 1] = RQ .. ':results:' .. done.job
     else
@@ -105,6 +141,9 @@ local function complete(queue, completions)
   call('ZREM', RQ .. ':wip:' .. queue, unpack(claims))
   call('DEL', unpack(gone))
   for _, pair in ipairs(keys) do leave_key(pair[1], pair[2], seconds) end
+  if call('EXISTS', unpack(dependents)) > 0 then
+    for _, done in ipairs(completions) do call_dependents(done.job, seconds, done.is_repeated) end
+  end
   if own_call('LPUSH', OWN .. ':completed:' .. queue, unpack(recent)) > 1100 then
     call('LTRIM', OWN .. ':completed:' .. queue, 0, 999)
   end
@@ -119,7 +158,7 @@ for i = first_done, #ARGV, 8 do
   table.insert(ended[queue], {
     job = ARGV[i], eid = ARGV[i + 1], claim = ARGV[i] .. ':' .. ARGV[i + 1], queue = queue,
     retention = tonumber(ARGV[i + 3]), started = tonumber(ARGV[i + 4]), began = ARGV[i + 4], result = ARGV[i + 5],
-    kind = ARGV[i + 6], is_locking = ARGV[i + 7] == '1',
+    kind = ARGV[i + 6], has_more = ARGV[i + 7] == '1',
   })
 end
 for queue, completions in pairs(ended) do

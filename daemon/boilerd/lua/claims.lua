@@ -154,10 +154,47 @@ local function drop_claim(job, execution, queue, worker)
   call('ZREM', RQ .. ':wip:' .. queue, claim)
 end
 
+-- Whether all that a job of plain RQ depends on has ended well, or badly where it allows that. What is gone counts as
+-- done, and so does `done`. These are RQ's rules, as of Job.dependencies_are_met (3.0).
+local function are_dependencies_met(job, done, allows_failures)
+  for _, id in ipairs(own_call('SMEMBERS', RQ .. ':job::' .. job .. ':dependencies')) do
+    local status = id ~= done and fields_of(RQ .. ':job:' .. id, 'status')[1]
+    if status and status ~= 'finished' and not (status == 'failed' and allows_failures) then return false end
+  end
+  return true
+end
+
+-- Make those jobs of plain RQ pending that waited for the task, and for nothing else; after its end. The others stay in
+-- its list, which lives as long as it does. Nothing here may fail: the claim may be given up.
+-- `is_done`: the task has ended well, although its record does not say so.
+local function call_dependents(job, seconds, is_done)
+  local dependents = RQ .. ':job:' .. job .. ':dependents'
+  for _, id in ipairs(own_call('SMEMBERS', dependents)) do
+    local key = RQ .. ':job:' .. id
+    local fields = fields_of(key, 'status', 'origin', 'allow_dependency_failures', 'enqueue_at_front')
+    local queue = fields[1] == 'deferred' and fields[2]
+    if queue and are_dependencies_met(id, is_done and job, fields[3] == '1') then
+      call('SREM', dependents, id)
+      call('DEL', RQ .. ':job::' .. id .. ':dependencies')
+      redis.pcall('ZREM', RQ .. ':deferred:' .. queue, id)
+      call('HSET', key, 'enqueued_at', iso(seconds))
+      own_call('LLEN', RQ .. ':queue:' .. queue) -- it must get somewhere
+      push(queue, id, fields[4] == '1')
+    end
+  end
+  local ttl = call('TTL', RQ .. ':job:' .. job)
+  if ttl == -2 then
+    call('DEL', dependents)
+  elseif ttl > 0 then
+    call('EXPIRE', dependents, ttl)
+  end
+end
+
 -- Forget the task altogether. A lock that was to last until its TTL stays.
 local function delete(job)
   unlock(job, true)
-  call('DEL', RQ .. ':job:' .. job, RQ .. ':results:' .. job, RQ .. ':executions:' .. job)
+  call('DEL', RQ .. ':job:' .. job, RQ .. ':results:' .. job, RQ .. ':executions:' .. job,
+    RQ .. ':job:' .. job .. ':dependents', RQ .. ':job::' .. job .. ':dependencies')
 end
 
 -- A task of ours leaves the archive.
@@ -188,6 +225,7 @@ local function archive(queue, job, seconds, ttl, limit)
   call('HSET', RQ .. ':job:' .. job, 'status', 'failed', 'ended_at', iso(seconds))
   call('EXPIRE', RQ .. ':job:' .. job, ttl)
   call('EXPIRE', RQ .. ':results:' .. job, ttl)
+  call_dependents(job, seconds, false)
   if call('HEXISTS', RQ .. ':job:' .. job, 'task_type') == 0 then return end -- one that was refused
   own_call('ZADD', ours, stamp(seconds + ttl), job)
   call('EXPIRE', ours, ttl)

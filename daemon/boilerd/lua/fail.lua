@@ -17,6 +17,7 @@
 --   rq:scheduled:Q (ZADD, score = when it is due), rq:queues, boilerd:queues (SADD) and boilerd:alarm; for the
 --   archive rq:failed:Q and boilerd:archived:Q (ZADD, score = when it expires), EXPIRE on the job's keys, and beyond
 --   the limit rq:job:ID, rq:results:ID (DEL) of the ones that expire first; for a drop rq:job:ID, rq:results:ID (DEL).
+--   For both what advance.lua has for jobs of plain RQ that depend on the task.
 
 local worker, job, eid, queue = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local started, verdict, counts = tonumber(ARGV[7]), ARGV[10], ARGV[12] == '1'
@@ -62,7 +63,10 @@ if ARGV[16] == '1' and is_registered then
   own_call('SADD', claims, claim)
   call('EXPIRE', claims, KEPT)
 end
-if verdict == 'drop' then delete(job) end
+if verdict == 'drop' then
+  call_dependents(job, seconds, true)
+  delete(job)
+end
 if counts or verdict ~= 'retry' then count(queue, seconds, 1, counts and 1 or 0) end
 if is_registered then
   count_on_worker(worker, counts and 'failed_job_count' or 'successful_job_count', 1, seconds - started)
