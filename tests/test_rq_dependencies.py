@@ -184,3 +184,29 @@ def test_a_key_of_another_kind_keeps_no_task_from_its_end(
 
     assert not connection.exists(keys.wip("default"), keys.job("parent"))
     assert pending(connection) == (["child"] if key in {"rq:job::child:dependencies", "rq:deferred:default"} else [])
+
+
+def test_a_key_of_another_kind_in_the_place_of_its_queue_makes_way_for_a_job(
+    broker: Broker, connection: redis.Redis, queue: Queue
+) -> None:
+    low = Queue("low", connection=connection, serializer=JSONSerializer)
+    enqueue(low, "child", depends_on=enqueue(queue, "parent"))
+    connection.set(keys.queue("low"), "a stranger's")
+
+    (held,) = broker.advance(WORKER, ["default"]).claims
+    assert broker.advance(WORKER, (), [Completion(held)]).lost == []
+
+    assert pending(connection, "low") == ["child"]
+
+
+def test_a_task_that_is_deleted_leaves_no_list_of_those_that_waited(
+    broker: Broker, connection: redis.Redis, queue: Queue
+) -> None:
+    parent = enqueue(queue, "parent")
+    enqueue(queue, "child", depends_on=parent)
+    fail(broker, Verdict.ARCHIVE)
+    assert connection.exists(parent.dependents_key)
+
+    assert broker.act("delete", ["parent"]) == ["done"]
+
+    assert not connection.exists(parent.dependents_key)
