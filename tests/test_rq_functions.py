@@ -10,7 +10,7 @@ from rq.job import Job
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
-from boilerd import Client, ForbiddenJobError, InvalidPayloadError, Task, keys
+from boilerd import Client, ForbiddenJobError, Inspector, InvalidPayloadError, Task, keys
 from boilerd.app import load_app
 from boilerd.broker import Broker
 from boilerd.config import load
@@ -202,3 +202,13 @@ def test_a_function_by_name_may_be_from_anywhere() -> None:
 def test_a_payload_that_holds_no_arguments_is_told(payload: Any) -> None:
     with pytest.raises(InvalidPayloadError, match=r"^arguments of a function: "):
         call("rq_jobs.*", "rq_jobs.add", payload)
+
+
+def test_the_inspector_shows_a_job_by_its_function_and_with_rqs_retries(connection: redis.Redis, queue: Queue) -> None:
+    queue.enqueue("rq_jobs.add", "one", "two", job_id="a")
+    queue.enqueue("rq_jobs.add", 1, retry=Retry(max=2), job_id="b")
+
+    a, b = (Inspector(connection).task(task_id) for task_id in ("a", "b"))
+
+    assert (a.type, a.payload, a.max_retries) == ("rq_jobs.add", {"args": ["one", "two"], "kwargs": {}}, 0)
+    assert (b.type, b.max_retries) == ("rq_jobs.add", 2)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from boilerd.connection import text
+from boilerd.jobs import ENTRY_POINT
 from boilerd.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: RQ's statuses → Asynq's words; a scheduled task that failed before is to be retried.
@@ -160,7 +161,7 @@ def to_task(
     state = _STATES.get(shown.get("status", ""))
     if state is TaskState.SCHEDULED and "last_failed_at" in shown:
         state = TaskState.RETRY
-    task_type, payload = _call(fields.get(b"data", b""))
+    task_type, payload, is_foreign = _call(fields.get(b"data", b""))
     moment = None if score is None else _moment(score)
     is_waiting = state in {TaskState.SCHEDULED, TaskState.RETRY}
     return TaskDetail(
@@ -170,7 +171,7 @@ def to_task(
         state=state,
         payload=payload,
         retried=_int(shown.get("number_of_retries")) or 0,
-        max_retries=_max_retries(shown),
+        max_retries=_max_retries(shown, is_foreign=is_foreign),
         timeout_s=seconds if (seconds := _int(shown.get("timeout"))) and seconds > 0 else None,
         retention_s=_int(shown.get("result_ttl")) or 0,
         deadline=_moment(shown.get("deadline")),
@@ -234,23 +235,25 @@ def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes
     )
 
 
-def _call(data: bytes) -> tuple[str, Any]:
-    """Task type and payload; of a foreign job, what can be read."""
+def _call(data: bytes) -> tuple[str, Any, bool]:
+    """Task type and payload, of a foreign job what can be read; and whether it is one."""
     with suppress(ValueError, zlib.error, RecursionError, msgspec.DecodeError):
         if data[:1] == b"x":
             data = zlib.decompressobj().decompress(data, _MOST_TEXT)
         function, _, args, kwargs = msgspec.json.decode(data, type=tuple[str, Any, list[Any], Any])
-        if len(args) == 2 and isinstance(args[0], str) and not kwargs:
-            return args[0], args[1]
-        return function, {"args": args, "kwargs": kwargs}
-    return "", None
+        if function == ENTRY_POINT and len(args) == 2 and isinstance(args[0], str):
+            return args[0], args[1], False
+        return function, {"args": args, "kwargs": kwargs}, True
+    return "", None, True
 
 
-def _max_retries(shown: Mapping[str, str]) -> int:
+def _max_retries(shown: Mapping[str, str], *, is_foreign: bool) -> int:
     if (own := _int(shown.get("max_retries"))) is not None:
         return own
     left = _int(shown.get("retries_left"))
-    return DEFAULT_MAX_RETRIES if left is None else (_int(shown.get("number_of_retries")) or 0) + left
+    if left is None:
+        return 0 if is_foreign else DEFAULT_MAX_RETRIES  # a plain RQ client says nothing where it wants none
+    return (_int(shown.get("number_of_retries")) or 0) + left
 
 
 def _int(value: str | None) -> int | None:
