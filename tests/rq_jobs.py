@@ -31,6 +31,10 @@ def leave_mark(job: Any, connection: Any, *_: Any) -> None:
     Path("called").touch()
 
 
+def find_job() -> bool:
+    return get_current_job() is not None
+
+
 async def wait(answer: str) -> str:
     await asyncio.sleep(0)
     return answer

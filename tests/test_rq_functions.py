@@ -1,6 +1,7 @@
 """Jobs of plain RQ's clients run where the settings name their functions, and nowhere else."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -141,6 +142,17 @@ def test_our_own_client_calls_functions_too(daemon: RunningDaemon, client: Clien
         b"InvalidPayloadError: arguments of a function: "
         in str(client.connection.hget(keys.job(broken.id), "last_error")).encode()
     )
+
+
+def test_a_record_that_is_too_much_for_rq_keeps_no_function_from_running(
+    daemon: RunningDaemon, connection: redis.Redis, queue: Queue
+) -> None:
+    job = queue.enqueue_in(timedelta(hours=1), "rq_jobs.find_job")
+    connection.hset(job.key, "created_at", "long ago")
+    Inspector(connection).run(job.id)
+
+    daemon.wait_for("task completed", task_id=job.id)
+    assert not daemon.lines("process died")
 
 
 def test_without_the_setting_no_function_is_called(broker: Broker, queue: Queue) -> None:

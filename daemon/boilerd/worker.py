@@ -21,7 +21,6 @@ from typing import Any
 
 import msgspec
 import redis
-from rq.exceptions import NoSuchJobError
 from rq.job import Job, _current_job
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
@@ -307,9 +306,9 @@ class Worker(BaseWorker):
 
     @contextmanager
     def _as_rq_job(self, claim: Claim) -> Iterator[None]:
-        """Have RQ's ``get_current_job`` answer in a function of plain RQ's; None where Redis does not."""
+        """Have RQ's ``get_current_job`` answer in a function of plain RQ's; with None where there is none to be had."""
         job = None
-        with suppress(redis.RedisError, NoSuchJobError):
+        with suppress(Exception):  # anything may stand in the record, and be too much for RQ
             job = Job.fetch(claim.task_id, self.connection, JSONSerializer)
         token = _current_job.set(job)
         try:

@@ -7,7 +7,8 @@
 --   'completed', 'archived', or RQ's word for one of its own.
 -- Touches: rq:queue:Q (LREM, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZADD,
 --   ZREM), boilerd:waiting:KEY, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
---   (PERSIST, EXPIRE, DEL), rq:queues, boilerd:queues, boilerd:bell:Q, boilerd:unique:….
+--   (PERSIST, EXPIRE, DEL), rq:job:ID:dependents (PERSIST, DEL, and as in fail.lua), rq:queues, boilerd:queues,
+--   boilerd:bell:Q, boilerd:unique:….
 --   A task that is run again keeps its count of retries: when they are used up, it gets one attempt.
 
 local action, ttl, limit = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])

@@ -76,7 +76,8 @@ local function repeats_of(job)
   return left, is_sound and type(intervals) == 'table' and intervals or {}
 end
 
--- Keep the result if it is to be kept, and have the job run again: RQ's rules, as of Repeat.schedule (3.0); the last interval counts on.
+-- Keep the result if it is to be kept, and have the job run again: RQ's rules, as of Repeat.schedule (3.0). The last
+-- interval stands for all further ones.
 local function run_again(done, left, intervals)
   local after = tonumber(intervals[1]) or 0
   if #intervals > 1 then table.remove(intervals, 1) end
