@@ -12,6 +12,9 @@ IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
+# Hundreds of daemons start in the tests; a shell that keeps Python from compiling once has each of them compile all.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo run test check format generate cov chaos bench build lock install uninstall wheels clean
