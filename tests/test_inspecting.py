@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import redis
+from click.testing import CliRunner
 
 from boilerd import Client, Inspector, TaskState, keys
 from boilerd.broker import Broker
 from boilerd.cli import COMMANDS
+from boilerd.cli import boilerd as main
 from boilerd.jobs import Completion
 from boilerd.retry import Verdict
 from support import RunningDaemon, Valkey, boilerd, clean_environment, python_path, wait_until
@@ -366,15 +368,19 @@ def test_no_colour_where_it_is_not_wanted(client: Client, valkey: Valkey) -> Non
 
 
 def test_every_command_has_help_with_an_example() -> None:
+    def help_of(words: tuple[str, ...]) -> str:
+        shown = CliRunner().invoke(main, [*words, "--help"], prog_name="boilerd")
+        assert shown.exit_code == 0
+        return shown.output
+
     def commands(words: tuple[str, ...]) -> list[tuple[str, ...]]:
-        help_text = boilerd(*words, "--help").stdout
-        _, found, listed = help_text.partition("Commands:\n")
+        _, found, listed = help_of(words).partition("Commands:\n")
         names = re.findall(r"^  ([a-z]+) ", listed, re.MULTILINE) if found else []
         return [leaf for name in names for leaf in commands((*words, name))] if names else [words]
 
     groups = [name for name in COMMANDS if name != "config"]
     leaves = [leaf for name in groups for leaf in commands((name,))]
-    missing = [words for words in leaves if f"  boilerd {' '.join(words)}" not in boilerd(*words, "--help").stdout]
+    missing = [words for words in leaves if f"  boilerd {' '.join(words)}" not in help_of(words)]
 
     manual = (Path(__file__).parents[1] / "docs" / "boilerd.1").read_text()
 
