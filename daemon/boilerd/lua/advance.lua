@@ -69,11 +69,13 @@ end
 
 -- How often plain RQ's client wants the job to run again, and the seconds until then in turn; nil: not again.
 local function repeats_of(job)
-  local fields = fields_of(RQ .. ':job:' .. job, 'status', 'repeats_left', 'repeat_intervals')
-  local left = tonumber(fields[2]) or 0
-  if fields[1] ~= 'started' or left < 1 then return nil end
-  local is_sound, intervals = pcall(cjson.decode, fields[3] or '[]')
-  return left, is_sound and type(intervals) == 'table' and intervals or {}
+  local fields = fields_of(RQ .. ':job:' .. job, 'status', 'repeats_left', 'repeat_intervals', 'cancel_requested')
+  local left = tonumber(tostring(fields[2]):match('^%d+$')) or 0
+  if fields[1] ~= 'started' or fields[4] or left < 1 then return nil end
+  local is_json, intervals = pcall(cjson.decode, fields[3] or '[]')
+  -- cjson reads numbers that it cannot write, such as 1e999: found out now, before anything is written.
+  local is_sound = is_json and type(intervals) == 'table' and pcall(cjson.encode, intervals)
+  return left, is_sound and intervals or {}
 end
 
 -- Keep the result if it is to be kept, and have the job run again: RQ's rules, as of Repeat.schedule (3.0). The last
@@ -91,6 +93,7 @@ local function run_again(done, left, intervals)
     schedule(done.queue, done.job, seconds + after, seconds)
   else
     own_call('LLEN', RQ .. ':queue:' .. done.queue)
+    call('HSET', RQ .. ':job:' .. done.job, 'enqueued_at', time)
     push(done.queue, done.job, false)
   end
 end
