@@ -118,10 +118,11 @@ end
 local function complete(queue, completions)
   local claims, gone, recent, keys, dependents, took = {}, {}, {}, {}, {}, 0
   local tail = ',"worker":' .. cjson.encode(worker) .. ',"ended_at":' .. stamped .. '}'
+  for i, done in ipairs(completions) do dependents[i] = RQ .. ':job:' .. done.job .. ':dependents' end
+  local has_dependents = call('EXISTS', unpack(dependents)) > 0
   for i, done in ipairs(completions) do
     local key = done.has_more and key_of(done.job, done.claim)
     claims[i] = done.claim
-    dependents[i] = RQ .. ':job:' .. done.job .. ':dependents'
     gone[#gone + 1] = RQ .. ':execution:' .. done.claim
     gone[#gone + 1] = RQ .. ':executions:' .. done.job
     if key then keys[#keys + 1] = {done.job, key} end
@@ -130,11 +131,11 @@ local function complete(queue, completions)
     if left then
       done.is_repeated = true
       run_again(done, left, intervals)
-    elseif done.retention == 0 then
+    elseif done.retention == 0 and (not has_dependents or is_started(done.job)) then
       if done.has_more then unlock(done.job, true) end
       gone[#gone + 1] = RQ .. ':job:' .. done.job
       gone[#gone + 1] = RQ .. ':results:' .. done.job
-    else
+    else -- also one that RQ's tools cancelled while it ran: gone, it would count as done for its dependents
       keep(done)
     end
     took = math.max(took, seconds - done.started) -- a batch was claimed at one time
@@ -145,7 +146,7 @@ local function complete(queue, completions)
   call('ZREM', RQ .. ':wip:' .. queue, unpack(claims))
   call('DEL', unpack(gone))
   for _, pair in ipairs(keys) do leave_key(pair[1], pair[2], seconds) end
-  if call('EXISTS', unpack(dependents)) > 0 then
+  if has_dependents then
     for _, done in ipairs(completions) do call_dependents(done.job, seconds, done.is_repeated) end
   end
   if own_call('LPUSH', OWN .. ':completed:' .. queue, unpack(recent)) > 1100 then
