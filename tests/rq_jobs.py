@@ -13,6 +13,10 @@ def add(first: int, second: int = 0) -> int:
     return first + second
 
 
+def add_all(*numbers: int) -> int:
+    return sum(numbers)
+
+
 def fail() -> None:
     raise RuntimeError("failed as told")
 
