@@ -88,6 +88,7 @@ def test_a_job_waits_for_all_that_it_depends_on(broker: Broker, connection: redi
     for n in range(2):
         assert complete(broker) == f"parent{n}"
         assert "child" not in pending(connection)
+        assert connection.exists(parents[n].key) == connection.exists(parents[n].dependents_key)
     assert complete(broker) == "parent2"
 
     assert pending(connection) == ["child"]
