@@ -1,6 +1,9 @@
 """Functions of plain RQ's jobs, as an application that moves to boilerd has them."""
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import run  # noqa: F401 - what a module imports is not its own
@@ -11,6 +14,10 @@ from rq import get_current_job
 
 def add(first: int, second: int = 0) -> int:
     return first + second
+
+
+def add_all(*numbers: int) -> int:
+    return sum(numbers)
 
 
 def fail() -> None:
@@ -33,6 +40,21 @@ def leave_mark(job: Any, connection: Any, *_: Any) -> None:
 
 def find_job() -> bool:
     return get_current_job() is not None
+
+
+async def find_own_job() -> str:
+    await asyncio.sleep(0)
+    job = get_current_job()
+    assert job is not None
+    return str(job.id)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang() -> None:
+    time.sleep(60)
 
 
 async def wait(answer: str) -> str:

@@ -88,6 +88,7 @@ def test_a_job_waits_for_all_that_it_depends_on(broker: Broker, connection: redi
     for n in range(2):
         assert complete(broker) == f"parent{n}"
         assert "child" not in pending(connection)
+        assert connection.exists(parents[n].key) == connection.exists(parents[n].dependents_key)
     assert complete(broker) == "parent2"
 
     assert pending(connection) == ["child"]
@@ -168,6 +169,38 @@ def test_a_job_that_was_cancelled_or_deleted_while_it_waited_does_not_come(
 
     assert pending(connection) == []
     assert not connection.exists(parent.dependents_key)
+
+
+@pytest.mark.parametrize("result_ttl", [0, 500])
+def test_a_job_that_was_cancelled_while_it_ran_releases_nobody(
+    broker: Broker, connection: redis.Redis, queue: Queue, result_ttl: int
+) -> None:
+    parent = enqueue(queue, "parent", result_ttl=result_ttl)
+    child = enqueue(queue, "child", depends_on=parent)
+    (held,) = claim(broker)
+    parent.cancel()
+
+    broker.advance(WORKER, (), [Completion(held)])
+
+    assert (parent.get_status(), child.get_status()) == ("canceled", "deferred")
+    assert not connection.exists(keys.wip("default"), keys.queue("default"))
+
+
+@pytest.mark.parametrize(("ttl", "expected_s"), [("60", 60), ("-1", -1), ("soon", -1), ("1.5", -1)])
+def test_the_ttl_of_a_job_counts_from_when_it_is_pending(
+    broker: Broker, connection: redis.Redis, queue: Queue, ttl: str, expected_s: int
+) -> None:
+    child = enqueue(queue, "child", depends_on=enqueue(queue, "parent"), ttl=60)
+    connection.hset(child.key, "ttl", ttl)
+    if expected_s < 0:
+        connection.persist(child.key)
+    else:
+        connection.expire(child.key, 20)
+
+    complete(broker)
+
+    assert pending(connection) == ["child"]
+    assert expected_s - 10 <= int(connection.ttl(child.key)) <= expected_s
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_what_cannot_be_called_fails_and_stops_nobody(daemon: RunningDaemon, que
         queue.enqueue(f"rq_jobs.{name}", *args) for name, *args in (["count"], ["missing"], ["add", 1])
     )
 
-    assert "handler rq_functions rq_jobs.* returned a generator" in error_of(generator)
+    assert "handler rq_functions rq_jobs.*, rq_jobs.Mailer.send returned a generator" in error_of(generator)
     assert "has no attribute 'missing'" in error_of(missing)
     assert ended(good).return_value == 1
     assert not daemon.lines("process died")
@@ -192,8 +192,15 @@ def test_a_pattern_that_a_handler_has_already_is_refused() -> None:
         load_app("apps:mux", ["rq_jobs.*", "rq_jobs.*"])
 
 
+def test_a_function_that_one_pattern_names_is_not_hidden_by_another(start_daemon: StartDaemon, queue: Queue) -> None:
+    start_daemon("--rq-functions", "rq_jobs.add,rq_jobs.*").ready()
+
+    assert ended(queue.enqueue("rq_jobs.add_all", 1, 2, 3)).return_value == 6
+    assert ended(queue.enqueue("rq_jobs.add", 1)).return_value == 1
+
+
 def call(pattern: str, name: str, payload: Any) -> Any:
-    return Functions(pattern)(Task("a", name, payload))
+    return Functions([pattern])(Task("a", name, payload))
 
 
 def test_a_function_by_name_may_be_from_anywhere() -> None:

@@ -98,6 +98,31 @@ def test_jobs_that_wait_for_the_first_run_do_not_wait_for_the_others(
     assert delay_s(connection) > 50
 
 
+@pytest.mark.parametrize("result_ttl", [0, 500])
+def test_a_job_that_was_cancelled_while_it_ran_is_not_repeated(
+    broker: Broker, connection: redis.Redis, queue: Queue, result_ttl: int
+) -> None:
+    job = enqueue(queue, Repeat(3), result_ttl=result_ttl)
+    (held,) = broker.advance(WORKER, ["default"]).claims
+    broker.cancel("a")
+
+    broker.advance(WORKER, (), [Completion(held)])
+
+    assert connection.hget(job.key, "status") == (b"finished" if result_ttl else None)
+    assert connection.lrange(keys.queue("default"), 0, -1) == []
+
+
+def test_a_job_that_runs_again_at_once_is_enqueued_anew(broker: Broker, connection: redis.Redis, queue: Queue) -> None:
+    job = enqueue(queue, Repeat(1))
+    connection.hset(job.key, "enqueued_at", "2020-01-01T00:00:00.000000Z")
+
+    complete(broker)
+
+    enqueued = Job.fetch("a", connection, JSONSerializer).enqueued_at
+    assert enqueued is not None
+    assert time.time() - enqueued.timestamp() < 60
+
+
 def test_a_failure_is_not_repeated(broker: Broker, connection: redis.Redis, queue: Queue) -> None:
     job = enqueue(queue, Repeat(3))
     (held,) = broker.advance(WORKER, ["default"]).claims
@@ -119,7 +144,7 @@ def test_an_outcome_that_is_sent_again_repeats_nothing(broker: Broker, connectio
     assert connection.hget(keys.job("a"), "repeats_left") == b"2"
 
 
-@pytest.mark.parametrize("number", ["many", "-1", ""])
+@pytest.mark.parametrize("number", ["many", "-1", "", "nan", "1e400", "1.5"])
 def test_what_is_no_number_of_repeats_is_none(
     broker: Broker, connection: redis.Redis, queue: Queue, number: str
 ) -> None:
@@ -131,16 +156,20 @@ def test_what_is_no_number_of_repeats_is_none(
     assert connection.hget(job.key, "status") == b"finished"
 
 
-@pytest.mark.parametrize("intervals", ["soon", "5", '{"a": 1}', '["soon"]', ""])
+@pytest.mark.parametrize(
+    "intervals",
+    ["soon", "5", '{"a": 1}', '["soon"]', "", "[1e999]", "[NaN, NaN]", "[60, 1e999]", "[" * 1000 + "]" * 1000],
+)
 def test_intervals_that_make_no_sense_are_none(
     broker: Broker, connection: redis.Redis, queue: Queue, intervals: str
 ) -> None:
-    job = enqueue(queue, Repeat(1))
+    job = enqueue(queue, Repeat(2))
     connection.hset(job.key, "repeat_intervals", intervals)
 
     complete(broker)
 
     assert connection.lrange(keys.queue("default"), 0, -1) == [b"a"]
+    assert connection.hget(job.key, "repeats_left") == b"1"
 
 
 @pytest.mark.parametrize(("key", "interval"), [("queue", 0), ("scheduled", 60)])

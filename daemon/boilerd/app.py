@@ -3,17 +3,17 @@
 import importlib
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from boilerd.errors import AppImportError
-from boilerd.functions import Functions
+from boilerd.functions import Functions, load, prefix_of
 from boilerd.mux import ServeMux
 
 BUILTIN = "boilerd.builtin:mux"
 
 
-def load_app(name: str | None, rq_functions: Iterable[str] = ()) -> ServeMux:
+def load_app(name: str | None, rq_functions: Sequence[str] = ()) -> ServeMux:
     """Import the application and return its mux; the built-in one for None.
 
     The working directory is on the import path, as for ``python -m``.
@@ -27,14 +27,14 @@ def load_app(name: str | None, rq_functions: Iterable[str] = ()) -> ServeMux:
         AppImportError: No such module or name, or the module raised while it was imported.
     """
     mux = _load_mux(name)
+    functions = Functions(rq_functions)
     for pattern in rq_functions:
-        functions = Functions(pattern)
         try:
-            functions.load()
+            load(pattern)
         except (Exception, SystemExit) as error:
             raise _broken(f"rq_functions {pattern!r}", error) from error
         try:
-            mux.handle(functions.prefix, functions)
+            mux.handle(prefix_of(pattern), functions)
         except ValueError as error:
             raise AppImportError(f"rq_functions {pattern!r}: {error}") from error
     return mux

@@ -1,6 +1,7 @@
 """Run the functions that jobs of plain RQ name, where the settings allow it."""
 
 import pkgutil
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -21,33 +22,29 @@ class Arguments(msgspec.Struct, forbid_unknown_fields=True):
 class Functions:
     """The handler of tasks whose type is the name of a function: calls it with the arguments in the payload.
 
+    One for all patterns: the mux finds it by the longest beginning of a name, and another pattern may be the one that
+    stands for the function.
+
     Args:
-        pattern: ``module.function``, or ``module.*`` for those that the module defines: what it has imported from
+        patterns: ``module.function``, or ``module.*`` for those that the module defines: what it has imported from
             elsewhere, ``subprocess.run`` say, must be named by itself.
     """
 
-    def __init__(self, pattern: str) -> None:
-        #: What the mux matches.
-        self.prefix = pattern.removesuffix("*")
-        self._has_star = pattern.endswith("*")
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._patterns = tuple(patterns)
 
     def __repr__(self) -> str:
-        return f"rq_functions {self.prefix}{'*' * self._has_star}"
-
-    def load(self) -> None:
-        """Import the function, or the module that it is in: before the fork, and to have errors told at the start."""
-        pkgutil.resolve_name(self.prefix.rpartition(".")[0] if self._has_star else self.prefix)
+        return f"rq_functions {', '.join(self._patterns)}"
 
     def names(self, function: str) -> bool:
-        """Whether the pattern stands for the function; the star for no dots, behind which there may be anything."""
-        rest = function.removeprefix(self.prefix)
-        return rest != function and ("." not in rest if self._has_star else not rest)
+        """Whether a pattern stands for the function."""
+        return any(_names(pattern, function) for pattern in self._patterns)
 
     def __call__(self, task: Task) -> Any:
         """Call the function; what it returns is the task's result.
 
         Raises:
-            ForbiddenJobError: The pattern does not stand for it.
+            ForbiddenJobError: No pattern stands for it.
             InvalidPayloadError: The payload is not `Arguments`.
             ImportError: There is no such module; AttributeError: there is no such name in it.
         """
@@ -55,10 +52,26 @@ class Functions:
             raise ForbiddenJobError(f"function {task.type!r} is not one of rq_functions; it was not imported")
         function = pkgutil.resolve_name(task.type)
         own_name = f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', None)}"
-        if self._has_star and own_name != task.type:
+        if task.type not in self._patterns and own_name != task.type:
             raise ForbiddenJobError(f"function {task.type!r} is {own_name}; name it in rq_functions, without a *")
         try:
             call = msgspec.convert(task.payload, Arguments)
         except msgspec.ValidationError as error:
             raise InvalidPayloadError(f"arguments of a function: {error}") from error
         return function(*call.args, **call.kwargs)
+
+
+def prefix_of(pattern: str) -> str:
+    """With what the names begin that the pattern stands for."""
+    return pattern.removesuffix("*")
+
+
+def load(pattern: str) -> None:
+    """Import the function, or the module that it is in: before the fork, and to have errors told at the start."""
+    pkgutil.resolve_name(pattern.rpartition(".")[0] if pattern.endswith("*") else pattern)
+
+
+def _names(pattern: str, function: str) -> bool:
+    """Whether the pattern stands for the function; the star for no dots, behind which there may be anything."""
+    rest = function.removeprefix(prefix_of(pattern))
+    return rest != function and ("." not in rest if pattern.endswith("*") else not rest)

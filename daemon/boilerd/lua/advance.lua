@@ -69,11 +69,13 @@ end
 
 -- How often plain RQ's client wants the job to run again, and the seconds until then in turn; nil: not again.
 local function repeats_of(job)
-  local fields = fields_of(RQ .. ':job:' .. job, 'status', 'repeats_left', 'repeat_intervals')
-  local left = tonumber(fields[2]) or 0
-  if fields[1] ~= 'started' or left < 1 then return nil end
-  local is_sound, intervals = pcall(cjson.decode, fields[3] or '[]')
-  return left, is_sound and type(intervals) == 'table' and intervals or {}
+  local fields = fields_of(RQ .. ':job:' .. job, 'status', 'repeats_left', 'repeat_intervals', 'cancel_requested')
+  local left = tonumber(tostring(fields[2]):match('^%d+$')) or 0
+  if fields[1] ~= 'started' or fields[4] or left < 1 then return nil end
+  local is_json, intervals = pcall(cjson.decode, fields[3] or '[]')
+  -- cjson reads numbers that it cannot write, such as 1e999: found out now, before anything is written.
+  local is_sound = is_json and type(intervals) == 'table' and pcall(cjson.encode, intervals)
+  return left, is_sound and intervals or {}
 end
 
 -- Keep the result if it is to be kept, and have the job run again: RQ's rules, as of Repeat.schedule (3.0). The last
@@ -91,6 +93,7 @@ local function run_again(done, left, intervals)
     schedule(done.queue, done.job, seconds + after, seconds)
   else
     own_call('LLEN', RQ .. ':queue:' .. done.queue)
+    call('HSET', RQ .. ':job:' .. done.job, 'enqueued_at', time)
     push(done.queue, done.job, false)
   end
 end
@@ -115,10 +118,11 @@ end
 local function complete(queue, completions)
   local claims, gone, recent, keys, dependents, took = {}, {}, {}, {}, {}, 0
   local tail = ',"worker":' .. cjson.encode(worker) .. ',"ended_at":' .. stamped .. '}'
+  for i, done in ipairs(completions) do dependents[i] = RQ .. ':job:' .. done.job .. ':dependents' end
+  local has_dependents = call('EXISTS', unpack(dependents)) > 0
   for i, done in ipairs(completions) do
     local key = done.has_more and key_of(done.job, done.claim)
     claims[i] = done.claim
-    dependents[i] = RQ .. ':job:' .. done.job .. ':dependents'
     gone[#gone + 1] = RQ .. ':execution:' .. done.claim
     gone[#gone + 1] = RQ .. ':executions:' .. done.job
     if key then keys[#keys + 1] = {done.job, key} end
@@ -127,11 +131,11 @@ local function complete(queue, completions)
     if left then
       done.is_repeated = true
       run_again(done, left, intervals)
-    elseif done.retention == 0 then
+    elseif done.retention == 0 and (not has_dependents or is_started(done.job)) then
       if done.has_more then unlock(done.job, true) end
       gone[#gone + 1] = RQ .. ':job:' .. done.job
       gone[#gone + 1] = RQ .. ':results:' .. done.job
-    else
+    else -- also one that RQ's tools cancelled while it ran: gone, it would count as done for its dependents
       keep(done)
     end
     took = math.max(took, seconds - done.started) -- a batch was claimed at one time
@@ -142,7 +146,7 @@ local function complete(queue, completions)
   call('ZREM', RQ .. ':wip:' .. queue, unpack(claims))
   call('DEL', unpack(gone))
   for _, pair in ipairs(keys) do leave_key(pair[1], pair[2], seconds) end
-  if call('EXISTS', unpack(dependents)) > 0 then
+  if has_dependents then
     for _, done in ipairs(completions) do call_dependents(done.job, seconds, done.is_repeated) end
   end
   if own_call('LPUSH', OWN .. ':completed:' .. queue, unpack(recent)) > 1100 then

@@ -171,13 +171,15 @@ local function call_dependents(job, seconds, is_done)
   local dependents = RQ .. ':job:' .. job .. ':dependents'
   for _, id in ipairs(own_call('SMEMBERS', dependents)) do
     local key = RQ .. ':job:' .. id
-    local fields = fields_of(key, 'status', 'origin', 'allow_dependency_failures', 'enqueue_at_front')
+    local fields = fields_of(key, 'status', 'origin', 'allow_dependency_failures', 'enqueue_at_front', 'ttl')
     local queue = fields[1] == 'deferred' and fields[2]
     if queue and are_dependencies_met(id, is_done and job, fields[3] == '1') then
       call('SREM', dependents, id)
       call('DEL', RQ .. ':job::' .. id .. ':dependencies')
       redis.pcall('ZREM', RQ .. ':deferred:' .. queue, id)
       call('HSET', key, 'enqueued_at', iso(seconds))
+      -- It counts anew, as in RQ; a client of plain RQ may have written anything there.
+      if (tonumber(fields[5]) or 0) > 0 then redis.pcall('EXPIRE', key, fields[5]) end
       own_call('LLEN', RQ .. ':queue:' .. queue) -- it must get somewhere
       push(queue, id, fields[4] == '1')
     end
