@@ -161,7 +161,7 @@ class RunningDaemon:
         return found or [{"pid": 0, "name": "none", "state": "none"}]
 
     def pid_of(self, name: str) -> int:
-        return int(next(process["pid"] for process in self.processes() if process["name"] == name))
+        return int(next((process["pid"] for process in self.processes() if process["name"] == name), 0))
 
     def cli(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Another ``boilerd`` command with the same settings."""

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 from boilerd.board import LATE_HEARTBEAT_S
 
@@ -32,7 +33,7 @@ def ask(control_socket: Path, method: str, *args: Any) -> Any:
         raise TimeoutError(f"{_owner(control_socket)} does not answer; it may still do what was asked") from error
     except xmlrpc.client.Fault as fault:
         raise ValueError(fault.faultString.removeprefix("FAILED: ")) from fault
-    except (http.client.HTTPException, xmlrpc.client.Error) as error:
+    except (http.client.HTTPException, xmlrpc.client.Error, ExpatError) as error:  # the last: it was cut off
         raise ConnectionError(str(error)) from error
 
 
