@@ -102,7 +102,7 @@ class Broker:
             args: list[str | bytes] = []
             for task in batch:
                 args += _described(task)
-            found = self._call("enqueue", args)
+            found = self._call("enqueue", args, answers_soon=len(batch) == 1)
             answers += (_to_answer(task, answer) for task, answer in zip(batch, found, strict=True))
         return answers
 
@@ -376,11 +376,19 @@ class Broker:
         """Run a script whose arguments need not be text yet."""
         return self._call(script, [part if isinstance(part, str | bytes) else repr(part) for part in args])
 
-    def _call(self, script: str, args: Sequence[str | bytes], first: Sequence[str | bytes] = ()) -> Any:
+    def _call(
+        self,
+        script: str,
+        args: Sequence[str | bytes],
+        first: Sequence[str | bytes] = (),
+        *,
+        answers_soon: bool = False,
+    ) -> Any:
         failpoint(f"before-{script}")
         sent = [keys.RQ, keys.OWN, *args]
         try:  # as `_talking`, without a generator for each task
-            answer = call_script(self.connection.connection_pool, self._scripts[script], sent, first)
+            pool = self.connection.connection_pool
+            answer = call_script(pool, self._scripts[script], sent, first, answers_soon=answers_soon)
         except (redis.RedisError, UnicodeError) as error:
             raise self._translate(error) from error
         failpoint(f"after-{script}")

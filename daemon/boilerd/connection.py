@@ -24,6 +24,7 @@ from boilerd.errors import (
     ConfigError,
 )
 from boilerd.settings import Settings
+from boilerd.spin import Spin
 from boilerd.urls import check_url, mask_url
 
 
@@ -38,6 +39,7 @@ class OwnPool(redis.ConnectionPool):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._first: list[Any] = []
+        self._spin = Spin()
 
     def prepare(self) -> None:
         """Make the first connection; raises TypeError or ValueError where the options make no sense."""
@@ -71,6 +73,12 @@ class OwnPool(redis.ConnectionPool):
             self._take_back(connection)
             raise
         return connection
+
+    def spin(self, connection: Any) -> None:
+        """Stay awake for an answer that may come soon; not where other threads wait as well, and keep Redis awake."""
+        sock = connection._sock  # noqa: SLF001 - there is no other way to it
+        if sock.gettimeout() is None and len(self._in_use_connections) - len(self._idle) == 1:
+            self._spin.wait(sock)
 
     def _take(self, *args: Any, **options: Any) -> Any:
         if self.pid != os.getpid():

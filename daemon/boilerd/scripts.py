@@ -37,6 +37,8 @@ def call_script(
     script: Script,
     args: Sequence[str | bytes],
     first: Sequence[str | bytes] = (),
+    *,
+    answers_soon: bool = False,
 ) -> Any:
     """Run the script in one round trip, or two where Redis does not know it yet; raises redis-py's errors.
 
@@ -49,11 +51,13 @@ def call_script(
         args: Its ARGV; it has no KEYS.
         first: A command that is sent with it, such as one that blocks: the script runs when that has ended,
             without a word from here. Its answer is dropped.
+        answers_soon: Whether it is worth it to stay awake for the answer.
     """
-    connection = pool.get_for_script() if isinstance(pool, OwnPool) else pool.get_connection()
+    own_pool = pool if isinstance(pool, OwnPool) else None
+    connection = own_pool.get_for_script() if own_pool else pool.get_connection()
     is_clean = False
     try:
-        answer = _ask(connection, script, args, first)
+        answer = _ask(connection, script, args, first, own_pool if answers_soon else None)
         is_clean = True
     except redis.ResponseError:
         is_clean = True
@@ -71,12 +75,15 @@ def _ask(
     script: Script,
     args: Sequence[str | bytes],
     first: Sequence[str | bytes],
+    spinning: OwnPool | None,
 ) -> Any:
     try:
         sent = _packed(["EVALSHA", script.digest, "0", *args])
         connection.send_packed_command([_packed(first) + sent if first else sent])  # type: ignore[no-untyped-call]
         if first:
             _read_first(connection)
+        if spinning:
+            spinning.spin(connection)
         return connection.read_response()
     except redis.exceptions.NoScriptError:
         connection.send_packed_command([_packed(["EVAL", script.source, "0", *args])])  # type: ignore[no-untyped-call]
