@@ -571,6 +571,16 @@ def test_the_bell_of_a_long_queue_stays_short(broker: Broker, connection: redis.
     assert connection.llen(keys.bell("default")) == 128
 
 
+def test_the_bell_of_a_short_queue_with_busy_workers_stays_short(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "first")
+    completions: list[Completion] = []
+    for number in range(200):
+        store(broker, f"t{number}")
+        completions = [Completion(held) for held in broker.advance(WORKER, ("default",), completions).claims]
+
+    assert connection.llen(keys.bell("default")) == 128
+
+
 def job_of(connection: redis.Redis, data: bytes, **fields: str) -> Claim:
     """The claim of a job that a stranger wrote."""
     connection.hset(keys.job("x"), mapping={"data": data, "origin": "default", "status": "queued"})

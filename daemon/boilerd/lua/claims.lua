@@ -39,9 +39,9 @@ end
 -- Make a task pending; at the head of its queue where it was claimed before.
 local function push(queue, job, is_head)
   call('HSET', RQ .. ':job:' .. job, 'status', 'queued')
-  call(is_head and 'LPUSH' or 'RPUSH', RQ .. ':queue:' .. queue, job)
+  local waiting = call(is_head and 'LPUSH' or 'RPUSH', RQ .. ':queue:' .. queue, job)
   note_queue(queue)
-  ring(queue)
+  ring(queue, waiting)
 end
 
 -- Whether the task's record says that it runs. If not, RQ's tools cancelled or deleted it while it did: it must not
@@ -112,11 +112,12 @@ local function call_waiting(key, seconds)
       call('ZREM', waiting, job)
       own_call('ZADD', called, place, job)
       call('EXPIRE', called, KEPT)
-      if not last[queue] or call('LINSERT', list, 'AFTER', last[queue], job) < 1 then call('LPUSH', list, job) end
+      local length = last[queue] and call('LINSERT', list, 'AFTER', last[queue], job) or 0
+      if length < 1 then length = call('LPUSH', list, job) end
       last[queue] = job
       count_in(queue)
       note_queue(queue)
-      ring(queue)
+      ring(queue, length)
     end
   end
   if call('ZCARD', waiting) == 0 then own_call('SREM', OWN .. ':keys', key) end

@@ -54,10 +54,18 @@ local function fields_of(key, ...)
   return fields.err and {} or fields
 end
 
--- Ring for one idle worker. Tokens beyond a few would only wake workers for nothing later.
-local function ring(queue)
+-- Ring for one idle worker, of a queue where so many tasks wait now. Tokens beyond a few would only wake workers for
+-- nothing later; and where many tasks wait, no worker is idle, or each has been rung for.
+local MOST_TOKENS = 128
+local function ring(queue, waiting)
+  if waiting > MOST_TOKENS then return end
   local key = OWN .. ':bell:' .. queue
-  if own_call('LLEN', key) < 128 and call('RPUSH', key, '1') == 1 then call('EXPIRE', key, 300) end
+  local tokens = own_call('RPUSH', key, '1')
+  if tokens == 1 then
+    call('EXPIRE', key, 300)
+  elseif tokens > MOST_TOKENS then
+    call('RPOP', key)
+  end
 end
 
 -- Remember that tasks of ours are in the queue: boilerd's schedulers look at those that it knows, RQ's tools and

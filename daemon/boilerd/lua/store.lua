@@ -46,9 +46,10 @@ local function store(i)
     schedule(queue, id, due, seconds)
   else
     -- Where others wait already, whoever stored or claims them noted the queue.
-    if call('RPUSH', RQ .. ':queue:' .. queue, id) == 1 then note_queue(queue) end
+    local waiting = call('RPUSH', RQ .. ':queue:' .. queue, id)
+    if waiting == 1 then note_queue(queue) end
     if room[queue] then room[queue] = room[queue] - 1 end
-    ring(queue)
+    ring(queue, waiting)
   end
   if lock ~= '' then
     local value = is_lasting == '1' and 'ttl:' .. id or id
