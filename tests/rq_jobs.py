@@ -9,7 +9,7 @@ from pathlib import Path
 from subprocess import run  # noqa: F401 - what a module imports is not its own
 from typing import Any
 
-from rq import get_current_job
+from rq import Retry, get_current_job
 
 
 def add(first: int, second: int = 0) -> int:
@@ -64,6 +64,17 @@ async def wait(answer: str) -> str:
 
 def count() -> Iterator[int]:
     yield 1
+
+
+def ask_again(most: int, interval: int | list[int] = 0) -> Retry:
+    """Have itself called again, as RQ's users do, until it may not any more."""
+    return Retry(max=most, interval=interval)
+
+
+async def ask_once() -> Retry | str:
+    job = get_current_job()
+    assert job is not None
+    return "done" if job.number_of_retries else Retry(max=3)
 
 
 class Mailer:

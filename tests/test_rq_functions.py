@@ -92,6 +92,34 @@ def test_a_function_that_fails_is_not_tried_again_unless_its_job_says_so(daemon:
     assert len(daemon.lines("task failed", task_id=twice.id)) == 3
 
 
+def test_a_function_that_returns_retry_is_called_again_as_often_as_it_says(
+    daemon: RunningDaemon, queue: Queue, connection: redis.Redis
+) -> None:
+    job = queue.enqueue("rq_jobs.ask_again", 2)
+
+    assert error_of(job) == "SkipRetry: it returned Retry(max=2, interval=0, enqueue_at_front=False) after 2 retries"
+    assert len(daemon.lines("task failed", task_id=job.id)) == 3
+    assert connection.hget(job.key, "number_of_retries") == b"2"
+
+
+def test_a_function_that_returns_retry_says_when_it_is_called_again(
+    daemon: RunningDaemon, queue: Queue, connection: redis.Redis
+) -> None:
+    job = queue.enqueue("rq_jobs.ask_again", 2, interval=[3600, 1])
+
+    daemon.wait_for("task will be retried", task_id=job.id)
+    due = connection.zscore(keys.registry("scheduled", "default"), job.id)
+    assert due is not None
+    assert 3500 < due - connection.time()[0] <= 3601
+
+
+def test_an_async_function_may_return_retry_as_well(daemon: RunningDaemon, queue: Queue) -> None:
+    job = queue.enqueue("rq_jobs.ask_once")
+
+    assert ended(job).return_value == "done"
+    assert len(daemon.lines("task failed", task_id=job.id)) == 1
+
+
 @pytest.mark.fault(33)
 def test_what_a_module_only_imports_is_not_called_by_a_star(daemon: RunningDaemon, queue: Queue) -> None:
     target = daemon.directory / "pwned"

@@ -150,6 +150,9 @@ class RetryLater(BoilerdError):  # noqa: N818 - a request
         ValueError: It is negative, or not finite.
     """
 
+    #: Whether it uses up a retry all the same, and counts as a failure.
+    counts = False
+
     def __init__(self, delay_s: float | timedelta, reason: str = "") -> None:
         seconds = delay_s.total_seconds() if isinstance(delay_s, timedelta) else delay_s
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):

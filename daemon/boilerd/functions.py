@@ -1,12 +1,13 @@
 """Run the functions that jobs of plain RQ name, where the settings allow it."""
 
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from types import CoroutineType
 from typing import Any
 
 import msgspec
 
-from boilerd.errors import ForbiddenJobError, InvalidPayloadError
+from boilerd.errors import ForbiddenJobError, InvalidPayloadError, RetryLater, SkipRetry
 from boilerd.retry import retry
 from boilerd.task import Task
 
@@ -41,9 +42,10 @@ class Functions:
         return any(_names(pattern, function) for pattern in self._patterns)
 
     def __call__(self, task: Task) -> Any:
-        """Call the function; what it returns is the task's result.
+        """Call the function; what it returns is the task's result, but for a ``Retry`` of RQ's.
 
         Raises:
+            RetryLater: It returned one; SkipRetry: once more than that allows.
             ForbiddenJobError: No pattern stands for it.
             InvalidPayloadError: The payload is not `Arguments`.
             ImportError: There is no such module; AttributeError: there is no such name in it.
@@ -58,7 +60,30 @@ class Functions:
             call = msgspec.convert(task.payload, Arguments)
         except msgspec.ValidationError as error:
             raise InvalidPayloadError(f"arguments of a function: {error}") from error
-        return function(*call.args, **call.kwargs)
+        result = function(*call.args, **call.kwargs)
+        return _awaited(task, result) if isinstance(result, CoroutineType) else _unless_again(task, result)
+
+
+class _AskedAgain(RetryLater):
+    """A function returned a ``Retry``; it is a retry, as in RQ."""
+
+    counts = True
+
+
+async def _awaited(task: Task, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return _unless_again(task, await coroutine)
+
+
+def _unless_again(task: Task, result: Any) -> Any:
+    """The result, unless it asks for another attempt: RQ's rules, as of Job._handle_retry_result (3.0)."""
+    from rq.job import Retry  # noqa: PLC0415 - only workers come here, and they have it
+
+    if not isinstance(result, Retry):
+        return result
+    retried = task.attempt - 1
+    if retried >= result.max:
+        raise SkipRetry(f"it returned {result} after {retried} retries")
+    raise _AskedAgain(Retry.get_interval(retried, result.intervals), f"it returned {result}")
 
 
 def prefix_of(pattern: str) -> str:

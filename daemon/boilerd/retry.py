@@ -167,7 +167,7 @@ def decide(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks) 
     if isinstance(error, RevokeTask):
         return Decision(Verdict.DROP, counts=False)
     if isinstance(error, RetryLater):
-        return Decision(Verdict.RETRY, _sound(error.delay_s, task, policy), counts=False)
+        return Decision(Verdict.RETRY, _sound(error.delay_s, task, policy), counts=error.counts)
     retried = task.attempt - 1
     is_hopeless = isinstance(error, HOPELESS + policy.discard_on)
     if is_hopeless or not isinstance(error, policy.retry_on + ACCIDENTS) or retried >= task.max_retries:
