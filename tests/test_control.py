@@ -13,6 +13,7 @@ import redis
 from boilerd import Client, keys
 from boilerd.cli.socket_client import ask, look
 from boilerd.connection import connect
+from proxy import Proxy
 from support import RunningDaemon, Valkey, boilerd, clean_environment, is_running, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -54,6 +55,17 @@ def test_a_quiet_daemon_ends_its_task_and_claims_none_until_it_resumes(
     ask(daemon, "resume")
     daemon.wait_for("task completed", task_id=waiting)
     assert info(daemon)["is_quiet"] is False
+
+
+def test_an_answer_that_is_cut_off_is_none(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+
+    with Proxy(daemon.directory, daemon.directory / "run" / "control.sock") as proxy:
+        proxy.cut_probability, proxy.halves = 1.0, True
+        seen = look(daemon.directory / "proxy.sock")
+
+    assert proxy.cuts
+    assert seen.troubles() == [f"daemon: not running (nobody answers at {daemon.directory / 'proxy.sock'})"]
 
 
 def test_a_worker_that_is_replaced_while_quiet_is_quiet(start_daemon: StartDaemon, client: Client) -> None:
