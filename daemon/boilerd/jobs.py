@@ -5,9 +5,9 @@ Whatever is read from Redis is a stranger's data until it was checked here.
 
 import hashlib
 import re
-import sys
 import zlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -297,13 +297,9 @@ def _decode_call(data: bytes) -> tuple[str, Any, list[Any], Any]:
         try:
             return _CALL.decode(data)
         except RecursionError:
-            # Up to Python 3.11 the frames that lead here count as well, and the client may have had fewer.
-            limit = sys.getrecursionlimit()
-            sys.setrecursionlimit(limit + 200)
-            try:
-                return _CALL.decode(data)
-            finally:
-                sys.setrecursionlimit(limit)
+            # The frames that lead here count as well, and the client may have had fewer; a thread begins with none.
+            with ThreadPoolExecutor(1) as thread:
+                return thread.submit(_CALL.decode, data).result()
     except RecursionError as error:
         raise ForbiddenJobError("its data is nested too deep to be read") from error
     except msgspec.DecodeError as error:

@@ -20,8 +20,9 @@ def encode_payload(payload: Any, max_bytes: int = DEFAULT_MAX_PAYLOAD) -> bytes:
         InvalidPayloadError: A value in it has no JSON form, or it has more than `max_bytes`.
     """
     try:
-        # As deep inside as in the call that RQ's record holds, and deeper: what cannot be read again is not written.
-        encoded = msgspec.json.encode([[[[payload]]]])[4:-4]
+        # Deeper inside than in the call that RQ's record holds, where `jobs` reads it in a thread that has little above
+        # it: what cannot be read again is not written.
+        encoded = msgspec.json.encode([[[[[[[[[[[[payload]]]]]]]]]]]])[12:-12]
         if isinstance(payload, msgspec.Raw):
             msgspec.json.decode(encoded)  # it was taken over as it is
         elif b"null" in encoded:
