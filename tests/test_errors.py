@@ -19,6 +19,7 @@ from boilerd import (
     TaskStateError,
 )
 from boilerd.errors import MAX_ERROR_LENGTH, AppImportError, BrokerLoadingError, describe
+from boilerd.functions import _AskedAgain
 
 
 def family(kind: type[BoilerdError]) -> Iterator[type[BoilerdError]]:
@@ -37,6 +38,7 @@ SAMPLES: dict[type[BoilerdError], BoilerdError] = {
     QueueFullError: QueueFullError("low"),
     QueueNotFoundError: QueueNotFoundError("low", ["default"]),
     RetryLater: RetryLater(7.5, "not yet"),
+    _AskedAgain: _AskedAgain(7.5, "not yet"),
     TaskIdConflictError: TaskIdConflictError("t1"),
     TaskNotFoundError: TaskNotFoundError("t1"),
     TaskStateError: TaskStateError("task t1", "active", "run", ["scheduled", "archived"]),
