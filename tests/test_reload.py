@@ -104,7 +104,7 @@ def test_a_task_longer_than_the_shutdown_timeout_runs_again_after_the_reload(
     start_app: StartDaemon, client: Client
 ) -> None:
     daemon = start_app("--concurrency", "1", "--shutdown-timeout", "0.3")
-    task_id = client.enqueue("app:sleep", 2).id
+    task_id = client.enqueue("app:sleep", 60).id
     daemon.wait_for("task started", task_id=task_id)
 
     daemon.signal(signal.SIGHUP)

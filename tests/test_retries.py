@@ -168,10 +168,10 @@ def test_a_due_task_starts_at_once_on_an_idle_daemon(start_daemon: StartDaemon, 
 
 
 def test_a_task_past_its_deadline_is_archived_and_never_runs(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+
     late = client.enqueue("test:echo", deadline=datetime.now(UTC) - timedelta(seconds=1)).id
     tight = client.enqueue("test:sleep", 60, deadline=datetime.now(UTC) + timedelta(seconds=3)).id
-
-    daemon = start_daemon("--concurrency", "1").ready()
 
     assert "DeadlineExceededError" in daemon.wait_for("task archived", task_id=late)["error"]
     assert "DeadlineExceededError" in daemon.wait_for("task archived", task_id=tight)["error"]
