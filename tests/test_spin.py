@@ -11,9 +11,9 @@ import pytest
 import redis
 
 import boilerd.spin
-from boilerd import Client, keys
+from boilerd import BrokerUnavailableError, Client, keys
 from boilerd.broker import Broker
-from boilerd.connection import connect
+from boilerd.connection import OwnPool, connect
 from boilerd.spin import Spin
 from support import DEADLINE_S, Valkey, wait_until
 
@@ -103,6 +103,16 @@ def test_a_closed_connection_ends_the_wait(ends: tuple[Counting, socket.socket])
     assert ours.looks == 1
 
 
+def test_a_connection_that_was_reset_ends_the_wait(ends: tuple[Counting, socket.socket]) -> None:
+    ours, theirs = ends
+    ours.send(b"a command that nobody reads")
+    theirs.close()
+
+    Spin().wait(ours)
+
+    assert ours.looks == 1
+
+
 @pytest.fixture
 def yields(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows where somebody offers the core and looks again: the ID of the thread."""
@@ -167,6 +177,25 @@ def test_nobody_stays_awake_while_another_thread_waits_as_well(
         assert yields == []
         slow.rpush(keys.bell("low"), "1")
         other.join()
+
+
+def test_a_connection_that_another_thread_closes_meanwhile_is_an_unavailable_broker(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Client.from_url(valkey.url) as client:
+        client.enqueue("test:echo")  # opens the connection
+        pool = client.connection.connection_pool
+        assert isinstance(pool, OwnPool)
+        spin = pool.spin
+
+        def close_first(connection: redis.connection.Connection) -> None:
+            connection.disconnect()
+            spin(connection)
+
+        monkeypatch.setattr(pool, "spin", close_first)
+
+        with pytest.raises(BrokerUnavailableError, match="may have been stored"):
+            client.enqueue("test:echo")
 
 
 def test_a_wait_for_the_answer_ends_with_the_timeout(valkey: Valkey, slow: redis.Redis) -> None:

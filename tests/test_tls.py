@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from boilerd import BrokerUnavailableError, Client
+from boilerd import BrokerUnavailableError, Client, TaskState
 from support import RunningDaemon, Valkey
 
 
@@ -119,3 +120,12 @@ def test_a_client_waits_for_a_stalled_broker_no_longer_than_its_timeout_over_tls
             client.enqueue("test:echo")
 
         assert 0.4 < time.monotonic() - began_s < 3
+
+
+def test_a_client_without_a_timeout_enqueues_over_tls_as_well(terminator: Terminator) -> None:
+    forever: Any = None
+    url = f"{terminator.url}?ssl_ca_certs={terminator.certificate}"
+    with Client.from_url(url, timeout_s=forever) as client:
+        answers = [client.enqueue("test:echo").state for _ in range(3)]
+
+    assert answers == [TaskState.PENDING] * 3

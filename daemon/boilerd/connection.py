@@ -77,7 +77,9 @@ class OwnPool(redis.ConnectionPool):
     def spin(self, connection: Any) -> None:
         """Stay awake for an answer that may come soon; not where other threads wait as well, and keep Redis awake."""
         sock = connection._sock  # noqa: SLF001 - there is no other way to it
-        if sock.gettimeout() is None and len(self._in_use_connections) - len(self._idle) == 1:
+        # None: another thread closed it. TLS without a timeout: there is nothing to look at without taking it out.
+        can_look = sock is not None and sock.gettimeout() is None and not isinstance(sock, ssl.SSLSocket)
+        if can_look and len(self._in_use_connections) - len(self._idle) == 1:
             self._spin.wait(sock)
 
     def _take(self, *args: Any, **options: Any) -> Any:

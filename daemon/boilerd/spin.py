@@ -53,4 +53,6 @@ def _is_readable(sock: socket.socket) -> bool:
         sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
+    except OSError:
+        return True  # a broken connection: whoever reads from it will say so
     return True
