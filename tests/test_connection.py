@@ -57,6 +57,29 @@ def test_an_interrupt_while_a_connection_is_taken_loses_none(
         assert client.connection.ping()
 
 
+class GreenSocket:
+    """As gevent puts one in the place of Python's: it hands on, and never waits in the kernel itself."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def test_a_socket_that_never_waits_in_the_kernel_keeps_its_timeout(valkey: Valkey) -> None:
+    with Client.from_url(valkey.url, timeout_s=3.0) as client:
+        client.enqueue("test:echo")  # opens the connection
+        pool = client.connection.connection_pool
+        opened = pool.get_connection()
+        opened._sock = opened._parser._sock = GreenSocket(opened._sock)
+        pool.release(opened)
+
+        client.enqueue("test:echo")
+
+        assert opened._sock.gettimeout() == 3.0
+
+
 def test_a_pool_without_a_free_connection_has_sent_nothing(valkey: Valkey) -> None:
     with Client.from_url(f"{valkey.url}?max_connections=1") as client:
         taken = client.connection.connection_pool.get_connection()

@@ -1,5 +1,6 @@
 """Connections to Redis, and its errors in our words."""
 
+import _socket
 import os
 import re
 import socket
@@ -138,7 +139,8 @@ def _check(connection: Any) -> None:
 
 def _wait_in_kernel(connection: Any) -> None:
     sock = connection._sock  # noqa: SLF001 - there is no other way to it
-    if sock is not None and sock.gettimeout() and not isinstance(sock, ssl.SSLSocket):
+    # Those that gevent puts in the place of Python's never wait in the kernel, and would wait for ever.
+    if isinstance(sock, _socket.socket) and sock.gettimeout() and not isinstance(sock, ssl.SSLSocket):
         with suppress(OSError):  # where a time has another form, Python goes on seeing to it
             _set_kernel_timeout(sock, sock.gettimeout())
             sock.settimeout(None)
