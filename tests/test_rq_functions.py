@@ -1,7 +1,9 @@
 """Jobs of plain RQ's clients run where the settings name their functions, and nowhere else."""
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,6 +138,24 @@ def test_a_star_stands_for_no_dots_and_nothing_else_is_imported(daemon: RunningD
     assert [error_of(job) for job in jobs] == [
         f"ForbiddenJobError: function {name!r} is not a registered task; it was not imported" for name in names
     ]
+
+
+@pytest.mark.fault(33)
+def test_a_module_inside_of_a_package_is_not_imported_by_a_star(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = directory / "jobs_in_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("def send(): return 'sent'")
+    (package / "migrate.py").write_text("")
+    monkeypatch.syspath_prepend(str(directory))
+    functions = Functions(["jobs_in_package.*"])
+
+    assert functions(Task("a", "jobs_in_package.send", {"args": [], "kwargs": {}})) == "sent"
+    with pytest.raises(AttributeError, match="has no attribute 'migrate'"):
+        functions(Task("a", "jobs_in_package.migrate", {"args": [], "kwargs": {}}))
+
+    assert "jobs_in_package.migrate" not in sys.modules
 
 
 @pytest.mark.fault(33)

@@ -52,7 +52,7 @@ class Functions:
         """
         if not self.names(task.type):
             raise ForbiddenJobError(f"function {task.type!r} is not one of rq_functions; it was not imported")
-        function = pkgutil.resolve_name(task.type)
+        function = self._find(task.type)
         own_name = f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', None)}"
         if task.type not in self._patterns and own_name != task.type:
             raise ForbiddenJobError(f"function {task.type!r} is {own_name}; name it in rq_functions, without a *")
@@ -62,6 +62,13 @@ class Functions:
             raise InvalidPayloadError(f"arguments of a function: {error}") from error
         result = function(*call.args, **call.kwargs)
         return _awaited(task, result) if isinstance(result, CoroutineType) else _unless_again(task, result)
+
+    def _find(self, name: str) -> Any:
+        """The function; of what only a star stands for nothing is imported, as pkgutil does with a module inside."""
+        if name in self._patterns:
+            return pkgutil.resolve_name(name)
+        module, _, attribute = name.rpartition(".")
+        return getattr(pkgutil.resolve_name(module), attribute)
 
 
 class _AskedAgain(RetryLater):
