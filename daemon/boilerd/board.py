@@ -95,14 +95,23 @@ class Board:
         """How many workers run a task."""
         return sum(self._busy)
 
+    def is_busy(self, slot: int) -> bool:
+        """Whether the worker of `slot` runs a task."""
+        return bool(self._busy[slot])
+
     @contextmanager
     def judging(self, slot: int) -> Iterator[None]:
         """Said by a process while it asks the application's hooks, which may end it."""
-        self._judging[slot] = 1
+        self._judging[slot] = _now_ms() or 1
         try:
             yield
         finally:
             self._judging[slot] = 0
+
+    def judging_s(self, slot: int) -> float:
+        """For how long the process has been asking the hooks; 0: it does not."""
+        since_ms = self._judging[slot]
+        return (_now_ms() - since_ms) % _CLOCK / 1000 if since_ms else 0.0
 
     def died_judging(self, slot: int) -> bool:
         """Whether the last process of `slot` ended in one of the application's hooks; tells it once."""

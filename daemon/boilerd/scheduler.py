@@ -35,7 +35,7 @@ from boilerd.outage import LONGEST_PAUSE_S, Patience
 from boilerd.periodic import Periodic
 from boilerd.processes import is_alive, is_dead, is_stopped, send
 from boilerd.reclaimer import Reclaimer
-from boilerd.rules import Rules
+from boilerd.rules import HOOK_LIMIT_S, Rules
 from boilerd.signals import StopRequest
 from boilerd.subscriber import Subscriber
 
@@ -45,6 +45,8 @@ logger = logging.getLogger("boilerd.scheduler")
 HEARTBEAT_S = 5.0
 #: The worker's own SIGALRM comes first; this long after the limit it is killed.
 KILL_AFTER_S = 5.0
+#: One that asks the application's hooks, which end by themselves in half the time.
+KILL_JUDGING_AFTER_S = 4 * HOOK_LIMIT_S
 #: After an outage, or a step of Redis's clock, schedulers have so long to renew leases before they count as lost.
 GRACE_S = HEARTBEAT_S + LONGEST_PAUSE_S
 #: After so long the other duties have their turn, although tasks of dead workers are left.
@@ -166,12 +168,15 @@ class Scheduler:
             if pid := self._board.pid(names[worker]):
                 send(pid, signal.SIGUSR1)
         for overdue in late:
-            batch = self._board.batch(names[overdue.worker])
+            slot = names[overdue.worker]
+            batch = self._board.batch(slot)
             if not batch.is_running or batch_place(overdue.execution_id) != (batch.number, batch.finished):
                 continue  # another of its batch, which has ended or not begun
+            if not self._board.is_busy(slot) and self._board.judging_s(slot) < KILL_JUDGING_AFTER_S:
+                continue  # it has ended, and its outcome is not written yet; or its worker has, and the next settles it
             left_s = KILL_AFTER_S - overdue.late_s
             if left_s <= 0:
-                self._kill(names[overdue.worker], overdue.task_id, overdue.late_s)
+                self._kill(slot, overdue.task_id, overdue.late_s)
             due_s = min(due_s, max(left_s, 0.1))
         return due_s
 

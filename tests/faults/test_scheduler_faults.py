@@ -119,11 +119,10 @@ def test_leases_that_ended_because_redis_clock_was_put_forward_are_not_taken_at_
     assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
 
 
-@pytest.mark.fault(15)
-def test_only_the_attempt_that_runs_is_killed_for_its_timeout(
-    made: tuple[Scheduler, Board], child: int, client: Client, broker: Broker, caplog: pytest.LogCaptureFixture
-) -> None:
-    serves, board = made
+@pytest.fixture
+def overdue(made: tuple[Scheduler, Board], child: int, client: Client, broker: Broker) -> tuple[Scheduler, Board]:
+    """Its worker holds a batch of two tasks, long past their timeouts, and has begun none."""
+    _, board = made
     for number in range(40):
         client.enqueue("test:echo", task_id=f"t{number}", timeout=1)
     claims = broker.advance(WORKER, ["default"], limit=2).claims
@@ -131,13 +130,43 @@ def test_only_the_attempt_that_runs_is_killed_for_its_timeout(
         client.connection.hset(keys.execution(f"{claim.task_id}:{claim.execution_id}"), "created_at", "1.0")
     board.put(0, child)
     board.open_batch(0, batch_place(claims[0].execution_id)[0], 2)
+    return made
 
+
+def is_killed(child: int) -> bool:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.fault(15)
+def test_only_the_attempt_that_runs_is_killed_for_its_timeout(
+    overdue: tuple[Scheduler, Board], child: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    serves, board = overdue
     serves._heartbeat()
     assert "worker killed" not in caplog.text
 
     board.begin(0)
+    board.mark_busy(0, is_busy=True)
     serves._heartbeat()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert is_killed(child)
+
+
+@pytest.mark.fault(15)
+def test_nobody_is_killed_for_a_timeout_when_the_handler_has_returned_or_its_worker_died(
+    overdue: tuple[Scheduler, Board], child: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serves, board = overdue
+    board.begin(0)  # what becomes of the attempt could not be written yet
+
+    serves._heartbeat()
+    with board.judging(0):  # the worker itself, or its successor
+        serves._heartbeat()
+    assert "worker killed" not in caplog.text
+
+    monkeypatch.setattr(scheduler, "KILL_JUDGING_AFTER_S", 0.0)  # a hook that never returns to Python
+    with board.judging(0):
+        serves._heartbeat()
+    assert is_killed(child)
 
 
 @pytest.mark.fault(8)
