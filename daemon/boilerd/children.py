@@ -79,6 +79,8 @@ class Child(Subprocess):  # type: ignore[misc]
             # give up on the slot because of tasks that kill their workers.
             self.laststart = time.time() - self.config.startsecs - 1
         super().finish(pid, sts)
+        # Supervisor reaps after it has looked what to start: let it look again at once, not after its poll.
+        self.config.options.inbox.wake()
 
     @property
     def full_name(self) -> str:
