@@ -97,11 +97,28 @@ def test_a_tick_whose_task_could_not_be_stored_is_not_used_up(
     assert connection.exists(keys.job(task.id))
 
 
-def test_what_is_no_tick_is_none(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
-    connection.hset(keys.CRON, mapping={"e": "yesterday", "other": "60"})
+@pytest.mark.parametrize("value", ["yesterday", "nan", "inf", "-inf", "1e300", "-1e300", "-1e12"])
+def test_what_is_no_tick_is_none(broker: Broker, connection: redis.Redis, just_now: Every, value: str) -> None:
+    connection.hset(keys.CRON, mapping={"e": value, "other": "60"})
 
     assert broker.last_ticks() == {"other": 60.0}
+    Periodic([just_now.entry]).enqueue_due(broker)
     assert broker.tick("e", just_now.tick_s, None) == (True, None)
+
+
+def test_a_tick_that_was_taken_while_redis_clock_was_ahead_stops_none(
+    broker: Broker, connection: redis.Redis, just_now: Every, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.hset(keys.CRON, "e", just_now.tick_s + 365 * 86400)
+    periodic = Periodic([just_now.entry])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(broker, "now", lambda: just_now.tick_s - 1)
+        periodic.enqueue_due(broker)
+    assert queued(connection) == []
+
+    periodic.enqueue_due(broker)
+
+    assert queued(connection) == just_now.ticks(0)
 
 
 def test_the_id_of_a_tick_is_made_of_name_and_time() -> None:

@@ -18,7 +18,7 @@ from boilerd.config import load
 from boilerd.connection import connect
 from boilerd.errors import BrokerLoadingError, BrokerUnavailableError, ConfigError, InvalidPayloadError
 from boilerd.notify import Notifier
-from boilerd.processes import birthmark, is_dead, is_stopped
+from boilerd.processes import birthmark, home, is_dead, is_stopped
 from boilerd.report import Report
 from boilerd.scheduler import HEARTBEAT_S
 from boilerd.server import check, hazards
@@ -369,6 +369,7 @@ def test_a_birthmark_tells_a_dead_process_from_a_living_one_and_from_its_success
         child.kill()
         wait_until(lambda: is_dead(mark), "it is a zombie")
     assert is_dead(mark)
+    assert is_dead(f"{home()}/{10**30}/1")  # an ID that no process has
 
 
 @pytest.mark.parametrize("mark", ["", "/", "a", "boot/pid:[1]/1/1", "///", "a/b/c/d"])

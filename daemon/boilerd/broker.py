@@ -52,6 +52,8 @@ ARCHIVE_LIMIT = 10_000
 BATCH = 500
 #: Bytes of payload with which such a script ends: a larger one keeps Redis from others as well, and takes its memory.
 BATCH_BYTES = 8 * 1024 * 1024
+#: The end of the year 9998: no date is later, in whatever time zone.
+LAST_TICK_S = 253370764800.0
 #: Why advance.lua claimed nothing, where that is not for want of tasks.
 HOLDS_MORE, LOOK_AGAIN = 1, 2
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
@@ -288,9 +290,11 @@ class Broker:
         """Name of a periodic task → its last tick."""
         found = {}
         with self._talking():
-            for name, tick in self.connection.hgetall(keys.CRON).items():
-                with suppress(ValueError):  # what a stranger wrote is no tick
-                    found[text(name)] = float(tick)
+            for name, value in self.connection.hgetall(keys.CRON).items():
+                with suppress(ValueError):
+                    tick = float(value)
+                    if 0 <= tick <= LAST_TICK_S:  # what else a stranger wrote is no tick
+                        found[text(name)] = tick
         return found
 
     def now(self) -> float:

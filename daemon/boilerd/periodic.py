@@ -47,7 +47,9 @@ class Periodic:
             stored = broker.last_ticks()
             self._last = {entry.name: stored.get(entry.name, now_s) for entry in self._entries}
         for entry in self._entries:
-            tick_s = entry.schedule.latest_at_or_before(now_s, self._last[entry.name])
+            # One that is ahead was taken while Redis's clock was; the script knows whether it is to be taken again.
+            last_s = self._last[entry.name] = min(self._last[entry.name], now_s)
+            tick_s = entry.schedule.latest_at_or_before(now_s, last_s)
             if tick_s is not None:
                 self._take(broker, entry, tick_s, now_s)
         next_s = min(entry.schedule.next_after(now_s) for entry in self._entries)

@@ -17,7 +17,7 @@ def is_alive(pid: int) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # a stranger's number may be larger than any
         return False
     except PermissionError:
         return True
