@@ -121,6 +121,21 @@ def test_a_tick_that_was_taken_while_redis_clock_was_ahead_stops_none(
     assert queued(connection) == just_now.ticks(0)
 
 
+def test_an_entry_that_redis_refuses_stops_no_other(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
+    spec = just_now.entry.spec
+    entries = [
+        CronEntry(name=queue, spec=spec, task_type="test:echo", options={"queue": queue}) for queue in ("bad", "good")
+    ]
+    for entry in entries:
+        connection.hset(keys.CRON, entry.name, just_now.tick_s - just_now.interval_s)
+    connection.set(keys.queue("bad"), "a stranger's")
+
+    with pytest.raises(BrokerError, match="WRONGTYPE"):
+        Periodic(entries).enqueue_due(broker)
+
+    assert queued(connection, "good") == [entries[1].tick_id(just_now.tick_s)]
+
+
 def test_the_id_of_a_tick_is_made_of_name_and_time() -> None:
     entry = CronEntry(name="report", spec="@daily", task_type="report:refresh")
 

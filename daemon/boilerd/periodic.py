@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from boilerd.broker import Broker
 from boilerd.cron import CronEntry
-from boilerd.errors import ConfigError
+from boilerd.errors import BrokerError, BrokerUnavailableError, ConfigError
 from boilerd.jobs import NewTask
 from boilerd.payload import encode_payload
 from boilerd.task import task_options
@@ -41,17 +41,30 @@ class Periodic:
         return bool(self._entries)
 
     def enqueue_due(self, broker: Broker) -> float:
-        """Enqueue what is due; seconds until the next tick."""
+        """Enqueue what is due; seconds until the next tick.
+
+        Raises:
+            BrokerError: Redis refused an entry its task; all others had their turn.
+        """
         now_s = broker.now()
         if not self._last:
             stored = broker.last_ticks()
             self._last = {entry.name: stored.get(entry.name, now_s) for entry in self._entries}
+        refusal: BrokerError | None = None
         for entry in self._entries:
             # One that is ahead was taken while Redis's clock was; the script knows whether it is to be taken again.
             last_s = self._last[entry.name] = min(self._last[entry.name], now_s)
             tick_s = entry.schedule.latest_at_or_before(now_s, last_s)
-            if tick_s is not None:
+            if tick_s is None:
+                continue
+            try:
                 self._take(broker, entry, tick_s, now_s)
+            except BrokerUnavailableError:
+                raise
+            except BrokerError as error:  # what stands in the way of one entry is none of the others' business
+                refusal = error
+        if refusal:
+            raise refusal
         next_s = min(entry.schedule.next_after(now_s) for entry in self._entries)
         return min(max(next_s - broker.now(), 0.0), LONGEST_SLEEP_S)
 
