@@ -251,20 +251,19 @@ def test_a_task_of_which_nobody_knows_whether_it_began_is_not_counted_and_claime
 def test_the_board_tells_how_far_a_batch_is() -> None:
     board = Board()
     board.open_batch(3, 7, 2)
-    assert (board.batch(3).unstarted, board.batch(3).is_running) == (2, False)
+    assert (board.batch(3).number, board.batch(3).size) == (7, 2)
+    assert (board.batch(3).finished, board.batch(3).is_running) == (0, False)
     assert board.begin(3)
-    assert (board.batch(3).unstarted, board.batch(3).finished, board.batch(3).is_running) == (1, 0, True)
+    assert (board.batch(3).finished, board.batch(3).is_running) == (0, True)
     board.finish(3)
-    assert (board.batch(3).unstarted, board.batch(3).finished, board.batch(3).is_running) == (1, 1, False)
-    board.cut_batch(3)
-    assert board.batch(3).unstarted == 0
+    assert (board.batch(3).finished, board.batch(3).is_running) == (1, False)
 
 
 def test_a_worker_begins_nothing_of_a_batch_that_was_revoked_and_all_of_the_next() -> None:
     board = Board()
     board.open_batch(0, 7, 3)
     assert board.begin(0)
-    assert board.revoke(0, 7).unstarted == 2
+    assert (board.revoke(0, 7).finished, board.batch(0).is_running) == (0, True)
     board.finish(0)
     assert not board.begin(0)
     assert (board.batch(0).finished, board.batch(0).is_running) == (1, False)

@@ -44,11 +44,6 @@ class Batch:
     since_ms: int
 
     @property
-    def unstarted(self) -> int:
-        """How many have not begun."""
-        return self.size - self.finished - self.is_running
-
-    @property
     def running_ms(self) -> int:
         """For how long the task has run that runs now."""
         return (_now_ms() - self.since_ms) % _CLOCK if self.is_running else 0
@@ -128,10 +123,6 @@ class Board:
         self._progress[slot] = 0
         self._batches[slot] = number
         self._sizes[slot] = size
-
-    def cut_batch(self, slot: int) -> None:
-        """Said by a worker that does not hold the rest of its batch any more."""
-        self._sizes[slot] = self._progress[slot] // 2
 
     def begin(self, slot: int) -> bool:
         """Said by a worker before each task of its batch; False: it may not, the rest was taken from it."""

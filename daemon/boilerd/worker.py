@@ -190,7 +190,6 @@ class Worker(BaseWorker):
             if self._board.begin(self._slot):
                 return self._held.popleft()
             self._held.clear()  # the scheduler gave them back
-            self._board.cut_batch(self._slot)
         return None
 
     def _give_back(self) -> None:
@@ -198,7 +197,6 @@ class Worker(BaseWorker):
         if self._held:
             only = [claim.execution_id for claim in self._held]
             self._held.clear()
-            self._board.cut_batch(self._slot)
             self._patience.call(lambda: self._broker.release(self.name, only=only))
 
     def _keep_quiet(self) -> None:
