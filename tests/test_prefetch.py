@@ -1,6 +1,7 @@
 """Tasks are claimed in batches while they are short; nothing waits behind a slow one."""
 
 import itertools
+import logging
 import os
 import select
 import signal
@@ -16,13 +17,15 @@ from boilerd import Client, keys
 from boilerd import broker as broker_module
 from boilerd.board import Board
 from boilerd.broker import Broker
+from boilerd.connection import connect
 from boilerd.errors import LeaseExpiredError, WorkerDiedError
 from boilerd.jobs import Claim, Completion, batch_place
 from boilerd.mux import ServeMux
-from boilerd.prefetch import MOST, Prefetch
+from boilerd.prefetch import MOST, SLOW_S, Prefetch
+from boilerd.reclaimer import Reclaimer
 from boilerd.retry import RetryPolicy
 from boilerd.rules import Rules
-from support import RunningDaemon, completed, lapse, wait_until
+from support import RunningDaemon, Valkey, completed, lapse, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 WORKER = "host.run.0"
@@ -287,6 +290,62 @@ def test_a_timer_reaches_the_board_from_inside_of_code_that_never_returns_to_pyt
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+# --- The reclaimer
+
+
+def open_on(board: Board, claims: list[Claim]) -> int:
+    """Have the worker of slot 0 begin the first of these; the number of the batch."""
+    number, _ = batch_place(claims[0].execution_id)
+    board.open_batch(0, number, len(claims))
+    assert board.begin(0)
+    return number
+
+
+@pytest.mark.usefixtures("whole_queues")
+def test_tasks_behind_a_slow_one_go_back_when_the_broker_answers_again(
+    start_valkey: Callable[..., Valkey], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = start_valkey()
+    away = server.socket.with_name("away.sock")
+    board = Board()
+    with Client.from_url(server.url) as client, connect(server.url) as own:
+        store(client, *"ab")
+        open_on(board, Broker(own).advance(WORKER, ("default",), limit=2).claims)
+        wait_until(lambda: board.batch(0).running_ms > SLOW_S * 1000, "the first is slow")
+        own.connection_pool.disconnect()
+        server.socket.rename(away)
+
+        # Of a scheduler that is new: the worker's timer rang before.
+        Reclaimer(Broker(own), board, [WORKER]).start()
+        wait_until(lambda: "tasks beside a slow one stay where they are" in caplog.text, "it was tried in vain")
+        away.rename(server.socket)
+
+        wait_until(lambda: waiting(client.connection) == ["b"], "the second is back in its queue")
+
+
+@pytest.mark.usefixtures("whole_queues")
+def test_a_worker_that_went_on_to_its_next_batch_keeps_that(client: Client, connection: redis.Redis) -> None:
+    board = Board()
+
+    class Late(Broker):
+        """Answers when the worker has gone on."""
+
+        def held(self, worker: str) -> list[Claim]:
+            open_on(board, self.advance(worker, ("default",), [Completion(claim) for claim in claims], limit=2).claims)
+            return super().held(worker)
+
+    broker = Late(connection)
+    store(client, *"abcd")
+    claims = broker.advance(WORKER, ("default",), limit=2).claims
+    number = open_on(board, claims)
+
+    Reclaimer(broker, board, [WORKER])._end_batch(0, number)
+
+    assert ids(Broker(connection).held(WORKER)) == ["c", "d"]
+    assert not waiting(connection)
 
 
 # --- The daemon

@@ -169,6 +169,29 @@ def test_a_slot_that_was_cleared_has_no_process(board: Board) -> None:
     assert (board.pid(2), board.live(), board.last_exit(2)) == (0, {}, 75)
 
 
+def test_a_process_that_ended_neither_waits_nor_works_any_more(board: Board) -> None:
+    board.mark_waiting(2, is_waiting=True)
+    board.mark_busy(2, is_busy=True)
+    assert (board.is_broker_away, board.busy()) == (True, 1)
+
+    board.clear(2, -9)
+
+    assert (board.is_broker_away, board.busy()) == (False, 0)
+
+
+def test_more_waiting_tasks_than_a_cell_can_tell_are_told_as_many(board: Board) -> None:
+    board.pending = 2**31
+
+    assert board.pending == 2**31 - 1
+
+
+def test_a_death_while_it_judged_is_told_once(board: Board) -> None:
+    with board.judging(2):  # whoever ends here
+        told = [board.died_judging(2), board.died_judging(2)]
+
+    assert told == [True, False]
+
+
 def test_the_cells_of_a_board_do_not_overlap(board: Board) -> None:
     for slot in range(SLOTS):
         board.put(slot, slot + 1)

@@ -1,6 +1,8 @@
 """The worker's own state, between two of its steps, on a real broker."""
 
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -107,9 +109,56 @@ def test_a_batch_that_took_too_long_goes_back_and_the_next_is_of_one_task(
     assert pending(connection) == before[1:]
 
 
-def test_workers_that_started_together_are_not_replaced_together(make_worker: MakeWorker) -> None:
-    ends = {make_worker(Limits(max_tasks=1000))._last_task for _ in range(20)}
+def test_a_worker_is_worn_out_when_its_own_number_of_tasks_is_done(make_worker: MakeWorker) -> None:
+    workers = [make_worker(Limits(max_tasks=1000)) for _ in range(20)]
 
+    def lifetime(worker: Worker) -> int:
+        while not worker._is_worn_out():
+            worker._done += 1
+        return worker._done
+
+    ends = {lifetime(worker) for worker in workers}
+    # So that workers that started together are not replaced together.
     assert len(ends) > 1
     assert min(ends) >= 1000
     assert max(ends) <= 1100
+
+
+def test_an_outcome_is_tried_to_be_written_until_the_drain_is_over(make_worker: MakeWorker) -> None:
+    worker = make_worker(Limits(drain_s=30.0))
+    worker._parent = os.getppid()
+    worker._is_writing = True
+    assert worker._pause(0.0)
+
+    worker._stop.make()
+    assert worker._pause(0.0)
+
+    worker._stop._at_s = time.monotonic() - 30.0
+    assert not worker._pause(0.0)
+
+
+def test_a_worker_without_an_outcome_gives_up_on_the_broker_as_soon_as_it_shall_stop(make_worker: MakeWorker) -> None:
+    worker = make_worker(Limits(drain_s=30.0))
+    worker._parent = os.getppid()
+
+    worker._stop.make()
+
+    assert not worker._pause(0.0)
+
+
+def test_a_refused_task_of_a_batch_counts_as_finished(
+    make_worker: MakeWorker, connection: redis.Redis, broker: Broker
+) -> None:
+    worker = make_worker()
+    connection.hset(keys.job("evil"), mapping={"data": '["os.system", null, [], {}]', "origin": "default"})
+    connection.rpush(keys.queue("default"), "evil")
+    worker._advance()
+
+    claim = worker._next()
+    assert claim is not None
+    assert worker._board.batch(0).is_running
+    assert worker._perform(claim)
+
+    batch = worker._board.batch(0)
+    assert (batch.finished, batch.is_running) == (1, False)
+    assert not broker.held(NAME)

@@ -13,6 +13,7 @@ import pytest
 from boilerd import Client, keys, scheduler
 from boilerd.board import Board
 from boilerd.broker import Broker
+from boilerd.cli.socket_client import look
 from boilerd.jobs import batch_place
 from boilerd.mux import ServeMux
 from boilerd.periodic import Periodic
@@ -60,6 +61,7 @@ def test_a_duty_that_redis_refuses_keeps_the_scheduler_from_no_other(
     server = start_valkey()
     cron = {"BOILERD_CRON": '[{"spec": "@every 1s", "type": "test:echo"}]'}
     daemon = start_daemon("--concurrency", "1", redis_url=server.url, env=cron).ready()
+    socket = daemon.directory / "run" / "control.sock"
     with Client.from_url(server.url) as client:
         task_id = client.enqueue("test:sleep", 60).id
         daemon.wait_for("task started", task_id=task_id)
@@ -73,9 +75,11 @@ def test_a_duty_that_redis_refuses_keeps_the_scheduler_from_no_other(
         before_s = lease_s()
         wait_until(lambda: lease_s() > before_s, "its lease is renewed")
         assert len(daemon.lines("broker refused, trying again")) == 1
+        wait_until(lambda: look(socket).info["is_broker_away"], "health is red")
 
         client.connection.config_set("maxmemory", 0)
         daemon.wait_for("broker accepts again", duty="tick")
+        wait_until(lambda: not look(socket).info["is_broker_away"], "health is green again")
         wait_until(lambda: client.connection.llen(keys.queue("default")), "a periodic task is enqueued")
 
 
@@ -95,6 +99,23 @@ def test_leases_that_nobody_could_renew_are_not_taken_at_once(
     monkeypatch.setattr(scheduler, "GRACE_S", 0.0)
     serves._recover()
     assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
+
+
+def test_many_lost_claims_do_not_keep_the_scheduler_from_its_other_duties(
+    made: tuple[Scheduler, Board], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serves, _ = made
+    for slot in range(3):
+        client.enqueue("test:echo")
+        broker.advance(f"other.run.{slot}", ["default"])
+    monkeypatch.setattr(scheduler, "GRACE_S", 0.0)
+    monkeypatch.setattr(scheduler, "LONGEST_STEP_S", -1.0)
+    serves._heartbeat()
+    lapse(client.connection, broker.expired)
+
+    steps = [(serves._recover(), client.connection.zcard(keys.wip("default"))) for _ in range(4)]
+
+    assert steps == [(0.0, 2), (0.0, 1), (0.0, 0), (scheduler.HEARTBEAT_S, 0)]
 
 
 @pytest.mark.fault(41)
