@@ -82,6 +82,14 @@ class Child(Subprocess):  # type: ignore[misc]
         # Supervisor reaps after it has looked what to start: let it look again at once, not after its poll.
         self.config.options.inbox.wake()
 
+    def give_up(self) -> None:
+        """Leave it stopped: it crashed too often, or waited for its next try when it was told to stop."""
+        if self.backoff > self.config.startretries:
+            hint = "boilerd restart starts it again when the cause is gone"
+            fields = {"child": self.full_name, "hint": hint}
+            logger.error("process crashed too often, giving up on it", extra=fields)
+        super().give_up()
+
     @property
     def full_name(self) -> str:
         """As supervisorctl shows it: ``worker:3``, and ``scheduler`` for a process named as its group."""

@@ -77,20 +77,23 @@ class Pool:
             if name.removeprefix("worker:") not in processes:
                 raise ValueError(f"no worker {name!r}; there are worker:0 to worker:{len(processes) - 1}")
         for name in [name.removeprefix("worker:") for name in names or processes]:
-            _stop(processes[name])
-            self._restarting.add(name)
+            _stop(process := processes[name])
+            if process.state in STOPPED_STATES:
+                process.spawn()  # now, or Supervisor may do it first, and the next stop would be taken for this one
+            else:
+                self._restarting.add(name)
 
     def reconcile(self) -> None:
         """Take the next step towards what is wished."""
         processes = self._group.processes
         for name, process in list(processes.items()):
+            if int(name) >= self.size:
+                self._leaving.add(name)
             if name in self._leaving:
+                _stop(process)  # each time: one that had just ended is forked anew between two rounds
                 if process.state in STOPPED_STATES:
                     del processes[name]
                     self._leaving.discard(name)
-            elif int(name) >= self.size:
-                _stop(process)
-                self._leaving.add(name)
             elif name in self._restarting and process.state in STOPPED_STATES:
                 self._restarting.discard(name)
                 process.spawn()

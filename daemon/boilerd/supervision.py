@@ -118,7 +118,6 @@ class Daemon(Supervisor):  # type: ignore[misc]
         """Boot, then serve until a drain has ended."""
         events.subscribe(events.ProcessLogStdoutEvent, self._print)
         events.subscribe(events.SupervisorStoppingEvent, self._begin_drain)
-        events.subscribe(events.ProcessStateFatalEvent, _log_fatal)
         events.subscribe(events.ProcessStateBackoffEvent, _log_backoff)
         try:
             for group in self.process_groups.values():
@@ -357,13 +356,6 @@ def _log_backoff(event: events.ProcessStateBackoffEvent) -> None:
     process = event.process
     fields = {"child": process.full_name, "tries": process.backoff, "delay_s": process.backoff}
     logger.warning("process crashed at start, trying again", extra=fields)
-
-
-def _log_fatal(event: events.ProcessStateFatalEvent) -> None:
-    if not event.process.system_stop or event.process.config.options.mood < SupervisorStates.RUNNING:
-        return
-    hint = "boilerd restart starts it again when the cause is gone"
-    logger.error("process crashed too often, giving up on it", extra={"child": event.process.full_name, "hint": hint})
 
 
 def _is_over(process: Any) -> bool:
