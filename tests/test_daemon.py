@@ -459,11 +459,12 @@ def test_a_worker_is_replaced_when_it_has_grown_above_max_memory(start_daemon: S
     assert len(daemon.lines("task completed")) == 2
 
 
-def test_a_burst_empties_the_queues_and_exits(start_daemon: StartDaemon, client: Client) -> None:
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_a_burst_empties_the_queues_and_exits(start_daemon: StartDaemon, client: Client, workers: str) -> None:
     client.enqueue_many([("test:echo", number) for number in range(50)])
     client.enqueue("test:echo", queue="low")
 
-    daemon = start_daemon("--concurrency", "3", "--burst", "--max-tasks", "7")
+    daemon = start_daemon("--concurrency", workers, "--burst", "--max-tasks", "7")
 
     assert daemon.wait() == 0
     assert len(daemon.lines("task completed")) == 51

@@ -111,8 +111,6 @@ class ForkedProcess(Child):
             self.config.options.setpgrp()
             self.config.options.leave_parent()
             status = self.config.target()
-        except SystemExit as ended:
-            status = ended.code if isinstance(ended.code, int) else 1
         except BaseException:
             # Our own error, and no task's: it is for Supervisor to say when it has come too often.
             self.config.board.mark_booted(self.config.slot, has_booted=False)

@@ -245,3 +245,18 @@ def test_a_worker_that_crashes_by_itself_again_and_again_is_backed_off_and_given
 
     assert daemon.wait_for("process crashed at start, trying again", 2)["tries"] == 2
     assert "ZeroDivisionError" in daemon.wait_for("process crashed")["traceback"]
+
+
+@pytest.mark.fault(16)
+def test_a_burst_ends_although_its_workers_were_given_up(start_daemon: StartDaemon, directory: Path) -> None:
+    (directory / "broken.py").write_text(
+        "from boilerd import ServeMux, children, worker\n"
+        "mux = ServeMux()\n"
+        "worker.Worker._loop = lambda self: 1 / 0\n"
+        "children.START_RETRIES = 0\n"
+    )
+    daemon = start_daemon("--burst", "--concurrency", "1", directory=directory, env={"BOILERD_APP": "broken:mux"})
+
+    daemon.wait()
+
+    assert daemon.lines("process crashed too often, giving up on it", child="worker:0")
