@@ -19,6 +19,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from boilerd import Client, keys
+from boilerd.cli.socket_client import ask
 from boilerd.connection import connect
 from support import Failpoints, RunningDaemon, Valkey, is_running, wait_until
 
@@ -313,6 +314,42 @@ def test_a_second_term_stops_at_once_and_puts_the_task_back(start_daemon: StartD
     assert daemon.wait() == 0
     assert time.monotonic() - first_s < 5
     assert client.connection.lrange(keys.queue("default"), 0, -1) == [task_id.encode()]
+
+
+def test_a_term_and_an_interrupt_that_come_together_are_one_request(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1", "--shutdown-timeout", "20").ready()
+    task_id = client.enqueue("test:sleep", 0.5).id
+    daemon.wait_for("task started", task_id=task_id)
+
+    # As of Ctrl-C, where a service manager or a shell passes it on as well.
+    daemon.signal(signal.SIGTERM)
+    daemon.signal(signal.SIGINT)
+
+    assert daemon.wait() == 0
+    assert daemon.lines("task completed", task_id=task_id)
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("is_stopping", [False, True], ids=["workers drain", "broker stops"])
+def test_a_second_term_does_not_wait_for_a_broker_that_hangs(start_daemon: StartDaemon, *, is_stopping: bool) -> None:
+    daemon = start_daemon("--concurrency", "1", "--shutdown-timeout", "60", redis_url=None).ready()
+    socket = daemon.directory / "run" / "control.sock"
+    broker = daemon.pid_of("valkey")
+    if is_stopping:
+        ask(socket, "supervisor.stopProcessGroup", "worker")
+        ask(socket, "supervisor.stopProcessGroup", "scheduler")
+    else:
+        daemon.wait_for("task started", task_id=daemon.enqueue("test:sleep", "60"))
+    os.kill(broker, signal.SIGSTOP)
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_for("worker stopped accepting new tasks")
+    first_s = time.monotonic()
+
+    wait_until(lambda: time.monotonic() - first_s > 1.1, "more than a second has passed")
+    daemon.signal(signal.SIGTERM)
+
+    assert daemon.wait() == 0  # within less than the 30 s that a broker has otherwise
+    assert not is_running(broker)
 
 
 def test_a_retry_after_a_release_runs_the_task_to_its_end(start_daemon: StartDaemon, client: Client) -> None:

@@ -291,11 +291,10 @@ class Daemon(Supervisor):  # type: ignore[misc]
         """Kill the workers; the scheduler puts their tasks back, the broker gets little time to end."""
         for name, group in self.process_groups.items():
             for process in group.processes.values():
+                # Of one that stops already, too: Supervisor takes its longer wait for a clock set back, and cuts it.
                 process.config.stopwaitsecs = min(process.config.stopwaitsecs, HURRY_S)
                 if name == "worker" and process.pid:
                     process.kill(signal.SIGKILL)
-                elif process.state == ProcessStates.STOPPING:
-                    process.delay = min(process.delay, time.time() + HURRY_S)
 
     def _begin_drain(self, event: object) -> None:
         """Whoever asked for it: a signal, supervisorctl, or the end of a burst."""
