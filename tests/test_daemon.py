@@ -59,6 +59,7 @@ def test_a_task_runs_without_any_configuration(start_daemon: StartDaemon) -> Non
     assert daemon.stop() == 0
     assert daemon.lines("worker shutdown completed gracefully")
     assert daemon.errors() == ""
+    assert not daemon.lines(logger="boilerd.valkey", level="warning")
 
 
 def test_the_originals_variables_name_the_redis_to_use(start_daemon: StartDaemon, directory: Path) -> None:

@@ -55,6 +55,8 @@ def test_the_embedded_broker_is_safe(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1", redis_url=None).ready()
 
     assert not daemon.lines("tasks may be lost")
+    with connect(f"unix://{daemon.directory}/run/valkey.sock") as admin:
+        assert admin.config_get("append*")["appendfsync"] == "everysec"
 
 
 def test_a_broker_with_snapshots_is_no_hazard(start_valkey: Callable[..., Valkey]) -> None:

@@ -132,7 +132,6 @@ class Boilerd:
             make_worker=functools.partial(self._worker, options),
             board=self._board,
             on_output=self._valkey.log if self._valkey else logger.debug,
-            on_drain=self._begin_drain,
             hand_over=lambda daemon: self._hand_over(daemon, handover.generation + 1, locks),
             generation=handover.generation,
             is_burst=self._is_burst,
@@ -147,8 +146,6 @@ class Boilerd:
             logger.warning("worker shutdown timed out, forcing exit", extra={"children": options.timed_out})
         else:
             logger.info("worker shutdown completed gracefully")
-        for lock in locks.values():
-            os.close(lock)
 
     def _embedded(self, options: Options, handover: Handover) -> ProcessGroupConfig:
         """The embedded broker: a new one, or the one that runs already."""
@@ -221,10 +218,6 @@ class Boilerd:
     def _unusable(self, error: BrokerError) -> BootError:
         kind = NoBrokerError if isinstance(error, BrokerUnavailableError | BrokerTroubleError) else BootError
         return kind(f"{error} ({mask_url(self._settings.broker_url())})")
-
-    def _begin_drain(self) -> None:
-        if self._valkey:
-            self._valkey.is_stopping = True
 
     def _groups(self, options: Options) -> list[ProcessGroupConfig]:
         scheduler = forked_config(

@@ -33,7 +33,7 @@ START_TIMEOUT_S = 20.0
 #: `1234:M 24 Nov 2026 02:00:00.000 # message`, where # marks warnings.
 _LINE = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ ([.\-*#]) (.*)")
 #: What it says when it ends on request.
-_FAREWELL = re.compile(r"Received SIGTERM|User requested shutdown|ready to exit")
+_FAREWELL = re.compile(r"Received SIGTERM|User requested shutdown|There is a child .* Killing it|ready to exit")
 
 
 class EmbeddedValkey:
@@ -44,8 +44,6 @@ class EmbeddedValkey:
         self._socket = socket_path
         #: Its latest lines, for the error when it does not start.
         self._said: list[str] = []
-        #: Its farewell is no warning.
-        self.is_stopping = False
 
     def command(self, *, is_running: bool = False) -> str:
         """The command line that starts it; stops what a killed daemon left running.
@@ -92,7 +90,7 @@ class EmbeddedValkey:
         match = _LINE.fullmatch(line)
         sign, message = match.groups() if match else ("#", line)
         self._said = [*self._said[-2:], message]
-        if sign != "#" or self.is_stopping or _FAREWELL.search(message):
+        if sign != "#" or _FAREWELL.search(message):
             level = logging.DEBUG
         else:
             # What begins so is advice that it gives at every start.

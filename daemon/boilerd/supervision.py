@@ -64,7 +64,6 @@ class Daemon(Supervisor):  # type: ignore[misc]
         make_worker: A slot → what to know of its process, for workers that are added later.
         board: What the processes tell each other.
         on_output: Gets each line that a program of `first` printed.
-        on_drain: Called when a drain begins.
         hand_over: What a reload leaves to the new program.
         generation: How many reloads there were.
     """
@@ -78,7 +77,6 @@ class Daemon(Supervisor):  # type: ignore[misc]
         make_worker: Callable[[int], ForkedConfig],
         board: Board,
         on_output: Callable[[str], None],
-        on_drain: Callable[[], None],
         hand_over: Callable[["Daemon"], Handover],
         generation: int = 0,
         is_burst: bool = False,
@@ -89,7 +87,6 @@ class Daemon(Supervisor):  # type: ignore[misc]
         self._make_worker = make_worker
         self._board = board
         self._on_output = on_output
-        self._on_drain = on_drain
         self._generation = generation
         self._is_burst = is_burst
         self._drain_since_s: float | None = None
@@ -303,7 +300,6 @@ class Daemon(Supervisor):  # type: ignore[misc]
         # What an administrator cut short long ago is no part of this drain.
         self.options.timed_out.clear()
         self._reload.abandon()
-        self._on_drain()
         self._report.stops()
         failpoint("supervisor-drains")
         logger.info("worker stopped accepting new tasks")
