@@ -1,6 +1,8 @@
 """Fixtures: every test process has a Valkey of its own, emptied before each test."""
 
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -81,6 +83,19 @@ def start_daemon(valkey: Valkey) -> Iterator[Callable[..., RunningDaemon]]:
             return daemon
 
         yield start
+
+
+@pytest.fixture
+def python(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Python that daemons are started with, and that can be taken away."""
+    environment = directory / "venv"
+    (environment / "bin").mkdir(parents=True)
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", environment)
+    (environment / "lib").symlink_to(Path(sys.prefix) / "lib")
+    program = environment / "bin" / "python"
+    program.symlink_to(Path(sys.executable).resolve())
+    monkeypatch.setattr(sys, "executable", str(program))
+    return program
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What the daemon tells a service manager: the datagrams of sd_notify(3), on a real socket."""
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -108,6 +109,18 @@ def test_a_manager_that_does_not_read_blocks_nobody(manager: Manager) -> None:
     assert 0 < len(manager.receive()) < 5000
 
 
+def test_without_a_free_descriptor_nothing_is_told_and_nothing_happens(manager: Manager) -> None:
+    notifier = Notifier(manager.environment)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        notifier.send(READY=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert manager.receive() == []
+
+
 @pytest.mark.parametrize(
     ("environment", "seconds"),
     [
@@ -167,9 +180,12 @@ def test_ready_is_not_said_while_no_worker_has_reached_the_broker(
     server.stop()
     server.launch(*with_busy)
 
-    daemon = start_daemon("--concurrency", "1", redis_url=server.url, env=manager.environment)
+    daemon = start_daemon(
+        "--concurrency", "1", redis_url=server.url, env={**manager.environment, "WATCHDOG_USEC": "1000000"}
+    )
     daemon.wait_for("broker is loading, waiting")
-    extended = manager.wait_for("EXTEND_TIMEOUT_USEC=")
+    fed = manager.wait_for("WATCHDOG=1")
+    extended = manager.wait_for("EXTEND_TIMEOUT_USEC=", after=manager.wait_for("WATCHDOG=1", after=fed))
     assert not any("READY=1" in message for message in manager.messages[:extended])
 
     manager.wait_for("READY=1")
@@ -215,7 +231,8 @@ def test_a_reload_is_told_from_its_begin_to_its_end(start_daemon: StartDaemon, m
 
     reloading = manager.wait_for("RELOADING=1", after=ready)
     assert "MONOTONIC_USEC=" in manager.messages[reloading - 1]
-    manager.wait_for("READY=1", after=reloading)
+    draining = manager.wait_for("EXTEND_TIMEOUT_USEC=", after=reloading)
+    manager.wait_for("READY=1", after=draining)
     assert daemon.lines("daemon reloaded")
 
 
@@ -231,6 +248,42 @@ def test_a_reload_that_is_refused_ends_with_ready_and_stays_in_the_status(
     reloading = manager.wait_for("RELOADING=1", after=ready)
     again = manager.wait_for("READY=1", after=reloading)
     manager.wait_for("STATUS=1 worker, 0 busy, 0 pending; reload refused: ", after=again)
+
+
+def test_a_reload_that_cannot_even_be_tried_ends_with_ready(
+    python: Path, start_daemon: StartDaemon, manager: Manager, client: Client
+) -> None:
+    daemon = start_daemon("--concurrency", "1", env=manager.environment)
+    ready = manager.wait_for("READY=1")
+
+    python.unlink()
+    daemon.signal(signal.SIGHUP)
+
+    reloading = manager.wait_for("RELOADING=1", after=ready)
+    again = manager.wait_for("READY=1", after=reloading)
+    manager.wait_for("STATUS=1 worker, 0 busy, 0 pending; reload refused: ", after=again)
+    assert daemon.lines("reload refused, going on as before")
+    daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
+
+
+def test_a_reload_that_is_refused_before_the_workers_serve_makes_nobody_ready(
+    start_daemon: StartDaemon, manager: Manager, directory: Path, failpoints: Failpoints
+) -> None:
+    failpoints.arm("before-birth", signal.SIGSTOP)
+    env = manager.environment | failpoints.env
+    daemon = start_daemon("--concurrency", "1", directory=directory, env=env)
+    late = failpoints.struck("before-birth")
+
+    (directory / "boilerd.toml").write_text("concurrency = 0\n")
+    daemon.signal(signal.SIGHUP)
+
+    manager.wait_for("STATUS=starting, 1 worker, 0 busy, 0 pending; reload refused: ")
+    refused = daemon.cli("reload")
+    assert "READY=1" not in manager.receive()
+    os.kill(late, signal.SIGCONT)
+    manager.wait_for("READY=1")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("boilerd: error: reload refused: ")
 
 
 def test_an_idle_daemon_feeds_an_impatient_watchdog_in_time(start_daemon: StartDaemon, manager: Manager) -> None:

@@ -24,12 +24,12 @@ class Notifier:
         self.watchdog_s = _watchdog_s(environ)
 
     def send(self, **fields: str | int) -> None:
-        """``READY=1``, ``STATUS=…``; a manager that is away for a moment misses it."""
+        """``READY=1``, ``STATUS=…``; a manager that is away for a moment misses it, as where no descriptor is left."""
         if not self._address:
             return
         lines = (f"{name}={' '.join(str(value).split())}" for name, value in fields.items())
         message = "\n".join(lines).encode("utf-8", "backslashreplace")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(OSError):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.sendto(message, socket.MSG_DONTWAIT, self._address)
 
     def reloading(self) -> None:

@@ -54,8 +54,13 @@ class Reload:
         """Try the new settings and the new code. The caller makes sure that nothing is under way."""
         logger.info("reloading, checking the settings and the application first")
         self.trouble = ""
-        self._check = Check(self._options.pidhistory, self._hand_over().environ())
         self._report.reload_begins()
+        try:
+            self._check = Check(self._options.pidhistory, self._hand_over().environ())
+        except OSError as error:  # no file descriptor, memory, process or room for a temporary file
+            logger.error("reload refused, going on as before", extra={"error": str(error)})  # noqa: TRY400
+            self.trouble = f"reload refused: {error}"
+            self._report.goes_on()
 
     def step(self) -> None:
         """See to what is under way."""

@@ -79,14 +79,13 @@ class Report:
 
     def reload_begins(self) -> None:
         """The manager shows it as reloading, until it is ready or told that it goes on."""
-        self.is_ready = False
         self._notifier.reloading()
 
     def goes_on(self) -> None:
-        """The reload was refused."""
-        self.is_ready = True
+        """The reload came to nothing. Where a worker has not served yet, `update` says READY."""
         self._next_status_s = 0.0
-        self._notifier.send(READY=1)
+        if self.is_ready:
+            self._notifier.send(READY=1)
 
     def stops(self) -> None:
         """A drain begins."""

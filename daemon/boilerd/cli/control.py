@@ -113,7 +113,7 @@ def await_reload(look: Callable[[], dict[str, Any]], generation: int) -> None:
     """
     busy_s = time.monotonic()
     while (info := look())["generation"] <= generation or info["state"] not in {"ready", "draining"}:
-        if info["generation"] <= generation and info["state"] == "ready":
+        if info["generation"] <= generation and info["trouble"]:
             raise DaemonError(info["trouble"])
         if info["state"] != "starting":
             busy_s = time.monotonic()
