@@ -19,7 +19,7 @@ from boilerd.cli.control import DaemonError, await_reload
 from boilerd.cli.socket_client import ask, look
 from boilerd.connection import connect
 from boilerd.handover import Handover, RunningValkey
-from support import RunningDaemon, Valkey, is_running, wait_until
+from support import Failpoints, RunningDaemon, Valkey, is_running, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 
@@ -226,21 +226,26 @@ def test_the_locks_are_held_through_a_reload(start_app: StartDaemon, directory: 
     assert f"in use by another daemon (pid {daemon.pid})" in second.stderr
 
 
+def inheritable(pid: int) -> set[str]:
+    """The descriptors that a program gets which the process executes, beside the first three."""
+    shown = subprocess.run(
+        ["find", f"/proc/{pid}/fdinfo", "-type", "f"], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    def flags(path: str) -> int:
+        return int(re.search(r"flags:\s+(\d+)", Path(path).read_text()).group(1), 8)  # type: ignore[union-attr]
+
+    found = {Path(path).name for path in shown if Path(path).exists() and not flags(path) & os.O_CLOEXEC}
+    return found - {"0", "1", "2"}
+
+
 def test_programs_that_tasks_start_get_no_descriptors_of_the_daemon_after_a_reload(
     start_daemon: StartDaemon, client: Client
 ) -> None:
     daemon = start_daemon("--concurrency", "1", redis_url=None).ready()
     assert daemon.cli("reload").returncode == 0
 
-    shown = subprocess.run(
-        ["find", f"/proc/{daemon.pid}/fdinfo", "-type", "f"], capture_output=True, text=True, check=True
-    ).stdout.split()
-
-    def flags(path: str) -> int:
-        return int(re.search(r"flags:\s+(\d+)", Path(path).read_text()).group(1), 8)  # type: ignore[union-attr]
-
-    inherited = {Path(path).name for path in shown if Path(path).exists() and not flags(path) & os.O_CLOEXEC}
-    assert inherited - {"0", "1", "2"} == set()
+    assert inheritable(daemon.pid) == set()
 
 
 def test_many_hangups_are_one_reload_after_the_other(start_app: StartDaemon, client: Client) -> None:
@@ -288,6 +293,56 @@ def test_a_term_while_the_reload_is_checked_ends_the_daemon_and_the_check(
     assert daemon.stop() == 0
     wait_until(lambda: not is_running(check), "the check has ended")
     assert not daemon.lines("reload refused, going on as before")
+
+
+@pytest.mark.fault(22)
+def test_a_term_at_the_last_moment_before_the_new_program_ends_the_daemon(
+    start_app: StartDaemon, failpoints: Failpoints
+) -> None:
+    daemon = start_app("--concurrency", "1", env=failpoints.env)
+    failpoints.arm("supervisor-becomes-new", signal.SIGTERM)
+
+    daemon.signal(signal.SIGHUP)
+
+    assert daemon.wait() == 0
+    assert failpoints.struck("supervisor-becomes-new") == daemon.pid
+    assert not daemon.lines("daemon reloaded")
+
+
+def test_a_daemon_that_cannot_become_the_new_program_goes_on_as_the_old_one(
+    python: Path, start_app: StartDaemon, directory: Path
+) -> None:
+    daemon = start_app("--concurrency", "1", redis_url=None)
+    broker = daemon.pid_of("valkey")
+    with Client.from_url(f"unix://{directory}/run/valkey.sock") as client:
+        daemon.wait_for("task started", task_id=client.enqueue("app:sleep", 1).id)
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for("reloading, draining the workers")
+
+        python.unlink()
+
+        daemon.wait_for("reload failed, going on as before")
+        daemon.wait_for("version 1", task_id=client.enqueue("app:version").id)
+    assert (info(daemon)["generation"], info(daemon)["state"]) == (0, "ready")
+    assert info(daemon)["trouble"].startswith("reload failed: ")
+    assert daemon.pid_of("valkey") == broker
+    assert inheritable(daemon.pid) == set()
+    assert daemon.stop() == 0
+
+
+def test_a_check_that_never_ends_is_ended_and_the_old_program_goes_on(
+    start_app: StartDaemon, client: Client, directory: Path
+) -> None:
+    (directory / "impatient.py").write_text(
+        "from boilerd import reload\nfrom myapp import mux\nreload.CHECK_TIMEOUT_S = 0.5\n"
+    )
+    daemon = start_app("--concurrency", "1", env={"BOILERD_APP": "impatient:mux"})
+
+    (directory / "myapp.py").write_text("import time\ntime.sleep(600)\n")
+    daemon.signal(signal.SIGHUP)
+
+    assert daemon.wait_for("reload refused, going on as before")["error"] == "the check ended with signal 9 (SIGKILL)"
+    daemon.wait_for("version 1", task_id=client.enqueue("app:version").id)
 
 
 def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(

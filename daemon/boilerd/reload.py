@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from boilerd.exitcodes import describe_exit
+from boilerd.failpoints import failpoint
 from boilerd.handover import Handover, hold_signals, release_signals
 from boilerd.options import Options
 from boilerd.report import Report
@@ -101,6 +102,7 @@ class Reload:
         self._become_new()
 
     def _become_new(self) -> None:
+        failpoint("supervisor-becomes-new")
         hold_signals()
         try:
             if STOP_SIGNALS.isdisjoint(self._options.signal_receiver._signals_recvd):  # noqa: SLF001 - has no look-ahead
