@@ -345,6 +345,57 @@ def test_a_check_that_never_ends_is_ended_and_the_old_program_goes_on(
     daemon.wait_for("version 1", task_id=client.enqueue("app:version").id)
 
 
+def test_a_reload_to_another_state_directory_takes_a_broker_of_that(start_app: StartDaemon, directory: Path) -> None:
+    settings = directory / "boilerd.toml"
+    settings.write_text(f'state_dir = "{directory}/one"\n')
+    where = {"BOILERD_STATE_DIR": "", "BOILERD_RUNTIME_DIR": f"{directory}/run"}
+    daemon = start_app("--concurrency", "1", redis_url=None, env=where)
+    broker = daemon.pid_of("valkey")
+
+    settings.write_text(f'state_dir = "{directory}/other"\n')
+    done = daemon.cli("reload", cwd=directory)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not is_running(broker)
+    with connect(f"unix://{directory}/run/valkey.sock") as admin:
+        assert admin.config_get("dir") == {"dir": f"{directory}/other/valkey"}
+    daemon.wait_for("version 1", task_id=daemon.enqueue("app:version"))
+
+
+def test_a_reload_to_a_directory_of_another_daemon_is_refused(start_app: StartDaemon, directory: Path) -> None:
+    settings = directory / "boilerd.toml"
+    settings.write_text(f'state_dir = "{directory}/one"\n')
+    where = {"BOILERD_STATE_DIR": "", "BOILERD_RUNTIME_DIR": f"{directory}/run"}
+    daemon = start_app("--concurrency", "1", redis_url=None, env=where)
+    (directory / "other").mkdir()
+
+    with (directory / "other" / "boilerd.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        settings.write_text(f'state_dir = "{directory}/other"\n')
+        done = daemon.cli("reload", cwd=directory)
+
+    assert done.returncode == 1
+    assert "reload refused: state_dir" in done.stderr
+    assert "in use by another daemon" in done.stderr
+    assert (info(daemon)["state"], info(daemon)["generation"]) == ("ready", 0)
+
+
+def test_a_broker_that_is_given_up_and_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boilerd.handover.STOP_S", 0.1)
+    hangs = ["sh", "-c", "trap '' TERM; echo; exec sleep 600"]
+    with subprocess.Popen(hangs, stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout
+            assert child.stdout.readline()
+            handover = Handover(valkey=RunningValkey("/nowhere.sock", child.pid, os.open(os.devnull, os.O_RDONLY)))
+
+            handover.abandon()
+
+            assert not is_running(child.pid)
+        finally:
+            child.kill()
+
+
 def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(
     start_app: StartDaemon, start_valkey: Callable[..., Valkey]
 ) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import redis
 from setproctitle import setproctitle
@@ -22,7 +23,7 @@ from boilerd.board import SCHEDULER_SLOT, VALKEY_SLOT, Board
 from boilerd.broker import Broker
 from boilerd.children import ForkedConfig, forked_config, program_group
 from boilerd.connection import connect_to
-from boilerd.directories import lock_directories, prepare_directory, usable_socket
+from boilerd.directories import lock_directories, try_directories, usable_socket
 from boilerd.embedded import START_TIMEOUT_S, EmbeddedValkey, find_server
 from boilerd.errors import (
     BootError,
@@ -86,14 +87,12 @@ class Boilerd:
             BootError: It could not.
         """
         settings = self._settings
-        prepare_directory(settings.runtime_path(), "runtime_dir")
+        try_directories(self._directories(), handover.lock_fds)
         usable_socket(settings.control_socket())
         if settings.redis_url is None:
-            prepare_directory(settings.state_path(), "state_dir")
-            path = usable_socket(settings.valkey_socket())
+            usable_socket(settings.valkey_socket())
             find_server()
-            running = handover.valkey
-            if running is None or running.socket != str(path):
+            if self._running(handover) is None:
                 return  # a new one will be started
         try:
             with self._connect("check") as connection:
@@ -114,17 +113,12 @@ class Boilerd:
         """
         settings = self._settings
         setproctitle("boilerd: supervisor")
-        kept = {settings.runtime_path(): "runtime_dir"}
-        if settings.redis_url is None:
-            kept[settings.state_path()] = "state_dir"
-        locks = lock_directories(kept, handover.lock_fds)
+        if (running := self._running(handover)) is None:
+            handover.abandon()  # before the lock on its data is given up
+        locks = lock_directories(self._directories(), handover.lock_fds)
         self._board.is_quiet = handover.is_quiet
         options = Options(usable_socket(settings.control_socket()))
-        if settings.redis_url is None:
-            first = [self._embedded(options, handover)]
-        else:
-            handover.abandon()
-            first = []
+        first = [self._embedded(options, running)] if settings.redis_url is None else []
         daemon = Daemon(
             options,
             first=first,
@@ -147,13 +141,17 @@ class Boilerd:
         else:
             logger.info("worker shutdown completed gracefully")
 
-    def _embedded(self, options: Options, handover: Handover) -> ProcessGroupConfig:
+    def _directories(self) -> dict[Path, str]:
+        """Those that no other daemon may use, and the settings that name them."""
+        kept = {self._settings.runtime_path(): "runtime_dir"}
+        if self._settings.redis_url is None:
+            kept[self._settings.state_path()] = "state_dir"
+        return kept
+
+    def _embedded(self, options: Options, running: RunningValkey | None) -> ProcessGroupConfig:
         """The embedded broker: a new one, or the one that runs already."""
         settings = self._settings
         socket_path = usable_socket(settings.valkey_socket())
-        running = handover.valkey if handover.valkey and handover.valkey.socket == str(socket_path) else None
-        if running is None:
-            handover.abandon()  # that of another state directory
         self._valkey = EmbeddedValkey(settings.state_path(), socket_path)
         command = self._valkey.command(is_running=running is not None)
         return program_group(
@@ -161,13 +159,22 @@ class Boilerd:
             priority=BROKER, board=self._board, slot=VALKEY_SLOT, stop_wait_s=BROKER_STOP_S, running=running,
         )  # fmt: skip
 
+    def _running(self, handover: Handover) -> RunningValkey | None:
+        """The embedded broker that runs already, where these settings want the same."""
+        running, settings = handover.valkey, self._settings
+        if running is None or settings.redis_url is not None:
+            return None
+        wanted = str(settings.valkey_socket()), str(settings.state_path())
+        return running if (running.socket, running.state_dir) == wanted else None
+
     def _hand_over(self, daemon: Daemon, generation: int, locks: Mapping[str, int]) -> Handover:
         """What a reload leaves to the new program."""
         valkey = None
         if self._valkey:
             process = daemon.process_groups["valkey"].processes["valkey"]
             if process.pid and process.pipes["stdout"] is not None:
-                valkey = RunningValkey(str(self._settings.valkey_socket()), process.pid, process.pipes["stdout"])
+                socket_path, state_dir = str(self._settings.valkey_socket()), str(self._settings.state_path())
+                valkey = RunningValkey(socket_path, process.pid, process.pipes["stdout"], state_dir)
         return Handover(generation, dict(locks), valkey, self._board.is_quiet)
 
     def _boot(self, daemon: Daemon) -> Sequence[ProcessGroupConfig]:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from boilerd.errors import BootError
@@ -43,6 +43,19 @@ def lock_directories(settings: Mapping[Path, str], held: dict[str, int]) -> dict
         os.close(fd)
     held.clear()
     return locks
+
+
+def try_directories(settings: Mapping[Path, str], held: Collection[str]) -> None:
+    """Make sure that a daemon could have the directories which holds these locks already; raises BootError.
+
+    Args:
+        settings: Directory → setting that names it.
+        held: Paths of locks.
+    """
+    for directory, setting in settings.items():
+        prepare_directory(directory, setting)
+        if str(directory / "boilerd.lock") not in held:
+            os.close(_lock(directory, setting))
 
 
 def usable_socket(path: Path) -> Path:

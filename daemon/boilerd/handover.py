@@ -5,8 +5,10 @@ on meanwhile: clients notice nothing.
 """
 
 import os
+import select
 import signal
 import sys
+import time
 from contextlib import suppress
 from typing import Self
 
@@ -16,14 +18,17 @@ from boilerd.signals import HANDLED
 
 #: Not one of the settings' variables.
 VARIABLE = "_BOILERD_HANDOVER"
+#: How long a broker that is not wanted any more may take to end: nobody can stop the daemon meanwhile.
+STOP_S = 30.0
 
 
 class RunningValkey(msgspec.Struct):
-    """A broker that is a child of this process already."""
+    """A broker that is a child of this process already, and where it listens and keeps its data."""
 
     socket: str
     pid: int
     stdout_fd: int
+    state_dir: str = ""
 
 
 class Handover(msgspec.Struct):
@@ -78,12 +83,22 @@ class Handover(msgspec.Struct):
         """The new program cannot go on: leave nothing behind. What the supervisor has stopped and closed is gone."""
         if self.valkey is not None:
             with suppress(OSError):
-                if os.waitpid(self.valkey.pid, os.WNOHANG)[0] == 0:
-                    os.kill(self.valkey.pid, signal.SIGTERM)
-                    os.waitpid(self.valkey.pid, 0)
+                _end(self.valkey.pid)
             with suppress(OSError):
                 os.close(self.valkey.stdout_fd)
             self.valkey = None
+
+
+def _end(pid: int) -> None:
+    """Have a child end, and reap it; raises OSError where it is none of ours, or not any more."""
+    if os.waitpid(pid, os.WNOHANG)[0]:
+        return
+    os.kill(pid, signal.SIGTERM)
+    kill_s = time.monotonic() + STOP_S
+    while not os.waitpid(pid, os.WNOHANG)[0]:
+        if time.monotonic() > kill_s:
+            os.kill(pid, signal.SIGKILL)
+        select.select([], [], [], 0.02)
 
 
 def hold_signals() -> None:
