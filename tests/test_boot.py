@@ -170,3 +170,18 @@ def test_a_damaged_append_only_file_is_told_and_nothing_is_left_running(
     shown = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
     assert f"{directory}/run/valkey.sock" not in shown
     assert [path.name for path in (directory / "run").iterdir()] == ["boilerd.lock"]
+
+
+def test_a_start_that_fails_after_that_of_the_embedded_broker_leaves_nothing_running(directory: Path) -> None:
+    (directory / "upset.py").write_text(
+        "from boilerd import ServeMux, errors, server\n"
+        "mux = ServeMux()\n"
+        "def check(connection):\n    raise errors.BrokerError('not to be used')\n"
+        "server.check = check\n"
+    )
+
+    done = run(directory, "--app", "upset:mux")
+
+    assert_refused(done, "not to be used")
+    shown = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+    assert f"{directory}/run/valkey.sock" not in shown

@@ -127,10 +127,13 @@ def test_workers_that_were_added_keep_their_leases_and_hear_cancellations(
     start_daemon: StartDaemon, client: Client, connection: redis.Redis
 ) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
+    ids = [client.enqueue("test:sleep", 30).id]
+    daemon.wait_for("task started")
+
     assert daemon.cli("scale", "4").returncode == 0
     wait_until(lambda: len(workers(daemon)) == 4 and all(workers(daemon).values()), "four workers")
 
-    ids = [client.enqueue("test:sleep", 30).id for _ in range(4)]
+    ids += [client.enqueue("test:sleep", 30).id for _ in range(3)]
     daemon.wait_for("task started", count=4)
     leases = dict(connection.zscan_iter(keys.wip("default")))
 
@@ -141,6 +144,8 @@ def test_workers_that_were_added_keep_their_leases_and_hear_cancellations(
     for task_id in ids:
         client.cancel(task_id)
         daemon.wait_for("task archived", task_id=task_id)
+    # The scheduler, which ended to be forked anew, gives back what dead workers held.
+    assert not daemon.lines("task released, it will run again")
 
 
 @pytest.mark.parametrize("size", ["0", "1001", "-3"])
@@ -190,6 +195,8 @@ def test_a_worker_that_does_not_answer_is_killed_by_a_restart(start_daemon: Star
 
     wait_until(lambda: workers(daemon)["worker:0"] not in {0, pid}, "it was replaced")
     daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
+    assert daemon.stop() == 0
+    assert daemon.lines("worker shutdown completed gracefully")  # what was cut short before is no part of it
 
 
 def test_every_process_logs_where_it_is(start_daemon: StartDaemon, client: Client) -> None:
@@ -204,6 +211,19 @@ def test_every_process_logs_where_it_is(start_daemon: StartDaemon, client: Clien
     daemon.wait_for("stack dump", count=4)
     assert {line.get("worker") for line in daemon.lines("stack dump")} == {None, "scheduler", "worker:0", "worker:1"}
     assert not daemon.lines("process died")
+
+
+def test_signals_that_are_passed_on_leave_the_embedded_broker_alone(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "1", redis_url=None).ready()
+    broker = daemon.pid_of("valkey")
+
+    daemon.signal(signal.SIGUSR1)
+    daemon.signal(signal.SIGUSR2)
+
+    daemon.wait_for("stack dump", count=3)
+    daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1"))
+    assert daemon.pid_of("valkey") == broker
+    assert is_running(broker)
 
 
 def test_log_files_that_were_moved_are_let_go_of(start_daemon: StartDaemon, client: Client, directory: Path) -> None:
@@ -285,6 +305,23 @@ def test_a_daemon_that_waits_for_its_broker_says_that_it_starts(
     assert "daemon: starting, broker unavailable" in health.stdout.splitlines()
     assert refused.stderr == "boilerd: error: the daemon is starting; try again when it has started\n"
     daemon.wait_for("daemon started")
+
+
+def test_a_shutdown_asked_for_on_the_socket_ends_a_daemon_that_waits_for_its_broker(
+    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+) -> None:
+    server = start_valkey("--save", "3600 1")
+    with Client.from_url(server.url) as client:
+        client.enqueue_many([("test:echo", "x" * 1000)] * 300, queue="elsewhere")
+    server.stop()
+    server.launch("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
+    daemon = start_daemon("--concurrency", "1", redis_url=server.url)
+    daemon.wait_for("broker is loading, waiting")
+
+    ask(daemon.directory / "run" / "control.sock", "supervisor.shutdown")
+
+    assert daemon.wait() == 0
+    assert daemon.lines("stopped while starting")
 
 
 def test_a_supervisor_that_hangs_is_told_from_one_that_is_not_there(

@@ -156,9 +156,11 @@ def test_the_broker_is_not_stopped_under_its_workers(start_daemon: StartDaemon) 
     broker = daemon.pid_of("valkey")
 
     refused = supervisorctl(daemon, "stop", "valkey")
+    group = supervisorctl(daemon, "stop", "valkey:*")
     supervisorctl(daemon, "restart", "all")
 
     assert "workers need it" in refused.stdout + refused.stderr
+    assert "workers need it" in group.stdout + group.stderr
     assert daemon.pid_of("valkey") == broker
     daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1"))
 

@@ -96,16 +96,10 @@ class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
             super()._update(text)
 
     def stopProcess(self, name: str, wait: bool = True) -> Any:  # noqa: N802
-        """Stop one, unless it is a broker that is needed."""
+        """Stop one, also as one of a group, unless it is a broker that is needed."""
         if name.partition(":")[0] == "valkey" and self._has_workers():
             raise RPCError(Faults.FAILED, "workers need it; stop them first, or shut the daemon down")
         return super().stopProcess(name, wait)
-
-    def stopProcessGroup(self, name: str, wait: bool = True) -> Any:  # noqa: N802
-        """Stop a group, unless it is a broker that is needed."""
-        if name == "valkey" and self._has_workers():
-            raise RPCError(Faults.FAILED, "workers need it; stop them first, or shut the daemon down")
-        return super().stopProcessGroup(name, wait)
 
     def _getAllProcesses(self, lexical: bool = False) -> Any:  # noqa: N802
         """By priority, for `stop all` and `start all`: all but the broker. Lexical, for `status`: all."""
