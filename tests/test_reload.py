@@ -416,6 +416,36 @@ def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(
     assert daemon.stop() == 0
 
 
+def test_a_reloaded_daemon_that_waits_for_its_broker_can_be_stopped(
+    start_app: StartDaemon, start_valkey: Callable[..., Valkey]
+) -> None:
+    server = start_valkey()
+    daemon = start_app("--concurrency", "1", redis_url=server.url)
+    with Client.from_url(server.url) as client:
+        daemon.wait_for("task started", task_id=client.enqueue("app:sleep", 1).id)
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("reloading, draining the workers")
+    server.stop()
+    daemon.wait_for("broker unavailable, waiting", logger="boilerd.daemon")
+
+    assert daemon.stop() == 0
+    assert daemon.lines("stopped while starting")
+
+
+def test_a_new_program_that_cannot_start_after_all_leaves_no_broker_behind(
+    start_app: StartDaemon, directory: Path
+) -> None:
+    daemon = start_app("--concurrency", "1", redis_url=None)
+    broker = daemon.pid_of("valkey")
+
+    (directory / "myapp.py").write_text(f"import sys\nassert '--check' in sys.argv\n{APP}")
+    daemon.signal(signal.SIGHUP)
+
+    assert daemon.wait() == 3
+    assert daemon.lines("daemon could not start")
+    assert not is_running(broker)
+
+
 def too_few_replicas(admin: redis.Redis, _directory: Path) -> None:
     admin.config_set("min-replicas-to-write", "2")
 
@@ -606,6 +636,8 @@ def test_while_it_drains_for_good_each_request_is_refused_with_that_reason(
     for method, *args in ALL_THAT_CHANGES:
         with pytest.raises(ValueError, match=r"^the daemon is draining, and ends then$"):
             ask(daemon.directory / "run" / "control.sock", f"boilerd.{method}", *args)
+    with pytest.raises(ValueError, match="SHUTDOWN_STATE"):
+        ask(daemon.directory / "run" / "control.sock", "supervisor.startProcess", "scheduler")
     daemon.signal(signal.SIGCONT)
     daemon.wait_for("signal ignored", error="the daemon is draining, and ends then")
 
