@@ -400,6 +400,34 @@ def test_a_secret_can_come_as_a_credential_of_systemd(tmp_path: Path) -> None:
     assert loaded.sources == {"redis_password": "credential redis_password"}
 
 
+def test_a_credential_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    (tmp_path / "redis_password").symlink_to(tmp_path / "gone")
+
+    told = refusal(lambda: from_variables(CREDENTIALS_DIRECTORY=str(tmp_path)))
+
+    assert told == f"credential redis_password: cannot read {tmp_path}/redis_password: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("text", "state_dir"),
+    [
+        ("state_dir = '/srv/b'\nconcurrency = 0\n", "/srv/b"),
+        ("state_dir = '/srv/b'\nlog_output = 'file'\n", "/srv/b"),
+        ("state_dir = '/srv/b'\ncolour = 1\n", None),
+        ("state_dir = '/srv/b'\n[", None),
+    ],
+)
+def test_who_wants_a_few_settings_has_them_whatever_is_wrong_with_others(
+    write_file: WriteFile, text: str, state_dir: str | None
+) -> None:
+    path = write_file(text)
+
+    found = load(file=path, environ={"BOILERD_PREFETCH": "maybe", "BOILERD_COLOUR": "1"}, only=("state_dir",))
+
+    assert found.settings.state_dir == state_dir
+    assert found.settings.concurrency == load(environ={}).settings.concurrency
+
+
 def test_a_credentials_directory_without_ours_sets_nothing(tmp_path: Path) -> None:
     assert from_variables(CREDENTIALS_DIRECTORY=str(tmp_path)).settings.redis_password is None
 
