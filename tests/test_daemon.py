@@ -564,6 +564,23 @@ def test_nothing_outlives_a_supervisor_that_was_killed(start_daemon: StartDaemon
     second.wait_for("task completed", task_id=second.enqueue("test:echo", "1"))
 
 
+def test_children_have_no_socket_and_no_pipe_of_their_supervisor(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "1", redis_url=None).ready()
+    name = f"{daemon.directory}/run/control.sock"
+    table = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    own = {f"socket:[{row[6]}]" for row in table if row[3] == "00010000" and row[-1].startswith(name)}  # it listens
+    own.add(str(Path(f"/proc/{daemon.pid_of('valkey')}/fd/1").readlink()))
+
+    def held(pid: int) -> set[str]:
+        return {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+    assert len(own) == 2
+    assert own <= held(daemon.pid)
+    # Who connected to a socket that an orphan holds would wait for an answer for ever.
+    for child in ("scheduler", "worker:0"):
+        assert not own & held(daemon.pid_of(child))
+
+
 @pytest.mark.fault(26)
 def test_a_killed_embedded_broker_comes_back_with_its_tasks(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1", redis_url=None).ready()

@@ -140,6 +140,7 @@ def test_an_outcome_is_tried_to_be_written_until_the_drain_is_over(make_worker: 
 def test_a_worker_without_an_outcome_gives_up_on_the_broker_as_soon_as_it_shall_stop(make_worker: MakeWorker) -> None:
     worker = make_worker(Limits(drain_s=30.0))
     worker._parent = os.getppid()
+    worker._write(lambda: None)
 
     worker._stop.make()
 

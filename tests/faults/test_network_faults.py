@@ -133,3 +133,25 @@ def test_the_command_channel_notices_that_it_hangs(client: Client, proxy: Proxy)
             wait_until(lambda: heard() == 2, "it listens again, through another connection")
         finally:
             subscriber.stop()
+
+
+def test_a_command_channel_that_answers_when_it_is_asked_is_kept(start_valkey: Callable[..., Valkey]) -> None:
+    server = start_valkey()
+    with connect(server.url) as own, connect(server.url) as admin:
+
+        def pings() -> int:
+            return int(admin.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"])
+
+        def listeners() -> list[str]:
+            return [client["id"] for client in admin.client_list(_type="pubsub")]
+
+        subscriber = Subscriber(own, ["host.run.0"], Board(), quiet_s=0.05)
+        subscriber.start()
+        try:
+            first = wait_until(listeners, "it listens")
+            before = pings()
+            wait_until(lambda: pings() >= before + 4, "it has asked several times")
+
+            assert listeners() == first
+        finally:
+            subscriber.stop()
