@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,8 @@ from boilerd.cli.control import DaemonError, await_reload
 from boilerd.cli.socket_client import ask, look
 from boilerd.connection import connect
 from boilerd.handover import Handover, RunningValkey
-from support import Failpoints, RunningDaemon, Valkey, is_running, wait_until
+from boilerd.reload import Check
+from support import Failpoints, RunningDaemon, Valkey, is_running, python_path, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 
@@ -135,6 +137,11 @@ def test_a_quiet_daemon_stays_quiet_through_a_reload(start_app: StartDaemon, cli
         ({"myapp.py": "import nothing_like_it\n"}, "nothing_like_it"),
         ({"myapp.py": "raise SystemExit(7)\n"}, "SystemExit"),
         ({"myapp.py": "import os; os._exit(9)\n"}, "exit status 9"),
+        ({"myapp.py": "import os, sys; print('a remark', file=sys.stderr); os._exit(9)\n"}, "exit status 9: a remark"),
+        (
+            {"myapp.py": "import atexit, os; atexit.register(os.write, 2, b'bye'); import nothing_like_it"},
+            "nothing_like_it",
+        ),
         ({"boilerd.toml": 'redis_url = "unix:///nowhere.sock"\n'}, "Redis did not answer"),
     ],
 )
@@ -341,7 +348,7 @@ def test_a_check_that_never_ends_is_ended_and_the_old_program_goes_on(
     (directory / "myapp.py").write_text("import time\ntime.sleep(600)\n")
     daemon.signal(signal.SIGHUP)
 
-    assert daemon.wait_for("reload refused, going on as before")["error"] == "the check ended with signal 9 (SIGKILL)"
+    assert "the check took longer than 0.5 s" in daemon.wait_for("reload refused, going on as before")["error"]
     daemon.wait_for("version 1", task_id=client.enqueue("app:version").id)
 
 
@@ -570,6 +577,49 @@ def test_a_reload_with_a_full_disk_under_the_embedded_broker_is_refused(
     assert done.returncode == 1
     assert "Redis cannot save to its disk" in done.stderr
     daemon.wait_for("version 1", task_id=daemon.enqueue("app:version"))
+
+
+@pytest.mark.fault(35)
+def test_a_reload_without_a_file_descriptor_to_spare_is_refused(start_app: StartDaemon) -> None:
+    daemon = start_app("--concurrency", "1")
+    limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    assert all(Path(f"/proc/{daemon.pid}/fd/{fd}").is_symlink() for fd in range(5))
+
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (5, limits[1]))
+    daemon.signal(signal.SIGHUP)
+    refused = daemon.wait_for("reload refused, going on as before")
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limits)
+
+    assert "Too many open files" in refused["error"]
+    assert daemon.cli("reload").returncode == 0
+
+
+@pytest.mark.fault(34)
+def test_a_reload_needs_no_room_on_a_disk(start_app: StartDaemon, directory: Path) -> None:
+    (directory / "full").mkdir()
+    (directory / "full" / "sitecustomize.py").write_text("import tempfile\ntempfile.tempdir = '/proc/nowhere'\n")
+    daemon = start_app("--concurrency", "1", env={"PYTHONPATH": python_path(directory / "full")})
+
+    assert daemon.cli("reload").returncode == 0
+
+    assert info(daemon)["generation"] == 1
+
+
+def test_a_check_that_takes_too_long_is_ended_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boilerd.reload.CHECK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", "import signal; signal.pause()"])
+    pids: dict[int, Any] = {}
+    check = Check(pids, os.environ)
+    (pid,) = pids
+
+    def has_ended() -> bool:
+        check.hurry()
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    wait_until(has_ended, "the check was ended")
+    check.finish(*os.waitpid(pid, 0))
+
+    assert check.error == "the check took longer than 0.1 s; see what the import of app waits for"
 
 
 def test_the_reload_command_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import IO, Any
 
 from boilerd.exitcodes import describe_exit
 from boilerd.failpoints import failpoint
@@ -20,6 +20,8 @@ logger = logging.getLogger("boilerd.supervisor")
 
 #: How long the trial may take: it imports the application.
 CHECK_TIMEOUT_S = 60.0
+#: What stands before an error on the command line.
+_ERROR = "boilerd: error: "
 
 
 class Reload:
@@ -58,10 +60,8 @@ class Reload:
         self._report.reload_begins()
         try:
             self._check = Check(self._options.pidhistory, self._hand_over().environ())
-        except OSError as error:  # no file descriptor, memory, process or room for a temporary file
-            logger.error("reload refused, going on as before", extra={"error": str(error)})  # noqa: TRY400
-            self.trouble = f"reload refused: {error}"
-            self._report.goes_on()
+        except OSError as error:  # no process or file descriptor is to be had, which is no reason to end
+            self._refuse(f"there is no way to try it: {error}")
 
     def step(self) -> None:
         """See to what is under way."""
@@ -83,12 +83,16 @@ class Reload:
             return
         self._check = None
         if check.error:
-            self.trouble = f"reload refused: {check.error}"
-            self._report.goes_on()
+            self._refuse(check.error, check.traceback)
         else:
             logger.info("reloading, draining the workers")
             self._options.timed_out.clear()
             self.is_draining = True
+
+    def _refuse(self, error: str, traceback: str | None = None) -> None:
+        logger.error("reload refused, going on as before", extra={"error": error, "traceback": traceback})
+        self.trouble = f"reload refused: {error}"
+        self._report.goes_on()
 
     def _drain(self) -> None:
         """Stop the workers, then the scheduler, then become the new program."""
@@ -130,14 +134,18 @@ class Check:
 
     Attributes:
         error: What was wrong, when it is over; empty: nothing.
+        traceback: What it printed before that; None: nothing.
+
+    Raises:
+        OSError: There is no process or file descriptor for it.
     """
 
     def __init__(self, pids: dict[int, Any], environ: Mapping[str, str]) -> None:
         self.error = ""
-        self.is_over = False
-        self._is_wanted = True
+        self.traceback: str | None = None
+        self.is_over = self._is_late = False
         self._since_s = time.monotonic()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is over
+        self._said = _memory_file()
         self._pid = os.posix_spawn(
             sys.executable,
             [sys.executable, *sys.orig_argv[1:], "--check"],
@@ -154,26 +162,36 @@ class Check:
     def hurry(self) -> None:
         """End it when it takes too long."""
         if time.monotonic() - self._since_s > CHECK_TIMEOUT_S:
-            self._kill()
+            self._is_late = True
+            self.abandon()
 
     def abandon(self) -> None:
-        """Nobody wants to know any more."""
-        self._is_wanted = False
-        self._kill()
-
-    def _kill(self) -> None:
+        """End it."""
         if not self.is_over:
             os.kill(self._pid, signal.SIGKILL)
 
     def finish(self, pid: int, sts: int) -> None:
         """Supervisor's hook: it ended."""
-        status = os.waitstatus_to_exitcode(sts)
-        self._said.seek(0)
-        *before, last = self._said.read().decode("utf-8", "replace").strip().split("\n")
-        self._said.close()
         self.is_over = True
-        if status == 0 or not self._is_wanted:
+        self._said.seek(0)
+        lines = self._said.read().decode("utf-8", "replace").strip().split("\n")
+        self._said.close()
+        status = os.waitstatus_to_exitcode(sts)
+        if status == 0:
             return
-        self.error = last.removeprefix("boilerd: error: ") or f"the check ended with {describe_exit(status)}"
-        traceback = "\n".join(before) or None
-        logger.error("reload refused, going on as before", extra={"error": self.error, "traceback": traceback})
+        # Code of the application's that runs at the end may have printed more behind it.
+        told = max((n for n, line in enumerate(lines) if line.startswith(_ERROR)), default=len(lines) - 1)
+        self.traceback = "\n".join(lines[:told]) or None
+        if self._is_late:
+            self.error = f"the check took longer than {CHECK_TIMEOUT_S:g} s; see what the import of app waits for"
+        elif lines[told].startswith(_ERROR):
+            self.error = lines[told].removeprefix(_ERROR)
+        else:
+            self.error = ": ".join(filter(None, (f"the check ended with {describe_exit(status)}", lines[told])))
+
+
+def _memory_file() -> IO[bytes]:
+    """For what the trial says: not on a disk, which may be full."""
+    if sys.platform != "linux":
+        return tempfile.TemporaryFile()
+    return os.fdopen(os.memfd_create("boilerd-check"), "w+b")
