@@ -186,6 +186,26 @@ def test_one_worker_can_be_restarted(start_daemon: StartDaemon) -> None:
     )
 
 
+def test_a_restart_starts_what_was_given_up(start_daemon: StartDaemon, directory: Path) -> None:
+    (directory / "impatient.py").write_text(
+        "from apps import mux\nfrom boilerd import children\nchildren.START_RETRIES = 0\n"
+    )
+    env = {"BOILERD_APP": "impatient:mux"}
+    daemon = start_daemon("--concurrency", "1", redis_url=None, directory=directory, env=env).ready()
+    (directory / "valkey").rename(directory / "elsewhere")
+    (directory / "valkey").touch()
+    os.kill(daemon.pid_of("valkey"), signal.SIGKILL)
+    hint = daemon.wait_for("process crashed too often, giving up on it", child="valkey")["hint"]
+    (directory / "valkey").unlink()
+    (directory / "elsewhere").rename(directory / "valkey")
+
+    assert hint == "boilerd restart starts it again when the cause is gone"
+    assert daemon.cli("restart").returncode == 0
+
+    wait_until(lambda: daemon.cli("enqueue", "test:echo").returncode == 0, "the broker takes tasks")
+    daemon.wait_for("task completed")
+
+
 def test_a_worker_that_does_not_answer_is_killed_by_a_restart(start_daemon: StartDaemon, client: Client) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
     pid = workers(daemon)["worker:0"]

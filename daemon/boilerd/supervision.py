@@ -195,8 +195,12 @@ class Daemon(Supervisor):  # type: ignore[misc]
         self._free_pool().scale(size)
 
     def restart(self, names: list[str]) -> None:
-        """Replace these workers, or all, by fresh ones; raises ValueError."""
+        """Replace these workers, or all, by fresh ones, and start whatever was given up; raises ValueError."""
         self._free_pool().restart(names)
+        others = [group for name, group in self.process_groups.items() if name != "worker" and not names]
+        for process in (process for group in others for process in group.processes.values()):
+            if process.state == ProcessStates.FATAL:
+                process.spawn()
 
     def reload(self) -> None:
         """Begin to replace the program, if the new settings and code would do; raises ValueError."""

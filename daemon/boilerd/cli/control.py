@@ -68,6 +68,8 @@ def reload(loaded: Loaded, *, no_wait: bool) -> None:
 def restart(loaded: Loaded, *, workers: tuple[str, ...]) -> None:
     """Replace workers by fresh ones, each when its task has ended; all of them without names.
 
+    Without names also what crashed too often, and was given up, is started again.
+
     \b
     boilerd restart
     boilerd restart worker:3
