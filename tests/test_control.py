@@ -148,14 +148,17 @@ def test_workers_that_were_added_keep_their_leases_and_hear_cancellations(
     assert not daemon.lines("task released, it will run again")
 
 
-@pytest.mark.parametrize("size", ["0", "1001", "-3"])
-def test_a_number_of_workers_that_cannot_be_is_refused(start_daemon: StartDaemon, size: str) -> None:
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [("0", "0"), ("1001", "1001"), ("-3", "-3"), ("9" * 12, str(2**31 - 1)), ("-" + "9" * 12, str(-(2**31)))],
+)
+def test_a_number_of_workers_that_cannot_be_is_refused(start_daemon: StartDaemon, size: str, told: str) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
 
     done = daemon.cli("scale", "--", size)
 
     assert done.returncode == 1
-    assert f"{size} workers: give a number from 1 to 1000" in done.stderr
+    assert f"{told} workers: give a number from 1 to 1000" in done.stderr
 
 
 def test_restarted_workers_end_their_tasks_and_are_new(start_daemon: StartDaemon, client: Client) -> None:

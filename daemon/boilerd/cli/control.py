@@ -78,7 +78,8 @@ def restart(loaded: Loaded, *, workers: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("size", metavar="N", type=int)
+# XML-RPC, which asks the daemon, has no larger numbers.
+@click.argument("size", metavar="N", type=click.IntRange(-(2**31), 2**31 - 1, clamp=True))
 @with_daemon
 def scale(loaded: Loaded, *, size: int) -> None:
     """Have N workers, until the daemon is started or reloaded.
