@@ -14,7 +14,7 @@ from boilerd import Client, keys
 from boilerd.cli.socket_client import ask, look
 from boilerd.connection import connect
 from proxy import Proxy
-from support import RunningDaemon, Valkey, boilerd, clean_environment, is_running, wait_until
+from support import RunningDaemon, Valkey, as_nobody, boilerd, clean_environment, is_running, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 
@@ -368,6 +368,17 @@ def test_a_supervisor_that_hangs_is_told_from_one_that_is_not_there(
     assert (told.returncode, told.stderr) == (1, f"boilerd: error: {hangs}\n")
     wait_until(lambda: info(daemon).get("workers") == 3, "it did what was asked when it went on")
     daemon.lines()  # each is JSON, although those who asked had gone when it answered
+
+
+def test_a_daemon_of_somebody_else_is_told_from_one_that_is_not_there(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    path = daemon.directory / "run" / "control.sock"
+    path.chmod(0)
+
+    with as_nobody():
+        seen = look(path)
+
+    assert seen.told == f"not to be seen by this user ({path}: Permission denied)"
 
 
 @pytest.mark.parametrize("words", [("quiet",), ("resume",), ("reload",), ("restart",), ("scale", "2")])

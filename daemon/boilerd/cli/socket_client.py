@@ -82,6 +82,8 @@ def look(control_socket: Path) -> Seen:
         return Seen(ask(control_socket, "boilerd.info"), _processes(control_socket))
     except TimeoutError as error:
         return Seen({}, [], str(error))
+    except PermissionError as error:
+        return Seen({}, [], f"not to be seen by this user ({control_socket}: {error.strerror})")
     except OSError:
         return Seen({}, [], f"not running (nobody answers at {control_socket})")
     except ValueError as error:
