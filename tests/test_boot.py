@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from boilerd.app import load_app
 from boilerd.connection import connect
+from boilerd.errors import AppImportError
 from support import RunningDaemon, Valkey, boilerd, clean_environment
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -79,6 +81,15 @@ def test_an_application_that_raises_is_shown_with_its_traceback(directory: Path)
     assert_refused(done, r"app 'broken:mux' cannot be imported: JSONDecodeError")
     assert "broken.py" in done.stderr
     assert "Traceback" in done.stderr
+
+
+def test_a_working_directory_that_was_deleted_is_told(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    (directory / "release").mkdir()
+    monkeypatch.chdir(directory / "release")
+    (directory / "release").rmdir()
+
+    with pytest.raises(AppImportError, match=r"^app 'myapp:mux': the working directory is gone"):
+        load_app("myapp:mux")
 
 
 @pytest.mark.parametrize(

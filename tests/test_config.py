@@ -3,7 +3,7 @@
 import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from boilerd.errors import ConfigError
 from boilerd.settings import SECRETS, Setting, Settings, definitions, render_toml, shown
 from boilerd.units import Duration, Size
 from boilerd.urls import MASK, mask_url, socket_url
-from support import boilerd
+from support import as_nobody, boilerd
 
 CONF = Path(__file__).parent.parent / "conf" / "boilerd.toml"
 WEIGHTS = "queue names with whole weights of at least 1, such as critical=6,default=3,low=1"
@@ -290,6 +290,40 @@ def test_a_file_that_cannot_be_read_is_told(name: str, reason: str) -> None:
     told = refusal(lambda: load(environ={"BOILERD_CONFIG": name}))
 
     assert told == f"{name}: {reason}; check --config and BOILERD_CONFIG"
+
+
+@pytest.fixture
+def closed(directory: Path) -> Iterator[Path]:
+    """A directory that its owner alone may enter, with settings."""
+    (directory / "closed").mkdir()
+    (directory / "closed" / "boilerd.toml").write_text("concurrency = 3\n")
+    (directory / "closed").chmod(0)
+    yield directory / "closed"
+    (directory / "closed").chmod(0o700)
+
+
+def test_a_working_directory_that_may_not_be_entered_has_no_settings(
+    monkeypatch: pytest.MonkeyPatch, closed: Path
+) -> None:
+    closed.chmod(0o700)
+    monkeypatch.chdir(closed)
+    closed.chmod(0)
+
+    with as_nobody():
+        loaded = load(environ={})
+
+    assert loaded.settings.concurrency == 10
+
+
+def test_settings_of_the_machine_that_may_not_be_read_are_told(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
+    monkeypatch.setattr("boilerd.config.SYSTEM_FILE", closed / "boilerd.toml")
+
+    with as_nobody():
+        told = refusal(lambda: load(environ={}))
+        lenient = load(environ={}, only=("state_dir",))
+
+    assert told == f"{closed}/boilerd.toml: Permission denied; check --config and BOILERD_CONFIG"
+    assert lenient.settings.state_dir is None
 
 
 @pytest.mark.parametrize("output", ["file", "both"])
@@ -685,6 +719,16 @@ def test_the_directories_of_others_follow_settings_then_systemd_then_xdg(
     chosen = Settings(**settings)
 
     assert (str(chosen.state_path()), str(chosen.runtime_path())) == paths
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    become(monkeypatch, user_id=1000, variables={})
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 1)
+
+    told = refusal(Settings().state_path)
+
+    assert told == "state_dir: this user has no home directory; set state_dir to a directory"
 
 
 def test_a_relative_directory_is_seen_from_the_working_directory(tmp_path: Path) -> None:

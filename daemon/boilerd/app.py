@@ -42,7 +42,7 @@ def load_app(name: str | None, rq_functions: Sequence[str] = ()) -> ServeMux:
 
 def _load_mux(name: str | None) -> ServeMux:
     module_name, _, attribute = (name or BUILTIN).partition(":")
-    here = str(Path.cwd())
+    here = _working_directory(name or BUILTIN)
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -60,6 +60,15 @@ def _load_mux(name: str | None) -> ServeMux:
     if not isinstance(found, ServeMux):
         raise AppImportError(f"app {name!r}: a {type(found).__name__} is no mux; give the name of a boilerd.ServeMux")
     return found
+
+
+def _working_directory(app: str) -> str:
+    try:
+        return str(Path.cwd())
+    except OSError as error:  # deleted, as by a deployment
+        raise AppImportError(
+            f"app {app!r}: the working directory is gone ({error.strerror}); start in one that is there"
+        ) from error
 
 
 def _broken(what: str, error: BaseException) -> AppImportError:

@@ -9,6 +9,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from boilerd.queues import check_queue
 from boilerd.settings import SECRETS, Setting, Settings, definitions
 from boilerd.urls import MASK, check_url, mask_url
 
+#: The settings of a machine.
+SYSTEM_FILE = Path("/etc/boilerd/boilerd.toml")
 #: Names of the original's environment variables, and the setting that each sets.
 ORIGINAL_NAMES = {
     "REDIS_ADDR": "redis_url",
@@ -84,8 +87,14 @@ def load(
 def _find_file(chosen: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path | None:
     if named := chosen or environ.get("BOILERD_CONFIG"):
         return Path(named)
-    candidates = (Path("boilerd.toml"), Path("/etc/boilerd/boilerd.toml"))
-    return next((path for path in candidates if path.is_file()), None)
+    here = Path("boilerd.toml")
+    with suppress(PermissionError):  # a directory that this user may not enter, such as root's home, has none for it
+        if here.is_file():
+            return here
+    try:
+        return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
+    except PermissionError:
+        return SYSTEM_FILE  # who reads it says so
 
 
 def _named(environ: Mapping[str, str], names: Collection[str]) -> dict[str, tuple[Any, str]]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 
 from boilerd.cron import CronEntry
+from boilerd.errors import ConfigError
 from boilerd.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.queues import DEFAULT_WEIGHTS
 from boilerd.retry import RetryPolicy
@@ -191,7 +192,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             return Path(chosen).absolute()
         if os.geteuid() == 0:
             return Path("/var/lib/boilerd")
-        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "boilerd"
+        try:
+            return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "boilerd"
+        except RuntimeError as error:  # no HOME, and nobody of this number among the users
+            raise ConfigError("state_dir: this user has no home directory; set state_dir to a directory") from error
 
     def runtime_path(self) -> Path:
         """The runtime directory, with its default resolved.
