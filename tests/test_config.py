@@ -401,6 +401,22 @@ def test_a_url_that_will_not_do_is_told_without_its_password(url: str) -> None:
     assert "geheim" not in told
 
 
+@pytest.mark.parametrize("path", ["/O", "/0/1", "//h", "/-1", "/0x1"])
+def test_a_database_that_is_no_number_is_told(path: str) -> None:
+    told = refusal(lambda: from_variables(BOILERD_REDIS_URL=f"redis://:geheim@host:6379{path}"))
+
+    assert told == (
+        f"redis_url: 'redis://:{MASK}@host:6379{path}': {path!r} is not the number of a database, such as /0"
+    )
+
+
+@pytest.mark.parametrize("path", ["", "/", "/0", "/15/", "/3?socket_timeout=1"])
+def test_a_database_is_a_number(path: str) -> None:
+    url = f"rediss://host:6379{path}"
+
+    assert from_variables(BOILERD_REDIS_URL=url).settings.redis_url == url
+
+
 @pytest.mark.parametrize("text", ["redis_password = 4711", "redis_password = ['4711']"])
 def test_a_password_of_the_wrong_type_is_told_without_it(write_file: WriteFile, text: str) -> None:
     path = write_file(text)

@@ -34,12 +34,15 @@ def check_url(url: str) -> None:
         if parts.scheme in {"redis", "rediss"}:
             _ = parts.port
         is_cut = parts.scheme != "unix" and "@" in parts.path + parts.query + parts.fragment
+        number = parts.path if parts.scheme in {"redis", "rediss"} else ""
     except ValueError:
-        is_cut = True
+        is_cut, number = True, ""
     if is_cut:
         raise ConfigError(
             f"redis_url: {mask_url(url)!r} is no URL; in its password write / ? # [ @ as %2F %3F %23 %5B %40"
         )
+    if not re.fullmatch(r"/?|/\d+/?", number):
+        raise ConfigError(f"redis_url: {mask_url(url)!r}: {number!r} is not the number of a database, such as /0")
 
 
 def socket_url(path: Path) -> str:
