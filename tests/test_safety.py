@@ -16,14 +16,15 @@ from boilerd.board import Board
 from boilerd.cli.socket_client import Seen, look
 from boilerd.config import load
 from boilerd.connection import connect
-from boilerd.errors import BrokerLoadingError, BrokerUnavailableError, ConfigError, InvalidPayloadError
+from boilerd.directories import lock_directories
+from boilerd.errors import BootError, BrokerLoadingError, BrokerUnavailableError, ConfigError, InvalidPayloadError
 from boilerd.notify import Notifier
 from boilerd.processes import birthmark, home, is_dead, is_stopped
 from boilerd.report import Report
 from boilerd.scheduler import HEARTBEAT_S
 from boilerd.server import check, hazards
 from boilerd.settings import Settings
-from support import RunningDaemon, Valkey, boilerd, clean_environment, wait_until
+from support import RunningDaemon, Valkey, as_nobody, boilerd, clean_environment, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 
@@ -180,6 +181,36 @@ def test_a_directory_that_everybody_may_write_is_refused(directory: Path, variab
 
     assert done.returncode == 3
     assert "everybody may write to it; chmod 700" in done.stderr
+
+
+def test_a_directory_that_everybody_shares_is_to_stay_as_it_is(directory: Path) -> None:
+    (directory / "tmp").mkdir()
+    (directory / "tmp").chmod(0o1777)
+
+    with pytest.raises(BootError) as raised:
+        lock_directories({directory / "tmp": "state_dir"}, {})
+
+    assert str(raised.value) == (
+        f"state_dir {directory}/tmp: everybody may write to it; set state_dir to a directory of your own"
+    )
+
+
+def test_a_lock_that_may_not_be_opened_is_named(directory: Path) -> None:
+    directory.chmod(0o755)
+    (directory / "boilerd.lock").touch(0o000)
+
+    with as_nobody(), pytest.raises(BootError) as raised:
+        lock_directories({directory: "runtime_dir"}, {})
+
+    assert str(raised.value).startswith(f"runtime_dir {directory}/boilerd.lock: Permission denied; ")
+
+
+def test_a_lock_holds_on_a_disk_that_is_full(directory: Path) -> None:
+    (directory / "boilerd.lock").symlink_to("/dev/full")
+
+    (fd,) = lock_directories({directory: "state_dir"}, {}).values()
+
+    os.close(fd)
 
 
 def test_directories_and_sockets_are_for_their_owner_alone(start_daemon: StartDaemon, directory: Path) -> None:

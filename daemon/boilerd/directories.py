@@ -4,6 +4,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from boilerd.errors import BootError
@@ -20,7 +21,9 @@ def prepare_directory(directory: Path, setting: str) -> None:
     except OSError as error:
         raise _unusable(directory, setting, error) from error
     if mode & stat.S_IWOTH:
-        raise BootError(f"{setting} {directory}: everybody may write to it; chmod 700 {directory}")
+        # Such as /tmp: others need it as it is.
+        cure = f"set {setting} to a directory of your own" if mode & stat.S_ISVTX else f"chmod 700 {directory}"
+        raise BootError(f"{setting} {directory}: everybody may write to it; {cure}")
 
 
 def lock_directories(settings: Mapping[Path, str], held: dict[str, int]) -> dict[str, int]:
@@ -72,10 +75,11 @@ def _lock(directory: Path, setting: str) -> int:
     A lock of the POSIX kind is not inherited by forked children, so orphans do not hold it.
     """
     prepare_directory(directory, setting)
+    path = directory / "boilerd.lock"
     try:
-        fd = os.open(directory / "boilerd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _unusable(directory, setting, error) from error
+        raise _unusable(path, setting, error) from error
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -83,10 +87,11 @@ def _lock(directory: Path, setting: str) -> int:
         raise BootError(
             f"{setting} {directory}: in use by another daemon (pid {owner}); stop it, or set another {setting}"
         ) from error
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
+    with suppress(OSError):  # for people only; the disk may be full
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
     return fd
 
 
-def _unusable(directory: Path, setting: str, error: OSError) -> BootError:
-    return BootError(f"{setting} {directory}: {error.strerror}; set {setting} to a directory of your own")
+def _unusable(path: Path, setting: str, error: OSError) -> BootError:
+    return BootError(f"{setting} {path}: {error.strerror}; set {setting} to a directory of your own")

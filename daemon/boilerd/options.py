@@ -84,9 +84,9 @@ class Options(ServerOptions):  # type: ignore[misc]
 
     def openhttpservers(self, supervisord: Supervisor) -> None:
         """Open the control socket; raises BootError where it cannot be."""
-        # A daemon that was killed left it; a living one is excluded by the caller's lock.
-        self.control_socket.unlink(missing_ok=True)
         try:
+            # A daemon that was killed left it; a living one is excluded by the caller.
+            self.control_socket.unlink(missing_ok=True)
             self.httpservers = self.make_http_servers(supervisord)
         except OSError as error:
             raise BootError(f"control socket {self.control_socket}: {error.strerror or error}") from error
