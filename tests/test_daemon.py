@@ -535,6 +535,22 @@ def test_a_second_daemon_on_the_same_directory_is_refused(start_daemon: StartDae
     first.wait_for("task completed", task_id=task_id)
 
 
+def test_a_second_daemon_is_refused_although_the_locks_of_the_first_were_deleted(start_daemon: StartDaemon) -> None:
+    first = start_daemon("--concurrency", "1", redis_url=None).ready()
+    broker = first.pid_of("valkey")
+    for lock in [*first.directory.rglob("boilerd.lock")]:
+        lock.unlink()
+
+    second = first.cli("run", "--concurrency", "1")
+
+    assert second.returncode == 3
+    assert re.fullmatch(
+        r"boilerd: error: \S+/control\.sock: another daemon listens there, .*; stop it first\n", second.stderr
+    )
+    assert first.pid_of("valkey") == broker
+    first.wait_for("task completed", task_id=first.enqueue("test:echo", "1"))
+
+
 @pytest.mark.fault(24)
 def test_accepted_tasks_outlive_the_daemon_and_its_embedded_broker(start_daemon: StartDaemon, directory: Path) -> None:
     first = start_daemon("--concurrency", "1", "--queues", "other", redis_url=None, directory=directory).ready()

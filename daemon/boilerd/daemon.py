@@ -23,7 +23,7 @@ from boilerd.board import SCHEDULER_SLOT, VALKEY_SLOT, Board
 from boilerd.broker import Broker
 from boilerd.children import ForkedConfig, forked_config, program_group
 from boilerd.connection import connect_to
-from boilerd.directories import lock_directories, try_directories, usable_socket
+from boilerd.directories import free_socket, lock_directories, try_directories, usable_socket
 from boilerd.embedded import START_TIMEOUT_S, EmbeddedValkey, find_server
 from boilerd.errors import (
     BootError,
@@ -117,7 +117,7 @@ class Boilerd:
             handover.abandon()  # before the lock on its data is given up
         locks = lock_directories(self._directories(), handover.lock_fds)
         self._board.is_quiet = handover.is_quiet
-        options = Options(usable_socket(settings.control_socket()))
+        options = Options(free_socket(settings.control_socket()))
         first = [self._embedded(options, running)] if settings.redis_url is None else []
         daemon = Daemon(
             options,

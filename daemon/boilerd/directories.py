@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import stat
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -67,6 +68,23 @@ def usable_socket(path: Path) -> Path:
     if size > LONGEST_SOCKET_PATH:
         raise BootError(f"{path}: {size} bytes are too long for a socket; set runtime_dir to a shorter path")
     return path
+
+
+def free_socket(path: Path) -> Path:
+    """As `usable_socket`; raises BootError also where somebody listens.
+
+    The locks exclude a second daemon, but people delete what looks stale. It would take the sockets of the first one,
+    and its broker for an orphan that is to be ended.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(usable_socket(path)))
+        except BlockingIOError:  # so many wait for an answer
+            pass
+        except OSError:
+            return path
+    raise BootError(f"{path}: another daemon listens there, although its boilerd.lock is gone; stop it first")
 
 
 def _lock(directory: Path, setting: str) -> int:
