@@ -196,6 +196,18 @@ def test_queue_ls_and_show_tell_counts_latency_and_history(command: Command, cli
     assert [(queue["name"], queue["is_paused"]) for queue in found] == [("default", False), ("low", True)]
 
 
+def test_a_misspelt_queue_is_not_paused(command: Command, connection: redis.Redis, broker: Broker) -> None:
+    broker.register("host.run.0", ["reports"], {"state": "idle"})
+
+    misspelt = command("queue", "pause", "crit")
+    others = command("queue", "pause", "critical", "reports")
+
+    assert misspelt.returncode == 1
+    assert misspelt.stderr == "boilerd: error: queue 'crit' was never used; there are: none\n"
+    assert (others.returncode, others.stderr) == (0, "")
+    assert connection.smembers(keys.PAUSED) == {b"critical", b"reports"}
+
+
 def test_pausing_twice_is_told_and_no_error(command: Command, connection: redis.Redis) -> None:
     command("queue", "pause", "low")
     again = command("queue", "pause", "low", "default")

@@ -84,6 +84,8 @@ def pause(loaded: Loaded, *, names: tuple[str, ...]) -> None:
     """  # noqa: D301 - click looks for the character \b
     with inspecting(loaded) as inspector:
         for name in names:
+            if name not in loaded.settings.queues and not inspector.has_workers(name):
+                inspector.queue(name)  # one that is misspelt would go on
             if not inspector.pause(name):
                 click.echo(f"queue {name} was paused already", err=True)
 
