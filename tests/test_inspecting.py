@@ -414,6 +414,8 @@ LOG = [
     ),
     log_line("task completed", task_id="b", task_type="test:echo"),
 ]
+#: As the handlers write it that applications bring along.
+FOREIGN = log_line("boom", "error", task_id=["a"], exc_info="Traceback\n\tValueError: \x1b[2J", args=[1])
 
 
 @pytest.mark.parametrize("variable", ["BOILERD_LOG_FILE", "LOG_FILE"])
@@ -431,6 +433,18 @@ def test_logs_are_readable_lines_of_the_log_file(command: Command, directory: Pa
         "RuntimeError",
         "09:30:00.123 INFO    task completed  task_id=b task_type=test:echo",
     ]
+
+
+def test_logs_show_json_lines_of_others_without_moving_the_cursor(command: Command) -> None:
+    done = command("logs", "--file", "-", stdin=FOREIGN + "\n", env={"TZ": "UTC"})
+    of_task = command("logs", "--file", "-", "--task", "a", stdin=FOREIGN + "\n")
+
+    assert done.stdout.splitlines() == [
+        "09:30:00.123 ERROR   boom  task_id=['a']",
+        "Traceback",
+        "\\tValueError: \\x1b[2J",
+    ]
+    assert (of_task.returncode, of_task.stdout, of_task.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(

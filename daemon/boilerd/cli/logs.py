@@ -14,12 +14,13 @@ from typing import Any
 import click
 
 from boilerd.cli.options import Loaded, with_settings
+from boilerd.cli.tables import harmless
 from boilerd.errors import BoilerdError
 from boilerd.logs import TextFormatter
 from boilerd.settings import Settings
 
 #: What a line for people leaves out.
-_HIDDEN = {"time", "level", "message", "logger", "pid", "traceback"}
+_HIDDEN = {"time", "level", "message", "logger", "pid", "traceback", "exc_info"}
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -91,8 +92,8 @@ def _filter(*, level: str, task_id: str | None, task_type: str | None) -> Callab
         shown = fields.get("level", "critical")
         return (
             _LEVELS.index(shown if shown in _LEVELS else "critical") >= _LEVELS.index(level)
-            and task_id in {None, fields.get("task_id")}
-            and task_type in {None, fields.get("task_type")}
+            and task_id in (None, fields.get("task_id"))
+            and task_type in (None, fields.get("task_type"))
         )
 
     return keeps
@@ -106,5 +107,6 @@ def _readable(fields: dict[str, Any]) -> str:
     level = str(fields.get("level", "")).upper()
     extra = {name: value for name, value in fields.items() if name not in _HIDDEN}
     record = logging.makeLogRecord({**extra, "msg": fields["message"], "levelname": level, "created": created})
-    line = TextFormatter().format(record)
-    return f"{line}\n{fields['traceback']}" if fields.get("traceback") else line
+    # An application's own handler may have written the second.
+    traceback = str(fields.get("traceback") or fields.get("exc_info") or "")
+    return "\n".join([TextFormatter().format(record), *map(harmless, traceback.splitlines())])
