@@ -301,6 +301,14 @@ def test_a_failed_task_is_an_archived_job_with_its_error(broker: Broker, connect
     assert leftovers(connection) == set()
 
 
+def test_a_long_error_is_cut_between_two_characters(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a")
+
+    broker.fail(WORKER, claim(broker), Failure("x" + "ü" * 1500, "…", Decision(Verdict.ARCHIVE), 25))
+
+    assert connection.hget(keys.job("a"), "last_error") == ("x" + "ü" * 999).encode()
+
+
 def test_what_rqs_tools_deleted_from_the_archive_takes_no_room_when_it_would_have_expired(
     broker: Broker, connection: redis.Redis
 ) -> None:

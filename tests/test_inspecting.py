@@ -55,6 +55,17 @@ def test_task_ls_lists_the_tasks_of_each_state(
     assert [(task["id"], task["state"], task["payload"]) for task in as_json] == [(task_id, state, 1)]
 
 
+def test_what_is_no_text_is_an_escape_in_json(command: Command, client: Client, connection: redis.Redis) -> None:
+    task_id = client.enqueue("test:echo", "ü").id
+    connection.hset(keys.job(task_id), "last_error", b"half a \xc3")
+
+    shown = command("task", "show", task_id, "--json")
+    listed = command("task", "ls", "--json")
+
+    assert [json.loads(done.stdout)["last_error"] for done in (shown, listed)] == ["half a \udcc3"] * 2
+    assert '"ü"' in shown.stdout
+
+
 def test_task_recent_lists_what_completed_last_with_how_long_it_took(
     command: Command, client: Client, broker: Broker
 ) -> None:

@@ -202,7 +202,8 @@ class Broker:
             None: the lease was lost and nothing was written.
         """
         packed = base64.b64encode(zlib.compress(failure.traceback.encode("utf-8", "backslashreplace")))
-        line = failure.error.encode("utf-8", "backslashreplace")[:MAX_ERROR_LENGTH]
+        # Cut to bytes, but not within a character: it would be no text any more.
+        line = failure.error.encode("utf-8", "backslashreplace")[:MAX_ERROR_LENGTH].decode("utf-8", "ignore")
         decision = failure.decision
         args: list[str | bytes | float] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
         args += [line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]

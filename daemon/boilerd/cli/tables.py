@@ -1,5 +1,6 @@
 """What commands print: tables that fit the terminal, moments for people, JSON for programs."""
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -53,8 +54,9 @@ def print_fields(pairs: Iterable[tuple[str, object]]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One object on one line."""
-    click.echo(msgspec.json.encode(value, enc_hook=str).decode())
+    """One object on one line; bytes in Redis that are no text, which msgspec would refuse, become escapes on stdout."""
+    plain = msgspec.to_builtins(value, enc_hook=str)
+    click.echo(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
 
 
 def console() -> Console:
