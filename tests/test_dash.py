@@ -5,15 +5,15 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from boilerd import Client, Inspector, TaskState, keys
+from boilerd import Client, Inspector, QueueInfo, TaskState, keys
 from boilerd.broker import Broker
-from boilerd.cli.dash.state import PAGE
+from boilerd.cli.dash.state import PAGE, State, View
 from boilerd.cli.dash.views import sparkline
 from support import RunningDaemon, Valkey, clean_environment, wait_until
 from test_inspector import in_state
@@ -268,6 +268,26 @@ def test_a_task_that_goes_away_leads_back_to_the_list(
     Inspector(connection).delete(task_id)
 
     dash.wait_for("does not exist", "no such tasks")
+
+
+def test_a_queue_that_goes_away_while_all_are_looked_at_does_not_end_it(
+    client: Client, connection: redis.Redis
+) -> None:
+    class Slow(Inspector):
+        def queues(self, known: Iterable[str] = ()) -> list[QueueInfo]:
+            found = super().queues(known)
+            connection.srem(keys.QUEUES, keys.queue("default"))
+            return found
+
+    client.enqueue("test:echo")
+    state = State(Slow(connection), client.cancel)
+
+    state.refresh()
+    told = state.message
+    state.refresh()
+
+    assert told == "queue 'default' was never used; there are: none"
+    assert (state.is_over, state.view, state.queues) == (False, View.QUEUES, [])
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 10), (80, 24), (200, 50)])

@@ -77,7 +77,8 @@ class State:
             self.error = str(error)
         except BoilerdError as error:  # the task or queue has gone
             self.message = str(error)
-            self._back()
+            if self.view is not View.QUEUES:
+                self._back()
 
     def press(self, key: str) -> None:
         """React to a key."""
