@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 from click.testing import CliRunner
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from boilerd import Client, Inspector, TaskState, keys
 from boilerd.broker import Broker
@@ -205,6 +207,12 @@ def test_queue_ls_and_show_tell_counts_latency_and_history(command: Command, cli
     assert re.search(r"^20\d\d-\d\d-\d\d +1 +1 +100.00%$", shown, re.MULTILINE)
     found = [json.loads(line) for line in command("queue", "ls", "--json").stdout.splitlines()]
     assert [(queue["name"], queue["is_paused"]) for queue in found] == [("default", False), ("low", True)]
+
+
+def test_queue_ls_lists_queues_of_plain_rq_whatever_their_names(command: Command, connection: redis.Redis) -> None:
+    Queue("mail:EU", connection=connection, serializer=JSONSerializer).enqueue("shop.bill", 7)
+
+    assert [row[:2] for row in rows(command("queue", "ls"))[1:]] == [["mail:EU", "1"]]
 
 
 def test_a_misspelt_queue_is_not_paused(command: Command, connection: redis.Redis, broker: Broker) -> None:

@@ -13,8 +13,9 @@ from rq.serializers import JSONSerializer
 
 from boilerd import Client, Inspector, QueueNotFoundError, TaskNotFoundError, TaskState, TaskStateError, keys
 from boilerd.broker import Broker
+from boilerd.connection import raw
 from boilerd.errors import InvalidTaskError
-from boilerd.inspector import ALLOWED, Action
+from boilerd.inspector import ALLOWED, BATCH, Action
 from boilerd.jobs import Completion, Failure
 from boilerd.retry import Decision, Verdict
 from support import DEADLINE_S, RunningDaemon, wait_until
@@ -412,6 +413,47 @@ def test_jobs_of_plain_rq_are_shown_and_handled_like_tasks(inspector: Inspector,
 
     assert (shown.type, shown.payload) == ("shop.bill", {"args": [7], "kwargs": {"why": "x"}})
     assert inspector.task(job.id).state is TaskState.ARCHIVED
+
+
+def test_a_queue_of_plain_rq_may_have_a_name_that_ours_may_not(inspector: Inspector, connection: redis.Redis) -> None:
+    job = Queue("mail: EU", connection=connection, serializer=JSONSerializer).enqueue("shop.bill", 7)
+
+    assert inspector.queue("mail: EU").counts.pending == 1
+    assert [task.id for task in inspector.tasks("mail: EU", TaskState.PENDING)] == [job.id]
+
+
+@pytest.mark.parametrize("job_id", ["report.2024 (1)", "user:7", "größer", "\udcff"])
+def test_a_job_may_have_an_id_that_ours_may_not(
+    inspector: Inspector, client: Client, connection: redis.Redis, job_id: str
+) -> None:
+    """Versions of RQ before 2 took any text."""
+    job = Queue("default", connection=connection, serializer=JSONSerializer).enqueue("shop.bill", 7)
+    for key, place in ((keys.job(job_id), keys.job(job.id)), (keys.job(job_id + "x"), keys.job(job.id))):
+        connection.copy(place, raw(key))  # type: ignore[arg-type]  # typed as text
+    connection.rpush(keys.queue("default"), raw(job_id), raw(job_id + "x"))
+
+    shown = inspector.task(job_id)
+    inspector.archive(job_id)
+    inspector.delete(job_id)
+
+    assert (shown.type, shown.state) == ("shop.bill", TaskState.PENDING)
+    assert client.cancel(job_id + "x") is True
+    assert connection.lrange(keys.queue("default"), 0, -1) == [job.id.encode()]
+
+
+def test_jobs_in_a_state_of_rqs_own_keep_no_bulk_operation_from_the_others(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    stopped = [f"stopped-{n}" for n in range(BATCH + 1)]
+    for job_id in stopped:
+        connection.hset(keys.job(job_id), mapping={"status": "stopped", "origin": "default"})
+    connection.zadd(keys.registry("failed", "default"), dict.fromkeys(stopped, 1e9))
+    task_id = in_state(client, broker, TaskState.ARCHIVED)
+
+    *_, progress = inspector.bulk("run", "default", TaskState.ARCHIVED)
+
+    assert (progress.done, progress.seen) == (1, BATCH + 2)
+    assert inspector.task(task_id).state is TaskState.PENDING
 
 
 def test_what_cannot_be_read_is_shown_as_missing(inspector: Inspector, client: Client, connection: redis.Redis) -> None:

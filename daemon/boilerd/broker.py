@@ -6,6 +6,7 @@ is one Lua script in lua/; this module gives each a name, types and errors of ou
 
 import base64
 import itertools
+import json
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -256,7 +257,7 @@ class Broker:
 
     def cancel(self, task_id: str) -> str:
         """Cancel a task; ``deleted``, ``told`` (its worker was), ``ended`` or ``unknown``."""
-        command = msgspec.json.encode({"command": "stop-job", "job_id": task_id})
+        command = json.dumps({"command": "stop-job", "job_id": task_id})
         return text(self._run("cancel", [task_id, command]))
 
     def mark_cancelled(self, task_id: str) -> bool:

@@ -9,7 +9,7 @@ import redis
 from boilerd.broker import Broker
 from boilerd.config import load
 from boilerd.connection import connect, connect_to
-from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskError, TaskNotFoundError
+from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskError
 from boilerd.jobs import NewTask
 from boilerd.mux import ServeMux
 from boilerd.payload import DEFAULT_MAX_PAYLOAD, encode_payload
@@ -22,8 +22,8 @@ from boilerd.task import (
     TaskInfo,
     TaskOptions,
     TaskState,
-    check_task_id,
     check_type,
+    no_such_task,
     task_options,
 )
 
@@ -151,9 +151,9 @@ class Client:
         Raises:
             TaskNotFoundError: There is no such task, or it was completed and deleted.
         """
-        answer = self._broker.cancel(check_task_id(task_id))
+        answer = self._broker.cancel(task_id)
         if answer == "unknown":
-            raise TaskNotFoundError(task_id)
+            raise no_such_task(task_id)
         return answer != "ended"
 
     def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:

@@ -14,7 +14,7 @@ import redis
 from boilerd import keys, server
 from boilerd.broker import Broker
 from boilerd.connection import connect, raw, text, translated
-from boilerd.errors import QueueNotFoundError, TaskNotFoundError, TaskStateError
+from boilerd.errors import QueueNotFoundError, TaskStateError
 from boilerd.queues import check_queue
 from boilerd.records import (
     Attempt,
@@ -29,7 +29,7 @@ from boilerd.records import (
     to_task,
     to_worker,
 )  # fmt: skip
-from boilerd.task import TaskState, check_task_id
+from boilerd.task import TaskState, no_such_task
 
 #: What can be done with a task.
 Action = Literal["run", "archive", "delete"]
@@ -175,14 +175,14 @@ class Inspector:
             TaskNotFoundError: There is none with this ID, or no more.
         """
         with translated():
-            stream = self._connection.xrange(keys.results(check_task_id(task_id)))
+            stream = self._connection.xrange(raw(keys.results(task_id)))
             attempts = [to_attempt(fields) for _, fields in stream]
-            fields = self._connection.hgetall(keys.job(task_id))
+            fields = self._connection.hgetall(raw(keys.job(task_id)))
             if not fields:
-                raise TaskNotFoundError(task_id)
+                raise no_such_task(task_id)
             detail = to_task(task_id, fields, None, attempts)
             kind = _REGISTRIES.get(detail.state) if detail.state else None
-            score = self._connection.zscore(keys.registry(kind, detail.queue), task_id) if kind else None
+            score = self._connection.zscore(keys.registry(kind, detail.queue), raw(task_id)) if kind else None
         return to_task(task_id, fields, score, attempts)
 
     def run(self, task_id: str) -> None:
@@ -222,8 +222,8 @@ class Inspector:
             answers = self._broker.act(action, chosen)
             done += answers.count("done")
             seen += len(found)
-            # What stays in its place; all else has gone elsewhere, by us or by a worker.
-            passed += len(found) - len(chosen) + answers.count("unknown")
+            # What stays in its place, as jobs in a state of RQ's own; all else has gone elsewhere, by us or a worker.
+            passed += len(found) - len(chosen) + sum(answer not in {"done", *TaskState} for answer in answers)
             yield Progress(done, seen, total)
 
     # --- Workers and the broker
@@ -285,7 +285,8 @@ class Inspector:
         ]
 
     def _check_known(self, name: str) -> None:
-        if not self._connection.sismember(keys.QUEUES, keys.queue(check_queue(name))):
+        if not self._connection.sismember(keys.QUEUES, keys.queue(name)):
+            check_queue(name)  # after the look: those of plain RQ may have other names than ours
             raise QueueNotFoundError(name, [queue.name for queue in self.queues()])
 
     def _latency_s(self, first: bytes | None) -> float:
@@ -346,9 +347,9 @@ class Inspector:
         ]
 
     def _act(self, action: Action, task_id: str) -> None:
-        (answer,) = self._broker.act(action, [check_task_id(task_id)])
+        (answer,) = self._broker.act(action, [task_id])
         if answer == "unknown":
-            raise TaskNotFoundError(task_id)
+            raise no_such_task(task_id)
         if answer != "done":
             raise TaskStateError(f"task {task_id}", answer, action, ALLOWED[action])
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypedDict
 import msgspec
 from msgspec.structs import force_setattr
 
-from boilerd.errors import InvalidTaskError
+from boilerd.errors import InvalidTaskError, TaskNotFoundError
 from boilerd.queues import DEFAULT_QUEUE, check_queue
 
 #: Asynq's defaults.
@@ -270,6 +270,14 @@ def check_task_id(task_id: object) -> str:
     if not isinstance(task_id, str) or not _ID.fullmatch(task_id):
         raise InvalidTaskError(f"task ID {task_id!r}: use letters, digits, '_' and '-', at most 128")
     return task_id
+
+
+def no_such_task(task_id: object) -> TaskNotFoundError:
+    """What to raise where none was found; raises InvalidTaskError itself where there could be none.
+
+    Not before the look: clients of older versions of RQ store jobs under any ID.
+    """
+    return TaskNotFoundError(check_task_id(task_id))
 
 
 def check_key(key: str) -> str:
