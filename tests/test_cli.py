@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 import redis
+from click.testing import CliRunner
 
-from boilerd import Client, InvalidPayloadError, keys
+from boilerd import BrokerUnavailableError, Client, InvalidPayloadError, keys
 from boilerd.cli import COMMANDS
+from boilerd.cli import boilerd as main
 from boilerd.cli.enqueue import parse_payload
 from boilerd.connection import text
 from boilerd.settings import SECRETS, definitions
 from boilerd.urls import MASK
-from support import DEADLINE_S, Valkey, boilerd, clean_environment, private_directory, wait_until
+from support import DEADLINE_S, Valkey, as_nobody, boilerd, clean_environment, private_directory, wait_until
 
 Done = subprocess.CompletedProcess[str]
 #: Runs a command in a directory of its own, with the tests' Valkey.
@@ -300,6 +302,18 @@ def test_without_a_daemon_and_without_settings_enqueue_says_what_to_do(command: 
     done = command("enqueue", "worker:ping", BOILERD_REDIS_URL="")
 
     assert_refused(done, 1, f"no broker: .*{directory}/run; start `boilerd run`, or set redis_url")
+
+
+def test_a_socket_that_may_not_be_reached_is_told(directory: Path) -> None:
+    words = ["enqueue", "test:echo", "--state-dir", str(directory / "closed")]
+    CliRunner().invoke(main, words)  # so that all is imported: nobody may not read root's Python
+    (directory / "closed").mkdir(0)
+
+    with as_nobody():
+        done = CliRunner().invoke(main, words)
+
+    assert isinstance(done.exception, BrokerUnavailableError)
+    assert re.fullmatch(r"Redis did not answer: .*valkey\.sock.* Permission denied.*", str(done.exception))
 
 
 def test_a_socket_that_is_not_there_is_named(command: Command, directory: Path) -> None:

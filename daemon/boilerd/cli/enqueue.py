@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -110,9 +111,10 @@ def _check_queue(client: Client, queue: str, loaded: Loaded) -> None:
 
 def _no_broker(loaded: Loaded, error: BrokerUnavailableError) -> BrokerUnavailableError:
     settings = loaded.settings
-    if settings.redis_url is None and not settings.valkey_socket().exists():
-        return BrokerUnavailableError(
-            f"no broker: no daemon with an embedded Valkey at {settings.runtime_path()};"
-            " start `boilerd run`, or set redis_url (BOILERD_REDIS_URL)"
-        )
+    with suppress(PermissionError):  # of which the error tells already
+        if settings.redis_url is None and not settings.valkey_socket().exists():
+            return BrokerUnavailableError(
+                f"no broker: no daemon with an embedded Valkey at {settings.runtime_path()};"
+                " start `boilerd run`, or set redis_url (BOILERD_REDIS_URL)"
+            )
     return error
