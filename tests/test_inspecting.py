@@ -507,6 +507,20 @@ def test_logs_follow_a_file_that_grows_and_is_rotated(directory: Path) -> None:
         process.terminate()
 
 
+def test_logs_that_find_nothing_in_the_journal_say_where_they_looked(command: Command, directory: Path) -> None:
+    journal = directory / "journalctl"
+    journal.write_text(f"#!/bin/sh\necho '{log_line('task started')}'\n")
+    journal.chmod(0o755)
+    env = {"PATH": f"{directory}:{os.environ['PATH']}", "LOG_FILE": ""}
+
+    found = command("logs", "--unit", "mail", env=env)
+    nothing = command("logs", "--unit", "mail", "--level", "error", env=env)
+
+    assert (found.returncode, found.stderr) == (0, "")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert re.fullmatch(r"no such lines of mail in the journal; .* --unit or --file\n", nothing.stderr)
+
+
 def test_a_log_that_is_not_there_is_told(command: Command, directory: Path) -> None:
     missing = command("logs", "--file", str(directory / "none.log"))
     nowhere = command("logs", env={"PATH": str(directory)})

@@ -17,7 +17,6 @@ from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.tables import harmless
 from boilerd.errors import BoilerdError
 from boilerd.logs import TextFormatter
-from boilerd.settings import Settings
 
 #: What a line for people leaves out.
 _HIDDEN = {"time", "level", "message", "logger", "pid", "traceback", "exc_info"}
@@ -47,16 +46,21 @@ def logs(loaded: Loaded, *, path: str | None, as_json: bool, follow: bool, lines
     ssh host cat /var/log/boilerd.log | boilerd logs --file - --type email:deliver
     """  # noqa: D301 - click looks for the character \b
     unit, keep = wanted.pop("unit"), _filter(**wanted)
-    with _source(path, loaded.settings, unit, lines if follow else None) as source:
+    path, is_empty = path or loaded.settings.log_file, True
+    with _source(path, unit, lines if follow else None) as source:
         found: Iterable[tuple[str, dict[str, Any]]] = filter(lambda pair: keep(pair[1]), map(_parse, source))
         for text, fields in found if follow else deque(found, maxlen=lines):
             click.echo(text if as_json or not fields else _readable(fields))
+            is_empty = False
+    if is_empty and lines and not path:
+        click.echo(
+            f"no such lines of {unit} in the journal; a daemon that logs elsewhere needs --unit or --file", err=True
+        )
 
 
 @contextlib.contextmanager
-def _source(path: str | None, settings: Settings, unit: str, last: int | None) -> Iterator[Iterable[str]]:
+def _source(path: str | None, unit: str, last: int | None) -> Iterator[Iterable[str]]:
     """The lines of the log; with `last`, so many of the past, and then those that come."""
-    path = path or settings.log_file
     if path == "-":
         yield sys.stdin
         return
