@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from boilerd.errors import ConfigError
 
@@ -34,15 +34,26 @@ def check_url(url: str) -> None:
         if parts.scheme in {"redis", "rediss"}:
             _ = parts.port
         is_cut = parts.scheme != "unix" and "@" in parts.path + parts.query + parts.fragment
-        number = parts.path if parts.scheme in {"redis", "rediss"} else ""
-    except ValueError:
-        is_cut, number = True, ""
+    except ValueError as error:
+        if "@" not in url:
+            raise ConfigError(f"redis_url: {mask_url(url)!r}: {error}") from error
+        is_cut = True
     if is_cut:
         raise ConfigError(
             f"redis_url: {mask_url(url)!r} is no URL; in its password write / ? # [ @ as %2F %3F %23 %5B %40"
         )
-    if not re.fullmatch(r"/?|/\d+/?", number):
-        raise ConfigError(f"redis_url: {mask_url(url)!r}: {number!r} is not the number of a database, such as /0")
+    if wrong := _wrong_part(urlsplit(url)):
+        raise ConfigError(f"redis_url: {mask_url(url)!r}: {wrong}")
+
+
+def _wrong_part(parts: SplitResult) -> str:
+    """What redis-py would take for something else, in words."""
+    if parts.scheme == "unix":
+        is_path = parts.path.strip("/") and not parts.netloc.rpartition("@")[2]
+        return "" if is_path else "the path of a socket stands behind three slashes, as in unix:///run/valkey.sock"
+    path = parts.path.strip("/")
+    number = path.partition("/")[2] if parts.scheme == "redis+sentinel" else path
+    return "" if re.fullmatch(r"\d*", number) else f"{number!r} is not the number of a database, such as 0"
 
 
 def socket_url(path: Path) -> str:
