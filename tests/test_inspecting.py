@@ -475,6 +475,7 @@ def test_logs_show_json_lines_of_others_without_moving_the_cursor(command: Comma
         (("-n", "1"), [3]),
         (("-n", "1", "--type", "mail:send"), [2]),
         (("-n", "0"), []),
+        (("-n", "9" * 20, "--task", "b"), [3]),
     ],
 )
 def test_logs_can_be_filtered(command: Command, flags: tuple[str, ...], wanted: list[int]) -> None:

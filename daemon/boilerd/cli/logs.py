@@ -49,7 +49,7 @@ def logs(loaded: Loaded, *, path: str | None, as_json: bool, follow: bool, lines
     path, is_empty = path or loaded.settings.log_file, True
     with _source(path, unit, lines if follow else None) as source:
         found: Iterable[tuple[str, dict[str, Any]]] = filter(lambda pair: keep(pair[1]), map(_parse, source))
-        for text, fields in found if follow else deque(found, maxlen=lines):
+        for text, fields in found if follow else deque(found, maxlen=min(lines, sys.maxsize)):
             click.echo(text if as_json or not fields else _readable(fields))
             is_empty = False
     if is_empty and lines and not path:
