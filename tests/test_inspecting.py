@@ -98,6 +98,18 @@ def test_task_show_tells_everything_with_the_traceback_of_each_attempt(
     assert json.loads(command("task", "show", task_id, "--json").stdout)["attempts"][0]["is_success"] is False
 
 
+@pytest.mark.parametrize(("retention", "told"), [("-1", ["for", "ever"]), ("500", ["8m"]), ("0", None)])
+def test_task_show_tells_how_long_a_task_is_kept(
+    command: Command, client: Client, connection: redis.Redis, retention: str, told: list[str] | None
+) -> None:
+    task_id = client.enqueue("test:echo").id
+    connection.hset(keys.job(task_id), "result_ttl", retention)
+
+    shown = {name: words for name, *words in rows(command("task", "show", task_id))}
+
+    assert shown.get("retention") == told
+
+
 def test_what_tasks_hold_never_moves_the_cursor(command: Command, client: Client, broker: Broker) -> None:
     task_id = in_state(client, broker, TaskState.ARCHIVED)
     client.connection.hset(keys.job(task_id), "last_error", "\x1b[2Jgone\r\n")

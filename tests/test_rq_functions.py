@@ -273,9 +273,10 @@ def test_a_payload_that_holds_no_arguments_is_told(payload: Any) -> None:
 
 def test_the_inspector_shows_a_job_by_its_function_and_with_rqs_retries(connection: redis.Redis, queue: Queue) -> None:
     queue.enqueue("rq_jobs.add", "one", "two", job_id="a")
-    queue.enqueue("rq_jobs.add", 1, retry=Retry(max=2), job_id="b")
+    queue.enqueue("rq_jobs.add", 1, retry=Retry(max=2), result_ttl=-1, job_id="b")
 
     a, b = (Inspector(connection).task(task_id) for task_id in ("a", "b"))
 
     assert (a.type, a.payload, a.max_retries) == ("rq_jobs.add", {"args": ["one", "two"], "kwargs": {}}, 0)
     assert (b.type, b.max_retries) == ("rq_jobs.add", 2)
+    assert (a.retention_s, b.retention_s) == (500, -1)

@@ -38,6 +38,8 @@ _CALL = msgspec.json.Decoder(tuple[str, Any, list[Any], Any])
 _FUNCTION = re.compile(r"(?=.{1,256}$)([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
 #: A task's record may unpack to this much; a crafted one must not fill the memory.
 MAX_DATA_BYTES = 512 * 1024 * 1024
+#: Clients of plain RQ that say nothing have a result kept for so long.
+RQ_RETENTION_S = 500
 #: Defaults as they are sent.
 _FAILURE_TTL, _RETRIES = str(ARCHIVE_TTL_S), str(DEFAULT_MAX_RETRIES)
 #: No timeout and no retention is longer, 68 years: clients of plain RQ say `sys.maxsize` for 'for ever', which
@@ -193,8 +195,7 @@ def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: 
     retention_s = 0
     task, function, max_retries, error = None, None, None, None
     try:
-        # RQ keeps what its own clients enqueued for 500 s where they said nothing.
-        default_s = 0 if b"task_type" in fields else 500
+        default_s = 0 if b"task_type" in fields else RQ_RETENTION_S
         retention_s = min(max(-1, int(fields.get(b"result_ttl") or default_s)), LONGEST_S)
         max_retries = _max_retries(fields)
         task, function = _to_task(task_id, queue, fields)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from boilerd.connection import text
-from boilerd.jobs import ENTRY_POINT
+from boilerd.jobs import ENTRY_POINT, RQ_RETENTION_S
 from boilerd.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: RQ's statuses → Asynq's words; a scheduled task that failed before is to be retried.
@@ -46,6 +46,7 @@ class TaskDetail:
         state: None: one of RQ's own, such as deferred.
         payload: As decoded JSON; None also where it cannot be read.
         retried: How many retries are used up.
+        retention_s: How long it is kept after success; -1: for ever.
         next_run_at: When a scheduled task is due.
         expires_at: When an ended task is deleted.
         attempts: The last 30, oldest first; only where one task was asked for.
@@ -173,7 +174,7 @@ def to_task(
         retried=_int(shown.get("number_of_retries")) or 0,
         max_retries=_max_retries(shown, is_foreign=is_foreign),
         timeout_s=seconds if (seconds := _int(shown.get("timeout"))) and seconds > 0 else None,
-        retention_s=_int(shown.get("result_ttl")) or 0,
+        retention_s=_retention_s(shown, is_foreign=is_foreign),
         deadline=_moment(shown.get("deadline")),
         created_at=_time(shown.get("created_at")),
         enqueued_at=_time(shown.get("enqueued_at")),
@@ -254,6 +255,12 @@ def _max_retries(shown: Mapping[str, str], *, is_foreign: bool) -> int:
     if left is None:
         return 0 if is_foreign else DEFAULT_MAX_RETRIES  # a plain RQ client says nothing where it wants none
     return (_int(shown.get("number_of_retries")) or 0) + left
+
+
+def _retention_s(shown: Mapping[str, str], *, is_foreign: bool) -> int:
+    if (own := _int(shown.get("result_ttl"))) is not None:
+        return own
+    return RQ_RETENTION_S if is_foreign else 0
 
 
 def _int(value: str | None) -> int | None:

@@ -116,7 +116,7 @@ def _print_task(detail: TaskDetail) -> None:
         ("payload", json.dumps(detail.payload, ensure_ascii=False)),
         ("retried", f"{detail.retried} of {detail.max_retries}"),
         ("timeout", lasting(detail.timeout_s) if detail.timeout_s else "none"),
-        ("retention", lasting(detail.retention_s) if detail.retention_s else None),
+        ("retention", _kept(detail.retention_s)),
         ("created", absolute(detail.created_at)), ("enqueued", absolute(detail.enqueued_at)),
         ("due", absolute(detail.next_run_at)), ("deadline", absolute(detail.deadline)),
         ("started", absolute(detail.started_at)), ("worker", detail.worker), ("ended", absolute(detail.ended_at)),
@@ -125,6 +125,10 @@ def _print_task(detail: TaskDetail) -> None:
     ])  # fmt: skip
     for line in told_attempts(detail):
         click.echo(line)
+
+
+def _kept(retention_s: int) -> str:
+    return "for ever" if retention_s < 0 else lasting(retention_s) if retention_s else ""
 
 
 def columns_of(state: TaskState) -> dict[str, Callable[[TaskDetail], object]]:
