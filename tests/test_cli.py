@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 from click.testing import CliRunner
+from rq.suspension import suspend
 
 from boilerd import BrokerUnavailableError, Client, InvalidPayloadError, keys
 from boilerd.cli import COMMANDS
@@ -422,6 +423,16 @@ def test_status_as_json_is_one_object(command: Command, valkey: Valkey) -> None:
     assert told["processes"] == []
     assert told["broker"] == {"url": valkey.url, "error": None}
     assert [queue["name"] for queue in told["queues"]] == ["critical", "default", "low"]
+
+
+def test_status_tells_when_rq_holds_all_claims(command: Command, connection: redis.Redis) -> None:
+    before = command("status").stdout
+    suspend(connection)
+    told, as_json = command("status").stdout, json.loads(command("status", "--json").stdout)
+
+    assert "suspended" not in before
+    assert "suspended   nothing is claimed until `rq resume`" in told.splitlines()
+    assert as_json["is_suspended"] is True
 
 
 def test_status_tells_of_a_broker_that_is_away(command: Command, directory: Path) -> None:

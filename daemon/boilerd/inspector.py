@@ -126,6 +126,11 @@ class Inspector:
         self._broker.ring(name)
         return was_paused
 
+    def is_suspended(self) -> bool:
+        """Whether `rq suspend` holds the claims of all workers, ours as well."""
+        with translated():
+            return bool(self._connection.exists(keys.SUSPENDED))
+
     def has_workers(self, queue: str) -> bool:
         """Whether any worker, of whatever host, works on the queue."""
         with translated():

@@ -32,10 +32,11 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     """  # noqa: D301 - click looks for the character \b
     settings = loaded.settings
     seen = look(settings.control_socket())
-    broker_error, queues = None, []
+    broker_error, queues, is_suspended = None, [], False
     try:
         with connect_to(settings, timeout_s=2.0) as connection:
-            queues = Inspector(connection).queues(settings.queues)
+            inspector = Inspector(connection)
+            queues, is_suspended = inspector.queues(settings.queues), inspector.is_suspended()
             server.probe(connection, is_storing=True)
     except BrokerError as error:
         broker_error = str(error)
@@ -46,13 +47,15 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
             json.dumps(
                 {
                     "daemon": seen.info, "processes": seen.processes, "broker": {"url": url, "error": broker_error},
-                    "queues": rows, "troubles": seen.troubles(),
+                    "is_suspended": is_suspended, "queues": rows, "troubles": seen.troubles(),
                 }
             )
         )  # fmt: skip
     else:
         _print_daemon(seen)
         click.echo(f"broker      {url}" + (f"  {broker_error}" if broker_error else ""))
+        if is_suspended:
+            click.echo("suspended   nothing is claimed until `rq resume`")
         _print_queues(queues)
     raise SystemExit(FAILED if broker_error or seen.troubles() else OK)
 
