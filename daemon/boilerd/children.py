@@ -40,7 +40,13 @@ NO_PIPES: dict[str, int | None] = dict.fromkeys(
 
 
 class Child(Subprocess):  # type: ignore[misc]
-    """A child process that stands on the board, and whose end is told in one line."""
+    """A child process that stands on the board, and whose end is told in one line.
+
+    Attributes:
+        backoff: Supervisor's: how many starts in a row have failed.
+    """
+
+    backoff: int
 
     def spawn(self) -> int | None:
         """Fork with our signals held back, until the child has its own handlers or none."""
@@ -50,6 +56,9 @@ class Child(Subprocess):  # type: ignore[misc]
         finally:
             # Runs in the parent; the child unblocks in restore_defaults.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        if pid is None:
+            # The system had no process or file descriptor to spare, which is no reason to give up on this one.
+            self.backoff = min(self.backoff, self.config.startretries)
         return pid
 
     def _spawn_as_parent(self, pid: int) -> int:

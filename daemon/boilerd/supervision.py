@@ -354,7 +354,10 @@ def _serve(fd: int, dispatcher: Any) -> None:
 def _log_backoff(event: events.ProcessStateBackoffEvent) -> None:
     process = event.process
     fields = {"child": process.full_name, "tries": process.backoff, "delay_s": process.backoff}
-    logger.warning("process crashed at start, trying again", extra=fields)
+    if process.pid:
+        logger.warning("process crashed at start, trying again", extra=fields)
+    else:
+        logger.warning("process could not be started, trying again", extra={**fields, "error": process.spawnerr})
 
 
 def _is_over(process: Any) -> bool:

@@ -234,6 +234,28 @@ def test_orphans_keep_their_leases_while_they_drain(
     reaper.join()
 
 
+@pytest.mark.fault(35)
+def test_a_worker_for_which_there_is_no_process_is_tried_again_until_there_is_one(
+    start_daemon: StartDaemon, client: Client, directory: Path
+) -> None:
+    (directory / "crowded.py").write_text(
+        "import errno\nfrom pathlib import Path\nfrom apps import mux\nfrom boilerd import children\n"
+        "from supervisor.options import ServerOptions\nchildren.START_RETRIES, fork = 0, ServerOptions.fork\n"
+        "def crowded(self):\n    if Path('full').exists():\n        raise OSError(errno.EAGAIN, 'no process')\n"
+        "    return fork(self)\nServerOptions.fork = crowded\n"
+    )
+    daemon = start_daemon("--concurrency", "1", directory=directory, env={"BOILERD_APP": "crowded:mux"}).ready()
+
+    (directory / "full").touch()
+    os.kill(daemon.pid_of("worker:0"), signal.SIGKILL)
+    told = daemon.wait_for("process could not be started, trying again", 2)
+    (directory / "full").unlink()
+
+    assert told["error"].startswith("Too many processes in process table")
+    daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
+    assert not daemon.lines("process crashed too often, giving up on it")
+
+
 @pytest.mark.fault(16)
 def test_a_worker_that_crashes_by_itself_again_and_again_is_backed_off_and_given_up(
     start_daemon: StartDaemon, directory: Path
