@@ -1,5 +1,6 @@
 """What applications test themselves with."""
 
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -73,6 +74,18 @@ def test_what_is_enqueued_is_recorded_with_its_options(mux: ServeMux) -> None:
     assert client.tasks[1].options.process_in_s == 3600
     with pytest.raises(InvalidPayloadError):
         client.enqueue("email:deliver", {"to": 1})
+
+
+def test_an_async_handler_inside_of_a_running_loop_says_what_would_do(mux: ServeMux) -> None:
+    async def ask() -> Any:
+        return run(mux, "async:echo", 1)
+
+    async def ask_in_a_thread() -> Any:
+        return await asyncio.to_thread(run, mux, "async:echo", 1)
+
+    with pytest.raises(RuntimeError, match=r"a coroutine of an async def handler .* `await asyncio\.to_thread\(run, "):
+        asyncio.run(ask())
+    assert asyncio.run(ask_in_a_thread()) == "1!"
 
 
 def test_ids_and_unique_locks_refuse_as_they_do_in_redis(mux: ServeMux) -> None:

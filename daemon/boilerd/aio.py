@@ -28,7 +28,12 @@ class _Loop:
         self._struck: BaseException | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a handler's coroutine to its end, or until it is struck."""
+        """Run a handler's coroutine to its end, or until it is struck; raises RuntimeError inside of another loop."""
+        if _is_in_loop():
+            raise RuntimeError(
+                f"{drop(coroutine)} of an async def handler cannot run inside of a running event loop; in a test that"
+                " is async def itself, call it as `await asyncio.to_thread(run, mux, …)`"
+            )
         self._runner = self._runner or asyncio.Runner()
         loop = self._runner.get_loop()
         self._struck = None
@@ -58,6 +63,14 @@ class _Loop:
             self._main.get_loop().call_soon_threadsafe(self._main.cancel)
         # A task that computes and never waits would keep the loop from noticing.
         return running is None
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 _loop = _Loop()
