@@ -71,7 +71,7 @@ def test_a_socket_that_never_waits_in_the_kernel_keeps_its_timeout(valkey: Valke
     with Client.from_url(valkey.url, timeout_s=3.0) as client:
         client.enqueue("test:echo")  # opens the connection
         pool = client.connection.connection_pool
-        opened = pool.get_connection()
+        opened: Any = pool.get_connection()
         opened._sock = opened._parser._sock = GreenSocket(opened._sock)
         pool.release(opened)
 

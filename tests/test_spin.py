@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -188,7 +189,7 @@ def test_a_connection_that_another_thread_closes_meanwhile_is_an_unavailable_bro
         assert isinstance(pool, OwnPool)
         spin = pool.spin
 
-        def close_first(connection: redis.connection.Connection) -> None:
+        def close_first(connection: Any) -> None:
             connection.disconnect()
             spin(connection)
 

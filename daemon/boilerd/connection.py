@@ -140,7 +140,8 @@ def _check(connection: Any) -> None:
 def _wait_in_kernel(connection: Any) -> None:
     sock = connection._sock  # noqa: SLF001 - there is no other way to it
     # Those that gevent puts in the place of Python's never wait in the kernel, and would wait for ever.
-    if isinstance(sock, _socket.socket) and sock.gettimeout() and not isinstance(sock, ssl.SSLSocket):
+    waits_there = isinstance(sock, _socket.socket) and not isinstance(sock, ssl.SSLSocket)
+    if waits_there and sock.gettimeout():
         with suppress(OSError):  # where a time has another form, Python goes on seeing to it
             _set_kernel_timeout(sock, sock.gettimeout())
             sock.settimeout(None)
