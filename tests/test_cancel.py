@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec import structs
 from rq.command import send_command, send_stop_job_command
 from rq.job import Job
 from rq.registry import FailedJobRegistry
@@ -243,6 +244,32 @@ def test_a_task_that_rq_takes_away_while_it_runs_does_not_come_back(
     if end != "result" and (end, how) != ("release", "delete"):  # there the lease runs out
         assert connection.zscore(keys.wip("default"), f"{held.task_id}:{held.execution_id}") is None
     assert others
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["pending", "running"])
+@pytest.mark.parametrize("end", [*Verdict, "complete", "keep", "release"])
+def test_a_new_task_of_an_id_that_rq_deleted_while_it_ran_is_left_alone(
+    client: Client, broker: Broker, connection: redis.Redis, end: Verdict | str, runs: bool
+) -> None:
+    client.enqueue("test:echo", task_id="a", retention=60 if end == "keep" else 0)
+    held = structs.replace(claim(broker), started=repr(broker.now() - 1))  # long enough for a person
+    by_rq(connection, "delete", "a")
+    client.enqueue("test:echo", "again", task_id="a")
+    if runs:
+        broker.advance("host.run.1", ("default",))
+    before = connection.hgetall(keys.job("a"))
+
+    if end == "release":
+        assert broker.release(WORKER) == []
+    elif end in {"complete", "keep"}:
+        assert broker.advance(WORKER, (), [Completion(held)]).lost == []
+    else:
+        failure = Failure("ValueError: bad", "…", Decision(Verdict(end)), 25)
+        assert broker.fail(WORKER, held, failure) is None
+
+    assert connection.hgetall(keys.job("a")) == before
+    assert connection.lrange(keys.queue("default"), 0, -1) == ([] if runs else [b"a"])
+    assert connection.zcard(keys.wip("default")) == runs
 
 
 def enqueue_batch(client: Client) -> None:

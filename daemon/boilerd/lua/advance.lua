@@ -54,8 +54,8 @@ end
 -- Keep the task and its result until its retention is over; nothing of one that RQ's tools took away meanwhile.
 local function keep(done)
   local key, retention = RQ .. ':job:' .. done.job, done.retention
-  local fields = fields_of(key, 'unique_key', 'unique_until', 'status')
-  if fields[3] ~= 'started' then return end
+  local fields = fields_of(key, 'unique_key', 'unique_until', 'status', 'worker_name')
+  if not runs_with(worker, fields[3], fields[4]) then return end
   unlock(done.job, true, fields)
   call('HDEL', key, 'cancel_requested')
   call('HSET', key, 'status', 'finished', 'ended_at', time)
@@ -69,9 +69,10 @@ end
 
 -- How often plain RQ's client wants the job to run again, and the seconds until then in turn; nil: not again.
 local function repeats_of(job)
-  local fields = fields_of(RQ .. ':job:' .. job, 'status', 'repeats_left', 'repeat_intervals', 'cancel_requested')
+  local fields = fields_of(RQ .. ':job:' .. job, 'status', 'repeats_left', 'repeat_intervals', 'cancel_requested',
+    'worker_name')
   local left = tonumber(tostring(fields[2]):match('^%d+$')) or 0
-  if fields[1] ~= 'started' or fields[4] or left < 1 then return nil end
+  if not runs_with(worker, fields[1], fields[5]) or fields[4] or left < 1 then return nil end
   local is_json, intervals = pcall(cjson.decode, fields[3] or '[]')
   -- cjson reads numbers that it cannot write, such as 1e999: found out now, before anything is written.
   local is_sound = is_json and type(intervals) == 'table' and pcall(cjson.encode, intervals)
@@ -114,6 +115,12 @@ local function held(queue, completions)
   return found
 end
 
+-- Whether the task ran for so short a time that nobody can have cancelled or deleted it, and stored another of its ID:
+-- to look would be one more command for each task.
+local function is_unseen(done)
+  return seconds - done.started < 0.05
+end
+
 -- Ends all completions of a queue together. What could fail comes before the claims are given up.
 local function complete(queue, completions)
   local claims, gone, recent, keys, dependents, took = {}, {}, {}, {}, {}, 0
@@ -131,11 +138,11 @@ local function complete(queue, completions)
     if left then
       done.is_repeated = true
       run_again(done, left, intervals)
-    elseif done.retention == 0 and (not has_dependents or is_started(done.job)) then
+    elseif done.retention == 0 and (is_unseen(done) and not has_dependents or is_started(done.job, worker)) then
       if done.has_more then unlock(done.job, true) end
       gone[#gone + 1] = RQ .. ':job:' .. done.job
       gone[#gone + 1] = RQ .. ':results:' .. done.job
-    else -- also one that RQ's tools cancelled while it ran: gone, it would count as done for its dependents
+    else -- also one that RQ's tools took away while it ran: gone, it would count as done for its dependents
       keep(done)
     end
     took = math.max(took, seconds - done.started) -- a batch was claimed at one time

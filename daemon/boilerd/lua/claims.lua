@@ -44,10 +44,18 @@ local function push(queue, job, is_head)
   ring(queue, waiting)
 end
 
--- Whether the task's record says that it runs. If not, RQ's tools cancelled or deleted it while it did: it must not
--- come back, as a record without its call, or with a life of its own beside what RQ made of it.
-local function is_started(job)
-  return fields_of(RQ .. ':job:' .. job, 'status')[1] == 'started'
+-- Whether a record says that its task runs, and with that worker: where RQ's tools deleted a task while it ran,
+-- another of its ID may run elsewhere by now.
+local function runs_with(worker, status, name)
+  return status == 'started' and (not name or name == '' or name == worker)
+end
+
+-- Whether the task's record says that it runs, with that worker where one is named. If not, RQ's tools cancelled or
+-- deleted it while it did: it must not come back, as a record without its call, or with a life of its own beside what
+-- RQ made of it.
+local function is_started(job, worker)
+  local fields = fields_of(RQ .. ':job:' .. job, 'status', 'worker_name')
+  return runs_with(worker or fields[2], fields[1], fields[2])
 end
 
 -- Release the unique lock, as its task asked: after 'success' only, or after any end. A lock that

@@ -34,7 +34,7 @@ if not lease then
   own_call('SREM', claims, claim)
   return ''
 end
-if not is_started(job) then
+if not is_started(job, worker) then
   drop_claim(job, eid, queue, worker)
   return ''
 end

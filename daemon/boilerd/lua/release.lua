@@ -17,9 +17,10 @@ for _, claim in ipairs(own_call('SMEMBERS', RQ .. ':worker:' .. worker .. ':exec
   if not job then
     call('SREM', RQ .. ':worker:' .. worker .. ':executions', claim)
   elseif (is_named[eid] or false) == names_those then
-    local fields = fields_of(RQ .. ':job:' .. job, 'origin', 'started_at', 'cancel_requested', 'status')
+    local fields = fields_of(RQ .. ':job:' .. job, 'origin', 'started_at', 'cancel_requested', 'status',
+      'worker_name')
     held[#held + 1] = {job = job, eid = eid, queue = fields[1], started = fields[2] or '', is_cancelled = fields[3],
-      is_started = fields[4] == 'started',
+      is_started = runs_with(worker, fields[4], fields[5]),
       place = tonumber(eid:match('-(%d+)$') or 0)}
   end
 end
