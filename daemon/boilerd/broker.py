@@ -55,6 +55,8 @@ BATCH = 500
 BATCH_BYTES = 8 * 1024 * 1024
 #: The end of the year 9998: no date is later, in whatever time zone.
 LAST_TICK_S = 253370764800.0
+#: Elements of a bell at most, as in common.lua.
+MOST_TOKENS = 128
 #: Why advance.lua claimed nothing, where that is not for want of tasks.
 HOLDS_MORE, LOOK_AGAIN = 1, 2
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
@@ -218,9 +220,13 @@ class Broker:
         return [text(answer) for answer in self._run("act", [action, ARCHIVE_TTL_S, ARCHIVE_LIMIT, *task_ids])]
 
     def ring(self, queue: str) -> None:
-        """Wake a worker that waits for the queue: something changed that it cannot see."""
+        """Wake all workers that wait for the queue: something changed that they cannot see.
+
+        Where many tasks wait, no enqueue does it; what rings too often is dropped when a worker finds nothing.
+        """
         with self._talking(), self.connection.pipeline(transaction=False) as pipeline:
-            pipeline.rpush(keys.bell(queue), "1")
+            pipeline.rpush(keys.bell(queue), *["1"] * MOST_TOKENS)
+            pipeline.ltrim(keys.bell(queue), 0, MOST_TOKENS - 1)
             pipeline.expire(keys.bell(queue), 300)
             pipeline.execute()
 
