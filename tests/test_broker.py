@@ -669,6 +669,21 @@ def test_what_a_plain_rq_client_wants_for_ever_is_cut_to_what_timers_and_expirie
     assert connection.ttl(keys.job("x")) > 60 * 365 * 86400
 
 
+@pytest.mark.parametrize("times", [sys.maxsize, 10**22])
+def test_a_job_that_plain_rq_wants_tried_for_ever_is_tried_again(
+    broker: Broker, connection: redis.Redis, times: int
+) -> None:
+    call = b'["boilerd.execution.run",null,["test:echo",1],{}]'
+    held = job_of(connection, call, retries_left=str(times))
+    assert held.max_retries == times
+
+    broker.fail(WORKER, held, Failure("ValueError: bad", "…", Decision(Verdict.RETRY), held.max_retries))
+    broker.forward()
+
+    assert connection.hget(keys.job("x"), "retries_left") == b"%d" % 2**53
+    assert claim(broker).error is None
+
+
 def test_an_id_without_a_record_is_dropped_from_the_queue(broker: Broker, connection: redis.Redis) -> None:
     connection.rpush(keys.queue("default"), "ghost")
     connection.set(keys.job("string"), "not a hash")

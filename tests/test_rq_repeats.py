@@ -1,5 +1,6 @@
 """Jobs of plain RQ that are to be repeated run again after each success, by RQ's rules."""
 
+import sys
 import time
 from typing import Any
 
@@ -154,6 +155,18 @@ def test_what_is_no_number_of_repeats_is_none(
     complete(broker)
 
     assert connection.hget(job.key, "status") == b"finished"
+
+
+@pytest.mark.parametrize("times", [sys.maxsize, 10**22])
+def test_a_job_that_is_to_run_for_ever_does(broker: Broker, connection: redis.Redis, queue: Queue, times: int) -> None:
+    job = enqueue(queue, Repeat(times))
+
+    lefts = []
+    for _ in range(3):
+        complete(broker)
+        lefts.append(int(connection.hget(job.key, "repeats_left") or 0))
+
+    assert lefts == [2**53, 2**53 - 1, 2**53 - 2]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ local function run_again(done, left, intervals)
   if done.retention ~= 0 then
     record(done.job, done.eid, worker, 1, done.started, seconds, 'return_value', done.result)
   end
-  call('HSET', RQ .. ':job:' .. done.job, 'repeats_left', left - 1)
+  call('HSET', RQ .. ':job:' .. done.job, 'repeats_left', whole(left - 1))
   if #intervals > 0 then call('HSET', RQ .. ':job:' .. done.job, 'repeat_intervals', cjson.encode(intervals)) end
   if after > 0 then
     own_call('ZCARD', RQ .. ':scheduled:' .. done.queue) -- it must get somewhere

@@ -13,6 +13,12 @@ local function is_kind(key, kind)
   return found == kind or found == 'none'
 end
 
+-- A whole number as text, at most the largest from which one can be taken: Redis itself writes large ones as 1e+17
+-- (7.0) or 1e+21, which nobody reads as such.
+local function whole(number)
+  return string.format('%.0f', math.min(number, 2^53))
+end
+
 -- Seconds that what belongs to claims outlives the last heartbeat: longer than an outage takes, after which the
 -- heartbeat is to find what it renews. What holds of a lease is its own end.
 local KEPT = 86400

@@ -50,7 +50,7 @@ if verdict == 'retry' then
   local found = tostring(call('HGET', key, 'number_of_retries')):match('^%+?(%d+)$')
   local retried = math.min(tonumber(found) or 0, 2147483646) + (counts and 1 or 0)
   if counts then call('HSET', key, 'number_of_retries', retried) end
-  call('HSET', key, 'retries_left', math.max(max_retries - retried, 0))
+  call('HSET', key, 'retries_left', whole(math.max(max_retries - retried, 0)))
   own_call('ZCARD', RQ .. ':scheduled:' .. queue) -- an outcome must get somewhere, an enqueue may fail
   schedule(queue, job, seconds + tonumber(ARGV[11]), seconds)
 elseif verdict == 'archive' then
