@@ -148,6 +148,25 @@ def test_workers_that_were_added_keep_their_leases_and_hear_cancellations(
     assert not daemon.lines("task released, it will run again")
 
 
+def test_a_scheduler_that_is_replaced_when_a_drain_begins_comes_back_to_renew_the_leases(
+    start_daemon: StartDaemon, client: Client
+) -> None:
+    daemon = start_daemon("--concurrency", "1", "--shutdown-timeout", "60").ready()
+    task_id = client.enqueue("test:sleep", 60).id
+    daemon.wait_for("task started", task_id=task_id)
+    before = daemon.pid_of("scheduler")
+    os.kill(before, signal.SIGSTOP)  # so that it takes its time to end
+
+    ask(daemon.directory / "run" / "control.sock", "boilerd.scale", 2)
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_for("worker stopped accepting new tasks")
+
+    wait_until(lambda: daemon.pid_of("scheduler") not in {0, before}, "there is another")
+    client.cancel(task_id)
+    assert daemon.wait() == 0
+    daemon.wait_for("task archived", task_id=task_id)
+
+
 @pytest.mark.parametrize(
     ("size", "told"),
     [("0", "0"), ("1001", "1001"), ("-3", "-3"), ("9" * 12, str(2**31 - 1)), ("-" + "9" * 12, str(-(2**31)))],

@@ -292,13 +292,18 @@ def test_a_term_while_the_reload_is_checked_ends_the_daemon_and_the_check(
 ) -> None:
     daemon = start_app("--concurrency", "1")
     (directory / "myapp.py").write_text(
-        f"import os, time; open({str(directory / 'checking')!r}, 'w').write(str(os.getpid())); time.sleep(600)\n"
+        "import os, pathlib, subprocess\n"
+        "with subprocess.Popen(['sleep', '600']) as child:\n"
+        f"    new = pathlib.Path({str(directory)!r}, 'new')\n"
+        "    new.write_text(f'{os.getpid()} {child.pid}')\n"
+        "    new.rename(new.with_name('checking'))\n"
     )
     daemon.signal(signal.SIGHUP)
-    check = int(wait_until(lambda: (p := directory / "checking").exists() and p.read_text(), "the check runs"))
+    wait_until((directory / "checking").exists, "the check runs")
+    pids = [int(pid) for pid in (directory / "checking").read_text().split()]
 
     assert daemon.stop() == 0
-    wait_until(lambda: not is_running(check), "the check has ended")
+    wait_until(lambda: not any(map(is_running, pids)), "the check has ended, and what it started")
     assert not daemon.lines("reload refused, going on as before")
 
 
@@ -350,6 +355,23 @@ def test_a_check_that_never_ends_is_ended_and_the_old_program_goes_on(
 
     assert "the check took longer than 0.5 s" in daemon.wait_for("reload refused, going on as before")["error"]
     daemon.wait_for("version 1", task_id=client.enqueue("app:version").id)
+
+
+def test_a_worker_that_is_restarted_comes_back_while_a_reload_is_checked(
+    start_app: StartDaemon, directory: Path
+) -> None:
+    daemon = start_app("--concurrency", "1", "--shutdown-timeout", "0.5")
+    before = daemon.pid_of("worker:0")
+    os.kill(before, signal.SIGSTOP)  # so that it takes its time to end
+
+    ask(directory / "run" / "control.sock", "boilerd.restart", [])
+    (directory / "myapp.py").write_text("import time\ntime.sleep(600)\n")
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("reloading, checking the settings and the application first")
+
+    wait_until(lambda: daemon.pid_of("worker:0") not in {0, before}, "it is there again")
+    assert info(daemon)["state"] == "reloading"
+    assert daemon.stop() == 0
 
 
 def test_a_reload_to_another_state_directory_takes_a_broker_of_that(start_app: StartDaemon, directory: Path) -> None:

@@ -168,7 +168,7 @@ class Check:
     def abandon(self) -> None:
         """End it."""
         if not self.is_over:
-            os.kill(self._pid, signal.SIGKILL)
+            os.killpg(self._pid, signal.SIGKILL)  # and programs that the application started
 
     def finish(self, pid: int, sts: int) -> None:
         """Supervisor's hook: it ended."""

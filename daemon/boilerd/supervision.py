@@ -253,15 +253,16 @@ class Daemon(Supervisor):  # type: ignore[misc]
         """See to the pool, the reload, and what the service manager is told."""
         pool = self._booted_pool()
         self._report.live()
+        if self._is_scheduler_wanted and self._scheduler().state == ProcessStates.STOPPED:
+            self._is_scheduler_wanted = False
+            self._scheduler().spawn()  # in a drain, too: somebody has to renew the leases until that is over
         if self.options.mood < SupervisorStates.RUNNING:
             self._report.needs_time()
-        elif self._reload.is_under_way:
-            self._reload.step()
         else:
-            pool.reconcile()
-            if self._is_scheduler_wanted and self._scheduler().state == ProcessStates.STOPPED:
-                self._is_scheduler_wanted = False
-                self._scheduler().spawn()
+            if self._reload.is_under_way:
+                self._reload.step()
+            if not self._reload.is_draining:
+                pool.reconcile()
         self._report.update(pool, activity=self._activity(), trouble=self._reload.trouble)
 
     def _activity(self) -> str:
