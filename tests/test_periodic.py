@@ -424,8 +424,11 @@ def test_an_entry_with_nothing_but_the_needful_is_the_same_from_both(directory: 
     ],
 )
 def test_an_entry_that_cannot_be_used_is_refused_when_the_settings_are_read(directory: Path, content: str) -> None:
+    path = directory / "boilerd.toml"
+    path.write_text(content)
+
     with pytest.raises(ConfigError, match="cron"):
-        settings_of(directory, content)
+        load(file=path, environ={})
 
 
 def test_without_entries_there_is_nothing_to_do() -> None:

@@ -14,6 +14,7 @@ from boilerd.board import Board
 from boilerd.children import ForkedConfig, forked_config
 from boilerd.options import Options
 from boilerd.pool import Pool
+from boilerd.signals import SignalInbox
 from support import wait_until
 
 
@@ -22,6 +23,7 @@ class Crew:
 
     def __init__(self, directory: Path) -> None:
         self.options = Options(directory / "control.sock")
+        self.options.inbox = self._inbox = SignalInbox([])
         self.board = Board()
         self.group = ProcessGroupConfig(self.options, "worker", 1, [self._make(slot) for slot in (0, 1)]).make_group()
         self.pool = Pool(self.group, self._make, self.board, lambda: None)
@@ -64,6 +66,7 @@ class Crew:
         for pid in self.options.pidhistory:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        self._inbox.close()
 
     def _make(self, slot: int) -> ForkedConfig:
         return forked_config(

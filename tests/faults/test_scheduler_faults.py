@@ -1,8 +1,10 @@
 """The scheduler: what Redis refuses to one of its duties, and outages, cost tasks nothing."""
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +16,11 @@ from boilerd import Client, keys, scheduler
 from boilerd.board import Board
 from boilerd.broker import Broker
 from boilerd.cli.socket_client import look
-from boilerd.jobs import batch_place
+from boilerd.jobs import Failure, batch_place
 from boilerd.mux import ServeMux
 from boilerd.periodic import Periodic
 from boilerd.processes import birthmark
-from boilerd.retry import RetryPolicy
+from boilerd.retry import Decision, RetryPolicy, Verdict
 from boilerd.rules import Rules
 from boilerd.scheduler import Scheduler
 from support import RunningDaemon, Valkey, lapse, wait_until
@@ -138,6 +140,32 @@ def test_leases_that_ended_because_redis_clock_was_put_forward_are_not_taken_at_
     monkeypatch.setattr(scheduler, "GRACE_S", 0.0)
     serves._recover()
     assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
+
+
+def test_the_janitor_comes_again_at_once_while_much_is_left(
+    made: tuple[Scheduler, Board], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serves, _ = made
+    for number in range(3):
+        client.enqueue("test:echo", task_id=f"t{number}")
+        (claim,) = broker.advance(WORKER, ["default"]).claims
+        broker.fail(WORKER, claim, Failure("no", "no", Decision(Verdict.ARCHIVE), 0))
+    client.connection.zadd(keys.registry("failed", "default"), {f"t{number}": 1 for number in range(3)})
+    monkeypatch.setattr("boilerd.broker.BATCH", 2)
+    monkeypatch.setattr(scheduler, "BATCH", 2)
+
+    assert [serves._clean(), serves._clean()] == [0.0, scheduler.CLEAN_EVERY_S]
+    assert not client.connection.zcard(keys.registry("failed", "default"))
+
+
+def test_an_alarm_makes_the_forwarder_look(made: tuple[Scheduler, Board], client: Client) -> None:
+    serves, _ = made
+    serves._forwarding.due_s = math.inf
+
+    client.enqueue("test:echo", process_in=1)
+    serves._listen(5.0)
+
+    assert serves._forwarding.due_s <= time.monotonic()
 
 
 @pytest.fixture
