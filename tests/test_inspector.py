@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import redis
-from rq import Queue
+from rq import Queue, Retry
 from rq.serializers import JSONSerializer
 
 from boilerd import Client, Inspector, QueueNotFoundError, TaskNotFoundError, TaskState, TaskStateError, keys
@@ -468,6 +468,27 @@ def test_jobs_in_a_state_of_rqs_own_keep_no_bulk_operation_from_the_others(
 
     assert (progress.done, progress.seen) == (1, BATCH + 2)
     assert inspector.task(task_id).state is TaskState.PENDING
+
+
+def test_a_task_that_is_archived_at_once_shows_the_retries_that_its_handler_gives_it(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    task_id = client.enqueue("test:echo").id
+
+    broker.fail("w", broker.advance("w", ["default"]).claims[0], Failure("no", "no", Decision(Verdict.ARCHIVE), 5))
+
+    assert (inspector.task(task_id).retried, inspector.task(task_id).max_retries) == (0, 5)
+
+
+def test_a_job_of_plain_rq_that_is_refused_keeps_its_retries(
+    inspector: Inspector, connection: redis.Redis, broker: Broker
+) -> None:
+    queue = Queue("default", connection=connection, serializer=JSONSerializer)
+    job = queue.enqueue("shop.bill", 7, retry=Retry(max=3))
+
+    broker.fail("w", broker.advance("w", ["default"]).claims[0], Failure("no", "no", Decision(Verdict.ARCHIVE), 0))
+
+    assert inspector.task(job.id).max_retries == 3
 
 
 def test_what_cannot_be_read_is_shown_as_missing(inspector: Inspector, client: Client, connection: redis.Redis) -> None:

@@ -45,12 +45,18 @@ if verdict ~= 'drop' then
   record(job, eid, worker, 2, started, seconds, 'exc_string', ARGV[9])
 end
 if ARGV[17] == '1' then call('HSET', key, 'alone', 1) end
-if verdict == 'retry' then
+-- How many retries it has is known from now on, but for a job of plain RQ that was refused: that keeps its own.
+if verdict == 'retry' or verdict == 'archive' and call('HEXISTS', key, 'task_type') == 1 then
   -- A client of plain RQ may have written anything there, such as '+1'.
   local found = tostring(call('HGET', key, 'number_of_retries')):match('^%+?(%d+)$')
-  local retried = math.min(tonumber(found) or 0, 2147483646) + (counts and 1 or 0)
-  if counts then call('HSET', key, 'number_of_retries', retried) end
+  local retried = math.min(tonumber(found) or 0, 2147483646)
+  if verdict == 'retry' and counts then
+    retried = retried + 1
+    call('HSET', key, 'number_of_retries', retried)
+  end
   call('HSET', key, 'retries_left', whole(math.max(max_retries - retried, 0)))
+end
+if verdict == 'retry' then
   own_call('ZCARD', RQ .. ':scheduled:' .. queue) -- an outcome must get somewhere, an enqueue may fail
   schedule(queue, job, seconds + tonumber(ARGV[11]), seconds)
 elseif verdict == 'archive' then
