@@ -690,6 +690,22 @@ def _exists(server: Valkey, task_id: str) -> bool:
         return bool(connection.exists(keys.job(task_id)))
 
 
+def test_threads_of_the_application_keep_no_process_from_its_end(start_daemon: StartDaemon, directory: Path) -> None:
+    (directory / "threaded.py").write_text(
+        "import atexit, threading\nfrom apps import mux\nthreading.Thread(target=threading.Event().wait).start()\n"
+        "atexit.register(open, 'ended', 'w')\n"
+    )
+    daemon = start_daemon("--concurrency", "1", directory=directory, env={"BOILERD_APP": "threaded:mux"}).ready()
+
+    assert daemon.cli("config", "check", cwd=directory).returncode == 0
+    assert daemon.cli("config", "check", "--queues", "=", cwd=directory).returncode == 2
+    assert daemon.cli("reload", cwd=directory).returncode == 0
+    (directory / "ended").unlink()
+    assert daemon.stop() == 0
+    assert daemon.lines("threads of the application are left behind")
+    assert (directory / "ended").exists()
+
+
 @pytest.mark.parametrize(
     "setup",
     ["logging.config.dictConfig({'version': 1, 'root': {'level': 'ERROR'}})", "logging.basicConfig(force=True)"],

@@ -4,12 +4,15 @@ Each command lives in a module of its own that is imported when the command is u
 ``boilerd enqueue`` does not load what the daemon needs.
 """
 
+import atexit
 import errno
 import importlib
 import io
 import logging
 import os
 import sys
+import threading
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -84,6 +87,14 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        _run()
+    except SystemExit as ended:
+        _leave_threads(ended)
+        raise
+
+
+def _run() -> NoReturn:
+    try:
         sys.exit(boilerd(standalone_mode=True))
     except BoilerdError as error:
         _tell(error)
@@ -97,6 +108,20 @@ def main() -> NoReturn:
             raise
         click.echo(f"boilerd: error: stdout: {error.strerror}", err=True)
         os._exit(FAILED)  # the interpreter would try to write it once more
+
+
+def _leave_threads(ended: SystemExit) -> None:
+    """Exit without the threads that the application began at its import: Python would wait for them, without an end."""
+    others = set(threading.enumerate()) - {threading.main_thread()}
+    left = [thread.name for thread in others if not thread.daemon]
+    if not left:
+        return
+    logging.getLogger("boilerd.cli").warning("threads of the application are left behind", extra={"threads": left})
+    atexit._run_exitfuncs()  # noqa: SLF001 - what else runs at the exit of a program
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(ended.code if isinstance(ended.code, int) else FAILED)
 
 
 def _open_missing_streams() -> None:
