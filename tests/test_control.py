@@ -180,6 +180,16 @@ def test_a_number_of_workers_that_cannot_be_is_refused(start_daemon: StartDaemon
     assert f"{told} workers: give a number from 1 to 1000" in done.stderr
 
 
+def test_half_a_worker_is_refused(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+
+    with pytest.raises(ValueError, match=r"^1\.5 workers: give a whole number"):
+        ask(daemon.directory / "run" / "control.sock", "boilerd.scale", 1.5)
+
+    assert info(daemon)["workers"] == 1
+    assert daemon.stop() == 0
+
+
 def test_restarted_workers_end_their_tasks_and_are_new(start_daemon: StartDaemon, client: Client) -> None:
     daemon = start_daemon("--concurrency", "3", "--shutdown-timeout", "20").ready()
     before = workers(daemon)

@@ -165,6 +165,17 @@ def test_the_broker_is_not_stopped_under_its_workers(start_daemon: StartDaemon) 
     daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1"))
 
 
+def test_no_part_of_the_daemon_is_removed(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+
+    supervisorctl(daemon, "stop", "scheduler")
+    refused = supervisorctl(daemon, "remove", "scheduler")
+
+    assert "scheduler is a part of the daemon" in refused.stdout + refused.stderr
+    assert daemon.cli("health").stdout == "scheduler: stopped\n"
+    assert "started" in supervisorctl(daemon, "start", "scheduler").stdout
+
+
 def test_rqs_own_tool_lists_the_workers_and_the_queues(start_daemon: StartDaemon, valkey: Valkey) -> None:
     daemon = start_daemon("--concurrency", "2").ready()
     task_id = daemon.enqueue("test:echo", "1", "--queue", "low")

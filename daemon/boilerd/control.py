@@ -64,8 +64,10 @@ class DaemonInterface:
         _asking(self._daemon.restart, names)
         return True
 
-    def scale(self, size: int) -> bool:
+    def scale(self, size: Any) -> bool:
         """Have so many workers."""
+        if type(size) is not int:  # XML-RPC has other numbers, and half a worker would end the loop
+            raise RPCError(Faults.FAILED, f"{size!r} workers: give a whole number")
         _asking(self._daemon.scale, size)
         return True
 
@@ -100,6 +102,10 @@ class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
         if name.partition(":")[0] == "valkey" and self._has_workers():
             raise RPCError(Faults.FAILED, "workers need it; stop them first, or shut the daemon down")
         return super().stopProcess(name, wait)
+
+    def removeProcessGroup(self, name: str) -> bool:  # noqa: N802
+        """Refuse: a daemon without its scheduler or its workers does nothing, and there is no way to add them again."""
+        raise RPCError(Faults.FAILED, f"{name} is a part of the daemon; stop it, or scale the workers")
 
     def _getAllProcesses(self, lexical: bool = False) -> Any:  # noqa: N802
         """By priority, for `stop all` and `start all`: all but the broker. Lexical, for `status`: all."""
