@@ -171,10 +171,7 @@ def _rule(spec: str, zone: ZoneInfo) -> Callable[[int], int]:
 
 
 def _interval(text: str) -> int:
-    try:
-        interval = Duration.parse(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not {error}") from error
+    interval = Duration.parse(text)
     if interval < 1 or not interval.is_integer():
         raise ValueError(f"{text!r} is not one second or more, in whole seconds, such as 30s or 1h30m")
     return int(interval)

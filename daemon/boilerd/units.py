@@ -20,7 +20,7 @@ class Duration(float):
         seconds = _seconds(value) if isinstance(value, str) else value
         if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= _LONGEST_S:
             return cls(seconds)
-        raise ValueError(cls.hint)
+        raise ValueError(f"{value!r} is not {cls.hint}")
 
     def __str__(self) -> str:
         """The shortest form that reads back as the same."""
@@ -50,7 +50,7 @@ class Size(int):
             return cls(value)
         if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
             return cls(int(match[1]) * 1024 ** " KMG".index(match[2].upper() or " "))
-        raise ValueError(cls.hint)
+        raise ValueError(f"{value!r} is not {cls.hint}")
 
     def __str__(self) -> str:
         """The shortest form that reads back as the same."""
