@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
@@ -20,7 +21,7 @@ from boilerd.execution import Completed, Execution, Failed, Outcome, Released, e
 from boilerd.execution import run as entry_point
 from boilerd.middleware import log_attempts
 from boilerd.signals import StopRequest, listen
-from support import DEADLINE_S
+from support import DEADLINE_S, wait_until
 
 #: pytest-timeout's own way would be the signal that is tested here.
 pytestmark = pytest.mark.timeout(method="thread")
@@ -339,6 +340,25 @@ def test_every_attempt_has_the_whole_timeout() -> None:
 
     assert isinstance(outcome, Failed)
     assert time.monotonic() - began_s >= 3 * SOON_S
+
+
+def test_a_timeout_that_strikes_while_the_handler_returns_is_over_with_the_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def outlast(task: Task) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        wait_until(lambda: not execution.remaining_s(), "its time is over")
+
+    def strike() -> int:
+        signal.raise_signal(signal.SIGALRM)
+        return pid
+
+    pid, execution = os.getpid(), Execution(outlast)
+    with monkeypatch.context() as patched:
+        patched.setattr("boilerd.execution.os", SimpleNamespace(getpid=strike))  # what is called first then
+        assert failed(execution.run(task(SOON_S))).error.startswith("TaskTimeoutError: ")
+
+    signal.raise_signal(signal.SIGALRM)  # raises nothing between two tasks
 
 
 def fail_at_once(task: Task) -> NoReturn:

@@ -110,11 +110,11 @@ class Execution:
             finally:
                 if os.getpid() != self._pid:
                     _end_fork()
-                self._is_running = False
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                listen_again()
+                self._end()
             return Completed(result)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler must not end the worker
+            if self._is_running:
+                self._end()  # an interrupt came just before it
             # A handler may have put another error in the interrupt's place.
             interrupt = self._struck
             if isinstance(interrupt, ShutdownTimeoutError):
@@ -143,6 +143,11 @@ class Execution:
             self._limits.append((now + deadline_in_s, error))
         self._runtime, self._is_running = runtime, True
         self._arm()
+
+    def _end(self) -> None:
+        self._is_running = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        listen_again()
 
     def _arm(self) -> None:
         limit, moment = self._next_limit(), self._alert_at
