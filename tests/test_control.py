@@ -251,6 +251,25 @@ def test_a_worker_that_does_not_answer_is_killed_by_a_restart(start_daemon: Star
     assert daemon.lines("worker shutdown completed gracefully")  # what was cut short before is no part of it
 
 
+@pytest.mark.parametrize("words", [("restart", "worker:1"), ("scale", "1")])
+def test_a_task_whose_worker_is_killed_by_a_restart_or_for_a_smaller_pool_goes_back_uncounted(
+    start_daemon: StartDaemon, client: Client, words: tuple[str, ...]
+) -> None:
+    daemon = start_daemon("--concurrency", "2", "--shutdown-timeout", "1").ready()
+    ids = [client.enqueue("test:stubborn", 60, max_retries=0).id for _ in range(2)]
+    daemon.wait_for("stubborn now", 2)
+
+    assert daemon.cli(*words).returncode == 0
+
+    released = daemon.wait_for("task released, it will run again")["task_id"]
+    assert released in ids
+    if words[0] == "restart":
+        daemon.wait_for("task started", 2, task_id=released, attempt=1)
+    else:
+        wait_until(lambda: client.connection.lrange(keys.queue("default"), 0, -1) == [released.encode()], "it waits")
+    assert not daemon.lines("task failed")
+
+
 def test_every_process_logs_where_it_is(start_daemon: StartDaemon, client: Client) -> None:
     daemon = start_daemon("--concurrency", "2").ready()
     task_id = client.enqueue("test:sleep", 30).id

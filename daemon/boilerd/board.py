@@ -152,7 +152,7 @@ class Board:
         return self.batch(slot)
 
     def clear(self, slot: int, exit_status: int) -> bool:
-        """Say that the process of `slot` ended (a negative status is a signal's number); whether it had booted."""
+        """Say that the process of `slot` ended, and how (see `exitcodes`); whether it had booted."""
         had_booted = bool(self._booted[slot])
         self._pids[slot] = self._booted[slot] = self._busy[slot] = self._waiting[slot] = 0
         self._exits[slot] = exit_status

@@ -22,7 +22,7 @@ from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
 
 from boilerd.board import Board
-from boilerd.exitcodes import DONE, OK, RECYCLED, TIMED_OUT, describe_exit
+from boilerd.exitcodes import CUT, DONE, OK, RECYCLED, TIMED_OUT, describe_exit
 from boilerd.failpoints import failpoint
 from boilerd.handover import RunningValkey
 from boilerd.signals import HANDLED, restore_defaults
@@ -70,9 +70,9 @@ class Child(Subprocess):  # type: ignore[misc]
     def finish(self, pid: int, sts: int) -> None:
         """Note how the child ended, then let Supervisor decide what follows."""
         status = os.waitstatus_to_exitcode(sts)
-        had_booted = self.config.board.clear(self.config.slot, status)
-        fields = {"child": self.full_name, "child_pid": pid, "exit": describe_exit(status)}
         is_stopping = self.state == ProcessStates.STOPPING
+        had_booted = self.config.board.clear(self.config.slot, CUT if is_stopping else status)
+        fields = {"child": self.full_name, "child_pid": pid, "exit": describe_exit(status)}
         if is_stopping or status in {RECYCLED, DONE}:
             logger.debug("process exited", extra=fields)
         else:

@@ -17,6 +17,9 @@ DONE = 74
 #: Put its task back because the shutdown timeout was over.
 TIMED_OUT = 76
 
+#: No status of a process, but how one ended that had been told to: whatever it left, the daemon had cut it.
+CUT = 256
+
 
 def describe_exit(status: int) -> str:
     """``exit status 1``, or ``signal 9 (SIGKILL)``."""

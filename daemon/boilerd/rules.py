@@ -110,7 +110,7 @@ class Rules:
             logger.error("task failed", extra={"error": line})
         settle(broker, worker, claim, self.judge(task, error, line), is_taken=is_taken)
 
-    def settle_dead(self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError) -> None:
+    def settle_dead(self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError | None) -> None:
         """Do with what a dead worker held what is known about it.
 
         Only the attempt that was running counts as a failed one. Those before it in the batch had
@@ -120,10 +120,15 @@ class Rules:
             broker: Where it is written.
             worker: Its name; nobody else has it yet.
             batch: How far it was.
-            died: How it ended.
+            died: How it ended; None: the daemon ended it, and no attempt counts.
         """
         completions, unstarted, rest = sort_batch(broker.held(worker), batch)
         for claim in rest:
+            if died is None:
+                fields = {"task_id": claim.task_id, "queue": claim.queue}
+                logger.warning("task released, it will run again", extra=fields)
+                unstarted.append(claim.execution_id)
+                continue
             # Of another batch: it died between the claim and its first word about it.
             is_unknown = batch_place(claim.execution_id)[0] != batch.number
             self.bury(broker, worker, claim, died, is_doubtful=is_unknown and not claim.is_alone)

@@ -28,7 +28,7 @@ from setproctitle import setproctitle
 from boilerd.board import SCHEDULER_SLOT, VALKEY_SLOT, Board
 from boilerd.broker import BATCH, Broker
 from boilerd.errors import BrokerError, BrokerUnavailableError, LeaseExpiredError, WorkerDiedError
-from boilerd.exitcodes import OK
+from boilerd.exitcodes import CUT, OK
 from boilerd.jobs import Claim, batch_place
 from boilerd.logs import log_context
 from boilerd.outage import LONGEST_PAUSE_S, Patience
@@ -188,12 +188,19 @@ class Scheduler:
 
     def _recover(self) -> float:
         began_s = time.monotonic()
+        self._settle_cut()
         with self._board.judging(SCHEDULER_SLOT):
             for _ in self._buried():
                 if time.monotonic() - began_s > LONGEST_STEP_S:
                     return 0.0
         grace_s = self._steady_since_s + GRACE_S - began_s
         return min(grace_s, HEARTBEAT_S) if grace_s > 0 else HEARTBEAT_S
+
+    def _settle_cut(self) -> None:
+        """Put back what workers left that the daemon had cut, and that have no successor: those of a smaller pool."""
+        for slot, name in enumerate(self._worker_names):
+            if not self._board.pid(slot) and self._board.last_exit(slot) == CUT:
+                self._rules.settle_dead(self._broker, name, self._board.batch(slot), None)
 
     def _buried(self) -> Iterator[Claim]:
         """Settle what dead and lost workers held, claim by claim."""

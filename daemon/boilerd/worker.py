@@ -31,7 +31,7 @@ from boilerd.broker import Broker
 from boilerd.connection import translated
 from boilerd.errors import BrokerError, WorkerDiedError
 from boilerd.execution import Completed, Execution, Failed, encode_result
-from boilerd.exitcodes import DONE, FAILED, OK, RECYCLED, TIMED_OUT, describe_exit
+from boilerd.exitcodes import CUT, DONE, FAILED, OK, RECYCLED, TIMED_OUT, describe_exit
 from boilerd.failpoints import failpoint
 from boilerd.jobs import Claim, Completion, batch_place
 from boilerd.outage import Patience
@@ -327,7 +327,8 @@ class Worker(BaseWorker):
 
     def _settle_predecessor(self) -> None:
         """Do with what the predecessor held when it died what the board says about it."""
-        died = WorkerDiedError(f"worker died: {describe_exit(self._board.last_exit(self._slot))}")
+        status = self._board.last_exit(self._slot)
+        died = None if status == CUT else WorkerDiedError(f"worker died: {describe_exit(status)}")
         rules = self._rules.without_hooks() if self._has_died_judging else self._rules
         with self._board.judging(self._slot):
             rules.settle_dead(self._broker, self.name, self._board.batch(self._slot), died)
