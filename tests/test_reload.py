@@ -388,6 +388,8 @@ def test_a_reload_to_another_state_directory_takes_a_broker_of_that(start_app: S
     assert not is_running(broker)
     with connect(f"unix://{directory}/run/valkey.sock") as admin:
         assert admin.config_get("dir") == {"dir": f"{directory}/other/valkey"}
+    with (directory / "one" / "boilerd.lock").open("rb+") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another daemon may have it
     daemon.wait_for("version 1", task_id=daemon.enqueue("app:version"))
 
 

@@ -12,6 +12,7 @@ import redis
 from boilerd import Client, keys
 from boilerd.board import Board
 from boilerd.broker import Broker
+from boilerd.exitcodes import OK
 from boilerd.mux import ServeMux
 from boilerd.prefetch import Prefetch
 from boilerd.queues import ClaimOrder
@@ -29,13 +30,13 @@ def make_worker(connection: redis.Redis) -> Iterator[MakeWorker]:
     """Makes a worker whose steps the test does by itself."""
     kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
 
-    def make(limits: Limits | None = None) -> Worker:
+    def make(limits: Limits | None = None, mux: ServeMux | None = None) -> Worker:
         made = Worker(
             connection,
             name=NAME,
             title="worker:0",
             order=ClaimOrder({"default": 1}, is_strict=True),
-            rules=Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler),
+            rules=Rules.of(mux or ServeMux(), RetryPolicy(), lambda handler: handler),
             limits=limits or Limits(),
             prefetch=Prefetch(),
             board=Board(),
@@ -163,3 +164,27 @@ def test_a_refused_task_of_a_batch_counts_as_finished(
     batch = worker._board.batch(0)
     assert (batch.finished, batch.is_running) == (1, False)
     assert not broker.held(NAME)
+
+
+def test_a_worker_that_ends_gives_the_rest_of_its_batch_back_by_itself(
+    make_worker: MakeWorker, client: Client, connection: redis.Redis
+) -> None:
+    mux = ServeMux()
+    mux.handle("test:term")(lambda task: os.kill(os.getpid(), signal.SIGTERM))
+    worker = make_worker(mux=mux)
+    for _ in range(40):
+        worker._prefetch.note(0.0001)
+    client.enqueue_many([("test:term", None)] * 64)
+    before = pending(connection)
+
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            status = worker.run()
+        finally:
+            os._exit(status)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == OK
+    assert pending(connection) == before[1:]
+    assert not connection.zcard(keys.wip("default"))
