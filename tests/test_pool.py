@@ -23,7 +23,7 @@ class Crew:
 
     def __init__(self, directory: Path) -> None:
         self.options = Options(directory / "control.sock")
-        self.options.inbox = self._inbox = SignalInbox([])
+        self.options.inbox = self.inbox = SignalInbox([])
         self.board = Board()
         self.group = ProcessGroupConfig(self.options, "worker", 1, [self._make(slot) for slot in (0, 1)]).make_group()
         self.pool = Pool(self.group, self._make, self.board, lambda: None)
@@ -66,7 +66,7 @@ class Crew:
         for pid in self.options.pidhistory:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        self._inbox.close()
+        self.inbox.close()
 
     def _make(self, slot: int) -> ForkedConfig:
         return forked_config(
@@ -89,6 +89,14 @@ def crew(directory: Path) -> Iterator[Crew]:
     made.go_round()
     yield made
     made.close()
+
+
+def test_a_worker_that_ended_has_supervisor_look_at_once_what_to_start(crew: Crew) -> None:
+    crew.inbox.drain()
+
+    crew.kill("1", has_booted=True)
+
+    assert crew.inbox.wait(0)
 
 
 def test_a_worker_that_had_just_ended_when_it_was_to_go_does_not_come_back_for_good(crew: Crew) -> None:
