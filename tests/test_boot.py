@@ -127,6 +127,15 @@ def test_a_path_too_long_for_a_socket_is_named(directory: Path) -> None:
     assert_refused(run(directory, "--state-dir", f"{directory}/{'x' * 90}"), "too long for a socket")
 
 
+def test_a_control_socket_that_cannot_be_opened_is_named(directory: Path) -> None:
+    (directory / "run" / "control.sock").mkdir(parents=True)
+
+    done = run(directory)
+
+    assert_refused(done, r"control socket \S+/run/control\.sock: Is a directory")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_log_file_that_cannot_be_opened_is_named(directory: Path) -> None:
     done = run(directory, "--log-output", "file", "--log-file", f"{directory}/none/log")
 

@@ -20,7 +20,7 @@ from rq.serializers import JSONSerializer
 from boilerd import Client, keys
 from boilerd.cli.socket_client import ask
 from boilerd.connection import connect
-from support import Failpoints, RunningDaemon, Valkey, is_running, wait_until
+from support import Failpoints, RunningDaemon, Valkey, completed, is_running, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 
@@ -130,6 +130,7 @@ def test_supervisors_own_tool_works_on_the_control_socket(start_daemon: StartDae
     before = daemon.pid_of("worker:1")
     supervisorctl(daemon, "restart", "worker:1")
     assert daemon.pid_of("worker:1") not in {0, before}
+    assert "boilerd has no supervisord.conf" in supervisorctl(daemon, "reread").stdout
     assert oct(socket.stat().st_mode & 0o777) == "0o700"
     assert oct(socket.parent.stat().st_mode & 0o777) == "0o700"
 
@@ -569,6 +570,8 @@ def test_nothing_outlives_a_supervisor_that_was_killed(start_daemon: StartDaemon
         wait_until(lambda pid=pid: not is_running(pid), f"{name} ended")  # type: ignore[misc]
     second = start_daemon("--concurrency", "1", redis_url=None, directory=directory).ready()
     second.wait_for("task completed", task_id=second.enqueue("test:echo", "1"))
+    with connect(f"unix://{directory}/run/valkey.sock") as connection:
+        assert completed(connection, task_id) == 1  # the broker had waited for it
 
 
 def test_children_have_no_socket_and_no_pipe_of_their_supervisor(start_daemon: StartDaemon) -> None:

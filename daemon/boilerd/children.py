@@ -83,7 +83,7 @@ class Child(Subprocess):  # type: ignore[misc]
             # It led a group of its own; programs that its task started must not outlive their cause.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
-        if had_booted and not is_stopping:
+        if had_booted:
             # Whatever ended it, starting was not the trouble: Supervisor shall not back off and
             # give up on the slot because of tasks that kill their workers.
             self.laststart = time.time() - self.config.startsecs - 1

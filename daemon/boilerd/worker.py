@@ -337,11 +337,8 @@ class Worker(BaseWorker):
     def _wait(self) -> None:
         """Sleep until the bell rings, or for about `idle_s`, then claim; a TERM ends it."""
         timeout_s = self._limits.idle_s * (0.5 + random.random())
-        if not self._stop.interruptibly(
-            lambda: self._patience.call(functools.partial(self._advance, wait_s=timeout_s))
-        ):
-            # Its answer may be under way, and would be taken for that of the next command.
-            self.connection.connection_pool.disconnect()
+        advance = functools.partial(self._advance, wait_s=timeout_s)
+        if not self._stop.interruptibly(lambda: self._patience.call(advance)):
             # Redis may have claimed all the same, and the answer be half read.
             self._held.clear()
             self._is_unsure = True
