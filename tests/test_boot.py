@@ -36,6 +36,14 @@ def test_a_redis_that_does_not_answer_is_named(directory: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_first_start_on_a_full_disk_may_be_tried_again(directory: Path) -> None:
+    files = directory / "valkey" / "appendonlydir"
+    files.mkdir(parents=True)
+    (files / "temp-appendonly.aof.manifest").symlink_to("/dev/full")
+
+    assert_refused(run(directory), "No space left on device", status=1)
+
+
 def test_a_wrong_password_is_told_without_the_password(directory: Path) -> None:
     server = Valkey(directory, "--requirepass", "right").start()
     try:

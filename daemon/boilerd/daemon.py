@@ -1,5 +1,6 @@
 """The daemon put together: settings → broker, scheduler and workers under one supervisor."""
 
+import errno
 import functools
 import gc
 import logging
@@ -350,6 +351,8 @@ def _wait_for_valkey(valkey: EmbeddedValkey, daemon: Daemon) -> None:
             deadline_s = time.monotonic() + START_TIMEOUT_S
         daemon.serve_briefly(0.01)
         if process.state not in {ProcessStates.STARTING, ProcessStates.RUNNING}:
-            raise BootError(f"the embedded Valkey ended at once: {valkey.why()}")
+            # A disk has room again some time; whatever else it ends for is there the next time, too.
+            kind = NoBrokerError if os.strerror(errno.ENOSPC) in valkey.why() else BootError
+            raise kind(f"the embedded Valkey ended at once: {valkey.why()}")
         if time.monotonic() > deadline_s:
             raise NoBrokerError(f"the embedded Valkey did not answer in {START_TIMEOUT_S:g} s: {valkey.why()}")
