@@ -27,6 +27,7 @@ from boilerd.connection import connect_to
 from boilerd.directories import free_socket, lock_directories, try_directories, usable_socket
 from boilerd.embedded import START_TIMEOUT_S, EmbeddedValkey, find_server
 from boilerd.errors import (
+    BoilerdError,
     BootError,
     BrokerError,
     BrokerLoadingError,
@@ -111,6 +112,7 @@ class Boilerd:
 
         Raises:
             BootError: It could not start; nothing was claimed and nothing is left running.
+            BoilerdError: A burst ended for want of workers.
         """
         settings = self._settings
         setproctitle("boilerd: supervisor")
@@ -141,6 +143,8 @@ class Boilerd:
             logger.warning("worker shutdown timed out, forcing exit", extra={"children": options.timed_out})
         else:
             logger.info("worker shutdown completed gracefully")
+        if self._is_burst and daemon.has_lost_all_workers():
+            raise BoilerdError("the burst ended before the queues were empty: all workers crashed too often")
 
     def _directories(self) -> dict[Path, str]:
         """Those that no other daemon may use, and the settings that name them."""

@@ -17,7 +17,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -309,10 +309,18 @@ class Daemon(Supervisor):  # type: ignore[misc]
         failpoint("supervisor-drains")
         logger.info("worker stopped accepting new tasks")
 
+    def has_lost_all_workers(self) -> bool:
+        """Whether none is left, because each crashed too often."""
+        processes = self._workers()
+        return bool(processes) and all(process.state == ProcessStates.FATAL for process in processes)
+
     def _workers_are_done(self) -> bool:
         """In a burst: each has said so, or will not come back."""
-        processes = self.process_groups["worker"].processes.values() if "worker" in self.process_groups else ()
+        processes = self._workers()
         return bool(processes) and all(_is_over(process) for process in processes)
+
+    def _workers(self) -> Collection[Any]:
+        return self.process_groups["worker"].processes.values() if "worker" in self.process_groups else ()
 
     def _print(self, event: events.ProcessLogStdoutEvent) -> None:
         *lines, self._partial = (self._partial + event.data).split(b"\n")

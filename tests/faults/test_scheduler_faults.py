@@ -307,6 +307,7 @@ def test_a_burst_ends_although_its_workers_were_given_up(start_daemon: StartDaem
     )
     daemon = start_daemon("--burst", "--concurrency", "1", directory=directory, env={"BOILERD_APP": "broken:mux"})
 
-    daemon.wait()
+    assert daemon.wait() == 1
 
     assert daemon.lines("process crashed too often, giving up on it", child="worker:0")
+    assert "all workers crashed too often" in daemon.errors()
