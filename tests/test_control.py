@@ -355,21 +355,25 @@ def test_a_worker_that_serves_is_shown_as_running_at_once(start_daemon: StartDae
     wait_until(is_shown_early, "it is called RUNNING before Supervisor would")
 
 
-def test_a_daemon_that_waits_for_its_broker_says_that_it_starts(
-    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
-) -> None:
+@pytest.fixture
+def loading(start_valkey: Callable[..., Valkey]) -> Valkey:
+    """A server that reads its file for half a minute, unless it is told to hurry."""
     server = start_valkey("--save", "3600 1")
     with Client.from_url(server.url) as client:
         client.enqueue_many([("test:echo", "x" * 1000)] * 300, queue="elsewhere")
     server.stop()
     server.launch("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
-    daemon = start_daemon("--concurrency", "1", redis_url=server.url)
+    return server
+
+
+def test_a_daemon_that_waits_for_its_broker_says_that_it_starts(start_daemon: StartDaemon, loading: Valkey) -> None:
+    daemon = start_daemon("--concurrency", "1", redis_url=loading.url)
     daemon.wait_for("broker is loading, waiting")
 
     health = daemon.cli("health")
     refused = daemon.cli("scale", "3")
 
-    with connect(server.url) as admin:
+    with connect(loading.url) as admin:
         admin.config_set("key-load-delay", "0")
 
     assert health.returncode == 1
@@ -379,14 +383,9 @@ def test_a_daemon_that_waits_for_its_broker_says_that_it_starts(
 
 
 def test_a_shutdown_asked_for_on_the_socket_ends_a_daemon_that_waits_for_its_broker(
-    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+    start_daemon: StartDaemon, loading: Valkey
 ) -> None:
-    server = start_valkey("--save", "3600 1")
-    with Client.from_url(server.url) as client:
-        client.enqueue_many([("test:echo", "x" * 1000)] * 300, queue="elsewhere")
-    server.stop()
-    server.launch("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
-    daemon = start_daemon("--concurrency", "1", redis_url=server.url)
+    daemon = start_daemon("--concurrency", "1", redis_url=loading.url)
     daemon.wait_for("broker is loading, waiting")
 
     ask(daemon.directory / "run" / "control.sock", "supervisor.shutdown")
