@@ -13,8 +13,8 @@ import redis
 from xdist.scheduler import LoadScopeScheduling
 
 from boilerd import Client
-from boilerd.broker import Broker
-from boilerd.connection import connect
+from boilerd.broker.broker import Broker
+from boilerd.broker.connection import connect
 from support import Failpoints, RunningDaemon, Valkey, private_directory
 
 

@@ -17,11 +17,11 @@ from typing import Any, Self, TypeVar
 
 import redis
 
-from boilerd import keys
-from boilerd.config import ORIGINAL_NAMES
-from boilerd.connection import connect
-from boilerd.embedded import find_server
-from boilerd.failpoints import VARIABLE
+from boilerd.broker import keys
+from boilerd.broker.connection import connect
+from boilerd.daemon.valkey import find_server
+from boilerd.process.failpoints import VARIABLE
+from boilerd.settings.loading import ORIGINAL_NAMES
 
 TESTS = Path(__file__).parent
 #: Far above what anything here takes, for machines that are busy with something else.

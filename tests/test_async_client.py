@@ -14,9 +14,9 @@ from boilerd import (
     InvalidTaskError,
     TaskNotFoundError,
     TaskState,
-    keys,
 )
-from boilerd.connection import text
+from boilerd.broker import keys
+from boilerd.broker.connection import text
 from support import Valkey
 
 

@@ -21,10 +21,10 @@ from boilerd import (
     TaskIdConflictError,
     TaskInfo,
     TaskState,
-    keys,
 )
-from boilerd.payload import DEFAULT_MAX_PAYLOAD
-from boilerd.settings import Settings
+from boilerd.broker import keys
+from boilerd.settings.definitions import Settings
+from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from support import RunningDaemon, Valkey
 
 StartDaemon = Callable[..., RunningDaemon]

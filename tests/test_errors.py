@@ -19,7 +19,7 @@ from boilerd import (
     TaskStateError,
 )
 from boilerd.errors import MAX_ERROR_LENGTH, AppImportError, BrokerLoadingError, describe
-from boilerd.functions import _AskedAgain
+from boilerd.tasks.rq_functions import _AskedAgain
 
 
 def family(kind: type[BoilerdError]) -> Iterator[type[BoilerdError]]:

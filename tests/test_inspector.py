@@ -11,13 +11,14 @@ import redis
 from rq import Queue, Retry
 from rq.serializers import JSONSerializer
 
-from boilerd import Client, Inspector, QueueNotFoundError, TaskNotFoundError, TaskState, TaskStateError, keys
-from boilerd.broker import Broker
-from boilerd.connection import raw
+from boilerd import Client, Inspector, QueueNotFoundError, TaskNotFoundError, TaskState, TaskStateError
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.connection import raw
+from boilerd.broker.job_hash import Completion, Failure
 from boilerd.errors import InvalidTaskError
 from boilerd.inspector import ALLOWED, BATCH, Action
-from boilerd.jobs import Completion, Failure
-from boilerd.retry import Decision, Verdict
+from boilerd.tasks.retry import Decision, Verdict
 from support import DEADLINE_S, RunningDaemon, rings, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]

@@ -31,19 +31,19 @@ from boilerd.errors import (
     TaskTimeoutError,
     WorkerDiedError,
 )
-from boilerd.mux import Handler, Middleware, ServeMux
-from boilerd.retry import retry
-from boilerd.task import EnqueueOptions, Task, TaskInfo, TaskState, UniqueUntil
+from boilerd.tasks.mux import Handler, Middleware, ServeMux
+from boilerd.tasks.retry import retry
+from boilerd.tasks.task import EnqueueOptions, Task, TaskInfo, TaskState, UniqueUntil
 
 if TYPE_CHECKING:
     from boilerd.async_client import AsyncClient
+    from boilerd.broker.views import Attempt, CompletedTask, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
     from boilerd.client import Client
     from boilerd.inspector import Inspector
-    from boilerd.records import Attempt, CompletedTask, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
 
 #: What talks to Redis is loaded at first use: that takes 0.1 s, which a handler module does not need.
 _LATER = {"AsyncClient": "async_client", "Client": "client", "Inspector": "inspector"} | dict.fromkeys(
-    ("Attempt", "CompletedTask", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"), "records"
+    ("Attempt", "CompletedTask", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"), "broker.views"
 )
 
 __all__ = [

@@ -8,9 +8,9 @@ from typing import Any, Self, TypeVar, Unpack
 
 from boilerd.client import Client
 from boilerd.errors import BoilerdError
-from boilerd.mux import ServeMux
-from boilerd.settings import Settings
-from boilerd.task import EnqueueOptions, TaskInfo
+from boilerd.settings.definitions import Settings
+from boilerd.tasks.mux import ServeMux
+from boilerd.tasks.task import EnqueueOptions, TaskInfo
 
 #: Calls that may wait for Redis at one time; the others wait for their turn, in the order in which they came.
 THREADS = 8

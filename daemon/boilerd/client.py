@@ -6,16 +6,16 @@ from typing import Any, Self, Unpack
 
 import redis
 
-from boilerd.broker import Broker
-from boilerd.config import load
-from boilerd.connection import connect, connect_to
+from boilerd.broker.broker import Broker
+from boilerd.broker.connection import connect, connect_to
+from boilerd.broker.job_hash import NewTask
 from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskError
-from boilerd.jobs import NewTask
-from boilerd.mux import ServeMux
-from boilerd.payload import DEFAULT_MAX_PAYLOAD, encode_payload
-from boilerd.schema import check
-from boilerd.settings import Settings
-from boilerd.task import (
+from boilerd.settings.definitions import Settings
+from boilerd.settings.loading import load
+from boilerd.tasks.mux import ServeMux
+from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, encode_payload
+from boilerd.tasks.schema import check
+from boilerd.tasks.task import (
     DEFAULT_MAX_RETRIES,
     DEFAULT_OPTIONS,
     EnqueueOptions,

@@ -11,12 +11,10 @@ from typing import Any, Literal, Self
 
 import redis
 
-from boilerd import keys, server
-from boilerd.broker import Broker
-from boilerd.connection import connect, raw, text, translated
-from boilerd.errors import QueueNotFoundError, TaskStateError
-from boilerd.queues import check_queue
-from boilerd.records import (
+from boilerd.broker import keys, server_check
+from boilerd.broker.broker import Broker
+from boilerd.broker.connection import connect, raw, text, translated
+from boilerd.broker.views import (
     Attempt,
     CompletedTask,
     Day,
@@ -29,7 +27,9 @@ from boilerd.records import (
     to_task,
     to_worker,
 )  # fmt: skip
-from boilerd.task import TaskState, no_such_task
+from boilerd.errors import QueueNotFoundError, TaskStateError
+from boilerd.tasks.queues import check_queue
+from boilerd.tasks.task import TaskState, no_such_task
 
 #: What can be done with a task.
 Action = Literal["run", "archive", "delete"]
@@ -260,7 +260,7 @@ class Inspector:
 
     def broker(self) -> dict[str, Any]:
         """``version uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey."""
-        version = server.check(self._connection)
+        version = server_check.check(self._connection)
         with translated():
             info = self._connection.info()
         return {

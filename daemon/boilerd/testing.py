@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
+from boilerd.broker.job_hash import NewTask
 from boilerd.client import Client
 from boilerd.errors import BoilerdError, DuplicateTaskError, TaskIdConflictError
-from boilerd.jobs import NewTask
-from boilerd.mux import Handler, ServeMux
-from boilerd.payload import DEFAULT_MAX_PAYLOAD, encode_payload
-from boilerd.task import Task, TaskOptions, TaskState, check_type
+from boilerd.tasks.mux import Handler, ServeMux
+from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, encode_payload
+from boilerd.tasks.task import Task, TaskOptions, TaskState, check_type
 
 
 class RecordedTask(msgspec.Struct, frozen=True):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from boilerd import BrokerError, BrokerUnavailableError, Client, TaskIdConflictError, keys
-from boilerd.connection import connect
-from boilerd.embedded import find_server
+from boilerd import BrokerError, BrokerUnavailableError, Client, TaskIdConflictError
+from boilerd.broker import keys
+from boilerd.broker.connection import connect
+from boilerd.daemon.valkey import find_server
 from support import RunningDaemon, Valkey, completed, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]

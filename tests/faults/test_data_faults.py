@@ -12,8 +12,9 @@ import redis
 from rq import Queue
 from rq.serializers import JSONSerializer, PickleSerializer
 
-from boilerd import Client, InvalidPayloadError, keys
-from boilerd.jobs import ENTRY_POINT
+from boilerd import Client, InvalidPayloadError
+from boilerd.broker import keys
+from boilerd.broker.job_hash import ENTRY_POINT
 from support import RunningDaemon, completed, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]

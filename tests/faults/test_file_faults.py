@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from boilerd import BrokerError, Client, keys
+from boilerd import BrokerError, Client
+from boilerd.broker import keys
 from support import RunningDaemon, Valkey, boilerd, clean_environment, completed, python_path, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]

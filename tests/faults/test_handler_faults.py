@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from boilerd import Client, keys
+from boilerd import Client
+from boilerd.broker import keys
 from support import RunningDaemon, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from boilerd import Client, ServeMux, Task, keys, rules
-from boilerd.retry import RetryPolicy, Verdict
-from boilerd.rules import Rules
+from boilerd import Client, ServeMux, Task
+from boilerd.broker import keys
+from boilerd.tasks.retry import RetryPolicy, Verdict
+from boilerd.worker import settlement
+from boilerd.worker.settlement import Rules
 from support import RunningDaemon, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -111,7 +113,7 @@ def test_a_hook_that_raises_whatever_it_is_is_logged_and_ignored(
 def test_a_hook_that_hangs_is_cut_logged_and_ignored(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(rules, "HOOK_LIMIT_S", 0.05)
+    monkeypatch.setattr(settlement, "HOOK_LIMIT_S", 0.05)
     before = signal.getsignal(signal.SIGALRM)
 
     def hook(*_: object) -> bool:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from boilerd import BrokerUnavailableError, Client, TaskIdConflictError, keys
-from boilerd.board import Board
-from boilerd.connection import connect
-from boilerd.subscriber import Subscriber
+from boilerd import BrokerUnavailableError, Client, TaskIdConflictError
+from boilerd.broker import keys
+from boilerd.broker.connection import connect
+from boilerd.process.board import Board
+from boilerd.scheduler.subscriber import Subscriber
 from proxy import Proxy
 from support import RunningDaemon, Valkey, completed, wait_until
 

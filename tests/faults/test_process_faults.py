@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from boilerd import Client, keys
+from boilerd import Client
+from boilerd.broker import keys
 from support import (
     Failpoints,
     RunningDaemon,

@@ -12,17 +12,19 @@ from typing import Any
 
 import pytest
 
-from boilerd import Client, keys, scheduler
-from boilerd.board import Board
-from boilerd.broker import Broker
+from boilerd import Client
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.job_hash import Failure, batch_place
 from boilerd.cli.socket_client import look
-from boilerd.jobs import Failure, batch_place
-from boilerd.mux import ServeMux
-from boilerd.periodic import Periodic
-from boilerd.processes import birthmark
-from boilerd.retry import Decision, RetryPolicy, Verdict
-from boilerd.rules import Rules
-from boilerd.scheduler import Scheduler
+from boilerd.process.board import Board
+from boilerd.process.identity import birthmark
+from boilerd.scheduler import scheduler
+from boilerd.scheduler.periodic import Periodic
+from boilerd.scheduler.scheduler import Scheduler
+from boilerd.tasks.mux import ServeMux
+from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
+from boilerd.worker.settlement import Rules
 from support import RunningDaemon, Valkey, lapse, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -151,7 +153,7 @@ def test_the_janitor_comes_again_at_once_while_much_is_left(
         (claim,) = broker.advance(WORKER, ["default"]).claims
         broker.fail(WORKER, claim, Failure("no", "no", Decision(Verdict.ARCHIVE), 0))
     client.connection.zadd(keys.registry("failed", "default"), {f"t{number}": 1 for number in range(3)})
-    monkeypatch.setattr("boilerd.broker.BATCH", 2)
+    monkeypatch.setattr("boilerd.broker.broker.BATCH", 2)
     monkeypatch.setattr(scheduler, "BATCH", 2)
 
     assert [serves._clean(), serves._clean()] == [0.0, scheduler.CLEAN_EVERY_S]

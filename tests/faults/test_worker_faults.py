@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from boilerd import Client, keys
-from boilerd.broker import Broker
+from boilerd import Client
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.job_hash import Failure
 from boilerd.errors import LeaseExpiredError
-from boilerd.jobs import Failure
-from boilerd.retry import Decision, Verdict
+from boilerd.tasks.retry import Decision, Verdict
 from support import Failpoints, RunningDaemon, completed, is_running, lapse, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]

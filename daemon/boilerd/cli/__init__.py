@@ -17,10 +17,10 @@ from typing import NoReturn
 
 import click
 
-from boilerd import logs
 from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError, InvalidTaskError, NoBrokerError
-from boilerd.exitcodes import BOOT, FAILED, USAGE
-from boilerd.imports import importing
+from boilerd.process import logs
+from boilerd.process.exit_status import BOOT, FAILED, USAGE
+from boilerd.process.gc_pause import importing
 
 #: Command → where it is, and its line in the list (`--help` must not import them all).
 COMMANDS = {

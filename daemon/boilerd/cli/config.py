@@ -5,7 +5,7 @@ import json
 import click
 
 from boilerd.cli.options import ALL, Loaded, with_settings
-from boilerd.settings import definitions, shown
+from boilerd.settings.definitions import definitions, shown
 
 
 @click.group()
@@ -44,8 +44,8 @@ def check(loaded: Loaded) -> None:
 
     Exit status: 0 all is well, 2 a setting is wrong, 3 the application does not import.
     """
-    from boilerd.app import load_app  # noqa: PLC0415 - only here
-    from boilerd.periodic import Periodic  # noqa: PLC0415
+    from boilerd.scheduler.periodic import Periodic  # noqa: PLC0415
+    from boilerd.tasks.loading import load_app  # noqa: PLC0415 - only here
 
     Periodic([*load_app(loaded.settings.app, loaded.settings.rq_functions).crons, *loaded.settings.cron_entries()])
     click.echo(f"settings are fine ({loaded.file or 'no file'}); app {loaded.settings.app or '(built-in)'} imports")

@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from boilerd.app import load_app
 from boilerd.cli.inspecting import inspecting, with_json
 from boilerd.cli.options import BROKER, Loaded, with_settings
 from boilerd.cli.tables import print_json, print_table, relative
 from boilerd.client import Client
-from boilerd.cron import CronEntry
 from boilerd.errors import InvalidTaskError
+from boilerd.tasks.cron import CronEntry
+from boilerd.tasks.loading import load_app
 
 with_app = with_settings((*BROKER, "app"))
 

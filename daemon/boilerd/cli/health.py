@@ -5,14 +5,14 @@ from collections.abc import Iterable
 
 import click
 
-from boilerd import server
+from boilerd.broker import server_check
+from boilerd.broker.connection import connect_to
 from boilerd.cli.options import BROKER, DurationType, Loaded, with_settings
 from boilerd.cli.socket_client import look
-from boilerd.connection import connect_to
 from boilerd.errors import BrokerError
-from boilerd.exitcodes import FAILED, OK
 from boilerd.inspector import Inspector
-from boilerd.settings import Settings
+from boilerd.process.exit_status import FAILED, OK
+from boilerd.settings.definitions import Settings
 
 
 @click.command()
@@ -37,8 +37,8 @@ def _troubles(settings: Settings, max_latency_s: float | None) -> list[str]:
     troubles = look(settings.control_socket()).troubles()
     try:
         with connect_to(settings, timeout_s=2.0) as connection:
-            server.check(connection)
-            server.probe(connection, is_storing=True)
+            server_check.check(connection)
+            server_check.probe(connection, is_storing=True)
             if max_latency_s is not None:
                 troubles += _late(Inspector(connection), settings.queues, max_latency_s)
     except BrokerError as error:

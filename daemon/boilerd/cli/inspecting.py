@@ -9,10 +9,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from boilerd.broker.connection import connect_to
 from boilerd.cli.options import BROKER, Loaded, with_settings
-from boilerd.connection import connect_to
 from boilerd.inspector import Action, Inspector
-from boilerd.task import TaskState
+from boilerd.tasks.task import TaskState
 
 #: A choice of states.
 STATES = click.Choice([state.value for state in TaskState])

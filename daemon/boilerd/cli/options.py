@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from boilerd.config import Loaded, load
 from boilerd.errors import BoilerdError, ConfigError
-from boilerd.settings import SECRETS, definitions
+from boilerd.settings.definitions import SECRETS, definitions
+from boilerd.settings.loading import Loaded, load
 from boilerd.units import Duration
 
 #: What a command needs that talks to the broker or the daemon.

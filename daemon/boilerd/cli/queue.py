@@ -5,7 +5,7 @@ import click
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_json, with_yes
 from boilerd.cli.options import Loaded
 from boilerd.cli.tables import lasting, print_fields, print_json, print_table, rate, sized
-from boilerd.task import TaskState
+from boilerd.tasks.task import TaskState
 
 
 @click.group()

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from boilerd import logs
 from boilerd.cli.options import ALL, Loaded, with_settings
 from boilerd.errors import BootError, ConfigError
-from boilerd.imports import importing
+from boilerd.process import logs
+from boilerd.process.gc_pause import importing
 
 
 class _LoggedCommand(click.Command):
@@ -46,7 +46,7 @@ def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
     boilerd run --redis-url redis://localhost:6379/0 --queues critical=6,default=3
     """  # noqa: D301 - click looks for the character \b
     with importing():
-        from boilerd.daemon import check, start  # noqa: PLC0415 - `boilerd run --help` does without
+        from boilerd.daemon.assembly import check, start  # noqa: PLC0415 - `boilerd run --help` does without
 
     try:
         if only_checks:

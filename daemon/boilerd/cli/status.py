@@ -5,15 +5,15 @@ from dataclasses import asdict
 
 import click
 
-from boilerd import server
+from boilerd.broker import server_check
+from boilerd.broker.connection import connect_to
+from boilerd.broker.views import QueueInfo
 from boilerd.cli.options import BROKER, Loaded, with_settings
 from boilerd.cli.socket_client import Seen, look
-from boilerd.connection import connect_to
 from boilerd.errors import BrokerError
-from boilerd.exitcodes import FAILED, OK
 from boilerd.inspector import Inspector
-from boilerd.records import QueueInfo
-from boilerd.urls import mask_url
+from boilerd.process.exit_status import FAILED, OK
+from boilerd.settings.urls import mask_url
 
 _STATES = ("pending", "active", "scheduled", "completed", "archived")
 
@@ -37,7 +37,7 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
         with connect_to(settings, timeout_s=2.0) as connection:
             inspector = Inspector(connection)
             queues, is_suspended = inspector.queues(settings.queues), inspector.is_suspended()
-            server.probe(connection, is_storing=True)
+            server_check.probe(connection, is_storing=True)
     except BrokerError as error:
         broker_error = str(error)
     url = mask_url(settings.broker_url())

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
+from boilerd.broker.views import TaskDetail
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_json, with_yes
 from boilerd.cli.options import Loaded
 from boilerd.cli.tables import absolute, harmless, lasting, print_fields, print_json, print_table, relative
 from boilerd.client import Client
 from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError
 from boilerd.inspector import Action
-from boilerd.records import TaskDetail
-from boilerd.task import TaskState
+from boilerd.tasks.task import TaskState
 
 _COLUMNS: dict[TaskState, dict[str, Callable[[TaskDetail], object]]] = {
     TaskState.PENDING: {"WAITS SINCE": lambda task: relative(task.enqueued_at)},

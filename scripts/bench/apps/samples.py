@@ -7,12 +7,12 @@ from pathlib import Path
 
 #: Beginning of a module's name → part; what is nearest to the top of the stack counts.
 PARTS = {
-    "redis.": "client library and socket", "boilerd.connection": "client library and socket",
-    "logging": "log lines", "pythonjsonlogger": "log lines", "boilerd.logs": "log lines",
-    "boilerd.middleware": "log lines",
-    "boilerd.broker": "commands, answers, JSON", "boilerd.jobs": "commands, answers, JSON",
-    "boilerd.execution": "time limits", "boilerd.signals": "time limits",
-    "boilerd.mux": "mux and handler", "app_boilerd": "mux and handler", "work": "mux and handler",
+    "redis.": "client library and socket", "boilerd.broker.connection": "client library and socket",
+    "logging": "log lines", "pythonjsonlogger": "log lines", "boilerd.process.logs": "log lines",
+    "boilerd.worker.attempt_log": "log lines",
+    "boilerd.broker": "commands, answers, JSON",
+    "boilerd.worker.attempt": "time limits", "boilerd.process.signals": "time limits",
+    "boilerd.tasks.mux": "mux and handler", "app_boilerd": "mux and handler", "work": "mux and handler",
     "boilerd.": "worker's loop",
 }  # fmt: skip
 EVERY_S = 0.001

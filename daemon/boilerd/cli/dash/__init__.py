@@ -20,7 +20,7 @@ from boilerd.cli.inspecting import with_broker
 from boilerd.cli.options import DurationType, Loaded
 from boilerd.client import Client
 from boilerd.inspector import Inspector
-from boilerd.urls import mask_url
+from boilerd.settings.urls import mask_url
 
 
 @click.command()

@@ -5,10 +5,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from boilerd.broker.views import QueueDetail, TaskDetail, WorkerInfo
 from boilerd.errors import BoilerdError, BrokerError
 from boilerd.inspector import ALLOWED, Inspector
-from boilerd.records import QueueDetail, TaskDetail, WorkerInfo
-from boilerd.task import TaskState
+from boilerd.tasks.task import TaskState
 
 #: Points of a sparkline.
 HISTORY = 20

@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from boilerd.broker.views import TaskDetail
 from boilerd.cli.dash.state import STATES, State, View
 from boilerd.cli.tables import absolute, harmless, lasting, make_table, relative, sized
 from boilerd.cli.task import columns_of, told_attempts
-from boilerd.records import TaskDetail
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _KEYS = {

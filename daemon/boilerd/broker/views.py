@@ -1,0 +1,283 @@
+"""Tasks, workers and queues as people look at them, read from RQ's records of them.
+
+What stands in Redis may be anything; what cannot be read is shown as missing.
+"""
+
+import base64
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+import msgspec
+
+from boilerd.broker.connection import text
+from boilerd.broker.job_hash import ENTRY_POINT, RQ_RETENTION_S
+from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
+
+#: RQ's statuses → Asynq's words; a scheduled task that failed before is to be retried.
+_STATES = {
+    "queued": TaskState.PENDING, "started": TaskState.ACTIVE, "scheduled": TaskState.SCHEDULED,
+    "finished": TaskState.COMPLETED, "failed": TaskState.ARCHIVED,
+}  # fmt: skip
+#: A traceback may unpack to this much.
+_MOST_TEXT = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How an attempt ended: with a result, or with an error's traceback."""
+
+    started_at: datetime | None
+    ended_at: datetime | None
+    worker: str
+    is_success: bool
+    error: str = ""
+    result: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDetail:
+    """All that is known of a task.
+
+    Attributes:
+        state: None: one of RQ's own, such as deferred.
+        payload: As decoded JSON; None also where it cannot be read.
+        retried: How many retries are used up.
+        retention_s: How long it is kept after success; -1: for ever.
+        next_run_at: When a scheduled task is due.
+        expires_at: When an ended task is deleted.
+        attempts: The last 30, oldest first; only where one task was asked for.
+    """
+
+    id: str
+    type: str
+    queue: str
+    state: TaskState | None
+    payload: Any = field(repr=False)
+    retried: int
+    max_retries: int
+    timeout_s: int | None
+    retention_s: int
+    deadline: datetime | None
+    created_at: datetime | None
+    enqueued_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    last_error: str
+    last_failed_at: datetime | None
+    worker: str
+    unique_key: str
+    concurrency_key: str
+    next_run_at: datetime | None = None
+    expires_at: datetime | None = None
+    attempts: Sequence[Attempt] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker that is registered with the broker, of whatever host.
+
+    Attributes:
+        state: RQ's: starting, idle, busy, suspended.
+        task_id: What it runs; empty: nothing.
+    """
+
+    name: str
+    host: str
+    pid: int
+    state: str
+    queues: Sequence[str]
+    started_at: datetime | None
+    last_seen_at: datetime | None
+    succeeded: int
+    failed: int
+    task_id: str = ""
+    task_type: str = ""
+    task_started_at: datetime | None = None
+
+
+class CompletedTask(msgspec.Struct, frozen=True):
+    """A task that completed lately, whether it was kept or not; as advance.lua notes it."""
+
+    id: str
+    type: str
+    worker: str
+    started_at: datetime
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """How many tasks of a queue are in each state.
+
+    Attributes:
+        scheduled: Those to be retried included.
+    """
+
+    name: str
+    pending: int
+    active: int
+    scheduled: int
+    completed: int
+    archived: int
+    is_paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What was done on a day, in UTC."""
+
+    day: date
+    processed: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDetail:
+    """A queue looked at closely.
+
+    Attributes:
+        latency_s: How long the oldest pending task has waited; 0: none waits.
+        memory_bytes: About what its tasks take in Redis, from a sample.
+        max_active: How many of its tasks may run at once; 0: any number.
+        max_length: How many may wait; 0: any number.
+    """
+
+    counts: QueueInfo
+    latency_s: float
+    memory_bytes: int
+    max_active: int
+    max_length: int
+    today: Day
+
+
+def to_task(
+    task_id: str, fields: Mapping[bytes, bytes], score: float | None, attempts: Sequence[Attempt]
+) -> TaskDetail:
+    """A task from its job hash and its place in a registry; see ARCHITECTURE.md for the fields."""
+    shown = {text(name): text(value) for name, value in fields.items() if name != b"data"}
+    state = _STATES.get(shown.get("status", ""))
+    if state is TaskState.SCHEDULED and "last_failed_at" in shown:
+        state = TaskState.RETRY
+    task_type, payload, is_foreign = _call(fields.get(b"data", b""))
+    moment = None if score is None else _moment(score)
+    is_waiting = state in {TaskState.SCHEDULED, TaskState.RETRY}
+    return TaskDetail(
+        id=task_id,
+        type=shown.get("task_type") or task_type or shown.get("description", ""),
+        queue=shown.get("origin", ""),
+        state=state,
+        payload=payload,
+        retried=_int(shown.get("number_of_retries")) or 0,
+        max_retries=_max_retries(shown, is_foreign=is_foreign),
+        timeout_s=seconds if (seconds := _int(shown.get("timeout"))) and seconds > 0 else None,
+        retention_s=_retention_s(shown, is_foreign=is_foreign),
+        deadline=_moment(shown.get("deadline")),
+        created_at=_time(shown.get("created_at")),
+        enqueued_at=_time(shown.get("enqueued_at")),
+        started_at=_time(shown.get("started_at")),
+        ended_at=_time(shown.get("ended_at")),
+        last_error=shown.get("last_error", ""),
+        last_failed_at=_time(shown.get("last_failed_at")),
+        worker=shown.get("worker_name", ""),
+        unique_key=shown.get("unique_key", ""),
+        concurrency_key=shown.get("concurrency_key", ""),
+        next_run_at=moment if is_waiting else None,
+        expires_at=None if is_waiting else moment,
+        attempts=attempts,
+    )
+
+
+def to_attempt(fields: Mapping[bytes, bytes]) -> Attempt:
+    """An attempt from an entry of the results stream."""
+    packed = fields.get(b"exc_string", b"")
+    error = ""
+    with suppress(ValueError, zlib.error):
+        error = text(zlib.decompressobj().decompress(base64.b64decode(packed), _MOST_TEXT)) if packed else ""
+    result = None
+    with suppress(ValueError, msgspec.DecodeError):
+        result = msgspec.json.decode(base64.b64decode(fields.get(b"return_value", b"")))
+    return Attempt(
+        started_at=_moment(text(fields.get(b"execution_started_at", b""))),
+        ended_at=_moment(text(fields.get(b"execution_ended_at", b""))),
+        worker=text(fields.get(b"worker_name", b"")),
+        is_success=fields.get(b"type") == b"1",
+        error=error,
+        result=result,
+    )
+
+
+def to_completed(note: bytes) -> CompletedTask | None:
+    """A task from a note of its completion; None where that cannot be read."""
+    with suppress(ValueError, msgspec.DecodeError):
+        return msgspec.json.decode(note, type=CompletedTask, strict=False)  # its times are seconds since 1970
+    return None
+
+
+def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes, bytes], task_type: str) -> WorkerInfo:
+    """A worker from its hash, and from that of the execution that it holds (may be empty)."""
+    shown = {text(name): text(value) for name, value in fields.items()}
+    return WorkerInfo(
+        name=name,
+        host=shown.get("hostname", ""),
+        pid=_int(shown.get("pid")) or 0,
+        state=shown.get("state", ""),
+        queues=[name for name in shown.get("queues", "").split(",") if name],
+        started_at=_time(shown.get("birth")),
+        last_seen_at=_time(shown.get("last_heartbeat")),
+        succeeded=_int(shown.get("successful_job_count")) or 0,
+        failed=_int(shown.get("failed_job_count")) or 0,
+        task_id=text(execution.get(b"job_id", b"")),
+        task_type=task_type,
+        task_started_at=_moment(text(execution.get(b"created_at", b""))),
+    )
+
+
+def _call(data: bytes) -> tuple[str, Any, bool]:
+    """Task type and payload, of a foreign job what can be read; and whether it is one."""
+    with suppress(ValueError, zlib.error, RecursionError, msgspec.DecodeError):
+        if data[:1] == b"x":
+            data = zlib.decompressobj().decompress(data, _MOST_TEXT)
+        function, _, args, kwargs = msgspec.json.decode(data, type=tuple[str, Any, list[Any], Any])
+        if function == ENTRY_POINT and len(args) == 2 and isinstance(args[0], str):
+            return args[0], args[1], False
+        return function, {"args": args, "kwargs": kwargs}, True
+    return "", None, True
+
+
+def _max_retries(shown: Mapping[str, str], *, is_foreign: bool) -> int:
+    if (own := _int(shown.get("max_retries"))) is not None:
+        return own
+    left = _int(shown.get("retries_left"))
+    if left is None:
+        return 0 if is_foreign else DEFAULT_MAX_RETRIES  # a plain RQ client says nothing where it wants none
+    return (_int(shown.get("number_of_retries")) or 0) + left
+
+
+def _retention_s(shown: Mapping[str, str], *, is_foreign: bool) -> int:
+    if (own := _int(shown.get("result_ttl"))) is not None:
+        return own
+    return RQ_RETENTION_S if is_foreign else 0
+
+
+def _int(value: str | None) -> int | None:
+    with suppress(TypeError, ValueError):
+        return int(value or "")
+    return None
+
+
+def _moment(seconds: float | str | None) -> datetime | None:
+    with suppress(TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(float(seconds or ""), UTC)
+    return None
+
+
+def _time(value: str | None) -> datetime | None:
+    """RQ's times, and those without a zone that older ones of it wrote: UTC."""
+    with suppress(TypeError, ValueError):
+        moment = datetime.fromisoformat(value or "")
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return None

@@ -1,0 +1,87 @@
+"""Periodic tasks: enqueue each at its ticks, once on however many hosts."""
+
+import logging
+from collections.abc import Sequence
+
+from boilerd.broker.broker import Broker
+from boilerd.broker.job_hash import NewTask
+from boilerd.errors import BrokerError, BrokerUnavailableError, ConfigError
+from boilerd.tasks.cron import CronEntry
+from boilerd.tasks.payload import encode_payload
+from boilerd.tasks.task import task_options
+
+logger = logging.getLogger("boilerd.periodic")
+
+#: A tick that is older when it is noticed was missed: nobody was there, or the broker was away.
+LATE_S = 10.0
+#: Longest sleep, so that a clock of Redis that was set is noticed.
+LONGEST_SLEEP_S = 60.0
+
+
+class Periodic:
+    """The entries of the settings and the mux.
+
+    Redis remembers the last tick of each entry: the host that moves it on, in the step that
+    stores the task, has the tick. All moments are Redis's.
+
+    Raises:
+        ConfigError: Two entries have one name.
+    """
+
+    def __init__(self, entries: Sequence[CronEntry]) -> None:
+        self._entries = entries
+        self._last: dict[str, float] = {}
+        names = [entry.name for entry in entries]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"cron entry {name!r} is there twice; give one of them another name")
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._entries)
+
+    def enqueue_due(self, broker: Broker) -> float:
+        """Enqueue what is due; seconds until the next tick.
+
+        Raises:
+            BrokerError: Redis refused an entry its task; all others had their turn.
+        """
+        now_s = broker.now()
+        if not self._last:
+            stored = broker.last_ticks()
+            self._last = {entry.name: stored.get(entry.name, now_s) for entry in self._entries}
+        refusal: BrokerError | None = None
+        for entry in self._entries:
+            # One that is ahead was taken while Redis's clock was; the script knows whether it is to be taken again.
+            last_s = self._last[entry.name] = min(self._last[entry.name], now_s)
+            tick_s = entry.schedule.latest_at_or_before(now_s, last_s)
+            if tick_s is None:
+                continue
+            try:
+                self._take(broker, entry, tick_s, now_s)
+            except BrokerUnavailableError:
+                raise
+            except BrokerError as error:  # what stands in the way of one entry is none of the others' business
+                refusal = error
+        if refusal:
+            raise refusal
+        next_s = min(entry.schedule.next_after(now_s) for entry in self._entries)
+        return min(max(next_s - broker.now(), 0.0), LONGEST_SLEEP_S)
+
+    def _take(self, broker: Broker, entry: CronEntry, tick_s: float, now_s: float) -> None:
+        """Enqueue the task of a tick, unless it is too late for it or another host has done so."""
+        is_late = now_s - tick_s > LATE_S and not entry.catch_up
+        missed = entry.schedule.missed(self._last[entry.name], now_s) + is_late
+        is_ours, refusal = broker.tick(entry.name, tick_s, None if is_late else new_task(entry, tick_s))
+        self._last[entry.name] = tick_s
+        if refusal:
+            logger.error("periodic task was not enqueued", extra={"cron": entry.name, "error": str(refusal)})
+        if is_ours and missed:
+            fields = {"cron": entry.name, "missed": missed, "caught_up": not is_late}
+            logger.warning("periodic task missed its time", extra=fields)
+
+
+def new_task(entry: CronEntry, tick_s: float) -> NewTask:
+    """The task of a tick."""
+    options = task_options(task_id=entry.tick_id(tick_s), **entry.options)
+    return NewTask(entry.tick_id(tick_s), entry.task_type, encode_payload(entry.payload), options)

@@ -1,0 +1,104 @@
+"""RQ's command channel: stop-job, as its tools and `Client.cancel` send it."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import redis
+
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.errors import BrokerError
+from boilerd.process.board import Board
+from boilerd.process.identity import send
+
+logger = logging.getLogger("boilerd.subscriber")
+
+#: After so much silence the broker is asked whether it is there; after as much again it is not.
+QUIET_S = 5.0
+#: How soon it is tried again where the user has no right to it.
+FORBIDDEN_PAUSE_S = 30.0
+
+
+class Subscriber:
+    """Listens for all workers of the host, in a thread of the scheduler.
+
+    The task is marked as cancelled in Redis, then its worker gets SIGUSR1: in the handler of that
+    signal it looks whether the task that it runs is marked. So a worker that has gone on to
+    another task meanwhile leaves that alone.
+    """
+
+    def __init__(
+        self, connection: redis.Redis, worker_names: Sequence[str], board: Board, *, quiet_s: float = QUIET_S
+    ) -> None:
+        self._connection = connection
+        self._quiet_s = quiet_s
+        self._slots = {keys.channel(name): slot for slot, name in enumerate(worker_names)}
+        self._board = board
+        self._is_stopping = threading.Event()
+
+    def start(self) -> None:
+        """Begin to listen."""
+        threading.Thread(target=self._listen, name="subscriber", daemon=True).start()
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self._is_stopping.set()
+
+    def _listen(self) -> None:
+        """Subscribe, and again after every outage; commands sent meanwhile are lost, as RQ's are."""
+        is_told = False
+        while not self._is_stopping.is_set():
+            try:
+                with self._connection.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+                    channel.subscribe(**dict.fromkeys(self._slots, self._handle))
+                    self._attend(channel)
+            except redis.exceptions.NoPermissionError as error:
+                if not is_told:
+                    hint = f"allow the user &{keys.channel('*')}; until then a running task is cancelled within 5 s"
+                    logger.warning("no right to the command channel", extra={"error": str(error), "hint": hint})
+                is_told = True
+                self._is_stopping.wait(FORBIDDEN_PAUSE_S)
+            except redis.RedisError as error:
+                logger.debug("command channel is down", extra={"error": str(error)})
+                self._is_stopping.wait(1.0)
+            except Exception:
+                # The scheduler closes connections under this thread when it stops.
+                if not self._is_stopping.is_set():
+                    logger.exception("command channel failed")
+                self._is_stopping.wait(1.0)
+
+    def _attend(self, channel: Any) -> None:
+        """Take commands; where the connection hangs, nothing would ever come, so silence is asked about."""
+        is_asked = False
+        while not self._is_stopping.is_set():
+            began_s = time.monotonic()
+            if channel.get_message(timeout=self._quiet_s) is not None:
+                is_asked = False
+            elif time.monotonic() - began_s > self._quiet_s / 2:
+                if is_asked:
+                    raise redis.ConnectionError("the command channel does not answer")
+                channel.ping()
+                is_asked = True
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        slot = self._slots.get(message["channel"].decode())
+        try:
+            command = msgspec.json.decode(message["data"], type=dict[str, Any])
+        except msgspec.DecodeError:
+            logger.warning("a command that is not JSON was ignored")
+            return
+        if slot is None or command.get("command") != "stop-job" or not isinstance(command.get("job_id"), str):
+            logger.warning("a command that is not supported was ignored", extra={"command": str(command)[:200]})
+            return
+        try:
+            Broker(self._connection).mark_cancelled(command["job_id"])
+        except BrokerError:
+            logger.warning("a cancellation was lost, the broker is unavailable", extra={"task_id": command["job_id"]})
+            return
+        if pid := self._board.pid(slot):
+            send(pid, signal.SIGUSR1)

@@ -1,0 +1,340 @@
+"""All settings, each defined once: its type and limits, its default, and one sentence.
+
+The file conf/boilerd.toml, the environment variables, the flags of ``boilerd run`` and
+``boilerd config show`` all follow from these definitions; `config` reads the values.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+
+from boilerd.errors import ConfigError
+from boilerd.settings.urls import MASK, mask_url, socket_url
+from boilerd.tasks.cron import CronEntry
+from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
+from boilerd.tasks.queues import DEFAULT_WEIGHTS
+from boilerd.tasks.retry import RetryPolicy
+from boilerd.tasks.task import DEFAULT_MAX_RETRIES
+from boilerd.units import Duration, Size
+
+#: Settings whose value never leaves the process; each may also come from a file (``…_FILE``)
+#: or from a systemd credential of the setting's name.
+SECRETS = frozenset({"redis_password"})
+
+#: What a table looks like in the file, for settings that are one.
+EXAMPLES = {
+    "retry": """[retry]
+max_retries = 25
+base = "1s"
+factor = 2.0
+max_delay = "24h"
+jitter = 0.0""",
+    "limits": """#[limits.low]
+#max_active = 2
+#max_length = 100000""",
+    "cron": """#[[cron]]
+#spec = "*/5 * * * *"          # or six fields, seconds first; @every 30s; @daily
+#type = "report:refresh"
+#payload = { region = "eu" }
+#timezone = "Europe/Berlin"
+#catch_up = false              # true: the last tick that was missed runs late
+#queue = "low" """.rstrip(),
+}
+
+#: What would do, for settings whose type does not say it.
+FORMS = {
+    "queues": "queue names with whole weights of at least 1, such as critical=6,default=3,low=1",
+    "rq_functions": "names of functions with their modules and a * at the end at most: myapp.jobs.send or myapp.jobs.*",
+}
+
+
+def _doc(text: str, **limits: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=text, **limits)
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The ``[retry]`` table: the policy of handlers that have none of their own."""
+
+    max_retries: Annotated[int, msgspec.Meta(ge=0)] = DEFAULT_MAX_RETRIES
+    base: Duration = Duration(1)
+    factor: Annotated[float, msgspec.Meta(ge=1)] = 2.0
+    max_delay: Duration = Duration(24 * 3600)
+    jitter: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+    def policy(self) -> RetryPolicy:
+        """As the worker uses it."""
+        return RetryPolicy(self.max_retries, float(self.base), self.factor, float(self.max_delay), self.jitter)
+
+
+class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of ``[limits]``: what a queue may hold, over all hosts; 0: any number."""
+
+    max_active: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_length: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class Cron(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An entry of ``[[cron]]``: a task to enqueue at every tick of a cron line."""
+
+    spec: str
+    type: str
+    payload: Any = None
+    name: str = ""
+    timezone: str = "UTC"
+    catch_up: bool = False
+    queue: str | None = None
+    timeout: Duration | None = None
+    retention: Duration | None = None
+    max_retries: int | None = None
+
+    def entry(self) -> CronEntry:
+        """As the scheduler uses it; raises ConfigError."""
+        options = {name: getattr(self, name) for name in ("queue", "timeout", "retention", "max_retries")}
+        return CronEntry(
+            name=self.name, spec=self.spec, task_type=self.type, payload=self.payload,
+            options={name: value for name, value in options.items() if value is not None},
+            timezone=self.timezone, catch_up=self.catch_up,
+        )  # fmt: skip
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set; see the module's first lines for where values come from."""
+
+    app: Annotated[
+        str | None,
+        _doc("Where the mux is, as module:name; without it, the built-in mux that handles worker:ping."),
+    ] = None
+    rq_functions: Annotated[
+        list[Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z_]\w*\.)+([A-Za-z_]\w*\*?|\*)$")]],
+        _doc(
+            "Functions of plain RQ's jobs that are run, such as myapp.jobs.send or myapp.jobs.*; as a variable or flag"
+            " with commas between them. No others are ever imported."
+        ),
+    ] = msgspec.field(default_factory=list)
+    redis_url: Annotated[
+        str | None,
+        _doc(
+            "redis://host:6379/0, rediss:// (TLS), unix:///path, redis+sentinel://host:26379,host:26379/name/0;"
+            " without it, an embedded Valkey in state_dir."
+        ),
+    ] = None
+    redis_password: Annotated[
+        str | None, _doc("Better in BOILERD_REDIS_PASSWORD_FILE or a systemd credential than here.")
+    ] = None
+    redis_db: Annotated[int, _doc("Database number; where not 0, it wins over the one in redis_url.", ge=0)] = 0
+    concurrency: Annotated[int, _doc("How many worker processes run tasks, one at a time each.", ge=1, le=1000)] = 10
+    queues: Annotated[
+        dict[str, Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]],
+        _doc("The queues to work on and their weights; as a variable or flag: critical=6,default=3,low=1."),
+    ] = msgspec.field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
+    strict_priority: Annotated[
+        bool,
+        _doc("true: a queue is touched only when all heavier ones are empty; false: each claim draws by weight."),
+    ] = True
+    prefetch: Annotated[
+        bool,
+        _doc("true: a worker claims several tasks at once while they take milliseconds; false: one by one, always."),
+    ] = True
+    shutdown_timeout: Annotated[
+        Duration, _doc("How long a drain may take; then running tasks go back to the head of their queues.")
+    ] = Duration(30)
+    max_tasks: Annotated[int, _doc("A worker is replaced by a fresh one after this many tasks; 0: never.", ge=0)] = 0
+    max_memory: Annotated[
+        Size, _doc("A worker is replaced after a task that left it above this resident size; 0: never.")
+    ] = Size(0)
+    max_payload: Annotated[
+        Size, _doc("The largest payload that a client may enqueue, as JSON; data beyond belongs elsewhere.")
+    ] = Size(DEFAULT_MAX_PAYLOAD)
+    user: Annotated[str | None, _doc("Started as root, go on as this user, who gets state_dir and runtime_dir.")] = None
+    state_dir: Annotated[
+        str | None,
+        _doc("For the embedded Valkey's data; default: $STATE_DIRECTORY, /var/lib/boilerd or ~/.local/state/boilerd."),
+    ] = None
+    runtime_dir: Annotated[
+        str | None,
+        _doc("For sockets; default: $RUNTIME_DIRECTORY, /run/boilerd, $XDG_RUNTIME_DIR/boilerd or state_dir/run."),
+    ] = None
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("The lowest level to log.")] = "info"
+    log_output: Annotated[Literal["stdout", "file", "both"], _doc("Where log lines go.")] = "stdout"
+    log_file: Annotated[str | None, _doc("Path of the log file, for log_output file or both.")] = None
+    log_format: Annotated[
+        Literal["auto", "json", "text"], _doc("auto: text where stdout is a terminal, else JSON. Files get JSON.")
+    ] = "auto"
+    retry: Annotated[Retry, _doc("How failed tasks are tried again, where a handler does not say it itself.")] = Retry()
+    limits: Annotated[
+        dict[str, Limit],
+        _doc("For a queue, on all hosts together: how many tasks run at once, and how many may wait (0: any number)."),
+    ] = msgspec.field(default_factory=dict)
+    cron: Annotated[list[Cron], _doc("Tasks to enqueue at the ticks of a cron line, once on however many hosts.")] = (
+        msgspec.field(default_factory=list)
+    )
+
+    def cron_entries(self) -> list[CronEntry]:
+        """The periodic tasks; raises ConfigError."""
+        return [cron.entry() for cron in self.cron]
+
+    def queue_limits(self) -> dict[str, int]:
+        """``QUEUE:max_active`` and ``QUEUE:max_length`` → how many, where there is a limit."""
+        pairs = {
+            f"{queue}:{name}": getattr(limit, name)
+            for queue, limit in self.limits.items()
+            for name in ("max_active", "max_length")
+        }
+        return {name: value for name, value in pairs.items() if value}
+
+    def state_path(self) -> Path:
+        """The state directory, with its default resolved."""
+        if chosen := self.state_dir or _from_systemd("STATE_DIRECTORY"):
+            return Path(chosen).absolute()
+        if os.geteuid() == 0:
+            return Path("/var/lib/boilerd")
+        try:
+            return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "boilerd"
+        except RuntimeError as error:  # no HOME, and nobody of this number among the users
+            raise ConfigError("state_dir: this user has no home directory; set state_dir to a directory") from error
+
+    def runtime_path(self) -> Path:
+        """The runtime directory, with its default resolved.
+
+        A state directory of one's own brings a runtime directory of its own, so that daemons
+        with different state directories never meet.
+        """
+        if chosen := self.runtime_dir or _from_systemd("RUNTIME_DIRECTORY"):
+            return Path(chosen).absolute()
+        if self.state_dir:
+            return self.state_path() / "run"
+        if os.geteuid() == 0:
+            return Path("/run/boilerd")
+        if base := os.environ.get("XDG_RUNTIME_DIR"):
+            return Path(base) / "boilerd"
+        return self.state_path() / "run"
+
+    def control_socket(self) -> Path:
+        """Where supervisorctl and ``boilerd status`` reach the daemon."""
+        return self.runtime_path() / "control.sock"
+
+    def valkey_socket(self) -> Path:
+        """Where the embedded Valkey listens."""
+        return self.runtime_path() / "valkey.sock"
+
+    def broker_url(self) -> str:
+        """The URL to connect to, the embedded Valkey's where none is set; holds no password."""
+        return self.redis_url or socket_url(self.valkey_socket())
+
+
+def _from_systemd(variable: str) -> str:
+    """The first of the directories that a unit asked for; see systemd.exec(5)."""
+    return os.environ.get(variable, "").partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One definition in `Settings`, as the file, the flags and the help show it."""
+
+    name: str
+    type: Any
+    default: Any
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return f"BOILERD_{self.name.upper()}"
+
+    def expected(self) -> str:
+        """What would do, in words."""
+        base = base_type(self.type)
+        if hint := getattr(base, "hint", None):
+            return str(hint)
+        if get_origin(base) is Literal:
+            return "one of " + ", ".join(get_args(base))
+        if self.name in FORMS:
+            return FORMS[self.name]
+        if base is bool:
+            return "true or false"
+        if base is int:
+            most = f" and at most {self.limits.le}" if self.limits.le else ""
+            return f"a whole number of at least {self.limits.ge}{most}"
+        return "text"
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a table in the file, and JSON in its variable; those have no flag."""
+        return self.name in EXAMPLES
+
+    @property
+    def limits(self) -> msgspec.Meta:
+        """The description and limits that stand with the type."""
+        return next(m for m in self.type.__metadata__ if isinstance(m, msgspec.Meta))
+
+    @property
+    def doc(self) -> str:
+        """The sentence that says what it is."""
+        return self.limits.description or ""
+
+
+def definitions() -> list[Setting]:
+    """All settings in their order."""
+    hints = Settings.__annotations__
+    return [
+        Setting(
+            name=field.name,
+            type=hints[field.name],
+            default=field.default_factory() if callable(field.default_factory) else field.default,
+        )
+        for field in msgspec.structs.fields(Settings)
+    ]
+
+
+def shown(name: str, value: Any) -> Any:
+    """The value as people may see it: secrets masked, durations and sizes readable."""
+    if value is None:
+        return None
+    if name in SECRETS:
+        return MASK
+    if name == "redis_url":
+        return mask_url(value)
+    if isinstance(value, Duration | Size):
+        return str(value)
+    return msgspec.to_builtins(value, enc_hook=str) if name in EXAMPLES else value
+
+
+def render_toml() -> str:
+    """The text of conf/boilerd.toml: every key with its meaning and its default."""
+    lines = [
+        "# Every setting with its default; made by `make generate` from daemon/boilerd/settings/definitions.py.",
+        "# A flag wins over the environment, that over this file, that over the default.",
+        "# boilerd reads --config, $BOILERD_CONFIG, ./boilerd.toml or /etc/boilerd/boilerd.toml, the first there is.",
+    ]
+    tables: list[str] = []
+    for setting in definitions():
+        about = [f"# {setting.doc}", f"# Variable: {setting.variable}"]
+        if setting.is_table:
+            tables += ["", *about, "# There it is JSON.", EXAMPLES[setting.name]]
+        elif isinstance(setting.default, dict):
+            pairs = [f"{key} = {value}" for key, value in setting.default.items()]
+            tables += ["", *about, f"[{setting.name}]", *pairs]
+        elif setting.default is None:
+            lines += ["", *about, f'#{setting.name} = ""']
+        else:
+            lines += ["", *about, f"{setting.name} = {_toml(setting.default)}"]
+    return "\n".join(lines + tables) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Duration | Size | str):
+        return f'"{value}"'
+    return str(value)
+
+
+def base_type(annotated: Any) -> Any:
+    """The type without its limits and without None."""
+    bare = get_args(annotated)[0]
+    return get_args(bare)[0] if isinstance(bare, UnionType) else bare

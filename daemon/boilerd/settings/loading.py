@@ -1,0 +1,240 @@
+"""Read the settings: where a value comes from, and what is wrong with it.
+
+A value comes from, first wins: a flag, the environment, the file, the default.
+"""
+
+import difflib
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from boilerd.errors import ConfigError, InvalidTaskError
+from boilerd.settings.definitions import SECRETS, Setting, Settings, definitions
+from boilerd.settings.urls import MASK, check_url, mask_url
+from boilerd.tasks.queues import check_queue
+
+#: The settings of a machine.
+SYSTEM_FILE = Path("/etc/boilerd/boilerd.toml")
+#: Names of the original's environment variables, and the setting that each sets.
+ORIGINAL_NAMES = {
+    "REDIS_ADDR": "redis_url",
+    "REDIS_PASSWORD": "redis_password",
+    "REDIS_DB": "redis_db",
+    "WORKER_SHUTDOWN_TIMEOUT": "shutdown_timeout",
+    "LOG_OUTPUT": "log_output",
+    "LOG_FILE": "log_file",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings together with where each value came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    file: Path | None
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    file: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    only: Collection[str] | None = None,
+) -> Loaded:
+    """Read the settings.
+
+    Args:
+        flags: Values from the command line; those that are None were not given.
+        file: The file to read; without it ``BOILERD_CONFIG``, ./boilerd.toml, /etc/boilerd/boilerd.toml,
+            the first that exists.
+        environ: Instead of the process's environment.
+        only: Read these, and leave all others at their defaults, whatever is wrong with them or
+            with the file: for commands that must work on a daemon whose settings were broken.
+
+    Raises:
+        ConfigError: A file cannot be read, a key is unknown, or a value is not allowed.
+    """
+    environ = os.environ if environ is None else environ
+    path = _find_file(file, environ)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    layers = [
+        _from_file(path, is_lenient=only is not None) if path else {},
+        _from_environment(environ) if only is None else _named(environ, only),
+        {name: (value, "flag") for name, value in (flags or {}).items() if value is not None},
+    ]
+    known = {setting.name: setting for setting in definitions()}
+    for layer in layers:
+        for name, (raw, source) in layer.items():
+            if only is not None and name not in only:
+                continue
+            values[name] = _convert(known[name], raw, source, is_text=layer is not layers[0])
+            sources[name] = source
+    settings = Settings(**values)
+    _check_together(settings)
+    return Loaded(settings, sources, path)
+
+
+def _find_file(chosen: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path | None:
+    if named := chosen or environ.get("BOILERD_CONFIG"):
+        return Path(named)
+    here = Path("boilerd.toml")
+    with suppress(PermissionError):  # a directory that this user may not enter, such as root's home, has none for it
+        if here.is_file():
+            return here
+    try:
+        return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
+    except PermissionError:
+        return SYSTEM_FILE  # who reads it says so
+
+
+def _named(environ: Mapping[str, str], names: Collection[str]) -> dict[str, tuple[Any, str]]:
+    """The variables of these settings, and no others; our own wins over the original's."""
+    return {
+        name: (value, variable)
+        for variable, name in _variables().items()
+        if name in names and (value := environ.get(variable))
+    }
+
+
+def _variables() -> dict[str, str]:
+    """Variable → setting; where both names of one are set, the later one here wins."""
+    return {**ORIGINAL_NAMES, **{setting.variable: setting.name for setting in definitions()}}
+
+
+def _from_file(path: Path, *, is_lenient: bool) -> dict[str, tuple[Any, str]]:
+    """All that the file sets; nothing where it is broken and `is_lenient`."""
+    try:
+        return _read_file(path)
+    except ConfigError:
+        if is_lenient:
+            return {}
+        raise
+
+
+def _read_file(path: Path) -> dict[str, tuple[Any, str]]:
+    try:
+        if path.stat().st_mode & stat.S_IWOTH:
+            # It names the code that the daemon runs.
+            raise ConfigError(f"{path}: everybody may write to it; chmod o-w {path}")
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; check --config and BOILERD_CONFIG") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    names = [setting.name for setting in definitions()]
+    for name in data:
+        if name not in names:
+            raise ConfigError(f"{path}: unknown key {name!r}{_did_you_mean(name, names)}")
+    return {name: (value, str(path)) for name, value in data.items()}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """Credentials, then the original's names, then our own: a later one wins."""
+    found = _from_credentials(environ)
+    names = _variables()
+    for variable, name in names.items():
+        if name in SECRETS and (path := environ.get(f"{variable}_FILE")):
+            found[name] = (_read_secret(Path(path), f"{variable}_FILE"), f"{variable}_FILE")
+        if value := environ.get(variable):
+            # The original has an address there, without a scheme.
+            found[name] = (f"redis://{value}" if variable == "REDIS_ADDR" else value, variable)
+    secret_files = {f"{variable}_FILE" for variable, name in names.items() if name in SECRETS}
+    _refuse_unknown(environ, {*names, *secret_files, "BOILERD_CONFIG"})
+    return found
+
+
+def _from_credentials(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """What systemd's LoadCredential= put into files named as the settings."""
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    paths = {name: Path(directory) / name for name in SECRETS} if directory else {}
+    return {
+        name: (_read_secret(path, f"credential {name}"), f"credential {name}")
+        for name, path in paths.items()
+        if os.path.lexists(path)
+    }
+
+
+def _refuse_unknown(environ: Mapping[str, str], known: set[str]) -> None:
+    """A misspelt variable would silently leave the default in force."""
+    for variable in environ:
+        if variable.startswith("BOILERD_") and variable not in known:
+            raise ConfigError(f"unknown variable {variable!r}{_did_you_mean(variable, sorted(known))}")
+
+
+def _read_secret(path: Path, source: str) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{source}: cannot read {path}: {reason}") from error
+
+
+def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
+    """Turn what a file, a variable or a flag holds into the setting's type; `is_text`: "10" may stand for 10."""
+    try:
+        value = _parse(setting, raw) if is_text else raw
+        value = msgspec.convert(value, setting.type, strict=not is_text, dec_hook=lambda kind, given: kind.parse(given))
+        if setting.name == "queues":
+            _check_queues(value)
+    except (ConfigError, InvalidTaskError) as error:
+        raise ConfigError(f"{source}: {setting.name}: {error}") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        if setting.is_table:
+            raise ConfigError(f"{source}: {setting.name}: {error}") from error
+        told = MASK if setting.name in SECRETS else repr(raw)
+        if setting.name == "redis_url":
+            told = mask_url(told)
+        raise ConfigError(f"{source}: {setting.name}: {told} is not {setting.expected()}") from error
+    return value
+
+
+def _parse(setting: Setting, text: str) -> Any:
+    """What a text stands for, as a file has it."""
+    if setting.is_table:
+        return msgspec.json.decode(text)
+    if setting.name == "queues":
+        return _parse_queues(text)
+    if setting.name == "rq_functions":
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _parse_queues(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    return {name.strip(): weight.strip() or "1" for name, _, weight in pairs}
+
+
+def _check_queues(weights: Mapping[str, int]) -> None:
+    if not weights:
+        raise ValueError("no queue")
+    for name in weights:
+        check_queue(name)
+
+
+def _check_together(settings: Settings) -> None:
+    """Rules that need more than one setting, or a look at the value's parts."""
+    for queue in settings.limits:
+        if queue not in settings.queues:
+            raise ConfigError(f"limits: queue {queue!r} is not one of the queues ({', '.join(settings.queues)})")
+    settings.cron_entries()
+    if settings.log_output != "stdout" and not settings.log_file:
+        raise ConfigError(f"log_file: missing; log_output = {settings.log_output!r} needs the path of a file")
+    if settings.app is not None and not re.fullmatch(r"[\w.]+:[\w.]+", settings.app):
+        raise ConfigError(f"app: {settings.app!r} is not module:name, such as myproject.tasks:mux")
+    if settings.redis_url is not None:
+        check_url(settings.redis_url)
+
+
+def _did_you_mean(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else "; `boilerd config show` lists all"

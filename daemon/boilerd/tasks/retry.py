@@ -1,0 +1,197 @@
+"""What becomes of a task after an attempt that failed."""
+
+import enum
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from boilerd.errors import (
+    DeadlineExceededError,
+    InvalidPayloadError,
+    RetryLater,
+    RevokeTask,
+    SkipRetry,
+    TaskCancelledError,
+    TaskTimeoutError,
+    WorkerDiedError,
+)
+from boilerd.tasks.task import DEFAULT_MAX_RETRIES, Task
+
+DAY_S = 24 * 3600.0
+#: No retry is later than in 68 years: what an option of an enqueue may be, too.
+MAX_DELAY_S = float(2**31 - 1)
+
+_POLICY = "__boilerd_retry__"
+
+H = TypeVar("H", bound=Callable[..., object])
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When and how often a failed task is tried again.
+
+    Attributes:
+        max_retries: Attempts after the first; a task's own `max_retries` wins.
+        base: Seconds before the first retry.
+        factor: Each further delay is so many times as long.
+        max_delay: Longest delay in seconds.
+        jitter: A delay grows by up to this share of itself, at random, so that tasks that
+            failed together do not come back together. 0: exact delays.
+        retry_on: Errors that are worth another attempt; any other archives at once.
+        discard_on: Errors that archive at once, although `retry_on` has them.
+    """
+
+    max_retries: int = DEFAULT_MAX_RETRIES
+    base: float = 1.0
+    factor: float = 2.0
+    max_delay: float = DAY_S
+    jitter: float = 0.0
+    retry_on: tuple[type[BaseException], ...] = (BaseException,)
+    discard_on: tuple[type[BaseException], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what could never work, where it is written down and not at 3 a.m."""
+        limits = {"max_retries": 0, "base": 0, "factor": 1, "max_delay": 0, "jitter": 0}
+        for name, least in limits.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+                raise ValueError(f"retry: {name}={value!r} is not a number of at least {least}")
+        if isinstance(self.max_retries, float):
+            raise ValueError(f"retry: max_retries={self.max_retries!r} is not a whole number")  # noqa: TRY004
+        for name in ("retry_on", "discard_on"):
+            kinds = getattr(self, name)
+            if not isinstance(kinds, tuple) or not all(map(_is_exception_class, kinds)):
+                raise ValueError(f"retry: {name}={kinds!r} is not a tuple of exception classes")
+
+    def delay_s(self, retried: int, uniform: Callable[[], float] = random.random) -> float:
+        """Seconds before the retry that follows `retried` earlier ones: min(base·factor^n, max_delay).
+
+        Source: boiler-go's table, 1, 2, 4, 8… s, capped; its own 2^24 s would be 194 days.
+        """
+        try:
+            delay = min(self.base * self.factor**retried, self.max_delay)
+        except OverflowError:
+            delay = self.max_delay if self.base else 0.0
+        return min(delay * (1 + self.jitter * uniform()), self.max_delay)
+
+
+def retry(
+    *,
+    max_retries: int = DEFAULT_MAX_RETRIES,
+    base: float = 1.0,
+    factor: float = 2.0,
+    max_delay: float = DAY_S,
+    jitter: float = 0.0,
+    retry_on: tuple[type[BaseException], ...] = (BaseException,),
+    discard_on: tuple[type[BaseException], ...] = (),
+) -> Callable[[H], H]:
+    """Give a handler a retry policy of its own, in place of the settings' ``[retry]``.
+
+    It stands below ``@mux.handle``; the arguments are those of `RetryPolicy`.
+
+    Raises:
+        ValueError: An argument is not allowed.
+        TypeError: The handler takes no attributes, as a bound method.
+    """
+    policy = RetryPolicy(max_retries, base, factor, max_delay, jitter, retry_on, discard_on)
+
+    def mark(handler: H) -> H:
+        try:
+            setattr(handler, _POLICY, policy)
+        except AttributeError:
+            raise TypeError(
+                f"retry: {handler!r} takes no attributes; decorate the function itself, a method in its class"
+            ) from None
+        return handler
+
+    return mark
+
+
+def policy_of(handler: object) -> RetryPolicy | None:
+    """The policy that `retry` gave the handler, or None."""
+    return getattr(handler, _POLICY, None)
+
+
+class Verdict(enum.StrEnum):
+    """What becomes of the task."""
+
+    RETRY = "retry"
+    ARCHIVE = "archive"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict, and what it needs.
+
+    Attributes:
+        delay_s: Seconds until the retry.
+        counts: Whether the attempt used up one of the retries, and counts as a failure.
+    """
+
+    verdict: Verdict
+    delay_s: float = 0.0
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """An application's say, as in Asynq's Config.
+
+    Attributes:
+        is_failure: Whether the error is one; where not, the retry is not counted.
+        retry_delay: Seconds until the retry, from retries so far, error and task.
+        error_handler: Told of every error, before anything is decided.
+    """
+
+    is_failure: Callable[[BaseException], bool] | None = None
+    retry_delay: Callable[[int, BaseException, Task], float] | None = None
+    error_handler: Callable[[Task, BaseException], object] | None = None
+
+
+#: Errors that the next attempt would only repeat.
+HOPELESS = (SkipRetry, InvalidPayloadError, DeadlineExceededError, TaskCancelledError)
+#: Ends that the handler's code did not choose: worth another attempt whatever `retry_on` says.
+ACCIDENTS = (TaskTimeoutError, WorkerDiedError)
+
+
+def decide(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks) -> Decision:
+    """What becomes of a task whose attempt ended in `error`.
+
+    Asynq's order: revoked tasks go, exhausted and hopeless ones are archived, the rest is
+    tried again. `RetryLater` is a request, not a failure: it is granted even to a task
+    without retries left.
+    """
+    if isinstance(error, RevokeTask):
+        return Decision(Verdict.DROP, counts=False)
+    if isinstance(error, RetryLater):
+        return Decision(Verdict.RETRY, _sound(error.delay_s, task, policy), counts=error.counts)
+    retried = task.attempt - 1
+    is_hopeless = isinstance(error, HOPELESS + policy.discard_on)
+    if is_hopeless or not isinstance(error, policy.retry_on + ACCIDENTS) or retried >= task.max_retries:
+        return Decision(Verdict.ARCHIVE)
+    counts = hooks.is_failure is None or bool(hooks.is_failure(error))
+    return Decision(Verdict.RETRY, _sound(_delay_s(error, task, policy, hooks), task, policy), counts)
+
+
+def _delay_s(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks) -> float:
+    retried = task.attempt - 1
+    if hooks.retry_delay:
+        return float(hooks.retry_delay(retried, error, task))
+    if intervals := task.retry_intervals_s:
+        # A plain RQ client's Retry(interval=[…]): with fewer intervals than retries the first is repeated.
+        left = task.max_retries - retried
+        return intervals[min(max(len(intervals) - left, 0), len(intervals) - 1)]
+    return policy.delay_s(retried)
+
+
+def _sound(delay_s: float, task: Task, policy: RetryPolicy) -> float:
+    """No delay before now, nor one that could not be stored; the policy's where code gave no number of seconds."""
+    seconds = delay_s if math.isfinite(delay_s) else policy.delay_s(task.attempt - 1)
+    return min(max(0.0, seconds), MAX_DELAY_S)
+
+
+def _is_exception_class(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseException)

@@ -1,0 +1,109 @@
+"""Run the functions that jobs of plain RQ name, where the settings allow it."""
+
+import pkgutil
+from collections.abc import Coroutine, Iterable
+from types import CoroutineType
+from typing import Any
+
+import msgspec
+
+from boilerd.errors import ForbiddenJobError, InvalidPayloadError, RetryLater, SkipRetry
+from boilerd.tasks.retry import retry
+from boilerd.tasks.task import Task
+
+
+class Arguments(msgspec.Struct, forbid_unknown_fields=True):
+    """The payload of a task that calls a function."""
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+@retry(max_retries=0)  # a job of plain RQ is tried again where it says so itself, and else never
+class Functions:
+    """The handler of tasks whose type is the name of a function: calls it with the arguments in the payload.
+
+    One for all patterns: the mux finds it by the longest beginning of a name, and another pattern may be the one that
+    stands for the function.
+
+    Args:
+        patterns: ``module.function``, or ``module.*`` for those that the module defines: what it has imported from
+            elsewhere, ``subprocess.run`` say, must be named by itself.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._patterns = tuple(patterns)
+
+    def __repr__(self) -> str:
+        return f"rq_functions {', '.join(self._patterns)}"
+
+    def names(self, function: str) -> bool:
+        """Whether a pattern stands for the function."""
+        return any(_names(pattern, function) for pattern in self._patterns)
+
+    def __call__(self, task: Task) -> Any:
+        """Call the function; what it returns is the task's result, but for a ``Retry`` of RQ's.
+
+        Raises:
+            RetryLater: It returned one; SkipRetry: once more than that allows.
+            ForbiddenJobError: No pattern stands for it.
+            InvalidPayloadError: The payload is not `Arguments`.
+            ImportError: There is no such module; AttributeError: there is no such name in it.
+        """
+        if not self.names(task.type):
+            raise ForbiddenJobError(f"function {task.type!r} is not one of rq_functions; it was not imported")
+        function = self._find(task.type)
+        own_name = f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', None)}"
+        if task.type not in self._patterns and own_name != task.type:
+            raise ForbiddenJobError(f"function {task.type!r} is {own_name}; name it in rq_functions, without a *")
+        try:
+            call = msgspec.convert(task.payload, Arguments)
+        except msgspec.ValidationError as error:
+            raise InvalidPayloadError(f"arguments of a function: {error}") from error
+        result = function(*call.args, **call.kwargs)
+        return _awaited(task, result) if isinstance(result, CoroutineType) else _unless_again(task, result)
+
+    def _find(self, name: str) -> Any:
+        """The function; of what only a star stands for nothing is imported, as pkgutil does with a module inside."""
+        if name in self._patterns:
+            return pkgutil.resolve_name(name)
+        module, _, attribute = name.rpartition(".")
+        return getattr(pkgutil.resolve_name(module), attribute)
+
+
+class _AskedAgain(RetryLater):
+    """A function returned a ``Retry``; it is a retry, as in RQ."""
+
+    counts = True
+
+
+async def _awaited(task: Task, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return _unless_again(task, await coroutine)
+
+
+def _unless_again(task: Task, result: Any) -> Any:
+    """The result, unless it asks for another attempt: RQ's rules, as of Job._handle_retry_result (3.0)."""
+    from rq.job import Retry  # noqa: PLC0415 - only workers come here, and they have it
+
+    if not isinstance(result, Retry):
+        return result
+    retried = task.attempt - 1
+    if retried >= result.max:
+        raise SkipRetry(f"it returned {result} after {retried} retries")
+    raise _AskedAgain(Retry.get_interval(retried, result.intervals), f"it returned {result}")
+
+
+def prefix_of(pattern: str) -> str:
+    """With what the names begin that the pattern stands for."""
+    return pattern.removesuffix("*")
+
+
+def load(pattern: str) -> None:
+    """Import the function, or the module that it is in: before the fork, and to have errors told at the start."""
+    pkgutil.resolve_name(pattern.rpartition(".")[0] if pattern.endswith("*") else pattern)
+
+
+def _names(pattern: str, function: str) -> bool:
+    """Whether the pattern stands for the function; the star for no dots, behind which there may be anything."""
+    rest = function.removeprefix(prefix_of(pattern))
+    return rest != function and ("." not in rest if pattern.endswith("*") else not rest)

@@ -1,0 +1,178 @@
+"""The application's rules applied to claims: what becomes of attempts that failed."""
+
+import functools
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+from boilerd.broker.broker import Broker
+from boilerd.broker.job_hash import Claim, Failure, batch_place, not_registered, sort_batch
+from boilerd.errors import WorkerDiedError, describe
+from boilerd.process.board import Batch
+from boilerd.process.logs import log_context
+from boilerd.process.signals import time_limit
+from boilerd.tasks.mux import Handler, ServeMux
+from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
+from boilerd.tasks.rq_functions import Functions
+from boilerd.tasks.task import Task
+
+logger = logging.getLogger("boilerd.task")
+
+#: How long a hook of the application may take: its process, which may be the scheduler, does nothing else meanwhile.
+HOOK_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How to run a task, and what becomes of one that failed.
+
+    Attributes:
+        handler: Runs a task: the mux with its middleware.
+        may_call: Whether a function of plain RQ's jobs may be called.
+        policy: The retry policy of a task type.
+        hooks: Asked and told when an attempt fails.
+    """
+
+    handler: Handler
+    may_call: Callable[[str], bool]
+    policy: Callable[[str], RetryPolicy]
+    hooks: Hooks
+
+    @classmethod
+    def of(cls, mux: ServeMux, default: RetryPolicy, middleware: Callable[[Handler], Handler]) -> "Rules":
+        """What `mux` says; `default` is the policy of handlers that have none of their own."""
+        policy = functools.lru_cache(1024)(lambda task_type: mux.policy(task_type) or default)
+        return cls(middleware(mux), functools.partial(_may_call, mux), policy, mux.hooks)
+
+    def task_of(self, claim: Claim) -> Task | None:
+        """The claimed task with its final number of retries: its own word, else its policy's; None: it is refused."""
+        task, own = claim.task, claim.max_retries
+        if task is None or (claim.function is not None and not self.may_call(claim.function)):
+            return None
+        task.complete(self.policy(task.type).max_retries if own is None else own)
+        return task
+
+    def judge(self, task: Task, error: BaseException, traceback: str) -> Failure:
+        """Tell the application of the error, then decide. Hooks that raise, or take 5 s, are logged and ignored."""
+        policy = self.policy(task.type)
+        with _context(task):
+            if self.hooks.error_handler:
+                try:
+                    with _hook_limit():
+                        self.hooks.error_handler(task, error)
+                except BaseException:  # sys.exit() in it must not end the process
+                    logger.exception("error_handler raised")
+            try:
+                with _hook_limit():
+                    decision = decide(error, task, policy, self.hooks)
+            except BaseException:
+                logger.exception("is_failure or retry_delay raised")
+                decision = decide(error, task, policy, Hooks())
+        return Failure(describe(error), traceback, decision, task.max_retries)
+
+    def without_hooks(self) -> "Rules":
+        """The same, but nobody is asked: for what a process has left that died in a hook."""
+        logger.error("a hook ended its process, going on without asking it")
+        return replace(self, hooks=Hooks())
+
+    def bury(
+        self,
+        broker: Broker,
+        worker: str,
+        claim: Claim,
+        error: BaseException,
+        *,
+        is_taken: bool = False,
+        is_doubtful: bool = False,
+    ) -> None:
+        """Count an attempt whose worker is gone as a failed one.
+
+        Args:
+            broker: Where it is written.
+            worker: Name of the worker that had the claim.
+            claim: What it had.
+            error: What became of the worker.
+            is_taken: The worker may live, but lost the lease.
+            is_doubtful: The claim is one of a batch, and nobody knows which of it was running: none is
+                counted, and each is claimed alone the next time, so that one which kills its workers is found out.
+        """
+        task = self.task_of(claim)
+        if task is None:
+            refuse(broker, worker, claim)
+            return
+        line = describe(error)
+        if is_doubtful:
+            failure = Failure(line, line, Decision(Verdict.RETRY, counts=False), task.max_retries, is_doubtful=True)
+            settle(broker, worker, claim, failure, is_taken=is_taken)
+            return
+        with _context(task):
+            logger.error("task failed", extra={"error": line})
+        settle(broker, worker, claim, self.judge(task, error, line), is_taken=is_taken)
+
+    def settle_dead(self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError | None) -> None:
+        """Do with what a dead worker held what is known about it.
+
+        Only the attempt that was running counts as a failed one. Those before it in the batch had
+        ended well, and were not acknowledged yet; those behind it had not begun.
+
+        Args:
+            broker: Where it is written.
+            worker: Its name; nobody else has it yet.
+            batch: How far it was.
+            died: How it ended; None: the daemon ended it, and no attempt counts.
+        """
+        completions, unstarted, rest = sort_batch(broker.held(worker), batch)
+        for claim in rest:
+            if died is None:
+                fields = {"task_id": claim.task_id, "queue": claim.queue}
+                logger.warning("task released, it will run again", extra=fields)
+                unstarted.append(claim.execution_id)
+                continue
+            # Of another batch: it died between the claim and its first word about it.
+            is_unknown = batch_place(claim.execution_id)[0] != batch.number
+            self.bury(broker, worker, claim, died, is_doubtful=is_unknown and not claim.is_alone)
+        if completions:
+            broker.acknowledge(worker, completions)
+        if unstarted:
+            broker.release(worker, only=unstarted)
+
+
+def _may_call(mux: ServeMux, function: str) -> bool:
+    handler = mux.match(function)
+    return isinstance(handler, Functions) and handler.names(function)
+
+
+def _hook_limit() -> AbstractContextManager[None]:
+    return time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s"))
+
+
+def _context(task: Task) -> AbstractContextManager[None]:
+    return log_context(task_id=task.id, task_type=task.type, queue=task.queue, attempt=task.attempt)
+
+
+def settle(broker: Broker, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False) -> None:
+    """Write what was decided, and say so."""
+    fields = {"task_id": claim.task_id, "queue": claim.queue}
+    done = broker.fail(worker, claim, failure, is_taken=is_taken)
+    if done is None and is_taken:
+        logger.debug("task left to its worker, the lease was renewed", extra=fields)
+    elif done is None:
+        logger.warning("outcome dropped, the lease was lost", extra=fields)
+    elif done is Verdict.RETRY:
+        logger.info("task will be retried", extra={**fields, "delay_s": round(failure.decision.delay_s, 3)})
+    elif done is Verdict.ARCHIVE:
+        logger.warning("task archived", extra={**fields, "error": failure.error})
+    else:
+        logger.info("task dropped", extra=fields)
+
+
+def refuse(broker: Broker, worker: str, claim: Claim) -> None:
+    """Archive what is no task of ours."""
+    error = not_registered(claim.function) if claim.function else claim.error
+    line = describe(error) if error else "the record is missing"
+    if not claim.is_ghost:
+        settle(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
+    # Last: in an outage all of this is done again.
+    with log_context(task_id=claim.task_id, queue=claim.queue):
+        logger.error("task refused", extra={"error": line})

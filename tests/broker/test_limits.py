@@ -1,0 +1,636 @@
+"""How many tasks run at once, of a queue or of a key, and how many may wait."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from boilerd import Client, ConfigError, InvalidTaskError, QueueFullError, TaskInfo, TaskState
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.connection import text
+from boilerd.broker.job_hash import Claim, Completion, Failure
+from boilerd.errors import LeaseExpiredError
+from boilerd.settings.loading import load
+from boilerd.tasks.mux import ServeMux
+from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
+from boilerd.worker.settlement import Rules
+from support import rings
+
+QUEUES = ("critical", "default", "low")
+KEY = "customer:7"
+RUNNING = f"{keys.OWN}:running:{KEY}"
+WAITING = f"{keys.OWN}:waiting:{KEY}"
+CALLED = f"{keys.OWN}:called:{KEY}"
+
+
+def claim(broker: Broker, slot: int = 0, *queues: str) -> Claim | None:
+    return next(iter(broker.advance(f"host.run.{slot}", queues or QUEUES).claims), None)
+
+
+def claimed(broker: Broker, slot: int = 0, *queues: str) -> Claim:
+    found = claim(broker, slot, *queues)
+    assert found is not None
+    return found
+
+
+def ids(claims: list[Claim | None]) -> list[str | None]:
+    return [found.task_id if found else None for found in claims]
+
+
+def complete(broker: Broker, held: Claim, slot: int = 0) -> None:
+    assert broker.advance(f"host.run.{slot}", (), [Completion(held)]).lost == []
+
+
+def fail(broker: Broker, held: Claim, verdict: Verdict, slot: int = 0, **decision: Any) -> None:
+    assert broker.fail(f"host.run.{slot}", held, Failure("ValueError: bad", "…", Decision(verdict, **decision), 25))
+
+
+def enqueue_keyed(client: Client, *task_ids: str, **options: Any) -> None:
+    for task_id in task_ids:
+        client.enqueue("test:echo", task_id=task_id, concurrency_key=KEY, **options)
+
+
+def waiting(connection: redis.Redis) -> list[str]:
+    found: Any = connection.zrange(WAITING, 0, -1)
+    return [text(task_id) for task_id in found]
+
+
+def pending(connection: redis.Redis, queue: str = "default") -> list[str]:
+    return [text(task_id) for task_id in connection.lrange(keys.queue(queue), 0, -1)]
+
+
+# Of a queue.
+
+
+def test_no_more_tasks_of_a_queue_are_active_than_it_allows_over_all_workers(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    broker.set_limits({"default:max_active": 2})
+    for task_id in "abcd":
+        client.enqueue("test:echo", task_id=task_id)
+
+    claims = [claim(broker, slot) for slot in range(4)]
+
+    assert ids(claims) == ["a", "b", None, None]
+    assert pending(connection) == ["c", "d"]
+
+
+def test_a_queue_at_its_limit_does_not_hold_up_the_others(client: Client, broker: Broker) -> None:
+    broker.set_limits({"critical:max_active": 1})
+    for task_id, queue in (("c1", "critical"), ("c2", "critical"), ("l1", "low")):
+        client.enqueue("test:echo", task_id=task_id, queue=queue)
+
+    assert ids([claim(broker, slot) for slot in range(3)]) == ["c1", "l1", None]
+
+
+def test_a_task_that_ended_makes_room_for_the_next_in_the_same_call(client: Client, broker: Broker) -> None:
+    broker.set_limits({"default:max_active": 1})
+    for task_id in "ab":
+        client.enqueue("test:echo", task_id=task_id)
+    first = claimed(broker)
+    blocked = claim(broker, 1)
+
+    following = broker.advance("host.run.0", QUEUES, [Completion(first)]).claims[0]
+
+    assert blocked is None
+    assert ids([following]) == ["b"]
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_a_failed_task_makes_room_in_its_queue(client: Client, broker: Broker, verdict: Verdict) -> None:
+    broker.set_limits({"default:max_active": 1})
+    for task_id in "ab":
+        client.enqueue("test:echo", task_id=task_id)
+
+    fail(broker, claimed(broker), verdict, delay_s=600.0)
+
+    assert ids([claim(broker, 1)]) == ["b"]
+
+
+def test_a_released_task_makes_room_in_its_queue(client: Client, broker: Broker) -> None:
+    broker.set_limits({"default:max_active": 1})
+    client.enqueue("test:echo", task_id="a")
+    claim(broker)
+    blocked = claim(broker, 1)
+
+    broker.release("host.run.0")
+
+    assert blocked is None
+    assert ids([claim(broker, 1)]) == ["a"]
+
+
+def test_a_queue_without_a_limit_has_none(client: Client, broker: Broker) -> None:
+    broker.set_limits({"low:max_active": 1})
+    client.enqueue_many([("test:echo", number) for number in range(20)])
+
+    assert all(claim(broker, slot) for slot in range(20))
+
+
+# How many may wait.
+
+
+def test_a_full_queue_takes_no_further_task(client: Client, broker: Broker, connection: redis.Redis) -> None:
+    broker.set_limits({"default:max_length": 2})
+    for task_id in "ab":
+        client.enqueue("test:echo", task_id=task_id)
+
+    with pytest.raises(QueueFullError, match="queue 'default' is full") as raised:
+        client.enqueue("test:echo", task_id="c", unique=60)
+
+    assert raised.value.queue == "default"
+    assert pending(connection) == ["a", "b"]
+    assert not connection.exists(keys.job("c"))
+    assert connection.keys(f"{keys.OWN}:unique:*") == []
+
+
+def test_many_tasks_fill_the_queue_and_the_rest_is_answered_one_by_one(client: Client, broker: Broker) -> None:
+    broker.set_limits({"default:max_length": 3})
+    client.enqueue("test:echo")
+
+    answers = client.enqueue_many([("test:echo", number) for number in range(4)])
+
+    assert [type(answer) for answer in answers] == [TaskInfo, TaskInfo, QueueFullError, QueueFullError]
+
+
+def test_a_task_that_was_claimed_makes_room_for_another(client: Client, broker: Broker) -> None:
+    broker.set_limits({"default:max_length": 1})
+    client.enqueue("test:echo")
+    claim(broker)
+
+    assert client.enqueue("test:echo").state is TaskState.PENDING
+
+
+def test_a_full_queue_takes_tasks_for_later_and_other_queues_take_any(client: Client, broker: Broker) -> None:
+    broker.set_limits({"default:max_length": 1})
+    client.enqueue("test:echo")
+
+    assert client.enqueue("test:echo", process_in=60).state is TaskState.SCHEDULED
+    assert client.enqueue("test:echo", queue="low").state is TaskState.PENDING
+
+
+def test_a_retry_comes_back_even_to_a_full_queue(client: Client, broker: Broker, connection: redis.Redis) -> None:
+    broker.set_limits({"default:max_length": 1})
+    client.enqueue("test:echo", task_id="a")
+    fail(broker, claimed(broker), Verdict.RETRY)
+    client.enqueue("test:echo", task_id="b")
+
+    broker.forward()
+
+    assert pending(connection) == ["b", "a"]
+
+
+# Of a key.
+
+
+def test_a_task_over_the_limit_of_its_key_waits_and_holds_no_worker(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b")
+    client.enqueue("test:echo", task_id="free")
+
+    claims = [claim(broker, slot) for slot in range(3)]
+
+    assert ids(claims) == ["a", "free", None]
+    assert waiting(connection) == ["b"]
+    assert broker.held("host.run.2") == []
+    assert pending(connection) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_as_many_tasks_of_a_key_run_as_they_allow(client: Client, broker: Broker, limit: int) -> None:
+    enqueue_keyed(client, "a", "b", "c", "d", concurrency_limit=limit)
+
+    claims = [claim(broker, slot) for slot in range(4)]
+
+    assert ids(claims) == [*"abc"[:limit], *[None] * (4 - limit)]
+
+
+def test_another_key_has_its_own_limit(client: Client, broker: Broker) -> None:
+    enqueue_keyed(client, "a")
+    client.enqueue("test:echo", task_id="b", concurrency_key="customer:8")
+
+    assert ids([claim(broker, 0), claim(broker, 1)]) == ["a", "b"]
+
+
+def test_tasks_of_a_key_run_in_the_order_they_came(client: Client, broker: Broker) -> None:
+    enqueue_keyed(client, *"abcde")
+    held, order = claimed(broker), []
+    for slot in range(1, 3):
+        claim(broker, slot)
+
+    while True:
+        order.append(held.task_id)
+        following = broker.advance("host.run.0", QUEUES, [Completion(held)]).claims
+        if not following:
+            break
+        (held,) = following
+
+    assert order == [*"abcde"]
+
+
+def test_a_task_that_was_called_does_not_lose_its_place_to_one_that_came_later(client: Client, broker: Broker) -> None:
+    enqueue_keyed(client, "a", "b", "c")
+    held = claimed(broker)
+    claim(broker, 1)  # b and c step aside
+    complete(broker, held)
+    enqueue_keyed(client, "later", queue="critical")
+
+    order = []
+    for _ in range(3):
+        held = claimed(broker)
+        claim(broker, 1)
+        order.append(held.task_id)
+        complete(broker, held)
+
+    assert sorted(order) == ["b", "c", "later"]
+    assert order.index("b") < order.index("c")
+
+
+def test_tasks_that_were_called_are_not_called_again_while_they_are_on_their_way(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abcdef", concurrency_limit=2)
+    held = claimed(broker, 0), claimed(broker, 1)
+    claim(broker, 2)
+    client.enqueue("test:echo", task_id="other")
+    complete(broker, held[0], 0)
+
+    for _ in range(3):
+        broker.expired()
+    complete(broker, held[1], 1)
+    for _ in range(3):
+        broker.expired()
+
+    assert pending(connection) == ["c", "d", "other"]
+    assert waiting(connection) == ["e", "f"]
+
+
+def test_tasks_that_come_too_late_wait_again_in_their_old_order(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abcdef", concurrency_limit=2)
+    held = claimed(broker, 0), claimed(broker, 1)
+    claim(broker, 2)
+    for slot, one in enumerate(held):
+        complete(broker, one, slot)
+    enqueue_keyed(client, "first", "second", concurrency_limit=2, queue="critical")
+    assert ids([claim(broker, slot) for slot in range(3)]) == ["first", "second", None]
+
+    assert waiting(connection) == [*"cdef"]
+
+
+def test_tasks_of_a_queue_that_was_paused_meanwhile_run_in_their_order(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abcd")
+    held = claimed(broker)
+    claim(broker, 1)
+    enqueue_keyed(client, "other", queue="low")
+    claim(broker, 1)
+    connection.sadd(keys.PAUSED, "default")
+    complete(broker, held)
+    held = claimed(broker)
+    for _ in range(2):
+        broker.expired()
+    connection.srem(keys.PAUSED, "default")
+
+    order = [held.task_id]
+    complete(broker, held)
+    while found := claim(broker):
+        order.append(found.task_id)
+        complete(broker, found)
+
+    assert order == ["other", *"bcd"]
+
+
+def test_a_task_that_was_called_and_then_deleted_counts_no_more(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abc")
+    held = claimed(broker)
+    claim(broker, 1)
+    complete(broker, held)
+    Job.fetch("b", connection=connection, serializer=JSONSerializer).delete()
+
+    broker.expired()
+
+    assert pending(connection) == ["c"]
+
+
+def test_what_is_kept_of_a_key_ends_a_day_after_the_last_heartbeat(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b", "c", concurrency_limit=2)
+    held = claimed(broker, 0), claimed(broker, 1)
+    claim(broker, 2)
+    connection.expire(RUNNING, 5)
+
+    broker.extend(["host.run.0"])
+    complete(broker, held[1], 1)
+
+    assert 86000 < connection.ttl(RUNNING) <= 86400
+    assert 86000 < connection.ttl(CALLED) <= 86400
+
+
+def test_a_damaged_queue_holds_up_no_task_of_the_key_in_another(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b", queue="critical")
+    enqueue_keyed(client, "c")
+    held = claimed(broker)
+    claim(broker, 1)
+    connection.set(keys.queue("critical"), "a stranger's")
+
+    complete(broker, held)
+
+    assert pending(connection) == ["c"]
+    assert waiting(connection) == ["b"]
+    assert connection.smembers(f"{keys.OWN}:keys") == {KEY.encode()}
+
+
+def test_any_number_of_tasks_that_must_wait_hides_no_other(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a")
+    held = claimed(broker)
+    enqueue_keyed(client, *(f"t{number:03}" for number in range(350)))
+    client.enqueue("test:echo", task_id="free")
+
+    free = claim(broker, 1)
+    enqueue_keyed(client, *(f"u{number:03}" for number in range(150)))
+    client.enqueue("test:echo", task_id="free-too")
+    following = broker.advance("host.run.0", QUEUES, [Completion(held)])
+
+    assert ids([free, *following.claims, claim(broker, 2)]) == ["free", "t000", "free-too"]
+    assert waiting(connection) == [f"t{number:03}" for number in range(1, 350)] + [f"u{n:03}" for n in range(150)]
+
+
+def test_a_key_counts_over_all_queues(client: Client, broker: Broker, connection: redis.Redis) -> None:
+    enqueue_keyed(client, "a", queue="critical")
+    enqueue_keyed(client, "b", queue="low")
+    held = claimed(broker)
+    blocked = claim(broker, 1)
+
+    complete(broker, held)
+
+    assert blocked is None
+    assert pending(connection, "low") == ["b"]
+    assert ids([claim(broker, 1)]) == ["b"]
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_a_failed_task_gives_its_share_to_the_one_that_waits(client: Client, broker: Broker, verdict: Verdict) -> None:
+    enqueue_keyed(client, "a", "b")
+    held = claimed(broker)
+    blocked = claim(broker, 1)
+
+    fail(broker, held, verdict, delay_s=600.0)
+
+    assert blocked is None
+    assert ids([claim(broker, 1)]) == ["b"]
+
+
+def test_a_completed_task_that_is_kept_gives_its_share_back(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b", retention=60)
+    held = claimed(broker)
+    claim(broker, 1)
+
+    complete(broker, held)
+
+    assert ids([claim(broker, 1)]) == ["b"]
+
+
+def test_a_released_task_gives_its_share_back_and_one_of_the_key_runs(client: Client, broker: Broker) -> None:
+    enqueue_keyed(client, "a", "b")
+    claim(broker)
+    blocked = claim(broker, 1)
+
+    broker.release("host.run.0")
+
+    (running, stepped_aside) = ids([claim(broker, 1), claim(broker, 2)])
+    assert blocked is None
+    assert running in {"a", "b"}
+    assert stepped_aside is None
+
+
+def expire(connection: redis.Redis, *held: Claim) -> None:
+    """As if nobody had extended the leases: their ends pass in Redis."""
+    for one in held:
+        connection.zadd(keys.wip(one.queue), {f"{one.task_id}:{one.execution_id}": 1})
+        connection.zadd(RUNNING, {one.task_id: 1})
+
+
+def recover(broker: Broker) -> None:
+    """What a scheduler does with leases that ran out."""
+    rules = Rules.of(ServeMux(), RetryPolicy(base=600.0), lambda handler: handler)
+    for worker, lost in broker.expired():
+        rules.bury(broker, worker, lost, LeaseExpiredError("lease expired"))
+
+
+def test_a_lost_lease_gives_its_share_to_the_one_that_waits(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b")
+    held = claimed(broker)
+    claim(broker, 1)
+    expire(connection, held)
+
+    recover(broker)
+
+    assert ids([claim(broker, 1)]) == ["b"]
+
+
+def test_lost_leases_give_all_their_shares_back_when_they_are_recovered(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b", "c", "d", concurrency_limit=2)
+    held = [claimed(broker, 0), claimed(broker, 1)]
+    claim(broker, 2)
+    expire(connection, *held)
+    enqueue_keyed(client, "newcomer", concurrency_limit=2, queue="critical")
+    assert claim(broker, 2) is None
+
+    recover(broker)
+
+    running = [found for slot in range(3, 6) if (found := claim(broker, slot)) is not None]
+    assert len(running) == 2
+    assert connection.zcard(RUNNING) == 2
+
+
+def test_an_extended_lease_keeps_its_share(client: Client, broker: Broker, connection: redis.Redis) -> None:
+    enqueue_keyed(client, "a", "b")
+    held = claimed(broker)
+    expire(connection, held)
+
+    broker.extend(["host.run.0"])
+
+    assert claim(broker, 1) is None
+    assert waiting(connection) == ["b"]
+
+
+def test_a_waiting_task_that_is_cancelled_is_gone_and_the_next_is_called(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b", "c")
+    held = claimed(broker)
+    claim(broker, 1)
+
+    assert client.cancel("b") is True
+    complete(broker, held)
+
+    assert not connection.exists(keys.job("b"))
+    assert ids([claim(broker, 1)]) == ["c"]
+
+
+def test_a_waiting_task_that_rq_deleted_is_passed_over(client: Client, broker: Broker, connection: redis.Redis) -> None:
+    enqueue_keyed(client, "a", "b", "c")
+    held = claimed(broker)
+    claim(broker, 1)
+    Job.fetch("b", connection=connection, serializer=JSONSerializer).delete()
+
+    complete(broker, held)
+
+    assert ids([claim(broker, 1)]) == ["c"]
+
+
+def test_a_task_that_is_cancelled_after_it_was_called_passes_its_call_on(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b", "c")
+    held = claimed(broker)
+    claim(broker, 1)
+    complete(broker, held)
+
+    assert pending(connection) == ["b"]
+    client.cancel("b")
+
+    assert ids([claim(broker, 1)]) == ["c"]
+
+
+def test_a_running_task_whose_record_was_deleted_gives_its_share_back(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b")
+    held = claimed(broker)
+    claim(broker, 1)
+    connection.delete(keys.job("a"))
+
+    complete(broker, held)
+
+    assert ids([claim(broker, 1)]) == ["b"]
+
+
+def test_a_lost_lease_whose_record_was_deleted_gives_its_share_back(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b")
+    held = claimed(broker)
+    claim(broker, 1)
+    connection.delete(keys.job("a"))
+    expire(connection, held)
+
+    recover(broker)
+
+    assert ids([claim(broker, 1)]) == ["b"]
+
+
+def test_nothing_of_a_key_is_left_when_its_tasks_have_ended(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, "a", "b")
+    first = claimed(broker)
+    claim(broker, 1)
+    complete(broker, first)
+    complete(broker, claimed(broker))
+
+    assert connection.keys(f"*{KEY}*") == []
+
+
+def test_a_call_rings_for_a_worker(client: Client, broker: Broker) -> None:
+    enqueue_keyed(client, "a", "b")
+    held = claimed(broker)
+    claim(broker, 1)
+    silent = rings(broker.connection, *QUEUES, timeout_s=0.02)
+
+    complete(broker, held)
+
+    assert silent is False
+    assert rings(broker.connection, *QUEUES) is True
+
+
+def test_a_task_that_is_tried_again_needs_a_share_as_before(client: Client, broker: Broker) -> None:
+    enqueue_keyed(client, "a", "b")
+    held = claimed(broker)
+    claim(broker, 1)
+    fail(broker, held, Verdict.RETRY)
+    broker.forward()
+
+    assert ids([claim(broker, 1), claim(broker, 2)]) == ["b", None]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"concurrency_key": "a b"},
+        {"concurrency_key": ""},
+        {"concurrency_key": "k", "concurrency_limit": 0},
+        {"concurrency_key": "k", "concurrency_limit": 1.5},
+    ],
+)
+def test_a_key_or_limit_that_is_not_allowed_is_refused(client: Client, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidTaskError, match="concurrency_"):
+        client.enqueue("test:echo", **options)
+
+
+# In the settings.
+
+
+def settings_file(directory: Path, content: str) -> Path:
+    path = directory / "boilerd.toml"
+    path.write_text(content)
+    return path
+
+
+def test_the_limits_of_the_settings_are_those_of_the_broker(
+    directory: Path, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    path = settings_file(
+        directory, "[limits.low]\nmax_active = 1\nmax_length = 2\n\n[limits.default]\nmax_active = 3\n"
+    )
+    limits = load(file=path, environ={}).settings.queue_limits()
+
+    broker.set_limits(limits)
+
+    assert limits == {"low:max_active": 1, "low:max_length": 2, "default:max_active": 3}
+    assert connection.hgetall(keys.LIMITS) == {
+        b"low:max_active": b"1", b"low:max_length": b"2", b"default:max_active": b"3",
+    }  # fmt: skip
+
+
+def test_limits_that_the_settings_no_longer_have_are_gone(client: Client, broker: Broker) -> None:
+    broker.set_limits({"default:max_length": 1})
+    client.enqueue("test:echo")
+
+    broker.set_limits({})
+
+    assert client.enqueue("test:echo").state is TaskState.PENDING
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("[limits.lwo]\nmax_active = 1\n", r"limits: queue 'lwo' is not one of the queues \(critical, default, low\)"),
+        ("[limits.low]\nmax_active = -1\n", "limits: .*max_active|limits: .*>= 0"),
+        ("[limits.low]\nmax_activ = 1\n", "limits: .*max_activ"),
+        ('[limits.low]\nmax_length = "many"\n', "limits: .*max_length"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(directory: Path, content: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        load(file=settings_file(directory, content), environ={})

@@ -1,0 +1,545 @@
+"""The commands that look at the broker and intervene."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+from click.testing import CliRunner
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from boilerd import Client, Inspector, TaskState
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.job_hash import Completion
+from boilerd.cli import COMMANDS
+from boilerd.cli import boilerd as main
+from boilerd.tasks.retry import Verdict
+from support import RunningDaemon, Valkey, boilerd, clean_environment, python_path, wait_until
+from test_inspector import end, in_state
+
+StartDaemon = Callable[..., RunningDaemon]
+Done = subprocess.CompletedProcess[str]
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def command(valkey: Valkey, directory: Path) -> Command:
+    """Runs a command on the tests' Valkey; no daemon runs."""
+    env = clean_environment(
+        BOILERD_REDIS_URL=valkey.url, BOILERD_STATE_DIR=str(directory), BOILERD_APP="apps:mux", PYTHONPATH=python_path()
+    )
+    return lambda *words, **options: boilerd(*words, env=env | options.pop("env", {}), **options)
+
+
+def rows(done: Done) -> list[list[str]]:
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("state", [*TaskState])
+def test_task_ls_lists_the_tasks_of_each_state(
+    command: Command, client: Client, broker: Broker, state: TaskState
+) -> None:
+    task_id = in_state(client, broker, state)
+
+    head, *shown = rows(command("task", "ls", "--state", state))
+    as_json = [json.loads(line) for line in command("task", "ls", "-s", state, "--json").stdout.splitlines()]
+
+    assert head[:2] == ["ID", "TYPE"]
+    assert [row[:2] for row in shown] == [[task_id, "test:echo"]]
+    assert [(task["id"], task["state"], task["payload"]) for task in as_json] == [(task_id, state, 1)]
+
+
+def test_what_is_no_text_is_an_escape_in_json(command: Command, client: Client, connection: redis.Redis) -> None:
+    task_id = client.enqueue("test:echo", "ü").id
+    connection.hset(keys.job(task_id), "last_error", b"half a \xc3")
+
+    shown = command("task", "show", task_id, "--json")
+    listed = command("task", "ls", "--json")
+
+    assert [json.loads(done.stdout)["last_error"] for done in (shown, listed)] == ["half a \udcc3"] * 2
+    assert '"ü"' in shown.stdout
+
+
+def test_task_recent_lists_what_completed_last_with_how_long_it_took(
+    command: Command, client: Client, broker: Broker
+) -> None:
+    task_id = client.enqueue("test:echo").id
+    (claim,) = broker.advance("w", ["default"]).claims
+    broker.advance("w", (), [Completion(claim)])
+
+    head, row = rows(command("task", "recent"))
+    told = json.loads(command("task", "recent", "--json").stdout)
+
+    assert head == ["ID", "TYPE", "COMPLETED", "TOOK", "WORKER"]
+    assert (row[:2], row[-2:]) == ([task_id, "test:echo"], ["0.0s", "w"])
+    assert (told["id"], told["worker"]) == (task_id, "w")
+
+
+def test_task_show_tells_everything_with_the_traceback_of_each_attempt(
+    command: Command, client: Client, broker: Broker
+) -> None:
+    task_id = client.enqueue("test:echo", {"to": "ä\x1b[2J"}).id
+    end(broker, Verdict.ARCHIVE)
+
+    shown = command("task", "show", task_id).stdout
+
+    assert re.search(r'^payload +\{"to": "ä\\u001b\[2J"\}$', shown, re.MULTILINE)
+    assert re.search(r"^state +archived$", shown, re.MULTILINE)
+    assert re.search(r"^attempt 1: failed after \d\.\ds, 20\d\d-.* \(\d\.\ds ago\), w$", shown, re.MULTILINE)
+    assert "\n  Traceback\n  RuntimeError: no\n" in shown
+    assert json.loads(command("task", "show", task_id, "--json").stdout)["attempts"][0]["is_success"] is False
+
+
+@pytest.mark.parametrize(("retention", "told"), [("-1", ["for", "ever"]), ("500", ["8m"]), ("0", None)])
+def test_task_show_tells_how_long_a_task_is_kept(
+    command: Command, client: Client, connection: redis.Redis, retention: str, told: list[str] | None
+) -> None:
+    task_id = client.enqueue("test:echo").id
+    connection.hset(keys.job(task_id), "result_ttl", retention)
+
+    shown = {name: words for name, *words in rows(command("task", "show", task_id))}
+
+    assert shown.get("retention") == told
+
+
+def test_what_tasks_hold_never_moves_the_cursor(command: Command, client: Client, broker: Broker) -> None:
+    task_id = in_state(client, broker, TaskState.ARCHIVED)
+    client.connection.hset(keys.job(task_id), "last_error", "\x1b[2Jgone\r\n")
+
+    for words in (("task", "show", task_id), ("task", "ls", "-s", "archived")):
+        shown = command(*words).stdout
+        assert "\\x1b[2Jgone" in shown
+        assert "\x1b" not in shown
+
+
+def test_tasks_are_run_archived_and_deleted_by_id(command: Command, client: Client, broker: Broker) -> None:
+    inspector = Inspector(client.connection)
+    one, two = in_state(client, broker, TaskState.ARCHIVED), client.enqueue("test:echo", process_in=99).id
+
+    assert command("task", "run", one, two).returncode == 0
+    assert {inspector.task(task_id).state for task_id in (one, two)} == {TaskState.PENDING}
+    assert command("task", "archive", one).returncode == 0
+    assert inspector.task(one).state is TaskState.ARCHIVED
+    assert command("task", "delete", one, two).returncode == 0
+    assert not client.connection.exists(keys.job(one), keys.job(two))
+
+
+def test_what_can_be_done_is_done_and_what_cannot_is_told(command: Command, client: Client) -> None:
+    pending = client.enqueue("test:echo").id
+
+    done = command("task", "delete", "nope", pending, "neither")
+
+    assert done.returncode == 1
+    assert [line.partition("task ")[2].split()[0] for line in done.stderr.splitlines()] == ["'nope'", "'neither'"]
+    assert not client.connection.exists(keys.job(pending))
+
+
+def test_all_tasks_of_a_state_are_run_at_once(command: Command, client: Client, broker: Broker) -> None:
+    for task_type in ("mail:send", "mail:send", "test:echo"):
+        in_state(client, broker, TaskState.ARCHIVED, task_type)
+
+    done = command("task", "run", "--all", "--state", "archived", "--queue", "default", "--type", "mail:send")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+    counts = Inspector(client.connection).queues()[0]
+    assert (counts.pending, counts.archived) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("task", "delete", "--all", "-s", "pending"),
+        ("task", "archive", "--all", "-s", "pending"),
+        ("queue", "purge", "default"),
+    ],
+)
+def test_what_destroys_asks_first(command: Command, client: Client, words: tuple[str, ...]) -> None:
+    client.enqueue("test:echo")
+
+    unasked = command(*words)
+    assert unasked.returncode == 2
+    assert "Say so with --yes." in unasked.stderr
+    assert client.connection.llen(keys.queue("default")) == 1
+
+    assert command(*words, "--yes").stdout == "1\n"
+    assert client.connection.llen(keys.queue("default")) == 0
+
+
+def test_a_no_on_a_terminal_leaves_everything_as_it_is(client: Client, valkey: Valkey) -> None:
+    client.enqueue("test:echo")
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "boilerd", "queue", "purge", "default", "--redis-url", valkey.url],
+        env=clean_environment(), stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        os.write(master, b"n\n")
+        out, err = process.communicate(timeout=20)
+    os.close(master)
+    os.close(slave)
+
+    assert (process.returncode, out) == (1, "")
+    assert "Delete all pending tasks of queue default? [y/N]" in err
+    assert client.connection.llen(keys.queue("default")) == 1
+
+
+def test_task_cancel_deletes_what_waits_and_tells_what_has_ended(
+    command: Command, client: Client, broker: Broker
+) -> None:
+    ended = in_state(client, broker, TaskState.COMPLETED)
+    waiting = client.enqueue("test:echo").id
+
+    done = command("task", "cancel", waiting, ended)
+
+    assert done.returncode == 1
+    assert f"cannot cancel task {ended}" in done.stderr
+    assert not client.connection.exists(keys.job(waiting))
+
+
+def test_queue_ls_and_show_tell_counts_latency_and_history(command: Command, client: Client, broker: Broker) -> None:
+    client.enqueue("test:echo", queue="low")
+    in_state(client, broker, TaskState.ARCHIVED)
+    client.enqueue("test:echo")
+    command("queue", "pause", "low")
+
+    listed = rows(command("queue", "ls"))
+    shown = command("queue", "show", "default", "--days", "2").stdout
+
+    assert listed[0] == ["QUEUE", "PENDING", "ACTIVE", "SCHEDULED", "ARCHIVED", "COMPLETED", "LATENCY", "MEMORY"]
+    assert [row[:6] for row in listed[1:]] == [["default", "1", "0", "0", "1", "0"], ["low", "1", "0", "0", "0", "0"]]
+    assert [row[-1] == "paused" for row in listed[1:]] == [False, True]
+    assert re.search(r"^archived +1$", shown, re.MULTILINE)
+    assert re.search(r"^20\d\d-\d\d-\d\d +1 +1 +100.00%$", shown, re.MULTILINE)
+    found = [json.loads(line) for line in command("queue", "ls", "--json").stdout.splitlines()]
+    assert [(queue["name"], queue["is_paused"]) for queue in found] == [("default", False), ("low", True)]
+
+
+def test_queue_ls_lists_queues_of_plain_rq_whatever_their_names(command: Command, connection: redis.Redis) -> None:
+    Queue("mail:EU", connection=connection, serializer=JSONSerializer).enqueue("shop.bill", 7)
+
+    assert [row[:2] for row in rows(command("queue", "ls"))[1:]] == [["mail:EU", "1"]]
+
+
+def test_a_misspelt_queue_is_not_paused(command: Command, connection: redis.Redis, broker: Broker) -> None:
+    broker.register("host.run.0", ["reports"], {"state": "idle"})
+
+    misspelt = command("queue", "pause", "crit")
+    others = command("queue", "pause", "critical", "reports")
+
+    assert misspelt.returncode == 1
+    assert misspelt.stderr == "boilerd: error: queue 'crit' was never used; there are: none\n"
+    assert (others.returncode, others.stderr) == (0, "")
+    assert connection.smembers(keys.PAUSED) == {b"critical", b"reports"}
+
+
+def test_pausing_twice_is_told_and_no_error(command: Command, connection: redis.Redis) -> None:
+    command("queue", "pause", "low")
+    again = command("queue", "pause", "low", "default")
+    resumed = command("queue", "resume", "low", "default")
+    never = command("queue", "resume", "low")
+
+    assert (again.returncode, again.stderr) == (0, "queue low was paused already\n")
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert (never.returncode, never.stderr) == (0, "queue low was not paused\n")
+    assert not connection.exists(keys.PAUSED)
+
+
+def test_stats_sum_over_all_queues(command: Command, client: Client, broker: Broker) -> None:
+    client.enqueue("test:echo", queue="low")
+    in_state(client, broker, TaskState.ARCHIVED)
+    in_state(client, broker, TaskState.COMPLETED)
+
+    found = json.loads(command("stats", "--json").stdout)
+    shown = command("stats").stdout
+
+    assert found["tasks"] == {"pending": 1, "active": 0, "scheduled": 0, "archived": 1, "completed": 1}
+    assert found["today"] == {"processed": 2, "failed": 1}
+    assert "50.00%" in shown
+    assert found["broker"]["server"] in shown
+
+
+def test_worker_ls_tells_who_runs_what(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "2").ready()
+    task_id = client.enqueue("test:sleep", 30).id
+    daemon.wait_for("task started", task_id=task_id)
+    wait_until(lambda: len(daemon.cli("worker", "ls").stdout.splitlines()) == 3, "both are registered")
+
+    shown = daemon.cli("worker", "ls").stdout
+
+    assert len(re.findall(rf"busy .* test:sleep {task_id} +\d", shown)) == 1
+    assert daemon.cli("worker", "scale", "1").returncode == 0
+
+
+def test_cron_ls_and_run(command: Command, connection: redis.Redis, directory: Path) -> None:
+    (directory / "crons.py").write_text(
+        "from boilerd import ServeMux\nmux = ServeMux()\n"
+        "mux.cron('@every 1h', 'report:send', {'a': 1}, name='mine', queue='low')\n"
+    )
+    env = {"BOILERD_APP": "crons:mux"}
+
+    listed = rows(command("cron", "ls", cwd=directory, env=env))
+    task_id = command("cron", "run", "mine", cwd=directory, env=env).stdout.strip()
+    unknown = command("cron", "run", "yours", cwd=directory, env=env)
+
+    assert listed[1][:5] == ["mine", "@every", "1h", "UTC", "report:send"]
+    assert listed[1][-2] == "in"
+    shown = Inspector(connection).task(task_id)
+    assert (shown.type, shown.queue, shown.payload) == ("report:send", "low", {"a": 1})
+    assert unknown.returncode == 2
+    assert "no periodic task 'yours'; there are: mine" in unknown.stderr
+
+
+def test_cron_ls_that_finds_nothing_says_where_it_looked(command: Command) -> None:
+    done = command("cron", "ls", env={"BOILERD_APP": ""})
+    as_json = command("cron", "ls", "--json", env={"BOILERD_APP": ""})
+
+    assert (done.returncode, done.stdout.split()) == (
+        0, ["NAME", "SPEC", "TIMEZONE", "TYPE", "PREVIOUS", "NEXT"],
+    )  # fmt: skip
+    assert done.stderr.startswith("no periodic tasks in these settings and in app (built-in); where the daemon was")
+    assert (as_json.stdout, as_json.stderr) == ("", "")
+
+
+def test_health_tells_of_tasks_that_wait_too_long(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    daemon.cli("quiet")
+    task_id = client.enqueue("test:echo").id
+    client.connection.hset(keys.job(task_id), "enqueued_at", "2026-01-01T00:00:00Z")
+
+    late = daemon.cli("health", "--max-latency", "1h")
+    fine = daemon.cli("health")
+    daemon.cli("queue", "pause", "default")
+
+    assert late.returncode == 1
+    assert re.fullmatch(r"queue default: the oldest task has waited \d+ s\n", late.stdout)
+    assert (fine.returncode, fine.stdout) == (0, "ok\n")
+    assert json.loads(daemon.cli("health", "--json").stdout) == {"ok": True, "troubles": []}
+    assert daemon.cli("health", "--max-latency", "1h").stdout == "ok\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("task", "show", "x"), ("task", "ls"), ("task", "run", "x"), ("task", "cancel", "x"), ("queue", "ls"),
+        ("queue", "pause", "a"), ("queue", "show", "a"), ("stats",), ("worker", "ls"), ("cron", "ls"),
+    ],
+)  # fmt: skip
+def test_without_a_broker_each_command_says_so_in_one_line(directory: Path, words: tuple[str, ...]) -> None:
+    env = clean_environment(BOILERD_REDIS_URL=f"unix://{directory}/none.sock")
+
+    done = boilerd(*words, env=env, cwd=directory)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"boilerd: error: Redis did not answer: .*none\.sock.*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "error"),
+    [
+        (("task", "show", "nope"), 1, "task 'nope' does not exist"),
+        (("task", "ls", "--queue", "nope"), 1, "queue 'nope' was never used; there are: none"),
+        (("queue", "show", "nope"), 1, "queue 'nope' was never used"),
+        (("queue", "show", "no pe"), 2, "no pe"),
+        (("task", "ls", "--state", "broken"), 2, "'broken' is not one of 'pending', 'active'"),
+        (("task", "run"), 2, "give either task IDs, or --all with --state"),
+        (("task", "run", "x", "--all"), 2, "give either task IDs, or --all with --state"),
+        (("task", "ls", "--page", "0"), 2, "0 is not in the range x>=1"),
+        (("queue", "nope"), 2, "No such command 'nope'"),
+    ],
+)
+def test_wrong_words_get_an_error_that_says_what_would_do(
+    command: Command, words: tuple[str, ...], status: int, error: str
+) -> None:
+    done = command(*words)
+
+    assert (done.returncode, done.stdout) == (status, "")
+    assert error in done.stderr
+
+
+def test_a_reader_that_goes_away_ends_a_long_list_quietly(client: Client, valkey: Valkey) -> None:
+    client.enqueue_many([("test:echo", n) for n in range(10_000)])
+    tool = f"{sys.executable} -m boilerd task ls --size 10000 --redis-url {valkey.url} | head -n 2"
+
+    done = subprocess.run(["bash", "-c", tool], env=clean_environment(), capture_output=True, text=True, check=False)
+
+    assert (len(done.stdout.splitlines()), done.stderr) == (2, "")
+
+
+@pytest.mark.parametrize("width", [30, 60, 100])
+def test_a_table_fits_a_narrow_terminal_and_is_whole_in_a_pipe(
+    client: Client, broker: Broker, valkey: Valkey, width: int
+) -> None:
+    task_id = in_state(client, broker, TaskState.ARCHIVED)
+    client.connection.hset(keys.job(task_id), "last_error", "x" * 300)
+    words = [sys.executable, "-m", "boilerd", "task", "ls", "-s", "archived", "--redis-url", valkey.url]
+    env = clean_environment(COLUMNS=str(width), TERM="xterm")
+
+    piped = subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["script", "-qec", " ".join(words), "/dev/null"], env=env, capture_output=True, text=True, check=True,
+        stdin=subprocess.DEVNULL,
+    ).stdout  # fmt: skip
+
+    assert "x" * 300 in piped
+    assert "\x1b" not in piped
+    plain = [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in shown.splitlines()]
+    assert max(map(len, plain)) <= width
+    assert (task_id in shown) == (width >= 60)
+    assert ("…" in shown) == (width != 60)
+
+
+def test_no_colour_where_it_is_not_wanted(client: Client, valkey: Valkey) -> None:
+    client.enqueue("test:echo")
+    words = f"{sys.executable} -m boilerd queue ls --redis-url {valkey.url}"
+
+    def on_a_terminal(**variables: str) -> str:
+        env = clean_environment(TERM="xterm-256color", COLUMNS="120", **variables)
+        script = ["script", "-qec", words, "/dev/null"]
+        return subprocess.run(
+            script, env=env, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+        ).stdout
+
+    assert not re.search(r"\x1b\[3\d|\x1b\[4\d", on_a_terminal(NO_COLOR="1"))
+    assert "default" in on_a_terminal()
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    def help_of(words: tuple[str, ...]) -> str:
+        shown = CliRunner().invoke(main, [*words, "--help"], prog_name="boilerd")
+        assert shown.exit_code == 0
+        return shown.output
+
+    def commands(words: tuple[str, ...]) -> list[tuple[str, ...]]:
+        _, found, listed = help_of(words).partition("Commands:\n")
+        names = re.findall(r"^  ([a-z]+) ", listed, re.MULTILINE) if found else []
+        return [leaf for name in names for leaf in commands((*words, name))] if names else [words]
+
+    groups = [name for name in COMMANDS if name != "config"]
+    leaves = [leaf for name in groups for leaf in commands((name,))]
+    missing = [words for words in leaves if f"  boilerd {' '.join(words)}" not in help_of(words)]
+
+    manual = (Path(__file__).parents[2] / "docs" / "boilerd.1").read_text()
+
+    assert len(leaves) >= 28
+    assert [words for words in leaves if f".SS boilerd {' '.join(words)}" not in manual] == []
+    # Their examples are those of `boilerd restart` and `boilerd scale`.
+    assert sorted(missing) == [("worker", "restart"), ("worker", "scale")]
+
+
+def log_line(message: str, level: str = "info", **fields: object) -> str:
+    return json.dumps({"time": "2026-11-24T09:30:00.123Z", "level": level, "message": message, "pid": 7, **fields})
+
+
+LOG = [
+    log_line("task started", task_id="a", task_type="mail:send"),
+    "Traceback of somebody else",
+    log_line(
+        "task failed", "error", task_id="a", task_type="mail:send", error="no", traceback="Traceback\nRuntimeError"
+    ),
+    log_line("task completed", task_id="b", task_type="test:echo"),
+]
+#: As the handlers write it that applications bring along.
+FOREIGN = log_line("boom", "error", task_id=["a"], exc_info="Traceback\n\tValueError: \x1b[2J", args=[1])
+
+
+@pytest.mark.parametrize("variable", ["BOILERD_LOG_FILE", "LOG_FILE"])
+def test_logs_are_readable_lines_of_the_log_file(command: Command, directory: Path, variable: str) -> None:
+    (directory / "boilerd.log").write_text("\n".join(LOG) + "\n")
+    env = {variable: str(directory / "boilerd.log"), "TZ": "UTC"}
+
+    done = command("logs", env=env)
+
+    assert done.stdout.splitlines() == [
+        "09:30:00.123 INFO    task started  task_id=a task_type=mail:send",
+        "Traceback of somebody else",
+        "09:30:00.123 ERROR   task failed  task_id=a task_type=mail:send error=no",
+        "Traceback",
+        "RuntimeError",
+        "09:30:00.123 INFO    task completed  task_id=b task_type=test:echo",
+    ]
+
+
+def test_logs_show_json_lines_of_others_without_moving_the_cursor(command: Command) -> None:
+    done = command("logs", "--file", "-", stdin=FOREIGN + "\n", env={"TZ": "UTC"})
+    of_task = command("logs", "--file", "-", "--task", "a", stdin=FOREIGN + "\n")
+
+    assert done.stdout.splitlines() == [
+        "09:30:00.123 ERROR   boom  task_id=['a']",
+        "Traceback",
+        "\\tValueError: \\x1b[2J",
+    ]
+    assert (of_task.returncode, of_task.stdout, of_task.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (("--task", "b"), [3]),
+        (("--type", "mail:send"), [0, 2]),
+        (("--level", "warning"), [1, 2]),
+        (("-n", "1"), [3]),
+        (("-n", "1", "--type", "mail:send"), [2]),
+        (("-n", "0"), []),
+        (("-n", "9" * 20, "--task", "b"), [3]),
+    ],
+)
+def test_logs_can_be_filtered(command: Command, flags: tuple[str, ...], wanted: list[int]) -> None:
+    done = command("logs", "--file", "-", "--json", *flags, stdin="\n".join(LOG) + "\n")
+
+    assert (done.stdout.splitlines(), done.returncode) == ([LOG[n] for n in wanted], 0)
+
+
+def test_logs_follow_a_file_that_grows_and_is_rotated(directory: Path) -> None:
+    log = directory / "boilerd.log"
+    log.write_text(f"{LOG[0]}\n")
+    words = [sys.executable, "-m", "boilerd", "logs", "-f", "--json", "--file", str(log)]
+    with (
+        (directory / "out").open("wb") as out,
+        subprocess.Popen(
+            words, env=clean_environment(PYTHONUNBUFFERED="1"), stdout=out, stderr=subprocess.DEVNULL
+        ) as process,
+    ):
+
+        def said() -> list[str]:
+            return (directory / "out").read_text().splitlines()
+
+        wait_until(lambda: said() == LOG[:1], "the first line")
+        with log.open("a") as file:
+            file.write(f"{LOG[2]}\n")
+        wait_until(lambda: said() == [LOG[0], LOG[2]], "the line that came")
+        log.rename(directory / "boilerd.log.1")
+        log.write_text(f"{LOG[3]}\n")
+        wait_until(lambda: said() == [LOG[0], LOG[2], LOG[3]], "the line of the new file")
+        process.terminate()
+
+
+def test_logs_that_find_nothing_in_the_journal_say_where_they_looked(command: Command, directory: Path) -> None:
+    journal = directory / "journalctl"
+    journal.write_text(f"#!/bin/sh\necho '{log_line('task started')}'\n")
+    journal.chmod(0o755)
+    env = {"PATH": f"{directory}:{os.environ['PATH']}", "LOG_FILE": ""}
+
+    found = command("logs", "--unit", "mail", env=env)
+    nothing = command("logs", "--unit", "mail", "--level", "error", env=env)
+
+    assert (found.returncode, found.stderr) == (0, "")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert re.fullmatch(r"no such lines of mail in the journal; .* --unit or --file\n", nothing.stderr)
+
+
+def test_a_log_that_is_not_there_is_told(command: Command, directory: Path) -> None:
+    missing = command("logs", "--file", str(directory / "none.log"))
+    nowhere = command("logs", env={"PATH": str(directory)})
+
+    assert missing.returncode == 1
+    assert "none.log: No such file" in missing.stderr
+    assert nowhere.returncode == 1
+    assert "log_file is not set, and there is no journal here; give --file" in nowhere.stderr

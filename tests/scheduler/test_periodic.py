@@ -1,0 +1,436 @@
+"""Periodic tasks with a real broker: each tick once, whoever comes first."""
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd import BrokerError, Client, ConfigError, QueueFullError, ServeMux
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.connection import connect, text
+from boilerd.broker.job_hash import NewTask
+from boilerd.scheduler.periodic import LATE_S, LONGEST_SLEEP_S, Periodic, new_task
+from boilerd.settings.loading import load
+from boilerd.tasks.cron import CronEntry
+from boilerd.tasks.task import task_options
+from support import Valkey, rings
+
+HOSTS = 4
+
+
+def queued(connection: redis.Redis, queue: str = "default") -> list[str]:
+    return [text(task_id) for task_id in connection.lrange(keys.queue(queue), 0, -1)]
+
+
+class Every:
+    """An entry whose last tick was so many seconds ago, or up to four more, and whose next one is far away.
+
+    Redis's clock cannot be set, so the interval is chosen: of four seconds in a row one is
+    four intervals after 1970.
+    """
+
+    def __init__(self, broker: Broker, ago_s: int, **options: Any) -> None:
+        latest_s = int(broker.now()) - ago_s
+        self.interval_s = latest_s // 4
+        self.tick_s = float(4 * self.interval_s)
+        self.entry = CronEntry(name="e", spec=f"@every {self.interval_s}s", task_type="test:echo", **options)
+
+    def ticks(self, *back: int) -> list[str]:
+        """The IDs of the ticks so many intervals before the last one."""
+        return [self.entry.tick_id(self.tick_s - n * self.interval_s) for n in back]
+
+    def remember(self, connection: redis.Redis, back: int) -> None:
+        """As if the tick so many intervals before the last one had been the last that was taken."""
+        connection.hset(keys.CRON, "e", repr(self.tick_s - back * self.interval_s))
+
+
+@pytest.fixture
+def just_now(broker: Broker) -> Every:
+    """Its last tick is in time, and stays so for some seconds more."""
+    return Every(broker, 1)
+
+
+@pytest.fixture
+def long_ago(broker: Broker) -> Every:
+    """Its last tick is too late, and the next one is not near."""
+    return Every(broker, int(LATE_S) + 30)
+
+
+def test_the_first_start_enqueues_no_tick_that_was_before_it(
+    broker: Broker, connection: redis.Redis, just_now: Every
+) -> None:
+    Periodic([just_now.entry]).enqueue_due(broker)
+
+    assert connection.keys(f"{keys.RQ}:*") == []
+    assert broker.last_ticks() == {}
+
+
+def test_a_tick_that_is_due_is_enqueued_under_its_own_id(
+    broker: Broker, connection: redis.Redis, just_now: Every
+) -> None:
+    just_now.remember(connection, back=1)
+
+    Periodic([just_now.entry]).enqueue_due(broker)
+
+    assert queued(connection) == just_now.ticks(0)
+    assert broker.last_ticks() == {"e": just_now.tick_s}
+
+
+@pytest.mark.parametrize("key", [keys.queue("default"), keys.registry("scheduled", "default")])
+def test_a_tick_whose_task_could_not_be_stored_is_not_used_up(
+    broker: Broker, connection: redis.Redis, just_now: Every, key: str
+) -> None:
+    is_later = key != keys.queue("default")
+    entry = CronEntry(name="e", spec="@daily", task_type="test:echo", options={"process_in": 60} if is_later else {})
+    task = new_task(entry, just_now.tick_s)
+    connection.set(key, "a stranger's")
+
+    with pytest.raises(BrokerError):
+        broker.tick("e", just_now.tick_s, task)
+
+    assert broker.last_ticks() == {}
+    connection.delete(key)
+    assert broker.tick("e", just_now.tick_s, task) == (True, None)
+    assert connection.exists(keys.job(task.id))
+
+
+@pytest.mark.parametrize("value", ["yesterday", "nan", "inf", "-inf", "1e300", "-1e300", "-1e12"])
+def test_what_is_no_tick_is_none(broker: Broker, connection: redis.Redis, just_now: Every, value: str) -> None:
+    connection.hset(keys.CRON, mapping={"e": value, "other": "60"})
+
+    assert broker.last_ticks() == {"other": 60.0}
+    Periodic([just_now.entry]).enqueue_due(broker)
+    assert broker.tick("e", just_now.tick_s, None) == (True, None)
+
+
+def test_a_tick_that_was_taken_while_redis_clock_was_ahead_stops_none(
+    broker: Broker, connection: redis.Redis, just_now: Every, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.hset(keys.CRON, "e", just_now.tick_s + 365 * 86400)
+    periodic = Periodic([just_now.entry])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(broker, "now", lambda: just_now.tick_s - 1)
+        periodic.enqueue_due(broker)
+    assert queued(connection) == []
+
+    periodic.enqueue_due(broker)
+
+    assert queued(connection) == just_now.ticks(0)
+
+
+def test_an_entry_that_redis_refuses_stops_no_other(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
+    spec = just_now.entry.spec
+    entries = [
+        CronEntry(name=queue, spec=spec, task_type="test:echo", options={"queue": queue}) for queue in ("bad", "good")
+    ]
+    for entry in entries:
+        connection.hset(keys.CRON, entry.name, just_now.tick_s - just_now.interval_s)
+    connection.set(keys.queue("bad"), "a stranger's")
+
+    with pytest.raises(BrokerError, match="WRONGTYPE"):
+        Periodic(entries).enqueue_due(broker)
+
+    assert queued(connection, "good") == [entries[1].tick_id(just_now.tick_s)]
+
+
+def test_the_id_of_a_tick_is_made_of_name_and_time() -> None:
+    entry = CronEntry(name="report", spec="@daily", task_type="report:refresh")
+
+    assert entry.tick_id(1_767_225_600.0) == "cron-report-20260101T000000Z"
+    assert new_task(entry, 1_767_225_600.0).id == "cron-report-20260101T000000Z"
+
+
+@pytest.mark.fault(36)
+def test_a_tick_is_enqueued_once_by_a_scheduler_and_by_its_successor(
+    broker: Broker, connection: redis.Redis, just_now: Every
+) -> None:
+    just_now.remember(connection, back=1)
+    periodic = Periodic([just_now.entry])
+
+    periodic.enqueue_due(broker)
+    periodic.enqueue_due(broker)
+    Periodic([just_now.entry]).enqueue_due(broker)
+
+    assert queued(connection) == just_now.ticks(0)
+
+
+def test_a_tick_stays_taken_when_its_task_is_gone(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
+    just_now.remember(connection, back=1)
+    Periodic([just_now.entry]).enqueue_due(broker)
+    connection.delete(keys.queue("default"), keys.job(just_now.ticks(0)[0]))
+
+    Periodic([just_now.entry]).enqueue_due(broker)
+
+    assert queued(connection) == []
+
+
+@pytest.mark.fault(36)
+def test_each_of_many_ticks_is_enqueued_once_by_several_hosts_at_once(
+    valkey: Valkey, broker: Broker, connection: redis.Redis, just_now: Every
+) -> None:
+    spec = just_now.entry.spec
+    entries = [CronEntry(name=f"e{number}", spec=spec, task_type="test:echo") for number in range(40)]
+    for entry in entries:
+        connection.hset(keys.CRON, entry.name, just_now.tick_s - just_now.interval_s)
+    gate = threading.Barrier(HOSTS)
+
+    def host() -> None:
+        with connect(valkey.url) as own:
+            own_broker = Broker(own)
+            own_broker.now()  # connected before the race
+            gate.wait(10)
+            Periodic(entries).enqueue_due(own_broker)
+
+    threads = [threading.Thread(target=host) for _ in range(HOSTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert sorted(queued(connection)) == sorted(entry.tick_id(just_now.tick_s) for entry in entries)
+
+
+def test_two_hosts_that_run_on_take_one_tick_once(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
+    just_now.remember(connection, back=1)
+    first, second = Periodic([just_now.entry]), Periodic([just_now.entry])
+
+    answers = [periodic.enqueue_due(broker) for periodic in (first, second, first, second)]
+
+    assert queued(connection) == just_now.ticks(0)
+    assert all(answer > 0 for answer in answers)
+
+
+def test_a_host_that_is_behind_takes_no_tick_before_the_last_one(broker: Broker, just_now: Every) -> None:
+    entry, tick_s = just_now.entry, just_now.tick_s
+    older_s = tick_s - just_now.interval_s
+
+    taken = broker.tick("e", tick_s, new_task(entry, tick_s))
+    again = broker.tick("e", tick_s, new_task(entry, tick_s))
+    older = broker.tick("e", older_s, new_task(entry, older_s))
+
+    assert (taken, again, older) == ((True, None), (False, None), (False, None))
+
+
+def test_a_tick_whose_queue_is_full_says_so(broker: Broker, just_now: Every) -> None:
+    broker.set_limits({"default:max_length": 1})
+    broker.enqueue([NewTask("first", "test:echo", b"1", task_options())])
+
+    is_ours, refusal = broker.tick("e", just_now.tick_s, new_task(just_now.entry, just_now.tick_s))
+
+    assert is_ours
+    assert isinstance(refusal, QueueFullError)
+
+
+def test_a_periodic_task_of_a_nested_mux_counts() -> None:
+    inner, outer = ServeMux(), ServeMux()
+    inner.cron("@daily", "inner:task")
+    outer.cron("@daily", "outer:task")
+    outer.handle("inner:", inner)
+    outer.handle("again:", inner)
+
+    assert [entry.task_type for entry in outer.crons] == ["outer:task", "inner:task"]
+
+
+@pytest.mark.fault(36)
+def test_missed_ticks_are_skipped_and_logged(
+    broker: Broker, connection: redis.Redis, long_ago: Every, caplog: pytest.LogCaptureFixture
+) -> None:
+    long_ago.remember(connection, back=3)
+
+    Periodic([long_ago.entry]).enqueue_due(broker)
+
+    (record,) = caplog.records
+    assert queued(connection) == []
+    assert broker.last_ticks() == {"e": long_ago.tick_s}
+    assert (record.levelno, record.message) == (logging.WARNING, "periodic task missed its time")
+    assert {name: vars(record)[name] for name in ("cron", "missed", "caught_up")} == {
+        "cron": "e", "missed": 3, "caught_up": False,
+    }  # fmt: skip
+
+
+def test_missed_ticks_are_logged_by_one_host_only(
+    broker: Broker, connection: redis.Redis, long_ago: Every, caplog: pytest.LogCaptureFixture
+) -> None:
+    long_ago.remember(connection, back=3)
+    hosts = [Periodic([long_ago.entry]) for _ in range(2)]
+    for host in hosts:
+        host._last = {"e": long_ago.tick_s - 3 * long_ago.interval_s}  # both have run since then
+
+    for host in hosts:
+        host.enqueue_due(broker)
+
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.fault(36)
+def test_of_missed_ticks_the_latest_is_caught_up_with_where_that_is_wanted(
+    broker: Broker, connection: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    every = Every(broker, int(LATE_S) + 30, catch_up=True)
+    every.remember(connection, back=3)
+
+    Periodic([every.entry]).enqueue_due(broker)
+
+    (record,) = caplog.records
+    assert queued(connection) == every.ticks(0)
+    assert (vars(record)["missed"], vars(record)["caught_up"]) == (2, True)
+
+
+def test_a_tick_that_is_in_time_runs_although_others_before_it_were_missed(
+    broker: Broker, connection: redis.Redis, just_now: Every, caplog: pytest.LogCaptureFixture
+) -> None:
+    just_now.remember(connection, back=3)
+
+    Periodic([just_now.entry]).enqueue_due(broker)
+
+    assert queued(connection) == just_now.ticks(0)
+    assert [vars(record)["missed"] for record in caplog.records] == [2]
+
+
+def test_a_tick_in_time_after_the_one_before_is_not_worth_a_warning(
+    broker: Broker, connection: redis.Redis, just_now: Every, caplog: pytest.LogCaptureFixture
+) -> None:
+    just_now.remember(connection, back=1)
+
+    Periodic([just_now.entry]).enqueue_due(broker)
+
+    assert caplog.records == []
+
+
+def test_a_task_has_the_options_of_its_entry(broker: Broker, connection: redis.Redis) -> None:
+    every = Every(broker, 1, payload={"n": 1}, options={"queue": "low", "timeout": 7, "max_retries": 1})
+    every.remember(connection, back=1)
+    Periodic([every.entry]).enqueue_due(broker)
+
+    claim = broker.advance("host.run.0", ("low",)).claims[0]
+
+    assert claim is not None
+    assert claim.task is not None
+    assert (claim.task.type, claim.task.payload, claim.task.timeout_s) == ("test:echo", {"n": 1}, 7)
+    assert claim.max_retries == 1
+
+
+def test_a_tick_rings_for_a_worker(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
+    just_now.remember(connection, back=1)
+
+    Periodic([just_now.entry]).enqueue_due(broker)
+
+    assert rings(broker.connection, "default") is True
+
+
+def test_the_sleep_lasts_until_the_next_tick_but_no_longer_than_a_minute(broker: Broker, just_now: Every) -> None:
+    soon = CronEntry(name="soon", spec="@every 30s", task_type="test:echo")
+
+    long_s = Periodic([just_now.entry]).enqueue_due(broker)
+    before_s = broker.now()
+    short_s = Periodic([just_now.entry, soon]).enqueue_due(broker)
+
+    assert long_s == LONGEST_SLEEP_S
+    assert 0 <= short_s <= 30
+    assert abs(((before_s + short_s) % 30 + 15) % 30 - 15) < 1
+
+
+def test_a_clock_of_redis_that_moved_on_makes_the_tick_due(
+    broker: Broker, connection: redis.Redis, just_now: Every
+) -> None:
+    periodic = Periodic([just_now.entry])
+    periodic.enqueue_due(broker)
+    periodic._last = {"e": just_now.tick_s - 1}  # as if it had looked before the tick
+
+    periodic.enqueue_due(broker)
+
+    assert queued(connection) == just_now.ticks(0)
+
+
+def test_the_last_ticks_do_not_stay_in_redis_for_ever(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
+    just_now.remember(connection, back=1)
+
+    Periodic([just_now.entry]).enqueue_due(broker)
+
+    assert 399 * 86400 < connection.ttl(keys.CRON) <= 400 * 86400
+
+
+def test_two_entries_of_one_name_are_refused() -> None:
+    entries = [CronEntry(name="report", spec=spec, task_type="report:refresh") for spec in ("@daily", "@hourly")]
+
+    with pytest.raises(ConfigError, match="'report' is there twice"):
+        Periodic(entries)
+
+
+def test_two_entries_of_one_type_need_names(directory: Path) -> None:
+    mux = ServeMux()
+    mux.cron("@daily", "report:refresh", "eu")
+    settings = settings_of(directory, '[[cron]]\nspec = "@hourly"\ntype = "report:refresh"\n')
+
+    with pytest.raises(ConfigError, match="'report-refresh' is there twice; give one of them another name"):
+        Periodic([*mux.crons, *settings])
+
+
+def settings_of(directory: Path, content: str) -> list[CronEntry]:
+    path = directory / "boilerd.toml"
+    path.write_text(content)
+    return load(file=path, environ={}).settings.cron_entries()
+
+
+def test_an_entry_of_the_settings_and_one_in_code_end_up_the_same(
+    directory: Path, broker: Broker, client: Client, connection: redis.Redis
+) -> None:
+    mux = ServeMux()
+    mux.cron(
+        "*/5 * * * *", "report:refresh", {"region": "eu"}, name="report", timezone="Europe/Berlin", catch_up=True,
+        queue="low", timeout=60, retention=3600, max_retries=2,
+    )  # fmt: skip
+    entries = settings_of(
+        directory,
+        """
+        [[cron]]
+        spec = "*/5 * * * *"
+        type = "report:refresh"
+        payload = { region = "eu" }
+        name = "report"
+        timezone = "Europe/Berlin"
+        catch_up = true
+        queue = "low"
+        timeout = "1m"
+        retention = "1h"
+        max_retries = 2
+        """,
+    )
+
+    assert entries == mux.crons
+    assert new_task(entries[0], 0.0) == new_task(mux.crons[0], 0.0)
+
+
+def test_an_entry_with_nothing_but_the_needful_is_the_same_from_both(directory: Path) -> None:
+    mux = ServeMux()
+    mux.cron("@every 30s", "worker:ping")
+
+    assert settings_of(directory, '[[cron]]\nspec = "@every 30s"\ntype = "worker:ping"\n') == mux.crons
+    assert mux.crons[0].name == "worker-ping"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[[cron]]\nspec = "61 * * * *"\ntype = "report:refresh"\n',
+        '[[cron]]\nspec = "@daily"\ntype = "bad type"\n',
+        '[[cron]]\nspec = "@daily"\ntype = "report:refresh"\ntimezone = "Europe/Berln"\n',
+        '[[cron]]\nspec = "@daily"\ntype = "report:refresh"\nqueue = "a b"\n',
+        '[[cron]]\ntype = "report:refresh"\n',
+        '[[cron]]\nspec = "@daily"\ntype = "report:refresh"\ncatchup = true\n',
+    ],
+)
+def test_an_entry_that_cannot_be_used_is_refused_when_the_settings_are_read(directory: Path, content: str) -> None:
+    path = directory / "boilerd.toml"
+    path.write_text(content)
+
+    with pytest.raises(ConfigError, match="cron"):
+        load(file=path, environ={})
+
+
+def test_without_entries_there_is_nothing_to_do() -> None:
+    assert not Periodic([])

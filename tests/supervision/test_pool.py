@@ -1,0 +1,174 @@
+"""The pool of workers, on real children; the tests do by themselves what Supervisor's loop does in one round."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from supervisor.options import ProcessGroupConfig
+from supervisor.states import ProcessStates
+
+from boilerd.process.board import Board
+from boilerd.process.signals import SignalInbox
+from boilerd.supervision.children import ForkedConfig, forked_config
+from boilerd.supervision.options import Options
+from boilerd.supervision.pool import Pool
+from support import wait_until
+
+
+class Crew:
+    """Two workers that do nothing, and their pool."""
+
+    def __init__(self, directory: Path) -> None:
+        self.options = Options(directory / "control.sock")
+        self.options.inbox = self.inbox = SignalInbox([])
+        self.board = Board()
+        self.group = ProcessGroupConfig(self.options, "worker", 1, [self._make(slot) for slot in (0, 1)]).make_group()
+        self.pool = Pool(self.group, self._make, self.board, lambda: None)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.group.processes[name]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.group.processes)
+
+    def state_of(self, name: str) -> int:
+        return int(self[name].state)
+
+    def go_round(self) -> None:
+        self.group.transition()
+        for pid in list(self.options.pidhistory):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                self._finish(pid, status)
+        self.pool.reconcile()
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Rounds, until it is so."""
+
+        def is_so() -> bool:
+            self.go_round()
+            return condition()
+
+        wait_until(is_so, what)
+
+    def kill(self, name: str, *, has_booted: bool) -> None:
+        """End a worker, which has served before or not; Supervisor has heard of it."""
+        pid = self[name].pid
+        self.board.mark_booted(int(name), has_booted=has_booted)
+        os.kill(pid, signal.SIGKILL)
+        self._finish(*os.waitpid(pid, 0))
+
+    def close(self) -> None:
+        for pid in self.options.pidhistory:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self.inbox.close()
+
+    def _make(self, slot: int) -> ForkedConfig:
+        return forked_config(
+            self.options, str(slot), _idle, priority=1, board=self.board, slot=slot, stop_wait_s=30.0
+        )  # fmt: skip
+
+    def _finish(self, pid: int, status: int) -> None:
+        self.options.pidhistory.pop(pid).finish(pid, status)
+
+
+def _idle() -> int:
+    signal.pause()
+    return 0
+
+
+@pytest.fixture
+def crew(directory: Path) -> Iterator[Crew]:
+    """Two workers that were forked."""
+    made = Crew(directory)
+    made.go_round()
+    yield made
+    made.close()
+
+
+def test_a_worker_that_ended_has_supervisor_look_at_once_what_to_start(crew: Crew) -> None:
+    crew.inbox.drain()
+
+    crew.kill("1", has_booted=True)
+
+    assert crew.inbox.wait(0)
+
+
+def test_a_worker_that_had_just_ended_when_it_was_to_go_does_not_come_back_for_good(crew: Crew) -> None:
+    crew.kill("1", has_booted=True)
+    crew.pool.scale(1)
+    crew.go_round()  # Supervisor forks it anew, before the pool has seen to it
+
+    crew.until(lambda: crew.names == ["0"], "it is gone")
+
+
+def test_a_worker_that_was_seen_to_go_as_it_ended_does_not_come_back_for_good(crew: Crew) -> None:
+    crew.kill("1", has_booted=True)
+    crew.pool.scale(1)
+    crew.pool.reconcile()
+
+    crew.until(lambda: crew.names == ["0"], "it is gone")
+
+
+def test_a_slot_that_is_wanted_again_is_served_for_good(crew: Crew) -> None:
+    crew.pool.scale(1)
+    crew.until(lambda: crew.names == ["0"], "it is gone")
+
+    crew.pool.scale(2)
+    crew.until(lambda: crew.state_of("1") == ProcessStates.STARTING, "it is STARTING")
+    crew.go_round()
+
+    assert crew.state_of("1") == ProcessStates.STARTING
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_worker_that_was_restarted_stays_stopped_when_it_is_stopped_later(crew: Crew, *, has_ended: bool) -> None:
+    before = crew["0"].pid
+    if has_ended:
+        crew.kill("0", has_booted=True)
+
+    crew.pool.restart(["worker:0"])
+    crew.until(lambda: crew["0"].pid not in {0, before}, "it was replaced")
+    crew["0"].stop()
+    crew.until(lambda: crew.state_of("0") == ProcessStates.STOPPED, "it is STOPPED")
+    crew.go_round()
+
+    assert crew.state_of("0") == ProcessStates.STOPPED
+
+
+def test_a_worker_that_waits_for_its_next_try_can_go_and_be_restarted(
+    crew: Crew, caplog: pytest.LogCaptureFixture
+) -> None:
+    crew.kill("0", has_booted=False)
+    crew.kill("1", has_booted=False)
+    assert [crew.state_of("0"), crew.state_of("1")] == [ProcessStates.BACKOFF, ProcessStates.BACKOFF]
+
+    crew.pool.restart(["worker:0"])
+    crew.pool.scale(1)
+    crew.go_round()
+
+    assert crew.names == ["0"]
+    assert crew.state_of("0") == ProcessStates.STARTING
+    assert "process crashed too often" not in caplog.text
+
+
+def test_a_worker_that_crashed_too_often_is_given_up_until_it_is_restarted(
+    crew: Crew, caplog: pytest.LogCaptureFixture
+) -> None:
+    crew["1"].config.startretries = 0
+    crew.kill("1", has_booted=False)
+
+    crew.until(lambda: crew.state_of("1") == ProcessStates.FATAL, "it is FATAL")
+
+    assert [record.__dict__["child"] for record in caplog.records if "crashed too often" in record.message] == [
+        "worker:1"
+    ]
+    assert crew.pool.given_up() == 1
+    crew.pool.restart()
+    crew.until(lambda: crew.state_of("1") == ProcessStates.STARTING, "it is STARTING")
+    assert crew.pool.given_up() == 0

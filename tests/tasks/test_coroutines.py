@@ -1,0 +1,495 @@
+"""Handlers that are coroutines, run by a worker that is otherwise synchronous."""
+
+import asyncio
+import functools
+import logging
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from boilerd import ServeMux, SkipRetry, Task
+from boilerd.errors import DeadlineExceededError, TaskTimeoutError
+from boilerd.process.logs import JsonFormatter, _AddFields, log_context
+from boilerd.worker.attempt import Completed, Execution, Failed, Outcome, Released
+from boilerd.worker.attempt_log import log_attempts
+
+#: The tests arm the process's timer themselves; pytest-timeout's own would get lost.
+pytestmark = pytest.mark.timeout(method="thread")
+
+#: Long enough that no test would end by itself.
+FOREVER_S = 30
+#: Long enough that the handler has come to where it waits.
+SOON_S = 0.2
+
+
+@dataclass
+class Attempt:
+    """What a worker hands in: the attempt of a task that nobody cancelled."""
+
+    def remaining_s(self) -> float:
+        return FOREVER_S
+
+    def cancellation(self) -> str:
+        return ""
+
+    def write_result(self, result: Any) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """What an execution sets up for its process ends with the test."""
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for signum in (signal.SIGALRM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_DFL)
+
+
+@pytest.fixture
+def mux() -> ServeMux:
+    return ServeMux()
+
+
+def run(mux: ServeMux, payload: Any = None, *, timeout_s: float = FOREVER_S, **options: Any) -> Outcome:
+    """An attempt as a worker runs it, with the process's real timer."""
+    task = Task("a", "test:async", payload, timeout_s=timeout_s)
+    return Execution(log_attempts(mux)).run(task, Attempt(), **options)
+
+
+def test_what_a_coroutine_returns_is_the_result(mux: ServeMux) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> Any:
+        await asyncio.sleep(0)
+        return {"got": task.payload}
+
+    assert run(mux, 5) == Completed({"got": 5})
+
+
+def test_what_a_coroutine_raises_is_the_error_with_its_own_lines(mux: ServeMux) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        await asyncio.sleep(0)
+        raise SkipRetry("address bounced")
+
+    outcome = run(mux)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.line == "SkipRetry: address bounced"
+    assert 'raise SkipRetry("address bounced")' in outcome.traceback
+
+
+def test_an_object_with_an_async_call_is_a_handler_too(mux: ServeMux) -> None:
+    class Handler:
+        async def __call__(self, task: Task) -> int:
+            await asyncio.sleep(0)
+            return 7
+
+    mux.handle("test:async", Handler())
+
+    assert run(mux) == Completed(7)
+
+
+def test_a_coroutine_that_a_plain_decorator_hides_runs_inside_the_middleware(mux: ServeMux) -> None:
+    order: list[str] = []
+
+    def hiding(function: Any) -> Any:
+        def hidden(task: Task) -> Any:
+            order.append("decorator")
+            return function(task)
+
+        return hidden
+
+    @mux.use
+    def look(next_handler: Any) -> Any:
+        def wrapped(task: Task) -> Any:
+            result = next_handler(task)
+            order.append(f"middleware: {result}")
+            return result
+
+        return wrapped
+
+    @mux.handle("test:async")
+    @hiding
+    async def handler(task: Task) -> int:
+        await asyncio.sleep(0)
+        order.append("handler")
+        return 7
+
+    assert run(mux) == Completed(7)
+    assert order == ["decorator", "handler", "middleware: 7"]
+
+
+def test_a_not_found_handler_may_be_a_coroutine(mux: ServeMux) -> None:
+    @mux.not_found
+    async def fallback(task: Task) -> str:
+        await asyncio.sleep(0)
+        return f"no handler for {task.type}"
+
+    assert run(mux) == Completed("no handler for test:async")
+
+
+def generate(task: Task) -> Iterator[int]:
+    yield 1
+
+
+async def generate_async(task: Task) -> AsyncIterator[int]:
+    yield 1
+
+
+class Generating:
+    def __call__(self, task: Task) -> Iterator[int]:
+        yield 1
+
+
+@pytest.mark.parametrize("handler", [generate, generate_async, Generating(), functools.partial(generate)])
+def test_a_generator_function_is_no_handler(mux: ServeMux, handler: Any) -> None:
+    with pytest.raises(TypeError, match="has a yield"):
+        mux.handle("test:async", handler)
+    with pytest.raises(TypeError, match=r"not_found: .* has a yield"):
+        mux.not_found(handler)
+
+    assert mux.patterns() == []
+
+
+async def answer_with_a_generator(task: Task) -> Any:
+    return generate(task)
+
+
+@pytest.mark.parametrize(
+    ("handler", "what"),
+    [
+        (lambda task: (number for number in (1, 2)), "a generator"),
+        (lambda task: (number async for number in generate_async(task)), "an async generator"),
+        (answer_with_a_generator, "a generator"),
+    ],
+)
+def test_a_generator_that_a_handler_returns_fails_the_attempt(mux: ServeMux, handler: Any, what: str) -> None:
+    mux.handle("test:async", handler)
+
+    outcome = run(mux)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.line.startswith("TypeError: handler ")
+    assert outcome.line.endswith(f" returned {what}; nothing of that would run")
+
+
+def async_inside(next_handler: Any) -> Any:
+    async def wrapped(task: Task) -> Any:
+        return next_handler(task)
+
+    return wrapped
+
+
+def generator_inside(next_handler: Any) -> Any:
+    def wrapped(task: Task) -> Iterator[Any]:
+        yield next_handler(task)
+
+    return wrapped
+
+
+def hidden_inside(next_handler: Any) -> Any:
+    wrapped = async_inside(next_handler)
+
+    def hidden(task: Task) -> Any:
+        return wrapped(task)
+
+    return hidden
+
+
+async def async_outside(next_handler: Any) -> Any:
+    return next_handler
+
+
+def async_hidden(next_handler: Any) -> Any:
+    return async_outside(next_handler)
+
+
+@pytest.mark.parametrize(
+    ("middleware", "why"),
+    [
+        (async_inside, "is no plain function"),
+        (generator_inside, "is no plain function"),
+        (hidden_inside, "returned a coroutine; middleware must be plain functions"),
+        (async_hidden, "returned a coroutine; middleware must be plain functions"),
+    ],
+)
+def test_a_middleware_that_is_no_plain_function_fails_the_attempt(mux: ServeMux, middleware: Any, why: str) -> None:
+    steps: list[str] = []
+    mux.handle("test:async", lambda task: steps.append("handled"))
+    mux.use(middleware)
+
+    outcome = run(mux)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.line.startswith(f"TypeError: middleware {middleware.__name__} returned ")
+    assert why in outcome.line
+    assert steps == []
+
+
+def test_a_coroutine_of_a_nested_mux_runs_inside_the_middleware_of_both(mux: ServeMux) -> None:
+    inner, order = ServeMux(), []
+    mux.handle("test:", inner)
+
+    @mux.use
+    def outer_middleware(next_handler: Any) -> Any:
+        def wrapped(task: Task) -> Any:
+            order.append("outer")
+            return next_handler(task)
+
+        return wrapped
+
+    @inner.use
+    def inner_middleware(next_handler: Any) -> Any:
+        def wrapped(task: Task) -> Any:
+            result = next_handler(task)
+            order.append(result)
+            return result
+
+        return wrapped
+
+    @inner.handle("test:async")
+    async def handler(task: Task) -> str:
+        order.append("handler")
+        return "result"
+
+    assert run(mux) == Completed("result")
+    assert order == ["outer", "handler", "result"]
+
+
+def test_a_timeout_interrupts_a_coroutine_that_sleeps(mux: ServeMux) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        await asyncio.sleep(FOREVER_S)
+
+    outcome = run(mux, timeout_s=SOON_S)
+
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, TaskTimeoutError)
+
+
+def test_a_timeout_interrupts_a_coroutine_that_computes(mux: ServeMux) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        while True:
+            pass
+
+    outcome = run(mux, timeout_s=SOON_S)
+
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, TaskTimeoutError)
+
+
+def test_a_timeout_interrupts_the_coroutines_that_a_coroutine_waits_for(mux: ServeMux) -> None:
+    ended: list[int] = []
+
+    async def part(number: int) -> None:
+        try:
+            await asyncio.sleep(FOREVER_S)
+        finally:
+            ended.append(number)
+
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(3):
+                group.create_task(part(number))
+
+    outcome = run(mux, timeout_s=SOON_S)
+
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, TaskTimeoutError)
+    assert sorted(ended) == [0, 1, 2]
+
+
+def test_a_timeout_that_strikes_in_a_task_beside_the_handler_ends_the_attempt(mux: ServeMux) -> None:
+    kept: list[asyncio.Task[None]] = []
+
+    async def compute() -> None:
+        while True:
+            pass
+
+    @mux.handle("test:async")
+    async def handler(task: Task) -> str:
+        kept.append(asyncio.create_task(compute()))
+        # Far shorter than forever: what is lost is told apart by the handler's coming to its end.
+        await asyncio.sleep(5 * SOON_S)
+        return "nobody stopped me"
+
+    outcome = run(mux, timeout_s=SOON_S)
+
+    assert isinstance(kept[0].exception(), TaskTimeoutError)
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, TaskTimeoutError)
+
+
+def test_a_deadline_interrupts_a_coroutine(mux: ServeMux) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        await asyncio.sleep(FOREVER_S)
+
+    outcome = run(mux, deadline_in_s=SOON_S)
+
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, DeadlineExceededError)
+
+
+def test_the_end_of_a_drain_releases_a_coroutine(mux: ServeMux) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        execution.drain(SOON_S)
+        await asyncio.sleep(FOREVER_S)
+
+    execution = Execution(mux)
+    outcome = execution.run(Task("a", "test:async"), Attempt())
+
+    assert outcome == Released()
+
+
+def test_a_cleanup_that_raises_does_not_hide_the_end_of_a_drain(mux: ServeMux) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        execution.drain(SOON_S)
+        try:
+            await asyncio.sleep(FOREVER_S)
+        finally:
+            raise ConnectionError("could not say goodbye")
+
+    execution = Execution(mux)
+    outcome = execution.run(Task("a", "test:async"), Attempt())
+
+    assert outcome == Released()
+
+
+def test_a_coroutine_that_is_cancelled_by_its_own_code_is_a_failure_like_any_other(mux: ServeMux) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        raise asyncio.CancelledError
+
+    outcome = run(mux)
+
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, asyncio.CancelledError)
+
+
+def test_an_except_exception_does_not_swallow_the_timeout(mux: ServeMux) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> str:
+        try:
+            await asyncio.sleep(FOREVER_S)
+        except Exception:
+            return "swallowed"
+        return "slept"
+
+    assert isinstance(run(mux, timeout_s=SOON_S), Failed)
+
+
+def test_the_cleanup_of_an_interrupted_coroutine_runs(mux: ServeMux) -> None:
+    steps: list[str] = []
+
+    @asynccontextmanager
+    async def connected() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.sleep(0)
+            steps.append("closed")
+
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        try:
+            async with connected():
+                await asyncio.sleep(FOREVER_S)
+        finally:
+            steps.append("finally")
+
+    assert isinstance(run(mux, timeout_s=SOON_S), Failed)
+
+    assert steps == ["closed", "finally"]
+
+
+def test_the_loop_stays_the_same_between_tasks(mux: ServeMux) -> None:
+    loops: list[object] = []
+
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    run(mux)
+    run(mux)
+
+    assert loops[0] is loops[1]
+
+
+def test_a_timeout_leaves_a_loop_that_the_next_task_can_use(mux: ServeMux) -> None:
+    loops: list[object] = []
+
+    @mux.handle("test:async")
+    async def handler(task: Task) -> str:
+        loops.append(asyncio.get_running_loop())
+        await asyncio.sleep(task.payload)
+        return "done"
+
+    assert isinstance(run(mux, FOREVER_S, timeout_s=SOON_S), Failed)
+    assert run(mux, 0) == Completed("done")
+    assert loops[0] is loops[1]
+
+
+def test_nothing_of_an_interrupted_coroutine_goes_on_in_the_next_task(mux: ServeMux) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> int:
+        if task.payload:
+            await asyncio.sleep(task.payload)
+        return len(asyncio.all_tasks())
+
+    run(mux, FOREVER_S, timeout_s=SOON_S)
+
+    assert run(mux, 0) == Completed(1)
+
+
+def test_the_context_of_the_attempt_is_visible_in_the_coroutine(mux: ServeMux) -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+    @mux.use
+    def with_tenant(next_handler: Any) -> Any:
+        def wrapped(task: Task) -> Any:
+            tenant.set("acme")
+            return next_handler(task)
+
+        return wrapped
+
+    @mux.handle("test:async")
+    async def handler(task: Task) -> str:
+        await asyncio.sleep(0)
+        return tenant.get()
+
+    assert run(mux) == Completed("acme")
+
+
+def test_what_a_coroutine_logs_carries_the_fields_of_its_task(mux: ServeMux, caplog: pytest.LogCaptureFixture) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        await asyncio.sleep(0)
+        task.logger.info("from inside")
+
+    caplog.handler.addFilter(_AddFields("worker:0"))
+    with caplog.at_level(logging.INFO, "boilerd.task"), log_context(host="h"):
+        run(mux)
+
+    (line,) = [JsonFormatter().format(record) for record in caplog.records if record.message == "from inside"]
+    assert '"task_id":"a","task_type":"test:async","queue":"default","attempt":1' in line
+    assert '"host":"h"' in line
+
+
+def test_no_timer_is_left_when_a_coroutine_ended(mux: ServeMux) -> None:
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        await asyncio.sleep(0)
+
+    run(mux)
+
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -1,0 +1,346 @@
+"""Payloads of a declared type: what handlers get, and what is refused where."""
+
+import logging
+import typing
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, NotRequired, TypedDict
+from uuid import UUID
+
+import msgspec
+import pytest
+import redis
+
+from boilerd import Client, InvalidPayloadError, ServeMux, Task, TaskInfo
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.job_hash import NewTask
+from boilerd.tasks.payload import encode_payload
+from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
+from boilerd.tasks.task import task_options
+from boilerd.worker.attempt import Execution, Failed
+from boilerd.worker.settlement import Rules, settle
+from support import Valkey
+
+WORKER = "host.run.0"
+
+
+@dataclass
+class Email:
+    to: list[str]
+    subject: str = "no subject"
+
+
+class EmailDict(TypedDict):
+    to: list[str]
+    subject: NotRequired[str]
+
+
+class EmailStruct(msgspec.Struct):
+    to: list[str]
+    subject: str = "no subject"
+
+
+class V1(msgspec.Struct, tag_field="version", tag=1):
+    to: str
+
+
+class V2(msgspec.Struct, tag_field="version", tag=2):
+    to: list[str]
+
+
+@dataclass
+class Order:
+    id: UUID
+    placed_at: datetime
+    price: Decimal
+    weight: float
+    lines: dict[int, str] = field(default_factory=dict)
+
+
+def got(model: Any, payload: Any) -> Any:
+    """What the handler gets for a payload as it comes out of Redis."""
+    mux, seen = ServeMux(), []
+    mux.handle("test:echo", lambda task: seen.append(task.payload), payload=model)
+    mux(Task("a", "test:echo", payload))
+    (only,) = seen
+    return only
+
+
+@pytest.mark.parametrize(
+    ("model", "decoded"),
+    [
+        (Email, Email(["a@b.c"])),
+        (EmailDict, {"to": ["a@b.c"]}),
+        (EmailStruct, EmailStruct(["a@b.c"])),
+        (dict[str, list[str]], {"to": ["a@b.c"]}),
+    ],
+)
+def test_the_handler_gets_the_payload_as_the_type_it_declared(model: Any, decoded: Any) -> None:
+    assert got(model, {"to": ["a@b.c"]}) == decoded
+
+
+@pytest.mark.parametrize(
+    ("payload", "decoded"),
+    [({"version": 1, "to": "a@b.c"}, V1("a@b.c")), ({"version": 2, "to": ["a@b.c"]}, V2(["a@b.c"]))],
+)
+def test_the_tag_of_a_union_chooses_the_version(payload: Any, decoded: Any) -> None:
+    assert got(V1 | V2, payload) == decoded
+
+
+def test_a_handler_without_a_declared_type_gets_the_payload_as_it_is() -> None:
+    assert got(None, {"to": 5}) == {"to": 5}
+
+
+def test_what_json_has_no_type_for_comes_back_as_what_it_was(client: Client, broker: Broker) -> None:
+    order = Order(UUID(int=7), datetime(2026, 1, 2, 3, 4, 5, 678000, UTC), Decimal("9.90"), 3.0, {1: "a", 2: "b"})
+    client.enqueue("test:echo", order)
+    claim = broker.advance(WORKER, ("default",)).claims[0]
+    assert claim.task is not None
+
+    assert got(Order, claim.task.payload) == order
+
+
+@pytest.mark.parametrize(
+    ("model", "payload", "message"),
+    [
+        (Email, {"to": ["a", 5]}, "$.to[1]: Expected `str`, got `int`"),
+        (EmailDict, {"to": ["a", 5]}, "$.to[1]: Expected `str`, got `int`"),
+        (EmailStruct, {"to": ["a"], "subject": None}, "$.subject: Expected `str`, got `null`"),
+        (EmailStruct, {"subject": "x"}, "$: Object missing required field `to`"),
+        (Email, "a@b.c", "$: Expected `object`, got `str`"),
+        (V1 | V2, {"version": 3, "to": "a"}, "$.version: Invalid value 3"),
+        (V1 | V2, {"version": 2, "to": "a"}, "$.to: Expected `array`, got `str`"),
+        (V1 | V2, {"to": "a"}, "$: Object missing required field `version`"),
+        (dict[str, list[int]], {"n": [1, 2, "3"]}, "$[...][2]: Expected `int`, got `str`"),
+    ],
+)
+def test_a_payload_that_does_not_fit_is_refused_with_the_path_of_the_wrong_field(
+    model: Any, payload: Any, message: str
+) -> None:
+    with pytest.raises(InvalidPayloadError) as raised:
+        got(model, payload)
+
+    assert str(raised.value) == f"payload: {message}"
+
+
+def test_a_wrong_key_is_told_apart_from_a_wrong_value() -> None:
+    with pytest.raises(InvalidPayloadError, match=r"key") as raised:
+        got(dict[int, str], {"one": "a"})
+
+    assert str(raised.value).count("`") % 2 == 0
+
+
+def test_a_rule_of_the_application_refuses_like_a_wrong_type() -> None:
+    @dataclass
+    class Positive:
+        n: int
+
+        def __post_init__(self) -> None:
+            if self.n < 1:
+                raise ValueError("n must be positive")
+
+    with pytest.raises(InvalidPayloadError, match="n must be positive"):
+        got(Positive, {"n": 0})
+
+
+def test_a_type_that_can_never_be_decoded_is_refused_where_the_handler_is_registered() -> None:
+    class Untagged1(msgspec.Struct):
+        a: int
+
+    class Untagged2(msgspec.Struct):
+        b: int
+
+    with pytest.raises(TypeError, match="tagged"):
+        ServeMux().handle("test:echo", lambda task: None, payload=Untagged1 | Untagged2)
+
+
+class Plain:
+    """Nothing in JSON is one, and nobody says how to make one."""
+
+
+T = typing.TypeVar("T")
+
+
+class Generic(typing.Generic[T]):
+    """The same with a parameter."""
+
+
+@dataclass
+class Order1:
+    lines: "list[Line | None]"
+
+
+class Line(msgspec.Struct):
+    order: Order1 | None
+    thing: Plain
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Plain, Generic[int], complex, msgspec.Raw, list[Plain], dict[str, Plain], dict[Plain, str], Plain | None,
+        tuple[int, Plain], tuple[Plain, ...], set[Plain], Annotated[list[Plain], msgspec.Meta(title="x")], Order1, Line,
+    ],
+)  # fmt: skip
+def test_a_class_that_nothing_can_be_decoded_as_is_refused_however_deep_it_is(model: Any) -> None:
+    mux = ServeMux()
+
+    with pytest.raises(TypeError, match=r"nothing can be decoded as <class .*; use a dataclass"):
+        mux.handle("test:echo", lambda task: None, payload=model)
+
+    assert mux.patterns() == []
+
+
+class Tree(msgspec.Struct):
+    branches: "list[Tree]"
+    parent: "Tree | None" = None
+    size: int | msgspec.UnsetType = msgspec.UNSET
+
+
+@pytest.mark.parametrize(
+    ("model", "payload", "decoded"),
+    [
+        (Tree, {"branches": [{"branches": []}]}, Tree([Tree([])])),
+        (object, [1], [1]),
+        (Any, {"a": 1}, {"a": 1}),
+        (Hashable, "x", "x"),
+        (Sequence[int], [1], [1]),
+        (Annotated[int, msgspec.Meta(gt=1)], 2, 2),
+    ],
+)
+def test_a_type_that_contains_itself_and_those_of_json_values_can_be_declared(
+    model: Any, payload: Any, decoded: Any
+) -> None:
+    assert got(model, payload) == decoded
+
+
+def test_the_middleware_sees_the_payload_as_it_came() -> None:
+    mux, seen = ServeMux(), []
+
+    @mux.use
+    def look(next_handler: Any) -> Any:
+        def wrapped(task: Task) -> Any:
+            seen.append(task.payload)
+            return next_handler(task)
+
+        return wrapped
+
+    mux.handle("test:echo", lambda task: seen.append(task.payload), payload=Email)
+    mux(Task("a", "test:echo", {"to": []}))
+
+    assert seen == [{"to": []}, Email([])]
+
+
+def test_an_async_handler_gets_the_decoded_payload_too() -> None:
+    mux = ServeMux()
+
+    @mux.handle("test:echo", payload=Email)
+    async def handler(task: Task) -> Any:
+        return task.payload
+
+    assert mux(Task("a", "test:echo", {"to": ["x"]})) == Email(["x"])
+
+
+def test_a_payload_that_does_not_fit_is_not_worth_another_attempt() -> None:
+    error = InvalidPayloadError("payload: $.to: Expected `array`")
+
+    assert decide(error, Task("a", "test:echo"), RetryPolicy(), Hooks()) == Decision(Verdict.ARCHIVE)
+
+
+def test_a_task_that_came_with_a_wrong_payload_is_archived_with_its_path(
+    broker: Broker, connection: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    mux = ServeMux()
+    mux.handle("email:", lambda task: None, payload=Email)
+    rules = Rules.of(mux, RetryPolicy(), lambda handler: handler)
+    broker.enqueue([NewTask("a", "email:deliver", encode_payload({"to": ["secret", 5]}), task_options())])
+    claim = broker.advance(WORKER, ("default",)).claims[0]
+    assert claim.task is not None
+
+    with caplog.at_level(logging.DEBUG):
+        outcome = Execution(mux).run(claim.task, _Idle())
+        assert isinstance(outcome, Failed)
+        settle(broker, WORKER, claim, rules.judge(claim.task, outcome.error, outcome.traceback))
+
+    line = "InvalidPayloadError: payload: $.to[1]: Expected `str`, got `int`"
+    assert connection.hget(keys.job("a"), "last_error") == line.encode()
+    assert connection.zrange(keys.registry("failed", "default"), 0, -1) == [b"a"]
+    assert "secret" not in caplog.text
+
+
+class _Idle:
+    """The attempt of a task that asks for nothing."""
+
+    def remaining_s(self) -> float:
+        return 60.0
+
+    def cancellation(self) -> str:
+        return ""
+
+    def write_result(self, result: Any) -> bool:
+        return True
+
+
+# The client.
+
+
+@pytest.fixture
+def mux() -> ServeMux:
+    inner, outer = ServeMux(), ServeMux()
+    inner.handle("email:deliver", lambda task: None, payload=Email)
+    inner.handle("email:raw", lambda task: None)
+    outer.handle("email:", inner)
+    outer.handle("order:", lambda task: None, payload=V1 | V2)
+    return outer
+
+
+def test_a_client_that_knows_the_mux_refuses_before_it_sends(
+    valkey: Valkey, connection: redis.Redis, mux: ServeMux
+) -> None:
+    with Client.from_url(valkey.url, mux=mux) as client:
+        with pytest.raises(InvalidPayloadError, match=r"\$\.to\[1\]"):
+            client.enqueue("email:deliver", {"to": ["a", 5]})
+        with pytest.raises(InvalidPayloadError, match=r"\$\.version"):
+            client.enqueue("order:placed", {"version": 9})
+
+    assert connection.dbsize() == 0
+
+
+def test_none_of_many_is_sent_when_one_does_not_fit(valkey: Valkey, connection: redis.Redis, mux: ServeMux) -> None:
+    with Client.from_url(valkey.url, mux=mux) as client, pytest.raises(InvalidPayloadError):
+        client.enqueue_many([("email:deliver", {"to": []}), ("email:deliver", {"to": 5})])
+
+    assert connection.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    ("task_type", "payload"),
+    [
+        ("email:deliver", {"to": ["a"]}),
+        ("email:deliver", Email(["a"])),
+        ("email:raw", {"to": 5}),
+        ("order:placed", V2(["a"])),
+        ("unknown:type", {"to": 5}),
+    ],
+)
+def test_a_client_that_knows_the_mux_lets_through_what_fits_and_what_nobody_declared(
+    valkey: Valkey, mux: ServeMux, task_type: str, payload: Any
+) -> None:
+    with Client.from_url(valkey.url, mux=mux) as client:
+        assert isinstance(client.enqueue(task_type, payload), TaskInfo)
+
+
+def test_a_client_that_knows_no_mux_sends_anything(client: Client) -> None:
+    assert isinstance(client.enqueue("email:deliver", {"to": 5}), TaskInfo)
+
+
+def test_a_client_lets_through_what_the_handler_can_decode(valkey: Valkey) -> None:
+    mux = ServeMux()
+    mux.handle("order:", lambda task: None, payload=Order)
+    order = Order(UUID(int=7), datetime(2026, 1, 2, tzinfo=UTC), Decimal("9.90"), 3, {1: "a"})
+
+    with Client.from_url(valkey.url, mux=mux) as client:
+        assert isinstance(client.enqueue("order:placed", order), TaskInfo)
