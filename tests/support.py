@@ -257,7 +257,7 @@ def rings(connection: redis.Redis, *queues: str, timeout_s: float = 5.0) -> bool
     return connection.blpop([keys.bell(name) for name in queues], timeout_s) is not None
 
 
-def lapse(connection: redis.Redis, seen: Callable[[], T]) -> T:
+def expire_leases(connection: redis.Redis, seen: Callable[[], T]) -> T:
     """End every lease there is, and once more while it is not seen: a heartbeat under way extends them again."""
     pairs = {pair: 1.0 for pair, _ in connection.zscan_iter(keys.wip("default"))}
 

@@ -74,7 +74,7 @@ class BrokerLoadingError(BrokerUnavailableError):
     """Redis has been started and reads its file; it carries nothing out until it has."""
 
 
-class BrokerTroubleError(BrokerError):
+class BrokerUnableError(BrokerError):
     """Redis cannot do it at present: it is a replica, out of memory, cannot save. That passes, as no other refusal."""
 
 

@@ -28,7 +28,7 @@ from boilerd.broker.connection import connect, raw, text, translate
 from boilerd.broker.job_hash import ENTRY_POINT, Claim, Completion, Failure, NewTask
 from boilerd.errors import (
     BrokerError,
-    BrokerTroubleError,
+    BrokerUnableError,
     BrokerUnavailableError,
     ConfigError,
     ForbiddenJobError,
@@ -1031,7 +1031,7 @@ def test_what_redis_refuses_is_told_apart_from_an_outage(client: Client, connect
     ],
 )
 def test_a_refusal_that_passes_is_told_apart_from_one_that_stays(error: redis.RedisError, passes: bool) -> None:
-    assert type(translate(error)) is (BrokerTroubleError if passes else BrokerError)
+    assert type(translate(error)) is (BrokerUnableError if passes else BrokerError)
 
 
 def test_sentinels_that_are_away_are_told_by_their_addresses() -> None:

@@ -24,12 +24,12 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.broker.job_hash import Claim, Completion, Failure
 from boilerd.errors import TaskCancelledError, WorkerDiedError
-from boilerd.process.board import Board
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler.subscriber import Subscriber
 from boilerd.tasks import coroutines
 from boilerd.tasks.mux import Handler
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
-from boilerd.worker.attempt import Completed, Execution, Failed
+from boilerd.worker.attempt import AttemptRunner, Completed, Failed
 from boilerd.worker.settlement import Rules, settle
 from boilerd.worker.worker import AttemptRuntime
 from support import Valkey, wait_until
@@ -315,7 +315,7 @@ def test_a_cancelled_attempt_is_archived_and_not_tried_again(
     held = claim(broker)
     client.cancel("a")
 
-    settle(broker, WORKER, held, RULES.judge(task_in(held), TaskCancelledError("cancelled on request"), "…"))
+    settle(broker, WORKER, held, RULES.decide_failure(task_in(held), TaskCancelledError("cancelled on request"), "…"))
 
     assert archived(connection) == ["a"]
     assert connection.hget(keys.job("a"), "last_error") == b"TaskCancelledError: cancelled on request"
@@ -329,7 +329,7 @@ def test_a_cancelled_task_that_fails_before_it_is_interrupted_is_not_tried_again
     held = claim(broker)
     client.cancel("a")
 
-    settle(broker, WORKER, held, RULES.judge(task_in(held), error, "…"))
+    settle(broker, WORKER, held, RULES.decide_failure(task_in(held), error, "…"))
 
     assert connection.zcard(keys.registry("scheduled", "default")) == 0
     assert archived(connection) == ["a"]
@@ -342,7 +342,7 @@ def test_a_cancelled_task_whose_worker_died_is_not_tried_again(
     held = claim(broker)
     client.cancel("a")
 
-    RULES.bury(broker, WORKER, held, WorkerDiedError("worker died: SIGKILL"))
+    RULES.record_lost_attempt(broker, WORKER, held, WorkerDiedError("worker died: SIGKILL"))
 
     assert connection.zcard(keys.registry("scheduled", "default")) == 0
     assert archived(connection) == ["a"]
@@ -364,7 +364,7 @@ def test_a_cancelled_task_that_somebody_runs_again_is_not_cancelled_any_more(
     client.enqueue("test:echo", task_id="a")
     held = claim(broker)
     client.cancel("a")
-    settle(broker, WORKER, held, RULES.judge(task_in(held), TaskCancelledError("cancelled on request"), "…"))
+    settle(broker, WORKER, held, RULES.decide_failure(task_in(held), TaskCancelledError("cancelled on request"), "…"))
 
     FailedJobRegistry("default", connection=connection, serializer=JSONSerializer).requeue("a")
     claim(broker)
@@ -398,11 +398,11 @@ def signals() -> list[int]:
 @pytest.fixture
 def subscriber(valkey: Valkey, connection: redis.Redis, signals: list[int]) -> Iterator[Subscriber]:
     """One that listens for two workers, of which the first is this process."""
-    board = Board()
-    board.put(0, os.getpid())
+    scoreboard = Scoreboard()
+    scoreboard.put(0, os.getpid())
     names = [WORKER, "host.run.1"]
     with connect(valkey.url) as own:
-        made = Subscriber(own, names, board)
+        made = Subscriber(own, names, scoreboard)
         made.start()
         wait_until(lambda: all(n for _, n in connection.pubsub_numsub(*map(keys.channel, names))), "subscriptions")
         yield made
@@ -481,7 +481,7 @@ def test_rqs_shutdown_command_is_none_of_ours(
 
 def run(broker: Broker, held: Claim, handler: Handler) -> Any:
     """An attempt as the worker runs it."""
-    execution = Execution(handler)
+    execution = AttemptRunner(handler)
     return execution.run(task_in(held), AttemptRuntime(broker, held, execution))
 
 
@@ -520,7 +520,7 @@ def test_the_signal_leaves_a_task_alone_that_was_not_cancelled(client: Client, b
 def test_the_signal_between_two_tasks_does_nothing(client: Client, broker: Broker) -> None:
     client.enqueue("test:echo", task_id="a")
     held = claim(broker)
-    execution = Execution(lambda task: "done")
+    execution = AttemptRunner(lambda task: "done")
     client.cancel("a")
 
     os.kill(os.getpid(), signal.SIGUSR1)

@@ -430,7 +430,7 @@ def recover(broker: Broker) -> None:
     """What a scheduler does with leases that ran out."""
     rules = Rules.of(ServeMux(), RetryPolicy(base=600.0), lambda handler: handler)
     for worker, lost in broker.expired():
-        rules.bury(broker, worker, lost, LeaseExpiredError("lease expired"))
+        rules.record_lost_attempt(broker, worker, lost, LeaseExpiredError("lease expired"))
 
 
 def test_a_lost_lease_gives_its_share_to_the_one_that_waits(

@@ -17,8 +17,8 @@ from boilerd.broker.server_check import check, hazards
 from boilerd.cli.socket_client import Seen, look
 from boilerd.daemon.directories import lock_directories
 from boilerd.errors import BootError, BrokerLoadingError, BrokerUnavailableError, ConfigError, InvalidPayloadError
-from boilerd.process.board import Board
 from boilerd.process.identity import birthmark, home, is_dead, is_stopped
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler.scheduler import HEARTBEAT_S
 from boilerd.settings.definitions import Settings
 from boilerd.settings.loading import load
@@ -372,9 +372,9 @@ def test_a_heartbeat_that_is_late_is_a_trouble() -> None:
 
 
 def test_a_heartbeat_that_is_late_stands_in_the_status_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    board = Board()
-    report = Report(Notifier({}), board)
-    monkeypatch.setattr(Board, "heartbeat_age_s", 21.4)
+    scoreboard = Scoreboard()
+    report = Report(Notifier({}), scoreboard)
+    monkeypatch.setattr(Scoreboard, "heartbeat_age_s", 21.4)
 
     assert report.status(None, "", "") == "starting, no heartbeat for 21 s"
 

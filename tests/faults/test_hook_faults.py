@@ -89,7 +89,7 @@ def test_a_hook_that_ends_the_scheduler_does_not_keep_it_from_its_duties(
 
 def judged(mux: ServeMux) -> Verdict:
     made = Rules.of(mux, RetryPolicy(), lambda handler: handler)
-    return made.judge(Task(id="t", type="a:b"), ValueError("bad"), "").decision.verdict
+    return made.decide_failure(Task(id="t", type="a:b"), ValueError("bad"), "").decision.verdict
 
 
 @pytest.mark.fault(39)

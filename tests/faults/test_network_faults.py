@@ -11,7 +11,7 @@ import pytest
 from boilerd import BrokerUnavailableError, Client, TaskIdConflictError
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
-from boilerd.process.board import Board
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler.subscriber import Subscriber
 from proxy import Proxy
 from support import RunningDaemon, Valkey, completed, wait_until
@@ -124,7 +124,7 @@ def test_the_command_channel_notices_that_it_hangs(client: Client, proxy: Proxy)
         return int(dict(client.connection.pubsub_numsub(channel))[channel.encode()])
 
     with connect(proxy.url) as connection:
-        subscriber = Subscriber(connection, ["host.run.0"], Board(), quiet_s=0.3)
+        subscriber = Subscriber(connection, ["host.run.0"], Scoreboard(), quiet_s=0.3)
         subscriber.start()
         try:
             wait_until(lambda: heard() == 1, "it listens")
@@ -146,7 +146,7 @@ def test_a_command_channel_that_answers_when_it_is_asked_is_kept(start_valkey: C
         def listeners() -> list[str]:
             return [client["id"] for client in admin.client_list(_type="pubsub")]
 
-        subscriber = Subscriber(own, ["host.run.0"], Board(), quiet_s=0.05)
+        subscriber = Subscriber(own, ["host.run.0"], Scoreboard(), quiet_s=0.05)
         subscriber.start()
         try:
             first = wait_until(listeners, "it listens")

@@ -19,8 +19,8 @@ from support import (
     boilerd,
     clean_environment,
     completed,
+    expire_leases,
     is_running,
-    lapse,
     python_path,
     wait_until,
 )
@@ -86,7 +86,7 @@ def test_a_stopped_scheduler_costs_its_workers_one_extra_run_at_most(start_daemo
     scheduler = first.pid_of("scheduler")
 
     os.kill(scheduler, signal.SIGSTOP)
-    lapse(client.connection, lambda: second.lines("task failed", task_id=task_id))
+    expire_leases(client.connection, lambda: second.lines("task failed", task_id=task_id))
 
     assert "lease expired" in second.wait_for("task failed", task_id=task_id)["error"]
     first.wait_for("outcome dropped, the lease was lost", task_id=task_id)

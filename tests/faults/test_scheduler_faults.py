@@ -17,32 +17,32 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import Failure, batch_place
 from boilerd.cli.socket_client import look
-from boilerd.process.board import Board
 from boilerd.process.identity import birthmark
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler import scheduler
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
 from boilerd.worker.settlement import Rules
-from support import RunningDaemon, Valkey, lapse, wait_until
+from support import RunningDaemon, Valkey, expire_leases, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 WORKER = "host.run.0"
 
 
 @pytest.fixture
-def made(broker: Broker) -> tuple[Scheduler, Board]:
+def made(broker: Broker) -> tuple[Scheduler, Scoreboard]:
     """A scheduler of one worker, whose duties the test does by itself."""
     kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
-    board = Board()
+    scoreboard = Scoreboard()
     rules = Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
     made = Scheduler(
-        broker, board=board, worker_names=[WORKER], queues=["default"], rules=rules, periodic=Periodic([])
+        broker, scoreboard=scoreboard, worker_names=[WORKER], queues=["default"], rules=rules, periodic=Periodic([])
     )  # fmt: skip
     for signum, handler in kept.items():
         signal.signal(signum, handler)
-    return made, board
+    return made, scoreboard
 
 
 @pytest.fixture
@@ -89,13 +89,13 @@ def test_a_duty_that_redis_refuses_keeps_the_scheduler_from_no_other(
 
 @pytest.mark.fault(41)
 def test_leases_that_nobody_could_renew_are_not_taken_at_once(
-    made: tuple[Scheduler, Board], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    made: tuple[Scheduler, Scoreboard], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serves, _ = made
     client.enqueue("test:echo", task_id="a")
     broker.advance("other.run.0", ["default"])
     serves._heartbeat()
-    lapse(client.connection, broker.expired)
+    expire_leases(client.connection, broker.expired)
 
     assert 0 < serves._recover() <= scheduler.GRACE_S
     assert client.connection.hget(keys.job("a"), "status") == b"started"
@@ -106,7 +106,7 @@ def test_leases_that_nobody_could_renew_are_not_taken_at_once(
 
 
 def test_many_lost_claims_do_not_keep_the_scheduler_from_its_other_duties(
-    made: tuple[Scheduler, Board], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    made: tuple[Scheduler, Scoreboard], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serves, _ = made
     for slot in range(3):
@@ -115,7 +115,7 @@ def test_many_lost_claims_do_not_keep_the_scheduler_from_its_other_duties(
     monkeypatch.setattr(scheduler, "GRACE_S", 0.0)
     monkeypatch.setattr(scheduler, "LONGEST_STEP_S", -1.0)
     serves._heartbeat()
-    lapse(client.connection, broker.expired)
+    expire_leases(client.connection, broker.expired)
 
     steps = [(serves._recover(), client.connection.zcard(keys.wip("default"))) for _ in range(4)]
 
@@ -124,7 +124,7 @@ def test_many_lost_claims_do_not_keep_the_scheduler_from_its_other_duties(
 
 @pytest.mark.fault(41)
 def test_leases_that_ended_because_redis_clock_was_put_forward_are_not_taken_at_once(
-    made: tuple[Scheduler, Board], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    made: tuple[Scheduler, Scoreboard], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serves, _ = made
     client.enqueue("test:echo", task_id="a")
@@ -134,7 +134,7 @@ def test_leases_that_ended_because_redis_clock_was_put_forward_are_not_taken_at_
     serves._steady_since_s -= scheduler.GRACE_S
     now = broker.now
     monkeypatch.setattr(broker, "now", lambda: now() + 60)
-    lapse(client.connection, broker.expired)
+    expire_leases(client.connection, broker.expired)
 
     assert 0 < serves._recover() <= scheduler.GRACE_S
     assert client.connection.hget(keys.job("a"), "status") == b"started"
@@ -145,7 +145,7 @@ def test_leases_that_ended_because_redis_clock_was_put_forward_are_not_taken_at_
 
 
 def test_the_janitor_comes_again_at_once_while_much_is_left(
-    made: tuple[Scheduler, Board], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    made: tuple[Scheduler, Scoreboard], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serves, _ = made
     for number in range(3):
@@ -160,7 +160,7 @@ def test_the_janitor_comes_again_at_once_while_much_is_left(
     assert not client.connection.zcard(keys.registry("failed", "default"))
 
 
-def test_an_alarm_makes_the_forwarder_look(made: tuple[Scheduler, Board], client: Client) -> None:
+def test_an_alarm_makes_the_forwarder_look(made: tuple[Scheduler, Scoreboard], client: Client) -> None:
     serves, _ = made
     serves._forwarding.due_s = math.inf
 
@@ -171,16 +171,18 @@ def test_an_alarm_makes_the_forwarder_look(made: tuple[Scheduler, Board], client
 
 
 @pytest.fixture
-def overdue(made: tuple[Scheduler, Board], child: int, client: Client, broker: Broker) -> tuple[Scheduler, Board]:
+def overdue(
+    made: tuple[Scheduler, Scoreboard], child: int, client: Client, broker: Broker
+) -> tuple[Scheduler, Scoreboard]:
     """Its worker holds a batch of two tasks, long past their timeouts, and has begun none."""
-    _, board = made
+    _, scoreboard = made
     for number in range(40):
         client.enqueue("test:echo", task_id=f"t{number}", timeout=1)
     claims = broker.advance(WORKER, ["default"], limit=2).claims
     for claim in claims:
         client.connection.hset(keys.execution(f"{claim.task_id}:{claim.execution_id}"), "created_at", "1.0")
-    board.put(0, child)
-    board.open_batch(0, batch_place(claims[0].execution_id)[0], 2)
+    scoreboard.put(0, child)
+    scoreboard.open_batch(0, batch_place(claims[0].execution_id)[0], 2)
     return made
 
 
@@ -190,39 +192,39 @@ def is_killed(child: int) -> bool:
 
 @pytest.mark.fault(15)
 def test_only_the_attempt_that_runs_is_killed_for_its_timeout(
-    overdue: tuple[Scheduler, Board], child: int, caplog: pytest.LogCaptureFixture
+    overdue: tuple[Scheduler, Scoreboard], child: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    serves, board = overdue
+    serves, scoreboard = overdue
     serves._heartbeat()
     assert "worker killed" not in caplog.text
 
-    board.begin(0)
-    board.mark_busy(0, is_busy=True)
+    scoreboard.begin(0)
+    scoreboard.mark_busy(0, is_busy=True)
     serves._heartbeat()
     assert is_killed(child)
 
 
 @pytest.mark.fault(15)
 def test_nobody_is_killed_for_a_timeout_when_the_handler_has_returned_or_its_worker_died(
-    overdue: tuple[Scheduler, Board], child: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    overdue: tuple[Scheduler, Scoreboard], child: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serves, board = overdue
-    board.begin(0)  # what becomes of the attempt could not be written yet
+    serves, scoreboard = overdue
+    scoreboard.begin(0)  # what becomes of the attempt could not be written yet
 
     serves._heartbeat()
-    with board.judging(0):  # the worker itself, or its successor
+    with scoreboard.running_hooks(0):  # the worker itself, or its successor
         serves._heartbeat()
     assert "worker killed" not in caplog.text
 
-    monkeypatch.setattr(scheduler, "KILL_JUDGING_AFTER_S", 0.0)  # a hook that never returns to Python
-    with board.judging(0):
+    monkeypatch.setattr(scheduler, "KILL_IN_HOOKS_AFTER_S", 0.0)  # a hook that never returns to Python
+    with scoreboard.running_hooks(0):
         serves._heartbeat()
     assert is_killed(child)
 
 
 @pytest.mark.fault(8)
 def test_what_a_dead_worker_held_is_left_to_its_supervisor_while_that_lives(
-    made: tuple[Scheduler, Board], child: int, client: Client, broker: Broker
+    made: tuple[Scheduler, Scoreboard], child: int, client: Client, broker: Broker
 ) -> None:
     serves, _ = made
     dead = os.fork()
@@ -246,13 +248,13 @@ def test_what_a_dead_worker_held_is_left_to_its_supervisor_while_that_lives(
 
 @pytest.mark.fault(20)
 def test_orphans_keep_their_leases_while_they_drain(
-    made: tuple[Scheduler, Board], child: int, client: Client, broker: Broker
+    made: tuple[Scheduler, Scoreboard], child: int, client: Client, broker: Broker
 ) -> None:
-    serves, board = made
+    serves, scoreboard = made
     client.enqueue("test:echo", task_id="a")
     broker.advance(WORKER, ["default"])
-    board.put(0, child)
-    lapse(client.connection, broker.expired)
+    scoreboard.put(0, child)
+    expire_leases(client.connection, broker.expired)
     killer = threading.Timer(0.2, os.kill, (child, signal.SIGKILL))
     reaper = threading.Thread(target=os.waitpid, args=(child, 0))
     killer.start()

@@ -12,7 +12,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import Failure
 from boilerd.errors import LeaseExpiredError
 from boilerd.tasks.retry import Decision, Verdict
-from support import Failpoints, RunningDaemon, completed, is_running, lapse, wait_until
+from support import Failpoints, RunningDaemon, completed, expire_leases, is_running, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 
@@ -149,7 +149,7 @@ def test_a_task_whose_worker_was_stopped_is_taken_over_and_the_late_outcome_refu
     pid = daemon.wait_for("task started", task_id=task_id)["pid"]
     os.kill(pid, signal.SIGSTOP)
     # What 30 s do: a stopped worker's lease is not extended.
-    lapse(client.connection, lambda: daemon.lines("task failed", task_id=task_id))
+    expire_leases(client.connection, lambda: daemon.lines("task failed", task_id=task_id))
 
     assert "lease expired" in daemon.wait_for("task failed", task_id=task_id)["error"]
     daemon.wait_for("task will be retried", task_id=task_id)
@@ -217,4 +217,4 @@ def taken_over(client: Client) -> None:
             broker.fail(worker, claim, Failure(str(lost), str(lost), Decision(Verdict.ARCHIVE), 0), is_taken=True)
         return not client.connection.zcard(keys.wip("default"))
 
-    lapse(client.connection, is_taken)
+    expire_leases(client.connection, is_taken)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from boilerd import BrokerError, BrokerUnavailableError
-from boilerd.broker.outage import FIRST_PAUSE_S, LONGEST_PAUSE_S, Patience
-from boilerd.process.board import SCHEDULER_SLOT, SLOTS, Board
+from boilerd.broker.outage import FIRST_PAUSE_S, LONGEST_PAUSE_S, OutageRetry
 from boilerd.process.exit_status import describe_exit
+from boilerd.process.scoreboard import SCHEDULER_SLOT, SLOTS, Scoreboard
 from boilerd.process.signals import SignalInbox
 from support import DEADLINE_S
 
@@ -132,101 +132,101 @@ print(json.dumps({
     assert found == {"handlers": True, "wakeup": -1, "timer": 0, "blocked": []}
 
 
-# --- Board
+# --- Scoreboard
 
 
 @pytest.fixture
-def board() -> Board:
-    return Board()
+def scoreboard() -> Scoreboard:
+    return Scoreboard()
 
 
-def test_a_new_board_is_empty(board: Board) -> None:
-    assert board.live() == {}
-    assert (board.pid(0), board.last_exit(0), board.pid(SCHEDULER_SLOT)) == (0, 0, 0)
+def test_a_new_board_is_empty(scoreboard: Scoreboard) -> None:
+    assert scoreboard.live() == {}
+    assert (scoreboard.pid(0), scoreboard.last_exit(0), scoreboard.pid(SCHEDULER_SLOT)) == (0, 0, 0)
 
 
-def test_a_board_tells_which_process_serves_a_slot(board: Board) -> None:
-    board.put(0, 100)
-    board.put(SCHEDULER_SLOT, 200)
+def test_a_board_tells_which_process_serves_a_slot(scoreboard: Scoreboard) -> None:
+    scoreboard.put(0, 100)
+    scoreboard.put(SCHEDULER_SLOT, 200)
 
-    assert board.pid(0) == 100
-    assert board.live() == {0: 100, SCHEDULER_SLOT: 200}
-
-
-def test_a_board_tells_how_the_last_process_of_a_slot_ended(board: Board) -> None:
-    board.put(2, 100)
-    board.clear(2, -9)
-    board.put(2, 101)
-
-    assert (board.pid(2), board.last_exit(2)) == (101, -9)
-    assert (board.pid(1), board.last_exit(1), board.last_exit(3)) == (0, 0, 0)
+    assert scoreboard.pid(0) == 100
+    assert scoreboard.live() == {0: 100, SCHEDULER_SLOT: 200}
 
 
-def test_a_slot_that_was_cleared_has_no_process(board: Board) -> None:
-    board.put(2, 100)
-    board.clear(2, 75)
+def test_a_board_tells_how_the_last_process_of_a_slot_ended(scoreboard: Scoreboard) -> None:
+    scoreboard.put(2, 100)
+    scoreboard.clear(2, -9)
+    scoreboard.put(2, 101)
 
-    assert (board.pid(2), board.live(), board.last_exit(2)) == (0, {}, 75)
-
-
-def test_a_process_that_ended_neither_waits_nor_works_any_more(board: Board) -> None:
-    board.mark_waiting(2, is_waiting=True)
-    board.mark_busy(2, is_busy=True)
-    assert (board.is_broker_away, board.busy()) == (True, 1)
-
-    board.clear(2, -9)
-
-    assert (board.is_broker_away, board.busy()) == (False, 0)
+    assert (scoreboard.pid(2), scoreboard.last_exit(2)) == (101, -9)
+    assert (scoreboard.pid(1), scoreboard.last_exit(1), scoreboard.last_exit(3)) == (0, 0, 0)
 
 
-def test_more_waiting_tasks_than_a_cell_can_tell_are_told_as_many(board: Board) -> None:
-    board.pending = 2**31
+def test_a_slot_that_was_cleared_has_no_process(scoreboard: Scoreboard) -> None:
+    scoreboard.put(2, 100)
+    scoreboard.clear(2, 75)
 
-    assert board.pending == 2**31 - 1
+    assert (scoreboard.pid(2), scoreboard.live(), scoreboard.last_exit(2)) == (0, {}, 75)
 
 
-def test_a_death_while_it_judged_is_told_once(board: Board) -> None:
-    with board.judging(2):  # whoever ends here
-        told = [board.died_judging(2), board.died_judging(2)]
+def test_a_process_that_ended_neither_waits_nor_works_any_more(scoreboard: Scoreboard) -> None:
+    scoreboard.mark_waiting(2, is_waiting=True)
+    scoreboard.mark_busy(2, is_busy=True)
+    assert (scoreboard.is_broker_away, scoreboard.busy()) == (True, 1)
+
+    scoreboard.clear(2, -9)
+
+    assert (scoreboard.is_broker_away, scoreboard.busy()) == (False, 0)
+
+
+def test_more_waiting_tasks_than_a_cell_can_tell_are_told_as_many(scoreboard: Scoreboard) -> None:
+    scoreboard.pending = 2**31
+
+    assert scoreboard.pending == 2**31 - 1
+
+
+def test_a_death_while_it_judged_is_told_once(scoreboard: Scoreboard) -> None:
+    with scoreboard.running_hooks(2):  # whoever ends here
+        told = [scoreboard.died_in_hooks(2), scoreboard.died_in_hooks(2)]
 
     assert told == [True, False]
 
 
-def test_the_cells_of_a_board_do_not_overlap(board: Board) -> None:
+def test_the_cells_of_a_board_do_not_overlap(scoreboard: Scoreboard) -> None:
     for slot in range(SLOTS):
-        board.put(slot, slot + 1)
-    exits_before = {board.last_exit(slot) for slot in range(SLOTS)}
+        scoreboard.put(slot, slot + 1)
+    exits_before = {scoreboard.last_exit(slot) for slot in range(SLOTS)}
     for slot in range(0, SLOTS, 2):
-        board.clear(slot, -slot)
+        scoreboard.clear(slot, -slot)
 
     assert exits_before == {0}
-    assert board.live() == {slot: slot + 1 for slot in range(1, SLOTS, 2)}
-    assert [board.last_exit(slot) for slot in range(0, SLOTS, 2)] == [-slot for slot in range(0, SLOTS, 2)]
+    assert scoreboard.live() == {slot: slot + 1 for slot in range(1, SLOTS, 2)}
+    assert [scoreboard.last_exit(slot) for slot in range(0, SLOTS, 2)] == [-slot for slot in range(0, SLOTS, 2)]
 
 
-def test_a_slot_beyond_the_board_is_an_error(board: Board) -> None:
+def test_a_slot_beyond_the_board_is_an_error(scoreboard: Scoreboard) -> None:
     with pytest.raises(IndexError):
-        board.put(SLOTS, 1)
+        scoreboard.put(SLOTS, 1)
 
 
 def test_a_board_is_shared_with_forked_children_both_ways() -> None:
     found = run("""
 import json, os
-from boilerd.process.board import Board
+from boilerd.process.scoreboard import Scoreboard
 
-board = Board()
-board.put(0, 100)
+scoreboard = Scoreboard()
+scoreboard.put(0, 100)
 read_fd, write_fd = os.pipe()
 child = os.fork()
 if child == 0:
-    os.read(read_fd, 1)  # until the parent has written to the board
-    board.put(2, board.pid(0) + board.pid(1))
-    board.clear(0, -9)
+    os.read(read_fd, 1)  # until the parent has written to the scoreboard
+    scoreboard.put(2, scoreboard.pid(0) + scoreboard.pid(1))
+    scoreboard.clear(0, -9)
     os._exit(0)
-board.put(1, 11)
+scoreboard.put(1, 11)
 os.write(write_fd, b"x")
 os.waitpid(child, 0)
-print(json.dumps([board.pid(0), board.last_exit(0), board.pid(1), board.pid(2)]))
+print(json.dumps([scoreboard.pid(0), scoreboard.last_exit(0), scoreboard.pid(1), scoreboard.pid(2)]))
 """)
 
     assert found == [0, -9, 11, 111]
@@ -235,21 +235,21 @@ print(json.dumps([board.pid(0), board.last_exit(0), board.pid(1), board.pid(2)])
 def test_a_board_outlives_a_child_that_was_killed() -> None:
     found = run("""
 import json, os, signal
-from boilerd.process.board import Board
+from boilerd.process.scoreboard import Scoreboard
 
-board = Board()
+scoreboard = Scoreboard()
 child = os.fork()
 if child == 0:
-    board.put(7, os.getpid())
+    scoreboard.put(7, os.getpid())
     os.kill(os.getpid(), signal.SIGKILL)
 os.waitpid(child, 0)
-print(json.dumps(board.live() == {7: child}))
+print(json.dumps(scoreboard.live() == {7: child}))
 """)
 
     assert found is True
 
 
-# --- Patience
+# --- OutageRetry
 
 
 class Outage:
@@ -280,7 +280,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def test_an_action_that_works_is_neither_paused_nor_logged(log: pytest.LogCaptureFixture) -> None:
     outage = Outage(0)
 
-    assert Patience(outage.pause).call(outage.action) == "done"
+    assert OutageRetry(outage.pause).call(outage.action) == "done"
     assert outage.pauses_s == []
     assert log.records == []
 
@@ -288,7 +288,7 @@ def test_an_action_that_works_is_neither_paused_nor_logged(log: pytest.LogCaptur
 def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends(log: pytest.LogCaptureFixture) -> None:
     outage = Outage(20)
 
-    answer = Patience(outage.pause).call(outage.action)
+    answer = OutageRetry(outage.pause).call(outage.action)
 
     assert answer == "done"
     assert [(record.levelname, record.getMessage()) for record in log.records] == [
@@ -302,7 +302,7 @@ def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_ends(log: pyte
 def test_pauses_double_up_to_the_longest_with_jitter() -> None:
     outage = Outage(40)
 
-    Patience(outage.pause).call(outage.action)
+    OutageRetry(outage.pause).call(outage.action)
 
     limits_s = [min(FIRST_PAUSE_S * 2**n, LONGEST_PAUSE_S) for n in range(40)]
     assert [
@@ -315,12 +315,12 @@ def test_pauses_double_up_to_the_longest_with_jitter() -> None:
 
 def test_the_next_outage_begins_with_a_short_pause_and_a_line_again(log: pytest.LogCaptureFixture) -> None:
     outage = Outage(10)
-    patience = Patience(outage.pause)
-    patience.call(outage.action)
+    outage_retry = OutageRetry(outage.pause)
+    outage_retry.call(outage.action)
     log.clear()
 
     outage.failures += 1
-    patience.call(outage.action)
+    outage_retry.call(outage.action)
 
     assert len(outage.pauses_s) == 11
     assert outage.pauses_s[-1] <= FIRST_PAUSE_S < outage.pauses_s[-2]
@@ -334,7 +334,7 @@ def test_patience_ends_with_the_actions_error_when_the_pause_says_so(
     outage = Outage(1000, pauses_allowed=pauses)
 
     with pytest.raises(BrokerUnavailableError, match=f"no answer, time {pauses}"):
-        Patience(outage.pause).call(outage.action)
+        OutageRetry(outage.pause).call(outage.action)
 
     assert [record.getMessage() for record in log.records] == ["broker unavailable, waiting"]
 
@@ -348,14 +348,14 @@ def raising(error: Exception) -> Callable[[], None]:
 
 def test_every_refusal_of_the_broker_is_waited_for() -> None:
     with pytest.raises(BrokerError, match="read-only"):
-        Patience(Outage(1, pauses_allowed=0).pause).call(raising(BrokerError("read-only")))
+        OutageRetry(Outage(1, pauses_allowed=0).pause).call(raising(BrokerError("read-only")))
 
 
 def test_an_error_that_is_not_the_brokers_is_not_waited_for(log: pytest.LogCaptureFixture) -> None:
     outage = Outage(0)
 
     with pytest.raises(ZeroDivisionError):
-        Patience(outage.pause).call(raising(ZeroDivisionError()))
+        OutageRetry(outage.pause).call(raising(ZeroDivisionError()))
 
     assert outage.pauses_s == []
     assert log.records == []

@@ -10,7 +10,7 @@ import pytest
 from supervisor.options import ProcessGroupConfig
 from supervisor.states import ProcessStates
 
-from boilerd.process.board import Board
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import SignalInbox
 from boilerd.supervision.children import ForkedConfig, forked_config
 from boilerd.supervision.options import Options
@@ -24,9 +24,9 @@ class Crew:
     def __init__(self, directory: Path) -> None:
         self.options = Options(directory / "control.sock")
         self.options.inbox = self.inbox = SignalInbox([])
-        self.board = Board()
+        self.scoreboard = Scoreboard()
         self.group = ProcessGroupConfig(self.options, "worker", 1, [self._make(slot) for slot in (0, 1)]).make_group()
-        self.pool = Pool(self.group, self._make, self.board, lambda: None)
+        self.pool = Pool(self.group, self._make, self.scoreboard, lambda: None)
 
     def __getitem__(self, name: str) -> Any:
         return self.group.processes[name]
@@ -58,7 +58,7 @@ class Crew:
     def kill(self, name: str, *, has_booted: bool) -> None:
         """End a worker, which has served before or not; Supervisor has heard of it."""
         pid = self[name].pid
-        self.board.mark_booted(int(name), has_booted=has_booted)
+        self.scoreboard.mark_booted(int(name), has_booted=has_booted)
         os.kill(pid, signal.SIGKILL)
         self._finish(*os.waitpid(pid, 0))
 
@@ -70,7 +70,7 @@ class Crew:
 
     def _make(self, slot: int) -> ForkedConfig:
         return forked_config(
-            self.options, str(slot), _idle, priority=1, board=self.board, slot=slot, stop_wait_s=30.0
+            self.options, str(slot), _idle, priority=1, scoreboard=self.scoreboard, slot=slot, stop_wait_s=30.0
         )  # fmt: skip
 
     def _finish(self, pid: int, status: int) -> None:

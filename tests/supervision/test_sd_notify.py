@@ -17,7 +17,7 @@ from supervisor.states import ProcessStates
 
 from boilerd import Client
 from boilerd.broker import keys
-from boilerd.process.board import Board
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.supervision.pool import Pool
 from boilerd.supervision.sd_notify import Notifier
 from support import Failpoints, RunningDaemon, Valkey, wait_until
@@ -61,11 +61,11 @@ def test_a_daemon_is_ready_when_all_its_workers_serve_but_those_that_were_given_
         processes: dict[str, Process]
 
     def is_ready(*states: int, booted: tuple[int, ...] = ()) -> bool:
-        board = Board()
+        scoreboard = Scoreboard()
         for slot in booted:
-            board.mark_booted(slot)
+            scoreboard.mark_booted(slot)
         group = Group({str(slot): Process(state) for slot, state in enumerate(states)})
-        return Pool(group, lambda slot: None, board, lambda: None).is_ready()  # type: ignore[arg-type,return-value]
+        return Pool(group, lambda slot: None, scoreboard, lambda: None).is_ready()  # type: ignore[arg-type,return-value]
 
     assert is_ready(ProcessStates.RUNNING, ProcessStates.RUNNING, booted=(0, 1))
     assert is_ready(ProcessStates.RUNNING, ProcessStates.FATAL, booted=(0,))
@@ -217,7 +217,7 @@ def test_a_stopped_supervisor_feeds_no_watchdog(start_daemon: StartDaemon, manag
     daemon.signal(signal.SIGSTOP)
     wait_until(lambda: "T (stopped)" in Path(f"/proc/{daemon.pid}/status").read_text(), "it is stopped")
     count = len(manager.receive())
-    select.select([], [], [], 0.5)  # two and a half times the watchdog's patience
+    select.select([], [], [], 0.5)  # two and a half times the watchdog's outage_retry
 
     assert len(manager.receive()) == count
     daemon.signal(signal.SIGCONT)

@@ -15,7 +15,7 @@ import pytest
 from boilerd import ServeMux, SkipRetry, Task
 from boilerd.errors import DeadlineExceededError, TaskTimeoutError
 from boilerd.process.logs import JsonFormatter, _AddFields, log_context
-from boilerd.worker.attempt import Completed, Execution, Failed, Outcome, Released
+from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released
 from boilerd.worker.attempt_log import log_attempts
 
 #: The tests arm the process's timer themselves; pytest-timeout's own would get lost.
@@ -58,7 +58,7 @@ def mux() -> ServeMux:
 def run(mux: ServeMux, payload: Any = None, *, timeout_s: float = FOREVER_S, **options: Any) -> Outcome:
     """An attempt as a worker runs it, with the process's real timer."""
     task = Task("a", "test:async", payload, timeout_s=timeout_s)
-    return Execution(log_attempts(mux)).run(task, Attempt(), **options)
+    return AttemptRunner(log_attempts(mux)).run(task, Attempt(), **options)
 
 
 def test_what_a_coroutine_returns_is_the_result(mux: ServeMux) -> None:
@@ -344,7 +344,7 @@ def test_the_end_of_a_drain_releases_a_coroutine(mux: ServeMux) -> None:
         execution.drain(SOON_S)
         await asyncio.sleep(FOREVER_S)
 
-    execution = Execution(mux)
+    execution = AttemptRunner(mux)
     outcome = execution.run(Task("a", "test:async"), Attempt())
 
     assert outcome == Released()
@@ -359,7 +359,7 @@ def test_a_cleanup_that_raises_does_not_hide_the_end_of_a_drain(mux: ServeMux) -
         finally:
             raise ConnectionError("could not say goodbye")
 
-    execution = Execution(mux)
+    execution = AttemptRunner(mux)
     outcome = execution.run(Task("a", "test:async"), Attempt())
 
     assert outcome == Released()

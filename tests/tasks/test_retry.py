@@ -361,7 +361,7 @@ def test_the_error_handler_is_told_of_every_error_before_the_decision(error: Bas
         told.append("is_failure")
         return True
 
-    rules_of(mux).judge(task_of(), error, "")
+    rules_of(mux).decide_failure(task_of(), error, "")
 
     assert told[0] == ("a", error)
 
@@ -373,7 +373,7 @@ def test_an_error_handler_that_raises_changes_nothing(caplog: pytest.LogCaptureF
     def report(task: Task, error: BaseException) -> None:
         raise RuntimeError("pager is down")
 
-    failure = rules_of(mux).judge(task_of(1), ValueError("bad"), "Traceback …")
+    failure = rules_of(mux).decide_failure(task_of(1), ValueError("bad"), "Traceback …")
 
     assert failure == Failure("ValueError: bad", "Traceback …", Decision(Verdict.RETRY, 2.0), 3)
     assert [record.message for record in caplog.records] == ["error_handler raised"]
@@ -390,7 +390,7 @@ def test_a_hook_that_raises_is_logged_and_the_policy_decides(
     mux = ServeMux()
     set_hook(mux)(raise_always)
 
-    failure = rules_of(mux).judge(task_of(1), ValueError("bad"), "")
+    failure = rules_of(mux).decide_failure(task_of(1), ValueError("bad"), "")
 
     assert failure.decision == Decision(Verdict.RETRY, 2.0)
     assert [record.message for record in caplog.records] == ["is_failure or retry_delay raised"]
@@ -401,7 +401,7 @@ def test_a_hook_that_answers_with_no_number_is_one_that_raises() -> None:
     mux = ServeMux()
     mux.retry_delay(lambda retried, error, task: None)  # type: ignore[arg-type, return-value]
 
-    assert rules_of(mux).judge(task_of(1), ValueError("bad"), "").decision == Decision(Verdict.RETRY, 2.0)
+    assert rules_of(mux).decide_failure(task_of(1), ValueError("bad"), "").decision == Decision(Verdict.RETRY, 2.0)
 
 
 def test_the_settings_are_the_policy_of_handlers_that_have_none(broker: Broker) -> None:
@@ -416,7 +416,7 @@ def test_the_settings_are_the_policy_of_handlers_that_have_none(broker: Broker) 
 
     assert settings.retry.policy() == RetryPolicy()
     assert task.max_retries == 2
-    assert rules.judge(task, ValueError(), "").decision == Decision(Verdict.RETRY, 3.0)
+    assert rules.decide_failure(task, ValueError(), "").decision == Decision(Verdict.RETRY, 3.0)
 
 
 def test_the_handlers_retries_beat_the_settings_and_the_tasks_own_beat_both(broker: Broker) -> None:
@@ -442,7 +442,7 @@ def test_attempts_are_counted_through_the_broker_until_the_archive(broker: Broke
     for _ in range(3):
         found = claim(broker)
         task = prepared(rules, found)
-        failure = rules.judge(task, ValueError(f"attempt {task.attempt}"), "Traceback …")
+        failure = rules.decide_failure(task, ValueError(f"attempt {task.attempt}"), "Traceback …")
         assert broker.fail(WORKER, found, failure)
         attempts.append(task.attempt)
         delays.append(failure.decision.delay_s)
@@ -460,7 +460,7 @@ def test_an_uncounted_retry_leaves_the_attempt_as_it_was(broker: Broker, connect
     rules = rules_of(ServeMux())
     found = claim(broker)
 
-    broker.fail(WORKER, found, rules.judge(prepared(rules, found), RetryLater(60, "not yet"), ""))
+    broker.fail(WORKER, found, rules.decide_failure(prepared(rules, found), RetryLater(60, "not yet"), ""))
     make_due(connection)
     again = claim(broker)
 
@@ -473,7 +473,7 @@ def test_a_revoked_task_is_gone_and_counted_as_processed_only(broker: Broker, co
     store(broker)
     found = claim(broker)
 
-    broker.fail(WORKER, found, rules_of(ServeMux()).judge(task_in(found), RevokeTask("not wanted"), ""))
+    broker.fail(WORKER, found, rules_of(ServeMux()).decide_failure(task_in(found), RevokeTask("not wanted"), ""))
 
     (stats,) = connection.keys(f"{keys.OWN}:stats:default:*")
     assert connection.hgetall(stats) == {b"processed": b"1"}
@@ -489,7 +489,7 @@ def test_a_task_whose_worker_died_is_buried_as_a_failed_attempt(
     found = claim(broker)
 
     with caplog.at_level(logging.INFO, "boilerd"):
-        rules_of(mux).bury(broker, WORKER, found, WorkerDiedError("worker died: SIGKILL"))
+        rules_of(mux).record_lost_attempt(broker, WORKER, found, WorkerDiedError("worker died: SIGKILL"))
 
     assert connection.hget(keys.job("a"), "number_of_retries") == b"1"
     assert connection.hget(keys.job("a"), "last_error") == b"WorkerDiedError: worker died: SIGKILL"
@@ -517,7 +517,7 @@ def rq_delays(broker: Broker, connection: redis.Redis, wanted: Retry) -> tuple[l
         found = claim(broker)
         fetched = Job.fetch(job.id, connection=connection, serializer=JSONSerializer)
         task = prepared(rules, found)
-        failure = rules.judge(task, ValueError("bad"), "")
+        failure = rules.decide_failure(task, ValueError("bad"), "")
         broker.fail(WORKER, found, failure)
         if failure.decision.verdict is Verdict.ARCHIVE:
             assert fetched.retries_left == 0

@@ -18,7 +18,7 @@ import boilerd
 from boilerd import BoilerdError, Handler, ServeMux, Task
 from boilerd.errors import ShutdownTimeoutError, TaskTimeoutError
 from boilerd.process.signals import StopRequest, listen
-from boilerd.worker.attempt import Completed, Execution, Failed, Outcome, Released, encode_result
+from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
 from boilerd.worker.attempt import run as entry_point
 from boilerd.worker.attempt_log import log_attempts
 from support import DEADLINE_S, wait_until
@@ -85,7 +85,7 @@ def test_a_child_that_a_handler_forks_ends_where_the_handler_would(end: Callable
             return end()
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    outcome = Execution(handler).run(task())
+    outcome = AttemptRunner(handler).run(task())
     if os.getpid() != parent:
         os._exit(99)
     assert outcome == Completed(status)
@@ -100,7 +100,7 @@ def test_signal_handlers_that_a_task_leaves_behind_are_undone(handler: Any) -> N
     kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         stop = StopRequest()
-        execution = Execution(lambda task: replaces(task) if task.payload else wait())
+        execution = AttemptRunner(lambda task: replaces(task) if task.payload else wait())
         execution.run(task(payload="replace"))
 
         assert failed(execution.run(task(SOON_S))).error.startswith("TaskTimeoutError")
@@ -119,7 +119,7 @@ def test_signal_handlers_that_a_task_leaves_behind_are_undone(handler: Any) -> N
     [(None, b""), ("ü", b'"\xc3\xbc"'), ({"a": [1, 2.5]}, b'{"a":[1,2.5]}'), (0, b"0"), (False, b"false"), ("", b'""')],
 )
 def test_what_a_handler_returns_is_kept_as_json(result: object, encoded: bytes) -> None:
-    assert Execution(lambda task: result).run(task()) == Completed(result)
+    assert AttemptRunner(lambda task: result).run(task()) == Completed(result)
     assert encode_result(result) == encoded
 
 
@@ -127,7 +127,7 @@ def test_a_handler_gets_the_task() -> None:
     given = task(payload=[1, 2])
     seen: list[Task] = []
 
-    Execution(seen.append).run(given)
+    AttemptRunner(seen.append).run(given)
 
     assert seen == [given]
 
@@ -150,7 +150,7 @@ def endless() -> list[Any]:
     ids=["object", "endless", "not unicode", "keys", "function"],
 )
 def test_a_task_that_succeeded_stays_so_when_its_result_is_no_json(result: object, type_name: str) -> None:
-    outcome = Execution(lambda task: result).run(task())
+    outcome = AttemptRunner(lambda task: result).run(task())
 
     assert isinstance(outcome, Completed)
     assert msgspec.json.decode(encode_result(outcome.result)) == f"not JSON: {type_name}"
@@ -169,7 +169,7 @@ def test_a_handler_that_raises_has_failed_with_its_error_and_traceback() -> None
         except KeyError as error:
             raise RuntimeError("not delivered") from error
 
-    outcome = failed(Execution(deliver).run(task()))
+    outcome = failed(AttemptRunner(deliver).run(task()))
 
     assert outcome.error == "RuntimeError: not delivered"
     assert outcome.traceback.startswith("Traceback (most recent call last):\n")
@@ -186,14 +186,14 @@ def test_a_traceback_begins_with_the_applications_own_code() -> None:
     mux = ServeMux()
     mux.handle("a:b", deliver)
 
-    outcome = failed(Execution(log_attempts(mux)).run(task()))
+    outcome = failed(AttemptRunner(log_attempts(mux)).run(task()))
 
     assert "in deliver" in outcome.traceback.splitlines()[1]
     assert str(Path(boilerd.__file__).parent) not in outcome.traceback
 
 
 def test_an_error_of_boilerd_itself_has_a_traceback_too() -> None:
-    outcome = failed(Execution(ServeMux()).run(task()))
+    outcome = failed(AttemptRunner(ServeMux()).run(task()))
 
     assert outcome.error == "HandlerNotFoundError: handler not found for task 'a:b'"
     assert "in _raise_not_found" in outcome.traceback
@@ -214,7 +214,7 @@ def test_an_error_that_cannot_be_looked_at_has_failed_with_its_frames() -> None:
     def spiteful(task: Task) -> None:
         raise SpitefulError
 
-    told = failed(Execution(spiteful).run(task()))
+    told = failed(AttemptRunner(spiteful).run(task()))
 
     assert told.error == "SpitefulError: (no message)"
     assert told.traceback.startswith("Traceback (most recent call last):\n")
@@ -226,7 +226,7 @@ def test_a_long_traceback_keeps_its_end() -> None:
     def fail(task: Task) -> None:
         raise RuntimeError("ü" * 100_000 + "the end")
 
-    outcome = failed(Execution(fail).run(task()))
+    outcome = failed(AttemptRunner(fail).run(task()))
 
     assert len(outcome.traceback) <= 65536
     assert outcome.traceback.endswith("üthe end\n")
@@ -248,14 +248,14 @@ def test_whatever_a_handler_raises_is_a_failed_attempt(error: BaseException, tex
     def leave(task: Task) -> None:
         raise error
 
-    assert failed(Execution(leave).run(task())).error == text
+    assert failed(AttemptRunner(leave).run(task())).error == text
 
 
 def test_a_handler_that_never_stops_calling_itself_is_a_failed_attempt() -> None:
     def deeper(task: Task) -> None:
         deeper(task)
 
-    assert failed(Execution(deeper).run(task())).error.startswith("RecursionError: ")
+    assert failed(AttemptRunner(deeper).run(task())).error.startswith("RecursionError: ")
 
 
 def test_an_error_that_has_no_words_is_a_failed_attempt() -> None:
@@ -266,14 +266,14 @@ def test_an_error_that_has_no_words_is_a_failed_attempt() -> None:
     def fail(task: Task) -> None:
         raise MuteError
 
-    outcome = failed(Execution(fail).run(task()))
+    outcome = failed(AttemptRunner(fail).run(task()))
 
     assert outcome.error.startswith("MuteError")
     assert "in fail" in outcome.traceback
 
 
 def test_an_execution_goes_on_after_a_failure() -> None:
-    execution = Execution(lambda task: 1 / task.payload)
+    execution = AttemptRunner(lambda task: 1 / task.payload)
 
     outcomes = [execution.run(task(payload=number)) for number in (0, 1, 0, 2)]
 
@@ -285,7 +285,7 @@ def test_an_execution_goes_on_after_a_failure() -> None:
 
 def test_a_handler_is_interrupted_at_the_timeout() -> None:
     began_s = time.monotonic()
-    outcome = failed(Execution(waiting).run(task(SOON_S)))
+    outcome = failed(AttemptRunner(waiting).run(task(SOON_S)))
     took_s = time.monotonic() - began_s
 
     assert outcome.error == "TaskTimeoutError: the attempt took longer than the task's timeout"
@@ -303,7 +303,7 @@ def test_a_handler_that_swallows_every_exception_is_interrupted() -> None:
             except Exception as error:
                 swallowed.append(error)
 
-    outcome = failed(Execution(swallow).run(task(SOON_S)))
+    outcome = failed(AttemptRunner(swallow).run(task(SOON_S)))
 
     assert outcome.error.startswith("TaskTimeoutError: ")
     assert swallowed == []
@@ -314,7 +314,7 @@ def test_a_handler_that_computes_is_interrupted() -> None:
         while True:
             sum(range(100))
 
-    assert failed(Execution(compute).run(task(SOON_S))).error.startswith("TaskTimeoutError: ")
+    assert failed(AttemptRunner(compute).run(task(SOON_S))).error.startswith("TaskTimeoutError: ")
 
 
 def test_a_handler_that_is_interrupted_can_clean_up() -> None:
@@ -326,13 +326,13 @@ def test_a_handler_that_is_interrupted_can_clean_up() -> None:
         finally:
             cleaned.append("file")
 
-    Execution(careful).run(task(SOON_S))
+    AttemptRunner(careful).run(task(SOON_S))
 
     assert cleaned == ["file"]
 
 
 def test_every_attempt_has_the_whole_timeout() -> None:
-    execution = Execution(waiting)
+    execution = AttemptRunner(waiting)
     execution.run(task(SOON_S))
 
     began_s = time.monotonic()
@@ -353,7 +353,7 @@ def test_a_timeout_that_strikes_while_the_handler_returns_is_over_with_the_attem
         signal.raise_signal(signal.SIGALRM)
         return pid
 
-    pid, execution = os.getpid(), Execution(outlast)
+    pid, execution = os.getpid(), AttemptRunner(outlast)
     with monkeypatch.context() as patched:
         patched.setattr("boilerd.worker.attempt.os", SimpleNamespace(getpid=strike))  # what is called first then
         assert failed(execution.run(task(SOON_S))).error.startswith("TaskTimeoutError: ")
@@ -373,14 +373,14 @@ def test_no_timer_is_left_behind(handler: Handler) -> None:
         during.append(is_armed())
         return handler(task)
 
-    Execution(looking).run(task(10 * SOON_S))
+    AttemptRunner(looking).run(task(10 * SOON_S))
 
     assert during == [True]
     assert not is_armed()
 
 
 def test_an_alarm_between_two_attempts_does_no_harm() -> None:
-    execution = Execution(lambda task: "done")
+    execution = AttemptRunner(lambda task: "done")
     execution.run(task())
 
     os.kill(os.getpid(), signal.SIGALRM)
@@ -391,7 +391,7 @@ def test_an_alarm_between_two_attempts_does_no_harm() -> None:
 # --- The end of a drain
 
 
-def drain_in(execution: Execution, timeout_s: float) -> None:
+def drain_in(execution: AttemptRunner, timeout_s: float) -> None:
     """What a worker does at TERM, at another signal here."""
     signal.signal(signal.SIGUSR1, lambda signum, frame: execution.drain(timeout_s))
 
@@ -407,7 +407,7 @@ def told_to_drain(then: Callable[[], object] = wait) -> Handler:
 
 
 def test_a_drain_cuts_the_running_handler_and_its_task_goes_back() -> None:
-    execution = Execution(told_to_drain())
+    execution = AttemptRunner(told_to_drain())
     drain_in(execution, SOON_S)
 
     began_s = time.monotonic()
@@ -427,14 +427,14 @@ def test_a_drain_cuts_a_handler_that_swallows_every_exception() -> None:
             except Exception:
                 logging.getLogger(__name__).exception("swallowed")
 
-    execution = Execution(told_to_drain(swallow))
+    execution = AttemptRunner(told_to_drain(swallow))
     drain_in(execution, SOON_S)
 
     assert execution.run(task()) == Released()
 
 
 def test_a_handler_that_ends_before_the_drain_has_completed() -> None:
-    execution = Execution(told_to_drain(lambda: "done"))
+    execution = AttemptRunner(told_to_drain(lambda: "done"))
     drain_in(execution, DEADLINE_S)
 
     assert execution.run(task()) == Completed("done")
@@ -442,14 +442,14 @@ def test_a_handler_that_ends_before_the_drain_has_completed() -> None:
 
 
 def test_a_handler_that_fails_during_the_drain_has_failed() -> None:
-    execution = Execution(told_to_drain(lambda: 1 / 0))
+    execution = AttemptRunner(told_to_drain(lambda: 1 / 0))
     drain_in(execution, DEADLINE_S)
 
     assert failed(execution.run(task())).error == "ZeroDivisionError: division by zero"
 
 
 def test_of_timeout_and_drain_the_nearer_one_counts() -> None:
-    execution = Execution(told_to_drain())
+    execution = AttemptRunner(told_to_drain())
     drain_in(execution, DEADLINE_S)
 
     outcome = failed(execution.run(task(SOON_S)))
@@ -458,7 +458,7 @@ def test_of_timeout_and_drain_the_nearer_one_counts() -> None:
 
 
 def test_a_drain_that_began_before_the_attempt_limits_it_too() -> None:
-    execution = Execution(waiting)
+    execution = AttemptRunner(waiting)
     execution.drain(SOON_S)
     was_armed = is_armed()
 
@@ -469,7 +469,7 @@ def test_a_drain_that_began_before_the_attempt_limits_it_too() -> None:
 
 
 def test_an_attempt_after_the_end_of_a_drain_goes_back_at_once() -> None:
-    execution = Execution(waiting)
+    execution = AttemptRunner(waiting)
     execution.drain(0)
 
     assert [execution.run(task()) for _ in range(3)] == [Released()] * 3
@@ -482,7 +482,7 @@ def test_an_attempt_that_a_drain_cut_is_not_counted_although_its_clean_up_failed
         finally:
             raise ConnectionError("rollback failed")
 
-    execution = Execution(told_to_drain(roll_back))
+    execution = AttemptRunner(told_to_drain(roll_back))
     drain_in(execution, SOON_S)
 
     assert execution.run(task()) == Released()
@@ -492,7 +492,7 @@ def test_the_log_of_an_attempt_that_a_drain_cut_says_neither_failed_nor_complete
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    execution = Execution(log_attempts(told_to_drain()))
+    execution = AttemptRunner(log_attempts(told_to_drain()))
     drain_in(execution, SOON_S)
 
     assert execution.run(task()) == Released()

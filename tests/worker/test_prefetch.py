@@ -20,13 +20,13 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.broker.job_hash import Claim, Completion, batch_place
 from boilerd.errors import LeaseExpiredError, WorkerDiedError
-from boilerd.process.board import Board
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.worker.prefetch import MOST, SLOW_S, Prefetch
 from boilerd.worker.settlement import Rules
-from support import RunningDaemon, Valkey, completed, lapse, wait_until
+from support import RunningDaemon, Valkey, completed, expire_leases, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
 WORKER = "host.run.0"
@@ -209,7 +209,7 @@ def test_an_id_without_a_record_in_the_middle_of_a_batch_is_found_in_its_turn(cl
 
     assert ids(broker.advance(WORKER, ("default",), limit=16).claims) == ["a"]
     (ghost,) = broker.advance("host.run.1", ("default",), limit=16).claims
-    assert (ghost.task_id, ghost.is_ghost) == ("b", True)
+    assert (ghost.task_id, ghost.is_missing) == ("b", True)
     assert ids(broker.advance("host.run.2", ("default",), limit=16).claims) == ["c"]
 
 
@@ -236,9 +236,9 @@ def test_a_task_of_which_nobody_knows_whether_it_began_is_not_counted_and_claime
     store(client, *"abc", max_retries=0)
     broker.advance(WORKER, ("default",), limit=3)
     rules = Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
-    for worker, claim in lapse(client.connection, broker.expired):
+    for worker, claim in expire_leases(client.connection, broker.expired):
         error = LeaseExpiredError("lease expired")
-        rules.bury(broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone)
+        rules.record_lost_attempt(broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone)
     broker.forward()
 
     assert sorted(waiting(client.connection)) == ["a", "b", "c"]
@@ -249,45 +249,45 @@ def test_a_task_of_which_nobody_knows_whether_it_began_is_not_counted_and_claime
         assert claim.task.attempt == 1
 
 
-# --- The board
+# --- The scoreboard
 
 
 def test_the_board_tells_how_far_a_batch_is() -> None:
-    board = Board()
-    board.open_batch(3, 7, 2)
-    assert (board.batch(3).number, board.batch(3).size) == (7, 2)
-    assert (board.batch(3).finished, board.batch(3).is_running) == (0, False)
-    assert board.begin(3)
-    assert (board.batch(3).finished, board.batch(3).is_running) == (0, True)
-    board.finish(3)
-    assert (board.batch(3).finished, board.batch(3).is_running) == (1, False)
+    scoreboard = Scoreboard()
+    scoreboard.open_batch(3, 7, 2)
+    assert (scoreboard.batch(3).number, scoreboard.batch(3).size) == (7, 2)
+    assert (scoreboard.batch(3).finished, scoreboard.batch(3).is_running) == (0, False)
+    assert scoreboard.begin(3)
+    assert (scoreboard.batch(3).finished, scoreboard.batch(3).is_running) == (0, True)
+    scoreboard.finish(3)
+    assert (scoreboard.batch(3).finished, scoreboard.batch(3).is_running) == (1, False)
 
 
 def test_a_worker_begins_nothing_of_a_batch_that_was_revoked_and_all_of_the_next() -> None:
-    board = Board()
-    board.open_batch(0, 7, 3)
-    assert board.begin(0)
-    assert (board.revoke(0, 7).finished, board.batch(0).is_running) == (0, True)
-    board.finish(0)
-    assert not board.begin(0)
-    assert (board.batch(0).finished, board.batch(0).is_running) == (1, False)
-    board.open_batch(0, 8, 3)
-    assert board.begin(0)
+    scoreboard = Scoreboard()
+    scoreboard.open_batch(0, 7, 3)
+    assert scoreboard.begin(0)
+    assert (scoreboard.revoke(0, 7).finished, scoreboard.batch(0).is_running) == (0, True)
+    scoreboard.finish(0)
+    assert not scoreboard.begin(0)
+    assert (scoreboard.batch(0).finished, scoreboard.batch(0).is_running) == (1, False)
+    scoreboard.open_batch(0, 8, 3)
+    assert scoreboard.begin(0)
 
 
 def test_a_timer_reaches_the_board_from_inside_of_code_that_never_returns_to_python() -> None:
-    board = Board()
+    scoreboard = Scoreboard()
     pid = os.fork()
     if pid == 0:
         try:
             signal.signal(signal.SIGALRM, lambda *_: None)
-            signal.set_wakeup_fd(board.alarm_fds[1], warn_on_full_buffer=False)
+            signal.set_wakeup_fd(scoreboard.alarm_fds[1], warn_on_full_buffer=False)
             signal.setitimer(signal.ITIMER_REAL, 0.01)
             sum(range(10**10))
         finally:
             os._exit(1)
     try:
-        assert select.select([board.alarm_fds[0]], [], [], 20)[0]
+        assert select.select([scoreboard.alarm_fds[0]], [], [], 20)[0]
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -296,11 +296,11 @@ def test_a_timer_reaches_the_board_from_inside_of_code_that_never_returns_to_pyt
 # --- The reclaimer
 
 
-def open_on(board: Board, claims: list[Claim]) -> int:
+def open_on(scoreboard: Scoreboard, claims: list[Claim]) -> int:
     """Have the worker of slot 0 begin the first of these; the number of the batch."""
     number, _ = batch_place(claims[0].execution_id)
-    board.open_batch(0, number, len(claims))
-    assert board.begin(0)
+    scoreboard.open_batch(0, number, len(claims))
+    assert scoreboard.begin(0)
     return number
 
 
@@ -311,16 +311,16 @@ def test_tasks_behind_a_slow_one_go_back_when_the_broker_answers_again(
     caplog.set_level(logging.DEBUG)
     server = start_valkey()
     away = server.socket.with_name("away.sock")
-    board = Board()
+    scoreboard = Scoreboard()
     with Client.from_url(server.url) as client, connect(server.url) as own:
         store(client, *"ab")
-        open_on(board, Broker(own).advance(WORKER, ("default",), limit=2).claims)
-        wait_until(lambda: board.batch(0).running_ms > SLOW_S * 1000, "the first is slow")
+        open_on(scoreboard, Broker(own).advance(WORKER, ("default",), limit=2).claims)
+        wait_until(lambda: scoreboard.batch(0).running_ms > SLOW_S * 1000, "the first is slow")
         own.connection_pool.disconnect()
         server.socket.rename(away)
 
         # Of a scheduler that is new: the worker's timer rang before.
-        Reclaimer(Broker(own), board, [WORKER]).start()
+        Reclaimer(Broker(own), scoreboard, [WORKER]).start()
         wait_until(lambda: "tasks beside a slow one stay where they are" in caplog.text, "it was tried in vain")
         away.rename(server.socket)
 
@@ -329,21 +329,23 @@ def test_tasks_behind_a_slow_one_go_back_when_the_broker_answers_again(
 
 @pytest.mark.usefixtures("whole_queues")
 def test_a_worker_that_went_on_to_its_next_batch_keeps_that(client: Client, connection: redis.Redis) -> None:
-    board = Board()
+    scoreboard = Scoreboard()
 
     class Late(Broker):
         """Answers when the worker has gone on."""
 
         def held(self, worker: str) -> list[Claim]:
-            open_on(board, self.advance(worker, ("default",), [Completion(claim) for claim in claims], limit=2).claims)
+            open_on(
+                scoreboard, self.advance(worker, ("default",), [Completion(claim) for claim in claims], limit=2).claims
+            )
             return super().held(worker)
 
     broker = Late(connection)
     store(client, *"abcd")
     claims = broker.advance(WORKER, ("default",), limit=2).claims
-    number = open_on(board, claims)
+    number = open_on(scoreboard, claims)
 
-    Reclaimer(broker, board, [WORKER])._end_batch(0, number)
+    Reclaimer(broker, scoreboard, [WORKER])._end_batch(0, number)
 
     assert ids(Broker(connection).held(WORKER)) == ["c", "d"]
     assert not waiting(connection)
@@ -523,15 +525,15 @@ def test_of_a_batch_whose_worker_died_a_task_with_a_result_to_keep_is_never_comp
     store(client, "b", retention=60)
     store(client, *"cd")
     claims = broker.advance(WORKER, ("default",), limit=4).claims
-    board = Board()
-    board.open_batch(0, batch_place(claims[0].execution_id)[0], 4)
+    scoreboard = Scoreboard()
+    scoreboard.open_batch(0, batch_place(claims[0].execution_id)[0], 4)
     for _ in range(2):
-        board.begin(0)
-        board.finish(0)
-    board.begin(0)
+        scoreboard.begin(0)
+        scoreboard.finish(0)
+    scoreboard.begin(0)
     rules = Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
 
-    rules.settle_dead(broker, WORKER, board.batch(0), WorkerDiedError("worker died"))
+    rules.settle_dead(broker, WORKER, scoreboard.batch(0), WorkerDiedError("worker died"))
 
     assert not client.connection.exists(keys.job("a"))
     attempts = [client.connection.hget(keys.job(task_id), "number_of_retries") for task_id in "bcd"]
@@ -573,9 +575,9 @@ def test_tasks_behind_a_slow_one_go_back_also_when_the_scheduler_was_killed_mean
 
 
 def test_the_clock_of_the_board_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    board = Board()
+    scoreboard = Scoreboard()
     ticks = iter([(2**31 - 5) * 1_000_000, (2**31 + 5) * 1_000_000])
     monkeypatch.setattr(time, "monotonic_ns", lambda: next(ticks))
-    board.open_batch(0, 1, 1)
-    board.begin(0)
-    assert board.batch(0).running_ms == 10
+    scoreboard.open_batch(0, 1, 1)
+    scoreboard.begin(0)
+    assert scoreboard.batch(0).running_ms == 10

@@ -12,8 +12,8 @@ import redis
 from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.process.board import Board
 from boilerd.process.exit_status import OK
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import Stopped, StopRequest
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
@@ -40,7 +40,7 @@ def make_worker(connection: redis.Redis) -> Iterator[MakeWorker]:
             rules=Rules.of(mux or ServeMux(), RetryPolicy(), lambda handler: handler),
             limits=limits or Limits(),
             prefetch=Prefetch(),
-            board=Board(),
+            scoreboard=Scoreboard(),
             slot=0,
             address="",
         )
@@ -81,7 +81,7 @@ def test_what_was_claimed_while_a_signal_ended_the_wait_goes_back(
         raise Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker._board, "open_batch", interrupted)  # the answer is there, and half noted
+        patched.setattr(worker._scoreboard, "open_batch", interrupted)  # the answer is there, and half noted
         worker._wait()
     assert pending(connection) == []
 
@@ -159,10 +159,10 @@ def test_a_refused_task_of_a_batch_counts_as_finished(
 
     claim = worker._next()
     assert claim is not None
-    assert worker._board.batch(0).is_running
+    assert worker._scoreboard.batch(0).is_running
     assert worker._perform(claim)
 
-    batch = worker._board.batch(0)
+    batch = worker._scoreboard.batch(0)
     assert (batch.finished, batch.is_running) == (1, False)
     assert not broker.held(NAME)
 

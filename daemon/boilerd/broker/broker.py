@@ -136,7 +136,7 @@ class Broker:
         for done in completions:
             c = done.claim
             args += [c.task_id, c.execution_id, c.queue, str(c.retention_s), c.started, base64.b64encode(done.result)]
-            args += [c.task.type if c.task else "", "1" if c.has_more else "0"]
+            args += [c.task.type if c.task else "", "1" if c.needs_cleanup else "0"]
         wait: list[str | bytes] = []
         if wait_s and queues:
             wait = ["BLPOP", *map(keys.bell, queues), repr(wait_s)]

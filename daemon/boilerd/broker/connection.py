@@ -21,7 +21,7 @@ from boilerd.broker.spin import Spin
 from boilerd.errors import (
     BrokerError,
     BrokerLoadingError,
-    BrokerTroubleError,
+    BrokerUnableError,
     BrokerUnavailableError,
     ConfigError,
 )
@@ -274,7 +274,7 @@ def _refusal(error: redis.RedisError) -> BrokerError:
     """Redis answered, but not as asked."""
     told = next((told for kind, told in _REFUSALS.items() if kind(error)), "Redis refused the command")
     is_passing = isinstance(error, _PASSING) or _PASSING_WORDS.search(str(error))
-    return (BrokerTroubleError if is_passing else BrokerError)(f"{told}: {error}")
+    return (BrokerUnableError if is_passing else BrokerError)(f"{told}: {error}")
 
 
 def text(value: bytes | str) -> str:

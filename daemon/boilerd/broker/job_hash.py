@@ -17,7 +17,7 @@ import msgspec
 
 from boilerd.broker import keys
 from boilerd.errors import ForbiddenJobError, InvalidPayloadError, InvalidTaskError
-from boilerd.process.board import Batch
+from boilerd.process.scoreboard import Batch
 from boilerd.tasks.payload import canonical
 from boilerd.tasks.retry import Decision
 from boilerd.tasks.task import ARCHIVE_TTL_S, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Task, TaskOptions, check_type
@@ -55,8 +55,8 @@ class Claim(msgspec.Struct, frozen=True):
         task: None when the record cannot be run; `error` says why.
         function: What a job of a plain RQ client calls, and so the type of its task; None: it is a task of ours.
         max_retries: The task's own word; None: the handler's policy decides.
-        is_ghost: The queue held an ID without a record: there is nothing to claim.
-        has_more: Whether it has a unique lock or a concurrency key, which its end gives back, or RQ's repeats.
+        is_missing: The queue held an ID without a record: there is nothing to claim.
+        needs_cleanup: Whether it has a unique lock or a concurrency key, which its end gives back, or RQ's repeats.
     """
 
     task_id: str
@@ -68,8 +68,8 @@ class Claim(msgspec.Struct, frozen=True):
     function: str | None = None
     max_retries: int | None = None
     error: Exception | None = None
-    is_ghost: bool = False
-    has_more: bool = False
+    is_missing: bool = False
+    needs_cleanup: bool = False
 
     @property
     def is_alone(self) -> bool:
@@ -203,9 +203,10 @@ def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: 
         error = refused
     except (ValueError, OverflowError, OSError, msgspec.DecodeError) as broken:  # OSError: a date that is far off
         error = ForbiddenJobError(f"job {task_id!r} is damaged: {broken}")
-    has_more = not _ENDING.isdisjoint(fields)
+    needs_cleanup = not _ENDING.isdisjoint(fields)
     return Claim(
-        task_id, execution_id, queue, started, retention_s, task, function, max_retries, error, not fields, has_more
+        task_id, execution_id, queue, started, retention_s, task, function, max_retries, error,
+        is_missing=not fields, needs_cleanup=needs_cleanup,
     )  # fmt: skip
 
 

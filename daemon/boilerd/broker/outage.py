@@ -17,7 +17,7 @@ LONGEST_PAUSE_S = 3.0
 T = TypeVar("T")
 
 
-class Patience:
+class OutageRetry:
     """Tries an action until Redis lets it through.
 
     Args:

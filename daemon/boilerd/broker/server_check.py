@@ -21,7 +21,7 @@ def check(connection: redis.Redis) -> str:
     """Make sure that Redis can be worked with; its name and version.
 
     Raises:
-        BrokerTroubleError: It takes no writes at present.
+        BrokerUnableError: It takes no writes at present.
         BrokerError: Not reachable, no access or not enough of it, or too old.
     """
     with translated():

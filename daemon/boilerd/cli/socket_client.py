@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
-from boilerd.process.board import LATE_HEARTBEAT_S
+from boilerd.process.scoreboard import LATE_HEARTBEAT_S
 
 #: How long the daemon may take to answer.
 TIMEOUT_S = 5.0

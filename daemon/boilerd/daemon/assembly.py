@@ -29,13 +29,13 @@ from boilerd.errors import (
     BootError,
     BrokerError,
     BrokerLoadingError,
-    BrokerTroubleError,
+    BrokerUnableError,
     BrokerUnavailableError,
     NoBrokerError,
 )
 from boilerd.process import logs
-from boilerd.process.board import SCHEDULER_SLOT, VALKEY_SLOT, Board
 from boilerd.process.gc_pause import importing
+from boilerd.process.scoreboard import SCHEDULER_SLOT, VALKEY_SLOT, Scoreboard
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
 from boilerd.settings.definitions import Settings
@@ -73,7 +73,7 @@ class Boilerd:
         self._rules = Rules.of(mux, settings.retry.policy(), log_attempts)
         self._periodic = Periodic([*mux.crons, *settings.cron_entries()])
         self._is_burst = is_burst
-        self._board = Board()
+        self._scoreboard = Scoreboard()
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
         run_id = secrets.token_hex(3)
         self._name = f"{host}.{run_id}"
@@ -120,7 +120,7 @@ class Boilerd:
         if (running := self._running(handover)) is None:
             handover.abandon()  # before the lock on its data is given up
         locks = lock_directories(self._directories(), handover.lock_fds)
-        self._board.is_quiet = handover.is_quiet
+        self._scoreboard.is_quiet = handover.is_quiet
         options = Options(free_socket(settings.control_socket()))
         first = [self._embedded(options, running)] if settings.redis_url is None else []
         daemon = Daemon(
@@ -128,7 +128,7 @@ class Boilerd:
             first=first,
             boot=self._boot,
             make_worker=functools.partial(self._worker, options),
-            board=self._board,
+            scoreboard=self._scoreboard,
             on_output=self._valkey.log if self._valkey else logger.debug,
             hand_over=lambda daemon: self._hand_over(daemon, handover.generation + 1, locks),
             generation=handover.generation,
@@ -162,7 +162,7 @@ class Boilerd:
         command = self._valkey.command(is_running=running is not None)
         return program_group(
             options, "valkey", command,
-            priority=BROKER, board=self._board, slot=VALKEY_SLOT, stop_wait_s=BROKER_STOP_S, running=running,
+            priority=BROKER, scoreboard=self._scoreboard, slot=VALKEY_SLOT, stop_wait_s=BROKER_STOP_S, running=running,
         )  # fmt: skip
 
     def _running(self, handover: Handover) -> RunningValkey | None:
@@ -181,7 +181,7 @@ class Boilerd:
             if process.pid and process.pipes["stdout"] is not None:
                 socket_path, state_dir = str(self._settings.valkey_socket()), str(self._settings.state_path())
                 valkey = RunningValkey(socket_path, process.pid, process.pipes["stdout"], state_dir)
-        return Handover(generation, dict(locks), valkey, self._board.is_quiet)
+        return Handover(generation, dict(locks), valkey, self._scoreboard.is_quiet)
 
     def _boot(self, daemon: Daemon) -> Sequence[ProcessGroupConfig]:
         """Make sure of the broker, then say what else to start."""
@@ -214,28 +214,28 @@ class Boilerd:
                 broker = server_check.check(connection)
                 Broker(connection).set_limits(self._settings.queue_limits())
                 self._address = server_check.address(connection)
-                self._board.is_broker_away = False
+                self._scoreboard.is_broker_away = False
                 return broker, server_check.hazards(connection)
-            except (BrokerUnavailableError, BrokerTroubleError) as error:
+            except (BrokerUnavailableError, BrokerUnableError) as error:
                 is_loading = isinstance(error, BrokerLoadingError)
                 if not is_loading and not daemon.is_reloaded:
                     raise
                 if not is_told:
                     trouble = "broker is loading, waiting" if is_loading else "broker unavailable, waiting"
                     logger.warning(trouble, extra={"error": str(error)})
-                is_told = self._board.is_broker_away = True
-                self._board.beat()  # there is no scheduler yet that could be late
+                is_told = self._scoreboard.is_broker_away = True
+                self._scoreboard.beat()  # there is no scheduler yet that could be late
                 connection.connection_pool.disconnect()  # the primary may be another by now
                 daemon.serve_briefly(0.2)
 
     def _unusable(self, error: BrokerError) -> BootError:
-        kind = NoBrokerError if isinstance(error, BrokerUnavailableError | BrokerTroubleError) else BootError
+        kind = NoBrokerError if isinstance(error, BrokerUnavailableError | BrokerUnableError) else BootError
         return kind(f"{error} ({mask_url(self._settings.broker_url())})")
 
     def _groups(self, options: Options) -> list[ProcessGroupConfig]:
         scheduler = forked_config(
             options, "scheduler", self._run_scheduler,
-            priority=SCHEDULER, board=self._board, slot=SCHEDULER_SLOT, stop_wait_s=SCHEDULER_STOP_S,
+            priority=SCHEDULER, scoreboard=self._scoreboard, slot=SCHEDULER_SLOT, stop_wait_s=SCHEDULER_STOP_S,
         )  # fmt: skip
         workers = [self._worker(options, slot) for slot in range(self._settings.concurrency)]
         return [
@@ -247,7 +247,7 @@ class Boilerd:
         """The process of a slot."""
         return forked_config(
             options, str(slot), functools.partial(_run_worker, self._make_worker(slot)),
-            priority=WORKERS, board=self._board, slot=slot,
+            priority=WORKERS, scoreboard=self._scoreboard, slot=slot,
             stop_wait_s=self._settings.shutdown_timeout + KILL_MARGIN_S,
             restarts_always=not self._is_burst,
         )  # fmt: skip
@@ -269,7 +269,7 @@ class Boilerd:
                 idle_s=min(max(1.0, settings.concurrency / LOOKS_A_SECOND), LONGEST_IDLE_S),
             ),
             prefetch=Prefetch(is_on=settings.prefetch),
-            board=self._board,
+            scoreboard=self._scoreboard,
             slot=slot,
             address=self._address,
         )
@@ -277,11 +277,11 @@ class Boilerd:
     def _run_scheduler(self) -> int:
         _configure_child("scheduler")
         with self._connect("scheduler") as connection:
-            self._board.mark_booted(SCHEDULER_SLOT)
+            self._scoreboard.mark_booted(SCHEDULER_SLOT)
             return Scheduler(
                 Broker(connection),
-                board=self._board,
-                worker_names=[f"{self._name}.{slot}" for slot in range(self._board.slots)],
+                scoreboard=self._scoreboard,
+                worker_names=[f"{self._name}.{slot}" for slot in range(self._scoreboard.slots)],
                 queues=list(self._settings.queues),
                 rules=self._rules,
                 periodic=self._periodic,

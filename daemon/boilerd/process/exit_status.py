@@ -18,7 +18,7 @@ DONE = 74
 TIMED_OUT = 76
 
 #: No status of a process, but how one ended that had been told to: whatever it left, the daemon had cut it.
-CUT = 256
+STOPPED_BY_DAEMON = 256
 
 
 def describe_exit(status: int) -> str:

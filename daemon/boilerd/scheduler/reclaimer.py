@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import sort_batch
-from boilerd.process.board import Board
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.worker.prefetch import SLOW_S
 
 logger = logging.getLogger("boilerd.prefetch")
@@ -18,18 +18,18 @@ logger = logging.getLogger("boilerd.prefetch")
 class Reclaimer:
     """Gives back the tasks that wait behind a slow one, and acknowledges those before it; a thread of the scheduler.
 
-    It sleeps until a timer of a worker writes to the board's pipe: at the level of C, so also
+    It sleeps until a timer of a worker writes to the scoreboard's pipe: at the level of C, so also
     while the worker's code does not return to Python.
 
     Args:
         broker: Used for a connection of the thread's own.
-        board: Where the workers say how far they are.
+        scoreboard: Where the workers say how far they are.
         worker_names: RQ's name of the worker in each slot.
     """
 
-    def __init__(self, broker: Broker, board: Board, worker_names: Sequence[str]) -> None:
+    def __init__(self, broker: Broker, scoreboard: Scoreboard, worker_names: Sequence[str]) -> None:
         self._broker = broker
-        self._board = board
+        self._scoreboard = scoreboard
         self._names = worker_names
         self._done: dict[int, int] = {}
         self._thread = threading.Thread(target=self._run, name="reclaimer", daemon=True)
@@ -39,7 +39,7 @@ class Reclaimer:
         self._thread.start()
 
     def _run(self) -> None:
-        alarm_fd = self._board.alarm_fds[0]
+        alarm_fd = self._scoreboard.alarm_fds[0]
         timeout_s: float | None = 0.0  # at the start: what happened before there was a scheduler
         while True:
             select.select([alarm_fd], [], [], timeout_s)
@@ -51,7 +51,7 @@ class Reclaimer:
 
     def _look_at(self, slot: int) -> bool:
         """End what does not run in this slot's batch; False: the broker did not answer."""
-        batch = self._board.batch(slot)
+        batch = self._scoreboard.batch(slot)
         # A little early is right: the timer and this clock do not tick together.
         if batch.size < 2 or batch.running_ms < SLOW_S * 800 or self._done.get(slot) == batch.number:
             return True
@@ -67,7 +67,7 @@ class Reclaimer:
         """Acknowledge what has ended, and give back what has not begun."""
         name = self._names[slot]
         held = self._broker.held(name)
-        now = self._board.revoke(slot, number)
+        now = self._scoreboard.revoke(slot, number)
         if now.number != number:
             return  # the worker was faster
         ended, waiting, _ = sort_batch(held, now)

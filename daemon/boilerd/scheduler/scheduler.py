@@ -27,12 +27,12 @@ from setproctitle import setproctitle
 
 from boilerd.broker.broker import BATCH, Broker
 from boilerd.broker.job_hash import Claim, batch_place
-from boilerd.broker.outage import LONGEST_PAUSE_S, Patience
+from boilerd.broker.outage import LONGEST_PAUSE_S, OutageRetry
 from boilerd.errors import BrokerError, BrokerUnavailableError, LeaseExpiredError, WorkerDiedError
-from boilerd.process.board import SCHEDULER_SLOT, VALKEY_SLOT, Board
-from boilerd.process.exit_status import CUT, OK
+from boilerd.process.exit_status import OK, STOPPED_BY_DAEMON
 from boilerd.process.identity import is_alive, is_dead, is_stopped, send
 from boilerd.process.logs import log_context
+from boilerd.process.scoreboard import SCHEDULER_SLOT, VALKEY_SLOT, Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.reclaimer import Reclaimer
@@ -46,7 +46,7 @@ HEARTBEAT_S = 5.0
 #: The worker's own SIGALRM comes first; this long after the limit it is killed.
 KILL_AFTER_S = 5.0
 #: One that asks the application's hooks, which end by themselves in half the time.
-KILL_JUDGING_AFTER_S = 4 * HOOK_LIMIT_S
+KILL_IN_HOOKS_AFTER_S = 4 * HOOK_LIMIT_S
 #: After an outage, or a step of Redis's clock, schedulers have so long to renew leases before they count as lost.
 GRACE_S = HEARTBEAT_S + LONGEST_PAUSE_S
 #: After so long the other duties have their turn, although tasks of dead workers are left.
@@ -70,7 +70,7 @@ class Scheduler:
 
     Args:
         broker: Of this process alone.
-        board: Tells which workers live.
+        scoreboard: Tells which workers live.
         worker_names: RQ's name of the worker in each slot, in order.
         queues: Those whose waiting tasks it counts for the daemon's status. Its duties are towards these, and
             all others that tasks of boilerd's were ever in.
@@ -82,7 +82,7 @@ class Scheduler:
         self,
         broker: Broker,
         *,
-        board: Board,
+        scoreboard: Scoreboard,
         worker_names: list[str],
         queues: Sequence[str],
         rules: Rules,
@@ -90,15 +90,15 @@ class Scheduler:
     ) -> None:
         self._broker = broker
         self._queues = queues
-        self._board = board
+        self._scoreboard = scoreboard
         self._worker_names = worker_names
-        self._rules = rules.without_hooks() if board.died_judging(SCHEDULER_SLOT) else rules
+        self._rules = rules.without_hooks() if scoreboard.died_in_hooks(SCHEDULER_SLOT) else rules
         self._beat_s = self._steady_since_s = self._lead_s = -math.inf
         self._periodic = periodic
-        self._subscriber = Subscriber(broker.connection, worker_names, board)
-        self._reclaimer = Reclaimer(broker, board, worker_names)
+        self._subscriber = Subscriber(broker.connection, worker_names, scoreboard)
+        self._reclaimer = Reclaimer(broker, scoreboard, worker_names)
         self._stop = StopRequest()
-        self._patience = Patience(self._pause, awaits=BrokerUnavailableError)
+        self._outage_retry = OutageRetry(self._pause, awaits=BrokerUnavailableError)
         self._parent = os.getppid()
         self._forwarding = Duty("forward", self._forward)
         self._duties = [
@@ -123,7 +123,7 @@ class Scheduler:
                 for duty in self._duties:
                     if time.monotonic() >= duty.due_s and not self._stop:
                         duty.due_s = time.monotonic() + self._do(duty)
-                self._board.is_broker_away = any(duty.is_refused for duty in self._duties)
+                self._scoreboard.is_broker_away = any(duty.is_refused for duty in self._duties)
                 if os.getppid() != self._parent:
                     break
             if os.getppid() != self._parent:
@@ -139,7 +139,7 @@ class Scheduler:
     def _do(self, duty: "Duty") -> float:
         """In how many seconds it is due again. What Redis refuses to one must not keep the others from theirs."""
         try:
-            due_in_s = self._patience.call(duty.run)
+            due_in_s = self._outage_retry.call(duty.run)
         except BrokerUnavailableError:
             raise
         except BrokerError as error:
@@ -154,7 +154,7 @@ class Scheduler:
 
     def _heartbeat(self) -> float:
         # One that was stopped does nothing: its lease runs out, and another takes the task over.
-        slots = [slot for slot in self._live_slots() if not is_stopped(self._board.pid(slot))]
+        slots = [slot for slot in self._live_slots() if not is_stopped(self._scoreboard.pid(slot))]
         names = {self._worker_names[slot]: slot for slot in slots}
         due_s = HEARTBEAT_S
         late, unwanted = self._broker.extend(list(names))
@@ -162,17 +162,17 @@ class Scheduler:
         if now_s - self._beat_s > 2 * HEARTBEAT_S:
             self._steady_since_s = now_s
         self._beat_s = now_s
-        self._board.beat()
+        self._scoreboard.beat()
         for worker in unwanted:
             # Told again: the command may have been sent while nobody listened.
-            if pid := self._board.pid(names[worker]):
+            if pid := self._scoreboard.pid(names[worker]):
                 send(pid, signal.SIGUSR1)
         for overdue in late:
             slot = names[overdue.worker]
-            batch = self._board.batch(slot)
+            batch = self._scoreboard.batch(slot)
             if not batch.is_running or batch_place(overdue.execution_id) != (batch.number, batch.finished):
                 continue  # another of its batch, which has ended or not begun
-            if not self._board.is_busy(slot) and self._board.judging_s(slot) < KILL_JUDGING_AFTER_S:
+            if not self._scoreboard.is_busy(slot) and self._scoreboard.in_hooks_s(slot) < KILL_IN_HOOKS_AFTER_S:
                 continue  # it has ended, and its outcome is not written yet; or its worker has, and the next settles it
             left_s = KILL_AFTER_S - overdue.late_s
             if left_s <= 0:
@@ -189,8 +189,8 @@ class Scheduler:
     def _recover(self) -> float:
         began_s = time.monotonic()
         self._settle_cut()
-        with self._board.judging(SCHEDULER_SLOT):
-            for _ in self._buried():
+        with self._scoreboard.running_hooks(SCHEDULER_SLOT):
+            for _ in self._recorded():
                 if time.monotonic() - began_s > LONGEST_STEP_S:
                     return 0.0
         grace_s = self._steady_since_s + GRACE_S - began_s
@@ -199,32 +199,34 @@ class Scheduler:
     def _settle_cut(self) -> None:
         """Put back what workers left that the daemon had cut, and that have no successor: those of a smaller pool."""
         for slot, name in enumerate(self._worker_names):
-            if not self._board.pid(slot) and self._board.last_exit(slot) == CUT:
-                self._rules.settle_dead(self._broker, name, self._board.batch(slot), None)
+            if not self._scoreboard.pid(slot) and self._scoreboard.last_exit(slot) == STOPPED_BY_DAEMON:
+                self._rules.settle_dead(self._broker, name, self._scoreboard.batch(slot), None)
 
-    def _buried(self) -> Iterator[Claim]:
+    def _recorded(self) -> Iterator[Claim]:
         """Settle what dead and lost workers held, claim by claim."""
-        yield from self._buried_dead()
-        yield from self._buried_lost()
+        yield from self._recorded_dead()
+        yield from self._recorded_lost()
 
-    def _buried_dead(self) -> Iterator[Claim]:
+    def _recorded_dead(self) -> Iterator[Claim]:
         """Of daemons that died on this machine; a living supervisor sees to its own."""
         for name, (worker, supervisor) in self._broker.registered().items():
             if is_dead(worker) and is_dead(supervisor):
                 for claim in self._broker.held(name):
                     error = WorkerDiedError("worker died together with its daemon")
-                    self._rules.bury(self._broker, name, claim, error, is_doubtful=not claim.is_alone)
+                    self._rules.record_lost_attempt(self._broker, name, claim, error, is_doubtful=not claim.is_alone)
                     yield claim
                 self._broker.forget_worker(name)
 
-    def _buried_lost(self) -> Iterator[Claim]:
+    def _recorded_lost(self) -> Iterator[Claim]:
         """Of whatever host: leases that ended, although they could have been renewed."""
         self._look_for_step()
         if time.monotonic() - self._steady_since_s < GRACE_S:
             return  # the broker may have been away, and its other daemons not be back yet
         for worker, claim in self._broker.expired(self._queues):
             error = LeaseExpiredError(f"lease expired: worker {worker or 'unknown'} is gone or cut off")
-            self._rules.bury(self._broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone)
+            self._rules.record_lost_attempt(
+                self._broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone
+            )
             yield claim
 
     def _look_for_step(self) -> None:
@@ -238,7 +240,7 @@ class Scheduler:
         return 0.0 if self._broker.clean(self._queues) >= BATCH else CLEAN_EVERY_S
 
     def _count(self) -> float:
-        self._board.pending = self._broker.count_pending(self._queues)
+        self._scoreboard.pending = self._broker.count_pending(self._queues)
         return COUNT_EVERY_S
 
     def _tick(self) -> float:
@@ -252,7 +254,7 @@ class Scheduler:
             self._stop.pause(seconds)
             return
         try:
-            was_heard = self._stop.interruptibly(lambda: self._patience.call(lambda: self._listen(seconds)))
+            was_heard = self._stop.interruptibly(lambda: self._outage_retry.call(lambda: self._listen(seconds)))
         except BrokerUnavailableError:
             raise
         except BrokerError:  # the duties say so as well
@@ -268,7 +270,7 @@ class Scheduler:
             self._forwarding.due_s = time.monotonic()
 
     def _kill(self, slot: int, task_id: str, late_s: float) -> None:
-        pid = self._board.pid(slot)
+        pid = self._scoreboard.pid(slot)
         if pid:
             with log_context(task_id=task_id):
                 fields = {"child": f"worker:{slot}", "late_s": round(late_s, 3)}
@@ -279,7 +281,7 @@ class Scheduler:
         """The supervisor was killed, the workers drain: keep their leases until they have ended."""
         logger.warning("the supervisor is gone, waiting for the workers to end")
         next_s = time.monotonic()
-        while any(is_alive(self._board.pid(slot)) for slot in self._live_slots()):
+        while any(is_alive(self._scoreboard.pid(slot)) for slot in self._live_slots()):
             if time.monotonic() >= next_s:
                 self._broker.extend([self._worker_names[slot] for slot in self._live_slots()])
                 next_s = time.monotonic() + HEARTBEAT_S
@@ -288,22 +290,22 @@ class Scheduler:
     def _release_leftovers(self) -> None:
         """Put back what killed workers held: in a drain all of them have ended before this process is told to."""
         for slot, name in enumerate(self._worker_names):
-            if not is_alive(self._board.pid(slot)):
+            if not is_alive(self._scoreboard.pid(slot)):
                 for task_id in self._broker.release(name):
                     fields = {"task_id": task_id, "child": f"worker:{slot}"}
                     logger.warning("task released, it will run again", extra=fields)
 
     def _end_orphaned_broker(self) -> None:
         """The embedded broker outlives a killed supervisor for the workers' last outcomes."""
-        if os.getppid() != self._parent and (pid := self._board.pid(VALKEY_SLOT)):
+        if os.getppid() != self._parent and (pid := self._scoreboard.pid(VALKEY_SLOT)):
             send(pid, signal.SIGTERM)
 
     def _live_slots(self) -> set[int]:
-        return {slot for slot in self._board.live() if slot < len(self._worker_names)}
+        return {slot for slot in self._scoreboard.live() if slot < len(self._worker_names)}
 
     def _pause(self, seconds: float) -> bool:
         """Sleep; False when told to stop."""
-        self._board.is_broker_away = True
+        self._scoreboard.is_broker_away = True
         self._stop.pause(seconds)
         return not self._stop
 

@@ -13,8 +13,8 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.errors import BrokerError
-from boilerd.process.board import Board
 from boilerd.process.identity import send
+from boilerd.process.scoreboard import Scoreboard
 
 logger = logging.getLogger("boilerd.subscriber")
 
@@ -33,12 +33,12 @@ class Subscriber:
     """
 
     def __init__(
-        self, connection: redis.Redis, worker_names: Sequence[str], board: Board, *, quiet_s: float = QUIET_S
+        self, connection: redis.Redis, worker_names: Sequence[str], scoreboard: Scoreboard, *, quiet_s: float = QUIET_S
     ) -> None:
         self._connection = connection
         self._quiet_s = quiet_s
         self._slots = {keys.channel(name): slot for slot, name in enumerate(worker_names)}
-        self._board = board
+        self._scoreboard = scoreboard
         self._is_stopping = threading.Event()
 
     def start(self) -> None:
@@ -100,5 +100,5 @@ class Subscriber:
         except BrokerError:
             logger.warning("a cancellation was lost, the broker is unavailable", extra={"task_id": command["job_id"]})
             return
-        if pid := self._board.pid(slot):
+        if pid := self._scoreboard.pid(slot):
             send(pid, signal.SIGUSR1)

@@ -21,9 +21,9 @@ from supervisor.options import ProcessConfig, ProcessGroupConfig, ServerOptions
 from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
 
-from boilerd.process.board import Board
-from boilerd.process.exit_status import CUT, DONE, OK, RECYCLED, TIMED_OUT, describe_exit
+from boilerd.process.exit_status import DONE, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import HANDLED, restore_defaults
 from boilerd.supervision.handover import RunningValkey
 
@@ -40,7 +40,7 @@ NO_PIPES: dict[str, int | None] = dict.fromkeys(
 
 
 class Child(Subprocess):  # type: ignore[misc]
-    """A child process that stands on the board, and whose end is told in one line.
+    """A child process that stands on the scoreboard, and whose end is told in one line.
 
     Attributes:
         backoff: Supervisor's: how many starts in a row have failed.
@@ -63,7 +63,7 @@ class Child(Subprocess):  # type: ignore[misc]
 
     def _spawn_as_parent(self, pid: int) -> int:
         failpoint("supervisor-forked")
-        self.config.board.put(self.config.slot, pid)
+        self.config.scoreboard.put(self.config.slot, pid)
         logger.debug("process started", extra={"child": self.full_name, "child_pid": pid})
         return int(super()._spawn_as_parent(pid))
 
@@ -71,7 +71,7 @@ class Child(Subprocess):  # type: ignore[misc]
         """Note how the child ended, then let Supervisor decide what follows."""
         status = os.waitstatus_to_exitcode(sts)
         is_stopping = self.state == ProcessStates.STOPPING
-        had_booted = self.config.board.clear(self.config.slot, CUT if is_stopping else status)
+        had_booted = self.config.scoreboard.clear(self.config.slot, STOPPED_BY_DAEMON if is_stopping else status)
         fields = {"child": self.full_name, "child_pid": pid, "exit": describe_exit(status)}
         if is_stopping or status in {RECYCLED, DONE}:
             logger.debug("process exited", extra=fields)
@@ -122,7 +122,7 @@ class ForkedProcess(Child):
             status = self.config.target()
         except BaseException:
             # Our own error, and no task's: it is for Supervisor to say when it has come too often.
-            self.config.board.mark_booted(self.config.slot, has_booted=False)
+            self.config.scoreboard.mark_booted(self.config.slot, has_booted=False)
             logger.critical("process crashed", exc_info=True, extra={"child": self.full_name})
         finally:
             # Not sys.exit: the parent's cleanup handlers and stack are none of the child's business.
@@ -134,17 +134,17 @@ class ForkedConfig(ProcessConfig):  # type: ignore[misc]
 
     Args:
         target: Runs in the child; what it returns is the exit status.
-        board: Where others look up its process ID.
+        scoreboard: Where others look up its process ID.
         slot: Its cell there.
     """
 
     def __init__(
-        self, options: ServerOptions, *, target: Callable[[], int], board: Board, slot: int, **params: Any
+        self, options: ServerOptions, *, target: Callable[[], int], scoreboard: Scoreboard, slot: int, **params: Any
     ) -> None:
         super().__init__(options, **_process_params(**params))
         self.target = target
         self.slot = slot
-        self.board = board
+        self.scoreboard = scoreboard
 
     def make_process(self, group: object = None) -> ForkedProcess:
         """Supervisor's hook."""
@@ -187,10 +187,10 @@ class ProgramConfig(ProcessConfig):  # type: ignore[misc]
     """
 
     def __init__(
-        self, options: ServerOptions, *, board: Board, slot: int, running: RunningValkey | None, **params: Any
+        self, options: ServerOptions, *, scoreboard: Scoreboard, slot: int, running: RunningValkey | None, **params: Any
     ) -> None:
         super().__init__(options, **_process_params(stdout_events_enabled=True, redirect_stderr=True, **params))
-        self.board, self.slot, self.running = board, slot, running
+        self.scoreboard, self.slot, self.running = scoreboard, slot, running
 
     def make_process(self, group: object = None) -> Program:
         """Supervisor's hook."""
@@ -213,7 +213,7 @@ def forked_config(
     target: Callable[[], int],
     *,
     priority: int,
-    board: Board,
+    scoreboard: Scoreboard,
     slot: int,
     stop_wait_s: float,
     restarts_always: bool = True,
@@ -222,7 +222,7 @@ def forked_config(
     return ForkedConfig(
         options,
         target=target,
-        board=board,
+        scoreboard=scoreboard,
         slot=slot,
         name=name,
         command=f"(forked) {name}",
@@ -239,14 +239,14 @@ def program_group(
     command: str,
     *,
     priority: int,
-    board: Board,
+    scoreboard: Scoreboard,
     slot: int,
     stop_wait_s: float,
     running: RunningValkey | None,
 ) -> ProcessGroupConfig:
     """A group of one program."""
     config = ProgramConfig(
-        options, board=board, slot=slot, running=running,
+        options, scoreboard=scoreboard, slot=slot, running=running,
         name=name, command=command, priority=priority, stopwaitsecs=stop_wait_s,
     )  # fmt: skip
     return ProcessGroupConfig(options, name, priority, [config])

@@ -12,7 +12,7 @@ from typing import Any
 from supervisor.process import ProcessGroup
 from supervisor.states import STOPPED_STATES, ProcessStates
 
-from boilerd.process.board import Board
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.supervision.children import ForkedConfig
 
 logger = logging.getLogger("boilerd.supervisor")
@@ -27,7 +27,7 @@ class Pool:
     Args:
         group: Of Supervisor's; its processes have their slots as names.
         make_worker: A slot → what Supervisor needs to know of its process.
-        board: Tells which have booted.
+        scoreboard: Tells which have booted.
         on_growth: Called when there are more slots than ever before.
 
     Attributes:
@@ -38,16 +38,16 @@ class Pool:
         self,
         group: ProcessGroup,
         make_worker: Callable[[int], ForkedConfig],
-        board: Board,
+        scoreboard: Scoreboard,
         on_growth: Callable[[], None],
     ) -> None:
         self._group = group
         self._make_worker = make_worker
-        self._board = board
+        self._scoreboard = scoreboard
         self._on_growth = on_growth
         self._leaving: set[str] = set()
         self._restarting: set[str] = set()
-        self.size = self._board.slots = len(group.processes)
+        self.size = self._scoreboard.slots = len(group.processes)
 
     def scale(self, size: int) -> None:
         """Have `size` workers; those with the highest slots go, after their tasks.
@@ -62,8 +62,8 @@ class Pool:
         if size != self.size:
             logger.info("scaling", extra={"workers": size, "before": self.size})
         self.size = size
-        if size > self._board.slots:
-            self._board.slots = size
+        if size > self._scoreboard.slots:
+            self._scoreboard.slots = size
             self._on_growth()
 
     def restart(self, names: list[str] | None = None) -> None:
@@ -103,7 +103,7 @@ class Pool:
 
     def is_ready(self) -> bool:
         """Whether every worker serves, but for those that Supervisor gave up on."""
-        states = [(self._board.has_booted(int(n)), p.state) for n, p in self._group.processes.items()]
+        states = [(self._scoreboard.has_booted(int(n)), p.state) for n, p in self._group.processes.items()]
         is_settled = all(has_booted or state == ProcessStates.FATAL for has_booted, state in states)
         return is_settled and any(has_booted for has_booted, _ in states)
 
@@ -113,9 +113,9 @@ class Pool:
 
     def hush(self, *, is_quiet: bool) -> None:
         """Let the workers claim nothing, or go on."""
-        if is_quiet != self._board.is_quiet:
+        if is_quiet != self._scoreboard.is_quiet:
             logger.info("worker stopped accepting new tasks" if is_quiet else "worker accepts new tasks again")
-        self._board.is_quiet = is_quiet
+        self._scoreboard.is_quiet = is_quiet
 
 
 def _stop(process: Any) -> None:

@@ -2,7 +2,7 @@
 
 import time
 
-from boilerd.process.board import LATE_HEARTBEAT_S, Board
+from boilerd.process.scoreboard import LATE_HEARTBEAT_S, Scoreboard
 from boilerd.supervision.pool import Pool
 from boilerd.supervision.sd_notify import Notifier
 
@@ -17,15 +17,15 @@ class Report:
 
     Args:
         notifier: Where they go.
-        board: Tells what the processes do.
+        scoreboard: Tells what the processes do.
 
     Attributes:
         is_ready: Whether every worker served at some moment since the start or the last reload.
     """
 
-    def __init__(self, notifier: Notifier, board: Board) -> None:
+    def __init__(self, notifier: Notifier, scoreboard: Scoreboard) -> None:
         self._notifier = notifier
-        self._board = board
+        self._scoreboard = scoreboard
         self._status = ""
         self._next_status_s = self._next_life_s = self._next_extension_s = 0.0
         self.is_ready = False
@@ -60,19 +60,19 @@ class Report:
 
     def status(self, pool: Pool | None, activity: str, trouble: str) -> str:
         """``10 workers, 3 busy, 1,204 pending``, after what is out of the ordinary."""
-        board, age_s = self._board, self._board.heartbeat_age_s
+        scoreboard, age_s = self._scoreboard, self._scoreboard.heartbeat_age_s
         parts = [
             activity or ("" if self.is_ready else "starting"),
-            "broker unavailable" if board.is_broker_away else "",
+            "broker unavailable" if scoreboard.is_broker_away else "",
             f"no heartbeat for {age_s:.0f} s" if age_s > LATE_HEARTBEAT_S else "",
-            "quiet" if board.is_quiet else "",
+            "quiet" if scoreboard.is_quiet else "",
         ]
         if pool is not None:
             parts += [
                 f"{pool.size} worker{'s' if pool.size > 1 else ''}",
                 f"{pool.given_up()} given up" if pool.given_up() else "",
-                f"{board.busy()} busy",
-                f"{board.pending:,} pending",
+                f"{scoreboard.busy()} busy",
+                f"{scoreboard.pending:,} pending",
             ]
         line = ", ".join(part for part in parts if part)
         return f"{line}; {trouble}" if trouble else line

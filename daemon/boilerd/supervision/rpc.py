@@ -86,7 +86,7 @@ class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
 
     def _told(self, group: Any, process: Any) -> dict[str, Any]:
         info: dict[str, Any] = self.getProcessInfo(f"{group.config.name}:{process.config.name}")
-        if info["state"] == ProcessStates.STARTING and process.config.board.has_booted(process.config.slot):
+        if info["state"] == ProcessStates.STARTING and process.config.scoreboard.has_booted(process.config.slot):
             # Supervisor waits for a second to pass, but the process has said so itself.
             info |= {"state": ProcessStates.RUNNING, "statename": "RUNNING"}
             info["description"] = self._interpretProcessInfo(info)

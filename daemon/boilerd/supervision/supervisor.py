@@ -28,9 +28,9 @@ from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
 
 from boilerd.process import logs
-from boilerd.process.board import Board
 from boilerd.process.exit_status import DONE
 from boilerd.process.failpoints import failpoint
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import STOP_SIGNALS
 from boilerd.supervision.children import ForkedConfig
 from boilerd.supervision.handover import Handover
@@ -62,7 +62,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         boot: Called when `first` was started; raises BootError, or returns the other groups:
             ``scheduler`` and ``worker``.
         make_worker: A slot → what to know of its process, for workers that are added later.
-        board: What the processes tell each other.
+        scoreboard: What the processes tell each other.
         on_output: Gets each line that a program of `first` printed.
         hand_over: What a reload leaves to the new program.
         generation: How many reloads there were.
@@ -75,7 +75,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         first: Sequence[ProcessGroupConfig],
         boot: Callable[["Daemon"], Sequence[ProcessGroupConfig]],
         make_worker: Callable[[int], ForkedConfig],
-        board: Board,
+        scoreboard: Scoreboard,
         on_output: Callable[[str], None],
         hand_over: Callable[["Daemon"], Handover],
         generation: int = 0,
@@ -85,7 +85,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         options.process_group_configs = list(first)
         self._boot = boot
         self._make_worker = make_worker
-        self._board = board
+        self._scoreboard = scoreboard
         self._on_output = on_output
         self._generation = generation
         self._is_burst = is_burst
@@ -93,7 +93,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         self._partial = b""
         self._is_scheduler_wanted = False
         self._pool: Pool | None = None
-        self._report = Report(Notifier(), board)
+        self._report = Report(Notifier(), scoreboard)
         self._reload = Reload(options, lambda name: self.process_groups[name], self._report, lambda: hand_over(self))
         options.poller.longest_s = min(self._report.life_every_s or 1.0, 1.0)
         self._reactions: dict[int, Callable[[], None]] = {
@@ -121,7 +121,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
                 group.transition()
             for config in self._boot(self):
                 self.add_process_group(config)
-            self._pool = Pool(self.process_groups["worker"], self._make_worker, self._board, self._renew_scheduler)
+            self._pool = Pool(self.process_groups["worker"], self._make_worker, self._scoreboard, self._renew_scheduler)
             self.options.inbox.wake()  # or the first child would start after a second
             super().runforever()
         except StoppedEarly:
@@ -173,14 +173,21 @@ class Daemon(Supervisor):  # type: ignore[misc]
 
     def info(self) -> dict[str, Any]:
         """How it is, in numbers and words; what cannot be known yet is 0 while it starts."""
-        board, pool = self._board, self._pool
+        scoreboard, pool = self._scoreboard, self._pool
         state = self._activity() or ("ready" if self._report.is_ready else "starting")
         return {
-            "state": state, "generation": self._generation, "pid": os.getpid(), "workers": pool.size if pool else 0,
-            "busy": board.busy(), "pending": board.pending, "is_quiet": board.is_quiet, "trouble": self._reload.trouble,
-            "is_broker_away": board.is_broker_away, "heartbeat_age_s": board.heartbeat_age_s,
+            "state": state,
+            "generation": self._generation,
+            "pid": os.getpid(),
+            "workers": pool.size if pool else 0,
+            "busy": scoreboard.busy(),
+            "pending": scoreboard.pending,
+            "is_quiet": scoreboard.is_quiet,
+            "trouble": self._reload.trouble,
+            "is_broker_away": scoreboard.is_broker_away,
+            "heartbeat_age_s": scoreboard.heartbeat_age_s,
             "status": self._report.status(pool, self._activity(), self._reload.trouble),
-        }  # fmt: skip
+        }
 
     def quiet(self) -> None:
         """Let the workers claim nothing more; what runs goes on."""

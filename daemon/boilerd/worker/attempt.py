@@ -61,7 +61,7 @@ class Released:
 Outcome = Completed | Failed | Released
 
 
-class Execution:
+class AttemptRunner:
     """Runs handlers in this process's main thread, one at a time.
 
     All limits, the task's timeout, its deadline and the end of a drain, share the process's

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import Claim, Failure, batch_place, not_registered, sort_batch
 from boilerd.errors import WorkerDiedError, describe
-from boilerd.process.board import Batch
 from boilerd.process.logs import log_context
+from boilerd.process.scoreboard import Batch
 from boilerd.process.signals import time_limit
 from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
@@ -53,7 +53,7 @@ class Rules:
         task.complete(self.policy(task.type).max_retries if own is None else own)
         return task
 
-    def judge(self, task: Task, error: BaseException, traceback: str) -> Failure:
+    def decide_failure(self, task: Task, error: BaseException, traceback: str) -> Failure:
         """Tell the application of the error, then decide. Hooks that raise, or take 5 s, are logged and ignored."""
         policy = self.policy(task.type)
         with _context(task):
@@ -76,7 +76,7 @@ class Rules:
         logger.error("a hook ended its process, going on without asking it")
         return replace(self, hooks=Hooks())
 
-    def bury(
+    def record_lost_attempt(
         self,
         broker: Broker,
         worker: str,
@@ -108,7 +108,7 @@ class Rules:
             return
         with _context(task):
             logger.error("task failed", extra={"error": line})
-        settle(broker, worker, claim, self.judge(task, error, line), is_taken=is_taken)
+        settle(broker, worker, claim, self.decide_failure(task, error, line), is_taken=is_taken)
 
     def settle_dead(self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError | None) -> None:
         """Do with what a dead worker held what is known about it.
@@ -131,7 +131,7 @@ class Rules:
                 continue
             # Of another batch: it died between the claim and its first word about it.
             is_unknown = batch_place(claim.execution_id)[0] != batch.number
-            self.bury(broker, worker, claim, died, is_doubtful=is_unknown and not claim.is_alone)
+            self.record_lost_attempt(broker, worker, claim, died, is_doubtful=is_unknown and not claim.is_alone)
         if completions:
             broker.acknowledge(worker, completions)
         if unstarted:
@@ -171,7 +171,7 @@ def refuse(broker: Broker, worker: str, claim: Claim) -> None:
     """Archive what is no task of ours."""
     error = not_registered(claim.function) if claim.function else claim.error
     line = describe(error) if error else "the record is missing"
-    if not claim.is_ghost:
+    if not claim.is_missing:
         settle(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
     # Last: in an outage all of this is done again.
     with log_context(task_id=claim.task_id, queue=claim.queue):

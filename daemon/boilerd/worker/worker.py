@@ -29,15 +29,15 @@ from setproctitle import setproctitle
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import translated
 from boilerd.broker.job_hash import Claim, Completion, batch_place
-from boilerd.broker.outage import Patience
+from boilerd.broker.outage import OutageRetry
 from boilerd.errors import BrokerError, WorkerDiedError
-from boilerd.process.board import Board
-from boilerd.process.exit_status import CUT, DONE, FAILED, OK, RECYCLED, TIMED_OUT, describe_exit
+from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
 from boilerd.process.identity import birthmark, resident_bytes
+from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.tasks.queues import ClaimOrder
-from boilerd.worker.attempt import Completed, Execution, Failed, encode_result
+from boilerd.worker.attempt import AttemptRunner, Completed, Failed, encode_result
 from boilerd.worker.prefetch import HOLD_S, SLOW_S, Prefetch
 from boilerd.worker.settlement import Rules, refuse, settle
 
@@ -83,7 +83,7 @@ class Worker(BaseWorker):
         rules: How to run a task, and what becomes of one that failed.
         limits: When to end.
         prefetch: How many tasks to claim at once.
-        board: Where it says that it has booted, and is busy; and learns how its predecessor ended.
+        scoreboard: Where it says that it has booted, and is busy; and learns how its predecessor ended.
         slot: Its cell there.
         address: How Redis knows this host.
     """
@@ -98,7 +98,7 @@ class Worker(BaseWorker):
         rules: Rules,
         limits: Limits,
         prefetch: Prefetch,
-        board: Board,
+        scoreboard: Scoreboard,
         slot: int,
         address: str,
     ) -> None:
@@ -116,10 +116,10 @@ class Worker(BaseWorker):
         self._limits = limits
         self._prefetch = prefetch
         self.title = title
-        self._board = board
+        self._scoreboard = scoreboard
         self._slot = slot
         self._parent = os.getpid()
-        self._patience = Patience(self._pause)
+        self._outage_retry = OutageRetry(self._pause)
         self._is_unsure = False
         self._is_writing = False
         self._completions: list[Completion] = []
@@ -141,18 +141,18 @@ class Worker(BaseWorker):
 
     def run(self) -> int:
         """Work until told to stop, worn out, or without work in a burst; the exit status."""
-        self._execution = Execution(self._rules.handler)
+        self._execution = AttemptRunner(self._rules.handler)
         self._stop = StopRequest(lambda: self._execution.drain(self._limits.drain_s))
         try:
-            self._has_died_judging = self._board.died_judging(self._slot)
-            self._patience.call(self.register_birth)
+            self._has_died_in_hooks = self._scoreboard.died_in_hooks(self._slot)
+            self._outage_retry.call(self.register_birth)
             # What ends it from now on is no trouble of starting.
-            self._board.mark_booted(self._slot)
-            self._patience.call(self._settle_predecessor)
+            self._scoreboard.mark_booted(self._slot)
+            self._outage_retry.call(self._settle_predecessor)
             status = self._loop()
             self._give_back()
-            self._patience.call(self._acknowledge)
-            self._patience.call(self.register_death)
+            self._outage_retry.call(self._acknowledge)
+            self._outage_retry.call(self.register_death)
         except BrokerError as error:
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
             return FAILED
@@ -167,7 +167,7 @@ class Worker(BaseWorker):
                     return TIMED_OUT
                 if self._is_worn_out():
                     return RECYCLED
-            elif self._board.is_quiet:
+            elif self._scoreboard.is_quiet:
                 self._keep_quiet()
             elif self._limits.is_burst:
                 return DONE
@@ -178,16 +178,16 @@ class Worker(BaseWorker):
 
     def _next(self) -> Claim | None:
         """The task to run now, claimed but not begun: the next of the batch, else of a new one."""
-        while not self._stop and not self._board.is_quiet:
+        while not self._stop and not self._scoreboard.is_quiet:
             if not self._held:
-                self._patience.call(self._advance)
+                self._outage_retry.call(self._advance)
             elif time.monotonic() > self._held_until_s:
                 self._prefetch.note_late()
                 self._give_back()
                 continue
             if not self._held:
                 return None
-            if self._board.begin(self._slot):
+            if self._scoreboard.begin(self._slot):
                 return self._held.popleft()
             self._held.clear()  # the scheduler gave them back
         return None
@@ -197,14 +197,14 @@ class Worker(BaseWorker):
         if self._held:
             only = [claim.execution_id for claim in self._held]
             self._held.clear()
-            self._patience.call(lambda: self._broker.release(self.name, only=only))
+            self._outage_retry.call(lambda: self._broker.release(self.name, only=only))
 
     def _keep_quiet(self) -> None:
         """Claim nothing until told to go on."""
         self._give_back()
-        self._patience.call(self._acknowledge)
+        self._outage_retry.call(self._acknowledge)
         self._show("quiet")
-        while self._board.is_quiet and not self._stop:
+        while self._scoreboard.is_quiet and not self._stop:
             self._stop.pause(QUIET_POLL_S)
             self._look_for_parent()
         self._show("waiting")
@@ -225,7 +225,7 @@ class Worker(BaseWorker):
         if self._is_unsure:
             self._give_back_unknown()
         # What the scheduler acknowledged from behind a slow task is sent again all the same.
-        was_unsure, self._is_unsure = self._is_unsure or self._board.is_revoked(self._slot), True
+        was_unsure, self._is_unsure = self._is_unsure or self._scoreboard.is_revoked(self._slot), True
         queues = self._order.draw() if claims and not self._stop else ()
         limit = 0 if is_busy else self._prefetch.limit()
         answer = self._broker.advance(self.name, queues, self._completions, limit=limit, wait_s=wait_s)
@@ -240,10 +240,10 @@ class Worker(BaseWorker):
             self._held.extend(answer.claims)
             self._held_until_s = time.monotonic() + HOLD_S
             number, _ = batch_place(answer.claims[0].execution_id)
-            self._board.open_batch(self._slot, number, len(answer.claims))
+            self._scoreboard.open_batch(self._slot, number, len(answer.claims))
             if len(answer.claims) > 1:
                 # Again and again: the code of a task may have taken it.
-                signal.set_wakeup_fd(self._board.alarm_fds[1], warn_on_full_buffer=False)
+                signal.set_wakeup_fd(self._scoreboard.alarm_fds[1], warn_on_full_buffer=False)
 
     def _acknowledge(self) -> None:
         """Acknowledge what ended, give back what may have been claimed, claim nothing."""
@@ -265,10 +265,10 @@ class Worker(BaseWorker):
         task = self._rules.task_of(claim)
         if task is None:
             self._write(functools.partial(refuse, self._broker, self.name, claim))
-            self._board.finish(self._slot)
+            self._scoreboard.finish(self._slot)
             return True
         self._show(f"running {task.type} {task.id}")
-        self._board.mark_busy(self._slot, is_busy=True)
+        self._scoreboard.mark_busy(self._slot, is_busy=True)
         deadline_in_s = task.deadline.timestamp() - float(claim.started) if task.deadline else None
         failpoint("before-handler")
         began_s = time.perf_counter()
@@ -281,7 +281,7 @@ class Worker(BaseWorker):
             )
         self._prefetch.note(time.perf_counter() - began_s)
         failpoint("after-handler")
-        self._board.mark_busy(self._slot, is_busy=False)
+        self._scoreboard.mark_busy(self._slot, is_busy=False)
         if not self._held:
             self._show("waiting")
         self._done += 1
@@ -293,13 +293,13 @@ class Worker(BaseWorker):
                 self._write(functools.partial(self._advance, claims=False, is_busy=True))
         elif isinstance(outcome, Failed):
             # Judged once, however often it takes to write it: the application's hooks are told.
-            with self._board.judging(self._slot):
-                failure = self._rules.judge(task, outcome.error, outcome.traceback)
+            with self._scoreboard.running_hooks(self._slot):
+                failure = self._rules.decide_failure(task, outcome.error, outcome.traceback)
             self._write(functools.partial(settle, self._broker, self.name, claim, failure))
         else:
             self._write(functools.partial(self._release, claim))
             return False
-        self._board.finish(self._slot)
+        self._scoreboard.finish(self._slot)
         return True
 
     @contextmanager
@@ -317,7 +317,7 @@ class Worker(BaseWorker):
     def _write(self, action: Callable[[], None]) -> None:
         """Write an outcome, through an outage if there is one: until it is written, or the drain is over."""
         self._is_writing = True
-        self._patience.call(action)
+        self._outage_retry.call(action)
         self._is_writing = False
 
     def _release(self, claim: Claim) -> None:
@@ -326,19 +326,19 @@ class Worker(BaseWorker):
             logger.warning("task released, it will run again", extra=fields)
 
     def _settle_predecessor(self) -> None:
-        """Do with what the predecessor held when it died what the board says about it."""
-        status = self._board.last_exit(self._slot)
-        died = None if status == CUT else WorkerDiedError(f"worker died: {describe_exit(status)}")
-        rules = self._rules.without_hooks() if self._has_died_judging else self._rules
-        with self._board.judging(self._slot):
-            rules.settle_dead(self._broker, self.name, self._board.batch(self._slot), died)
-        self._board.open_batch(self._slot, 0, 0)
+        """Do with what the predecessor held when it died what the scoreboard says about it."""
+        status = self._scoreboard.last_exit(self._slot)
+        died = None if status == STOPPED_BY_DAEMON else WorkerDiedError(f"worker died: {describe_exit(status)}")
+        rules = self._rules.without_hooks() if self._has_died_in_hooks else self._rules
+        with self._scoreboard.running_hooks(self._slot):
+            rules.settle_dead(self._broker, self.name, self._scoreboard.batch(self._slot), died)
+        self._scoreboard.open_batch(self._slot, 0, 0)
 
     def _wait(self) -> None:
         """Sleep until the bell rings, or for about `idle_s`, then claim; a TERM ends it."""
         timeout_s = self._limits.idle_s * (0.5 + random.random())
         advance = functools.partial(self._advance, wait_s=timeout_s)
-        if not self._stop.interruptibly(lambda: self._patience.call(advance)):
+        if not self._stop.interruptibly(lambda: self._outage_retry.call(advance)):
             # Redis may have claimed all the same, and the answer be half read.
             self._held.clear()
             self._is_unsure = True
@@ -347,12 +347,12 @@ class Worker(BaseWorker):
         """Sleep during an outage; False: not any longer, the drain leaves no time or there is nothing to save."""
         if os.getppid() != self._parent:
             self._stop.make()
-        self._board.mark_waiting(self._slot, is_waiting=True)
+        self._scoreboard.mark_waiting(self._slot, is_waiting=True)
         if self._stop:
             select.select([], [], [], min(seconds, 0.2))
         else:
             self._stop.pause(seconds)
-        self._board.mark_waiting(self._slot, is_waiting=False)
+        self._scoreboard.mark_waiting(self._slot, is_waiting=False)
         has_outcome = self._is_writing or bool(self._completions)
         return not self._stop or (has_outcome and self._stop.age_s() < self._limits.drain_s)
 
@@ -391,7 +391,7 @@ class AttemptRuntime(msgspec.Struct, frozen=True):
 
     broker: Broker
     claim: Claim
-    execution: Execution
+    execution: AttemptRunner
 
     def remaining_s(self) -> float:
         """Seconds until the attempt is cut."""

@@ -128,18 +128,18 @@ local function complete(queue, completions)
   for i, done in ipairs(completions) do dependents[i] = RQ .. ':job:' .. done.job .. ':dependents' end
   local has_dependents = call('EXISTS', unpack(dependents)) > 0
   for i, done in ipairs(completions) do
-    local key = done.has_more and key_of(done.job, done.claim)
+    local key = done.needs_cleanup and key_of(done.job, done.claim)
     claims[i] = done.claim
     gone[#gone + 1] = RQ .. ':execution:' .. done.claim
     gone[#gone + 1] = RQ .. ':executions:' .. done.job
     if key then keys[#keys + 1] = {done.job, key} end
     local left, intervals
-    if done.has_more then left, intervals = repeats_of(done.job) end
+    if done.needs_cleanup then left, intervals = repeats_of(done.job) end
     if left then
       done.is_repeated = true
       run_again(done, left, intervals)
     elseif done.retention == 0 and (is_unseen(done) and not has_dependents or is_started(done.job, worker)) then
-      if done.has_more then unlock(done.job, true) end
+      if done.needs_cleanup then unlock(done.job, true) end
       gone[#gone + 1] = RQ .. ':job:' .. done.job
       gone[#gone + 1] = RQ .. ':results:' .. done.job
     else -- also one that RQ's tools took away while it ran: gone, it would count as done for its dependents
@@ -170,7 +170,7 @@ for i = first_done, #ARGV, 8 do
   table.insert(ended[queue], {
     job = ARGV[i], eid = ARGV[i + 1], claim = ARGV[i] .. ':' .. ARGV[i + 1], queue = queue,
     retention = tonumber(ARGV[i + 3]), started = tonumber(ARGV[i + 4]), began = ARGV[i + 4], result = ARGV[i + 5],
-    kind = ARGV[i + 6], has_more = ARGV[i + 7] == '1',
+    kind = ARGV[i + 6], needs_cleanup = ARGV[i + 7] == '1',
   })
 end
 for queue, completions in pairs(ended) do

@@ -49,7 +49,7 @@ class Batch:
         return (_now_ms() - self.since_ms) % _CLOCK if self.is_running else 0
 
 
-class Board:
+class Scoreboard:
     """Of each slot: process ID, whether it has booted and is busy, last exit status, its batch of tasks.
 
     Create it before forking.
@@ -95,7 +95,7 @@ class Board:
         return bool(self._busy[slot])
 
     @contextmanager
-    def judging(self, slot: int) -> Iterator[None]:
+    def running_hooks(self, slot: int) -> Iterator[None]:
         """Said by a process while it asks the application's hooks, which may end it."""
         self._judging[slot] = _now_ms() or 1
         try:
@@ -103,12 +103,12 @@ class Board:
         finally:
             self._judging[slot] = 0
 
-    def judging_s(self, slot: int) -> float:
+    def in_hooks_s(self, slot: int) -> float:
         """For how long the process has been asking the hooks; 0: it does not."""
         since_ms = self._judging[slot]
         return (_now_ms() - since_ms) % _CLOCK / 1000 if since_ms else 0.0
 
-    def died_judging(self, slot: int) -> bool:
+    def died_in_hooks(self, slot: int) -> bool:
         """Whether the last process of `slot` ended in one of the application's hooks; tells it once."""
         has_died, self._judging[slot] = bool(self._judging[slot]), 0
         return has_died
