@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from boilerd.errors import (
     BoilerdError,
     BrokerError,
+    BrokerRefusedError,
     BrokerUnavailableError,
     ConfigError,
     DeadlineExceededError,
@@ -51,6 +52,7 @@ __all__ = [
     "Attempt",
     "BoilerdError",
     "BrokerError",
+    "BrokerRefusedError",
     "BrokerUnavailableError",
     "Client",
     "CompletedTask",

@@ -52,7 +52,7 @@ class NoBrokerError(BootError):
 
 
 class BrokerError(BoilerdError):
-    """Redis answered, but not as asked: no permission, out of memory, read-only."""
+    """The broker did not do what was asked: it did not answer, or it refused."""
 
 
 class BrokerUnavailableError(BrokerError):
@@ -71,11 +71,15 @@ class BrokerUnavailableError(BrokerError):
 
 
 class BrokerLoadingError(BrokerUnavailableError):
-    """Redis has been started and reads its file; it carries nothing out until it has."""
+    """Redis has just started and still reads its file; it runs no command until it has read it all."""
 
 
-class BrokerUnableError(BrokerError):
-    """Redis cannot do it at present: it is a replica, out of memory, cannot save. That passes, as no other refusal."""
+class BrokerRefusedError(BrokerError):
+    """Redis answered, and refused: no permission, a value of another type, too old, out of memory, read-only."""
+
+
+class BrokerUnableError(BrokerRefusedError):
+    """Redis refused, but only for the moment: it is a replica, is out of memory, or cannot save its file."""
 
 
 class InvalidTaskError(BoilerdError, ValueError):

@@ -21,6 +21,7 @@ from boilerd.broker.spin import Spin
 from boilerd.errors import (
     BrokerError,
     BrokerLoadingError,
+    BrokerRefusedError,
     BrokerUnableError,
     BrokerUnavailableError,
     ConfigError,
@@ -255,7 +256,7 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
     """What redis-py raised in our words, with what would do."""
     match error:
         case redis.AuthenticationError() | redis.exceptions.AuthorizationError():
-            return BrokerError(f"{_UNKNOWN_USER}: {error}")
+            return BrokerRefusedError(f"{_UNKNOWN_USER}: {error}")
         case UnicodeError():  # of a host name
             return BrokerError(f"redis_url: {error}")
         case redis.exceptions.MaxConnectionsError():
@@ -270,11 +271,11 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
     return _refusal(error)
 
 
-def _refusal(error: redis.RedisError) -> BrokerError:
+def _refusal(error: redis.RedisError) -> BrokerRefusedError:
     """Redis answered, but not as asked."""
     told = next((told for kind, told in _REFUSALS.items() if kind(error)), "Redis refused the command")
     is_passing = isinstance(error, _PASSING) or _PASSING_WORDS.search(str(error))
-    return (BrokerUnableError if is_passing else BrokerError)(f"{told}: {error}")
+    return (BrokerUnableError if is_passing else BrokerRefusedError)(f"{told}: {error}")
 
 
 def text(value: bytes | str) -> str:

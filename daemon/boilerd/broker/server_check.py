@@ -6,7 +6,7 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import translated
-from boilerd.errors import BrokerError
+from boilerd.errors import BrokerRefusedError
 
 #: Writes one element of a list, for BLPOP to take away again. As the scripts that claim and acknowledge, it may run
 #: when Redis is full.
@@ -22,7 +22,8 @@ def check(connection: redis.Redis) -> str:
 
     Raises:
         BrokerUnableError: It takes no writes at present.
-        BrokerError: Not reachable, no access or not enough of it, or too old.
+        BrokerRefusedError: The user may not do enough, or the server is too old.
+        BrokerUnavailableError: It is not reachable.
     """
     with translated():
         connection.ping()  # refused while it loads; INFO is not
@@ -30,7 +31,7 @@ def check(connection: redis.Redis) -> str:
     version = str(info.get("valkey_version") or info["redis_version"])
     name, least = ("Valkey", 8) if "valkey_version" in info else ("Redis", 7)
     if int(version.partition(".")[0]) < least:
-        raise BrokerError(f"{name} {version} is too old; boilerd needs Redis 7 or Valkey 8, or newer")
+        raise BrokerRefusedError(f"{name} {version} is too old; boilerd needs Redis 7 or Valkey 8, or newer")
     probe(connection)
     return f"{name} {version}"
 

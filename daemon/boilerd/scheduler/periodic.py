@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import NewTask
-from boilerd.errors import BrokerError, BrokerUnavailableError, ConfigError
+from boilerd.errors import BrokerRefusedError, ConfigError
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import task_options
@@ -44,13 +44,13 @@ class Periodic:
         """Enqueue what is due; seconds until the next tick.
 
         Raises:
-            BrokerError: Redis refused an entry its task; all others had their turn.
+            BrokerRefusedError: Redis refused the task of an entry; all other entries had their turn.
         """
         now_s = broker.now()
         if not self._last:
             stored = broker.last_ticks()
             self._last = {entry.name: stored.get(entry.name, now_s) for entry in self._entries}
-        refusal: BrokerError | None = None
+        refusal: BrokerRefusedError | None = None
         for entry in self._entries:
             # One that is ahead was taken while Redis's clock was; the script knows whether it is to be taken again.
             last_s = self._last[entry.name] = min(self._last[entry.name], now_s)
@@ -59,9 +59,7 @@ class Periodic:
                 continue
             try:
                 self._take(broker, entry, tick_s, now_s)
-            except BrokerUnavailableError:
-                raise
-            except BrokerError as error:  # what stands in the way of one entry is none of the others' business
+            except BrokerRefusedError as error:  # what stands in the way of one entry is none of the others' business
                 refusal = error
         if refusal:
             raise refusal

@@ -28,7 +28,7 @@ from setproctitle import setproctitle
 from boilerd.broker.broker import BATCH, Broker
 from boilerd.broker.job_hash import Claim, batch_place
 from boilerd.broker.outage import LONGEST_PAUSE_S, OutageRetry
-from boilerd.errors import BrokerError, BrokerUnavailableError, LeaseExpiredError, WorkerDiedError
+from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableError, LeaseExpiredError, WorkerDiedError
 from boilerd.process.exit_status import OK, STOPPED_BY_DAEMON
 from boilerd.process.identity import is_alive, is_dead, is_stopped, send
 from boilerd.process.logs import log_context
@@ -140,9 +140,7 @@ class Scheduler:
         """In how many seconds it is due again. What Redis refuses to one must not keep the others from theirs."""
         try:
             due_in_s = self._outage_retry.call(duty.run)
-        except BrokerUnavailableError:
-            raise
-        except BrokerError as error:
+        except BrokerRefusedError as error:
             if not duty.is_refused:
                 logger.error("broker refused, trying again", extra={"duty": duty.name, "error": str(error)})  # noqa: TRY400
             duty.is_refused = True
@@ -255,9 +253,7 @@ class Scheduler:
             return
         try:
             was_heard = self._stop.interruptibly(lambda: self._outage_retry.call(lambda: self._listen(seconds)))
-        except BrokerUnavailableError:
-            raise
-        except BrokerError:  # the duties say so as well
+        except BrokerRefusedError:  # the duties say so as well
             self._stop.pause(min(seconds, REFUSED_PAUSE_S))
             return
         if not was_heard:
