@@ -161,7 +161,7 @@ def test_whatever_has_a_json_form_can_be_a_payload(
     info = client.enqueue("test:echo", payload)
 
     data = connection.hget(keys.job(info.id), "data")
-    assert data == b'["boilerd.execution.run",null,["test:echo",' + stored + b"],{}]"
+    assert data == b'["boilerd.entry_point.run",null,["test:echo",' + stored + b"],{}]"
 
 
 @pytest.mark.parametrize("payload", [object(), {1j: 2}, {"a": {1, 2, open}}])

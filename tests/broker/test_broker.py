@@ -25,7 +25,8 @@ from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import ARCHIVE_LIMIT, BATCH, LEASE_S, Broker
 from boilerd.broker.connection import connect, raw, text, translate
-from boilerd.broker.job_hash import ENTRY_POINT, Claim, Completion, Failure, NewTask
+from boilerd.broker.job_hash import Claim, Completion, Failure, NewTask
+from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import (
     BrokerError,
     BrokerUnableError,
@@ -609,9 +610,9 @@ def job_of(connection: redis.Redis, data: bytes, **fields: str) -> Claim:
         (b"", "is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
         (b"x\x9cgarbage", "cannot be unpacked"),
-        (b'["boilerd.execution.run", null, ["test:echo"], {}]', "not [task type, payload]"),
-        (b'["boilerd.execution.run", null, [5, 5], {}]', "not [task type, payload]"),
-        (b'["boilerd.execution.run", null, ' + b"[" * 100_000 + b"]" * 100_000 + b", {}]", "is nested too deep"),
+        (b'["boilerd.entry_point.run", null, ["test:echo"], {}]', "not [task type, payload]"),
+        (b'["boilerd.entry_point.run", null, [5, 5], {}]', "not [task type, payload]"),
+        (b'["boilerd.entry_point.run", null, ' + b"[" * 100_000 + b"]" * 100_000 + b", {}]", "is nested too deep"),
         (b'{"a": 1}', "is not JSON of a call"),
     ],
 )
@@ -647,7 +648,7 @@ def test_a_job_of_another_function_is_known_by_it_and_the_rules_refuse_it(
     ],
 )
 def test_a_damaged_field_refuses_the_job_and_names_it(connection: redis.Redis, fields: dict[str, str]) -> None:
-    claimed = job_of(connection, b'["boilerd.execution.run",null,["test:echo",1],{}]', **fields)
+    claimed = job_of(connection, b'["boilerd.entry_point.run",null,["test:echo",1],{}]', **fields)
 
     assert claimed.task is None
     assert "job 'x' is damaged" in str(claimed.error)
@@ -657,7 +658,7 @@ def test_what_a_plain_rq_client_wants_for_ever_is_cut_to_what_timers_and_expirie
     broker: Broker, connection: redis.Redis
 ) -> None:
     forever = str(sys.maxsize)
-    call = b'["boilerd.execution.run",null,["test:echo",1],{}]'
+    call = b'["boilerd.entry_point.run",null,["test:echo",1],{}]'
     held = job_of(connection, call, timeout=forever, result_ttl=forever)
     assert held.task is not None
     assert held.task.timeout_s is not None
@@ -674,7 +675,7 @@ def test_what_a_plain_rq_client_wants_for_ever_is_cut_to_what_timers_and_expirie
 def test_a_job_that_plain_rq_wants_tried_for_ever_is_tried_again(
     broker: Broker, connection: redis.Redis, times: int
 ) -> None:
-    call = b'["boilerd.execution.run",null,["test:echo",1],{}]'
+    call = b'["boilerd.entry_point.run",null,["test:echo",1],{}]'
     held = job_of(connection, call, retries_left=str(times))
     assert held.max_retries == times
 

@@ -26,7 +26,8 @@ from boilerd import (
 from boilerd.broker import keys
 from boilerd.broker.broker import ARCHIVE_LIMIT, BATCH, Broker
 from boilerd.broker.connection import connect, text
-from boilerd.broker.job_hash import ENTRY_POINT, Claim, Completion, Failure, NewTask
+from boilerd.broker.job_hash import Claim, Completion, Failure, NewTask
+from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, Verdict
 from boilerd.tasks.task import task_options

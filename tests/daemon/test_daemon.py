@@ -17,10 +17,11 @@ import redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from boilerd import Client
+from boilerd import Client, Inspector
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
 from boilerd.cli.socket_client import ask
+from boilerd.entry_point import ENTRY_POINT
 from support import Failpoints, RunningDaemon, Valkey, completed, is_running, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]
@@ -510,9 +511,23 @@ def test_a_plain_rq_client_reaches_an_idle_daemon(start_daemon: StartDaemon, con
     daemon = start_daemon("--concurrency", "2").ready()
 
     queue = Queue("default", connection=connection, serializer=JSONSerializer)
-    job = queue.enqueue("boilerd.execution.run", "test:echo", {"from": "rq"})
+    job = queue.enqueue(ENTRY_POINT, "test:echo", {"from": "rq"})
 
     daemon.wait_for("task completed", task_id=job.id)
+
+
+def test_a_task_that_was_stored_under_the_former_name_of_the_entry_point_runs(
+    start_daemon: StartDaemon, client: Client, connection: redis.Redis
+) -> None:
+    task = client.enqueue("test:echo", {"n": 1}, retention=60)
+    data = b'["boilerd.execution.run",null,["test:echo",{"n":1}],{}]'
+    connection.hset(keys.job(task.id), "data", data)
+    stored = Inspector(connection).task(task.id)
+
+    daemon = start_daemon("--concurrency", "1").ready()
+
+    daemon.wait_for("task completed", task_id=task.id, task_type="test:echo")
+    assert (stored.type, stored.payload) == ("test:echo", {"n": 1})
 
 
 def test_a_second_daemon_on_the_same_directory_is_refused(start_daemon: StartDaemon) -> None:

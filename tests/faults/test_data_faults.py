@@ -14,7 +14,7 @@ from rq.serializers import JSONSerializer, PickleSerializer
 
 from boilerd import Client, InvalidPayloadError
 from boilerd.broker import keys
-from boilerd.broker.job_hash import ENTRY_POINT
+from boilerd.entry_point import ENTRY_POINT
 from support import RunningDaemon, completed, wait_until
 
 StartDaemon = Callable[..., RunningDaemon]

@@ -16,10 +16,10 @@ import pytest
 
 import boilerd
 from boilerd import BoilerdError, Handler, ServeMux, Task
+from boilerd.entry_point import run as entry_point
 from boilerd.errors import ShutdownTimeoutError, TaskTimeoutError
 from boilerd.process.signals import StopRequest, listen
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
-from boilerd.worker.attempt import run as entry_point
 from boilerd.worker.attempt_log import log_attempts
 from support import DEADLINE_S, wait_until
 

@@ -16,14 +16,13 @@ from typing import Any
 import msgspec
 
 from boilerd.broker import keys
+from boilerd.entry_point import ENTRY_POINT, ENTRY_POINTS
 from boilerd.errors import ForbiddenJobError, InvalidPayloadError, InvalidTaskError
 from boilerd.process.scoreboard import Batch
 from boilerd.tasks.payload import canonical
 from boilerd.tasks.retry import Decision
 from boilerd.tasks.task import ARCHIVE_TTL_S, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Task, TaskOptions, check_type
 
-#: The function that RQ's record of a task names. It is never imported to run a task.
-ENTRY_POINT = "boilerd.execution.run"
 #: What a claim reads of a job hash, in the order of advance.lua.
 CLAIMED_FIELDS = (
     b"data", b"status", b"task_type", b"concurrency_key", b"alone", b"ended_at", b"ttl", b"unique_key", b"timeout",
@@ -260,7 +259,7 @@ def _read_data(data: bytes) -> tuple[str, Any, str | None]:
     last thing here. Nothing is imported, and pickle is never loaded.
     """
     function, instance, args, kwargs = _decode_call(_unpacked(data))
-    if function != ENTRY_POINT:
+    if function not in ENTRY_POINTS:
         if instance is not None:
             raise ForbiddenJobError(
                 f"{function!r} is a method of an object, which JSON cannot hold; it was not imported"

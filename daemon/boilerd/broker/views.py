@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from boilerd.broker.connection import text
-from boilerd.broker.job_hash import ENTRY_POINT, RQ_RETENTION_S
+from boilerd.broker.job_hash import RQ_RETENTION_S
+from boilerd.entry_point import ENTRY_POINTS
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: RQ's statuses → Asynq's words; a scheduled task that failed before is to be retried.
@@ -242,7 +243,7 @@ def _call(data: bytes) -> tuple[str, Any, bool]:
         if data[:1] == b"x":
             data = zlib.decompressobj().decompress(data, _MOST_TEXT)
         function, _, args, kwargs = msgspec.json.decode(data, type=tuple[str, Any, list[Any], Any])
-        if function == ENTRY_POINT and len(args) == 2 and isinstance(args[0], str):
+        if function in ENTRY_POINTS and len(args) == 2 and isinstance(args[0], str):
             return args[0], args[1], False
         return function, {"args": args, "kwargs": kwargs}, True
     return "", None, True

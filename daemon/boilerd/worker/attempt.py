@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import msgspec
 
 from boilerd.errors import (
-    BoilerdError,
     DeadlineExceededError,
     DeadlineInterrupt,
     ShutdownTimeoutError,
@@ -199,15 +198,6 @@ def _end_fork() -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)
-
-
-def run(task_type: str, payload: Any = None) -> NoReturn:  # noqa: ARG001 - the call as it is stored
-    """What RQ's record of a task names as its function; only a plain RQ worker would call it.
-
-    Raises:
-        BoilerdError: Always. Such a worker knows neither the handlers nor our guarantees.
-    """
-    raise BoilerdError(f"task {task_type!r} runs in boilerd's workers only; stop the plain RQ worker on its queue")
 
 
 def encode_result(result: Any) -> bytes:
