@@ -61,7 +61,7 @@ class Client:
         Args:
             url: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``.
             mux: Where it is given, payloads are checked against the types that handlers declared.
-            options: ``password``, ``db``, ``timeout_s`` (5 s), as `boilerd.connection.connect` takes them.
+            options: ``password``, ``db``, ``timeout_s`` (5 s), as `boilerd.broker.connection.connect` takes them.
 
         Raises:
             ConfigError: The URL cannot be understood.

@@ -202,10 +202,10 @@ def test_a_damaged_append_only_file_is_told_and_nothing_is_left_running(
 
 def test_a_start_that_fails_after_that_of_the_embedded_broker_leaves_nothing_running(directory: Path) -> None:
     (directory / "upset.py").write_text(
-        "from boilerd import ServeMux, errors, server\n"
+        "from boilerd import ServeMux, errors\nfrom boilerd.broker import server_check\n"
         "mux = ServeMux()\n"
         "def check(connection):\n    raise errors.BrokerError('not to be used')\n"
-        "server.check = check\n"
+        "server_check.check = check\n"
     )
 
     done = run(directory, "--app", "upset:mux")

@@ -227,7 +227,7 @@ def test_directories_and_sockets_are_for_their_owner_alone(start_daemon: StartDa
 def test_root_becomes_the_user_that_was_asked_for_for_good(directory: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     program = (
-        "import os, pathlib, sys; from boilerd.privileges import become;"
+        "import os, pathlib, sys; from boilerd.daemon.privileges import become;"
         "become('nobody', [pathlib.Path(sys.argv[1])]);"
         "print(*os.getresuid(), *os.getresgid(), *os.getgroups())"
     )

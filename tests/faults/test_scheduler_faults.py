@@ -271,7 +271,7 @@ def test_a_worker_for_which_there_is_no_process_is_tried_again_until_there_is_on
     start_daemon: StartDaemon, client: Client, directory: Path
 ) -> None:
     (directory / "crowded.py").write_text(
-        "import errno\nfrom pathlib import Path\nfrom apps import mux\nfrom boilerd import children\n"
+        "import errno\nfrom pathlib import Path\nfrom apps import mux\nfrom boilerd.supervision import children\n"
         "from supervisor.options import ServerOptions\nchildren.START_RETRIES, fork = 0, ServerOptions.fork\n"
         "def crowded(self):\n    if Path('full').exists():\n        raise OSError(errno.EAGAIN, 'no process')\n"
         "    return fork(self)\nServerOptions.fork = crowded\n"
@@ -293,7 +293,8 @@ def test_a_worker_that_crashes_by_itself_again_and_again_is_backed_off_and_given
     start_daemon: StartDaemon, directory: Path
 ) -> None:
     (directory / "broken.py").write_text(
-        "from boilerd import ServeMux, worker\nmux = ServeMux()\nworker.Worker._loop = lambda self: 1 / 0\n"
+        "from boilerd import ServeMux\nfrom boilerd.worker import worker\nmux = ServeMux()\n"
+        "worker.Worker._loop = lambda self: 1 / 0\n"
     )
     daemon = start_daemon("--concurrency", "1", directory=directory, env={"BOILERD_APP": "broken:mux"})
 
@@ -304,7 +305,7 @@ def test_a_worker_that_crashes_by_itself_again_and_again_is_backed_off_and_given
 @pytest.mark.fault(16)
 def test_a_burst_ends_although_its_workers_were_given_up(start_daemon: StartDaemon, directory: Path) -> None:
     (directory / "broken.py").write_text(
-        "from boilerd import ServeMux, children, worker\n"
+        "from boilerd import ServeMux\nfrom boilerd.supervision import children\nfrom boilerd.worker import worker\n"
         "mux = ServeMux()\n"
         "worker.Worker._loop = lambda self: 1 / 0\n"
         "children.START_RETRIES = 0\n"

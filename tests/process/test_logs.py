@@ -379,7 +379,7 @@ def test_a_line_is_one_write(style: str) -> None:
 
 def run(script: str, *, stdout: Any = subprocess.PIPE, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run lines of Python that log; in the end they say so on stderr."""
-    prelude = "import logging, os, sys\nfrom boilerd.logs import configure\n"
+    prelude = "import logging, os, sys\nfrom boilerd.process.logs import configure\n"
     return subprocess.run(
         [sys.executable, "-c", f"{prelude}{script}\nprint('alive', file=sys.stderr)"],
         env=clean_environment(**variables), stdout=stdout, stderr=subprocess.PIPE,

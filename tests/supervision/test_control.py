@@ -221,7 +221,7 @@ def test_one_worker_can_be_restarted(start_daemon: StartDaemon) -> None:
 
 def test_a_restart_starts_what_was_given_up(start_daemon: StartDaemon, directory: Path) -> None:
     (directory / "impatient.py").write_text(
-        "from apps import mux\nfrom boilerd import children\nchildren.START_RETRIES = 0\n"
+        "from apps import mux\nfrom boilerd.supervision import children\nchildren.START_RETRIES = 0\n"
     )
     env = {"BOILERD_APP": "impatient:mux"}
     daemon = start_daemon("--concurrency", "1", redis_url=None, directory=directory, env=env).ready()

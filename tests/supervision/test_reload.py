@@ -346,7 +346,7 @@ def test_a_check_that_never_ends_is_ended_and_the_old_program_goes_on(
     start_app: StartDaemon, client: Client, directory: Path
 ) -> None:
     (directory / "impatient.py").write_text(
-        "from boilerd import reload\nfrom myapp import mux\nreload.CHECK_TIMEOUT_S = 0.5\n"
+        "from boilerd.supervision import reload\nfrom myapp import mux\nreload.CHECK_TIMEOUT_S = 0.5\n"
     )
     daemon = start_app("--concurrency", "1", env={"BOILERD_APP": "impatient:mux"})
 
