@@ -7,6 +7,7 @@ noisy: the medians of several rounds in one run can be compared, figures of two 
     make bench ARGS='--rounds 1 --peers boilerd,huey --only drain'
     make bench ARGS='--rounds 1 --only scaling,stalls'  boilerd alone: many workers, long queues, neighbours
     make bench ARGS='--rounds 0 --only breakdown'       boilerd alone: where the microseconds of a task go
+    make bench ARGS='--before ../old --only drain,enqueue,start,idle'   this tree and another checkout of it
 """
 
 import argparse
@@ -20,7 +21,7 @@ import breakdown
 import measures
 import report
 import stress
-from peers import PEERS, Bench, prepare
+from peers import BEFORE, PEERS, Bench, prepare
 from server import Server
 from trees import adopt_orphans
 
@@ -32,7 +33,11 @@ ALONE = {"stalls": stress.stalls, "breakdown": breakdown.breakdown, "scaling": s
 def main() -> None:
     """Run the rounds, then write the results."""
     chosen = _arguments()
-    environments = {name: prepare(name) for name in sorted({PEERS[name].environment for name in chosen.peers})}
+    environments = {
+        name: prepare(name) for name in sorted({PEERS[name].environment for name in chosen.peers} - {BEFORE})
+    }
+    if chosen.before:
+        environments[BEFORE] = (chosen.before / ".venv" / "bin").absolute()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         server = Server(Path(directory), is_apart=chosen.apart)
         adopt_orphans()
@@ -66,7 +71,12 @@ def _round(bench: Bench, chosen: argparse.Namespace) -> dict[str, dict[str, Any]
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", type=_names(PEERS), default=list(PEERS), help=f"some of {', '.join(PEERS)}")
+    parser.add_argument(
+        "--peers",
+        type=_names(PEERS),
+        default=[name for name in PEERS if name != BEFORE],
+        help=f"some of {', '.join(PEERS)}",
+    )
     parser.add_argument(
         "--only", type=_names({**measures.MEASURES, **ALONE}), default=[*measures.MEASURES, *ALONE],
         help=f"some of {', '.join([*measures.MEASURES, *ALONE])}",
@@ -74,7 +84,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", dest="scale", action="store_const", const=0.1, default=1.0, help="a tenth of it")
     parser.add_argument("--apart", action="store_true", help="schedule server and workers as groups, as services are")
     parser.add_argument("--out", type=Path, default=OUT, help=f"directory for the results, {OUT} without it")
-    return parser.parse_args()
+    parser.add_argument("--before", type=Path, help="a checkout that `make setup` made ready; measured beside this one")
+    chosen = parser.parse_args()
+    if chosen.before:
+        if not (chosen.before / ".venv" / "bin" / "boilerd").exists():
+            parser.error(f"--before {chosen.before}: no boilerd in its .venv; run make setup there")
+        chosen.peers = ["boilerd", BEFORE]
+    return chosen
 
 
 def _names(known: Any) -> Any:

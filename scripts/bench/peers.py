@@ -15,6 +15,8 @@ from trees import Tree
 HERE = Path(__file__).parent
 ENVIRONMENTS = Path("build/bench/envs")
 WORKERS = 10
+#: Another checkout of boilerd, to be compared with this one.
+BEFORE = "boilerd-before"
 #: 60 bytes of JSON.
 PAYLOAD = {"message": "x" * 46}
 
@@ -50,9 +52,9 @@ _BOILERD = "boilerd run --redis-url {url} --state-dir {directory} --app {app}:mu
 _RQ = "rq worker-pool -n {workers} -u {url} -q default --serializer json --quiet"
 
 
-def _boilerd(command: str, *, is_variant: bool = True) -> Peer:
+def _boilerd(command: str, *, is_variant: bool = True, environment: str = "boilerd") -> Peer:
     return Peer(
-        "boilerd", "app_boilerd", _BOILERD + command, ("rq:queue:default",), ("rq:wip:default",), (36000, 1600, 480),
+        environment, "app_boilerd", _BOILERD + command, ("rq:queue:default",), ("rq:wip:default",), (36000, 1600, 480),
         "at least once", "acknowledges and claims in one call", "boilerd", is_variant,
     )  # fmt: skip
 
@@ -66,6 +68,7 @@ def _rq(command: str, rates: tuple[int, int, int], notes: str) -> Peer:
 
 PEERS: Mapping[str, Peer] = {
     "boilerd": _boilerd("error", is_variant=False),
+    BEFORE: _boilerd("error", is_variant=False, environment=BEFORE),
     "boilerd-logs": _boilerd("info --log-output file --log-file {directory}/log"),
     "boilerd-no-prefetch": _boilerd("error --prefetch false"),
     "huey": Peer(
