@@ -103,12 +103,12 @@ def _is_loading(server: Valkey) -> bool:
     raise AssertionError("it has loaded already")
 
 
-README = Path(__file__).parents[2] / "README.md"
+OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 
 
 def add_user(server: Valkey, *without: str) -> str:
-    """The user that README.md tells to make, but for some of its rights; the URL with it."""
-    (rule,) = re.findall(r"^ACL SETUSER boilerd .*$", README.read_text(), re.MULTILINE)
+    """The user that docs/operating.md tells to make, but for some of its rights; the URL with it."""
+    (rule,) = re.findall(r"^ACL SETUSER boilerd .*$", OPERATING.read_text(), re.MULTILINE)
     words = [word for word in rule.replace(">PASSWORD", ">pw").split() if word not in without]
     with connect(server.url) as admin:
         admin.execute_command(*words)

@@ -1,0 +1,64 @@
+"""The documents: what they link to and name exists."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+#: Where a name in these pages may begin.
+BASES = (ROOT, ROOT / "daemon" / "boilerd", ROOT / "daemon" / "boilerd" / "broker" / "lua")
+#: A file or folder in backticks: with a slash, or the ending of a file of ours.
+NAMED = re.compile(r"`([\w.@-]+(?:/[\w.@-]*)+|[\w-]+\.(?:py|lua|toml|md|service))`")
+FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> Iterator[str]:
+    """What GitHub makes of a page's headings."""
+    for heading in re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def links(page: Path) -> list[str]:
+    """The relative links."""
+    found = re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text()))
+    return [link for link in found if "://" not in link]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file_and_a_heading_that_exist(page: Path) -> None:
+    broken = []
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+
+    assert broken == []
+
+
+def test_the_readme_has_at_most_a_hundred_lines() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+
+    assert len(lines) <= 100
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/a-tasks-way.md", "docs/decisions.md"])
+def test_every_file_that_a_page_about_the_code_names_exists(name: str) -> None:
+    named = set(NAMED.findall((ROOT / name).read_text()))
+
+    missing = sorted(path for path in named if not any((base / path).exists() for base in BASES))
+
+    assert named
+    assert missing == []
+
+
+def test_the_index_lists_every_document() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
+
+    missing = [page.name for page in index.parent.glob("*.md") if page not in linked | {index}]
+
+    assert missing == []
