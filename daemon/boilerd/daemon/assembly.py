@@ -285,7 +285,7 @@ class Boilerd:
                 queues=list(self._settings.queues),
                 rules=self._rules,
                 periodic=self._periodic,
-            ).run()
+            ).serve()
 
     def _connect(self, name: str) -> redis.Redis:
         return connect_to(self._settings, name=f"boilerd-{name}")
