@@ -312,10 +312,10 @@ def test_a_worker_for_which_there_is_no_process_is_tried_again_until_there_is_on
 
     (directory / "full").touch()
     os.kill(daemon.pid_of("worker:0"), signal.SIGKILL)
-    told = daemon.wait_for("process could not be started, trying again", 2)
+    line = daemon.wait_for("process could not be started, trying again", 2)
     (directory / "full").unlink()
 
-    assert told["error"].startswith("Too many processes in process table")
+    assert line["error"].startswith("Too many processes in process table")
     daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
     assert not daemon.lines("process crashed too often, giving up on it")
 

@@ -1,4 +1,4 @@
-"""The scoreboard: what the supervisor and its children tell each other through shared memory."""
+"""The scoreboard: shared memory of the supervisor and its children."""
 
 import pytest
 
@@ -57,10 +57,10 @@ def test_more_waiting_tasks_than_a_cell_can_tell_are_told_as_many(scoreboard: Sc
 
 
 def test_a_death_while_it_judged_is_told_once(scoreboard: Scoreboard) -> None:
-    with scoreboard.running_hooks(2):  # whoever ends here
-        told = [scoreboard.died_in_hooks(2), scoreboard.died_in_hooks(2)]
+    with scoreboard.running_hooks(2):  # the process ends here
+        answers = [scoreboard.died_in_hooks(2), scoreboard.died_in_hooks(2)]
 
-    assert told == [True, False]
+    assert answers == [True, False]
 
 
 def test_the_cells_of_a_board_do_not_overlap(scoreboard: Scoreboard) -> None:

@@ -1,7 +1,7 @@
 """Liveness, identity (PID reuse) and memory of processes on this machine.
 
 On Linux, /proc has the answers. Elsewhere a process that exists is taken for the one that was meant,
-and none is known across a restart.
+and there are no birthmarks.
 
 psutil has all this, but a worker that asks it copies more of the memory that it shares with the supervisor: 280 KB for
 a process's start instead of 116 KB, 332 KB for its own size instead of 68 KB (psutil 7.2.2, Private_Dirty of a child).

@@ -1,7 +1,7 @@
 """Log lines: one JSON object a line for machines, one readable line for people.
 
 Lines go to stdout with a single write each, so that lines of several processes on one pipe
-do not mix. What an attempt logs, in whatever module, carries the fields of its task.
+do not mix. Each line that an attempt logs, in whatever module, carries the fields of its task.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from pythonjsonlogger.msgspec import MsgspecFormatter
 
 logger = logging.getLogger("boilerd.logs")
 
-#: What stands first in a line, in this order, where it has a value.
+#: Fields that come first in a line, in this order, if they have a value.
 FIELDS = (
     "time", "level", "message", "logger", "pid", "worker", "task_id", "task_type", "queue", "attempt",
     "duration_ms", "error", "request_id",
@@ -57,7 +57,7 @@ def configure(*, level: str, output: str = "stdout", file: str | None = None, st
     """Send the root logger's lines where the settings say; handlers that others put there stay.
 
     Where it finds no handler but boilerd's, records are made without caller, thread and process name (``%(lineno)d``,
-    ``%(threadName)s``, ``%(processName)s``). So an application whose handlers show these adds the handlers when
+    ``%(threadName)s``, ``%(processName)s``). An application whose handlers show these must add them when
     it is imported, not later.
 
     Args:
@@ -148,7 +148,7 @@ def log_stacks() -> None:
 
 
 class LineHandler(logging.Handler):
-    """Write each record to a file descriptor with one system call."""
+    """Writes each record to a file descriptor with one system call."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()

@@ -1,20 +1,20 @@
-"""Signals: hold them back, take them as requests, and limit a block's time by one.
+"""Signals of the daemon's processes: hold them back, take them as requests, and limit a block's time.
 
-A handler only notes a request, and the loop acts on it, because Python runs it in the middle of any code of the main
-thread. These do more, for only they reach code that does not return to the loop:
+A handler only notes a request, and the loop acts on it: Python calls handlers in the middle of any code of the main
+thread. These handlers do more, because the code that they interrupt may not return to the loop:
 
-- TERM and INT in a worker or scheduler (`StopRequest`) raise `Stopped` in a wait that allows it. A worker's also sets
-  the timer for the end of the drain.
-- ALRM in a worker (`AttemptRunner`) raises the timeout, deadline or end of the drain in the task's code;
+- TERM and INT in a worker or scheduler (`StopRequest`) raise `Stopped` in a wait that allows it. In a worker they also
+  set the timer for the end of the drain.
+- ALRM in a worker (`AttemptRunner`) raises the timeout, the deadline or the end of the drain in the task's code;
   USR1 asks Redis whether the task was cancelled, and raises that. A task runs between two commands, so the
   connection is free.
 - ALRM in a hook of the application (`time_limit`) raises the limit's error.
 - QUIT and USR2 in a worker or scheduler log the stacks, and open the log file again.
 
-Python lets the C-level handler of all signals write their numbers to one pipe (`signal.set_wakeup_fd`), at once and
-whatever the Python code does. The supervisor's `SignalInbox` waits at its other end: a wait that a signal only
-interrupted would go on (PEP 475). `restore_defaults` takes that pipe from a forked child. A worker with a
-batch gives it the scoreboard's, so that its ALRM wakes the scheduler's reclaimer.
+C code of Python also writes each signal's number to one pipe (`signal.set_wakeup_fd`), whatever the Python code does.
+In the supervisor, `SignalInbox` waits at the pipe's other end: another wait would go on after the signal (PEP 475).
+`restore_defaults` disconnects a forked child from that pipe. A worker with a batch sets the scoreboard's pipe, so that
+its ALRM wakes the scheduler's reclaimer.
 """
 
 import contextlib
@@ -110,11 +110,11 @@ class StopRequest:
         return time.monotonic() - self._at_s if self._at_s is not None else 0.0
 
     def interruptibly(self, wait: Callable[[], object]) -> bool:
-        """Call `wait`, and end it when a request is made; do not call it after one.
+        """Call `wait`, unless the request was made before, and end it when the request is made.
 
         Returns:
-            True if the wait ended by itself. False: it may have left what it used, such as a connection, in
-            the middle of something.
+            True if the wait ended by itself, or was not called. False: a connection that it used may have been left
+            in the middle of an answer.
         """
         was_interruptible = self._is_interruptible
         try:
