@@ -19,7 +19,7 @@ from boilerd.daemon.directories import lock_directories
 from boilerd.errors import BootError, BrokerLoadingError, BrokerUnavailableError, ConfigError, InvalidPayloadError
 from boilerd.process.identity import birthmark, home, is_dead, is_stopped
 from boilerd.process.scoreboard import Scoreboard
-from boilerd.scheduler.scheduler import HEARTBEAT_S
+from boilerd.scheduler.heartbeat import HEARTBEAT_S
 from boilerd.settings.definitions import Settings
 from boilerd.settings.loading import load
 from boilerd.supervision.report import Report

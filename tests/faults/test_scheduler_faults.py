@@ -19,8 +19,10 @@ from boilerd.broker.job_hash import Failure, batch_place
 from boilerd.cli.socket_client import look
 from boilerd.process.identity import birthmark
 from boilerd.process.scoreboard import Scoreboard
-from boilerd.scheduler import scheduler
+from boilerd.scheduler import heartbeat, recovery, scheduler
+from boilerd.scheduler.heartbeat import HEARTBEAT_S, Heartbeater
 from boilerd.scheduler.periodic import Periodic
+from boilerd.scheduler.recovery import GRACE_S, Recoverer
 from boilerd.scheduler.scheduler import Scheduler
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
@@ -31,18 +33,53 @@ StartDaemon = Callable[..., RunningDaemon]
 WORKER = "host.run.0"
 
 
+class Clock:
+    """A monotonic clock that the test can put forward."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
 @pytest.fixture
-def made(broker: Broker) -> tuple[Scheduler, Scoreboard]:
+def scoreboard() -> Scoreboard:
+    return Scoreboard()
+
+
+@pytest.fixture
+def rules() -> Rules:
+    return Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
+
+
+@pytest.fixture
+def made(broker: Broker, scoreboard: Scoreboard, rules: Rules) -> Scheduler:
     """A scheduler of one worker, whose duties the test does by itself."""
     kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
-    scoreboard = Scoreboard()
-    rules = Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
     made = Scheduler(
         broker, scoreboard=scoreboard, worker_names=[WORKER], queues=["default"], rules=rules, periodic=Periodic([])
     )  # fmt: skip
     for signum, handler in kept.items():
         signal.signal(signum, handler)
-    return made, scoreboard
+    return made
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def recoverer(broker: Broker, scoreboard: Scoreboard, rules: Rules, clock: Clock) -> Recoverer:
+    return Recoverer(
+        broker, scoreboard=scoreboard, worker_names=[WORKER], queues=["default"], rules=rules, clock=clock
+    )  # fmt: skip
+
+
+@pytest.fixture
+def heartbeater(broker: Broker, scoreboard: Scoreboard, recoverer: Recoverer) -> Heartbeater:
+    return Heartbeater(broker, scoreboard, [WORKER], recoverer.start_grace)
 
 
 @pytest.fixture
@@ -89,65 +126,62 @@ def test_a_duty_that_redis_refuses_keeps_the_scheduler_from_no_other(
 
 @pytest.mark.fault(41)
 def test_leases_that_nobody_could_renew_are_not_taken_at_once(
-    made: tuple[Scheduler, Scoreboard], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    heartbeater: Heartbeater, recoverer: Recoverer, clock: Clock, client: Client, broker: Broker
 ) -> None:
-    serves, _ = made
+    recoverer.recover()
+    clock.ahead_s = GRACE_S
     client.enqueue("test:echo", task_id="a")
     broker.advance("other.run.0", ["default"])
-    serves._heartbeat()
+    heartbeater.beat()
     expire_leases(client.connection, broker.expired)
 
-    assert 0 < serves._recover() <= scheduler.GRACE_S
+    assert 0 < recoverer.recover() <= GRACE_S
     assert client.connection.hget(keys.job("a"), "status") == b"started"
 
-    monkeypatch.setattr(scheduler, "GRACE_S", 0.0)
-    serves._recover()
+    clock.ahead_s += GRACE_S
+    recoverer.recover()
     assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
 
 
 def test_many_lost_claims_do_not_keep_the_scheduler_from_its_other_duties(
-    made: tuple[Scheduler, Scoreboard], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    recoverer: Recoverer, clock: Clock, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serves, _ = made
     for slot in range(3):
         client.enqueue("test:echo")
         broker.advance(f"other.run.{slot}", ["default"])
-    monkeypatch.setattr(scheduler, "GRACE_S", 0.0)
-    monkeypatch.setattr(scheduler, "LONGEST_STEP_S", -1.0)
-    serves._heartbeat()
+    monkeypatch.setattr(recovery, "LONGEST_STEP_S", -1.0)
+    recoverer.recover()
+    clock.ahead_s = GRACE_S
     expire_leases(client.connection, broker.expired)
 
-    steps = [(serves._recover(), client.connection.zcard(keys.wip("default"))) for _ in range(4)]
+    steps = [(recoverer.recover(), client.connection.zcard(keys.wip("default"))) for _ in range(4)]
 
-    assert steps == [(0.0, 2), (0.0, 1), (0.0, 0), (scheduler.HEARTBEAT_S, 0)]
+    assert steps == [(0.0, 2), (0.0, 1), (0.0, 0), (HEARTBEAT_S, 0)]
 
 
 @pytest.mark.fault(41)
 def test_leases_that_ended_because_redis_clock_was_put_forward_are_not_taken_at_once(
-    made: tuple[Scheduler, Scoreboard], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    recoverer: Recoverer, clock: Clock, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serves, _ = made
     client.enqueue("test:echo", task_id="a")
     broker.advance("other.run.0", ["default"])
-    serves._heartbeat()
-    serves._recover()
-    serves._steady_since_s -= scheduler.GRACE_S
+    recoverer.recover()
+    clock.ahead_s = GRACE_S
     now = broker.now
     monkeypatch.setattr(broker, "now", lambda: now() + 60)
     expire_leases(client.connection, broker.expired)
 
-    assert 0 < serves._recover() <= scheduler.GRACE_S
+    assert 0 < recoverer.recover() <= GRACE_S
     assert client.connection.hget(keys.job("a"), "status") == b"started"
 
-    monkeypatch.setattr(scheduler, "GRACE_S", 0.0)
-    serves._recover()
+    clock.ahead_s += GRACE_S
+    recoverer.recover()
     assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
 
 
 def test_the_janitor_comes_again_at_once_while_much_is_left(
-    made: tuple[Scheduler, Scoreboard], client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    made: Scheduler, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serves, _ = made
     for number in range(3):
         client.enqueue("test:echo", task_id=f"t{number}")
         (claim,) = broker.advance(WORKER, ["default"]).claims
@@ -156,26 +190,24 @@ def test_the_janitor_comes_again_at_once_while_much_is_left(
     monkeypatch.setattr("boilerd.broker.broker.BATCH", 2)
     monkeypatch.setattr(scheduler, "BATCH", 2)
 
-    assert [serves._clean(), serves._clean()] == [0.0, scheduler.CLEAN_EVERY_S]
+    assert [made._clean(), made._clean()] == [0.0, scheduler.CLEAN_EVERY_S]
     assert not client.connection.zcard(keys.registry("failed", "default"))
 
 
-def test_an_alarm_makes_the_forwarder_look(made: tuple[Scheduler, Scoreboard], client: Client) -> None:
-    serves, _ = made
-    serves._forwarding.due_s = math.inf
+def test_an_alarm_makes_the_forwarder_look(made: Scheduler, client: Client) -> None:
+    made._forwarder.due_s = math.inf
 
     client.enqueue("test:echo", process_in=1)
-    serves._listen(5.0)
+    made._await_alarm(5.0)
 
-    assert serves._forwarding.due_s <= time.monotonic()
+    assert made._forwarder.due_s <= time.monotonic()
 
 
 @pytest.fixture
 def overdue(
-    made: tuple[Scheduler, Scoreboard], child: int, client: Client, broker: Broker
-) -> tuple[Scheduler, Scoreboard]:
+    heartbeater: Heartbeater, scoreboard: Scoreboard, child: int, client: Client, broker: Broker
+) -> Heartbeater:
     """Its worker holds a batch of two tasks, long past their timeouts, and has begun none."""
-    _, scoreboard = made
     for number in range(40):
         client.enqueue("test:echo", task_id=f"t{number}", timeout=1)
     claims = broker.advance(WORKER, ["default"], limit=2).claims
@@ -183,7 +215,7 @@ def overdue(
         client.connection.hset(keys.execution(f"{claim.task_id}:{claim.execution_id}"), "created_at", "1.0")
     scoreboard.put(0, child)
     scoreboard.open_batch(0, batch_place(claims[0].execution_id)[0], 2)
-    return made
+    return heartbeater
 
 
 def is_killed(child: int) -> bool:
@@ -192,41 +224,42 @@ def is_killed(child: int) -> bool:
 
 @pytest.mark.fault(15)
 def test_only_the_attempt_that_runs_is_killed_for_its_timeout(
-    overdue: tuple[Scheduler, Scoreboard], child: int, caplog: pytest.LogCaptureFixture
+    overdue: Heartbeater, scoreboard: Scoreboard, child: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    serves, scoreboard = overdue
-    serves._heartbeat()
+    overdue.beat()
     assert "worker killed" not in caplog.text
 
     scoreboard.begin(0)
     scoreboard.mark_busy(0, is_busy=True)
-    serves._heartbeat()
+    overdue.beat()
     assert is_killed(child)
 
 
 @pytest.mark.fault(15)
 def test_nobody_is_killed_for_a_timeout_when_the_handler_has_returned_or_its_worker_died(
-    overdue: tuple[Scheduler, Scoreboard], child: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    overdue: Heartbeater,
+    scoreboard: Scoreboard,
+    child: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    serves, scoreboard = overdue
-    scoreboard.begin(0)  # what becomes of the attempt could not be written yet
+    scoreboard.begin(0)  # the attempt's outcome could not be written yet
 
-    serves._heartbeat()
+    overdue.beat()
     with scoreboard.running_hooks(0):  # the worker itself, or its successor
-        serves._heartbeat()
+        overdue.beat()
     assert "worker killed" not in caplog.text
 
-    monkeypatch.setattr(scheduler, "KILL_IN_HOOKS_AFTER_S", 0.0)  # a hook that never returns to Python
+    monkeypatch.setattr(heartbeat, "KILL_IN_HOOKS_AFTER_S", 0.0)  # a hook that never returns to Python
     with scoreboard.running_hooks(0):
-        serves._heartbeat()
+        overdue.beat()
     assert is_killed(child)
 
 
 @pytest.mark.fault(8)
 def test_what_a_dead_worker_held_is_left_to_its_supervisor_while_that_lives(
-    made: tuple[Scheduler, Scoreboard], child: int, client: Client, broker: Broker
+    recoverer: Recoverer, child: int, client: Client, broker: Broker
 ) -> None:
-    serves, _ = made
     dead = os.fork()
     if dead == 0:
         os._exit(0)
@@ -236,21 +269,20 @@ def test_what_a_dead_worker_held_is_left_to_its_supervisor_while_that_lives(
     broker.register("other.run.0", ["default"], {"birthmark": mark, "supervisor": birthmark(child)})
     broker.advance("other.run.0", ["default"])
 
-    serves._recover()
+    recoverer.recover()
     assert client.connection.hget(keys.job("a"), "status") == b"started"
 
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    serves._recover()
+    recoverer.recover()
     assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
     assert not client.connection.scard(keys.WORKERS)
 
 
 @pytest.mark.fault(20)
 def test_orphans_keep_their_leases_while_they_drain(
-    made: tuple[Scheduler, Scoreboard], child: int, client: Client, broker: Broker
+    heartbeater: Heartbeater, scoreboard: Scoreboard, child: int, client: Client, broker: Broker
 ) -> None:
-    serves, scoreboard = made
     client.enqueue("test:echo", task_id="a")
     broker.advance(WORKER, ["default"])
     scoreboard.put(0, child)
@@ -260,7 +292,7 @@ def test_orphans_keep_their_leases_while_they_drain(
     killer.start()
     reaper.start()
 
-    serves._outlive_workers()
+    heartbeater.keep_leases_of_orphans()
 
     assert not broker.expired()
     reaper.join()
@@ -280,10 +312,10 @@ def test_a_worker_for_which_there_is_no_process_is_tried_again_until_there_is_on
 
     (directory / "full").touch()
     os.kill(daemon.pid_of("worker:0"), signal.SIGKILL)
-    told = daemon.wait_for("process could not be started, trying again", 2)
+    line = daemon.wait_for("process could not be started, trying again", 2)
     (directory / "full").unlink()
 
-    assert told["error"].startswith("Too many processes in process table")
+    assert line["error"].startswith("Too many processes in process table")
     daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
     assert not daemon.lines("process crashed too often, giving up on it")
 

@@ -374,9 +374,6 @@ def test_a_line_is_one_write(style: str) -> None:
         assert b"second" in theirs.recv(100_000)
 
 
-# --- What goes wrong stays here
-
-
 def run(script: str, *, stdout: Any = subprocess.PIPE, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run lines of Python that log; in the end they say so on stderr."""
     prelude = "import logging, os, sys\nfrom boilerd.process.logs import configure\n"
@@ -385,6 +382,35 @@ def run(script: str, *, stdout: Any = subprocess.PIPE, **variables: str) -> subp
         env=clean_environment(**variables), stdout=stdout, stderr=subprocess.PIPE,
         text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
+
+
+# --- Handlers of the application
+
+
+FOREIGN = "handler = logging.StreamHandler()\nhandler.setFormatter(logging.Formatter('%(lineno)d %(threadName)s'))\n"
+
+
+@pytest.mark.parametrize("name", ["", "app"])
+def test_a_handler_of_the_application_can_show_caller_and_thread(name: str) -> None:
+    done = run(
+        f"configure(level='info')\n{FOREIGN}logging.getLogger({name!r}).addHandler(handler)\n"
+        "configure(level='info')\nlogging.getLogger('app').info('one')"
+    )
+
+    assert done.stderr == "8 MainThread\nalive\n"
+    assert [line["message"] for line in json_lines(done.stdout)] == ["one"]
+
+
+def test_records_carry_no_caller_where_nobody_shows_it() -> None:
+    done = run(
+        "logging.getLogger('library').addHandler(logging.NullHandler())\nconfigure(level='info')\n"
+        f"{FOREIGN}logging.getLogger().addHandler(handler)\nlogging.info('one')"
+    )
+
+    assert done.stderr == "0 None\nalive\n"
+
+
+# --- What goes wrong stays here
 
 
 LOG = "configure(level='info')\nlogging.info('one')\nlogging.info('two')"

@@ -1,4 +1,4 @@
-"""Periodic tasks with a real broker: each tick once, whoever comes first."""
+"""Periodic tasks with a real broker: each tick once, on however many hosts."""
 
 import logging
 import threading
@@ -87,7 +87,7 @@ def test_a_tick_whose_task_could_not_be_stored_is_not_used_up(
     is_later = key != keys.queue("default")
     entry = CronEntry(name="e", spec="@daily", task_type="test:echo", options={"process_in": 60} if is_later else {})
     task = new_task(entry, just_now.tick_s)
-    connection.set(key, "a stranger's")
+    connection.set(key, "foreign")
 
     with pytest.raises(BrokerError):
         broker.tick("e", just_now.tick_s, task)
@@ -129,7 +129,7 @@ def test_an_entry_that_redis_refuses_stops_no_other(broker: Broker, connection: 
     ]
     for entry in entries:
         connection.hset(keys.CRON, entry.name, just_now.tick_s - just_now.interval_s)
-    connection.set(keys.queue("bad"), "a stranger's")
+    connection.set(keys.queue("bad"), "foreign")
 
     with pytest.raises(BrokerError, match="WRONGTYPE"):
         Periodic(entries).enqueue_due(broker)

@@ -8,8 +8,9 @@ import pytest
 from supervisor.options import ProcessGroupConfig
 
 from boilerd.process.exit_status import OK
+from boilerd.process.identity import end_with_parent
 from boilerd.process.scoreboard import Scoreboard
-from boilerd.supervision.children import Child, end_with_parent, forked_config
+from boilerd.supervision.children import Child, forked_config
 from boilerd.supervision.options import Options
 
 

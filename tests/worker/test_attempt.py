@@ -18,7 +18,7 @@ import boilerd
 from boilerd import BoilerdError, Handler, ServeMux, Task
 from boilerd.entry_point import run as entry_point
 from boilerd.errors import ShutdownTimeoutError, TaskTimeoutError
-from boilerd.process.signals import StopRequest, listen
+from boilerd.process.signals import StopRequest, install_handler
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
 from boilerd.worker.attempt_log import log_attempts
 from support import DEADLINE_S, wait_until
@@ -108,7 +108,7 @@ def test_signal_handlers_that_a_task_leaves_behind_are_undone(handler: Any) -> N
         assert stop
     finally:
         for signum, was in kept.items():
-            listen(signum, was)  # type: ignore[arg-type]
+            install_handler(signum, was)  # type: ignore[arg-type]
 
 
 # --- Results

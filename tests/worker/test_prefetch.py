@@ -345,7 +345,7 @@ def test_a_worker_that_went_on_to_its_next_batch_keeps_that(client: Client, conn
     claims = broker.advance(WORKER, ("default",), limit=2).claims
     number = open_on(scoreboard, claims)
 
-    Reclaimer(broker, scoreboard, [WORKER])._end_batch(0, number)
+    Reclaimer(broker, scoreboard, [WORKER]).end_batch(0, number)
 
     assert ids(Broker(connection).held(WORKER)) == ["c", "d"]
     assert not waiting(connection)

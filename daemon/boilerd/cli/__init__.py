@@ -20,7 +20,7 @@ import click
 from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError, InvalidTaskError, NoBrokerError
 from boilerd.process import logs
 from boilerd.process.exit_status import BOOT, FAILED, USAGE
-from boilerd.process.gc_pause import importing
+from boilerd.process.gc_pause import gc_paused
 
 #: Command → where it is, and its line in the list (`--help` must not import them all).
 COMMANDS = {
@@ -56,7 +56,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
-        with importing():
+        with gc_paused():
             command: click.Command = getattr(importlib.import_module(module), name)
         return command
 

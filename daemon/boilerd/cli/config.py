@@ -44,10 +44,11 @@ def check(loaded: Loaded) -> None:
 
     Exit status: 0 all is well, 2 a setting is wrong, 3 the application does not import.
     """
-    from boilerd.scheduler.periodic import Periodic  # noqa: PLC0415
+    from boilerd.tasks.cron import check_unique_names  # noqa: PLC0415
     from boilerd.tasks.loading import load_app  # noqa: PLC0415 - only here
 
-    Periodic([*load_app(loaded.settings.app, loaded.settings.rq_functions).crons, *loaded.settings.cron_entries()])
+    mux = load_app(loaded.settings.app, loaded.settings.rq_functions)
+    check_unique_names([*mux.crons, *loaded.settings.cron_entries()])
     click.echo(f"settings are fine ({loaded.file or 'no file'}); app {loaded.settings.app or '(built-in)'} imports")
 
 

@@ -9,7 +9,7 @@ import click
 from boilerd.cli.options import ALL, Loaded, with_settings
 from boilerd.errors import BootError, ConfigError
 from boilerd.process import logs
-from boilerd.process.gc_pause import importing
+from boilerd.process.gc_pause import gc_paused
 
 
 class _LoggedCommand(click.Command):
@@ -45,7 +45,7 @@ def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
     boilerd run --app myproject.tasks:mux --concurrency 4
     boilerd run --redis-url redis://localhost:6379/0 --queues critical=6,default=3
     """  # noqa: D301 - click looks for the character \b
-    with importing():
+    with gc_paused():
         from boilerd.daemon.assembly import check, start  # noqa: PLC0415 - `boilerd run --help` does without
 
     try:

@@ -34,7 +34,7 @@ from boilerd.errors import (
     NoBrokerError,
 )
 from boilerd.process import logs
-from boilerd.process.gc_pause import importing
+from boilerd.process.gc_pause import gc_paused
 from boilerd.process.scoreboard import SCHEDULER_SLOT, VALKEY_SLOT, Scoreboard
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
@@ -285,7 +285,7 @@ class Boilerd:
                 queues=list(self._settings.queues),
                 rules=self._rules,
                 periodic=self._periodic,
-            ).run()
+            ).serve()
 
     def _connect(self, name: str) -> redis.Redis:
         return connect_to(self._settings, name=f"boilerd-{name}")
@@ -305,7 +305,7 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
             # Their defaults differ between root and others; after a reload this process is not root.
             os.environ |= dict(zip(("STATE_DIRECTORY", "RUNTIME_DIRECTORY"), map(str, directories), strict=True))
         _open_logs(settings)
-        with importing():
+        with gc_paused():
             mux = load_app(settings.app, settings.rq_functions)
         # Again: the application may have set up logging in its own way, and silenced the daemon.
         _open_logs(settings)

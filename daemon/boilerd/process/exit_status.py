@@ -1,23 +1,23 @@
-"""Exit statuses, each with what it tells the one who waits for the process."""
+"""Exit statuses of the command and the daemon's processes, and what each tells the parent."""
 
 import signal
 
-#: Done. For a worker: told to stop.
+#: Done; of a worker: it stopped because it was asked to.
 OK = 0
-#: It was tried and did not work.
+#: It was tried and failed.
 FAILED = 1
 #: The command line cannot be understood (click's own).
 USAGE = 2
-#: The daemon could not start; starting it again without a change will not help (a broker that is away: FAILED).
+#: The daemon could not start, and cannot until something is changed (if the broker is away: FAILED).
 BOOT = 3
 #: Ended on purpose, to be replaced by a fresh one (sysexits' EX_TEMPFAIL).
 RECYCLED = 75
-#: A worker in a burst: nothing is left to do.
+#: Of a worker in a burst: nothing is left to do.
 DONE = 74
-#: Put its task back because the shutdown timeout was over.
+#: Of a worker: it released its task because the shutdown timeout was over.
 TIMED_OUT = 76
 
-#: No status of a process, but how one ended that had been told to: whatever it left, the daemon had cut it.
+#: Not a real status: noted for a process that the daemon had stopped itself, so that its attempts do not count.
 STOPPED_BY_DAEMON = 256
 
 

@@ -1,4 +1,4 @@
-"""Import much at once."""
+"""Keep the garbage collector from searching modules while they are imported, and afterwards."""
 
 import gc
 from collections.abc import Iterator
@@ -6,10 +6,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """Keep the garbage collector away from what is imported, then and later: a twelfth of the time of a start.
+def gc_paused() -> Iterator[None]:
+    """Import in this block: it saves a twelfth of the time of a start.
 
-    For programs, not for libraries: it takes everything that is there for lasting.
+    The collector is off in the block, and never again looks at an object that exists at its end. Only for programs:
+    in a library that would also keep the garbage of others.
     """
     gc.disable()
     try:

@@ -1,23 +1,34 @@
-"""Processes of this machine: does one live, is it still the one that was meant, how large is this one?
+"""Liveness, identity (PID reuse) and memory of processes on this machine.
 
-Linux tells through /proc. Elsewhere a process that exists is taken for the one that was meant,
-and none is known across a restart.
+On Linux, /proc has the answers. Elsewhere a process that exists is taken for the one that was meant,
+and there are no birthmarks.
+
+psutil has all this, but a worker that asks it copies more of the memory that it shares with the supervisor: 280 KB for
+a process's start instead of 116 KB, 332 KB for its own size instead of 68 KB (psutil 7.2.2, Private_Dirty of a child).
 """
 
+import ctypes
 import os
 import resource
 import signal
 import sys
 from contextlib import suppress
 
+from boilerd.process.exit_status import OK
+
+#: Looked up before the fork, so that the children share the memory that it takes.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+#: See prctl(2).
+_PR_SET_PDEATHSIG = 1
+
 
 def is_alive(pid: int) -> bool:
-    """Whether a process with this ID exists; 0 stands for none."""
+    """True if a process with this ID exists; 0 stands for none."""
     if not pid:
         return False
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):  # a stranger's number may be larger than any
+    except (ProcessLookupError, OverflowError):  # a number that is not ours may be larger than any
         return False
     except PermissionError:
         return True
@@ -31,15 +42,15 @@ def send(pid: int, signum: signal.Signals) -> None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether it was stopped by a signal (not by a debugger): it does nothing until it is told to go on."""
+    """True if it was stopped by a signal (not by a debugger): it does nothing until it gets a SIGCONT."""
     return _stat(pid)[:1] == ["T"]
 
 
 def birthmark(pid: int | None = None) -> str:
-    """What tells a process from all others: host, boot, PID namespace, ID, start time; empty where not known.
+    """Tell a process from all others by host, boot, PID namespace, ID and start time; empty where not known.
 
     Args:
-        pid: Of a process in our namespace; this one without it.
+        pid: A process in our namespace; None: this one.
     """
     fields = _stat(pid or os.getpid())
     # Field 22 of /proc/PID/stat, see proc(5), counted from the state; in ticks since the boot.
@@ -60,15 +71,23 @@ def home() -> str:
 
 
 def is_dead(mark: str) -> bool:
-    """Whether the process with this birthmark is known to have ended; False where nothing is known."""
+    """True if the process with this birthmark is known to have ended; False where nothing is known."""
     place, _, rest = mark.rpartition("/")[0].rpartition("/")
     if not place or place != home() or not rest.isdecimal():
         return False
     if not is_alive(int(rest)):
         return True
-    # No fields: another user's process, where /proc is mounted to hide those.
+    # There are no fields of another user's process where /proc is mounted to hide those.
     fields = _stat(int(rest))
     return bool(fields) and (fields[0] in {"Z", "X"} or birthmark(int(rest)) != mark)
+
+
+def end_with_parent(parent: int) -> None:
+    """In a child: get a TERM when the parent dies, however it dies (Linux; elsewhere children look)."""
+    if _prctl:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(OK)  # it died before the kernel was asked
 
 
 def resident_bytes() -> int:
@@ -83,14 +102,14 @@ def resident_bytes() -> int:
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on; none where there is no such process."""
     try:
-        # The program's name, in brackets before, may hold anything.
+        # The program's name, in brackets before the state, may hold anything.
         return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except OSError:
         return []
 
 
 def _read(path: str) -> str:
-    """A small file of /proc, by system calls alone: each worker does this once, and pathlib touches much memory."""
+    """Read a small file of /proc by system calls alone: each worker does this, and pathlib touches much memory."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 4096).decode("utf-8", "replace")

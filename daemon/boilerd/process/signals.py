@@ -1,7 +1,20 @@
-"""Turn Unix signals into requests that a main loop reads when it is safe to act.
+"""Signals of the daemon's processes: hold them back, take them as requests, and limit a block's time.
 
-The handler that Python runs does nothing; the number of the signal arrives through a pipe that
-the C-level handler writes to, so a wait ends at once (PEP 475 would restart it otherwise).
+A handler only notes a request, and the loop acts on it: Python calls handlers in the middle of any code of the main
+thread. These handlers do more, because the code that they interrupt may not return to the loop:
+
+- TERM and INT in a worker or scheduler (`StopRequest`) raise `Stopped` in a wait that allows it. In a worker they also
+  set the timer for the end of the drain.
+- ALRM in a worker (`AttemptRunner`) raises the timeout, the deadline or the end of the drain in the task's code;
+  USR1 asks Redis whether the task was cancelled, and raises that. A task runs between two commands, so the
+  connection is free.
+- ALRM in a hook of the application (`time_limit`) raises the limit's error.
+- QUIT and USR2 in a worker or scheduler log the stacks, and open the log file again.
+
+C code of Python also writes each signal's number to one pipe (`signal.set_wakeup_fd`), whatever the Python code does.
+In the supervisor, `SignalInbox` waits at the pipe's other end: another wait would go on after the signal (PEP 475).
+`restore_defaults` disconnects a forked child from that pipe. A worker with a batch sets the scoreboard's pipe, so that
+its ALRM wakes the scheduler's reclaimer.
 """
 
 import contextlib
@@ -24,9 +37,12 @@ STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 class SignalInbox:
-    """A main loop's wait that ends early when one of the signals arrives.
+    """A main loop's wait that ends early when a signal arrives that has a handler.
 
     One per process, made on the main thread; ``close`` before a fork's child makes its own.
+
+    Args:
+        signums: Signals to receive here; their handlers do nothing.
     """
 
     def __init__(self, signums: Iterable[signal.Signals]) -> None:
@@ -38,17 +54,17 @@ class SignalInbox:
             signal.signal(signum, _do_nothing)
 
     def wait(self, timeout_s: float) -> signal.Signals | None:
-        """The next signal, or None when none came within `timeout_s` seconds."""
+        """Wait for the next signal; None when none came within `timeout_s` seconds."""
         readable, _, _ = select.select([self.read_fd], [], [], timeout_s)
         return signal.Signals(os.read(self.read_fd, 1)[0]) if readable else None
 
     def wake(self) -> None:
-        """End the wait that is going on, or the next one."""
+        """End the current wait, or else the next one."""
         with contextlib.suppress(BlockingIOError):  # full: the wait ends anyway
             os.write(self._write_fd, bytes([signal.SIGCHLD]))
 
     def drain(self) -> None:
-        """Forget what arrived."""
+        """Forget the signals that have arrived."""
         while select.select([self.read_fd], [], [], 0)[0]:
             os.read(self.read_fd, 4096)
 
@@ -64,9 +80,9 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """TERM and INT as a child process takes them: noted at once, acted on when it is safe.
+    """A request to stop, made by TERM or INT in a child process; its loop acts on it when that is safe.
 
-    A wait inside `interruptibly` ends at once; anything else runs on.
+    A wait inside `interruptibly` ends at once; all other code runs on.
 
     Args:
         on_request: Called in the signal handler, at the first signal only.
@@ -77,14 +93,14 @@ class StopRequest:
         self._is_interruptible = False
         self._at_s: float | None = None
         for signum in (signal.SIGTERM, signal.SIGINT):
-            listen(signum, self._note)
+            install_handler(signum, self._note)
 
     def __bool__(self) -> bool:
-        """Whether it was made."""
+        """True if it was made."""
         return self._at_s is not None
 
     def make(self) -> None:
-        """Stop without a signal; nothing is waiting that had to be ended."""
+        """Make the request without a signal; call it outside of waits, as it ends none."""
         if not self:
             self._at_s = time.monotonic()
             self._on_request()
@@ -94,11 +110,11 @@ class StopRequest:
         return time.monotonic() - self._at_s if self._at_s is not None else 0.0
 
     def interruptibly(self, wait: Callable[[], object]) -> bool:
-        """Wait, but not when or after a request was made, whatever the wait is inside of.
+        """Call `wait`, unless the request was made before, and end it when the request is made.
 
         Returns:
-            Whether the wait came to its own end; False: what it was using, such as a
-            connection, may have been left in the middle of something.
+            True if the wait ended by itself, or was not called. False: a connection that it used may have been left
+            in the middle of an answer.
         """
         was_interruptible = self._is_interruptible
         try:
@@ -115,7 +131,7 @@ class StopRequest:
         return True
 
     def pause(self, seconds: float) -> None:
-        """Sleep, until the request at most."""
+        """Sleep, but not longer than until the request."""
         self.interruptibly(lambda: select.select([], [], [], seconds))
 
     def _note(self, signum: int, frame: object) -> None:
@@ -126,34 +142,35 @@ class StopRequest:
             raise Stopped
 
 
-#: What this process listens to: signal → its handler.
-_listeners: dict[signal.Signals, Callable[[int, Any], None]] = {}
+#: Signal → the handler that it must have in this process. Global, because so are the process's handlers: objects that
+#: know nothing of each other install them, and after each attempt all are installed again together.
+_handlers: dict[signal.Signals, Callable[[int, Any], None]] = {}
 
 
-def listen(signum: signal.Signals, handler: Callable[[int, Any], None]) -> None:
-    """Have the handler called at that signal, also when foreign code took its place: see `listen_again`."""
-    _listeners[signum] = handler
+def install_handler(signum: signal.Signals, handler: Callable[[int, Any], None]) -> None:
+    """Have `handler` called at that signal, and remember it for `reinstall_handlers`."""
+    _handlers[signum] = handler
     signal.signal(signum, handler)
 
 
-def listen_again() -> None:
-    """Undo what a task's code may have done: hold our signals back, or handle them in its own way."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _listeners)
-    for signum, handler in _listeners.items():
+def reinstall_handlers() -> None:
+    """Undo what a task's code may have done: block our signals, or put its own handlers in the place of ours."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _handlers)
+    for signum, handler in _handlers.items():
         if getsignal(signum) is not handler:
             signal.signal(signum, handler)
 
 
 @contextmanager
 def time_limit(seconds: float, error: BaseException) -> Iterator[None]:
-    """Raise the error in the block's Python code when it takes longer; in the main thread, with no timer under way."""
+    """Raise `error` in the block's Python code after `seconds`; only in the main thread, while no other timer runs."""
     is_inside = True
 
-    def cut(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         if is_inside:
             raise error
 
-    before = signal.signal(signal.SIGALRM, cut)
+    before = signal.signal(signal.SIGALRM, interrupt)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
@@ -165,15 +182,25 @@ def time_limit(seconds: float, error: BaseException) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def hold_signals() -> None:
+    """Block our signals: they stay pending, also in a program that is executed, until `release_signals`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
+def release_signals() -> None:
+    """Unblock our signals; handle those that are pending."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+
+
 def restore_defaults() -> None:
-    """Undo every handler that was inherited through a fork."""
-    _listeners.clear()
+    """In a forked child: drop the parent's handlers, timer and wakeup pipe, then release the signals."""
+    _handlers.clear()
     signal.set_wakeup_fd(-1)
     signal.setitimer(signal.ITIMER_REAL, 0)
     for signum in HANDLED:
         signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+    release_signals()
 
 
 def _do_nothing(signum: int, frame: object) -> None:
-    """Let the wakeup fd carry the news."""
+    """The signal's number is in the wakeup pipe."""

@@ -5,24 +5,24 @@ from collections.abc import Sequence
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import NewTask
-from boilerd.errors import BrokerRefusedError, ConfigError
-from boilerd.tasks.cron import CronEntry
+from boilerd.errors import BrokerRefusedError
+from boilerd.tasks.cron import CronEntry, check_unique_names
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import task_options
 
 logger = logging.getLogger("boilerd.periodic")
 
-#: A tick that is older when it is noticed was missed: nobody was there, or the broker was away.
+#: A tick that is older when it is noticed was missed: no scheduler ran, or the broker was away.
 LATE_S = 10.0
-#: Longest sleep, so that a clock of Redis that was set is noticed.
+#: The longest sleep, so that a change of Redis's clock is noticed.
 LONGEST_SLEEP_S = 60.0
 
 
 class Periodic:
-    """The entries of the settings and the mux.
+    """The cron entries of the settings and the mux.
 
-    Redis remembers the last tick of each entry: the host that moves it on, in the step that
-    stores the task, has the tick. All moments are Redis's.
+    Redis remembers the last tick of each entry: the host that moves it on takes the tick, and stores the
+    task in the same step. All moments are Redis's.
 
     Raises:
         ConfigError: Two entries have one name.
@@ -31,17 +31,14 @@ class Periodic:
     def __init__(self, entries: Sequence[CronEntry]) -> None:
         self._entries = entries
         self._last: dict[str, float] = {}
-        names = [entry.name for entry in entries]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(f"cron entry {name!r} is there twice; give one of them another name")
+        check_unique_names(entries)
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """True if there is an entry."""
         return bool(self._entries)
 
     def enqueue_due(self, broker: Broker) -> float:
-        """Enqueue what is due; seconds until the next tick.
+        """Enqueue the tasks of all entries that are due; seconds until the next tick.
 
         Raises:
             BrokerRefusedError: Redis refused the task of an entry; all other entries had their turn.
@@ -52,14 +49,14 @@ class Periodic:
             self._last = {entry.name: stored.get(entry.name, now_s) for entry in self._entries}
         refusal: BrokerRefusedError | None = None
         for entry in self._entries:
-            # One that is ahead was taken while Redis's clock was; the script knows whether it is to be taken again.
+            # A tick in the future was taken while Redis's clock was ahead; the script knows whether to take it again.
             last_s = self._last[entry.name] = min(self._last[entry.name], now_s)
             tick_s = entry.schedule.latest_at_or_before(now_s, last_s)
             if tick_s is None:
                 continue
             try:
                 self._take(broker, entry, tick_s, now_s)
-            except BrokerRefusedError as error:  # what stands in the way of one entry is none of the others' business
+            except BrokerRefusedError as error:  # the other entries may be enqueued
                 refusal = error
         if refusal:
             raise refusal
@@ -67,7 +64,7 @@ class Periodic:
         return min(max(next_s - broker.now(), 0.0), LONGEST_SLEEP_S)
 
     def _take(self, broker: Broker, entry: CronEntry, tick_s: float, now_s: float) -> None:
-        """Enqueue the task of a tick, unless it is too late for it or another host has done so."""
+        """Enqueue the task of a tick, unless it is too late or another host has done so."""
         is_late = now_s - tick_s > LATE_S and not entry.catch_up
         missed = entry.schedule.missed(self._last[entry.name], now_s) + is_late
         is_ours, refusal = broker.tick(entry.name, tick_s, None if is_late else new_task(entry, tick_s))
@@ -80,6 +77,6 @@ class Periodic:
 
 
 def new_task(entry: CronEntry, tick_s: float) -> NewTask:
-    """The task of a tick."""
+    """Make the task of a tick."""
     options = task_options(task_id=entry.tick_id(tick_s), **entry.options)
     return NewTask(entry.tick_id(tick_s), entry.task_type, encode_payload(entry.payload), options)

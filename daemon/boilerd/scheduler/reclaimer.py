@@ -1,4 +1,4 @@
-"""End batches in which a task turned out to be slow: the scheduler's thread for all workers of its host."""
+"""The reclaimer: a thread of the scheduler that ends the batches of its host in which a task turned out to be slow."""
 
 import logging
 import os
@@ -16,14 +16,14 @@ logger = logging.getLogger("boilerd.prefetch")
 
 
 class Reclaimer:
-    """Gives back the tasks that wait behind a slow one, and acknowledges those before it; a thread of the scheduler.
+    """Gives back the tasks that wait behind a slow one, and acknowledges those before it.
 
-    It sleeps until a timer of a worker writes to the scoreboard's pipe: at the level of C, so also
+    It sleeps until a worker's timer writes to the scoreboard's pipe: C code does that, so it happens also
     while the worker's code does not return to Python.
 
     Args:
-        broker: Used for a connection of the thread's own.
-        scoreboard: Where the workers say how far they are.
+        broker: Its pool gives this thread a connection of its own.
+        scoreboard: Tells how far each worker is in its batch.
         worker_names: RQ's name of the worker in each slot.
     """
 
@@ -31,45 +31,45 @@ class Reclaimer:
         self._broker = broker
         self._scoreboard = scoreboard
         self._names = worker_names
-        self._done: dict[int, int] = {}
-        self._thread = threading.Thread(target=self._run, name="reclaimer", daemon=True)
+        self._ended: dict[int, int] = {}  # slot → number of the batch that was ended last
+        self._thread = threading.Thread(target=self._watch, name="reclaimer", daemon=True)
 
     def start(self) -> None:
-        """Begin; it ends with the process."""
+        """Start the thread; it ends with the process."""
         self._thread.start()
 
-    def _run(self) -> None:
+    def _watch(self) -> None:
         alarm_fd = self._scoreboard.alarm_fds[0]
-        timeout_s: float | None = 0.0  # at the start: what happened before there was a scheduler
+        timeout_s: float | None = 0.0  # at once: a task may have become slow before there was a scheduler
         while True:
             select.select([alarm_fd], [], [], timeout_s)
             with suppress(BlockingIOError):
                 os.read(alarm_fd, 4096)
-            # In an outage it is tried again while the slow task runs.
-            answers = [self._look_at(slot) for slot in range(len(self._names))]
+            # In an outage it tries again while the slow task runs.
+            answers = [self._end_batch_if_slow(slot) for slot in range(len(self._names))]
             timeout_s = None if all(answers) else SLOW_S
 
-    def _look_at(self, slot: int) -> bool:
-        """End what does not run in this slot's batch; False: the broker did not answer."""
+    def _end_batch_if_slow(self, slot: int) -> bool:
+        """End the slot's batch if its running task is slow; False: the broker did not answer."""
         batch = self._scoreboard.batch(slot)
         # A little early is right: the timer and this clock do not tick together.
-        if batch.size < 2 or batch.running_ms < SLOW_S * 800 or self._done.get(slot) == batch.number:
+        if batch.size < 2 or batch.running_ms < SLOW_S * 800 or self._ended.get(slot) == batch.number:
             return True
         try:
-            self._end_batch(slot, batch.number)
-        except Exception as error:  # noqa: BLE001 - also what a connection says that another thread closes
+            self.end_batch(slot, batch.number)
+        except Exception as error:  # noqa: BLE001 - a connection that another thread closes may raise anything
             logger.debug("tasks beside a slow one stay where they are", extra={"error": str(error)})
             return False
-        self._done[slot] = batch.number
+        self._ended[slot] = batch.number
         return True
 
-    def _end_batch(self, slot: int, number: int) -> None:
-        """Acknowledge what has ended, and give back what has not begun."""
+    def end_batch(self, slot: int, number: int) -> None:
+        """Acknowledge the batch's tasks that have ended, and give back those that have not begun."""
         name = self._names[slot]
         held = self._broker.held(name)
         now = self._scoreboard.revoke(slot, number)
         if now.number != number:
-            return  # the worker was faster
+            return  # the worker has gone on to its next batch
         ended, waiting, _ = sort_batch(held, now)
         if ended:
             self._broker.acknowledge(name, ended)

@@ -1,4 +1,4 @@
-"""RQ's command channel: stop-job, as its tools and `Client.cancel` send it."""
+"""The subscriber: takes stop-job, which RQ's tools and `Client.cancel` send, from RQ's command channel."""
 
 import logging
 import signal
@@ -18,18 +18,23 @@ from boilerd.process.scoreboard import Scoreboard
 
 logger = logging.getLogger("boilerd.subscriber")
 
-#: After so much silence the broker is asked whether it is there; after as much again it is not.
+#: After so long a silence the broker is sent a PING; after as long again without an answer, the connection is dead.
 QUIET_S = 5.0
-#: How soon it is tried again where the user has no right to it.
+#: Pause before the next try where the user has no right to the channel.
 FORBIDDEN_PAUSE_S = 30.0
 
 
 class Subscriber:
     """Listens for all workers of the host, in a thread of the scheduler.
 
-    The task is marked as cancelled in Redis, then its worker gets SIGUSR1: in the handler of that
-    signal it looks whether the task that it runs is marked. So a worker that has gone on to
-    another task meanwhile leaves that alone.
+    It marks the task as cancelled in Redis, then sends its worker SIGUSR1; in that signal's handler the worker looks
+    whether the task that it runs is marked. So a worker that has gone on to another task leaves that alone.
+
+    Args:
+        connection: Its pool gives the thread a connection of its own.
+        worker_names: RQ's name of the worker in each slot.
+        scoreboard: Tells each worker's process ID.
+        quiet_s: Silence after which the broker is asked.
     """
 
     def __init__(
@@ -42,26 +47,26 @@ class Subscriber:
         self._is_stopping = threading.Event()
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start the thread."""
         threading.Thread(target=self._listen, name="subscriber", daemon=True).start()
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Have the thread end, within `quiet_s`."""
         self._is_stopping.set()
 
     def _listen(self) -> None:
-        """Subscribe, and again after every outage; commands sent meanwhile are lost, as RQ's are."""
-        is_told = False
+        """Subscribe, and again after every outage; commands sent meanwhile are lost, as they are with RQ's workers."""
+        is_logged = False
         while not self._is_stopping.is_set():
             try:
                 with self._connection.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
                     channel.subscribe(**dict.fromkeys(self._slots, self._handle))
-                    self._attend(channel)
+                    self._take_commands(channel)
             except redis.exceptions.NoPermissionError as error:
-                if not is_told:
+                if not is_logged:
                     hint = f"allow the user &{keys.channel('*')}; until then a running task is cancelled within 5 s"
                     logger.warning("no right to the command channel", extra={"error": str(error), "hint": hint})
-                is_told = True
+                is_logged = True
                 self._is_stopping.wait(FORBIDDEN_PAUSE_S)
             except redis.RedisError as error:
                 logger.debug("command channel is down", extra={"error": str(error)})
@@ -72,8 +77,8 @@ class Subscriber:
                     logger.exception("command channel failed")
                 self._is_stopping.wait(1.0)
 
-    def _attend(self, channel: Any) -> None:
-        """Take commands; where the connection hangs, nothing would ever come, so silence is asked about."""
+    def _take_commands(self, channel: Any) -> None:
+        """Take commands, and send a PING after a silence: on a dead connection nothing would ever come."""
         is_asked = False
         while not self._is_stopping.is_set():
             began_s = time.monotonic()

@@ -4,11 +4,9 @@ The seam in Supervisor: a ProcessConfig whose `make_process` returns a Subproces
 Written against Supervisor 4.3; the source is the documentation.
 """
 
-import ctypes
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,15 +22,13 @@ from supervisor.states import ProcessStates
 from boilerd.process.exit_status import DONE, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import Scoreboard
-from boilerd.process.signals import HANDLED, restore_defaults
+from boilerd.process.signals import hold_signals, release_signals, restore_defaults
 from boilerd.supervision.handover import RunningValkey
 
 logger = logging.getLogger("boilerd.supervisor")
 
 #: Crashes within a second of the start that are tried again before Supervisor gives up.
 START_RETRIES = 5
-#: Looked up before the fork, so that the children share what that takes.
-_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 #: Supervisor's names for the pipes of a child.
 NO_PIPES: dict[str, int | None] = dict.fromkeys(
     ("stdin", "stdout", "stderr", "child_stdin", "child_stdout", "child_stderr")
@@ -50,12 +46,12 @@ class Child(Subprocess):  # type: ignore[misc]
 
     def spawn(self) -> int | None:
         """Fork with our signals held back, until the child has its own handlers or none."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        hold_signals()
         try:
             pid: int | None = super().spawn()
         finally:
             # Runs in the parent; the child unblocks in restore_defaults.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+            release_signals()
         if pid is None:
             # The system had no process or file descriptor to spare, which is no reason to give up on this one.
             self.backoff = min(self.backoff, self.config.startretries)
@@ -250,15 +246,6 @@ def program_group(
         name=name, command=command, priority=priority, stopwaitsecs=stop_wait_s,
     )  # fmt: skip
     return ProcessGroupConfig(options, name, priority, [config])
-
-
-def end_with_parent(parent: int) -> None:
-    """In a child: get a TERM when the parent dies, however it dies (Linux; elsewhere children look)."""
-    if _prctl:
-        pr_set_pdeathsig = 1
-        _prctl(pr_set_pdeathsig, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(OK)  # it died before it could be asked for
 
 
 def _process_params(**chosen: Any) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from typing import Self
 
 import msgspec
 
-from boilerd.process.signals import HANDLED
-
 #: Not one of the settings' variables.
 VARIABLE = "_BOILERD_HANDOVER"
 #: How long a broker that is not wanted any more may take to end: nobody can stop the daemon meanwhile.
@@ -99,13 +97,3 @@ def _end(pid: int) -> None:
         if time.monotonic() > kill_s:
             os.kill(pid, signal.SIGKILL)
         select.select([], [], [], 0.02)
-
-
-def hold_signals() -> None:
-    """Let signals wait, also for a program that is executed, until `release_signals`."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-
-
-def release_signals() -> None:
-    """Take what waited, and what comes."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)

@@ -17,9 +17,8 @@ from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
 from boilerd.errors import BootError
-from boilerd.process.signals import SignalInbox, restore_defaults
-from boilerd.supervision.children import end_with_parent
-from boilerd.supervision.handover import release_signals
+from boilerd.process.identity import end_with_parent
+from boilerd.process.signals import SignalInbox, release_signals, restore_defaults
 from boilerd.supervision.rpc import DaemonInterface, ProcessInterface
 
 logger = logging.getLogger("boilerd.supervisor")

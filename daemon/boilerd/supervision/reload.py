@@ -11,8 +11,8 @@ from typing import IO, Any
 
 from boilerd.process.exit_status import describe_exit
 from boilerd.process.failpoints import failpoint
-from boilerd.process.signals import STOP_SIGNALS
-from boilerd.supervision.handover import Handover, hold_signals, release_signals
+from boilerd.process.signals import STOP_SIGNALS, hold_signals, release_signals
+from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
 from boilerd.supervision.report import Report
 

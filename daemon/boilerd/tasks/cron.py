@@ -10,7 +10,7 @@ import math
 import re
 import zoneinfo
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple
@@ -145,6 +145,15 @@ class CronEntry:
     def tick_id(self, tick_s: float) -> str:
         """The ID of the tick's task, the same on all hosts."""
         return f"cron-{self.name}-{datetime.fromtimestamp(tick_s, UTC):%Y%m%dT%H%M%SZ}"
+
+
+def check_unique_names(entries: Iterable[CronEntry]) -> None:
+    """Raise ConfigError if two entries have the same name."""
+    names: set[str] = set()
+    for entry in entries:
+        if entry.name in names:
+            raise ConfigError(f"cron entry {entry.name!r} is there twice; give one of them another name")
+        names.add(entry.name)
 
 
 def _zone(name: str) -> ZoneInfo:

@@ -22,7 +22,7 @@ from boilerd.errors import (
     TaskTimeoutError,
     describe,
 )
-from boilerd.process.signals import listen, listen_again
+from boilerd.process.signals import install_handler, reinstall_handlers
 from boilerd.tasks.coroutines import strike
 from boilerd.tasks.mux import Handler
 from boilerd.tasks.task import Runtime, Task
@@ -78,8 +78,8 @@ class AttemptRunner:
         self._is_running = False
         self._struck: TaskInterrupt | None = None
         self._pid = os.getpid()
-        listen(signal.SIGALRM, self._cut)
-        listen(signal.SIGUSR1, self._look_for_cancellation)
+        install_handler(signal.SIGALRM, self._cut)
+        install_handler(signal.SIGUSR1, self._look_for_cancellation)
 
     def run(
         self,
@@ -146,7 +146,7 @@ class AttemptRunner:
     def _end(self) -> None:
         self._is_running = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        listen_again()
+        reinstall_handlers()
 
     def _arm(self) -> None:
         limit, moment = self._next_limit(), self._alert_at

@@ -1,0 +1,100 @@
+"""The heartbeater: renews the leases of the host's live workers, and kills those whose task ignores its timeout."""
+
+import logging
+import math
+import select
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from boilerd.broker.broker import Broker
+from boilerd.broker.job_hash import Overdue, batch_place
+from boilerd.process.identity import is_alive, is_stopped, send
+from boilerd.process.logs import log_context
+from boilerd.process.scoreboard import Scoreboard
+from boilerd.worker.settlement import HOOK_LIMIT_S
+
+logger = logging.getLogger("boilerd.scheduler")
+
+#: A lease lasts 30 s, so it survives five missed heartbeats.
+HEARTBEAT_S = 5.0
+#: The worker's own SIGALRM comes first; this long after the limit the worker is killed.
+KILL_AFTER_S = 5.0
+#: A worker that calls the application's hooks is killed after so long; they end by themselves in half the time.
+KILL_IN_HOOKS_AFTER_S = 4 * HOOK_LIMIT_S
+
+
+class Heartbeater:
+    """Renews leases, and the workers' presence in RQ's registry.
+
+    An attempt past its timeout, although SIGALRM should have ended it, sits in code that never returns
+    to Python: its worker is killed.
+
+    Args:
+        broker: Of this process alone.
+        scoreboard: Tells which workers live, and which attempt each runs.
+        worker_names: RQ's name of the worker in each slot.
+        on_gap: Called at the first heartbeat, and at each one after a gap: leases may have ended meanwhile.
+    """
+
+    def __init__(
+        self, broker: Broker, scoreboard: Scoreboard, worker_names: Sequence[str], on_gap: Callable[[], None]
+    ) -> None:
+        self._broker = broker
+        self._scoreboard = scoreboard
+        self._worker_names = worker_names
+        self._on_gap = on_gap
+        self._beat_s = -math.inf
+
+    def beat(self) -> float:
+        """Renew the leases; seconds until the next heartbeat is due."""
+        # A stopped worker does nothing: its lease runs out, and another worker takes the task over.
+        live = [slot for slot in self._live_slots() if not is_stopped(self._scoreboard.pid(slot))]
+        slots = {self._worker_names[slot]: slot for slot in live}
+        overdue, unwanted = self._broker.extend(list(slots))
+        self._note_beat()
+        for worker in unwanted:
+            # Once more: the command may have been sent while nobody listened.
+            if pid := self._scoreboard.pid(slots[worker]):
+                send(pid, signal.SIGUSR1)
+        return min([HEARTBEAT_S, *(self._end_overdue(slots[attempt.worker], attempt) for attempt in overdue)])
+
+    def keep_leases_of_orphans(self) -> None:
+        """Renew the leases until all workers have ended: the supervisor was killed, so they drain."""
+        logger.warning("the supervisor is gone, waiting for the workers to end")
+        next_s = time.monotonic()
+        while any(is_alive(self._scoreboard.pid(slot)) for slot in self._live_slots()):
+            if time.monotonic() >= next_s:
+                self._broker.extend([self._worker_names[slot] for slot in self._live_slots()])
+                next_s = time.monotonic() + HEARTBEAT_S
+            select.select([], [], [], 0.05)
+
+    def _note_beat(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._beat_s > 2 * HEARTBEAT_S:
+            self._on_gap()
+        self._beat_s = now_s
+        self._scoreboard.beat()
+
+    def _end_overdue(self, slot: int, attempt: Overdue) -> float:
+        """Kill the worker if its attempt is too far past its timeout; seconds until the next look."""
+        batch = self._scoreboard.batch(slot)
+        if not batch.is_running or batch_place(attempt.execution_id) != (batch.number, batch.finished):
+            return HEARTBEAT_S  # another claim of its batch, which has ended or not begun
+        if not self._scoreboard.is_busy(slot) and self._scoreboard.in_hooks_s(slot) < KILL_IN_HOOKS_AFTER_S:
+            return HEARTBEAT_S  # it ended, and its outcome is not written yet; or its worker did: the next settles it
+        left_s = KILL_AFTER_S - attempt.late_s
+        if left_s <= 0:
+            self._kill(slot, attempt)
+        return max(left_s, 0.1)
+
+    def _kill(self, slot: int, attempt: Overdue) -> None:
+        pid = self._scoreboard.pid(slot)
+        if pid:
+            with log_context(task_id=attempt.task_id):
+                fields = {"child": f"worker:{slot}", "late_s": round(attempt.late_s, 3)}
+                logger.error("worker killed, its task ignores the timeout", extra=fields)
+            send(pid, signal.SIGKILL)
+
+    def _live_slots(self) -> set[int]:
+        return {slot for slot in self._scoreboard.live() if slot < len(self._worker_names)}

@@ -1,0 +1,121 @@
+"""The recoverer: ends the claims of workers that are gone, each in one of these ways.
+
+- A worker of this host died, and has a successor: that settles its claims when it starts (`Worker`).
+- The daemon stopped it, and it has no successor: its claims are released.
+- It died together with its daemon, on this machine: its attempts are recorded as lost.
+- A lease ended, on whatever host: the attempt is recorded as lost, unless leases could not be renewed for a while.
+- It was killed in a drain: its claims are released when all workers have ended.
+"""
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from boilerd.broker.broker import Broker
+from boilerd.broker.job_hash import Claim
+from boilerd.broker.outage import LONGEST_PAUSE_S
+from boilerd.errors import LeaseExpiredError, WorkerDiedError
+from boilerd.process.exit_status import STOPPED_BY_DAEMON
+from boilerd.process.identity import is_alive, is_dead
+from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
+from boilerd.scheduler.heartbeat import HEARTBEAT_S
+from boilerd.worker.settlement import Rules
+
+logger = logging.getLogger("boilerd.scheduler")
+
+#: After an outage, or a step of Redis's clock, schedulers have so long to renew leases before they count as lost.
+GRACE_S = HEARTBEAT_S + LONGEST_PAUSE_S
+#: After so long the other duties have their turn, although tasks of dead workers are left.
+LONGEST_STEP_S = 1.0
+
+
+class Recoverer:
+    """Settles claims for workers that cannot.
+
+    Args:
+        broker: Of this process alone.
+        scoreboard: Tells how the host's workers ended.
+        worker_names: RQ's name of the worker in each slot.
+        queues: Where to look for ended leases, beside all queues that boilerd's tasks were ever in.
+        rules: Decide about lost attempts.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        scoreboard: Scoreboard,
+        worker_names: Sequence[str],
+        queues: Sequence[str],
+        rules: Rules,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._broker = broker
+        self._scoreboard = scoreboard
+        self._worker_names = worker_names
+        self._queues = queues
+        self._rules = rules.without_hooks() if scoreboard.died_in_hooks(SCHEDULER_SLOT) else rules
+        self._clock = clock
+        self._grace_since_s = -math.inf
+        self._lead_s = -math.inf
+
+    def recover(self) -> float:
+        """Settle what workers left behind, for about a second; seconds until the next look is due."""
+        began_s = self._clock()
+        self._release_stopped()
+        with self._scoreboard.running_hooks(SCHEDULER_SLOT):
+            for _ in itertools.chain(self._record_attempts_of_dead_daemons(), self._record_attempts_of_ended_leases()):
+                if self._clock() - began_s > LONGEST_STEP_S:
+                    return 0.0
+        left_s = self._grace_since_s + GRACE_S - began_s
+        return min(left_s, HEARTBEAT_S) if left_s > 0 else HEARTBEAT_S
+
+    def start_grace(self) -> None:
+        """Take no ended lease for `GRACE_S`: its scheduler could not renew it, and may do so now."""
+        self._grace_since_s = self._clock()
+
+    def release_killed(self) -> None:
+        """Release what killed workers held; in a drain all workers have ended before the scheduler is told to stop."""
+        for slot, name in enumerate(self._worker_names):
+            if not is_alive(self._scoreboard.pid(slot)):
+                for task_id in self._broker.release(name):
+                    fields = {"task_id": task_id, "child": f"worker:{slot}"}
+                    logger.warning("task released, it will run again", extra=fields)
+
+    def _release_stopped(self) -> None:
+        """Release what workers held that the daemon stopped, and that have no successor, as in a smaller pool."""
+        for slot, name in enumerate(self._worker_names):
+            if not self._scoreboard.pid(slot) and self._scoreboard.last_exit(slot) == STOPPED_BY_DAEMON:
+                self._rules.settle_dead(self._broker, name, self._scoreboard.batch(slot), None)
+
+    def _record_attempts_of_dead_daemons(self) -> Iterator[Claim]:
+        """Record as lost what workers held that died with their supervisor; a living one starts successors."""
+        for name, (worker, supervisor) in self._broker.registered().items():
+            if is_dead(worker) and is_dead(supervisor):
+                for claim in self._broker.held(name):
+                    error = WorkerDiedError("worker died together with its daemon")
+                    self._rules.record_lost_attempt(self._broker, name, claim, error, is_doubtful=not claim.is_alone)
+                    yield claim
+                self._broker.forget_worker(name)
+
+    def _record_attempts_of_ended_leases(self) -> Iterator[Claim]:
+        """Record as lost, of whatever host, the claims whose lease ended although it could have been renewed."""
+        self._look_for_clock_step()
+        if self._clock() - self._grace_since_s < GRACE_S:
+            return  # the broker may have been away, and its other daemons not be back yet
+        for worker, claim in self._broker.expired(self._queues):
+            error = LeaseExpiredError(f"lease expired: worker {worker or 'unknown'} is gone or cut off")
+            self._rules.record_lost_attempt(
+                self._broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone
+            )
+            yield claim
+
+    def _look_for_clock_step(self) -> None:
+        """Start a grace where Redis's clock was put forward, as when its host was suspended: leases ended too early."""
+        lead_s = self._broker.now() - self._clock()
+        if lead_s - self._lead_s > HEARTBEAT_S:
+            self.start_grace()
+        self._lead_s = lead_s
