@@ -13,7 +13,8 @@ import redis
 
 from boilerd.broker import keys, server_check
 from boilerd.broker.broker import Broker
-from boilerd.broker.connection import connect, raw, text, translated
+from boilerd.broker.connection import connect, raw, text
+from boilerd.broker.refusals import translated
 from boilerd.broker.views import (
     Attempt,
     CompletedTask,

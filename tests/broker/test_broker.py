@@ -24,8 +24,9 @@ from rq.serializers import JSONSerializer
 from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import ARCHIVE_LIMIT, BATCH, LEASE_S, Broker
-from boilerd.broker.connection import connect, raw, text, translate
+from boilerd.broker.connection import connect, raw, text
 from boilerd.broker.job_hash import Claim, Completion, Failure, NewTask
+from boilerd.broker.refusals import translate
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import (
     BrokerError,

@@ -15,7 +15,7 @@ from boilerd import BrokerError, BrokerUnavailableError, Client, Inspector, Task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import Completion, Failure, NewTask
-from boilerd.broker.scripts import _packed
+from boilerd.broker.script_caller import packed
 from boilerd.tasks.retry import Decision, Verdict
 from boilerd.tasks.task import task_options
 from support import DEADLINE_S, Valkey, wait_until
@@ -97,14 +97,14 @@ def test_a_pool_without_a_free_connection_has_sent_nothing(valkey: Valkey) -> No
     [("ü", "ü".encode()), (b"\xff", b"\xff"), ("\udcff", b"\xff"), (TaskState.PENDING, b"pending"), ("0", b"0")],
 )
 def test_parts_of_a_command_are_sent_as_text_or_as_the_bytes_they_are(part: Any, sent: bytes) -> None:
-    assert _packed(["SET", part]) == b"*2\r\n$3\r\nSET\r\n$%d\r\n%b\r\n" % (len(sent), sent)
+    assert packed(["SET", part]) == b"*2\r\n$3\r\nSET\r\n$%d\r\n%b\r\n" % (len(sent), sent)
 
 
 STORM = """
 import signal
 from boilerd.broker.broker import _described
 from boilerd.broker.job_hash import NewTask
-from boilerd.broker.scripts import _packed
+from boilerd.broker.script_caller import packed
 from boilerd.tasks.task import task_options
 
 def interrupt(signum, frame):
@@ -118,13 +118,13 @@ while struck < 100:
     try:
         signal.setitimer(signal.ITIMER_VIRTUAL, 1e-3)
         while True:
-            _packed(parts)
+            packed(parts)
     except KeyboardInterrupt:
         struck += 1
 """
 
 
-def test_a_signal_handler_may_raise_while_a_task_is_packed() -> None:
+def test_a_signal_handler_may_raise_while_a_task_ispacked() -> None:
     done = subprocess.run([sys.executable, "-c", STORM], timeout=DEADLINE_S, check=False)
 
     assert done.returncode == 0

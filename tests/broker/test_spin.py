@@ -15,7 +15,8 @@ import boilerd.broker.spin
 from boilerd import BrokerUnavailableError, Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.connection import OwnPool, connect
+from boilerd.broker.connection import connect
+from boilerd.broker.connection_pool import ConnectionStack
 from boilerd.broker.spin import Spin
 from support import DEADLINE_S, Valkey, wait_until
 
@@ -187,14 +188,14 @@ def test_a_connection_that_another_thread_closes_meanwhile_is_an_unavailable_bro
     with Client.from_url(valkey.url) as client:
         client.enqueue("test:echo")  # opens the connection
         pool = client.connection.connection_pool
-        assert isinstance(pool, OwnPool)
-        spin = pool.spin
+        assert isinstance(pool, ConnectionStack)
+        stay_awake = pool.stay_awake
 
         def close_first(connection: Any) -> None:
             connection.disconnect()
-            spin(connection)
+            stay_awake(connection)
 
-        monkeypatch.setattr(pool, "spin", close_first)
+        monkeypatch.setattr(pool, "stay_awake", close_first)
 
         with pytest.raises(BrokerUnavailableError, match="may have been stored"):
             client.enqueue("test:echo")

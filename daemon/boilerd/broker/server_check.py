@@ -5,7 +5,7 @@ import hashlib
 import redis
 
 from boilerd.broker import keys
-from boilerd.broker.connection import translated
+from boilerd.broker.refusals import translated
 from boilerd.errors import BrokerRefusedError
 
 #: Writes one element of a list, for BLPOP to take away again. As the scripts that claim and acknowledge, it may run
