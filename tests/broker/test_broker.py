@@ -30,6 +30,7 @@ from boilerd.broker.refusals import translate
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import (
     BrokerError,
+    BrokerRefusedError,
     BrokerUnableError,
     BrokerUnavailableError,
     ConfigError,
@@ -1033,7 +1034,7 @@ def test_what_redis_refuses_is_told_apart_from_an_outage(client: Client, connect
     ],
 )
 def test_a_refusal_that_passes_is_told_apart_from_one_that_stays(error: redis.RedisError, passes: bool) -> None:
-    assert type(translate(error)) is (BrokerUnableError if passes else BrokerError)
+    assert type(translate(error)) is (BrokerUnableError if passes else BrokerRefusedError)
 
 
 def test_sentinels_that_are_away_are_told_by_their_addresses() -> None:
