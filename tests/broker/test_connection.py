@@ -81,6 +81,16 @@ def test_a_socket_that_never_waits_in_the_kernel_keeps_its_timeout(valkey: Valke
         assert opened._sock.gettimeout() == 3.0
 
 
+@pytest.mark.parametrize("pool_class", [redis.ConnectionPool, redis.BlockingConnectionPool])
+def test_scripts_are_called_on_a_connection_that_the_application_made(
+    valkey: Valkey, pool_class: type[redis.ConnectionPool]
+) -> None:
+    with Client(redis.Redis.from_pool(pool_class.from_url(valkey.url, max_connections=1))) as client:
+        for _ in range(3):
+            assert client.enqueue("test:echo").state is TaskState.PENDING
+        assert client.connection.ping()
+
+
 def test_a_pool_without_a_free_connection_has_sent_nothing(valkey: Valkey) -> None:
     with Client.from_url(f"{valkey.url}?max_connections=1") as client:
         taken = client.connection.connection_pool.get_connection()

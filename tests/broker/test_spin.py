@@ -207,7 +207,7 @@ def test_a_wait_for_the_answer_ends_with_the_timeout(valkey: Valkey, slow: redis
     slow.client_pause(int(DEADLINE_S * 1000), all=False)
     began_s = time.monotonic()
 
-    with client, pytest.raises(Exception, match="its time is up"):
+    with client, pytest.raises(Exception, match=r"Redis did not answer within 0\.2 s"):
         client.enqueue("test:echo")
 
     assert time.monotonic() - began_s < DEADLINE_S / 2

@@ -116,7 +116,7 @@ def test_a_client_waits_for_a_stalled_broker_no_longer_than_its_timeout_over_tls
         os.kill(server.process.pid, signal.SIGSTOP)
         began_s = time.monotonic()
 
-        with pytest.raises(BrokerUnavailableError, match="may have been stored"):
+        with pytest.raises(BrokerUnavailableError, match=r"did not answer within 0\.5 s; task .* may have been stored"):
             client.enqueue("test:echo")
 
         assert 0.4 < time.monotonic() - began_s < 3

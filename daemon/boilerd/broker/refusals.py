@@ -18,6 +18,14 @@ from boilerd.errors import (
 )
 
 
+class NoAnswerError(redis.TimeoutError):
+    """Redis did not answer within the connection's timeout."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"no answer within {timeout_s:g} s")
+        self.timeout_s = timeout_s
+
+
 class _Refusal(NamedTuple):
     """One thing that Redis may object to.
 
@@ -75,13 +83,12 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
         case redis.BusyLoadingError():
             return BrokerLoadingError(f"Redis still reads its file: {error}", was_sent=False)
         case redis.ConnectionError() | redis.TimeoutError():
-            was_sent = _may_have_been_sent(error)
-            why = "its time is up" if was_sent and isinstance(error.__context__, BlockingIOError) else error
-            return BrokerUnavailableError(f"Redis did not answer: {why}", was_sent=was_sent)
+            how = f" within {error.timeout_s:g} s" if isinstance(error, NoAnswerError) else f": {error}"
+            return BrokerUnavailableError(f"Redis did not answer{how}", was_sent=may_have_been_sent(error))
     return _refusal(error)
 
 
-def _may_have_been_sent(error: redis.ConnectionError | redis.TimeoutError) -> bool:
+def may_have_been_sent(error: redis.ConnectionError | redis.TimeoutError) -> bool:
     """False if the error came before anything was sent, for which redis-py (8.1) has no class of its own."""
     return "connecting to" not in str(error) and not isinstance(error, MasterNotFoundError)
 

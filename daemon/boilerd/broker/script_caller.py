@@ -9,6 +9,7 @@ from redis.connection import Connection
 
 from boilerd.broker.connection import raw
 from boilerd.broker.connection_pool import script_pool
+from boilerd.broker.refusals import NoAnswerError, may_have_been_sent
 from boilerd.broker.scripts import Script
 
 
@@ -53,6 +54,12 @@ class ScriptCaller:
             is_clean = True
         except redis.ResponseError:
             is_clean = True
+            raise
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            # The kernel's timeout raises the one, and Python's the other.
+            has_timed_out = isinstance(error.__context__, BlockingIOError | TimeoutError)
+            if has_timed_out and may_have_been_sent(error) and connection.socket_timeout:
+                raise NoAnswerError(connection.socket_timeout) from error
             raise
         finally:
             if not is_clean:
