@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any, Self, Unpack
+from typing import Any, Protocol, Self, Unpack
 
 import redis
 
@@ -31,6 +31,16 @@ from boilerd.tasks.task import (
 _VARIANT = {f"{digit:x}": f"{8 | digit & 3:x}" for digit in range(16)}
 
 
+class TaskStore(Protocol):
+    """What a Client needs of a broker."""
+
+    def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
+        """Store tasks; for each its state, or the error that kept it out."""
+
+    def cancel(self, task_id: str) -> str:
+        """Cancel a task; answers as `Broker.cancel`."""
+
+
 class Client:
     """Enqueues tasks; safe to share between threads, not across a fork.
 
@@ -38,6 +48,7 @@ class Client:
         connection: How to reach Redis; one that answers with bytes, as redis-py's do unless told otherwise.
         mux: Where it is given, payloads are checked against the types that handlers declared.
         max_payload: Bytes of JSON that a payload may have; a larger one is refused.
+        store: Takes the tasks in place of Redis, in tests.
 
     Raises:
         TypeError: The connection is another client than ``redis.Redis``, or decodes what Redis answers.
@@ -47,10 +58,15 @@ class Client:
     """
 
     def __init__(
-        self, connection: redis.Redis, *, mux: ServeMux | None = None, max_payload: int = DEFAULT_MAX_PAYLOAD
+        self,
+        connection: redis.Redis,
+        *,
+        mux: ServeMux | None = None,
+        max_payload: int = DEFAULT_MAX_PAYLOAD,
+        store: TaskStore | None = None,
     ) -> None:
         self.connection = connection
-        self._broker = Broker(connection)
+        self._store = store or Broker(connection)
         self._mux = mux
         self._max_payload = max_payload
 
@@ -95,7 +111,7 @@ class Client:
         """
         task = self._new_task(task_type, payload, task_options(**options) if options else DEFAULT_OPTIONS)
         try:
-            (answer,) = self._broker.enqueue([task])
+            (answer,) = self._store.enqueue([task])
         except BrokerUnavailableError as error:
             if not error.was_sent:
                 raise
@@ -136,7 +152,7 @@ class Client:
                 new.append(self._new_task(task_type, payload, chosen))
             except InvalidTaskError as error:
                 raise type(error)(f"task [{len(new)}] of many: {error}") from error
-        answers = self._broker.enqueue(new)
+        answers = self._store.enqueue(new)
         return [
             answer if isinstance(answer, BoilerdError) else _info(task, payload, answer)
             for task, (_, payload), answer in zip(new, pairs, answers, strict=True)
@@ -151,7 +167,7 @@ class Client:
         Raises:
             TaskNotFoundError: There is no such task, or it was completed and deleted.
         """
-        answer = self._broker.cancel(task_id)
+        answer = self._store.cancel(task_id)
         if answer == "unknown":
             raise no_such_task(task_id)
         return answer != "ended"

@@ -37,14 +37,14 @@ class RecordingClient(Client):
         max_payload: Bytes of JSON that a payload may have; a larger one is refused.
 
     Attributes:
+        connection: None.
         tasks: Enqueued and neither run nor cancelled, in the order in which they came.
     """
 
     def __init__(self, *, mux: ServeMux | None = None, max_payload: int = DEFAULT_MAX_PAYLOAD) -> None:
         self.tasks: list[RecordedTask] = []
-        self._broker: Any = _Recorder(self.tasks)
-        self._mux = mux
-        self._max_payload = max_payload
+        no_connection: Any = None
+        super().__init__(no_connection, mux=mux, max_payload=max_payload, store=_Recorder(self.tasks))
 
     def run_all(self, handler: Handler) -> Iterator[Any]:
         """Run the tasks, also those that they enqueue and those that are due later; what each returned.
@@ -78,7 +78,7 @@ def run(handler: Handler, task_type: str, payload: Any = None, **fields: Any) ->
 
 
 class _Recorder:
-    """In the place of a Broker."""
+    """The store of a RecordingClient: a list."""
 
     def __init__(self, tasks: list[RecordedTask]) -> None:
         self._tasks = tasks
