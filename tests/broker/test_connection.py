@@ -15,7 +15,7 @@ from boilerd import BrokerError, BrokerUnavailableError, Client, Inspector, Task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import Completion, Failure, NewTask
-from boilerd.broker.script_caller import packed
+from boilerd.broker.script_connection import packed
 from boilerd.tasks.retry import Decision, Verdict
 from boilerd.tasks.task import task_options
 from support import DEADLINE_S, Valkey, wait_until
@@ -114,7 +114,7 @@ STORM = """
 import signal
 from boilerd.broker.broker import _described
 from boilerd.broker.job_hash import NewTask
-from boilerd.broker.script_caller import packed
+from boilerd.broker.script_connection import packed
 from boilerd.tasks.task import task_options
 
 def interrupt(signum, frame):

@@ -31,7 +31,7 @@ from boilerd.broker.job_hash import (
     to_claim,
 )
 from boilerd.broker.refusals import translate
-from boilerd.broker.script_caller import ScriptCaller
+from boilerd.broker.script_connection import ScriptConnection
 from boilerd.broker.scripts import scripts
 from boilerd.errors import (
     MAX_ERROR_LENGTH,
@@ -90,7 +90,7 @@ class Broker:
 
     def __init__(self, connection: redis.Redis) -> None:
         self.connection = connection
-        self._caller = ScriptCaller(connection)
+        self._script_connection = ScriptConnection(connection)
         self._scripts = scripts()
 
     def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
@@ -401,7 +401,7 @@ class Broker:
         failpoint(f"before-{script}")
         sent = [keys.RQ, keys.OWN, *args]
         try:  # as `_talking`, without a generator for each task
-            answer = self._caller.call(self._scripts[script], sent, first, answers_soon=answers_soon)
+            answer = self._script_connection.ask(self._scripts[script], sent, first, answers_soon=answers_soon)
         except (redis.RedisError, UnicodeError) as error:
             raise self._translate(error) from error
         failpoint(f"after-{script}")

@@ -84,11 +84,16 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
             return BrokerLoadingError(f"Redis still reads its file: {error}", was_sent=False)
         case redis.ConnectionError() | redis.TimeoutError():
             how = f" within {error.timeout_s:g} s" if isinstance(error, NoAnswerError) else f": {error}"
-            return BrokerUnavailableError(f"Redis did not answer{how}", was_sent=may_have_been_sent(error))
+            return BrokerUnavailableError(f"Redis did not answer{how}", was_sent=_may_have_been_sent(error))
     return _refusal(error)
 
 
-def may_have_been_sent(error: redis.ConnectionError | redis.TimeoutError) -> bool:
+def has_timed_out(error: redis.ConnectionError | redis.TimeoutError) -> bool:
+    """True if no answer came in time: the kernel raises BlockingIOError for its timeout, Python TimeoutError."""
+    return isinstance(error.__context__, BlockingIOError | TimeoutError) and _may_have_been_sent(error)
+
+
+def _may_have_been_sent(error: redis.ConnectionError | redis.TimeoutError) -> bool:
     """False if the error came before anything was sent, for which redis-py (8.1) has no class of its own."""
     return "connecting to" not in str(error) and not isinstance(error, MasterNotFoundError)
 

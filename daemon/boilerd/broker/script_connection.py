@@ -1,4 +1,4 @@
-"""Calls of Lua scripts, with as little as possible between the caller and the socket."""
+"""A client's connection for the Lua scripts: they are called with as little as possible in front of the socket."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +9,14 @@ from redis.connection import Connection
 
 from boilerd.broker.connection import raw
 from boilerd.broker.connection_pool import script_pool
-from boilerd.broker.refusals import NoAnswerError, may_have_been_sent
+from boilerd.broker.refusals import NoAnswerError, has_timed_out
 from boilerd.broker.scripts import Script
 
 
-class ScriptCaller:
-    """Calls scripts on the connections of a client.
+class ScriptConnection:
+    """Asks Redis to run scripts, on the connections of a client.
 
-    Does without the layers that redis-py has above a connection (retries, events, conversion of answers): they are a
+    It does without the layers that redis-py has above a connection (retries, events, conversion of answers): they are a
     quarter of the CPU time that a call takes its client.
 
     Raises:
@@ -27,7 +27,7 @@ class ScriptCaller:
         _check_client(client)
         self._pool = script_pool(client.connection_pool)
 
-    def call(
+    def ask(
         self,
         script: Script,
         args: Sequence[str | bytes],
@@ -50,15 +50,13 @@ class ScriptCaller:
         connection = self._pool.take_for_script()
         is_clean = False
         try:
-            answer = self._ask(connection, script, args, first, answers_soon=answers_soon)
+            answer = self._answer(connection, script, args, first, answers_soon=answers_soon)
             is_clean = True
         except redis.ResponseError:
             is_clean = True
             raise
         except (redis.ConnectionError, redis.TimeoutError) as error:
-            # The kernel's timeout raises the one, and Python's the other.
-            has_timed_out = isinstance(error.__context__, BlockingIOError | TimeoutError)
-            if has_timed_out and may_have_been_sent(error) and connection.socket_timeout:
+            if has_timed_out(error) and connection.socket_timeout:
                 raise NoAnswerError(connection.socket_timeout) from error
             raise
         finally:
@@ -68,7 +66,7 @@ class ScriptCaller:
             self._pool.release(connection)
         return answer
 
-    def _ask(
+    def _answer(
         self,
         connection: Connection,
         script: Script,
