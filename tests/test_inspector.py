@@ -420,6 +420,20 @@ def test_the_workers_tell_what_they_run(inspector: Inspector, client: Client, st
     assert list(busy.queues) == ["critical", "default", "low"]
 
 
+def test_a_worker_whose_attempt_cannot_be_read_is_shown_without_it(
+    inspector: Inspector, connection: redis.Redis
+) -> None:
+    connection.sadd(keys.WORKERS, keys.worker("w"))
+    connection.hset(keys.worker("w"), "pid", "5")
+    connection.sadd(keys.worker_executions("w"), "t:e")
+    for key in (keys.execution("t:e"), keys.job("t")):
+        connection.set(key, "a key of another kind")
+
+    (shown,) = inspector.workers()
+
+    assert (shown.name, shown.pid, shown.task_id, shown.task_type) == ("w", 5, "", "")
+
+
 def test_jobs_of_plain_rq_are_shown_and_handled_like_tasks(inspector: Inspector, connection: redis.Redis) -> None:
     job = Queue("default", connection=connection, serializer=JSONSerializer).enqueue("shop.bill", 7, why="x")
 

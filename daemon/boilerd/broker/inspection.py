@@ -184,7 +184,8 @@ class Inspection:
                 for _, _, pair in records:
                     pipeline.hgetall(raw(keys.execution(text(pair))))
                     pipeline.hget(raw(keys.job(text(pair).rpartition(":")[0])), "task_type")
-                running = pipeline.execute(raise_on_error=False)
+                # A key of another kind may stand there, and its answer is an error.
+                running = [None if isinstance(r, Exception) else r for r in pipeline.execute(raise_on_error=False)]
         return [
             to_worker(name, record, execution or {}, text(task_type or b""))
             for (name, record, _), execution, task_type in zip(records, running[::2], running[1::2], strict=True)
