@@ -1,4 +1,4 @@
-"""Redis-py's errors in boilerd's words: what happened, and what would do."""
+"""redis-py's errors in boilerd's words: what happened, and what would do."""
 
 import re
 from collections.abc import Iterator
@@ -30,9 +30,8 @@ class _Refusal(NamedTuple):
     """One thing that Redis may object to.
 
     Attributes:
-        kind: Redis-py's class for it.
-        words: The message has one of these words, or there are none; some objections have no class of their own, and
-            lose the one that they have in a command of many parts.
+        kind: redis-py's class for it.
+        words: One of them is in the message; none: any message fits.
         meaning: The objection in our words.
         error: BrokerUnableError if it passes by itself.
     """
@@ -47,9 +46,11 @@ _UNKNOWN_USER = "Redis refused the password, check redis_password and redis_url"
 _NO_DISK = "Redis cannot save to its disk, and stores nothing until it can"
 _NO_REPLICAS = "Redis has too few replicas, and stores nothing until it has more"
 _REFUSED = "Redis refused the command"
-#: Redis' objections; the first that fits, and the last fits all.
+#: Objections of Redis, with and without a class of redis-py's; the first that fits counts, and the last fits all.
 _REFUSALS = (
-    _Refusal(redis.RedisError, ("NOAUTH", "WRONGPASS", "unauthenticated"), _UNKNOWN_USER, BrokerRefusedError),
+    _Refusal(
+        redis.RedisError, ("NOAUTH", "WRONGPASS", "unauthenticated"), _UNKNOWN_USER, BrokerRefusedError
+    ),  # the last: to a command of many parts
     _Refusal(exceptions.NoPermissionError, (), "Redis allows this user too little", BrokerRefusedError),
     _Refusal(exceptions.OutOfMemoryError, (), "Redis is out of memory, raise its maxmemory", BrokerUnableError),
     _Refusal(exceptions.ReadOnlyError, (), "Redis is read-only, as a replica is", BrokerUnableError),
