@@ -27,7 +27,7 @@ from boilerd.tasks.task import (
     task_options,
 )
 
-#: Hexadecimal digit → the one with the upper two bits of a UUID's variant.
+#: Hexadecimal digit → the digit with the upper two bits of a UUID's variant.
 _VARIANT = {f"{digit:x}": f"{8 | digit & 3:x}" for digit in range(16)}
 
 
@@ -45,16 +45,16 @@ class Client:
     """Enqueues tasks; safe to share between threads, not across a fork.
 
     Args:
-        connection: How to reach Redis; one that answers with bytes, as redis-py's do unless told otherwise.
-        mux: Where it is given, payloads are checked against the types that handlers declared.
+        connection: The client of Redis; it must answer with bytes, which is redis-py's default.
+        mux: If given, payloads are checked against the types that handlers declared.
         max_payload: Bytes of JSON that a payload may have; a larger one is refused.
         store: Takes the tasks in place of Redis, in tests.
 
     Raises:
-        TypeError: The connection is another client than ``redis.Redis``, or decodes what Redis answers.
+        TypeError: The connection is another client than ``redis.Redis``, or decodes the answers of Redis.
 
     Attributes:
-        connection: The ``redis.Redis`` that is used, for whatever else one needs of it.
+        connection: The ``redis.Redis`` that is used; the application may use it too.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Client:
 
         Args:
             url: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``.
-            mux: Where it is given, payloads are checked against the types that handlers declared.
+            mux: If given, payloads are checked against the types that handlers declared.
             options: ``password``, ``db``, ``timeout_s`` (5 s), as `boilerd.broker.connection.connect` takes them.
 
         Raises:
@@ -86,7 +86,7 @@ class Client:
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
-        """A client for the Redis that the settings name: what the command line would use."""
+        """A client for the Redis that the settings name; without settings, those of the command line are used."""
         settings = settings or load().settings
         return cls(connect_to(settings), mux=mux, max_payload=settings.max_payload)
 
@@ -94,8 +94,8 @@ class Client:
         """Store a task for a worker to run; one round trip.
 
         Args:
-            task_type: What to do, such as ``email:deliver``.
-            payload: Anything that has a JSON form.
+            task_type: The kind of task, such as ``email:deliver``; it selects the handler.
+            payload: Any value that has a JSON form.
             options: ``queue``, ``timeout``, ``process_in`` and so on, as `EnqueueOptions` has them.
 
         Raises:
@@ -106,7 +106,7 @@ class Client:
             TaskIdConflictError: The given ``task_id`` is taken; nothing was stored.
             DuplicateTaskError: The unique lock is held by another task; nothing was stored.
             QueueFullError: The queue has reached its limit; nothing was stored.
-            BrokerUnavailableError: Redis did not answer; where `was_sent`, the task may be stored.
+            BrokerUnavailableError: Redis did not answer; if `was_sent`, the task may be stored.
                 Enqueuing again with the same ``task_id`` is safe.
         """
         task = self._new_task(task_type, payload, task_options(**options) if options else DEFAULT_OPTIONS)
@@ -132,13 +132,13 @@ class Client:
             options: As for `enqueue`; a ``task_id`` fits one task only.
 
         Returns:
-            An answer for each task in its place: its TaskInfo, or the error that kept it out.
+            For each task, in the same order, its TaskInfo or the error that kept it out.
 
         Raises:
             TypeError: There is no such option; nothing was sent.
-            InvalidTaskError: A type, payload or option is not allowed; nothing was sent. InvalidPayloadError:
-                a payload. Either says which task.
-            BrokerUnavailableError: Redis did not answer; of the tasks, none, some or all may be stored.
+            InvalidTaskError: A type or option is not allowed, and the error says of which task; nothing was sent.
+            InvalidPayloadError: As above, for a payload.
+            BrokerUnavailableError: Redis did not answer; none, some or all of the tasks may be stored.
         """
         chosen = task_options(**options)
         pairs = list(tasks)
@@ -159,13 +159,13 @@ class Client:
         ]
 
     def cancel(self, task_id: str) -> bool:
-        """Cancel a task: one that waits is deleted, one that runs is interrupted and archived.
+        """Cancel a task: a waiting one is deleted, a running one is interrupted and archived.
 
         Returns:
-            Whether it was still to be cancelled; False: it had ended before.
+            True if it is cancelled; False if it had ended before.
 
         Raises:
-            TaskNotFoundError: There is no such task, or it was completed and deleted.
+            TaskNotFoundError: There is no such task; it may have been completed and deleted.
         """
         answer = self._store.cancel(task_id)
         if answer == "unknown":
@@ -181,7 +181,7 @@ class Client:
         return NewTask(options.task_id or _random_id(), task_type, encoded, options)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.connection.close()
 
     def __enter__(self) -> Self:
@@ -192,7 +192,10 @@ class Client:
 
 
 def _random_id() -> str:
-    """A random UUID of version 4 (RFC 9562); in a third of the time of ``uuid.uuid4``."""
+    """A random UUID of version 4 (RFC 9562), in a third of the time of ``uuid.uuid4``.
+
+    Any text would do as an ID; this is the form of the IDs of RQ's own clients, which tools and tables may expect.
+    """
     digits = os.urandom(16).hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 

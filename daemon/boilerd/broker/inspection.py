@@ -1,6 +1,6 @@
-"""Queues, tasks and workers as RQ's layout holds them, read and changed for people.
+"""Read queues, tasks and workers from RQ's layout for people, and pause queues.
 
-Each method is one round trip unless it says otherwise, and raises BrokerError where Redis does not answer, or refuses.
+Each method is one round trip unless it says otherwise, and raises BrokerError if Redis does not answer, or refuses.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from boilerd.broker.views import (
 )  # fmt: skip
 from boilerd.tasks.task import TaskState
 
-#: A task's ID, and its score where its state has one: when it is due, or expires.
+#: A task's ID and its score, which says when the task is due or expires; None: its state has no score.
 Member = tuple[str, float | None]
 
 _REGISTRIES = {
@@ -35,7 +35,7 @@ _REGISTRIES = {
 
 
 class Inspection:
-    """The part of an Inspector that knows keys and records."""
+    """The part of an Inspector that knows keys and commands."""
 
     def __init__(self, connection: redis.Redis) -> None:
         self._connection: Any = connection  # whose answers redis-py cannot type
@@ -89,7 +89,7 @@ class Inspection:
             return bool(self._connection.sadd(keys.PAUSED, queue))
 
     def resume(self, queue: str) -> bool:
-        """Let workers claim from the queue again; True if it was paused. The caller rings for those that sleep."""
+        """Let workers claim from the queue again; True if it was paused. The caller wakes them."""
         with translated():
             return bool(self._connection.srem(keys.PAUSED, queue))
 
@@ -110,7 +110,7 @@ class Inspection:
             return int(self._connection.zcard(keys.registry(_REGISTRIES[state], queue)))
 
     def members(self, queue: str, state: TaskState, start: int, count: int) -> list[Member]:
-        """Tasks of the queue in the state, from place `start`; scheduled and retried ones are in one order."""
+        """Tasks of the queue in the state, from place `start`; scheduled and retried ones stand in one registry."""
         stop = start + count - 1
         with translated():
             if state is TaskState.PENDING:

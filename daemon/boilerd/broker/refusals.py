@@ -27,12 +27,12 @@ class NoAnswerError(redis.TimeoutError):
 
 
 class _Refusal(NamedTuple):
-    """One thing that Redis may object to.
+    """A reason for which Redis refuses a command.
 
     Attributes:
         kind: redis-py's class for it.
         words: One of them is in the message; none: any message fits.
-        meaning: The objection in our words.
+        meaning: The reason in boilerd's words.
         error: BrokerUnableError if it passes by itself.
     """
 
@@ -46,11 +46,10 @@ _UNKNOWN_USER = "Redis refused the password, check redis_password and redis_url"
 _NO_DISK = "Redis cannot save to its disk, and stores nothing until it can"
 _NO_REPLICAS = "Redis has too few replicas, and stores nothing until it has more"
 _REFUSED = "Redis refused the command"
-#: Objections of Redis, with and without a class of redis-py's; the first that fits counts, and the last fits all.
+#: The first that fits counts, and the last fits all; redis-py has no class for some of them.
 _REFUSALS = (
-    _Refusal(
-        redis.RedisError, ("NOAUTH", "WRONGPASS", "unauthenticated"), _UNKNOWN_USER, BrokerRefusedError
-    ),  # the last: to a command of many parts
+    # A command of many parts is "unauthenticated".
+    _Refusal(redis.RedisError, ("NOAUTH", "WRONGPASS", "unauthenticated"), _UNKNOWN_USER, BrokerRefusedError),
     _Refusal(exceptions.NoPermissionError, (), "Redis allows this user too little", BrokerRefusedError),
     _Refusal(exceptions.OutOfMemoryError, (), "Redis is out of memory, raise its maxmemory", BrokerUnableError),
     _Refusal(exceptions.ReadOnlyError, (), "Redis is read-only, as a replica is", BrokerUnableError),
