@@ -19,9 +19,9 @@ from boilerd.errors import QueueNotFoundError, TaskStateError
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
-#: What can be done with a task.
+#: The actions of a person on a task.
 Action = Literal["run", "archive", "delete"]
-#: States in which each can be done.
+#: The states in which each can be done.
 ALLOWED: dict[Action, tuple[TaskState, ...]] = {
     "run": (TaskState.SCHEDULED, TaskState.RETRY, TaskState.ARCHIVED),
     "archive": (TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY),
@@ -31,7 +31,7 @@ ALLOWED: dict[Action, tuple[TaskState, ...]] = {
 CHUNK = 100
 #: Tasks of a state whose size is measured, to estimate the memory of all.
 SAMPLE = 20
-#: What becomes of a task that leaves its place: the action was done with it, or it is in another state by now.
+#: Answers for a task that has left its place: the action was done with it, or it is in another state by now.
 _LEFT = frozenset({"done", *TaskState})
 
 

@@ -1,4 +1,4 @@
-"""Connections: which ones are taken, that none is lost, and what is sent on them."""
+"""Connections: which ones are taken, that none is lost, and the bytes that are sent on them."""
 
 import socket
 import subprocess
@@ -22,7 +22,7 @@ from support import DEADLINE_S, Valkey, wait_until
 
 
 class Interrupted(BaseException):
-    """What a signal handler raises."""
+    """Raised by a signal handler."""
 
 
 def enqueue(client: Client) -> object:
@@ -59,7 +59,7 @@ def test_an_interrupt_while_a_connection_is_taken_loses_none(
 
 
 class GreenSocket:
-    """As gevent puts one in the place of Python's: it hands on, and never waits in the kernel itself."""
+    """A socket like gevent's: it hands all calls on, and never waits in the kernel itself."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

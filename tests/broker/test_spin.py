@@ -1,4 +1,4 @@
-"""Staying awake for an answer: for whom, for how long, and when no longer."""
+"""Staying awake for an answer: which calls do, for how long, and when it is given up."""
 
 import itertools
 import os
@@ -24,7 +24,7 @@ PAUSE_MS = 50
 
 
 class Counting(socket.socket):
-    """A socket that counts how often somebody looked."""
+    """A socket that counts the looks at it."""
 
     looks = 0
 
@@ -47,7 +47,7 @@ def ends() -> Iterator[tuple[Counting, socket.socket]]:
 
 
 def looks(spin: Spin, sock: Counting) -> int:
-    """How often it looks in one call."""
+    """How often the spin looks in one call."""
     before = sock.looks
     spin.wait(sock)
     return sock.looks - before
@@ -118,7 +118,7 @@ def test_a_connection_that_was_reset_ends_the_wait(ends: tuple[Counting, socket.
 
 @pytest.fixture
 def yields(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows where somebody offers the core and looks again: the ID of the thread."""
+    """Grows by the thread's ID when a thread offers its core, to look again."""
     found: list[int] = []
     monkeypatch.setattr(os, "sched_yield", lambda: found.append(threading.get_ident()))
     return found
@@ -126,7 +126,7 @@ def yields(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def slow(connection: redis.Redis) -> Iterator[redis.Redis]:
-    """Makes the server answer late: `pause` holds what writes."""
+    """The server that `pause` makes answer late."""
     yield connection
     connection.client_unpause()
 

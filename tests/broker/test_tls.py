@@ -21,11 +21,11 @@ from support import RunningDaemon, Valkey
 class Terminator:
     """Takes TLS connections on a loopback port, and passes what they hold to a Unix socket.
 
-    The tests' Valkey is built without TLS, so this is what stands in front of it; for a client there is no difference.
+    The tests' Valkey is built without TLS, so this stands in front of it; a client sees no difference.
 
     Attributes:
-        url: Where it listens; without a word on whom to trust.
-        certificate: Its own, which vouches for itself.
+        url: Its address, without the certificate to trust.
+        certificate: Its own, which is self-signed.
     """
 
     def __init__(self, directory: Path, upstream: Path) -> None:

@@ -1,4 +1,4 @@
-"""Clients of Redis, made from a URL or from the settings."""
+"""Clients of Redis, made from a URL or from the settings; and text as Redis holds it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +48,7 @@ def connect(
             return _connect_sentinel(url, options, db)
         pool = ConnectionStack.from_url(url, **options)
         if password or db:
-            # What was set by itself wins over what stands in the URL.
+            # These settings win over the same parts of the URL.
             pool.connection_kwargs.update({"password": password} if password else {})
             pool.connection_kwargs.update({"db": db} if db else {})
         pool.prepare()
@@ -69,7 +69,7 @@ def connect_to(settings: Settings, *, timeout_s: float = 5.0, name: str | None =
 
 
 class _Packer(HiredisRespSerializer):
-    """redis-py's own, but hiredis (3.5) gets no numbers: it crashes when a signal handler raises meanwhile."""
+    """redis-py's packer, but hiredis (3.5) gets no numbers: it crashes when a signal handler raises meanwhile."""
 
     def pack(self, *args: Any) -> Any:
         """The command as it is sent."""
@@ -115,7 +115,7 @@ class _Sentinels(Sentinel):
         self._addresses = ", ".join(f"{host}:{port}" for host, port in addresses)
 
     def discover_master(self, service_name: str) -> Any:
-        """Where the primary is."""
+        """The address of the primary."""
         try:
             return super().discover_master(service_name)  # type: ignore[no-untyped-call]
         except MasterNotFoundError as error:
