@@ -99,9 +99,9 @@ def _connect_sentinel(url: str, options: Mapping[str, Any], db: int) -> redis.Re
     return client
 
 
-def _address(text: str) -> tuple[str, int]:
+def _address(place: str) -> tuple[str, int]:
     """Host and port of a Sentinel."""
-    host, _, port = text.partition(":")
+    host, _, port = place.partition(":")
     if not (port or "0").isdecimal():
         raise ValueError(_SENTINEL_FORM)
     return host, int(port or 26379)
