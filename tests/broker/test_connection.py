@@ -134,7 +134,7 @@ while struck < 100:
 """
 
 
-def test_a_signal_handler_may_raise_while_a_task_ispacked() -> None:
+def test_a_signal_handler_may_raise_while_a_task_is_packed() -> None:
     done = subprocess.run([sys.executable, "-c", STORM], timeout=DEADLINE_S, check=False)
 
     assert done.returncode == 0
