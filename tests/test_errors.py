@@ -1,4 +1,4 @@
-"""The errors: how they are told, and that they survive a pickle."""
+"""The errors: their lines, and that they survive a pickle."""
 
 import copy
 import pickle
@@ -28,7 +28,7 @@ def family(kind: type[BoilerdError]) -> Iterator[type[BoilerdError]]:
         yield from family(child)
 
 
-#: Those that are made of something other than a message.
+#: Errors that are made of something other than a message.
 SAMPLES: dict[type[BoilerdError], BoilerdError] = {
     AppImportError: AppImportError("no such app", "Traceback …"),
     BrokerLoadingError: BrokerLoadingError("reads its file", was_sent=False),

@@ -17,7 +17,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.connection import raw
 from boilerd.broker.job_hash import Completion, Failure
 from boilerd.errors import InvalidTaskError
-from boilerd.inspector import ALLOWED, BATCH, Action
+from boilerd.inspector import ALLOWED, CHUNK, Action
 from boilerd.tasks.retry import Decision, Verdict
 from support import DEADLINE_S, RunningDaemon, rings, wait_until
 
@@ -420,6 +420,20 @@ def test_the_workers_tell_what_they_run(inspector: Inspector, client: Client, st
     assert list(busy.queues) == ["critical", "default", "low"]
 
 
+def test_a_worker_whose_attempt_cannot_be_read_is_shown_without_it(
+    inspector: Inspector, connection: redis.Redis
+) -> None:
+    connection.sadd(keys.WORKERS, keys.worker("w"))
+    connection.hset(keys.worker("w"), "pid", "5")
+    connection.sadd(keys.worker_executions("w"), "t:e")
+    for key in (keys.execution("t:e"), keys.job("t")):
+        connection.set(key, "a key of another kind")
+
+    (shown,) = inspector.workers()
+
+    assert (shown.name, shown.pid, shown.task_id, shown.task_type) == ("w", 5, "", "")
+
+
 def test_jobs_of_plain_rq_are_shown_and_handled_like_tasks(inspector: Inspector, connection: redis.Redis) -> None:
     job = Queue("default", connection=connection, serializer=JSONSerializer).enqueue("shop.bill", 7, why="x")
 
@@ -459,7 +473,7 @@ def test_a_job_may_have_an_id_that_ours_may_not(
 def test_jobs_in_a_state_of_rqs_own_keep_no_bulk_operation_from_the_others(
     inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
 ) -> None:
-    stopped = [f"stopped-{n}" for n in range(BATCH + 1)]
+    stopped = [f"stopped-{n}" for n in range(CHUNK + 1)]
     for job_id in stopped:
         connection.hset(keys.job(job_id), mapping={"status": "stopped", "origin": "default"})
     connection.zadd(keys.registry("failed", "default"), dict.fromkeys(stopped, 1e9))
@@ -467,7 +481,7 @@ def test_jobs_in_a_state_of_rqs_own_keep_no_bulk_operation_from_the_others(
 
     *_, progress = inspector.bulk("run", "default", TaskState.ARCHIVED)
 
-    assert (progress.done, progress.seen) == (1, BATCH + 2)
+    assert (progress.done, progress.seen) == (1, CHUNK + 2)
     assert inspector.task(task_id).state is TaskState.PENDING
 
 

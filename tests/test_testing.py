@@ -1,4 +1,4 @@
-"""What applications test themselves with."""
+"""The tools with which applications test themselves."""
 
 import asyncio
 from dataclasses import dataclass

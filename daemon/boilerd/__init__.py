@@ -1,6 +1,6 @@
 """Background tasks for Python services: Asynq's model on RQ's storage.
 
-What stands in ``__all__`` and in `boilerd.testing` is the public interface; all else may change.
+``__all__`` and `boilerd.testing` are the public interface; all else may change.
 """
 
 import importlib
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from boilerd.client import Client
     from boilerd.inspector import Inspector
 
-#: What talks to Redis is loaded at first use: that takes 0.1 s, which a handler module does not need.
+#: Loaded at first use: the modules that talk to Redis take 0.1 s, and a handler module does not need them.
 _LATER = {"AsyncClient": "async_client", "Client": "client", "Inspector": "inspector"} | dict.fromkeys(
     ("Attempt", "CompletedTask", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"), "broker.views"
 )

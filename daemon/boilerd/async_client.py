@@ -12,21 +12,21 @@ from boilerd.settings.definitions import Settings
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.task import EnqueueOptions, TaskInfo
 
-#: Calls that may wait for Redis at one time; the others wait for their turn, in the order in which they came.
+#: Calls that may wait for Redis at one time; further ones wait for their turn, in the order in which they came.
 THREADS = 8
 
 T = TypeVar("T")
 
 
 class AsyncClient:
-    """A Client whose calls are awaited; the loop goes on while Redis is slow or away.
+    """A Client whose calls are awaited; the loop goes on while Redis is slow or does not answer.
 
-    Its calls run in a few threads of its own, and no second client speaks to Redis: connections, checks and errors
-    are those of the Client. Who is cancelled while it waits stops waiting; what it enqueued may be stored.
+    The calls of a Client run in a few threads, so connections, checks and errors are those of the Client.
+    A coroutine that is cancelled stops waiting; the task that it enqueued may be stored.
 
     Args:
         client: Does the work; closed with this one.
-        threads: How many calls may be under way.
+        threads: How many calls may wait for Redis at one time.
     """
 
     def __init__(self, client: Client, *, threads: int = THREADS) -> None:
@@ -58,7 +58,7 @@ class AsyncClient:
         return await self._call(self._client.cancel, task_id)
 
     async def aclose(self) -> None:
-        """Wait for the calls that are under way, and give the connections back."""
+        """Wait for the calls that are under way, and close the connections."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._threads.shutdown)
         self._client.close()

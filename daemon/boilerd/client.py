@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any, Self, Unpack
+from typing import Any, Protocol, Self, Unpack
 
 import redis
 
@@ -27,30 +27,46 @@ from boilerd.tasks.task import (
     task_options,
 )
 
-#: Hexadecimal digit → the one with the upper two bits of a UUID's variant.
+#: Hexadecimal digit → the digit with the upper two bits of a UUID's variant.
 _VARIANT = {f"{digit:x}": f"{8 | digit & 3:x}" for digit in range(16)}
+
+
+class TaskStore(Protocol):
+    """What a Client needs of a broker."""
+
+    def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
+        """Store tasks; for each its state, or the error that kept it out."""
+
+    def cancel(self, task_id: str) -> str:
+        """Cancel a task; answers as `Broker.cancel`."""
 
 
 class Client:
     """Enqueues tasks; safe to share between threads, not across a fork.
 
     Args:
-        connection: How to reach Redis; one that answers with bytes, as redis-py's do unless told otherwise.
-        mux: Where it is given, payloads are checked against the types that handlers declared.
+        connection: The client of Redis; it must answer with bytes, which is redis-py's default.
+        mux: If given, payloads are checked against the types that handlers declared.
         max_payload: Bytes of JSON that a payload may have; a larger one is refused.
+        store: Takes the tasks in place of Redis, in tests.
 
     Raises:
-        TypeError: The connection is another client than ``redis.Redis``, or decodes what Redis answers.
+        TypeError: The connection is another client than ``redis.Redis``, or decodes the answers of Redis.
 
     Attributes:
-        connection: The ``redis.Redis`` that is used, for whatever else one needs of it.
+        connection: The ``redis.Redis`` that is used; the application may use it too.
     """
 
     def __init__(
-        self, connection: redis.Redis, *, mux: ServeMux | None = None, max_payload: int = DEFAULT_MAX_PAYLOAD
+        self,
+        connection: redis.Redis,
+        *,
+        mux: ServeMux | None = None,
+        max_payload: int = DEFAULT_MAX_PAYLOAD,
+        store: TaskStore | None = None,
     ) -> None:
         self.connection = connection
-        self._broker = Broker(connection)
+        self._store = store or Broker(connection)
         self._mux = mux
         self._max_payload = max_payload
 
@@ -60,7 +76,7 @@ class Client:
 
         Args:
             url: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``.
-            mux: Where it is given, payloads are checked against the types that handlers declared.
+            mux: If given, payloads are checked against the types that handlers declared.
             options: ``password``, ``db``, ``timeout_s`` (5 s), as `boilerd.broker.connection.connect` takes them.
 
         Raises:
@@ -70,7 +86,7 @@ class Client:
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
-        """A client for the Redis that the settings name: what the command line would use."""
+        """A client for the Redis that the settings name; without settings, those of the command line are used."""
         settings = settings or load().settings
         return cls(connect_to(settings), mux=mux, max_payload=settings.max_payload)
 
@@ -78,8 +94,8 @@ class Client:
         """Store a task for a worker to run; one round trip.
 
         Args:
-            task_type: What to do, such as ``email:deliver``.
-            payload: Anything that has a JSON form.
+            task_type: The kind of task, such as ``email:deliver``; it selects the handler.
+            payload: Any value that has a JSON form.
             options: ``queue``, ``timeout``, ``process_in`` and so on, as `EnqueueOptions` has them.
 
         Raises:
@@ -90,12 +106,12 @@ class Client:
             TaskIdConflictError: The given ``task_id`` is taken; nothing was stored.
             DuplicateTaskError: The unique lock is held by another task; nothing was stored.
             QueueFullError: The queue has reached its limit; nothing was stored.
-            BrokerUnavailableError: Redis did not answer; where `was_sent`, the task may be stored.
+            BrokerUnavailableError: Redis did not answer; if `was_sent`, the task may be stored.
                 Enqueuing again with the same ``task_id`` is safe.
         """
         task = self._new_task(task_type, payload, task_options(**options) if options else DEFAULT_OPTIONS)
         try:
-            (answer,) = self._broker.enqueue([task])
+            (answer,) = self._store.enqueue([task])
         except BrokerUnavailableError as error:
             if not error.was_sent:
                 raise
@@ -116,13 +132,13 @@ class Client:
             options: As for `enqueue`; a ``task_id`` fits one task only.
 
         Returns:
-            An answer for each task in its place: its TaskInfo, or the error that kept it out.
+            For each task, in the same order, its TaskInfo or the error that kept it out.
 
         Raises:
             TypeError: There is no such option; nothing was sent.
-            InvalidTaskError: A type, payload or option is not allowed; nothing was sent. InvalidPayloadError:
-                a payload. Either says which task.
-            BrokerUnavailableError: Redis did not answer; of the tasks, none, some or all may be stored.
+            InvalidTaskError: A type or option is not allowed, and the error says of which task; nothing was sent.
+            InvalidPayloadError: As above, for a payload.
+            BrokerUnavailableError: Redis did not answer; none, some or all of the tasks may be stored.
         """
         chosen = task_options(**options)
         pairs = list(tasks)
@@ -136,22 +152,22 @@ class Client:
                 new.append(self._new_task(task_type, payload, chosen))
             except InvalidTaskError as error:
                 raise type(error)(f"task [{len(new)}] of many: {error}") from error
-        answers = self._broker.enqueue(new)
+        answers = self._store.enqueue(new)
         return [
             answer if isinstance(answer, BoilerdError) else _info(task, payload, answer)
             for task, (_, payload), answer in zip(new, pairs, answers, strict=True)
         ]
 
     def cancel(self, task_id: str) -> bool:
-        """Cancel a task: one that waits is deleted, one that runs is interrupted and archived.
+        """Cancel a task: a waiting one is deleted, a running one is interrupted and archived.
 
         Returns:
-            Whether it was still to be cancelled; False: it had ended before.
+            True if it is cancelled; False if it had ended before.
 
         Raises:
-            TaskNotFoundError: There is no such task, or it was completed and deleted.
+            TaskNotFoundError: There is no such task; it may have been completed and deleted.
         """
-        answer = self._broker.cancel(task_id)
+        answer = self._store.cancel(task_id)
         if answer == "unknown":
             raise no_such_task(task_id)
         return answer != "ended"
@@ -165,7 +181,7 @@ class Client:
         return NewTask(options.task_id or _random_id(), task_type, encoded, options)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.connection.close()
 
     def __enter__(self) -> Self:
@@ -176,7 +192,10 @@ class Client:
 
 
 def _random_id() -> str:
-    """A random UUID of version 4 (RFC 9562); in a third of the time of ``uuid.uuid4``."""
+    """A random UUID of version 4 (RFC 9562), in a third of the time of ``uuid.uuid4``.
+
+    Any text would do as an ID; this is the form of the IDs of RQ's own clients, which tools and tables may expect.
+    """
     digits = os.urandom(16).hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 

@@ -9,38 +9,38 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-#: Of an error's line, more is neither logged nor kept with the task: some messages hold all that was sent.
+#: Characters of an error's line that are logged and kept with the task; some messages hold all that was sent.
 MAX_ERROR_LENGTH = 2000
 
 
 def describe(error: BaseException) -> str:
-    """Type and message, cut where they are long; an exception may refuse to tell its message."""
+    """The error as one line: its type and its message, cut if they are too long."""
     try:
-        told = str(error)
-    except Exception:  # noqa: BLE001 - it is the application's code
-        told = "(no message)"
-    line = f"{type(error).__name__}: {told[:MAX_ERROR_LENGTH]}"
+        message = str(error)
+    except Exception:  # noqa: BLE001 - the application's code may fail here
+        message = "(no message)"
+    line = f"{type(error).__name__}: {message[:MAX_ERROR_LENGTH]}"
     return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 1] + "…"
 
 
 class BoilerdError(Exception):
-    """Base of all errors that boilerd raises on purpose; they can be pickled, as process pools do."""
+    """Base of all errors that boilerd raises on purpose. All of them can be pickled, as process pools do."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As `object` does it: exceptions call their class again, with the message in place of its arguments."""
+        """Pickle as a plain object: an exception calls its class again, with the message as the only argument."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConfigError(BoilerdError):
-    """A setting, or the file it came from, is not usable."""
+    """A setting, or the file that holds it, cannot be used."""
 
 
 class BootError(BoilerdError):
-    """The daemon could not start; nothing was claimed."""
+    """The daemon could not start; no task was claimed."""
 
 
 class AppImportError(BootError):
-    """The application module could not be imported; ``traceback`` tells where it failed."""
+    """The application's module could not be imported; `traceback` shows where it failed."""
 
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class AppImportError(BootError):
 
 
 class NoBrokerError(BootError):
-    """The broker did not answer when the daemon started, or could not do it then; it may the next time."""
+    """The daemon could not start because the broker did not answer, or could not work; a later start may succeed."""
 
 
 class BrokerError(BoilerdError):
@@ -58,11 +58,11 @@ class BrokerError(BoilerdError):
 class BrokerUnavailableError(BrokerError):
     """Redis did not answer.
 
-    When raised by an enqueue, the task may or may not be stored: enqueuing again with the
-    same task ID is safe, a stored task answers with TaskIdConflictError.
+    If an enqueue raises it, the task may or may not be stored. It is safe to enqueue it again with the
+    same task ID: if the task is stored, that raises TaskIdConflictError.
 
     Attributes:
-        was_sent: Whether the command may have reached Redis, and may have been carried out.
+        was_sent: True if the command may have reached Redis, and may have been carried out.
     """
 
     def __init__(self, message: str, *, was_sent: bool = True) -> None:
@@ -71,15 +71,15 @@ class BrokerUnavailableError(BrokerError):
 
 
 class BrokerLoadingError(BrokerUnavailableError):
-    """Redis has just started and still reads its file; it runs no command until it has read it all."""
+    """Redis still reads its file after a start; it runs no command until it has read all of it."""
 
 
 class BrokerRefusedError(BrokerError):
-    """Redis answered, and refused: no permission, a value of another type, too old, out of memory, read-only."""
+    """Redis refused: a permission is missing, a key has another type, or the server is too old, full or read-only."""
 
 
 class BrokerUnableError(BrokerRefusedError):
-    """Redis refused, but only for the moment: it is a replica, is out of memory, or cannot save its file."""
+    """Redis refused, but may accept later: it is a replica, is out of memory, or cannot save its file."""
 
 
 class InvalidTaskError(BoilerdError, ValueError):
@@ -87,11 +87,11 @@ class InvalidTaskError(BoilerdError, ValueError):
 
 
 class InvalidPayloadError(InvalidTaskError):
-    """A payload is not JSON, or a value in it cannot be written as JSON."""
+    """A payload cannot be written as JSON, is too large, or does not fit the type that its handler declared."""
 
 
 class TaskIdConflictError(BoilerdError):
-    """Another task with this ID exists, in whatever state."""
+    """Another task has this ID already; it may be in any state."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"task ID {task_id!r} is taken; choose another, or leave it out")
@@ -99,7 +99,7 @@ class TaskIdConflictError(BoilerdError):
 
 
 class DuplicateTaskError(BoilerdError):
-    """The unique lock is held by another task, whose ID is `task_id`."""
+    """Another task holds the unique lock; its ID is `task_id`."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"task {task_id} holds the unique lock; it is the same task")
@@ -107,7 +107,7 @@ class DuplicateTaskError(BoilerdError):
 
 
 class QueueFullError(BoilerdError):
-    """The queue holds as many pending tasks as its `max_length` allows."""
+    """The queue already holds as many pending tasks as its `max_length` allows."""
 
     def __init__(self, queue: str) -> None:
         super().__init__(f"queue {queue!r} is full; try again later, or raise its max_length")
@@ -123,14 +123,14 @@ class TaskNotFoundError(BoilerdError):
 
 
 class QueueNotFoundError(BoilerdError):
-    """There is no queue of this name."""
+    """No queue of this name was ever used."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(f"queue {name!r} was never used; there are: {', '.join(known) or 'none'}")
 
 
 class TaskStateError(BoilerdError):
-    """That cannot be done with a task in its state."""
+    """The action is not allowed in the task's state."""
 
     def __init__(self, what: str, state: str, action: str, allowed: Sequence[str]) -> None:
         hint = "; cancel it instead" if state == "active" else ""
@@ -139,22 +139,26 @@ class TaskStateError(BoilerdError):
 
 
 class SkipRetry(BoilerdError):  # noqa: N818 - a request, not a failure of the program
-    """Raised by a handler to archive the task at once: another attempt would fail as well."""
+    """Raised by a handler to archive the task at once, because another attempt would fail as well."""
 
 
 class RevokeTask(BoilerdError):  # noqa: N818 - a request
-    """Raised by a handler to delete the task: it is not wanted any more. Not a failure."""
+    """Raised by a handler to delete the task, which is not wanted any more. The attempt does not count as failed."""
 
 
 class RetryLater(BoilerdError):  # noqa: N818 - a request
-    """Raised by a handler to be called again in `delay_s` seconds, or a timedelta; uses up no retry.
+    """Raised by a handler to have the task tried again later; uses up no retry.
+
+    Args:
+        delay_s: Seconds until then, or a timedelta.
+        reason: The message of the error.
 
     Raises:
-        TypeError: The delay is neither.
-        ValueError: It is negative, or not finite.
+        TypeError: The delay is neither a number nor a timedelta.
+        ValueError: The delay is negative, or not finite.
     """
 
-    #: Whether it uses up a retry all the same, and counts as a failure.
+    #: True if it uses up a retry all the same, and counts as a failure.
     counts = False
 
     def __init__(self, delay_s: float | timedelta, reason: str = "") -> None:
@@ -168,7 +172,7 @@ class RetryLater(BoilerdError):  # noqa: N818 - a request
 
 
 class DeadlineExceededError(BoilerdError):
-    """The task's deadline passed before the attempt ended, or even began."""
+    """The task's deadline passed before the attempt began or ended."""
 
 
 class HandlerNotFoundError(BoilerdError):
@@ -180,15 +184,15 @@ class HandlerNotFoundError(BoilerdError):
 
 
 class ForbiddenJobError(BoilerdError):
-    """A job in Redis is not a task of ours, so it is archived and never run."""
+    """A job in Redis must not be run: it is damaged, or calls a function that is not registered. It is archived."""
 
 
 class WorkerDiedError(BoilerdError):
-    """The worker ended in the middle of the attempt: killed, out of memory, crashed."""
+    """The worker died during the attempt: it was killed, ran out of memory or crashed."""
 
 
 class LeaseExpiredError(WorkerDiedError):
-    """Nobody heard of the worker for so long that the task was taken from it."""
+    """The lease was not renewed in time, so the task was taken from the worker."""
 
 
 class TaskInterrupt(BaseException):
@@ -207,15 +211,15 @@ class DeadlineInterrupt(TaskInterrupt):
 
 
 class TaskCancelledError(TaskInterrupt):
-    """Somebody cancelled the task, and it is archived; or its lease was lost, and another worker has it."""
+    """Somebody cancelled the task, which is archived; or its lease was lost, and another worker may have it."""
 
 
 class ShutdownTimeoutError(TaskInterrupt):
-    """The drain took longer than the shutdown timeout; the task goes back, uncounted."""
+    """The drain took longer than the shutdown timeout; the task is released, uncounted."""
 
 
 def interrupt_in(error: BaseException | None) -> TaskInterrupt | None:
-    """The interrupt that led to `error`, or None: handlers may catch it and raise something else."""
+    """The interrupt that led to `error`, or None; a handler may catch an interrupt and raise something else."""
     seen = 0
     while error is not None and seen < 100:
         if isinstance(error, TaskInterrupt):

@@ -1,7 +1,7 @@
-"""For the tests of applications: run a task here and now, and record what is enqueued; no broker, no worker.
+"""For the tests of applications: run a task at once, and record enqueued tasks, without a broker or a worker.
 
-Everything that is checked when a task is enqueued is checked, and payloads go through JSON as on
-their way through Redis. Leases, retries, timeouts and limits are the daemon's and are not here.
+A task is checked as at every enqueue, and its payload goes through JSON as on its way through Redis.
+Leases, retries, timeouts and limits belong to the daemon and are not here.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from boilerd.tasks.task import Task, TaskOptions, TaskState, check_type
 
 
 class RecordedTask(msgspec.Struct, frozen=True):
-    """A task that was enqueued; its payload is what a handler would get where no type is declared."""
+    """A task that was enqueued; its payload is the one that a handler without a declared type gets."""
 
     id: str
     type: str
@@ -29,56 +29,56 @@ class RecordedTask(msgspec.Struct, frozen=True):
 class RecordingClient(Client):
     """A Client that stores nothing, but remembers the tasks.
 
-    A task ID that is taken and a unique lock that is held refuse a task as they do in Redis; a lock lasts until
-    its task is run or cancelled. There is no room for anything else to be refused.
+    A taken task ID and a held unique lock refuse a task as they do in Redis; a lock lasts until
+    its task is run or cancelled. A queue is never full.
 
     Args:
-        mux: Where it is given, payloads are checked against the types that handlers declared.
+        mux: If given, payloads are checked against the types that handlers declared.
         max_payload: Bytes of JSON that a payload may have; a larger one is refused.
 
     Attributes:
-        tasks: Enqueued and neither run nor cancelled, in the order in which they came.
+        connection: None.
+        tasks: Those enqueued and neither run nor cancelled, in the order in which they came.
     """
 
     def __init__(self, *, mux: ServeMux | None = None, max_payload: int = DEFAULT_MAX_PAYLOAD) -> None:
         self.tasks: list[RecordedTask] = []
-        self._broker: Any = _Recorder(self.tasks)
-        self._mux = mux
-        self._max_payload = max_payload
+        no_connection: Any = None
+        super().__init__(no_connection, mux=mux, max_payload=max_payload, store=_Recorder(self.tasks))
 
     def run_all(self, handler: Handler) -> Iterator[Any]:
-        """Run the tasks, also those that they enqueue and those that are due later; what each returned.
+        """Run the tasks, also those that they enqueue and those that are due later; yields the result of each.
 
-        One after the other, while one iterates: ``list(client.run_all(mux))``. What a handler raises is raised.
+        They run one after the other, while one iterates: ``list(client.run_all(mux))``. A handler's error is raised.
         """
         while self.tasks:
             task = self.tasks.pop(0)
             yield run(handler, task.type, task.payload, id=task.id, queue=task.options.queue)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 def run(handler: Handler, task_type: str, payload: Any = None, **fields: Any) -> Any:
-    """Run one attempt in this thread, middleware included; what the handler returned.
+    """Run one attempt in this thread, middleware included; returns the handler's result.
 
     Args:
         handler: A mux.
-        task_type: Which of its handlers.
+        task_type: Chooses the handler.
         payload: Anything that has a JSON form.
         fields: Of the Task, such as ``attempt``.
 
     Raises:
         InvalidTaskError: The type is not allowed.
         InvalidPayloadError: The payload has no JSON form, or does not fit the type that the handler declared.
-        Exception: Whatever the handler raises.
+        Exception: The handler raised it.
     """
     sent = msgspec.json.decode(encode_payload(payload))
     return handler(Task(**{"id": "test", "type": check_type(task_type), "payload": sent, **fields}))
 
 
 class _Recorder:
-    """In the place of a Broker."""
+    """The store of a RecordingClient: a list."""
 
     def __init__(self, tasks: list[RecordedTask]) -> None:
         self._tasks = tasks

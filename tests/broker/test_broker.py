@@ -24,11 +24,13 @@ from rq.serializers import JSONSerializer
 from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import ARCHIVE_LIMIT, BATCH, LEASE_S, Broker
-from boilerd.broker.connection import connect, raw, text, translate
+from boilerd.broker.connection import connect, raw, text
 from boilerd.broker.job_hash import Claim, Completion, Failure, NewTask
+from boilerd.broker.refusals import translate
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import (
     BrokerError,
+    BrokerRefusedError,
     BrokerUnableError,
     BrokerUnavailableError,
     ConfigError,
@@ -1032,7 +1034,7 @@ def test_what_redis_refuses_is_told_apart_from_an_outage(client: Client, connect
     ],
 )
 def test_a_refusal_that_passes_is_told_apart_from_one_that_stays(error: redis.RedisError, passes: bool) -> None:
-    assert type(translate(error)) is (BrokerUnableError if passes else BrokerError)
+    assert type(translate(error)) is (BrokerUnableError if passes else BrokerRefusedError)
 
 
 def test_sentinels_that_are_away_are_told_by_their_addresses() -> None:

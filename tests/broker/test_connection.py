@@ -1,4 +1,4 @@
-"""Connections: which ones are taken, that none is lost, and what is sent on them."""
+"""Connections: which ones are taken, that none is lost, and the bytes that are sent on them."""
 
 import socket
 import subprocess
@@ -15,14 +15,14 @@ from boilerd import BrokerError, BrokerUnavailableError, Client, Inspector, Task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import Completion, Failure, NewTask
-from boilerd.broker.scripts import _packed
+from boilerd.broker.script_connection import packed
 from boilerd.tasks.retry import Decision, Verdict
 from boilerd.tasks.task import task_options
 from support import DEADLINE_S, Valkey, wait_until
 
 
 class Interrupted(BaseException):
-    """What a signal handler raises."""
+    """Raised by a signal handler."""
 
 
 def enqueue(client: Client) -> object:
@@ -59,7 +59,7 @@ def test_an_interrupt_while_a_connection_is_taken_loses_none(
 
 
 class GreenSocket:
-    """As gevent puts one in the place of Python's: it hands on, and never waits in the kernel itself."""
+    """A socket like gevent's: it hands all calls on, and never waits in the kernel itself."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -81,6 +81,16 @@ def test_a_socket_that_never_waits_in_the_kernel_keeps_its_timeout(valkey: Valke
         assert opened._sock.gettimeout() == 3.0
 
 
+@pytest.mark.parametrize("pool_class", [redis.ConnectionPool, redis.BlockingConnectionPool])
+def test_scripts_are_called_on_a_connection_that_the_application_made(
+    valkey: Valkey, pool_class: type[redis.ConnectionPool]
+) -> None:
+    with Client(redis.Redis.from_pool(pool_class.from_url(valkey.url, max_connections=1))) as client:
+        for _ in range(3):
+            assert client.enqueue("test:echo").state is TaskState.PENDING
+        assert client.connection.ping()
+
+
 def test_a_pool_without_a_free_connection_has_sent_nothing(valkey: Valkey) -> None:
     with Client.from_url(f"{valkey.url}?max_connections=1") as client:
         taken = client.connection.connection_pool.get_connection()
@@ -97,14 +107,14 @@ def test_a_pool_without_a_free_connection_has_sent_nothing(valkey: Valkey) -> No
     [("ü", "ü".encode()), (b"\xff", b"\xff"), ("\udcff", b"\xff"), (TaskState.PENDING, b"pending"), ("0", b"0")],
 )
 def test_parts_of_a_command_are_sent_as_text_or_as_the_bytes_they_are(part: Any, sent: bytes) -> None:
-    assert _packed(["SET", part]) == b"*2\r\n$3\r\nSET\r\n$%d\r\n%b\r\n" % (len(sent), sent)
+    assert packed(["SET", part]) == b"*2\r\n$3\r\nSET\r\n$%d\r\n%b\r\n" % (len(sent), sent)
 
 
 STORM = """
 import signal
 from boilerd.broker.broker import _described
 from boilerd.broker.job_hash import NewTask
-from boilerd.broker.scripts import _packed
+from boilerd.broker.script_connection import packed
 from boilerd.tasks.task import task_options
 
 def interrupt(signum, frame):
@@ -118,7 +128,7 @@ while struck < 100:
     try:
         signal.setitimer(signal.ITIMER_VIRTUAL, 1e-3)
         while True:
-            _packed(parts)
+            packed(parts)
     except KeyboardInterrupt:
         struck += 1
 """

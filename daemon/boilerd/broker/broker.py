@@ -17,7 +17,7 @@ import msgspec
 import redis
 
 from boilerd.broker import keys
-from boilerd.broker.connection import check_connection, text, translate
+from boilerd.broker.connection import text
 from boilerd.broker.job_hash import (
     CLAIMED_FIELDS,
     Claim,
@@ -30,7 +30,9 @@ from boilerd.broker.job_hash import (
     started_at,
     to_claim,
 )
-from boilerd.broker.scripts import call_script, scripts
+from boilerd.broker.refusals import translate
+from boilerd.broker.script_connection import ScriptConnection
+from boilerd.broker.scripts import scripts
 from boilerd.errors import (
     MAX_ERROR_LENGTH,
     BoilerdError,
@@ -87,8 +89,8 @@ class Broker:
     """
 
     def __init__(self, connection: redis.Redis) -> None:
-        check_connection(connection)
         self.connection = connection
+        self._script_connection = ScriptConnection(connection)
         self._scripts = scripts()
 
     def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
@@ -399,8 +401,7 @@ class Broker:
         failpoint(f"before-{script}")
         sent = [keys.RQ, keys.OWN, *args]
         try:  # as `_talking`, without a generator for each task
-            pool = self.connection.connection_pool
-            answer = call_script(pool, self._scripts[script], sent, first, answers_soon=answers_soon)
+            answer = self._script_connection.ask(self._scripts[script], sent, first, answers_soon=answers_soon)
         except (redis.RedisError, UnicodeError) as error:
             raise self._translate(error) from error
         failpoint(f"after-{script}")

@@ -1,20 +1,19 @@
 """Names of the Redis keys: RQ's own, and boilerd's.
 
-RQ's layout is described in ARCHITECTURE.md; only this module, the scripts in lua/ and
-`broker` know it. ``RQ_KEY_PREFIX`` moves all of it; with a hash tag in it (``{rq}``) all keys
-are in one slot of a cluster.
+ARCHITECTURE.md describes RQ's layout; only this room knows it. ``RQ_KEY_PREFIX`` moves all of it; with a hash tag
+in the prefix (``{rq}``) all keys are in one slot of a cluster.
 """
 
 import os
 
-#: Read as RQ reads it; importing rq for it would cost every `boilerd enqueue` 0.1 s.
+#: Read as RQ reads it; to import rq for it would cost every `boilerd enqueue` 0.1 s.
 RQ = os.environ.get("RQ_KEY_PREFIX", "rq")
 #: boilerd's own keys move with RQ's, so that two prefixes on one Redis share nothing.
 OWN = "boilerd" if RQ == "rq" else f"{RQ}:boilerd"
 
 #: set of queue keys
 QUEUES = f"{RQ}:queues"
-#: set of the names of queues that tasks of ours were ever in, or workers of ours claim from
+#: set of the names of queues that boilerd's tasks were ever in, or boilerd's workers claim from
 SERVED = f"{OWN}:queues"
 #: set of worker keys
 WORKERS = f"{RQ}:workers"
@@ -22,13 +21,11 @@ WORKERS = f"{RQ}:workers"
 SUSPENDED = f"{RQ}:suspended"
 #: set of queue names from which nothing is claimed
 PAUSED = f"{OWN}:paused"
-
-
 #: hash ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many; no field, no limit
 LIMITS = f"{OWN}:limits"
 #: hash: name of a periodic task → its last tick
 CRON = f"{OWN}:cron"
-#: list: rings when a task is due before the scheduler looks by itself
+#: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
 
 
@@ -93,10 +90,10 @@ def channel(worker_name: str) -> str:
 
 
 def archived(name: str) -> str:
-    """Sorted set of the IDs of archived tasks of ours, score = when they expire; RQ's registry holds other jobs too."""
+    """Sorted set of IDs of boilerd's archived tasks, score = when they expire; RQ's registry has foreign jobs too."""
     return f"{OWN}:archived:{name}"
 
 
 def bell(name: str) -> str:
-    """List: one element per new task, so that one idle worker wakes up for each."""
+    """List: one element per new task; each wakes one idle worker."""
     return f"{OWN}:bell:{name}"

@@ -1,4 +1,4 @@
-"""Wait for a broker that does not answer: capped, jittered, and told once."""
+"""Retry an action while the broker is unavailable."""
 
 import logging
 import random
@@ -10,7 +10,7 @@ from boilerd.errors import BrokerError
 
 logger = logging.getLogger("boilerd.broker")
 
-#: The first pause; each further one is twice as long, up to the last.
+#: The first pause; each further one is twice as long, up to the longest.
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 3.0
 
@@ -18,12 +18,13 @@ T = TypeVar("T")
 
 
 class OutageRetry:
-    """Tries an action until Redis lets it through.
+    """Retries an action while the broker is unavailable, with capped, jittered back-off.
+
+    It logs one line at the start of an outage and one at its end.
 
     Args:
-        pause: Sleeps for so many seconds; answers whether to try again. When it says no, the
-            action's error is raised.
-        awaits: Errors that pass; any other is raised at once.
+        pause: Sleeps for the given seconds; True to try again, False to raise the action's error.
+        awaits: The errors after which the action is tried again; any other is raised at once.
     """
 
     def __init__(self, pause: Callable[[float], bool], *, awaits: type[BrokerError] = BrokerError) -> None:
@@ -31,10 +32,10 @@ class OutageRetry:
         self._awaits = awaits
 
     def call(self, action: Callable[[], T]) -> T:
-        """Do it, again and again where Redis fails; one line when that begins, one when it ends.
+        """Do the action until it succeeds; its answer.
 
         Raises:
-            BrokerError: `pause` said to give up, or it is none that passes.
+            BrokerError: `pause` gave up, or `awaits` does not cover the error.
         """
         began_s: float | None = None
         longest_s = FIRST_PAUSE_S
@@ -45,7 +46,7 @@ class OutageRetry:
                 if began_s is None:
                     began_s = time.monotonic()
                     logger.error("broker unavailable, waiting", extra={"error": str(error)})  # noqa: TRY400
-                # All workers lose the broker together; they need not come back together.
+                # All workers lose the broker at one moment; jitter keeps them from coming back at one moment.
                 if not self._pause(longest_s * (0.5 + random.random() / 2)):
                     raise
                 longest_s = min(2 * longest_s, LONGEST_PAUSE_S)

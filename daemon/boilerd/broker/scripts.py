@@ -1,17 +1,10 @@
-"""The Lua scripts: their text, and how one is run in one round trip."""
+"""The Lua scripts, as they are sent to Redis."""
 
 import functools
 import hashlib
 import importlib.resources
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
-
-import hiredis
-import redis
-from redis.connection import Connection
-
-from boilerd.broker.connection import OwnPool, raw
+from typing import Self
 
 _SCRIPTS = (
     "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held", "janitor",
@@ -30,86 +23,6 @@ class Script:
     def of(cls, source: str) -> Self:
         """The script of this text."""
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-
-
-def call_script(
-    pool: redis.ConnectionPool,
-    script: Script,
-    args: Sequence[str | bytes],
-    first: Sequence[str | bytes] = (),
-    *,
-    answers_soon: bool = False,
-) -> Any:
-    """Run the script in one round trip, or two where Redis does not know it yet; raises redis-py's errors.
-
-    On a connection of the pool, without the layers that redis-py has above it (retries, events,
-    conversion of answers): they are a quarter of the CPU time that a call takes its client.
-
-    Args:
-        pool: Where to get a connection.
-        script: What to run.
-        args: Its ARGV; it has no KEYS.
-        first: A command that is sent with it, such as one that blocks: the script runs when that has ended,
-            without a word from here. Its answer is dropped.
-        answers_soon: Whether it is worth it to stay awake for the answer.
-    """
-    own_pool = pool if isinstance(pool, OwnPool) else None
-    connection = own_pool.get_for_script() if own_pool else pool.get_connection()
-    is_clean = False
-    try:
-        answer = _ask(connection, script, args, first, own_pool if answers_soon else None)
-        is_clean = True
-    except redis.ResponseError:
-        is_clean = True
-        raise
-    finally:
-        if not is_clean:
-            # Interrupted: the answer may be under way, and would be taken for that of the next command.
-            connection.disconnect()
-        pool.release(connection)
-    return answer
-
-
-def _ask(
-    connection: Connection,
-    script: Script,
-    args: Sequence[str | bytes],
-    first: Sequence[str | bytes],
-    spinning: OwnPool | None,
-) -> Any:
-    try:
-        sent = _packed(["EVALSHA", script.digest, "0", *args])
-        connection.send_packed_command([_packed(first) + sent if first else sent])  # type: ignore[no-untyped-call]
-        if first:
-            _read_first(connection)
-        if spinning:
-            spinning.spin(connection)
-        return connection.read_response()
-    except redis.exceptions.NoScriptError:
-        connection.send_packed_command([_packed(["EVAL", script.source, "0", *args])])  # type: ignore[no-untyped-call]
-        return connection.read_response()
-
-
-def _read_first(connection: Connection) -> None:
-    """Read what the command before the script answered; where that was refused, the script has run all the same."""
-    try:
-        connection.read_response()
-    except redis.ResponseError:
-        # Or the next command would get this answer.
-        connection.read_response()
-        raise
-
-
-def _packed(command: Sequence[str | bytes]) -> bytes:
-    """The command as it is sent; redis-py's own way looks at each argument several times.
-
-    No numbers: hiredis (3.5) makes text of them as well, but crashes when a signal handler raises meanwhile.
-    """
-    try:
-        packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
-    except UnicodeEncodeError:  # what a stranger named in bytes that are no text
-        packed = hiredis.pack_command(tuple(raw(part) if isinstance(part, str) else part for part in command))  # type: ignore[arg-type]
-    return packed
 
 
 @functools.cache

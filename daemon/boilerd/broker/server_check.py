@@ -1,14 +1,14 @@
-"""The server behind the broker: whether it will do, and how it may lose what it holds."""
+"""Check that the server is usable, and warn about settings that can lose tasks."""
 
 import hashlib
 
 import redis
 
 from boilerd.broker import keys
-from boilerd.broker.connection import translated
+from boilerd.broker.refusals import translated
 from boilerd.errors import BrokerRefusedError
 
-#: Writes one element of a list, for BLPOP to take away again. As the scripts that claim and acknowledge, it may run
+#: Writes one element of a list, for BLPOP to take away again. Like the scripts that claim and acknowledge, it may run
 #: when Redis is full.
 _PROBE = """#!lua flags=allow-oom
 redis.call('DEL', ARGV[1])
@@ -18,12 +18,12 @@ redis.call('PEXPIRE', ARGV[1], 1000)
 
 
 def check(connection: redis.Redis) -> str:
-    """Make sure that Redis can be worked with; its name and version.
+    """Make sure that Redis is usable; its name and version.
 
     Raises:
-        BrokerUnableError: It takes no writes at present.
-        BrokerRefusedError: The user may not do enough, or the server is too old.
-        BrokerUnavailableError: It is not reachable.
+        BrokerUnableError: Redis takes no writes at present.
+        BrokerRefusedError: The user has too few permissions, or the server is too old.
+        BrokerUnavailableError: Redis does not answer.
     """
     with translated():
         connection.ping()  # refused while it loads; INFO is not
@@ -37,14 +37,14 @@ def check(connection: redis.Redis) -> str:
 
 
 def probe(connection: redis.Redis, *, is_storing: bool = False) -> None:
-    """Run a script that writes, and wait for what it wrote: what all else rests upon.
+    """Run a script that writes, and take away what it wrote: all else needs both.
 
     Args:
-        connection: How to reach Redis.
-        is_storing: Also make sure that there is memory for new tasks.
+        connection: The client to try them on.
+        is_storing: True to make sure as well that there is memory for new tasks.
 
     Raises:
-        BrokerError: Redis refuses, or does not answer.
+        BrokerError: Redis refused, or did not answer.
     """
     script = _PROBE.replace(" flags=allow-oom", "") if is_storing else _PROBE
     digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
@@ -60,22 +60,22 @@ def probe(connection: redis.Redis, *, is_storing: bool = False) -> None:
 
 
 def address(connection: redis.Redis) -> str:
-    """How Redis knows this host: its IP address, or the Unix socket."""
+    """This host as Redis sees it: its IP address, or the Unix socket."""
     with translated():
         try:
             found = str(connection.client_info()["addr"])
-        except redis.ResponseError:  # what this user may not ask
+        except redis.ResponseError:  # the user may not ask
             return "unknown"
     return found.rpartition(":")[0] or found
 
 
 def hazards(connection: redis.Redis) -> list[str]:
-    """What Redis is set up to lose tasks by; each names the setting, and what would do."""
+    """The settings of Redis that can lose tasks; each line names the setting, and the value to give it."""
     with translated():
         info = connection.info()
         try:
             snapshots = connection.config_get("save").get("save", "")
-        except redis.ResponseError:  # hosted ones keep their settings to themselves
+        except redis.ResponseError:  # hosted servers hide their settings
             snapshots = "unknown"
     found = []
     if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":

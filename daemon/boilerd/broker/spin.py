@@ -1,21 +1,22 @@
-"""Wait for an answer that is nearly there without falling asleep."""
+"""Wait for an answer that comes soon without falling asleep."""
 
 import os
 import socket
 import time
 
-#: Time in which a broker on the same machine answers one short script, as a rule.
+#: How long to look for an answer; a broker on the same machine mostly answers one short script within this time.
 SPIN_S = 0.0001
-_MOST_PAUSED = 64
+#: The most calls in a row that do not look.
+_LONGEST_PAUSE = 64
 
 
 class Spin:
-    """Looks for an answer again and again for a moment, before its caller waits for it asleep.
+    """Looks for an answer again and again for a moment, before the caller falls asleep to wait for it.
 
-    A process that falls asleep has its core fall asleep, and to wake takes about as long as a broker on the same
-    machine takes to answer. Between two looks the core is offered to whoever wants it. Answers that are there at once,
-    or take longer, as over a network or from a broker with much to do, are not worth it: each one in a row doubles for
-    how many calls nobody looks, up to 64.
+    When the process falls asleep, so does its core, and to wake it takes about as long as a broker on the same machine
+    takes to answer. Between two looks the core is offered to other processes. Looking does not help if the answer is
+    there at once, or takes longer, as over a network or from a busy broker: each such call in a row doubles the number
+    of calls that do not look, up to 64.
     """
 
     def __init__(self) -> None:
@@ -23,10 +24,10 @@ class Spin:
         self._next_pause = 1
 
     def wait(self, sock: socket.socket) -> None:
-        """Return when there is something to read, or it is not worth looking any longer; takes nothing out.
+        """Return when there is something to read, or looking does not help; takes nothing out.
 
         Args:
-            sock: Without a timeout of Python's, which would wait itself, and without TLS.
+            sock: It has no timeout of Python's, with which a look would wait, and no TLS.
         """
         if self._paused:
             self._paused -= 1
@@ -34,7 +35,7 @@ class Spin:
             self._next_pause = 1
         else:
             self._paused = self._next_pause
-            self._next_pause = min(2 * self._next_pause, _MOST_PAUSED)
+            self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
 
 
 def _has_helped(sock: socket.socket) -> bool:
@@ -54,5 +55,5 @@ def _is_readable(sock: socket.socket) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return True  # a broken connection: whoever reads from it will say so
+        return True  # a broken connection: the next read raises the error
     return True

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import redis
 
-from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.command_channel import channel_of
 from boilerd.errors import BrokerError
 from boilerd.process.identity import send
 from boilerd.process.scoreboard import Scoreboard
@@ -42,7 +42,7 @@ class Subscriber:
     ) -> None:
         self._connection = connection
         self._quiet_s = quiet_s
-        self._slots = {keys.channel(name): slot for slot, name in enumerate(worker_names)}
+        self._slots = {channel_of(name): slot for slot, name in enumerate(worker_names)}
         self._scoreboard = scoreboard
         self._is_stopping = threading.Event()
 
@@ -64,7 +64,7 @@ class Subscriber:
                     self._take_commands(channel)
             except redis.exceptions.NoPermissionError as error:
                 if not is_logged:
-                    hint = f"allow the user &{keys.channel('*')}; until then a running task is cancelled within 5 s"
+                    hint = f"allow the user &{channel_of('*')}; until then a running task is cancelled within 5 s"
                     logger.warning("no right to the command channel", extra={"error": str(error), "hint": hint})
                 is_logged = True
                 self._is_stopping.wait(FORBIDDEN_PAUSE_S)

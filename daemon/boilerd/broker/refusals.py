@@ -1,0 +1,106 @@
+"""redis-py's errors in boilerd's words: what happened, and what would do."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import redis
+from redis import exceptions
+from redis.sentinel import MasterNotFoundError
+
+from boilerd.errors import (
+    BrokerError,
+    BrokerLoadingError,
+    BrokerRefusedError,
+    BrokerUnableError,
+    BrokerUnavailableError,
+)
+
+
+class NoAnswerError(redis.TimeoutError):
+    """Redis did not answer within the connection's timeout."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"no answer within {timeout_s:g} s")
+        self.timeout_s = timeout_s
+
+
+class _Refusal(NamedTuple):
+    """A reason for which Redis refuses a command.
+
+    Attributes:
+        kind: redis-py's class for it.
+        words: One of them is in the message; none: any message fits.
+        meaning: The reason in boilerd's words.
+        error: BrokerUnableError if it passes by itself.
+    """
+
+    kind: type[redis.RedisError]
+    words: tuple[str, ...]
+    meaning: str
+    error: type[BrokerRefusedError]
+
+
+_UNKNOWN_USER = "Redis refused the password, check redis_password and redis_url"
+_NO_DISK = "Redis cannot save to its disk, and stores nothing until it can"
+_NO_REPLICAS = "Redis has too few replicas, and stores nothing until it has more"
+_REFUSED = "Redis refused the command"
+#: The first that fits counts, and the last fits all; redis-py has no class for some of them.
+_REFUSALS = (
+    # A command of many parts is "unauthenticated".
+    _Refusal(redis.RedisError, ("NOAUTH", "WRONGPASS", "unauthenticated"), _UNKNOWN_USER, BrokerRefusedError),
+    _Refusal(exceptions.NoPermissionError, (), "Redis allows this user too little", BrokerRefusedError),
+    _Refusal(exceptions.OutOfMemoryError, (), "Redis is out of memory, raise its maxmemory", BrokerUnableError),
+    _Refusal(exceptions.ReadOnlyError, (), "Redis is read-only, as a replica is", BrokerUnableError),
+    _Refusal(redis.RedisError, ("MISCONF",), _NO_DISK, BrokerUnableError),
+    _Refusal(redis.RedisError, ("NOREPLICAS",), _NO_REPLICAS, BrokerUnableError),
+    _Refusal(exceptions.ClusterDownError, (), _REFUSED, BrokerUnableError),  # also MASTERDOWN
+    _Refusal(exceptions.TryAgainError, (), _REFUSED, BrokerUnableError),
+    _Refusal(redis.RedisError, ("BUSY", "UNBLOCKED"), _REFUSED, BrokerUnableError),
+    _Refusal(redis.RedisError, (), _REFUSED, BrokerRefusedError),
+)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise redis-py's errors as boilerd's."""
+    try:
+        yield
+    except (redis.RedisError, UnicodeError) as error:
+        raise translate(error) from error
+
+
+def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
+    """The error that boilerd raises for one of redis-py's."""
+    match error:
+        case redis.AuthenticationError() | exceptions.AuthorizationError():
+            return BrokerRefusedError(f"{_UNKNOWN_USER}: {error}")
+        case UnicodeError():  # of a host name
+            return BrokerError(f"redis_url: {error}")
+        case exceptions.MaxConnectionsError():
+            return BrokerUnavailableError(f"no connection is free: {error}, raise max_connections", was_sent=False)
+        case redis.BusyLoadingError():
+            return BrokerLoadingError(f"Redis still reads its file: {error}", was_sent=False)
+        case redis.ConnectionError() | redis.TimeoutError():
+            how = f" within {error.timeout_s:g} s" if isinstance(error, NoAnswerError) else f": {error}"
+            return BrokerUnavailableError(f"Redis did not answer{how}", was_sent=_may_have_been_sent(error))
+    return _refusal(error)
+
+
+def has_timed_out(error: redis.ConnectionError | redis.TimeoutError) -> bool:
+    """True if no answer came in time: the kernel raises BlockingIOError for its timeout, Python TimeoutError."""
+    return isinstance(error.__context__, BlockingIOError | TimeoutError) and _may_have_been_sent(error)
+
+
+def _may_have_been_sent(error: redis.ConnectionError | redis.TimeoutError) -> bool:
+    """False if the error came before anything was sent, for which redis-py (8.1) has no class of its own."""
+    return "connecting to" not in str(error) and not isinstance(error, MasterNotFoundError)
+
+
+def _refusal(error: redis.RedisError) -> BrokerRefusedError:
+    """The error for an answer of Redis that says no."""
+    words = set(re.findall(r"\w+", str(error)))
+    fitting = (row for row in _REFUSALS if isinstance(error, row.kind) and (not row.words or words & {*row.words}))
+    found = next(fitting)
+    return found.error(f"{found.meaning}: {error}")
