@@ -13,19 +13,10 @@ from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskErro
 from boilerd.settings.definitions import Settings
 from boilerd.settings.loading import load
 from boilerd.tasks.mux import ServeMux
+from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, encode_payload
 from boilerd.tasks.schema import check
-from boilerd.tasks.task import (
-    DEFAULT_MAX_RETRIES,
-    DEFAULT_OPTIONS,
-    EnqueueOptions,
-    TaskInfo,
-    TaskOptions,
-    TaskState,
-    check_type,
-    no_such_task,
-    task_options,
-)
+from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type, no_such_task
 
 #: Hexadecimal digit → the one with the upper two bits of a UUID's variant.
 _VARIANT = {f"{digit:x}": f"{8 | digit & 3:x}" for digit in range(16)}

@@ -17,9 +17,9 @@ from boilerd import Client, InvalidPayloadError, ServeMux, Task, TaskInfo
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import NewTask
+from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
-from boilerd.tasks.task import task_options
 from boilerd.worker.attempt import AttemptRunner, Failed
 from boilerd.worker.settlement import Rules, settle
 from support import Valkey

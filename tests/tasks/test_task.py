@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from boilerd import EnqueueOptions, InvalidPayloadError, InvalidTaskError, Task, TaskInfo, TaskState
+from boilerd.tasks.options import TaskOptions, check_number, task_options
 from boilerd.tasks.payload import encode_payload
-from boilerd.tasks.task import TaskOptions, check_number, check_task_id, check_type, task_options
+from boilerd.tasks.task import check_task_id, check_type
 
 TYPE_RULE = "use letters, digits and any of '_ . : / -', at most 256, as in 'email:deliver'"
 ID_RULE = "use letters, digits, '_' and '-', at most 128"

@@ -19,9 +19,10 @@ from boilerd.broker import keys
 from boilerd.entry_point import ENTRY_POINT, ENTRY_POINTS
 from boilerd.errors import ForbiddenJobError, InvalidPayloadError, InvalidTaskError
 from boilerd.process.scoreboard import Batch
+from boilerd.tasks.options import TaskOptions
 from boilerd.tasks.payload import canonical
 from boilerd.tasks.retry import Decision
-from boilerd.tasks.task import ARCHIVE_TTL_S, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Task, TaskOptions, check_type
+from boilerd.tasks.task import ARCHIVE_TTL_S, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Task, check_type
 
 #: What a claim reads of a job hash, in the order of advance.lua.
 CLAIMED_FIELDS = (

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from boilerd.errors import ConfigError, InvalidTaskError
+from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
-from boilerd.tasks.task import check_type, task_options
+from boilerd.tasks.task import check_type
 from boilerd.units import Duration
 
 #: `Schedule.missed` counts no further; at 12 µs a tick, that takes 12 ms.
