@@ -14,8 +14,7 @@ from boilerd.settings.definitions import Settings
 from boilerd.settings.loading import load
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
-from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, encode_payload
-from boilerd.tasks.schema import check
+from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type, no_such_task
 
 #: Hexadecimal digit → the one with the upper two bits of a UUID's variant.
@@ -152,7 +151,7 @@ class Client:
         check_type(task_type)
         model = self._mux.model(task_type) if self._mux else None
         if model is not None:
-            check(encoded, model)
+            check_payload(encoded, model)
         return NewTask(options.task_id or _random_id(), task_type, encoded, options)
 
     def close(self) -> None:

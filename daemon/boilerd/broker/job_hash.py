@@ -299,7 +299,7 @@ def _decode_call(data: bytes) -> tuple[str, Any, list[Any], Any]:
         try:
             return _CALL.decode(data)
         except RecursionError:
-            # The frames that lead here count as well, and the client may have had fewer; a thread begins with none.
+            # The calls that lead here count as well, and the client may have had fewer: see payload.NESTING_RESERVE.
             with ThreadPoolExecutor(1) as thread:
                 return thread.submit(_CALL.decode, data).result()
     except RecursionError as error:

@@ -9,8 +9,8 @@ from msgspec import structs
 from boilerd.errors import HandlerNotFoundError
 from boilerd.tasks.coroutines import NOT_RUN, drop, is_async, is_generator, name_of, synchronous
 from boilerd.tasks.cron import CronEntry
+from boilerd.tasks.payload import check_model, decode_payload
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
-from boilerd.tasks.schema import check_model, decode
 from boilerd.tasks.task import Task, check_type
 
 #: Runs one attempt; what it returns is the task's result, an exception makes the attempt fail.
@@ -217,7 +217,7 @@ class ServeMux:
         model = self._models.get(pattern)
         if model is None:
             return handler
-        return lambda task: handler(structs.replace(task, payload=decode(task.payload, model)))
+        return lambda task: handler(structs.replace(task, payload=decode_payload(task.payload, model)))
 
     def _wrap(self, handler: Handler) -> Handler:
         for middleware in reversed(self._middleware):
