@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from boilerd.errors import ConfigError
-from boilerd.settings.definitions import SECRETS, Setting, Settings, definitions, render_toml, shown
-from boilerd.settings.loading import ORIGINAL_NAMES, Loaded, load
+from boilerd.settings.definitions import Settings, definitions
+from boilerd.settings.example_file import render_toml
+from boilerd.settings.loading import Loaded, load
+from boilerd.settings.setting import Setting
 from boilerd.settings.urls import MASK, mask_url, socket_url
 from boilerd.units import Duration, Size
 from support import as_nobody, boilerd
@@ -493,6 +495,12 @@ def test_who_wants_a_few_settings_has_them_whatever_is_wrong_with_others(
     assert found.settings.concurrency == load(environ={}).settings.concurrency
 
 
+def test_an_address_from_boiler_go_is_a_url_for_those_who_want_a_few_settings_too() -> None:
+    found = load(environ={"REDIS_ADDR": "cache:6379"}, only=("redis_url",))
+
+    assert found.settings.redis_url == "redis://cache:6379"
+
+
 def test_a_credentials_directory_without_ours_sets_nothing(tmp_path: Path) -> None:
     assert from_variables(CREDENTIALS_DIRECTORY=str(tmp_path)).settings.redis_password is None
 
@@ -542,7 +550,9 @@ def test_a_secret_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | N
     ],
 )
 def test_a_value_is_shown_as_people_may_see_it(name: str, value: object, text: object) -> None:
-    assert shown(name, value) == text
+    (setting,) = [each for each in definitions() if each.name == name]
+
+    assert setting.shown(value) == text
 
 
 # --- Durations and sizes
@@ -643,7 +653,7 @@ def test_the_committed_file_holds_the_defaults() -> None:
     given = {
         setting.name
         for setting in definitions()
-        if setting.default is not None and (setting.default or not setting.is_table)
+        if setting.default is not None and (setting.default or not setting.is_json)
     }
     assert set(loaded.sources) == given
 
@@ -676,7 +686,8 @@ def test_a_setting_has_a_sentence_and_a_variable_in_the_committed_file(setting: 
 def test_a_setting_has_a_flag_with_its_sentence_unless_it_is_secret_or_a_table(setting: Setting, run_help: str) -> None:
     flag = f"--{setting.name.replace('_', '-')}VALUE" + "".join(setting.doc.split())
 
-    has_flag = setting.name not in SECRETS and not setting.is_table
+    has_flag = setting.name not in {"redis_password", "retry", "limits", "cron"}
+    assert setting.has_flag == has_flag
     assert (flag in run_help) == has_flag
     assert (f"--{setting.name.replace('_', '-')}VALUE" in run_help) == has_flag
 
@@ -697,7 +708,16 @@ def test_a_setting_takes_its_variable(setting: Setting) -> None:
 
 
 def test_the_originals_names_all_set_a_setting() -> None:
-    assert set(ORIGINAL_NAMES.values()) <= {setting.name for setting in definitions()}
+    names = {setting.form.boiler_go: setting.name for setting in definitions() if setting.form.boiler_go}
+
+    assert names == {
+        "REDIS_ADDR": "redis_url",
+        "REDIS_PASSWORD": "redis_password",
+        "REDIS_DB": "redis_db",
+        "WORKER_SHUTDOWN_TIMEOUT": "shutdown_timeout",
+        "LOG_OUTPUT": "log_output",
+        "LOG_FILE": "log_file",
+    }
 
 
 # --- Directories
