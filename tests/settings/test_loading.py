@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from boilerd.errors import ConfigError
+from boilerd.errors import ConfigError, InvalidTaskError
 from boilerd.settings.definitions import Settings, definitions
 from boilerd.settings.example_file import render_toml
 from boilerd.settings.loading import Loaded, load
 from boilerd.settings.setting import Setting
 from boilerd.settings.urls import MASK, mask_url, socket_url
-from boilerd.units import Duration, Size
+from boilerd.tasks.options import check_number
+from boilerd.units import LONGEST_S, Duration, Size
 from support import as_nobody, boilerd
 
 CONF = Path(__file__).parents[2] / "conf" / "boilerd.toml"
@@ -582,6 +583,21 @@ def test_what_is_no_duration_is_refused(value: object) -> None:
         Duration.parse(value)
 
 
+@pytest.mark.parametrize("seconds", [2**31, 2**31 - 0.5, float(2**31)])
+def test_a_duration_that_no_task_could_have_as_an_option_is_refused(seconds: float) -> None:
+    with pytest.raises(InvalidTaskError, match="timeout"):
+        check_number("timeout", seconds, at_least=0)
+    for value in (seconds, f"{seconds}", f"{seconds}s"):
+        with pytest.raises(ValueError, match=re.escape(DURATION)):
+            Duration.parse(value)
+
+
+def test_the_longest_duration_can_be_an_option_of_a_task() -> None:
+    check_number("timeout", Duration.parse(LONGEST_S), at_least=0)
+
+    assert LONGEST_S == 2**31 - 1
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0s"), (5, "5s"), (59, "59s"), (60, "1m"), (90, "1m30s"), (3600, "1h"), (3661, "1h1m1s"), (86400, "24h"),
@@ -594,7 +610,7 @@ def test_a_duration_prints_as_people_write_it(seconds: float, text: str) -> None
 def test_every_duration_reads_back_as_it_was_printed() -> None:
     draw = random.Random(1)
     values = [draw.randrange(10**6) for _ in range(1000)] + [draw.uniform(0, 10**6) for _ in range(1000)]
-    values += [1234.5678, 59.9999999, 1e-7, 0.1 + 0.2, 2.0**31]
+    values += [1234.5678, 59.9999999, 1e-7, 0.1 + 0.2, LONGEST_S]
 
     wrong = [value for value in values if Duration.parse(str(Duration(value))) != value]
 

@@ -11,6 +11,7 @@ import msgspec
 from boilerd.errors import InvalidTaskError
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
 from boilerd.tasks.task import DEFAULT_TIMEOUT_S, check_task_id
+from boilerd.units import LONGEST_S
 
 _KEY = re.compile(r"[A-Za-z0-9_.:/@-]{1,128}")
 
@@ -148,8 +149,8 @@ def check_key(key: str) -> str:
 
 def check_number(name: str, value: object, *, at_least: float) -> None:
     """Raise InvalidTaskError when `value` is no finite number of at least `at_least`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= 2**31 - 1:
-        raise InvalidTaskError(f"{name}: {value!r} is not a number from {at_least} to {2**31 - 1}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= LONGEST_S:
+        raise InvalidTaskError(f"{name}: {value!r} is not a number from {at_least} to {LONGEST_S}")
 
 
 def _timeout_s(timeout: Seconds | None, deadline: datetime | None) -> int | None:

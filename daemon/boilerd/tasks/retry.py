@@ -18,10 +18,9 @@ from boilerd.errors import (
     WorkerDiedError,
 )
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, Task
+from boilerd.units import LONGEST_S
 
 DAY_S = 24 * 3600.0
-#: No retry is later than in 68 years: what an option of an enqueue may be, too.
-MAX_DELAY_S = float(2**31 - 1)
 
 _POLICY = "__boilerd_retry__"
 
@@ -190,7 +189,7 @@ def _delay_s(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks
 def _sound(delay_s: float, task: Task, policy: RetryPolicy) -> float:
     """No delay before now, nor one that could not be stored; the policy's where code gave no number of seconds."""
     seconds = delay_s if math.isfinite(delay_s) else policy.delay_s(task.attempt - 1)
-    return min(max(0.0, seconds), MAX_DELAY_S)
+    return min(max(0.0, seconds), float(LONGEST_S))
 
 
 def _is_exception_class(kind: object) -> bool:
