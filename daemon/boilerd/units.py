@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
-#: The longest duration anywhere, 68 years: what the timers of all systems, and RQ's whole seconds, can hold.
+#: The longest duration, 68 years: the most that a timer of 32 bits and a field of Redis can hold.
 LONGEST_S = 2**31 - 1
 _SIZE = re.compile(r"(\d+) ?([KMG]?)i?B?", re.IGNORECASE)
 
