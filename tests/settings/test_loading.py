@@ -1,4 +1,4 @@
-"""Settings: where values come from, and what is said of those that will not do."""
+"""Settings: where values come from, and the messages for those that are not allowed."""
 
 import os
 import random

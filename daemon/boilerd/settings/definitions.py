@@ -51,7 +51,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     jitter: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
     def policy(self) -> RetryPolicy:
-        """As the worker uses it."""
+        """The policy, as the worker uses it."""
         return RetryPolicy(self.max_retries, float(self.base), self.factor, float(self.max_delay), self.jitter)
 
 
@@ -65,7 +65,8 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 LIMITS_EXAMPLE = """\
 #[limits.low]
 #max_active = 2
-#max_length = 100000"""
+#max_length = 100000
+"""
 
 
 class Cron(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,7 +84,7 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_retries: int | None = None
 
     def entry(self) -> CronEntry:
-        """As the scheduler uses it; raises ConfigError."""
+        """The entry, as the scheduler uses it; raises ConfigError."""
         options = {name: getattr(self, name) for name in ("queue", "timeout", "retention", "max_retries")}
         return CronEntry(
             name=self.name, spec=self.spec, task_type=self.type, payload=self.payload,
@@ -99,11 +100,12 @@ CRON_EXAMPLE = """\
 #payload = { region = "eu" }
 #timezone = "Europe/Berlin"
 #catch_up = false              # true: the last tick that was missed runs late
-#queue = \"low\""""
+#queue = "low"
+"""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can be set; see the module's first lines for where values come from."""
+    """All settings with their defaults; `loading` says where other values come from."""
 
     app: Annotated[
         str | None,
@@ -257,7 +259,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def _from_systemd(variable: str) -> str:
-    """The first of the directories that a unit asked for; see systemd.exec(5)."""
+    """The first directory of those that the unit asked for; see systemd.exec(5)."""
     return os.environ.get(variable, "").partition(":")[0]
 
 

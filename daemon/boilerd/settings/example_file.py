@@ -21,26 +21,26 @@ def render_toml() -> str:
     for setting in definitions():
         about = f"\n# {setting.doc}\n# Variable: {setting.variable}\n"
         if setting.is_json:
-            tables.append(f"{about}# There it is JSON.\n{_table(setting)}\n")
+            tables.append(f"{about}# There it is JSON.\n{_table(setting)}")
         elif isinstance(setting.default, dict):
-            tables.append(f"{about}{_table(setting)}\n")
+            tables.append(about + _table(setting))
         elif setting.default is None:
             keys.append(f'{about}#{setting.name} = ""\n')
         else:
-            keys.append(f"{about}{_line(setting.name, setting.default)}\n")
+            keys.append(about + _line(setting.name, setting.default))
     return "".join([HEAD, *keys, *tables])
 
 
 def _table(setting: Setting) -> str:
     default = setting.default
     pairs = msgspec.structs.asdict(default) if isinstance(default, msgspec.Struct) else default
-    return (
-        "\n".join([f"[{setting.name}]", *(_line(*pair) for pair in pairs.items())]) if pairs else setting.form.example
-    )
+    if not pairs:
+        return setting.form.example
+    return "".join([f"[{setting.name}]\n", *(_line(key, value) for key, value in pairs.items())])
 
 
 def _line(key: str, value: Any) -> str:
-    return f"{key} = {_toml(value)}"
+    return f"{key} = {_toml(value)}\n"
 
 
 def _toml(value: Any) -> str:

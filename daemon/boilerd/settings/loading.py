@@ -21,7 +21,7 @@ from boilerd.settings.definitions import Settings, definitions
 from boilerd.settings.setting import Setting
 from boilerd.settings.urls import check_url
 
-#: The settings of a machine.
+#: The settings of the machine.
 SYSTEM_FILE = Path("/etc/boilerd/boilerd.toml")
 
 
@@ -48,8 +48,8 @@ def load(
         file: The file to read; without it ``BOILERD_CONFIG``, ./boilerd.toml, /etc/boilerd/boilerd.toml,
             the first that exists.
         environ: Instead of the process's environment.
-        only: Read these, and leave all others at their defaults, whatever is wrong with them or
-            with the file: for commands that must work on a daemon whose settings were broken.
+        only: Read only these, leave all others at their defaults, and ignore mistakes in them and in
+            the file: for commands that must work on a daemon whose settings were broken.
 
     Raises:
         ConfigError: A file cannot be read, a key is unknown, or a value is not allowed.
@@ -86,7 +86,7 @@ def _find_file(chosen: str | os.PathLike[str] | None, environ: Mapping[str, str]
     try:
         return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
     except PermissionError:
-        return SYSTEM_FILE  # who reads it says so
+        return SYSTEM_FILE  # reading it raises the error
 
 
 def _from_file(path: Path, *, is_lenient: bool) -> dict[str, tuple[Any, str]]:
@@ -171,7 +171,7 @@ def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
 
 
 def _check_together(settings: Settings) -> None:
-    """Rules that need more than one setting, or a look at the value's parts."""
+    """Raise ConfigError for a value that does not go with another, or that is wrong in itself."""
     for queue in settings.limits:
         if queue not in settings.queues:
             raise ConfigError(f"limits: queue {queue!r} is not one of the queues ({', '.join(settings.queues)})")

@@ -25,14 +25,14 @@ class UniqueUntil(enum.StrEnum):
 
 
 class TaskOptions(msgspec.Struct, frozen=True):
-    """How a task is to be run; made by `task_options`, which checks every value.
+    """The options of a task; made by `task_options`, which checks every value.
 
     Attributes:
         timeout_s: None: no timeout, because there is a deadline.
         process_in_s: Seconds until it is due; `process_at` wins where it is set.
         process_at: When it is due, in seconds since 1970.
-        deadline: After when it may not run, in seconds since 1970.
-        unique_s: Longest time that no other such task is accepted; 0: no lock.
+        deadline: Moment after which it may not run, in seconds since 1970.
+        unique_s: Longest time for which no other such task is accepted; 0: no lock.
     """
 
     queue: str = DEFAULT_QUEUE
@@ -49,13 +49,13 @@ class TaskOptions(msgspec.Struct, frozen=True):
     concurrency_limit: int = 1
 
 
-#: Of an enqueue without options.
+#: The options of an enqueue that gives none.
 DEFAULT_OPTIONS = TaskOptions()
 Seconds = float | timedelta
 
 
 class EnqueueOptions(TypedDict, total=False):
-    """What an enqueue may be given; `task_options` checks it. Times to wait are seconds or timedeltas.
+    """The options that an enqueue may give; `task_options` checks them. Times to wait are seconds or timedeltas.
 
     Attributes:
         queue: Name of the queue; ``default`` without it.
@@ -64,14 +64,14 @@ class EnqueueOptions(TypedDict, total=False):
         max_retries: Further attempts after the first; without it the handler's policy decides.
         retention: How long to keep the task and its result after success; 0, or without it, deletes it.
         task_id: Letters, digits, ``_`` and ``-``; a random one without it.
-        process_in: Run it so much later.
-        process_at: Run it then; a datetime with a time zone.
-        deadline: It may not run after that; a datetime with a time zone.
-        unique: For so long, counted from when it is due, refuse another task with the same
+        process_in: Run it after this time.
+        process_at: Run it at this moment; a datetime with a time zone.
+        deadline: Do not run it after this moment; a datetime with a time zone.
+        unique: For this time, counted from when it is due, refuse another task with the same
             queue, type and payload; at least a second.
-        unique_until: What releases that lock before: ``success`` (without it), ``end`` or ``ttl`` (nothing).
+        unique_until: Event that releases this lock earlier: ``success`` (without it), ``end`` or ``ttl`` (none).
         concurrency_key: At most `concurrency_limit` tasks with this key run at once, on all hosts.
-        concurrency_limit: See there; 1 without it.
+        concurrency_limit: See `concurrency_key`; 1 without it.
     """
 
     queue: str
@@ -141,14 +141,14 @@ def task_options(
 
 
 def check_key(key: str) -> str:
-    """Return `key`, or raise InvalidTaskError when it is no concurrency key."""
+    """Return `key`, or raise InvalidTaskError if it is no concurrency key."""
     if not _KEY.fullmatch(str(key)):
         raise InvalidTaskError(f"concurrency_key {key!r}: use letters, digits and any of '_ . : / @ -', at most 128")
     return key
 
 
 def check_number(name: str, value: object, *, at_least: float) -> None:
-    """Raise InvalidTaskError when `value` is no finite number of at least `at_least`."""
+    """Raise InvalidTaskError if `value` is no number from `at_least` to LONGEST_S."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= LONGEST_S:
         raise InvalidTaskError(f"{name}: {value!r} is not a number from {at_least} to {LONGEST_S}")
 

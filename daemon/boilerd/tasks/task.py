@@ -35,29 +35,29 @@ class TaskState(enum.StrEnum):
 
 
 class Runtime(Protocol):
-    """What a task can ask of the attempt that runs it."""
+    """The attempt that runs a task, as far as the task uses it."""
 
     def remaining_s(self) -> float:
-        """Seconds until the attempt is cut."""
+        """Seconds until the attempt is interrupted."""
 
     def cancellation(self) -> str:
-        """Why the task is not wanted any more; empty when it is."""
+        """Why the handler should end; empty if it should go on."""
 
     def write_result(self, result: Any) -> bool:
-        """Show a result so far; False when the lease is lost."""
+        """Store a result so far; False if the lease is lost."""
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a handler gets.
+    """A task as its handler sees it.
 
-    A Struct and no dataclass: a worker makes one for each task, twelve times as fast.
+    A Struct, for a worker makes one for each task, twelve times as fast as a dataclass.
 
     Attributes:
-        attempt: Which run this is, counted from 1.
-        max_retries: How many further attempts follow a first one that failed.
+        attempt: Number of this attempt, from 1.
+        max_retries: Attempts that may follow a first one that failed.
         timeout_s: Seconds that one attempt may take; None: only the deadline counts.
         deadline: The moment after which the task may not run.
-        request_id: Ties the task to what caused it; from the payload's ``request_id``.
+        request_id: Ties the task to its cause; from the payload's ``request_id``.
     """
 
     id: str
@@ -74,18 +74,18 @@ class Task(msgspec.Struct, frozen=True):
     runtime: Runtime | None = None
 
     def __repr__(self) -> str:
-        """Without the payload, which is nobody's business but the handler's."""
+        """Without the payload, which only the handler may see."""
         return f"Task(id={self.id!r}, type={self.type!r}, queue={self.queue!r}, attempt={self.attempt})"
 
     def complete(self, max_retries: int) -> None:
-        """Set what only the application's rules know; for the worker, before anybody else has seen the task.
+        """Fill in max_retries from the handler's policy. Only the worker calls this, before the handler runs.
 
-        In place: a copy would cost as much as all else that is done for a short task in Python.
+        In place: a copy would cost as much as all other Python code for a short task.
         """
         force_setattr(self, "max_retries", max_retries)
 
     def attach(self, runtime: Runtime | None) -> None:
-        """Set what the attempt can tell the task; for the worker, as `complete`."""
+        """Set the attempt that runs the task. Only the worker calls this."""
         force_setattr(self, "runtime", runtime)
 
     @property
@@ -95,26 +95,26 @@ class Task(msgspec.Struct, frozen=True):
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the task was cancelled while it runs, or taken over by another worker.
+        """True if the task was cancelled while it runs, or another worker took it over.
 
         For handlers that must end in their own way.
         """
         return self.runtime is not None and bool(self.runtime.cancellation())
 
     def remaining(self) -> float:
-        """Seconds until the attempt is cut: at its timeout, its deadline or the end of a drain."""
+        """Seconds until the attempt is interrupted: by its timeout, its deadline or the end of a drain."""
         return self.runtime.remaining_s() if self.runtime else math.inf
 
     def write_result(self, result: Any) -> bool:
-        """Show `result` (anything with a JSON form) while the task runs; False when the lease is lost.
+        """Store `result` (anything with a JSON form) for others to see while the task runs; False if the lease is lost.
 
-        What the handler returns replaces it in the end.
+        The result that the handler returns replaces it.
         """
         return self.runtime is not None and self.runtime.write_result(result)
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """What the client knows of a task after enqueuing it."""
+    """A task as the client knows it after enqueuing it."""
 
     id: str
     type: str
@@ -131,7 +131,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
 
 
 def check_type(task_type: object) -> str:
-    """Return `task_type`, or raise InvalidTaskError when it is no task type."""
+    """Return `task_type`, or raise InvalidTaskError if it is no task type."""
     if not isinstance(task_type, str) or not _TYPE.fullmatch(task_type):
         raise InvalidTaskError(
             f"task type {task_type!r}: use letters, digits and any of '_ . : / -', at most 256, as in 'email:deliver'"
@@ -140,15 +140,15 @@ def check_type(task_type: object) -> str:
 
 
 def check_task_id(task_id: object) -> str:
-    """Return `task_id`, or raise InvalidTaskError when it is no task ID."""
+    """Return `task_id`, or raise InvalidTaskError if it is no task ID."""
     if not isinstance(task_id, str) or not _ID.fullmatch(task_id):
         raise InvalidTaskError(f"task ID {task_id!r}: use letters, digits, '_' and '-', at most 128")
     return task_id
 
 
 def no_such_task(task_id: object) -> TaskNotFoundError:
-    """What to raise where none was found; raises InvalidTaskError itself where there could be none.
+    """The error for a task that was not found; raises InvalidTaskError if no task could have this ID.
 
-    Not before the look: clients of older versions of RQ store jobs under any ID.
+    For use after the search only: clients of older versions of RQ store jobs under any ID.
     """
     return TaskNotFoundError(check_task_id(task_id))
