@@ -21,7 +21,7 @@ from boilerd.broker import keys
 from boilerd.broker.connection import connect
 from boilerd.daemon.valkey import find_server
 from boilerd.process.failpoints import VARIABLE
-from boilerd.settings.loading import ORIGINAL_NAMES
+from boilerd.settings.definitions import definitions
 
 TESTS = Path(__file__).parent
 #: Far above what anything here takes, for machines that are busy with something else.
@@ -43,7 +43,8 @@ def wait_until(condition: Callable[[], T], what: str, *, deadline_s: float = DEA
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """This process's environment without anything that would reach the settings."""
-    names = {*ORIGINAL_NAMES, "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY", "RQ_KEY_PREFIX"}
+    boiler_go = {setting.form.boiler_go for setting in definitions()}
+    names = {*boiler_go, "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY", "RQ_KEY_PREFIX"}
     kept = {name: value for name, value in os.environ.items() if name not in names and not name.startswith("BOILERD_")}
     return kept | variables
 

@@ -33,8 +33,9 @@ from boilerd.errors import (
     WorkerDiedError,
 )
 from boilerd.tasks.mux import Handler, Middleware, ServeMux
+from boilerd.tasks.options import EnqueueOptions, UniqueUntil
 from boilerd.tasks.retry import retry
-from boilerd.tasks.task import EnqueueOptions, Task, TaskInfo, TaskState, UniqueUntil
+from boilerd.tasks.task import Task, TaskInfo, TaskState
 
 if TYPE_CHECKING:
     from boilerd.async_client import AsyncClient

@@ -10,7 +10,8 @@ from boilerd.client import Client
 from boilerd.errors import BoilerdError
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.mux import ServeMux
-from boilerd.tasks.task import EnqueueOptions, TaskInfo
+from boilerd.tasks.options import EnqueueOptions
+from boilerd.tasks.task import TaskInfo
 
 #: Calls that may wait for Redis at one time; further ones wait for their turn, in the order in which they came.
 THREADS = 8

@@ -13,19 +13,9 @@ from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskErro
 from boilerd.settings.definitions import Settings
 from boilerd.settings.loading import load
 from boilerd.tasks.mux import ServeMux
-from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, encode_payload
-from boilerd.tasks.schema import check
-from boilerd.tasks.task import (
-    DEFAULT_MAX_RETRIES,
-    DEFAULT_OPTIONS,
-    EnqueueOptions,
-    TaskInfo,
-    TaskOptions,
-    TaskState,
-    check_type,
-    no_such_task,
-    task_options,
-)
+from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
+from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
+from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type, no_such_task
 
 #: Hexadecimal digit → the digit with the upper two bits of a UUID's variant.
 _VARIANT = {f"{digit:x}": f"{8 | digit & 3:x}" for digit in range(16)}
@@ -177,7 +167,7 @@ class Client:
         check_type(task_type)
         model = self._mux.model(task_type) if self._mux else None
         if model is not None:
-            check(encoded, model)
+            check_payload(encoded, model)
         return NewTask(options.task_id or _random_id(), task_type, encoded, options)
 
     def close(self) -> None:

@@ -13,8 +13,9 @@ from boilerd.broker.job_hash import NewTask
 from boilerd.client import Client
 from boilerd.errors import BoilerdError, DuplicateTaskError, TaskIdConflictError
 from boilerd.tasks.mux import Handler, ServeMux
+from boilerd.tasks.options import TaskOptions
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, encode_payload
-from boilerd.tasks.task import Task, TaskOptions, TaskState, check_type
+from boilerd.tasks.task import Task, TaskState, check_type
 
 
 class RecordedTask(msgspec.Struct, frozen=True):

@@ -4,8 +4,8 @@ import re
 from decimal import Decimal
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
-#: What a timer, and a field of Redis, can hold: 68 years.
-_LONGEST_S = 2**31
+#: The longest duration, 68 years: the most that a timer of 32 bits and a field of Redis can hold.
+LONGEST_S = 2**31 - 1
 _SIZE = re.compile(r"(\d+) ?([KMG]?)i?B?", re.IGNORECASE)
 
 
@@ -18,7 +18,7 @@ class Duration(float):
     def parse(cls, value: object) -> "Duration":
         """Make a duration from text or a number; raises ValueError otherwise."""
         seconds = _seconds(value) if isinstance(value, str) else value
-        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= _LONGEST_S:
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= LONGEST_S:
             return cls(seconds)
         raise ValueError(f"{value!r} is not {cls.hint}")
 

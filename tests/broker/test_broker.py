@@ -38,9 +38,10 @@ from boilerd.errors import (
     TaskIdConflictError,
 )
 from boilerd.tasks.mux import ServeMux
+from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
-from boilerd.tasks.task import TaskState, task_options
+from boilerd.tasks.task import TaskState
 from boilerd.worker.settlement import Rules
 from support import Valkey, rings, wait_until
 

@@ -16,8 +16,8 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import Completion, Failure, NewTask
 from boilerd.broker.script_connection import packed
+from boilerd.tasks.options import task_options
 from boilerd.tasks.retry import Decision, Verdict
-from boilerd.tasks.task import task_options
 from support import DEADLINE_S, Valkey, wait_until
 
 
@@ -115,7 +115,7 @@ import signal
 from boilerd.broker.broker import _described
 from boilerd.broker.job_hash import NewTask
 from boilerd.broker.script_connection import packed
-from boilerd.tasks.task import task_options
+from boilerd.tasks.options import task_options
 
 def interrupt(signum, frame):
     raise KeyboardInterrupt

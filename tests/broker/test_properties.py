@@ -28,8 +28,9 @@ from boilerd.broker import keys
 from boilerd.broker.broker import LEASE_S, Advance, Broker
 from boilerd.broker.job_hash import Claim, Completion, Failure, NewTask
 from boilerd.errors import DuplicateTaskError, QueueFullError, TaskIdConflictError
+from boilerd.tasks.options import TaskOptions, UniqueUntil
 from boilerd.tasks.retry import Decision, Verdict
-from boilerd.tasks.task import ARCHIVE_TTL_S, TaskOptions, TaskState, UniqueUntil
+from boilerd.tasks.task import ARCHIVE_TTL_S, TaskState
 
 DAY_S = 86_400.0
 #: Small, so that few tasks reach them.

@@ -28,9 +28,9 @@ from boilerd.broker.broker import ARCHIVE_LIMIT, BATCH, Broker
 from boilerd.broker.connection import connect, text
 from boilerd.broker.job_hash import Claim, Completion, Failure, NewTask
 from boilerd.entry_point import ENTRY_POINT
+from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, Verdict
-from boilerd.tasks.task import task_options
 from support import Valkey, rings, wait_until
 
 WORKER = "host.run.0"

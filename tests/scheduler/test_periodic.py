@@ -16,7 +16,7 @@ from boilerd.broker.job_hash import NewTask
 from boilerd.scheduler.periodic import LATE_S, LONGEST_SLEEP_S, Periodic, new_task
 from boilerd.settings.loading import load
 from boilerd.tasks.cron import CronEntry
-from boilerd.tasks.task import task_options
+from boilerd.tasks.options import task_options
 from support import Valkey, rings
 
 HOSTS = 4

@@ -1,4 +1,4 @@
-"""Settings: where values come from, and what is said of those that will not do."""
+"""Settings: where values come from, and the messages for those that are not allowed."""
 
 import os
 import random
@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from boilerd.errors import ConfigError
-from boilerd.settings.definitions import SECRETS, Setting, Settings, definitions, render_toml, shown
-from boilerd.settings.loading import ORIGINAL_NAMES, Loaded, load
+from boilerd.errors import ConfigError, InvalidTaskError
+from boilerd.settings.definitions import Settings, definitions
+from boilerd.settings.example_file import render_toml
+from boilerd.settings.loading import Loaded, load
+from boilerd.settings.setting import Setting
 from boilerd.settings.urls import MASK, mask_url, socket_url
-from boilerd.units import Duration, Size
+from boilerd.tasks.options import check_number
+from boilerd.units import LONGEST_S, Duration, Size
 from support import as_nobody, boilerd
 
 CONF = Path(__file__).parents[2] / "conf" / "boilerd.toml"
@@ -493,6 +496,12 @@ def test_who_wants_a_few_settings_has_them_whatever_is_wrong_with_others(
     assert found.settings.concurrency == load(environ={}).settings.concurrency
 
 
+def test_an_address_from_boiler_go_is_a_url_for_those_who_want_a_few_settings_too() -> None:
+    found = load(environ={"REDIS_ADDR": "cache:6379"}, only=("redis_url",))
+
+    assert found.settings.redis_url == "redis://cache:6379"
+
+
 def test_a_credentials_directory_without_ours_sets_nothing(tmp_path: Path) -> None:
     assert from_variables(CREDENTIALS_DIRECTORY=str(tmp_path)).settings.redis_password is None
 
@@ -542,7 +551,9 @@ def test_a_secret_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | N
     ],
 )
 def test_a_value_is_shown_as_people_may_see_it(name: str, value: object, text: object) -> None:
-    assert shown(name, value) == text
+    (setting,) = [each for each in definitions() if each.name == name]
+
+    assert setting.shown(value) == text
 
 
 # --- Durations and sizes
@@ -572,6 +583,21 @@ def test_what_is_no_duration_is_refused(value: object) -> None:
         Duration.parse(value)
 
 
+@pytest.mark.parametrize("seconds", [2**31, 2**31 - 0.5, float(2**31)])
+def test_a_duration_that_no_task_could_have_as_an_option_is_refused(seconds: float) -> None:
+    with pytest.raises(InvalidTaskError, match="timeout"):
+        check_number("timeout", seconds, at_least=0)
+    for value in (seconds, f"{seconds}", f"{seconds}s"):
+        with pytest.raises(ValueError, match=re.escape(DURATION)):
+            Duration.parse(value)
+
+
+def test_the_longest_duration_can_be_an_option_of_a_task() -> None:
+    check_number("timeout", Duration.parse(LONGEST_S), at_least=0)
+
+    assert LONGEST_S == 2**31 - 1
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0s"), (5, "5s"), (59, "59s"), (60, "1m"), (90, "1m30s"), (3600, "1h"), (3661, "1h1m1s"), (86400, "24h"),
@@ -584,7 +610,7 @@ def test_a_duration_prints_as_people_write_it(seconds: float, text: str) -> None
 def test_every_duration_reads_back_as_it_was_printed() -> None:
     draw = random.Random(1)
     values = [draw.randrange(10**6) for _ in range(1000)] + [draw.uniform(0, 10**6) for _ in range(1000)]
-    values += [1234.5678, 59.9999999, 1e-7, 0.1 + 0.2, 2.0**31]
+    values += [1234.5678, 59.9999999, 1e-7, 0.1 + 0.2, LONGEST_S]
 
     wrong = [value for value in values if Duration.parse(str(Duration(value))) != value]
 
@@ -643,7 +669,7 @@ def test_the_committed_file_holds_the_defaults() -> None:
     given = {
         setting.name
         for setting in definitions()
-        if setting.default is not None and (setting.default or not setting.is_table)
+        if setting.default is not None and (setting.default or not setting.is_json)
     }
     assert set(loaded.sources) == given
 
@@ -676,7 +702,8 @@ def test_a_setting_has_a_sentence_and_a_variable_in_the_committed_file(setting: 
 def test_a_setting_has_a_flag_with_its_sentence_unless_it_is_secret_or_a_table(setting: Setting, run_help: str) -> None:
     flag = f"--{setting.name.replace('_', '-')}VALUE" + "".join(setting.doc.split())
 
-    has_flag = setting.name not in SECRETS and not setting.is_table
+    has_flag = setting.name not in {"redis_password", "retry", "limits", "cron"}
+    assert setting.has_flag == has_flag
     assert (flag in run_help) == has_flag
     assert (f"--{setting.name.replace('_', '-')}VALUE" in run_help) == has_flag
 
@@ -697,7 +724,16 @@ def test_a_setting_takes_its_variable(setting: Setting) -> None:
 
 
 def test_the_originals_names_all_set_a_setting() -> None:
-    assert set(ORIGINAL_NAMES.values()) <= {setting.name for setting in definitions()}
+    names = {setting.form.boiler_go: setting.name for setting in definitions() if setting.form.boiler_go}
+
+    assert names == {
+        "REDIS_ADDR": "redis_url",
+        "REDIS_PASSWORD": "redis_password",
+        "REDIS_DB": "redis_db",
+        "WORKER_SHUTDOWN_TIMEOUT": "shutdown_timeout",
+        "LOG_OUTPUT": "log_output",
+        "LOG_FILE": "log_file",
+    }
 
 
 # --- Directories

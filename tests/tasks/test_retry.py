@@ -26,9 +26,9 @@ from boilerd.errors import (
     WorkerDiedError,
 )
 from boilerd.settings.definitions import Settings
+from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import DAY_S, Decision, Hooks, RetryPolicy, Verdict, decide
-from boilerd.tasks.task import task_options
 from boilerd.worker.settlement import Rules, refuse
 
 WORKER = "host.run.0"

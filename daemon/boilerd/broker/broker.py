@@ -42,8 +42,9 @@ from boilerd.errors import (
     TaskIdConflictError,
 )
 from boilerd.process.failpoints import failpoint
+from boilerd.tasks.options import UniqueUntil
 from boilerd.tasks.retry import Verdict
-from boilerd.tasks.task import ARCHIVE_TTL_S, TaskState, UniqueUntil
+from boilerd.tasks.task import ARCHIVE_TTL_S, TaskState
 
 #: A claim holds this long without a heartbeat; the scheduler extends it every 5 s.
 LEASE_S = 30

@@ -19,9 +19,10 @@ from boilerd.broker import keys
 from boilerd.entry_point import ENTRY_POINT, ENTRY_POINTS
 from boilerd.errors import ForbiddenJobError, InvalidPayloadError, InvalidTaskError
 from boilerd.process.scoreboard import Batch
+from boilerd.tasks.options import TaskOptions
 from boilerd.tasks.payload import canonical
 from boilerd.tasks.retry import Decision
-from boilerd.tasks.task import ARCHIVE_TTL_S, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Task, TaskOptions, check_type
+from boilerd.tasks.task import ARCHIVE_TTL_S, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Task, check_type
 
 #: What a claim reads of a job hash, in the order of advance.lua.
 CLAIMED_FIELDS = (
@@ -298,7 +299,7 @@ def _decode_call(data: bytes) -> tuple[str, Any, list[Any], Any]:
         try:
             return _CALL.decode(data)
         except RecursionError:
-            # The frames that lead here count as well, and the client may have had fewer; a thread begins with none.
+            # The calls that lead here count as well, and the client may have had fewer: see payload.NESTING_RESERVE.
             with ThreadPoolExecutor(1) as thread:
                 return thread.submit(_CALL.decode, data).result()
     except RecursionError as error:

@@ -5,7 +5,7 @@ import json
 import click
 
 from boilerd.cli.options import ALL, Loaded, with_settings
-from boilerd.settings.definitions import definitions, shown
+from boilerd.settings.definitions import definitions
 
 
 @click.group()
@@ -25,7 +25,7 @@ def show(loaded: Loaded, *, as_json: bool) -> None:
     """  # noqa: D301 - click looks for the character \b
     rows = {
         setting.name: (
-            shown(setting.name, getattr(loaded.settings, setting.name)),
+            setting.shown(getattr(loaded.settings, setting.name)),
             loaded.sources.get(setting.name, "default"),
         )
         for setting in definitions()

@@ -12,8 +12,8 @@ from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, with_s
 from boilerd.client import Client
 from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, InvalidTaskError
 from boilerd.inspector import Inspector
+from boilerd.tasks.options import UniqueUntil
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
-from boilerd.tasks.task import UniqueUntil
 
 
 @click.command()

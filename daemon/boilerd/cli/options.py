@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from boilerd.errors import BoilerdError, ConfigError
-from boilerd.settings.definitions import SECRETS, definitions
+from boilerd.settings.definitions import definitions
 from boilerd.settings.loading import Loaded, load
 from boilerd.units import Duration
 
 #: What a command needs that talks to the broker or the daemon.
 BROKER = ("redis_url", "redis_db", "state_dir", "runtime_dir")
-#: A secret on a command line is read by everybody who can run `ps`.
-ALL = tuple(s.name for s in definitions() if s.name not in SECRETS and not s.is_table)
+#: All that can be given as a flag.
+ALL = tuple(setting.name for setting in definitions() if setting.has_flag)
 
 
 def with_settings(

@@ -7,8 +7,8 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import NewTask
 from boilerd.errors import BrokerRefusedError
 from boilerd.tasks.cron import CronEntry, check_unique_names
+from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
-from boilerd.tasks.task import task_options
 
 logger = logging.getLogger("boilerd.periodic")
 

@@ -1,59 +1,44 @@
-"""All settings, each defined once: its type and limits, its default, and one sentence.
+"""All settings, each defined once, by one field of `Settings`: its type and limits, one sentence, its default.
 
-The file conf/boilerd.toml, the environment variables, the flags of ``boilerd run`` and
-``boilerd config show`` all follow from these definitions; `config` reads the values.
+What the type cannot say stands beside it in a `Form`. The file conf/boilerd.toml, the environment variables, the
+flags of ``boilerd run``, ``boilerd config show`` and all messages follow from that; `loading` reads the values.
 """
 
+import functools
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from boilerd.errors import ConfigError
-from boilerd.settings.urls import MASK, mask_url, socket_url
+from boilerd.settings.setting import Form, Setting
+from boilerd.settings.urls import mask_url, socket_url
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
-from boilerd.tasks.queues import DEFAULT_WEIGHTS
+from boilerd.tasks.queues import DEFAULT_WEIGHTS, check_queue
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES
 from boilerd.units import Duration, Size
 
-#: Settings whose value never leaves the process; each may also come from a file (``…_FILE``)
-#: or from a systemd credential of the setting's name.
-SECRETS = frozenset({"redis_password"})
-
-#: What a table looks like in the file, for settings that are one.
-EXAMPLES = {
-    "retry": """[retry]
-max_retries = 25
-base = "1s"
-factor = 2.0
-max_delay = "24h"
-jitter = 0.0""",
-    "limits": """#[limits.low]
-#max_active = 2
-#max_length = 100000""",
-    "cron": """#[[cron]]
-#spec = "*/5 * * * *"          # or six fields, seconds first; @every 30s; @daily
-#type = "report:refresh"
-#payload = { region = "eu" }
-#timezone = "Europe/Berlin"
-#catch_up = false              # true: the last tick that was missed runs late
-#queue = "low" """.rstrip(),
-}
-
-#: What would do, for settings whose type does not say it.
-FORMS = {
-    "queues": "queue names with whole weights of at least 1, such as critical=6,default=3,low=1",
-    "rq_functions": "names of functions with their modules and a * at the end at most: myapp.jobs.send or myapp.jobs.*",
-}
-
 
 def _doc(text: str, **limits: Any) -> msgspec.Meta:
     return msgspec.Meta(description=text, **limits)
+
+
+def _parse_names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _parse_weights(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    return {name.strip(): weight.strip() or "1" for name, _, weight in pairs}
+
+
+def _check_queues(weights: Mapping[str, int]) -> None:
+    for name in weights:
+        check_queue(name)
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +51,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     jitter: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
     def policy(self) -> RetryPolicy:
-        """As the worker uses it."""
+        """The policy, as the worker uses it."""
         return RetryPolicy(self.max_retries, float(self.base), self.factor, float(self.max_delay), self.jitter)
 
 
@@ -75,6 +60,13 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     max_active: Annotated[int, msgspec.Meta(ge=0)] = 0
     max_length: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+LIMITS_EXAMPLE = """\
+#[limits.low]
+#max_active = 2
+#max_length = 100000
+"""
 
 
 class Cron(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +84,7 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_retries: int | None = None
 
     def entry(self) -> CronEntry:
-        """As the scheduler uses it; raises ConfigError."""
+        """The entry, as the scheduler uses it; raises ConfigError."""
         options = {name: getattr(self, name) for name in ("queue", "timeout", "retention", "max_retries")}
         return CronEntry(
             name=self.name, spec=self.spec, task_type=self.type, payload=self.payload,
@@ -101,8 +93,19 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         )  # fmt: skip
 
 
+CRON_EXAMPLE = """\
+#[[cron]]
+#spec = "*/5 * * * *"          # or six fields, seconds first; @every 30s; @daily
+#type = "report:refresh"
+#payload = { region = "eu" }
+#timezone = "Europe/Berlin"
+#catch_up = false              # true: the last tick that was missed runs late
+#queue = "low"
+"""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can be set; see the module's first lines for where values come from."""
+    """All settings with their defaults; `loading` says where other values come from."""
 
     app: Annotated[
         str | None,
@@ -114,6 +117,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "Functions of plain RQ's jobs that are run, such as myapp.jobs.send or myapp.jobs.*; as a variable or flag"
             " with commas between them. No others are ever imported."
         ),
+        Form(
+            parse=_parse_names,
+            expected="names of functions with their modules and a * at the end at most: myapp.jobs.send or"
+            " myapp.jobs.*",
+        ),
     ] = msgspec.field(default_factory=list)
     redis_url: Annotated[
         str | None,
@@ -121,15 +129,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "redis://host:6379/0, rediss:// (TLS), unix:///path, redis+sentinel://host:26379,host:26379/name/0;"
             " without it, an embedded Valkey in state_dir."
         ),
+        # boiler-go has an address there, without a scheme.
+        Form(mask=mask_url, boiler_go="REDIS_ADDR", from_boiler_go="redis://{}".format),
     ] = None
     redis_password: Annotated[
-        str | None, _doc("Better in BOILERD_REDIS_PASSWORD_FILE or a systemd credential than here.")
+        str | None,
+        _doc("Better in BOILERD_REDIS_PASSWORD_FILE or a systemd credential than here."),
+        Form(is_secret=True, boiler_go="REDIS_PASSWORD"),
     ] = None
-    redis_db: Annotated[int, _doc("Database number; where not 0, it wins over the one in redis_url.", ge=0)] = 0
+    redis_db: Annotated[
+        int,
+        _doc("Database number; where not 0, it wins over the one in redis_url.", ge=0),
+        Form(boiler_go="REDIS_DB"),
+    ] = 0
     concurrency: Annotated[int, _doc("How many worker processes run tasks, one at a time each.", ge=1, le=1000)] = 10
     queues: Annotated[
         dict[str, Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]],
-        _doc("The queues to work on and their weights; as a variable or flag: critical=6,default=3,low=1."),
+        _doc(
+            "The queues to work on and their weights; as a variable or flag: critical=6,default=3,low=1.", min_length=1
+        ),
+        Form(
+            parse=_parse_weights,
+            check=_check_queues,
+            expected="queue names with whole weights of at least 1, such as critical=6,default=3,low=1",
+        ),
     ] = msgspec.field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
     strict_priority: Annotated[
         bool,
@@ -140,7 +163,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _doc("true: a worker claims several tasks at once while they take milliseconds; false: one by one, always."),
     ] = True
     shutdown_timeout: Annotated[
-        Duration, _doc("How long a drain may take; then running tasks go back to the head of their queues.")
+        Duration,
+        _doc("How long a drain may take; then running tasks go back to the head of their queues."),
+        Form(boiler_go="WORKER_SHUTDOWN_TIMEOUT"),
     ] = Duration(30)
     max_tasks: Annotated[int, _doc("A worker is replaced by a fresh one after this many tasks; 0: never.", ge=0)] = 0
     max_memory: Annotated[
@@ -159,8 +184,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _doc("For sockets; default: $RUNTIME_DIRECTORY, /run/boilerd, $XDG_RUNTIME_DIR/boilerd or state_dir/run."),
     ] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("The lowest level to log.")] = "info"
-    log_output: Annotated[Literal["stdout", "file", "both"], _doc("Where log lines go.")] = "stdout"
-    log_file: Annotated[str | None, _doc("Path of the log file, for log_output file or both.")] = None
+    log_output: Annotated[
+        Literal["stdout", "file", "both"], _doc("Where log lines go."), Form(boiler_go="LOG_OUTPUT")
+    ] = "stdout"
+    log_file: Annotated[
+        str | None, _doc("Path of the log file, for log_output file or both."), Form(boiler_go="LOG_FILE")
+    ] = None
     log_format: Annotated[
         Literal["auto", "json", "text"], _doc("auto: text where stdout is a terminal, else JSON. Files get JSON.")
     ] = "auto"
@@ -168,10 +197,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     limits: Annotated[
         dict[str, Limit],
         _doc("For a queue, on all hosts together: how many tasks run at once, and how many may wait (0: any number)."),
+        Form(example=LIMITS_EXAMPLE),
     ] = msgspec.field(default_factory=dict)
-    cron: Annotated[list[Cron], _doc("Tasks to enqueue at the ticks of a cron line, once on however many hosts.")] = (
-        msgspec.field(default_factory=list)
-    )
+    cron: Annotated[
+        list[Cron],
+        _doc("Tasks to enqueue at the ticks of a cron line, once on however many hosts."),
+        Form(example=CRON_EXAMPLE),
+    ] = msgspec.field(default_factory=list)
 
     def cron_entries(self) -> list[CronEntry]:
         """The periodic tasks; raises ConfigError."""
@@ -227,56 +259,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def _from_systemd(variable: str) -> str:
-    """The first of the directories that a unit asked for; see systemd.exec(5)."""
+    """The first directory of those that the unit asked for; see systemd.exec(5)."""
     return os.environ.get(variable, "").partition(":")[0]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One definition in `Settings`, as the file, the flags and the help show it."""
-
-    name: str
-    type: Any
-    default: Any
-
-    @property
-    def variable(self) -> str:
-        """Its environment variable."""
-        return f"BOILERD_{self.name.upper()}"
-
-    def expected(self) -> str:
-        """What would do, in words."""
-        base = base_type(self.type)
-        if hint := getattr(base, "hint", None):
-            return str(hint)
-        if get_origin(base) is Literal:
-            return "one of " + ", ".join(get_args(base))
-        if self.name in FORMS:
-            return FORMS[self.name]
-        if base is bool:
-            return "true or false"
-        if base is int:
-            most = f" and at most {self.limits.le}" if self.limits.le else ""
-            return f"a whole number of at least {self.limits.ge}{most}"
-        return "text"
-
-    @property
-    def is_table(self) -> bool:
-        """Whether it is a table in the file, and JSON in its variable; those have no flag."""
-        return self.name in EXAMPLES
-
-    @property
-    def limits(self) -> msgspec.Meta:
-        """The description and limits that stand with the type."""
-        return next(m for m in self.type.__metadata__ if isinstance(m, msgspec.Meta))
-
-    @property
-    def doc(self) -> str:
-        """The sentence that says what it is."""
-        return self.limits.description or ""
-
-
-def definitions() -> list[Setting]:
+@functools.cache
+def definitions() -> Sequence[Setting]:
     """All settings in their order."""
     hints = Settings.__annotations__
     return [
@@ -287,54 +275,3 @@ def definitions() -> list[Setting]:
         )
         for field in msgspec.structs.fields(Settings)
     ]
-
-
-def shown(name: str, value: Any) -> Any:
-    """The value as people may see it: secrets masked, durations and sizes readable."""
-    if value is None:
-        return None
-    if name in SECRETS:
-        return MASK
-    if name == "redis_url":
-        return mask_url(value)
-    if isinstance(value, Duration | Size):
-        return str(value)
-    return msgspec.to_builtins(value, enc_hook=str) if name in EXAMPLES else value
-
-
-def render_toml() -> str:
-    """The text of conf/boilerd.toml: every key with its meaning and its default."""
-    lines = [
-        "# Every setting with its default; made by `make generate` from daemon/boilerd/settings/definitions.py.",
-        "# A flag wins over the environment, that over this file, that over the default.",
-        "# boilerd reads --config, $BOILERD_CONFIG, ./boilerd.toml or /etc/boilerd/boilerd.toml, the first there is.",
-    ]
-    tables: list[str] = []
-    for setting in definitions():
-        about = [f"# {setting.doc}", f"# Variable: {setting.variable}"]
-        if setting.is_table:
-            tables += ["", *about, "# There it is JSON.", EXAMPLES[setting.name]]
-        elif isinstance(setting.default, dict):
-            pairs = [f"{key} = {value}" for key, value in setting.default.items()]
-            tables += ["", *about, f"[{setting.name}]", *pairs]
-        elif setting.default is None:
-            lines += ["", *about, f'#{setting.name} = ""']
-        else:
-            lines += ["", *about, f"{setting.name} = {_toml(setting.default)}"]
-    return "\n".join(lines + tables) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Duration | Size | str):
-        return f'"{value}"'
-    return str(value)
-
-
-def base_type(annotated: Any) -> Any:
-    """The type without its limits and without None."""
-    bare = get_args(annotated)[0]
-    return get_args(bare)[0] if isinstance(bare, UnionType) else bare

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +17,12 @@ from typing import Any
 import msgspec
 
 from boilerd.errors import ConfigError, InvalidTaskError
-from boilerd.settings.definitions import SECRETS, Setting, Settings, definitions
-from boilerd.settings.urls import MASK, check_url, mask_url
-from boilerd.tasks.queues import check_queue
+from boilerd.settings.definitions import Settings, definitions
+from boilerd.settings.setting import Setting
+from boilerd.settings.urls import check_url
 
-#: The settings of a machine.
+#: The settings of the machine.
 SYSTEM_FILE = Path("/etc/boilerd/boilerd.toml")
-#: Names of the original's environment variables, and the setting that each sets.
-ORIGINAL_NAMES = {
-    "REDIS_ADDR": "redis_url",
-    "REDIS_PASSWORD": "redis_password",
-    "REDIS_DB": "redis_db",
-    "WORKER_SHUTDOWN_TIMEOUT": "shutdown_timeout",
-    "LOG_OUTPUT": "log_output",
-    "LOG_FILE": "log_file",
-}
 
 
 @dataclass(frozen=True)
@@ -57,26 +48,27 @@ def load(
         file: The file to read; without it ``BOILERD_CONFIG``, ./boilerd.toml, /etc/boilerd/boilerd.toml,
             the first that exists.
         environ: Instead of the process's environment.
-        only: Read these, and leave all others at their defaults, whatever is wrong with them or
-            with the file: for commands that must work on a daemon whose settings were broken.
+        only: Read only these, leave all others at their defaults, and ignore mistakes in them and in
+            the file: for commands that must work on a daemon whose settings were broken.
 
     Raises:
         ConfigError: A file cannot be read, a key is unknown, or a value is not allowed.
     """
     environ = os.environ if environ is None else environ
     path = _find_file(file, environ)
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
+    known = {setting.name: setting for setting in definitions() if only is None or setting.name in only}
+    in_file = _from_file(path, is_lenient=only is not None) if path else {}
     layers = [
-        _from_file(path, is_lenient=only is not None) if path else {},
-        _from_environment(environ) if only is None else _named(environ, only),
+        {name: found for name, found in in_file.items() if name in known},
+        _from_environment(environ, known.values()),
         {name: (value, "flag") for name, value in (flags or {}).items() if value is not None},
     ]
-    known = {setting.name: setting for setting in definitions()}
+    if only is None:
+        _refuse_unknown(environ)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     for layer in layers:
         for name, (raw, source) in layer.items():
-            if only is not None and name not in only:
-                continue
             values[name] = _convert(known[name], raw, source, is_text=layer is not layers[0])
             sources[name] = source
     settings = Settings(**values)
@@ -94,21 +86,7 @@ def _find_file(chosen: str | os.PathLike[str] | None, environ: Mapping[str, str]
     try:
         return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
     except PermissionError:
-        return SYSTEM_FILE  # who reads it says so
-
-
-def _named(environ: Mapping[str, str], names: Collection[str]) -> dict[str, tuple[Any, str]]:
-    """The variables of these settings, and no others; our own wins over the original's."""
-    return {
-        name: (value, variable)
-        for variable, name in _variables().items()
-        if name in names and (value := environ.get(variable))
-    }
-
-
-def _variables() -> dict[str, str]:
-    """Variable → setting; where both names of one are set, the later one here wins."""
-    return {**ORIGINAL_NAMES, **{setting.variable: setting.name for setting in definitions()}}
+        return SYSTEM_FILE  # reading it raises the error
 
 
 def _from_file(path: Path, *, is_lenient: bool) -> dict[str, tuple[Any, str]]:
@@ -138,34 +116,32 @@ def _read_file(path: Path) -> dict[str, tuple[Any, str]]:
     return {name: (value, str(path)) for name, value in data.items()}
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """Credentials, then the original's names, then our own: a later one wins."""
-    found = _from_credentials(environ)
-    names = _variables()
-    for variable, name in names.items():
-        if name in SECRETS and (path := environ.get(f"{variable}_FILE")):
-            found[name] = (_read_secret(Path(path), f"{variable}_FILE"), f"{variable}_FILE")
-        if value := environ.get(variable):
-            # The original has an address there, without a scheme.
-            found[name] = (f"redis://{value}" if variable == "REDIS_ADDR" else value, variable)
-    secret_files = {f"{variable}_FILE" for variable, name in names.items() if name in SECRETS}
-    _refuse_unknown(environ, {*names, *secret_files, "BOILERD_CONFIG"})
+def _from_environment(environ: Mapping[str, str], settings: Iterable[Setting]) -> dict[str, tuple[Any, str]]:
+    """Credentials, then boiler-go's variables, then our own: a later one wins."""
+    found: dict[str, tuple[Any, str]] = {}
+    for setting in settings:
+        if setting.form.is_secret:
+            found |= _from_credential(setting.name, environ)
+        for variable, our_text in setting.variables.items():
+            if setting.form.is_secret and (path := environ.get(f"{variable}_FILE")):
+                found[setting.name] = (_read_secret(Path(path), f"{variable}_FILE"), f"{variable}_FILE")
+            if text := environ.get(variable):
+                found[setting.name] = (our_text(text), variable)
     return found
 
 
-def _from_credentials(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """What systemd's LoadCredential= put into files named as the settings."""
+def _from_credential(name: str, environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """The secret that systemd's LoadCredential= put into a file of the setting's name, if it did."""
     directory = environ.get("CREDENTIALS_DIRECTORY")
-    paths = {name: Path(directory) / name for name in SECRETS} if directory else {}
-    return {
-        name: (_read_secret(path, f"credential {name}"), f"credential {name}")
-        for name, path in paths.items()
-        if os.path.lexists(path)
-    }
+    if not directory or not os.path.lexists(path := Path(directory) / name):
+        return {}
+    return {name: (_read_secret(path, f"credential {name}"), f"credential {name}")}
 
 
-def _refuse_unknown(environ: Mapping[str, str], known: set[str]) -> None:
-    """A misspelt variable would silently leave the default in force."""
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    """Raise ConfigError for a variable that looks like ours; misspelt, it would leave the default in force unseen."""
+    known = {variable for setting in definitions() for variable in setting.variables} | {"BOILERD_CONFIG"}
+    known |= {f"{variable}_FILE" for each in definitions() if each.form.is_secret for variable in each.variables}
     for variable in environ:
         if variable.startswith("BOILERD_") and variable not in known:
             raise ConfigError(f"unknown variable {variable!r}{_did_you_mean(variable, sorted(known))}")
@@ -180,49 +156,22 @@ def _read_secret(path: Path, source: str) -> str:
 
 
 def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
-    """Turn what a file, a variable or a flag holds into the setting's type; `is_text`: "10" may stand for 10."""
+    """Convert a raw value to the setting's type; `is_text`: it is from a variable or flag, where "10" stands for 10."""
     try:
-        value = _parse(setting, raw) if is_text else raw
+        value = setting.parse(raw) if is_text else raw
         value = msgspec.convert(value, setting.type, strict=not is_text, dec_hook=lambda kind, given: kind.parse(given))
-        if setting.name == "queues":
-            _check_queues(value)
+        if setting.form.check:
+            setting.form.check(value)
     except (ConfigError, InvalidTaskError) as error:
         raise ConfigError(f"{source}: {setting.name}: {error}") from error
     except (msgspec.MsgspecError, ValueError) as error:
-        if setting.is_table:
-            raise ConfigError(f"{source}: {setting.name}: {error}") from error
-        told = MASK if setting.name in SECRETS else repr(raw)
-        if setting.name == "redis_url":
-            told = mask_url(told)
-        raise ConfigError(f"{source}: {setting.name}: {told} is not {setting.expected()}") from error
+        problem = error if setting.is_json else f"{setting.masked(repr(raw))} is not {setting.expected()}"
+        raise ConfigError(f"{source}: {setting.name}: {problem}") from error
     return value
 
 
-def _parse(setting: Setting, text: str) -> Any:
-    """What a text stands for, as a file has it."""
-    if setting.is_table:
-        return msgspec.json.decode(text)
-    if setting.name == "queues":
-        return _parse_queues(text)
-    if setting.name == "rq_functions":
-        return [part.strip() for part in text.split(",") if part.strip()]
-    return text
-
-
-def _parse_queues(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
-    return {name.strip(): weight.strip() or "1" for name, _, weight in pairs}
-
-
-def _check_queues(weights: Mapping[str, int]) -> None:
-    if not weights:
-        raise ValueError("no queue")
-    for name in weights:
-        check_queue(name)
-
-
 def _check_together(settings: Settings) -> None:
-    """Rules that need more than one setting, or a look at the value's parts."""
+    """Raise ConfigError for a value that does not go with another, or that is wrong in itself."""
     for queue in settings.limits:
         if queue not in settings.queues:
             raise ConfigError(f"limits: queue {queue!r} is not one of the queues ({', '.join(settings.queues)})")

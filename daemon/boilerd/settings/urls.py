@@ -1,4 +1,4 @@
-"""URLs of a Redis: checked, and shown without their passwords."""
+"""Check the URL of a Redis, and hide the passwords in it."""
 
 import re
 from pathlib import Path
@@ -10,23 +10,23 @@ MASK = "********"
 
 SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://")
 
-#: Not urlsplit: a password with / ? # [ in it, unquoted, is the likeliest mistake of all.
+#: Not urlsplit, for the likeliest mistake is a password with / ? # [ in it, unquoted.
 _CREDENTIALS = re.compile(
     r"(?P<scheme>[\w+.-]*:?//|(?![\w+.-]*:?//))(?P<user>[^:/@]*)(:.*)?@(?P<rest>[^@]*)", re.DOTALL
 )
-#: redis-py knows `password` and `ssl_password`; any other name that ends so is one as well.
+#: redis-py knows `password` and `ssl_password`; any other name with this end may be one too.
 _PASSWORD_IN_QUERY = re.compile(r"([?&][^=&#]*password=)[^&#]*", re.IGNORECASE)
 
 
 def mask_url(url: str) -> str:
-    """The URL, or what was meant to be one, without its passwords."""
+    """The URL without its passwords; also hides them in a text that is no valid URL."""
     if match := _CREDENTIALS.fullmatch(url):
         url = f"{match['scheme']}{match['user']}:{MASK}@{match['rest']}"
     return _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", url)
 
 
 def check_url(url: str) -> None:
-    """Raise ConfigError, without the password, for what is no URL of a Redis."""
+    """Raise ConfigError, without the password, if it is no URL of a Redis."""
     if not url.startswith(SCHEMES):
         raise ConfigError(f"redis_url: {mask_url(url)!r} does not begin with one of {', '.join(SCHEMES)}")
     try:
@@ -47,7 +47,7 @@ def check_url(url: str) -> None:
 
 
 def _wrong_part(parts: SplitResult) -> str:
-    """What redis-py would take for something else, in words."""
+    """Describe the part of the URL that redis-py would misread; empty if there is none."""
     if parts.scheme == "unix":
         is_path = parts.path.strip("/") and not parts.netloc.rpartition("@")[2]
         return "" if is_path else "the path of a socket stands behind three slashes, as in unix:///run/valkey.sock"

@@ -1,4 +1,4 @@
-"""The tasks that boilerd brings: one that answers, to see that all is well, and to copy from.
+"""The built-in task, worker:ping: it shows that all is well, and is an example to copy.
 
 A module of your own looks the same: constants for the task types, so that the code that
 enqueues and the code that handles cannot disagree; a mux; handlers that take a task.
@@ -14,7 +14,7 @@ mux = ServeMux()
 
 @mux.handle(WORKER_PING)
 def ping(task: Task) -> str:
-    """Log the payload's ``message``; any other payload is answered too.
+    """Log and return the payload's ``message``, or ``pong`` if it has none.
 
     A handler may run more than once for the same task, so it must be idempotent: this one
     only logs.

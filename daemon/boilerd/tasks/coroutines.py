@@ -1,16 +1,17 @@
 """Run ``async def`` handlers in a worker that is otherwise synchronous.
 
-What counts is the coroutine that a handler returned, not how the handler was written: a decorator may hide that.
+A handler counts as one if it returns a coroutine, however it is written: a decorator may hide the ``async def``.
 """
 
 import asyncio
 import functools
-import inspect
 from collections.abc import Callable, Coroutine
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
-#: What stands for code that has not run; a function that returned it has done nothing yet.
+from boilerd.tasks.callables import name_of
+
+#: Types of objects that hold code which has not run; a function that returned one has done nothing yet.
 #: A set of types, because nothing can derive from them, and a look-up takes a third of the time of `isinstance`.
 NOT_RUN = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
@@ -18,8 +19,7 @@ NOT_RUN = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 class _Loop:
     """The process's event loop, made at the first use and kept.
 
-    Clients of a handler that belong to a loop, such as connection pools, live as long as the
-    worker.
+    A handler's clients that belong to a loop, such as connection pools, live as long as the worker.
     """
 
     def __init__(self) -> None:
@@ -31,8 +31,8 @@ class _Loop:
         """Run a handler's coroutine to its end, or until it is struck; raises RuntimeError inside of another loop."""
         if _is_in_loop():
             raise RuntimeError(
-                f"{drop(coroutine)} of an async def handler cannot run inside of a running event loop; in a test that"
-                " is async def itself, call it as `await asyncio.to_thread(run, mux, …)`"
+                f"{discard(coroutine)} of an async def handler cannot run inside of a running event loop; in a test"
+                " that is async def itself, call it as `await asyncio.to_thread(run, mux, …)`"
             )
         self._runner = self._runner or asyncio.Runner()
         loop = self._runner.get_loop()
@@ -52,8 +52,8 @@ class _Loop:
 
         Raised in a signal handler, an exception ends whatever code runs at that moment: the
         handler's own, which is what we want; another task's, which would keep it; or the
-        loop's. So unless it is the handler's own, the handler's task is cancelled, and what
-        comes of that is told as `error`.
+        loop's. So unless it is the handler's own, the handler's task is cancelled, and its
+        cancellation becomes `error`.
         """
         if self._main is None:
             return False
@@ -78,9 +78,9 @@ strike = _loop.strike
 
 
 def synchronous(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that runs the coroutine to its end that the handler returns, if it returns one.
+    """Wrap the handler in a function that runs the coroutine which it returns, if it returns one.
 
-    It raises TypeError where the handler returns a generator: nothing of its body would run.
+    The function raises TypeError if the handler returns a generator, for nothing of its body would run.
     """
 
     @functools.wraps(handler)
@@ -90,30 +90,14 @@ def synchronous(handler: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(result, CoroutineType):
                 result = _loop.run(result)
             if type(result) in NOT_RUN:
-                raise TypeError(f"handler {name_of(handler)} returned {drop(result)}; nothing of that would run")
+                raise TypeError(f"handler {name_of(handler)} returned {discard(result)}; nothing of that would run")
         return result
 
     return run_to_end
 
 
-def drop(not_run: Any) -> str:
-    """Give up what was not run, so that Python does not warn of it; what it is, in words."""
-    if not isinstance(not_run, AsyncGeneratorType):  # which is closed by a coroutine of its own
+def discard(not_run: Any) -> str:
+    """Close code that was not run, so that Python does not warn of it; returns a name for its kind."""
+    if not isinstance(not_run, AsyncGeneratorType):  # its close() is a coroutine
         not_run.close()
     return {CoroutineType: "a coroutine", GeneratorType: "a generator"}.get(type(not_run), "an async generator")
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether a call, of the function or the object, returns a coroutine, as far as one can see."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-def is_generator(function: Callable[..., Any]) -> bool:
-    """Whether a call, of the function or the object, returns a generator, as far as one can see."""
-    calls = (function, type(function).__call__)
-    return any(inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call) for call in calls)
-
-
-def name_of(function: object) -> str:
-    """How to speak of something that can be called."""
-    return getattr(function, "__qualname__", None) or repr(function)

@@ -1,4 +1,4 @@
-"""Find the application's mux by its name, ``module:name``."""
+"""Import the application, and find its mux by the name ``module:name``."""
 
 import importlib
 import sys
@@ -20,11 +20,10 @@ def load_app(name: str | None, rq_functions: Sequence[str] = ()) -> ServeMux:
 
     Args:
         name: ``module:name``.
-        rq_functions: Functions of plain RQ's jobs that the mux is to call, as the setting has them; the modules that
-            they are in are imported as well.
+        rq_functions: The setting of this name: functions of plain RQ's jobs that the mux calls. They are imported too.
 
     Raises:
-        AppImportError: No such module or name, or the module raised while it was imported.
+        AppImportError: There is no such module or name, or the module raised an error while it was imported.
     """
     mux = _load_mux(name)
     functions = Functions(rq_functions)
@@ -71,7 +70,7 @@ def _working_directory(app: str) -> str:
         ) from error
 
 
-def _broken(what: str, error: BaseException) -> AppImportError:
+def _broken(setting: str, error: BaseException) -> AppImportError:
     # The frames of importlib say nothing about the application.
     frames = "".join(traceback.format_exception(error))
-    return AppImportError(f"{what} cannot be imported: {type(error).__name__}: {error}", frames)
+    return AppImportError(f"{setting} cannot be imported: {type(error).__name__}: {error}", frames)

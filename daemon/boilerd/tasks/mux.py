@@ -7,15 +7,16 @@ from typing import Any, TypeVar, cast
 from msgspec import structs
 
 from boilerd.errors import HandlerNotFoundError
-from boilerd.tasks.coroutines import NOT_RUN, drop, is_async, is_generator, name_of, synchronous
+from boilerd.tasks.callables import check_handler, check_plain, is_plain, name_of
+from boilerd.tasks.coroutines import NOT_RUN, discard, synchronous
 from boilerd.tasks.cron import CronEntry
+from boilerd.tasks.payload import check_model, decode_payload
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
-from boilerd.tasks.schema import check_model, decode
 from boilerd.tasks.task import Task, check_type
 
-#: Runs one attempt; what it returns is the task's result, an exception makes the attempt fail.
+#: Runs one attempt: it returns the task's result, or raises, and the attempt has failed.
 Handler = Callable[[Task], Any]
-#: A handler, or an ``async def`` one: what it returns is awaited.
+#: A handler as an application writes it; it may be ``async def``.
 AnyHandler = TypeVar("AnyHandler", bound=Callable[[Task], Any])
 #: Takes the next handler and returns one that wraps it.
 Middleware = Callable[[Handler], Handler]
@@ -61,7 +62,7 @@ class ServeMux:
             check_model(payload)
 
         def register(handler: AnyHandler) -> AnyHandler:
-            _check_handler(f"handler for {pattern!r}", handler)
+            check_handler(f"handler for {pattern!r}", handler)
             if pattern in self._handlers:
                 raise ValueError(f"pattern {pattern!r} has a handler already")
             self._handlers[pattern] = handler
@@ -89,12 +90,12 @@ class ServeMux:
 
         Args:
             spec: Five fields, six (seconds first), ``@every 30s``, ``@daily`` and the like.
-            task_type: What to do.
+            task_type: The type of the task.
             payload: Anything that has a JSON form.
-            name: Tells entries apart; made from the task type where it is left out.
-            timezone: Name from the IANA's list.
-            catch_up: Ticks that were missed while no daemon ran are skipped, or, with True, the
-                last of them runs late.
+            name: Identifies the entry; made from the task type if it is left out.
+            timezone: An IANA name, such as Europe/Berlin.
+            catch_up: If True, the last of the ticks that were missed while no daemon ran runs late;
+                else all of them are skipped.
             options: Options of the enqueue, but for ``task_id``, ``process_at`` and ``deadline``.
 
         Raises:
@@ -117,43 +118,43 @@ class ServeMux:
         if not middleware:
             raise ValueError("use() takes at least one middleware")
         for each in middleware:
-            _check_plain("middleware", each)
+            check_plain("middleware", each)
         self._middleware += middleware
         self._chains.clear()
         return middleware[0]
 
     def not_found(self, handler: Handler) -> Handler:
-        """Set what runs when no pattern matches; may be ``async def``; usable as a decorator.
+        """Set the handler of tasks that no pattern matches; may be ``async def``; usable as a decorator.
 
         Raises:
             TypeError: It cannot be called, or is a generator function.
         """
-        _check_handler("not_found", handler)
+        check_handler("not_found", handler)
         self._not_found = handler
         self._chains.clear()
         return handler
 
     def is_failure(self, hook: Callable[[BaseException], bool]) -> Callable[[BaseException], bool]:
-        """Set what tells failures from errors that are none: their retries are not counted; a plain function."""
-        _check_plain("is_failure", hook)
+        """Set the hook that returns False for errors whose retries are not to be counted; a plain function."""
+        check_plain("is_failure", hook)
         self._hooks = replace(self._hooks, is_failure=hook)
         return hook
 
     def retry_delay(self, hook: RetryDelay) -> RetryDelay:
-        """Set what computes the seconds until a retry: from retries so far, error and task; a plain function."""
-        _check_plain("retry_delay", hook)
+        """Set the hook that returns the seconds until a retry, from retries so far, error, task; a plain function."""
+        check_plain("retry_delay", hook)
         self._hooks = replace(self._hooks, retry_delay=hook)
         return hook
 
     def error_handler(self, hook: ErrorHandler) -> ErrorHandler:
-        """Set what is told of every error, before anything is decided about the task; a plain function."""
-        _check_plain("error_handler", hook)
+        """Set the hook that gets every error, before anything is decided about the task; a plain function."""
+        check_plain("error_handler", hook)
         self._hooks = replace(self._hooks, error_handler=hook)
         return hook
 
     @property
     def hooks(self) -> Hooks:
-        """The application's say in failures."""
+        """The application's hooks."""
         return self._hooks
 
     @property
@@ -163,12 +164,12 @@ class ServeMux:
         return [*self._crons, *(entry for mux in inner.values() for entry in mux.crons)]
 
     def policy(self, task_type: str) -> RetryPolicy | None:
-        """The retry policy of the type's handler, or None."""
+        """The retry policy that the type's handler has of its own, or None."""
         handler = self.match(task_type)
         return handler.policy(task_type) if isinstance(handler, ServeMux) else policy_of(handler)
 
     def model(self, task_type: str) -> Any:
-        """The type of the payload that the type's handler wants, or None."""
+        """The type of payload that the type's handler declared, or None."""
         pattern = self._pattern(task_type)
         if pattern is None:
             return None
@@ -208,7 +209,7 @@ class ServeMux:
         return max((p for p in self._handlers if task_type.startswith(p)), key=len, default=None)
 
     def _innermost(self, task_type: str) -> Handler:
-        """The handler, made synchronous and given a decoded payload where it wants that."""
+        """The handler, made synchronous, and given a decoded payload if it declared a type."""
         pattern = self._pattern(task_type)
         if pattern is None:
             return synchronous(self._not_found)
@@ -217,7 +218,7 @@ class ServeMux:
         model = self._models.get(pattern)
         if model is None:
             return handler
-        return lambda task: handler(structs.replace(task, payload=decode(task.payload, model)))
+        return lambda task: handler(structs.replace(task, payload=decode_payload(task.payload, model)))
 
     def _wrap(self, handler: Handler) -> Handler:
         for middleware in reversed(self._middleware):
@@ -226,35 +227,21 @@ class ServeMux:
 
 
 def _wrapped(middleware: Middleware, handler: Handler) -> Handler:
-    """The handler inside the middleware; raises TypeError with its name where it made no plain function of it."""
+    """The handler inside the middleware; raises TypeError if the middleware did not return a plain function."""
     outer: Any = middleware(handler)
     if type(outer) in NOT_RUN:
         raise _not_plain(name_of(middleware), outer)
     if not callable(outer):
         raise TypeError(f"middleware {name_of(middleware)} returned {outer!r}; it must return the handler that it made")
-    if is_async(outer) or is_generator(outer):
+    if not is_plain(outer):
         raise TypeError(
             f"middleware {name_of(middleware)} returned {name_of(outer)}, which is no plain function; use def"
         )
     return cast(Handler, outer)
 
 
-def _check_handler(what: str, handler: Any) -> None:
-    if not callable(handler):
-        raise TypeError(f"{what}: {handler!r} cannot be called")
-    if is_generator(handler):
-        raise TypeError(f"{what}: {name_of(handler)} has a yield, so that nothing of it would run; use return")
-
-
-def _check_plain(what: str, function: Any) -> None:
-    if not callable(function):
-        raise TypeError(f"{what}: {function!r} cannot be called")
-    if is_async(function) or is_generator(function):
-        raise TypeError(f"{what}: {name_of(function)} is no plain function, so that nothing of it would run; use def")
-
-
 def _not_plain(middleware: str, result: Any) -> TypeError:
-    return TypeError(f"middleware {middleware} returned {drop(result)}; middleware must be plain functions")
+    return TypeError(f"middleware {middleware} returned {discard(result)}; middleware must be plain functions")
 
 
 def _raise_not_found(task: Task) -> None:

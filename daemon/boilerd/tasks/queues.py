@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from boilerd.errors import InvalidTaskError
 
-#: The original's queues. Strict: critical before default before low. Weighted: 60 %, 30 % and
+#: boiler-go's queues. Strict: critical before default before low. Weighted: 60 %, 30 % and
 #: 10 % of the claims while all are full.
 DEFAULT_WEIGHTS: Mapping[str, int] = {"critical": 6, "default": 3, "low": 1}
 DEFAULT_QUEUE = "default"
@@ -15,7 +15,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 def check_queue(name: object) -> str:
-    """Return `name`, or raise InvalidTaskError when it is no queue name."""
+    """Return `name`, or raise InvalidTaskError if it is no queue name."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidTaskError(
             f"queue {name!r}: use letters, digits, '_', '-' and '.', at most 128, a letter or digit first"

@@ -1,4 +1,4 @@
-"""What becomes of a task after an attempt that failed."""
+"""Decide what happens to a task after an attempt that failed."""
 
 import enum
 import math
@@ -18,10 +18,9 @@ from boilerd.errors import (
     WorkerDiedError,
 )
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, Task
+from boilerd.units import LONGEST_S
 
 DAY_S = 24 * 3600.0
-#: No retry is later than in 68 years: what an option of an enqueue may be, too.
-MAX_DELAY_S = float(2**31 - 1)
 
 _POLICY = "__boilerd_retry__"
 
@@ -35,12 +34,12 @@ class RetryPolicy:
     Attributes:
         max_retries: Attempts after the first; a task's own `max_retries` wins.
         base: Seconds before the first retry.
-        factor: Each further delay is so many times as long.
+        factor: Each further delay is this many times as long.
         max_delay: Longest delay in seconds.
         jitter: A delay grows by up to this share of itself, at random, so that tasks that
-            failed together do not come back together. 0: exact delays.
-        retry_on: Errors that are worth another attempt; any other archives at once.
-        discard_on: Errors that archive at once, although `retry_on` has them.
+            failed together are not retried together. 0: exact delays.
+        retry_on: Errors after which the task is retried; after any other it is archived at once.
+        discard_on: Errors after which it is archived at once, although `retry_on` has them.
     """
 
     max_retries: int = DEFAULT_MAX_RETRIES
@@ -52,7 +51,7 @@ class RetryPolicy:
     discard_on: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what could never work, where it is written down and not at 3 a.m."""
+        """Refuse values that could never work where they are written, not at 3 a.m."""
         limits = {"max_retries": 0, "base": 0, "factor": 1, "max_delay": 0, "jitter": 0}
         for name, least in limits.items():
             value = getattr(self, name)
@@ -115,7 +114,7 @@ def policy_of(handler: object) -> RetryPolicy | None:
 
 
 class Verdict(enum.StrEnum):
-    """What becomes of the task."""
+    """What happens to the task."""
 
     RETRY = "retry"
     ARCHIVE = "archive"
@@ -124,11 +123,11 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict, and what it needs.
+    """A verdict, and how a retry goes.
 
     Attributes:
         delay_s: Seconds until the retry.
-        counts: Whether the attempt used up one of the retries, and counts as a failure.
+        counts: True if the attempt uses up one of the retries, and counts as a failure.
     """
 
     verdict: Verdict
@@ -138,12 +137,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """An application's say, as in Asynq's Config.
+    """Functions of the application that are called after a failed attempt, as in Asynq's Config.
 
     Attributes:
-        is_failure: Whether the error is one; where not, the retry is not counted.
-        retry_delay: Seconds until the retry, from retries so far, error and task.
-        error_handler: Told of every error, before anything is decided.
+        is_failure: Returns False for an error that is no failure, so that the retry is not counted.
+        retry_delay: Returns the seconds until the retry, from retries so far, error and task.
+        error_handler: Gets every error, before anything is decided.
     """
 
     is_failure: Callable[[BaseException], bool] | None = None
@@ -152,28 +151,28 @@ class Hooks:
 
 
 #: Errors that the next attempt would only repeat.
-HOPELESS = (SkipRetry, InvalidPayloadError, DeadlineExceededError, TaskCancelledError)
-#: Ends that the handler's code did not choose: worth another attempt whatever `retry_on` says.
-ACCIDENTS = (TaskTimeoutError, WorkerDiedError)
+NEVER_RETRIED = (SkipRetry, InvalidPayloadError, DeadlineExceededError, TaskCancelledError)
+#: Errors that the handler's code did not raise: another attempt may succeed, whatever `retry_on` says.
+ALWAYS_RETRIED = (TaskTimeoutError, WorkerDiedError)
 
 
 def decide(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks) -> Decision:
-    """What becomes of a task whose attempt ended in `error`.
+    """Decide what happens to a task whose attempt ended in `error`.
 
-    Asynq's order: revoked tasks go, exhausted and hopeless ones are archived, the rest is
-    tried again. `RetryLater` is a request, not a failure: it is granted even to a task
-    without retries left.
+    Asynq's order: a revoked task is dropped; one that has no retries left, or that a retry
+    would not help, is archived; any other is retried. `RetryLater` is a request, not a
+    failure: it is granted even to a task without retries left.
     """
     if isinstance(error, RevokeTask):
         return Decision(Verdict.DROP, counts=False)
     if isinstance(error, RetryLater):
-        return Decision(Verdict.RETRY, _sound(error.delay_s, task, policy), counts=error.counts)
+        return Decision(Verdict.RETRY, _storable_s(error.delay_s, task, policy), counts=error.counts)
     retried = task.attempt - 1
-    is_hopeless = isinstance(error, HOPELESS + policy.discard_on)
-    if is_hopeless or not isinstance(error, policy.retry_on + ACCIDENTS) or retried >= task.max_retries:
+    is_final = isinstance(error, NEVER_RETRIED + policy.discard_on)
+    if is_final or not isinstance(error, policy.retry_on + ALWAYS_RETRIED) or retried >= task.max_retries:
         return Decision(Verdict.ARCHIVE)
     counts = hooks.is_failure is None or bool(hooks.is_failure(error))
-    return Decision(Verdict.RETRY, _sound(_delay_s(error, task, policy, hooks), task, policy), counts)
+    return Decision(Verdict.RETRY, _storable_s(_delay_s(error, task, policy, hooks), task, policy), counts)
 
 
 def _delay_s(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks) -> float:
@@ -187,10 +186,10 @@ def _delay_s(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks
     return policy.delay_s(retried)
 
 
-def _sound(delay_s: float, task: Task, policy: RetryPolicy) -> float:
-    """No delay before now, nor one that could not be stored; the policy's where code gave no number of seconds."""
+def _storable_s(delay_s: float, task: Task, policy: RetryPolicy) -> float:
+    """The delay between 0 and the longest that can be stored; the policy's if the code gave infinity or NaN."""
     seconds = delay_s if math.isfinite(delay_s) else policy.delay_s(task.attempt - 1)
-    return min(max(0.0, seconds), MAX_DELAY_S)
+    return min(max(0.0, seconds), float(LONGEST_S))
 
 
 def _is_exception_class(kind: object) -> bool:

@@ -23,12 +23,12 @@ class Arguments(msgspec.Struct, forbid_unknown_fields=True):
 class Functions:
     """The handler of tasks whose type is the name of a function: calls it with the arguments in the payload.
 
-    One for all patterns: the mux finds it by the longest beginning of a name, and another pattern may be the one that
-    stands for the function.
+    One handler serves all patterns: the mux finds it by the longest pattern that a name starts with, and the name may
+    be allowed by another.
 
     Args:
-        patterns: ``module.function``, or ``module.*`` for those that the module defines: what it has imported from
-            elsewhere, ``subprocess.run`` say, must be named by itself.
+        patterns: ``module.function``, or ``module.*`` for the functions that the module defines. One that it imported
+            from elsewhere, such as ``subprocess.run``, needs its own name here.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
@@ -38,15 +38,15 @@ class Functions:
         return f"rq_functions {', '.join(self._patterns)}"
 
     def names(self, function: str) -> bool:
-        """Whether a pattern stands for the function."""
-        return any(_names(pattern, function) for pattern in self._patterns)
+        """True if a pattern allows the function."""
+        return any(_allows(pattern, function) for pattern in self._patterns)
 
     def __call__(self, task: Task) -> Any:
-        """Call the function; what it returns is the task's result, but for a ``Retry`` of RQ's.
+        """Call the function; its result is the task's, unless it is RQ's ``Retry``.
 
         Raises:
-            RetryLater: It returned one; SkipRetry: once more than that allows.
-            ForbiddenJobError: No pattern stands for it.
+            RetryLater: It returned a ``Retry``; SkipRetry: more of them than the ``Retry`` allows.
+            ForbiddenJobError: No pattern allows it.
             InvalidPayloadError: The payload is not `Arguments`.
             ImportError: There is no such module; AttributeError: there is no such name in it.
         """
@@ -64,7 +64,7 @@ class Functions:
         return _awaited(task, result) if isinstance(result, CoroutineType) else _unless_again(task, result)
 
     def _find(self, name: str) -> Any:
-        """The function; of what only a star stands for nothing is imported, as pkgutil does with a module inside."""
+        """The function; behind a star it is an attribute of the module, for pkgutil would also import submodules."""
         if name in self._patterns:
             return pkgutil.resolve_name(name)
         module, _, attribute = name.rpartition(".")
@@ -72,7 +72,7 @@ class Functions:
 
 
 class _AskedAgain(RetryLater):
-    """A function returned a ``Retry``; it is a retry, as in RQ."""
+    """A function returned a ``Retry``, which counts as a retry, as in RQ."""
 
     counts = True
 
@@ -94,16 +94,16 @@ def _unless_again(task: Task, result: Any) -> Any:
 
 
 def prefix_of(pattern: str) -> str:
-    """With what the names begin that the pattern stands for."""
+    """The text that all names start with which the pattern allows."""
     return pattern.removesuffix("*")
 
 
 def load(pattern: str) -> None:
-    """Import the function, or the module that it is in: before the fork, and to have errors told at the start."""
+    """Import the function, or the module before the star: workers share it, and a mistake shows at the start."""
     pkgutil.resolve_name(pattern.rpartition(".")[0] if pattern.endswith("*") else pattern)
 
 
-def _names(pattern: str, function: str) -> bool:
-    """Whether the pattern stands for the function; the star for no dots, behind which there may be anything."""
+def _allows(pattern: str, function: str) -> bool:
+    """True if the pattern allows the function; a star stands for a name without dots, not for what is inside of it."""
     rest = function.removeprefix(prefix_of(pattern))
     return rest != function and ("." not in rest if pattern.endswith("*") else not rest)

@@ -1,18 +1,17 @@
-"""What a task is: its type and options, and the rules that each must follow."""
+"""What a handler and a client see of a task, and the rules for task types and task IDs."""
 
-import difflib
 import enum
 import logging
 import math
 import re
-from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypedDict
+from datetime import datetime
+from typing import Any, Protocol
 
 import msgspec
 from msgspec.structs import force_setattr
 
 from boilerd.errors import InvalidTaskError, TaskNotFoundError
-from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
+from boilerd.tasks.queues import DEFAULT_QUEUE
 
 #: Asynq's defaults.
 DEFAULT_MAX_RETRIES = 25
@@ -22,7 +21,6 @@ ARCHIVE_TTL_S = 90 * 24 * 3600
 
 _TYPE = re.compile(r"[A-Za-z0-9_.:/-]{1,256}")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_KEY = re.compile(r"[A-Za-z0-9_.:/@-]{1,128}")
 
 
 class TaskState(enum.StrEnum):
@@ -37,29 +35,29 @@ class TaskState(enum.StrEnum):
 
 
 class Runtime(Protocol):
-    """What a task can ask of the attempt that runs it."""
+    """The attempt that runs a task, as far as the task uses it."""
 
     def remaining_s(self) -> float:
-        """Seconds until the attempt is cut."""
+        """Seconds until the attempt is interrupted."""
 
     def cancellation(self) -> str:
-        """Why the task is not wanted any more; empty when it is."""
+        """Why the handler should end; empty if it should go on."""
 
     def write_result(self, result: Any) -> bool:
-        """Show a result so far; False when the lease is lost."""
+        """Store a result so far; False if the lease is lost."""
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a handler gets.
+    """A task as its handler sees it.
 
-    A Struct and no dataclass: a worker makes one for each task, twelve times as fast.
+    A Struct, for a worker makes one for each task, twelve times as fast as a dataclass.
 
     Attributes:
-        attempt: Which run this is, counted from 1.
-        max_retries: How many further attempts follow a first one that failed.
+        attempt: Number of this attempt, from 1.
+        max_retries: Attempts that may follow a first one that failed.
         timeout_s: Seconds that one attempt may take; None: only the deadline counts.
         deadline: The moment after which the task may not run.
-        request_id: Ties the task to what caused it; from the payload's ``request_id``.
+        request_id: Ties the task to its cause; from the payload's ``request_id``.
     """
 
     id: str
@@ -76,18 +74,18 @@ class Task(msgspec.Struct, frozen=True):
     runtime: Runtime | None = None
 
     def __repr__(self) -> str:
-        """Without the payload, which is nobody's business but the handler's."""
+        """Without the payload, which only the handler may see."""
         return f"Task(id={self.id!r}, type={self.type!r}, queue={self.queue!r}, attempt={self.attempt})"
 
     def complete(self, max_retries: int) -> None:
-        """Set what only the application's rules know; for the worker, before anybody else has seen the task.
+        """Fill in max_retries from the handler's policy. Only the worker calls this, before the handler runs.
 
-        In place: a copy would cost as much as all else that is done for a short task in Python.
+        In place: a copy would cost as much as all other Python code for a short task.
         """
         force_setattr(self, "max_retries", max_retries)
 
     def attach(self, runtime: Runtime | None) -> None:
-        """Set what the attempt can tell the task; for the worker, as `complete`."""
+        """Set the attempt that runs the task. Only the worker calls this."""
         force_setattr(self, "runtime", runtime)
 
     @property
@@ -97,26 +95,26 @@ class Task(msgspec.Struct, frozen=True):
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the task was cancelled while it runs, or taken over by another worker.
+        """True if the task was cancelled while it runs, or another worker took it over.
 
         For handlers that must end in their own way.
         """
         return self.runtime is not None and bool(self.runtime.cancellation())
 
     def remaining(self) -> float:
-        """Seconds until the attempt is cut: at its timeout, its deadline or the end of a drain."""
+        """Seconds until the attempt is interrupted: by its timeout, its deadline or the end of a drain."""
         return self.runtime.remaining_s() if self.runtime else math.inf
 
     def write_result(self, result: Any) -> bool:
-        """Show `result` (anything with a JSON form) while the task runs; False when the lease is lost.
+        """Store `result` (anything with a JSON form) for others to see while the task runs; False if the lease is lost.
 
-        What the handler returns replaces it in the end.
+        The result that the handler returns replaces it.
         """
         return self.runtime is not None and self.runtime.write_result(result)
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """What the client knows of a task after enqueuing it."""
+    """A task as the client knows it after enqueuing it."""
 
     id: str
     type: str
@@ -132,132 +130,8 @@ class TaskInfo(msgspec.Struct, frozen=True):
         return f"TaskInfo(id={self.id!r}, type={self.type!r}, queue={self.queue!r}, state={str(self.state)!r})"
 
 
-class UniqueUntil(enum.StrEnum):
-    """When a unique lock is released, if its TTL does not end it before."""
-
-    SUCCESS = "success"  # Asynq's rule: kept by an archived task, so that nobody repeats the mistake
-    END = "end"  # any end: success, archive, cancellation
-    TTL = "ttl"  # never before
-
-
-class TaskOptions(msgspec.Struct, frozen=True):
-    """How a task is to be run; made by `task_options`, which checks every value.
-
-    Attributes:
-        timeout_s: None: no timeout, because there is a deadline.
-        process_in_s: Seconds until it is due; `process_at` wins where it is set.
-        process_at: When it is due, in seconds since 1970.
-        deadline: After when it may not run, in seconds since 1970.
-        unique_s: Longest time that no other such task is accepted; 0: no lock.
-    """
-
-    queue: str = DEFAULT_QUEUE
-    timeout_s: int | None = DEFAULT_TIMEOUT_S
-    max_retries: int | None = None
-    retention_s: int = 0
-    task_id: str | None = None
-    process_in_s: float = 0.0
-    process_at: float | None = None
-    deadline: float | None = None
-    unique_s: float = 0.0
-    unique_until: UniqueUntil = UniqueUntil.SUCCESS
-    concurrency_key: str | None = None
-    concurrency_limit: int = 1
-
-
-#: Of an enqueue without options.
-DEFAULT_OPTIONS = TaskOptions()
-Seconds = float | timedelta
-
-
-class EnqueueOptions(TypedDict, total=False):
-    """What an enqueue may be given; `task_options` checks it. Times to wait are seconds or timedeltas.
-
-    Attributes:
-        queue: Name of the queue; ``default`` without it.
-        timeout: How long one attempt may take, rounded up to whole seconds (RQ stores no
-            fractions). Without it 30 min, or with a deadline, until that.
-        max_retries: Further attempts after the first; without it the handler's policy decides.
-        retention: How long to keep the task and its result after success; 0, or without it, deletes it.
-        task_id: Letters, digits, ``_`` and ``-``; a random one without it.
-        process_in: Run it so much later.
-        process_at: Run it then; a datetime with a time zone.
-        deadline: It may not run after that; a datetime with a time zone.
-        unique: For so long, counted from when it is due, refuse another task with the same
-            queue, type and payload; at least a second.
-        unique_until: What releases that lock before: ``success`` (without it), ``end`` or ``ttl`` (nothing).
-        concurrency_key: At most `concurrency_limit` tasks with this key run at once, on all hosts.
-        concurrency_limit: See there; 1 without it.
-    """
-
-    queue: str
-    timeout: Seconds | None
-    max_retries: int | None
-    retention: Seconds
-    task_id: str | None
-    process_in: Seconds | None
-    process_at: datetime | None
-    deadline: datetime | None
-    unique: Seconds | None
-    unique_until: str | None
-    concurrency_key: str | None
-    concurrency_limit: int | None
-
-
-def task_options(
-    *,
-    queue: str = DEFAULT_QUEUE,
-    timeout: Seconds | None = None,
-    max_retries: int | None = None,
-    retention: Seconds = 0,
-    task_id: str | None = None,
-    process_in: Seconds | None = None,
-    process_at: datetime | None = None,
-    deadline: datetime | None = None,
-    unique: Seconds | None = None,
-    unique_until: str | None = None,
-    concurrency_key: str | None = None,
-    concurrency_limit: int | None = None,
-    **unknown: object,
-) -> TaskOptions:
-    """Check the options of an enqueue, as `EnqueueOptions` has them; `unknown` are all others.
-
-    Raises:
-        InvalidTaskError: An option has a value that is not allowed, or lacks another that it belongs to.
-        TypeError: There is no such option.
-    """
-    if unknown:
-        raise _unknown_option(next(iter(unknown)))
-    if task_id is not None:
-        check_task_id(task_id)
-    if concurrency_key is not None:
-        check_key(concurrency_key)
-    if process_in is not None and process_at is not None:
-        raise InvalidTaskError("process_in and process_at: give one of them")
-    if unique_until is not None and unique is None:
-        raise InvalidTaskError("unique_until: there is no lock without unique; give both, or none")
-    if concurrency_limit is not None and concurrency_key is None:
-        raise InvalidTaskError("concurrency_limit: limits nothing without concurrency_key; give both, or none")
-    return TaskOptions(
-        queue=check_queue(queue),
-        timeout_s=_timeout_s(timeout, deadline),
-        max_retries=None if max_retries is None else _whole("max_retries", max_retries, at_least=0),
-        retention_s=_ceil(_seconds("retention", retention)),
-        task_id=task_id,
-        process_in_s=0.0 if process_in is None else _seconds("process_in", process_in),
-        process_at=None if process_at is None else _epoch("process_at", process_at),
-        deadline=None if deadline is None else _epoch("deadline", deadline),
-        unique_s=0.0 if unique is None else _seconds("unique", unique, at_least=1),
-        unique_until=UniqueUntil.SUCCESS if unique_until is None else _unique_until(unique_until),
-        concurrency_key=concurrency_key,
-        concurrency_limit=1
-        if concurrency_limit is None
-        else _whole("concurrency_limit", concurrency_limit, at_least=1),
-    )
-
-
 def check_type(task_type: object) -> str:
-    """Return `task_type`, or raise InvalidTaskError when it is no task type."""
+    """Return `task_type`, or raise InvalidTaskError if it is no task type."""
     if not isinstance(task_type, str) or not _TYPE.fullmatch(task_type):
         raise InvalidTaskError(
             f"task type {task_type!r}: use letters, digits and any of '_ . : / -', at most 256, as in 'email:deliver'"
@@ -266,81 +140,15 @@ def check_type(task_type: object) -> str:
 
 
 def check_task_id(task_id: object) -> str:
-    """Return `task_id`, or raise InvalidTaskError when it is no task ID."""
+    """Return `task_id`, or raise InvalidTaskError if it is no task ID."""
     if not isinstance(task_id, str) or not _ID.fullmatch(task_id):
         raise InvalidTaskError(f"task ID {task_id!r}: use letters, digits, '_' and '-', at most 128")
     return task_id
 
 
 def no_such_task(task_id: object) -> TaskNotFoundError:
-    """What to raise where none was found; raises InvalidTaskError itself where there could be none.
+    """The error for a task that was not found; raises InvalidTaskError if no task could have this ID.
 
-    Not before the look: clients of older versions of RQ store jobs under any ID.
+    For use after the search only: clients of older versions of RQ store jobs under any ID.
     """
     return TaskNotFoundError(check_task_id(task_id))
-
-
-def check_key(key: str) -> str:
-    """Return `key`, or raise InvalidTaskError when it is no concurrency key."""
-    if not _KEY.fullmatch(str(key)):
-        raise InvalidTaskError(f"concurrency_key {key!r}: use letters, digits and any of '_ . : / @ -', at most 128")
-    return key
-
-
-def check_number(name: str, value: object, *, at_least: float) -> None:
-    """Raise InvalidTaskError when `value` is no finite number of at least `at_least`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= 2**31 - 1:
-        raise InvalidTaskError(f"{name}: {value!r} is not a number from {at_least} to {2**31 - 1}")
-
-
-def _timeout_s(timeout: Seconds | None, deadline: datetime | None) -> int | None:
-    if timeout is None:
-        return DEFAULT_TIMEOUT_S if deadline is None else None
-    seconds = _seconds("timeout", timeout)
-    if seconds == 0:
-        raise InvalidTaskError("timeout: 0 would end every attempt at once; leave it out for 30 minutes")
-    return _ceil(seconds)
-
-
-def _seconds(name: str, value: Seconds, *, at_least: float = 0) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    check_number(name, seconds, at_least=at_least)
-    return float(seconds)
-
-
-def _whole(name: str, value: int, *, at_least: int) -> int:
-    check_number(name, value, at_least=at_least)
-    if value != int(value):
-        raise InvalidTaskError(f"{name}: {value!r} is not a whole number")
-    return int(value)
-
-
-def _epoch(name: str, moment: datetime) -> float:
-    if not isinstance(moment, datetime):
-        raise InvalidTaskError(f"{name}: {moment!r} is not a datetime")
-    if moment.utcoffset() is None:
-        raise InvalidTaskError(f"{name}: {moment} has no time zone; use datetime.now(UTC) or .astimezone()")
-    seconds = moment.timestamp()
-    try:
-        datetime.fromtimestamp(seconds, UTC)  # as a worker will; datetime.max is rounded up to the year 10000
-    except (ValueError, OverflowError, OSError) as error:
-        raise InvalidTaskError(f"{name}: {moment} is too far away to be kept; leave it out for no {name}") from error
-    return seconds
-
-
-def _unique_until(value: str) -> UniqueUntil:
-    try:
-        return UniqueUntil(value)
-    except ValueError:
-        raise InvalidTaskError(f"unique_until: {value!r} is not one of {', '.join(UniqueUntil)}") from None
-
-
-def _unknown_option(name: str) -> TypeError:
-    options = list(task_options.__kwdefaults__ or ())
-    close = difflib.get_close_matches(name, options, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ";"
-    return TypeError(f"unknown option {name!r}{hint} there are: {', '.join(options)}")
-
-
-def _ceil(seconds: float) -> int:
-    return -int(-seconds // 1)

@@ -1,6 +1,7 @@
-"""Payloads of a declared type: what handlers get, and what is refused where."""
+"""Payloads: their JSON, what handlers of a declared type get, and what is refused where."""
 
 import logging
+import math
 import typing
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,9 @@ from boilerd import Client, InvalidPayloadError, ServeMux, Task, TaskInfo
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import NewTask
+from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
-from boilerd.tasks.task import task_options
 from boilerd.worker.attempt import AttemptRunner, Failed
 from boilerd.worker.settlement import Rules, settle
 from support import Valkey
@@ -58,6 +59,70 @@ class Order:
     price: Decimal
     weight: float
     lines: dict[int, str] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("payload", "encoded"),
+    [
+        (None, b"null"),
+        ({"to": "ü", "n": [1, 2.5, True]}, b'{"to":"\xc3\xbc","n":[1,2.5,true]}'),
+        ("line\n", b'"line\\n"'),
+        (2**70, b"1180591620717411303424"),
+    ],
+)
+def test_a_payload_is_written_as_compact_json(payload: Any, encoded: bytes) -> None:
+    assert encode_payload(payload) == encoded
+
+
+def endless() -> list[Any]:
+    itself: list[Any] = []
+    itself.append(itself)
+    return itself
+
+
+@pytest.mark.parametrize("payload", [object(), {1j: 2}, [{"deep": {"in": print}}], "\udcff"])
+def test_what_has_no_json_form_is_no_payload(payload: Any) -> None:
+    with pytest.raises(InvalidPayloadError, match=r"^payload: .+; use what JSON can hold$"):
+        encode_payload(payload)
+
+
+def test_a_payload_that_never_ends_is_refused() -> None:
+    with pytest.raises(InvalidPayloadError, match="payload: is nested too deep"):
+        encode_payload(endless())
+
+
+@dataclass
+class Point:
+    x: float
+    note: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("payload", "told"),
+    [
+        (math.nan, "$ is nan"),
+        ({"a": [1.5, None, {"b": math.inf}]}, "$.a[2].b is inf"),
+        ((0.0, -math.inf), "$[1] is -inf"),
+        ([Point(1.0), Point(math.nan)], "$[1].x is nan"),
+        ({5: math.nan}, "$.5 is nan"),
+    ],
+)
+def test_a_number_that_json_does_not_have_is_refused_with_its_path(payload: Any, told: str) -> None:
+    with pytest.raises(InvalidPayloadError) as raised:
+        encode_payload(payload)
+
+    assert str(raised.value) == f"payload: {told}, and JSON has neither NaN nor Infinity; use what JSON can hold"
+
+
+@pytest.mark.parametrize("raw", [b'{"a": [1, null]}', b"null", b'"NaN"', b" 5 "])
+def test_json_that_is_written_already_is_taken_over(raw: bytes) -> None:
+    assert encode_payload(msgspec.Raw(raw)) == raw
+
+
+@pytest.mark.parametrize("raw", [b"", b"{bad", b"NaN", b"1 2", b"1],[2", b'"\xff"', b'{"a":1}}', b"1e999"])
+def test_what_is_no_json_although_it_says_so_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidPayloadError, match=r"^payload: .+; use what JSON can hold$"):
+        encode_payload(msgspec.Raw(raw))
 
 
 def got(model: Any, payload: Any) -> Any:
