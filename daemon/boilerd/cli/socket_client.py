@@ -42,7 +42,7 @@ class Seen:
     """What a daemon says of itself.
 
     Attributes:
-        info: What `supervision.Daemon.info` tells; empty when it does not answer.
+        info: What `DaemonSupervisor.info` tells; empty when it does not answer.
         processes: Name, state, pid and start time of each; none when it does not answer.
         silence: Why it does not answer; empty when it does.
     """

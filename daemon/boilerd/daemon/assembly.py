@@ -41,9 +41,10 @@ from boilerd.scheduler.scheduler import Scheduler
 from boilerd.settings.definitions import Settings
 from boilerd.settings.urls import mask_url
 from boilerd.supervision.children import ForkedConfig, forked_config, program_group
+from boilerd.supervision.groups import SCHEDULER, VALKEY, WORKER
 from boilerd.supervision.handover import Handover, RunningValkey
 from boilerd.supervision.options import Options
-from boilerd.supervision.supervisor import KILL_MARGIN_S, Daemon, run
+from boilerd.supervision.supervisor import KILL_MARGIN_S, DaemonSupervisor, run
 from boilerd.tasks.loading import load_app
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
@@ -55,7 +56,7 @@ from boilerd.worker.worker import Limits, Worker
 logger = logging.getLogger("boilerd.daemon")
 
 #: Order of start; the stop is the reverse.
-BROKER, SCHEDULER, WORKERS = 100, 200, 300
+VALKEY_PRIORITY, SCHEDULER_PRIORITY, WORKER_PRIORITY = 100, 200, 300
 #: Valkey writes what is left of its file before it ends.
 BROKER_STOP_S = 30.0
 SCHEDULER_STOP_S = 1.0
@@ -65,7 +66,7 @@ LOOKS_A_SECOND = 4
 LONGEST_IDLE_S = 3.0
 
 
-class Boilerd:
+class Daemon:
     """One daemon: what its processes run, and the steps from settings to a running tree."""
 
     def __init__(self, settings: Settings, mux: ServeMux, *, is_burst: bool = False) -> None:
@@ -123,7 +124,7 @@ class Boilerd:
         self._scoreboard.is_quiet = handover.is_quiet
         options = Options(free_socket(settings.control_socket()))
         first = [self._embedded(options, running)] if settings.redis_url is None else []
-        daemon = Daemon(
+        daemon = DaemonSupervisor(
             options,
             first=first,
             boot=self._boot,
@@ -161,8 +162,9 @@ class Boilerd:
         self._valkey = EmbeddedValkey(settings.state_path(), socket_path)
         command = self._valkey.command(is_running=running is not None)
         return program_group(
-            options, "valkey", command,
-            priority=BROKER, scoreboard=self._scoreboard, slot=VALKEY_SLOT, stop_wait_s=BROKER_STOP_S, running=running,
+            options, VALKEY, command,
+            priority=VALKEY_PRIORITY, scoreboard=self._scoreboard, slot=VALKEY_SLOT,
+            stop_wait_s=BROKER_STOP_S, running=running,
         )  # fmt: skip
 
     def _running(self, handover: Handover) -> RunningValkey | None:
@@ -173,17 +175,17 @@ class Boilerd:
         wanted = str(settings.valkey_socket()), str(settings.state_path())
         return running if (running.socket, running.state_dir) == wanted else None
 
-    def _hand_over(self, daemon: Daemon, generation: int, locks: Mapping[str, int]) -> Handover:
+    def _hand_over(self, daemon: DaemonSupervisor, generation: int, locks: Mapping[str, int]) -> Handover:
         """What a reload leaves to the new program."""
         valkey = None
         if self._valkey:
-            process = daemon.process_groups["valkey"].processes["valkey"]
+            process = daemon.process_groups[VALKEY].processes[VALKEY]
             if process.pid and process.pipes["stdout"] is not None:
                 socket_path, state_dir = str(self._settings.valkey_socket()), str(self._settings.state_path())
                 valkey = RunningValkey(socket_path, process.pid, process.pipes["stdout"], state_dir)
         return Handover(generation, dict(locks), valkey, self._scoreboard.is_quiet)
 
-    def _boot(self, daemon: Daemon) -> Sequence[ProcessGroupConfig]:
+    def _boot(self, daemon: DaemonSupervisor) -> Sequence[ProcessGroupConfig]:
         """Make sure of the broker, then say what else to start."""
         if self._valkey:
             _wait_for_valkey(self._valkey, daemon)
@@ -203,7 +205,7 @@ class Boilerd:
         gc.freeze()
         return groups
 
-    def _wait_for_broker(self, connection: redis.Redis, daemon: Daemon) -> tuple[str, list[str]]:
+    def _wait_for_broker(self, connection: redis.Redis, daemon: DaemonSupervisor) -> tuple[str, list[str]]:
         """Wait while Redis reads its file, as after a reboot of its host; its name and version, and its hazards.
 
         After a reload also while it is away or takes no writes: the daemon served until then, and shall again.
@@ -234,27 +236,27 @@ class Boilerd:
 
     def _groups(self, options: Options) -> list[ProcessGroupConfig]:
         scheduler = forked_config(
-            options, "scheduler", self._run_scheduler,
-            priority=SCHEDULER, scoreboard=self._scoreboard, slot=SCHEDULER_SLOT, stop_wait_s=SCHEDULER_STOP_S,
+            options, SCHEDULER, self._run_scheduler,
+            priority=SCHEDULER_PRIORITY, scoreboard=self._scoreboard, slot=SCHEDULER_SLOT, stop_wait_s=SCHEDULER_STOP_S,
         )  # fmt: skip
         workers = [self._worker(options, slot) for slot in range(self._settings.concurrency)]
         return [
-            ProcessGroupConfig(options, "scheduler", SCHEDULER, [scheduler]),
-            ProcessGroupConfig(options, "worker", WORKERS, workers),
+            ProcessGroupConfig(options, SCHEDULER, SCHEDULER_PRIORITY, [scheduler]),
+            ProcessGroupConfig(options, WORKER, WORKER_PRIORITY, workers),
         ]
 
     def _worker(self, options: Options, slot: int) -> ForkedConfig:
         """The process of a slot."""
         return forked_config(
             options, str(slot), functools.partial(_run_worker, self._make_worker(slot)),
-            priority=WORKERS, scoreboard=self._scoreboard, slot=slot,
+            priority=WORKER_PRIORITY, scoreboard=self._scoreboard, slot=slot,
             stop_wait_s=self._settings.shutdown_timeout + KILL_MARGIN_S,
             restarts_always=not self._is_burst,
         )  # fmt: skip
 
     def _make_worker(self, slot: int) -> Worker:
         settings = self._settings
-        title = f"worker:{slot}"
+        title = f"{WORKER}:{slot}"
         return Worker(
             self._connect(title),
             name=f"{self._name}.{slot}",
@@ -275,8 +277,8 @@ class Boilerd:
         )
 
     def _run_scheduler(self) -> int:
-        _configure_child("scheduler")
-        with self._connect("scheduler") as connection:
+        _configure_child(SCHEDULER)
+        with self._connect(SCHEDULER) as connection:
             self._scoreboard.mark_booted(SCHEDULER_SLOT)
             return Scheduler(
                 Broker(connection),
@@ -309,7 +311,7 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
             mux = load_app(settings.app, settings.rq_functions)
         # Again: the application may have set up logging in its own way, and silenced the daemon.
         _open_logs(settings)
-        Boilerd(settings, mux, is_burst=is_burst).run(handover)
+        Daemon(settings, mux, is_burst=is_burst).run(handover)
     except BaseException:
         handover.abandon()
         raise
@@ -319,7 +321,7 @@ def check(settings: Settings) -> None:
     """Find out whether a daemon with these settings could start beside one that runs; raises BootError."""
     handover = Handover.peek()
     _open_logs(settings)
-    Boilerd(settings, load_app(settings.app, settings.rq_functions)).check(handover)
+    Daemon(settings, load_app(settings.app, settings.rq_functions)).check(handover)
 
 
 def _open_logs(settings: Settings) -> None:
@@ -344,8 +346,8 @@ def _configure_child(title: str) -> None:
     signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())
 
 
-def _wait_for_valkey(valkey: EmbeddedValkey, daemon: Daemon) -> None:
-    process = daemon.process_groups["valkey"].processes["valkey"]
+def _wait_for_valkey(valkey: EmbeddedValkey, daemon: DaemonSupervisor) -> None:
+    process = daemon.process_groups[VALKEY].processes[VALKEY]
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while True:
         try:

@@ -14,6 +14,7 @@ from supervisor.states import STOPPED_STATES, ProcessStates
 
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.supervision.children import ForkedConfig
+from boilerd.supervision.groups import WORKER
 
 logger = logging.getLogger("boilerd.supervisor")
 
@@ -74,9 +75,9 @@ class Pool:
         """
         processes = self._group.processes
         for name in names or []:
-            if name.removeprefix("worker:") not in processes:
-                raise ValueError(f"no worker {name!r}; there are worker:0 to worker:{len(processes) - 1}")
-        for name in [name.removeprefix("worker:") for name in names or processes]:
+            if name.removeprefix(f"{WORKER}:") not in processes:
+                raise ValueError(f"no worker {name!r}; there are {WORKER}:0 to {WORKER}:{len(processes) - 1}")
+        for name in [name.removeprefix(f"{WORKER}:") for name in names or processes]:
             _stop(process := processes[name])
             if process.state in STOPPED_STATES:
                 process.spawn()  # now, or Supervisor may do it first, and the next stop would be taken for this one

@@ -12,6 +12,7 @@ from typing import IO, Any
 from boilerd.process.exit_status import describe_exit
 from boilerd.process.failpoints import failpoint
 from boilerd.process.signals import STOP_SIGNALS
+from boilerd.supervision.groups import SCHEDULER, WORKER
 from boilerd.supervision.handover import Handover, hold_signals, release_signals
 from boilerd.supervision.options import Options
 from boilerd.supervision.report import Report
@@ -96,7 +97,7 @@ class Reload:
 
     def _drain(self) -> None:
         """Stop the workers, then the scheduler, then become the new program."""
-        for name in ("worker", "scheduler"):
+        for name in (WORKER, SCHEDULER):
             group = self._group(name)
             if group.get_unstopped_processes():
                 group.stop_all()
@@ -120,7 +121,7 @@ class Reload:
         # Still here: the old workers go on.
         self.is_draining = False
         self._report.goes_on()
-        for name in ("scheduler", "worker"):
+        for name in (SCHEDULER, WORKER):
             for process in self._group(name).processes.values():
                 process.spawn()
 

@@ -6,6 +6,8 @@ from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
 from supervisor.states import ProcessStates
 from supervisor.xmlrpc import Faults, RPCError
 
+from boilerd.supervision.groups import VALKEY, WORKER
+
 
 class Controlled(Protocol):
     """The daemon, as people may control it; each raises ValueError where it cannot be done."""
@@ -99,7 +101,7 @@ class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
 
     def stopProcess(self, name: str, wait: bool = True) -> Any:  # noqa: N802
         """Stop one, also as one of a group, unless it is a broker that is needed."""
-        if name.partition(":")[0] == "valkey" and self._has_workers():
+        if name.partition(":")[0] == VALKEY and self._has_workers():
             raise RPCError(Faults.FAILED, "workers need it; stop them first, or shut the daemon down")
         return super().stopProcess(name, wait)
 
@@ -110,10 +112,10 @@ class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
     def _getAllProcesses(self, lexical: bool = False) -> Any:  # noqa: N802
         """By priority, for `stop all` and `start all`: all but the broker. Lexical, for `status`: all."""
         pairs = super()._getAllProcesses(lexical)
-        return pairs if lexical else [pair for pair in pairs if pair[0].config.name != "valkey"]
+        return pairs if lexical else [pair for pair in pairs if pair[0].config.name != VALKEY]
 
     def _has_workers(self) -> bool:
-        group = self.supervisord.process_groups.get("worker")
+        group = self.supervisord.process_groups.get(WORKER)
         return bool(group and group.get_unstopped_processes())
 
 

@@ -33,6 +33,7 @@ from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import STOP_SIGNALS
 from boilerd.supervision.children import ForkedConfig
+from boilerd.supervision.groups import SCHEDULER, WORKER
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import BUSY_POLL_S, Options
 from boilerd.supervision.pool import Pool, signal_children
@@ -54,7 +55,7 @@ class StoppedEarly(Exception):  # noqa: N818 - a request
     """A TERM came before the daemon had started."""
 
 
-class Daemon(Supervisor):  # type: ignore[misc]
+class DaemonSupervisor(Supervisor):  # type: ignore[misc]
     """Supervisor's loop with a boot step, drains that end in time, reloads, and lines that tell.
 
     Args:
@@ -73,11 +74,11 @@ class Daemon(Supervisor):  # type: ignore[misc]
         options: Options,
         *,
         first: Sequence[ProcessGroupConfig],
-        boot: Callable[["Daemon"], Sequence[ProcessGroupConfig]],
+        boot: Callable[["DaemonSupervisor"], Sequence[ProcessGroupConfig]],
         make_worker: Callable[[int], ForkedConfig],
         scoreboard: Scoreboard,
         on_output: Callable[[str], None],
-        hand_over: Callable[["Daemon"], Handover],
+        hand_over: Callable[["DaemonSupervisor"], Handover],
         generation: int = 0,
         is_burst: bool = False,
     ) -> None:
@@ -121,7 +122,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
                 group.transition()
             for config in self._boot(self):
                 self.add_process_group(config)
-            self._pool = Pool(self.process_groups["worker"], self._make_worker, self._scoreboard, self._renew_scheduler)
+            self._pool = Pool(self.process_groups[WORKER], self._make_worker, self._scoreboard, self._renew_scheduler)
             self.options.inbox.wake()  # or the first child would start after a second
             super().runforever()
         except StoppedEarly:
@@ -204,7 +205,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
     def restart(self, names: list[str]) -> None:
         """Replace these workers, or all, by fresh ones, and start whatever was given up; raises ValueError."""
         self._free_pool().restart(names)
-        others = [group for name, group in self.process_groups.items() if name != "worker" and not names]
+        others = [group for name, group in self.process_groups.items() if name != WORKER and not names]
         for process in (process for group in others for process in group.processes.values()):
             if process.state == ProcessStates.FATAL:
                 process.spawn()
@@ -285,7 +286,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
             self._is_scheduler_wanted = True
 
     def _scheduler(self) -> Any:
-        return self.process_groups["scheduler"].processes["scheduler"]
+        return self.process_groups[SCHEDULER].processes[SCHEDULER]
 
     def _drain_or_kill(self, name: str) -> None:
         now_s = time.monotonic()
@@ -302,7 +303,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
             for process in group.processes.values():
                 # Of one that stops already, too: Supervisor takes its longer wait for a clock set back, and cuts it.
                 process.config.stopwaitsecs = min(process.config.stopwaitsecs, HURRY_S)
-                if name == "worker" and process.pid:
+                if name == WORKER and process.pid:
                     process.kill(signal.SIGKILL)
 
     def _begin_drain(self, event: object) -> None:
@@ -327,7 +328,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
         return bool(processes) and all(_is_over(process) for process in processes)
 
     def _workers(self) -> Collection[Any]:
-        return self.process_groups["worker"].processes.values() if "worker" in self.process_groups else ()
+        return self.process_groups[WORKER].processes.values() if WORKER in self.process_groups else ()
 
     def _print(self, event: events.ProcessLogStdoutEvent) -> None:
         *lines, self._partial = (self._partial + event.data).split(b"\n")
@@ -346,7 +347,7 @@ class Daemon(Supervisor):  # type: ignore[misc]
             os.kill(pid, signal.SIGKILL)
 
 
-def run(daemon: Daemon) -> None:
+def run(daemon: DaemonSupervisor) -> None:
     """Run until a drain has ended.
 
     Raises:
