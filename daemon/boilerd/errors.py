@@ -51,6 +51,10 @@ class NoBrokerError(BootError):
     """The broker did not answer when the daemon started, or could not do it then; it may the next time."""
 
 
+class RefusedError(BoilerdError):
+    """The daemon cannot do that now; the message says why."""
+
+
 class BrokerError(BoilerdError):
     """The broker did not do what was asked: it did not answer, or it refused."""
 

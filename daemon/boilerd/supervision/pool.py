@@ -12,6 +12,7 @@ from typing import Any
 from supervisor.process import ProcessGroup
 from supervisor.states import STOPPED_STATES, ProcessStates
 
+from boilerd.errors import RefusedError
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.supervision.children import ForkedConfig
 from boilerd.supervision.groups import WORKER
@@ -54,10 +55,10 @@ class Pool:
         """Have `size` workers; those with the highest slots go, after their tasks.
 
         Raises:
-            ValueError: Fewer than one, or more than the settings allow.
+            RefusedError: Fewer than one, or more than the settings allow.
         """
         if not 1 <= size <= MOST_WORKERS:
-            raise ValueError(
+            raise RefusedError(
                 f"{size} workers: give a number from 1 to {MOST_WORKERS}; `quiet` stops them from claiming"
             )
         if size != self.size:
@@ -71,12 +72,12 @@ class Pool:
         """Replace these workers by fresh ones, each when its task has ended; all of them without names.
 
         Raises:
-            ValueError: There is no such worker.
+            RefusedError: There is no such worker.
         """
         processes = self._group.processes
         for name in names or []:
             if name.removeprefix(f"{WORKER}:") not in processes:
-                raise ValueError(f"no worker {name!r}; there are {WORKER}:0 to {WORKER}:{len(processes) - 1}")
+                raise RefusedError(f"no worker {name!r}; there are {WORKER}:0 to {WORKER}:{len(processes) - 1}")
         for name in [name.removeprefix(f"{WORKER}:") for name in names or processes]:
             _stop(process := processes[name])
             if process.state in STOPPED_STATES:

@@ -6,11 +6,12 @@ from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
 from supervisor.states import ProcessStates
 from supervisor.xmlrpc import Faults, RPCError
 
+from boilerd.errors import RefusedError
 from boilerd.supervision.groups import VALKEY, WORKER
 
 
 class Controlled(Protocol):
-    """The daemon, as people may control it; each raises ValueError where it cannot be done."""
+    """The daemon, as people may control it; each raises RefusedError where it cannot be done."""
 
     def quiet(self) -> None:
         """Stop claiming."""
@@ -122,5 +123,5 @@ class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
 def _asking(action: Any, *args: Any) -> None:
     try:
         action(*args)
-    except ValueError as error:
+    except RefusedError as error:
         raise RPCError(Faults.FAILED, str(error)) from error

@@ -27,6 +27,7 @@ from supervisor.options import ProcessGroupConfig
 from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
 
+from boilerd.errors import RefusedError
 from boilerd.process import logs
 from boilerd.process.exit_status import DONE
 from boilerd.process.failpoints import failpoint
@@ -170,7 +171,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         waiting = (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
         return any(p.state in waiting for group in self.process_groups.values() for p in group.processes.values())
 
-    # --- What people ask for, by a signal or on the control socket; ValueError where it would mean nothing now
+    # --- What people ask for, by a signal or on the control socket; RefusedError where that cannot be done now
 
     def info(self) -> dict[str, Any]:
         """How it is, in numbers and words; what cannot be known yet is 0 while it starts."""
@@ -199,11 +200,11 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._free_pool().hush(is_quiet=False)
 
     def scale(self, size: int) -> None:
-        """Have so many workers, until the next start or reload; raises ValueError."""
+        """Have so many workers, until the next start or reload; raises RefusedError."""
         self._free_pool().scale(size)
 
     def restart(self, names: list[str]) -> None:
-        """Replace these workers, or all, by fresh ones, and start whatever was given up; raises ValueError."""
+        """Replace these workers, or all, by fresh ones, and start whatever was given up; raises RefusedError."""
         self._free_pool().restart(names)
         others = [group for name, group in self.process_groups.items() if name != WORKER and not names]
         for process in (process for group in others for process in group.processes.values()):
@@ -211,26 +212,26 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
                 process.spawn()
 
     def reload(self) -> None:
-        """Begin to replace the program, if the new settings and code would do; raises ValueError."""
+        """Begin to replace the program, if the new settings and code would do; raises RefusedError."""
         self._free_pool()
         self._reload.begin()
 
     def _reload_on_signal(self) -> None:
         try:
             self.reload()
-        except ValueError as error:
+        except RefusedError as error:
             logger.info("reload ignored", extra={"error": str(error)})
 
     def _hush_on_signal(self, hush: Callable[[], None]) -> None:
         try:
             hush()
-        except ValueError as error:
+        except RefusedError as error:
             logger.info("signal ignored", extra={"error": str(error)})
 
     def _scale_by(self, change: int) -> None:
         try:
             self.scale(self._booted_pool().size + change)
-        except ValueError as error:
+        except RefusedError as error:
             logger.warning("scaling refused", extra={"error": str(error)})
 
     def _dump_stacks(self) -> None:
@@ -245,14 +246,14 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         """The workers, where they are not about to be given up, so that what is asked for has an effect."""
         pool = self._booted_pool()
         if self.options.mood < SupervisorStates.RUNNING:
-            raise ValueError("the daemon is draining, and ends then")
+            raise RefusedError("the daemon is draining, and ends then")
         if self._reload.is_under_way:
-            raise ValueError("a reload is under way; try again when it has ended")
+            raise RefusedError("a reload is under way; try again when it has ended")
         return pool
 
     def _booted_pool(self) -> Pool:
         if self._pool is None:
-            raise ValueError("the daemon is starting; try again when it has started")
+            raise RefusedError("the daemon is starting; try again when it has started")
         return self._pool
 
     # --- What is under way
