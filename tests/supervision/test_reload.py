@@ -638,7 +638,7 @@ def test_a_check_that_takes_too_long_is_ended_and_told(monkeypatch: pytest.Monke
     (pid,) = pids
 
     def has_ended() -> bool:
-        check.hurry()
+        check.end_if_late()
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     wait_until(has_ended, "the check was ended")
