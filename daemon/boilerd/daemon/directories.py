@@ -36,18 +36,18 @@ def prepare_directory(directory: Path, setting: str) -> None:
         raise BootError(f"{setting} {directory}: everybody may write to it; {cure}")
 
 
-def lock_directories(settings: Mapping[Path, str], held: dict[str, int]) -> dict[str, int]:
+def lock_directories(directories: Mapping[Path, str], held: dict[str, int]) -> dict[str, int]:
     """Lock the directories for this daemon; returns path of each lock → file descriptor that holds it.
 
     Args:
-        settings: Directory → setting that names it.
+        directories: Directory → setting that names it.
         held: Locks that this process holds already, from before a reload; those no longer needed are given up.
 
     Raises:
         BootError: A directory cannot be used, or another daemon has it.
     """
     locks = {}
-    for directory, setting in settings.items():
+    for directory, setting in directories.items():
         path = str(directory / "boilerd.lock")
         if path not in locks:
             # Not a second descriptor for the same file: closing it would give up the lock.
@@ -58,14 +58,14 @@ def lock_directories(settings: Mapping[Path, str], held: dict[str, int]) -> dict
     return locks
 
 
-def try_directories(settings: Mapping[Path, str], held: Collection[str]) -> None:
+def try_directories(directories: Mapping[Path, str], held: Collection[str]) -> None:
     """Check that a daemon could lock the directories; raises BootError.
 
     Args:
-        settings: Directory → setting that names it.
+        directories: Directory → setting that names it.
         held: Paths of the locks that this daemon holds already.
     """
-    for directory, setting in settings.items():
+    for directory, setting in directories.items():
         prepare_directory(directory, setting)
         if str(directory / "boilerd.lock") not in held:
             os.close(_lock(directory, setting))

@@ -104,7 +104,7 @@ class Processes:
         )  # fmt: skip
 
     def _make_worker(self, slot: int) -> Worker:
-        """Made in the parent, so that the workers share the memory of what they are made of."""
+        """Make it in the parent, so that the workers share its memory."""
         settings = self._settings
         title = f"{WORKER}:{slot}"
         return Worker(
@@ -127,7 +127,7 @@ class Processes:
         )
 
     def _run_scheduler(self) -> int:
-        """Runs in the forked child; returns its exit status."""
+        """Run in the forked child; returns the exit status."""
         _set_up_child(SCHEDULER)
         with connect(self._settings, SCHEDULER) as connection:
             self._scoreboard.mark_booted(SCHEDULER_SLOT)
@@ -145,7 +145,7 @@ class Processes:
 
 
 def _run_worker(worker: Worker) -> int:
-    """Runs in the forked child; returns its exit status."""
+    """Run in the forked child; returns the exit status."""
     _set_up_child(worker.title)
     return worker.run()
 
@@ -153,10 +153,10 @@ def _run_worker(worker: Worker) -> int:
 def _set_up_child(title: str) -> None:
     """Name the child in its log lines, and install the handlers of the signals that the supervisor passes on.
 
-    Both act in the handler instead of noting the signal for the loop: a worker's loop waits while a task runs, and
-    a stack dump is wanted just then. They only read, and write with the logging module's locks, which let the main
-    thread in again. At worst the line that the signal interrupted is lost (see `logs.FileHandler`). Handlers that
-    end or interrupt a task are the worker's and the scheduler's own.
+    These two act in the handler, instead of noting the signal for the loop: a worker's loop waits while a task runs,
+    and a stack dump is wanted just then. That is acceptable because they change no state but the log's: Python calls
+    them between two steps of the main thread, and the locks of `logging` let the same thread in again. At worst the
+    log file misses the line that was being written, or the dump. The worker and the scheduler install what ends them.
     """
     logs.name_process(title)
     signal.signal(signal.SIGQUIT, lambda *_: logs.log_stacks())
