@@ -51,6 +51,10 @@ class NoBrokerError(BootError):
     """The daemon could not start because the broker did not answer, or could not work; a later start may succeed."""
 
 
+class RefusedError(BoilerdError):
+    """The daemon cannot do that now; the message says why."""
+
+
 class BrokerError(BoilerdError):
     """The broker did not do what was asked: it did not answer, or it refused."""
 

@@ -14,7 +14,6 @@ from supervisor.states import ProcessStates
 
 from boilerd import Client
 from boilerd.broker.connection import connect
-from boilerd.daemon.assembly import _wait_for_valkey
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import NoBrokerError
 from support import DEADLINE_S, Valkey, wait_until
@@ -53,7 +52,7 @@ def test_a_server_that_was_left_and_hangs_is_killed_before_another_gets_its_file
 def test_a_large_file_may_take_longer_than_an_answer(
     start_valkey: Callable[..., Valkey], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("boilerd.daemon.assembly.START_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("boilerd.daemon.valkey.START_TIMEOUT_S", 0.5)
     server = start_valkey("--save", "3600 1")
     with Client.from_url(server.url) as client:
         client.enqueue_many([("test:echo", "x" * 1000)] * 300)
@@ -62,7 +61,7 @@ def test_a_large_file_may_take_longer_than_an_answer(
     embedded = EmbeddedValkey(server.socket.parent, server.socket)
     wait_until(lambda: is_loading(embedded), "it reads its file")
 
-    _wait_for_valkey(embedded, supervisor())
+    embedded.wait_until_ready(supervisor())
 
     assert embedded.is_ready()
 
@@ -70,13 +69,13 @@ def test_a_large_file_may_take_longer_than_an_answer(
 def test_a_server_that_never_answers_is_not_waited_for(
     start_valkey: Callable[..., Valkey], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("boilerd.daemon.assembly.START_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("boilerd.daemon.valkey.START_TIMEOUT_S", 0.1)
     server = start_valkey()
     assert server.process
     os.kill(server.process.pid, signal.SIGSTOP)
 
     with pytest.raises(NoBrokerError, match="the embedded Valkey did not answer in"):
-        _wait_for_valkey(EmbeddedValkey(server.socket.parent, server.socket), supervisor())
+        EmbeddedValkey(server.socket.parent, server.socket).wait_until_ready(supervisor())
 
 
 def test_a_server_whose_disk_is_full_is_ready(start_valkey: Callable[..., Valkey]) -> None:

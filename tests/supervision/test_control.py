@@ -14,6 +14,7 @@ from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
 from boilerd.cli.socket_client import ask, look
+from boilerd.errors import RefusedError
 from proxy import Proxy
 from support import RunningDaemon, Valkey, as_nobody, boilerd, clean_environment, is_running, wait_until
 
@@ -184,7 +185,7 @@ def test_a_number_of_workers_that_cannot_be_is_refused(start_daemon: StartDaemon
 def test_half_a_worker_is_refused(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
 
-    with pytest.raises(ValueError, match=r"^1\.5 workers: give a whole number"):
+    with pytest.raises(RefusedError, match=r"^1\.5 workers: give a whole number"):
         ask(daemon.directory / "run" / "control.sock", "boilerd.scale", 1.5)
 
     assert info(daemon)["workers"] == 1

@@ -19,6 +19,7 @@ from boilerd import Client
 from boilerd.broker.connection import connect
 from boilerd.cli.control import DaemonError, await_reload
 from boilerd.cli.socket_client import ask, look
+from boilerd.errors import RefusedError
 from boilerd.supervision.handover import Handover, RunningValkey
 from boilerd.supervision.reload import Check
 from support import Failpoints, RunningDaemon, Valkey, is_running, python_path, wait_until
@@ -637,7 +638,7 @@ def test_a_check_that_takes_too_long_is_ended_and_told(monkeypatch: pytest.Monke
     (pid,) = pids
 
     def has_ended() -> bool:
-        check.hurry()
+        check.end_if_late()
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     wait_until(has_ended, "the check was ended")
@@ -690,7 +691,7 @@ def test_while_a_reload_is_under_way_each_request_is_refused_with_that_reason(
     daemon.wait_for("reloading, draining the workers")
 
     for method, *args in ALL_THAT_CHANGES:
-        with pytest.raises(ValueError, match=r"^a reload is under way; try again when it has ended$"):
+        with pytest.raises(RefusedError, match=r"^a reload is under way; try again when it has ended$"):
             ask(daemon.directory / "run" / "control.sock", f"boilerd.{method}", *args)
     daemon.signal(signal.SIGTSTP)
     daemon.wait_for("signal ignored", error="a reload is under way; try again when it has ended")
@@ -708,9 +709,9 @@ def test_while_it_drains_for_good_each_request_is_refused_with_that_reason(
     daemon.wait_for("worker stopped accepting new tasks")
 
     for method, *args in ALL_THAT_CHANGES:
-        with pytest.raises(ValueError, match=r"^the daemon is draining, and ends then$"):
+        with pytest.raises(RefusedError, match=r"^the daemon is draining, and ends then$"):
             ask(daemon.directory / "run" / "control.sock", f"boilerd.{method}", *args)
-    with pytest.raises(ValueError, match="SHUTDOWN_STATE"):
+    with pytest.raises(RefusedError, match="SHUTDOWN_STATE"):
         ask(daemon.directory / "run" / "control.sock", "supervisor.startProcess", "scheduler")
     daemon.signal(signal.SIGCONT)
     daemon.wait_for("signal ignored", error="the daemon is draining, and ends then")

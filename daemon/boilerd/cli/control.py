@@ -9,7 +9,7 @@ import click
 
 from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.socket_client import ask
-from boilerd.errors import BoilerdError
+from boilerd.errors import BoilerdError, RefusedError
 
 #: Where the daemon is; nothing else of the settings matters, and the new ones may be broken.
 with_daemon = with_settings(("state_dir", "runtime_dir"), is_lenient=True)
@@ -18,7 +18,7 @@ SILENCE_S = 60.0
 
 
 class DaemonError(BoilerdError):
-    """There is no daemon, or it refuses."""
+    """No daemon answers, or its reload failed."""
 
 
 @click.command()
@@ -100,8 +100,6 @@ def _call(loaded: Loaded, method: str, *args: Any) -> Any:
         raise DaemonError(str(error)) from error
     except OSError as error:
         raise DaemonError(f"no daemon answers at {path}: {error.strerror or error}; is it running?") from error
-    except ValueError as error:
-        raise DaemonError(str(error)) from error
 
 
 def await_reload(look: Callable[[], dict[str, Any]], generation: int) -> None:
@@ -131,7 +129,7 @@ def _info(loaded: Loaded) -> dict[str, Any]:
     while True:
         try:
             info: dict[str, Any] = _call(loaded, "info")
-        except DaemonError:
+        except (DaemonError, RefusedError):
             if time.monotonic() - silent_since_s > SILENCE_S:
                 raise
             select.select([], [], [], 0.05)

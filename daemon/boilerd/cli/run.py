@@ -46,7 +46,8 @@ def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
     boilerd run --redis-url redis://localhost:6379/0 --queues critical=6,default=3
     """  # noqa: D301 - click looks for the character \b
     with gc_paused():
-        from boilerd.daemon.assembly import check, start  # noqa: PLC0415 - `boilerd run --help` does without
+        from boilerd.daemon.assembly import start  # noqa: PLC0415 - `boilerd run --help` does without
+        from boilerd.daemon.reload_check import check  # noqa: PLC0415
 
     try:
         if only_checks:

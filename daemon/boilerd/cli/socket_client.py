@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
+from boilerd.errors import RefusedError
 from boilerd.process.scoreboard import LATE_HEARTBEAT_S
 
 #: How long the daemon may take to answer.
@@ -23,7 +24,7 @@ def ask(control_socket: Path, method: str, *args: Any) -> Any:
     Raises:
         TimeoutError: Somebody is there, who does not answer; the message says who.
         OSError: Nobody is.
-        ValueError: The daemon refuses; the message says why.
+        RefusedError: The daemon refuses; the message says why.
     """
     transport = _UnixTransport(control_socket)
     try:
@@ -32,8 +33,8 @@ def ask(control_socket: Path, method: str, *args: Any) -> Any:
     except (TimeoutError, BlockingIOError) as error:  # the second: so many have asked already
         raise TimeoutError(f"{_owner(control_socket)} does not answer; it may still do what was asked") from error
     except xmlrpc.client.Fault as fault:
-        raise ValueError(fault.faultString.removeprefix("FAILED: ")) from fault
-    except (http.client.HTTPException, xmlrpc.client.Error, ExpatError) as error:  # the last: it was cut off
+        raise RefusedError(fault.faultString.removeprefix("FAILED: ")) from fault
+    except (http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:  # it was cut off
         raise ConnectionError(str(error)) from error
 
 
@@ -42,7 +43,7 @@ class Seen:
     """What a daemon says of itself.
 
     Attributes:
-        info: What `supervision.Daemon.info` tells; empty when it does not answer.
+        info: What `DaemonSupervisor.info` tells; empty when it does not answer.
         processes: Name, state, pid and start time of each; none when it does not answer.
         silence: Why it does not answer; empty when it does.
     """
@@ -86,7 +87,7 @@ def look(control_socket: Path) -> Seen:
         return Seen({}, [], f"not to be seen by this user ({control_socket}: {error.strerror})")
     except OSError:
         return Seen({}, [], f"not running (nobody answers at {control_socket})")
-    except ValueError as error:
+    except RefusedError as error:
         return Seen({}, [], str(error))
 
 

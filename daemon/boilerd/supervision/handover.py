@@ -1,7 +1,7 @@
-"""What a daemon hands over to the program that replaces it in its own process.
+"""The handover: what a daemon leaves to the program that replaces it in the same process.
 
-A reload executes the daemon anew, with the same process ID. Locks and the embedded broker go
-on meanwhile: clients notice nothing.
+A reload executes the daemon anew, with the same process ID. The locks and the embedded broker
+stay meanwhile, so clients notice nothing.
 """
 
 import os
@@ -14,14 +14,21 @@ from typing import Self
 
 import msgspec
 
-#: Not one of the settings' variables.
+#: The environment variable that carries the handover; it is no setting.
 VARIABLE = "_BOILERD_HANDOVER"
-#: How long a broker that is not wanted any more may take to end: nobody can stop the daemon meanwhile.
+#: How long a broker that is no longer wanted may take to end; nobody can stop the daemon meanwhile.
 STOP_S = 30.0
 
 
 class RunningValkey(msgspec.Struct):
-    """A broker that is a child of this process already, and where it listens and keeps its data."""
+    """An embedded broker that is a child of this process already.
+
+    Attributes:
+        socket: Path of the socket that it listens on.
+        pid: Its process ID.
+        stdout_fd: This process's end of the pipe that it prints to.
+        state_dir: The directory that holds its data; empty from a program of an older version.
+    """
 
     socket: str
     pid: int
@@ -30,13 +37,13 @@ class RunningValkey(msgspec.Struct):
 
 
 class Handover(msgspec.Struct):
-    """What the last program left to this one.
+    """What the former program left to this one; empty where there was none.
 
     Attributes:
         generation: How many reloads there were.
         lock_fds: Path of a lock → file descriptor that holds it.
         valkey: The embedded broker, if there was one.
-        is_quiet: Whether the daemon claimed nothing.
+        is_quiet: True if the daemon claimed nothing.
     """
 
     generation: int = 0
@@ -46,30 +53,30 @@ class Handover(msgspec.Struct):
 
     @classmethod
     def take(cls) -> Self:
-        """Take it over; an empty one where this process was started in the ordinary way."""
+        """Take over what there is, with its file descriptors."""
         found = cls.peek()
-        found.set_inheritable(False)  # programs that tasks start shall not have them
+        found.set_inheritable(False)  # programs that tasks start must not get them
         return found
 
     @classmethod
     def peek(cls) -> Self:
-        """See what there is to take over, in a trial that gets no file descriptors."""
+        """Read what there is to take over, in a check, which gets no file descriptors."""
         text = os.environ.pop(VARIABLE, "")
         return msgspec.json.decode(text, type=cls) if text else cls()
 
     def environ(self) -> dict[str, str]:
-        """This process's environment, with all this in it."""
+        """This process's environment, with the handover in it."""
         return {**os.environ, VARIABLE: msgspec.json.encode(self).decode()}
 
     def set_inheritable(self, inheritable: bool) -> None:
-        """Whether programs that are executed get the file descriptors."""
+        """Pass the file descriptors on to programs that are executed, or do not."""
         for fd in [*self.lock_fds.values(), *([self.valkey.stdout_fd] if self.valkey else [])]:
             os.set_inheritable(fd, inheritable)
 
     def execute(self) -> None:
-        """Replace this program by a fresh copy of itself, with the same arguments; returns only by raising OSError.
+        """Replace this program by a fresh copy of itself, with the same arguments; comes back only with an OSError.
 
-        Signals are held back until the new program has its handlers: their default would end it.
+        The caller blocks signals, until the new program has its handlers: their default would end it.
         """
         self.set_inheritable(True)
         try:
@@ -78,7 +85,7 @@ class Handover(msgspec.Struct):
             self.set_inheritable(False)
 
     def abandon(self) -> None:
-        """The new program cannot go on: leave nothing behind. What the supervisor has stopped and closed is gone."""
+        """Give up what was taken over, because this program cannot go on; its supervisor may have done so already."""
         if self.valkey is not None:
             with suppress(OSError):
                 _end(self.valkey.pid)
@@ -88,7 +95,7 @@ class Handover(msgspec.Struct):
 
 
 def _end(pid: int) -> None:
-    """Have a child end, and reap it; raises OSError where it is none of ours, or not any more."""
+    """End a child and reap it; raises OSError where this process has no such child, or no longer."""
     if os.waitpid(pid, os.WNOHANG)[0]:
         return
     os.kill(pid, signal.SIGTERM)

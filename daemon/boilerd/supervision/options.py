@@ -1,6 +1,6 @@
 """Supervisor's options, set by the program instead of read from a file.
 
-Also what Supervisor takes from its options: the logger, the poll, the signals.
+Supervisor also takes its logger, its poller and its signal handlers from them.
 Written against Supervisor 4.3; the source is the documentation.
 """
 
@@ -25,16 +25,22 @@ logger = logging.getLogger("boilerd.supervisor")
 
 #: How often the loop looks at process states while something is about to happen.
 BUSY_POLL_S = 0.05
-#: Beside those that Supervisor receives anyway.
+#: How often the loop comes round at least.
+IDLE_POLL_S = 1.0
+#: Signals that the daemon receives beside those that Supervisor receives anyway.
 OWN_SIGNALS = (signal.SIGUSR1, signal.SIGTSTP, signal.SIGCONT, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class Options(ServerOptions):  # type: ignore[misc]
-    """Supervisor's options, set by the program instead of read from a file."""
+    """Supervisor's options: read from its file and command line there, set by this program here.
+
+    Attributes:
+        timed_out: Names of the children that a drain or reload had to kill, or that gave their tasks back at its end.
+        inbox: Ends the loop's poll early; None until `setsignals`, which runs when the loop is about to begin.
+    """
 
     def __init__(self, control_socket: Path) -> None:
         super().__init__()
-        #: Processes that had to be cut short in this drain.
         self.timed_out: list[str] = []
         self.pid = os.getpid()
         self.logger = LoggerAdapter()
@@ -58,33 +64,36 @@ class Options(ServerOptions):  # type: ignore[misc]
         ]
         asyncore.dispatcher.log_info = _log_remark  # it would print among the log lines
         self.inbox: SignalInbox | None = None
-        self.poller: Any = _Poller(self.poller)
 
     def setsignals(self) -> None:
-        """Supervisor's handlers, and a pipe that ends its poll when one has run."""
+        """Install Supervisor's signal handler, and a pipe that ends its poll when a signal has come.
+
+        The handler only notes the number: it may interrupt a fork, a log line or a change of the pool. The loop takes
+        the numbers in `DaemonSupervisor.handle_signal`, and acts there. A forked child has handlers of its own.
+        """
         super().setsignals()
         for signum in OWN_SIGNALS:
             signal.signal(signum, self.signal_receiver.receive)
         self.inbox = SignalInbox([])
         asyncore.socket_map[self.inbox.read_fd] = _Wakeup(self.inbox)
-        release_signals()  # held back through a reload
+        release_signals()  # blocked since before a reload
 
     def write_pidfile(self) -> None:
-        """The lock on the state directory serves instead."""
+        """Write none: the lock on the state directory serves instead."""
 
     def set_uid_or_exit(self) -> None:
-        """Users are systemd's business."""
+        """Do nothing: `daemon.privileges` has changed the user already, or systemd has."""
 
     def set_rlimits_or_exit(self) -> None:
-        """Limits are systemd's business."""
+        """Do nothing: systemd sets the limits."""
 
     def make_logger(self) -> None:
-        """It is there already."""
+        """Keep the one that is there already."""
 
     def openhttpservers(self, supervisord: Supervisor) -> None:
         """Open the control socket; raises BootError where it cannot be."""
         try:
-            # A daemon that was killed left it; a living one is excluded by the caller.
+            # A killed daemon left it; the caller has made sure that no living one listens there.
             self.control_socket.unlink(missing_ok=True)
             self.httpservers = self.make_http_servers(supervisord)
         except OSError as error:
@@ -92,11 +101,11 @@ class Options(ServerOptions):  # type: ignore[misc]
         self.unlink_socketfiles = True
 
     def process_config(self, do_usage: bool = True) -> None:
-        """`supervisorctl reread` and `update`: there is no file of Supervisor's."""
+        """Refuse `supervisorctl reread` and `update`; Supervisor expects a ValueError here."""
         raise ValueError("boilerd has no supervisord.conf; change boilerd.toml and reload")
 
     def leave_parent(self) -> None:
-        """In a forked child: drop what belongs to the parent."""
+        """Drop what belongs to the parent; called in a forked child."""
         restore_defaults()
         end_with_parent(self.pid)
         for dispatcher in list(asyncore.socket_map.values()):
@@ -108,10 +117,10 @@ class Options(ServerOptions):  # type: ignore[misc]
 
 
 class LoggerAdapter:
-    """Stands where Supervisor expects its own logger.
+    """Takes the place of Supervisor's own logger.
 
-    What it says of processes is logged better by this module, with fields; its remarks stay
-    for debugging, its errors stay errors.
+    Our modules log the life of processes themselves, with fields; so Supervisor's messages become debug lines,
+    and its errors stay errors.
     """
 
     level = logging.DEBUG
@@ -123,38 +132,44 @@ class LoggerAdapter:
         return lambda message, **values: logger.log(level, "%s", message % values if values else message)
 
     def log(self, level: int, message: str, **values: object) -> None:
-        """A remark of some level of Supervisor's."""
+        """Log a message that Supervisor gave a level by number."""
         logger.debug("%s", message % values if values else message)
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 def _log_remark(_channel: Any, message: str, _type: str = "info") -> None:
-    """What medusa says of its connections, such as of clients that went away before they had their answer."""
+    """Log medusa's remarks on its connections, such as on clients that went away before they had their answer."""
     logger.debug("control socket: %s", message)
 
 
-class _Poller:
-    """Supervisor's poller, with a shorter sleep while something is about to happen."""
+class Poller:
+    """Supervisor's poller, which sleeps for a second, with a shorter sleep where that is too long.
 
-    def __init__(self, poller: Any) -> None:
+    Args:
+        poller: Supervisor's.
+        is_about_to_act: Returns True while the daemon's state will change by the clock soon.
+        watchdog_every_s: How often the loop must feed the watchdog; 0: there is none.
+    """
+
+    def __init__(self, poller: Any, is_about_to_act: Callable[[], bool], watchdog_every_s: float) -> None:
         self._poller = poller
-        self.is_about_to_act: Callable[[], bool] = bool
-        #: The loop shall come round this often, whatever happens: the watchdog waits for it.
-        self.longest_s = 1.0
+        self._is_about_to_act = is_about_to_act
+        self._longest_s = min(watchdog_every_s or IDLE_POLL_S, IDLE_POLL_S)
 
     def poll(self, timeout: float) -> Any:
-        if self.is_about_to_act():
+        """Wait like Supervisor's poller, but not longer than this loop may sleep now."""
+        if self._is_about_to_act():
             timeout = BUSY_POLL_S
-        return self._poller.poll(min(timeout, self.longest_s))
+        return self._poller.poll(min(timeout, self._longest_s))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._poller, name)
 
 
 class _Wakeup:
-    """The wakeup pipe as a dispatcher: it only has to be read."""
+    """The wakeup pipe as a dispatcher of Supervisor's: reading empties it."""
 
     def __init__(self, inbox: SignalInbox) -> None:
         self._inbox = inbox

@@ -1,7 +1,8 @@
-"""The workers as a pool: how many there shall be, and which are on their way out.
+"""The pool of workers: how many are wanted, and which of them are leaving.
 
-Changes are wishes; `reconcile`, which the daemon's loop calls, makes them true step by step
-with Supervisor's own means: each worker that goes is stopped like in a drain.
+Supervisor has a fixed list of processes for each group; the pool adds processes to it and takes them out. A request
+only notes what is wanted. `reconcile`, which the daemon's loop calls, gets there step by step by Supervisor's own
+means: a worker that leaves is stopped as in a drain.
 """
 
 import logging
@@ -12,12 +13,15 @@ from typing import Any
 from supervisor.process import ProcessGroup
 from supervisor.states import STOPPED_STATES, ProcessStates
 
+from boilerd.errors import RefusedError
+from boilerd.process.exit_status import DONE
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.supervision.children import ForkedConfig
+from boilerd.supervision.groups import WORKER
 
 logger = logging.getLogger("boilerd.supervisor")
 
-#: As many as the settings allow.
+#: The settings allow as many.
 MOST_WORKERS = 1000
 
 
@@ -25,13 +29,13 @@ class Pool:
     """The group of worker processes.
 
     Args:
-        group: Of Supervisor's; its processes have their slots as names.
-        make_worker: A slot → what Supervisor needs to know of its process.
-        scoreboard: Tells which have booted.
+        group: Supervisor's group; its processes have their slots as names.
+        make_worker: A slot → the configuration of its process.
+        scoreboard: Where the workers note that they have booted.
         on_growth: Called when there are more slots than ever before.
 
     Attributes:
-        size: How many workers there shall be.
+        size: How many workers are wanted.
     """
 
     def __init__(
@@ -50,13 +54,13 @@ class Pool:
         self.size = self._scoreboard.slots = len(group.processes)
 
     def scale(self, size: int) -> None:
-        """Have `size` workers; those with the highest slots go, after their tasks.
+        """Have `size` workers; those with the highest slots leave, after their tasks.
 
         Raises:
-            ValueError: Fewer than one, or more than the settings allow.
+            RefusedError: Fewer than one, or more than the settings allow.
         """
         if not 1 <= size <= MOST_WORKERS:
-            raise ValueError(
+            raise RefusedError(
                 f"{size} workers: give a number from 1 to {MOST_WORKERS}; `quiet` stops them from claiming"
             )
         if size != self.size:
@@ -70,27 +74,27 @@ class Pool:
         """Replace these workers by fresh ones, each when its task has ended; all of them without names.
 
         Raises:
-            ValueError: There is no such worker.
+            RefusedError: There is no such worker.
         """
         processes = self._group.processes
         for name in names or []:
-            if name.removeprefix("worker:") not in processes:
-                raise ValueError(f"no worker {name!r}; there are worker:0 to worker:{len(processes) - 1}")
-        for name in [name.removeprefix("worker:") for name in names or processes]:
-            _stop(process := processes[name])
+            if _slot_of(name) not in processes:
+                raise RefusedError(f"no worker {name!r}; there are {WORKER}:0 to {WORKER}:{len(processes) - 1}")
+        for slot in [_slot_of(name) for name in names or processes]:
+            _stop(process := processes[slot])
             if process.state in STOPPED_STATES:
                 process.spawn()  # now, or Supervisor may do it first, and the next stop would be taken for this one
             else:
-                self._restarting.add(name)
+                self._restarting.add(slot)
 
     def reconcile(self) -> None:
-        """Take the next step towards what is wished."""
+        """Take the next step towards the workers that are wanted."""
         processes = self._group.processes
         for name, process in list(processes.items()):
             if int(name) >= self.size:
                 self._leaving.add(name)
             if name in self._leaving:
-                _stop(process)  # each time: one that had just ended is forked anew between two rounds
+                _stop(process)  # in each round: Supervisor may have forked it anew, if it had just ended
                 if process.state in STOPPED_STATES:
                     del processes[name]
                     self._leaving.discard(name)
@@ -102,24 +106,43 @@ class Pool:
                 processes[str(slot)] = self._make_worker(slot).make_process(self._group)
 
     def is_ready(self) -> bool:
-        """Whether every worker serves, but for those that Supervisor gave up on."""
+        """True if every worker serves, except those that Supervisor gave up on."""
         states = [(self._scoreboard.has_booted(int(n)), p.state) for n, p in self._group.processes.items()]
         is_settled = all(has_booted or state == ProcessStates.FATAL for has_booted, state in states)
         return is_settled and any(has_booted for has_booted, _ in states)
 
     def given_up(self) -> int:
-        """How many crashed at start too often."""
+        """How many workers Supervisor gave up on, because they crashed at the start too often."""
         return sum(process.state == ProcessStates.FATAL for process in self._group.processes.values())
 
-    def hush(self, *, is_quiet: bool) -> None:
-        """Let the workers claim nothing, or go on."""
+    def is_lost(self) -> bool:
+        """True if Supervisor gave up on all of them."""
+        return 0 < len(self._group.processes) == self.given_up()
+
+    def is_done(self) -> bool:
+        """True if, in a burst, each worker has found the queues empty or will not come back."""
+        processes = self._group.processes.values()
+        return bool(processes) and all(_is_over(process) for process in processes)
+
+    def set_quiet(self, *, is_quiet: bool) -> None:
+        """Let the workers claim nothing, or claim again."""
         if is_quiet != self._scoreboard.is_quiet:
             logger.info("worker stopped accepting new tasks" if is_quiet else "worker accepts new tasks again")
         self._scoreboard.is_quiet = is_quiet
 
 
+def _slot_of(name: str) -> str:
+    return name.removeprefix(f"{WORKER}:")
+
+
+def _is_over(process: Any) -> bool:
+    if process.state == ProcessStates.EXITED:
+        return bool(process.exitstatus == DONE)
+    return process.state == ProcessStates.FATAL or bool(process.state == ProcessStates.STOPPED and process.laststart)
+
+
 def _stop(process: Any) -> None:
-    """Let it end its task, unless it is stopping or has stopped."""
+    """Have a worker end after its task, unless it is stopping or has stopped."""
     if process.state in {ProcessStates.RUNNING, ProcessStates.STARTING}:
         process.stop()
     elif process.state == ProcessStates.BACKOFF:
@@ -127,7 +150,7 @@ def _stop(process: Any) -> None:
 
 
 def signal_children(groups: Any, signum: signal.Signals) -> None:
-    """Send a signal to each forked child."""
+    """Send a signal to each forked child in these groups."""
     for group in groups:
         for process in group.processes.values():
             if process.pid and isinstance(process.config, ForkedConfig):

@@ -1,4 +1,8 @@
-"""A reload: try the new settings and the new code first, then drain, then become the new program."""
+"""A reload: check the new settings and the new code, drain the workers, then execute the new program.
+
+Supervisor's own reload stops everything and starts again; this one is checked first, and keeps the process ID, the
+locks and the embedded broker.
+"""
 
 import logging
 import os
@@ -12,73 +16,79 @@ from typing import IO, Any
 from boilerd.process.exit_status import describe_exit
 from boilerd.process.failpoints import failpoint
 from boilerd.process.signals import STOP_SIGNALS, hold_signals, release_signals
+from boilerd.supervision.groups import SCHEDULER, WORKER
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
 from boilerd.supervision.report import Report
 
 logger = logging.getLogger("boilerd.supervisor")
 
-#: How long the trial may take: it imports the application.
+#: How long the check may take: it imports the application.
 CHECK_TIMEOUT_S = 60.0
-#: What stands before an error on the command line.
-_ERROR = "boilerd: error: "
+#: The command line's prefix of an error.
+_ERROR_PREFIX = "boilerd: error: "
 
 
 class Reload:
-    """A reload's way from the request to the new program; the daemon's loop takes it step by step.
+    """The reload that is under way, if any, from the request to the new program; the daemon's loop calls `step`.
 
     Args:
-        options: Supervisor's, which knows the children, and those whose tasks were cut short.
-        group: Name → Supervisor's group of processes.
-        report: Told how it goes.
-        hand_over: What the new program, or the trial of it, is to be told.
+        options: Supervisor's; they know the children, and which of them were cut short.
+        groups: Returns Supervisor's groups of processes, by their names.
+        report: Gets the begin and the end of a reload.
+        hand_over: Returns what the new program, or the check of it, takes over.
 
     Attributes:
-        trouble: Why the last one came to nothing; empty: it did not.
+        is_draining: True from a successful check until the new program runs, or could not be executed.
+        last_error: Why the last reload failed; empty if it did not.
     """
 
     def __init__(
-        self, options: Options, group: Callable[[str], Any], report: Report, hand_over: Callable[[], Handover]
+        self,
+        options: Options,
+        groups: Callable[[], Mapping[str, Any]],
+        report: Report,
+        hand_over: Callable[[], Handover],
     ) -> None:
         self._options = options
-        self._group = group
+        self._groups = groups
         self._report = report
         self._hand_over = hand_over
         self._check: Check | None = None
         self.is_draining = False
-        self.trouble = ""
+        self.last_error = ""
 
     @property
     def is_under_way(self) -> bool:
-        """Whether one was asked for and is not decided yet."""
+        """True from the request until the reload was refused, has failed, or has replaced this program."""
         return self._check is not None or self.is_draining
 
     def begin(self) -> None:
-        """Try the new settings and the new code. The caller makes sure that nothing is under way."""
+        """Begin with the check. The caller makes sure that no reload is under way."""
         logger.info("reloading, checking the settings and the application first")
-        self.trouble = ""
+        self.last_error = ""
         self._report.reload_begins()
         try:
             self._check = Check(self._options.pidhistory, self._hand_over().environ())
-        except OSError as error:  # no process or file descriptor is to be had, which is no reason to end
+        except OSError as error:  # no process or file descriptor is free, which is no reason to end
             self._refuse(f"there is no way to try it: {error}")
 
     def step(self) -> None:
-        """See to what is under way."""
+        """Take the next step of the reload that is under way."""
         if self._check is not None:
-            self._judge(self._check)
+            self._follow_check(self._check)
         else:
-            self._report.needs_time()
+            self._report.extend_timeout()
             self._drain()
 
     def abandon(self) -> None:
-        """The daemon drains for good."""
+        """End the check, if one is under way: the daemon drains for good."""
         if self._check is not None:
             self._check.abandon()
 
-    def _judge(self, check: "Check") -> None:
-        """When the trial is over, drain, or go on as before."""
-        check.hurry()
+    def _follow_check(self, check: "Check") -> None:
+        """Once the check is over, begin to drain, or refuse the reload."""
+        check.end_if_late()
         if not check.is_over:
             return
         self._check = None
@@ -91,37 +101,37 @@ class Reload:
 
     def _refuse(self, error: str, traceback: str | None = None) -> None:
         logger.error("reload refused, going on as before", extra={"error": error, "traceback": traceback})
-        self.trouble = f"reload refused: {error}"
-        self._report.goes_on()
+        self.last_error = f"reload refused: {error}"
+        self._report.reload_refused()
 
     def _drain(self) -> None:
-        """Stop the workers, then the scheduler, then become the new program."""
-        for name in ("worker", "scheduler"):
-            group = self._group(name)
+        """Stop the workers, then the scheduler, then execute the new program."""
+        for name in (WORKER, SCHEDULER):
+            group = self._groups()[name]
             if group.get_unstopped_processes():
                 group.stop_all()
                 return
         if self._options.timed_out:
             logger.warning("reload cut tasks short, they run again", extra={"children": self._options.timed_out})
-        self._become_new()
+        self._execute()
 
-    def _become_new(self) -> None:
+    def _execute(self) -> None:
         failpoint("supervisor-becomes-new")
         hold_signals()
         try:
             if STOP_SIGNALS.isdisjoint(self._options.signal_receiver._signals_recvd):  # noqa: SLF001 - has no look-ahead
-                self._report.live()
+                self._report.feed_watchdog()
                 self._hand_over().execute()
         except OSError as error:
-            self.trouble = f"reload failed: {error}"
+            self.last_error = f"reload failed: {error}"
             logger.exception("reload failed, going on as before")
         finally:
             release_signals()
-        # Still here: the old workers go on.
+        # Still here: the old program goes on, with workers as before.
         self.is_draining = False
-        self._report.goes_on()
-        for name in ("scheduler", "worker"):
-            for process in self._group(name).processes.values():
+        self._report.reload_refused()
+        for name in (SCHEDULER, WORKER):
+            for process in self._groups()[name].processes.values():
                 process.spawn()
 
 
@@ -133,11 +143,12 @@ class Check:
         environ: The child's environment.
 
     Attributes:
-        error: What was wrong, when it is over; empty: nothing.
-        traceback: What it printed before that; None: nothing.
+        is_over: True when the child has ended.
+        error: Why the daemon cannot reload, once the check is over; empty if it can.
+        traceback: The output before the error; None if there was none.
 
     Raises:
-        OSError: There is no process or file descriptor for it.
+        OSError: No process or file descriptor is free.
     """
 
     def __init__(self, pids: dict[int, Any], environ: Mapping[str, str]) -> None:
@@ -145,7 +156,7 @@ class Check:
         self.traceback: str | None = None
         self.is_over = self._is_late = False
         self._since_s = time.monotonic()
-        self._said = _memory_file()
+        self._output = _memory_file()
         self._pid = os.posix_spawn(
             sys.executable,
             [sys.executable, *sys.orig_argv[1:], "--check"],
@@ -153,45 +164,45 @@ class Check:
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_DUP2, self._said.fileno(), 2),
+                (os.POSIX_SPAWN_DUP2, self._output.fileno(), 2),
             ],
             setpgroup=0,
         )
         pids[self._pid] = self
 
-    def hurry(self) -> None:
-        """End it when it takes too long."""
+    def end_if_late(self) -> None:
+        """End the check if it takes too long."""
         if time.monotonic() - self._since_s > CHECK_TIMEOUT_S:
             self._is_late = True
             self.abandon()
 
     def abandon(self) -> None:
-        """End it."""
+        """End the check now."""
         if not self.is_over:
             os.killpg(self._pid, signal.SIGKILL)  # and programs that the application started
 
     def finish(self, pid: int, sts: int) -> None:
-        """Supervisor's hook: it ended."""
+        """Supervisor's hook: the child has ended."""
         self.is_over = True
-        self._said.seek(0)
-        lines = self._said.read().decode("utf-8", "replace").strip().split("\n")
-        self._said.close()
+        self._output.seek(0)
+        lines = self._output.read().decode("utf-8", "replace").strip().split("\n")
+        self._output.close()
         status = os.waitstatus_to_exitcode(sts)
         if status == 0:
             return
-        # Code of the application's that runs at the end may have printed more behind it.
-        told = max((n for n, line in enumerate(lines) if line.startswith(_ERROR)), default=len(lines) - 1)
-        self.traceback = "\n".join(lines[:told]) or None
+        # Code of the application that runs at the exit may have printed more after the error.
+        last = max((n for n, line in enumerate(lines) if line.startswith(_ERROR_PREFIX)), default=len(lines) - 1)
+        self.traceback = "\n".join(lines[:last]) or None
         if self._is_late:
             self.error = f"the check took longer than {CHECK_TIMEOUT_S:g} s; see what the import of app waits for"
-        elif lines[told].startswith(_ERROR):
-            self.error = lines[told].removeprefix(_ERROR)
+        elif lines[last].startswith(_ERROR_PREFIX):
+            self.error = lines[last].removeprefix(_ERROR_PREFIX)
         else:
-            self.error = ": ".join(filter(None, (f"the check ended with {describe_exit(status)}", lines[told])))
+            self.error = ": ".join(filter(None, (f"the check ended with {describe_exit(status)}", lines[last])))
 
 
 def _memory_file() -> IO[bytes]:
-    """For what the trial says: not on a disk, which may be full."""
+    """A file for the check's output, in memory: a disk may be full."""
     if sys.platform != "linux":
         return tempfile.TemporaryFile()
     return os.fdopen(os.memfd_create("boilerd-check"), "w+b")

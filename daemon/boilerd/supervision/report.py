@@ -1,4 +1,4 @@
-"""What the daemon tells the service manager, from its main loop."""
+"""The daemon's reports to the service manager; the main loop sends them."""
 
 import time
 
@@ -8,47 +8,47 @@ from boilerd.supervision.sd_notify import Notifier
 
 #: How often the status line may change.
 STATUS_EVERY_S = 1.0
-#: What a drain asks for beyond a step that it is about to take, again and again.
+#: By how much a start, reload or stop that goes on extends the manager's timeout, counted from each report.
 EXTENSION_S = 15.0
 
 
 class Report:
-    """Readiness, status line and signs of life.
+    """Reports readiness, the status line and signs of life.
 
     Args:
-        notifier: Where they go.
-        scoreboard: Tells what the processes do.
+        notifier: Sends the reports.
+        scoreboard: Where the processes note what they do.
 
     Attributes:
-        is_ready: Whether every worker served at some moment since the start or the last reload.
+        is_ready: True once every worker served at the same moment, since the start or the last reload.
     """
 
     def __init__(self, notifier: Notifier, scoreboard: Scoreboard) -> None:
         self._notifier = notifier
         self._scoreboard = scoreboard
         self._status = ""
-        self._next_status_s = self._next_life_s = self._next_extension_s = 0.0
+        self._next_status_s = self._next_feed_s = self._next_extension_s = 0.0
         self.is_ready = False
 
     @property
-    def life_every_s(self) -> float:
-        """How often `live` must be called; 0: nobody waits for it."""
+    def watchdog_every_s(self) -> float:
+        """How often `feed_watchdog` must be called, in seconds; 0: there is no watchdog."""
         return self._notifier.watchdog_s / 4
 
-    def live(self) -> None:
-        """Feed the watchdog; called from the loop alone, so it starves when that hangs."""
+    def feed_watchdog(self) -> None:
+        """Tell the watchdog that the loop lives; called from the loop alone, so a loop that hangs starves it."""
         now_s = time.monotonic()
-        if self._notifier.watchdog_s and now_s >= self._next_life_s:
-            self._next_life_s = now_s + self.life_every_s / 2
+        if self._notifier.watchdog_s and now_s >= self._next_feed_s:
+            self._next_feed_s = now_s + self.watchdog_every_s / 2
             self._notifier.send(WATCHDOG=1)
 
-    def update(self, pool: Pool, *, activity: str, trouble: str) -> None:
-        """Say that it is ready, once all workers are; keep the status line current.
+    def update(self, pool: Pool, *, activity: str, last_error: str) -> None:
+        """Report that the daemon is ready, once all workers are; keep the status line current.
 
         Args:
             pool: The workers.
             activity: What else the daemon is doing, such as ``draining``; may be empty.
-            trouble: What a person should know; may be empty.
+            last_error: Why the last reload failed; may be empty.
         """
         if not self.is_ready and not activity and pool.is_ready():
             self.is_ready = True
@@ -56,10 +56,10 @@ class Report:
             self._notifier.send(READY=1)
         if (now_s := time.monotonic()) >= self._next_status_s:
             self._next_status_s = now_s + STATUS_EVERY_S
-            self._show(self.status(pool, activity, trouble))
+            self._show(self.status(pool, activity, last_error))
 
-    def status(self, pool: Pool | None, activity: str, trouble: str) -> str:
-        """``10 workers, 3 busy, 1,204 pending``, after what is out of the ordinary."""
+    def status(self, pool: Pool | None, activity: str, last_error: str) -> str:
+        """The line ``10 workers, 3 busy, 1,204 pending``, with all that is out of the ordinary before it."""
         scoreboard, age_s = self._scoreboard, self._scoreboard.heartbeat_age_s
         parts = [
             activity or ("" if self.is_ready else "starting"),
@@ -75,25 +75,25 @@ class Report:
                 f"{scoreboard.pending:,} pending",
             ]
         line = ", ".join(part for part in parts if part)
-        return f"{line}; {trouble}" if trouble else line
+        return f"{line}; {last_error}" if last_error else line
 
     def reload_begins(self) -> None:
-        """The manager shows it as reloading, until it is ready or told that it goes on."""
+        """Report a reload; the manager shows it until the next READY."""
         self._notifier.reloading()
 
-    def goes_on(self) -> None:
-        """The reload came to nothing. Where a worker has not served yet, `update` says READY."""
+    def reload_refused(self) -> None:
+        """End a reload that was refused or failed. Where a worker has not served yet, `update` sends READY later."""
         self._next_status_s = 0.0
         if self.is_ready:
             self._notifier.send(READY=1)
 
-    def stops(self) -> None:
-        """A drain begins."""
+    def stopping(self) -> None:
+        """Report that a drain begins."""
         self._next_status_s = self._next_extension_s = 0.0
         self._notifier.send(STOPPING=1)
 
-    def needs_time(self) -> None:
-        """A start, reload or stop goes on in good order, however long the settings let it take."""
+    def extend_timeout(self) -> None:
+        """Report that a start, reload or stop goes on as it should, however long the settings let it take."""
         if (now_s := time.monotonic()) >= self._next_extension_s:
             self._next_extension_s = now_s + STATUS_EVERY_S
             self._notifier.extend(EXTENSION_S)

@@ -1,4 +1,4 @@
-"""What the control socket serves: Supervisor's own interface, and the daemon's beside it."""
+"""The interfaces on the control socket: Supervisor's own, with a few methods changed, and the daemon's."""
 
 from typing import Any, Protocol
 
@@ -6,9 +6,12 @@ from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
 from supervisor.states import ProcessStates
 from supervisor.xmlrpc import Faults, RPCError
 
+from boilerd.errors import RefusedError
+from boilerd.supervision.groups import VALKEY, WORKER
+
 
 class Controlled(Protocol):
-    """The daemon, as people may control it; each raises ValueError where it cannot be done."""
+    """The part of the daemon that people control; each method raises RefusedError where that cannot be done now."""
 
     def quiet(self) -> None:
         """Stop claiming."""
@@ -26,7 +29,7 @@ class Controlled(Protocol):
         """Have so many workers."""
 
     def info(self) -> dict[str, Any]:
-        """How it is."""
+        """The daemon's state, by name."""
 
 
 class DaemonInterface:
@@ -36,89 +39,90 @@ class DaemonInterface:
         self._daemon = daemon
 
     def info(self) -> dict[str, Any]:
-        """How it is: names and values, among them ``status``, the line that the service manager is shown.
+        """The daemon's state, by name.
 
-        ``state`` is starting, ready, reloading or draining; ``trouble`` how the last reload failed; ``heartbeat_age_s``
-        how long ago the scheduler renewed the leases; ``is_broker_away`` whether a process waits for the broker.
+        ``state`` is starting, ready, reloading or draining; ``status`` the line that the service manager gets;
+        ``trouble`` why the last reload failed; ``heartbeat_age_s`` how long ago the scheduler renewed the leases;
+        ``is_broker_away`` whether a process waits for the broker.
         """
         return self._daemon.info()
 
     def quiet(self) -> bool:
         """Stop claiming; running tasks go on."""
-        _asking(self._daemon.quiet)
+        _request(self._daemon.quiet)
         return True
 
     def resume(self) -> bool:
         """Claim again."""
-        _asking(self._daemon.resume)
+        _request(self._daemon.resume)
         return True
 
     def reload(self) -> int:
-        """Begin a reload; the generation that is to end. How it went stands in `info`."""
+        """Begin a reload; returns the generation that is to end. `info` tells how the reload went."""
         generation = int(self._daemon.info()["generation"])
-        _asking(self._daemon.reload)
+        _request(self._daemon.reload)
         return generation
 
     def restart(self, names: list[str]) -> bool:
         """Replace workers by fresh ones, each when its task has ended; all of them without names."""
-        _asking(self._daemon.restart, names)
+        _request(self._daemon.restart, names)
         return True
 
     def scale(self, size: Any) -> bool:
         """Have so many workers."""
         if type(size) is not int:  # XML-RPC has other numbers, and half a worker would end the loop
             raise RPCError(Faults.FAILED, f"{size!r} workers: give a whole number")
-        _asking(self._daemon.scale, size)
+        _request(self._daemon.scale, size)
         return True
 
 
 class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
-    """What supervisorctl can ask for. The broker is not stopped under the workers that need it."""
+    """``supervisor.*`` on the control socket: supervisorctl's methods, as Supervisor has them, but for these."""
 
     def restart(self) -> bool:
-        """`supervisorctl reload`: as SIGHUP."""
-        _asking(self.supervisord.reload)
+        """`supervisorctl reload`: do what SIGHUP does; Supervisor would stop all and start again."""
+        _request(self.supervisord.reload)
         return True
 
     def getAllProcessInfo(self) -> list[dict[str, Any]]:  # noqa: N802
-        """Each process; also in a drain, when people want to know most, and Supervisor would not tell."""
-        return [self._told(group, process) for group, process in self._getAllProcesses(lexical=True)]
+        """All processes; also in a drain, when people want to know most, and Supervisor would refuse to answer."""
+        return [self._info(group, process) for group, process in self._getAllProcesses(lexical=True)]
 
-    def _told(self, group: Any, process: Any) -> dict[str, Any]:
+    def _info(self, group: Any, process: Any) -> dict[str, Any]:
         info: dict[str, Any] = self.getProcessInfo(f"{group.config.name}:{process.config.name}")
         if info["state"] == ProcessStates.STARTING and process.config.scoreboard.has_booted(process.config.slot):
-            # Supervisor waits for a second to pass, but the process has said so itself.
+            # Supervisor waits for a second to pass, but the process has noted itself that it serves.
             info |= {"state": ProcessStates.RUNNING, "statename": "RUNNING"}
             info["description"] = self._interpretProcessInfo(info)
         return info
 
     def _update(self, text: str) -> None:
-        """Refuse while it shuts down, but for questions."""
+        """Refuse all but questions while the daemon shuts down; Supervisor's refuses questions, too."""
         if text != "getProcessInfo":
             super()._update(text)
 
     def stopProcess(self, name: str, wait: bool = True) -> Any:  # noqa: N802
-        """Stop one, also as one of a group, unless it is a broker that is needed."""
-        if name.partition(":")[0] == "valkey" and self._has_workers():
+        """Stop a process, also as one of a group, unless it is a broker that workers need."""
+        if name.partition(":")[0] == VALKEY and self._has_workers():
             raise RPCError(Faults.FAILED, "workers need it; stop them first, or shut the daemon down")
         return super().stopProcess(name, wait)
 
     def removeProcessGroup(self, name: str) -> bool:  # noqa: N802
-        """Refuse: a daemon without its scheduler or its workers does nothing, and there is no way to add them again."""
+        """Refuse: a daemon without its scheduler or its workers does nothing, and nobody could add them again."""
         raise RPCError(Faults.FAILED, f"{name} is a part of the daemon; stop it, or scale the workers")
 
     def _getAllProcesses(self, lexical: bool = False) -> Any:  # noqa: N802
-        """By priority, for `stop all` and `start all`: all but the broker. Lexical, for `status`: all."""
+        """All processes for `status`, which wants them lexical; all but the broker for `stop all` and `start all`."""
         pairs = super()._getAllProcesses(lexical)
-        return pairs if lexical else [pair for pair in pairs if pair[0].config.name != "valkey"]
+        return pairs if lexical else [pair for pair in pairs if pair[0].config.name != VALKEY]
 
     def _has_workers(self) -> bool:
-        group = self.supervisord.process_groups.get("worker")
+        group = self.supervisord.process_groups.get(WORKER)
         return bool(group and group.get_unstopped_processes())
 
 
-def _asking(action: Any, *args: Any) -> None:
+def _request(action: Any, *args: Any) -> None:
     try:
         action(*args)
-    except ValueError as error:
+    except RefusedError as error:
         raise RPCError(Faults.FAILED, str(error)) from error

@@ -1,4 +1,4 @@
-"""Tell the service manager how the daemon is: systemd's protocol, sd_notify(3).
+"""Send the daemon's state to the service manager: systemd's protocol, sd_notify(3).
 
 One datagram a message, ``NAME=value`` lines. Without a manager that listens nothing is sent.
 """
@@ -14,7 +14,7 @@ class Notifier:
     """Sends to the socket that the manager named in the environment.
 
     Attributes:
-        watchdog_s: How long the manager waits for a sign of life; 0: it does not.
+        watchdog_s: Seconds that the manager waits for a sign of life; 0: it does not wait for any.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
@@ -24,7 +24,7 @@ class Notifier:
         self.watchdog_s = _watchdog_s(environ)
 
     def send(self, **fields: str | int) -> None:
-        """``READY=1``, ``STATUS=…``; a manager that is away for a moment misses it, as where no descriptor is left."""
+        """Send ``READY=1``, ``STATUS=…``; lost where the manager is away for a moment, or no descriptor is left."""
         if not self._address:
             return
         lines = (f"{name}={' '.join(str(value).split())}" for name, value in fields.items())
@@ -33,16 +33,16 @@ class Notifier:
             sender.sendto(message, socket.MSG_DONTWAIT, self._address)
 
     def reloading(self) -> None:
-        """A reload begins; it ends with READY."""
+        """Report that a reload begins; READY ends it."""
         self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
 
     def extend(self, seconds: float) -> None:
-        """The start, reload or stop that is going on needs so much longer, from now on."""
+        """Ask for so many seconds more, from now on, for the start, reload or stop that is under way."""
         self.send(EXTEND_TIMEOUT_USEC=int(seconds * 1_000_000))
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float:
-    """See sd_watchdog_enabled(3)."""
+    """The watchdog's timeout, as sd_watchdog_enabled(3) reads it; 0 if there is none for this process."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0.0
     try:

@@ -1,13 +1,13 @@
 """Supervisor embedded as a library: its process states, backoff, control socket and events.
 
-What is different from a stock supervisord, and why:
+What differs from a stock supervisord, and why:
 
 * Workers are forked without exec, from a parent that has imported the application, so that
   memory is shared copy-on-write and a worker starts in milliseconds (`children.ForkedProcess`).
 * Supervisor polls once a second and Python restarts the poll after a signal (PEP 475), so a
   wakeup pipe is one more of its dispatchers: a dead child is replaced at once.
 * Options are set by the program instead of read from a file (`options.Options`).
-* A reload keeps the process ID, and the broker: the program replaces itself (`handover`).
+* A reload keeps the process ID and the broker: the program replaces itself (`handover`).
 
 Written against Supervisor 4.3; the source is the documentation.
 """
@@ -17,25 +17,27 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from supervisor import events
 from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ProcessGroupConfig
-from supervisor.states import ProcessStates, SupervisorStates
+from supervisor.states import ProcessStates
 from supervisor.supervisord import Supervisor
 
-from boilerd.process import logs
-from boilerd.process.exit_status import DONE
+from boilerd.errors import RefusedError
 from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import STOP_SIGNALS
 from boilerd.supervision.children import ForkedConfig
+from boilerd.supervision.drain import Drain
+from boilerd.supervision.groups import SCHEDULER, WORKER
 from boilerd.supervision.handover import Handover
-from boilerd.supervision.options import BUSY_POLL_S, Options
-from boilerd.supervision.pool import Pool, signal_children
+from boilerd.supervision.options import BUSY_POLL_S, Options, Poller
+from boilerd.supervision.pool import Pool
+from boilerd.supervision.reactions import SignalReactions
 from boilerd.supervision.reload import Reload
 from boilerd.supervision.report import Report
 from boilerd.supervision.sd_notify import Notifier
@@ -44,28 +46,41 @@ logger = logging.getLogger("boilerd.supervisor")
 
 #: After the shutdown timeout a worker puts its task back by itself; then comes SIGKILL.
 KILL_MARGIN_S = 0.5
-#: A second TERM or INT after this long stops at once. Ctrl-C and systemd may send two together.
-SECOND_SIGNAL_S = 1.0
-#: How long the scheduler and the broker get to end after a second signal.
-HURRY_S = 2.0
+#: States that end by the clock.
+_WAITING = (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
 
 
 class StoppedEarly(Exception):  # noqa: N818 - a request
     """A TERM came before the daemon had started."""
 
 
-class Daemon(Supervisor):  # type: ignore[misc]
-    """Supervisor's loop with a boot step, drains that end in time, reloads, and lines that tell.
+class Booted(NamedTuple):
+    """What a boot returns.
+
+    Attributes:
+        groups: The groups to start now: the scheduler and the workers.
+        make_worker: A slot → the configuration of its process, for workers that are added later.
+    """
+
+    groups: Sequence[ProcessGroupConfig]
+    make_worker: Callable[[int], ForkedConfig]
+
+
+class DaemonSupervisor(Supervisor):  # type: ignore[misc]
+    """Supervisor's loop with a boot step, drains that end in time, and reloads.
+
+    Supervisor forks, reaps, backs off and restarts the children, stops them in order, and serves the control socket.
+    Its loop calls `handle_signal` once a round; there the daemon does all that is its own.
 
     Args:
-        first: Started first and stopped last: the embedded broker. May be none.
-        boot: Called when `first` was started; raises BootError, or returns the other groups:
-            ``scheduler`` and ``worker``.
-        make_worker: A slot → what to know of its process, for workers that are added later.
-        scoreboard: What the processes tell each other.
+        options: Supervisor's.
+        first: Started first and stopped last: the embedded broker. May be empty.
+        boot: Called when `first` was started; returns what to start next, or raises BootError.
+        scoreboard: Where the processes note what they do.
         on_output: Gets each line that a program of `first` printed.
-        hand_over: What a reload leaves to the new program.
+        hand_over: Returns what a reload leaves to the new program.
         generation: How many reloads there were.
+        is_burst: True to drain once all workers are done.
     """
 
     def __init__(
@@ -73,56 +88,57 @@ class Daemon(Supervisor):  # type: ignore[misc]
         options: Options,
         *,
         first: Sequence[ProcessGroupConfig],
-        boot: Callable[["Daemon"], Sequence[ProcessGroupConfig]],
-        make_worker: Callable[[int], ForkedConfig],
+        boot: Callable[["DaemonSupervisor"], Booted],
         scoreboard: Scoreboard,
         on_output: Callable[[str], None],
-        hand_over: Callable[["Daemon"], Handover],
+        hand_over: Callable[["DaemonSupervisor"], Handover],
         generation: int = 0,
         is_burst: bool = False,
     ) -> None:
         super().__init__(options)
         options.process_group_configs = list(first)
         self._boot = boot
-        self._make_worker = make_worker
         self._scoreboard = scoreboard
         self._on_output = on_output
         self._generation = generation
         self._is_burst = is_burst
-        self._drain_since_s: float | None = None
-        self._partial = b""
+        self._unfinished_line = b""
         self._is_scheduler_wanted = False
         self._pool: Pool | None = None
         self._report = Report(Notifier(), scoreboard)
-        self._reload = Reload(options, lambda name: self.process_groups[name], self._report, lambda: hand_over(self))
-        options.poller.longest_s = min(self._report.life_every_s or 1.0, 1.0)
-        self._reactions: dict[int, Callable[[], None]] = {
-            signal.SIGHUP: self._reload_on_signal,
-            signal.SIGTSTP: lambda: self._hush_on_signal(self.quiet),
-            signal.SIGCONT: lambda: self._hush_on_signal(self.resume),
-            signal.SIGTTIN: lambda: self._scale_by(1),
-            signal.SIGTTOU: lambda: self._scale_by(-1),
-            signal.SIGUSR1: self._dump_stacks,
-            signal.SIGUSR2: self._reopen_logs,
-        }
+        self._drain = Drain(options, lambda: self.process_groups)
+        self._reload = Reload(options, lambda: self.process_groups, self._report, lambda: hand_over(self))
+        self._reactions = SignalReactions(self, lambda: self.process_groups)
+        options.poller = Poller(options.poller, self._is_about_to_act, self._report.watchdog_every_s)
 
     @property
     def is_reloaded(self) -> bool:
-        """Whether this program replaced another one, whose tasks and clients rely on it."""
+        """True if this program replaced another one, whose tasks and clients rely on it."""
         return self._generation > 0
 
+    @property
+    def has_lost_all_workers(self) -> bool:
+        """True if each worker crashed too often, so that none is left."""
+        return self._pool is not None and self._pool.is_lost()
+
+    def serve(self) -> None:
+        """Boot, serve, and drain.
+
+        Supervisor's `main` opens the control socket and installs the signal handlers, then it calls `runforever`.
+
+        Raises:
+            BootError: The daemon could not start.
+        """
+        with suppress(asyncore.ExitNow):
+            self.main()
+
     def runforever(self) -> None:
-        """Boot, then serve until a drain has ended."""
-        events.subscribe(events.ProcessLogStdoutEvent, self._print)
-        events.subscribe(events.SupervisorStoppingEvent, self._begin_drain)
+        """Supervisor's hook: boot, then let its loop serve until a drain has ended, which raises ExitNow."""
+        events.subscribe(events.ProcessLogStdoutEvent, self._log_output)
+        events.subscribe(events.SupervisorStoppingEvent, self._on_drain)
         events.subscribe(events.ProcessStateBackoffEvent, _log_backoff)
         try:
-            for group in self.process_groups.values():
-                group.transition()
-            for config in self._boot(self):
-                self.add_process_group(config)
-            self._pool = Pool(self.process_groups["worker"], self._make_worker, self._scoreboard, self._renew_scheduler)
-            self.options.inbox.wake()  # or the first child would start after a second
+            self._start_groups()
             super().runforever()
         except StoppedEarly:
             self._kill_all()
@@ -133,46 +149,39 @@ class Daemon(Supervisor):  # type: ignore[misc]
             raise
 
     def serve_briefly(self, timeout_s: float) -> None:
-        """While booting: handle what comes, for at most `timeout_s`; raises StoppedEarly on a TERM."""
+        """Serve for at most `timeout_s` while booting; raises StoppedEarly when somebody wants the daemon to end."""
         self.options.inbox.wait(timeout_s)
         for group in self.process_groups.values():
             group.transition()
         for fd, dispatcher in {**self.options.get_socket_map(), **self.get_process_map()}.items():
             try:
-                _serve(fd, dispatcher)
+                _dispatch(fd, dispatcher)
             except Exception:  # noqa: BLE001 - as Supervisor's own loop
                 dispatcher.handle_error()
         self.reap()
-        self._report.live()
-        self._report.needs_time()
+        self._report.feed_watchdog()
+        self._report.extend_timeout()
         while signum := self.options.get_signal():
             if signum in STOP_SIGNALS:
                 raise StoppedEarly
-        if self.options.mood < SupervisorStates.RUNNING:  # asked for on the control socket
+        if self._drain.is_under_way:  # asked for on the control socket
             raise StoppedEarly
 
     def handle_signal(self) -> None:
-        """Supervisor's hook, once a round of its loop: act on signals, then see to all that is under way."""
+        """Supervisor's hook, once a round of its loop: act on signals, then take the next step of all under way."""
         while signum := self.options.get_signal():
             if signum in STOP_SIGNALS:
-                self._drain_or_kill(signal.Signals(signum).name)
-            elif reaction := self._reactions.get(signum):
-                reaction()
-        self._go_on()
-        if self._is_burst and self._workers_are_done():
-            self.options.mood = SupervisorStates.SHUTDOWN
+                self._drain.on_stop_signal(signal.Signals(signum))
+            else:
+                self._reactions.react(signum)
+        self._step()
+        if self._is_burst and self._booted_pool().is_done():
+            self._drain.request()
 
-    def is_about_to_act(self) -> bool:
-        """Whether a state will change by the clock soon, so that the loop must not sleep long."""
-        if self.options.mood < SupervisorStates.RUNNING or self._reload.is_under_way or not self._report.is_ready:
-            return True
-        waiting = (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
-        return any(p.state in waiting for group in self.process_groups.values() for p in group.processes.values())
-
-    # --- What people ask for, by a signal or on the control socket; ValueError where it would mean nothing now
+    # --- Requests, by a signal or on the control socket; RefusedError where the daemon cannot do that now
 
     def info(self) -> dict[str, Any]:
-        """How it is, in numbers and words; what cannot be known yet is 0 while it starts."""
+        """The daemon's state, in numbers and words; what is not known yet while it starts is 0."""
         scoreboard, pool = self._scoreboard, self._pool
         state = self._activity() or ("ready" if self._report.is_ready else "starting")
         return {
@@ -183,159 +192,115 @@ class Daemon(Supervisor):  # type: ignore[misc]
             "busy": scoreboard.busy(),
             "pending": scoreboard.pending,
             "is_quiet": scoreboard.is_quiet,
-            "trouble": self._reload.trouble,
+            "trouble": self._reload.last_error,  # the name that commands of older versions read
             "is_broker_away": scoreboard.is_broker_away,
             "heartbeat_age_s": scoreboard.heartbeat_age_s,
-            "status": self._report.status(pool, self._activity(), self._reload.trouble),
+            "status": self._report.status(pool, self._activity(), self._reload.last_error),
         }
 
     def quiet(self) -> None:
-        """Let the workers claim nothing more; what runs goes on."""
-        self._free_pool().hush(is_quiet=True)
+        """Stop claiming; running tasks go on."""
+        self._free_pool().set_quiet(is_quiet=True)
 
     def resume(self) -> None:
-        """Let them claim again."""
-        self._free_pool().hush(is_quiet=False)
+        """Claim again."""
+        self._free_pool().set_quiet(is_quiet=False)
 
     def scale(self, size: int) -> None:
-        """Have so many workers, until the next start or reload; raises ValueError."""
+        """Have so many workers, until the next start or reload."""
         self._free_pool().scale(size)
 
     def restart(self, names: list[str]) -> None:
-        """Replace these workers, or all, by fresh ones, and start whatever was given up; raises ValueError."""
+        """Replace these workers by fresh ones; without names all of them, and start all that was given up."""
         self._free_pool().restart(names)
-        others = [group for name, group in self.process_groups.items() if name != "worker" and not names]
+        others = [group for name, group in self.process_groups.items() if name != WORKER and not names]
         for process in (process for group in others for process in group.processes.values()):
             if process.state == ProcessStates.FATAL:
                 process.spawn()
 
     def reload(self) -> None:
-        """Begin to replace the program, if the new settings and code would do; raises ValueError."""
+        """Begin to replace the program by a fresh one, which happens if the new settings and code are usable."""
         self._free_pool()
         self._reload.begin()
 
-    def _reload_on_signal(self) -> None:
-        try:
-            self.reload()
-        except ValueError as error:
-            logger.info("reload ignored", extra={"error": str(error)})
-
-    def _hush_on_signal(self, hush: Callable[[], None]) -> None:
-        try:
-            hush()
-        except ValueError as error:
-            logger.info("signal ignored", extra={"error": str(error)})
-
-    def _scale_by(self, change: int) -> None:
-        try:
-            self.scale(self._booted_pool().size + change)
-        except ValueError as error:
-            logger.warning("scaling refused", extra={"error": str(error)})
-
-    def _dump_stacks(self) -> None:
-        logs.log_stacks()
-        signal_children(self.process_groups.values(), signal.SIGQUIT)
-
-    def _reopen_logs(self) -> None:
-        logs.reopen()
-        signal_children(self.process_groups.values(), signal.SIGUSR2)
-
     def _free_pool(self) -> Pool:
-        """The workers, where they are not about to be given up, so that what is asked for has an effect."""
+        """The pool, where neither a drain nor a reload is about to end its workers, so that a change has an effect."""
         pool = self._booted_pool()
-        if self.options.mood < SupervisorStates.RUNNING:
-            raise ValueError("the daemon is draining, and ends then")
+        if self._drain.is_under_way:
+            raise RefusedError("the daemon is draining, and ends then")
         if self._reload.is_under_way:
-            raise ValueError("a reload is under way; try again when it has ended")
+            raise RefusedError("a reload is under way; try again when it has ended")
         return pool
 
     def _booted_pool(self) -> Pool:
         if self._pool is None:
-            raise ValueError("the daemon is starting; try again when it has started")
+            raise RefusedError("the daemon is starting; try again when it has started")
         return self._pool
 
-    # --- What is under way
+    # --- The steps
 
-    def _go_on(self) -> None:
-        """See to the pool, the reload, and what the service manager is told."""
+    def _start_groups(self) -> None:
+        """Start the first groups, boot, then add those that the boot returned."""
+        for group in self.process_groups.values():
+            group.transition()
+        booted = self._boot(self)
+        for config in booted.groups:
+            self.add_process_group(config)
+        self._pool = Pool(self.process_groups[WORKER], booted.make_worker, self._scoreboard, self._renew_scheduler)
+        self.options.inbox.wake()  # or the first child would start after a second
+
+    def _step(self) -> None:
+        """Take the next step of the pool and of a reload, and report to the service manager."""
         pool = self._booted_pool()
-        self._report.live()
+        self._report.feed_watchdog()
         if self._is_scheduler_wanted and self._scheduler().state == ProcessStates.STOPPED:
             self._is_scheduler_wanted = False
             self._scheduler().spawn()  # in a drain, too: somebody has to renew the leases until that is over
-        if self.options.mood < SupervisorStates.RUNNING:
-            self._report.needs_time()
+        if self._drain.is_under_way:
+            self._report.extend_timeout()
         else:
             if self._reload.is_under_way:
                 self._reload.step()
             if not self._reload.is_draining:
                 pool.reconcile()
-        self._report.update(pool, activity=self._activity(), trouble=self._reload.trouble)
+        self._report.update(pool, activity=self._activity(), last_error=self._reload.last_error)
 
     def _activity(self) -> str:
-        if self.options.mood < SupervisorStates.RUNNING:
+        if self._drain.is_under_way:
             return "draining"
         return "reloading" if self._reload.is_under_way else ""
 
+    def _is_about_to_act(self) -> bool:
+        """True if a state will change by the clock soon, so that the loop must not sleep long."""
+        if self._drain.is_under_way or self._reload.is_under_way or not self._report.is_ready:
+            return True
+        return any(p.state in _WAITING for group in self.process_groups.values() for p in group.processes.values())
+
     def _renew_scheduler(self) -> None:
-        """It has to know the names of more workers: fork it again."""
+        """Fork the scheduler anew: it has to know the names of more workers."""
         scheduler = self._scheduler()
         if scheduler.state in {ProcessStates.STARTING, ProcessStates.RUNNING}:
             scheduler.stop()
             self._is_scheduler_wanted = True
 
     def _scheduler(self) -> Any:
-        return self.process_groups["scheduler"].processes["scheduler"]
+        return self.process_groups[SCHEDULER].processes[SCHEDULER]
 
-    def _drain_or_kill(self, name: str) -> None:
-        now_s = time.monotonic()
-        if self._drain_since_s is None:
-            self._drain_since_s = now_s
-            self.options.mood = SupervisorStates.SHUTDOWN
-        elif now_s - self._drain_since_s >= SECOND_SIGNAL_S:
-            logger.warning("stopping now, running tasks go back to their queues", extra={"signal": name})
-            self._hurry()
-
-    def _hurry(self) -> None:
-        """Kill the workers; the scheduler puts their tasks back, the broker gets little time to end."""
-        for name, group in self.process_groups.items():
-            for process in group.processes.values():
-                # Of one that stops already, too: Supervisor takes its longer wait for a clock set back, and cuts it.
-                process.config.stopwaitsecs = min(process.config.stopwaitsecs, HURRY_S)
-                if name == "worker" and process.pid:
-                    process.kill(signal.SIGKILL)
-
-    def _begin_drain(self, event: object) -> None:
-        """Whoever asked for it: a signal, supervisorctl, or the end of a burst."""
-        if self._drain_since_s is None:
-            self._drain_since_s = time.monotonic()
-        # What an administrator cut short long ago is no part of this drain.
-        self.options.timed_out.clear()
+    def _on_drain(self, event: object) -> None:
+        """Supervisor's event: a drain begins, after a signal, `supervisorctl shutdown`, or the end of a burst."""
+        self._drain.begin()
         self._reload.abandon()
-        self._report.stops()
+        self._report.stopping()
         failpoint("supervisor-drains")
         logger.info("worker stopped accepting new tasks")
 
-    def has_lost_all_workers(self) -> bool:
-        """Whether none is left, because each crashed too often."""
-        processes = self._workers()
-        return bool(processes) and all(process.state == ProcessStates.FATAL for process in processes)
-
-    def _workers_are_done(self) -> bool:
-        """In a burst: each has said so, or will not come back."""
-        processes = self._workers()
-        return bool(processes) and all(_is_over(process) for process in processes)
-
-    def _workers(self) -> Collection[Any]:
-        return self.process_groups["worker"].processes.values() if "worker" in self.process_groups else ()
-
-    def _print(self, event: events.ProcessLogStdoutEvent) -> None:
-        *lines, self._partial = (self._partial + event.data).split(b"\n")
+    def _log_output(self, event: events.ProcessLogStdoutEvent) -> None:
+        *lines, self._unfinished_line = (self._unfinished_line + event.data).split(b"\n")
         for line in lines:
             self._on_output(line.decode("utf-8", "backslashreplace").strip())
 
     def _kill_all(self) -> None:
-        """After a failed boot: leave nothing behind."""
+        """Leave no child behind after a failed boot."""
         for pid in list(self.options.pidhistory):
             os.kill(pid, signal.SIGTERM)
         deadline_s = time.monotonic() + 5
@@ -346,18 +311,8 @@ class Daemon(Supervisor):  # type: ignore[misc]
             os.kill(pid, signal.SIGKILL)
 
 
-def run(daemon: Daemon) -> None:
-    """Run until a drain has ended.
-
-    Raises:
-        BootError: The daemon could not start.
-    """
-    daemon.options.poller.is_about_to_act = daemon.is_about_to_act
-    with suppress(asyncore.ExitNow):
-        daemon.main()
-
-
-def _serve(fd: int, dispatcher: Any) -> None:
+def _dispatch(fd: int, dispatcher: Any) -> None:
+    """Let a dispatcher of Supervisor's read and write what it can without waiting."""
     readable, writable, _ = select.select(
         [fd] if dispatcher.readable() else [], [fd] if dispatcher.writable() else [], [], 0
     )
@@ -374,9 +329,3 @@ def _log_backoff(event: events.ProcessStateBackoffEvent) -> None:
         logger.warning("process crashed at start, trying again", extra=fields)
     else:
         logger.warning("process could not be started, trying again", extra={**fields, "error": process.spawnerr})
-
-
-def _is_over(process: Any) -> bool:
-    if process.state == ProcessStates.EXITED:
-        return bool(process.exitstatus == DONE)
-    return process.state == ProcessStates.FATAL or bool(process.state == ProcessStates.STOPPED and process.laststart)

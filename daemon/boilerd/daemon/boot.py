@@ -1,0 +1,99 @@
+"""The boot's second half: wait for the broker, and learn what the processes must know of it."""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import redis
+
+from boilerd.broker import server_check
+from boilerd.broker.broker import Broker
+from boilerd.broker.connection import connect_to
+from boilerd.errors import (
+    BootError,
+    BrokerError,
+    BrokerLoadingError,
+    BrokerUnableError,
+    BrokerUnavailableError,
+    NoBrokerError,
+)
+from boilerd.process.scoreboard import Scoreboard
+from boilerd.settings.definitions import Settings
+from boilerd.settings.urls import mask_url
+from boilerd.supervision.supervisor import DaemonSupervisor
+
+logger = logging.getLogger("boilerd.daemon")
+
+
+class BrokerFacts(NamedTuple):
+    """What a boot learns of the broker.
+
+    Attributes:
+        name: Its name and version.
+        address: How it knows this host; the workers register it.
+        hazards: How it may lose tasks, as it is set up; each names the setting.
+    """
+
+    name: str
+    address: str
+    hazards: Sequence[str]
+
+
+def connect(settings: Settings, name: str) -> redis.Redis:
+    """Make a client for the broker; `name` is its name there, behind ``boilerd-``."""
+    return connect_to(settings, name=f"boilerd-{name}")
+
+
+def unusable(settings: Settings, error: BrokerError) -> BootError:
+    """The error of a boot that cannot use the broker."""
+    kind = NoBrokerError if isinstance(error, BrokerUnavailableError | BrokerUnableError) else BootError
+    return kind(f"{error} ({mask_url(settings.broker_url())})")
+
+
+def wait_for_broker(settings: Settings, scoreboard: Scoreboard, supervisor: DaemonSupervisor) -> BrokerFacts:
+    """Check the broker and set its limits; wait while it reads its file, as after a reboot of its host.
+
+    After a reload wait also while it is away or takes no writes: the daemon served until then, and must serve again.
+
+    Args:
+        settings: Where the broker is, and the queues' limits.
+        scoreboard: Where to note that it is away.
+        supervisor: Serves meanwhile.
+
+    Raises:
+        BootError: The broker cannot be used.
+    """
+    try:
+        with connect(settings, "supervisor") as connection:
+            return _wait(connection, settings, scoreboard, supervisor)
+    except BrokerError as error:
+        raise unusable(settings, error) from error
+
+
+def _wait(
+    connection: redis.Redis, settings: Settings, scoreboard: Scoreboard, supervisor: DaemonSupervisor
+) -> BrokerFacts:
+    is_logged = False
+    while True:
+        try:
+            facts = _set_up(connection, settings)
+        except (BrokerUnavailableError, BrokerUnableError) as error:
+            is_loading = isinstance(error, BrokerLoadingError)
+            if not is_loading and not supervisor.is_reloaded:
+                raise
+            if not is_logged:
+                message = "broker is loading, waiting" if is_loading else "broker unavailable, waiting"
+                logger.warning(message, extra={"error": str(error)})
+            is_logged = scoreboard.is_broker_away = True
+            scoreboard.beat()  # there is no scheduler yet that could be late
+            connection.connection_pool.disconnect()  # the primary may be another by now
+            supervisor.serve_briefly(0.2)
+        else:
+            scoreboard.is_broker_away = False
+            return facts
+
+
+def _set_up(connection: redis.Redis, settings: Settings) -> BrokerFacts:
+    name = server_check.check(connection)
+    Broker(connection).set_limits(settings.queue_limits())
+    return BrokerFacts(name, server_check.address(connection), server_check.hazards(connection))

@@ -1,0 +1,163 @@
+"""The daemon's forked processes: the scheduler and the workers, as Supervisor is to start them."""
+
+import functools
+import re
+import secrets
+import signal
+import socket
+from typing import NamedTuple, Self
+
+from supervisor.options import ProcessGroupConfig
+
+from boilerd.broker.broker import Broker
+from boilerd.daemon.boot import connect
+from boilerd.process import logs
+from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
+from boilerd.scheduler.periodic import Periodic
+from boilerd.scheduler.scheduler import Scheduler
+from boilerd.settings.definitions import Settings
+from boilerd.supervision.children import ForkedConfig, forked_config
+from boilerd.supervision.groups import SCHEDULER, WORKER
+from boilerd.supervision.options import Options
+from boilerd.supervision.supervisor import KILL_MARGIN_S
+from boilerd.tasks.mux import ServeMux
+from boilerd.tasks.queues import ClaimOrder
+from boilerd.worker.attempt_log import log_attempts
+from boilerd.worker.prefetch import Prefetch
+from boilerd.worker.settlement import Rules
+from boilerd.worker.worker import Limits, Worker
+
+#: Supervisor starts the lowest first and stops it last; the embedded broker is below both.
+SCHEDULER_PRIORITY, WORKER_PRIORITY = 200, 300
+SCHEDULER_STOP_S = 1.0
+#: How often the idle workers of a host look at the queues by themselves, all together, and how
+#: long one of them sleeps at most: half as long again must be below the 5 s that a command may take.
+LOOKS_A_SECOND = 4
+LONGEST_IDLE_S = 3.0
+
+
+class Application(NamedTuple):
+    """What the processes run of the application, with the settings applied."""
+
+    rules: Rules
+    periodic: Periodic
+
+    @classmethod
+    def of(cls, mux: ServeMux, settings: Settings) -> Self:
+        """Take it from the mux; raises ConfigError where its periodic tasks and the settings' do not fit together."""
+        rules = Rules.of(mux, settings.retry.policy(), log_attempts)
+        return cls(rules, Periodic([*mux.crons, *settings.cron_entries()]))
+
+
+class Processes:
+    """The configurations of the processes.
+
+    Args:
+        options: Supervisor's.
+        settings: Of the daemon.
+        application: Handlers, hooks and periodic tasks.
+        scoreboard: Where the processes note what they do.
+        address: How the broker knows this host.
+        is_burst: True for workers that end when the queues are empty.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        settings: Settings,
+        application: Application,
+        scoreboard: Scoreboard,
+        *,
+        address: str,
+        is_burst: bool,
+    ) -> None:
+        self._options = options
+        self._settings = settings
+        self._application = application
+        self._scoreboard = scoreboard
+        self._address = address
+        self._is_burst = is_burst
+        host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
+        self._name = f"{host}.{secrets.token_hex(3)}"
+
+    def groups(self) -> list[ProcessGroupConfig]:
+        """The scheduler's group and the workers'."""
+        workers = [self.worker(slot) for slot in range(self._settings.concurrency)]
+        return [
+            ProcessGroupConfig(self._options, SCHEDULER, SCHEDULER_PRIORITY, [self._scheduler()]),
+            ProcessGroupConfig(self._options, WORKER, WORKER_PRIORITY, workers),
+        ]
+
+    def worker(self, slot: int) -> ForkedConfig:
+        """The worker of a slot."""
+        return forked_config(
+            self._options, str(slot), functools.partial(_run_worker, self._make_worker(slot)),
+            priority=WORKER_PRIORITY, scoreboard=self._scoreboard, slot=slot,
+            stop_wait_s=self._settings.shutdown_timeout + KILL_MARGIN_S,
+            restarts_always=not self._is_burst,
+        )  # fmt: skip
+
+    def _scheduler(self) -> ForkedConfig:
+        return forked_config(
+            self._options, SCHEDULER, self._run_scheduler,
+            priority=SCHEDULER_PRIORITY, scoreboard=self._scoreboard, slot=SCHEDULER_SLOT, stop_wait_s=SCHEDULER_STOP_S,
+        )  # fmt: skip
+
+    def _make_worker(self, slot: int) -> Worker:
+        """Make it in the parent, so that the workers share its memory."""
+        settings = self._settings
+        title = f"{WORKER}:{slot}"
+        return Worker(
+            connect(settings, title),
+            name=self._worker_name(slot),
+            title=title,
+            order=ClaimOrder(settings.queues, is_strict=settings.strict_priority),
+            rules=self._application.rules,
+            limits=Limits(
+                settings.shutdown_timeout,
+                settings.max_tasks,
+                settings.max_memory,
+                self._is_burst,
+                idle_s=min(max(1.0, settings.concurrency / LOOKS_A_SECOND), LONGEST_IDLE_S),
+            ),
+            prefetch=Prefetch(is_on=settings.prefetch),
+            scoreboard=self._scoreboard,
+            slot=slot,
+            address=self._address,
+        )
+
+    def _run_scheduler(self) -> int:
+        """Run in the forked child; returns the exit status."""
+        _set_up_child(SCHEDULER)
+        with connect(self._settings, SCHEDULER) as connection:
+            self._scoreboard.mark_booted(SCHEDULER_SLOT)
+            return Scheduler(
+                Broker(connection),
+                scoreboard=self._scoreboard,
+                worker_names=[self._worker_name(slot) for slot in range(self._scoreboard.slots)],
+                queues=list(self._settings.queues),
+                rules=self._application.rules,
+                periodic=self._application.periodic,
+            ).serve()
+
+    def _worker_name(self, slot: int) -> str:
+        return f"{self._name}.{slot}"
+
+
+def _run_worker(worker: Worker) -> int:
+    """Run in the forked child; returns the exit status."""
+    _set_up_child(worker.title)
+    return worker.run()
+
+
+def _set_up_child(title: str) -> None:
+    """Name the child in its log lines, and install the handlers of the signals that the supervisor passes on.
+
+    These two act in the handler, instead of noting the signal for the loop: a worker's loop waits while a task runs,
+    and a stack dump is wanted just then. That is acceptable because they change no state but the log's: Python calls
+    them between two steps of the main thread, and the locks of `logging` let the same thread in again. At worst the
+    log file misses the line that was being written, or the dump. The worker and the scheduler install what ends them.
+    """
+    logs.name_process(title)
+    signal.signal(signal.SIGQUIT, lambda *_: logs.log_stacks())
+    signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())

@@ -1,0 +1,42 @@
+"""The check before a reload: ``boilerd run --check``, a child of the running daemon, with the new settings and code."""
+
+from boilerd.broker import server_check
+from boilerd.broker.broker import Broker
+from boilerd.daemon.assembly import open_logs
+from boilerd.daemon.boot import connect, unusable
+from boilerd.daemon.directories import own_directories, try_directories, usable_socket
+from boilerd.daemon.processes import Application
+from boilerd.daemon.valkey import EmbeddedValkey, find_server
+from boilerd.errors import BrokerError
+from boilerd.settings.definitions import Settings
+from boilerd.supervision.handover import Handover
+from boilerd.tasks.loading import load_app
+
+
+def check(settings: Settings) -> None:
+    """Check that a daemon with these settings could take the place of the one that runs.
+
+    Raises:
+        BootError: It could not.
+    """
+    handover = Handover.peek()
+    open_logs(settings)
+    Application.of(load_app(settings.app, settings.rq_functions), settings)
+    try_directories(own_directories(settings), handover.lock_fds)
+    usable_socket(settings.control_socket())
+    if settings.redis_url is None:
+        usable_socket(settings.valkey_socket())
+        find_server()
+        if EmbeddedValkey.of(settings).find_running(handover) is None:
+            return  # a new one will be started
+    _try_broker(settings)
+
+
+def _try_broker(settings: Settings) -> None:
+    try:
+        with connect(settings, "check") as connection:
+            server_check.check(connection)
+            if not Broker(connection).has_limits(settings.queue_limits()):
+                server_check.probe(connection, is_storing=True)
+    except BrokerError as error:
+        raise unusable(settings, error) from error

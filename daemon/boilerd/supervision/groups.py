@@ -1,0 +1,5 @@
+"""Names of the groups of child processes; the scheduler and the broker are the only process of theirs."""
+
+VALKEY = "valkey"
+SCHEDULER = "scheduler"
+WORKER = "worker"
