@@ -198,7 +198,7 @@ class Scheduler:
         """Put back what workers left that the daemon had cut, and that have no successor: those of a smaller pool."""
         for slot, name in enumerate(self._worker_names):
             if not self._scoreboard.pid(slot) and self._scoreboard.last_exit(slot) == STOPPED_BY_DAEMON:
-                self._rules.settle_dead(self._broker, name, self._scoreboard.batch(slot), None)
+                self._rules.settle_dead_worker(self._broker, name, self._scoreboard.batch(slot), None)
 
     def _recorded(self) -> Iterator[Claim]:
         """Settle what dead and lost workers held, claim by claim."""

@@ -39,7 +39,7 @@ from boilerd.process.signals import StopRequest
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, encode_result
 from boilerd.worker.prefetch import HOLD_S, SLOW_S, Prefetch
-from boilerd.worker.settlement import Rules, refuse, settle
+from boilerd.worker.settlement import Rules, archive_unrunnable, record_failure
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -264,7 +264,7 @@ class Worker(BaseWorker):
         """Run the claimed task; False when the shutdown timeout cut it short."""
         task = self._rules.task_of(claim)
         if task is None:
-            self._write(functools.partial(refuse, self._broker, self.name, claim))
+            self._write(functools.partial(archive_unrunnable, self._broker, self.name, claim))
             self._scoreboard.finish(self._slot)
             return True
         self._show(f"running {task.type} {task.id}")
@@ -295,7 +295,7 @@ class Worker(BaseWorker):
             # Judged once, however often it takes to write it: the application's hooks are told.
             with self._scoreboard.running_hooks(self._slot):
                 failure = self._rules.decide_failure(task, outcome.error, outcome.traceback)
-            self._write(functools.partial(settle, self._broker, self.name, claim, failure))
+            self._write(functools.partial(record_failure, self._broker, self.name, claim, failure))
         else:
             self._write(functools.partial(self._release, claim))
             return False
@@ -331,7 +331,7 @@ class Worker(BaseWorker):
         died = None if status == STOPPED_BY_DAEMON else WorkerDiedError(f"worker died: {describe_exit(status)}")
         rules = self._rules.without_hooks() if self._has_died_in_hooks else self._rules
         with self._scoreboard.running_hooks(self._slot):
-            rules.settle_dead(self._broker, self.name, self._scoreboard.batch(self._slot), died)
+            rules.settle_dead_worker(self._broker, self.name, self._scoreboard.batch(self._slot), died)
         self._scoreboard.open_batch(self._slot, 0, 0)
 
     def _wait(self) -> None:
