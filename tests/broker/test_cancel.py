@@ -30,8 +30,8 @@ from boilerd.tasks import coroutines
 from boilerd.tasks.mux import Handler
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed
+from boilerd.worker.runtime import AttemptRuntime
 from boilerd.worker.settlement import Rules, record_failure
-from boilerd.worker.worker import AttemptRuntime
 from support import Valkey, wait_until
 
 #: The tests set the process's signal handlers; pytest-timeout's own would get lost.

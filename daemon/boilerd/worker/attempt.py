@@ -67,9 +67,13 @@ class AttemptRunner:
     one interval timer: SIGALRM raises an interrupt in the handler's Python code, which
     `except Exception` does not swallow. So does SIGUSR1, when the task was cancelled. Code that
     never returns to Python is ended from outside, by SIGKILL.
+
+    Args:
+        handler: Runs a task.
+        listens: False before a fork; the child calls `listen`.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, *, listens: bool = True) -> None:
         self._handler = handler
         self._limits: list[tuple[float, TaskInterrupt]] = []
         self._drain_until_s: float | None = None
@@ -77,6 +81,12 @@ class AttemptRunner:
         self._runtime: Runtime | None = None
         self._is_running = False
         self._interrupt: TaskInterrupt | None = None
+        self._pid = 0
+        if listens:
+            self.listen()
+
+    def listen(self) -> None:
+        """Take the signals of this process from now on."""
         self._pid = os.getpid()
         # What may a signal handler do? As a rule, note a request for a loop to act on. These two may do more while
         # an attempt runs, because the code that they come upon is then the application's: they may raise, which
@@ -86,15 +96,13 @@ class AttemptRunner:
         listen(signal.SIGUSR1, self._on_cancellation)
 
     # When the signal comes      | _is_running | What happens
-    # ---------------------------+-------------+------------------------------------------------------------------
-    # 1. before the attempt, up  | False       | Nothing is raised. `drain` notes its limit, and `_begin` counts it.
-    #    to the end of `_begin`  |             |
-    # 2. in the handler          | True        | It is raised there, or the coroutine is cancelled; the handler may
-    #                            |             | clean up. `finally` ends the attempt, `except` makes the outcome.
-    # 3. after the handler, in   | True        | It is raised in `finally`, whose `_end` is not reached: `except`
-    #    `finally`, before `_end`|             | calls it. A handler that has just returned counts as interrupted.
-    # 4. after the first step of | False       | Nothing is raised: the attempt has its outcome.
-    #    `_end`                  |             |
+    # ---------------------------+-------------+-------------------------------------------------------------------
+    # 1. before `_begin` sets it | False       | Nothing is raised. `drain` notes its limit, which `_begin` sees.
+    # 2. from there to the end   | True        | It is raised there, or the coroutine is cancelled; the handler may
+    #    of the handler          |             | clean up. `finally` ends the attempt, `except` makes the outcome.
+    # 3. in `finally`, before    | True        | It is raised there, and `_end` is not reached: `except` calls it. A
+    #    `_end` clears it        |             | handler that has just returned counts as interrupted.
+    # 4. after that              | False       | Nothing is raised: the attempt has its outcome.
     def run(
         self,
         task: Task,
