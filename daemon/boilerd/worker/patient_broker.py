@@ -11,7 +11,7 @@ from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.tasks.retry import Verdict
 
-#: A worker that drains tries again at least so often: the broker may come back just before its time is over.
+#: A worker that drains pauses no longer: the broker may come back just before its time is over.
 LONGEST_DRAIN_PAUSE_S = 0.2
 
 
@@ -29,7 +29,7 @@ class PatientBroker:
 
     def __init__(self, broker: Broker, pause: Callable[[float], bool]) -> None:
         self.once = broker
-        # The method itself: a worker calls it for each batch.
+        # Not a method of its own: it is called for each batch, and a call more is time.
         self.together = OutageRetry(pause).call
 
     def fail(self, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False) -> Verdict | None:
@@ -44,14 +44,14 @@ class PatientBroker:
 class OutagePause:
     """Sleeps during an outage, and decides whether the worker tries again.
 
-    A worker that shall stop gives up at once, unless it has an outcome that nobody else could write:
-    with that, it tries until the drain is over.
+    A worker that is to stop gives up at once, unless it has an outcome that nobody else could write:
+    then it tries until the drain is over.
 
     Args:
-        stop: Ends a pause. It is made here as well, where the supervisor is gone.
+        stop: Ends a pause; requested here as well if the supervisor is gone.
         parent: Process ID of the supervisor.
         drain_s: How long a drain may take.
-        has_outcome: Whether an outcome is not written yet.
+        has_outcome: Whether the worker has an outcome that is not written yet.
         scoreboard: Shows that the worker waits for the broker.
         slot: The worker's cells there.
     """
@@ -74,7 +74,7 @@ class OutagePause:
         self._slot = slot
 
     def __call__(self, seconds: float) -> bool:
-        """Sleep, until a stop is requested at most; whether to try again."""
+        """Sleep, but no longer than until a stop is requested; whether to try again."""
         if os.getppid() != self._parent:
             self._stop.make()
         self._scoreboard.mark_waiting(self._slot, is_waiting=True)
