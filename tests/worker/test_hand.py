@@ -12,13 +12,15 @@ import redis
 from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.connection import connect
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.tasks.queues import ClaimOrder
+from boilerd.worker import hand as hand_module
 from boilerd.worker.hand import Hand
 from boilerd.worker.patient_broker import PatientBroker
 from boilerd.worker.prefetch import HOLD_S, Prefetch
-from support import completed, wait_until
+from support import DEADLINE_S, Valkey, completed, wait_until
 
 NAME = "host.run.0"
 MakeHand = Callable[..., Hand]
@@ -137,8 +139,9 @@ def test_a_batch_that_took_too_long_goes_back_and_the_next_is_of_one_task(
 
 
 def test_a_batch_is_taken_in_its_order_and_acknowledged_with_the_next_claim(
-    make_hand: MakeHand, client: Client, connection: redis.Redis
+    make_hand: MakeHand, client: Client, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(hand_module, "HOLD_S", DEADLINE_S)  # on a slow machine as well
     scoreboard = Scoreboard()
     hand = make_hand(scoreboard, for_short_tasks())
     client.enqueue_many([("test:echo", n) for n in range(32)])
@@ -258,3 +261,34 @@ def test_nothing_is_claimed_for_a_worker_that_is_to_stop_or_quiet(
     hand.wait(0.0)
 
     assert pending(connection) == [b"a"]
+
+
+def test_a_stop_during_an_outage_keeps_the_worker_from_claiming_when_the_broker_is_back(
+    start_valkey: Callable[..., Valkey], stop: StopRequest
+) -> None:
+    server = start_valkey()
+    away = server.socket.with_name("away.sock")
+    with Client.from_url(server.url) as client, connect(server.url) as own:
+        client.enqueue("test:echo", task_id="a")
+        server.socket.rename(away)
+
+        def pause(seconds: float) -> bool:
+            stop.make()
+            away.rename(server.socket)
+            return True
+
+        hand = Hand(
+            PatientBroker(Broker(own), pause),
+            name=NAME,
+            order=ClaimOrder({"default": 1}, is_strict=True),
+            prefetch=Prefetch(),
+            scoreboard=Scoreboard(),
+            slot=0,
+            stop=stop,
+            register=lambda: None,
+        )
+
+        assert hand.take() is None
+
+        assert stop
+        assert pending(client.connection) == [b"a"]
