@@ -30,8 +30,8 @@ from boilerd.tasks import coroutines
 from boilerd.tasks.mux import Handler
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed
-from boilerd.worker.settlement import Rules, settle
-from boilerd.worker.worker import AttemptRuntime
+from boilerd.worker.runtime import AttemptRuntime
+from boilerd.worker.settlement import Rules, record_failure
 from support import Valkey, wait_until
 
 #: The tests set the process's signal handlers; pytest-timeout's own would get lost.
@@ -315,7 +315,9 @@ def test_a_cancelled_attempt_is_archived_and_not_tried_again(
     held = claim(broker)
     client.cancel("a")
 
-    settle(broker, WORKER, held, RULES.decide_failure(task_in(held), TaskCancelledError("cancelled on request"), "…"))
+    record_failure(
+        broker, WORKER, held, RULES.decide_failure(task_in(held), TaskCancelledError("cancelled on request"), "…")
+    )
 
     assert archived(connection) == ["a"]
     assert connection.hget(keys.job("a"), "last_error") == b"TaskCancelledError: cancelled on request"
@@ -329,7 +331,7 @@ def test_a_cancelled_task_that_fails_before_it_is_interrupted_is_not_tried_again
     held = claim(broker)
     client.cancel("a")
 
-    settle(broker, WORKER, held, RULES.decide_failure(task_in(held), error, "…"))
+    record_failure(broker, WORKER, held, RULES.decide_failure(task_in(held), error, "…"))
 
     assert connection.zcard(keys.registry("scheduled", "default")) == 0
     assert archived(connection) == ["a"]
@@ -364,7 +366,9 @@ def test_a_cancelled_task_that_somebody_runs_again_is_not_cancelled_any_more(
     client.enqueue("test:echo", task_id="a")
     held = claim(broker)
     client.cancel("a")
-    settle(broker, WORKER, held, RULES.decide_failure(task_in(held), TaskCancelledError("cancelled on request"), "…"))
+    record_failure(
+        broker, WORKER, held, RULES.decide_failure(task_in(held), TaskCancelledError("cancelled on request"), "…")
+    )
 
     FailedJobRegistry("default", connection=connection, serializer=JSONSerializer).requeue("a")
     claim(broker)

@@ -22,7 +22,7 @@ from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.worker.attempt import AttemptRunner, Failed
-from boilerd.worker.settlement import Rules, settle
+from boilerd.worker.settlement import Rules, record_failure
 from support import Valkey
 
 WORKER = "host.run.0"
@@ -328,7 +328,7 @@ def test_a_task_that_came_with_a_wrong_payload_is_archived_with_its_path(
     with caplog.at_level(logging.DEBUG):
         outcome = AttemptRunner(mux).run(claim.task, _Idle())
         assert isinstance(outcome, Failed)
-        settle(broker, WORKER, claim, rules.decide_failure(claim.task, outcome.error, outcome.traceback))
+        record_failure(broker, WORKER, claim, rules.decide_failure(claim.task, outcome.error, outcome.traceback))
 
     line = "InvalidPayloadError: payload: $.to[1]: Expected `str`, got `int`"
     assert connection.hget(keys.job("a"), "last_error") == line.encode()

@@ -29,7 +29,7 @@ from boilerd.settings.definitions import Settings
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import DAY_S, Decision, Hooks, RetryPolicy, Verdict, decide
-from boilerd.worker.settlement import Rules, refuse
+from boilerd.worker.settlement import Rules, archive_unrunnable
 
 WORKER = "host.run.0"
 ARCHIVE = Decision(Verdict.ARCHIVE)
@@ -501,7 +501,7 @@ def test_what_is_no_task_of_ours_is_archived_and_not_tried_again(broker: Broker,
     connection.hset(keys.job("x"), mapping={"data": b"pickled", "origin": "default"})
     connection.rpush(keys.queue("default"), "x")
 
-    refuse(broker, WORKER, claim(broker))
+    archive_unrunnable(broker, WORKER, claim(broker))
 
     assert connection.zrange(keys.registry("failed", "default"), 0, -1) == [b"x"]
     assert connection.zcard(keys.registry("scheduled", "default")) == 0

@@ -533,7 +533,7 @@ def test_of_a_batch_whose_worker_died_a_task_with_a_result_to_keep_is_never_comp
     scoreboard.begin(0)
     rules = Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
 
-    rules.settle_dead(broker, WORKER, scoreboard.batch(0), WorkerDiedError("worker died"))
+    rules.settle_dead_worker(broker, WORKER, scoreboard.batch(0), WorkerDiedError("worker died"))
 
     assert not client.connection.exists(keys.job("a"))
     attempts = [client.connection.hget(keys.job(task_id), "number_of_retries") for task_id in "bcd"]

@@ -1,183 +1,58 @@
-"""The worker's own state, between two of its steps, on a real broker."""
+"""A worker in a process of its own, on a real broker."""
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
 
-from boilerd import Client
+from boilerd import Client, Inspector
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.process.exit_status import OK
+from boilerd.process.exit_status import DONE, OK
 from boilerd.process.scoreboard import Scoreboard
-from boilerd.process.signals import Stopped, StopRequest
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
-from boilerd.tasks.retry import RetryPolicy
+from boilerd.tasks.retry import Hooks, RetryPolicy
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
-from boilerd.worker.worker import Limits, Worker
+from boilerd.worker.worker import Lifespan, Limits, Worker
 
 NAME = "host.run.0"
 MakeWorker = Callable[..., Worker]
 
 
 @pytest.fixture
-def make_worker(connection: redis.Redis) -> Iterator[MakeWorker]:
-    """Makes a worker whose steps the test does by itself."""
-    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+def scoreboard() -> Scoreboard:
+    return Scoreboard()
 
-    def make(limits: Limits | None = None, mux: ServeMux | None = None) -> Worker:
-        made = Worker(
+
+@pytest.fixture
+def make_worker(connection: redis.Redis, scoreboard: Scoreboard) -> MakeWorker:
+    def make(rules: Rules, limits: Limits | None = None) -> Worker:
+        prefetch = Prefetch()
+        for _ in range(40):
+            prefetch.note(0.0001)
+        return Worker(
             connection,
             name=NAME,
             title="worker:0",
             order=ClaimOrder({"default": 1}, is_strict=True),
-            rules=Rules.of(mux or ServeMux(), RetryPolicy(), lambda handler: handler),
+            rules=rules,
             limits=limits or Limits(),
-            prefetch=Prefetch(),
-            scoreboard=Scoreboard(),
+            prefetch=prefetch,
+            scoreboard=scoreboard,
             slot=0,
             address="",
         )
-        made._stop = StopRequest()
-        return made
 
-    yield make
-    for signum, handler in kept.items():
-        signal.signal(signum, handler)
+    return make
 
 
-def pending(connection: redis.Redis) -> list[bytes]:
-    found: Any = connection.lrange(keys.queue("default"), 0, -1)
-    return list(found)
-
-
-def test_a_claim_whose_answer_was_lost_is_given_back_and_claimed_again(
-    make_worker: MakeWorker, client: Client, broker: Broker
-) -> None:
-    worker = make_worker()
-    client.enqueue("test:echo", task_id="a")
-    broker.advance(NAME, ["default"])
-
-    worker._advance()
-    assert not worker._held
-
-    worker._advance()
-    assert [claim.task_id for claim in worker._held] == ["a"]
-
-
-def test_what_was_claimed_while_a_signal_ended_the_wait_goes_back(
-    make_worker: MakeWorker, client: Client, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker = make_worker()
-    client.enqueue("test:echo", task_id="a")
-
-    def interrupted(*_: object) -> None:
-        raise Stopped
-
-    with monkeypatch.context() as patched:
-        patched.setattr(worker._scoreboard, "open_batch", interrupted)  # the answer is there, and half noted
-        worker._wait()
-    assert pending(connection) == []
-
-    worker._acknowledge()
-
-    assert pending(connection) == [b"a"]
-    assert not connection.zcard(keys.wip("default"))
-
-
-def test_a_batch_that_took_too_long_goes_back_and_the_next_is_of_one_task(
-    make_worker: MakeWorker, client: Client, connection: redis.Redis
-) -> None:
-    worker = make_worker()
-    for _ in range(40):
-        worker._prefetch.note(0.0001)
-    client.enqueue_many([("test:echo", n) for n in range(64)])
-    before = pending(connection)
-    worker._advance()
-    held = [claim.task_id.encode() for claim in worker._held]
-    assert len(held) > 1
-
-    worker._held_until_s = 0.0
-    claim = worker._next()
-
-    assert claim is not None
-    assert claim.task_id.encode() == held[0]
-    assert pending(connection) == before[1:]
-
-
-def test_a_worker_is_worn_out_when_its_own_number_of_tasks_is_done(make_worker: MakeWorker) -> None:
-    workers = [make_worker(Limits(max_tasks=1000)) for _ in range(20)]
-
-    def lifetime(worker: Worker) -> int:
-        while not worker._is_worn_out():
-            worker._done += 1
-        return worker._done
-
-    ends = {lifetime(worker) for worker in workers}
-    # So that workers that started together are not replaced together.
-    assert len(ends) > 1
-    assert min(ends) >= 1000
-    assert max(ends) <= 1100
-
-
-def test_an_outcome_is_tried_to_be_written_until_the_drain_is_over(make_worker: MakeWorker) -> None:
-    worker = make_worker(Limits(drain_s=30.0))
-    worker._parent = os.getppid()
-    worker._is_writing = True
-    assert worker._pause(0.0)
-
-    worker._stop.make()
-    assert worker._pause(0.0)
-
-    worker._stop._at_s = time.monotonic() - 30.0
-    assert not worker._pause(0.0)
-
-
-def test_a_worker_without_an_outcome_gives_up_on_the_broker_as_soon_as_it_shall_stop(make_worker: MakeWorker) -> None:
-    worker = make_worker(Limits(drain_s=30.0))
-    worker._parent = os.getppid()
-    worker._write(lambda: None)
-
-    worker._stop.make()
-
-    assert not worker._pause(0.0)
-
-
-def test_a_refused_task_of_a_batch_counts_as_finished(
-    make_worker: MakeWorker, connection: redis.Redis, broker: Broker
-) -> None:
-    worker = make_worker()
-    connection.hset(keys.job("evil"), mapping={"data": '["os.system", null, [], {}]', "origin": "default"})
-    connection.rpush(keys.queue("default"), "evil")
-    worker._advance()
-
-    claim = worker._next()
-    assert claim is not None
-    assert worker._scoreboard.batch(0).is_running
-    assert worker._perform(claim)
-
-    batch = worker._scoreboard.batch(0)
-    assert (batch.finished, batch.is_running) == (1, False)
-    assert not broker.held(NAME)
-
-
-def test_a_worker_that_ends_gives_the_rest_of_its_batch_back_by_itself(
-    make_worker: MakeWorker, client: Client, connection: redis.Redis
-) -> None:
-    mux = ServeMux()
-    mux.handle("test:term")(lambda task: os.kill(os.getpid(), signal.SIGTERM))
-    worker = make_worker(mux=mux)
-    for _ in range(40):
-        worker._prefetch.note(0.0001)
-    client.enqueue_many([("test:term", None)] * 64)
-    before = pending(connection)
-
+def exit_status(worker: Worker) -> int:
+    """How the worker ends in a process of its own."""
     pid = os.fork()
     if pid == 0:
         status = 99
@@ -185,7 +60,83 @@ def test_a_worker_that_ends_gives_the_rest_of_its_batch_back_by_itself(
             status = worker.run()
         finally:
             os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == OK
+
+def pending(connection: redis.Redis) -> list[bytes]:
+    found: Any = connection.lrange(keys.queue("default"), 0, -1)
+    return list(found)
+
+
+def test_making_a_worker_leaves_the_signals_of_its_supervisor_alone(make_worker: MakeWorker) -> None:
+    signums = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR1)
+    before = [signal.getsignal(signum) for signum in signums]
+
+    make_worker(Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler))
+
+    assert [signal.getsignal(signum) for signum in signums] == before
+
+
+def test_a_worker_is_worn_out_when_its_own_number_of_tasks_is_done() -> None:
+    def lifetime(lifespan: Lifespan) -> int:
+        while not lifespan.is_over():
+            lifespan.tasks += 1
+        return lifespan.tasks
+
+    ends = {lifetime(Lifespan(Limits(max_tasks=1000))) for _ in range(20)}
+    # So that workers that started together are not replaced together.
+    assert len(ends) > 1
+    assert min(ends) >= 1000
+    assert max(ends) <= 1100
+
+
+def test_a_refused_task_of_a_batch_counts_as_finished(
+    make_worker: MakeWorker, connection: redis.Redis, broker: Broker, scoreboard: Scoreboard
+) -> None:
+    running, was_running = os.pipe()
+
+    def may_call(function: str) -> bool:
+        os.write(was_running, b"1" if scoreboard.batch(0).is_running else b"0")
+        return False
+
+    connection.hset(keys.job("evil"), mapping={"data": '["os.system", null, [], {}]', "origin": "default"})
+    connection.rpush(keys.queue("default"), "evil")
+    rules = Rules(lambda task: None, may_call, lambda task_type: RetryPolicy(), Hooks())
+
+    assert exit_status(make_worker(rules, Limits(is_burst=True))) == DONE
+
+    assert os.read(running, 2) == b"1"
+    batch = scoreboard.batch(0)
+    assert (batch.size, batch.finished, batch.is_running) == (1, 1, False)
+    assert connection.zcard(keys.registry("failed", "default")) == 1
+    assert not broker.held(NAME)
+    os.close(running)
+    os.close(was_running)
+
+
+def test_a_worker_that_ends_gives_the_rest_of_its_batch_back_by_itself(
+    make_worker: MakeWorker, client: Client, connection: redis.Redis
+) -> None:
+    mux = ServeMux()
+    mux.handle("test:term")(lambda task: os.kill(os.getpid(), signal.SIGTERM))
+    client.enqueue_many([("test:term", None)] * 64)
+    before = pending(connection)
+
+    assert exit_status(make_worker(Rules.of(mux, RetryPolicy(), lambda handler: handler))) == OK
+
     assert pending(connection) == before[1:]
     assert not connection.zcard(keys.wip("default"))
+
+
+def test_a_worker_is_in_the_registry_of_rq_while_it_works_and_leaves_it(
+    make_worker: MakeWorker, client: Client, connection: redis.Redis, broker: Broker
+) -> None:
+    mux = ServeMux()
+    mux.handle("test:look")(lambda task: [*broker.registered()])
+    client.enqueue("test:look", task_id="a", retention=60)
+    rules = Rules.of(mux, RetryPolicy(), lambda handler: handler)
+
+    assert exit_status(make_worker(rules, Limits(is_burst=True))) == DONE
+
+    assert Inspector(connection).task("a").attempts[-1].result == [NAME]
+    assert broker.registered() == {}

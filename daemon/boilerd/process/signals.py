@@ -86,12 +86,18 @@ class StopRequest:
 
     Args:
         on_request: Called in the signal handler, at the first signal only.
+        listens: False before a fork; the child calls `listen`.
     """
 
-    def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_request: Callable[[], None] = lambda: None, *, listens: bool = True) -> None:
         self._on_request = on_request
         self._is_interruptible = False
         self._at_s: float | None = None
+        if listens:
+            self.listen()
+
+    def listen(self) -> None:
+        """Take the signals of this process from now on."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             install_handler(signum, self._note)
 

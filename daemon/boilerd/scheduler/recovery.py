@@ -89,7 +89,7 @@ class Recoverer:
         """Release what workers held that the daemon stopped, and that have no successor, as in a smaller pool."""
         for slot, name in enumerate(self._worker_names):
             if not self._scoreboard.pid(slot) and self._scoreboard.last_exit(slot) == STOPPED_BY_DAEMON:
-                self._rules.settle_dead(self._broker, name, self._scoreboard.batch(slot), None)
+                self._rules.settle_dead_worker(self._broker, name, self._scoreboard.batch(slot), None)
 
     def _record_attempts_of_dead_daemons(self) -> Iterator[Claim]:
         """Record as lost what workers held that died with their supervisor; a living one starts successors."""

@@ -25,10 +25,10 @@ class _Loop:
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
         self._main: asyncio.Task[Any] | None = None
-        self._struck: BaseException | None = None
+        self._interrupt: BaseException | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a handler's coroutine to its end, or until it is struck; raises RuntimeError inside of another loop."""
+        """Run a handler's coroutine to its end or an interrupt; raises RuntimeError inside of another loop."""
         if _is_in_loop():
             raise RuntimeError(
                 f"{discard(coroutine)} of an async def handler cannot run inside of a running event loop; in a test"
@@ -36,18 +36,18 @@ class _Loop:
             )
         self._runner = self._runner or asyncio.Runner()
         loop = self._runner.get_loop()
-        self._struck = None
+        self._interrupt = None
         self._main = loop.create_task(coroutine)
         try:
             return loop.run_until_complete(self._main)
         except asyncio.CancelledError as error:
-            if self._struck is None:
+            if self._interrupt is None:
                 raise
-            raise self._struck from error
+            raise self._interrupt from error
         finally:
             self._main = None
 
-    def strike(self, error: BaseException) -> bool:
+    def interrupt(self, error: BaseException) -> bool:
         """Have the running handler end with `error`; False: the caller must raise it as well.
 
         Raised in a signal handler, an exception ends whatever code runs at that moment: the
@@ -59,7 +59,7 @@ class _Loop:
             return False
         running = asyncio.current_task(self._main.get_loop())
         if running is not self._main:
-            self._struck = error
+            self._interrupt = error
             self._main.get_loop().call_soon_threadsafe(self._main.cancel)
         # A task that computes and never waits would keep the loop from noticing.
         return running is None
@@ -74,7 +74,7 @@ def _is_in_loop() -> bool:
 
 
 _loop = _Loop()
-strike = _loop.strike
+interrupt = _loop.interrupt
 
 
 def synchronous(handler: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Run one attempt: the handler, inside its time limits, to an outcome."""
+"""Run one attempt: the handler, within its time limits, to an outcome."""
 
 import math
 import operator
@@ -23,12 +23,12 @@ from boilerd.errors import (
     describe,
 )
 from boilerd.process.signals import install_handler, reinstall_handlers
-from boilerd.tasks.coroutines import strike
+from boilerd.tasks.coroutines import interrupt
 from boilerd.tasks.mux import Handler
 from boilerd.tasks.task import Runtime, Task
 
 _moment = operator.itemgetter(0)
-#: Larger results are not kept; Redis would refuse far larger ones, and loop the worker.
+#: Larger results are not kept: Redis would refuse far larger ones, and the worker would send them for ever.
 MAX_RESULT_BYTES = 16 * 1024 * 1024
 
 
@@ -54,7 +54,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The drain ended before the handler did; the attempt does not count."""
+    """The drain ended before the handler; the attempt does not count."""
 
 
 Outcome = Completed | Failed | Released
@@ -64,23 +64,45 @@ class AttemptRunner:
     """Runs handlers in this process's main thread, one at a time.
 
     All limits, the task's timeout, its deadline and the end of a drain, share the process's
-    one interval timer: SIGALRM raises an exception in the handler's Python code, which
+    one interval timer: SIGALRM raises an interrupt in the handler's Python code, which
     `except Exception` does not swallow. So does SIGUSR1, when the task was cancelled. Code that
     never returns to Python is ended from outside, by SIGKILL.
+
+    Args:
+        handler: Runs a task.
+        listens: False before a fork; the child calls `listen`.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, *, listens: bool = True) -> None:
         self._handler = handler
         self._limits: list[tuple[float, TaskInterrupt]] = []
-        self._drain_until: float | None = None
-        self._alert_at: float | None = None
+        self._drain_until_s: float | None = None
+        self._alert_at_s: float | None = None
         self._runtime: Runtime | None = None
         self._is_running = False
-        self._struck: TaskInterrupt | None = None
-        self._pid = os.getpid()
-        install_handler(signal.SIGALRM, self._cut)
-        install_handler(signal.SIGUSR1, self._look_for_cancellation)
+        self._interrupt: TaskInterrupt | None = None
+        self._pid = 0
+        if listens:
+            self.listen()
 
+    def listen(self) -> None:
+        """Take the signals of this process from now on."""
+        self._pid = os.getpid()
+        # What may a signal handler do? As a rule, note a request for a loop to act on. These two may do more while
+        # an attempt runs, because the code that they come upon is then the application's: they may raise, which
+        # ends it, and SIGUSR1 may ask Redis, on another connection where the application uses the first. They log
+        # nothing: a line may be half written. Between two attempts they do nothing.
+        install_handler(signal.SIGALRM, self._on_alarm)
+        install_handler(signal.SIGUSR1, self._on_cancellation)
+
+    # When the signal comes      | _is_running | What happens
+    # ---------------------------+-------------+-------------------------------------------------------------------
+    # 1. before `_begin` sets it | False       | Nothing is raised. `drain` notes its limit, which `_begin` sees.
+    # 2. from there to the end   | True        | It is raised there, or the coroutine is cancelled; the handler may
+    #    of the handler          |             | clean up. `finally` ends the attempt, `except` makes the outcome.
+    # 3. in `finally`, before    | True        | It is raised there, and `_end` is not reached: `except` calls it. A
+    #    `_end` clears it        |             | handler that has just returned counts as interrupted.
+    # 4. after that              | False       | Nothing is raised: the attempt has its outcome.
     def run(
         self,
         task: Task,
@@ -92,8 +114,8 @@ class AttemptRunner:
         """Run one attempt; never raises.
 
         Args:
-            task: What to run.
-            runtime: What the attempt can tell the task; None: nothing.
+            task: The task to run.
+            runtime: Answers the task's questions about the attempt; None: nobody does.
             deadline_in_s: Seconds until the task's deadline, by Redis's clock.
             alert_in_s: Seconds until a SIGALRM that does nothing but arrive, for the process's wakeup fd.
         """
@@ -102,7 +124,7 @@ class AttemptRunner:
             return Failed(late, describe(late))
         try:
             try:
-                self._alert_at = None if alert_in_s is None else time.monotonic() + alert_in_s
+                self._alert_at_s = None if alert_in_s is None else time.monotonic() + alert_in_s
                 self._begin(task, runtime, deadline_in_s)
                 task.attach(runtime)
                 result = self._handler(task)
@@ -113,33 +135,29 @@ class AttemptRunner:
             return Completed(result)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler must not end the worker
             if self._is_running:
-                self._end()  # an interrupt came just before it
-            # A handler may have put another error in the interrupt's place.
-            interrupt = self._struck
-            if isinstance(interrupt, ShutdownTimeoutError):
-                return Released()
-            return Failed(_plain(interrupt or error), _format(error))
+                self._end()
+            return self._outcome_of(error)
 
     def drain(self, timeout_s: float) -> None:
-        """End the running handler in `timeout_s` seconds at the latest; call it from a signal handler."""
-        self._drain_until = time.monotonic() + timeout_s
+        """Interrupt the running handler in `timeout_s` seconds at the latest; call it from a signal handler."""
+        self._drain_until_s = time.monotonic() + timeout_s
         if self._is_running:
             self._arm()
 
     def remaining_s(self) -> float:
-        """Seconds until the running attempt is cut."""
+        """Seconds until the running attempt is interrupted."""
         limit = self._next_limit()
         return math.inf if limit is None else max(0.0, limit[0] - time.monotonic())
 
     def _begin(self, task: Task, runtime: Runtime | None, deadline_in_s: float | None) -> None:
-        now = time.monotonic()
-        self._limits, self._struck = [], None
+        now_s = time.monotonic()
+        self._limits, self._interrupt = [], None
         if task.timeout_s is not None:
             error: TaskInterrupt = TaskTimeoutError("the attempt took longer than the task's timeout")
-            self._limits.append((now + task.timeout_s, error))
+            self._limits.append((now_s + task.timeout_s, error))
         if deadline_in_s is not None:
             error = DeadlineInterrupt("the task's deadline has passed")
-            self._limits.append((now + deadline_in_s, error))
+            self._limits.append((now_s + deadline_in_s, error))
         self._runtime, self._is_running = runtime, True
         self._arm()
 
@@ -148,46 +166,55 @@ class AttemptRunner:
         signal.setitimer(signal.ITIMER_REAL, 0)
         reinstall_handlers()
 
+    def _outcome_of(self, error: BaseException) -> Outcome:
+        """The outcome of an attempt that raised; the interrupt is its cause, whatever the handler made of it."""
+        if isinstance(self._interrupt, ShutdownTimeoutError):
+            return Released()
+        return Failed(_for_users(self._interrupt or error), _format(error))
+
     def _arm(self) -> None:
-        limit, moment = self._next_limit(), self._alert_at
-        if limit and (moment is None or limit[0] < moment):
-            moment = limit[0]
-        if moment is not None:
+        """Set the timer to the next limit, or to the alert before it."""
+        limit, moment_s = self._next_limit(), self._alert_at_s
+        if limit and (moment_s is None or limit[0] < moment_s):
+            moment_s = limit[0]
+        if moment_s is not None:
             # 0 would disarm the timer.
-            signal.setitimer(signal.ITIMER_REAL, max(1e-6, moment - time.monotonic()))
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, moment_s - time.monotonic()))
 
     def _next_limit(self) -> tuple[float, TaskInterrupt] | None:
+        """When to interrupt the handler next, and with what."""
         limits = self._limits
-        if self._drain_until is not None:
-            limits = [*limits, (self._drain_until, ShutdownTimeoutError("the shutdown timeout is over"))]
+        # Not kept in the list: a TERM may come while `_begin` makes a new one.
+        if self._drain_until_s is not None:
+            limits = [*limits, (self._drain_until_s, ShutdownTimeoutError("the shutdown timeout is over"))]
         return min(limits, key=_moment, default=None)
 
-    def _cut(self, signum: int, frame: object) -> None:
+    def _on_alarm(self, signum: int, frame: object) -> None:
         if not self._is_running:
             return
-        now = time.monotonic()
-        if self._alert_at is not None and now >= self._alert_at:
-            self._alert_at = None
+        now_s = time.monotonic()
+        if self._alert_at_s is not None and now_s >= self._alert_at_s:
+            self._alert_at_s = None
         limit = self._next_limit()
-        if limit is not None and now >= limit[0]:
-            self._interrupt(limit[1])
+        if limit is not None and now_s >= limit[0]:
+            self._raise_in_handler(limit[1])
         else:
             self._arm()
 
-    def _look_for_cancellation(self, signum: int, frame: object) -> None:
-        """The scheduler says that a task of this worker was cancelled: the one that runs now?"""
+    def _on_cancellation(self, signum: int, frame: object) -> None:
+        """The scheduler says that a task of this worker was cancelled: ask whether it is the running one."""
         if self._is_running and self._runtime and (reason := self._runtime.cancellation()):
-            self._interrupt(TaskCancelledError(reason))
+            self._raise_in_handler(TaskCancelledError(reason))
 
-    def _interrupt(self, error: TaskInterrupt) -> None:
+    def _raise_in_handler(self, error: TaskInterrupt) -> None:
         """Raise it in the handler, or have its coroutine cancelled."""
-        self._struck = error
-        if not strike(error):
+        self._interrupt = error
+        if not interrupt(error):
             raise error
 
 
 def _end_fork() -> NoReturn:
-    """End a child that a handler forked and that came back from it: the attempt is its parent's."""
+    """End a child that a handler forked and that returned from the handler: the attempt is its parent's."""
     error = sys.exception()
     status = 0 if error is None else 1
     if isinstance(error, SystemExit):
@@ -201,7 +228,7 @@ def _end_fork() -> NoReturn:
 
 
 def encode_result(result: Any) -> bytes:
-    """The result as JSON, empty for None; a note where it cannot be kept: a task that succeeded stays so."""
+    """The result as JSON, empty for None; a note where it cannot be kept: the task completed all the same."""
     if result is None:
         return b""
     try:
@@ -213,8 +240,8 @@ def encode_result(result: Any) -> bytes:
     return encoded
 
 
-def _plain(error: BaseException) -> BaseException:
-    """Interrupts as what they mean for the task."""
+def _for_users(error: BaseException) -> BaseException:
+    """The error as users know it: an interrupt at the deadline is a DeadlineExceededError."""
     return DeadlineExceededError(str(error)) if isinstance(error, DeadlineInterrupt) else error
 
 
@@ -226,6 +253,6 @@ def _format(error: BaseException) -> str:
     frames = frames or error.__traceback__
     try:
         lines = traceback.format_exception(type(error), error, frames)
-    except Exception:  # noqa: BLE001 - notes, and what else the application may have put there
+    except Exception:  # noqa: BLE001 - notes, and whatever else the application may have put there
         lines = ["Traceback (most recent call last):\n", *traceback.format_tb(frames), describe(error), "\n"]
     return "".join(lines)[-65536:]

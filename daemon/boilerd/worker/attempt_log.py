@@ -1,4 +1,4 @@
-"""Code around every handler that boilerd itself brings."""
+"""The middleware that logs each attempt."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ logger = logging.getLogger("boilerd.task")
 def log_attempts(next_handler: Handler) -> Handler:
     """Log ``task started``, then ``task completed`` or ``task failed`` with the duration.
 
-    The messages are the original's. The worker puts this one outermost around every mux, so
+    The messages are boiler-go's. The worker puts this one outermost around every mux, so
     that each attempt has its lines whatever middleware an application uses.
     """
 
@@ -29,7 +29,7 @@ def log_attempts(next_handler: Handler) -> Handler:
                 result = next_handler(task)
             except BaseException as error:
                 if isinstance(interrupt_in(error), ShutdownTimeoutError):
-                    raise  # not this attempt's fault, and not its end: the worker logs that it goes back
+                    raise  # neither completed nor failed: the worker logs that it releases the task
                 fields = {"duration_ms": _ms_since(started_s), "error": describe(error)}
                 # The traceback is kept with the task in Redis; people who watch the log want one line.
                 logger.error("task failed", extra=fields)  # noqa: TRY400

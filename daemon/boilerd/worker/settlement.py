@@ -1,10 +1,16 @@
-"""The application's rules applied to claims: what becomes of attempts that failed."""
+"""Decide what happens to a failed or lost attempt, and record it.
+
+A worker settles the failures of its own attempts, and what its predecessor held when it died. A scheduler
+settles the claims whose lease was lost, and those of dead daemons. A worker that lost a lease may live and end
+its attempt all the same: Redis refuses that outcome, a failure's in `record_failure`, a completion's in `Hand`.
+"""
 
 import functools
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import Claim, Failure, batch_place, not_registered, sort_batch
@@ -19,19 +25,26 @@ from boilerd.tasks.task import Task
 
 logger = logging.getLogger("boilerd.task")
 
-#: How long a hook of the application may take: its process, which may be the scheduler, does nothing else meanwhile.
+#: How long one hook may take: its process, which may be the scheduler, does nothing else meanwhile.
 HOOK_LIMIT_S = 5.0
+
+
+class RecordsFailures(Protocol):
+    """A broker, or one that waits for the end of an outage."""
+
+    def fail(self, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False) -> Verdict | None:
+        """See `Broker.fail`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How to run a task, and what becomes of one that failed.
+    """The application's rules: how to run a task, and what to do with one that failed.
 
     Attributes:
         handler: Runs a task: the mux with its middleware.
-        may_call: Whether a function of plain RQ's jobs may be called.
-        policy: The retry policy of a task type.
-        hooks: Asked and told when an attempt fails.
+        may_call: Whether a job of a plain RQ client may call this function.
+        policy: Task type → its retry policy.
+        hooks: Called when an attempt fails.
     """
 
     handler: Handler
@@ -41,20 +54,20 @@ class Rules:
 
     @classmethod
     def of(cls, mux: ServeMux, default: RetryPolicy, middleware: Callable[[Handler], Handler]) -> "Rules":
-        """What `mux` says; `default` is the policy of handlers that have none of their own."""
+        """The rules that `mux` holds; `default` is the policy of handlers that have none of their own."""
         policy = functools.lru_cache(1024)(lambda task_type: mux.policy(task_type) or default)
         return cls(middleware(mux), functools.partial(_may_call, mux), policy, mux.hooks)
 
     def task_of(self, claim: Claim) -> Task | None:
-        """The claimed task with its final number of retries: its own word, else its policy's; None: it is refused."""
-        task, own = claim.task, claim.max_retries
+        """The claimed task with its final number of retries: the client's, else its policy's; None: it cannot run."""
+        task, chosen = claim.task, claim.max_retries
         if task is None or (claim.function is not None and not self.may_call(claim.function)):
             return None
-        task.complete(self.policy(task.type).max_retries if own is None else own)
+        task.complete(self.policy(task.type).max_retries if chosen is None else chosen)
         return task
 
     def decide_failure(self, task: Task, error: BaseException, traceback: str) -> Failure:
-        """Tell the application of the error, then decide. Hooks that raise, or take 5 s, are logged and ignored."""
+        """Call the application's hooks, then decide. A hook that raises, or takes 5 s, is logged and ignored."""
         policy = self.policy(task.type)
         with _context(task):
             if self.hooks.error_handler:
@@ -72,13 +85,13 @@ class Rules:
         return Failure(describe(error), traceback, decision, task.max_retries)
 
     def without_hooks(self) -> "Rules":
-        """The same, but nobody is asked: for what a process has left that died in a hook."""
+        """The same rules, but no hook is called: to settle what a process left that died in a hook."""
         logger.error("a hook ended its process, going on without asking it")
         return replace(self, hooks=Hooks())
 
     def record_lost_attempt(
         self,
-        broker: Broker,
+        broker: RecordsFailures,
         worker: str,
         claim: Claim,
         error: BaseException,
@@ -86,39 +99,39 @@ class Rules:
         is_taken: bool = False,
         is_doubtful: bool = False,
     ) -> None:
-        """Count an attempt whose worker is gone as a failed one.
+        """Settle an attempt whose worker is dead, or lost the lease: it counts as a failed one.
 
         Args:
-            broker: Where it is written.
+            broker: Where the failure is recorded.
             worker: Name of the worker that had the claim.
-            claim: What it had.
-            error: What became of the worker.
-            is_taken: The worker may live, but lost the lease.
-            is_doubtful: The claim is one of a batch, and nobody knows which of it was running: none is
+            claim: Of the attempt.
+            error: How the worker was lost.
+            is_taken: True if the worker may live, but has lost the lease.
+            is_doubtful: True if the claim is one of a batch, and nobody knows which of it was running: none is
                 counted, and each is claimed alone the next time, so that one which kills its workers is found out.
         """
         task = self.task_of(claim)
         if task is None:
-            refuse(broker, worker, claim)
+            archive_unrunnable(broker, worker, claim)
             return
         line = describe(error)
         if is_doubtful:
             failure = Failure(line, line, Decision(Verdict.RETRY, counts=False), task.max_retries, is_doubtful=True)
-            settle(broker, worker, claim, failure, is_taken=is_taken)
+            record_failure(broker, worker, claim, failure, is_taken=is_taken)
             return
         with _context(task):
             logger.error("task failed", extra={"error": line})
-        settle(broker, worker, claim, self.decide_failure(task, error, line), is_taken=is_taken)
+        record_failure(broker, worker, claim, self.decide_failure(task, error, line), is_taken=is_taken)
 
-    def settle_dead(self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError | None) -> None:
-        """Do with what a dead worker held what is known about it.
+    def settle_dead_worker(self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError | None) -> None:
+        """Settle what a dead worker held, by how far it was in its batch.
 
         Only the attempt that was running counts as a failed one. Those before it in the batch had
-        ended well, and were not acknowledged yet; those behind it had not begun.
+        completed, and were not acknowledged yet; those behind it had not begun.
 
         Args:
-            broker: Where it is written.
-            worker: Its name; nobody else has it yet.
+            broker: Where the outcomes are written.
+            worker: Its name; no living worker has it yet.
             batch: How far it was.
             died: How it ended; None: the daemon ended it, and no attempt counts.
         """
@@ -129,7 +142,7 @@ class Rules:
                 logger.warning("task released, it will run again", extra=fields)
                 unstarted.append(claim.execution_id)
                 continue
-            # Of another batch: it died between the claim and its first word about it.
+            # Of another batch: it died after the claim, before it noted the batch on the scoreboard.
             is_unknown = batch_place(claim.execution_id)[0] != batch.number
             self.record_lost_attempt(broker, worker, claim, died, is_doubtful=is_unknown and not claim.is_alone)
         if completions:
@@ -138,21 +151,10 @@ class Rules:
             broker.release(worker, only=unstarted)
 
 
-def _may_call(mux: ServeMux, function: str) -> bool:
-    handler = mux.match(function)
-    return isinstance(handler, Functions) and handler.names(function)
-
-
-def _hook_limit() -> AbstractContextManager[None]:
-    return time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s"))
-
-
-def _context(task: Task) -> AbstractContextManager[None]:
-    return log_context(task_id=task.id, task_type=task.type, queue=task.queue, attempt=task.attempt)
-
-
-def settle(broker: Broker, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False) -> None:
-    """Write what was decided, and say so."""
+def record_failure(
+    broker: RecordsFailures, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False
+) -> None:
+    """Write a failure and what was decided, then log what Redis did; nothing where the lease was lost."""
     fields = {"task_id": claim.task_id, "queue": claim.queue}
     done = broker.fail(worker, claim, failure, is_taken=is_taken)
     if done is None and is_taken:
@@ -167,12 +169,25 @@ def settle(broker: Broker, worker: str, claim: Claim, failure: Failure, *, is_ta
         logger.info("task dropped", extra=fields)
 
 
-def refuse(broker: Broker, worker: str, claim: Claim) -> None:
-    """Archive what is no task of ours."""
+def archive_unrunnable(broker: RecordsFailures, worker: str, claim: Claim) -> None:
+    """Archive a claimed job that cannot run: damaged, forbidden, or of a function that is not registered."""
     error = not_registered(claim.function) if claim.function else claim.error
     line = describe(error) if error else "the record is missing"
     if not claim.is_missing:
-        settle(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
-    # Last: in an outage all of this is done again.
+        record_failure(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
+    # Last: a caller may try all of this again after an outage.
     with log_context(task_id=claim.task_id, queue=claim.queue):
         logger.error("task refused", extra={"error": line})
+
+
+def _may_call(mux: ServeMux, function: str) -> bool:
+    handler = mux.match(function)
+    return isinstance(handler, Functions) and handler.names(function)
+
+
+def _hook_limit() -> AbstractContextManager[None]:
+    return time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s"))
+
+
+def _context(task: Task) -> AbstractContextManager[None]:
+    return log_context(task_id=task.id, task_type=task.type, queue=task.queue, attempt=task.attempt)

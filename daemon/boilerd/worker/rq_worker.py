@@ -1,0 +1,74 @@
+"""The worker as RQ's tools and functions see it; the one use of RQ's own worker."""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import redis
+from rq.job import Job, _current_job
+from rq.serializers import JSONSerializer
+from rq.worker import BaseWorker
+
+from boilerd.broker.broker import Broker
+from boilerd.broker.refusals import translated
+from boilerd.process.identity import birthmark
+
+
+class RQWorker(BaseWorker):
+    """An entry in RQ's registry: ``rq:workers``, and a record with heartbeat, state and statistics.
+
+    Args:
+        broker: Of the worker's process, with a connection that is not in use yet.
+        name: Of the worker.
+        queues: Names of its queues.
+        address: How Redis knows this host.
+    """
+
+    def __init__(self, broker: Broker, *, name: str, queues: Sequence[str], address: str) -> None:
+        super().__init__(
+            list(queues),
+            name=name,
+            connection=broker.connection,
+            serializer=JSONSerializer,
+            log_job_description=False,
+            prepare_for_work=False,  # it would talk to Redis here, where an outage cannot be waited for
+        )
+        self._broker = broker
+        self._record = {
+            "queues": ",".join(queues),
+            "hostname": socket.gethostname(),
+            "ip_address": address,
+            "version": self.version,
+            "python_version": self.python_version,
+            "state": "starting",
+            # The scheduler sees by it whether this daemon lives: of a dead one, it settles the workers' claims.
+            "supervisor": birthmark(),
+        }
+
+    def _set_connection(self, connection: redis.Redis) -> redis.Redis:
+        """Keep our own timeouts; RQ would wait seven minutes for an answer."""
+        return connection
+
+    def register_birth(self) -> None:
+        """Appear in RQ's registry, in place of a predecessor that had no time to leave it."""
+        self.pid = os.getpid()
+        names = [queue.name for queue in self.queues]
+        self._broker.register(self.name, names, {**self._record, "pid": self.pid, "birthmark": birthmark()})
+
+    def register_death(self) -> None:
+        """Leave RQ's registry."""
+        with translated():
+            super().register_death()  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def as_current_job(self, task_id: str) -> Iterator[None]:
+        """Have RQ's ``get_current_job`` answer with this job; with None where RQ cannot read it."""
+        job = None
+        with suppress(Exception):  # anything may stand in the record, and be too much for RQ
+            job = Job.fetch(task_id, self.connection, JSONSerializer)
+        token = _current_job.set(job)
+        try:
+            yield
+        finally:
+            _current_job.reset(token)
