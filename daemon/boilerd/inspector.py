@@ -7,13 +7,14 @@ for more than a few milliseconds.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import redis
 
 from boilerd.broker import keys, server_check
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect, raw, text, translated
+from boilerd.broker.states import ALLOWED, REGISTRIES, Action
 from boilerd.broker.views import (
     Attempt,
     CompletedTask,
@@ -31,22 +32,10 @@ from boilerd.errors import QueueNotFoundError, TaskStateError
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
-#: What can be done with a task.
-Action = Literal["run", "archive", "delete"]
-#: States in which each can be done.
-ALLOWED: dict[Action, tuple[TaskState, ...]] = {
-    "run": (TaskState.SCHEDULED, TaskState.RETRY, TaskState.ARCHIVED),
-    "archive": (TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY),
-    "delete": (TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY, TaskState.ARCHIVED, TaskState.COMPLETED),
-}
 #: Tasks in one step of a bulk operation: Redis is busy with it for about a millisecond.
 BATCH = 100
 #: Of so many tasks the size is measured, to estimate the queue's.
 SAMPLE = 20
-_REGISTRIES = {
-    TaskState.SCHEDULED: "scheduled", TaskState.RETRY: "scheduled",
-    TaskState.COMPLETED: "finished", TaskState.ARCHIVED: "failed",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +175,7 @@ class Inspector:
             if not fields:
                 raise no_such_task(task_id)
             detail = to_task(task_id, fields, None, attempts)
-            kind = _REGISTRIES.get(detail.state) if detail.state else None
+            kind = REGISTRIES.get(detail.state) if detail.state else None
             score = self._connection.zscore(keys.registry(kind, detail.queue), raw(task_id)) if kind else None
         return to_task(task_id, fields, score, attempts)
 
@@ -320,7 +309,7 @@ class Inspector:
         with translated():
             if state is TaskState.PENDING:
                 return int(self._connection.llen(keys.queue(queue)))
-            return int(self._connection.zcard(keys.registry(_REGISTRIES[state], queue)))
+            return int(self._connection.zcard(keys.registry(REGISTRIES[state], queue)))
 
     def _members(self, queue: str, state: TaskState, start: int, count: int) -> list[tuple[str, float | None]]:
         """IDs, and scores where the state has some; retried tasks stand among the scheduled ones."""
@@ -331,7 +320,7 @@ class Inspector:
             if state is TaskState.ACTIVE:
                 pairs = self._connection.zrange(keys.wip(queue), start, stop)
                 return [(text(pair).rpartition(":")[0], None) for pair in pairs]
-            scored = self._connection.zrange(keys.registry(_REGISTRIES[state], queue), start, stop, withscores=True)
+            scored = self._connection.zrange(keys.registry(REGISTRIES[state], queue), start, stop, withscores=True)
         return [(text(task_id), score) for task_id, score in scored]
 
     def _of_state(self, queue: str, state: TaskState) -> Iterator[TaskDetail]:

@@ -6,6 +6,8 @@ from decimal import Decimal
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 #: What a timer, and a field of Redis, can hold: 68 years.
 _LONGEST_S = 2**31
+#: No duration is longer, 68 years: what a timer and a field of Redis can hold.
+LONGEST_S = 2**31 - 1
 _SIZE = re.compile(r"(\d+) ?([KMG]?)i?B?", re.IGNORECASE)
 
 

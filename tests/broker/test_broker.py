@@ -23,9 +23,11 @@ from rq.serializers import JSONSerializer
 
 from boilerd import Client
 from boilerd.broker import keys
-from boilerd.broker.broker import ARCHIVE_LIMIT, BATCH, LEASE_S, Broker
+from boilerd.broker.broker import ARCHIVE_LIMIT, Broker
+from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.connection import connect, raw, text, translate
-from boilerd.broker.job_hash import Claim, Completion, Failure, NewTask
+from boilerd.broker.constants import CHUNK, LEASE_S
+from boilerd.broker.job_hash import NewTask
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import (
     BrokerError,
@@ -135,7 +137,7 @@ def test_a_taken_task_id_is_refused_and_the_first_task_stays(broker: Broker, con
 
 
 def test_more_tasks_than_a_batch_are_all_stored_in_order(broker: Broker, connection: redis.Redis) -> None:
-    ids = [f"task-{number}" for number in range(BATCH * 2 + 7)]
+    ids = [f"task-{number}" for number in range(CHUNK * 2 + 7)]
 
     stored = broker.enqueue(new_task(task_id) for task_id in ids)
 
@@ -1079,7 +1081,7 @@ def test_threads_that_enqueue_at_once_have_answers_of_their_own(client: Client) 
 
 def test_a_subscriber_waits_for_ever_on_a_connection_that_scripts_had(valkey: Valkey, connection: redis.Redis) -> None:
     with Client.from_url(valkey.url, timeout_s=0.2) as client:
-        client.enqueue_many([("test:echo", None)] * (BATCH + 1))  # the second script finds the connection open
+        client.enqueue_many([("test:echo", None)] * (CHUNK + 1))  # the second script finds the connection open
         with client.connection.pubsub() as pubsub:  # type: ignore[no-untyped-call]
             pubsub.subscribe("news")
             messages = pubsub.listen()
@@ -1094,7 +1096,7 @@ def test_a_subscriber_waits_for_ever_on_a_connection_that_scripts_had(valkey: Va
 def test_scripts_and_commands_keep_their_timeouts_in_turns(valkey: Valkey) -> None:
     with Client.from_url(valkey.url, timeout_s=0.2) as client:
         for _ in range(2):
-            client.enqueue_many([("test:echo", None)] * (BATCH + 1))  # the second script finds the connection open
+            client.enqueue_many([("test:echo", None)] * (CHUNK + 1))  # the second script finds the connection open
             with pytest.raises(redis.TimeoutError):
                 client.connection.blpop(["nothing"], 0)
 

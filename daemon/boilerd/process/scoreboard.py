@@ -30,7 +30,7 @@ class Batch:
     """Tasks that a worker claimed together and runs one after the other.
 
     Attributes:
-        number: Tells it from others; see `jobs.batch_place`.
+        number: Tells it from others; see `claims.batch_place`.
         size: How many tasks; 0: no batch.
         finished: How many of them have ended well.
         is_running: Whether the next one has begun.

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 
 from setproctitle import setproctitle
 
-from boilerd.broker.broker import BATCH, Broker
-from boilerd.broker.job_hash import Claim, batch_place
+from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Claim, batch_place
+from boilerd.broker.constants import CHUNK, FORWARD_EVERY_S
 from boilerd.broker.outage import LONGEST_PAUSE_S, OutageRetry
 from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableError, LeaseExpiredError, WorkerDiedError
 from boilerd.process.exit_status import OK, STOPPED_BY_DAEMON
@@ -180,9 +181,9 @@ class Scheduler:
 
     def _forward(self) -> float:
         moved, left_s = self._broker.forward(self._queues)
-        if moved >= BATCH:
+        if moved >= CHUNK:
             return 0.0
-        return HEARTBEAT_S if left_s is None else min(max(left_s, FORWARD_PAUSE_S), HEARTBEAT_S)
+        return FORWARD_EVERY_S if left_s is None else min(max(left_s, FORWARD_PAUSE_S), FORWARD_EVERY_S)
 
     def _recover(self) -> float:
         began_s = time.monotonic()
@@ -235,7 +236,7 @@ class Scheduler:
         self._lead_s = lead_s
 
     def _clean(self) -> float:
-        return 0.0 if self._broker.clean(self._queues) >= BATCH else CLEAN_EVERY_S
+        return 0.0 if self._broker.clean(self._queues) >= CHUNK else CLEAN_EVERY_S
 
     def _count(self) -> float:
         self._scoreboard.pending = self._broker.count_pending(self._queues)

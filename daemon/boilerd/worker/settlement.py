@@ -2,12 +2,13 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Claim, Failure, batch_place, not_registered, sort_batch
+from boilerd.broker.claims import Claim, Completion, Failure, batch_place
+from boilerd.broker.job_hash import not_registered
 from boilerd.errors import WorkerDiedError, describe
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import Batch
@@ -176,3 +177,22 @@ def refuse(broker: Broker, worker: str, claim: Claim) -> None:
     # Last: in an outage all of this is done again.
     with log_context(task_id=claim.task_id, queue=claim.queue):
         logger.error("task refused", extra={"error": line})
+
+
+def sort_batch(claims: Iterable[Claim], batch: Batch) -> tuple[list[Completion], list[str], list[Claim]]:
+    """Sort a worker's claims by what is known of them from how far it was.
+
+    Returns:
+        The completions that have no result to be kept, which only the worker has; the execution IDs of the claims
+        that it had not begun; and all other claims: the one that runs, and those of another batch.
+    """
+    ended, unstarted, rest = [], [], []
+    for claim in claims:
+        number, place = batch_place(claim.execution_id)
+        if number == batch.number and place >= batch.finished + batch.is_running:
+            unstarted.append(claim.execution_id)
+        elif number == batch.number and place < batch.finished and not claim.retention_s:
+            ended.append(Completion(claim))
+        else:
+            rest.append(claim)
+    return ended, unstarted, rest

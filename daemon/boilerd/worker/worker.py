@@ -27,8 +27,8 @@ from rq.worker import BaseWorker
 from setproctitle import setproctitle
 
 from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Claim, Completion, batch_place
 from boilerd.broker.connection import translated
-from boilerd.broker.job_hash import Claim, Completion, batch_place
 from boilerd.broker.outage import OutageRetry
 from boilerd.errors import BrokerError, WorkerDiedError
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
