@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -10,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,15 +24,17 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from boilerd import Client
+from boilerd.broker import broker as broker_module
 from boilerd.broker import keys
 from boilerd.broker.broker import ARCHIVE_LIMIT, Broker
 from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.connection import connect, raw, text, translate
-from boilerd.broker.constants import CHUNK, LEASE_S
+from boilerd.broker.constants import CHUNK, IN_LUA, LEASE_S
 from boilerd.broker.job_hash import NewTask
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import (
     BrokerError,
+    BrokerRefusedError,
     BrokerUnableError,
     BrokerUnavailableError,
     ConfigError,
@@ -992,6 +996,16 @@ def test_rq_sees_the_workers_state_and_statistics(broker: Broker, connection: re
     assert (idle.get_state(), idle.successful_job_count, idle.failed_job_count) == ("idle", 1, 1)
 
 
+@pytest.mark.parametrize("name", IN_LUA)
+def test_a_file_of_lua_uses_every_constant_that_is_put_in_front_of_it(name: str) -> None:
+    texts = {path.stem: path.read_text() for path in (Path(broker_module.__file__).parent / "lua").glob("*.lua")}
+    # What stands in front of a shared file serves the scripts behind it as well.
+    users = texts.values() if name in {"common", "claims", "store"} else [texts[name]]
+    code = re.sub(r"--.*", "", "".join(users))
+
+    assert [constant for constant in IN_LUA[name] if not re.search(rf"\b{constant}\b", code)] == []
+
+
 def test_scripts_survive_a_flush_of_the_script_cache(broker: Broker, connection: redis.Redis) -> None:
     store(broker, "a")
     connection.script_flush()
@@ -1034,7 +1048,7 @@ def test_what_redis_refuses_is_told_apart_from_an_outage(client: Client, connect
     ],
 )
 def test_a_refusal_that_passes_is_told_apart_from_one_that_stays(error: redis.RedisError, passes: bool) -> None:
-    assert type(translate(error)) is (BrokerUnableError if passes else BrokerError)
+    assert type(translate(error)) is (BrokerUnableError if passes else BrokerRefusedError)
 
 
 def test_sentinels_that_are_away_are_told_by_their_addresses() -> None:
