@@ -10,7 +10,7 @@ from boilerd.tasks.task import Task
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A task that a worker holds, or what stood in its place.
+    """A task that a worker holds, or a job that it cannot run.
 
     Attributes:
         started: Redis's time of the claim, in seconds since 1970.
@@ -97,7 +97,7 @@ class Advance(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that failed, and what becomes of the task.
+    """An attempt that failed, and the decision about its task.
 
     Attributes:
         error: One line, for lists.

@@ -1,8 +1,7 @@
 """Names of the Redis keys: RQ's own, and boilerd's.
 
-RQ's layout is described in ARCHITECTURE.md; only this module, the scripts in lua/ and
-`broker` know it. ``RQ_KEY_PREFIX`` moves all of it; with a hash tag in it (``{rq}``) all keys
-are in one slot of a cluster.
+RQ's layout is described in ARCHITECTURE.md; only this room knows it. ``RQ_KEY_PREFIX`` moves
+all of it; with a hash tag in it (``{rq}``) all keys are in one slot of a cluster.
 """
 
 import os

@@ -18,9 +18,9 @@ LAST_TICK_S = 253370764800.0
 
 
 class SchedulerCalls(ScriptCalls):
-    """The calls that care for the tasks and workers of all hosts.
+    """The calls that look after the tasks and workers of all hosts.
 
-    `queues`: where they look beside the queues that boilerd's tasks were ever in.
+    Those that take `queues` look there beside the queues that boilerd's tasks were ever in.
     """
 
     def extend(self, workers: Sequence[str]) -> tuple[list[Overdue], list[str]]:

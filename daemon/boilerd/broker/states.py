@@ -1,4 +1,4 @@
-"""The states of a task: how RQ stores each, and what may be done in it. act.lua and advance.lua get a part of this."""
+"""The states of a task: how RQ stores each, and which actions are allowed. act.lua and advance.lua get a part of it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ _ACTIONS: tuple[Action, ...] = ("run", "archive", "delete")
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """How a task in a state is stored, and what may be done with it.
+    """How RQ stores a task in a state, and what a person may do with it.
 
     Attributes:
         status: RQ's word for the state, in the job hash.

@@ -210,7 +210,7 @@ def to_attempt(fields: Mapping[bytes, bytes]) -> Attempt:
 
 
 def to_completed(note: bytes) -> CompletedTask | None:
-    """A task from a note of its completion; None where that cannot be read."""
+    """A task from the note of its completion; None if that cannot be read."""
     with suppress(ValueError, msgspec.DecodeError):
         return msgspec.json.decode(note, type=CompletedTask, strict=False)  # the note's times are seconds since 1970
     return None
@@ -236,12 +236,12 @@ def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes
 
 
 def _readable(fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
-    """The job hash without numbers that are none, so that the others can be read as those of a claim."""
+    """The job hash without damaged numbers, so that the functions that read it for a claim do not raise."""
     return {name: value for name, value in fields.items() if name not in NUMBER_FIELDS or _int(value) is not None}
 
 
 def _call(data: bytes) -> tuple[str, Any, bool]:
-    """Task type and payload, of a foreign job what can be read; and whether it is one."""
+    """Task type and payload, as far as they can be read; and True if the job is foreign."""
     with suppress(ValueError, RecursionError, ForbiddenJobError):
         function, _, args, kwargs = read_call(data, _MAX_SHOWN_BYTES)
         if is_own_call(function, args):

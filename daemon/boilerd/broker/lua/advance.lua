@@ -13,8 +13,8 @@
 --   is registered: 1, or 0 if RQ's record of the worker is gone;
 --   why nothing: HOLDS_MORE: the worker holds a claim beside those it acknowledged, so that nothing was claimed;
 --     LOOK_AGAIN: so many tasks stepped aside that not all were looked at, and the worker is to call again; else 0.
--- Several tasks, a batch, are claimed at once from long queues only: one more than a part of what waits, so that all
---   workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. Never in a
+-- Several tasks, a batch, are claimed at once from long queues only: one more than a part of those that wait, so that
+--   all workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. Never in a
 --   batch: tasks with a concurrency key, of a queue with max_active, or marked `alone`.
 -- Touches, acknowledging, if the task is to be repeated: rq:job:ID, rq:results:ID, rq:scheduled:Q or rq:queue:Q;
 --   in any case rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions,
@@ -263,7 +263,7 @@ local function claim(queue, jobs, is_batch)
   return claimed
 end
 
--- What the claim has to know of a task before it is taken.
+-- The job of an ID from the queue, as far as the claim has to know it.
 local function read(id)
   local key = RQ .. ':job:' .. id
   local fields = redis.pcall('HMGET', key, unpack(CLAIMED_FIELDS))

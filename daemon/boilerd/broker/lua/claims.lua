@@ -44,7 +44,7 @@ local function count(queue, seconds, processed, failed)
   if failed > 0 then own_call('HINCRBY', key, 'failed', failed) end
 end
 
--- Make a task pending; at the head of its queue where it was claimed before.
+-- Make a task pending; a task that was claimed before goes to the head of its queue.
 local function push(queue, job, is_head)
   call('HSET', RQ .. ':job:' .. job, 'status', 'queued')
   local waiting = call(is_head and 'LPUSH' or 'RPUSH', RQ .. ':queue:' .. queue, job)

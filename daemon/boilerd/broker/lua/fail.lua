@@ -7,7 +7,7 @@
 --   12 whether the attempt counts: 1 or 0, 13 how many retries the task has in all,
 --   14 how many tasks the archive of a queue may hold,
 --   15 whether the claim is taken from a worker that may live and does not know: 1 or 0,
---   16 whether nobody knows if the attempt had begun: 1 or 0; 1: the task is claimed alone the next time.
+--   16 1 if nobody knows whether the attempt had begun, so that the task is claimed alone the next time; else 0.
 -- Returns the verdict that was carried out, 'archive' instead of 'retry' if the task was cancelled; or '' if nothing
 --   was written: the lease was gone; or the claim was to be taken from its worker, which had renewed it; or RQ's tools
 --   cancelled or deleted the task while it ran, and the claim was given up.

@@ -24,7 +24,7 @@ local seconds = now()
 local removed = 0
 
 for _, queue in ipairs(queues) do
-  own_call('ZREMRANGEBYSCORE', OWN .. ':archived:' .. queue, '-inf', stamp(seconds)) -- also what RQ's tools deleted
+  own_call('ZREMRANGEBYSCORE', OWN .. ':archived:' .. queue, '-inf', stamp(seconds)) -- also tasks that RQ's tools deleted
   for _, registry in ipairs({'failed', 'finished'}) do
     local key = RQ .. ':' .. registry .. ':' .. queue
     -- From 0: RQ keeps jobs with the score -1 for ever.

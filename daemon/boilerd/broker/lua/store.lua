@@ -13,8 +13,8 @@ local function room_in(queue)
   return room[queue]
 end
 
--- The task that has the lock. A task that RQ's tools deleted or cancelled gave its lock back to nobody: then it is
--- free, unless it is to last until its TTL, whatever becomes of its task.
+-- The ID of the task that has the lock. A task that RQ's tools deleted or cancelled did not release its lock: such a
+-- lock counts as free, unless it is to last until its TTL, whatever becomes of its task.
 local function holder_of(lock)
   local value = own_call('GET', lock)
   local lasting = value and value:match('^ttl:(.*)$')
