@@ -14,10 +14,11 @@ from rq.serializers import JSONSerializer
 from boilerd import Client, Inspector, QueueNotFoundError, TaskNotFoundError, TaskState, TaskStateError
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Completion, Failure
 from boilerd.broker.connection import raw
-from boilerd.broker.job_hash import Completion, Failure
+from boilerd.broker.states import ALLOWED, Action
 from boilerd.errors import InvalidTaskError
-from boilerd.inspector import ALLOWED, CHUNK, Action
+from boilerd.inspector import CHUNK
 from boilerd.tasks.retry import Decision, Verdict
 from support import DEADLINE_S, RunningDaemon, rings, wait_until
 

@@ -7,26 +7,19 @@ milliseconds.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import redis
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.broker.inspection import Inspection, Member
+from boilerd.broker.states import ALLOWED, Action
 from boilerd.broker.views import Attempt, CompletedTask, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
 from boilerd.errors import QueueNotFoundError, TaskStateError
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
-#: The actions of a person on a task.
-Action = Literal["run", "archive", "delete"]
-#: The states in which each can be done.
-ALLOWED: dict[Action, tuple[TaskState, ...]] = {
-    "run": (TaskState.SCHEDULED, TaskState.RETRY, TaskState.ARCHIVED),
-    "archive": (TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY),
-    "delete": (TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY, TaskState.ARCHIVED, TaskState.COMPLETED),
-}
 #: Tasks in one step of a bulk action: Redis is busy with it for about a millisecond.
 CHUNK = 100
 #: Tasks of a state whose size is measured, to estimate the memory of all.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -10,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,10 +24,13 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from boilerd import Client
+from boilerd.broker import broker as broker_module
 from boilerd.broker import keys
-from boilerd.broker.broker import ARCHIVE_LIMIT, BATCH, LEASE_S, Broker
+from boilerd.broker.broker import ARCHIVE_LIMIT, Broker
+from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.connection import connect, raw, text
-from boilerd.broker.job_hash import Claim, Completion, Failure, NewTask
+from boilerd.broker.constants import CHUNK, IN_LUA, LEASE_S
+from boilerd.broker.job_hash import NewTask
 from boilerd.broker.refusals import translate
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import (
@@ -138,7 +143,7 @@ def test_a_taken_task_id_is_refused_and_the_first_task_stays(broker: Broker, con
 
 
 def test_more_tasks_than_a_batch_are_all_stored_in_order(broker: Broker, connection: redis.Redis) -> None:
-    ids = [f"task-{number}" for number in range(BATCH * 2 + 7)]
+    ids = [f"task-{number}" for number in range(CHUNK * 2 + 7)]
 
     stored = broker.enqueue(new_task(task_id) for task_id in ids)
 
@@ -993,6 +998,16 @@ def test_rq_sees_the_workers_state_and_statistics(broker: Broker, connection: re
     assert (idle.get_state(), idle.successful_job_count, idle.failed_job_count) == ("idle", 1, 1)
 
 
+@pytest.mark.parametrize("name", IN_LUA)
+def test_a_file_of_lua_uses_every_constant_that_is_put_in_front_of_it(name: str) -> None:
+    texts = {path.stem: path.read_text() for path in (Path(broker_module.__file__).parent / "lua").glob("*.lua")}
+    # What stands in front of a shared file serves the scripts behind it as well.
+    users = texts.values() if name in {"common", "claims", "store"} else [texts[name]]
+    code = re.sub(r"--.*", "", "".join(users))
+
+    assert [constant for constant in IN_LUA[name] if not re.search(rf"\b{constant}\b", code)] == []
+
+
 def test_scripts_survive_a_flush_of_the_script_cache(broker: Broker, connection: redis.Redis) -> None:
     store(broker, "a")
     connection.script_flush()
@@ -1082,7 +1097,7 @@ def test_threads_that_enqueue_at_once_have_answers_of_their_own(client: Client) 
 
 def test_a_subscriber_waits_for_ever_on_a_connection_that_scripts_had(valkey: Valkey, connection: redis.Redis) -> None:
     with Client.from_url(valkey.url, timeout_s=0.2) as client:
-        client.enqueue_many([("test:echo", None)] * (BATCH + 1))  # the second script finds the connection open
+        client.enqueue_many([("test:echo", None)] * (CHUNK + 1))  # the second script finds the connection open
         with client.connection.pubsub() as pubsub:  # type: ignore[no-untyped-call]
             pubsub.subscribe("news")
             messages = pubsub.listen()
@@ -1097,7 +1112,7 @@ def test_a_subscriber_waits_for_ever_on_a_connection_that_scripts_had(valkey: Va
 def test_scripts_and_commands_keep_their_timeouts_in_turns(valkey: Valkey) -> None:
     with Client.from_url(valkey.url, timeout_s=0.2) as client:
         for _ in range(2):
-            client.enqueue_many([("test:echo", None)] * (BATCH + 1))  # the second script finds the connection open
+            client.enqueue_many([("test:echo", None)] * (CHUNK + 1))  # the second script finds the connection open
             with pytest.raises(redis.TimeoutError):
                 client.connection.blpop(["nothing"], 0)
 

@@ -21,8 +21,8 @@ from rq.serializers import JSONSerializer
 from boilerd import Client, InvalidTaskError, RetryLater, ServeMux, Task, TaskNotFoundError
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.connection import connect
-from boilerd.broker.job_hash import Claim, Completion, Failure
 from boilerd.errors import TaskCancelledError, WorkerDiedError
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler.subscriber import Subscriber

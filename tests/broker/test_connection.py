@@ -14,7 +14,8 @@ import redis.asyncio
 from boilerd import BrokerError, BrokerUnavailableError, Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Completion, Failure, NewTask
+from boilerd.broker.claims import Completion, Failure
+from boilerd.broker.job_hash import NewTask
 from boilerd.broker.script_connection import packed
 from boilerd.tasks.options import task_options
 from boilerd.tasks.retry import Decision, Verdict
@@ -112,7 +113,7 @@ def test_parts_of_a_command_are_sent_as_text_or_as_the_bytes_they_are(part: Any,
 
 STORM = """
 import signal
-from boilerd.broker.broker import _described
+from boilerd.broker.job_hash import describe_task
 from boilerd.broker.job_hash import NewTask
 from boilerd.broker.script_connection import packed
 from boilerd.tasks.options import task_options
@@ -122,7 +123,7 @@ def interrupt(signum, frame):
 
 signal.signal(signal.SIGVTALRM, interrupt)
 options = task_options(timeout=5, deadline=None, process_in=0.5, unique=5, max_retries=3, concurrency_key="k")
-parts = _described(NewTask("a", "test:echo", b"null", options)) * 1000
+parts = describe_task(NewTask("a", "test:echo", b"null", options)) * 1000
 struck = 0
 while struck < 100:
     try:

@@ -11,8 +11,8 @@ from rq.serializers import JSONSerializer
 from boilerd import Client, ConfigError, InvalidTaskError, QueueFullError, TaskInfo, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.connection import text
-from boilerd.broker.job_hash import Claim, Completion, Failure
 from boilerd.errors import LeaseExpiredError
 from boilerd.settings.loading import load
 from boilerd.tasks.mux import ServeMux

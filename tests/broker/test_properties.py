@@ -24,9 +24,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from boilerd.broker import broker as broker_module
-from boilerd.broker import keys
-from boilerd.broker.broker import LEASE_S, Advance, Broker
-from boilerd.broker.job_hash import Claim, Completion, Failure, NewTask
+from boilerd.broker import keys, scheduler_calls
+from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Advance, Claim, Completion, Failure
+from boilerd.broker.constants import LEASE_S
+from boilerd.broker.job_hash import NewTask
 from boilerd.errors import DuplicateTaskError, QueueFullError, TaskIdConflictError
 from boilerd.tasks.options import TaskOptions, UniqueUntil
 from boilerd.tasks.retry import Decision, Verdict
@@ -34,7 +36,7 @@ from boilerd.tasks.task import ARCHIVE_TTL_S, TaskState
 
 DAY_S = 86_400.0
 #: Small, so that few tasks reach them.
-ARCHIVE_LIMIT, BATCH = 3, 4
+ARCHIVE_LIMIT, CHUNK = 3, 4
 #: What Redis rounds a TTL to, and what a score loses on its way through a script.
 EXACT_S = 0.005
 #: Not a whole number of seconds, so that no sum of moves meets a TTL within a few milliseconds.
@@ -401,7 +403,7 @@ class BrokerMachine(RuleBasedStateMachine):
         due = [known for known in self._in(Place.SCHEDULED) if known.at <= before.at]
         gone = [known for known in self._in(Place.SCHEDULED) if known.id not in after.zsets.get(_scheduled(known), {})]
         assert len(gone) == moved
-        assert moved >= min(len(due), BATCH)
+        assert moved >= min(len(due), CHUNK)
         for queue in QUEUES:
             left = after.zsets.get(keys.registry("scheduled", queue), {})
             ids = [
@@ -541,7 +543,7 @@ class BrokerMachine(RuleBasedStateMachine):
         removed = self.broker.clean()
         after = self._look()
         left = {entry for entry in self.stale if entry[2] in after.zsets.get(keys.registry(*entry[:2]), {})}
-        assert removed == min(len(self.stale), BATCH)
+        assert removed == min(len(self.stale), CHUNK)
         assert removed == len(self.stale) - len(left)
         self.stale = left
 
@@ -953,7 +955,8 @@ def _partition(members: list[str], member: str) -> tuple[list[str], bool, list[s
 @pytest.fixture(autouse=True)
 def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker_module, "ARCHIVE_LIMIT", ARCHIVE_LIMIT)
-    monkeypatch.setattr(broker_module, "BATCH", BATCH)
+    monkeypatch.setattr(broker_module, "CHUNK", CHUNK)
+    monkeypatch.setattr(scheduler_calls, "CHUNK", CHUNK)
     monkeypatch.setattr(broker_module, "BATCH_PARTS", 1)
 
 

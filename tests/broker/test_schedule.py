@@ -24,9 +24,11 @@ from boilerd import (
     UniqueUntil,
 )
 from boilerd.broker import keys
-from boilerd.broker.broker import ARCHIVE_LIMIT, BATCH, Broker
+from boilerd.broker.broker import ARCHIVE_LIMIT, Broker
+from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.connection import connect, text
-from boilerd.broker.job_hash import Claim, Completion, Failure, NewTask
+from boilerd.broker.constants import CHUNK
+from boilerd.broker.job_hash import NewTask
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
@@ -249,13 +251,13 @@ def test_every_queue_has_its_due_tasks_forwarded(client: Client, broker: Broker,
 
 
 def test_one_pass_forwards_no_more_than_a_batch(client: Client, broker: Broker, connection: redis.Redis) -> None:
-    client.enqueue_many([("test:echo", number) for number in range(BATCH + 10)], process_in=30)
+    client.enqueue_many([("test:echo", number) for number in range(CHUNK + 10)], process_in=30)
     let_pass(connection, 60)
 
     passes = [broker.forward()[0] for _ in range(3)]
 
-    assert passes == [BATCH, 10, 0]
-    assert len(queued(connection)) == BATCH + 10
+    assert passes == [CHUNK, 10, 0]
+    assert len(queued(connection)) == CHUNK + 10
 
 
 def test_the_forwarder_answers_when_the_next_task_is_due(
@@ -276,10 +278,10 @@ def test_the_forwarder_answers_when_the_next_task_is_due(
 def test_a_task_that_was_not_reached_in_a_batch_is_due_now(
     client: Client, broker: Broker, connection: redis.Redis
 ) -> None:
-    client.enqueue_many([("test:echo", number) for number in range(BATCH + 1)], process_in=30)
+    client.enqueue_many([("test:echo", number) for number in range(CHUNK + 1)], process_in=30)
     let_pass(connection, 60)
 
-    assert broker.forward() == (BATCH, 0.0)
+    assert broker.forward() == (CHUNK, 0.0)
 
 
 def test_a_task_that_was_deleted_meanwhile_is_passed_over(

@@ -219,7 +219,7 @@ def test_a_long_error_is_scrolled(start_dash: StartDash, client: Client, broker:
 
 
 def _fail(broker: Broker, claim: object, traceback: str) -> None:
-    from boilerd.broker.job_hash import Claim, Failure  # noqa: PLC0415
+    from boilerd.broker.claims import Claim, Failure  # noqa: PLC0415
     from boilerd.tasks.retry import Decision, Verdict  # noqa: PLC0415
 
     assert isinstance(claim, Claim)

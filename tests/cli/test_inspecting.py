@@ -18,7 +18,7 @@ from rq.serializers import JSONSerializer
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Completion
+from boilerd.broker.claims import Completion
 from boilerd.cli import COMMANDS
 from boilerd.cli import boilerd as main
 from boilerd.tasks.retry import Verdict

@@ -15,7 +15,7 @@ import pytest
 from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Failure, batch_place
+from boilerd.broker.claims import Failure, batch_place
 from boilerd.cli.socket_client import look
 from boilerd.process.identity import birthmark
 from boilerd.process.scoreboard import Scoreboard
@@ -187,8 +187,8 @@ def test_the_janitor_comes_again_at_once_while_much_is_left(
         (claim,) = broker.advance(WORKER, ["default"]).claims
         broker.fail(WORKER, claim, Failure("no", "no", Decision(Verdict.ARCHIVE), 0))
     client.connection.zadd(keys.registry("failed", "default"), {f"t{number}": 1 for number in range(3)})
-    monkeypatch.setattr("boilerd.broker.broker.BATCH", 2)
-    monkeypatch.setattr(scheduler, "BATCH", 2)
+    monkeypatch.setattr("boilerd.broker.scheduler_calls.CHUNK", 2)
+    monkeypatch.setattr(scheduler, "CHUNK", 2)
 
     assert [made._clean(), made._clean()] == [0.0, scheduler.CLEAN_EVERY_S]
     assert not client.connection.zcard(keys.registry("failed", "default"))

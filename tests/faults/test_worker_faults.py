@@ -9,7 +9,7 @@ import pytest
 from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Failure
+from boilerd.broker.claims import Failure
 from boilerd.errors import LeaseExpiredError
 from boilerd.tasks.retry import Decision, Verdict
 from support import Failpoints, RunningDaemon, completed, expire_leases, is_running, wait_until

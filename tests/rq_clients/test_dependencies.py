@@ -10,7 +10,7 @@ from rq.serializers import JSONSerializer
 
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Claim, Completion, Failure
+from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.retry import Decision, Verdict
 

@@ -16,6 +16,7 @@ from rq.serializers import JSONSerializer
 from boilerd import Client, ForbiddenJobError, Inspector, InvalidPayloadError, Task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import AppImportError, ConfigError
 from boilerd.settings.loading import load
 from boilerd.tasks.loading import load_app
@@ -281,3 +282,14 @@ def test_the_inspector_shows_a_job_by_its_function_and_with_rqs_retries(connecti
     assert (a.type, a.payload, a.max_retries) == ("rq_jobs.add", {"args": ["one", "two"], "kwargs": {}}, 0)
     assert (b.type, b.max_retries) == ("rq_jobs.add", 2)
     assert (a.retention_s, b.retention_s) == (500, -1)
+
+
+def test_the_inspector_shows_the_retention_that_a_claim_gives_a_task_of_rqs_client(
+    connection: redis.Redis, queue: Queue
+) -> None:
+    queue.enqueue(ENTRY_POINT, "test:echo", None, job_id="a")
+
+    shown = Inspector(connection).task("a")
+
+    (claim,) = Broker(connection).advance("w", ["default"]).claims
+    assert (shown.type, shown.retention_s) == ("test:echo", claim.retention_s) == ("test:echo", 500)

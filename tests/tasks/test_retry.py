@@ -15,7 +15,8 @@ from rq.serializers import JSONSerializer
 from boilerd import RetryLater, RevokeTask, ServeMux, SkipRetry, Task, retry
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Claim, Failure, NewTask
+from boilerd.broker.claims import Claim, Failure
+from boilerd.broker.job_hash import NewTask
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import (
     DeadlineExceededError,

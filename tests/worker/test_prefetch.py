@@ -17,8 +17,8 @@ from boilerd import Client
 from boilerd.broker import broker as broker_module
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Claim, Completion, batch_place
 from boilerd.broker.connection import connect
-from boilerd.broker.job_hash import Claim, Completion, batch_place
 from boilerd.errors import LeaseExpiredError, WorkerDiedError
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler.reclaimer import Reclaimer

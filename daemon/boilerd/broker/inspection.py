@@ -12,6 +12,7 @@ import redis
 from boilerd.broker import keys, server_check
 from boilerd.broker.connection import raw, text
 from boilerd.broker.refusals import translated
+from boilerd.broker.states import REGISTRIES
 from boilerd.broker.views import (
     CompletedTask,
     Day,
@@ -27,11 +28,6 @@ from boilerd.tasks.task import TaskState
 
 #: A task's ID and its score, which says when the task is due or expires; None: its state has no score.
 Member = tuple[str, float | None]
-
-_REGISTRIES = {
-    TaskState.SCHEDULED: "scheduled", TaskState.RETRY: "scheduled",
-    TaskState.COMPLETED: "finished", TaskState.ARCHIVED: "failed",
-}  # fmt: skip
 
 
 class Inspection:
@@ -107,7 +103,7 @@ class Inspection:
         with translated():
             if state is TaskState.PENDING:
                 return int(self._connection.llen(keys.queue(queue)))
-            return int(self._connection.zcard(keys.registry(_REGISTRIES[state], queue)))
+            return int(self._connection.zcard(keys.registry(REGISTRIES[state], queue)))
 
     def members(self, queue: str, state: TaskState, start: int, count: int) -> list[Member]:
         """Tasks of the queue in the state, from place `start`; scheduled and retried ones stand in one registry."""
@@ -118,7 +114,7 @@ class Inspection:
             if state is TaskState.ACTIVE:
                 pairs = self._connection.zrange(keys.wip(queue), start, stop)
                 return [(text(pair).rpartition(":")[0], None) for pair in pairs]
-            scored = self._connection.zrange(keys.registry(_REGISTRIES[state], queue), start, stop, withscores=True)
+            scored = self._connection.zrange(keys.registry(REGISTRIES[state], queue), start, stop, withscores=True)
         return [(text(task_id), score) for task_id, score in scored]
 
     def details(self, members: Sequence[Member]) -> list[TaskDetail]:
@@ -148,7 +144,7 @@ class Inspection:
             if not fields:
                 return None
             detail = to_task(task_id, fields, None, attempts)
-            kind = _REGISTRIES.get(detail.state) if detail.state else None
+            kind = REGISTRIES.get(detail.state) if detail.state else None
             score = self._connection.zscore(keys.registry(kind, detail.queue), raw(task_id)) if kind else None
         return to_task(task_id, fields, score, attempts)
 

@@ -1,92 +1,63 @@
-"""A task as RQ's record of it: what is written at the enqueue, and what a claim reads.
+"""A task as RQ's job hash: how it is written when it is enqueued, and read when it is claimed or shown.
 
-Whatever is read from Redis is a stranger's data until it was checked here.
+Everything that is read from Redis is foreign data until it was checked here.
 """
 
 import hashlib
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from boilerd.broker import keys
+from boilerd.broker.claims import Claim
+from boilerd.broker.connection import text
+from boilerd.broker.constants import CLAIMED_FIELDS, ID_TAKEN, STORED_PENDING, STORED_SCHEDULED
 from boilerd.entry_point import ENTRY_POINT, ENTRY_POINTS
-from boilerd.errors import ForbiddenJobError, InvalidPayloadError, InvalidTaskError
-from boilerd.process.scoreboard import Batch
-from boilerd.tasks.options import TaskOptions
+from boilerd.errors import (
+    BoilerdError,
+    DuplicateTaskError,
+    ForbiddenJobError,
+    InvalidPayloadError,
+    InvalidTaskError,
+    QueueFullError,
+    TaskIdConflictError,
+)
+from boilerd.tasks.options import TaskOptions, UniqueUntil
 from boilerd.tasks.payload import canonical
-from boilerd.tasks.retry import Decision
-from boilerd.tasks.task import ARCHIVE_TTL_S, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Task, check_type
+from boilerd.tasks.task import (
+    ARCHIVE_TTL_S,
+    DEFAULT_MAX_RETRIES,
+    DEFAULT_TIMEOUT_S,
+    Task,
+    TaskState,
+    check_type,
+)
+from boilerd.units import LONGEST_S
 
-#: What a claim reads of a job hash, in the order of advance.lua.
-CLAIMED_FIELDS = (
-    b"data", b"status", b"task_type", b"concurrency_key", b"alone", b"ended_at", b"ttl", b"unique_key", b"timeout",
-    b"deadline", b"result_ttl", b"max_retries", b"retries_left", b"number_of_retries", b"retry_intervals",
-    b"enqueued_at", b"repeats_left",
-)  # fmt: skip
-#: Fields of a job whose end has more to see to.
-_ENDING = frozenset({b"unique_key", b"concurrency_key", b"repeats_left"})
-#: RQ's call; made once, because that takes as long as eight calls are decoded in.
-_CALL = msgspec.json.Decoder(tuple[str, Any, list[Any], Any])
+#: The fields' names as Redis has them.
+_CLAIMED_FIELDS = tuple(name.encode() for name in CLAIMED_FIELDS)
+#: Fields of a job whose end takes more than to acknowledge it.
+_CLEANUP_FIELDS = frozenset({b"unique_key", b"concurrency_key", b"repeats_left"})
+#: Fields that hold whole numbers.
+NUMBER_FIELDS = frozenset({b"max_retries", b"retries_left", b"number_of_retries", b"result_ttl", b"timeout"})
+#: RQ's call: ``[function, instance, args, kwargs]``.
+Call = tuple[str, Any, list[Any], Any]
+#: Made once, because that takes as long as eight calls are decoded in.
+_CALL: msgspec.json.Decoder[Call] = msgspec.json.Decoder(Call)
 #: Name of a function with its module, short enough for a task type.
 _FUNCTION = re.compile(r"(?=.{1,256}$)([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
-#: A task's record may unpack to this much; a crafted one must not fill the memory.
+#: A job's data may unpack to this much; crafted data must not fill the memory.
 MAX_DATA_BYTES = 512 * 1024 * 1024
-#: Clients of plain RQ that say nothing have a result kept for so long.
+#: RQ keeps a result this long when its client asks for no time.
 RQ_RETENTION_S = 500
 #: Defaults as they are sent.
 _FAILURE_TTL, _RETRIES = str(ARCHIVE_TTL_S), str(DEFAULT_MAX_RETRIES)
-#: No timeout and no retention is longer, 68 years: clients of plain RQ say `sys.maxsize` for 'for ever', which
-#: neither an interval timer nor EXPIRE can take.
-LONGEST_S = 2**31 - 1
-
-
-class Claim(msgspec.Struct, frozen=True):
-    """A task that this worker holds, or what stood in its place.
-
-    Attributes:
-        started: Redis's time of the claim, in seconds since 1970.
-        task: None when the record cannot be run; `error` says why.
-        function: What a job of a plain RQ client calls, and so the type of its task; None: it is a task of ours.
-        max_retries: The task's own word; None: the handler's policy decides.
-        is_missing: The queue held an ID without a record: there is nothing to claim.
-        needs_cleanup: Whether it has a unique lock or a concurrency key, which its end gives back, or RQ's repeats.
-    """
-
-    task_id: str
-    execution_id: str
-    queue: str
-    started: str
-    retention_s: int
-    task: Task | None
-    function: str | None = None
-    max_retries: int | None = None
-    error: Exception | None = None
-    is_missing: bool = False
-    needs_cleanup: bool = False
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether it was claimed alone, not in a batch."""
-        return "-" not in self.execution_id
-
-
-def batch_place(execution_id: str) -> tuple[int, int]:
-    """Number of the batch that a claim is of (28 bits), and its place in it, from 0.
-
-    A claim alone is a batch of one. What is no execution ID of ours is in batch -1.
-    """
-    number, _, place = execution_id.partition("-")
-    try:
-        return int(number[:7], 16), int(place or 0)
-    except ValueError:
-        return -1, 0
 
 
 class NewTask(msgspec.Struct, frozen=True):
@@ -104,66 +75,26 @@ class NewTask(msgspec.Struct, frozen=True):
         return keys.unique(self.options.queue, self.type, digest)
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An attempt that failed, and what becomes of the task.
-
-    Attributes:
-        error: One line, for lists.
-        traceback: The whole story.
-        max_retries: Of the task, after its own word and its handler's policy.
-        is_doubtful: Nobody knows whether the attempt had begun: the task is never claimed in a batch again,
-            so that the next time it is known.
-    """
-
-    error: str
-    traceback: str
-    decision: Decision
-    max_retries: int
-    is_doubtful: bool = False
+# --- Written
 
 
-class Completion(msgspec.Struct, frozen=True):
-    """A claim that ended well, and its result as JSON (empty: none)."""
-
-    claim: Claim
-    result: bytes = b""
-
-
-def sort_batch(claims: Iterable[Claim], batch: Batch) -> tuple[list[Completion], list[str], list[Claim]]:
-    """What of a worker's claims is known by how far it was.
-
-    Returns:
-        Those that have ended, and left no result to be kept, which only the worker has; the execution IDs of those
-        that have not begun; and all others: the one that runs, and those of another batch.
-    """
-    ended, unstarted, rest = [], [], []
-    for claim in claims:
-        number, place = batch_place(claim.execution_id)
-        if number == batch.number and place >= batch.finished + batch.is_running:
-            unstarted.append(claim.execution_id)
-        elif number == batch.number and place < batch.finished and not claim.retention_s:
-            ended.append(Completion(claim))
-        else:
-            rest.append(claim)
-    return ended, unstarted, rest
-
-
-@dataclass(frozen=True, slots=True)
-class Overdue:
-    """An attempt that is past its task's timeout by so many seconds."""
-
-    worker: str
-    task_id: str
-    execution_id: str
-    late_s: float
+def describe_task(task: NewTask) -> list[str | bytes]:
+    """The task as enqueue.lua and tick.lua take it; store.lua reads it."""
+    options = task.options
+    fields = job_fields(task)
+    at = "" if options.process_at is None else repr(options.process_at)
+    lock = task.unique_key if options.unique_s else ""
+    wait = repr(options.process_in_s) if options.process_in_s else "0"
+    unique = repr(options.unique_s) if options.unique_s else "0"
+    is_lasting = "1" if options.unique_until == UniqueUntil.TTL else "0"
+    return [task.id, options.queue, wait, at, lock, unique, is_lasting, str(len(fields)), *fields]
 
 
 def job_fields(task: NewTask) -> list[str | bytes]:
     """RQ's fields of the job hash, and ours, as names and values in turn, ready to be sent.
 
-    RQ's own tools count `retries_left` down; `max_retries` stands only where the caller gave
-    it, because otherwise the handler's policy decides at the time of the failure.
+    RQ's own tools count `retries_left` down; `max_retries` is written only if the caller gave it, because otherwise
+    the handler's policy decides at the time of the failure.
     """
     options = task.options
     own: dict[str, str | float | None] = {
@@ -190,28 +121,52 @@ def job_fields(task: NewTask) -> list[str | bytes]:
     return fields
 
 
+def to_answer(task: NewTask, answer: int | bytes) -> TaskState | BoilerdError:
+    """The state of a stored task, or the reason why it was not stored, from the answer of store.lua."""
+    if isinstance(answer, bytes):
+        return DuplicateTaskError(text(answer))
+    states = {STORED_PENDING: TaskState.PENDING, STORED_SCHEDULED: TaskState.SCHEDULED}
+    if answer in states:
+        return states[answer]
+    return TaskIdConflictError(task.id) if answer == ID_TAKEN else QueueFullError(task.options.queue)
+
+
+# --- Claimed
+
+
+def claimed_fields(values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+    """The fields of a claimed job that are there, from advance.lua's answer."""
+    return {name: value for name, value in zip(_CLAIMED_FIELDS, values, strict=False) if value is not None}
+
+
 def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: Mapping[bytes, bytes]) -> Claim:
-    """Check what Redis held and make a task of it."""
+    """Check the job and make a task of it; a job that cannot be run is a claim with an error."""
     retention_s = 0
     task, function, max_retries, error = None, None, None, None
     try:
-        default_s = 0 if b"task_type" in fields else RQ_RETENTION_S
-        retention_s = min(max(-1, int(fields.get(b"result_ttl") or default_s)), LONGEST_S)
-        max_retries = _max_retries(fields)
+        # Clients of plain RQ say `sys.maxsize` for 'for ever', which EXPIRE does not take.
+        retention_s = min(max(-1, read_retention_s(fields)), LONGEST_S)
+        max_retries = _own_max_retries(fields)
         task, function = _to_task(task_id, queue, fields)
     except (ForbiddenJobError, InvalidPayloadError) as refused:
         error = refused
     except (ValueError, OverflowError, OSError, msgspec.DecodeError) as broken:  # OSError: a date that is far off
         error = ForbiddenJobError(f"job {task_id!r} is damaged: {broken}")
-    needs_cleanup = not _ENDING.isdisjoint(fields)
+    needs_cleanup = not _CLEANUP_FIELDS.isdisjoint(fields)
     return Claim(
         task_id, execution_id, queue, started, retention_s, task, function, max_retries, error,
         is_missing=not fields, needs_cleanup=needs_cleanup,
     )  # fmt: skip
 
 
-def started_at(fields: Mapping[bytes, bytes]) -> str:
-    """When a claimed job was claimed, in seconds since 1970."""
+def to_claim_of_hash(task_id: bytes, execution_id: bytes, queue: bytes, flat: Sequence[bytes]) -> Claim:
+    """The claim of a job that was claimed before, from its whole hash: names and values in turn."""
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return to_claim(text(execution_id), text(task_id), text(queue), _started_at(fields), fields)
+
+
+def _started_at(fields: Mapping[bytes, bytes]) -> str:
+    """When the job was claimed, in seconds since 1970."""
     with suppress(ValueError):
         return repr(datetime.fromisoformat(fields.get(b"started_at", b"").decode()).timestamp())
     return "0"
@@ -222,8 +177,8 @@ def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[T
         raise ForbiddenJobError(f"job {task_id!r} has no record; it was deleted or overwritten while it waited")
     if not task_id.isprintable():
         raise ForbiddenJobError(f"job ID {task_id!r} is no text")
-    task_type, payload, function = _read_data(fields.get(b"data", b""))
-    timeout = min(int(fields.get(b"timeout") or DEFAULT_TIMEOUT_S), LONGEST_S)
+    task_type, payload, function = _to_call(fields.get(b"data", b""))
+    timeout = min(int(fields.get(b"timeout") or DEFAULT_TIMEOUT_S), LONGEST_S)  # as above; a timer has the same limit
     deadline = fields.get(b"deadline")
     enqueued = fields.get(b"enqueued_at")
     intervals = fields.get(b"retry_intervals")
@@ -243,50 +198,43 @@ def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[T
     return task, function
 
 
-def _max_retries(fields: Mapping[bytes, bytes]) -> int | None:
-    """The task's own word; None: the handler's policy decides."""
-    if b"max_retries" in fields:
-        return int(fields[b"max_retries"])
-    if b"task_type" in fields or b"retries_left" not in fields:
-        return None
-    # A plain RQ client's Retry(max=…), which RQ counts down.
-    return int(fields.get(b"number_of_retries") or 0) + int(fields[b"retries_left"])
+def _own_max_retries(fields: Mapping[bytes, bytes]) -> int | None:
+    """The number that the task itself asks for; None: its handler's policy decides."""
+    if b"task_type" in fields and b"max_retries" not in fields:
+        return None  # ours: its `retries_left` is for RQ's tools
+    return read_max_retries(fields)
 
 
-def _read_data(data: bytes) -> tuple[str, Any, str | None]:
-    """Task type and payload from RQ's call: ``[function, instance, args, kwargs]`` as JSON.
+def _to_call(data: bytes) -> tuple[str, Any, str | None]:
+    """Task type and payload, and the function of a plain RQ client's job, which is the task's type as well.
 
-    A call of another function than our own entry point is a task with the function's name as its type, which is the
-    last thing here. Nothing is imported, and pickle is never loaded.
+    Nothing is imported, and pickle is never loaded.
     """
-    function, instance, args, kwargs = _decode_call(_unpacked(data))
-    if function not in ENTRY_POINTS:
-        if instance is not None:
-            raise ForbiddenJobError(
-                f"{function!r} is a method of an object, which JSON cannot hold; it was not imported"
-            )
-        if _FUNCTION.fullmatch(function):
-            return function, {"args": args, "kwargs": kwargs}, function
-        raise not_registered(function)
-    if len(args) != 2 or not isinstance(args[0], str):
+    function, instance, args, kwargs = _read_deep_call(data)
+    if is_own_call(function, args):
+        try:
+            return check_type(args[0]), args[1], None
+        except InvalidTaskError as error:
+            raise ForbiddenJobError(str(error)) from error
+    if function in ENTRY_POINTS:
         raise ForbiddenJobError("its arguments are not [task type, payload]")
-    try:
-        return check_type(args[0]), args[1], None
-    except InvalidTaskError as error:
-        raise ForbiddenJobError(str(error)) from error
+    if instance is not None:
+        raise ForbiddenJobError(f"{function!r} is a method of an object, which JSON cannot hold; it was not imported")
+    if not _FUNCTION.fullmatch(function):
+        raise not_registered(function)
+    return function, {"args": args, "kwargs": kwargs}, function
 
 
-def _unpacked(data: bytes) -> bytes:
-    if data[:1] != b"x":  # zlib's first byte; RQ compresses what its own clients enqueue
-        return data
-    unpacker = zlib.decompressobj()
+def _read_deep_call(data: bytes) -> Call:
     try:
-        data = unpacker.decompress(data, MAX_DATA_BYTES)
-    except zlib.error as error:
-        raise ForbiddenJobError(f"its data cannot be unpacked: {error}") from error
-    if unpacker.unconsumed_tail:
-        raise ForbiddenJobError(f"its data unpacks to more than {MAX_DATA_BYTES} bytes")
-    return data
+        try:
+            return read_call(data)
+        except RecursionError:
+            # The frames that lead here count as well, and the client may have had fewer; a thread begins with none.
+            with ThreadPoolExecutor(1) as thread:
+                return thread.submit(read_call, data).result()
+    except RecursionError as error:
+        raise ForbiddenJobError("its data is nested too deep to be read") from error
 
 
 def not_registered(function: str) -> ForbiddenJobError:
@@ -294,17 +242,51 @@ def not_registered(function: str) -> ForbiddenJobError:
     return ForbiddenJobError(f"function {function!r} is not a registered task; it was not imported")
 
 
-def _decode_call(data: bytes) -> tuple[str, Any, list[Any], Any]:
+# --- Read, for claims and for people; a claim is refused where this raises, and `views` shows the rest
+
+
+def read_call(data: bytes, most_bytes: int = MAX_DATA_BYTES) -> Call:
+    """RQ's call from a job's data, which may be compressed and then unpack to `most_bytes`.
+
+    Raises:
+        ForbiddenJobError: It is none.
+        RecursionError: It is nested too deep to be read from here.
+    """
     try:
-        try:
-            return _CALL.decode(data)
-        except RecursionError:
-            # The calls that lead here count as well, and the client may have had fewer: see payload.NESTING_RESERVE.
-            with ThreadPoolExecutor(1) as thread:
-                return thread.submit(_CALL.decode, data).result()
-    except RecursionError as error:
-        raise ForbiddenJobError("its data is nested too deep to be read") from error
+        # zlib's first byte; RQ compresses the data of its own clients.
+        return _CALL.decode(_unpacked(data, most_bytes) if data[:1] == b"x" else data)
     except msgspec.DecodeError as error:
         raise ForbiddenJobError(
             "its data is not JSON of a call; pickled jobs are never loaded, enqueue with RQ's JSONSerializer"
         ) from error
+
+
+def is_own_call(function: str, args: Sequence[Any]) -> bool:
+    """True if it is the call of a task of boilerd's; its arguments are the task's type and payload."""
+    return function in ENTRY_POINTS and len(args) == 2 and isinstance(args[0], str)
+
+
+def read_max_retries(fields: Mapping[bytes, bytes]) -> int | None:
+    """How many retries the job has in all; None if it does not say so. Raises ValueError."""
+    if b"max_retries" in fields:
+        return int(fields[b"max_retries"])
+    if b"retries_left" not in fields:
+        return None
+    # A plain RQ client's Retry(max=…), which RQ counts down.
+    return int(fields.get(b"number_of_retries") or 0) + int(fields[b"retries_left"])
+
+
+def read_retention_s(fields: Mapping[bytes, bytes]) -> int:
+    """Seconds for which the job is kept after success; -1, for ever. Raises ValueError."""
+    return int(fields.get(b"result_ttl") or (0 if b"task_type" in fields else RQ_RETENTION_S))
+
+
+def _unpacked(data: bytes, most_bytes: int) -> bytes:
+    unpacker = zlib.decompressobj()
+    try:
+        data = unpacker.decompress(data, most_bytes)
+    except zlib.error as error:
+        raise ForbiddenJobError(f"its data cannot be unpacked: {error}") from error
+    if unpacker.unconsumed_tail:
+        raise ForbiddenJobError(f"its data unpacks to more than {most_bytes} bytes")
+    return data

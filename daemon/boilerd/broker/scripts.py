@@ -3,8 +3,11 @@
 import functools
 import hashlib
 import importlib.resources
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
+
+from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
     "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held", "janitor",
@@ -31,12 +34,28 @@ def scripts() -> dict[str, Script]:
     return {name: Script.of(script_source(name)) for name in _SCRIPTS}
 
 
-@functools.cache
 def script_source(name: str) -> str:
-    """The text of a script as it is sent to Redis."""
-    files = importlib.resources.files("boilerd.broker") / "lua"
+    """The text of a script as it is sent to Redis: behind the parts that it shares with others."""
     stores = name in {"enqueue", "tick"}
-    parts = ("common", "store" if stores else "claims", name)
-    # What stores no new task makes room, or keeps what is there: it must go on when Redis is full.
+    # A script that stores no new task makes room, or keeps what is there: it must go on when Redis is full.
     flags = "" if stores else " flags=allow-oom"
-    return f"#!lua{flags}\n" + "\n".join((files / f"{part}.lua").read_text("utf-8") for part in parts)
+    return f"#!lua{flags}\n" + "\n".join(map(_part, ("common", "store" if stores else "claims", name)))
+
+
+@functools.cache
+def _part(name: str) -> str:
+    """The text of a file in lua/, behind the constants that it shares with Python."""
+    file = importlib.resources.files("boilerd.broker") / "lua" / f"{name}.lua"
+    constants = IN_LUA.get(name, {}).items()
+    return "".join(f"local {constant} = {_lua(value)}\n" for constant, value in constants) + file.read_text("utf-8")
+
+
+def _lua(value: object) -> str:
+    """The value as Lua writes it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_lua(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "{" + ", ".join(map(_lua, value)) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}'" if isinstance(value, str) else repr(value)

@@ -1,6 +1,6 @@
 """Tasks, workers and queues as people look at them, read from RQ's records of them.
 
-What stands in Redis may be anything; what cannot be read is shown as missing.
+Redis may hold anything there; a value that cannot be read is shown as missing.
 """
 
 import base64
@@ -14,17 +14,13 @@ from typing import Any
 import msgspec
 
 from boilerd.broker.connection import text
-from boilerd.broker.job_hash import RQ_RETENTION_S
-from boilerd.entry_point import ENTRY_POINTS
+from boilerd.broker.job_hash import NUMBER_FIELDS, is_own_call, read_call, read_max_retries, read_retention_s
+from boilerd.broker.states import STATE_OF
+from boilerd.errors import ForbiddenJobError
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 
-#: RQ's statuses → Asynq's words; a scheduled task that failed before is to be retried.
-_STATES = {
-    "queued": TaskState.PENDING, "started": TaskState.ACTIVE, "scheduled": TaskState.SCHEDULED,
-    "finished": TaskState.COMPLETED, "failed": TaskState.ARCHIVED,
-}  # fmt: skip
-#: A traceback may unpack to this much.
-_MOST_TEXT = 1024 * 1024
+#: A traceback, or the data of a job, may unpack to this much to be shown.
+_MAX_SHOWN_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +37,16 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class TaskDetail:
-    """All that is known of a task.
+    """A task as a whole.
 
     Attributes:
-        state: None: one of RQ's own, such as deferred.
-        payload: As decoded JSON; None also where it cannot be read.
+        state: None for a state of RQ's own, such as deferred.
+        payload: As decoded JSON; None also if it cannot be read.
         retried: How many retries are used up.
-        retention_s: How long it is kept after success; -1: for ever.
+        retention_s: How long the task is kept after success; -1: for ever.
         next_run_at: When a scheduled task is due.
         expires_at: When an ended task is deleted.
-        attempts: The last 30, oldest first; only where one task was asked for.
+        attempts: The last 30, oldest first; only if one task was asked for.
     """
 
     id: str
@@ -79,11 +75,11 @@ class TaskDetail:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker that is registered with the broker, of whatever host.
+    """A worker that is registered with the broker, of any host.
 
     Attributes:
         state: RQ's: starting, idle, busy, suspended.
-        task_id: What it runs; empty: nothing.
+        task_id: The task that it runs; empty: none.
     """
 
     name: str
@@ -101,7 +97,7 @@ class WorkerInfo:
 
 
 class CompletedTask(msgspec.Struct, frozen=True):
-    """A task that completed lately, whether it was kept or not; as advance.lua notes it."""
+    """A task that completed lately, kept or not; advance.lua writes it."""
 
     id: str
     type: str
@@ -115,7 +111,7 @@ class QueueInfo:
     """How many tasks of a queue are in each state.
 
     Attributes:
-        scheduled: Those to be retried included.
+        scheduled: Includes the tasks to be retried.
     """
 
     name: str
@@ -129,7 +125,7 @@ class QueueInfo:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What was done on a day, in UTC."""
+    """How many attempts of a queue's tasks ended on a day, in UTC, and how many of them failed."""
 
     day: date
     processed: int
@@ -138,11 +134,11 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class QueueDetail:
-    """A queue looked at closely.
+    """A queue as a whole.
 
     Attributes:
         latency_s: How long the oldest pending task has waited; 0: none waits.
-        memory_bytes: About what its tasks take in Redis, from a sample.
+        memory_bytes: Roughly the memory that its tasks take in Redis, from a sample.
         max_active: How many of its tasks may run at once; 0: any number.
         max_length: How many may wait; 0: any number.
     """
@@ -159,11 +155,13 @@ def to_task(
     task_id: str, fields: Mapping[bytes, bytes], score: float | None, attempts: Sequence[Attempt]
 ) -> TaskDetail:
     """A task from its job hash and its place in a registry; see ARCHITECTURE.md for the fields."""
+    fields = _readable(fields)
     shown = {text(name): text(value) for name, value in fields.items() if name != b"data"}
-    state = _STATES.get(shown.get("status", ""))
+    state: TaskState | None = STATE_OF.get(shown.get("status", ""))
     if state is TaskState.SCHEDULED and "last_failed_at" in shown:
         state = TaskState.RETRY
     task_type, payload, is_foreign = _call(fields.get(b"data", b""))
+    default_retries = 0 if is_foreign else DEFAULT_MAX_RETRIES  # a plain RQ client that wants none says nothing
     moment = None if score is None else _moment(score)
     is_waiting = state in {TaskState.SCHEDULED, TaskState.RETRY}
     return TaskDetail(
@@ -173,9 +171,9 @@ def to_task(
         state=state,
         payload=payload,
         retried=_int(shown.get("number_of_retries")) or 0,
-        max_retries=_max_retries(shown, is_foreign=is_foreign),
+        max_retries=default_retries if (own := read_max_retries(fields)) is None else own,
         timeout_s=seconds if (seconds := _int(shown.get("timeout"))) and seconds > 0 else None,
-        retention_s=_retention_s(shown, is_foreign=is_foreign),
+        retention_s=read_retention_s(fields),
         deadline=_moment(shown.get("deadline")),
         created_at=_time(shown.get("created_at")),
         enqueued_at=_time(shown.get("enqueued_at")),
@@ -197,7 +195,7 @@ def to_attempt(fields: Mapping[bytes, bytes]) -> Attempt:
     packed = fields.get(b"exc_string", b"")
     error = ""
     with suppress(ValueError, zlib.error):
-        error = text(zlib.decompressobj().decompress(base64.b64decode(packed), _MOST_TEXT)) if packed else ""
+        error = text(zlib.decompressobj().decompress(base64.b64decode(packed), _MAX_SHOWN_BYTES)) if packed else ""
     result = None
     with suppress(ValueError, msgspec.DecodeError):
         result = msgspec.json.decode(base64.b64decode(fields.get(b"return_value", b"")))
@@ -212,14 +210,14 @@ def to_attempt(fields: Mapping[bytes, bytes]) -> Attempt:
 
 
 def to_completed(note: bytes) -> CompletedTask | None:
-    """A task from a note of its completion; None where that cannot be read."""
+    """A task from the note of its completion; None if that cannot be read."""
     with suppress(ValueError, msgspec.DecodeError):
-        return msgspec.json.decode(note, type=CompletedTask, strict=False)  # its times are seconds since 1970
+        return msgspec.json.decode(note, type=CompletedTask, strict=False)  # the note's times are seconds since 1970
     return None
 
 
 def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes, bytes], task_type: str) -> WorkerInfo:
-    """A worker from its hash, and from that of the execution that it holds (may be empty)."""
+    """A worker from its hash, and from the hash of the attempt that it runs (may be empty)."""
     shown = {text(name): text(value) for name, value in fields.items()}
     return WorkerInfo(
         name=name,
@@ -237,34 +235,22 @@ def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes
     )
 
 
+def _readable(fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+    """The job hash without damaged numbers, so that the functions that read it for a claim do not raise."""
+    return {name: value for name, value in fields.items() if name not in NUMBER_FIELDS or _int(value) is not None}
+
+
 def _call(data: bytes) -> tuple[str, Any, bool]:
-    """Task type and payload, of a foreign job what can be read; and whether it is one."""
-    with suppress(ValueError, zlib.error, RecursionError, msgspec.DecodeError):
-        if data[:1] == b"x":
-            data = zlib.decompressobj().decompress(data, _MOST_TEXT)
-        function, _, args, kwargs = msgspec.json.decode(data, type=tuple[str, Any, list[Any], Any])
-        if function in ENTRY_POINTS and len(args) == 2 and isinstance(args[0], str):
+    """Task type and payload, as far as they can be read; and True if the job is foreign."""
+    with suppress(ValueError, RecursionError, ForbiddenJobError):
+        function, _, args, kwargs = read_call(data, _MAX_SHOWN_BYTES)
+        if is_own_call(function, args):
             return args[0], args[1], False
         return function, {"args": args, "kwargs": kwargs}, True
     return "", None, True
 
 
-def _max_retries(shown: Mapping[str, str], *, is_foreign: bool) -> int:
-    if (own := _int(shown.get("max_retries"))) is not None:
-        return own
-    left = _int(shown.get("retries_left"))
-    if left is None:
-        return 0 if is_foreign else DEFAULT_MAX_RETRIES  # a plain RQ client says nothing where it wants none
-    return (_int(shown.get("number_of_retries")) or 0) + left
-
-
-def _retention_s(shown: Mapping[str, str], *, is_foreign: bool) -> int:
-    if (own := _int(shown.get("result_ttl"))) is not None:
-        return own
-    return RQ_RETENTION_S if is_foreign else 0
-
-
-def _int(value: str | None) -> int | None:
+def _int(value: str | bytes | None) -> int | None:
     with suppress(TypeError, ValueError):
         return int(value or "")
     return None
@@ -277,7 +263,7 @@ def _moment(seconds: float | str | None) -> datetime | None:
 
 
 def _time(value: str | None) -> datetime | None:
-    """RQ's times, and those without a zone that older ones of it wrote: UTC."""
+    """One of RQ's times; one without a zone, as older versions of RQ wrote it, is in UTC."""
     with suppress(TypeError, ValueError):
         moment = datetime.fromisoformat(value or "")
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

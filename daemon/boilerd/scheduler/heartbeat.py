@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Overdue, batch_place
+from boilerd.broker.claims import Overdue, batch_place
 from boilerd.process.identity import is_alive, is_stopped, send
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import Scoreboard

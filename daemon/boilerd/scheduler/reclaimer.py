@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import sort_batch
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.worker.prefetch import SLOW_S
+from boilerd.worker.settlement import sort_batch
 
 logger = logging.getLogger("boilerd.prefetch")
 

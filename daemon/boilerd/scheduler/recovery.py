@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Claim
+from boilerd.broker.claims import Claim
 from boilerd.broker.outage import LONGEST_PAUSE_S
 from boilerd.errors import LeaseExpiredError, WorkerDiedError
 from boilerd.process.exit_status import STOPPED_BY_DAEMON

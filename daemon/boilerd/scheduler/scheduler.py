@@ -21,14 +21,15 @@ from dataclasses import dataclass
 
 from setproctitle import setproctitle
 
-from boilerd.broker.broker import BATCH, Broker
+from boilerd.broker.broker import Broker
+from boilerd.broker.constants import CHUNK, FORWARD_EVERY_S
 from boilerd.broker.outage import OutageRetry
 from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableError
 from boilerd.process.exit_status import OK
 from boilerd.process.identity import send
 from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
 from boilerd.process.signals import StopRequest
-from boilerd.scheduler.heartbeat import HEARTBEAT_S, Heartbeater
+from boilerd.scheduler.heartbeat import Heartbeater
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
@@ -147,12 +148,12 @@ class Scheduler:
 
     def _forward(self) -> float:
         moved, left_s = self._broker.forward(self._queues)
-        if moved >= BATCH:
+        if moved >= CHUNK:
             return 0.0
-        return HEARTBEAT_S if left_s is None else min(max(left_s, FORWARD_PAUSE_S), HEARTBEAT_S)
+        return FORWARD_EVERY_S if left_s is None else min(max(left_s, FORWARD_PAUSE_S), FORWARD_EVERY_S)
 
     def _clean(self) -> float:
-        return 0.0 if self._broker.clean(self._queues) >= BATCH else CLEAN_EVERY_S
+        return 0.0 if self._broker.clean(self._queues) >= CHUNK else CLEAN_EVERY_S
 
     def _count(self) -> float:
         self._scoreboard.pending = self._broker.count_pending(self._queues)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from boilerd.broker.job_hash import Claim, Completion, batch_place
+from boilerd.broker.claims import Claim, Completion, batch_place
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.tasks.queues import ClaimOrder

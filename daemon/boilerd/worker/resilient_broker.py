@@ -5,7 +5,7 @@ import select
 from collections.abc import Callable, Sequence
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Claim, Failure
+from boilerd.broker.claims import Claim, Failure
 from boilerd.broker.outage import OutageRetry
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import StopRequest

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Claim
+from boilerd.broker.claims import Claim
 from boilerd.errors import BrokerError
 from boilerd.worker.attempt import AttemptRunner, encode_result
 

@@ -7,13 +7,14 @@ its attempt all the same: Redis refuses that outcome, a failure's in `record_fai
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Claim, Failure, batch_place, not_registered, sort_batch
+from boilerd.broker.claims import Claim, Completion, Failure, batch_place
+from boilerd.broker.job_hash import not_registered
 from boilerd.errors import WorkerDiedError, describe
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import Batch
@@ -191,3 +192,22 @@ def _hook_limit() -> AbstractContextManager[None]:
 
 def _context(task: Task) -> AbstractContextManager[None]:
     return log_context(task_id=task.id, task_type=task.type, queue=task.queue, attempt=task.attempt)
+
+
+def sort_batch(claims: Iterable[Claim], batch: Batch) -> tuple[list[Completion], list[str], list[Claim]]:
+    """Sort a worker's claims by what is known of them from how far it was.
+
+    Returns:
+        The completions that have no result to be kept, which only the worker has; the execution IDs of the claims
+        that it had not begun; and all other claims: the one that runs, and those of another batch.
+    """
+    ended, unstarted, rest = [], [], []
+    for claim in claims:
+        number, place = batch_place(claim.execution_id)
+        if number == batch.number and place >= batch.finished + batch.is_running:
+            unstarted.append(claim.execution_id)
+        elif number == batch.number and place < batch.finished and not claim.retention_s:
+            ended.append(Completion(claim))
+        else:
+            rest.append(claim)
+    return ended, unstarted, rest

@@ -17,7 +17,7 @@ import redis
 from setproctitle import setproctitle
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.job_hash import Claim
+from boilerd.broker.claims import Claim
 from boilerd.errors import BrokerError, WorkerDiedError
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint

@@ -1,22 +1,22 @@
--- Acknowledge what ended well, and claim the next tasks: one round trip for all of them.
+-- Acknowledge completions, and claim the next tasks: one round trip for all of them.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name, 4 lease in seconds, 5 how many to claim at most (0: the worker goes
---   on with what it runs), 6 into how many parts a queue is shared,
---   7 number of queues (0: claim nothing), then their names in the order to try,
---   then a new execution ID, then for each task that ended well:
---   job ID, execution ID, queue, retention in seconds (-1: for ever), started (epoch), result (base64 of JSON, '' for none),
---   task type, whether its end has to see to a unique lock, a concurrency key or its repeats: 1 or 0.
--- Returns {lost, claimed, is registered, why nothing}: lost = job IDs whose lease was gone, so that nothing was
---   written; claimed = for each task {job ID, execution ID, queue, started (epoch), its FIELDS in that order}, all of one queue.
---   No fields: the queue held an ID without a job hash, which is gone from the queue by now. Is registered: 0
---   when RQ's record of the worker is gone. Why nothing: 1 when the worker holds a claim beside those it
---   acknowledged, so that nothing was claimed; 2 when so many tasks stepped aside that not all were looked at, and
---   it is to call again; else 0.
--- Several tasks, a batch, are claimed at once from long queues only: one more than a part of what waits, so that all
---   workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. Never in a
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name, 4 how many tasks to claim at most (0: the worker goes on with the
+--   task that it runs), 5 into how many parts a queue is shared, 6 a new execution ID, 7 number of queues (0: claim
+--   nothing), from 8 on their names in the order to try; then for each completion COMPLETION_LENGTH values:
+--   job ID, execution ID, queue, retention in seconds (-1: for ever), started (epoch), result (base64 of JSON, '' for
+--   none), task type, whether the end of the task has to look at a unique lock, a concurrency key or repeats: 1 or 0.
+-- Returns {lost, claimed, is registered, why nothing}:
+--   lost: job IDs whose lease was gone, so that nothing was written;
+--   claimed: for each task {job ID, execution ID, queue, started (epoch), its CLAIMED_FIELDS in that order}, all of one
+--     queue. No fields: the queue held an ID without a job, which is gone from the queue by now;
+--   is registered: 1, or 0 if RQ's record of the worker is gone;
+--   why nothing: HOLDS_MORE: the worker holds a claim beside those it acknowledged, so that nothing was claimed;
+--     LOOK_AGAIN: so many tasks stepped aside that not all were looked at, and the worker is to call again; else 0.
+-- Several tasks, a batch, are claimed at once from long queues only: one more than a part of those that wait, so that
+--   all workers share a short queue. Execution IDs of a batch end in '-' and the place in it, from 0. Never in a
 --   batch: tasks with a concurrency key, of a queue with max_active, or marked `alone`.
--- Touches, acknowledging, where the task is to be repeated: rq:job:ID, rq:results:ID, rq:scheduled:Q or rq:queue:Q;
+-- Touches, acknowledging, if the task is to be repeated: rq:job:ID, rq:results:ID, rq:scheduled:Q or rq:queue:Q;
 --   in any case rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions,
 --   rq:worker:W, boilerd:stats:Q:DAY, boilerd:completed:Q (the last 1,000 or some more, as JSON), and with no
 --   retention rq:job:ID and rq:results:ID (DEL), else rq:job:ID (status finished, EXPIRE),
@@ -28,30 +28,36 @@
 --   rq:job:ID (status started, PERSIST), rq:execution:ID:EID, rq:wip:Q (ZADD, score = end of the lease),
 --   rq:worker:W:executions (EXPIRE: a day), rq:worker:W (state). rq:executions:ID is written by the first heartbeat.
 
-local worker, lease, most = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local parts, queues = tonumber(ARGV[6]), tonumber(ARGV[7])
-local execution = ARGV[8 + queues]
+local worker, limit, parts, execution, queues = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+local first_queue, first_completion = 8, 8 + queues
+local has_completions = #ARGV >= first_completion
 local worker_key = RQ .. ':worker:' .. worker
 local claims_key = worker_key .. ':executions'
 local seconds = now()
 local time, stamped = iso(seconds), stamp(seconds)
-local lost, ended, bells, stepped_aside, is_cut, is_restricted = {}, {}, {}, 0, false, false
--- Tasks of a queue that may step aside in one call: bounds how long Redis serves nobody else, to a few milliseconds.
-local MOST_LOOKS = 100
 local is_registered = call('TYPE', worker_key).ok == 'hash' and 1 or 0
-
--- What of a job the worker is told; jobs.py has the same list.
-local FIELDS = {'data', 'status', 'task_type', 'concurrency_key', 'alone', 'ended_at', 'ttl', 'unique_key', 'timeout',
-  'deadline', 'result_ttl', 'max_retries', 'retries_left', 'number_of_retries', 'retry_intervals', 'enqueued_at',
-  'repeats_left'}
-local DATA, STATUS, CONCURRENCY_KEY, ALONE, ENDED_AT, TTL = 1, 2, 4, 5, 6, 7
+-- Job IDs of completions whose lease was gone.
+local lost = {}
 
 -- RQ's record of the worker may be gone, and must not come back without its TTL.
 local function set_state(state)
   if is_registered == 1 then call('HSET', worker_key, 'state', state) end
 end
 
--- Keep the task and its result until its retention is over; nothing of one that RQ's tools took away meanwhile.
+-- Acknowledge
+
+-- The completion whose values begin at ARGV[i]; claims.py writes them.
+local function completion_at(i)
+  local job, eid, queue, retention, started, result, task_type, needs_cleanup =
+    unpack(ARGV, i, i + COMPLETION_LENGTH - 1)
+  return {
+    job = job, eid = eid, claim = job .. ':' .. eid, queue = queue, retention = tonumber(retention),
+    started = tonumber(started), started_text = started, result = result, task_type = task_type,
+    needs_cleanup = needs_cleanup == '1',
+  }
+end
+
+-- Keep the task and its result until its retention is over; nothing of a task that RQ's tools took away meanwhile.
 local function keep(done)
   local key, retention = RQ .. ':job:' .. done.job, done.retention
   local fields = fields_of(key, 'unique_key', 'unique_until', 'status', 'worker_name')
@@ -90,7 +96,7 @@ local function run_again(done, left, intervals)
   call('HSET', RQ .. ':job:' .. done.job, 'repeats_left', whole(left - 1))
   if #intervals > 0 then call('HSET', RQ .. ':job:' .. done.job, 'repeat_intervals', cjson.encode(intervals)) end
   if after > 0 then
-    own_call('ZCARD', RQ .. ':scheduled:' .. done.queue) -- it must get somewhere
+    own_call('ZCARD', RQ .. ':scheduled:' .. done.queue) -- the task must not end nowhere
     schedule(done.queue, done.job, seconds + after, seconds)
   else
     own_call('LLEN', RQ .. ':queue:' .. done.queue)
@@ -100,7 +106,7 @@ local function run_again(done, left, intervals)
 end
 
 -- The completions of a queue whose leases are still held; the others are noted as lost.
-local function held(queue, completions)
+local function with_lease(queue, completions)
   local claims, found = {}, {}
   for i, done in ipairs(completions) do claims[i] = done.claim end
   local leases = redis.pcall('ZMSCORE', RQ .. ':wip:' .. queue, unpack(claims))
@@ -115,13 +121,15 @@ local function held(queue, completions)
   return found
 end
 
--- Whether the task ran for so short a time that nobody can have cancelled or deleted it, and stored another of its ID:
--- to look would be one more command for each task.
-local function is_unseen(done)
+-- Whether the task ran for less than 50 ms; then its job is deleted without a look whether it still is this task's,
+-- which would be one more command for each task. We accept that in this time RQ's tools may cancel the job, so that
+-- its canceled record is lost; or delete it, and a client store another of its ID, so that this new task is lost: the
+-- worker that claims its ID finds no job.
+local function is_brief(done)
   return seconds - done.started < 0.05
 end
 
--- Ends all completions of a queue together. What could fail comes before the claims are given up.
+-- End all completions of a queue together. Commands that could fail come before the claims are given up.
 local function complete(queue, completions)
   local claims, gone, recent, keys, dependents, took = {}, {}, {}, {}, {}, 0
   local tail = ',"worker":' .. cjson.encode(worker) .. ',"ended_at":' .. stamped .. '}'
@@ -138,16 +146,16 @@ local function complete(queue, completions)
     if left then
       done.is_repeated = true
       run_again(done, left, intervals)
-    elseif done.retention == 0 and (is_unseen(done) and not has_dependents or is_started(done.job, worker)) then
+    elseif done.retention == 0 and (is_brief(done) and not has_dependents or is_started(done.job, worker)) then
       if done.needs_cleanup then unlock(done.job, true) end
       gone[#gone + 1] = RQ .. ':job:' .. done.job
       gone[#gone + 1] = RQ .. ':results:' .. done.job
-    else -- also one that RQ's tools took away while it ran: gone, it would count as done for its dependents
+    else -- also a task that RQ's tools took away while it ran: deleted, it would count as completed for its dependents
       keep(done)
     end
     took = math.max(took, seconds - done.started) -- a batch was claimed at one time
-    recent[i] = '{"id":' .. cjson.encode(done.job) .. ',"type":' .. cjson.encode(done.kind)
-      .. ',"started_at":' .. done.began .. tail
+    recent[i] = '{"id":' .. cjson.encode(done.job) .. ',"type":' .. cjson.encode(done.task_type)
+      .. ',"started_at":' .. done.started_text .. tail
   end
   own_call('SREM', claims_key, unpack(claims))
   call('ZREM', RQ .. ':wip:' .. queue, unpack(claims))
@@ -163,48 +171,58 @@ local function complete(queue, completions)
   if is_registered == 1 then count_on_worker(worker, 'successful_job_count', #completions, took) end
 end
 
-local first_done = 9 + queues
-for i = first_done, #ARGV, 8 do
-  local queue = ARGV[i + 2]
-  ended[queue] = ended[queue] or {}
-  table.insert(ended[queue], {
-    job = ARGV[i], eid = ARGV[i + 1], claim = ARGV[i] .. ':' .. ARGV[i + 1], queue = queue,
-    retention = tonumber(ARGV[i + 3]), started = tonumber(ARGV[i + 4]), began = ARGV[i + 4], result = ARGV[i + 5],
-    kind = ARGV[i + 6], needs_cleanup = ARGV[i + 7] == '1',
-  })
-end
-for queue, completions in pairs(ended) do
-  local found = held(queue, completions)
-  if #found > 0 then complete(queue, found) end
+if has_completions then
+  local by_queue = {}
+  for i = first_completion, #ARGV, COMPLETION_LENGTH do
+    local done = completion_at(i)
+    by_queue[done.queue] = by_queue[done.queue] or {}
+    table.insert(by_queue[done.queue], done)
+  end
+  for queue, completions in pairs(by_queue) do
+    local found = with_lease(queue, completions)
+    if #found > 0 then complete(queue, found) end
+  end
 end
 
--- Take a share of the task's concurrency key. Where none is left the task steps aside and waits
--- for one: no worker is held, and whoever gives a share back calls it.
+-- Claim
+
+-- Tasks of a queue that may step aside in one call: bounds how long Redis serves nobody else, to a few milliseconds.
+local MOST_LOOKS = 100
+-- Whether the queue has more tasks that may step aside.
+local is_cut = false
+-- How many tasks stepped aside.
+local stepped_aside = 0
+-- Whether one of the keys is there that may keep the worker from claiming.
+local is_restricted = false
+-- Bells of empty queues: their elements were rung for tasks that are taken.
+local idle_bells = {}
+
+local function note_empty(queue)
+  idle_bells[#idle_bells + 1] = OWN .. ':bell:' .. queue
+end
+
+-- Take a share of the task's concurrency key. If none is left, the task steps aside and waits for one: no worker is
+-- held, and the script that gives a share back calls the task.
 local function enter_key(job, key)
-  local limit = call('HGET', RQ .. ':job:' .. job, 'concurrency_limit')
-  -- One that was called before keeps its place.
+  local most = call('HGET', RQ .. ':job:' .. job, 'concurrency_limit')
+  -- A task that was called before keeps its place.
   local place = own_call('ZSCORE', OWN .. ':called:' .. key, job)
   if place then call('ZREM', OWN .. ':called:' .. key, job) end
-  if running_under(key, seconds) >= (tonumber(limit) or 1) then
+  if running_under(key, seconds) >= (tonumber(most) or 1) then
     stepped_aside = stepped_aside + 1
     own_call('ZADD', OWN .. ':waiting:' .. key, 'NX', place or stamp(seconds + stepped_aside / 1e6), job)
     own_call('SADD', OWN .. ':keys', key)
     return false
   end
-  own_call('ZADD', OWN .. ':running:' .. key, stamp(seconds + lease), job)
-  call('EXPIRE', OWN .. ':running:' .. key, KEPT)
+  own_call('ZADD', OWN .. ':running:' .. key, stamp(seconds + LEASE_S), job)
+  call('EXPIRE', OWN .. ':running:' .. key, CLAIMS_TTL_S)
   return true
 end
 
--- What its bell still holds was rung for tasks that are taken.
-local function note_empty(queue)
-  bells[#bells + 1] = OWN .. ':bell:' .. queue
-end
-
 -- How many tasks may be claimed from the queue now.
-local function room_in(queue)
+local function claimable_in(queue)
   local length = redis.pcall('LLEN', RQ .. ':queue:' .. queue)
-  if type(length) ~= 'number' then return 0 end -- a stranger's key
+  if type(length) ~= 'number' then return 0 end -- a foreign key
   if length == 0 then
     note_empty(queue)
     return 0
@@ -213,43 +231,43 @@ local function room_in(queue)
   if type(active) ~= 'number' then return 0 end
   if is_restricted then
     if redis.pcall('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
-    local limit = tonumber(redis.pcall('HGET', OWN .. ':limits', queue .. ':max_active')) or 0
-    if limit > 0 then return active < limit and 1 or 0 end
+    local max_active = tonumber(redis.pcall('HGET', OWN .. ':limits', queue .. ':max_active')) or 0
+    if max_active > 0 then return active < max_active and 1 or 0 end
   end
-  return math.min(most, 1 + math.floor(length / parts))
+  return math.min(limit, 1 + math.floor(length / parts))
 end
 
--- Writes that the worker holds the tasks, and answers as the script does. The tasks are out of their queue, so
--- nothing here may fail: what each key held was seen before, or makes way.
-local function claim(queue, jobs, room)
-  local members, leases, answers = {}, {}, {}
-  local ends = stamp(seconds + lease)
+-- Write that the worker holds the tasks, and return them as the script does. `is_batch`: there was room for several.
+-- The tasks are out of their queue, so nothing here may fail: each key was looked at before, or is deleted if foreign.
+local function claim(queue, jobs, is_batch)
+  local members, leases, claimed = {}, {}, {}
+  local ends = stamp(seconds + LEASE_S)
   for i, job in ipairs(jobs) do
     local key, eid = RQ .. ':job:' .. job.id, execution
-    if room > 1 then eid = string.format('%s-%d', execution, i - 1) end
+    if is_batch then eid = string.format('%s-%d', execution, i - 1) end
     local pair = job.id .. ':' .. eid
     call('HSET', key, 'status', 'started', 'origin', queue, 'started_at', time, 'last_heartbeat', time,
       'worker_name', worker)
     if job.may_expire then call('PERSIST', key) end
-    local record_key = RQ .. ':execution:' .. pair
-    call('HSET', record_key, 'id', eid, 'job_id', job.id, 'created_at', stamped, 'last_heartbeat', stamped,
+    local execution_key = RQ .. ':execution:' .. pair
+    call('HSET', execution_key, 'id', eid, 'job_id', job.id, 'created_at', stamped, 'last_heartbeat', stamped,
       'worker_name', worker)
-    if job.key then call('HSET', record_key, 'concurrency_key', job.key) end
-    call('EXPIRE', record_key, lease + 60)
+    if job.key then call('HSET', execution_key, 'concurrency_key', job.key) end
+    call('EXPIRE', execution_key, EXECUTION_TTL_S)
     members[i], leases[2 * i - 1], leases[2 * i] = pair, ends, pair
-    answers[i] = {job.id, eid, queue, stamped, job.fields}
+    claimed[i] = {job.id, eid, queue, stamped, job.fields}
   end
   call('ZADD', RQ .. ':wip:' .. queue, unpack(leases))
   call('SADD', claims_key, unpack(members))
-  call('EXPIRE', claims_key, KEPT)
-  return answers
+  call('EXPIRE', claims_key, CLAIMS_TTL_S)
+  return claimed
 end
 
--- What the claim has to know of a task before it is taken.
+-- The job of an ID from the queue, as far as the claim has to know it.
 local function read(id)
   local key = RQ .. ':job:' .. id
-  local fields = redis.pcall('HMGET', key, unpack(FIELDS))
-  if fields.err then -- a stranger's key
+  local fields = redis.pcall('HMGET', key, unpack(CLAIMED_FIELDS))
+  if fields.err then -- a foreign key
     fields = {}
   elseif not fields[DATA] and not fields[STATUS] then
     fields = call('EXISTS', key) == 1 and {false, ''} or {}
@@ -258,18 +276,19 @@ local function read(id)
     may_expire = fields[ENDED_AT] or fields[TTL]}
 end
 
--- Whether the task is in the place that its status names, so that its ID stands in the queue once too often, as it
--- does when plain RQ's client stores it twice: then that is dropped. What is pending, as good as all, costs nothing.
+-- Whether the task is in another place, the one that its status names, so that its ID stands in the queue once too
+-- often, as it does when plain RQ's client stores it twice: then the ID is dropped. A pending task, as good as every
+-- one, costs no command.
 local function is_elsewhere(job)
   local status = job.fields[STATUS]
   if status == 'queued' then return false end
   local queue = call('HGET', RQ .. ':job:' .. job.id, 'origin') or ''
   if status ~= 'started' then
-    local is_registry = status == 'scheduled' or status == 'finished' or status == 'failed' or status == 'canceled'
-    return is_registry and type(redis.pcall('ZSCORE', RQ .. ':' .. status .. ':' .. queue, job.id)) == 'string'
+    local registry = REGISTRY_OF[status] or status == 'canceled' and status
+    return registry and type(redis.pcall('ZSCORE', RQ .. ':' .. registry .. ':' .. queue, job.id)) == 'string'
   end
-  for _, held in ipairs(redis.pcall('ZRANGE', RQ .. ':wip:' .. queue, 0, -1)) do
-    if held:match('^(.*):') == job.id then return true end
+  for _, pair in ipairs(redis.pcall('ZRANGE', RQ .. ':wip:' .. queue, 0, -1)) do
+    if pair:match('^(.*):') == job.id then return true end
   end
   return false
 end
@@ -281,16 +300,16 @@ local function take_one(queue)
     if not id then return note_empty(queue) end
     local job = read(id)
     if #job.fields == 0 then return {{id, execution, queue, stamped, {}}} end
-    if not is_elsewhere(job) and (not job.key or enter_key(id, job.key)) then return claim(queue, {job}, 1) end
+    if not is_elsewhere(job) and (not job.key or enter_key(id, job.key)) then return claim(queue, {job}, false) end
   end
   is_cut = true
 end
 
--- Several tasks, each once, up to the first that is to be claimed alone; the rest goes back to where it was.
-local function take(queue, room)
-  if room == 1 then return take_one(queue) end
+-- Several tasks, each once, up to the first that is to be claimed alone; the rest goes back to the queue's head.
+local function take(queue, most)
+  if most == 1 then return take_one(queue) end
   local key, jobs, is_taken = RQ .. ':queue:' .. queue, {}, {}
-  local ids = call('LPOP', key, room)
+  local ids = call('LPOP', key, most)
   for i, id in ipairs(ids) do
     local job = read(id)
     if job.is_alone or #job.fields == 0 then
@@ -301,27 +320,27 @@ local function take(queue, room)
     is_taken[id] = true
   end
   if #jobs == 0 then return take_one(queue) end
-  return claim(queue, jobs, room)
+  return claim(queue, jobs, true)
 end
 
 if queues > 0 then
-  -- As a rule none of these is there, and one command tells.
+  -- As a rule none of these is there, and one command shows it.
   is_restricted = call('EXISTS', claims_key, RQ .. ':suspended', OWN .. ':paused', OWN .. ':limits') > 0
   -- A claim whose answer never arrived: the worker must settle it before it gets another.
-  if is_restricted and call('EXISTS', claims_key) == 1 then return {lost, {}, is_registered, 1} end
+  if is_restricted and call('EXISTS', claims_key) == 1 then return {lost, {}, is_registered, HOLDS_MORE} end
 end
 
 if queues > 0 and not (is_restricted and call('EXISTS', RQ .. ':suspended') == 1) then
-  for i = 8, 7 + queues do
-    local room = room_in(ARGV[i])
-    local claimed = room > 0 and take(ARGV[i], room)
+  for i = first_queue, first_completion - 1 do
+    local most = claimable_in(ARGV[i])
+    local claimed = most > 0 and take(ARGV[i], most)
     if claimed then
-      -- One that has just ended something is busy already.
-      if first_done > #ARGV then set_state('busy') end
+      -- A worker that has just completed something is busy already.
+      if not has_completions then set_state('busy') end
       return {lost, claimed, is_registered, 0}
     end
   end
-  if #bells > 0 then call('DEL', unpack(bells)) end
+  if #idle_bells > 0 then call('DEL', unpack(idle_bells)) end
 end
-if most > 0 then set_state(queues > 0 and 'idle' or 'suspended') end
-return {lost, {}, is_registered, is_cut and 2 or 0}
+if limit > 0 then set_state(queues > 0 and 'idle' or 'suspended') end
+return {lost, {}, is_registered, is_cut and LOOK_AGAIN or 0}

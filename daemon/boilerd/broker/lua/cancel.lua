@@ -1,30 +1,30 @@
--- Cancel a task: one that waits is deleted; one that runs is marked, and its worker told.
+-- Cancel a task: one that waits is deleted; one that runs is marked, and its worker gets RQ's stop-job command.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 job ID, 4 the command for the worker, RQ's stop-job as JSON.
--- Returns 'deleted', 'told', 'ended' (it is completed or archived), or 'unknown'.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 job ID, 4 the command for the worker, as JSON.
+-- Returns 'deleted'; 'told' (it runs, and the command was sent); 'ended' (it is completed or archived); or 'unknown'.
 -- Touches: rq:job:ID (DEL, or cancel_requested), rq:results:ID (DEL), rq:queue:Q (LREM), rq:scheduled:Q (ZREM),
 --   boilerd:waiting:KEY, boilerd:called:KEY (ZREM), boilerd:unique:… (DEL); publishes to rq:pubsub:WORKER.
 
 local job = ARGV[3]
-local key = RQ .. ':job:' .. job
-if call('TYPE', key).ok ~= 'hash' then return 'unknown' end
-local fields = call('HMGET', key, 'status', 'origin', 'worker_name', 'concurrency_key')
-local status, queue = fields[1], fields[2] or ''
+local job_key = RQ .. ':job:' .. job
+if call('TYPE', job_key).ok ~= 'hash' then return 'unknown' end
+local fields = call('HMGET', job_key, 'status', 'origin', 'worker_name', 'concurrency_key')
+local status, queue, key = fields[1], fields[2] or '', fields[4]
 
 if status == 'started' then
-  call('HSET', key, 'cancel_requested', 1)
-  -- A user may be allowed no channel, as Redis' default has it: the worker hears of it with the next heartbeat.
+  call('HSET', job_key, 'cancel_requested', 1)
+  -- Redis' default allows a user no channel: then the worker hears of it with the next heartbeat.
   redis.pcall('PUBLISH', RQ .. ':pubsub:' .. (fields[3] or ''), ARGV[4])
   return 'told'
 end
-local gone = count_removed('ZREM', RQ .. ':scheduled:' .. queue, job)
+local removed = count_removed('ZREM', RQ .. ':scheduled:' .. queue, job)
   + count_removed('LREM', RQ .. ':queue:' .. queue, 0, job)
-if fields[4] then
-  gone = gone + count_removed('ZREM', OWN .. ':waiting:' .. fields[4], job)
-  count_removed('ZREM', OWN .. ':called:' .. fields[4], job)
+if key then
+  removed = removed + count_removed('ZREM', OWN .. ':waiting:' .. key, job)
+  count_removed('ZREM', OWN .. ':called:' .. key, job)
 end
-if gone == 0 then return 'ended' end
+if removed == 0 then return 'ended' end
 delete(job)
-if fields[4] then call_waiting(fields[4], now()) end
+if key then call_waiting(key, now()) end
 return 'deleted'

@@ -1,30 +1,32 @@
--- What the scripts need that claim tasks and end claims; scripts.py puts it behind common.lua.
+-- Functions of the scripts that claim tasks and end claims; scripts.py puts this file behind common.lua.
 
--- How many a command took away; none from a key of another kind.
+-- How many members a command removed; none from a key of another kind.
 local function count_removed(...)
   local answer = redis.pcall(...)
   return type(answer) == 'number' and answer or 0
 end
 
--- Whether a key can be used as what it should be; a stranger may have put something else there, and a command
--- that fails half-way through a script would leave a task nowhere.
+-- Whether a key is of the kind that it should be, or free. A foreign value may stand there, and a command that fails
+-- half-way through a script would leave a task nowhere.
 local function is_kind(key, kind)
   local found = call('TYPE', key).ok
   return found == kind or found == 'none'
 end
 
 -- A whole number as text, at most the largest from which one can be taken: Redis itself writes large ones as 1e+17
--- (7.0) or 1e+21, which nobody reads as such.
+-- (7.0) or 1e+21, which nobody reads as whole numbers.
 local function whole(number)
   return string.format('%.0f', math.min(number, 2^53))
 end
 
--- Seconds that what belongs to claims outlives the last heartbeat: longer than an outage takes, after which the
--- heartbeat is to find what it renews. What holds of a lease is its own end.
-local KEPT = 86400
+-- Seconds for which Redis keeps a worker's set of claims, and the running and called tasks of a concurrency key, after
+-- the last heartbeat: longer than an outage takes, so that the next heartbeat finds what it renews. Whether a lease
+-- still holds is another question, which its score in rq:wip:Q answers.
+local CLAIMS_TTL_S = 86400
+-- Seconds for which Redis keeps the record of an attempt after its last heartbeat.
+local EXECUTION_TTL_S = LEASE_S + 60
 
 -- Names of the queues that boilerd serves: those that its tasks were ever in, and those in ARGV from `first` on.
--- All others are none of its business.
 local function served(first)
   local names, is_known = own_call('SMEMBERS', OWN .. ':queues'), {}
   for _, name in ipairs(names) do is_known[name] = true end
@@ -42,7 +44,7 @@ local function count(queue, seconds, processed, failed)
   if failed > 0 then own_call('HINCRBY', key, 'failed', failed) end
 end
 
--- Make a task pending; at the head of its queue where it was claimed before.
+-- Make a task pending; a task that was claimed before goes to the head of its queue.
 local function push(queue, job, is_head)
   call('HSET', RQ .. ':job:' .. job, 'status', 'queued')
   local waiting = call(is_head and 'LPUSH' or 'RPUSH', RQ .. ':queue:' .. queue, job)
@@ -50,22 +52,21 @@ local function push(queue, job, is_head)
   ring(queue, waiting)
 end
 
--- Whether a record says that its task runs, and with that worker: where RQ's tools deleted a task while it ran,
--- another of its ID may run elsewhere by now.
+-- Whether the status and the worker of a job hash say that the task runs, and with that worker: if RQ's tools deleted
+-- a task while it ran, another of its ID may run elsewhere by now.
 local function runs_with(worker, status, name)
   return status == 'started' and (not name or name == '' or name == worker)
 end
 
--- Whether the task's record says that it runs, with that worker where one is named. If not, RQ's tools cancelled or
--- deleted it while it did: it must not come back, as a record without its call, or with a life of its own beside what
--- RQ made of it.
+-- Whether the job hash says that its task runs, with that worker if one is named. If not, RQ's tools cancelled or
+-- deleted it while it ran: it must not come back, as a hash without its call, or beside the job that RQ made of it.
 local function is_started(job, worker)
   local fields = fields_of(RQ .. ':job:' .. job, 'status', 'worker_name')
   return runs_with(worker or fields[2], fields[1], fields[2])
 end
 
--- Release the unique lock, as its task asked: after 'success' only, or after any end. A lock that
--- expired and was taken by another task is left alone. `lock`: its unique_key and unique_until, where they are known.
+-- Release the unique lock, as its task asked: after 'success' only, or after any end. A lock that expired and was
+-- taken by another task stays. `lock`: the job's unique_key and unique_until, if the caller has read them.
 local function unlock(job, is_success, lock)
   lock = lock or fields_of(RQ .. ':job:' .. job, 'unique_key', 'unique_until')
   if lock[1] and (lock[2] == 'end' or lock[2] == 'success' and is_success) and redis.pcall('GET', lock[1]) == job then
@@ -73,8 +74,8 @@ local function unlock(job, is_success, lock)
   end
 end
 
--- How many tasks run under the key. A share whose lease ran out is the recoverer's to give back,
--- unless its task does not run any more: then its record was deleted meanwhile.
+-- How many tasks run under the key. The recoverer gives back a share whose lease ran out; here only those are given
+-- back whose task does not run any more, because its job was deleted meanwhile.
 local function running_under(key, seconds)
   local running = OWN .. ':running:' .. key
   for _, job in ipairs(own_call('ZRANGEBYSCORE', running, '-inf', stamp(seconds))) do
@@ -83,11 +84,11 @@ local function running_under(key, seconds)
   return call('ZCARD', running)
 end
 
--- Make those tasks pending that have waited longest for a share of the concurrency key, as many as there is room for
--- beside those that run, and those that were called earlier and are still on their way. They go to the heads of
--- their queues, behind those that were called earlier. Nothing is reserved for them: one that comes too late waits
--- again, in its old place.
--- Waiting and called: zsets, score = when the task first stepped aside.
+-- Call the tasks that have waited longest for a share of the concurrency key, that is, make them pending: as many as
+-- there is room for beside those that run, and those that were called earlier and are not claimed yet. They go to the
+-- heads of their queues, behind those that were called earlier. Nothing is reserved for them: one that comes too late
+-- waits again, in its old place.
+-- boilerd:waiting:KEY and boilerd:called:KEY: zsets, score = when the task first stepped aside.
 local function call_waiting(key, seconds)
   local waiting, called = OWN .. ':waiting:' .. key, OWN .. ':called:' .. key
   if own_call('ZCARD', waiting) == 0 then
@@ -95,7 +96,7 @@ local function call_waiting(key, seconds)
     return
   end
   local taken, last, is_paused = running_under(key, seconds), {}, {}
-  -- One whose queue is paused will not come soon; the next is called as well.
+  -- A task of a paused queue is not claimed soon; the next is called as well.
   local function count_in(queue)
     if is_paused[queue] == nil then is_paused[queue] = redis.pcall('SISMEMBER', OWN .. ':paused', queue) == 1 end
     if not is_paused[queue] then taken = taken + 1 end
@@ -106,7 +107,7 @@ local function call_waiting(key, seconds)
       count_in(fields[2])
       last[fields[2]] = job
     else
-      call('ZREM', called, job) -- it ended before it came
+      call('ZREM', called, job) -- it ended before it was claimed
     end
   end
   local passed = 0
@@ -114,7 +115,7 @@ local function call_waiting(key, seconds)
     local job, place = unpack(call('ZRANGE', waiting, passed, passed, 'WITHSCORES'))
     if not job then break end
     local fields = fields_of(RQ .. ':job:' .. job, 'status', 'origin', 'concurrency_limit')
-    -- No queue: RQ's tools cancelled or deleted it.
+    -- No queue: RQ's tools cancelled or deleted the task.
     local queue = fields[1] == 'queued' and fields[2]
     if queue and taken >= (tonumber(fields[3]) or 1) then break end
     local list = RQ .. ':queue:' .. (queue or '')
@@ -125,7 +126,7 @@ local function call_waiting(key, seconds)
     else
       call('ZREM', waiting, job)
       own_call('ZADD', called, place, job)
-      call('EXPIRE', called, KEPT)
+      call('EXPIRE', called, CLAIMS_TTL_S)
       local length = last[queue] and call('LINSERT', list, 'AFTER', last[queue], job) or 0
       if length < 1 then length = call('LPUSH', list, job) end
       last[queue] = job
@@ -143,22 +144,22 @@ local function leave_key(job, key, seconds)
   call_waiting(key, seconds)
 end
 
--- Whether the claim's lease is still held. Where it is not, another process owns the task by
--- now and the caller must not touch it.
+-- The end of the claim's lease, if it is still held. If not, another process owns the task by now, and the caller must
+-- not touch it.
 local function is_held(job, execution, queue)
   local ends = redis.pcall('ZSCORE', RQ .. ':wip:' .. queue, job .. ':' .. execution)
   return type(ends) == 'string' and ends
 end
 
--- The concurrency key of a claim: the job's record may have been deleted by RQ's tools, that of the
--- execution expired.
+-- The concurrency key of a claim. It is looked for in two places: RQ's tools may have deleted the job, and the record
+-- of the attempt may have expired.
 local function key_of(job, claim)
   return fields_of(RQ .. ':execution:' .. claim, 'concurrency_key')[1]
     or fields_of(RQ .. ':job:' .. job, 'concurrency_key')[1]
 end
 
--- Give up the claim: last in a script, so that an error before it leaves the task claimed and
--- not nowhere (Lua does not roll back).
+-- Give up the claim: last in a script, so that an error before it leaves the task claimed and not nowhere (Lua does
+-- not roll back).
 local function drop_claim(job, execution, queue, worker)
   local claim = job .. ':' .. execution
   local key = key_of(job, claim)
@@ -169,8 +170,8 @@ local function drop_claim(job, execution, queue, worker)
   call('ZREM', RQ .. ':wip:' .. queue, claim)
 end
 
--- Whether all that a job of plain RQ depends on has ended well, or badly where it allows that. What is gone counts as
--- done, and so does `done`. These are RQ's rules, as of Job.dependencies_are_met (3.0).
+-- Whether all jobs on which a job of plain RQ depends have completed, or failed if it allows that. A job that is gone
+-- counts as completed, and so does `done`. These are RQ's rules, as of Job.dependencies_are_met (3.0).
 local function are_dependencies_met(job, done, allows_failures)
   for _, id in ipairs(own_call('SMEMBERS', RQ .. ':job::' .. job .. ':dependencies')) do
     local status = id ~= done and fields_of(RQ .. ':job:' .. id, 'status')[1]
@@ -179,9 +180,9 @@ local function are_dependencies_met(job, done, allows_failures)
   return true
 end
 
--- Make those jobs of plain RQ pending that waited for the task, and for nothing else; after its end. The others stay in
--- its list, which lives as long as it does. Nothing here may fail: the claim may be given up.
--- `is_done`: the task has ended well, although its record does not say so.
+-- After a task's end, make those jobs of plain RQ pending that waited for it, and for nothing else. The others stay in
+-- its list, which lives as long as the task. Nothing here may fail: the claim may be given up already.
+-- `is_done`: the task completed, although its job hash does not say so.
 local function call_dependents(job, seconds, is_done)
   local dependents = RQ .. ':job:' .. job .. ':dependents'
   for _, id in ipairs(own_call('SMEMBERS', dependents)) do
@@ -193,9 +194,9 @@ local function call_dependents(job, seconds, is_done)
       call('DEL', RQ .. ':job::' .. id .. ':dependencies')
       redis.pcall('ZREM', RQ .. ':deferred:' .. queue, id)
       call('HSET', key, 'enqueued_at', iso(seconds))
-      -- It counts anew, as in RQ; a client of plain RQ may have written anything there.
+      -- The TTL begins again, as in RQ; a client of plain RQ may have written anything there.
       if (tonumber(fields[5]) or 0) > 0 then redis.pcall('EXPIRE', key, fields[5]) end
-      own_call('LLEN', RQ .. ':queue:' .. queue) -- it must get somewhere
+      own_call('LLEN', RQ .. ':queue:' .. queue) -- the task must not end nowhere
       push(queue, id, fields[4] == '1')
     end
   end
@@ -207,7 +208,7 @@ local function call_dependents(job, seconds, is_done)
   end
 end
 
--- Forget the task altogether. A lock that was to last until its TTL stays.
+-- Delete all that Redis has of the task, but for a lock that was to last until its TTL.
 local function delete(job)
   unlock(job, true)
   call('DEL', RQ .. ':job:' .. job, RQ .. ':results:' .. job, RQ .. ':executions:' .. job,
@@ -219,37 +220,40 @@ local function unarchive(queue, job)
   own_call('ZREM', OWN .. ':archived:' .. queue, job)
 end
 
--- Forget an entry of the registry 'failed' or 'finished', and its task, unless that lives on
--- elsewhere: it was run again, or stored anew under its ID.
-local function forget(kind, queue, job)
-  call('ZREM', RQ .. ':' .. kind .. ':' .. queue, job)
-  if kind == 'failed' then unarchive(queue, job) end
+-- Delete an entry of the registry 'failed' or 'finished', and its task, unless the task is elsewhere by now: it was
+-- run again, or stored anew under its ID.
+local function forget(registry, queue, job)
+  call('ZREM', RQ .. ':' .. registry .. ':' .. queue, job)
+  if registry == 'failed' then unarchive(queue, job) end
   local found = fields_of(RQ .. ':job:' .. job, 'status', 'origin')
-  if not found[1] or found[1] == kind and found[2] == queue then delete(job) end
+  if not found[1] or found[1] == registry and found[2] == queue then delete(job) end
 end
 
--- Set a task aside for people. Beyond the limit, forget those that expire first: a few at a time, so that nobody
--- waits, and never the failed jobs of plain RQ users, of which there may be any number. So what is ours stands in
--- a list of its own too: zset boilerd:archived:Q, score = when it expires; it expires with the last of them.
-local function archive(queue, job, seconds, ttl, limit)
+-- Keep a task as failed, for people to look at. Beyond the limit, forget those that expire first: at most 100 at a
+-- time, so that nobody waits, and never the failed jobs of plain RQ users, of which there may be any number. That is
+-- why our tasks stand in a set of their own too: zset boilerd:archived:Q, score = when the task expires; the set
+-- expires with the last of them.
+local function archive(queue, job, seconds, limit)
   local key, ours = RQ .. ':failed:' .. queue, OWN .. ':archived:' .. queue
-  own_call('ZADD', key, stamp(seconds + ttl), job)
+  own_call('ZADD', key, stamp(seconds + ARCHIVE_TTL_S), job)
   unlock(job, false)
-  -- A lock that stays goes with the record, which expires by itself.
+  -- A lock that stays expires together with the job hash.
   local lock = call('HMGET', RQ .. ':job:' .. job, 'unique_key', 'unique_until')
-  if lock[1] and lock[2] == 'success' and redis.pcall('GET', lock[1]) == job then call('EXPIRE', lock[1], ttl, 'LT') end
+  if lock[1] and lock[2] == 'success' and redis.pcall('GET', lock[1]) == job then
+    call('EXPIRE', lock[1], ARCHIVE_TTL_S, 'LT')
+  end
   call('HDEL', RQ .. ':job:' .. job, 'cancel_requested')
   call('HSET', RQ .. ':job:' .. job, 'status', 'failed', 'ended_at', iso(seconds))
-  call('EXPIRE', RQ .. ':job:' .. job, ttl)
-  call('EXPIRE', RQ .. ':results:' .. job, ttl)
+  call('EXPIRE', RQ .. ':job:' .. job, ARCHIVE_TTL_S)
+  call('EXPIRE', RQ .. ':results:' .. job, ARCHIVE_TTL_S)
   call_dependents(job, seconds, false)
-  if call('HEXISTS', RQ .. ':job:' .. job, 'task_type') == 0 then return end -- one that was refused
-  own_call('ZADD', ours, stamp(seconds + ttl), job)
-  call('EXPIRE', ours, ttl)
+  if call('HEXISTS', RQ .. ':job:' .. job, 'task_type') == 0 then return end -- a refused job of plain RQ
+  own_call('ZADD', ours, stamp(seconds + ARCHIVE_TTL_S), job)
+  call('EXPIRE', ours, ARCHIVE_TTL_S)
   local excess = call('ZCARD', ours) - limit
   if excess <= 0 then return end
   for _, old in ipairs(call('ZRANGE', ours, 0, math.min(excess, 100) - 1)) do
-    -- One that RQ's tools took elsewhere is none of the archive any more.
+    -- A task that RQ's tools moved elsewhere is not archived any more.
     if old ~= job and call('ZSCORE', key, old) then
       forget('failed', queue, old)
     elseif old ~= job then
@@ -258,7 +262,7 @@ local function archive(queue, job, seconds, ttl, limit)
   end
 end
 
--- Add how an attempt ended to the stream that RQ's tools read; type 1 success, 2 failed.
+-- Add the end of an attempt to the stream that RQ's tools read; `kind` is RQ's: 1 success, 2 failed.
 local function record(job, execution, worker, kind, started, ended, field, value)
   local entry = {'type', kind, 'worker_name', worker, 'execution_id', execution,
     'execution_started_at', stamp(started), 'execution_ended_at', stamp(ended)}
@@ -269,7 +273,7 @@ local function record(job, execution, worker, kind, started, ended, field, value
   own_call('XADD', RQ .. ':results:' .. job, 'MAXLEN', 30, '*', unpack(entry))
 end
 
--- Add to RQ's record of a worker, which the caller knows to be there: it must not come back without its TTL.
+-- Count attempts in RQ's record of a worker, which the caller knows to be there: it must not come back without its TTL.
 local function count_on_worker(worker, field, attempts, seconds)
   local key = RQ .. ':worker:' .. worker
   redis.pcall('HINCRBY', key, field, attempts)

@@ -1,8 +1,8 @@
--- What all scripts need; scripts.py puts this text in front of each of them.
+-- Functions that all scripts use; scripts.py puts this file in front of each of them.
 --
--- Every script gets in ARGV[1] RQ's key prefix and in ARGV[2] boilerd's own. Times are Redis's:
--- no host's clock decides anything. Keys of jobs are made inside the scripts, because their
--- IDs are only known there: on a cluster the prefix must hold a hash tag.
+-- Every script gets in ARGV[1] RQ's key prefix and in ARGV[2] boilerd's own. Constants in capitals that no file here
+-- defines come from constants.py. Times are Redis's: no host's clock decides anything. Keys of jobs are made inside
+-- the scripts, because their IDs are only known there: on a cluster the prefix must hold a hash tag.
 
 local RQ, OWN = ARGV[1], ARGV[2]
 local call = redis.call
@@ -31,20 +31,20 @@ local function iso(seconds)
   local day = doy - math.floor((153 * mp + 2) / 5) + 1
   local month = mp < 10 and mp + 3 or mp - 9
   local year = yoe + era * 400 + (month <= 2 and 1 or 0)
-  local whole = math.floor(rest)
-  local micros = math.min(999999, math.floor((rest - whole) * 1e6 + 0.5))
+  local whole_seconds = math.floor(rest)
+  local micros = math.min(999999, math.floor((rest - whole_seconds) * 1e6 + 0.5))
   return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06dZ', year, month, day,
-    math.floor(whole / 3600), math.floor(whole / 60) % 60, whole % 60, micros)
+    math.floor(whole_seconds / 3600), math.floor(whole_seconds / 60) % 60, whole_seconds % 60, micros)
 end
 
--- Call a command on a record that is ours to write. What it cannot work with, as a stranger may have left it
--- there, makes way: a script that fails half-way would leave a task nowhere, or be tried again for ever.
+-- Call a command on a key that is ours to write. A foreign value that the command cannot work with is deleted: a
+-- script that fails half-way would leave a task nowhere, or be tried again for ever.
 local function own_call(command, key, ...)
   local answer = redis.pcall(command, key, ...)
-  local trouble = type(answer) == 'table' and answer.err
-  if not trouble then return answer end
+  local message = type(answer) == 'table' and answer.err
+  if not message then return answer end
   -- Any other error, such as one of permissions, says nothing about the key, and is raised again.
-  if trouble:find('WRONGTYPE', 1, true) or trouble:find('not an integer', 1, true) then call('DEL', key) end
+  if message:find('WRONGTYPE', 1, true) or message:find('not an integer', 1, true) then call('DEL', key) end
   return call(command, key, ...)
 end
 
@@ -54,22 +54,21 @@ local function fields_of(key, ...)
   return fields.err and {} or fields
 end
 
--- Ring for one idle worker, of a queue where so many tasks wait now. Tokens beyond a few would only wake workers for
--- nothing later; and where many tasks wait, no worker is idle, or each has been rung for.
-local MOST_TOKENS = 128
+-- Wake one idle worker of a queue in which so many tasks wait now. Where more wait than a bell has elements, no
+-- worker is idle, or one was woken for each of the tasks before.
 local function ring(queue, waiting)
-  if waiting > MOST_TOKENS then return end
+  if waiting > BELL_LENGTH then return end
   local key = OWN .. ':bell:' .. queue
-  local tokens = own_call('RPUSH', key, '1')
-  if tokens == 1 then
-    call('EXPIRE', key, 300)
-  elseif tokens > MOST_TOKENS then
+  local length = own_call('RPUSH', key, '1')
+  if length == 1 then
+    call('EXPIRE', key, BELL_TTL_S)
+  elseif length > BELL_LENGTH then
     call('RPOP', key)
   end
 end
 
--- Remember that tasks of ours are in the queue: boilerd's schedulers look at those that it knows, RQ's tools and
--- the inspector at those that RQ does, which forgets them when a queue is deleted.
+-- Remember that tasks of ours are in the queue: boilerd's schedulers look at the queues in boilerd:queues, RQ's tools
+-- and the inspector at those in rq:queues, which forgets a queue when it is deleted.
 local noted = {}
 local function note_queue(queue)
   if noted[queue] then return end
@@ -78,14 +77,14 @@ local function note_queue(queue)
   redis.pcall('SADD', RQ .. ':queues', RQ .. ':queue:' .. queue)
 end
 
--- Have a task run at a time; the scheduler is told when that is before it looks by itself.
+-- Have a task run at a time; if that is before the scheduler looks by itself, wake it.
 local function schedule(queue, job, due, seconds)
   call('ZADD', RQ .. ':scheduled:' .. queue, stamp(due), job) -- first: where it fails, nothing is written
   call('HSET', RQ .. ':job:' .. job, 'status', 'scheduled')
   note_queue(queue)
   local alarm = OWN .. ':alarm'
-  if due - seconds < 5 and own_call('LLEN', alarm) == 0 then
+  if due - seconds < FORWARD_EVERY_S and own_call('LLEN', alarm) == 0 then
     call('RPUSH', alarm, '1')
-    call('EXPIRE', alarm, 300)
+    call('EXPIRE', alarm, BELL_TTL_S)
   end
 end

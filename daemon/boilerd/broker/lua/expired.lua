@@ -1,14 +1,14 @@
--- Find claims whose lease ran out: their hosts are gone, or cut off.
+-- List claims whose lease ran out: their hosts are gone, or cut off. And call tasks that wait for a concurrency key.
 --
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most, then names of queues that count as known.
--- Returns for each: {worker name ('' where nobody knows), job ID, execution ID, queue, the flat job hash}.
---   Claims of jobs that exist no longer are dropped, and not returned.
+-- Returns for each claim {worker name ('' if unknown), job ID, execution ID, queue, the job hash as names and values
+--   in turn}. Claims of jobs that exist no longer are dropped, and not returned.
 -- Touches for every queue in boilerd:queues and ARGV: rq:wip:Q (reads; ZREM where the job is gone); for every key in
 --   boilerd:keys: boilerd:waiting:KEY (ZREM), boilerd:called:KEY (ZADD), and rq:queue:Q (LINSERT), rq:queues,
 --   boilerd:queues (SADD) of the tasks that may run.
 
--- Every key for which tasks wait: should a call have been lost, with a record that was deleted, it is made up for.
+-- For every key for which tasks wait: a call may have been lost together with a job that was deleted.
 for _, key in ipairs(own_call('SMEMBERS', OWN .. ':keys')) do call_waiting(key, now()) end
 
 local limit = tonumber(ARGV[3])

@@ -2,7 +2,7 @@
 --
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many tasks at most, then names of queues that count as known.
--- Returns {how many moved, seconds until the next one is due ('' when none is known)}.
+-- Returns {how many were moved, seconds until the next one is due ('' if no task is scheduled)}.
 -- Touches for every queue in boilerd:queues and ARGV: rq:scheduled:Q (ZREM), rq:job:ID (status enqueued_at),
 --   rq:queue:Q (RPUSH; LPUSH where plain RQ asked for the front), rq:queues, boilerd:queues (SADD), boilerd:bell:Q,
 --   boilerd:alarm (DEL).

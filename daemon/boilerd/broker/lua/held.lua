@@ -1,8 +1,8 @@
--- Say what a worker holds a lease of.
+-- List the claims that a worker holds a lease of.
 --
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 worker name.
--- Returns for each claim {job ID, execution ID, queue, the flat job hash}.
+-- Returns for each claim {job ID, execution ID, queue, the job hash as names and values in turn}.
 -- Touches nothing.
 
 local found = {}

@@ -2,7 +2,7 @@
 --
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 job ID.
--- Returns 1, or 0 when it does not run.
+-- Returns 1, or 0 if the task does not run.
 -- Touches: rq:job:ID (cancel_requested).
 
 local key = RQ .. ':job:' .. ARGV[3]

@@ -1,8 +1,8 @@
--- Store one task; what enqueue.lua and tick.lua share. scripts.py puts it behind common.lua.
+-- Store one task; enqueue.lua and tick.lua share this file, which scripts.py puts behind common.lua.
 
 local seconds = now()
 local time = iso(seconds)
-local answers, room = {}, {}
+local room = {}
 
 -- How many more tasks the queue takes.
 local function room_in(queue)
@@ -13,8 +13,8 @@ local function room_in(queue)
   return room[queue]
 end
 
--- The task that has the lock. One that RQ's tools deleted or cancelled gave it back to nobody: then it is free, but
--- for a lock that is to last until its TTL, whatever becomes of its task.
+-- The ID of the task that has the lock. A task that RQ's tools deleted or cancelled did not release its lock: such a
+-- lock counts as free, unless it is to last until its TTL, whatever becomes of its task.
 local function holder_of(lock)
   local value = own_call('GET', lock)
   local lasting = value and value:match('^ttl:(.*)$')
@@ -23,20 +23,20 @@ local function holder_of(lock)
   return fields[1] == lock and fields[2] ~= 'canceled' and value
 end
 
--- Store the task whose description begins at ARGV[i]: job ID, queue name, due in seconds (0: now), due at
--- (epoch; '' for none), unique lock ('' for none), its TTL in seconds, whether it lasts until then in any case (1 or
--- 0), n, and n field names and values of the job hash in turn. Answers as enqueue.lua says, and where the next
+-- Store the task whose description begins at ARGV[i]: job ID, queue, due in seconds (0: now), due at (epoch; '' for
+-- none), unique lock ('' for none), the lock's TTL in seconds, whether the lock lasts until then in any case (1 or 0),
+-- n, and n field names and values of the job hash in turn. Returns the answer (see enqueue.lua), and where the next
 -- description begins.
--- The queue comes first of what is written: where a stranger's key stands in its place, nothing is.
+-- The queue is written first: where a foreign key stands in its place, nothing is written.
 local function store(i)
   local id, queue, after, at, lock, ttl, is_lasting, n = unpack(ARGV, i, i + 7)
   local first, last = i + 8, i + 7 + tonumber(n)
   local due = at ~= '' and tonumber(at) or seconds + tonumber(after)
   local key = RQ .. ':job:' .. id
-  -- As a rule there is neither, and one command tells.
+  -- As a rule neither is there, and one command shows it.
   local found = call('EXISTS', key, OWN .. ':limits')
-  if found > 0 and call('EXISTS', key) == 1 then return 0, last + 1 end
-  if found > 0 and due <= seconds and room_in(queue) <= 0 then return -1, last + 1 end
+  if found > 0 and call('EXISTS', key) == 1 then return ID_TAKEN, last + 1 end
+  if found > 0 and due <= seconds and room_in(queue) <= 0 then return QUEUE_FULL, last + 1 end
   if lock ~= '' then
     local holder = holder_of(lock)
     if holder then return holder, last + 1 end
@@ -45,7 +45,7 @@ local function store(i)
   if is_later then
     schedule(queue, id, due, seconds)
   else
-    -- Where others wait already, whoever stored or claims them noted the queue.
+    -- If others wait already, the queue was noted when they were stored or claimed.
     local waiting = call('RPUSH', RQ .. ':queue:' .. queue, id)
     if waiting == 1 then note_queue(queue) end
     if room[queue] then room[queue] = room[queue] - 1 end
@@ -57,5 +57,5 @@ local function store(i)
   end
   call('HSET', key, 'status', is_later and 'scheduled' or 'queued', 'created_at', time, 'enqueued_at', time,
     unpack(ARGV, first, last))
-  return is_later and 2 or 1, last + 1
+  return is_later and STORED_SCHEDULED or STORED_PENDING, last + 1
 end

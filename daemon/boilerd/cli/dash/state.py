@@ -5,9 +5,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from boilerd.broker.states import ALLOWED
 from boilerd.broker.views import QueueDetail, TaskDetail, WorkerInfo
 from boilerd.errors import BoilerdError, BrokerError
-from boilerd.inspector import ALLOWED, Inspector
+from boilerd.inspector import Inspector
 from boilerd.tasks.task import TaskState
 
 #: Points of a sparkline.

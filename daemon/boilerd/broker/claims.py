@@ -1,0 +1,124 @@
+"""A worker's claims on tasks, and how they end: the values that `Broker` and the workers exchange."""
+
+import base64
+from dataclasses import dataclass
+
+import msgspec
+
+from boilerd.tasks.retry import Decision
+from boilerd.tasks.task import Task
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A task that a worker holds, or a job that it cannot run.
+
+    Attributes:
+        started: Redis's time of the claim, in seconds since 1970.
+        retention_s: How long the task is kept after success; -1: for ever.
+        task: None if the job cannot be run; `error` says why.
+        function: The function that the job of a plain RQ client calls, which is also its task's type; None if the
+            task is boilerd's own.
+        max_retries: The number that the task itself asks for; None: its handler's policy decides.
+        is_missing: True if the queue held an ID without a job: there is nothing to claim.
+        needs_cleanup: True if the task's end gives back a unique lock or a concurrency key, or looks at RQ's repeats.
+    """
+
+    task_id: str
+    execution_id: str
+    queue: str
+    started: str
+    retention_s: int
+    task: Task | None
+    function: str | None = None
+    max_retries: int | None = None
+    error: Exception | None = None
+    is_missing: bool = False
+    needs_cleanup: bool = False
+
+    @property
+    def is_alone(self) -> bool:
+        """True if it was claimed alone, not in a batch."""
+        return "-" not in self.execution_id
+
+
+def batch_place(execution_id: str) -> tuple[int, int]:
+    """Number of the batch that a claim is of (28 bits), and its place in it, from 0.
+
+    A claim alone is a batch of one. An execution ID that boilerd did not make is in batch -1.
+    """
+    number, _, place = execution_id.partition("-")
+    try:
+        return int(number[:7], 16), int(place or 0)
+    except ValueError:
+        return -1, 0
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """A claim that ended well, and its result as JSON (empty: none)."""
+
+    claim: Claim
+    result: bytes = b""
+
+
+#: How many values of a script's ARGV a completion takes.
+COMPLETION_LENGTH = 8
+
+
+def completion_args(completion: Completion) -> tuple[str | bytes, ...]:
+    """The completion as advance.lua reads it, in `completion_at`."""
+    claim = completion.claim
+    return (
+        claim.task_id,
+        claim.execution_id,
+        claim.queue,
+        str(claim.retention_s),
+        claim.started,
+        base64.b64encode(completion.result),
+        claim.task.type if claim.task else "",
+        "1" if claim.needs_cleanup else "0",
+    )
+
+
+class Advance(msgspec.Struct, frozen=True):
+    """The answer to one call of `Broker.advance`.
+
+    Attributes:
+        lost: IDs of tasks whose lease was lost, so that their completion was not written.
+        claims: In their order; none if there is nothing to claim.
+        is_registered: True if RQ's record of the worker is there.
+        holds_more: True if the worker holds a claim that it did not acknowledge; then nothing was claimed.
+    """
+
+    lost: list[str]
+    claims: list[Claim]
+    is_registered: bool = True
+    holds_more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that failed, and the decision about its task.
+
+    Attributes:
+        error: One line, for lists.
+        traceback: The traceback, or `error` again.
+        max_retries: The final number: the task's own, or its handler's policy's.
+        is_doubtful: True if nobody knows whether the attempt had begun: the task is never claimed in a batch again,
+            so that the next time it is known.
+    """
+
+    error: str
+    traceback: str
+    decision: Decision
+    max_retries: int
+    is_doubtful: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """An attempt that is past its task's timeout or deadline, by `late_s` seconds."""
+
+    worker: str
+    task_id: str
+    execution_id: str
+    late_s: float

@@ -1,0 +1,61 @@
+"""Numbers and names on which several modules have to agree, or Python and the Lua scripts."""
+
+from collections.abc import Mapping
+
+from boilerd.broker import states
+from boilerd.broker.claims import COMPLETION_LENGTH
+from boilerd.tasks.task import ARCHIVE_TTL_S
+from boilerd.units import LONGEST_S
+
+#: A claim holds this long without a heartbeat; the scheduler renews it every 5 s.
+LEASE_S = 30
+#: RQ's own value: a worker that sends no heartbeat for this long is gone from its registry.
+WORKER_TTL_S = 420 + 60
+#: The scheduler looks for due tasks at least this often; a task that is due sooner rings its alarm.
+FORWARD_EVERY_S = 5.0
+#: Tasks in one script: bounds how long Redis serves nobody else, to about 5 ms.
+CHUNK = 500
+#: Elements of a bell at most: more would only wake workers for nothing later.
+BELL_LENGTH = 128
+#: How long Redis keeps a bell, or an alarm, that nobody hears.
+BELL_TTL_S = 300
+#: Why advance.lua claimed nothing although tasks may wait: the worker holds another claim; not all were looked at.
+HOLDS_MORE, LOOK_AGAIN = 1, 2
+#: How store.lua answers; any other answer is the ID of the task that holds the unique lock.
+STORED_PENDING, STORED_SCHEDULED, ID_TAKEN, QUEUE_FULL = 1, 2, 0, -1
+#: The fields of a job hash that a claim reads, in the order in which advance.lua answers.
+CLAIMED_FIELDS = (
+    "data", "status", "task_type", "concurrency_key", "alone", "ended_at", "ttl", "unique_key", "timeout", "deadline",
+    "result_ttl", "max_retries", "retries_left", "number_of_retries", "retry_intervals", "enqueued_at", "repeats_left",
+)  # fmt: skip
+
+#: The fields that advance.lua itself looks at.
+_LOOKED_AT = ("data", "status", "concurrency_key", "alone", "ended_at", "ttl")
+
+#: File in lua/ → the constants that it uses: each becomes a local variable in front of its text.
+IN_LUA: Mapping[str, Mapping[str, object]] = {
+    "common": {"BELL_LENGTH": BELL_LENGTH, "BELL_TTL_S": BELL_TTL_S, "FORWARD_EVERY_S": FORWARD_EVERY_S},
+    "store": {
+        "STORED_PENDING": STORED_PENDING,
+        "STORED_SCHEDULED": STORED_SCHEDULED,
+        "ID_TAKEN": ID_TAKEN,
+        "QUEUE_FULL": QUEUE_FULL,
+    },
+    "claims": {"LEASE_S": LEASE_S, "ARCHIVE_TTL_S": ARCHIVE_TTL_S},
+    "act": {
+        "ALLOWED_STATUSES": states.ALLOWED_STATUSES,
+        "REGISTRY_OF": states.REGISTRY_OF,
+        "STATE_OF": states.STATE_OF,
+    },
+    "advance": {
+        "HOLDS_MORE": HOLDS_MORE,
+        "LOOK_AGAIN": LOOK_AGAIN,
+        "COMPLETION_LENGTH": COMPLETION_LENGTH,
+        "REGISTRY_OF": states.REGISTRY_OF,
+        "CLAIMED_FIELDS": CLAIMED_FIELDS,
+        **{field.upper(): CLAIMED_FIELDS.index(field) + 1 for field in _LOOKED_AT},
+    },
+    "birth": {"WORKER_TTL_S": WORKER_TTL_S},
+    "extend": {"WORKER_TTL_S": WORKER_TTL_S},
+    "fail": {"MOST_RETRIES": LONGEST_S},
+}
