@@ -48,9 +48,10 @@ from boilerd.tasks.loading import load_app
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.attempt_log import log_attempts
+from boilerd.worker.limits import Limits
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
-from boilerd.worker.worker import Limits, Worker
+from boilerd.worker.worker import Worker
 
 logger = logging.getLogger("boilerd.daemon")
 
