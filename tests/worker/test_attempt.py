@@ -349,13 +349,15 @@ def test_a_timeout_that_strikes_while_the_handler_returns_is_over_with_the_attem
         signal.setitimer(signal.ITIMER_REAL, 0)
         wait_until(lambda: not execution.remaining_s(), "its time is over")
 
-    def strike() -> int:
+    def interrupted_pid() -> int:
         signal.raise_signal(signal.SIGALRM)
         return pid
 
     pid, execution = os.getpid(), AttemptRunner(outlast)
     with monkeypatch.context() as patched:
-        patched.setattr("boilerd.worker.attempt.os", SimpleNamespace(getpid=strike))  # what is called first then
+        patched.setattr(
+            "boilerd.worker.attempt.os", SimpleNamespace(getpid=interrupted_pid)
+        )  # what is called first then
         assert failed(execution.run(task(SOON_S))).error.startswith("TaskTimeoutError: ")
 
     signal.raise_signal(signal.SIGALRM)  # raises nothing between two tasks

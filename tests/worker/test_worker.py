@@ -16,9 +16,10 @@ from boilerd.process.scoreboard import Scoreboard
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.retry import Hooks, RetryPolicy
+from boilerd.worker.limits import Lifespan, Limits
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
-from boilerd.worker.worker import Lifespan, Limits, Worker
+from boilerd.worker.worker import Worker
 
 NAME = "host.run.0"
 MakeWorker = Callable[..., Worker]

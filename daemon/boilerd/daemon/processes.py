@@ -23,9 +23,10 @@ from boilerd.supervision.supervisor import KILL_MARGIN_S
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.attempt_log import log_attempts
+from boilerd.worker.limits import Limits
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
-from boilerd.worker.worker import Limits, Worker
+from boilerd.worker.worker import Worker
 
 #: Supervisor starts the lowest first and stops it last; the embedded broker is below both.
 SCHEDULER_PRIORITY, WORKER_PRIORITY = 200, 300

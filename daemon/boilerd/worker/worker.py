@@ -11,7 +11,6 @@ import os
 import random
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import redis
 from setproctitle import setproctitle
@@ -21,13 +20,13 @@ from boilerd.broker.claims import Claim
 from boilerd.errors import BrokerError, WorkerDiedError
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
-from boilerd.process.identity import resident_bytes
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.task import Task
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
 from boilerd.worker.hand import Hand
+from boilerd.worker.limits import Lifespan, Limits
 from boilerd.worker.prefetch import SLOW_S, Prefetch
 from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
 from boilerd.worker.rq_worker import RQWorker
@@ -39,27 +38,6 @@ logger = logging.getLogger("boilerd.worker")
 #: How often a quiet worker looks whether it is resumed.
 QUIET_POLL_S = 0.1
 _NO_JOB = nullcontext()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a worker ends.
-
-    Attributes:
-        drain_s: Longest time that a running task gets after a TERM.
-        max_tasks: Tasks until it is recycled; 0: never.
-        max_memory: Resident bytes that it may have after a task; 0: any.
-        is_burst: True if it ends when no task waits.
-        idle_s: About how long it sleeps when no task waits. Tasks of boilerd's clients ring a
-            bell; those that plain RQ clients push are found when the next worker of the host
-            wakes up: they are out of step.
-    """
-
-    drain_s: float = 30.0
-    max_tasks: int = 0
-    max_memory: int = 0
-    is_burst: bool = False
-    idle_s: float = 1.0
 
 
 class Worker:
@@ -159,6 +137,7 @@ class WorkLoop:
         self._slot = slot
         self._parent = os.getpid()
         self._lifespan = Lifespan(limits)
+        #: True while an outcome that is no completion waits to be written.
         self._is_settling = False
         pause = OutagePause(
             stop,
@@ -276,6 +255,7 @@ class WorkLoop:
         return outcome
 
     def _settle(self, claim: Claim, task: Task, outcome: Failed) -> None:
+        """Decide once, however often the failure must be sent: deciding calls the application's hooks."""
         with self._scoreboard.running_hooks(self._slot):
             failure = self._rules.decide_failure(task, outcome.error, outcome.traceback)
         record_failure(self._broker, self._name, claim, failure)
@@ -299,27 +279,3 @@ class WorkLoop:
 
     def _show(self, doing: str) -> None:
         setproctitle(f"boilerd: {self._title} {doing}")
-
-
-class Lifespan:
-    """Decides when a worker is recycled.
-
-    Attributes:
-        tasks: How many it has run.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self.tasks = 0
-        self._limits = limits
-        # Jitter, so that workers that started together are not replaced together.
-        self._last_task = limits.max_tasks + random.randint(0, limits.max_tasks // 10)
-
-    def is_over(self) -> bool:
-        """Whether the worker is to be replaced by a fresh one now; says why in the log."""
-        if self._limits.max_tasks and self.tasks >= self._last_task:
-            logger.info("worker recycled", extra={"reason": "max_tasks", "tasks": self.tasks})
-            return True
-        if self._limits.max_memory and (resident := resident_bytes()) > self._limits.max_memory:
-            logger.info("worker recycled", extra={"reason": "max_memory", "resident_bytes": resident})
-            return True
-        return False

@@ -1,0 +1,54 @@
+"""The limits at which a worker ends, and whether it has reached those that recycle it."""
+
+import logging
+import random
+from dataclasses import dataclass
+
+from boilerd.process.identity import resident_bytes
+
+logger = logging.getLogger("boilerd.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a worker ends.
+
+    Attributes:
+        drain_s: Longest time that a running task gets after a TERM.
+        max_tasks: Tasks until it is recycled; 0: never.
+        max_memory: Resident bytes that it may have after a task; 0: any.
+        is_burst: True if it ends when no task waits.
+        idle_s: About how long it sleeps when no task waits. Tasks of boilerd's clients ring a
+            bell; those that plain RQ clients push are found when the next worker of the host
+            wakes up: they are out of step.
+    """
+
+    drain_s: float = 30.0
+    max_tasks: int = 0
+    max_memory: int = 0
+    is_burst: bool = False
+    idle_s: float = 1.0
+
+
+class Lifespan:
+    """Decides when a worker is recycled.
+
+    Attributes:
+        tasks: How many it has run.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.tasks = 0
+        self._limits = limits
+        # Jitter, so that workers that started together are not replaced together.
+        self._last_task = limits.max_tasks + random.randint(0, limits.max_tasks // 10)
+
+    def is_over(self) -> bool:
+        """Whether the worker is to be replaced by a fresh one now; says why in the log."""
+        if self._limits.max_tasks and self.tasks >= self._last_task:
+            logger.info("worker recycled", extra={"reason": "max_tasks", "tasks": self.tasks})
+            return True
+        if self._limits.max_memory and (resident := resident_bytes()) > self._limits.max_memory:
+            logger.info("worker recycled", extra={"reason": "max_memory", "resident_bytes": resident})
+            return True
+        return False
