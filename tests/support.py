@@ -196,9 +196,16 @@ class RunningDaemon:
         self._err.close()
 
 
-def boilerd(
-    *words: str, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
+#: Starts servers of a test's own; takes their options.
+StartValkey = Callable[..., Valkey]
+#: Starts daemons; takes their flags, and what `RunningDaemon` takes.
+StartDaemon = Callable[..., RunningDaemon]
+Done = subprocess.CompletedProcess[str]
+#: Runs a `boilerd` command to its end; takes its words.
+Command = Callable[..., Done]
+
+
+def boilerd(*words: str, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None) -> Done:
     """Run a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "boilerd", *words],

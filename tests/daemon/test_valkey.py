@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ from boilerd.broker.connection import connect
 from boilerd.daemon.assembly import _wait_for_valkey
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import NoBrokerError
-from support import DEADLINE_S, Valkey, wait_until
+from support import DEADLINE_S, StartValkey, Valkey, wait_until
 
 
 def supervisor() -> Any:
@@ -51,7 +50,7 @@ def test_a_server_that_was_left_and_hangs_is_killed_before_another_gets_its_file
 
 
 def test_a_large_file_may_take_longer_than_an_answer(
-    start_valkey: Callable[..., Valkey], monkeypatch: pytest.MonkeyPatch
+    start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("boilerd.daemon.assembly.START_TIMEOUT_S", 0.5)
     server = start_valkey("--save", "3600 1")
@@ -68,7 +67,7 @@ def test_a_large_file_may_take_longer_than_an_answer(
 
 
 def test_a_server_that_never_answers_is_not_waited_for(
-    start_valkey: Callable[..., Valkey], monkeypatch: pytest.MonkeyPatch
+    start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("boilerd.daemon.assembly.START_TIMEOUT_S", 0.1)
     server = start_valkey()
@@ -79,7 +78,7 @@ def test_a_server_that_never_answers_is_not_waited_for(
         _wait_for_valkey(EmbeddedValkey(server.socket.parent, server.socket), supervisor())
 
 
-def test_a_server_whose_disk_is_full_is_ready(start_valkey: Callable[..., Valkey]) -> None:
+def test_a_server_whose_disk_is_full_is_ready(start_valkey: StartValkey) -> None:
     server = start_valkey("--save", "3600 1")
     with connect(server.url) as admin:
         (server.socket.parent / "dump.rdb" / "in the way").mkdir(parents=True)

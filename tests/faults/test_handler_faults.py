@@ -1,14 +1,10 @@
 """Handlers crash, leak, hang and kill: the task gets the right cause, the daemon lives, others go on."""
 
-from collections.abc import Callable
-
 import pytest
 
 from boilerd import Client
 from boilerd.broker import keys
-from support import RunningDaemon, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import StartDaemon, wait_until
 
 QUICK = {"BOILERD_RETRY": '{"base": "0.1s", "max_delay": "0.1s"}'}
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from boilerd.broker import keys
 from support import (
     Failpoints,
     RunningDaemon,
+    StartDaemon,
     Valkey,
     boilerd,
     clean_environment,
@@ -24,8 +24,6 @@ from support import (
     python_path,
     wait_until,
 )
-
-StartDaemon = Callable[..., RunningDaemon]
 
 #: Failed attempts are tried again at once.
 QUICK = {"BOILERD_RETRY": '{"base": "0.1s", "max_delay": "0.1s"}'}

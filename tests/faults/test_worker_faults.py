@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Callable
 
 import pytest
 
@@ -12,9 +11,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import Failure
 from boilerd.errors import LeaseExpiredError
 from boilerd.tasks.retry import Decision, Verdict
-from support import Failpoints, RunningDaemon, completed, expire_leases, is_running, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import Failpoints, RunningDaemon, StartDaemon, completed, expire_leases, is_running, wait_until
 
 
 @pytest.fixture

@@ -15,9 +15,17 @@ from boilerd.broker import keys
 from boilerd.broker.connection import connect
 from boilerd.cli.socket_client import ask, look
 from proxy import Proxy
-from support import RunningDaemon, Valkey, as_nobody, boilerd, clean_environment, is_running, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import (
+    RunningDaemon,
+    StartDaemon,
+    StartValkey,
+    Valkey,
+    as_nobody,
+    boilerd,
+    clean_environment,
+    is_running,
+    wait_until,
+)
 
 
 def info(daemon: RunningDaemon) -> dict[str, Any]:
@@ -357,7 +365,7 @@ def test_a_worker_that_serves_is_shown_as_running_at_once(start_daemon: StartDae
 
 
 @pytest.fixture
-def loading(start_valkey: Callable[..., Valkey]) -> Valkey:
+def loading(start_valkey: StartValkey) -> Valkey:
     """A server that reads its file for half a minute, unless it is told to hurry."""
     server = start_valkey("--save", "3600 1")
     with Client.from_url(server.url) as client:

@@ -21,9 +21,7 @@ from boilerd.cli.control import DaemonError, await_reload
 from boilerd.cli.socket_client import ask, look
 from boilerd.supervision.handover import Handover, RunningValkey
 from boilerd.supervision.reload import Check
-from support import Failpoints, RunningDaemon, Valkey, is_running, python_path, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import Failpoints, RunningDaemon, StartDaemon, StartValkey, Valkey, is_running, python_path, wait_until
 
 APP = """
 import time
@@ -57,7 +55,7 @@ def wait_for_generation(daemon: RunningDaemon, generation: int) -> dict[str, Any
 
 
 @pytest.fixture
-def start_app(start_daemon: StartDaemon, directory: Path) -> Callable[..., RunningDaemon]:
+def start_app(start_daemon: StartDaemon, directory: Path) -> StartDaemon:
     """Start a daemon with an application of its own, in its directory."""
 
     def start(*flags: str, **options: Any) -> RunningDaemon:
@@ -427,9 +425,7 @@ def test_a_broker_that_is_given_up_and_hangs_is_killed(monkeypatch: pytest.Monke
             child.kill()
 
 
-def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(
-    start_app: StartDaemon, start_valkey: Callable[..., Valkey]
-) -> None:
+def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(start_app: StartDaemon, start_valkey: StartValkey) -> None:
     server = start_valkey()
     daemon = start_app("--concurrency", "1", redis_url=server.url)
     with Client.from_url(server.url) as client:
@@ -448,7 +444,7 @@ def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(
 
 
 def test_a_reloaded_daemon_that_waits_for_its_broker_can_be_stopped(
-    start_app: StartDaemon, start_valkey: Callable[..., Valkey]
+    start_app: StartDaemon, start_valkey: StartValkey
 ) -> None:
     server = start_valkey()
     daemon = start_app("--concurrency", "1", redis_url=server.url)
@@ -511,7 +507,7 @@ Trouble = Callable[[redis.Redis, Path], None]
     ],
 )
 def test_a_reload_is_refused_while_the_broker_takes_no_writes(
-    start_app: StartDaemon, start_valkey: Callable[..., Valkey], trouble: Trouble, error: str
+    start_app: StartDaemon, start_valkey: StartValkey, trouble: Trouble, error: str
 ) -> None:
     server = start_valkey()
     daemon = start_app("--concurrency", "1", redis_url=server.url)
@@ -526,7 +522,7 @@ def test_a_reload_is_refused_while_the_broker_takes_no_writes(
 
 
 def test_a_reload_to_other_limits_is_refused_while_the_broker_is_full(
-    start_app: StartDaemon, start_valkey: Callable[..., Valkey], directory: Path
+    start_app: StartDaemon, start_valkey: StartValkey, directory: Path
 ) -> None:
     settings = directory / "boilerd.toml"
     settings.write_text("[limits.low]\nmax_active = 1\n")
@@ -548,7 +544,7 @@ def test_a_reload_to_other_limits_is_refused_while_the_broker_is_full(
 
 
 def test_a_reloaded_daemon_waits_for_a_broker_that_takes_no_writes(
-    start_app: StartDaemon, start_valkey: Callable[..., Valkey], directory: Path
+    start_app: StartDaemon, start_valkey: StartValkey, directory: Path
 ) -> None:
     server = start_valkey()
     daemon = start_app("--concurrency", "1", redis_url=server.url)

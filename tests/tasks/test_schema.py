@@ -22,9 +22,8 @@ from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.tasks.task import task_options
 from boilerd.worker.attempt import AttemptRunner, Failed
 from boilerd.worker.settlement import Rules, settle
+from builders import WORKER
 from support import Valkey
-
-WORKER = "host.run.0"
 
 
 @dataclass

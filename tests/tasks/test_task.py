@@ -12,6 +12,7 @@ import pytest
 from boilerd import EnqueueOptions, InvalidPayloadError, InvalidTaskError, Task, TaskInfo, TaskState
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import TaskOptions, check_number, check_task_id, check_type, task_options
+from builders import endless_list
 
 TYPE_RULE = "use letters, digits and any of '_ . : / -', at most 256, as in 'email:deliver'"
 ID_RULE = "use letters, digits, '_' and '-', at most 128"
@@ -152,12 +153,6 @@ def test_a_payload_is_written_as_compact_json(payload: Any, encoded: bytes) -> N
     assert encode_payload(payload) == encoded
 
 
-def endless() -> list[Any]:
-    itself: list[Any] = []
-    itself.append(itself)
-    return itself
-
-
 @pytest.mark.parametrize("payload", [object(), {1j: 2}, [{"deep": {"in": print}}], "\udcff"])
 def test_what_has_no_json_form_is_no_payload(payload: Any) -> None:
     with pytest.raises(InvalidPayloadError, match=r"^payload: .+; use what JSON can hold$"):
@@ -166,7 +161,7 @@ def test_what_has_no_json_form_is_no_payload(payload: Any) -> None:
 
 def test_a_payload_that_never_ends_is_refused() -> None:
     with pytest.raises(InvalidPayloadError, match="payload: is nested too deep"):
-        encode_payload(endless())
+        encode_payload(endless_list())
 
 
 @dataclass

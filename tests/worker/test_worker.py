@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import redis
@@ -21,6 +20,7 @@ from boilerd.tasks.retry import RetryPolicy
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
 from boilerd.worker.worker import Limits, Worker
+from builders import pending
 
 NAME = "host.run.0"
 MakeWorker = Callable[..., Worker]
@@ -50,11 +50,6 @@ def make_worker(connection: redis.Redis) -> Iterator[MakeWorker]:
     yield make
     for signum, handler in kept.items():
         signal.signal(signum, handler)
-
-
-def pending(connection: redis.Redis) -> list[bytes]:
-    found: Any = connection.lrange(keys.queue("default"), 0, -1)
-    return list(found)
 
 
 def test_a_claim_whose_answer_was_lost_is_given_back_and_claimed_again(
@@ -87,7 +82,7 @@ def test_what_was_claimed_while_a_signal_ended_the_wait_goes_back(
 
     worker._acknowledge()
 
-    assert pending(connection) == [b"a"]
+    assert pending(connection) == ["a"]
     assert not connection.zcard(keys.wip("default"))
 
 
