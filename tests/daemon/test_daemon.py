@@ -28,7 +28,7 @@ def children_of(daemon: RunningDaemon) -> dict[str, int]:
 
 
 def supervisorctl(daemon: RunningDaemon, *words: str) -> subprocess.CompletedProcess[str]:
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
     tool = [str(Path(sys.executable).parent / "supervisorctl"), "-s", f"unix://{socket}"]
     return subprocess.run([*tool, *words], capture_output=True, text=True, timeout=30, check=False)
 
@@ -120,7 +120,7 @@ def test_ps_tells_what_each_process_is(start_daemon: StartDaemon, client: Client
 
 def test_supervisors_own_tool_works_on_the_control_socket(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "3").ready()
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
 
     shown = supervisorctl(daemon, "status").stdout
 
@@ -326,7 +326,7 @@ def test_a_term_and_an_interrupt_that_come_together_are_one_request(start_daemon
 @pytest.mark.parametrize("is_stopping", [False, True], ids=["workers drain", "broker stops"])
 def test_a_second_term_does_not_wait_for_a_broker_that_hangs(start_daemon: StartDaemon, *, is_stopping: bool) -> None:
     daemon = start_daemon("--concurrency", "1", "--shutdown-timeout", "60", redis_url=None).ready()
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
     broker = daemon.pid_of("valkey")
     if is_stopping:
         ask(socket, "supervisor.stopProcessGroup", "worker")
@@ -364,7 +364,7 @@ def test_an_idle_daemon_stops_at_once(start_daemon: StartDaemon, connection: red
 
     assert status == 0
     assert time.monotonic() - told_s < 2
-    assert not (daemon.directory / "run" / "control.sock").exists()
+    assert not daemon.socket.exists()
 
 
 def test_a_handler_past_its_timeout_is_interrupted_although_it_catches_exceptions(

@@ -342,7 +342,7 @@ def test_workers_that_cannot_claim_are_told_whatever_the_cause(
 
 def test_a_scheduler_that_hangs_lets_the_heartbeat_age(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
     scheduler = daemon.pid_of("scheduler")
     os.kill(scheduler, signal.SIGSTOP)
 

@@ -78,7 +78,7 @@ def test_a_worker_that_is_replaced_while_the_log_directory_is_gone_runs_tasks(
 def test_a_daemon_without_its_control_socket_works_and_drains(start_daemon: StartDaemon, client: Client) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
 
-    (daemon.directory / "run" / "control.sock").unlink()
+    daemon.socket.unlink()
 
     task_id = client.enqueue("test:echo").id
     daemon.wait_for("task completed", task_id=task_id)

@@ -63,7 +63,7 @@ def test_a_duty_that_redis_refuses_keeps_the_scheduler_from_no_other(
     server = start_valkey()
     cron = {"BOILERD_CRON": '[{"spec": "@every 1s", "type": "test:echo"}]'}
     daemon = start_daemon("--concurrency", "1", redis_url=server.url, env=cron).ready()
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
     with Client.from_url(server.url) as client:
         task_id = client.enqueue("test:sleep", 60).id
         daemon.wait_for("task started", task_id=task_id)
