@@ -3,7 +3,7 @@
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 from boilerd import Client
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
-from support import Failpoints, RunningDaemon, Valkey, private_directory
+from support import Failpoints, RunningDaemon, StartDaemon, StartValkey, Valkey, private_directory
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def start_valkey() -> Iterator[Callable[..., Valkey]]:
+def start_valkey() -> Iterator[StartValkey]:
     """Start servers whose options and life are a test's own."""
     with ExitStack() as stack:
 
@@ -71,7 +71,7 @@ def start_valkey() -> Iterator[Callable[..., Valkey]]:
 
 
 @pytest.fixture
-def start_daemon(valkey: Valkey) -> Iterator[Callable[..., RunningDaemon]]:
+def start_daemon(valkey: Valkey) -> Iterator[StartDaemon]:
     """Start daemons on the tests' Valkey (or, with ``redis_url=None``, on one of their own)."""
     with ExitStack() as stack:
 
@@ -96,6 +96,16 @@ def python(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.symlink_to(Path(sys.executable).resolve())
     monkeypatch.setattr(sys, "executable", str(program))
     return program
+
+
+@pytest.fixture
+def restored_signals() -> Iterator[None]:
+    """Give the test's process its signal handlers back, and end its timer."""
+    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGALRM, signal.SIGUSR1)}
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for signum, handler in kept.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture

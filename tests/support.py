@@ -19,6 +19,7 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
+from boilerd.cli.socket_client import look
 from boilerd.daemon.valkey import find_server
 from boilerd.process.failpoints import VARIABLE
 from boilerd.settings.definitions import definitions
@@ -119,6 +120,11 @@ class RunningDaemon:
         )  # fmt: skip
 
     @property
+    def socket(self) -> Path:
+        """Its control socket."""
+        return self.directory / "run" / "control.sock"
+
+    @property
     def pid(self) -> int:
         return self.process.pid
 
@@ -149,18 +155,17 @@ class RunningDaemon:
 
     def ready(self) -> Self:
         """Wait until every worker has registered itself."""
-        from boilerd.cli.socket_client import look  # noqa: PLC0415
-
         self.wait_for("daemon started")
-        wait_until(lambda: look(self.directory / "run" / "control.sock").info.get("state") == "ready", "it is ready")
+        wait_until(lambda: self.info().get("state") == "ready", "it is ready")
         return self
 
-    def processes(self) -> list[dict[str, Any]]:
-        """What the control socket tells."""
-        from boilerd.cli.socket_client import look  # noqa: PLC0415
+    def info(self) -> dict[str, Any]:
+        """What its control socket says about the daemon."""
+        return look(self.socket).info
 
-        found = look(self.directory / "run" / "control.sock").processes
-        return found or [{"pid": 0, "name": "none", "state": "none"}]
+    def processes(self) -> list[dict[str, Any]]:
+        """What its control socket says about its processes."""
+        return look(self.socket).processes or [{"pid": 0, "name": "none", "state": "none"}]
 
     def pid_of(self, name: str) -> int:
         return int(next((process["pid"] for process in self.processes() if process["name"] == name), 0))
@@ -197,9 +202,18 @@ class RunningDaemon:
         self._err.close()
 
 
-def boilerd(
-    *words: str, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
+#: Starts servers of a test's own; takes their options.
+StartValkey = Callable[..., Valkey]
+#: Starts daemons; takes their flags, and what `RunningDaemon` takes.
+StartDaemon = Callable[..., RunningDaemon]
+#: Settings that retry without much waiting.
+QUICK_RETRY = {"BOILERD_RETRY": '{"base": "0.1s", "max_delay": "0.1s"}'}
+Done = subprocess.CompletedProcess[str]
+#: Runs a `boilerd` command to its end; takes its words.
+Command = Callable[..., Done]
+
+
+def boilerd(*words: str, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None) -> Done:
     """Run a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "boilerd", *words],

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
 
 import pytest
 
@@ -17,7 +16,7 @@ from boilerd import (
 )
 from boilerd.broker import keys
 from boilerd.broker.connection import text
-from support import Valkey
+from support import StartValkey, Valkey
 
 
 def test_calls_do_and_raise_what_those_of_the_client_do(valkey: Valkey, client: Client) -> None:
@@ -55,7 +54,7 @@ def test_many_calls_at_once_are_all_done(valkey: Valkey, client: Client) -> None
     assert {text(task_id) for task_id in client.connection.lrange(keys.queue("default"), 0, -1)} == ids
 
 
-def test_the_loop_goes_on_while_redis_does_not_answer(start_valkey: Callable[..., Valkey]) -> None:
+def test_the_loop_goes_on_while_redis_does_not_answer(start_valkey: StartValkey) -> None:
     server = start_valkey()
     process = server.process
     assert process is not None
@@ -80,7 +79,7 @@ def test_the_loop_goes_on_while_redis_does_not_answer(start_valkey: Callable[...
     assert asyncio.run(main()) > 10
 
 
-def test_who_is_cancelled_stops_waiting_and_the_client_goes_on(start_valkey: Callable[..., Valkey]) -> None:
+def test_who_is_cancelled_stops_waiting_and_the_client_goes_on(start_valkey: StartValkey) -> None:
     server = start_valkey()
     process = server.process
     assert process is not None

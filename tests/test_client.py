@@ -4,7 +4,6 @@ import itertools
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,7 @@ from boilerd import (
 from boilerd.broker import keys
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
-from support import RunningDaemon, Valkey
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import StartDaemon, Valkey
 
 
 def test_an_enqueue_answers_with_what_was_stored(client: Client, connection: redis.Redis) -> None:

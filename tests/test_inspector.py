@@ -1,15 +1,13 @@
 """Looking at queues and tasks, and intervening."""
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 import redis
-from rq import Queue, Retry
-from rq.serializers import JSONSerializer
+from rq import Retry
 
 from boilerd import Client, Inspector, QueueNotFoundError, TaskNotFoundError, TaskState, TaskStateError
 from boilerd.broker import keys
@@ -20,41 +18,13 @@ from boilerd.broker.states import ALLOWED, Action
 from boilerd.errors import InvalidTaskError
 from boilerd.inspector import CHUNK
 from boilerd.tasks.retry import Decision, Verdict
-from support import DEADLINE_S, RunningDaemon, rings, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from builders import claim, complete_next, fail_next, in_state, rq_queue
+from support import DEADLINE_S, StartDaemon, rings, wait_until
 
 
 @pytest.fixture
 def inspector(connection: redis.Redis) -> Inspector:
     return Inspector(connection)
-
-
-def end(broker: Broker, verdict: Verdict | None, queue: str = "default") -> str:
-    """Claim the next task, and let its attempt end; None: well."""
-    claim = broker.advance("w", [queue], []).claims[0]
-    if verdict is None:
-        broker.advance("w", [], [Completion(claim, b'{"a":1}' if claim.retention_s else b"")])
-    else:
-        decision = Decision(verdict, 3600.0, True)
-        broker.fail("w", claim, Failure("RuntimeError: no", "Traceback\nRuntimeError: no", decision, 25))
-    return claim.task_id
-
-
-def in_state(client: Client, broker: Broker, state: TaskState, task_type: str = "test:echo") -> str:
-    """A task in a state."""
-    if state is TaskState.SCHEDULED:
-        return client.enqueue(task_type, 1, process_in=3600).id
-    task_id = client.enqueue(task_type, 1, retention=60).id
-    if state is TaskState.ACTIVE:
-        assert broker.advance("w", ["default"], []).claims
-    elif state is TaskState.RETRY:
-        end(broker, Verdict.RETRY)
-    elif state is TaskState.ARCHIVED:
-        end(broker, Verdict.ARCHIVE)
-    elif state is TaskState.COMPLETED:
-        end(broker, None)
-    return task_id
 
 
 @pytest.mark.parametrize("state", [*TaskState])
@@ -144,13 +114,13 @@ def test_an_archived_task_that_is_run_again_keeps_its_history(
 ) -> None:
     task_id = in_state(client, broker, TaskState.ARCHIVED)
     inspector.run(task_id)
-    end(broker, None)
+    complete_next(broker, result=b'{"a":1}')
 
     shown = inspector.task(task_id)
 
     assert shown.state is TaskState.COMPLETED
     assert [(attempt.is_success, attempt.error, attempt.result) for attempt in shown.attempts] == [
-        (False, "Traceback\nRuntimeError: no", None),
+        (False, "Traceback …\nValueError: bad", None),
         (True, "", {"a": 1}),
     ]
 
@@ -195,8 +165,8 @@ def test_a_queue_tells_its_latency_memory_limits_and_today(
     broker.set_limits({"default:max_active": 2, "default:max_length": 50})
 
     shown = inspector.queue("default")
-    end(broker, None)
-    end(broker, Verdict.ARCHIVE)
+    complete_next(broker, result=b'{"a":1}')
+    fail_next(broker, Verdict.ARCHIVE)
     today = inspector.queue("default").today
 
     assert 89 < shown.latency_s < 120
@@ -396,8 +366,7 @@ def test_a_task_that_waits_for_its_concurrency_key_can_be_deleted(
 ) -> None:
     first = client.enqueue("test:echo", concurrency_key="k").id
     second = client.enqueue("test:echo", concurrency_key="k").id
-    claim = broker.advance("w", ["default"], []).claims[0]
-    assert claim.task_id == first
+    assert claim(broker).task_id == first
     assert broker.advance("v", ["default"], []).claims == []
 
     inspector.delete(second)
@@ -436,7 +405,7 @@ def test_a_worker_whose_attempt_cannot_be_read_is_shown_without_it(
 
 
 def test_jobs_of_plain_rq_are_shown_and_handled_like_tasks(inspector: Inspector, connection: redis.Redis) -> None:
-    job = Queue("default", connection=connection, serializer=JSONSerializer).enqueue("shop.bill", 7, why="x")
+    job = rq_queue(connection).enqueue("shop.bill", 7, why="x")
 
     shown = inspector.task(job.id)
     inspector.archive(job.id)
@@ -446,7 +415,7 @@ def test_jobs_of_plain_rq_are_shown_and_handled_like_tasks(inspector: Inspector,
 
 
 def test_a_queue_of_plain_rq_may_have_a_name_that_ours_may_not(inspector: Inspector, connection: redis.Redis) -> None:
-    job = Queue("mail: EU", connection=connection, serializer=JSONSerializer).enqueue("shop.bill", 7)
+    job = rq_queue(connection, "mail: EU").enqueue("shop.bill", 7)
 
     assert inspector.queue("mail: EU").counts.pending == 1
     assert [task.id for task in inspector.tasks("mail: EU", TaskState.PENDING)] == [job.id]
@@ -457,7 +426,7 @@ def test_a_job_may_have_an_id_that_ours_may_not(
     inspector: Inspector, client: Client, connection: redis.Redis, job_id: str
 ) -> None:
     """Versions of RQ before 2 took any text."""
-    job = Queue("default", connection=connection, serializer=JSONSerializer).enqueue("shop.bill", 7)
+    job = rq_queue(connection).enqueue("shop.bill", 7)
     for key, place in ((keys.job(job_id), keys.job(job.id)), (keys.job(job_id + "x"), keys.job(job.id))):
         connection.copy(place, raw(key))  # type: ignore[arg-type]  # typed as text
     connection.rpush(keys.queue("default"), raw(job_id), raw(job_id + "x"))
@@ -499,7 +468,7 @@ def test_a_task_that_is_archived_at_once_shows_the_retries_that_its_handler_give
 def test_a_job_of_plain_rq_that_is_refused_keeps_its_retries(
     inspector: Inspector, connection: redis.Redis, broker: Broker
 ) -> None:
-    queue = Queue("default", connection=connection, serializer=JSONSerializer)
+    queue = rq_queue(connection)
     job = queue.enqueue("shop.bill", 7, retry=Retry(max=3))
 
     broker.fail("w", broker.advance("w", ["default"]).claims[0], Failure("no", "no", Decision(Verdict.ARCHIVE), 0))

@@ -18,11 +18,12 @@ import pytest
 import redis
 from rq import Queue, Worker
 from rq.defaults import RQ_KEY_PREFIX
-from rq.job import Job, JobStatus
+from rq.job import JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
+import builders
 from boilerd import Client
 from boilerd.broker import broker as broker_module
 from boilerd.broker import keys
@@ -30,7 +31,6 @@ from boilerd.broker.broker import ARCHIVE_LIMIT, Broker
 from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.connection import connect, raw, text
 from boilerd.broker.constants import CHUNK, IN_LUA, LEASE_S
-from boilerd.broker.job_hash import NewTask
 from boilerd.broker.refusals import translate
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import (
@@ -43,14 +43,11 @@ from boilerd.errors import (
     TaskIdConflictError,
 )
 from boilerd.tasks.mux import ServeMux
-from boilerd.tasks.options import task_options
-from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
 from boilerd.tasks.task import TaskState
 from boilerd.worker.settlement import Rules
+from builders import WORKER, fail, failure, new_task, rq_job, rq_queue, store
 from support import Valkey, rings, wait_until
-
-WORKER = "host.run.0"
 
 
 @pytest.fixture(autouse=True)
@@ -60,32 +57,10 @@ def registered(connection: redis.Redis) -> None:
     connection.expire(keys.worker(WORKER), 480)
 
 
-def store(broker: Broker, task_id: str, payload: Any = None, **options: Any) -> str:
-    (answer,) = broker.enqueue([new_task(task_id, payload, **options)])
-    assert isinstance(answer, TaskState), answer
-    return task_id
-
-
-def new_task(task_id: str, payload: Any = None, **options: Any) -> NewTask:
-    return NewTask(task_id, "test:echo", encode_payload(payload), task_options(**options))
-
-
-def fail(broker: Broker, held: Claim, verdict: Verdict = Verdict.ARCHIVE, **decision: Any) -> Verdict | None:
-    failure = Failure("ValueError: bad", "Traceback …\nValueError: bad", Decision(verdict, **decision), 25)
-    return broker.fail(WORKER, held, failure)
-
-
 def claim(broker: Broker, *queues: str) -> Claim:
-    """The next task; what the worker held before is somebody else's business from now on."""
+    """Claim the next task; what the worker held before counts as another worker's from now on."""
     broker.connection.delete(keys.worker_executions(WORKER))
-    answer = broker.advance(WORKER, queues or ("default",))
-    assert answer.lost == []
-    assert answer.claims
-    return answer.claims[0]
-
-
-def rq_job(connection: redis.Redis, task_id: str) -> Job:
-    return Job.fetch(task_id, connection=connection, serializer=JSONSerializer)
+    return builders.claim(broker, *queues)
 
 
 def leftovers(connection: redis.Redis) -> set[str]:
@@ -273,7 +248,7 @@ def test_an_outcome_is_refused_when_the_lease_is_gone(broker: Broker, connection
     answer = broker.advance(WORKER, (), [Completion(held, b"1")])
 
     assert answer.lost == ["a"]
-    assert fail(broker, held) is None
+    assert broker.fail(WORKER, held, failure()) is None
     assert rq_job(connection, "a").get_status() == JobStatus.STARTED
     assert connection.zcard(keys.registry("failed", "default")) == 0
 
@@ -972,7 +947,7 @@ def test_a_count_of_retries_that_a_stranger_wrote_is_counted_on_or_anew(
 
 
 def test_a_plain_rq_client_can_enqueue_our_tasks(broker: Broker, connection: redis.Redis) -> None:
-    queue = Queue("default", connection=connection, serializer=JSONSerializer)
+    queue = rq_queue(connection)
     job = queue.enqueue(ENTRY_POINT, "test:echo", {"from": "rq"}, job_timeout=60)
 
     claimed = claim(broker)

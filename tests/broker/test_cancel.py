@@ -14,7 +14,6 @@ import pytest
 import redis
 from msgspec import structs
 from rq.command import send_command, send_stop_job_command
-from rq.job import Job
 from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 
@@ -32,40 +31,18 @@ from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed
 from boilerd.worker.runtime import AttemptRuntime
 from boilerd.worker.settlement import Rules, record_failure
+from builders import WORKER, claim, fail, rq_job, task_in
 from support import Valkey, wait_until
 
 #: The tests set the process's signal handlers; pytest-timeout's own would get lost.
-pytestmark = pytest.mark.timeout(method="thread")
+pytestmark = [pytest.mark.timeout(method="thread"), pytest.mark.usefixtures("restored_signals")]
 
-WORKER = "host.run.0"
 FOREVER_S = 30
 RULES = Rules.of(ServeMux(), RetryPolicy(base=600.0), lambda handler: handler)
 
 
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """Whatever a test does with them ends with it."""
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for signum in (signal.SIGALRM, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_DFL)
-
-
-def claim(broker: Broker) -> Claim:
-    return broker.advance(WORKER, ("default",)).claims[0]
-
-
 def is_marked(broker: Broker, task_id: str) -> bool:
     return broker.connection.hget(keys.job(task_id), "cancel_requested") is not None
-
-
-def fail(broker: Broker, held: Claim, verdict: Verdict, **decision: Any) -> None:
-    assert broker.fail(WORKER, held, Failure("ValueError: bad", "Traceback …", Decision(verdict, **decision), 25))
-
-
-def task_in(held: Claim) -> Task:
-    assert held.task is not None
-    return held.task
 
 
 def archived(connection: redis.Redis) -> list[str]:
@@ -214,7 +191,7 @@ def test_an_active_task_stays_active_until_its_worker_has_ended_it(
 
 
 def by_rq(connection: redis.Redis, how: str, task_id: str) -> None:
-    getattr(Job.fetch(task_id, connection=connection, serializer=JSONSerializer), how)()
+    getattr(rq_job(connection, task_id), how)()
 
 
 @pytest.mark.parametrize("how", ["cancel", "delete"])

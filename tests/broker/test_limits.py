@@ -5,19 +5,18 @@ from typing import Any
 
 import pytest
 import redis
-from rq.job import Job
-from rq.serializers import JSONSerializer
 
 from boilerd import Client, ConfigError, InvalidTaskError, QueueFullError, TaskInfo, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.claims import Claim, Completion, Failure
+from boilerd.broker.claims import Claim, Completion
 from boilerd.broker.connection import text
 from boilerd.errors import LeaseExpiredError
 from boilerd.settings.loading import load
 from boilerd.tasks.mux import ServeMux
-from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
+from boilerd.tasks.retry import RetryPolicy, Verdict
 from boilerd.worker.settlement import Rules
+from builders import claim_batch, complete, fail, pending, rq_job
 from support import rings
 
 QUEUES = ("critical", "default", "low")
@@ -28,7 +27,7 @@ CALLED = f"{keys.OWN}:called:{KEY}"
 
 
 def claim(broker: Broker, slot: int = 0, *queues: str) -> Claim | None:
-    return next(iter(broker.advance(f"host.run.{slot}", queues or QUEUES).claims), None)
+    return next(iter(claim_batch(broker, *(queues or QUEUES), slot=slot)), None)
 
 
 def claimed(broker: Broker, slot: int = 0, *queues: str) -> Claim:
@@ -41,14 +40,6 @@ def ids(claims: list[Claim | None]) -> list[str | None]:
     return [found.task_id if found else None for found in claims]
 
 
-def complete(broker: Broker, held: Claim, slot: int = 0) -> None:
-    assert broker.advance(f"host.run.{slot}", (), [Completion(held)]).lost == []
-
-
-def fail(broker: Broker, held: Claim, verdict: Verdict, slot: int = 0, **decision: Any) -> None:
-    assert broker.fail(f"host.run.{slot}", held, Failure("ValueError: bad", "…", Decision(verdict, **decision), 25))
-
-
 def enqueue_keyed(client: Client, *task_ids: str, **options: Any) -> None:
     for task_id in task_ids:
         client.enqueue("test:echo", task_id=task_id, concurrency_key=KEY, **options)
@@ -57,10 +48,6 @@ def enqueue_keyed(client: Client, *task_ids: str, **options: Any) -> None:
 def waiting(connection: redis.Redis) -> list[str]:
     found: Any = connection.zrange(WAITING, 0, -1)
     return [text(task_id) for task_id in found]
-
-
-def pending(connection: redis.Redis, queue: str = "default") -> list[str]:
-    return [text(task_id) for task_id in connection.lrange(keys.queue(queue), 0, -1)]
 
 
 # Of a queue.
@@ -257,11 +244,11 @@ def test_tasks_that_were_called_are_not_called_again_while_they_are_on_their_way
     held = claimed(broker, 0), claimed(broker, 1)
     claim(broker, 2)
     client.enqueue("test:echo", task_id="other")
-    complete(broker, held[0], 0)
+    complete(broker, held[0], slot=0)
 
     for _ in range(3):
         broker.expired()
-    complete(broker, held[1], 1)
+    complete(broker, held[1], slot=1)
     for _ in range(3):
         broker.expired()
 
@@ -276,7 +263,7 @@ def test_tasks_that_come_too_late_wait_again_in_their_old_order(
     held = claimed(broker, 0), claimed(broker, 1)
     claim(broker, 2)
     for slot, one in enumerate(held):
-        complete(broker, one, slot)
+        complete(broker, one, slot=slot)
     enqueue_keyed(client, "first", "second", concurrency_limit=2, queue="critical")
     assert ids([claim(broker, slot) for slot in range(3)]) == ["first", "second", None]
 
@@ -314,7 +301,7 @@ def test_a_task_that_was_called_and_then_deleted_counts_no_more(
     held = claimed(broker)
     claim(broker, 1)
     complete(broker, held)
-    Job.fetch("b", connection=connection, serializer=JSONSerializer).delete()
+    rq_job(connection, "b").delete()
 
     broker.expired()
 
@@ -330,7 +317,7 @@ def test_what_is_kept_of_a_key_ends_a_day_after_the_last_heartbeat(
     connection.expire(RUNNING, 5)
 
     broker.extend(["host.run.0"])
-    complete(broker, held[1], 1)
+    complete(broker, held[1], slot=1)
 
     assert 86000 < connection.ttl(RUNNING) <= 86400
     assert 86000 < connection.ttl(CALLED) <= 86400
@@ -492,7 +479,7 @@ def test_a_waiting_task_that_rq_deleted_is_passed_over(client: Client, broker: B
     enqueue_keyed(client, "a", "b", "c")
     held = claimed(broker)
     claim(broker, 1)
-    Job.fetch("b", connection=connection, serializer=JSONSerializer).delete()
+    rq_job(connection, "b").delete()
 
     complete(broker, held)
 

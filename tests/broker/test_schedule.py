@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import redis
-from rq import Queue
-from rq.job import Job, JobStatus
+from rq.job import JobStatus
 from rq.registry import ScheduledJobRegistry
 from rq.serializers import JSONSerializer
 
@@ -25,17 +24,17 @@ from boilerd import (
 )
 from boilerd.broker import keys
 from boilerd.broker.broker import ARCHIVE_LIMIT, Broker
-from boilerd.broker.claims import Claim, Completion, Failure
+from boilerd.broker.claims import Completion
 from boilerd.broker.connection import connect, text
 from boilerd.broker.constants import CHUNK
 from boilerd.broker.job_hash import NewTask
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
-from boilerd.tasks.retry import Decision, Verdict
+from boilerd.tasks.retry import Verdict
+from builders import WORKER, claim, fail, pending, rq_job, rq_queue
 from support import Valkey, rings, wait_until
 
-WORKER = "host.run.0"
 SCHEDULED = keys.registry("scheduled", "default")
 #: Far enough that nothing comes due while a test runs.
 LATER_S = 3600
@@ -43,22 +42,10 @@ LATER_S = 3600
 PAYLOAD = {"to": "x"}
 
 
-def claim(broker: Broker, *queues: str) -> Claim:
-    return broker.advance(WORKER, queues or ("default",)).claims[0]
-
-
-def fail(broker: Broker, held: Claim, verdict: Verdict, **decision: Any) -> None:
-    assert broker.fail(WORKER, held, Failure("ValueError: bad", "Traceback …", Decision(verdict, **decision), 25))
-
-
 def score(connection: redis.Redis, task_id: str, queue: str = "default") -> float:
     found = connection.zscore(keys.registry("scheduled", queue), task_id)
     assert found is not None
     return float(found)
-
-
-def queued(connection: redis.Redis, queue: str = "default") -> list[str]:
-    return [text(task_id) for task_id in connection.lrange(keys.queue(queue), 0, -1)]
 
 
 def let_pass(connection: redis.Redis, seconds: float, queue: str = "default") -> None:
@@ -75,7 +62,7 @@ def test_a_task_for_later_is_scheduled_and_not_pending(client: Client, connectio
     info = client.enqueue("test:echo", process_in=LATER_S)
 
     assert info.state is TaskState.SCHEDULED
-    assert queued(connection) == []
+    assert pending(connection) == []
     assert connection.hget(keys.job(info.id), "status") == b"scheduled"
 
 
@@ -107,7 +94,7 @@ def test_a_moment_that_has_passed_means_now(client: Client, connection: redis.Re
     other = client.enqueue("test:echo", process_in=0)
 
     assert (info.state, other.state) == (TaskState.PENDING, TaskState.PENDING)
-    assert queued(connection) == [info.id, other.id]
+    assert pending(connection) == [info.id, other.id]
 
 
 @pytest.mark.parametrize("option", ["process_at", "deadline"])
@@ -210,7 +197,7 @@ def test_due_tasks_are_forwarded_in_the_order_of_their_times_and_no_others(
     moved, _ = broker.forward()
 
     assert moved == 3
-    assert queued(connection) == ["early", "middle", "late"]
+    assert pending(connection) == ["early", "middle", "late"]
     assert connection.zrange(SCHEDULED, 0, -1) == [b"not_yet"]
 
 
@@ -220,7 +207,7 @@ def test_a_forwarded_task_is_an_ordinary_pending_one(client: Client, broker: Bro
 
     broker.forward()
 
-    job = Job.fetch("a", connection=connection, serializer=JSONSerializer)
+    job = rq_job(connection, "a")
     assert job.get_status() == JobStatus.QUEUED
     assert rings(broker.connection, "default") is True
     task = claim(broker).task
@@ -237,7 +224,7 @@ def test_forwarded_tasks_go_behind_those_that_were_pending_before(
 
     broker.forward()
 
-    assert queued(connection) == ["pending", "scheduled"]
+    assert pending(connection) == ["pending", "scheduled"]
 
 
 def test_every_queue_has_its_due_tasks_forwarded(client: Client, broker: Broker, connection: redis.Redis) -> None:
@@ -247,7 +234,7 @@ def test_every_queue_has_its_due_tasks_forwarded(client: Client, broker: Broker,
 
     assert broker.forward() == (2, None)
 
-    assert (queued(connection, "critical"), queued(connection, "low")) == (["critical"], ["low"])
+    assert (pending(connection, "critical"), pending(connection, "low")) == (["critical"], ["low"])
 
 
 def test_one_pass_forwards_no_more_than_a_batch(client: Client, broker: Broker, connection: redis.Redis) -> None:
@@ -257,7 +244,7 @@ def test_one_pass_forwards_no_more_than_a_batch(client: Client, broker: Broker, 
     passes = [broker.forward()[0] for _ in range(3)]
 
     assert passes == [CHUNK, 10, 0]
-    assert len(queued(connection)) == CHUNK + 10
+    assert len(pending(connection)) == CHUNK + 10
 
 
 def test_the_forwarder_answers_when_the_next_task_is_due(
@@ -294,7 +281,7 @@ def test_a_task_that_was_deleted_meanwhile_is_passed_over(
 
     broker.forward()
 
-    assert queued(connection) == ["here"]
+    assert pending(connection) == ["here"]
     assert not connection.exists(keys.job("gone"), SCHEDULED)
 
 
@@ -333,7 +320,7 @@ def test_ten_thousand_due_tasks_are_forwarded_once_and_in_order_by_two_hosts_at_
     for thread in threads:
         thread.join(30)
 
-    assert queued(connection) == ids
+    assert pending(connection) == ids
     assert sum(moved[0]) + sum(moved[1]) == 10_000
     assert not connection.exists(SCHEDULED)
 
@@ -401,7 +388,7 @@ def test_a_retry_is_in_rqs_scheduled_registry_at_its_time(
     fail(broker, claim(broker), Verdict.RETRY, delay_s=600.0)
 
     registry = ScheduledJobRegistry("default", connection=connection, serializer=JSONSerializer)
-    job = Job.fetch("a", connection=connection, serializer=JSONSerializer)
+    job = rq_job(connection, "a")
     assert registry.get_job_ids() == ["a"]
     assert abs(registry.get_scheduled_time("a").timestamp() - before_s - 600) < 5
     assert job.get_status() == JobStatus.SCHEDULED
@@ -409,7 +396,7 @@ def test_a_retry_is_in_rqs_scheduled_registry_at_its_time(
 
 
 def test_what_plain_rq_schedules_is_forwarded_as_a_task_of_ours(broker: Broker, connection: redis.Redis) -> None:
-    queue = Queue("default", connection=connection, serializer=JSONSerializer)
+    queue = rq_queue(connection)
     job = queue.enqueue_in(timedelta(seconds=100), ENTRY_POINT, "test:echo", {"n": 1})
     other = queue.enqueue_at(datetime(2099, 1, 1, tzinfo=UTC), ENTRY_POINT, "test:echo", {"n": 2})
     too_early = broker.forward(["default"])[0]
@@ -430,13 +417,13 @@ def test_a_job_that_plain_rq_wants_at_the_front_gets_there(
     client: Client, broker: Broker, connection: redis.Redis
 ) -> None:
     client.enqueue("test:echo", task_id="pending")
-    queue = Queue("default", connection=connection, serializer=JSONSerializer)
+    queue = rq_queue(connection)
     first = queue.enqueue_in(timedelta(seconds=10), ENTRY_POINT, "test:echo", 1, at_front=True)
     let_pass(connection, 60)
 
     broker.forward()
 
-    assert queued(connection) == [first.id, "pending"]
+    assert pending(connection) == [first.id, "pending"]
 
 
 # Unique locks.
@@ -478,7 +465,7 @@ def test_a_second_task_of_the_same_kind_is_refused_with_the_first_ones_id(
         hold(client, "second")
 
     assert raised.value.task_id == "first"
-    assert queued(connection) == ["first"]
+    assert pending(connection) == ["first"]
     assert not connection.exists(keys.job("second"))
 
 
@@ -487,7 +474,7 @@ def test_a_task_that_asks_for_no_lock_is_not_held_up_by_one(client: Client, conn
 
     client.enqueue("test:echo", PAYLOAD, task_id="second")
 
-    assert queued(connection) == ["first", "second"]
+    assert pending(connection) == ["first", "second"]
 
 
 def test_of_many_equal_tasks_the_first_is_stored(client: Client) -> None:
@@ -683,15 +670,15 @@ def test_a_lock_that_expired_and_was_taken_by_another_is_left_alone(
 
 
 def rq_empties(connection: redis.Redis) -> None:
-    Queue("default", connection=connection, serializer=JSONSerializer).empty()
+    rq_queue(connection).empty()
 
 
 def rq_deletes(connection: redis.Redis) -> None:
-    Job.fetch("first", connection=connection, serializer=JSONSerializer).delete()
+    rq_job(connection, "first").delete()
 
 
 def rq_cancels(connection: redis.Redis) -> None:
-    Job.fetch("first", connection=connection, serializer=JSONSerializer).cancel()
+    rq_job(connection, "first").cancel()
 
 
 @pytest.mark.parametrize("until", UniqueUntil)

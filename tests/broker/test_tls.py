@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from boilerd import BrokerUnavailableError, Client, TaskState
-from support import RunningDaemon, Valkey
+from support import RunningDaemon, StartValkey, Valkey
 
 
 class Terminator:
@@ -104,7 +104,7 @@ def test_a_broker_whose_certificate_nobody_vouches_for_is_refused(terminator: Te
 
 
 def test_a_client_waits_for_a_stalled_broker_no_longer_than_its_timeout_over_tls_as_well(
-    start_valkey: Callable[..., Valkey], directory: Path
+    start_valkey: StartValkey, directory: Path
 ) -> None:
     server = start_valkey()
     assert server.process

@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,17 @@ from boilerd.cli import boilerd as main
 from boilerd.cli.enqueue import parse_payload
 from boilerd.settings.definitions import definitions
 from boilerd.settings.urls import MASK
-from support import DEADLINE_S, Valkey, as_nobody, boilerd, clean_environment, private_directory, wait_until
-
-Done = subprocess.CompletedProcess[str]
-#: Runs a command in a directory of its own, with the tests' Valkey.
-Command = Callable[..., Done]
+from support import (
+    DEADLINE_S,
+    Command,
+    Done,
+    Valkey,
+    as_nobody,
+    boilerd,
+    clean_environment,
+    private_directory,
+    wait_until,
+)
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 

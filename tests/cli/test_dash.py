@@ -16,10 +16,8 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.cli.dash.state import PAGE, State, View
 from boilerd.cli.dash.views import sparkline
-from support import RunningDaemon, Valkey, clean_environment, wait_until
-from test_inspector import in_state
-
-StartDaemon = Callable[..., RunningDaemon]
+from builders import claim, fail, in_state
+from support import StartDaemon, StartValkey, Valkey, clean_environment, wait_until
 
 
 class Terminal:
@@ -125,9 +123,9 @@ def test_one_gets_from_a_queue_to_a_task_to_its_error_and_back(
     dash.press("Enter")
     dash.wait_for("pending  active  scheduled  retry  completed  archived", "no such tasks")
     dash.press("Left")
-    dash.wait_for(task_id, "RuntimeError")
+    dash.wait_for(task_id, "ValueError")
     dash.press("Enter")
-    dash.wait_for(f"task        {task_id}", "state       archived", "attempt 1: failed", "  RuntimeError: no")
+    dash.wait_for(f"task        {task_id}", "state       archived", "attempt 1: failed", "  ValueError: bad")
     dash.press("Escape")
     dash.wait_for("page 1")
     dash.press("q")
@@ -199,8 +197,7 @@ def test_pages_are_turned(start_dash: StartDash, client: Client) -> None:
 
 def test_a_long_error_is_scrolled(start_dash: StartDash, client: Client, broker: Broker) -> None:
     task_id = client.enqueue("test:echo").id
-    claim = broker.advance("w", ["default"], []).claims[0]
-    _fail(broker, claim, "\n".join(f"line {n:02}" for n in range(40)))
+    fail(broker, claim(broker), traceback="\n".join(f"line {n:02}" for n in range(40)))
     dash = start_dash()
     dash.wait_for("default")
     dash.press("Enter", "Left")
@@ -218,14 +215,6 @@ def test_a_long_error_is_scrolled(start_dash: StartDash, client: Client, broker:
     assert "scroll" in end
 
 
-def _fail(broker: Broker, claim: object, traceback: str) -> None:
-    from boilerd.broker.claims import Claim, Failure  # noqa: PLC0415
-    from boilerd.tasks.retry import Decision, Verdict  # noqa: PLC0415
-
-    assert isinstance(claim, Claim)
-    broker.fail("w", claim, Failure("E: x", traceback, Decision(Verdict.ARCHIVE, 0.0, True), 25))
-
-
 def test_the_help_lists_the_keys(start_dash: StartDash, client: Client) -> None:
     client.enqueue("test:echo")
     dash = start_dash()
@@ -239,7 +228,7 @@ def test_the_help_lists_the_keys(start_dash: StartDash, client: Client) -> None:
 
 
 def test_an_outage_is_told_and_the_picture_stays_until_it_is_over(
-    start_dash: StartDash, start_valkey: Callable[..., Valkey]
+    start_dash: StartDash, start_valkey: StartValkey
 ) -> None:
     server = start_valkey("--appendonly", "yes", "--appendfsync", "always")
     with Client.from_url(server.url) as client:

@@ -6,14 +6,11 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 from click.testing import CliRunner
-from rq import Queue
-from rq.serializers import JSONSerializer
 
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys
@@ -22,12 +19,17 @@ from boilerd.broker.claims import Completion
 from boilerd.cli import COMMANDS
 from boilerd.cli import boilerd as main
 from boilerd.tasks.retry import Verdict
-from support import RunningDaemon, Valkey, boilerd, clean_environment, python_path, wait_until
-from test_inspector import end, in_state
-
-StartDaemon = Callable[..., RunningDaemon]
-Done = subprocess.CompletedProcess[str]
-Command = Callable[..., Done]
+from builders import fail_next, in_state, rq_queue
+from support import (
+    Command,
+    Done,
+    StartDaemon,
+    Valkey,
+    boilerd,
+    clean_environment,
+    python_path,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -88,14 +90,14 @@ def test_task_show_tells_everything_with_the_traceback_of_each_attempt(
     command: Command, client: Client, broker: Broker
 ) -> None:
     task_id = client.enqueue("test:echo", {"to": "ä\x1b[2J"}).id
-    end(broker, Verdict.ARCHIVE)
+    fail_next(broker, Verdict.ARCHIVE)
 
     shown = command("task", "show", task_id).stdout
 
     assert re.search(r'^payload +\{"to": "ä\\u001b\[2J"\}$', shown, re.MULTILINE)
     assert re.search(r"^state +archived$", shown, re.MULTILINE)
-    assert re.search(r"^attempt 1: failed after \d\.\ds, 20\d\d-.* \(\d\.\ds ago\), w$", shown, re.MULTILINE)
-    assert "\n  Traceback\n  RuntimeError: no\n" in shown
+    assert re.search(r"^attempt 1: failed after \d\.\ds, 20\d\d-.* \(\d\.\ds ago\), host\.run\.0$", shown, re.MULTILINE)
+    assert "\n  Traceback …\n  ValueError: bad\n" in shown
     assert json.loads(command("task", "show", task_id, "--json").stdout)["attempts"][0]["is_success"] is False
 
 
@@ -223,7 +225,7 @@ def test_queue_ls_and_show_tell_counts_latency_and_history(command: Command, cli
 
 
 def test_queue_ls_lists_queues_of_plain_rq_whatever_their_names(command: Command, connection: redis.Redis) -> None:
-    Queue("mail:EU", connection=connection, serializer=JSONSerializer).enqueue("shop.bill", 7)
+    rq_queue(connection, "mail:EU").enqueue("shop.bill", 7)
 
     assert [row[:2] for row in rows(command("queue", "ls"))[1:]] == [["mail:EU", "1"]]
 

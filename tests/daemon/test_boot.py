@@ -5,7 +5,6 @@ A broker that does not answer may answer the next time, so it is status 1: servi
 
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,7 @@ import pytest
 from boilerd.broker.connection import connect
 from boilerd.errors import AppImportError
 from boilerd.tasks.loading import load_app
-from support import RunningDaemon, Valkey, boilerd, clean_environment
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import StartDaemon, StartValkey, Valkey, boilerd, clean_environment
 
 
 def run(directory: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -158,7 +155,7 @@ def test_a_log_file_that_cannot_be_opened_is_named(directory: Path) -> None:
     ],
 )
 def test_a_broker_that_takes_no_writes_at_present_is_worth_another_try(
-    start_valkey: Callable[..., Valkey], directory: Path, setting: str, value: str, pattern: str
+    start_valkey: StartValkey, directory: Path, setting: str, value: str, pattern: str
 ) -> None:
     (directory / "boilerd.toml").write_text("[limits.low]\nmax_active = 1\n")
     server = start_valkey(f"--{setting}", value)
@@ -167,7 +164,7 @@ def test_a_broker_that_takes_no_writes_at_present_is_worth_another_try(
 
 
 @pytest.mark.parametrize("lacking", ["@scripting", "@blocking", "evalsha"])
-def test_a_user_with_too_few_rights_is_told(start_valkey: Callable[..., Valkey], directory: Path, lacking: str) -> None:
+def test_a_user_with_too_few_rights_is_told(start_valkey: StartValkey, directory: Path, lacking: str) -> None:
     server = start_valkey()
     with connect(server.url) as admin:
         admin.execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "&*", "+@all", f"-{lacking}")

@@ -8,23 +8,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from rq.job import Job
-from rq.serializers import JSONSerializer
 
 from boilerd import Client, Inspector
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
 from boilerd.cli.socket_client import ask
 from boilerd.entry_point import ENTRY_POINT
-from support import Failpoints, RunningDaemon, Valkey, completed, is_running, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from builders import rq_job, rq_queue
+from support import Failpoints, RunningDaemon, StartDaemon, Valkey, completed, is_running, wait_until
 
 
 def children_of(daemon: RunningDaemon) -> dict[str, int]:
@@ -32,7 +28,7 @@ def children_of(daemon: RunningDaemon) -> dict[str, int]:
 
 
 def supervisorctl(daemon: RunningDaemon, *words: str) -> subprocess.CompletedProcess[str]:
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
     tool = [str(Path(sys.executable).parent / "supervisorctl"), "-s", f"unix://{socket}"]
     return subprocess.run([*tool, *words], capture_output=True, text=True, timeout=30, check=False)
 
@@ -124,7 +120,7 @@ def test_ps_tells_what_each_process_is(start_daemon: StartDaemon, client: Client
 
 def test_supervisors_own_tool_works_on_the_control_socket(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "3").ready()
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
 
     shown = supervisorctl(daemon, "status").stdout
 
@@ -234,7 +230,7 @@ def test_a_task_that_kills_its_worker_is_archived_with_the_cause(
     failed = daemon.wait_for("task failed", task_id=task_id)
     assert failed["error"] == "WorkerDiedError: worker died: signal 9 (SIGKILL)"
     daemon.wait_for("task archived", task_id=task_id)
-    assert Job.fetch(task_id, connection=connection, serializer=JSONSerializer).is_failed
+    assert rq_job(connection, task_id).is_failed
     other = daemon.enqueue("test:echo", "1")
     daemon.wait_for("task completed", task_id=other)
 
@@ -288,7 +284,7 @@ def test_a_drain_ends_in_time_and_puts_the_task_back_uncounted(
     assert status == 0
     assert 1 <= took_s < 3
     assert client.connection.lrange(keys.queue("default"), 0, -1) == [task_id.encode(), behind.encode()]
-    job = Job.fetch(task_id, connection=client.connection, serializer=JSONSerializer)
+    job = rq_job(client.connection, task_id)
     assert (job.get_status(), job.retries_left, job.number_of_retries) == ("queued", 25, None)
     assert daemon.lines("worker shutdown timed out, forcing exit")
     assert daemon.lines("task released, it will run again", task_id=task_id)
@@ -330,7 +326,7 @@ def test_a_term_and_an_interrupt_that_come_together_are_one_request(start_daemon
 @pytest.mark.parametrize("is_stopping", [False, True], ids=["workers drain", "broker stops"])
 def test_a_second_term_does_not_wait_for_a_broker_that_hangs(start_daemon: StartDaemon, *, is_stopping: bool) -> None:
     daemon = start_daemon("--concurrency", "1", "--shutdown-timeout", "60", redis_url=None).ready()
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
     broker = daemon.pid_of("valkey")
     if is_stopping:
         ask(socket, "supervisor.stopProcessGroup", "worker")
@@ -368,7 +364,7 @@ def test_an_idle_daemon_stops_at_once(start_daemon: StartDaemon, connection: red
 
     assert status == 0
     assert time.monotonic() - told_s < 2
-    assert not (daemon.directory / "run" / "control.sock").exists()
+    assert not daemon.socket.exists()
 
 
 def test_a_handler_past_its_timeout_is_interrupted_although_it_catches_exceptions(
@@ -420,7 +416,7 @@ def test_a_failed_task_keeps_its_traceback_in_redis_and_off_the_log(
     daemon.wait_for("task failed", task_id=task_id)
 
     def latest() -> Any:
-        return Job.fetch(task_id, connection=connection, serializer=JSONSerializer).latest_result()
+        return rq_job(connection, task_id).latest_result()
 
     result = wait_until(latest, "the failure was recorded")
     assert "RuntimeError: failed as told: s3cret" in result.exc_string
@@ -506,11 +502,10 @@ def test_a_burst_empties_the_queues_and_exits(start_daemon: StartDaemon, client:
 
 
 def test_a_plain_rq_client_reaches_an_idle_daemon(start_daemon: StartDaemon, connection: redis.Redis) -> None:
-    from rq import Queue  # noqa: PLC0415
 
     daemon = start_daemon("--concurrency", "2").ready()
 
-    queue = Queue("default", connection=connection, serializer=JSONSerializer)
+    queue = rq_queue(connection)
     job = queue.enqueue(ENTRY_POINT, "test:echo", {"from": "rq"})
 
     daemon.wait_for("task completed", task_id=job.id)

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ from rq.serializers import JSONSerializer
 
 from boilerd import Client, DuplicateTaskError, TaskState
 from boilerd.broker import keys
-from support import RunningDaemon, boilerd, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from builders import rq_job
+from support import StartDaemon, boilerd, wait_until
 
 
 def job_of(connection: redis.Redis, task_id: str) -> Job:
-    return Job.fetch(task_id, connection=connection, serializer=JSONSerializer)
+    return rq_job(connection, task_id)
 
 
 def starts(lines: list[dict[str, Any]]) -> list[float]:

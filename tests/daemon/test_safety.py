@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,17 +23,14 @@ from boilerd.settings.definitions import Settings
 from boilerd.settings.loading import load
 from boilerd.supervision.report import Report
 from boilerd.supervision.sd_notify import Notifier
-from support import RunningDaemon, Valkey, as_nobody, boilerd, clean_environment, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
-
+from support import StartDaemon, StartValkey, Valkey, as_nobody, boilerd, clean_environment, wait_until
 
 # The broker.
 
 
 @pytest.mark.fault(30)
 def test_a_broker_that_may_evict_tasks_is_told_with_what_to_set(
-    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+    start_daemon: StartDaemon, start_valkey: StartValkey
 ) -> None:
     server = start_valkey("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "yes")
 
@@ -60,7 +56,7 @@ def test_the_embedded_broker_is_safe(start_daemon: StartDaemon) -> None:
         assert admin.config_get("append*")["appendfsync"] == "everysec"
 
 
-def test_a_broker_with_snapshots_is_no_hazard(start_valkey: Callable[..., Valkey]) -> None:
+def test_a_broker_with_snapshots_is_no_hazard(start_valkey: StartValkey) -> None:
     server = start_valkey("--save", "60 1")
 
     with connect(server.url) as connection:
@@ -76,9 +72,7 @@ def test_a_broker_that_hides_its_settings_is_judged_by_what_it_tells(valkey: Val
 
 
 @pytest.mark.fault(4)
-def test_a_daemon_waits_for_a_broker_that_reads_its_file(
-    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
-) -> None:
+def test_a_daemon_waits_for_a_broker_that_reads_its_file(start_daemon: StartDaemon, start_valkey: StartValkey) -> None:
     server = start_valkey("--save", "3600 1")
     with Client.from_url(server.url) as client:
         client.enqueue_many([("test:echo", "x" * 1000)] * 300, queue="elsewhere")
@@ -115,9 +109,7 @@ def add_user(server: Valkey, *without: str) -> str:
     return server.url.replace("unix://", "unix://boilerd:pw@")
 
 
-def test_the_rights_that_the_readme_names_are_enough(
-    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
-) -> None:
+def test_the_rights_that_the_readme_names_are_enough(start_daemon: StartDaemon, start_valkey: StartValkey) -> None:
     server = start_valkey("--appendonly", "yes")
     daemon = start_daemon("--concurrency", "2", redis_url=add_user(server)).ready()
 
@@ -141,7 +133,7 @@ def test_the_rights_that_the_readme_names_are_enough(
 
 
 def test_without_the_right_to_channels_a_running_task_is_cancelled_all_the_same(
-    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+    start_daemon: StartDaemon, start_valkey: StartValkey
 ) -> None:
     server = start_valkey("--appendonly", "yes")
     daemon = start_daemon("--concurrency", "1", redis_url=add_user(server, "&rq:pubsub:*")).ready()
@@ -258,7 +250,7 @@ def test_only_the_first_of_systemds_directories_is_used(monkeypatch: pytest.Monk
 
 
 def test_secrets_stand_neither_in_the_process_list_nor_in_the_log(
-    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+    start_daemon: StartDaemon, start_valkey: StartValkey
 ) -> None:
     server = start_valkey("--requirepass", "hunter2-secret")
     daemon = start_daemon(
@@ -303,7 +295,7 @@ def test_health_is_ok_while_everything_works(start_daemon: StartDaemon) -> None:
 
 
 def test_health_turns_red_while_the_broker_is_away_and_green_again(
-    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+    start_daemon: StartDaemon, start_valkey: StartValkey
 ) -> None:
     server = start_valkey("--appendonly", "yes")
     daemon = start_daemon("--concurrency", "1", redis_url=server.url).ready()
@@ -319,7 +311,7 @@ def test_health_turns_red_while_the_broker_is_away_and_green_again(
 
 @pytest.mark.parametrize("word", ["health", "status"])
 def test_a_broker_that_takes_no_new_tasks_is_told(
-    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey], word: str
+    start_daemon: StartDaemon, start_valkey: StartValkey, word: str
 ) -> None:
     server = start_valkey()
     daemon = start_daemon("--concurrency", "1", redis_url=server.url).ready()
@@ -333,7 +325,7 @@ def test_a_broker_that_takes_no_new_tasks_is_told(
 
 
 def test_workers_that_cannot_claim_are_told_whatever_the_cause(
-    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+    start_daemon: StartDaemon, start_valkey: StartValkey
 ) -> None:
     server = start_valkey()
     daemon = start_daemon("--concurrency", "2", redis_url=server.url).ready()
@@ -350,7 +342,7 @@ def test_workers_that_cannot_claim_are_told_whatever_the_cause(
 
 def test_a_scheduler_that_hangs_lets_the_heartbeat_age(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
     scheduler = daemon.pid_of("scheduler")
     os.kill(scheduler, signal.SIGSTOP)
 

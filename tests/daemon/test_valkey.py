@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ from boilerd import Client
 from boilerd.broker.connection import connect
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import NoBrokerError
-from support import DEADLINE_S, Valkey, wait_until
+from support import DEADLINE_S, StartValkey, Valkey, wait_until
 
 
 def supervisor() -> Any:
@@ -50,7 +49,7 @@ def test_a_server_that_was_left_and_hangs_is_killed_before_another_gets_its_file
 
 
 def test_a_large_file_may_take_longer_than_an_answer(
-    start_valkey: Callable[..., Valkey], monkeypatch: pytest.MonkeyPatch
+    start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("boilerd.daemon.valkey.START_TIMEOUT_S", 0.5)
     server = start_valkey("--save", "3600 1")
@@ -67,7 +66,7 @@ def test_a_large_file_may_take_longer_than_an_answer(
 
 
 def test_a_server_that_never_answers_is_not_waited_for(
-    start_valkey: Callable[..., Valkey], monkeypatch: pytest.MonkeyPatch
+    start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("boilerd.daemon.valkey.START_TIMEOUT_S", 0.1)
     server = start_valkey()
@@ -78,7 +77,7 @@ def test_a_server_that_never_answers_is_not_waited_for(
         EmbeddedValkey(server.socket.parent, server.socket).wait_until_ready(supervisor())
 
 
-def test_a_server_whose_disk_is_full_is_ready(start_valkey: Callable[..., Valkey]) -> None:
+def test_a_server_whose_disk_is_full_is_ready(start_valkey: StartValkey) -> None:
     server = start_valkey("--save", "3600 1")
     with connect(server.url) as admin:
         (server.socket.parent / "dump.rdb" / "in the way").mkdir(parents=True)

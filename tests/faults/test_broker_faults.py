@@ -3,7 +3,7 @@
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,10 +14,7 @@ from boilerd import BrokerError, BrokerUnavailableError, Client, TaskIdConflictE
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
 from boilerd.daemon.valkey import find_server
-from support import RunningDaemon, Valkey, completed, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
-StartValkey = Callable[..., Valkey]
+from support import RunningDaemon, StartDaemon, StartValkey, Valkey, completed, wait_until
 
 #: The longest pause of an outage is 3 s; and some for a busy machine.
 BACK_S = 10

@@ -3,21 +3,19 @@
 import json
 import os
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from rq import Queue
-from rq.serializers import JSONSerializer, PickleSerializer
+from rq.serializers import PickleSerializer
 
 from boilerd import Client, InvalidPayloadError
 from boilerd.broker import keys
 from boilerd.entry_point import ENTRY_POINT
-from support import RunningDaemon, completed, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from builders import rq_queue
+from support import RunningDaemon, StartDaemon, completed, wait_until
 
 ECHO = json.dumps([ENTRY_POINT, None, ["test:echo", None], {}]).encode()
 
@@ -213,7 +211,7 @@ def test_callbacks_and_webhooks_in_a_job_are_never_called(daemon: RunningDaemon,
 @pytest.mark.fault(33)
 def test_a_job_of_a_plain_rq_client_is_not_imported(daemon: RunningDaemon, client: Client) -> None:
     target = daemon.directory / "pwned"
-    queue = Queue("default", connection=client.connection, serializer=JSONSerializer)
+    queue = rq_queue(client.connection)
 
     job = queue.enqueue("os.system", f"touch {target}")
 

@@ -4,16 +4,22 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from boilerd import BrokerError, Client
 from boilerd.broker import keys
-from support import RunningDaemon, Valkey, boilerd, clean_environment, completed, python_path, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import (
+    StartDaemon,
+    StartValkey,
+    Valkey,
+    boilerd,
+    clean_environment,
+    completed,
+    python_path,
+    wait_until,
+)
 
 
 @pytest.mark.fault(34)
@@ -72,7 +78,7 @@ def test_a_worker_that_is_replaced_while_the_log_directory_is_gone_runs_tasks(
 def test_a_daemon_without_its_control_socket_works_and_drains(start_daemon: StartDaemon, client: Client) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
 
-    (daemon.directory / "run" / "control.sock").unlink()
+    daemon.socket.unlink()
 
     task_id = client.enqueue("test:echo").id
     daemon.wait_for("task completed", task_id=task_id)
@@ -93,7 +99,7 @@ def test_a_state_directory_that_cannot_be_made_is_told(directory: Path) -> None:
 
 @pytest.mark.fault(34)
 def test_a_broker_that_cannot_write_its_file_takes_nothing_and_says_so(
-    start_valkey: Callable[..., Valkey], start_daemon: StartDaemon
+    start_valkey: StartValkey, start_daemon: StartDaemon
 ) -> None:
     server = start_valkey("--save", "3600 1000000", "--enable-protected-configs", "yes")
     daemon = start_daemon("--concurrency", "1", redis_url=server.url).ready()

@@ -1,16 +1,10 @@
 """Handlers crash, leak, hang and kill: the task gets the right cause, the daemon lives, others go on."""
 
-from collections.abc import Callable
-
 import pytest
 
 from boilerd import Client
 from boilerd.broker import keys
-from support import RunningDaemon, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
-
-QUICK = {"BOILERD_RETRY": '{"base": "0.1s", "max_delay": "0.1s"}'}
+from support import QUICK_RETRY, StartDaemon, wait_until
 
 
 def archived_because(client: Client, task_id: str) -> str:
@@ -36,7 +30,7 @@ def archived_because(client: Client, task_id: str) -> str:
 def test_a_handler_that_crashes_is_tried_again_and_archived_with_the_cause(
     start_daemon: StartDaemon, client: Client, task_type: str, payload: object, cause: str
 ) -> None:
-    daemon = start_daemon("--concurrency", "1", env=QUICK).ready()
+    daemon = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
 
     task_id = client.enqueue(task_type, payload, max_retries=1).id
 
@@ -52,7 +46,7 @@ def test_a_handler_that_crashes_is_tried_again_and_archived_with_the_cause(
 def test_a_handler_that_leaks_all_file_descriptors_fails_and_leaves_a_daemon_that_works(
     start_daemon: StartDaemon, client: Client
 ) -> None:
-    daemon = start_daemon("--concurrency", "1", env=QUICK).ready()
+    daemon = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
 
     task_id = client.enqueue("test:files", max_retries=1).id
 
@@ -67,7 +61,7 @@ def test_a_handler_that_leaks_all_file_descriptors_fails_and_leaves_a_daemon_tha
 def test_a_task_that_kills_every_worker_is_archived_and_a_thousand_good_ones_are_done(
     start_daemon: StartDaemon, client: Client
 ) -> None:
-    daemon = start_daemon("--concurrency", "2", env=QUICK).ready()
+    daemon = start_daemon("--concurrency", "2", env=QUICK_RETRY).ready()
     bad = client.enqueue("test:die", max_retries=10).id
 
     client.enqueue_many([("test:echo", None)] * 1000)
@@ -83,7 +77,7 @@ def test_a_task_that_kills_every_worker_is_archived_and_a_thousand_good_ones_are
 def test_a_handler_that_ignores_its_timeout_in_python_is_interrupted(
     start_daemon: StartDaemon, client: Client, task_type: str
 ) -> None:
-    daemon = start_daemon("--concurrency", "1", env=QUICK).ready()
+    daemon = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
 
     task_id = client.enqueue(task_type, timeout=1, max_retries=1).id
 
@@ -96,7 +90,7 @@ def test_a_handler_that_ignores_its_timeout_in_python_is_interrupted(
 def test_a_handler_that_never_returns_to_python_is_killed_five_seconds_after_its_timeout(
     start_daemon: StartDaemon, client: Client
 ) -> None:
-    daemon = start_daemon("--concurrency", "1", env=QUICK).ready()
+    daemon = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
 
     task_id = client.enqueue("test:stubborn", timeout=1, max_retries=0).id
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,7 @@ from boilerd.broker import keys
 from boilerd.tasks.retry import RetryPolicy, Verdict
 from boilerd.worker import settlement
 from boilerd.worker.settlement import Rules
-from support import RunningDaemon, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import RunningDaemon, StartDaemon, wait_until
 
 APP = """
 import os, time

@@ -3,7 +3,7 @@
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,7 @@ from boilerd.broker.connection import connect
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler.subscriber import Subscriber
 from proxy import Proxy
-from support import RunningDaemon, Valkey, completed, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import StartDaemon, StartValkey, Valkey, completed, wait_until
 
 
 @pytest.fixture
@@ -136,7 +134,7 @@ def test_the_command_channel_notices_that_it_hangs(client: Client, proxy: Proxy)
             subscriber.stop()
 
 
-def test_a_command_channel_that_answers_when_it_is_asked_is_kept(start_valkey: Callable[..., Valkey]) -> None:
+def test_a_command_channel_that_answers_when_it_is_asked_is_kept(start_valkey: StartValkey) -> None:
     server = start_valkey()
     with connect(server.url) as own, connect(server.url) as admin:
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -13,8 +12,10 @@ import pytest
 from boilerd import Client
 from boilerd.broker import keys
 from support import (
+    QUICK_RETRY,
     Failpoints,
     RunningDaemon,
+    StartDaemon,
     Valkey,
     boilerd,
     clean_environment,
@@ -25,10 +26,7 @@ from support import (
     wait_until,
 )
 
-StartDaemon = Callable[..., RunningDaemon]
-
 #: Failed attempts are tried again at once.
-QUICK = {"BOILERD_RETRY": '{"base": "0.1s", "max_delay": "0.1s"}'}
 
 
 def everybody(daemon: RunningDaemon) -> list[int]:
@@ -79,10 +77,10 @@ def test_a_scheduler_killed_among_ten_thousand_due_tasks_forwards_each_once(
 
 @pytest.mark.fault(18)
 def test_a_stopped_scheduler_costs_its_workers_one_extra_run_at_most(start_daemon: StartDaemon, client: Client) -> None:
-    first = start_daemon("--concurrency", "1", env=QUICK).ready()
+    first = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
     task_id = client.enqueue("test:brief", 12).id
     first.wait_for("task started", task_id=task_id)
-    second = start_daemon("--concurrency", "1", env=QUICK).ready()
+    second = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
     scheduler = first.pid_of("scheduler")
 
     os.kill(scheduler, signal.SIGSTOP)
@@ -148,7 +146,7 @@ def test_a_restarted_daemon_recovers_at_once_what_its_killed_predecessor_ran(
     send_all(everybody(first), signal.SIGKILL)
     first.process.wait()
 
-    second = start_daemon("--concurrency", "2", env=QUICK)
+    second = start_daemon("--concurrency", "2", env=QUICK_RETRY)
 
     died = "WorkerDiedError: worker died together with its daemon"
     second.wait_for("task failed", task_id=task_id, error=died)
@@ -203,7 +201,7 @@ def test_a_daemon_told_to_stop_while_the_broker_is_down_ends_in_time(
     server.start()
     with Client.from_url(server.url) as client:
         # What could not be given back is found by its lease, or by the next daemon of this machine.
-        next_one = start_daemon("--concurrency", "1", redis_url=server.url, env=QUICK)
+        next_one = start_daemon("--concurrency", "1", redis_url=server.url, env=QUICK_RETRY)
         next_one.wait_for("task failed", task_id=task_id, error="WorkerDiedError: worker died together with its daemon")
     next_one.close()
     server.stop()
@@ -235,7 +233,7 @@ def test_a_supervisor_killed_between_its_steps_leaves_no_process_and_loses_no_ta
 
 @pytest.mark.fault(24)
 def test_everything_killed_with_the_embedded_broker_comes_back_with_all_tasks(start_daemon: StartDaemon) -> None:
-    first = start_daemon("--concurrency", "1", redis_url=None, env=QUICK).ready()
+    first = start_daemon("--concurrency", "1", redis_url=None, env=QUICK_RETRY).ready()
     with Client.from_url(f"unix://{first.directory}/run/valkey.sock") as client:
         running = client.enqueue("test:brief", max_retries=3).id
         first.wait_for("task started", task_id=running)
@@ -244,7 +242,7 @@ def test_everything_killed_with_the_embedded_broker_comes_back_with_all_tasks(st
     send_all(everybody(first), signal.SIGKILL)
     first.process.wait()
 
-    second = start_daemon("--concurrency", "1", redis_url=None, directory=first.directory, env=QUICK)
+    second = start_daemon("--concurrency", "1", redis_url=None, directory=first.directory, env=QUICK_RETRY)
 
     for task_id in [running, *waiting, scheduled]:
         second.wait_for("task completed", task_id=task_id)
@@ -255,10 +253,10 @@ def test_everything_killed_with_the_embedded_broker_comes_back_with_all_tasks(st
 def test_a_host_that_is_cut_off_loses_its_task_within_40_seconds_and_cannot_write_later(
     start_daemon: StartDaemon, client: Client
 ) -> None:
-    first = start_daemon("--concurrency", "1", env=QUICK).ready()
+    first = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
     task_id = client.enqueue("test:brief").id
     first.wait_for("task started", task_id=task_id)
-    second = start_daemon("--concurrency", "1", env=QUICK).ready()
+    second = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
     frozen = everybody(first)
 
     send_all(frozen, signal.SIGSTOP)  # to the other host it is the same as a cut network

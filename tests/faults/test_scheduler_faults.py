@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,8 @@ from boilerd.scheduler.scheduler import Scheduler
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
 from boilerd.worker.settlement import Rules
-from support import RunningDaemon, Valkey, expire_leases, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
-WORKER = "host.run.0"
+from builders import WORKER
+from support import StartDaemon, StartValkey, expire_leases, wait_until
 
 
 class Clock:
@@ -97,12 +95,12 @@ def child() -> Iterator[int]:
 
 @pytest.mark.fault(40)
 def test_a_duty_that_redis_refuses_keeps_the_scheduler_from_no_other(
-    start_daemon: StartDaemon, start_valkey: Callable[..., Valkey]
+    start_daemon: StartDaemon, start_valkey: StartValkey
 ) -> None:
     server = start_valkey()
     cron = {"BOILERD_CRON": '[{"spec": "@every 1s", "type": "test:echo"}]'}
     daemon = start_daemon("--concurrency", "1", redis_url=server.url, env=cron).ready()
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
     with Client.from_url(server.url) as client:
         task_id = client.enqueue("test:sleep", 60).id
         daemon.wait_for("task started", task_id=task_id)

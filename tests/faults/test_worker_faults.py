@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Callable
 
 import pytest
 
@@ -12,15 +11,21 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Failure
 from boilerd.errors import LeaseExpiredError
 from boilerd.tasks.retry import Decision, Verdict
-from support import Failpoints, RunningDaemon, completed, expire_leases, is_running, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import (
+    QUICK_RETRY,
+    Failpoints,
+    RunningDaemon,
+    StartDaemon,
+    completed,
+    expire_leases,
+    is_running,
+    wait_until,
+)
 
 
 @pytest.fixture
 def daemon(start_daemon: StartDaemon, failpoints: Failpoints) -> RunningDaemon:
-    retry = '{"base": "0.1s", "max_delay": "0.1s"}'
-    return start_daemon("--concurrency", "1", env={**failpoints.env, "BOILERD_RETRY": retry}).ready()
+    return start_daemon("--concurrency", "1", env=failpoints.env | QUICK_RETRY).ready()
 
 
 def assert_nothing_is_left(client: Client, task_id: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from boilerd.process.logs import FIELDS, JsonFormatter, LineHandler, TextFormatter, configure, log_context, name_process
+from builders import endless_list
 from support import DEADLINE_S, clean_environment
 
 logger = logging.getLogger("app.module")
@@ -148,18 +149,12 @@ class Mute:
         raise ValueError("no words")
 
 
-def endless() -> list[Any]:
-    itself: list[Any] = []
-    itself.append(itself)
-    return itself
-
-
 @pytest.mark.parametrize("style", ["json", "text"])
 @pytest.mark.parametrize(
     "value",
     [
         b"\xff", {1, 2}, object(), ValueError("x"), datetime.now(UTC), float("nan"), float("inf"), 2**70, int, 1j,
-        {(1, 2): 3}, {None: 1}, "\udcff", ["\udcff"], Mute(), endless(), Path("/x"), "\x00\x1b",
+        {(1, 2): 3}, {None: 1}, "\udcff", ["\udcff"], Mute(), endless_list(), Path("/x"), "\x00\x1b",
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip

@@ -6,48 +6,20 @@ import pytest
 import redis
 from rq import Queue
 from rq.job import Dependency, Job
-from rq.serializers import JSONSerializer
 
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.claims import Claim, Completion, Failure
+from boilerd.broker.claims import Completion
 from boilerd.entry_point import ENTRY_POINT
-from boilerd.tasks.retry import Decision, Verdict
+from boilerd.tasks.retry import Verdict
+from builders import WORKER, claim, claim_batch, complete, complete_next, fail_next, pending, rq_queue
 
-WORKER = "host.run.0"
 DEFERRED = keys.registry("deferred", "default")
-
-
-@pytest.fixture
-def queue(connection: redis.Redis) -> Queue:
-    return Queue("default", connection=connection, serializer=JSONSerializer)
 
 
 def enqueue(queue: Queue, job_id: str, **options: Any) -> Job:
     options = {"result_ttl": 0, **options}
     return queue.enqueue(ENTRY_POINT, args=("test:echo", None), job_id=job_id, **options)
-
-
-def claim(broker: Broker, **options: Any) -> list[Claim]:
-    return broker.advance(WORKER, ["default", "low"], **options).claims
-
-
-def fail(broker: Broker, verdict: Verdict) -> None:
-    """Fail the next task."""
-    (held,) = claim(broker)
-    broker.fail(WORKER, held, Failure("failed", "failed", Decision(verdict, 0.0, counts=True), 0))
-
-
-def complete(broker: Broker) -> str:
-    """Complete the next task; its ID."""
-    (held,) = claim(broker)
-    assert broker.advance(WORKER, (), [Completion(held)]).lost == []
-    return held.task_id
-
-
-def pending(connection: redis.Redis, name: str = "default") -> list[str]:
-    found: Any = connection.lrange(keys.queue(name), 0, -1)
-    return [str(one, "utf-8") for one in found]
 
 
 def left(connection: redis.Redis) -> list[Any]:
@@ -63,20 +35,20 @@ def test_a_job_that_waits_for_a_task_is_pending_when_it_is_completed(
     child = enqueue(queue, "child", depends_on=parent)
     assert (pending(connection), child.get_status()) == (["parent"], "deferred")
 
-    assert complete(broker) == "parent"
+    assert complete_next(broker) == "parent"
 
     assert (pending(connection), child.get_status()) == (["child"], "queued")
     assert left(connection) == []
-    assert complete(broker) == "child"
+    assert complete_next(broker) == "child"
 
 
 def test_a_job_of_another_queue_becomes_pending_there_and_rings(
     broker: Broker, connection: redis.Redis, queue: Queue
 ) -> None:
-    low = Queue("low", connection=connection, serializer=JSONSerializer)
+    low = rq_queue(connection, "low")
     enqueue(low, "child", depends_on=enqueue(queue, "parent"))
 
-    complete(broker)
+    complete_next(broker)
 
     assert pending(connection, "low") == ["child"]
     assert connection.llen(keys.bell("low")) == 1
@@ -87,10 +59,10 @@ def test_a_job_waits_for_all_that_it_depends_on(broker: Broker, connection: redi
     enqueue(queue, "child", depends_on=parents)
 
     for n in range(2):
-        assert complete(broker) == f"parent{n}"
+        assert complete_next(broker) == f"parent{n}"
         assert "child" not in pending(connection)
         assert connection.exists(parents[n].key) == connection.exists(parents[n].dependents_key)
-    assert complete(broker) == "parent2"
+    assert complete_next(broker) == "parent2"
 
     assert pending(connection) == ["child"]
 
@@ -101,7 +73,7 @@ def test_parents_of_one_batch_release_their_child_once(
 ) -> None:
     parents = [enqueue(queue, f"parent{n}", result_ttl=result_ttl) for n in range(40)]
     enqueue(queue, "child", depends_on=parents[:2])
-    held = claim(broker, limit=3)
+    held = claim_batch(broker, limit=3)
     assert [one.task_id for one in held] == ["parent0", "parent1", "parent2"]
 
     broker.advance(WORKER, (), [Completion(one) for one in held])
@@ -115,7 +87,7 @@ def test_a_job_that_asks_for_the_front_gets_it(broker: Broker, connection: redis
     enqueue(queue, "other")
     enqueue(queue, "child", depends_on=Dependency([parent], enqueue_at_front=True))
 
-    complete(broker)
+    complete_next(broker)
 
     assert pending(connection) == ["child", "other"]
 
@@ -125,14 +97,14 @@ def test_a_failure_releases_only_those_that_allow_it(broker: Broker, connection:
     strict = enqueue(queue, "strict", depends_on=parent)
     enqueue(queue, "lenient", depends_on=Dependency([parent], allow_failure=True))
 
-    fail(broker, Verdict.ARCHIVE)
+    fail_next(broker, Verdict.ARCHIVE)
 
     assert (pending(connection), strict.get_status()) == (["lenient"], "deferred")
     assert 0 < int(connection.ttl(parent.dependents_key)) <= int(connection.ttl(parent.key))
 
     assert broker.act("run", ["parent"]) == ["done"]
     assert connection.ttl(parent.dependents_key) == -1
-    assert [complete(broker), complete(broker)] == ["lenient", "parent"]
+    assert [complete_next(broker), complete_next(broker)] == ["lenient", "parent"]
     assert pending(connection) == ["strict"]
 
 
@@ -141,18 +113,18 @@ def test_an_attempt_that_is_to_be_retried_releases_nobody(
 ) -> None:
     enqueue(queue, "child", depends_on=Dependency([enqueue(queue, "parent")], allow_failure=True))
 
-    fail(broker, Verdict.RETRY)
+    fail_next(broker, Verdict.RETRY)
     assert pending(connection) == []
 
     broker.forward(["default"])
-    assert complete(broker) == "parent"
+    assert complete_next(broker) == "parent"
     assert pending(connection) == ["child"]
 
 
 def test_a_task_that_is_dropped_counts_as_done(broker: Broker, connection: redis.Redis, queue: Queue) -> None:
     enqueue(queue, "child", depends_on=enqueue(queue, "parent"))
 
-    fail(broker, Verdict.DROP)
+    fail_next(broker, Verdict.DROP)
 
     assert pending(connection) == ["child"]
     assert left(connection) == []
@@ -166,7 +138,7 @@ def test_a_job_that_was_cancelled_or_deleted_while_it_waited_does_not_come(
     cancelled.cancel()
     connection.delete(deleted.key)
 
-    complete(broker)
+    complete_next(broker)
 
     assert pending(connection) == []
     assert not connection.exists(parent.dependents_key)
@@ -178,7 +150,7 @@ def test_a_job_that_was_cancelled_while_it_ran_releases_nobody(
 ) -> None:
     parent = enqueue(queue, "parent", result_ttl=result_ttl)
     child = enqueue(queue, "child", depends_on=parent)
-    (held,) = claim(broker)
+    held = claim(broker)
     parent.cancel()
 
     broker.advance(WORKER, (), [Completion(held)])
@@ -198,7 +170,7 @@ def test_the_ttl_of_a_job_counts_from_when_it_is_pending(
     else:
         connection.expire(child.key, 20)
 
-    complete(broker)
+    complete_next(broker)
 
     assert pending(connection) == ["child"]
     assert expected_s - 10 <= int(connection.ttl(child.key)) <= expected_s
@@ -214,7 +186,7 @@ def test_a_key_of_another_kind_keeps_no_task_from_its_end(
     connection.delete(key)
     connection.set(key, "a stranger's")
 
-    assert complete(broker) == "parent"
+    assert complete_next(broker) == "parent"
 
     assert not connection.exists(keys.wip("default"), keys.job("parent"))
     assert pending(connection) == (["child"] if key in {"rq:job::child:dependencies", "rq:deferred:default"} else [])
@@ -223,12 +195,12 @@ def test_a_key_of_another_kind_keeps_no_task_from_its_end(
 def test_a_key_of_another_kind_in_the_place_of_its_queue_makes_way_for_a_job(
     broker: Broker, connection: redis.Redis, queue: Queue
 ) -> None:
-    low = Queue("low", connection=connection, serializer=JSONSerializer)
+    low = rq_queue(connection, "low")
     enqueue(low, "child", depends_on=enqueue(queue, "parent"))
     connection.set(keys.queue("low"), "a stranger's")
 
-    (held,) = broker.advance(WORKER, ["default"]).claims
-    assert broker.advance(WORKER, (), [Completion(held)]).lost == []
+    held = claim(broker)
+    complete(broker, held)
 
     assert pending(connection, "low") == ["child"]
 
@@ -238,7 +210,7 @@ def test_a_task_that_is_deleted_leaves_no_list_of_those_that_waited(
 ) -> None:
     parent = enqueue(queue, "parent")
     enqueue(queue, "child", depends_on=parent)
-    fail(broker, Verdict.ARCHIVE)
+    fail_next(broker, Verdict.ARCHIVE)
     assert connection.exists(parent.dependents_key)
 
     assert broker.act("delete", ["parent"]) == ["done"]

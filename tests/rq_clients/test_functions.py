@@ -1,7 +1,6 @@
 """Jobs of plain RQ's clients run where the settings name their functions, and nowhere else."""
 
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import redis
 from rq import Callback, Queue, Retry
 from rq.job import Job
 from rq.results import Result
-from rq.serializers import JSONSerializer
 
 from boilerd import Client, ForbiddenJobError, Inspector, InvalidPayloadError, Task
 from boilerd.broker import keys
@@ -23,14 +21,7 @@ from boilerd.tasks.loading import load_app
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.tasks.rq_functions import Functions
 from boilerd.worker.settlement import Rules
-from support import RunningDaemon, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
-
-
-@pytest.fixture
-def queue(connection: redis.Redis) -> Queue:
-    return Queue("default", connection=connection, serializer=JSONSerializer)
+from support import RunningDaemon, StartDaemon, wait_until
 
 
 @pytest.fixture

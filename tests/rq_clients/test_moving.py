@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -11,19 +11,11 @@ import pytest
 import redis
 from rq import Queue, Repeat, Webhook
 from rq.job import Dependency, Job
-from rq.serializers import JSONSerializer
 
 from boilerd.broker import keys
-from support import RunningDaemon, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import StartDaemon, wait_until
 
 FUNCTIONS = ("--concurrency", "2", "--rq-functions", "rq_jobs.*")
-
-
-@pytest.fixture
-def queue(connection: redis.Redis) -> Queue:
-    return Queue("default", connection=connection, serializer=JSONSerializer)
 
 
 @pytest.fixture

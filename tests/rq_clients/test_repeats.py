@@ -12,25 +12,13 @@ from rq.serializers import JSONSerializer
 
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.claims import Completion, Failure
+from boilerd.broker.claims import Completion
 from boilerd.entry_point import ENTRY_POINT
-from boilerd.tasks.retry import Decision, Verdict
-
-WORKER = "host.run.0"
-
-
-@pytest.fixture
-def queue(connection: redis.Redis) -> Queue:
-    return Queue("default", connection=connection, serializer=JSONSerializer)
+from builders import WORKER, claim, complete, complete_next, fail
 
 
 def enqueue(queue: Queue, repeat: Repeat, **options: Any) -> Job:
     return queue.enqueue(ENTRY_POINT, args=("test:echo", None), job_id="a", repeat=repeat, **options)
-
-
-def complete(broker: Broker, result: bytes = b"") -> None:
-    (held,) = broker.advance(WORKER, ["default"]).claims
-    assert broker.advance(WORKER, (), [Completion(held, result)]).lost == []
 
 
 def delay_s(connection: redis.Redis) -> float:
@@ -48,7 +36,7 @@ def test_a_job_runs_as_often_as_it_says_and_each_run_keeps_its_result(
     for n in range(3):
         assert connection.lrange(keys.queue("default"), 0, -1) == [b"a"]
         assert job.get_status() == "queued"
-        complete(broker, b"%d" % n)
+        complete_next(broker, result=b"%d" % n)
         assert not connection.exists(keys.wip("default"))
 
     assert job.get_status() == "finished"
@@ -63,14 +51,14 @@ def test_each_interval_comes_in_its_turn_and_the_last_goes_on(
     job = enqueue(queue, Repeat(3, interval=[10, 20]))
 
     for expected_s in (10, 20, 20):
-        complete(broker)
+        complete_next(broker)
         assert job.get_status() == "scheduled"
         assert expected_s - 5 < delay_s(connection) <= expected_s
         connection.zadd(keys.registry("scheduled", "default"), {"a": 1})
         broker.forward(["default"])
     job.refresh()
     assert (job.repeats_left, job.repeat_intervals) == (0, [20])
-    complete(broker)
+    complete_next(broker)
 
     assert job.get_status() == "finished"
 
@@ -80,10 +68,10 @@ def test_a_job_without_retention_leaves_no_results_and_is_gone_in_the_end(
 ) -> None:
     enqueue(queue, Repeat(1), result_ttl=0)
 
-    complete(broker)
+    complete_next(broker)
     assert connection.exists(keys.job("a"))
     assert not connection.exists(keys.results("a"))
-    complete(broker)
+    complete_next(broker)
 
     assert not connection.exists(keys.job("a"), keys.results("a"))
 
@@ -94,7 +82,7 @@ def test_jobs_that_wait_for_the_first_run_do_not_wait_for_the_others(
     parent = enqueue(queue, Repeat(1, interval=60))
     queue.enqueue(ENTRY_POINT, args=("test:echo", None), job_id="child", depends_on=parent)
 
-    complete(broker)
+    complete_next(broker)
 
     assert connection.lrange(keys.queue("default"), 0, -1) == [b"child"]
     assert delay_s(connection) > 50
@@ -105,7 +93,7 @@ def test_a_job_that_was_cancelled_while_it_ran_is_not_repeated(
     broker: Broker, connection: redis.Redis, queue: Queue, result_ttl: int
 ) -> None:
     job = enqueue(queue, Repeat(3), result_ttl=result_ttl)
-    (held,) = broker.advance(WORKER, ["default"]).claims
+    held = claim(broker)
     broker.cancel("a")
 
     broker.advance(WORKER, (), [Completion(held)])
@@ -118,7 +106,7 @@ def test_a_job_that_runs_again_at_once_is_enqueued_anew(broker: Broker, connecti
     job = enqueue(queue, Repeat(1))
     connection.hset(job.key, "enqueued_at", "2020-01-01T00:00:00.000000Z")
 
-    complete(broker)
+    complete_next(broker)
 
     enqueued = Job.fetch("a", connection, JSONSerializer).enqueued_at
     assert enqueued is not None
@@ -127,9 +115,9 @@ def test_a_job_that_runs_again_at_once_is_enqueued_anew(broker: Broker, connecti
 
 def test_a_failure_is_not_repeated(broker: Broker, connection: redis.Redis, queue: Queue) -> None:
     job = enqueue(queue, Repeat(3))
-    (held,) = broker.advance(WORKER, ["default"]).claims
+    held = claim(broker)
 
-    broker.fail(WORKER, held, Failure("failed", "failed", Decision(Verdict.ARCHIVE, 0.0, counts=True), 0))
+    fail(broker, held)
 
     assert job.get_status() == "failed"
     assert not connection.exists(keys.queue("default"), keys.registry("scheduled", "default"))
@@ -137,7 +125,7 @@ def test_a_failure_is_not_repeated(broker: Broker, connection: redis.Redis, queu
 
 def test_an_outcome_that_is_sent_again_repeats_nothing(broker: Broker, connection: redis.Redis, queue: Queue) -> None:
     enqueue(queue, Repeat(3))
-    (held,) = broker.advance(WORKER, ["default"]).claims
+    held = claim(broker)
     broker.advance(WORKER, (), [Completion(held)])
 
     assert broker.advance(WORKER, (), [Completion(held)]).lost == ["a"]
@@ -153,7 +141,7 @@ def test_what_is_no_number_of_repeats_is_none(
     job = enqueue(queue, Repeat(1))
     connection.hset(job.key, "repeats_left", number)
 
-    complete(broker)
+    complete_next(broker)
 
     assert connection.hget(job.key, "status") == b"finished"
 
@@ -164,7 +152,7 @@ def test_a_job_that_is_to_run_for_ever_does(broker: Broker, connection: redis.Re
 
     lefts = []
     for _ in range(3):
-        complete(broker)
+        complete_next(broker)
         lefts.append(int(connection.hget(job.key, "repeats_left") or 0))
 
     assert lefts == [2**53, 2**53 - 1, 2**53 - 2]
@@ -180,7 +168,7 @@ def test_intervals_that_make_no_sense_are_none(
     job = enqueue(queue, Repeat(2))
     connection.hset(job.key, "repeat_intervals", intervals)
 
-    complete(broker)
+    complete_next(broker)
 
     assert connection.lrange(keys.queue("default"), 0, -1) == [b"a"]
     assert connection.hget(job.key, "repeats_left") == b"1"
@@ -191,10 +179,10 @@ def test_a_key_of_another_kind_in_its_place_makes_way(
     broker: Broker, connection: redis.Redis, queue: Queue, key: str, interval: int
 ) -> None:
     enqueue(queue, Repeat(1, interval=interval))
-    (held,) = broker.advance(WORKER, ["default"]).claims
+    held = claim(broker)
     connection.set(f"{keys.RQ}:{key}:default", "a stranger's")
 
-    assert broker.advance(WORKER, (), [Completion(held)]).lost == []
+    complete(broker, held)
 
     assert not connection.exists(keys.wip("default"))
     assert connection.type(f"{keys.RQ}:{key}:default") in {b"list", b"zset"}

@@ -11,19 +11,16 @@ import redis
 from boilerd import BrokerError, Client, ConfigError, QueueFullError, ServeMux
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.connection import connect, text
+from boilerd.broker.connection import connect
 from boilerd.broker.job_hash import NewTask
 from boilerd.scheduler.periodic import LATE_S, LONGEST_SLEEP_S, Periodic, new_task
 from boilerd.settings.loading import load
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.options import task_options
+from builders import pending
 from support import Valkey, rings
 
 HOSTS = 4
-
-
-def queued(connection: redis.Redis, queue: str = "default") -> list[str]:
-    return [text(task_id) for task_id in connection.lrange(keys.queue(queue), 0, -1)]
 
 
 class Every:
@@ -76,7 +73,7 @@ def test_a_tick_that_is_due_is_enqueued_under_its_own_id(
 
     Periodic([just_now.entry]).enqueue_due(broker)
 
-    assert queued(connection) == just_now.ticks(0)
+    assert pending(connection) == just_now.ticks(0)
     assert broker.last_ticks() == {"e": just_now.tick_s}
 
 
@@ -115,11 +112,11 @@ def test_a_tick_that_was_taken_while_redis_clock_was_ahead_stops_none(
     with monkeypatch.context() as earlier:
         earlier.setattr(broker, "now", lambda: just_now.tick_s - 1)
         periodic.enqueue_due(broker)
-    assert queued(connection) == []
+    assert pending(connection) == []
 
     periodic.enqueue_due(broker)
 
-    assert queued(connection) == just_now.ticks(0)
+    assert pending(connection) == just_now.ticks(0)
 
 
 def test_an_entry_that_redis_refuses_stops_no_other(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
@@ -134,7 +131,7 @@ def test_an_entry_that_redis_refuses_stops_no_other(broker: Broker, connection: 
     with pytest.raises(BrokerError, match="WRONGTYPE"):
         Periodic(entries).enqueue_due(broker)
 
-    assert queued(connection, "good") == [entries[1].tick_id(just_now.tick_s)]
+    assert pending(connection, "good") == [entries[1].tick_id(just_now.tick_s)]
 
 
 def test_the_id_of_a_tick_is_made_of_name_and_time() -> None:
@@ -155,7 +152,7 @@ def test_a_tick_is_enqueued_once_by_a_scheduler_and_by_its_successor(
     periodic.enqueue_due(broker)
     Periodic([just_now.entry]).enqueue_due(broker)
 
-    assert queued(connection) == just_now.ticks(0)
+    assert pending(connection) == just_now.ticks(0)
 
 
 def test_a_tick_stays_taken_when_its_task_is_gone(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
@@ -165,7 +162,7 @@ def test_a_tick_stays_taken_when_its_task_is_gone(broker: Broker, connection: re
 
     Periodic([just_now.entry]).enqueue_due(broker)
 
-    assert queued(connection) == []
+    assert pending(connection) == []
 
 
 @pytest.mark.fault(36)
@@ -191,7 +188,7 @@ def test_each_of_many_ticks_is_enqueued_once_by_several_hosts_at_once(
     for thread in threads:
         thread.join(20)
 
-    assert sorted(queued(connection)) == sorted(entry.tick_id(just_now.tick_s) for entry in entries)
+    assert sorted(pending(connection)) == sorted(entry.tick_id(just_now.tick_s) for entry in entries)
 
 
 def test_two_hosts_that_run_on_take_one_tick_once(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
@@ -200,7 +197,7 @@ def test_two_hosts_that_run_on_take_one_tick_once(broker: Broker, connection: re
 
     answers = [periodic.enqueue_due(broker) for periodic in (first, second, first, second)]
 
-    assert queued(connection) == just_now.ticks(0)
+    assert pending(connection) == just_now.ticks(0)
     assert all(answer > 0 for answer in answers)
 
 
@@ -244,7 +241,7 @@ def test_missed_ticks_are_skipped_and_logged(
     Periodic([long_ago.entry]).enqueue_due(broker)
 
     (record,) = caplog.records
-    assert queued(connection) == []
+    assert pending(connection) == []
     assert broker.last_ticks() == {"e": long_ago.tick_s}
     assert (record.levelno, record.message) == (logging.WARNING, "periodic task missed its time")
     assert {name: vars(record)[name] for name in ("cron", "missed", "caught_up")} == {
@@ -276,7 +273,7 @@ def test_of_missed_ticks_the_latest_is_caught_up_with_where_that_is_wanted(
     Periodic([every.entry]).enqueue_due(broker)
 
     (record,) = caplog.records
-    assert queued(connection) == every.ticks(0)
+    assert pending(connection) == every.ticks(0)
     assert (vars(record)["missed"], vars(record)["caught_up"]) == (2, True)
 
 
@@ -287,7 +284,7 @@ def test_a_tick_that_is_in_time_runs_although_others_before_it_were_missed(
 
     Periodic([just_now.entry]).enqueue_due(broker)
 
-    assert queued(connection) == just_now.ticks(0)
+    assert pending(connection) == just_now.ticks(0)
     assert [vars(record)["missed"] for record in caplog.records] == [2]
 
 
@@ -343,7 +340,7 @@ def test_a_clock_of_redis_that_moved_on_makes_the_tick_due(
 
     periodic.enqueue_due(broker)
 
-    assert queued(connection) == just_now.ticks(0)
+    assert pending(connection) == just_now.ticks(0)
 
 
 def test_the_last_ticks_do_not_stay_in_redis_for_ever(broker: Broker, connection: redis.Redis, just_now: Every) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -16,13 +15,17 @@ from boilerd.broker.connection import connect
 from boilerd.cli.socket_client import ask, look
 from boilerd.errors import RefusedError
 from proxy import Proxy
-from support import RunningDaemon, Valkey, as_nobody, boilerd, clean_environment, is_running, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
-
-
-def info(daemon: RunningDaemon) -> dict[str, Any]:
-    return look(daemon.directory / "run" / "control.sock").info
+from support import (
+    RunningDaemon,
+    StartDaemon,
+    StartValkey,
+    Valkey,
+    as_nobody,
+    boilerd,
+    clean_environment,
+    is_running,
+    wait_until,
+)
 
 
 def workers(daemon: RunningDaemon) -> dict[str, int]:
@@ -48,21 +51,21 @@ def test_a_quiet_daemon_ends_its_task_and_claims_none_until_it_resumes(
     ask(daemon, "quiet")
     daemon.wait_for("worker stopped accepting new tasks")
     daemon.wait_for("task completed", task_id=running)
-    wait_until(lambda: info(daemon)["status"] == "quiet, 2 workers, 0 busy, 0 pending", "the status tells")
+    wait_until(lambda: daemon.info()["status"] == "quiet, 2 workers, 0 busy, 0 pending", "the status tells")
     waiting = client.enqueue("test:echo").id
-    wait_until(lambda: info(daemon)["pending"] == 1, "the task was seen")
+    wait_until(lambda: daemon.info()["pending"] == 1, "the task was seen")
     assert connection.lrange(keys.queue("default"), 0, -1) == [waiting.encode()]
     assert connection.zcard(keys.wip("default")) == 0
 
     ask(daemon, "resume")
     daemon.wait_for("task completed", task_id=waiting)
-    assert info(daemon)["is_quiet"] is False
+    assert daemon.info()["is_quiet"] is False
 
 
 def test_an_answer_that_is_cut_off_is_none(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
 
-    with Proxy(daemon.directory, daemon.directory / "run" / "control.sock") as proxy:
+    with Proxy(daemon.directory, daemon.socket) as proxy:
         proxy.cut_probability, proxy.halves = 1.0, True
         seen = look(daemon.directory / "proxy.sock")
 
@@ -78,7 +81,7 @@ def test_a_worker_that_is_replaced_while_quiet_is_quiet(start_daemon: StartDaemo
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: workers(daemon)["worker:0"] not in {0, old}, "it was replaced")
     task_id = client.enqueue("test:echo").id
-    wait_until(lambda: info(daemon)["pending"] == 1, "the task waits")
+    wait_until(lambda: daemon.info()["pending"] == 1, "the task waits")
 
     assert not daemon.lines("task started", task_id=task_id)
     daemon.cli("resume")
@@ -159,7 +162,7 @@ def test_a_scheduler_that_is_replaced_when_a_drain_begins_comes_back_to_renew_th
     before = daemon.pid_of("scheduler")
     os.kill(before, signal.SIGSTOP)  # so that it takes its time to end
 
-    ask(daemon.directory / "run" / "control.sock", "boilerd.scale", 2)
+    ask(daemon.socket, "boilerd.scale", 2)
     daemon.signal(signal.SIGTERM)
     daemon.wait_for("worker stopped accepting new tasks")
 
@@ -186,9 +189,9 @@ def test_half_a_worker_is_refused(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
 
     with pytest.raises(RefusedError, match=r"^1\.5 workers: give a whole number"):
-        ask(daemon.directory / "run" / "control.sock", "boilerd.scale", 1.5)
+        ask(daemon.socket, "boilerd.scale", 1.5)
 
-    assert info(daemon)["workers"] == 1
+    assert daemon.info()["workers"] == 1
     assert daemon.stop() == 0
 
 
@@ -345,7 +348,7 @@ def test_a_drain_is_told_by_status_and_health(start_daemon: StartDaemon, client:
 
 def test_a_worker_that_serves_is_shown_as_running_at_once(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
 
     def is_shown_early() -> bool:
         told = {process["name"]: process for process in daemon.processes()}["worker:0"]
@@ -358,7 +361,7 @@ def test_a_worker_that_serves_is_shown_as_running_at_once(start_daemon: StartDae
 
 
 @pytest.fixture
-def loading(start_valkey: Callable[..., Valkey]) -> Valkey:
+def loading(start_valkey: StartValkey) -> Valkey:
     """A server that reads its file for half a minute, unless it is told to hurry."""
     server = start_valkey("--save", "3600 1")
     with Client.from_url(server.url) as client:
@@ -390,7 +393,7 @@ def test_a_shutdown_asked_for_on_the_socket_ends_a_daemon_that_waits_for_its_bro
     daemon = start_daemon("--concurrency", "1", redis_url=loading.url)
     daemon.wait_for("broker is loading, waiting")
 
-    ask(daemon.directory / "run" / "control.sock", "supervisor.shutdown")
+    ask(daemon.socket, "supervisor.shutdown")
 
     assert daemon.wait() == 0
     assert daemon.lines("stopped while starting")
@@ -401,7 +404,7 @@ def test_a_supervisor_that_hangs_is_told_from_one_that_is_not_there(
 ) -> None:
     monkeypatch.setattr("boilerd.cli.socket_client.TIMEOUT_S", 0.2)
     daemon = start_daemon("--concurrency", "1").ready()
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
     hangs = f"pid {daemon.pid} (from boilerd.lock) does not answer; it may still do what was asked"
     daemon.signal(signal.SIGSTOP)
 
@@ -415,13 +418,13 @@ def test_a_supervisor_that_hangs_is_told_from_one_that_is_not_there(
 
     assert (seen.told, seen.troubles(), str(raised.value)) == (hangs, [f"daemon: {hangs}"], hangs)
     assert (told.returncode, told.stderr) == (1, f"boilerd: error: {hangs}\n")
-    wait_until(lambda: info(daemon).get("workers") == 3, "it did what was asked when it went on")
+    wait_until(lambda: daemon.info().get("workers") == 3, "it did what was asked when it went on")
     daemon.lines()  # each is JSON, although those who asked had gone when it answered
 
 
 def test_a_daemon_of_somebody_else_is_told_from_one_that_is_not_there(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
-    path = daemon.directory / "run" / "control.sock"
+    path = daemon.socket
     path.chmod(0)
 
     with as_nobody():

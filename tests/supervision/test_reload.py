@@ -18,13 +18,11 @@ import redis
 from boilerd import Client
 from boilerd.broker.connection import connect
 from boilerd.cli.control import DaemonError, await_reload
-from boilerd.cli.socket_client import ask, look
+from boilerd.cli.socket_client import ask
 from boilerd.errors import RefusedError
 from boilerd.supervision.handover import Handover, RunningValkey
 from boilerd.supervision.reload import Check
-from support import Failpoints, RunningDaemon, Valkey, is_running, python_path, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import Failpoints, RunningDaemon, StartDaemon, StartValkey, Valkey, is_running, python_path, wait_until
 
 APP = """
 import time
@@ -46,19 +44,15 @@ def write_app(directory: Path, version: int) -> None:
     (directory / "myapp.py").write_text(APP.replace("{version}", str(version)) + "#" * version)
 
 
-def info(daemon: RunningDaemon) -> dict[str, Any]:
-    return look(daemon.directory / "run" / "control.sock").info
-
-
 def wait_for_generation(daemon: RunningDaemon, generation: int) -> dict[str, Any]:
     return wait_until(
-        lambda: found if (found := info(daemon)).get("generation") == generation and found["state"] == "ready" else {},
+        lambda: found if (found := daemon.info()).get("generation") == generation and found["state"] == "ready" else {},
         f"generation {generation} is ready",
     )
 
 
 @pytest.fixture
-def start_app(start_daemon: StartDaemon, directory: Path) -> Callable[..., RunningDaemon]:
+def start_app(start_daemon: StartDaemon, directory: Path) -> StartDaemon:
     """Start a daemon with an application of its own, in its directory."""
 
     def start(*flags: str, **options: Any) -> RunningDaemon:
@@ -84,7 +78,7 @@ def test_a_reload_brings_new_code_and_settings_with_the_same_pid(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     second = client.enqueue("app:version").id
     daemon.wait_for("version 2", task_id=second)
-    assert (info(daemon)["pid"], info(daemon)["generation"]) == (daemon.pid, 1)
+    assert (daemon.info()["pid"], daemon.info()["generation"]) == (daemon.pid, 1)
     assert len([p for p in daemon.processes() if p["name"].startswith("worker:")]) == 3
     assert daemon.stop() == 0
 
@@ -123,9 +117,9 @@ def test_a_quiet_daemon_stays_quiet_through_a_reload(start_app: StartDaemon, cli
 
     assert daemon.cli("reload").returncode == 0
     task_id = client.enqueue("app:version").id
-    wait_until(lambda: info(daemon)["pending"] == 1, "the task waits")
+    wait_until(lambda: daemon.info()["pending"] == 1, "the task waits")
 
-    assert info(daemon)["status"] == "quiet, 1 worker, 0 busy, 1 pending"
+    assert daemon.info()["status"] == "quiet, 1 worker, 0 busy, 1 pending"
     assert not daemon.lines("task started")
     assert daemon.cli("resume").returncode == 0
     daemon.wait_for("task completed", task_id=task_id)
@@ -158,8 +152,8 @@ def test_a_broken_reload_leaves_the_old_one_running_and_says_why(
     daemon.signal(signal.SIGHUP)
 
     assert error in daemon.wait_for("reload refused, going on as before")["error"]
-    assert error in info(daemon)["trouble"]
-    assert error in info(daemon)["status"]
+    assert error in daemon.info()["trouble"]
+    assert error in daemon.info()["status"]
     assert [p["pid"] for p in daemon.processes()] == workers
     with Client.from_url(valkey.url) as client:
         daemon.wait_for("version 1", task_id=client.enqueue("app:version").id)
@@ -265,7 +259,7 @@ def test_many_hangups_are_one_reload_after_the_other(start_app: StartDaemon, cli
         return len(daemon.lines("daemon reloaded")) >= 4
 
     wait_until(reloaded, "four reloads")
-    wait_until(lambda: info(daemon).get("state") == "ready", "the last one has ended")
+    wait_until(lambda: daemon.info().get("state") == "ready", "the last one has ended")
 
     task_id = client.enqueue("app:version").id
     daemon.wait_for("version 1", task_id=task_id)
@@ -336,8 +330,8 @@ def test_a_daemon_that_cannot_become_the_new_program_goes_on_as_the_old_one(
 
         daemon.wait_for("reload failed, going on as before")
         daemon.wait_for("version 1", task_id=client.enqueue("app:version").id)
-    assert (info(daemon)["generation"], info(daemon)["state"]) == (0, "ready")
-    assert info(daemon)["trouble"].startswith("reload failed: ")
+    assert (daemon.info()["generation"], daemon.info()["state"]) == (0, "ready")
+    assert daemon.info()["trouble"].startswith("reload failed: ")
     assert daemon.pid_of("valkey") == broker
     assert inheritable(daemon.pid) == set()
     assert daemon.stop() == 0
@@ -371,7 +365,7 @@ def test_a_worker_that_is_restarted_comes_back_while_a_reload_is_checked(
     daemon.wait_for("reloading, checking the settings and the application first")
 
     wait_until(lambda: daemon.pid_of("worker:0") not in {0, before}, "it is there again")
-    assert info(daemon)["state"] == "reloading"
+    assert daemon.info()["state"] == "reloading"
     assert daemon.stop() == 0
 
 
@@ -409,7 +403,7 @@ def test_a_reload_to_a_directory_of_another_daemon_is_refused(start_app: StartDa
     assert done.returncode == 1
     assert "reload refused: state_dir" in done.stderr
     assert "in use by another daemon" in done.stderr
-    assert (info(daemon)["state"], info(daemon)["generation"]) == ("ready", 0)
+    assert (daemon.info()["state"], daemon.info()["generation"]) == ("ready", 0)
 
 
 def test_a_broker_that_is_given_up_and_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,9 +422,7 @@ def test_a_broker_that_is_given_up_and_hangs_is_killed(monkeypatch: pytest.Monke
             child.kill()
 
 
-def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(
-    start_app: StartDaemon, start_valkey: Callable[..., Valkey]
-) -> None:
+def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(start_app: StartDaemon, start_valkey: StartValkey) -> None:
     server = start_valkey()
     daemon = start_app("--concurrency", "1", redis_url=server.url)
     with Client.from_url(server.url) as client:
@@ -449,7 +441,7 @@ def test_a_reloaded_daemon_waits_for_a_broker_that_is_away(
 
 
 def test_a_reloaded_daemon_that_waits_for_its_broker_can_be_stopped(
-    start_app: StartDaemon, start_valkey: Callable[..., Valkey]
+    start_app: StartDaemon, start_valkey: StartValkey
 ) -> None:
     server = start_valkey()
     daemon = start_app("--concurrency", "1", redis_url=server.url)
@@ -512,7 +504,7 @@ Trouble = Callable[[redis.Redis, Path], None]
     ],
 )
 def test_a_reload_is_refused_while_the_broker_takes_no_writes(
-    start_app: StartDaemon, start_valkey: Callable[..., Valkey], trouble: Trouble, error: str
+    start_app: StartDaemon, start_valkey: StartValkey, trouble: Trouble, error: str
 ) -> None:
     server = start_valkey()
     daemon = start_app("--concurrency", "1", redis_url=server.url)
@@ -523,11 +515,11 @@ def test_a_reload_is_refused_while_the_broker_takes_no_writes(
 
     assert done.returncode == 1
     assert error in done.stderr
-    assert (info(daemon)["state"], info(daemon)["generation"]) == ("ready", 0)
+    assert (daemon.info()["state"], daemon.info()["generation"]) == ("ready", 0)
 
 
 def test_a_reload_to_other_limits_is_refused_while_the_broker_is_full(
-    start_app: StartDaemon, start_valkey: Callable[..., Valkey], directory: Path
+    start_app: StartDaemon, start_valkey: StartValkey, directory: Path
 ) -> None:
     settings = directory / "boilerd.toml"
     settings.write_text("[limits.low]\nmax_active = 1\n")
@@ -545,11 +537,11 @@ def test_a_reload_to_other_limits_is_refused_while_the_broker_is_full(
     assert "Redis is out of memory, raise its maxmemory" in refused.stderr
     # Nothing new is to be stored: workers that take tasks away are what a full broker needs.
     assert (done.returncode, done.stderr) == (0, "")
-    assert info(daemon)["generation"] == 1
+    assert daemon.info()["generation"] == 1
 
 
 def test_a_reloaded_daemon_waits_for_a_broker_that_takes_no_writes(
-    start_app: StartDaemon, start_valkey: Callable[..., Valkey], directory: Path
+    start_app: StartDaemon, start_valkey: StartValkey, directory: Path
 ) -> None:
     server = start_valkey()
     daemon = start_app("--concurrency", "1", redis_url=server.url)
@@ -627,7 +619,7 @@ def test_a_reload_needs_no_room_on_a_disk(start_app: StartDaemon, directory: Pat
 
     assert daemon.cli("reload").returncode == 0
 
-    assert info(daemon)["generation"] == 1
+    assert daemon.info()["generation"] == 1
 
 
 def test_a_check_that_takes_too_long_is_ended_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -669,7 +661,7 @@ def test_what_was_handed_over_and_is_gone_already_is_given_up_in_silence() -> No
 
 def test_supervisors_own_tool_reloads_as_well(start_app: StartDaemon) -> None:
     daemon = start_app("--concurrency", "1")
-    socket = daemon.directory / "run" / "control.sock"
+    socket = daemon.socket
 
     tool = [str(Path(sys.executable).parent / "supervisorctl"), "-s", f"unix://{socket}"]
     done = subprocess.run([*tool, "reload"], capture_output=True, text=True, timeout=30, check=False)
@@ -692,7 +684,7 @@ def test_while_a_reload_is_under_way_each_request_is_refused_with_that_reason(
 
     for method, *args in ALL_THAT_CHANGES:
         with pytest.raises(RefusedError, match=r"^a reload is under way; try again when it has ended$"):
-            ask(daemon.directory / "run" / "control.sock", f"boilerd.{method}", *args)
+            ask(daemon.socket, f"boilerd.{method}", *args)
     daemon.signal(signal.SIGTSTP)
     daemon.wait_for("signal ignored", error="a reload is under way; try again when it has ended")
 
@@ -710,9 +702,9 @@ def test_while_it_drains_for_good_each_request_is_refused_with_that_reason(
 
     for method, *args in ALL_THAT_CHANGES:
         with pytest.raises(RefusedError, match=r"^the daemon is draining, and ends then$"):
-            ask(daemon.directory / "run" / "control.sock", f"boilerd.{method}", *args)
+            ask(daemon.socket, f"boilerd.{method}", *args)
     with pytest.raises(RefusedError, match="SHUTDOWN_STATE"):
-        ask(daemon.directory / "run" / "control.sock", "supervisor.startProcess", "scheduler")
+        ask(daemon.socket, "supervisor.startProcess", "scheduler")
     daemon.signal(signal.SIGCONT)
     daemon.wait_for("signal ignored", error="the daemon is draining, and ends then")
 

@@ -6,7 +6,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +20,7 @@ from boilerd.broker import keys
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.supervision.pool import Pool
 from boilerd.supervision.sd_notify import Notifier
-from support import Failpoints, RunningDaemon, Valkey, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
+from support import Failpoints, StartDaemon, StartValkey, wait_until
 
 
 class Manager:
@@ -171,7 +169,7 @@ def test_ready_is_not_said_before_the_last_worker_has_reached_the_broker(
 
 
 def test_ready_is_not_said_while_no_worker_has_reached_the_broker(
-    start_daemon: StartDaemon, manager: Manager, start_valkey: Callable[..., Valkey]
+    start_daemon: StartDaemon, manager: Manager, start_valkey: StartValkey
 ) -> None:
     server = start_valkey("--enable-debug-command", "yes")
     with_busy = "--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024"
@@ -194,7 +192,7 @@ def test_ready_is_not_said_while_no_worker_has_reached_the_broker(
 
 
 def test_the_status_tells_that_the_broker_is_away_and_the_watchdog_is_fed_meanwhile(
-    start_daemon: StartDaemon, manager: Manager, start_valkey: Callable[..., Valkey]
+    start_daemon: StartDaemon, manager: Manager, start_valkey: StartValkey
 ) -> None:
     server = start_valkey()
     env = {**manager.environment, "WATCHDOG_USEC": "400000"}

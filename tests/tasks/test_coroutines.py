@@ -19,7 +19,7 @@ from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Re
 from boilerd.worker.attempt_log import log_attempts
 
 #: The tests arm the process's timer themselves; pytest-timeout's own would get lost.
-pytestmark = pytest.mark.timeout(method="thread")
+pytestmark = [pytest.mark.timeout(method="thread"), pytest.mark.usefixtures("restored_signals")]
 
 #: Long enough that no test would end by itself.
 FOREVER_S = 30
@@ -39,15 +39,6 @@ class Attempt:
 
     def write_result(self, result: Any) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """What an execution sets up for its process ends with the test."""
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for signum in (signal.SIGALRM, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_DFL)
 
 
 @pytest.fixture

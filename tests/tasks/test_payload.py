@@ -23,9 +23,8 @@ from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.worker.attempt import AttemptRunner, Failed
 from boilerd.worker.settlement import Rules, record_failure
+from builders import WORKER
 from support import Valkey
-
-WORKER = "host.run.0"
 
 
 @dataclass

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 import redis
-from rq import Queue, Retry
-from rq.job import Job
-from rq.serializers import JSONSerializer
+from rq import Retry
 
 from boilerd import RetryLater, RevokeTask, ServeMux, SkipRetry, Task, retry
 from boilerd.broker import keys
@@ -28,11 +26,10 @@ from boilerd.errors import (
 )
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.options import task_options
-from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import DAY_S, Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.worker.settlement import Rules, archive_unrunnable
+from builders import WORKER, claim, rq_job, rq_queue, store, task_in
 
-WORKER = "host.run.0"
 ARCHIVE = Decision(Verdict.ARCHIVE)
 
 
@@ -42,19 +39,6 @@ def task_of(retried: int = 0, max_retries: int = 3) -> Task:
 
 def rules_of(mux: ServeMux, default: RetryPolicy | None = None) -> Rules:
     return Rules.of(mux, default or RetryPolicy(), lambda handler: handler)
-
-
-def store(broker: Broker, task_type: str = "test:echo", **options: Any) -> None:
-    broker.enqueue([NewTask("a", task_type, encode_payload(None), task_options(**options))])
-
-
-def claim(broker: Broker) -> Claim:
-    return broker.advance(WORKER, ("default",)).claims[0]
-
-
-def task_in(found: Claim) -> Task:
-    assert found.task is not None
-    return found.task
 
 
 def prepared(rules: Rules, found: Claim) -> Task:
@@ -410,7 +394,7 @@ def test_the_settings_are_the_policy_of_handlers_that_have_none(broker: Broker) 
     settings = Settings()
     mux = ServeMux()
     mux.handle("test:echo", lambda task: None)
-    store(broker)
+    store(broker, "a")
     found = claim(broker)
     rules = rules_of(mux, RetryPolicy(max_retries=2, base=3.0))
 
@@ -425,7 +409,7 @@ def test_the_handlers_retries_beat_the_settings_and_the_tasks_own_beat_both(brok
     mux = ServeMux()
     mux.handle("test:echo", retry(max_retries=5)(lambda task: None))
     rules = rules_of(mux, RetryPolicy(max_retries=2))
-    store(broker)
+    store(broker, "a")
     broker.enqueue([NewTask("b", "test:echo", b"null", task_options(max_retries=0))])
 
     first = claim(broker)
@@ -438,7 +422,7 @@ def test_the_handlers_retries_beat_the_settings_and_the_tasks_own_beat_both(brok
 
 def test_attempts_are_counted_through_the_broker_until_the_archive(broker: Broker, connection: redis.Redis) -> None:
     rules = rules_of(ServeMux(), RetryPolicy(max_retries=2))
-    store(broker)
+    store(broker, "a")
     attempts, delays = [], []
 
     for _ in range(3):
@@ -450,7 +434,7 @@ def test_attempts_are_counted_through_the_broker_until_the_archive(broker: Broke
         delays.append(failure.decision.delay_s)
         make_due(connection)
 
-    job = Job.fetch("a", connection=connection, serializer=JSONSerializer)
+    job = rq_job(connection, "a")
     assert (attempts, delays) == ([1, 2, 3], [1, 2, 0])
     assert connection.zrange(keys.registry("failed", "default"), 0, -1) == [b"a"]
     assert connection.hget(keys.job("a"), "last_error") == b"ValueError: attempt 3"
@@ -458,7 +442,7 @@ def test_attempts_are_counted_through_the_broker_until_the_archive(broker: Broke
 
 
 def test_an_uncounted_retry_leaves_the_attempt_as_it_was(broker: Broker, connection: redis.Redis) -> None:
-    store(broker, max_retries=0)
+    store(broker, "a", max_retries=0)
     rules = rules_of(ServeMux())
     found = claim(broker)
 
@@ -472,7 +456,7 @@ def test_an_uncounted_retry_leaves_the_attempt_as_it_was(broker: Broker, connect
 
 
 def test_a_revoked_task_is_gone_and_counted_as_processed_only(broker: Broker, connection: redis.Redis) -> None:
-    store(broker)
+    store(broker, "a")
     found = claim(broker)
 
     broker.fail(WORKER, found, rules_of(ServeMux()).decide_failure(task_in(found), RevokeTask("not wanted"), ""))
@@ -487,7 +471,7 @@ def test_a_task_whose_worker_died_is_buried_as_a_failed_attempt(
 ) -> None:
     mux = ServeMux()
     mux.handle("test:echo", retry(retry_on=(OSError,))(lambda task: None))
-    store(broker)
+    store(broker, "a")
     found = claim(broker)
 
     with caplog.at_level(logging.INFO, "boilerd"):
@@ -510,14 +494,14 @@ def test_what_is_no_task_of_ours_is_archived_and_not_tried_again(broker: Broker,
 
 def rq_delays(broker: Broker, connection: redis.Redis, wanted: Retry) -> tuple[list[float], list[float]]:
     """The delays of a plain RQ job that always fails: ours, and what RQ itself would have waited."""
-    queue = Queue("default", connection=connection, serializer=JSONSerializer)
+    queue = rq_queue(connection)
     job = queue.enqueue(ENTRY_POINT, "test:echo", None, retry=wanted)
     rules = rules_of(ServeMux())
     ours: list[float] = []
     theirs: list[float] = []
     while True:
         found = claim(broker)
-        fetched = Job.fetch(job.id, connection=connection, serializer=JSONSerializer)
+        fetched = rq_job(connection, job.id)
         task = prepared(rules, found)
         failure = rules.decide_failure(task, ValueError("bad"), "")
         broker.fail(WORKER, found, failure)

@@ -6,7 +6,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
@@ -21,22 +21,13 @@ from boilerd.errors import ShutdownTimeoutError, TaskTimeoutError
 from boilerd.process.signals import StopRequest, install_handler
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
 from boilerd.worker.attempt_log import log_attempts
+from builders import endless_list
 from support import DEADLINE_S, wait_until
 
 #: pytest-timeout's own way would be the signal that is tested here.
-pytestmark = pytest.mark.timeout(method="thread")
+pytestmark = [pytest.mark.timeout(method="thread"), pytest.mark.usefixtures("restored_signals")]
 
 SOON_S = 0.02
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """The handlers of before, and no timer, after each test."""
-    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGALRM, signal.SIGUSR1)}
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for signum, handler in kept.items():
-        signal.signal(signum, handler)
 
 
 def task(timeout_s: float = DEADLINE_S, payload: Any = None) -> Task:
@@ -132,17 +123,11 @@ def test_a_handler_gets_the_task() -> None:
     assert seen == [given]
 
 
-def endless() -> list[Any]:
-    itself: list[Any] = []
-    itself.append(itself)
-    return itself
-
-
 @pytest.mark.parametrize(
     ("result", "type_name"),
     [
         (object(), "object"),
-        (endless(), "list"),
+        (endless_list(), "list"),
         ("\udcff", "str"),
         ({1j: 2}, "dict"),
         (open, "builtin_function_or_method"),

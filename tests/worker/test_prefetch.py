@@ -7,8 +7,6 @@ import select
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import redis
@@ -26,10 +24,8 @@ from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.worker.prefetch import MOST, SLOW_S, Prefetch
 from boilerd.worker.settlement import Rules
-from support import RunningDaemon, Valkey, completed, expire_leases, wait_until
-
-StartDaemon = Callable[..., RunningDaemon]
-WORKER = "host.run.0"
+from builders import WORKER, enqueue, pending, task_ids
+from support import RunningDaemon, StartDaemon, StartValkey, completed, expire_leases, wait_until
 
 
 @pytest.fixture
@@ -38,28 +34,9 @@ def whole_queues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker_module, "BATCH_PARTS", 1)
 
 
-@pytest.fixture
-def broker(connection: redis.Redis) -> Broker:
-    return Broker(connection)
-
-
-def store(client: Client, *ids: str, queue: str = "default", **options: Any) -> None:
-    for task_id in ids:
-        client.enqueue("test:echo", task_id=task_id, queue=queue, **options)
-
-
-def waiting(connection: redis.Redis, queue: str = "default") -> list[str]:
-    found: list[Any] = connection.lrange(keys.queue(queue), 0, -1)
-    return [task_id.decode() for task_id in found]
-
-
 def workers(client: Client) -> list[str]:
     found: set[bytes] = client.connection.smembers(keys.WORKERS)  # type: ignore[assignment]
     return [key.decode().removeprefix(keys.worker("")) for key in found]
-
-
-def ids(claims: list[Claim]) -> list[str]:
-    return [claim.task_id for claim in claims]
 
 
 # --- How many
@@ -114,17 +91,17 @@ def test_it_can_be_turned_off() -> None:
 
 @pytest.mark.usefixtures("whole_queues")
 def test_a_batch_is_in_the_order_of_its_queue_and_leaves_the_others(client: Client, broker: Broker) -> None:
-    store(client, *"abcde")
-    store(client, *"xyz", queue="low")
+    enqueue(client, *"abcde")
+    enqueue(client, *"xyz", queue="low")
 
-    assert ids(broker.advance(WORKER, ("critical", "default", "low"), limit=3).claims) == ["a", "b", "c"]
-    assert waiting(client.connection) == ["d", "e"]
-    assert waiting(client.connection, "low") == ["x", "y", "z"]
+    assert task_ids(broker.advance(WORKER, ("critical", "default", "low"), limit=3).claims) == ["a", "b", "c"]
+    assert pending(client.connection) == ["d", "e"]
+    assert pending(client.connection, "low") == ["x", "y", "z"]
 
 
 @pytest.mark.usefixtures("whole_queues")
 def test_each_task_of_a_batch_is_active_in_the_words_of_rq(client: Client, broker: Broker) -> None:
-    store(client, *"abc")
+    enqueue(client, *"abc")
 
     claims = broker.advance(WORKER, ("default",), limit=3).claims
 
@@ -138,7 +115,7 @@ def test_each_task_of_a_batch_is_active_in_the_words_of_rq(client: Client, broke
 
 
 def test_a_short_queue_is_left_to_all_workers(client: Client, broker: Broker) -> None:
-    store(client, *(f"t{number}" for number in range(40)))
+    enqueue(client, *(f"t{number}" for number in range(40)))
 
     assert len(broker.advance(WORKER, ("default",), limit=MOST).claims) == 3
     assert len(broker.advance("host.run.1", ("default",), limit=MOST).claims) == 3
@@ -148,8 +125,8 @@ def test_a_short_queue_is_left_to_all_workers(client: Client, broker: Broker) ->
 
 @pytest.mark.usefixtures("whole_queues")
 def test_a_whole_batch_is_acknowledged_in_one_call(client: Client, broker: Broker) -> None:
-    store(client, *"abc")
-    store(client, "d", retention=60)
+    enqueue(client, *"abc")
+    enqueue(client, "d", retention=60)
     claims = broker.advance(WORKER, ("default",), limit=4).claims
 
     before = client.connection.info("commandstats")["cmdstat_evalsha"]["calls"]
@@ -167,7 +144,7 @@ def test_a_whole_batch_is_acknowledged_in_one_call(client: Client, broker: Broke
 
 @pytest.mark.usefixtures("whole_queues")
 def test_a_lease_that_was_lost_costs_the_others_of_its_batch_nothing(client: Client, broker: Broker) -> None:
-    store(client, *"abc")
+    enqueue(client, *"abc")
     claims = broker.advance(WORKER, ("default",), limit=3).claims
     client.connection.zrem(keys.wip("default"), f"b:{claims[1].execution_id}")
 
@@ -182,10 +159,10 @@ def test_a_lease_that_was_lost_costs_the_others_of_its_batch_nothing(client: Cli
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_task_with_a_concurrency_key_is_claimed_alone_in_its_turn(client: Client, broker: Broker, place: int) -> None:
     for number, task_id in enumerate("abc"):
-        store(client, task_id, **({"concurrency_key": "k"} if number == place else {}))
+        enqueue(client, task_id, **({"concurrency_key": "k"} if number == place else {}))
     seen = []
     while claims := broker.advance(WORKER, ("default",), limit=16).claims:
-        seen.append(ids(claims))
+        seen.append(task_ids(claims))
         broker.advance(WORKER, (), [Completion(claim) for claim in claims])
 
     assert list(itertools.chain(*seen)) == ["a", "b", "c"]
@@ -195,22 +172,22 @@ def test_a_task_with_a_concurrency_key_is_claimed_alone_in_its_turn(client: Clie
 @pytest.mark.usefixtures("whole_queues")
 def test_a_queue_with_a_limit_is_claimed_from_one_by_one(client: Client, broker: Broker) -> None:
     broker.set_limits({"default:max_active": 2})
-    store(client, *"abcd")
+    enqueue(client, *"abcd")
 
-    assert ids(broker.advance(WORKER, ("default",), limit=16).claims) == ["a"]
-    assert ids(broker.advance("host.run.1", ("default",), limit=16).claims) == ["b"]
+    assert task_ids(broker.advance(WORKER, ("default",), limit=16).claims) == ["a"]
+    assert task_ids(broker.advance("host.run.1", ("default",), limit=16).claims) == ["b"]
     assert broker.advance("host.run.2", ("default",), limit=16).claims == []
 
 
 @pytest.mark.usefixtures("whole_queues")
 def test_an_id_without_a_record_in_the_middle_of_a_batch_is_found_in_its_turn(client: Client, broker: Broker) -> None:
-    store(client, *"abc")
+    enqueue(client, *"abc")
     client.connection.delete(keys.job("b"))
 
-    assert ids(broker.advance(WORKER, ("default",), limit=16).claims) == ["a"]
+    assert task_ids(broker.advance(WORKER, ("default",), limit=16).claims) == ["a"]
     (ghost,) = broker.advance("host.run.1", ("default",), limit=16).claims
     assert (ghost.task_id, ghost.is_missing) == ("b", True)
-    assert ids(broker.advance("host.run.2", ("default",), limit=16).claims) == ["c"]
+    assert task_ids(broker.advance("host.run.2", ("default",), limit=16).claims) == ["c"]
 
 
 # --- Giving back
@@ -220,20 +197,20 @@ def test_an_id_without_a_record_in_the_middle_of_a_batch_is_found_in_its_turn(cl
 @pytest.mark.parametrize("count", [3, 16])
 def test_what_is_released_goes_back_to_the_head_in_its_order(client: Client, broker: Broker, count: int) -> None:
     names = [f"t{number}" for number in range(count)]
-    store(client, *names, "last")
+    enqueue(client, *names, "last")
     claims = broker.advance(WORKER, ("default",), limit=count).claims
 
     broker.release(WORKER, only=[claim.execution_id for claim in claims[1:]])
 
-    assert waiting(client.connection) == [*names[1:], "last"]
-    assert ids(broker.held(WORKER)) == ["t0"]
+    assert pending(client.connection) == [*names[1:], "last"]
+    assert task_ids(broker.held(WORKER)) == ["t0"]
 
 
 @pytest.mark.usefixtures("whole_queues")
 def test_a_task_of_which_nobody_knows_whether_it_began_is_not_counted_and_claimed_alone(
     client: Client, broker: Broker
 ) -> None:
-    store(client, *"abc", max_retries=0)
+    enqueue(client, *"abc", max_retries=0)
     broker.advance(WORKER, ("default",), limit=3)
     rules = Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
     for worker, claim in expire_leases(client.connection, broker.expired):
@@ -241,7 +218,7 @@ def test_a_task_of_which_nobody_knows_whether_it_began_is_not_counted_and_claime
         rules.record_lost_attempt(broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone)
     broker.forward()
 
-    assert sorted(waiting(client.connection)) == ["a", "b", "c"]
+    assert sorted(pending(client.connection)) == ["a", "b", "c"]
     for slot in range(3):
         (claim,) = broker.advance(f"host.run.{slot + 1}", ("default",), limit=16).claims
         assert claim.is_alone
@@ -306,14 +283,14 @@ def open_on(scoreboard: Scoreboard, claims: list[Claim]) -> int:
 
 @pytest.mark.usefixtures("whole_queues")
 def test_tasks_behind_a_slow_one_go_back_when_the_broker_answers_again(
-    start_valkey: Callable[..., Valkey], caplog: pytest.LogCaptureFixture
+    start_valkey: StartValkey, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server = start_valkey()
     away = server.socket.with_name("away.sock")
     scoreboard = Scoreboard()
     with Client.from_url(server.url) as client, connect(server.url) as own:
-        store(client, *"ab")
+        enqueue(client, *"ab")
         open_on(scoreboard, Broker(own).advance(WORKER, ("default",), limit=2).claims)
         wait_until(lambda: scoreboard.batch(0).running_ms > SLOW_S * 1000, "the first is slow")
         own.connection_pool.disconnect()
@@ -324,7 +301,7 @@ def test_tasks_behind_a_slow_one_go_back_when_the_broker_answers_again(
         wait_until(lambda: "tasks beside a slow one stay where they are" in caplog.text, "it was tried in vain")
         away.rename(server.socket)
 
-        wait_until(lambda: waiting(client.connection) == ["b"], "the second is back in its queue")
+        wait_until(lambda: pending(client.connection) == ["b"], "the second is back in its queue")
 
 
 @pytest.mark.usefixtures("whole_queues")
@@ -341,14 +318,14 @@ def test_a_worker_that_went_on_to_its_next_batch_keeps_that(client: Client, conn
             return super().held(worker)
 
     broker = Late(connection)
-    store(client, *"abcd")
+    enqueue(client, *"abcd")
     claims = broker.advance(WORKER, ("default",), limit=2).claims
     number = open_on(scoreboard, claims)
 
     Reclaimer(broker, scoreboard, [WORKER]).end_batch(0, number)
 
-    assert ids(Broker(connection).held(WORKER)) == ["c", "d"]
-    assert not waiting(connection)
+    assert task_ids(Broker(connection).held(WORKER)) == ["c", "d"]
+    assert not pending(connection)
 
 
 # --- The daemon
@@ -463,7 +440,7 @@ def test_a_drain_leaves_running_and_unstarted_tasks_at_the_head_of_their_queue(
     daemon.wait_for("task started", task_id="slow")
 
     assert daemon.stop() == 0
-    assert waiting(client.connection) == ["slow", *behind]
+    assert pending(client.connection) == ["slow", *behind]
     assert not client.connection.zcard(keys.wip("default"))
     for task_id in ("slow", *behind):
         assert client.connection.hget(keys.job(task_id), "status") == b"queued"
@@ -478,7 +455,7 @@ def test_quiet_in_the_middle_of_a_batch_gives_the_rest_back(start_daemon: StartD
     daemon.signal(signal.SIGTSTP)
     wait_until(lambda: not client.connection.zcard(keys.wip("default")), "nothing is claimed")
     done = len(daemon.lines("task completed"))
-    assert waiting(client.connection) == order[done:]
+    assert pending(client.connection) == order[done:]
 
     daemon.signal(signal.SIGCONT)
     daemon.wait_for("task completed", 1000)
@@ -521,9 +498,9 @@ def test_a_worker_killed_in_a_batch_costs_the_running_task_an_attempt_and_the_ot
 def test_of_a_batch_whose_worker_died_a_task_with_a_result_to_keep_is_never_completed_without_it(
     client: Client, broker: Broker
 ) -> None:
-    store(client, "a")
-    store(client, "b", retention=60)
-    store(client, *"cd")
+    enqueue(client, "a")
+    enqueue(client, "b", retention=60)
+    enqueue(client, *"cd")
     claims = broker.advance(WORKER, ("default",), limit=4).claims
     scoreboard = Scoreboard()
     scoreboard.open_batch(0, batch_place(claims[0].execution_id)[0], 4)
@@ -539,7 +516,7 @@ def test_of_a_batch_whose_worker_died_a_task_with_a_result_to_keep_is_never_comp
     attempts = [client.connection.hget(keys.job(task_id), "number_of_retries") for task_id in "bcd"]
     assert attempts == [b"1", b"1", None]
     assert client.connection.zcard(keys.registry("scheduled", "default")) == 2
-    assert waiting(client.connection) == ["d"]
+    assert pending(client.connection) == ["d"]
 
 
 @pytest.mark.fault(11)

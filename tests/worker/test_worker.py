@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import redis
@@ -20,6 +19,7 @@ from boilerd.worker.limits import Lifespan, Limits
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
 from boilerd.worker.worker import Worker
+from builders import pending
 
 NAME = "host.run.0"
 MakeWorker = Callable[..., Worker]
@@ -62,11 +62,6 @@ def exit_status(worker: Worker) -> int:
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def pending(connection: redis.Redis) -> list[bytes]:
-    found: Any = connection.lrange(keys.queue("default"), 0, -1)
-    return list(found)
 
 
 def test_making_a_worker_leaves_the_signals_of_its_supervisor_alone(make_worker: MakeWorker) -> None:

@@ -1,0 +1,147 @@
+"""Build tasks and jobs, and do with them what clients and workers do: enqueue, claim, complete, fail."""
+
+from typing import Any
+
+import redis
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from boilerd import Client, Task, TaskState
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Claim, Completion, Failure
+from boilerd.broker.connection import text
+from boilerd.broker.job_hash import NewTask
+from boilerd.tasks.options import task_options
+from boilerd.tasks.payload import encode_payload
+from boilerd.tasks.retry import Decision, Verdict
+
+
+def worker_name(slot: int = 0) -> str:
+    return f"host.run.{slot}"
+
+
+#: The worker of a test that needs only one.
+WORKER = worker_name()
+
+
+# Enqueue.
+
+
+def new_task(task_id: str, payload: Any = None, *, task_type: str = "test:echo", **options: Any) -> NewTask:
+    return NewTask(task_id, task_type, encode_payload(payload), task_options(**options))
+
+
+def store(broker: Broker, task_id: str, payload: Any = None, **options: Any) -> str:
+    """Enqueue a task without a client; its ID."""
+    (answer,) = broker.enqueue([new_task(task_id, payload, **options)])
+    assert isinstance(answer, TaskState), answer
+    return task_id
+
+
+def enqueue(client: Client, *task_ids: str, **options: Any) -> None:
+    """Enqueue a task of each ID, with the same options."""
+    for task_id in task_ids:
+        client.enqueue("test:echo", task_id=task_id, **options)
+
+
+def pending(connection: redis.Redis, queue: str = "default") -> list[str]:
+    """The IDs of the tasks that wait in a queue."""
+    return [text(task_id) for task_id in connection.lrange(keys.queue(queue), 0, -1)]
+
+
+# Claim.
+
+
+def claim_batch(broker: Broker, *queues: str, slot: int = 0, limit: int = 1) -> list[Claim]:
+    """Claim as many tasks as there are, up to `limit`."""
+    return broker.advance(worker_name(slot), queues or ("default",), limit=limit).claims
+
+
+def claim(broker: Broker, *queues: str, slot: int = 0) -> Claim:
+    """Claim the next task; there must be one."""
+    (held,) = claim_batch(broker, *queues, slot=slot)
+    return held
+
+
+def task_in(held: Claim) -> Task:
+    assert held.task is not None
+    return held.task
+
+
+def task_ids(claims: list[Claim]) -> list[str]:
+    return [held.task_id for held in claims]
+
+
+# Complete and fail.
+
+TRACEBACK = "Traceback …\nValueError: bad"
+
+
+def complete(broker: Broker, held: Claim, result: bytes = b"", *, slot: int = 0) -> None:
+    assert broker.advance(worker_name(slot), (), [Completion(held, result)]).lost == []
+
+
+def complete_next(broker: Broker, *queues: str, result: bytes = b"") -> str:
+    """Claim the next task and complete it; its ID."""
+    held = claim(broker, *queues)
+    complete(broker, held, result)
+    return held.task_id
+
+
+def failure(verdict: Verdict = Verdict.ARCHIVE, *, traceback: str = TRACEBACK, **decision: Any) -> Failure:
+    return Failure("ValueError: bad", traceback, Decision(verdict, **decision), 25)
+
+
+def fail(broker: Broker, held: Claim, verdict: Verdict = Verdict.ARCHIVE, *, slot: int = 0, **options: Any) -> Verdict:
+    """Record a failed attempt, which the broker must accept; the verdict that it recorded."""
+    recorded = broker.fail(worker_name(slot), held, failure(verdict, **options))
+    assert recorded is not None
+    return recorded
+
+
+def fail_next(broker: Broker, verdict: Verdict, *queues: str, **decision: Any) -> str:
+    """Claim the next task and let its attempt fail; its ID."""
+    held = claim(broker, *queues)
+    fail(broker, held, verdict, **decision)
+    return held.task_id
+
+
+def in_state(client: Client, broker: Broker, state: TaskState, task_type: str = "test:echo") -> str:
+    """Bring a task into a state; its ID."""
+    if state is TaskState.SCHEDULED:
+        return client.enqueue(task_type, 1, process_in=3600).id
+    task_id = client.enqueue(task_type, 1, retention=60).id
+    if state is TaskState.ACTIVE:
+        claim(broker)
+    elif state is TaskState.RETRY:
+        fail_next(broker, Verdict.RETRY, delay_s=3600.0)
+    elif state is TaskState.ARCHIVED:
+        fail_next(broker, Verdict.ARCHIVE)
+    elif state is TaskState.COMPLETED:
+        complete_next(broker, result=b'{"a":1}')
+    return task_id
+
+
+# RQ's own view.
+
+
+def rq_queue(connection: redis.Redis, name: str = "default") -> Queue:
+    """A queue as a plain RQ client has it, with boilerd's serializer."""
+    return Queue(name, connection=connection, serializer=JSONSerializer)
+
+
+def rq_job(connection: redis.Redis, task_id: str) -> Job:
+    """A task's job as RQ reads it."""
+    return Job.fetch(task_id, connection=connection, serializer=JSONSerializer)
+
+
+# Values.
+
+
+def endless_list() -> list[Any]:
+    """A list that contains itself, which no encoder comes to the end of."""
+    itself: list[Any] = []
+    itself.append(itself)
+    return itself
