@@ -16,7 +16,7 @@ from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import Failure, batch_place
-from boilerd.cli.socket_client import look
+from boilerd.cli.rpc_client import read_status
 from boilerd.process.identity import birthmark
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler import scheduler
@@ -77,11 +77,11 @@ def test_a_duty_that_redis_refuses_keeps_the_scheduler_from_no_other(
         before_s = lease_s()
         wait_until(lambda: lease_s() > before_s, "its lease is renewed")
         assert len(daemon.lines("broker refused, trying again")) == 1
-        wait_until(lambda: look(socket).info["is_broker_away"], "health is red")
+        wait_until(lambda: read_status(socket).info["is_broker_away"], "health is red")
 
         client.connection.config_set("maxmemory", 0)
         daemon.wait_for("broker accepts again", duty="tick")
-        wait_until(lambda: not look(socket).info["is_broker_away"], "health is green again")
+        wait_until(lambda: not read_status(socket).info["is_broker_away"], "health is green again")
         wait_until(lambda: client.connection.llen(keys.queue("default")), "a periodic task is enqueued")
 
 
