@@ -31,7 +31,7 @@ run: .venv/.ready ## Run the daemon in the foreground
 	@$(BIN)/boilerd run $(ARGS)
 
 test: .venv/.ready ## Run all tests
-	@$(BIN)/pytest -n 4 $(ARGS)
+	@$(BIN)/pytest -n 6 $(ARGS)
 
 check: .venv/.ready ## Format, lint, types, layers, spelling, generated files; changes nothing
 	@$(BIN)/ruff format --check
@@ -50,7 +50,7 @@ generate: .venv/.ready ## Write again the files that follow from the code
 
 cov: .venv/.ready ## Run all tests under coverage and report the lines that none reached
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -n 4 $(ARGS)
+	@$(BIN)/coverage run -m pytest -n 6 $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

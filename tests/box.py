@@ -64,14 +64,15 @@ class Box:
         self._unshare: subprocess.Popen[bytes] | None = None
         self._pid = 0
 
-    def start(self) -> Self:
-        """Boot it, and wait until it is up."""
+    def start(self, image: Path | None = None) -> Self:
+        """Boot it, over the files of an `image` that `save` made, and wait until it is up."""
         # systemd rules over the cgroup that it finds itself in.
         self._cgroup.mkdir()
         enter = f'echo $$ >{self._cgroup}/cgroup.procs && exec "$@"'
         namespaces = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--cgroup",
                       "--ipc", "--uts"]  # fmt: skip
         init = [str(Path(__file__).with_name("box-init")), str(self._directory), str(PROJECT)]
+        init += [str(image)] if image else []
         with (self._directory / "log").open("wb") as log:
             self._unshare = subprocess.Popen(
                 ["/bin/sh", "-c", enter, "sh", *namespaces, *init],
@@ -101,6 +102,11 @@ class Box:
         target = self.root / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
+
+    def save(self, image: Path, *paths: str) -> None:
+        """Copy these files of it, and what is under them, to an image."""
+        copy = ["cp", "-a", "--parents", *(path.lstrip("/") for path in paths), str(image)]
+        subprocess.run(copy, cwd=self.root, check=True)
 
     @property
     def root(self) -> Path:

@@ -116,6 +116,12 @@ def failpoints(directory: Path) -> Failpoints:
     return Failpoints(path)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long tests, the longest first, so that none of them runs on alone; the rest stays shuffled."""
+    seconds = {item: sum(mark.args[0] for mark in item.iter_markers("long")) for item in items}
+    items.sort(key=lambda item: -seconds[item])
+
+
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Spreads all tests over the processes, but keeps those together that share an installation.
 

@@ -19,7 +19,7 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
-from boilerd.cli.socket_client import look
+from boilerd.cli.rpc_client import read_status
 from boilerd.daemon.valkey import find_server
 from boilerd.process.failpoints import VARIABLE
 from boilerd.settings.definitions import definitions
@@ -161,11 +161,11 @@ class RunningDaemon:
 
     def info(self) -> dict[str, Any]:
         """What its control socket says about the daemon."""
-        return look(self.socket).info
+        return read_status(self.socket).info
 
     def processes(self) -> list[dict[str, Any]]:
         """What its control socket says about its processes."""
-        return look(self.socket).processes or [{"pid": 0, "name": "none", "state": "none"}]
+        return read_status(self.socket).processes or [{"pid": 0, "name": "none", "state": "none"}]
 
     def pid_of(self, name: str) -> int:
         return int(next((process["pid"] for process in self.processes() if process["name"] == name), 0))

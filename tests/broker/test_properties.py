@@ -960,6 +960,7 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker_module, "BATCH_PARTS", 1)
 
 
+@pytest.mark.long(11)
 def test_whatever_happens_every_task_is_in_one_place_and_nothing_leaks(connection: redis.Redis) -> None:
     class Machine(BrokerMachine):
         def __init__(self) -> None:

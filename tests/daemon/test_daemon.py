@@ -17,7 +17,7 @@ import redis
 from boilerd import Client, Inspector
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
-from boilerd.cli.socket_client import ask
+from boilerd.cli.rpc_client import ask
 from boilerd.entry_point import ENTRY_POINT
 from builders import rq_job, rq_queue
 from support import Failpoints, RunningDaemon, StartDaemon, Valkey, completed, is_running, wait_until

@@ -31,6 +31,7 @@ def starts(lines: list[dict[str, Any]]) -> list[float]:
     return [moment - times[0] for moment in times]
 
 
+@pytest.mark.long(7)
 def test_a_task_that_fails_three_times_starts_after_1_2_and_4_seconds(
     start_daemon: StartDaemon, client: Client
 ) -> None:
@@ -287,6 +288,7 @@ def test_periodic_tasks_run_once_per_tick_on_however_many_hosts(
     assert {later - earlier for earlier, later in itertools.pairwise(ticks)} == {timedelta(seconds=1)}
 
 
+@pytest.mark.long(10)
 @pytest.mark.fault(25)
 def test_a_host_that_is_gone_loses_its_task_to_another(start_daemon: StartDaemon, client: Client) -> None:
     first = start_daemon("--concurrency", "1").ready()

@@ -13,7 +13,7 @@ import pytest
 from boilerd import Client
 from boilerd.broker.connection import connect
 from boilerd.broker.server_check import check, hazards
-from boilerd.cli.socket_client import Seen, look
+from boilerd.cli.rpc_client import DaemonStatus, read_status
 from boilerd.daemon.directories import lock_directories
 from boilerd.errors import BootError, BrokerLoadingError, BrokerUnavailableError, ConfigError, InvalidPayloadError
 from boilerd.process.identity import birthmark, home, is_dead, is_stopped
@@ -347,18 +347,18 @@ def test_a_scheduler_that_hangs_lets_the_heartbeat_age(start_daemon: StartDaemon
     os.kill(scheduler, signal.SIGSTOP)
 
     # Longer than from one heartbeat to the next.
-    wait_until(lambda: look(socket).info["heartbeat_age_s"] > HEARTBEAT_S + 0.5, "it is late")
+    wait_until(lambda: read_status(socket).info["heartbeat_age_s"] > HEARTBEAT_S + 0.5, "it is late")
     os.kill(scheduler, signal.SIGCONT)
 
-    wait_until(lambda: look(socket).info["heartbeat_age_s"] < HEARTBEAT_S, "it is in time again")
+    wait_until(lambda: read_status(socket).info["heartbeat_age_s"] < HEARTBEAT_S, "it is in time again")
 
 
 def test_a_heartbeat_that_is_late_is_a_trouble() -> None:
     fine = {"state": "ready", "status": "1 worker", "is_broker_away": False, "heartbeat_age_s": 7.0}
 
-    assert Seen(fine, []).troubles() == []
-    assert Seen({"state": "ready", "status": "of a daemon from before an upgrade"}, []).troubles() == []
-    assert Seen(fine | {"heartbeat_age_s": 21.4}, []).troubles() == [
+    assert DaemonStatus(fine, []).problems() == []
+    assert DaemonStatus({"state": "ready", "status": "of a daemon from before an upgrade"}, []).problems() == []
+    assert DaemonStatus(fine | {"heartbeat_age_s": 21.4}, []).problems() == [
         "scheduler: no heartbeat for 21 s, so that leases end and nothing is forwarded"
     ]
 

@@ -95,6 +95,7 @@ def test_a_slow_broker_is_used_all_the_same(start_daemon: StartDaemon, client: C
     assert not daemon.lines("broker unavailable, waiting")
 
 
+@pytest.mark.long(7)
 @pytest.mark.fault(31)
 def test_connections_that_hang_without_an_end_are_given_up(
     start_daemon: StartDaemon, client: Client, proxy: Proxy

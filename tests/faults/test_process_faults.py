@@ -75,6 +75,7 @@ def test_a_scheduler_killed_among_ten_thousand_due_tasks_forwards_each_once(
     assert not client.connection.zcard(keys.registry("scheduled", "default"))
 
 
+@pytest.mark.long(12)
 @pytest.mark.fault(18)
 def test_a_stopped_scheduler_costs_its_workers_one_extra_run_at_most(start_daemon: StartDaemon, client: Client) -> None:
     first = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
@@ -248,6 +249,7 @@ def test_everything_killed_with_the_embedded_broker_comes_back_with_all_tasks(st
         second.wait_for("task completed", task_id=task_id)
 
 
+@pytest.mark.long(33)
 @pytest.mark.fault(25)
 @pytest.mark.timeout(120)
 def test_a_host_that_is_cut_off_loses_its_task_within_40_seconds_and_cannot_write_later(

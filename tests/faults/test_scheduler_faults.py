@@ -16,7 +16,7 @@ from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Failure, batch_place
-from boilerd.cli.socket_client import look
+from boilerd.cli.rpc_client import read_status
 from boilerd.process.identity import birthmark
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler import heartbeat, recovery, scheduler
@@ -114,11 +114,11 @@ def test_a_duty_that_redis_refuses_keeps_the_scheduler_from_no_other(
         before_s = lease_s()
         wait_until(lambda: lease_s() > before_s, "its lease is renewed")
         assert len(daemon.lines("broker refused, trying again")) == 1
-        wait_until(lambda: look(socket).info["is_broker_away"], "health is red")
+        wait_until(lambda: read_status(socket).info["is_broker_away"], "health is red")
 
         client.connection.config_set("maxmemory", 0)
         daemon.wait_for("broker accepts again", duty="tick")
-        wait_until(lambda: not look(socket).info["is_broker_away"], "health is green again")
+        wait_until(lambda: not read_status(socket).info["is_broker_away"], "health is green again")
         wait_until(lambda: client.connection.llen(keys.queue("default")), "a periodic task is enqueued")
 
 
@@ -324,7 +324,7 @@ def test_a_worker_that_crashes_by_itself_again_and_again_is_backed_off_and_given
 ) -> None:
     (directory / "broken.py").write_text(
         "from boilerd import ServeMux\nfrom boilerd.worker import worker\nmux = ServeMux()\n"
-        "worker.Worker._loop = lambda self: 1 / 0\n"
+        "worker.WorkLoop._serve = lambda self: 1 / 0\n"
     )
     daemon = start_daemon("--concurrency", "1", directory=directory, env={"BOILERD_APP": "broken:mux"})
 
@@ -337,7 +337,7 @@ def test_a_burst_ends_although_its_workers_were_given_up(start_daemon: StartDaem
     (directory / "broken.py").write_text(
         "from boilerd import ServeMux\nfrom boilerd.supervision import children\nfrom boilerd.worker import worker\n"
         "mux = ServeMux()\n"
-        "worker.Worker._loop = lambda self: 1 / 0\n"
+        "worker.WorkLoop._serve = lambda self: 1 / 0\n"
         "children.START_RETRIES = 0\n"
     )
     daemon = start_daemon("--burst", "--concurrency", "1", directory=directory, env={"BOILERD_APP": "broken:mux"})

@@ -146,6 +146,7 @@ def test_a_worker_killed_while_it_gives_its_task_back_leaves_it_at_the_head_unco
     assert not client.connection.zcard(keys.wip("default"))
 
 
+@pytest.mark.long(8)
 @pytest.mark.fault(12)
 def test_a_task_whose_worker_was_stopped_is_taken_over_and_the_late_outcome_refused(
     daemon: RunningDaemon, client: Client
@@ -167,6 +168,7 @@ def test_a_task_whose_worker_was_stopped_is_taken_over_and_the_late_outcome_refu
     assert_nothing_is_left(client, task_id)
 
 
+@pytest.mark.long(11)
 @pytest.mark.fault(12)
 def test_a_stopped_worker_gets_no_new_leases(daemon: RunningDaemon, client: Client) -> None:
     task_id = client.enqueue("test:sleep", 60).id

@@ -12,7 +12,7 @@ import redis
 from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
-from boilerd.cli.socket_client import ask, look
+from boilerd.cli.rpc_client import ask, read_status
 from boilerd.errors import RefusedError
 from proxy import Proxy
 from support import (
@@ -67,10 +67,10 @@ def test_an_answer_that_is_cut_off_is_none(start_daemon: StartDaemon) -> None:
 
     with Proxy(daemon.directory, daemon.socket) as proxy:
         proxy.cut_probability, proxy.halves = 1.0, True
-        seen = look(daemon.directory / "proxy.sock")
+        seen = read_status(daemon.directory / "proxy.sock")
 
     assert proxy.cuts
-    assert seen.troubles() == [f"daemon: not running (nobody answers at {daemon.directory / 'proxy.sock'})"]
+    assert seen.problems() == [f"daemon: not running (nobody answers at {daemon.directory / 'proxy.sock'})"]
 
 
 def test_a_worker_that_is_replaced_while_quiet_is_quiet(start_daemon: StartDaemon, client: Client) -> None:
@@ -402,21 +402,21 @@ def test_a_shutdown_asked_for_on_the_socket_ends_a_daemon_that_waits_for_its_bro
 def test_a_supervisor_that_hangs_is_told_from_one_that_is_not_there(
     start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("boilerd.cli.socket_client.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("boilerd.cli.rpc_client.TIMEOUT_S", 0.2)
     daemon = start_daemon("--concurrency", "1").ready()
     socket = daemon.socket
     hangs = f"pid {daemon.pid} (from boilerd.lock) does not answer; it may still do what was asked"
     daemon.signal(signal.SIGSTOP)
 
     try:
-        seen = look(socket)
+        seen = read_status(socket)
         with pytest.raises(TimeoutError) as raised:
             ask(socket, "boilerd.scale", 2)
         told = daemon.cli("scale", "3")
     finally:
         daemon.signal(signal.SIGCONT)
 
-    assert (seen.told, seen.troubles(), str(raised.value)) == (hangs, [f"daemon: {hangs}"], hangs)
+    assert (seen.summary, seen.problems(), str(raised.value)) == (hangs, [f"daemon: {hangs}"], hangs)
     assert (told.returncode, told.stderr) == (1, f"boilerd: error: {hangs}\n")
     wait_until(lambda: daemon.info().get("workers") == 3, "it did what was asked when it went on")
     daemon.lines()  # each is JSON, although those who asked had gone when it answered
@@ -428,9 +428,9 @@ def test_a_daemon_of_somebody_else_is_told_from_one_that_is_not_there(start_daem
     path.chmod(0)
 
     with as_nobody():
-        seen = look(path)
+        seen = read_status(path)
 
-    assert seen.told == f"not to be seen by this user ({path}: Permission denied)"
+    assert seen.summary == f"not to be seen by this user ({path}: Permission denied)"
 
 
 @pytest.mark.parametrize("words", [("quiet",), ("resume",), ("reload",), ("restart",), ("scale", "2")])

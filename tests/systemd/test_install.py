@@ -54,40 +54,38 @@ def test_it_installs_without_a_network_and_leaves_nothing_when_it_goes(fresh_box
     assert not fresh_box.run("pgrep", "-f", "boilerd:", check=False).stdout
 
 
-def test_what_was_edited_stays_through_upgrades_and_when_it_goes(fresh_box: Box, wheels: Path) -> None:
-    offline(fresh_box, wheels)
+def test_what_was_edited_stays_through_upgrades_and_when_it_goes(installed_box: Box, wheels: Path) -> None:
     edited = "concurrency = 3\n"
-    (fresh_box.root / SETTINGS).write_text(edited)
-    fresh_box.write("/etc/systemd/system/boiler-worker.service.d/mine.conf", "[Service]\nNice=5\n")
+    (installed_box.root / SETTINGS).write_text(edited)
+    installed_box.write("/etc/systemd/system/boiler-worker.service.d/mine.conf", "[Service]\nNice=5\n")
 
-    (fresh_box.root / "opt/boilerd/share/boilerd.toml").write_text("# what an older version brought\n")
+    (installed_box.root / "opt/boilerd/share/boilerd.toml").write_text("# what an older version brought\n")
 
-    again = offline(fresh_box, wheels)
-    beside = (fresh_box.root / f"{SETTINGS}.new").read_text()
-    fresh_box.run("systemctl", "start", "boiler-worker")
-    shown = fresh_box.run("boilerd", "config", "show").stdout
-    gone = fresh_box.run(INSTALL, "uninstall")
+    again = offline(installed_box, wheels)
+    beside = (installed_box.root / f"{SETTINGS}.new").read_text()
+    installed_box.run("systemctl", "start", "boiler-worker")
+    shown = installed_box.run("boilerd", "config", "show").stdout
+    gone = installed_box.run(INSTALL, "uninstall")
 
     assert "was edited, and stays as it is" in again.stdout
     assert "concurrency       3 " in shown
     assert beside == (PROJECT / "conf/boilerd.toml").read_text()
-    assert (fresh_box.root / SETTINGS).read_text() == edited
-    assert (fresh_box.root / "etc/systemd/system/boiler-worker.service.d/mine.conf").exists()
-    assert (fresh_box.root / "var/lib/private/boilerd/valkey").is_dir()
+    assert (installed_box.root / SETTINGS).read_text() == edited
+    assert (installed_box.root / "etc/systemd/system/boiler-worker.service.d/mine.conf").exists()
+    assert (installed_box.root / "var/lib/private/boilerd/valkey").is_dir()
     assert "/var/lib/private/boilerd" in gone.stdout
-    assert not (fresh_box.root / "opt/boilerd").exists()
+    assert not (installed_box.root / "opt/boilerd").exists()
 
 
-def test_a_running_service_goes_on_through_an_upgrade(fresh_box: Box, wheels: Path) -> None:
-    offline(fresh_box, wheels)
-    fresh_box.run("systemctl", "start", "boiler-worker")
-    pid = fresh_box.show("boiler-worker", "MainPID")
+def test_a_running_service_goes_on_through_an_upgrade(installed_box: Box, wheels: Path) -> None:
+    installed_box.run("systemctl", "start", "boiler-worker")
+    pid = installed_box.show("boiler-worker", "MainPID")
 
-    offline(fresh_box, wheels)
-    fresh_box.run("systemctl", "reload", "boiler-worker")
+    offline(installed_box, wheels)
+    installed_box.run("systemctl", "reload", "boiler-worker")
 
-    assert fresh_box.show("boiler-worker", "MainPID") == pid
-    assert fresh_box.run("boilerd", "health").stdout == "ok\n"
+    assert installed_box.show("boiler-worker", "MainPID") == pid
+    assert installed_box.run("boilerd", "health").stdout == "ok\n"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +97,6 @@ def test_a_running_service_goes_on_through_an_upgrade(fresh_box: Box, wheels: Pa
     ],
 )
 def test_what_cannot_be_done_is_told(fresh_box: Box, words: tuple[str, ...], status: int, error: str) -> None:
-    fresh_box.run("/usr/bin/python3", "-m", "venv", "/root/venv")
     # A Python that believes to live in /root.
     fresh_box.write("/root/python3", '#!/bin/sh\ncase "$2" in *base_prefix*) echo /root/pyenv;; esac\n')
     (fresh_box.root / "root/python3").chmod(0o755)

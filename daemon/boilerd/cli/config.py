@@ -4,7 +4,7 @@ import json
 
 import click
 
-from boilerd.cli.options import ALL, Loaded, with_settings
+from boilerd.cli.options import ALL, Loaded, with_json_object, with_settings
 from boilerd.settings.definitions import definitions
 
 
@@ -14,7 +14,7 @@ def config() -> None:
 
 
 @config.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@with_json_object
 @with_settings(ALL)
 def show(loaded: Loaded, *, as_json: bool) -> None:
     """Print every setting, its value and where that came from; secrets are masked.

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from boilerd.cli.options import Loaded, with_settings
-from boilerd.cli.socket_client import ask
+from boilerd.cli.rpc_client import ask
 from boilerd.errors import BoilerdError, RefusedError
 
 #: Where the daemon is; nothing else of the settings matters, and the new ones may be broken.

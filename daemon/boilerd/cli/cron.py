@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from boilerd.cli.inspecting import inspecting, with_json
-from boilerd.cli.options import BROKER, Loaded, with_settings
+from boilerd.cli.inspecting import inspecting
+from boilerd.cli.options import BROKER, Loaded, with_json_lines, with_settings
 from boilerd.cli.tables import print_json, print_table, relative
 from boilerd.client import Client
 from boilerd.errors import InvalidTaskError
@@ -23,7 +23,7 @@ def cron() -> None:
 
 
 @cron.command("ls")
-@with_json
+@with_json_lines
 @with_app
 def list_(loaded: Loaded, *, as_json: bool) -> None:
     """List the periodic tasks of the settings and the application, with their last and next runs.

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, with_settings
+from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, json_option, with_settings
 from boilerd.client import Client
 from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, InvalidTaskError
 from boilerd.inspector import Inspector
@@ -35,7 +35,7 @@ from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
 @click.option("--concurrency-key", help="Tasks with one key run one at a time.")
 @click.option("--concurrency-limit", type=int, help="Or so many at a time.")
 @click.option("--id", "task_id", help="Task ID; refused when it is taken. Random without it.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was stored as a JSON object.")
+@json_option("Print what was stored as a JSON object.")
 @with_settings(BROKER)
 def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **options: Any) -> None:
     """Store a task for a worker to run, and print its ID.

@@ -7,8 +7,8 @@ import click
 
 from boilerd.broker import server_check
 from boilerd.broker.connection import connect_to
-from boilerd.cli.options import BROKER, DurationType, Loaded, with_settings
-from boilerd.cli.socket_client import look
+from boilerd.cli.options import BROKER, DurationType, Loaded, with_json_object, with_settings
+from boilerd.cli.rpc_client import read_status
 from boilerd.errors import BrokerError
 from boilerd.inspector import Inspector
 from boilerd.process.exit_status import FAILED, OK
@@ -17,7 +17,7 @@ from boilerd.settings.definitions import Settings
 
 @click.command()
 @click.option("--max-latency", type=DurationType(), help="Longest that a task of these queues may have waited.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@with_json_object
 @with_settings((*BROKER, "queues"))
 def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
     """Say whether all is well, for probes: one line for each thing that is not.
@@ -34,7 +34,7 @@ def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
 
 
 def _troubles(settings: Settings, max_latency_s: float | None) -> list[str]:
-    troubles = look(settings.control_socket()).troubles()
+    troubles = read_status(settings.control_socket()).problems()
     try:
         with connect_to(settings, timeout_s=2.0) as connection:
             server_check.check(connection)

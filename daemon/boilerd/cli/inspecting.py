@@ -1,9 +1,8 @@
-"""What the commands share that look at the broker and intervene."""
+"""Parts of the commands that read and change what the broker holds."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 from rich.console import Console
@@ -14,31 +13,23 @@ from boilerd.cli.options import BROKER, Loaded, with_settings
 from boilerd.inspector import Action, Inspector
 from boilerd.tasks.task import TaskState
 
-#: A choice of states.
+#: The type of an option that names a state.
 STATES = click.Choice([state.value for state in TaskState])
 
 with_broker = with_settings(BROKER)
-
-
-def with_json(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line.")(command)
-
-
-def with_yes(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--yes``."""
-    return click.option("-y", "--yes", is_flag=True, help="Do not ask.")(command)
+#: Gives a command ``--yes``.
+with_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
 @contextmanager
 def inspecting(loaded: Loaded) -> Iterator[Inspector]:
-    """The inspector of the broker that the settings name."""
+    """Connect an inspector to the broker that the settings name."""
     with connect_to(loaded.settings) as connection:
         yield Inspector(connection)
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is destroyed; without a terminal ``--yes`` must be given."""
+    """Ask before something is deleted; without a terminal ``--yes`` must be given."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -47,12 +38,12 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def do_all(inspector: Inspector, action: Action, queue: str, state: TaskState, task_type: str | None = None) -> int:
-    """Do it with all tasks of the queue in that state, under a progress bar; how many it was done with."""
+    """Do an action to all tasks of a queue in a state, with a progress bar; return how many were changed."""
     done = 0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    # On stderr, and for people: a progress bar is no data.
-    talk = Console(stderr=True)
-    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as bar:
+    # On stderr: a progress bar is no data.
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task(action, total=None)
         for progress in inspector.bulk(action, queue, state, task_type):
             done = progress.done

@@ -1,4 +1,4 @@
-"""Options that several commands share, made from the definitions of the settings."""
+"""Options that several commands share; those of the settings are made from their definitions."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -12,18 +12,21 @@ from boilerd.settings.definitions import definitions
 from boilerd.settings.loading import Loaded, load
 from boilerd.units import Duration
 
-#: What a command needs that talks to the broker or the daemon.
+#: The settings of a command that connects to the broker or the daemon.
 BROKER = ("redis_url", "redis_db", "state_dir", "runtime_dir")
-#: All that can be given as a flag.
+#: The settings that can be given as a flag: no secrets, which every user who runs `ps` would read, and no tables.
 ALL = tuple(setting.name for setting in definitions() if setting.has_flag)
 
 
 def with_settings(
     names: Iterable[str], *, refusal: type[BoilerdError] = ConfigError, is_lenient: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command ``--config`` and a flag for each named setting; it gets them as ``loaded``.
+    """Give a command ``--config`` and a flag for each named setting; it gets the settings as ``loaded``.
 
-    Settings that are wrong raise `refusal`; all but the named ones may be, where `is_lenient`.
+    Args:
+        names: The settings that have a flag.
+        refusal: The error that a wrong setting raises.
+        is_lenient: True if only the named settings are read; the others may be wrong.
     """
     wanted = [setting for setting in definitions() if setting.name in set(names)]
 
@@ -48,13 +51,22 @@ def with_settings(
     return decorate
 
 
+def json_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command ``--json``; it gets the flag as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help=help_text)
+
+
+with_json_lines = json_option("Print JSON, an object a line.")
+with_json_object = json_option("Print a JSON object.")
+
+
 class DurationType(click.ParamType[float]):
     """``30s``, ``5m``, ``1h30m`` or seconds."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds."""
+        """Return seconds."""
         try:
             return Duration.parse(value)
         except ValueError:
@@ -67,7 +79,7 @@ class MomentType(click.ParamType[datetime]):
     name = "moment"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """An aware datetime."""
+        """Return an aware datetime."""
         try:
             moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         except ValueError:
@@ -81,4 +93,7 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-__all__ = ["ALL", "BROKER", "DurationType", "Loaded", "MomentType", "with_settings"]
+__all__ = [
+    "ALL", "BROKER", "DurationType", "Loaded", "MomentType", "json_option", "with_json_lines", "with_json_object",
+    "with_settings",
+]  # fmt: skip

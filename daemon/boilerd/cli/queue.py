@@ -2,8 +2,8 @@
 
 import click
 
-from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_json, with_yes
-from boilerd.cli.options import Loaded
+from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
+from boilerd.cli.options import Loaded, with_json_lines
 from boilerd.cli.tables import lasting, print_fields, print_json, print_table, rate, sized
 from boilerd.tasks.task import TaskState
 
@@ -14,7 +14,7 @@ def queue() -> None:
 
 
 @queue.command("ls")
-@with_json
+@with_json_lines
 @with_broker
 def list_(loaded: Loaded, *, as_json: bool) -> None:
     """List the queues with their tasks by state.
@@ -46,7 +46,7 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
 @queue.command()
 @click.argument("name", metavar="QUEUE")
 @click.option("--days", type=click.IntRange(1, 90), default=7, show_default=True, help="Days of history.")
-@with_json
+@with_json_lines
 @with_broker
 def show(loaded: Loaded, *, name: str, days: int, as_json: bool) -> None:
     """Show a queue, and what was done in the last days.

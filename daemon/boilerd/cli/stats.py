@@ -2,15 +2,15 @@
 
 import click
 
-from boilerd.cli.inspecting import inspecting, with_broker, with_json
-from boilerd.cli.options import Loaded
+from boilerd.cli.inspecting import inspecting, with_broker
+from boilerd.cli.options import Loaded, with_json_lines
 from boilerd.cli.tables import lasting, print_json, print_table, rate, sized
 
 _STATES = ("pending", "active", "scheduled", "archived", "completed")
 
 
 @click.command()
-@with_json
+@with_json_lines
 @with_broker
 def stats(loaded: Loaded, *, as_json: bool) -> None:
     """Show tasks by state over all queues, what was done today, and the broker.

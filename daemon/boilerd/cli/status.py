@@ -8,8 +8,8 @@ import click
 from boilerd.broker import server_check
 from boilerd.broker.connection import connect_to
 from boilerd.broker.views import QueueInfo
-from boilerd.cli.options import BROKER, Loaded, with_settings
-from boilerd.cli.socket_client import Seen, look
+from boilerd.cli.options import BROKER, Loaded, with_json_object, with_settings
+from boilerd.cli.rpc_client import DaemonStatus, read_status
 from boilerd.errors import BrokerError
 from boilerd.inspector import Inspector
 from boilerd.process.exit_status import FAILED, OK
@@ -19,7 +19,7 @@ _STATES = ("pending", "active", "scheduled", "completed", "archived")
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@with_json_object
 @with_settings(BROKER)
 def status(loaded: Loaded, *, as_json: bool) -> None:
     """Show the daemon of this runtime directory, its processes, and the queues.
@@ -31,7 +31,7 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     boilerd status --json | jq .daemon.busy
     """  # noqa: D301 - click looks for the character \b
     settings = loaded.settings
-    seen = look(settings.control_socket())
+    seen = read_status(settings.control_socket())
     broker_error, queues, is_suspended = None, [], False
     try:
         with connect_to(settings, timeout_s=2.0) as connection:
@@ -47,7 +47,7 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
             json.dumps(
                 {
                     "daemon": seen.info, "processes": seen.processes, "broker": {"url": url, "error": broker_error},
-                    "is_suspended": is_suspended, "queues": rows, "troubles": seen.troubles(),
+                    "is_suspended": is_suspended, "queues": rows, "troubles": seen.problems(),
                 }
             )
         )  # fmt: skip
@@ -57,14 +57,14 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
         if is_suspended:
             click.echo("suspended   nothing is claimed until `rq resume`")
         _print_queues(queues)
-    raise SystemExit(FAILED if broker_error or seen.troubles() else OK)
+    raise SystemExit(FAILED if broker_error or seen.problems() else OK)
 
 
-def _print_daemon(seen: Seen) -> None:
-    click.echo(f"daemon      {seen.told}")
+def _print_daemon(seen: DaemonStatus) -> None:
+    click.echo(f"daemon      {seen.summary}")
     if seen.silence:
         return
-    click.echo(f"processes   {seen.up()} of {len(seen.processes)} up")
+    click.echo(f"processes   {seen.count_up()} of {len(seen.processes)} up")
     for process in seen.processes:
         pid = f"pid {process['pid']}" if process["pid"] else ""
         click.echo(f"  {process['name']:<12}{process['state']:<10}{pid}")

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from boilerd.broker.views import TaskDetail
-from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_json, with_yes
-from boilerd.cli.options import Loaded
+from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
+from boilerd.cli.options import Loaded, with_json_lines
 from boilerd.cli.tables import absolute, harmless, lasting, print_fields, print_json, print_table, relative
 from boilerd.client import Client
 from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError
@@ -46,7 +46,7 @@ def task() -> None:
 @click.option("-s", "--state", type=STATES, default="pending", show_default=True, help="In which state.")
 @click.option("--page", type=click.IntRange(1), default=1, show_default=True, help="Which page.")
 @click.option("--size", type=click.IntRange(1, 10_000), default=30, show_default=True, help="Tasks on a page.")
-@with_json
+@with_json_lines
 @with_broker
 def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, as_json: bool) -> None:
     """List the tasks of a queue in a state, the next one first.
@@ -71,7 +71,7 @@ def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, as_js
 @task.command()
 @click.option("-q", "--queue", default="default", show_default=True, help="Of which queue.")
 @click.option("--size", type=click.IntRange(1, 1_000), default=30, show_default=True, help="How many at most.")
-@with_json
+@with_json_lines
 @with_broker
 def recent(loaded: Loaded, *, queue: str, size: int, as_json: bool) -> None:
     """List the tasks that completed last, latest first; also those that were not kept.
@@ -94,7 +94,7 @@ def recent(loaded: Loaded, *, queue: str, size: int, as_json: bool) -> None:
 
 @task.command()
 @click.argument("task_id", metavar="ID")
-@with_json
+@with_json_lines
 @with_broker
 def show(loaded: Loaded, *, task_id: str, as_json: bool) -> None:
     """Show a task: its options, its payload, and how each attempt ended.

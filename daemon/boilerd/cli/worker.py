@@ -3,8 +3,8 @@
 import click
 
 from boilerd.cli.control import restart, scale
-from boilerd.cli.inspecting import inspecting, with_broker, with_json
-from boilerd.cli.options import Loaded
+from boilerd.cli.inspecting import inspecting, with_broker
+from boilerd.cli.options import Loaded, with_json_lines
 from boilerd.cli.tables import print_json, print_table, relative
 
 
@@ -14,7 +14,7 @@ def worker() -> None:
 
 
 @worker.command("ls")
-@with_json
+@with_json_lines
 @with_broker
 def list_(loaded: Loaded, *, as_json: bool) -> None:
     """List the workers of all hosts, and what each is running since when.

@@ -1,4 +1,4 @@
-"""The command line's end of the control socket."""
+"""Call the running daemon over its control socket; `supervision.rpc` is the end that answers."""
 
 import http.client
 import socket
@@ -19,33 +19,33 @@ UP = frozenset({"STARTING", "RUNNING"})
 
 
 def ask(control_socket: Path, method: str, *args: Any) -> Any:
-    """Call a method of the daemon's, such as ``boilerd.info`` or ``supervisor.getAllProcessInfo``.
+    """Call a method of the daemon, such as ``boilerd.info`` or ``supervisor.getAllProcessInfo``.
 
     Raises:
-        TimeoutError: Somebody is there, who does not answer; the message says who.
-        OSError: Nobody is.
+        TimeoutError: A process listens there but does not answer; the message names it.
+        OSError: No process listens there.
         RefusedError: The daemon refuses; the message says why.
     """
     transport = _UnixTransport(control_socket)
     try:
         with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
             return getattr(proxy, method)(*args)
-    except (TimeoutError, BlockingIOError) as error:  # the second: so many have asked already
+    except (TimeoutError, BlockingIOError) as error:  # the second: the socket's backlog is full
         raise TimeoutError(f"{_owner(control_socket)} does not answer; it may still do what was asked") from error
     except xmlrpc.client.Fault as fault:
         raise RefusedError(fault.faultString.removeprefix("FAILED: ")) from fault
-    except (http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:  # it was cut off
+    except (http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:  # the answer was cut off
         raise ConnectionError(str(error)) from error
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a daemon says of itself.
+class DaemonStatus:
+    """The status of a daemon, as it reports it.
 
     Attributes:
-        info: What `DaemonSupervisor.info` tells; empty when it does not answer.
-        processes: Name, state, pid and start time of each; none when it does not answer.
-        silence: Why it does not answer; empty when it does.
+        info: The answer to ``boilerd.info``; empty if it does not answer.
+        processes: Name, state, pid and start time of each; empty if it does not answer.
+        silence: Why it does not answer; empty if it does.
     """
 
     info: dict[str, Any]
@@ -53,42 +53,42 @@ class Seen:
     silence: str = ""
 
     @property
-    def told(self) -> str:
-        """How it is, in one line."""
+    def summary(self) -> str:
+        """The status in one line."""
         return self.silence or str(self.info["status"])
 
-    def up(self) -> int:
-        """How many of its processes run."""
+    def count_up(self) -> int:
+        """Count the processes that run."""
         return sum(process["state"] in UP for process in self.processes)
 
-    def troubles(self) -> list[str]:
-        """What keeps it from its tasks, a line for each thing."""
-        is_whole = self.up() == len(self.processes)
+    def problems(self) -> list[str]:
+        """List what keeps the daemon from its tasks, a line each."""
+        is_whole = self.count_up() == len(self.processes)
         if self.silence or self.info["state"] in {"starting", "draining"}:
-            return [f"daemon: {self.told}"]
+            return [f"daemon: {self.summary}"]
         if self.info["state"] == "reloading" and not is_whole:
-            return [f"daemon: {self.told}"]
-        troubles = [f"{p['name']}: {p['state'].lower()}" for p in self.processes if p["state"] not in UP]
-        # What a daemon does not tell that was started before an upgrade is no trouble.
+            return [f"daemon: {self.summary}"]
+        problems = [f"{p['name']}: {p['state'].lower()}" for p in self.processes if p["state"] not in UP]
+        # A daemon that was started before an upgrade may lack newer fields; that is no problem.
         if self.info.get("is_broker_away"):
-            troubles.append("daemon: the broker does not let its processes through; its log says why")
+            problems.append("daemon: the broker does not let its processes through; its log says why")
         if (age_s := self.info.get("heartbeat_age_s", 0.0)) > LATE_HEARTBEAT_S:
-            troubles.append(f"scheduler: no heartbeat for {age_s:.0f} s, so that leases end and nothing is forwarded")
-        return troubles
+            problems.append(f"scheduler: no heartbeat for {age_s:.0f} s, so that leases end and nothing is forwarded")
+        return problems
 
 
-def look(control_socket: Path) -> Seen:
-    """See how the daemon is; a silent one is asked only once."""
+def read_status(control_socket: Path) -> DaemonStatus:
+    """Ask a daemon for its status; one that does not answer is asked only once."""
     try:
-        return Seen(ask(control_socket, "boilerd.info"), _processes(control_socket))
+        return DaemonStatus(ask(control_socket, "boilerd.info"), _processes(control_socket))
     except TimeoutError as error:
-        return Seen({}, [], str(error))
+        return DaemonStatus({}, [], str(error))
     except PermissionError as error:
-        return Seen({}, [], f"not to be seen by this user ({control_socket}: {error.strerror})")
+        return DaemonStatus({}, [], f"not to be seen by this user ({control_socket}: {error.strerror})")
     except OSError:
-        return Seen({}, [], f"not running (nobody answers at {control_socket})")
+        return DaemonStatus({}, [], f"not running (nobody answers at {control_socket})")
     except RefusedError as error:
-        return Seen({}, [], str(error))
+        return DaemonStatus({}, [], str(error))
 
 
 def _processes(control_socket: Path) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ def _processes(control_socket: Path) -> list[dict[str, Any]]:
 
 
 def _owner(control_socket: Path) -> str:
-    """The daemon that listens there, by what it wrote into its lock."""
+    """Name the daemon that listens there, by the process ID in its lock file."""
     with suppress(OSError):
         if pid := (control_socket.parent / "boilerd.lock").read_text("ascii", "replace").strip():
             return f"pid {pid} (from boilerd.lock)"
@@ -112,7 +112,7 @@ def _owner(control_socket: Path) -> str:
 
 
 class _UnixTransport(xmlrpc.client.Transport):
-    """XML-RPC over the control socket. Supervisor's own transport would load all of Supervisor."""
+    """XML-RPC over the control socket. Supervisor's own transport would import all of Supervisor."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class _UnixTransport(xmlrpc.client.Transport):
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
         connection = _UnixConnection(self._path)
-        self._connection = host, connection  # what close() closes
+        self._connection = host, connection  # close() of the parent closes it
         return connection
 
 
