@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import redis
 from click.testing import CliRunner
@@ -88,6 +89,15 @@ def test_help_lists_every_command_with_a_sentence() -> None:
     listed = dict(re.findall(r"^  (\w+) +(\S.*\.)$", done.stdout.partition("Commands:\n")[2], re.MULTILINE))
     assert listed == {name: text for name, (_, text) in COMMANDS.items()}
     assert listed.keys() >= {"run", "enqueue", "status", "config"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_in_short_what_each_says_itself(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+
+    assert command is not None
+    assert command.name == name
+    assert COMMANDS[name][1].split()[0] == (command.help or "").split()[0]
 
 
 @pytest.mark.parametrize(

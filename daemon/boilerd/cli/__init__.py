@@ -1,7 +1,7 @@
-"""The command line: reads words, prints, exits. Nobody may depend on this package.
+"""The command line: parse arguments, print, exit. No other package may import this one.
 
-Each command lives in a module of its own that is imported when the command is used, so that
-``boilerd enqueue`` does not load what the daemon needs.
+Each command lives in a module that is imported when the command is used, so that ``boilerd enqueue`` does not
+import what the daemon needs.
 """
 
 import atexit
@@ -22,7 +22,7 @@ from boilerd.process import logs
 from boilerd.process.exit_status import BOOT, FAILED, USAGE
 from boilerd.process.gc_pause import gc_paused
 
-#: Command → where it is, and its line in the list (`--help` must not import them all).
+#: Command → its module and name, and a short form of its help, as `--help` lists them without importing them.
 COMMANDS = {
     "run": ("boilerd.cli.run:run", "Run the daemon in the foreground."),
     "enqueue": ("boilerd.cli.enqueue:enqueue", "Store a task for a worker to run."),
@@ -48,11 +48,11 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the table."""
+        """List them in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one."""
+        """Import a command."""
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
@@ -61,7 +61,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in `--help`."""
+        """Write the list in `--help`."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
@@ -83,7 +83,7 @@ def main() -> NoReturn:
     """Run a command; turn errors into one line on stderr and an exit status."""
     _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
-        # What Redis holds may be no text; it is shown with escapes.
+        # Redis may hold bytes that are no text; they are shown with escapes.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -97,10 +97,10 @@ def _run() -> NoReturn:
     try:
         sys.exit(boilerd(standalone_mode=True))
     except BoilerdError as error:
-        _tell(error)
-        sys.exit(_status(error))
+        _print_error(error)
+        sys.exit(_exit_status(error))
     except BrokenPipeError:
-        # Whoever read our output, such as `head`, has seen enough.
+        # The reader of our output, such as `head`, has closed the pipe.
         sys.stderr.close()
         sys.exit(FAILED)
     except OSError as error:
@@ -111,13 +111,13 @@ def _run() -> NoReturn:
 
 
 def _leave_threads(ended: SystemExit) -> None:
-    """Exit without the threads that the application began at its import: Python would wait for them, without an end."""
+    """Exit without the threads that the application started at its import: Python would wait for them for ever."""
     others = set(threading.enumerate()) - {threading.main_thread()}
     left = [thread.name for thread in others if not thread.daemon]
     if not left:
         return
     logging.getLogger("boilerd.cli").warning("threads of the application are left behind", extra={"threads": left})
-    atexit._run_exitfuncs()  # noqa: SLF001 - what else runs at the exit of a program
+    atexit._run_exitfuncs()  # noqa: SLF001 - os._exit skips them
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -125,18 +125,18 @@ def _leave_threads(ended: SystemExit) -> None:
 
 
 def _open_missing_streams() -> None:
-    """Whoever started us may have closed them; what is opened next, such as a socket, would take their place."""
+    """Open streams that our parent has closed; else the next file or socket would get their number."""
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, fd)
             if null != fd:
                 os.close(null)
-            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - as long as the process
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - open until the process ends
 
 
-def _tell(error: BoilerdError) -> None:
-    """One line on stderr, where people read; in the journal a log line as all others there."""
+def _print_error(error: BoilerdError) -> None:
+    """Print one line to stderr; if that is the journal, a log line like all others there."""
     message = " ".join(str(error).splitlines())
     if _is_journal():
         if not isinstance(error, BootError):  # `run` has logged it
@@ -149,12 +149,12 @@ def _tell(error: BoilerdError) -> None:
 
 
 def _is_journal() -> bool:
-    """Whether stderr goes to the journal; see $JOURNAL_STREAM in systemd.exec(5)."""
+    """True if stderr is the journal; see $JOURNAL_STREAM in systemd.exec(5)."""
     stat = os.fstat(2)
     return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
 
-def _status(error: BoilerdError) -> int:
+def _exit_status(error: BoilerdError) -> int:
     if isinstance(error, NoBrokerError):
         return FAILED
     if isinstance(error, BootError):

@@ -1,4 +1,4 @@
-"""``boilerd quiet``, ``resume``, ``reload``, ``restart`` and ``scale``: what the daemon's signals do, for people."""
+"""``boilerd quiet``, ``resume``, ``reload``, ``restart`` and ``scale``: the daemon's signals as commands."""
 
 import select
 import time
@@ -11,9 +11,9 @@ from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.rpc_client import ask
 from boilerd.errors import BoilerdError, RefusedError
 
-#: Where the daemon is; nothing else of the settings matters, and the new ones may be broken.
+#: Only the settings that say where the daemon is: others may be wrong, such as new ones before a reload.
 with_daemon = with_settings(("state_dir", "runtime_dir"), is_lenient=True)
-#: How long a daemon may be silent while it reloads, or start: it imports the application.
+#: How long a daemon may stay silent in a reload, or starting: it imports the application.
 SILENCE_S = 60.0
 
 
@@ -59,7 +59,7 @@ def reload(loaded: Loaded, *, no_wait: bool) -> None:
     generation = _call(loaded, "reload")
     if no_wait:
         return
-    await_reload(lambda: _info(loaded), generation)
+    await_reload(lambda: _read_info(loaded), generation)
 
 
 @click.command()
@@ -78,7 +78,7 @@ def restart(loaded: Loaded, *, workers: tuple[str, ...]) -> None:
 
 
 @click.command()
-# XML-RPC, which asks the daemon, has no larger numbers.
+# XML-RPC has no larger numbers.
 @click.argument("size", metavar="N", type=click.IntRange(-(2**31), 2**31 - 1, clamp=True))
 @with_daemon
 def scale(loaded: Loaded, *, size: int) -> None:
@@ -102,29 +102,29 @@ def _call(loaded: Loaded, method: str, *args: Any) -> Any:
         raise DaemonError(f"no daemon answers at {path}: {error.strerror or error}; is it running?") from error
 
 
-def await_reload(look: Callable[[], dict[str, Any]], generation: int) -> None:
+def await_reload(read_info: Callable[[], dict[str, Any]], generation: int) -> None:
     """Wait until the program of this generation has been replaced.
 
     Args:
-        look: Tells how the daemon is.
-        generation: Of the program that is to end.
+        read_info: Returns the daemon's info.
+        generation: The generation of the program that is to end.
 
     Raises:
-        DaemonError: It goes on, or its successor does not get to its work.
+        DaemonError: The program goes on, or its successor does not become ready.
     """
-    busy_s = time.monotonic()
-    while (info := look())["generation"] <= generation or info["state"] not in {"ready", "draining"}:
+    starting_since_s = time.monotonic()
+    while (info := read_info())["generation"] <= generation or info["state"] not in {"ready", "draining"}:
         if info["generation"] <= generation and info["trouble"]:
             raise DaemonError(info["trouble"])
         if info["state"] != "starting":
-            busy_s = time.monotonic()
-        elif time.monotonic() - busy_s > SILENCE_S:
+            starting_since_s = time.monotonic()
+        elif time.monotonic() - starting_since_s > SILENCE_S:
             raise DaemonError(f"the new program goes on starting: {info['status']}")
         select.select([], [], [], 0.05)
 
 
-def _info(loaded: Loaded) -> dict[str, Any]:
-    """How the daemon is; waits while the new program starts."""
+def _read_info(loaded: Loaded) -> dict[str, Any]:
+    """Read the daemon's info; waits while the new program starts."""
     silent_since_s = time.monotonic()
     while True:
         try:

@@ -64,12 +64,12 @@ def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **op
 
 
 def _read_stdin() -> str:
-    """What json can point into, whatever the locale."""
+    """Read it as UTF-8 whatever the locale; bytes that are no UTF-8 stay, so that an error can point at them."""
     return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
 
 
 def parse_payload(text: str) -> Any:
-    """The payload that the words on the command line stand for.
+    """Parse a payload of the command line.
 
     Raises:
         InvalidPayloadError: It is not JSON; the message points at the place.
@@ -80,7 +80,7 @@ def parse_payload(text: str) -> Any:
     try:
         encoded = stripped.encode()
         json.loads(stripped, parse_constant=_refuse_constant)
-        msgspec.json.decode(encoded)  # as a worker will; it is stricter on numbers and \\ud800
+        msgspec.json.decode(encoded)  # as a worker will; stricter on numbers and \\ud800
         return msgspec.Raw(encoded)
     except InvalidPayloadError:
         raise
@@ -101,7 +101,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _check_queue(client: Client, queue: str, loaded: Loaded) -> None:
-    """A misspelt queue would keep the task for ever: nobody works on it."""
+    """Refuse a queue that no worker claims from and no setting names: a misspelt one would keep the task for ever."""
     known = loaded.settings.queues
     if check_queue(queue) not in known and not Inspector(client.connection).has_workers(queue):
         raise InvalidTaskError(
@@ -111,7 +111,7 @@ def _check_queue(client: Client, queue: str, loaded: Loaded) -> None:
 
 def _no_broker(loaded: Loaded, error: BrokerUnavailableError) -> BrokerUnavailableError:
     settings = loaded.settings
-    with suppress(PermissionError):  # of which the error tells already
+    with suppress(PermissionError):  # the error names it already
         if settings.redis_url is None and not settings.valkey_socket().exists():
             return BrokerUnavailableError(
                 f"no broker: no daemon with an embedded Valkey at {settings.runtime_path()};"

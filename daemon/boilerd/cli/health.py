@@ -28,26 +28,26 @@ def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
     \b
     boilerd health --max-latency 5m
     """  # noqa: D301 - click looks for the character \b
-    troubles = _troubles(loaded.settings, max_latency)
-    click.echo(json.dumps({"ok": not troubles, "troubles": troubles}) if as_json else "\n".join(troubles) or "ok")
-    raise SystemExit(FAILED if troubles else OK)
+    problems = _problems(loaded.settings, max_latency)
+    click.echo(json.dumps({"ok": not problems, "troubles": problems}) if as_json else "\n".join(problems) or "ok")
+    raise SystemExit(FAILED if problems else OK)
 
 
-def _troubles(settings: Settings, max_latency_s: float | None) -> list[str]:
-    troubles = read_status(settings.control_socket()).problems()
+def _problems(settings: Settings, max_latency_s: float | None) -> list[str]:
+    problems = read_status(settings.control_socket()).problems()
     try:
         with connect_to(settings, timeout_s=2.0) as connection:
             server_check.check(connection)
             server_check.probe(connection, is_storing=True)
             if max_latency_s is not None:
-                troubles += _late(Inspector(connection), settings.queues, max_latency_s)
+                problems += _late(Inspector(connection), settings.queues, max_latency_s)
     except BrokerError as error:
-        troubles.insert(0, f"broker: {error}")  # likely the cause of the others
-    return troubles
+        problems.insert(0, f"broker: {error}")  # likely the cause of the others
+    return problems
 
 
 def _late(inspector: Inspector, names: Iterable[str], max_latency_s: float) -> list[str]:
-    """The queues whose oldest task has waited too long; a paused one is meant to wait."""
+    """Name the queues whose oldest task has waited too long; tasks of a paused queue are meant to wait."""
     used = {queue.name for queue in inspector.queues() if not queue.is_paused}
     waits_s = {name: inspector.queue(name).latency_s for name in names if name in used}
     return [

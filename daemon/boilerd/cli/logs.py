@@ -18,13 +18,13 @@ from boilerd.cli.tables import harmless
 from boilerd.errors import BoilerdError
 from boilerd.process.logs import TextFormatter
 
-#: What a line for people leaves out.
-_HIDDEN = {"time", "level", "message", "logger", "pid", "traceback", "exc_info"}
+#: Fields that a readable line does not show as extra fields.
+_NOT_EXTRA = {"time", "level", "message", "logger", "pid", "traceback", "exc_info"}
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 class NoLogError(BoilerdError):
-    """There is no log to be found."""
+    """No log was found."""
 
 
 @click.command()
@@ -60,7 +60,7 @@ def logs(loaded: Loaded, *, path: str | None, as_json: bool, follow: bool, lines
 
 @contextlib.contextmanager
 def _source(path: str | None, unit: str, last: int | None) -> Iterator[Iterable[str]]:
-    """The lines of the log; with `last`, so many of the past, and then those that come."""
+    """Open the log as lines; with `last`, so many of the past and then new ones as they come."""
     if path == "-":
         yield sys.stdin
         return
@@ -78,11 +78,11 @@ def _source(path: str | None, unit: str, last: int | None) -> Iterator[Iterable[
             process.terminate()
             raise
     if process.returncode > 0:
-        raise SystemExit(process.returncode)  # it has said why
+        raise SystemExit(process.returncode)  # its own message is on stderr
 
 
 def _parse(line: str) -> tuple[str, dict[str, Any]]:
-    """The line and its fields; none where it is not one of ours."""
+    """Parse a line into its text and its fields; no fields if boilerd did not write it."""
     text = line.rstrip("\n")
     with contextlib.suppress(ValueError):
         fields = json.loads(text)
@@ -104,13 +104,13 @@ def _filter(*, level: str, task_id: str | None, task_type: str | None) -> Callab
 
 
 def _readable(fields: dict[str, Any]) -> str:
-    """As the daemon writes it on a terminal."""
+    """Format a line as the daemon writes it on a terminal."""
     created = datetime.now().astimezone().timestamp()
     with contextlib.suppress(TypeError, ValueError, KeyError):
         created = datetime.fromisoformat(fields["time"]).timestamp()
     level = str(fields.get("level", "")).upper()
-    extra = {name: value for name, value in fields.items() if name not in _HIDDEN}
+    extra = {name: value for name, value in fields.items() if name not in _NOT_EXTRA}
     record = logging.makeLogRecord({**extra, "msg": fields["message"], "levelname": level, "created": created})
-    # An application's own handler may have written the second.
+    # Handlers of the application write exc_info.
     traceback = str(fields.get("traceback") or fields.get("exc_info") or "")
     return "\n".join([TextFormatter().format(record), *map(harmless, traceback.splitlines())])

@@ -1,5 +1,7 @@
 """``boilerd queue``."""
 
+from dataclasses import asdict
+
 import click
 
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
@@ -28,7 +30,7 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
         details = [inspector.queue(name) for name in names]
     if as_json:
         for detail in details:
-            print_json({**_counts(detail.counts), "latency_s": detail.latency_s, "memory_bytes": detail.memory_bytes})
+            print_json({**asdict(detail.counts), "latency_s": detail.latency_s, "memory_bytes": detail.memory_bytes})
         return
     rows = [
         (
@@ -85,7 +87,7 @@ def pause(loaded: Loaded, *, names: tuple[str, ...]) -> None:
     with inspecting(loaded) as inspector:
         for name in names:
             if name not in loaded.settings.queues and not inspector.has_workers(name):
-                inspector.queue(name)  # one that is misspelt would go on
+                inspector.queue(name)  # fails for a misspelt name
             if not inspector.pause(name):
                 click.echo(f"queue {name} was paused already", err=True)
 
@@ -119,7 +121,3 @@ def purge(loaded: Loaded, *, name: str, state: str, yes: bool) -> None:
     confirm(f"Delete all {state} tasks of queue {name}?", yes=yes)
     with inspecting(loaded) as inspector:
         click.echo(do_all(inspector, "delete", name, TaskState(state)))
-
-
-def _counts(info: object) -> dict[str, object]:
-    return {name: getattr(info, name) for name in info.__dataclass_fields__}  # type: ignore[attr-defined]

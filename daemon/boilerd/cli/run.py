@@ -13,15 +13,15 @@ from boilerd.process.gc_pause import gc_paused
 
 
 class _LoggedCommand(click.Command):
-    """Logs why the daemon could not start: people read stderr; what collects the log must see it too."""
+    """Logs why the daemon could not start, for what collects the log; people read it on stderr."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except BootError as error:
             if not sys.stdout.isatty() and not ctx.params["only_checks"]:
-                if not logging.getLogger().handlers:  # the settings are not known
+                if not logging.getLogger().handlers:  # the settings could not be read
                     logs.configure(level="error", style="json")
                 fields = {"error": str(error), "traceback": getattr(error, "traceback", None) or None}
                 logging.getLogger("boilerd.daemon").critical("daemon could not start", extra=fields)
@@ -46,7 +46,7 @@ def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
     boilerd run --redis-url redis://localhost:6379/0 --queues critical=6,default=3
     """  # noqa: D301 - click looks for the character \b
     with gc_paused():
-        from boilerd.daemon.assembly import start  # noqa: PLC0415 - `boilerd run --help` does without
+        from boilerd.daemon.assembly import start  # noqa: PLC0415 - `boilerd run --help` does not need it
         from boilerd.daemon.reload_check import check  # noqa: PLC0415
 
     try:

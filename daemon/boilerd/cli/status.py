@@ -31,7 +31,7 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     boilerd status --json | jq .daemon.busy
     """  # noqa: D301 - click looks for the character \b
     settings = loaded.settings
-    seen = read_status(settings.control_socket())
+    daemon = read_status(settings.control_socket())
     broker_error, queues, is_suspended = None, [], False
     try:
         with connect_to(settings, timeout_s=2.0) as connection:
@@ -46,26 +46,26 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
         click.echo(
             json.dumps(
                 {
-                    "daemon": seen.info, "processes": seen.processes, "broker": {"url": url, "error": broker_error},
-                    "is_suspended": is_suspended, "queues": rows, "troubles": seen.problems(),
+                    "daemon": daemon.info, "processes": daemon.processes, "broker": {"url": url, "error": broker_error},
+                    "is_suspended": is_suspended, "queues": rows, "troubles": daemon.problems(),
                 }
             )
         )  # fmt: skip
     else:
-        _print_daemon(seen)
+        _print_daemon(daemon)
         click.echo(f"broker      {url}" + (f"  {broker_error}" if broker_error else ""))
         if is_suspended:
             click.echo("suspended   nothing is claimed until `rq resume`")
         _print_queues(queues)
-    raise SystemExit(FAILED if broker_error or seen.problems() else OK)
+    raise SystemExit(FAILED if broker_error or daemon.problems() else OK)
 
 
-def _print_daemon(seen: DaemonStatus) -> None:
-    click.echo(f"daemon      {seen.summary}")
-    if seen.silence:
+def _print_daemon(daemon: DaemonStatus) -> None:
+    click.echo(f"daemon      {daemon.summary}")
+    if daemon.silence:
         return
-    click.echo(f"processes   {seen.count_up()} of {len(seen.processes)} up")
-    for process in seen.processes:
+    click.echo(f"processes   {daemon.count_up()} of {len(daemon.processes)} up")
+    for process in daemon.processes:
         pid = f"pid {process['pid']}" if process["pid"] else ""
         click.echo(f"  {process['name']:<12}{process['state']:<10}{pid}")
 

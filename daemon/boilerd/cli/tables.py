@@ -1,4 +1,4 @@
-"""What commands print: tables that fit the terminal, moments for people, JSON for programs."""
+"""Print tables that fit the terminal, times that people read, and JSON for programs."""
 
 import json
 import sys
@@ -12,14 +12,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-#: A pipe has no width; nothing is cut there.
+#: The width of a pipe, where nothing is cut.
 PIPE_WIDTH = 100_000
-#: What the last column keeps where a terminal is too narrow.
-LEAST_WIDTH = 8
+#: The width that the last column keeps on a narrow terminal.
+MIN_LAST_WIDTH = 8
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns that end in ``>`` are numbers. Where a terminal is too narrow the last one is cut; in a pipe none is."""
+    """Print a table; columns whose title ends in ``>`` hold numbers.
+
+    On a narrow terminal the last column is cut; in a pipe none is.
+    """
     output = console()
     output.print(make_table(columns, rows, output.width))
 
@@ -27,65 +30,65 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 def make_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], width: int, *, chosen: int | None = None
 ) -> Table:
-    """A table without lines, at most so wide, with one row highlighted; columns at the right go first."""
+    """Make a table at most `width` wide with the chosen row highlighted; leaves out columns from the right."""
     cells = [[harmless(cell) for cell in row] for row in rows]
     widths = [
         max(len(column.removesuffix(">")), *(len(row[n]) for row in cells), 0) for n, column in enumerate(columns)
     ]
-    while len(widths) > 2 and sum(widths[:-1]) + min(LEAST_WIDTH, widths[-1]) + 2 * (len(widths) - 1) > width:
+    while len(widths) > 2 and sum(widths[:-1]) + min(MIN_LAST_WIDTH, widths[-1]) + 2 * (len(widths) - 1) > width:
         widths.pop()
     columns, cells = columns[: len(widths)], [row[: len(widths)] for row in cells]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         justify: Literal["right", "left"] = "right" if column.endswith(">") else "left"
         table.add_column(column.removesuffix(">"), justify=justify, no_wrap=True, overflow="ellipsis")
-    # Two spaces stand between columns. IDs and times are worth more than the end of an error.
-    table.columns[-1].max_width = max(LEAST_WIDTH, width - sum(widths[:-1]) - 2 * (len(columns) - 1))
+    # Two spaces stand between columns. The last column is cut: IDs and times matter more than the end of an error.
+    table.columns[-1].max_width = max(MIN_LAST_WIDTH, width - sum(widths[:-1]) - 2 * (len(columns) - 1))
     for number, row in enumerate(cells):
         table.add_row(*map(Text, row), style="reverse" if number == chosen else "")
     return table
 
 
 def print_fields(pairs: Iterable[tuple[str, object]]) -> None:
-    """``name  value`` lines; those without a value are left out."""
+    """Print ``name  value`` lines; leaves out names without a value."""
     for name, value in pairs:
         if value not in {None, ""}:
             click.echo(f"{name:<14}{harmless(value)}")
 
 
 def print_json(value: Any) -> None:
-    """One object on one line; bytes in Redis that are no text, which msgspec would refuse, become escapes on stdout."""
+    """Print an object on one line; bytes in Redis that are no text become escapes, as msgspec would refuse them."""
     plain = msgspec.to_builtins(value, enc_hook=str)
     click.echo(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
 
 
 def console() -> Console:
-    """Of stdout; colours only on a terminal and without NO_COLOR, as rich does it."""
+    """Make a console on stdout; rich colours it only on a terminal and without NO_COLOR."""
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
 
 
 def harmless(value: object) -> str:
-    """On one line, without characters that would move the cursor."""
+    """Return a value as one line of text, with escapes for characters that would move the cursor."""
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def relative(moment: datetime | None) -> str:
-    """``3m ago``, ``in 2h``; empty for None."""
+    """Format as ``3m ago`` or ``in 2h``; empty for None."""
     if moment is None:
         return ""
     seconds = (moment - datetime.now(UTC)).total_seconds()
-    told = lasting(abs(seconds))
-    return f"in {told}" if seconds > 0 else f"{told} ago"
+    distance = lasting(abs(seconds))
+    return f"in {distance}" if seconds > 0 else f"{distance} ago"
 
 
 def absolute(moment: datetime | None) -> str:
-    """``2026-11-24 09:30:00 +01:00 (3m ago)``, in the local zone."""
+    """Format as ``2026-11-24 09:30:00 +01:00 (3m ago)``, in the local zone; empty for None."""
     return f"{moment.astimezone().isoformat(' ', 'seconds')} ({relative(moment)})" if moment else ""
 
 
 def lasting(seconds: float) -> str:
-    """``0.2s``, ``45s``, ``3m``, ``2h5m``, ``4d``."""
+    """Format as ``0.2s``, ``45s``, ``3m``, ``2h5m`` or ``4d``."""
     if seconds < 10:
         return f"{seconds:.1f}s"
     if seconds < 120:
@@ -98,7 +101,7 @@ def lasting(seconds: float) -> str:
 
 
 def sized(size: float) -> str:
-    """``512 B``, ``1.5 MB``."""
+    """Format as ``512 B`` or ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -107,5 +110,5 @@ def sized(size: float) -> str:
 
 
 def rate(part: int, whole: int) -> str:
-    """A percentage; empty of nothing."""
+    """Format as a percentage; empty if the whole is 0."""
     return f"{100 * part / whole:.2f}%" if whole else ""

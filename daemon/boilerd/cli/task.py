@@ -116,28 +116,28 @@ def _print_task(detail: TaskDetail) -> None:
         ("payload", json.dumps(detail.payload, ensure_ascii=False)),
         ("retried", f"{detail.retried} of {detail.max_retries}"),
         ("timeout", lasting(detail.timeout_s) if detail.timeout_s else "none"),
-        ("retention", _kept(detail.retention_s)),
+        ("retention", _retention(detail.retention_s)),
         ("created", absolute(detail.created_at)), ("enqueued", absolute(detail.enqueued_at)),
         ("due", absolute(detail.next_run_at)), ("deadline", absolute(detail.deadline)),
         ("started", absolute(detail.started_at)), ("worker", detail.worker), ("ended", absolute(detail.ended_at)),
         ("kept until", absolute(detail.expires_at)), ("unique", detail.unique_key),
         ("concurrency", detail.concurrency_key), ("last error", detail.last_error),
     ])  # fmt: skip
-    for line in told_attempts(detail):
+    for line in attempt_lines(detail):
         click.echo(line)
 
 
-def _kept(retention_s: int) -> str:
+def _retention(retention_s: int) -> str:
     return "for ever" if retention_s < 0 else lasting(retention_s) if retention_s else ""
 
 
 def columns_of(state: TaskState) -> dict[str, Callable[[TaskDetail], object]]:
-    """Beside ID and type: column → what stands there, for lists of tasks in that state."""
+    """Return the columns beside ID and type for tasks in a state: title → the cell of a task."""
     return _COLUMNS[state]
 
 
-def told_attempts(detail: TaskDetail) -> Iterator[str]:
-    """How each attempt ended, in lines; each begins with an empty one."""
+def attempt_lines(detail: TaskDetail) -> Iterator[str]:
+    """Describe how each attempt ended, in lines; an empty line stands before each."""
     for number, attempt in enumerate(detail.attempts, 1):
         ended, started = attempt.ended_at, attempt.started_at
         took = lasting((ended - started).total_seconds()) if ended and started else "?"
@@ -149,8 +149,8 @@ def told_attempts(detail: TaskDetail) -> Iterator[str]:
         yield from (f"  {harmless(line)}" for line in attempt.error.splitlines())
 
 
-def _changing(action: Action, text: str) -> click.Command:
-    """``run``, ``archive`` and ``delete``: of some tasks, or of all in a queue and state."""
+def _make_command(action: Action, text: str) -> click.Command:
+    """Make ``run``, ``archive`` or ``delete``, for given tasks or all tasks of a queue in a state."""
 
     @click.argument("task_ids", metavar="ID...", nargs=-1)
     @click.option("--all", "takes_all", is_flag=True, help="All of --queue in --state, instead of IDs.")
@@ -181,24 +181,24 @@ def _change_all(loaded: Loaded, action: Action, *, queue: str, state: str, task_
 
 def _change_each(loaded: Loaded, action: Action, task_ids: tuple[str, ...]) -> None:
     with inspecting(loaded) as inspector:
-        _each(task_ids, getattr(inspector, action))
+        _try_each(task_ids, getattr(inspector, action))
 
 
-def _each(task_ids: tuple[str, ...], change: Callable[[str], object]) -> None:
-    """Do what can be done, tell what cannot, and fail then."""
-    refused: list[BoilerdError] = []
+def _try_each(task_ids: tuple[str, ...], change: Callable[[str], object]) -> None:
+    """Change each task; print the errors of those that refuse, and fail after the last task."""
+    refusals: list[BoilerdError] = []
     for task_id in task_ids:
         try:
             change(task_id)
         except (TaskNotFoundError, TaskStateError) as error:
-            refused.append(error)
-    for told in refused[:-1]:
-        click.echo(f"boilerd: error: {told}", err=True)
-    if refused:
-        raise refused[-1]
+            refusals.append(error)
+    for refusal in refusals[:-1]:
+        click.echo(f"boilerd: error: {refusal}", err=True)
+    if refusals:
+        raise refusals[-1]
 
 
-run = _changing(
+run = _make_command(
     "run",
     """Run scheduled, retried or archived tasks now. An archived one whose retries are used up gets one attempt.
 
@@ -207,7 +207,7 @@ run = _changing(
     boilerd task run --all --state archived --queue default --type email:deliver
     """,
 )
-archive = _changing(
+archive = _make_command(
     "archive",
     """Set waiting tasks aside; they can be run later.
 
@@ -215,7 +215,7 @@ archive = _changing(
     boilerd task archive --all --state retry --queue default --type email:deliver
     """,
 )
-delete = _changing(
+delete = _make_command(
     "delete",
     """Delete tasks that do not run.
 
@@ -240,4 +240,4 @@ def cancel(loaded: Loaded, *, task_ids: tuple[str, ...]) -> None:
             raise TaskStateError(f"task {task_id}", "completed or archived", "cancel", ("waiting", "active"))
 
     with Client.from_settings(loaded.settings) as client:
-        _each(task_ids, change)
+        _try_each(task_ids, change)

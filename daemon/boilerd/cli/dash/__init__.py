@@ -1,6 +1,6 @@
-"""``boilerd dash``: a live view of the whole, in the terminal.
+"""``boilerd dash``: a live view of queues, tasks and workers in the terminal.
 
-`state` is what is shown and what keys do, `views` draws it, `keyboard` reads keys.
+`state` holds what is shown and acts on keys, `views` draws it, `keyboard` reads keys.
 """
 
 import contextlib
@@ -43,21 +43,21 @@ def dash(loaded: Loaded, *, refresh: float) -> None:
     with Client.from_settings(loaded.settings) as client:
         state = State(Inspector(client.connection), client.cancel)
         title = mask_url(loaded.settings.broker_url())
-        # Live leaves the terminal as it was, also when TERM ends it: as Ctrl-C does.
+        # TERM ends it as Ctrl-C does, so that Live restores the terminal.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with (
             contextlib.suppress(KeyboardInterrupt),
             Keyboard() as keyboard,
             Live(console=console, screen=True, auto_refresh=False) as live,
         ):
-            next_s = 0.0
+            next_refresh_s = 0.0
             while not state.is_over:
-                if time.monotonic() >= next_s:
+                if time.monotonic() >= next_refresh_s:
                     state.refresh()
-                    next_s = time.monotonic() + max(refresh, 0.1)
-                # Not $COLUMNS: it does not change with the window.
+                    next_refresh_s = time.monotonic() + max(refresh, 0.1)
+                # Not $COLUMNS, which does not change with the window.
                 console.size = ConsoleDimensions(*os.get_terminal_size(sys.stdout.fileno()))
                 live.update(draw(state, title, console.width, console.height), refresh=True)
-                for key in keyboard.read(next_s - time.monotonic()):
+                for key in keyboard.read(next_refresh_s - time.monotonic()):
                     state.press(key)
-                    next_s = 0.0  # show at once what it did
+                    next_refresh_s = 0.0  # show the effect at once

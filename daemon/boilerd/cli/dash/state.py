@@ -1,4 +1,4 @@
-"""What the dash shows, and what its keys do; knows nothing of the terminal."""
+"""The state of the dash, and how its keys change it; knows nothing of the terminal."""
 
 import enum
 import time
@@ -11,15 +11,15 @@ from boilerd.errors import BoilerdError, BrokerError
 from boilerd.inspector import Inspector
 from boilerd.tasks.task import TaskState
 
-#: Points of a sparkline.
+#: The number of bars of a sparkline.
 HISTORY = 20
-#: Tasks on a page; they fit into 24 lines.
+#: The number of tasks on a page; they fit into 24 lines.
 PAGE = 15
 STATES = tuple(TaskState)
 
 
 class View(enum.Enum):
-    """Which screen is shown."""
+    """A screen of the dash."""
 
     QUEUES = "queues"
     TASKS = "tasks"
@@ -28,10 +28,10 @@ class View(enum.Enum):
 
 
 class State:
-    """The screens and where one is on them.
+    """The open screens, what they show and the chosen line of each.
 
     Args:
-        inspector: What is looked at, and done with.
+        inspector: Reads queues, tasks and workers, and changes them.
         cancel: Cancels the task with an ID.
     """
 
@@ -59,30 +59,30 @@ class State:
 
     @property
     def queue(self) -> QueueDetail | None:
-        """The chosen one."""
+        """The chosen queue."""
         return self.queues[self.queue_at] if self.queues else None
 
     @property
     def task(self) -> TaskDetail | None:
-        """The one that is shown, or chosen in the list."""
+        """The task that is shown, or chosen in the list."""
         if self.view is View.TASK:
             return self.detail
         return self.tasks[self.task_at] if self.view is View.TASKS and self.tasks else None
 
     def refresh(self) -> None:
-        """Look again at what is shown; keeps the last picture while the broker is away."""
+        """Read again what the screen shows; the old values stay while the broker is away."""
         try:
             self._load()
             self.error = ""
         except BrokerError as error:
             self.error = str(error)
-        except BoilerdError as error:  # the task or queue has gone
+        except BoilerdError as error:  # the task or queue is gone
             self.message = str(error)
             if self.view is not View.QUEUES:
                 self._back()
 
     def press(self, key: str) -> None:
-        """React to a key."""
+        """Act on a key."""
         if self._pending_action is not None:
             self._answer(key)
             return
@@ -90,12 +90,13 @@ class State:
         actions: dict[str, Callable[[], None]] = {
             "up": lambda: self._move(-1), "k": lambda: self._move(-1),
             "down": lambda: self._move(1), "j": lambda: self._move(1),
-            "right": lambda: self._turn(1), "l": lambda: self._turn(1), "tab": lambda: self._turn(1),
-            "left": lambda: self._turn(-1), "h": lambda: self._turn(-1),
-            "n": lambda: self._leaf(1), "pagedown": lambda: self._leaf(1),
-            "b": lambda: self._leaf(-1), "pageup": lambda: self._leaf(-1),
+            "right": lambda: self._change_state(1), "l": lambda: self._change_state(1),
+            "tab": lambda: self._change_state(1),
+            "left": lambda: self._change_state(-1), "h": lambda: self._change_state(-1),
+            "n": lambda: self._change_page(1), "pagedown": lambda: self._change_page(1),
+            "b": lambda: self._change_page(-1), "pageup": lambda: self._change_page(-1),
             "enter": self._open, "escape": self._back, "q": self._back, "?": lambda: self._views.append(View.HELP),
-            "p": self._pause, "r": lambda: self._act("run"), "a": lambda: self._act("archive"),
+            "p": self._pause_or_resume, "r": lambda: self._act("run"), "a": lambda: self._act("archive"),
             "d": lambda: self._act("delete"), "c": lambda: self._act("cancel"),
         }  # fmt: skip
         if self.view is View.HELP:
@@ -110,40 +111,40 @@ class State:
             self.workers = self._inspector.workers()
             for queue in self.queues:
                 self._measure(queue)
-            self.queue_at = _within(self.queue_at, self.queues)
+            self.queue_at = _clamped(self.queue_at, self.queues)
         elif self.view is View.TASKS and self.queue:
             name = self.queue.counts.name
             self.queues[self.queue_at] = self._inspector.queue(name)
             self.tasks = self._inspector.tasks(name, self.task_state, page=self.page, size=PAGE)
-            self.task_at = _within(self.task_at, self.tasks)
+            self.task_at = _clamped(self.task_at, self.tasks)
         elif self.view is View.TASK and self.detail:
             self.detail = self._inspector.task(self.detail.id)
 
     def _measure(self, queue: QueueDetail) -> None:
-        """Note how many tasks a second ended since the last look."""
+        """Record how many tasks a second ended since the last refresh."""
         now_s, name, processed = time.monotonic(), queue.counts.name, queue.today.processed
         before_s, before = self._processed.get(name, (now_s, processed))
         if now_s > before_s:
             rates = self.rates.setdefault(name, deque(maxlen=HISTORY))
-            rates.append(max(processed - before, 0) / (now_s - before_s))  # at midnight it begins again
+            rates.append(max(processed - before, 0) / (now_s - before_s))  # the counter starts again at midnight
         self._processed[name] = (now_s, processed)
 
     def _move(self, step: int) -> None:
         if self.view is View.QUEUES:
-            self.queue_at = _within(self.queue_at + step, self.queues)
+            self.queue_at = _clamped(self.queue_at + step, self.queues)
         elif self.view is View.TASKS:
-            self.task_at = _within(self.task_at + step, self.tasks)
+            self.task_at = _clamped(self.task_at + step, self.tasks)
         else:
             self.scroll = max(0, self.scroll + step)
 
-    def _turn(self, step: int) -> None:
-        """To the next state."""
+    def _change_state(self, step: int) -> None:
+        """Go on to the next state."""
         if self.view is View.TASKS:
             self.task_state = STATES[(STATES.index(self.task_state) + step) % len(STATES)]
             self.page, self.task_at, self.tasks = 1, 0, []
 
-    def _leaf(self, step: int) -> None:
-        """To the next page."""
+    def _change_page(self, step: int) -> None:
+        """Turn to the next page."""
         if self.view is View.TASKS and (step < 0 or len(self.tasks) == PAGE):
             self.page, self.task_at = max(1, self.page + step), 0
 
@@ -160,7 +161,7 @@ class State:
         if not self._views:
             self._views, self.is_over = [View.QUEUES], True
 
-    def _pause(self) -> None:
+    def _pause_or_resume(self) -> None:
         if self.queue is None or self.view is View.TASK:
             return
         name = self.queue.counts.name
@@ -168,7 +169,7 @@ class State:
         self._try(lambda: change(name), f"queue {name} {'resumed' if self.queue.counts.is_paused else 'paused'}")
 
     def _act(self, action: str) -> None:
-        """Run, archive, delete or cancel the task; what destroys is asked about first."""
+        """Run, archive, delete or cancel the task; asks before it deletes or cancels."""
         if (task := self.task) is None:
             return
         allowed = [state for state in STATES if action == "cancel" or state in ALLOWED[action]]  # type: ignore[index]
@@ -176,10 +177,10 @@ class State:
             self.message = f"cannot {action} a task that is {task.state or 'of RQ alone'}"
             return
         change: Callable[[str], object] = self._cancel if action == "cancel" else getattr(self._inspector, action)
-        told = {"run": "runs now", "archive": "archived", "delete": "deleted", "cancel": "cancelled"}[action]
+        outcome = {"run": "runs now", "archive": "archived", "delete": "deleted", "cancel": "cancelled"}[action]
 
         def do() -> None:
-            self._try(lambda: change(task.id), f"task {task.id} {told}")
+            self._try(lambda: change(task.id), f"task {task.id} {outcome}")
 
         if action in {"delete", "cancel"}:
             self.question, self._pending_action = f"{action.capitalize()} task {task.id}? y/n", do
@@ -191,13 +192,13 @@ class State:
         if key == "y" and action is not None:
             action()
 
-    def _try(self, change: Callable[[], object], told: str) -> None:
+    def _try(self, change: Callable[[], object], message: str) -> None:
         try:
             change()
-            self.message = told
+            self.message = message
         except BoilerdError as error:
             self.message = str(error)
 
 
-def _within(index: int, items: list[QueueDetail] | list[TaskDetail]) -> int:
+def _clamped(index: int, items: list[QueueDetail] | list[TaskDetail]) -> int:
     return max(0, min(index, len(items) - 1))

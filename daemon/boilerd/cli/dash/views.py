@@ -1,4 +1,4 @@
-"""The screens of the dash: everything fits into 80 columns and 24 lines, more is used where it is there."""
+"""Draw the screens of the dash: they fit into 80 columns and 24 lines, and use more where there is more."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ from rich.text import Text
 from boilerd.broker.views import TaskDetail
 from boilerd.cli.dash.state import STATES, State, View
 from boilerd.cli.tables import absolute, harmless, lasting, make_table, relative, sized
-from boilerd.cli.task import columns_of, told_attempts
+from boilerd.cli.task import attempt_lines, columns_of
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _KEYS = {
@@ -32,32 +32,32 @@ _HELP = (
 
 @dataclass(frozen=True)
 class Size:
-    """How many columns and lines there are for something."""
+    """The columns and lines that a part of the screen may take."""
 
     width: int
-    room: int
+    height: int
 
     def less(self, lines: int) -> "Size":
-        """When so many lines are taken."""
-        return Size(self.width, self.room - lines)
+        """Return what is left when so many lines are taken."""
+        return Size(self.width, self.height - lines)
 
 
 def draw(state: State, title: str, width: int, height: int) -> RenderableType:
-    """The whole screen."""
+    """Draw the whole screen."""
     size = Size(width, height - 4)
     drawers: dict[View, Callable[[State, Size], Iterable[RenderableType]]] = {
         View.QUEUES: _queues, View.TASKS: _tasks, View.TASK: _task, View.HELP: _help,
     }  # fmt: skip
     now = datetime.now().astimezone().strftime("%H:%M:%S")
     head = Text.assemble(("boilerd", "bold"), f"  {title}  {now}", no_wrap=True, overflow="ellipsis")
-    said = Text(harmless(state.question or state.error or state.message), no_wrap=True, overflow="ellipsis")
-    said.stylize("bold red" if state.error and not state.question else "bold yellow")
+    message = Text(harmless(state.question or state.error or state.message), no_wrap=True, overflow="ellipsis")
+    message.stylize("bold red" if state.error and not state.question else "bold yellow")
     foot = Text(_KEYS[state.view], style="dim", no_wrap=True, overflow="ellipsis")
-    return Group(head, Text(), *drawers[state.view](state, size), said, foot)
+    return Group(head, Text(), *drawers[state.view](state, size), message, foot)
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """One bar a value, the highest one full."""
+    """Draw a bar for each value; the highest value fills its bar."""
     most = max(values, default=0.0)
     return "".join(_BARS[round(value / most * 8) if most else 0] for value in values)
 
@@ -71,13 +71,13 @@ def _queues(state: State, size: Size) -> Iterable[RenderableType]:
             counts.archived, lasting(queue.latency_s) if counts.pending else "", queue.today.failed,
             f"{rates[-1]:.0f}/s" if rates else "", sparkline(list(rates)),
         ))  # fmt: skip
-    half = max(min(size.room // 2, len(rows) + 1), size.room - 6)
+    half = max(min(size.height // 2, len(rows) + 1), size.height - 6)
     columns = "QUEUE", "PENDING>", "ACTIVE>", "SCHED>", "ARCHIVED>", "LATENCY>", "FAILED>", "RATE>", ""
     yield _table(columns, rows, state.queue_at, Size(size.width, half))
     busy = [worker for worker in state.workers if worker.task_id]
     yield Text(f"\n{len(state.workers)} workers, {len(busy)} busy", style="bold")
     shown = [(w.name, f"{w.task_type} {w.task_id}", relative(w.task_started_at)) for w in busy]
-    if shown and size.room - half > 3:
+    if shown and size.height - half > 3:
         yield _table(("WORKER", "RUNS", "SINCE"), shown, None, size.less(half + 2))
 
 
@@ -99,8 +99,8 @@ def _task(state: State, size: Size) -> Iterable[RenderableType]:
     if state.detail is None:
         return
     lines = _lines(state.detail)
-    state.scroll = min(state.scroll, max(0, len(lines) - size.room))
-    for line in lines[state.scroll : state.scroll + size.room]:
+    state.scroll = min(state.scroll, max(0, len(lines) - size.height))
+    for line in lines[state.scroll : state.scroll + size.height]:
         yield Text(line, no_wrap=True, overflow="ellipsis")
 
 
@@ -113,7 +113,7 @@ def _lines(task: TaskDetail) -> list[str]:
         ("started", absolute(task.started_at)), ("ended", absolute(task.ended_at)),
         ("kept until", absolute(task.expires_at)), ("last error", task.last_error),
     ]  # fmt: skip
-    return [f"{name:<12}{harmless(value)}" for name, value in pairs if value] + list(told_attempts(task))
+    return [f"{name:<12}{harmless(value)}" for name, value in pairs if value] + list(attempt_lines(task))
 
 
 def _help(_: State, size: Size) -> Iterable[RenderableType]:
@@ -121,8 +121,8 @@ def _help(_: State, size: Size) -> Iterable[RenderableType]:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], chosen: int | None, size: Size) -> Table:
-    """As many rows as there is room for, the chosen one among them."""
-    room = max(size.room, 2)
-    first = max(0, (chosen or 0) - room + 2)
-    shown = rows[first : first + room - 1]
+    """Draw as many rows as fit, the chosen one among them."""
+    height = max(size.height, 2)
+    first = max(0, (chosen or 0) - height + 2)
+    shown = rows[first : first + height - 1]
     return make_table(columns, shown, size.width, chosen=None if chosen is None else chosen - first)
