@@ -22,7 +22,7 @@ _VARIANT = {f"{digit:x}": f"{8 | digit & 3:x}" for digit in range(16)}
 
 
 class TaskStore(Protocol):
-    """What a Client needs of a broker."""
+    """The methods of a broker that a Client uses."""
 
     def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
         """Store tasks; for each its state, or the error that kept it out."""

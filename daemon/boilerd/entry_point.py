@@ -4,14 +4,14 @@ from typing import Any, NoReturn
 
 from boilerd.errors import BoilerdError
 
-#: What `data` of a job hash names as the function to call. boilerd's workers compare the name and import nothing.
+#: The function that `data` of a job hash names. boilerd's workers compare the name and import nothing.
 ENTRY_POINT = "boilerd.entry_point.run"
 #: All names that a task of boilerd may be stored under; the second was written before the first release.
 ENTRY_POINTS = frozenset({ENTRY_POINT, "boilerd.execution.run"})
 
 
 def run(task_type: str, payload: Any = None) -> NoReturn:  # noqa: ARG001 - the call as it is stored
-    """What a plain RQ worker would call if one listened to a queue of boilerd's tasks.
+    """Refuse to run: only a plain RQ worker on a queue of boilerd's tasks calls this.
 
     Raises:
         BoilerdError: Always. Such a worker knows neither the handlers nor our guarantees.

@@ -5,7 +5,7 @@ from typing import Literal
 
 from boilerd.tasks.task import TaskState
 
-#: What a person may do with a task.
+#: The actions that a person may take on a task.
 Action = Literal["run", "archive", "delete"]
 _ACTIONS: tuple[Action, ...] = ("run", "archive", "delete")
 

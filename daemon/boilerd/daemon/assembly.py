@@ -39,7 +39,7 @@ class Daemon:
         """Boot, serve, and drain; returns when the drain has ended.
 
         Args:
-            handover: What the program left that this one replaces.
+            handover: Left by the program that this one replaces.
 
         Raises:
             BootError: It could not start; nothing was claimed and nothing is left running.
@@ -62,7 +62,7 @@ class Daemon:
         settings, valkey = self._settings, self._valkey
         running = valkey.find_running(handover) if valkey else None
         if running is None:
-            handover.abandon()  # before the lock on its data is given up
+            handover.abandon()  # ends a Valkey that is no longer wanted while its data is still locked
         locks = lock_directories(own_directories(settings), handover.lock_fds)
         self._scoreboard.is_quiet = handover.is_quiet
         options = Options(free_socket(settings.control_socket()))
@@ -92,13 +92,13 @@ class Daemon:
             address=broker.address, is_burst=self._is_burst,
         )  # fmt: skip
         booted = Booted(processes.groups(), processes.worker)
-        # What is alive now is never freed: keep the collector from touching pages that children share.
+        # Objects that live now are never freed: keep the collector from touching pages that children share.
         gc.collect()
         gc.freeze()
         return booted
 
     def _hand_over(self, supervisor: DaemonSupervisor, generation: int, locks: Mapping[str, int]) -> Handover:
-        """What a reload leaves to the new program."""
+        """Make the handover to the program that a reload executes."""
         valkey = self._valkey.hand_over(supervisor) if self._valkey else None
         return Handover(generation, dict(locks), valkey, self._scoreboard.is_quiet)
 

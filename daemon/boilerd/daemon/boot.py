@@ -26,12 +26,12 @@ logger = logging.getLogger("boilerd.daemon")
 
 
 class BrokerFacts(NamedTuple):
-    """What a boot learns of the broker.
+    """Facts about the broker that a boot learns.
 
     Attributes:
         name: Its name and version.
-        address: How it knows this host; the workers register it.
-        hazards: How it may lose tasks, as it is set up; each names the setting.
+        address: This host as the broker sees it; the workers register it.
+        hazards: Settings of the broker by which tasks may be lost, one sentence each.
     """
 
     name: str

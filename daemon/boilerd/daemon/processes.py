@@ -38,7 +38,7 @@ LONGEST_IDLE_S = 3.0
 
 
 class Application(NamedTuple):
-    """What the processes run of the application, with the settings applied."""
+    """The parts of the application that the processes run, with the settings applied."""
 
     rules: Rules
     periodic: Periodic

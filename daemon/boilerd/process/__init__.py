@@ -1,4 +1,4 @@
-"""What every process of the daemon needs: signals, log lines, exit statuses, the shared scoreboard.
+"""Means that every process of the daemon uses: signals, log lines, exit statuses, the shared scoreboard.
 
 Knows no task, no setting and no broker.
 """

@@ -6,8 +6,8 @@ thread. These handlers do more, because the code that they interrupt may not ret
 - TERM and INT in a worker or scheduler (`StopRequest`) raise `Stopped` in a wait that allows it. In a worker they also
   set the timer for the end of the drain.
 - ALRM in a worker (`AttemptRunner`) raises the timeout, the deadline or the end of the drain in the task's code;
-  USR1 asks Redis whether the task was cancelled, and raises that. A task runs between two commands, so the
-  connection is free.
+  USR1 asks Redis whether the task was cancelled, and raises that. A task runs between two commands of
+  the worker; where the task's own code is in one, the pool gives another connection.
 - ALRM in a hook of the application (`time_limit`) raises the limit's error.
 - QUIT and USR2 in a worker or scheduler log the stacks, and open the log file again.
 

@@ -74,7 +74,7 @@ class Recoverer:
         return min(left_s, HEARTBEAT_S) if left_s > 0 else HEARTBEAT_S
 
     def start_grace(self) -> None:
-        """Take no ended lease for `GRACE_S`: its scheduler could not renew it, and may do so now."""
+        """Take no ended leases for `GRACE_S`: their schedulers may have been cut off, and get this time to renew."""
         self._grace_since_s = self._clock()
 
     def release_killed(self) -> None:

@@ -1,7 +1,8 @@
 """All settings, each defined once, by one field of `Settings`: its type and limits, one sentence, its default.
 
-What the type cannot say stands beside it in a `Form`. The file conf/boilerd.toml, the environment variables, the
-flags of ``boilerd run``, ``boilerd config show`` and all messages follow from that; `loading` reads the values.
+A `Form` beside the type holds everything that the type cannot say. The file conf/boilerd.toml, the environment
+variables, the flags of ``boilerd run``, ``boilerd config show`` and all messages follow from that; `loading` reads
+the values.
 """
 
 import functools
@@ -181,7 +182,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     runtime_dir: Annotated[
         str | None,
-        _doc("For sockets; default: $RUNTIME_DIRECTORY, /run/boilerd, $XDG_RUNTIME_DIR/boilerd or state_dir/run."),
+        _doc("For sockets; default: $RUNTIME_DIRECTORY, state_dir/run if that is set, else /run or $XDG_RUNTIME_DIR."),
     ] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("The lowest level to log.")] = "info"
     log_output: Annotated[
@@ -232,8 +233,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def runtime_path(self) -> Path:
         """The runtime directory, with its default resolved.
 
-        A state directory of one's own brings a runtime directory of its own, so that daemons
-        with different state directories never meet.
+        If `state_dir` is set, the default is its `run`, so that daemons with different
+        state directories never meet.
         """
         if chosen := self.runtime_dir or _from_systemd("RUNTIME_DIRECTORY"):
             return Path(chosen).absolute()

@@ -83,7 +83,7 @@ class Setting:
         return not self.form.is_secret and not self.is_json
 
     def parse(self, text: str) -> Any:
-        """What the file would hold instead of this text."""
+        """The value that the file would hold instead of this text."""
         if self.is_json:
             return msgspec.json.decode(text)
         return self.form.parse(text) if self.form.parse else text

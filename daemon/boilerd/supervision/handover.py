@@ -37,7 +37,7 @@ class RunningValkey(msgspec.Struct):
 
 
 class Handover(msgspec.Struct):
-    """What the former program left to this one; empty where there was none.
+    """The things that the former program left to this one; empty at a first start.
 
     Attributes:
         generation: How many reloads there were.

@@ -1,4 +1,4 @@
-"""What the daemon does at each signal, except those that stop it.
+"""The daemon's reaction to each signal, except those that stop it.
 
 Supervisor's signal handler only notes the number (`Options.setsignals`); the daemon's loop calls `react` later,
 where it is safe to fork, to log and to change the pool.

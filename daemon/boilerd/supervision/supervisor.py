@@ -1,6 +1,6 @@
 """Supervisor embedded as a library: its process states, backoff, control socket and events.
 
-What differs from a stock supervisord, and why:
+Differences from a stock supervisord, with their reasons:
 
 * Workers are forked without exec, from a parent that has imported the application, so that
   memory is shared copy-on-write and a worker starts in milliseconds (`children.ForkedProcess`).
@@ -44,18 +44,18 @@ from boilerd.supervision.sd_notify import Notifier
 
 logger = logging.getLogger("boilerd.supervisor")
 
-#: After the shutdown timeout a worker puts its task back by itself; then comes SIGKILL.
+#: SIGKILL comes this long after shutdown_timeout, for a worker that could not put its task back.
 KILL_MARGIN_S = 0.5
 #: States that end by the clock.
 _WAITING = (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
 
 
 class StoppedEarly(Exception):  # noqa: N818 - a request
-    """A TERM came before the daemon had started."""
+    """A stop was asked for before the daemon had started."""
 
 
 class Booted(NamedTuple):
-    """What a boot returns.
+    """The result of a boot.
 
     Attributes:
         groups: The groups to start now: the scheduler and the workers.
@@ -103,7 +103,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._generation = generation
         self._is_burst = is_burst
         self._unfinished_line = b""
-        self._is_scheduler_wanted = False
+        self._must_spawn_scheduler = False
         self._pool: Pool | None = None
         self._report = Report(Notifier(), scoreboard)
         self._drain = Drain(options, lambda: self.process_groups)
@@ -200,19 +200,19 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
 
     def quiet(self) -> None:
         """Stop claiming; running tasks go on."""
-        self._free_pool().set_quiet(is_quiet=True)
+        self._changeable_pool().set_quiet(is_quiet=True)
 
     def resume(self) -> None:
         """Claim again."""
-        self._free_pool().set_quiet(is_quiet=False)
+        self._changeable_pool().set_quiet(is_quiet=False)
 
     def scale(self, size: int) -> None:
         """Have so many workers, until the next start or reload."""
-        self._free_pool().scale(size)
+        self._changeable_pool().scale(size)
 
     def restart(self, names: list[str]) -> None:
         """Replace these workers by fresh ones; without names all of them, and start all that was given up."""
-        self._free_pool().restart(names)
+        self._changeable_pool().restart(names)
         others = [group for name, group in self.process_groups.items() if name != WORKER and not names]
         for process in (process for group in others for process in group.processes.values()):
             if process.state == ProcessStates.FATAL:
@@ -220,10 +220,10 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
 
     def reload(self) -> None:
         """Begin to replace the program by a fresh one, which happens if the new settings and code are usable."""
-        self._free_pool()
+        self._changeable_pool()
         self._reload.begin()
 
-    def _free_pool(self) -> Pool:
+    def _changeable_pool(self) -> Pool:
         """The pool, where neither a drain nor a reload is about to end its workers, so that a change has an effect."""
         pool = self._booted_pool()
         if self._drain.is_under_way:
@@ -253,8 +253,8 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         """Take the next step of the pool and of a reload, and report to the service manager."""
         pool = self._booted_pool()
         self._report.feed_watchdog()
-        if self._is_scheduler_wanted and self._scheduler().state == ProcessStates.STOPPED:
-            self._is_scheduler_wanted = False
+        if self._must_spawn_scheduler and self._scheduler().state == ProcessStates.STOPPED:
+            self._must_spawn_scheduler = False
             self._scheduler().spawn()  # in a drain, too: somebody has to renew the leases until that is over
         if self._drain.is_under_way:
             self._report.extend_timeout()
@@ -281,7 +281,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         scheduler = self._scheduler()
         if scheduler.state in {ProcessStates.STARTING, ProcessStates.RUNNING}:
             scheduler.stop()
-            self._is_scheduler_wanted = True
+            self._must_spawn_scheduler = True
 
     def _scheduler(self) -> Any:
         return self.process_groups[SCHEDULER].processes[SCHEDULER]

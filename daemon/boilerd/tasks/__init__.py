@@ -1,4 +1,4 @@
-"""What an application declares: task types, handlers, options, retry policies, periodic tasks.
+"""The declarations of an application: task types, handlers, options, retry policies, periodic tasks.
 
 Knows no Redis and no framework, only errors and units.
 """

@@ -114,7 +114,7 @@ def policy_of(handler: object) -> RetryPolicy | None:
 
 
 class Verdict(enum.StrEnum):
-    """What happens to the task."""
+    """The fate of a task whose attempt failed."""
 
     RETRY = "retry"
     ARCHIVE = "archive"

@@ -1,4 +1,4 @@
-"""What a handler and a client see of a task, and the rules for task types and task IDs."""
+"""A task as handlers and clients see it, and the rules for task types and IDs."""
 
 import enum
 import logging

@@ -65,7 +65,7 @@ class AttemptRunner:
 
     All limits, the task's timeout, its deadline and the end of a drain, share the process's
     one interval timer: SIGALRM raises an interrupt in the handler's Python code, which
-    `except Exception` does not swallow. So does SIGUSR1, when the task was cancelled. Code that
+    `except Exception` does not swallow. SIGUSR1 raises one too, when the task was cancelled. Code that
     never returns to Python is ended from outside, by SIGKILL.
 
     Args:
@@ -88,14 +88,16 @@ class AttemptRunner:
     def listen(self) -> None:
         """Take the signals of this process from now on."""
         self._pid = os.getpid()
-        # What may a signal handler do? As a rule, note a request for a loop to act on. These two may do more while
-        # an attempt runs, because the code that they come upon is then the application's: they may raise, which
+        # A signal handler may do little: as a rule it notes a request (see process/signals). These two may do more
+        # while an attempt runs, because the code that they come upon is then the application's: they may raise, which
         # ends it, and SIGUSR1 may ask Redis, on another connection where the application uses the first. They log
         # nothing: a line may be half written. Between two attempts they do nothing.
         install_handler(signal.SIGALRM, self._on_alarm)
         install_handler(signal.SIGUSR1, self._on_cancellation)
 
-    # When the signal comes      | _is_running | What happens
+    # When a signal comes during `run`, in four moments:
+    #
+    # The signal comes           | _is_running | Effect
     # ---------------------------+-------------+-------------------------------------------------------------------
     # 1. before `_begin` sets it | False       | Nothing is raised. `drain` notes its limit, which `_begin` sees.
     # 2. from there to the end   | True        | It is raised there, or the coroutine is cancelled; the handler may
@@ -117,7 +119,7 @@ class AttemptRunner:
             task: The task to run.
             runtime: Answers the task's questions about the attempt; None: nobody does.
             deadline_in_s: Seconds until the task's deadline, by Redis's clock.
-            alert_in_s: Seconds until a SIGALRM that does nothing but arrive, for the process's wakeup fd.
+            alert_in_s: Seconds until a SIGALRM that only wakes the reclaimer, through the wakeup fd.
         """
         if deadline_in_s is not None and deadline_in_s <= 0:
             late = DeadlineExceededError(f"the deadline passed {-deadline_in_s:.1f} s before the attempt began")

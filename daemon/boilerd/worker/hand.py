@@ -94,7 +94,7 @@ class Hand:
         self.completions.append(Completion(claim, result))
         if claim.retention_s and self.claims:
             # If this process died while the next tasks run, nobody else would have the result.
-            self._broker.together(lambda: self._advance(claims=False, is_busy=True))
+            self._broker.together(lambda: self._advance(may_claim=False, is_busy=True))
         self.finish()
 
     def finish(self) -> None:
@@ -111,18 +111,18 @@ class Hand:
     def acknowledge(self) -> None:
         """Acknowledge the completions, release what Redis may hold beside them, claim nothing."""
         if self.completions or self._is_unsure:
-            self._broker.together(lambda: self._advance(claims=False))
+            self._broker.together(lambda: self._advance(may_claim=False))
 
     def forget_answer(self) -> None:
         """Be unsure from now on: a signal came while an answer was read, or noted here."""
         self.claims.clear()
         self._is_unsure = True
 
-    def _advance(self, *, claims: bool = True, is_busy: bool = False, wait_s: float = 0.0) -> None:
+    def _advance(self, *, may_claim: bool = True, is_busy: bool = False, wait_s: float = 0.0) -> None:
         """Acknowledge the completions and, unless told to stop, claim the next batch; one try.
 
         Args:
-            claims: True only while the hand has no claims.
+            may_claim: True only while the hand has no claims.
             is_busy: True if the worker goes on with the rest of its batch.
             wait_s: Sleep so long first, until a task comes.
         """
@@ -130,14 +130,14 @@ class Hand:
             self._release_unknown()
         # The completions may be with Redis already: an unsure hand sends them again, and the scheduler
         # acknowledges from behind a slow task. Redis then calls them lost, and they are not.
-        may_be_known = self._is_unsure or self._scoreboard.is_revoked(self._slot)
+        may_be_acknowledged = self._is_unsure or self._scoreboard.is_revoked(self._slot)
         self._is_unsure = True  # until the answer is here
-        queues = self._order.draw() if claims and not self._stop else ()
+        queues = self._order.draw() if may_claim and not self._stop else ()
         limit = 0 if is_busy else self._prefetch.limit()
         answer = self._broker.once.advance(self._name, queues, self.completions, limit=limit, wait_s=wait_s)
         self._is_unsure = answer.holds_more
         self.completions.clear()
-        if answer.lost and not may_be_known:
+        if answer.lost and not may_be_acknowledged:
             for task_id in answer.lost:
                 logger.warning("outcome dropped, the lease was lost", extra={"task_id": task_id})
         if not answer.is_registered:

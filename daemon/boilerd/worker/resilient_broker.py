@@ -23,7 +23,7 @@ class ResilientBroker:
         pause: See `OutageRetry`.
 
     Attributes:
-        once: The broker without the patience: an error is raised at once.
+        once: The plain broker: one try, whose error is raised at once.
         together: Runs a function that makes several calls on `once`, and all of them again where one fails.
     """
 

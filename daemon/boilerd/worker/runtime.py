@@ -13,7 +13,7 @@ from boilerd.worker.attempt import AttemptRunner, encode_result
 class AttemptRuntime(msgspec.Struct, frozen=True):
     """The claim of the running task, and who can tell more of it.
 
-    It uses the worker's connection, which is free: a handler runs between two commands of the worker.
+    It uses the worker's client, whose connection is free: a handler runs between two commands of the worker.
     An outage is not waited for: the handler decides what an error means to it.
     """
 

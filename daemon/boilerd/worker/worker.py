@@ -47,7 +47,7 @@ class Worker:
     the signal handlers, and works.
 
     Args:
-        connection: Not in use yet; of the child alone.
+        connection: A client that has not connected; only the child may use it.
         name: ``host.run.slot``. A respawned worker has its predecessor's name, and first settles
             what that one held.
         title: Its name in `ps`, such as ``worker:3``.
