@@ -8,6 +8,7 @@ import click
 from boilerd.broker import server_check
 from boilerd.broker.connection import connect_to
 from boilerd.cli.options import BROKER, DurationType, Loaded, with_json_object, with_settings
+from boilerd.cli.output import echo
 from boilerd.cli.rpc_client import read_status
 from boilerd.errors import BrokerError
 from boilerd.inspector import Inspector
@@ -29,7 +30,10 @@ def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
     boilerd health --max-latency 5m
     """  # noqa: D301 - click looks for the character \b
     troubles = _troubles(loaded.settings, max_latency)
-    click.echo(json.dumps({"ok": not troubles, "troubles": troubles}) if as_json else "\n".join(troubles) or "ok")
+    if as_json:
+        echo(json.dumps({"ok": not troubles, "troubles": troubles}))
+    else:
+        echo(*troubles or ["ok"])
     raise SystemExit(FAILED if troubles else OK)
 
 

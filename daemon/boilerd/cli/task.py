@@ -1,6 +1,5 @@
 """``boilerd task``."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +8,8 @@ import click
 from boilerd.broker.views import TaskDetail
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
 from boilerd.cli.options import Loaded, with_json_lines
-from boilerd.cli.tables import absolute, harmless, lasting, print_fields, print_json, print_table, relative
+from boilerd.cli.output import echo, echo_error, json_text
+from boilerd.cli.tables import absolute, lasting, print_fields, print_json, print_table, relative
 from boilerd.client import Client
 from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError
 from boilerd.inspector import Action
@@ -113,7 +113,7 @@ def show(loaded: Loaded, *, task_id: str, as_json: bool) -> None:
 def _print_task(detail: TaskDetail) -> None:
     print_fields([
         ("task", detail.id), ("type", detail.type), ("queue", detail.queue), ("state", detail.state),
-        ("payload", json.dumps(detail.payload, ensure_ascii=False)),
+        ("payload", json_text(detail.payload)),
         ("retried", f"{detail.retried} of {detail.max_retries}"),
         ("timeout", lasting(detail.timeout_s) if detail.timeout_s else "none"),
         ("retention", _kept(detail.retention_s)),
@@ -124,7 +124,7 @@ def _print_task(detail: TaskDetail) -> None:
         ("concurrency", detail.concurrency_key), ("last error", detail.last_error),
     ])  # fmt: skip
     for line in told_attempts(detail):
-        click.echo(line)
+        echo(line)
 
 
 def _kept(retention_s: int) -> str:
@@ -145,8 +145,8 @@ def told_attempts(detail: TaskDetail) -> Iterator[str]:
         outcome = "completed" if attempt.is_success else "failed"
         yield f"attempt {number}: {outcome} after {took}, {absolute(ended)}, {attempt.worker}"
         if attempt.result is not None:
-            yield f"  result {json.dumps(attempt.result, ensure_ascii=False)}"
-        yield from (f"  {harmless(line)}" for line in attempt.error.splitlines())
+            yield f"  result {json_text(attempt.result)}"
+        yield from (f"  {line}" for line in attempt.error.splitlines())
 
 
 def _changing(action: Action, text: str) -> click.Command:
@@ -176,7 +176,7 @@ def _change_all(loaded: Loaded, action: Action, *, queue: str, state: str, task_
         of_type = f" of type {task_type}" if task_type else ""
         confirm(f"{action.capitalize()} all {state} tasks{of_type} of queue {queue}?", yes=yes)
     with inspecting(loaded) as inspector:
-        click.echo(do_all(inspector, action, queue, TaskState(state), task_type))
+        echo(do_all(inspector, action, queue, TaskState(state), task_type))
 
 
 def _change_each(loaded: Loaded, action: Action, task_ids: tuple[str, ...]) -> None:
@@ -193,7 +193,7 @@ def _each(task_ids: tuple[str, ...], change: Callable[[str], object]) -> None:
         except (TaskNotFoundError, TaskStateError) as error:
             refused.append(error)
     for told in refused[:-1]:
-        click.echo(f"boilerd: error: {told}", err=True)
+        echo_error(told)
     if refused:
         raise refused[-1]
 
