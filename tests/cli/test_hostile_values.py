@@ -25,7 +25,7 @@ from boilerd import cli as command_line
 from boilerd.broker import keys
 from boilerd.broker.states import REGISTRIES
 from boilerd.cli import COMMANDS
-from support import DEADLINE_S, Valkey, boilerd, clean_environment, private_directory
+from support import DEADLINE_S, Valkey, boilerd, clean_environment, private_directory, shown_by
 
 #: Clears the screen, writes to the clipboard, the same with C1, reorders what follows, ends a line; and rich's markup.
 EVIL = (
@@ -173,17 +173,9 @@ class Screen(io.StringIO):
         return True
 
 
-def shown_by(words: Sequence[str], monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool) -> str:
-    """All that a command prints, but for what rich adds on a terminal."""
-    screen = Screen() if is_terminal else io.StringIO()
-    with monkeypatch.context() as patch:
-        for name in ("stdout", "stderr"):
-            patch.setattr(sys, name, screen)
-        patch.setattr(sys, "stdin", io.StringIO())
-        patch.setattr(sys, "argv", ["boilerd", *words])
-        with pytest.raises(SystemExit):
-            command_line._run()
-    return re.sub(OWN, "", screen.getvalue()) if is_terminal else screen.getvalue()
+def shown(words: Sequence[str], *, is_terminal: bool) -> str:
+    """What a command prints, but for what rich adds on a terminal."""
+    return re.sub(OWN, "", shown_by(*words, screen=Screen())) if is_terminal else shown_by(*words)
 
 
 def unsafe(shown: str) -> set[str]:
@@ -199,29 +191,23 @@ def test_the_walk_knows_every_command() -> None:
 @pytest.mark.parametrize("is_terminal", [True, False])
 @pytest.mark.parametrize("command", sorted(WALK.keys() - PROCESSES), ids=" ".join)
 def test_no_command_shows_what_a_terminal_would_obey(
-    environment: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], is_terminal: bool
+    environment: Path, command: tuple[str, ...], is_terminal: bool
 ) -> None:
-    shown = {
-        tuple(words): shown_by([*command, *words], monkeypatch, is_terminal=is_terminal) for words in WALK[command]
-    }
+    found = {tuple(words): shown([*command, *words], is_terminal=is_terminal) for words in WALK[command]}
 
-    assert {words: unsafe(text) for words, text in shown.items() if unsafe(text)} == {}
-    objects = [line for words in shown if "--json" in words for line in shown[words].splitlines() if line[:1] == "{"]
+    assert {words: unsafe(text) for words, text in found.items() if unsafe(text)} == {}
+    objects = [line for words in found if "--json" in words for line in found[words].splitlines() if line[:1] == "{"]
     assert all(isinstance(json.loads(line), dict) for line in objects)
-    assert re.search(ESCAPED, "".join(shown.values())) or command in FREE
+    assert re.search(ESCAPED, "".join(found.values())) or command in FREE
 
 
 @pytest.mark.parametrize("command", sorted(LEAVES), ids=" ".join)
-def test_no_option_is_repeated_as_it_was_given(
-    environment: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
-) -> None:
+def test_no_option_is_repeated_as_it_was_given(environment: Path, command: tuple[str, ...]) -> None:
     flags = [flag for option in LEAVES[command].params for flag in option.opts if flag.startswith("--")]
     wrong = [[f"--{EVIL}"], [EVIL] * 50, *([flag, EVIL] for flag in flags)]
 
     for words in wrong if command not in PROCESSES else wrong[:1]:
-        shown = shown_by([*command, *words], monkeypatch, is_terminal=True)
-
-        assert unsafe(shown) == set(), words
+        assert unsafe(shown([*command, *words], is_terminal=True)) == set(), words
 
 
 @pytest.mark.parametrize("words", WALK["run",], ids=lambda words: words[0])
@@ -233,21 +219,21 @@ def test_a_daemon_that_cannot_start_does_not_repeat_what_it_was_given(environmen
 
 
 def test_a_question_is_harmless_as_well(environment: Path) -> None:
-    shown, status = on_a_terminal(["queue", "purge", EVIL], "n")
+    screen, status = on_a_terminal(["queue", "purge", EVIL], "n")
 
     assert status == 1
-    assert "Delete all pending tasks of queue evil\\x1b[2J" in shown
-    assert unsafe(re.sub(OWN, "", shown)) == set()
+    assert "Delete all pending tasks of queue evil\\x1b[2J" in screen
+    assert unsafe(re.sub(OWN, "", screen)) == set()
 
 
 def test_the_dash_shows_no_screen_that_a_terminal_would_obey(environment: Path) -> None:
     open_a_task, act_on_it, pause, help_and_quit = "\r\r", "jjacn", "qqp", "?xqqq"
 
-    shown, status = on_a_terminal(["dash", "--refresh", "60"], open_a_task + act_on_it + pause + help_and_quit)
+    screen, status = on_a_terminal(["dash", "--refresh", "60"], open_a_task + act_on_it + pause + help_and_quit)
 
     assert status == 0
-    assert all(text in shown for text in ("evil\\x1b[2J", "attempt 1", "evil\\u001b[2J", "workers, 1 busy"))
-    assert unsafe(re.sub(OWN, "", shown)) == set()
+    assert all(text in screen for text in ("evil\\x1b[2J", "attempt 1", "evil\\u001b[2J", "workers, 1 busy"))
+    assert unsafe(re.sub(OWN, "", screen)) == set()
 
 
 def on_a_terminal(words: Sequence[str], typed: str) -> tuple[str, int]:

@@ -14,6 +14,7 @@ from boilerd.client import Client
 from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError
 from boilerd.inspector import Action
 from boilerd.tasks.task import TaskState
+from boilerd.units import LONGEST_S
 
 _COLUMNS: dict[TaskState, dict[str, Callable[[TaskDetail], object]]] = {
     TaskState.PENDING: {"WAITS SINCE": lambda task: relative(task.enqueued_at)},
@@ -128,7 +129,9 @@ def _print_task(detail: TaskDetail) -> None:
 
 
 def _kept(retention_s: int) -> str:
-    return "for ever" if retention_s < 0 else lasting(retention_s) if retention_s else ""
+    if not 0 <= retention_s <= LONGEST_S:  # clients of plain RQ say `sys.maxsize`
+        return "for ever"
+    return lasting(retention_s) if retention_s else ""
 
 
 def columns_of(state: TaskState) -> dict[str, Callable[[TaskDetail], object]]:
