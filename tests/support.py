@@ -1,5 +1,6 @@
 """What the tests share: a private Valkey, a daemon in a directory of its own, waits with deadlines."""
 
+import io
 import json
 import os
 import pwd
@@ -11,12 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from unittest.mock import patch
 
 import redis
 
+from boilerd import cli as command_line
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
 from boilerd.cli.rpc_client import read_status
@@ -220,6 +223,17 @@ def boilerd(*words: str, env: Mapping[str, str] | None = None, stdin: str = "", 
         env=dict(env) if env is not None else clean_environment(), input=stdin, cwd=cwd,
         capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
+
+
+def shown_by(*words: str, screen: io.StringIO | None = None) -> str:
+    """All that a command prints, run in this process; what would end in a traceback is raised."""
+    screen = screen or io.StringIO()
+    with (
+        redirect_stdout(screen), redirect_stderr(screen), patch.object(sys, "stdin", io.StringIO()),
+        patch.object(sys, "argv", ["boilerd", *words]), suppress(SystemExit),
+    ):  # fmt: skip
+        command_line._run()
+    return screen.getvalue()
 
 
 def is_running(pid: int) -> bool:

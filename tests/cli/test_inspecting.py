@@ -101,7 +101,9 @@ def test_task_show_tells_everything_with_the_traceback_of_each_attempt(
     assert json.loads(command("task", "show", task_id, "--json").stdout)["attempts"][0]["is_success"] is False
 
 
-@pytest.mark.parametrize(("retention", "told"), [("-1", ["for", "ever"]), ("500", ["8m"]), ("0", None)])
+@pytest.mark.parametrize(
+    ("retention", "told"), [("-1", ["for", "ever"]), (str(sys.maxsize), ["for", "ever"]), ("500", ["8m"]), ("0", None)]
+)
 def test_task_show_tells_how_long_a_task_is_kept(
     command: Command, client: Client, connection: redis.Redis, retention: str, told: list[str] | None
 ) -> None:

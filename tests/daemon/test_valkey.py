@@ -1,6 +1,7 @@
 """The embedded broker's start: a server that is left from before, one that takes its time, one that hangs."""
 
 import os
+import re
 import select
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ from boilerd import Client
 from boilerd.broker.connection import connect
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import NoBrokerError
-from support import DEADLINE_S, StartValkey, Valkey, wait_until
+from support import DEADLINE_S, StartValkey, Valkey, boilerd, clean_environment, wait_until
 
 
 def supervisor() -> Any:
@@ -32,6 +33,15 @@ def is_loading(server: EmbeddedValkey) -> bool:
     except redis.BusyLoadingError:
         return True
     return False
+
+
+def test_a_directory_in_place_of_its_socket_is_told_in_one_line(directory: Path) -> None:
+    (directory / "run" / "valkey.sock").mkdir(parents=True, mode=0o700)
+
+    done = boilerd("run", "--burst", env=clean_environment(BOILERD_STATE_DIR=str(directory)))
+
+    assert done.returncode == 3
+    assert re.fullmatch("boilerd: error: the embedded Valkey ended at once: [^\n]*\n", done.stderr)
 
 
 def test_a_server_that_was_left_and_hangs_is_killed_before_another_gets_its_files(

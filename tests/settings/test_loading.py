@@ -282,12 +282,33 @@ def test_variables_of_others_are_nobodys_business() -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"a = = 1", "not TOML: Invalid value"), (b"\xff", "not TOML: 'utf-8' codec can't decode byte 0xff")],
+    [
+        (b"a = = 1", "not TOML: Invalid value"),
+        (b"\xff", "not TOML: 'utf-8' codec can't decode byte 0xff"),
+        (b"a = " + b"[" * 100_000, "not TOML: "),
+        (b"a = " + b"1" * 5_000, "not TOML: "),
+    ],
+    ids=["syntax", "encoding", "nesting", "digits"],
 )
 def test_a_file_that_is_no_toml_is_told(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "x.toml").write_bytes(content)
 
     assert refusal(lambda: load(file="x.toml", environ={})).startswith(f"x.toml: {reason}")
+
+
+@pytest.mark.parametrize("name", ["state_dir", "runtime_dir", "log_file", "redis_url"])
+def test_a_nul_which_no_path_can_have_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.toml").write_text(f'{name} = "a\\u0000b"')
+
+    told = refusal(lambda: load(file="x.toml", environ={}))
+
+    assert told == f"x.toml: {name}: holds a NUL character; leave that out"
+
+
+def test_a_variable_that_is_nested_too_deep_is_told() -> None:
+    told = refusal(lambda: from_variables(BOILERD_RETRY="[" * 100_000))
+
+    assert told.startswith("BOILERD_RETRY: retry: ")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("none.toml", "No such file or directory"), (".", "Is a directory")])

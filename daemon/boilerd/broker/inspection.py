@@ -21,6 +21,7 @@ from boilerd.broker.views import (
     WorkerInfo,
     to_attempt,
     to_completed,
+    to_count,
     to_task,
     to_worker,
 )  # fmt: skip
@@ -69,7 +70,7 @@ class Inspection:
         """The queue's `max_active` and `max_length`; 0: none."""
         with translated():
             active, length = self._connection.hmget(keys.LIMITS, f"{queue}:max_active", f"{queue}:max_length")
-        return int(active or 0), int(length or 0)
+        return to_count(active), to_count(length)
 
     def days(self, queue: str, days: Sequence[date]) -> list[Day]:
         """Processed and failed tasks of the queue on each of these days."""
@@ -77,7 +78,7 @@ class Inspection:
             for day in days:
                 pipeline.hmget(keys.stats(queue, (day - date(1970, 1, 1)).days), "processed", "failed")
             found = pipeline.execute()
-        return [Day(day, int(done or 0), int(failed or 0)) for day, (done, failed) in zip(days, found, strict=True)]
+        return [Day(day, to_count(done), to_count(failed)) for day, (done, failed) in zip(days, found, strict=True)]
 
     def pause(self, queue: str) -> bool:
         """Let no worker claim from the queue; True if it was not paused before."""

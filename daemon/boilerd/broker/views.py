@@ -5,11 +5,11 @@ Redis may hold anything there; a value that cannot be read is shown as missing.
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -21,6 +21,10 @@ from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: A traceback, or the data of a job, may unpack to this much to be shown.
 _MAX_SHOWN_BYTES = 1024 * 1024
+#: A value that is nested deeper is not shown: whoever writes it as JSON may run out of stack.
+_MOST_LEVELS = 100
+#: With a zone: a naive one cannot be compared with now.
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +106,8 @@ class CompletedTask(msgspec.Struct, frozen=True):
     id: str
     type: str
     worker: str
-    started_at: datetime
-    ended_at: datetime
+    started_at: _Moment
+    ended_at: _Moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +201,8 @@ def to_attempt(fields: Mapping[bytes, bytes]) -> Attempt:
     with suppress(ValueError, zlib.error):
         error = text(zlib.decompressobj().decompress(base64.b64decode(packed), _MAX_SHOWN_BYTES)) if packed else ""
     result = None
-    with suppress(ValueError, msgspec.DecodeError):
-        result = msgspec.json.decode(base64.b64decode(fields.get(b"return_value", b"")))
+    with suppress(ValueError, RecursionError, msgspec.DecodeError):
+        result = _shallow(msgspec.json.decode(base64.b64decode(fields.get(b"return_value", b""))))
     return Attempt(
         started_at=_moment(text(fields.get(b"execution_started_at", b""))),
         ended_at=_moment(text(fields.get(b"execution_ended_at", b""))),
@@ -211,7 +215,7 @@ def to_attempt(fields: Mapping[bytes, bytes]) -> Attempt:
 
 def to_completed(note: bytes) -> CompletedTask | None:
     """A task from the note of its completion; None if that cannot be read."""
-    with suppress(ValueError, msgspec.DecodeError):
+    with suppress(ValueError, RecursionError, msgspec.DecodeError):
         return msgspec.json.decode(note, type=CompletedTask, strict=False)  # the note's times are seconds since 1970
     return None
 
@@ -235,6 +239,11 @@ def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes
     )
 
 
+def to_count(value: bytes | None) -> int:
+    """A number that stands alone, such as a limit; 0 where there is none."""
+    return _int(value) or 0
+
+
 def _readable(fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
     """The job hash without damaged numbers, so that the functions that read it for a claim do not raise."""
     return {name: value for name, value in fields.items() if name not in NUMBER_FIELDS or _int(value) is not None}
@@ -245,14 +254,30 @@ def _call(data: bytes) -> tuple[str, Any, bool]:
     with suppress(ValueError, RecursionError, ForbiddenJobError):
         function, _, args, kwargs = read_call(data, _MAX_SHOWN_BYTES)
         if is_own_call(function, args):
-            return args[0], args[1], False
-        return function, {"args": args, "kwargs": kwargs}, True
+            return args[0], _shallow(args[1]), False
+        return function, _shallow({"args": args, "kwargs": kwargs}), True
     return "", None, True
 
 
+def _shallow(value: Any) -> Any:
+    """The value, or None if it is nested too deep to be shown."""
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]
+        if not level:
+            return value
+    return None
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
 def _int(value: str | bytes | None) -> int | None:
+    """A whole number of 64 bits, as Redis counts; None for anything else."""
     with suppress(TypeError, ValueError):
-        return int(value or "")
+        number = int(value or "")
+        return number if -(2**63) <= number < 2**63 else None
     return None
 
 

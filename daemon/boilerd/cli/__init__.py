@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import click
 
+from boilerd.cli.output import echo, echo_error, echo_misuse
 from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError, InvalidTaskError, NoBrokerError
 from boilerd.process import logs
 from boilerd.process.exit_status import BOOT, FAILED, USAGE
@@ -82,8 +83,8 @@ def boilerd() -> None:
 def main() -> NoReturn:
     """Run a command; turn errors into one line on stderr and an exit status."""
     _open_missing_streams()
-    for stream in (sys.stdout, sys.stderr):
-        # Redis may hold bytes that are no text; they are shown with escapes.
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        # Redis or a log may hold bytes that are no text; they are shown with escapes.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -95,7 +96,13 @@ def main() -> NoReturn:
 
 def _run() -> NoReturn:
     try:
-        sys.exit(boilerd(standalone_mode=True))
+        sys.exit(boilerd(standalone_mode=False))
+    except click.ClickException as error:
+        echo_misuse(error)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        echo("Aborted!", err=True)
+        sys.exit(FAILED)
     except BoilerdError as error:
         _print_error(error)
         sys.exit(_exit_status(error))
@@ -106,7 +113,7 @@ def _run() -> NoReturn:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        click.echo(f"boilerd: error: stdout: {error.strerror}", err=True)
+        echo_error(f"stdout: {error.strerror}")
         os._exit(FAILED)  # the interpreter would try to write it once more
 
 
@@ -144,8 +151,8 @@ def _print_error(error: BoilerdError) -> None:
             logging.getLogger("boilerd.cli").error("command failed", extra={"error": message})
         return
     if isinstance(error, AppImportError) and error.traceback:
-        click.echo(error.traceback.rstrip(), err=True)
-    click.echo(f"boilerd: error: {message}", err=True)
+        echo(*error.traceback.splitlines(), err=True)
+    echo_error(message)
 
 
 def _is_journal() -> bool:

@@ -5,6 +5,7 @@ import json
 import click
 
 from boilerd.cli.options import ALL, Loaded, with_json_object, with_settings
+from boilerd.cli.output import echo
 from boilerd.settings.definitions import definitions
 
 
@@ -31,10 +32,10 @@ def show(loaded: Loaded, *, as_json: bool) -> None:
         for setting in definitions()
     }
     if as_json:
-        click.echo(json.dumps({name: {"value": value, "source": source} for name, (value, source) in rows.items()}))
+        echo(json.dumps({name: {"value": value, "source": source} for name, (value, source) in rows.items()}))
         return
     for name, (value, source) in rows.items():
-        click.echo(f"{name:<18}{_text(value):<40} {source}".rstrip())
+        echo(f"{name:<18}{_text(value):<40} {source}".rstrip())
 
 
 @config.command()
@@ -49,7 +50,7 @@ def check(loaded: Loaded) -> None:
 
     mux = load_app(loaded.settings.app, loaded.settings.rq_functions)
     check_unique_names([*mux.crons, *loaded.settings.cron_entries()])
-    click.echo(f"settings are fine ({loaded.file or 'no file'}); app {loaded.settings.app or '(built-in)'} imports")
+    echo(f"settings are fine ({loaded.file or 'no file'}); app {loaded.settings.app or '(built-in)'} imports")
 
 
 def _text(value: object) -> str:

@@ -8,6 +8,7 @@ import click
 
 from boilerd.cli.inspecting import inspecting
 from boilerd.cli.options import BROKER, Loaded, with_json_lines, with_settings
+from boilerd.cli.output import echo
 from boilerd.cli.tables import print_json, print_table, relative
 from boilerd.client import Client
 from boilerd.errors import InvalidTaskError
@@ -48,7 +49,7 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
         return
     if not rows:
         app = loaded.settings.app or "(built-in)"
-        click.echo(
+        echo(
             f"no periodic tasks in these settings and in app {app}; where the daemon was started with other ones,"
             " such as --app, give them here as well",
             err=True,
@@ -74,7 +75,7 @@ def run(loaded: Loaded, *, name: str) -> None:
         raise InvalidTaskError(f"no periodic task {name!r}; there are: {', '.join(entries) or 'none'}")
     entry = entries[name]
     with Client.from_settings(loaded.settings) as client:
-        click.echo(client.enqueue(entry.task_type, entry.payload, **entry.options).id)
+        echo(client.enqueue(entry.task_type, entry.payload, **entry.options).id)
 
 
 def _entries(loaded: Loaded) -> list[CronEntry]:

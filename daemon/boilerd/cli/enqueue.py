@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, json_option, with_settings
+from boilerd.cli.output import echo
 from boilerd.client import Client
 from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, InvalidTaskError
 from boilerd.inspector import Inspector
@@ -58,9 +59,9 @@ def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **op
             raise _no_broker(loaded, error) from error
     if as_json:
         fields = {"id": info.id, "type": info.type, "queue": info.queue, "state": info.state}
-        click.echo(json.dumps(fields))
+        echo(json.dumps(fields))
     else:
-        click.echo(info.id)
+        echo(info.id)
 
 
 def _read_stdin() -> str:

@@ -8,6 +8,7 @@ import click
 from boilerd.broker import server_check
 from boilerd.broker.connection import connect_to
 from boilerd.cli.options import BROKER, DurationType, Loaded, with_json_object, with_settings
+from boilerd.cli.output import echo
 from boilerd.cli.rpc_client import read_status
 from boilerd.errors import BrokerError
 from boilerd.inspector import Inspector
@@ -29,7 +30,10 @@ def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
     boilerd health --max-latency 5m
     """  # noqa: D301 - click looks for the character \b
     problems = _problems(loaded.settings, max_latency)
-    click.echo(json.dumps({"ok": not problems, "troubles": problems}) if as_json else "\n".join(problems) or "ok")
+    if as_json:
+        echo(json.dumps({"ok": not problems, "troubles": problems}))
+    else:
+        echo(*problems or ["ok"])
     raise SystemExit(FAILED if problems else OK)
 
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from boilerd.broker.connection import connect_to
 from boilerd.cli.options import BROKER, Loaded, with_settings
+from boilerd.cli.output import ask
 from boilerd.inspector import Action, Inspector
 from boilerd.tasks.task import TaskState
 
@@ -34,7 +35,7 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} Say so with --yes.")
-    click.confirm(question, abort=True, err=True)
+    ask(question)
 
 
 def do_all(inspector: Inspector, action: Action, queue: str, state: TaskState, task_type: str | None = None) -> int:

@@ -9,12 +9,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
 
 from boilerd.cli.options import Loaded, with_settings
-from boilerd.cli.tables import harmless
+from boilerd.cli.output import echo, harmless_json
 from boilerd.errors import BoilerdError
 from boilerd.process.logs import TextFormatter
 
@@ -50,12 +51,13 @@ def logs(loaded: Loaded, *, path: str | None, as_json: bool, follow: bool, lines
     with _source(path, unit, lines if follow else None) as source:
         found: Iterable[tuple[str, dict[str, Any]]] = filter(lambda pair: keep(pair[1]), map(_parse, source))
         for text, fields in found if follow else deque(found, maxlen=min(lines, sys.maxsize)):
-            click.echo(text if as_json or not fields else _readable(fields))
+            if as_json:
+                echo(harmless_json(text) if fields else text)
+            else:
+                echo(*_readable(text, fields))
             is_empty = False
     if is_empty and lines and not path:
-        click.echo(
-            f"no such lines of {unit} in the journal; a daemon that logs elsewhere needs --unit or --file", err=True
-        )
+        echo(f"no such lines of {unit} in the journal; a daemon that logs elsewhere needs --unit or --file", err=True)
 
 
 @contextlib.contextmanager
@@ -64,14 +66,17 @@ def _source(path: str | None, unit: str, last: int | None) -> Iterator[Iterable[
     if path == "-":
         yield sys.stdin
         return
+    if path and last is None:
+        yield _lines_of(Path(path))
+        return
     if path:
-        command = ["cat", "--", path] if last is None else ["tail", "-n", str(last), "-F", "--", path]
+        command = ["tail", "-n", str(last), "-F", "--", path]
     elif shutil.which("journalctl"):
         following = [] if last is None else ["-f", "-n", str(last)]
         command = ["journalctl", "-q", "-t", unit, "-o", "cat", "--no-pager", *following]
     else:
         raise NoLogError("no log: log_file is not set, and there is no journal here; give --file, or '--file -'")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="backslashreplace") as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", errors="backslashreplace") as process:
         try:
             yield process.stdout or ()
         except BaseException:
@@ -81,10 +86,18 @@ def _source(path: str | None, unit: str, last: int | None) -> Iterator[Iterable[
         raise SystemExit(process.returncode)  # its own message is on stderr
 
 
+def _lines_of(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8", errors="backslashreplace") as file:
+            yield from file
+    except OSError as error:
+        raise NoLogError(f"{path}: {error.strerror}; give another file with --file") from error
+
+
 def _parse(line: str) -> tuple[str, dict[str, Any]]:
     """Parse a line into its text and its fields; no fields if boilerd did not write it."""
     text = line.rstrip("\n")
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         fields = json.loads(text)
         if isinstance(fields, dict) and isinstance(fields.get("message"), str):
             return text, fields
@@ -103,14 +116,25 @@ def _filter(*, level: str, task_id: str | None, task_type: str | None) -> Callab
     return keeps
 
 
-def _readable(fields: dict[str, Any]) -> str:
-    """Format a line as the daemon writes it on a terminal."""
-    created = datetime.now().astimezone().timestamp()
-    with contextlib.suppress(TypeError, ValueError, KeyError):
-        created = datetime.fromisoformat(fields["time"]).timestamp()
+def _readable(text: str, fields: dict[str, Any]) -> list[str]:
+    """Format a line as the daemon writes it on a terminal; the text itself if it cannot be read as one of its lines."""
+    if not fields:
+        return [text]
     level = str(fields.get("level", "")).upper()
-    extra = {name: value for name, value in fields.items() if name not in _NOT_EXTRA}
-    record = logging.makeLogRecord({**extra, "msg": fields["message"], "levelname": level, "created": created})
-    # Handlers of the application write exc_info.
-    traceback = str(fields.get("traceback") or fields.get("exc_info") or "")
-    return "\n".join([TextFormatter().format(record), *map(harmless, traceback.splitlines())])
+    # A record is an object: a field that is named as a method is would take its place.
+    extra = {k: value for k, value in fields.items() if k not in _NOT_EXTRA and not hasattr(logging.LogRecord, k)}
+    own = {"msg": fields["message"], "args": (), "levelname": level, "created": _created(fields)}
+    with contextlib.suppress(RecursionError):
+        # An application's own handler may have written the second.
+        traceback = str(fields.get("traceback") or fields.get("exc_info") or "")
+        return [*TextFormatter().format(logging.makeLogRecord(extra | own)).split("\n"), *traceback.splitlines()]
+    return [text]
+
+
+def _created(fields: dict[str, Any]) -> float:
+    """Read when the line was written; now, where it does not say so, or says what cannot be shown."""
+    with contextlib.suppress(TypeError, ValueError, KeyError, OverflowError, OSError):
+        created = datetime.fromisoformat(fields["time"]).timestamp()
+        datetime.fromtimestamp(created).astimezone()
+        return created
+    return datetime.now().astimezone().timestamp()

@@ -6,6 +6,7 @@ import click
 
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
 from boilerd.cli.options import Loaded, with_json_lines
+from boilerd.cli.output import echo
 from boilerd.cli.tables import lasting, print_fields, print_json, print_table, rate, sized
 from boilerd.tasks.task import TaskState
 
@@ -70,7 +71,7 @@ def show(loaded: Loaded, *, name: str, days: int, as_json: bool) -> None:
         ("latency", lasting(detail.latency_s)), ("memory", f"about {sized(detail.memory_bytes)}"),
         ("max active", detail.max_active or None), ("max length", detail.max_length or None),
     ])  # fmt: skip
-    click.echo()
+    echo()
     rows = [(day.day, day.processed, day.failed, rate(day.failed, day.processed)) for day in history]
     print_table(("DAY (UTC)", "PROCESSED>", "FAILED>", "RATE>"), rows)
 
@@ -89,7 +90,7 @@ def pause(loaded: Loaded, *, names: tuple[str, ...]) -> None:
             if name not in loaded.settings.queues and not inspector.has_workers(name):
                 inspector.queue(name)  # fails for a misspelt name
             if not inspector.pause(name):
-                click.echo(f"queue {name} was paused already", err=True)
+                echo(f"queue {name} was paused already", err=True)
 
 
 @queue.command()
@@ -104,7 +105,7 @@ def resume(loaded: Loaded, *, names: tuple[str, ...]) -> None:
     with inspecting(loaded) as inspector:
         for name in names:
             if not inspector.resume(name):
-                click.echo(f"queue {name} was not paused", err=True)
+                echo(f"queue {name} was not paused", err=True)
 
 
 @queue.command()
@@ -120,4 +121,4 @@ def purge(loaded: Loaded, *, name: str, state: str, yes: bool) -> None:
     """  # noqa: D301 - click looks for the character \b
     confirm(f"Delete all {state} tasks of queue {name}?", yes=yes)
     with inspecting(loaded) as inspector:
-        click.echo(do_all(inspector, "delete", name, TaskState(state)))
+        echo(do_all(inspector, "delete", name, TaskState(state)))

@@ -4,6 +4,7 @@ import click
 
 from boilerd.cli.inspecting import inspecting, with_broker
 from boilerd.cli.options import Loaded, with_json_lines
+from boilerd.cli.output import echo
 from boilerd.cli.tables import lasting, print_json, print_table, rate, sized
 
 _STATES = ("pending", "active", "scheduled", "archived", "completed")
@@ -32,11 +33,11 @@ def stats(loaded: Loaded, *, as_json: bool) -> None:
         print_json({"tasks": tasks, "today": today, "workers": len(workers), "busy": busy, "broker": broker})
         return
     print_table([f"{state.upper()}>" for state in _STATES], [list(tasks.values())])
-    click.echo()
+    echo()
     print_table(("TODAY (UTC) PROCESSED>", "FAILED>", "RATE>"), [(processed, failed, rate(failed, processed))])
-    click.echo()
+    echo()
     print_table(("WORKERS>", "BUSY>"), [(len(workers), busy)])
-    click.echo()
+    echo()
     row = (
         broker["server"], lasting(broker["uptime_s"]), broker["clients"], sized(broker["memory_bytes"]),
         sized(broker["peak_memory_bytes"]),

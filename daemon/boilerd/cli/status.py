@@ -9,6 +9,7 @@ from boilerd.broker import server_check
 from boilerd.broker.connection import connect_to
 from boilerd.broker.views import QueueInfo
 from boilerd.cli.options import BROKER, Loaded, with_json_object, with_settings
+from boilerd.cli.output import echo, harmless
 from boilerd.cli.rpc_client import DaemonStatus, read_status
 from boilerd.errors import BrokerError
 from boilerd.inspector import Inspector
@@ -43,7 +44,7 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     url = mask_url(settings.broker_url())
     if as_json:
         rows = [asdict(queue) for queue in queues]
-        click.echo(
+        echo(
             json.dumps(
                 {
                     "daemon": daemon.info, "processes": daemon.processes, "broker": {"url": url, "error": broker_error},
@@ -53,28 +54,29 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
         )  # fmt: skip
     else:
         _print_daemon(daemon)
-        click.echo(f"broker      {url}" + (f"  {broker_error}" if broker_error else ""))
+        echo(f"broker      {url}" + (f"  {broker_error}" if broker_error else ""))
         if is_suspended:
-            click.echo("suspended   nothing is claimed until `rq resume`")
+            echo("suspended   nothing is claimed until `rq resume`")
         _print_queues(queues)
     raise SystemExit(FAILED if broker_error or daemon.problems() else OK)
 
 
 def _print_daemon(daemon: DaemonStatus) -> None:
-    click.echo(f"daemon      {daemon.summary}")
+    echo(f"daemon      {daemon.summary}")
     if daemon.silence:
         return
-    click.echo(f"processes   {daemon.count_up()} of {len(daemon.processes)} up")
+    echo(f"processes   {daemon.count_up()} of {len(daemon.processes)} up")
     for process in daemon.processes:
         pid = f"pid {process['pid']}" if process["pid"] else ""
-        click.echo(f"  {process['name']:<12}{process['state']:<10}{pid}")
+        echo(f"  {process['name']:<12}{process['state']:<10}{pid}")
 
 
 def _print_queues(queues: list[QueueInfo]) -> None:
     if not queues:
         return
-    width = max(10, *(len(queue.name) for queue in queues))
-    click.echo(f"{'queue':<{width}}" + "".join(f"{state:>11}" for state in _STATES))
-    for queue in queues:
+    names = [harmless(queue.name) for queue in queues]
+    width = max(10, *map(len, names))
+    echo(f"{'queue':<{width}}" + "".join(f"{state:>11}" for state in _STATES))
+    for name, queue in zip(names, queues, strict=True):
         counts = "".join(f"{getattr(queue, state):>11}" for state in _STATES)
-        click.echo(f"{queue.name:<{width}}{counts}" + ("  paused" if queue.is_paused else ""))
+        echo(f"{name:<{width}}{counts}" + ("  paused" if queue.is_paused else ""))

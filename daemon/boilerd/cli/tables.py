@@ -1,16 +1,18 @@
 """Print tables that fit the terminal, times that people read, and JSON for programs."""
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-import click
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from boilerd.cli.output import echo, harmless, json_text
 
 #: The width of a pipe, where nothing is cut.
 PIPE_WIDTH = 100_000
@@ -31,9 +33,9 @@ def make_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], width: int, *, chosen: int | None = None
 ) -> Table:
     """Make a table at most `width` wide with the chosen row highlighted; leaves out columns from the right."""
-    cells = [[harmless(cell) for cell in row] for row in rows]
+    cells = [[_cell(value) for value in row] for row in rows]
     widths = [
-        max(len(column.removesuffix(">")), *(len(row[n]) for row in cells), 0) for n, column in enumerate(columns)
+        max(len(column.removesuffix(">")), *(cell_len(row[n]) for row in cells), 0) for n, column in enumerate(columns)
     ]
     while len(widths) > 2 and sum(widths[:-1]) + min(MIN_LAST_WIDTH, widths[-1]) + 2 * (len(widths) - 1) > width:
         widths.pop()
@@ -53,24 +55,18 @@ def print_fields(pairs: Iterable[tuple[str, object]]) -> None:
     """Print ``name  value`` lines; leaves out names without a value."""
     for name, value in pairs:
         if value not in {None, ""}:
-            click.echo(f"{name:<14}{harmless(value)}")
+            echo(f"{name:<14}{_cell(value)}")
 
 
 def print_json(value: Any) -> None:
-    """Print an object on one line; bytes in Redis that are no text become escapes, as msgspec would refuse them."""
-    plain = msgspec.to_builtins(value, enc_hook=str)
-    click.echo(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
+    """Print an object on one line."""
+    # Not by msgspec: it refuses lone surrogates, which stand for bytes in Redis that are no text.
+    echo(json_text(msgspec.to_builtins(value, enc_hook=str), separators=(",", ":")))
 
 
 def console() -> Console:
     """Make a console on stdout; rich colours it only on a terminal and without NO_COLOR."""
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
-
-
-def harmless(value: object) -> str:
-    """Return a value as one line of text, with escapes for characters that would move the cursor."""
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def relative(moment: datetime | None) -> str:
@@ -83,8 +79,13 @@ def relative(moment: datetime | None) -> str:
 
 
 def absolute(moment: datetime | None) -> str:
-    """Format as ``2026-11-24 09:30:00 +01:00 (3m ago)``, in the local zone; empty for None."""
-    return f"{moment.astimezone().isoformat(' ', 'seconds')} ({relative(moment)})" if moment else ""
+    """Format as ``2026-11-24 09:30:00 +01:00 (3m ago)``, in the local zone where the calendar has it."""
+    if moment is None:
+        return ""
+    local = moment
+    with suppress(ValueError, OverflowError, OSError):
+        local = moment.astimezone()
+    return f"{local.isoformat(' ', 'seconds')} ({relative(moment)})"
 
 
 def lasting(seconds: float) -> str:
@@ -97,7 +98,7 @@ def lasting(seconds: float) -> str:
     if minutes < 120:
         return f"{minutes}m"
     hours = minutes // 60
-    return f"{hours}h{minutes % 60}m" if hours < 48 else f"{timedelta(hours=hours).days}d"
+    return f"{hours}h{minutes % 60}m" if hours < 48 else f"{hours // 24}d"
 
 
 def sized(size: float) -> str:
@@ -112,3 +113,7 @@ def sized(size: float) -> str:
 def rate(part: int, whole: int) -> str:
     """Format as a percentage; empty if the whole is 0."""
     return f"{100 * part / whole:.2f}%" if whole else ""
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else harmless(str(value))

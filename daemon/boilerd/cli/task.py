@@ -1,6 +1,5 @@
 """``boilerd task``."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,11 +8,13 @@ import click
 from boilerd.broker.views import TaskDetail
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
 from boilerd.cli.options import Loaded, with_json_lines
-from boilerd.cli.tables import absolute, harmless, lasting, print_fields, print_json, print_table, relative
+from boilerd.cli.output import echo, echo_error, json_text
+from boilerd.cli.tables import absolute, lasting, print_fields, print_json, print_table, relative
 from boilerd.client import Client
 from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError
 from boilerd.inspector import Action
 from boilerd.tasks.task import TaskState
+from boilerd.units import LONGEST_S
 
 _COLUMNS: dict[TaskState, dict[str, Callable[[TaskDetail], object]]] = {
     TaskState.PENDING: {"WAITS SINCE": lambda task: relative(task.enqueued_at)},
@@ -113,7 +114,7 @@ def show(loaded: Loaded, *, task_id: str, as_json: bool) -> None:
 def _print_task(detail: TaskDetail) -> None:
     print_fields([
         ("task", detail.id), ("type", detail.type), ("queue", detail.queue), ("state", detail.state),
-        ("payload", json.dumps(detail.payload, ensure_ascii=False)),
+        ("payload", json_text(detail.payload)),
         ("retried", f"{detail.retried} of {detail.max_retries}"),
         ("timeout", lasting(detail.timeout_s) if detail.timeout_s else "none"),
         ("retention", _retention(detail.retention_s)),
@@ -124,11 +125,13 @@ def _print_task(detail: TaskDetail) -> None:
         ("concurrency", detail.concurrency_key), ("last error", detail.last_error),
     ])  # fmt: skip
     for line in attempt_lines(detail):
-        click.echo(line)
+        echo(line)
 
 
 def _retention(retention_s: int) -> str:
-    return "for ever" if retention_s < 0 else lasting(retention_s) if retention_s else ""
+    if not 0 <= retention_s <= LONGEST_S:  # clients of plain RQ say `sys.maxsize`
+        return "for ever"
+    return lasting(retention_s) if retention_s else ""
 
 
 def columns_of(state: TaskState) -> dict[str, Callable[[TaskDetail], object]]:
@@ -145,8 +148,8 @@ def attempt_lines(detail: TaskDetail) -> Iterator[str]:
         outcome = "completed" if attempt.is_success else "failed"
         yield f"attempt {number}: {outcome} after {took}, {absolute(ended)}, {attempt.worker}"
         if attempt.result is not None:
-            yield f"  result {json.dumps(attempt.result, ensure_ascii=False)}"
-        yield from (f"  {harmless(line)}" for line in attempt.error.splitlines())
+            yield f"  result {json_text(attempt.result)}"
+        yield from (f"  {line}" for line in attempt.error.splitlines())
 
 
 def _make_command(action: Action, text: str) -> click.Command:
@@ -176,7 +179,7 @@ def _change_all(loaded: Loaded, action: Action, *, queue: str, state: str, task_
         of_type = f" of type {task_type}" if task_type else ""
         confirm(f"{action.capitalize()} all {state} tasks{of_type} of queue {queue}?", yes=yes)
     with inspecting(loaded) as inspector:
-        click.echo(do_all(inspector, action, queue, TaskState(state), task_type))
+        echo(do_all(inspector, action, queue, TaskState(state), task_type))
 
 
 def _change_each(loaded: Loaded, action: Action, task_ids: tuple[str, ...]) -> None:
@@ -193,7 +196,7 @@ def _try_each(task_ids: tuple[str, ...], change: Callable[[str], object]) -> Non
         except (TaskNotFoundError, TaskStateError) as error:
             refusals.append(error)
     for refusal in refusals[:-1]:
-        click.echo(f"boilerd: error: {refusal}", err=True)
+        echo_error(refusal)
     if refusals:
         raise refusals[-1]
 

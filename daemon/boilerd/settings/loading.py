@@ -107,7 +107,7 @@ def _read_file(path: Path) -> dict[str, tuple[Any, str]]:
         data = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; check --config and BOILERD_CONFIG") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # beside TOML's own: no UTF-8, too many digits, nested too deep
         raise ConfigError(f"{path}: not TOML: {error}") from error
     names = [setting.name for setting in definitions()]
     for name in data:
@@ -157,6 +157,8 @@ def _read_secret(path: Path, source: str) -> str:
 
 def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
     """Convert a raw value to the setting's type; `is_text`: it is from a variable or flag, where "10" stands for 10."""
+    if isinstance(raw, str) and "\0" in raw:
+        raise ConfigError(f"{source}: {setting.name}: holds a NUL character; leave that out")
     try:
         value = setting.parse(raw) if is_text else raw
         value = msgspec.convert(value, setting.type, strict=not is_text, dec_hook=lambda kind, given: kind.parse(given))
@@ -164,7 +166,7 @@ def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
             setting.form.check(value)
     except (ConfigError, InvalidTaskError) as error:
         raise ConfigError(f"{source}: {setting.name}: {error}") from error
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         problem = error if setting.is_json else f"{setting.masked(repr(raw))} is not {setting.expected()}"
         raise ConfigError(f"{source}: {setting.name}: {problem}") from error
     return value

@@ -1,6 +1,5 @@
 """Draw the screens of the dash: they fit into 80 columns and 24 lines, and use more where there is more."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,8 @@ from rich.text import Text
 
 from boilerd.broker.views import TaskDetail
 from boilerd.cli.dash.state import STATES, State, View
-from boilerd.cli.tables import absolute, harmless, lasting, make_table, relative, sized
+from boilerd.cli.output import harmless, json_text
+from boilerd.cli.tables import absolute, lasting, make_table, relative, sized
 from boilerd.cli.task import attempt_lines, columns_of
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -49,10 +49,13 @@ def draw(state: State, title: str, width: int, height: int) -> RenderableType:
         View.QUEUES: _queues, View.TASKS: _tasks, View.TASK: _task, View.HELP: _help,
     }  # fmt: skip
     now = datetime.now().astimezone().strftime("%H:%M:%S")
-    head = Text.assemble(("boilerd", "bold"), f"  {title}  {now}", no_wrap=True, overflow="ellipsis")
-    message = Text(harmless(state.question or state.error or state.message), no_wrap=True, overflow="ellipsis")
-    message.stylize("bold red" if state.error and not state.question else "bold yellow")
-    foot = Text(_KEYS[state.view], style="dim", no_wrap=True, overflow="ellipsis")
+    head = _line(f"boilerd  {title}  {now}")
+    head.stylize("bold", 0, len("boilerd"))
+    message = _line(
+        state.question or state.error or state.message,
+        "bold red" if state.error and not state.question else "bold yellow",
+    )
+    foot = _line(_KEYS[state.view], "dim")
     return Group(head, Text(), *drawers[state.view](state, size), message, foot)
 
 
@@ -85,7 +88,7 @@ def _tasks(state: State, size: Size) -> Iterable[RenderableType]:
     if state.queue is None:
         return
     counts = state.queue.counts
-    tabs = Text(f"{counts.name}{' (paused)' if counts.is_paused else ''}  ", no_wrap=True, overflow="ellipsis")
+    tabs = _line(f"{counts.name}{' (paused)' if counts.is_paused else ''}  ")
     for one in STATES:
         tabs.append(f" {one} ", style="reverse" if one is state.task_state else "dim")
     yield tabs
@@ -101,11 +104,11 @@ def _task(state: State, size: Size) -> Iterable[RenderableType]:
     lines = _lines(state.detail)
     state.scroll = min(state.scroll, max(0, len(lines) - size.height))
     for line in lines[state.scroll : state.scroll + size.height]:
-        yield Text(line, no_wrap=True, overflow="ellipsis")
+        yield _line(line)
 
 
 def _lines(task: TaskDetail) -> list[str]:
-    payload = json.dumps(task.payload, ensure_ascii=False)
+    payload = json_text(task.payload)
     pairs = [
         ("task", task.id), ("type", task.type), ("queue", task.queue), ("state", task.state), ("payload", payload),
         ("size", sized(len(payload.encode("utf-8", "replace")))), ("retried", f"{task.retried} of {task.max_retries}"),
@@ -113,11 +116,16 @@ def _lines(task: TaskDetail) -> list[str]:
         ("started", absolute(task.started_at)), ("ended", absolute(task.ended_at)),
         ("kept until", absolute(task.expires_at)), ("last error", task.last_error),
     ]  # fmt: skip
-    return [f"{name:<12}{harmless(value)}" for name, value in pairs if value] + list(attempt_lines(task))
+    return [f"{name:<12}{value}" for name, value in pairs if value] + list(attempt_lines(task))
 
 
 def _help(_: State, size: Size) -> Iterable[RenderableType]:
     yield _table(("KEY", "DOES"), _HELP, None, size)
+
+
+def _line(text: str, style: str = "") -> Text:
+    """Text that goes to the screen as it is, cut where the terminal ends; see `output`."""
+    return Text(harmless(text), style, no_wrap=True, overflow="ellipsis")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], chosen: int | None, size: Size) -> Table:
