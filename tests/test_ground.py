@@ -100,11 +100,12 @@ def test_a_group_may_write_only_where_nobody_else_is_in_it(directory: Path, monk
         os.chown(ours, 0, 54321)
     entry = SimpleNamespace(gr_name="devs", gr_mem=[])
     monkeypatch.setattr(grp, "getgrgid", lambda gid: entry)
+    users: list[SimpleNamespace] = []
+    monkeypatch.setattr(pwd, "getpwall", lambda: users)
 
     alone = open_directory(ours / "mine")
     entry.gr_mem = ["eve"]
-    eve = SimpleNamespace(pw_name="eve", pw_uid=54321, pw_gid=54322)
-    monkeypatch.setattr(pwd, "getpwall", lambda: [eve])
+    users.append(SimpleNamespace(pw_name="eve", pw_uid=54321, pw_gid=54322))
     told = refusal(lambda: open_directory(ours / "mine"))
 
     assert stat.S_ISDIR(alone.st_mode)
