@@ -62,3 +62,13 @@ def test_the_index_lists_every_document() -> None:
     missing = [page.name for page in index.parent.glob("*.md") if page not in linked | {index}]
 
     assert missing == []
+
+
+def test_the_page_on_security_names_tests_that_exist() -> None:
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", (ROOT / "docs" / "security.md").read_text())
+    texts = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+
+    missing = [name for module, name in named if f"def {name}(" not in texts.get(module, "")]
+
+    assert named
+    assert missing == []

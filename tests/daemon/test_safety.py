@@ -3,6 +3,7 @@
 import os
 import pwd
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def test_without_the_right_to_channels_a_running_task_is_cancelled_all_the_same(
 # Files and users.
 
 
-def test_settings_that_everybody_may_write_are_refused(directory: Path) -> None:
+def test_settings_that_everybody_may_write_are_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = directory / "boilerd.toml"
     path.write_text("concurrency = 1\n")
     path.chmod(0o666)
@@ -159,11 +160,18 @@ def test_settings_that_everybody_may_write_are_refused(directory: Path) -> None:
     with pytest.raises(ConfigError, match="everybody may write to it; chmod o-w"):
         load(file=path, environ={})
     path.chmod(0o664)
+    monkeypatch.setattr(pwd, "getpwall", list)  # nobody else is in the group
     assert load(file=path, environ={}).settings.concurrency == 1
 
 
-@pytest.mark.parametrize("variable", ["BOILERD_STATE_DIR", "BOILERD_RUNTIME_DIR"])
-def test_a_directory_that_everybody_may_write_is_refused(directory: Path, variable: str) -> None:
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("BOILERD_STATE_DIR", "open/run: everybody may write to {directory}/open; chmod o-w {directory}/open, or set "),
+        ("BOILERD_RUNTIME_DIR", "open: everybody may write to it; chmod 700 {directory}/open, or set "),
+    ],
+)
+def test_a_directory_that_everybody_may_write_is_refused(directory: Path, variable: str, told: str) -> None:
     (directory / "open").mkdir()
     (directory / "open").chmod(0o777)
 
@@ -172,7 +180,7 @@ def test_a_directory_that_everybody_may_write_is_refused(directory: Path, variab
     done = boilerd("run", env=clean_environment(**chosen))
 
     assert done.returncode == 3
-    assert "everybody may write to it; chmod 700" in done.stderr
+    assert told.format(directory=directory) in done.stderr
 
 
 def test_a_directory_that_everybody_shares_is_to_stay_as_it_is(directory: Path) -> None:
@@ -198,10 +206,15 @@ def test_a_lock_that_may_not_be_opened_is_named(directory: Path) -> None:
 
 
 def test_a_lock_holds_on_a_disk_that_is_full(directory: Path) -> None:
-    (directory / "boilerd.lock").symlink_to("/dev/full")
+    (directory / "boilerd.lock").write_text("1\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        (fd,) = lock_directories({directory: "state_dir"}, {}).values()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    (fd,) = lock_directories({directory: "state_dir"}, {}).values()
-
+    assert (directory / "boilerd.lock").read_text() == ""
     os.close(fd)
 
 

@@ -393,6 +393,20 @@ def test_a_url_of_another_kind_is_told(url: str) -> None:
         "rediss://host?ssl_password=geheim",
         "rediss://host?ssl_certfile=c.pem&SSL_Password=geheim&db=1",
         "redis+sentinel://user:geheim@one:26379,two:26379/name/0",
+        "redis://:geheim/0",
+        "redis://user:geheim/0",
+        "redis://:ge/heim/geheim",
+        "redis://:47:geheim",
+        "redis://[geheim",
+        "redis://geheim@host",
+        "redis://ge/heim/geheim@host:6379/0",
+        "unix://geheim@/run/redis.sock",
+        "unix://:geheim/run/redis.sock",
+        "redis+sentinel://:geheim/name",
+        "redis+sentinel://one:26379,two:geheim/name",
+        ":geheim@host",
+        ":geheim/0",
+        "['redis://:geheim/0']",
     ],
 )
 def test_a_masked_url_never_shows_the_password(url: str) -> None:
@@ -408,7 +422,13 @@ def test_a_masked_url_shows_all_else() -> None:
     assert mask_url("redis+sentinel://:geheim@a:1,b:2/name/0") == f"redis+sentinel://:{MASK}@a:1,b:2/name/0"
 
 
-@pytest.mark.parametrize("url", ["redis://host:6379/0", "unix:///run/a@b.sock", "unix:///run/x?db=1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host:6379/0", "redis://[::1]:6379", "unix:///run/a@b.sock", "unix:///run/x?db=1", "redis://",
+        "redis+sentinel://a:1,b,[::1]:3/name/0",
+    ],
+)  # fmt: skip
 def test_a_url_without_a_password_is_shown_as_it_is(url: str) -> None:
     assert mask_url(url) == url
 
@@ -418,6 +438,7 @@ def test_a_url_without_a_password_is_shown_as_it_is(url: str) -> None:
     [
         "http://user:geheim@host", "redis://:geheim@[host", "redis://:geheim@ho\u2100st", "http://:geheim/1@host",
         "redis://:geheim/1@host", "redis://:geheim#1@host", "redis://:geheim?1@host", "http://h?password=geheim",
+        "redis://:geheim/0", "redis://user:geheim/0", "redis://[geheim/0", "redis://geheim/1@host", ":geheim@host",
     ],
 )  # fmt: skip
 def test_a_url_that_will_not_do_is_told_without_its_password(url: str) -> None:
@@ -436,7 +457,6 @@ def test_a_url_that_will_not_do_is_told_without_its_password(url: str) -> None:
         ("rediss://host/-1", "'-1' is not the number of a database, such as 0"),
         ("redis+sentinel://host/name/O", "'O' is not the number of a database, such as 0"),
         ("redis://host:99999", "Port out of range 0-65535"),
-        ("redis://host:six/0", "Port could not be cast to integer value as 'six'"),
         ("unix://", "the path of a socket stands behind three slashes, as in unix:///run/valkey.sock"),
         ("unix://run/valkey.sock", "the path of a socket stands behind three slashes, as in unix:///run/valkey.sock"),
     ],
@@ -454,6 +474,12 @@ def test_a_wrong_part_of_a_url_is_told(url: str, wrong: str) -> None:
 )  # fmt: skip
 def test_a_url_that_redis_py_takes_as_it_is_meant_will_do(url: str) -> None:
     assert from_variables(BOILERD_REDIS_URL=url).settings.redis_url == url
+
+
+def test_a_url_without_an_at_behind_its_password_is_told_what_a_password_needs() -> None:
+    told = refusal(lambda: from_variables(BOILERD_REDIS_URL="redis://:geheim/0"))
+
+    assert told == (f"redis_url: 'redis://:{MASK}': a password needs an @ behind it, as in redis://:PASSWORD@host:6379")
 
 
 @pytest.mark.parametrize("text", ["redis_password = 4711", "redis_password = ['4711']"])

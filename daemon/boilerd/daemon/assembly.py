@@ -3,13 +3,14 @@
 import gc
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 
 from setproctitle import setproctitle
 
 from boilerd.daemon.boot import wait_for_broker
 from boilerd.daemon.directories import free_socket, lock_directories, own_directories
-from boilerd.daemon.privileges import become
+from boilerd.daemon.privileges import become, secure_umask
 from boilerd.daemon.processes import Application, Processes
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BoilerdError, BootError
@@ -17,6 +18,7 @@ from boilerd.process import logs
 from boilerd.process.gc_pause import gc_paused
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.settings.definitions import Settings
+from boilerd.settings.urls import mask_url
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
 from boilerd.supervision.supervisor import Booted, DaemonSupervisor
@@ -28,12 +30,14 @@ logger = logging.getLogger("boilerd.daemon")
 class Daemon:
     """One daemon: the steps from the settings and an application to a tree of processes that runs."""
 
-    def __init__(self, settings: Settings, application: Application, *, is_burst: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, application: Application, valkey: EmbeddedValkey | None, *, is_burst: bool = False
+    ) -> None:
         self._settings = settings
         self._application = application
         self._is_burst = is_burst
         self._scoreboard = Scoreboard()
-        self._valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
+        self._valkey = valkey
 
     def start(self, handover: Handover) -> None:
         """Boot, serve, and drain; returns when the drain has ended.
@@ -45,7 +49,6 @@ class Daemon:
             BootError: It could not start; nothing was claimed and nothing is left running.
             BoilerdError: A burst ended for want of workers.
         """
-        setproctitle("boilerd: supervisor")
         supervisor = self._make_supervisor(handover)
         try:
             supervisor.serve()  # calls _boot as its first step
@@ -109,11 +112,17 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
     Raises:
         BootError: It could not start.
     """
+    setproctitle("boilerd: supervisor")
+    _hide_password(settings)
+    secure_umask()
     handover = Handover.take()
     try:
         if settings.user:
             _become_user(settings, settings.user)
-        Daemon(settings, _load(settings), is_burst=is_burst).start(handover)
+        open_logs(settings)
+        # The server is found before any module of the application's can be.
+        valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
+        Daemon(settings, _load(settings), valkey, is_burst=is_burst).start(handover)
     except BaseException:
         handover.abandon()
         raise
@@ -129,6 +138,25 @@ def open_logs(settings: Settings) -> None:
         raise BootError(f"log_file {settings.log_file}: {error.strerror}") from error
 
 
+def _hide_password(settings: Settings) -> None:
+    """Move a URL with a password from the arguments, which everybody can read, to the environment.
+
+    A reload's check and the new program get both from this process.
+    """
+    url = settings.redis_url
+    if url is None or url == mask_url(url):
+        return
+    kept, words = [], iter(sys.orig_argv)
+    for word in words:
+        if word == "--redis-url":
+            os.environ["BOILERD_REDIS_URL"] = next(words, url)
+        elif word.startswith("--redis-url="):
+            os.environ["BOILERD_REDIS_URL"] = word.partition("=")[2]
+        else:
+            kept.append(word)
+    sys.orig_argv[:] = kept
+
+
 def _become_user(settings: Settings, user: str) -> None:
     directories = settings.state_path(), settings.runtime_path()
     become(user, directories)
@@ -138,7 +166,6 @@ def _become_user(settings: Settings, user: str) -> None:
 
 def _load(settings: Settings) -> Application:
     """Import the application."""
-    open_logs(settings)
     with gc_paused():
         mux = load_app(settings.app, settings.rq_functions)
     # Again: the application may have set up logging in its own way, and silenced the daemon.

@@ -3,11 +3,11 @@
 import fcntl
 import os
 import socket
-import stat
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from boilerd import ground
 from boilerd.errors import BootError
 from boilerd.settings.definitions import Settings
 
@@ -23,17 +23,16 @@ def own_directories(settings: Settings) -> dict[Path, str]:
     return directories
 
 
-def prepare_directory(directory: Path, setting: str) -> None:
-    """Make the directory, and check that it can be used; raises BootError, which names the setting."""
+def prepare_directory(directory: Path, setting: str) -> int:
+    """Make the directory, and check that it is root's or ours alone; returns a descriptor of it.
+
+    Raises:
+        BootError: It cannot be used; names the setting.
+    """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = directory.stat().st_mode
+        return ground.open_directory(directory, makes=True)
     except OSError as error:
         raise _unusable(directory, setting, error) from error
-    if mode & stat.S_IWOTH:
-        # With the sticky bit it is one as /tmp, which others need as it is.
-        cure = f"set {setting} to a directory of your own" if mode & stat.S_ISVTX else f"chmod 700 {directory}"
-        raise BootError(f"{setting} {directory}: everybody may write to it; {cure}")
 
 
 def lock_directories(directories: Mapping[Path, str], held: dict[str, int]) -> dict[str, int]:
@@ -66,8 +65,9 @@ def try_directories(directories: Mapping[Path, str], held: Collection[str]) -> N
         held: Paths of the locks that this daemon holds already.
     """
     for directory, setting in directories.items():
-        prepare_directory(directory, setting)
-        if str(directory / "boilerd.lock") not in held:
+        if str(directory / "boilerd.lock") in held:
+            os.close(prepare_directory(directory, setting))
+        else:
             os.close(_lock(directory, setting))
 
 
@@ -101,12 +101,14 @@ def _lock(directory: Path, setting: str) -> int:
 
     Forked children do not inherit a POSIX lock, so orphans do not hold it.
     """
-    prepare_directory(directory, setting)
+    directory_fd = prepare_directory(directory, setting)
     path = directory / "boilerd.lock"
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = ground.open_in(directory_fd, path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise _unusable(path, setting, error) from error
+    finally:
+        os.close(directory_fd)
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -121,4 +123,5 @@ def _lock(directory: Path, setting: str) -> int:
 
 
 def _unusable(path: Path, setting: str, error: OSError) -> BootError:
-    return BootError(f"{setting} {path}: {error.strerror}; set {setting} to a directory of your own")
+    joint = ", or" if isinstance(error, ground.UnsafeError) and error.cure else ";"
+    return BootError(f"{setting} {path}: {error.strerror}{joint} set {setting} to a directory of your own")

@@ -1,10 +1,12 @@
-"""Give up root for good, where the settings name a user."""
+"""Give up what a daemon should not have: root, where the settings name a user, and files that all may write to."""
 
 import os
 import pwd
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from boilerd import ground
 from boilerd.errors import BootError
 
 
@@ -12,7 +14,7 @@ def become(user: str, directories: Iterable[Path]) -> None:
     """Go on as `user`, who gets the directories; does nothing if this process is that user already.
 
     Raises:
-        BootError: There is no such user, or this process may not become it.
+        BootError: There is no such user, this process may not become it, or a directory is not root's to give.
     """
     try:
         account = pwd.getpwnam(user)
@@ -22,10 +24,9 @@ def become(user: str, directories: Iterable[Path]) -> None:
         return
     if os.geteuid() != 0:
         raise BootError(f"user: only root can become {user!r}; start as root or as {user!r}")
+    for directory in directories:
+        _give(directory, account)
     try:
-        for directory in directories:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.chown(directory, account.pw_uid, account.pw_gid)
         # The groups first: without root nobody may change them.
         os.setgroups(os.getgrouplist(user, account.pw_gid))
         os.setresgid(*[account.pw_gid] * 3)
@@ -33,3 +34,19 @@ def become(user: str, directories: Iterable[Path]) -> None:
     except OSError as error:
         raise BootError(f"user: cannot become {user!r}: {error}") from error
     os.environ.update({"HOME": account.pw_dir, "USER": user, "LOGNAME": user})
+
+
+def secure_umask() -> None:
+    """Where the umask that was inherited lets everybody write to new files, make it the usual one.
+
+    A stricter one stays, and so does one that lets a group write: that is chosen on purpose. Children inherit it.
+    """
+    inherited = os.umask(0o077)
+    os.umask(inherited if inherited & stat.S_IWOTH else inherited | 0o022)
+
+
+def _give(directory: Path, account: pwd.struct_passwd) -> None:
+    try:
+        ground.give_directory(directory, account.pw_name, account.pw_uid, account.pw_gid)
+    except OSError as error:
+        raise BootError(f"user: cannot give {directory} to {account.pw_name!r}: {error.strerror}") from error

@@ -5,8 +5,9 @@ from boilerd.broker.broker import Broker
 from boilerd.daemon.assembly import open_logs
 from boilerd.daemon.boot import connect, unusable
 from boilerd.daemon.directories import own_directories, try_directories, usable_socket
+from boilerd.daemon.privileges import secure_umask
 from boilerd.daemon.processes import Application
-from boilerd.daemon.valkey import EmbeddedValkey, find_server
+from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BrokerError
 from boilerd.settings.definitions import Settings
 from boilerd.supervision.handover import Handover
@@ -20,14 +21,15 @@ def check(settings: Settings) -> None:
         BootError: It could not.
     """
     handover = Handover.peek()
+    secure_umask()
     open_logs(settings)
+    valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
     Application.of(load_app(settings.app, settings.rq_functions), settings)
     try_directories(own_directories(settings), handover.lock_fds)
     usable_socket(settings.control_socket())
-    if settings.redis_url is None:
+    if valkey is not None:
         usable_socket(settings.valkey_socket())
-        find_server()
-        if EmbeddedValkey.of(settings).find_running(handover) is None:
+        if valkey.find_running(handover) is None:
             return  # a new one will be started
     _try_broker(settings)
 

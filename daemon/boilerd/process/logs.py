@@ -5,6 +5,7 @@ do not mix. Each line that an attempt logs, in whatever module, carries the fiel
 """
 
 import contextlib
+import io
 import logging
 import logging.handlers
 import os
@@ -14,10 +15,13 @@ import traceback
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from pythonjsonlogger.msgspec import MsgspecFormatter
+
+from boilerd import ground
 
 logger = logging.getLogger("boilerd.logs")
 
@@ -173,6 +177,14 @@ class FileHandler(logging.handlers.WatchedFileHandler):
             super().emit(record)
         except Exception:  # noqa: BLE001 - CPython opens the file outside of its own try (3.14)
             self.handleError(record)
+
+    def _open(self) -> io.TextIOWrapper:
+        """Open the file, if it is root's or ours: lines would be written to whatever a link leads to."""
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=_open_log)
+
+
+def _open_log(path: str, flags: int) -> int:
+    return ground.open_file(Path(path), flags, 0o644, takes_devices=True)
 
 
 class TextFormatter(logging.Formatter):

@@ -6,16 +6,15 @@ A value comes from, first wins: a flag, the environment, the file, the default.
 import difflib
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from boilerd import ground
 from boilerd.errors import ConfigError, InvalidTaskError
 from boilerd.settings.definitions import Settings, definitions
 from boilerd.settings.setting import Setting
@@ -80,31 +79,34 @@ def _find_file(chosen: str | os.PathLike[str] | None, environ: Mapping[str, str]
     if named := chosen or environ.get("BOILERD_CONFIG"):
         return Path(named)
     here = Path("boilerd.toml")
-    with suppress(PermissionError):  # a directory that this user may not enter, such as root's home, has none for it
-        if here.is_file():
-            return here
+    # A directory that this user may not enter, such as root's home, has none for it.
+    if os.path.lexists(here):
+        return here
     try:
-        return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
-    except PermissionError:
-        return SYSTEM_FILE  # reading it raises the error
+        SYSTEM_FILE.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass  # reading it raises the error
+    return SYSTEM_FILE
 
 
 def _from_file(path: Path, *, is_lenient: bool) -> dict[str, tuple[Any, str]]:
     """All that the file sets; nothing where it is broken and `is_lenient`."""
     try:
         return _read_file(path)
-    except ConfigError:
-        if is_lenient:
+    except ConfigError as error:
+        if is_lenient and not isinstance(error.__cause__, ground.UnsafeError):
             return {}
         raise
 
 
 def _read_file(path: Path) -> dict[str, tuple[Any, str]]:
     try:
-        if path.stat().st_mode & stat.S_IWOTH:
-            # It names the code that the daemon runs.
-            raise ConfigError(f"{path}: everybody may write to it; chmod o-w {path}")
-        data = tomllib.loads(path.read_text("utf-8"))
+        # It names the code that the daemon runs.
+        data = tomllib.loads(ground.read_file(path).decode("utf-8"))
+    except ground.UnsafeError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; check --config and BOILERD_CONFIG") from error
     except (ValueError, RecursionError) as error:  # beside TOML's own: no UTF-8, too many digits, nested too deep
@@ -149,7 +151,7 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
 
 def _read_secret(path: Path, source: str) -> str:
     try:
-        return path.read_text("utf-8").strip()
+        return ground.read_regular(path).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{source}: cannot read {path}: {reason}") from error

@@ -10,19 +10,25 @@ MASK = "********"
 
 SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://")
 
-#: Not urlsplit, for the likeliest mistake is a password with / ? # [ in it, unquoted.
-_CREDENTIALS = re.compile(
-    r"(?P<scheme>[\w+.-]*:?//|(?![\w+.-]*:?//))(?P<user>[^:/@]*)(:.*)?@(?P<rest>[^@]*)", re.DOTALL
-)
+#: Not urlsplit, for the likeliest mistakes are a password with / ? # [ in it, unquoted, and one without its @.
+_SCHEME = re.compile(r"[\w+.-]*:?//|")
+#: What may stand before the first / ? # without an @: hosts, each with a port at most.
+_HOSTS = re.compile(r"(?:(?:^|,)(?:\[[^\]]*\]|[^:,\[\]]+)(?::\d*)?)*")
 #: redis-py knows `password` and `ssl_password`; any other name with this end may be one too.
 _PASSWORD_IN_QUERY = re.compile(r"([?&][^=&#]*password=)[^&#]*", re.IGNORECASE)
 
 
 def mask_url(url: str) -> str:
     """The URL without its passwords; also hides them in a text that is no valid URL."""
-    if match := _CREDENTIALS.fullmatch(url):
-        url = f"{match['scheme']}{match['user']}:{MASK}@{match['rest']}"
-    return _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", url)
+    scheme, rest = _split(url)
+    before, at, after = rest.rpartition("@")
+    if rest.startswith("/"):  # the path of a socket
+        pass
+    elif at:
+        rest = f"{_masked(before)}@{after}"
+    elif not _HOSTS.fullmatch(re.split(r"[/?#]", rest)[0]):
+        rest = _masked(rest)
+    return _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", scheme + rest)
 
 
 def check_url(url: str) -> None:
@@ -36,7 +42,11 @@ def check_url(url: str) -> None:
         is_cut = parts.scheme != "unix" and "@" in parts.path + parts.query + parts.fragment
     except ValueError as error:
         if "@" not in url:
-            raise ConfigError(f"redis_url: {mask_url(url)!r}: {error}") from error
+            # The error shows a part of the URL.
+            wrong = (
+                error if mask_url(url) == url else "a password needs an @ behind it, as in redis://:PASSWORD@host:6379"
+            )
+            raise ConfigError(f"redis_url: {mask_url(url)!r}: {wrong}") from error
         is_cut = True
     if is_cut:
         raise ConfigError(
@@ -54,6 +64,19 @@ def _wrong_part(parts: SplitResult) -> str:
     path = parts.path.strip("/")
     number = path.partition("/")[2] if parts.scheme == "redis+sentinel" else path
     return "" if re.fullmatch(r"\d*", number) else f"{number!r} is not the number of a database, such as 0"
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The scheme with its slashes, and the rest."""
+    match = _SCHEME.match(url)
+    end = match.end() if match else 0
+    return url[:end], url[end:]
+
+
+def _masked(credentials: str) -> str:
+    """What stands before an @, or should: without a colon it is a password where a user should be, as often as not."""
+    user, colon, _ = credentials.partition(":")
+    return f"{user}:{MASK}" if colon and not re.search(r"[/?#]", user) else MASK
 
 
 def socket_url(path: Path) -> str:
