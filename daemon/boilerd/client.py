@@ -32,7 +32,7 @@ class TaskStore(Protocol):
 
 
 class Client:
-    """Enqueues tasks; safe to share between threads, not across a fork.
+    """Enqueues tasks; safe to share between threads, and with the children of a fork, which connect anew.
 
     Args:
         connection: The client of Redis; it must answer with bytes, which is redis-py's default.
