@@ -297,9 +297,9 @@ def expire_leases(connection: redis.Redis, seen: Callable[[], T]) -> T:
     return wait_until(ended, "the leases have ended")
 
 
-def run_python(script: str) -> Any:
+def run_python(script: str, env: Mapping[str, str] | None = None) -> Any:
     """What a Python process of its own prints, read as JSON."""
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE_S, check=True
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=True
     )
     return json.loads(done.stdout)

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 from uuid import RFC_4122, UUID
@@ -15,6 +16,7 @@ import redis
 from boilerd import (
     BrokerUnavailableError,
     Client,
+    DuplicateTaskError,
     InvalidPayloadError,
     InvalidTaskError,
     TaskIdConflictError,
@@ -159,6 +161,23 @@ def test_whatever_has_a_json_form_can_be_a_payload(
 
     data = connection.hget(keys.job(info.id), "data")
     assert data == b'["boilerd.entry_point.run",null,["test:echo",' + stored + b"],{}]"
+
+
+class Name(str, Enum):  # noqa: UP042 - what f-strings make of such a one is its name in the program
+    LOW = "low"
+    ECHO = "test:echo"
+
+
+def test_names_of_an_enum_are_stored_and_locked_as_their_texts(client: Client, connection: redis.Redis) -> None:
+    info = client.enqueue(Name.ECHO, queue=Name.LOW, unique=60, concurrency_key=Name.LOW)
+
+    assert connection.hmget(keys.job(info.id), "task_type", "origin", "concurrency_key") == [
+        b"test:echo",
+        b"low",
+        b"low",
+    ]
+    with pytest.raises(DuplicateTaskError):
+        client.enqueue("test:echo", queue="low", unique=60)
 
 
 @pytest.mark.parametrize("payload", [object(), {1j: 2}, {"a": {1, 2, open}}])

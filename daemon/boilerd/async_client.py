@@ -2,12 +2,13 @@
 
 import asyncio
 import functools
+import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self, TypeVar, Unpack
 
 from boilerd.client import Client
-from boilerd.errors import BoilerdError
+from boilerd.errors import BoilerdError, BrokerUnavailableError
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import EnqueueOptions
@@ -15,6 +16,8 @@ from boilerd.tasks.task import TaskInfo
 
 #: Calls that may wait for Redis at one time; further ones wait for their turn, in the order in which they came.
 THREADS = 8
+#: How much longer than its timeout a call may take that a thread has begun: its own error says more than ours.
+GRACE_S = 0.25
 
 T = TypeVar("T")
 
@@ -23,7 +26,9 @@ class AsyncClient:
     """A Client whose calls are awaited; the loop goes on while Redis is slow or does not answer.
 
     The calls of a Client run in a few threads, so connections, checks and errors are those of the Client.
+    Its timeout counts from the call, with the wait for a thread.
     A coroutine that is cancelled stops waiting; the task that it enqueued may be stored.
+    It may be used before a fork and after it, in the parent and in the child.
 
     Args:
         client: Does the work; closed with this one.
@@ -32,7 +37,9 @@ class AsyncClient:
 
     def __init__(self, client: Client, *, threads: int = THREADS) -> None:
         self._client = client
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="boilerd-client")
+        self._count = threads
+        self._timeout_s = _timeout_s(client)
+        self._start_threads()
 
     @classmethod
     def from_url(cls, url: str, *, mux: ServeMux | None = None, **options: Any) -> Self:
@@ -46,20 +53,21 @@ class AsyncClient:
 
     async def enqueue(self, task_type: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> TaskInfo:
         """Store a task for a worker to run; see `Client.enqueue` for options and errors."""
-        return await self._call(self._client.enqueue, task_type, payload, **options)
+        return await self._call(functools.partial(self._client.enqueue, task_type, payload, **options))
 
     async def enqueue_many(
         self, tasks: Iterable[tuple[str, Any]], **options: Unpack[EnqueueOptions]
     ) -> list[TaskInfo | BoilerdError]:
         """Store many tasks with the same options; see `Client.enqueue_many`."""
-        return await self._call(self._client.enqueue_many, list(tasks), **options)
+        return await self._call(functools.partial(self._client.enqueue_many, list(tasks), **options), is_long=True)
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel a task; see `Client.cancel`."""
-        return await self._call(self._client.cancel, task_id)
+        return await self._call(functools.partial(self._client.cancel, task_id))
 
     async def aclose(self) -> None:
         """Wait for the calls that are under way, and close the connections."""
+        self._follow_fork()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._threads.shutdown)
         self._client.close()
@@ -70,6 +78,49 @@ class AsyncClient:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def _call(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
-        call = functools.partial(function, *args, **options)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+    async def _call(self, function: Callable[[], T], *, is_long: bool = False) -> T:
+        """The function's answer, from a thread; `is_long` if it has many round trips, of which each has the timeout."""
+        self._follow_fork()
+        call = self._threads.submit(function)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                # If it is cancelled, by the timeout or with the caller, so is a call that no thread has begun.
+                return await asyncio.wrap_future(call)
+        except TimeoutError:
+            if call.cancel():
+                raise self._no_thread() from None
+        return await self._late(call, None if is_long else GRACE_S)
+
+    async def _late(self, call: Future[T], grace_s: float | None) -> T:
+        """The answer of a call that a thread has begun."""
+        try:
+            async with asyncio.timeout(grace_s):
+                return await asyncio.wrap_future(call)
+        except TimeoutError:
+            raise BrokerUnavailableError(
+                f"Redis did not answer within {self._timeout_s:g} s; what was asked may have been done,"
+                " enqueuing a task again is safe with the same task_id"
+            ) from None
+
+    def _no_thread(self) -> BrokerUnavailableError:
+        return BrokerUnavailableError(
+            f"no thread was free within {self._timeout_s:g} s, for {self._count} calls wait for Redis;"
+            " nothing was sent, try again, or send many tasks with enqueue_many",
+            was_sent=False,
+        )
+
+    def _follow_fork(self) -> None:
+        """Start threads anew in a child: those of its parent did not come with it."""
+        if self._pid != os.getpid():
+            self._start_threads()
+
+    def _start_threads(self) -> None:
+        self._pid = os.getpid()
+        self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="boilerd-client")
+
+
+def _timeout_s(client: Client) -> float | None:
+    """How long Redis may take for one answer; None: for ever, or there is no Redis."""
+    pool = getattr(client.connection, "connection_pool", None)
+    timeout_s: float | None = pool.connection_kwargs.get("socket_timeout") if pool else None
+    return timeout_s

@@ -32,7 +32,7 @@ class TaskStore(Protocol):
 
 
 class Client:
-    """Enqueues tasks; safe to share between threads, not across a fork.
+    """Enqueues tasks; safe to share between threads, and with the children of a fork, which connect anew.
 
     Args:
         connection: The client of Redis; it must answer with bytes, which is redis-py's default.
@@ -163,8 +163,8 @@ class Client:
         return answer != "ended"
 
     def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
-        encoded = encode_payload(payload, self._max_payload)
-        check_type(task_type)
+        encoded = encode_payload(payload, self._max_payload, sorts_sets=options.unique_s > 0)
+        task_type = check_type(task_type)
         model = self._mux.model(task_type) if self._mux else None
         if model is not None:
             check_payload(encoded, model)

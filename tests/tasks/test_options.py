@@ -1,7 +1,9 @@
 """The rules that the options of an enqueue follow."""
 
 import inspect
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -52,6 +54,22 @@ def test_a_whole_number_of_retries_may_be_written_as_a_float() -> None:
     retries = task_options(max_retries=3.0).max_retries  # type: ignore[arg-type]
 
     assert (retries, type(retries)) == (3, int)
+
+
+class Name(str, Enum):  # noqa: UP042 - what f-strings make of such a one is its name in the program
+    LOW = "low"
+
+
+def test_texts_of_a_subclass_are_taken_as_plain_text() -> None:
+    options = task_options(queue=Name.LOW, task_id=Name.LOW, concurrency_key=Name.LOW)
+
+    assert [type(text) for text in (options.queue, options.task_id, options.concurrency_key)] == [str] * 3
+    assert (options.queue, options.task_id, options.concurrency_key) == ("low", "low", "low")
+
+
+@pytest.mark.parametrize(("key", "text"), [(42, "42"), (UUID(int=1), "00000000-0000-0000-0000-000000000001")])
+def test_a_concurrency_key_may_be_what_has_a_text_of_its_own(key: Any, text: str) -> None:
+    assert task_options(concurrency_key=key).concurrency_key == text
 
 
 RANGE = "is not a number from 0 to 2147483647"

@@ -2,11 +2,15 @@
 
 import logging
 import math
+import re
 import typing
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 from uuid import UUID
 
@@ -24,7 +28,7 @@ from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.worker.attempt import AttemptRunner, Failed
 from boilerd.worker.settlement import Rules, record_failure
 from builders import WORKER
-from support import Valkey
+from support import Valkey, clean_environment, run_python
 
 
 @dataclass
@@ -122,6 +126,168 @@ def test_json_that_is_written_already_is_taken_over(raw: bytes) -> None:
 def test_what_is_no_json_although_it_says_so_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidPayloadError, match=r"^payload: .+; use what JSON can hold$"):
         encode_payload(msgspec.Raw(raw))
+
+
+# What becomes of each kind of value.
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@dataclass
+class Coordinates:
+    x: int
+    _y: int
+
+
+class SafeString(str):
+    """As Django has it; and one that lies about its text."""
+
+    def __str__(self) -> str:
+        return "not this"
+
+
+class Number(int):
+    """As an ID of an application's own type."""
+
+
+ROWS = re.findall(
+    r"^\| `(.+?)` \| (refused: )?`(.+?)` \|",
+    (Path(__file__).parents[2] / "docs" / "writing-tasks.md")
+    .read_text()
+    .partition("\n## Payloads\n")[2]
+    .partition("\n## ")[0],
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("written", "is_refused", "outcome"), ROWS, ids=[row[0] for row in ROWS])
+def test_each_row_of_the_documents_table_of_payloads_is_true(written: str, is_refused: str, outcome: str) -> None:
+    payload = eval(written, {**globals(), "Point": Coordinates, "OrderedDict": OrderedDict, "timedelta": timedelta})
+
+    if is_refused:
+        with pytest.raises(InvalidPayloadError, match=re.escape(outcome)):
+            encode_payload(payload)
+    else:
+        decoded = msgspec.json.decode(encode_payload(payload))
+        assert repr(decoded) == repr(eval(outcome))
+
+
+def test_the_documents_have_a_table_of_payloads() -> None:
+    assert len(ROWS) > 20
+
+
+class Mixed(msgspec.Struct, rename="upper", tag="m", omit_defaults=True):
+    names: set[str]
+    note: str = ""
+
+
+class Row(msgspec.Struct, array_like=True, tag="r"):
+    names: frozenset[str]
+    number: int
+
+
+class Letters(Enum):
+    ALL = frozenset("abcdefg")
+
+
+LETTERS = [*"abcdefgh"]
+#: Payloads with sets, and what a handler gets of them.
+WITH_SETS = [
+    (set(LETTERS), LETTERS),
+    (frozenset(LETTERS), LETTERS),
+    ({"b": [set(LETTERS)], "a": ({"x"}, set())}, {"b": [LETTERS], "a": [["x"], []]}),
+    ({1: {"b", "a"}, "x": [3]}, {"1": ["a", "b"], "x": [3]}),
+    ({1, "1", None, 2.5, (2, "a")}, ["1", 1, 2.5, [2, "a"], None]),
+    ({frozenset("ab"), frozenset("cd"), frozenset("bc")}, [["a", "b"], ["b", "c"], ["c", "d"]]),
+    (Mixed(set(LETTERS)), {"type": "m", "NAMES": LETTERS}),
+    ([Row(frozenset(LETTERS), 5)], [["r", LETTERS, 5]]),
+    (Letters.ALL, LETTERS[:-1]),
+    ({"x": Letters.ALL, Colour.RED: {"b", "a"}}, {"x": LETTERS[:-1], "red": ["a", "b"]}),
+]
+
+
+@pytest.mark.parametrize(("payload", "decoded"), WITH_SETS)
+def test_sets_are_sorted_wherever_they_are(payload: Any, decoded: Any) -> None:
+    assert msgspec.json.decode(encode_payload(payload)) == decoded
+
+
+#: Prints the unique keys of payloads with sets, whose order is another in each process.
+UNIQUE_KEYS = """
+import json
+from boilerd.testing import RecordingClient
+from boilerd.broker.job_hash import NewTask
+keys = []
+class Store:
+    def enqueue(self, tasks):
+        keys.extend(task.unique_key for task in tasks)
+        return ["pending"]
+client = RecordingClient()
+client._store = Store()
+letters = list("abcdefgh")
+sets = {frozenset(letters[n:]) for n in range(8)}
+for payload in (set(letters), {"a": [frozenset(letters)]}, {1: {*letters, 5}}, sets):
+    client.enqueue("test:echo", payload, unique=60)
+print(json.dumps(keys))
+"""
+
+
+def test_equal_payloads_have_one_unique_key_in_all_processes() -> None:
+    first, second, third = (
+        run_python(UNIQUE_KEYS, env=clean_environment(PYTHONHASHSEED=seed)) for seed in ("1", "2", "3")
+    )
+
+    assert first == second == third
+    assert len(set(first)) == 4
+
+
+@pytest.mark.parametrize(
+    ("payload", "key"),
+    [
+        ({1: "a", "1": "b"}, "1"),
+        ({"x": [{2.5: 0, "2.5": 0}]}, "2.5"),
+        ({"x": {Colour.RED: 0, "red": 0}}, "red"),
+        (Order(UUID(int=7), datetime(2026, 1, 2, tzinfo=UTC), Decimal(1), 3, {7: "a", "7": "b"}), "7"),  # type: ignore[dict-item]
+        ({1: "a", "1": "b", "long": "x" * 2000}, "1"),
+        (msgspec.Raw(b'{"a": {"b": 1, "b": 2}}'), "b"),
+        (msgspec.Raw(b'{"a":1,"x":1e2,"a":2}'), "a"),
+        ({-1: "\x1b[31m", "-1": "b"}, "-1"),
+    ],
+)
+def test_a_payload_of_which_a_value_would_be_lost_is_refused_with_its_key(payload: Any, key: str) -> None:
+    with pytest.raises(InvalidPayloadError, match=rf"^payload: the key '{re.escape(key)}' is in one object twice"):
+        encode_payload(payload)
+
+
+def test_a_key_from_anywhere_is_shown_short_and_without_escapes() -> None:
+    with pytest.raises(InvalidPayloadError) as raised:
+        encode_payload({"\x1b[31m\u202e\n" + "x" * 1_000_000: math.nan})
+
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("payload", "decoded"),
+    [
+        ({SafeString("k"): [SafeString("v")]}, {"k": ["v"]}),
+        ({"a": [{Number(5): Number(6)}], "b": None}, {"a": [{"5": 6}], "b": None}),
+        (type("Metres", (float,), {})(1.5), 1.5),
+        (type("Price", (Decimal,), {})("1.10"), "1.10"),
+        (type("Moment", (datetime,), {})(2027, 1, 31, 8, 0, 0, 5, tzinfo=UTC), "2027-01-31T08:00:00.000005Z"),
+        (type("Day", (date,), {})(2027, 1, 31), "2027-01-31"),
+        ([msgspec.Raw(b"[null]"), None], [[None], None]),
+    ],
+)
+def test_a_subclass_is_taken_as_what_it_is_a_subclass_of(payload: Any, decoded: Any) -> None:
+    assert msgspec.json.decode(encode_payload(payload)) == decoded
+
+
+@pytest.mark.parametrize("key", [True, None, (1, 2), frozenset({1})])
+def test_what_could_be_a_value_but_no_key_is_refused_as_a_key(key: Any) -> None:
+    with pytest.raises(InvalidPayloadError, match=r"has no JSON form as a key; use what JSON can hold$"):
+        encode_payload({key: 1})
 
 
 def got(model: Any, payload: Any) -> Any:

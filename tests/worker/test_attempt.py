@@ -141,6 +141,12 @@ def test_a_task_that_succeeded_stays_so_when_its_result_is_no_json(result: objec
     assert msgspec.json.decode(encode_result(outcome.result)) == f"not JSON: {type_name}"
 
 
+def test_a_result_of_a_subclass_is_kept_as_what_it_is_a_subclass_of() -> None:
+    safe, number = type("SafeString", (str,), {}), type("Number", (int,), {})
+
+    assert encode_result({"html": safe("<b>"), "n": number(5)}) == b'{"html":"<b>","n":5}'
+
+
 # --- Failures
 
 

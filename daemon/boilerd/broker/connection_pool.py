@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import struct
+import threading
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -64,6 +65,7 @@ class ConnectionStack(redis.ConnectionPool):
 
     def reset(self) -> None:
         """After a fork, leave all connections to the parent, but for a first one that was not used."""
+        self._lock = threading.RLock()  # redis-py (8.1) takes it here, and another thread may have held it at the fork
         super().reset()
         self._idle: list[Any] = []
 
@@ -105,7 +107,7 @@ class ConnectionStack(redis.ConnectionPool):
 
     def _take(self, *args: Any, **options: Any) -> Any:
         if self.pid != os.getpid():
-            self.reset()
+            self._checkpid()
         try:
             connection = self._idle.pop()
         except IndexError:

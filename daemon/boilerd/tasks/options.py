@@ -112,10 +112,6 @@ def task_options(
     """
     if unknown:
         raise _unknown_option(next(iter(unknown)))
-    if task_id is not None:
-        check_task_id(task_id)
-    if concurrency_key is not None:
-        check_key(concurrency_key)
     if process_in is not None and process_at is not None:
         raise InvalidTaskError("process_in and process_at: give one of them")
     if unique_until is not None and unique is None:
@@ -127,24 +123,25 @@ def task_options(
         timeout_s=_timeout_s(timeout, deadline),
         max_retries=None if max_retries is None else _whole("max_retries", max_retries, at_least=0),
         retention_s=_ceil(_seconds("retention", retention)),
-        task_id=task_id,
+        task_id=None if task_id is None else check_task_id(task_id),
         process_in_s=0.0 if process_in is None else _seconds("process_in", process_in),
         process_at=None if process_at is None else _epoch("process_at", process_at),
         deadline=None if deadline is None else _epoch("deadline", deadline),
         unique_s=0.0 if unique is None else _seconds("unique", unique, at_least=1),
         unique_until=UniqueUntil.SUCCESS if unique_until is None else _unique_until(unique_until),
-        concurrency_key=concurrency_key,
+        concurrency_key=None if concurrency_key is None else check_key(concurrency_key),
         concurrency_limit=1
         if concurrency_limit is None
         else _whole("concurrency_limit", concurrency_limit, at_least=1),
     )
 
 
-def check_key(key: str) -> str:
-    """Return `key`, or raise InvalidTaskError if it is no concurrency key."""
-    if not _KEY.fullmatch(str(key)):
+def check_key(key: object) -> str:
+    """Return `key` as plain text, or raise InvalidTaskError if it is no concurrency key."""
+    text = str.__str__(key) if isinstance(key, str) else str(key)  # such as the number of a customer
+    if not _KEY.fullmatch(text):
         raise InvalidTaskError(f"concurrency_key {key!r}: use letters, digits and any of '_ . : / @ -', at most 128")
-    return key
+    return text
 
 
 def check_number(name: str, value: object, *, at_least: float) -> None:

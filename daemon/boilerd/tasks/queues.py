@@ -15,12 +15,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 def check_queue(name: object) -> str:
-    """Return `name`, or raise InvalidTaskError if it is no queue name."""
+    """Return `name` as plain text, or raise InvalidTaskError if it is no queue name."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidTaskError(
             f"queue {name!r}: use letters, digits, '_', '-' and '.', at most 128, a letter or digit first"
         )
-    return name
+    return str.__str__(name)
 
 
 class ClaimOrder:

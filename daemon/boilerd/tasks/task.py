@@ -131,19 +131,19 @@ class TaskInfo(msgspec.Struct, frozen=True):
 
 
 def check_type(task_type: object) -> str:
-    """Return `task_type`, or raise InvalidTaskError if it is no task type."""
+    """Return `task_type` as plain text, or raise InvalidTaskError if it is no task type."""
     if not isinstance(task_type, str) or not _TYPE.fullmatch(task_type):
         raise InvalidTaskError(
             f"task type {task_type!r}: use letters, digits and any of '_ . : / -', at most 256, as in 'email:deliver'"
         )
-    return task_type
+    return str.__str__(task_type)
 
 
 def check_task_id(task_id: object) -> str:
-    """Return `task_id`, or raise InvalidTaskError if it is no task ID."""
+    """Return `task_id` as plain text, or raise InvalidTaskError if it is no task ID."""
     if not isinstance(task_id, str) or not _ID.fullmatch(task_id):
         raise InvalidTaskError(f"task ID {task_id!r}: use letters, digits, '_' and '-', at most 128")
-    return task_id
+    return str.__str__(task_id)
 
 
 def no_such_task(task_id: object) -> TaskNotFoundError:

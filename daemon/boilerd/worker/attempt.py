@@ -25,6 +25,7 @@ from boilerd.errors import (
 from boilerd.process.signals import install_handler, reinstall_handlers
 from boilerd.tasks.coroutines import interrupt
 from boilerd.tasks.mux import Handler
+from boilerd.tasks.payload import as_base
 from boilerd.tasks.task import Runtime, Task
 
 _moment = operator.itemgetter(0)
@@ -234,7 +235,7 @@ def encode_result(result: Any) -> bytes:
     if result is None:
         return b""
     try:
-        encoded = msgspec.json.encode(result)
+        encoded = msgspec.json.encode(result, enc_hook=as_base)
     except Exception:  # noqa: BLE001 - any object may refuse in any way
         return msgspec.json.encode(f"not JSON: {type(result).__name__}")
     if len(encoded) > MAX_RESULT_BYTES:
