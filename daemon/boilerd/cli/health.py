@@ -9,6 +9,7 @@ from boilerd.broker import server_check
 from boilerd.broker.connection import connect_to
 from boilerd.cli.options import BROKER, DurationType, Loaded, with_json_object, with_settings
 from boilerd.cli.rpc_client import read_status
+from boilerd.cli.tables import harmless
 from boilerd.errors import BrokerError
 from boilerd.inspector import Inspector
 from boilerd.process.exit_status import FAILED, OK
@@ -23,13 +24,15 @@ def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
     """Say whether all is well, for probes: one line for each thing that is not.
 
     Exit status: 0 the daemon has started and does not drain, every process of it runs and gets through
-    to the broker, that takes new tasks, and none has waited longer than --max-latency; 1 otherwise.
+    to the broker, that takes new tasks, its keys are what they should be, and no task has waited longer than
+    --max-latency; 1 otherwise.
 
     \b
     boilerd health --max-latency 5m
     """  # noqa: D301 - click looks for the character \b
     troubles = _troubles(loaded.settings, max_latency)
-    click.echo(json.dumps({"ok": not troubles, "troubles": troubles}) if as_json else "\n".join(troubles) or "ok")
+    lines = "\n".join(map(harmless, troubles)) or "ok"
+    click.echo(json.dumps({"ok": not troubles, "troubles": troubles}) if as_json else lines)
     raise SystemExit(FAILED if troubles else OK)
 
 
@@ -39,8 +42,10 @@ def _troubles(settings: Settings, max_latency_s: float | None) -> list[str]:
         with connect_to(settings, timeout_s=2.0) as connection:
             server_check.check(connection)
             server_check.probe(connection, is_storing=True)
+            inspector = Inspector(connection)
+            troubles += inspector.problems(settings.queues)
             if max_latency_s is not None:
-                troubles += _late(Inspector(connection), settings.queues, max_latency_s)
+                troubles += _late(inspector, settings.queues, max_latency_s)
     except BrokerError as error:
         troubles.insert(0, f"broker: {error}")  # likely the cause of the others
     return troubles
@@ -48,10 +53,8 @@ def _troubles(settings: Settings, max_latency_s: float | None) -> list[str]:
 
 def _late(inspector: Inspector, names: Iterable[str], max_latency_s: float) -> list[str]:
     """The queues whose oldest task has waited too long; a paused one is meant to wait."""
-    used = {queue.name for queue in inspector.queues() if not queue.is_paused}
-    waits_s = {name: inspector.queue(name).latency_s for name in names if name in used}
     return [
-        f"queue {name}: the oldest task has waited {wait_s:.0f} s"
-        for name, wait_s in waits_s.items()
-        if wait_s > max_latency_s
+        f"queue {found.counts.name}: the oldest task has waited {found.latency_s:.0f} s"
+        for found in inspector.queue_details(names)
+        if not found.counts.is_paused and found.latency_s > max_latency_s
     ]

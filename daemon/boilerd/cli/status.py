@@ -10,6 +10,7 @@ from boilerd.broker.connection import connect_to
 from boilerd.broker.views import QueueInfo
 from boilerd.cli.options import BROKER, Loaded, with_json_object, with_settings
 from boilerd.cli.rpc_client import DaemonStatus, read_status
+from boilerd.cli.tables import harmless
 from boilerd.errors import BrokerError
 from boilerd.inspector import Inspector
 from boilerd.process.exit_status import FAILED, OK
@@ -36,7 +37,8 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     try:
         with connect_to(settings, timeout_s=2.0) as connection:
             inspector = Inspector(connection)
-            queues, is_suspended = inspector.queues(settings.queues), inspector.is_suspended()
+            queues = sorted(inspector.queues(settings.queues), key=lambda queue: queue.is_idle)
+            is_suspended = inspector.is_suspended()
             server_check.probe(connection, is_storing=True)
     except BrokerError as error:
         broker_error = str(error)
@@ -73,8 +75,10 @@ def _print_daemon(seen: DaemonStatus) -> None:
 def _print_queues(queues: list[QueueInfo]) -> None:
     if not queues:
         return
-    width = max(10, *(len(queue.name) for queue in queues))
+    names = [harmless(queue.name) for queue in queues]
+    width = max(10, *map(len, names))
     click.echo(f"{'queue':<{width}}" + "".join(f"{state:>11}" for state in _STATES))
-    for queue in queues:
+    for name, queue in zip(names, queues, strict=True):
         counts = "".join(f"{getattr(queue, state):>11}" for state in _STATES)
-        click.echo(f"{queue.name:<{width}}{counts}" + ("  paused" if queue.is_paused else ""))
+        told = harmless(queue.problem) or ("paused" if queue.is_paused else "")
+        click.echo(f"{name:<{width}}{counts}" + (f"  {told}" if told else ""))
