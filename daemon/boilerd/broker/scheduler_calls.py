@@ -21,7 +21,7 @@ LAST_TICK_S = 253370764800.0
 class SchedulerCalls(ScriptCalls):
     """The calls that look after the tasks and workers of all hosts.
 
-    Those that take `queues` look there beside the queues that boilerd's tasks were ever in.
+    Those that take `queues` look there beside the queues that hold tasks of boilerd's.
     """
 
     def extend(self, workers: Sequence[str]) -> tuple[list[Overdue], list[str]]:
@@ -87,6 +87,17 @@ class SchedulerCalls(ScriptCalls):
         The names of workers whose records expired go, too.
         """
         return int(self._run("janitor", [CHUNK, *queues]))
+
+    def forget_idle_queues(self, cursor: str) -> str:
+        """Look at the next of the queues that schedulers look at, and take those out that hold nothing.
+
+        Args:
+            cursor: What the last call returned; ``0``: begin with the first.
+
+        Returns:
+            Where to go on; ``0`` after the last.
+        """
+        return text(self._run("tidy", [cursor, CHUNK]))
 
     def tick(self, name: str, tick_s: float, task: NewTask | None) -> tuple[bool, BoilerdError | None]:
         """Take a tick of a periodic task and store its task (None: pass it over).

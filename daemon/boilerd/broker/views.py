@@ -256,11 +256,11 @@ def to_queue(name: str, row: Sequence[Any]) -> QueueInfo:
 
 def to_queue_detail(name: str, row: Sequence[Any], now_s: float) -> QueueDetail:
     """A queue as a whole from its row, and Redis's time."""
-    max_active, max_length, processed, failed, enqueued_at, memory_bytes = row[7:]
-    waits_since = _time(text(enqueued_at))
+    max_active, max_length, processed, failed, memory_bytes, *enqueued_at = row[7:]
+    waits_since = [moment for value in enqueued_at if (moment := _time(text(value)))]
     return QueueDetail(
         counts=to_queue(name, row),
-        latency_s=max(0.0, now_s - waits_since.timestamp()) if waits_since else 0.0,
+        latency_s=max(0.0, now_s - min(waits_since).timestamp()) if waits_since else 0.0,
         memory_bytes=memory_bytes,
         max_active=_int(max_active) or 0,
         max_length=_int(max_length) or 0,

@@ -5,9 +5,10 @@
 --   names of queues.
 -- Returns {now, rows}: a row for each name, up to the one with which MOST_READS were reached; the caller asks for the
 --   others again. A row is {misplaced, is paused (1 or 0), pending, active, scheduled, finished, failed}, and on request
---   behind these {max_active, max_length, processed and failed today, when the first pending task was enqueued, bytes}.
+--   behind these {max_active, max_length, processed and failed today, bytes, when the first pending task was enqueued,
+--   when the first of those that wait for a concurrency key was}, which are pending as well.
 --   misplaced: {key, kind that it should be} in turn, for each key of another kind; what it holds counts as nothing.
--- Reads for each queue: rq:queue:Q, rq:wip:Q, rq:scheduled:Q, rq:finished:Q, rq:failed:Q, boilerd:paused; and on request
+-- Reads for each queue: rq:queue:Q, boilerd:aside:Q, rq:wip:Q, rq:scheduled:Q, rq:finished:Q, rq:failed:Q, boilerd:paused; and on request
 --   boilerd:limits, boilerd:stats:Q:DAY, and of a few tasks rq:job:ID. Writes nothing.
 
 local samples = tonumber(ARGV[3])
@@ -45,9 +46,10 @@ end
 
 local function look(queue)
   misplaced = {}
-  local pending_key = RQ .. ':queue:' .. queue
-  local row = {misplaced, read('set', 0, 'SISMEMBER', OWN .. ':paused', queue), read('list', 0, 'LLEN', pending_key)}
-  local bytes = 0
+  local queue_key, aside_key = RQ .. ':queue:' .. queue, OWN .. ':aside:' .. queue
+  local is_paused = read('set', 0, 'SISMEMBER', OWN .. ':paused', queue)
+  local queued, aside = read('list', 0, 'LLEN', queue_key), read('sorted set', 0, 'ZCARD', aside_key)
+  local row, bytes = {misplaced, is_paused, queued + aside}, 0
   for _, registry in ipairs({'wip', 'scheduled', 'finished', 'failed'}) do
     local key = RQ .. ':' .. registry .. ':' .. queue
     local length = read('sorted set', 0, 'ZCARD', key)
@@ -57,11 +59,12 @@ local function look(queue)
   if samples > 0 then
     local limits = read('hash', {}, 'HMGET', OWN .. ':limits', queue .. ':max_active', queue .. ':max_length')
     local ended = read('hash', {}, 'HMGET', OWN .. ':stats:' .. queue .. ':' .. today, 'processed', 'failed')
-    local waits = row[3] > 0 and call('LRANGE', pending_key, 0, 0)[1]
-    for _, value in ipairs({limits[1] or '', limits[2] or '', ended[1] or '', ended[2] or '', enqueued_at(waits)}) do
+    bytes = bytes + bytes_of('LRANGE', queue_key, queued) + bytes_of('ZRANGE', aside_key, aside)
+    for _, value in ipairs({limits[1] or '', limits[2] or '', ended[1] or '', ended[2] or '', bytes,
+      enqueued_at(queued > 0 and call('LRANGE', queue_key, 0, 0)[1]),
+      enqueued_at(aside > 0 and call('ZRANGE', aside_key, 0, 0)[1])}) do
       row[#row + 1] = value
     end
-    row[#row + 1] = bytes + bytes_of('LRANGE', pending_key, row[3])
   end
   return row
 end
