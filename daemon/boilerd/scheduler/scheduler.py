@@ -34,7 +34,7 @@ from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
 from boilerd.scheduler.subscriber import Subscriber
-from boilerd.worker.settlement import Rules
+from boilerd.worker.settlement import Rules, refusals
 
 logger = logging.getLogger("boilerd.scheduler")
 
@@ -121,6 +121,7 @@ class Scheduler:
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         finally:
             self._subscriber.stop()
+            refusals.tell(is_last=True)
         if self._is_orphaned():
             self._end_valkey()
         return OK
@@ -129,6 +130,7 @@ class Scheduler:
         for duty in self._duties:
             if time.monotonic() >= duty.due_s and not self._stop:
                 duty.due_s = time.monotonic() + self._perform(duty)
+        refusals.tell()
         self._scoreboard.is_broker_away = any(duty.is_refused for duty in self._duties)
 
     def _perform(self, duty: "Duty") -> float:
