@@ -9,7 +9,7 @@ import redis
 from boilerd import Client, Inspector, QueueNotFoundError, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.constants import CHUNK, MOST_READS
+from boilerd.broker.constants import MOST_READS
 from boilerd.inspector import LOOKS
 from builders import in_state
 
@@ -92,8 +92,8 @@ def test_a_bulk_operation_on_retries_does_not_read_the_scheduled_tasks_beside_th
     assert "hgetall" not in calls
 
 
-@pytest.mark.parametrize("number", [50, 2 * CHUNK])
-def test_all_queues_are_counted_with_a_round_trip_for_a_chunk_of_them(
+@pytest.mark.parametrize("number", [50, 1000])
+def test_all_queues_are_counted_with_a_round_trip_for_hundreds_of_them(
     inspector: Inspector, connection: redis.Redis, count: Count, number: int
 ) -> None:
     connection.sadd(keys.QUEUES, *(keys.queue(f"q{n:05}") for n in range(number)))
@@ -101,7 +101,7 @@ def test_all_queues_are_counted_with_a_round_trip_for_a_chunk_of_them(
 
     calls = count(inspector.queues)
 
-    assert calls["evalsha"] == math.ceil((number + 1) / CHUNK)
+    assert calls["evalsha"] == math.ceil(7 * (number + 1) / MOST_READS)  # a queue has seven keys
     assert calls["llen"] == number + 1
     assert [queue.name for queue in inspector.queues() if not queue.is_idle] == ["q00007"]
 

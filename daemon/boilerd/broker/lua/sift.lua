@@ -13,14 +13,14 @@ local first, looks, most = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7
 local found, looked = {0}, 0
 
 if not is_kind(scheduled, 'zset') then return {-1} end
-local pairs_of = call('ZRANGE', scheduled, first, first + looks - 1, 'WITHSCORES')
-for i = 1, #pairs_of, 2 do
+-- Without their scores, which Redis would write as text for each of them.
+for _, id in ipairs(call('ZRANGE', scheduled, first, first + looks - 1)) do
   looked = looked + 1
   -- A record that is gone, or is none, is that of no retry.
-  local has_failed = redis.pcall('HEXISTS', RQ .. ':job:' .. pairs_of[i], 'last_failed_at') == 1 and 1 or 0
+  local has_failed = redis.pcall('HEXISTS', RQ .. ':job:' .. id, 'last_failed_at') == 1 and 1 or 0
   if has_failed == wanted then
-    found[#found + 1] = pairs_of[i]
-    found[#found + 1] = pairs_of[i + 1]
+    found[#found + 1] = id
+    found[#found + 1] = call('ZSCORE', scheduled, id)
     if #found > 2 * most then break end
   end
 end
