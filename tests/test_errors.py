@@ -18,7 +18,7 @@ from boilerd import (
     TaskNotFoundError,
     TaskStateError,
 )
-from boilerd.errors import MAX_ERROR_LENGTH, AppImportError, BrokerLoadingError, describe
+from boilerd.errors import MAX_ERROR_LENGTH, AppImportError, BrokerLoadingError, MisplacedKeyError, describe
 from boilerd.tasks.rq_functions import _AskedAgain
 
 
@@ -35,6 +35,7 @@ SAMPLES: dict[type[BoilerdError], BoilerdError] = {
     BrokerUnavailableError: BrokerUnavailableError("away", was_sent=False),
     DuplicateTaskError: DuplicateTaskError("t1"),
     HandlerNotFoundError: HandlerNotFoundError("email:deliver"),
+    MisplacedKeyError: MisplacedKeyError("rq:queues", "set"),
     QueueFullError: QueueFullError("low"),
     QueueNotFoundError: QueueNotFoundError("low", ["default"]),
     RetryLater: RetryLater(7.5, "not yet"),

@@ -11,6 +11,8 @@ from typing import Any
 
 #: Characters of an error's line that are logged and kept with the task; some messages hold all that was sent.
 MAX_ERROR_LENGTH = 2000
+#: An error names so many of the things that there are.
+MAX_TOLD_NAMES = 20
 
 
 def describe(error: BaseException) -> str:
@@ -82,6 +84,14 @@ class BrokerRefusedError(BrokerError):
     """Redis refused: a permission is missing, a key has another type, or the server is too old, full or read-only."""
 
 
+class MisplacedKeyError(BrokerRefusedError):
+    """Something else stands where a key of RQ's or boilerd's should, as another program put it there."""
+
+    def __init__(self, key: str, kind: str) -> None:
+        super().__init__(f"key {key} is no {kind}, rename it or delete it")
+        self.key = key
+
+
 class BrokerUnableError(BrokerRefusedError):
     """Redis refused, but may accept later: it is a replica, is out of memory, or cannot save its file."""
 
@@ -130,7 +140,9 @@ class QueueNotFoundError(BoilerdError):
     """No queue of this name was ever used."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f"queue {name!r} was never used; there are: {', '.join(known) or 'none'}")
+        others = f" and {len(known) - MAX_TOLD_NAMES:,} more" if len(known) > MAX_TOLD_NAMES else ""
+        names = ", ".join(known[:MAX_TOLD_NAMES]) or "none"
+        super().__init__(f"queue {name!r} was never used; there are: {names}{others}")
 
 
 class TaskStateError(BoilerdError):

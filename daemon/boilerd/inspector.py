@@ -4,9 +4,10 @@ Long queues and registries are read and changed in chunks, so that Redis is neve
 milliseconds.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
 import redis
@@ -16,14 +17,16 @@ from boilerd.broker.connection import connect
 from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.states import ALLOWED, Action
 from boilerd.broker.views import Attempt, CompletedTask, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
-from boilerd.errors import QueueNotFoundError, TaskStateError
+from boilerd.errors import BrokerRefusedError, QueueNotFoundError, TaskStateError
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
 #: Tasks in one step of a bulk action: Redis is busy with it for about a millisecond.
 CHUNK = 100
-#: Tasks of a state whose size is measured, to estimate the memory of all.
-SAMPLE = 20
+#: Tasks that one script looks at to tell retries from scheduled ones: Redis is busy with it for 2 to 3 ms.
+LOOKS = 2000
+#: The states whose tasks stand in one registry.
+_ONE_REGISTRY = frozenset({TaskState.SCHEDULED, TaskState.RETRY})
 #: Answers for a task that has left its place: the action was done with it, or it is in another state by now.
 _LEFT = frozenset({"done", *TaskState})
 
@@ -61,8 +64,22 @@ class Inspector:
     # --- Queues
 
     def queues(self, known: Iterable[str] = ()) -> list[QueueInfo]:
-        """Every queue that was ever used, and those in `known`, by name; two round trips."""
-        return self._inspection.counts(sorted(self._inspection.queue_names().union(known)))
+        """Every queue that was ever used, and those in `known`, by name; a round trip for about 280 of them.
+
+        What is wrong with the list of queues has a row of its own, as a queue with a problem.
+        """
+        names, wrong = self._inspection.queue_names()
+        return sorted(wrong + self._inspection.counts([*{*names, *known}]), key=lambda queue: queue.name)
+
+    def queue_details(self, only: Iterable[str] | None = None) -> list[QueueDetail]:
+        """As `queues`, with all that `queue` tells, or of these queues alone; a round trip for about 170 of them."""
+        if only is not None:
+            return self._inspection.queue_details(sorted(only))
+        names, wrong = self._inspection.queue_names()
+        found = self._inspection.queue_details(names)
+        today = datetime.fromtimestamp(self._broker.now(), UTC).date() if wrong else date.min
+        rows = [QueueDetail(row, 0.0, 0, 0, 0, Day(today, 0, 0)) for row in wrong]
+        return sorted(rows + found, key=lambda queue: queue.counts.name)
 
     def queue(self, name: str) -> QueueDetail:
         """One queue.
@@ -71,11 +88,8 @@ class Inspector:
             QueueNotFoundError: It was never used.
         """
         self._check_used(name)
-        (counts,) = self._inspection.counts([name])
-        oldest = self._inspection.members(name, TaskState.PENDING, 0, 1)
-        max_active, max_length = self._inspection.limits(name)
-        (today,) = self.history(name, 1)
-        return QueueDetail(counts, self._latency_s(oldest), self._memory_bytes(counts), max_active, max_length, today)
+        (found,) = self._inspection.queue_details([name])
+        return found
 
     def history(self, name: str, days: int = 90) -> list[Day]:
         """Processed and failed tasks of each of the last days, today first; 90 are kept."""
@@ -108,7 +122,7 @@ class Inspector:
 
         Args:
             queue: Its name.
-            state: Retried tasks stand among the scheduled ones, so that all of those are read up to the page.
+            state: Retried tasks stand among the scheduled ones, so that Redis looks at all of those up to the page.
             page: From 1.
             size: Tasks of a page.
 
@@ -119,8 +133,8 @@ class Inspector:
         if page < 1 or size < 1:
             raise ValueError(f"page {page} of size {size}: both begin at 1")
         self._check_used(queue)
-        if state in {TaskState.SCHEDULED, TaskState.RETRY}:
-            return list(_page(self._scheduled_or_retried(queue, state), page, size))
+        if state in _ONE_REGISTRY:
+            return self._inspection.details(self._sift(queue, state, page * size)[(page - 1) * size :])
         return self._inspection.details(self._inspection.members(queue, state, (page - 1) * size, size))
 
     def recent(self, queue: str, size: int = 30) -> list[CompletedTask]:
@@ -169,12 +183,16 @@ class Inspector:
         self._check_used(queue)
         total = self._inspection.length(queue, state)
         done = seen = start = 0
-        while seen < total and (found := self._inspection.members(queue, state, start, min(CHUNK, total - seen))):
-            answers = self._broker.act(action, self._chosen(found, state, task_type))
+        while seen < total:
+            looked, chosen = self._chunk(queue, state, task_type, start, min(CHUNK, total - seen))
+            if not looked:
+                return
+            with self._naming_keys(queue):
+                answers = self._broker.act(action, chosen)
             done += answers.count("done")
-            seen += len(found)
+            seen += looked
             # The next chunk begins behind those that stay: not chosen, without a record, in a state of RQ's own.
-            start += len(found) - sum(answer in _LEFT for answer in answers)
+            start += looked - sum(answer in _LEFT for answer in answers)
             yield Progress(done, seen, total)
 
     # --- Workers and the broker
@@ -189,62 +207,70 @@ class Inspector:
 
     def last_ticks(self) -> dict[str, float]:
         """Name of each periodic task → its last tick, in seconds since 1970."""
-        return self._broker.last_ticks()
+        return self._broker.read_ticks()
+
+    def problems(self, queues: Iterable[str] = ()) -> list[str]:
+        """What is wrong with RQ's and boilerd's keys: with those of these queues, and those that are no queue's."""
+        _, wrong = self._inspection.queue_names()
+        rows = wrong + [found.counts for found in self._inspection.queue_details(sorted(queues))]
+        told = [part for row in rows if row.problem for part in row.problem.split("; ")]
+        return [*dict.fromkeys(self._inspection.misplaced() + told)]  # a key that is of many queues is told once
 
     # --- Helpers
 
     def _check_used(self, name: str) -> None:
         if not self._inspection.is_used(name):
             check_queue(name)  # after the look: queues of plain RQ may have names that ours may not
-            raise QueueNotFoundError(name, [queue.name for queue in self.queues()])
+            known = sorted(self.queues(), key=lambda queue: queue.is_idle)
+            raise QueueNotFoundError(name, [queue.name for queue in known])
 
-    def _latency_s(self, oldest: Sequence[Member]) -> float:
-        if not oldest:
-            return 0.0
-        enqueued_at = self._inspection.details(oldest)[0].enqueued_at
-        return max(0.0, self._broker.now() - enqueued_at.timestamp()) if enqueued_at else 0.0
-
-    def _memory_bytes(self, counts: QueueInfo) -> int:
-        """The memory of the queue's tasks, estimated from the first ones of each state."""
-        lengths = {
-            TaskState.PENDING: counts.pending, TaskState.SCHEDULED: counts.scheduled,
-            TaskState.COMPLETED: counts.completed, TaskState.ARCHIVED: counts.archived,
-        }  # fmt: skip
-        total = 0.0
-        for state, length in lengths.items():
-            sample = self._inspection.members(counts.name, state, 0, SAMPLE) if length else []
-            sizes = self._inspection.sizes_bytes(sample)
-            total += sum(sizes) / len(sizes) * length if sizes else 0
-        return int(total)
-
-    def _scheduled_or_retried(self, queue: str, state: TaskState) -> Iterator[TaskDetail]:
-        """The tasks in one of these two states, which stand in one registry."""
+    def _sift(self, queue: str, state: TaskState, most: int) -> list[Member]:
+        """The first tasks of one of the states that share a registry."""
+        found: list[Member] = []
         start = 0
-        while found := self._inspection.members(queue, state, start, CHUNK):
-            yield from (task for task in self._inspection.details(found) if task.state is state)
-            start += len(found)
+        while len(found) < most:
+            looked, more = self._inspection.sift(queue, state, start, LOOKS, most - len(found))
+            found += more
+            start += looked
+            if looked < LOOKS:
+                break
+        return found
 
-    def _chosen(self, found: Sequence[Member], state: TaskState, task_type: str | None) -> list[str]:
-        """The IDs of those in the state, and of the type if one is given."""
-        if task_type is None and state not in {TaskState.SCHEDULED, TaskState.RETRY}:
-            return [task_id for task_id, _ in found]
+    def _chunk(
+        self, queue: str, state: TaskState, task_type: str | None, start: int, count: int
+    ) -> tuple[int, list[str]]:
+        """How many tasks were looked at from place `start`, and the IDs of those in the state and of the type."""
+        if state in _ONE_REGISTRY:
+            looked, found = self._inspection.sift(queue, state, start, count, count)
+        else:
+            found = self._inspection.members(queue, state, start, count)
+            looked = len(found)
+        if task_type is None:
+            return looked, [task_id for task_id, _ in found]
         details = self._inspection.details(found)
-        return [task.id for task in details if task.state is state and task_type in {None, task.type}]
+        return looked, [task.id for task in details if task.state is state and task.type == task_type]
+
+    @contextmanager
+    def _naming_keys(self, queue: str) -> Iterator[None]:
+        """Say which key of the queue is of another kind, where that is why a script was refused."""
+        try:
+            yield
+        except BrokerRefusedError as error:
+            if problem := self._inspection.counts([queue])[0].problem:
+                raise BrokerRefusedError(f"queue {queue}: {problem}") from error
+            raise
 
     def _act(self, action: Action, task_id: str) -> None:
-        (answer,) = self._broker.act(action, [task_id])
+        try:
+            (answer,) = self._broker.act(action, [task_id])
+        except BrokerRefusedError:
+            found = self._inspection.task(task_id)
+            with self._naming_keys(found.queue if found else ""):
+                raise
         if answer == "unknown":
             raise no_such_task(task_id)
         if answer != "done":
             raise TaskStateError(f"task {task_id}", answer, action, ALLOWED[action])
-
-
-def _page(tasks: Iterator[TaskDetail], page: int, size: int) -> Iterator[TaskDetail]:
-    for number, task in enumerate(tasks):
-        if number >= page * size:
-            return
-        if number >= (page - 1) * size:
-            yield task
 
 
 __all__ = [

@@ -112,6 +112,26 @@ def test_a_job_whose_id_is_no_text_is_archived_once(daemon: RunningDaemon, clien
 
 
 @pytest.mark.fault(32)
+def test_very_many_refused_jobs_are_counted_in_the_log_instead_of_a_line_each(
+    daemon: RunningDaemon, client: Client
+) -> None:
+    client.connection.rpush(keys.queue("default"), *(f"junk-{n}" for n in range(2000)))
+
+    def folded() -> list[dict[str, Any]]:
+        return [line for line in daemon.lines() if "folded" in line]
+
+    assert_well(daemon, client)
+
+    wait_until(
+        lambda: len(daemon.lines("task refused")) + sum(line["folded"] for line in folded()) == 2000, "all are told"
+    )
+    assert len(daemon.lines("task refused")) < 1000
+    assert {(line["message"][:18], line["level"], "task_id" in line) for line in folded()} == {
+        ("task refused: and ", "error", False)
+    }
+
+
+@pytest.mark.fault(32)
 def test_jobs_without_a_record_or_with_one_of_another_kind_are_passed_over(
     daemon: RunningDaemon, client: Client
 ) -> None:

@@ -73,7 +73,11 @@ class _Packer(HiredisRespSerializer):
 
     def pack(self, *args: Any) -> Any:
         """The command as it is sent."""
-        return super().pack(*(repr(part) if type(part) in _NUMBERS else part for part in args))  # type: ignore[arg-type]  # typed as lists
+        parts = [repr(part) if type(part) in _NUMBERS else part for part in args]
+        try:
+            return super().pack(*parts)  # type: ignore[arg-type]  # typed as lists
+        except UnicodeEncodeError:  # a foreign name in bytes that are no text
+            return super().pack(*(raw(part) if isinstance(part, str) else part for part in parts))  # type: ignore[arg-type]
 
 
 _NUMBERS = (int, float)

@@ -15,6 +15,8 @@ WORKER_TTL_S = 420 + 60
 FORWARD_EVERY_S = 5.0
 #: Tasks in one script: bounds how long Redis serves nobody else, to about 5 ms.
 CHUNK = 500
+#: Keys that one call of look.lua reads before it ends; it takes 2 to 3 ms.
+MOST_READS = 2000
 #: Elements of a bell at most: more would only wake workers for nothing later.
 BELL_LENGTH = 128
 #: How long Redis keeps a bell, or an alarm, that nobody hears.
@@ -58,4 +60,5 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
     "birth": {"WORKER_TTL_S": WORKER_TTL_S},
     "extend": {"WORKER_TTL_S": WORKER_TTL_S},
     "fail": {"MOST_RETRIES": LONGEST_S},
+    "look": {"MOST_READS": MOST_READS},
 }

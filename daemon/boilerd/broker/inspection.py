@@ -1,9 +1,12 @@
 """Read queues, tasks and workers from RQ's layout for people, and pause queues.
 
 Each method is one round trip unless it says otherwise, and raises BrokerError if Redis does not answer, or refuses.
+A key of another kind, as another program may put it there, is told in the row of what it belongs to, and all other rows
+are read; where one thing alone is asked for, it is a MisplacedKeyError.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from typing import Any
 
@@ -11,148 +14,211 @@ import redis
 
 from boilerd.broker import keys, server_check
 from boilerd.broker.connection import raw, text
-from boilerd.broker.refusals import translated
+from boilerd.broker.constants import CHUNK
+from boilerd.broker.refusals import expecting, is_wrong_kind, translated
+from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.views import (
     CompletedTask,
     Day,
+    QueueDetail,
     QueueInfo,
     TaskDetail,
     WorkerInfo,
+    bad_queue,
+    bad_worker,
     to_attempt,
     to_completed,
     to_count,
+    to_queue,
+    to_queue_detail,
     to_task,
     to_worker,
 )  # fmt: skip
+from boilerd.errors import MisplacedKeyError
 from boilerd.tasks.task import TaskState
 
 #: A task's ID and its score, which says when the task is due or expires; None: its state has no score.
 Member = tuple[str, float | None]
 
+#: Keys that are no queue's or task's → Redis's word for their kind, and ours.
+_KINDS = {
+    keys.QUEUES: ("set", "set"), keys.WORKERS: ("set", "set"), keys.PAUSED: ("set", "set"),
+    keys.SERVED: ("set", "set"), keys.LIMITS: ("hash", "hash"), keys.CRON: ("hash", "hash"),
+    keys.ALARM: ("list", "list"),
+}  # fmt: skip
+#: Of how many tasks of each state the size is measured, to estimate the memory of all; and of all queues together.
+_SAMPLE, _SAMPLES = 20, 1000
 
-class Inspection:
+
+class Inspection(ScriptCalls):
     """The part of an Inspector that knows keys and commands."""
-
-    def __init__(self, connection: redis.Redis) -> None:
-        self._connection: Any = connection  # whose answers redis-py cannot type
 
     # --- Queues
 
-    def queue_names(self) -> set[str]:
-        """The names of all queues that were ever used."""
+    def queue_names(self) -> tuple[list[str], list[QueueInfo]]:
+        """The names of all queues that were ever used, and a row for each thing that is wrong with their list.
+
+        Without a list these are the queues that boilerd's tasks are in; two round trips then.
+        """
+        try:
+            with expecting("set", keys.QUEUES):
+                members = sorted(map(text, self.connection.smembers(keys.QUEUES)))
+        except MisplacedKeyError as error:
+            return self._served(), [bad_queue(keys.QUEUES, str(error))]
         prefix = keys.queue("")
-        with translated():
-            return {text(key).removeprefix(prefix) for key in self._connection.smembers(keys.QUEUES)}
+        names = [member.removeprefix(prefix) for member in members if member.startswith(prefix)]
+        others = [member for member in members if not member.startswith(prefix)]
+        wrong = f"in {keys.QUEUES} names no queue, as {prefix}NAME does, remove it"
+        return names, [bad_queue(member, f"member {member} {wrong}") for member in others]
+
+    def _served(self) -> list[str]:
+        with suppress(MisplacedKeyError), expecting("set", keys.SERVED):
+            return sorted(map(text, self.connection.smembers(keys.SERVED)))
+        return []
 
     def is_used(self, queue: str) -> bool:
         """True if the queue was ever used."""
-        with translated():
-            return bool(self._connection.sismember(keys.QUEUES, keys.queue(queue)))
+        try:
+            with expecting("set", keys.QUEUES):
+                connection: Any = self.connection  # redis-py's types take no bytes
+                return bool(connection.sismember(keys.QUEUES, raw(keys.queue(queue))))
+        except MisplacedKeyError:
+            return queue in self._served()
 
     def counts(self, queues: Sequence[str]) -> list[QueueInfo]:
-        """How many tasks of each queue are in each state."""
-        with translated(), self._connection.pipeline(transaction=False) as pipeline:
-            for name in queues:
-                pipeline.llen(keys.queue(name))
-                pipeline.zcard(keys.wip(name))
-                for kind in ("scheduled", "finished", "failed"):
-                    pipeline.zcard(keys.registry(kind, name))
-                pipeline.sismember(keys.PAUSED, name)
-            answers = pipeline.execute()
-        rows = [answers[i : i + 6] for i in range(0, len(answers), 6)]
-        return [
-            QueueInfo(name, pending, active, scheduled, completed, archived, bool(is_paused))
-            for name, (pending, active, scheduled, completed, archived, is_paused) in zip(queues, rows, strict=True)
-        ]
+        """How many tasks of each queue are in each state; a round trip for about 280 queues."""
+        return [to_queue(name, row) for name, row, _ in self._look(queues, 0)]
 
-    def limits(self, queue: str) -> tuple[int, int]:
-        """The queue's `max_active` and `max_length`; 0: none."""
-        with translated():
-            active, length = self._connection.hmget(keys.LIMITS, f"{queue}:max_active", f"{queue}:max_length")
-        return to_count(active), to_count(length)
+    def queue_details(self, queues: Sequence[str]) -> list[QueueDetail]:
+        """Each queue as a whole; a round trip for about 170 queues."""
+        samples = max(1, min(_SAMPLE, _SAMPLES // max(len(queues), 1)))
+        return [to_queue_detail(name, row, now_s) for name, row, now_s in self._look(queues, samples)]
+
+    def _look(self, queues: Sequence[str], samples: int) -> list[tuple[str, Any, float]]:
+        """Each queue with its row, and Redis's time; look.lua says what is in a row."""
+        rows: list[tuple[str, Any, float]] = []
+        while left := queues[len(rows) : len(rows) + CHUNK]:
+            now, found = self._run("look", [samples, *left])
+            # The script may end before the last name.
+            rows += [(name, row, float(now)) for name, row in zip(left, found, strict=False)]
+        return rows
+
+    def misplaced(self) -> list[str]:
+        """What is wrong with the keys that are no queue's or task's."""
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            for key in _KINDS:
+                pipeline.type(key)
+            found = [text(kind) for kind in pipeline.execute()]
+        return [
+            str(MisplacedKeyError(key, word))
+            for (key, (kind, word)), there in zip(_KINDS.items(), found, strict=True)
+            if there not in {kind, "none"}
+        ]
 
     def days(self, queue: str, days: Sequence[date]) -> list[Day]:
         """Processed and failed tasks of the queue on each of these days."""
-        with translated(), self._connection.pipeline(transaction=False) as pipeline:
-            for day in days:
-                pipeline.hmget(keys.stats(queue, (day - date(1970, 1, 1)).days), "processed", "failed")
-            found = pipeline.execute()
-        return [Day(day, to_count(done), to_count(failed)) for day, (done, failed) in zip(days, found, strict=True)]
+        names = [keys.stats(queue, (day - date(1970, 1, 1)).days) for day in days]
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.hmget(raw(name), "processed", "failed")
+            answers = _sound(pipeline.execute(raise_on_error=False))
+        return [
+            Day(day, 0, 0, str(MisplacedKeyError(name, "hash"))) if found is None
+            else Day(day, to_count(found[0]), to_count(found[1]))
+            for day, name, found in zip(days, names, answers, strict=True)
+        ]  # fmt: skip
 
     def pause(self, queue: str) -> bool:
         """Let no worker claim from the queue; True if it was not paused before."""
-        with translated():
-            return bool(self._connection.sadd(keys.PAUSED, queue))
+        with expecting("set", keys.PAUSED):
+            return bool(self.connection.sadd(keys.PAUSED, queue))
 
     def resume(self, queue: str) -> bool:
         """Let workers claim from the queue again; True if it was paused. The caller wakes them."""
-        with translated():
-            return bool(self._connection.srem(keys.PAUSED, queue))
+        with expecting("set", keys.PAUSED):
+            return bool(self.connection.srem(keys.PAUSED, queue))
 
     def has_workers(self, queue: str) -> bool:
         """True if any worker, of whatever host, works on the queue; two round trips."""
-        with translated():
-            names = [text(name) for name in self._connection.smembers(f"{keys.WORKERS}:{queue}")]
+        registry = f"{keys.WORKERS}:{queue}"
+        with expecting("set", registry):
+            names = list(self.connection.smembers(raw(registry)))
             # The set keeps the names of daemons that were killed; their records expire.
-            return bool(names) and bool(self._connection.exists(*names))
+            return bool(names) and bool(self.connection.exists(*names))
 
     # --- Tasks
 
     def length(self, queue: str, state: TaskState) -> int:
         """How many tasks of the queue are in the state; scheduled and retried ones are counted together."""
-        with translated():
-            if state is TaskState.PENDING:
-                return int(self._connection.llen(keys.queue(queue)))
-            return int(self._connection.zcard(keys.registry(REGISTRIES[state], queue)))
+        key, kind = _place(queue, state)
+        with expecting(kind, key):
+            return int(self.connection.llen(raw(key)) if kind == "list" else self.connection.zcard(raw(key)))
 
     def members(self, queue: str, state: TaskState, start: int, count: int) -> list[Member]:
         """Tasks of the queue in the state, from place `start`; scheduled and retried ones stand in one registry."""
         stop = start + count - 1
-        with translated():
+        key, kind = _place(queue, state)
+        connection: Any = self.connection  # whose answers redis-py cannot type
+        with expecting(kind, key):
             if state is TaskState.PENDING:
-                return [(text(task_id), None) for task_id in self._connection.lrange(keys.queue(queue), start, stop)]
-            if state is TaskState.ACTIVE:
-                pairs = self._connection.zrange(keys.wip(queue), start, stop)
-                return [(text(pair).rpartition(":")[0], None) for pair in pairs]
-            scored = self._connection.zrange(keys.registry(REGISTRIES[state], queue), start, stop, withscores=True)
+                return [(text(task_id), None) for task_id in connection.lrange(raw(key), start, stop)]
+            scored = connection.zrange(raw(key), start, stop, withscores=True)
+        if state is TaskState.ACTIVE:
+            return [(text(pair).rpartition(":")[0], None) for pair, _ in scored]
         return [(text(task_id), score) for task_id, score in scored]
+
+    def sift(self, queue: str, state: TaskState, start: int, looks: int, most: int) -> tuple[int, list[Member]]:
+        """Find the scheduled tasks of the queue, or those to be retried, among both.
+
+        Args:
+            queue: Its name.
+            state: Which of the two.
+            start: From which place of the registry on.
+            looks: How many to look at; Redis serves nobody else for about 1 µs each.
+            most: How many to find at most.
+
+        Returns:
+            How many were looked at, 0 at the end of the registry; and what was found.
+        """
+        has_failed = int(state is TaskState.RETRY)
+        looked, *found = self._run("sift", [queue, has_failed, start, looks, most])
+        if looked < 0:
+            raise MisplacedKeyError(*_place(queue, state))
+        return looked, [(text(task_id), float(score)) for task_id, score in zip(found[::2], found[1::2], strict=True)]
 
     def details(self, members: Sequence[Member]) -> list[TaskDetail]:
         """Each task without its attempts."""
-        with translated(), self._connection.pipeline(transaction=False) as pipeline:
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
             for task_id, _ in members:
                 pipeline.hgetall(raw(keys.job(task_id)))
-            records = pipeline.execute(raise_on_error=False)
+            records = _sound(pipeline.execute(raise_on_error=False))
         return [
-            to_task(task_id, record if isinstance(record, dict) else {}, score, ())
-            for (task_id, score), record in zip(members, records, strict=True)
+            to_task(task_id, record or {}, score, ()) for (task_id, score), record in zip(members, records, strict=True)
         ]
-
-    def sizes_bytes(self, members: Sequence[Member]) -> list[int]:
-        """The memory that each task's record takes."""
-        with translated(), self._connection.pipeline(transaction=False) as pipeline:
-            for task_id, _ in members:
-                pipeline.memory_usage(raw(keys.job(task_id)), samples=0)  # all fields: one of them is large
-            return [size or 0 for size in pipeline.execute()]
 
     def task(self, task_id: str) -> TaskDetail | None:
         """One task with its attempts, None: there is no such task; up to three round trips."""
-        with translated():
-            stream = self._connection.xrange(raw(keys.results(task_id)))
-            attempts = [to_attempt(fields) for _, fields in stream]
-            fields = self._connection.hgetall(raw(keys.job(task_id)))
-            if not fields:
-                return None
-            detail = to_task(task_id, fields, None, attempts)
-            kind = REGISTRIES.get(detail.state) if detail.state else None
-            score = self._connection.zscore(keys.registry(kind, detail.queue), raw(task_id)) if kind else None
-        return to_task(task_id, fields, score, attempts)
+        connection: Any = self.connection
+        with expecting("stream", keys.results(task_id)):
+            stream = connection.xrange(raw(keys.results(task_id)))
+        attempts = [to_attempt(fields) for _, fields in stream]
+        with expecting("hash", keys.job(task_id)):
+            fields = connection.hgetall(raw(keys.job(task_id)))
+        if not fields:
+            return None
+        detail = to_task(task_id, fields, None, attempts)
+        if (kind := REGISTRIES.get(detail.state) if detail.state else None) is None:
+            return detail
+        with suppress(MisplacedKeyError), expecting("sorted set", registry := keys.registry(kind, detail.queue)):
+            return to_task(task_id, fields, connection.zscore(raw(registry), raw(task_id)), attempts)
+        return detail
 
     def completed(self, queue: str, size: int) -> list[CompletedTask]:
         """The tasks of the queue that completed last, latest first, also those that were not kept."""
-        with translated():
-            notes = self._connection.lrange(keys.completed(queue), 0, size - 1)
+        connection: Any = self.connection
+        with expecting("list", keys.completed(queue)):
+            notes = connection.lrange(raw(keys.completed(queue)), 0, size - 1)
         return [found for note in notes if (found := to_completed(note))]
 
     # --- Workers and the server
@@ -160,29 +226,38 @@ class Inspection:
     def is_suspended(self) -> bool:
         """True if `rq suspend` holds the claims of all workers."""
         with translated():
-            return bool(self._connection.exists(keys.SUSPENDED))
+            return bool(self.connection.exists(keys.SUSPENDED))
 
     def workers(self) -> list[WorkerInfo]:
         """All registered workers, by name, with the task that each runs; three round trips."""
-        with translated():
-            names = sorted(self._connection.smembers(keys.WORKERS))
-            with self._connection.pipeline(transaction=False) as pipeline:
-                for name in names:
-                    pipeline.hgetall(name)
-                    pipeline.smembers(name + b":executions")
-                answers = pipeline.execute(raise_on_error=False)
-            prefix = keys.worker("")
-            records = [
-                (text(name).removeprefix(prefix), record, next(iter(held), b""))
-                for name, record, held in zip(names, answers[::2], answers[1::2], strict=True)
-                if isinstance(record, dict) and record and isinstance(held, set)
-            ]
-            with self._connection.pipeline(transaction=False) as pipeline:
-                for _, _, pair in records:
-                    pipeline.hgetall(raw(keys.execution(text(pair))))
-                    pipeline.hget(raw(keys.job(text(pair).rpartition(":")[0])), "task_type")
-                # A key of another kind may stand there, and its answer is an error.
-                running = [None if isinstance(r, Exception) else r for r in pipeline.execute(raise_on_error=False)]
+        connection: Any = self.connection
+        try:
+            with expecting("set", keys.WORKERS):
+                names = sorted(connection.smembers(keys.WORKERS))
+        except MisplacedKeyError as error:
+            return [bad_worker(keys.WORKERS, str(error))]
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.hgetall(name)
+                pipeline.smembers(name + b":executions")
+            answers = _sound(pipeline.execute(raise_on_error=False))
+        prefix = keys.worker("")
+        rows, records = [], []
+        for name, record, held in zip(map(text, names), answers[::2], answers[1::2], strict=True):
+            if record is None or held is None:
+                wrong = MisplacedKeyError(*((name, "hash") if record is None else (f"{name}:executions", "set")))
+                rows.append(bad_worker(name.removeprefix(prefix), str(wrong)))
+            elif record:
+                records.append((name.removeprefix(prefix), record, text(next(iter(held), b""))))
+        return sorted(rows + self._with_tasks(records), key=lambda worker: worker.name)
+
+    def _with_tasks(self, records: Sequence[tuple[str, Any, str]]) -> list[WorkerInfo]:
+        """The workers of these names and records, each with the task of the claim that it holds."""
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            for _, _, pair in records:
+                pipeline.hgetall(raw(keys.execution(pair)))
+                pipeline.hget(raw(keys.job(pair.rpartition(":")[0])), "task_type")
+            running = _sound(pipeline.execute(raise_on_error=False))
         return [
             to_worker(name, record, execution or {}, text(task_type or b""))
             for (name, record, _), execution, task_type in zip(records, running[::2], running[1::2], strict=True)
@@ -190,10 +265,25 @@ class Inspection:
 
     def server(self) -> dict[str, Any]:
         """``version uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey; checks it as at a start."""
-        version = server_check.check(self._connection)
+        version = server_check.check(self.connection)
         with translated():
-            info = self._connection.info()
+            info = self.connection.info()
         return {
             "server": version, "uptime_s": info["uptime_in_seconds"], "clients": info["connected_clients"],
             "memory_bytes": info["used_memory"], "peak_memory_bytes": info["used_memory_peak"],
         }  # fmt: skip
+
+
+def _place(queue: str, state: TaskState) -> tuple[str, str]:
+    """The key where the queue's tasks in the state stand, and of what kind it is."""
+    if state is TaskState.PENDING:
+        return keys.queue(queue), "list"
+    return keys.wip(queue) if state is TaskState.ACTIVE else keys.registry(REGISTRIES[state], queue), "sorted set"
+
+
+def _sound(answers: Sequence[Any]) -> list[Any]:
+    """The answers of a pipeline, with None for a key of another kind; raises the first other error."""
+    for answer in answers:
+        if isinstance(answer, redis.RedisError) and not is_wrong_kind(answer):
+            raise answer
+    return [None if isinstance(answer, Exception) else answer for answer in answers]

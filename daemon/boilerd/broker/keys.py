@@ -13,7 +13,7 @@ OWN = "boilerd" if RQ == "rq" else f"{RQ}:boilerd"
 
 #: set of queue keys
 QUEUES = f"{RQ}:queues"
-#: set of the names of queues that boilerd's tasks were ever in, or boilerd's workers claim from
+#: set of the names of queues that hold boilerd's tasks, or that boilerd's workers claim from
 SERVED = f"{OWN}:queues"
 #: set of worker keys
 WORKERS = f"{RQ}:workers"

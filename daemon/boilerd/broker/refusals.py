@@ -15,6 +15,7 @@ from boilerd.errors import (
     BrokerRefusedError,
     BrokerUnableError,
     BrokerUnavailableError,
+    MisplacedKeyError,
 )
 
 
@@ -46,6 +47,7 @@ _UNKNOWN_USER = "Redis refused the password, check redis_password and redis_url"
 _NO_DISK = "Redis cannot save to its disk, and stores nothing until it can"
 _NO_REPLICAS = "Redis has too few replicas, and stores nothing until it has more"
 _REFUSED = "Redis refused the command"
+_FOREIGN_KEY = "another program's key stands where one of boilerd's should, `boilerd queue ls` names it"
 #: The first that fits counts, and the last fits all; redis-py has no class for some of them.
 _REFUSALS = (
     # A command of many parts is "unauthenticated".
@@ -57,6 +59,7 @@ _REFUSALS = (
     _Refusal(redis.RedisError, ("NOREPLICAS",), _NO_REPLICAS, BrokerUnableError),
     _Refusal(exceptions.ClusterDownError, (), _REFUSED, BrokerUnableError),  # also MASTERDOWN
     _Refusal(exceptions.TryAgainError, (), _REFUSED, BrokerUnableError),
+    _Refusal(redis.RedisError, ("WRONGTYPE",), _FOREIGN_KEY, BrokerRefusedError),
     _Refusal(redis.RedisError, ("BUSY", "UNBLOCKED"), _REFUSED, BrokerUnableError),
     _Refusal(redis.RedisError, (), _REFUSED, BrokerRefusedError),
 )
@@ -69,6 +72,23 @@ def translated() -> Iterator[None]:
         yield
     except (redis.RedisError, UnicodeError) as error:
         raise translate(error) from error
+
+
+@contextmanager
+def expecting(kind: str, key: str) -> Iterator[None]:
+    """As `translated`, for one key; raises MisplacedKeyError where it is of another kind."""
+    with translated():
+        try:
+            yield
+        except redis.ResponseError as error:
+            if not is_wrong_kind(error):
+                raise
+            raise MisplacedKeyError(key, kind) from error
+
+
+def is_wrong_kind(answer: object) -> bool:
+    """Whether the answer says that the key is of another kind than the command's."""
+    return isinstance(answer, redis.ResponseError) and str(answer).startswith("WRONGTYPE")
 
 
 def translate(error: redis.RedisError | UnicodeError) -> BrokerError:

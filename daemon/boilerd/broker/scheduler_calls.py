@@ -7,11 +7,12 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.claims import Claim, Overdue
-from boilerd.broker.connection import text
+from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import CHUNK
 from boilerd.broker.job_hash import NewTask, describe_task, to_answer, to_claim_of_hash
+from boilerd.broker.refusals import expecting, is_wrong_kind
 from boilerd.broker.script_calls import ScriptCalls
-from boilerd.errors import BoilerdError
+from boilerd.errors import BoilerdError, MisplacedKeyError
 
 #: The end of the year 9998: no date is later, in any time zone.
 LAST_TICK_S = 253370764800.0
@@ -20,7 +21,7 @@ LAST_TICK_S = 253370764800.0
 class SchedulerCalls(ScriptCalls):
     """The calls that look after the tasks and workers of all hosts.
 
-    Those that take `queues` look there beside the queues that boilerd's tasks were ever in.
+    Those that take `queues` look there beside the queues that hold tasks of boilerd's.
     """
 
     def extend(self, workers: Sequence[str]) -> tuple[list[Overdue], list[str]]:
@@ -59,10 +60,15 @@ class SchedulerCalls(ScriptCalls):
     def registered(self) -> dict[str, tuple[str, str]]:
         """Name of each registered worker → birthmarks of its process and of its supervisor's ('': not known)."""
         with self._translating():
-            found = [text(key) for key in self.connection.smembers(keys.WORKERS)]
+            try:
+                found = [text(key) for key in self.connection.smembers(keys.WORKERS)]
+            except redis.ResponseError as error:  # leases are looked after all the same
+                if not is_wrong_kind(error):
+                    raise
+                return {}
             with self.connection.pipeline(transaction=False) as pipeline:
                 for key in found:
-                    pipeline.hmget(key, "birthmark", "supervisor")
+                    pipeline.hmget(raw(key), "birthmark", "supervisor")
                 marks = pipeline.execute(raise_on_error=False)  # a key may be foreign
         prefix = keys.worker("")
         return {
@@ -82,6 +88,17 @@ class SchedulerCalls(ScriptCalls):
         """
         return int(self._run("janitor", [CHUNK, *queues]))
 
+    def forget_idle_queues(self, cursor: str) -> str:
+        """Look at the next of the queues that schedulers look at, and take those out that hold nothing.
+
+        Args:
+            cursor: What the last call returned; ``0``: begin with the first.
+
+        Returns:
+            Where to go on; ``0`` after the last.
+        """
+        return text(self._run("tidy", [cursor, CHUNK]))
+
     def tick(self, name: str, tick_s: float, task: NewTask | None) -> tuple[bool, BoilerdError | None]:
         """Take a tick of a periodic task and store its task (None: pass it over).
 
@@ -93,9 +110,15 @@ class SchedulerCalls(ScriptCalls):
         return bool(is_ours), answer if isinstance(answer, BoilerdError) else None
 
     def last_ticks(self) -> dict[str, float]:
-        """Name of a periodic task → its last tick."""
+        """Name of a periodic task → its last tick; none where a foreign key stands, which a tick replaces."""
+        with suppress(MisplacedKeyError):
+            return self.read_ticks()
+        return {}
+
+    def read_ticks(self) -> dict[str, float]:
+        """As `last_ticks`, but raises MisplacedKeyError where a foreign key stands there."""
         found = {}
-        with self._translating():
+        with expecting("hash", keys.CRON):
             for name, value in self.connection.hgetall(keys.CRON).items():
                 with suppress(ValueError):
                     tick = float(value)

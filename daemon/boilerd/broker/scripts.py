@@ -11,8 +11,10 @@ from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
     "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held", "janitor",
-    "mark", "release", "result", "tick",
+    "look", "mark", "release", "result", "sift", "tick", "tidy",
 )  # fmt: skip
+#: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
+_READING = frozenset({"look", "sift"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def script_source(name: str) -> str:
     """The text of a script as it is sent to Redis: behind the parts that it shares with others."""
     stores = name in {"enqueue", "tick"}
     # A script that stores no new task makes room, or keeps what is there: it must go on when Redis is full.
-    flags = "" if stores else " flags=allow-oom"
+    flags = "" if stores else " flags=no-writes" if name in _READING else " flags=allow-oom"
     return f"#!lua{flags}\n" + "\n".join(map(_part, ("common", "store" if stores else "claims", name)))
 
 

@@ -16,7 +16,7 @@ import msgspec
 from boilerd.broker.connection import text
 from boilerd.broker.job_hash import NUMBER_FIELDS, is_own_call, read_call, read_max_retries, read_retention_s
 from boilerd.broker.states import STATE_OF
-from boilerd.errors import ForbiddenJobError
+from boilerd.errors import ForbiddenJobError, MisplacedKeyError
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: A traceback, or the data of a job, may unpack to this much to be shown.
@@ -84,6 +84,7 @@ class WorkerInfo:
     Attributes:
         state: RQ's: starting, idle, busy, suspended.
         task_id: The task that it runs; empty: none.
+        problem: What is wrong with its record, of which nothing else is known then; empty: nothing.
     """
 
     name: str
@@ -98,6 +99,7 @@ class WorkerInfo:
     task_id: str = ""
     task_type: str = ""
     task_started_at: datetime | None = None
+    problem: str = ""
 
 
 class CompletedTask(msgspec.Struct, frozen=True):
@@ -116,6 +118,7 @@ class QueueInfo:
 
     Attributes:
         scheduled: Includes the tasks to be retried.
+        problem: What is wrong with its keys; a key of another kind counts as empty. Empty: nothing.
     """
 
     name: str
@@ -125,15 +128,23 @@ class QueueInfo:
     completed: int
     archived: int
     is_paused: bool
+    problem: str = ""
+
+    @property
+    def is_idle(self) -> bool:
+        """True if there is nothing to tell of it: it holds no task, is not paused, and has no problem."""
+        tasks = self.pending or self.active or self.scheduled or self.completed or self.archived
+        return not (tasks or self.is_paused or self.problem)
 
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """How many attempts of a queue's tasks ended on a day, in UTC, and how many of them failed."""
+    """How many attempts of a queue's tasks ended on a day, in UTC, and how many of them failed; or what is wrong."""
 
     day: date
     processed: int
     failed: int
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +253,38 @@ def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes
 def to_count(value: bytes | None) -> int:
     """A number that stands alone, such as a limit; 0 where there is none."""
     return _int(value) or 0
+
+
+def to_queue(name: str, row: Sequence[Any]) -> QueueInfo:
+    """A queue from its row; look.lua says what is in it."""
+    misplaced, is_paused, pending, active, scheduled, completed, archived = row[:7]
+    pairs = zip(misplaced[::2], misplaced[1::2], strict=True)
+    problem = "; ".join(str(MisplacedKeyError(text(key), text(kind))) for key, kind in pairs)
+    return QueueInfo(name, pending, active, scheduled, completed, archived, bool(is_paused), problem)
+
+
+def to_queue_detail(name: str, row: Sequence[Any], now_s: float) -> QueueDetail:
+    """A queue as a whole from its row, and Redis's time."""
+    max_active, max_length, processed, failed, memory_bytes, *enqueued_at = row[7:]
+    waits_since = [moment for value in enqueued_at if (moment := _time(text(value)))]
+    return QueueDetail(
+        counts=to_queue(name, row),
+        latency_s=max(0.0, now_s - min(waits_since).timestamp()) if waits_since else 0.0,
+        memory_bytes=memory_bytes,
+        max_active=_int(max_active) or 0,
+        max_length=_int(max_length) or 0,
+        today=Day(datetime.fromtimestamp(now_s, UTC).date(), _int(processed) or 0, _int(failed) or 0),
+    )
+
+
+def bad_queue(name: str, problem: str) -> QueueInfo:
+    """The row of a queue, or of the list of queues, of which nothing can be read."""
+    return QueueInfo(name, 0, 0, 0, 0, 0, is_paused=False, problem=problem)
+
+
+def bad_worker(name: str, problem: str) -> WorkerInfo:
+    """The row of a worker, or of the list of workers, of which nothing can be read."""
+    return WorkerInfo(name, "", 0, "", (), None, None, 0, 0, problem=problem)
 
 
 def _readable(fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:

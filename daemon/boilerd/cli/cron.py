@@ -11,7 +11,7 @@ from boilerd.cli.options import BROKER, Loaded, with_json_lines, with_settings
 from boilerd.cli.output import echo
 from boilerd.cli.tables import print_json, print_table, relative
 from boilerd.client import Client
-from boilerd.errors import InvalidTaskError
+from boilerd.errors import InvalidTaskError, MisplacedKeyError
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.loading import load_app
 
@@ -33,13 +33,13 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
     boilerd cron ls
     """  # noqa: D301 - click looks for the character \b
     entries = _entries(loaded)
-    with inspecting(loaded) as inspector:
-        ticks = inspector.last_ticks()
+    ticks, problem = _last_ticks(loaded)
     now_s = time.time()
     rows: list[dict[str, Any]] = [
         {
             "name": entry.name, "spec": entry.spec, "timezone": entry.timezone, "type": entry.task_type,
             "previous": _moment(ticks.get(entry.name)), "next": _moment(entry.schedule.next_after(now_s)),
+            "problem": problem,
         }
         for entry in entries
     ]  # fmt: skip
@@ -55,10 +55,13 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
             err=True,
         )
     shown = [
-        (row["name"], row["spec"], row["timezone"], row["type"], relative(row["previous"]), relative(row["next"]))
+        (
+            row["name"], row["spec"], row["timezone"], row["type"], relative(row["previous"]), relative(row["next"]),
+            problem,
+        )
         for row in rows
-    ]
-    print_table(("NAME", "SPEC", "TIMEZONE", "TYPE", "PREVIOUS", "NEXT"), shown)
+    ]  # fmt: skip
+    print_table(("NAME", "SPEC", "TIMEZONE", "TYPE", "PREVIOUS", "NEXT", ""), shown)
 
 
 @cron.command()
@@ -80,6 +83,15 @@ def run(loaded: Loaded, *, name: str) -> None:
 
 def _entries(loaded: Loaded) -> list[CronEntry]:
     return [*load_app(loaded.settings.app).crons, *loaded.settings.cron_entries()]
+
+
+def _last_ticks(loaded: Loaded) -> tuple[dict[str, float], str]:
+    """The last tick of each entry; or what is wrong where they should be."""
+    with inspecting(loaded) as inspector:
+        try:
+            return inspector.last_ticks(), ""
+        except MisplacedKeyError as error:
+            return {}, str(error)
 
 
 def _moment(seconds: float | None) -> datetime | None:

@@ -24,7 +24,8 @@ def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
     """Say whether all is well, for probes: one line for each thing that is not.
 
     Exit status: 0 the daemon has started and does not drain, every process of it runs and gets through
-    to the broker, that takes new tasks, and none has waited longer than --max-latency; 1 otherwise.
+    to the broker, that takes new tasks, its keys are what they should be, and no task has waited longer than
+    --max-latency; 1 otherwise.
 
     \b
     boilerd health --max-latency 5m
@@ -43,8 +44,10 @@ def _problems(settings: Settings, max_latency_s: float | None) -> list[str]:
         with connect_to(settings, timeout_s=2.0) as connection:
             server_check.check(connection)
             server_check.probe(connection, is_storing=True)
+            inspector = Inspector(connection)
+            problems += inspector.problems(settings.queues)
             if max_latency_s is not None:
-                problems += _late(Inspector(connection), settings.queues, max_latency_s)
+                problems += _late(inspector, settings.queues, max_latency_s)
     except BrokerError as error:
         problems.insert(0, f"broker: {error}")  # likely the cause of the others
     return problems
@@ -52,10 +55,8 @@ def _problems(settings: Settings, max_latency_s: float | None) -> list[str]:
 
 def _late(inspector: Inspector, names: Iterable[str], max_latency_s: float) -> list[str]:
     """Name the queues whose oldest task has waited too long; tasks of a paused queue are meant to wait."""
-    used = {queue.name for queue in inspector.queues() if not queue.is_paused}
-    waits_s = {name: inspector.queue(name).latency_s for name in names if name in used}
     return [
-        f"queue {name}: the oldest task has waited {wait_s:.0f} s"
-        for name, wait_s in waits_s.items()
-        if wait_s > max_latency_s
+        f"queue {found.counts.name}: the oldest task has waited {found.latency_s:.0f} s"
+        for found in inspector.queue_details(names)
+        if not found.counts.is_paused and found.latency_s > max_latency_s
     ]

@@ -7,6 +7,7 @@ functions elsewhere.
 
 import io
 import json
+import os
 from typing import Any
 
 import click
@@ -16,6 +17,13 @@ def echo(*lines: object, err: bool = False) -> None:
     """Print each argument on a line of its own; without any, an empty one."""
     shown = "\n".join(harmless(str(line)) for line in lines)
     click.echo(shown, err=err)  # noqa: TID251 - the one place
+
+
+def echo_bold(line: str) -> None:
+    """Print a line, in bold where a terminal can show that."""
+    shown = harmless(line)
+    bold = shown if os.environ.get("TERM") == "dumb" else click.style(shown, bold=True)
+    click.echo(bold)  # noqa: TID251 - the one place
 
 
 def echo_error(message: object) -> None:

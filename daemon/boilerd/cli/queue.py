@@ -20,15 +20,14 @@ def queue() -> None:
 @with_json_lines
 @with_broker
 def list_(loaded: Loaded, *, as_json: bool) -> None:
-    """List the queues with their tasks by state.
+    """List the queues with their tasks by state; those that hold nothing come last.
 
     \b
     boilerd queue ls
     boilerd queue ls --json | jq 'select(.latency_s > 60) | .name'
     """  # noqa: D301 - click looks for the character \b
     with inspecting(loaded) as inspector:
-        names = [found.name for found in inspector.queues()]
-        details = [inspector.queue(name) for name in names]
+        details = sorted(inspector.queue_details(), key=lambda detail: detail.counts.is_idle)
     if as_json:
         for detail in details:
             print_json({**asdict(detail.counts), "latency_s": detail.latency_s, "memory_bytes": detail.memory_bytes})
@@ -37,7 +36,7 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
         (
             info.name, info.pending, info.active, info.scheduled, info.archived, info.completed,
             lasting(detail.latency_s) if info.pending else "", sized(detail.memory_bytes),
-            "paused" if info.is_paused else "",
+            info.problem or ("paused" if info.is_paused else ""),
         )
         for detail in details
         for info in [detail.counts]
@@ -70,10 +69,11 @@ def show(loaded: Loaded, *, name: str, days: int, as_json: bool) -> None:
         ("archived", f"{info.archived:,}"), ("completed", f"{info.completed:,}"),
         ("latency", lasting(detail.latency_s)), ("memory", f"about {sized(detail.memory_bytes)}"),
         ("max active", detail.max_active or None), ("max length", detail.max_length or None),
+        ("problem", info.problem),
     ])  # fmt: skip
     echo()
-    rows = [(day.day, day.processed, day.failed, rate(day.failed, day.processed)) for day in history]
-    print_table(("DAY (UTC)", "PROCESSED>", "FAILED>", "RATE>"), rows)
+    rows = [(day.day, day.processed, day.failed, rate(day.failed, day.processed), day.problem) for day in history]
+    print_table(("DAY (UTC)", "PROCESSED>", "FAILED>", "RATE>", ""), rows)
 
 
 @queue.command()

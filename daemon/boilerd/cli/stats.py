@@ -21,16 +21,21 @@ def stats(loaded: Loaded, *, as_json: bool) -> None:
     boilerd stats --json | jq .today.failed
     """  # noqa: D301 - click looks for the character \b
     with inspecting(loaded) as inspector:
-        queues = inspector.queues(loaded.settings.queues)
-        days = [inspector.history(queue.name, 1)[0] for queue in queues]
+        queues = inspector.queue_details()
         broker = inspector.broker()
-        workers = inspector.workers()
-    tasks = {state: sum(getattr(queue, state) for queue in queues) for state in _STATES}
-    processed, failed = sum(day.processed for day in days), sum(day.failed for day in days)
+        found = inspector.workers()
+    tasks = {state: sum(getattr(queue.counts, state) for queue in queues) for state in _STATES}
+    processed, failed = sum(queue.today.processed for queue in queues), sum(queue.today.failed for queue in queues)
+    told = [queue.counts.problem for queue in queues] + [worker.problem for worker in found]
+    problems = [problem for problem in told if problem]
+    workers = [worker for worker in found if not worker.problem]
     busy = sum(bool(worker.task_id) for worker in workers)
     if as_json:
         today = {"processed": processed, "failed": failed}
-        print_json({"tasks": tasks, "today": today, "workers": len(workers), "busy": busy, "broker": broker})
+        print_json({
+            "tasks": tasks, "today": today, "workers": len(workers), "busy": busy, "broker": broker,
+            "problems": problems,
+        })  # fmt: skip
         return
     print_table([f"{state.upper()}>" for state in _STATES], [list(tasks.values())])
     echo()
@@ -43,3 +48,6 @@ def stats(loaded: Loaded, *, as_json: bool) -> None:
         sized(broker["peak_memory_bytes"]),
     )  # fmt: skip
     print_table(("BROKER", "UP>", "CLIENTS>", "MEMORY>", "PEAK>"), [row])
+    if problems:
+        echo()
+        print_table(("PROBLEM",), [(problem,) for problem in problems])

@@ -37,7 +37,8 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     try:
         with connect_to(settings, timeout_s=2.0) as connection:
             inspector = Inspector(connection)
-            queues, is_suspended = inspector.queues(settings.queues), inspector.is_suspended()
+            queues = sorted(inspector.queues(settings.queues), key=lambda queue: queue.is_idle)
+            is_suspended = inspector.is_suspended()
             server_check.probe(connection, is_storing=True)
     except BrokerError as error:
         broker_error = str(error)
@@ -79,4 +80,5 @@ def _print_queues(queues: list[QueueInfo]) -> None:
     echo(f"{'queue':<{width}}" + "".join(f"{state:>11}" for state in _STATES))
     for name, queue in zip(names, queues, strict=True):
         counts = "".join(f"{getattr(queue, state):>11}" for state in _STATES)
-        echo(f"{name:<{width}}{counts}" + ("  paused" if queue.is_paused else ""))
+        remark = queue.problem or ("paused" if queue.is_paused else "")
+        echo(f"{name:<{width}}{counts}" + (f"  {remark}" if remark else ""))

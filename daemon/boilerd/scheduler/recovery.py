@@ -38,7 +38,7 @@ class Recoverer:
         broker: Of this process alone.
         scoreboard: Tells how the host's workers ended.
         worker_names: RQ's name of the worker in each slot.
-        queues: Where to look for ended leases, beside all queues that boilerd's tasks were ever in.
+        queues: Where to look for ended leases, beside all queues that hold tasks of boilerd's.
         rules: Decide about lost attempts.
         clock: Seconds that never go back.
     """

@@ -4,7 +4,7 @@
 * Forwarder: moves due tasks to their queues. It sleeps until the next one is due, and is
   woken when one is scheduled that is due before it looks by itself.
 * Recoverer: ends the claims of workers that are gone, on whatever host.
-* Janitor: deletes what outlived its retention.
+* Janitor: deletes what outlived its retention, and forgets queues that hold nothing.
 * Periodic tasks: enqueues them at their ticks.
 * Reclaimer: gives back the tasks that wait behind a slow one.
 * Subscriber: passes RQ's stop-job command on to the worker that runs the job.
@@ -34,7 +34,7 @@ from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
 from boilerd.scheduler.subscriber import Subscriber
-from boilerd.worker.settlement import Rules
+from boilerd.worker.settlement import Rules, refusals
 
 logger = logging.getLogger("boilerd.scheduler")
 
@@ -44,6 +44,8 @@ REFUSED_PAUSE_S = 3.0
 CLEAN_EVERY_S = 10.0
 #: The number of waiting tasks in the status is at most so old.
 COUNT_EVERY_S = 2.0
+#: Queues that hold nothing are looked for so often; and the next of very many after so long.
+TIDY_EVERY_S, TIDY_PAUSE_S = 60.0, 0.5
 #: Due tasks of a burst of retries are forwarded together; adds so much to a delay at most.
 FORWARD_PAUSE_S = 0.01
 
@@ -60,7 +62,7 @@ class Scheduler:
         scoreboard: Tells which workers live.
         worker_names: RQ's name of the worker in each slot, in order.
         queues: Queues whose waiting tasks it counts for the daemon's status. Its duties are towards these, and
-            all others that tasks of boilerd's were ever in.
+            all others that hold tasks of boilerd's.
         rules: Decide about the attempts of workers that are gone.
         periodic: The periodic tasks.
     """
@@ -88,12 +90,14 @@ class Scheduler:
         self._stop = StopRequest()
         self._outage_retry = OutageRetry(self._pause, awaits=BrokerUnavailableError)
         self._parent = os.getppid()
+        self._tidy_cursor = "0"
         self._forwarder = Duty("forward", self._forward)
         self._duties = [
             Duty("heartbeat", self._heartbeater.beat),
             self._forwarder,
             Duty("recover", self._recoverer.recover),
             Duty("clean", self._clean),  # the janitor
+            Duty("tidy", self._tidy),
             Duty("count", self._count),
         ]
         if periodic:
@@ -117,6 +121,7 @@ class Scheduler:
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         finally:
             self._subscriber.stop()
+            refusals.tell(is_last=True)
         if self._is_orphaned():
             self._end_valkey()
         return OK
@@ -125,6 +130,7 @@ class Scheduler:
         for duty in self._duties:
             if time.monotonic() >= duty.due_s and not self._stop:
                 duty.due_s = time.monotonic() + self._perform(duty)
+        refusals.tell()
         self._scoreboard.is_broker_away = any(duty.is_refused for duty in self._duties)
 
     def _perform(self, duty: "Duty") -> float:
@@ -154,6 +160,11 @@ class Scheduler:
 
     def _clean(self) -> float:
         return 0.0 if self._broker.clean(self._queues) >= CHUNK else CLEAN_EVERY_S
+
+    def _tidy(self) -> float:
+        """Keep what the other duties cost from growing with queues that hold nothing any more."""
+        self._tidy_cursor = self._broker.forget_idle_queues(self._tidy_cursor)
+        return TIDY_EVERY_S if self._tidy_cursor == "0" else TIDY_PAUSE_S
 
     def _count(self) -> float:
         self._scoreboard.pending = self._broker.count_pending(self._queues)

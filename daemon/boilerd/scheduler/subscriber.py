@@ -13,10 +13,13 @@ import redis
 from boilerd.broker.broker import Broker
 from boilerd.broker.command_channel import channel_of
 from boilerd.errors import BrokerError
+from boilerd.process.folding import Folding
 from boilerd.process.identity import send
 from boilerd.process.scoreboard import Scoreboard
 
 logger = logging.getLogger("boilerd.subscriber")
+#: Whoever may publish can send thousands of commands in a second.
+_ignored = Folding(logger)
 
 #: After so long a silence the broker is sent a PING; after as long again without an answer, the connection is dead.
 QUIET_S = 5.0
@@ -82,6 +85,7 @@ class Subscriber:
         is_asked = False
         while not self._is_stopping.is_set():
             began_s = time.monotonic()
+            _ignored.tell()
             if channel.get_message(timeout=self._quiet_s) is not None:
                 is_asked = False
             elif time.monotonic() - began_s > self._quiet_s / 2:
@@ -95,10 +99,12 @@ class Subscriber:
         try:
             command = msgspec.json.decode(message["data"], type=dict[str, Any])
         except msgspec.DecodeError:
-            logger.warning("a command that is not JSON was ignored")
+            with _ignored:
+                logger.warning("a command that is not JSON was ignored")
             return
         if slot is None or command.get("command") != "stop-job" or not isinstance(command.get("job_id"), str):
-            logger.warning("a command that is not supported was ignored", extra={"command": str(command)[:200]})
+            with _ignored:
+                logger.warning("a command that is not supported was ignored", extra={"command": str(command)[:200]})
             return
         try:
             Broker(self._connection).mark_cancelled(command["job_id"])

@@ -16,6 +16,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure, batch_place
 from boilerd.broker.job_hash import not_registered
 from boilerd.errors import WorkerDiedError, describe
+from boilerd.process.folding import Folding
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import Batch
 from boilerd.process.signals import time_limit
@@ -25,6 +26,8 @@ from boilerd.tasks.rq_functions import Functions
 from boilerd.tasks.task import Task
 
 logger = logging.getLogger("boilerd.task")
+#: Whoever can write to Redis can have thousands of jobs refused in a second.
+refusals = Folding(logger)
 
 #: How long one hook may take: its process, which may be the scheduler, does nothing else meanwhile.
 HOOK_LIMIT_S = 5.0
@@ -174,11 +177,12 @@ def archive_unrunnable(broker: RecordsFailures, worker: str, claim: Claim) -> No
     """Archive a claimed job that cannot run: damaged, forbidden, or of a function that is not registered."""
     error = not_registered(claim.function) if claim.function else claim.error
     line = describe(error) if error else "the record is missing"
-    if not claim.is_missing:
-        record_failure(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
-    # Last: a caller may try all of this again after an outage.
-    with log_context(task_id=claim.task_id, queue=claim.queue):
-        logger.error("task refused", extra={"error": line})
+    with refusals:
+        if not claim.is_missing:
+            record_failure(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
+        # Last: a caller may try all of this again after an outage.
+        with log_context(task_id=claim.task_id, queue=claim.queue):
+            logger.error("task refused", extra={"error": line})
 
 
 def _may_call(mux: ServeMux, function: str) -> bool:

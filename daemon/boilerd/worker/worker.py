@@ -31,7 +31,7 @@ from boilerd.worker.prefetch import SLOW_S, Prefetch
 from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
 from boilerd.worker.rq_worker import RQWorker
 from boilerd.worker.runtime import AttemptRuntime
-from boilerd.worker.settlement import Rules, archive_unrunnable, record_failure
+from boilerd.worker.settlement import Rules, archive_unrunnable, record_failure, refusals
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -176,6 +176,8 @@ class WorkLoop:
         except BrokerError as error:
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
             return FAILED
+        finally:
+            refusals.tell(is_last=True)
         return status
 
     def _serve(self) -> int:
@@ -188,10 +190,12 @@ class WorkLoop:
                 if self._lifespan.is_over():
                     return RECYCLED
             elif self._scoreboard.is_quiet:
+                refusals.tell(is_last=True)
                 self._keep_quiet()
             elif self._limits.is_burst:
                 return DONE
             else:
+                refusals.tell()
                 self._hand.wait(self._limits.idle_s * (0.5 + random.random()))
             self._look_for_parent()
         return OK

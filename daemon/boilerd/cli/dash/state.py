@@ -106,8 +106,7 @@ class State:
 
     def _load(self) -> None:
         if self.view is View.QUEUES:
-            used = [queue.name for queue in self._inspector.queues()]
-            self.queues = [self._inspector.queue(name) for name in used]
+            self.queues = sorted(self._inspector.queue_details(), key=lambda queue: queue.counts.is_idle)
             self.workers = self._inspector.workers()
             for queue in self.queues:
                 self._measure(queue)

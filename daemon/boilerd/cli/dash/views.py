@@ -72,7 +72,7 @@ def _queues(state: State, size: Size) -> Iterable[RenderableType]:
         rows.append((
             counts.name + (" (paused)" if counts.is_paused else ""), counts.pending, counts.active, counts.scheduled,
             counts.archived, lasting(queue.latency_s) if counts.pending else "", queue.today.failed,
-            f"{rates[-1]:.0f}/s" if rates else "", sparkline(list(rates)),
+            f"{rates[-1]:.0f}/s" if rates else "", counts.problem or sparkline(list(rates)),
         ))  # fmt: skip
     half = max(min(size.height // 2, len(rows) + 1), size.height - 6)
     columns = "QUEUE", "PENDING>", "ACTIVE>", "SCHED>", "ARCHIVED>", "LATENCY>", "FAILED>", "RATE>", ""

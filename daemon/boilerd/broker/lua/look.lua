@@ -1,0 +1,77 @@
+-- Count the tasks of queues by state, and read on request what they take and how long the first has waited.
+--
+-- KEYS: none.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 of how many tasks of each state the memory is measured ('0': only count), then
+--   names of queues.
+-- Returns {now, rows}: a row for each name, up to the one with which MOST_READS were reached; the caller asks for the
+--   others again. A row is {misplaced, is paused (1 or 0), pending, active, scheduled, finished, failed}, and on request
+--   behind these {max_active, max_length, processed and failed today, bytes, when the first pending task was enqueued,
+--   when the first of those that wait for a concurrency key was}, which are pending as well.
+--   misplaced: {key, kind that it should be} in turn, for each key of another kind; what it holds counts as nothing.
+-- Reads for each queue: rq:queue:Q, boilerd:aside:Q, rq:wip:Q, rq:scheduled:Q, rq:finished:Q, rq:failed:Q, boilerd:paused; and on request
+--   boilerd:limits, boilerd:stats:Q:DAY, and of a few tasks rq:job:ID. Writes nothing.
+
+local samples = tonumber(ARGV[3])
+local seconds = now()
+local today = math.floor(seconds / 86400)
+local reads, misplaced = 0, {}
+
+-- What the command reads; `nothing` where the key is of another kind, which is noted.
+local function read(kind, nothing, command, key, ...)
+  reads = reads + 1
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  -- Any other error, such as one of permissions, says nothing about the key, and is raised again.
+  if not answer.err:find('WRONGTYPE', 1, true) then return call(command, key, ...) end
+  misplaced[#misplaced + 1] = key
+  misplaced[#misplaced + 1] = kind
+  return nothing
+end
+
+-- About how many bytes so many tasks take, by the first ones.
+local function bytes_of(command, key, length)
+  if length == 0 then return 0 end
+  local ids, total = call(command, key, 0, samples - 1), 0
+  for _, id in ipairs(ids) do
+    reads = reads + 1
+    local size = redis.pcall('MEMORY', 'USAGE', RQ .. ':job:' .. id, 'SAMPLES', 0) -- all fields: one of them is large
+    total = total + (tonumber(size) or 0)
+  end
+  return math.floor(total / #ids * length)
+end
+
+local function enqueued_at(first)
+  return first and fields_of(RQ .. ':job:' .. first, 'enqueued_at')[1] or ''
+end
+
+local function look(queue)
+  misplaced = {}
+  local queue_key, aside_key = RQ .. ':queue:' .. queue, OWN .. ':aside:' .. queue
+  local is_paused = read('set', 0, 'SISMEMBER', OWN .. ':paused', queue)
+  local queued, aside = read('list', 0, 'LLEN', queue_key), read('sorted set', 0, 'ZCARD', aside_key)
+  local row, bytes = {misplaced, is_paused, queued + aside}, 0
+  for _, registry in ipairs({'wip', 'scheduled', 'finished', 'failed'}) do
+    local key = RQ .. ':' .. registry .. ':' .. queue
+    local length = read('sorted set', 0, 'ZCARD', key)
+    row[#row + 1] = length
+    if samples > 0 and registry ~= 'wip' then bytes = bytes + bytes_of('ZRANGE', key, length) end
+  end
+  if samples > 0 then
+    local limits = read('hash', {}, 'HMGET', OWN .. ':limits', queue .. ':max_active', queue .. ':max_length')
+    local ended = read('hash', {}, 'HMGET', OWN .. ':stats:' .. queue .. ':' .. today, 'processed', 'failed')
+    bytes = bytes + bytes_of('LRANGE', queue_key, queued) + bytes_of('ZRANGE', aside_key, aside)
+    for _, value in ipairs({limits[1] or '', limits[2] or '', ended[1] or '', ended[2] or '', bytes,
+      enqueued_at(queued > 0 and call('LRANGE', queue_key, 0, 0)[1]),
+      enqueued_at(aside > 0 and call('ZRANGE', aside_key, 0, 0)[1])}) do
+      row[#row + 1] = value
+    end
+  end
+  return row
+end
+
+local rows = {}
+for i = 4, #ARGV do
+  rows[#rows + 1] = look(ARGV[i])
+  if reads >= MOST_READS then break end
+end
+return {stamp(seconds), rows}
