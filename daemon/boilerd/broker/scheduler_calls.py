@@ -32,10 +32,17 @@ class SchedulerCalls(ScriptCalls):
         """
         overdue, unwanted = self._run("extend", workers)
         late = []
-        for worker, pair, late_s in overdue:
+        for worker, pair, late_s, limit_s in overdue:
             task_id, _, execution_id = text(pair).rpartition(":")
-            late.append(Overdue(text(worker), task_id, execution_id, float(late_s)))
+            late.append(Overdue(text(worker), task_id, execution_id, float(late_s), float(limit_s)))
         return late, [text(worker) for worker in unwanted]
+
+    def adopt(self, workers: Sequence[str], queues: Sequence[str]) -> int:
+        """Write anew which claims of these queues live workers hold, and renew them; how many.
+
+        Where Redis's clock was put forward by a day or more, nothing else knows of them.
+        """
+        return int(self._run("adopt", [str(len(workers)), *workers, *queues]))
 
     def forward(self, queues: Sequence[str] = ()) -> tuple[int, float | None]:
         """Move due tasks to their queues, up to `CHUNK`.

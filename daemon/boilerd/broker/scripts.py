@@ -10,8 +10,8 @@ from typing import Self
 from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
-    "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held", "janitor",
-    "mark", "release", "result", "tick",
+    "act", "adopt", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held",
+    "janitor", "mark", "release", "result", "tick",
 )  # fmt: skip
 
 
