@@ -99,6 +99,15 @@ class SchedulerCalls(ScriptCalls):
         answer = to_answer(task, answers[0]) if task and answers else None
         return bool(is_ours), answer if isinstance(answer, BoilerdError) else None
 
+    def ticks_since(self, schedules: Mapping[str, str]) -> dict[str, float]:
+        """Name of each periodic task → the moment after which its ticks count: the last one, or when it was first seen.
+
+        Args:
+            schedules: Name → its schedule as text; with another one, an entry is seen for the first time.
+        """
+        moments = self._run("since", [part for entry in schedules.items() for part in entry])
+        return {name: float(moment) for name, moment in zip(schedules, moments, strict=True)}
+
     def last_ticks(self) -> dict[str, float]:
         """Name of a periodic task → its last tick."""
         found = {}
