@@ -108,7 +108,8 @@ class ServerClock:
     def __init__(self, directory: Path) -> None:
         self._file = directory / "clock"
         self.put(0)
-        (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+        assert library, "libfaketime is missing: run scripts/debian-packages"
         self.env = {
             "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(self._file), "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
