@@ -62,8 +62,8 @@ def start_valkey() -> Iterator[StartValkey]:
     """Start servers whose options and life are a test's own."""
     with ExitStack() as stack:
 
-        def start(*options: str) -> Valkey:
-            server = Valkey(stack.enter_context(private_directory()), *options).start()
+        def start(*options: str, **keywords: Any) -> Valkey:
+            server = Valkey(stack.enter_context(private_directory()), *options, **keywords).start()
             stack.callback(server.stop, signal.SIGKILL)
             return server
 

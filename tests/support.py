@@ -22,6 +22,7 @@ import redis
 from boilerd import cli as command_line
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
+from boilerd.broker.constants import LEASE_OFFSET_S
 from boilerd.cli.rpc_client import read_status
 from boilerd.daemon.valkey import find_server
 from boilerd.process.failpoints import VARIABLE
@@ -71,16 +72,17 @@ def private_directory() -> Iterator[Path]:
 class Valkey:
     """A server of the tests' own, on a Unix socket."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
         self.socket = directory / "valkey.sock"
         self.url = f"unix://{self.socket}"
         command = [find_server(), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(directory)]
         self._command = [*command, "--save", "", "--loglevel", "warning", *options]
+        self._env = os.environ | dict(env or {})
         self.process: subprocess.Popen[bytes] | None = None
 
     def launch(self, *options: str) -> None:
         """Start it, and do not wait until it answers."""
-        self.process = subprocess.Popen([*self._command, *options], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([*self._command, *options], env=self._env, stdout=subprocess.DEVNULL)
 
     def start(self) -> Self:
         self.launch()
@@ -101,6 +103,26 @@ class Valkey:
             self.process.send_signal(signum)
             self.process.wait(DEADLINE_S)
             self.process = None
+
+
+class ServerClock:
+    """The wall clock of a server, which a test can put forward and back: libfaketime reads it from a file."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / "clock"
+        self.put(0)
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+        assert library, "libfaketime is missing: run scripts/debian-packages"
+        self.env = {
+            "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(self._file), "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }  # fmt: skip
+
+    def put(self, ahead_s: float) -> None:
+        """Have it run so many seconds ahead of the true time from now on."""
+        whole = self._file.with_suffix(".new")
+        whole.write_text(f"{ahead_s:+}")
+        whole.rename(self._file)
 
 
 class RunningDaemon:
@@ -288,7 +310,7 @@ def rings(connection: redis.Redis, *queues: str, timeout_s: float = 5.0) -> bool
 
 def expire_leases(connection: redis.Redis, seen: Callable[[], T]) -> T:
     """End every lease there is, and once more while it is not seen: a heartbeat under way extends them again."""
-    pairs = {pair: 1.0 for pair, _ in connection.zscan_iter(keys.wip("default"))}
+    pairs = {pair: LEASE_OFFSET_S + 1.0 for pair, _ in connection.zscan_iter(keys.wip("default"))}
 
     def ended() -> T:
         connection.zadd(keys.wip("default"), pairs, xx=True)

@@ -27,7 +27,7 @@ from boilerd.broker import broker as broker_module
 from boilerd.broker import keys, scheduler_calls
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Advance, Claim, Completion, Failure
-from boilerd.broker.constants import LEASE_S
+from boilerd.broker.constants import LEASE_OFFSET_S, LEASE_S
 from boilerd.broker.job_hash import NewTask
 from boilerd.errors import DuplicateTaskError, QueueFullError, TaskIdConflictError
 from boilerd.tasks.options import TaskOptions, UniqueUntil
@@ -471,6 +471,7 @@ class BrokerMachine(RuleBasedStateMachine):
             known.at = after.score(keys.wip(known.queue), known.pair)
             assert close(known.at, before.at + LEASE_S, after.at + LEASE_S)
             known.is_renewed = True
+            known.has_share = known.options.concurrency_key is not None
             if keys.execution(known.pair) not in before.hashes:  # written anew
                 known.started = float(after.hashes[keys.execution(known.pair)]["created_at"]) + self.shift
                 assert close(known.started, before.at, after.at)
@@ -907,7 +908,8 @@ class BrokerMachine(RuleBasedStateMachine):
                 case "set":
                     seen.sets[key] = set(held)
                 case "zset":
-                    scores = (float(score) + self.shift for score in held[1::2])
+                    offset = LEASE_OFFSET_S if key.startswith(f"{keys.RQ}:wip:") else 0
+                    scores = (float(score) - offset + self.shift for score in held[1::2])
                     seen.zsets[key] = dict(zip(held[::2], scores, strict=True))
                 case "hash":
                     seen.hashes[key] = dict(zip(held[::2], held[1::2], strict=True))

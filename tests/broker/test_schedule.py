@@ -15,6 +15,7 @@ from rq.serializers import JSONSerializer
 from boilerd import (
     Client,
     DuplicateTaskError,
+    Inspector,
     InvalidTaskError,
     RetryLater,
     TaskIdConflictError,
@@ -323,6 +324,42 @@ def test_ten_thousand_due_tasks_are_forwarded_once_and_in_order_by_two_hosts_at_
     assert pending(connection) == ids
     assert sum(moved[0]) + sum(moved[1]) == 10_000
     assert not connection.exists(SCHEDULED)
+
+
+def test_tasks_due_at_one_moment_run_in_the_order_in_which_they_were_enqueued(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    at = datetime.now(UTC) + timedelta(seconds=LATER_S)
+    enqueued = [client.enqueue("test:echo", task_id=task_id, process_at=at).id for task_id in "gbxafe"]
+    many = client.enqueue_many([("test:echo", number) for number in range(4)], process_at=at)
+    enqueued += [answer.id for answer in many if isinstance(answer, TaskInfo)]
+    let_pass(connection, LATER_S + 1)
+
+    broker.forward()
+
+    assert pending(connection) == enqueued
+
+
+def test_many_more_tasks_of_one_moment_than_it_has_room_for_stay_in_order_and_before_later_ones(
+    client: Client, connection: redis.Redis
+) -> None:
+    at = datetime.now(UTC) + timedelta(seconds=LATER_S)
+    client.enqueue("test:echo", task_id="later", process_at=at + timedelta(milliseconds=50))
+    many = client.enqueue_many([("test:echo", number) for number in range(2_500)], process_at=at)
+
+    found: Any = connection.zrange(SCHEDULED, 0, -1)
+    assert [text(task_id) for task_id in found] == [
+        *(answer.id for answer in many if isinstance(answer, TaskInfo)), "later",
+    ]  # fmt: skip
+
+
+def test_people_see_the_moment_that_was_asked_for(client: Client, connection: redis.Redis) -> None:
+    at = (datetime.now(UTC) + timedelta(seconds=LATER_S)).replace(microsecond=250_000)
+    ids = [client.enqueue("test:echo", process_at=at).id for _ in range(3)]
+
+    seen = [Inspector(connection).task(task_id).next_run_at for task_id in ids]
+
+    assert seen == [at] * 3
 
 
 # The alarm.

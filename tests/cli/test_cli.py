@@ -556,6 +556,21 @@ def test_config_check_refuses_periodic_tasks_of_one_name(command: Command, direc
 
 
 @pytest.mark.parametrize(
+    ("entry", "pattern"),
+    [
+        ({"type": "worker:ping", "queue": "lwo"}, "cron entry 'worker-ping': this daemon does not serve queue 'lwo'; "),
+        ({"type": "worker:pnig"}, "cron entry 'worker-pnig': the app has no handler for type 'worker:pnig'; "),
+    ],
+)
+def test_config_check_refuses_a_periodic_task_that_the_daemon_could_not_run(
+    command: Command, entry: dict[str, str], pattern: str
+) -> None:
+    done = command("config", "check", BOILERD_CRON=json.dumps([{"spec": "@daily", **entry}]))
+
+    assert_refused(done, 2, pattern)
+
+
+@pytest.mark.parametrize(
     ("app", "pattern"),
     [
         ("nowhere:mux", "app 'nowhere:mux': no module 'nowhere' in "),

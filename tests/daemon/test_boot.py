@@ -113,6 +113,24 @@ def test_an_application_that_is_not_there_is_named(directory: Path, app: str, pa
 
 
 @pytest.mark.fault(16)
+@pytest.mark.parametrize(
+    ("task_type", "queue", "pattern"),
+    [
+        ("known:task", "lwo", r"cron entry 'mine': .* queue 'lwo'; .*\(critical, default, low\), add 'lwo' to them"),
+        ("unknown:task", "low", "cron entry 'mine': the app has no handler for type 'unknown:task'; "),
+    ],
+)
+def test_a_periodic_task_that_this_daemon_could_not_run_is_named(
+    directory: Path, task_type: str, queue: str, pattern: str
+) -> None:
+    (directory / "mine.py").write_text(
+        "from boilerd import ServeMux\nmux = ServeMux()\nmux.handle('known:', lambda task: None)\n"
+        f"mux.cron('@daily', '{task_type}', name='mine', queue='{queue}')\n"
+    )
+
+    assert_refused(run(directory, "--app", "mine:mux"), pattern)
+
+
 def test_an_application_that_imports_what_is_missing_is_told_apart_from_a_missing_application(directory: Path) -> None:
     (directory / "needy.py").write_text("import not_installed\n")
 

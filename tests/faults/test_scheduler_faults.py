@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.claims import Failure, batch_place
+from boilerd.broker.claims import Claim, Failure, batch_place
 from boilerd.cli.rpc_client import read_status
 from boilerd.process.identity import birthmark
 from boilerd.process.scoreboard import Scoreboard
@@ -141,6 +141,47 @@ def test_leases_that_nobody_could_renew_are_not_taken_at_once(
     assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
 
 
+@pytest.mark.fault(41)
+def test_a_recoverer_that_was_kept_from_looking_takes_no_lease_at_once(
+    recoverer: Recoverer, clock: Clock, client: Client, broker: Broker
+) -> None:
+    recoverer.recover()
+    client.enqueue("test:echo", task_id="a")
+    broker.advance("other.run.0", ["default"])
+    expire_leases(client.connection, broker.expired)
+    clock.ahead_s = 36  # as in an outage that began within its own round, before any heartbeat noticed it
+
+    assert 0 < recoverer.recover() <= GRACE_S
+    assert client.connection.hget(keys.job("a"), "status") == b"started"
+
+    clock.ahead_s += GRACE_S
+    recoverer.recover()
+    assert client.connection.hget(keys.job("a"), "status") == b"scheduled"
+
+
+@pytest.mark.fault(41)
+def test_a_step_of_redis_clock_within_a_look_for_ended_leases_is_noticed(
+    recoverer: Recoverer, clock: Clock, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.enqueue("test:echo", task_id="a")
+    broker.advance("other.run.0", ["default"])
+    recoverer.recover()
+    clock.ahead_s = GRACE_S
+    now, expired = broker.now, broker.expired
+    steps: list[float] = []
+    monkeypatch.setattr(broker, "now", lambda: now() + sum(steps))
+
+    def step_and_find(queues: Sequence[str]) -> list[tuple[str, Claim]]:
+        steps.append(60.0)
+        return expire_leases(client.connection, lambda: expired(queues))
+
+    monkeypatch.setattr(broker, "expired", step_and_find)
+
+    recoverer.recover()
+
+    assert client.connection.hget(keys.job("a"), "status") == b"started"
+
+
 def test_many_lost_claims_do_not_keep_the_scheduler_from_its_other_duties(
     recoverer: Recoverer, clock: Clock, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +257,12 @@ def overdue(
     return heartbeater
 
 
+def begin_long_ago(scoreboard: Scoreboard) -> None:
+    """A task of the batch began a minute ago."""
+    scoreboard.begin(0)
+    scoreboard._since_ms[0] -= 60_000
+
+
 def is_killed(child: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
@@ -227,10 +274,23 @@ def test_only_the_attempt_that_runs_is_killed_for_its_timeout(
     overdue.beat()
     assert "worker killed" not in caplog.text
 
-    scoreboard.begin(0)
+    begin_long_ago(scoreboard)
     scoreboard.mark_busy(0, is_busy=True)
     overdue.beat()
     assert is_killed(child)
+
+
+@pytest.mark.fault(41)
+def test_an_attempt_is_killed_for_its_timeout_by_the_host_s_clock_and_not_by_redis_alone(
+    overdue: Heartbeater, scoreboard: Scoreboard, caplog: pytest.LogCaptureFixture
+) -> None:
+    scoreboard.begin(0)  # just now, although Redis's clock says that it is long past its timeout
+    scoreboard.mark_busy(0, is_busy=True)
+
+    due_in_s = overdue.beat()
+
+    assert "worker killed" not in caplog.text
+    assert due_in_s == HEARTBEAT_S
 
 
 @pytest.mark.fault(15)
@@ -241,7 +301,7 @@ def test_nobody_is_killed_for_a_timeout_when_the_handler_has_returned_or_its_wor
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scoreboard.begin(0)  # the attempt's outcome could not be written yet
+    begin_long_ago(scoreboard)  # the attempt's outcome could not be written yet
 
     overdue.beat()
     with scoreboard.running_hooks(0):  # the worker itself, or its successor

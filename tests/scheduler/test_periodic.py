@@ -40,6 +40,11 @@ class Every:
         """The IDs of the ticks so many intervals before the last one."""
         return [self.entry.tick_id(self.tick_s - n * self.interval_s) for n in back]
 
+    def seen(self, connection: redis.Redis, back: int, schedule: str = "") -> None:
+        """As if it had been seen first a little before the tick so many intervals before the last one."""
+        since_s = self.tick_s - back * self.interval_s - 1
+        connection.hset(keys.SCHEDULES, "e", f"{since_s:.6f} {schedule or f'UTC {self.entry.spec}'}")
+
     def remember(self, connection: redis.Redis, back: int) -> None:
         """As if the tick so many intervals before the last one had been the last that was taken."""
         connection.hset(keys.CRON, "e", repr(self.tick_s - back * self.interval_s))
@@ -75,6 +80,86 @@ def test_a_tick_that_is_due_is_enqueued_under_its_own_id(
 
     assert pending(connection) == just_now.ticks(0)
     assert broker.last_ticks() == {"e": just_now.tick_s}
+
+
+def test_the_first_start_remembers_since_when_there_is_an_entry(
+    broker: Broker, connection: redis.Redis, just_now: Every
+) -> None:
+    before_s = broker.now()
+    Periodic([just_now.entry]).enqueue_due(broker)
+    first = connection.hget(keys.SCHEDULES, "e")
+
+    Periodic([just_now.entry]).enqueue_due(broker)
+
+    assert isinstance(first, bytes)
+    since, _, schedule = first.decode().partition(" ")
+    assert before_s - 1 <= float(since) <= broker.now()
+    assert schedule == f"UTC {just_now.entry.spec}"
+    assert connection.hget(keys.SCHEDULES, "e") == first
+    assert 399 * 86400 < connection.ttl(keys.SCHEDULES) <= 400 * 86400
+
+
+@pytest.mark.fault(36)
+def test_an_entry_s_first_tick_is_caught_up_with_although_no_daemon_ran(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    every = Every(broker, int(LATE_S) + 30, catch_up=True)
+    every.seen(connection, back=0)
+
+    Periodic([every.entry]).enqueue_due(broker)
+
+    assert pending(connection) == every.ticks(0)
+
+
+@pytest.mark.fault(36)
+def test_an_entry_s_first_tick_is_logged_when_it_was_missed(
+    broker: Broker, connection: redis.Redis, long_ago: Every, caplog: pytest.LogCaptureFixture
+) -> None:
+    long_ago.seen(connection, back=0)
+
+    Periodic([long_ago.entry]).enqueue_due(broker)
+
+    (record,) = caplog.records
+    assert pending(connection) == []
+    assert (record.message, vars(record)["missed"]) == ("periodic task missed its time", 1)
+
+
+@pytest.mark.parametrize("earlier", ["UTC 0 4 * * *", "Europe/Berlin {spec}"])
+def test_a_changed_schedule_counts_from_when_it_is_first_seen(
+    broker: Broker, connection: redis.Redis, caplog: pytest.LogCaptureFixture, earlier: str
+) -> None:
+    every = Every(broker, int(LATE_S) + 30, catch_up=True)
+    every.remember(connection, back=2)
+    every.seen(connection, 3, earlier.format(spec=every.entry.spec))
+
+    Periodic([every.entry]).enqueue_due(broker)
+
+    assert (pending(connection), caplog.records) == ([], [])
+    found = connection.hget(keys.SCHEDULES, "e")
+    assert isinstance(found, bytes)
+    assert abs(float(found.split()[0]) - broker.now()) < 5
+
+
+def test_a_schedule_that_an_earlier_daemon_did_not_remember_counts_from_its_last_tick(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    every = Every(broker, int(LATE_S) + 30, catch_up=True)
+    every.remember(connection, back=1)
+
+    Periodic([every.entry]).enqueue_due(broker)
+
+    assert pending(connection) == every.ticks(0)
+
+
+@pytest.mark.parametrize("value", ["", "soon", "nan UTC {spec}", "-1 UTC {spec}", "1e300 UTC {spec}"])
+def test_a_memory_of_a_schedule_that_cannot_be_is_none(
+    broker: Broker, connection: redis.Redis, just_now: Every, value: str
+) -> None:
+    connection.hset(keys.SCHEDULES, "e", value.format(spec=just_now.entry.spec))
+
+    Periodic([just_now.entry]).enqueue_due(broker)
+
+    assert pending(connection) == []
 
 
 @pytest.mark.parametrize("key", [keys.queue("default"), keys.registry("scheduled", "default")])

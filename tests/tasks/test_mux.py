@@ -42,6 +42,19 @@ def mux() -> ServeMux:
 # --- Which handler
 
 
+def test_a_type_has_a_handler_where_a_pattern_or_the_not_found_handler_runs_it() -> None:
+    inner, outer, all_of_it = ServeMux(), ServeMux(), ServeMux()
+    inner.handle("in:known", lambda task: None)
+    outer.handle("in:", inner)
+    outer.handle("own", lambda task: None)
+    all_of_it.not_found(lambda task: None)
+
+    found = {name: outer.has_handler(name) for name in ("own:task", "in:known", "in:unknown", "other")}
+
+    assert found == {"own:task": True, "in:known": True, "in:unknown": False, "other": False}
+    assert all_of_it.has_handler("anything")
+
+
 def test_a_handler_gets_the_task_and_its_answer_comes_back(mux: ServeMux) -> None:
     given = task(payload={"to": "a@b.c"})
     mux.handle("email:deliver", lambda task: [task])

@@ -116,9 +116,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """An attempt that is past its task's timeout or deadline, by `late_s` seconds."""
+    """An attempt that is past its task's timeout or deadline: by `late_s` on Redis's clock, and it had `limit_s`."""
 
     worker: str
     task_id: str
     execution_id: str
     late_s: float
+    limit_s: float

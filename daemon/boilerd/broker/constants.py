@@ -9,6 +9,9 @@ from boilerd.units import LONGEST_S
 
 #: A claim holds this long without a heartbeat; the scheduler renews it every 5 s.
 LEASE_S = 30
+#: Is added to the end of each lease in ``rq:wip:Q``. RQ's tools end claims with scores from 0 to their own clock, and
+#: give no grace: with this, no clock reaches a claim of ours before the year 2286.
+LEASE_OFFSET_S = 10_000_000_000
 #: RQ's own value: a worker that sends no heartbeat for this long is gone from its registry.
 WORKER_TTL_S = 420 + 60
 #: The scheduler looks for due tasks at least this often; a task that is due sooner rings its alarm.
@@ -43,7 +46,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "ID_TAKEN": ID_TAKEN,
         "QUEUE_FULL": QUEUE_FULL,
     },
-    "claims": {"LEASE_S": LEASE_S, "ARCHIVE_TTL_S": ARCHIVE_TTL_S},
+    "claims": {"LEASE_S": LEASE_S, "LEASE_OFFSET_S": LEASE_OFFSET_S, "ARCHIVE_TTL_S": ARCHIVE_TTL_S},
     "act": {
         "ALLOWED_STATUSES": states.ALLOWED_STATUSES,
         "REGISTRY_OF": states.REGISTRY_OF,

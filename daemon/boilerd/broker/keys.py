@@ -25,6 +25,8 @@ PAUSED = f"{OWN}:paused"
 LIMITS = f"{OWN}:limits"
 #: hash: name of a periodic task → its last tick
 CRON = f"{OWN}:cron"
+#: hash: name of a periodic task → since when it has its schedule, and the schedule
+SCHEDULES = f"{OWN}:schedules"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
 

@@ -33,10 +33,17 @@ class SchedulerCalls(ScriptCalls):
         """
         overdue, unwanted = self._run("extend", workers)
         late = []
-        for worker, pair, late_s in overdue:
+        for worker, pair, late_s, limit_s in overdue:
             task_id, _, execution_id = text(pair).rpartition(":")
-            late.append(Overdue(text(worker), task_id, execution_id, float(late_s)))
+            late.append(Overdue(text(worker), task_id, execution_id, float(late_s), float(limit_s)))
         return late, [text(worker) for worker in unwanted]
+
+    def adopt(self, workers: Sequence[str], queues: Sequence[str]) -> int:
+        """Write anew which claims of these queues live workers hold, and renew them; how many.
+
+        Where Redis's clock was put forward by a day or more, nothing else knows of them.
+        """
+        return int(self._run("adopt", [str(len(workers)), *workers, *queues]))
 
     def forward(self, queues: Sequence[str] = ()) -> tuple[int, float | None]:
         """Move due tasks to their queues, up to `CHUNK`.
@@ -108,6 +115,15 @@ class SchedulerCalls(ScriptCalls):
         is_ours, *answers = self._run("tick", [name, repr(tick_s), *(describe_task(task) if task else ())])
         answer = to_answer(task, answers[0]) if task and answers else None
         return bool(is_ours), answer if isinstance(answer, BoilerdError) else None
+
+    def ticks_since(self, schedules: Mapping[str, str]) -> dict[str, float]:
+        """Name of each periodic task → the moment after which its ticks count: the last one, or when it was first seen.
+
+        Args:
+            schedules: Name → its schedule as text; with another one, an entry is seen for the first time.
+        """
+        moments = self._run("since", [part for entry in schedules.items() for part in entry])
+        return {name: float(moment) for name, moment in zip(schedules, moments, strict=True)}
 
     def last_ticks(self) -> dict[str, float]:
         """Name of a periodic task → its last tick; none where a foreign key stands, which a tick replaces."""

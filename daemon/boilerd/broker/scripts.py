@@ -10,8 +10,8 @@ from typing import Self
 from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
-    "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held", "janitor",
-    "look", "mark", "release", "result", "sift", "tick", "tidy",
+    "act", "adopt", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held",
+    "janitor", "look", "mark", "release", "result", "sift", "since", "tick", "tidy",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
 _READING = frozenset({"look", "sift"})

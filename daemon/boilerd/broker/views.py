@@ -199,7 +199,7 @@ def to_task(
         worker=shown.get("worker_name", ""),
         unique_key=shown.get("unique_key", ""),
         concurrency_key=shown.get("concurrency_key", ""),
-        next_run_at=moment if is_waiting else None,
+        next_run_at=_without_microseconds(moment) if is_waiting else None,
         expires_at=None if is_waiting else moment,
         attempts=attempts,
     )
@@ -328,6 +328,11 @@ def _moment(seconds: float | str | None) -> datetime | None:
     with suppress(TypeError, ValueError, OverflowError, OSError):
         return datetime.fromtimestamp(float(seconds or ""), UTC)
     return None
+
+
+def _without_microseconds(moment: datetime | None) -> datetime | None:
+    """The moment to the millisecond: microseconds order tasks that are due at once (see common.lua)."""
+    return moment and moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def _time(value: str | None) -> datetime | None:

@@ -41,15 +41,15 @@ def show(loaded: Loaded, *, as_json: bool) -> None:
 @config.command()
 @with_settings(ALL)
 def check(loaded: Loaded) -> None:
-    """Check the settings, that the application can be imported, and its periodic tasks.
+    """Check the settings, that the application can be imported, and that the daemon can run its periodic tasks.
 
     Exit status: 0 all is well, 2 a setting is wrong, 3 the application does not import.
     """
-    from boilerd.tasks.cron import check_unique_names  # noqa: PLC0415
+    from boilerd.tasks.cron import check_entries  # noqa: PLC0415
     from boilerd.tasks.loading import load_app  # noqa: PLC0415 - only here
 
     mux = load_app(loaded.settings.app, loaded.settings.rq_functions)
-    check_unique_names([*mux.crons, *loaded.settings.cron_entries()])
+    check_entries([*mux.crons, *loaded.settings.cron_entries()], loaded.settings.queues, mux.has_handler)
     echo(f"settings are fine ({loaded.file or 'no file'}); app {loaded.settings.app or '(built-in)'} imports")
 
 

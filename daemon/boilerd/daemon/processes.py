@@ -20,6 +20,7 @@ from boilerd.supervision.children import ForkedConfig, forked_config
 from boilerd.supervision.groups import SCHEDULER, WORKER
 from boilerd.supervision.options import Options
 from boilerd.supervision.supervisor import KILL_MARGIN_S
+from boilerd.tasks.cron import check_entries
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.attempt_log import log_attempts
@@ -45,9 +46,11 @@ class Application(NamedTuple):
 
     @classmethod
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
-        """Take it from the mux; raises ConfigError where its periodic tasks and the settings' do not fit together."""
+        """Take it from the mux; raises ConfigError where its periodic tasks and the settings do not fit together."""
         rules = Rules.of(mux, settings.retry.policy(), log_attempts)
-        return cls(rules, Periodic([*mux.crons, *settings.cron_entries()]))
+        entries = [*mux.crons, *settings.cron_entries()]
+        check_entries(entries, settings.queues, mux.has_handler)
+        return cls(rules, Periodic(entries))
 
 
 class Processes:

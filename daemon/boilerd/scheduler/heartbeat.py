@@ -83,16 +83,18 @@ class Heartbeater:
             return HEARTBEAT_S  # another claim of its batch, which has ended or not begun
         if not self._scoreboard.is_busy(slot) and self._scoreboard.in_hooks_s(slot) < KILL_IN_HOOKS_AFTER_S:
             return HEARTBEAT_S  # it ended, and its outcome is not written yet; or its worker did: the next settles it
-        left_s = KILL_AFTER_S - attempt.late_s
+        # On the host's own clock too: Redis's may have been put forward.
+        late_s = min(attempt.late_s, batch.running_ms / 1000 - attempt.limit_s)
+        left_s = KILL_AFTER_S - late_s
         if left_s <= 0:
-            self._kill(slot, attempt)
-        return max(left_s, 0.1)
+            self._kill(slot, attempt, late_s)
+        return min(max(left_s, 0.1), HEARTBEAT_S)
 
-    def _kill(self, slot: int, attempt: Overdue) -> None:
+    def _kill(self, slot: int, attempt: Overdue, late_s: float) -> None:
         pid = self._scoreboard.pid(slot)
         if pid:
             with log_context(task_id=attempt.task_id):
-                fields = {"child": f"worker:{slot}", "late_s": round(attempt.late_s, 3)}
+                fields = {"child": f"worker:{slot}", "late_s": round(late_s, 3)}
                 logger.error("worker killed, its task ignores the timeout", extra=fields)
             send(pid, signal.SIGKILL)
 

@@ -21,8 +21,8 @@ LONGEST_SLEEP_S = 60.0
 class Periodic:
     """The cron entries of the settings and the mux.
 
-    Redis remembers the last tick of each entry: the host that moves it on takes the tick, and stores the
-    task in the same step. All moments are Redis's.
+    Redis remembers the last tick of each entry, and since when it has its schedule: the host that moves the tick on
+    takes it, and stores the task in the same step. All moments are Redis's.
 
     Raises:
         ConfigError: Two entries have one name.
@@ -45,8 +45,7 @@ class Periodic:
         """
         now_s = broker.now()
         if not self._last:
-            stored = broker.last_ticks()
-            self._last = {entry.name: stored.get(entry.name, now_s) for entry in self._entries}
+            self._last = broker.ticks_since({entry.name: f"{entry.timezone} {entry.spec}" for entry in self._entries})
         refusal: BrokerRefusedError | None = None
         for entry in self._entries:
             # A tick in the future was taken while Redis's clock was ahead; the script knows whether to take it again.

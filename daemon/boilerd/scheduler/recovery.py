@@ -18,13 +18,15 @@ from boilerd.broker.claims import Claim
 from boilerd.broker.outage import LONGEST_PAUSE_S
 from boilerd.errors import LeaseExpiredError, WorkerDiedError
 from boilerd.process.exit_status import STOPPED_BY_DAEMON
-from boilerd.process.identity import is_alive, is_dead
+from boilerd.process.identity import is_alive, is_dead, is_stopped
 from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
 from boilerd.scheduler.heartbeat import HEARTBEAT_S
 from boilerd.worker.settlement import Rules
 
 logger = logging.getLogger("boilerd.scheduler")
 
+#: A look at Redis that is longer ago than this was kept from it, by an outage or because this process was stopped.
+LONGEST_GAP_S = 2 * HEARTBEAT_S
 #: After an outage, or a step of Redis's clock, schedulers have so long to renew leases before they count as lost.
 GRACE_S = HEARTBEAT_S + LONGEST_PAUSE_S
 #: After so long the other duties have their turn, although tasks of dead workers are left.
@@ -60,6 +62,7 @@ class Recoverer:
         self._rules = rules.without_hooks() if scoreboard.died_in_hooks(SCHEDULER_SLOT) else rules
         self._clock = clock
         self._grace_since_s = -math.inf
+        self._looked_s = -math.inf
         self._lead_s = -math.inf
 
     def recover(self) -> float:
@@ -103,19 +106,31 @@ class Recoverer:
 
     def _record_attempts_of_ended_leases(self) -> Iterator[Claim]:
         """Record as lost, of whatever host, the claims whose lease ended although it could have been renewed."""
-        self._look_for_clock_step()
+        expired = self._broker.expired(self._queues)
+        self._look_for_gap()  # behind the answer: whatever ended these leases too early came before it
         if self._clock() - self._grace_since_s < GRACE_S:
             return  # the broker may have been away, and its other daemons not be back yet
-        for worker, claim in self._broker.expired(self._queues):
+        for worker, claim in expired:
             error = LeaseExpiredError(f"lease expired: worker {worker or 'unknown'} is gone or cut off")
             self._rules.record_lost_attempt(
                 self._broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone
             )
             yield claim
 
-    def _look_for_clock_step(self) -> None:
-        """Start a grace where Redis's clock was put forward, as when its host was suspended: leases ended too early."""
-        lead_s = self._broker.now() - self._clock()
-        if lead_s - self._lead_s > HEARTBEAT_S:
+    def _look_for_gap(self) -> None:
+        """Start a grace where nobody may have renewed leases, or Redis's clock was put forward: they ended too early.
+
+        A clock put forward by a day also took what Redis had kept for a day, as which claims our workers hold.
+        """
+        now_s = self._clock()
+        lead_s = self._broker.now() - now_s
+        if now_s - self._looked_s > LONGEST_GAP_S or lead_s - self._lead_s > HEARTBEAT_S:
             self.start_grace()
-        self._lead_s = lead_s
+            if live := self._live_workers():
+                self._broker.adopt(live, self._queues)
+        self._looked_s, self._lead_s = now_s, lead_s
+
+    def _live_workers(self) -> list[str]:
+        """Names of the host's workers that live, and are not stopped."""
+        pids = {name: self._scoreboard.pid(slot) for slot, name in enumerate(self._worker_names)}
+        return [name for name, pid in pids.items() if pid and not is_stopped(pid)]

@@ -13,7 +13,7 @@ import math
 import re
 import zoneinfo
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple
@@ -158,6 +158,33 @@ def check_unique_names(entries: Iterable[CronEntry]) -> None:
         if entry.name in names:
             raise ConfigError(f"cron entry {entry.name!r} is there twice; give one of them another name")
         names.add(entry.name)
+
+
+def check_entries(entries: Sequence[CronEntry], queues: Collection[str], has_handler: Callable[[str], bool]) -> None:
+    """Check that a daemon can run what its entries enqueue, which would fill Redis else.
+
+    Args:
+        entries: Of its settings and its application.
+        queues: Those that it serves.
+        has_handler: Whether its application runs tasks of a type.
+
+    Raises:
+        ConfigError: An entry is for another queue, or for a type without a handler; or two have one name.
+    """
+    check_unique_names(entries)
+    for entry in entries:
+        queue = task_options(**entry.options).queue
+        if queue not in queues:
+            raise ConfigError(
+                f"cron entry {entry.name!r}: this daemon does not serve queue {queue!r}; give the entry one of its"
+                f" queues ({', '.join(queues)}), add {queue!r} to them, or write the entry as [[cron]] in the settings"
+                " of the daemon that serves it"
+            )
+        if not has_handler(entry.task_type):
+            raise ConfigError(
+                f"cron entry {entry.name!r}: the app has no handler for type {entry.task_type!r};"
+                " register one, or correct the type"
+            )
 
 
 def _zone(name: str) -> ZoneInfo:

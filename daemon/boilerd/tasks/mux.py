@@ -185,6 +185,13 @@ class ServeMux:
         pattern = self._pattern(task_type)
         return None if pattern is None else self._handlers[pattern]
 
+    def has_handler(self, task_type: str) -> bool:
+        """True if tasks of the type run: by a handler registered for it, or by that of `not_found`."""
+        handler = self.match(task_type)
+        if handler is None:
+            return self._not_found is not _raise_not_found
+        return not isinstance(handler, ServeMux) or handler.has_handler(task_type)
+
     def __call__(self, task: Task) -> Any:
         """Run the task's handler inside the middleware.
 

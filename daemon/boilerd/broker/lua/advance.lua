@@ -25,7 +25,7 @@
 -- Touches, claiming: rq:suspended, boilerd:paused, boilerd:limits, boilerd:running:KEY (ZADD, score = end
 --   of the lease; a day), boilerd:called:KEY (ZREM), boilerd:waiting:KEY (ZADD, score = when it stepped aside; its
 --   place among those that do so in one call), boilerd:keys (SADD), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q,
---   rq:job:ID (status started, PERSIST), rq:execution:ID:EID, rq:wip:Q (ZADD, score = end of the lease),
+--   rq:job:ID (status started, PERSIST), rq:execution:ID:EID, rq:wip:Q (ZADD, score = end of the lease and LEASE_OFFSET_S),
 --   rq:worker:W:executions (EXPIRE: a day), rq:worker:W (state). rq:executions:ID is written by the first heartbeat.
 
 local worker, limit, parts, execution, queues = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
@@ -241,7 +241,7 @@ end
 -- The tasks are out of their queue, so nothing here may fail: each key was looked at before, or is deleted if foreign.
 local function claim(queue, jobs, is_batch)
   local members, leases, claimed = {}, {}, {}
-  local ends = stamp(seconds + LEASE_S)
+  local score = lease_score(seconds + LEASE_S)
   for i, job in ipairs(jobs) do
     local key, eid = RQ .. ':job:' .. job.id, execution
     if is_batch then eid = string.format('%s-%d', execution, i - 1) end
@@ -253,8 +253,8 @@ local function claim(queue, jobs, is_batch)
     call('HSET', execution_key, 'id', eid, 'job_id', job.id, 'created_at', stamped, 'last_heartbeat', stamped,
       'worker_name', worker)
     if job.key then call('HSET', execution_key, 'concurrency_key', job.key) end
-    call('EXPIRE', execution_key, EXECUTION_TTL_S)
-    members[i], leases[2 * i - 1], leases[2 * i] = pair, ends, pair
+    call('EXPIRE', execution_key, CLAIMS_TTL_S)
+    members[i], leases[2 * i - 1], leases[2 * i] = pair, score, pair
     claimed[i] = {job.id, eid, queue, stamped, job.fields}
   end
   call('ZADD', RQ .. ':wip:' .. queue, unpack(leases))

@@ -19,12 +19,11 @@ local function whole(number)
   return string.format('%.0f', math.min(number, 2^53))
 end
 
--- Seconds for which Redis keeps a worker's set of claims, and the running and called tasks of a concurrency key, after
--- the last heartbeat: longer than an outage takes, so that the next heartbeat finds what it renews. Whether a lease
--- still holds is another question, which its score in rq:wip:Q answers.
+-- Seconds for which Redis keeps a worker's set of claims, the records of its attempts, and the running and called tasks
+-- of a concurrency key, after the last heartbeat: longer than an outage takes, so that the next heartbeat finds what it
+-- renews, and RQ's tools, which take claims without such a record out of the set, find it too. Whether a lease still
+-- holds is another question, which its score in rq:wip:Q answers.
 local CLAIMS_TTL_S = 86400
--- Seconds for which Redis keeps the record of an attempt after its last heartbeat.
-local EXECUTION_TTL_S = LEASE_S + 60
 
 -- Names of the queues that boilerd serves: those that its tasks were ever in, and those in ARGV from `first` on.
 local function served(first)
@@ -144,11 +143,18 @@ local function leave_key(job, key, seconds)
   call_waiting(key, seconds)
 end
 
+-- The score of a claim in rq:wip:Q, from the end of its lease. The offset keeps it from RQ's tools, which end all claims
+-- with scores from 0 to their own host's clock.
+local function lease_score(ends)
+  return stamp(LEASE_OFFSET_S + ends)
+end
+
 -- The end of the claim's lease, if it is still held. If not, another process owns the task by now, and the caller must
 -- not touch it.
 local function is_held(job, execution, queue)
-  local ends = redis.pcall('ZSCORE', RQ .. ':wip:' .. queue, job .. ':' .. execution)
-  return type(ends) == 'string' and ends
+  local score = tonumber(redis.pcall('ZSCORE', RQ .. ':wip:' .. queue, job .. ':' .. execution))
+  -- Workers of plain RQ write no offset, nor did earlier ones of boilerd.
+  return score and (score < LEASE_OFFSET_S and score or score - LEASE_OFFSET_S)
 end
 
 -- The concurrency key of a claim. It is looked for in two places: RQ's tools may have deleted the job, and the record

@@ -77,9 +77,23 @@ local function note_queue(queue)
   redis.pcall('SADD', RQ .. ':queues', RQ .. ':queue:' .. queue)
 end
 
+-- The score of a task that is due at a moment. Members with one score are sorted by their IDs, so a task that finds the
+-- moment taken comes a microsecond behind the last of those there: they run in the order in which they were stored. A
+-- millisecond has room for a thousand; where it is full, the time that is looked at doubles.
+local function score_at(scheduled, due)
+  local moment, span = stamp(due), 0.001
+  if call('ZCOUNT', scheduled, moment, moment) == 0 then return moment end
+  while true do
+    local last = tonumber(call('ZREVRANGEBYSCORE', scheduled, stamp(due + span), moment, 'WITHSCORES', 'LIMIT', 0, 1)[2])
+    if last + 1e-6 < due + span then return stamp(last + 1e-6) end
+    span = 2 * span
+  end
+end
+
 -- Have a task run at a time; if that is before the scheduler looks by itself, wake it.
 local function schedule(queue, job, due, seconds)
-  call('ZADD', RQ .. ':scheduled:' .. queue, stamp(due), job) -- first: where it fails, nothing is written
+  local scheduled = RQ .. ':scheduled:' .. queue
+  call('ZADD', scheduled, score_at(scheduled, due), job) -- first: where it fails, nothing is written
   call('HSET', RQ .. ':job:' .. job, 'status', 'scheduled')
   note_queue(queue)
   local alarm = OWN .. ':alarm'

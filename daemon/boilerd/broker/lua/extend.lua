@@ -3,11 +3,12 @@
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, then worker names.
 -- Returns {overdue, unwanted}:
---   overdue: for each attempt that is past its timeout or deadline {worker name, job ID:execution ID, seconds past it};
+--   overdue: for each attempt that is past its timeout or deadline {worker name, job ID:execution ID, seconds past it,
+--     seconds that it had};
 --   unwanted: names of workers whose task still runs although it was cancelled, or taken over.
 -- Touches for each worker: rq:worker:W (last_heartbeat, EXPIRE), rq:worker:W:executions (EXPIRE: a day),
 --   and for each claim in it rq:wip:Q (ZADD XX), rq:execution:ID:EID, rq:executions:ID,
---   boilerd:running:KEY (ZADD XX, EXPIRE), rq:job:ID (last_heartbeat).
+--   boilerd:running:KEY (ZADD, EXPIRE), rq:job:ID (last_heartbeat).
 
 local seconds = now()
 local time = iso(seconds)
@@ -24,7 +25,7 @@ local function renew(worker, claim)
     unwanted[#unwanted + 1] = worker
     return
   end
-  call('ZADD', RQ .. ':wip:' .. fields[1], 'XX', stamp(seconds + LEASE_S), claim)
+  call('ZADD', RQ .. ':wip:' .. fields[1], 'XX', lease_score(seconds + LEASE_S), claim)
   local execution_key = RQ .. ':execution:' .. claim
   if own_call('HSETNX', execution_key, 'created_at', stamp(seconds)) == 1 then
     -- It expired while nobody renewed it, as in a long outage; the timeout counts from here.
@@ -32,19 +33,23 @@ local function renew(worker, claim)
     if fields[4] then call('HSET', execution_key, 'concurrency_key', fields[4]) end
   end
   call('HSET', execution_key, 'last_heartbeat', stamp(seconds))
-  call('EXPIRE', execution_key, EXECUTION_TTL_S)
-  own_call('ZADD', RQ .. ':executions:' .. job, stamp(seconds + EXECUTION_TTL_S), eid)
-  call('EXPIRE', RQ .. ':executions:' .. job, EXECUTION_TTL_S)
+  call('EXPIRE', execution_key, CLAIMS_TTL_S)
+  own_call('ZADD', RQ .. ':executions:' .. job, stamp(seconds + CLAIMS_TTL_S), eid)
+  call('EXPIRE', RQ .. ':executions:' .. job, CLAIMS_TTL_S)
   if fields[4] then
-    own_call('ZADD', OWN .. ':running:' .. fields[4], 'XX', stamp(seconds + LEASE_S), job)
+    own_call('ZADD', OWN .. ':running:' .. fields[4], stamp(seconds + LEASE_S), job)
     call('EXPIRE', OWN .. ':running:' .. fields[4], CLAIMS_TTL_S)
   end
   call('HSET', job_key, 'last_heartbeat', time)
   local started = tonumber(call('HGET', execution_key, 'created_at')) or seconds
+  if started > seconds then -- Redis's clock was put back
+    started = seconds
+    call('HSET', execution_key, 'created_at', stamp(seconds))
+  end
   local timeout, deadline = tonumber(fields[2] or -1), tonumber(fields[3] or 'inf')
   local ends = math.min(timeout and timeout > 0 and started + timeout or math.huge, deadline or math.huge)
   if fields[5] then unwanted[#unwanted + 1] = worker end
-  if seconds > ends then overdue[#overdue + 1] = {worker, claim, stamp(seconds - ends)} end
+  if seconds > ends then overdue[#overdue + 1] = {worker, claim, stamp(seconds - ends), stamp(ends - started)} end
 end
 
 for i = 3, #ARGV do

@@ -30,7 +30,7 @@ local seconds = now()
 
 local lease = is_held(job, eid, queue)
 -- The lease was renewed after it was found to have run out: the worker is back, and goes on with its claim.
-if is_taken and lease and tonumber(lease) > seconds then return '' end
+if is_taken and lease and lease > seconds then return '' end
 if not lease then
   own_call('SREM', claims_key, claim)
   return ''
