@@ -101,9 +101,11 @@ class Valkey:
 
 
 class RunningDaemon:
-    """``boilerd run`` in a process of its own; its log lines as they come."""
+    """``boilerd run`` in a process of its own; its log lines as they come, unless they go to a `stdout` of a test's."""
 
-    def __init__(self, *flags: str, directory: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *flags: str, directory: Path, env: Mapping[str, str] | None = None, stdout: int | None = None
+    ) -> None:
         self.directory = directory
         defaults = {
             "BOILERD_STATE_DIR": str(directory),
@@ -116,7 +118,8 @@ class RunningDaemon:
         self._err = (directory / "stderr").open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "boilerd", "run", *flags],
-            cwd=directory, env=self.env, stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._err,
+            cwd=directory, env=self.env, stdin=subprocess.DEVNULL, stderr=self._err,
+            stdout=self._out if stdout is None else stdout,
         )  # fmt: skip
 
     @property
@@ -156,6 +159,10 @@ class RunningDaemon:
     def ready(self) -> Self:
         """Wait until every worker has registered itself."""
         self.wait_for("daemon started")
+        return self.serving()
+
+    def serving(self) -> Self:
+        """The same, but for a daemon whose log goes elsewhere."""
         wait_until(lambda: self.info().get("state") == "ready", "it is ready")
         return self
 

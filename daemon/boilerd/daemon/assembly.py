@@ -1,5 +1,6 @@
 """The daemon put together: settings → broker, scheduler and workers under one supervisor."""
 
+import functools
 import gc
 import logging
 import os
@@ -15,7 +16,7 @@ from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BoilerdError, BootError
 from boilerd.process import logs
 from boilerd.process.gc_pause import gc_paused
-from boilerd.process.scoreboard import Scoreboard
+from boilerd.process.scoreboard import SUPERVISOR_SLOT, Scoreboard
 from boilerd.settings.definitions import Settings
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
@@ -46,6 +47,8 @@ class Daemon:
             BoilerdError: A burst ended for want of workers.
         """
         setproctitle("boilerd: supervisor")
+        logs.count_losses(functools.partial(self._scoreboard.note_lost_line, SUPERVISOR_SLOT))
+        logs.detach_files()
         supervisor = self._make_supervisor(handover)
         try:
             supervisor.serve()  # calls _boot as its first step

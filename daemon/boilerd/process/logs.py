@@ -1,23 +1,24 @@
 """Log lines: one JSON object a line for machines, one readable line for people.
 
 Lines go to stdout with a single write each, so that lines of several processes on one pipe
-do not mix. Each line that an attempt logs, in whatever module, carries the fields of its task.
+do not mix; `outlets` writes them. Each line that an attempt logs, in whatever module, carries the fields of its task.
 """
 
 import contextlib
 import logging
-import logging.handlers
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
 from pythonjsonlogger.msgspec import MsgspecFormatter
+
+from boilerd.process.outlets import DetachedOutlet, FileOutlet, Outlet, StreamOutlet, is_file
 
 logger = logging.getLogger("boilerd.logs")
 
@@ -76,7 +77,7 @@ def configure(*, level: str, output: str = "stdout", file: str | None = None, st
         handlers.append(LineHandler(1))
         handlers[-1].setFormatter(TextFormatter() if style == "text" else JsonFormatter())
     if output in {"file", "both"} and file:
-        handlers.append(FileHandler(file, encoding="utf-8", errors="backslashreplace"))
+        handlers.append(LineHandler(file))
         handlers[-1].setFormatter(JsonFormatter())
     for handler in handlers:
         handler.addFilter(_AddFields())
@@ -103,7 +104,7 @@ def _has_foreign_handler() -> bool:
     """True if a logger has a handler that is not boilerd's."""
     root = logging.getLogger()
     loggers = [root, *(known for known in root.manager.loggerDict.values() if isinstance(known, logging.Logger))]
-    ours = LineHandler | FileHandler | logging.NullHandler
+    ours = LineHandler | logging.NullHandler
     return not all(isinstance(handler, ours) for logger in loggers for handler in logger.handlers)
 
 
@@ -111,10 +112,9 @@ def _take_over(handlers: list[logging.Handler]) -> None:
     """Replace our handlers by these, and enable boilerd's loggers: dictConfig disables all that it does not mention."""
     root = logging.getLogger()
     for old in root.handlers[:]:
-        if isinstance(old, LineHandler | FileHandler):
+        if isinstance(old, LineHandler):
             root.removeHandler(old)
-            with contextlib.suppress(OSError):  # the disk is full, and lines were still to be written
-                old.close()
+            old.close()
     root.handlers[:0] = handlers
     for name, known in root.manager.loggerDict.items():
         if name.partition(".")[0] == "boilerd" and isinstance(known, logging.Logger):
@@ -123,18 +123,50 @@ def _take_over(handlers: list[logging.Handler]) -> None:
 
 def name_process(worker: str) -> None:
     """In a child of the daemon: put this name in the field ``worker`` of each line; the handlers are the parent's."""
-    for handler in logging.getLogger().handlers:
+    for handler in _own_handlers():
         for added in handler.filters:
             if isinstance(added, _AddFields):
                 added.worker = worker
 
 
+def count_losses(count: Callable[[], None]) -> None:
+    """From now on, call `count` for each line of this process that is lost."""
+    for handler in _own_handlers():
+        handler.on_loss = count
+
+
+def detach_files() -> None:
+    """Have a thread write to files, in the supervisor: it must go on while a disk hangs."""
+    for handler in _own_handlers():
+        handler.detach()
+
+
+def attach_files() -> None:
+    """In a child of the process that called `detach_files`: write without the thread, which only the parent has."""
+    for handler in _own_handlers():
+        handler.attach()
+
+
+def are_ready() -> bool:
+    """True if a line that is logged now would be written at once, as far as one can tell."""
+    return all(handler.outlet.is_ready() for handler in _own_handlers())
+
+
+def flush() -> None:
+    """Wait a little for lines that are still to be written; call it before the program is replaced."""
+    for handler in _own_handlers():
+        handler.flush()
+
+
 def reopen() -> None:
     """Open renamed or removed log files again; each line does it too, but a silent process would hold the old one."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, FileHandler):
-            with contextlib.suppress(OSError):
-                handler.reopenIfNeeded()
+    for handler in _own_handlers():
+        with contextlib.suppress(OSError):
+            handler.outlet.reopen()
+
+
+def _own_handlers() -> list["LineHandler"]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, LineHandler)]
 
 
 def log_stacks() -> None:
@@ -148,31 +180,56 @@ def log_stacks() -> None:
 
 
 class LineHandler(logging.Handler):
-    """Writes each record to a file descriptor with one system call."""
+    """Writes each record as a line, or gives it up: never makes its caller wait for long.
 
-    def __init__(self, fd: int) -> None:
+    Args:
+        where: A file descriptor, or the path of a file.
+
+    Attributes:
+        outlet: Writes the lines.
+        on_loss: Called for each line that is lost.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+
+    def __init__(self, where: int | str) -> None:
         super().__init__()
-        self._fd = fd
+        self.outlet: Outlet = StreamOutlet(where) if isinstance(where, int) else FileOutlet(where)
+        self.on_loss: Callable[[], None] = _ignore
+        self._is_file = isinstance(where, str) or is_file(where)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line; if that fails, only this line is lost."""
         try:
             line = self.format(record).encode("utf-8", "backslashreplace") + b"\n"
-            while line:
-                line = line[os.write(self._fd, line) :]
+            if not self.outlet.write(line):
+                self.on_loss()
         except Exception:  # noqa: BLE001 - logging never raises into tasks
             self.handleError(record)
 
+    def detach(self) -> None:
+        """Have a thread write, if it goes to a file; `on_loss` stays as it is from now on."""
+        if self._is_file and not isinstance(self.outlet, DetachedOutlet):
+            self.outlet = DetachedOutlet(self.outlet, self.on_loss)
 
-class FileHandler(logging.handlers.WatchedFileHandler):
-    """Opens the file again when it was renamed or removed; if that fails, only this line is lost."""
+    def attach(self) -> None:
+        """Write without the thread."""
+        if isinstance(self.outlet, DetachedOutlet):
+            self.outlet = self.outlet.outlet
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the line."""
-        try:
-            super().emit(record)
-        except Exception:  # noqa: BLE001 - CPython opens the file outside of its own try (3.14)
-            self.handleError(record)
+    def flush(self) -> None:
+        """Wait a little for lines that are still to be written."""
+        self.outlet.flush()
+
+    def close(self) -> None:
+        """Close what was opened for this handler."""
+        super().close()
+        self.outlet.close()
+
+
+def _ignore() -> None:
+    """Nobody counts."""
 
 
 class TextFormatter(logging.Formatter):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
+from boilerd.process import logs
 from boilerd.process.exit_status import describe_exit
 from boilerd.process.failpoints import failpoint
 from boilerd.process.signals import STOP_SIGNALS, hold_signals, release_signals
@@ -121,6 +122,7 @@ class Reload:
         try:
             if STOP_SIGNALS.isdisjoint(self._options.signal_receiver._signals_recvd):  # noqa: SLF001 - has no look-ahead
                 self._report.feed_watchdog()
+                logs.flush()
                 self._hand_over().execute()
         except OSError as error:
             self.last_error = f"reload failed: {error}"

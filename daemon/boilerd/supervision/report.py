@@ -65,6 +65,7 @@ class Report:
             activity or ("" if self.is_ready else "starting"),
             "broker unavailable" if scoreboard.is_broker_away else "",
             f"no heartbeat for {age_s:.0f} s" if age_s > LATE_HEARTBEAT_S else "",
+            "log lines are lost" if scoreboard.untold_lines else "",
             "quiet" if scoreboard.is_quiet else "",
         ]
         if pool is not None:

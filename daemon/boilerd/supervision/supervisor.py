@@ -35,6 +35,7 @@ from boilerd.supervision.children import ForkedConfig
 from boilerd.supervision.drain import Drain
 from boilerd.supervision.groups import SCHEDULER, WORKER
 from boilerd.supervision.handover import Handover
+from boilerd.supervision.lost_lines import LostLines
 from boilerd.supervision.options import BUSY_POLL_S, Options, Poller
 from boilerd.supervision.pool import Pool
 from boilerd.supervision.reactions import SignalReactions
@@ -105,6 +106,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._unfinished_line = b""
         self._is_scheduler_wanted = False
         self._pool: Pool | None = None
+        self._lost_lines = LostLines(scoreboard)
         self._report = Report(Notifier(), scoreboard)
         self._drain = Drain(options, lambda: self.process_groups)
         self._reload = Reload(options, lambda: self.process_groups, self._report, lambda: hand_over(self))
@@ -195,6 +197,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             "trouble": self._reload.last_error,  # the name that commands of older versions read
             "is_broker_away": scoreboard.is_broker_away,
             "heartbeat_age_s": scoreboard.heartbeat_age_s,
+            "lost_lines": scoreboard.untold_lines,
             "status": self._report.status(pool, self._activity(), self._reload.last_error),
         }
 
@@ -253,6 +256,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         """Take the next step of the pool and of a reload, and report to the service manager."""
         pool = self._booted_pool()
         self._report.feed_watchdog()
+        self._lost_lines.tell()
         if self._is_scheduler_wanted and self._scheduler().state == ProcessStates.STOPPED:
             self._is_scheduler_wanted = False
             self._scheduler().spawn()  # in a drain, too: somebody has to renew the leases until that is over
