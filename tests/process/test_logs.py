@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from boilerd.process.logs import FIELDS, JsonFormatter, LineHandler, TextFormatter, configure, log_context, name_process
+from boilerd.process.log_lines import FIELDS, JsonFormatter, TextFormatter
+from boilerd.process.logs import LineHandler, configure, log_context, name_process
 from builders import endless_list
 from support import DEADLINE_S, clean_environment
 

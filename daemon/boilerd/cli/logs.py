@@ -16,7 +16,7 @@ import click
 from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.tables import harmless
 from boilerd.errors import BoilerdError
-from boilerd.process.logs import TextFormatter
+from boilerd.process.log_lines import TextFormatter
 
 #: What a line for people leaves out.
 _HIDDEN = {"time", "level", "message", "logger", "pid", "traceback", "exc_info"}
