@@ -1,6 +1,8 @@
 """The form of a log line: one JSON object for machines, readable text for people."""
 
 import logging
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,12 +19,25 @@ _GIVEN_FIELDS = FIELDS[5:]
 #: Attributes that the `logging` module gives every record; all others came in through ``extra``.
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
 
+#: A longer line is cut: journald splits at 48 KiB what one program says, and a pipe mixes long lines of several.
+LONGEST = 32 * 1024
+#: In characters, of which each may be four bytes.
+_SURELY_SHORT = LONGEST // 4
+#: How many characters of each value a line that is too long keeps; the next where it still is.
+_KEPT = (4096, 512, 64)
+#: What a terminal obeys or a reader mistakes, and JSON leaves as it is: DEL and C1, line ends, marks of direction.
+_ODD = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
 
 class TextFormatter(logging.Formatter):
     """``12:00:00.123 INFO  task started  task_id=… queue=default``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Time, level, message, then the fields in the order they were given."""
+        line = self._form(record)
+        return line if len(line) < _SURELY_SHORT else _shortened(self._form, record, line)
+
+    def _form(self, record: logging.LogRecord) -> str:
         try:
             return self._format(record)
         except Exception:  # noqa: BLE001 - the line is written, whatever the caller gave
@@ -35,9 +50,11 @@ class TextFormatter(logging.Formatter):
         fields = {name: value for name, value in ordered.items() if value is not None}
         line = f"{time} {record.levelname:<7} {_harmless(record.getMessage())}"
         if fields:
-            line += "  " + " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
+            line += "  " + " ".join(f"{_shown(name)}={_shown(value)}" for name, value in fields.items())
         if record.exc_info:
             line += "\n" + _harmless(self.formatException(record.exc_info))
+        elif record.exc_text:
+            line += "\n" + _harmless(record.exc_text)
         return line
 
 
@@ -54,6 +71,15 @@ class JsonFormatter(MsgspecFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line; if a value has no JSON form, all values are plain text."""
+        line = self._form(record)
+        if len(line) < _SURELY_SHORT and line.isascii() and "\x7f" not in line:
+            return line
+        return _shortened(self._escaped, record, self._escaped(record))
+
+    def _escaped(self, record: logging.LogRecord) -> str:
+        return _ODD.sub(_as_escape, self._form(record))
+
+    def _form(self, record: logging.LogRecord) -> str:
         try:
             return super().format(record)
         except Exception:  # noqa: BLE001 - the line is written, whatever the caller gave
@@ -86,6 +112,37 @@ class JsonFormatter(MsgspecFormatter):
             self._second = second
             self._shown_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return f"{self._shown_second}.{micros // 1000:03d}Z"
+
+
+def _shortened(form: Callable[[logging.LogRecord], str], record: logging.LogRecord, line: str) -> str:
+    """The line, with its long values cut if all of it is too long."""
+    for kept in _KEPT:
+        if len(line.encode("utf-8", "backslashreplace")) < LONGEST:
+            return line
+        line = form(_cut(record, kept))
+    if len(line.encode("utf-8", "backslashreplace")) < LONGEST:
+        return line
+    # Thousands of fields, or names without an end: nobody wrote these for readers.
+    own = {name: value for name, value in vars(record).items() if name in _STANDARD or name in _GIVEN_FIELDS}
+    return form(_cut(logging.makeLogRecord(own), _KEPT[-1]))
+
+
+def _cut(record: logging.LogRecord, kept: int) -> logging.LogRecord:
+    """Copy the record; of a value that is longer in text only the two ends are left."""
+    copy = _plain(record)
+    if copy.exc_info:
+        copy.exc_text, copy.exc_info = logging.Formatter().formatException(copy.exc_info), None
+    for name, value in vars(copy).items():
+        if isinstance(value, str) and len(value) > kept:
+            half = kept // 2
+            setattr(copy, name, f"{value[:half]} … {len(value) - 2 * half:,} characters cut … {value[-half:]}")
+        elif isinstance(before := vars(record).get(name), int | float):
+            setattr(copy, name, before)
+    return copy
+
+
+def _as_escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def _plain(record: logging.LogRecord) -> logging.LogRecord:

@@ -74,12 +74,17 @@ class StreamOutlet:
         """Write a line; False: it is lost, because nobody reads, or because the write failed."""
         if self._rest and not self._write_rest():
             return False
-        self._rest = line
-        if self._write_rest():
+        try:
+            sent = self._send(line)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return False
+        if sent == len(line):
+            if self._patience_s < PATIENCE_S:
+                self._patience_s += PATIENCE_PER_LINE_S
             return True
-        # Where it was begun, others may write before there is room again: it only ends, so that the next line is whole.
-        self._rest = b"" if self._rest is line else b"\n"
-        return False
+        return self._insist(line, sent)
 
     def is_ready(self) -> bool:
         """True if there is room, also for what is left of the last line."""
@@ -95,8 +100,18 @@ class StreamOutlet:
         """Close what was opened here."""
         self._close()
 
+    def _insist(self, line: bytes, sent: int) -> bool:
+        """Write the rest of a line for which there was no room."""
+        self._rest = line[sent:]
+        if self._write_rest():
+            self._patience_s += PATIENCE_PER_LINE_S
+            return True
+        # Where it was begun, others may write before there is room again: it only ends, so that the next line is whole.
+        self._rest = b"\n" if len(self._rest) < len(line) else b""
+        return False
+
     def _write_rest(self) -> bool:
-        """Write what is left of the line, and wait where there is no room; False: something is still left."""
+        """Write what is left to be written, and wait where there is no room; False: something is still left."""
         while self._rest:
             try:
                 self._rest = self._rest[self._send(self._rest) :]
@@ -105,8 +120,6 @@ class StreamOutlet:
                     return False
             except OSError:
                 return False
-        if self._patience_s < PATIENCE_S:
-            self._patience_s += PATIENCE_PER_LINE_S
         return True
 
     def _wait(self) -> bool:
