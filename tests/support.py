@@ -27,6 +27,11 @@ from boilerd.settings.definitions import definitions
 TESTS = Path(__file__).parent
 #: Far above what anything here takes, for machines that are busy with something else.
 DEADLINE_S = 20.0
+#: Makes stdin the terminal that controls a process, then executes the program in its arguments.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 T = TypeVar("T")
 
@@ -101,10 +106,20 @@ class Valkey:
 
 
 class RunningDaemon:
-    """``boilerd run`` in a process of its own; its log lines as they come, unless they go to a `stdout` of a test's."""
+    """``boilerd run`` in a process of its own; its log lines as they come, unless they go to what the test gives.
+
+    Args:
+        stdout: Where its lines go.
+        terminal: Where its lines go, and what it is controlled by.
+    """
 
     def __init__(
-        self, *flags: str, directory: Path, env: Mapping[str, str] | None = None, stdout: int | None = None
+        self,
+        *flags: str,
+        directory: Path,
+        env: Mapping[str, str] | None = None,
+        stdout: int | None = None,
+        terminal: int | None = None,
     ) -> None:
         self.directory = directory
         defaults = {
@@ -116,9 +131,12 @@ class RunningDaemon:
         self.env = clean_environment(**defaults | dict(env or {}))
         self._out = (directory / "stdout").open("ab")
         self._err = (directory / "stderr").open("ab")
+        command = [sys.executable, "-m", "boilerd", "run", *flags]
+        if terminal is not None:
+            command, stdout = [sys.executable, "-c", TAKE_TERMINAL, *command], terminal
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "boilerd", "run", *flags],
-            cwd=directory, env=self.env, stdin=subprocess.DEVNULL, stderr=self._err,
+            command, cwd=directory, env=self.env, stderr=self._err,
+            stdin=subprocess.DEVNULL if terminal is None else terminal,
             stdout=self._out if stdout is None else stdout,
         )  # fmt: skip
 

@@ -72,6 +72,7 @@ class Report:
             parts += [
                 f"{pool.size} worker{'s' if pool.size > 1 else ''}",
                 f"{pool.given_up()} given up" if pool.given_up() else "",
+                f"{len(halted)} stopped by a signal" if (halted := scoreboard.halted()) else "",
                 f"{scoreboard.busy()} busy",
                 f"{scoreboard.pending:,} pending",
             ]

@@ -30,7 +30,7 @@ from supervisor.supervisord import Supervisor
 from boilerd.errors import RefusedError
 from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import Scoreboard
-from boilerd.process.signals import STOP_SIGNALS
+from boilerd.process.terminal import is_stop
 from boilerd.supervision.children import ForkedConfig
 from boilerd.supervision.drain import Drain
 from boilerd.supervision.groups import SCHEDULER, WORKER
@@ -164,7 +164,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._report.feed_watchdog()
         self._report.extend_timeout()
         while signum := self.options.get_signal():
-            if signum in STOP_SIGNALS:
+            if is_stop(signum):
                 raise StoppedEarly
         if self._drain.is_under_way:  # asked for on the control socket
             raise StoppedEarly
@@ -172,7 +172,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
     def handle_signal(self) -> None:
         """Supervisor's hook, once a round of its loop: act on signals, then take the next step of all under way."""
         while signum := self.options.get_signal():
-            if signum in STOP_SIGNALS:
+            if is_stop(signum):
                 self._drain.on_stop_signal(signal.Signals(signum))
             else:
                 self._reactions.react(signum)
@@ -198,6 +198,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             "is_broker_away": scoreboard.is_broker_away,
             "heartbeat_age_s": scoreboard.heartbeat_age_s,
             "lost_lines": scoreboard.untold_lines,
+            "halted": [f"{WORKER}:{slot}" for slot in scoreboard.halted()],
             "status": self._report.status(pool, self._activity(), self._reload.last_error),
         }
 
