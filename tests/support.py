@@ -31,6 +31,11 @@ from boilerd.settings.definitions import definitions
 TESTS = Path(__file__).parent
 #: Far above what anything here takes, for machines that are busy with something else.
 DEADLINE_S = 20.0
+#: Makes stdin the terminal that controls a process, then executes the program in its arguments.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 T = TypeVar("T")
 
@@ -126,9 +131,21 @@ class ServerClock:
 
 
 class RunningDaemon:
-    """``boilerd run`` in a process of its own; its log lines as they come."""
+    """``boilerd run`` in a process of its own; its log lines as they come, unless they go to what the test gives.
 
-    def __init__(self, *flags: str, directory: Path, env: Mapping[str, str] | None = None) -> None:
+    Args:
+        stdout: Where its lines go.
+        terminal: Where its lines go, and what it is controlled by.
+    """
+
+    def __init__(
+        self,
+        *flags: str,
+        directory: Path,
+        env: Mapping[str, str] | None = None,
+        stdout: int | None = None,
+        terminal: int | None = None,
+    ) -> None:
         self.directory = directory
         defaults = {
             "BOILERD_STATE_DIR": str(directory),
@@ -139,9 +156,13 @@ class RunningDaemon:
         self.env = clean_environment(**defaults | dict(env or {}))
         self._out = (directory / "stdout").open("ab")
         self._err = (directory / "stderr").open("ab")
+        command = [sys.executable, "-m", "boilerd", "run", *flags]
+        if terminal is not None:
+            command, stdout = [sys.executable, "-c", TAKE_TERMINAL, *command], terminal
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "boilerd", "run", *flags],
-            cwd=directory, env=self.env, stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._err,
+            command, cwd=directory, env=self.env, stderr=self._err,
+            stdin=subprocess.DEVNULL if terminal is None else terminal,
+            stdout=self._out if stdout is None else stdout,
         )  # fmt: skip
 
     @property
@@ -181,6 +202,10 @@ class RunningDaemon:
     def ready(self) -> Self:
         """Wait until every worker has registered itself."""
         self.wait_for("daemon started")
+        return self.serving()
+
+    def serving(self) -> Self:
+        """The same, but for a daemon whose log goes elsewhere."""
         wait_until(lambda: self.info().get("state") == "ready", "it is ready")
         return self
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from boilerd.process.logs import FIELDS, JsonFormatter, LineHandler, TextFormatter, configure, log_context, name_process
+from boilerd.process.log_lines import FIELDS, LONGEST, JsonFormatter, TextFormatter
+from boilerd.process.logs import LineHandler, configure, log_context, name_process
 from builders import endless_list
 from support import DEADLINE_S, clean_environment
 
@@ -197,6 +199,75 @@ def test_a_field_of_the_callers_never_takes_the_place_of_the_lines_own(capfd: Ca
     (line,) = json_lines(capfd.readouterr().out)
     assert (line["level"], line["logger"], line["pid"]) == ("info", "app.module", os.getpid())
     assert str(line["time"]).endswith("Z")
+
+
+# --- What lines may hold
+
+
+HOSTILE = "\x1b]52;c;aGk=\x07 \x9b2J \x7f \x00 \r \u202e\u2066\u200f\u061c \u2028\u2029 ü€"
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_no_character_that_a_terminal_obeys_or_a_reader_mistakes_is_written_as_it_is(
+    capfd: Capture, style: str
+) -> None:
+    with logging_to(style=style):
+        logger.info("message %s", HOSTILE, extra={"field": HOSTILE, HOSTILE: [HOSTILE]})
+
+    (line,) = capfd.readouterr().out.split("\n")[:-1]
+    assert [c for c in line if not c.isprintable()] == []
+    assert "ü€" in line
+    if style == "json":
+        found = json.loads(line)
+        assert (found["message"], found["field"], found[HOSTILE]) == (f"message {HOSTILE}", HOSTILE, [HOSTILE])
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+@pytest.mark.parametrize(
+    "long", ["a" * 10**6, "€" * 10**6, "\x00" * 10**6, "\x7f" * 10_000, ["a" * 10**6], {"a": "b" * 10**6}]
+)
+def test_a_long_value_is_cut_and_marked_and_the_others_stay(capfd: Capture, style: str, long: object) -> None:
+    with logging_to(style=style), log_context(task_id="t"):
+        logger.info("the line", extra={"field": long, "duration_ms": 1.5})
+
+    (line,) = capfd.readouterr().out.split("\n")[:-1]
+    assert len(line.encode()) < LONGEST
+    assert re.search(r"… [\d,]+ characters cut …", line)
+    if style == "json":
+        found = json.loads(line)
+        assert (found["message"], found["task_id"], found["duration_ms"]) == ("the line", "t", 1.5)
+
+
+def test_a_long_message_and_a_long_traceback_keep_their_two_ends(capfd: Capture) -> None:
+    with logging_to():
+        try:
+            raise KeyError("first" + "x" * 10**6 + "last")
+        except KeyError:
+            logger.exception("begin %s end", "y" * 10**6)
+
+    (line,) = json_lines(capfd.readouterr().out)
+    assert line["message"].startswith("begin yyy")
+    assert line["message"].endswith("yyy end")
+    assert line["traceback"].startswith("Traceback (most recent call last):\n")
+    assert line["traceback"].endswith("last'")
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_line_of_fields_without_number_keeps_its_own(capfd: Capture, style: str) -> None:
+    with logging_to(style=style), log_context(task_id="t"):
+        logger.info("the line", extra={f"field{n}": "value" for n in range(10_000)})
+
+    (line,) = capfd.readouterr().out.split("\n")[:-1]
+    assert len(line.encode()) < LONGEST
+    assert "the line" in line
+    assert ('"task_id":"t"' if style == "json" else "task_id=t") in line
+
+
+def test_a_line_that_is_just_short_enough_is_whole(capfd: Capture) -> None:
+    with logging_to():
+        logger.info("x" * (LONGEST - 200))
+
+    assert json_lines(capfd.readouterr().out)[0]["message"] == "x" * (LONGEST - 200)
 
 
 # --- Text

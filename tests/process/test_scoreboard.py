@@ -2,7 +2,7 @@
 
 import pytest
 
-from boilerd.process.scoreboard import SCHEDULER_SLOT, SLOTS, Scoreboard
+from boilerd.process.scoreboard import SCHEDULER_SLOT, SLOTS, SUPERVISOR_SLOT, Scoreboard
 from support import run_python
 
 
@@ -96,6 +96,17 @@ def test_no_field_of_a_board_overlaps_another(scoreboard: Scoreboard) -> None:
         assert not scoreboard.is_revoked(slot)
     assert (scoreboard.slots, scoreboard.pending, scoreboard.is_quiet) == (4, 5, True)
     assert scoreboard.live().keys() == set(everything)
+
+
+def test_lost_log_lines_are_counted_over_all_processes_until_they_are_told(scoreboard: Scoreboard) -> None:
+    for slot in (0, 0, 3, SCHEDULER_SLOT, SUPERVISOR_SLOT):
+        scoreboard.note_lost_line(slot)
+    before = scoreboard.untold_lines
+    scoreboard.clear(0, -9)
+
+    scoreboard.note_told_lines(4)
+
+    assert (before, scoreboard.untold_lines) == (5, 1)
 
 
 def test_a_slot_beyond_the_board_is_an_error(scoreboard: Scoreboard) -> None:

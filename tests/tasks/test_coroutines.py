@@ -14,7 +14,8 @@ import pytest
 
 from boilerd import ServeMux, SkipRetry, Task
 from boilerd.errors import DeadlineExceededError, TaskTimeoutError
-from boilerd.process.logs import JsonFormatter, _AddFields, log_context
+from boilerd.process.log_lines import JsonFormatter
+from boilerd.process.logs import _AddFields, log_context
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released
 from boilerd.worker.attempt_log import log_attempts
 

@@ -13,7 +13,8 @@ import pytest
 import boilerd
 from boilerd import Handler, HandlerNotFoundError, InvalidTaskError, Middleware, ServeMux, Task
 from boilerd.errors import ShutdownTimeoutError, TaskTimeoutError
-from boilerd.process.logs import JsonFormatter, _AddFields
+from boilerd.process.log_lines import JsonFormatter
+from boilerd.process.logs import _AddFields
 from boilerd.tasks.builtin import WORKER_PING
 from boilerd.tasks.builtin import mux as builtin_mux
 from boilerd.tasks.retry import Hooks

@@ -17,7 +17,7 @@ import click
 from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.output import echo, harmless_json
 from boilerd.errors import BoilerdError
-from boilerd.process.logs import TextFormatter
+from boilerd.process.log_lines import TextFormatter
 
 #: Fields that a readable line does not show as extra fields.
 _NOT_EXTRA = {"time", "level", "message", "logger", "pid", "traceback", "exc_info"}

@@ -72,6 +72,11 @@ class DaemonStatus:
         # A daemon that was started before an upgrade may lack newer fields; that is no problem.
         if self.info.get("is_broker_away"):
             problems.append("daemon: the broker does not let its processes through; its log says why")
+        problems += [
+            f"{name}: stopped by a signal, and does nothing until `kill -CONT`" for name in self.info.get("halted", [])
+        ]
+        if lost := self.info.get("lost_lines"):
+            problems.append(f"log: {lost} lines were lost; whoever reads stdout has stopped, or the disk is full")
         if (age_s := self.info.get("heartbeat_age_s", 0.0)) > LATE_HEARTBEAT_S:
             problems.append(f"scheduler: no heartbeat for {age_s:.0f} s, so that leases end and nothing is forwarded")
         return problems

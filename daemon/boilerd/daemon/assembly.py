@@ -1,5 +1,6 @@
 """The daemon put together: settings → broker, scheduler and workers under one supervisor."""
 
+import functools
 import gc
 import logging
 import os
@@ -16,7 +17,7 @@ from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BoilerdError, BootError
 from boilerd.process import logs
 from boilerd.process.gc_pause import gc_paused
-from boilerd.process.scoreboard import Scoreboard
+from boilerd.process.scoreboard import SUPERVISOR_SLOT, Scoreboard
 from boilerd.settings.definitions import Settings
 from boilerd.settings.urls import mask_url
 from boilerd.supervision.handover import Handover
@@ -49,6 +50,8 @@ class Daemon:
             BootError: It could not start; nothing was claimed and nothing is left running.
             BoilerdError: A burst ended for want of workers.
         """
+        logs.count_losses(functools.partial(self._scoreboard.note_lost_line, SUPERVISOR_SLOT))
+        logs.detach_files()
         supervisor = self._make_supervisor(handover)
         try:
             supervisor.serve()  # calls _boot as its first step

@@ -95,7 +95,7 @@ class Processes:
     def worker(self, slot: int) -> ForkedConfig:
         """The worker of a slot."""
         return forked_config(
-            self._options, str(slot), functools.partial(_run_worker, self._make_worker(slot)),
+            self._options, str(slot), functools.partial(self._run_worker, self._make_worker(slot), slot),
             priority=WORKER_PRIORITY, scoreboard=self._scoreboard, slot=slot,
             stop_wait_s=self._settings.shutdown_timeout + KILL_MARGIN_S,
             restarts_always=not self._is_burst,
@@ -132,7 +132,7 @@ class Processes:
 
     def _run_scheduler(self) -> int:
         """Run in the forked child; returns the exit status."""
-        _set_up_child(SCHEDULER)
+        self._set_up_child(SCHEDULER, SCHEDULER_SLOT)
         with connect(self._settings, SCHEDULER) as connection:
             self._scoreboard.mark_booted(SCHEDULER_SLOT)
             return Scheduler(
@@ -144,24 +144,25 @@ class Processes:
                 periodic=self._application.periodic,
             ).serve()
 
+    def _run_worker(self, worker: Worker, slot: int) -> int:
+        """Run in the forked child; returns the exit status."""
+        self._set_up_child(worker.title, slot)
+        return worker.run()
+
     def _worker_name(self, slot: int) -> str:
         return f"{self._name}.{slot}"
 
+    def _set_up_child(self, title: str, slot: int) -> None:
+        """Name the child in its log lines, and install the handlers of the signals that the supervisor passes on.
 
-def _run_worker(worker: Worker) -> int:
-    """Run in the forked child; returns the exit status."""
-    _set_up_child(worker.title)
-    return worker.run()
-
-
-def _set_up_child(title: str) -> None:
-    """Name the child in its log lines, and install the handlers of the signals that the supervisor passes on.
-
-    These two act in the handler, instead of noting the signal for the loop: a worker's loop waits while a task runs,
-    and a stack dump is wanted just then. That is acceptable because they change no state but the log's: Python calls
-    them between two steps of the main thread, and the locks of `logging` let the same thread in again. At worst the
-    log file misses the line that was being written, or the dump. The worker and the scheduler install what ends them.
-    """
-    logs.name_process(title)
-    signal.signal(signal.SIGQUIT, lambda *_: logs.log_stacks())
-    signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())
+        These two act in the handler, instead of noting the signal for the loop: a worker's loop waits while a task
+        runs, and a stack dump is wanted just then. That is acceptable because they change no state but the log's:
+        Python calls them between two steps of the main thread, and the locks of `logging` let the same thread in
+        again. At worst the log misses the line that was being written, or the dump. The worker and the scheduler
+        install what ends them.
+        """
+        logs.attach_files()
+        logs.name_process(title)
+        logs.count_losses(functools.partial(self._scoreboard.note_lost_line, slot))
+        signal.signal(signal.SIGQUIT, lambda *_: logs.log_stacks())
+        signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())

@@ -1,43 +1,28 @@
 """Log lines: one JSON object a line for machines, one readable line for people.
 
 Lines go to stdout with a single write each, so that lines of several processes on one pipe
-do not mix. Each line that an attempt logs, in whatever module, carries the fields of its task.
+do not mix; `outlets` writes them. Each line that an attempt logs, in whatever module, carries the fields of its task.
 """
 
 import contextlib
-import io
 import logging
-import logging.handlers
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pythonjsonlogger.msgspec import MsgspecFormatter
-
-from boilerd import ground
+from boilerd.process.log_lines import JsonFormatter, TextFormatter
+from boilerd.process.outlets import DetachedOutlet, FileOutlet, Outlet, StreamOutlet, is_file
 
 logger = logging.getLogger("boilerd.logs")
 
-#: Fields that come first in a line, in this order, if they have a value.
-FIELDS = (
-    "time", "level", "message", "logger", "pid", "worker", "task_id", "task_type", "queue", "attempt",
-    "duration_ms", "error", "request_id",
-)  # fmt: skip
-
-#: Those of them that no record has by itself.
-_GIVEN_FIELDS = FIELDS[5:]
 #: Fields of the attempt that this process runs.
 _context: ContextVar[Mapping[str, Any]] = ContextVar("boilerd_log_context", default=MappingProxyType({}))
 
-#: Attributes that the `logging` module gives every record; all others came in through ``extra``.
-_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
 #: Tells `logging` which frames to pass over in search of the caller; None: do not search.
 _LOGGING_FILE = logging._srcfile  # noqa: SLF001
 
@@ -80,7 +65,7 @@ def configure(*, level: str, output: str = "stdout", file: str | None = None, st
         handlers.append(LineHandler(1))
         handlers[-1].setFormatter(TextFormatter() if style == "text" else JsonFormatter())
     if output in {"file", "both"} and file:
-        handlers.append(FileHandler(file, encoding="utf-8", errors="backslashreplace"))
+        handlers.append(LineHandler(file))
         handlers[-1].setFormatter(JsonFormatter())
     for handler in handlers:
         handler.addFilter(_AddFields())
@@ -107,7 +92,7 @@ def _has_foreign_handler() -> bool:
     """True if a logger has a handler that is not boilerd's."""
     root = logging.getLogger()
     loggers = [root, *(known for known in root.manager.loggerDict.values() if isinstance(known, logging.Logger))]
-    ours = LineHandler | FileHandler | logging.NullHandler
+    ours = LineHandler | logging.NullHandler
     return not all(isinstance(handler, ours) for logger in loggers for handler in logger.handlers)
 
 
@@ -115,10 +100,9 @@ def _take_over(handlers: list[logging.Handler]) -> None:
     """Replace our handlers by these, and enable boilerd's loggers: dictConfig disables all that it does not mention."""
     root = logging.getLogger()
     for old in root.handlers[:]:
-        if isinstance(old, LineHandler | FileHandler):
+        if isinstance(old, LineHandler):
             root.removeHandler(old)
-            with contextlib.suppress(OSError):  # the disk is full, and lines were still to be written
-                old.close()
+            old.close()
     root.handlers[:0] = handlers
     for name, known in root.manager.loggerDict.items():
         if name.partition(".")[0] == "boilerd" and isinstance(known, logging.Logger):
@@ -127,18 +111,50 @@ def _take_over(handlers: list[logging.Handler]) -> None:
 
 def name_process(worker: str) -> None:
     """In a child of the daemon: put this name in the field ``worker`` of each line; the handlers are the parent's."""
-    for handler in logging.getLogger().handlers:
+    for handler in _own_handlers():
         for added in handler.filters:
             if isinstance(added, _AddFields):
                 added.worker = worker
 
 
+def count_losses(count: Callable[[], None]) -> None:
+    """From now on, call `count` for each line of this process that is lost."""
+    for handler in _own_handlers():
+        handler.on_loss = count
+
+
+def detach_files() -> None:
+    """Have a thread write to files, in the supervisor: it must go on while a disk hangs."""
+    for handler in _own_handlers():
+        handler.detach()
+
+
+def attach_files() -> None:
+    """In a child of the process that called `detach_files`: write without the thread, which only the parent has."""
+    for handler in _own_handlers():
+        handler.attach()
+
+
+def are_ready() -> bool:
+    """True if a line that is logged now would be written at once, as far as one can tell."""
+    return all(handler.outlet.is_ready() for handler in _own_handlers())
+
+
+def flush() -> None:
+    """Wait a little for lines that are still to be written; call it before the program is replaced."""
+    for handler in _own_handlers():
+        handler.flush()
+
+
 def reopen() -> None:
     """Open renamed or removed log files again; each line does it too, but a silent process would hold the old one."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, FileHandler):
-            with contextlib.suppress(OSError):
-                handler.reopenIfNeeded()
+    for handler in _own_handlers():
+        with contextlib.suppress(OSError):
+            handler.outlet.reopen()
+
+
+def _own_handlers() -> list["LineHandler"]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, LineHandler)]
 
 
 def log_stacks() -> None:
@@ -152,109 +168,56 @@ def log_stacks() -> None:
 
 
 class LineHandler(logging.Handler):
-    """Writes each record to a file descriptor with one system call."""
+    """Writes each record as a line, or gives it up: never makes its caller wait for long.
 
-    def __init__(self, fd: int) -> None:
+    Args:
+        where: A file descriptor, or the path of a file.
+
+    Attributes:
+        outlet: Writes the lines.
+        on_loss: Called for each line that is lost.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+
+    def __init__(self, where: int | str) -> None:
         super().__init__()
-        self._fd = fd
+        self.outlet: Outlet = StreamOutlet(where) if isinstance(where, int) else FileOutlet(where)
+        self.on_loss: Callable[[], None] = _ignore
+        self._is_file = isinstance(where, str) or is_file(where)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line; if that fails, only this line is lost."""
         try:
             line = self.format(record).encode("utf-8", "backslashreplace") + b"\n"
-            while line:
-                line = line[os.write(self._fd, line) :]
+            if not self.outlet.write(line):
+                self.on_loss()
         except Exception:  # noqa: BLE001 - logging never raises into tasks
             self.handleError(record)
 
+    def detach(self) -> None:
+        """Have a thread write, if it goes to a file; `on_loss` stays as it is from now on."""
+        if self._is_file and not isinstance(self.outlet, DetachedOutlet):
+            self.outlet = DetachedOutlet(self.outlet, self.on_loss)
 
-class FileHandler(logging.handlers.WatchedFileHandler):
-    """Opens the file again when it was renamed or removed; if that fails, only this line is lost."""
+    def attach(self) -> None:
+        """Write without the thread."""
+        if isinstance(self.outlet, DetachedOutlet):
+            self.outlet = self.outlet.outlet
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the line."""
-        try:
-            super().emit(record)
-        except Exception:  # noqa: BLE001 - CPython opens the file outside of its own try (3.14)
-            self.handleError(record)
+    def flush(self) -> None:
+        """Wait a little for lines that are still to be written."""
+        self.outlet.flush()
 
-    def _open(self) -> io.TextIOWrapper:
-        """Open the file, if it is root's or ours: lines would be written to whatever a link leads to."""
-        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=_open_log)
-
-
-def _open_log(path: str, flags: int) -> int:
-    return ground.open_file(Path(path), flags, 0o644, takes_devices=True)
-
-
-class TextFormatter(logging.Formatter):
-    """``12:00:00.123 INFO  task started  task_id=… queue=default``."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Time, level, message, then the fields in the order they were given."""
-        try:
-            return self._format(record)
-        except Exception:  # noqa: BLE001 - the line is written, whatever the caller gave
-            return self._format(_plain(record))
-
-    def _format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        ordered = {name: given.pop(name) for name in FIELDS if name in given} | given
-        fields = {name: value for name, value in ordered.items() if value is not None}
-        line = f"{time} {record.levelname:<7} {_harmless(record.getMessage())}"
-        if fields:
-            line += "  " + " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
-        if record.exc_info:
-            line += "\n" + _harmless(self.formatException(record.exc_info))
-        return line
+    def close(self) -> None:
+        """Close what was opened for this handler."""
+        super().close()
+        self.outlet.close()
 
 
-class JsonFormatter(MsgspecFormatter):
-    """``time level message logger pid worker``, then the fields from ``extra`` and the context.
-
-    The library's own means (`rename_fields`, `process_log_record` and logging's time formats) take 4.4 µs for a line
-    of an attempt, and this 3.2 µs; there a field of the caller's could also replace one of the line's own.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(["asctime"])
-        self._second, self._shown_second = -1, ""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line; if a value has no JSON form, all values are plain text."""
-        try:
-            return super().format(record)
-        except Exception:  # noqa: BLE001 - the line is written, whatever the caller gave
-            return super().format(_plain(record))
-
-    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        """Add the fields in a steady order, but none without a value.
-
-        The parent's goes through them three times, and keeps those without a value. Here a field of the
-        caller's never takes the place of the line's own.
-        """
-        given = {name: value for name, value in vars(record).items() if name not in _STANDARD and value is not None}
-        given |= message_dict
-        log_data["time"] = record.asctime
-        log_data["level"] = record.levelname.lower()
-        log_data["message"] = given.pop("message", record.message)
-        log_data["logger"] = record.name
-        log_data["pid"] = record.process
-        for name in _GIVEN_FIELDS:
-            if name in given:
-                log_data[name] = given.pop(name)
-        if "exc_info" in given:
-            given["traceback"] = given.pop("exc_info")
-        log_data |= {name: value for name, value in given.items() if name not in log_data}
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """UTC, ISO 8601, milliseconds; logging's own formats each line's second anew, which takes 0.6 µs longer."""
-        second, micros = divmod(round(record.created * 1_000_000), 1_000_000)
-        if second != self._second:
-            self._second = second
-            self._shown_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._shown_second}.{micros // 1000:03d}Z"
+def _ignore() -> None:
+    """Nobody counts."""
 
 
 class _AddFields(logging.Filter):
@@ -268,30 +231,3 @@ class _AddFields(logging.Filter):
         for name, value in _context.get().items():
             record.__dict__.setdefault(name, value)
         return True
-
-
-def _plain(record: logging.LogRecord) -> logging.LogRecord:
-    """Copy the record with text for the values that the caller gave, in characters that any output takes."""
-    try:
-        message = record.getMessage()
-    except Exception:  # noqa: BLE001 - wrong arguments, or a value whose str() raises
-        message = _text(record.msg)
-    extra = {name: _text(value) for name, value in vars(record).items() if name not in _STANDARD and value is not None}
-    return logging.makeLogRecord({**vars(record), "msg": _text(message), "args": (), **extra})
-
-
-def _text(value: object) -> str:
-    try:
-        return str(value).encode("utf-8", "backslashreplace").decode()
-    except Exception:  # noqa: BLE001 - it is the application's code
-        return f"<{type(value).__name__}>"
-
-
-def _shown(value: object) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return repr(text) if not text or " " in text or not text.isprintable() else text
-
-
-def _harmless(text: str) -> str:
-    """Escape control characters, which would move a terminal's cursor; lines and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

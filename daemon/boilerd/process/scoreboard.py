@@ -18,19 +18,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-#: More slots than a host will ever run; 44 bytes each.
+#: More slots than a host will ever run; 52 bytes each.
 SLOTS = 1024
-#: The slots of the scheduler and the embedded broker; workers have the ones from 0 on.
+#: The slots of the scheduler, the embedded broker and the supervisor; workers have the ones from 0 on.
 SCHEDULER_SLOT = SLOTS - 1
 VALKEY_SLOT = SLOTS - 2
+SUPERVISOR_SLOT = SLOTS - 3
 #: An older heartbeat is late: there is one every 5 s, and the pauses in an outage are 3 s at most.
 LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.
 _CELL_RANGE = 2**31
 #: Arrays: one for each field of a slot, and the last for the daemon's own fields.
-_ARRAYS = 12
+_ARRAYS = 14
 #: Positions in the last array.
-_IS_QUIET, _IS_BROKER_AWAY, _PENDING, _SLOTS, _HEARTBEAT_MS = range(5)
+_IS_QUIET, _IS_BROKER_AWAY, _PENDING, _SLOTS, _HEARTBEAT_MS, _TOLD_LINES = range(6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ class Scoreboard:
         self._progress = next(arrays)  # 2 for each finished task, 1 for the running one
         self._since_ms = next(arrays)
         self._revoked = next(arrays)  # number of the batch that the scheduler ended last
+        self._lost_lines = next(arrays)
+        self._halted = next(arrays)
         self._daemon = next(arrays)
         self.beat()  # the first may take its time
         self.alarm_fds = os.pipe()
@@ -103,7 +106,7 @@ class Scoreboard:
     def clear(self, slot: int, exit_status: int) -> bool:
         """Note that the process of `slot` ended, and how (see `exit_status`); True if it had booted."""
         had_booted = bool(self._booted[slot])
-        self._pids[slot] = self._booted[slot] = self._busy[slot] = self._waiting[slot] = 0
+        self._pids[slot] = self._booted[slot] = self._busy[slot] = self._waiting[slot] = self._halted[slot] = 0
         self._exits[slot] = exit_status
         return had_booted
 
@@ -134,6 +137,27 @@ class Scoreboard:
     def mark_waiting(self, slot: int, *, is_waiting: bool) -> None:
         """Note that the broker does not let a worker through; it calls this before and after each pause for that."""
         self._waiting[slot] = is_waiting
+
+    def mark_halted(self, slot: int, *, is_halted: bool) -> None:
+        """Note whether a signal has stopped the process (STOP, TTIN …); the scheduler looks at each heartbeat."""
+        self._halted[slot] = is_halted
+
+    def halted(self) -> list[int]:
+        """The slots whose process does nothing until it gets a SIGCONT."""
+        return [slot for slot, is_halted in enumerate(self._halted) if is_halted]
+
+    def note_lost_line(self, slot: int) -> None:
+        """Count a log line that the process could not write; it calls this."""
+        self._lost_lines[slot] += 1
+
+    @property
+    def untold_lines(self) -> int:
+        """Number of log lines that the daemon's processes have lost, but for those of which the log tells."""
+        return sum(self._lost_lines) - self._daemon[_TOLD_LINES]
+
+    def note_told_lines(self, count: int) -> None:
+        """Note that the log tells that so many more were lost; the supervisor calls this."""
+        self._daemon[_TOLD_LINES] += count
 
     # --- The application's hooks, which may end the process that calls them
 

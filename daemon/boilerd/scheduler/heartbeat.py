@@ -49,8 +49,7 @@ class Heartbeater:
     def beat(self) -> float:
         """Renew the leases; seconds until the next heartbeat is due."""
         # A stopped worker does nothing: its lease runs out, and another worker takes the task over.
-        live = [slot for slot in self._live_slots() if not is_stopped(self._scoreboard.pid(slot))]
-        slots = {self._worker_names[slot]: slot for slot in live}
+        slots = {self._worker_names[slot]: slot for slot in self._live_slots() if not self._is_halted(slot)}
         overdue, unwanted = self._broker.extend(list(slots))
         self._note_beat()
         for worker in unwanted:
@@ -58,6 +57,11 @@ class Heartbeater:
             if pid := self._scoreboard.pid(slots[worker]):
                 send(pid, signal.SIGUSR1)
         return min([HEARTBEAT_S, *(self._end_overdue(slots[attempt.worker], attempt) for attempt in overdue)])
+
+    def _is_halted(self, slot: int) -> bool:
+        is_halted = is_stopped(self._scoreboard.pid(slot))
+        self._scoreboard.mark_halted(slot, is_halted=is_halted)
+        return is_halted
 
     def keep_leases_of_orphans(self) -> None:
         """Renew the leases until all workers have ended: the supervisor was killed, so they drain."""

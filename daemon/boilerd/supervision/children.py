@@ -23,6 +23,7 @@ from boilerd.process.exit_status import DONE, OK, RECYCLED, STOPPED_BY_DAEMON, T
 from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import hold_signals, release_signals, restore_defaults
+from boilerd.process.terminal import ignore_background_stops
 from boilerd.supervision.handover import RunningValkey
 
 logger = logging.getLogger("boilerd.supervisor")
@@ -118,6 +119,7 @@ class ForkedProcess(Child):
             # The child leaves the terminal's foreground group: Ctrl-C is for the parent only.
             self.config.options.setpgrp()
             self.config.options.leave_parent()
+            ignore_background_stops()
             status = self.config.target()
         except BaseException:
             # An error of boilerd, not of a task: it counts as a failed start, so that Supervisor gives up some time.

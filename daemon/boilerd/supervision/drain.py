@@ -46,10 +46,12 @@ class Drain:
         self._options.mood = SupervisorStates.SHUTDOWN
 
     def on_stop_signal(self, signum: signal.Signals) -> None:
-        """Drain at the first signal; stop at once at a second one."""
+        """Drain at the first signal; stop at once at a second one, but for HUP: kernel and shell send one each."""
         if self._since_s is None:
+            if signum == signal.SIGHUP:
+                logger.warning("the terminal was closed, stopping")
             self.request()
-        elif time.monotonic() - self._since_s >= SECOND_SIGNAL_S:
+        elif signum != signal.SIGHUP and time.monotonic() - self._since_s >= SECOND_SIGNAL_S:
             logger.warning("stopping now, running tasks go back to their queues", extra={"signal": signum.name})
             self._hurry()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from boilerd.errors import RefusedError
 from boilerd.process import logs
+from boilerd.process.terminal import is_in_foreground
 from boilerd.supervision.pool import signal_children
 from boilerd.supervision.rpc import Controlled
 
@@ -51,8 +52,11 @@ class SignalReactions:
             logger.info("reload ignored", extra={"error": str(error)})
 
     def on_tstp(self) -> None:
-        """Stop claiming."""
+        """Stop claiming, and tell who typed Ctrl-Z: a supervisor that stops would neither replace workers nor obey."""
         _obey(self._daemon.quiet)
+        if is_in_foreground():
+            hint = "boilerd resume, or kill -CONT, makes it claim tasks again; Ctrl-C ends it"
+            logger.warning("Ctrl-Z makes the daemon quiet and does not stop it", extra={"hint": hint})
 
     def on_cont(self) -> None:
         """Claim again."""

@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
+from boilerd.process import logs
 from boilerd.process.exit_status import describe_exit
 from boilerd.process.failpoints import failpoint
-from boilerd.process.signals import STOP_SIGNALS, hold_signals, release_signals
+from boilerd.process.signals import hold_signals, release_signals
+from boilerd.process.terminal import is_stop
 from boilerd.supervision.groups import SCHEDULER, WORKER
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
@@ -119,8 +121,9 @@ class Reload:
         failpoint("supervisor-becomes-new")
         hold_signals()
         try:
-            if STOP_SIGNALS.isdisjoint(self._options.signal_receiver._signals_recvd):  # noqa: SLF001 - has no look-ahead
+            if not any(map(is_stop, self._options.signal_receiver._signals_recvd)):  # noqa: SLF001 - has no look-ahead
                 self._report.feed_watchdog()
+                logs.flush()
                 self._hand_over().execute()
         except OSError as error:
             self.last_error = f"reload failed: {error}"

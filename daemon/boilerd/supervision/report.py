@@ -65,12 +65,14 @@ class Report:
             activity or ("" if self.is_ready else "starting"),
             "broker unavailable" if scoreboard.is_broker_away else "",
             f"no heartbeat for {age_s:.0f} s" if age_s > LATE_HEARTBEAT_S else "",
+            "log lines are lost" if scoreboard.untold_lines else "",
             "quiet" if scoreboard.is_quiet else "",
         ]
         if pool is not None:
             parts += [
                 f"{pool.size} worker{'s' if pool.size > 1 else ''}",
                 f"{pool.given_up()} given up" if pool.given_up() else "",
+                f"{len(halted)} stopped by a signal" if (halted := scoreboard.halted()) else "",
                 f"{scoreboard.busy()} busy",
                 f"{scoreboard.pending:,} pending",
             ]

@@ -30,11 +30,12 @@ from supervisor.supervisord import Supervisor
 from boilerd.errors import RefusedError
 from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import Scoreboard
-from boilerd.process.signals import STOP_SIGNALS
+from boilerd.process.terminal import is_stop
 from boilerd.supervision.children import ForkedConfig
 from boilerd.supervision.drain import Drain
 from boilerd.supervision.groups import SCHEDULER, WORKER
 from boilerd.supervision.handover import Handover
+from boilerd.supervision.lost_lines import LostLines
 from boilerd.supervision.options import BUSY_POLL_S, Options, Poller
 from boilerd.supervision.pool import Pool
 from boilerd.supervision.reactions import SignalReactions
@@ -105,6 +106,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._unfinished_line = b""
         self._must_spawn_scheduler = False
         self._pool: Pool | None = None
+        self._lost_lines = LostLines(scoreboard)
         self._report = Report(Notifier(), scoreboard)
         self._drain = Drain(options, lambda: self.process_groups)
         self._reload = Reload(options, lambda: self.process_groups, self._report, lambda: hand_over(self))
@@ -162,7 +164,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._report.feed_watchdog()
         self._report.extend_timeout()
         while signum := self.options.get_signal():
-            if signum in STOP_SIGNALS:
+            if is_stop(signum):
                 raise StoppedEarly
         if self._drain.is_under_way:  # asked for on the control socket
             raise StoppedEarly
@@ -170,7 +172,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
     def handle_signal(self) -> None:
         """Supervisor's hook, once a round of its loop: act on signals, then take the next step of all under way."""
         while signum := self.options.get_signal():
-            if signum in STOP_SIGNALS:
+            if is_stop(signum):
                 self._drain.on_stop_signal(signal.Signals(signum))
             else:
                 self._reactions.react(signum)
@@ -195,6 +197,8 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             "trouble": self._reload.last_error,  # the name that commands of older versions read
             "is_broker_away": scoreboard.is_broker_away,
             "heartbeat_age_s": scoreboard.heartbeat_age_s,
+            "lost_lines": scoreboard.untold_lines,
+            "halted": [f"{WORKER}:{slot}" for slot in scoreboard.halted()],
             "status": self._report.status(pool, self._activity(), self._reload.last_error),
         }
 
@@ -253,6 +257,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         """Take the next step of the pool and of a reload, and report to the service manager."""
         pool = self._booted_pool()
         self._report.feed_watchdog()
+        self._lost_lines.tell()
         if self._must_spawn_scheduler and self._scheduler().state == ProcessStates.STOPPED:
             self._must_spawn_scheduler = False
             self._scheduler().spawn()  # in a drain, too: somebody has to renew the leases until that is over

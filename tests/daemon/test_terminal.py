@@ -1,0 +1,168 @@
+"""A daemon on a terminal: what closing it, Ctrl-Z and `stty tostop` do."""
+
+import os
+import pty
+import signal
+import termios
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from boilerd import Client
+from boilerd.process.scoreboard import Scoreboard
+from support import RunningDaemon, StartDaemon, StartValkey, completed, is_running, run_python, wait_until
+
+
+class Terminal:
+    """Both ends of a terminal, and what it has shown."""
+
+    def __init__(self) -> None:
+        self.ours, self.its_end = pty.openpty()
+        os.set_blocking(self.ours, False)
+        self._shown = b""
+
+    def shows(self, text: str) -> bool:
+        with suppress(BlockingIOError):
+            while data := os.read(self.ours, 65536):
+                self._shown += data
+        return text in self._shown.decode("utf-8", "replace")
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.ours, keys)
+
+    def close(self) -> None:
+        for fd in (self.ours, self.its_end):
+            with suppress(OSError):
+                os.close(fd)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    made = Terminal()
+    yield made
+    made.close()
+
+
+def children(daemon: RunningDaemon) -> list[int]:
+    return [process["pid"] for process in daemon.processes()]
+
+
+def test_closing_the_terminal_drains_the_daemon(start_daemon: StartDaemon, client: Client, terminal: Terminal) -> None:
+    daemon = start_daemon("--concurrency", "2", terminal=terminal.its_end).serving()
+    pids = children(daemon)
+    task_id = client.enqueue("test:sleep", 60).id
+    wait_until(lambda: daemon.info()["busy"] == 1, "the task runs")
+
+    terminal.close()
+
+    assert daemon.wait() == 0
+    assert [pid for pid in pids if is_running(pid)] == []
+    assert client.connection.lrange("rq:queue:default", 0, -1) == [task_id.encode()]
+
+
+def test_closing_the_terminal_ends_a_start_that_waits_for_its_broker(
+    start_daemon: StartDaemon, start_valkey: StartValkey, terminal: Terminal
+) -> None:
+    server = start_valkey("--save", "3600 1")
+    with Client.from_url(server.url) as client:
+        client.enqueue_many([("test:echo", "x" * 1000)] * 300)
+    server.stop()  # it saves a snapshot
+    server.launch("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
+    wait_until(server.socket.exists, "it loads")
+    daemon = start_daemon("--concurrency", "1", redis_url=server.url, terminal=terminal.its_end)
+    wait_until(lambda: terminal.shows("broker is loading, waiting"), "the daemon waits")
+
+    terminal.close()
+
+    assert daemon.wait() == 0
+
+
+def test_a_hup_while_the_terminal_is_there_is_a_reload(start_daemon: StartDaemon, terminal: Terminal) -> None:
+    daemon = start_daemon("--concurrency", "1", terminal=terminal.its_end).serving()
+
+    daemon.signal(signal.SIGHUP)
+
+    wait_until(lambda: daemon.info().get("generation") == 1 and terminal.shows("daemon reloaded"), "it has reloaded")
+    assert daemon.stop() == 0
+
+
+def test_tasks_run_after_stty_tostop(start_daemon: StartDaemon, client: Client, terminal: Terminal) -> None:
+    modes = termios.tcgetattr(terminal.its_end)
+    modes[3] |= termios.TOSTOP
+    termios.tcsetattr(terminal.its_end, termios.TCSANOW, modes)
+    daemon = start_daemon("--concurrency", "1", terminal=terminal.its_end).serving()
+
+    task_id = client.enqueue("test:echo").id
+
+    wait_until(lambda: completed(client.connection, task_id), "the task is completed")
+    assert terminal.shows(task_id)
+    assert daemon.stop() == 0
+
+
+def test_a_daemon_in_the_background_writes_after_stty_tostop_and_keeps_its_workers() -> None:
+    """Each write would make the kernel send it a TTOU, which means one worker less."""
+    found = run_python("""
+import json, os, pty, signal, termios
+from boilerd.process.outlets import StreamOutlet
+
+pid, ours = pty.fork()
+if pid == 0:
+    modes = termios.tcgetattr(1)
+    modes[3] |= termios.TOSTOP
+    termios.tcsetattr(1, termios.TCSANOW, modes)
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        seen = []
+        signal.signal(signal.SIGTTOU, lambda *_: seen.append(1) or os._exit(9))
+        is_written = StreamOutlet(1).write(b"line\\n")
+        os._exit(0 if is_written and not seen else 1)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+shown = os.read(ours, 100).decode()
+print(json.dumps([shown, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]))
+""")
+
+    assert found == ["line\r\n", 0]
+
+
+def test_ctrl_z_makes_the_daemon_quiet_and_says_how_to_go_on(
+    start_daemon: StartDaemon, client: Client, terminal: Terminal
+) -> None:
+    daemon = start_daemon("--concurrency", "1", terminal=terminal.its_end).serving()
+
+    terminal.type(b"\x1a")
+
+    wait_until(lambda: daemon.info()["is_quiet"], "it is quiet")
+    wait_until(lambda: terminal.shows("boilerd resume, or kill -CONT"), "it says how to go on")
+    daemon.signal(signal.SIGCONT)
+    task_id = client.enqueue("test:echo").id
+    wait_until(lambda: completed(client.connection, task_id), "it claims again")
+    assert daemon.stop() == 0
+
+
+def test_a_worker_that_a_signal_has_stopped_turns_health_red_until_it_goes_on(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--concurrency", "2").ready()
+    pid = daemon.pid_of("worker:1")
+
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: daemon.info()["halted"], "it is found")
+    sick = daemon.cli("health")
+    os.kill(pid, signal.SIGCONT)
+
+    assert (sick.returncode, sick.stdout) == (
+        1, "worker:1: stopped by a signal, and does nothing until `kill -CONT`\n"
+    )  # fmt: skip
+    wait_until(lambda: not daemon.info()["halted"], "it is well again")
+    assert "stopped" not in daemon.info()["status"]
+    assert daemon.stop() == 0
+
+
+def test_the_process_after_one_that_was_stopped_is_not() -> None:
+    scoreboard = Scoreboard()
+    scoreboard.mark_halted(3, is_halted=True)
+    before = scoreboard.halted()
+
+    scoreboard.clear(3, -9)
+
+    assert (before, scoreboard.halted()) == ([3], [])

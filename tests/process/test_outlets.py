@@ -1,0 +1,208 @@
+"""Where log lines go: nobody waits for a reader that has stalled, nor loses a line to one that is slow."""
+
+import errno
+import fcntl
+import os
+import pty
+import socket
+import threading
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boilerd.process import outlets
+from boilerd.process.outlets import DetachedOutlet, FileOutlet, StreamOutlet, is_file
+from support import DEADLINE_S, wait_until
+
+LINE = b"x" * 300 + b"\n"
+
+
+class Stream:
+    """Both ends of a way for lines."""
+
+    def __init__(self, reader: int, writer: int) -> None:
+        self.reader, self.writer = reader, writer
+        self.seen = b""
+
+    def read(self) -> bytes:
+        """All that has come so far."""
+        os.set_blocking(self.reader, False)
+        with suppress(BlockingIOError):
+            while data := os.read(self.reader, 65536):
+                self.seen += data
+        return self.seen
+
+
+def pipe() -> Stream:
+    return Stream(*os.pipe())
+
+
+def terminal() -> Stream:
+    stream = Stream(*pty.openpty())
+    tty.setraw(stream.writer)
+    return stream
+
+
+def sockets() -> Stream:
+    ours, theirs = socket.socketpair()
+    return Stream(ours.detach(), theirs.detach())
+
+
+def refuse(*_: Any, **__: Any) -> int:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@pytest.fixture(params=["pipe", "terminal", "socket", "pipe of another user", "terminal of another user"])
+def stream(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
+    kind, _, others = request.param.partition(" of ")
+    made = {"pipe": pipe, "terminal": terminal, "socket": sockets}[kind]()
+    if others:
+        monkeypatch.setattr(os, "open", refuse)
+    yield made
+    monkeypatch.undo()
+    os.close(made.reader)
+    os.close(made.writer)
+
+
+def write_until_lost(outlet: StreamOutlet) -> int:
+    """How many lines were taken; the next one was lost."""
+    taken = 0
+    while outlet.write(LINE):
+        taken += 1
+        assert taken < 100_000
+    return taken
+
+
+def test_a_reader_that_stalls_is_waited_for_once_and_not_for_long(stream: Stream) -> None:
+    outlet = StreamOutlet(stream.writer)
+    began_s = time.monotonic()
+
+    taken = write_until_lost(outlet)
+    lost = [outlet.write(LINE) for _ in range(1000)]
+
+    assert taken > 0
+    assert not any(lost)
+    assert time.monotonic() - began_s < outlets.ALLOWANCE_S + 3
+
+
+def test_lines_come_whole_and_in_order_when_the_reader_goes_on(stream: Stream) -> None:
+    outlet = StreamOutlet(stream.writer)
+    taken = write_until_lost(outlet)
+    wait_until(lambda: stream.read().count(b"\n") >= taken - 250 and outlet.is_ready(), "there is room")
+
+    assert outlet.write(b"again\n")
+
+    wait_until(lambda: stream.read().endswith(b"\nagain\n"), "the line after the loss is there")
+    assert stream.seen.count(LINE) in {taken, taken - 1}  # a terminal may take a part of the one that was lost
+    assert set(stream.seen.split(b"\n")[:-3]) == {LINE[:-1]}
+
+
+def test_a_reader_that_is_only_slow_loses_nothing(stream: Stream) -> None:
+    outlet = StreamOutlet(stream.writer)
+    count = 3000
+    seen = bytearray()
+
+    def read_slowly() -> None:
+        while seen.count(b"\n") < count:
+            seen.extend(os.read(stream.reader, 3000))
+
+    reader = threading.Thread(target=read_slowly, daemon=True)
+    reader.start()
+    taken = [outlet.write(LINE) for _ in range(count)]
+    wait_until(lambda: outlet.is_ready() and outlet.write(b"") and not reader.is_alive(), "all was read")
+
+    assert all(taken)
+    assert bytes(seen) == LINE * count
+
+
+def test_the_file_that_others_share_stays_as_it_is(stream: Stream) -> None:
+    outlet = StreamOutlet(stream.writer)
+
+    write_until_lost(outlet)
+
+    assert not fcntl.fcntl(stream.writer, fcntl.F_GETFL) & os.O_NONBLOCK
+
+
+def test_lines_go_where_they_went_although_the_descriptor_leads_elsewhere(stream: Stream) -> None:
+    outlet = StreamOutlet(stream.writer)
+    with Path(os.devnull).open("wb") as null:
+        os.dup2(null.fileno(), stream.writer)
+
+    assert outlet.write(LINE)
+
+    wait_until(lambda: stream.read() == LINE, "the line is there")
+
+
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
+def test_a_closed_outlet_leaves_no_descriptor_open(stream: Stream) -> None:
+    before = descriptors()
+    outlet = StreamOutlet(stream.writer)
+
+    outlet.close()
+
+    assert descriptors() == before
+
+
+# --- Files
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[FileOutlet]:
+    """A file whose disk hangs: as nobody reads from this one, what is written to it waits without an end."""
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    outlet = FileOutlet(str(path))
+    os.set_blocking(outlet._fd, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(outlet._fd, LINE)
+    os.set_blocking(outlet._fd, True)
+    yield outlet
+    os.close(reader)  # ends the thread's wait
+
+
+@pytest.mark.usefixtures("restored_signals")
+def test_a_disk_that_hangs_keeps_the_supervisor_from_nothing(hanging: FileOutlet) -> None:
+    losses: list[int] = []
+    outlet = DetachedOutlet(hanging, lambda: losses.append(1))
+    began_s = time.monotonic()
+
+    taken = [outlet.write(LINE) for _ in range(2 * outlets.MOST_WAITING)]
+    outlet.flush()
+
+    assert sum(taken) == outlets.MOST_WAITING
+    assert not outlet.is_ready()
+    assert time.monotonic() - began_s < DEADLINE_S / 2
+
+
+def test_lines_for_a_thread_are_written_in_order_and_those_that_it_loses_are_told(tmp_path: Path) -> None:
+    losses: list[int] = []
+    outlet = DetachedOutlet(FileOutlet(str(tmp_path / "log")), lambda: losses.append(1))
+    full = DetachedOutlet(FileOutlet("/dev/full"), lambda: losses.append(1))
+
+    taken = [outlet.write(b"%d\n" % n) for n in range(100)] + [full.write(LINE)]
+    outlet.flush()
+    full.flush()
+
+    assert all(taken)
+    assert (tmp_path / "log").read_bytes().split() == [b"%d" % n for n in range(100)]
+    assert losses == [1]
+    assert outlet.is_ready()
+
+
+@pytest.mark.parametrize(
+    ("opener", "answer"), [(lambda path: path.open("wb"), True), (lambda _: socket.socket(), False)]
+)
+def test_only_a_file_waits_for_a_disk(tmp_path: Path, opener: Callable[[Path], Any], *, answer: bool) -> None:
+    with opener(tmp_path / "log") as opened:
+        assert is_file(opened.fileno()) is answer
+    assert not is_file(-1)
