@@ -73,6 +73,10 @@ class Inspector:
         self._check_used(name)
         (counts,) = self._inspection.counts([name])
         oldest = self._inspection.members(name, TaskState.PENDING, 0, 1)
+        if (
+            oldest and oldest[0][1] is None
+        ):  # it waits for a worker; one that waits for its concurrency key may be older
+            oldest += self._inspection.aside(name, 0, 1)
         max_active, max_length = self._inspection.limits(name)
         (today,) = self.history(name, 1)
         return QueueDetail(counts, self._latency_s(oldest), self._memory_bytes(counts), max_active, max_length, today)
@@ -104,7 +108,7 @@ class Inspector:
 
     def tasks(self, queue: str, state: TaskState, *, page: int = 1, size: int = 30) -> list[TaskDetail]:
         """A page of the queue's tasks in a state, in the order in which their turn comes (completed and
-        archived ones: in which they expire).
+        archived ones: in which they expire; pending ones that wait for a concurrency key stand at the end).
 
         Args:
             queue: Its name.
@@ -201,8 +205,8 @@ class Inspector:
     def _latency_s(self, oldest: Sequence[Member]) -> float:
         if not oldest:
             return 0.0
-        enqueued_at = self._inspection.details(oldest)[0].enqueued_at
-        return max(0.0, self._broker.now() - enqueued_at.timestamp()) if enqueued_at else 0.0
+        moments = [task.enqueued_at.timestamp() for task in self._inspection.details(oldest) if task.enqueued_at]
+        return max(0.0, self._broker.now() - min(moments)) if moments else 0.0
 
     def _memory_bytes(self, counts: QueueInfo) -> int:
         """The memory of the queue's tasks, estimated from the first ones of each state."""

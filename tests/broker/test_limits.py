@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis
 
-from boilerd import Client, ConfigError, InvalidTaskError, QueueFullError, TaskInfo, TaskState
+from boilerd import Client, ConfigError, Inspector, InvalidTaskError, QueueFullError, TaskInfo, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion
@@ -15,8 +15,8 @@ from boilerd.errors import LeaseExpiredError
 from boilerd.settings.loading import load
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import RetryPolicy, Verdict
-from boilerd.worker.settlement import Rules
-from builders import claim_batch, complete, fail, pending, rq_job
+from boilerd.worker.settlement import Rules, archive_unrunnable
+from builders import WORKER, claim_batch, complete, fail, pending, rq_job
 from support import rings
 
 QUEUES = ("critical", "default", "low")
@@ -168,6 +168,20 @@ def test_a_retry_comes_back_even_to_a_full_queue(client: Client, broker: Broker,
     broker.forward()
 
     assert pending(connection) == ["b", "a"]
+
+
+def test_tasks_that_wait_for_a_concurrency_key_fill_their_queue(client: Client, broker: Broker) -> None:
+    broker.set_limits({"default:max_length": 3})
+    enqueue_keyed(client, *"abc")
+    claim(broker)
+    claim(broker, 1)  # b and c step aside
+
+    enqueue_keyed(client, "d")
+
+    with pytest.raises(QueueFullError):
+        enqueue_keyed(client, "e")
+    with pytest.raises(QueueFullError):
+        client.enqueue("test:echo")
 
 
 # Of a key.
@@ -525,6 +539,78 @@ def test_a_lost_lease_whose_record_was_deleted_gives_its_share_back(
     recover(broker)
 
     assert ids([claim(broker, 1)]) == ["b"]
+
+
+def test_tasks_that_rq_deleted_or_cancelled_while_they_waited_are_not_counted_for_long(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abcd")
+    claim(broker)
+    claim(broker, 1)
+    rq_job(connection, "b").delete()
+    rq_job(connection, "c").cancel()
+
+    broker.expired()
+
+    assert broker.count_pending(["default"]) == 1
+    assert connection.zrange(keys.aside("default"), 0, -1) == [b"d"]
+
+
+def test_tasks_that_a_worker_of_the_first_version_put_aside_are_counted_soon(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abc")
+    claim(broker)
+    claim(broker, 1)
+    connection.delete(keys.aside("default"))
+
+    broker.expired()
+
+    assert broker.count_pending(["default"]) == 2
+
+
+def test_a_task_waits_where_it_was_claimed_from_whatever_its_job_says(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"ab")
+    connection.hset(keys.job("b"), "origin", "elsewhere")
+    held = claimed(broker)
+    claim(broker, 1)
+
+    complete(broker, held)
+
+    assert pending(connection) == ["b"]
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "-inf", "nan", "0.5"])
+def test_a_job_that_its_own_limit_would_keep_waiting_for_ever_is_archived_with_the_reason(
+    client: Client, broker: Broker, connection: redis.Redis, limit: str
+) -> None:
+    enqueue_keyed(client, "a")
+    connection.hset(keys.job("a"), "concurrency_limit", limit)
+
+    refused = claimed(broker)
+    archive_unrunnable(broker, WORKER, refused)
+
+    detail = Inspector(connection).task("a")
+    assert detail.state is TaskState.ARCHIVED
+    assert f"its concurrency_limit is {limit}" in detail.last_error
+    assert connection.keys(f"*{KEY}*") == []
+
+
+def test_a_job_that_waits_with_a_limit_that_never_lets_it_run_is_called(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"ab")
+    claim(broker)
+    claim(broker, 1)
+    connection.hset(keys.job("b"), "concurrency_limit", 0)
+
+    broker.expired()
+
+    refused = claimed(broker, 1)
+    assert refused.task_id == "b"
+    assert "its concurrency_limit is 0" in str(refused.error)
 
 
 def test_nothing_of_a_key_is_left_when_its_tasks_have_ended(

@@ -60,6 +60,19 @@ def test_task_ls_lists_the_tasks_of_each_state(
     assert [(task["id"], task["state"], task["payload"]) for task in as_json] == [(task_id, state, 1)]
 
 
+def test_a_task_that_waits_for_a_concurrency_key_says_so(command: Command, client: Client, broker: Broker) -> None:
+    for task_id in ("first", "second"):
+        client.enqueue("test:echo", task_id=task_id, concurrency_key="customer:7")
+        broker.advance(task_id, ["default"])
+
+    listed = command("task", "ls").stdout
+    shown = command("task", "show", "second").stdout
+
+    assert "second" in listed
+    assert "concurrency key customer:7" in listed
+    assert re.search("waits for +concurrency key customer:7", shown)
+
+
 def test_what_is_no_text_is_an_escape_in_json(command: Command, client: Client, connection: redis.Redis) -> None:
     task_id = client.enqueue("test:echo", "ü").id
     connection.hset(keys.job(task_id), "last_error", b"half a \xc3")

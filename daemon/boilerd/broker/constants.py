@@ -15,6 +15,8 @@ WORKER_TTL_S = 420 + 60
 FORWARD_EVERY_S = 5.0
 #: Tasks in one script: bounds how long Redis serves nobody else, to about 5 ms.
 CHUNK = 500
+#: Queues in one call of a script that goes through all of them, and keys for which tasks wait; as above.
+SLICE, KEYS_SLICE = 250, 50
 #: Elements of a bell at most: more would only wake workers for nothing later.
 BELL_LENGTH = 128
 #: How long Redis keeps a bell, or an alarm, that nobody hears.
@@ -41,7 +43,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "ID_TAKEN": ID_TAKEN,
         "QUEUE_FULL": QUEUE_FULL,
     },
-    "claims": {"LEASE_S": LEASE_S, "ARCHIVE_TTL_S": ARCHIVE_TTL_S},
+    "claims": {"LEASE_S": LEASE_S, "ARCHIVE_TTL_S": ARCHIVE_TTL_S, "SLICE": SLICE},
     "act": {
         "ALLOWED_STATUSES": states.ALLOWED_STATUSES,
         "REGISTRY_OF": states.REGISTRY_OF,
@@ -58,4 +60,5 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
     "birth": {"WORKER_TTL_S": WORKER_TTL_S},
     "extend": {"WORKER_TTL_S": WORKER_TTL_S},
     "fail": {"MOST_RETRIES": LONGEST_S},
+    "waiting": {"KEYS_SLICE": KEYS_SLICE},
 }

@@ -26,7 +26,8 @@ from boilerd.broker.views import (
 )  # fmt: skip
 from boilerd.tasks.task import TaskState
 
-#: A task's ID and its score, which says when the task is due or expires; None: its state has no score.
+#: A task's ID and its score, which says when the task is due or expires, or since when it waits for a concurrency key;
+#: None: its place has no score.
 Member = tuple[str, float | None]
 
 
@@ -54,15 +55,18 @@ class Inspection:
         with translated(), self._connection.pipeline(transaction=False) as pipeline:
             for name in queues:
                 pipeline.llen(keys.queue(name))
+                pipeline.zcard(keys.aside(name))
                 pipeline.zcard(keys.wip(name))
                 for kind in ("scheduled", "finished", "failed"):
                     pipeline.zcard(keys.registry(kind, name))
                 pipeline.sismember(keys.PAUSED, name)
             answers = pipeline.execute()
-        rows = [answers[i : i + 6] for i in range(0, len(answers), 6)]
+        rows = [answers[i : i + 7] for i in range(0, len(answers), 7)]
         return [
-            QueueInfo(name, pending, active, scheduled, completed, archived, bool(is_paused))
-            for name, (pending, active, scheduled, completed, archived, is_paused) in zip(queues, rows, strict=True)
+            QueueInfo(name, queued + aside, active, scheduled, completed, archived, bool(is_paused))
+            for name, (queued, aside, active, scheduled, completed, archived, is_paused) in zip(
+                queues, rows, strict=True
+            )
         ]
 
     def limits(self, queue: str) -> tuple[int, int]:
@@ -102,20 +106,39 @@ class Inspection:
         """How many tasks of the queue are in the state; scheduled and retried ones are counted together."""
         with translated():
             if state is TaskState.PENDING:
-                return int(self._connection.llen(keys.queue(queue)))
+                return int(self._connection.llen(keys.queue(queue)) + self._connection.zcard(keys.aside(queue)))
             return int(self._connection.zcard(keys.registry(REGISTRIES[state], queue)))
 
     def members(self, queue: str, state: TaskState, start: int, count: int) -> list[Member]:
-        """Tasks of the queue in the state, from place `start`; scheduled and retried ones stand in one registry."""
+        """Tasks of the queue in the state, from place `start`; scheduled and retried ones stand in one registry.
+
+        Pending ones that wait for a concurrency key come behind those that do not; for them a second round trip.
+        """
         stop = start + count - 1
         with translated():
             if state is TaskState.PENDING:
-                return [(text(task_id), None) for task_id in self._connection.lrange(keys.queue(queue), start, stop)]
+                return self._pending(queue, start, count)
             if state is TaskState.ACTIVE:
                 pairs = self._connection.zrange(keys.wip(queue), start, stop)
                 return [(text(pair).rpartition(":")[0], None) for pair in pairs]
             scored = self._connection.zrange(keys.registry(REGISTRIES[state], queue), start, stop, withscores=True)
         return [(text(task_id), score) for task_id, score in scored]
+
+    def _pending(self, queue: str, start: int, count: int) -> list[Member]:
+        with self._connection.pipeline(transaction=False) as pipeline:
+            pipeline.llen(keys.queue(queue))
+            pipeline.lrange(keys.queue(queue), start, start + count - 1)
+            length, queued = pipeline.execute()
+        found: list[Member] = [(text(task_id), None) for task_id in queued]
+        if len(found) < count:
+            found += self.aside(queue, max(start - length, 0), count - len(found))
+        return found
+
+    def aside(self, queue: str, start: int, count: int) -> list[Member]:
+        """Tasks of the queue that wait for a concurrency key, those that have waited longest first."""
+        with translated():
+            found = self._connection.zrange(keys.aside(queue), start, start + count - 1, withscores=True)
+        return [(text(task_id), score) for task_id, score in found]
 
     def details(self, members: Sequence[Member]) -> list[TaskDetail]:
         """Each task without its attempts."""
@@ -144,8 +167,8 @@ class Inspection:
             if not fields:
                 return None
             detail = to_task(task_id, fields, None, attempts)
-            kind = REGISTRIES.get(detail.state) if detail.state else None
-            score = self._connection.zscore(keys.registry(kind, detail.queue), raw(task_id)) if kind else None
+            place = _scored_place(detail)
+            score = self._connection.zscore(place, raw(task_id)) if place else None
         return to_task(task_id, fields, score, attempts)
 
     def completed(self, queue: str, size: int) -> list[CompletedTask]:
@@ -196,3 +219,11 @@ class Inspection:
             "server": version, "uptime_s": info["uptime_in_seconds"], "clients": info["connected_clients"],
             "memory_bytes": info["used_memory"], "peak_memory_bytes": info["used_memory_peak"],
         }  # fmt: skip
+
+
+def _scored_place(detail: TaskDetail) -> str | None:
+    """The sorted set where the task's score would be; None: its state has none."""
+    if detail.state is TaskState.PENDING:
+        return keys.aside(detail.queue)
+    kind = REGISTRIES.get(detail.state) if detail.state else None
+    return keys.registry(kind, detail.queue) if kind else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import redis
 
@@ -15,13 +16,24 @@ from boilerd.errors import BoilerdError
 
 #: The end of the year 9998: no date is later, in any time zone.
 LAST_TICK_S = 253370764800.0
+#: Claims in one answer; their hashes may be large.
+MOST_EXPIRED = 100
+#: Slices of the keys for which tasks wait, in one look: bounds what very many of them cost Redis to 1 % of its time.
+MOST_SLICES = 10
+#: The cursor of a first slice.
+_FIRST = "0"
 
 
 class SchedulerCalls(ScriptCalls):
     """The calls that look after the tasks and workers of all hosts.
 
-    Those that take `queues` look there beside the queues that boilerd's tasks were ever in.
+    Those that take `queues` look there beside the queues that boilerd's tasks were ever in, a slice of them in each
+    script, so that Redis serves others between two.
     """
+
+    def __init__(self, connection: redis.Redis) -> None:
+        super().__init__(connection)
+        self._waiting_cursor = _FIRST
 
     def extend(self, workers: Sequence[str]) -> tuple[list[Overdue], list[str]]:
         """Renew the leases and the presence of live workers.
@@ -43,8 +55,13 @@ class SchedulerCalls(ScriptCalls):
         Returns:
             How many were moved, and the seconds until the next is due (None: no task is scheduled).
         """
-        moved, left = self._run("forward", [CHUNK, *queues])
-        return int(moved), float(left) if left else None
+        moved, left_s, cursor = 0, [], _FIRST
+        while cursor and moved < CHUNK:
+            count, left, following = self._run("forward", [CHUNK - moved, cursor, *queues])
+            moved += int(count)
+            left_s += [float(left)] if left else []
+            cursor = _next(following)
+        return moved, min(left_s, default=None)
 
     def wait_for_alarm(self, timeout_s: float) -> bool:
         """Sleep at most `timeout_s`, until a task is scheduled that is due soon; True if one was."""
@@ -52,9 +69,26 @@ class SchedulerCalls(ScriptCalls):
             return self.connection.blpop([keys.ALARM], timeout_s) is not None
 
     def expired(self, queues: Sequence[str] = ()) -> list[tuple[str, Claim]]:
-        """Claims whose lease ran out, up to 100, each behind the name of the worker that had it."""
-        found = self._run("expired", [100, *queues])
+        """Claims whose lease ran out, up to 100, each behind the name of the worker that had it.
+
+        Tasks that wait for a concurrency key are called before, where that was missed.
+        """
+        self._call_waiting()
+        found: list[Any] = []
+        cursor = _FIRST
+        while cursor and len(found) < MOST_EXPIRED:
+            claims, following = self._run("expired", [MOST_EXPIRED - len(found), cursor, *queues])
+            found += claims
+            cursor = _next(following)
         return [(text(worker), to_claim_of_hash(*claim)) for worker, *claim in found]
+
+    def _call_waiting(self) -> None:
+        """Call tasks that wait for a concurrency key; the next call goes on with the keys that are left."""
+        for _ in range(MOST_SLICES):
+            following = _next(self._run("waiting", [self._waiting_cursor]))
+            self._waiting_cursor = following or _FIRST
+            if not following:
+                return
 
     def registered(self) -> dict[str, tuple[str, str]]:
         """Name of each registered worker → birthmarks of its process and of its supervisor's ('': not known)."""
@@ -80,7 +114,12 @@ class SchedulerCalls(ScriptCalls):
 
         The names of workers whose records expired go, too.
         """
-        return int(self._run("janitor", [CHUNK, *queues]))
+        removed, cursor = 0, _FIRST
+        while cursor and removed < CHUNK:
+            count, following = self._run("janitor", [CHUNK - removed, cursor, *queues])
+            removed += int(count)
+            cursor = _next(following)
+        return removed
 
     def tick(self, name: str, tick_s: float, task: NewTask | None) -> tuple[bool, BoilerdError | None]:
         """Take a tick of a periodic task and store its task (None: pass it over).
@@ -114,6 +153,7 @@ class SchedulerCalls(ScriptCalls):
         with self._translating(), self.connection.pipeline(transaction=False) as pipeline:
             for name in queues:
                 pipeline.llen(keys.queue(name))
+                pipeline.zcard(keys.aside(name))
             answers = pipeline.execute(raise_on_error=False)
         return sum(answer for answer in answers if isinstance(answer, int))  # a key may be of another kind
 
@@ -138,3 +178,8 @@ class SchedulerCalls(ScriptCalls):
             except redis.ResponseError:  # a key of another kind, to be replaced; or a refusal, which a write meets too
                 return False
         return {text(name): text(value) for name, value in found.items()} == {n: str(v) for n, v in limits.items()}
+
+
+def _next(cursor: bytes) -> str:
+    """The cursor of the next slice; empty after the last."""
+    return "" if (found := text(cursor)) == _FIRST else found

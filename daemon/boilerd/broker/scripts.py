@@ -11,7 +11,7 @@ from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
     "act", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held", "janitor",
-    "mark", "release", "result", "tick",
+    "mark", "release", "result", "tick", "waiting",
 )  # fmt: skip
 
 

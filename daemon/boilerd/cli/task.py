@@ -15,8 +15,17 @@ from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError
 from boilerd.inspector import Action
 from boilerd.tasks.task import TaskState
 
+
+def _told_wait(detail: TaskDetail) -> str:
+    """What a pending task waits for, beside a worker."""
+    return f"concurrency key {detail.waits_for}" if detail.waits_for else ""
+
+
 _COLUMNS: dict[TaskState, dict[str, Callable[[TaskDetail], object]]] = {
-    TaskState.PENDING: {"WAITS SINCE": lambda task: relative(task.enqueued_at)},
+    TaskState.PENDING: {
+        "WAITS SINCE": lambda task: relative(task.enqueued_at),
+        "WAITS FOR": _told_wait,
+    },
     TaskState.ACTIVE: {"STARTED": lambda task: relative(task.started_at), "WORKER": lambda task: task.worker},
     TaskState.SCHEDULED: {"DUE": lambda task: relative(task.next_run_at)},
     TaskState.RETRY: {
@@ -121,7 +130,7 @@ def _print_task(detail: TaskDetail) -> None:
         ("due", absolute(detail.next_run_at)), ("deadline", absolute(detail.deadline)),
         ("started", absolute(detail.started_at)), ("worker", detail.worker), ("ended", absolute(detail.ended_at)),
         ("kept until", absolute(detail.expires_at)), ("unique", detail.unique_key),
-        ("concurrency", detail.concurrency_key), ("last error", detail.last_error),
+        ("concurrency", detail.concurrency_key), ("waits for", _told_wait(detail)), ("last error", detail.last_error),
     ])  # fmt: skip
     for line in told_attempts(detail):
         click.echo(line)

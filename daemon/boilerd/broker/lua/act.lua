@@ -6,7 +6,7 @@
 -- Returns for each job 'done', 'unknown', or the state that forbids it: 'pending', 'active', 'scheduled',
 --   'completed', 'archived', or RQ's word for one of its own.
 -- Touches: rq:queue:Q (LREM, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZADD,
---   ZREM), boilerd:waiting:KEY, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
+--   ZREM), boilerd:waiting:KEY, boilerd:aside:Q, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
 --   (PERSIST, EXPIRE, DEL), rq:job:ID:dependents (PERSIST, DEL, and as in fail.lua), rq:queues, boilerd:queues,
 --   boilerd:bell:Q, boilerd:unique:….
 --   A task that is run again keeps its count of retries: when they are used up, it gets one attempt.
@@ -20,7 +20,7 @@ local function take(job, status, queue, key)
   if status ~= 'queued' then return count_removed('ZREM', RQ .. ':' .. REGISTRY_OF[status] .. ':' .. queue, job) == 1 end
   if key then count_removed('ZREM', OWN .. ':called:' .. key, job) end
   return count_removed('LREM', RQ .. ':queue:' .. queue, 1, job) == 1
-    or key and count_removed('ZREM', OWN .. ':waiting:' .. key, job) == 1
+    or key and stop_waiting(queue, key, job) == 1
 end
 
 local function act(job)

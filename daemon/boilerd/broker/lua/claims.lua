@@ -26,14 +26,21 @@ local CLAIMS_TTL_S = 86400
 -- Seconds for which Redis keeps the record of an attempt after its last heartbeat.
 local EXECUTION_TTL_S = LEASE_S + 60
 
--- Names of the queues that boilerd serves: those that its tasks were ever in, and those in ARGV from `first` on.
-local function served(first)
-  local names, is_known = own_call('SMEMBERS', OWN .. ':queues'), {}
-  for _, name in ipairs(names) do is_known[name] = true end
+-- A slice of the queues that boilerd serves: those that its tasks were ever in, and those in ARGV from `first` on. There
+-- may be any number of them, and Redis serves nobody else while a script runs.
+-- `cursor`: '0' for the first slice, then what came with the one before.
+-- Returns the names, and the cursor of the next slice: '0' after the last.
+local function served(cursor, first)
+  local next_cursor, found = unpack(own_call('SSCAN', OWN .. ':queues', cursor, 'COUNT', SLICE))
+  local names, is_known = {}, {}
   for i = first, #ARGV do
-    if not is_known[ARGV[i]] then names[#names + 1] = ARGV[i] end
+    is_known[ARGV[i]] = true
+    if cursor == '0' then names[#names + 1] = ARGV[i] end
   end
-  return names
+  for _, name in ipairs(found) do
+    if not is_known[name] then names[#names + 1] = name end
+  end
+  return names, next_cursor
 end
 
 -- Counters of a queue and day: hash boilerd:stats:Q:DAY with processed and failed; DAY counts
@@ -84,6 +91,28 @@ local function running_under(key, seconds)
   return call('ZCARD', running)
 end
 
+-- How many tasks a task lets run under its key, itself included: 1 if that is no number. Nil if the number is below 1,
+-- as plain RQ's clients may write it: such a task could never run, so it needs no share, and its worker archives it.
+local function shares(limit)
+  local most = tonumber(limit or 1) or 1
+  return most >= 1 and most or nil
+end
+
+-- A task that waits for a share of its concurrency key stands in two sets, score = when it first stepped aside:
+-- boilerd:waiting:KEY says whose turn it is, boilerd:aside:Q how many of the queue's tasks wait, and which.
+local function step_aside(queue, key, job, place)
+  own_call('ZADD', OWN .. ':waiting:' .. key, 'NX', place, job)
+  own_call('ZADD', OWN .. ':aside:' .. queue, 'NX', place, job)
+  own_call('SADD', OWN .. ':keys', key)
+end
+
+-- The task does not wait any more; how many did, 1 or 0. `queue`: nil where RQ's tools deleted the job; then the
+-- recoverer finds the ID in boilerd:aside:Q.
+local function stop_waiting(queue, key, job)
+  if queue then count_removed('ZREM', OWN .. ':aside:' .. queue, job) end
+  return count_removed('ZREM', OWN .. ':waiting:' .. key, job)
+end
+
 -- Call the tasks that have waited longest for a share of the concurrency key, that is, make them pending: as many as
 -- there is room for beside those that run, and those that were called earlier and are not claimed yet. They go to the
 -- heads of their queues, behind those that were called earlier. Nothing is reserved for them: one that comes too late
@@ -117,14 +146,14 @@ local function call_waiting(key, seconds)
     local fields = fields_of(RQ .. ':job:' .. job, 'status', 'origin', 'concurrency_limit')
     -- No queue: RQ's tools cancelled or deleted the task.
     local queue = fields[1] == 'queued' and fields[2]
-    if queue and taken >= (tonumber(fields[3]) or 1) then break end
+    if queue and taken >= (shares(fields[3]) or math.huge) then break end
     local list = RQ .. ':queue:' .. (queue or '')
     if not queue then
-      call('ZREM', waiting, job)
+      stop_waiting(fields[2], key, job)
     elseif not is_kind(list, 'list') then
       passed = passed + 1
     else
-      call('ZREM', waiting, job)
+      stop_waiting(queue, key, job)
       own_call('ZADD', called, place, job)
       call('EXPIRE', called, CLAIMS_TTL_S)
       local length = last[queue] and call('LINSERT', list, 'AFTER', last[queue], job) or 0

@@ -1,22 +1,25 @@
--- Delete completed and archived tasks whose retention is over, and the names of workers whose records have expired, as
--- RQ's workers do for theirs.
+-- Delete completed and archived tasks of a slice of the queues whose retention is over, and the names of workers whose
+-- records have expired, as RQ's workers do for theirs.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many tasks at most, then names of queues that count as known.
--- Returns how many tasks were removed.
--- Touches for every queue in boilerd:queues and ARGV: rq:failed:Q, rq:finished:Q (ZREM), rq:job:ID, rq:results:ID
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many tasks at most, 4 cursor of the slice (see `served`), then names of
+--   queues that count as known.
+-- Returns {how many tasks were removed, cursor of the next slice}.
+-- Touches for every queue of the slice: rq:failed:Q, rq:finished:Q (ZREM), rq:job:ID, rq:results:ID
 --   (DEL), boilerd:unique:…, boilerd:archived:Q (ZREM), rq:workers:Q (SREM); rq:workers (SREM).
 
--- A live worker whose record expired loses its name only, no claim: it registers again with its next claim.
+local queues, cursor = served(ARGV[4], 5)
+local sample = math.ceil(SLICE / #queues)
+
+-- Some of the workers, others each time, are looked at. A live one whose record expired loses its name only, no claim:
+-- it registers again with its next claim.
 local function forget_expired(workers)
-  if not is_kind(workers, 'set') then return end
-  for _, key in ipairs(call('SMEMBERS', workers)) do
+  for _, key in ipairs(redis.pcall('SRANDMEMBER', workers, sample)) do
     if call('EXISTS', key) == 0 then call('SREM', workers, key) end
   end
 end
 
 forget_expired(RQ .. ':workers')
-local queues = served(4)
 for _, queue in ipairs(queues) do forget_expired(RQ .. ':workers:' .. queue) end
 
 local limit = tonumber(ARGV[3])
@@ -32,7 +35,7 @@ for _, queue in ipairs(queues) do
       and call('ZRANGEBYSCORE', key, 0, stamp(seconds), 'LIMIT', 0, limit - removed) or {}
     for _, job in ipairs(old) do forget(registry, queue, job) end
     removed = removed + #old
-    if removed >= limit then return removed end
+    if removed >= limit then return {removed, cursor} end
   end
 end
-return removed
+return {removed, cursor}

@@ -4,11 +4,14 @@ local seconds = now()
 local time = iso(seconds)
 local room = {}
 
--- How many more tasks the queue takes.
+-- How many more tasks the queue takes. Those that wait for a share of their concurrency key wait as well.
 local function room_in(queue)
   if room[queue] == nil then
     local limit = tonumber(redis.pcall('HGET', OWN .. ':limits', queue .. ':max_length')) or 0
-    room[queue] = limit > 0 and limit - call('LLEN', RQ .. ':queue:' .. queue) or 1e9
+    room[queue] = 1e9
+    if limit > 0 then
+      room[queue] = limit - call('LLEN', RQ .. ':queue:' .. queue) - own_call('ZCARD', OWN .. ':aside:' .. queue)
+    end
   end
   return room[queue]
 end
