@@ -12,6 +12,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion
 from boilerd.broker.connection import text
 from boilerd.errors import LeaseExpiredError
+from boilerd.scheduler.limits import LimitKeeper
 from boilerd.settings.loading import load
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import RetryPolicy, Verdict
@@ -690,15 +691,77 @@ def test_limits_that_the_settings_no_longer_have_are_gone(client: Client, broker
     broker.set_limits({"default:max_length": 1})
     client.enqueue("test:echo")
 
-    broker.set_limits({})
+    broker.set_limits({}, ["default"])
 
     assert client.enqueue("test:echo").state is TaskState.PENDING
+
+
+def test_a_daemon_leaves_the_limits_of_queues_that_it_does_not_serve(broker: Broker, connection: redis.Redis) -> None:
+    broker.set_limits({"mail:max_active": 2}, ["mail"])
+
+    broker.set_limits({"video:max_active": 1}, ["video", "default"])
+
+    assert connection.hgetall(keys.LIMITS) == {b"mail:max_active": b"2", b"video:max_active": b"1"}
+
+
+def test_limits_that_are_gone_are_set_again_and_no_other_is_touched(broker: Broker, connection: redis.Redis) -> None:
+    limits = {"mail:max_active": 2, "mail:max_length": 9}
+    broker.set_limits(limits)
+    connection.flushall()
+    connection.hset(keys.LIMITS, "mail:max_length", "a stranger's")
+
+    LimitKeeper(broker, limits).keep()
+
+    assert connection.hgetall(keys.LIMITS) == {b"mail:max_active": b"2", b"mail:max_length": b"9"}
+
+
+def test_a_foreign_key_in_the_place_of_the_limits_makes_way(broker: Broker, connection: redis.Redis) -> None:
+    connection.set(keys.LIMITS, "a stranger's")
+
+    LimitKeeper(broker, {"mail:max_active": 2}).keep()
+
+    assert connection.hgetall(keys.LIMITS) == {b"mail:max_active": b"2"}
+
+
+def test_limits_that_are_true_cost_one_command_and_no_write(broker: Broker, connection: redis.Redis) -> None:
+    limits = {f"queue-{number}:max_active": 2 for number in range(20)}
+    broker.set_limits(limits)
+    connection.config_resetstat()
+
+    LimitKeeper(broker, limits).keep()
+
+    stats: dict[str, Any] = connection.info("commandstats")
+    assert {name: stat["calls"] for name, stat in stats.items() if "config" not in name} == {"cmdstat_hmget": 1}
+
+
+def test_daemons_that_disagree_are_told_once_and_the_one_that_started_last_decides(
+    broker: Broker, connection: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.set_limits({"mail:max_active": 2}, ["mail"])
+    first = LimitKeeper(broker, {"mail:max_active": 2})
+    first.keep()
+    broker.set_limits({"mail:max_active": 5}, ["mail"])
+    last = LimitKeeper(broker, {"mail:max_active": 5})
+
+    for keeper in (first, last, first, last):
+        keeper.keep()
+
+    told = [record.__dict__ for record in caplog.records]
+    shown = [(line["levelname"], line["queue"], line["limit"], line["here"], line["in_force"]) for line in told]
+    assert shown == [("WARNING", "mail", "max_active", 2, 5)]
+    assert connection.hget(keys.LIMITS, "mail:max_active") == b"5"
+
+
+def test_a_limit_may_be_declared_for_a_queue_of_another_daemon(directory: Path) -> None:
+    settings = load(file=settings_file(directory, "[limits.elsewhere]\nmax_length = 3\n"), environ={}).settings
+
+    assert settings.queue_limits() == {"elsewhere:max_length": 3}
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("[limits.lwo]\nmax_active = 1\n", r"limits: queue 'lwo' is not one of the queues \(critical, default, low\)"),
+        ("[limits.'l w']\nmax_active = 1\n", "limits: queue 'l w': use letters"),
         ("[limits.low]\nmax_active = -1\n", "limits: .*max_active|limits: .*>= 0"),
         ("[limits.low]\nmax_activ = 1\n", "limits: .*max_activ"),
         ('[limits.low]\nmax_length = "many"\n', "limits: .*max_length"),

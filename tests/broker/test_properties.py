@@ -515,7 +515,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def set_limits(self, active: dict[str, int], length: dict[str, int]) -> None:
         self.limits = {f"{queue}:max_active": limit for queue, limit in active.items()}
         self.limits |= {f"{queue}:max_length": limit for queue, limit in length.items()}
-        self.broker.set_limits(self.limits)
+        self.broker.set_limits(self.limits, QUEUES)
         self._look()
 
     @rule(task_id=st.sampled_from(IDS))

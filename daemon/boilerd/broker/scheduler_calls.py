@@ -1,6 +1,6 @@
 """The part of `Broker` that the scheduler and the daemon's start use: leases, due and expired tasks, ticks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -157,29 +157,61 @@ class SchedulerCalls(ScriptCalls):
             answers = pipeline.execute(raise_on_error=False)
         return sum(answer for answer in answers if isinstance(answer, int))  # a key may be of another kind
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
-        """Replace the limits of all queues: ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many.
+    def set_limits(self, limits: Mapping[str, int], queues: Iterable[str] = ()) -> None:
+        """Set limits, ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many; and take away all others of `queues`.
 
-        Limits that are set already are not written again: a Redis that is full would refuse it.
+        Those of other queues stay. Limits that are set already are not written again: a Redis that is full would
+        refuse it.
         """
-        if self.has_limits(limits):
-            return
-        with self._translating(), self.connection.pipeline() as pipeline:
-            pipeline.delete(keys.LIMITS)
-            for name, value in limits.items():
-                pipeline.hset(keys.LIMITS, name, value)
-            pipeline.execute()
+        self._write_limits(self._wrong_limits(limits, queues))
 
-    def has_limits(self, limits: Mapping[str, int]) -> bool:
-        """Whether these, and no others, are set already."""
+    def has_limits(self, limits: Mapping[str, int], queues: Iterable[str] = ()) -> bool:
+        """Whether these are set already, and no others of `queues`."""
+        return not self._wrong_limits(limits, queues)
+
+    def keep_limits(self, limits: Mapping[str, int]) -> dict[str, int]:
+        """Set those limits that are missing, as after FLUSHALL; the others that have another value, which they keep."""
+        found = {name: _number(value) for name, value in self._limits(limits).items()}
+        self._write_limits({name: limits[name] for name, value in found.items() if value is None})
+        return {name: value for name, value in found.items() if value is not None and value != limits[name]}
+
+    def _wrong_limits(self, limits: Mapping[str, int], queues: Iterable[str]) -> dict[str, int | None]:
+        """The limits to be set, and those to be taken away (None)."""
+        names = [f"{queue}:{name}" for queue in queues for name in ("max_active", "max_length")]
+        found = self._limits([*limits, *names])
+        wanted = {name: limits.get(name) for name in found}
+        return {name: limit for name, limit in wanted.items() if found[name] != (None if limit is None else str(limit))}
+
+    def _limits(self, names: Iterable[str]) -> dict[str, str | None]:
+        """What Redis has of these limits."""
+        names = list(dict.fromkeys(names))
+        if not names:
+            return {}
         with self._translating():
             try:
-                found = self.connection.hgetall(keys.LIMITS)
-            except redis.ResponseError:  # a key of another kind, to be replaced; or a refusal, which a write meets too
-                return False
-        return {text(name): text(value) for name, value in found.items()} == {n: str(v) for n, v in limits.items()}
+                values = self.connection.hmget(keys.LIMITS, names)
+            except redis.ResponseError as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                values = [None] * len(names)
+        return {name: None if value is None else text(value) for name, value in zip(names, values, strict=True)}
+
+    def _write_limits(self, limits: Mapping[str, int | None]) -> None:
+        """Set these limits, and take away those that are None."""
+        if not limits:
+            return
+        with self._translating(), self.connection.pipeline() as pipeline:
+            if self.connection.type(keys.LIMITS) not in {b"hash", b"none"}:
+                pipeline.delete(keys.LIMITS)
+            for name, limit in limits.items():
+                pipeline.hdel(keys.LIMITS, name) if limit is None else pipeline.hset(keys.LIMITS, name, limit)
+            pipeline.execute()
 
 
 def _next(cursor: bytes) -> str:
     """The cursor of the next slice; empty after the last."""
     return "" if (found := text(cursor)) == _FIRST else found
+
+
+def _number(value: str | None) -> int | None:
+    return int(value) if value and value.isascii() and value.isdecimal() else None

@@ -139,6 +139,7 @@ class Processes:
                 queues=list(self._settings.queues),
                 rules=self._application.rules,
                 periodic=self._application.periodic,
+                limits=self._settings.queue_limits(),
             ).serve()
 
     def _worker_name(self, slot: int) -> str:
