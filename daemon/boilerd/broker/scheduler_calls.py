@@ -16,6 +16,8 @@ from boilerd.errors import BoilerdError
 
 #: The end of the year 9998: no date is later, in any time zone.
 LAST_TICK_S = 253370764800.0
+#: Workers whose leases one script renews; each may have 32 of them.
+MOST_WORKERS = 100
 #: Claims in one answer; their hashes may be large.
 MOST_EXPIRED = 100
 #: Slices of the keys for which tasks wait, in one look: bounds what very many of them cost Redis to 1 % of its time.
@@ -35,19 +37,29 @@ class SchedulerCalls(ScriptCalls):
         super().__init__(connection)
         self._waiting_cursor = _FIRST
 
-    def extend(self, workers: Sequence[str]) -> tuple[list[Overdue], list[str]]:
+    def extend(
+        self, workers: Sequence[str], running: Mapping[str, tuple[int, int]] | None = None
+    ) -> tuple[list[Overdue], list[str]]:
         """Renew the leases and the presence of live workers.
+
+        Args:
+            workers: Their names.
+            running: Of those that run a task, its claim: number of the batch and place, as `batch_place` has them.
 
         Returns:
             The attempts past their timeout or deadline; and the names of the workers whose task still runs although
-            it was cancelled, or taken over.
+            it was cancelled, deleted or taken over.
         """
-        overdue, unwanted = self._run("extend", workers)
-        late = []
-        for worker, pair, late_s in overdue:
-            task_id, _, execution_id = text(pair).rpartition(":")
-            late.append(Overdue(text(worker), task_id, execution_id, float(late_s)))
-        return late, [text(worker) for worker in unwanted]
+        marks = {worker: f"{number:07x}-{place}" for worker, (number, place) in (running or {}).items()}
+        late, gone = [], []
+        for first in range(0, len(workers), MOST_WORKERS):
+            some = workers[first : first + MOST_WORKERS]
+            overdue, unwanted = self._run("extend", [part for name in some for part in (name, marks.get(name, ""))])
+            for worker, pair, late_s in overdue:
+                task_id, _, execution_id = text(pair).rpartition(":")
+                late.append(Overdue(text(worker), task_id, execution_id, float(late_s)))
+            gone += [text(worker) for worker in unwanted]
+        return late, gone
 
     def forward(self, queues: Sequence[str] = ()) -> tuple[int, float | None]:
         """Move due tasks to their queues, up to `CHUNK`.
