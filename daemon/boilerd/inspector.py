@@ -16,7 +16,7 @@ from boilerd.broker.connection import connect
 from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.states import ALLOWED, Action
 from boilerd.broker.views import Attempt, CompletedTask, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
-from boilerd.errors import QueueNotFoundError, TaskStateError
+from boilerd.errors import DuplicateTaskError, QueueNotFoundError, TaskStateError
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
@@ -148,7 +148,13 @@ class Inspector:
         return found
 
     def run(self, task_id: str) -> None:
-        """Make a scheduled, retried or archived task pending now; raises TaskNotFoundError, TaskStateError."""
+        """Make a scheduled, retried or archived task pending now.
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+            TaskStateError: It is in another state.
+            DuplicateTaskError: It is archived, and another task holds its unique lock by now.
+        """
         self._act("run", task_id)
 
     def archive(self, task_id: str) -> None:
@@ -239,6 +245,8 @@ class Inspector:
         (answer,) = self._broker.act(action, [task_id])
         if answer == "unknown":
             raise no_such_task(task_id)
+        if answer.startswith("locked "):
+            raise DuplicateTaskError(answer.removeprefix("locked "))
         if answer != "done":
             raise TaskStateError(f"task {task_id}", answer, action, ALLOWED[action])
 

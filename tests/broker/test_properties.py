@@ -720,6 +720,7 @@ class BrokerMachine(RuleBasedStateMachine):
         passing = {keys.worker(worker) for worker in WORKERS} | {keys.worker_executions(worker) for worker in WORKERS}
         passing |= (
             {name(queue) for queue in QUEUES for name in (keys.bell, keys.archived)}
+            | {f"{keys.OWN}:looked:{queue}" for queue in QUEUES}
             | {keys.ALARM, keys.CRON}
             | self.locks.keys()
         )

@@ -19,7 +19,7 @@ from boilerd.broker.claims import Completion
 from boilerd.cli import COMMANDS
 from boilerd.cli import boilerd as main
 from boilerd.tasks.retry import Verdict
-from builders import fail_next, in_state, rq_queue
+from builders import fail_next, in_state, rq_job, rq_queue
 from support import (
     Command,
     Done,
@@ -71,6 +71,15 @@ def test_a_task_that_waits_for_a_concurrency_key_says_so(command: Command, clien
     assert "second" in listed
     assert "concurrency key customer:7" in listed
     assert re.search("waits for +concurrency key customer:7", shown)
+
+
+def test_a_task_that_rq_cancelled_says_so(command: Command, client: Client, connection: redis.Redis) -> None:
+    task_id = client.enqueue("test:echo").id
+    rq_job(connection, task_id).cancel()
+
+    shown = command("task", "show", task_id).stdout
+
+    assert re.search("state +canceled", shown)
 
 
 def test_what_is_no_text_is_an_escape_in_json(command: Command, client: Client, connection: redis.Redis) -> None:

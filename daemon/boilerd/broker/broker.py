@@ -165,7 +165,7 @@ class Broker(SchedulerCalls):
         return bool(self._run("mark", [task_id]))
 
     def act(self, action: str, task_ids: Sequence[str]) -> list[str]:
-        """Run, archive or delete tasks; for each ``done``, ``unknown``, or the state that forbids it."""
+        """Run, archive or delete tasks; for each ``done``, ``unknown``, the state that forbids it, or ``locked ID``."""
         if not task_ids:
             return []
         return [text(answer) for answer in self._run("act", [action, ARCHIVE_LIMIT, *task_ids])]

@@ -102,6 +102,7 @@ def job_fields(task: NewTask) -> list[str | bytes]:
         "deadline": None if options.deadline is None else repr(options.deadline),
         "unique_key": task.unique_key if options.unique_s else None,
         "unique_until": options.unique_until if options.unique_s else None,
+        "unique_s": options.unique_s or None,
         "concurrency_key": options.concurrency_key,
         "concurrency_limit": options.concurrency_limit if options.concurrency_key else None,
     }

@@ -40,7 +40,8 @@ class TaskDetail:
     """A task as a whole.
 
     Attributes:
-        state: None for a state of RQ's own, such as deferred.
+        state: None for a state of RQ's own, such as deferred or canceled.
+        rq_status: RQ's word for the state.
         payload: As decoded JSON; None also if it cannot be read.
         retried: How many retries are used up.
         retention_s: How long the task is kept after success; -1: for ever.
@@ -69,6 +70,7 @@ class TaskDetail:
     worker: str
     unique_key: str
     concurrency_key: str
+    rq_status: str = ""
     waits_for: str = ""
     next_run_at: datetime | None = None
     expires_at: datetime | None = None
@@ -189,6 +191,7 @@ def to_task(
         worker=shown.get("worker_name", ""),
         unique_key=shown.get("unique_key", ""),
         concurrency_key=shown.get("concurrency_key", ""),
+        rq_status=shown.get("status", ""),
         waits_for=shown.get("concurrency_key", "") if is_aside else "",
         next_run_at=moment if is_waiting else None,
         expires_at=None if is_waiting or is_aside else moment,

@@ -121,7 +121,8 @@ def show(loaded: Loaded, *, task_id: str, as_json: bool) -> None:
 
 def _print_task(detail: TaskDetail) -> None:
     print_fields([
-        ("task", detail.id), ("type", detail.type), ("queue", detail.queue), ("state", detail.state),
+        ("task", detail.id), ("type", detail.type), ("queue", detail.queue),
+        ("state", detail.state or detail.rq_status),
         ("payload", json.dumps(detail.payload, ensure_ascii=False)),
         ("retried", f"{detail.retried} of {detail.max_retries}"),
         ("timeout", lasting(detail.timeout_s) if detail.timeout_s else "none"),

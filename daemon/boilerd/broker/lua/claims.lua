@@ -258,6 +258,15 @@ local function forget(registry, queue, job)
   if not found[1] or found[1] == registry and found[2] == queue then delete(job) end
 end
 
+-- Take the IDs of a full archive out of its list that RQ's tools took away; how many. To look at all of them takes some
+-- milliseconds, so that it is done every 10 s at most.
+local function unlist_gone(queue, ours, failed)
+  if not call('SET', OWN .. ':looked:' .. queue, 1, 'NX', 'EX', 10) then return 0 end
+  local gone = call('ZDIFF', 2, ours, failed)
+  for first = 1, #gone, 1000 do call('ZREM', ours, unpack(gone, first, math.min(first + 999, #gone))) end
+  return #gone
+end
+
 -- Keep a task as failed, for people to look at. Beyond the limit, forget those that expire first: at most 100 at a
 -- time, so that nobody waits, and never the failed jobs of plain RQ users, of which there may be any number. That is
 -- why our tasks stand in a set of their own too: zset boilerd:archived:Q, score = when the task expires; the set
@@ -280,6 +289,7 @@ local function archive(queue, job, seconds, limit)
   own_call('ZADD', ours, stamp(seconds + ARCHIVE_TTL_S), job)
   call('EXPIRE', ours, ARCHIVE_TTL_S)
   local excess = call('ZCARD', ours) - limit
+  if excess > 0 then excess = excess - unlist_gone(queue, ours, key) end
   if excess <= 0 then return end
   for _, old in ipairs(call('ZRANGE', ours, 0, math.min(excess, 100) - 1)) do
     -- A task that RQ's tools moved elsewhere is not archived any more.

@@ -1,11 +1,11 @@
--- Delete completed and archived tasks of a slice of the queues whose retention is over, and the names of workers whose
--- records have expired, as RQ's workers do for theirs.
+-- Delete completed, archived and cancelled tasks of a slice of the queues whose retention is over, and the names of
+-- workers whose records have expired, as RQ's workers do for theirs.
 --
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many tasks at most, 4 cursor of the slice (see `served`), then names of
 --   queues that count as known.
 -- Returns {how many tasks were removed, cursor of the next slice}.
--- Touches for every queue of the slice: rq:failed:Q, rq:finished:Q (ZREM), rq:job:ID, rq:results:ID
+-- Touches for every queue of the slice: rq:failed:Q, rq:finished:Q, rq:canceled:Q (ZREM), rq:job:ID, rq:results:ID
 --   (DEL), boilerd:unique:…, boilerd:archived:Q (ZREM), rq:workers:Q (SREM); rq:workers (SREM).
 
 local queues, cursor = served(ARGV[4], 5)
@@ -26,7 +26,23 @@ local limit = tonumber(ARGV[3])
 local seconds = now()
 local removed = 0
 
+-- RQ keeps jobs that its tools cancelled for ever. Ours go when an archived task would. Some of them, others each time,
+-- are looked at: beside them may stand any number of jobs of plain RQ, which are left alone.
+local function forget_canceled(queue)
+  local canceled = RQ .. ':canceled:' .. queue
+  local found = redis.pcall('ZRANDMEMBER', canceled, sample, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    local fields = fields_of(RQ .. ':job:' .. found[i], 'task_type', 'failure_ttl')
+    local ttl = fields[1] and tonumber(fields[2] or ARCHIVE_TTL_S) or -1
+    if ttl >= 0 and tonumber(found[i + 1]) + ttl <= seconds then
+      forget('canceled', queue, found[i])
+      removed = removed + 1
+    end
+  end
+end
+
 for _, queue in ipairs(queues) do
+  forget_canceled(queue)
   own_call('ZREMRANGEBYSCORE', OWN .. ':archived:' .. queue, '-inf', stamp(seconds)) -- also tasks that RQ's tools deleted
   for _, registry in ipairs({'failed', 'finished'}) do
     local key = RQ .. ':' .. registry .. ':' .. queue

@@ -16,16 +16,6 @@ local function room_in(queue)
   return room[queue]
 end
 
--- The ID of the task that has the lock. A task that RQ's tools deleted or cancelled did not release its lock: such a
--- lock counts as free, unless it is to last until its TTL, whatever becomes of its task.
-local function holder_of(lock)
-  local value = own_call('GET', lock)
-  local lasting = value and value:match('^ttl:(.*)$')
-  if not value or lasting then return lasting end
-  local fields = fields_of(RQ .. ':job:' .. value, 'unique_key', 'status')
-  return fields[1] == lock and fields[2] ~= 'canceled' and value
-end
-
 -- Store the task whose description begins at ARGV[i]: job ID, queue, due in seconds (0: now), due at (epoch; '' for
 -- none), unique lock ('' for none), the lock's TTL in seconds, whether the lock lasts until then in any case (1 or 0),
 -- n, and n field names and values of the job hash in turn. Returns the answer (see enqueue.lua), and where the next
