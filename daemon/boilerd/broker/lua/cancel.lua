@@ -19,11 +19,12 @@ if status == 'started' then
   return 'told'
 end
 local removed = count_removed('ZREM', RQ .. ':scheduled:' .. queue, job)
-  + count_removed('LREM', RQ .. ':queue:' .. queue, 0, job)
 if key then
   removed = removed + stop_waiting(queue, key, job)
   count_removed('ZREM', OWN .. ':called:' .. key, job)
 end
+-- Last, because it walks the whole queue.
+if removed == 0 then removed = count_removed('LREM', RQ .. ':queue:' .. queue, 0, job) end
 if removed == 0 then return 'ended' end
 delete(job)
 if key then call_waiting(key, now()) end

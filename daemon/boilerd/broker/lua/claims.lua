@@ -43,6 +43,17 @@ local function served(cursor, first)
   return names, next_cursor
 end
 
+-- Those of the queues for which one of the keys is there that begin so: of very many queues most are idle.
+local function with_any(queues, ...)
+  local found = {}
+  for _, queue in ipairs(queues) do
+    local names = {...}
+    for i, beginning in ipairs(names) do names[i] = beginning .. queue end
+    if call('EXISTS', unpack(names)) > 0 then found[#found + 1] = queue end
+  end
+  return found
+end
+
 -- Counters of a queue and day: hash boilerd:stats:Q:DAY with processed and failed; DAY counts
 -- from 1970-01-01. Kept 90 days.
 local function count(queue, seconds, processed, failed)
@@ -140,7 +151,7 @@ local function call_waiting(key, seconds)
     end
   end
   local passed = 0
-  while passed < 100 do
+  for _ = 1, 100 do
     local job, place = unpack(call('ZRANGE', waiting, passed, passed, 'WITHSCORES'))
     if not job then break end
     local fields = fields_of(RQ .. ':job:' .. job, 'status', 'origin', 'concurrency_limit')

@@ -25,7 +25,7 @@ local function forget_gone(queue)
   end
 end
 
-for _, queue in ipairs(queues) do
+for _, queue in ipairs(with_any(queues, RQ .. ':wip:', OWN .. ':aside:')) do
   forget_gone(queue)
   local wip = RQ .. ':wip:' .. queue
   local lapsed = is_kind(wip, 'zset')

@@ -20,7 +20,7 @@ local function forget_expired(workers)
 end
 
 forget_expired(RQ .. ':workers')
-for _, queue in ipairs(queues) do forget_expired(RQ .. ':workers:' .. queue) end
+for _, queue in ipairs(with_any(queues, RQ .. ':workers:')) do forget_expired(RQ .. ':workers:' .. queue) end
 
 local limit = tonumber(ARGV[3])
 local seconds = now()
@@ -41,17 +41,18 @@ local function forget_canceled(queue)
   end
 end
 
-for _, queue in ipairs(queues) do
-  forget_canceled(queue)
+local kinds = {RQ .. ':failed:', RQ .. ':finished:', RQ .. ':canceled:', OWN .. ':archived:'}
+for _, queue in ipairs(with_any(queues, unpack(kinds))) do
   own_call('ZREMRANGEBYSCORE', OWN .. ':archived:' .. queue, '-inf', stamp(seconds)) -- also tasks that RQ's tools deleted
   for _, registry in ipairs({'failed', 'finished'}) do
     local key = RQ .. ':' .. registry .. ':' .. queue
     -- From 0: RQ keeps jobs with the score -1 for ever.
-    local old = is_kind(key, 'zset')
-      and call('ZRANGEBYSCORE', key, 0, stamp(seconds), 'LIMIT', 0, limit - removed) or {}
+    local old = redis.pcall('ZRANGEBYSCORE', key, 0, stamp(seconds), 'LIMIT', 0, limit - removed)
     for _, job in ipairs(old) do forget(registry, queue, job) end
     removed = removed + #old
     if removed >= limit then return {removed, cursor} end
   end
+  forget_canceled(queue)
+  if removed >= limit then return {removed, cursor} end
 end
 return {removed, cursor}
