@@ -361,6 +361,69 @@ def test_an_id_without_a_record_stops_no_bulk_operation(
     assert (last.done, last.seen) == (50, 200)
 
 
+def put_aside(client: Client, broker: Broker, *task_ids: str) -> None:
+    """Have tasks wait for a concurrency key, which a task of another queue has."""
+    client.enqueue("test:echo", queue="other", concurrency_key="k")
+    claim(broker, "other")
+    for task_id in task_ids:
+        client.enqueue("test:echo", task_id=task_id, concurrency_key="k")
+    assert broker.advance("host.run.1", ["default"]).claims == []
+
+
+def test_tasks_that_wait_for_a_concurrency_key_are_pending_and_tell_what_they_wait_for(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    put_aside(client, broker, *"ab")
+    client.enqueue("test:echo", task_id="free")
+
+    listed = inspector.tasks("default", TaskState.PENDING)
+
+    assert [(task.id, task.waits_for) for task in listed] == [("free", ""), ("a", "k"), ("b", "k")]
+    assert inspector.queue("default").counts.pending == 3
+    assert broker.count_pending(["default"]) == 3
+    shown = inspector.task("a")
+    assert (shown.state, shown.waits_for, shown.expires_at) == (TaskState.PENDING, "k", None)
+
+
+@pytest.mark.parametrize("page", [1, 2, 3])
+def test_pages_go_on_from_a_queue_to_the_tasks_that_wait_for_a_concurrency_key(
+    inspector: Inspector, client: Client, broker: Broker, page: int
+) -> None:
+    put_aside(client, broker, *"abc")
+    for task_id in "xyz":
+        client.enqueue("test:echo", task_id=task_id)
+
+    listed = inspector.tasks("default", TaskState.PENDING, page=page, size=2)
+
+    assert "".join(task.id for task in listed) == ("xy", "za", "bc")[page - 1]
+
+
+def test_the_oldest_task_may_be_one_that_waits_for_a_concurrency_key(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    put_aside(client, broker, "a")
+    connection.hset(keys.job("a"), "enqueued_at", "2020-01-01T00:00:00Z")
+    alone = inspector.queue("default").latency_s
+    client.enqueue("test:echo")
+
+    assert min(alone, inspector.queue("default").latency_s) > 365 * 86400
+
+
+@pytest.mark.parametrize("action", ["delete", "archive"])
+def test_a_bulk_operation_takes_the_tasks_that_wait_for_a_concurrency_key(
+    inspector: Inspector, client: Client, broker: Broker, action: Action
+) -> None:
+    put_aside(client, broker, *(f"t{number:03}" for number in range(CHUNK + 5)))
+    client.enqueue("test:echo", task_id="free")
+
+    *_, progress = inspector.bulk(action, "default", TaskState.PENDING)
+
+    assert (progress.done, progress.total) == (CHUNK + 6, CHUNK + 6)
+    assert inspector.queue("default").counts.pending == 0
+    broker.release("host.run.0")
+    assert broker.advance("host.run.1", ["default"]).claims == []
+
+
 def test_a_task_that_waits_for_its_concurrency_key_can_be_deleted(
     inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
 ) -> None:

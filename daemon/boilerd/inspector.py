@@ -17,7 +17,7 @@ from boilerd.broker.connection import connect
 from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.states import ALLOWED, Action
 from boilerd.broker.views import Attempt, CompletedTask, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
-from boilerd.errors import BrokerRefusedError, QueueNotFoundError, TaskStateError
+from boilerd.errors import BrokerRefusedError, DuplicateTaskError, QueueNotFoundError, TaskStateError
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
@@ -118,7 +118,7 @@ class Inspector:
 
     def tasks(self, queue: str, state: TaskState, *, page: int = 1, size: int = 30) -> list[TaskDetail]:
         """A page of the queue's tasks in a state, in the order in which their turn comes (completed and
-        archived ones: in which they expire).
+        archived ones: in which they expire; pending ones that wait for a concurrency key stand at the end).
 
         Args:
             queue: Its name.
@@ -158,7 +158,13 @@ class Inspector:
         return found
 
     def run(self, task_id: str) -> None:
-        """Make a scheduled, retried or archived task pending now; raises TaskNotFoundError, TaskStateError."""
+        """Make a scheduled, retried or archived task pending now.
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+            TaskStateError: It is in another state.
+            DuplicateTaskError: It is archived, and another task holds its unique lock by now.
+        """
         self._act("run", task_id)
 
     def archive(self, task_id: str) -> None:
@@ -269,6 +275,8 @@ class Inspector:
                 raise
         if answer == "unknown":
             raise no_such_task(task_id)
+        if answer.startswith("locked "):
+            raise DuplicateTaskError(answer.removeprefix("locked "))
         if answer != "done":
             raise TaskStateError(f"task {task_id}", answer, action, ALLOWED[action])
 

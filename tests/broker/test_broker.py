@@ -367,6 +367,19 @@ def test_what_rqs_tools_took_out_of_a_full_archive_is_left_alone(broker: Broker,
     assert connection.zscore(keys.registry("failed", "default"), "old1") is not None
 
 
+def test_what_rqs_tools_took_out_of_a_full_archive_costs_no_other_its_place(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    fill_archive(connection)
+    connection.zrem(keys.registry("failed", "default"), *(f"old{number}" for number in range(5000, 7000)))
+    store(broker, "a")
+
+    fail(broker, claim(broker))
+
+    assert connection.zcard(keys.registry("failed", "default")) == ARCHIVE_LIMIT - 2000 + 1
+    assert connection.zcard(keys.archived("default")) == ARCHIVE_LIMIT - 2000 + 1
+
+
 @pytest.mark.parametrize("leave", ["run", "delete", "clean"])
 def test_a_task_that_leaves_the_archive_makes_room_in_it(broker: Broker, connection: redis.Redis, leave: str) -> None:
     store(broker, "a")

@@ -20,7 +20,7 @@ from rq.serializers import JSONSerializer
 from boilerd import Client, InvalidTaskError, RetryLater, ServeMux, Task, TaskNotFoundError
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.claims import Claim, Completion, Failure
+from boilerd.broker.claims import Claim, Completion, Failure, batch_place
 from boilerd.broker.connection import connect
 from boilerd.errors import TaskCancelledError, WorkerDiedError
 from boilerd.process.scoreboard import Scoreboard
@@ -31,7 +31,7 @@ from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed
 from boilerd.worker.runtime import AttemptRuntime
 from boilerd.worker.settlement import Rules, record_failure
-from builders import WORKER, claim, fail, rq_job, task_in
+from builders import WORKER, claim, claim_batch, fail, rq_job, task_in
 from support import Valkey, wait_until
 
 #: The tests set the process's signal handlers; pytest-timeout's own would get lost.
@@ -482,6 +482,42 @@ def test_a_task_that_was_cancelled_is_interrupted_by_the_signal(client: Client, 
 
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, TaskCancelledError)
+
+
+@pytest.mark.parametrize("was_renewed", [True, False])
+@pytest.mark.parametrize("how", ["delete", "cancel"])
+def test_a_task_that_rq_took_away_while_it_runs_is_found_and_interrupted(
+    client: Client, broker: Broker, connection: redis.Redis, how: str, was_renewed: bool
+) -> None:
+    client.enqueue("test:echo", task_id="a")
+    held = claim(broker)
+
+    def handler(task: Task) -> None:
+        if was_renewed:  # RQ's tools know of an attempt from its first heartbeat on
+            broker.extend([WORKER])
+        getattr(rq_job(connection, "a"), how)()
+        _, unwanted = broker.extend([WORKER], {WORKER: batch_place(held.execution_id)})
+        if unwanted:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            select.select([], [], [], FOREVER_S)
+
+    outcome = run(broker, held, handler)
+
+    assert isinstance(outcome, Failed)
+    assert str(outcome.error) in {"the task was deleted", "the task is canceled by now"}
+
+
+def test_the_heartbeat_finds_in_a_batch_which_task_rq_took_away(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    client.enqueue_many([("test:echo", number) for number in range(100)])
+    claims = claim_batch(broker, limit=5)
+    broker.extend([WORKER])
+    rq_job(connection, claims[2].task_id).delete()
+
+    found = [broker.extend([WORKER], {WORKER: batch_place(one.execution_id)})[1] for one in claims]
+
+    assert found == [[], [], [WORKER], [], []]
 
 
 def test_the_signal_leaves_a_task_alone_that_was_not_cancelled(client: Client, broker: Broker) -> None:

@@ -6,17 +6,18 @@ from typing import Any
 import pytest
 import redis
 
-from boilerd import Client, ConfigError, InvalidTaskError, QueueFullError, TaskInfo, TaskState
+from boilerd import Client, ConfigError, Inspector, InvalidTaskError, QueueFullError, TaskInfo, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion
 from boilerd.broker.connection import text
 from boilerd.errors import LeaseExpiredError
+from boilerd.scheduler.limits import LimitKeeper
 from boilerd.settings.loading import load
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import RetryPolicy, Verdict
-from boilerd.worker.settlement import Rules
-from builders import claim_batch, complete, fail, pending, rq_job
+from boilerd.worker.settlement import Rules, archive_unrunnable
+from builders import WORKER, claim_batch, complete, fail, pending, rq_job
 from support import rings
 
 QUEUES = ("critical", "default", "low")
@@ -168,6 +169,20 @@ def test_a_retry_comes_back_even_to_a_full_queue(client: Client, broker: Broker,
     broker.forward()
 
     assert pending(connection) == ["b", "a"]
+
+
+def test_tasks_that_wait_for_a_concurrency_key_fill_their_queue(client: Client, broker: Broker) -> None:
+    broker.set_limits({"default:max_length": 3})
+    enqueue_keyed(client, *"abc")
+    claim(broker)
+    claim(broker, 1)  # b and c step aside
+
+    enqueue_keyed(client, "d")
+
+    with pytest.raises(QueueFullError):
+        enqueue_keyed(client, "e")
+    with pytest.raises(QueueFullError):
+        client.enqueue("test:echo")
 
 
 # Of a key.
@@ -527,6 +542,78 @@ def test_a_lost_lease_whose_record_was_deleted_gives_its_share_back(
     assert ids([claim(broker, 1)]) == ["b"]
 
 
+def test_tasks_that_rq_deleted_or_cancelled_while_they_waited_are_not_counted_for_long(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abcd")
+    claim(broker)
+    claim(broker, 1)
+    rq_job(connection, "b").delete()
+    rq_job(connection, "c").cancel()
+
+    broker.expired()
+
+    assert broker.count_pending(["default"]) == 1
+    assert connection.zrange(keys.aside("default"), 0, -1) == [b"d"]
+
+
+def test_tasks_that_a_worker_of_the_first_version_put_aside_are_counted_soon(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"abc")
+    claim(broker)
+    claim(broker, 1)
+    connection.delete(keys.aside("default"))
+
+    broker.expired()
+
+    assert broker.count_pending(["default"]) == 2
+
+
+def test_a_task_waits_where_it_was_claimed_from_whatever_its_job_says(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"ab")
+    connection.hset(keys.job("b"), "origin", "elsewhere")
+    held = claimed(broker)
+    claim(broker, 1)
+
+    complete(broker, held)
+
+    assert pending(connection) == ["b"]
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "-inf", "nan", "0.5"])
+def test_a_job_that_its_own_limit_would_keep_waiting_for_ever_is_archived_with_the_reason(
+    client: Client, broker: Broker, connection: redis.Redis, limit: str
+) -> None:
+    enqueue_keyed(client, "a")
+    connection.hset(keys.job("a"), "concurrency_limit", limit)
+
+    refused = claimed(broker)
+    archive_unrunnable(broker, WORKER, refused)
+
+    detail = Inspector(connection).task("a")
+    assert detail.state is TaskState.ARCHIVED
+    assert f"its concurrency_limit is {limit}" in detail.last_error
+    assert connection.keys(f"*{KEY}*") == []
+
+
+def test_a_job_that_waits_with_a_limit_that_never_lets_it_run_is_called(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue_keyed(client, *"ab")
+    claim(broker)
+    claim(broker, 1)
+    connection.hset(keys.job("b"), "concurrency_limit", 0)
+
+    broker.expired()
+
+    refused = claimed(broker, 1)
+    assert refused.task_id == "b"
+    assert "its concurrency_limit is 0" in str(refused.error)
+
+
 def test_nothing_of_a_key_is_left_when_its_tasks_have_ended(
     client: Client, broker: Broker, connection: redis.Redis
 ) -> None:
@@ -604,15 +691,77 @@ def test_limits_that_the_settings_no_longer_have_are_gone(client: Client, broker
     broker.set_limits({"default:max_length": 1})
     client.enqueue("test:echo")
 
-    broker.set_limits({})
+    broker.set_limits({}, ["default"])
 
     assert client.enqueue("test:echo").state is TaskState.PENDING
+
+
+def test_a_daemon_leaves_the_limits_of_queues_that_it_does_not_serve(broker: Broker, connection: redis.Redis) -> None:
+    broker.set_limits({"mail:max_active": 2}, ["mail"])
+
+    broker.set_limits({"video:max_active": 1}, ["video", "default"])
+
+    assert connection.hgetall(keys.LIMITS) == {b"mail:max_active": b"2", b"video:max_active": b"1"}
+
+
+def test_limits_that_are_gone_are_set_again_and_no_other_is_touched(broker: Broker, connection: redis.Redis) -> None:
+    limits = {"mail:max_active": 2, "mail:max_length": 9}
+    broker.set_limits(limits)
+    connection.flushall()
+    connection.hset(keys.LIMITS, "mail:max_length", "a stranger's")
+
+    LimitKeeper(broker, limits).keep()
+
+    assert connection.hgetall(keys.LIMITS) == {b"mail:max_active": b"2", b"mail:max_length": b"9"}
+
+
+def test_a_foreign_key_in_the_place_of_the_limits_makes_way(broker: Broker, connection: redis.Redis) -> None:
+    connection.set(keys.LIMITS, "a stranger's")
+
+    LimitKeeper(broker, {"mail:max_active": 2}).keep()
+
+    assert connection.hgetall(keys.LIMITS) == {b"mail:max_active": b"2"}
+
+
+def test_limits_that_are_true_cost_one_command_and_no_write(broker: Broker, connection: redis.Redis) -> None:
+    limits = {f"queue-{number}:max_active": 2 for number in range(20)}
+    broker.set_limits(limits)
+    connection.config_resetstat()
+
+    LimitKeeper(broker, limits).keep()
+
+    stats: dict[str, Any] = connection.info("commandstats")
+    assert {name: stat["calls"] for name, stat in stats.items() if "config" not in name} == {"cmdstat_hmget": 1}
+
+
+def test_daemons_that_disagree_are_told_once_and_the_one_that_started_last_decides(
+    broker: Broker, connection: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.set_limits({"mail:max_active": 2}, ["mail"])
+    first = LimitKeeper(broker, {"mail:max_active": 2})
+    first.keep()
+    broker.set_limits({"mail:max_active": 5}, ["mail"])
+    last = LimitKeeper(broker, {"mail:max_active": 5})
+
+    for keeper in (first, last, first, last):
+        keeper.keep()
+
+    told = [record.__dict__ for record in caplog.records]
+    shown = [(line["levelname"], line["queue"], line["limit"], line["here"], line["in_force"]) for line in told]
+    assert shown == [("WARNING", "mail", "max_active", 2, 5)]
+    assert connection.hget(keys.LIMITS, "mail:max_active") == b"5"
+
+
+def test_a_limit_may_be_declared_for_a_queue_of_another_daemon(directory: Path) -> None:
+    settings = load(file=settings_file(directory, "[limits.elsewhere]\nmax_length = 3\n"), environ={}).settings
+
+    assert settings.queue_limits() == {"elsewhere:max_length": 3}
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("[limits.lwo]\nmax_active = 1\n", r"limits: queue 'lwo' is not one of the queues \(critical, default, low\)"),
+        ("[limits.'l w']\nmax_active = 1\n", "limits: queue 'l w': use letters"),
         ("[limits.low]\nmax_active = -1\n", "limits: .*max_active|limits: .*>= 0"),
         ("[limits.low]\nmax_activ = 1\n", "limits: .*max_activ"),
         ('[limits.low]\nmax_length = "many"\n', "limits: .*max_length"),

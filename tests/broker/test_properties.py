@@ -179,6 +179,13 @@ class Snapshot:
         }
         return self.strings, self.lists, self.sets, zsets, hashes, self.streams
 
+    def pending(self) -> Counter[str]:
+        """How many tasks of each queue wait, in it or for a share of their key."""
+        names = {queue: (keys.queue(queue), keys.aside(queue)) for queue in QUEUES}
+        return Counter(
+            {q: len(self.lists.get(line, ())) + len(self.zsets.get(aside, ())) for q, (line, aside) in names.items()}
+        )
+
     def score(self, key: str, member: str) -> float:
         return self.zsets[key][member]
 
@@ -272,7 +279,7 @@ class BrokerMachine(RuleBasedStateMachine):
         before = self.seen
         answers = self.broker.enqueue(batch)
         self._look()
-        waiting = Counter({queue: len(before.lists.get(keys.queue(queue), ())) for queue in QUEUES})
+        waiting = before.pending()
         for task, answer in zip(batch, answers, strict=True):
             expected = self._store(task, before, waiting)
             if isinstance(expected, TaskState):
@@ -288,7 +295,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert self.broker.tick("entry", float(self.ticks), task)[0] is not is_late
         self._look()
         if not is_late:
-            waiting = Counter({queue: len(before.lists.get(keys.queue(queue), ())) for queue in QUEUES})
+            waiting = before.pending()
             self._store(task, before, waiting)
 
     @rule(worker=workers, order=orders, result=st.sampled_from([b"", b"1"]), limit=limits)
@@ -509,7 +516,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def set_limits(self, active: dict[str, int], length: dict[str, int]) -> None:
         self.limits = {f"{queue}:max_active": limit for queue, limit in active.items()}
         self.limits |= {f"{queue}:max_length": limit for queue, limit in length.items()}
-        self.broker.set_limits(self.limits)
+        self.broker.set_limits(self.limits, QUEUES)
         self._look()
 
     @rule(task_id=st.sampled_from(IDS))
@@ -667,6 +674,14 @@ class BrokerMachine(RuleBasedStateMachine):
             assert bool(waiting) is (key in self.seen.sets.get(f"{keys.OWN}:keys", ()))
 
     @invariant()
+    def each_queue_knows_its_tasks_that_wait_for_a_share(self) -> None:
+        aside = {task_id: score for queue in QUEUES for task_id, score in self._aside(queue).items()}
+        waiting = [self.seen.zsets[key] for key, _ in under(f"{keys.OWN}:waiting:", self.seen.zsets)]
+        assert aside == {task_id: score for line in waiting for task_id, score in line.items()}
+        for queue in QUEUES:
+            assert all(self.known[task_id].queue == queue for task_id in self._aside(queue))
+
+    @invariant()
     def unique_locks_are_those_of_the_model(self) -> None:
         found = {key: self.seen.strings[key] for key, _ in under(f"{keys.OWN}:unique:", self.seen.strings)}
         assert found == {
@@ -698,6 +713,7 @@ class BrokerMachine(RuleBasedStateMachine):
         lasting = {keys.QUEUES, keys.SERVED, keys.WORKERS, keys.LIMITS, keys.PAUSED, keys.SUSPENDED, f"{keys.OWN}:keys"}
         lasting |= {f"{keys.RQ}:workers:{queue}" for queue in QUEUES}
         lasting |= {f"{keys.OWN}:waiting:{key}" for key in SHARES}
+        lasting |= {keys.aside(queue) for queue in QUEUES}
         kinds = ("queue", "wip", "scheduled", "finished", "failed")
         lasting |= {f"{keys.RQ}:{kind}:{queue}" for kind in kinds for queue in QUEUES}
         lasting |= {f"{keys.OWN}:completed:{queue}" for queue in QUEUES}
@@ -705,6 +721,7 @@ class BrokerMachine(RuleBasedStateMachine):
         passing = {keys.worker(worker) for worker in WORKERS} | {keys.worker_executions(worker) for worker in WORKERS}
         passing |= (
             {name(queue) for queue in QUEUES for name in (keys.bell, keys.archived)}
+            | {f"{keys.OWN}:looked:{queue}" for queue in QUEUES}
             | {keys.ALARM, keys.CRON}
             | self.locks.keys()
         )
@@ -929,6 +946,9 @@ class BrokerMachine(RuleBasedStateMachine):
             for member in self.seen.zsets[line]:
                 places[member].append(("waiting", key))
         return places
+
+    def _aside(self, queue: str) -> dict[str, float]:
+        return self.seen.zsets.get(keys.aside(queue), {})
 
     def _in(self, place: Place) -> list[Known]:
         return [known for known in self.known.values() if known.place is place]

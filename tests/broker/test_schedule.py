@@ -33,7 +33,7 @@ from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Verdict
-from builders import WORKER, claim, fail, pending, rq_job, rq_queue
+from builders import WORKER, claim, complete, fail, pending, rq_job, rq_queue
 from support import Valkey, rings, wait_until
 
 SCHEDULED = keys.registry("scheduled", "default")
@@ -663,6 +663,76 @@ def test_a_task_that_the_full_archive_forgets_releases_its_lock_unless_it_lasts_
 
     assert not connection.exists(keys.job("first"))
     assert lock.holder == (None if is_free else "first")
+
+
+@pytest.mark.parametrize(
+    ("until", "status", "is_free"),
+    [
+        ("end", "failed", True), ("end", "stopped", True), ("end", "finished", True), ("end", "queued", False),
+        ("success", "failed", False), ("success", "finished", True), ("ttl", "finished", False),
+    ],
+)  # fmt: skip
+def test_a_task_that_rqs_tools_ended_keeps_its_lock_no_longer_than_it_asked_for(
+    client: Client, connection: redis.Redis, until: str, *, status: str, is_free: bool
+) -> None:
+    hold(client, until=until)
+    rq_job(connection, "first").set_status(JobStatus(status))
+
+    if is_free:
+        assert hold(client, "second") == "second"
+    else:
+        with pytest.raises(DuplicateTaskError, match="first"):
+            hold(client, "second")
+
+
+def test_an_archived_task_does_not_run_beside_the_one_that_has_its_lock(
+    client: Client, broker: Broker, connection: redis.Redis, lock: Lock
+) -> None:
+    hold(client, until="end")
+    fail(broker, claim(broker), Verdict.ARCHIVE)
+    hold(client, "second", until="end")
+
+    with pytest.raises(DuplicateTaskError, match="task second holds the unique lock"):
+        Inspector(connection).run("first")
+
+    assert connection.hget(keys.job("first"), "status") == b"failed"
+    assert pending(connection) == ["second"]
+    assert lock.holder == "second"
+
+
+@pytest.mark.parametrize("until", ["end", "success"])
+def test_an_archived_task_that_is_run_again_has_its_lock_again_until_it_ends(
+    client: Client, broker: Broker, connection: redis.Redis, lock: Lock, until: str
+) -> None:
+    hold(client, until=until)
+    fail(broker, claim(broker), Verdict.ARCHIVE)
+
+    Inspector(connection).run("first")
+
+    with pytest.raises(DuplicateTaskError, match="first"):
+        hold(client, "second")
+    assert lock.left_s <= 600
+    complete(broker, claim(broker))
+    assert lock.holder is None
+
+
+def test_a_task_that_rq_cancelled_shows_that_and_goes_when_an_archived_one_would(
+    client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    for task_id in ("old", "young", "foreign"):
+        client.enqueue("test:echo", task_id=task_id)
+        rq_job(connection, task_id).cancel()
+    connection.hdel(keys.job("foreign"), "task_type")
+    then = time.time() - 91 * 86400
+    connection.zadd(keys.registry("canceled", "default"), {"old": then, "foreign": then})
+
+    removed = broker.clean()
+
+    assert removed == 1
+    assert connection.exists(keys.job("old"), keys.job("young"), keys.job("foreign")) == 2
+    assert connection.zscore(keys.registry("canceled", "default"), "old") is None
+    shown = Inspector(connection).task("young")
+    assert (shown.state, shown.rq_status) == (None, "canceled")
 
 
 def test_a_task_that_the_janitor_deletes_releases_its_lock(

@@ -19,7 +19,7 @@ from boilerd.broker.claims import Completion
 from boilerd.cli import COMMANDS
 from boilerd.cli import boilerd as main
 from boilerd.tasks.retry import Verdict
-from builders import fail_next, in_state, rq_queue
+from builders import fail_next, in_state, rq_job, rq_queue
 from support import (
     Command,
     Done,
@@ -58,6 +58,28 @@ def test_task_ls_lists_the_tasks_of_each_state(
     assert head[:2] == ["ID", "TYPE"]
     assert [row[:2] for row in shown] == [[task_id, "test:echo"]]
     assert [(task["id"], task["state"], task["payload"]) for task in as_json] == [(task_id, state, 1)]
+
+
+def test_a_task_that_waits_for_a_concurrency_key_says_so(command: Command, client: Client, broker: Broker) -> None:
+    for task_id in ("first", "second"):
+        client.enqueue("test:echo", task_id=task_id, concurrency_key="customer:7")
+        broker.advance(task_id, ["default"])
+
+    listed = command("task", "ls").stdout
+    shown = command("task", "show", "second").stdout
+
+    assert "second" in listed
+    assert "concurrency key customer:7" in listed
+    assert re.search("waits for +concurrency key customer:7", shown)
+
+
+def test_a_task_that_rq_cancelled_says_so(command: Command, client: Client, connection: redis.Redis) -> None:
+    task_id = client.enqueue("test:echo").id
+    rq_job(connection, task_id).cancel()
+
+    shown = command("task", "show", task_id).stdout
+
+    assert re.search("state +canceled", shown)
 
 
 def test_what_is_no_text_is_an_escape_in_json(command: Command, client: Client, connection: redis.Redis) -> None:

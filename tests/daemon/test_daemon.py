@@ -726,3 +726,18 @@ def test_an_application_that_sets_up_logging_does_not_silence_the_daemon(
     task_id = client.enqueue("worker:ping").id
 
     assert daemon.wait_for("task completed", task_id=task_id)["worker"] == "worker:0"
+
+
+def test_each_of_two_daemons_keeps_the_limits_of_its_own_queues_also_when_redis_loses_them(
+    start_daemon: StartDaemon, connection: redis.Redis
+) -> None:
+    for queue in ("mail", "video"):
+        limits = json.dumps({queue: {"max_active": 2}})
+        daemon = start_daemon("--concurrency", "1", "--queues", queue, env={"BOILERD_LIMITS": limits})
+        daemon.wait_for("daemon started")
+    both = {b"mail:max_active": b"2", b"video:max_active": b"2"}
+    assert connection.hgetall(keys.LIMITS) == both
+
+    connection.delete(keys.LIMITS)
+
+    wait_until(lambda: connection.hgetall(keys.LIMITS) == both, "the limits are set again")

@@ -234,6 +234,20 @@ def test_a_cancelled_running_task_is_interrupted_and_archived(
     daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
 
 
+@pytest.mark.parametrize("how", ["delete", "cancel"])
+def test_a_running_task_that_rq_takes_away_makes_room_when_its_handler_has_ended(
+    start_daemon: StartDaemon, client: Client, how: str
+) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    task_id = client.enqueue("test:swallow").id
+    daemon.wait_for("task started", task_id=task_id)
+
+    getattr(job_of(client.connection, task_id), how)()
+
+    daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
+    assert client.connection.zcard(keys.wip("default")) == 0
+
+
 def test_a_handler_that_transforms_the_end_of_a_drain_is_put_back_all_the_same(
     start_daemon: StartDaemon, client: Client
 ) -> None:

@@ -56,7 +56,8 @@ def made(broker: Broker, scoreboard: Scoreboard, rules: Rules) -> Scheduler:
     """A scheduler of one worker, whose duties the test does by itself."""
     kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
     made = Scheduler(
-        broker, scoreboard=scoreboard, worker_names=[WORKER], queues=["default"], rules=rules, periodic=Periodic([])
+        broker, scoreboard=scoreboard, worker_names=[WORKER], queues=["default"], rules=rules, periodic=Periodic([]),
+        limits={},
     )  # fmt: skip
     for signum, handler in kept.items():
         signal.signal(signum, handler)

@@ -140,11 +140,15 @@ class Broker(SchedulerCalls):
     def cancellation(self, claim: Claim) -> str:
         """Why a running task is not wanted any more; empty if it is wanted."""
         with self._translating(), self.connection.pipeline(transaction=False) as pipeline:
-            pipeline.hget(keys.job(claim.task_id), "cancel_requested")
+            pipeline.hmget(keys.job(claim.task_id), "status", "cancel_requested")
             pipeline.zscore(keys.wip(claim.queue), f"{claim.task_id}:{claim.execution_id}")
-            is_cancelled, lease = pipeline.execute()
-        if lease is None:
+            (status, is_cancelled), lease = pipeline.execute()
+        if status is None:
+            return "the task was deleted"
+        if lease is None and status != b"canceled":
             return "the lease was lost, the task is not this worker's any more"
+        if status != b"started":
+            return f"the task is {text(status)} by now"
         return "cancelled on request" if is_cancelled else ""
 
     def write_result(self, claim: Claim, result: bytes) -> bool:
@@ -161,7 +165,7 @@ class Broker(SchedulerCalls):
         return bool(self._run("mark", [task_id]))
 
     def act(self, action: str, task_ids: Sequence[str]) -> list[str]:
-        """Run, archive or delete tasks; for each ``done``, ``unknown``, or the state that forbids it."""
+        """Run, archive or delete tasks; for each ``done``, ``unknown``, the state that forbids it, or ``locked ID``."""
         if not task_ids:
             return []
         return [text(answer) for answer in self._run("act", [action, ARCHIVE_LIMIT, *task_ids])]

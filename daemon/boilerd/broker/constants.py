@@ -20,6 +20,8 @@ FORWARD_EVERY_S = 5.0
 CHUNK = 500
 #: Keys that one call of look.lua reads before it ends; it takes 2 to 3 ms.
 MOST_READS = 2000
+#: Queues in one call of a script that goes through all of them, and keys for which tasks wait; as above.
+SLICE, KEYS_SLICE = 250, 50
 #: Elements of a bell at most: more would only wake workers for nothing later.
 BELL_LENGTH = 128
 #: How long Redis keeps a bell, or an alarm, that nobody hears.
@@ -46,7 +48,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "ID_TAKEN": ID_TAKEN,
         "QUEUE_FULL": QUEUE_FULL,
     },
-    "claims": {"LEASE_S": LEASE_S, "LEASE_OFFSET_S": LEASE_OFFSET_S, "ARCHIVE_TTL_S": ARCHIVE_TTL_S},
+    "claims": {"LEASE_S": LEASE_S, "LEASE_OFFSET_S": LEASE_OFFSET_S, "ARCHIVE_TTL_S": ARCHIVE_TTL_S, "SLICE": SLICE},
     "act": {
         "ALLOWED_STATUSES": states.ALLOWED_STATUSES,
         "REGISTRY_OF": states.REGISTRY_OF,
@@ -64,4 +66,5 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
     "extend": {"WORKER_TTL_S": WORKER_TTL_S},
     "fail": {"MOST_RETRIES": LONGEST_S},
     "look": {"MOST_READS": MOST_READS},
+    "waiting": {"KEYS_SLICE": KEYS_SLICE},
 }

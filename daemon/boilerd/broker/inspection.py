@@ -38,7 +38,8 @@ from boilerd.broker.views import (
 from boilerd.errors import MisplacedKeyError
 from boilerd.tasks.task import TaskState
 
-#: A task's ID and its score, which says when the task is due or expires; None: its state has no score.
+#: A task's ID and its score, which says when the task is due or expires, or since when it waits for a concurrency key;
+#: None: its place has no score.
 Member = tuple[str, float | None]
 
 #: Keys that are no queue's or task's → Redis's word for their kind, and ours.
@@ -153,16 +154,22 @@ class Inspection(ScriptCalls):
         """How many tasks of the queue are in the state; scheduled and retried ones are counted together."""
         key, kind = _place(queue, state)
         with expecting(kind, key):
-            return int(self.connection.llen(raw(key)) if kind == "list" else self.connection.zcard(raw(key)))
+            length = int(self.connection.llen(raw(key)) if kind == "list" else self.connection.zcard(raw(key)))
+        if state is TaskState.PENDING:
+            length += self._count_aside(queue)
+        return length
 
     def members(self, queue: str, state: TaskState, start: int, count: int) -> list[Member]:
-        """Tasks of the queue in the state, from place `start`; scheduled and retried ones stand in one registry."""
+        """Tasks of the queue in the state, from place `start`; scheduled and retried ones stand in one registry.
+
+        Pending ones that wait for a concurrency key come behind those that do not; for them a second round trip.
+        """
         stop = start + count - 1
         key, kind = _place(queue, state)
         connection: Any = self.connection  # whose answers redis-py cannot type
         with expecting(kind, key):
             if state is TaskState.PENDING:
-                return [(text(task_id), None) for task_id in connection.lrange(raw(key), start, stop)]
+                return self._pending(queue, start, count)
             scored = connection.zrange(raw(key), start, stop, withscores=True)
         if state is TaskState.ACTIVE:
             return [(text(pair).rpartition(":")[0], None) for pair, _ in scored]
@@ -187,6 +194,28 @@ class Inspection(ScriptCalls):
             raise MisplacedKeyError(*_place(queue, state))
         return looked, [(text(task_id), float(score)) for task_id, score in zip(found[::2], found[1::2], strict=True)]
 
+    def _pending(self, queue: str, start: int, count: int) -> list[Member]:
+        connection: Any = self.connection
+        with connection.pipeline(transaction=False) as pipeline:
+            pipeline.llen(raw(keys.queue(queue)))
+            pipeline.lrange(raw(keys.queue(queue)), start, start + count - 1)
+            length, queued = pipeline.execute()
+        found: list[Member] = [(text(task_id), None) for task_id in queued]
+        if len(found) < count:
+            found += self._aside(queue, max(start - length, 0), count - len(found))
+        return found
+
+    def _aside(self, queue: str, start: int, count: int) -> list[Member]:
+        """Tasks of the queue that wait for a concurrency key, those that have waited longest first."""
+        connection: Any = self.connection
+        with expecting("sorted set", key := keys.aside(queue)):
+            found = connection.zrange(raw(key), start, start + count - 1, withscores=True)
+        return [(text(task_id), score) for task_id, score in found]
+
+    def _count_aside(self, queue: str) -> int:
+        with expecting("sorted set", key := keys.aside(queue)):
+            return int(self.connection.zcard(raw(key)))
+
     def details(self, members: Sequence[Member]) -> list[TaskDetail]:
         """Each task without its attempts."""
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
@@ -208,10 +237,10 @@ class Inspection(ScriptCalls):
         if not fields:
             return None
         detail = to_task(task_id, fields, None, attempts)
-        if (kind := REGISTRIES.get(detail.state) if detail.state else None) is None:
+        if (place := _scored_place(detail)) is None:
             return detail
-        with suppress(MisplacedKeyError), expecting("sorted set", registry := keys.registry(kind, detail.queue)):
-            return to_task(task_id, fields, connection.zscore(raw(registry), raw(task_id)), attempts)
+        with suppress(MisplacedKeyError), expecting("sorted set", place):
+            return to_task(task_id, fields, connection.zscore(raw(place), raw(task_id)), attempts)
         return detail
 
     def completed(self, queue: str, size: int) -> list[CompletedTask]:
@@ -287,3 +316,11 @@ def _sound(answers: Sequence[Any]) -> list[Any]:
         if isinstance(answer, redis.RedisError) and not is_wrong_kind(answer):
             raise answer
     return [None if isinstance(answer, Exception) else answer for answer in answers]
+
+
+def _scored_place(detail: TaskDetail) -> str | None:
+    """The sorted set where the task's score would be; None: its state has none."""
+    if detail.state is TaskState.PENDING:
+        return keys.aside(detail.queue)
+    kind = REGISTRIES.get(detail.state) if detail.state else None
+    return keys.registry(kind, detail.queue) if kind else None

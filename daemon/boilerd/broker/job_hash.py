@@ -40,8 +40,8 @@ from boilerd.tasks.task import (
 )
 from boilerd.units import LONGEST_S
 
-#: The fields' names as Redis has them.
-_CLAIMED_FIELDS = tuple(name.encode() for name in CLAIMED_FIELDS)
+#: The fields' names as Redis has them, and the one that comes behind them where it forbids the task.
+_CLAIMED_FIELDS = (*(name.encode() for name in CLAIMED_FIELDS), b"concurrency_limit")
 #: Fields of a job whose end takes more than to acknowledge it.
 _CLEANUP_FIELDS = frozenset({b"unique_key", b"concurrency_key", b"repeats_left"})
 #: Fields that hold whole numbers.
@@ -102,6 +102,7 @@ def job_fields(task: NewTask) -> list[str | bytes]:
         "deadline": None if options.deadline is None else repr(options.deadline),
         "unique_key": task.unique_key if options.unique_s else None,
         "unique_until": options.unique_until if options.unique_s else None,
+        "unique_s": options.unique_s or None,
         "concurrency_key": options.concurrency_key,
         "concurrency_limit": options.concurrency_limit if options.concurrency_key else None,
     }
@@ -177,6 +178,8 @@ def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[T
         raise ForbiddenJobError(f"job {task_id!r} has no record; it was deleted or overwritten while it waited")
     if not task_id.isprintable():
         raise ForbiddenJobError(f"job ID {task_id!r} is no text")
+    if b"concurrency_key" in fields:
+        _check_limit(fields.get(b"concurrency_limit", b"1"))
     task_type, payload, function = _to_call(fields.get(b"data", b""))
     timeout = min(int(fields.get(b"timeout") or DEFAULT_TIMEOUT_S), LONGEST_S)  # as above; a timer has the same limit
     deadline = fields.get(b"deadline")
@@ -196,6 +199,15 @@ def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[T
         retry_intervals_s=msgspec.json.decode(intervals, type=tuple[float, ...]) if intervals else (),
     )
     return task, function
+
+
+def _check_limit(concurrency_limit: bytes) -> None:
+    """Raise ForbiddenJobError if no task could ever run under this limit; one that is no number means 1."""
+    with suppress(ValueError):
+        if not float(concurrency_limit) >= 1:
+            raise ForbiddenJobError(
+                f"its concurrency_limit is {text(concurrency_limit)}, so that it could never run; 1 is the least"
+            )
 
 
 def _own_max_retries(fields: Mapping[bytes, bytes]) -> int | None:

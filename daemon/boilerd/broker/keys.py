@@ -96,6 +96,11 @@ def archived(name: str) -> str:
     return f"{OWN}:archived:{name}"
 
 
+def aside(name: str) -> str:
+    """Sorted set of IDs of the queue's tasks that wait for a share of their concurrency key, score = since when."""
+    return f"{OWN}:aside:{name}"
+
+
 def bell(name: str) -> str:
     """List: one element per new task; each wakes one idle worker."""
     return f"{OWN}:bell:{name}"

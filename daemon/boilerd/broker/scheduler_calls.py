@@ -1,7 +1,8 @@
 """The part of `Broker` that the scheduler and the daemon's start use: leases, due and expired tasks, ticks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import redis
 
@@ -16,27 +17,50 @@ from boilerd.errors import BoilerdError, MisplacedKeyError
 
 #: The end of the year 9998: no date is later, in any time zone.
 LAST_TICK_S = 253370764800.0
+#: Workers whose leases one script renews; each may have 32 of them.
+MOST_WORKERS = 100
+#: Claims in one answer; their hashes may be large.
+MOST_EXPIRED = 100
+#: Slices of the keys for which tasks wait, in one look: bounds what very many of them cost Redis to 1 % of its time.
+MOST_SLICES = 10
+#: The cursor of a first slice.
+_FIRST = "0"
 
 
 class SchedulerCalls(ScriptCalls):
     """The calls that look after the tasks and workers of all hosts.
 
-    Those that take `queues` look there beside the queues that hold tasks of boilerd's.
+    Those that take `queues` look there beside the queues that hold tasks of boilerd's, a slice of them in each
+    script, so that Redis serves others between two.
     """
 
-    def extend(self, workers: Sequence[str]) -> tuple[list[Overdue], list[str]]:
+    def __init__(self, connection: redis.Redis) -> None:
+        super().__init__(connection)
+        self._waiting_cursor = _FIRST
+
+    def extend(
+        self, workers: Sequence[str], running: Mapping[str, tuple[int, int]] | None = None
+    ) -> tuple[list[Overdue], list[str]]:
         """Renew the leases and the presence of live workers.
+
+        Args:
+            workers: Their names.
+            running: Of those that run a task, its claim: number of the batch and place, as `batch_place` has them.
 
         Returns:
             The attempts past their timeout or deadline; and the names of the workers whose task still runs although
-            it was cancelled, or taken over.
+            it was cancelled, deleted or taken over.
         """
-        overdue, unwanted = self._run("extend", workers)
-        late = []
-        for worker, pair, late_s, limit_s in overdue:
-            task_id, _, execution_id = text(pair).rpartition(":")
-            late.append(Overdue(text(worker), task_id, execution_id, float(late_s), float(limit_s)))
-        return late, [text(worker) for worker in unwanted]
+        marks = {worker: f"{number:07x}-{place}" for worker, (number, place) in (running or {}).items()}
+        late, gone = [], []
+        for first in range(0, len(workers), MOST_WORKERS):
+            some = workers[first : first + MOST_WORKERS]
+            overdue, unwanted = self._run("extend", [part for name in some for part in (name, marks.get(name, ""))])
+            for worker, pair, late_s, limit_s in overdue:
+                task_id, _, execution_id = text(pair).rpartition(":")
+                late.append(Overdue(text(worker), task_id, execution_id, float(late_s), float(limit_s)))
+            gone += [text(worker) for worker in unwanted]
+        return late, gone
 
     def adopt(self, workers: Sequence[str], queues: Sequence[str]) -> int:
         """Write anew which claims of these queues live workers hold, and renew them; how many.
@@ -51,8 +75,13 @@ class SchedulerCalls(ScriptCalls):
         Returns:
             How many were moved, and the seconds until the next is due (None: no task is scheduled).
         """
-        moved, left = self._run("forward", [CHUNK, *queues])
-        return int(moved), float(left) if left else None
+        moved, left_s, cursor = 0, [], _FIRST
+        while cursor and moved < CHUNK:
+            count, left, following = self._run("forward", [CHUNK - moved, cursor, *queues])
+            moved += int(count)
+            left_s += [float(left)] if left else []
+            cursor = _next(following)
+        return moved, min(left_s, default=None)
 
     def wait_for_alarm(self, timeout_s: float) -> bool:
         """Sleep at most `timeout_s`, until a task is scheduled that is due soon; True if one was."""
@@ -60,9 +89,26 @@ class SchedulerCalls(ScriptCalls):
             return self.connection.blpop([keys.ALARM], timeout_s) is not None
 
     def expired(self, queues: Sequence[str] = ()) -> list[tuple[str, Claim]]:
-        """Claims whose lease ran out, up to 100, each behind the name of the worker that had it."""
-        found = self._run("expired", [100, *queues])
+        """Claims whose lease ran out, up to 100, each behind the name of the worker that had it.
+
+        Tasks that wait for a concurrency key are called before, where that was missed.
+        """
+        self._call_waiting()
+        found: list[Any] = []
+        cursor = _FIRST
+        while cursor and len(found) < MOST_EXPIRED:
+            claims, following = self._run("expired", [MOST_EXPIRED - len(found), cursor, *queues])
+            found += claims
+            cursor = _next(following)
         return [(text(worker), to_claim_of_hash(*claim)) for worker, *claim in found]
+
+    def _call_waiting(self) -> None:
+        """Call tasks that wait for a concurrency key; the next call goes on with the keys that are left."""
+        for _ in range(MOST_SLICES):
+            following = _next(self._run("waiting", [self._waiting_cursor]))
+            self._waiting_cursor = following or _FIRST
+            if not following:
+                return
 
     def registered(self) -> dict[str, tuple[str, str]]:
         """Name of each registered worker → birthmarks of its process and of its supervisor's ('': not known)."""
@@ -93,7 +139,12 @@ class SchedulerCalls(ScriptCalls):
 
         The names of workers whose records expired go, too.
         """
-        return int(self._run("janitor", [CHUNK, *queues]))
+        removed, cursor = 0, _FIRST
+        while cursor and removed < CHUNK:
+            count, following = self._run("janitor", [CHUNK - removed, cursor, *queues])
+            removed += int(count)
+            cursor = _next(following)
+        return removed
 
     def forget_idle_queues(self, cursor: str) -> str:
         """Look at the next of the queues that schedulers look at, and take those out that hold nothing.
@@ -153,27 +204,65 @@ class SchedulerCalls(ScriptCalls):
         with self._translating(), self.connection.pipeline(transaction=False) as pipeline:
             for name in queues:
                 pipeline.llen(keys.queue(name))
+                pipeline.zcard(keys.aside(name))
             answers = pipeline.execute(raise_on_error=False)
         return sum(answer for answer in answers if isinstance(answer, int))  # a key may be of another kind
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
-        """Replace the limits of all queues: ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many.
+    def set_limits(self, limits: Mapping[str, int], queues: Iterable[str] = ()) -> None:
+        """Set limits, ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many; and take away all others of `queues`.
 
-        Limits that are set already are not written again: a Redis that is full would refuse it.
+        Those of other queues stay. Limits that are set already are not written again: a Redis that is full would
+        refuse it.
         """
-        if self.has_limits(limits):
-            return
-        with self._translating(), self.connection.pipeline() as pipeline:
-            pipeline.delete(keys.LIMITS)
-            for name, value in limits.items():
-                pipeline.hset(keys.LIMITS, name, value)
-            pipeline.execute()
+        self._write_limits(self._wrong_limits(limits, queues))
 
-    def has_limits(self, limits: Mapping[str, int]) -> bool:
-        """Whether these, and no others, are set already."""
+    def has_limits(self, limits: Mapping[str, int], queues: Iterable[str] = ()) -> bool:
+        """Whether these are set already, and no others of `queues`."""
+        return not self._wrong_limits(limits, queues)
+
+    def keep_limits(self, limits: Mapping[str, int]) -> dict[str, int]:
+        """Set those limits that are missing, as after FLUSHALL; the others that have another value, which they keep."""
+        found = {name: _number(value) for name, value in self._limits(limits).items()}
+        self._write_limits({name: limits[name] for name, value in found.items() if value is None})
+        return {name: value for name, value in found.items() if value is not None and value != limits[name]}
+
+    def _wrong_limits(self, limits: Mapping[str, int], queues: Iterable[str]) -> dict[str, int | None]:
+        """The limits to be set, and those to be taken away (None)."""
+        names = [f"{queue}:{name}" for queue in queues for name in ("max_active", "max_length")]
+        found = self._limits([*limits, *names])
+        wanted = {name: limits.get(name) for name in found}
+        return {name: limit for name, limit in wanted.items() if found[name] != (None if limit is None else str(limit))}
+
+    def _limits(self, names: Iterable[str]) -> dict[str, str | None]:
+        """What Redis has of these limits."""
+        names = list(dict.fromkeys(names))
+        if not names:
+            return {}
         with self._translating():
             try:
-                found = self.connection.hgetall(keys.LIMITS)
-            except redis.ResponseError:  # a key of another kind, to be replaced; or a refusal, which a write meets too
-                return False
-        return {text(name): text(value) for name, value in found.items()} == {n: str(v) for n, v in limits.items()}
+                values = self.connection.hmget(keys.LIMITS, names)
+            except redis.ResponseError as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                values = [None] * len(names)
+        return {name: None if value is None else text(value) for name, value in zip(names, values, strict=True)}
+
+    def _write_limits(self, limits: Mapping[str, int | None]) -> None:
+        """Set these limits, and take away those that are None."""
+        if not limits:
+            return
+        with self._translating(), self.connection.pipeline() as pipeline:
+            if self.connection.type(keys.LIMITS) not in {b"hash", b"none"}:
+                pipeline.delete(keys.LIMITS)
+            for name, limit in limits.items():
+                pipeline.hdel(keys.LIMITS, name) if limit is None else pipeline.hset(keys.LIMITS, name, limit)
+            pipeline.execute()
+
+
+def _next(cursor: bytes) -> str:
+    """The cursor of the next slice; empty after the last."""
+    return "" if (found := text(cursor)) == _FIRST else found
+
+
+def _number(value: str | None) -> int | None:
+    return int(value) if value and value.isascii() and value.isdecimal() else None

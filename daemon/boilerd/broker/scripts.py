@@ -11,7 +11,7 @@ from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
     "act", "adopt", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held",
-    "janitor", "look", "mark", "release", "result", "sift", "since", "tick", "tidy",
+    "janitor", "look", "mark", "release", "result", "sift", "since", "tick", "tidy", "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
 _READING = frozenset({"look", "sift"})
@@ -39,9 +39,12 @@ def scripts() -> dict[str, Script]:
 def script_source(name: str) -> str:
     """The text of a script as it is sent to Redis: behind the parts that it shares with others."""
     stores = name in {"enqueue", "tick"}
+    parts = ("common", "locks", "store") if stores else ("common", "claims")
+    if name == "act":
+        parts = ("common", "claims", "locks")
     # A script that stores no new task makes room, or keeps what is there: it must go on when Redis is full.
     flags = "" if stores else " flags=no-writes" if name in _READING else " flags=allow-oom"
-    return f"#!lua{flags}\n" + "\n".join(map(_part, ("common", "store" if stores else "claims", name)))
+    return f"#!lua{flags}\n" + "\n".join(map(_part, (*parts, name)))
 
 
 @functools.cache

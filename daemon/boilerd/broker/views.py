@@ -44,10 +44,12 @@ class TaskDetail:
     """A task as a whole.
 
     Attributes:
-        state: None for a state of RQ's own, such as deferred.
+        state: None for a state of RQ's own, such as deferred or canceled.
+        rq_status: RQ's word for the state.
         payload: As decoded JSON; None also if it cannot be read.
         retried: How many retries are used up.
         retention_s: How long the task is kept after success; -1: for ever.
+        waits_for: The concurrency key for a share of which a pending task waits; empty: for a worker alone.
         next_run_at: When a scheduled task is due.
         expires_at: When an ended task is deleted.
         attempts: The last 30, oldest first; only if one task was asked for.
@@ -72,6 +74,8 @@ class TaskDetail:
     worker: str
     unique_key: str
     concurrency_key: str
+    rq_status: str = ""
+    waits_for: str = ""
     next_run_at: datetime | None = None
     expires_at: datetime | None = None
     attempts: Sequence[Attempt] = ()
@@ -169,7 +173,9 @@ class QueueDetail:
 def to_task(
     task_id: str, fields: Mapping[bytes, bytes], score: float | None, attempts: Sequence[Attempt]
 ) -> TaskDetail:
-    """A task from its job hash and its place in a registry; see ARCHITECTURE.md for the fields."""
+    """A task from its job hash and its score in a registry, or among those that wait for a concurrency key (None: it
+    stands in neither); see ARCHITECTURE.md for the fields.
+    """  # noqa: D205 - one sentence
     fields = _readable(fields)
     shown = {text(name): text(value) for name, value in fields.items() if name != b"data"}
     state: TaskState | None = STATE_OF.get(shown.get("status", ""))
@@ -179,6 +185,7 @@ def to_task(
     default_retries = 0 if is_foreign else DEFAULT_MAX_RETRIES  # a plain RQ client that wants none says nothing
     moment = None if score is None else _moment(score)
     is_waiting = state in {TaskState.SCHEDULED, TaskState.RETRY}
+    is_aside = state is TaskState.PENDING and score is not None
     return TaskDetail(
         id=task_id,
         type=shown.get("task_type") or task_type or shown.get("description", ""),
@@ -199,8 +206,10 @@ def to_task(
         worker=shown.get("worker_name", ""),
         unique_key=shown.get("unique_key", ""),
         concurrency_key=shown.get("concurrency_key", ""),
+        rq_status=shown.get("status", ""),
+        waits_for=shown.get("concurrency_key", "") if is_aside else "",
         next_run_at=_without_microseconds(moment) if is_waiting else None,
-        expires_at=None if is_waiting else moment,
+        expires_at=None if is_waiting or is_aside else moment,
         attempts=attempts,
     )
 

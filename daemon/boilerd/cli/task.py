@@ -16,8 +16,17 @@ from boilerd.inspector import Action
 from boilerd.tasks.task import TaskState
 from boilerd.units import LONGEST_S
 
+
+def _waits_for(detail: TaskDetail) -> str:
+    """Name what a pending task waits for, beside a worker."""
+    return f"concurrency key {detail.waits_for}" if detail.waits_for else ""
+
+
 _COLUMNS: dict[TaskState, dict[str, Callable[[TaskDetail], object]]] = {
-    TaskState.PENDING: {"WAITS SINCE": lambda task: relative(task.enqueued_at)},
+    TaskState.PENDING: {
+        "WAITS SINCE": lambda task: relative(task.enqueued_at),
+        "WAITS FOR": _waits_for,
+    },
     TaskState.ACTIVE: {"STARTED": lambda task: relative(task.started_at), "WORKER": lambda task: task.worker},
     TaskState.SCHEDULED: {"DUE": lambda task: relative(task.next_run_at)},
     TaskState.RETRY: {
@@ -113,7 +122,8 @@ def show(loaded: Loaded, *, task_id: str, as_json: bool) -> None:
 
 def _print_task(detail: TaskDetail) -> None:
     print_fields([
-        ("task", detail.id), ("type", detail.type), ("queue", detail.queue), ("state", detail.state),
+        ("task", detail.id), ("type", detail.type), ("queue", detail.queue),
+        ("state", detail.state or detail.rq_status),
         ("payload", json_text(detail.payload)),
         ("retried", f"{detail.retried} of {detail.max_retries}"),
         ("timeout", lasting(detail.timeout_s) if detail.timeout_s else "none"),
@@ -122,7 +132,7 @@ def _print_task(detail: TaskDetail) -> None:
         ("due", absolute(detail.next_run_at)), ("deadline", absolute(detail.deadline)),
         ("started", absolute(detail.started_at)), ("worker", detail.worker), ("ended", absolute(detail.ended_at)),
         ("kept until", absolute(detail.expires_at)), ("unique", detail.unique_key),
-        ("concurrency", detail.concurrency_key), ("last error", detail.last_error),
+        ("concurrency", detail.concurrency_key), ("waits for", _waits_for(detail)), ("last error", detail.last_error),
     ])  # fmt: skip
     for line in attempt_lines(detail):
         echo(line)

@@ -95,5 +95,5 @@ def _wait(
 
 def _set_up(connection: redis.Redis, settings: Settings) -> BrokerFacts:
     name = server_check.check(connection)
-    Broker(connection).set_limits(settings.queue_limits())
+    Broker(connection).set_limits(settings.queue_limits(), settings.queues)
     return BrokerFacts(name, server_check.address(connection), server_check.hazards(connection))

@@ -142,6 +142,7 @@ class Processes:
                 queues=list(self._settings.queues),
                 rules=self._application.rules,
                 periodic=self._application.periodic,
+                limits=self._settings.queue_limits(),
             ).serve()
 
     def _run_worker(self, worker: Worker, slot: int) -> int:

@@ -5,7 +5,7 @@ import math
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Overdue, batch_place
@@ -50,7 +50,7 @@ class Heartbeater:
         """Renew the leases; seconds until the next heartbeat is due."""
         # A stopped worker does nothing: its lease runs out, and another worker takes the task over.
         slots = {self._worker_names[slot]: slot for slot in self._live_slots() if not self._is_halted(slot)}
-        overdue, unwanted = self._broker.extend(list(slots))
+        overdue, unwanted = self._broker.extend(list(slots), self._running(slots))
         self._note_beat()
         for worker in unwanted:
             # Once more: the command may have been sent while nobody listened.
@@ -72,6 +72,11 @@ class Heartbeater:
                 self._broker.extend([self._worker_names[slot] for slot in self._live_slots()])
                 next_s = time.monotonic() + HEARTBEAT_S
             select.select([], [], [], 0.05)
+
+    def _running(self, slots: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+        """Which claim each worker runs, of those whose handler has not returned."""
+        batches = {name: self._scoreboard.batch(slot) for name, slot in slots.items() if self._scoreboard.is_busy(slot)}
+        return {name: (batch.number, batch.finished) for name, batch in batches.items() if batch.is_running}
 
     def _note_beat(self) -> None:
         now_s = time.monotonic()

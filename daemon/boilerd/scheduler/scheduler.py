@@ -6,6 +6,7 @@
 * Recoverer: ends the claims of workers that are gone, on whatever host.
 * Janitor: deletes what outlived its retention, and forgets queues that hold nothing.
 * Periodic tasks: enqueues them at their ticks.
+* Limit keeper: sets the settings' limits again where they are gone.
 * Reclaimer: gives back the tasks that wait behind a slow one.
 * Subscriber: passes RQ's stop-job command on to the worker that runs the job.
 
@@ -16,7 +17,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from setproctitle import setproctitle
@@ -30,6 +31,7 @@ from boilerd.process.identity import send
 from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.scheduler.heartbeat import Heartbeater
+from boilerd.scheduler.limits import LimitKeeper
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
@@ -65,6 +67,7 @@ class Scheduler:
             all others that hold tasks of boilerd's.
         rules: Decide about the attempts of workers that are gone.
         periodic: The periodic tasks.
+        limits: Those of the settings.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Scheduler:
         queues: Sequence[str],
         rules: Rules,
         periodic: Periodic,
+        limits: Mapping[str, int],
     ) -> None:
         self._broker = broker
         self._queues = queues
@@ -102,6 +106,8 @@ class Scheduler:
         ]
         if periodic:
             self._duties.append(Duty("tick", self._tick))
+        if limits:
+            self._duties.append(Duty("limits", LimitKeeper(broker, limits).keep))
 
     def serve(self) -> int:
         """Perform the duties until told to stop; the exit status."""

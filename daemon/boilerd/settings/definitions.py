@@ -37,8 +37,8 @@ def _parse_weights(text: str) -> dict[str, str]:
     return {name.strip(): weight.strip() or "1" for name, _, weight in pairs}
 
 
-def _check_queues(weights: Mapping[str, int]) -> None:
-    for name in weights:
+def _check_queues(by_name: Mapping[str, object]) -> None:
+    for name in by_name:
         check_queue(name)
 
 
@@ -198,7 +198,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     limits: Annotated[
         dict[str, Limit],
         _doc("For a queue, on all hosts together: how many tasks run at once, and how many may wait (0: any number)."),
-        Form(example=LIMITS_EXAMPLE),
+        Form(example=LIMITS_EXAMPLE, check=_check_queues),
     ] = msgspec.field(default_factory=dict)
     cron: Annotated[
         list[Cron],

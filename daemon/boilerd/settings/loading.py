@@ -176,9 +176,6 @@ def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
 
 def _check_together(settings: Settings) -> None:
     """Raise ConfigError for a value that does not go with another, or that is wrong in itself."""
-    for queue in settings.limits:
-        if queue not in settings.queues:
-            raise ConfigError(f"limits: queue {queue!r} is not one of the queues ({', '.join(settings.queues)})")
     settings.cron_entries()
     if settings.log_output != "stdout" and not settings.log_file:
         raise ConfigError(f"log_file: missing; log_output = {settings.log_output!r} needs the path of a file")

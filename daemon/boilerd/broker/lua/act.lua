@@ -4,12 +4,14 @@
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 'run', 'archive' or 'delete', 4 how many tasks the archive of a queue may hold,
 --   then job IDs.
 -- Returns for each job 'done', 'unknown', or the state that forbids it: 'pending', 'active', 'scheduled',
---   'completed', 'archived', or RQ's word for one of its own.
+--   'completed', 'archived', or RQ's word for one of its own; or 'locked ID': the task is to run again, and meanwhile
+--   that other one holds its unique lock.
 -- Touches: rq:queue:Q (LREM, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZADD,
---   ZREM), boilerd:waiting:KEY, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
+--   ZREM), boilerd:waiting:KEY, boilerd:aside:Q, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
 --   (PERSIST, EXPIRE, DEL), rq:job:ID:dependents (PERSIST, DEL, and as in fail.lua), rq:queues, boilerd:queues,
 --   boilerd:bell:Q, boilerd:unique:….
---   A task that is run again keeps its count of retries: when they are used up, it gets one attempt.
+--   A task that is run again keeps its count of retries: when they are used up, it gets one attempt. It takes its unique
+--   lock again.
 
 local action, archive_limit = ARGV[3], tonumber(ARGV[4])
 local allowed = ALLOWED_STATUSES[action]
@@ -20,7 +22,23 @@ local function take(job, status, queue, key)
   if status ~= 'queued' then return count_removed('ZREM', RQ .. ':' .. REGISTRY_OF[status] .. ':' .. queue, job) == 1 end
   if key then count_removed('ZREM', OWN .. ':called:' .. key, job) end
   return count_removed('LREM', RQ .. ':queue:' .. queue, 1, job) == 1
-    or key and count_removed('ZREM', OWN .. ':waiting:' .. key, job) == 1
+    or key and stop_waiting(queue, key, job) == 1
+end
+
+-- The other task that has the lock of an archived one.
+local function rival_of(job)
+  local lock = fields_of(RQ .. ':job:' .. job, 'unique_key')[1]
+  local holder = lock and holder_of(lock)
+  return holder and holder ~= job and holder
+end
+
+-- Have an archived task hold its lock again, until it ends, and its TTL from now on at most. A lock that lasts until its
+-- TTL is over counts from the enqueue.
+local function lock_again(job)
+  local lock, unique_until, unique_s = unpack(fields_of(RQ .. ':job:' .. job, 'unique_key', 'unique_until', 'unique_s'))
+  local ttl_s = tonumber(unique_s or 0) or 0
+  if not lock or unique_until == 'ttl' or ttl_s <= 0 or redis.pcall('GET', lock) == job then return end
+  call('SET', lock, job, 'PX', math.ceil(ttl_s * 1000))
 end
 
 local function act(job)
@@ -29,6 +47,9 @@ local function act(job)
   local fields = call('HMGET', job_key, 'status', 'origin', 'concurrency_key', 'last_error')
   local status, queue, key = fields[1] or 'broken', fields[2] or '', fields[3]
   if not allowed[status] then return STATE_OF[status] or status end
+  local is_revived = action == 'run' and status == 'failed'
+  local rival = is_revived and rival_of(job)
+  if rival then return 'locked ' .. rival end
   -- The place where the task is to go: a foreign key there is an error before the task is taken.
   if action == 'archive' then call('ZCARD', RQ .. ':failed:' .. queue) end
   if action == 'run' then call('LLEN', RQ .. ':queue:' .. queue) end
@@ -41,6 +62,7 @@ local function act(job)
     call('PERSIST', RQ .. ':results:' .. job)
     call('PERSIST', job_key .. ':dependents')
     call('HDEL', job_key, 'ended_at')
+    if is_revived then lock_again(job) end
     call('HSET', job_key, 'enqueued_at', iso(seconds))
     push(queue, job, false)
   else

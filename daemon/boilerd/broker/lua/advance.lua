@@ -9,7 +9,7 @@
 -- Returns {lost, claimed, is registered, why nothing}:
 --   lost: job IDs whose lease was gone, so that nothing was written;
 --   claimed: for each task {job ID, execution ID, queue, started (epoch), its CLAIMED_FIELDS in that order}, all of one
---     queue. No fields: the queue held an ID without a job, which is gone from the queue by now;
+--     queue; behind the fields its concurrency_limit, if no task could ever run under it. No fields: the queue held an ID without a job, which is gone from the queue by now;
 --   is registered: 1, or 0 if RQ's record of the worker is gone;
 --   why nothing: HOLDS_MORE: the worker holds a claim beside those it acknowledged, so that nothing was claimed;
 --     LOOK_AGAIN: so many tasks stepped aside that not all were looked at, and the worker is to call again; else 0.
@@ -23,9 +23,10 @@
 --   rq:results:ID (XADD, EXPIRE), rq:finished:Q (ZADD, score = when it expires). Of jobs of plain RQ that depend on
 --   it: rq:job:ID:dependents, rq:job::ID:dependencies, rq:deferred:Q, rq:job:ID (status, enqueued_at), rq:queue:Q.
 -- Touches, claiming: rq:suspended, boilerd:paused, boilerd:limits, boilerd:running:KEY (ZADD, score = end
---   of the lease; a day), boilerd:called:KEY (ZREM), boilerd:waiting:KEY (ZADD, score = when it stepped aside; its
---   place among those that do so in one call), boilerd:keys (SADD), rq:queue:Q (LPOP, LPUSH), boilerd:bell:Q,
---   rq:job:ID (status started, PERSIST), rq:execution:ID:EID, rq:wip:Q (ZADD, score = end of the lease and LEASE_OFFSET_S),
+--   of the lease; a day), boilerd:called:KEY (ZREM), boilerd:waiting:KEY, boilerd:aside:Q (ZADD, score = when it
+--   stepped aside; its place among those that do so in one call), boilerd:keys (SADD), rq:queue:Q (LPOP, LPUSH),
+--   boilerd:bell:Q, rq:job:ID (status started, PERSIST), rq:execution:ID:EID, rq:wip:Q (ZADD, score = end of the
+--   lease and LEASE_OFFSET_S),
 --   rq:worker:W:executions (EXPIRE: a day), rq:worker:W (state). rq:executions:ID is written by the first heartbeat.
 
 local worker, limit, parts, execution, queues = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
@@ -203,18 +204,24 @@ end
 
 -- Take a share of the task's concurrency key. If none is left, the task steps aside and waits for one: no worker is
 -- held, and the script that gives a share back calls the task.
-local function enter_key(job, key)
-  local most = call('HGET', RQ .. ':job:' .. job, 'concurrency_limit')
+local function enter_key(queue, job)
+  local key, job_key = job.key, RQ .. ':job:' .. job.id
+  local limit, origin = unpack(call('HMGET', job_key, 'concurrency_limit', 'origin'))
+  local most = shares(limit)
   -- A task that was called before keeps its place.
-  local place = own_call('ZSCORE', OWN .. ':called:' .. key, job)
-  if place then call('ZREM', OWN .. ':called:' .. key, job) end
-  if running_under(key, seconds) >= (tonumber(most) or 1) then
+  local place = own_call('ZSCORE', OWN .. ':called:' .. key, job.id)
+  if place then call('ZREM', OWN .. ':called:' .. key, job.id) end
+  if not most then -- the worker sees the limit, and refuses the task
+    job.fields[#CLAIMED_FIELDS + 1] = limit
+    return true
+  end
+  if running_under(key, seconds) >= most then
     stepped_aside = stepped_aside + 1
-    own_call('ZADD', OWN .. ':waiting:' .. key, 'NX', place or stamp(seconds + stepped_aside / 1e6), job)
-    own_call('SADD', OWN .. ':keys', key)
+    if origin ~= queue then call('HSET', job_key, 'origin', queue) end
+    step_aside(queue, key, job.id, place or stamp(seconds + stepped_aside / 1e6))
     return false
   end
-  own_call('ZADD', OWN .. ':running:' .. key, stamp(seconds + LEASE_S), job)
+  own_call('ZADD', OWN .. ':running:' .. key, stamp(seconds + LEASE_S), job.id)
   call('EXPIRE', OWN .. ':running:' .. key, CLAIMS_TTL_S)
   return true
 end
@@ -300,7 +307,7 @@ local function take_one(queue)
     if not id then return note_empty(queue) end
     local job = read(id)
     if #job.fields == 0 then return {{id, execution, queue, stamped, {}}} end
-    if not is_elsewhere(job) and (not job.key or enter_key(id, job.key)) then return claim(queue, {job}, false) end
+    if not is_elsewhere(job) and (not job.key or enter_key(queue, job)) then return claim(queue, {job}, false) end
   end
   is_cut = true
 end

@@ -4,7 +4,7 @@
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 job ID, 4 the command for the worker, as JSON.
 -- Returns 'deleted'; 'told' (it runs, and the command was sent); 'ended' (it is completed or archived); or 'unknown'.
 -- Touches: rq:job:ID (DEL, or cancel_requested), rq:results:ID (DEL), rq:queue:Q (LREM), rq:scheduled:Q (ZREM),
---   boilerd:waiting:KEY, boilerd:called:KEY (ZREM), boilerd:unique:… (DEL); publishes to rq:pubsub:WORKER.
+--   boilerd:waiting:KEY, boilerd:aside:Q, boilerd:called:KEY (ZREM), boilerd:unique:… (DEL); publishes to rq:pubsub:WORKER.
 
 local job = ARGV[3]
 local job_key = RQ .. ':job:' .. job
@@ -19,11 +19,12 @@ if status == 'started' then
   return 'told'
 end
 local removed = count_removed('ZREM', RQ .. ':scheduled:' .. queue, job)
-  + count_removed('LREM', RQ .. ':queue:' .. queue, 0, job)
 if key then
-  removed = removed + count_removed('ZREM', OWN .. ':waiting:' .. key, job)
+  removed = removed + stop_waiting(queue, key, job)
   count_removed('ZREM', OWN .. ':called:' .. key, job)
 end
+-- Last, because it walks the whole queue.
+if removed == 0 then removed = count_removed('LREM', RQ .. ':queue:' .. queue, 0, job) end
 if removed == 0 then return 'ended' end
 delete(job)
 if key then call_waiting(key, now()) end

@@ -25,14 +25,32 @@ end
 -- holds is another question, which its score in rq:wip:Q answers.
 local CLAIMS_TTL_S = 86400
 
--- Names of the queues that boilerd serves: those that its tasks were ever in, and those in ARGV from `first` on.
-local function served(first)
-  local names, is_known = own_call('SMEMBERS', OWN .. ':queues'), {}
-  for _, name in ipairs(names) do is_known[name] = true end
+-- A slice of the queues that boilerd serves: those that its tasks were ever in, and those in ARGV from `first` on. There
+-- may be any number of them, and Redis serves nobody else while a script runs.
+-- `cursor`: '0' for the first slice, then what came with the one before.
+-- Returns the names, and the cursor of the next slice: '0' after the last.
+local function served(cursor, first)
+  local next_cursor, found = unpack(own_call('SSCAN', OWN .. ':queues', cursor, 'COUNT', SLICE))
+  local names, is_known = {}, {}
   for i = first, #ARGV do
-    if not is_known[ARGV[i]] then names[#names + 1] = ARGV[i] end
+    is_known[ARGV[i]] = true
+    if cursor == '0' then names[#names + 1] = ARGV[i] end
   end
-  return names
+  for _, name in ipairs(found) do
+    if not is_known[name] then names[#names + 1] = name end
+  end
+  return names, next_cursor
+end
+
+-- Those of the queues for which one of the keys is there that begin so: of very many queues most are idle.
+local function with_any(queues, ...)
+  local found = {}
+  for _, queue in ipairs(queues) do
+    local names = {...}
+    for i, beginning in ipairs(names) do names[i] = beginning .. queue end
+    if call('EXISTS', unpack(names)) > 0 then found[#found + 1] = queue end
+  end
+  return found
 end
 
 -- Counters of a queue and day: hash boilerd:stats:Q:DAY with processed and failed; DAY counts
@@ -83,6 +101,28 @@ local function running_under(key, seconds)
   return call('ZCARD', running)
 end
 
+-- How many tasks a task lets run under its key, itself included: 1 if that is no number. Nil if the number is below 1,
+-- as plain RQ's clients may write it: such a task could never run, so it needs no share, and its worker archives it.
+local function shares(limit)
+  local most = tonumber(limit or 1) or 1
+  return most >= 1 and most or nil
+end
+
+-- A task that waits for a share of its concurrency key stands in two sets, score = when it first stepped aside:
+-- boilerd:waiting:KEY says whose turn it is, boilerd:aside:Q how many of the queue's tasks wait, and which.
+local function step_aside(queue, key, job, place)
+  own_call('ZADD', OWN .. ':waiting:' .. key, 'NX', place, job)
+  own_call('ZADD', OWN .. ':aside:' .. queue, 'NX', place, job)
+  own_call('SADD', OWN .. ':keys', key)
+end
+
+-- The task does not wait any more; how many did, 1 or 0. `queue`: nil where RQ's tools deleted the job; then the
+-- recoverer finds the ID in boilerd:aside:Q.
+local function stop_waiting(queue, key, job)
+  if queue then count_removed('ZREM', OWN .. ':aside:' .. queue, job) end
+  return count_removed('ZREM', OWN .. ':waiting:' .. key, job)
+end
+
 -- Call the tasks that have waited longest for a share of the concurrency key, that is, make them pending: as many as
 -- there is room for beside those that run, and those that were called earlier and are not claimed yet. They go to the
 -- heads of their queues, behind those that were called earlier. Nothing is reserved for them: one that comes too late
@@ -110,20 +150,20 @@ local function call_waiting(key, seconds)
     end
   end
   local passed = 0
-  while passed < 100 do
+  for _ = 1, 100 do
     local job, place = unpack(call('ZRANGE', waiting, passed, passed, 'WITHSCORES'))
     if not job then break end
     local fields = fields_of(RQ .. ':job:' .. job, 'status', 'origin', 'concurrency_limit')
     -- No queue: RQ's tools cancelled or deleted the task.
     local queue = fields[1] == 'queued' and fields[2]
-    if queue and taken >= (tonumber(fields[3]) or 1) then break end
+    if queue and taken >= (shares(fields[3]) or math.huge) then break end
     local list = RQ .. ':queue:' .. (queue or '')
     if not queue then
-      call('ZREM', waiting, job)
+      stop_waiting(fields[2], key, job)
     elseif not is_kind(list, 'list') then
       passed = passed + 1
     else
-      call('ZREM', waiting, job)
+      stop_waiting(queue, key, job)
       own_call('ZADD', called, place, job)
       call('EXPIRE', called, CLAIMS_TTL_S)
       local length = last[queue] and call('LINSERT', list, 'AFTER', last[queue], job) or 0
@@ -235,6 +275,15 @@ local function forget(registry, queue, job)
   if not found[1] or found[1] == registry and found[2] == queue then delete(job) end
 end
 
+-- Take the IDs of a full archive out of its list that RQ's tools took away; how many. To look at all of them takes some
+-- milliseconds, so that it is done every 10 s at most.
+local function unlist_gone(queue, ours, failed)
+  if not call('SET', OWN .. ':looked:' .. queue, 1, 'NX', 'EX', 10) then return 0 end
+  local gone = call('ZDIFF', 2, ours, failed)
+  for first = 1, #gone, 1000 do call('ZREM', ours, unpack(gone, first, math.min(first + 999, #gone))) end
+  return #gone
+end
+
 -- Keep a task as failed, for people to look at. Beyond the limit, forget those that expire first: at most 100 at a
 -- time, so that nobody waits, and never the failed jobs of plain RQ users, of which there may be any number. That is
 -- why our tasks stand in a set of their own too: zset boilerd:archived:Q, score = when the task expires; the set
@@ -257,6 +306,7 @@ local function archive(queue, job, seconds, limit)
   own_call('ZADD', ours, stamp(seconds + ARCHIVE_TTL_S), job)
   call('EXPIRE', ours, ARCHIVE_TTL_S)
   local excess = call('ZCARD', ours) - limit
+  if excess > 0 then excess = excess - unlist_gone(queue, ours, key) end
   if excess <= 0 then return end
   for _, old in ipairs(call('ZRANGE', ours, 0, math.min(excess, 100) - 1)) do
     -- A task that RQ's tools moved elsewhere is not archived any more.

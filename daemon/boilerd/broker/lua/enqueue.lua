@@ -8,7 +8,7 @@
 -- Touches for each task: rq:job:ID (HSET status created_at enqueued_at … and the given fields),
 --   rq:queues, boilerd:queues (SADD), and rq:queue:Q (RPUSH), boilerd:bell:Q (RPUSH) or rq:scheduled:Q (ZADD),
 --   boilerd:alarm (RPUSH); boilerd:unique:… (SET PX; the task's ID, behind 'ttl:' where the lock lasts); reads
---   boilerd:limits.
+--   boilerd:limits, boilerd:aside:Q.
 
 local answers, i = {}, 3
 while i <= #ARGV do

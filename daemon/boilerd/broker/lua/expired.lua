@@ -1,20 +1,19 @@
--- List claims whose lease ran out: their hosts are gone, or cut off. And call tasks that wait for a concurrency key.
+-- List claims of a slice of the queues whose lease ran out: their hosts are gone, or cut off.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most, then names of queues that count as known.
--- Returns for each claim {worker name ('' if unknown), job ID, execution ID, queue, the job hash as names and values
---   in turn}. Claims of jobs that exist no longer are dropped, and not returned.
--- Touches for every queue in boilerd:queues and ARGV: rq:wip:Q (reads; ZREM where the job is gone; ZADD where the
---   lease ends later than any that Redis's clock allows), rq:execution:ID:EID (DEL with its claim); for every key in
---   boilerd:keys: boilerd:waiting:KEY (ZREM), boilerd:called:KEY (ZADD), and rq:queue:Q (LINSERT), rq:queues,
---   boilerd:queues (SADD) of the tasks that may run.
-
--- For every key for which tasks wait: a call may have been lost together with a job that was deleted.
-for _, key in ipairs(own_call('SMEMBERS', OWN .. ':keys')) do call_waiting(key, now()) end
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many at most, 4 cursor of the slice (see `served`), then names of queues
+--   that count as known.
+-- Returns {claims, cursor of the next slice}. Of each claim {worker name ('' if unknown), job ID, execution ID, queue,
+--   the job hash as names and values in turn}. Claims of jobs that exist no longer are dropped, and not returned.
+-- Touches for every queue of the slice: rq:wip:Q (reads; ZREM where the job is gone; ZADD where the lease ends later
+--   than any that Redis's clock allows), rq:execution:ID:EID (DEL with its claim), boilerd:aside:Q (ZREM); where a
+--   claim is dropped that had a concurrency key, the keys that waiting.lua names.
 
 local limit = tonumber(ARGV[3])
 local seconds = now()
 local found = {}
+local queues, cursor = served(ARGV[4], 5)
+local sample = math.ceil(SLICE / #queues)
 
 -- Claims whose lease ran out, those without the offset first, which other workers wrote.
 local function lapsed_in(wip, most)
@@ -33,7 +32,19 @@ local function shorten_leases(wip)
   end
 end
 
-for _, queue in ipairs(served(4)) do
+-- RQ's tools delete and cancel tasks that wait for a concurrency key, and leave their IDs. Some of those that wait,
+-- others each time, are looked at for that.
+local function forget_gone(queue)
+  local aside = OWN .. ':aside:' .. queue
+  for _, job in ipairs(own_call('ZRANDMEMBER', aside, sample)) do
+    local fields = fields_of(RQ .. ':job:' .. job, 'status', 'origin', 'concurrency_key')
+    local waits = fields[1] == 'queued' and fields[2] == queue and fields[3]
+    if not waits or not own_call('ZSCORE', OWN .. ':waiting:' .. fields[3], job) then call('ZREM', aside, job) end
+  end
+end
+
+for _, queue in ipairs(with_any(queues, RQ .. ':wip:', OWN .. ':aside:')) do
+  forget_gone(queue)
   local wip = RQ .. ':wip:' .. queue
   local is_used = call('TYPE', wip).ok == 'zset'
   local lapsed = is_used and lapsed_in(wip, limit - #found) or {}
@@ -50,6 +61,6 @@ for _, queue in ipairs(served(4)) do
       found[#found + 1] = {worker, job, eid, queue, call('HGETALL', RQ .. ':job:' .. job)}
     end
   end
-  if #found >= limit then return found end
+  if #found >= limit then break end
 end
-return found
+return {found, cursor}

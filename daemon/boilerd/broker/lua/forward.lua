@@ -1,9 +1,11 @@
--- Move due tasks to their queues, in the order of their times.
+-- Move due tasks of a slice of the queues to their queues, in the order of their times.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many tasks at most, then names of queues that count as known.
--- Returns {how many were moved, seconds until the next one is due ('' if no task is scheduled)}.
--- Touches for every queue in boilerd:queues and ARGV: rq:scheduled:Q (ZREM), rq:job:ID (status enqueued_at),
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many tasks at most, 4 cursor of the slice (see `served`), then names of
+--   queues that count as known.
+-- Returns {how many were moved, seconds until the next one is due ('' if no task is scheduled), cursor of the next
+--   slice}.
+-- Touches for every queue of the slice: rq:scheduled:Q (ZREM), rq:job:ID (status enqueued_at),
 --   rq:queue:Q (RPUSH; LPUSH where plain RQ asked for the front), rq:queues, boilerd:queues (SADD), boilerd:bell:Q,
 --   boilerd:alarm (DEL).
 
@@ -19,19 +21,26 @@ local function forward(queue, job)
   push(queue, job, call('HGET', key, 'enqueue_at_front') == '1')
 end
 
-call('DEL', OWN .. ':alarm')
-for _, queue in ipairs(served(4)) do
+-- The score of the first task that is scheduled; nil: none, or a foreign key stands there.
+local function first_due(scheduled)
+  return tonumber(redis.pcall('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2])
+end
+
+if ARGV[4] == '0' then call('DEL', OWN .. ':alarm') end
+local queues, cursor = served(ARGV[4], 5)
+for _, queue in ipairs(queues) do
   local scheduled = RQ .. ':scheduled:' .. queue
-  local is_sound = is_kind(scheduled, 'zset') and is_kind(RQ .. ':queue:' .. queue, 'list')
-  if is_sound and moved < limit then
+  local first = first_due(scheduled)
+  local is_sound = first and is_kind(RQ .. ':queue:' .. queue, 'list')
+  if is_sound and first <= seconds and moved < limit then
     local due = call('ZRANGEBYSCORE', scheduled, '-inf', stamp(seconds), 'LIMIT', 0, limit - moved)
     for _, job in ipairs(due) do
       call('ZREM', scheduled, job)
       forward(queue, job)
     end
     moved = moved + #due
+    first = first_due(scheduled)
   end
-  local first = is_sound and call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
-  if first and (not next_due or tonumber(first) < next_due) then next_due = tonumber(first) end
+  if is_sound and first and (not next_due or first < next_due) then next_due = first end
 end
-return {moved, next_due and stamp(math.max(next_due - seconds, 0)) or ''}
+return {moved, next_due and stamp(math.max(next_due - seconds, 0)) or '', cursor}

@@ -1,38 +1,58 @@
--- Delete completed and archived tasks whose retention is over, and the names of workers whose records have expired, as
--- RQ's workers do for theirs.
+-- Delete completed, archived and cancelled tasks of a slice of the queues whose retention is over, and the names of
+-- workers whose records have expired, as RQ's workers do for theirs.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many tasks at most, then names of queues that count as known.
--- Returns how many tasks were removed.
--- Touches for every queue in boilerd:queues and ARGV: rq:failed:Q, rq:finished:Q (ZREM), rq:job:ID, rq:results:ID
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many tasks at most, 4 cursor of the slice (see `served`), then names of
+--   queues that count as known.
+-- Returns {how many tasks were removed, cursor of the next slice}.
+-- Touches for every queue of the slice: rq:failed:Q, rq:finished:Q, rq:canceled:Q (ZREM), rq:job:ID, rq:results:ID
 --   (DEL), boilerd:unique:…, boilerd:archived:Q (ZREM), rq:workers:Q (SREM); rq:workers (SREM).
 
--- A live worker whose record expired loses its name only, no claim: it registers again with its next claim.
+local queues, cursor = served(ARGV[4], 5)
+local sample = math.ceil(SLICE / #queues)
+
+-- Some of the workers, others each time, are looked at. A live one whose record expired loses its name only, no claim:
+-- it registers again with its next claim.
 local function forget_expired(workers)
-  if not is_kind(workers, 'set') then return end
-  for _, key in ipairs(call('SMEMBERS', workers)) do
+  for _, key in ipairs(redis.pcall('SRANDMEMBER', workers, sample)) do
     if call('EXISTS', key) == 0 then call('SREM', workers, key) end
   end
 end
 
 forget_expired(RQ .. ':workers')
-local queues = served(4)
-for _, queue in ipairs(queues) do forget_expired(RQ .. ':workers:' .. queue) end
+for _, queue in ipairs(with_any(queues, RQ .. ':workers:')) do forget_expired(RQ .. ':workers:' .. queue) end
 
 local limit = tonumber(ARGV[3])
 local seconds = now()
 local removed = 0
 
-for _, queue in ipairs(queues) do
+-- RQ keeps jobs that its tools cancelled for ever. Ours go when an archived task would. Some of them, others each time,
+-- are looked at: beside them may stand any number of jobs of plain RQ, which are left alone.
+local function forget_canceled(queue)
+  local canceled = RQ .. ':canceled:' .. queue
+  local found = redis.pcall('ZRANDMEMBER', canceled, sample, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    local fields = fields_of(RQ .. ':job:' .. found[i], 'task_type', 'failure_ttl')
+    local ttl = fields[1] and tonumber(fields[2] or ARCHIVE_TTL_S) or -1
+    if ttl >= 0 and tonumber(found[i + 1]) + ttl <= seconds then
+      forget('canceled', queue, found[i])
+      removed = removed + 1
+    end
+  end
+end
+
+local kinds = {RQ .. ':failed:', RQ .. ':finished:', RQ .. ':canceled:', OWN .. ':archived:'}
+for _, queue in ipairs(with_any(queues, unpack(kinds))) do
   own_call('ZREMRANGEBYSCORE', OWN .. ':archived:' .. queue, '-inf', stamp(seconds)) -- also tasks that RQ's tools deleted
   for _, registry in ipairs({'failed', 'finished'}) do
     local key = RQ .. ':' .. registry .. ':' .. queue
     -- From 0: RQ keeps jobs with the score -1 for ever.
-    local old = is_kind(key, 'zset')
-      and call('ZRANGEBYSCORE', key, 0, stamp(seconds), 'LIMIT', 0, limit - removed) or {}
+    local old = redis.pcall('ZRANGEBYSCORE', key, 0, stamp(seconds), 'LIMIT', 0, limit - removed)
     for _, job in ipairs(old) do forget(registry, queue, job) end
     removed = removed + #old
-    if removed >= limit then return removed end
+    if removed >= limit then return {removed, cursor} end
   end
+  forget_canceled(queue)
+  if removed >= limit then return {removed, cursor} end
 end
-return removed
+return {removed, cursor}

@@ -4,23 +4,16 @@ local seconds = now()
 local time = iso(seconds)
 local room = {}
 
--- How many more tasks the queue takes.
+-- How many more tasks the queue takes. Those that wait for a share of their concurrency key wait as well.
 local function room_in(queue)
   if room[queue] == nil then
     local limit = tonumber(redis.pcall('HGET', OWN .. ':limits', queue .. ':max_length')) or 0
-    room[queue] = limit > 0 and limit - call('LLEN', RQ .. ':queue:' .. queue) or 1e9
+    room[queue] = 1e9
+    if limit > 0 then
+      room[queue] = limit - call('LLEN', RQ .. ':queue:' .. queue) - own_call('ZCARD', OWN .. ':aside:' .. queue)
+    end
   end
   return room[queue]
-end
-
--- The ID of the task that has the lock. A task that RQ's tools deleted or cancelled did not release its lock: such a
--- lock counts as free, unless it is to last until its TTL, whatever becomes of its task.
-local function holder_of(lock)
-  local value = own_call('GET', lock)
-  local lasting = value and value:match('^ttl:(.*)$')
-  if not value or lasting then return lasting end
-  local fields = fields_of(RQ .. ':job:' .. value, 'unique_key', 'status')
-  return fields[1] == lock and fields[2] ~= 'canceled' and value
 end
 
 -- Store the task whose description begins at ARGV[i]: job ID, queue, due in seconds (0: now), due at (epoch; '' for

@@ -1,0 +1,159 @@
+"""What the scripts cost beside very much of everything: Redis serves nobody else while one runs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd.broker import keys
+from boilerd.broker.broker import ARCHIVE_LIMIT, BATCH_PARTS, Broker
+from boilerd.broker.constants import CHUNK, KEYS_SLICE, SLICE
+from boilerd.broker.job_hash import describe_task
+from boilerd.broker.scheduler_calls import MOST_EXPIRED, MOST_SLICES
+from boilerd.broker.scripts import scripts
+from boilerd.tasks.retry import Verdict
+from builders import WORKER, claim, failure, new_task, store
+
+#: As many as any script goes through in one call, and four times as many.
+FEW, MANY = CHUNK, 4 * CHUNK
+#: So many times as many commands are chance: of the cursors, and of samples.
+CHANCE = 2
+
+#: ARGV: RQ's prefix, boilerd's, how many of each there are: queues with a scheduled task and a worker; keys with a task
+#: that runs and one that waits; workers; and in queue `many` tasks that are pending, scheduled, due, active with a
+#: lease that ended, archived, completed and expired, and that wait for one key.
+BUILD = """
+local rq, own, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local function job(id, status, ...)
+  redis.call('HSET', rq .. ':job:' .. id, 'status', status, 'origin', 'many', 'data', '[]', 'task_type', 'x', ...)
+  return id
+end
+redis.call('SADD', own .. ':queues', 'many')
+for i = 1, n do
+  local queue, key = 'queue-' .. i, 'key-' .. i
+  redis.call('SADD', own .. ':queues', queue)
+  redis.call('ZADD', rq .. ':scheduled:' .. queue, 2e10, job('later-' .. i, 'scheduled'))
+  redis.call('SADD', rq .. ':workers', rq .. ':worker:gone-' .. i)
+  redis.call('SADD', rq .. ':workers:' .. queue, rq .. ':worker:gone-' .. i)
+  redis.call('SADD', own .. ':keys', key, 'key')
+  redis.call('ZADD', own .. ':running:' .. key, 2e10, job('runs-' .. i, 'started'))
+  redis.call('ZADD', own .. ':waiting:' .. key, i, job('waits-' .. i, 'queued', 'concurrency_key', key))
+  redis.call('ZADD', own .. ':aside:many', i, 'waits-' .. i)
+  redis.call('ZADD', own .. ':running:key', 2e10, job('active-' .. i, 'started'))
+  redis.call('ZADD', own .. ':waiting:key', i, job('one-of-many-' .. i, 'queued', 'concurrency_key', 'key'))
+  redis.call('ZADD', own .. ':aside:many', i, 'one-of-many-' .. i)
+  redis.call('RPUSH', rq .. ':queue:many', job('pending-' .. i, 'queued'))
+  redis.call('ZADD', rq .. ':scheduled:many', i, job('due-' .. i, 'scheduled'))
+  redis.call('ZADD', rq .. ':scheduled:many', 2e10, job('much-later-' .. i, 'scheduled'))
+  redis.call('ZADD', rq .. ':wip:many', i, job('lapsed-' .. i, 'started') .. ':0')
+  redis.call('ZADD', rq .. ':failed:many', i, job('archived-' .. i, 'failed'))
+  redis.call('ZADD', own .. ':archived:many', i, 'archived-' .. i)
+  redis.call('ZADD', rq .. ':finished:many', i, job('completed-' .. i, 'finished'))
+end
+"""
+
+
+def build(broker: Broker, number: int) -> None:
+    broker.connection.eval(BUILD, 0, keys.RQ, keys.OWN, number)
+
+
+def call_advance(broker: Broker) -> Sequence[Any]:
+    return [WORKER, 32, BATCH_PARTS, "0123456789abcdef", 1, "many"]
+
+
+def call_fail(broker: Broker) -> Sequence[Any]:
+    held, how = claim(broker, "many"), failure(Verdict.ARCHIVE)
+    return [
+        WORKER, held.task_id, held.execution_id, "many", held.started, how.error, "", "archive", 0, 1, 0, ARCHIVE_LIMIT,
+        0, 0,
+    ]  # fmt: skip
+
+
+def call_with_a_claim(*args: Any) -> Callable[[Broker], Sequence[Any]]:
+    def call(broker: Broker) -> Sequence[Any]:
+        store(broker, "runs")
+        claim(broker)
+        return args
+
+    return call
+
+
+def call_result(broker: Broker) -> Sequence[Any]:
+    store(broker, "runs")
+    held = claim(broker)
+    return [held.task_id, held.execution_id, held.queue, "1"]
+
+
+#: Script → what its arguments are, and what has to be done before.
+CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
+    "act": lambda _: ["archive", ARCHIVE_LIMIT, "pending-400", "waits-7", "one-of-many-9"],
+    "advance": call_advance,
+    "birth": lambda _: [WORKER, 1, "many", "pid", 1],
+    "cancel": lambda _: ["pending-400", "{}"],
+    "death": lambda _: [WORKER],
+    "enqueue": lambda _: describe_task(new_task("new", queue="many")),
+    "expired": lambda _: [MOST_EXPIRED, "0", "many"],
+    "extend": call_with_a_claim(WORKER),
+    "fail": call_fail,
+    "forward": lambda _: [CHUNK, "0", "many"],
+    "held": call_with_a_claim(WORKER),
+    "janitor": lambda _: [CHUNK, "0", "many"],
+    "mark": lambda _: ["runs-1"],
+    "release": call_with_a_claim(WORKER, "all but"),
+    "result": call_result,
+    "tick": lambda _: ["entry", "1.0", *describe_task(new_task("new", queue="many"))],
+    "waiting": lambda _: ["0"],
+}
+
+
+def commands(broker: Broker, call: Callable[[], object]) -> int:
+    """How many commands Redis performs meanwhile, those in scripts included."""
+    broker.connection.config_resetstat()
+    call()
+    stats: dict[str, Any] = broker.connection.info("commandstats")
+    return sum(stat["calls"] for name, stat in stats.items() if not name.startswith(("cmdstat_config", "cmdstat_info")))
+
+
+@pytest.mark.parametrize("script", sorted(scripts()))
+def test_what_a_script_costs_does_not_grow_with_what_there_is(
+    broker: Broker, connection: redis.Redis, script: str
+) -> None:
+    counts = []
+    for number in (FEW, MANY):
+        connection.flushall()
+        build(broker, number)
+        args = CALLS[script](broker)
+        counts.append(commands(broker, lambda args=args: broker._run(script, args)))  # type: ignore[misc]
+
+    few, many = counts
+
+    assert many < CHANCE * few
+
+
+def test_all_queues_have_their_turn_slice_by_slice(broker: Broker, connection: redis.Redis) -> None:
+    names = [f"queue-{number}" for number in range(3 * SLICE)]
+    connection.sadd(keys.SERVED, *names)
+    for number, name in enumerate(names):
+        connection.zadd(keys.registry("scheduled", name), {f"task-{number}": 1 if number % 2 else 2e10})
+
+    moved, left_s = broker.forward()
+
+    assert moved == 3 * SLICE // 2
+    assert left_s is not None
+
+
+def test_all_keys_have_their_turn_slice_by_slice(broker: Broker, connection: redis.Redis) -> None:
+    number = 2 * MOST_SLICES * KEYS_SLICE
+    for key in range(number):
+        connection.sadd(f"{keys.OWN}:keys", f"key-{key}")
+        connection.hset(keys.job(f"task-{key}"), mapping={"status": "queued", "origin": "default"})
+        connection.zadd(f"{keys.OWN}:waiting:key-{key}", {f"task-{key}": 1})
+
+    broker.expired()
+    after_one_look = connection.llen(keys.queue("default"))
+    for _ in range(3):
+        broker.expired()
+
+    assert 0 < after_one_look < number
+    assert connection.llen(keys.queue("default")) == number
