@@ -157,10 +157,10 @@ def test_a_closed_outlet_leaves_no_descriptor_open(stream: Stream) -> None:
 @pytest.fixture
 def hanging(tmp_path: Path) -> Iterator[FileOutlet]:
     """A file whose disk hangs: as nobody reads from this one, what is written to it waits without an end."""
-    path = tmp_path / "log"
-    os.mkfifo(path)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    outlet = FileOutlet(str(path))
+    outlet = FileOutlet(str(tmp_path / "log"))
+    reader, writer = os.pipe()
+    os.dup2(writer, outlet._fd)
+    os.close(writer)
     os.set_blocking(outlet._fd, False)
     with suppress(BlockingIOError):
         while True:

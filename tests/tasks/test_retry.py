@@ -27,7 +27,7 @@ from boilerd.errors import (
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.options import task_options
 from boilerd.tasks.retry import DAY_S, Decision, Hooks, RetryPolicy, Verdict, decide
-from boilerd.worker.settlement import Rules, archive_unrunnable
+from boilerd.worker.settlement import Rules
 from builders import WORKER, claim, rq_job, rq_queue, store, task_in
 
 ARCHIVE = Decision(Verdict.ARCHIVE)
@@ -486,7 +486,7 @@ def test_what_is_no_task_of_ours_is_archived_and_not_tried_again(broker: Broker,
     connection.hset(keys.job("x"), mapping={"data": b"pickled", "origin": "default"})
     connection.rpush(keys.queue("default"), "x")
 
-    archive_unrunnable(broker, WORKER, claim(broker))
+    rules_of(ServeMux()).archive_unrunnable(broker, WORKER, claim(broker))
 
     assert connection.zrange(keys.registry("failed", "default"), 0, -1) == [b"x"]
     assert connection.zcard(keys.registry("scheduled", "default")) == 0

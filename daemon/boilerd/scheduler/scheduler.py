@@ -36,7 +36,7 @@ from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
 from boilerd.scheduler.subscriber import Subscriber
-from boilerd.worker.settlement import Rules, refusals
+from boilerd.worker.settlement import Rules
 
 logger = logging.getLogger("boilerd.scheduler")
 
@@ -85,6 +85,7 @@ class Scheduler:
         self._queues = queues
         self._scoreboard = scoreboard
         self._periodic = periodic
+        self._rules = rules
         self._recoverer = Recoverer(
             broker, scoreboard=scoreboard, worker_names=worker_names, queues=queues, rules=rules
         )
@@ -127,7 +128,7 @@ class Scheduler:
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         finally:
             self._subscriber.stop()
-            refusals.tell(is_last=True)
+            self._rules.refusals.tell(is_last=True)
         if self._is_orphaned():
             self._end_valkey()
         return OK
@@ -136,7 +137,7 @@ class Scheduler:
         for duty in self._duties:
             if time.monotonic() >= duty.due_s and not self._stop:
                 duty.due_s = time.monotonic() + self._perform(duty)
-        refusals.tell()
+        self._rules.refusals.tell()
         self._scoreboard.is_broker_away = any(duty.is_refused for duty in self._duties)
 
     def _perform(self, duty: "Duty") -> float:

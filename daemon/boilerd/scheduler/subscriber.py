@@ -18,8 +18,6 @@ from boilerd.process.identity import send
 from boilerd.process.scoreboard import Scoreboard
 
 logger = logging.getLogger("boilerd.subscriber")
-#: Whoever may publish can send thousands of commands in a second.
-_ignored = Folding(logger)
 
 #: After so long a silence the broker is sent a PING; after as long again without an answer, the connection is dead.
 QUIET_S = 5.0
@@ -48,6 +46,8 @@ class Subscriber:
         self._slots = {channel_of(name): slot for slot, name in enumerate(worker_names)}
         self._scoreboard = scoreboard
         self._is_stopping = threading.Event()
+        # Whoever may publish can send thousands of commands in a second.
+        self._ignored = Folding(logger)
 
     def start(self) -> None:
         """Start the thread."""
@@ -85,7 +85,7 @@ class Subscriber:
         is_asked = False
         while not self._is_stopping.is_set():
             began_s = time.monotonic()
-            _ignored.tell()
+            self._ignored.tell()
             if channel.get_message(timeout=self._quiet_s) is not None:
                 is_asked = False
             elif time.monotonic() - began_s > self._quiet_s / 2:
@@ -99,11 +99,11 @@ class Subscriber:
         try:
             command = msgspec.json.decode(message["data"], type=dict[str, Any])
         except msgspec.DecodeError:
-            with _ignored:
+            with self._ignored:
                 logger.warning("a command that is not JSON was ignored")
             return
         if slot is None or command.get("command") != "stop-job" or not isinstance(command.get("job_id"), str):
-            with _ignored:
+            with self._ignored:
                 logger.warning("a command that is not supported was ignored", extra={"command": str(command)[:200]})
             return
         try:

@@ -9,7 +9,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from boilerd.broker.broker import Broker
@@ -26,8 +26,6 @@ from boilerd.tasks.rq_functions import Functions
 from boilerd.tasks.task import Task
 
 logger = logging.getLogger("boilerd.task")
-#: Whoever can write to Redis can have thousands of jobs refused in a second.
-refusals = Folding(logger)
 
 #: How long one hook may take: its process, which may be the scheduler, does nothing else meanwhile.
 HOOK_LIMIT_S = 5.0
@@ -49,12 +47,14 @@ class Rules:
         may_call: Whether a job of a plain RQ client may call this function.
         policy: Task type → its retry policy.
         hooks: Called when an attempt fails.
+        refusals: Folds what is logged of refused jobs: whoever can write to Redis can cause thousands in a second.
     """
 
     handler: Handler
     may_call: Callable[[str], bool]
     policy: Callable[[str], RetryPolicy]
     hooks: Hooks
+    refusals: Folding = field(default_factory=lambda: Folding(logger))
 
     @classmethod
     def of(cls, mux: ServeMux, default: RetryPolicy, middleware: Callable[[Handler], Handler]) -> "Rules":
@@ -116,7 +116,7 @@ class Rules:
         """
         task = self.task_of(claim)
         if task is None:
-            archive_unrunnable(broker, worker, claim)
+            self.archive_unrunnable(broker, worker, claim)
             return
         line = describe(error)
         if is_doubtful:
@@ -126,6 +126,17 @@ class Rules:
         with _context(task):
             logger.error("task failed", extra={"error": line})
         record_failure(broker, worker, claim, self.decide_failure(task, error, line), is_taken=is_taken)
+
+    def archive_unrunnable(self, broker: RecordsFailures, worker: str, claim: Claim) -> None:
+        """Archive a claimed job that cannot run: damaged, forbidden, or of a function that is not registered."""
+        error = not_registered(claim.function) if claim.function else claim.error
+        line = describe(error) if error else "the record is missing"
+        with self.refusals:
+            if not claim.is_missing:
+                record_failure(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
+            # Last: a caller may try all of this again after an outage.
+            with log_context(task_id=claim.task_id, queue=claim.queue):
+                logger.error("task refused", extra={"error": line})
 
     def settle_dead_worker(self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError | None) -> None:
         """Settle what a dead worker held, by how far it was in its batch.
@@ -171,18 +182,6 @@ def record_failure(
         logger.warning("task archived", extra={**fields, "error": failure.error})
     else:
         logger.info("task dropped", extra=fields)
-
-
-def archive_unrunnable(broker: RecordsFailures, worker: str, claim: Claim) -> None:
-    """Archive a claimed job that cannot run: damaged, forbidden, or of a function that is not registered."""
-    error = not_registered(claim.function) if claim.function else claim.error
-    line = describe(error) if error else "the record is missing"
-    with refusals:
-        if not claim.is_missing:
-            record_failure(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
-        # Last: a caller may try all of this again after an outage.
-        with log_context(task_id=claim.task_id, queue=claim.queue):
-            logger.error("task refused", extra={"error": line})
 
 
 def _may_call(mux: ServeMux, function: str) -> bool:

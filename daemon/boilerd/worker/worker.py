@@ -31,7 +31,7 @@ from boilerd.worker.prefetch import SLOW_S, Prefetch
 from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
 from boilerd.worker.rq_worker import RQWorker
 from boilerd.worker.runtime import AttemptRuntime
-from boilerd.worker.settlement import Rules, archive_unrunnable, record_failure, refusals
+from boilerd.worker.settlement import Rules, record_failure
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -177,7 +177,7 @@ class WorkLoop:
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
             return FAILED
         finally:
-            refusals.tell(is_last=True)
+            self._rules.refusals.tell(is_last=True)
         return status
 
     def _serve(self) -> int:
@@ -190,12 +190,12 @@ class WorkLoop:
                 if self._lifespan.is_over():
                     return RECYCLED
             elif self._scoreboard.is_quiet:
-                refusals.tell(is_last=True)
+                self._rules.refusals.tell(is_last=True)
                 self._keep_quiet()
             elif self._limits.is_burst:
                 return DONE
             else:
-                refusals.tell()
+                self._rules.refusals.tell()
                 self._hand.wait(self._limits.idle_s * (0.5 + random.random()))
             self._look_for_parent()
         return OK
@@ -220,7 +220,7 @@ class WorkLoop:
         task = self._rules.task_of(claim)
         if task is None:
             self._is_settling = True
-            archive_unrunnable(self._broker, self._name, claim)
+            self._rules.archive_unrunnable(self._broker, self._name, claim)
             self._is_settling = False
             self._hand.finish()
             return True

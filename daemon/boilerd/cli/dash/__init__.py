@@ -52,10 +52,12 @@ def dash(loaded: Loaded, *, refresh: float) -> None:
         ):
             next_refresh_s = 0.0
             while not state.is_over:
-                if time.monotonic() >= next_refresh_s:
+                if (began_s := time.monotonic()) >= next_refresh_s:
                     state.refresh()
-                    next_refresh_s = time.monotonic() + max(refresh, 0.1)
-                # Not $COLUMNS, which does not change with the window.
+                    took_s = time.monotonic() - began_s
+                    # Where there is very much to look at, Redis is busy with it for a fifth of the time at most.
+                    next_refresh_s = time.monotonic() + max(refresh, 0.1, 4 * took_s)
+                # Not $COLUMNS: it does not change with the window.
                 console.size = ConsoleDimensions(*os.get_terminal_size(sys.stdout.fileno()))
                 live.update(draw(state, title, console.width, console.height), refresh=True)
                 for key in keyboard.read(next_refresh_s - time.monotonic()):
