@@ -158,6 +158,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
                 _dispatch(fd, dispatcher)
             except Exception:  # noqa: BLE001 - as Supervisor's own loop
                 dispatcher.handle_error()
+        self.options.close_late_connections()
         self.reap()
         self._report.feed_watchdog()
         self._report.extend_timeout()
@@ -253,6 +254,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         """Take the next step of the pool and of a reload, and report to the service manager."""
         pool = self._booted_pool()
         self._report.feed_watchdog()
+        self.options.close_late_connections()
         if self._is_scheduler_wanted and self._scheduler().state == ProcessStates.STOPPED:
             self._is_scheduler_wanted = False
             self._scheduler().spawn()  # in a drain, too: somebody has to renew the leases until that is over
