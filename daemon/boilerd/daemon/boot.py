@@ -32,11 +32,13 @@ class BrokerFacts(NamedTuple):
         name: Its name and version.
         address: How it knows this host; the workers register it.
         hazards: How it may lose tasks, as it is set up; each names the setting.
+        lacking: What the daemon goes without, because the broker has no command for it; each names the command.
     """
 
     name: str
     address: str
     hazards: Sequence[str]
+    lacking: Sequence[str]
 
 
 def connect(settings: Settings, name: str) -> redis.Redis:
@@ -96,4 +98,5 @@ def _wait(
 def _set_up(connection: redis.Redis, settings: Settings) -> BrokerFacts:
     name = server_check.check(connection)
     Broker(connection).set_limits(settings.queue_limits())
-    return BrokerFacts(name, server_check.address(connection), server_check.hazards(connection))
+    hazards, lacking = server_check.hazards(connection), server_check.lacking(connection)
+    return BrokerFacts(name, server_check.address(connection), hazards, lacking)
