@@ -67,10 +67,11 @@ class Client:
         Args:
             url: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``.
             mux: If given, payloads are checked against the types that handlers declared.
-            options: ``password``, ``db``, ``timeout_s`` (5 s), as `boilerd.broker.connection.connect` takes them.
+            options: ``password``, ``db``, ``timeout_s`` (without it the URL's, or 5 s), as
+                `boilerd.broker.connection.connect` takes them.
 
         Raises:
-            ConfigError: The URL cannot be understood.
+            ConfigError: The URL cannot be understood, or has an option that boilerd does not take.
         """
         return cls(connect(url, **options), mux=mux)
 
@@ -78,7 +79,7 @@ class Client:
     def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
         """A client for the Redis that the settings name; without settings, those of the command line are used."""
         settings = settings or load().settings
-        return cls(connect_to(settings), mux=mux, max_payload=settings.max_payload)
+        return cls(connect_to(settings, is_client=True), mux=mux, max_payload=settings.max_payload)
 
     def enqueue(self, task_type: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> TaskInfo:
         """Store a task for a worker to run; one round trip.

@@ -92,6 +92,42 @@ def test_scripts_are_called_on_a_connection_that_the_application_made(
         assert client.connection.ping()
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "db=0", "username=default&password=x", "client_name=mine", "protocol=2", "protocol=3", "socket_timeout=0.5",
+        "socket_connect_timeout=0.5", "socket_read_size=1", "max_connections=1", "health_check_interval=1",
+        "max_connections=1&socket_timeout=0.5&protocol=3&health_check_interval=1&client_name=mine",
+    ],
+)  # fmt: skip
+def test_a_client_works_with_each_option_of_a_url_that_is_taken(valkey: Valkey, option: str) -> None:
+    with Client.from_url(f"{valkey.url}?{option}") as client:
+        states = [client.enqueue("test:echo", task_id=task_id).state for task_id in "ab"]
+        is_cancelled = client.cancel("a")
+
+        assert (states, is_cancelled) == ([TaskState.PENDING] * 2, True)
+        assert client.connection.client_getname() == ("mine" if "mine" in option else None)
+
+
+def test_the_timeout_of_a_call_wins_over_the_urls_which_wins_over_the_default(valkey: Valkey) -> None:
+    url = f"{valkey.url}?socket_timeout=2"
+    clients = [Client.from_url(url, timeout_s=1.0), Client.from_url(url), Client.from_url(valkey.url)]
+
+    taken: list[Any] = [client.connection.connection_pool.make_connection() for client in clients]
+
+    assert [connection.socket_timeout for connection in taken] == [1.0, 2.0, 5.0]
+
+
+def test_options_count_with_sentinels_too() -> None:
+    url = "redis+sentinel://user:pw@one:1/main/3?socket_timeout=2&max_connections=7"
+
+    pool = Client.from_url(url).connection.connection_pool
+
+    kept = pool.connection_kwargs
+    assert (kept["db"], kept["username"], kept["password"], kept["socket_timeout"]) == (3, "user", "pw", 2.0)
+    assert pool.max_connections == 7
+
+
 def test_a_pool_without_a_free_connection_has_sent_nothing(valkey: Valkey) -> None:
     with Client.from_url(f"{valkey.url}?max_connections=1") as client:
         taken = client.connection.connection_pool.get_connection()

@@ -16,7 +16,7 @@ from boilerd.scheduler.limits import LimitKeeper
 from boilerd.settings.loading import load
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import RetryPolicy, Verdict
-from boilerd.worker.settlement import Rules, archive_unrunnable
+from boilerd.worker.settlement import Rules
 from builders import WORKER, claim_batch, complete, fail, pending, rq_job
 from support import rings
 
@@ -591,7 +591,7 @@ def test_a_job_that_its_own_limit_would_keep_waiting_for_ever_is_archived_with_t
     connection.hset(keys.job("a"), "concurrency_limit", limit)
 
     refused = claimed(broker)
-    archive_unrunnable(broker, WORKER, refused)
+    Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler).archive_unrunnable(broker, WORKER, refused)
 
     detail = Inspector(connection).task("a")
     assert detail.state is TaskState.ARCHIVED

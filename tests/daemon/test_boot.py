@@ -5,6 +5,7 @@ A broker that does not answer may answer the next time, so it is status 1: servi
 
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,23 @@ def test_a_control_socket_that_cannot_be_opened_is_named(directory: Path) -> Non
 
     assert_refused(done, r"control socket \S+/run/control\.sock: Is a directory")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["control.sock", "valkey.sock"])
+@pytest.mark.parametrize(("make", "kind"), [(Path.mkdir, "directory"), (Path.touch, "file")])
+def test_what_stands_at_a_sockets_path_and_is_no_socket_is_named_and_left(
+    directory: Path, name: str, make: Callable[[Path], None], kind: str
+) -> None:
+    path = directory / "run" / name
+    path.parent.mkdir(mode=0o700)
+    make(path)
+
+    done = run(directory)
+
+    where = f"{path.stem} socket {path}: Is a {kind}, not a socket; move it away, or set another runtime_dir"
+    assert_refused(done, re.escape(where))
+    assert len(done.stderr.splitlines()) == 1
+    assert path.exists()
 
 
 def test_a_log_file_that_cannot_be_opened_is_named(directory: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from boilerd import Client
 from boilerd.errors import ConfigError, InvalidTaskError
 from boilerd.settings.definitions import Settings, definitions
 from boilerd.settings.example_file import render_toml
@@ -480,6 +481,54 @@ def test_a_url_without_an_at_behind_its_password_is_told_what_a_password_needs()
     told = refusal(lambda: from_variables(BOILERD_REDIS_URL="redis://:geheim/0"))
 
     assert told == (f"redis_url: 'redis://:{MASK}': a password needs an @ behind it, as in redis://:PASSWORD@host:6379")
+
+
+_AGAIN = "is not taken, because a command that failed is not sent again, for it may have been carried out; leave it out"
+_BYTES = "is not taken, because boilerd reads and writes bytes; leave it out"
+_ONE = "is not taken, because each process has the connections that it needs; leave it out"
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong"),
+    [
+        ("decode_responses=true", _BYTES),
+        ("encoding=latin-1", _BYTES),
+        ("retry=3", _AGAIN),
+        ("retry_on_timeout=true", _AGAIN),
+        ("retry_on_error=x", _AGAIN),
+        ("single_connection_client=true", _ONE),
+        ("timeout=3", _ONE),
+        ("parser_class=x", "is no option that boilerd takes; leave it out"),
+        ("nonsense", "is no option that boilerd takes; leave it out"),
+        ("socket_timeuot=1", "is no option that boilerd takes; did you mean socket_timeout?"),
+        ("socket_timeout=0", "is not a number of seconds above 0"),
+        ("socket_timeout=-1", "is not a number of seconds above 0"),
+        ("socket_timeout=nan", "is not a number of seconds above 0"),
+        ("socket_timeout=", "is not a number of seconds above 0"),
+        ("max_connections=0", "is not a whole number above 0"),
+        ("max_connections=many", "is not a whole number above 0"),
+        ("health_check_interval=1.5", "is not a whole number"),
+        ("socket_keepalive=perhaps", "is not true or false"),
+        ("protocol=4", "is not 2 or 3"),
+        ("db=x", "is not a whole number"),
+        ("ssl_ca_certs=/x", "is for TLS, which has URLs of the form rediss://"),
+    ],
+)
+@pytest.mark.parametrize("take", [lambda url: from_variables(BOILERD_REDIS_URL=url), Client.from_url])
+def test_an_option_of_a_url_that_is_not_taken_is_told_by_its_name(
+    take: Callable[[str], object], option: str, wrong: str
+) -> None:
+    url = f"redis://host/0?{option}"
+
+    told = refusal(lambda: take(url))
+
+    assert told == f"redis_url: {url!r}: {option.partition('=')[0]} {wrong}"
+
+
+def test_an_option_that_a_unix_socket_does_not_have_is_told() -> None:
+    told = refusal(lambda: from_variables(BOILERD_REDIS_URL="unix:///x?socket_keepalive=1"))
+
+    assert told == "redis_url: 'unix:///x?socket_keepalive=1': socket_keepalive is for TCP; leave it out"
 
 
 @pytest.mark.parametrize("text", ["redis_password = 4711", "redis_password = ['4711']"])

@@ -1,46 +1,58 @@
 """Clients of Redis, made from a URL or from the settings; and text as Redis holds it."""
 
+import functools
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import HiredisRespSerializer
+from redis.connection import URL_QUERY_ARGUMENT_PARSERS, HiredisRespSerializer
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from boilerd.broker.connection_pool import ConnectionStack
 from boilerd.errors import ConfigError
 from boilerd.settings.definitions import Settings
-from boilerd.settings.urls import check_url, mask_url
+from boilerd.settings.urls import CLIENT_OPTIONS, check_url, mask_url, options_of, without_options
 
+#: How long a command may take.
+DEFAULT_TIMEOUT_S = 5.0
+_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 _SENTINEL_FORM = "a sentinel URL is redis+sentinel://host:26379,host:26379/name/0"
 
 
 def connect(
-    url: str, *, password: str | None = None, db: int = 0, timeout_s: float = 5.0, name: str | None = None
+    url: str,
+    *,
+    password: str | None = None,
+    db: int = 0,
+    timeout_s: float | None = None,
+    name: str | None = None,
+    is_client: bool = True,
 ) -> redis.Redis:
     """Make a client for one process; it connects at the first command.
 
     A command that failed is not sent again: the first one may have run.
 
+    Args:
+        url: Where Redis is, with options in the query.
+        password: Wins over the one in the URL.
+        db: Number of the database; where not 0, it wins over the one in the URL.
+        timeout_s: How long a command may take; without it, what the URL says, or 5 s.
+        name: How Redis shows the connections, where it has names for them.
+        is_client: False for boilerd's own processes, which ignore the options that are for an application's clients.
+
     Raises:
-        ConfigError: The URL cannot be understood.
+        ConfigError: The URL cannot be understood, or has an option that boilerd does not take.
     """
-    options: dict[str, Any] = {
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "retry": Retry(NoBackoff(), 0),
-        # Fewer round trips before the first command, and less memory in each child: without the second, redis-py (8.1)
-        # reads its package's metadata for each connection; nothing here needs what RESP3 adds.
-        "protocol": 2,
-        "driver_info": None,
-        "command_packer": _Packer(),
-    }
     check_url(url)
-    if name:
-        options["client_name"] = name
+    if is_client and not name:
+        name = options_of(url).get("client_name")
+    ignored = {"client_name", "protocol", *([] if is_client else CLIENT_OPTIONS), *(_TIMEOUTS if timeout_s else [])}
+    url = without_options(url, ignored)
+    options = _options(timeout_s or DEFAULT_TIMEOUT_S, name)
     if password:
         options["password"] = password
     try:
@@ -57,7 +69,9 @@ def connect(
     return redis.Redis.from_pool(pool)
 
 
-def connect_to(settings: Settings, *, timeout_s: float = 5.0, name: str | None = None) -> redis.Redis:
+def connect_to(
+    settings: Settings, *, timeout_s: float | None = None, name: str | None = None, is_client: bool = False
+) -> redis.Redis:
     """Make a client for the broker that the settings name, as `connect` does."""
     return connect(
         settings.broker_url(),
@@ -65,7 +79,30 @@ def connect_to(settings: Settings, *, timeout_s: float = 5.0, name: str | None =
         db=settings.redis_db,
         timeout_s=timeout_s,
         name=name,
+        is_client=is_client,
     )
+
+
+def _options(timeout_s: float, name: str | None) -> dict[str, Any]:
+    """What redis-py is told of each connection; the URL may have other timeouts."""
+    options: dict[str, Any] = {
+        **dict.fromkeys(_TIMEOUTS, timeout_s),
+        "retry": Retry(NoBackoff(), 0),
+        # Fewer round trips before the first command, and less memory in each child: without the second, redis-py (8.1)
+        # reads its package's metadata for each connection; nothing here needs what RESP3 adds.
+        "protocol": 2,
+        "driver_info": None,
+        "command_packer": _Packer(),
+    }
+    return {**options, "redis_connect_func": functools.partial(_introduce, name)} if name else options
+
+
+def _introduce(name: str, connection: Any) -> None:
+    """Begin with a connection that is open; redis-py's own way fails where Redis has no names for connections."""
+    connection.on_connect()
+    connection.send_command("CLIENT", "SETNAME", name)
+    with suppress(redis.ResponseError):
+        connection.read_response()
 
 
 class _Packer(HiredisRespSerializer):
@@ -92,12 +129,18 @@ def _connect_sentinel(url: str, options: Mapping[str, Any], db: int) -> redis.Re
     if not hosts or not name:
         raise ValueError(_SENTINEL_FORM)
     addresses = [_address(host) for host in hosts.split(",")]
-    arguments = {**options, "db": db or int(number or 0)}
-    if password and "password" not in arguments:
+    parsers: Mapping[str, Any] = URL_QUERY_ARGUMENT_PARSERS
+    given = {name: parsers.get(name, str)(value) for name, value in options_of(url).items()}
+    arguments = {"db": int(number or 0), **options, **given}
+    if db:
+        arguments["db"] = db
+    if "password" in options:
+        arguments["password"] = options["password"]
+    elif password and "password" not in arguments:
         arguments["password"] = password
     if user:
         arguments["username"] = user
-    timeouts = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout")}
+    timeouts = {key: arguments[key] for key in _TIMEOUTS}
     sentinels = _Sentinels(addresses, sentinel_kwargs=timeouts)
     client: redis.Redis = sentinels.master_for(name, **arguments)  # type: ignore[no-untyped-call]
     return client

@@ -293,13 +293,15 @@ class Inspection(ScriptCalls):
         ]
 
     def server(self) -> dict[str, Any]:
-        """``version uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey; checks it as at a start."""
+        """``version uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey; checks it as at a start.
+
+        All but the first are None where Redis does not tell.
+        """
         version = server_check.check(self.connection)
-        with translated():
-            info = self.connection.info()
+        info = server_check.server_info(self.connection)
         return {
-            "server": version, "uptime_s": info["uptime_in_seconds"], "clients": info["connected_clients"],
-            "memory_bytes": info["used_memory"], "peak_memory_bytes": info["used_memory_peak"],
+            "server": version, "uptime_s": info.get("uptime_in_seconds"), "clients": info.get("connected_clients"),
+            "memory_bytes": info.get("used_memory"), "peak_memory_bytes": info.get("used_memory_peak"),
         }  # fmt: skip
 
 

@@ -46,6 +46,9 @@ class _Refusal(NamedTuple):
 _UNKNOWN_USER = "Redis refused the password, check redis_password and redis_url"
 _NO_DISK = "Redis cannot save to its disk, and stores nothing until it can"
 _NO_REPLICAS = "Redis has too few replicas, and stores nothing until it has more"
+_CLUSTER = "Redis is a cluster and wants all keys in one slot, set RQ_KEY_PREFIX='{rq}' for all daemons and clients"
+_ELSEWHERE = "Redis is a cluster and the keys are on another node, name that in redis_url"
+_DOWN = "Redis is a cluster that is down, or whose slots for the keys are not all on this node"
 _REFUSED = "Redis refused the command"
 _FOREIGN_KEY = "another program's key stands where one of boilerd's should, `boilerd queue ls` names it"
 #: The first that fits counts, and the last fits all; redis-py has no class for some of them.
@@ -60,6 +63,9 @@ _REFUSALS = (
     _Refusal(exceptions.ClusterDownError, (), _REFUSED, BrokerUnableError),  # also MASTERDOWN
     _Refusal(exceptions.TryAgainError, (), _REFUSED, BrokerUnableError),
     _Refusal(redis.RedisError, ("WRONGTYPE",), _FOREIGN_KEY, BrokerRefusedError),
+    _Refusal(exceptions.AskError, (), _ELSEWHERE, BrokerUnableError),  # also MOVED, after a failover
+    _Refusal(redis.RedisError, ("slot",), _CLUSTER, BrokerRefusedError),
+    _Refusal(redis.RedisError, ("cluster",), _DOWN, BrokerUnableError),  # as a script says it
     _Refusal(redis.RedisError, ("BUSY", "UNBLOCKED"), _REFUSED, BrokerUnableError),
     _Refusal(redis.RedisError, (), _REFUSED, BrokerRefusedError),
 )

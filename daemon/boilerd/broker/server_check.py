@@ -1,6 +1,7 @@
 """Check that the server is usable, and warn about settings that can lose tasks."""
 
 import hashlib
+from typing import Any
 
 import redis
 
@@ -9,12 +10,16 @@ from boilerd.broker.refusals import translated
 from boilerd.errors import BrokerRefusedError
 
 #: Writes one element of a list, for BLPOP to take away again. Like the scripts that claim and acknowledge, it may run
-#: when Redis is full.
+#: when Redis is full. It looks at a key of RQ's too: a cluster refuses that, unless all keys are in one slot.
 _PROBE = """#!lua flags=allow-oom
 redis.call('DEL', ARGV[1])
 redis.call('RPUSH', ARGV[1], '1')
 redis.call('PEXPIRE', ARGV[1], 1000)
+redis.call('EXISTS', ARGV[2])
 """
+#: The address of a host where Redis does not tell it.
+UNKNOWN = "unknown"
+_LEAST_VERSIONS = {"Redis": 7, "Valkey": 8}
 
 
 def check(connection: redis.Redis) -> str:
@@ -27,13 +32,35 @@ def check(connection: redis.Redis) -> str:
     """
     with translated():
         connection.ping()  # refused while it loads; INFO is not
-        info = connection.info("server")
-    version = str(info.get("valkey_version") or info["redis_version"])
-    name, least = ("Valkey", 8) if "valkey_version" in info else ("Redis", 7)
-    if int(version.partition(".")[0]) < least:
+    name, version = _version(connection)
+    if version and int(version.partition(".")[0]) < _LEAST_VERSIONS[name]:
         raise BrokerRefusedError(f"{name} {version} is too old; boilerd needs Redis 7 or Valkey 8, or newer")
     probe(connection)
-    return f"{name} {version}"
+    return f"{name} {version or 'of an unknown version'}"
+
+
+def server_info(connection: redis.Redis) -> dict[str, Any]:
+    """What Redis tells of itself; nothing where it has no INFO, or this user may not ask."""
+    with translated():
+        try:
+            found: dict[str, Any] = connection.info()
+        except redis.ResponseError:
+            return {}
+    return found
+
+
+def _version(connection: redis.Redis) -> tuple[str, str]:
+    """Name and version of the server; no version where it does not tell."""
+    if info := server_info(connection):
+        own = info.get("valkey_version")
+        return ("Valkey", str(own)) if own else ("Redis", str(info["redis_version"]))
+    with translated():
+        try:
+            answer = connection.execute_command("HELLO")  # type: ignore[no-untyped-call]
+        except redis.ResponseError:
+            return "Redis", ""
+    told = dict(zip(answer[::2], answer[1::2], strict=True))
+    return told[b"server"].decode().capitalize(), told[b"version"].decode()
 
 
 def probe(connection: redis.Redis, *, is_storing: bool = False) -> None:
@@ -50,8 +77,8 @@ def probe(connection: redis.Redis, *, is_storing: bool = False) -> None:
     digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
     key = f"{keys.OWN}:probe"
     with translated(), connection.pipeline(transaction=False) as pipeline:
-        pipeline.eval(script, 0, key)
-        pipeline.evalsha(digest, 0, key)
+        pipeline.eval(script, 0, key, keys.QUEUES)
+        pipeline.evalsha(digest, 0, key, keys.QUEUES)
         pipeline.blpop([key], 0.1)  # another probe may have taken it
         # redis-py would put the whole script into the message.
         for answer in pipeline.execute(raise_on_error=False):
@@ -65,14 +92,14 @@ def address(connection: redis.Redis) -> str:
         try:
             found = str(connection.client_info()["addr"])
         except redis.ResponseError:  # the user may not ask
-            return "unknown"
+            return UNKNOWN
     return found.rpartition(":")[0] or found
 
 
 def hazards(connection: redis.Redis) -> list[str]:
     """The settings of Redis that can lose tasks; each line names the setting, and the value to give it."""
+    info = server_info(connection)
     with translated():
-        info = connection.info()
         try:
             snapshots = connection.config_get("save").get("save", "")
         except redis.ResponseError:  # hosted servers hide their settings
@@ -82,4 +109,14 @@ def hazards(connection: redis.Redis) -> list[str]:
         found.append(f"maxmemory-policy is {policy}: Redis may evict tasks when it is full; set it to noeviction")
     if not info.get("aof_enabled", 1) and not snapshots:
         found.append("appendonly is no and save is empty: a restart of Redis loses all tasks; set appendonly to yes")
+    return found
+
+
+def lacking(connection: redis.Redis) -> list[str]:
+    """What boilerd goes without where Redis lacks a command, or this user may not use it; each line names that."""
+    found = []
+    if address(connection) == UNKNOWN:
+        found.append("CLIENT: connections have no names in Redis, and workers no address")
+    if not server_info(connection):
+        found.append("INFO: whether Redis may lose tasks cannot be seen, nor how much memory it uses")
     return found

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from boilerd.cli.options import Loaded, with_settings
-from boilerd.cli.rpc_client import ask
+from boilerd.cli.rpc_client import Info, ask
 from boilerd.errors import BoilerdError, RefusedError
 
 #: Only the settings that say where the daemon is: others may be wrong, such as new ones before a reload.
@@ -56,7 +56,7 @@ def reload(loaded: Loaded, *, no_wait: bool) -> None:
     \b
     boilerd reload && boilerd status
     """  # noqa: D301 - click looks for the character \b
-    generation = _call(loaded, "reload")
+    generation = _call(loaded, "reload", kind=int)
     if no_wait:
         return
     await_reload(lambda: _read_info(loaded), generation)
@@ -92,10 +92,10 @@ def scale(loaded: Loaded, *, size: int) -> None:
     _call(loaded, "scale", size)
 
 
-def _call(loaded: Loaded, method: str, *args: Any) -> Any:
+def _call(loaded: Loaded, method: str, *args: Any, kind: Any = bool) -> Any:
     path = loaded.settings.control_socket()
     try:
-        return ask(path, f"boilerd.{method}", *args)
+        return ask(path, f"boilerd.{method}", *args, kind=kind)
     except TimeoutError as error:
         raise DaemonError(str(error)) from error
     except OSError as error:
@@ -128,7 +128,7 @@ def _read_info(loaded: Loaded) -> dict[str, Any]:
     silent_since_s = time.monotonic()
     while True:
         try:
-            info: dict[str, Any] = _call(loaded, "info")
+            info: dict[str, Any] = _call(loaded, "info", kind=Info)
         except (DaemonError, RefusedError):
             if time.monotonic() - silent_since_s > SILENCE_S:
                 raise

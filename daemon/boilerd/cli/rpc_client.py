@@ -2,12 +2,14 @@
 
 import http.client
 import socket
+import time
 import xmlrpc.client
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from xml.parsers.expat import ExpatError
+from typing import Any, NotRequired, TypedDict
+
+import msgspec
 
 from boilerd.errors import RefusedError
 from boilerd.process.scoreboard import LATE_HEARTBEAT_S
@@ -16,10 +18,39 @@ from boilerd.process.scoreboard import LATE_HEARTBEAT_S
 TIMEOUT_S = 5.0
 #: Supervisor's names for the states of a process that runs.
 UP = frozenset({"STARTING", "RUNNING"})
+#: Bytes of an answer; the processes of 1,000 workers are 1.2 MB.
+MOST_ANSWER_BYTES = 16 * 1024 * 1024
 
 
-def ask(control_socket: Path, method: str, *args: Any) -> Any:
+class Info(TypedDict):
+    """What commands read of the answer to ``boilerd.info``; daemons of other versions have more or fewer fields."""
+
+    state: str
+    status: str
+    generation: int
+    trouble: str
+    is_broker_away: NotRequired[bool]
+    heartbeat_age_s: NotRequired[float]
+
+
+class _Process(TypedDict):
+    """What is read of ``supervisor.getAllProcessInfo``, for each process."""
+
+    name: str
+    group: str
+    statename: str
+    pid: int
+    start: int
+
+
+def ask(control_socket: Path, method: str, *args: Any, kind: Any = Any) -> Any:
     """Call a method of the daemon, such as ``boilerd.info`` or ``supervisor.getAllProcessInfo``.
+
+    Args:
+        control_socket: Where it listens.
+        method: Its name.
+        args: Its arguments.
+        kind: The type that the answer must have: who knows what listens there.
 
     Raises:
         TimeoutError: A process listens there but does not answer; the message names it.
@@ -29,13 +60,15 @@ def ask(control_socket: Path, method: str, *args: Any) -> Any:
     transport = _UnixTransport(control_socket)
     try:
         with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
-            return getattr(proxy, method)(*args)
+            answer = getattr(proxy, method)(*args)
+            msgspec.convert(answer, kind)
+            return answer
     except (TimeoutError, BlockingIOError) as error:  # the second: the socket's backlog is full
         raise TimeoutError(f"{_owner(control_socket)} does not answer; it may still do what was asked") from error
     except xmlrpc.client.Fault as fault:
-        raise RefusedError(fault.faultString.removeprefix("FAILED: ")) from fault
-    except (http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:  # the answer was cut off
-        raise ConnectionError(str(error)) from error
+        raise RefusedError(str(fault.faultString).removeprefix("FAILED: ")) from fault
+    except (http.client.HTTPException, xmlrpc.client.Error, ValueError) as error:
+        raise ConnectionError("the answer was cut off, or is not a daemon's") from error
 
 
 @dataclass(frozen=True)
@@ -85,7 +118,7 @@ class DaemonStatus:
 def read_status(control_socket: Path) -> DaemonStatus:
     """Ask a daemon for its status; one that does not answer is asked only once."""
     try:
-        return DaemonStatus(ask(control_socket, "boilerd.info"), _processes(control_socket))
+        return DaemonStatus(ask(control_socket, "boilerd.info", kind=Info), _processes(control_socket))
     except TimeoutError as error:
         return DaemonStatus({}, [], str(error))
     except PermissionError as error:
@@ -104,7 +137,7 @@ def _processes(control_socket: Path) -> list[dict[str, Any]]:
             "pid": info["pid"],
             "started": info["start"],
         }
-        for info in ask(control_socket, "supervisor.getAllProcessInfo")
+        for info in ask(control_socket, "supervisor.getAllProcessInfo", kind=list[_Process])
     ]
 
 
@@ -128,6 +161,18 @@ class _UnixTransport(xmlrpc.client.Transport):
         self._connection = host, connection  # close() of the parent closes it
         return connection
 
+    def parse_response(self, response: Any) -> Any:
+        """The answer, from whatever listens there; raises ValueError or OSError where it is none."""
+        try:
+            parser, unmarshaller = self.getparser()
+            parser.feed(_read(response))
+            parser.close()
+            return unmarshaller.close()
+        except (OSError, xmlrpc.client.Fault):
+            raise
+        except Exception as error:  # their errors are of as many kinds as there are ways to write no XML-RPC
+            raise ValueError("no answer") from error
+
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
@@ -138,3 +183,16 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The body of an answer; raises ValueError if it is too long, TimeoutError if it does not end."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    body = bytearray()
+    while part := response.read1(65536):
+        body += part
+        if len(body) > MOST_ANSWER_BYTES:
+            raise ValueError("too long")
+        if time.monotonic() > deadline_s:
+            raise TimeoutError
+    return bytes(body)

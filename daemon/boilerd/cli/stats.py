@@ -1,5 +1,8 @@
 """``boilerd stats``."""
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from boilerd.cli.inspecting import inspecting, with_broker
@@ -43,10 +46,13 @@ def stats(loaded: Loaded, *, as_json: bool) -> None:
     echo()
     print_table(("WORKERS>", "BUSY>"), [(len(workers), busy)])
     echo()
-    row = (
-        broker["server"], lasting(broker["uptime_s"]), broker["clients"], sized(broker["memory_bytes"]),
-        sized(broker["peak_memory_bytes"]),
-    )  # fmt: skip
+    shown: dict[str, Callable[[Any], str]] = {
+        "uptime_s": lasting,
+        "clients": str,
+        "memory_bytes": sized,
+        "peak_memory_bytes": sized,
+    }
+    row = [broker["server"], *("-" if broker[name] is None else show(broker[name]) for name, show in shown.items())]
     print_table(("BROKER", "UP>", "CLIENTS>", "MEMORY>", "PEAK>"), [row])
     if problems:
         echo()

@@ -91,6 +91,8 @@ class Daemon:
         broker = wait_for_broker(settings, self._scoreboard, supervisor)
         for hazard in broker.hazards:
             logger.warning("tasks may be lost", extra={"error": hazard})
+        for lack in broker.lacking:
+            logger.warning("broker lacks a command", extra={"error": lack})
         fields = {"workers": settings.concurrency, "queues": dict(settings.queues), "broker": broker.name}
         logger.info("daemon reloaded" if supervisor.is_reloaded else "daemon started", extra=fields)
         processes = Processes(

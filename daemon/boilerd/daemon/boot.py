@@ -32,11 +32,13 @@ class BrokerFacts(NamedTuple):
         name: Its name and version.
         address: This host as the broker sees it; the workers register it.
         hazards: Settings of the broker by which tasks may be lost, one sentence each.
+        lacking: Features that the daemon goes without, because the broker has no command for them, one sentence each.
     """
 
     name: str
     address: str
     hazards: Sequence[str]
+    lacking: Sequence[str]
 
 
 def connect(settings: Settings, name: str) -> redis.Redis:
@@ -96,4 +98,5 @@ def _wait(
 def _set_up(connection: redis.Redis, settings: Settings) -> BrokerFacts:
     name = server_check.check(connection)
     Broker(connection).set_limits(settings.queue_limits(), settings.queues)
-    return BrokerFacts(name, server_check.address(connection), server_check.hazards(connection))
+    hazards, lacking = server_check.hazards(connection), server_check.lacking(connection)
+    return BrokerFacts(name, server_check.address(connection), hazards, lacking)

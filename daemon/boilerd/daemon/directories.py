@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import stat
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -76,6 +77,13 @@ def usable_socket(path: Path) -> Path:
     size = len(os.fsencode(path))
     if size > LONGEST_SOCKET_PATH:
         raise BootError(f"{path}: {size} bytes are too long for a socket; set runtime_dir to a shorter path")
+    with suppress(OSError):  # there is nothing, or nothing that can be seen
+        if not stat.S_ISSOCK(mode := path.lstat().st_mode):
+            # A socket that was left is removed; anything else is somebody's.
+            kind = "directory" if stat.S_ISDIR(mode) else "file"
+            raise BootError(
+                f"{path.stem} socket {path}: Is a {kind}, not a socket; move it away, or set another runtime_dir"
+            )
     return path
 
 

@@ -1,8 +1,10 @@
 """Check the URL of a Redis, and hide the passwords in it."""
 
+import difflib
 import re
+from collections.abc import Collection
 from pathlib import Path
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote_plus, urlsplit
 
 from boilerd.errors import ConfigError
 
@@ -16,6 +18,39 @@ _SCHEME = re.compile(r"[\w+.-]*:?//|")
 _HOSTS = re.compile(r"(?:(?:^|,)(?:\[[^\]]*\]|[^:,\[\]]+)(?::\d*)?)*")
 #: redis-py knows `password` and `ssl_password`; any other name with this end may be one too.
 _PASSWORD_IN_QUERY = re.compile(r"([?&][^=&#]*password=)[^&#]*", re.IGNORECASE)
+
+_SECONDS, _COUNT, _WHOLE = r"(?=.*[1-9])\d{1,9}(\.\d+)?", r"[1-9]\d{0,8}", r"\d{1,9}"
+_SWITCH, _VERSION, _TEXT = r"(?i:[01tfyn]|true|false|yes|no)", r"[23]", r".+"
+_CHECKS = r"none|optional|required"
+_FORMS = {
+    _SECONDS: "a number of seconds above 0", _COUNT: "a whole number above 0", _WHOLE: "a whole number",
+    _SWITCH: "true or false", _VERSION: "2 or 3", _TEXT: "a text",
+    _CHECKS: "none, optional or required",
+}  # fmt: skip
+#: Options of redis-py in a URL's query that boilerd takes, and what each may hold.
+_OPTIONS = {
+    "db": _WHOLE, "username": _TEXT, "password": _TEXT, "client_name": _TEXT, "protocol": _VERSION,
+    "socket_timeout": _SECONDS, "socket_connect_timeout": _SECONDS, "socket_keepalive": _SWITCH,
+    "socket_read_size": _COUNT, "max_connections": _COUNT, "health_check_interval": _WHOLE,
+    "ssl_keyfile": _TEXT, "ssl_certfile": _TEXT, "ssl_password": _TEXT, "ssl_cert_reqs": _CHECKS,
+    "ssl_ca_certs": _TEXT, "ssl_ca_path": _TEXT, "ssl_ca_data": _TEXT, "ssl_check_hostname": _SWITCH,
+    "ssl_min_version": _WHOLE, "ssl_ciphers": _TEXT, "ssl_include_verify_flags": _TEXT,
+    "ssl_exclude_verify_flags": _TEXT,
+}  # fmt: skip
+#: Those that are for clients of an application: the daemon and the commands have waits and connections of their own.
+CLIENT_OPTIONS = frozenset(
+    {"client_name", "socket_timeout", "socket_connect_timeout", "socket_read_size", "max_connections",
+     "health_check_interval"}
+)  # fmt: skip
+_AGAIN = "a command that failed is not sent again, for it may have been carried out"
+_BYTES = "boilerd reads and writes bytes"
+_ONE = "each process has the connections that it needs"
+#: Why boilerd takes no other value than its own.
+_REASONS = {
+    "retry": _AGAIN, "retry_on_timeout": _AGAIN, "retry_on_error": _AGAIN,
+    "decode_responses": _BYTES, "encoding": _BYTES, "encoding_errors": _BYTES, "legacy_responses": _BYTES,
+    "single_connection_client": _ONE, "timeout": _ONE,
+}  # fmt: skip
 
 
 def mask_url(url: str) -> str:
@@ -52,7 +87,7 @@ def check_url(url: str) -> None:
         raise ConfigError(
             f"redis_url: {mask_url(url)!r} is no URL; in its password write / ? # [ @ as %2F %3F %23 %5B %40"
         )
-    if wrong := _wrong_part(urlsplit(url)):
+    if wrong := _wrong_part(urlsplit(url)) or _wrong_option(urlsplit(url)):
         raise ConfigError(f"redis_url: {mask_url(url)!r}: {wrong}")
 
 
@@ -77,6 +112,39 @@ def _masked(credentials: str) -> str:
     """What stands before an @, or should: without a colon it is a password where a user should be, as often as not."""
     user, colon, _ = credentials.partition(":")
     return f"{user}:{MASK}" if colon and not re.search(r"[/?#]", user) else MASK
+
+
+def _wrong_option(parts: SplitResult) -> str:
+    """Describe the option in the URL's query that is not taken, or its wrong value; empty if there is none."""
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    return next(filter(None, (_wrong(name, value, parts.scheme) for name, value in options)), "")
+
+
+def _wrong(name: str, value: str, scheme: str) -> str:
+    if reason := _REASONS.get(name):
+        return f"{name} is not taken, because {reason}; leave it out"
+    if name not in _OPTIONS:
+        close = difflib.get_close_matches(name, _OPTIONS, n=1)
+        cure = f"did you mean {close[0]}?" if close else "leave it out"
+        return f"{name} is no option that boilerd takes; {cure}"
+    if name.startswith("ssl_") and scheme != "rediss":
+        return f"{name} is for TLS, which has URLs of the form rediss://"
+    if name == "socket_keepalive" and scheme == "unix":
+        return f"{name} is for TCP; leave it out"
+    form = _OPTIONS[name]
+    return "" if re.fullmatch(form, value) else f"{name} is not {_FORMS[form]}"
+
+
+def options_of(url: str) -> dict[str, str]:
+    """The options in the query of a URL; where one stands there twice, the first counts, as with redis-py."""
+    return dict(reversed(parse_qsl(urlsplit(url).query)))
+
+
+def without_options(url: str, names: Collection[str]) -> str:
+    """The URL without these options in its query."""
+    address, _, query = url.partition("?")
+    kept = [pair for pair in query.split("&") if pair and unquote_plus(pair.partition("=")[0]) not in names]
+    return f"{address}?{'&'.join(kept)}" if kept else address
 
 
 def socket_url(path: Path) -> str:

@@ -19,6 +19,7 @@ from supervisor.supervisord import Supervisor
 from boilerd.errors import BootError
 from boilerd.process.identity import end_with_parent
 from boilerd.process.signals import SignalInbox, release_signals, restore_defaults
+from boilerd.supervision.control_socket import ControlServer, open_control_socket, shortened
 from boilerd.supervision.rpc import DaemonInterface, ProcessInterface
 
 logger = logging.getLogger("boilerd.supervisor")
@@ -52,18 +53,8 @@ class Options(ServerOptions):  # type: ignore[misc]
         self.minfds = 1024
         self.control_socket = control_socket
         self.serverurl = f"unix://{control_socket}"
-        self.server_configs = [
-            {
-                "family": socket.AF_UNIX, "file": str(control_socket), "chmod": 0o700, "chown": (-1, -1),
-                "username": None, "password": None, "section": "unix_http_server",
-            }
-        ]  # fmt: skip
-        self.rpcinterface_factories: list[Any] = [
-            ("supervisor", ProcessInterface, {}),
-            ("boilerd", DaemonInterface, {}),
-        ]
-        asyncore.dispatcher.log_info = _log_remark  # it would print among the log lines
         self.inbox: SignalInbox | None = None
+        self._control_server: ControlServer | None = None
 
     def setsignals(self) -> None:
         """Install Supervisor's signal handler, and a pipe that ends its poll when a signal has come.
@@ -95,10 +86,17 @@ class Options(ServerOptions):  # type: ignore[misc]
         try:
             # A killed daemon left it; the caller has made sure that no living one listens there.
             self.control_socket.unlink(missing_ok=True)
-            self.httpservers = self.make_http_servers(supervisord)
+            interfaces = [("supervisor", ProcessInterface(supervisord)), ("boilerd", DaemonInterface(supervisord))]
+            self._control_server = open_control_socket(self.control_socket, supervisord, interfaces)
         except OSError as error:
             raise BootError(f"control socket {self.control_socket}: {error.strerror or error}") from error
+        self.httpservers = [({"family": socket.AF_UNIX, "file": str(self.control_socket)}, self._control_server)]
         self.unlink_socketfiles = True
+
+    def close_late_connections(self) -> None:
+        """Close the control socket's connections whose clients take too long; the loop calls it once a round."""
+        if self._control_server:
+            self._control_server.close_late()
 
     def process_config(self, do_usage: bool = True) -> None:
         """Refuse `supervisorctl reread` and `update`; Supervisor expects a ValueError here."""
@@ -129,19 +127,14 @@ class LoggerAdapter:
     def __getattr__(self, name: str) -> Callable[..., None]:
         """``blather``, ``trace``, ``debug``, ``info``, ``warn``, ``error``, ``critical``."""
         level = {"error": logging.ERROR}.get(name, logging.DEBUG)
-        return lambda message, **values: logger.log(level, "%s", message % values if values else message)
+        return lambda message, **values: logger.log(level, "%s", shortened(message % values if values else message))
 
     def log(self, level: int, message: str, **values: object) -> None:
         """Log a message that Supervisor gave a level by number."""
-        logger.debug("%s", message % values if values else message)
+        logger.debug("%s", shortened(message % values if values else message))
 
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
-
-
-def _log_remark(_channel: Any, message: str, _type: str = "info") -> None:
-    """Log medusa's remarks on its connections, such as on clients that went away before they had their answer."""
-    logger.debug("control socket: %s", message)
 
 
 class Poller:

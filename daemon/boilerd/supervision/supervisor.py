@@ -160,6 +160,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
                 _dispatch(fd, dispatcher)
             except Exception:  # noqa: BLE001 - as Supervisor's own loop
                 dispatcher.handle_error()
+        self.options.close_late_connections()
         self.reap()
         self._report.feed_watchdog()
         self._report.extend_timeout()
@@ -257,6 +258,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         """Take the next step of the pool and of a reload, and report to the service manager."""
         pool = self._booted_pool()
         self._report.feed_watchdog()
+        self.options.close_late_connections()
         self._lost_lines.tell()
         if self._must_spawn_scheduler and self._scheduler().state == ProcessStates.STOPPED:
             self._must_spawn_scheduler = False

@@ -1,0 +1,140 @@
+"""Brokers as people have them: options in the URL, servers without some commands, clusters."""
+
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from boilerd import Client
+from boilerd.broker.connection import connect
+from support import Done, StartDaemon, StartValkey, Valkey, boilerd, clean_environment, wait_until
+
+OPTIONS = (
+    "db=0&client_name=mine&protocol=3&socket_timeout=0.1&socket_connect_timeout=0.1&socket_read_size=64"
+    "&max_connections=1&health_check_interval=1"
+)
+TAGGED = {"RQ_KEY_PREFIX": "{rq}"}
+
+
+def try_to_run(url: str, directory: Path, **variables: str) -> Done:
+    """What a daemon says that cannot start."""
+    return boilerd("run", "--redis-url", url, env=clean_environment(BOILERD_STATE_DIR=str(directory), **variables))
+
+
+def test_a_daemon_waits_cancels_and_is_well_with_all_options_of_a_url_that_are_for_clients(
+    start_daemon: StartDaemon, valkey: Valkey, client: Client
+) -> None:
+    daemon = start_daemon("--concurrency", "1", redis_url=f"{valkey.url}?{OPTIONS}").ready()
+    running = client.enqueue("test:sleep", 60).id
+    daemon.wait_for("task started", task_id=running)
+
+    cancelled = daemon.cli("task", "cancel", running)
+    daemon.wait_for("task archived", task_id=running)
+    health = daemon.cli("health")
+
+    assert (cancelled.returncode, health.stdout) == (0, "ok\n")
+    assert not [line for line in daemon.lines() if line["message"].startswith(("broker", "a cancellation"))]
+    assert daemon.stop() == 0
+
+
+def test_an_option_that_is_not_taken_stops_a_start(directory: Path) -> None:
+    done = try_to_run("redis://127.0.0.1:1?decode_responses=1", directory)
+
+    assert done.returncode == 3
+    assert done.stderr.endswith("decode_responses is not taken, because boilerd reads and writes bytes; leave it out\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def without_rights(start_valkey: StartValkey) -> str:
+    """A server that lets its user not use CLIENT and INFO."""
+    server = start_valkey()
+    with connect(server.url) as admin:
+        rights = ["+@all", "-client", "-info", "-config"]
+        admin.execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "&*", *rights)
+    return server.url.replace("unix://", "unix://weak:pw@")
+
+
+def without_commands(start_valkey: StartValkey) -> str:
+    """A server that has no CLIENT, INFO and HELLO."""
+    removed = [word for name in ("CLIENT", "INFO", "HELLO", "CONFIG") for word in ("--rename-command", name, "")]
+    return start_valkey(*removed).url
+
+
+@pytest.mark.parametrize(
+    ("make", "version"), [(without_rights, r"Valkey \d+\.\d+\.\d+"), (without_commands, "Redis of an unknown version")]
+)
+def test_a_server_without_client_and_info_is_served_and_what_is_lost_is_told_once(
+    start_daemon: StartDaemon, start_valkey: StartValkey, make: Callable[[StartValkey], str], version: str
+) -> None:
+    daemon = start_daemon("--concurrency", "2", redis_url=make(start_valkey)).ready()
+
+    daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1"))
+    health, stats = daemon.cli("health"), daemon.cli("stats")
+
+    told = [line["error"].partition(":")[0] for line in daemon.lines(level="warning")]
+    assert told == ["CLIENT", "INFO"]
+    assert (health.stdout, stats.returncode) == ("ok\n", 0)
+    assert re.search(rf"^{version}( +-){{4}}$", stats.stdout, re.MULTILINE)
+    assert daemon.stop() == 0
+
+
+def start_node(start_valkey: StartValkey) -> Valkey:
+    """A server that is to be a node of a cluster; its nodes would talk to each other on a port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    return start_valkey("--cluster-enabled", "yes", "--bind", "127.0.0.1", "--cluster-port", port)
+
+
+def start_cluster(start_valkey: StartValkey) -> Valkey:
+    """A cluster of one node that is up."""
+    server = start_node(start_valkey)
+
+    def is_up() -> bool:
+        try:
+            return bool(node.set("{rq}", "1"))
+        except redis.RedisError:
+            return False
+
+    with connect(server.url) as node:
+        node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_until(is_up, "the cluster is up")
+    return server
+
+
+def test_a_cluster_without_a_hash_tag_is_refused_with_the_words_that_help(
+    start_valkey: StartValkey, directory: Path
+) -> None:
+    server = start_cluster(start_valkey)
+
+    done = try_to_run(server.url, directory)
+
+    assert done.returncode == 3
+    words = "Redis is a cluster and wants all keys in one slot, set RQ_KEY_PREFIX='{rq}' for all daemons and clients"
+    assert words in done.stderr
+
+
+def test_a_cluster_that_is_down_for_the_moment_is_worth_another_try(start_valkey: StartValkey, directory: Path) -> None:
+    server = start_node(start_valkey)
+
+    done = try_to_run(server.url, directory, **TAGGED)
+
+    assert (done.returncode, "Redis is a cluster that is down" in done.stderr) == (1, True)
+
+
+def test_a_cluster_is_served_with_a_hash_tag_in_the_prefix(
+    start_daemon: StartDaemon, start_valkey: StartValkey
+) -> None:
+    server = start_cluster(start_valkey)
+    daemon = start_daemon("--concurrency", "1", redis_url=server.url, env=TAGGED).ready()
+
+    daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1", "--in", "0.1s"))
+    running = daemon.enqueue("test:sleep", "60")
+    daemon.wait_for("task started", task_id=running)
+    cancelled = daemon.cli("task", "cancel", running)
+
+    daemon.wait_for("task archived", task_id=running)
+    assert (cancelled.returncode, daemon.cli("health").stdout, daemon.stop()) == (0, "ok\n", 0)
