@@ -39,11 +39,11 @@ def check(connection: redis.Redis) -> str:
     return f"{name} {version or 'of an unknown version'}"
 
 
-def server_info(connection: redis.Redis) -> dict[str, Any]:
+def server_info(connection: redis.Redis, *sections: str) -> dict[str, Any]:
     """What Redis tells of itself; nothing where it has no INFO, or this user may not ask."""
     with translated():
         try:
-            found: dict[str, Any] = connection.info()
+            found: dict[str, Any] = connection.info(*sections)
         except redis.ResponseError:
             return {}
     return found
@@ -51,7 +51,7 @@ def server_info(connection: redis.Redis) -> dict[str, Any]:
 
 def _version(connection: redis.Redis) -> tuple[str, str]:
     """Name and version of the server; no version where it does not tell."""
-    if info := server_info(connection):
+    if info := server_info(connection, "server"):
         own = info.get("valkey_version")
         return ("Valkey", str(own)) if own else ("Redis", str(info["redis_version"]))
     with translated():
@@ -117,6 +117,6 @@ def lacking(connection: redis.Redis) -> list[str]:
     found = []
     if address(connection) == UNKNOWN:
         found.append("CLIENT: connections have no names in Redis, and workers no address")
-    if not server_info(connection):
+    if not server_info(connection, "server"):
         found.append("INFO: whether Redis may lose tasks cannot be seen, nor how much memory it uses")
     return found

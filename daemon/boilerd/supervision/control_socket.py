@@ -85,8 +85,8 @@ class _Channel(deferring_http_channel):  # type: ignore[misc]
         logger.debug("control socket: %s", shortened(message))
 
     def readable(self) -> bool:
-        """True if more of the client is wanted."""
-        return not self._is_refused and super().readable()
+        """True if more of the client is wanted, which is not before it took its last answer."""
+        return not self._is_refused and not self.ac_out_buffer and super().readable()
 
     def collect_incoming_data(self, data: bytes) -> None:
         """Take a part of a request; close the connection where it is too long, or comes before the answer."""
