@@ -7,8 +7,11 @@ import os
 import resource
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from boilerd import RetryLater, RevokeTask, ServeMux, SkipRetry, Task, retry
@@ -150,8 +153,36 @@ def progress(task: Task) -> None:
     time.sleep(task.payload)
 
 
+@mux.handle("test:mess")
+def mess(task: Task) -> None:
+    """Leaves the process in another state, and fails if told to."""
+    _make_mess()
+    if task.payload:
+        raise RuntimeError("failed as told")
+
+
+@mux.handle("test:state")
+def state(task: Task) -> list[str]:
+    sys.stderr.write("still open\n")
+    sys.stderr.flush()
+    umask = os.umask(0)
+    os.umask(umask)
+    return [str(Path.cwd()), f"{umask:o}", os.environ.get("MESS", ""), time.tzname[0]]
+
+
+def _make_mess() -> None:
+    os.chdir(tempfile.mkdtemp())
+    Path.cwd().rmdir()
+    os.umask(0o777)
+    os.environ |= {"MESS": "left", "TZ": "MESS-7"}
+    time.tzset()
+    sys.stderr.close()
+
+
 @mux.error_handler
 def note(task: Task, error: BaseException) -> None:
+    if task.type == "test:mess":
+        _make_mess()
     task.logger.info("error handler", extra={"noted": type(error).__name__})
 
 

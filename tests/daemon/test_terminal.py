@@ -160,9 +160,11 @@ def test_a_worker_that_a_signal_has_stopped_turns_health_red_until_it_goes_on(st
 
 def test_the_process_after_one_that_was_stopped_is_not() -> None:
     scoreboard = Scoreboard()
+    scoreboard.mark_booted(3)
     scoreboard.mark_halted(3, is_halted=True)
     before = scoreboard.halted()
 
     scoreboard.clear(3, -9)
+    scoreboard.mark_booted(3)
 
     assert (before, scoreboard.halted()) == ([3], [])

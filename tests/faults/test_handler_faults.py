@@ -1,5 +1,7 @@
 """Handlers crash, leak, hang and kill: the task gets the right cause, the daemon lives, others go on."""
 
+from typing import Any
+
 import pytest
 
 from boilerd import Client
@@ -11,6 +13,12 @@ def archived_because(client: Client, task_id: str) -> str:
     """The last error of a task that was archived."""
     wait_until(lambda: client.connection.zscore(keys.registry("failed", "default"), task_id), "it was archived")
     return str(client.connection.hget(keys.job(task_id), "last_error"), "utf-8")  # type: ignore[arg-type]
+
+
+def result_of(client: Client, task_id: str) -> Any:
+    """The result of a task that completed."""
+    results: Any = client.connection.xrange(f"{keys.RQ}:results:{task_id}")
+    return results[0][1][b"return_value"]
 
 
 @pytest.mark.fault(13)
@@ -113,3 +121,22 @@ def test_a_handler_that_blocks_the_signals_of_a_drain_is_killed_and_its_task_goe
 
     assert client.connection.lrange(keys.queue("default"), 0, -1) == [task_id.encode(), failing.encode()]
     assert not client.connection.hexists(keys.job(task_id), "number_of_retries")
+
+
+@pytest.mark.fault(13)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_task_finds_its_worker_as_the_first_one_did(
+    start_daemon: StartDaemon, client: Client, *, fails: bool
+) -> None:
+    daemon = start_daemon("--concurrency", "1", env={"BOILERD_PREFETCH": "false"}).ready()
+    client.enqueue("test:state", task_id="before", retention=60)
+    client.enqueue("test:mess", fails, task_id="mess", max_retries=0)
+    client.enqueue("test:state", task_id="after", retention=60)
+
+    done = daemon.wait_for("task completed", task_id="after")
+
+    assert done["pid"] == daemon.lines("task started", task_id="mess")[0]["pid"]
+    wait_until(lambda: client.connection.zscore(keys.registry("finished", "default"), "after"), "it is acknowledged")
+    before, after = (result_of(client, task_id) for task_id in ("before", "after"))
+    assert before == after
+    assert daemon.errors() == "still open\n" * 2

@@ -102,6 +102,21 @@ def test_signal_handlers_that_a_task_leaves_behind_are_undone(handler: Any) -> N
             install_handler(signum, was)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("error", [None, ValueError("bad"), SystemExit(1)], ids=["returns", "raises", "exits"])
+def test_an_attempt_ends_with_its_surroundings_put_back(tmp_path: Path, error: BaseException | None) -> None:
+    def handler(_: Task) -> None:
+        os.chdir(tmp_path)
+        os.environ["NEW"] = "new"
+        if error:
+            raise error
+
+    before = Path.cwd()
+
+    AttemptRunner(handler).run(task())
+
+    assert (Path.cwd(), os.environ.get("NEW")) == (before, None)
+
+
 # --- Results
 
 

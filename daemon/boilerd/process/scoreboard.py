@@ -143,8 +143,8 @@ class Scoreboard:
         self._halted[slot] = is_halted
 
     def halted(self) -> list[int]:
-        """The slots whose process does nothing until it gets a SIGCONT."""
-        return [slot for slot, is_halted in enumerate(self._halted) if is_halted]
+        """The slots whose process served, and does nothing until it gets a SIGCONT."""
+        return [slot for slot, is_halted in enumerate(self._halted) if is_halted and self._booted[slot]]
 
     def note_lost_line(self, slot: int) -> None:
         """Count a log line that the process could not write; it calls this."""

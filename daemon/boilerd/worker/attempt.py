@@ -23,6 +23,7 @@ from boilerd.errors import (
     describe,
 )
 from boilerd.process.signals import install_handler, reinstall_handlers
+from boilerd.process.surroundings import Surroundings
 from boilerd.tasks.coroutines import interrupt
 from boilerd.tasks.mux import Handler
 from boilerd.tasks.payload import as_base
@@ -87,8 +88,9 @@ class AttemptRunner:
             self.listen()
 
     def listen(self) -> None:
-        """Take the signals of this process from now on."""
+        """Take the signals of this process from now on, and remember what else a task's code may change."""
         self._pid = os.getpid()
+        self._surroundings = Surroundings()
         # A signal handler may do little: as a rule it notes a request (see process/signals). These two may do more
         # while an attempt runs, because the code that they come upon is then the application's: they may raise, which
         # ends it, and SIGUSR1 may ask Redis, on another connection where the application uses the first. They log
@@ -147,6 +149,11 @@ class AttemptRunner:
         if self._is_running:
             self._arm()
 
+    def put_back(self) -> None:
+        """Undo what code of the application has done to this process."""
+        reinstall_handlers()
+        self._surroundings.put_back()
+
     def remaining_s(self) -> float:
         """Seconds until the running attempt is interrupted."""
         limit = self._next_limit()
@@ -167,7 +174,7 @@ class AttemptRunner:
     def _end(self) -> None:
         self._is_running = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        reinstall_handlers()
+        self.put_back()
 
     def _outcome_of(self, error: BaseException) -> Outcome:
         """The outcome of an attempt that raised; the interrupt is its cause, whatever the handler made of it."""

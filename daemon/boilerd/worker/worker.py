@@ -262,6 +262,7 @@ class WorkLoop:
         """Decide once, however often the failure must be sent: deciding calls the application's hooks."""
         with self._scoreboard.running_hooks(self._slot):
             failure = self._rules.decide_failure(task, outcome.error, outcome.traceback)
+        self._runner.put_back()
         record_failure(self._broker, self._name, claim, failure)
         self._hand.finish()
 
