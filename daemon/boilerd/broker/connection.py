@@ -69,11 +69,19 @@ def connect_to(settings: Settings, *, timeout_s: float = 5.0, name: str | None =
 
 
 class _Packer(HiredisRespSerializer):
-    """redis-py's packer, but hiredis (3.5) gets no numbers: it crashes when a signal handler raises meanwhile."""
+    """redis-py's packer, but hiredis (3.5) gets no numbers: it crashes when a signal handler raises meanwhile.
+
+    Foreign names that are no text, as `text` read them, are sent as the bytes that they are.
+    """
 
     def pack(self, *args: Any) -> Any:
         """The command as it is sent."""
-        return super().pack(*(repr(part) if type(part) in _NUMBERS else part for part in args))  # type: ignore[arg-type]  # typed as lists
+        parts: tuple[Any, ...] = tuple(repr(part) if type(part) in _NUMBERS else part for part in args)
+        try:
+            return super().pack(*parts)
+        except UnicodeEncodeError:
+            command, *rest = parts
+            return super().pack(command, *(raw(part) if isinstance(part, str) else part for part in rest))  # type: ignore[arg-type]  # typed as lists
 
 
 _NUMBERS = (int, float)
