@@ -46,7 +46,7 @@ from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
 from boilerd.tasks.task import TaskState
 from boilerd.worker.settlement import Rules
-from builders import WORKER, fail, failure, new_task, rq_job, rq_queue, store
+from builders import WORKER, fail, failure, new_task, rq_job, rq_queue, store, task_in
 from support import Valkey, rings, wait_until
 
 
@@ -136,6 +136,12 @@ def test_a_claim_carries_the_task(broker: Broker) -> None:
     assert claimed.task.payload == {"request_id": "r-1", "n": [1, 2]}
     assert (claimed.task.attempt, claimed.max_retries, claimed.task.timeout_s) == (1, 4, 7)
     assert claimed.task.request_id == "r-1"
+
+
+def test_a_request_id_from_a_payload_is_short_enough_for_each_line_of_the_attempt(broker: Broker) -> None:
+    store(broker, "a", {"request_id": "r" * 1_000_000})
+
+    assert task_in(claim(broker)).request_id == "r" * 128
 
 
 def test_a_claim_leaves_the_queue_and_takes_a_lease_in_one_step(broker: Broker, connection: redis.Redis) -> None:
@@ -513,6 +519,18 @@ def test_a_heartbeat_after_a_long_outage_finds_what_it_renews(broker: Broker, co
     ttls_s.append(connection.ttl(keys.worker_executions(WORKER)))
 
     assert [86000 < ttl_s <= 86400 for ttl_s in ttls_s] == [True, True, True]
+
+
+def test_a_foreign_worker_whose_name_is_no_text_is_read_like_the_others(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    broker.register(WORKER, ["default"], {"birthmark": "ours"})
+    connection.sadd(keys.WORKERS, b"rq:worker:\xff\xfe")
+    connection.hset(b"rq:worker:\xff\xfe", "birthmark", b"\xff")
+
+    found = broker.registered()
+
+    assert found == {WORKER: ("ours", ""), "\udcff\udcfe": ("\udcff", "")}
 
 
 def test_the_names_of_workers_whose_records_expired_are_forgotten(broker: Broker, connection: redis.Redis) -> None:

@@ -3,6 +3,8 @@
 import logging
 import math
 import re
+import sys
+import traceback
 import typing
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -53,6 +55,16 @@ class V1(msgspec.Struct, tag_field="version", tag=1):
 
 class V2(msgspec.Struct, tag_field="version", tag=2):
     to: list[str]
+
+
+class V1Text(msgspec.Struct, tag_field="version", tag="one"):
+    to: str
+
+
+class Tree(msgspec.Struct):
+    branches: "list[Tree]"
+    parent: "Tree | None" = None
+    size: int | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass
@@ -363,6 +375,37 @@ def test_a_wrong_key_is_told_apart_from_a_wrong_value() -> None:
     assert str(raised.value).count("`") % 2 == 0
 
 
+@pytest.mark.parametrize(
+    ("model", "payload", "message"),
+    [
+        (list[Colour], ["secret - at `$.x`\n\x1b[31m"], "payload: $[0]: Invalid enum value"),
+        (V1Text, {"version": "it's secret", "to": "a"}, "payload: $.version: Invalid value"),
+        (dict[Colour, int], {'the "secret"': 1}, "payload: key in $: Invalid enum value"),
+    ],
+)
+def test_an_error_that_will_be_logged_has_no_text_of_the_payload(model: Any, payload: Any, message: str) -> None:
+    with pytest.raises(InvalidPayloadError) as raised:
+        got(model, payload)
+
+    assert str(raised.value) == message
+    assert "secret" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize(("model", "payload"), [(set[Any], [[1]]), (frozenset, [{}])])
+def test_a_payload_of_which_python_can_make_no_set_does_not_fit(model: Any, payload: Any) -> None:
+    with pytest.raises(InvalidPayloadError, match="payload: unhashable type"):
+        got(model, payload)
+
+
+def test_a_payload_too_deep_for_the_type_of_its_handler_is_refused() -> None:
+    payload: dict[str, Any] = {"branches": []}
+    for _ in range(sys.getrecursionlimit()):
+        payload = {"branches": [payload]}
+
+    with pytest.raises(InvalidPayloadError, match="nested too deep"):
+        got(Tree, payload)
+
+
 def test_a_rule_of_the_application_refuses_like_a_wrong_type() -> None:
     @dataclass
     class Positive:
@@ -422,12 +465,6 @@ def test_a_class_that_nothing_can_be_decoded_as_is_refused_however_deep_it_is(mo
         mux.handle("test:echo", lambda task: None, payload=model)
 
     assert mux.patterns() == []
-
-
-class Tree(msgspec.Struct):
-    branches: "list[Tree]"
-    parent: "Tree | None" = None
-    size: int | msgspec.UnsetType = msgspec.UNSET
 
 
 @pytest.mark.parametrize(

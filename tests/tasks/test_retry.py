@@ -91,6 +91,11 @@ def test_the_ten_thousandth_delay_is_as_sound_as_the_first(policy: RetryPolicy, 
     assert policy.delay_s(10_000) == delay_s
 
 
+def test_a_foreign_number_of_retries_takes_no_time_to_compute_with() -> None:
+    assert RetryPolicy(base=1, factor=3).delay_s(10**9) == DAY_S
+    assert RetryPolicy(base=1, factor=2).delay_s(10**4000) == DAY_S
+
+
 def test_jitter_adds_up_to_its_share_and_never_shortens() -> None:
     policy = RetryPolicy(jitter=0.25)
 

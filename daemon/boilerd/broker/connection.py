@@ -106,7 +106,10 @@ def _introduce(name: str, connection: Any) -> None:
 
 
 class _Packer(HiredisRespSerializer):
-    """redis-py's packer, but hiredis (3.5) gets no numbers: it crashes when a signal handler raises meanwhile."""
+    """redis-py's packer, but hiredis (3.5) gets no numbers: it crashes when a signal handler raises meanwhile.
+
+    Foreign names that are no text, as `text` read them, are sent as the bytes that they are.
+    """
 
     def pack(self, *args: Any) -> Any:
         """The command as it is sent."""

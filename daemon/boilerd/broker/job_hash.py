@@ -54,6 +54,8 @@ _CALL: msgspec.json.Decoder[Call] = msgspec.json.Decoder(Call)
 _FUNCTION = re.compile(r"(?=.{1,256}$)([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
 #: A job's data may unpack to this much; crafted data must not fill the memory.
 MAX_DATA_BYTES = 512 * 1024 * 1024
+#: Characters of a payload's request_id that the lines of an attempt carry: a payload may come from anybody.
+MAX_REQUEST_ID = 128
 #: RQ keeps a result this long when its client asks for no time.
 RQ_RETENTION_S = 500
 #: Defaults as they are sent.
@@ -195,7 +197,7 @@ def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[T
         timeout_s=float(timeout) if timeout > 0 else None,
         deadline=datetime.fromtimestamp(float(deadline), UTC) if deadline else None,
         enqueued_at=datetime.fromisoformat(enqueued.decode()) if enqueued else None,
-        request_id=request_id if isinstance(request_id, str) else None,
+        request_id=request_id[:MAX_REQUEST_ID] if isinstance(request_id, str) else None,
         retry_intervals_s=msgspec.json.decode(intervals, type=tuple[float, ...]) if intervals else (),
     )
     return task, function

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta
@@ -28,6 +29,8 @@ _SHALLOW_BYTES = 1000
 
 #: Characters of a key that an error shows.
 _LONGEST_KEY = 60
+#: A text that is no value of an Enum, as msgspec shows it: errors of tasks are logged, and payloads are not.
+_VALUE = re.compile(r"^(Invalid (?:enum )?value) (['\"]).*\2", re.DOTALL)
 #: What holds nothing else.
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, Decimal, UUID})
 
@@ -84,8 +87,12 @@ def decode_payload(payload: Any, model: Any) -> Any:
     try:
         return msgspec.convert(payload, model, str_keys=True)
     except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at ")
-        raise InvalidPayloadError(f"payload: {path.replace('`', '') or '$'}: {problem}") from error
+        problem, _, path = _VALUE.sub(r"\1", str(error)).partition(" - at ")
+        raise InvalidPayloadError(f"payload: {path.replace('`', '') or '$'}: {problem}") from None
+    except TypeError as error:  # of a list in a set
+        raise InvalidPayloadError(f"payload: {error}") from error
+    except RecursionError as error:
+        raise InvalidPayloadError(_TOO_DEEP) from error
 
 
 def check_payload(encoded: bytes, model: Any) -> None:

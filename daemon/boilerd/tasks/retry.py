@@ -70,7 +70,8 @@ class RetryPolicy:
         Source: boiler-go's table, 1, 2, 4, 8… s, capped; its own 2^24 s would be 194 days.
         """
         try:
-            delay = min(self.base * self.factor**retried, self.max_delay)
+            # As floats, which end in an error: a whole number to a power that a foreign job names ends never.
+            delay = min(self.base * float(self.factor) ** retried, self.max_delay)
         except OverflowError:
             delay = self.max_delay if self.base else 0.0
         return min(delay * (1 + self.jitter * uniform()), self.max_delay)
