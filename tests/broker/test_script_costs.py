@@ -89,6 +89,7 @@ def call_result(broker: Broker) -> Sequence[Any]:
 CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "act": lambda _: ["archive", ARCHIVE_LIMIT, "pending-400", "waits-7", "one-of-many-9"],
     "advance": call_advance,
+    "adopt": lambda _: ["many", "0", WORKER],
     "birth": lambda _: [WORKER, 1, "many", "pid", 1],
     "cancel": lambda _: ["pending-400", "{}"],
     "death": lambda _: [WORKER],
@@ -99,10 +100,14 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "forward": lambda _: [CHUNK, "0", "many"],
     "held": call_with_a_claim(WORKER),
     "janitor": lambda _: [CHUNK, "0", "many"],
+    "look": lambda _: [20, "many"],
     "mark": lambda _: ["runs-1"],
     "release": call_with_a_claim(WORKER, "all but"),
     "result": call_result,
+    "sift": lambda _: ["many", 1, 0, CHUNK, 30],
+    "since": lambda _: ["entry", "@daily UTC"],
     "tick": lambda _: ["entry", "1.0", *describe_task(new_task("new", queue="many"))],
+    "tidy": lambda _: ["0", CHUNK],
     "waiting": lambda _: ["0"],
 }
 

@@ -41,7 +41,7 @@ def test_a_directory_in_place_of_its_socket_is_told_in_one_line(directory: Path)
     done = boilerd("run", "--burst", env=clean_environment(BOILERD_STATE_DIR=str(directory)))
 
     assert done.returncode == 3
-    assert re.fullmatch("boilerd: error: the embedded Valkey ended at once: [^\n]*\n", done.stderr)
+    assert re.fullmatch(r"boilerd: error: valkey socket \S+: Is a directory, not a socket; [^\n]*\n", done.stderr)
 
 
 def test_a_server_that_was_left_and_hangs_is_killed_before_another_gets_its_files(

@@ -196,14 +196,13 @@ class Inspection(ScriptCalls):
 
     def _pending(self, queue: str, start: int, count: int) -> list[Member]:
         connection: Any = self.connection
-        with connection.pipeline(transaction=False) as pipeline:
-            pipeline.llen(raw(keys.queue(queue)))
-            pipeline.lrange(raw(keys.queue(queue)), start, start + count - 1)
-            length, queued = pipeline.execute()
-        found: list[Member] = [(text(task_id), None) for task_id in queued]
-        if len(found) < count:
-            found += self._aside(queue, max(start - length, 0), count - len(found))
-        return found
+        with expecting("list", key := keys.queue(queue)):
+            queued = connection.lrange(raw(key), start, start + count - 1)
+            found: list[Member] = [(text(task_id), None) for task_id in queued]
+            if len(found) == count:
+                return found
+            length = connection.llen(raw(key))
+        return [*found, *self._aside(queue, max(start - length, 0), count - len(found))]
 
     def _aside(self, queue: str, start: int, count: int) -> list[Member]:
         """Tasks of the queue that wait for a concurrency key, those that have waited longest first."""

@@ -67,7 +67,14 @@ class SchedulerCalls(ScriptCalls):
 
         Where Redis's clock was put forward by a day or more, nothing else knows of them.
         """
-        return int(self._run("adopt", [str(len(workers)), *workers, *queues]))
+        adopted = 0
+        for queue in queues:
+            cursor = _FIRST
+            while cursor:
+                count, following = self._run("adopt", [queue, cursor, *workers])
+                adopted += int(count)
+                cursor = _next(following)
+        return adopted
 
     def forward(self, queues: Sequence[str] = ()) -> tuple[int, float | None]:
         """Move due tasks to their queues, up to `CHUNK`.

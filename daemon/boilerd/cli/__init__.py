@@ -20,7 +20,7 @@ import click
 from boilerd.cli.output import echo, echo_error, echo_misuse
 from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError, InvalidTaskError, NoBrokerError
 from boilerd.process import logs
-from boilerd.process.exit_status import BOOT, FAILED, USAGE
+from boilerd.process.exit_status import BOOT, FAILED, OK, USAGE
 from boilerd.process.gc_pause import gc_paused
 
 #: Command → its module and name, and a short form of its help, as `--help` lists them without importing them.
@@ -96,7 +96,7 @@ def main() -> NoReturn:
 
 def _run() -> NoReturn:
     try:
-        sys.exit(boilerd(standalone_mode=False))
+        sys.exit(boilerd(standalone_mode=False) or OK)
     except click.ClickException as error:
         echo_misuse(error)
         sys.exit(error.exit_code)
