@@ -47,7 +47,7 @@ from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
 from boilerd.tasks.task import TaskState
 from boilerd.worker.settlement import Rules
 from builders import WORKER, fail, failure, new_task, rq_job, rq_queue, store, task_in
-from support import Valkey, rings, wait_until
+from support import Valkey, rings, run_python, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -638,6 +638,20 @@ def test_a_job_that_is_no_task_of_ours_is_refused_and_nothing_is_imported(
     assert claimed.task is None
     assert isinstance(claimed.error, ForbiddenJobError)
     assert why in str(claimed.error)
+
+
+#: Reads a job of little data, whose values take gigabytes, in a process that may have little memory.
+BOMB = """
+import json, resource, zlib
+from boilerd.broker.job_hash import to_claim
+data = zlib.compress(b'["boilerd.entry_point.run",null,["test:echo",[' + b"[]," * 20_000_000 + b"0]],{}]")
+resource.setrlimit(resource.RLIMIT_AS, (500 << 20,) * 2)
+print(json.dumps(str(to_claim("1", "bomb", "default", "0", {b"data": data}).error)))
+"""
+
+
+def test_a_job_that_takes_more_memory_than_there_is_is_refused() -> None:
+    assert run_python(BOMB) == "job 'bomb' takes more memory than its worker may have"
 
 
 @pytest.mark.parametrize("pack", [bytes, zlib.compress])

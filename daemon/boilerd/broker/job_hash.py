@@ -29,7 +29,7 @@ from boilerd.errors import (
     TaskIdConflictError,
 )
 from boilerd.tasks.options import TaskOptions, UniqueUntil
-from boilerd.tasks.payload import canonical
+from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, canonical
 from boilerd.tasks.task import (
     ARCHIVE_TTL_S,
     DEFAULT_MAX_RETRIES,
@@ -52,8 +52,8 @@ Call = tuple[str, Any, list[Any], Any]
 _CALL: msgspec.json.Decoder[Call] = msgspec.json.Decoder(Call)
 #: Name of a function with its module, short enough for a task type.
 _FUNCTION = re.compile(r"(?=.{1,256}$)([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
-#: A job's data may unpack to this much; crafted data must not fill the memory.
-MAX_DATA_BYTES = 512 * 1024 * 1024
+#: A job's data may unpack to this much, as much as a payload has by default; crafted data must not fill the memory.
+MAX_DATA_BYTES = DEFAULT_MAX_PAYLOAD
 #: Characters of a payload's request_id that the lines of an attempt carry: a payload may come from anybody.
 MAX_REQUEST_ID = 128
 #: RQ keeps a result this long when its client asks for no time.
@@ -155,6 +155,8 @@ def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: 
         error = refused
     except (ValueError, OverflowError, OSError, msgspec.DecodeError) as broken:  # OSError: a date that is far off
         error = ForbiddenJobError(f"job {task_id!r} is damaged: {broken}")
+    except MemoryError:  # small data may unpack to values of many times its size
+        error = ForbiddenJobError(f"job {task_id!r} takes more memory than its worker may have")
     needs_cleanup = not _CLEANUP_FIELDS.isdisjoint(fields)
     return Claim(
         task_id, execution_id, queue, started, retention_s, task, function, max_retries, error,
