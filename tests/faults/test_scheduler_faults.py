@@ -1,5 +1,6 @@
 """The scheduler: what Redis refuses to one of its duties, and outages, cost tasks nothing."""
 
+import logging
 import math
 import os
 import signal
@@ -23,7 +24,7 @@ from boilerd.scheduler import heartbeat, recovery, scheduler
 from boilerd.scheduler.heartbeat import HEARTBEAT_S, Heartbeater
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.recovery import GRACE_S, Recoverer
-from boilerd.scheduler.scheduler import Scheduler
+from boilerd.scheduler.scheduler import Duty, Scheduler
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
 from boilerd.worker.settlement import Rules
@@ -407,3 +408,24 @@ def test_a_burst_ends_although_its_workers_were_given_up(start_daemon: StartDaem
 
     assert daemon.lines("process crashed too often, giving up on it", child="worker:0")
     assert "all workers crashed too often" in daemon.errors()
+
+
+def test_a_duty_that_fails_is_tried_again_and_keeps_the_scheduler_from_no_other(
+    made: Scheduler, scoreboard: Scoreboard, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "boilerd.scheduler")
+    calls: list[int] = []
+
+    def fail_twice() -> float:
+        calls.append(1)
+        return 1 / 0 if len(calls) < 3 else 60.0
+
+    made._duties.insert(0, Duty("broken", fail_twice))
+    for _ in range(3):
+        for duty in made._duties:
+            duty.due_s = 0.0
+        made._perform_due()
+
+    found = [(record.getMessage(), record.__dict__["duty"]) for record in caplog.records if "duty" in record.__dict__]
+    assert found == [("duty failed, trying again", "broken"), ("duty succeeds again", "broken")]
+    assert not scoreboard.is_broker_away

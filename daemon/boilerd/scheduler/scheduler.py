@@ -138,12 +138,12 @@ class Scheduler:
             if time.monotonic() >= duty.due_s and not self._stop:
                 duty.due_s = time.monotonic() + self._perform(duty)
         self._rules.refusals.tell()
-        self._scoreboard.is_broker_away = any(duty.is_refused for duty in self._duties)
+        self._scoreboard.is_broker_away = any(duty.is_refused or duty.is_failing for duty in self._duties)
 
     def _perform(self, duty: "Duty") -> float:
         """Do it, through an outage if there is one; seconds until it is due again.
 
-        A refusal of Redis is logged, and keeps the scheduler from no other duty.
+        A refusal of Redis, and any other error, is logged, and keeps the scheduler from no other duty.
         """
         try:
             due_in_s = self._outage_retry.call(duty.perform)
@@ -152,9 +152,19 @@ class Scheduler:
                 logger.error("broker refused, trying again", extra={"duty": duty.name, "error": str(error)})  # noqa: TRY400
             duty.is_refused = True
             return REFUSED_PAUSE_S
+        except BrokerError:
+            raise
+        except Exception:
+            # Whatever it came upon, it will come upon again: without this the scheduler ends, and its successor too.
+            if not duty.is_failing:
+                logger.exception("duty failed, trying again", extra={"duty": duty.name})
+            duty.is_failing = True
+            return REFUSED_PAUSE_S
         if duty.is_refused:
             logger.info("broker accepts again", extra={"duty": duty.name})
-        duty.is_refused = False
+        if duty.is_failing:
+            logger.info("duty succeeds again", extra={"duty": duty.name})
+        duty.is_refused = duty.is_failing = False
         return due_in_s
 
     # --- Small duties; each returns in how many seconds it is due again
@@ -227,9 +237,11 @@ class Duty:
         perform: Does it; returns in how many seconds it is due again.
         due_s: When it is due, on the monotonic clock.
         is_refused: True if Redis refused it the last time.
+        is_failing: True if it ended in another error the last time.
     """
 
     name: str
     perform: Callable[[], float]
     due_s: float = 0.0
     is_refused: bool = False
+    is_failing: bool = False
