@@ -13,6 +13,7 @@ from boilerd.broker.broker import Broker
 from boilerd.daemon.boot import connect
 from boilerd.process import logs
 from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
+from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
 from boilerd.settings.definitions import Settings
@@ -81,6 +82,7 @@ class Processes:
         self._scoreboard = scoreboard
         self._address = address
         self._is_burst = is_burst
+        self._surroundings = Surroundings()
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
         self._name = f"{host}.{secrets.token_hex(3)}"
 
@@ -128,6 +130,7 @@ class Processes:
             scoreboard=self._scoreboard,
             slot=slot,
             address=self._address,
+            surroundings=self._surroundings,
         )
 
     def _run_scheduler(self) -> int:
@@ -162,8 +165,6 @@ class Processes:
         again. At worst the log misses the line that was being written, or the dump. The worker and the scheduler
         install what ends them.
         """
-        logs.attach_files()
-        logs.name_process(title)
-        logs.count_losses(functools.partial(self._scoreboard.note_lost_line, slot))
+        logs.name_process(title, functools.partial(self._scoreboard.note_lost_line, slot))
         signal.signal(signal.SIGQUIT, lambda *_: logs.log_stacks())
         signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())

@@ -109,9 +109,16 @@ def _take_over(handlers: list[logging.Handler]) -> None:
             known.disabled = False
 
 
-def name_process(worker: str) -> None:
-    """In a child of the daemon: put this name in the field ``worker`` of each line; the handlers are the parent's."""
+def name_process(worker: str, count_loss: Callable[[], None] | None = None) -> None:
+    """In a child of the daemon: go on with the parent's handlers, but without its thread.
+
+    Args:
+        worker: The field ``worker`` of each line.
+        count_loss: Called for each line of this process that is lost.
+    """
     for handler in _own_handlers():
+        handler.attach()
+        handler.on_loss = count_loss or handler.on_loss
         for added in handler.filters:
             if isinstance(added, _AddFields):
                 added.worker = worker
@@ -127,12 +134,6 @@ def detach_files() -> None:
     """Have a thread write to files, in the supervisor: it must go on while a disk hangs."""
     for handler in _own_handlers():
         handler.detach()
-
-
-def attach_files() -> None:
-    """In a child of the process that called `detach_files`: write without the thread, which only the parent has."""
-    for handler in _own_handlers():
-        handler.attach()
 
 
 def are_ready() -> bool:

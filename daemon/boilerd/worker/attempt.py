@@ -72,11 +72,13 @@ class AttemptRunner:
 
     Args:
         handler: Runs a task.
+        surroundings: To be put back after each attempt; None: those in which it begins to listen.
         listens: False before a fork; the child calls `listen`.
     """
 
-    def __init__(self, handler: Handler, *, listens: bool = True) -> None:
+    def __init__(self, handler: Handler, *, surroundings: Surroundings | None = None, listens: bool = True) -> None:
         self._handler = handler
+        self._surroundings = surroundings
         self._limits: list[tuple[float, TaskInterrupt]] = []
         self._drain_until_s: float | None = None
         self._alert_at_s: float | None = None
@@ -88,9 +90,9 @@ class AttemptRunner:
             self.listen()
 
     def listen(self) -> None:
-        """Take the signals of this process from now on, and remember what else a task's code may change."""
+        """Take the signals of this process from now on."""
         self._pid = os.getpid()
-        self._surroundings = Surroundings()
+        self._surroundings = self._surroundings or Surroundings()
         # A signal handler may do little: as a rule it notes a request (see process/signals). These two may do more
         # while an attempt runs, because the code that they come upon is then the application's: they may raise, which
         # ends it, and SIGUSR1 may ask Redis, on another connection where the application uses the first. They log
@@ -152,7 +154,8 @@ class AttemptRunner:
     def put_back(self) -> None:
         """Undo what code of the application has done to this process."""
         reinstall_handlers()
-        self._surroundings.put_back()
+        if self._surroundings:
+            self._surroundings.put_back()
 
     def remaining_s(self) -> float:
         """Seconds until the running attempt is interrupted."""

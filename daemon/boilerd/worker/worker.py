@@ -22,6 +22,7 @@ from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_D
 from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import StopRequest
+from boilerd.process.surroundings import Surroundings
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.task import Task
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
@@ -58,6 +59,7 @@ class Worker:
         scoreboard: Where it notes that it has booted, and is busy; and learns how its predecessor ended.
         slot: Its cells there.
         address: How Redis knows this host.
+        surroundings: What a task finds and leaves; one for all workers, so that they share its memory.
     """
 
     def __init__(
@@ -73,10 +75,11 @@ class Worker:
         scoreboard: Scoreboard,
         slot: int,
         address: str,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.title = title
         broker = Broker(connection)
-        self._runner = AttemptRunner(rules.handler, listens=False)
+        self._runner = AttemptRunner(rules.handler, surroundings=surroundings, listens=False)
         self._stop = StopRequest(lambda: self._runner.drain(limits.drain_s), listens=False)
         self._loop = WorkLoop(
             broker,
