@@ -1,5 +1,6 @@
 """What an inspector does grows with what it shows, not with all that Redis holds; the commands are counted."""
 
+import json
 import math
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.constants import MOST_READS
 from boilerd.inspector import LOOKS
 from builders import in_state
+from support import Valkey, boilerd
 
 Count = Callable[..., dict[str, int]]
 
@@ -65,6 +67,22 @@ def test_retries_are_found_among_many_scheduled_tasks_without_reading_these(
     assert calls["hgetall"] == 3
 
 
+def test_task_ls_says_when_it_has_not_looked_at_all_scheduled_tasks(
+    client: Client, broker: Broker, connection: redis.Redis, valkey: Valkey
+) -> None:
+    retried = in_state(client, broker, TaskState.RETRY)
+    schedule(connection, 2 * LOOKS)
+    connection.zadd(keys.registry("scheduled", "default"), {retried: 1e12})
+    words = ("task", "ls", "-s", "retry", "--json", "--redis-url", valkey.url)
+
+    some = boilerd(*words, "--looks", str(LOOKS))
+    every = boilerd(*words)
+
+    assert some.stdout == ""
+    assert some.stderr == "only the next 1,000 of 2,001 scheduled and retried tasks were looked at; see --looks\n"
+    assert (json.loads(every.stdout)["id"], every.stderr) == (retried, "")
+
+
 @pytest.mark.parametrize("state", [TaskState.SCHEDULED, TaskState.RETRY])
 def test_a_page_is_looked_for_no_further_than_to_its_end(  # noqa: PLR0917 - fixtures
     inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis, count: Count, state: TaskState
@@ -101,7 +119,7 @@ def test_all_queues_are_counted_with_a_round_trip_for_hundreds_of_them(
 
     calls = count(inspector.queues)
 
-    assert calls["evalsha"] == math.ceil(7 * (number + 1) / MOST_READS)  # a queue has seven keys
+    assert calls["evalsha"] == math.ceil((number + 1) / math.ceil(MOST_READS / 7))  # a queue has seven keys
     assert calls["llen"] == number + 1
     assert [queue.name for queue in inspector.queues() if not queue.is_idle] == ["q00007"]
 

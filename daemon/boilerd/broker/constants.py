@@ -18,8 +18,8 @@ WORKER_TTL_S = 420 + 60
 FORWARD_EVERY_S = 5.0
 #: Tasks in one script: bounds how long Redis serves nobody else, to about 5 ms.
 CHUNK = 500
-#: Keys that one call of look.lua reads before it ends; it takes 2 to 3 ms.
-MOST_READS = 2000
+#: Keys that one call of look.lua reads before it ends; it takes 1 to 5 ms.
+MOST_READS = 1000
 #: Queues in one call of a script that goes through all of them, and keys for which tasks wait; as above.
 SLICE, KEYS_SLICE = 250, 50
 #: Elements of a bell at most: more would only wake workers for nothing later.

@@ -16,6 +16,9 @@ from boilerd.inspector import Action
 from boilerd.tasks.task import TaskState
 from boilerd.units import LONGEST_S
 
+#: Redis takes half a second for it; who wants more can say so.
+LOOKS = 300_000
+
 
 def _waits_for(detail: TaskDetail) -> str:
     """Name what a pending task waits for, beside a worker."""
@@ -56,9 +59,13 @@ def task() -> None:
 @click.option("-s", "--state", type=STATES, default="pending", show_default=True, help="In which state.")
 @click.option("--page", type=click.IntRange(1), default=1, show_default=True, help="Which page.")
 @click.option("--size", type=click.IntRange(1, 10_000), default=30, show_default=True, help="Tasks on a page.")
+@click.option(
+    "--looks", type=click.IntRange(1), default=LOOKS, show_default=True,
+    help="Among how many scheduled and retried tasks, the next ones first, to look for those of one of these states.",
+)  # fmt: skip
 @with_json_lines
 @with_broker
-def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, as_json: bool) -> None:
+def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, looks: int, as_json: bool) -> None:
     """List the tasks of a queue in a state, the next one first.
 
     \b
@@ -67,7 +74,11 @@ def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, as_js
     """  # noqa: D301 - click looks for the character \b
     chosen = TaskState(state)
     with inspecting(loaded) as inspector:
-        found = inspector.tasks(queue, chosen, page=page, size=size)
+        found = inspector.tasks(queue, chosen, page=page, size=size, looks=looks)
+        is_partial = chosen in {TaskState.SCHEDULED, TaskState.RETRY} and len(found) < size
+        total = inspector.queue(queue).counts.scheduled if is_partial else 0
+    if total > looks:
+        echo(f"only the next {looks:,} of {total:,} scheduled and retried tasks were looked at; see --looks", err=True)
     if as_json:
         for one in found:
             print_json(one)

@@ -31,7 +31,9 @@ local queues, cursor = served(ARGV[4], 5)
 for _, queue in ipairs(queues) do
   local scheduled = RQ .. ':scheduled:' .. queue
   local first = first_due(scheduled)
-  local is_sound = first and is_kind(RQ .. ':queue:' .. queue, 'list')
+  -- Of very many queues most have nothing due before the next look: of those the queue itself need not be looked at.
+  local is_later = first and first > seconds + FORWARD_EVERY_S
+  local is_sound = is_later or first and is_kind(RQ .. ':queue:' .. queue, 'list')
   if is_sound and first <= seconds and moved < limit then
     local due = call('ZRANGEBYSCORE', scheduled, '-inf', stamp(seconds), 'LIMIT', 0, limit - moved)
     for _, job in ipairs(due) do

@@ -20,7 +20,6 @@ local function forget_expired(workers)
 end
 
 forget_expired(RQ .. ':workers')
-for _, queue in ipairs(with_any(queues, RQ .. ':workers:')) do forget_expired(RQ .. ':workers:' .. queue) end
 
 local limit = tonumber(ARGV[3])
 local seconds = now()
@@ -41,8 +40,9 @@ local function forget_canceled(queue)
   end
 end
 
-local kinds = {RQ .. ':failed:', RQ .. ':finished:', RQ .. ':canceled:', OWN .. ':archived:'}
+local kinds = {RQ .. ':workers:', RQ .. ':failed:', RQ .. ':finished:', RQ .. ':canceled:', OWN .. ':archived:'}
 for _, queue in ipairs(with_any(queues, unpack(kinds))) do
+  forget_expired(RQ .. ':workers:' .. queue)
   own_call('ZREMRANGEBYSCORE', OWN .. ':archived:' .. queue, '-inf', stamp(seconds)) -- also tasks that RQ's tools deleted
   for _, registry in ipairs({'failed', 'finished'}) do
     local key = RQ .. ':' .. registry .. ':' .. queue
