@@ -5,7 +5,7 @@ The message names the thing, what is wrong with it and what would do; values are
 
 import copyreg
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,13 @@ from typing import Any
 MAX_ERROR_LENGTH = 2000
 #: An error names so many of the things that there are.
 MAX_TOLD_NAMES = 20
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """The one of `names` that somebody probably meant who wrote `name`; empty if none is close."""
+    import difflib  # noqa: PLC0415 - 0.2 MB of a daemon, for an error that it seldom makes
+
+    return next(iter(difflib.get_close_matches(name, list(names), n=1)), "")
 
 
 def describe(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 A value comes from, first wins: a flag, the environment, the file, the default.
 """
 
-import difflib
 import os
 import re
 import tomllib
@@ -15,7 +14,7 @@ from typing import Any
 import msgspec
 
 from boilerd import ground
-from boilerd.errors import ConfigError, InvalidTaskError
+from boilerd.errors import ConfigError, InvalidTaskError, closest
 from boilerd.settings.definitions import Settings, definitions
 from boilerd.settings.setting import Setting
 from boilerd.settings.urls import check_url
@@ -186,5 +185,5 @@ def _check_together(settings: Settings) -> None:
 
 
 def _did_you_mean(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; `boilerd config show` lists all"
+    close = closest(name, names)
+    return f"; did you mean {close!r}?" if close else "; `boilerd config show` lists all"

@@ -1,12 +1,11 @@
 """Check the URL of a Redis, and hide the passwords in it."""
 
-import difflib
 import re
 from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, unquote_plus, urlsplit
 
-from boilerd.errors import ConfigError
+from boilerd.errors import ConfigError, closest
 
 MASK = "********"
 
@@ -124,8 +123,8 @@ def _wrong(name: str, value: str, scheme: str) -> str:
     if reason := _REASONS.get(name):
         return f"{name} is not taken, because {reason}; leave it out"
     if name not in _OPTIONS:
-        close = difflib.get_close_matches(name, _OPTIONS, n=1)
-        cure = f"did you mean {close[0]}?" if close else "leave it out"
+        close = closest(name, _OPTIONS)
+        cure = f"did you mean {close}?" if close else "leave it out"
         return f"{name} is no option that boilerd takes; {cure}"
     if name.startswith("ssl_") and scheme != "rediss":
         return f"{name} is for TLS, which has URLs of the form rediss://"

@@ -8,18 +8,15 @@ job twice on the day the clocks go back, takes ``30-30`` for every minute and ``
 draws anew, and has no types.
 """
 
-import difflib
 import math
 import re
-import zoneinfo
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
 
-from boilerd.errors import ConfigError, InvalidTaskError
+from boilerd.errors import ConfigError, InvalidTaskError, closest
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import check_type
@@ -187,16 +184,18 @@ def check_entries(entries: Sequence[CronEntry], queues: Collection[str], has_han
             )
 
 
-def _zone(name: str) -> ZoneInfo:
+def _zone(name: str) -> tzinfo:
+    import zoneinfo  # noqa: PLC0415 - takes 0.3 MB, and few daemons have periodic tasks
+
     try:
-        return ZoneInfo(name)
+        return zoneinfo.ZoneInfo(name)
     except (KeyError, OSError, TypeError, ValueError) as error:
-        close = difflib.get_close_matches(str(name), zoneinfo.available_timezones(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "use a name such as 'Europe/Berlin', or install tzdata"
+        close = closest(str(name), zoneinfo.available_timezones())
+        hint = f"did you mean {close!r}?" if close else "use a name such as 'Europe/Berlin', or install tzdata"
         raise ConfigError(f"time zone {name!r}: unknown here; {hint}") from error
 
 
-def _parse_spec(spec: str, zone: ZoneInfo) -> Callable[[int], int]:
+def _parse_spec(spec: str, zone: tzinfo) -> Callable[[int], int]:
     """Make the function that finds the tick after a second; raises ValueError for a spec that cannot be used."""
     words = str(spec).lower().split()
     if words[:1] == ["@every"]:
@@ -272,7 +271,7 @@ class _Calendar:
     seconds since 1970, and applies the rule for changes of the clocks.
     """
 
-    def __init__(self, texts: Sequence[str], zone: ZoneInfo) -> None:
+    def __init__(self, texts: Sequence[str], zone: tzinfo) -> None:
         values = [_field(kind, text) for kind, text in zip(_KINDS, texts, strict=True)]
         self._seconds, self._minutes, self._hours, self._days, self._months, self._weekdays = values
         # As in crontab(5), the star counts and not what it stands for: 1-31 is a given day.

@@ -1,6 +1,5 @@
 """The options of an enqueue, and the rules that each must follow."""
 
-import difflib
 import enum
 import re
 from datetime import UTC, datetime, timedelta
@@ -8,7 +7,7 @@ from typing import TypedDict
 
 import msgspec
 
-from boilerd.errors import InvalidTaskError
+from boilerd.errors import InvalidTaskError, closest
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
 from boilerd.tasks.task import DEFAULT_TIMEOUT_S, check_task_id
 from boilerd.units import LONGEST_S
@@ -194,8 +193,8 @@ def _unique_until(value: str) -> UniqueUntil:
 
 def _unknown_option(name: str) -> TypeError:
     options = list(task_options.__kwdefaults__ or ())
-    close = difflib.get_close_matches(name, options, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ";"
+    close = closest(name, options)
+    hint = f", did you mean {close!r}?" if close else ";"
     return TypeError(f"unknown option {name!r}{hint} there are: {', '.join(options)}")
 
 
