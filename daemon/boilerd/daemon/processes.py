@@ -13,6 +13,7 @@ from boilerd.broker.broker import Broker
 from boilerd.daemon.boot import connect
 from boilerd.process import logs
 from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
+from boilerd.process.signals import set_handler
 from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
@@ -166,5 +167,5 @@ class Processes:
         install what ends them.
         """
         logs.name_process(title, functools.partial(self._scoreboard.note_lost_line, slot))
-        signal.signal(signal.SIGQUIT, lambda *_: logs.log_stacks())
-        signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())
+        set_handler(signal.SIGQUIT, lambda *_: logs.log_stacks())
+        set_handler(signal.SIGUSR2, lambda *_: logs.reopen())

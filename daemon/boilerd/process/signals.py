@@ -17,12 +17,13 @@ In the supervisor, `SignalInbox` waits at the pipe's other end: another wait wou
 its ALRM wakes the scheduler's reclaimer.
 """
 
+# Those of `signal` make enums of all that they return: 50 times as long, and 0.2 MB of a forked child.
+import _signal  # type: ignore[import-not-found]
 import contextlib
 import os
 import select
 import signal
 import time
-from _signal import getsignal  # type: ignore[import-not-found] # that of `signal` takes 50 times as long
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,7 +52,7 @@ class SignalInbox:
         os.set_blocking(self._write_fd, False)
         signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         for signum in signums:
-            signal.signal(signum, _do_nothing)
+            set_handler(signum, _do_nothing)
 
     def wait(self, timeout_s: float) -> signal.Signals | None:
         """Wait for the next signal; None when none came within `timeout_s` seconds."""
@@ -153,18 +154,29 @@ class StopRequest:
 _handlers: dict[signal.Signals, Callable[[int, Any], None]] = {}
 
 
+def set_handler(signum: signal.Signals, handler: Callable[[int, Any], None]) -> None:
+    """Have `handler` called at that signal."""
+    _signal.signal(signum, handler)
+
+
+def ignore(signums: Iterable[signal.Signals]) -> None:
+    """Ignore these signals."""
+    for signum in signums:
+        _signal.signal(signum, _signal.SIG_IGN)
+
+
 def install_handler(signum: signal.Signals, handler: Callable[[int, Any], None]) -> None:
     """Have `handler` called at that signal, and remember it for `reinstall_handlers`."""
     _handlers[signum] = handler
-    signal.signal(signum, handler)
+    set_handler(signum, handler)
 
 
 def reinstall_handlers() -> None:
     """Undo what a task's code may have done: block our signals, or put its own handlers in the place of ours."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _handlers)
+    _signal.pthread_sigmask(signal.SIG_UNBLOCK, _handlers)
     for signum, handler in _handlers.items():
-        if getsignal(signum) is not handler:
-            signal.signal(signum, handler)
+        if _signal.getsignal(signum) is not handler:
+            set_handler(signum, handler)
 
 
 @contextmanager
@@ -176,7 +188,7 @@ def time_limit(seconds: float, error: BaseException) -> Iterator[None]:
         if is_inside:
             raise error
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    before = _signal.signal(signal.SIGALRM, interrupt)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
@@ -185,17 +197,17 @@ def time_limit(seconds: float, error: BaseException) -> Iterator[None]:
             is_inside = False
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        _signal.signal(signal.SIGALRM, before)
 
 
 def hold_signals() -> None:
     """Block our signals: they stay pending, also in a program that is executed, until `release_signals`."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    _signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
 def release_signals() -> None:
     """Unblock our signals; handle those that are pending."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+    _signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 
 
 def restore_defaults() -> None:
@@ -204,7 +216,7 @@ def restore_defaults() -> None:
     signal.set_wakeup_fd(-1)
     signal.setitimer(signal.ITIMER_REAL, 0)
     for signum in HANDLED:
-        signal.signal(signum, signal.SIG_DFL)
+        _signal.signal(signum, _signal.SIG_DFL)
     release_signals()
 
 

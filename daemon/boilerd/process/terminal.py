@@ -6,7 +6,7 @@ import signal
 import stat
 from contextlib import suppress
 
-from boilerd.process.signals import STOP_SIGNALS
+from boilerd.process.signals import STOP_SIGNALS, ignore
 
 #: A terminal stops a background program that writes to it (after `stty tostop`) or reads from it.
 _BACKGROUND_STOPS = (signal.SIGTTOU, signal.SIGTTIN)
@@ -31,8 +31,7 @@ def is_in_foreground() -> bool:
 
 def ignore_background_stops() -> None:
     """In a forked child, which never is in the foreground: write to the terminal all the same, and read nothing."""
-    for signum in _BACKGROUND_STOPS:
-        signal.signal(signum, signal.SIG_IGN)
+    ignore(_BACKGROUND_STOPS)
 
 
 def _has_hung_up(fd: int) -> bool:
