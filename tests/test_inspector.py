@@ -18,7 +18,7 @@ from boilerd.broker.states import ALLOWED, Action
 from boilerd.errors import InvalidTaskError
 from boilerd.inspector import CHUNK
 from boilerd.tasks.retry import Decision, Verdict
-from builders import claim, complete_next, fail_next, in_state, rq_queue
+from builders import claim, complete_next, fail_next, in_state, rq_queue, task_in
 from support import DEADLINE_S, StartDaemon, rings, wait_until
 
 
@@ -281,6 +281,37 @@ def test_a_bulk_operation_takes_all_of_a_state_and_type_and_nothing_else(
     else:
         now = TaskState.PENDING if action == "run" else TaskState.ARCHIVED
         assert {everything[task_id] for task_id in mine} == {now}
+
+
+def test_a_bulk_operation_deep_in_a_long_queue_walks_it_once_and_keeps_the_order_of_the_others(
+    inspector: Inspector, client: Client, connection: redis.Redis
+) -> None:
+    client.enqueue_many([("mail:send" if n > 1500 and n % 2 else "mail:other", n) for n in range(2000)])
+    before = rq_queue(connection).job_ids
+    connection.config_resetstat()
+
+    *_, last = inspector.bulk("archive", "default", TaskState.PENDING, "mail:send")
+
+    assert last.done == 250
+    assert connection.info("commandstats")["cmdstat_lrem"]["calls"] == 1
+    kept = [task_id for n, task_id in enumerate(before) if n <= 1500 or not n % 2]
+    assert rq_queue(connection).job_ids == kept
+
+
+def test_workers_pass_over_what_an_unfinished_bulk_operation_left_on_the_queue(
+    inspector: Inspector, client: Client, connection: redis.Redis, broker: Broker
+) -> None:
+    client.enqueue_many([("mail:send" if n > 1500 else "mail:other", n) for n in range(1610)])
+    chunks = inspector.bulk("delete", "default", TaskState.PENDING, "mail:send")
+    while next(chunks).done == 0:
+        pass
+    connection.ltrim(keys.queue("default"), 1501, -1)
+    assert connection.lindex(keys.queue("default"), 0) == b""
+
+    held = claim(broker)
+
+    assert task_in(held).type == "mail:send"
+    assert inspector.queues()[0].pending == 9
 
 
 def _ids(inspector: Inspector, state: TaskState) -> set[str]:

@@ -29,6 +29,10 @@ LOOKS = 1000
 _ONE_REGISTRY = frozenset({TaskState.SCHEDULED, TaskState.RETRY})
 #: Answers for a task that has left its place: the action was done with it, or it is in another state by now.
 _LEFT = frozenset({"done", *TaskState})
+#: Answers for a task that the action was done with.
+_DONE = frozenset({"done", "blank"})
+#: So many blanks of a bulk action are on a queue's list at most: to remove them walks the list.
+MOST_BLANKS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,18 +196,26 @@ class Inspector:
             raise TaskStateError(f"{state} tasks", state, action, ALLOWED[action])
         self._check_used(queue)
         total = self._inspection.length(queue, state)
-        done = seen = start = 0
-        while seen < total:
-            looked, chosen = self._chunk(queue, state, task_type, start, min(CHUNK, total - seen))
-            if not looked:
-                return
-            with self._naming_keys(queue):
-                answers = self._broker.act(action, chosen)
-            done += answers.count("done")
-            seen += looked
-            # The next chunk begins behind those that stay: not chosen, without a record, in a state of RQ's own.
-            start += looked - sum(answer in _LEFT for answer in answers)
-            yield Progress(done, seen, total)
+        done = seen = start = blanks = 0
+        try:
+            while seen < total:
+                looked, chosen = self._chunk(queue, state, task_type, start, min(CHUNK, total - seen))
+                if not looked:
+                    return
+                with self._naming_keys(queue):
+                    answers = self._broker.act(action, chosen, start)
+                done += sum(answer in _DONE for answer in answers)
+                seen += looked
+                blanks += answers.count("blank")
+                # The next chunk begins behind those that stay: not chosen, without a record, in a state of RQ's own.
+                start += looked - sum(answer in _LEFT for answer in answers)
+                if blanks >= MOST_BLANKS:
+                    self._broker.remove_blanks(queue)
+                    start, blanks = start - blanks, 0
+                yield Progress(done, seen, total)
+        finally:
+            if blanks:
+                self._broker.remove_blanks(queue)
 
     # --- Workers and the broker
 

@@ -164,11 +164,26 @@ class Broker(SchedulerCalls):
         """Note that the running task is to be cancelled; False if it does not run."""
         return bool(self._run("mark", [task_id]))
 
-    def act(self, action: str, task_ids: Sequence[str]) -> list[str]:
-        """Run, archive or delete tasks; for each ``done``, ``unknown``, the state that forbids it, or ``locked ID``."""
+    def act(self, action: str, task_ids: Sequence[str], place: int = 0) -> list[str]:
+        """Run, archive or delete tasks.
+
+        Args:
+            action: What to do.
+            task_ids: Those of one queue.
+            place: Where the first of them was in the queue's list, if they were found there.
+
+        Returns:
+            For each ``done``, ``unknown``, the state that forbids it, or ``locked ID``; or ``blank``: it is done, and
+            its place in the queue's list is kept until `remove_blanks`.
+        """
         if not task_ids:
             return []
-        return [text(answer) for answer in self._run("act", [action, ARCHIVE_LIMIT, *task_ids])]
+        return [text(answer) for answer in self._run("act", [action, ARCHIVE_LIMIT, place, *task_ids])]
+
+    def remove_blanks(self, queue: str) -> None:
+        """Remove the blanks that `act` left on a queue's list."""
+        with self._translating():
+            self.connection.lrem(keys.queue(queue), 0, "")
 
     def ring(self, queue: str) -> None:
         """Wake all workers that wait for the queue: something changed that they cannot see.

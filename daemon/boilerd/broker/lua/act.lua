@@ -2,27 +2,54 @@
 --
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 'run', 'archive' or 'delete', 4 how many tasks the archive of a queue may hold,
---   then job IDs.
--- Returns for each job 'done', 'unknown', or the state that forbids it: 'pending', 'active', 'scheduled',
+--   5 at which place of their queue's list the first of the jobs was found, 0 for a job that one names; then job IDs,
+--   of one queue.
+-- Returns for each job 'done'; 'blank': done, and its place in the queue's list holds a blank; 'unknown', or the state that forbids it: 'pending', 'active', 'scheduled',
 --   'completed', 'archived', or RQ's word for one of its own; or 'locked ID': the task is to run again, and meanwhile
 --   that other one holds its unique lock.
--- Touches: rq:queue:Q (LREM, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZADD,
+-- Touches: rq:queue:Q (LREM, LSET, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZADD,
 --   ZREM), boilerd:waiting:KEY, boilerd:aside:Q, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
 --   (PERSIST, EXPIRE, DEL), rq:job:ID:dependents (PERSIST, DEL, and as in fail.lua), rq:queues, boilerd:queues,
 --   boilerd:bell:Q, boilerd:unique:….
 --   A task that is run again keeps its count of retries: when they are used up, it gets one attempt. It takes its unique
 --   lock again.
 
-local action, archive_limit = ARGV[3], tonumber(ARGV[4])
+local action, archive_limit, first_place = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local FIRST_ID = 6
+-- So many tasks may have left or entered the queue's head since somebody looked.
+local PLACES_NEAR = 1000
 local allowed = ALLOWED_STATUSES[action]
 local seconds = now()
+
+-- Where jobs deep in the queue's list stand by now: workers have taken some before them, or put some back.
+local places
+local function place_of(queue, job)
+  if first_place <= PLACES_NEAR then return nil end
+  if not places then
+    places = {}
+    local from, to = first_place - PLACES_NEAR, first_place + #ARGV - FIRST_ID + PLACES_NEAR
+    local ids = redis.pcall('LRANGE', RQ .. ':queue:' .. queue, from, to)
+    for i, id in ipairs(ids) do places[id] = from + i - 1 end
+  end
+  return places[job]
+end
+
+-- Take a pending job off its queue's list. To remove many from the depth of a long list would walk it each time; so a
+-- blank takes its place, which workers pass over, until Broker.remove_blanks.
+local is_blank
+local function strike(queue, job)
+  local place, key = place_of(queue, job), RQ .. ':queue:' .. queue
+  if not place or call('LINDEX', key, place) ~= job then return unlist(queue, job) == 1 end
+  call('LSET', key, place, '')
+  is_blank = true
+  return true
+end
 
 -- Take the task out of the place that its status names; false if it is not there.
 local function take(job, status, queue, key)
   if status ~= 'queued' then return count_removed('ZREM', RQ .. ':' .. REGISTRY_OF[status] .. ':' .. queue, job) == 1 end
   if key then count_removed('ZREM', OWN .. ':called:' .. key, job) end
-  return count_removed('LREM', RQ .. ':queue:' .. queue, 1, job) == 1
-    or key and stop_waiting(queue, key, job) == 1
+  return key and stop_waiting(queue, key, job) == 1 or strike(queue, job)
 end
 
 -- The other task that has the lock of an archived one.
@@ -70,9 +97,12 @@ local function act(job)
     archive(queue, job, seconds, archive_limit)
   end
   if key and status == 'queued' then call_waiting(key, seconds) end
-  return 'done'
+  return is_blank and 'blank' or 'done'
 end
 
 local answers = {}
-for i = 5, #ARGV do answers[#answers + 1] = act(ARGV[i]) end
+for i = FIRST_ID, #ARGV do
+  is_blank = false
+  answers[#answers + 1] = act(ARGV[i])
+end
 return answers

@@ -305,9 +305,9 @@ local function take_one(queue)
   for _ = 1, MOST_LOOKS do
     local id = call('LPOP', RQ .. ':queue:' .. queue)
     if not id then return note_empty(queue) end
-    local job = read(id)
-    if #job.fields == 0 then return {{id, execution, queue, stamped, {}}} end
-    if not is_elsewhere(job) and (not job.key or enter_key(queue, job)) then return claim(queue, {job}, false) end
+    local job = id ~= '' and read(id)
+    if job and #job.fields == 0 then return {{id, execution, queue, stamped, {}}} end
+    if job and not is_elsewhere(job) and (not job.key or enter_key(queue, job)) then return claim(queue, {job}, false) end
   end
   is_cut = true
 end

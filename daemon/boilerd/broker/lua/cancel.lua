@@ -23,8 +23,8 @@ if key then
   removed = removed + stop_waiting(queue, key, job)
   count_removed('ZREM', OWN .. ':called:' .. key, job)
 end
--- Last, because it walks the whole queue.
-if removed == 0 then removed = count_removed('LREM', RQ .. ':queue:' .. queue, 0, job) end
+-- Last, because it walks the queue.
+if removed == 0 then removed = unlist(queue, job) end
 if removed == 0 then return 'ended' end
 delete(job)
 if key then call_waiting(key, now()) end

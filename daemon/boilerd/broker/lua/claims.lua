@@ -6,6 +6,16 @@ local function count_removed(...)
   return type(answer) == 'number' and answer or 0
 end
 
+-- Take a pending job off its queue's list; 1, or 0 if it is not there. LREM walks the list, so it begins at the end that
+-- is nearer by the time of the enqueue; where that is wrong, it only takes longer.
+local function unlist(queue, job)
+  local key = RQ .. ':queue:' .. queue
+  local middle = redis.pcall('LINDEX', key, math.floor(count_removed('LLEN', key) / 2))
+  local first = type(middle) == 'string' and fields_of(RQ .. ':job:' .. middle, 'enqueued_at')[1]
+  local own = first and fields_of(RQ .. ':job:' .. job, 'enqueued_at')[1]
+  return count_removed('LREM', key, own and own > first and -1 or 1, job)
+end
+
 -- Whether a key is of the kind that it should be, or free. A foreign value may stand there, and a command that fails
 -- half-way through a script would leave a task nowhere.
 local function is_kind(key, kind)
