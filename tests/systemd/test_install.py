@@ -1,5 +1,6 @@
 """Installing and taking away, on a machine that has a systemd and nothing of boilerd."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -86,6 +87,82 @@ def test_a_running_service_goes_on_through_an_upgrade(installed_box: Box, wheels
 
     assert installed_box.show("boiler-worker", "MainPID") == pid
     assert installed_box.run("boilerd", "health").stdout == "ok\n"
+
+
+def test_an_installation_that_fails_half_way_changes_nothing(installed_box: Box) -> None:
+    before = files(installed_box)
+    (installed_box.root / "var/empty").mkdir()
+
+    done = installed_box.run(INSTALL, "--wheels", "/var/empty", check=False)
+
+    assert done.returncode != 0
+    assert files(installed_box) == before
+    installed_box.run("systemctl", "start", "boiler-worker")
+    assert installed_box.run("boilerd", "health").stdout == "ok\n"
+
+
+def test_through_an_upgrade_the_command_is_always_there_and_added_libraries_stay(
+    installed_box: Box, wheels: Path
+) -> None:
+    version = installed_box.run("/opt/boilerd/bin/python", "-c", "import sys; print(*sys.version_info[:2], sep='.')")
+    library = f"/opt/boilerd/lib/python{version.stdout.strip()}/site-packages/mine.py"
+    installed_box.write(library, "answer = 42\n")
+    installed_box.run("systemctl", "start", "boiler-worker")
+    watch = "until [ -e /root/done ]; do boilerd --version >/dev/null || exit 1; done; sleep infinity"
+    installed_box.run("systemd-run", "--unit=watch", "/bin/sh", "-c", watch)
+
+    done = offline(installed_box, wheels)
+    (installed_box.root / "root/done").touch()
+
+    assert installed_box.show("watch", "ActiveState") == {"ActiveState": "active"}
+    assert done.stdout.strip().endswith("Next: systemctl reload boiler-worker")
+    installed_box.run("systemctl", "reload", "boiler-worker")
+    assert installed_box.run("/opt/boilerd/bin/python", "-c", "import mine; print(mine.answer)").stdout == "42\n"
+    assert len(list((installed_box.root / "opt/boilerd/versions").iterdir())) == 1
+
+
+def test_an_environment_of_the_first_version_becomes_one_that_can_be_exchanged(
+    installed_box: Box, wheels: Path
+) -> None:
+    old = installed_box.root / "opt/boilerd"
+    for part in ("bin", "include", "lib", "lib64", "pyvenv.cfg"):
+        (old / part).unlink(missing_ok=True)
+        if (old / "current" / part).exists():
+            (old / "current" / part).rename(old / part)
+    shutil.rmtree(old / "versions")
+    (old / "current").unlink()
+    assert installed_box.run("boilerd", "--version").stdout
+
+    offline(installed_box, wheels)
+
+    assert installed_box.run("boilerd", "--version").stdout
+    assert (old / "bin").is_symlink()
+
+
+def test_an_instance_that_runs_is_named_and_a_password_that_all_can_read_is_told(
+    installed_box: Box, wheels: Path
+) -> None:
+    installed_box.write("/etc/boilerd/mail.toml", "concurrency = 1\n")
+    installed_box.write("/etc/boilerd/other.toml", 'redis_url = "redis://:hunter2@127.0.0.1:1/0"\n')
+    installed_box.run("systemctl", "start", "boiler-worker@mail")
+
+    done = offline(installed_box, wheels)
+
+    assert "Next: systemctl reload boiler-worker@mail" in done.stdout
+    assert "Everybody can read the password in /etc/boilerd/other.toml" in done.stdout
+    assert "hunter2" not in done.stdout
+
+
+def test_what_stays_when_it_goes_is_listed(installed_box: Box) -> None:
+    installed_box.write("/etc/credstore/boilerd.redis_password", "secret")
+    installed_box.write("/etc/systemd/system/boiler-worker.service.d/mine.conf", "[Service]\nUser=mine\n")
+    (installed_box.root / "var/lib/boilerd-mine").mkdir()
+
+    done = installed_box.run(INSTALL, "uninstall")
+
+    stays = done.stdout.partition("What stays")[2].split()
+    assert {"/etc/credstore/boilerd.redis_password", "/etc/systemd/system/boiler-worker.service.d"} <= set(stays)
+    assert "/var/lib/boilerd-mine" in stays
 
 
 @pytest.mark.parametrize(
