@@ -18,7 +18,7 @@ from boilerd.broker.states import ALLOWED, Action
 from boilerd.errors import InvalidTaskError
 from boilerd.inspector import CHUNK
 from boilerd.tasks.retry import Decision, Verdict
-from builders import claim, complete_next, fail_next, in_state, rq_queue
+from builders import WORKER, claim, complete, complete_next, fail, fail_next, in_state, rq_queue
 from support import DEADLINE_S, StartDaemon, rings, wait_until
 
 
@@ -139,6 +139,58 @@ def test_a_task_shows_its_options_and_moments(inspector: Inspector, client: Clie
     assert abs(shown.next_run_at - datetime.now(UTC) - timedelta(seconds=600)) < timedelta(seconds=30)
     assert shown.unique_key
     assert shown.concurrency_key == "k"
+
+
+def test_a_running_task_shows_what_it_wrote_until_its_result_takes_the_place(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    task_id = client.enqueue("test:echo", retention=60).id
+    held = claim(broker)
+
+    broker.write_result(held, b'{"done":1}')
+    meanwhile = inspector.task(task_id)
+    (listed,) = inspector.tasks("default", TaskState.ACTIVE)
+    complete(broker, held, b'"all"')
+
+    assert (meanwhile.result, listed.result) == ({"done": 1}, {"done": 1})
+    assert "done" not in repr(meanwhile)
+    assert inspector.task(task_id).result == "all"
+    assert not connection.hexists(keys.job(task_id), "result")
+
+
+def test_a_completed_task_shows_no_result_that_an_older_worker_left(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    task_id = client.enqueue("test:echo", retention=60).id
+    complete_next(broker)
+
+    connection.hset(keys.job(task_id), "result", b'"half"')
+
+    assert inspector.task(task_id).result is None
+    assert inspector.tasks("default", TaskState.COMPLETED)[0].result is None
+
+
+def test_a_task_that_failed_shows_how_far_it_came(inspector: Inspector, client: Client, broker: Broker) -> None:
+    task_id = client.enqueue("test:echo").id
+    held = claim(broker)
+
+    broker.write_result(held, b"[1,2]")
+    fail(broker, held, Verdict.ARCHIVE)
+
+    assert inspector.task(task_id).result == [1, 2]
+
+
+def test_how_many_retries_a_handler_gives_is_not_told_before_it_is_known(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    task_id = client.enqueue("test:echo").id
+    own_id = client.enqueue("test:echo", max_retries=7).id
+
+    before = inspector.task(task_id).max_retries
+    broker.fail(WORKER, claim(broker), Failure("no", "no", Decision(Verdict.RETRY), 5))
+
+    assert (before, inspector.task(task_id).max_retries) == (None, 5)
+    assert inspector.task(own_id).max_retries == 7
 
 
 def test_no_such_task_or_queue_is_told(inspector: Inspector, client: Client) -> None:

@@ -22,7 +22,9 @@ from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
 @click.argument("payload", metavar="[PAYLOAD]", default="null")
 @click.option("-q", "--queue", default=DEFAULT_QUEUE, show_default=True, help="Queue to put it on.")
 @click.option("--max-retries", type=int, help="Further attempts after a first one that failed.")
-@click.option("--timeout", type=DurationType(), help="How long one attempt may take; 30m without it.")
+@click.option(
+    "--timeout", type=DurationType(), help="How long one attempt may take; without it 30m, or until --deadline."
+)
 @click.option("--retention", type=DurationType(), default="0", help="How long to keep it after success.")
 @click.option("--in", "process_in", type=DurationType(), help="Run it so much later.")
 @click.option("--at", "process_at", type=MomentType(), help="Run it then: 2027-01-31T08:00+01:00.")

@@ -97,8 +97,8 @@ class ServeMux:
             payload: Anything that has a JSON form.
             name: Identifies the entry; made from the task type if it is left out.
             timezone: An IANA name, such as Europe/Berlin.
-            catch_up: If True, the last of the ticks that were missed while no daemon ran runs late;
-                else all of them are skipped.
+            catch_up: If True, the last of the ticks that were missed runs late, else all of them are skipped. A tick is
+                missed when no daemon notices it within 10 s.
             options: Options of the enqueue, but for ``task_id``, ``process_at`` and ``deadline``.
 
         Raises:

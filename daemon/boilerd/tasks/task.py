@@ -114,7 +114,11 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """A task as the client knows it after enqueuing it."""
+    """A task as the client knows it after enqueuing it.
+
+    Attributes:
+        max_retries: The task's own, or its handler's where the client knows the mux; else 25, and the handler decides.
+    """
 
     id: str
     type: str
