@@ -190,7 +190,6 @@ def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[T
     deadline = fields.get(b"deadline")
     enqueued = fields.get(b"enqueued_at")
     intervals = fields.get(b"retry_intervals")
-    request_id = payload.get("request_id") if isinstance(payload, dict) else None
     task = Task(
         id=task_id,
         type=task_type,
@@ -200,10 +199,16 @@ def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[T
         timeout_s=float(timeout) if timeout > 0 else None,
         deadline=datetime.fromtimestamp(float(deadline), UTC) if deadline else None,
         enqueued_at=datetime.fromisoformat(enqueued.decode()) if enqueued else None,
-        request_id=request_id[:MAX_REQUEST_ID] if isinstance(request_id, str) else None,
+        request_id=request_id_of(payload),
         retry_intervals_s=msgspec.json.decode(intervals, type=tuple[float, ...]) if intervals else (),
     )
     return task, function
+
+
+def request_id_of(payload: Any) -> str | None:
+    """What ties a task with this payload to its cause."""
+    request_id = payload.get("request_id") if isinstance(payload, dict) else None
+    return request_id[:MAX_REQUEST_ID] if isinstance(request_id, str) else None
 
 
 def _check_limit(concurrency_limit: bytes) -> None:
