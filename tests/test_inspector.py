@@ -1,9 +1,12 @@
 """Looking at queues and tasks, and intervening."""
 
+import re
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import redis
@@ -17,9 +20,10 @@ from boilerd.broker.connection import raw
 from boilerd.broker.states import ALLOWED, Action
 from boilerd.errors import InvalidTaskError
 from boilerd.inspector import CHUNK
+from boilerd.settings.definitions import Settings
 from boilerd.tasks.retry import Decision, Verdict
 from builders import WORKER, claim, complete, complete_next, fail, fail_next, in_state, rq_queue
-from support import DEADLINE_S, StartDaemon, rings, wait_until
+from support import DEADLINE_S, StartDaemon, Valkey, rings, wait_until
 
 
 @pytest.fixture
@@ -618,3 +622,52 @@ def test_the_broker_tells_what_it_is(inspector: Inspector) -> None:
     assert shown["server"].startswith("Valkey ")
     assert shown["clients"] >= 1
     assert shown["peak_memory_bytes"] >= shown["memory_bytes"] > 0
+
+
+def test_a_task_is_cancelled_as_by_a_client(inspector: Inspector, client: Client, broker: Broker) -> None:
+    waiting, ended = client.enqueue("test:echo").id, client.enqueue("test:echo", queue="low", retention=60).id
+    complete_next(broker, "low")
+
+    assert inspector.cancel(waiting) is True
+    assert inspector.cancel(ended) is False
+    with pytest.raises(TaskNotFoundError):
+        inspector.cancel(waiting)
+
+
+def test_an_inspector_closes_its_connections_at_the_end_of_a_block(valkey: Valkey) -> None:
+    with Inspector.from_settings(Settings(redis_url=valkey.url)) as inspector:
+        assert inspector.queues() == []
+        assert inspector.broker()["clients"] == 1
+
+    with Inspector.from_url(valkey.url) as inspector:
+        wait_until(lambda: inspector.broker()["clients"] == 1, "the connection of the first one is closed")
+
+
+def test_the_periodic_tasks_of_all_hosts_are_told_with_their_ticks(
+    inspector: Inspector, broker: Broker, connection: redis.Redis
+) -> None:
+    started_s = broker.now()
+    assert inspector.crons() == []
+
+    broker.ticks_since({"report": "Europe/Berlin 0 8 * * *", "sweep": "UTC @every 30s"})
+    broker.tick("sweep", started_s // 30 * 30, None)
+    connection.hset(keys.SCHEDULES, "foreign", b"\xff nonsense")
+    foreign, report, sweep = inspector.crons()
+
+    assert (report.name, report.spec, report.timezone) == ("report", "0 8 * * *", "Europe/Berlin")
+    assert report.next is not None
+    assert report.next.astimezone(ZoneInfo("Europe/Berlin")).hour == 8
+    assert report.since is not None
+    assert abs(report.since.timestamp() - started_s) < DEADLINE_S
+    assert report.previous is None
+    assert sweep.previous == datetime.fromtimestamp(started_s // 30 * 30, UTC)
+    assert (foreign.since, foreign.previous, foreign.next) == (None, None, None)
+
+
+def test_the_documents_name_every_method_of_an_inspector() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "writing-tasks.md").read_text()
+    named = set(re.findall(r"`(\w+)\(", page.partition("## Look and intervene from Python")[2]))
+
+    public = {name for name, value in vars(Inspector).items() if callable(value) and not name.startswith("_")}
+
+    assert public | {"from_url", "from_settings"} == named

@@ -142,6 +142,8 @@ def test_enqueue_prints_the_id_of_the_task_and_nothing_else(command: Command, co
     ("text", "payload"),
     [
         (' <"a": {"b": "<c>"}> ', b'{"a": {"b": "<c>"}}'),
+        ('<"a": [<"b": "\\"<">, <>]>', b'{"a": [{"b": "\\"<"}, {}]}'),
+        ('<"<": 1>', b'{"<": 1}'),
         ("<>", b"{}"),
         ('"<not braces>"', b'"<not braces>"'),
         ("[1, 2.50, null]", b"[1, 2.50, null]"),

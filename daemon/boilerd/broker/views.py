@@ -16,7 +16,8 @@ import msgspec
 from boilerd.broker.connection import text
 from boilerd.broker.job_hash import NUMBER_FIELDS, is_own_call, read_call, read_max_retries, read_retention_s
 from boilerd.broker.states import STATE_OF
-from boilerd.errors import ForbiddenJobError, MisplacedKeyError
+from boilerd.errors import ConfigError, ForbiddenJobError, MisplacedKeyError
+from boilerd.tasks.cron import Schedule
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: A traceback, or the data of a job, may unpack to this much to be shown.
@@ -108,6 +109,24 @@ class WorkerInfo:
     task_type: str = ""
     task_started_at: datetime | None = None
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CronInfo:
+    """A periodic task that a daemon of any host has, or had: they are kept for 400 days after the last start of one.
+
+    Attributes:
+        since: When it was first seen with this line and time zone.
+        previous: The last tick that was taken.
+        next: The next tick; None: it cannot be told from what stands in Redis.
+    """
+
+    name: str
+    spec: str
+    timezone: str
+    since: datetime | None
+    previous: datetime | None
+    next: datetime | None
 
 
 class CompletedTask(msgspec.Struct, frozen=True):
@@ -261,6 +280,16 @@ def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes
         task_type=task_type,
         task_started_at=_moment(text(execution.get(b"created_at", b""))),
     )
+
+
+def to_cron(name: str, value: bytes, previous_s: float | None, now_s: float) -> CronInfo:
+    """A periodic task from its value in boilerd:schedules, ``SINCE TIMEZONE LINE``, and its last tick."""
+    since, _, schedule = text(value).partition(" ")
+    timezone, _, spec = schedule.partition(" ")
+    following = None
+    with suppress(ConfigError, ValueError, OverflowError):
+        following = _moment(Schedule.parse(spec, timezone).next_after(now_s))
+    return CronInfo(name, spec, timezone, _moment(since), _moment(previous_s), following)
 
 
 def to_count(value: bytes | None) -> int:

@@ -1,6 +1,7 @@
 """``boilerd enqueue``."""
 
 import json
+import re
 import sys
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -15,6 +16,10 @@ from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, InvalidT
 from boilerd.inspector import Inspector
 from boilerd.tasks.options import UniqueUntil
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
+
+#: A text in JSON, in which brackets stay what they are, or a bracket.
+_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[<>]')
+_BRACES = {"<": "{", ">": "}"}
 
 
 @click.command()
@@ -79,7 +84,7 @@ def parse_payload(text: str) -> Any:
     """
     stripped = text.strip()
     if stripped.startswith("<") and stripped.endswith(">"):
-        stripped = "{" + stripped[1:-1] + "}"
+        stripped = _BRACKET.sub(lambda found: _BRACES.get(found[0], found[0]), stripped)
     try:
         encoded = stripped.encode()
         json.loads(stripped, parse_constant=_refuse_constant)
