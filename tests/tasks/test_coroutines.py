@@ -4,6 +4,7 @@ import asyncio
 import functools
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -383,20 +384,23 @@ def test_a_timeout_interrupts_the_coroutines_that_a_coroutine_waits_for(mux: Ser
     assert sorted(ended) == [0, 1, 2]
 
 
-def test_the_end_of_a_drain_inside_of_a_task_group_is_no_failure(
+def test_the_end_of_a_drain_that_a_handler_puts_into_a_group_is_no_failure(
     mux: ServeMux, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "boilerd.task")
 
-    @mux.handle("test:async")
-    async def handler(task: Task) -> None:
-        async with asyncio.TaskGroup():
-            while True:
-                pass
+    @mux.handle("test:sync")
+    def collect(task: Task) -> None:
+        errors: list[BaseException] = []
+        try:
+            time.sleep(FOREVER_S)
+        except BaseException as error:
+            errors.append(error)
+        raise BaseExceptionGroup("some of many failed", errors)
 
     runner = AttemptRunner(log_attempts(mux))
     runner.drain(SOON_S)
-    outcome = runner.run(Task("a", "test:async"), Attempt())
+    outcome = runner.run(Task("a", "test:sync"), Attempt())
 
     assert outcome == Released()
     assert "task failed" not in caplog.messages
