@@ -8,7 +8,7 @@ from msgspec import structs
 
 from boilerd.errors import HandlerNotFoundError, shown
 from boilerd.tasks.callables import check_handler, check_plain, is_plain, name_of, without_parentheses
-from boilerd.tasks.coroutines import discard, is_not_run, synchronous
+from boilerd.tasks.coroutines import NOT_RUN, discard, synchronous
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.payload import check_model, decode_payload
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
@@ -209,7 +209,7 @@ class ServeMux:
             if len(self._chains) < 10_000:
                 self._chains[task.type] = chain
         result = chain(task)
-        if is_not_run(result):
+        if result is not None and NOT_RUN[type(result)]:
             raise _not_plain(", ".join(map(name_of, self._middleware)), result)
         return result
 
@@ -239,7 +239,7 @@ class ServeMux:
 def _wrapped(middleware: Middleware, handler: Handler) -> Handler:
     """The handler inside the middleware; raises TypeError if the middleware did not return a plain function."""
     outer: Any = middleware(handler)
-    if is_not_run(outer):
+    if NOT_RUN[type(outer)]:
         raise _not_plain(name_of(middleware), outer)
     if not callable(outer):
         raise TypeError(
