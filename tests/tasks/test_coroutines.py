@@ -182,24 +182,28 @@ class Waiting:
     async def __aexit__(self, *exc_info: object) -> None: ...
 
 
-def as_future(task: Task) -> Any:
-    loop = asyncio.get_event_loop_policy().get_event_loop()
-    future = loop.create_future()
-    loop.call_soon(future.set_result, "awaited")
-    return future
-
-
-@pytest.mark.parametrize("handler", [lambda task: Waiting(), as_future])
-def test_whatever_can_be_awaited_is_awaited(mux: ServeMux, handler: Any) -> None:
-    mux.handle("test:first", handler=sleep_once)
-    mux.handle("test:async", handler)
-    AttemptRunner(mux).run(Task("a", "test:first"))  # makes the loop
+def test_an_object_that_can_be_awaited_is_awaited(mux: ServeMux) -> None:
+    mux.handle("test:async", lambda task: Waiting())
 
     assert run(mux) == Completed("awaited")
 
 
-async def sleep_once(task: Task) -> None:
-    await asyncio.sleep(0)
+def test_a_future_is_awaited_in_the_loop_to_which_it_belongs(mux: ServeMux) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @mux.handle("test:loop")
+    async def keep_loop(task: Task) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    @mux.handle("test:async")
+    def as_future(task: Task) -> asyncio.Future[str]:
+        future: asyncio.Future[str] = loops[0].create_future()
+        loops[0].call_soon(future.set_result, "awaited")
+        return future
+
+    AttemptRunner(mux).run(Task("a", "test:loop"))
+
+    assert run(mux) == Completed("awaited")
 
 
 def test_a_timeout_interrupts_what_is_awaited(mux: ServeMux) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, json_option, with_settings
 from boilerd.cli.output import echo
 from boilerd.client import Client
-from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, InvalidTaskError
+from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, InvalidTaskError, shown
 from boilerd.inspector import Inspector
 from boilerd.tasks.options import UniqueUntil
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
@@ -113,7 +113,7 @@ def _check_queue(client: Client, queue: str, loaded: Loaded) -> None:
     known = loaded.settings.queues
     if check_queue(queue) not in known and not Inspector(client.connection).has_workers(queue):
         raise InvalidTaskError(
-            f"queue {queue!r}: no worker works on it and the settings do not name it ({', '.join(known)})"
+            f"queue {shown(queue)}: no worker works on it and the settings do not name it ({', '.join(known)})"
         )
 
 
