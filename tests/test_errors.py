@@ -2,7 +2,8 @@
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,25 @@ from boilerd import (
     QueueFullError,
     QueueNotFoundError,
     RetryLater,
+    ServeMux,
     TaskIdConflictError,
     TaskNotFoundError,
     TaskStateError,
 )
-from boilerd.errors import MAX_ERROR_LENGTH, AppImportError, BrokerLoadingError, MisplacedKeyError, describe
-from boilerd.tasks.rq_functions import _AskedAgain
+from boilerd.errors import (
+    MAX_ERROR_LENGTH,
+    MAX_QUOTED,
+    AppImportError,
+    BrokerLoadingError,
+    MisplacedKeyError,
+    describe,
+    shown,
+)
+from boilerd.tasks.options import check_key, task_options
+from boilerd.tasks.queues import check_queue
+from boilerd.tasks.retry import RetryPolicy
+from boilerd.tasks.task import check_task_id, check_type
+from boilerd.units import Duration
 
 
 def family(kind: type[BoilerdError]) -> Iterator[type[BoilerdError]]:
@@ -39,7 +53,6 @@ SAMPLES: dict[type[BoilerdError], BoilerdError] = {
     QueueFullError: QueueFullError("low"),
     QueueNotFoundError: QueueNotFoundError("low", ["default"]),
     RetryLater: RetryLater(7.5, "not yet"),
-    _AskedAgain: _AskedAgain(7.5, "not yet"),
     TaskIdConflictError: TaskIdConflictError("t1"),
     TaskNotFoundError: TaskNotFoundError("t1"),
     TaskStateError: TaskStateError("task t1", "active", "run", ["scheduled", "archived"]),
@@ -71,3 +84,64 @@ def test_a_message_that_just_fits_is_told_whole() -> None:
     message = "x" * (MAX_ERROR_LENGTH - len("ValueError: "))
 
     assert describe(ValueError(message)) == f"ValueError: {message}"
+
+
+def test_a_group_is_told_with_what_it_holds() -> None:
+    inner = ExceptionGroup("inner", [KeyError("name")])
+    group = ExceptionGroup("unhandled errors", [ValueError("bad"), inner])
+
+    assert describe(group) == "ExceptionGroup: unhandled errors (2 sub-exceptions): ValueError: bad; KeyError: 'name'"
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+HUGE = 100_000
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        check_type,
+        check_task_id,
+        check_queue,
+        check_key,
+        lambda value: task_options(timeout=value),
+        lambda value: task_options(max_retries=value),
+        lambda value: task_options(process_at=value),
+        lambda value: task_options(unique=1, unique_until=value),
+        RetryLater,
+        lambda value: RetryPolicy(max_retries=value),
+        lambda value: RetryPolicy(retry_on=value),
+        Duration.parse,
+        lambda value: ServeMux().not_found(value),
+        lambda value: ServeMux().cron(value, "a:b"),
+        lambda value: ServeMux().cron("@daily", "a:b", timezone=value),
+        lambda value: ServeMux().cron("@daily", "a:b", name=value),
+    ],
+)
+@pytest.mark.parametrize("value", ["x" * HUGE, [0] * HUGE], ids=["text", "list"])
+def test_no_error_quotes_a_huge_value_whole(refuse: Callable[[Any], object], value: Any) -> None:
+    with pytest.raises((TypeError, ValueError, BoilerdError)) as raised:
+        refuse(value)
+
+    assert len(str(raised.value)) < 3 * MAX_QUOTED
+
+
+def test_a_huge_name_of_an_option_is_refused_short() -> None:
+    with pytest.raises(TypeError) as raised:
+        task_options(**{"x" * HUGE: 1})  # type: ignore[arg-type]
+
+    assert len(str(raised.value)) < 3 * MAX_QUOTED
+
+
+def test_the_longest_name_of_ours_is_quoted_whole() -> None:
+    assert shown("x" * 256) == repr("x" * 256)
+    assert shown({"queue": "low"}) == "{'queue': 'low'}"
+
+
+@pytest.mark.parametrize("value", [7**20_000, Unshowable()], ids=["number", "object"])
+def test_a_value_without_a_text_is_quoted_all_the_same(value: object) -> None:
+    assert type(value).__name__ in shown(value)

@@ -1,9 +1,12 @@
 """Looking at queues and tasks, and intervening."""
 
+import re
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import redis
@@ -17,9 +20,10 @@ from boilerd.broker.connection import raw
 from boilerd.broker.states import ALLOWED, Action
 from boilerd.errors import InvalidTaskError
 from boilerd.inspector import CHUNK
+from boilerd.settings.definitions import Settings
 from boilerd.tasks.retry import Decision, Verdict
-from builders import claim, complete_next, fail_next, in_state, rq_queue, task_in
-from support import DEADLINE_S, StartDaemon, rings, wait_until
+from builders import WORKER, claim, complete, complete_next, fail, fail_next, in_state, rq_queue, task_in
+from support import DEADLINE_S, StartDaemon, Valkey, rings, wait_until
 
 
 @pytest.fixture
@@ -139,6 +143,58 @@ def test_a_task_shows_its_options_and_moments(inspector: Inspector, client: Clie
     assert abs(shown.next_run_at - datetime.now(UTC) - timedelta(seconds=600)) < timedelta(seconds=30)
     assert shown.unique_key
     assert shown.concurrency_key == "k"
+
+
+def test_a_running_task_shows_what_it_wrote_until_its_result_takes_the_place(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    task_id = client.enqueue("test:echo", retention=60).id
+    held = claim(broker)
+
+    broker.write_result(held, b'{"done":1}')
+    meanwhile = inspector.task(task_id)
+    (listed,) = inspector.tasks("default", TaskState.ACTIVE)
+    complete(broker, held, b'"all"')
+
+    assert (meanwhile.result, listed.result) == ({"done": 1}, {"done": 1})
+    assert "done" not in repr(meanwhile)
+    assert inspector.task(task_id).result == "all"
+    assert not connection.hexists(keys.job(task_id), "result")
+
+
+def test_a_completed_task_shows_no_result_that_an_older_worker_left(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    task_id = client.enqueue("test:echo", retention=60).id
+    complete_next(broker)
+
+    connection.hset(keys.job(task_id), "result", b'"half"')
+
+    assert inspector.task(task_id).result is None
+    assert inspector.tasks("default", TaskState.COMPLETED)[0].result is None
+
+
+def test_a_task_that_failed_shows_how_far_it_came(inspector: Inspector, client: Client, broker: Broker) -> None:
+    task_id = client.enqueue("test:echo").id
+    held = claim(broker)
+
+    broker.write_result(held, b"[1,2]")
+    fail(broker, held, Verdict.ARCHIVE)
+
+    assert inspector.task(task_id).result == [1, 2]
+
+
+def test_how_many_retries_a_handler_gives_is_not_told_before_it_is_known(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    task_id = client.enqueue("test:echo").id
+    own_id = client.enqueue("test:echo", max_retries=7).id
+
+    before = inspector.task(task_id).max_retries
+    broker.fail(WORKER, claim(broker), Failure("no", "no", Decision(Verdict.RETRY), 5))
+
+    assert (before, inspector.task(task_id).max_retries) == (None, 5)
+    assert inspector.task(own_id).max_retries == 7
 
 
 def test_no_such_task_or_queue_is_told(inspector: Inspector, client: Client) -> None:
@@ -597,3 +653,52 @@ def test_the_broker_tells_what_it_is(inspector: Inspector) -> None:
     assert shown["server"].startswith("Valkey ")
     assert shown["clients"] >= 1
     assert shown["peak_memory_bytes"] >= shown["memory_bytes"] > 0
+
+
+def test_a_task_is_cancelled_as_by_a_client(inspector: Inspector, client: Client, broker: Broker) -> None:
+    waiting, ended = client.enqueue("test:echo").id, client.enqueue("test:echo", queue="low", retention=60).id
+    complete_next(broker, "low")
+
+    assert inspector.cancel(waiting) is True
+    assert inspector.cancel(ended) is False
+    with pytest.raises(TaskNotFoundError):
+        inspector.cancel(waiting)
+
+
+def test_an_inspector_closes_its_connections_at_the_end_of_a_block(valkey: Valkey) -> None:
+    with Inspector.from_settings(Settings(redis_url=valkey.url)) as inspector:
+        assert inspector.queues() == []
+        assert inspector.broker()["clients"] == 1
+
+    with Inspector.from_url(valkey.url) as inspector:
+        wait_until(lambda: inspector.broker()["clients"] == 1, "the connection of the first one is closed")
+
+
+def test_the_periodic_tasks_of_all_hosts_are_told_with_their_ticks(
+    inspector: Inspector, broker: Broker, connection: redis.Redis
+) -> None:
+    started_s = broker.now()
+    assert inspector.crons() == []
+
+    broker.ticks_since({"report": "Europe/Berlin 0 8 * * *", "sweep": "UTC @every 30s"})
+    broker.tick("sweep", started_s // 30 * 30, None)
+    connection.hset(keys.SCHEDULES, "foreign", b"\xff nonsense")
+    foreign, report, sweep = inspector.crons()
+
+    assert (report.name, report.spec, report.timezone) == ("report", "0 8 * * *", "Europe/Berlin")
+    assert report.next is not None
+    assert report.next.astimezone(ZoneInfo("Europe/Berlin")).hour == 8
+    assert report.since is not None
+    assert abs(report.since.timestamp() - started_s) < DEADLINE_S
+    assert report.previous is None
+    assert sweep.previous == datetime.fromtimestamp(started_s // 30 * 30, UTC)
+    assert (foreign.since, foreign.previous, foreign.next) == (None, None, None)
+
+
+def test_the_documents_name_every_method_of_an_inspector() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "writing-tasks.md").read_text()
+    named = set(re.findall(r"`(\w+)\(", page.partition("## Look and intervene from Python")[2]))
+
+    public = {name for name, value in vars(Inspector).items() if callable(value) and not name.startswith("_")}
+
+    assert public | {"from_url", "from_settings"} == named

@@ -2,12 +2,13 @@
 
 import asyncio
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from boilerd import (
+    ConfigError,
     DuplicateTaskError,
     HandlerNotFoundError,
     InvalidPayloadError,
@@ -17,8 +18,11 @@ from boilerd import (
     TaskIdConflictError,
     TaskNotFoundError,
     TaskState,
+    retry,
 )
+from boilerd.settings.definitions import Settings
 from boilerd.testing import RecordingClient, run
+from boilerd.units import Size
 
 
 @dataclass
@@ -116,3 +120,66 @@ def test_all_that_was_enqueued_can_be_run_with_what_that_enqueues() -> None:
 
     assert list(client.run_all(mux)) == [2, 1, 0]
     assert client.tasks == []
+
+
+def test_what_runs_sees_the_options_of_its_task(mux: ServeMux) -> None:
+    client = RecordingClient()
+    seen: list[Task] = []
+    mux.handle("look:at", seen.append)
+    deadline = datetime(2099, 1, 1, tzinfo=UTC)
+
+    client.enqueue("look:at", {"request_id": "r-1"}, queue="low", timeout=77, max_retries=3, deadline=deadline)
+    client.enqueue("look:at", deadline=deadline)
+    list(client.run_all(mux))
+
+    first, second = seen
+    assert (first.queue, first.timeout_s, first.max_retries, first.deadline) == ("low", 77, 3, deadline)
+    assert first.request_id == "r-1"
+    assert (second.timeout_s, second.max_retries) == (None, 25)
+
+
+def test_a_task_that_says_nothing_has_the_retries_of_its_handler(mux: ServeMux) -> None:
+    @mux.handle("look:at")
+    @retry(max_retries=5)
+    def look(task: Task) -> int:
+        return task.max_retries
+
+    client = RecordingClient(mux=mux)
+    told = [client.enqueue("look:at").max_retries, client.enqueue("look:at", max_retries=2).max_retries]
+
+    assert list(client.run_all(mux)) == ["5!", "2!"]
+    assert told == [5, 2]
+    assert run(mux, "look:at") == "5!"
+    assert run(mux, "look:at", max_retries=0) == "0!"
+
+
+def test_the_error_handler_is_told_of_an_error_before_it_is_raised(mux: ServeMux) -> None:
+    told: list[tuple[str, BaseException]] = []
+    mux.error_handler(lambda task, error: told.append((task.type, error)))
+
+    @mux.handle("fail:always")
+    def fail(task: Task) -> None:
+        raise ValueError("bad")
+
+    with pytest.raises(ValueError, match="bad") as raised:
+        run(mux, "fail:always")
+    with pytest.raises(HandlerNotFoundError):
+        run(mux, "other:type")
+
+    assert [task_type for task_type, _ in told] == ["fail:always", "other:type"]
+    assert told[0][1] is raised.value
+
+
+def test_a_recording_client_is_made_in_all_ways_in_which_a_client_is(mux: ServeMux) -> None:
+    by_url = RecordingClient.from_url("redis://localhost:1/0", mux=mux, timeout_s=1)
+    by_settings = RecordingClient.from_settings(Settings(max_payload=Size(10)))
+
+    by_url.enqueue("async:echo", 1)
+
+    assert [task.payload for task in by_url.tasks] == [1]
+    with pytest.raises(InvalidPayloadError, match=r"\$\.to"):
+        by_url.enqueue("email:deliver", {"to": 1})
+    with pytest.raises(InvalidPayloadError, match="are more than 10"):
+        by_settings.enqueue("async:echo", "x" * 100)
+    with pytest.raises(ConfigError):
+        RecordingClient.from_url("nonsense://")

@@ -39,16 +39,31 @@ from boilerd.tasks.task import Task, TaskInfo, TaskState
 
 if TYPE_CHECKING:
     from boilerd.async_client import AsyncClient
-    from boilerd.broker.views import Attempt, CompletedTask, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
+    from boilerd.broker.states import Action
+    from boilerd.broker.views import (
+        Attempt,
+        CompletedTask,
+        CronInfo,
+        Day,
+        QueueDetail,
+        QueueInfo,
+        TaskDetail,
+        WorkerInfo,
+    )  # fmt: skip
     from boilerd.client import Client
-    from boilerd.inspector import Inspector
+    from boilerd.inspector import Inspector, Progress
 
 #: Loaded at first use: the modules that talk to Redis take 0.1 s, and a handler module does not need them.
-_LATER = {"AsyncClient": "async_client", "Client": "client", "Inspector": "inspector"} | dict.fromkeys(
-    ("Attempt", "CompletedTask", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"), "broker.views"
-)
+_LATER = {
+    "Action": "broker.states", "AsyncClient": "async_client", "Client": "client", "Inspector": "inspector",
+    "Progress": "inspector",
+} | dict.fromkeys(
+    ("Attempt", "CompletedTask", "CronInfo", "Day", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"),
+    "broker.views",
+)  # fmt: skip
 
 __all__ = [
+    "Action",
     "AsyncClient",
     "Attempt",
     "BoilerdError",
@@ -58,6 +73,8 @@ __all__ = [
     "Client",
     "CompletedTask",
     "ConfigError",
+    "CronInfo",
+    "Day",
     "DeadlineExceededError",
     "DuplicateTaskError",
     "EnqueueOptions",
@@ -69,6 +86,7 @@ __all__ = [
     "InvalidTaskError",
     "LeaseExpiredError",
     "Middleware",
+    "Progress",
     "QueueDetail",
     "QueueFullError",
     "QueueInfo",

@@ -111,7 +111,7 @@ class Client:
             ) from error
         if isinstance(answer, BoilerdError):
             raise answer
-        return _info(task, payload, answer)
+        return self._info(task, payload, answer)
 
     def enqueue_many(
         self, tasks: Iterable[tuple[str, Any]], **options: Unpack[EnqueueOptions]
@@ -145,7 +145,7 @@ class Client:
                 raise type(error)(f"task [{len(new)}] of many: {error}") from error
         answers = self._store.enqueue(new)
         return [
-            answer if isinstance(answer, BoilerdError) else _info(task, payload, answer)
+            answer if isinstance(answer, BoilerdError) else self._info(task, payload, answer)
             for task, (_, payload), answer in zip(new, pairs, answers, strict=True)
         ]
 
@@ -171,6 +171,22 @@ class Client:
             check_payload(encoded, model)
         return NewTask(options.task_id or _random_id(), task_type, encoded, options)
 
+    def _info(self, task: NewTask, payload: Any, state: TaskState) -> TaskInfo:
+        options, max_retries = task.options, task.options.max_retries
+        if max_retries is None:
+            policy = self._mux.policy(task.type) if self._mux else None
+            max_retries = policy.max_retries if policy else DEFAULT_MAX_RETRIES
+        return TaskInfo(
+            id=task.id,
+            type=task.type,
+            queue=options.queue,
+            state=state,
+            max_retries=max_retries,
+            timeout_s=options.timeout_s,
+            retention_s=options.retention_s,
+            payload=payload,
+        )
+
     def close(self) -> None:
         """Close the connections."""
         self.connection.close()
@@ -189,17 +205,3 @@ def _random_id() -> str:
     """
     digits = os.urandom(16).hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
-
-
-def _info(task: NewTask, payload: Any, state: TaskState) -> TaskInfo:
-    options = task.options
-    return TaskInfo(
-        id=task.id,
-        type=task.type,
-        queue=options.queue,
-        state=state,
-        max_retries=DEFAULT_MAX_RETRIES if options.max_retries is None else options.max_retries,
-        timeout_s=options.timeout_s,
-        retention_s=options.retention_s,
-        payload=payload,
-    )

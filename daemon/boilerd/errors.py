@@ -4,6 +4,7 @@ The message names the thing, what is wrong with it and what would do; values are
 """
 
 import copyreg
+import reprlib
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -11,25 +12,52 @@ from typing import Any
 
 #: Characters of an error's line that are logged and kept with the task; some messages hold all that was sent.
 MAX_ERROR_LENGTH = 2000
+#: Characters of a value that an error quotes; more than any name of ours may have.
+MAX_QUOTED = 400
 #: An error names so many of the things that there are.
 MAX_TOLD_NAMES = 20
+_quoting = reprlib.Repr()
+_quoting.maxstring = _quoting.maxother = _quoting.maxlong = MAX_QUOTED
+
+
+def shown(value: object) -> str:
+    """The value as an error quotes it, which may be anything of any size: as Python writes it, but cut."""
+    try:
+        return _quoting.repr(value)
+    except Exception:  # noqa: BLE001 - a number of too many digits, or what the application's code raises
+        return f"a value of type {type(value).__qualname__}"
 
 
 def closest(name: str, names: Iterable[str]) -> str:
     """The one of `names` that somebody probably meant who wrote `name`; empty if none is close."""
     import difflib  # noqa: PLC0415 - 0.2 MB of a daemon, for an error that it seldom makes
 
-    return next(iter(difflib.get_close_matches(name, list(names), n=1)), "")
+    return next(iter(difflib.get_close_matches(name[:100], list(names), n=1)), "")
 
 
 def describe(error: BaseException) -> str:
-    """The error as one line: its type and its message, cut if they are too long."""
+    """The error as one line: its type and its message, for a group those of what it holds, cut if they are too long."""
+    line = _line(error)
+    if isinstance(error, BaseExceptionGroup):
+        line = f"{line}: " + "; ".join(map(_line, parts_of(error)[:MAX_TOLD_NAMES]))
+    return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 1] + "…"
+
+
+def _line(error: BaseException) -> str:
     try:
         message = str(error)
     except Exception:  # noqa: BLE001 - the application's code may fail here
         message = "(no message)"
-    line = f"{type(error).__name__}: {message[:MAX_ERROR_LENGTH]}"
-    return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 1] + "…"
+    return f"{type(error).__name__}: {message[:MAX_ERROR_LENGTH]}"
+
+
+def parts_of(error: BaseException) -> list[BaseException]:
+    """The errors that a group holds, also in groups inside of it; of any other error itself."""
+    parts = [error]
+    for part in parts:  # which grows meanwhile
+        if isinstance(part, BaseExceptionGroup):
+            parts += part.exceptions
+    return [part for part in parts if not isinstance(part, BaseExceptionGroup)]
 
 
 class BoilerdError(Exception):
@@ -115,7 +143,7 @@ class TaskIdConflictError(BoilerdError):
     """Another task has this ID already; it may be in any state."""
 
     def __init__(self, task_id: str) -> None:
-        super().__init__(f"task ID {task_id!r} is taken; choose another, or leave it out")
+        super().__init__(f"task ID {shown(task_id)} is taken; choose another, or leave it out")
         self.task_id = task_id
 
 
@@ -131,7 +159,7 @@ class QueueFullError(BoilerdError):
     """The queue already holds as many pending tasks as its `max_length` allows."""
 
     def __init__(self, queue: str) -> None:
-        super().__init__(f"queue {queue!r} is full; try again later, or raise its max_length")
+        super().__init__(f"queue {shown(queue)} is full; try again later, or raise its max_length")
         self.queue = queue
 
 
@@ -139,7 +167,7 @@ class TaskNotFoundError(BoilerdError):
     """There is no task with this ID."""
 
     def __init__(self, task_id: str) -> None:
-        super().__init__(f"task {task_id!r} does not exist; it may have been completed and deleted")
+        super().__init__(f"task {shown(task_id)} does not exist; it may have been completed and deleted")
         self.task_id = task_id
 
 
@@ -149,7 +177,7 @@ class QueueNotFoundError(BoilerdError):
     def __init__(self, name: str, known: Sequence[str]) -> None:
         others = f" and {len(known) - MAX_TOLD_NAMES:,} more" if len(known) > MAX_TOLD_NAMES else ""
         names = ", ".join(known[:MAX_TOLD_NAMES]) or "none"
-        super().__init__(f"queue {name!r} was never used; there are: {names}{others}")
+        super().__init__(f"queue {shown(name)} was never used; there are: {names}{others}")
 
 
 class TaskStateError(BoilerdError):
@@ -181,17 +209,16 @@ class RetryLater(BoilerdError):  # noqa: N818 - a request
         ValueError: The delay is negative, or not finite.
     """
 
-    #: True if it uses up a retry all the same, and counts as a failure.
-    counts = False
-
     def __init__(self, delay_s: float | timedelta, reason: str = "") -> None:
         seconds = delay_s.total_seconds() if isinstance(delay_s, timedelta) else delay_s
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-            raise TypeError(f"RetryLater: delay_s={delay_s!r} is neither a number of seconds nor a timedelta")
+            raise TypeError(f"RetryLater: delay_s={shown(delay_s)} is neither a number of seconds nor a timedelta")
         if not 0 <= seconds <= sys.float_info.max:
-            raise ValueError(f"RetryLater: delay_s={delay_s!r} is not a number of at least 0")
+            raise ValueError(f"RetryLater: delay_s={shown(delay_s)} is not a number of at least 0")
         super().__init__(reason or f"again in {seconds:g} s")
         self.delay_s = seconds
+        #: True if it uses up a retry all the same, and counts as a failure.
+        self.counts = False
 
 
 class DeadlineExceededError(BoilerdError):
@@ -202,7 +229,7 @@ class HandlerNotFoundError(BoilerdError):
     """No pattern of the mux matches the task type."""
 
     def __init__(self, task_type: str) -> None:
-        super().__init__(f"handler not found for task {task_type!r}")
+        super().__init__(f"handler not found for task {shown(task_type)}")
         self.task_type = task_type
 
 
@@ -241,11 +268,16 @@ class ShutdownTimeoutError(TaskInterrupt):
     """The drain took longer than the shutdown timeout; the task is released, uncounted."""
 
 
-def interrupt_in(error: BaseException | None) -> TaskInterrupt | None:
-    """The interrupt that led to `error`, or None; a handler may catch an interrupt and raise something else."""
-    seen = 0
-    while error is not None and seen < 100:
-        if isinstance(error, TaskInterrupt):
-            return error
-        error, seen = error.__cause__ or error.__context__, seen + 1
+def interrupt_in(error: BaseException) -> TaskInterrupt | None:
+    """The interrupt that led to `error`, or None; a handler may catch an interrupt and raise something else.
+
+    An ``asyncio.TaskGroup`` puts one that is raised inside of it into a group.
+    """
+    links = [error]
+    for link in links:  # which grows meanwhile
+        if isinstance(link, TaskInterrupt):
+            return link
+        if len(links) < 100:
+            links += link.exceptions if isinstance(link, BaseExceptionGroup) else ()
+            links += [cause] if (cause := link.__cause__ or link.__context__) else []
     return None

@@ -13,11 +13,13 @@ from typing import Any, Self
 import redis
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.connection import connect
+from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.states import ALLOWED, Action
-from boilerd.broker.views import Attempt, CompletedTask, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
+from boilerd.broker.views import Attempt, CompletedTask, CronInfo, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
 from boilerd.errors import BrokerRefusedError, DuplicateTaskError, QueueNotFoundError, TaskStateError
+from boilerd.settings.definitions import Settings
+from boilerd.settings.loading import load
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
@@ -64,6 +66,21 @@ class Inspector:
     def from_url(cls, url: str, **options: Any) -> Self:
         """An inspector of the Redis at `url`; options as `Client.from_url` has them."""
         return cls(connect(url, **options))
+
+    @classmethod
+    def from_settings(cls, settings: Settings | None = None) -> Self:
+        """An inspector of the Redis that the settings name; without settings, those of the command line are used."""
+        return cls(connect_to(settings or load().settings, is_client=True))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._broker.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     # --- Queues
 
@@ -183,6 +200,20 @@ class Inspector:
         """Delete a task that does not run; raises TaskNotFoundError, TaskStateError."""
         self._act("delete", task_id)
 
+    def cancel(self, task_id: str) -> bool:
+        """Cancel a task, as `Client.cancel`: a waiting one is deleted, a running one is interrupted and archived.
+
+        Returns:
+            True if it is cancelled; False if it had ended before.
+
+        Raises:
+            TaskNotFoundError: There is no such task; it may have been completed and deleted.
+        """
+        answer = self._broker.cancel(task_id)
+        if answer == "unknown":
+            raise no_such_task(task_id)
+        return answer != "ended"
+
     def bulk(self, action: Action, queue: str, state: TaskState, task_type: str | None = None) -> Iterator[Progress]:
         """Do the action with all tasks of the queue that are in the state now, and of the type if one is given.
 
@@ -226,6 +257,10 @@ class Inspector:
     def broker(self) -> dict[str, Any]:
         """``server uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey."""
         return self._inspection.server()
+
+    def crons(self) -> list[CronInfo]:
+        """The periodic tasks of all hosts, by name, with their last and next ticks; three round trips."""
+        return self._inspection.crons(self._broker.last_ticks(), self._broker.now())
 
     def last_ticks(self) -> dict[str, float]:
         """Name of each periodic task → its last tick, in seconds since 1970."""
@@ -301,6 +336,7 @@ __all__ = [
     "Action",
     "Attempt",
     "CompletedTask",
+    "CronInfo",
     "Day",
     "Inspector",
     "Progress",

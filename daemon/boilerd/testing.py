@@ -1,17 +1,21 @@
 """For the tests of applications: run a task at once, and record enqueued tasks, without a broker or a worker.
 
 A task is checked as at every enqueue, and its payload goes through JSON as on its way through Redis.
-Leases, retries, timeouts and limits belong to the daemon and are not here.
+A handler sees the limits of its task; but leases, retries, and that a limit ends an attempt, belong to the daemon and
+are not here.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Self
 
 import msgspec
 
-from boilerd.broker.job_hash import NewTask
+from boilerd.broker.connection import connect
+from boilerd.broker.job_hash import NewTask, request_id_of
 from boilerd.client import Client
 from boilerd.errors import BoilerdError, DuplicateTaskError, TaskIdConflictError
+from boilerd.settings.definitions import Settings
 from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.options import TaskOptions
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, encode_payload
@@ -47,6 +51,17 @@ class RecordingClient(Client):
         no_connection: Any = None
         super().__init__(no_connection, mux=mux, max_payload=max_payload, store=_Recorder(self.tasks))
 
+    @classmethod
+    def from_url(cls, url: str, *, mux: ServeMux | None = None, **options: Any) -> Self:
+        """As `Client.from_url`, but nothing is at the URL; raises ConfigError where that does."""
+        connect(url, **options).close()
+        return cls(mux=mux)
+
+    @classmethod
+    def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
+        """As `Client.from_settings`; without settings, the defaults are used."""
+        return cls(mux=mux, max_payload=(settings or Settings()).max_payload)
+
     def run_all(self, handler: Handler) -> Iterator[Any]:
         """Run the tasks, also those that they enqueue and those that are due later; yields the result of each.
 
@@ -54,7 +69,7 @@ class RecordingClient(Client):
         """
         while self.tasks:
             task = self.tasks.pop(0)
-            yield run(handler, task.type, task.payload, id=task.id, queue=task.options.queue)
+            yield run(handler, task.type, task.payload, id=task.id, **_fields(task.options))
 
     def close(self) -> None:
         """Do nothing: no connection is open."""
@@ -67,15 +82,36 @@ def run(handler: Handler, task_type: str, payload: Any = None, **fields: Any) ->
         handler: A mux.
         task_type: Chooses the handler.
         payload: Anything that has a JSON form.
-        fields: Of the Task, such as ``attempt``.
+        fields: Of the Task, such as ``attempt``; without ``max_retries``, those of the handler's ``@retry``.
 
     Raises:
         InvalidTaskError: The type is not allowed.
         InvalidPayloadError: The payload has no JSON form, or does not fit the type that the handler declared.
-        Exception: The handler raised it.
+        Exception: The handler raised it, and the mux's ``error_handler`` was told; or that raised it.
     """
     sent = msgspec.json.decode(encode_payload(payload))
-    return handler(Task(**{"id": "test", "type": check_type(task_type), "payload": sent, **fields}))
+    task = Task(
+        **{"id": "test", "type": check_type(task_type), "payload": sent, "request_id": request_id_of(sent), **fields}
+    )
+    mux = handler if isinstance(handler, ServeMux) else ServeMux()
+    if "max_retries" not in fields and (policy := mux.policy(task.type)):
+        task.complete(policy.max_retries)
+    try:
+        return handler(task)
+    except Exception as error:
+        if mux.hooks.error_handler:
+            mux.hooks.error_handler(task, error)
+        raise
+
+
+def _fields(options: TaskOptions) -> dict[str, Any]:
+    """The fields of a Task that its options decide."""
+    fields: dict[str, Any] = {"queue": options.queue, "timeout_s": options.timeout_s}
+    if options.max_retries is not None:
+        fields["max_retries"] = options.max_retries
+    if options.deadline is not None:
+        fields["deadline"] = datetime.fromtimestamp(options.deadline, UTC)
+    return fields
 
 
 class _Recorder:

@@ -3,6 +3,8 @@
 import re
 from decimal import Decimal
 
+from boilerd.errors import shown
+
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 #: The longest duration, 68 years: the most that a timer of 32 bits and a field of Redis can hold.
 LONGEST_S = 2**31 - 1
@@ -20,7 +22,7 @@ class Duration(float):
         seconds = _seconds(value) if isinstance(value, str) else value
         if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= LONGEST_S:
             return cls(seconds)
-        raise ValueError(f"{value!r} is not {cls.hint}")
+        raise ValueError(f"{shown(value)} is not {cls.hint}")
 
     def __str__(self) -> str:
         """The shortest form that reads back as the same."""
@@ -50,7 +52,7 @@ class Size(int):
             return cls(value)
         if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
             return cls(int(match[1]) * 1024 ** " KMG".index(match[2].upper() or " "))
-        raise ValueError(f"{value!r} is not {cls.hint}")
+        raise ValueError(f"{shown(value)} is not {cls.hint}")
 
     def __str__(self) -> str:
         """The shortest form that reads back as the same."""

@@ -19,12 +19,14 @@ from rq.suspension import suspend
 
 from boilerd import BrokerUnavailableError, Client, InvalidPayloadError
 from boilerd.broker import keys
+from boilerd.broker.broker import Broker
 from boilerd.broker.connection import text
 from boilerd.cli import COMMANDS
 from boilerd.cli import boilerd as main
 from boilerd.cli.enqueue import parse_payload
 from boilerd.settings.definitions import definitions
 from boilerd.settings.urls import MASK
+from builders import claim
 from support import (
     DEADLINE_S,
     Command,
@@ -34,6 +36,7 @@ from support import (
     boilerd,
     clean_environment,
     private_directory,
+    shown_by,
     wait_until,
 )
 
@@ -142,6 +145,8 @@ def test_enqueue_prints_the_id_of_the_task_and_nothing_else(command: Command, co
     ("text", "payload"),
     [
         (' <"a": {"b": "<c>"}> ', b'{"a": {"b": "<c>"}}'),
+        ('<"a": [<"b": "\\"<">, <>]>', b'{"a": [{"b": "\\"<"}, {}]}'),
+        ('<"<": 1>', b'{"<": 1}'),
         ("<>", b"{}"),
         ('"<not braces>"', b'"<not braces>"'),
         ("[1, 2.50, null]", b"[1, 2.50, null]"),
@@ -631,6 +636,31 @@ def test_a_full_disk_under_stdout_is_told_in_one_line(directory: Path) -> None:
 
     assert done.returncode == 1
     assert done.stderr == b"boilerd: error: stdout: No space left on device\n"
+
+
+def test_a_running_task_is_shown_with_what_it_wrote(client: Client, broker: Broker, valkey: Valkey) -> None:
+    task_id = client.enqueue("test:echo").id
+    broker.write_result(claim(broker), b'{"done":1}')
+
+    as_text = shown_by("task", "show", task_id, "--redis-url", valkey.url)
+    as_json = json.loads(shown_by("task", "show", task_id, "--json", "--redis-url", valkey.url))
+
+    assert re.search(r'^result +{"done": ?1}$', as_text, re.MULTILINE)
+    assert re.search(r"^retried +0 of \?$", as_text, re.MULTILINE)
+    assert (as_json["result"], as_json["max_retries"]) == ({"done": 1}, None)
+
+
+def test_an_application_may_have_a_file_that_is_named_like_a_module_of_pythons(
+    command: Command, directory: Path
+) -> None:
+    (directory / "secrets.py").write_text("raise RuntimeError('taken for another')")
+    app = "from boilerd import ServeMux\nmux = ServeMux()\nmux.cron('@daily', 'a:b', name='nightly')\n"
+    (directory / "mine.py").write_text(app)
+
+    done = command("cron", "ls", BOILERD_APP="mine:mux")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nightly" in done.stdout
 
 
 @pytest.mark.parametrize(

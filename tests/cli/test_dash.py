@@ -134,6 +134,24 @@ def test_one_gets_from_a_queue_to_a_task_to_its_error_and_back(
     dash.wait_for("ended with 0")
 
 
+def test_the_screen_of_a_running_task_follows_what_it_writes(
+    start_dash: StartDash, client: Client, broker: Broker
+) -> None:
+    client.enqueue("test:echo")
+    held = claim(broker)
+    dash = start_dash()
+    dash.wait_for("QUEUE", "default")
+
+    dash.press("Enter")
+    dash.wait_for("no such tasks")
+    dash.press("Right")
+    dash.wait_for("page 1")
+    dash.press("Enter")
+    dash.wait_for("state       active")
+    broker.write_result(held, b'"half"')
+    dash.wait_for('result      "half"')
+
+
 @pytest.mark.parametrize(
     ("state", "key", "told", "after"),
     [

@@ -11,11 +11,11 @@ from rq import Callback, Queue, Retry
 from rq.job import Job
 from rq.results import Result
 
-from boilerd import Client, ForbiddenJobError, Inspector, InvalidPayloadError, Task
+from boilerd import Client, ForbiddenJobError, Inspector, InvalidPayloadError, RetryLater, Task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.entry_point import ENTRY_POINT
-from boilerd.errors import AppImportError, ConfigError
+from boilerd.errors import AppImportError, ConfigError, describe
 from boilerd.settings.loading import load
 from boilerd.tasks.loading import load_app
 from boilerd.tasks.retry import RetryPolicy
@@ -95,6 +95,16 @@ def test_a_function_that_returns_retry_is_called_again_as_often_as_it_says(
     assert error_of(job) == "SkipRetry: it returned Retry(max=2, interval=0, enqueue_at_front=False) after 2 retries"
     assert len(daemon.lines("task failed", task_id=job.id)) == 3
     assert connection.hget(job.key, "number_of_retries") == b"2"
+
+
+def test_a_function_that_returns_retry_is_told_by_a_name_that_users_know() -> None:
+    task = Task("a", "rq_jobs.ask_again", {"args": [2], "kwargs": {}})
+
+    with pytest.raises(RetryLater) as raised:
+        Functions(["rq_jobs.*"])(task)
+
+    assert describe(raised.value).startswith("RetryLater: it returned Retry(max=2, ")
+    assert raised.value.counts
 
 
 def test_a_function_that_returns_retry_says_when_it_is_called_again(

@@ -1,5 +1,6 @@
 """Settings: where values come from, and the messages for those that are not allowed."""
 
+import json
 import os
 import random
 import re
@@ -7,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from boilerd import Client
+from boilerd import Client, EnqueueOptions
 from boilerd.errors import ConfigError, InvalidTaskError
-from boilerd.settings.definitions import Settings, definitions
+from boilerd.settings.definitions import Retry, Settings, definitions
 from boilerd.settings.example_file import render_toml
 from boilerd.settings.loading import Loaded, load
 from boilerd.settings.setting import Setting
@@ -772,6 +774,39 @@ def test_the_committed_file_holds_the_defaults() -> None:
 
 def test_the_committed_file_is_the_one_that_the_code_makes() -> None:
     assert CONF.read_text("utf-8") == render_toml()
+
+
+def test_a_periodic_task_of_the_file_has_each_option_that_one_of_the_mux_may_have(write_file: WriteFile) -> None:
+    per_tick = {"task_id", "process_at", "deadline"}
+    options = {
+        "queue": "low", "timeout": 300.0, "max_retries": 3, "retention": 60.0, "process_in": 30.0, "unique": 3600.0,
+        "unique_until": "end", "concurrency_key": "reports", "concurrency_limit": 2,
+    }  # fmt: skip
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in options.items()]
+
+    (entry,) = load(
+        file=write_file("".join(["[[cron]]\nspec = '@daily'\ntype = 'a:b'\n", *lines])), environ={}
+    ).settings.cron_entries()
+
+    assert options.keys() == EnqueueOptions.__annotations__.keys() - per_tick
+    assert entry.options == options
+
+
+def test_the_example_of_each_table_in_the_committed_file_has_all_its_keys_and_can_be_read(
+    write_file: WriteFile,
+) -> None:
+    text = re.sub(r"^#(?=\[|\w+ = (?!\"\"))", "", CONF.read_text("utf-8"), flags=re.MULTILINE)
+
+    settings = load(file=write_file(text), environ={}).settings
+
+    for example in (settings.limits["low"], settings.cron[0]):
+        assert None not in msgspec.structs.asdict(example).values()
+    assert set(msgspec.structs.asdict(settings.cron[0])) <= set(re.findall(r"^(\w+) =", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("key", msgspec.structs.fields(Retry), ids=lambda key: key.name)
+def test_each_key_of_the_retry_table_has_its_meaning_in_the_committed_file(key: msgspec.structs.FieldInfo) -> None:
+    assert re.search(rf"^{key.name} = \S+ +# \w+ \w+", CONF.read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.fixture(scope="module")

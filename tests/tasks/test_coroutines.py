@@ -4,8 +4,9 @@ import asyncio
 import functools
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -170,6 +171,95 @@ def test_a_generator_that_a_handler_returns_fails_the_attempt(mux: ServeMux, han
     assert outcome.line.endswith(f" returned {what}; nothing of that would run")
 
 
+class Waiting:
+    """What a library's call returns: it starts when it is awaited, or entered as a context."""
+
+    def __await__(self) -> Generator[Any, Any, str]:
+        return asyncio.sleep(0, "awaited").__await__()
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+def test_an_object_that_can_be_awaited_is_awaited(mux: ServeMux) -> None:
+    mux.handle("test:async", lambda task: Waiting())
+
+    assert run(mux) == Completed("awaited")
+
+
+def test_a_future_is_awaited_in_the_loop_to_which_it_belongs(mux: ServeMux) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @mux.handle("test:loop")
+    async def keep_loop(task: Task) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    @mux.handle("test:async")
+    def as_future(task: Task) -> asyncio.Future[str]:
+        future: asyncio.Future[str] = loops[0].create_future()
+        loops[0].call_soon(future.set_result, "awaited")
+        return future
+
+    AttemptRunner(mux).run(Task("a", "test:loop"))
+
+    assert run(mux) == Completed("awaited")
+
+
+def test_a_timeout_interrupts_what_is_awaited(mux: ServeMux) -> None:
+    class Endless:
+        def __await__(self) -> Iterator[Any]:
+            return asyncio.sleep(FOREVER_S).__await__()
+
+    mux.handle("test:async", lambda task: Endless())
+
+    outcome = run(mux, timeout_s=SOON_S)
+
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, TaskTimeoutError)
+
+
+@contextmanager
+def entered(task: Task) -> Iterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def entered_async(task: Task) -> AsyncIterator[None]:
+    yield
+
+
+async def answer_with_an_awaitable(task: Task) -> Any:
+    return Waiting()
+
+
+@pytest.mark.parametrize(
+    ("handler", "what"),
+    [
+        (entered, "a context manager that nobody entered"),
+        (entered_async, "a context manager that nobody entered"),
+        (answer_with_an_awaitable, "Waiting, which must be awaited"),
+    ],
+)
+def test_what_nobody_would_run_fails_the_attempt(mux: ServeMux, handler: Any, what: str) -> None:
+    mux.handle("test:async", handler)
+
+    outcome = run(mux)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.line == f"TypeError: handler {handler.__name__} returned {what}; nothing of that would run"
+
+
+def test_an_awaitable_that_a_middleware_returns_fails_the_attempt(mux: ServeMux) -> None:
+    mux.handle("test:async", lambda task: None)
+    mux.use(lambda next_handler: lambda task: Waiting())
+
+    outcome = run(mux)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.line.endswith("returned Waiting, which must be awaited; middleware must be plain functions")
+
+
 def async_inside(next_handler: Any) -> Any:
     async def wrapped(task: Task) -> Any:
         return next_handler(task)
@@ -296,6 +386,28 @@ def test_a_timeout_interrupts_the_coroutines_that_a_coroutine_waits_for(mux: Ser
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, TaskTimeoutError)
     assert sorted(ended) == [0, 1, 2]
+
+
+def test_the_end_of_a_drain_that_a_handler_puts_into_a_group_is_no_failure(
+    mux: ServeMux, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "boilerd.task")
+
+    @mux.handle("test:sync")
+    def collect(task: Task) -> None:
+        errors: list[BaseException] = []
+        try:
+            time.sleep(FOREVER_S)
+        except BaseException as error:
+            errors.append(error)
+        raise BaseExceptionGroup("some of many failed", errors)
+
+    runner = AttemptRunner(log_attempts(mux))
+    runner.drain(SOON_S)
+    outcome = runner.run(Task("a", "test:sync"), Attempt())
+
+    assert outcome == Released()
+    assert "task failed" not in caplog.messages
 
 
 def test_a_timeout_that_strikes_in_a_task_beside_the_handler_ends_the_attempt(mux: ServeMux) -> None:

@@ -1,6 +1,8 @@
 """Task type → handler, the middleware around it, and the handler that boilerd brings."""
 
+import functools
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 import boilerd
-from boilerd import Handler, HandlerNotFoundError, InvalidTaskError, Middleware, ServeMux, Task
+from boilerd import Handler, HandlerNotFoundError, InvalidTaskError, Middleware, ServeMux, Task, retry
 from boilerd.errors import ShutdownTimeoutError, TaskTimeoutError
 from boilerd.process.log_lines import JsonFormatter
 from boilerd.process.logs import _AddFields
@@ -172,6 +174,67 @@ def test_what_cannot_be_called_is_no_handler(mux: ServeMux) -> None:
         mux.handle("email", "text")  # type: ignore[arg-type]
 
     assert mux.patterns() == []
+
+
+class Mailer:
+    def deliver(self, task: Task) -> None:
+        """A method, which lacks its object."""
+
+
+def passing_on(function: Any) -> Any:
+    """A decorator that gives the handler what it needs beside the task."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any) -> Any:
+        return function(*args, "session")
+
+    return wrapped
+
+
+@pytest.mark.parametrize("handler", [lambda: None, lambda task, session: None, lambda *, task: None, Mailer.deliver])
+def test_a_handler_that_cannot_be_called_with_a_task_alone_is_refused(mux: ServeMux, handler: Any) -> None:
+    with pytest.raises(TypeError, match=r"^handler for 'email': .* cannot be called with \(task\): "):
+        mux.handle("email", handler)
+    with pytest.raises(TypeError, match=r"^not_found: .* cannot be called with \(task\): "):
+        mux.not_found(handler)
+
+    assert mux.patterns() == []
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        lambda task, session=None: None, lambda *args, **kwargs: None, passing_on(lambda task, session: None),
+        Mailer().deliver, print, dict,
+    ],
+)  # fmt: skip
+def test_a_handler_that_can_be_called_with_a_task_is_registered(mux: ServeMux, handler: Any) -> None:
+    mux.handle("email", handler)
+
+    assert mux.match("email") is handler
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("is_failure", "(error)"), ("retry_delay", "(retried, error, task)"), ("error_handler", "(task, error)"),
+        ("use", "(next_handler)"),
+    ],
+)  # fmt: skip
+def test_a_hook_that_cannot_be_called_as_it_will_be_is_refused(mux: ServeMux, name: str, arguments: str) -> None:
+    with pytest.raises(TypeError, match=rf" cannot be called with {re.escape(arguments)}: "):
+        getattr(mux, name)(lambda: None)
+
+    assert mux.hooks == Hooks()
+
+
+def test_a_decorator_without_its_parentheses_says_how_it_is_written(mux: ServeMux) -> None:
+    def deliver(task: Task) -> None: ...
+
+    with pytest.raises(TypeError, match=r'deliver without parentheses; write @mux\.handle\("email:deliver"\)'):
+        mux.handle(deliver)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"deliver without parentheses; write @retry\(max_retries=5\)"):
+        retry(deliver)  # type: ignore[arg-type]
 
 
 def test_a_type_that_nobody_handles_is_an_error_that_names_it(mux: ServeMux) -> None:

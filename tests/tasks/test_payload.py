@@ -13,7 +13,8 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from types import SimpleNamespace
+from typing import Annotated, Any, ClassVar, NotRequired, TypedDict
 from uuid import UUID
 
 import msgspec
@@ -467,6 +468,29 @@ def test_a_class_that_nothing_can_be_decoded_as_is_refused_however_deep_it_is(mo
     assert mux.patterns() == []
 
 
+@dataclass
+class Validated:
+    """Stands for a dataclass of pydantic, which is not installed here."""
+
+    age: int
+    __pydantic_validator__: ClassVar[object] = object()
+
+
+@dataclass
+class Household:
+    people: list[Validated]
+
+
+@pytest.mark.parametrize("model", [Validated, list[Validated], Validated | None, Household])
+def test_a_class_whose_own_rules_would_be_passed_over_is_refused_where_it_is_declared(model: Any) -> None:
+    mux = ServeMux()
+
+    with pytest.raises(TypeError, match=r"the validators of <class .*Validated'>, of pydantic, would not run; use a"):
+        mux.handle("test:echo", lambda task: None, payload=model)
+
+    assert mux.patterns() == []
+
+
 @pytest.mark.parametrize(
     ("model", "payload", "decoded"),
     [
@@ -482,6 +506,19 @@ def test_a_type_that_contains_itself_and_those_of_json_values_can_be_declared(
     model: Any, payload: Any, decoded: Any
 ) -> None:
     assert got(model, payload) == decoded
+
+
+def test_a_class_of_attrs_with_converters_is_refused_where_it_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Converted:
+        """Stands for a class of attrs, which is not installed here."""
+
+        age: int
+        __attrs_attrs__ = (SimpleNamespace(name="age", default=1, validator=None, converter=abs),)
+
+    monkeypatch.setitem(sys.modules, "attrs", SimpleNamespace(NOTHING=object(), Factory=type("Factory", (), {})))
+
+    with pytest.raises(TypeError, match=r"the converters of <class .*Converted'>, of attrs, would not run; use a"):
+        ServeMux().handle("test:echo", lambda task: None, payload=Converted)
 
 
 def test_the_middleware_sees_the_payload_as_it_came() -> None:

@@ -271,6 +271,69 @@ def test_whatever_is_failure_answers_counts_as_true_or_false(answer: Any, counts
     assert decide(ValueError(), task_of(), RetryPolicy(), Hooks(is_failure=lambda error: answer)).counts is counts
 
 
+def group_of(*errors: BaseException) -> BaseException:
+    """What ``asyncio.TaskGroup`` raises, with a group inside of it."""
+    return BaseExceptionGroup("unhandled errors", [BaseExceptionGroup("inner", errors[:1]), *errors])
+
+
+ON_OSERROR = RetryPolicy(retry_on=(OSError,), discard_on=(FileNotFoundError,))
+
+
+@pytest.mark.parametrize(
+    ("error", "decision"),
+    [
+        (OSError("away"), Decision(Verdict.RETRY, 1.0)),
+        (ValueError("bad"), ARCHIVE),
+        (FileNotFoundError(), ARCHIVE),
+        (SkipRetry("bounced"), ARCHIVE),
+        (RetryLater(7.5), Decision(Verdict.RETRY, 7.5, counts=False)),
+        (RevokeTask(), Decision(Verdict.DROP, counts=False)),
+        (TaskTimeoutError("slow"), Decision(Verdict.RETRY, 1.0)),
+    ],
+)
+def test_a_group_of_errors_counts_as_what_it_holds(error: BaseException, decision: Decision) -> None:
+    assert decide(group_of(error), task_of(), ON_OSERROR, Hooks()) == decision
+
+
+@pytest.mark.parametrize(
+    ("stronger", "weaker", "decision"),
+    [
+        (RevokeTask(), SkipRetry("bounced"), Decision(Verdict.DROP, counts=False)),
+        (SkipRetry("bounced"), OSError("away"), ARCHIVE),
+        (FileNotFoundError(), OSError("away"), ARCHIVE),
+        (ValueError("not in retry_on"), OSError("away"), ARCHIVE),
+        (OSError("away"), RetryLater(7.5), Decision(Verdict.RETRY, 1.0)),
+        (RetryLater(60), RetryLater(7.5), Decision(Verdict.RETRY, 60.0, counts=False)),
+    ],
+)
+def test_the_strongest_of_a_group_counts_wherever_it_stands(
+    stronger: BaseException, weaker: BaseException, decision: Decision
+) -> None:
+    for error in (group_of(stronger, weaker), group_of(weaker, stronger)):
+        assert decide(error, task_of(), ON_OSERROR, Hooks()) == decision
+
+
+def test_a_group_is_no_failure_if_nothing_in_it_is_one() -> None:
+    hooks = Hooks(is_failure=lambda error: not isinstance(error, BlockingIOError))
+
+    assert decide(group_of(BlockingIOError(), BlockingIOError()), task_of(), RetryPolicy(), hooks).counts is False
+    assert decide(group_of(BlockingIOError(), ValueError()), task_of(), RetryPolicy(), hooks).counts is True
+
+
+def test_a_policy_may_name_the_class_of_a_group() -> None:
+    group = ExceptionGroup("unhandled errors", [ValueError()])
+
+    assert decide(group, task_of(), RetryPolicy(retry_on=(ExceptionGroup,)), Hooks()).verdict is Verdict.RETRY
+    assert decide(group, task_of(), RetryPolicy(discard_on=(ExceptionGroup,)), Hooks()) == ARCHIVE
+
+
+def test_what_an_error_was_raised_from_does_not_count() -> None:
+    error = ValueError("bad")
+    error.__cause__ = SkipRetry("bounced")
+
+    assert decide(error, task_of(), RetryPolicy(), Hooks()) == Decision(Verdict.RETRY, 1.0)
+
+
 class Handlers:
     def deliver(self, task: Task) -> None:
         """A handler that needs an object."""

@@ -7,9 +7,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from datetime import UTC, datetime
+from fractions import Fraction
+from numbers import Integral, Real
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import msgspec
 import pytest
@@ -19,7 +22,16 @@ from boilerd import BoilerdError, Handler, ServeMux, Task
 from boilerd.entry_point import run as entry_point
 from boilerd.errors import ShutdownTimeoutError, TaskTimeoutError
 from boilerd.process.signals import StopRequest, install_handler
-from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
+from boilerd.tasks.payload import encode_payload
+from boilerd.worker.attempt import (
+    MAX_RESULT_BYTES,
+    AttemptRunner,
+    Completed,
+    Failed,
+    Outcome,
+    Released,
+    encode_result,
+)
 from boilerd.worker.attempt_log import log_attempts
 from builders import endless_list
 from support import DEADLINE_S, wait_until
@@ -42,6 +54,23 @@ def wait() -> None:
 def waiting(task: Task) -> str:
     wait()
     return "waited in vain"
+
+
+@Integral.register
+class Whole:
+    """Stands for a number of numpy, which is not installed here: registered as one, and not derived from int."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __int__(self) -> int:
+        return self.number
+
+
+@Real.register
+class Broken:
+    def __float__(self) -> float:
+        return 1.5
 
 
 class Told(NamedTuple):
@@ -160,6 +189,49 @@ def test_a_result_of_a_subclass_is_kept_as_what_it_is_a_subclass_of() -> None:
     safe, number = type("SafeString", (str,), {}), type("Number", (int,), {})
 
     assert encode_result({"html": safe("<b>"), "n": number(5)}) == b'{"html":"<b>","n":5}'
+
+
+class Model:
+    """Stands for a model of pydantic, which is not installed here."""
+
+    __pydantic_fields__: ClassVar = {"tags": None}
+
+    def __init__(self) -> None:
+        self.tags = {"b", "a"}
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        return {"tags": sorted(self.tags)} if mode == "json" else {"tags": self.tags}
+
+
+@pytest.mark.parametrize(
+    ("result", "decoded"),
+    [
+        (PurePosixPath("/srv/report.pdf"), "/srv/report.pdf"),
+        (Whole(5), 5),
+        ({Whole(5): Broken()}, {"5": 1.5}),
+        (type("bool", (), {"__module__": "numpy", "__bool__": lambda _: False})(), False),
+        (Told("bad", "at line 1"), ["bad", "at line 1"]),
+        (datetime(2027, 1, 31, 8, tzinfo=UTC), "2027-01-31T08:00:00Z"),
+        ([Model()], [{"tags": ["a", "b"]}]),
+    ],
+)
+def test_what_has_a_form_as_a_payload_has_it_as_a_result(result: object, decoded: object) -> None:
+    assert msgspec.json.decode(encode_result(result)) == decoded
+    assert msgspec.json.decode(encode_payload(result)) == decoded
+
+
+@pytest.mark.parametrize(
+    ("result", "why"), [({"f": Fraction(1, 3)}, "Fraction has no JSON form"), ("x" * MAX_RESULT_BYTES, "too large")]
+)
+def test_a_result_that_is_not_kept_is_a_warning_that_names_the_task(
+    caplog: pytest.LogCaptureFixture, result: object, why: str
+) -> None:
+    encode_result(result, task())
+
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert (vars(record)["task_id"], vars(record)["task_type"]) == ("t1", "a:b")
+    assert why in vars(record)["error"]
 
 
 # --- Failures

@@ -13,7 +13,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from boilerd.broker.connection_pool import ConnectionStack
-from boilerd.errors import ConfigError
+from boilerd.errors import ConfigError, shown
 from boilerd.settings.definitions import Settings
 from boilerd.settings.urls import CLIENT_OPTIONS, check_url, mask_url, options_of, without_options
 
@@ -65,7 +65,7 @@ def connect(
             pool.connection_kwargs.update({"db": db} if db else {})
         pool.prepare()
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"redis_url: {mask_url(url)!r}: {error}") from error
+        raise ConfigError(f"redis_url: {shown(mask_url(url))}: {error}") from error
     return redis.Redis.from_pool(pool)
 
 

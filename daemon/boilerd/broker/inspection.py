@@ -5,7 +5,7 @@ A key of another kind, as another program may put it there, is told in the row o
 are read; where one thing alone is asked for, it is a MisplacedKeyError.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 from typing import Any
@@ -20,6 +20,7 @@ from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.views import (
     CompletedTask,
+    CronInfo,
     Day,
     QueueDetail,
     QueueInfo,
@@ -30,6 +31,7 @@ from boilerd.broker.views import (
     to_attempt,
     to_completed,
     to_count,
+    to_cron,
     to_queue,
     to_queue_detail,
     to_task,
@@ -248,6 +250,13 @@ class Inspection(ScriptCalls):
         with expecting("list", keys.completed(queue)):
             notes = connection.lrange(raw(keys.completed(queue)), 0, size - 1)
         return [found for note in notes if (found := to_completed(note))]
+
+    def crons(self, ticks: Mapping[str, float], now_s: float) -> list[CronInfo]:
+        """The periodic tasks that daemons have, by name; `ticks`: the last of each."""
+        connection: Any = self.connection
+        with expecting("hash", keys.SCHEDULES):
+            found = {text(name): value for name, value in connection.hgetall(keys.SCHEDULES).items()}
+        return [to_cron(name, found[name], ticks.get(name), now_s) for name in sorted(found)]
 
     # --- Workers and the server
 

@@ -27,6 +27,7 @@ from boilerd.errors import (
     InvalidTaskError,
     QueueFullError,
     TaskIdConflictError,
+    shown,
 )
 from boilerd.tasks.options import TaskOptions, UniqueUntil
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, canonical
@@ -154,9 +155,9 @@ def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: 
     except (ForbiddenJobError, InvalidPayloadError) as refused:
         error = refused
     except (ValueError, OverflowError, OSError, msgspec.DecodeError) as broken:  # OSError: a date that is far off
-        error = ForbiddenJobError(f"job {task_id!r} is damaged: {broken}")
+        error = ForbiddenJobError(f"job {shown(task_id)} is damaged: {broken}")
     except MemoryError:  # small data may unpack to values of many times its size
-        error = ForbiddenJobError(f"job {task_id!r} takes more memory than its worker may have")
+        error = ForbiddenJobError(f"job {shown(task_id)} takes more memory than its worker may have")
     needs_cleanup = not _CLEANUP_FIELDS.isdisjoint(fields)
     return Claim(
         task_id, execution_id, queue, started, retention_s, task, function, max_retries, error,
@@ -179,9 +180,9 @@ def _started_at(fields: Mapping[bytes, bytes]) -> str:
 
 def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[Task, str | None]:
     if not fields:
-        raise ForbiddenJobError(f"job {task_id!r} has no record; it was deleted or overwritten while it waited")
+        raise ForbiddenJobError(f"job {shown(task_id)} has no record; it was deleted or overwritten while it waited")
     if not task_id.isprintable():
-        raise ForbiddenJobError(f"job ID {task_id!r} is no text")
+        raise ForbiddenJobError(f"job ID {shown(task_id)} is no text")
     if b"concurrency_key" in fields:
         _check_limit(fields.get(b"concurrency_limit", b"1"))
     task_type, payload, function = _to_call(fields.get(b"data", b""))
@@ -189,7 +190,6 @@ def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[T
     deadline = fields.get(b"deadline")
     enqueued = fields.get(b"enqueued_at")
     intervals = fields.get(b"retry_intervals")
-    request_id = payload.get("request_id") if isinstance(payload, dict) else None
     task = Task(
         id=task_id,
         type=task_type,
@@ -199,10 +199,16 @@ def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[T
         timeout_s=float(timeout) if timeout > 0 else None,
         deadline=datetime.fromtimestamp(float(deadline), UTC) if deadline else None,
         enqueued_at=datetime.fromisoformat(enqueued.decode()) if enqueued else None,
-        request_id=request_id[:MAX_REQUEST_ID] if isinstance(request_id, str) else None,
+        request_id=request_id_of(payload),
         retry_intervals_s=msgspec.json.decode(intervals, type=tuple[float, ...]) if intervals else (),
     )
     return task, function
+
+
+def request_id_of(payload: Any) -> str | None:
+    """What ties a task with this payload to its cause."""
+    request_id = payload.get("request_id") if isinstance(payload, dict) else None
+    return request_id[:MAX_REQUEST_ID] if isinstance(request_id, str) else None
 
 
 def _check_limit(concurrency_limit: bytes) -> None:
@@ -235,7 +241,9 @@ def _to_call(data: bytes) -> tuple[str, Any, str | None]:
     if function in ENTRY_POINTS:
         raise ForbiddenJobError("its arguments are not [task type, payload]")
     if instance is not None:
-        raise ForbiddenJobError(f"{function!r} is a method of an object, which JSON cannot hold; it was not imported")
+        raise ForbiddenJobError(
+            f"{shown(function)} is a method of an object, which JSON cannot hold; it was not imported"
+        )
     if not _FUNCTION.fullmatch(function):
         raise not_registered(function)
     return function, {"args": args, "kwargs": kwargs}, function
@@ -255,7 +263,7 @@ def _read_deep_call(data: bytes) -> Call:
 
 def not_registered(function: str) -> ForbiddenJobError:
     """Why a job of a plain RQ client is refused."""
-    return ForbiddenJobError(f"function {function!r} is not a registered task; it was not imported")
+    return ForbiddenJobError(f"function {shown(function)} is not a registered task; it was not imported")
 
 
 # --- Read, for claims and for people; a claim is refused where this raises, and `views` shows the rest

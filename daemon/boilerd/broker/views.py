@@ -16,7 +16,8 @@ import msgspec
 from boilerd.broker.connection import text
 from boilerd.broker.job_hash import NUMBER_FIELDS, is_own_call, read_call, read_max_retries, read_retention_s
 from boilerd.broker.states import STATE_OF
-from boilerd.errors import ForbiddenJobError, MisplacedKeyError
+from boilerd.errors import ConfigError, ForbiddenJobError, MisplacedKeyError
+from boilerd.tasks.cron import Schedule
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: A traceback, or the data of a job, may unpack to this much to be shown.
@@ -47,7 +48,10 @@ class TaskDetail:
         state: None for a state of RQ's own, such as deferred or canceled.
         rq_status: RQ's word for the state.
         payload: As decoded JSON; None also if it cannot be read.
+        result: What the handler returned, of a completed task whose attempts were asked for; before that, what it wrote
+            last with `Task.write_result`.
         retried: How many retries are used up.
+        max_retries: How many there are; None: its handler's policy decides, which is known when it has failed.
         retention_s: How long the task is kept after success; -1: for ever.
         waits_for: The concurrency key for a share of which a pending task waits; empty: for a worker alone.
         next_run_at: When a scheduled task is due.
@@ -61,7 +65,7 @@ class TaskDetail:
     state: TaskState | None
     payload: Any = field(repr=False)
     retried: int
-    max_retries: int
+    max_retries: int | None
     timeout_s: int | None
     retention_s: int
     deadline: datetime | None
@@ -79,6 +83,7 @@ class TaskDetail:
     next_run_at: datetime | None = None
     expires_at: datetime | None = None
     attempts: Sequence[Attempt] = ()
+    result: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,24 @@ class WorkerInfo:
     task_type: str = ""
     task_started_at: datetime | None = None
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CronInfo:
+    """A periodic task that a daemon of any host has, or had: they are kept for 400 days after the last start of one.
+
+    Attributes:
+        since: When it was first seen with this line and time zone.
+        previous: The last tick that was taken.
+        next: The next tick; None: it cannot be told from what stands in Redis.
+    """
+
+    name: str
+    spec: str
+    timezone: str
+    since: datetime | None
+    previous: datetime | None
+    next: datetime | None
 
 
 class CompletedTask(msgspec.Struct, frozen=True):
@@ -182,7 +205,6 @@ def to_task(
     if state is TaskState.SCHEDULED and "last_failed_at" in shown:
         state = TaskState.RETRY
     task_type, payload, is_foreign = _call(fields.get(b"data", b""))
-    default_retries = 0 if is_foreign else DEFAULT_MAX_RETRIES  # a plain RQ client that wants none says nothing
     moment = None if score is None else _moment(score)
     is_waiting = state in {TaskState.SCHEDULED, TaskState.RETRY}
     is_aside = state is TaskState.PENDING and score is not None
@@ -193,7 +215,7 @@ def to_task(
         state=state,
         payload=payload,
         retried=_int(shown.get("number_of_retries")) or 0,
-        max_retries=default_retries if (own := read_max_retries(fields)) is None else own,
+        max_retries=_max_retries(fields, is_foreign=is_foreign),
         timeout_s=seconds if (seconds := _int(shown.get("timeout"))) and seconds > 0 else None,
         retention_s=read_retention_s(fields),
         deadline=_moment(shown.get("deadline")),
@@ -211,6 +233,7 @@ def to_task(
         next_run_at=_without_microseconds(moment) if is_waiting else None,
         expires_at=None if is_waiting or is_aside else moment,
         attempts=attempts,
+        result=_result(fields, state, attempts),
     )
 
 
@@ -221,8 +244,8 @@ def to_attempt(fields: Mapping[bytes, bytes]) -> Attempt:
     with suppress(ValueError, zlib.error):
         error = text(zlib.decompressobj().decompress(base64.b64decode(packed), _MAX_SHOWN_BYTES)) if packed else ""
     result = None
-    with suppress(ValueError, RecursionError, msgspec.DecodeError):
-        result = _shallow(msgspec.json.decode(base64.b64decode(fields.get(b"return_value", b""))))
+    with suppress(ValueError):
+        result = _json(base64.b64decode(fields.get(b"return_value", b"")))
     return Attempt(
         started_at=_moment(text(fields.get(b"execution_started_at", b""))),
         ended_at=_moment(text(fields.get(b"execution_ended_at", b""))),
@@ -257,6 +280,16 @@ def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes
         task_type=task_type,
         task_started_at=_moment(text(execution.get(b"created_at", b""))),
     )
+
+
+def to_cron(name: str, value: bytes, previous_s: float | None, now_s: float) -> CronInfo:
+    """A periodic task from its value in boilerd:schedules, ``SINCE TIMEZONE LINE``, and its last tick."""
+    since, _, schedule = text(value).partition(" ")
+    timezone, _, spec = schedule.partition(" ")
+    following = None
+    with suppress(ConfigError, ValueError, OverflowError):
+        following = _moment(Schedule.parse(spec, timezone).next_after(now_s))
+    return CronInfo(name, spec, timezone, _moment(since), _moment(previous_s), following)
 
 
 def to_count(value: bytes | None) -> int:
@@ -309,6 +342,28 @@ def _call(data: bytes) -> tuple[str, Any, bool]:
             return args[0], _shallow(args[1]), False
         return function, _shallow({"args": args, "kwargs": kwargs}), True
     return "", None, True
+
+
+def _max_retries(fields: Mapping[bytes, bytes], *, is_foreign: bool) -> int | None:
+    if b"task_type" in fields and not {b"max_retries", b"last_failed_at"} & fields.keys():
+        return None  # `retries_left` is for RQ's tools until then
+    own = read_max_retries(fields)
+    # A plain RQ client that wants none says nothing.
+    return (0 if is_foreign else DEFAULT_MAX_RETRIES) if own is None else own
+
+
+def _result(fields: Mapping[bytes, bytes], state: TaskState | None, attempts: Sequence[Attempt]) -> Any:
+    """The result; one of an earlier attempt's or worker's may stand in the hash of a completed task."""
+    if state is TaskState.COMPLETED:
+        return attempts[-1].result if attempts else None
+    return _json(fields.get(b"result", b""))
+
+
+def _json(encoded: bytes) -> Any:
+    """A value from JSON; None if it cannot be read or shown."""
+    with suppress(ValueError, RecursionError, msgspec.DecodeError):
+        return _shallow(msgspec.json.decode(encoded))
+    return None
 
 
 def _shallow(value: Any) -> Any:

@@ -11,7 +11,7 @@ from boilerd.cli.options import BROKER, Loaded, with_json_lines, with_settings
 from boilerd.cli.output import echo
 from boilerd.cli.tables import print_json, print_table, relative
 from boilerd.client import Client
-from boilerd.errors import InvalidTaskError, MisplacedKeyError
+from boilerd.errors import InvalidTaskError, MisplacedKeyError, shown
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.loading import load_app
 
@@ -75,7 +75,7 @@ def run(loaded: Loaded, *, name: str) -> None:
     """  # noqa: D301 - click looks for the character \b
     entries = {entry.name: entry for entry in _entries(loaded)}
     if name not in entries:
-        raise InvalidTaskError(f"no periodic task {name!r}; there are: {', '.join(entries) or 'none'}")
+        raise InvalidTaskError(f"no periodic task {shown(name)}; there are: {', '.join(entries) or 'none'}")
     entry = entries[name]
     with Client.from_settings(loaded.settings) as client:
         echo(client.enqueue(entry.task_type, entry.payload, **entry.options).id)

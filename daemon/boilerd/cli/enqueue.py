@@ -1,6 +1,7 @@
 """``boilerd enqueue``."""
 
 import json
+import re
 import sys
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -11,10 +12,14 @@ import msgspec
 from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, json_option, with_settings
 from boilerd.cli.output import echo
 from boilerd.client import Client
-from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, InvalidTaskError
+from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, InvalidTaskError, shown
 from boilerd.inspector import Inspector
 from boilerd.tasks.options import UniqueUntil
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
+
+#: A text in JSON, in which brackets stay what they are, or a bracket.
+_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[<>]')
+_BRACES = {"<": "{", ">": "}"}
 
 
 @click.command()
@@ -22,7 +27,9 @@ from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
 @click.argument("payload", metavar="[PAYLOAD]", default="null")
 @click.option("-q", "--queue", default=DEFAULT_QUEUE, show_default=True, help="Queue to put it on.")
 @click.option("--max-retries", type=int, help="Further attempts after a first one that failed.")
-@click.option("--timeout", type=DurationType(), help="How long one attempt may take; 30m without it.")
+@click.option(
+    "--timeout", type=DurationType(), help="How long one attempt may take; without it 30m, or until --deadline."
+)
 @click.option("--retention", type=DurationType(), default="0", help="How long to keep it after success.")
 @click.option("--in", "process_in", type=DurationType(), help="Run it so much later.")
 @click.option("--at", "process_at", type=MomentType(), help="Run it then: 2027-01-31T08:00+01:00.")
@@ -77,7 +84,7 @@ def parse_payload(text: str) -> Any:
     """
     stripped = text.strip()
     if stripped.startswith("<") and stripped.endswith(">"):
-        stripped = "{" + stripped[1:-1] + "}"
+        stripped = _BRACKET.sub(lambda found: _BRACES.get(found[0], found[0]), stripped)
     try:
         encoded = stripped.encode()
         json.loads(stripped, parse_constant=_refuse_constant)
@@ -106,7 +113,7 @@ def _check_queue(client: Client, queue: str, loaded: Loaded) -> None:
     known = loaded.settings.queues
     if check_queue(queue) not in known and not Inspector(client.connection).has_workers(queue):
         raise InvalidTaskError(
-            f"queue {queue!r}: no worker works on it and the settings do not name it ({', '.join(known)})"
+            f"queue {shown(queue)}: no worker works on it and the settings do not name it ({', '.join(known)})"
         )
 
 

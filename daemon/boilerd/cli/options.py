@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from boilerd.errors import BoilerdError, ConfigError
+from boilerd.errors import BoilerdError, ConfigError, shown
 from boilerd.settings.definitions import definitions
 from boilerd.settings.loading import Loaded, load
 from boilerd.units import Duration
@@ -70,7 +70,7 @@ class DurationType(click.ParamType[float]):
         try:
             return Duration.parse(value)
         except ValueError:
-            self.fail(f"{value!r} is not {Duration.hint}", param, ctx)
+            self.fail(f"{shown(value)} is not {Duration.hint}", param, ctx)
 
 
 class MomentType(click.ParamType[datetime]):
@@ -83,9 +83,9 @@ class MomentType(click.ParamType[datetime]):
         try:
             moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is not a moment such as 2027-01-31T08:00+01:00", param, ctx)
+            self.fail(f"{shown(value)} is not a moment such as 2027-01-31T08:00+01:00", param, ctx)
         if moment.utcoffset() is None:
-            self.fail(f"{value!r} has no time zone; add one, such as Z or +01:00", param, ctx)
+            self.fail(f"{shown(value)} has no time zone; add one, such as Z or +01:00", param, ctx)
         return moment
 
 

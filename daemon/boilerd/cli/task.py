@@ -20,6 +20,12 @@ from boilerd.units import LONGEST_S
 LOOKS = 300_000
 
 
+def retried(detail: TaskDetail, between: str = " of ") -> str:
+    """Return how many retries are used up, and of how many, as far as that is known."""
+    most = between + ("?" if detail.max_retries is None else str(detail.max_retries))
+    return f"{detail.retried}{most}"
+
+
 def _waits_for(detail: TaskDetail) -> str:
     """Name what a pending task waits for, beside a worker."""
     return f"concurrency key {detail.waits_for}" if detail.waits_for else ""
@@ -34,12 +40,12 @@ _COLUMNS: dict[TaskState, dict[str, Callable[[TaskDetail], object]]] = {
     TaskState.SCHEDULED: {"DUE": lambda task: relative(task.next_run_at)},
     TaskState.RETRY: {
         "DUE": lambda task: relative(task.next_run_at),
-        "RETRIED>": lambda task: f"{task.retried}/{task.max_retries}",
+        "RETRIED>": lambda task: retried(task, "/"),
         "LAST ERROR": lambda task: task.last_error,
     },
     TaskState.ARCHIVED: {
         "FAILED": lambda task: relative(task.last_failed_at),
-        "RETRIED>": lambda task: f"{task.retried}/{task.max_retries}",
+        "RETRIED>": lambda task: retried(task, "/"),
         "LAST ERROR": lambda task: task.last_error,
     },
     TaskState.COMPLETED: {
@@ -136,7 +142,7 @@ def _print_task(detail: TaskDetail) -> None:
         ("task", detail.id), ("type", detail.type), ("queue", detail.queue),
         ("state", detail.state or detail.rq_status),
         ("payload", json_text(detail.payload)),
-        ("retried", f"{detail.retried} of {detail.max_retries}"),
+        ("retried", retried(detail)),
         ("timeout", lasting(detail.timeout_s) if detail.timeout_s else "none"),
         ("retention", _retention(detail.retention_s)),
         ("created", absolute(detail.created_at)), ("enqueued", absolute(detail.enqueued_at)),
@@ -144,6 +150,7 @@ def _print_task(detail: TaskDetail) -> None:
         ("started", absolute(detail.started_at)), ("worker", detail.worker), ("ended", absolute(detail.ended_at)),
         ("kept until", absolute(detail.expires_at)), ("unique", detail.unique_key),
         ("concurrency", detail.concurrency_key), ("waits for", _waits_for(detail)), ("last error", detail.last_error),
+        ("result", "" if detail.result is None else json_text(detail.result)),
     ])  # fmt: skip
     for line in attempt_lines(detail):
         echo(line)

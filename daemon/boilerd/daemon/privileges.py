@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from boilerd import ground
-from boilerd.errors import BootError
+from boilerd.errors import BootError, shown
 
 
 def become(user: str, directories: Iterable[Path]) -> None:
@@ -19,11 +19,11 @@ def become(user: str, directories: Iterable[Path]) -> None:
     try:
         account = pwd.getpwnam(user)
     except KeyError:
-        raise BootError(f"user: there is no user {user!r}; create it, or leave the setting out") from None
+        raise BootError(f"user: there is no user {shown(user)}; create it, or leave the setting out") from None
     if os.geteuid() == account.pw_uid:
         return
     if os.geteuid() != 0:
-        raise BootError(f"user: only root can become {user!r}; start as root or as {user!r}")
+        raise BootError(f"user: only root can become {shown(user)}; start as root or as {shown(user)}")
     for directory in directories:
         _give(directory, account)
     try:
@@ -32,7 +32,7 @@ def become(user: str, directories: Iterable[Path]) -> None:
         os.setresgid(*[account.pw_gid] * 3)
         os.setresuid(*[account.pw_uid] * 3)
     except OSError as error:
-        raise BootError(f"user: cannot become {user!r}: {error}") from error
+        raise BootError(f"user: cannot become {shown(user)}: {error}") from error
     os.environ.update({"HOME": account.pw_dir, "USER": user, "LOGNAME": user})
 
 

@@ -17,6 +17,7 @@ from boilerd.errors import ConfigError
 from boilerd.settings.setting import Form, Setting
 from boilerd.settings.urls import mask_url, socket_url
 from boilerd.tasks.cron import CronEntry
+from boilerd.tasks.options import EnqueueOptions
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.tasks.queues import DEFAULT_WEIGHTS, check_queue
 from boilerd.tasks.retry import RetryPolicy
@@ -45,11 +46,11 @@ def _check_queues(by_name: Mapping[str, object]) -> None:
 class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The ``[retry]`` table: the policy of handlers that have none of their own."""
 
-    max_retries: Annotated[int, msgspec.Meta(ge=0)] = DEFAULT_MAX_RETRIES
-    base: Duration = Duration(1)
-    factor: Annotated[float, msgspec.Meta(ge=1)] = 2.0
-    max_delay: Duration = Duration(24 * 3600)
-    jitter: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    max_retries: Annotated[int, _doc("attempts after the first", ge=0)] = DEFAULT_MAX_RETRIES
+    base: Annotated[Duration, _doc("before the first retry")] = Duration(1)
+    factor: Annotated[float, _doc("each further delay is so many times as long", ge=1)] = 2.0
+    max_delay: Annotated[Duration, _doc("the longest delay")] = Duration(24 * 3600)
+    jitter: Annotated[float, _doc("a delay grows by up to this share of itself, at random", ge=0)] = 0.0
 
     def policy(self) -> RetryPolicy:
         """The policy, as the worker uses it."""
@@ -65,8 +66,8 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 LIMITS_EXAMPLE = """\
 #[limits.low]
-#max_active = 2
-#max_length = 100000
+#max_active = 2                # tasks that run at once; 0: any number
+#max_length = 100000           # tasks that wait; 0: any number
 """
 
 
@@ -83,10 +84,15 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     timeout: Duration | None = None
     retention: Duration | None = None
     max_retries: int | None = None
+    process_in: Duration | None = None
+    unique: Duration | None = None
+    unique_until: str | None = None
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
 
     def entry(self) -> CronEntry:
         """The entry, as the scheduler uses it; raises ConfigError."""
-        options = {name: getattr(self, name) for name in ("queue", "timeout", "retention", "max_retries")}
+        options = {name: getattr(self, name, None) for name in EnqueueOptions.__annotations__}
         return CronEntry(
             name=self.name, spec=self.spec, task_type=self.type, payload=self.payload,
             options={name: value for name, value in options.items() if value is not None},
@@ -99,9 +105,18 @@ CRON_EXAMPLE = """\
 #spec = "*/5 * * * *"          # or six fields, seconds first; @every 30s; @daily
 #type = "report:refresh"
 #payload = { region = "eu" }
-#timezone = "Europe/Berlin"
+#name = "refresh-eu"           # made from the type without it
+#timezone = "Europe/Berlin"    # UTC without it
 #catch_up = false              # true: the last tick that was missed runs late
-#queue = "low"
+#queue = "low"                 # from here on: options as an enqueue has them
+#timeout = "5m"
+#retention = "24h"
+#max_retries = 3
+#process_in = "30s"
+#unique = "1h"
+#unique_until = "end"
+#concurrency_key = "reports"
+#concurrency_limit = 2
 """
 
 

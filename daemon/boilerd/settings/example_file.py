@@ -33,10 +33,14 @@ def render_toml() -> str:
 
 def _table(setting: Setting) -> str:
     default = setting.default
-    pairs = msgspec.structs.asdict(default) if isinstance(default, msgspec.Struct) else default
-    if not pairs:
+    if isinstance(default, msgspec.Struct):
+        about = {name: hint.__metadata__[0].description for name, hint in type(default).__annotations__.items()}
+        lines = [f"{_line(name, getattr(default, name)).rstrip():<31}# {doc}\n" for name, doc in about.items()]
+    elif default:
+        lines = [_line(key, value) for key, value in default.items()]
+    else:
         return setting.form.example
-    return "".join([f"[{setting.name}]\n", *(_line(key, value) for key, value in pairs.items())])
+    return "".join([f"[{setting.name}]\n", *lines])
 
 
 def _line(key: str, value: Any) -> str:

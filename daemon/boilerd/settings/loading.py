@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from boilerd import ground
-from boilerd.errors import ConfigError, InvalidTaskError, closest
+from boilerd.errors import ConfigError, InvalidTaskError, closest, shown
 from boilerd.settings.definitions import Settings, definitions
 from boilerd.settings.setting import Setting
 from boilerd.settings.urls import check_url
@@ -113,7 +113,7 @@ def _read_file(path: Path) -> dict[str, tuple[Any, str]]:
     names = [setting.name for setting in definitions()]
     for name in data:
         if name not in names:
-            raise ConfigError(f"{path}: unknown key {name!r}{_did_you_mean(name, names)}")
+            raise ConfigError(f"{path}: unknown key {shown(name)}{_did_you_mean(name, names)}")
     return {name: (value, str(path)) for name, value in data.items()}
 
 
@@ -145,7 +145,7 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     known |= {f"{variable}_FILE" for each in definitions() if each.form.is_secret for variable in each.variables}
     for variable in environ:
         if variable.startswith("BOILERD_") and variable not in known:
-            raise ConfigError(f"unknown variable {variable!r}{_did_you_mean(variable, sorted(known))}")
+            raise ConfigError(f"unknown variable {shown(variable)}{_did_you_mean(variable, sorted(known))}")
 
 
 def _read_secret(path: Path, source: str) -> str:
@@ -179,7 +179,7 @@ def _check_together(settings: Settings) -> None:
     if settings.log_output != "stdout" and not settings.log_file:
         raise ConfigError(f"log_file: missing; log_output = {settings.log_output!r} needs the path of a file")
     if settings.app is not None and not re.fullmatch(r"[\w.]+:[\w.]+", settings.app):
-        raise ConfigError(f"app: {settings.app!r} is not module:name, such as myproject.tasks:mux")
+        raise ConfigError(f"app: {shown(settings.app)} is not module:name, such as myproject.tasks:mux")
     if settings.redis_url is not None:
         check_url(settings.redis_url)
 

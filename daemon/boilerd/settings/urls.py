@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, unquote_plus, urlsplit
 
-from boilerd.errors import ConfigError, closest
+from boilerd.errors import ConfigError, closest, shown
 
 MASK = "********"
 
@@ -68,7 +68,7 @@ def mask_url(url: str) -> str:
 def check_url(url: str) -> None:
     """Raise ConfigError, without the password, if it is no URL of a Redis."""
     if not url.startswith(SCHEMES):
-        raise ConfigError(f"redis_url: {mask_url(url)!r} does not begin with one of {', '.join(SCHEMES)}")
+        raise ConfigError(f"redis_url: {shown(mask_url(url))} does not begin with one of {', '.join(SCHEMES)}")
     try:
         parts = urlsplit(url)
         if parts.scheme in {"redis", "rediss"}:
@@ -80,14 +80,14 @@ def check_url(url: str) -> None:
             wrong = (
                 error if mask_url(url) == url else "a password needs an @ behind it, as in redis://:PASSWORD@host:6379"
             )
-            raise ConfigError(f"redis_url: {mask_url(url)!r}: {wrong}") from error
+            raise ConfigError(f"redis_url: {shown(mask_url(url))}: {wrong}") from error
         is_cut = True
     if is_cut:
         raise ConfigError(
-            f"redis_url: {mask_url(url)!r} is no URL; in its password write / ? # [ @ as %2F %3F %23 %5B %40"
+            f"redis_url: {shown(mask_url(url))} is no URL; in its password write / ? # [ @ as %2F %3F %23 %5B %40"
         )
     if wrong := _wrong_part(urlsplit(url)) or _wrong_option(urlsplit(url)):
-        raise ConfigError(f"redis_url: {mask_url(url)!r}: {wrong}")
+        raise ConfigError(f"redis_url: {shown(mask_url(url))}: {wrong}")
 
 
 def _wrong_part(parts: SplitResult) -> str:
@@ -97,7 +97,7 @@ def _wrong_part(parts: SplitResult) -> str:
         return "" if is_path else "the path of a socket stands behind three slashes, as in unix:///run/valkey.sock"
     path = parts.path.strip("/")
     number = path.partition("/")[2] if parts.scheme == "redis+sentinel" else path
-    return "" if re.fullmatch(r"\d*", number) else f"{number!r} is not the number of a database, such as 0"
+    return "" if re.fullmatch(r"\d*", number) else f"{shown(number)} is not the number of a database, such as 0"
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 from supervisor.process import ProcessGroup
 from supervisor.states import STOPPED_STATES, ProcessStates
 
-from boilerd.errors import RefusedError
+from boilerd.errors import RefusedError, shown
 from boilerd.process.exit_status import DONE
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.supervision.children import ForkedConfig
@@ -79,7 +79,7 @@ class Pool:
         processes = self._group.processes
         for name in names or []:
             if _slot_of(name) not in processes:
-                raise RefusedError(f"no worker {name!r}; there are {WORKER}:0 to {WORKER}:{len(processes) - 1}")
+                raise RefusedError(f"no worker {shown(name)}; there are {WORKER}:0 to {WORKER}:{len(processes) - 1}")
         for slot in [_slot_of(name) for name in names or processes]:
             _stop(process := processes[slot])
             if process.state in STOPPED_STATES:

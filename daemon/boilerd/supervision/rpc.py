@@ -6,7 +6,7 @@ from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
 from supervisor.states import ProcessStates
 from supervisor.xmlrpc import Faults, RPCError
 
-from boilerd.errors import RefusedError
+from boilerd.errors import RefusedError, shown
 from boilerd.supervision.groups import VALKEY, WORKER
 
 
@@ -72,7 +72,7 @@ class DaemonInterface:
     def scale(self, size: Any) -> bool:
         """Have so many workers."""
         if type(size) is not int:  # XML-RPC has other numbers, and half a worker would end the loop
-            raise RPCError(Faults.FAILED, f"{size!r} workers: give a whole number")
+            raise RPCError(Faults.FAILED, f"{shown(size)} workers: give a whole number")
         _request(self._daemon.scale, size)
         return True
 

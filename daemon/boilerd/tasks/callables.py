@@ -1,22 +1,22 @@
 """Checks of the functions that an application registers: handlers, middleware and hooks."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from boilerd.errors import shown
 
 
 def check_handler(role: str, handler: Any) -> None:
-    """Raise TypeError if the handler cannot be called, or is a generator function."""
-    if not callable(handler):
-        raise TypeError(f"{role}: {handler!r} cannot be called")
+    """Raise TypeError if the handler cannot be called with a task, or is a generator function."""
+    _check_call(role, handler, ("task",))
     if is_generator(handler):
         raise TypeError(f"{role}: {name_of(handler)} has a yield, so that nothing of it would run; use return")
 
 
-def check_plain(role: str, function: Any) -> None:
-    """Raise TypeError if the function cannot be called, or is ``async def`` or a generator function."""
-    if not callable(function):
-        raise TypeError(f"{role}: {function!r} cannot be called")
+def check_plain(role: str, function: Any, *arguments: str) -> None:
+    """Raise TypeError if the function cannot be called so, or is ``async def`` or a generator function."""
+    _check_call(role, function, arguments)
     if not is_plain(function):
         raise TypeError(f"{role}: {name_of(function)} is no plain function, so that nothing of it would run; use def")
 
@@ -33,7 +33,30 @@ def is_generator(function: Callable[..., Any]) -> bool:
 
 def name_of(function: object) -> str:
     """The name of a callable, for messages."""
-    return getattr(function, "__qualname__", None) or repr(function)
+    return getattr(function, "__qualname__", None) or shown(function)
+
+
+def without_parentheses(decorator: str, arguments: str, function: object) -> TypeError:
+    """The error for a decorator that got the function in place of its own arguments."""
+    return TypeError(
+        f"@{decorator} stands above {name_of(function)} without parentheses; write @{decorator}({arguments})"
+    )
+
+
+def _check_call(role: str, function: Any, arguments: Sequence[str]) -> None:
+    if not callable(function):
+        raise TypeError(f"{role}: {shown(function)} cannot be called")
+    try:
+        # Not that of what a decorator wraps, which may give it further arguments.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return  # as of some functions in C
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise TypeError(
+            f"{role}: {name_of(function)}{signature} cannot be called with ({', '.join(arguments)}): {error}"
+        ) from None
 
 
 def _calls(function: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:

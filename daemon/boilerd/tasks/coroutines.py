@@ -1,19 +1,38 @@
 """Run ``async def`` handlers in a worker that is otherwise synchronous.
 
-A handler counts as one if it returns a coroutine, however it is written: a decorator may hide the ``async def``.
+A handler counts as one if it returns something to await, however it is written: a decorator may hide the
+``async def``, and a library's call may return an object that starts only when it is awaited.
 """
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager, contextmanager
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from boilerd.tasks.callables import name_of
 
-#: Types of objects that hold code which has not run; a function that returned one has done nothing yet.
-#: A set of types, because nothing can derive from them, and a look-up takes a third of the time of `isinstance`.
-NOT_RUN = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
+#: What a function returns that `contextlib` has decorated; it runs when somebody enters it.
+_MANAGERS: tuple[type, ...] = (type(contextmanager(iter)(())), type(asynccontextmanager(iter)(())))  # type: ignore[arg-type]
+_CODE = (GeneratorType, AsyncGeneratorType, *_MANAGERS)
+
+
+class _Kinds(dict[type, bool]):
+    """Type → True if an object of it is code that has not run, so that a function that returned it did nothing yet.
+
+    A dictionary, for it is asked twice for each task, and this takes 30 ns.
+    """
+
+    def __missing__(self, kind: type) -> bool:
+        is_not_run = issubclass(kind, _CODE) or hasattr(kind, "__await__")
+        if len(self) < 1000:  # an application may make any number of types
+            self[kind] = is_not_run
+        return is_not_run
+
+
+NOT_RUN = _Kinds()
 
 
 class _Loop:
@@ -27,17 +46,17 @@ class _Loop:
         self._main: asyncio.Task[Any] | None = None
         self._interrupt: BaseException | None = None
 
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a handler's coroutine to its end or an interrupt; raises RuntimeError inside of another loop."""
+    def run(self, awaitable: Awaitable[Any]) -> Any:
+        """Await what a handler returned to its end or an interrupt; raises RuntimeError inside of another loop."""
         if _is_in_loop():
             raise RuntimeError(
-                f"{discard(coroutine)} of an async def handler cannot run inside of a running event loop; in a test"
+                f"{discard(awaitable)} of an async def handler cannot run inside of a running event loop; in a test"
                 " that is async def itself, call it as `await asyncio.to_thread(run, mux, …)`"
             )
         self._runner = self._runner or asyncio.Runner()
         loop = self._runner.get_loop()
         self._interrupt = None
-        self._main = loop.create_task(coroutine)
+        self._main = loop.create_task(awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable))
         try:
             return loop.run_until_complete(self._main)
         except asyncio.CancelledError as error:
@@ -78,18 +97,18 @@ interrupt = _loop.interrupt
 
 
 def synchronous(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the handler in a function that runs the coroutine which it returns, if it returns one.
+    """Wrap the handler in a function that awaits what it returns, if that is something to await.
 
-    The function raises TypeError if the handler returns a generator, for nothing of its body would run.
+    The function raises TypeError if the result is code that nobody would run, such as a generator.
     """
 
     @functools.wraps(handler)
     def run_to_end(task: Any) -> Any:
         result = handler(task)
-        if result is not None and type(result) in NOT_RUN:
-            if isinstance(result, CoroutineType):
+        if result is not None and NOT_RUN[type(result)]:
+            if inspect.isawaitable(result):
                 result = _loop.run(result)
-            if type(result) in NOT_RUN:
+            if NOT_RUN[type(result)]:
                 raise TypeError(f"handler {name_of(handler)} returned {discard(result)}; nothing of that would run")
         return result
 
@@ -98,6 +117,13 @@ def synchronous(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 def discard(not_run: Any) -> str:
     """Close code that was not run, so that Python does not warn of it; returns a name for its kind."""
-    if not isinstance(not_run, AsyncGeneratorType):  # its close() is a coroutine
+    if isinstance(not_run, CoroutineType | GeneratorType):  # an async generator's close() is a coroutine
         not_run.close()
-    return {CoroutineType: "a coroutine", GeneratorType: "a generator"}.get(type(not_run), "an async generator")
+    if isinstance(not_run, _MANAGERS):
+        return "a context manager that nobody entered"
+    kinds = {CoroutineType: "a coroutine", GeneratorType: "a generator", AsyncGeneratorType: "an async generator"}
+    return kinds.get(type(not_run)) or f"{type(not_run).__qualname__}, which must be awaited"
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

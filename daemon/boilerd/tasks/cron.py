@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any, NamedTuple
 
-from boilerd.errors import ConfigError, InvalidTaskError, closest
+from boilerd.errors import ConfigError, InvalidTaskError, closest, shown
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import check_type
@@ -78,7 +78,7 @@ class Schedule:
         try:
             return cls(spec, timezone, _parse_spec(spec, zone))
         except ValueError as error:
-            raise ConfigError(f"cron spec {spec!r}: {error}") from error
+            raise ConfigError(f"cron spec {shown(spec)}: {error}") from error
 
     def next_after(self, moment_s: float) -> float:
         """The first tick strictly after `moment_s`."""
@@ -123,12 +123,14 @@ class CronEntry:
     def __post_init__(self) -> None:
         name = self.name or re.sub(r"[^A-Za-z0-9_-]", "-", self.task_type)
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"cron entry {name!r}: name it with letters, digits, '_' and '-', at most {NAME_LENGTH}")
+            raise ConfigError(
+                f"cron entry {shown(name)}: name it with letters, digits, '_' and '-', at most {NAME_LENGTH}"
+            )
         try:
             self._check_task()
             schedule = Schedule.parse(self.spec, self.timezone)
         except (ConfigError, InvalidTaskError) as error:
-            raise ConfigError(f"cron entry {name!r}: {error}") from error
+            raise ConfigError(f"cron entry {shown(name)}: {error}") from error
         for attribute, value in (("name", name), ("options", dict(self.options)), ("schedule", schedule)):
             object.__setattr__(self, attribute, value)
 
@@ -137,11 +139,11 @@ class CronEntry:
         encode_payload(self.payload)
         for option, why in _PER_TICK.items():
             if option in self.options:
-                raise InvalidTaskError(f"option {option!r}: leave it out; {why}")
+                raise InvalidTaskError(f"option {shown(option)}: leave it out; {why}")
         try:
             task_options(**self.options)
         except TypeError as error:
-            raise InvalidTaskError(f"options {dict(self.options)!r}: {error}") from error
+            raise InvalidTaskError(f"options {shown(dict(self.options))}: {error}") from error
 
     def tick_id(self, tick_s: float) -> str:
         """The ID of the tick's task, the same on all hosts."""
@@ -153,7 +155,7 @@ def check_unique_names(entries: Iterable[CronEntry]) -> None:
     names: set[str] = set()
     for entry in entries:
         if entry.name in names:
-            raise ConfigError(f"cron entry {entry.name!r} is there twice; give one of them another name")
+            raise ConfigError(f"cron entry {shown(entry.name)} is there twice; give one of them another name")
         names.add(entry.name)
 
 
@@ -173,13 +175,13 @@ def check_entries(entries: Sequence[CronEntry], queues: Collection[str], has_han
         queue = task_options(**entry.options).queue
         if queue not in queues:
             raise ConfigError(
-                f"cron entry {entry.name!r}: this daemon does not serve queue {queue!r}; give the entry one of its"
-                f" queues ({', '.join(queues)}), add {queue!r} to them, or write the entry as [[cron]] in the settings"
-                " of the daemon that serves it"
+                f"cron entry {shown(entry.name)}: this daemon does not serve queue {shown(queue)}; give the entry"
+                f" one of its queues ({', '.join(queues)}), add {shown(queue)} to them, or write the entry as [[cron]]"
+                " in the settings of the daemon that serves it"
             )
         if not has_handler(entry.task_type):
             raise ConfigError(
-                f"cron entry {entry.name!r}: the app has no handler for type {entry.task_type!r};"
+                f"cron entry {shown(entry.name)}: the app has no handler for type {shown(entry.task_type)};"
                 " register one, or correct the type"
             )
 
@@ -192,7 +194,7 @@ def _zone(name: str) -> tzinfo:
     except (KeyError, OSError, TypeError, ValueError) as error:
         close = closest(str(name), zoneinfo.available_timezones())
         hint = f"did you mean {close!r}?" if close else "use a name such as 'Europe/Berlin', or install tzdata"
-        raise ConfigError(f"time zone {name!r}: unknown here; {hint}") from error
+        raise ConfigError(f"time zone {shown(name)}: unknown here; {hint}") from error
 
 
 def _parse_spec(spec: str, zone: tzinfo) -> Callable[[int], int]:
@@ -212,7 +214,7 @@ def _parse_spec(spec: str, zone: tzinfo) -> Callable[[int], int]:
 def _interval(text: str) -> int:
     interval = Duration.parse(text)
     if interval < 1 or not interval.is_integer():
-        raise ValueError(f"{text!r} is not one second or more, in whole seconds, such as 30s or 1h30m")
+        raise ValueError(f"{shown(text)} is not one second or more, in whole seconds, such as 30s or 1h30m")
     return int(interval)
 
 
@@ -242,16 +244,18 @@ def _field(kind: _Kind, text: str) -> list[int]:
 def _part(kind: _Kind, text: str) -> range:
     match = _PART.fullmatch("*" if text == "?" and "day" in kind.title else text)
     if not match:
-        raise ValueError(f"{kind.title} {text!r}: use *, */5, 1, 1-5, 1-5/2 or a list of these with commas")
+        raise ValueError(f"{kind.title} {shown(text)}: use *, */5, 1, 1-5, 1-5/2 or a list of these with commas")
     most = 6 if kind.most == 7 else kind.most
     size, step = most - kind.least + 1, int(match["step"] or 1)
     if not 1 <= step <= size:
-        raise ValueError(f"{kind.title} {text!r}: use a step from 1 to {size}; for other intervals there is @every")
+        raise ValueError(
+            f"{kind.title} {shown(text)}: use a step from 1 to {size}; for other intervals there is @every"
+        )
     low = _number(kind, match["low"] or str(kind.least))
     is_open = match["low"] is None or (match["step"] and not match["high"])
     high = max(low, most) if is_open else _number(kind, match["high"] or match["low"])
     if high < low:
-        raise ValueError(f"{kind.title} {text!r}: runs backwards; use {low}-{most},{kind.least}-{high}")
+        raise ValueError(f"{kind.title} {shown(text)}: runs backwards; use {low}-{most},{kind.least}-{high}")
     return range(low, high + 1, step)
 
 
@@ -260,7 +264,7 @@ def _number(kind: _Kind, text: str) -> int:
         return kind.names.index(text) + kind.least
     if not text.isdecimal() or not kind.least <= int(text) <= kind.most:
         names = f" or one of {', '.join(kind.names)}" if kind.names else ""
-        raise ValueError(f"{kind.title} {text!r}: use a number from {kind.least} to {kind.most}{names}")
+        raise ValueError(f"{kind.title} {shown(text)}: use a number from {kind.least} to {kind.most}{names}")
     return int(text)
 
 
@@ -279,7 +283,9 @@ class _Calendar:
         self._follows_clock = "*" in texts[1] or len(self._minutes) == 60 or len(self._hours) == 24
         self._zone = zone
         if not any(self._has_day(date(2000, 1, 1) + timedelta(days=days)) for days in range(366)):  # a leap year
-            raise ValueError(f"would never run: no month {texts[4]!r} has a day {texts[3]!r}; use another day")
+            raise ValueError(
+                f"would never run: no month {shown(texts[4])} has a day {shown(texts[3])}; use another day"
+            )
 
     def tick_after(self, second: int) -> int:
         """The first tick after a second since 1970."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from boilerd import ground
-from boilerd.errors import AppImportError
+from boilerd.errors import AppImportError, shown
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.rq_functions import Functions, load, prefix_of
 
@@ -30,18 +30,18 @@ def load_app(name: str | None, rq_functions: Sequence[str] = ()) -> ServeMux:
             process is root's, and others may write to the working directory.
     """
     if name or rq_functions:
-        _find_modules_here(f"app {name!r}" if name else "rq_functions")
+        _find_modules_here(f"app {shown(name)}" if name else "rq_functions")
     mux = _load_mux(name)
     functions = Functions(rq_functions)
     for pattern in rq_functions:
         try:
             load(pattern)
         except (Exception, SystemExit) as error:
-            raise _broken(f"rq_functions {pattern!r}", error) from error
+            raise _broken(f"rq_functions {shown(pattern)}", error) from error
         try:
             mux.handle(prefix_of(pattern), functions)
         except ValueError as error:
-            raise AppImportError(f"rq_functions {pattern!r}: {error}") from error
+            raise AppImportError(f"rq_functions {shown(pattern)}: {error}") from error
     return mux
 
 
@@ -51,21 +51,23 @@ def _load_mux(name: str | None) -> ServeMux:
         found: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise _broken(f"app {name!r}", error) from error
+            raise _broken(f"app {shown(name)}", error) from error
         raise AppImportError(
-            f"app {name!r}: no module {error.name!r} in {Path.cwd()} nor on the import path"
+            f"app {shown(name)}: no module {error.name!r} in {Path.cwd()} nor on the import path"
         ) from error
     except (Exception, SystemExit) as error:
-        raise _broken(f"app {name!r}", error) from error
+        raise _broken(f"app {shown(name)}", error) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             where = getattr(sys.modules[module_name], "__file__", None)
             raise AppImportError(
-                f"app {name!r}: module {module_name!r} has no {attribute!r}; it is {where or 'built in'}"
+                f"app {shown(name)}: module {module_name!r} has no {shown(attribute)}; it is {where or 'built in'}"
             )
         found = getattr(found, part)
     if not isinstance(found, ServeMux):
-        raise AppImportError(f"app {name!r}: a {type(found).__name__} is no mux; give the name of a boilerd.ServeMux")
+        raise AppImportError(
+            f"app {shown(name)}: a {type(found).__name__} is no mux; give the name of a boilerd.ServeMux"
+        )
     return found
 
 

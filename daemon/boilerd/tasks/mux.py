@@ -6,8 +6,8 @@ from typing import Any, TypeVar, cast
 
 from msgspec import structs
 
-from boilerd.errors import HandlerNotFoundError
-from boilerd.tasks.callables import check_handler, check_plain, is_plain, name_of
+from boilerd.errors import HandlerNotFoundError, shown
+from boilerd.tasks.callables import check_handler, check_plain, is_plain, name_of, without_parentheses
 from boilerd.tasks.coroutines import NOT_RUN, discard, synchronous
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.payload import check_model, decode_payload
@@ -55,8 +55,11 @@ class ServeMux:
 
         Raises:
             ValueError: The pattern is taken, or is no task type nor the beginning of one.
-            TypeError: The handler cannot be called, or is a generator function; or no payload could have that type.
+            TypeError: The handler cannot be called with a task, or is a generator function; no payload could have that
+                type; or the decorator stands without its parentheses.
         """
+        if callable(pattern):
+            raise without_parentheses("mux.handle", '"email:deliver"', pattern)
         check_type(pattern)
         if payload is not None:
             check_model(payload)
@@ -94,8 +97,8 @@ class ServeMux:
             payload: Anything that has a JSON form.
             name: Identifies the entry; made from the task type if it is left out.
             timezone: An IANA name, such as Europe/Berlin.
-            catch_up: If True, the last of the ticks that were missed while no daemon ran runs late;
-                else all of them are skipped.
+            catch_up: If True, the last of the ticks that were missed runs late, else all of them are skipped. A tick is
+                missed when no daemon notices it within 10 s.
             options: Options of the enqueue, but for ``task_id``, ``process_at`` and ``deadline``.
 
         Raises:
@@ -118,7 +121,7 @@ class ServeMux:
         if not middleware:
             raise ValueError("use() takes at least one middleware")
         for each in middleware:
-            check_plain("middleware", each)
+            check_plain("middleware", each, "next_handler")
         self._middleware += middleware
         self._chains.clear()
         return middleware[0]
@@ -127,7 +130,7 @@ class ServeMux:
         """Set the handler of tasks that no pattern matches; may be ``async def``; usable as a decorator.
 
         Raises:
-            TypeError: It cannot be called, or is a generator function.
+            TypeError: It cannot be called with a task, or is a generator function.
         """
         check_handler("not_found", handler)
         self._not_found = handler
@@ -136,19 +139,19 @@ class ServeMux:
 
     def is_failure(self, hook: Callable[[BaseException], bool]) -> Callable[[BaseException], bool]:
         """Set the hook that returns False for errors whose retries are not to be counted; a plain function."""
-        check_plain("is_failure", hook)
+        check_plain("is_failure", hook, "error")
         self._hooks = replace(self._hooks, is_failure=hook)
         return hook
 
     def retry_delay(self, hook: RetryDelay) -> RetryDelay:
         """Set the hook that returns the seconds until a retry, from retries so far, error, task; a plain function."""
-        check_plain("retry_delay", hook)
+        check_plain("retry_delay", hook, "retried", "error", "task")
         self._hooks = replace(self._hooks, retry_delay=hook)
         return hook
 
     def error_handler(self, hook: ErrorHandler) -> ErrorHandler:
         """Set the hook that gets every error, before anything is decided about the task; a plain function."""
-        check_plain("error_handler", hook)
+        check_plain("error_handler", hook, "task", "error")
         self._hooks = replace(self._hooks, error_handler=hook)
         return hook
 
@@ -206,7 +209,7 @@ class ServeMux:
             if len(self._chains) < 10_000:
                 self._chains[task.type] = chain
         result = chain(task)
-        if result is not None and type(result) in NOT_RUN:
+        if result is not None and NOT_RUN[type(result)]:
             raise _not_plain(", ".join(map(name_of, self._middleware)), result)
         return result
 
@@ -236,10 +239,12 @@ class ServeMux:
 def _wrapped(middleware: Middleware, handler: Handler) -> Handler:
     """The handler inside the middleware; raises TypeError if the middleware did not return a plain function."""
     outer: Any = middleware(handler)
-    if type(outer) in NOT_RUN:
+    if NOT_RUN[type(outer)]:
         raise _not_plain(name_of(middleware), outer)
     if not callable(outer):
-        raise TypeError(f"middleware {name_of(middleware)} returned {outer!r}; it must return the handler that it made")
+        raise TypeError(
+            f"middleware {name_of(middleware)} returned {shown(outer)}; it must return the handler that it made"
+        )
     if not is_plain(outer):
         raise TypeError(
             f"middleware {name_of(middleware)} returned {name_of(outer)}, which is no plain function; use def"

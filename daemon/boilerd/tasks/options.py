@@ -7,7 +7,7 @@ from typing import TypedDict
 
 import msgspec
 
-from boilerd.errors import InvalidTaskError, closest
+from boilerd.errors import InvalidTaskError, closest, shown
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
 from boilerd.tasks.task import DEFAULT_TIMEOUT_S, check_task_id
 from boilerd.units import LONGEST_S
@@ -139,14 +139,16 @@ def check_key(key: object) -> str:
     """Return `key` as plain text, or raise InvalidTaskError if it is no concurrency key."""
     text = str.__str__(key) if isinstance(key, str) else str(key)  # such as the number of a customer
     if not _KEY.fullmatch(text):
-        raise InvalidTaskError(f"concurrency_key {key!r}: use letters, digits and any of '_ . : / @ -', at most 128")
+        raise InvalidTaskError(
+            f"concurrency_key {shown(key)}: use letters, digits and any of '_ . : / @ -', at most 128"
+        )
     return text
 
 
 def check_number(name: str, value: object, *, at_least: float) -> None:
     """Raise InvalidTaskError if `value` is no number from `at_least` to LONGEST_S."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= LONGEST_S:
-        raise InvalidTaskError(f"{name}: {value!r} is not a number from {at_least} to {LONGEST_S}")
+        raise InvalidTaskError(f"{name}: {shown(value)} is not a number from {at_least} to {LONGEST_S}")
 
 
 def _timeout_s(timeout: Seconds | None, deadline: datetime | None) -> int | None:
@@ -167,13 +169,13 @@ def _seconds(name: str, value: Seconds, *, at_least: float = 0) -> float:
 def _whole(name: str, value: int, *, at_least: int) -> int:
     check_number(name, value, at_least=at_least)
     if value != int(value):
-        raise InvalidTaskError(f"{name}: {value!r} is not a whole number")
+        raise InvalidTaskError(f"{name}: {shown(value)} is not a whole number")
     return int(value)
 
 
 def _epoch(name: str, moment: datetime) -> float:
     if not isinstance(moment, datetime):
-        raise InvalidTaskError(f"{name}: {moment!r} is not a datetime")
+        raise InvalidTaskError(f"{name}: {shown(moment)} is not a datetime")
     if moment.utcoffset() is None:
         raise InvalidTaskError(f"{name}: {moment} has no time zone; use datetime.now(UTC) or .astimezone()")
     seconds = moment.timestamp()
@@ -188,14 +190,14 @@ def _unique_until(value: str) -> UniqueUntil:
     try:
         return UniqueUntil(value)
     except ValueError:
-        raise InvalidTaskError(f"unique_until: {value!r} is not one of {', '.join(UniqueUntil)}") from None
+        raise InvalidTaskError(f"unique_until: {shown(value)} is not one of {', '.join(UniqueUntil)}") from None
 
 
 def _unknown_option(name: str) -> TypeError:
     options = list(task_options.__kwdefaults__ or ())
     close = closest(name, options)
     hint = f", did you mean {close!r}?" if close else ";"
-    return TypeError(f"unknown option {name!r}{hint} there are: {', '.join(options)}")
+    return TypeError(f"unknown option {shown(name)}{hint} there are: {', '.join(options)}")
 
 
 def _ceil(seconds: float) -> int:

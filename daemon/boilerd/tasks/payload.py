@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from itertools import chain
+from numbers import Integral, Real
+from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +37,7 @@ _VALUE = re.compile(r"^(Invalid (?:enum )?value) (['\"]).*\2", re.DOTALL)
 #: What holds nothing else.
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, Decimal, UUID})
 
+_PLAIN_CLASSES = "use a plain dataclass with __post_init__, or a msgspec.Struct"
 _TOO_DEEP = "payload: is nested too deep; make it flat, or a text"
 
 
@@ -112,6 +116,7 @@ def check_model(model: Any) -> None:
         elif isinstance(part, msgspec.inspect.CustomType | msgspec.inspect.RawType):
             _check_custom(part)
         elif isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field) and id(part) not in seen:
+            _check_rules(part)
             seen.add(id(part))
             todo += (getattr(part, name) for name in part.__struct_fields__)
 
@@ -190,12 +195,20 @@ def _check_finite(payload: Any, encoded: bytes) -> None:
 
 
 def as_base(value: Any) -> Any:
-    """A value of a subclass as one of its base, such as Django's SafeString; msgspec takes the base alone."""
+    """A value that msgspec does not take as one that it does: of a subclass, such as Django's SafeString, as its base.
+
+    So also numbers of numpy, paths, and models of pydantic; an array or a data frame is no value but data.
+    """
     if isinstance(value, msgspec.Raw):  # in `to_builtins`
         return _DECODER.decode(value)
     for base, to_plain in _BASES.items():
-        if isinstance(value, base) and not isinstance(value, bool):
+        if isinstance(value, base) and not isinstance(value, bool | Fraction):
             return to_plain(value)
+    kind = type(value)
+    if kind.__module__ == "numpy" and kind.__name__ in {"bool", "bool_"}:
+        return bool(value)
+    if hasattr(kind, "__pydantic_fields__"):
+        return value.model_dump(mode="json")
     where = " as a key" if isinstance(value, bool | tuple | frozenset | None) else ""
     raise TypeError(f"{type(value).__qualname__} has no JSON form{where}")
 
@@ -214,6 +227,9 @@ _BASES: dict[Any, Callable[[Any], Any]] = {
     UUID: UUID.__str__,
     date: _iso,
     time: _iso,
+    PurePath: str,
+    Integral: int,
+    Real: float,
 }
 _ENCODER = msgspec.json.Encoder(enc_hook=as_base)
 #: Raises TypeError for a key that is no text.
@@ -273,8 +289,18 @@ def _fields(value: Any) -> dict[str, Any]:
     kind = type(value)
     names = [*getattr(kind, "__struct_fields__", ()), *getattr(kind, "__dataclass_fields__", ())]
     names += [field.name for field in getattr(kind, "__attrs_attrs__", ())]
+    names = names or [*getattr(kind, "__pydantic_fields__", ())]
     written = getattr(kind, "__struct_encode_fields__", names)
     return {name: getattr(value, field, None) for name, field in zip(written, names, strict=True)}
+
+
+def _check_rules(part: msgspec.inspect.Type | msgspec.inspect.Field) -> None:
+    """Raise TypeError if the class has rules of its library's that msgspec would pass over without a word."""
+    kind = getattr(part, "cls", None)
+    if hasattr(kind, "__pydantic_validator__"):
+        raise TypeError(f"payload: the validators of {kind!r}, of pydantic, would not run; {_PLAIN_CLASSES}")
+    if any(field.converter for field in getattr(kind, "__attrs_attrs__", ())):
+        raise TypeError(f"payload: the converters of {kind!r}, of attrs, would not run; {_PLAIN_CLASSES}")
 
 
 def _check_custom(part: msgspec.inspect.CustomType | msgspec.inspect.RawType) -> None:

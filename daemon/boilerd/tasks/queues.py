@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from boilerd.errors import InvalidTaskError
+from boilerd.errors import InvalidTaskError, shown
 
 #: boiler-go's queues. Strict: critical before default before low. Weighted: 60 %, 30 % and
 #: 10 % of the claims while all are full.
@@ -18,7 +18,7 @@ def check_queue(name: object) -> str:
     """Return `name` as plain text, or raise InvalidTaskError if it is no queue name."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidTaskError(
-            f"queue {name!r}: use letters, digits, '_', '-' and '.', at most 128, a letter or digit first"
+            f"queue {shown(name)}: use letters, digits, '_', '-' and '.', at most 128, a letter or digit first"
         )
     return str.__str__(name)
 

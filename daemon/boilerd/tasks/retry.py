@@ -5,7 +5,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Never, TypeVar
 
 from boilerd.errors import (
     DeadlineExceededError,
@@ -16,7 +16,10 @@ from boilerd.errors import (
     TaskCancelledError,
     TaskTimeoutError,
     WorkerDiedError,
+    parts_of,
+    shown,
 )
+from boilerd.tasks.callables import without_parentheses
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, Task
 from boilerd.units import LONGEST_S
 
@@ -56,13 +59,13 @@ class RetryPolicy:
         for name, least in limits.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-                raise ValueError(f"retry: {name}={value!r} is not a number of at least {least}")
+                raise ValueError(f"retry: {name}={shown(value)} is not a number of at least {least}")
         if isinstance(self.max_retries, float):
-            raise ValueError(f"retry: max_retries={self.max_retries!r} is not a whole number")  # noqa: TRY004
+            raise ValueError(f"retry: max_retries={shown(self.max_retries)} is not a whole number")  # noqa: TRY004
         for name in ("retry_on", "discard_on"):
             kinds = getattr(self, name)
             if not isinstance(kinds, tuple) or not all(map(_is_exception_class, kinds)):
-                raise ValueError(f"retry: {name}={kinds!r} is not a tuple of exception classes")
+                raise ValueError(f"retry: {name}={shown(kinds)} is not a tuple of exception classes")
 
     def delay_s(self, retried: int, uniform: Callable[[], float] = random.random) -> float:
         """Seconds before the retry that follows `retried` earlier ones: min(base·factor^n, max_delay).
@@ -78,7 +81,7 @@ class RetryPolicy:
 
 
 def retry(
-    *,
+    *misplaced: Never,
     max_retries: int = DEFAULT_MAX_RETRIES,
     base: float = 1.0,
     factor: float = 2.0,
@@ -93,8 +96,10 @@ def retry(
 
     Raises:
         ValueError: An argument is not allowed.
-        TypeError: The handler takes no attributes, as a bound method.
+        TypeError: The handler takes no attributes, as a bound method; or the decorator stands without its parentheses.
     """
+    if misplaced:
+        raise without_parentheses("retry", "max_retries=5", misplaced[0])
     policy = RetryPolicy(max_retries, base, factor, max_delay, jitter, retry_on, discard_on)
 
     def mark(handler: H) -> H:
@@ -102,7 +107,7 @@ def retry(
             setattr(handler, _POLICY, policy)
         except AttributeError:
             raise TypeError(
-                f"retry: {handler!r} takes no attributes; decorate the function itself, a method in its class"
+                f"retry: {shown(handler)} takes no attributes; decorate the function itself, a method in its class"
             ) from None
         return handler
 
@@ -163,17 +168,35 @@ def decide(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks) 
     Asynq's order: a revoked task is dropped; one that has no retries left, or that a retry
     would not help, is archived; any other is retried. `RetryLater` is a request, not a
     failure: it is granted even to a task without retries left.
+
+    An ExceptionGroup counts as what it holds; where that does not agree, the strongest counts, by `_strength`.
+    What an error was raised from does not count: the handler has decided to raise another.
     """
-    if isinstance(error, RevokeTask):
+    parts = parts_of(error)
+    strongest = max(parts, key=lambda part: _strength(part, policy))
+    if isinstance(strongest, RevokeTask):
         return Decision(Verdict.DROP, counts=False)
-    if isinstance(error, RetryLater):
-        return Decision(Verdict.RETRY, _storable_s(error.delay_s, task, policy), counts=error.counts)
+    if isinstance(strongest, RetryLater):
+        return Decision(Verdict.RETRY, _storable_s(strongest.delay_s, task, policy), counts=strongest.counts)
     retried = task.attempt - 1
-    is_final = isinstance(error, NEVER_RETRIED + policy.discard_on)
-    if is_final or not isinstance(error, policy.retry_on + ALWAYS_RETRIED) or retried >= task.max_retries:
+    is_final = isinstance(strongest, NEVER_RETRIED + policy.discard_on) or isinstance(error, policy.discard_on)
+    # `retry_on` may name a class of groups.
+    is_retried = isinstance(strongest, policy.retry_on + ALWAYS_RETRIED) or isinstance(error, policy.retry_on)
+    if is_final or not is_retried or retried >= task.max_retries:
         return Decision(Verdict.ARCHIVE)
-    counts = hooks.is_failure is None or bool(hooks.is_failure(error))
-    return Decision(Verdict.RETRY, _storable_s(_delay_s(error, task, policy, hooks), task, policy), counts)
+    counts = hooks.is_failure is None or any(map(hooks.is_failure, parts))
+    return Decision(Verdict.RETRY, _storable_s(_delay_s(strongest, task, policy, hooks), task, policy), counts)
+
+
+def _strength(error: BaseException, policy: RetryPolicy) -> tuple[int, float]:
+    """What ends the task is stronger than what does not, and a failure stronger than a request to run later."""
+    if isinstance(error, RevokeTask):
+        return 4, 0.0
+    if isinstance(error, RetryLater):
+        return 0, error.delay_s  # the longest of several
+    if isinstance(error, NEVER_RETRIED + policy.discard_on):
+        return 3, 0.0
+    return (1 if isinstance(error, policy.retry_on + ALWAYS_RETRIED) else 2), 0.0
 
 
 def _delay_s(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks) -> float:

@@ -1,8 +1,8 @@
 """Run the functions that jobs of plain RQ name, where the settings allow it."""
 
+import inspect
 import pkgutil
-from collections.abc import Coroutine, Iterable
-from types import CoroutineType
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 import msgspec
@@ -61,7 +61,7 @@ class Functions:
         except msgspec.ValidationError as error:
             raise InvalidPayloadError(f"arguments of a function: {error}") from error
         result = function(*call.args, **call.kwargs)
-        return _awaited(task, result) if isinstance(result, CoroutineType) else _unless_again(task, result)
+        return _awaited(task, result) if inspect.isawaitable(result) else _unless_again(task, result)
 
     def _find(self, name: str) -> Any:
         """The function; behind a star it is an attribute of the module, for pkgutil would also import submodules."""
@@ -71,14 +71,8 @@ class Functions:
         return getattr(pkgutil.resolve_name(module), attribute)
 
 
-class _AskedAgain(RetryLater):
-    """A function returned a ``Retry``, which counts as a retry, as in RQ."""
-
-    counts = True
-
-
-async def _awaited(task: Task, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return _unless_again(task, await coroutine)
+async def _awaited(task: Task, awaitable: Awaitable[Any]) -> Any:
+    return _unless_again(task, await awaitable)
 
 
 def _unless_again(task: Task, result: Any) -> Any:
@@ -90,7 +84,9 @@ def _unless_again(task: Task, result: Any) -> Any:
     retried = task.attempt - 1
     if retried >= result.max:
         raise SkipRetry(f"it returned {result} after {retried} retries")
-    raise _AskedAgain(Retry.get_interval(retried, result.intervals), f"it returned {result}")
+    again = RetryLater(Retry.get_interval(retried, result.intervals), f"it returned {result}")
+    again.counts = True  # as in RQ
+    raise again
 
 
 def prefix_of(pattern: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec.structs import force_setattr
 
-from boilerd.errors import InvalidTaskError, TaskNotFoundError
+from boilerd.errors import InvalidTaskError, TaskNotFoundError, shown
 from boilerd.tasks.queues import DEFAULT_QUEUE
 
 #: Asynq's defaults.
@@ -114,7 +114,11 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """A task as the client knows it after enqueuing it."""
+    """A task as the client knows it after enqueuing it.
+
+    Attributes:
+        max_retries: The task's own, or its handler's where the client knows the mux; else 25, and the handler decides.
+    """
 
     id: str
     type: str
@@ -134,7 +138,8 @@ def check_type(task_type: object) -> str:
     """Return `task_type` as plain text, or raise InvalidTaskError if it is no task type."""
     if not isinstance(task_type, str) or not _TYPE.fullmatch(task_type):
         raise InvalidTaskError(
-            f"task type {task_type!r}: use letters, digits and any of '_ . : / -', at most 256, as in 'email:deliver'"
+            f"task type {shown(task_type)}: use letters, digits and any of '_ . : / -', at most 256,"
+            " as in 'email:deliver'"
         )
     return str.__str__(task_type)
 
@@ -142,7 +147,7 @@ def check_type(task_type: object) -> str:
 def check_task_id(task_id: object) -> str:
     """Return `task_id` as plain text, or raise InvalidTaskError if it is no task ID."""
     if not isinstance(task_id, str) or not _ID.fullmatch(task_id):
-        raise InvalidTaskError(f"task ID {task_id!r}: use letters, digits, '_' and '-', at most 128")
+        raise InvalidTaskError(f"task ID {shown(task_id)}: use letters, digits, '_' and '-', at most 128")
     return str.__str__(task_id)
 
 

@@ -1,5 +1,6 @@
 """Run one attempt: the handler, within its time limits, to an outcome."""
 
+import logging
 import math
 import operator
 import os
@@ -28,6 +29,8 @@ from boilerd.tasks.coroutines import interrupt
 from boilerd.tasks.mux import Handler
 from boilerd.tasks.payload import as_base
 from boilerd.tasks.task import Runtime, Task
+
+logger = logging.getLogger("boilerd.task")
 
 _moment = operator.itemgetter(0)
 #: Larger results are not kept: Redis would refuse far larger ones, and the worker would send them for ever.
@@ -240,17 +243,25 @@ def _end_fork() -> NoReturn:
     os._exit(status)
 
 
-def encode_result(result: Any) -> bytes:
+def encode_result(result: Any, task: Task | None = None) -> bytes:
     """The result as JSON, empty for None; a note where it cannot be kept: the task completed all the same."""
     if result is None:
         return b""
     try:
         encoded = msgspec.json.encode(result, enc_hook=as_base)
-    except Exception:  # noqa: BLE001 - any object may refuse in any way
-        return msgspec.json.encode(f"not JSON: {type(result).__name__}")
+    except Exception as error:  # noqa: BLE001 - any object may refuse in any way
+        return _note(task, f"not JSON: {type(result).__name__}", error)
     if len(encoded) > MAX_RESULT_BYTES:
-        return msgspec.json.encode(f"too large: {len(encoded)} bytes")
+        return _note(task, f"too large: {len(encoded)} bytes")
     return encoded
+
+
+def _note(task: Task | None, why: str, error: Exception | None = None) -> bytes:
+    """What is kept in place of a result, after a warning."""
+    fields = {"task_id": task.id, "task_type": task.type, "queue": task.queue, "attempt": task.attempt} if task else {}
+    told = f"{why} ({describe(error)})" if error else why
+    logger.warning("result not kept, return what JSON can hold", extra={**fields, "error": told})
+    return msgspec.json.encode(why)
 
 
 def _for_users(error: BaseException) -> BaseException:

@@ -34,4 +34,4 @@ class AttemptRuntime(msgspec.Struct, frozen=True):
 
     def write_result(self, result: Any) -> bool:
         """Show a result so far; False when the lease is lost."""
-        return self.broker.write_result(self.claim, encode_result(result))
+        return self.broker.write_result(self.claim, encode_result(result, self.claim.task))

@@ -230,7 +230,7 @@ class WorkLoop:
         outcome = self._attempt(claim, task)
         if isinstance(outcome, Completed):
             # A result that nobody can look at is not sent.
-            self._hand.complete(claim, encode_result(outcome.result) if claim.retention_s else b"")
+            self._hand.complete(claim, encode_result(outcome.result, task) if claim.retention_s else b"")
             return True
         self._is_settling = True
         if isinstance(outcome, Failed):

@@ -64,7 +64,7 @@ local function keep(done)
   local fields = fields_of(key, 'unique_key', 'unique_until', 'status', 'worker_name')
   if not runs_with(worker, fields[3], fields[4]) then return end
   unlock(done.job, true, fields)
-  call('HDEL', key, 'cancel_requested')
+  call('HDEL', key, 'cancel_requested', 'result')
   call('HSET', key, 'status', 'finished', 'ended_at', time)
   record(done.job, done.eid, worker, 1, done.started, seconds, 'return_value', done.result)
   if retention > 0 then
@@ -94,6 +94,7 @@ local function run_again(done, left, intervals)
   if done.retention ~= 0 then
     record(done.job, done.eid, worker, 1, done.started, seconds, 'return_value', done.result)
   end
+  call('HDEL', RQ .. ':job:' .. done.job, 'result')
   call('HSET', RQ .. ':job:' .. done.job, 'repeats_left', whole(left - 1))
   if #intervals > 0 then call('HSET', RQ .. ':job:' .. done.job, 'repeat_intervals', cjson.encode(intervals)) end
   if after > 0 then

@@ -12,7 +12,7 @@ from boilerd.broker.views import TaskDetail
 from boilerd.cli.dash.state import STATES, State, View
 from boilerd.cli.output import harmless, json_text
 from boilerd.cli.tables import absolute, lasting, make_table, relative, sized
-from boilerd.cli.task import attempt_lines, columns_of
+from boilerd.cli.task import attempt_lines, columns_of, retried
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _KEYS = {
@@ -111,10 +111,11 @@ def _lines(task: TaskDetail) -> list[str]:
     payload = json_text(task.payload)
     pairs = [
         ("task", task.id), ("type", task.type), ("queue", task.queue), ("state", task.state), ("payload", payload),
-        ("size", sized(len(payload.encode("utf-8", "replace")))), ("retried", f"{task.retried} of {task.max_retries}"),
+        ("size", sized(len(payload.encode("utf-8", "replace")))), ("retried", retried(task)),
         ("enqueued", absolute(task.enqueued_at)), ("due", absolute(task.next_run_at)),
         ("started", absolute(task.started_at)), ("ended", absolute(task.ended_at)),
         ("kept until", absolute(task.expires_at)), ("last error", task.last_error),
+        ("result", "" if task.result is None else json_text(task.result)),
     ]  # fmt: skip
     return [f"{name:<12}{value}" for name, value in pairs if value] + list(attempt_lines(task))
 
