@@ -22,6 +22,7 @@ from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError,
 from boilerd.process import logs
 from boilerd.process.exit_status import BOOT, FAILED, OK, USAGE
 from boilerd.process.gc_pause import gc_paused
+from boilerd.process.warning_filters import spare_own_modules
 
 #: Command → its module and name, and a short form of its help, as `--help` lists them without importing them.
 COMMANDS = {
@@ -82,6 +83,7 @@ def boilerd() -> None:
 
 def main() -> NoReturn:
     """Run a command; turn errors into one line on stderr and an exit status."""
+    spare_own_modules()
     _open_missing_streams()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # Redis or a log may hold bytes that are no text; they are shown with escapes.
