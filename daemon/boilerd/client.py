@@ -67,7 +67,7 @@ class Client:
         Args:
             url: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``.
             mux: If given, payloads are checked against the types that handlers declared.
-            options: ``password``, ``db``, ``timeout_s`` (without it the URL's, or 5 s), as
+            options: ``password``, ``db``, ``key_prefix``, ``timeout_s`` (without it the URL's, or 5 s), as
                 `boilerd.broker.connection.connect` takes them.
 
         Raises:

@@ -42,12 +42,6 @@ from boilerd.tasks.task import TaskState
 #: None: its place has no score.
 Member = tuple[str, float | None]
 
-#: Keys that are no queue's or task's → Redis's word for their kind, and ours.
-_KINDS = {
-    keys.QUEUES: ("set", "set"), keys.WORKERS: ("set", "set"), keys.PAUSED: ("set", "set"),
-    keys.SERVED: ("set", "set"), keys.LIMITS: ("hash", "hash"), keys.CRON: ("hash", "hash"),
-    keys.ALARM: ("list", "list"),
-}  # fmt: skip
 #: Of how many tasks of each state the size is measured, to estimate the memory of all; and of all queues together.
 _SAMPLE, _SAMPLES = 20, 1000
 
@@ -107,13 +101,14 @@ class Inspection(ScriptCalls):
 
     def misplaced(self) -> list[str]:
         """What is wrong with the keys that are no queue's or task's."""
+        kinds = _kinds()
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
-            for key in _KINDS:
+            for key in kinds:
                 pipeline.type(key)
             found = [text(kind) for kind in pipeline.execute()]
         return [
             str(MisplacedKeyError(key, word))
-            for (key, (kind, word)), there in zip(_KINDS.items(), found, strict=True)
+            for (key, (kind, word)), there in zip(kinds.items(), found, strict=True)
             if there not in {kind, "none"}
         ]
 
@@ -302,6 +297,15 @@ class Inspection(ScriptCalls):
             "server": version, "uptime_s": info.get("uptime_in_seconds"), "clients": info.get("connected_clients"),
             "memory_bytes": info.get("used_memory"), "peak_memory_bytes": info.get("used_memory_peak"),
         }  # fmt: skip
+
+
+def _kinds() -> dict[str, tuple[str, str]]:
+    """Keys that are no queue's or task's → Redis's word for their kind, and ours."""
+    return {
+        keys.QUEUES: ("set", "set"), keys.WORKERS: ("set", "set"), keys.PAUSED: ("set", "set"),
+        keys.SERVED: ("set", "set"), keys.LIMITS: ("hash", "hash"), keys.CRON: ("hash", "hash"),
+        keys.ALARM: ("list", "list"),
+    }  # fmt: skip
 
 
 def _place(queue: str, state: TaskState) -> tuple[str, str]:

@@ -45,8 +45,11 @@ def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
     boilerd run --app myproject.tasks:mux --concurrency 4
     boilerd run --redis-url redis://localhost:6379/0 --queues critical=6,default=3
     """  # noqa: D301 - click looks for the character \b
-    with gc_paused():
-        from boilerd.daemon.assembly import start  # noqa: PLC0415 - `boilerd run --help` does not need it
+    from boilerd.broker import key_prefix  # noqa: PLC0415 - `boilerd run --help` does not need it
+
+    key_prefix.use(loaded.settings.key_prefix)
+    with gc_paused(), key_prefix.shared_with_rq():
+        from boilerd.daemon.assembly import start  # noqa: PLC0415
         from boilerd.daemon.reload_check import check  # noqa: PLC0415
 
     try:

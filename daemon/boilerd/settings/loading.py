@@ -4,6 +4,7 @@ A value comes from, first wins: a flag, the environment, the file, the default.
 """
 
 import difflib
+import logging
 import os
 import re
 import tomllib
@@ -17,8 +18,11 @@ import msgspec
 from boilerd import ground
 from boilerd.errors import ConfigError, InvalidTaskError
 from boilerd.settings.definitions import Settings, definitions
+from boilerd.settings.service_variables import service_variables
 from boilerd.settings.setting import Setting
 from boilerd.settings.urls import check_url
+
+logger = logging.getLogger("boilerd.settings")
 
 #: The settings of the machine.
 SYSTEM_FILE = Path("/etc/boilerd/boilerd.toml")
@@ -72,6 +76,7 @@ def load(
             sources[name] = source
     settings = Settings(**values)
     _check_together(settings)
+    _check_prefix(settings, sources, environ)
     return Loaded(settings, sources, path)
 
 
@@ -144,9 +149,18 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     """Raise ConfigError for a variable that looks like ours; misspelt, it would leave the default in force unseen."""
     known = {variable for setting in definitions() for variable in setting.variables} | {"BOILERD_CONFIG"}
     known |= {f"{variable}_FILE" for each in definitions() if each.form.is_secret for variable in each.variables}
+    known |= set(tell_ignored(environ))
     for variable in environ:
         if variable.startswith("BOILERD_") and variable not in known:
             raise ConfigError(f"unknown variable {variable!r}{_did_you_mean(variable, sorted(known))}")
+
+
+def tell_ignored(environ: Mapping[str, str]) -> list[str]:
+    """Log which variables look like settings and are a service's; the daemon calls it again when its log is open."""
+    ignored = service_variables(environ)
+    if ignored:
+        logger.debug("variables of a service named boilerd are no settings", extra={"variables": ignored})
+    return ignored
 
 
 def _read_secret(path: Path, source: str) -> str:
@@ -183,6 +197,16 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"app: {settings.app!r} is not module:name, such as myproject.tasks:mux")
     if settings.redis_url is not None:
         check_url(settings.redis_url)
+
+
+def _check_prefix(settings: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> None:
+    """Raise ConfigError where RQ's own variable has another prefix: its clients and tools would see other tasks."""
+    rqs = environ.get("RQ_KEY_PREFIX")
+    if settings.key_prefix is not None and rqs is not None and rqs != settings.key_prefix:
+        raise ConfigError(
+            f"key_prefix is {settings.key_prefix!r} ({sources['key_prefix']}) and RQ_KEY_PREFIX is {rqs!r};"
+            " give both the same value, or leave one out"
+        )
 
 
 def _did_you_mean(name: str, names: list[str]) -> str:
