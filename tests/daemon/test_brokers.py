@@ -10,7 +10,18 @@ import redis
 
 from boilerd import Client
 from boilerd.broker.connection import connect
-from support import Done, StartDaemon, StartValkey, Valkey, boilerd, clean_environment, run_python, wait_until
+from support import (
+    Done,
+    RunningDaemon,
+    StartDaemon,
+    StartValkey,
+    Valkey,
+    boilerd,
+    clean_environment,
+    python_path,
+    run_python,
+    wait_until,
+)
 
 OPTIONS = (
     "db=0&client_name=mine&protocol=3&socket_timeout=0.1&socket_connect_timeout=0.1&socket_read_size=64"
@@ -198,3 +209,37 @@ except errors.ConfigError as error:
 
     told = "key_prefix: this process uses 'app' already, and 'other' needs a process of its own;"
     assert found == ["app", "app:boilerd:queues", f"{told} for the whole process set it as BOILERD_KEY_PREFIX"]
+
+
+# --- Applications that share a Redis
+
+
+def test_another_application_with_the_same_queues_or_periodic_tasks_is_told_at_the_start(
+    start_daemon: StartDaemon, start_valkey: StartValkey, directory: Path
+) -> None:
+    server = start_valkey()
+    for name in ("shop", "blog"):
+        (directory / f"{name}.py").write_text(
+            "from boilerd import ServeMux\nmux = ServeMux()\n"
+            f"mux.handle('{name}:send', lambda task: None)\n"
+            f"mux.cron('@daily', '{name}:send', name='nightly', queue='{name}')\n"
+        )
+
+    def start(name: str, queues: str) -> RunningDaemon:
+        place = directory / f"{name}-{queues.count(',')}"
+        place.mkdir(exist_ok=True)
+        env = {"BOILERD_APP": f"{name}:mux", "PYTHONPATH": python_path(directory)}
+        words = ("--concurrency", "1", "--queues", queues)
+        return start_daemon(*words, redis_url=server.url, directory=place, env=env).ready()
+
+    shop = start("shop", "shop,mail")
+    same = start("shop", "shop,mail,more")
+    blog = start("blog", "blog,mail")
+
+    message = "another application shares the broker"
+    assert shop.lines(message) + same.lines(message) == []
+    told = [line["error"] for line in blog.lines(message)]
+    assert len(told) == 1
+    assert "belongs to another application, with handlers for shop:send, and has the same queues (mail), so" in told[0]
+    assert "and periodic tasks of the same names (nightly), so that" in told[0]
+    assert told[0].endswith("; give each application a key_prefix of its own")

@@ -15,6 +15,7 @@ import redis
 from boilerd.broker import keys, server_check
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import CHUNK
+from boilerd.broker.neighbours import Neighbour, neighbours
 from boilerd.broker.refusals import expecting, is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
@@ -142,6 +143,30 @@ class Inspection(ScriptCalls):
             names = list(self.connection.smembers(raw(registry)))
             # The set keeps the names of daemons that were killed; their records expire.
             return bool(names) and bool(self.connection.exists(*names))
+
+    def living(self) -> list[Neighbour]:
+        """The workers that live, by name; three round trips."""
+        return neighbours(self.connection)
+
+    def unserved(self) -> list[str]:
+        """Queues that may hold tasks of boilerd's and on which no worker works, of whatever host; three round trips.
+
+        None where no worker lives at all: it is not known who will come.
+        """
+        names = self._served()
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.smembers(raw(f"{keys.WORKERS}:{name}"))
+            members = _sound(pipeline.execute(raise_on_error=False))
+        # The sets keep the names of daemons that were killed; their records expire.
+        living = {worker for found in members for worker in found or ()}
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            for worker in living:
+                pipeline.exists(worker)
+            dead = {worker for worker, is_there in zip(living, pipeline.execute(), strict=True) if not is_there}
+        if living == dead:
+            return []
+        return [name for name, found in zip(names, members, strict=True) if not set(found or ()) - dead]
 
     # --- Tasks
 

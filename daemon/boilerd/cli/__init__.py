@@ -77,7 +77,8 @@ def boilerd() -> None:
     boilerd run                                         start the daemon
     boilerd enqueue worker:ping '{"message": "hi"}'     give it a task
 
-    Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon could not start.
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon could not start; where its broker refuses the
+    connection, does not answer or takes no writes at present, a start ends with 1, as the next one may succeed.
     """  # noqa: D301 - click looks for the character \b
 
 

@@ -90,11 +90,13 @@ class Daemon:
         settings = self._settings
         if self._valkey:
             self._valkey.wait_until_ready(supervisor)
-        broker = wait_for_broker(settings, self._scoreboard, supervisor)
+        broker = wait_for_broker(settings, self._application.rules.declared, self._scoreboard, supervisor)
         for hazard in broker.hazards:
             logger.warning("tasks may be lost", extra={"error": hazard})
         for lack in broker.lacking:
             logger.warning("broker lacks a command", extra={"error": lack})
+        for stranger in broker.strangers:
+            logger.warning("another application shares the broker", extra={"error": stranger})
         fields = {"workers": settings.concurrency, "queues": dict(settings.queues), "broker": broker.name}
         logger.info("daemon reloaded" if supervisor.is_reloaded else "daemon started", extra=fields)
         processes = Processes(

@@ -24,6 +24,9 @@ from boilerd.tasks.retry import RetryPolicy
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES
 from boilerd.units import Duration, Size
 
+#: Worker processes of one daemon.
+MOST_WORKERS = 1000
+
 
 def _doc(text: str, **limits: Any) -> msgspec.Meta:
     return msgspec.Meta(description=text, **limits)
@@ -165,7 +168,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
         Form(rq="RQ_KEY_PREFIX", check=_check_prefix, expected="made of letters, digits and _ . : - { }, as RQ wants"),
     ] = None
-    concurrency: Annotated[int, _doc("How many worker processes run tasks, one at a time each.", ge=1, le=1000)] = 10
+    concurrency: Annotated[
+        int, _doc("How many worker processes run tasks, one at a time each.", ge=1, le=MOST_WORKERS)
+    ] = 10
     queues: Annotated[
         dict[str, Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]],
         _doc(
