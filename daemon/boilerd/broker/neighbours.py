@@ -117,6 +117,8 @@ def _read(key: str, record: Sequence[bytes | None], now_s: float) -> Neighbour |
 
 
 def _declared(encoded: str) -> Declared | None:
+    if len(encoded) > MOST_BYTES:  # no worker of ours wrote it
+        return None
     with suppress(ValueError, RecursionError, msgspec.MsgspecError):
         return msgspec.json.decode(encoded, type=Declared)
     return None
