@@ -358,13 +358,27 @@ def test_the_prefix_is_set_by_our_variable_or_by_rqs(variable: str) -> None:
     assert loaded.sources == {"key_prefix": variable}
 
 
-def test_a_prefix_that_differs_from_rqs_variable_is_refused_and_both_are_named(write_file: WriteFile) -> None:
+@pytest.mark.parametrize("where", ["flag", "BOILERD_KEY_PREFIX", "file"])
+def test_a_prefix_that_differs_from_rqs_variable_is_refused_and_both_are_named(
+    write_file: WriteFile, where: str
+) -> None:
+    path = write_file("key_prefix = 'one'" if where == "file" else "key_prefix = 'two'")
+    flags = {"key_prefix": "one"} if where == "flag" else {}
+    own = {where: "one"} if where.isupper() else {}
+
+    told = refusal(lambda: load(flags, file=path, environ={"RQ_KEY_PREFIX": "two", **own}))
+
+    source = path if where == "file" else where
+    cure = "give both the same value, or leave one out"
+    assert told == f"key_prefix is 'one' ({source}) and RQ_KEY_PREFIX is 'two'; {cure}"
+
+
+def test_a_prefix_that_is_overridden_need_not_be_rqs(write_file: WriteFile) -> None:
     path = write_file("key_prefix = 'one'")
 
-    told = refusal(lambda: load({"key_prefix": "one"}, file=path, environ={"RQ_KEY_PREFIX": "two"}))
+    loaded = load(file=path, environ={"RQ_KEY_PREFIX": "two", "BOILERD_KEY_PREFIX": "two"})
 
-    cure = "give both the same value, or leave one out"
-    assert told == f"key_prefix is 'one' (flag) and RQ_KEY_PREFIX is 'two'; {cure}"
+    assert loaded.settings.key_prefix == "two"
 
 
 def test_a_prefix_that_rq_would_refuse_is_refused() -> None:

@@ -26,6 +26,8 @@ logger = logging.getLogger("boilerd.settings")
 
 #: The settings of the machine.
 SYSTEM_FILE = Path("/etc/boilerd/boilerd.toml")
+#: RQ's variable for key_prefix.
+_RQS = "RQ_KEY_PREFIX"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def load(
             sources[name] = source
     settings = Settings(**values)
     _check_together(settings)
-    _check_prefix(settings, sources, environ)
+    _check_prefix(layers, environ)
     return Loaded(settings, sources, path)
 
 
@@ -199,13 +201,14 @@ def _check_together(settings: Settings) -> None:
         check_url(settings.redis_url)
 
 
-def _check_prefix(settings: Settings, sources: Mapping[str, str], environ: Mapping[str, str]) -> None:
+def _check_prefix(layers: Iterable[Mapping[str, tuple[Any, str]]], environ: Mapping[str, str]) -> None:
     """Raise ConfigError where RQ's own variable has another prefix: its clients and tools would see other tasks."""
-    rqs = environ.get("RQ_KEY_PREFIX")
-    if settings.key_prefix is not None and rqs is not None and rqs != settings.key_prefix:
+    own = [layer["key_prefix"] for layer in layers if layer.get("key_prefix", ("", _RQS))[1] != _RQS]
+    rqs = environ.get(_RQS)
+    if own and rqs is not None and own[-1][0] != rqs:
+        prefix, source = own[-1]
         raise ConfigError(
-            f"key_prefix is {settings.key_prefix!r} ({sources['key_prefix']}) and RQ_KEY_PREFIX is {rqs!r};"
-            " give both the same value, or leave one out"
+            f"key_prefix is {prefix!r} ({source}) and {_RQS} is {rqs!r}; give both the same value, or leave one out"
         )
 
 
