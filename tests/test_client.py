@@ -19,11 +19,13 @@ from boilerd import (
     DuplicateTaskError,
     InvalidPayloadError,
     InvalidTaskError,
+    ServeMux,
     TaskIdConflictError,
     TaskInfo,
     TaskState,
 )
 from boilerd.broker import keys
+from boilerd.broker.broker import Broker
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from support import StartDaemon, Valkey
@@ -55,6 +57,47 @@ def test_an_enqueue_is_one_round_trip(valkey: Valkey, client: Client, connection
         over_the_wire = [c["command"].split()[0] for c in commands if c["client_type"] != "lua"]
 
     assert over_the_wire == ["EVALSHA"]
+
+
+def test_a_queue_that_no_living_worker_works_on_is_told_once(
+    client: Client, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.register("host.run.0", ["served"], {"state": "idle"})
+
+    for queue in ("served", "told-once", "told-once"):
+        info = client.enqueue("test:echo", queue=queue)
+        assert info.state is TaskState.PENDING
+    found = client.enqueue_many([("test:echo", None)] * 1200, queue="told-once-of-many")
+
+    assert len(found) == 1200
+    assert [(record.levelname, record.name, record.getMessage()) for record in caplog.records] == [
+        (
+            "WARNING",
+            "boilerd.client",
+            f"no worker works on queue {name!r}, its tasks wait until one does; check the name",
+        )
+        for name in ("told-once", "told-once-of-many")
+    ]
+
+
+def test_a_queue_is_not_told_of_while_no_worker_is_known(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    client.enqueue("test:echo", queue="before-all-workers")
+
+    assert caplog.records == []
+
+
+def test_a_type_without_a_handler_is_told_once_where_the_mux_is_known(
+    connection: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    mux = ServeMux()
+    mux.handle("mail:", lambda task: None)
+    client = Client(connection, mux=mux)
+
+    for task_type in ("mail:send", "maill:send", "maill:send"):
+        client.enqueue(task_type)
+
+    told = "the mux has no handler for task type 'maill:send', its tasks fail; check the name"
+    assert [record.getMessage() for record in caplog.records] == [told]
 
 
 def test_a_task_without_an_id_gets_a_random_uuid(client: Client) -> None:

@@ -1,10 +1,13 @@
 """The documents: what they link to and name exists."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support import boilerd, clean_environment
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -37,6 +40,21 @@ def test_every_relative_link_leads_to_a_file_and_a_heading_that_exist(page: Path
             broken.append(link)
 
     assert broken == []
+
+
+def test_commands_in_the_folder_of_the_readmes_steps_look_at_its_application(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (module,) = re.findall(r"```python\n# tasks\.py\n(.*?)```", readme, re.DOTALL)
+    (name_it,) = re.findall(r"^\$ (echo .*)$", readme, re.MULTILINE)
+    (tmp_path / "tasks.py").write_text(f"{module}\nmux.cron('@daily', 'email:deliver', name='nightly')\n")
+    subprocess.run(name_it, shell=True, cwd=tmp_path, check=True)
+    env = clean_environment(BOILERD_STATE_DIR=str(tmp_path), BOILERD_REDIS_URL="redis://127.0.0.1:1")
+
+    checked = boilerd("config", "check", cwd=tmp_path, env=env)
+    unknown = boilerd("cron", "run", "weekly", cwd=tmp_path, env=env)
+
+    assert checked.stdout == "settings are fine (boilerd.toml); app tasks:mux imports\n"
+    assert unknown.stderr == "boilerd: error: no periodic task 'weekly'; there are: nightly\n"
 
 
 def test_the_readme_has_at_most_a_hundred_lines() -> None:

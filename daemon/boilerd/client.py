@@ -1,5 +1,7 @@
 """Enqueue tasks."""
 
+import functools
+import logging
 import os
 from collections.abc import Iterable
 from typing import Any, Protocol, Self, Unpack
@@ -17,6 +19,10 @@ from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, 
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type, no_such_task
 
+logger = logging.getLogger("boilerd.client")
+
+#: A client remembers so many types for which its mux has a handler.
+_MOST_TYPES = 10_000
 #: Hexadecimal digit → the digit with the upper two bits of a UUID's variant.
 _VARIANT = {f"{digit:x}": f"{8 | digit & 3:x}" for digit in range(16)}
 
@@ -36,7 +42,8 @@ class Client:
 
     Args:
         connection: The client of Redis; it must answer with bytes, which is redis-py's default.
-        mux: If given, payloads are checked against the types that handlers declared.
+        mux: If given, payloads are checked against the types that handlers declared, and a task type without a handler
+            is logged as a warning, once.
         max_payload: Bytes of JSON that a payload may have; a larger one is refused.
         store: Takes the tasks in place of Redis, in tests.
 
@@ -58,6 +65,7 @@ class Client:
         self.connection = connection
         self._store = store or Broker(connection)
         self._mux = mux
+        self._known_types: set[str] = set()
         self._max_payload = max_payload
 
     @classmethod
@@ -67,7 +75,7 @@ class Client:
         Args:
             url: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``.
             mux: If given, payloads are checked against the types that handlers declared.
-            options: ``password``, ``db``, ``timeout_s`` (without it the URL's, or 5 s), as
+            options: ``password``, ``db``, ``key_prefix``, ``timeout_s`` (without it the URL's, or 5 s), as
                 `boilerd.broker.connection.connect` takes them.
 
         Raises:
@@ -169,6 +177,8 @@ class Client:
         model = self._mux.model(task_type) if self._mux else None
         if model is not None:
             check_payload(encoded, model)
+        elif self._mux is not None and task_type not in self._known_types:
+            self._check_handler(self._mux, task_type)
         return NewTask(options.task_id or _random_id(), task_type, encoded, options)
 
     def _info(self, task: NewTask, payload: Any, state: TaskState) -> TaskInfo:
@@ -187,6 +197,13 @@ class Client:
             payload=payload,
         )
 
+    def _check_handler(self, mux: ServeMux, task_type: str) -> None:
+        """Warn of a type that the mux does not know; its task would fail, unless other workers know more."""
+        if not mux.has_handler(task_type):
+            _tell_unhandled(task_type)
+        elif len(self._known_types) < _MOST_TYPES:
+            self._known_types.add(task_type)
+
     def close(self) -> None:
         """Close the connections."""
         self.connection.close()
@@ -196,6 +213,12 @@ class Client:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+@functools.lru_cache(1000)  # a process tells it once for each name
+def _tell_unhandled(task_type: str) -> None:
+    # The name stands in the message: it is the application that formats this line.
+    logger.warning("the mux has no handler for task type %r, its tasks fail; check the name", task_type)
 
 
 def _random_id() -> str:

@@ -135,6 +135,22 @@ class Inspector:
         """True if any worker, of whatever host, works on the queue."""
         return self._inspection.has_workers(queue)
 
+    def handled_types(self, queue: str) -> list[str] | None:
+        """The patterns for which living workers of the queue have handlers, sorted; an empty one fits all types.
+
+        None: not known, as no worker works on it, or one is of a version that does not tell.
+        """
+        found = [worker for worker in self._inspection.living() if queue in worker.queues]
+        told = [worker.declared for worker in found if worker.declared]
+        if not told or len(told) < len(found):
+            return None
+        return sorted({pattern for declared in told for pattern in declared.types})
+
+    def unserved(self) -> list[QueueDetail]:
+        """The queues with tasks that nobody will claim: no worker, of whatever host, works on them."""
+        found = self._inspection.queue_details(self._inspection.unserved())
+        return [queue for queue in found if queue.counts.pending or queue.counts.scheduled]
+
     # --- Tasks
 
     def tasks(

@@ -5,14 +5,14 @@ from decimal import Decimal
 
 from boilerd.errors import shown
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII)
 #: The longest duration, 68 years: the most that a timer of 32 bits and a field of Redis can hold.
 LONGEST_S = 2**31 - 1
 _SIZE = re.compile(r"(\d+) ?([KMG]?)i?B?", re.IGNORECASE)
 
 
 class Duration(float):
-    """Seconds; reads ``30s``, ``5m``, ``1h30m`` or a number of seconds."""
+    """Seconds; reads ``500ms``, ``30s``, ``5m``, ``1h30m`` or a number of seconds."""
 
     hint = "a duration such as 30s, 5m or 1h30m, or a number of seconds"
 
@@ -35,8 +35,8 @@ class Duration(float):
 
 def _seconds(text: str) -> float | None:
     if match := _DURATION.fullmatch(text) if text else None:
-        hours, minutes, seconds = (float(group or 0) for group in match.groups())
-        return hours * 3600 + minutes * 60 + seconds
+        hours, minutes, seconds, milliseconds = (float(group or 0) for group in match.groups())
+        return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
     return float(text) if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) else None
 
 

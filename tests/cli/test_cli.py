@@ -326,6 +326,38 @@ def test_enqueue_loads_nothing_that_only_the_daemon_needs(valkey: Valkey, direct
     } & imported(done)
 
 
+@pytest.mark.parametrize(("text", "payload"), [("-9", -9), ("-0.5e3", -500.0), ("-0", 0)])
+def test_a_negative_number_is_a_payload(command: Command, connection: redis.Redis, text: str, payload: float) -> None:
+    done = command("enqueue", "worker:ping", text, "-q", "low")
+
+    assert stored(connection, done)["payload"] == payload
+    assert stored(connection, done)["origin"] == "low"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--timout", "5m", "worker:ping"], "'--timout'"),
+        (["worker:ping", "--timout=5m", "1"], "Did you mean '--timeout'?"),
+        (["worker:ping", "-x"], "'-x'"),
+        (["-x", "worker:ping"], "'-x'"),
+    ],
+)
+def test_a_misspelt_option_is_no_payload(command: Command, words: list[str], told: str) -> None:
+    done = command("enqueue", *words)
+
+    assert_misused(done, "No such option")
+    assert told in done.stderr.replace(":", "")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"]])
+def test_help_names_the_status_of_a_broker_that_refuses_the_connection(command: Command, words: list[str]) -> None:
+    shown = " ".join(command(*words).stdout.split())
+
+    assert "broker" in shown
+    assert "refuses the connection" in shown
+
+
 # --- A broker that is not there, or wants a password
 
 

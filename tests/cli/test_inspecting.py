@@ -19,7 +19,7 @@ from boilerd.broker.claims import Completion
 from boilerd.cli import COMMANDS
 from boilerd.cli import boilerd as main
 from boilerd.tasks.retry import Verdict
-from builders import fail_next, in_state, rq_job, rq_queue
+from builders import fail_next, in_state, pending, rq_job, rq_queue
 from support import (
     Command,
     Done,
@@ -239,7 +239,8 @@ def test_queue_ls_and_show_tell_counts_latency_and_history(command: Command, cli
     listed = rows(command("queue", "ls"))
     shown = command("queue", "show", "default", "--days", "2").stdout
 
-    assert listed[0] == ["QUEUE", "PENDING", "ACTIVE", "SCHEDULED", "ARCHIVED", "COMPLETED", "LATENCY", "MEMORY"]
+    columns = ["QUEUE", "PENDING", "ACTIVE", "SCHEDULED+RETRY", "ARCHIVED", "COMPLETED", "LATENCY", "MEMORY"]
+    assert listed[0] == columns
     assert [row[:6] for row in listed[1:]] == [["default", "1", "0", "0", "1", "0"], ["low", "1", "0", "0", "0", "0"]]
     assert [row[-1] == "paused" for row in listed[1:]] == [False, True]
     assert re.search(r"^archived +1$", shown, re.MULTILINE)
@@ -348,7 +349,81 @@ def test_health_tells_of_tasks_that_wait_too_long(start_daemon: StartDaemon, cli
     assert re.fullmatch(r"queue default: the oldest task has waited \d+ s\n", late.stdout)
     assert (fine.returncode, fine.stdout) == (0, "ok\n")
     assert json.loads(daemon.cli("health", "--json").stdout) == {"ok": True, "troubles": []}
-    assert daemon.cli("health", "--max-latency", "1h").stdout == "ok\n"
+    paused = daemon.cli("health", "--max-latency", "1h")
+    assert paused.returncode == 1
+    assert re.fullmatch(r"queue default \(paused\): the oldest task has waited \d+ s\n", paused.stdout)
+
+
+def test_health_and_status_tell_of_tasks_that_nobody_will_claim(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    task_id = client.enqueue("test:echo", queue="maill").id
+    client.enqueue("test:echo", queue="later", process_in=3600)
+    client.connection.hset(keys.job(task_id), "enqueued_at", "2026-01-01T00:00:00Z")
+
+    late = daemon.cli("health", "--max-latency", "1h")
+    fine = daemon.cli("health")
+    as_json = json.loads(daemon.cli("health", "--json").stdout)
+    table = daemon.cli("status").stdout
+
+    notes = [f"queue {name}: tasks wait, and no worker works on it" for name in ("later", "maill")]
+    assert late.returncode == 1
+    assert re.match(r"queue maill: the oldest task has waited \d+ s\nnote: queue later: ", late.stdout)
+    assert (fine.returncode, fine.stdout.splitlines()) == (0, ["ok", *(f"note: {note}" for note in notes)])
+    assert as_json == {"ok": True, "troubles": [], "notes": notes}
+    told = [line.split()[0] for line in table.splitlines() if line.endswith("tasks wait, and no worker works on it")]
+    assert sorted(told) == ["later", "maill"]
+    assert json.loads(daemon.cli("status", "--json").stdout)["unserved"] == ["later", "maill"]
+
+
+def test_status_counts_what_waits_as_its_own_table_does(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    daemon.cli("quiet")
+    client.enqueue_many([("test:echo", None)] * 1234)
+
+    shown = daemon.cli("status").stdout
+    as_json = json.loads(daemon.cli("status", "--json").stdout)
+
+    assert shown.splitlines()[0] == "daemon      quiet, 1 worker, 0 busy, 1,234 pending"
+    assert as_json["daemon"]["pending"] == 1234
+    assert re.search(r"^default +1234 ", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("stats",), ("queue", "ls"), ("queue", "pause", "default"), ("task", "ls"), ("task", "cancel", "x"),
+        ("worker", "ls"), ("cron", "run", "mine"), ("enqueue", "test:echo"), ("health",), ("status",),
+    ],
+)  # fmt: skip
+def test_without_a_daemon_each_command_says_what_to_do(directory: Path, words: tuple[str, ...]) -> None:
+    (directory / "crons.py").write_text(
+        "from boilerd import ServeMux\nmux = ServeMux()\nmux.cron('@every 1h', 'report:send', name='mine')\n"
+    )
+    env = clean_environment(BOILERD_STATE_DIR=str(directory), BOILERD_APP="crons:mux")
+
+    done = boilerd(*words, env=env, cwd=directory)
+
+    assert done.returncode == 1
+    cure = "start `boilerd run`, or set redis_url (BOILERD_REDIS_URL)"
+    told = f"no broker: no daemon with an embedded Valkey at {directory}/run; {cure}"
+    assert told in done.stdout + done.stderr
+
+
+def test_enqueue_warns_of_a_type_that_no_worker_of_the_queue_handles(
+    start_daemon: StartDaemon, connection: redis.Redis
+) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    daemon.cli("queue", "pause", "default")
+
+    known = daemon.cli("enqueue", "test:echo")
+    misspelt = daemon.cli("enqueue", "tset:echo")
+    connection.hdel(connection.smembers(keys.WORKERS).pop(), "application")  # as of an older version
+    unknown = daemon.cli("enqueue", "tset:echo")
+
+    assert [done.returncode for done in (known, misspelt, unknown)] == [0, 0, 0]
+    assert (known.stderr, unknown.stderr) == ("", "")
+    assert misspelt.stderr.startswith("boilerd: warning: no worker of queue default has a handler for 'tset:echo'; ")
+    assert pending(connection) == [done.stdout.strip() for done in (known, misspelt, unknown)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from boilerd.broker.connection import connect
 from boilerd.errors import AppImportError
 from boilerd.tasks.loading import load_app
-from support import StartDaemon, StartValkey, Valkey, boilerd, clean_environment
+from support import StartDaemon, StartValkey, Valkey, boilerd, clean_environment, wait_until
 
 
 def run(directory: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -246,3 +246,52 @@ def test_a_start_that_fails_after_that_of_the_embedded_broker_leaves_nothing_run
     assert_refused(done, "not to be used")
     shown = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
     assert f"{directory}/run/valkey.sock" not in shown
+
+
+def test_a_service_named_boilerd_in_kubernetes_keeps_no_daemon_from_its_start(start_daemon: StartDaemon) -> None:
+    service = {"BOILERD_PORT": "tcp://10.96.7.1:80", "BOILERD_SERVICE_HOST": "10.96.7.1", "REDIS_PORT": "tcp://[::1]:1"}
+
+    daemon = start_daemon("--concurrency", "1", "--log-level", "debug", env=service).ready()
+
+    told = daemon.lines("variables of a service named boilerd are no settings")
+    assert [line["variables"] for line in told] == [["BOILERD_PORT", "BOILERD_SERVICE_HOST"]]
+
+
+@pytest.mark.parametrize("name", [" a=b 'c' \"d\"?#&%41 {e}%(f)s ", "a\nb\\c;$HOME"], ids=["spaces", "lines"])
+def test_a_runtime_directory_may_have_any_name_that_is_text(
+    start_daemon: StartDaemon, directory: Path, name: str
+) -> None:
+    runtime = directory / name
+    variables = {"BOILERD_RUNTIME_DIR": str(runtime), "BOILERD_STATE_DIR": str(directory / f"{name}s")}
+    daemon = start_daemon("--concurrency", "1", redis_url=None, env=variables)
+    daemon.wait_for("daemon started")
+
+    task_id = daemon.enqueue("test:echo")
+    daemon.wait_for("task completed", task_id=task_id)
+    reloaded = daemon.cli("reload")
+    health = daemon.cli("health")
+
+    assert (reloaded.returncode, health.stdout, daemon.stop()) == (0, "ok\n", 0)
+
+
+def test_a_runtime_directory_whose_name_is_no_text_is_told(directory: Path) -> None:
+    done = run(directory, BOILERD_RUNTIME_DIR=f"{directory}/\udcff")
+
+    assert_refused(done, r"runtime_dir: '.*\\udcff' is not a path that is UTF-8 text")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("whose", ["environment", "application"])
+def test_warnings_that_are_errors_keep_no_command_from_its_daemon(
+    start_daemon: StartDaemon, directory: Path, whose: str
+) -> None:
+    (directory / "strict.py").write_text("import warnings\nfrom apps import mux\nwarnings.simplefilter('error')\n")
+    chosen = {"environment": {"PYTHONWARNINGS": "error"}, "application": {"BOILERD_APP": "strict:mux"}}[whose]
+    daemon = start_daemon("--concurrency", "1", env=chosen, directory=directory)
+    daemon.wait_for("daemon started")
+    wait_until(lambda: daemon.info().get("state") == "ready", "it tells that it is ready")
+
+    reloaded = daemon.cli("reload")
+    health = daemon.cli("health")
+
+    assert (reloaded.stderr, health.stdout) == ("", "ok\n")

@@ -10,12 +10,24 @@ import redis
 
 from boilerd import Client
 from boilerd.broker.connection import connect
-from support import Done, StartDaemon, StartValkey, Valkey, boilerd, clean_environment, wait_until
+from support import (
+    Done,
+    RunningDaemon,
+    StartDaemon,
+    StartValkey,
+    Valkey,
+    boilerd,
+    clean_environment,
+    python_path,
+    run_python,
+    wait_until,
+)
 
 OPTIONS = (
     "db=0&client_name=mine&protocol=3&socket_timeout=0.1&socket_connect_timeout=0.1&socket_read_size=64"
     "&max_connections=1&health_check_interval=1"
 )
+PREFIXED = {"BOILERD_KEY_PREFIX": "app"}
 TAGGED = {"RQ_KEY_PREFIX": "{rq}"}
 
 
@@ -138,3 +150,96 @@ def test_a_cluster_is_served_with_a_hash_tag_in_the_prefix(
 
     daemon.wait_for("task archived", task_id=running)
     assert (cancelled.returncode, daemon.cli("health").stdout, daemon.stop()) == (0, "ok\n", 0)
+
+
+# --- The prefix of the keys
+
+
+def test_a_prefix_moves_all_keys_of_daemon_commands_clients_and_rqs_tools(
+    start_daemon: StartDaemon, start_valkey: StartValkey, directory: Path
+) -> None:
+    server = start_valkey()
+    (directory / "boilerd.toml").write_text('key_prefix = "app"\n')
+    settings = {"BOILERD_CONFIG": str(directory / "boilerd.toml")}
+    daemon = start_daemon("--concurrency", "1", redis_url=server.url, env=settings).ready()
+    by_client = run_python(
+        "from boilerd import Client\n"
+        "import json; print(json.dumps(Client.from_settings().enqueue('test:echo', retention=60).id))",
+        daemon.env,
+    )
+
+    by_command = daemon.enqueue("test:echo", "--retention", "60")
+    for task_id in (by_client, by_command):
+        daemon.wait_for("task completed", task_id=task_id)
+    seen_by_rq = run_python(
+        f"import redis, json; from rq.worker import Worker; c = redis.Redis.from_url({server.url!r})\n"
+        "print(json.dumps([w.name for w in Worker.all(c)]))",
+        clean_environment(RQ_KEY_PREFIX="app"),
+    )
+    reloaded = daemon.cli("reload")
+
+    with connect(server.url) as found:
+        assert [key for key in found.scan_iter("*") if not key.startswith(b"app:")] == []
+    assert (len(seen_by_rq), reloaded.returncode, daemon.cli("health").stdout) == (1, 0, "ok\n")
+
+
+def test_two_prefixes_stop_a_start_and_both_are_named(directory: Path) -> None:
+    done = try_to_run("redis://127.0.0.1:1", directory, **PREFIXED, RQ_KEY_PREFIX="other")
+
+    assert done.returncode == 3
+    cure = "give both the same value, or leave one out"
+    assert done.stderr == (
+        f"boilerd: error: key_prefix is 'app' (BOILERD_KEY_PREFIX) and RQ_KEY_PREFIX is 'other'; {cure}\n"
+    )
+
+
+def test_a_client_of_a_url_has_the_prefix_of_its_environment_and_a_process_has_one(valkey: Valkey) -> None:
+    script = f"""
+import json
+from boilerd import Client, errors
+from boilerd.broker import keys
+Client.from_url({valkey.url!r})
+try:
+    Client.from_url({valkey.url!r}, key_prefix="other")
+except errors.ConfigError as error:
+    print(json.dumps([keys.RQ, keys.SERVED, str(error)]))
+"""
+
+    found = run_python(script, clean_environment(**PREFIXED))
+
+    told = "key_prefix: this process uses 'app' already, and 'other' needs a process of its own;"
+    assert found == ["app", "app:boilerd:queues", f"{told} for the whole process set it as BOILERD_KEY_PREFIX"]
+
+
+# --- Applications that share a Redis
+
+
+def test_another_application_with_the_same_queues_or_periodic_tasks_is_told_at_the_start(
+    start_daemon: StartDaemon, start_valkey: StartValkey, directory: Path
+) -> None:
+    server = start_valkey()
+    for name in ("shop", "blog"):
+        (directory / f"{name}.py").write_text(
+            "from boilerd import ServeMux\nmux = ServeMux()\n"
+            f"mux.handle('{name}:send', lambda task: None)\n"
+            f"mux.cron('@daily', '{name}:send', name='nightly', queue='{name}')\n"
+        )
+
+    def start(name: str, queues: str) -> RunningDaemon:
+        place = directory / f"{name}-{queues.count(',')}"
+        place.mkdir(exist_ok=True)
+        env = {"BOILERD_APP": f"{name}:mux", "PYTHONPATH": python_path(directory)}
+        words = ("--concurrency", "1", "--queues", queues)
+        return start_daemon(*words, redis_url=server.url, directory=place, env=env).ready()
+
+    shop = start("shop", "shop,mail")
+    same = start("shop", "shop,mail,more")
+    blog = start("blog", "blog,mail")
+
+    message = "another application shares the broker"
+    assert shop.lines(message) + same.lines(message) == []
+    told = [line["error"] for line in blog.lines(message)]
+    assert len(told) == 1
+    assert "belongs to another application, with handlers for shop:send, and has the same queues (mail), so" in told[0]
+    assert "and periodic tasks of the same names (nightly), so that" in told[0]
+    assert told[0].endswith("; give each application a key_prefix of its own")

@@ -320,6 +320,8 @@ def test_a_term_and_an_interrupt_that_come_together_are_one_request(start_daemon
 
     assert daemon.wait() == 0
     assert daemon.lines("task completed", task_id=task_id)
+    (told,) = daemon.lines("draining already, a second signal so soon is none")
+    assert told["hint"] == "one more, a second after the first, stops at once"
 
 
 @pytest.mark.fault(22)

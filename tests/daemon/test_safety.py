@@ -349,7 +349,7 @@ def test_workers_that_cannot_claim_are_told_whatever_the_cause(
         wait_until(lambda: daemon.cli("status").returncode == 1, "status says so too")
         admin.execute_command("ACL", "SETUSER", "default", "allkeys")
 
-    assert told == "daemon: the broker does not let its processes through; its log says why\n"
+    assert told == "daemon: its processes wait for the broker, which is away or refuses them; its log says which\n"
     wait_until(lambda: daemon.cli("health").returncode == 0, "health is green again")
 
 

@@ -172,7 +172,42 @@ def test_a_yes_or_no_can_be_written_as_a_word_or_a_digit(text: str, value: bool)
     assert from_variables(BOILERD_STRICT_PRIORITY=text).settings.strict_priority is value
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("log_level", "INFO", "info"),
+        ("log_output", " Both ", "both"),
+        ("prefetch", "yes", True),
+        ("prefetch", "Off", False),
+        ("strict_priority", "NO", False),
+        ("strict_priority", " on ", True),
+        ("concurrency", " 4 ", 4),
+        ("shutdown_timeout", " 5m ", 300.0),
+        ("max_memory", " 1G ", 1 << 30),
+        ("runtime_dir", " a ", " a "),
+    ],
+)
+def test_a_variable_or_flag_is_taken_as_it_is_meant(name: str, text: str, value: object) -> None:
+    by_variable = load(environ={f"BOILERD_{name.upper()}": text, "LOG_FILE": "/x"}).settings
+    by_flag = load({name: text}, environ={"LOG_FILE": "/x"}).settings
+
+    assert getattr(by_variable, name) == value
+    assert getattr(by_flag, name) == value
+
+
 # --- What will not do
+
+
+def test_a_queue_that_is_named_twice_is_told() -> None:
+    told = refusal(lambda: from_variables(BOILERD_QUEUES="mail=2,low,mail=1"))
+
+    assert told == "BOILERD_QUEUES: queues: queue 'mail' is named twice; give it one weight"
+
+
+def test_a_directory_whose_name_is_no_text_is_told() -> None:
+    told = refusal(lambda: from_variables(BOILERD_RUNTIME_DIR=os.fsdecode(b"/run/\xff")))
+
+    assert told == "BOILERD_RUNTIME_DIR: runtime_dir: '/run/\\udcff' is not a path that is UTF-8 text"
 
 
 @pytest.mark.parametrize(
@@ -184,11 +219,11 @@ def test_a_yes_or_no_can_be_written_as_a_word_or_a_digit(text: str, value: bool)
         ("concurrency", "1001", "a whole number of at least 1 and at most 1000"),
         ("concurrency", "1.5", "a whole number of at least 1 and at most 1000"),
         ("max_tasks", "-5", "a whole number of at least 0"),
-        ("strict_priority", "yes", "true or false"),
+        ("strict_priority", "perhaps", "true or false"),
         ("shutdown_timeout", "soon", DURATION),
         ("shutdown_timeout", "-1s", DURATION),
         ("max_memory", "2 elephants", SIZE),
-        ("log_level", "INFO", "one of debug, info, warning, error"),
+        ("log_level", "loud", "one of debug, info, warning, error"),
         ("log_output", "syslog", "one of stdout, file, both"),
         ("log_format", "xml", "one of auto, json, text"),
         ("queues", "default=many", WEIGHTS),
@@ -281,6 +316,78 @@ def test_an_unknown_variable_is_told_with_the_one_that_was_meant(variable: str, 
 
 def test_variables_of_others_are_nobodys_business() -> None:
     assert from_variables(BOILER="1", REDIS_HOST="x", PATH="/bin").settings == Settings()
+
+
+#: What Kubernetes puts into each pod for the Services boilerd, boilerd-web and redis; and Docker for a link.
+SERVICES = {
+    "BOILERD_PORT": "tcp://10.96.7.1:80", "BOILERD_SERVICE_HOST": "10.96.7.1", "BOILERD_SERVICE_PORT": "80",
+    "BOILERD_SERVICE_PORT_HTTP": "80", "BOILERD_PORT_80_TCP": "tcp://10.96.7.1:80", "BOILERD_PORT_80_TCP_PROTO": "tcp",
+    "BOILERD_PORT_80_TCP_PORT": "80", "BOILERD_PORT_80_TCP_ADDR": "10.96.7.1",
+    "BOILERD_WEB_SERVICE_HOST": "fd00::1", "BOILERD_WEB_PORT": "udp://[fd00::1]:53",
+    "BOILERD_NAME": "/web/boilerd", "BOILERD_ENV_GOPATH": "/go",
+    "REDIS_PORT": "tcp://10.96.7.2:6379", "REDIS_SERVICE_HOST": "10.96.7.2",
+}  # fmt: skip
+
+
+def test_a_service_named_boilerd_sets_nothing_and_is_told_in_one_line_for_debugging(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("DEBUG", "boilerd.settings"):
+        loaded = load(environ={**SERVICES, "BOILERD_CONCURRENCY": "3"})
+
+    assert loaded.settings == Settings(concurrency=3)
+    (line,) = caplog.records
+    ignored = vars(line)["variables"]
+    assert (line.levelname, ignored) == ("DEBUG", sorted(name for name in SERVICES if name.startswith("BOILERD")))
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("BOILERD_REDIS_PORT", "6379"), ("BOILERD_PORTS", "tcp://10.0.0.1:80"), ("BOILERD_NAME", "x")],
+)
+def test_a_misspelt_setting_is_told_although_it_looks_like_a_services_variable(variable: str, text: str) -> None:
+    assert f"unknown variable {variable!r}" in refusal(lambda: load(environ={variable: text}))
+
+
+# --- The prefix of the keys
+
+
+@pytest.mark.parametrize("variable", ["BOILERD_KEY_PREFIX", "RQ_KEY_PREFIX"])
+def test_the_prefix_is_set_by_our_variable_or_by_rqs(variable: str) -> None:
+    loaded = load(environ={variable: "{app}"})
+
+    assert loaded.settings.key_prefix == "{app}"
+    assert loaded.sources == {"key_prefix": variable}
+
+
+@pytest.mark.parametrize("where", ["flag", "BOILERD_KEY_PREFIX", "file"])
+def test_a_prefix_that_differs_from_rqs_variable_is_refused_and_both_are_named(
+    write_file: WriteFile, where: str
+) -> None:
+    path = write_file("key_prefix = 'one'" if where == "file" else "key_prefix = 'two'")
+    flags = {"key_prefix": "one"} if where == "flag" else {}
+    own = {where: "one"} if where.isupper() else {}
+
+    told = refusal(lambda: load(flags, file=path, environ={"RQ_KEY_PREFIX": "two", **own}))
+
+    source = path if where == "file" else where
+    cure = "give both the same value, or leave one out"
+    assert told == f"key_prefix is 'one' ({source}) and RQ_KEY_PREFIX is 'two'; {cure}"
+
+
+def test_a_prefix_that_is_overridden_need_not_be_rqs(write_file: WriteFile) -> None:
+    path = write_file("key_prefix = 'one'")
+
+    loaded = load(file=path, environ={"RQ_KEY_PREFIX": "two", "BOILERD_KEY_PREFIX": "two"})
+
+    assert loaded.settings.key_prefix == "two"
+
+
+def test_a_prefix_that_rq_would_refuse_is_refused() -> None:
+    told = refusal(lambda: from_variables(BOILERD_KEY_PREFIX="a b"))
+
+    expected = "made of letters, digits and _ . : - { }, as RQ wants"
+    assert told == f"BOILERD_KEY_PREFIX: key_prefix: 'a b' is not {expected}"
 
 
 @pytest.mark.parametrize(
@@ -661,7 +768,7 @@ def test_a_value_is_shown_as_people_may_see_it(name: str, value: object, text: o
     ("value", "seconds"),
     [
         ("30s", 30), ("5m", 300), ("1h30m", 5400), ("1h30m15s", 5415), ("90m", 5400), ("0.25s", 0.25), ("2h5s", 7205),
-        ("30", 30), ("1.5", 1.5), (30, 30), (0.5, 0.5), (0, 0), ("0", 0),
+        ("500ms", 0.5), ("1m1.5ms", 60.0015), ("30", 30), ("1.5", 1.5), (30, 30), (0.5, 0.5), (0, 0), ("0", 0),
     ],
 )  # fmt: skip
 def test_a_duration_reads(value: object, seconds: float) -> None:

@@ -4,11 +4,15 @@ Every change of state is one Lua script in lua/; the methods here give each a na
 """
 
 import base64
+import functools
 import itertools
 import json
+import logging
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+import redis
 
 from boilerd.broker import keys
 from boilerd.broker.claims import Advance, Claim, Completion, Failure, batch_place, completion_args
@@ -20,6 +24,10 @@ from boilerd.errors import MAX_ERROR_LENGTH, BoilerdError
 from boilerd.tasks.retry import Verdict
 from boilerd.tasks.task import TaskState
 
+logger = logging.getLogger("boilerd.client")
+
+#: Names of queues that a client remembers.
+MOST_ASKED = 10_000
 #: Asynq's limit of an archive, per queue.
 ARCHIVE_LIMIT = 10_000
 #: An enqueue script ends at this many bytes of payload: more keep Redis from others as well, and take its memory.
@@ -30,6 +38,11 @@ BATCH_PARTS = 16
 
 class Broker(SchedulerCalls):
     """All that boilerd asks of Redis; the calls of clients and workers are here."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        super().__init__(connection)
+        #: Queues of which an enqueue has asked whether anybody works on them.
+        self._asked_queues: set[str] = set()
 
     def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
         """Store tasks: one round trip for up to 500, or 8 MiB of payloads.
@@ -47,9 +60,21 @@ class Broker(SchedulerCalls):
             args: list[str | bytes] = []
             for task in chunk:
                 args += describe_task(task)
+            if (queue := chunk[0].options.queue) not in self._asked_queues:
+                args.append(self._asking(queue))
             found = self._call("enqueue", args, answers_soon=len(chunk) == 1)
+            if len(found) > len(chunk):  # UNSERVED stands behind the answers
+                found.pop()
+                _tell_unserved(queue)
             answers += (to_answer(task, answer) for task, answer in zip(chunk, found, strict=True))
         return answers
+
+    def _asking(self, queue: str) -> str:
+        """Note that this enqueue asks whether anybody works on the queue; its name."""
+        if len(self._asked_queues) > MOST_ASKED:
+            self._asked_queues.clear()
+        self._asked_queues.add(queue)
+        return queue
 
     def advance(
         self,
@@ -195,6 +220,12 @@ class Broker(SchedulerCalls):
             pipeline.ltrim(keys.bell(queue), 0, BELL_LENGTH - 1)
             pipeline.expire(keys.bell(queue), BELL_TTL_S)
             pipeline.execute()
+
+
+@functools.lru_cache(1000)  # a process tells it once for each name
+def _tell_unserved(queue: str) -> None:
+    # The name stands in the message: it is the application that formats this line.
+    logger.warning("no worker works on queue %r, its tasks wait until one does; check the name", queue)
 
 
 def _chunk(tasks: Iterator[NewTask]) -> list[NewTask]:

@@ -12,6 +12,7 @@ from redis.connection import URL_QUERY_ARGUMENT_PARSERS, HiredisRespSerializer
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
+from boilerd.broker import key_prefix as key_names
 from boilerd.broker.connection_pool import ConnectionStack
 from boilerd.errors import ConfigError, shown
 from boilerd.settings.definitions import Settings
@@ -31,6 +32,7 @@ def connect(
     timeout_s: float | None = None,
     name: str | None = None,
     is_client: bool = True,
+    key_prefix: str | None = None,
 ) -> redis.Redis:
     """Make a client for one process; it connects at the first command.
 
@@ -43,10 +45,13 @@ def connect(
         timeout_s: How long a command may take; without it, what the URL says, or 5 s.
         name: How Redis shows the connections, where it has names for them.
         is_client: False for boilerd's own processes, which ignore the options that are for an application's clients.
+        key_prefix: What all keys begin with, one for the whole process; without it, what the environment says.
 
     Raises:
-        ConfigError: The URL cannot be understood, or has an option that boilerd does not take.
+        ConfigError: The URL cannot be understood, or has an option that boilerd does not take; or this process uses
+            another prefix already.
     """
+    key_names.use(key_prefix)
     check_url(url)
     if is_client and not name:
         name = options_of(url).get("client_name")
@@ -80,6 +85,7 @@ def connect_to(
         timeout_s=timeout_s,
         name=name,
         is_client=is_client,
+        key_prefix=settings.key_prefix,
     )
 
 

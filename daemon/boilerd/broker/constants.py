@@ -30,6 +30,8 @@ BELL_TTL_S = 300
 HOLDS_MORE, LOOK_AGAIN = 1, 2
 #: How store.lua answers; any other answer is the ID of the task that holds the unique lock.
 STORED_PENDING, STORED_SCHEDULED, ID_TAKEN, QUEUE_FULL = 1, 2, 0, -1
+#: Stands behind the answers of enqueue.lua where there are workers, but none that works on the queue asked for.
+UNSERVED = -2
 #: The fields of a job hash that a claim reads, in the order in which advance.lua answers.
 CLAIMED_FIELDS = (
     "data", "status", "task_type", "concurrency_key", "alone", "ended_at", "ttl", "unique_key", "timeout", "deadline",
@@ -62,6 +64,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "CLAIMED_FIELDS": CLAIMED_FIELDS,
         **{field.upper(): CLAIMED_FIELDS.index(field) + 1 for field in _LOOKED_AT},
     },
+    "enqueue": {"UNSERVED": UNSERVED},
     "birth": {"WORKER_TTL_S": WORKER_TTL_S},
     "extend": {"WORKER_TTL_S": WORKER_TTL_S},
     "fail": {"MOST_RETRIES": LONGEST_S},

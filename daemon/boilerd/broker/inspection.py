@@ -15,6 +15,7 @@ import redis
 from boilerd.broker import keys, server_check
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import CHUNK
+from boilerd.broker.neighbours import Neighbour, neighbours
 from boilerd.broker.refusals import expecting, is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
@@ -44,12 +45,6 @@ from boilerd.tasks.task import TaskState
 #: None: its place has no score.
 Member = tuple[str, float | None]
 
-#: Keys that are no queue's or task's → Redis's word for their kind, and ours.
-_KINDS = {
-    keys.QUEUES: ("set", "set"), keys.WORKERS: ("set", "set"), keys.PAUSED: ("set", "set"),
-    keys.SERVED: ("set", "set"), keys.LIMITS: ("hash", "hash"), keys.CRON: ("hash", "hash"),
-    keys.ALARM: ("list", "list"),
-}  # fmt: skip
 #: Of how many tasks of each state the size is measured, to estimate the memory of all; and of all queues together.
 _SAMPLE, _SAMPLES = 20, 1000
 
@@ -109,13 +104,14 @@ class Inspection(ScriptCalls):
 
     def misplaced(self) -> list[str]:
         """What is wrong with the keys that are no queue's or task's."""
+        kinds = _kinds()
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
-            for key in _KINDS:
+            for key in kinds:
                 pipeline.type(key)
             found = [text(kind) for kind in pipeline.execute()]
         return [
             str(MisplacedKeyError(key, word))
-            for (key, (kind, word)), there in zip(_KINDS.items(), found, strict=True)
+            for (key, (kind, word)), there in zip(kinds.items(), found, strict=True)
             if there not in {kind, "none"}
         ]
 
@@ -149,6 +145,30 @@ class Inspection(ScriptCalls):
             names = list(self.connection.smembers(raw(registry)))
             # The set keeps the names of daemons that were killed; their records expire.
             return bool(names) and bool(self.connection.exists(*names))
+
+    def living(self) -> list[Neighbour]:
+        """The workers that live, by name; three round trips."""
+        return neighbours(self.connection)
+
+    def unserved(self) -> list[str]:
+        """Queues that may hold tasks of boilerd's and on which no worker works, of whatever host; three round trips.
+
+        None where no worker lives at all: it is not known who will come.
+        """
+        names = self._served()
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.smembers(raw(f"{keys.WORKERS}:{name}"))
+            members = _sound(pipeline.execute(raise_on_error=False))
+        # The sets keep the names of daemons that were killed; their records expire.
+        living = {worker for found in members for worker in found or ()}
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            for worker in living:
+                pipeline.exists(worker)
+            dead = {worker for worker, is_there in zip(living, pipeline.execute(), strict=True) if not is_there}
+        if living == dead:
+            return []
+        return [name for name, found in zip(names, members, strict=True) if not set(found or ()) - dead]
 
     # --- Tasks
 
@@ -311,6 +331,15 @@ class Inspection(ScriptCalls):
             "server": version, "uptime_s": info.get("uptime_in_seconds"), "clients": info.get("connected_clients"),
             "memory_bytes": info.get("used_memory"), "peak_memory_bytes": info.get("used_memory_peak"),
         }  # fmt: skip
+
+
+def _kinds() -> dict[str, tuple[str, str]]:
+    """Keys that are no queue's or task's → Redis's word for their kind, and ours."""
+    return {
+        keys.QUEUES: ("set", "set"), keys.WORKERS: ("set", "set"), keys.PAUSED: ("set", "set"),
+        keys.SERVED: ("set", "set"), keys.LIMITS: ("hash", "hash"), keys.CRON: ("hash", "hash"),
+        keys.ALARM: ("list", "list"),
+    }  # fmt: skip
 
 
 def _place(queue: str, state: TaskState) -> tuple[str, str]:

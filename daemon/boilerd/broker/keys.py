@@ -1,13 +1,13 @@
 """Names of the Redis keys: RQ's own, and boilerd's.
 
-ARCHITECTURE.md describes RQ's layout; only this room knows it. ``RQ_KEY_PREFIX`` moves all of it; with a hash tag
-in the prefix (``{rq}``) all keys are in one slot of a cluster.
+ARCHITECTURE.md describes RQ's layout; only this room knows it. A prefix moves all of it, and `key_prefix` says which;
+with a hash tag in it (``{rq}``) all keys are in one slot of a cluster.
 """
 
 import os
 
 #: Read as RQ reads it; to import rq for it would cost every `boilerd enqueue` 0.1 s.
-RQ = os.environ.get("RQ_KEY_PREFIX", "rq")
+RQ = os.environ.get("BOILERD_KEY_PREFIX") or os.environ.get("RQ_KEY_PREFIX", "rq")
 #: boilerd's own keys move with RQ's, so that two prefixes on one Redis share nothing.
 OWN = "boilerd" if RQ == "rq" else f"{RQ}:boilerd"
 

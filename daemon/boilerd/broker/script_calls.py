@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from boilerd.broker import keys
+from boilerd.broker import key_prefix, keys
 from boilerd.broker.refusals import translate
 from boilerd.broker.script_connection import ScriptConnection
 from boilerd.broker.scripts import scripts
@@ -21,9 +21,11 @@ class ScriptCalls:
 
     Raises:
         TypeError: The connection is of a kind that cannot be used.
+        ConfigError: The environment has two prefixes for the keys.
     """
 
     def __init__(self, connection: redis.Redis) -> None:
+        key_prefix.fix()
         self.connection = connection
         self._script_connection = ScriptConnection(connection)
         self._scripts = scripts()

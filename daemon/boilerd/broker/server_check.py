@@ -1,11 +1,13 @@
 """Check that the server is usable, and warn about settings that can lose tasks."""
 
 import hashlib
+import re
 from typing import Any
 
 import redis
 
 from boilerd.broker import keys
+from boilerd.broker.connection import text
 from boilerd.broker.refusals import translated
 from boilerd.errors import BrokerRefusedError
 
@@ -19,6 +21,8 @@ redis.call('EXISTS', ARGV[2])
 """
 #: The address of a host where Redis does not tell it.
 UNKNOWN = "unknown"
+#: As it stands in the answer to CLIENT INFO, in front of its port; that of a Unix socket is 0.
+_ADDRESS = re.compile(r"\baddr=(.*?):\d+ \w+=", re.DOTALL)
 _LEAST_VERSIONS = {"Redis": 7, "Valkey": 8}
 
 
@@ -90,10 +94,12 @@ def address(connection: redis.Redis) -> str:
     """This host as Redis sees it: its IP address, or the Unix socket."""
     with translated():
         try:
-            found = str(connection.client_info()["addr"])
+            # Not client_info(): redis-py (8.1) splits the answer at spaces, which the path of a socket may hold.
+            answer = connection.execute_command("CLIENT", "INFO")  # type: ignore[no-untyped-call]
         except redis.ResponseError:  # the user may not ask
             return UNKNOWN
-    return found.rpartition(":")[0] or found
+    found = _ADDRESS.search(text(answer))
+    return found[1] if found else UNKNOWN
 
 
 def hazards(connection: redis.Redis) -> list[str]:

@@ -22,6 +22,7 @@ from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError,
 from boilerd.process import logs
 from boilerd.process.exit_status import BOOT, FAILED, OK, USAGE
 from boilerd.process.gc_pause import gc_paused
+from boilerd.process.warning_filters import spare_own_modules
 
 #: Command → its module and name, and a short form of its help, as `--help` lists them without importing them.
 COMMANDS = {
@@ -76,12 +77,14 @@ def boilerd() -> None:
     boilerd run                                         start the daemon
     boilerd enqueue worker:ping '{"message": "hi"}'     give it a task
 
-    Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon could not start.
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon could not start; where its broker refuses the
+    connection, does not answer or takes no writes at present, a start ends with 1, as the next one may succeed.
     """  # noqa: D301 - click looks for the character \b
 
 
 def main() -> NoReturn:
     """Run a command; turn errors into one line on stderr and an exit status."""
+    spare_own_modules()
     _open_missing_streams()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # Redis or a log may hold bytes that are no text; they are shown with escapes.

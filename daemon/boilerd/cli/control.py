@@ -10,6 +10,7 @@ import click
 from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.rpc_client import Info, ask
 from boilerd.errors import BoilerdError, RefusedError
+from boilerd.settings.definitions import MOST_WORKERS
 
 #: Only the settings that say where the daemon is: others may be wrong, such as new ones before a reload.
 with_daemon = with_settings(("state_dir", "runtime_dir"), is_lenient=True)
@@ -78,8 +79,7 @@ def restart(loaded: Loaded, *, workers: tuple[str, ...]) -> None:
 
 
 @click.command()
-# XML-RPC has no larger numbers.
-@click.argument("size", metavar="N", type=click.IntRange(-(2**31), 2**31 - 1, clamp=True))
+@click.argument("size", metavar="N", type=int)
 @with_daemon
 def scale(loaded: Loaded, *, size: int) -> None:
     """Have N workers, until the daemon is started or reloaded.
@@ -89,6 +89,10 @@ def scale(loaded: Loaded, *, size: int) -> None:
     \b
     boilerd scale 20
     """  # noqa: D301 - click looks for the character \b
+    if not 1 <= size <= MOST_WORKERS:
+        raise click.UsageError(
+            f"{size} workers: give a number from 1 to {MOST_WORKERS}; `quiet` stops them from claiming"
+        )
     _call(loaded, "scale", size)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from boilerd.cli.inspecting import inspecting
+from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_json_lines, with_settings
 from boilerd.cli.output import echo
 from boilerd.cli.tables import print_json, print_table, relative
@@ -77,7 +78,7 @@ def run(loaded: Loaded, *, name: str) -> None:
     if name not in entries:
         raise InvalidTaskError(f"no periodic task {shown(name)}; there are: {', '.join(entries) or 'none'}")
     entry = entries[name]
-    with Client.from_settings(loaded.settings) as client:
+    with naming_missing_broker(loaded.settings), Client.from_settings(loaded.settings) as client:
         echo(client.enqueue(entry.task_type, entry.payload, **entry.options).id)
 
 

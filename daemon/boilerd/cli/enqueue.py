@@ -3,16 +3,16 @@
 import json
 import re
 import sys
-from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 import msgspec
 
+from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, json_option, with_settings
 from boilerd.cli.output import echo
 from boilerd.client import Client
-from boilerd.errors import BrokerUnavailableError, InvalidPayloadError, InvalidTaskError, shown
+from boilerd.errors import MAX_TOLD_NAMES, InvalidPayloadError, InvalidTaskError, closest, shown
 from boilerd.inspector import Inspector
 from boilerd.tasks.options import UniqueUntil
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
@@ -22,9 +22,18 @@ _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[<>]')
 _BRACES = {"<": "{", ">": "}"}
 
 
-@click.command()
-@click.argument("task_type", metavar="TYPE")
-@click.argument("payload", metavar="[PAYLOAD]", default="null")
+def _no_option(ctx: click.Context, _: click.Parameter, word: str) -> str:
+    """Refuse a misspelt option: click takes what it does not know for an argument, so that -9 is a payload."""
+    if not word.startswith("-") or word == "-" or re.match(r"-[\d.]", word):
+        return word
+    known = [name for option in ctx.command.params for name in option.opts]
+    close = closest(word.partition("=")[0], known)
+    raise click.NoSuchOption(word, possibilities=[close] if close else None, ctx=ctx)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("task_type", metavar="TYPE", callback=_no_option)
+@click.argument("payload", metavar="[PAYLOAD]", default="null", callback=_no_option)
 @click.option("-q", "--queue", default=DEFAULT_QUEUE, show_default=True, help="Queue to put it on.")
 @click.option("--max-retries", type=int, help="Further attempts after a first one that failed.")
 @click.option(
@@ -57,13 +66,11 @@ def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **op
     boilerd enqueue report:send --in 1h30m --unique 24h --deadline 2027-01-31T08:00Z
     """  # noqa: D301 - click looks for the character \b
     value = parse_payload(_read_stdin() if payload == "-" else payload)
-    with Client.from_settings(loaded.settings) as client:
-        try:
-            _check_queue(client, options["queue"], loaded)
-            given = {name: option for name, option in options.items() if option is not None}
-            info = client.enqueue(task_type, value, **given)
-        except BrokerUnavailableError as error:
-            raise _no_broker(loaded, error) from error
+    with naming_missing_broker(loaded.settings), Client.from_settings(loaded.settings) as client:
+        _check_queue(client, options["queue"], loaded)
+        _check_type(client, options["queue"], task_type)
+        given = {name: option for name, option in options.items() if option is not None}
+        info = client.enqueue(task_type, value, **given)
     if as_json:
         fields = {"id": info.id, "type": info.type, "queue": info.queue, "state": info.state}
         echo(json.dumps(fields))
@@ -117,12 +124,14 @@ def _check_queue(client: Client, queue: str, loaded: Loaded) -> None:
         )
 
 
-def _no_broker(loaded: Loaded, error: BrokerUnavailableError) -> BrokerUnavailableError:
-    settings = loaded.settings
-    with suppress(PermissionError):  # the error names it already
-        if settings.redis_url is None and not settings.valkey_socket().exists():
-            return BrokerUnavailableError(
-                f"no broker: no daemon with an embedded Valkey at {settings.runtime_path()};"
-                " start `boilerd run`, or set redis_url (BOILERD_REDIS_URL)"
-            )
-    return error
+def _check_type(client: Client, queue: str, task_type: str) -> None:
+    """Warn of a type that no living worker of the queue has a handler for; others, with newer code, may come."""
+    known = Inspector(client.connection).handled_types(queue)
+    if known is not None and not any(map(task_type.startswith, known)):
+        told = known[:MAX_TOLD_NAMES]
+        rest = f" and {len(known) - len(told)} more" if len(known) > len(told) else ""
+        echo(
+            f"boilerd: warning: no worker of queue {queue} has a handler for {task_type!r};"
+            f" they have: {', '.join(told) or 'none'}{rest}",
+            err=True,
+        )

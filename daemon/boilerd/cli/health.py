@@ -7,6 +7,7 @@ import click
 
 from boilerd.broker import server_check
 from boilerd.broker.connection import connect_to
+from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, DurationType, Loaded, with_json_object, with_settings
 from boilerd.cli.output import echo
 from boilerd.cli.rpc_client import read_status
@@ -14,6 +15,9 @@ from boilerd.errors import BrokerError
 from boilerd.inspector import Inspector
 from boilerd.process.exit_status import FAILED, OK
 from boilerd.settings.definitions import Settings
+
+#: What is said of a queue with tasks that nobody will claim.
+NOBODY = "tasks wait, and no worker works on it"
 
 
 @click.command()
@@ -25,38 +29,44 @@ def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
 
     Exit status: 0 the daemon has started and does not drain, every process of it runs and gets through
     to the broker, that takes new tasks, its keys are what they should be, and no task has waited longer than
-    --max-latency; 1 otherwise.
+    --max-latency, also in a paused queue and in one that no worker works on; 1 otherwise.
+    A note, such as one of tasks that no worker will claim, changes nothing about that.
 
     \b
     boilerd health --max-latency 5m
     """  # noqa: D301 - click looks for the character \b
-    problems = _problems(loaded.settings, max_latency)
+    problems, notes = _problems(loaded.settings, max_latency)
     if as_json:
-        echo(json.dumps({"ok": not problems, "troubles": problems}))
+        echo(json.dumps({"ok": not problems, "troubles": problems, **({"notes": notes} if notes else {})}))
     else:
-        echo(*problems or ["ok"])
+        echo(*problems or ["ok"], *(f"note: {note}" for note in notes))
     raise SystemExit(FAILED if problems else OK)
 
 
-def _problems(settings: Settings, max_latency_s: float | None) -> list[str]:
-    problems = read_status(settings.control_socket()).problems()
+def _problems(settings: Settings, max_latency_s: float | None) -> tuple[list[str], list[str]]:
+    """What is wrong, and what a person should know beside it."""
+    problems, notes = read_status(settings.control_socket()).problems(), []
     try:
-        with connect_to(settings, timeout_s=2.0) as connection:
+        with naming_missing_broker(settings), connect_to(settings, timeout_s=2.0) as connection:
             server_check.check(connection)
             server_check.probe(connection, is_storing=True)
             inspector = Inspector(connection)
             problems += inspector.problems(settings.queues)
+            unserved = inspector.unserved()
+            notes = [f"queue {found.counts.name}: {NOBODY}" for found in unserved]
             if max_latency_s is not None:
-                problems += _late(inspector, settings.queues, max_latency_s)
+                names = {*settings.queues, *(found.counts.name for found in unserved)}
+                problems += _late(inspector, names, max_latency_s)
     except BrokerError as error:
         problems.insert(0, f"broker: {error}")  # likely the cause of the others
-    return problems
+    return problems, notes
 
 
 def _late(inspector: Inspector, names: Iterable[str], max_latency_s: float) -> list[str]:
-    """Name the queues whose oldest task has waited too long; tasks of a paused queue are meant to wait."""
+    """Name the queues whose oldest task has waited too long, for whatever reason."""
     return [
-        f"queue {found.counts.name}: the oldest task has waited {found.latency_s:.0f} s"
+        f"queue {found.counts.name}{' (paused)' if found.counts.is_paused else ''}:"
+        f" the oldest task has waited {found.latency_s:.0f} s"
         for found in inspector.queue_details(names)
-        if not found.counts.is_paused and found.latency_s > max_latency_s
+        if found.latency_s > max_latency_s
     ]

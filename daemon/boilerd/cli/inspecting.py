@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from boilerd.broker.connection import connect_to
+from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_settings
 from boilerd.cli.output import ask
 from boilerd.inspector import Action, Inspector
@@ -25,7 +26,7 @@ with_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @contextmanager
 def inspecting(loaded: Loaded) -> Iterator[Inspector]:
     """Connect an inspector to the broker that the settings name."""
-    with connect_to(loaded.settings) as connection:
+    with naming_missing_broker(loaded.settings), connect_to(loaded.settings) as connection:
         yield Inspector(connection)
 
 

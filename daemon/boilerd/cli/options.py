@@ -13,7 +13,7 @@ from boilerd.settings.loading import Loaded, load
 from boilerd.units import Duration
 
 #: The settings of a command that connects to the broker or the daemon.
-BROKER = ("redis_url", "redis_db", "state_dir", "runtime_dir")
+BROKER = ("redis_url", "redis_db", "key_prefix", "state_dir", "runtime_dir")
 #: The settings that can be given as a flag: no secrets, which every user who runs `ps` would read, and no tables.
 ALL = tuple(setting.name for setting in definitions() if setting.has_flag)
 

@@ -41,7 +41,7 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
         for detail in details
         for info in [detail.counts]
     ]  # fmt: skip
-    columns = "QUEUE", "PENDING>", "ACTIVE>", "SCHEDULED>", "ARCHIVED>", "COMPLETED>", "LATENCY>", "MEMORY>", ""
+    columns = "QUEUE", "PENDING>", "ACTIVE>", "SCHEDULED+RETRY>", "ARCHIVED>", "COMPLETED>", "LATENCY>", "MEMORY>", ""
     print_table(columns, rows)
 
 
@@ -65,7 +65,7 @@ def show(loaded: Loaded, *, name: str, days: int, as_json: bool) -> None:
     info = detail.counts
     print_fields([
         ("queue", info.name), ("state", "paused" if info.is_paused else "open"),
-        ("pending", f"{info.pending:,}"), ("active", f"{info.active:,}"), ("scheduled", f"{info.scheduled:,}"),
+        ("pending", f"{info.pending:,}"), ("active", f"{info.active:,}"), ("sched+retry", f"{info.scheduled:,}"),
         ("archived", f"{info.archived:,}"), ("completed", f"{info.completed:,}"),
         ("latency", lasting(detail.latency_s)), ("memory", f"about {sized(detail.memory_bytes)}"),
         ("max active", detail.max_active or None), ("max length", detail.max_length or None),

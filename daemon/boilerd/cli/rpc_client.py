@@ -1,13 +1,14 @@
 """Call the running daemon over its control socket; `supervision.rpc` is the end that answers."""
 
 import http.client
+import re
 import socket
 import time
 import xmlrpc.client
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 import msgspec
 
@@ -90,6 +91,13 @@ class DaemonStatus:
         """The status in one line."""
         return self.silence or str(self.info["status"])
 
+    def with_pending(self, pending: int) -> Self:
+        """The same with what waits now: the daemon counts every few seconds."""
+        if self.silence:
+            return self
+        status = re.sub(r"[\d,]+ pending", f"{pending:,} pending", str(self.info["status"]))
+        return replace(self, info={**self.info, "status": status, "pending": pending})
+
     def count_up(self) -> int:
         """Count the processes that run."""
         return sum(process["state"] in UP for process in self.processes)
@@ -104,7 +112,9 @@ class DaemonStatus:
         problems = [f"{p['name']}: {p['state'].lower()}" for p in self.processes if p["state"] not in UP]
         # A daemon that was started before an upgrade may lack newer fields; that is no problem.
         if self.info.get("is_broker_away"):
-            problems.append("daemon: the broker does not let its processes through; its log says why")
+            problems.append(
+                "daemon: its processes wait for the broker, which is away or refuses them; its log says which"
+            )
         problems += [
             f"{name}: stopped by a signal, and does nothing until `kill -CONT`" for name in self.info.get("halted", [])
         ]

@@ -36,17 +36,24 @@ def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
     """Run the daemon in the foreground.
 
     It forks the workers, and serves until SIGTERM or SIGINT: then running tasks get
-    shutdown_timeout to finish. A second signal a second later stops at once. No task is lost
-    either way. SIGHUP loads new settings and code; `boilerd quiet`, `resume`, `reload`,
-    `restart` and `scale` control it.
+    shutdown_timeout to finish. A second signal stops at once, but does nothing within a second
+    of the first, as a shell and a service manager may send two. No task is lost either way.
+    SIGHUP loads new settings and code; `boilerd quiet`, `resume`, `reload`, `restart` and
+    `scale` control it.
+
+    Exit status: 0 it drained, 2 wrong usage, 3 it could not start; 1 where that was for a broker that refuses
+    the connection, does not answer or takes no writes at present, so that a later start may succeed.
 
     \b
     boilerd run
     boilerd run --app myproject.tasks:mux --concurrency 4
     boilerd run --redis-url redis://localhost:6379/0 --queues critical=6,default=3
     """  # noqa: D301 - click looks for the character \b
-    with gc_paused():
-        from boilerd.daemon.assembly import start  # noqa: PLC0415 - `boilerd run --help` does not need it
+    from boilerd.broker import key_prefix  # noqa: PLC0415 - `boilerd run --help` does not need it
+
+    key_prefix.use(loaded.settings.key_prefix)
+    with gc_paused(), key_prefix.shared_with_rq():
+        from boilerd.daemon.assembly import start  # noqa: PLC0415
         from boilerd.daemon.reload_check import check  # noqa: PLC0415
 
     try:

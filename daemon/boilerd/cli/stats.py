@@ -11,6 +11,8 @@ from boilerd.cli.output import echo
 from boilerd.cli.tables import lasting, print_json, print_table, rate, sized
 
 _STATES = ("pending", "active", "scheduled", "archived", "completed")
+#: RQ keeps those in one registry.
+_TITLES = {"scheduled": "SCHEDULED+RETRY"}
 
 
 @click.command()
@@ -40,7 +42,8 @@ def stats(loaded: Loaded, *, as_json: bool) -> None:
             "problems": problems,
         })  # fmt: skip
         return
-    print_table([f"{state.upper()}>" for state in _STATES], [list(tasks.values())])
+    titles = [_TITLES.get(state, state.upper()) for state in _STATES]
+    print_table([f"{title}>" for title in titles], [list(tasks.values())])
     echo()
     print_table(("TODAY (UTC) PROCESSED>", "FAILED>", "RATE>"), [(processed, failed, rate(failed, processed))])
     echo()

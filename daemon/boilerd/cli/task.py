@@ -7,6 +7,7 @@ import click
 
 from boilerd.broker.views import TaskDetail
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
+from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import Loaded, with_json_lines
 from boilerd.cli.output import echo, echo_error, json_text
 from boilerd.cli.tables import absolute, lasting, print_fields, print_json, print_table, relative
@@ -73,6 +74,8 @@ def task() -> None:
 @with_broker
 def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, looks: int, as_json: bool) -> None:
     """List the tasks of a queue in a state, the next one first.
+
+    Those that wait for a time are scheduled, or to be retried; `boilerd queue ls` counts the two together.
 
     \b
     boilerd task ls --queue critical --state archived
@@ -243,7 +246,7 @@ archive = _make_command(
     """Set waiting tasks aside; they can be run later.
 
     \b
-    boilerd task archive --all --state retry --queue default --type email:deliver
+    boilerd task archive --all --state retry --queue default --type email:deliver --yes
     """,
 )
 delete = _make_command(
@@ -270,5 +273,5 @@ def cancel(loaded: Loaded, *, task_ids: tuple[str, ...]) -> None:
         if not client.cancel(task_id):
             raise TaskStateError(f"task {task_id}", "completed or archived", "cancel", ("waiting", "active"))
 
-    with Client.from_settings(loaded.settings) as client:
+    with naming_missing_broker(loaded.settings), Client.from_settings(loaded.settings) as client:
         _try_each(task_ids, change)

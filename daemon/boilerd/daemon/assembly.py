@@ -18,7 +18,9 @@ from boilerd.errors import BoilerdError, BootError
 from boilerd.process import logs
 from boilerd.process.gc_pause import gc_paused
 from boilerd.process.scoreboard import SUPERVISOR_SLOT, Scoreboard
+from boilerd.process.warning_filters import spare_own_modules
 from boilerd.settings.definitions import Settings
+from boilerd.settings.loading import tell_ignored
 from boilerd.settings.urls import mask_url
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
@@ -88,11 +90,13 @@ class Daemon:
         settings = self._settings
         if self._valkey:
             self._valkey.wait_until_ready(supervisor)
-        broker = wait_for_broker(settings, self._scoreboard, supervisor)
+        broker = wait_for_broker(settings, self._application.rules.declared, self._scoreboard, supervisor)
         for hazard in broker.hazards:
             logger.warning("tasks may be lost", extra={"error": hazard})
         for lack in broker.lacking:
             logger.warning("broker lacks a command", extra={"error": lack})
+        for stranger in broker.strangers:
+            logger.warning("another application shares the broker", extra={"error": stranger})
         fields = {"workers": settings.concurrency, "queues": dict(settings.queues), "broker": broker.name}
         logger.info("daemon reloaded" if supervisor.is_reloaded else "daemon started", extra=fields)
         processes = Processes(
@@ -125,6 +129,7 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
         if settings.user:
             _become_user(settings, settings.user)
         open_logs(settings)
+        tell_ignored(os.environ)
         # The server is found before any module of the application's can be.
         valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
         Daemon(settings, _load(settings), valkey, is_burst=is_burst).start(handover)
@@ -175,6 +180,7 @@ def _load(settings: Settings) -> Application:
         mux = load_app(settings.app, settings.rq_functions)
     # Again: the application may have set up logging in its own way, and silenced the daemon.
     open_logs(settings)
+    spare_own_modules()  # again, too
     return Application.of(mux, settings)
 
 

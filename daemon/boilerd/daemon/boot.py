@@ -9,6 +9,7 @@ import redis
 from boilerd.broker import server_check
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect_to
+from boilerd.broker.neighbours import Declared, neighbours, strangers
 from boilerd.errors import (
     BootError,
     BrokerError,
@@ -33,12 +34,14 @@ class BrokerFacts(NamedTuple):
         address: This host as the broker sees it; the workers register it.
         hazards: Settings of the broker by which tasks may be lost, one sentence each.
         lacking: Features that the daemon goes without, because the broker has no command for them, one sentence each.
+        strangers: Other applications that share queues or periodic tasks with this one, one sentence each.
     """
 
     name: str
     address: str
     hazards: Sequence[str]
     lacking: Sequence[str]
+    strangers: Sequence[str]
 
 
 def connect(settings: Settings, name: str) -> redis.Redis:
@@ -52,13 +55,16 @@ def unusable(settings: Settings, error: BrokerError) -> BootError:
     return kind(f"{error} ({mask_url(settings.broker_url())})")
 
 
-def wait_for_broker(settings: Settings, scoreboard: Scoreboard, supervisor: DaemonSupervisor) -> BrokerFacts:
+def wait_for_broker(
+    settings: Settings, declared: Declared, scoreboard: Scoreboard, supervisor: DaemonSupervisor
+) -> BrokerFacts:
     """Check the broker and set its limits; wait while it reads its file, as after a reboot of its host.
 
     After a reload wait also while it is away or takes no writes: the daemon served until then, and must serve again.
 
     Args:
         settings: Where the broker is, and the queues' limits.
+        declared: What the application declares.
         scoreboard: Where to note that it is away.
         supervisor: Serves meanwhile.
 
@@ -67,18 +73,22 @@ def wait_for_broker(settings: Settings, scoreboard: Scoreboard, supervisor: Daem
     """
     try:
         with connect(settings, "supervisor") as connection:
-            return _wait(connection, settings, scoreboard, supervisor)
+            return _wait(connection, settings, declared, scoreboard, supervisor)
     except BrokerError as error:
         raise unusable(settings, error) from error
 
 
 def _wait(
-    connection: redis.Redis, settings: Settings, scoreboard: Scoreboard, supervisor: DaemonSupervisor
+    connection: redis.Redis,
+    settings: Settings,
+    declared: Declared,
+    scoreboard: Scoreboard,
+    supervisor: DaemonSupervisor,
 ) -> BrokerFacts:
     is_logged = False
     while True:
         try:
-            facts = _set_up(connection, settings)
+            facts = _set_up(connection, settings, declared)
         except (BrokerUnavailableError, BrokerUnableError) as error:
             is_loading = isinstance(error, BrokerLoadingError)
             if not is_loading and not supervisor.is_reloaded:
@@ -95,8 +105,9 @@ def _wait(
             return facts
 
 
-def _set_up(connection: redis.Redis, settings: Settings) -> BrokerFacts:
+def _set_up(connection: redis.Redis, settings: Settings, declared: Declared) -> BrokerFacts:
     name = server_check.check(connection)
     Broker(connection).set_limits(settings.queue_limits(), settings.queues)
     hazards, lacking = server_check.hazards(connection), server_check.lacking(connection)
-    return BrokerFacts(name, server_check.address(connection), hazards, lacking)
+    found = strangers(declared, settings.queues, neighbours(connection))
+    return BrokerFacts(name, server_check.address(connection), hazards, lacking, found)

@@ -49,8 +49,8 @@ class Application(NamedTuple):
     @classmethod
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
         """Take it from the mux; raises ConfigError where its periodic tasks and the settings do not fit together."""
-        rules = Rules.of(mux, settings.retry.policy(), log_attempts)
         entries = [*mux.crons, *settings.cron_entries()]
+        rules = Rules.of(mux, settings.retry.policy(), log_attempts, [entry.name for entry in entries])
         check_entries(entries, settings.queues, mux.has_handler)
         return cls(rules, Periodic(entries))
 

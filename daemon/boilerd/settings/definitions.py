@@ -7,6 +7,7 @@ the values.
 
 import functools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,9 @@ from boilerd.tasks.retry import RetryPolicy
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES
 from boilerd.units import Duration, Size
 
+#: Worker processes of one daemon.
+MOST_WORKERS = 1000
+
 
 def _doc(text: str, **limits: Any) -> msgspec.Meta:
     return msgspec.Meta(description=text, **limits)
@@ -35,12 +39,26 @@ def _parse_names(text: str) -> list[str]:
 
 def _parse_weights(text: str) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
-    return {name.strip(): weight.strip() or "1" for name, _, weight in pairs}
+    weights: dict[str, str] = {}
+    for name, weight in ((name.strip(), weight.strip()) for name, _, weight in pairs):
+        if name in weights:
+            raise ConfigError(f"queue {name!r} is named twice; give it one weight")
+        weights[name] = weight or "1"
+    return weights
 
 
 def _check_queues(by_name: Mapping[str, object]) -> None:
     for name in by_name:
         check_queue(name)
+
+
+def _check_prefix(prefix: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_.:{}-]+", prefix):
+        raise ValueError
+
+
+#: The path of a socket stands in a URL, and may hold all that the kernel allows but bytes that are no text.
+_PATH = Form(check=str.encode, expected="a path that is UTF-8 text")
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -158,7 +176,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _doc("Database number; where not 0, it wins over the one in redis_url.", ge=0),
         Form(boiler_go="REDIS_DB"),
     ] = 0
-    concurrency: Annotated[int, _doc("How many worker processes run tasks, one at a time each.", ge=1, le=1000)] = 10
+    key_prefix: Annotated[
+        str | None,
+        _doc(
+            "What all keys in Redis begin with, one for each application that shares it; default: $RQ_KEY_PREFIX or rq."
+        ),
+        Form(rq="RQ_KEY_PREFIX", check=_check_prefix, expected="made of letters, digits and _ . : - { }, as RQ wants"),
+    ] = None
+    concurrency: Annotated[
+        int, _doc("How many worker processes run tasks, one at a time each.", ge=1, le=MOST_WORKERS)
+    ] = 10
     queues: Annotated[
         dict[str, Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]],
         _doc(
@@ -194,10 +221,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state_dir: Annotated[
         str | None,
         _doc("For the embedded Valkey's data; default: $STATE_DIRECTORY, /var/lib/boilerd or ~/.local/state/boilerd."),
+        _PATH,
     ] = None
     runtime_dir: Annotated[
         str | None,
         _doc("For sockets; default: $RUNTIME_DIRECTORY, state_dir/run if that is set, else /run or $XDG_RUNTIME_DIR."),
+        _PATH,
     ] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("The lowest level to log.")] = "info"
     log_output: Annotated[

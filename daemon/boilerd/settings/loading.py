@@ -3,6 +3,7 @@
 A value comes from, first wins: a flag, the environment, the file, the default.
 """
 
+import logging
 import os
 import re
 import tomllib
@@ -16,11 +17,16 @@ import msgspec
 from boilerd import ground
 from boilerd.errors import ConfigError, InvalidTaskError, closest, shown
 from boilerd.settings.definitions import Settings, definitions
+from boilerd.settings.service_variables import service_variables
 from boilerd.settings.setting import Setting
 from boilerd.settings.urls import check_url
 
+logger = logging.getLogger("boilerd.settings")
+
 #: The settings of the machine.
 SYSTEM_FILE = Path("/etc/boilerd/boilerd.toml")
+#: RQ's variable for key_prefix.
+_RQS = "RQ_KEY_PREFIX"
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ def load(
             sources[name] = source
     settings = Settings(**values)
     _check_together(settings)
+    _check_prefix(layers, environ)
     return Loaded(settings, sources, path)
 
 
@@ -143,9 +150,18 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     """Raise ConfigError for a variable that looks like ours; misspelt, it would leave the default in force unseen."""
     known = {variable for setting in definitions() for variable in setting.variables} | {"BOILERD_CONFIG"}
     known |= {f"{variable}_FILE" for each in definitions() if each.form.is_secret for variable in each.variables}
+    known |= set(tell_ignored(environ))
     for variable in environ:
         if variable.startswith("BOILERD_") and variable not in known:
             raise ConfigError(f"unknown variable {shown(variable)}{_did_you_mean(variable, sorted(known))}")
+
+
+def tell_ignored(environ: Mapping[str, str]) -> list[str]:
+    """Log which variables look like settings and are a service's; the daemon calls it again when its log is open."""
+    ignored = service_variables(environ)
+    if ignored:
+        logger.debug("variables of a service named boilerd are no settings", extra={"variables": ignored})
+    return ignored
 
 
 def _read_secret(path: Path, source: str) -> str:
@@ -182,6 +198,17 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"app: {shown(settings.app)} is not module:name, such as myproject.tasks:mux")
     if settings.redis_url is not None:
         check_url(settings.redis_url)
+
+
+def _check_prefix(layers: Iterable[Mapping[str, tuple[Any, str]]], environ: Mapping[str, str]) -> None:
+    """Raise ConfigError where RQ's own variable has another prefix: its clients and tools would see other tasks."""
+    own = [layer["key_prefix"] for layer in layers if layer.get("key_prefix", ("", _RQS))[1] != _RQS]
+    rqs = environ.get(_RQS)
+    if own and rqs is not None and own[-1][0] != rqs:
+        prefix, source = own[-1]
+        raise ConfigError(
+            f"key_prefix is {prefix!r} ({source}) and {_RQS} is {rqs!r}; give both the same value, or leave one out"
+        )
 
 
 def _did_you_mean(name: str, names: list[str]) -> str:

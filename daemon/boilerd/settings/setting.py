@@ -10,6 +10,8 @@ import msgspec
 
 from boilerd.settings.urls import MASK
 
+_SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
@@ -25,6 +27,7 @@ class Form:
         example: The lines in conf/boilerd.toml, for tables without a default.
         boiler_go: The environment variable by which boiler-go knows the setting.
         from_boiler_go: Makes of the text of that variable the text of our own.
+        rq: The environment variable by which RQ knows it.
     """
 
     is_secret: bool = False
@@ -35,6 +38,7 @@ class Form:
     example: str = ""
     boiler_go: str = ""
     from_boiler_go: Callable[[str], str] = str
+    rq: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,9 @@ class Setting:
     @cached_property
     def variables(self) -> Mapping[str, Callable[[str], str]]:
         """All its environment variables → what makes our own text of theirs; a later one wins."""
-        boiler_go = {self.form.boiler_go: self.form.from_boiler_go} if self.form.boiler_go else {}
-        return {**boiler_go, self.variable: str}
+        found: dict[str, Callable[[str], str]] = {self.form.boiler_go: self.form.from_boiler_go, self.form.rq: str}
+        found[self.variable] = str
+        return {name: our_text for name, our_text in found.items() if name}
 
     @cached_property
     def form(self) -> Form:
@@ -83,10 +88,18 @@ class Setting:
         return not self.form.is_secret and not self.is_json
 
     def parse(self, text: str) -> Any:
-        """The value that the file would hold instead of this text."""
+        """The value that the file would hold instead of this text; people write INFO, yes and " 4 "."""
         if self.is_json:
             return msgspec.json.decode(text)
-        return self.form.parse(text) if self.form.parse else text
+        if self.form.parse:
+            return self.form.parse(text)
+        base = _base_type(self.type)
+        if base is str:  # a path or a password may begin with a space
+            return text
+        meant = text.strip()
+        if base is bool:
+            return _SWITCHES.get(meant.lower(), meant)
+        return meant.lower() if get_origin(base) is Literal else meant
 
     def expected(self) -> str:
         """A description of valid values."""

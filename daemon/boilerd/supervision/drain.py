@@ -51,9 +51,16 @@ class Drain:
             if signum == signal.SIGHUP:
                 logger.warning("the terminal was closed, stopping")
             self.request()
-        elif signum != signal.SIGHUP and time.monotonic() - self._since_s >= SECOND_SIGNAL_S:
+        elif signum == signal.SIGHUP:
+            return
+        elif time.monotonic() - self._since_s >= SECOND_SIGNAL_S:
             logger.warning("stopping now, running tasks go back to their queues", extra={"signal": signum.name})
             self._hurry()
+        else:
+            hint = "one more, a second after the first, stops at once"
+            logger.info(
+                "draining already, a second signal so soon is none", extra={"signal": signum.name, "hint": hint}
+            )
 
     def begin(self) -> None:
         """Note that Supervisor's loop has begun the drain."""

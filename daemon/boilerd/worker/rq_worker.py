@@ -11,6 +11,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
 from boilerd.broker.broker import Broker
+from boilerd.broker.neighbours import Declared
 from boilerd.broker.refusals import translated
 from boilerd.process.identity import birthmark
 
@@ -23,9 +24,10 @@ class RQWorker(BaseWorker):
         name: Of the worker.
         queues: Names of its queues.
         address: How Redis knows this host.
+        declared: What the application declares.
     """
 
-    def __init__(self, broker: Broker, *, name: str, queues: Sequence[str], address: str) -> None:
+    def __init__(self, broker: Broker, *, name: str, queues: Sequence[str], address: str, declared: Declared) -> None:
         super().__init__(
             list(queues),
             name=name,
@@ -42,6 +44,7 @@ class RQWorker(BaseWorker):
             "version": self.version,
             "python_version": self.python_version,
             "state": "starting",
+            "application": declared.encoded(),
             # The scheduler sees by it whether this daemon lives: of a dead one, it settles the workers' claims.
             "supervisor": birthmark(),
         }

@@ -7,7 +7,7 @@ its attempt all the same: Redis refuses that outcome, a failure's in `record_fai
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -15,6 +15,7 @@ from typing import Protocol
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure, batch_place
 from boilerd.broker.job_hash import not_registered
+from boilerd.broker.neighbours import Declared
 from boilerd.errors import WorkerDiedError, describe
 from boilerd.process.folding import Folding
 from boilerd.process.logs import log_context
@@ -48,6 +49,7 @@ class Rules:
         policy: Task type → its retry policy.
         hooks: Called when an attempt fails.
         refusals: Folds what is logged of refused jobs: whoever can write to Redis can cause thousands in a second.
+        declared: What the worker's record tells of the application.
     """
 
     handler: Handler
@@ -55,12 +57,21 @@ class Rules:
     policy: Callable[[str], RetryPolicy]
     hooks: Hooks
     refusals: Folding = field(default_factory=lambda: Folding(logger))
+    declared: Declared = field(default_factory=Declared)
 
     @classmethod
-    def of(cls, mux: ServeMux, default: RetryPolicy, middleware: Callable[[Handler], Handler]) -> "Rules":
+    def of(
+        cls,
+        mux: ServeMux,
+        default: RetryPolicy,
+        middleware: Callable[[Handler], Handler],
+        crons: Sequence[str] = (),
+    ) -> "Rules":
         """The rules that `mux` holds; `default` is the policy of handlers that have none of their own."""
+        types = [*mux.patterns(), *([""] if mux.has_handler("") else [])]  # with a not_found handler it takes all
         policy = functools.lru_cache(1024)(lambda task_type: mux.policy(task_type) or default)
-        return cls(middleware(mux), functools.partial(_may_call, mux), policy, mux.hooks)
+        declared = Declared(tuple(types), tuple(crons))
+        return cls(middleware(mux), functools.partial(_may_call, mux), policy, mux.hooks, declared=declared)
 
     def task_of(self, claim: Claim) -> Task | None:
         """The claimed task with its final number of retries: the client's, else its policy's; None: it cannot run."""

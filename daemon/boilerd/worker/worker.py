@@ -83,7 +83,7 @@ class Worker:
         self._stop = StopRequest(lambda: self._runner.drain(limits.drain_s), listens=False)
         self._loop = WorkLoop(
             broker,
-            RQWorker(broker, name=name, queues=order.names, address=address),
+            RQWorker(broker, name=name, queues=order.names, address=address, declared=rules.declared),
             self._runner,
             self._stop,
             title=title,

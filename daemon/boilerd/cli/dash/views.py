@@ -75,7 +75,7 @@ def _queues(state: State, size: Size) -> Iterable[RenderableType]:
             f"{rates[-1]:.0f}/s" if rates else "", counts.problem or sparkline(list(rates)),
         ))  # fmt: skip
     half = max(min(size.height // 2, len(rows) + 1), size.height - 6)
-    columns = "QUEUE", "PENDING>", "ACTIVE>", "SCHED>", "ARCHIVED>", "LATENCY>", "FAILED>", "RATE>", ""
+    columns = "QUEUE", "PENDING>", "ACTIVE>", "SCHED+RETRY>", "ARCHIVED>", "LATENCY>", "FAILED>", "RATE>", ""
     yield _table(columns, rows, state.queue_at, Size(size.width, half))
     busy = [worker for worker in state.workers if worker.task_id]
     yield Text(f"\n{len(state.workers)} workers, {len(busy)} busy", style="bold")

@@ -1,0 +1,124 @@
+"""Which applications share this Redis: each worker's record tells what its application declares.
+
+Two applications that share queues take each other's tasks, and each fails those that it has no handler for. Nothing in
+Redis forbids that: hosts of one application share queues all day, and their versions may differ for a while.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import msgspec
+import redis
+
+from boilerd.broker import keys
+from boilerd.broker.connection import raw, text
+from boilerd.broker.refusals import expecting, translated
+from boilerd.errors import MisplacedKeyError
+
+#: Bytes of what a worker's record tells of its application; of a larger one it tells nothing.
+MOST_BYTES = 8192
+#: A worker whose heartbeat is older is dead, as a rule; its record lives for some minutes more.
+DEAD_S = 30.0
+#: Names of each kind that a warning has.
+_MOST_NAMED = 3
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """What an application declares.
+
+    Attributes:
+        types: The patterns of its handlers; an empty one fits all types.
+        crons: The names of its periodic tasks.
+    """
+
+    types: tuple[str, ...] = ()
+    crons: tuple[str, ...] = ()
+
+    def encoded(self) -> str:
+        """As a worker's record holds it."""
+        found = msgspec.json.encode(self)
+        return found.decode() if len(found) <= MOST_BYTES else ""
+
+    def handles(self, task_type: str) -> bool:
+        """Whether a handler is registered for the type."""
+        return any(map(task_type.startswith, self.types))
+
+
+class Neighbour(msgspec.Struct, frozen=True):
+    """A living worker, of whatever host.
+
+    Attributes:
+        declared: What its application declares; None from a worker that does not tell.
+    """
+
+    worker: str
+    queues: Sequence[str]
+    declared: Declared | None
+
+
+def neighbours(connection: redis.Redis) -> list[Neighbour]:
+    """Those that there are, by name; three round trips."""
+    names: list[str] = []
+    with translated():
+        seconds, _ = connection.time()
+    with suppress(MisplacedKeyError), expecting("set", keys.WORKERS):
+        names = sorted(map(text, connection.smembers(keys.WORKERS)))
+    with translated(), connection.pipeline(transaction=False) as pipeline:
+        for name in names:
+            pipeline.hmget(raw(name), "queues", "last_heartbeat", "application")
+        records = pipeline.execute(raise_on_error=False)  # a key may be foreign
+    pairs = zip(names, records, strict=True)
+    return [found for name, record in pairs if isinstance(record, list) and (found := _read(name, record, seconds))]
+
+
+def strangers(own: Declared, queues: Iterable[str], others: Iterable[Neighbour]) -> list[str]:
+    """What this application shares with others on the same Redis, a sentence for each of these.
+
+    One that declares all that another does, or less, is taken for another version of the same.
+    """
+    served, ours, told = set(queues), set(own.types), {}
+    for other in others:
+        declared = other.declared
+        if declared is None or ours <= set(declared.types) or set(declared.types) <= ours:
+            continue
+        if shared := [*_shared_queues(served, other), *_shared_crons(own, declared)]:
+            told[declared] = (
+                f"worker {other.worker} belongs to another application, with handlers for"
+                f" {_named(set(declared.types) - ours)}, and has {' and '.join(shared)};"
+                " give each application a key_prefix of its own"
+            )
+    return list(told.values())
+
+
+def _shared_queues(served: set[str], other: Neighbour) -> Iterator[str]:
+    if queues := served & set(other.queues):
+        yield f"the same queues ({_named(queues)}), so that each takes tasks of the other and fails them"
+
+
+def _shared_crons(own: Declared, other: Declared) -> Iterator[str]:
+    if crons := set(own.crons) & set(other.crons):
+        yield f"periodic tasks of the same names ({_named(crons)}), so that each tick is enqueued for one of them"
+
+
+def _named(names: set[str]) -> str:
+    first = sorted(names)[:_MOST_NAMED]
+    return ", ".join(first) + (f" and {len(names) - len(first)} more" if len(names) > len(first) else "")
+
+
+def _read(key: str, record: Sequence[bytes | None], now_s: float) -> Neighbour | None:
+    """The worker of a record; None for one that is dead, or foreign."""
+    queues, heartbeat, declared = (text(value or b"") for value in record)
+    with suppress(ValueError):
+        seen = datetime.fromisoformat(heartbeat)
+        if now_s - (seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp() < DEAD_S:
+            return Neighbour(key.removeprefix(keys.worker("")), queues.split(","), _declared(declared))
+    return None
+
+
+def _declared(encoded: str) -> Declared | None:
+    if len(encoded) > MOST_BYTES:  # no worker of ours wrote it
+        return None
+    with suppress(ValueError, RecursionError, msgspec.MsgspecError):
+        return msgspec.json.decode(encoded, type=Declared)
+    return None
