@@ -105,6 +105,12 @@ class DaemonStatus:
         # A daemon that was started before an upgrade may lack newer fields; that is no problem.
         if self.info.get("is_broker_away"):
             problems.append("daemon: the broker does not let its processes through; its log says why")
+        if not self.info.get("is_broker_away"):  # or they wait for that
+            told = {process["name"] for process in self.processes if process["state"] not in UP}
+            missing = [name for name in self.info.get("missing", []) if name not in told]
+            problems += [
+                f"{name}: does not serve, it crashes or hangs at its start; the log says why" for name in missing
+            ]
         problems += [
             f"{name}: stopped by a signal, and does nothing until `kill -CONT`" for name in self.info.get("halted", [])
         ]

@@ -23,7 +23,7 @@ import select
 import signal
 import time
 from _signal import getsignal  # type: ignore[import-not-found] # that of `signal` takes 50 times as long
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,12 @@ HANDLED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD,
     signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT, signal.SIGTTIN, signal.SIGTTOU,
 )  # fmt: skip
+#: Those that only the supervisor obeys. Whoever signals all processes of the daemon (`systemctl kill`, a terminal that
+#: is closed) means that one.
+SUPERVISORS_OWN = (signal.SIGHUP, signal.SIGTSTP)
+#: So these are blocked in the embedded broker, which would end at them; and it ends at this one as at a TERM.
+HELD_FROM_BROKER = (*SUPERVISORS_OWN, signal.SIGTERM, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU)
+ENDS_BROKER = signal.SIGINT
 #: Those of them that end the daemon.
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
@@ -87,10 +93,18 @@ class StopRequest:
     Args:
         on_request: Called in the signal handler, at the first signal only.
         listens: False before a fork; the child calls `listen`.
+        accepts: Asked at each signal whether it is meant; one that is not does nothing.
     """
 
-    def __init__(self, on_request: Callable[[], None] = lambda: None, *, listens: bool = True) -> None:
+    def __init__(
+        self,
+        on_request: Callable[[], None] = lambda: None,
+        *,
+        listens: bool = True,
+        accepts: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._on_request = on_request
+        self._accepts = accepts
         self._is_interruptible = False
         self._at_s: float | None = None
         if listens:
@@ -141,7 +155,7 @@ class StopRequest:
         self.interruptibly(lambda: select.select([], [], [], seconds))
 
     def _note(self, signum: int, frame: object) -> None:
-        if self:
+        if self or not self._accepts():
             return
         self.make()
         if self._is_interruptible:
@@ -198,15 +212,25 @@ def release_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 
 
-def restore_defaults() -> None:
-    """In a forked child: drop the parent's handlers, timer and wakeup pipe, then release the signals."""
+def ignore(signums: Iterable[signal.Signals]) -> None:
+    """Let these signals do nothing here, but in programs that are executed what they do anywhere."""
+    for signum in signums:
+        install_handler(signum, _do_nothing)
+
+
+def restore_defaults(held: Collection[signal.Signals] = ()) -> None:
+    """In a forked child: drop the parent's handlers, timer and wakeup pipe, then release the signals.
+
+    Args:
+        held: Signals that stay blocked, in a program that is executed, too.
+    """
     _handlers.clear()
     signal.set_wakeup_fd(-1)
     signal.setitimer(signal.ITIMER_REAL, 0)
     for signum in HANDLED:
         signal.signal(signum, signal.SIG_DFL)
-    release_signals()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, set(HANDLED) - set(held))
 
 
 def _do_nothing(signum: int, frame: object) -> None:
-    """The signal's number is in the wakeup pipe."""
+    """In a process with an inbox, the signal's number is in the wakeup pipe."""
