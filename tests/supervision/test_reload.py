@@ -423,21 +423,6 @@ def count_ends(daemon: RunningDaemon) -> int:
     return len(daemon.lines("daemon reloaded")) + len(daemon.lines("reload refused, going on as before"))
 
 
-def test_code_that_breaks_between_the_check_and_the_new_program_is_tried_again_by_the_manager(
-    start_app: StartDaemon, directory: Path
-) -> None:
-    daemon = start_app("--concurrency", "1", redis_url=None)
-    broker = daemon.pid_of("valkey")
-    (directory / "myapp.py").write_text(f"{APP}import sys\nif '--check' not in sys.argv:\n    import nothing_like_it\n")
-
-    daemon.signal(signal.SIGHUP)
-
-    assert daemon.wait() == 1
-    assert "nothing_like_it" in daemon.errors()
-    assert "nothing_like_it" in daemon.lines("daemon could not start")[0]["error"]
-    assert not is_running(broker)
-
-
 def test_settings_that_break_between_the_check_and_the_new_program_are_tried_again_by_the_manager(
     start_app: StartDaemon, directory: Path
 ) -> None:
@@ -568,7 +553,7 @@ def test_a_new_program_that_cannot_start_after_all_leaves_no_broker_behind(
     (directory / "myapp.py").write_text(f"import sys\nassert '--check' in sys.argv\n{APP}")
     daemon.signal(signal.SIGHUP)
 
-    assert daemon.wait() == 3
+    assert daemon.wait() == 1  # the service manager tries again
     assert daemon.lines("daemon could not start")
     assert not is_running(broker)
 
