@@ -329,8 +329,8 @@ def _target(fd: Path) -> str:
 
 
 def test_a_drain_is_told_by_status_and_health(start_daemon: StartDaemon, client: Client) -> None:
-    daemon = start_daemon("--concurrency", "1", "--shutdown-timeout", "20").ready()
-    task_id = client.enqueue("test:sleep", 3).id
+    daemon = start_daemon("--concurrency", "1", "--shutdown-timeout", "60").ready()
+    task_id = client.enqueue("test:sleep", 60).id
     daemon.wait_for("task started", task_id=task_id)
     daemon.signal(signal.SIGTERM)
     daemon.wait_for("worker stopped accepting new tasks")
@@ -343,7 +343,7 @@ def test_a_drain_is_told_by_status_and_health(start_daemon: StartDaemon, client:
     assert (shown.returncode, shown.stdout.splitlines()[0], shown.stderr) == (1, f"daemon      {drain}", "")
     assert (health.returncode, health.stdout, health.stderr) == (1, f"daemon: {drain}\n", "")
     assert (as_json["daemon"]["state"], as_json["troubles"]) == ("draining", [f"daemon: {drain}"])
-    assert daemon.wait() == 0
+    assert daemon.stop() == 0  # the second TERM
 
 
 def test_a_worker_that_serves_is_shown_as_running_at_once(start_daemon: StartDaemon) -> None:
