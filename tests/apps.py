@@ -29,6 +29,12 @@ def echo(task: Task) -> Any:
     return task.payload
 
 
+@mux.handle("test:ignored_signals")
+def ignored_signals(task: Task) -> str:
+    """The signals that a program which it starts ignores, as /proc shows them."""
+    return subprocess.check_output(["grep", "SigIgn", "/proc/self/status"], text=True).split()[1]
+
+
 @mux.handle("test:sleep")
 def sleep(task: Task) -> None:
     time.sleep(task.payload)

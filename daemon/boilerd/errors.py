@@ -88,6 +88,18 @@ class NoBrokerError(BootError):
     """The daemon could not start because the broker did not answer, or could not work; a later start may succeed."""
 
 
+class BrokenReloadError(BootError):
+    """What a reload's check had found usable is so no longer; a later start may succeed.
+
+    Attributes:
+        traceback: Where the application failed; may be empty.
+    """
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
 class RefusedError(BoilerdError):
     """The daemon cannot do that now; the message says why."""
 

@@ -587,6 +587,73 @@ def test_nothing_outlives_a_supervisor_that_was_killed(start_daemon: StartDaemon
         assert completed(connection, task_id) == 1  # the broker had waited for it
 
 
+def test_nothing_outlives_a_supervisor_that_was_killed_while_threads_of_it_lived(
+    start_daemon: StartDaemon, directory: Path
+) -> None:
+    # The kernel tells the children as soon as the first thread has gone, and may give them to the others for a moment.
+    (directory / "threads.py").write_text(
+        "import threading, time\nfrom apps import mux\nfor _ in range(50):\n"
+        "    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    )
+    env = {"BOILERD_APP": "threads:mux"}
+    daemon = start_daemon("--concurrency", "1", redis_url=None, directory=directory, env=env).ready()
+    pids = children_of(daemon)
+
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
+
+    for name, pid in pids.items():
+        wait_until(lambda pid=pid: not is_running(pid), f"{name} ended")  # type: ignore[misc]
+
+
+def test_a_term_to_all_processes_drains_in_order(start_daemon: StartDaemon, directory: Path) -> None:
+    flags = ("--concurrency", "2", "--shutdown-timeout", "20")
+    daemon = start_daemon(*flags, redis_url=None, directory=directory).ready()
+    task_id = daemon.enqueue("test:sleep", "1.5")
+    daemon.wait_for("task started", task_id=task_id)
+
+    for pid in (*children_of(daemon).values(), daemon.pid):
+        os.kill(pid, signal.SIGTERM)
+
+    assert daemon.wait() == 0
+    assert daemon.lines("worker shutdown completed gracefully")
+    assert not [line for line in daemon.lines("process died") if line["child"] in {"valkey", "scheduler"}]
+    assert not daemon.lines("stopped while the broker is unavailable")
+    second = start_daemon("--concurrency", "1", redis_url=None, directory=directory).ready()
+    with connect(f"unix://{directory}/run/valkey.sock") as connection:
+        assert completed(connection, task_id) == 1
+    assert second.stop() == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGTSTP], ids=["reload", "quiet"])
+def test_signals_of_the_supervisor_do_nothing_to_its_children(
+    start_daemon: StartDaemon, signum: signal.Signals
+) -> None:
+    daemon = start_daemon("--concurrency", "1", redis_url=None).ready()
+    task_id = daemon.enqueue("test:sleep", "1")
+    daemon.wait_for("task started", task_id=task_id)
+    before = children_of(daemon)
+
+    for pid in before.values():
+        os.kill(pid, signum)
+
+    assert daemon.wait_for("task completed", task_id=task_id)["attempt"] == 1
+    assert daemon.wait_for("task completed", task_id=daemon.enqueue("test:echo", "1"))
+    assert children_of(daemon) == before
+
+
+def test_a_program_that_a_task_starts_obeys_the_signals_that_a_worker_ignores(
+    start_daemon: StartDaemon, client: Client
+) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+
+    task_id = client.enqueue("test:ignored_signals", retention=60).id
+
+    daemon.wait_for("task completed", task_id=task_id)
+    ignored = int(str(Inspector(client.connection).task(task_id).attempts[0].result), 16)
+    assert not ignored & (1 << signal.SIGHUP - 1 | 1 << signal.SIGTSTP - 1)
+
+
 def test_children_have_no_socket_and_no_pipe_of_their_supervisor(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1", redis_url=None).ready()
     name = f"{daemon.directory}/run/control.sock"

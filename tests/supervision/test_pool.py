@@ -157,6 +157,35 @@ def test_a_worker_that_waits_for_its_next_try_can_go_and_be_restarted(
     assert "process crashed too often" not in caplog.text
 
 
+def test_a_worker_that_crashed_too_often_is_tried_again_with_a_growing_pause(
+    crew: Crew, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boilerd.supervision.children.LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(crew["1"], "_pause_s", 0.1)
+    crew["1"].config.startretries = 0
+
+    for _ in range(3):
+        crew.kill("1", has_booted=False)
+        crew.until(lambda: crew.state_of("1") == ProcessStates.FATAL, "it is FATAL")
+        crew.until(lambda: crew.state_of("1") == ProcessStates.STARTING, "it is tried again")
+
+    lines = [record.__dict__ for record in caplog.records if "crashed too often" in record.message]
+    assert [(line["child"], line["delay_s"]) for line in lines] == [("worker:1", pause) for pause in (0.1, 0.2, 0.2)]
+
+
+def test_a_worker_that_has_not_served_for_a_while_is_missing(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boilerd.supervision.pool.MISSING_AFTER_S", 0.0)
+    crew.scoreboard.mark_booted(0)
+    assert crew.pool.missing() == ["worker:1"]
+
+    crew.scoreboard.mark_booted(1)
+    assert crew.pool.missing() == []
+
+    monkeypatch.setattr("boilerd.supervision.pool.MISSING_AFTER_S", 60.0)
+    crew.kill("1", has_booted=True)
+    assert crew.pool.missing() == []  # it is replaced in time
+
+
 def test_a_worker_that_crashed_too_often_is_given_up_until_it_is_restarted(
     crew: Crew, caplog: pytest.LogCaptureFixture
 ) -> None:

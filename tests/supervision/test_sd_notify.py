@@ -285,6 +285,70 @@ def test_a_reload_that_is_refused_before_the_workers_serve_makes_nobody_ready(
     assert refused.stderr.startswith("boilerd: error: reload refused: ")
 
 
+def test_a_refusal_leaves_the_status_with_the_next_reload_that_goes_well(
+    start_daemon: StartDaemon, manager: Manager, directory: Path
+) -> None:
+    daemon = start_daemon("--concurrency", "1", directory=directory, env=manager.environment)
+    ready = manager.wait_for("READY=1")
+    (directory / "boilerd.toml").write_text("concurrency = 0\n")
+    daemon.signal(signal.SIGHUP)
+    refused = manager.wait_for("STATUS=1 worker, 0 busy, 0 pending; reload refused: ", after=ready)
+
+    (directory / "boilerd.toml").unlink()
+    assert daemon.cli("reload").returncode == 0
+
+    manager.wait_for("STATUS=1 worker, 0 busy, 0 pending", after=manager.wait_for("READY=1", after=refused))
+    assert "refused" not in daemon.info()["status"]
+
+
+def test_a_refusal_leaves_the_status_after_a_while(
+    start_daemon: StartDaemon, manager: Manager, directory: Path
+) -> None:
+    (directory / "forgetful.py").write_text(
+        "from apps import mux\nfrom boilerd.supervision import reload\nreload.TELL_ERROR_S = 1.5\n"
+    )
+    env = manager.environment | {"BOILERD_APP": "forgetful:mux"}
+    daemon = start_daemon("--concurrency", "1", directory=directory, env=env)
+    ready = manager.wait_for("READY=1")
+
+    (directory / "boilerd.toml").write_text("concurrency = 0\n")
+    daemon.signal(signal.SIGHUP)
+
+    refused = manager.wait_for("STATUS=1 worker, 0 busy, 0 pending; reload refused: ", after=ready)
+    after = manager.wait_for("STATUS=", after=refused)
+    assert manager.messages[after - 1] == "STATUS=1 worker, 0 busy, 0 pending"
+    assert daemon.info()["trouble"] == ""
+
+
+def test_a_start_that_fails_says_why_in_the_status(
+    start_daemon: StartDaemon, manager: Manager, directory: Path
+) -> None:
+    (directory / "broken.py").write_text("import nothing_like_it\n")
+    daemon = start_daemon(
+        "--concurrency", "1", directory=directory, env=manager.environment | {"BOILERD_APP": "broken:mux"}
+    )
+
+    assert daemon.wait() == 3
+
+    found = manager.wait_for("STATUS=could not start: ")
+    assert "nothing_like_it" in manager.messages[found - 1]
+
+
+def test_the_manager_is_patient_while_the_application_is_imported(start_daemon: StartDaemon, manager: Manager) -> None:
+    env = {**manager.environment, "WATCHDOG_USEC": "20000000"}
+    daemon = start_daemon("--concurrency", "1", env=env)
+    patient = manager.wait_for("EXTEND_TIMEOUT_USEC=180000000")
+    ready = manager.wait_for("READY=1", after=patient)
+    assert not any("WATCHDOG_USEC" in message for message in manager.messages)  # it does not run yet
+
+    daemon.signal(signal.SIGHUP)
+
+    extended = manager.wait_for("EXTEND_TIMEOUT_USEC=180000000", after=ready)
+    patient = manager.wait_for("WATCHDOG_USEC=180000000", after=ready)
+    again = manager.wait_for("WATCHDOG_USEC=20000000", after=max(extended, patient))
+    manager.wait_for("READY=1", after=again)
+
+
 def test_an_idle_daemon_feeds_an_impatient_watchdog_in_time(start_daemon: StartDaemon, manager: Manager) -> None:
     start_daemon("--concurrency", "1", env={**manager.environment, "WATCHDOG_USEC": "800000"})
     ready = manager.wait_for("READY=1")

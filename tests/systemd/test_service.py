@@ -84,6 +84,44 @@ def test_a_drain_longer_than_the_units_timeout_gets_its_time(service: Service) -
     assert service.box.show("boiler-worker", "Result")["Result"] == "success"
 
 
+def test_a_term_to_all_processes_of_the_unit_drains_as_a_stop_does(service: Service) -> None:
+    service.start()
+    task_id = service.enqueue("app:sleep", "2")
+    service.wait_for("task started", task_id=task_id)
+
+    service.systemctl("kill", "boiler-worker")
+
+    wait_until(lambda: service.state() == "inactive dead", "it has ended")
+    assert service.lines("task completed", task_id=task_id)
+    assert service.lines("worker shutdown completed gracefully")
+    assert service.box.show("boiler-worker", "Result")["Result"] == "success"
+    service.start()
+    recent = service.box.run("boilerd", "task", "recent", "--json").stdout
+    assert task_id in recent
+
+
+def test_an_import_longer_than_the_watchdog_and_the_starts_timeout_is_waited_for(service: Service) -> None:
+    service.drop_in(f"{DROP_IN}TimeoutStartSec=2\nWatchdogSec=2\n")
+    service.box.write("/srv/myproject/tasks.py", f"{APP}time.sleep(4)\n")
+    service.start()
+    pid = service.main_pid()
+
+    service.systemctl("reload", "boiler-worker")
+
+    assert (service.main_pid(), service.state()) == (pid, "active running")
+    service.wait_for("task completed", task_id=service.enqueue("app:version"))
+    service.box.run("kill", "-STOP", str(pid))  # the watchdog is as impatient again as it was
+    wait_until(lambda: service.main_pid() != pid, "it was replaced")
+
+
+def test_a_start_that_failed_says_why(service: Service) -> None:
+    service.box.write("/srv/myproject/tasks.py", "import nothing_like_it\n")
+
+    service.systemctl("start", "boiler-worker", check=False)
+
+    assert "nothing_like_it" in service.box.show("boiler-worker", "StatusText")["StatusText"]
+
+
 def test_a_supervisor_that_hangs_is_replaced_by_the_watchdog_and_nothing_is_lost(service: Service) -> None:
     service.drop_in(f"{DROP_IN}WatchdogSec=2\nTimeoutAbortSec=1\nRestartSec=0.1\n")
     service.start()

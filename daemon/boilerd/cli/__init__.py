@@ -18,7 +18,15 @@ from typing import NoReturn
 import click
 
 from boilerd.cli.output import echo, echo_error, echo_misuse
-from boilerd.errors import AppImportError, BoilerdError, BootError, ConfigError, InvalidTaskError, NoBrokerError
+from boilerd.errors import (
+    AppImportError,
+    BoilerdError,
+    BootError,
+    BrokenReloadError,
+    ConfigError,
+    InvalidTaskError,
+    NoBrokerError,
+)
 from boilerd.process import logs
 from boilerd.process.exit_status import BOOT, FAILED, OK, USAGE
 from boilerd.process.gc_pause import gc_paused
@@ -153,7 +161,7 @@ def _print_error(error: BoilerdError) -> None:
             logs.configure(level="error", style="json")
             logging.getLogger("boilerd.cli").error("command failed", extra={"error": message})
         return
-    if isinstance(error, AppImportError) and error.traceback:
+    if isinstance(error, AppImportError | BrokenReloadError) and error.traceback:
         echo(*error.traceback.splitlines(), err=True)
     echo_error(message)
 
@@ -165,7 +173,7 @@ def _is_journal() -> bool:
 
 
 def _exit_status(error: BoilerdError) -> int:
-    if isinstance(error, NoBrokerError):
+    if isinstance(error, NoBrokerError | BrokenReloadError):
         return FAILED
     if isinstance(error, BootError):
         return BOOT

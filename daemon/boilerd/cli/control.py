@@ -11,11 +11,12 @@ from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.rpc_client import Info, ask
 from boilerd.errors import BoilerdError, RefusedError
 from boilerd.settings.definitions import MOST_WORKERS
+from boilerd.supervision.sd_notify import IMPORT_LIMIT_S
 
 #: Only the settings that say where the daemon is: others may be wrong, such as new ones before a reload.
 with_daemon = with_settings(("state_dir", "runtime_dir"), is_lenient=True)
 #: How long a daemon may stay silent in a reload, or starting: it imports the application.
-SILENCE_S = 60.0
+SILENCE_S = IMPORT_LIMIT_S
 
 
 class DaemonError(BoilerdError):
@@ -69,7 +70,7 @@ def reload(loaded: Loaded, *, no_wait: bool) -> None:
 def restart(loaded: Loaded, *, workers: tuple[str, ...]) -> None:
     """Replace workers by fresh ones, each when its task has ended; all of them without names.
 
-    Without names also what crashed too often, and was given up, is started again.
+    Without names also what crashed too often is started again at once.
 
     \b
     boilerd restart

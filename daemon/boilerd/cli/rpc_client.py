@@ -115,6 +115,12 @@ class DaemonStatus:
             problems.append(
                 "daemon: its processes wait for the broker, which is away or refuses them; its log says which"
             )
+        if not self.info.get("is_broker_away"):  # or they wait for that
+            told = {process["name"] for process in self.processes if process["state"] not in UP}
+            missing = [name for name in self.info.get("missing", []) if name not in told]
+            problems += [
+                f"{name}: does not serve, it crashes or hangs at its start; the log says why" for name in missing
+            ]
         problems += [
             f"{name}: stopped by a signal, and does nothing until `kill -CONT`" for name in self.info.get("halted", [])
         ]

@@ -1,15 +1,18 @@
 """``boilerd run``."""
 
 import logging
+import os
 import sys
 from typing import Any
 
 import click
 
 from boilerd.cli.options import ALL, Loaded, with_settings
-from boilerd.errors import BootError, ConfigError
+from boilerd.errors import BootError, BrokenReloadError, ConfigError
 from boilerd.process import logs
 from boilerd.process.gc_pause import gc_paused
+from boilerd.supervision.handover import VARIABLE, Handover
+from boilerd.supervision.sd_notify import Notifier
 
 
 class _LoggedCommand(click.Command):
@@ -17,15 +20,22 @@ class _LoggedCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        only_checks = ctx.params["only_checks"]
+        is_reloaded = VARIABLE in os.environ and not only_checks
         try:
             return super().invoke(ctx)
         except BootError as error:
-            if not sys.stdout.isatty() and not ctx.params["only_checks"]:
+            if not only_checks:
+                Notifier().send(STATUS=f"could not start: {error}")
+            if not sys.stdout.isatty() and not only_checks:
                 if not logging.getLogger().handlers:  # the settings could not be read
                     logs.configure(level="error", style="json")
                 fields = {"error": str(error), "traceback": getattr(error, "traceback", None) or None}
                 logging.getLogger("boilerd.daemon").critical("daemon could not start", extra=fields)
-            raise
+            if not is_reloaded:
+                raise
+            Handover.take().abandon()  # where the settings were wrong already
+            raise BrokenReloadError(str(error), getattr(error, "traceback", "")) from error
 
 
 @click.command(cls=_LoggedCommand, context_settings={"auto_envvar_prefix": None})

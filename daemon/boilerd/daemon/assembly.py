@@ -24,6 +24,7 @@ from boilerd.settings.loading import tell_ignored
 from boilerd.settings.urls import mask_url
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
+from boilerd.supervision.sd_notify import Notifier
 from boilerd.supervision.supervisor import Booted, DaemonSupervisor
 from boilerd.tasks.loading import load_app
 
@@ -132,7 +133,11 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
         tell_ignored(os.environ)
         # The server is found before any module of the application's can be.
         valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
-        Daemon(settings, _load(settings), valkey, is_burst=is_burst).start(handover)
+        notifier, is_reloaded = Notifier(), handover.generation > 0
+        notifier.import_begins(is_reloaded=is_reloaded)
+        application = _load(settings)
+        notifier.import_ends(is_reloaded=is_reloaded)
+        Daemon(settings, application, valkey, is_burst=is_burst).start(handover)
     except BaseException:
         handover.abandon()
         raise

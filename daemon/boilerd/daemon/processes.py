@@ -147,6 +147,7 @@ class Processes:
                 rules=self._application.rules,
                 periodic=self._application.periodic,
                 limits=self._settings.queue_limits(),
+                parent=self._options.pid,
             ).serve()
 
     def _run_worker(self, worker: Worker, slot: int) -> int:

@@ -30,6 +30,7 @@ from boilerd.daemon.directories import usable_socket
 from boilerd.errors import BootError, NoBrokerError
 from boilerd.process.identity import send
 from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
+from boilerd.process.signals import ENDS_BROKER
 from boilerd.settings.definitions import Settings
 from boilerd.settings.urls import socket_url
 from boilerd.supervision.children import program_group
@@ -52,7 +53,7 @@ OURS = Path(__file__).parents[2]
 #: `1234:M 24 Nov 2026 02:00:00.000 # message`, where # marks warnings.
 _LINE = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ ([.\-*#]) (.*)")
 #: Lines that it prints when it ends on request.
-_FAREWELL = re.compile(r"Received SIGTERM|User requested shutdown|There is a child .* Killing it|ready to exit")
+_FAREWELL = re.compile(r"Received SIGINT|User requested shutdown|There is a child .* Killing it|ready to exit")
 
 
 class EmbeddedValkey:
@@ -204,7 +205,7 @@ class EmbeddedValkey:
         if (pid := _pid_behind(self._socket)) is None:
             return
         logger.warning("stopping the server that a killed daemon left", extra={"child_pid": pid})
-        for signum, timeout_s in ((signal.SIGTERM, START_TIMEOUT_S), (signal.SIGKILL, 5.0)):
+        for signum, timeout_s in ((ENDS_BROKER, START_TIMEOUT_S), (signal.SIGKILL, 5.0)):
             send(pid, signum)
             deadline_s = time.monotonic() + timeout_s
             while time.monotonic() < deadline_s:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-#: More slots than a host will ever run; 52 bytes each.
+#: More slots than a host will ever run; 56 bytes each.
 SLOTS = 1024
 #: The slots of the scheduler, the embedded broker and the supervisor; workers have the ones from 0 on.
 SCHEDULER_SLOT = SLOTS - 1
@@ -29,7 +29,7 @@ LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.
 _CELL_RANGE = 2**31
 #: Arrays: one for each field of a slot, and the last for the daemon's own fields.
-_ARRAYS = 14
+_ARRAYS = 15
 #: Positions in the last array.
 _IS_QUIET, _IS_BROKER_AWAY, _PENDING, _SLOTS, _HEARTBEAT_MS, _TOLD_LINES = range(6)
 
@@ -83,6 +83,7 @@ class Scoreboard:
         self._revoked = next(arrays)  # number of the batch that the scheduler ended last
         self._lost_lines = next(arrays)
         self._halted = next(arrays)
+        self._dismissed = next(arrays)
         self._daemon = next(arrays)
         self.beat()  # the first may take its time
         self.alarm_fds = os.pipe()
@@ -107,8 +108,17 @@ class Scoreboard:
         """Note that the process of `slot` ended, and how (see `exit_status`); True if it had booted."""
         had_booted = bool(self._booted[slot])
         self._pids[slot] = self._booted[slot] = self._busy[slot] = self._waiting[slot] = self._halted[slot] = 0
+        self._dismissed[slot] = 0
         self._exits[slot] = exit_status
         return had_booted
+
+    def dismiss(self, slot: int) -> None:
+        """Note that the supervisor wants the process of `slot` to end; it calls this before it sends the signal."""
+        self._dismissed[slot] = True
+
+    def is_dismissed(self, slot: int) -> bool:
+        """True if the supervisor wants the process of `slot` to end: a TERM may come from anybody."""
+        return bool(self._dismissed[slot])
 
     def last_exit(self, slot: int) -> int:
         """How the last process of `slot` ended; 0 also when there was none."""

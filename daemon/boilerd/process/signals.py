@@ -24,7 +24,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,12 @@ HANDLED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD,
     signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT, signal.SIGTTIN, signal.SIGTTOU,
 )  # fmt: skip
+#: Those that only the supervisor obeys. Whoever signals all processes of the daemon (`systemctl kill`, a terminal that
+#: is closed) means that one.
+SUPERVISORS_OWN = (signal.SIGHUP, signal.SIGTSTP)
+#: So these are blocked in the embedded broker, which would end at them; and it ends at this one as at a TERM.
+HELD_FROM_BROKER = (*SUPERVISORS_OWN, signal.SIGTERM, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU)
+ENDS_BROKER = signal.SIGINT
 #: Those of them that end the daemon.
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
@@ -88,10 +94,18 @@ class StopRequest:
     Args:
         on_request: Called in the signal handler, at the first signal only.
         listens: False before a fork; the child calls `listen`.
+        accepts: Asked at each signal whether it is meant; one that is not does nothing.
     """
 
-    def __init__(self, on_request: Callable[[], None] = lambda: None, *, listens: bool = True) -> None:
+    def __init__(
+        self,
+        on_request: Callable[[], None] = lambda: None,
+        *,
+        listens: bool = True,
+        accepts: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._on_request = on_request
+        self._accepts = accepts
         self._is_interruptible = False
         self._at_s: float | None = None
         if listens:
@@ -142,7 +156,7 @@ class StopRequest:
         self.interruptibly(lambda: select.select([], [], [], seconds))
 
     def _note(self, signum: int, frame: object) -> None:
-        if self:
+        if self or not self._accepts():
             return
         self.make()
         if self._is_interruptible:
@@ -159,8 +173,8 @@ def set_handler(signum: signal.Signals, handler: Callable[[int, Any], None]) -> 
     _signal.signal(signum, handler)
 
 
-def ignore(signums: Iterable[signal.Signals]) -> None:
-    """Ignore these signals."""
+def ignore_in_programs_too(signums: Iterable[signal.Signals]) -> None:
+    """Have the kernel ignore these signals, also in programs that are executed."""
     for signum in signums:
         _signal.signal(signum, _signal.SIG_IGN)
 
@@ -210,15 +224,25 @@ def release_signals() -> None:
     _signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 
 
-def restore_defaults() -> None:
-    """In a forked child: drop the parent's handlers, timer and wakeup pipe, then release the signals."""
+def ignore(signums: Iterable[signal.Signals]) -> None:
+    """Let these signals do nothing here, but in programs that are executed what they do anywhere."""
+    for signum in signums:
+        install_handler(signum, _do_nothing)
+
+
+def restore_defaults(held: Collection[signal.Signals] = ()) -> None:
+    """In a forked child: drop the parent's handlers, timer and wakeup pipe, then release the signals.
+
+    Args:
+        held: Signals that stay blocked, in a program that is executed, too.
+    """
     _handlers.clear()
     signal.set_wakeup_fd(-1)
     signal.setitimer(signal.ITIMER_REAL, 0)
     for signum in HANDLED:
         _signal.signal(signum, _signal.SIG_DFL)
-    release_signals()
+    _signal.pthread_sigmask(signal.SIG_UNBLOCK, set(HANDLED) - set(held))
 
 
 def _do_nothing(signum: int, frame: object) -> None:
-    """The signal's number is in the wakeup pipe."""
+    """In a process with an inbox, the signal's number is in the wakeup pipe."""

@@ -6,7 +6,7 @@ import signal
 import stat
 from contextlib import suppress
 
-from boilerd.process.signals import STOP_SIGNALS, ignore
+from boilerd.process.signals import STOP_SIGNALS, ignore_in_programs_too
 
 #: A terminal stops a background program that writes to it (after `stty tostop`) or reads from it.
 _BACKGROUND_STOPS = (signal.SIGTTOU, signal.SIGTTIN)
@@ -31,7 +31,7 @@ def is_in_foreground() -> bool:
 
 def ignore_background_stops() -> None:
     """In a forked child, which never is in the foreground: write to the terminal all the same, and read nothing."""
-    ignore(_BACKGROUND_STOPS)
+    ignore_in_programs_too(_BACKGROUND_STOPS)
 
 
 def _has_hung_up(fd: int) -> bool:

@@ -6,9 +6,11 @@ import select
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Overdue, batch_place
+from boilerd.errors import BrokerError
 from boilerd.process.identity import is_alive, is_stopped, send
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import Scoreboard
@@ -69,7 +71,8 @@ class Heartbeater:
         next_s = time.monotonic()
         while any(is_alive(self._scoreboard.pid(slot)) for slot in self._live_slots()):
             if time.monotonic() >= next_s:
-                self._broker.extend([self._worker_names[slot] for slot in self._live_slots()])
+                with suppress(BrokerError):  # the workers end within shutdown_timeout, with or without it
+                    self._broker.extend([self._worker_names[slot] for slot in self._live_slots()])
                 next_s = time.monotonic() + HEARTBEAT_S
             select.select([], [], [], 0.05)
 

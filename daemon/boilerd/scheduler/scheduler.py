@@ -15,9 +15,9 @@ Any number of hosts can have one for the same Redis: each step is one script the
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from setproctitle import setproctitle
@@ -28,8 +28,8 @@ from boilerd.broker.outage import OutageRetry
 from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableError
 from boilerd.process.exit_status import OK
 from boilerd.process.identity import send
-from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
-from boilerd.process.signals import StopRequest
+from boilerd.process.scoreboard import SCHEDULER_SLOT, VALKEY_SLOT, Scoreboard
+from boilerd.process.signals import ENDS_BROKER, StopRequest
 from boilerd.scheduler.heartbeat import Heartbeater
 from boilerd.scheduler.limits import LimitKeeper
 from boilerd.scheduler.periodic import Periodic
@@ -68,6 +68,7 @@ class Scheduler:
         rules: Decide about the attempts of workers that are gone.
         periodic: The periodic tasks.
         limits: Those of the settings.
+        parent: Process ID of the supervisor.
     """
 
     def __init__(
@@ -80,7 +81,11 @@ class Scheduler:
         rules: Rules,
         periodic: Periodic,
         limits: Mapping[str, int],
+        parent: int | None = None,
     ) -> None:
+        self._parent = parent or os.getppid()
+        # First: a supervisor that is killed has the kernel send a TERM.
+        self._stop = StopRequest(accepts=self._may_end)
         self._broker = broker
         self._queues = queues
         self._scoreboard = scoreboard
@@ -92,9 +97,7 @@ class Scheduler:
         self._heartbeater = Heartbeater(broker, scoreboard, worker_names, self._recoverer.start_grace)
         self._subscriber = Subscriber(broker.connection, worker_names, scoreboard)
         self._reclaimer = Reclaimer(broker, scoreboard, worker_names)
-        self._stop = StopRequest()
         self._outage_retry = OutageRetry(self._pause, awaits=BrokerUnavailableError)
-        self._parent = os.getppid()
         self._tidy_cursor = "0"
         self._forwarder = Duty("forward", self._forward)
         self._duties = [
@@ -115,23 +118,21 @@ class Scheduler:
         setproctitle("boilerd: scheduler")
         self._subscriber.start()
         self._reclaimer.start()
-        try:
-            while not self._stop:
-                self._wait(min(duty.due_s for duty in self._duties) - time.monotonic())
-                self._perform_due()
-                if self._is_orphaned():
-                    break
-            if self._is_orphaned():
-                self._heartbeater.keep_leases_of_orphans()
-            self._recoverer.release_killed()
-        except BrokerError as error:
-            logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
-        finally:
-            self._subscriber.stop()
-            self._rules.refusals.tell(is_last=True)
-        if self._is_orphaned():
-            self._end_valkey()
+        with ExitStack() as ending:  # each of them, whatever fails
+            ending.callback(self._see_off_orphans)
+            ending.callback(self._rules.refusals.tell, is_last=True)
+            ending.callback(self._subscriber.stop)
+            try:
+                self._perform_duties()
+                self._recoverer.release_killed()
+            except BrokerError as error:
+                logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         return OK
+
+    def _perform_duties(self) -> None:
+        while not self._stop and not self._is_orphaned():
+            self._wait(min(duty.due_s for duty in self._duties) - time.monotonic())
+            self._perform_due()
 
     def _perform_due(self) -> None:
         for duty in self._duties:
@@ -217,15 +218,33 @@ class Scheduler:
         """Sleep in an outage; False when told to stop."""
         self._scoreboard.is_broker_away = True
         self._stop.pause(seconds)
-        return not self._stop
+        return not self._stop and not self._is_orphaned()
+
+    def _may_end(self) -> bool:
+        """True if a TERM is the supervisor's, or tells that it is gone: the workers need this process to their end.
+
+        The kernel sends it a moment before `getppid` tells, where threads of the supervisor live on; the loop looks.
+        """
+        return self._scoreboard.is_dismissed(SCHEDULER_SLOT) or self._is_orphaned()
 
     def _is_orphaned(self) -> bool:
         return os.getppid() != self._parent
 
-    def _end_valkey(self) -> None:
-        """End the embedded broker, which outlives a killed supervisor for the workers' last outcomes."""
-        if pid := self._scoreboard.pid(VALKEY_SLOT):
-            send(pid, signal.SIGTERM)
+    def _see_off_orphans(self) -> None:
+        """Where the supervisor was killed: wait for the workers, then end the embedded broker.
+
+        That outlives the supervisor for the workers' last outcomes.
+        """
+        if not self._is_orphaned():
+            return
+        try:
+            self._heartbeater.keep_leases_of_orphans()
+            self._recoverer.release_killed()
+        except BrokerError as error:
+            logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
+        finally:
+            if pid := self._scoreboard.pid(VALKEY_SLOT):
+                send(pid, ENDS_BROKER)
 
 
 @dataclass(slots=True)

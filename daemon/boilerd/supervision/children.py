@@ -17,19 +17,21 @@ from supervisor.dispatchers import POutputDispatcher
 from supervisor.events import ProcessCommunicationStdoutEvent
 from supervisor.options import ProcessConfig, ProcessGroupConfig, ServerOptions
 from supervisor.process import Subprocess
-from supervisor.states import ProcessStates
+from supervisor.states import ProcessStates, SupervisorStates
 
 from boilerd.process.exit_status import DONE, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import Scoreboard
-from boilerd.process.signals import hold_signals, release_signals, restore_defaults
+from boilerd.process.signals import ENDS_BROKER, HELD_FROM_BROKER, hold_signals, release_signals, restore_defaults
 from boilerd.process.terminal import ignore_background_stops
 from boilerd.supervision.handover import RunningValkey
 
 logger = logging.getLogger("boilerd.supervisor")
 
-#: How many starts in a row may crash within a second before Supervisor gives up.
+#: How many starts in a row may crash within a second before the child is FATAL.
 START_RETRIES = 5
+#: How long a FATAL child waits for its next try; twice as long after each that fails.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 60.0
 #: Supervisor's names for the pipes of a child.
 NO_PIPES: dict[str, int | None] = dict.fromkeys(
     ("stdin", "stdout", "stderr", "child_stdin", "child_stdout", "child_stderr")
@@ -44,12 +46,28 @@ class Child(Subprocess):  # type: ignore[misc]
 
     Attributes:
         backoff: Supervisor's: how many starts in a row have failed.
+        served_s: When it was known to serve, on the monotonic clock; at first, when it was made.
     """
 
     backoff: int
 
+    def __init__(self, config: "ChildConfig") -> None:
+        super().__init__(config)
+        self.served_s = time.monotonic()
+        self._pause_s = FIRST_PAUSE_S
+        #: When it is tried again after too many crashes; None: it is not to be tried.
+        self._retry_s: float | None = None
+
+    def transition(self) -> None:
+        """Take Supervisor's next step; and try a child again that crashed too often, since its cause may be gone."""
+        if self._retry_s is not None and time.monotonic() >= self._retry_s and self._may_start():
+            self.backoff = self.config.startretries  # one try, not as many as at first
+            self.spawn()
+        super().transition()
+
     def spawn(self) -> int | None:
         """Fork with signals blocked until the child has its own handlers, or none."""
+        self._retry_s = None
         hold_signals()
         try:
             pid: int | None = super().spawn()
@@ -87,17 +105,42 @@ class Child(Subprocess):  # type: ignore[misc]
             # The start did not fail, whatever ended it: Supervisor must not back off and give up on
             # the slot because of tasks that kill their workers.
             self.laststart = time.time() - self.config.startsecs - 1
+            self.served_s, self._pause_s = time.monotonic(), FIRST_PAUSE_S
         super().finish(pid, sts)
         # Supervisor's loop starts children before it reaps: have it come round at once, not after its poll.
         self.config.options.inbox.wake()
 
+    def stop(self) -> str | None:
+        """Have the child end; it knows that its supervisor wants it.
+
+        Not twice: at a second INT a Valkey exits at once, without having written what it took.
+        """
+        if self.state == ProcessStates.STOPPING:
+            return None
+        if self.pid:
+            self.config.scoreboard.dismiss(self.config.slot)
+        error: str | None = super().stop()
+        return error
+
     def give_up(self) -> None:
-        """Leave the child stopped: it crashed too often, or was told to stop while it waited for its next start."""
+        """Leave the child stopped for now, if it crashed too often; for good, if it was told to stop meanwhile."""
         if self.backoff > self.config.startretries:
-            hint = "boilerd restart starts it again when the cause is gone"
-            fields = {"child": self.full_name, "hint": hint}
-            logger.error("process crashed too often, giving up on it", extra=fields)
+            self._pause_after_crashes()
         super().give_up()
+
+    def _pause_after_crashes(self) -> None:
+        hint = "boilerd restart starts it again when the cause is gone"
+        fields: dict[str, Any] = {"child": self.full_name, "hint": hint}
+        if self.config.autorestart is not RestartUnconditionally:  # a burst, which shall end
+            logger.error("process crashed too often, giving up on it", extra=fields)
+            return
+        logger.error("process crashed too often, trying again later", extra=fields | {"delay_s": self._pause_s})
+        self._retry_s = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    def _may_start(self) -> bool:
+        is_serving = self.config.options.mood > SupervisorStates.RESTARTING
+        return bool(is_serving and self.state == ProcessStates.FATAL)
 
     @property
     def full_name(self) -> str:
@@ -134,7 +177,8 @@ class Program(Child):
     """A child that executes another program, the embedded broker.
 
     It outlives a parent that was killed, until the orphaned scheduler has seen the workers
-    end: they write their last outcomes to it. Changed here: it may run already, from before a reload.
+    end: they write their last outcomes to it. So nobody but the daemon may end it: a TERM to all of the daemon's
+    processes stays blocked, and ENDS_BROKER ends it. Changed here: it may run already, from before a reload.
     """
 
     def spawn(self) -> int | None:
@@ -149,7 +193,7 @@ class Program(Child):
 
     def _prepare_child_fds(self) -> None:
         super()._prepare_child_fds()
-        restore_defaults()
+        restore_defaults(held=HELD_FROM_BROKER)
 
 
 class ChildConfig(ProcessConfig):  # type: ignore[misc]
@@ -254,7 +298,7 @@ def program_group(
     """A group of one program."""
     config = ProgramConfig(
         options, scoreboard=scoreboard, slot=slot, running=running,
-        name=name, command=command, priority=priority, stopwaitsecs=stop_wait_s,
+        name=name, command=command, priority=priority, stopwaitsecs=stop_wait_s, stopsignal=ENDS_BROKER,
     )  # fmt: skip
     return ProcessGroupConfig(options, name, priority, [config])
 

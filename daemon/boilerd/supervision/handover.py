@@ -14,6 +14,8 @@ from typing import Self
 
 import msgspec
 
+from boilerd.process.signals import ENDS_BROKER
+
 #: The environment variable that carries the handover; it is no setting.
 VARIABLE = "_BOILERD_HANDOVER"
 #: How long a broker that is no longer wanted may take to end; nobody can stop the daemon meanwhile.
@@ -98,7 +100,7 @@ def _end(pid: int) -> None:
     """End a child and reap it; raises OSError where this process has no such child, or no longer."""
     if os.waitpid(pid, os.WNOHANG)[0]:
         return
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, ENDS_BROKER)
     kill_s = time.monotonic() + STOP_S
     while not os.waitpid(pid, os.WNOHANG)[0]:
         if time.monotonic() > kill_s:

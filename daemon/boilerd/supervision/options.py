@@ -18,7 +18,7 @@ from supervisor.supervisord import Supervisor
 
 from boilerd.errors import BootError
 from boilerd.process.identity import end_with_parent
-from boilerd.process.signals import SignalInbox, release_signals, restore_defaults
+from boilerd.process.signals import HANDLED, SUPERVISORS_OWN, SignalInbox, ignore, release_signals, restore_defaults
 from boilerd.supervision.control_socket import ControlServer, open_control_socket, shortened
 from boilerd.supervision.rpc import DaemonInterface, ProcessInterface
 
@@ -104,7 +104,9 @@ class Options(ServerOptions):  # type: ignore[misc]
 
     def leave_parent(self) -> None:
         """Drop what belongs to the parent; called in a forked child."""
-        restore_defaults()
+        restore_defaults(held=HANDLED)
+        ignore(SUPERVISORS_OWN)
+        release_signals()
         end_with_parent(self.pid)
         for dispatcher in list(asyncore.socket_map.values()):
             # Its own close() would shut the socket down for the parent as well.

@@ -7,6 +7,7 @@ means: a worker that leaves is stopped as in a drain.
 
 import logging
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from boilerd.supervision.groups import WORKER
 
 logger = logging.getLogger("boilerd.supervisor")
 
+#: A worker that is recycled, or killed, is there again sooner.
+MISSING_AFTER_S = 5.0
 #: The settings allow as many.
 MOST_WORKERS = 1000
 
@@ -106,17 +109,26 @@ class Pool:
                 processes[str(slot)] = self._make_worker(slot).make_process(self._group)
 
     def is_ready(self) -> bool:
-        """True if every worker serves, except those that Supervisor gave up on."""
+        """True if every worker serves, except those that crash at the start."""
         states = [(self._scoreboard.has_booted(int(n)), p.state) for n, p in self._group.processes.items()]
         is_settled = all(has_booted or state == ProcessStates.FATAL for has_booted, state in states)
         return is_settled and any(has_booted for has_booted, _ in states)
 
     def given_up(self) -> int:
-        """How many workers Supervisor gave up on, because they crashed at the start too often."""
+        """How many workers crashed at the start too often, and wait for another try."""
         return sum(process.state == ProcessStates.FATAL for process in self._group.processes.values())
 
+    def missing(self) -> list[str]:
+        """The workers that have not served for a while: fewer run than are wanted, or one does not get to its tasks."""
+        latest_s = time.monotonic() - MISSING_AFTER_S
+        return [
+            f"{WORKER}:{name}"
+            for name, process in self._group.processes.items()
+            if process.served_s < latest_s and not self._scoreboard.has_booted(int(name))
+        ]
+
     def is_lost(self) -> bool:
-        """True if Supervisor gave up on all of them."""
+        """True if all of them crashed too often."""
         return 0 < len(self._group.processes) == self.given_up()
 
     def is_done(self) -> bool:

@@ -18,15 +18,19 @@ from boilerd.process.exit_status import describe_exit
 from boilerd.process.failpoints import failpoint
 from boilerd.process.signals import hold_signals, release_signals
 from boilerd.process.terminal import is_stop
+from boilerd.supervision.children import NO_PIPES
 from boilerd.supervision.groups import SCHEDULER, WORKER
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
 from boilerd.supervision.report import Report
+from boilerd.supervision.sd_notify import IMPORT_LIMIT_S
 
 logger = logging.getLogger("boilerd.supervisor")
 
-#: How long the check may take: it imports the application.
-CHECK_TIMEOUT_S = 60.0
+#: How long the check may take: it imports the application, then tries the broker.
+CHECK_TIMEOUT_S = IMPORT_LIMIT_S + 10.0
+#: How long the status tells why a reload failed. Whether the cause is gone nobody knows before the next one.
+TELL_ERROR_S = 600.0
 #: The command line's prefix of an error.
 _ERROR_PREFIX = "boilerd: error: "
 
@@ -42,7 +46,7 @@ class Reload:
 
     Attributes:
         is_draining: True from a successful check until the new program runs, or could not be executed.
-        last_error: Why the last reload failed; empty if it did not.
+        last_error: Why the last reload failed; empty if it did not, or if that was long ago.
     """
 
     def __init__(
@@ -58,7 +62,17 @@ class Reload:
         self._hand_over = hand_over
         self._check: Check | None = None
         self.is_draining = False
-        self.last_error = ""
+        self._last_error = ""
+        self._tell_until_s = 0.0
+
+    @property
+    def last_error(self) -> str:  # noqa: D102 - see the class
+        return self._last_error if time.monotonic() < self._tell_until_s else ""
+
+    @last_error.setter
+    def last_error(self, error: str) -> None:
+        self._last_error = error
+        self._tell_until_s = time.monotonic() + TELL_ERROR_S
 
     @property
     def is_under_way(self) -> bool:
@@ -77,16 +91,16 @@ class Reload:
 
     def step(self) -> None:
         """Take the next step of the reload that is under way."""
+        self._report.extend_timeout()
         if self._check is not None:
             self._follow_check(self._check)
         else:
-            self._report.extend_timeout()
             self._drain()
 
     def abandon(self) -> None:
         """End the check, if one is under way: the daemon drains for good."""
         if self._check is not None:
-            self._check.abandon()
+            self._check.stop()
 
     def _follow_check(self, check: "Check") -> None:
         """Once the check is over, begin to drain, or refuse the reload."""
@@ -141,6 +155,9 @@ class Reload:
 class Check:
     """``boilerd run --check`` with this daemon's arguments, as a child that Supervisor reaps.
 
+    It stands in Supervisor's table of children, so it has what is asked of each of them: `pipes`, which a forked child
+    closes, `stop` and `finish`.
+
     Args:
         pids: Supervisor's children, by their process IDs.
         environ: The child's environment.
@@ -160,6 +177,7 @@ class Check:
         self.is_over = self._is_late = False
         self._since_s = time.monotonic()
         self._output = _memory_file()
+        self.pipes = NO_PIPES | {"stdout": self._output.fileno()}
         self._pid = os.posix_spawn(
             sys.executable,
             [sys.executable, *sys.orig_argv[1:], "--check"],
@@ -177,9 +195,9 @@ class Check:
         """End the check if it takes too long."""
         if time.monotonic() - self._since_s > CHECK_TIMEOUT_S:
             self._is_late = True
-            self.abandon()
+            self.stop()
 
-    def abandon(self) -> None:
+    def stop(self) -> None:
         """End the check now."""
         if not self.is_over:
             os.killpg(self._pid, signal.SIGKILL)  # and programs that the application started

@@ -71,7 +71,7 @@ class Report:
         if pool is not None:
             parts += [
                 f"{pool.size} worker{'s' if pool.size > 1 else ''}",
-                f"{pool.given_up()} given up" if pool.given_up() else "",
+                f"{len(missing)} not serving" if not activity and self.is_ready and (missing := pool.missing()) else "",
                 f"{len(halted)} stopped by a signal" if (halted := scoreboard.halted()) else "",
                 f"{scoreboard.busy()} busy",
                 f"{scoreboard.pending:,} pending",

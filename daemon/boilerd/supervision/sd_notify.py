@@ -9,6 +9,9 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+#: How long the import of the application may take, at a start, in a reload's check and after it.
+IMPORT_LIMIT_S = 180.0
+
 
 class Notifier:
     """Sends to the socket that the manager named in the environment.
@@ -35,6 +38,24 @@ class Notifier:
     def reloading(self) -> None:
         """Report that a reload begins; READY ends it."""
         self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+
+    def import_begins(self, *, is_reloaded: bool) -> None:
+        """Ask for patience: nothing else is sent while the application is imported.
+
+        Args:
+            is_reloaded: True if the watchdog runs, because the former program had started.
+        """
+        self.extend(IMPORT_LIMIT_S)
+        if is_reloaded and self.watchdog_s:
+            self._set_watchdog(IMPORT_LIMIT_S)
+
+    def import_ends(self, *, is_reloaded: bool) -> None:
+        """Have the watchdog be as impatient again as the manager's settings want it."""
+        if is_reloaded and self.watchdog_s:
+            self._set_watchdog(self.watchdog_s)
+
+    def _set_watchdog(self, seconds: float) -> None:
+        self.send(WATCHDOG=1, WATCHDOG_USEC=int(seconds * 1_000_000))
 
     def extend(self, seconds: float) -> None:
         """Ask for so many seconds more, from now on, for the start, reload or stop that is under way."""

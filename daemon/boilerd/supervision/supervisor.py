@@ -199,6 +199,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             "is_broker_away": scoreboard.is_broker_away,
             "heartbeat_age_s": scoreboard.heartbeat_age_s,
             "lost_lines": scoreboard.untold_lines,
+            "missing": pool.missing() if pool else [],
             "halted": [f"{WORKER}:{slot}" for slot in scoreboard.halted()],
             "status": self._report.status(pool, self._activity(), self._reload.last_error),
         }
@@ -216,7 +217,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._changeable_pool().scale(size)
 
     def restart(self, names: list[str]) -> None:
-        """Replace these workers by fresh ones; without names all of them, and start all that was given up."""
+        """Replace these workers by fresh ones; without names all of them, and start what crashed too often."""
         self._changeable_pool().restart(names)
         others = [group for name, group in self.process_groups.items() if name != WORKER and not names]
         for process in (process for group in others for process in group.processes.values()):
@@ -308,8 +309,8 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
 
     def _kill_all(self) -> None:
         """Leave no child behind after a failed boot."""
-        for pid in list(self.options.pidhistory):
-            os.kill(pid, signal.SIGTERM)
+        for child in list(self.options.pidhistory.values()):
+            child.stop()
         deadline_s = time.monotonic() + 5
         while self.options.pidhistory and time.monotonic() < deadline_s:
             self.options.inbox.wait(BUSY_POLL_S)
@@ -331,6 +332,8 @@ def _dispatch(fd: int, dispatcher: Any) -> None:
 
 def _log_backoff(event: events.ProcessStateBackoffEvent) -> None:
     process = event.process
+    if process.pid and process.backoff > process.config.startretries:
+        return  # `give_up` logs it
     fields = {"child": process.full_name, "tries": process.backoff, "delay_s": process.backoff}
     if process.pid:
         logger.warning("process crashed at start, trying again", extra=fields)
