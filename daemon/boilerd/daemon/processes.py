@@ -12,7 +12,9 @@ from supervisor.options import ProcessGroupConfig
 from boilerd.broker.broker import Broker
 from boilerd.daemon.boot import connect
 from boilerd.process import logs
+from boilerd.process.forks import disown_children, leave_to_parent
 from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
+from boilerd.process.signals import install_handler
 from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
@@ -166,5 +168,7 @@ class Processes:
         install what ends them.
         """
         logs.name_process(title, functools.partial(self._scoreboard.note_lost_line, slot))
-        signal.signal(signal.SIGQUIT, lambda *_: logs.log_stacks())
-        signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())
+        install_handler(signal.SIGQUIT, lambda *_: logs.log_stacks())
+        install_handler(signal.SIGUSR2, lambda *_: logs.reopen())
+        disown_children()
+        leave_to_parent(logs.forget_context)

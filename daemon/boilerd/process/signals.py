@@ -15,6 +15,8 @@ C code of Python also writes each signal's number to one pipe (`signal.set_wakeu
 In the supervisor, `SignalInbox` waits at the pipe's other end: another wait would go on after the signal (PEP 475).
 `restore_defaults` disconnects a forked child from that pipe. A worker with a batch sets the scoreboard's pipe, so that
 its ALRM wakes the scheduler's reclaimer.
+
+Children that the application forks from a worker or the scheduler have none of it: see `forks`.
 """
 
 import contextlib
@@ -165,6 +167,20 @@ def reinstall_handlers() -> None:
     for signum, handler in _handlers.items():
         if getsignal(signum) is not handler:
             signal.signal(signum, handler)
+
+
+def handled_signals() -> set[signal.Signals]:
+    """The signals for which this process has a handler of ours."""
+    return set(_handlers)
+
+
+def drop_handlers() -> None:
+    """In a child that the application forked: be as Python starts, but for what the application has set itself."""
+    signal.set_wakeup_fd(-1)
+    for signum, handler in _handlers.items():
+        if getsignal(signum) is handler:
+            signal.signal(signum, signal.default_int_handler if signum is signal.SIGINT else signal.SIG_DFL)
+    _handlers.clear()
 
 
 @contextmanager

@@ -4,12 +4,10 @@ import math
 import operator
 import os
 import signal
-import sys
 import time
 import traceback
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
@@ -22,6 +20,7 @@ from boilerd.errors import (
     TaskTimeoutError,
     describe,
 )
+from boilerd.process.forks import end_child
 from boilerd.process.signals import install_handler, reinstall_handlers
 from boilerd.process.surroundings import Surroundings
 from boilerd.tasks.coroutines import interrupt
@@ -137,7 +136,7 @@ class AttemptRunner:
                 result = self._handler(task)
             finally:
                 if os.getpid() != self._pid:
-                    _end_fork()
+                    end_child()
                 self._end()
             return Completed(result)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler must not end the worker
@@ -224,20 +223,6 @@ class AttemptRunner:
         self._interrupt = error
         if not interrupt(error):
             raise error
-
-
-def _end_fork() -> NoReturn:
-    """End a child that a handler forked and that returned from the handler: the attempt is its parent's."""
-    error = sys.exception()
-    status = 0 if error is None else 1
-    if isinstance(error, SystemExit):
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif error is not None:
-        traceback.print_exception(error)
-    with suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status)
 
 
 def encode_result(result: Any) -> bytes:

@@ -7,8 +7,9 @@ its attempt all the same: Redis refuses that outcome, a failure's in `record_fai
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from boilerd.broker.claims import Claim, Completion, Failure, batch_place
 from boilerd.broker.job_hash import not_registered
 from boilerd.errors import WorkerDiedError, describe
 from boilerd.process.folding import Folding
+from boilerd.process.forks import end_child
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import Batch
 from boilerd.process.signals import time_limit
@@ -189,8 +191,15 @@ def _may_call(mux: ServeMux, function: str) -> bool:
     return isinstance(handler, Functions) and handler.names(function)
 
 
-def _hook_limit() -> AbstractContextManager[None]:
-    return time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s"))
+@contextmanager
+def _hook_limit() -> Iterator[None]:
+    pid = os.getpid()
+    try:
+        with time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s")):
+            yield
+    finally:
+        if os.getpid() != pid:
+            end_child()
 
 
 def _context(task: Task) -> AbstractContextManager[None]:

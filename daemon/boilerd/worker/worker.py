@@ -20,6 +20,7 @@ from boilerd.broker.claims import Claim
 from boilerd.errors import BrokerError, WorkerDiedError
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
+from boilerd.process.forks import leave_to_parent
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.process.surroundings import Surroundings
@@ -78,6 +79,7 @@ class Worker:
         surroundings: Surroundings | None = None,
     ) -> None:
         self.title = title
+        self._connection = connection
         broker = Broker(connection)
         self._runner = AttemptRunner(rules.handler, surroundings=surroundings, listens=False)
         self._stop = StopRequest(lambda: self._runner.drain(limits.drain_s), listens=False)
@@ -99,7 +101,13 @@ class Worker:
         """In the forked child: work until told to stop, recycled, or without work in a burst; the exit status."""
         self._runner.listen()
         self._stop.listen()
+        leave_to_parent(self._leave)
         return self._loop.work()
+
+    def _leave(self) -> None:
+        """In a child that a task forked: leave the connections, which Redis would take for those of a live worker."""
+        self._connection.connection_pool.disconnect()
+        setproctitle(f"boilerd: {self.title} child")
 
 
 class WorkLoop:
