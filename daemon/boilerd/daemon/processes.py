@@ -12,6 +12,7 @@ from supervisor.options import ProcessGroupConfig
 from boilerd.broker.broker import Broker
 from boilerd.daemon.boot import connect
 from boilerd.process import logs
+from boilerd.process.ending import EXIT_LIMIT_S, leave_clean_up_to_parent, run_exit_handlers
 from boilerd.process.forks import disown_children, leave_to_parent
 from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
 from boilerd.process.signals import install_handler
@@ -153,7 +154,9 @@ class Processes:
     def _run_worker(self, worker: Worker, slot: int) -> int:
         """Run in the forked child; returns the exit status."""
         self._set_up_child(worker.title, slot)
-        return worker.run()
+        status = worker.run()
+        run_exit_handlers(min(EXIT_LIMIT_S, worker.time_left_s()), status)
+        return status
 
     def _worker_name(self, slot: int) -> str:
         return f"{self._name}.{slot}"
@@ -170,5 +173,6 @@ class Processes:
         logs.name_process(title, functools.partial(self._scoreboard.note_lost_line, slot))
         install_handler(signal.SIGQUIT, lambda *_: logs.log_stacks())
         install_handler(signal.SIGUSR2, lambda *_: logs.reopen())
+        leave_clean_up_to_parent()
         disown_children()
         leave_to_parent(logs.forget_context)

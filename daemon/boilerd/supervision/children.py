@@ -19,8 +19,9 @@ from supervisor.options import ProcessConfig, ProcessGroupConfig, ServerOptions
 from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
 
-from boilerd.process.exit_status import DONE, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
+from boilerd.process.exit_status import DONE, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
+from boilerd.process.forks import flush_streams
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import hold_signals, release_signals, restore_defaults
 from boilerd.process.terminal import ignore_background_stops
@@ -79,10 +80,9 @@ class Child(Subprocess):  # type: ignore[misc]
             logger.warning("process died", extra=fields)
         if is_stopping and status in {TIMED_OUT, -signal.SIGKILL}:
             self.config.options.timed_out.append(self.full_name)
-        if status not in {OK, RECYCLED, DONE}:
-            # The child led a process group; programs that its task started must not outlive it.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+        # The child led a process group; processes that its tasks started must not outlive it.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
         if had_booted:
             # The start did not fail, whatever ended it: Supervisor must not back off and give up on
             # the slot because of tasks that kill their workers.
@@ -126,7 +126,8 @@ class ForkedProcess(Child):
             self.config.scoreboard.mark_booted(self.config.slot, has_booted=False)
             logger.critical("process crashed", exc_info=True, extra={"child": self.full_name})
         finally:
-            # Not sys.exit, which would run the parent's cleanup handlers in the child.
+            flush_streams()
+            # Not sys.exit, which the parent's code around this call would see.
             os._exit(status)
 
 

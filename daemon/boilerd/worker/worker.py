@@ -7,6 +7,7 @@ All of it is made in the supervisor, before the fork; `Worker.run` is the part o
 """
 
 import logging
+import math
 import os
 import random
 import time
@@ -39,6 +40,8 @@ logger = logging.getLogger("boilerd.worker")
 
 #: How often a quiet worker looks whether it is resumed.
 QUIET_POLL_S = 0.1
+#: What a worker has for its end that released its task at the end of a drain; it is killed half a second after that.
+LEAST_END_S = 0.2
 _NO_JOB = nullcontext()
 
 
@@ -80,6 +83,7 @@ class Worker:
     ) -> None:
         self.title = title
         self._connection = connection
+        self._drain_s = limits.drain_s
         broker = Broker(connection)
         self._runner = AttemptRunner(rules.handler, surroundings=surroundings, listens=False)
         self._stop = StopRequest(lambda: self._runner.drain(limits.drain_s), listens=False)
@@ -103,6 +107,10 @@ class Worker:
         self._stop.listen()
         leave_to_parent(self._leave)
         return self._loop.work()
+
+    def time_left_s(self) -> float:
+        """Seconds until the daemon kills this worker for not having ended, of a drain with a little to spare."""
+        return max(LEAST_END_S, self._drain_s - self._stop.age_s()) if self._stop else math.inf
 
     def _leave(self) -> None:
         """In a child that a task forked: leave the connections, which Redis would take for those of a live worker."""
