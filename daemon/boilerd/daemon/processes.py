@@ -14,6 +14,7 @@ from boilerd.daemon.boot import connect
 from boilerd.process import logs
 from boilerd.process.ending import EXIT_LIMIT_S, leave_clean_up_to_parent, run_exit_handlers
 from boilerd.process.forks import disown_children, leave_to_parent
+from boilerd.process.randomness import reseed
 from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
 from boilerd.process.signals import install_handler
 from boilerd.process.surroundings import Surroundings
@@ -174,5 +175,6 @@ class Processes:
         install_handler(signal.SIGQUIT, lambda *_: logs.log_stacks())
         install_handler(signal.SIGUSR2, lambda *_: logs.reopen())
         leave_clean_up_to_parent()
+        reseed()
         disown_children()
         leave_to_parent(logs.forget_context)

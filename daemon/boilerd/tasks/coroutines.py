@@ -4,12 +4,17 @@ A handler counts as one if it returns a coroutine, however it is written: a deco
 """
 
 import asyncio
+import atexit
 import functools
+import logging
+import weakref
 from collections.abc import Callable, Coroutine
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from boilerd.tasks.callables import name_of
+
+logger = logging.getLogger("boilerd.task")
 
 #: Types of objects that hold code which has not run; a function that returned one has done nothing yet.
 #: A set of types, because nothing can derive from them, and a look-up takes a third of the time of `isinstance`.
@@ -26,6 +31,7 @@ class _Loop:
         self._runner: asyncio.Runner | None = None
         self._main: asyncio.Task[Any] | None = None
         self._interrupt: BaseException | None = None
+        self._told: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a handler's coroutine to its end or an interrupt; raises RuntimeError inside of another loop."""
@@ -34,8 +40,7 @@ class _Loop:
                 f"{discard(coroutine)} of an async def handler cannot run inside of a running event loop; in a test"
                 " that is async def itself, call it as `await asyncio.to_thread(run, mux, …)`"
             )
-        self._runner = self._runner or asyncio.Runner()
-        loop = self._runner.get_loop()
+        loop = self._get_loop()
         self._interrupt = None
         self._main = loop.create_task(coroutine)
         try:
@@ -46,6 +51,23 @@ class _Loop:
             raise self._interrupt from error
         finally:
             self._main = None
+            if left := asyncio.all_tasks(loop):
+                self._tell_left(left)
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+            # It cancels the tasks that are left, and ends async generators.
+            atexit.register(self._runner.close)
+        return self._runner.get_loop()
+
+    def _tell_left(self, left: set[asyncio.Task[Any]]) -> None:
+        """Warn of tasks that do not go on when the handler has returned: once of each."""
+        new = [task for task in left if task not in self._told]
+        if new:
+            self._told.update(new)
+            names = sorted(f"{task.get_name()}: {getattr(task.get_coro(), '__qualname__', '?')}" for task in new)
+            logger.warning("asyncio tasks are left behind, and stand still between handlers", extra={"tasks": names})
 
     def interrupt(self, error: BaseException) -> bool:
         """Have the running handler end with `error`; False: the caller must raise it as well.

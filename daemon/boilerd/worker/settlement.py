@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -127,7 +128,8 @@ class Rules:
             return
         with _context(task):
             logger.error("task failed", extra={"error": line})
-        record_failure(broker, worker, claim, self.decide_failure(task, error, line), is_taken=is_taken)
+        failure = copy_context().run(self.decide_failure, task, error, line)
+        record_failure(broker, worker, claim, failure, is_taken=is_taken)
 
     def archive_unrunnable(self, broker: RecordsFailures, worker: str, claim: Claim) -> None:
         """Archive a claimed job that cannot run: damaged, forbidden, or of a function that is not registered."""

@@ -19,6 +19,7 @@ from setproctitle import setproctitle
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim
 from boilerd.errors import BrokerError, WorkerDiedError
+from boilerd.process.contexts import FreshContext
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
 from boilerd.process.forks import leave_to_parent
@@ -182,6 +183,7 @@ class WorkLoop:
         """Register, settle what the predecessor held, serve, leave; the exit status."""
         # At once: the scheduler takes the mark of a predecessor for that of this process.
         has_died_in_hooks = self._scoreboard.died_in_hooks(self._slot)
+        self._context = FreshContext()
         try:
             self._broker.together(self._rq_worker.register_birth)
             # From now on its end does not count as a failed start.
@@ -204,7 +206,7 @@ class WorkLoop:
         while not self._stop:
             claim = self._hand.take()
             if claim is not None:
-                if not self._perform(claim):
+                if not self._context.run(self._perform, claim):
                     return TIMED_OUT
                 if self._lifespan.is_over():
                     return RECYCLED
