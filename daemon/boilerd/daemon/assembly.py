@@ -13,6 +13,7 @@ from boilerd.daemon.boot import wait_for_broker
 from boilerd.daemon.directories import free_socket, lock_directories, own_directories
 from boilerd.daemon.privileges import become, secure_umask
 from boilerd.daemon.processes import Application, Processes
+from boilerd.daemon.shared_connections import open_sockets, warn_of_shared
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BoilerdError, BootError
 from boilerd.process import logs
@@ -171,10 +172,12 @@ def _become_user(settings: Settings, user: str) -> None:
 
 def _load(settings: Settings) -> Application:
     """Import the application."""
+    before = open_sockets()
     with gc_paused():
         mux = load_app(settings.app, settings.rq_functions)
-    # Again: the application may have set up logging in its own way, and silenced the daemon.
-    open_logs(settings)
+        # Again: the application may have set up logging in its own way, and silenced the daemon.
+        open_logs(settings)
+        warn_of_shared(before)
     return Application.of(mux, settings)
 
 
