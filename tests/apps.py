@@ -187,8 +187,20 @@ def _make_mess() -> None:
     sys.stderr.close()
 
 
+@mux.handle("test:breakpoint")
+def stop_in_debugger(task: Task) -> None:
+    breakpoint()  # noqa: T100
+
+
+@mux.handle("test:breakpoint_in_hook")
+def fail_for_debugger(task: Task) -> None:
+    raise RuntimeError("failed as told")
+
+
 @mux.error_handler
 def note(task: Task, error: BaseException) -> None:
+    if task.type == "test:breakpoint_in_hook":
+        breakpoint()  # noqa: T100
     if task.type == "test:mess":
         _make_mess()
     task.logger.info("error handler", extra={"noted": type(error).__name__})

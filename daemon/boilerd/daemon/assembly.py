@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from msgspec import structs
 from setproctitle import setproctitle
 
 from boilerd.daemon.boot import wait_for_broker
@@ -16,7 +17,7 @@ from boilerd.daemon.processes import Application, Processes
 from boilerd.daemon.shared_connections import open_sockets, warn_of_shared
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BoilerdError, BootError
-from boilerd.process import logs
+from boilerd.process import debugging, logs
 from boilerd.process.gc_pause import gc_paused
 from boilerd.process.scoreboard import SUPERVISOR_SLOT, Scoreboard
 from boilerd.settings.definitions import Settings
@@ -25,6 +26,7 @@ from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
 from boilerd.supervision.supervisor import Booted, DaemonSupervisor
 from boilerd.tasks.loading import load_app
+from boilerd.units import Duration
 
 logger = logging.getLogger("boilerd.daemon")
 
@@ -112,13 +114,21 @@ class Daemon:
         return Handover(generation, dict(locks), valkey, self._scoreboard.is_quiet)
 
 
-def start(settings: Settings, *, is_burst: bool = False) -> None:
+def start(settings: Settings, *, is_burst: bool = False, is_debug: bool = False) -> None:
     """Import the application and run the daemon until a drain has ended.
+
+    Args:
+        settings: Of the daemon.
+        is_burst: True if it ends when the queues are empty.
+        is_debug: True for one worker that has the terminal, and no time limits.
 
     Raises:
         BootError: It could not start.
     """
     setproctitle("boilerd: supervisor")
+    if is_debug:
+        debugging.turn_on()
+        settings = structs.replace(settings, concurrency=1, prefetch=False, shutdown_timeout=Duration(0))
     _hide_password(settings)
     secure_umask()
     handover = Handover.take()

@@ -11,7 +11,7 @@ from supervisor.options import ProcessGroupConfig
 
 from boilerd.broker.broker import Broker
 from boilerd.daemon.boot import connect
-from boilerd.process import logs
+from boilerd.process import debugging, logs
 from boilerd.process.ending import EXIT_LIMIT_S, leave_clean_up_to_parent, run_exit_handlers
 from boilerd.process.forks import disown_children, leave_to_parent
 from boilerd.process.randomness import reseed
@@ -105,6 +105,7 @@ class Processes:
             priority=WORKER_PRIORITY, scoreboard=self._scoreboard, slot=slot,
             stop_wait_s=self._settings.shutdown_timeout + KILL_MARGIN_S,
             restarts_always=not self._is_burst,
+            is_in_foreground=debugging.is_on(),
         )  # fmt: skip
 
     def _scheduler(self) -> ForkedConfig:
@@ -140,6 +141,7 @@ class Processes:
     def _run_scheduler(self) -> int:
         """Run in the forked child; returns the exit status."""
         self._set_up_child(SCHEDULER, SCHEDULER_SLOT)
+        debugging.refuse_breakpoints()
         with connect(self._settings, SCHEDULER) as connection:
             self._scoreboard.mark_booted(SCHEDULER_SLOT)
             return Scheduler(
@@ -155,6 +157,8 @@ class Processes:
     def _run_worker(self, worker: Worker, slot: int) -> int:
         """Run in the forked child; returns the exit status."""
         self._set_up_child(worker.title, slot)
+        if not debugging.is_on():
+            debugging.refuse_breakpoints()
         status = worker.run()
         run_exit_handlers(min(EXIT_LIMIT_S, worker.time_left_s()), status)
         return status

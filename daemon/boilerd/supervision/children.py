@@ -24,7 +24,7 @@ from boilerd.process.failpoints import failpoint
 from boilerd.process.forks import flush_streams
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import hold_signals, release_signals, restore_defaults
-from boilerd.process.terminal import ignore_background_stops
+from boilerd.process.terminal import ignore_background_stops, leave_stops_to_parent
 from boilerd.supervision.handover import RunningValkey
 
 logger = logging.getLogger("boilerd.supervisor")
@@ -116,10 +116,13 @@ class ForkedProcess(Child):
     def _spawn_as_child(self, filename: str, argv: Sequence[str]) -> None:
         status = 1
         try:
-            # The child leaves the terminal's foreground group: Ctrl-C is for the parent only.
-            self.config.options.setpgrp()
+            if not self.config.is_in_foreground:
+                # The child leaves the terminal's foreground group: Ctrl-C is for the parent only.
+                self.config.options.setpgrp()
             self.config.options.leave_parent()
             ignore_background_stops()
+            if self.config.is_in_foreground:
+                leave_stops_to_parent()
             status = self.config.target()
         except BaseException:
             # An error of boilerd, not of a task: it counts as a failed start, so that Supervisor gives up some time.
@@ -180,13 +183,17 @@ class ForkedConfig(ChildConfig):
 
     Args:
         target: Runs in the child; returns the exit status.
+        is_in_foreground: True if the child shares the terminal with this program.
     """
 
     process_class = ForkedProcess
 
-    def __init__(self, options: ServerOptions, *, target: Callable[[], int], **params: Any) -> None:
-        super().__init__(options, **params)
+    def __init__(
+        self, options: ServerOptions, *, target: Callable[[], int], is_in_foreground: bool = False, **params: Any
+    ) -> None:
+        super().__init__(options, killasgroup=not is_in_foreground, **params)
         self.target = target
+        self.is_in_foreground = is_in_foreground
 
     def make_dispatchers(self, proc: Subprocess) -> tuple[dict[int, object], dict[str, int | None]]:
         """No pipes: children write to the parent's stdout, so lines go straight to the journal."""
@@ -225,11 +232,13 @@ def forked_config(
     slot: int,
     stop_wait_s: float,
     restarts_always: bool = True,
+    is_in_foreground: bool = False,
 ) -> ForkedConfig:
     """The configuration of a child that runs `target`; `restarts_always` is False in a burst, whose workers end."""
     return ForkedConfig(
         options,
         target=target,
+        is_in_foreground=is_in_foreground,
         scoreboard=scoreboard,
         slot=slot,
         name=name,

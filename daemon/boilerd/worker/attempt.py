@@ -20,6 +20,7 @@ from boilerd.errors import (
     TaskTimeoutError,
     describe,
 )
+from boilerd.process import debugging
 from boilerd.process.forks import end_child
 from boilerd.process.signals import install_handler, reinstall_handlers
 from boilerd.process.surroundings import Surroundings
@@ -85,12 +86,14 @@ class AttemptRunner:
         self._is_running = False
         self._interrupt: TaskInterrupt | None = None
         self._pid = 0
+        self._is_debugging = False
         if listens:
             self.listen()
 
     def listen(self) -> None:
         """Take the signals of this process from now on."""
         self._pid = os.getpid()
+        self._is_debugging = debugging.is_on()
         self._surroundings = self._surroundings or Surroundings()
         # A signal handler may do little: as a rule it notes a request (see process/signals). These two may do more
         # while an attempt runs, because the code that they come upon is then the application's: they may raise, which
@@ -164,10 +167,10 @@ class AttemptRunner:
     def _begin(self, task: Task, runtime: Runtime | None, deadline_in_s: float | None) -> None:
         now_s = time.monotonic()
         self._limits, self._interrupt = [], None
-        if task.timeout_s is not None:
+        if task.timeout_s is not None and not self._is_debugging:
             error: TaskInterrupt = TaskTimeoutError("the attempt took longer than the task's timeout")
             self._limits.append((now_s + task.timeout_s, error))
-        if deadline_in_s is not None:
+        if deadline_in_s is not None and not self._is_debugging:
             error = DeadlineInterrupt("the task's deadline has passed")
             self._limits.append((now_s + deadline_in_s, error))
         self._runtime, self._is_running = runtime, True
