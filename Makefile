@@ -4,10 +4,12 @@
 PYTHON ?= python3
 ARGS ?=
 SECONDS ?= 300
+#: One for another Python is made by `make test VENV=.venv-3.13 PYTHON=python3.13`.
+VENV := .venv
 
-BIN := .venv/bin
+BIN := $(VENV)/bin
 #: Programs in scripts/ find the venv's Python and boilerd first.
-IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
 #: No index and no link in what it writes: each machine installs from where it is told to.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
@@ -22,18 +24,18 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: .venv/.ready ## Make .venv from the locked requirements, with uv if it is there, else pip
+setup: $(VENV)/.ready ## Make .venv from the locked requirements, with uv if it is there, else pip
 
-demo: .venv/.ready ## Start a daemon, enqueue a few tasks and watch them run
+demo: $(VENV)/.ready ## Start a daemon, enqueue a few tasks and watch them run
 	@$(IN_VENV) scripts/demo $(ARGS)
 
-run: .venv/.ready ## Run the daemon in the foreground
+run: $(VENV)/.ready ## Run the daemon in the foreground
 	@$(BIN)/boilerd run $(ARGS)
 
-test: .venv/.ready ## Run all tests
+test: $(VENV)/.ready ## Run all tests
 	@$(BIN)/pytest -n 6 $(ARGS)
 
-check: .venv/.ready ## Format, lint, types, layers, spelling, generated files; changes nothing
+check: $(VENV)/.ready ## Format, lint, types, layers, spelling, generated files; changes nothing
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
@@ -41,26 +43,26 @@ check: .venv/.ready ## Format, lint, types, layers, spelling, generated files; c
 	@$(BIN)/codespell
 	@$(BIN)/python scripts/generate --check
 
-format: .venv/.ready ## Format the code and mend what the linter can
+format: $(VENV)/.ready ## Format the code and mend what the linter can
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
 
-generate: .venv/.ready ## Write again the files that follow from the code
+generate: $(VENV)/.ready ## Write again the files that follow from the code
 	@$(BIN)/python scripts/generate
 
-cov: .venv/.ready ## Run all tests under coverage and report the lines that none reached
+cov: $(VENV)/.ready ## Run all tests under coverage and report the lines that none reached
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -n 6 $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-chaos: .venv/.ready ## Kill and cut at random for SECONDS=300, then count what was lost
+chaos: $(VENV)/.ready ## Kill and cut at random for SECONDS=300, then count what was lost
 	@$(IN_VENV) scripts/chaos --seconds $(SECONDS) $(ARGS)
 
-bench: .venv/.ready ## Measure boilerd and its peers side by side; ARGS=--quick for a first look
+bench: $(VENV)/.ready ## Measure boilerd and its peers side by side; ARGS=--quick for a first look
 	@$(IN_VENV) python scripts/bench $(ARGS)
 
-build: .venv/.ready ## Build the wheel and the sdist into dist/
+build: $(VENV)/.ready ## Build the wheel and the sdist into dist/
 	@$(BIN)/python -m hatchling build --clean
 
 lock: ## Resolve the requirements files again; ARGS=--upgrade takes newer versions
@@ -80,10 +82,10 @@ wheels: ## Collect what an installation without a network needs, in dist/wheels
 	@scripts/install wheels dist/wheels $(ARGS)
 
 clean: ## Remove all that make made, .venv included
-	@rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find daemon scripts tests -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/.ready: requirements.txt requirements-dev.txt pyproject.toml
+$(VENV)/.ready: requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "boilerd needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing):" \
 			"run scripts/debian-packages, or name another as in make PYTHON=python3.12" >&2; exit 1; }
@@ -92,18 +94,18 @@ clean: ## Remove all that make made, .venv included
 
 # Both leave what is installed already alone, so that a second run is quick and needs no network.
 define WITH_UV
-set -e; echo "Installing into .venv with uv"; \
+set -e; echo "Installing into $(VENV) with uv"; \
 $(BIN)/python -c '' 2>/dev/null || \
-	uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv; \
+	uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
 uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt; \
 uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 endef
 
 define WITH_PIP
-set -e; echo "Installing into .venv with pip; the first time takes half a minute"; \
+set -e; echo "Installing into $(VENV) with pip; the first time takes half a minute"; \
 $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	echo "$(PYTHON) lacks venv or ensurepip: run scripts/debian-packages" >&2; exit 1; }; \
-$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv; \
+$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
 $(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.txt; \
 $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 endef

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import decimal
 import hashlib
 import os
 import resource
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,10 +175,16 @@ def state(task: Task) -> list[str]:
     sys.stderr.flush()
     umask = os.umask(0)
     os.umask(umask)
-    return [str(Path.cwd()), f"{umask:o}", os.environ.get("MESS", ""), time.tzname[0]]
+    context = [mess_variable.get(), str(decimal.getcontext().prec)]
+    return [str(Path.cwd()), f"{umask:o}", os.environ.get("MESS", ""), time.tzname[0], *context]
+
+
+mess_variable: ContextVar[str] = ContextVar("mess", default="")
 
 
 def _make_mess() -> None:
+    mess_variable.set("left")
+    decimal.getcontext().prec = 5
     os.chdir(tempfile.mkdtemp())
     Path.cwd().rmdir()
     os.umask(0o777)
@@ -185,8 +193,20 @@ def _make_mess() -> None:
     sys.stderr.close()
 
 
+@mux.handle("test:breakpoint")
+def stop_in_debugger(task: Task) -> None:
+    breakpoint()  # noqa: T100
+
+
+@mux.handle("test:breakpoint_in_hook")
+def fail_for_debugger(task: Task) -> None:
+    raise RuntimeError("failed as told")
+
+
 @mux.error_handler
 def note(task: Task, error: BaseException) -> None:
+    if task.type == "test:breakpoint_in_hook":
+        breakpoint()  # noqa: T100
     if task.type == "test:mess":
         _make_mess()
     task.logger.info("error handler", extra={"noted": type(error).__name__})

@@ -8,9 +8,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+import redis
 
 from boilerd import Client
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Overdue
+from boilerd.process import debugging
 from boilerd.process.scoreboard import Scoreboard
+from boilerd.scheduler.heartbeat import HEARTBEAT_S, Heartbeater
+from builders import WORKER, pending
 from support import RunningDaemon, StartDaemon, StartValkey, completed, is_running, run_python, wait_until
 
 
@@ -139,6 +146,86 @@ def test_ctrl_z_makes_the_daemon_quiet_and_says_how_to_go_on(
     task_id = client.enqueue("test:echo").id
     wait_until(lambda: completed(client.connection, task_id), "it claims again")
     assert daemon.stop() == 0
+
+
+def in_debugger(
+    start_daemon: StartDaemon, client: Client, terminal: Terminal, task_type: str
+) -> tuple[RunningDaemon, str]:
+    """A daemon that is debugged, and a task that has come to its breakpoint."""
+    daemon = start_daemon("--debug", "--concurrency", "3", terminal=terminal.its_end).serving()
+    task_id = client.enqueue(task_type, timeout=1, max_retries=0).id
+    wait_until(lambda: terminal.shows("(Pdb) "), "the debugger asks")
+    return daemon, task_id
+
+
+@pytest.mark.parametrize("task_type", ["test:breakpoint", "test:breakpoint_in_hook"])
+def test_a_daemon_that_is_debugged_has_one_worker_with_the_terminal_and_no_time_limits(
+    start_daemon: StartDaemon, client: Client, terminal: Terminal, task_type: str
+) -> None:
+    daemon, _ = in_debugger(start_daemon, client, terminal, task_type)
+    workers = [process["name"] for process in daemon.processes() if process["name"] != "scheduler"]
+
+    terminal.type(b"p 'left:', task.remaining(), __import__('signal').getitimer(0)\n")
+    wait_until(lambda: terminal.shows("('left:', inf, (0.0, 0.0))"), "it has all the time")
+    terminal.type(b"\x1a")  # Ctrl-Z: the daemon acts on it, the debugger goes on
+    wait_until(lambda: daemon.info()["is_quiet"], "it is quiet")
+    terminal.type(b"p 6 * 7, 'is the answer'\n")
+    wait_until(lambda: terminal.shows("(42, 'is the answer')"), "it answers")
+    terminal.type(b"c\n")
+
+    ended = "completed" if task_type == "test:breakpoint" else "archived"
+    wait_until(lambda: terminal.shows(f"task {ended}"), "it went on")
+    assert workers == ["worker:0"]
+    assert daemon.stop() == 0
+
+
+def test_ctrl_c_in_the_debugger_ends_the_daemon_at_once_and_puts_the_task_back(
+    start_daemon: StartDaemon, client: Client, terminal: Terminal
+) -> None:
+    daemon, task_id = in_debugger(start_daemon, client, terminal, "test:breakpoint")
+
+    terminal.type(b"\x03")
+
+    assert daemon.wait() == 0
+    assert pending(client.connection) == [task_id]
+    assert not client.connection.hexists(keys.job(task_id), "number_of_retries")
+
+
+def test_a_timeout_of_a_task_in_the_debugger_does_not_kill_its_worker(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debugging, "_is_on", True)
+    heartbeater = Heartbeater(Broker(connection), Scoreboard(), [WORKER], lambda: None)
+
+    due_s = heartbeater._end_overdue(0, Overdue(WORKER, "a", "a:1", 1.0, 1000.0))
+
+    assert due_s == HEARTBEAT_S
+
+
+@pytest.mark.parametrize("is_on_terminal", [True, False], ids=["terminal", "no terminal"])
+def test_a_breakpoint_where_nobody_debugs_fails_the_task_and_says_what_would_do(
+    start_daemon: StartDaemon, client: Client, terminal: Terminal, *, is_on_terminal: bool
+) -> None:
+    end = terminal.its_end if is_on_terminal else None
+    daemon = start_daemon("--concurrency", "1", terminal=end).serving()
+
+    task_id = client.enqueue("test:breakpoint", max_retries=0).id
+
+    wait_until(lambda: client.connection.zscore(keys.registry("failed", "default"), task_id), "it is archived")
+    error = client.connection.hget(keys.job(task_id), "last_error")
+    assert isinstance(error, bytes)
+    assert b"stop the daemon and start it with boilerd run --debug" in error
+    assert daemon.stop() == 0
+
+
+def test_a_breakpoint_of_a_debugger_that_somebody_has_chosen_is_left_alone(
+    start_daemon: StartDaemon, client: Client
+) -> None:
+    daemon = start_daemon("--concurrency", "1", env={"PYTHONBREAKPOINT": "0"}).ready()
+
+    task_id = client.enqueue("test:breakpoint").id
+
+    daemon.wait_for("task completed", task_id=task_id)
 
 
 def test_a_worker_that_a_signal_has_stopped_turns_health_red_until_it_goes_on(start_daemon: StartDaemon) -> None:

@@ -19,6 +19,7 @@ from boilerd.process.log_lines import JsonFormatter
 from boilerd.process.logs import _AddFields, log_context
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released
 from boilerd.worker.attempt_log import log_attempts
+from support import run_python
 
 #: The tests arm the process's timer themselves; pytest-timeout's own would get lost.
 pytestmark = [pytest.mark.timeout(method="thread"), pytest.mark.usefixtures("restored_signals")]
@@ -597,3 +598,63 @@ def test_no_timer_is_left_when_a_coroutine_ended(mux: ServeMux) -> None:
     run(mux)
 
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+# --- What a handler leaves behind
+
+
+def test_a_task_that_a_handler_leaves_behind_is_told_once_with_its_name(
+    mux: ServeMux, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = []
+
+    async def poll() -> None:
+        await asyncio.sleep(FOREVER_S)
+
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        if task.payload:
+            kept.append(asyncio.create_task(poll(), name="poller"))
+
+    for payload in (True, False, True):
+        run(mux, payload)
+
+    told = [record.tasks for record in caplog.records if record.levelname == "WARNING"]  # type: ignore[attr-defined]
+    for task in kept:
+        task.cancel()
+    run(mux)
+    assert [len(names) for names in told] == [1, 1]
+    assert all(names[0].startswith("poller: ") and names[0].endswith("poll") for names in told)
+
+
+def test_tasks_and_async_generators_that_handlers_left_behind_end_with_their_process() -> None:
+    found = run_python("""
+import asyncio, json
+from boilerd import ServeMux, Task
+from boilerd.tasks.coroutines import synchronous
+
+kept = []
+
+async def poll():
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        print('["cancelled",', flush=True)
+        raise
+
+async def numbers():
+    try:
+        yield 1
+    finally:
+        print('"finalised"]', flush=True)
+
+async def handler(task):
+    kept.append(asyncio.create_task(poll()))
+    kept.append(numbers())
+    await anext(kept[-1])
+    await asyncio.sleep(0)
+
+synchronous(handler)(None)
+""")
+
+    assert found == ["cancelled", "finalised"]

@@ -41,8 +41,9 @@ class _LoggedCommand(click.Command):
 @click.command(cls=_LoggedCommand, context_settings={"auto_envvar_prefix": None})
 @with_settings(ALL, refusal=BootError)
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
+@click.option("--debug", "is_debug", is_flag=True, help="Debug on this terminal: one worker, and no time limits.")
 @click.option("--check", "only_checks", is_flag=True, hidden=True, help="Only see whether it could start; for reloads.")
-def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
+def run(loaded: Loaded, *, burst: bool, is_debug: bool, only_checks: bool) -> None:
     """Run the daemon in the foreground.
 
     It forks the workers, and serves until SIGTERM or SIGINT: then running tasks get
@@ -53,6 +54,9 @@ def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
 
     Exit status: 0 it drained, 2 wrong usage, 3 it could not start; 1 where that was for a broker that refuses
     the connection, does not answer or takes no writes at present, so that a later start may succeed.
+
+    With --debug, `breakpoint()` in a handler opens Python's debugger on this terminal. There is one worker,
+    and nothing interrupts its task but Ctrl-C, which puts it back at once.
 
     \b
     boilerd run
@@ -70,6 +74,6 @@ def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
         if only_checks:
             check(loaded.settings)
         else:
-            start(loaded.settings, is_burst=burst)
+            start(loaded.settings, is_burst=burst, is_debug=is_debug)
     except ConfigError as error:
         raise BootError(str(error)) from error

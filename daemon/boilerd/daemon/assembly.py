@@ -7,15 +7,17 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from msgspec import structs
 from setproctitle import setproctitle
 
 from boilerd.daemon.boot import wait_for_broker
 from boilerd.daemon.directories import free_socket, lock_directories, own_directories
 from boilerd.daemon.privileges import become, secure_umask
 from boilerd.daemon.processes import Application, Processes
+from boilerd.daemon.shared_connections import open_sockets, warn_of_shared
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BoilerdError, BootError
-from boilerd.process import logs
+from boilerd.process import debugging, logs
 from boilerd.process.gc_pause import gc_paused
 from boilerd.process.scoreboard import SUPERVISOR_SLOT, Scoreboard
 from boilerd.process.warning_filters import spare_own_modules
@@ -27,6 +29,7 @@ from boilerd.supervision.options import Options
 from boilerd.supervision.sd_notify import Notifier
 from boilerd.supervision.supervisor import Booted, DaemonSupervisor
 from boilerd.tasks.loading import load_app
+from boilerd.units import Duration
 
 logger = logging.getLogger("boilerd.daemon")
 
@@ -116,13 +119,21 @@ class Daemon:
         return Handover(generation, dict(locks), valkey, self._scoreboard.is_quiet)
 
 
-def start(settings: Settings, *, is_burst: bool = False) -> None:
+def start(settings: Settings, *, is_burst: bool = False, is_debug: bool = False) -> None:
     """Import the application and run the daemon until a drain has ended.
+
+    Args:
+        settings: Of the daemon.
+        is_burst: True if it ends when the queues are empty.
+        is_debug: True for one worker that has the terminal, and no time limits.
 
     Raises:
         BootError: It could not start.
     """
     setproctitle("boilerd: supervisor")
+    if is_debug:
+        debugging.turn_on()
+        settings = structs.replace(settings, concurrency=1, prefetch=False, shutdown_timeout=Duration(0))
     _hide_password(settings)
     secure_umask()
     handover = Handover.take()
@@ -181,11 +192,13 @@ def _become_user(settings: Settings, user: str) -> None:
 
 def _load(settings: Settings) -> Application:
     """Import the application."""
+    before = open_sockets()
     with gc_paused():
         mux = load_app(settings.app, settings.rq_functions)
-    # Again: the application may have set up logging in its own way, and silenced the daemon.
-    open_logs(settings)
-    spare_own_modules()  # again, too
+        # Again: the application may have set up logging and warnings in its own way, and silenced the daemon.
+        open_logs(settings)
+        spare_own_modules()
+        warn_of_shared(before)
     return Application.of(mux, settings)
 
 

@@ -11,9 +11,12 @@ from supervisor.options import ProcessGroupConfig
 
 from boilerd.broker.broker import Broker
 from boilerd.daemon.boot import connect
-from boilerd.process import logs
+from boilerd.process import debugging, logs
+from boilerd.process.ending import EXIT_LIMIT_S, leave_clean_up_to_parent, run_exit_handlers
+from boilerd.process.forks import disown_children, leave_to_parent
+from boilerd.process.randomness import reseed
 from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
-from boilerd.process.signals import set_handler
+from boilerd.process.signals import install_handler
 from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
@@ -102,6 +105,7 @@ class Processes:
             priority=WORKER_PRIORITY, scoreboard=self._scoreboard, slot=slot,
             stop_wait_s=self._settings.shutdown_timeout + KILL_MARGIN_S,
             restarts_always=not self._is_burst,
+            is_in_foreground=debugging.is_on(),
         )  # fmt: skip
 
     def _scheduler(self) -> ForkedConfig:
@@ -137,6 +141,7 @@ class Processes:
     def _run_scheduler(self) -> int:
         """Run in the forked child; returns the exit status."""
         self._set_up_child(SCHEDULER, SCHEDULER_SLOT)
+        debugging.refuse_breakpoints()
         with connect(self._settings, SCHEDULER) as connection:
             self._scoreboard.mark_booted(SCHEDULER_SLOT)
             return Scheduler(
@@ -153,7 +158,11 @@ class Processes:
     def _run_worker(self, worker: Worker, slot: int) -> int:
         """Run in the forked child; returns the exit status."""
         self._set_up_child(worker.title, slot)
-        return worker.run()
+        if not debugging.is_on():
+            debugging.refuse_breakpoints()
+        status = worker.run()
+        run_exit_handlers(min(EXIT_LIMIT_S, worker.time_left_s()), status)
+        return status
 
     def _worker_name(self, slot: int) -> str:
         return f"{self._name}.{slot}"
@@ -168,5 +177,9 @@ class Processes:
         install what ends them.
         """
         logs.name_process(title, functools.partial(self._scoreboard.note_lost_line, slot))
-        set_handler(signal.SIGQUIT, lambda *_: logs.log_stacks())
-        set_handler(signal.SIGUSR2, lambda *_: logs.reopen())
+        install_handler(signal.SIGQUIT, lambda *_: logs.log_stacks())
+        install_handler(signal.SIGUSR2, lambda *_: logs.reopen())
+        leave_clean_up_to_parent()
+        reseed()
+        disown_children()
+        leave_to_parent(logs.forget_context)

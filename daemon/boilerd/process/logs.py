@@ -42,6 +42,11 @@ class log_context:  # noqa: N801 - used like a function
         _context.reset(self._token)
 
 
+def forget_context() -> None:
+    """In a child that a task forked, and that may outlive it: log without the task's fields."""
+    _context.set(MappingProxyType({}))
+
+
 def configure(*, level: str, output: str = "stdout", file: str | None = None, style: str = "auto") -> None:
     """Send the root logger's lines where the settings say; handlers that others put there stay.
 

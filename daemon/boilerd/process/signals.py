@@ -15,6 +15,8 @@ C code of Python also writes each signal's number to one pipe (`signal.set_wakeu
 In the supervisor, `SignalInbox` waits at the pipe's other end: another wait would go on after the signal (PEP 475).
 `restore_defaults` disconnects a forked child from that pipe. A worker with a batch sets the scoreboard's pipe, so that
 its ALRM wakes the scheduler's reclaimer.
+
+Children that the application forks from a worker or the scheduler have none of it: see `forks`.
 """
 
 # Those of `signal` make enums of all that they return: 50 times as long, and 0.2 MB of a forked child.
@@ -27,6 +29,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from boilerd.process import debugging
 
 #: Signals that boilerd gives a meaning; every forked child starts with their defaults, but see `terminal`.
 HANDLED = (
@@ -58,7 +62,7 @@ class SignalInbox:
         os.set_blocking(self._write_fd, False)
         signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         for signum in signums:
-            set_handler(signum, _do_nothing)
+            _signal.signal(signum, _do_nothing)
 
     def wait(self, timeout_s: float) -> signal.Signals | None:
         """Wait for the next signal; None when none came within `timeout_s` seconds."""
@@ -163,14 +167,11 @@ class StopRequest:
             raise Stopped
 
 
+_UNBLOCK = int(signal.SIG_UNBLOCK)
 #: Signal → the handler that it must have in this process. Global, because so are the process's handlers: objects that
-#: know nothing of each other install them, and after each attempt all are installed again together.
-_handlers: dict[signal.Signals, Callable[[int, Any], None]] = {}
-
-
-def set_handler(signum: signal.Signals, handler: Callable[[int, Any], None]) -> None:
-    """Have `handler` called at that signal."""
-    _signal.signal(signum, handler)
+#: know nothing of each other install them, and after each attempt all are installed again together. Plain numbers,
+#: because enums take three times as long there.
+_handlers: dict[int, Callable[[int, Any], None]] = {}
 
 
 def ignore_in_programs_too(signums: Iterable[signal.Signals]) -> None:
@@ -181,21 +182,38 @@ def ignore_in_programs_too(signums: Iterable[signal.Signals]) -> None:
 
 def install_handler(signum: signal.Signals, handler: Callable[[int, Any], None]) -> None:
     """Have `handler` called at that signal, and remember it for `reinstall_handlers`."""
-    _handlers[signum] = handler
-    set_handler(signum, handler)
+    _handlers[int(signum)] = handler
+    _signal.signal(signum, handler)
 
 
 def reinstall_handlers() -> None:
     """Undo what a task's code may have done: block our signals, or put its own handlers in the place of ours."""
-    _signal.pthread_sigmask(signal.SIG_UNBLOCK, _handlers)
+    _signal.pthread_sigmask(_UNBLOCK, _handlers)
     for signum, handler in _handlers.items():
         if _signal.getsignal(signum) is not handler:
-            set_handler(signum, handler)
+            _signal.signal(signum, handler)
+
+
+def handled_signals() -> set[int]:
+    """The signals for which this process has a handler of ours."""
+    return set(_handlers)
+
+
+def drop_handlers() -> None:
+    """In a child that the application forked: be as Python starts, but for what the application has set itself."""
+    signal.set_wakeup_fd(-1)
+    for signum, handler in _handlers.items():
+        if _signal.getsignal(signum) is handler:
+            _signal.signal(signum, _signal.default_int_handler if signum == signal.SIGINT else _signal.SIG_DFL)
+    _handlers.clear()
 
 
 @contextmanager
 def time_limit(seconds: float, error: BaseException) -> Iterator[None]:
     """Raise `error` in the block's Python code after `seconds`; only in the main thread, while no other timer runs."""
+    if debugging.is_on():
+        yield
+        return
     is_inside = True
 
     def interrupt(*_: object) -> None:

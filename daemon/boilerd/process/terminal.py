@@ -34,6 +34,12 @@ def ignore_background_stops() -> None:
     ignore_in_programs_too(_BACKGROUND_STOPS)
 
 
+def leave_stops_to_parent() -> None:
+    """In a forked child that stays in the foreground: Ctrl-Z and a closed terminal are the parent's to act on."""
+    for signum in (signal.SIGTSTP, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+
+
 def _has_hung_up(fd: int) -> bool:
     # It is no terminal any more where isatty asks; the device is one that has hung up.
     with suppress(OSError):

@@ -19,11 +19,12 @@ from supervisor.options import ProcessConfig, ProcessGroupConfig, ServerOptions
 from supervisor.process import Subprocess
 from supervisor.states import ProcessStates, SupervisorStates
 
-from boilerd.process.exit_status import DONE, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
+from boilerd.process.exit_status import DONE, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
+from boilerd.process.forks import flush_streams
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import ENDS_BROKER, HELD_FROM_BROKER, hold_signals, release_signals, restore_defaults
-from boilerd.process.terminal import ignore_background_stops
+from boilerd.process.terminal import ignore_background_stops, leave_stops_to_parent
 from boilerd.supervision.handover import RunningValkey
 
 logger = logging.getLogger("boilerd.supervisor")
@@ -97,10 +98,9 @@ class Child(Subprocess):  # type: ignore[misc]
             logger.warning("process died", extra=fields)
         if is_stopping and status in {TIMED_OUT, -signal.SIGKILL}:
             self.config.options.timed_out.append(self.full_name)
-        if status not in {OK, RECYCLED, DONE}:
-            # The child led a process group; programs that its task started must not outlive it.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+        # The child led a process group; processes that its tasks started must not outlive it.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
         if had_booted:
             # The start did not fail, whatever ended it: Supervisor must not back off and give up on
             # the slot because of tasks that kill their workers.
@@ -159,17 +159,21 @@ class ForkedProcess(Child):
     def _spawn_as_child(self, filename: str, argv: Sequence[str]) -> None:
         status = 1
         try:
-            # The child leaves the terminal's foreground group: Ctrl-C is for the parent only.
-            self.config.options.setpgrp()
+            if not self.config.is_in_foreground:
+                # The child leaves the terminal's foreground group: Ctrl-C is for the parent only.
+                self.config.options.setpgrp()
             self.config.options.leave_parent()
             ignore_background_stops()
+            if self.config.is_in_foreground:
+                leave_stops_to_parent()
             status = self.config.target()
         except BaseException:
             # An error of boilerd, not of a task: it counts as a failed start, so that Supervisor gives up some time.
             self.config.scoreboard.mark_booted(self.config.slot, has_booted=False)
             logger.critical("process crashed", exc_info=True, extra={"child": self.full_name})
         finally:
-            # Not sys.exit, which would run the parent's cleanup handlers in the child.
+            flush_streams()
+            # Not sys.exit, which the parent's code around this call would see.
             os._exit(status)
 
 
@@ -223,13 +227,17 @@ class ForkedConfig(ChildConfig):
 
     Args:
         target: Runs in the child; returns the exit status.
+        is_in_foreground: True if the child shares the terminal with this program.
     """
 
     process_class = ForkedProcess
 
-    def __init__(self, options: ServerOptions, *, target: Callable[[], int], **params: Any) -> None:
-        super().__init__(options, **params)
+    def __init__(
+        self, options: ServerOptions, *, target: Callable[[], int], is_in_foreground: bool = False, **params: Any
+    ) -> None:
+        super().__init__(options, killasgroup=not is_in_foreground, **params)
         self.target = target
+        self.is_in_foreground = is_in_foreground
 
     def make_dispatchers(self, proc: Subprocess) -> tuple[dict[int, object], dict[str, int | None]]:
         """No pipes: children write to the parent's stdout, so lines go straight to the journal."""
@@ -268,11 +276,13 @@ def forked_config(
     slot: int,
     stop_wait_s: float,
     restarts_always: bool = True,
+    is_in_foreground: bool = False,
 ) -> ForkedConfig:
     """The configuration of a child that runs `target`; `restarts_always` is False in a burst, whose workers end."""
     return ForkedConfig(
         options,
         target=target,
+        is_in_foreground=is_in_foreground,
         scoreboard=scoreboard,
         slot=slot,
         name=name,

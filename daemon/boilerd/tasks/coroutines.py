@@ -5,14 +5,19 @@ A handler counts as one if it returns something to await, however it is written:
 """
 
 import asyncio
+import atexit
 import functools
 import inspect
+import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from boilerd.tasks.callables import name_of
+
+logger = logging.getLogger("boilerd.task")
 
 #: What a function returns that `contextlib` has decorated; it runs when somebody enters it.
 _MANAGERS: tuple[type, ...] = (type(contextmanager(iter)(())), type(asynccontextmanager(iter)(())))  # type: ignore[arg-type]
@@ -45,6 +50,7 @@ class _Loop:
         self._runner: asyncio.Runner | None = None
         self._main: asyncio.Task[Any] | None = None
         self._interrupt: BaseException | None = None
+        self._told: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
         """Await what a handler returned to its end or an interrupt; raises RuntimeError inside of another loop."""
@@ -53,8 +59,7 @@ class _Loop:
                 f"{discard(awaitable)} of an async def handler cannot run inside of a running event loop; in a test"
                 " that is async def itself, call it as `await asyncio.to_thread(run, mux, …)`"
             )
-        self._runner = self._runner or asyncio.Runner()
-        loop = self._runner.get_loop()
+        loop = self._get_loop()
         self._interrupt = None
         self._main = loop.create_task(awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable))
         try:
@@ -65,6 +70,23 @@ class _Loop:
             raise self._interrupt from error
         finally:
             self._main = None
+            if left := asyncio.all_tasks(loop):
+                self._tell_left(left)
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+            # It cancels the tasks that are left, and ends async generators.
+            atexit.register(self._runner.close)
+        return self._runner.get_loop()
+
+    def _tell_left(self, left: set[asyncio.Task[Any]]) -> None:
+        """Warn of tasks that do not go on when the handler has returned: once of each."""
+        new = [task for task in left if task not in self._told]
+        if new:
+            self._told.update(new)
+            names = sorted(f"{task.get_name()}: {getattr(task.get_coro(), '__qualname__', '?')}" for task in new)
+            logger.warning("asyncio tasks are left behind, and stand still between handlers", extra={"tasks": names})
 
     def interrupt(self, error: BaseException) -> bool:
         """Have the running handler end with `error`; False: the caller must raise it as well.

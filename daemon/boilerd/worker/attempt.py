@@ -5,12 +5,10 @@ import math
 import operator
 import os
 import signal
-import sys
 import time
 import traceback
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
@@ -23,6 +21,8 @@ from boilerd.errors import (
     TaskTimeoutError,
     describe,
 )
+from boilerd.process import debugging
+from boilerd.process.forks import end_child
 from boilerd.process.signals import install_handler, reinstall_handlers
 from boilerd.process.surroundings import Surroundings
 from boilerd.tasks.coroutines import interrupt
@@ -89,12 +89,14 @@ class AttemptRunner:
         self._is_running = False
         self._interrupt: TaskInterrupt | None = None
         self._pid = 0
+        self._is_debugging = False
         if listens:
             self.listen()
 
     def listen(self) -> None:
         """Take the signals of this process from now on."""
         self._pid = os.getpid()
+        self._is_debugging = debugging.is_on()
         self._surroundings = self._surroundings or Surroundings()
         # A signal handler may do little: as a rule it notes a request (see process/signals). These two may do more
         # while an attempt runs, because the code that they come upon is then the application's: they may raise, which
@@ -140,7 +142,7 @@ class AttemptRunner:
                 result = self._handler(task)
             finally:
                 if os.getpid() != self._pid:
-                    _end_fork()
+                    end_child()
                 self._end()
             return Completed(result)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler must not end the worker
@@ -168,10 +170,10 @@ class AttemptRunner:
     def _begin(self, task: Task, runtime: Runtime | None, deadline_in_s: float | None) -> None:
         now_s = time.monotonic()
         self._limits, self._interrupt = [], None
-        if task.timeout_s is not None:
+        if task.timeout_s is not None and not self._is_debugging:
             error: TaskInterrupt = TaskTimeoutError("the attempt took longer than the task's timeout")
             self._limits.append((now_s + task.timeout_s, error))
-        if deadline_in_s is not None:
+        if deadline_in_s is not None and not self._is_debugging:
             error = DeadlineInterrupt("the task's deadline has passed")
             self._limits.append((now_s + deadline_in_s, error))
         self._runtime, self._is_running = runtime, True
@@ -227,20 +229,6 @@ class AttemptRunner:
         self._interrupt = error
         if not interrupt(error):
             raise error
-
-
-def _end_fork() -> NoReturn:
-    """End a child that a handler forked and that returned from the handler: the attempt is its parent's."""
-    error = sys.exception()
-    status = 0 if error is None else 1
-    if isinstance(error, SystemExit):
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif error is not None:
-        traceback.print_exception(error)
-    with suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status)
 
 
 def encode_result(result: Any, task: Task | None = None) -> bytes:

@@ -7,8 +7,10 @@ its attempt all the same: Redis refuses that outcome, a failure's in `record_fai
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -18,6 +20,7 @@ from boilerd.broker.job_hash import not_registered
 from boilerd.broker.neighbours import Declared
 from boilerd.errors import WorkerDiedError, describe
 from boilerd.process.folding import Folding
+from boilerd.process.forks import end_child
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import Batch
 from boilerd.process.signals import time_limit
@@ -136,7 +139,8 @@ class Rules:
             return
         with _context(task):
             logger.error("task failed", extra={"error": line})
-        record_failure(broker, worker, claim, self.decide_failure(task, error, line), is_taken=is_taken)
+        failure = copy_context().run(self.decide_failure, task, error, line)
+        record_failure(broker, worker, claim, failure, is_taken=is_taken)
 
     def archive_unrunnable(self, broker: RecordsFailures, worker: str, claim: Claim) -> None:
         """Archive a claimed job that cannot run: damaged, forbidden, or of a function that is not registered."""
@@ -200,8 +204,15 @@ def _may_call(mux: ServeMux, function: str) -> bool:
     return isinstance(handler, Functions) and handler.names(function)
 
 
-def _hook_limit() -> AbstractContextManager[None]:
-    return time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s"))
+@contextmanager
+def _hook_limit() -> Iterator[None]:
+    pid = os.getpid()
+    try:
+        with time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s")):
+            yield
+    finally:
+        if os.getpid() != pid:
+            end_child()
 
 
 def _context(task: Task) -> AbstractContextManager[None]:

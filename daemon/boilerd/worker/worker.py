@@ -7,6 +7,7 @@ All of it is made in the supervisor, before the fork; `Worker.run` is the part o
 """
 
 import logging
+import math
 import os
 import random
 import time
@@ -18,8 +19,10 @@ from setproctitle import setproctitle
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim
 from boilerd.errors import BrokerError, WorkerDiedError
+from boilerd.process.contexts import FreshContext
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
+from boilerd.process.forks import leave_to_parent
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.process.surroundings import Surroundings
@@ -38,6 +41,8 @@ logger = logging.getLogger("boilerd.worker")
 
 #: How often a quiet worker looks whether it is resumed.
 QUIET_POLL_S = 0.1
+#: What a worker has for its end that released its task at the end of a drain; it is killed half a second after that.
+LEAST_END_S = 0.2
 _NO_JOB = nullcontext()
 
 
@@ -78,6 +83,8 @@ class Worker:
         surroundings: Surroundings | None = None,
     ) -> None:
         self.title = title
+        self._connection = connection
+        self._drain_s = limits.drain_s
         broker = Broker(connection)
         self._runner = AttemptRunner(rules.handler, surroundings=surroundings, listens=False)
         self._stop = StopRequest(lambda: self._runner.drain(limits.drain_s), listens=False)
@@ -99,7 +106,17 @@ class Worker:
         """In the forked child: work until told to stop, recycled, or without work in a burst; the exit status."""
         self._runner.listen()
         self._stop.listen()
+        leave_to_parent(self._leave)
         return self._loop.work()
+
+    def time_left_s(self) -> float:
+        """Seconds until the daemon kills this worker for not having ended, of a drain with a little to spare."""
+        return max(LEAST_END_S, self._drain_s - self._stop.age_s()) if self._stop else math.inf
+
+    def _leave(self) -> None:
+        """In a child that a task forked: leave the connections, which Redis would take for those of a live worker."""
+        self._connection.connection_pool.disconnect()
+        setproctitle(f"boilerd: {self.title} child")
 
 
 class WorkLoop:
@@ -166,6 +183,7 @@ class WorkLoop:
         """Register, settle what the predecessor held, serve, leave; the exit status."""
         # At once: the scheduler takes the mark of a predecessor for that of this process.
         has_died_in_hooks = self._scoreboard.died_in_hooks(self._slot)
+        self._context = FreshContext()
         try:
             self._broker.together(self._rq_worker.register_birth)
             # From now on its end does not count as a failed start.
@@ -188,7 +206,7 @@ class WorkLoop:
         while not self._stop:
             claim = self._hand.take()
             if claim is not None:
-                if not self._perform(claim):
+                if not self._context.run(self._perform, claim):
                     return TIMED_OUT
                 if self._lifespan.is_over():
                     return RECYCLED

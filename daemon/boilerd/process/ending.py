@@ -1,0 +1,57 @@
+"""The end of a forked child: what Python does when a program ends, but within a limit.
+
+`sys.exit` would not do: the child stands inside of its parent's call, and Python waits without an end for threads.
+"""
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+import weakref
+
+from boilerd.process.forks import flush_streams
+from boilerd.process.signals import install_handler, reinstall_handlers
+
+logger = logging.getLogger("boilerd.ending")
+
+#: How long exit handlers may take together: other processes wait for the end of this one.
+EXIT_LIMIT_S = 3.0
+
+
+def leave_clean_up_to_parent() -> None:
+    """In a forked child: its end must not remove the temporary directories of its parent, nor end its processes.
+
+    Python cleans up after objects that are alive when a program ends, also those that it made before the fork.
+    """
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined] # noqa: SLF001
+        finalizer.atexit = False
+    processes = sys.modules.get("multiprocessing.process")
+    if processes:
+        processes._children.clear()  # noqa: SLF001
+
+
+def run_exit_handlers(limit_s: float, status: int) -> None:
+    """Call the exit handlers; where they take longer than `limit_s`, end the process with `status`."""
+
+    def give_up(*_: object) -> None:
+        logger.warning("exit handlers take too long, ending without them", extra={"limit_s": round(limit_s, 3)})
+        flush_streams()
+        os._exit(status)
+
+    install_handler(signal.SIGALRM, give_up)
+    reinstall_handlers()
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    _shut_executors_down()
+    atexit._run_exitfuncs()  # noqa: SLF001 - it logs what they raise
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _shut_executors_down() -> None:
+    """Let executors end their threads and processes, as Python does before the exit handlers, which wait for these."""
+    for shut_down in reversed(threading._threading_atexits):  # type: ignore[attr-defined] # noqa: SLF001
+        try:
+            shut_down()
+        except Exception:
+            logger.exception("an executor could not be shut down")
