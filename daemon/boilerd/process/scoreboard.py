@@ -13,9 +13,10 @@ are kept (639 ns instead of 584), 70 % where they are made at each access, and 1
 
 import mmap
 import os
+import select
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 #: More slots than a host will ever run; 52 bytes each.
@@ -31,7 +32,9 @@ _CELL_RANGE = 2**31
 #: Arrays: one for each field of a slot, and the last for the daemon's own fields.
 _ARRAYS = 14
 #: Positions in the last array.
-_IS_QUIET, _IS_BROKER_AWAY, _PENDING, _SLOTS, _HEARTBEAT_MS, _TOLD_LINES = range(6)
+_IS_QUIET, _IS_BROKER_AWAY, _PENDING, _SLOTS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(7)
+#: Longer than any processor keeps a write from the others, by orders of magnitude; see `Scoreboard.revoke`.
+_SETTLE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,8 @@ class Scoreboard:
     Create it before forking.
 
     Attributes:
-        alarm_fds: A pipe, to read from and to write to: a worker's timers write there, whatever its code is doing.
+        alarm_fds: A pipe, to read from and to write to: a worker's timers write there, whatever its code is doing,
+            and so does `open_batch` where nobody watches the batches.
     """
 
     def __init__(self) -> None:
@@ -188,6 +192,13 @@ class Scoreboard:
         self._progress[slot] = 0
         self._batches[slot] = number
         self._sizes[slot] = size
+        if size > 1 and not self._daemon[_IS_WATCHED]:
+            with suppress(BlockingIOError):  # full: it wakes whoever reads all the same
+                os.write(self.alarm_fds[1], b"\0")
+
+    def shorten_batch(self, slot: int) -> None:
+        """Note that the tasks of the worker's batch that have not begun went back to their queue; it calls this."""
+        self._sizes[slot] = self._progress[slot] // 2
 
     def begin(self, slot: int) -> bool:
         """Note that the worker begins the next task of its batch; False: it must not, the rest was taken from it."""
@@ -210,15 +221,31 @@ class Scoreboard:
     def revoke(self, slot: int, number: int) -> Batch:
         """Keep the worker from beginning another task of this batch; returns its batch now, which may be another.
 
-        The worker writes its progress, then looks whether the batch was revoked; this writes
-        that, then looks at the progress: at least one of the two sees the other. Only the scheduler calls this.
+        The worker writes its progress, then looks whether the batch was revoked (`begin`). This writes that, waits, and
+        looks at the progress then: one of the two sees the other. A processor may let a read overtake a write before
+        it, by less than a microsecond, so that without the wait both might miss the other, and a task run twice. With
+        it, a worker that missed the revocation had written its progress before, and that is here by now. A fence on
+        both sides would do it too; Python has none, and the worker's would be paid for each task. Only the scheduler
+        calls this.
         """
         self._revoked[slot] = number
+        _let_writes_settle()
         return self.batch(slot)
 
     def is_revoked(self, slot: int) -> bool:
         """True if the scheduler has taken back the rest of the worker's batch, because one of its tasks is slow."""
         return self._revoked[slot] == self._batches[slot]
+
+    def has_open_batch(self, slot: int) -> bool:
+        """True if the worker claimed several tasks at once, and not all of them have ended or gone back."""
+        return self._sizes[slot] > max(1, self._progress[slot] // 2)
+
+    def watch_batches(self, *, is_watching: bool) -> None:
+        """Note whether the reclaimer looks at the batches by itself; a worker that opens one wakes it otherwise.
+
+        The worker may miss this for a moment, as in `revoke`: whoever stops watching has to look once more, later.
+        """
+        self._daemon[_IS_WATCHED] = is_watching
 
     # --- The daemon
 
@@ -266,6 +293,10 @@ class Scoreboard:
     @pending.setter
     def pending(self, value: int) -> None:
         self._daemon[_PENDING] = min(value, _CELL_RANGE - 1)
+
+
+def _let_writes_settle() -> None:
+    select.select([], [], [], _SETTLE_S)
 
 
 def _now_ms() -> int:
