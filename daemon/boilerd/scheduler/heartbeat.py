@@ -11,7 +11,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Overdue, batch_place
 from boilerd.process.identity import is_alive, is_stopped, send
 from boilerd.process.logs import log_context
-from boilerd.process.scoreboard import Scoreboard
+from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.worker.settlement import HOOK_LIMIT_S
 
 logger = logging.getLogger("boilerd.scheduler")
@@ -105,6 +105,7 @@ class Heartbeater:
             with log_context(task_id=attempt.task_id):
                 fields = {"child": f"worker:{slot}", "late_s": round(late_s, 3)}
                 logger.error("worker killed, its task ignores the timeout", extra=fields)
+            self._scoreboard.note_kill(slot, KillReason.LIMIT, limit_s=attempt.limit_s)
             send(pid, signal.SIGKILL)
 
     def _live_slots(self) -> set[int]:

@@ -28,7 +28,7 @@ from boilerd.broker.outage import OutageRetry
 from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableError
 from boilerd.process.exit_status import OK
 from boilerd.process.identity import send
-from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
+from boilerd.process.scoreboard import SCHEDULER_SLOT, VALKEY_SLOT, Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.scheduler.heartbeat import Heartbeater
 from boilerd.scheduler.limits import LimitKeeper
@@ -145,6 +145,7 @@ class Scheduler:
 
         A refusal of Redis, and any other error, is logged, and keeps the scheduler from no other duty.
         """
+        self._scoreboard.show_life(SCHEDULER_SLOT)
         try:
             due_in_s = self._outage_retry.call(duty.perform)
         except BrokerRefusedError as error:
@@ -215,6 +216,7 @@ class Scheduler:
 
     def _pause(self, seconds: float) -> bool:
         """Sleep in an outage; False when told to stop."""
+        self._scoreboard.show_life(SCHEDULER_SLOT)
         self._scoreboard.is_broker_away = True
         self._stop.pause(seconds)
         return not self._stop

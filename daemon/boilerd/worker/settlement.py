@@ -43,10 +43,11 @@ class Rules:
     """The application's rules: how to run a task, and what to do with one that failed.
 
     Attributes:
-        handler: Runs a task: the mux with its middleware.
+        handler: Runs a task: the mux.
         may_call: Whether a job of a plain RQ client may call this function.
         policy: Task type → its retry policy.
         hooks: Called when an attempt fails.
+        middleware: Goes around the handler.
         refusals: Folds what is logged of refused jobs: whoever can write to Redis can cause thousands in a second.
     """
 
@@ -54,13 +55,14 @@ class Rules:
     may_call: Callable[[str], bool]
     policy: Callable[[str], RetryPolicy]
     hooks: Hooks
+    middleware: Callable[[Handler], Handler] = lambda handler: handler
     refusals: Folding = field(default_factory=lambda: Folding(logger))
 
     @classmethod
     def of(cls, mux: ServeMux, default: RetryPolicy, middleware: Callable[[Handler], Handler]) -> "Rules":
         """The rules that `mux` holds; `default` is the policy of handlers that have none of their own."""
         policy = functools.lru_cache(1024)(lambda task_type: mux.policy(task_type) or default)
-        return cls(middleware(mux), functools.partial(_may_call, mux), policy, mux.hooks)
+        return cls(mux, functools.partial(_may_call, mux), policy, mux.hooks, middleware)
 
     def task_of(self, claim: Claim) -> Task | None:
         """The claimed task with its final number of retries: the client's, else its policy's; None: it cannot run."""

@@ -9,8 +9,10 @@ All of it is made in the supervisor, before the fork; `Worker.run` is the part o
 import logging
 import os
 import random
+import signal
 import time
 from contextlib import nullcontext
+from typing import Any
 
 import redis
 from setproctitle import setproctitle
@@ -20,9 +22,10 @@ from boilerd.broker.claims import Claim
 from boilerd.errors import BrokerError, WorkerDiedError
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
-from boilerd.process.scoreboard import Scoreboard
+from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.process.surroundings import Surroundings
+from boilerd.tasks.mux import Handler
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.task import Task
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
@@ -39,6 +42,13 @@ logger = logging.getLogger("boilerd.worker")
 #: How often a quiet worker looks whether it is resumed.
 QUIET_POLL_S = 0.1
 _NO_JOB = nullcontext()
+#: How the error of an attempt tells why the daemon killed its worker.
+_WHY_KILLED = {
+    KillReason.LIMIT: "its task ignored its limit of {} s, from timeout or deadline",
+    KillReason.TAKEN: "its task ignored that it was taken away",
+    KillReason.HUNG: "it hung, and neither ran the handler nor got on",
+    KillReason.STOPPED: "another signal had stopped it for too long",
+}
 
 
 class Worker:
@@ -79,7 +89,8 @@ class Worker:
     ) -> None:
         self.title = title
         broker = Broker(connection)
-        self._runner = AttemptRunner(rules.handler, surroundings=surroundings, listens=False)
+        handler = rules.middleware(_shown_as_busy(rules.handler, scoreboard, slot))
+        self._runner = AttemptRunner(handler, surroundings=surroundings, listens=False)
         self._stop = StopRequest(lambda: self._runner.drain(limits.drain_s), listens=False)
         self._loop = WorkLoop(
             broker,
@@ -199,6 +210,7 @@ class WorkLoop:
                 return DONE
             else:
                 self._rules.refusals.tell()
+                self._scoreboard.show_life(self._slot)
                 self._hand.wait(self._limits.idle_s * (0.5 + random.random()))
             self._look_for_parent()
         return OK
@@ -210,6 +222,7 @@ class WorkLoop:
         self._show("quiet")
         while self._scoreboard.is_quiet and not self._stop:
             self._stop.pause(QUIET_POLL_S)
+            self._scoreboard.show_life(self._slot)
             self._look_for_parent()
         self._show("waiting")
 
@@ -242,7 +255,6 @@ class WorkLoop:
 
     def _attempt(self, claim: Claim, task: Task) -> Outcome:
         self._show(f"running {task.type} {task.id}")
-        self._scoreboard.mark_busy(self._slot, is_busy=True)
         deadline_in_s = task.deadline.timestamp() - float(claim.started) if task.deadline else None
         failpoint("before-handler")
         began_s = time.perf_counter()
@@ -255,7 +267,7 @@ class WorkLoop:
             )
         self._prefetch.note(time.perf_counter() - began_s)
         failpoint("after-handler")
-        self._scoreboard.mark_busy(self._slot, is_busy=False)
+        self._scoreboard.mark_busy(self._slot, is_busy=False)  # where a signal came in between
         if not self._hand.claims:
             self._show("waiting")
         self._lifespan.tasks += 1
@@ -280,10 +292,32 @@ class WorkLoop:
         The hooks are asked again in another try: the mark that they run must not last through a pause.
         """
         status = self._scoreboard.last_exit(self._slot)
-        died = None if status == STOPPED_BY_DAEMON else WorkerDiedError(f"worker died: {describe_exit(status)}")
+        died = None if status == STOPPED_BY_DAEMON else WorkerDiedError(self._describe_death(status))
         with self._scoreboard.running_hooks(self._slot):
             rules.settle_dead_worker(self._broker.once, self._name, self._scoreboard.batch(self._slot), died)
         self._scoreboard.open_batch(self._slot, 0, 0)
+        self._scoreboard.note_kill(self._slot, KillReason.NONE)
+
+    def _describe_death(self, status: int) -> str:
+        """How the predecessor ended, and why, if the daemon killed it."""
+        death = f"worker died: {describe_exit(status)}"
+        reason, limit_s = self._scoreboard.last_kill(self._slot)
+        if status != -signal.SIGKILL or reason is KillReason.NONE:
+            return death
+        return f"{death}, because {_WHY_KILLED[reason].format(limit_s)}"
 
     def _show(self, doing: str) -> None:
         setproctitle(f"boilerd: {self._title} {doing}")
+
+
+def _shown_as_busy(handler: Handler, scoreboard: Scoreboard, slot: int) -> Handler:
+    """The handler, noted on the scoreboard while it runs: it has limits of its own, what is around it must be short."""
+
+    def run(task: Task) -> Any:
+        scoreboard.mark_busy(slot, is_busy=True)
+        try:
+            return handler(task)
+        finally:
+            scoreboard.mark_busy(slot, is_busy=False)
+
+    return run
