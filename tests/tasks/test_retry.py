@@ -487,6 +487,36 @@ def test_a_task_whose_worker_died_is_buried_as_a_failed_attempt(
     assert [record.message for record in caplog.records] == ["task failed", "task will be retried"]
 
 
+@pytest.mark.parametrize("payload", [{"a": 1}, [1, 2], None])
+def test_a_hook_sees_the_payload_of_a_task_whose_worker_died(broker: Broker, payload: Any) -> None:
+    mux = ServeMux()
+    seen = []
+    mux.error_handler(lambda task, error: seen.append(task.payload))
+    store(broker, "a", payload)
+    claim(broker)
+    (lost,) = broker.held(WORKER)
+
+    rules_of(mux).record_lost_attempt(broker, WORKER, lost, WorkerDiedError("worker died: SIGKILL"))
+
+    assert lost.unread
+    assert seen == [payload]
+
+
+def test_no_hook_is_asked_of_a_lost_task_whose_payload_cannot_be_read(broker: Broker, connection: redis.Redis) -> None:
+    mux = ServeMux()
+    seen = []
+    mux.error_handler(lambda task, error: seen.append(task))
+    store(broker, "a")
+    claim(broker)
+    connection.hset(keys.job("a"), "data", b'["boilerd.entry_point.run",null,["test:echo",1e999],{}]')
+    (lost,) = broker.held(WORKER)
+
+    rules_of(mux).record_lost_attempt(broker, WORKER, lost, WorkerDiedError("worker died: SIGKILL"))
+
+    assert seen == []
+    assert connection.hget(keys.job("a"), "number_of_retries") == b"1"
+
+
 def test_what_is_no_task_of_ours_is_archived_and_not_tried_again(broker: Broker, connection: redis.Redis) -> None:
     connection.hset(keys.job("x"), mapping={"data": b"pickled", "origin": "default"})
     connection.rpush(keys.queue("default"), "x")

@@ -84,6 +84,10 @@ class Task(msgspec.Struct, frozen=True):
         """
         force_setattr(self, "max_retries", max_retries)
 
+    def fill(self, payload: Any) -> None:
+        """Set a payload that was not read at first. Only whoever settles a lost attempt calls this."""
+        force_setattr(self, "payload", payload)
+
     def attach(self, runtime: Runtime | None) -> None:
         """Set the attempt that runs the task. Only the worker calls this."""
         force_setattr(self, "runtime", runtime)

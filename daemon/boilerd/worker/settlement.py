@@ -14,7 +14,7 @@ from typing import Protocol
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure, batch_place
-from boilerd.broker.job_hash import not_registered
+from boilerd.broker.job_hash import not_registered, read_payload
 from boilerd.errors import WorkerDiedError, describe
 from boilerd.process.folding import Folding
 from boilerd.process.logs import log_context
@@ -127,7 +127,20 @@ class Rules:
             return
         with _context(task):
             logger.error("task failed", extra={"error": line})
-        record_failure(broker, worker, claim, self.decide_failure(task, error, line), is_taken=is_taken)
+        failure = self._with_payload(claim).decide_failure(task, error, line)
+        record_failure(broker, worker, claim, failure, is_taken=is_taken)
+
+    def _with_payload(self, claim: Claim) -> "Rules":
+        """The rules by which a lost attempt is settled; its payload is read if one of the hooks is to see it.
+
+        It may be too large for this process as well. If that ends it, the next one does not ask the hooks.
+        """
+        if self.hooks.error_handler or self.hooks.retry_delay:
+            try:
+                read_payload(claim)
+            except (ValueError, MemoryError):
+                return replace(self, hooks=Hooks())
+        return self
 
     def archive_unrunnable(self, broker: RecordsFailures, worker: str, claim: Claim) -> None:
         """Archive a claimed job that cannot run: damaged, forbidden, or of a function that is not registered."""
