@@ -460,6 +460,54 @@ def test_an_uncounted_retry_leaves_the_attempt_as_it_was(broker: Broker, connect
     assert connection.keys(f"{keys.OWN}:stats:*") == []
 
 
+@pytest.mark.parametrize(
+    "error", [RetryLater(60), ValueError("bad"), KeyError("no failure"), WorkerDiedError("worker died: SIGKILL")]
+)
+def test_each_run_counts_whatever_became_of_the_last(broker: Broker, connection: redis.Redis, error: Exception) -> None:
+    mux = ServeMux()
+    mux.is_failure(lambda error: not isinstance(error, KeyError))
+    rules = rules_of(mux)
+    store(broker, "a")
+    runs = []
+
+    for _ in range(3):
+        found = claim(broker)
+        runs.append(prepared(rules, found).runs)
+        broker.fail(WORKER, found, rules.decide_failure(task_in(found), error, ""))
+        make_due(connection)
+
+    assert runs == [1, 2, 3]
+
+
+def test_a_run_from_the_archive_counts_and_one_that_was_cut_by_a_drain_does_not(broker: Broker) -> None:
+    store(broker, "a", max_retries=0)
+    rules = rules_of(ServeMux())
+    found = claim(broker)
+    broker.fail(WORKER, found, rules.decide_failure(prepared(rules, found), ValueError("bad"), ""))
+    broker.act("run", ["a"])
+    cut = claim(broker)
+    broker.release(WORKER)
+
+    again = claim(broker)
+
+    assert [task_in(held).runs for held in (found, cut, again)] == [1, 2, 2]
+    assert [task_in(held).attempt for held in (found, cut, again)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("stored", "runs"), [(None, 3), (b"1", 3), (b"7", 8)])
+def test_runs_are_no_fewer_than_attempts_where_a_worker_of_an_earlier_version_counted_none(
+    broker: Broker, connection: redis.Redis, stored: bytes | None, runs: int
+) -> None:
+    store(broker, "a")
+    connection.hset(keys.job("a"), "number_of_retries", 2)
+    if stored:
+        connection.hset(keys.job("a"), "runs", stored)
+
+    found = task_in(claim(broker))
+
+    assert (found.attempt, found.runs) == (3, runs)
+
+
 def test_a_revoked_task_is_gone_and_counted_as_processed_only(broker: Broker, connection: redis.Redis) -> None:
     store(broker, "a")
     found = claim(broker)

@@ -45,7 +45,7 @@ _CLAIMED_FIELDS = (*(name.encode() for name in CLAIMED_FIELDS), b"concurrency_li
 #: Fields of a job whose end takes more than to acknowledge it.
 _CLEANUP_FIELDS = frozenset({b"unique_key", b"concurrency_key", b"repeats_left"})
 #: Fields that hold whole numbers.
-NUMBER_FIELDS = frozenset({b"max_retries", b"retries_left", b"number_of_retries", b"result_ttl", b"timeout"})
+NUMBER_FIELDS = frozenset({b"max_retries", b"retries_left", b"number_of_retries", b"result_ttl", b"timeout", b"runs"})
 #: RQ's call: ``[function, instance, args, kwargs]``.
 Call = tuple[str, Any, list[Any], Any]
 #: Made once, because that takes as long as eight calls are decoded in.
@@ -238,12 +238,15 @@ def _to_task(
     deadline = fields.get(b"deadline")
     enqueued = fields.get(b"enqueued_at")
     intervals = fields.get(b"retry_intervals")
+    attempt = int(fields.get(b"number_of_retries") or 0) + 1
     task = Task(
         id=task_id,
         type=task_type,
         payload=payload,
         queue=queue,
-        attempt=int(fields.get(b"number_of_retries") or 0) + 1,
+        attempt=attempt,
+        # Workers of earlier versions do not count runs.
+        runs=max(int(fields.get(b"runs") or 0) + 1, attempt),
         timeout_s=float(timeout) if timeout > 0 else None,
         deadline=datetime.fromtimestamp(float(deadline), UTC) if deadline else None,
         enqueued_at=datetime.fromisoformat(enqueued.decode()) if enqueued else None,

@@ -95,6 +95,7 @@ local function run_again(done, left, intervals)
     record(done.job, done.eid, worker, 1, done.started, seconds, 'return_value', done.result)
   end
   call('HSET', RQ .. ':job:' .. done.job, 'repeats_left', whole(left - 1))
+  redis.pcall('HINCRBY', RQ .. ':job:' .. done.job, 'runs', 1)
   if #intervals > 0 then call('HSET', RQ .. ':job:' .. done.job, 'repeat_intervals', cjson.encode(intervals)) end
   if after > 0 then
     own_call('ZCARD', RQ .. ':scheduled:' .. done.queue) -- the task must not end nowhere
