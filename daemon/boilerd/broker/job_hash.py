@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -48,11 +48,16 @@ _CLEANUP_FIELDS = frozenset({b"unique_key", b"concurrency_key", b"repeats_left"}
 NUMBER_FIELDS = frozenset({b"max_retries", b"retries_left", b"number_of_retries", b"result_ttl", b"timeout", b"runs"})
 #: RQ's call: ``[function, instance, args, kwargs]``.
 Call = tuple[str, Any, list[Any], Any]
+#: A call, read: task type, payload (None where it was not read), its request ID, and the function that a plain RQ
+#: client's job calls, which is the task's type as well.
+_Read = tuple[str, Any, Any, str | None]
 #: Made once, because that takes as long as eight calls are decoded in.
 _CALL: msgspec.json.Decoder[Call] = msgspec.json.Decoder(Call)
 #: The same, with everything behind the function as it stands there; and our own arguments, the payload as it stands.
 _HEAD = msgspec.json.Decoder(tuple[str, msgspec.Raw, msgspec.Raw, msgspec.Raw])
 _OWN_ARGS = msgspec.json.Decoder(tuple[str, msgspec.Raw])
+#: The first byte of data that is compressed, as RQ does with that of its own clients.
+_ZLIB = b"x"
 #: Name of a function with its module, short enough for a task type.
 _FUNCTION = re.compile(r"(?=.{1,256}$)([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
 #: A job's data may unpack to this much, as much as a payload has by default; crafted data must not fill the memory.
@@ -74,22 +79,6 @@ class _Traced(msgspec.Struct):
 
 
 _TRACED = msgspec.json.Decoder(_Traced)
-
-
-class _Read(NamedTuple):
-    """A job's call, read.
-
-    Attributes:
-        type: Of its task.
-        payload: None where it was not read.
-        request_id: From the payload.
-        function: The function that a plain RQ client's job calls, which is the task's type as well; None: it is ours.
-    """
-
-    type: str
-    payload: Any
-    request_id: Any
-    function: str | None
 
 
 class NewTask(msgspec.Struct, frozen=True):
@@ -212,7 +201,7 @@ def read_payload(claim: Claim) -> None:
     """Give a claim's task the payload that was not read. Raises ValueError, or MemoryError, where that cannot be."""
     if claim.task and claim.unread:
         try:
-            claim.task.fill(_to_call(claim.unread).payload)
+            claim.task.fill(_to_call(claim.unread)[1])
         except ForbiddenJobError as error:
             raise ValueError(str(error)) from error
 
@@ -278,25 +267,25 @@ def _to_call(data: bytes) -> _Read:
     if is_own_call(function, args):
         payload = args[1]
         request_id = payload.get("request_id") if isinstance(payload, dict) else None
-        return _Read(_checked_type(args[0]), payload, request_id, None)
+        return _checked_type(args[0]), payload, request_id, None
     if function in ENTRY_POINTS:
         raise ForbiddenJobError("its arguments are not [task type, payload]")
     if instance is not None:
         raise ForbiddenJobError(f"{function!r} is a method of an object, which JSON cannot hold; it was not imported")
     if not _FUNCTION.fullmatch(function):
         raise not_registered(function)
-    return _Read(function, {"args": args, "kwargs": kwargs}, None, function)
+    return function, {"args": args, "kwargs": kwargs}, None, function
 
 
 def _to_head(data: bytes) -> _Read:
     """As `_to_call`, but makes nothing of the payload: its values may take many times the memory of its text."""
-    function, _, args, _ = _read_deep(_HEAD.decode, _plain(data, MAX_DATA_BYTES))
+    function, _, args, _ = _read_deep(_HEAD.decode, _unpacked(data, MAX_DATA_BYTES) if data[:1] == _ZLIB else data)
     if function not in ENTRY_POINTS:
-        return _Read(function, None, None, function)
+        return function, None, None, function
     task_type, payload = _OWN_ARGS.decode(args)
     with suppress(msgspec.DecodeError):  # it is no object, or its request_id no text
-        return _Read(_checked_type(task_type), None, _TRACED.decode(payload).request_id, None)
-    return _Read(_checked_type(task_type), None, None, None)
+        return _checked_type(task_type), None, _TRACED.decode(payload).request_id, None
+    return _checked_type(task_type), None, None, None
 
 
 def _checked_type(task_type: str) -> str:
@@ -334,7 +323,7 @@ def read_call(data: bytes, most_bytes: int = MAX_DATA_BYTES) -> Call:
         RecursionError: It is nested too deep to be read from here.
     """
     try:
-        return _CALL.decode(_plain(data, most_bytes))
+        return _CALL.decode(_unpacked(data, most_bytes) if data[:1] == _ZLIB else data)
     except msgspec.DecodeError as error:
         raise ForbiddenJobError(
             "its data is not JSON of a call; pickled jobs are never loaded, enqueue with RQ's JSONSerializer"
@@ -359,11 +348,6 @@ def read_max_retries(fields: Mapping[bytes, bytes]) -> int | None:
 def read_retention_s(fields: Mapping[bytes, bytes]) -> int:
     """Seconds for which the job is kept after success; -1, for ever. Raises ValueError."""
     return int(fields.get(b"result_ttl") or (0 if b"task_type" in fields else RQ_RETENTION_S))
-
-
-def _plain(data: bytes, most_bytes: int) -> bytes:
-    """The data as text; RQ compresses that of its own clients."""
-    return _unpacked(data, most_bytes) if data[:1] == b"x" else data  # zlib's first byte
 
 
 def _unpacked(data: bytes, most_bytes: int) -> bytes:
