@@ -116,6 +116,26 @@ def native(task: Task) -> None:
     hashlib.pbkdf2_hmac("sha256", b"", b"", task.payload)
 
 
+@mux.handle("test:defuse")
+def defuse(task: Task) -> None:
+    """Takes away what its process uses to hear of time, and is slow."""
+    match task.payload:
+        case "alarm":
+            signal.alarm(0)
+        case "wakeup fd":
+            signal.set_wakeup_fd(-1)
+        case "mask":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    time.sleep(60)
+
+
+@mux.handle("test:defuse-async")
+async def defuse_async(task: Task) -> None:
+    """Has an event loop that takes the process's signals for itself, as uvloop's does."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, lambda: None)
+    await asyncio.sleep(60)
+
+
 @mux.handle("test:quick")
 @retry(max_retries=2, base=0.05, factor=1.0)
 def quick(task: Task) -> None:

@@ -654,6 +654,29 @@ def test_a_job_that_takes_more_memory_than_there_is_is_refused() -> None:
     assert run_python(BOMB) == "job 'bomb' takes more memory than its worker may have"
 
 
+#: Reads such a job to settle its attempt, then its payload, as a hook asks for it.
+LOST_BOMB = """
+import json, resource
+from pathlib import Path
+from boilerd.broker.job_hash import read_payload, to_claim_of_hash
+payload = b'{"request_id":"r","many":[' + b"[]," * 1_000_000 + b"0]}"
+data = b'["boilerd.entry_point.run",null,["test:echo",%b],{}]' % payload
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (30 << 20),) * 2)
+claim = to_claim_of_hash(b"bomb", b"1", b"default", [b"data", data])
+try:
+    read_payload(claim)
+    error = None
+except MemoryError:
+    error = "MemoryError"
+print(json.dumps([claim.task.type, claim.task.request_id, claim.task.payload, error]))
+"""
+
+
+def test_a_lost_attempt_is_settled_without_the_memory_that_its_payload_takes() -> None:
+    assert run_python(LOST_BOMB) == ["test:echo", "r", None, "MemoryError"]
+
+
 @pytest.mark.parametrize("pack", [bytes, zlib.compress])
 def test_a_job_of_another_function_is_known_by_it_and_the_rules_refuse_it(
     connection: redis.Redis, pack: Callable[[bytes], bytes]

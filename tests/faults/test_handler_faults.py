@@ -103,6 +103,7 @@ def test_a_handler_that_never_returns_to_python_is_killed_five_seconds_after_its
     task_id = client.enqueue("test:stubborn", timeout=1, max_retries=0).id
 
     assert "signal 9" in archived_because(client, task_id)
+    assert "ignored its limit of 1 s, from timeout or deadline" in archived_because(client, task_id)
     killed = daemon.wait_for("worker killed, its task ignores the timeout", task_id=task_id)
     assert 5 <= killed["late_s"] < 8
 

@@ -19,7 +19,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Failure, batch_place
 from boilerd.cli.rpc_client import read_status
 from boilerd.process.identity import birthmark
-from boilerd.process.scoreboard import Scoreboard
+from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.scheduler import heartbeat, recovery, scheduler
 from boilerd.scheduler.heartbeat import HEARTBEAT_S, Heartbeater
 from boilerd.scheduler.periodic import Periodic
@@ -429,3 +429,62 @@ def test_a_duty_that_fails_is_tried_again_and_keeps_the_scheduler_from_no_other(
     found = [(record.getMessage(), record.__dict__["duty"]) for record in caplog.records if "duty" in record.__dict__]
     assert found == [("duty failed, trying again", "broken"), ("duty succeeds again", "broken")]
     assert not scoreboard.is_broker_away
+
+
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """A process that goes on whatever interrupts it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+            os._exit(0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    yield pid
+    with suppress(ProcessLookupError, ChildProcessError):  # the test did it
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def running(scoreboard: Scoreboard, deaf: int, client: Client, broker: Broker) -> Claim:
+    """The claim of a task that the deaf process runs."""
+    client.enqueue("test:echo", task_id="t")
+    (claim,) = broker.advance(WORKER, ["default"]).claims
+    scoreboard.put(0, deaf)
+    scoreboard.open_batch(0, batch_place(claim.execution_id)[0], 1)
+    scoreboard.begin(0)
+    scoreboard.mark_busy(0, is_busy=True)
+    return claim
+
+
+@pytest.mark.fault(12)
+def test_a_handler_that_ignores_that_its_task_was_taken_away_is_killed(
+    heartbeater: Heartbeater, scoreboard: Scoreboard, running: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf = scoreboard.pid(0)
+    heartbeater._broker.connection.zrem(keys.wip("default"), f"t:{running.execution_id}")
+    heartbeater.beat()
+    before = os.waitpid(deaf, os.WNOHANG)[0]
+
+    monkeypatch.setattr(heartbeat, "KILL_TAKEN_AFTER_S", 0.0)
+    heartbeater.beat()
+
+    assert before == 0
+    assert is_killed(deaf)
+    assert scoreboard.last_kill(0)[0] is KillReason.TAKEN
+
+
+@pytest.mark.usefixtures("running")
+def test_a_cancelled_handler_may_take_its_time(
+    heartbeater: Heartbeater, broker: Broker, deaf: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "KILL_TAKEN_AFTER_S", 0.0)
+    broker.mark_cancelled("t")
+
+    for _ in range(3):
+        heartbeater.beat()
+
+    assert os.waitpid(deaf, os.WNOHANG) == (0, 0)

@@ -523,6 +523,54 @@ def test_an_uncounted_retry_leaves_the_attempt_as_it_was(broker: Broker, connect
     assert connection.keys(f"{keys.OWN}:stats:*") == []
 
 
+@pytest.mark.parametrize(
+    "error", [RetryLater(60), ValueError("bad"), KeyError("no failure"), WorkerDiedError("worker died: SIGKILL")]
+)
+def test_each_run_counts_whatever_became_of_the_last(broker: Broker, connection: redis.Redis, error: Exception) -> None:
+    mux = ServeMux()
+    mux.is_failure(lambda error: not isinstance(error, KeyError))
+    rules = rules_of(mux)
+    store(broker, "a")
+    runs = []
+
+    for _ in range(3):
+        found = claim(broker)
+        runs.append(prepared(rules, found).runs)
+        broker.fail(WORKER, found, rules.decide_failure(task_in(found), error, ""))
+        make_due(connection)
+
+    assert runs == [1, 2, 3]
+
+
+def test_a_run_from_the_archive_counts_and_one_that_was_cut_by_a_drain_does_not(broker: Broker) -> None:
+    store(broker, "a", max_retries=0)
+    rules = rules_of(ServeMux())
+    found = claim(broker)
+    broker.fail(WORKER, found, rules.decide_failure(prepared(rules, found), ValueError("bad"), ""))
+    broker.act("run", ["a"])
+    cut = claim(broker)
+    broker.release(WORKER)
+
+    again = claim(broker)
+
+    assert [task_in(held).runs for held in (found, cut, again)] == [1, 2, 2]
+    assert [task_in(held).attempt for held in (found, cut, again)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("stored", "runs"), [(None, 3), (b"1", 3), (b"7", 8)])
+def test_runs_are_no_fewer_than_attempts_where_a_worker_of_an_earlier_version_counted_none(
+    broker: Broker, connection: redis.Redis, stored: bytes | None, runs: int
+) -> None:
+    store(broker, "a")
+    connection.hset(keys.job("a"), "number_of_retries", 2)
+    if stored:
+        connection.hset(keys.job("a"), "runs", stored)
+
+    found = task_in(claim(broker))
+
+    assert (found.attempt, found.runs) == (3, runs)
+
+
 def test_a_revoked_task_is_gone_and_counted_as_processed_only(broker: Broker, connection: redis.Redis) -> None:
     store(broker, "a")
     found = claim(broker)
@@ -548,6 +596,36 @@ def test_a_task_whose_worker_died_is_buried_as_a_failed_attempt(
     assert connection.hget(keys.job("a"), "number_of_retries") == b"1"
     assert connection.hget(keys.job("a"), "last_error") == b"WorkerDiedError: worker died: SIGKILL"
     assert [record.message for record in caplog.records] == ["task failed", "task will be retried"]
+
+
+@pytest.mark.parametrize("payload", [{"a": 1}, [1, 2], None])
+def test_a_hook_sees_the_payload_of_a_task_whose_worker_died(broker: Broker, payload: Any) -> None:
+    mux = ServeMux()
+    seen = []
+    mux.error_handler(lambda task, error: seen.append(task.payload))
+    store(broker, "a", payload)
+    claim(broker)
+    (lost,) = broker.held(WORKER)
+
+    rules_of(mux).record_lost_attempt(broker, WORKER, lost, WorkerDiedError("worker died: SIGKILL"))
+
+    assert lost.unread
+    assert seen == [payload]
+
+
+def test_no_hook_is_asked_of_a_lost_task_whose_payload_cannot_be_read(broker: Broker, connection: redis.Redis) -> None:
+    mux = ServeMux()
+    seen = []
+    mux.error_handler(lambda task, error: seen.append(task))
+    store(broker, "a")
+    claim(broker)
+    connection.hset(keys.job("a"), "data", b'["boilerd.entry_point.run",null,["test:echo",1e999],{}]')
+    (lost,) = broker.held(WORKER)
+
+    rules_of(mux).record_lost_attempt(broker, WORKER, lost, WorkerDiedError("worker died: SIGKILL"))
+
+    assert seen == []
+    assert connection.hget(keys.job("a"), "number_of_retries") == b"1"
 
 
 def test_what_is_no_task_of_ours_is_archived_and_not_tried_again(broker: Broker, connection: redis.Redis) -> None:

@@ -18,6 +18,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, batch_place
 from boilerd.broker.connection import connect
 from boilerd.errors import LeaseExpiredError, WorkerDiedError
+from boilerd.process import scoreboard as scoreboard_module
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.tasks.mux import ServeMux
@@ -252,6 +253,57 @@ def test_a_worker_begins_nothing_of_a_batch_that_was_revoked_and_all_of_the_next
     assert scoreboard.begin(0)
 
 
+def test_a_worker_that_begins_a_task_at_the_moment_of_a_revocation_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    scoreboard = Scoreboard()
+    scoreboard.open_batch(0, 7, 3)
+    let_settle = scoreboard_module._let_writes_settle
+
+    def arrive_late() -> None:
+        # What the worker wrote before it read, and missed, the revocation: no other processor has seen it yet.
+        scoreboard._progress[0] |= 1
+        let_settle()
+
+    monkeypatch.setattr(scoreboard_module, "_let_writes_settle", arrive_late)
+
+    assert scoreboard.revoke(0, 7).is_running
+
+
+def test_the_first_batch_that_nobody_watches_wakes_whoever_is_to_watch_it() -> None:
+    scoreboard = Scoreboard()
+
+    def rings() -> list[bytes]:
+        readable, _, _ = select.select([scoreboard.alarm_fds[0]], [], [], 0)
+        return [os.read(fd, 4096) for fd in readable]
+
+    scoreboard.open_batch(0, 7, 1)
+    alone = rings()
+    scoreboard.open_batch(0, 8, 3)
+    unwatched = rings()
+    scoreboard.watch_batches(is_watching=True)
+    scoreboard.open_batch(1, 9, 3)
+    watched = rings()
+
+    assert [len(alone), len(unwatched), len(watched)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("is_shortened", [False, True])
+def test_a_batch_is_open_until_its_tasks_have_ended_or_went_back(is_shortened: bool) -> None:
+    scoreboard = Scoreboard()
+    scoreboard.open_batch(0, 7, 2)
+    seen = [scoreboard.has_open_batch(0)]
+
+    for _ in range(1 if is_shortened else 2):
+        scoreboard.begin(0)
+        seen.append(scoreboard.has_open_batch(0))
+        scoreboard.finish(0)
+    if is_shortened:
+        scoreboard.shorten_batch(0)
+
+    assert all(seen)
+    assert not scoreboard.has_open_batch(0)
+    assert scoreboard.batch(0).finished == len(seen) - 1
+
+
 def test_a_timer_reaches_the_board_from_inside_of_code_that_never_returns_to_python() -> None:
     scoreboard = Scoreboard()
     pid = os.fork()
@@ -328,6 +380,28 @@ def test_a_worker_that_went_on_to_its_next_batch_keeps_that(client: Client, conn
     assert not pending(connection)
 
 
+def test_a_reclaimer_without_batches_sleeps_until_there_is_one(connection: redis.Redis) -> None:
+    scoreboard = Scoreboard()
+    looks: list[int] = []
+
+    class Watched(Reclaimer):
+        """Tells each of its looks."""
+
+        def _look(self) -> bool:
+            looks.append(1)
+            return super()._look()
+
+    Watched(Broker(connection), scoreboard, [WORKER]).start()
+    wait_until(lambda: len(looks) == 2, "it has looked once more before it sleeps")
+    began_s = time.monotonic()
+    wait_until(lambda: time.monotonic() - began_s > 6 * SLOW_S, "it would have looked again")
+    asleep = len(looks)
+    scoreboard.open_batch(0, 7, 2)
+
+    wait_until(lambda: len(looks) > 5, "it watches the batch")
+    assert asleep == 2
+
+
 # --- The daemon
 
 
@@ -364,6 +438,26 @@ def test_nothing_waits_behind_a_slow_task(
     messages = [line["task_type"] for line in daemon.lines("task completed")]
     # The one that it ran just before may be logged after it; of those behind it none is.
     assert messages.index(task_type) == 600
+
+
+@pytest.mark.parametrize(
+    ("task_type", "payload"),
+    [
+        ("test:defuse", "alarm"),
+        ("test:defuse", "wakeup fd"),
+        ("test:defuse", "mask"),
+        ("test:defuse-async", None),
+    ],
+)
+def test_nothing_waits_behind_a_slow_task_whatever_that_does_to_its_process(
+    start_daemon: StartDaemon, client: Client, task_type: str, payload: str | None
+) -> None:
+    daemon = start_daemon("--concurrency", "2", "--shutdown-timeout", "0.1").ready()
+
+    client.enqueue_many([*[("test:echo", None)] * 300, (task_type, payload), *[("test:echo", None)] * 300])
+
+    daemon.wait_for("task completed", 600)
+    assert not daemon.lines("task completed", task_type=task_type)
 
 
 @pytest.mark.parametrize("task_type", ["test:sleep", "test:native"])

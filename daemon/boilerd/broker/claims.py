@@ -21,6 +21,7 @@ class Claim(msgspec.Struct, frozen=True):
         max_retries: The number that the task itself asks for; None: its handler's policy decides.
         is_missing: True if the queue held an ID without a job: there is nothing to claim.
         needs_cleanup: True if the task's end gives back a unique lock or a concurrency key, or looks at RQ's repeats.
+        unread: The job's data, where the task's payload was not read (see `job_hash.read_payload`); empty: it was.
     """
 
     task_id: str
@@ -34,6 +35,7 @@ class Claim(msgspec.Struct, frozen=True):
     error: Exception | None = None
     is_missing: bool = False
     needs_cleanup: bool = False
+    unread: bytes = b""
 
     @property
     def is_alone(self) -> bool:

@@ -36,6 +36,7 @@ UNSERVED = -2
 CLAIMED_FIELDS = (
     "data", "status", "task_type", "concurrency_key", "alone", "ended_at", "ttl", "unique_key", "timeout", "deadline",
     "result_ttl", "max_retries", "retries_left", "number_of_retries", "retry_intervals", "enqueued_at", "repeats_left",
+    "runs",
 )  # fmt: skip
 
 #: The fields that advance.lua itself looks at.

@@ -6,11 +6,11 @@ Everything that is read from Redis is foreign data until it was checked here.
 import hashlib
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -46,11 +46,19 @@ _CLAIMED_FIELDS = (*(name.encode() for name in CLAIMED_FIELDS), b"concurrency_li
 #: Fields of a job whose end takes more than to acknowledge it.
 _CLEANUP_FIELDS = frozenset({b"unique_key", b"concurrency_key", b"repeats_left"})
 #: Fields that hold whole numbers.
-NUMBER_FIELDS = frozenset({b"max_retries", b"retries_left", b"number_of_retries", b"result_ttl", b"timeout"})
+NUMBER_FIELDS = frozenset({b"max_retries", b"retries_left", b"number_of_retries", b"result_ttl", b"timeout", b"runs"})
 #: RQ's call: ``[function, instance, args, kwargs]``.
 Call = tuple[str, Any, list[Any], Any]
+#: A call, read: task type, payload (None where it was not read), its request ID, and the function that a plain RQ
+#: client's job calls, which is the task's type as well.
+_Read = tuple[str, Any, Any, str | None]
 #: Made once, because that takes as long as eight calls are decoded in.
 _CALL: msgspec.json.Decoder[Call] = msgspec.json.Decoder(Call)
+#: The same, with everything behind the function as it stands there; and our own arguments, the payload as it stands.
+_HEAD = msgspec.json.Decoder(tuple[str, msgspec.Raw, msgspec.Raw, msgspec.Raw])
+_OWN_ARGS = msgspec.json.Decoder(tuple[str, msgspec.Raw])
+#: The first byte of data that is compressed, as RQ does with that of its own clients.
+_ZLIB = b"x"
 #: Name of a function with its module, short enough for a task type.
 _FUNCTION = re.compile(r"(?=.{1,256}$)([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
 #: A job's data may unpack to this much, as much as a payload has by default; crafted data must not fill the memory.
@@ -61,6 +69,17 @@ MAX_REQUEST_ID = 128
 RQ_RETENTION_S = 500
 #: Defaults as they are sent.
 _FAILURE_TTL, _RETRIES = str(ARCHIVE_TTL_S), str(DEFAULT_MAX_RETRIES)
+
+T = TypeVar("T")
+
+
+class _Traced(msgspec.Struct):
+    """What is read of a payload that is not read."""
+
+    request_id: str | None = None
+
+
+_TRACED = msgspec.json.Decoder(_Traced)
 
 
 class NewTask(msgspec.Struct, frozen=True):
@@ -143,15 +162,20 @@ def claimed_fields(values: Sequence[bytes | None]) -> dict[bytes, bytes]:
     return {name: value for name, value in zip(_CLAIMED_FIELDS, values, strict=False) if value is not None}
 
 
-def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: Mapping[bytes, bytes]) -> Claim:
-    """Check the job and make a task of it; a job that cannot be run is a claim with an error."""
+def to_claim(
+    execution_id: str, task_id: str, queue: str, started: str, fields: Mapping[bytes, bytes], *, is_lost: bool = False
+) -> Claim:
+    """Check the job and make a task of it; a job that cannot be run is a claim with an error.
+
+    The payload of a claim that is lost, which is to be settled and not to be run, is not read.
+    """
     retention_s = 0
     task, function, max_retries, error = None, None, None, None
     try:
         # Clients of plain RQ say `sys.maxsize` for 'for ever', which EXPIRE does not take.
         retention_s = min(max(-1, read_retention_s(fields)), LONGEST_S)
         max_retries = _own_max_retries(fields)
-        task, function = _to_task(task_id, queue, fields)
+        task, function = _to_task(task_id, queue, fields, _to_head if is_lost else _to_call)
     except (ForbiddenJobError, InvalidPayloadError) as refused:
         error = refused
     except (ValueError, OverflowError, OSError, msgspec.DecodeError) as broken:  # OSError: a date that is far off
@@ -161,14 +185,26 @@ def to_claim(execution_id: str, task_id: str, queue: str, started: str, fields: 
     needs_cleanup = not _CLEANUP_FIELDS.isdisjoint(fields)
     return Claim(
         task_id, execution_id, queue, started, retention_s, task, function, max_retries, error,
-        is_missing=not fields, needs_cleanup=needs_cleanup,
+        is_missing=not fields, needs_cleanup=needs_cleanup, unread=fields.get(b"data", b"") if is_lost else b"",
     )  # fmt: skip
 
 
 def to_claim_of_hash(task_id: bytes, execution_id: bytes, queue: bytes, flat: Sequence[bytes]) -> Claim:
-    """The claim of a job that was claimed before, from its whole hash: names and values in turn."""
+    """The claim of a job that was claimed before and is to be settled, from its whole hash: names and values in turn.
+
+    Its payload is not read: that may be what ended the worker.
+    """
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return to_claim(text(execution_id), text(task_id), text(queue), _started_at(fields), fields)
+    return to_claim(text(execution_id), text(task_id), text(queue), _started_at(fields), fields, is_lost=True)
+
+
+def read_payload(claim: Claim) -> None:
+    """Give a claim's task the payload that was not read. Raises ValueError, or MemoryError, where that cannot be."""
+    if claim.task and claim.unread:
+        try:
+            claim.task.fill(_to_call(claim.unread)[1])
+        except ForbiddenJobError as error:
+            raise ValueError(str(error)) from error
 
 
 def _started_at(fields: Mapping[bytes, bytes]) -> str:
@@ -178,28 +214,33 @@ def _started_at(fields: Mapping[bytes, bytes]) -> str:
     return "0"
 
 
-def _to_task(task_id: str, queue: str, fields: Mapping[bytes, bytes]) -> tuple[Task, str | None]:
+def _to_task(
+    task_id: str, queue: str, fields: Mapping[bytes, bytes], read: Callable[[bytes], _Read]
+) -> tuple[Task, str | None]:
     if not fields:
         raise ForbiddenJobError(f"job {shown(task_id)} has no record; it was deleted or overwritten while it waited")
     if not task_id.isprintable():
         raise ForbiddenJobError(f"job ID {shown(task_id)} is no text")
     if b"concurrency_key" in fields:
         _check_limit(fields.get(b"concurrency_limit", b"1"))
-    task_type, payload, function = _to_call(fields.get(b"data", b""))
+    task_type, payload, request_id, function = read(fields.get(b"data", b""))
     timeout = min(int(fields.get(b"timeout") or DEFAULT_TIMEOUT_S), LONGEST_S)  # as above; a timer has the same limit
     deadline = fields.get(b"deadline")
     enqueued = fields.get(b"enqueued_at")
     intervals = fields.get(b"retry_intervals")
+    attempt = int(fields.get(b"number_of_retries") or 0) + 1
     task = Task(
         id=task_id,
         type=task_type,
         payload=payload,
         queue=queue,
-        attempt=int(fields.get(b"number_of_retries") or 0) + 1,
+        attempt=attempt,
+        # Workers of earlier versions do not count runs.
+        runs=max(int(fields.get(b"runs") or 0) + 1, attempt),
         timeout_s=float(timeout) if timeout > 0 else None,
         deadline=datetime.fromtimestamp(float(deadline), UTC) if deadline else None,
         enqueued_at=datetime.fromisoformat(enqueued.decode()) if enqueued else None,
-        request_id=request_id_of(payload),
+        request_id=request_id,
         retry_intervals_s=msgspec.json.decode(intervals, type=tuple[float, ...]) if intervals else (),
     )
     return task, function
@@ -227,17 +268,12 @@ def _own_max_retries(fields: Mapping[bytes, bytes]) -> int | None:
     return read_max_retries(fields)
 
 
-def _to_call(data: bytes) -> tuple[str, Any, str | None]:
-    """Task type and payload, and the function of a plain RQ client's job, which is the task's type as well.
-
-    Nothing is imported, and pickle is never loaded.
-    """
-    function, instance, args, kwargs = _read_deep_call(data)
+def _to_call(data: bytes) -> _Read:
+    """The task that a job's data calls. Nothing is imported, and pickle is never loaded."""
+    function, instance, args, kwargs = _read_deep(read_call, data)
     if is_own_call(function, args):
-        try:
-            return check_type(args[0]), args[1], None
-        except InvalidTaskError as error:
-            raise ForbiddenJobError(str(error)) from error
+        payload = args[1]
+        return _checked_type(args[0]), payload, request_id_of(payload), None
     if function in ENTRY_POINTS:
         raise ForbiddenJobError("its arguments are not [task type, payload]")
     if instance is not None:
@@ -246,17 +282,36 @@ def _to_call(data: bytes) -> tuple[str, Any, str | None]:
         )
     if not _FUNCTION.fullmatch(function):
         raise not_registered(function)
-    return function, {"args": args, "kwargs": kwargs}, function
+    return function, {"args": args, "kwargs": kwargs}, None, function
 
 
-def _read_deep_call(data: bytes) -> Call:
+def _to_head(data: bytes) -> _Read:
+    """As `_to_call`, but makes nothing of the payload: its values may take many times the memory of its text."""
+    function, _, args, _ = _read_deep(_HEAD.decode, _unpacked(data, MAX_DATA_BYTES) if data[:1] == _ZLIB else data)
+    if function not in ENTRY_POINTS:
+        return function, None, None, function
+    task_type, payload = _OWN_ARGS.decode(args)
+    with suppress(msgspec.DecodeError):  # it is no object, or its request_id no text
+        request_id = _TRACED.decode(payload).request_id
+        return _checked_type(task_type), None, request_id and request_id[:MAX_REQUEST_ID], None
+    return _checked_type(task_type), None, None, None
+
+
+def _checked_type(task_type: str) -> str:
+    try:
+        return check_type(task_type)
+    except InvalidTaskError as error:
+        raise ForbiddenJobError(str(error)) from error
+
+
+def _read_deep(read: Callable[[bytes], T], data: bytes) -> T:
     try:
         try:
-            return read_call(data)
+            return read(data)
         except RecursionError:
             # The frames that lead here count as well, and the client may have had fewer; a thread begins with none.
             with ThreadPoolExecutor(1) as thread:
-                return thread.submit(read_call, data).result()
+                return thread.submit(read, data).result()
     except RecursionError as error:
         raise ForbiddenJobError("its data is nested too deep to be read") from error
 
@@ -277,8 +332,7 @@ def read_call(data: bytes, most_bytes: int = MAX_DATA_BYTES) -> Call:
         RecursionError: It is nested too deep to be read from here.
     """
     try:
-        # zlib's first byte; RQ compresses the data of its own clients.
-        return _CALL.decode(_unpacked(data, most_bytes) if data[:1] == b"x" else data)
+        return _CALL.decode(_unpacked(data, most_bytes) if data[:1] == _ZLIB else data)
     except msgspec.DecodeError as error:
         raise ForbiddenJobError(
             "its data is not JSON of a call; pickled jobs are never loaded, enqueue with RQ's JSONSerializer"

@@ -124,6 +124,10 @@ class DaemonStatus:
         problems += [
             f"{name}: stopped by a signal, and does nothing until `kill -CONT`" for name in self.info.get("halted", [])
         ]
+        problems += [
+            f"{name}: hangs, it neither works nor waits; it is replaced in some seconds"
+            for name in self.info.get("hanging", [])
+        ]
         if lost := self.info.get("lost_lines"):
             problems.append(f"log: {lost} lines were lost; whoever reads stdout has stopped, or the disk is full")
         if (age_s := self.info.get("heartbeat_age_s", 0.0)) > LATE_HEARTBEAT_S:

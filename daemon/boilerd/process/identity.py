@@ -46,6 +46,11 @@ def is_stopped(pid: int) -> bool:
     return _stat(pid)[:1] == ["T"]
 
 
+def is_traced(pid: int) -> bool:
+    """True if a debugger holds it."""
+    return _stat(pid)[:1] == ["t"]
+
+
 def birthmark(pid: int | None = None) -> str:
     """Tell a process from all others by host, boot, PID namespace, ID and start time; empty where not known.
 

@@ -11,14 +11,17 @@ Each field is an array with a cell for each slot. Structures of ctypes cost 9 % 
 are kept (639 ns instead of 584), 70 % where they are made at each access, and 1.6 ms at the start of each command.
 """
 
+import enum
 import mmap
 import os
+import select
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
-#: More slots than a host will ever run; 56 bytes each.
+#: More slots than a host will ever run; 72 bytes each.
 SLOTS = 1024
 #: The slots of the scheduler, the embedded broker and the supervisor; workers have the ones from 0 on.
 SCHEDULER_SLOT = SLOTS - 1
@@ -29,9 +32,37 @@ LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.
 _CELL_RANGE = 2**31
 #: Arrays: one for each field of a slot, and the last for the daemon's own fields.
-_ARRAYS = 15
+_ARRAYS = 18
 #: Positions in the last array.
-_IS_QUIET, _IS_BROKER_AWAY, _PENDING, _SLOTS, _HEARTBEAT_MS, _TOLD_LINES = range(6)
+_IS_QUIET, _IS_BROKER_AWAY, _PENDING, _SLOTS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(7)
+#: Longer than any processor keeps a write from the others, by orders of magnitude; see `Scoreboard.revoke`.
+_SETTLE_S = 0.005
+
+
+class KillReason(enum.StrEnum):
+    """Why the daemon killed one of its processes."""
+
+    NONE = "none"  # it did not
+    LIMIT = "ignored its limit"
+    TAKEN = "ignored that its task was taken away"
+    HUNG = "hung"
+    STOPPED = "stopped by a signal"
+
+
+#: In the order of their numbers on the board.
+_REASONS = tuple(KillReason)
+
+
+class SignsOfLife(NamedTuple):
+    """What a process that gets on changes on the board; one that runs a task need not."""
+
+    pid: int
+    life: int
+    progress: int
+    began_ms: int
+    in_hooks_since_ms: int
+    is_busy: int
+    is_halted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +95,8 @@ class Scoreboard:
     Create it before forking.
 
     Attributes:
-        alarm_fds: A pipe, to read from and to write to: a worker's timers write there, whatever its code is doing.
+        alarm_fds: A pipe, to read from and to write to: a worker's timers write there, whatever its code is doing,
+            and so does `open_batch` where nobody watches the batches.
     """
 
     def __init__(self) -> None:
@@ -84,6 +116,9 @@ class Scoreboard:
         self._lost_lines = next(arrays)
         self._halted = next(arrays)
         self._dismissed = next(arrays)
+        self._life = next(arrays)  # changes with each sign of life
+        self._kills = next(arrays)  # why the daemon killed the last process: a number of `_REASONS`
+        self._kill_limits_s = next(arrays)
         self._daemon = next(arrays)
         self.beat()  # the first may take its time
         self.alarm_fds = os.pipe()
@@ -133,7 +168,7 @@ class Scoreboard:
         return bool(self._booted[slot])
 
     def mark_busy(self, slot: int, *, is_busy: bool) -> None:
-        """Note that a task runs, or no longer; the worker calls this before and after each."""
+        """Note that a task's handler runs, or no longer; the worker calls this before and after each."""
         self._busy[slot] = is_busy
 
     def is_busy(self, slot: int) -> bool:
@@ -147,6 +182,7 @@ class Scoreboard:
     def mark_waiting(self, slot: int, *, is_waiting: bool) -> None:
         """Note that the broker does not let a worker through; it calls this before and after each pause for that."""
         self._waiting[slot] = is_waiting
+        self.show_life(slot)
 
     def mark_halted(self, slot: int, *, is_halted: bool) -> None:
         """Note whether a signal has stopped the process (STOP, TTIN …); the scheduler looks at each heartbeat."""
@@ -155,6 +191,26 @@ class Scoreboard:
     def halted(self) -> list[int]:
         """The slots whose process served, and does nothing until it gets a SIGCONT."""
         return [slot for slot, is_halted in enumerate(self._halted) if is_halted and self._booted[slot]]
+
+    def show_life(self, slot: int) -> None:
+        """Note that the process gets on; it calls this between tasks, at the latest some seconds after the last."""
+        self._life[slot] = (self._life[slot] + 1) % _CELL_RANGE
+
+    def signs_of_life(self, slot: int) -> SignsOfLife:
+        """What the process changes as long as it gets on."""
+        return SignsOfLife(
+            self._pids[slot], self._life[slot], self._progress[slot], self._since_ms[slot],
+            self._in_hooks_since_ms[slot], self._busy[slot], self._halted[slot],
+        )  # fmt: skip
+
+    def note_kill(self, slot: int, reason: KillReason, *, limit_s: float = 0.0) -> None:
+        """Note why the process is killed, before it is; `limit_s`: that of its task, if it ignored that."""
+        self._kill_limits_s[slot] = min(round(limit_s), _CELL_RANGE - 1)
+        self._kills[slot] = _REASONS.index(reason)
+
+    def last_kill(self, slot: int) -> tuple[KillReason, int]:
+        """Why the daemon killed the last process of `slot`, and its task's limit in seconds."""
+        return _REASONS[self._kills[slot]], self._kill_limits_s[slot]
 
     def note_lost_line(self, slot: int) -> None:
         """Count a log line that the process could not write; it calls this."""
@@ -198,6 +254,13 @@ class Scoreboard:
         self._progress[slot] = 0
         self._batches[slot] = number
         self._sizes[slot] = size
+        if size > 1 and not self._daemon[_IS_WATCHED]:
+            with suppress(BlockingIOError):  # full: it wakes whoever reads all the same
+                os.write(self.alarm_fds[1], b"\0")
+
+    def shorten_batch(self, slot: int) -> None:
+        """Note that the tasks of the worker's batch that have not begun went back to their queue; it calls this."""
+        self._sizes[slot] = self._progress[slot] // 2
 
     def begin(self, slot: int) -> bool:
         """Note that the worker begins the next task of its batch; False: it must not, the rest was taken from it."""
@@ -220,15 +283,31 @@ class Scoreboard:
     def revoke(self, slot: int, number: int) -> Batch:
         """Keep the worker from beginning another task of this batch; returns its batch now, which may be another.
 
-        The worker writes its progress, then looks whether the batch was revoked; this writes
-        that, then looks at the progress: at least one of the two sees the other. Only the scheduler calls this.
+        The worker writes its progress, then looks whether the batch was revoked (`begin`). This writes that, waits, and
+        looks at the progress then: one of the two sees the other. A processor may let a read overtake a write before
+        it, by less than a microsecond, so that without the wait both might miss the other, and a task run twice. With
+        it, a worker that missed the revocation had written its progress before, and that is here by now. A fence on
+        both sides would do it too; Python has none, and the worker's would be paid for each task. Only the scheduler
+        calls this.
         """
         self._revoked[slot] = number
+        _let_writes_settle()
         return self.batch(slot)
 
     def is_revoked(self, slot: int) -> bool:
         """True if the scheduler has taken back the rest of the worker's batch, because one of its tasks is slow."""
         return self._revoked[slot] == self._batches[slot]
+
+    def has_open_batch(self, slot: int) -> bool:
+        """True if the worker claimed several tasks at once, and not all of them have ended or gone back."""
+        return self._sizes[slot] > max(1, self._progress[slot] // 2)
+
+    def watch_batches(self, *, is_watching: bool) -> None:
+        """Note whether the reclaimer looks at the batches by itself; a worker that opens one wakes it otherwise.
+
+        The worker may miss this for a moment, as in `revoke`: whoever stops watching has to look once more, later.
+        """
+        self._daemon[_IS_WATCHED] = is_watching
 
     # --- The daemon
 
@@ -276,6 +355,10 @@ class Scoreboard:
     @pending.setter
     def pending(self, value: int) -> None:
         self._daemon[_PENDING] = min(value, _CELL_RANGE - 1)
+
+
+def _let_writes_settle() -> None:
+    select.select([], [], [], _SETTLE_S)
 
 
 def _now_ms() -> int:

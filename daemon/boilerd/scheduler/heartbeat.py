@@ -14,7 +14,7 @@ from boilerd.errors import BrokerError
 from boilerd.process import debugging
 from boilerd.process.identity import is_alive, is_stopped, send
 from boilerd.process.logs import log_context
-from boilerd.process.scoreboard import Scoreboard
+from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.worker.settlement import HOOK_LIMIT_S
 
 logger = logging.getLogger("boilerd.scheduler")
@@ -23,6 +23,8 @@ logger = logging.getLogger("boilerd.scheduler")
 HEARTBEAT_S = 5.0
 #: The worker's own SIGALRM comes first; this long after the limit the worker is killed.
 KILL_AFTER_S = 5.0
+#: A worker whose task was taken away is interrupted at each heartbeat, and killed when it has gone on for so long.
+KILL_TAKEN_AFTER_S = 10.0
 #: A worker that calls the application's hooks is killed after so long; they end by themselves in half the time.
 KILL_IN_HOOKS_AFTER_S = 4 * HOOK_LIMIT_S
 
@@ -48,6 +50,7 @@ class Heartbeater:
         self._worker_names = worker_names
         self._on_gap = on_gap
         self._beat_s = -math.inf
+        self._unwanted: dict[int, tuple[tuple[int, int, int], float]] = {}  # slot → its attempt, and since when
 
     def beat(self) -> float:
         """Renew the leases; seconds until the next heartbeat is due."""
@@ -56,9 +59,7 @@ class Heartbeater:
         overdue, unwanted = self._broker.extend(list(slots), self._running(slots))
         self._note_beat()
         for worker in unwanted:
-            # Once more: the command may have been sent while nobody listened.
-            if pid := self._scoreboard.pid(slots[worker]):
-                send(pid, signal.SIGUSR1)
+            self._interrupt(slots[worker], worker)
         return min([HEARTBEAT_S, *(self._end_overdue(slots[attempt.worker], attempt) for attempt in overdue)])
 
     def _is_halted(self, slot: int) -> bool:
@@ -81,6 +82,31 @@ class Heartbeater:
         """Which claim each worker runs, of those whose handler has not returned."""
         batches = {name: self._scoreboard.batch(slot) for name, slot in slots.items() if self._scoreboard.is_busy(slot)}
         return {name: (batch.number, batch.finished) for name, batch in batches.items() if batch.is_running}
+
+    def _interrupt(self, slot: int, worker: str) -> None:
+        """Have a task that is not wanted any more end; kill its worker if it ignores that the task was taken away.
+
+        One that was cancelled keeps its claim, and may take its time: its timeout counts.
+        """
+        if not (pid := self._scoreboard.pid(slot)):
+            return
+        batch = self._scoreboard.batch(slot)
+        attempt, now_s = (pid, batch.number, batch.finished), time.monotonic()
+        seen, since_s = self._unwanted.get(slot, (attempt, now_s))
+        self._unwanted[slot] = attempt, (since_s if seen == attempt else now_s)
+        if now_s - self._unwanted[slot][1] < KILL_TAKEN_AFTER_S or self._holds_running(slot, worker):
+            # At each heartbeat: the command may have been sent while nobody listened.
+            send(pid, signal.SIGUSR1)
+            return
+        logger.error("worker killed, its task was taken away and goes on", extra={"child": f"worker:{slot}"})
+        self._scoreboard.note_kill(slot, KillReason.TAKEN)
+        send(pid, signal.SIGKILL)
+
+    def _holds_running(self, slot: int, worker: str) -> bool:
+        """True unless the worker's handler runs without a claim."""
+        held = {batch_place(claim.execution_id) for claim in self._broker.held(worker)}
+        batch = self._scoreboard.batch(slot)
+        return not self._scoreboard.is_busy(slot) or (batch.number, batch.finished) in held
 
     def _note_beat(self) -> None:
         now_s = time.monotonic()
@@ -111,6 +137,7 @@ class Heartbeater:
             with log_context(task_id=attempt.task_id):
                 fields = {"child": f"worker:{slot}", "late_s": round(late_s, 3)}
                 logger.error("worker killed, its task ignores the timeout", extra=fields)
+            self._scoreboard.note_kill(slot, KillReason.LIMIT, limit_s=attempt.limit_s)
             send(pid, signal.SIGKILL)
 
     def _live_slots(self) -> set[int]:

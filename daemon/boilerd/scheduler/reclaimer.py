@@ -18,8 +18,10 @@ logger = logging.getLogger("boilerd.prefetch")
 class Reclaimer:
     """Gives back the tasks that wait behind a slow one, and acknowledges those before it.
 
-    It sleeps until a worker's timer writes to the scoreboard's pipe: C code does that, so it happens also
-    while the worker's code does not return to Python.
+    While a worker has a batch, it looks at the scoreboard every 50 ms: whatever a handler does to its process's signals
+    and timers cannot keep it from that. The worker's timer wakes it sooner, through the scoreboard's pipe: C code
+    writes there, also while the worker's code does not return to Python. While there is no batch it sleeps; the worker
+    that claims the next one writes to the pipe.
 
     Args:
         broker: Its pool gives this thread a connection of its own.
@@ -39,29 +41,42 @@ class Reclaimer:
         self._thread.start()
 
     def _watch(self) -> None:
-        alarm_fd = self._scoreboard.alarm_fds[0]
-        timeout_s: float | None = 0.0  # at once: a task may have become slow before there was a scheduler
+        was_needed = True
         while True:
-            select.select([alarm_fd], [], [], timeout_s)
-            with suppress(BlockingIOError):
-                os.read(alarm_fd, 4096)
-            # In an outage it tries again while the slow task runs.
-            answers = [self._end_batch_if_slow(slot) for slot in range(len(self._names))]
-            timeout_s = None if all(answers) else SLOW_S
+            # At once: a task may have become slow before there was a scheduler.
+            is_needed = self._look()
+            self._scoreboard.watch_batches(is_watching=is_needed)
+            # It sleeps without an end only after a second look: a worker may have missed that nobody watches.
+            self._await_alarm(SLOW_S if is_needed or was_needed else None)
+            was_needed = is_needed
 
-    def _end_batch_if_slow(self, slot: int) -> bool:
-        """End the slot's batch if its running task is slow; False: the broker did not answer."""
+    def _await_alarm(self, timeout_s: float | None) -> None:
+        alarm_fd = self._scoreboard.alarm_fds[0]
+        select.select([alarm_fd], [], [], timeout_s)
+        with suppress(BlockingIOError):
+            os.read(alarm_fd, 4096)
+
+    def _look(self) -> bool:
+        """End each batch whose running task is slow; False if there is no batch left to look after."""
+        slots = [slot for slot in range(len(self._names)) if self._scoreboard.has_open_batch(slot)]
+        answers = [self._is_to_be_watched(slot) for slot in slots]  # of each, not up to the first
+        return any(answers)
+
+    def _is_to_be_watched(self, slot: int) -> bool:
+        """End the slot's batch if its running task is slow; False if it was ended. In an outage it is tried again."""
         batch = self._scoreboard.batch(slot)
+        if self._ended.get(slot) == batch.number:
+            return False
         # A little early is right: the timer and this clock do not tick together.
-        if batch.size < 2 or batch.running_ms < SLOW_S * 800 or self._ended.get(slot) == batch.number:
+        if batch.running_ms < SLOW_S * 800:
             return True
         try:
             self.end_batch(slot, batch.number)
         except Exception as error:  # noqa: BLE001 - a connection that another thread closes may raise anything
             logger.debug("tasks beside a slow one stay where they are", extra={"error": str(error)})
-            return False
+            return True
         self._ended[slot] = batch.number
-        return True
+        return False
 
     def end_batch(self, slot: int, number: int) -> None:
         """Acknowledge the batch's tasks that have ended, and give back those that have not begun."""

@@ -93,6 +93,7 @@ class Recoverer:
         for slot, name in enumerate(self._worker_names):
             if not self._scoreboard.pid(slot) and self._scoreboard.last_exit(slot) == STOPPED_BY_DAEMON:
                 self._rules.settle_dead_worker(self._broker, name, self._scoreboard.batch(slot), None)
+                self._scoreboard.shorten_batch(slot)
 
     def _record_attempts_of_dead_daemons(self) -> Iterator[Claim]:
         """Record as lost what workers held that died with their supervisor; a living one starts successors."""

@@ -146,6 +146,7 @@ class Scheduler:
 
         A refusal of Redis, and any other error, is logged, and keeps the scheduler from no other duty.
         """
+        self._scoreboard.show_life(SCHEDULER_SLOT)
         try:
             due_in_s = self._outage_retry.call(duty.perform)
         except BrokerRefusedError as error:
@@ -216,6 +217,7 @@ class Scheduler:
 
     def _pause(self, seconds: float) -> bool:
         """Sleep in an outage; False when told to stop."""
+        self._scoreboard.show_life(SCHEDULER_SLOT)
         self._scoreboard.is_broker_away = True
         self._stop.pause(seconds)
         return not self._stop and not self._is_orphaned()

@@ -35,6 +35,7 @@ from boilerd.supervision.children import ForkedConfig
 from boilerd.supervision.drain import Drain
 from boilerd.supervision.groups import SCHEDULER, WORKER
 from boilerd.supervision.handover import Handover
+from boilerd.supervision.hangs import HangWatch
 from boilerd.supervision.lost_lines import LostLines
 from boilerd.supervision.options import BUSY_POLL_S, Options, Poller
 from boilerd.supervision.pool import Pool
@@ -107,6 +108,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._must_spawn_scheduler = False
         self._pool: Pool | None = None
         self._lost_lines = LostLines(scoreboard)
+        self._hangs = HangWatch(scoreboard)
         self._report = Report(Notifier(), scoreboard)
         self._drain = Drain(options, lambda: self.process_groups)
         self._reload = Reload(options, lambda: self.process_groups, self._report, lambda: hand_over(self))
@@ -201,6 +203,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             "lost_lines": scoreboard.untold_lines,
             "missing": pool.missing() if pool else [],
             "halted": [f"{WORKER}:{slot}" for slot in scoreboard.halted()],
+            "hanging": self._hangs.hanging,
             "status": self._report.status(pool, self._activity(), self._reload.last_error),
         }
 
@@ -267,6 +270,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         if self._drain.is_under_way:
             self._report.extend_timeout()
         else:
+            self._hangs.look()  # a drain has limits of its own
             if self._reload.is_under_way:
                 self._reload.step()
             if not self._reload.is_draining:

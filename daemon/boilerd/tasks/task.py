@@ -53,10 +53,13 @@ class Task(msgspec.Struct, frozen=True):
     A Struct, for a worker makes one for each task, twelve times as fast as a dataclass.
 
     Attributes:
-        attempt: Number of this attempt, from 1.
+        attempt: Number of this attempt by the retries that are used up, from 1. What uses up none leaves it as it is:
+            RetryLater, an error that `is_failure` says is none, a run from the archive.
         max_retries: Attempts that may follow a first one that failed.
         timeout_s: Seconds that one attempt may take; None: only the deadline counts.
         deadline: The moment after which the task may not run.
+        runs: Number of this run, from 1. All count that ended, whatever became of them, or whose worker was lost; a run
+            that a drain cut does not.
         request_id: Ties the task to its cause; from the payload's ``request_id``.
     """
 
@@ -72,6 +75,7 @@ class Task(msgspec.Struct, frozen=True):
     request_id: str | None = None
     retry_intervals_s: tuple[float, ...] = ()
     runtime: Runtime | None = None
+    runs: int = 1
 
     def __repr__(self) -> str:
         """Without the payload, which only the handler may see."""
@@ -83,6 +87,10 @@ class Task(msgspec.Struct, frozen=True):
         In place: a copy would cost as much as all other Python code for a short task.
         """
         force_setattr(self, "max_retries", max_retries)
+
+    def fill(self, payload: Any) -> None:
+        """Set a payload that was not read at first. Only whoever settles a lost attempt calls this."""
+        force_setattr(self, "payload", payload)
 
     def attach(self, runtime: Runtime | None) -> None:
         """Set the attempt that runs the task. Only the worker calls this."""

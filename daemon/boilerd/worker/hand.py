@@ -82,6 +82,7 @@ class Hand:
             if self._scoreboard.begin(self._slot):
                 return self.claims.popleft()
             self.claims.clear()  # the scheduler gave them back
+            self._scoreboard.shorten_batch(self._slot)
         return None
 
     def wait(self, timeout_s: float) -> None:
@@ -107,6 +108,7 @@ class Hand:
             only = [claim.execution_id for claim in self.claims]
             self.claims.clear()
             self._broker.release(self._name, only)
+            self._scoreboard.shorten_batch(self._slot)
 
     def acknowledge(self) -> None:
         """Acknowledge the completions, release what Redis may hold beside them, claim nothing."""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure, batch_place
-from boilerd.broker.job_hash import not_registered
+from boilerd.broker.job_hash import not_registered, read_payload
 from boilerd.broker.neighbours import Declared
 from boilerd.errors import WorkerDiedError, describe
 from boilerd.process.folding import Folding
@@ -47,10 +47,11 @@ class Rules:
     """The application's rules: how to run a task, and what to do with one that failed.
 
     Attributes:
-        handler: Runs a task: the mux with its middleware.
+        handler: Runs a task: the mux.
         may_call: Whether a job of a plain RQ client may call this function.
         policy: Task type → its retry policy.
         hooks: Called when an attempt fails.
+        middleware: Goes around the handler.
         refusals: Folds what is logged of refused jobs: whoever can write to Redis can cause thousands in a second.
         declared: What the worker's record tells of the application.
     """
@@ -59,6 +60,7 @@ class Rules:
     may_call: Callable[[str], bool]
     policy: Callable[[str], RetryPolicy]
     hooks: Hooks
+    middleware: Callable[[Handler], Handler] = lambda handler: handler
     refusals: Folding = field(default_factory=lambda: Folding(logger))
     declared: Declared = field(default_factory=Declared)
 
@@ -74,7 +76,7 @@ class Rules:
         types = [*mux.patterns(), *([""] if mux.has_handler("") else [])]  # with a not_found handler it takes all
         policy = functools.lru_cache(1024)(lambda task_type: mux.policy(task_type) or default)
         declared = Declared(tuple(types), tuple(crons))
-        return cls(middleware(mux), functools.partial(_may_call, mux), policy, mux.hooks, declared=declared)
+        return cls(mux, functools.partial(_may_call, mux), policy, mux.hooks, middleware, declared=declared)
 
     def task_of(self, claim: Claim) -> Task | None:
         """The claimed task with its final number of retries: the client's, else its policy's; None: it cannot run."""
@@ -139,8 +141,21 @@ class Rules:
             return
         with _context(task):
             logger.error("task failed", extra={"error": line})
-        failure = copy_context().run(self.decide_failure, task, error, line)
+        rules = self._with_payload(claim)
+        failure = copy_context().run(rules.decide_failure, task, error, line)
         record_failure(broker, worker, claim, failure, is_taken=is_taken)
+
+    def _with_payload(self, claim: Claim) -> "Rules":
+        """The rules by which a lost attempt is settled; its payload is read if one of the hooks is to see it.
+
+        It may be too large for this process as well. If that ends it, the next one does not ask the hooks.
+        """
+        if self.hooks.error_handler or self.hooks.retry_delay:
+            try:
+                read_payload(claim)
+            except (ValueError, MemoryError):
+                return replace(self, hooks=Hooks())
+        return self
 
     def archive_unrunnable(self, broker: RecordsFailures, worker: str, claim: Claim) -> None:
         """Archive a claimed job that cannot run: damaged, forbidden, or of a function that is not registered."""

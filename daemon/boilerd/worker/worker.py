@@ -10,8 +10,10 @@ import logging
 import math
 import os
 import random
+import signal
 import time
 from contextlib import nullcontext
+from typing import Any
 
 import redis
 from setproctitle import setproctitle
@@ -23,9 +25,10 @@ from boilerd.process.contexts import FreshContext
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
 from boilerd.process.forks import leave_to_parent
-from boilerd.process.scoreboard import Scoreboard
+from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.process.surroundings import Surroundings
+from boilerd.tasks.mux import Handler
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.task import Task
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
@@ -44,6 +47,13 @@ QUIET_POLL_S = 0.1
 #: What a worker has for its end that released its task at the end of a drain; it is killed half a second after that.
 LEAST_END_S = 0.2
 _NO_JOB = nullcontext()
+#: How the error of an attempt tells why the daemon killed its worker.
+_WHY_KILLED = {
+    KillReason.LIMIT: "its task ignored its limit of {} s, from timeout or deadline",
+    KillReason.TAKEN: "its task ignored that it was taken away",
+    KillReason.HUNG: "it hung, and neither ran the handler nor got on",
+    KillReason.STOPPED: "another signal had stopped it for too long",
+}
 
 
 class Worker:
@@ -86,7 +96,8 @@ class Worker:
         self._connection = connection
         self._drain_s = limits.drain_s
         broker = Broker(connection)
-        self._runner = AttemptRunner(rules.handler, surroundings=surroundings, listens=False)
+        handler = rules.middleware(_shown_as_busy(rules.handler, scoreboard, slot))
+        self._runner = AttemptRunner(handler, surroundings=surroundings, listens=False)
         self._stop = StopRequest(lambda: self._runner.drain(limits.drain_s), listens=False)
         self._loop = WorkLoop(
             broker,
@@ -217,6 +228,7 @@ class WorkLoop:
                 return DONE
             else:
                 self._rules.refusals.tell()
+                self._scoreboard.show_life(self._slot)
                 self._hand.wait(self._limits.idle_s * (0.5 + random.random()))
             self._look_for_parent()
         return OK
@@ -228,6 +240,7 @@ class WorkLoop:
         self._show("quiet")
         while self._scoreboard.is_quiet and not self._stop:
             self._stop.pause(QUIET_POLL_S)
+            self._scoreboard.show_life(self._slot)
             self._look_for_parent()
         self._show("waiting")
 
@@ -260,7 +273,6 @@ class WorkLoop:
 
     def _attempt(self, claim: Claim, task: Task) -> Outcome:
         self._show(f"running {task.type} {task.id}")
-        self._scoreboard.mark_busy(self._slot, is_busy=True)
         deadline_in_s = task.deadline.timestamp() - float(claim.started) if task.deadline else None
         failpoint("before-handler")
         began_s = time.perf_counter()
@@ -273,7 +285,7 @@ class WorkLoop:
             )
         self._prefetch.note(time.perf_counter() - began_s)
         failpoint("after-handler")
-        self._scoreboard.mark_busy(self._slot, is_busy=False)
+        self._scoreboard.mark_busy(self._slot, is_busy=False)  # where a signal came in between
         if not self._hand.claims:
             self._show("waiting")
         self._lifespan.tasks += 1
@@ -298,10 +310,32 @@ class WorkLoop:
         The hooks are asked again in another try: the mark that they run must not last through a pause.
         """
         status = self._scoreboard.last_exit(self._slot)
-        died = None if status == STOPPED_BY_DAEMON else WorkerDiedError(f"worker died: {describe_exit(status)}")
+        died = None if status == STOPPED_BY_DAEMON else WorkerDiedError(self._describe_death(status))
         with self._scoreboard.running_hooks(self._slot):
             rules.settle_dead_worker(self._broker.once, self._name, self._scoreboard.batch(self._slot), died)
         self._scoreboard.open_batch(self._slot, 0, 0)
+        self._scoreboard.note_kill(self._slot, KillReason.NONE)
+
+    def _describe_death(self, status: int) -> str:
+        """How the predecessor ended, and why, if the daemon killed it."""
+        death = f"worker died: {describe_exit(status)}"
+        reason, limit_s = self._scoreboard.last_kill(self._slot)
+        if status != -signal.SIGKILL or reason is KillReason.NONE:
+            return death
+        return f"{death}, because {_WHY_KILLED[reason].format(limit_s)}"
 
     def _show(self, doing: str) -> None:
         setproctitle(f"boilerd: {self._title} {doing}")
+
+
+def _shown_as_busy(handler: Handler, scoreboard: Scoreboard, slot: int) -> Handler:
+    """The handler, noted on the scoreboard while it runs: it has limits of its own, what is around it must be short."""
+
+    def run(task: Task) -> Any:
+        scoreboard.mark_busy(slot, is_busy=True)
+        try:
+            return handler(task)
+        finally:
+            scoreboard.mark_busy(slot, is_busy=False)
+
+    return run

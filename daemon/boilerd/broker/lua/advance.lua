@@ -96,6 +96,7 @@ local function run_again(done, left, intervals)
   end
   call('HDEL', RQ .. ':job:' .. done.job, 'result')
   call('HSET', RQ .. ':job:' .. done.job, 'repeats_left', whole(left - 1))
+  redis.pcall('HINCRBY', RQ .. ':job:' .. done.job, 'runs', 1)
   if #intervals > 0 then call('HSET', RQ .. ':job:' .. done.job, 'repeat_intervals', cjson.encode(intervals)) end
   if after > 0 then
     own_call('ZCARD', RQ .. ':scheduled:' .. done.queue) -- the task must not end nowhere

@@ -12,7 +12,7 @@
 --   was written: the lease was gone; or the claim was to be taken from its worker, which had renewed it; or RQ's tools
 --   cancelled or deleted the task while it ran, and the claim was given up.
 -- Touches: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions, rq:worker:W,
---   rq:job:ID (status, last_error, last_failed_at, number_of_retries, retries_left), rq:results:ID (XADD),
+--   rq:job:ID (status, last_error, last_failed_at, number_of_retries, retries_left, runs), rq:results:ID (XADD),
 --   boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY, boilerd:called:KEY; for a retry
 --   rq:scheduled:Q (ZADD, score = when it is due), rq:queues, boilerd:queues (SADD) and boilerd:alarm; for the
 --   archive rq:failed:Q and boilerd:archived:Q (ZADD, score = when it expires), EXPIRE on the job's keys, and beyond
@@ -45,7 +45,11 @@ if verdict ~= 'drop' then
   call('HSET', job_key, 'last_error', ARGV[8], 'last_failed_at', iso(seconds))
   record(job, eid, worker, 2, started, seconds, 'exc_string', ARGV[9])
 end
-if is_doubtful then call('HSET', job_key, 'alone', 1) end
+if is_doubtful then
+  call('HSET', job_key, 'alone', 1)
+elseif verdict ~= 'drop' then
+  redis.pcall('HINCRBY', job_key, 'runs', 1) -- a foreign value may stand there
+end
 -- From now on the job hash says how many retries are left. A job of plain RQ that was refused keeps its own number.
 if verdict == 'retry' or verdict == 'archive' and call('HEXISTS', job_key, 'task_type') == 1 then
   -- A client of plain RQ may have written anything there, such as '+1'.

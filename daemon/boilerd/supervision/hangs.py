@@ -1,0 +1,101 @@
+"""Finds processes that hang: they neither run a task, nor wait, nor get on.
+
+A task has its own limits, which a worker or the scheduler ends. This is for all between the tasks: a lock that nobody
+releases, an exit handler that never returns, a connection that never answers. Whoever hangs cannot tell it. So each
+process leaves signs of life on the scoreboard, and here it counts for how long they have been the same.
+
+A process that a signal has stopped hangs as well, but as a rule somebody wanted that. It is left alone for a minute:
+its lease ends meanwhile, and others take over its tasks. One that is under a debugger is never ended.
+"""
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+
+from boilerd.process.identity import is_stopped, is_traced, send
+from boilerd.process.scoreboard import SCHEDULER_SLOT, KillReason, Scoreboard, SignsOfLife
+from boilerd.supervision.groups import SCHEDULER, WORKER
+
+logger = logging.getLogger("boilerd.supervisor")
+
+#: `health` tells of a process without a sign of life for so long. A command to the broker may take 5 s, and an idle
+#: worker waits 4.5 s for one.
+TOLD_AFTER_S = 8.0
+#: It is killed, and replaced, after so long.
+KILLED_AFTER_S = 15.0
+#: Additional times. Two hooks may take 5 s each. One try may go to several servers where the broker is away. The
+#: scheduler has many duties. Whoever stopped a process has a minute.
+HOOKS_S, AWAY_S, SCHEDULER_S, STOPPED_S = 20.0, 45.0, 12.0, 45.0
+#: How often it looks.
+LOOK_EVERY_S = 1.0
+#: After a longer pause this process was held up, and all others may have been: they get the whole time again.
+LONGEST_PAUSE_S = 5.0
+
+
+class HangWatch:
+    """Finds and ends processes that hang; the supervisor's loop calls `look` at each round.
+
+    Args:
+        scoreboard: Where the processes leave signs of life.
+        clock: Seconds that never go back.
+
+    Attributes:
+        hanging: The processes that hung at the last look, such as ``worker:3``.
+    """
+
+    def __init__(self, scoreboard: Scoreboard, clock: Callable[[], float] = time.monotonic) -> None:
+        self._scoreboard = scoreboard
+        self._clock = clock
+        self._looked_s = clock()
+        self._seen: dict[int, tuple[SignsOfLife, float]] = {}  # slot → its signs of life, and since when
+        self._killed: set[int] = set()
+        self.hanging: list[str] = []
+
+    def look(self) -> None:
+        """Look at all processes, if it is time."""
+        now_s = self._clock()
+        if now_s - self._looked_s < LOOK_EVERY_S:
+            return
+        if now_s - self._looked_s > LONGEST_PAUSE_S:
+            self._seen.clear()
+        self._looked_s = now_s
+        slots = [*range(self._scoreboard.slots), SCHEDULER_SLOT]
+        self.hanging = [_name(slot) for slot in slots if self._hangs(slot, now_s)]
+
+    def _hangs(self, slot: int, now_s: float) -> bool:
+        signs = self._scoreboard.signs_of_life(slot)
+        seen, since_s = self._seen.get(slot, (None, now_s))
+        if signs != seen:
+            self._seen[slot] = signs, now_s
+            return False
+        silent_s = now_s - since_s
+        if silent_s < TOLD_AFTER_S or not signs.pid or (signs.is_busy and not signs.is_halted):
+            return False
+        if is_traced(signs.pid):
+            return False
+        is_halted = signs.is_halted or is_stopped(signs.pid)
+        more_s = STOPPED_S if is_halted else self._more_s(slot, signs)
+        if silent_s >= KILLED_AFTER_S + more_s:
+            self._kill(slot, signs.pid, KillReason.STOPPED if is_halted else KillReason.HUNG)
+        # That a signal has stopped it, is told elsewhere.
+        return not is_halted and silent_s >= TOLD_AFTER_S + more_s
+
+    def _more_s(self, slot: int, signs: SignsOfLife) -> float:
+        """How much longer than others this process may be without a sign of life."""
+        return max(
+            HOOKS_S if signs.in_hooks_since_ms else 0.0,
+            AWAY_S if self._scoreboard.is_broker_away else 0.0,
+            SCHEDULER_S if slot == SCHEDULER_SLOT else 0.0,
+        )
+
+    def _kill(self, slot: int, pid: int, reason: KillReason) -> None:
+        if pid not in self._killed:  # the kernel may keep one that waits for a disk
+            self._killed = {pid, *(self._killed & set(self._scoreboard.live().values()))}
+            logger.error("process killed, it hangs", extra={"child": _name(slot), "child_pid": pid, "reason": reason})
+            self._scoreboard.note_kill(slot, reason)
+        send(pid, signal.SIGKILL)
+
+
+def _name(slot: int) -> str:
+    return SCHEDULER if slot == SCHEDULER_SLOT else f"{WORKER}:{slot}"
