@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from boilerd.process import debugging
 from boilerd.process.identity import is_stopped, is_traced, send
 from boilerd.process.scoreboard import SCHEDULER_SLOT, KillReason, Scoreboard, SignsOfLife
 from boilerd.supervision.groups import SCHEDULER, WORKER
@@ -55,7 +56,7 @@ class HangWatch:
     def look(self) -> None:
         """Look at all processes, if it is time."""
         now_s = self._clock()
-        if now_s - self._looked_s < LOOK_EVERY_S:
+        if now_s - self._looked_s < LOOK_EVERY_S or debugging.is_on():
             return
         if now_s - self._looked_s > LONGEST_PAUSE_S:
             self._seen.clear()
