@@ -1,5 +1,6 @@
 """One attempt: from a handler, inside its limits, to an outcome. Real signals, in this process."""
 
+import _signal  # type: ignore[import-not-found] # it returns what it takes
 import logging
 import os
 import select
@@ -117,7 +118,7 @@ def test_signal_handlers_that_a_task_leaves_behind_are_undone(handler: Any) -> N
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR1):
             signal.signal(signum, handler)
 
-    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    kept = {signum: _signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         stop = StopRequest()
         execution = AttemptRunner(lambda task: replaces(task) if task.payload else wait())
