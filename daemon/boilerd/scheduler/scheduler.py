@@ -15,13 +15,16 @@ Any number of hosts can have one for the same Redis: each step is one script the
 
 import logging
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from setproctitle import setproctitle
 
+from boilerd.broker import append_file
 from boilerd.broker.broker import Broker
 from boilerd.broker.constants import CHUNK, FORWARD_EVERY_S
 from boilerd.broker.outage import OutageRetry
@@ -51,6 +54,8 @@ TIDY_EVERY_S, TIDY_PAUSE_S = 60.0, 0.5
 #: Due tasks of a burst of retries are forwarded together; adds so much to a delay at most.
 FORWARD_PAUSE_S = 0.01
 
+#: An orphan looks so often whether the embedded broker, whose disk is full, could write what was accepted.
+UNWRITTEN_PAUSE_S = 0.2
 #: Redis looks ten times a second (its ``hz``) for blocked clients whose time is over, so the last
 #: bit before something is due is slept here.
 BLOCKED_LATE_S = 0.1
@@ -224,8 +229,12 @@ class Scheduler:
 
     def _end_valkey(self) -> None:
         """End the embedded broker, which outlives a killed supervisor for the workers' last outcomes."""
-        if pid := self._scoreboard.pid(VALKEY_SLOT):
-            send(pid, signal.SIGTERM)
+        if not (pid := self._scoreboard.pid(VALKEY_SLOT)):
+            return
+        with suppress(BrokerError):  # it is gone, or hangs
+            while append_file.close(self._broker.connection):
+                select.select([], [], [], UNWRITTEN_PAUSE_S)
+        send(pid, signal.SIGTERM)
 
 
 @dataclass(slots=True)
