@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 from supervisor.options import ProcessGroupConfig
 
 from boilerd.broker.broker import Broker
+from boilerd.broker.connection import mark_of
 from boilerd.daemon.boot import connect
 from boilerd.process import logs
 from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
@@ -25,6 +26,7 @@ from boilerd.tasks.cron import check_entries
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.attempt_log import log_attempts
+from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.limits import Limits
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
@@ -84,6 +86,7 @@ class Processes:
         self._is_burst = is_burst
         self._surroundings = Surroundings()
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
+        self._kept = KeptOutcomes(settings.state_path() / "outcomes", mark_of(settings))
         self._name = f"{host}.{secrets.token_hex(3)}"
 
     def groups(self) -> list[ProcessGroupConfig]:
@@ -130,6 +133,7 @@ class Processes:
             scoreboard=self._scoreboard,
             slot=slot,
             address=self._address,
+            kept=self._kept,
             surroundings=self._surroundings,
         )
 
@@ -146,6 +150,7 @@ class Processes:
                 rules=self._application.rules,
                 periodic=self._application.periodic,
                 limits=self._settings.queue_limits(),
+                kept=self._kept,
             ).serve()
 
     def _run_worker(self, worker: Worker, slot: int) -> int:

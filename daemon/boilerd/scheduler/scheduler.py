@@ -39,6 +39,7 @@ from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
 from boilerd.scheduler.subscriber import Subscriber
+from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules
 
 logger = logging.getLogger("boilerd.scheduler")
@@ -73,6 +74,7 @@ class Scheduler:
         rules: Decide about the attempts of workers that are gone.
         periodic: The periodic tasks.
         limits: Those of the settings.
+        kept: The outcomes that workers could not write before they had to stop.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Scheduler:
         rules: Rules,
         periodic: Periodic,
         limits: Mapping[str, int],
+        kept: KeptOutcomes,
     ) -> None:
         self._broker = broker
         self._queues = queues
@@ -92,7 +95,7 @@ class Scheduler:
         self._periodic = periodic
         self._rules = rules
         self._recoverer = Recoverer(
-            broker, scoreboard=scoreboard, worker_names=worker_names, queues=queues, rules=rules
+            broker, scoreboard=scoreboard, worker_names=worker_names, queues=queues, rules=rules, kept=kept
         )
         self._heartbeater = Heartbeater(broker, scoreboard, worker_names, self._recoverer.start_grace)
         self._subscriber = Subscriber(broker.connection, worker_names, scoreboard)

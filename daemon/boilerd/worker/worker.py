@@ -16,7 +16,7 @@ import redis
 from setproctitle import setproctitle
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.claims import Claim
+from boilerd.broker.claims import Claim, Failure
 from boilerd.errors import BrokerError, WorkerDiedError
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
@@ -27,6 +27,7 @@ from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.task import Task
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
 from boilerd.worker.hand import Hand
+from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.limits import Lifespan, Limits
 from boilerd.worker.prefetch import SLOW_S, Prefetch
 from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
@@ -59,6 +60,7 @@ class Worker:
         scoreboard: Where it notes that it has booted, and is busy; and learns how its predecessor ended.
         slot: Its cells there.
         address: How Redis knows this host.
+        kept: Where outcomes go that cannot be written when it has to stop.
         surroundings: What a task finds and leaves; one for all workers, so that they share its memory.
     """
 
@@ -75,6 +77,7 @@ class Worker:
         scoreboard: Scoreboard,
         slot: int,
         address: str,
+        kept: KeptOutcomes,
         surroundings: Surroundings | None = None,
     ) -> None:
         self.title = title
@@ -93,6 +96,7 @@ class Worker:
             prefetch=prefetch,
             scoreboard=scoreboard,
             slot=slot,
+            kept=kept,
         )
 
     def run(self) -> int:
@@ -110,7 +114,7 @@ class WorkLoop:
         rq_worker: The entry in RQ's registry.
         runner: Runs the attempts; listens to its signals when the work begins.
         stop: Ends the work; listens by then, too.
-        title, order, rules, limits, prefetch, scoreboard, slot: See `Worker`.
+        title, order, rules, limits, prefetch, scoreboard, slot, kept: See `Worker`.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class WorkLoop:
         prefetch: Prefetch,
         scoreboard: Scoreboard,
         slot: int,
+        kept: KeptOutcomes,
     ) -> None:
         self._rq_worker = rq_worker
         self._name = rq_worker.name
@@ -140,8 +145,13 @@ class WorkLoop:
         self._slot = slot
         self._parent = os.getpid()
         self._lifespan = Lifespan(limits)
-        #: True while an outcome that is no completion waits to be written.
+        #: True while an outcome that is no completion waits to be written; what failed, if it is a failure.
         self._is_settling = False
+        self._failed: tuple[Claim, Failure] | None = None
+        self._kept = kept
+        #: The execution IDs of the outcomes that are kept; None: none are.
+        self._kept_ids: list[str] | None = None
+        self._has_settled_predecessor = False
         pause = OutagePause(
             stop,
             parent=self._parent,
@@ -149,6 +159,7 @@ class WorkLoop:
             has_outcome=lambda: self._is_settling or bool(self._hand.completions),
             scoreboard=scoreboard,
             slot=slot,
+            keep=self._keep_outcomes,
         )
         self._broker = ResilientBroker(broker, pause)
         self._hand = Hand(
@@ -175,8 +186,10 @@ class WorkLoop:
             status = self._serve()
             self._hand.give_back()
             self._hand.acknowledge()
+            self._forget_kept()
             self._broker.together(self._rq_worker.register_death)
         except BrokerError as error:
+            self._keep_outcomes()
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
             return FAILED
         finally:
@@ -266,7 +279,9 @@ class WorkLoop:
         with self._scoreboard.running_hooks(self._slot):
             failure = self._rules.decide_failure(task, outcome.error, outcome.traceback)
         self._runner.put_back()
+        self._failed = claim, failure
         record_failure(self._broker, self._name, claim, failure)
+        self._failed = None
         self._hand.finish()
 
     def _release(self, claim: Claim) -> None:
@@ -279,11 +294,31 @@ class WorkLoop:
 
         The hooks are asked again in another try: the mark that they run must not last through a pause.
         """
+        self._kept.write(self._broker.once, self._name)
         status = self._scoreboard.last_exit(self._slot)
         died = None if status == STOPPED_BY_DAEMON else WorkerDiedError(f"worker died: {describe_exit(status)}")
         with self._scoreboard.running_hooks(self._slot):
             rules.settle_dead_worker(self._broker.once, self._name, self._scoreboard.batch(self._slot), died)
         self._scoreboard.open_batch(self._slot, 0, 0)
+        self._has_settled_predecessor = True
+
+    def _keep_outcomes(self) -> None:
+        """Keep what could not be written, in a drain: a kill, or the end of the drain, may come before the broker."""
+        if not self._has_settled_predecessor:
+            return  # the claims are not this process's
+        failures = [self._failed] if self._failed else []
+        ids = [
+            claim.execution_id
+            for claim in (*(done.claim for done in self._hand.completions), *(claim for claim, _ in failures))
+        ]
+        if ids != self._kept_ids:
+            self._kept_ids = ids
+            self._kept.keep(self._name, self._hand.completions, failures)
+
+    def _forget_kept(self) -> None:
+        """All that was kept is written after all."""
+        if self._kept_ids is not None:
+            self._kept.forget(self._name)
 
     def _show(self, doing: str) -> None:
         setproctitle(f"boilerd: {self._title} {doing}")
