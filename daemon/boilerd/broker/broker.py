@@ -10,6 +10,8 @@ import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+import redis
+
 from boilerd.broker import keys
 from boilerd.broker.claims import Advance, Claim, Completion, Failure, batch_place, completion_args
 from boilerd.broker.connection import text
@@ -18,10 +20,9 @@ from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_a
 from boilerd.broker.scheduler_calls import SchedulerCalls
 from boilerd.errors import MAX_ERROR_LENGTH, BoilerdError
 from boilerd.tasks.retry import Verdict
-from boilerd.tasks.task import TaskState
+from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, TaskState
 
-#: Asynq's limit of an archive, per queue.
-ARCHIVE_LIMIT = 10_000
+ARCHIVE_LIMIT = DEFAULT_ARCHIVE_LIMIT
 #: An enqueue script ends at this many bytes of payload: more keep Redis from others as well, and take its memory.
 CHUNK_BYTES = 8 * 1024 * 1024
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
@@ -29,7 +30,16 @@ BATCH_PARTS = 16
 
 
 class Broker(SchedulerCalls):
-    """All that boilerd asks of Redis; the calls of clients and workers are here."""
+    """All that boilerd asks of Redis; the calls of clients and workers are here.
+
+    Args:
+        connection: Of this process alone.
+        archive_limit: How many failed tasks the archive of a queue may hold; 0: any number. None: 10,000.
+    """
+
+    def __init__(self, connection: redis.Redis, *, archive_limit: int | None = None) -> None:
+        super().__init__(connection)
+        self._archive_limit = ARCHIVE_LIMIT if archive_limit is None else archive_limit
 
     def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
         """Store tasks: one round trip for up to 500, or 8 MiB of payloads.
@@ -118,7 +128,7 @@ class Broker(SchedulerCalls):
         decision = failure.decision
         args: list[str | bytes | float] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
         args += [line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]
-        done = text(self._run("fail", [*args, ARCHIVE_LIMIT, int(is_taken), int(failure.is_doubtful)]))
+        done = text(self._run("fail", [*args, self._archive_limit, int(is_taken), int(failure.is_doubtful)]))
         return Verdict(done) if done else None
 
     def release(self, worker: str, *, keep: Collection[str] = (), only: Collection[str] | None = None) -> list[str]:
@@ -168,7 +178,7 @@ class Broker(SchedulerCalls):
         """Run, archive or delete tasks; for each ``done``, ``unknown``, the state that forbids it, or ``locked ID``."""
         if not task_ids:
             return []
-        return [text(answer) for answer in self._run("act", [action, ARCHIVE_LIMIT, *task_ids])]
+        return [text(answer) for answer in self._run("act", [action, *task_ids])]
 
     def ring(self, queue: str) -> None:
         """Wake all workers that wait for the queue: something changed that they cannot see.

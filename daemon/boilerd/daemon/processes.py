@@ -134,6 +134,7 @@ class Processes:
             slot=slot,
             address=self._address,
             kept=self._kept,
+            archive_limit=settings.archive_limit,
             surroundings=self._surroundings,
         )
 
@@ -143,7 +144,7 @@ class Processes:
         with connect(self._settings, SCHEDULER) as connection:
             self._scoreboard.mark_booted(SCHEDULER_SLOT)
             return Scheduler(
-                Broker(connection),
+                Broker(connection, archive_limit=self._settings.archive_limit),
                 scoreboard=self._scoreboard,
                 worker_names=[self._worker_name(slot) for slot in range(self._scoreboard.slots)],
                 queues=list(self._settings.queues),

@@ -6,6 +6,7 @@
 * Recoverer: ends the claims of workers that are gone, on whatever host.
 * Janitor: deletes what outlived its retention, and forgets queues that hold nothing.
 * Periodic tasks: enqueues them at their ticks.
+* Archive's watch: tells how many tasks the limit of an archive has cost.
 * Limit keeper: sets the settings' limits again where they are gone.
 * Reclaimer: gives back the tasks that wait behind a slow one.
 * Subscriber: passes RQ's stop-job command on to the worker that runs the job.
@@ -33,6 +34,7 @@ from boilerd.process.exit_status import OK
 from boilerd.process.identity import send
 from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
 from boilerd.process.signals import StopRequest
+from boilerd.scheduler.archive_watch import ArchiveWatch
 from boilerd.scheduler.heartbeat import Heartbeater
 from boilerd.scheduler.limits import LimitKeeper
 from boilerd.scheduler.periodic import Periodic
@@ -112,6 +114,7 @@ class Scheduler:
             Duty("clean", self._clean),  # the janitor
             Duty("tidy", self._tidy),
             Duty("count", self._count),
+            Duty("archive", ArchiveWatch(broker, queues).look),
         ]
         if periodic:
             self._duties.append(Duty("tick", self._tick))

@@ -61,6 +61,7 @@ class Worker:
         slot: Its cells there.
         address: How Redis knows this host.
         kept: Where outcomes go that cannot be written when it has to stop.
+        archive_limit: See `Broker`.
         surroundings: What a task finds and leaves; one for all workers, so that they share its memory.
     """
 
@@ -78,10 +79,11 @@ class Worker:
         slot: int,
         address: str,
         kept: KeptOutcomes,
+        archive_limit: int | None = None,
         surroundings: Surroundings | None = None,
     ) -> None:
         self.title = title
-        broker = Broker(connection)
+        broker = Broker(connection, archive_limit=archive_limit)
         self._runner = AttemptRunner(rules.handler, surroundings=surroundings, listens=False)
         self._stop = StopRequest(lambda: self._runner.drain(limits.drain_s), listens=False)
         self._loop = WorkLoop(

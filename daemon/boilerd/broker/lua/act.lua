@@ -1,19 +1,18 @@
 -- Run tasks now, archive them or delete them, as a person asks.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 'run', 'archive' or 'delete', 4 how many tasks the archive of a queue may hold,
---   then job IDs.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 'run', 'archive' or 'delete', then job IDs.
 -- Returns for each job 'done', 'unknown', or the state that forbids it: 'pending', 'active', 'scheduled',
 --   'completed', 'archived', or RQ's word for one of its own; or 'locked ID': the task is to run again, and meanwhile
 --   that other one holds its unique lock.
--- Touches: rq:queue:Q (LREM, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZADD,
---   ZREM), boilerd:waiting:KEY, boilerd:aside:Q, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
+-- Touches: rq:queue:Q (LREM, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZREM),
+--   boilerd:waiting:KEY, boilerd:aside:Q, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
 --   (PERSIST, EXPIRE, DEL), rq:job:ID:dependents (PERSIST, DEL, and as in fail.lua), rq:queues, boilerd:queues,
 --   boilerd:bell:Q, boilerd:unique:….
 --   A task that is run again keeps its count of retries: when they are used up, it gets one attempt. It takes its unique
 --   lock again.
 
-local action, archive_limit = ARGV[3], tonumber(ARGV[4])
+local action = ARGV[3]
 local allowed = ALLOWED_STATUSES[action]
 local seconds = now()
 
@@ -67,12 +66,12 @@ local function act(job)
     push(queue, job, false)
   else
     if not fields[4] then call('HSET', job_key, 'last_error', 'archived by hand', 'last_failed_at', iso(seconds)) end
-    archive(queue, job, seconds, archive_limit)
+    archive(queue, job, seconds, nil)
   end
   if key and status == 'queued' then call_waiting(key, seconds) end
   return 'done'
 end
 
 local answers = {}
-for i = 5, #ARGV do answers[#answers + 1] = act(ARGV[i]) end
+for i = 4, #ARGV do answers[#answers + 1] = act(ARGV[i]) end
 return answers
