@@ -86,6 +86,23 @@ def test_a_stop_on_a_full_disk_loses_no_accepted_task(
 
 
 @pytest.mark.fault(34)
+def test_a_disk_that_is_full_at_the_start_is_told_at_once(
+    start_daemon: StartDaemon, small_disk: Path, directory: Path
+) -> None:
+    where = {"BOILERD_STATE_DIR": str(small_disk), "BOILERD_RUNTIME_DIR": str(directory / "run")}
+    daemon = start_daemon("--concurrency", "1", redis_url=None, directory=directory, env=where).ready()
+    daemon.stop()
+    with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)) == 4096:
+            pass
+
+    again = start_daemon("--concurrency", "1", redis_url=None, directory=directory, env=where)
+
+    assert again.wait() == 1  # systemd tries again: there may be room later
+    assert f"state directory {small_disk}/valkey: its disk is full, 0 bytes are free; make room there" in again.errors()
+
+
+@pytest.mark.fault(34)
 def test_a_drain_waits_until_all_accepted_tasks_are_written(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1", redis_url=None).ready()
     server = daemon.pid_of("valkey")

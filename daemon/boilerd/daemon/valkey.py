@@ -46,6 +46,8 @@ logger = logging.getLogger("boilerd.valkey")
 START_TIMEOUT_S = 20.0
 #: On its end the server writes what is left of its file.
 STOP_S = 30.0
+#: A server that starts with less on its disk can write no more than the workers' names.
+LEAST_ROOM_BYTES = 256 * 1024
 #: Below those of the scheduler and the workers: Supervisor starts it first and stops it last.
 PRIORITY = 100
 
@@ -147,6 +149,7 @@ class EmbeddedValkey:
 
         Raises:
             BootError: The directory cannot be used.
+            NoBrokerError: Its disk is full.
         """
         try:
             os.close(ground.open_directory(self._data_dir, makes=True))
@@ -156,6 +159,7 @@ class EmbeddedValkey:
             raise BootError(f"state directory {self._data_dir}: cannot be written; set state_dir to one that can")
         if not is_running:
             self._stop_orphan()
+            self._check_room()
         self._reserve.make()
         options = {
             "port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700", "dir": str(self._data_dir),
@@ -232,6 +236,14 @@ class EmbeddedValkey:
 
     def _last_output(self) -> str:
         return "; ".join(self._output) or "it said nothing"
+
+    def _check_room(self) -> None:
+        """Say at once that the disk is full: the server would start, and then let nobody through."""
+        disk = os.statvfs(self._data_dir)
+        free_bytes = disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)  # root may take the rest, too
+        if free_bytes < LEAST_ROOM_BYTES:
+            raise NoBrokerError(f"state directory {self._data_dir}: its disk is full, {free_bytes} bytes are free;"
+                                " make room there")  # fmt: skip
 
     def _stop_orphan(self) -> None:
         """End the server that a killed daemon left; nobody else uses it, because this daemon holds the lock.
