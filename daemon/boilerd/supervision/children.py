@@ -44,9 +44,11 @@ class Child(Subprocess):  # type: ignore[misc]
 
     Attributes:
         backoff: Supervisor's: how many starts in a row have failed.
+        has_no_room: True if the system had no process to spare for it, the last time.
     """
 
     backoff: int
+    has_no_room = False
 
     def spawn(self) -> int | None:
         """Fork with signals blocked until the child has its own handlers, or none."""
@@ -56,6 +58,7 @@ class Child(Subprocess):  # type: ignore[misc]
         finally:
             # Runs in the parent; the child unblocks in restore_defaults.
             release_signals()
+        self.has_no_room = pid is None
         if pid is None:
             # The system had no process or file descriptor to spare, which is no reason to give up on this child.
             self.backoff = min(self.backoff, self.config.startretries)
