@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from boilerd.broker import keys
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BrokerUnableError, NoBrokerError
 from boilerd.settings.urls import socket_url
-from support import RunningDaemon, StartDaemon, Valkey, is_running, private_directory, wait_until
+from support import DEADLINE_S, RunningDaemon, StartDaemon, Valkey, is_running, private_directory, wait_until
 
 SIZE_MB = 24
 WAITING = "the disk is full, waiting until all accepted tasks are written"
@@ -140,6 +141,25 @@ def test_an_orphaned_broker_is_ended_when_it_has_written_all(start_daemon: Start
     again = start_daemon("--concurrency", "1", redis_url=None, directory=daemon.directory).serving()
     with client_of(again) as client:
         assert missing(client, accepted) == []
+
+
+def test_the_stop_of_the_brokers_own_unit_waits_until_all_accepted_tasks_are_written(small_disk: Path) -> None:
+    server = Valkey(small_disk, "--appendonly", "yes").start()
+    with Client.from_url(server.url) as client:
+        accepted = fill(client, size=9000)
+        command = [sys.executable, "-I", "-m", "boilerd.daemon.last_write", server.url]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as stop:
+            assert stop.stderr
+            told = stop.stderr.readline()
+            is_waiting = stop.poll() is None
+            give_room(small_disk)
+            assert stop.wait(DEADLINE_S) == 0
+        server.stop()
+        server.start()
+
+        assert ("accepted bytes are not written: make room" in told, is_waiting) == (True, True)
+        assert missing(client, accepted) == []
+        server.stop(signal.SIGKILL)
 
 
 def test_a_broker_that_was_left_and_cannot_write_is_not_ended_by_a_new_daemon(
