@@ -31,7 +31,7 @@ from boilerd.broker.constants import CHUNK, FORWARD_EVERY_S
 from boilerd.broker.outage import OutageRetry
 from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableError
 from boilerd.process.exit_status import OK
-from boilerd.process.identity import send
+from boilerd.process.identity import is_alive, send
 from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.scheduler.archive_watch import ArchiveWatch
@@ -238,7 +238,8 @@ class Scheduler:
         if not (pid := self._scoreboard.pid(VALKEY_SLOT)):
             return
         with suppress(BrokerError):  # it is gone, or hangs
-            while append_file.close(self._broker.connection):
+            # Only asked, not closed: a new daemon may have replaced it behind its socket.
+            while is_alive(pid) and append_file.unwritten_bytes(self._broker.connection):
                 select.select([], [], [], UNWRITTEN_PAUSE_S)
         send(pid, signal.SIGTERM)
 
