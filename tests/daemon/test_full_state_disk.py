@@ -16,7 +16,7 @@ from boilerd.broker import keys
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BrokerUnableError, NoBrokerError
 from boilerd.settings.urls import socket_url
-from support import DEADLINE_S, RunningDaemon, StartDaemon, Valkey, is_running, private_directory, wait_until
+from support import DEADLINE_S, RunningDaemon, StartDaemon, Valkey, private_directory, wait_until
 
 SIZE_MB = 24
 WAITING = "the disk is full, waiting until all accepted tasks are written"
@@ -119,25 +119,6 @@ def test_a_drain_waits_until_all_accepted_tasks_are_written(start_daemon: StartD
         assert daemon.cli("health").returncode == 1
         resource.prlimit(server, resource.RLIMIT_FSIZE, (soft, hard))
         assert daemon.wait() == 0
-    again = start_daemon("--concurrency", "1", redis_url=None, directory=daemon.directory).serving()
-    with client_of(again) as client:
-        assert missing(client, accepted) == []
-
-
-@pytest.mark.fault(34)
-def test_an_orphaned_broker_is_ended_when_it_has_written_all(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon("--concurrency", "1", redis_url=None).ready()
-    server, worker = daemon.pid_of("valkey"), daemon.pid_of("worker:0")
-    soft, hard = resource.prlimit(server, resource.RLIMIT_FSIZE)
-    resource.prlimit(server, resource.RLIMIT_FSIZE, (1_000_000, hard))
-    with client_of(daemon) as client:
-        accepted = fill(client, size=9000)
-
-        daemon.signal(signal.SIGKILL)
-        daemon.wait()
-        wait_until(lambda: not is_running(worker), "the worker has drained")
-        resource.prlimit(server, resource.RLIMIT_FSIZE, (soft, hard))
-        wait_until(lambda: not is_running(server), "the scheduler has ended it")
     again = start_daemon("--concurrency", "1", redis_url=None, directory=daemon.directory).serving()
     with client_of(again) as client:
         assert missing(client, accepted) == []
