@@ -87,7 +87,7 @@ def call_result(broker: Broker) -> Sequence[Any]:
 
 #: Script → what its arguments are, and what has to be done before.
 CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
-    "act": lambda _: ["archive", ARCHIVE_LIMIT, 400, "pending-400", "waits-7", "one-of-many-9"],
+    "act": lambda _: ["archive", 400, "pending-400", "waits-7", "one-of-many-9"],
     "advance": call_advance,
     "adopt": lambda _: ["many", "0", WORKER],
     "birth": lambda _: [WORKER, 1, "many", "pid", 1],

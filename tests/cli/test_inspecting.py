@@ -288,7 +288,7 @@ def test_stats_sum_over_all_queues(command: Command, client: Client, broker: Bro
     shown = command("stats").stdout
 
     assert found["tasks"] == {"pending": 1, "active": 0, "scheduled": 0, "archived": 1, "completed": 1}
-    assert found["today"] == {"processed": 2, "failed": 1}
+    assert found["today"] == {"processed": 2, "failed": 1, "dropped": 0}
     assert "50.00%" in shown
     assert found["broker"]["server"] in shown
 

@@ -27,6 +27,7 @@ from boilerd.scheduler.recovery import GRACE_S, Recoverer
 from boilerd.scheduler.scheduler import Duty, Scheduler
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
+from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules
 from builders import WORKER
 from support import StartDaemon, StartValkey, expire_leases, wait_until
@@ -53,14 +54,19 @@ def rules() -> Rules:
 
 
 @pytest.fixture
-def made(broker: Broker, scoreboard: Scoreboard, rules: Rules) -> Scheduler:
+def kept(directory: Path) -> KeptOutcomes:
+    return KeptOutcomes(directory / "outcomes", "broker")
+
+
+@pytest.fixture
+def made(broker: Broker, scoreboard: Scoreboard, rules: Rules, kept: KeptOutcomes) -> Scheduler:
     """A scheduler of one worker, whose duties the test does by itself."""
-    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
     made = Scheduler(
         broker, scoreboard=scoreboard, worker_names=[WORKER], queues=["default"], rules=rules, periodic=Periodic([]),
-        limits={},
+        limits={}, kept=kept,
     )  # fmt: skip
-    for signum, handler in kept.items():
+    for signum, handler in handlers.items():
         signal.signal(signum, handler)
     return made
 
@@ -71,9 +77,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def recoverer(broker: Broker, scoreboard: Scoreboard, rules: Rules, clock: Clock) -> Recoverer:
+def recoverer(broker: Broker, scoreboard: Scoreboard, rules: Rules, clock: Clock, kept: KeptOutcomes) -> Recoverer:
     return Recoverer(
-        broker, scoreboard=scoreboard, worker_names=[WORKER], queues=["default"], rules=rules, clock=clock
+        broker, scoreboard=scoreboard, worker_names=[WORKER], queues=["default"], rules=rules, kept=kept, clock=clock
     )  # fmt: skip
 
 

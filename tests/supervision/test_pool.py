@@ -1,5 +1,6 @@
 """The pool of workers, on real children; the tests do by themselves what Supervisor's loop does in one round."""
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -201,3 +202,26 @@ def test_a_worker_that_crashed_too_often_is_given_up_until_it_is_restarted(
     crew.pool.restart()
     crew.until(lambda: crew.state_of("1") == ProcessStates.STARTING, "it is STARTING")
     assert crew.pool.given_up() == 0
+
+
+def test_a_pool_of_which_the_system_lets_one_worker_start_is_ready(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = Crew(directory)
+    pids: list[int] = []
+
+    def fork_one() -> int:
+        if pids:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        pids.append(pid := os.fork())
+        return pid
+
+    monkeypatch.setattr(crew.options, "fork", fork_one)
+
+    crew.go_round()
+    is_ready_before = crew.pool.is_ready()
+    crew.scoreboard.mark_booted(0)
+    is_ready = crew.pool.is_ready()
+    crew.close()
+
+    assert (is_ready_before, is_ready) == (False, True)

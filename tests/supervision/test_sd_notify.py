@@ -54,6 +54,7 @@ class Manager:
 def test_a_daemon_is_ready_when_all_its_workers_serve_but_those_that_were_given_up() -> None:
     class Process(NamedTuple):
         state: int
+        has_no_room: bool = False
 
     class Group(NamedTuple):
         processes: dict[str, Process]

@@ -240,6 +240,23 @@ def test_settings_that_are_wrong_are_not_tried_again(service: Service) -> None:
     assert service.box.show("boiler-worker", "NRestarts", "ExecMainStatus") == {"NRestarts": "0", "ExecMainStatus": "3"}
 
 
+@pytest.mark.parametrize(
+    ("drop_in", "status"),
+    [
+        ("WorkingDirectory=/srv/nowhere", "200"),
+        ("ExecStart=\nExecStart=/opt/boilerd/bin/nothing-there run", "203"),
+        ("BindReadOnlyPaths=/srv/nowhere", "226"),
+    ],
+)
+def test_a_unit_that_cannot_be_carried_out_is_not_tried_again(service: Service, drop_in: str, status: str) -> None:
+    service.drop_in(f"[Service]\n{drop_in}\n")
+
+    assert service.systemctl("start", "boiler-worker", check=False).returncode != 0
+
+    found = service.box.show("boiler-worker", "NRestarts", "ExecMainStatus", "SubState")
+    assert found == {"NRestarts": "0", "ExecMainStatus": status, "SubState": "failed"}
+
+
 def test_the_bundled_broker_as_a_unit_keeps_tasks_while_the_worker_is_stopped(service: Service) -> None:
     service.box.write("/etc/boilerd/boilerd.toml", 'redis_url = "unix:///run/boiler-valkey/valkey.sock"\n')
     service.start("boiler-valkey")

@@ -57,3 +57,18 @@ def test_the_unit_waits_longer_than_a_drain_takes() -> None:
     stop_s = int(re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE).group(1))  # type: ignore[union-attr]
     drain_s = int(re.search(r'^shutdown_timeout = "(\d+)s"$', defaults, re.MULTILINE).group(1))  # type: ignore[union-attr]
     assert stop_s >= drain_s + 30 + 10  # the broker gets 30 s
+
+
+@pytest.mark.parametrize("unit", ["boiler-worker", "boiler-worker@a"])
+def test_the_unit_ends_before_a_broker_of_any_name_that_distributions_have(installed: Box, unit: str) -> None:
+    after = installed.show(f"{unit}.service", "After")["After"].split()
+
+    brokers = ["boiler-valkey.service"]
+    for server in ("redis", "valkey"):
+        brokers += [f"{server}.service", f"{server}-server.service", f"{server}@default.service", f"{server}.target"]
+    assert set(brokers) - set(after) == set()
+
+
+@pytest.mark.parametrize("unit", ["boiler-worker", "boiler-worker@a"])
+def test_a_worker_that_is_killed_for_memory_does_not_end_the_service(installed: Box, unit: str) -> None:
+    assert installed.show(f"{unit}.service", "OOMPolicy") == {"OOMPolicy": "continue"}

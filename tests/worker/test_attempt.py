@@ -129,7 +129,7 @@ def test_signal_handlers_that_a_task_leaves_behind_are_undone(handler: Any) -> N
         assert stop
     finally:
         for signum, was in kept.items():
-            install_handler(signum, was)  # type: ignore[arg-type]
+            install_handler(signum, was)
 
 
 @pytest.mark.parametrize("error", [None, ValueError("bad"), SystemExit(1)], ids=["returns", "raises", "exits"])

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import redis
@@ -15,6 +16,7 @@ from boilerd.process.scoreboard import Scoreboard
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.retry import Hooks, RetryPolicy
+from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.limits import Lifespan, Limits
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
@@ -31,7 +33,7 @@ def scoreboard() -> Scoreboard:
 
 
 @pytest.fixture
-def make_worker(connection: redis.Redis, scoreboard: Scoreboard) -> MakeWorker:
+def make_worker(connection: redis.Redis, scoreboard: Scoreboard, directory: Path) -> MakeWorker:
     def make(rules: Rules, limits: Limits | None = None) -> Worker:
         prefetch = Prefetch()
         for _ in range(40):
@@ -47,6 +49,7 @@ def make_worker(connection: redis.Redis, scoreboard: Scoreboard) -> MakeWorker:
             scoreboard=scoreboard,
             slot=0,
             address="",
+            kept=KeptOutcomes(directory, "broker"),
         )
 
     return make

@@ -22,14 +22,13 @@ from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_a
 from boilerd.broker.scheduler_calls import SchedulerCalls
 from boilerd.errors import MAX_ERROR_LENGTH, BoilerdError
 from boilerd.tasks.retry import Verdict
-from boilerd.tasks.task import TaskState
+from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, TaskState
 
 logger = logging.getLogger("boilerd.client")
 
 #: Names of queues that a client remembers.
 MOST_ASKED = 10_000
-#: Asynq's limit of an archive, per queue.
-ARCHIVE_LIMIT = 10_000
+ARCHIVE_LIMIT = DEFAULT_ARCHIVE_LIMIT
 #: An enqueue script ends at this many bytes of payload: more keep Redis from others as well, and take its memory.
 CHUNK_BYTES = 8 * 1024 * 1024
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
@@ -37,10 +36,16 @@ BATCH_PARTS = 16
 
 
 class Broker(SchedulerCalls):
-    """All that boilerd asks of Redis; the calls of clients and workers are here."""
+    """All that boilerd asks of Redis; the calls of clients and workers are here.
 
-    def __init__(self, connection: redis.Redis) -> None:
+    Args:
+        connection: Of this process alone.
+        archive_limit: How many failed tasks the archive of a queue may hold; 0: any number. None: 10,000.
+    """
+
+    def __init__(self, connection: redis.Redis, *, archive_limit: int | None = None) -> None:
         super().__init__(connection)
+        self._archive_limit = ARCHIVE_LIMIT if archive_limit is None else archive_limit
         #: Queues of which an enqueue has asked whether anybody works on them.
         self._asked_queues: set[str] = set()
 
@@ -143,7 +148,7 @@ class Broker(SchedulerCalls):
         decision = failure.decision
         args: list[str | bytes | float] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
         args += [line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]
-        done = text(self._run("fail", [*args, ARCHIVE_LIMIT, int(is_taken), int(failure.is_doubtful)]))
+        done = text(self._run("fail", [*args, self._archive_limit, int(is_taken), int(failure.is_doubtful)]))
         return Verdict(done) if done else None
 
     def release(self, worker: str, *, keep: Collection[str] = (), only: Collection[str] | None = None) -> list[str]:
@@ -203,7 +208,7 @@ class Broker(SchedulerCalls):
         """
         if not task_ids:
             return []
-        return [text(answer) for answer in self._run("act", [action, ARCHIVE_LIMIT, place, *task_ids])]
+        return [text(answer) for answer in self._run("act", [action, place, *task_ids])]
 
     def remove_blanks(self, queue: str) -> None:
         """Remove the blanks that `act` left on a queue's list."""

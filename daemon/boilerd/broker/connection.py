@@ -1,6 +1,7 @@
 """Clients of Redis, made from a URL or from the settings; and text as Redis holds it."""
 
 import functools
+import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from boilerd.broker import key_prefix as key_names
+from boilerd.broker import keys
 from boilerd.broker.connection_pool import ConnectionStack
 from boilerd.errors import ConfigError, shown
 from boilerd.settings.definitions import Settings
@@ -87,6 +89,12 @@ def connect_to(
         is_client=is_client,
         key_prefix=settings.key_prefix,
     )
+
+
+def mark_of(settings: Settings) -> str:
+    """Tells the data of this broker, database and prefix from others, in the name of a file; holds no password."""
+    place = f"{mask_url(settings.broker_url())} {settings.redis_db} {keys.OWN}"
+    return hashlib.sha256(raw(place)).hexdigest()[:12]
 
 
 def _options(timeout_s: float, name: str | None) -> dict[str, Any]:

@@ -120,11 +120,11 @@ class Inspection(ScriptCalls):
         names = [keys.stats(queue, (day - date(1970, 1, 1)).days) for day in days]
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             for name in names:
-                pipeline.hmget(raw(name), "processed", "failed")
+                pipeline.hmget(raw(name), "processed", "failed", "dropped")
             answers = _sound(pipeline.execute(raise_on_error=False))
         return [
             Day(day, 0, 0, str(MisplacedKeyError(name, "hash"))) if found is None
-            else Day(day, to_count(found[0]), to_count(found[1]))
+            else Day(day, to_count(found[0]), to_count(found[1]), dropped=to_count(found[2]))
             for day, name, found in zip(days, names, answers, strict=True)
         ]  # fmt: skip
 

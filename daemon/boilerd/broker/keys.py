@@ -82,7 +82,7 @@ def completed(name: str) -> str:
 
 
 def stats(name: str, day: int) -> str:
-    """Hash ``processed`` and ``failed`` of a queue on a day, counted from 1970-01-01."""
+    """Hash ``processed``, ``failed`` and ``dropped`` of a queue on a day, counted from 1970-01-01."""
     return f"{OWN}:stats:{name}:{day}"
 
 

@@ -215,6 +215,16 @@ class SchedulerCalls(ScriptCalls):
             answers = pipeline.execute(raise_on_error=False)
         return sum(answer for answer in answers if isinstance(answer, int))  # a key may be of another kind
 
+    def count_dropped(self, queues: Sequence[str]) -> dict[str, int]:
+        """Queue → how many tasks the limit of its archive has cost today."""
+        day = int(self.now() // 86400)
+        with self._translating(), self.connection.pipeline(transaction=False) as pipeline:
+            for name in queues:
+                pipeline.hget(keys.stats(name, day), "dropped")
+            answers = pipeline.execute(raise_on_error=False)  # a key may be of another kind
+        counts = (_number(text(answer)) if isinstance(answer, bytes) else None for answer in answers)
+        return {name: count or 0 for name, count in zip(queues, counts, strict=True)}
+
     def set_limits(self, limits: Mapping[str, int], queues: Iterable[str] = ()) -> None:
         """Set limits, ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many; and take away all others of `queues`.
 

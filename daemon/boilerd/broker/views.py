@@ -166,12 +166,17 @@ class QueueInfo:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """How many attempts of a queue's tasks ended on a day, in UTC, and how many of them failed; or what is wrong."""
+    """How many attempts of a queue's tasks ended on a day, in UTC, and how many of them failed; or what is wrong.
+
+    Attributes:
+        dropped: How many archived tasks were deleted because there were more than `archive_limit`.
+    """
 
     day: date
     processed: int
     failed: int
     problem: str = ""
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +312,7 @@ def to_queue(name: str, row: Sequence[Any]) -> QueueInfo:
 
 def to_queue_detail(name: str, row: Sequence[Any], now_s: float) -> QueueDetail:
     """A queue as a whole from its row, and Redis's time."""
-    max_active, max_length, processed, failed, memory_bytes, *enqueued_at = row[7:]
+    max_active, max_length, processed, failed, dropped, memory_bytes, *enqueued_at = row[7:]
     waits_since = [moment for value in enqueued_at if (moment := _time(text(value)))]
     return QueueDetail(
         counts=to_queue(name, row),
@@ -315,7 +320,9 @@ def to_queue_detail(name: str, row: Sequence[Any], now_s: float) -> QueueDetail:
         memory_bytes=memory_bytes,
         max_active=_int(max_active) or 0,
         max_length=_int(max_length) or 0,
-        today=Day(datetime.fromtimestamp(now_s, UTC).date(), _int(processed) or 0, _int(failed) or 0),
+        today=Day(
+            datetime.fromtimestamp(now_s, UTC).date(), to_count(processed), to_count(failed), dropped=to_count(dropped)
+        ),
     )
 
 

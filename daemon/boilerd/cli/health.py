@@ -7,6 +7,7 @@ import click
 
 from boilerd.broker import server_check
 from boilerd.broker.connection import connect_to
+from boilerd.broker.views import QueueDetail
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, DurationType, Loaded, with_json_object, with_settings
 from boilerd.cli.output import echo
@@ -28,8 +29,9 @@ def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
     """Say whether all is well, for probes: one line for each thing that is not.
 
     Exit status: 0 the daemon has started and does not drain, every process of it runs and gets through
-    to the broker, that takes new tasks, its keys are what they should be, and no task has waited longer than
-    --max-latency, also in a paused queue and in one that no worker works on; 1 otherwise.
+    to the broker, that takes new tasks, its keys are what they should be, no archive is full and dropped
+    tasks today, and no task has waited longer than --max-latency, also in a paused queue and in one that no worker
+    works on; 1 otherwise.
     A note, such as one of tasks that no worker will claim, changes nothing about that.
 
     \b
@@ -52,21 +54,31 @@ def _problems(settings: Settings, max_latency_s: float | None) -> tuple[list[str
             server_check.probe(connection, is_storing=True)
             inspector = Inspector(connection)
             problems += inspector.problems(settings.queues)
-            unserved = inspector.unserved()
+            queues, unserved = inspector.queue_details(settings.queues), inspector.unserved()
             notes = [f"queue {found.counts.name}: {NOBODY}" for found in unserved]
+            problems += _dropping(queues, settings.archive_limit)
             if max_latency_s is not None:
-                names = {*settings.queues, *(found.counts.name for found in unserved)}
-                problems += _late(inspector, names, max_latency_s)
+                problems += _late(queues + [found for found in unserved if found not in queues], max_latency_s)
     except BrokerError as error:
         problems.insert(0, f"broker: {error}")  # likely the cause of the others
     return problems, notes
 
 
-def _late(inspector: Inspector, names: Iterable[str], max_latency_s: float) -> list[str]:
+def _dropping(queues: Iterable[QueueDetail], archive_limit: int) -> list[str]:
+    """Name the queues whose archive is full and has cost tasks today."""
+    return [
+        f"queue {found.counts.name}: its archive is full, {found.today.dropped} tasks were dropped today (UTC);"
+        " run or delete what is there, or raise archive_limit"
+        for found in queues
+        if found.today.dropped and found.counts.archived >= archive_limit > 0
+    ]
+
+
+def _late(queues: Iterable[QueueDetail], max_latency_s: float) -> list[str]:
     """Name the queues whose oldest task has waited too long, for whatever reason."""
     return [
         f"queue {found.counts.name}{' (paused)' if found.counts.is_paused else ''}:"
         f" the oldest task has waited {found.latency_s:.0f} s"
-        for found in inspector.queue_details(names)
+        for found in queues
         if found.latency_s > max_latency_s
     ]

@@ -30,13 +30,12 @@ def stats(loaded: Loaded, *, as_json: bool) -> None:
         broker = inspector.broker()
         found = inspector.workers()
     tasks = {state: sum(getattr(queue.counts, state) for queue in queues) for state in _STATES}
-    processed, failed = sum(queue.today.processed for queue in queues), sum(queue.today.failed for queue in queues)
+    today = {name: sum(getattr(queue.today, name) for queue in queues) for name in ("processed", "failed", "dropped")}
     told = [queue.counts.problem for queue in queues] + [worker.problem for worker in found]
     problems = [problem for problem in told if problem]
     workers = [worker for worker in found if not worker.problem]
     busy = sum(bool(worker.task_id) for worker in workers)
     if as_json:
-        today = {"processed": processed, "failed": failed}
         print_json({
             "tasks": tasks, "today": today, "workers": len(workers), "busy": busy, "broker": broker,
             "problems": problems,
@@ -45,7 +44,10 @@ def stats(loaded: Loaded, *, as_json: bool) -> None:
     titles = [_TITLES.get(state, state.upper()) for state in _STATES]
     print_table([f"{title}>" for title in titles], [list(tasks.values())])
     echo()
-    print_table(("TODAY (UTC) PROCESSED>", "FAILED>", "RATE>"), [(processed, failed, rate(failed, processed))])
+    print_table(
+        ("TODAY (UTC) PROCESSED>", "FAILED>", "RATE>", "DROPPED>"),
+        [(today["processed"], today["failed"], rate(today["failed"], today["processed"]), today["dropped"])],
+    )
     echo()
     print_table(("WORKERS>", "BUSY>"), [(len(workers), busy)])
     echo()

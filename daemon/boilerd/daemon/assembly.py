@@ -6,9 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from msgspec import structs
 from setproctitle import setproctitle
+from supervisor import events
 
 from boilerd.daemon.boot import wait_for_broker
 from boilerd.daemon.directories import free_socket, lock_directories, own_directories
@@ -74,6 +76,8 @@ class Daemon:
         settings, valkey = self._settings, self._valkey
         running = valkey.find_running(handover) if valkey else None
         if running is None:
+            if handover.valkey:
+                EmbeddedValkey(Path(handover.valkey.state_dir), Path(handover.valkey.socket)).finish_writing()
             handover.abandon()  # ends a Valkey that is no longer wanted while its data is still locked
         locks = lock_directories(own_directories(settings), handover.lock_fds)
         self._scoreboard.is_quiet = handover.is_quiet
@@ -94,6 +98,7 @@ class Daemon:
         settings = self._settings
         if self._valkey:
             self._valkey.wait_until_ready(supervisor)
+            events.subscribe(events.SupervisorStoppingEvent, self._valkey.make_room)
         broker = wait_for_broker(settings, self._application.rules.declared, self._scoreboard, supervisor)
         for hazard in broker.hazards:
             logger.warning("tasks may be lost", extra={"error": hazard})

@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 from supervisor.options import ProcessGroupConfig
 
 from boilerd.broker.broker import Broker
+from boilerd.broker.connection import mark_of
 from boilerd.daemon.boot import connect
 from boilerd.process import debugging, logs
 from boilerd.process.ending import EXIT_LIMIT_S, leave_clean_up_to_parent, run_exit_handlers
@@ -29,6 +30,7 @@ from boilerd.tasks.cron import check_entries
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.attempt_log import log_attempts
+from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.limits import Limits
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
@@ -88,6 +90,7 @@ class Processes:
         self._is_burst = is_burst
         self._surroundings = Surroundings()
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
+        self._kept = KeptOutcomes(settings.state_path() / "outcomes", mark_of(settings))
         self._name = f"{host}.{secrets.token_hex(3)}"
 
     def groups(self) -> list[ProcessGroupConfig]:
@@ -135,6 +138,8 @@ class Processes:
             scoreboard=self._scoreboard,
             slot=slot,
             address=self._address,
+            kept=self._kept,
+            archive_limit=settings.archive_limit,
             surroundings=self._surroundings,
         )
 
@@ -145,13 +150,14 @@ class Processes:
         with connect(self._settings, SCHEDULER) as connection:
             self._scoreboard.mark_booted(SCHEDULER_SLOT)
             return Scheduler(
-                Broker(connection),
+                Broker(connection, archive_limit=self._settings.archive_limit),
                 scoreboard=self._scoreboard,
                 worker_names=[self._worker_name(slot) for slot in range(self._scoreboard.slots)],
                 queues=list(self._settings.queues),
                 rules=self._application.rules,
                 periodic=self._application.periodic,
                 limits=self._settings.queue_limits(),
+                kept=self._kept,
                 parent=self._options.pid,
             ).serve()
 

@@ -25,9 +25,11 @@ from supervisor.options import ProcessGroupConfig
 from supervisor.states import ProcessStates
 
 from boilerd import ground
+from boilerd.broker import append_file
 from boilerd.broker.connection import connect
 from boilerd.daemon.directories import usable_socket
-from boilerd.errors import BootError, NoBrokerError
+from boilerd.daemon.reserve import Reserve
+from boilerd.errors import BootError, BrokerError, NoBrokerError
 from boilerd.process.identity import send
 from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
 from boilerd.process.signals import ENDS_BROKER
@@ -45,6 +47,8 @@ logger = logging.getLogger("boilerd.valkey")
 START_TIMEOUT_S = 20.0
 #: On its end the server writes what is left of its file.
 STOP_S = 30.0
+#: A server that starts with less on its disk can write no more than the workers' names.
+LEAST_ROOM_BYTES = 256 * 1024
 #: Below those of the scheduler and the workers: Supervisor starts it first and stops it last.
 PRIORITY = 100
 
@@ -74,6 +78,8 @@ class EmbeddedValkey:
         self._state_dir = state_dir
         self._data_dir = state_dir / "valkey"
         self._socket = socket_path
+        self._reserve = Reserve(state_dir)
+        self._is_told = False
         #: Its latest lines, for the error when it does not start.
         self._output: list[str] = []
 
@@ -112,6 +118,7 @@ class EmbeddedValkey:
         return program_group(
             options, VALKEY, command,
             priority=PRIORITY, scoreboard=scoreboard, slot=VALKEY_SLOT, stop_wait_s=STOP_S, running=running,
+            why_not_stop=self.why_not_stop,
         )  # fmt: skip
 
     def wait_until_ready(self, supervisor: DaemonSupervisor) -> None:
@@ -143,6 +150,7 @@ class EmbeddedValkey:
 
         Raises:
             BootError: The directory cannot be used.
+            NoBrokerError: Its disk is full.
         """
         try:
             os.close(ground.open_directory(self._data_dir, makes=True))
@@ -152,6 +160,8 @@ class EmbeddedValkey:
             raise BootError(f"state directory {self._data_dir}: cannot be written; set state_dir to one that can")
         if not is_running:
             self._stop_orphan()
+            self._check_room()
+        self._reserve.make()
         options = {
             "port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700", "dir": str(self._data_dir),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
@@ -171,6 +181,40 @@ class EmbeddedValkey:
             return True
         except redis.RedisError:
             return False
+
+    def make_room(self, _event: object = None) -> None:
+        """At the beginning of a drain: where its disk is full, accept no new task and give it what was kept for this.
+
+        So what was accepted gets to the disk, and so do the outcomes of the drain.
+        """
+        with suppress(BrokerError), connect(socket_url(self._socket), timeout_s=1.0) as client:
+            if append_file.unwritten_bytes(client):
+                append_file.refuse_new(client)
+                self._reserve.give_up()
+
+    def why_not_stop(self) -> str:
+        """Why the server must not be ended now: accepted tasks are in its memory only; empty: it may be."""
+        try:
+            with connect(socket_url(self._socket), timeout_s=1.0) as client:
+                left_bytes = append_file.close(client)
+        except BrokerError:
+            return ""  # it ended by itself, or hangs
+        if not left_bytes:
+            return ""
+        reason = f"{left_bytes} bytes that were accepted are not on the disk of {self._data_dir}: make room there"
+        if not self._is_told:
+            self._is_told = True
+            logger.error("the disk is full, waiting until all accepted tasks are written", extra={"error": reason})
+        return reason
+
+    def finish_writing(self) -> None:
+        """Wait until a server that is to be ended has written all; raises NoBrokerError where it cannot."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        self.make_room()
+        while reason := self.why_not_stop():
+            if time.monotonic() > deadline_s:
+                raise NoBrokerError(f"a Valkey of a former daemon cannot be ended: {reason}")
+            select.select([], [], [], 0.1)
 
     def log(self, line: str) -> None:
         """Log one line that the server printed."""
@@ -194,6 +238,14 @@ class EmbeddedValkey:
     def _last_output(self) -> str:
         return "; ".join(self._output) or "it said nothing"
 
+    def _check_room(self) -> None:
+        """Say at once that the disk is full: the server would start, and then let nobody through."""
+        disk = os.statvfs(self._data_dir)
+        free_bytes = disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)  # root may take the rest, too
+        if free_bytes < LEAST_ROOM_BYTES:
+            raise NoBrokerError(f"state directory {self._data_dir}: its disk is full, {free_bytes} bytes are free;"
+                                " make room there")  # fmt: skip
+
     def _stop_orphan(self) -> None:
         """End the server that a killed daemon left; nobody else uses it, because this daemon holds the lock.
 
@@ -205,6 +257,7 @@ class EmbeddedValkey:
         if (pid := _pid_behind(self._socket)) is None:
             return
         logger.warning("stopping the server that a killed daemon left", extra={"child_pid": pid})
+        self.finish_writing()
         for signum, timeout_s in ((ENDS_BROKER, START_TIMEOUT_S), (signal.SIGKILL, 5.0)):
             send(pid, signum)
             deadline_s = time.monotonic() + timeout_s

@@ -4,6 +4,7 @@
 - The daemon stopped it, and it has no successor: its claims are released.
 - It died together with its daemon, on this machine: its attempts are recorded as lost.
 - A lease ended, on whatever host: the attempt is recorded as lost, unless leases could not be renewed for a while.
+- It had to stop while the broker was away: its outcomes are written, and the rest is released.
 - It was killed in a drain: its claims are released when all workers have ended.
 """
 
@@ -21,6 +22,7 @@ from boilerd.process.exit_status import STOPPED_BY_DAEMON
 from boilerd.process.identity import is_alive, is_dead, is_stopped
 from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
 from boilerd.scheduler.heartbeat import HEARTBEAT_S
+from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules
 
 logger = logging.getLogger("boilerd.scheduler")
@@ -42,6 +44,7 @@ class Recoverer:
         worker_names: RQ's name of the worker in each slot.
         queues: Where to look for ended leases, beside all queues that hold tasks of boilerd's.
         rules: Decide about lost attempts.
+        kept: The outcomes that workers could not write before they had to stop.
         clock: Seconds that never go back.
     """
 
@@ -53,6 +56,7 @@ class Recoverer:
         worker_names: Sequence[str],
         queues: Sequence[str],
         rules: Rules,
+        kept: KeptOutcomes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
@@ -60,6 +64,7 @@ class Recoverer:
         self._worker_names = worker_names
         self._queues = queues
         self._rules = rules.without_hooks() if scoreboard.died_in_hooks(SCHEDULER_SLOT) else rules
+        self._kept = kept
         self._clock = clock
         self._grace_since_s = -math.inf
         self._looked_s = -math.inf
@@ -68,6 +73,7 @@ class Recoverer:
     def recover(self) -> float:
         """Settle what workers left behind, for about a second; seconds until the next look is due."""
         began_s = self._clock()
+        self._write_kept()
         self._release_stopped()
         with self._scoreboard.running_hooks(SCHEDULER_SLOT):
             for _ in itertools.chain(self._record_attempts_of_dead_daemons(), self._record_attempts_of_ended_leases()):
@@ -82,11 +88,19 @@ class Recoverer:
 
     def release_killed(self) -> None:
         """Release what killed workers held; in a drain all workers have ended before the scheduler is told to stop."""
+        self._write_kept()
         for slot, name in enumerate(self._worker_names):
             if not is_alive(self._scoreboard.pid(slot)):
                 for task_id in self._broker.release(name):
                     fields = {"task_id": task_id, "child": f"worker:{slot}"}
                     logger.warning("task released, it will run again", extra=fields)
+
+    def _write_kept(self) -> None:
+        """Write what workers kept that have ended; a successor writes what its predecessor did."""
+        live = {self._worker_names[slot] for slot in self._scoreboard.live() if slot < len(self._worker_names)}
+        for worker in self._kept.workers():
+            if worker not in live:
+                self._kept.write(self._broker, worker)
 
     def _release_stopped(self) -> None:
         """Release what workers held that the daemon stopped, and that have no successor, as in a smaller pool."""

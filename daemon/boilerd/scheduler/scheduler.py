@@ -6,6 +6,7 @@
 * Recoverer: ends the claims of workers that are gone, on whatever host.
 * Janitor: deletes what outlived its retention, and forgets queues that hold nothing.
 * Periodic tasks: enqueues them at their ticks.
+* Archive's watch: tells how many tasks the limit of an archive has cost.
 * Limit keeper: sets the settings' limits again where they are gone.
 * Reclaimer: gives back the tasks that wait behind a slow one.
 * Subscriber: passes RQ's stop-job command on to the worker that runs the job.
@@ -15,27 +16,31 @@ Any number of hosts can have one for the same Redis: each step is one script the
 
 import logging
 import os
+import select
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from setproctitle import setproctitle
 
+from boilerd.broker import append_file
 from boilerd.broker.broker import Broker
 from boilerd.broker.constants import CHUNK, FORWARD_EVERY_S
 from boilerd.broker.outage import OutageRetry
 from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableError
 from boilerd.process.exit_status import OK
-from boilerd.process.identity import send
+from boilerd.process.identity import is_alive, send
 from boilerd.process.scoreboard import SCHEDULER_SLOT, VALKEY_SLOT, Scoreboard
 from boilerd.process.signals import ENDS_BROKER, StopRequest
+from boilerd.scheduler.archive_watch import ArchiveWatch
 from boilerd.scheduler.heartbeat import Heartbeater
 from boilerd.scheduler.limits import LimitKeeper
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
 from boilerd.scheduler.subscriber import Subscriber
+from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules
 
 logger = logging.getLogger("boilerd.scheduler")
@@ -51,6 +56,8 @@ TIDY_EVERY_S, TIDY_PAUSE_S = 60.0, 0.5
 #: Due tasks of a burst of retries are forwarded together; adds so much to a delay at most.
 FORWARD_PAUSE_S = 0.01
 
+#: An orphan looks so often whether the embedded broker, whose disk is full, could write what was accepted.
+UNWRITTEN_PAUSE_S = 0.2
 #: Redis looks ten times a second (its ``hz``) for blocked clients whose time is over, so the last
 #: bit before something is due is slept here.
 BLOCKED_LATE_S = 0.1
@@ -68,6 +75,7 @@ class Scheduler:
         rules: Decide about the attempts of workers that are gone.
         periodic: The periodic tasks.
         limits: Those of the settings.
+        kept: The outcomes that workers could not write before they had to stop.
         parent: Process ID of the supervisor.
     """
 
@@ -81,6 +89,7 @@ class Scheduler:
         rules: Rules,
         periodic: Periodic,
         limits: Mapping[str, int],
+        kept: KeptOutcomes,
         parent: int | None = None,
     ) -> None:
         self._parent = parent or os.getppid()
@@ -92,7 +101,7 @@ class Scheduler:
         self._periodic = periodic
         self._rules = rules
         self._recoverer = Recoverer(
-            broker, scoreboard=scoreboard, worker_names=worker_names, queues=queues, rules=rules
+            broker, scoreboard=scoreboard, worker_names=worker_names, queues=queues, rules=rules, kept=kept
         )
         self._heartbeater = Heartbeater(broker, scoreboard, worker_names, self._recoverer.start_grace)
         self._subscriber = Subscriber(broker.connection, worker_names, scoreboard)
@@ -107,6 +116,7 @@ class Scheduler:
             Duty("clean", self._clean),  # the janitor
             Duty("tidy", self._tidy),
             Duty("count", self._count),
+            Duty("archive", ArchiveWatch(broker, queues).look),
         ]
         if periodic:
             self._duties.append(Duty("tick", self._tick))
@@ -245,8 +255,17 @@ class Scheduler:
         except BrokerError as error:
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         finally:
-            if pid := self._scoreboard.pid(VALKEY_SLOT):
-                send(pid, ENDS_BROKER)
+            self._end_valkey()
+
+    def _end_valkey(self) -> None:
+        """End the embedded broker when it has written all."""
+        if not (pid := self._scoreboard.pid(VALKEY_SLOT)):
+            return
+        with suppress(BrokerError):  # it is gone, or hangs
+            # Only asked, not closed: a new daemon may have replaced it behind its socket.
+            while is_alive(pid) and append_file.unwritten_bytes(self._broker.connection):
+                select.select([], [], [], UNWRITTEN_PAUSE_S)
+        send(pid, ENDS_BROKER)
 
 
 @dataclass(slots=True)

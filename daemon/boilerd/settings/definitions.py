@@ -22,7 +22,7 @@ from boilerd.tasks.options import EnqueueOptions
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.tasks.queues import DEFAULT_WEIGHTS, check_queue
 from boilerd.tasks.retry import RetryPolicy
-from boilerd.tasks.task import DEFAULT_MAX_RETRIES
+from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, DEFAULT_MAX_RETRIES
 from boilerd.units import Duration, Size
 
 #: Worker processes of one daemon.
@@ -217,6 +217,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_payload: Annotated[
         Size, _doc("The largest payload that a client may enqueue, as JSON; data beyond belongs elsewhere.")
     ] = Size(DEFAULT_MAX_PAYLOAD)
+    archive_limit: Annotated[
+        int,
+        _doc(
+            "How many failed tasks a queue's archive keeps, over all hosts, before it drops the oldest; 0: any number.",
+            ge=0,
+        ),
+    ] = DEFAULT_ARCHIVE_LIMIT
     user: Annotated[str | None, _doc("Started as root, go on as this user, who gets state_dir and runtime_dir.")] = None
     state_dir: Annotated[
         str | None,

@@ -48,9 +48,11 @@ class Child(Subprocess):  # type: ignore[misc]
     Attributes:
         backoff: Supervisor's: how many starts in a row have failed.
         served_s: When it was known to serve, on the monotonic clock; at first, when it was made.
+        has_no_room: True if the system had no process to spare for it, the last time.
     """
 
     backoff: int
+    has_no_room = False
 
     def __init__(self, config: "ChildConfig") -> None:
         super().__init__(config)
@@ -75,6 +77,7 @@ class Child(Subprocess):  # type: ignore[misc]
         finally:
             # Runs in the parent; the child unblocks in restore_defaults.
             release_signals()
+        self.has_no_room = pid is None
         if pid is None:
             # The system had no process or file descriptor to spare, which is no reason to give up on this child.
             self.backoff = min(self.backoff, self.config.startretries)
@@ -182,8 +185,13 @@ class Program(Child):
 
     It outlives a parent that was killed, until the orphaned scheduler has seen the workers
     end: they write their last outcomes to it. So nobody but the daemon may end it: a TERM to all of the daemon's
-    processes stays blocked, and ENDS_BROKER ends it. Changed here: it may run already, from before a reload.
+    processes stays blocked, and ENDS_BROKER ends it. Changed here: it may run already, from before a reload,
+    and it may have to go on for a while when it is to stop.
     """
+
+    def __init__(self, config: "ProgramConfig") -> None:
+        super().__init__(config)
+        self._stop_wait_s = config.stopwaitsecs
 
     def spawn(self) -> int | None:
         """Start the program; the first time, take over the child that the daemon started before a reload."""
@@ -194,6 +202,15 @@ class Program(Child):
         self.dispatchers, self.pipes = self.config.make_dispatchers(self)
         pid, self.config.running = self.config.running.pid, None
         return self._spawn_as_parent(pid)
+
+    def stop(self) -> str | None:
+        """Stop the program, unless it must go on: then say why. In a drain, Supervisor's loop tries each round."""
+        # A second signal to the daemon cuts the wait of all children, and waits for nothing else either.
+        is_in_haste = self.config.stopwaitsecs < self._stop_wait_s
+        if not is_in_haste and (reason := self.config.why_not_stop()):
+            return str(reason)
+        stopped: str | None = super().stop()
+        return stopped
 
     def _prepare_child_fds(self) -> None:
         super()._prepare_child_fds()
@@ -249,13 +266,17 @@ class ProgramConfig(ChildConfig):
 
     Args:
         running: A child that runs the program already.
+        why_not_stop: Returns why the program must go on; empty: it may be stopped.
     """
 
     process_class = Program
 
-    def __init__(self, options: ServerOptions, *, running: RunningValkey | None, **params: Any) -> None:
+    def __init__(
+        self, options: ServerOptions, *, running: RunningValkey | None, why_not_stop: Callable[[], str], **params: Any
+    ) -> None:
         super().__init__(options, stdout_events_enabled=True, redirect_stderr=True, **params)
         self.running = running
+        self.why_not_stop = why_not_stop
 
     def make_dispatchers(self, proc: Subprocess) -> tuple[dict[int, object], dict[str, int | None]]:
         """Supervisor's pipes; for a program that runs already, the one that it prints to."""
@@ -304,10 +325,11 @@ def program_group(
     slot: int,
     stop_wait_s: float,
     running: RunningValkey | None,
+    why_not_stop: Callable[[], str],
 ) -> ProcessGroupConfig:
     """A group of one program."""
     config = ProgramConfig(
-        options, scoreboard=scoreboard, slot=slot, running=running,
+        options, scoreboard=scoreboard, slot=slot, running=running, why_not_stop=why_not_stop,
         name=name, command=command, priority=priority, stopwaitsecs=stop_wait_s, stopsignal=ENDS_BROKER,
     )  # fmt: skip
     return ProcessGroupConfig(options, name, priority, [config])

@@ -109,10 +109,10 @@ class Pool:
                 processes[str(slot)] = self._make_worker(slot).make_process(self._group)
 
     def is_ready(self) -> bool:
-        """True if every worker serves, except those that crash at the start."""
-        states = [(self._scoreboard.has_booted(int(n)), p.state) for n, p in self._group.processes.items()]
-        is_settled = all(has_booted or state == ProcessStates.FATAL for has_booted, state in states)
-        return is_settled and any(has_booted for has_booted, _ in states)
+        """True if every worker serves, except those that crash at the start, or that the system has no room for."""
+        workers = [(self._scoreboard.has_booted(int(name)), p) for name, p in self._group.processes.items()]
+        is_settled = all(has_booted or p.state == ProcessStates.FATAL or p.has_no_room for has_booted, p in workers)
+        return is_settled and any(has_booted for has_booted, _ in workers)
 
     def given_up(self) -> int:
         """How many workers crashed at the start too often, and wait for another try."""

@@ -18,6 +18,8 @@ DEFAULT_MAX_RETRIES = 25
 DEFAULT_TIMEOUT_S = 30 * 60
 #: Archived tasks are kept this long: 90 days.
 ARCHIVE_TTL_S = 90 * 24 * 3600
+#: Asynq's limit of an archive, per queue.
+DEFAULT_ARCHIVE_LIMIT = 10_000
 
 _TYPE = re.compile(r"[A-Za-z0-9_.:/-]{1,256}")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")

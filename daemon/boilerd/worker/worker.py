@@ -19,7 +19,7 @@ import redis
 from setproctitle import setproctitle
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.claims import Claim
+from boilerd.broker.claims import Claim, Failure
 from boilerd.errors import BrokerError, WorkerDiedError
 from boilerd.process.contexts import FreshContext
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
@@ -33,6 +33,7 @@ from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.task import Task
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
 from boilerd.worker.hand import Hand
+from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.limits import Lifespan, Limits
 from boilerd.worker.prefetch import SLOW_S, Prefetch
 from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
@@ -74,6 +75,8 @@ class Worker:
         scoreboard: Where it notes that it has booted, and is busy; and learns how its predecessor ended.
         slot: Its cells there.
         address: How Redis knows this host.
+        kept: Where outcomes go that cannot be written when it has to stop.
+        archive_limit: See `Broker`.
         surroundings: What a task finds and leaves; one for all workers, so that they share its memory.
     """
 
@@ -90,12 +93,14 @@ class Worker:
         scoreboard: Scoreboard,
         slot: int,
         address: str,
+        kept: KeptOutcomes,
+        archive_limit: int | None = None,
         surroundings: Surroundings | None = None,
     ) -> None:
         self.title = title
         self._connection = connection
         self._drain_s = limits.drain_s
-        broker = Broker(connection)
+        broker = Broker(connection, archive_limit=archive_limit)
         handler = rules.middleware(_shown_as_busy(rules.handler, scoreboard, slot))
         self._runner = AttemptRunner(handler, surroundings=surroundings, listens=False)
         self._stop = StopRequest(lambda: self._runner.drain(limits.drain_s), listens=False)
@@ -111,6 +116,7 @@ class Worker:
             prefetch=prefetch,
             scoreboard=scoreboard,
             slot=slot,
+            kept=kept,
         )
 
     def run(self) -> int:
@@ -138,7 +144,7 @@ class WorkLoop:
         rq_worker: The entry in RQ's registry.
         runner: Runs the attempts; listens to its signals when the work begins.
         stop: Ends the work; listens by then, too.
-        title, order, rules, limits, prefetch, scoreboard, slot: See `Worker`.
+        title, order, rules, limits, prefetch, scoreboard, slot, kept: See `Worker`.
     """
 
     def __init__(
@@ -155,6 +161,7 @@ class WorkLoop:
         prefetch: Prefetch,
         scoreboard: Scoreboard,
         slot: int,
+        kept: KeptOutcomes,
     ) -> None:
         self._rq_worker = rq_worker
         self._name = rq_worker.name
@@ -168,8 +175,13 @@ class WorkLoop:
         self._slot = slot
         self._parent = os.getpid()
         self._lifespan = Lifespan(limits)
-        #: True while an outcome that is no completion waits to be written.
+        #: True while an outcome that is no completion waits to be written; what failed, if it is a failure.
         self._is_settling = False
+        self._failed: tuple[Claim, Failure] | None = None
+        self._kept = kept
+        #: The execution IDs of the outcomes that are kept; None: none are.
+        self._kept_ids: list[str] | None = None
+        self._has_settled_predecessor = False
         pause = OutagePause(
             stop,
             parent=self._parent,
@@ -177,6 +189,7 @@ class WorkLoop:
             has_outcome=lambda: self._is_settling or bool(self._hand.completions),
             scoreboard=scoreboard,
             slot=slot,
+            keep=self._keep_outcomes,
         )
         self._broker = ResilientBroker(broker, pause)
         self._hand = Hand(
@@ -204,8 +217,10 @@ class WorkLoop:
             status = self._serve()
             self._hand.give_back()
             self._hand.acknowledge()
+            self._forget_kept()
             self._broker.together(self._rq_worker.register_death)
         except BrokerError as error:
+            self._keep_outcomes()
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
             return FAILED
         finally:
@@ -296,7 +311,9 @@ class WorkLoop:
         with self._scoreboard.running_hooks(self._slot):
             failure = self._rules.decide_failure(task, outcome.error, outcome.traceback)
         self._runner.put_back()
+        self._failed = claim, failure
         record_failure(self._broker, self._name, claim, failure)
+        self._failed = None
         self._hand.finish()
 
     def _release(self, claim: Claim) -> None:
@@ -309,12 +326,14 @@ class WorkLoop:
 
         The hooks are asked again in another try: the mark that they run must not last through a pause.
         """
+        self._kept.write(self._broker.once, self._name)
         status = self._scoreboard.last_exit(self._slot)
         died = None if status == STOPPED_BY_DAEMON else WorkerDiedError(self._describe_death(status))
         with self._scoreboard.running_hooks(self._slot):
             rules.settle_dead_worker(self._broker.once, self._name, self._scoreboard.batch(self._slot), died)
         self._scoreboard.open_batch(self._slot, 0, 0)
         self._scoreboard.note_kill(self._slot, KillReason.NONE)
+        self._has_settled_predecessor = True
 
     def _describe_death(self, status: int) -> str:
         """How the predecessor ended, and why, if the daemon killed it."""
@@ -323,6 +342,24 @@ class WorkLoop:
         if status != -signal.SIGKILL or reason is KillReason.NONE:
             return death
         return f"{death}, because {_WHY_KILLED[reason].format(limit_s)}"
+
+    def _keep_outcomes(self) -> None:
+        """Keep what could not be written, in a drain: a kill, or the end of the drain, may come before the broker."""
+        if not self._has_settled_predecessor:
+            return  # the claims are not this process's
+        failures = [self._failed] if self._failed else []
+        ids = [
+            claim.execution_id
+            for claim in (*(done.claim for done in self._hand.completions), *(claim for claim, _ in failures))
+        ]
+        if ids != self._kept_ids:
+            self._kept_ids = ids
+            self._kept.keep(self._name, self._hand.completions, failures)
+
+    def _forget_kept(self) -> None:
+        """All that was kept is written after all."""
+        if self._kept_ids is not None:
+            self._kept.forget(self._name)
 
     def _show(self, doing: str) -> None:
         setproctitle(f"boilerd: {self._title} {doing}")

@@ -1,21 +1,21 @@
 -- Run tasks now, archive them or delete them, as a person asks.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 'run', 'archive' or 'delete', 4 how many tasks the archive of a queue may hold,
---   5 at which place of their queue's list the first of the jobs was found, 0 for a job that one names; then job IDs,
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 'run', 'archive' or 'delete',
+--   4 at which place of their queue's list the first of the jobs was found, 0 for a job that one names; then job IDs,
 --   of one queue.
--- Returns for each job 'done'; 'blank': done, and its place in the queue's list holds a blank; 'unknown', or the state that forbids it: 'pending', 'active', 'scheduled',
---   'completed', 'archived', or RQ's word for one of its own; or 'locked ID': the task is to run again, and meanwhile
+-- Returns for each job 'done'; 'blank': done, and its place in the queue's list holds a blank; 'unknown', or the
+--   state that forbids it: 'pending', 'active', 'scheduled', 'completed', 'archived', or RQ's word for one of its own; or 'locked ID': the task is to run again, and meanwhile
 --   that other one holds its unique lock.
--- Touches: rq:queue:Q (LREM, LSET, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZADD,
---   ZREM), boilerd:waiting:KEY, boilerd:aside:Q, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
+-- Touches: rq:queue:Q (LREM, LSET, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZREM),
+--   boilerd:waiting:KEY, boilerd:aside:Q, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
 --   (PERSIST, EXPIRE, DEL), rq:job:ID:dependents (PERSIST, DEL, and as in fail.lua), rq:queues, boilerd:queues,
 --   boilerd:bell:Q, boilerd:unique:….
 --   A task that is run again keeps its count of retries: when they are used up, it gets one attempt. It takes its unique
 --   lock again.
 
-local action, archive_limit, first_place = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local FIRST_ID = 6
+local action, first_place = ARGV[3], tonumber(ARGV[4])
+local FIRST_ID = 5
 -- So many tasks may have left or entered the queue's head since somebody looked.
 local PLACES_NEAR = 1000
 local allowed = ALLOWED_STATUSES[action]
@@ -94,7 +94,7 @@ local function act(job)
     push(queue, job, false)
   else
     if not fields[4] then call('HSET', job_key, 'last_error', 'archived by hand', 'last_failed_at', iso(seconds)) end
-    archive(queue, job, seconds, archive_limit)
+    archive(queue, job, seconds, nil)
   end
   if key and status == 'queued' then call_waiting(key, seconds) end
   return is_blank and 'blank' or 'done'

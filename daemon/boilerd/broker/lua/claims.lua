@@ -63,10 +63,14 @@ local function with_any(queues, ...)
   return found
 end
 
--- Counters of a queue and day: hash boilerd:stats:Q:DAY with processed and failed; DAY counts
--- from 1970-01-01. Kept 90 days.
+local function stats_key(queue, seconds)
+  return OWN .. ':stats:' .. queue .. ':' .. math.floor(seconds / 86400)
+end
+
+-- Counters of a queue and day: hash boilerd:stats:Q:DAY with processed, failed, and dropped by the limit of the archive;
+-- DAY counts from 1970-01-01. Kept 90 days.
 local function count(queue, seconds, processed, failed)
-  local key = OWN .. ':stats:' .. queue .. ':' .. math.floor(seconds / 86400)
+  local key = stats_key(queue, seconds)
   if own_call('HINCRBY', key, 'processed', processed) == processed then call('EXPIRE', key, 90 * 86400) end
   if failed > 0 then own_call('HINCRBY', key, 'failed', failed) end
 end
@@ -277,12 +281,13 @@ local function unarchive(queue, job)
 end
 
 -- Delete an entry of the registry 'failed' or 'finished', and its task, unless the task is elsewhere by now: it was
--- run again, or stored anew under its ID.
+-- run again, or stored anew under its ID. Returns how many tasks went, 1 or 0.
 local function forget(registry, queue, job)
   call('ZREM', RQ .. ':' .. registry .. ':' .. queue, job)
   if registry == 'failed' then unarchive(queue, job) end
   local found = fields_of(RQ .. ':job:' .. job, 'status', 'origin')
   if not found[1] or found[1] == registry and found[2] == queue then delete(job) end
+  return found[1] == registry and found[2] == queue and 1 or 0
 end
 
 -- Take the IDs of a full archive out of its list that RQ's tools took away; how many. To look at all of them takes some
@@ -294,10 +299,10 @@ local function unlist_gone(queue, ours, failed)
   return #gone
 end
 
--- Keep a task as failed, for people to look at. Beyond the limit, forget those that expire first: at most 100 at a
--- time, so that nobody waits, and never the failed jobs of plain RQ users, of which there may be any number. That is
--- why our tasks stand in a set of their own too: zset boilerd:archived:Q, score = when the task expires; the set
--- expires with the last of them.
+-- Keep a task as failed, for people to look at. Beyond the limit (0: there is none), drop those that expire first, and
+-- count them: at most 100 at a time, so that nobody waits; never the failed jobs of plain RQ users, of which there may
+-- be any number, nor what a person has set aside (`limit`: nil). That is why our tasks that failed stand in a set of
+-- their own too: zset boilerd:archived:Q, score = when the task expires; the set expires with the last of them.
 local function archive(queue, job, seconds, limit)
   local key, ours = RQ .. ':failed:' .. queue, OWN .. ':archived:' .. queue
   own_call('ZADD', key, stamp(seconds + ARCHIVE_TTL_S), job)
@@ -313,19 +318,22 @@ local function archive(queue, job, seconds, limit)
   call('EXPIRE', RQ .. ':results:' .. job, ARCHIVE_TTL_S)
   call_dependents(job, seconds, false)
   if call('HEXISTS', RQ .. ':job:' .. job, 'task_type') == 0 then return end -- a refused job of plain RQ
+  if not limit then return end
   own_call('ZADD', ours, stamp(seconds + ARCHIVE_TTL_S), job)
   call('EXPIRE', ours, ARCHIVE_TTL_S)
-  local excess = call('ZCARD', ours) - limit
+  local excess = limit > 0 and call('ZCARD', ours) - limit or 0
   if excess > 0 then excess = excess - unlist_gone(queue, ours, key) end
   if excess <= 0 then return end
+  local dropped = 0
   for _, old in ipairs(call('ZRANGE', ours, 0, math.min(excess, 100) - 1)) do
     -- A task that RQ's tools moved elsewhere is not archived any more.
     if old ~= job and call('ZSCORE', key, old) then
-      forget('failed', queue, old)
+      dropped = dropped + forget('failed', queue, old)
     elseif old ~= job then
       unarchive(queue, old)
     end
   end
+  if dropped > 0 then own_call('HINCRBY', stats_key(queue, seconds), 'dropped', dropped) end -- the caller's count: its TTL
 end
 
 -- Add the end of an attempt to the stream that RQ's tools read; `kind` is RQ's: 1 success, 2 failed.

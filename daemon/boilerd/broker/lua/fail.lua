@@ -5,7 +5,7 @@
 --   7 started (epoch), 8 error in one line, 9 traceback (base64 of zlib),
 --   10 verdict: 'retry', 'archive' or 'drop', 11 seconds until the retry,
 --   12 whether the attempt counts: 1 or 0, 13 how many retries the task has in all,
---   14 how many tasks the archive of a queue may hold,
+--   14 how many tasks the archive of a queue may hold; 0: any number,
 --   15 whether the claim is taken from a worker that may live and does not know: 1 or 0,
 --   16 1 if nobody knows whether the attempt had begun, so that the task is claimed alone the next time; else 0.
 -- Returns the verdict that was carried out, 'archive' instead of 'retry' if the task was cancelled; or '' if nothing

@@ -5,7 +5,7 @@
 --   names of queues.
 -- Returns {now, rows}: a row for each name, up to the one with which MOST_READS were reached; the caller asks for the
 --   others again. A row is {misplaced, is paused (1 or 0), pending, active, scheduled, finished, failed}, and on request
---   behind these {max_active, max_length, processed and failed today, bytes, when the first pending task was enqueued,
+--   behind these {max_active, max_length, processed, failed and dropped today, bytes, when the first pending task was enqueued,
 --   when the first of those that wait for a concurrency key was}, which are pending as well.
 --   misplaced: {key, kind that it should be} in turn, for each key of another kind; what it holds counts as nothing.
 -- Reads for each queue: rq:queue:Q, boilerd:aside:Q, rq:wip:Q, rq:scheduled:Q, rq:finished:Q, rq:failed:Q, boilerd:paused; and on request
@@ -58,9 +58,10 @@ local function look(queue)
   end
   if samples > 0 then
     local limits = read('hash', {}, 'HMGET', OWN .. ':limits', queue .. ':max_active', queue .. ':max_length')
-    local ended = read('hash', {}, 'HMGET', OWN .. ':stats:' .. queue .. ':' .. today, 'processed', 'failed')
+    local ended = read('hash', {}, 'HMGET', OWN .. ':stats:' .. queue .. ':' .. today, 'processed', 'failed', 'dropped')
     bytes = bytes + bytes_of('LRANGE', queue_key, queued) + bytes_of('ZRANGE', aside_key, aside)
-    for _, value in ipairs({limits[1] or '', limits[2] or '', ended[1] or '', ended[2] or '', bytes,
+    for _, value in ipairs({limits[1] or '', limits[2] or '', ended[1] or '', ended[2] or '',
+      ended[3] or '', bytes,
       enqueued_at(queued > 0 and call('LRANGE', queue_key, 0, 0)[1]),
       enqueued_at(aside > 0 and call('ZRANGE', aside_key, 0, 0)[1])}) do
       row[#row + 1] = value
