@@ -3,8 +3,9 @@
 import functools
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -13,6 +14,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from boilerd.broker.connection_pool import ConnectionStack
+from boilerd.broker.embedded import DAEMON_USER, read_secret, secret_path
 from boilerd.errors import ConfigError
 from boilerd.settings.definitions import Settings
 from boilerd.settings.urls import CLIENT_OPTIONS, check_url, mask_url, options_of, without_options
@@ -72,15 +74,30 @@ def connect(
 def connect_to(
     settings: Settings, *, timeout_s: float | None = None, name: str | None = None, is_client: bool = False
 ) -> redis.Redis:
-    """Make a client for the broker that the settings name, as `connect` does."""
+    """Make a client for the broker that the settings name, as `connect` does.
+
+    The embedded Valkey has no password that anybody sets, so that one which is left over does not matter there.
+    """
+    url = settings.broker_url()
+    password = settings.redis_password if settings.redis_url else None
+    if not password and (password := _secret_for(url)):
+        url += f"?username={DAEMON_USER}"
     return connect(
-        settings.broker_url(),
-        password=settings.redis_password,
+        url,
+        password=password,
         db=settings.redis_db,
         timeout_s=timeout_s,
         name=name,
         is_client=is_client,
     )
+
+
+def _secret_for(url: str) -> str | None:
+    """The secret that stands beside the socket of a URL without options or a user; None where there is none for us."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix" or parts.netloc or parts.query:
+        return None
+    return read_secret(secret_path(Path(unquote(parts.path)))) or None
 
 
 def _options(timeout_s: float, name: str | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class _LoggedCommand(click.Command):
 
 
 @click.command(cls=_LoggedCommand, context_settings={"auto_envvar_prefix": None})
-@with_settings(ALL, refusal=BootError)
+@with_settings(ALL, refusal=BootError, of="command")
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @click.option("--check", "only_checks", is_flag=True, hidden=True, help="Only see whether it could start; for reloads.")
 def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
@@ -53,6 +53,6 @@ def run(loaded: Loaded, *, burst: bool, only_checks: bool) -> None:
         if only_checks:
             check(loaded.settings)
         else:
-            start(loaded.settings, is_burst=burst)
+            start(loaded, is_burst=burst)
     except ConfigError as error:
         raise BootError(str(error)) from error

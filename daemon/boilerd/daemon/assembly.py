@@ -13,12 +13,15 @@ from boilerd.daemon.boot import wait_for_broker
 from boilerd.daemon.directories import free_socket, lock_directories, own_directories
 from boilerd.daemon.privileges import become, secure_umask
 from boilerd.daemon.processes import Application, Processes
+from boilerd.daemon.sharing import group_id, share_runtime_directory
+from boilerd.daemon.told import told
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BoilerdError, BootError
 from boilerd.process import logs
 from boilerd.process.gc_pause import gc_paused
 from boilerd.process.scoreboard import SUPERVISOR_SLOT, Scoreboard
 from boilerd.settings.definitions import Settings
+from boilerd.settings.loading import Loaded
 from boilerd.settings.urls import mask_url
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
@@ -32,9 +35,10 @@ class Daemon:
     """One daemon: the steps from the settings and an application to a tree of processes that runs."""
 
     def __init__(
-        self, settings: Settings, application: Application, valkey: EmbeddedValkey | None, *, is_burst: bool = False
+        self, loaded: Loaded, application: Application, valkey: EmbeddedValkey | None, *, is_burst: bool = False
     ) -> None:
-        self._settings = settings
+        self._settings = loaded.settings
+        self._told = told(loaded)
         self._application = application
         self._is_burst = is_burst
         self._scoreboard = Scoreboard()
@@ -71,7 +75,9 @@ class Daemon:
             handover.abandon()  # ends a Valkey that is no longer wanted while its data is still locked
         locks = lock_directories(own_directories(settings), handover.lock_fds)
         self._scoreboard.is_quiet = handover.is_quiet
-        options = Options(free_socket(settings.control_socket()))
+        if (gid := group_id(settings)) is not None:
+            share_runtime_directory(settings, gid)
+        options = Options(free_socket(settings.control_socket()), self._told, is_for_group=gid is not None)
         return DaemonSupervisor(
             options,
             first=[valkey.group(options, self._scoreboard, running)] if valkey else [],
@@ -111,12 +117,13 @@ class Daemon:
         return Handover(generation, dict(locks), valkey, self._scoreboard.is_quiet)
 
 
-def start(settings: Settings, *, is_burst: bool = False) -> None:
+def start(loaded: Loaded, *, is_burst: bool = False) -> None:
     """Import the application and run the daemon until a drain has ended.
 
     Raises:
         BootError: It could not start.
     """
+    settings = loaded.settings
     setproctitle("boilerd: supervisor")
     _hide_password(settings)
     secure_umask()
@@ -127,7 +134,7 @@ def start(settings: Settings, *, is_burst: bool = False) -> None:
         open_logs(settings)
         # The server is found before any module of the application's can be.
         valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
-        Daemon(settings, _load(settings), valkey, is_burst=is_burst).start(handover)
+        Daemon(loaded, _load(settings), valkey, is_burst=is_burst).start(handover)
     except BaseException:
         handover.abandon()
         raise
@@ -164,7 +171,7 @@ def _hide_password(settings: Settings) -> None:
 
 def _become_user(settings: Settings, user: str) -> None:
     directories = settings.state_path(), settings.runtime_path()
-    become(user, directories)
+    become(user, directories, group_id(settings))
     # Their defaults differ between root and others; after a reload this process is not root.
     os.environ |= dict(zip(("STATE_DIRECTORY", "RUNTIME_DIRECTORY"), map(str, directories), strict=True))
 

@@ -26,7 +26,9 @@ from supervisor.states import ProcessStates
 
 from boilerd import ground
 from boilerd.broker.connection import connect
+from boilerd.broker.embedded import read_secret, secret_path
 from boilerd.daemon.directories import usable_socket
+from boilerd.daemon.valkey_users import write_users
 from boilerd.errors import BootError, NoBrokerError
 from boilerd.process.identity import send
 from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
@@ -63,37 +65,42 @@ class EmbeddedValkey:
     Args:
         state_dir: The server's files are in the folder ``valkey`` there.
         socket_path: Where it listens.
+        group: The group that may open the socket; empty: none, and whoever opens it may do all.
 
     Raises:
         BootError: There is no server program.
     """
 
-    def __init__(self, state_dir: Path, socket_path: Path) -> None:
+    def __init__(self, state_dir: Path, socket_path: Path, group: str = "") -> None:
         self._program = find_server()
         self._state_dir = state_dir
         self._data_dir = state_dir / "valkey"
         self._socket = socket_path
+        self._secret = secret_path(socket_path)
+        self._group = group
         #: Its latest lines, for the error when it does not start.
         self._output: list[str] = []
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The server that the settings want."""
-        return cls(settings.state_path(), settings.valkey_socket())
+        return cls(settings.state_path(), settings.valkey_socket(), settings.group or "")
 
     def find_running(self, handover: Handover) -> RunningValkey | None:
         """The server that runs already, from before a reload; None if there is none, or with other paths."""
         running = handover.valkey
-        if running is None or (running.socket, running.state_dir) != (str(self._socket), str(self._state_dir)):
+        wanted = (str(self._socket), str(self._state_dir), self._group)
+        if running is None or (running.socket, running.state_dir, running.group) != wanted:
             return None
-        return running
+        return running if not self._group or read_secret(self._secret) else None
 
     def hand_over(self, supervisor: DaemonSupervisor) -> RunningValkey | None:
         """The server that runs now, for the program after a reload; None if it does not run."""
         process = supervisor.process_groups[VALKEY].processes[VALKEY]
         if not process.pid or process.pipes["stdout"] is None:
             return None
-        return RunningValkey(str(self._socket), process.pid, process.pipes["stdout"], str(self._state_dir))
+        stdout_fd = process.pipes["stdout"]
+        return RunningValkey(str(self._socket), process.pid, stdout_fd, str(self._state_dir), self._group)
 
     def group(self, options: Options, scoreboard: Scoreboard, running: RunningValkey | None) -> ProcessGroupConfig:
         """The group of the server's process, for Supervisor.
@@ -152,12 +159,24 @@ class EmbeddedValkey:
         if not is_running:
             self._stop_orphan()
         options = {
-            "port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700", "dir": str(self._data_dir),
+            "port": "0", "unixsocket": str(self._socket), "dir": str(self._data_dir), **self._access(),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
             "daemonize": "no", "loglevel": "notice", "always-show-logo": "no", "set-proc-title": "yes",
             "proc-title-template": "boilerd: valkey {unixsocket}",
         }  # fmt: skip
         return shlex.join([self._program, *(word for name, value in options.items() for word in (f"--{name}", value))])
+
+    def _access(self) -> dict[str, str]:
+        """The options that say who may do what; raises BootError where the secret cannot be written."""
+        if not self._group:
+            self._secret.unlink(missing_ok=True)
+            return {"unixsocketperm": "700"}
+        users = self._data_dir / "users.acl"
+        try:
+            write_users(users, self._secret)
+        except OSError as error:
+            raise BootError(f"group: cannot write {error.filename or self._secret}: {error.strerror}") from error
+        return {"unixsocketperm": "770", "aclfile": str(users)}
 
     def is_ready(self) -> bool:
         """True if it answers, if only that its disk is full; raises BusyLoadingError while it reads its file."""
