@@ -39,7 +39,7 @@ def show(loaded: Loaded, *, as_json: bool) -> None:
 
 
 @config.command()
-@with_settings(ALL)
+@with_settings(ALL, of="command")
 def check(loaded: Loaded) -> None:
     """Check the settings, that the application can be imported, and that the daemon can run its periodic tasks.
 

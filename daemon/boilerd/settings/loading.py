@@ -163,7 +163,7 @@ def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
         raise ConfigError(f"{source}: {setting.name}: holds a NUL character; leave that out")
     try:
         value = setting.parse(raw) if is_text else raw
-        value = msgspec.convert(value, setting.type, strict=not is_text, dec_hook=lambda kind, given: kind.parse(given))
+        value = setting.convert(value, strict=not is_text)
         if setting.form.check:
             setting.form.check(value)
     except (ConfigError, InvalidTaskError) as error:
