@@ -5,7 +5,7 @@ import grp
 import os
 import pwd
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ COMMANDS: list[tuple[Any, ...]] = [
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(map(str, words[:2])))
 def test_a_member_may_do_nothing_else_at_the_broker(daemon: RunningDaemon, command: tuple[Any, ...]) -> None:
     with as_member(), connect(valkey_url(daemon)) as client, pytest.raises(redis.RedisError) as raised:
-        client.execute_command(*command)  # type: ignore[no-untyped-call]
+        client.execute_command(*command)
 
     assert any(words in str(raised.value).lower() for words in ("permission", "wrongpass", "invalid username"))
 
@@ -113,7 +113,7 @@ def test_a_member_is_told_that_it_may_not_pause_cancel_or_delete(daemon: Running
     with as_member(), Client.from_url(valkey_url(daemon)) as client:
         inspector = Inspector(client.connection)
         task_id = client.enqueue("test:echo", process_in=3600).id
-        actions = [
+        actions: list[Callable[[], object]] = [
             lambda: inspector.pause("default"), lambda: inspector.run(task_id), lambda: inspector.archive(task_id),
             lambda: inspector.delete(task_id), lambda: client.cancel(task_id),
         ]  # fmt: skip
