@@ -62,6 +62,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "CLAIMED_FIELDS": CLAIMED_FIELDS,
         **{field.upper(): CLAIMED_FIELDS.index(field) + 1 for field in _LOOKED_AT},
     },
+    "arrive": {"ARCHIVE_TTL_S": ARCHIVE_TTL_S},
     "birth": {"WORKER_TTL_S": WORKER_TTL_S},
     "extend": {"WORKER_TTL_S": WORKER_TTL_S},
     "fail": {"MOST_RETRIES": LONGEST_S},

@@ -149,6 +149,11 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
             raise ConfigError(f"unknown variable {variable!r}{_did_you_mean(variable, sorted(known))}")
 
 
+def read_secret_file(path: str) -> str:
+    """The secret in a file that a command was told of; raises ConfigError."""
+    return _read_secret(Path(path), "--password-file")
+
+
 def _read_secret(path: Path, source: str) -> str:
     try:
         return ground.read_regular(path).decode("utf-8").strip()
