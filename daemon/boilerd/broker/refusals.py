@@ -50,7 +50,7 @@ _NO_REPLICAS = "Redis has too few replicas, and stores nothing until it has more
 _CLUSTER = "Redis is a cluster and wants all keys in one slot, set RQ_KEY_PREFIX='{rq}' for all daemons and clients"
 _ELSEWHERE = "Redis is a cluster and the keys are on another node, name that in redis_url"
 _DOWN = "Redis is a cluster that is down, or whose slots for the keys are not all on this node"
-_CLOSED = "this user may not open Redis's socket, add it to the daemon's group, as with `usermod -aG boilerd USER`"
+_CLOSED = "; add this user to the daemon's group, as with `usermod -aG boilerd USER`"
 _REFUSED = "Redis refused the command"
 _FOREIGN_KEY = "another program's key stands where one of boilerd's should, `boilerd queue ls` names it"
 #: The first that fits counts, and the last fits all; redis-py has no class for some of them.
@@ -119,7 +119,8 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
 def _silence(error: redis.ConnectionError | redis.TimeoutError) -> str:
     if isinstance(error, NoAnswerError):
         return f"Redis did not answer within {error.timeout_s:g} s"
-    return f"{_CLOSED if isinstance(error.__context__, PermissionError) else 'Redis did not answer'}: {error}"
+    cure = _CLOSED if isinstance(error.__context__, PermissionError) else ""
+    return f"Redis did not answer: {str(error).rstrip('.') if cure else error}{cure}"
 
 
 def has_timed_out(error: redis.ConnectionError | redis.TimeoutError) -> bool:

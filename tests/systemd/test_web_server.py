@@ -2,7 +2,7 @@
 
 import pytest
 
-from box import Box
+from box import PROJECT, Box
 from service import Service
 
 WEB, EVE = "web", "eve"
@@ -65,3 +65,24 @@ def test_a_web_application_enqueues_and_reads_its_result_and_can_do_nothing_else
     assert users.run("boilerd", "queue", "pause", "low").returncode == 0
     assert users.run("boilerd", "queue", "resume", "low").returncode == 0
     assert users.run("boilerd", "health").stdout == "ok\n"
+
+
+def test_an_upgrade_gives_the_data_of_a_user_that_systemd_made_to_the_one_that_stays(service: Service) -> None:
+    box = service.box
+    box.run("userdel", "boilerd")
+    box.run("groupdel", "boilerd", check=False)
+    service.drop_in("[Service]\nGroup=\nUnsetEnvironment=BOILERD_GROUP\n")
+    service.start()
+    task_id = service.enqueue("worker:ping", "--in", "1h")
+
+    box.run("sh", "-c", f"eval \"$(sed -n '/^install_user/,/^}}/p' {PROJECT}/scripts/install)\"; "
+            'step() { :; }; run() { "$@"; }; install_user')  # fmt: skip
+    service.drop_in("")
+    reloaded = service.systemctl("reload", "boiler-worker", check=False)
+    after_reload = box.run("boilerd", "task", "show", task_id, check=False)
+    service.systemctl("restart", "boiler-worker")
+
+    assert (reloaded.returncode, after_reload.returncode) == (0, 0), after_reload.stderr
+    assert box.run("boilerd", "task", "show", task_id).returncode == 0
+    assert box.run("stat", "-c", "%U", "/var/lib/private/boilerd/valkey").stdout == "boilerd\n"
+    assert box.run("boilerd", "health").stdout == "ok\n"
