@@ -20,6 +20,8 @@ from boilerd.settings.urls import MASK
 
 #: They say where the daemon is, which is known by the time it answers.
 _ITS_PLACE = frozenset({"runtime_dir", "state_dir"})
+#: They say what code is run and which file is read; root's commands do not take that from the daemon's user.
+_ITS_WORD = frozenset({"app", "rq_functions", "log_file"})
 
 
 class _Row(msgspec.Struct):
@@ -37,15 +39,20 @@ class _Answer(msgspec.Struct):
     settings: dict[str, _Row]
 
 
-def as_the_daemon(loaded: Loaded) -> Loaded:
+def as_the_daemon(loaded: Loaded, *, only_shows: bool = False) -> Loaded:
     """The settings with the running daemon's values, but for what a flag or a variable of this command says.
 
     They stay as they are where no daemon answers, and where this command was told of another settings file.
+
+    Args:
+        loaded: The settings as this command reads them.
+        only_shows: True if it does nothing with them, and so may have all.
     """
     answer = _ask(loaded)
     if answer is None or _is_meant_otherwise(loaded, answer):
         return loaded
-    kept = _ITS_PLACE | {name for name, source in loaded.sources.items() if source != str(loaded.file)}
+    kept = _ITS_PLACE | (frozenset() if only_shows else _ITS_WORD)
+    kept |= {name for name, source in loaded.sources.items() if source != str(loaded.file)}
     rows = _visible(loaded, {name: row for name, row in answer.settings.items() if name not in kept})
     values = _converted(rows)
     sources = {name: source for name, source in loaded.sources.items() if name not in values}

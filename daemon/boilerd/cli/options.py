@@ -25,7 +25,7 @@ def with_settings(
     *,
     refusal: type[BoilerdError] = ConfigError,
     is_lenient: bool = False,
-    of: Literal["daemon", "command"] = "daemon",
+    of: Literal["daemon", "shown daemon", "command"] = "daemon",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command ``--config`` and a flag for each named setting; it gets the settings as ``loaded``.
 
@@ -33,7 +33,8 @@ def with_settings(
         names: The settings that have a flag.
         refusal: The error that a wrong setting raises.
         is_lenient: True if only the named settings are read; the others may be wrong.
-        of: Whose settings are wanted, if a daemon runs: what it runs with, or what this command reads.
+        of: Whose settings are wanted, if a daemon runs: what it runs with, also for people only, or what this command
+            reads.
     """
     wanted = [setting for setting in definitions() if setting.name in set(names)]
 
@@ -45,7 +46,9 @@ def with_settings(
                 loaded = load(flags, file=config, only=flags if is_lenient else None)
             except ConfigError as error:
                 raise refusal(str(error)) from error
-            return command(loaded=_of_daemon(loaded, asks=not is_lenient) if of == "daemon" else loaded, **values)
+            if of != "command":
+                loaded = _of_daemon(loaded, asks=not is_lenient, only_shows=of == "shown daemon")
+            return command(loaded=loaded, **values)
 
         for setting in reversed(wanted):
             read_settings = click.option(_flag(setting.name), setting.name, metavar="VALUE", help=setting.doc)(
@@ -96,14 +99,14 @@ class MomentType(click.ParamType[datetime]):
         return moment
 
 
-def _of_daemon(loaded: Loaded, *, asks: bool) -> Loaded:
+def _of_daemon(loaded: Loaded, *, asks: bool, only_shows: bool) -> Loaded:
     """The settings of the daemon that is meant; only where it is, for commands that need no more."""
     loaded = find_daemon(loaded)
     if not asks or not os.path.lexists(loaded.settings.control_socket()):
         return loaded
     from boilerd.cli.daemon_settings import as_the_daemon  # noqa: PLC0415 - XML-RPC takes its time to import
 
-    return as_the_daemon(loaded)
+    return as_the_daemon(loaded, only_shows=only_shows)
 
 
 def _flag(name: str) -> str:
