@@ -74,6 +74,30 @@ def give_directory(path: Path, user: str, uid: int, gid: int) -> None:
             os.close(fd)
 
 
+def share_directory(path: Path, gid: int) -> None:
+    """Let a group pass through a directory of ours, which it can neither list nor write to.
+
+    What is made in it belongs to the group as well: where the group is not the one that new files of this process
+    have anyway, the directory says so.
+
+    Raises:
+        UnsafeError: Others could change it; OSError: it is not ours, or the group is not one of ours.
+    """
+    passed_fd = open_directory(path)
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=passed_fd)
+        try:
+            mode = 0o710 if gid == os.getegid() else 0o710 | stat.S_ISGID
+            info = os.fstat(fd)
+            if (info.st_gid, stat.S_IMODE(info.st_mode)) != (gid, mode):
+                os.fchown(fd, -1, gid)
+                os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    finally:
+        os.close(passed_fd)
+
+
 def open_file(path: Path, flags: int, mode: int = 0o600, *, takes_devices: bool = False) -> int:
     """Open a regular file whose content is root's or our own; never waits for a FIFO's other end.
 

@@ -65,6 +65,7 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("task", "archive"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "pending", "--type", EVIL]],
     ("task", "delete"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "pending", "-q", EVIL, "--yes"]],
     ("task", "cancel"): [[EVIL, f"no {EVIL}", "no"]],
+    ("task", "move"): [["--to", EVIL], ["--to", f"unix:///{EVIL}"], ["--to", "redis://x", "--password-file", EVIL]],
     ("worker", "ls"): [[], ["--json"]],
     ("worker", "restart"): [[EVIL]],
     ("worker", "scale"): [["1"], [EVIL]],

@@ -14,6 +14,7 @@ from support import private_directory
 #: What `scripts/install` writes to.
 INSTALLED = (
     "/opt/boilerd", "/usr/local/bin/boilerd", "/usr/local/lib/systemd", "/usr/local/share/man", "/etc/boilerd",
+    "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow",
 )  # fmt: skip
 
 

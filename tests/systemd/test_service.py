@@ -283,13 +283,16 @@ def test_the_password_comes_as_a_credential_and_is_seen_nowhere(service: Service
     service.start("boiler-valkey")
     service.start()
 
-    refused = service.box.run("boilerd", "enqueue", "app:version", check=False)
+    wrong = {"BOILERD_REDIS_PASSWORD": "wrong"}
+    refused = service.box.run("boilerd", "enqueue", "app:version", env=wrong, check=False)
+    as_the_daemon = service.box.run("boilerd", "enqueue", "app:version")
     env = {"BOILERD_REDIS_PASSWORD_FILE": "/etc/credstore/boilerd.redis_password"}
     task_id = service.box.run("boilerd", "enqueue", "app:version", env=env).stdout.strip()
     service.wait_for("version 1", task_id=task_id)
     service.systemctl("reload", "boiler-worker")
 
     assert "password" in refused.stderr
+    assert as_the_daemon.returncode == 0
     shown = [service.box.run("ps", "-eo", "args=").stdout, "\n".join(service.raw_lines()),
              service.systemctl("show", "boiler-worker").stdout]  # fmt: skip
     assert not any("s3cret" in text for text in shown)

@@ -4,8 +4,9 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -16,6 +17,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 from boilerd.broker import key_prefix as key_names
 from boilerd.broker import keys
 from boilerd.broker.connection_pool import ConnectionStack
+from boilerd.broker.embedded import DAEMON_USER, read_secret, secret_path
 from boilerd.errors import ConfigError, shown
 from boilerd.settings.definitions import Settings
 from boilerd.settings.urls import CLIENT_OPTIONS, check_url, mask_url, options_of, without_options
@@ -79,10 +81,13 @@ def connect(
 def connect_to(
     settings: Settings, *, timeout_s: float | None = None, name: str | None = None, is_client: bool = False
 ) -> redis.Redis:
-    """Make a client for the broker that the settings name, as `connect` does."""
-    return connect(
+    """Make a client for the broker that the settings name, as `connect` does.
+
+    The embedded Valkey has no password that anybody sets, so that one which is left over does not matter there.
+    """
+    return connect_as_daemon(
         settings.broker_url(),
-        password=settings.redis_password,
+        password=settings.redis_password if settings.redis_url else None,
         db=settings.redis_db,
         timeout_s=timeout_s,
         name=name,
@@ -91,10 +96,25 @@ def connect_to(
     )
 
 
+def connect_as_daemon(url: str, *, password: str | None = None, **options: Any) -> redis.Redis:
+    """As `connect`; as the user who may do all, where its secret stands beside the socket and there is no password."""
+    if not password and (password := _secret_for(url)):
+        url += f"?username={DAEMON_USER}"
+    return connect(url, password=password, **options)
+
+
 def mark_of(settings: Settings) -> str:
     """Tells the data of this broker, database and prefix from others, in the name of a file; holds no password."""
     place = f"{mask_url(settings.broker_url())} {settings.redis_db} {keys.OWN}"
     return hashlib.sha256(raw(place)).hexdigest()[:12]
+
+
+def _secret_for(url: str) -> str | None:
+    """The secret that stands beside the socket of a URL without options or a user; None where there is none for us."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix" or parts.netloc or parts.query:
+        return None
+    return read_secret(secret_path(Path(unquote(parts.path)))) or None
 
 
 def _options(timeout_s: float, name: str | None) -> dict[str, Any]:

@@ -66,6 +66,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         **{field.upper(): CLAIMED_FIELDS.index(field) + 1 for field in _LOOKED_AT},
     },
     "enqueue": {"UNSERVED": UNSERVED},
+    "arrive": {"ARCHIVE_TTL_S": ARCHIVE_TTL_S},
     "birth": {"WORKER_TTL_S": WORKER_TTL_S},
     "extend": {"WORKER_TTL_S": WORKER_TTL_S},
     "fail": {"MOST_RETRIES": LONGEST_S},

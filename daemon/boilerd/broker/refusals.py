@@ -44,18 +44,21 @@ class _Refusal(NamedTuple):
 
 
 _UNKNOWN_USER = "Redis refused the password, check redis_password and redis_url"
+_TOO_FEW_RIGHTS = "Redis allows this user too little"
 _NO_DISK = "Redis cannot save to its disk, and stores nothing until it can"
 _NO_REPLICAS = "Redis has too few replicas, and stores nothing until it has more"
 _CLUSTER = "Redis is a cluster and wants all keys in one slot, set RQ_KEY_PREFIX='{rq}' for all daemons and clients"
 _ELSEWHERE = "Redis is a cluster and the keys are on another node, name that in redis_url"
 _DOWN = "Redis is a cluster that is down, or whose slots for the keys are not all on this node"
+_CLOSED = "; add this user to the daemon's group, as with `usermod -aG boilerd USER`"
 _REFUSED = "Redis refused the command"
 _FOREIGN_KEY = "another program's key stands where one of boilerd's should, `boilerd queue ls` names it"
 #: The first that fits counts, and the last fits all; redis-py has no class for some of them.
 _REFUSALS = (
     # A command of many parts is "unauthenticated".
     _Refusal(redis.RedisError, ("NOAUTH", "WRONGPASS", "unauthenticated"), _UNKNOWN_USER, BrokerRefusedError),
-    _Refusal(exceptions.NoPermissionError, (), "Redis allows this user too little", BrokerRefusedError),
+    _Refusal(exceptions.NoPermissionError, (), _TOO_FEW_RIGHTS, BrokerRefusedError),
+    _Refusal(redis.RedisError, ("ACL",), _TOO_FEW_RIGHTS, BrokerRefusedError),  # as a script says it
     _Refusal(exceptions.OutOfMemoryError, (), "Redis is out of memory, raise its maxmemory", BrokerUnableError),
     _Refusal(exceptions.ReadOnlyError, (), "Redis is read-only, as a replica is", BrokerUnableError),
     _Refusal(redis.RedisError, ("MISCONF",), _NO_DISK, BrokerUnableError),
@@ -109,9 +112,15 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
         case redis.BusyLoadingError():
             return BrokerLoadingError(f"Redis still reads its file: {error}", was_sent=False)
         case redis.ConnectionError() | redis.TimeoutError():
-            how = f" within {error.timeout_s:g} s" if isinstance(error, NoAnswerError) else f": {error}"
-            return BrokerUnavailableError(f"Redis did not answer{how}", was_sent=_may_have_been_sent(error))
+            return BrokerUnavailableError(_silence(error), was_sent=_may_have_been_sent(error))
     return _refusal(error)
+
+
+def _silence(error: redis.ConnectionError | redis.TimeoutError) -> str:
+    if isinstance(error, NoAnswerError):
+        return f"Redis did not answer within {error.timeout_s:g} s"
+    cure = _CLOSED if isinstance(error.__context__, PermissionError) else ""
+    return f"Redis did not answer: {str(error).rstrip('.') if cure else error}{cure}"
 
 
 def has_timed_out(error: redis.ConnectionError | redis.TimeoutError) -> bool:

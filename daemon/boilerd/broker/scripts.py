@@ -10,8 +10,8 @@ from typing import Self
 from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
-    "act", "adopt", "advance", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward", "held",
-    "janitor", "look", "mark", "release", "result", "sift", "since", "tick", "tidy", "waiting",
+    "act", "adopt", "advance", "arrive", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward",
+    "held", "janitor", "look", "mark", "release", "result", "sift", "since", "tick", "tidy", "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
 _READING = frozenset({"look", "sift"})
@@ -42,6 +42,8 @@ def script_source(name: str) -> str:
     parts = ("common", "locks", "store") if stores else ("common", "claims")
     if name == "act":
         parts = ("common", "claims", "locks")
+    elif name == "arrive":
+        parts, stores = ("common", "locks"), True
     # A script that stores no new task makes room, or keeps what is there: it must go on when Redis is full.
     flags = "" if stores else " flags=no-writes" if name in _READING else " flags=allow-oom"
     return f"#!lua{flags}\n" + "\n".join(map(_part, (*parts, name)))

@@ -16,7 +16,7 @@ def config() -> None:
 
 @config.command()
 @with_json_object
-@with_settings(ALL)
+@with_settings(ALL, of="shown daemon")
 def show(loaded: Loaded, *, as_json: bool) -> None:
     """Print every setting, its value and where that came from; secrets are masked.
 
@@ -39,7 +39,7 @@ def show(loaded: Loaded, *, as_json: bool) -> None:
 
 
 @config.command()
-@with_settings(ALL)
+@with_settings(ALL, of="command")
 def check(loaded: Loaded) -> None:
     """Check the settings, that the application can be imported, and that the daemon can run its periodic tasks.
 

@@ -1,17 +1,24 @@
 """``boilerd quiet``, ``resume``, ``reload``, ``restart`` and ``scale``: the daemon's signals as commands."""
 
+import logging
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
 
+from boilerd.cli.daemon_settings import changed_variables
 from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.rpc_client import Info, ask
-from boilerd.errors import BoilerdError, RefusedError
+from boilerd.errors import BoilerdError, ConfigError, RefusedError
+from boilerd.process import logs
 from boilerd.settings.definitions import MOST_WORKERS
+from boilerd.settings.loading import load
 from boilerd.supervision.sd_notify import IMPORT_LIMIT_S
+
+logger = logging.getLogger("boilerd.cli")
 
 #: Only the settings that say where the daemon is: others may be wrong, such as new ones before a reload.
 with_daemon = with_settings(("state_dir", "runtime_dir"), is_lenient=True)
@@ -62,6 +69,7 @@ def reload(loaded: Loaded, *, no_wait: bool) -> None:
     if no_wait:
         return
     await_reload(lambda: _read_info(loaded), generation)
+    _tell_changed_variables()
 
 
 @click.command()
@@ -97,12 +105,22 @@ def scale(loaded: Loaded, *, size: int) -> None:
     _call(loaded, "scale", size)
 
 
+def _tell_changed_variables() -> None:
+    """Log which settings of the unit's environment a reload did not take over; the daemon keeps the one it has."""
+    with suppress(ConfigError):
+        if names := changed_variables(load()):
+            logs.configure(level="warning", style="json")
+            logger.warning("the unit's environment has changed, restart it", extra={"settings": names})
+
+
 def _call(loaded: Loaded, method: str, *args: Any, kind: Any = bool) -> Any:
     path = loaded.settings.control_socket()
     try:
         return ask(path, f"boilerd.{method}", *args, kind=kind)
     except TimeoutError as error:
         raise DaemonError(str(error)) from error
+    except PermissionError as error:
+        raise DaemonError(f"{path}: {error.strerror}; ask the daemon as root or as its own user") from error
     except OSError as error:
         raise DaemonError(f"no daemon answers at {path}: {error.strerror or error}; is it running?") from error
 

@@ -1,14 +1,16 @@
 """Options that several commands share; those of the settings are made from their definitions."""
 
 import functools
+import os
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from boilerd.errors import BoilerdError, ConfigError, shown
 from boilerd.settings.definitions import definitions
+from boilerd.settings.finding import find_daemon
 from boilerd.settings.loading import Loaded, load
 from boilerd.units import Duration
 
@@ -19,7 +21,11 @@ ALL = tuple(setting.name for setting in definitions() if setting.has_flag)
 
 
 def with_settings(
-    names: Iterable[str], *, refusal: type[BoilerdError] = ConfigError, is_lenient: bool = False
+    names: Iterable[str],
+    *,
+    refusal: type[BoilerdError] = ConfigError,
+    is_lenient: bool = False,
+    of: Literal["daemon", "shown daemon", "command"] = "daemon",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command ``--config`` and a flag for each named setting; it gets the settings as ``loaded``.
 
@@ -27,6 +33,8 @@ def with_settings(
         names: The settings that have a flag.
         refusal: The error that a wrong setting raises.
         is_lenient: True if only the named settings are read; the others may be wrong.
+        of: Whose settings are wanted, if a daemon runs: what it runs with, also for people only, or what this command
+            reads.
     """
     wanted = [setting for setting in definitions() if setting.name in set(names)]
 
@@ -38,6 +46,8 @@ def with_settings(
                 loaded = load(flags, file=config, only=flags if is_lenient else None)
             except ConfigError as error:
                 raise refusal(str(error)) from error
+            if of != "command":
+                loaded = _of_daemon(loaded, asks=not is_lenient, only_shows=of == "shown daemon")
             return command(loaded=loaded, **values)
 
         for setting in reversed(wanted):
@@ -87,6 +97,16 @@ class MomentType(click.ParamType[datetime]):
         if moment.utcoffset() is None:
             self.fail(f"{shown(value)} has no time zone; add one, such as Z or +01:00", param, ctx)
         return moment
+
+
+def _of_daemon(loaded: Loaded, *, asks: bool, only_shows: bool) -> Loaded:
+    """The settings of the daemon that is meant; only where it is, for commands that need no more."""
+    loaded = find_daemon(loaded)
+    if not asks or not os.path.lexists(loaded.settings.control_socket()):
+        return loaded
+    from boilerd.cli.daemon_settings import as_the_daemon  # noqa: PLC0415 - XML-RPC takes its time to import
+
+    return as_the_daemon(loaded, only_shows=only_shows)
 
 
 def _flag(name: str) -> str:

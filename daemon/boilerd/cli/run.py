@@ -39,7 +39,7 @@ class _LoggedCommand(click.Command):
 
 
 @click.command(cls=_LoggedCommand, context_settings={"auto_envvar_prefix": None})
-@with_settings(ALL, refusal=BootError)
+@with_settings(ALL, refusal=BootError, of="command")
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @click.option("--debug", "is_debug", is_flag=True, help="Debug on this terminal: one worker, and no time limits.")
 @click.option("--check", "only_checks", is_flag=True, hidden=True, help="Only see whether it could start; for reloads.")
@@ -74,6 +74,6 @@ def run(loaded: Loaded, *, burst: bool, is_debug: bool, only_checks: bool) -> No
         if only_checks:
             check(loaded.settings)
         else:
-            start(loaded.settings, is_burst=burst, is_debug=is_debug)
+            start(loaded, is_burst=burst, is_debug=is_debug)
     except ConfigError as error:
         raise BootError(str(error)) from error

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from msgspec import structs
@@ -17,6 +18,8 @@ from boilerd.daemon.directories import free_socket, lock_directories, own_direct
 from boilerd.daemon.privileges import become, secure_umask
 from boilerd.daemon.processes import Application, Processes
 from boilerd.daemon.shared_connections import open_sockets, warn_of_shared
+from boilerd.daemon.sharing import group_id, share_runtime_directory
+from boilerd.daemon.told import told
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BoilerdError, BootError
 from boilerd.process import debugging, logs
@@ -24,7 +27,7 @@ from boilerd.process.gc_pause import gc_paused
 from boilerd.process.scoreboard import SUPERVISOR_SLOT, Scoreboard
 from boilerd.process.warning_filters import spare_own_modules
 from boilerd.settings.definitions import Settings
-from boilerd.settings.loading import tell_ignored
+from boilerd.settings.loading import Loaded, tell_ignored
 from boilerd.settings.urls import mask_url
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
@@ -40,9 +43,10 @@ class Daemon:
     """One daemon: the steps from the settings and an application to a tree of processes that runs."""
 
     def __init__(
-        self, settings: Settings, application: Application, valkey: EmbeddedValkey | None, *, is_burst: bool = False
+        self, loaded: Loaded, application: Application, valkey: EmbeddedValkey | None, *, is_burst: bool = False
     ) -> None:
-        self._settings = settings
+        self._settings = loaded.settings
+        self._told = told(loaded)
         self._application = application
         self._is_burst = is_burst
         self._scoreboard = Scoreboard()
@@ -81,7 +85,9 @@ class Daemon:
             handover.abandon()  # ends a Valkey that is no longer wanted while its data is still locked
         locks = lock_directories(own_directories(settings), handover.lock_fds)
         self._scoreboard.is_quiet = handover.is_quiet
-        options = Options(free_socket(settings.control_socket()))
+        if (gid := group_id(settings)) is not None:
+            share_runtime_directory(settings, gid)
+        options = Options(free_socket(settings.control_socket()), self._told, is_for_group=gid is not None)
         return DaemonSupervisor(
             options,
             first=[valkey.group(options, self._scoreboard, running)] if valkey else [],
@@ -124,21 +130,23 @@ class Daemon:
         return Handover(generation, dict(locks), valkey, self._scoreboard.is_quiet)
 
 
-def start(settings: Settings, *, is_burst: bool = False, is_debug: bool = False) -> None:
+def start(loaded: Loaded, *, is_burst: bool = False, is_debug: bool = False) -> None:
     """Import the application and run the daemon until a drain has ended.
 
     Args:
-        settings: Of the daemon.
+        loaded: The settings of the daemon.
         is_burst: True if it ends when the queues are empty.
         is_debug: True for one worker that has the terminal, and no time limits.
 
     Raises:
         BootError: It could not start.
     """
+    settings = loaded.settings
     setproctitle("boilerd: supervisor")
     if is_debug:
         debugging.turn_on()
         settings = structs.replace(settings, concurrency=1, prefetch=False, shutdown_timeout=Duration(0))
+        loaded = replace(loaded, settings=settings)
     _hide_password(settings)
     secure_umask()
     handover = Handover.take()
@@ -153,7 +161,7 @@ def start(settings: Settings, *, is_burst: bool = False, is_debug: bool = False)
         notifier.import_begins(is_reloaded=is_reloaded)
         application = _load(settings)
         notifier.import_ends(is_reloaded=is_reloaded)
-        Daemon(settings, application, valkey, is_burst=is_burst).start(handover)
+        Daemon(loaded, application, valkey, is_burst=is_burst).start(handover)
     except BaseException:
         handover.abandon()
         raise
@@ -190,7 +198,7 @@ def _hide_password(settings: Settings) -> None:
 
 def _become_user(settings: Settings, user: str) -> None:
     directories = settings.state_path(), settings.runtime_path()
-    become(user, directories)
+    become(user, directories, group_id(settings))
     # Their defaults differ between root and others; after a reload this process is not root.
     os.environ |= dict(zip(("STATE_DIRECTORY", "RUNTIME_DIRECTORY"), map(str, directories), strict=True))
 

@@ -7,7 +7,7 @@ import select
 import sys
 
 from boilerd.broker import append_file
-from boilerd.broker.connection import connect
+from boilerd.broker.connection import connect_as_daemon
 from boilerd.errors import BrokerError
 
 PAUSE_S = 0.2
@@ -17,7 +17,7 @@ def main(url: str) -> None:
     """Wait, and say once why."""
     is_told = False
     try:
-        with connect(url) as client:
+        with connect_as_daemon(url) as client:
             while left_bytes := append_file.close(client):
                 if not is_told:
                     is_told = True

@@ -10,8 +10,13 @@ from boilerd import ground
 from boilerd.errors import BootError, shown
 
 
-def become(user: str, directories: Iterable[Path]) -> None:
+def become(user: str, directories: Iterable[Path], gid: int | None = None) -> None:
     """Go on as `user`, who gets the directories; does nothing if this process is that user already.
+
+    Args:
+        user: Its name.
+        directories: Those that it gets.
+        gid: A further group that this process is to be a member of.
 
     Raises:
         BootError: There is no such user, this process may not become it, or a directory is not root's to give.
@@ -28,7 +33,7 @@ def become(user: str, directories: Iterable[Path]) -> None:
         _give(directory, account)
     try:
         # The groups first: without root nobody may change them.
-        os.setgroups(os.getgrouplist(user, account.pw_gid))
+        os.setgroups([*os.getgrouplist(user, account.pw_gid), *([] if gid is None else [gid])])
         os.setresgid(*[account.pw_gid] * 3)
         os.setresuid(*[account.pw_uid] * 3)
     except OSError as error:

@@ -7,6 +7,7 @@ from boilerd.daemon.boot import connect, unusable
 from boilerd.daemon.directories import own_directories, try_directories, usable_socket
 from boilerd.daemon.privileges import secure_umask
 from boilerd.daemon.processes import Application
+from boilerd.daemon.sharing import group_id, share_runtime_directory
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BrokerError
 from boilerd.settings.definitions import Settings
@@ -26,6 +27,8 @@ def check(settings: Settings) -> None:
     valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
     Application.of(load_app(settings.app, settings.rq_functions), settings)
     try_directories(own_directories(settings), handover.lock_fds)
+    if (gid := group_id(settings)) is not None:
+        share_runtime_directory(settings, gid)
     usable_socket(settings.control_socket())
     if valkey is not None:
         usable_socket(settings.valkey_socket())

@@ -26,9 +26,11 @@ from supervisor.states import ProcessStates
 
 from boilerd import ground
 from boilerd.broker import append_file
-from boilerd.broker.connection import connect
+from boilerd.broker.connection import connect_as_daemon
+from boilerd.broker.embedded import read_secret, secret_path
 from boilerd.daemon.directories import usable_socket
 from boilerd.daemon.reserve import Reserve
+from boilerd.daemon.valkey_users import write_users
 from boilerd.errors import BootError, BrokerError, NoBrokerError
 from boilerd.process.identity import send
 from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
@@ -68,39 +70,44 @@ class EmbeddedValkey:
     Args:
         state_dir: The server's files are in the folder ``valkey`` there.
         socket_path: Where it listens.
+        group: The group that may open the socket; empty: none, and whoever opens it may do all.
 
     Raises:
         BootError: There is no server program.
     """
 
-    def __init__(self, state_dir: Path, socket_path: Path) -> None:
+    def __init__(self, state_dir: Path, socket_path: Path, group: str = "") -> None:
         self._program = find_server()
         self._state_dir = state_dir
         self._data_dir = state_dir / "valkey"
         self._socket = socket_path
         self._reserve = Reserve(state_dir)
         self._is_told = False
+        self._secret = secret_path(socket_path)
+        self._group = group
         #: Its latest lines, for the error when it does not start.
         self._output: list[str] = []
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The server that the settings want."""
-        return cls(settings.state_path(), settings.valkey_socket())
+        return cls(settings.state_path(), settings.valkey_socket(), settings.group or "")
 
     def find_running(self, handover: Handover) -> RunningValkey | None:
         """The server that runs already, from before a reload; None if there is none, or with other paths."""
         running = handover.valkey
-        if running is None or (running.socket, running.state_dir) != (str(self._socket), str(self._state_dir)):
+        wanted = (str(self._socket), str(self._state_dir), self._group)
+        if running is None or (running.socket, running.state_dir, running.group) != wanted:
             return None
-        return running
+        return running if not self._group or read_secret(self._secret) else None
 
     def hand_over(self, supervisor: DaemonSupervisor) -> RunningValkey | None:
         """The server that runs now, for the program after a reload; None if it does not run."""
         process = supervisor.process_groups[VALKEY].processes[VALKEY]
         if not process.pid or process.pipes["stdout"] is None:
             return None
-        return RunningValkey(str(self._socket), process.pid, process.pipes["stdout"], str(self._state_dir))
+        stdout_fd = process.pipes["stdout"]
+        return RunningValkey(str(self._socket), process.pid, stdout_fd, str(self._state_dir), self._group)
 
     def group(self, options: Options, scoreboard: Scoreboard, running: RunningValkey | None) -> ProcessGroupConfig:
         """The group of the server's process, for Supervisor.
@@ -163,17 +170,29 @@ class EmbeddedValkey:
             self._check_room()
         self._reserve.make()
         options = {
-            "port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700", "dir": str(self._data_dir),
+            "port": "0", "unixsocket": str(self._socket), "dir": str(self._data_dir), **self._access(),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
             "daemonize": "no", "loglevel": "notice", "always-show-logo": "no", "set-proc-title": "yes",
             "proc-title-template": "boilerd: valkey {unixsocket}",
         }  # fmt: skip
         return shlex.join([self._program, *(word for name, value in options.items() for word in (f"--{name}", value))])
 
+    def _access(self) -> dict[str, str]:
+        """The options that say who may do what; raises BootError where the secret cannot be written."""
+        if not self._group:
+            self._secret.unlink(missing_ok=True)
+            return {"unixsocketperm": "700"}
+        users = self._data_dir / "users.acl"
+        try:
+            write_users(users, self._secret)
+        except OSError as error:
+            raise BootError(f"group: cannot write {error.filename or self._secret}: {error.strerror}") from error
+        return {"unixsocketperm": "770", "aclfile": str(users)}
+
     def is_ready(self) -> bool:
         """True if it answers, if only that its disk is full; raises BusyLoadingError while it reads its file."""
         try:
-            with connect(socket_url(self._socket), timeout_s=1.0) as client:
+            with connect_as_daemon(socket_url(self._socket), timeout_s=1.0) as client:
                 return bool(client.ping())
         except redis.BusyLoadingError:
             raise
@@ -187,7 +206,7 @@ class EmbeddedValkey:
 
         So what was accepted gets to the disk, and so do the outcomes of the drain.
         """
-        with suppress(BrokerError), connect(socket_url(self._socket), timeout_s=1.0) as client:
+        with suppress(BrokerError), connect_as_daemon(socket_url(self._socket), timeout_s=1.0) as client:
             if append_file.unwritten_bytes(client):
                 append_file.refuse_new(client)
                 self._reserve.give_up()
@@ -195,7 +214,7 @@ class EmbeddedValkey:
     def why_not_stop(self) -> str:
         """Why the server must not be ended now: accepted tasks are in its memory only; empty: it may be."""
         try:
-            with connect(socket_url(self._socket), timeout_s=1.0) as client:
+            with connect_as_daemon(socket_url(self._socket), timeout_s=1.0) as client:
                 left_bytes = append_file.close(client)
         except BrokerError:
             return ""  # it ended by itself, or hangs
@@ -310,6 +329,6 @@ def _pid_behind(path: Path) -> int | None:
         except OSError as error:
             raise BootError(f"{path}: {error.strerror or error}; see what listens there") from error
         if sys.platform != "linux":
-            return int(connect(socket_url(path), timeout_s=1.0).info("server")["process_id"])
+            return int(connect_as_daemon(socket_url(path), timeout_s=1.0).info("server")["process_id"])
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", credentials)[0])

@@ -225,6 +225,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = DEFAULT_ARCHIVE_LIMIT
     user: Annotated[str | None, _doc("Started as root, go on as this user, who gets state_dir and runtime_dir.")] = None
+    group: Annotated[
+        str | None,
+        _doc("Its members may enqueue at the embedded Valkey, and look at the daemon; they may do nothing else."),
+    ] = None
     state_dir: Annotated[
         str | None,
         _doc("For the embedded Valkey's data; default: $STATE_DIRECTORY, /var/lib/boilerd or ~/.local/state/boilerd."),

@@ -164,6 +164,11 @@ def tell_ignored(environ: Mapping[str, str]) -> list[str]:
     return ignored
 
 
+def read_secret_file(path: str) -> str:
+    """The secret in a file that a command was told of; raises ConfigError."""
+    return _read_secret(Path(path), "--password-file")
+
+
 def _read_secret(path: Path, source: str) -> str:
     try:
         return ground.read_regular(path).decode("utf-8").strip()
@@ -178,7 +183,7 @@ def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
         raise ConfigError(f"{source}: {setting.name}: holds a NUL character; leave that out")
     try:
         value = setting.parse(raw) if is_text else raw
-        value = msgspec.convert(value, setting.type, strict=not is_text, dec_hook=lambda kind, given: kind.parse(given))
+        value = setting.convert(value, strict=not is_text)
         if setting.form.check:
             setting.form.check(value)
     except (ConfigError, InvalidTaskError) as error:

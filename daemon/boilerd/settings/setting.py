@@ -101,6 +101,10 @@ class Setting:
             return _SWITCHES.get(meant.lower(), meant)
         return meant.lower() if get_origin(base) is Literal else meant
 
+    def convert(self, value: Any, *, strict: bool = True) -> Any:
+        """The value of the setting's type for what the file holds; raises msgspec's errors and ValueError."""
+        return msgspec.convert(value, self.type, strict=strict, dec_hook=lambda kind, given: kind.parse(given))
+
     def expected(self) -> str:
         """A description of valid values."""
         base = _base_type(self.type)

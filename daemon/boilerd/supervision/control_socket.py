@@ -8,6 +8,9 @@ for longest makes way, so that a new one is served however many are idle.
 """
 
 import logging
+import os
+import socket
+import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +21,12 @@ from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.medusa.xmlrpc_handler import collector
 from supervisor.xmlrpc import SystemNamespaceRPCInterface, supervisor_xmlrpc_handler
 
+from boilerd.supervision.rpc import Questions
+
 logger = logging.getLogger("boilerd.supervisor")
 
+#: Tells who is at the other end; not every system has it.
+_PEER: int | None = getattr(socket, "SO_PEERCRED", None)
 #: Bytes of a request's body; the names of 1,000 workers to restart are 45 kB.
 MOST_BODY_BYTES = 64 * 1024
 #: Bytes of a request's head; those of XML-RPC clients have about 200.
@@ -36,17 +43,22 @@ ACCEPT_PAUSE_S = 1.0
 MOST_QUOTED = 200
 
 
-def open_control_socket(path: Path, supervisord: Any, interfaces: Sequence[tuple[str, Any]]) -> "ControlServer":
-    """Listen at the path, for its owner alone; raises OSError.
+def open_control_socket(
+    path: Path, supervisord: Any, interfaces: Sequence[tuple[str, Any]], *, is_for_group: bool = False
+) -> "ControlServer":
+    """Listen at the path, for its owner, and for questions of the directory's group; raises OSError.
 
     Args:
         path: Where no socket is.
         supervisord: The supervisor.
         interfaces: Namespace of the methods → what has them.
+        is_for_group: True if the group may ask; where the system does not tell who asks, it may not.
     """
-    server = ControlServer(str(path), 0o700, (-1, -1), _Remarks())
-    all_interfaces = [*interfaces, ("system", SystemNamespaceRPCInterface(interfaces))]
-    server.install_handler(_Requests(supervisord, all_interfaces))
+    server = ControlServer(str(path), 0o770 if is_for_group and _PEER is not None else 0o700, (-1, -1), _Remarks())
+    # The one that is installed last is asked first.
+    questions = [(name, Questions(name, interface)) for name, interface in interfaces]
+    for handler, offered in ((_Requests, interfaces), (_GuestsRequests, questions)):
+        server.install_handler(handler(supervisord, [*offered, ("system", SystemNamespaceRPCInterface(offered))]))
     return server
 
 
@@ -61,11 +73,13 @@ class _Channel(deferring_http_channel):  # type: ignore[misc]
     Attributes:
         heard_s: When the client last began a request, or took a part of an answer, on the monotonic clock.
         expires_s: When it must have sent the whole request, or taken the next part of the answer.
+        is_guest: True if the client is neither root nor our own user, and so may only look.
     """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._is_refused = False
+        self.is_guest = _is_guest(self.socket)
         self._allow(REQUEST_S)
 
     @property
@@ -199,6 +213,22 @@ class _Requests(supervisor_xmlrpc_handler):  # type: ignore[misc]
         except Exception:  # noqa: BLE001 - as many kinds as there are ways to write no XML-RPC
             return False
         return bool(method)
+
+
+class _GuestsRequests(_Requests):
+    """Takes the requests of those who may only look."""
+
+    def match(self, request: Any) -> bool:
+        """Take those of guests."""
+        return bool(request.channel.is_guest)
+
+
+def _is_guest(connection: socket.socket) -> bool:
+    """True if the other end is of another user than root and our own; the socket's mode says who can open it at all."""
+    if _PEER is None:
+        return False
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, _PEER, struct.calcsize("3i")))
+    return uid not in {0, os.geteuid()}
 
 
 class _Remarks:

@@ -30,12 +30,14 @@ class RunningValkey(msgspec.Struct):
         pid: Its process ID.
         stdout_fd: This process's end of the pipe that it prints to.
         state_dir: The directory that holds its data; empty from a program of an older version.
+        group: The group that may open the socket; empty: none.
     """
 
     socket: str
     pid: int
     stdout_fd: int
     state_dir: str = ""
+    group: str = ""
 
 
 class Handover(msgspec.Struct):

@@ -20,7 +20,7 @@ from boilerd.errors import BootError
 from boilerd.process.identity import end_with_parent
 from boilerd.process.signals import HANDLED, SUPERVISORS_OWN, SignalInbox, ignore, release_signals, restore_defaults
 from boilerd.supervision.control_socket import ControlServer, open_control_socket, shortened
-from boilerd.supervision.rpc import DaemonInterface, ProcessInterface
+from boilerd.supervision.rpc import TOLD_NOTHING, DaemonInterface, ProcessInterface, Told
 
 logger = logging.getLogger("boilerd.supervisor")
 
@@ -35,13 +35,20 @@ OWN_SIGNALS = (signal.SIGUSR1, signal.SIGTSTP, signal.SIGCONT, signal.SIGTTIN, s
 class Options(ServerOptions):  # type: ignore[misc]
     """Supervisor's options: read from its file and command line there, set by this program here.
 
+    Args:
+        control_socket: Where it is to be.
+        told: What the daemon tells of its settings there.
+        is_for_group: True if the group of the directory may ask there.
+
     Attributes:
         timed_out: Names of the children that a drain or reload had to kill, or that gave their tasks back at its end.
         inbox: Ends the loop's poll early; None until `setsignals`, which runs when the loop is about to begin.
     """
 
-    def __init__(self, control_socket: Path) -> None:
+    def __init__(self, control_socket: Path, told: Told = TOLD_NOTHING, *, is_for_group: bool = False) -> None:
         super().__init__()
+        self._told = told
+        self._is_for_group = is_for_group
         self.timed_out: list[str] = []
         self.pid = os.getpid()
         self.logger = LoggerAdapter()
@@ -86,8 +93,11 @@ class Options(ServerOptions):  # type: ignore[misc]
         try:
             # A killed daemon left it; the caller has made sure that no living one listens there.
             self.control_socket.unlink(missing_ok=True)
-            interfaces = [("supervisor", ProcessInterface(supervisord)), ("boilerd", DaemonInterface(supervisord))]
-            self._control_server = open_control_socket(self.control_socket, supervisord, interfaces)
+            own = DaemonInterface(supervisord, self._told)
+            interfaces = [("supervisor", ProcessInterface(supervisord)), ("boilerd", own)]
+            self._control_server = open_control_socket(
+                self.control_socket, supervisord, interfaces, is_for_group=self._is_for_group
+            )
         except OSError as error:
             raise BootError(f"control socket {self.control_socket}: {error.strerror or error}") from error
         self.httpservers = [({"family": socket.AF_UNIX, "file": str(self.control_socket)}, self._control_server)]

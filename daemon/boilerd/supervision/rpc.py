@@ -1,6 +1,7 @@
 """The interfaces on the control socket: Supervisor's own, with a few methods changed, and the daemon's."""
 
-from typing import Any, Protocol
+from types import MethodType
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
 from supervisor.states import ProcessStates
@@ -32,11 +33,35 @@ class Controlled(Protocol):
         """The daemon's state, by name."""
 
 
+class Told(NamedTuple):
+    """What the daemon tells of its settings, as JSON.
+
+    Attributes:
+        settings: All of them, with secrets masked, and where each value is from.
+        secrets: What is masked there; for root and the daemon's user, who could read it in the daemon's memory.
+    """
+
+    settings: str = "{}"
+    secrets: str = "{}"
+
+
+TOLD_NOTHING = Told()
+
+
 class DaemonInterface:
     """``boilerd.*`` on the control socket: what the signals do, for people."""
 
-    def __init__(self, daemon: Controlled) -> None:
+    def __init__(self, daemon: Controlled, told: Told = TOLD_NOTHING) -> None:
         self._daemon = daemon
+        self._told = told
+
+    def settings(self) -> str:
+        """The settings that the daemon runs with, as JSON; `daemon.told` says in which form."""
+        return self._told.settings
+
+    def secrets(self) -> str:
+        """The settings that are masked in `settings`, as JSON."""
+        return self._told.secrets
 
     def info(self) -> dict[str, Any]:
         """The daemon's state, by name.
@@ -121,6 +146,37 @@ class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
     def _has_workers(self) -> bool:
         group = self.supervisord.process_groups.get(WORKER)
         return bool(group and group.get_unstopped_processes())
+
+
+#: What members of the daemon's group may ask, by namespace.
+_QUESTIONS = {
+    "boilerd": ("info", "settings"),
+    "supervisor": (
+        "getAPIVersion", "getVersion", "getSupervisorVersion", "getIdentification", "getState", "getPID",
+        "getProcessInfo", "getAllProcessInfo",
+    ),
+}  # fmt: skip
+
+
+class Questions:
+    """The part of a namespace by which one looks, and changes nothing.
+
+    Args:
+        name: The namespace.
+        interface: All of it.
+    """
+
+    def __init__(self, name: str, interface: object) -> None:
+        for question in _QUESTIONS.get(name, ()):
+            setattr(self, question, getattr(interface, question))
+
+    def __getattr__(self, name: str) -> MethodType:
+        """Any other method: that the caller may not call it is a better answer than that there is none."""
+        return MethodType(_refuse, self)
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise RPCError(Faults.FAILED, "members of the daemon's group may only look; do it as root or as the daemon's user")
 
 
 def _request(action: Any, *args: Any) -> None:

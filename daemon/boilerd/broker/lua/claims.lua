@@ -3,7 +3,10 @@
 -- How many members a command removed; none from a key of another kind.
 local function count_removed(...)
   local answer = redis.pcall(...)
-  return type(answer) == 'number' and answer or 0
+  if type(answer) == 'number' then return answer end
+  -- Any other error, such as one of permissions, says nothing about the key, and is raised again.
+  if answer.err and not answer.err:find('WRONGTYPE', 1, true) then return call(...) end
+  return 0
 end
 
 -- Take a pending job off its queue's list; 1, or 0 if it is not there. LREM walks the list, so it begins at the end that
