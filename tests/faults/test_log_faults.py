@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,3 +154,17 @@ def test_a_daemon_whose_log_file_hangs_drains_in_time(start_daemon: StartDaemon,
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.fault(35)
+def test_the_supervisor_forks_with_no_thread_beside_its_main_one(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1", "--log-output", "both", "--log-file", "log").serving()
+    task_id = client.enqueue("test:echo").id
+    wait_until(lambda: completed(client.connection, task_id), "it works")
+
+    threads = [path.name for path in Path(f"/proc/{daemon.pid}/task").iterdir()]
+
+    assert threads == [str(daemon.pid)]
+    assert daemon.stop() == 0
+    messages = [json.loads(line)["message"] for line in (daemon.directory / "log").read_bytes().splitlines()]
+    assert messages[-1] == "worker shutdown completed gracefully"

@@ -110,7 +110,7 @@ def _take_over(handlers: list[logging.Handler]) -> None:
 
 
 def name_process(worker: str, count_loss: Callable[[], None] | None = None) -> None:
-    """In a child of the daemon: go on with the parent's handlers, but without its thread.
+    """In a child of the daemon: go on with the parent's handlers, but without the process that writes for it.
 
     Args:
         worker: The field ``worker`` of each line.
@@ -131,7 +131,7 @@ def count_losses(count: Callable[[], None]) -> None:
 
 
 def detach_files() -> None:
-    """Have a thread write to files, in the supervisor: it must go on while a disk hangs."""
+    """Have a process write to files, for the supervisor: it must go on while a disk hangs."""
     for handler in _own_handlers():
         handler.detach()
 
@@ -198,13 +198,15 @@ class LineHandler(logging.Handler):
             self.handleError(record)
 
     def detach(self) -> None:
-        """Have a thread write, if it goes to a file; `on_loss` stays as it is from now on."""
+        """Have a process write, if it goes to a file; `on_loss` stays as it is from now on."""
         if self._is_file and not isinstance(self.outlet, DetachedOutlet):
-            self.outlet = DetachedOutlet(self.outlet, self.on_loss)
+            with contextlib.suppress(OSError):  # elsewhere than on Linux; or nothing is to spare, which others will say
+                self.outlet = DetachedOutlet(self.outlet, self.on_loss)
 
     def attach(self) -> None:
-        """Write without the thread."""
+        """Write without that process, which is the parent's."""
         if isinstance(self.outlet, DetachedOutlet):
+            self.outlet.close()
             self.outlet = self.outlet.outlet
 
     def flush(self) -> None:
