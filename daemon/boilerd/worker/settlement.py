@@ -73,7 +73,7 @@ class Rules:
     def decide_failure(self, task: Task, error: BaseException, traceback: str) -> Failure:
         """Call the application's hooks, then decide. A hook that raises, or takes 5 s, is logged and ignored."""
         policy = self.policy(task.type)
-        with _context(task):
+        with log_context(**task.log_fields):
             if self.hooks.error_handler:
                 try:
                     with _hook_limit():
@@ -123,7 +123,7 @@ class Rules:
             failure = Failure(line, line, Decision(Verdict.RETRY, counts=False), task.max_retries, is_doubtful=True)
             record_failure(broker, worker, claim, failure, is_taken=is_taken)
             return
-        with _context(task):
+        with log_context(**task.log_fields):
             logger.error("task failed", extra={"error": line})
         record_failure(broker, worker, claim, self.decide_failure(task, error, line), is_taken=is_taken)
 
@@ -135,7 +135,7 @@ class Rules:
             if not claim.is_missing:
                 record_failure(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
             # Last: a caller may try all of this again after an outage.
-            with log_context(task_id=claim.task_id, queue=claim.queue):
+            with log_context(**claim.log_fields):
                 logger.error("task refused", extra={"error": line})
 
     def settle_dead_worker(self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError | None) -> None:
@@ -153,8 +153,7 @@ class Rules:
         completions, unstarted, rest = sort_batch(broker.held(worker), batch)
         for claim in rest:
             if died is None:
-                fields = {"task_id": claim.task_id, "queue": claim.queue}
-                logger.warning("task released, it will run again", extra=fields)
+                logger.warning("task released, it will run again", extra=claim.log_fields)
                 unstarted.append(claim.execution_id)
                 continue
             # Of another batch: it died after the claim, before it noted the batch on the scoreboard.
@@ -170,7 +169,7 @@ def record_failure(
     broker: RecordsFailures, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False
 ) -> None:
     """Write a failure and what was decided, then log what Redis did; nothing where the lease was lost."""
-    fields = {"task_id": claim.task_id, "queue": claim.queue}
+    fields = claim.log_fields
     done = broker.fail(worker, claim, failure, is_taken=is_taken)
     if done is None and is_taken:
         logger.debug("task left to its worker, the lease was renewed", extra=fields)
@@ -191,10 +190,6 @@ def _may_call(mux: ServeMux, function: str) -> bool:
 
 def _hook_limit() -> AbstractContextManager[None]:
     return time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s"))
-
-
-def _context(task: Task) -> AbstractContextManager[None]:
-    return log_context(task_id=task.id, task_type=task.type, queue=task.queue, attempt=task.attempt)
 
 
 def sort_batch(claims: Iterable[Claim], batch: Batch) -> tuple[list[Completion], list[str], list[Claim]]:

@@ -271,8 +271,7 @@ class WorkLoop:
 
     def _release(self, claim: Claim) -> None:
         if self._broker.release(self._name, [claim.execution_id]):
-            fields = {"task_id": claim.task_id, "queue": claim.queue}
-            logger.warning("task released, it will run again", extra=fields)
+            logger.warning("task released, it will run again", extra=claim.log_fields)
 
     def _settle_predecessor(self, rules: Rules) -> None:
         """Settle what the predecessor held when it died, by what the scoreboard tells; one try.
