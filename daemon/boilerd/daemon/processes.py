@@ -24,7 +24,7 @@ from boilerd.supervision.supervisor import KILL_MARGIN_S
 from boilerd.tasks.cron import check_entries
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
-from boilerd.worker.attempt_log import log_attempts
+from boilerd.worker.attempt_log import fold_attempts, log_attempts
 from boilerd.worker.limits import Limits
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
@@ -48,7 +48,9 @@ class Application(NamedTuple):
     @classmethod
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
         """Take it from the mux; raises ConfigError where its periodic tasks and the settings do not fit together."""
-        rules = Rules.of(mux, settings.retry.policy(), log_attempts)
+        folding = fold_attempts(settings.log_tasks_per_second)
+        middleware = functools.partial(log_attempts, folding=folding) if settings.log_tasks_per_second else log_attempts
+        rules = Rules.of(mux, settings.retry.policy(), middleware, folding)
         entries = [*mux.crons, *settings.cron_entries()]
         check_entries(entries, settings.queues, mux.has_handler)
         return cls(rules, Periodic(entries))
@@ -165,6 +167,8 @@ class Processes:
         again. At worst the log misses the line that was being written, or the dump. The worker and the scheduler
         install what ends them.
         """
+        logs.wrap_printed()
+        self._surroundings.keep_streams()
         logs.name_process(title, functools.partial(self._scoreboard.note_lost_line, slot))
         signal.signal(signal.SIGQUIT, lambda *_: logs.log_stacks())
         signal.signal(signal.SIGUSR2, lambda *_: logs.reopen())

@@ -313,10 +313,20 @@ def _write_for_parent(outlet: Outlet, parents: socket.socket, lines: socket.sock
     try:
         parents.close()
         setproctitle("boilerd: log")
-        while line := lines.recv(_LONGEST_MESSAGE):
-            lines.send(bytes([_write(outlet, line)]))
+        while line := _next_line(lines):
+            answer = bytes([_write(outlet, line)])
+            with contextlib.suppress(OSError):  # the parent has ended, and the rest is to be written all the same
+                lines.send(answer)
     finally:
         os._exit(0)
+
+
+def _next_line(lines: socket.socket) -> bytes:
+    """Wait for it; empty: there are no more."""
+    try:
+        return lines.recv(_LONGEST_MESSAGE)
+    except ConnectionResetError:  # told once, where the parent has ended and left answers unread
+        return lines.recv(_LONGEST_MESSAGE)
 
 
 def _write(outlet: Outlet, line: bytes) -> int:
@@ -327,6 +337,15 @@ def _write(outlet: Outlet, line: bytes) -> int:
     with contextlib.suppress(OSError):
         outlet.reopen()
     return 0
+
+
+def is_journal(fd: int) -> bool:
+    """True if systemd's journal reads what is written to this descriptor; see systemd.exec(5)."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def is_file(fd: int) -> bool:

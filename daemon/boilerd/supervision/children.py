@@ -19,8 +19,10 @@ from supervisor.options import ProcessConfig, ProcessGroupConfig, ServerOptions
 from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
 
+from boilerd.process import printed
 from boilerd.process.exit_status import DONE, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
+from boilerd.process.forked import renew_locks
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import hold_signals, release_signals, restore_defaults
 from boilerd.process.terminal import ignore_background_stops
@@ -116,6 +118,7 @@ class ForkedProcess(Child):
     def _spawn_as_child(self, filename: str, argv: Sequence[str]) -> None:
         status = 1
         try:
+            renew_locks()
             # The child leaves the terminal's foreground group: Ctrl-C is for the parent only.
             self.config.options.setpgrp()
             self.config.options.leave_parent()
@@ -126,6 +129,7 @@ class ForkedProcess(Child):
             self.config.scoreboard.mark_booted(self.config.slot, has_booted=False)
             logger.critical("process crashed", exc_info=True, extra={"child": self.full_name})
         finally:
+            printed.flush()
             # Not sys.exit, which would run the parent's cleanup handlers in the child.
             os._exit(status)
 

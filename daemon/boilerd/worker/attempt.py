@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 import traceback
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -22,6 +21,7 @@ from boilerd.errors import (
     TaskTimeoutError,
     describe,
 )
+from boilerd.process import logs, printed
 from boilerd.process.signals import install_handler, reinstall_handlers
 from boilerd.process.surroundings import Surroundings
 from boilerd.tasks.coroutines import interrupt
@@ -156,6 +156,7 @@ class AttemptRunner:
         reinstall_handlers()
         if self._surroundings:
             self._surroundings.put_back()
+        logs.put_back()
 
     def remaining_s(self) -> float:
         """Seconds until the running attempt is interrupted."""
@@ -234,9 +235,7 @@ def _end_fork() -> NoReturn:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
     elif error is not None:
         traceback.print_exception(error)
-    with suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    printed.flush()
     os._exit(status)
 
 

@@ -47,7 +47,8 @@ class Rules:
         may_call: Whether a job of a plain RQ client may call this function.
         policy: Task type → its retry policy.
         hooks: Called when an attempt fails.
-        refusals: Folds what is logged of refused jobs: whoever can write to Redis can cause thousands in a second.
+        refusals: Folds what is logged of refused jobs, for whoever can write to Redis can cause thousands in a second;
+            and of tasks, if the settings say so.
     """
 
     handler: Handler
@@ -57,10 +58,16 @@ class Rules:
     refusals: Folding = field(default_factory=lambda: Folding(logger))
 
     @classmethod
-    def of(cls, mux: ServeMux, default: RetryPolicy, middleware: Callable[[Handler], Handler]) -> "Rules":
+    def of(
+        cls,
+        mux: ServeMux,
+        default: RetryPolicy,
+        middleware: Callable[[Handler], Handler],
+        refusals: Folding | None = None,
+    ) -> "Rules":
         """The rules that `mux` holds; `default` is the policy of handlers that have none of their own."""
         policy = functools.lru_cache(1024)(lambda task_type: mux.policy(task_type) or default)
-        return cls(middleware(mux), functools.partial(_may_call, mux), policy, mux.hooks)
+        return cls(middleware(mux), functools.partial(_may_call, mux), policy, mux.hooks, refusals or Folding(logger))
 
     def task_of(self, claim: Claim) -> Task | None:
         """The claimed task with its final number of retries: the client's, else its policy's; None: it cannot run."""
