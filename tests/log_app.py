@@ -63,6 +63,11 @@ def fail(task: Task) -> None:
     raise RuntimeError("failed as told")
 
 
+@mux.handle("log:ok")
+def ok(task: Task) -> None:
+    """Do nothing."""
+
+
 @mux.handle("log:sleep")
 def sleep(task: Task) -> None:
     time.sleep(60)

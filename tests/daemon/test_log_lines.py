@@ -9,7 +9,8 @@ from builders import rq_job
 from log_app import SILENCERS
 from support import QUICK_RETRY, RunningDaemon, StartDaemon, completed, wait_until
 
-APP = {"BOILERD_APP": "log_app:mux"}
+#: An empty PYTHONUNBUFFERED is none: what a developer has set would show at once what is printed.
+APP = {"BOILERD_APP": "log_app:mux", "PYTHONUNBUFFERED": ""}
 
 
 def test_each_line_about_a_task_has_its_type_queue_attempt_and_request_id(
@@ -142,3 +143,23 @@ def test_a_worker_uses_what_a_thread_of_the_application_held_when_it_was_forked(
     results = {result.return_value for task_id in ids for result in rq_job(client.connection, task_id).results()}
     assert results == {"imported"}
     assert daemon.stop() == 0
+
+
+# --- Floods
+
+
+def test_of_many_tasks_that_go_well_only_so_many_are_logged_as_the_settings_say_and_all_that_fail(
+    start_daemon: StartDaemon, client: Client
+) -> None:
+    daemon = start_daemon("--concurrency", "1", env={**APP, "BOILERD_LOG_TASKS_PER_SECOND": "1"}).ready()
+
+    names = ["log:ok"] * 300 + ["log:fail"]
+    ids = [client.enqueue(name, max_retries=0).id for name in names]
+    daemon.wait_for("task archived", task_id=ids[-1])
+    assert daemon.stop() == 0
+
+    logged = daemon.lines("task completed")
+    folded = [line["folded"] for line in daemon.lines() if line["message"].startswith("task completed: and ")]
+    assert len(logged) < 150
+    assert len(logged) + sum(folded) == 300
+    assert daemon.lines("task failed", task_id=ids[-1])

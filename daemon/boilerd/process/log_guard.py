@@ -36,6 +36,7 @@ class Guard:
         self._levels = {logger.name: (logger.level, logger.propagate) for logger in self._own_loggers()}
         # A full disk or a closed pipe must never reach a handler's code, nor fill stderr.
         logging.raiseExceptions = False
+        self._count, self._level = len(self._handlers), self._root.level
         self._state = self._look()
         is_complete = False
         for handler in all_handlers():
@@ -49,18 +50,19 @@ class Guard:
         if self._look() != self._state:
             self._put_back()
 
-    def _look(self) -> tuple[Any, ...]:
+    def _look(self) -> tuple[object, ...]:
         root = self._root
         return (
-            root.handlers[: len(self._handlers)], root.level, root.manager.disable, logging.raiseExceptions,
-            _task.disabled, _task.level, _task.propagate, _boilerd.disabled, _boilerd.level, _boilerd.propagate,
+            root.level, root.manager.disable, root.handlers[: self._count], logging.raiseExceptions,
+            _task.level, _task.disabled, _boilerd.level, _boilerd.disabled, _boilerd.propagate,
         )  # fmt: skip
 
     def _put_back(self) -> None:
         root = self._root
         root.handlers[:] = [*self._handlers, *(other for other in root.handlers if other not in self._handlers)]
-        _, level, root.manager.disable, logging.raiseExceptions, *_ = self._state
-        root.setLevel(level)
+        root.setLevel(self._level)
+        logging.disable(logging.NOTSET)
+        logging.raiseExceptions = False
         self._enable()
         for logger in self._own_loggers():
             level, logger.propagate = self._levels.get(logger.name, (logging.NOTSET, True))

@@ -19,6 +19,8 @@ _STREAMS = {"stdout": (1, logging.INFO), "stderr": (2, logging.WARNING)}
 
 #: Writes a record where the daemon's lines go; None: what is printed stays as it is.
 _write: Callable[[logging.LogRecord], None] | None = None
+#: True if a line may have been begun that no end of line has ended yet.
+_has_rest = False
 
 
 class _Rest(threading.local):
@@ -44,8 +46,10 @@ class _Lines(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
+        global _has_rest  # noqa: PLW0603 - to look at it costs next to nothing
         *lines, rest = (self._rest.text + bytes(data)).split(b"\n")
         self._rest.text = rest
+        _has_rest = True
         for line in lines:
             self._log(line)
         if len(rest) > LONGEST_REST:
@@ -99,6 +103,10 @@ def reopened(stream: TextIO, fd: int) -> TextIO:
 
 def end_lines() -> None:
     """Make lines of what this thread has printed without an end of line; for the end of a task."""
+    global _has_rest  # noqa: PLW0603
+    if not _has_rest:
+        return
+    _has_rest = False
     for stream in (sys.stdout, sys.stderr):
         if is_wrapped(stream):
             stream.buffer.end_line()  # type: ignore[union-attr]

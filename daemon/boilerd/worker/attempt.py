@@ -21,7 +21,7 @@ from boilerd.errors import (
     TaskTimeoutError,
     describe,
 )
-from boilerd.process import logs, printed
+from boilerd.process import printed
 from boilerd.process.signals import install_handler, reinstall_handlers
 from boilerd.process.surroundings import Surroundings
 from boilerd.tasks.coroutines import interrupt
@@ -156,7 +156,6 @@ class AttemptRunner:
         reinstall_handlers()
         if self._surroundings:
             self._surroundings.put_back()
-        logs.put_back()
 
     def remaining_s(self) -> float:
         """Seconds until the running attempt is interrupted."""

@@ -20,6 +20,7 @@ from boilerd.broker.claims import Claim
 from boilerd.errors import BrokerError, WorkerDiedError
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
+from boilerd.process.logs import put_back
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.process.surroundings import Surroundings
@@ -266,6 +267,7 @@ class WorkLoop:
         with self._scoreboard.running_hooks(self._slot):
             failure = self._rules.decide_failure(task, outcome.error, outcome.traceback)
         self._runner.put_back()
+        put_back()
         record_failure(self._broker, self._name, claim, failure)
         self._hand.finish()
 
