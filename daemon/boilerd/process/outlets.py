@@ -274,6 +274,8 @@ class DetachedOutlet:
         self._lines = StreamOutlet(self._socket.fileno())
         self._socket.setblocking(False)
         self._waiting, self._is_open = 0, True
+        if isinstance(self.outlet, FileOutlet):
+            self.outlet.close()  # or this process would hold a file that was moved; who writes opens it
 
     def _restart(self) -> bool:
         """Fork another process in the place of one that was killed."""
