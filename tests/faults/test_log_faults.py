@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,3 +154,42 @@ def test_a_daemon_whose_log_file_hangs_drains_in_time(start_daemon: StartDaemon,
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.fault(35)
+def test_the_supervisor_forks_with_no_thread_beside_its_main_one(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1", "--log-output", "both", "--log-file", "log").serving()
+    task_id = client.enqueue("test:echo").id
+    wait_until(lambda: completed(client.connection, task_id), "it works")
+
+    threads = [path.name for path in Path(f"/proc/{daemon.pid}/task").iterdir()]
+
+    assert threads == [str(daemon.pid)]
+    assert daemon.stop() == 0
+    messages = [json.loads(line)["message"] for line in (daemon.directory / "log").read_bytes().splitlines()]
+    assert messages[-1] == "worker shutdown completed gracefully"
+
+
+@pytest.mark.fault(35)
+@pytest.mark.parametrize("output", ["file", "both"])
+def test_a_log_file_that_cannot_be_written_is_told_once_on_stderr_and_turns_health_red_until_it_can(
+    start_daemon: StartDaemon, client: Client, directory: Path, output: str
+) -> None:
+    logs = directory / "logs"
+    logs.mkdir()
+    daemon = start_daemon("--concurrency", "1", "--log-output", output, "--log-file", str(logs / "log")).serving()
+    logs.rename(directory / "away")
+
+    ids = [client.enqueue("test:echo").id for _ in range(3)]
+    wait_until(lambda: all(completed(client.connection, task_id) for task_id in ids), "tasks go on")
+    wait_until(lambda: "log cannot be written" in daemon.errors(), "it is told on stderr")
+    sick = daemon.cli("health")
+    logs.mkdir()
+    wait_until(lambda: daemon.cli("health").returncode == 0, "it is healthy again")
+
+    assert (sick.returncode, sick.stdout[:5]) == (1, "log: ")
+    (told,) = map(json.loads, daemon.errors().splitlines())
+    assert (told["level"], told["error"]) == ("error", "No such file or directory")
+    assert told["log"] == str(logs / "log")
+    lost = lines(bytearray((logs / "log").read_bytes()), "log lines were lost, nobody took them")
+    assert lost[0]["lines"] >= 3

@@ -96,3 +96,15 @@ def test_each_message_has_lines_of_its_own_and_those_outside_are_left_alone(fold
         logger.error("flood")
 
     assert (lines.count("flood"), lines.count("rare")) == (3 * MOST, 1)
+
+
+def test_a_message_with_a_number_of_its_own_is_folded_beyond_that(clock: Clock, lines: list[str]) -> None:
+    folding = Folding(logger, clock, most={"of many": 2})
+
+    with folding:
+        for _ in range(5):
+            logger.error("of many")
+            logger.error("of ten")
+    folding.tell(is_last=True)
+
+    assert lines == ["of many", "of ten"] * 2 + ["of ten"] * 3 + ["of many: and 3 more like it"]

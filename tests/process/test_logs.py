@@ -45,7 +45,7 @@ def logging_to(output: str = "stdout", *, level: str = "info", worker: str = "",
     finally:
         for handler in root.handlers:
             with suppress(OSError):
-                handler.close()
+                getattr(handler, "shut", handler.close)()
         root.handlers[:] = kept[0]
         for name, kept_level in kept[1].items():
             logging.getLogger(name).setLevel(kept_level)
@@ -470,10 +470,21 @@ def test_a_handler_of_the_application_can_show_caller_and_thread(name: str) -> N
 def test_records_carry_no_caller_where_nobody_shows_it() -> None:
     done = run(
         "logging.getLogger('library').addHandler(logging.NullHandler())\nconfigure(level='info')\n"
-        f"{FOREIGN}logging.getLogger().addHandler(handler)\nlogging.info('one')"
+        f"{FOREIGN}show = lambda record: print(handler.format(record), file=sys.stderr)\n"
+        "logging.getLogger().handlers[0].addFilter(lambda record: show(record) or True)\nlogging.info('one')"
     )
 
     assert done.stderr == "0 None\nalive\n"
+
+
+@pytest.mark.parametrize("name", ["", "app"])
+def test_a_handler_that_is_added_later_can_show_caller_and_thread_too(name: str) -> None:
+    done = run(
+        f"configure(level='info')\n{FOREIGN}logging.getLogger({name!r}).addHandler(handler)\n"
+        "logging.getLogger('app').info('one')"
+    )
+
+    assert done.stderr == "7 MainThread\nalive\n"
 
 
 # --- What goes wrong stays here

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pty
+import signal
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ import pytest
 
 from boilerd.process import outlets
 from boilerd.process.outlets import DetachedOutlet, FileOutlet, StreamOutlet, is_file
-from support import DEADLINE_S, wait_until
+from support import DEADLINE_S, run_python, wait_until
 
 LINE = b"x" * 300 + b"\n"
 
@@ -167,36 +168,107 @@ def hanging(tmp_path: Path) -> Iterator[FileOutlet]:
             os.write(outlet._fd, LINE)
     os.set_blocking(outlet._fd, True)
     yield outlet
-    os.close(reader)  # ends the thread's wait
+    os.close(reader)
 
 
-@pytest.mark.usefixtures("restored_signals")
-def test_a_disk_that_hangs_keeps_the_supervisor_from_nothing(hanging: FileOutlet) -> None:
-    losses: list[int] = []
-    outlet = DetachedOutlet(hanging, lambda: losses.append(1))
+@pytest.fixture
+def detach(request: pytest.FixtureRequest) -> Callable[..., DetachedOutlet]:
+    """Makes outlets with a process of their own, which ends with the test."""
+
+    def made(outlet: FileOutlet, on_loss: Callable[[], None] = lambda: None) -> DetachedOutlet:
+        detached = DetachedOutlet(outlet, on_loss)
+        request.addfinalizer(detached.close)
+        return detached
+
+    return made
+
+
+def writer() -> int:
+    """The process that writes for the outlet that was made last."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return max(map(int, children))
+
+
+Detach = Callable[..., DetachedOutlet]
+
+
+def test_a_disk_that_hangs_keeps_the_supervisor_from_nothing(hanging: FileOutlet, detach: Detach) -> None:
+    outlet = detach(hanging)
+    pid = writer()
     began_s = time.monotonic()
 
-    taken = [outlet.write(LINE) for _ in range(2 * outlets.MOST_WAITING)]
+    taken = [outlet.write(LINE) for _ in range(2000)]
     outlet.flush()
 
-    assert sum(taken) == outlets.MOST_WAITING
+    assert 0 < sum(taken) < 2000
     assert not outlet.is_ready()
     assert time.monotonic() - began_s < DEADLINE_S / 2
+    assert outlet.errno == errno.EAGAIN
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
-def test_lines_for_a_thread_are_written_in_order_and_those_that_it_loses_are_told(tmp_path: Path) -> None:
+def test_lines_for_another_process_are_written_in_order_and_those_that_it_loses_are_told(
+    tmp_path: Path, detach: Detach
+) -> None:
     losses: list[int] = []
-    outlet = DetachedOutlet(FileOutlet(str(tmp_path / "log")), lambda: losses.append(1))
-    full = DetachedOutlet(FileOutlet("/dev/full"), lambda: losses.append(1))
+    outlet = detach(FileOutlet(str(tmp_path / "log")), lambda: losses.append(1))
+    full = detach(FileOutlet("/dev/full"), lambda: losses.append(1))
 
-    taken = [outlet.write(b"%d\n" % n) for n in range(100)] + [full.write(LINE)]
-    outlet.flush()
-    full.flush()
+    taken = [outlet.write(b"%d\n" % n) for n in range(1000)] + [full.write(LINE)]
+    wait_until(lambda: outlet.is_ready() and full.is_ready(), "all is written")
 
     assert all(taken)
-    assert (tmp_path / "log").read_bytes().split() == [b"%d" % n for n in range(100)]
+    assert (tmp_path / "log").read_bytes().split() == [b"%d" % n for n in range(1000)]
     assert losses == [1]
-    assert outlet.is_ready()
+    assert (outlet.errno, full.errno) == (0, errno.ENOSPC)
+
+
+def test_lines_that_are_on_their_way_are_written_although_their_process_ends(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    script = f"""
+import os
+from boilerd.process.outlets import DetachedOutlet, FileOutlet
+outlet = DetachedOutlet(FileOutlet({str(path)!r}), print)
+print(all(outlet.write(b"%d\\n" % n) for n in range(100)) + 0, flush=True)
+os._exit(0)
+"""
+
+    assert run_python(script) == 1
+
+    wait_until(lambda: path.read_bytes().split() == [b"%d" % n for n in range(100)], "all lines are there")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_the_process_that_writes_outlives_a_signal_to_all_of_the_daemon(
+    tmp_path: Path, detach: Detach, signum: signal.Signals
+) -> None:
+    outlet = detach(FileOutlet(str(tmp_path / "log")))
+
+    os.kill(writer(), signum)
+
+    assert outlet.write(b"kept\n")
+    wait_until(lambda: (tmp_path / "log").read_bytes() == b"kept\n", "the line is there")
+
+
+def test_a_process_that_writes_and_was_killed_is_replaced(tmp_path: Path, detach: Detach) -> None:
+    outlet = detach(FileOutlet(str(tmp_path / "log")))
+    os.kill(writer(), signal.SIGKILL)
+    os.waitpid(writer(), 0)
+
+    assert outlet.write(b"kept\n")
+
+    wait_until(lambda: (tmp_path / "log").read_bytes() == b"kept\n", "the line is there")
+
+
+def test_a_file_that_was_moved_is_opened_again_by_the_process_that_writes(tmp_path: Path, detach: Detach) -> None:
+    path = tmp_path / "log"
+    outlet = detach(FileOutlet(str(path)))
+    path.rename(tmp_path / "log.1")
+
+    outlet.reopen()
+
+    wait_until(path.exists, "the new file is there")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import base64
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -41,6 +42,13 @@ class Claim(msgspec.Struct, frozen=True):
     def is_alone(self) -> bool:
         """True if it was claimed alone, not in a batch."""
         return "-" not in self.execution_id
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """The fields that each log line about its task has."""
+        if self.task is None:
+            return {"task_id": self.task_id, "task_type": self.function, "queue": self.queue}
+        return self.task.log_fields
 
 
 def batch_place(execution_id: str) -> tuple[int, int]:

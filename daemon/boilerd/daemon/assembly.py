@@ -171,8 +171,9 @@ def open_logs(settings: Settings) -> None:
     """Send log lines where the settings say; raises BootError where the log file cannot be opened."""
     try:
         logs.configure(
-            level=settings.log_level, output=settings.log_output, file=settings.log_file, style=settings.log_format
-        )
+            level=settings.log_level, output=settings.log_output, file=settings.log_file, style=settings.log_format,
+            printed=settings.log_stdout,
+        )  # fmt: skip
     except OSError as error:
         raise BootError(f"log_file {settings.log_file}: {error.strerror}") from error
 
@@ -206,7 +207,7 @@ def _become_user(settings: Settings, user: str) -> None:
 def _load(settings: Settings) -> Application:
     """Import the application."""
     before = open_sockets()
-    with gc_paused():
+    with gc_paused(), logs.printed_wrapped():
         mux = load_app(settings.app, settings.rq_functions)
         # Again: the application may have set up logging and warnings in its own way, and silenced the daemon.
         open_logs(settings)

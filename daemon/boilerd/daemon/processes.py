@@ -29,7 +29,7 @@ from boilerd.supervision.supervisor import KILL_MARGIN_S
 from boilerd.tasks.cron import check_entries
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
-from boilerd.worker.attempt_log import log_attempts
+from boilerd.worker.attempt_log import fold_attempts, log_attempts
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.limits import Limits
 from boilerd.worker.prefetch import Prefetch
@@ -54,8 +54,11 @@ class Application(NamedTuple):
     @classmethod
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
         """Take it from the mux; raises ConfigError where its periodic tasks and the settings do not fit together."""
+        folding = fold_attempts(settings.log_tasks_per_second)
+        middleware = functools.partial(log_attempts, folding=folding) if settings.log_tasks_per_second else log_attempts
         entries = [*mux.crons, *settings.cron_entries()]
-        rules = Rules.of(mux, settings.retry.policy(), log_attempts, [entry.name for entry in entries])
+        names = [entry.name for entry in entries]
+        rules = Rules.of(mux, settings.retry.policy(), middleware, names, folding)
         check_entries(entries, settings.queues, mux.has_handler)
         return cls(rules, Periodic(entries))
 
@@ -182,6 +185,8 @@ class Processes:
         again. At worst the log misses the line that was being written, or the dump. The worker and the scheduler
         install what ends them.
         """
+        logs.wrap_printed()
+        self._surroundings.keep_streams()
         logs.name_process(title, functools.partial(self._scoreboard.note_lost_line, slot))
         install_handler(signal.SIGQUIT, lambda *_: logs.log_stacks())
         install_handler(signal.SIGUSR2, lambda *_: logs.reopen())

@@ -11,7 +11,7 @@ import sys
 import threading
 import weakref
 
-from boilerd.process.forks import flush_streams
+from boilerd.process import printed
 from boilerd.process.signals import install_handler, reinstall_handlers
 
 logger = logging.getLogger("boilerd.ending")
@@ -37,7 +37,7 @@ def run_exit_handlers(limit_s: float, status: int) -> None:
 
     def give_up(*_: object) -> None:
         logger.warning("exit handlers take too long, ending without them", extra={"limit_s": round(limit_s, 3)})
-        flush_streams()
+        printed.flush()
         os._exit(status)
 
     install_handler(signal.SIGALRM, give_up)

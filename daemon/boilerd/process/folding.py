@@ -8,8 +8,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context
+from types import MappingProxyType
 
 #: Lines of one message in a second that are written: as many as one reads, and enough to show what they are about.
 MOST = 10
@@ -24,13 +25,21 @@ class Folding(logging.Filter):
 
     Args:
         logger: Whose lines they are.
+        most: Message → how many lines of it in a second are written, where it is not `MOST`.
         clock: Seconds that never go back.
     """
 
-    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        logger: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        most: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self._logger = logger
         self._clock = clock
+        self._most = most
         self._counts: Counter[tuple[int, str]] = Counter()
         self._since_s = -math.inf
 
@@ -47,7 +56,7 @@ class Folding(logging.Filter):
             self._since_s = self._clock()
         line = record.levelno, str(record.msg)
         self._counts[line] += 1
-        return self._counts[line] <= MOST
+        return self._counts[line] <= self._most.get(line[1], MOST)
 
     def tell(self, *, is_last: bool = False) -> None:
         """Say how many lines were folded, once the second is over; `is_last`: at once."""
@@ -55,7 +64,7 @@ class Folding(logging.Filter):
             return
         counts, self._counts = self._counts, Counter()
         for (level, message), count in counts.items():
-            if (folded := count - MOST) > 0:
+            if (folded := count - self._most.get(message, MOST)) > 0:
                 words = "%s: and %s more like it", message, f"{folded:,}"
                 # Without the context, which is that of another task by now.
                 Context().run(self._logger.log, level, *words, extra={"folded": folded})

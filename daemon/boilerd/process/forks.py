@@ -13,9 +13,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NoReturn
 
+from boilerd.process import printed
 from boilerd.process.signals import drop_handlers, handled_signals
 
 #: Called in a child.
@@ -42,15 +42,8 @@ def end_child() -> NoReturn:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
     elif error is not None:
         traceback.print_exception(error)
-    flush_streams()
+    printed.flush()
     os._exit(status)
-
-
-def flush_streams() -> None:
-    """Write what stands in the buffers of stdout and stderr, before an `os._exit`, which would drop it."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # the application may have put anything there
-            stream.flush()
 
 
 def _hold() -> None:

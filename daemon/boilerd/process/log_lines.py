@@ -1,6 +1,7 @@
 """The form of a log line: one JSON object for machines, readable text for people."""
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {
 
 #: A longer line is cut: journald splits at 48 KiB what one program says, and a pipe mixes long lines of several.
 LONGEST = 32 * 1024
+#: From which level on → what the journal shows as its priority: crit, err, warning, info, debug.
+_PRIORITIES = ((50, "<2>"), (40, "<3>"), (30, "<4>"), (20, "<6>"), (-math.inf, "<7>"))
 #: In characters, of which each may be four bytes.
 _SURELY_SHORT = LONGEST // 4
 #: How many characters of each value a line that is too long keeps; the next where it still is.
@@ -112,6 +115,19 @@ class JsonFormatter(MsgspecFormatter):
             self._second = second
             self._shown_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return f"{self._shown_second}.{micros // 1000:03d}Z"
+
+
+class JournalFormatter(logging.Formatter):
+    """Puts the level before each line, where the journal takes it from; see sd-daemon(3)."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._formatter = formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A text of several lines is as many entries, each with the level."""
+        prefix = next(prefix for level, prefix in _PRIORITIES if record.levelno >= level)
+        return prefix + self._formatter.format(record).replace("\n", f"\n{prefix}")
 
 
 def _shortened(form: Callable[[logging.LogRecord], str], record: logging.LogRecord, line: str) -> str:

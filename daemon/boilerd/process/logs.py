@@ -5,26 +5,27 @@ do not mix; `outlets` writes them. Each line that an attempt logs, in whatever m
 """
 
 import contextlib
+import errno
+import io
 import logging
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
-from boilerd.process.log_lines import JsonFormatter, TextFormatter
-from boilerd.process.outlets import DetachedOutlet, FileOutlet, Outlet, StreamOutlet, is_file
+from boilerd.process import printed as printed_output
+from boilerd.process.log_guard import Guard
+from boilerd.process.log_lines import JournalFormatter, JsonFormatter, TextFormatter
+from boilerd.process.outlets import DetachedOutlet, FileOutlet, Outlet, StreamOutlet, is_file, is_journal
 
 logger = logging.getLogger("boilerd.logs")
 
 #: Fields of the attempt that this process runs.
 _context: ContextVar[Mapping[str, Any]] = ContextVar("boilerd_log_context", default=MappingProxyType({}))
-
-#: Tells `logging` which frames to pass over in search of the caller; None: do not search.
-_LOGGING_FILE = logging._srcfile  # noqa: SLF001
 
 
 class log_context:  # noqa: N801 - used like a function
@@ -47,81 +48,116 @@ def forget_context() -> None:
     _context.set(MappingProxyType({}))
 
 
-def configure(*, level: str, output: str = "stdout", file: str | None = None, style: str = "auto") -> None:
+def configure(
+    *, level: str, output: str = "stdout", file: str | None = None, style: str = "auto", printed: str = "auto"
+) -> None:
     """Send the root logger's lines where the settings say; handlers that others put there stay.
 
-    Where it finds no handler but boilerd's, records are made without caller, thread and process name (``%(lineno)d``,
-    ``%(threadName)s``, ``%(processName)s``). An application whose handlers show these must add them when
-    it is imported, not later.
+    Where there is no handler but boilerd's, records are made without caller, thread and process name.
 
     Args:
         level: Name of the lowest level to log.
         output: ``stdout``, ``file`` or ``both``.
         file: Path of the log file; it is opened again when it was renamed or removed.
         style: ``json``, ``text``, or ``auto``: text where stdout is a terminal. Files get JSON.
+        printed: What `wrap_printed` does: ``raw``: nothing; ``wrap``; ``auto``: wrap where stdout gets JSON lines.
 
     Raises:
         OSError: The log file cannot be opened.
     """
-    if style == "auto":
-        style = "text" if os.isatty(1) else "json"
-    handlers: list[logging.Handler] = []
+    handlers: list[LineHandler] = []
     if output in {"stdout", "both"}:
-        handlers.append(LineHandler(1))
-        handlers[-1].setFormatter(TextFormatter() if style == "text" else JsonFormatter())
+        handlers.append(_stream_handler(1, style))
     if output in {"file", "both"} and file:
         handlers.append(LineHandler(file))
         handlers[-1].setFormatter(JsonFormatter())
-    for handler in handlers:
-        handler.addFilter(_AddFields())
     _take_over(handlers)
-    logging.getLogger().setLevel(level.upper())
+    root = logging.getLogger()
+    root.setLevel(level.upper())
     # RQ logs the call with its arguments, but payloads are never logged.
     for name in ("rq", "rq.worker"):  # that one sets a level of its own when it is imported (3.0)
         logging.getLogger(name).setLevel(logging.WARNING)
-    # A full disk or a closed pipe must never reach a handler's code, nor fill stderr.
-    logging.raiseExceptions = False
-    _make_records(is_complete=_has_foreign_handler())
+    is_json = output in {"stdout", "both"} and not _is_text(1, style)
+    _now.style, _now.wraps = style, printed == "wrap" or (printed == "auto" and is_json)
+    _now.guard = Guard(handlers, lambda found: any(handler.writes_to(found) for handler in handlers))
 
 
-def _make_records(*, is_complete: bool) -> None:
-    """Have records made with caller, thread and process name, or without: no line of ours shows them.
+class _Setup:
+    """The set-up of this process's logging."""
 
-    They cost 1 µs of the 7 µs of a line. Source: "Optimization" in Python's logging HOWTO.
-    """
-    logging._srcfile = _LOGGING_FILE if is_complete else None  # noqa: SLF001
-    logging.logThreads = logging.logMultiprocessing = is_complete
+    def __init__(self) -> None:
+        self.handlers: list[LineHandler] = []
+        self.guard: Guard | None = None
+        self.style = "auto"
+        self.wraps = False
 
 
-def _has_foreign_handler() -> bool:
-    """True if a logger has a handler that is not boilerd's."""
+_now = _Setup()
+
+
+def put_back() -> None:
+    """Undo what a task did to the daemon's logging, and end the line that it was printing."""
+    printed_output.end_lines()
+    if _now.guard:
+        _now.guard.put_back()
+
+
+def wrap_printed() -> None:
+    """Make log lines of what is printed, if the settings say so."""
+    if _now.wraps:
+        printed_output.wrap(_write_printed)
+
+
+@contextlib.contextmanager
+def printed_wrapped() -> Iterator[None]:
+    """The same for the time of a block; and in any case show what is printed at once."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+    wrap_printed()
+    try:
+        yield
+    finally:
+        printed_output.end_lines()
+        printed_output.unwrap()
+
+
+def _write_printed(record: logging.LogRecord) -> None:
+    """Whatever the level: what to print is for the application to say. Its own handlers get nothing: they may print."""
+    for handler in own_handlers():
+        handler.handle(record)
+
+
+def _is_text(fd: int, style: str) -> bool:
+    return style == "text" or (style == "auto" and os.isatty(fd))
+
+
+def _stream_handler(fd: int, style: str) -> "LineHandler":
+    handler = LineHandler(fd)
+    formatter = TextFormatter() if _is_text(fd, style) else JsonFormatter()
+    handler.setFormatter(JournalFormatter(formatter) if is_journal(fd) else formatter)
+    return handler
+
+
+def _take_over(handlers: "list[LineHandler]") -> None:
+    """Replace our handlers by these."""
     root = logging.getLogger()
-    loggers = [root, *(known for known in root.manager.loggerDict.values() if isinstance(known, logging.Logger))]
-    ours = LineHandler | logging.NullHandler
-    return not all(isinstance(handler, ours) for logger in loggers for handler in logger.handlers)
-
-
-def _take_over(handlers: list[logging.Handler]) -> None:
-    """Replace our handlers by these, and enable boilerd's loggers: dictConfig disables all that it does not mention."""
-    root = logging.getLogger()
-    for old in root.handlers[:]:
-        if isinstance(old, LineHandler):
-            root.removeHandler(old)
-            old.close()
-    root.handlers[:0] = handlers
-    for name, known in root.manager.loggerDict.items():
-        if name.partition(".")[0] == "boilerd" and isinstance(known, logging.Logger):
-            known.disabled = False
+    for old in own_handlers():
+        root.removeHandler(old)
+        old.shut()
+    for handler in handlers:
+        handler.addFilter(_AddFields())
+    root.handlers[:0] = _now.handlers = handlers
 
 
 def name_process(worker: str, count_loss: Callable[[], None] | None = None) -> None:
-    """In a child of the daemon: go on with the parent's handlers, but without its thread.
+    """In a child of the daemon: go on with the parent's handlers, but without the process that writes for it.
 
     Args:
         worker: The field ``worker`` of each line.
         count_loss: Called for each line of this process that is lost.
     """
-    for handler in _own_handlers():
+    for handler in own_handlers():
         handler.attach()
         handler.on_loss = count_loss or handler.on_loss
         for added in handler.filters:
@@ -131,36 +167,56 @@ def name_process(worker: str, count_loss: Callable[[], None] | None = None) -> N
 
 def count_losses(count: Callable[[], None]) -> None:
     """From now on, call `count` for each line of this process that is lost."""
-    for handler in _own_handlers():
+    for handler in own_handlers():
         handler.on_loss = count
 
 
 def detach_files() -> None:
-    """Have a thread write to files, in the supervisor: it must go on while a disk hangs."""
-    for handler in _own_handlers():
+    """Have a process write to files, for the supervisor: it must go on while a disk hangs."""
+    for handler in own_handlers():
         handler.detach()
 
 
 def are_ready() -> bool:
     """True if a line that is logged now would be written at once, as far as one can tell."""
-    return all(handler.outlet.is_ready() for handler in _own_handlers())
+    return all(handler.outlet.is_ready() for handler in own_handlers())
 
 
 def flush() -> None:
     """Wait a little for lines that are still to be written; call it before the program is replaced."""
-    for handler in _own_handlers():
+    for handler in own_handlers():
         handler.flush()
 
 
 def reopen() -> None:
     """Open renamed or removed log files again; each line does it too, but a silent process would hold the old one."""
-    for handler in _own_handlers():
+    for handler in own_handlers():
         with contextlib.suppress(OSError):
             handler.outlet.reopen()
 
 
-def _own_handlers() -> list["LineHandler"]:
-    return [handler for handler in logging.getLogger().handlers if isinstance(handler, LineHandler)]
+def losing() -> "list[LineHandler]":
+    """The handlers of this process whose last line was lost."""
+    return [handler for handler in own_handlers() if handler.outlet.errno]
+
+
+def cry_of_losses() -> bool:
+    """Tell on stderr which log cannot be written, and why; False: this process has lost none."""
+    if not (handlers := losing()):
+        return False
+    spare = _stream_handler(2, _now.style)
+    for handler in handlers:
+        why = "nobody reads it" if handler.outlet.errno == errno.EAGAIN else os.strerror(handler.outlet.errno)
+        fields = {"log": handler.name_of_log, "error": why}
+        words = "log cannot be written, its lines are lost"
+        spare.handle(logger.makeRecord(logger.name, logging.ERROR, "", 0, words, (), None, extra=fields))
+    spare.shut()
+    return True
+
+
+def own_handlers() -> list["LineHandler"]:
+    """The daemon's handlers; an application may have taken them from the root logger for the moment."""
+    return _now.handlers
 
 
 def log_stacks() -> None:
@@ -191,6 +247,7 @@ class LineHandler(logging.Handler):
         super().__init__()
         self.outlet: Outlet = StreamOutlet(where) if isinstance(where, int) else FileOutlet(where)
         self.on_loss: Callable[[], None] = _ignore
+        self._where = where
         self._is_file = isinstance(where, str) or is_file(where)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -203,20 +260,37 @@ class LineHandler(logging.Handler):
             self.handleError(record)
 
     def detach(self) -> None:
-        """Have a thread write, if it goes to a file; `on_loss` stays as it is from now on."""
+        """Have a process write, if it goes to a file; `on_loss` stays as it is from now on."""
         if self._is_file and not isinstance(self.outlet, DetachedOutlet):
-            self.outlet = DetachedOutlet(self.outlet, self.on_loss)
+            with contextlib.suppress(OSError):  # elsewhere than on Linux; or nothing is to spare, which others will say
+                self.outlet = DetachedOutlet(self.outlet, self.on_loss)
 
     def attach(self) -> None:
-        """Write without the thread."""
+        """Write without that process, which is the parent's."""
         if isinstance(self.outlet, DetachedOutlet):
+            self.outlet.close()
             self.outlet = self.outlet.outlet
 
     def flush(self) -> None:
         """Wait a little for lines that are still to be written."""
         self.outlet.flush()
 
+    @property
+    def name_of_log(self) -> str:
+        """What it writes to, for people."""
+        return self._where if isinstance(self._where, str) else "stdout"
+
+    def writes_to(self, found: os.stat_result) -> bool:
+        """True if this is the file that the lines go to."""
+        with contextlib.suppress(OSError):
+            own = os.fstat(self._where) if isinstance(self._where, int) else os.stat(self._where)  # noqa: PTH116
+            return os.path.samestat(own, found)
+        return False
+
     def close(self) -> None:
+        """Stay open: `logging` closes all handlers that there are when an application sets it up."""
+
+    def shut(self) -> None:
         """Close what was opened for this handler."""
         super().close()
         self.outlet.close()

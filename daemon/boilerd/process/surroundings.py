@@ -9,7 +9,10 @@ import sys
 import time
 import weakref
 from contextlib import suppress
+from pathlib import Path
 from typing import TextIO
+
+from boilerd.process.printed import reopened
 
 #: Enough to go back to a directory; elsewhere than on Linux one must be allowed to read it.
 _AS_PLACE = getattr(os, "O_PATH", os.O_RDONLY)
@@ -28,6 +31,10 @@ class Surroundings:
         self._variables: dict[bytes, bytes] = vars(os.environ)["_data"]
         self._kept_variables = self._variables.copy()
         self._zone = time.tzname
+        self.keep_streams()
+
+    def keep_streams(self) -> None:
+        """Put back the sys.stdout and sys.stderr of now; for a forked child, which has its own."""
         self._stdout, self._stderr = sys.stdout, sys.stderr
 
     def put_back(self) -> None:
@@ -57,7 +64,8 @@ def _open(stream: TextIO, fd: int) -> TextIO:
     """The stream, or where it was closed a new one to the same descriptor, which is still open; else to nowhere."""
     if not getattr(stream, "closed", False):
         return stream
-    for where in (fd, os.devnull):
-        with suppress(OSError):
-            return open(where, "w", encoding=stream.encoding, errors=stream.errors, closefd=where != fd)
+    with suppress(OSError):
+        return reopened(stream, fd)
+    with suppress(OSError):
+        return Path(os.devnull).open("w", encoding=stream.encoding, errors=stream.errors)
     return stream

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Overdue, batch_place
@@ -134,11 +135,16 @@ class Heartbeater:
     def _kill(self, slot: int, attempt: Overdue, late_s: float) -> None:
         pid = self._scoreboard.pid(slot)
         if pid:
-            with log_context(task_id=attempt.task_id):
+            with log_context(**self._fields(attempt)):
                 fields = {"child": f"worker:{slot}", "late_s": round(late_s, 3)}
                 logger.error("worker killed, its task ignores the timeout", extra=fields)
             self._scoreboard.note_kill(slot, KillReason.LIMIT, limit_s=attempt.limit_s)
             send(pid, signal.SIGKILL)
+
+    def _fields(self, attempt: Overdue) -> dict[str, Any]:
+        held = self._broker.held(attempt.worker)
+        found = (claim.log_fields for claim in held if claim.execution_id == attempt.execution_id)
+        return next(found, {"task_id": attempt.task_id})
 
     def _live_slots(self) -> set[int]:
         return {slot for slot in self._scoreboard.live() if slot < len(self._worker_names)}

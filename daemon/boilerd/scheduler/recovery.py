@@ -91,8 +91,10 @@ class Recoverer:
         self._write_kept()
         for slot, name in enumerate(self._worker_names):
             if not is_alive(self._scoreboard.pid(slot)):
+                held = {claim.task_id: claim for claim in self._broker.held(name)}
                 for task_id in self._broker.release(name):
-                    fields = {"task_id": task_id, "child": f"worker:{slot}"}
+                    fields = held[task_id].log_fields if task_id in held else {"task_id": task_id}
+                    fields["child"] = f"worker:{slot}"
                     logger.warning("task released, it will run again", extra=fields)
 
     def _write_kept(self) -> None:

@@ -249,6 +249,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_format: Annotated[
         Literal["auto", "json", "text"], _doc("auto: text where stdout is a terminal, else JSON. Files get JSON.")
     ] = "auto"
+    log_stdout: Annotated[
+        Literal["auto", "raw", "wrap"],
+        _doc(
+            "What handlers print: wrap makes log lines of it, with the task's ID; raw leaves it as it is; auto: wrap"
+            " where stdout gets JSON lines."
+        ),
+    ] = "auto"
+    log_tasks_per_second: Annotated[
+        int,
+        _doc(
+            "Of how many tasks a second that go well each worker logs the lines, while it counts the others in one"
+            " line; 0: all. Failures always have their lines.",
+            ge=0,
+        ),
+    ] = 0
     retry: Annotated[Retry, _doc("How failed tasks are tried again, where a handler does not say it itself.")] = Retry()
     limits: Annotated[
         dict[str, Limit],

@@ -19,9 +19,10 @@ from supervisor.options import ProcessConfig, ProcessGroupConfig, ServerOptions
 from supervisor.process import Subprocess
 from supervisor.states import ProcessStates, SupervisorStates
 
+from boilerd.process import printed
+from boilerd.process.copied_locks import renew_locks
 from boilerd.process.exit_status import DONE, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
-from boilerd.process.forks import flush_streams
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import ENDS_BROKER, HELD_FROM_BROKER, hold_signals, release_signals, restore_defaults
 from boilerd.process.terminal import ignore_background_stops, leave_stops_to_parent
@@ -162,6 +163,7 @@ class ForkedProcess(Child):
     def _spawn_as_child(self, filename: str, argv: Sequence[str]) -> None:
         status = 1
         try:
+            renew_locks()
             if not self.config.is_in_foreground:
                 # The child leaves the terminal's foreground group: Ctrl-C is for the parent only.
                 self.config.options.setpgrp()
@@ -175,7 +177,7 @@ class ForkedProcess(Child):
             self.config.scoreboard.mark_booted(self.config.slot, has_booted=False)
             logger.critical("process crashed", exc_info=True, extra={"child": self.full_name})
         finally:
-            flush_streams()
+            printed.flush()
             # Not sys.exit, which the parent's code around this call would see.
             os._exit(status)
 

@@ -99,6 +99,14 @@ class Task(msgspec.Struct, frozen=True):
         force_setattr(self, "runtime", runtime)
 
     @property
+    def log_fields(self) -> dict[str, Any]:
+        """The fields that each log line about it has."""
+        return {
+            "task_id": self.id, "task_type": self.type, "queue": self.queue, "attempt": self.attempt,
+            "request_id": self.request_id,
+        }  # fmt: skip
+
+    @property
     def logger(self) -> logging.Logger:
         """A logger whose lines carry the task's ID, type, queue and attempt, as all lines of an attempt do."""
         return logging.getLogger("boilerd.task")

@@ -138,10 +138,10 @@ class Hand:
         limit = 0 if is_busy else self._prefetch.limit()
         answer = self._broker.once.advance(self._name, queues, self.completions, limit=limit, wait_s=wait_s)
         self._is_unsure = answer.holds_more
-        self.completions.clear()
         if answer.lost and not may_be_acknowledged:
-            for task_id in answer.lost:
-                logger.warning("outcome dropped, the lease was lost", extra={"task_id": task_id})
+            for claim in (done.claim for done in self.completions if done.claim.task_id in answer.lost):
+                logger.warning("outcome dropped, the lease was lost", extra=claim.log_fields)
+        self.completions.clear()
         if not answer.is_registered:
             logger.warning("the broker had forgotten this worker, registering again")
             self._register()

@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -52,7 +52,8 @@ class Rules:
         policy: Task type → its retry policy.
         hooks: Called when an attempt fails.
         middleware: Goes around the handler.
-        refusals: Folds what is logged of refused jobs: whoever can write to Redis can cause thousands in a second.
+        refusals: Folds what is logged of refused jobs, for whoever can write to Redis can cause thousands in a second;
+            and of tasks, if the settings say so.
         declared: What the worker's record tells of the application.
     """
 
@@ -71,12 +72,15 @@ class Rules:
         default: RetryPolicy,
         middleware: Callable[[Handler], Handler],
         crons: Sequence[str] = (),
+        refusals: Folding | None = None,
     ) -> "Rules":
         """The rules that `mux` holds; `default` is the policy of handlers that have none of their own."""
         types = [*mux.patterns(), *([""] if mux.has_handler("") else [])]  # with a not_found handler it takes all
         policy = functools.lru_cache(1024)(lambda task_type: mux.policy(task_type) or default)
         declared = Declared(tuple(types), tuple(crons))
-        return cls(mux, functools.partial(_may_call, mux), policy, mux.hooks, middleware, declared=declared)
+        return cls(
+            mux, functools.partial(_may_call, mux), policy, mux.hooks, middleware, refusals or Folding(logger), declared
+        )
 
     def task_of(self, claim: Claim) -> Task | None:
         """The claimed task with its final number of retries: the client's, else its policy's; None: it cannot run."""
@@ -89,7 +93,7 @@ class Rules:
     def decide_failure(self, task: Task, error: BaseException, traceback: str) -> Failure:
         """Call the application's hooks, then decide. A hook that raises, or takes 5 s, is logged and ignored."""
         policy = self.policy(task.type)
-        with _context(task):
+        with log_context(**task.log_fields):
             if self.hooks.error_handler:
                 try:
                     with _hook_limit():
@@ -139,7 +143,7 @@ class Rules:
             failure = Failure(line, line, Decision(Verdict.RETRY, counts=False), task.max_retries, is_doubtful=True)
             record_failure(broker, worker, claim, failure, is_taken=is_taken)
             return
-        with _context(task):
+        with log_context(**task.log_fields):
             logger.error("task failed", extra={"error": line})
         rules = self._with_payload(claim)
         failure = copy_context().run(rules.decide_failure, task, error, line)
@@ -165,7 +169,7 @@ class Rules:
             if not claim.is_missing:
                 record_failure(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
             # Last: a caller may try all of this again after an outage.
-            with log_context(task_id=claim.task_id, queue=claim.queue):
+            with log_context(**claim.log_fields):
                 logger.error("task refused", extra={"error": line})
 
     def settle_dead_worker(self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError | None) -> None:
@@ -183,8 +187,7 @@ class Rules:
         completions, unstarted, rest = sort_batch(broker.held(worker), batch)
         for claim in rest:
             if died is None:
-                fields = {"task_id": claim.task_id, "queue": claim.queue}
-                logger.warning("task released, it will run again", extra=fields)
+                logger.warning("task released, it will run again", extra=claim.log_fields)
                 unstarted.append(claim.execution_id)
                 continue
             # Of another batch: it died after the claim, before it noted the batch on the scoreboard.
@@ -200,7 +203,7 @@ def record_failure(
     broker: RecordsFailures, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False
 ) -> None:
     """Write a failure and what was decided, then log what Redis did; nothing where the lease was lost."""
-    fields = {"task_id": claim.task_id, "queue": claim.queue}
+    fields = claim.log_fields
     done = broker.fail(worker, claim, failure, is_taken=is_taken)
     if done is None and is_taken:
         logger.debug("task left to its worker, the lease was renewed", extra=fields)
@@ -228,10 +231,6 @@ def _hook_limit() -> Iterator[None]:
     finally:
         if os.getpid() != pid:
             end_child()
-
-
-def _context(task: Task) -> AbstractContextManager[None]:
-    return log_context(task_id=task.id, task_type=task.type, queue=task.queue, attempt=task.attempt)
 
 
 def sort_batch(claims: Iterable[Claim], batch: Batch) -> tuple[list[Completion], list[str], list[Claim]]:

@@ -25,6 +25,7 @@ from boilerd.process.contexts import FreshContext
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
 from boilerd.process.forks import leave_to_parent
+from boilerd.process.logs import put_back
 from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.process.surroundings import Surroundings
@@ -311,6 +312,7 @@ class WorkLoop:
         with self._scoreboard.running_hooks(self._slot):
             failure = self._rules.decide_failure(task, outcome.error, outcome.traceback)
         self._runner.put_back()
+        put_back()
         self._failed = claim, failure
         record_failure(self._broker, self._name, claim, failure)
         self._failed = None
@@ -318,8 +320,7 @@ class WorkLoop:
 
     def _release(self, claim: Claim) -> None:
         if self._broker.release(self._name, [claim.execution_id]):
-            fields = {"task_id": claim.task_id, "queue": claim.queue}
-            logger.warning("task released, it will run again", extra=fields)
+            logger.warning("task released, it will run again", extra=claim.log_fields)
 
     def _settle_predecessor(self, rules: Rules) -> None:
         """Settle what the predecessor held when it died, by what the scoreboard tells; one try.
