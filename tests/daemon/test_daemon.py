@@ -393,7 +393,8 @@ def test_a_handler_that_never_returns_to_python_is_killed_after_its_timeout(
     killed = daemon.wait_for("worker killed, its task ignores the timeout", task_id=task_id)
     assert 5 <= killed["late_s"] < 8
     failed = daemon.wait_for("task failed", task_id=task_id)
-    assert failed["error"] == "WorkerDiedError: worker died: signal 9 (SIGKILL)"
+    cause = "because its task ignored its limit of 1 s, from timeout or deadline"
+    assert failed["error"] == f"WorkerDiedError: worker died: signal 9 (SIGKILL), {cause}"
 
 
 def test_a_type_that_nobody_handles_is_a_failed_attempt(start_daemon: StartDaemon, connection: redis.Redis) -> None:

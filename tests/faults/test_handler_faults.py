@@ -140,4 +140,4 @@ def test_a_task_finds_its_worker_as_the_first_one_did(
     wait_until(lambda: client.connection.zscore(keys.registry("finished", "default"), "after"), "it is acknowledged")
     before, after = (result_of(client, task_id) for task_id in ("before", "after"))
     assert before == after
-    assert daemon.errors() == "still open\n" * 2
+    assert [line["level"] for line in daemon.lines("still open")] == ["warning"] * 2
