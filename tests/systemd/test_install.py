@@ -69,7 +69,7 @@ def test_what_was_edited_stays_through_upgrades_and_when_it_goes(installed_box: 
     gone = installed_box.run(INSTALL, "uninstall")
 
     assert "was edited, and stays as it is" in again.stdout
-    assert "concurrency       3 " in shown
+    assert "concurrency          3 " in shown
     assert beside == (PROJECT / "conf/boilerd.toml").read_text()
     assert (installed_box.root / SETTINGS).read_text() == edited
     assert (installed_box.root / "etc/systemd/system/boiler-worker.service.d/mine.conf").exists()

@@ -35,7 +35,7 @@ def show(loaded: Loaded, *, as_json: bool) -> None:
         echo(json.dumps({name: {"value": value, "source": source} for name, (value, source) in rows.items()}))
         return
     for name, (value, source) in rows.items():
-        echo(f"{name:<18}{_text(value):<40} {source}".rstrip())
+        echo(f"{name:<21}{_text(value):<40} {source}".rstrip())
 
 
 @config.command()
