@@ -8,6 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+#: A command in backticks, and those that follow with a comma: `boilerd quiet`, `resume`.
+COMMANDS_IN = re.compile(r"`boilerd(?: [^`\n]*)?`(?:, `(?!rq |boilerd\b)[a-z][^`\n]*`)*")
 _FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 #: A bar between cells, outside of code.

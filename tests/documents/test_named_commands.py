@@ -10,11 +10,9 @@ import pytest
 
 from boilerd.cli import boilerd
 from boilerd.settings.definitions import definitions
-from pages import PAGES, ROOT, blocks, codes, prose, table
+from pages import COMMANDS_IN, PAGES, ROOT, blocks, codes, prose, table
 from walkthrough import steps
 
-#: A command in backticks, and those that follow with a comma: `boilerd quiet`, `resume`.
-LIST = re.compile(r"`boilerd(?: [^`\n]*)?`(?:, `(?!rq |boilerd\b)[a-z][^`\n]*`)*")
 MAKE = re.compile(r"^(?:\$ )?(?:sudo )?make (?:\w+=\S+ )*([a-z]+)\b(.*)")
 #: The options that are settings stand in docs/settings.md.
 SETTINGS = {f"--{setting.name.replace('_', '-')}" for setting in definitions()} | {"--config", "-c", "--help", "-h"}
@@ -59,7 +57,7 @@ def listed(text: str) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
 
     What follows a command in a list is one of the same group, or of none.
     """
-    for found in LIST.findall(text):
+    for found in COMMANDS_IN.findall(text):
         first, *others = codes(found)
         path, rest = named(first.removeprefix("boilerd"))
         yield first, path, rest
