@@ -24,7 +24,7 @@ help:
 
 setup: .venv/.ready ## Make .venv from the locked requirements, with uv if it is there, else pip
 
-demo: .venv/.ready ## Start a daemon, enqueue a few tasks and watch them run
+demo: .venv/.ready ## Start a daemon, enqueue a task and watch it run
 	@$(IN_VENV) scripts/demo $(ARGS)
 
 run: .venv/.ready ## Run the daemon in the foreground

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 from boilerd import Client
-from pages import DOCS, ROOT
+from boilerd.settings.loading import load
+from pages import DOCS, PAGES, ROOT, Block, blocks
 from support import Valkey
-from walkthrough import Session
+from walkthrough import NOT_RUN, Session, steps
 
+FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in ("getting-started.md", "writing-tasks.md", "commands.md"))}
+#: How commands begin that the tests of other rooms run.
+ELSEWHERE = dict.fromkeys(("sudo ", "systemctl ", "journalctl "), "tests/systemd/test_pages.py")
 REDIS_URL = "redis://localhost:6379/0"
 
 
@@ -39,3 +43,23 @@ def test_the_blocks_of_a_page_do_what_it_says(name: str, directory: Path, valkey
 
     with Session(directory, BOILERD_REDIS_URL=valkey.url) as reader:
         reader.replace(REDIS_URL, valkey.url).follow(DOCS / name)
+
+
+@pytest.mark.parametrize(
+    "block", [block for page in PAGES for block in blocks(page) if block.language == "toml"], ids=str
+)
+def test_every_block_of_settings_is_taken(block: Block, directory: Path) -> None:
+    (directory / "boilerd.toml").write_text(block.text)
+
+    loaded = load(file=directory / "boilerd.toml", environ={})
+
+    assert set(loaded.sources.values()) != {"default"}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in FOLLOWED], ids=lambda page: page.name)
+def test_what_no_reader_follows_is_tested_elsewhere(page: Path) -> None:
+    left = [block for block in blocks(page) if block.language in {"python", "json"}]
+    commands = [command for block in blocks(page) if block.language == "console" for command, _ in steps(block.text)]
+
+    assert left == []
+    assert [command for command in commands if not command.startswith(tuple(NOT_RUN | ELSEWHERE))] == []
