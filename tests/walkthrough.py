@@ -37,6 +37,7 @@ DIFFERS = [
         (r"worker:\d+", "worker:<number>"),
         (r"[\w-]+\.[0-9a-f]{6}\.\d+\b", "<worker>"),
         (r"\b\d+(?:\.\d+)?(?:ms|s|m|h|d)\b", "<time>"),
+        (r"\b\d+/(\d+)\b", r"<number>/\1"),
         (r"(Valkey|Redis) [\d.]+", r"\1 <version>"),
         (r"\^C", ""),
         (r" +", " "),

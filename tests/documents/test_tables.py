@@ -5,6 +5,7 @@ import inspect
 import re
 import signal
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.tasks.task import check_task_id, check_type
 from boilerd.units import LONGEST_S
 from boilerd.worker.attempt import MAX_RESULT_BYTES
-from pages import COMMANDS_IN, DOCS, ROOT, codes, prose, table, tables
+from pages import COMMANDS_IN, DOCS, PAGES, ROOT, codes, prose, table, tables
 
 DAEMON = ROOT / "daemon" / "boilerd"
 #: What an attribute of each of these names may be.
@@ -161,6 +162,17 @@ def test_each_setting_to_know_is_one() -> None:
 
     assert set(named) >= SETTINGS
     assert [code for code in named if not is_known(code)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_variable_that_a_page_names_is_one(page: Path) -> None:
+    known = {name for setting in definitions() for name in (setting.variable, setting.form.boiler_go)}
+    known |= {f"{name}_FILE" for name in known} | {"BOILERD_CONFIG"}
+    text = page.read_text("utf-8")
+
+    named = set(re.findall(r"\b(?:BOILERD|REDIS|LOG|WORKER)_[A-Z_]+\b", text))
+
+    assert named <= known
 
 
 def test_the_options_of_a_url_are_those_of_the_code() -> None:

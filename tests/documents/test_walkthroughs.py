@@ -27,6 +27,18 @@ def broken(path: Path) -> Iterator[None]:
     path.write_text(kept)
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "getting-started.md"], ids=lambda page: page.name)
+def test_a_beginner_has_the_command_before_it_is_called(page: Path) -> None:
+    commands = [command for block in blocks(page) if block.language == "console" for command, _ in steps(block.text)]
+    first = next(place for place, command in enumerate(commands) if command.startswith("boilerd "))
+
+    before = commands[:first]
+
+    assert any("bin/activate" in command for command in before)
+    assert any(command.startswith("pip install ") for command in before)
+
+
+@pytest.mark.long(8)
 def test_getting_started_is_followed_to_its_end(directory: Path) -> None:
     with Session(directory) as reader:
         reader.follow(DOCS / "getting-started.md", {"SyntaxError": lambda: broken(reader.directory / "tasks.py")})
