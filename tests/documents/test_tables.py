@@ -22,7 +22,7 @@ from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.tasks.task import check_task_id, check_type
 from boilerd.units import LONGEST_S
 from boilerd.worker.attempt import MAX_RESULT_BYTES
-from pages import COMMANDS_IN, DOCS, PAGES, ROOT, codes, prose, table, tables
+from pages import COMMANDS_IN, DOCS, PAGES, ROOT, blocks, codes, prose, table, tables
 
 DAEMON = ROOT / "daemon" / "boilerd"
 #: What an attribute of each of these names may be.
@@ -239,3 +239,9 @@ def test_every_state_stands_where_the_page_says(name: str, state_column: int) ->
 
     assert states == set(TaskState)
     assert {code for row in rows for code in codes(row[2])} == places | {keys.queue("Q"), keys.wip("Q")}
+
+
+def test_the_picture_of_the_states_has_all_of_them() -> None:
+    (picture,) = (block.text for block in blocks(DOCS / "a-tasks-way.md") if block.language == "mermaid")
+
+    assert set(re.findall(r"\b[a-z]+(?= -->|: )", picture)) == set(TaskState)

@@ -71,6 +71,18 @@ def test_the_commands_of_the_installation_do_what_the_page_says(service: Service
     assert re.fullmatch(r"[0-9a-f-]{36}\n", printed[1])
 
 
+def test_what_an_operator_asks_is_answered(service: Service) -> None:
+    asked = [*table("operating.md", "Ask").names(), *table("operating.md", "You see").names(1)]
+    is_ours = re.compile(r"(?:boilerd|\S*supervisorctl) [^A-Z]*$")  # without a placeholder, as ID
+    commands = [code for code in dict.fromkeys(asked) if is_ours.match(code)]
+    service.start()
+
+    done = {command: service.box.run(*command.split(), check=False) for command in commands}
+
+    assert {command: ended.stderr for command, ended in done.items() if ended.returncode} == {}
+    assert any("supervisorctl" in command for command in commands)
+
+
 def test_the_service_runs_as_the_applications_user_from_its_environment(installed_box: Box) -> None:
     service = Service(installed_box)
     installed_box.write("/srv/myproject/tasks.py", APP)
