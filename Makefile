@@ -26,7 +26,7 @@ help:
 
 setup: $(VENV)/.ready ## Make .venv from the locked requirements, with uv if it is there, else pip
 
-demo: $(VENV)/.ready ## Start a daemon, enqueue a few tasks and watch them run
+demo: $(VENV)/.ready ## Start a daemon, enqueue a task and watch it run
 	@$(IN_VENV) scripts/demo $(ARGS)
 
 run: $(VENV)/.ready ## Run the daemon in the foreground

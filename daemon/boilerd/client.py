@@ -108,6 +108,7 @@ class Client:
             QueueFullError: The queue has reached its limit; nothing was stored.
             BrokerUnavailableError: Redis did not answer; if `was_sent`, the task may be stored.
                 Enqueuing again with the same ``task_id`` is safe.
+            BrokerRefusedError: Redis answered, and refused; nothing was stored.
         """
         task = self._new_task(task_type, payload, task_options(**options) if options else DEFAULT_OPTIONS)
         try:

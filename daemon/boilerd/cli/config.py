@@ -11,7 +11,12 @@ from boilerd.settings.definitions import definitions
 
 @click.group()
 def config() -> None:
-    """Show and check the settings."""
+    """Show and check the settings.
+
+    \b
+    boilerd config show
+    boilerd config check
+    """  # noqa: D301 - click looks for the character \b
 
 
 @config.command()
@@ -44,7 +49,11 @@ def check(loaded: Loaded) -> None:
     """Check the settings, that the application can be imported, and that the daemon can run its periodic tasks.
 
     Exit status: 0 all is well, 2 a setting is wrong, 3 the application does not import.
-    """
+
+    \b
+    boilerd config check && boilerd reload
+    boilerd config check --config mail.toml --app myproject.tasks:mux
+    """  # noqa: D301 - click looks for the character \b
     from boilerd.tasks.cron import check_entries  # noqa: PLC0415
     from boilerd.tasks.loading import load_app  # noqa: PLC0415 - only here
 

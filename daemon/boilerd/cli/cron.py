@@ -21,7 +21,12 @@ with_app = with_settings((*BROKER, "app"))
 
 @click.group()
 def cron() -> None:
-    """Look at periodic tasks, and run one now."""
+    """Look at periodic tasks, and run one now.
+
+    \b
+    boilerd cron ls
+    boilerd cron run report-refresh
+    """  # noqa: D301 - click looks for the character \b
 
 
 @cron.command("ls")

@@ -13,7 +13,12 @@ from boilerd.tasks.task import TaskState
 
 @click.group()
 def queue() -> None:
-    """Look at queues, pause and empty them."""
+    """Look at queues, pause and empty them.
+
+    \b
+    boilerd queue ls
+    boilerd queue pause low
+    """  # noqa: D301 - click looks for the character \b
 
 
 @queue.command("ls")

@@ -63,7 +63,12 @@ _COLUMNS: dict[TaskState, dict[str, Callable[[TaskDetail], object]]] = {
 
 @click.group()
 def task() -> None:
-    """Look at tasks, run, archive, cancel and delete them."""
+    """Look at tasks, run, archive, cancel and delete them.
+
+    \b
+    boilerd task ls --state archived
+    boilerd task show 049826ce-3df1-4b26-8678-9d36ba9e617c
+    """  # noqa: D301 - click looks for the character \b
 
 
 @task.command("ls")

@@ -10,7 +10,12 @@ from boilerd.cli.tables import print_json, print_table, relative
 
 @click.group()
 def worker() -> None:
-    """Look at the workers of all hosts; restart and scale those of this daemon."""
+    """Look at the workers of all hosts; restart and scale those of this daemon.
+
+    \b
+    boilerd worker ls
+    boilerd worker scale 20
+    """  # noqa: D301 - click looks for the character \b
 
 
 @worker.command("ls")

@@ -7,26 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from pages import PAGES, ROOT, prose
 from support import boilerd, clean_environment
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 #: Where a name in these pages may begin.
 BASES = (ROOT, ROOT / "daemon" / "boilerd", ROOT / "daemon" / "boilerd" / "broker" / "lua")
 #: A file or folder in backticks: with a slash, or the ending of a file of ours.
 NAMED = re.compile(r"`([\w.@-]+(?:/[\w.@-]*)+|[\w-]+\.(?:py|lua|toml|md|service))`")
-FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> Iterator[str]:
     """What GitHub makes of a page's headings."""
-    for heading in re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE):
+    for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
         yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def links(page: Path) -> list[str]:
     """The relative links."""
-    found = re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text()))
+    found = re.findall(r"\]\(([^)\s]+)\)", prose(page))
     return [link for link in found if "://" not in link]
 
 
