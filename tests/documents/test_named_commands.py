@@ -46,7 +46,7 @@ def wrong(path: tuple[str, ...], rest: list[str]) -> str:
     if rest and isinstance(command, click.Group) and not rest[0].startswith("-"):
         return f"no command {rest[0]!r}"
     try:
-        _, left, _ = command.make_parser(click.Context(command)).parse_args(list(rest))
+        _, left, _ = command.make_parser(click.Context(command, **command.context_settings)).parse_args(list(rest))
     except click.UsageError as error:
         return error.format_message()
     return f"too much: {left}" if left else ""

@@ -28,7 +28,7 @@ DAEMON = ROOT / "daemon" / "boilerd"
 #: What an attribute of each of these names may be.
 OBJECTS = {"client": Client, "mux": ServeMux, "task": Task, "boilerd": boilerd}
 #: Of a task, but for its worker alone.
-INTERNAL = {"attach", "complete", "retry_intervals_s", "runtime"}
+INTERNAL = {"attach", "complete", "fill", "log_fields", "retry_intervals_s", "runtime"}
 #: In our column, but Python's or RQ's.
 OF_OTHERS = {"sys.exit", "async def", "Retry(enqueue_at_front=True)"}
 SETTINGS = {setting.name for setting in definitions()}
@@ -63,9 +63,12 @@ def messages() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in DAEMON.rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args:
-                level = {"exception": "error"}.get(call.func.attr, call.func.attr)
-                for part in ast.walk(call.args[0]):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute | ast.Name) and call.args:
+                name = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id
+                level, words = {"exception": "error", "log": "info"}.get(name, name), call.args[0]
+                if name == "makeRecord" and isinstance(call.args[1], ast.Attribute):
+                    level, words = call.args[1].attr.lower(), call.args[4]
+                for part in ast.walk(words):
                     if level in {"debug", "info", "warning", "error"} and isinstance(part, ast.Constant):
                         found.setdefault(str(part.value), set()).add(level)
     return found
@@ -167,7 +170,8 @@ def test_each_setting_to_know_is_one() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_variable_that_a_page_names_is_one(page: Path) -> None:
     known = {name for setting in definitions() for name in (setting.variable, setting.form.boiler_go)}
-    known |= {f"{name}_FILE" for name in known} | {"BOILERD_CONFIG"}
+    # The last one Kubernetes makes for a service.
+    known |= {f"{name}_FILE" for name in known} | {"BOILERD_CONFIG", "BOILERD_PORT"}
     text = page.read_text("utf-8")
 
     named = set(re.findall(r"\b(?:BOILERD|REDIS|LOG|WORKER)_[A-Z_]+\b", text))

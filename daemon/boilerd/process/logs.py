@@ -208,8 +208,10 @@ def cry_of_losses() -> bool:
     for handler in handlers:
         why = "nobody reads it" if handler.outlet.errno == errno.EAGAIN else os.strerror(handler.outlet.errno)
         fields = {"log": handler.name_of_log, "error": why}
-        words = "log cannot be written, its lines are lost"
-        spare.handle(logger.makeRecord(logger.name, logging.ERROR, "", 0, words, (), None, extra=fields))
+        record = logger.makeRecord(
+            logger.name, logging.ERROR, "", 0, "log cannot be written, its lines are lost", (), None, extra=fields
+        )
+        spare.handle(record)
     spare.shut()
     return True
 

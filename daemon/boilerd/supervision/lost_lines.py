@@ -47,8 +47,16 @@ class LostLines:
     def _write(self, count: int) -> None:
         """Write the line that tells; where it was written before, only to what lost it."""
         handlers = (logs.losing() if self._written else []) or logs.own_handlers()
-        words = "log lines were lost, nobody took them"
-        record = logger.makeRecord(logger.name, logging.WARNING, "", 0, words, (), None, extra={"lines": count})
+        record = logger.makeRecord(
+            logger.name,
+            logging.WARNING,
+            "",
+            0,
+            "log lines were lost, nobody took them",
+            (),
+            None,
+            extra={"lines": count},
+        )
         for handler in handlers:
             handler.handle(record)
         self._written = self._scoreboard.untold_lines
