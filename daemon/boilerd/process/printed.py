@@ -19,6 +19,7 @@ _STREAMS = {"stdout": (1, logging.INFO), "stderr": (2, logging.WARNING)}
 
 #: Writes a record where the daemon's lines go; None: what is printed stays as it is.
 _write: Callable[[logging.LogRecord], None] | None = None
+_wrappers: dict[str, TextIO] = {}
 #: True if a line may have been begun that no end of line has ended yet.
 _has_rest = False
 
@@ -122,4 +123,9 @@ def flush() -> None:
 
 
 def _wrapped(name: str) -> TextIO:
-    return io.TextIOWrapper(_Lines(name), "utf-8", "backslashreplace", line_buffering=True, write_through=True)  # type: ignore[type-var]
+    """The stream that makes lines; one for a process and the children that it forks, so that they share its memory."""
+    if name not in _wrappers or _wrappers[name].closed:
+        _wrappers[name] = io.TextIOWrapper(  # type: ignore[type-var]
+            _Lines(name), "utf-8", "backslashreplace", line_buffering=True, write_through=True
+        )
+    return _wrappers[name]

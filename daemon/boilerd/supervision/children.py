@@ -20,7 +20,7 @@ from supervisor.process import Subprocess
 from supervisor.states import ProcessStates, SupervisorStates
 
 from boilerd.process import printed
-from boilerd.process.copied_locks import renew_locks
+from boilerd.process.copied_locks import may_be_held, renew_locks
 from boilerd.process.exit_status import DONE, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import Scoreboard
@@ -54,6 +54,7 @@ class Child(Subprocess):  # type: ignore[misc]
 
     backoff: int
     has_no_room = False
+    _may_copy_held_locks = False
 
     def __init__(self, config: "ChildConfig") -> None:
         super().__init__(config)
@@ -72,6 +73,7 @@ class Child(Subprocess):  # type: ignore[misc]
     def spawn(self) -> int | None:
         """Fork with signals blocked until the child has its own handlers, or none."""
         self._retry_s = None
+        self._may_copy_held_locks = may_be_held()
         hold_signals()
         try:
             pid: int | None = super().spawn()
@@ -163,7 +165,8 @@ class ForkedProcess(Child):
     def _spawn_as_child(self, filename: str, argv: Sequence[str]) -> None:
         status = 1
         try:
-            renew_locks()
+            if self._may_copy_held_locks:
+                renew_locks()
             if not self.config.is_in_foreground:
                 # The child leaves the terminal's foreground group: Ctrl-C is for the parent only.
                 self.config.options.setpgrp()
