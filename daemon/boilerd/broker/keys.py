@@ -21,6 +21,10 @@ WORKERS = f"{RQ}:workers"
 SUSPENDED = f"{RQ}:suspended"
 #: set of queue names from which nothing is claimed
 PAUSED = f"{OWN}:paused"
+#: set of the queues among these that a move to another broker has paused
+MOVING = f"{OWN}:moving"
+#: string: tells for a moment whether two addresses lead to one broker
+MARK = f"{OWN}:mark"
 #: hash ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many; no field, no limit
 LIMITS = f"{OWN}:limits"
 #: hash: name of a periodic task → its last tick
