@@ -13,8 +13,7 @@ from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.job_hash import NewTask
 from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskError
 from boilerd.settings.definitions import Settings
-from boilerd.settings.finding import find_daemon
-from boilerd.settings.loading import load
+from boilerd.settings.finding import find_settings
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
@@ -87,7 +86,7 @@ class Client:
     @classmethod
     def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
         """A client for the Redis that the settings name; without settings, those of the command line are used."""
-        settings = settings or find_daemon(load()).settings
+        settings = settings or find_settings()
         return cls(connect_to(settings, is_client=True), mux=mux, max_payload=settings.max_payload)
 
     def enqueue(self, task_type: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> TaskInfo:

@@ -19,7 +19,7 @@ from boilerd.broker.states import ALLOWED, Action
 from boilerd.broker.views import Attempt, CompletedTask, CronInfo, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
 from boilerd.errors import BrokerRefusedError, DuplicateTaskError, QueueNotFoundError, TaskStateError
 from boilerd.settings.definitions import Settings
-from boilerd.settings.loading import load
+from boilerd.settings.finding import find_settings
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
@@ -70,7 +70,7 @@ class Inspector:
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
         """An inspector of the Redis that the settings name; without settings, those of the command line are used."""
-        return cls(connect_to(settings or load().settings, is_client=True))
+        return cls(connect_to(settings or find_settings(), is_client=True))
 
     def close(self) -> None:
         """Close the connections."""
