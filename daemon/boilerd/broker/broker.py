@@ -28,7 +28,6 @@ logger = logging.getLogger("boilerd.client")
 
 #: Names of queues that a client remembers.
 MOST_ASKED = 10_000
-ARCHIVE_LIMIT = DEFAULT_ARCHIVE_LIMIT
 #: An enqueue script ends at this many bytes of payload: more keep Redis from others as well, and take its memory.
 CHUNK_BYTES = 8 * 1024 * 1024
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
@@ -40,12 +39,12 @@ class Broker(SchedulerCalls):
 
     Args:
         connection: Of this process alone.
-        archive_limit: How many failed tasks the archive of a queue may hold; 0: any number. None: 10,000.
+        archive_limit: How many failed tasks the archive of a queue may hold; 0: any number.
     """
 
-    def __init__(self, connection: redis.Redis, *, archive_limit: int | None = None) -> None:
+    def __init__(self, connection: redis.Redis, *, archive_limit: int = DEFAULT_ARCHIVE_LIMIT) -> None:
         super().__init__(connection)
-        self._archive_limit = ARCHIVE_LIMIT if archive_limit is None else archive_limit
+        self._archive_limit = archive_limit
         #: Queues of which an enqueue has asked whether anybody works on them.
         self._asked_queues: set[str] = set()
 
