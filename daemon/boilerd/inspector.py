@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import redis
 
-from boilerd.broker.broker import Broker
+from boilerd.broker.broker import Broker, is_cancelled
 from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.states import ALLOWED, Action
@@ -225,10 +225,7 @@ class Inspector:
         Raises:
             TaskNotFoundError: There is no such task; it may have been completed and deleted.
         """
-        answer = self._broker.cancel(task_id)
-        if answer == "unknown":
-            raise no_such_task(task_id)
-        return answer != "ended"
+        return is_cancelled(task_id, self._broker.cancel(task_id))
 
     def bulk(self, action: Action, queue: str, state: TaskState, task_type: str | None = None) -> Iterator[Progress]:
         """Do the action with all tasks of the queue that are in the state now, and of the type if one is given.

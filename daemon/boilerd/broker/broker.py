@@ -22,7 +22,7 @@ from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_a
 from boilerd.broker.scheduler_calls import SchedulerCalls
 from boilerd.errors import MAX_ERROR_LENGTH, BoilerdError
 from boilerd.tasks.retry import Verdict
-from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, TaskState
+from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, TaskState, no_such_task
 
 logger = logging.getLogger("boilerd.client")
 
@@ -224,6 +224,13 @@ class Broker(SchedulerCalls):
             pipeline.ltrim(keys.bell(queue), 0, BELL_LENGTH - 1)
             pipeline.expire(keys.bell(queue), BELL_TTL_S)
             pipeline.execute()
+
+
+def is_cancelled(task_id: str, answer: str) -> bool:
+    """What the answer of `Broker.cancel` says: False if the task had ended before; raises TaskNotFoundError."""
+    if answer == "unknown":
+        raise no_such_task(task_id)
+    return answer != "ended"
 
 
 @functools.lru_cache(1000)  # a process tells it once for each name

@@ -31,6 +31,8 @@ LIMITS = f"{OWN}:limits"
 CRON = f"{OWN}:cron"
 #: hash: name of a periodic task → since when it has its schedule, and the schedule
 SCHEDULES = f"{OWN}:schedules"
+#: list: written and taken away again, to see whether that can be done
+PROBE = f"{OWN}:probe"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
 
