@@ -24,7 +24,7 @@ from boilerd.broker import keys
 from boilerd.broker.connection import connect
 from boilerd.broker.constants import LEASE_OFFSET_S
 from boilerd.cli.rpc_client import read_status
-from boilerd.daemon.valkey import find_server
+from boilerd.daemon.valkey_program import find_server
 from boilerd.process.failpoints import VARIABLE
 from boilerd.settings.definitions import definitions
 

@@ -209,6 +209,18 @@ def test_a_file_is_read_where_it_is_ours_alone(directory: Path) -> None:
 
 
 @needs_root
+def test_a_file_is_written_as_a_whole_for_its_owner_alone(directory: Path) -> None:
+    path = directory / "made" / "file"
+
+    ground.write_file(path, [b"old"])
+    (directory / "made" / "file.new").symlink_to(directory / "elsewhere")  # as one that was cut off would be
+    ground.write_file(path, [b"new", b" content"])
+
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new content", 0o600)
+    assert list(path.parent.iterdir()) == [path]
+    assert not (directory / "elsewhere").exists()
+
+
 def test_a_file_of_somebody_else_is_refused(directory: Path) -> None:
     path = directory / "file"
     path.touch()

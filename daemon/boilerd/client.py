@@ -8,17 +8,16 @@ from typing import Any, Protocol, Self, Unpack
 
 import redis
 
-from boilerd.broker.broker import Broker
+from boilerd.broker.broker import Broker, is_cancelled
 from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.job_hash import NewTask
 from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskError
 from boilerd.settings.definitions import Settings
-from boilerd.settings.finding import find_daemon
-from boilerd.settings.loading import load
+from boilerd.settings.finding import find_settings
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
-from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type, no_such_task
+from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type
 
 logger = logging.getLogger("boilerd.client")
 
@@ -87,7 +86,7 @@ class Client:
     @classmethod
     def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
         """A client for the Redis that the settings name; without settings, those of the command line are used."""
-        settings = settings or find_daemon(load()).settings
+        settings = settings or find_settings()
         return cls(connect_to(settings, is_client=True), mux=mux, max_payload=settings.max_payload)
 
     def enqueue(self, task_type: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> TaskInfo:
@@ -168,10 +167,7 @@ class Client:
         Raises:
             TaskNotFoundError: There is no such task; it may have been completed and deleted.
         """
-        answer = self._store.cancel(task_id)
-        if answer == "unknown":
-            raise no_such_task(task_id)
-        return answer != "ended"
+        return is_cancelled(task_id, self._store.cancel(task_id))
 
     def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
         encoded = encode_payload(payload, self._max_payload, sorts_sets=options.unique_s > 0)

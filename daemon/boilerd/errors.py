@@ -28,6 +28,12 @@ def shown(value: object) -> str:
         return f"a value of type {type(value).__qualname__}"
 
 
+def listed(names: Sequence[str], most: int = MAX_TOLD_NAMES) -> str:
+    """The names as an error lists them: the first ones, and how many there are beside these."""
+    others = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + others
+
+
 def closest(name: str, names: Iterable[str]) -> str:
     """The one of `names` that somebody probably meant who wrote `name`; empty if none is close."""
     import difflib  # noqa: PLC0415 - 0.2 MB of a daemon, for an error that it seldom makes
@@ -187,9 +193,7 @@ class QueueNotFoundError(BoilerdError):
     """No queue of this name was ever used."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        others = f" and {len(known) - MAX_TOLD_NAMES:,} more" if len(known) > MAX_TOLD_NAMES else ""
-        names = ", ".join(known[:MAX_TOLD_NAMES]) or "none"
-        super().__init__(f"queue {shown(name)} was never used; there are: {names}{others}")
+        super().__init__(f"queue {shown(name)} was never used; there are: {listed(known)}")
 
 
 class TaskStateError(BoilerdError):

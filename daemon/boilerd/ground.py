@@ -16,7 +16,7 @@ import os
 import pwd
 import stat
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -65,7 +65,7 @@ def give_directory(path: Path, user: str, uid: int, gid: int) -> None:
         if walk.info.st_uid == uid:
             return
         walk.check_end()
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=walk.fd)
+        fd = _open_itself(walk.fd)
         try:
             if os.listdir(fd):  # noqa: PTH208 - of the directory that was checked, not of a path
                 raise UnsafeError("it is root's, and not empty", f"chown -R {user} {path}")
@@ -85,7 +85,7 @@ def share_directory(path: Path, gid: int) -> None:
     """
     passed_fd = open_directory(path)
     try:
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=passed_fd)
+        fd = _open_itself(passed_fd)
         try:
             mode = 0o710 if gid == os.getegid() else 0o710 | stat.S_ISGID
             info = os.fstat(fd)
@@ -151,6 +151,34 @@ def open_in(
     return fd
 
 
+def write_file(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file of ours, for its owner alone: whoever reads it finds the old content or the new one, as a whole.
+
+    It is on the disk afterwards. Its directory is made where it is missing.
+
+    Raises:
+        UnsafeError: Somebody else could replace it; OSError: it cannot be written.
+    """
+    fresh = path.with_name(f"{path.name}.new")
+    directory_fd = open_directory(path.parent, makes=True)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(fresh.name, dir_fd=directory_fd)
+        fd = open_in(directory_fd, fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(fd, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(fd)
+        os.rename(fresh.name, path.name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+        listed_fd = _open_itself(directory_fd)
+        try:
+            os.fsync(listed_fd)
+        finally:
+            os.close(listed_fd)
+    finally:
+        os.close(directory_fd)
+
+
 def read_regular(path: Path) -> bytes:
     """The content of a regular file, whoever owns it; never waits for a FIFO's other end, and raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -163,6 +191,11 @@ def read_file(path: Path) -> bytes:
     """The content of a file that is root's or our own; raises as `open_file` does."""
     with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
         return file.read()
+
+
+def _open_itself(directory_fd: int) -> int:
+    """The directory, for what takes more than to pass it."""
+    return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
 
 
 class _Walk:

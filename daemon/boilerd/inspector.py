@@ -12,14 +12,14 @@ from typing import Any, Self
 
 import redis
 
-from boilerd.broker.broker import Broker
+from boilerd.broker.broker import Broker, is_cancelled
 from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.states import ALLOWED, Action
 from boilerd.broker.views import Attempt, CompletedTask, CronInfo, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
 from boilerd.errors import BrokerRefusedError, DuplicateTaskError, QueueNotFoundError, TaskStateError
 from boilerd.settings.definitions import Settings
-from boilerd.settings.loading import load
+from boilerd.settings.finding import find_settings
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
@@ -70,7 +70,7 @@ class Inspector:
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
         """An inspector of the Redis that the settings name; without settings, those of the command line are used."""
-        return cls(connect_to(settings or load().settings, is_client=True))
+        return cls(connect_to(settings or find_settings(), is_client=True))
 
     def close(self) -> None:
         """Close the connections."""
@@ -225,10 +225,7 @@ class Inspector:
         Raises:
             TaskNotFoundError: There is no such task; it may have been completed and deleted.
         """
-        answer = self._broker.cancel(task_id)
-        if answer == "unknown":
-            raise no_such_task(task_id)
-        return answer != "ended"
+        return is_cancelled(task_id, self._broker.cancel(task_id))
 
     def bulk(self, action: Action, queue: str, state: TaskState, task_type: str | None = None) -> Iterator[Progress]:
         """Do the action with all tasks of the queue that are in the state now, and of the type if one is given.

@@ -8,7 +8,7 @@ from pathlib import Path
 import redis
 
 from boilerd.broker.connection import connect
-from boilerd.daemon.valkey import find_server
+from boilerd.daemon.valkey_program import find_server
 
 
 def wait_until(condition: Callable[[], object], what: str, deadline_s: float = 300.0, every_s: float = 0.002) -> None:

@@ -27,7 +27,7 @@ import builders
 from boilerd import Client
 from boilerd.broker import broker as broker_module
 from boilerd.broker import keys
-from boilerd.broker.broker import ARCHIVE_LIMIT, Broker
+from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.connection import connect, raw, text
 from boilerd.broker.constants import CHUNK, IN_LUA, LEASE_OFFSET_S, LEASE_S
@@ -44,7 +44,7 @@ from boilerd.errors import (
 )
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
-from boilerd.tasks.task import TaskState
+from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, TaskState
 from boilerd.worker.settlement import Rules
 from builders import WORKER, fail, failure, new_task, rq_job, rq_queue, store, task_in
 from support import Valkey, rings, run_python, wait_until
@@ -315,7 +315,7 @@ def test_what_rqs_tools_deleted_from_the_archive_takes_no_room_when_it_would_hav
 def fill_archive(connection: redis.Redis) -> None:
     """As many archived tasks as there may be; the first expires first."""
     for archive in (keys.registry("failed", "default"), keys.archived("default")):
-        connection.zadd(archive, {f"old{number}": number + 1 for number in range(ARCHIVE_LIMIT)})
+        connection.zadd(archive, {f"old{number}": number + 1 for number in range(DEFAULT_ARCHIVE_LIMIT)})
 
 
 def test_a_full_archive_forgets_the_oldest_and_its_records(broker: Broker, connection: redis.Redis) -> None:
@@ -327,16 +327,16 @@ def test_a_full_archive_forgets_the_oldest_and_its_records(broker: Broker, conne
 
     fail(broker, claim(broker))
 
-    assert connection.zcard(archive) == ARCHIVE_LIMIT
+    assert connection.zcard(archive) == DEFAULT_ARCHIVE_LIMIT
     assert connection.zscore(archive, "a") is not None
     assert not connection.exists(keys.job("old0"), keys.results("old0"))
     assert connection.zscore(archive, "old1") is not None
-    assert connection.zcard(keys.archived("default")) == ARCHIVE_LIMIT
+    assert connection.zcard(keys.archived("default")) == DEFAULT_ARCHIVE_LIMIT
 
 
 def test_failed_jobs_of_plain_rq_take_no_room_in_the_archive(broker: Broker, connection: redis.Redis) -> None:
     archive = keys.registry("failed", "default")
-    connection.zadd(archive, {f"rq{number}": 2e10 + number for number in range(ARCHIVE_LIMIT)})
+    connection.zadd(archive, {f"rq{number}": 2e10 + number for number in range(DEFAULT_ARCHIVE_LIMIT)})
     store(broker, "a")
     store(broker, "b")
     fail(broker, claim(broker))
@@ -344,14 +344,14 @@ def test_failed_jobs_of_plain_rq_take_no_room_in_the_archive(broker: Broker, con
     assert broker.act("archive", ["b"]) == ["done"]
 
     assert rq_job(connection, "a").get_status() == rq_job(connection, "b").get_status() == JobStatus.FAILED
-    assert connection.zcard(archive) == ARCHIVE_LIMIT + 2
+    assert connection.zcard(archive) == DEFAULT_ARCHIVE_LIMIT + 2
 
 
 def test_a_full_archive_keeps_what_was_archived_last_whenever_it_expires(
     broker: Broker, connection: redis.Redis
 ) -> None:
     fill_archive(connection)
-    connection.zadd(keys.archived("default"), {f"old{number}": 2e10 for number in range(ARCHIVE_LIMIT)})
+    connection.zadd(keys.archived("default"), {f"old{number}": 2e10 for number in range(DEFAULT_ARCHIVE_LIMIT)})
     store(broker, "a")
 
     fail(broker, claim(broker))
@@ -382,8 +382,8 @@ def test_what_rqs_tools_took_out_of_a_full_archive_costs_no_other_its_place(
 
     fail(broker, claim(broker))
 
-    assert connection.zcard(keys.registry("failed", "default")) == ARCHIVE_LIMIT - 2000 + 1
-    assert connection.zcard(keys.archived("default")) == ARCHIVE_LIMIT - 2000 + 1
+    assert connection.zcard(keys.registry("failed", "default")) == DEFAULT_ARCHIVE_LIMIT - 2000 + 1
+    assert connection.zcard(keys.archived("default")) == DEFAULT_ARCHIVE_LIMIT - 2000 + 1
 
 
 @pytest.mark.parametrize("leave", ["run", "delete", "clean"])

@@ -10,7 +10,7 @@ from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
-from boilerd.broker.moving import CHUNK, MOVING, Move
+from boilerd.broker.moving import CHUNK, Move
 from boilerd.errors import ConfigError
 from boilerd.inspector import Inspector
 from boilerd.tasks.task import TaskState
@@ -86,7 +86,7 @@ def test_each_waiting_task_is_there_with_all_its_fields(
     assert len(locks) == 2
     assert {key: there.get(key) for key in locks} == locks
     assert connection.keys(keys.job("*")) == []
-    assert connection.smembers(keys.PAUSED) == connection.smembers(MOVING) == set()
+    assert connection.smembers(keys.PAUSED) == connection.smembers(keys.MOVING) == set()
 
 
 def test_tasks_keep_their_order_and_run_there(
@@ -126,6 +126,19 @@ def test_a_move_that_is_killed_loses_nothing_and_the_next_one_ends_it(
     assert connection.keys(keys.job("*")) == []
     assert pending(there) == [Inspector(there).tasks("default", TaskState.PENDING)[0].id]
     assert connection.smembers(keys.PAUSED) == set()
+
+
+def test_a_move_leaves_queues_paused_that_have_another_key_prefix(
+    valkey: Valkey, connection: redis.Redis, target: Valkey
+) -> None:
+    settings = valkey.socket.parent / "boilerd.toml"
+    settings.write_text('key_prefix = "app"\n')
+    connection.sadd(keys.MOVING, "default")
+
+    done = move(valkey, target, "-q", "default", "--config", str(settings))
+
+    assert done.returncode == 0, done.stderr
+    assert connection.smembers(keys.MOVING) == {b"default"}
 
 
 def test_a_task_stays_where_another_one_has_its_id_or_its_lock_there(

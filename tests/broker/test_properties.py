@@ -241,7 +241,7 @@ class BrokerMachine(RuleBasedStateMachine):
         super().__init__()
         connection.flushall()
         self.connection = connection
-        self.broker = Broker(connection)
+        self.broker = Broker(connection, archive_limit=ARCHIVE_LIMIT)
         self._dump = connection.register_script(_DUMP)
         self._move = connection.register_script(_MOVE)
         self.known: dict[str, Known] = {}
@@ -976,7 +976,6 @@ def _partition(members: list[str], member: str) -> tuple[list[str], bool, list[s
 
 @pytest.fixture(autouse=True)
 def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_module, "ARCHIVE_LIMIT", ARCHIVE_LIMIT)
     monkeypatch.setattr(broker_module, "CHUNK", CHUNK)
     monkeypatch.setattr(scheduler_calls, "CHUNK", CHUNK)
     monkeypatch.setattr(broker_module, "BATCH_PARTS", 1)

@@ -24,7 +24,7 @@ from boilerd import (
     UniqueUntil,
 )
 from boilerd.broker import keys
-from boilerd.broker.broker import ARCHIVE_LIMIT, Broker
+from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Completion
 from boilerd.broker.connection import connect, text
 from boilerd.broker.constants import CHUNK
@@ -33,6 +33,7 @@ from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Verdict
+from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT
 from builders import WORKER, claim, complete, fail, pending, rq_job, rq_queue
 from support import Valkey, rings, wait_until
 
@@ -656,7 +657,9 @@ def test_a_task_that_the_full_archive_forgets_releases_its_lock_unless_it_lasts_
     hold(client, until=until)
     fail(broker, claim(broker), Verdict.ARCHIVE)
     for archive in (keys.registry("failed", "default"), keys.archived("default")):
-        connection.zadd(archive, {"first": 1, **{f"newer{number}": number + 2 for number in range(ARCHIVE_LIMIT - 1)}})
+        connection.zadd(
+            archive, {"first": 1, **{f"newer{number}": number + 2 for number in range(DEFAULT_ARCHIVE_LIMIT - 1)}}
+        )
     client.enqueue("test:echo", task_id="last")
 
     fail(broker, claim(broker), Verdict.ARCHIVE)

@@ -7,12 +7,13 @@ import pytest
 import redis
 
 from boilerd.broker import keys
-from boilerd.broker.broker import ARCHIVE_LIMIT, BATCH_PARTS, Broker
+from boilerd.broker.broker import BATCH_PARTS, Broker
 from boilerd.broker.constants import CHUNK, KEYS_SLICE, SLICE
 from boilerd.broker.job_hash import describe_task
 from boilerd.broker.scheduler_calls import MOST_EXPIRED, MOST_SLICES
 from boilerd.broker.scripts import scripts
 from boilerd.tasks.retry import Verdict
+from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT
 from builders import WORKER, claim, failure, new_task, store
 
 #: As many as any script goes through in one call, and four times as many.
@@ -65,8 +66,8 @@ def call_advance(broker: Broker) -> Sequence[Any]:
 def call_fail(broker: Broker) -> Sequence[Any]:
     held, how = claim(broker, "many"), failure(Verdict.ARCHIVE)
     return [
-        WORKER, held.task_id, held.execution_id, "many", held.started, how.error, "", "archive", 0, 1, 0, ARCHIVE_LIMIT,
-        0, 0,
+        WORKER, held.task_id, held.execution_id, "many", held.started, how.error, "", "archive", 0, 1, 0,
+        DEFAULT_ARCHIVE_LIMIT, 0, 0,
     ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from boilerd import BrokerUnavailableError, Client, Inspector
 from boilerd.cli.daemon_settings import as_the_daemon
 from boilerd.settings import finding
 from boilerd.settings.finding import find_daemon
@@ -89,6 +90,14 @@ def test_a_users_commands_look_where_the_service_is_unless_the_user_has_a_daemon
     chosen = find_daemon(load({"runtime_dir": "/elsewhere"}, environ={})).settings.runtime_path()
 
     assert (without, own, chosen) == (service, directory / "own" / "boilerd", Path("/elsewhere"))
+
+
+@pytest.mark.parametrize("kind", [Client, Inspector])
+def test_a_users_programs_look_where_the_service_is(service: Path, kind: type[Client | Inspector]) -> None:
+    with kind.from_settings() as made, pytest.raises(BrokerUnavailableError) as raised:
+        made.cancel("any")
+
+    assert str(service / "valkey.sock") in str(raised.value)
 
 
 def test_an_instances_settings_file_names_its_directory_also_while_it_is_stopped(

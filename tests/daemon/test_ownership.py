@@ -14,7 +14,7 @@ import pytest
 from boilerd import Client
 from boilerd.daemon.directories import lock_directories
 from boilerd.daemon.privileges import secure_umask
-from boilerd.daemon.valkey import find_server
+from boilerd.daemon.valkey_program import find_server
 from boilerd.errors import AppImportError, BootError
 from boilerd.tasks.loading import load_app
 from support import (

@@ -13,7 +13,7 @@ import redis
 from boilerd import BrokerError, BrokerUnavailableError, Client, TaskIdConflictError
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
-from boilerd.daemon.valkey import find_server
+from boilerd.daemon.valkey_program import find_server
 from support import RunningDaemon, StartDaemon, StartValkey, Valkey, completed, wait_until
 
 #: The longest pause of an outage is 3 s; and some for a busy machine.

@@ -13,7 +13,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Completion
 from boilerd.tasks.retry import Verdict
 from boilerd.worker.kept_outcomes import KeptOutcomes
-from builders import WORKER, claim, failure, pending, store, worker_name
+from builders import WORKER, claim, failure, pending, store, task_in, worker_name
 from support import RunningDaemon, StartDaemon, StartValkey, Valkey, python_path, wait_until
 
 #: Handlers that end when a file is there, so that a test says when.
@@ -127,6 +127,41 @@ def test_kept_outcomes_count_only_while_nobody_else_has_taken_the_task(
     assert statuses == {"mine": b"finished", "taken": b"started", "failed": b"failed"}
     assert pending(connection) == ["not begun"]
     assert kept.workers() == []
+
+
+def test_an_outcome_that_was_kept_is_told_as_kept(
+    broker: Broker, kept: KeptOutcomes, caplog: pytest.LogCaptureFixture, directory: Path
+) -> None:
+    store(broker, "a", retention=60)
+
+    kept.keep(WORKER, [Completion(claim(broker), b"1")])
+
+    (file,) = (directory / "outcomes").iterdir()
+    (line,) = caplog.records
+    assert (line.message, vars(line)["outcomes"]) == ("outcomes kept until the next start", 1)
+    assert vars(line)["file"] == str(file)
+
+
+def test_the_lines_of_kept_outcomes_have_the_fields_of_their_tasks(
+    broker: Broker, kept: KeptOutcomes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for task_id in ("lost", "failed", "not begun"):
+        store(broker, task_id, {"request_id": f"of {task_id}"}, queue="critical")
+    lost, failed, _ = claims = [claim(broker, "critical", slot=slot) for slot in range(3)]
+    kept.keep(worker_name(0), [Completion(lost)])
+    kept.keep(worker_name(1), [], [(failed, failure(Verdict.RETRY))])
+    kept.keep(worker_name(2), [])
+    broker.release(worker_name(0), only=[lost.execution_id])
+
+    with caplog.at_level("INFO", "boilerd"):
+        for slot in range(3):
+            kept.write(broker, worker_name(slot))
+
+    told = {record.message: vars(record) for record in caplog.records}
+    messages = "outcome dropped, the lease was lost", "task will be retried", "task released, it will run again"
+    fields = [task_in(held).log_fields for held in claims]
+    assert {held["request_id"] for held in fields} == {"of lost", "of failed", "of not begun"}
+    assert [{name: told[message][name] for name in fields[0]} for message in messages] == fields
 
 
 def test_a_file_that_is_damaged_costs_no_more_than_its_line(

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from boilerd.process.line_handler import LineHandler
 from boilerd.process.log_lines import FIELDS, LONGEST, JsonFormatter, TextFormatter
-from boilerd.process.logs import LineHandler, configure, log_context, name_process
+from boilerd.process.logs import configure, log_context, name_process
 from builders import endless_list
 from support import DEADLINE_S, clean_environment
 

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from boilerd.process import outlets
-from boilerd.process.outlets import DetachedOutlet, FileOutlet, StreamOutlet, is_file
+from boilerd.process.detached_outlet import DetachedOutlet
+from boilerd.process.outlets import FileOutlet, StreamOutlet, is_file
 from support import DEADLINE_S, run_python, wait_until
 
 LINE = b"x" * 300 + b"\n"
@@ -228,7 +229,8 @@ def test_lines_that_are_on_their_way_are_written_although_their_process_ends(tmp
     path = tmp_path / "log"
     script = f"""
 import os
-from boilerd.process.outlets import DetachedOutlet, FileOutlet
+from boilerd.process.detached_outlet import DetachedOutlet
+from boilerd.process.outlets import FileOutlet
 outlet = DetachedOutlet(FileOutlet({str(path)!r}), print)
 print(all(outlet.write(b"%d\\n" % n) for n in range(100)) + 0, flush=True)
 os._exit(0)

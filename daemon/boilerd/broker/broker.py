@@ -22,13 +22,12 @@ from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_a
 from boilerd.broker.scheduler_calls import SchedulerCalls
 from boilerd.errors import MAX_ERROR_LENGTH, BoilerdError
 from boilerd.tasks.retry import Verdict
-from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, TaskState
+from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, TaskState, no_such_task
 
 logger = logging.getLogger("boilerd.client")
 
 #: Names of queues that a client remembers.
 MOST_ASKED = 10_000
-ARCHIVE_LIMIT = DEFAULT_ARCHIVE_LIMIT
 #: An enqueue script ends at this many bytes of payload: more keep Redis from others as well, and take its memory.
 CHUNK_BYTES = 8 * 1024 * 1024
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
@@ -40,12 +39,12 @@ class Broker(SchedulerCalls):
 
     Args:
         connection: Of this process alone.
-        archive_limit: How many failed tasks the archive of a queue may hold; 0: any number. None: 10,000.
+        archive_limit: How many failed tasks the archive of a queue may hold; 0: any number.
     """
 
-    def __init__(self, connection: redis.Redis, *, archive_limit: int | None = None) -> None:
+    def __init__(self, connection: redis.Redis, *, archive_limit: int = DEFAULT_ARCHIVE_LIMIT) -> None:
         super().__init__(connection)
-        self._archive_limit = ARCHIVE_LIMIT if archive_limit is None else archive_limit
+        self._archive_limit = archive_limit
         #: Queues of which an enqueue has asked whether anybody works on them.
         self._asked_queues: set[str] = set()
 
@@ -225,6 +224,13 @@ class Broker(SchedulerCalls):
             pipeline.ltrim(keys.bell(queue), 0, BELL_LENGTH - 1)
             pipeline.expire(keys.bell(queue), BELL_TTL_S)
             pipeline.execute()
+
+
+def is_cancelled(task_id: str, answer: str) -> bool:
+    """What the answer of `Broker.cancel` says: False if the task had ended before; raises TaskNotFoundError."""
+    if answer == "unknown":
+        raise no_such_task(task_id)
+    return answer != "ended"
 
 
 @functools.lru_cache(1000)  # a process tells it once for each name

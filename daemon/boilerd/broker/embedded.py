@@ -8,7 +8,7 @@ from pathlib import Path
 
 from boilerd.broker import keys
 
-#: The user that may do all. One who does not authenticate may only enqueue and look.
+#: The server's user that may do all. One who does not authenticate may only enqueue and look.
 DAEMON_USER = "boilerd"
 _SECRET = re.compile(rb"[0-9a-f]{64}")
 
@@ -43,17 +43,16 @@ def member_rights() -> str:
 
     Each command that writes is allowed on the keys where enqueue.lua needs it; the last for `boilerd health`.
     """
-    rq, own = keys.RQ, keys.OWN
-    bells = f"~{own}:bell:* ~{own}:alarm"
+    bells = f"~{keys.bell('*')} ~{keys.ALARM}"
     return " ".join([
-        f"resetchannels resetkeys %R~{rq}:* %R~{own}:*",
+        f"resetchannels resetkeys %R~{keys.RQ}:* %R~{keys.OWN}:*",
         "-@all +@read +@connection +@transaction -@dangerous -@admin +info +time",
         "+eval +evalsha +eval_ro +evalsha_ro +script|load +script|exists",
-        f"(+rpush ~{rq}:queue:* {bells})",
+        f"(+rpush ~{keys.queue('*')} {bells})",
         f"(+rpop +expire {bells})",
-        f"(+hset ~{rq}:job:*)",
-        f"(+zadd ~{rq}:scheduled:*)",
-        f"(+sadd ~{rq}:queues ~{own}:queues)",
-        f"(+set ~{own}:unique:*)",
-        f"(+del +rpush +pexpire +blpop ~{own}:probe)",
+        f"(+hset ~{keys.job('*')})",
+        f"(+zadd ~{keys.registry('scheduled', '*')})",
+        f"(+sadd ~{keys.QUEUES} ~{keys.SERVED})",
+        f"(+set ~{keys.unique('*', '*', '*')})",
+        f"(+del +rpush +pexpire +blpop ~{keys.PROBE})",
     ])  # fmt: skip

@@ -21,12 +21,18 @@ WORKERS = f"{RQ}:workers"
 SUSPENDED = f"{RQ}:suspended"
 #: set of queue names from which nothing is claimed
 PAUSED = f"{OWN}:paused"
+#: set of the queues among these that a move to another broker has paused
+MOVING = f"{OWN}:moving"
+#: string: tells for a moment whether two addresses lead to one broker
+MARK = f"{OWN}:mark"
 #: hash ``QUEUE:max_active`` and ``QUEUE:max_length`` → how many; no field, no limit
 LIMITS = f"{OWN}:limits"
 #: hash: name of a periodic task → its last tick
 CRON = f"{OWN}:cron"
 #: hash: name of a periodic task → since when it has its schedule, and the schedule
 SCHEDULES = f"{OWN}:schedules"
+#: list: written and taken away again, to see whether that can be done
+PROBE = f"{OWN}:probe"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
 

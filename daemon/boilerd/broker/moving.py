@@ -24,9 +24,7 @@ from boilerd.errors import ConfigError
 CHUNK = 100
 #: Bytes of payloads in one step, unless one task alone has more.
 CHUNK_BYTES = 8 * 1024 * 1024
-#: Set of the names of queues that a move has paused.
-MOVING = f"{keys.OWN}:moving"
-#: How long a mark stays by which two addresses of one broker are told.
+#: How long `keys.MARK` stays.
 _MARK_S = 10
 #: RQ's word for the state in a job hash → where such a task stands.
 _PLACES = {"queued": "queue", "scheduled": "scheduled", "failed": "failed"}
@@ -110,10 +108,10 @@ class Move:
 
     def check(self) -> None:
         """Raise ConfigError if both are one broker."""
-        mark, token = f"{keys.OWN}:moving:mark", secrets.token_hex(8).encode()
+        token = secrets.token_hex(8).encode()
         with translated():
-            self._source.set(mark, token, ex=_MARK_S)
-            if self._target.get(mark) == token:
+            self._source.set(keys.MARK, token, ex=_MARK_S)
+            if self._target.get(keys.MARK) == token:
                 raise ConfigError("--to is the broker on which the tasks are; name another one")
 
     def queues(self) -> list[str]:
@@ -202,13 +200,13 @@ class Move:
     def _pause(self, queue: str) -> None:
         with translated():
             if not self._source.sismember(keys.PAUSED, raw(queue)):
-                self._source.sadd(MOVING, raw(queue))
+                self._source.sadd(keys.MOVING, raw(queue))
                 self._source.sadd(keys.PAUSED, raw(queue))
 
     def _resume(self, queue: str) -> None:
         """Let the queue be claimed from again, if a move paused it, this one or one that was cut off."""
         with translated():
-            if not self._source.srem(MOVING, raw(queue)):
+            if not self._source.srem(keys.MOVING, raw(queue)):
                 return
         self._inspection.resume(queue)
         self._here.ring(queue)

@@ -14,7 +14,7 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
 from boilerd.broker.refusals import expecting, translated
-from boilerd.errors import MisplacedKeyError
+from boilerd.errors import MisplacedKeyError, listed
 
 #: Bytes of what a worker's record tells of its application; of a larger one it tells nothing.
 MOST_BYTES = 8192
@@ -39,10 +39,6 @@ class Declared(msgspec.Struct, frozen=True):
         """As a worker's record holds it."""
         found = msgspec.json.encode(self)
         return found.decode() if len(found) <= MOST_BYTES else ""
-
-    def handles(self, task_type: str) -> bool:
-        """Whether a handler is registered for the type."""
-        return any(map(task_type.startswith, self.types))
 
 
 class Neighbour(msgspec.Struct, frozen=True):
@@ -102,8 +98,7 @@ def _shared_crons(own: Declared, other: Declared) -> Iterator[str]:
 
 
 def _named(names: set[str]) -> str:
-    first = sorted(names)[:_MOST_NAMED]
-    return ", ".join(first) + (f" and {len(names) - len(first)} more" if len(names) > len(first) else "")
+    return listed(sorted(names), _MOST_NAMED)
 
 
 def _read(key: str, record: Sequence[bytes | None], now_s: float) -> Neighbour | None:

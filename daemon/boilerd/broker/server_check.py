@@ -79,7 +79,7 @@ def probe(connection: redis.Redis, *, is_storing: bool = False) -> None:
     """
     script = _PROBE.replace(" flags=allow-oom", "") if is_storing else _PROBE
     digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    key = f"{keys.OWN}:probe"
+    key = keys.PROBE
     with translated(), connection.pipeline(transaction=False) as pipeline:
         pipeline.eval(script, 0, key, keys.QUEUES)
         pipeline.evalsha(digest, 0, key, keys.QUEUES)

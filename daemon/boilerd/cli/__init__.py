@@ -30,6 +30,7 @@ from boilerd.errors import (
 from boilerd.process import logs
 from boilerd.process.exit_status import BOOT, FAILED, OK, USAGE
 from boilerd.process.gc_pause import gc_paused
+from boilerd.process.outlets import is_journal
 from boilerd.process.warning_filters import spare_own_modules
 
 #: Command → its module and name, and a short form of its help, as `--help` lists them without importing them.
@@ -156,7 +157,7 @@ def _open_missing_streams() -> None:
 def _print_error(error: BoilerdError) -> None:
     """Print one line to stderr; if that is the journal, a log line like all others there."""
     message = " ".join(str(error).splitlines())
-    if _is_journal():
+    if is_journal(2):
         if not isinstance(error, BootError):  # `run` has logged it
             logs.configure(level="error", style="json")
             logging.getLogger("boilerd.cli").error("command failed", extra={"error": message})
@@ -164,12 +165,6 @@ def _print_error(error: BoilerdError) -> None:
     if isinstance(error, AppImportError | BrokenReloadError) and error.traceback:
         echo(*error.traceback.splitlines(), err=True)
     echo_error(message)
-
-
-def _is_journal() -> bool:
-    """True if stderr is the journal; see $JOURNAL_STREAM in systemd.exec(5)."""
-    stat = os.fstat(2)
-    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
 
 def _exit_status(error: BoilerdError) -> int:

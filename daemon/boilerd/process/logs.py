@@ -12,15 +12,16 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
 from boilerd.process import printed as printed_output
+from boilerd.process.line_handler import LineHandler
 from boilerd.process.log_guard import Guard
 from boilerd.process.log_lines import JournalFormatter, JsonFormatter, TextFormatter
-from boilerd.process.outlets import DetachedOutlet, FileOutlet, Outlet, StreamOutlet, is_file, is_journal
+from boilerd.process.outlets import is_journal
 
 logger = logging.getLogger("boilerd.logs")
 
@@ -132,14 +133,14 @@ def _is_text(fd: int, style: str) -> bool:
     return style == "text" or (style == "auto" and os.isatty(fd))
 
 
-def _stream_handler(fd: int, style: str) -> "LineHandler":
+def _stream_handler(fd: int, style: str) -> LineHandler:
     handler = LineHandler(fd)
     formatter = TextFormatter() if _is_text(fd, style) else JsonFormatter()
     handler.setFormatter(JournalFormatter(formatter) if is_journal(fd) else formatter)
     return handler
 
 
-def _take_over(handlers: "list[LineHandler]") -> None:
+def _take_over(handlers: list[LineHandler]) -> None:
     """Replace our handlers by these."""
     root = logging.getLogger()
     for old in own_handlers():
@@ -195,7 +196,7 @@ def reopen() -> None:
             handler.outlet.reopen()
 
 
-def losing() -> "list[LineHandler]":
+def losing() -> list[LineHandler]:
     """The handlers of this process whose last line was lost."""
     return [handler for handler in own_handlers() if handler.outlet.errno]
 
@@ -207,16 +208,22 @@ def cry_of_losses() -> bool:
     spare = _stream_handler(2, _now.style)
     for handler in handlers:
         why = "nobody reads it" if handler.outlet.errno == errno.EAGAIN else os.strerror(handler.outlet.errno)
-        fields = {"log": handler.name_of_log, "error": why}
-        record = logger.makeRecord(
-            logger.name, logging.ERROR, "", 0, "log cannot be written, its lines are lost", (), None, extra=fields
-        )
-        spare.handle(record)
+        message = "log cannot be written, its lines are lost"
+        write_to([spare], logger, logging.ERROR, message, log=handler.name_of_log, error=why)
     spare.shut()
     return True
 
 
-def own_handlers() -> list["LineHandler"]:
+def write_to(
+    handlers: Iterable[LineHandler], logger: logging.Logger, level: int, message: str, **fields: object
+) -> None:
+    """Write a line to some of the handlers alone."""
+    record = logger.makeRecord(logger.name, level, "", 0, message, (), None, extra=fields)
+    for handler in handlers:
+        handler.handle(record)
+
+
+def own_handlers() -> list[LineHandler]:
     """The daemon's handlers; an application may have taken them from the root logger for the moment."""
     return _now.handlers
 
@@ -229,77 +236,6 @@ def log_stacks() -> None:
         f"{names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}" for ident, frame in frames.items()
     ]
     logger.warning("stack dump", extra={"stacks": "\n".join(stacks)})
-
-
-class LineHandler(logging.Handler):
-    """Writes each record as a line, or gives it up: never makes its caller wait for long.
-
-    Args:
-        where: A file descriptor, or the path of a file.
-
-    Attributes:
-        outlet: Writes the lines.
-        on_loss: Called for each line that is lost.
-
-    Raises:
-        OSError: The file cannot be opened.
-    """
-
-    def __init__(self, where: int | str) -> None:
-        super().__init__()
-        self.outlet: Outlet = StreamOutlet(where) if isinstance(where, int) else FileOutlet(where)
-        self.on_loss: Callable[[], None] = _ignore
-        self._where = where
-        self._is_file = isinstance(where, str) or is_file(where)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the line; if that fails, only this line is lost."""
-        try:
-            line = self.format(record).encode("utf-8", "backslashreplace") + b"\n"
-            if not self.outlet.write(line):
-                self.on_loss()
-        except Exception:  # noqa: BLE001 - logging never raises into tasks
-            self.handleError(record)
-
-    def detach(self) -> None:
-        """Have a process write, if it goes to a file; `on_loss` stays as it is from now on."""
-        if self._is_file and not isinstance(self.outlet, DetachedOutlet):
-            with contextlib.suppress(OSError):  # elsewhere than on Linux; or nothing is to spare, which others will say
-                self.outlet = DetachedOutlet(self.outlet, self.on_loss)
-
-    def attach(self) -> None:
-        """Write without that process, which is the parent's."""
-        if isinstance(self.outlet, DetachedOutlet):
-            self.outlet.close()
-            self.outlet = self.outlet.outlet
-
-    def flush(self) -> None:
-        """Wait a little for lines that are still to be written."""
-        self.outlet.flush()
-
-    @property
-    def name_of_log(self) -> str:
-        """What it writes to, for people."""
-        return self._where if isinstance(self._where, str) else "stdout"
-
-    def writes_to(self, found: os.stat_result) -> bool:
-        """True if this is the file that the lines go to."""
-        with contextlib.suppress(OSError):
-            own = os.fstat(self._where) if isinstance(self._where, int) else os.stat(self._where)  # noqa: PTH116
-            return os.path.samestat(own, found)
-        return False
-
-    def close(self) -> None:
-        """Stay open: `logging` closes all handlers that there are when an application sets it up."""
-
-    def shut(self) -> None:
-        """Close what was opened for this handler."""
-        super().close()
-        self.outlet.close()
-
-
-def _ignore() -> None:
-    """Nobody counts."""
 
 
 class _AddFields(logging.Filter):

@@ -23,7 +23,7 @@ from boilerd.process.identity import is_alive, is_dead, is_stopped
 from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
 from boilerd.scheduler.heartbeat import HEARTBEAT_S
 from boilerd.worker.kept_outcomes import KeptOutcomes
-from boilerd.worker.settlement import Rules
+from boilerd.worker.settlement import Rules, release_held
 
 logger = logging.getLogger("boilerd.scheduler")
 
@@ -91,11 +91,7 @@ class Recoverer:
         self._write_kept()
         for slot, name in enumerate(self._worker_names):
             if not is_alive(self._scoreboard.pid(slot)):
-                held = {claim.task_id: claim for claim in self._broker.held(name)}
-                for task_id in self._broker.release(name):
-                    fields = held[task_id].log_fields if task_id in held else {"task_id": task_id}
-                    fields["child"] = f"worker:{slot}"
-                    logger.warning("task released, it will run again", extra=fields)
+                release_held(self._broker, name, child=f"worker:{slot}")
 
     def _write_kept(self) -> None:
         """Write what workers kept that have ended; a successor writes what its predecessor did."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from boilerd.settings.definitions import Settings
-from boilerd.settings.loading import SYSTEM_FILE, Loaded
+from boilerd.settings.loading import SYSTEM_FILE, Loaded, load
 
 #: Where boiler-worker.service has its sockets; those of an instance have -NAME behind it.
 SERVICE_RUN = Path("/run/boilerd")
@@ -19,6 +19,11 @@ SERVICE_STATE = Path("/var/lib/boilerd")
 #: Where one may say where the daemon is; then it is nowhere else.
 _PLACES = ("runtime_dir", "state_dir")
 _UNIT_VARIABLES = ("RUNTIME_DIRECTORY", "STATE_DIRECTORY")
+
+
+def find_settings() -> Settings:
+    """The settings of a program that gives none, as a command without flags has them; raises ConfigError."""
+    return find_daemon(load()).settings
 
 
 def find_daemon(loaded: Loaded) -> Loaded:

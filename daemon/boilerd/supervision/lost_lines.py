@@ -47,16 +47,5 @@ class LostLines:
     def _write(self, count: int) -> None:
         """Write the line that tells; where it was written before, only to what lost it."""
         handlers = (logs.losing() if self._written else []) or logs.own_handlers()
-        record = logger.makeRecord(
-            logger.name,
-            logging.WARNING,
-            "",
-            0,
-            "log lines were lost, nobody took them",
-            (),
-            None,
-            extra={"lines": count},
-        )
-        for handler in handlers:
-            handler.handle(record)
+        logs.write_to(handlers, logger, logging.WARNING, "log lines were lost, nobody took them", lines=count)
         self._written = self._scoreboard.untold_lines

@@ -246,7 +246,7 @@ def encode_result(result: Any, task: Task | None = None) -> bytes:
 
 def _note(task: Task | None, why: str, error: Exception | None = None) -> bytes:
     """What is kept in place of a result, after a warning."""
-    fields = {"task_id": task.id, "task_type": task.type, "queue": task.queue, "attempt": task.attempt} if task else {}
+    fields = task.log_fields if task else {}
     told = f"{why} ({describe(error)})" if error else why
     logger.warning("result not kept, return what JSON can hold", extra={**fields, "error": told})
     return msgspec.json.encode(why)

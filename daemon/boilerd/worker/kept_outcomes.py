@@ -7,18 +7,17 @@ ended in order, and had not begun it, or was interrupted by the end of the drain
 """
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from boilerd import ground
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure
-from boilerd.tasks.task import Task
-from boilerd.worker.settlement import record_failure
+from boilerd.worker.settlement import record_failure, release_held
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -30,34 +29,12 @@ _SUFFIX = ".jsonl"
 
 
 class KeptOutcome(msgspec.Struct, frozen=True):
-    """An outcome as it is kept: a completion, or a failure."""
+    """An outcome as it is kept: a completion with its result, or a failure; and what a log line about it has."""
 
-    task_id: str
     execution_id: str
-    queue: str
-    started: str
-    retention_s: int
-    task_type: str
-    needs_cleanup: bool
+    fields: dict[str, Any]
     result: bytes = b""
     failure: Failure | None = None
-
-    @classmethod
-    def of(cls, claim: Claim, result: bytes = b"", failure: Failure | None = None) -> "KeptOutcome":
-        """The outcome of a claim."""
-        task_type = claim.task.type if claim.task else ""
-        return cls(
-            claim.task_id, claim.execution_id, claim.queue, claim.started, claim.retention_s, task_type,
-            claim.needs_cleanup, result, failure,
-        )  # fmt: skip
-
-    def claim(self) -> Claim:
-        """The claim as far as its outcome needs it."""
-        task = Task(self.task_id, self.task_type) if self.task_type else None
-        return Claim(
-            self.task_id, self.execution_id, self.queue, self.started, self.retention_s, task,
-            needs_cleanup=self.needs_cleanup,
-        )  # fmt: skip
 
 
 class KeptOutcomes:
@@ -77,8 +54,10 @@ class KeptOutcomes:
         self, worker: str, completions: Iterable[Completion], failures: Iterable[tuple[Claim, Failure]] = ()
     ) -> None:
         """Keep a worker's outcomes, in place of those that it kept before; where that fails, it is logged."""
-        outcomes = [KeptOutcome.of(done.claim, done.result) for done in completions]
-        outcomes += [KeptOutcome.of(claim, failure=failure) for claim, failure in failures]
+        outcomes = [
+            KeptOutcome(done.claim.execution_id, done.claim.log_fields, result=done.result) for done in completions
+        ]
+        outcomes += [KeptOutcome(claim.execution_id, claim.log_fields, failure=failure) for claim, failure in failures]
         try:
             kept = self._store(worker, outcomes)
         except OSError as error:
@@ -106,15 +85,16 @@ class KeptOutcomes:
         outcomes = self._read(worker)
         if outcomes is None:
             return
-        if completions := [Completion(kept.claim(), kept.result) for kept in outcomes if kept.failure is None]:
-            lost = broker.advance(worker, (), completions, limit=0).lost
-            for task_id in lost:
-                logger.warning("outcome dropped, the lease was lost", extra={"task_id": task_id})
+        held = {claim.execution_id: claim for claim in broker.held(worker)}
         for kept in outcomes:
+            if kept.execution_id not in held:
+                logger.warning("outcome dropped, the lease was lost", extra=kept.fields)
+        found = [(held[kept.execution_id], kept) for kept in outcomes if kept.execution_id in held]
+        broker.acknowledge(worker, [Completion(claim, kept.result) for claim, kept in found if kept.failure is None])
+        for claim, kept in found:
             if kept.failure:
-                record_failure(broker, worker, kept.claim(), kept.failure)
-        for task_id in broker.release(worker):
-            logger.warning("task released, it will run again", extra={"task_id": task_id})
+                record_failure(broker, worker, claim, kept.failure)
+        release_held(broker, worker)
         self.forget(worker)
         logger.info("kept outcomes written", extra={"outcomes": len(outcomes)})
 
@@ -126,20 +106,9 @@ class KeptOutcomes:
             if size_bytes > MOST_BYTES:
                 break
             lines.append(line + b"\n")
-        directory_fd = ground.open_directory(self._directory, makes=True)
-        try:
-            if len(list(self._directory.iterdir())) > MOST_FILES:
-                raise OSError(f"{self._directory} has more than {MOST_FILES} files, remove what no daemon wants")
-            path = self._path(worker)
-            made = path.with_suffix(".new")
-            with os.fdopen(ground.open_in(directory_fd, made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(made.name, path.name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
-            os.fsync(directory_fd)
-        finally:
-            os.close(directory_fd)
+        if self._directory.exists() and len(list(self._directory.iterdir())) > MOST_FILES:
+            raise OSError(f"{self._directory} has more than {MOST_FILES} files, remove what no daemon wants")
+        ground.write_file(self._path(worker), lines)
         return len(lines)
 
     def _read(self, worker: str) -> list[KeptOutcome] | None:

@@ -217,6 +217,14 @@ def record_failure(
         logger.info("task dropped", extra=fields)
 
 
+def release_held(broker: Broker, worker: str, **fields: str) -> None:
+    """Release all that a worker holds that has ended; its lines in the log have these fields beside the task's."""
+    held = {claim.task_id: claim.log_fields for claim in broker.held(worker)}
+    for task_id in broker.release(worker):
+        told = held.get(task_id, {"task_id": task_id}) | fields
+        logger.warning("task released, it will run again", extra=told)
+
+
 def _may_call(mux: ServeMux, function: str) -> bool:
     handler = mux.match(function)
     return isinstance(handler, Functions) and handler.names(function)

@@ -31,7 +31,7 @@ from boilerd.process.signals import StopRequest
 from boilerd.process.surroundings import Surroundings
 from boilerd.tasks.mux import Handler
 from boilerd.tasks.queues import ClaimOrder
-from boilerd.tasks.task import Task
+from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, Task
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
 from boilerd.worker.hand import Hand
 from boilerd.worker.kept_outcomes import KeptOutcomes
@@ -95,7 +95,7 @@ class Worker:
         slot: int,
         address: str,
         kept: KeptOutcomes,
-        archive_limit: int | None = None,
+        archive_limit: int = DEFAULT_ARCHIVE_LIMIT,
         surroundings: Surroundings | None = None,
     ) -> None:
         self.title = title
