@@ -159,9 +159,10 @@ def start(loaded: Loaded, *, is_burst: bool = False, is_debug: bool = False) -> 
         valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
         notifier, is_reloaded = Notifier(), handover.generation > 0
         notifier.import_begins(is_reloaded=is_reloaded)
-        application = _load(settings)
-        notifier.import_ends(is_reloaded=is_reloaded)
-        Daemon(loaded, application, valkey, is_burst=is_burst).start(handover)
+        with logs.printed_wrapped():
+            application = _load(settings)
+            notifier.import_ends(is_reloaded=is_reloaded)
+            Daemon(loaded, application, valkey, is_burst=is_burst).start(handover)
     except BaseException:
         handover.abandon()
         raise
@@ -207,12 +208,13 @@ def _become_user(settings: Settings, user: str) -> None:
 def _load(settings: Settings) -> Application:
     """Import the application."""
     before = open_sockets()
-    with gc_paused(), logs.printed_wrapped():
+    with gc_paused():
         mux = load_app(settings.app, settings.rq_functions)
         # Again: the application may have set up logging and warnings in its own way, and silenced the daemon.
         open_logs(settings)
         spare_own_modules()
         warn_of_shared(before)
+        logs.put_back()  # ends the line that it may have begun to print, which children would end again
     return Application.of(mux, settings)
 
 

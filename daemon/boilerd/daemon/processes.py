@@ -13,7 +13,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.connection import mark_of
 from boilerd.daemon.boot import connect
 from boilerd.process import debugging, logs
-from boilerd.process.ending import EXIT_LIMIT_S, leave_clean_up_to_parent, run_exit_handlers
+from boilerd.process.ending import EXIT_LIMIT_S, note_fork, run_exit_handlers
 from boilerd.process.forks import disown_children, leave_to_parent
 from boilerd.process.randomness import reseed
 from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
@@ -185,12 +185,11 @@ class Processes:
         again. At worst the log misses the line that was being written, or the dump. The worker and the scheduler
         install what ends them.
         """
-        logs.wrap_printed()
         self._surroundings.keep_streams()
         logs.name_process(title, functools.partial(self._scoreboard.note_lost_line, slot))
         install_handler(signal.SIGQUIT, lambda *_: logs.log_stacks())
         install_handler(signal.SIGUSR2, lambda *_: logs.reopen())
-        leave_clean_up_to_parent()
+        note_fork()
         reseed()
         disown_children()
         leave_to_parent(logs.forget_context)

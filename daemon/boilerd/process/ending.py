@@ -20,16 +20,28 @@ logger = logging.getLogger("boilerd.ending")
 EXIT_LIMIT_S = 3.0
 
 
-def leave_clean_up_to_parent() -> None:
-    """In a forked child: its end must not remove the temporary directories of its parent, nor end its processes.
+#: The number of the first finalizer that this process makes, not its parent.
+_first_own = 0
+
+
+def note_fork() -> None:
+    """In a forked child: note what was made before, for the end of this process."""
+    global _first_own  # noqa: PLW0603 - the finalizers are global, too
+    _first_own = next(weakref.finalize._index_iter)  # type: ignore[attr-defined] # noqa: SLF001
+
+
+def _leave_clean_up_to_parent() -> None:
+    """This end must not remove the temporary directories of its parent, nor end its processes.
 
     Python cleans up after objects that are alive when a program ends, also those that it made before the fork.
     """
-    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined] # noqa: SLF001
-        finalizer.atexit = False
+    for finalizer, info in list(weakref.finalize._registry.items()):  # type: ignore[attr-defined] # noqa: SLF001
+        if info.index < _first_own:
+            finalizer.atexit = False
     processes = sys.modules.get("multiprocessing.process")
     if processes:
-        processes._children.clear()  # noqa: SLF001
+        children = processes._children  # noqa: SLF001
+        children -= {child for child in children if child._parent_pid != os.getpid()}  # noqa: SLF001
 
 
 def run_exit_handlers(limit_s: float, status: int) -> None:
@@ -40,6 +52,7 @@ def run_exit_handlers(limit_s: float, status: int) -> None:
         printed.flush()
         os._exit(status)
 
+    _leave_clean_up_to_parent()
     install_handler(signal.SIGALRM, give_up)
     reinstall_handlers()
     signal.setitimer(signal.ITIMER_REAL, limit_s)

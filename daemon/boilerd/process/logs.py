@@ -61,7 +61,7 @@ def configure(
         output: ``stdout``, ``file`` or ``both``.
         file: Path of the log file; it is opened again when it was renamed or removed.
         style: ``json``, ``text``, or ``auto``: text where stdout is a terminal. Files get JSON.
-        printed: What `wrap_printed` does: ``raw``: nothing; ``wrap``; ``auto``: wrap where stdout gets JSON lines.
+        printed: What `printed_wrapped` does: ``raw``: nothing; ``wrap``; ``auto``: wrap where stdout gets JSON lines.
 
     Raises:
         OSError: The log file cannot be opened.
@@ -103,19 +103,17 @@ def put_back() -> None:
         _now.guard.put_back()
 
 
-def wrap_printed() -> None:
-    """Make log lines of what is printed, if the settings say so."""
-    if _now.wraps:
-        printed_output.wrap(_write_printed)
-
-
 @contextlib.contextmanager
 def printed_wrapped() -> Iterator[None]:
-    """The same for the time of a block; and in any case show what is printed at once."""
+    """For the time of a block make log lines of what is printed, if the settings say so; else show it at once.
+
+    Forked children go on with it: what they need not call copies nothing of the memory that they share.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
-    wrap_printed()
+    if _now.wraps:
+        printed_output.wrap(_write_printed)
     try:
         yield
     finally:

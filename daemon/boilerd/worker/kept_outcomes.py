@@ -7,6 +7,7 @@ ended in order, and had not begun it, or was interrupted by the end of the drain
 """
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,8 +77,8 @@ class KeptOutcomes:
     def workers(self) -> list[str]:
         """The workers that ended with outcomes that are kept."""
         with suppress(OSError):
-            files = list(self._directory.glob(f"{self._prefix}*{_SUFFIX}"))
-            return [file.name[len(self._prefix) : -len(_SUFFIX)] for file in files]
+            names = [file.name for file in self._directory.iterdir() if file.suffix == _SUFFIX]
+            return [name[len(self._prefix) : -len(_SUFFIX)] for name in names if name.startswith(self._prefix)]
         return []
 
     def write(self, broker: Broker, worker: str) -> None:
