@@ -392,6 +392,7 @@ def test_status_counts_what_waits_as_its_own_table_does(start_daemon: StartDaemo
     "words",
     [
         ("stats",), ("queue", "ls"), ("queue", "pause", "default"), ("task", "ls"), ("task", "cancel", "x"),
+        ("task", "move", "--to", "unix:///nowhere"),
         ("worker", "ls"), ("cron", "run", "mine"), ("enqueue", "test:echo"), ("health",), ("status",),
     ],
 )  # fmt: skip

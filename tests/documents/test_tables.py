@@ -66,8 +66,8 @@ def messages() -> dict[str, set[str]]:
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute | ast.Name) and call.args:
                 name = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id
                 level, words = {"exception": "error", "log": "info"}.get(name, name), call.args[0]
-                if name == "makeRecord" and isinstance(call.args[1], ast.Attribute):
-                    level, words = call.args[1].attr.lower(), call.args[4]
+                if name == "write_to" and isinstance(call.args[2], ast.Attribute):
+                    level, words = call.args[2].attr.lower(), call.args[3]
                 for part in ast.walk(words):
                     if level in {"debug", "info", "warning", "error"} and isinstance(part, ast.Constant):
                         found.setdefault(str(part.value), set()).add(level)

@@ -7,7 +7,7 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ from boilerd.settings.definitions import definitions
 from boilerd.settings.loading import SYSTEM_FILE, Loaded
 from boilerd.settings.setting import Setting
 from boilerd.settings.urls import MASK
+
+T = TypeVar("T")
 
 #: They say where the daemon is, which is known by the time it answers.
 _ITS_PLACE = frozenset({"runtime_dir", "state_dir"})
@@ -99,28 +101,18 @@ def _converted(rows: dict[str, _Row]) -> dict[str, Any]:
 def _visible(loaded: Loaded, rows: dict[str, _Row]) -> dict[str, _Row]:
     """The rows with their secrets, or without those that this user may not know."""
     masked = [name for name, row in rows.items() if isinstance(row.value, str) and MASK in row.value]
-    secrets = _ask_secrets(loaded) if masked else {}
-    known = {name: _Row(secrets[name], rows[name].source) for name in masked if name in secrets}
+    secrets = _asked(loaded, "secrets", dict[str, str | None]) if masked else None
+    known = {name: _Row(value, rows[name].source) for name, value in (secrets or {}).items() if name in masked}
     return {name: row for name, row in rows.items() if name not in masked} | known
 
 
 def _ask(loaded: Loaded) -> _Answer | None:
+    return _asked(loaded, "settings", _Answer)
+
+
+def _asked(loaded: Loaded, method: str, kind: type[T]) -> T | None:
     """The daemon's answer; None where none answers, or this user may not ask."""
-    text = _ask_text(loaded, "settings")
-    with suppress(msgspec.MsgspecError):
-        return msgspec.json.decode(text, type=_Answer)
+    with suppress(OSError, RefusedError, msgspec.MsgspecError):
+        text: str = ask(loaded.settings.control_socket(), f"boilerd.{method}", kind=str)
+        return msgspec.json.decode(text, type=kind)
     return None
-
-
-def _ask_secrets(loaded: Loaded) -> dict[str, str | None]:
-    text = _ask_text(loaded, "secrets")
-    with suppress(msgspec.MsgspecError):
-        return msgspec.json.decode(text, type=dict[str, str | None])
-    return {}
-
-
-def _ask_text(loaded: Loaded, method: str) -> str:
-    path = loaded.settings.control_socket()
-    with suppress(OSError, RefusedError):
-        return str(ask(path, f"boilerd.{method}", kind=str))
-    return ""

@@ -3,6 +3,8 @@
 import json
 import os
 
+from msgspec import structs
+
 from boilerd.settings.definitions import definitions
 from boilerd.settings.loading import Loaded
 from boilerd.supervision.rpc import Told
@@ -14,17 +16,15 @@ def told(loaded: Loaded) -> Told:
     ``file`` is the settings file, ``unit_run`` what systemd calls this run of the service, and ``settings`` has
     ``{"value": …, "source": …}`` for each name, with secrets masked. Those stand beside it, by the same names.
     """
-    settings = loaded.settings
+    values = structs.asdict(loaded.settings)
     rows = {
-        each.name: {
-            "value": each.shown(getattr(settings, each.name)), "source": loaded.sources.get(each.name, "default"),
-        }
+        each.name: {"value": each.shown(values[each.name]), "source": loaded.sources.get(each.name, "default")}
         for each in definitions()
-    }  # fmt: skip
+    }
     whole = {
         "file": str(loaded.file.absolute()) if loaded.file else None,
         "unit_run": os.environ.get("INVOCATION_ID", ""),
         "settings": rows,
     }
-    secrets = {name: getattr(settings, name) for name in ("redis_url", "redis_password")}
+    secrets = {name: value for name, value in values.items() if isinstance(value, str) and rows[name]["value"] != value}
     return Told(json.dumps(whole), json.dumps(secrets))

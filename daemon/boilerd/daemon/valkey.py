@@ -37,10 +37,10 @@ from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
 from boilerd.process.signals import ENDS_BROKER
 from boilerd.settings.definitions import Settings
 from boilerd.settings.urls import socket_url
-from boilerd.supervision.children import program_group
 from boilerd.supervision.groups import VALKEY
 from boilerd.supervision.handover import Handover, RunningValkey
 from boilerd.supervision.options import Options
+from boilerd.supervision.program import program_group
 from boilerd.supervision.supervisor import DaemonSupervisor
 
 logger = logging.getLogger("boilerd.valkey")

@@ -206,8 +206,8 @@ def cry_of_losses() -> bool:
     spare = _stream_handler(2, _now.style)
     for handler in handlers:
         why = "nobody reads it" if handler.outlet.errno == errno.EAGAIN else os.strerror(handler.outlet.errno)
-        message = "log cannot be written, its lines are lost"
-        write_to([spare], logger, logging.ERROR, message, log=handler.name_of_log, error=why)
+        fields = {"log": handler.name_of_log, "error": why}
+        write_to([spare], logger, logging.ERROR, "log cannot be written, its lines are lost", **fields)
     spare.shut()
     return True
 

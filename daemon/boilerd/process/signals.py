@@ -37,14 +37,14 @@ HANDLED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD,
     signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGCONT, signal.SIGTTIN, signal.SIGTTOU,
 )  # fmt: skip
-#: Those that only the supervisor obeys. Whoever signals all processes of the daemon (`systemctl kill`, a terminal that
-#: is closed) means that one.
+#: Those of them that end the daemon.
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+#: Those of them that only the supervisor obeys: whoever signals all processes of the daemon (`systemctl kill`, a
+#: terminal that is closed) means that one.
 SUPERVISORS_OWN = (signal.SIGHUP, signal.SIGTSTP)
 #: So these are blocked in the embedded broker, which would end at them; and it ends at this one as at a TERM.
 HELD_FROM_BROKER = (*SUPERVISORS_OWN, signal.SIGTERM, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU)
 ENDS_BROKER = signal.SIGINT
-#: Those of them that end the daemon.
-STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 class SignalInbox:

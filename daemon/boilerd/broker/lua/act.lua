@@ -4,9 +4,9 @@
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 'run', 'archive' or 'delete',
 --   4 at which place of their queue's list the first of the jobs was found, 0 for a job that one names; then job IDs,
 --   of one queue.
--- Returns for each job 'done'; 'blank': done, and its place in the queue's list holds a blank; 'unknown', or the
---   state that forbids it: 'pending', 'active', 'scheduled', 'completed', 'archived', or RQ's word for one of its own; or 'locked ID': the task is to run again, and meanwhile
---   that other one holds its unique lock.
+-- Returns for each job 'done'; 'blank': done, and its place in the queue's list holds a blank; 'unknown'; the state
+--   that forbids it: 'pending', 'active', 'scheduled', 'completed', 'archived', or RQ's word for one of its own; or
+--   'locked ID': the task is to run again, and meanwhile that other one holds its unique lock.
 -- Touches: rq:queue:Q (LREM, LSET, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZREM),
 --   boilerd:waiting:KEY, boilerd:aside:Q, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
 --   (PERSIST, EXPIRE, DEL), rq:job:ID:dependents (PERSIST, DEL, and as in fail.lua), rq:queues, boilerd:queues,
