@@ -90,10 +90,11 @@ def test_a_running_service_goes_on_through_an_upgrade(installed_box: Box, wheels
 
 
 def test_an_installation_that_fails_half_way_changes_nothing(installed_box: Box) -> None:
-    before = files(installed_box)
     (installed_box.root / "var/empty").mkdir()
+    installed_box.run("cp", "/usr/bin/python3", "/usr/local/bin/other-python")
+    before = files(installed_box)
 
-    done = installed_box.run(INSTALL, "--wheels", "/var/empty", check=False)
+    done = installed_box.run(INSTALL, "--python", "/usr/local/bin/other-python", "--wheels", "/var/empty", check=False)
 
     assert done.returncode != 0
     assert files(installed_box) == before
