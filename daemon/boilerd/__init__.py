@@ -39,6 +39,7 @@ from boilerd.tasks.task import Task, TaskInfo, TaskState
 
 if TYPE_CHECKING:
     from boilerd.async_client import AsyncClient
+    from boilerd.broker.explanation import Explanation, Reason, ReasonKind
     from boilerd.broker.states import Action
     from boilerd.broker.views import (
         Attempt,
@@ -60,7 +61,7 @@ _LATER = {
 } | dict.fromkeys(
     ("Attempt", "CompletedTask", "CronInfo", "Day", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"),
     "broker.views",
-)  # fmt: skip
+) | dict.fromkeys(("Explanation", "Reason", "ReasonKind"), "broker.explanation")  # fmt: skip
 
 __all__ = [
     "Action",
@@ -78,6 +79,7 @@ __all__ = [
     "DeadlineExceededError",
     "DuplicateTaskError",
     "EnqueueOptions",
+    "Explanation",
     "ForbiddenJobError",
     "Handler",
     "HandlerNotFoundError",
@@ -91,6 +93,8 @@ __all__ = [
     "QueueFullError",
     "QueueInfo",
     "QueueNotFoundError",
+    "Reason",
+    "ReasonKind",
     "RetryLater",
     "RevokeTask",
     "ServeMux",

@@ -61,6 +61,7 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ],
     ("task", "recent"): [[], ["--json"], ["-q", "never"]],
     ("task", "show"): [["pending"], ["pending", "--json"], [EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
+    ("task", "why"): [["pending"], ["pending", "--json"], [EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
     ("task", "run"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "archived", "-q", EVIL]],
     ("task", "archive"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "pending", "--type", EVIL]],
     ("task", "delete"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "pending", "-q", EVIL, "--yes"]],

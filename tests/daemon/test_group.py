@@ -83,6 +83,16 @@ def test_a_member_enqueues_and_asks_for_status_and_result(daemon: RunningDaemon)
     assert [each.counts.completed for each in queues] == [1]
 
 
+@needs_root
+@pytest.mark.parametrize("options", [{}, {"process_in": 3600, "unique": 60}])
+def test_a_member_asks_why_a_task_does_not_run(daemon: RunningDaemon, options: dict[str, Any]) -> None:
+    with as_member(), Client.from_url(valkey_url(daemon)) as client:
+        task_id = client.enqueue("test:sleep", 0, concurrency_key="one", **options).id
+        found = Inspector(client.connection).explain(task_id)
+
+    assert found.reasons
+
+
 COMMANDS: list[tuple[Any, ...]] = [
     ("DEL", "rq:job:x"), ("UNLINK", "rq:queue:default"), ("EXPIRE", "rq:job:x", 1), ("HDEL", "rq:job:x", "data"),
     ("LPOP", "rq:queue:default"), ("LREM", "rq:queue:default", 0, "x"), ("BLPOP", "rq:queue:default", 1),

@@ -121,7 +121,7 @@ class Inspection(ScriptCalls):
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.hmget(raw(name), "processed", "failed", "dropped")
-            answers = _sound(pipeline.execute(raise_on_error=False))
+            answers = sound(pipeline.execute(raise_on_error=False))
         return [
             Day(day, 0, 0, str(MisplacedKeyError(name, "hash"))) if found is None
             else Day(day, to_count(found[0]), to_count(found[1]), dropped=to_count(found[2]))
@@ -159,7 +159,7 @@ class Inspection(ScriptCalls):
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.smembers(raw(f"{keys.WORKERS}:{name}"))
-            members = _sound(pipeline.execute(raise_on_error=False))
+            members = sound(pipeline.execute(raise_on_error=False))
         # The sets keep the names of daemons that were killed; their records expire.
         living = {worker for found in members for worker in found or ()}
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
@@ -242,7 +242,7 @@ class Inspection(ScriptCalls):
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             for task_id, _ in members:
                 pipeline.hgetall(raw(keys.job(task_id)))
-            records = _sound(pipeline.execute(raise_on_error=False))
+            records = sound(pipeline.execute(raise_on_error=False))
         return [
             to_task(task_id, record or {}, score, ()) for (task_id, score), record in zip(members, records, strict=True)
         ]
@@ -297,7 +297,7 @@ class Inspection(ScriptCalls):
             for name in names:
                 pipeline.hgetall(name)
                 pipeline.smembers(name + b":executions")
-            answers = _sound(pipeline.execute(raise_on_error=False))
+            answers = sound(pipeline.execute(raise_on_error=False))
         prefix = keys.worker("")
         rows, records = [], []
         for name, record, held in zip(map(text, names), answers[::2], answers[1::2], strict=True):
@@ -314,7 +314,7 @@ class Inspection(ScriptCalls):
             for _, _, pair in records:
                 pipeline.hgetall(raw(keys.execution(pair)))
                 pipeline.hget(raw(keys.job(pair.rpartition(":")[0])), "task_type")
-            running = _sound(pipeline.execute(raise_on_error=False))
+            running = sound(pipeline.execute(raise_on_error=False))
         return [
             to_worker(name, record, execution or {}, text(task_type or b""))
             for (name, record, _), execution, task_type in zip(records, running[::2], running[1::2], strict=True)
@@ -349,7 +349,7 @@ def _place(queue: str, state: TaskState) -> tuple[str, str]:
     return keys.wip(queue) if state is TaskState.ACTIVE else keys.registry(REGISTRIES[state], queue), "sorted set"
 
 
-def _sound(answers: Sequence[Any]) -> list[Any]:
+def sound(answers: Sequence[Any]) -> list[Any]:
     """The answers of a pipeline, with None for a key of another kind; raises the first other error."""
     for answer in answers:
         if isinstance(answer, redis.RedisError) and not is_wrong_kind(answer):

@@ -110,3 +110,23 @@ def aside(name: str) -> str:
 def bell(name: str) -> str:
     """List: one element per new task; each wakes one idle worker."""
     return f"{OWN}:bell:{name}"
+
+
+def running(key: str) -> str:
+    """Sorted set of IDs of the tasks that run under a concurrency key, score = end of the lease."""
+    return f"{OWN}:running:{key}"
+
+
+def waiting(key: str) -> str:
+    """Sorted set of IDs of the tasks that wait for a share of the key, score = since when."""
+    return f"{OWN}:waiting:{key}"
+
+
+def dependencies(task_id: str) -> str:
+    """Set of IDs of the jobs that a job of plain RQ waits for."""
+    return f"{RQ}:job::{task_id}:dependencies"
+
+
+def executions(task_id: str) -> str:
+    """Sorted set of execution IDs of a job, each from its first heartbeat on."""
+    return f"{RQ}:executions:{task_id}"

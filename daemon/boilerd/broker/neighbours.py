@@ -107,11 +107,12 @@ def _read(key: str, record: Sequence[bytes | None], now_s: float) -> Neighbour |
     with suppress(ValueError):
         seen = datetime.fromisoformat(heartbeat)
         if now_s - (seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp() < DEAD_S:
-            return Neighbour(key.removeprefix(keys.worker("")), queues.split(","), _declared(declared))
+            return Neighbour(key.removeprefix(keys.worker("")), queues.split(","), declared_by(declared))
     return None
 
 
-def _declared(encoded: str) -> Declared | None:
+def declared_by(encoded: str) -> Declared | None:
+    """What a worker's record says that its application declares; None: it does not tell."""
     if len(encoded) > MOST_BYTES:  # no worker of ours wrote it
         return None
     with suppress(ValueError, RecursionError, msgspec.MsgspecError):

@@ -12,6 +12,7 @@ from boilerd.cli.move import move
 from boilerd.cli.options import Loaded, with_json_lines
 from boilerd.cli.output import echo, echo_error, json_text
 from boilerd.cli.tables import absolute, lasting, print_fields, print_json, print_table, relative
+from boilerd.cli.why import why
 from boilerd.client import Client
 from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError
 from boilerd.inspector import Action
@@ -284,3 +285,6 @@ def cancel(loaded: Loaded, *, task_ids: tuple[str, ...]) -> None:
 
     with naming_missing_broker(loaded.settings), Client.from_settings(loaded.settings) as client:
         _try_each(task_ids, change)
+
+
+task.add_command(why)

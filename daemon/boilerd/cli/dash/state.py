@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from boilerd.broker.explanation import Reason
 from boilerd.broker.states import ALLOWED
 from boilerd.broker.views import QueueDetail, TaskDetail, WorkerInfo
 from boilerd.errors import BoilerdError, BrokerError
@@ -48,6 +49,7 @@ class State:
         self.workers: list[WorkerInfo] = []
         self.tasks: list[TaskDetail] = []
         self.detail: TaskDetail | None = None
+        self.reason: Reason | None = None
         self.queue_at = self.task_at = self.scroll = 0
         self.page = 1
         self.task_state = TaskState.PENDING
@@ -118,6 +120,7 @@ class State:
             self.task_at = _clamped(self.task_at, self.tasks)
         elif self.view is View.TASK and self.detail:
             self.detail = self._inspector.task(self.detail.id)
+            self.reason = self._inspector.explain(self.detail.id).reasons[0]
 
     def _measure(self, queue: QueueDetail) -> None:
         """Record how many tasks a second ended since the last refresh."""
@@ -152,7 +155,7 @@ class State:
             self.page, self.task_at, self.tasks = 1, 0, []
             self._views.append(View.TASKS)
         elif self.view is View.TASKS and self.task:
-            self.detail, self.scroll = self.task, 0
+            self.detail, self.reason, self.scroll = self.task, None, 0
             self._views.append(View.TASK)
 
     def _back(self) -> None:

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from boilerd.broker.explanation import Reason
 from boilerd.broker.views import TaskDetail
 from boilerd.cli.dash.state import STATES, State, View
 from boilerd.cli.output import harmless, json_text
@@ -101,16 +102,17 @@ def _tasks(state: State, size: Size) -> Iterable[RenderableType]:
 def _task(state: State, size: Size) -> Iterable[RenderableType]:
     if state.detail is None:
         return
-    lines = _lines(state.detail)
+    lines = _lines(state.detail, state.reason)
     state.scroll = min(state.scroll, max(0, len(lines) - size.height))
     for line in lines[state.scroll : state.scroll + size.height]:
         yield _line(line)
 
 
-def _lines(task: TaskDetail) -> list[str]:
+def _lines(task: TaskDetail, reason: Reason | None) -> list[str]:
     payload = json_text(task.payload)
     pairs = [
-        ("task", task.id), ("type", task.type), ("queue", task.queue), ("state", task.state), ("payload", payload),
+        ("task", task.id), ("type", task.type), ("queue", task.queue), ("state", task.state),
+        ("why", reason.fact if reason else ""), ("try", reason.remedy if reason else ""), ("payload", payload),
         ("size", sized(len(payload.encode("utf-8", "replace")))), ("retried", retried(task)),
         ("enqueued", absolute(task.enqueued_at)), ("due", absolute(task.next_run_at)),
         ("started", absolute(task.started_at)), ("ended", absolute(task.ended_at)),

@@ -1,0 +1,68 @@
+"""``boilerd task why``."""
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from boilerd.cli.inspecting import inspecting, with_broker
+from boilerd.cli.options import Loaded, with_json_object
+from boilerd.cli.output import echo
+from boilerd.cli.tables import absolute, print_json
+from boilerd.errors import TaskNotFoundError
+from boilerd.settings.definitions import Settings
+
+if TYPE_CHECKING:
+    from boilerd.broker.explanation import Explanation
+
+#: What is said beside an ID that nobody knows.
+_NO_ID = "a task that a unique lock refused was not stored and has no ID; its error names the task to ask about"
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@with_json_object
+@with_broker
+def why(loaded: Loaded, *, task_id: str, as_json: bool) -> None:
+    """Say why a task does not run, or what became of it: what binds first, with what would help.
+
+    \b
+    boilerd task why 049826ce-3df1-4b26-8678-9d36ba9e617c
+    """  # noqa: D301 - click looks for the character \b
+    try:
+        with inspecting(loaded) as inspector:
+            found = inspector.explain(task_id)
+    except TaskNotFoundError:
+        echo(f"note: {_NO_ID}", err=True)
+        raise
+    found = _with_daemon(found, loaded.settings)
+    if as_json:
+        print_json(found)
+        return
+    for line in lines_of(found):
+        echo(line)
+
+
+def lines_of(found: "Explanation") -> list[str]:
+    """The explanation in lines; the first names the task."""
+    lines = [f"task {found.id}, {found.type} of queue {found.queue}, is {found.state or found.rq_status}"]
+    for number, reason in enumerate(found.reasons, 1):
+        lines.append(f"{number}. {reason.fact}")
+        lines += [
+            f"   {name:<6}{value}"
+            for name, value in (
+                ("since", absolute(reason.since)), ("until", absolute(reason.ends_at)), ("try", reason.remedy),
+            )
+            if value
+        ]  # fmt: skip
+    return lines
+
+
+def _with_daemon(found: "Explanation", settings: Settings) -> "Explanation":
+    """With what only the control socket of the daemon here knows."""
+    if not found.is_waiting or found.queue not in settings.queues or not os.path.lexists(settings.control_socket()):
+        return found
+    from boilerd.broker.reasons import quiet_daemon  # noqa: PLC0415 - other commands do without
+    from boilerd.cli.rpc_client import read_status  # noqa: PLC0415 - XML-RPC takes its time to import
+
+    return quiet_daemon(found) if read_status(settings.control_socket()).info.get("is_quiet") else found
