@@ -115,7 +115,8 @@ class KeptOutcomes:
         for task_id in broker.release(worker):
             logger.warning("task released, it will run again", extra={"task_id": task_id})
         self.forget(worker)
-        logger.info("kept outcomes written", extra={"outcomes": len(outcomes)})
+        if outcomes:
+            logger.info("kept outcomes written", extra={"outcomes": len(outcomes)})
 
     def _store(self, worker: str, outcomes: Sequence[KeptOutcome]) -> int:
         """Write a worker's file, to the disk and in one go; how many outcomes are in it."""
