@@ -9,7 +9,7 @@ import pytest
 from boilerd import BrokerUnavailableError, Client, Inspector
 from boilerd.cli.daemon_settings import as_the_daemon
 from boilerd.settings import finding
-from boilerd.settings.finding import find_daemon
+from boilerd.settings.finding import find_daemon, unit_of
 from boilerd.settings.loading import load
 from support import StartDaemon, StartValkey, boilerd, clean_environment
 
@@ -116,3 +116,18 @@ def test_an_instances_settings_file_names_its_directory_also_while_it_is_stopped
 
     assert found[0] == str(directory / "boilerd-mail")
     assert found[1] in {None, str(service)}
+
+
+def test_logs_of_an_instances_settings_file_are_those_of_its_unit(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "SYSTEM_FILE", directory / "boilerd.toml")
+    elsewhere = directory / "elsewhere"
+    elsewhere.mkdir()
+    files = [directory / "mail.toml", directory / "boilerd.toml", elsewhere / "mail.toml"]
+    for file in files:
+        file.touch()
+
+    units = [unit_of(load(file=file, environ={})) for file in files]
+
+    assert units == ["boiler-worker@mail", "boiler-worker", "boiler-worker"]

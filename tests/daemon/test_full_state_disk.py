@@ -13,6 +13,8 @@ import pytest
 
 from boilerd import Client, TaskInfo
 from boilerd.broker import keys
+from boilerd.broker.connection import connect
+from boilerd.daemon.append_file_holes import fill_holes
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BrokerUnableError, NoBrokerError
 from boilerd.settings.urls import socket_url
@@ -122,6 +124,49 @@ def test_a_drain_waits_until_all_accepted_tasks_are_written(start_daemon: StartD
     again = start_daemon("--concurrency", "1", redis_url=None, directory=daemon.directory).serving()
     with client_of(again) as client:
         assert missing(client, accepted) == []
+
+
+def test_a_disk_that_was_full_after_the_file_was_rewritten_keeps_no_daemon_from_starting(
+    start_daemon: StartDaemon, small_disk: Path, directory: Path
+) -> None:
+    where = {"BOILERD_STATE_DIR": str(small_disk), "BOILERD_RUNTIME_DIR": str(directory / "run")}
+    daemon = start_daemon("--concurrency", "1", redis_url=None, directory=directory, env=where).ready()
+    with client_of(daemon) as client:
+        client.connection.bgrewriteaof()
+        wait_until(lambda: not client.connection.info("persistence")["aof_rewrite_in_progress"], "it is rewritten")
+        accepted = fill(client, size=5001)
+        give_room(small_disk)
+        wait_until(lambda: daemon.cli("health").returncode == 0, "it stores again")
+        accepted += [client.enqueue("test:echo", process_in=3600).id]
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+
+    again = start_daemon("--concurrency", "1", redis_url=None, directory=directory, env=where).serving()
+
+    with client_of(again) as client:
+        assert missing(client, accepted) == []
+    assert again.lines("mended the file of a server whose disk was full")
+
+
+@pytest.mark.parametrize("size", [2, 3, 511, 513, 514, 1025, 28000])
+def test_a_hole_between_two_commands_is_filled_and_bytes_of_values_are_not(directory: Path, size: int) -> None:
+    value = b"x\r\n\0\0*1\r\n"
+    server = Valkey(directory, "--appendonly", "yes").start()
+    with connect(server.url) as client:
+        client.set("before", value)
+    server.stop()
+    (file,) = directory.glob("appendonlydir/*.incr.aof")
+    with file.open("ab") as opened:
+        opened.write(bytes(size) + b"*3\r\n$3\r\nSET\r\n$6\r\nbehind\r\n$11\r\n" + value.ljust(11) + b"\r\n")
+
+    mended = fill_holes(directory)
+
+    assert mended == [file]
+    assert fill_holes(directory) == []
+    server.start()
+    with connect(server.url) as client:
+        assert (client.get("before"), client.get("behind")) == (value, value.ljust(11))
+    server.stop(signal.SIGKILL)
 
 
 def test_the_stop_of_the_brokers_own_unit_waits_until_all_accepted_tasks_are_written(small_disk: Path) -> None:

@@ -139,6 +139,20 @@ def test_a_member_is_told_that_it_may_not_pause_cancel_or_delete(daemon: Running
 
 
 @needs_root
+def test_a_member_is_told_that_it_may_not_cancel_what_runs(daemon: RunningDaemon) -> None:
+    with as_member(), Client.from_url(valkey_url(daemon)) as client:
+        inspector = Inspector(client.connection)
+        task_id = client.enqueue("test:sleep", 0.5, retention=60).id
+        wait_until(lambda: inspector.task(task_id).state is TaskState.ACTIVE, "it runs")
+
+        with pytest.raises(BrokerError, match="Redis allows this user too little"):
+            client.cancel(task_id)
+
+        wait_until(lambda: inspector.task(task_id).state is not TaskState.ACTIVE, "it ended")
+    assert daemon.lines("task completed", task_id=task_id)
+
+
+@needs_root
 def test_a_member_looks_at_the_daemon_and_has_no_method_that_changes_it(daemon: RunningDaemon) -> None:
     inherited = {f"supervisor.{name}" for name in dir(ProcessInterface) if not name.startswith("_")}
     methods = inherited | set(ask(daemon.socket, "system.listMethods"))

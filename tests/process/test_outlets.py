@@ -225,6 +225,27 @@ def test_lines_for_another_process_are_written_in_order_and_those_that_it_loses_
     assert (outlet.errno, full.errno) == (0, errno.ENOSPC)
 
 
+def test_a_disk_that_is_full_in_the_middle_of_a_line_leaves_only_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    program = f"""
+import resource
+from boilerd.process.outlets import FileOutlet
+outlet = FileOutlet({str(path)!r})
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+taken = [outlet.write({LINE!r})]
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(LINE) * 3 // 2}, most))
+taken += [outlet.write({LINE!r})]
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+taken += [outlet.write({LINE!r})]
+print(repr(taken).lower())
+"""
+
+    taken = run_python(program)
+
+    assert taken == [True, False, True]
+    assert path.read_bytes() == LINE * 2
+
+
 def test_lines_that_are_on_their_way_are_written_although_their_process_ends(tmp_path: Path) -> None:
     path = tmp_path / "log"
     script = f"""

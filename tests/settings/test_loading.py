@@ -23,7 +23,10 @@ from boilerd.units import LONGEST_S, Duration, Size
 from support import as_nobody, boilerd
 
 CONF = Path(__file__).parents[2] / "conf" / "boilerd.toml"
-WEIGHTS = "queue names with whole weights of at least 1, such as critical=6,default=3,low=1"
+WEIGHTS = (
+    "queue names with whole weights of at least 1, such as critical=6,default=3,low=1"
+    " (in a file as a table: [queues], then default = 3)"
+)
 DURATION = "a duration such as 30s, 5m or 1h30m, or a number of seconds"
 SIZE = "a size such as 512M or 2G, or a number of bytes"
 

@@ -779,6 +779,17 @@ def test_while_a_reload_is_under_way_each_request_is_refused_with_that_reason(
     assert wait_for_generation(daemon, 1)["status"] == "1 worker, 0 busy, 0 pending"
 
 
+def test_the_cont_that_a_service_manager_sends_behind_a_term_is_no_line_worth(start_app: StartDaemon) -> None:
+    daemon = start_app("--concurrency", "1").ready()
+    daemon.signal(signal.SIGSTOP)
+
+    daemon.signal(signal.SIGTERM)
+    daemon.signal(signal.SIGCONT)
+
+    assert daemon.wait() == 0
+    assert daemon.lines("signal ignored") == []
+
+
 def test_while_it_drains_for_good_each_request_is_refused_with_that_reason(
     start_app: StartDaemon, client: Client
 ) -> None:

@@ -18,6 +18,7 @@ from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.output import echo, harmless_json
 from boilerd.errors import BoilerdError
 from boilerd.process.log_lines import TextFormatter
+from boilerd.settings.finding import unit_of
 
 #: Fields that a readable line does not show as extra fields.
 _NOT_EXTRA = {"time", "level", "message", "logger", "pid", "traceback", "exc_info"}
@@ -35,7 +36,7 @@ class NoLogError(BoilerdError):
 @click.option("--task", "task_id", help="Lines of the task with this ID.")
 @click.option("--type", "task_type", help="Lines of tasks of this type.")
 @click.option("--file", "path", help="This file; '-' reads stdin.")
-@click.option("--unit", default="boiler-worker", show_default=True, help="Without a file: whose lines of the journal.")
+@click.option("--unit", help="Without a file: whose lines of the journal; boiler-worker, or the instance of --config.")
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON lines as they are.")
 @with_settings(("log_file",), is_lenient=True)
 def logs(loaded: Loaded, *, path: str | None, as_json: bool, follow: bool, lines: int, **wanted: Any) -> None:
@@ -46,7 +47,7 @@ def logs(loaded: Loaded, *, path: str | None, as_json: bool, follow: bool, lines
     boilerd logs --task 049826ce-3df1-4b26-8678-9d36ba9e617c
     ssh host cat /var/log/boilerd.log | boilerd logs --file - --type email:deliver
     """  # noqa: D301 - click looks for the character \b
-    unit, keep = wanted.pop("unit"), _filter(**wanted)
+    unit, keep = wanted.pop("unit") or unit_of(loaded), _filter(**wanted)
     path, is_empty = path or loaded.settings.log_file, True
     with _source(path, unit, lines if follow else None) as source:
         found: Iterable[tuple[str, dict[str, Any]]] = filter(lambda pair: keep(pair[1]), map(_parse, source))

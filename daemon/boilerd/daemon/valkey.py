@@ -27,6 +27,7 @@ from boilerd import ground
 from boilerd.broker import append_file
 from boilerd.broker.connection import connect_as_daemon
 from boilerd.broker.embedded import read_secret, secret_path
+from boilerd.daemon.append_file_holes import fill_holes
 from boilerd.daemon.directories import usable_socket
 from boilerd.daemon.reserve import Reserve
 from boilerd.daemon.valkey_program import find_server
@@ -166,6 +167,7 @@ class EmbeddedValkey:
         if not is_running:
             self._stop_orphan()
             self._check_room()
+            self._mend_file()
         self._reserve.make()
         options = {
             "port": "0", "unixsocket": str(self._socket), "dir": str(self._data_dir), **self._access(),
@@ -262,6 +264,14 @@ class EmbeddedValkey:
         if free_bytes < LEAST_ROOM_BYTES:
             raise NoBrokerError(f"state directory {self._data_dir}: its disk is full, {free_bytes} bytes are free;"
                                 " make room there")  # fmt: skip
+
+    def _mend_file(self) -> None:
+        try:
+            mended = fill_holes(self._data_dir)
+        except OSError as error:
+            raise NoBrokerError(f"state directory {self._data_dir}: its file cannot be mended: {error}") from error
+        if mended:
+            logger.warning("mended the file of a server whose disk was full", extra={"files": [*map(str, mended)]})
 
     def _stop_orphan(self) -> None:
         """End the server that a killed daemon left; nobody else uses it, because this daemon holds the lock.

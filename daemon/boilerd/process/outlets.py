@@ -159,12 +159,15 @@ class FileOutlet:
 
     def write(self, line: bytes) -> bool:
         """Write a line; False: it is lost."""
+        written = 0
         try:
             self.reopen()
-            while line:
-                line = line[os.write(self._fd, line) :]
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
         except OSError as error:
             self.errno = error.errno or errno.EIO
+            if written:
+                self._take_back(written)
             return False
         self.errno = 0
         return True
@@ -188,6 +191,16 @@ class FileOutlet:
         self._fd = ground.open_file(Path(self._path), flags, 0o644, takes_devices=True)
         found = os.fstat(self._fd)
         self._identity = found.st_dev, found.st_ino
+
+    def _take_back(self, written: int) -> None:
+        """Cut off the beginning of a line that found no more room, or the next one would be joined to it.
+
+        Nobody has written behind it, for there was no room.
+        """
+        with contextlib.suppress(OSError):
+            end = os.lseek(self._fd, 0, os.SEEK_CUR)
+            if end == os.fstat(self._fd).st_size:
+                os.ftruncate(self._fd, end - written)
 
     def close(self) -> None:
         """Close the file."""

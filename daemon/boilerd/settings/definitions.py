@@ -194,7 +194,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Form(
             parse=_parse_weights,
             check=_check_queues,
-            expected="queue names with whole weights of at least 1, such as critical=6,default=3,low=1",
+            expected="queue names with whole weights of at least 1, such as critical=6,default=3,low=1"
+            " (in a file as a table: [queues], then default = 3)",
         ),
     ] = msgspec.field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
     strict_priority: Annotated[

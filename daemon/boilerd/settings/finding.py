@@ -44,11 +44,24 @@ def find_daemon(loaded: Loaded) -> Loaded:
     )
 
 
-def _of_instance(file: Path | None) -> Path | None:
-    """The runtime directory of boiler-worker@NAME for /etc/boilerd/NAME.toml, if there is such an instance."""
+def unit_of(loaded: Loaded) -> str:
+    """The unit that runs with this settings file."""
+    instance = _instance(loaded.file)
+    return f"boiler-worker@{instance}" if instance else "boiler-worker"
+
+
+def _instance(file: Path | None) -> str:
+    """NAME for /etc/boilerd/NAME.toml; empty: it is none of an instance."""
     if file is None or file.absolute().parent != SYSTEM_FILE.parent or file.name == SYSTEM_FILE.name:
+        return ""
+    return file.stem
+
+
+def _of_instance(file: Path | None) -> Path | None:
+    """The runtime directory of boiler-worker@NAME for its settings file, if there is such an instance."""
+    if not (name := _instance(file)):
         return None
-    run, state = (place.with_name(f"{place.name}-{file.stem}") for place in (SERVICE_RUN, SERVICE_STATE))
+    run, state = (place.with_name(f"{place.name}-{name}") for place in (SERVICE_RUN, SERVICE_STATE))
     return run if os.path.lexists(run) or os.path.lexists(state) else None
 
 

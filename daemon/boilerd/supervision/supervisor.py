@@ -174,10 +174,12 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
 
     def handle_signal(self) -> None:
         """Supervisor's hook, once a round of its loop: act on signals, then take the next step of all under way."""
+        is_told_to_stop = False
         while signum := self.options.get_signal():
             if is_stop(signum):
+                is_told_to_stop = True
                 self._drain.on_stop_signal(signal.Signals(signum))
-            else:
+            elif signum != signal.SIGCONT or not is_told_to_stop:  # systemd sends it behind each TERM
                 self._reactions.react(signum)
         self._step()
         if self._is_burst and self._booted_pool().is_done():

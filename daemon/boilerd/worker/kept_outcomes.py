@@ -97,7 +97,8 @@ class KeptOutcomes:
                 record_failure(broker, worker, claim, kept.failure)
         release_held(broker, worker)
         self.forget(worker)
-        logger.info("kept outcomes written", extra={"outcomes": len(outcomes)})
+        if outcomes:
+            logger.info("kept outcomes written", extra={"outcomes": len(outcomes)})
 
     def _store(self, worker: str, outcomes: Sequence[KeptOutcome]) -> int:
         """Write a worker's file, to the disk and in one go; how many outcomes are in it."""

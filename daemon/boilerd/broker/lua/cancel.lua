@@ -13,6 +13,8 @@ local fields = call('HMGET', job_key, 'status', 'origin', 'worker_name', 'concur
 local status, queue, key = fields[1], fields[2] or '', fields[4]
 
 if status == 'started' then
+  -- It changes nothing, for a job that runs has no TTL. Whoever may only enqueue has HSET for that, and not this right.
+  call('PERSIST', job_key)
   call('HSET', job_key, 'cancel_requested', 1)
   -- Redis' default allows a user no channel: then the worker hears of it with the next heartbeat.
   redis.pcall('PUBLISH', RQ .. ':pubsub:' .. (fields[3] or ''), ARGV[4])
