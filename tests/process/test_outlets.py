@@ -184,7 +184,7 @@ def detach(request: pytest.FixtureRequest) -> Callable[..., DetachedOutlet]:
 
 
 def writer() -> int:
-    """The process that writes for the outlet that was made last: process IDs begin anew, the order of forks does not."""
+    """The process that writes for the outlet that was made last; its ID may be smaller than others: they begin anew."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     return int(children[-1])
 
