@@ -1,12 +1,17 @@
 """What is printed: as it is, or as log records."""
 # ruff: noqa: T201
 
+import codecs
+import gc
 import io
 import logging
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TextIO
 
 import pytest
 
@@ -69,6 +74,53 @@ def test_lines_of_two_threads_do_not_mix() -> None:
         print("gun")
 
     assert messages(records) == ["other", "begun"]
+
+
+def test_what_a_thread_printed_without_an_end_of_line_is_a_line_at_the_end_of_the_task() -> None:
+    with ThreadPoolExecutor(1) as pool, recorded() as records:
+        pool.submit(print, "of a pool", end="").result()
+        thread = threading.Thread(target=print, args=("of a thread",), kwargs={"end": ""})
+        thread.start()
+        thread.join()
+        printed.end_lines()
+        written = messages(records)
+
+    assert written == ["of a pool", "of a thread"]
+
+
+def test_a_child_leaves_the_line_that_was_begun_to_its_parent_and_its_own_is_one_when_it_is_flushed() -> None:
+    script = """
+import os, sys
+from boilerd.process import printed
+printed.wrap(lambda record: os.write(2, f"{os.getpid() == parent}:{record.getMessage()},".encode()))
+parent = os.getpid()
+print("begun", end="")
+if not os.fork():
+    printed.leave_line_to_parent()
+    print("child", end="", flush=True)
+    os._exit(0)
+os.wait()
+print(" ended")
+"""
+
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+
+    assert found.stderr == "False:child,True:begun ended,"
+
+
+@pytest.mark.parametrize("around", [
+    lambda: io.TextIOWrapper(sys.stdout.buffer, "utf-8", line_buffering=True),
+    lambda: io.TextIOWrapper(sys.stdout.detach(), "utf-8", line_buffering=True),  # type: ignore[union-attr]
+    lambda: codecs.getwriter("utf-8")(sys.stdout.buffer),
+])  # fmt: skip
+def test_a_stream_that_the_application_puts_around_ours_makes_records_too(around: Callable[[], TextIO]) -> None:
+    with recorded() as records:
+        sys.stdout = around()
+        gc.collect()
+        print("wrapped twice")
+        sys.stdout = sys.__stdout__
+
+    assert messages(records) == ["wrapped twice"]
 
 
 def test_a_writer_that_prints_itself_is_not_called_again() -> None:

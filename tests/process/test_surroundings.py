@@ -128,6 +128,24 @@ print('"written"', flush=True)
     assert found == "written"
 
 
+@pytest.mark.parametrize("use", [
+    "sys.stdout.detach()",
+    "sys.stdout = codecs.getwriter('utf-8')(sys.stdout.buffer); surroundings.keep_streams(); sys.stdout.close()",
+])  # fmt: skip
+def test_a_stream_of_any_kind_that_cannot_be_written_to_any_more_is_opened_again(use: str) -> None:
+    found = run_python(f"""
+import codecs, sys
+from boilerd.process.surroundings import Surroundings
+
+surroundings = Surroundings()
+{use}
+surroundings.put_back()
+print('"written"', flush=True)
+""")
+
+    assert found == "written"
+
+
 def test_surroundings_leave_no_descriptor_open() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     made = Surroundings()

@@ -627,6 +627,47 @@ def test_a_task_that_a_handler_leaves_behind_is_told_once_with_its_name(
     assert all(names[0].startswith("poller: ") and names[0].endswith("poll") for names in told)
 
 
+def test_an_async_generator_that_a_handler_leaves_before_its_end_is_finalised_with_the_handler(
+    mux: ServeMux, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = []
+
+    async def session() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0.001)
+            ended.append("session")
+
+    @mux.handle("test:async")
+    async def handler(task: Task) -> int:
+        async for number in session():
+            return number
+        return 0
+
+    outcome = run(mux)
+
+    assert (outcome, ended, caplog.messages) == (Completed(1), ["session"], [])
+
+
+def test_an_async_generator_that_does_not_end_is_cut_at_the_timeout_of_its_task(mux: ServeMux) -> None:
+    async def session() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(FOREVER_S)
+
+    @mux.handle("test:async")
+    async def handler(task: Task) -> None:
+        async for _ in session():
+            break
+
+    outcome = run(mux, timeout_s=SOON_S)
+
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, TaskTimeoutError)
+
+
 def test_tasks_and_async_generators_that_handlers_left_behind_end_with_their_process() -> None:
     found = run_python("""
 import asyncio, json

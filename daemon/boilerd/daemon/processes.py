@@ -12,7 +12,7 @@ from supervisor.options import ProcessGroupConfig
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import mark_of
 from boilerd.daemon.boot import connect
-from boilerd.process import debugging, logs
+from boilerd.process import debugging, logs, printed
 from boilerd.process.ending import EXIT_LIMIT_S, note_fork, run_exit_handlers
 from boilerd.process.forks import disown_children, leave_to_parent
 from boilerd.process.randomness import reseed
@@ -193,3 +193,4 @@ class Processes:
         reseed()
         disown_children()
         leave_to_parent(logs.forget_context)
+        leave_to_parent(printed.leave_line_to_parent)

@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, TextIO
 
 from boilerd.process import printed
@@ -42,7 +43,7 @@ def _renew_streams() -> None:
     renewed: dict[int, TextIO] = {}
 
     def renew(stream: Any) -> Any:
-        if not isinstance(stream, io.TextIOWrapper) or printed.is_wrapped(stream) or stream.closed:
+        if not _is_of_descriptor(stream):
             return stream
         if id(stream) not in renewed:
             _parents.append(stream)
@@ -53,7 +54,15 @@ def _renew_streams() -> None:
         setattr(sys, name, renew(getattr(sys, name)))
     for handler in all_handlers():
         if isinstance(handler, logging.StreamHandler):
-            handler.stream = renew(handler.stream)  # its setStream would flush
+            with suppress(AttributeError):  # it has none, or one that nobody may set
+                handler.stream = renew(handler.stream)  # its setStream would flush
+
+
+def _is_of_descriptor(stream: object) -> bool:
+    """True for a text stream that buffers for a descriptor; others, as to memory or a compressed file, stay."""
+    if not isinstance(stream, io.TextIOWrapper) or printed.is_wrapped(stream) or printed.is_closed(stream):
+        return False
+    return isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO)
 
 
 def _forget_imports() -> None:

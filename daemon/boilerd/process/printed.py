@@ -19,16 +19,10 @@ _STREAMS = {"stdout": (1, logging.INFO), "stderr": (2, logging.WARNING)}
 
 #: Writes a record where the daemon's lines go; None: what is printed stays as it is.
 _write: Callable[[logging.LogRecord], None] | None = None
-_wrappers: dict[str, TextIO] = {}
 #: True if a line may have been begun that no end of line has ended yet.
 _has_rest = False
-
-
-class _Rest(threading.local):
-    """What a thread has printed since the last end of line."""
-
-    text = b""
-    is_writing = False
+#: True in a child that the application forked: nobody tells of its end, so what it flushes is a line.
+_is_child = False
 
 
 class _Lines(io.RawIOBase):
@@ -38,7 +32,8 @@ class _Lines(io.RawIOBase):
         super().__init__()
         self._name = name
         self._fd, self._level = _STREAMS[name]
-        self._rest = _Rest()
+        self.rests: dict[int, bytes] = {}  # thread → what it has printed since the last end of line
+        self._writing: set[int] = set()
 
     def fileno(self) -> int:
         return self._fd
@@ -46,32 +41,47 @@ class _Lines(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
+    def close(self) -> None:
+        """Stay open: an application may put a stream of its own around this one, and let go of ours."""
+
+    def flush(self) -> None:
+        if _is_child:
+            self.end_lines()
+
     def write(self, data: Any) -> int:
         global _has_rest  # noqa: PLW0603 - to look at it costs next to nothing
-        *lines, rest = (self._rest.text + bytes(data)).split(b"\n")
-        self._rest.text = rest
-        _has_rest = True
+        thread = threading.get_ident()
+        *lines, rest = (self.rests.pop(thread, b"") + bytes(data)).split(b"\n")
         for line in lines:
             self._log(line)
         if len(rest) > LONGEST_REST:
-            self.end_line()
+            self._log(rest)
+        elif rest:
+            self.rests[thread] = rest
+            _has_rest = True
         return len(data)
 
-    def end_line(self) -> None:
-        """Write what is left."""
-        if rest := self._rest.text:
-            self._rest.text = b""
-            self._log(rest)
+    def end_lines(self) -> None:
+        """Write what is left, also of threads that have ended or wait."""
+        for thread in list(self.rests):
+            self._log(self.rests.pop(thread, b""))
 
     def _log(self, line: bytes) -> None:
-        text = line.decode("utf-8", "backslashreplace").rstrip()
-        if not text or _write is None or self._rest.is_writing:  # printed by what writes it
+        text, thread = line.decode("utf-8", "backslashreplace").rstrip(), threading.get_ident()
+        if not text or _write is None or thread in self._writing:  # printed by what writes it
             return
-        self._rest.is_writing = True
+        self._writing.add(thread)
         try:
             _write(logging.LogRecord(self._name, self._level, "", 0, text, None, None))
         finally:
-            self._rest.is_writing = False
+            self._writing.discard(thread)
+
+
+_LINES = {name: _Lines(name) for name in _STREAMS}
+
+
+class _Wrapped(io.TextIOWrapper):
+    """A text stream of which log lines are made."""
 
 
 def wrap(write: Callable[[logging.LogRecord], None]) -> None:
@@ -92,25 +102,44 @@ def unwrap() -> None:
 
 def is_wrapped(stream: object) -> bool:
     """True if log lines are made of what is written there."""
-    return isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, _Lines)
+    with suppress(ValueError):  # it was detached
+        return isinstance(stream, _Wrapped) or (
+            isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, _Lines)
+        )
+    return False
+
+
+def is_closed(stream: object) -> bool:
+    """True if nothing can be written there any more."""
+    try:
+        return bool(getattr(stream, "closed", False))
+    except ValueError:  # it was detached: the application has put another one around its descriptor
+        return True
 
 
 def reopened(stream: TextIO, fd: int) -> TextIO:
     """A stream like this one, which may be closed; each line is written at once."""
     if is_wrapped(stream):
         return _wrapped("stdout" if fd == _STREAMS["stdout"][0] else "stderr")
-    return open(fd, "w", buffering=1, encoding=stream.encoding, errors=stream.errors, closefd=False)
+    encoding, errors = getattr(stream, "encoding", None), getattr(stream, "errors", None)
+    return open(fd, "w", buffering=1, encoding=encoding, errors=errors, closefd=False)
 
 
 def end_lines() -> None:
-    """Make lines of what this thread has printed without an end of line; for the end of a task."""
+    """Make lines of what was printed without an end of line; for the end of a task."""
     global _has_rest  # noqa: PLW0603
-    if not _has_rest:
-        return
-    _has_rest = False
-    for stream in (sys.stdout, sys.stderr):
-        if is_wrapped(stream):
-            stream.buffer.end_line()  # type: ignore[union-attr]
+    if _has_rest:
+        _has_rest = False
+        for lines in _LINES.values():
+            lines.end_lines()
+
+
+def leave_line_to_parent() -> None:
+    """In a child that the application forked: the line that was begun before is its parent's."""
+    global _is_child  # noqa: PLW0603
+    _is_child = True
+    for lines in _LINES.values():
+        lines.rests.clear()
 
 
 def flush() -> None:
@@ -123,9 +152,4 @@ def flush() -> None:
 
 
 def _wrapped(name: str) -> TextIO:
-    """The stream that makes lines; one for a process and the children that it forks, so that they share its memory."""
-    if name not in _wrappers or _wrappers[name].closed:
-        _wrappers[name] = io.TextIOWrapper(  # type: ignore[type-var]
-            _Lines(name), "utf-8", "backslashreplace", line_buffering=True, write_through=True
-        )
-    return _wrappers[name]
+    return _Wrapped(_LINES[name], "utf-8", "backslashreplace", line_buffering=True, write_through=True)  # type: ignore[arg-type]

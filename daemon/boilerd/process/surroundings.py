@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from boilerd.process.printed import reopened
+from boilerd.process.printed import is_closed, reopened
 
 #: Enough to go back to a directory; elsewhere than on Linux one must be allowed to read it.
 _AS_PLACE = getattr(os, "O_PATH", os.O_RDONLY)
@@ -46,9 +46,13 @@ class Surroundings:
         os.umask(self._umask)
         if self._variables != self._kept_variables or os.environ is not self._environ or time.tzname != self._zone:
             self._put_back_environment()
-        if sys.stdout is not self._stdout or getattr(self._stdout, "closed", False):
+        try:
+            are_kept = sys.stdout is self._stdout and sys.stderr is self._stderr
+            are_kept = are_kept and not (self._stdout.closed or self._stderr.closed)
+        except (AttributeError, ValueError):  # one that has no such attribute; or that was detached
+            are_kept = False
+        if not are_kept:
             sys.stdout = self._stdout = _open(self._stdout, 1)
-        if sys.stderr is not self._stderr or getattr(self._stderr, "closed", False):
             sys.stderr = self._stderr = _open(self._stderr, 2)
 
     def _put_back_environment(self) -> None:
@@ -62,10 +66,10 @@ class Surroundings:
 
 def _open(stream: TextIO, fd: int) -> TextIO:
     """The stream, or where it was closed a new one to the same descriptor, which is still open; else to nowhere."""
-    if not getattr(stream, "closed", False):
+    if not is_closed(stream):
         return stream
     with suppress(OSError):
         return reopened(stream, fd)
     with suppress(OSError):
-        return Path(os.devnull).open("w", encoding=stream.encoding, errors=stream.errors)
+        return Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace")
     return stream

@@ -61,17 +61,24 @@ class _Loop:
             )
         loop = self._get_loop()
         self._interrupt = None
-        self._main = loop.create_task(awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable))
+        coroutine = awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable)
         try:
-            return loop.run_until_complete(self._main)
+            return self._finish(loop.create_task(coroutine))
+        finally:
+            if left := asyncio.all_tasks(loop):
+                self._see_to(loop, left)
+
+    def _finish(self, task: asyncio.Task[Any]) -> Any:
+        """Run the loop until this task has ended, or is interrupted."""
+        self._main = task
+        try:
+            return task.get_loop().run_until_complete(task)
         except asyncio.CancelledError as error:
             if self._interrupt is None:
                 raise
             raise self._interrupt from error
         finally:
             self._main = None
-            if left := asyncio.all_tasks(loop):
-                self._tell_left(left)
 
     def _get_loop(self) -> asyncio.AbstractEventLoop:
         if self._runner is None:
@@ -79,6 +86,13 @@ class _Loop:
             # It cancels the tasks that are left, and ends async generators.
             atexit.register(self._runner.close)
         return self._runner.get_loop()
+
+    def _see_to(self, loop: asyncio.AbstractEventLoop, left: set[asyncio.Task[Any]]) -> None:
+        """Let the loop end async generators that the handler left before their end; warn of other tasks."""
+        if closing := {task for task in left if type(task.get_coro()).__name__ == "async_generator_athrow"}:
+            left -= closing
+            self._finish(loop.create_task(_ended(closing)))
+        self._tell_left(left)
 
     def _tell_left(self, left: set[asyncio.Task[Any]]) -> None:
         """Warn of tasks that do not go on when the handler has returned: once of each."""
@@ -145,6 +159,10 @@ def discard(not_run: Any) -> str:
         return "a context manager that nobody entered"
     kinds = {CoroutineType: "a coroutine", GeneratorType: "a generator", AsyncGeneratorType: "an async generator"}
     return kinds.get(type(not_run)) or f"{type(not_run).__qualname__}, which must be awaited"
+
+
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    await asyncio.wait(tasks)  # the loop tells what they raise
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
