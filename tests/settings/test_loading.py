@@ -352,6 +352,10 @@ def test_a_misspelt_setting_is_told_although_it_looks_like_a_services_variable(v
     assert f"unknown variable {variable!r}" in refusal(lambda: load(environ={variable: text}))
 
 
+def test_what_a_service_has_set_is_no_hint_for_a_misspelt_setting() -> None:
+    assert "BOILERD_PORT'" not in refusal(lambda: load(environ={**SERVICES, "BOILERD_PROT": "1"}))
+
+
 # --- The prefix of the keys
 
 

@@ -150,9 +150,9 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     """Raise ConfigError for a variable that looks like ours; misspelt, it would leave the default in force unseen."""
     known = {variable for setting in definitions() for variable in setting.variables} | {"BOILERD_CONFIG"}
     known |= {f"{variable}_FILE" for each in definitions() if each.form.is_secret for variable in each.variables}
-    known |= set(tell_ignored(environ))
+    ignored = set(tell_ignored(environ))
     for variable in environ:
-        if variable.startswith("BOILERD_") and variable not in known:
+        if variable.startswith("BOILERD_") and variable not in known | ignored:
             raise ConfigError(f"unknown variable {shown(variable)}{_did_you_mean(variable, sorted(known))}")
 
 
