@@ -110,6 +110,11 @@ class Valkey:
             self.process = None
 
 
+def wait_until_written(connection: redis.Redis) -> None:
+    """Wait until a server has written to its file all that it accepted; it may put that off while its disk is slow."""
+    wait_until(lambda: not connection.info("persistence")["aof_buffer_length"], "all is in the file")
+
+
 class ServerClock:
     """The wall clock of a server, which a test can put forward and back: libfaketime reads it from a file."""
 

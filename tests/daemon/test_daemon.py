@@ -20,7 +20,16 @@ from boilerd.broker.connection import connect
 from boilerd.cli.rpc_client import ask
 from boilerd.entry_point import ENTRY_POINT
 from builders import rq_job, rq_queue
-from support import Failpoints, RunningDaemon, StartDaemon, Valkey, completed, is_running, wait_until
+from support import (
+    Failpoints,
+    RunningDaemon,
+    StartDaemon,
+    Valkey,
+    completed,
+    is_running,
+    wait_until,
+    wait_until_written,
+)
 
 
 def children_of(daemon: RunningDaemon) -> dict[str, int]:
@@ -679,6 +688,8 @@ def test_a_killed_embedded_broker_comes_back_with_its_tasks(start_daemon: StartD
     task_id = daemon.enqueue("test:sleep", "1")
     daemon.wait_for("task started", task_id=task_id)
     behind = daemon.enqueue("test:echo", "1")
+    with Client.from_url(f"unix://{daemon.directory}/run/valkey.sock") as client:
+        wait_until_written(client.connection)
 
     os.kill(daemon.pid_of("valkey"), signal.SIGKILL)
 

@@ -264,7 +264,8 @@ def test_a_handler_that_transforms_the_end_of_a_drain_is_put_back_all_the_same(
 
 def test_a_duplicate_is_refused_with_the_first_tasks_id(start_daemon: StartDaemon, client: Client) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
-    words = ("test:sleep", "2", "--unique", "1m")
+    words = ("test:echo", "2", "--unique", "1m")
+    assert daemon.cli("queue", "pause", "default").returncode == 0
     first = daemon.enqueue(*words)
 
     second = daemon.cli("enqueue", *words)
@@ -273,8 +274,9 @@ def test_a_duplicate_is_refused_with_the_first_tasks_id(start_daemon: StartDaemo
     assert first in second.stderr
     assert second.stdout == ""
     with pytest.raises(DuplicateTaskError) as raised:
-        client.enqueue("test:sleep", 2, unique=60)
+        client.enqueue("test:echo", 2, unique=60)
     assert raised.value.task_id == first
+    assert daemon.cli("queue", "resume", "default").returncode == 0
     daemon.wait_for("task completed", task_id=first)
     wait_until(lambda: not client.connection.exists(keys.job(first)), "it was acknowledged")
     assert daemon.enqueue(*words) != first

@@ -24,6 +24,7 @@ from support import (
     is_running,
     python_path,
     wait_until,
+    wait_until_written,
 )
 
 #: Failed attempts are tried again at once.
@@ -240,6 +241,7 @@ def test_everything_killed_with_the_embedded_broker_comes_back_with_all_tasks(st
         first.wait_for("task started", task_id=running)
         waiting = [client.enqueue("test:echo").id for _ in range(50)]
         scheduled = client.enqueue("test:echo", process_in=1).id
+        wait_until_written(client.connection)
     send_all(everybody(first), signal.SIGKILL)
     first.process.wait()
 

@@ -35,7 +35,7 @@ from support import (
 )
 
 APP = """
-import time
+import os, time
 from boilerd import ServeMux
 mux = ServeMux()
 
@@ -46,6 +46,11 @@ def version(task):
 @mux.handle("app:sleep")
 def sleep(task):
     time.sleep(task.payload)
+
+@mux.handle("app:until")
+def until(task):
+    while not os.path.exists(task.payload):
+        time.sleep(0.01)
 """
 
 
@@ -277,14 +282,18 @@ def test_many_hangups_are_one_reload_after_the_other(start_app: StartDaemon, cli
 
 
 @pytest.mark.fault(22)
-def test_a_term_in_the_middle_of_a_reload_ends_the_daemon(start_app: StartDaemon, client: Client) -> None:
-    daemon = start_app("--concurrency", "2", "--shutdown-timeout", "10")
-    task_id = client.enqueue("app:sleep", 1.5).id
+def test_a_term_in_the_middle_of_a_reload_ends_the_daemon(
+    start_app: StartDaemon, client: Client, tmp_path: Path
+) -> None:
+    daemon = start_app("--concurrency", "2", "--shutdown-timeout", "30")
+    task_id = client.enqueue("app:until", str(tmp_path / "may-end")).id
     daemon.wait_for("task started", task_id=task_id)
     daemon.signal(signal.SIGHUP)
     daemon.wait_for("reloading, draining the workers")
 
     daemon.signal(signal.SIGTERM)
+    daemon.wait_for("worker stopped accepting new tasks")
+    (tmp_path / "may-end").touch()
 
     assert daemon.wait() == 0
     assert daemon.lines("task completed", task_id=task_id)
