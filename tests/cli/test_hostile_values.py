@@ -160,7 +160,7 @@ def environment(world: None, valkey: Valkey, monkeypatch: pytest.MonkeyPatch) ->
         ).items():  # fmt: skip
             monkeypatch.setenv(name, value)
         monkeypatch.chdir(directory)
-        monkeypatch.setattr(command_line, "_is_journal", lambda: False)
+        monkeypatch.setattr(command_line, "is_journal", lambda _: False)
         yield directory
 
 
