@@ -1,5 +1,6 @@
 """Fixtures: every test process has a Valkey of its own, emptied before each test."""
 
+import logging
 import shutil
 import signal
 import sys
@@ -15,7 +16,17 @@ from xdist.scheduler import LoadScopeScheduling
 from boilerd import Client
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
+from boilerd.process import logs
 from support import Failpoints, RunningDaemon, StartDaemon, StartValkey, Valkey, private_directory
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test sets up in this process: the next one's attempts must not put it back."""
+    monkeypatch.setattr(logs, "_now", logs._Setup())
+    monkeypatch.setattr(logging.Logger, "addHandler", logging.Logger.addHandler)
+    for name in ("raiseExceptions", "logThreads", "logMultiprocessing", "_srcfile"):
+        monkeypatch.setattr(logging, name, getattr(logging, name))
 
 
 @pytest.fixture(scope="session")
