@@ -650,7 +650,10 @@ def test_an_async_generator_that_a_handler_leaves_before_its_end_is_finalised_wi
     assert (outcome, ended, caplog.messages) == (Completed(1), ["session"], [])
 
 
-def test_an_async_generator_that_does_not_end_is_cut_at_the_timeout_of_its_task(mux: ServeMux) -> None:
+@pytest.mark.parametrize("waits_itself", [False, True])
+def test_an_async_generator_that_does_not_end_is_cut_at_the_timeout_of_its_task_and_holds_up_no_other(
+    mux: ServeMux, *, waits_itself: bool
+) -> None:
     async def session() -> AsyncIterator[int]:
         try:
             yield 1
@@ -658,14 +661,22 @@ def test_an_async_generator_that_does_not_end_is_cut_at_the_timeout_of_its_task(
             await asyncio.sleep(FOREVER_S)
 
     @mux.handle("test:async")
-    async def handler(task: Task) -> None:
+    async def handler(task: Task) -> str:
+        if task.payload == "other":
+            return "completed"
         async for _ in session():
             break
+        await asyncio.sleep(FOREVER_S if waits_itself else 0)
+        return "late"
 
-    outcome = run(mux, timeout_s=SOON_S)
+    began_s = time.monotonic()
+    cut = run(mux, timeout_s=SOON_S)
+    other = run(mux, "other")
 
-    assert isinstance(outcome, Failed)
-    assert isinstance(outcome.error, TaskTimeoutError)
+    assert isinstance(cut, Failed)
+    assert isinstance(cut.error, TaskTimeoutError)
+    assert other == Completed("completed")
+    assert time.monotonic() - began_s < FOREVER_S / 2
 
 
 def test_tasks_and_async_generators_that_handlers_left_behind_end_with_their_process() -> None:

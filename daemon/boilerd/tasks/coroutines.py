@@ -9,6 +9,7 @@ import atexit
 import functools
 import inspect
 import logging
+import sys
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager
@@ -88,18 +89,22 @@ class _Loop:
         return self._runner.get_loop()
 
     def _see_to(self, loop: asyncio.AbstractEventLoop, left: set[asyncio.Task[Any]]) -> None:
-        """Let the loop end async generators that the handler left before their end; warn of other tasks."""
-        if closing := {task for task in left if type(task.get_coro()).__name__ == "async_generator_athrow"}:
-            left -= closing
-            self._finish(loop.create_task(_ended(closing)))
-        self._tell_left(left)
+        """Let the loop end async generators that the handler left early, and warn of other tasks; once of each."""
+        new = {task for task in left if task not in self._told}
+        self._told.update(new)
+        closing = {task for task in new if type(task.get_coro()).__name__ == "async_generator_athrow"}
+        try:
+            if closing and not _is_cut():
+                self._finish(loop.create_task(_ended(closing)))
+        finally:
+            for task in closing:  # one that did not end in time
+                task.cancel()
+            self._tell_left(new - closing)
 
     def _tell_left(self, left: set[asyncio.Task[Any]]) -> None:
-        """Warn of tasks that do not go on when the handler has returned: once of each."""
-        new = [task for task in left if task not in self._told]
-        if new:
-            self._told.update(new)
-            names = sorted(f"{task.get_name()}: {getattr(task.get_coro(), '__qualname__', '?')}" for task in new)
+        """Warn of tasks that do not go on when the handler has returned."""
+        if left:
+            names = sorted(f"{task.get_name()}: {getattr(task.get_coro(), '__qualname__', '?')}" for task in left)
             logger.warning("asyncio tasks are left behind, and stand still between handlers", extra={"tasks": names})
 
     def interrupt(self, error: BaseException) -> bool:
@@ -118,6 +123,12 @@ class _Loop:
             self._main.get_loop().call_soon_threadsafe(self._main.cancel)
         # A task that computes and never waits would keep the loop from noticing.
         return running is None
+
+
+def _is_cut() -> bool:
+    """True while an interrupt ends the handler: nothing may take more of its time."""
+    error = sys.exception()
+    return error is not None and not isinstance(error, Exception)
 
 
 def _is_in_loop() -> bool:
