@@ -32,6 +32,7 @@ from boilerd.errors import (
     TaskTimeoutError,
     WorkerDiedError,
 )
+from boilerd.tasks.current import current_task
 from boilerd.tasks.mux import Handler, Middleware, ServeMux
 from boilerd.tasks.options import EnqueueOptions, UniqueUntil
 from boilerd.tasks.retry import retry
@@ -112,6 +113,7 @@ __all__ = [
     "UniqueUntil",
     "WorkerDiedError",
     "WorkerInfo",
+    "current_task",
     "retry",
 ]
 

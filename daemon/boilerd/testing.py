@@ -16,6 +16,7 @@ from boilerd.broker.job_hash import NewTask, request_id_of
 from boilerd.client import Client
 from boilerd.errors import BoilerdError, DuplicateTaskError, TaskIdConflictError
 from boilerd.settings.definitions import Settings
+from boilerd.tasks.current import CURRENT
 from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.options import TaskOptions
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, encode_payload
@@ -96,12 +97,15 @@ def run(handler: Handler, task_type: str, payload: Any = None, **fields: Any) ->
     mux = handler if isinstance(handler, ServeMux) else ServeMux()
     if "max_retries" not in fields and (policy := mux.policy(task.type)):
         task.complete(policy.max_retries)
+    token = CURRENT.set(task)
     try:
         return handler(task)
     except Exception as error:
         if mux.hooks.error_handler:
             mux.hooks.error_handler(task, error)
         raise
+    finally:
+        CURRENT.reset(token)
 
 
 def _fields(options: TaskOptions) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from boilerd.errors import HandlerNotFoundError, shown
 from boilerd.tasks.callables import check_handler, check_plain, is_plain, name_of, without_parentheses
 from boilerd.tasks.coroutines import NOT_RUN, discard, synchronous
 from boilerd.tasks.cron import CronEntry
+from boilerd.tasks.current import CURRENT
 from boilerd.tasks.payload import check_model, decode_payload
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
 from boilerd.tasks.task import Task, check_type
@@ -228,7 +229,13 @@ class ServeMux:
         model = self._models.get(pattern)
         if model is None:
             return handler
-        return lambda task: handler(structs.replace(task, payload=decode_payload(task.payload, model)))
+
+        def run_decoded(task: Task) -> Any:
+            decoded = structs.replace(task, payload=decode_payload(task.payload, model))
+            CURRENT.set(decoded)
+            return handler(decoded)
+
+        return run_decoded
 
     def _wrap(self, handler: Handler) -> Handler:
         for middleware in reversed(self._middleware):

@@ -26,6 +26,7 @@ from boilerd.process.forks import end_child
 from boilerd.process.signals import install_handler, reinstall_handlers
 from boilerd.process.surroundings import Surroundings
 from boilerd.tasks.coroutines import interrupt
+from boilerd.tasks.current import CURRENT
 from boilerd.tasks.mux import Handler
 from boilerd.tasks.payload import as_base
 from boilerd.tasks.task import Runtime, Task
@@ -139,6 +140,7 @@ class AttemptRunner:
                 self._alert_at_s = None if alert_in_s is None else time.monotonic() + alert_in_s
                 self._begin(task, runtime, deadline_in_s)
                 task.attach(runtime)
+                CURRENT.set(task)  # until the end of the context, which is this attempt's own
                 result = self._handler(task)
             finally:
                 if os.getpid() != self._pid:
