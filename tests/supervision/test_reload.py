@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -412,7 +413,8 @@ def test_reloads_that_succeed_fail_and_hang_lose_neither_a_worker_nor_a_task(
         daemon.signal(signal.SIGHUP)
         daemon.wait_for("reloading, checking the settings and the application first", n + 1)
         ids += [client.enqueue("app:sleep", 0.01).id for _ in range(15)]
-        os.kill(wait_until(lambda: daemon.pid_of("worker:1"), "there is a worker"), signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have been recycled in between
+            os.kill(wait_until(lambda: daemon.pid_of("worker:1"), "there is a worker"), signal.SIGKILL)
         if added == HANGING:
             wait_until((directory / "checking").exists, "the check hangs")
             for task_id in ids:
