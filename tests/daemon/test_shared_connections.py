@@ -65,6 +65,8 @@ def test_a_start_names_the_peers_of_connections_that_the_import_left_open(
     assert told["level"] == "warning"
     assert told["peers"] == sorted([str(valkey.socket), f"{host}:{port}"])
     assert "close them at the end of the import" in told["hint"]
+    assert "mux.lifespan" in told["hint"]
+    assert "mux.before_fork" in told["hint"]
 
 
 def test_clients_of_redis_that_the_import_used_are_not_told_of_and_work_in_workers(
@@ -76,6 +78,18 @@ def test_clients_of_redis_that_the_import_used_are_not_told_of_and_work_in_worke
     client.enqueue("ask")
 
     daemon.wait_for("task completed", task_id="answered")
+    assert not daemon.lines(MESSAGE)
+
+
+def test_connections_that_a_hook_closes_before_the_fork_are_not_told_of(
+    start_daemon: StartDaemon, directory: Path
+) -> None:
+    closes = "connect(socket.AF_UNIX, address)\nmux.before_fork(kept[-1].close)\n"
+    (directory / "sharing.py").write_text(APP + closes)
+    daemon = start_daemon("--concurrency", "1", directory=directory, env={"BOILERD_APP": "sharing:mux"})
+
+    daemon.ready()
+
     assert not daemon.lines(MESSAGE)
 
 

@@ -12,7 +12,9 @@ from pages import DOCS, PAGES, ROOT, Block, blocks
 from support import Valkey
 from walkthrough import NOT_RUN, Session, steps
 
-FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in ("getting-started.md", "writing-tasks.md", "commands.md"))}
+#: The last one by tests/databases, with a database.
+_PAGES = ("getting-started.md", "writing-tasks.md", "commands.md", "databases.md")
+FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in _PAGES)}
 #: How commands begin that the tests of other rooms run.
 ELSEWHERE = dict.fromkeys(("sudo ", "systemctl ", "journalctl "), "tests/systemd/test_pages.py")
 REDIS_URL = "redis://localhost:6379/0"

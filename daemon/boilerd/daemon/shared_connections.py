@@ -16,7 +16,7 @@ logger = logging.getLogger("boilerd.daemon")
 
 _HINT = (
     "open them in mux.lifespan, or in a task; or close them in mux.before_fork, or close them at the end of the import:"
-    " see a-workers-life.md"
+    " see databases.md"
 )
 
 
