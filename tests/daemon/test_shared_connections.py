@@ -81,18 +81,6 @@ def test_clients_of_redis_that_the_import_used_are_not_told_of_and_work_in_worke
     assert not daemon.lines(MESSAGE)
 
 
-def test_connections_that_a_hook_closes_before_the_fork_are_not_told_of(
-    start_daemon: StartDaemon, directory: Path
-) -> None:
-    closes = "connect(socket.AF_UNIX, address)\nmux.before_fork(kept[-1].close)\n"
-    (directory / "sharing.py").write_text(APP + closes)
-    daemon = start_daemon("--concurrency", "1", directory=directory, env={"BOILERD_APP": "sharing:mux"})
-
-    daemon.ready()
-
-    assert not daemon.lines(MESSAGE)
-
-
 def test_a_socket_to_which_the_daemon_logs_is_not_taken_for_one_of_the_application(
     start_daemon: StartDaemon, directory: Path
 ) -> None:

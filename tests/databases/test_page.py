@@ -14,8 +14,16 @@ from walkthrough import Session
 
 PAGE = DOCS / "databases.md"
 URL = "postgresql+psycopg://app@localhost/app"
-#: Takes the module of an example, the type of a task and its payload.
-Run = Callable[[str, str, Any], Any]
+#: Takes the module of an example, the type of a task and its payload; more of the module, and options of the task.
+Run = Callable[..., Any]
+TOLD_OF_TASKS = {"task failed", "task archived"}
+#: Behind the example with a session: a task that writes, and then asks for something that takes longer than it may.
+STUCK = """
+@mux.handle("order:stuck")
+def stuck(task: Task) -> None:
+    current_session.get().execute(text("insert into done (task_id) values ('stuck')"))
+    current_session.get().execute(text("select pg_sleep(60)"))
+"""
 
 
 @pytest.fixture
@@ -24,15 +32,15 @@ def run(
 ) -> Iterator[Run]:
     """Have a daemon with an example of the page run one task; what that returned."""
 
-    def run_example(module: str, task_type: str, payload: Any) -> Any:
+    def run_example(module: str, task_type: str, payload: Any, more: str = "", **options: Any) -> Any:
         (text,) = (block.text for block in blocks(PAGE) if block.text.startswith(f"# {module}.py\n"))
-        (directory / f"{module}.py").write_text(text.replace(URL, postgres.url))
-        client.enqueue(task_type, payload, task_id="task", retention=60, max_retries=0)
+        (directory / f"{module}.py").write_text(text.replace(URL, postgres.url) + more)
+        client.enqueue(task_type, payload, task_id="task", retention=60, max_retries=0, **options)
         env = {"BOILERD_APP": f"{module}:mux"}
         daemon = start_daemon("--burst", "--concurrency", "2", directory=directory, env=env)
         assert daemon.wait() == 0
         told = {line["message"] for line in daemon.lines() if line["level"] in {"warning", "error"}}
-        assert told <= {"tasks may be lost"}  # the tests' Valkey keeps nothing on disk
+        assert told <= {"tasks may be lost", *TOLD_OF_TASKS}  # the tests' Valkey keeps nothing on disk
         result = inspector.task("task").result
         inspector.delete("task")
         return result
@@ -51,6 +59,15 @@ def test_an_example_that_asks_gets_its_answer(module: str, run: Run) -> None:
     result = run(module, "order:double", {"n": 21})
 
     assert result == 42
+
+
+def test_the_example_with_a_session_rolls_back_what_a_timeout_cuts(run: Run, postgres: Postgres) -> None:
+    with postgres.connect() as connection:
+        connection.execute("create table done (task_id text primary key)")
+        run("orders", "order:stuck", None, STUCK, timeout=1)
+        done = connection.execute("select * from done").fetchall()
+
+    assert done == []
 
 
 def test_the_example_with_a_session_pays_once_however_often_it_runs(run: Run, postgres: Postgres) -> None:

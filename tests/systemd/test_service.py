@@ -9,6 +9,13 @@ import pytest
 from service import APP, DROP_IN, Service
 from support import wait_until
 
+#: Each worker enters it with what is put in.
+LIFESPAN = """
+@mux.on_worker_start
+def start(worker):
+    {}
+"""
+
 
 def test_start_returns_when_it_is_ready_and_a_task_runs(service: Service) -> None:
     service.drop_in("")  # without any settings
@@ -120,6 +127,28 @@ def test_a_start_that_failed_says_why(service: Service) -> None:
     service.systemctl("start", "boiler-worker", check=False)
 
     assert "nothing_like_it" in service.box.show("boiler-worker", "StatusText")["StatusText"]
+
+
+def test_a_start_fails_at_once_when_no_worker_can_enter_its_lifespans_and_says_why(service: Service) -> None:
+    service.box.write("/srv/myproject/tasks.py", f"{APP}{LIFESPAN.format('raise OSError(5, str(worker.slot))')}")
+    service.drop_in(f"{DROP_IN}RestartSec=600\n")
+
+    started = service.systemctl("start", "boiler-worker", check=False)
+
+    assert started.returncode == 1
+    shown = service.box.show("boiler-worker", "StatusText", "ExecMainStatus")
+    assert "no worker has started" in shown["StatusText"]
+    assert shown["ExecMainStatus"] == "3"
+
+
+def test_lifespans_that_take_longer_than_the_starts_timeout_are_waited_for(service: Service) -> None:
+    service.drop_in(f"{DROP_IN}TimeoutStartSec=2\nWatchdogSec=2\n")
+    service.box.write("/srv/myproject/tasks.py", f"{APP}{LIFESPAN.format('time.sleep(4)')}")
+
+    service.start()
+
+    assert service.state() == "active running"
+    service.wait_for("task completed", task_id=service.enqueue("app:version"))
 
 
 def test_a_supervisor_that_hangs_is_replaced_by_the_watchdog_and_nothing_is_lost(service: Service) -> None:
