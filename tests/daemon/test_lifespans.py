@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boilerd import Client
+from boilerd import Client, Inspector
 from support import RunningDaemon, StartDaemon, wait_until
 
 #: Files say how the next start goes; a line of the log says what ran.
@@ -74,6 +74,11 @@ def state(task):
 async def loop(task):
     assert task.state["loop"] is asyncio.get_running_loop()
 
+@mux.handle("life:surroundings")
+def surroundings(task):
+    os.environ["OF_A_TASK"] = "1"
+    return [os.environ.get("OF_A_LIFESPAN"), os.getcwd()]
+
 @mux.handle("life:sleep")
 def sleep(task):
     time.sleep(task.payload)
@@ -124,6 +129,25 @@ def test_a_hook_of_a_task_sees_the_state(start: Callable[..., RunningDaemon], cl
     client.enqueue("life:fail", max_retries=0)
 
     assert daemon.wait_for("told")["state"] == ["loop", "plain"]
+
+
+def test_what_a_lifespan_sets_stays_but_for_what_is_the_workers(
+    start: Callable[..., RunningDaemon], client: Client, directory: Path
+) -> None:
+    (directory / "on_enter").write_text(
+        "import logging.config, signal\nos.environ['OF_A_LIFESPAN'] = 'kept'\nos.chdir('/tmp')\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
+        "logging.config.dictConfig({'version': 1, 'root': {'level': 'ERROR', 'handlers': []}})"
+    )
+    daemon = start().ready()
+    ids = [client.enqueue("life:surroundings", retention=60).id for _ in range(2)]
+    for task_id in ids:
+        daemon.wait_for("task completed", task_id=task_id)
+
+    results = [Inspector(client.connection).task(task_id).result for task_id in ids]
+
+    assert results == [["kept", "/tmp"]] * 2
+    assert daemon.stop() == 0
 
 
 def end_by_drain(daemon: RunningDaemon, client: Client) -> None:
@@ -279,6 +303,21 @@ def test_a_start_that_ignores_its_limit_is_given_up(start: Callable[..., Running
     assert daemon.wait() == 3
 
     assert "lifespans ignored start_timeout" in daemon.errors()
+
+
+def test_a_start_that_takes_long_is_no_hang_and_health_tells_of_it(
+    start: Callable[..., RunningDaemon], client: Client, directory: Path
+) -> None:
+    daemon = start(workers=2).ready()
+    (directory / "on_enter").write_text("while not Path('go').exists(): time.sleep(0.05)")
+    daemon.cli("restart", "worker:1")
+    health = wait_until(lambda: [said for said in [daemon.cli("health").stdout] if "worker:1" in said], "it is told")
+    (directory / "go").touch()
+
+    daemon.wait_for("worker entered its lifespans", count=3)
+
+    assert health == ["worker:1: does not serve, it enters its lifespans\n"]
+    wait_until(lambda: daemon.cli("health").stdout == "ok\n", "all is well")
 
 
 @pytest.mark.parametrize("place", ["on_enter", "on_async_enter"])
