@@ -99,7 +99,7 @@ class Session:
         """
         found = list(blocks(page))
         does = {"console": self._type, "python": self._python, "toml": self._save, "json": self._expect,
-                "": self._expect}  # fmt: skip
+                "": self._expect, "text": lambda block: None}  # fmt: skip
         self._is_json = any(block.language == "json" for block in found)
         for block in found:
             with next((make() for part, make in (around or {}).items() if part in block.text), nullcontext()):
