@@ -61,8 +61,12 @@ class Postgres:
         return psycopg.connect(host=str(self._directory), user="app", dbname="postgres", autocommit=True)
 
     def empty(self) -> None:
-        """Delete all that tests have made."""
+        """Delete all that tests have made; what their tasks have asked may run on although nobody waits for it."""
         with self.connect() as connection:
+            connection.execute(
+                "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
+                " where backend_type = 'client backend' and pid <> pg_backend_pid()"
+            )
             connection.execute("drop schema public cascade")
             connection.execute("create schema public")
 
