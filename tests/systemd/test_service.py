@@ -9,11 +9,11 @@ import pytest
 from service import APP, DROP_IN, Service
 from support import wait_until
 
-#: Each worker enters it with what is put in.
-LIFESPAN = """
+#: No worker can enter it.
+FAILS = """
 @mux.on_worker_start
 def start(worker):
-    {}
+    raise OSError("no database")
 """
 
 
@@ -130,25 +130,15 @@ def test_a_start_that_failed_says_why(service: Service) -> None:
 
 
 def test_a_start_fails_at_once_when_no_worker_can_enter_its_lifespans_and_says_why(service: Service) -> None:
-    service.box.write("/srv/myproject/tasks.py", f"{APP}{LIFESPAN.format('raise OSError(5, str(worker.slot))')}")
+    service.box.write("/srv/myproject/tasks.py", f"{APP}{FAILS}")
     service.drop_in(f"{DROP_IN}RestartSec=600\n")
 
     started = service.systemctl("start", "boiler-worker", check=False)
 
     assert started.returncode == 1
     shown = service.box.show("boiler-worker", "StatusText", "ExecMainStatus")
-    assert "no worker has started" in shown["StatusText"]
+    assert "no worker has started: OSError: no database" in shown["StatusText"]
     assert shown["ExecMainStatus"] == "3"
-
-
-def test_lifespans_that_take_longer_than_the_starts_timeout_are_waited_for(service: Service) -> None:
-    service.drop_in(f"{DROP_IN}TimeoutStartSec=2\nWatchdogSec=2\n")
-    service.box.write("/srv/myproject/tasks.py", f"{APP}{LIFESPAN.format('time.sleep(4)')}")
-
-    service.start()
-
-    assert service.state() == "active running"
-    service.wait_for("task completed", task_id=service.enqueue("app:version"))
 
 
 def test_a_supervisor_that_hangs_is_replaced_by_the_watchdog_and_nothing_is_lost(service: Service) -> None:
