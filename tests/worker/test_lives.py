@@ -240,13 +240,14 @@ def test_a_child_that_comes_back_from_a_fork_leaves_no_lifespan(mux: ServeMux, p
     @contextmanager
     def outer(worker: WorkerContext) -> Iterator[None]:
         yield
-        os.write(writer, b"left ")
+        os.write(writer, b"outer")
 
     @mux.lifespan
     @contextmanager
     def inner(worker: WorkerContext) -> Iterator[None]:
         fork("enter")
         yield
+        os.write(writer, b"inner ")
         fork("leave")
 
     with entered(mux.life, WORKER):
@@ -254,5 +255,5 @@ def test_a_child_that_comes_back_from_a_fork_leaves_no_lifespan(mux: ServeMux, p
 
     assert os.waitpid(children[0], 0)[1] == 0
     os.close(writer)
-    assert os.read(reader, 100) == b"left "
+    assert os.read(reader, 100) == b"inner outer"
     os.close(reader)
