@@ -65,6 +65,8 @@ def test_a_start_names_the_peers_of_connections_that_the_import_left_open(
     assert told["level"] == "warning"
     assert told["peers"] == sorted([str(valkey.socket), f"{host}:{port}"])
     assert "close them at the end of the import" in told["hint"]
+    assert "mux.lifespan" in told["hint"]
+    assert "mux.before_fork" in told["hint"]
 
 
 def test_clients_of_redis_that_the_import_used_are_not_told_of_and_work_in_workers(

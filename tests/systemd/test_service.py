@@ -9,6 +9,13 @@ import pytest
 from service import APP, DROP_IN, Service
 from support import wait_until
 
+#: No worker can enter it.
+FAILS = """
+@mux.on_worker_start
+def start(worker):
+    raise OSError("no database")
+"""
+
 
 def test_start_returns_when_it_is_ready_and_a_task_runs(service: Service) -> None:
     service.drop_in("")  # without any settings
@@ -120,6 +127,18 @@ def test_a_start_that_failed_says_why(service: Service) -> None:
     service.systemctl("start", "boiler-worker", check=False)
 
     assert "nothing_like_it" in service.box.show("boiler-worker", "StatusText")["StatusText"]
+
+
+def test_a_start_fails_at_once_when_no_worker_can_enter_its_lifespans_and_says_why(service: Service) -> None:
+    service.box.write("/srv/myproject/tasks.py", f"{APP}{FAILS}")
+    service.drop_in(f"{DROP_IN}RestartSec=600\n")
+
+    started = service.systemctl("start", "boiler-worker", check=False)
+
+    assert started.returncode == 1
+    shown = service.box.show("boiler-worker", "StatusText", "ExecMainStatus")
+    assert "no worker has started: OSError: no database" in shown["StatusText"]
+    assert shown["ExecMainStatus"] == "3"
 
 
 def test_a_supervisor_that_hangs_is_replaced_by_the_watchdog_and_nothing_is_lost(service: Service) -> None:
