@@ -102,6 +102,10 @@ class NoBrokerError(BootError):
     """The daemon could not start because the broker did not answer, or could not work; a later start may succeed."""
 
 
+class NoWorkerError(BootError):
+    """No worker could start, for what the application does at a worker's start; a later try may succeed."""
+
+
 class BrokenReloadError(BootError):
     """What a reload's check had found usable is so no longer; a later start may succeed.
 

@@ -229,13 +229,13 @@ def test_the_last_outcome_is_written_before_the_lifespans_are_left(
 
 
 @pytest.mark.parametrize("text", ["raise RuntimeError('no database')", "sys.exit('no database')"])
-def test_a_start_that_always_fails_ends_the_daemon_with_status_3_and_the_error(
+def test_a_start_that_always_fails_ends_the_daemon_with_status_1_and_the_error(
     start: Callable[..., RunningDaemon], directory: Path, text: str
 ) -> None:
     (directory / "on_enter").write_text(text)
     daemon = start(workers=2)
 
-    assert daemon.wait() == 3
+    assert daemon.wait() == 1
 
     assert "no worker has started: " in daemon.errors()
     assert "no database, 3 times" in daemon.errors()
@@ -289,7 +289,7 @@ def test_a_start_that_hangs_is_ended_after_start_timeout_and_what_it_entered_is_
     (directory / place).write_text(text)
     daemon = start(BOILERD_START_TIMEOUT="0.3")
 
-    assert daemon.wait() == 3
+    assert daemon.wait() == 1
 
     assert "TimeoutError: lifespans took longer than start_timeout, 0.3 s" in daemon.errors()
     assert len(daemon.lines("left")) == len(daemon.lines("cancelled"))
@@ -299,7 +299,7 @@ def test_a_start_that_ignores_its_limit_is_given_up(start: Callable[..., Running
     (directory / "on_enter").write_text("while True:\n  try: time.sleep(60)\n  except Exception: pass")
     daemon = start(BOILERD_START_TIMEOUT="0.2", BOILERD_STOP_TIMEOUT="0.2")
 
-    assert daemon.wait() == 3
+    assert daemon.wait() == 1
 
     assert "lifespans ignored start_timeout" in daemon.errors()
 

@@ -27,6 +27,7 @@ from boilerd.errors import (
     HookError,
     InvalidTaskError,
     NoBrokerError,
+    NoWorkerError,
 )
 from boilerd.process import logs
 from boilerd.process.exit_status import BOOT, FAILED, OK, USAGE
@@ -88,7 +89,8 @@ def boilerd() -> None:
     boilerd enqueue worker:ping '{"message": "hi"}'     give it a task
 
     Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon could not start; where its broker refuses the
-    connection, does not answer or takes no writes at present, a start ends with 1, as the next one may succeed.
+    connection, does not answer or takes no writes at present, or no worker can start, a start ends with 1, as the next
+    one may succeed.
     """  # noqa: D301 - click looks for the character \b
 
 
@@ -169,7 +171,7 @@ def _print_error(error: BoilerdError) -> None:
 
 
 def _exit_status(error: BoilerdError) -> int:
-    if isinstance(error, NoBrokerError | BrokenReloadError):
+    if isinstance(error, NoBrokerError | NoWorkerError | BrokenReloadError):
         return FAILED
     if isinstance(error, BootError):
         return BOOT

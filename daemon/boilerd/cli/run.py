@@ -53,7 +53,8 @@ def run(loaded: Loaded, *, burst: bool, is_debug: bool, only_checks: bool) -> No
     `scale` control it.
 
     Exit status: 0 it drained, 2 wrong usage, 3 it could not start; 1 where that was for a broker that refuses
-    the connection, does not answer or takes no writes at present, so that a later start may succeed.
+    the connection, does not answer or takes no writes at present, or for workers none of which could start, so that a
+    later start may succeed.
 
     With --debug, `breakpoint()` in a handler opens Python's debugger on this terminal. There is one worker,
     and nothing interrupts its task but Ctrl-C, which puts it back at once.

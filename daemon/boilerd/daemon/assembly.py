@@ -22,7 +22,7 @@ from boilerd.daemon.shared_connections import open_sockets, warn_of_shared
 from boilerd.daemon.sharing import group_id, share_runtime_directory
 from boilerd.daemon.told import told
 from boilerd.daemon.valkey import EmbeddedValkey
-from boilerd.errors import BoilerdError, BootError
+from boilerd.errors import BoilerdError, BootError, NoWorkerError
 from boilerd.process import debugging, logs
 from boilerd.process.gc_pause import gc_paused
 from boilerd.process.scoreboard import SUPERVISOR_SLOT, Scoreboard
@@ -76,7 +76,7 @@ class Daemon:
         if supervisor.start_error:
             if self._valkey:
                 self._valkey.remove_socket()
-            raise BootError(supervisor.start_error)
+            raise NoWorkerError(supervisor.start_error)
         if self._is_burst and supervisor.has_lost_all_workers:
             raise BoilerdError("the burst ended before the queues were empty: all workers crashed too often")
 
