@@ -33,6 +33,7 @@ from boilerd.errors import (
     WorkerDiedError,
 )
 from boilerd.tasks.current import current_task
+from boilerd.tasks.drafts import ClientMiddleware, Draft, Push
 from boilerd.tasks.mux import Handler, Middleware, ServeMux
 from boilerd.tasks.options import EnqueueOptions, UniqueUntil
 from boilerd.tasks.retry import retry
@@ -73,11 +74,13 @@ __all__ = [
     "BrokerRefusedError",
     "BrokerUnavailableError",
     "Client",
+    "ClientMiddleware",
     "CompletedTask",
     "ConfigError",
     "CronInfo",
     "Day",
     "DeadlineExceededError",
+    "Draft",
     "DuplicateTaskError",
     "EnqueueOptions",
     "Explanation",
@@ -90,6 +93,7 @@ __all__ = [
     "LeaseExpiredError",
     "Middleware",
     "Progress",
+    "Push",
     "QueueDetail",
     "QueueFullError",
     "QueueInfo",

@@ -12,7 +12,10 @@ from pages import DOCS, PAGES, ROOT, Block, blocks
 from support import Valkey
 from walkthrough import NOT_RUN, Session, steps
 
-FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in ("getting-started.md", "writing-tasks.md", "commands.md"))}
+FOLLOWED = {
+    ROOT / "README.md",
+    *(DOCS / name for name in ("getting-started.md", "writing-tasks.md", "headers.md", "commands.md")),
+}
 #: How commands begin that the tests of other rooms run.
 ELSEWHERE = dict.fromkeys(("sudo ", "systemctl ", "journalctl "), "tests/systemd/test_pages.py")
 REDIS_URL = "redis://localhost:6379/0"
@@ -49,7 +52,7 @@ def test_the_readme_is_followed_to_its_end(directory: Path) -> None:
         reader.follow(ROOT / "README.md")
 
 
-@pytest.mark.parametrize("name", ["writing-tasks.md", "commands.md"])
+@pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "commands.md"])
 def test_the_blocks_of_a_page_do_what_it_says(name: str, directory: Path, valkey: Valkey, client: Client) -> None:
     client.enqueue("email:deliver")  # a reader has had tasks in the queue that is looked at
 

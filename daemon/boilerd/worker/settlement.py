@@ -96,12 +96,12 @@ class Rules:
         with log_context(**task.log_fields):
             if self.hooks.error_handler:
                 try:
-                    with _hook_limit():
+                    with hook_limit():
                         self.hooks.error_handler(task, error)
                 except BaseException:  # sys.exit() in it must not end the process
                     logger.exception("error_handler raised")
             try:
-                with _hook_limit():
+                with hook_limit():
                     decision = decide(error, task, policy, self.hooks)
             except BaseException:
                 logger.exception("is_failure or retry_delay raised")
@@ -231,7 +231,8 @@ def _may_call(mux: ServeMux, function: str) -> bool:
 
 
 @contextmanager
-def _hook_limit() -> Iterator[None]:
+def hook_limit() -> Iterator[None]:
+    """Raise TimeoutError in the block after `HOOK_LIMIT_S`; a child that it forks ends with it."""
     pid = os.getpid()
     try:
         with time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s")):
