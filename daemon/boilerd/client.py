@@ -1,6 +1,7 @@
 """Enqueue tasks."""
 
 import functools
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -16,8 +17,17 @@ from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskErro
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
 from boilerd.tasks.current import CURRENT
-from boilerd.tasks.drafts import Answers, ClientMiddleware, Draft, Push, check_client_middleware, checked, wrap_push
-from boilerd.tasks.headers import check_inherited, has_request_id, inherit
+from boilerd.tasks.drafts import (
+    Answers,
+    ClientMiddleware,
+    Draft,
+    Push,
+    check_client_middleware,
+    contents,
+    options_of,
+    wrap_push,
+)
+from boilerd.tasks.headers import NO_HEADERS, check_inherited, has_request_id, inherit
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
@@ -139,15 +149,24 @@ class Client:
                 Enqueuing again with the same ``task_id`` is safe.
             BrokerRefusedError: Redis answered, and refused; nothing was stored.
         """
-        if self._has_middleware():
+        if self._middleware or (self._mux is not None and self._mux.client_middleware):
             (answer,) = self._push_inside([(task_type, payload)], options, self._push_one)
-        else:
-            answer = self._store_one(
-                self._new_task(task_type, payload, task_options(**options) if options else DEFAULT_OPTIONS), payload
-            )
-        if isinstance(answer, BoilerdError):
-            raise answer
-        return answer
+            if isinstance(answer, BoilerdError):
+                raise answer
+            return answer
+        chosen = task_options(**options) if options else DEFAULT_OPTIONS
+        if CURRENT.get() is not None:
+            chosen = self._inheriting(chosen, payload)
+        task = self._new_task(task_type, payload, chosen)
+        try:
+            (state,) = self._store.enqueue([task])
+        except BrokerUnavailableError as error:
+            if not error.was_sent:
+                raise
+            raise _naming(task, error) from error
+        if isinstance(state, BoilerdError):
+            raise state
+        return self._info(task, payload, state)
 
     def enqueue_many(
         self, tasks: Iterable[tuple[str, Any]], **options: Unpack[EnqueueOptions]
@@ -174,9 +193,11 @@ class Client:
                 _, _ = pair
             except (TypeError, ValueError):
                 raise InvalidTaskError(f"task [{number}] of many is not (type, payload), a pair") from None
-        if self._has_middleware():
+        if self._middleware or (self._mux is not None and self._mux.client_middleware):
             return self._push_inside(pairs, options, self._push_many)
-        return self._store_many((task_type, payload, chosen) for task_type, payload in pairs)
+        if CURRENT.get() is not None:
+            return self._store_many(pairs, [self._inheriting(chosen, payload) for _, payload in pairs])
+        return self._store_many(pairs, itertools.repeat(chosen, len(pairs)))
 
     def cancel(self, task_id: str) -> bool:
         """Cancel a task: a waiting one is deleted, a running one is interrupted and archived.
@@ -189,38 +210,24 @@ class Client:
         """
         return is_cancelled(task_id, self._store.cancel(task_id))
 
-    # --- Stored
-
-    def _store_one(self, task: NewTask, payload: Any) -> TaskInfo | BoilerdError:
-        try:
-            (answer,) = self._store.enqueue([task])
-        except BrokerUnavailableError as error:
-            if not error.was_sent:
-                raise
-            raise BrokerUnavailableError(
-                f"{error}; task {task.id} may have been stored, enqueuing it again with this ID is safe"
-            ) from error
-        return answer if isinstance(answer, BoilerdError) else self._info(task, payload, answer)
-
-    def _store_many(self, tasks: Iterable[tuple[str, Any, TaskOptions]]) -> Answers:
+    def _store_many(self, tasks: Sequence[tuple[str, Any]], options: Iterable[TaskOptions]) -> Answers:
         new: list[NewTask] = []
-        payloads: list[Any] = []
         try:
-            for task_type, payload, options in tasks:
-                new.append(self._new_task(task_type, payload, options))
-                payloads.append(payload)
+            for (task_type, payload), chosen in zip(tasks, options, strict=True):
+                new.append(self._new_task(task_type, payload, chosen))
         except InvalidTaskError as error:
             raise type(error)(f"task [{len(new)}] of many: {error}") from error
-        answers = self._store.enqueue(new)
+        return self._answers(new, tasks, self._store.enqueue(new))
+
+    def _answers(
+        self, new: list[NewTask], tasks: Sequence[tuple[str, Any]], states: list[TaskState | BoilerdError]
+    ) -> Answers:
         return [
-            answer if isinstance(answer, BoilerdError) else self._info(task, payload, answer)
-            for task, payload, answer in zip(new, payloads, answers, strict=True)
+            state if isinstance(state, BoilerdError) else self._info(task, payload, state)
+            for task, (_, payload), state in zip(new, tasks, states, strict=True)
         ]
 
     # --- Inside the client middleware
-
-    def _has_middleware(self) -> bool:
-        return bool(self._middleware or (self._mux is not None and self._mux.client_middleware))
 
     def _push_inside(self, tasks: Iterable[tuple[str, Any]], options: EnqueueOptions, push: Push) -> Answers:
         outer = self._mux.client_middleware if self._mux is not None else ()
@@ -233,23 +240,29 @@ class Client:
         return Draft(task_type, payload, cast(EnqueueOptions, own), dict(chosen.headers))
 
     def _push_one(self, drafts: list[Draft]) -> Answers:
-        """Store the draft of an enqueue, and those that its middleware has added, after all were checked."""
-        new = [(self._new_task(*checked(draft)), draft.payload) for draft in drafts]
-        return [self._store_one(task, payload) for task, payload in new]
+        """Store the draft of an enqueue, and those that its middleware has added."""
+        tasks = contents(drafts)
+        new = [self._new_task(draft.type, draft.payload, options_of(draft)) for draft in drafts]
+        try:
+            return self._answers(new, tasks, self._store.enqueue(new))
+        except BrokerUnavailableError as error:
+            if not error.was_sent:
+                raise
+            raise _naming(new[0], error) from error
 
     def _push_many(self, drafts: list[Draft]) -> Answers:
-        return self._store_many(map(checked, drafts))
+        return self._store_many(contents(drafts), map(options_of, drafts))
 
     # --- Checked
 
     def _inheriting(self, options: TaskOptions, payload: Any) -> TaskOptions:
         """The options with the headers that an enqueue takes over from the task whose handler makes it."""
         task = CURRENT.get()
-        if task is None or not options.inherit:
+        if task is None or not options.inherit or (task.headers is NO_HEADERS and task.request_id is None):
             return options
         request_id = None if has_request_id(payload) else task.headers.get("request_id") or task.request_id
         headers = inherit(options.headers, task.headers, request_id, self._inherited)
-        return structs.replace(options, headers=headers, inherit=False)
+        return structs.replace(options, headers=headers)
 
     def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
         encoded = encode_payload(payload, self._max_payload, sorts_sets=options.unique_s > 0)
@@ -259,8 +272,6 @@ class Client:
             check_payload(encoded, model)
         elif self._mux is not None and task_type not in self._known_types:
             self._check_handler(self._mux, task_type)
-        if CURRENT.get() is not None:
-            options = self._inheriting(options, payload)
         return NewTask(options.task_id or _random_id(), task_type, encoded, options)
 
     def _info(self, task: NewTask, payload: Any, state: TaskState) -> TaskInfo:
@@ -295,6 +306,13 @@ class Client:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _naming(task: NewTask, error: BrokerUnavailableError) -> BrokerUnavailableError:
+    """The error with the ID of the task that may be stored."""
+    return BrokerUnavailableError(
+        f"{error}; task {task.id} may have been stored, enqueuing it again with this ID is safe"
+    )
 
 
 @functools.lru_cache(1000)  # a process tells it once for each name

@@ -13,7 +13,7 @@ from boilerd.broker.connection import connect
 from boilerd.broker.moving import Move
 from boilerd.tasks.headers import MAX_HEADER_BYTES
 from boilerd.tasks.retry import Verdict
-from builders import claim, fail_next, pending, store, task_in
+from builders import claim, fail_next, pending, rq_job, store, task_in
 from support import StartValkey, Valkey
 
 HEADERS = {"tenant-id": "7", "traceparent": "00-ü"}
@@ -63,6 +63,15 @@ def test_headers_of_a_lost_attempt_are_known_to_who_settles_it(broker: Broker) -
 
     assert task_in(held).headers == {**HEADERS, "request_id": "header"}
     assert task_in(held).request_id == "header"
+
+
+def test_rqs_tools_know_headers_as_keyword_arguments_and_keep_them(broker: Broker, connection: redis.Redis) -> None:
+    store(broker, "a", 1, headers=HEADERS)
+    job = rq_job(connection, "a")
+
+    assert (job.args, job.kwargs) == (["test:echo", 1], {"headers": HEADERS})
+    job.save()
+    assert task_in(claim(broker)).headers == HEADERS
 
 
 @pytest.mark.parametrize("state", [TaskState.PENDING, TaskState.SCHEDULED, TaskState.ARCHIVED])

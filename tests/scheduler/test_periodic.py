@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import redis
 
-from boilerd import BrokerError, Client, ConfigError, Draft, Inspector, QueueFullError, ServeMux, TaskInfo
+from boilerd import (
+    BrokerError,
+    BrokerUnavailableError,
+    Client,
+    ConfigError,
+    Draft,
+    Inspector,
+    QueueFullError,
+    ServeMux,
+    TaskInfo,
+)
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
@@ -592,6 +602,10 @@ def give_up(*_: object) -> Any:
     raise SystemExit(1)
 
 
+def lack_another_redis(*_: object) -> Any:
+    raise BrokerUnavailableError("the Redis of the middleware is away")
+
+
 def test_a_tick_that_client_middleware_keeps_out_or_fails_at_is_passed_over_and_logged(
     broker: Broker,
     connection: redis.Redis,
@@ -602,7 +616,7 @@ def test_a_tick_that_client_middleware_keeps_out_or_fails_at_is_passed_over_and_
     monkeypatch.setattr(settlement, "HOOK_LIMIT_S", 0.2)
     just_now.remember(connection, back=1)
     told = []
-    ways: list[Any] = [give_up, hang, lambda *_: [QueueFullError("default")], lambda *_: None]
+    ways: list[Any] = [give_up, hang, lack_another_redis, lambda *_: [QueueFullError("default")], lambda *_: None]
     for middleware in ways:
         connection.hset(keys.CRON, "e", just_now.tick_s - just_now.interval_s)
         Periodic([just_now.entry], [middleware]).enqueue_due(broker)
@@ -611,7 +625,7 @@ def test_a_tick_that_client_middleware_keeps_out_or_fails_at_is_passed_over_and_
         assert (pending(connection), broker.last_ticks()) == ([], {"e": just_now.tick_s})
 
     raised, kept_out = ["client middleware raised"], ["periodic task was not enqueued"]
-    assert told == [raised, raised, kept_out, raised]
+    assert told == [raised, raised, kept_out, kept_out, raised]
 
 
 def test_the_other_duties_have_their_turn_after_slow_client_middleware(
@@ -630,12 +644,20 @@ def test_the_other_duties_have_their_turn_after_slow_client_middleware(
     assert periodic.enqueue_due(broker) > 0
 
 
+def swallow_errors(drafts: list[Draft], push: Any) -> Any:
+    try:
+        return push(drafts)
+    except BrokerError as error:
+        return [error]
+
+
+@pytest.mark.parametrize("middleware", [lambda drafts, push: push(drafts), swallow_errors])
 def test_a_broker_that_refuses_a_tick_inside_client_middleware_leaves_it_due(
-    broker: Broker, connection: redis.Redis, just_now: Every
+    broker: Broker, connection: redis.Redis, just_now: Every, middleware: Any
 ) -> None:
     just_now.remember(connection, back=1)
     connection.set(keys.queue("default"), "foreign")
-    periodic = Periodic([just_now.entry], [lambda drafts, push: push(drafts)])
+    periodic = Periodic([just_now.entry], [middleware])
     with pytest.raises(BrokerError, match="WRONGTYPE"):
         periodic.enqueue_due(broker)
     connection.delete(keys.queue("default"))

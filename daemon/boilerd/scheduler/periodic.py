@@ -95,6 +95,9 @@ class Periodic:
         """Enqueue the task of a tick inside the client middleware; answers as `Broker.tick`.
 
         Where the middleware keeps the task out, or raises, or takes 5 s, the tick is passed over: it would do so again.
+
+        Raises:
+            BrokerError: The broker did not answer, or refused; one of the middleware's own is an error like any other.
         """
         if not self._client_middleware:
             return broker.tick(entry.name, tick_s, new_task(entry, tick_s))
@@ -104,12 +107,12 @@ class Periodic:
         try:
             with hook_limit():
                 client.enqueue(entry.task_type, entry.payload, task_id=entry.tick_id(tick_s), **entry.options)
-        except BrokerError:
-            raise
         except BoilerdError as error:
             refusal = error
         except BaseException:  # sys.exit() in it must not end the process
             logger.exception("client middleware raised", extra={"cron": entry.name})
+        if store.failure is not None:
+            raise store.failure
         if store.is_ours is None:
             store.is_ours, _ = broker.tick(entry.name, tick_s, None)
         return store.is_ours, refusal if store.is_ours else None
@@ -120,6 +123,7 @@ class _TickStore:
 
     Attributes:
         is_ours: Whether the tick was ours, or another host had it; None: nothing was enqueued.
+        failure: Why the broker took nothing the last time; None: it did.
     """
 
     def __init__(self, broker: Broker, name: str, tick_s: float) -> None:
@@ -127,9 +131,15 @@ class _TickStore:
         self._name = name
         self._tick_s = tick_s
         self.is_ours: bool | None = None
+        self.failure: BrokerError | None = None
 
     def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
-        return [self._store(task) for task in tasks]
+        self.failure = None
+        try:
+            return [self._store(task) for task in tasks]
+        except BrokerError as error:
+            self.failure = error
+            raise
 
     def cancel(self, task_id: str) -> str:
         return self._broker.cancel(task_id)

@@ -48,13 +48,18 @@ def check_client_middleware(middleware: Sequence[ClientMiddleware]) -> None:
         check_plain("client middleware", each, "drafts", "push")
 
 
-def checked(draft: Any) -> tuple[str, Any, TaskOptions]:
-    """Type, payload and checked options of what the middleware left behind; raises InvalidTaskError, TypeError."""
-    if not isinstance(draft, Draft):
-        raise TypeError(f"push(drafts) got {shown(draft)} among the drafts; give it Drafts")
+def contents(drafts: Sequence[Draft]) -> list[tuple[str, Any]]:
+    """Types and payloads of what the middleware pushes; raises TypeError if it is anything but drafts."""
+    for draft in drafts:
+        if not isinstance(draft, Draft):
+            raise TypeError(f"push(drafts) got {shown(draft)} among the drafts; give it Drafts")
+    return [(draft.type, draft.payload) for draft in drafts]
+
+
+def options_of(draft: Draft) -> TaskOptions:
+    """Check the options that the middleware left behind; raises InvalidTaskError, TypeError."""
     # Not with `|`: a middleware that puts its headers among the options is told.
-    options = task_options(**cast(dict[str, Any], draft.options), headers=draft.headers, inherit=False)
-    return draft.type, draft.payload, options
+    return task_options(**cast(dict[str, Any], draft.options), headers=draft.headers)
 
 
 def wrap_push(middleware: Sequence[ClientMiddleware], push: Push) -> Push:

@@ -129,6 +129,8 @@ def task_options(
         raise InvalidTaskError("unique_until: there is no lock without unique; give both, or none")
     if concurrency_limit is not None and concurrency_key is None:
         raise InvalidTaskError("concurrency_limit: limits nothing without concurrency_key; give both, or none")
+    if not isinstance(inherit, bool):
+        raise InvalidTaskError(f"inherit: {shown(inherit)} is neither True nor False")
     return TaskOptions(
         queue=check_queue(queue),
         timeout_s=_timeout_s(timeout, deadline),
@@ -145,7 +147,7 @@ def task_options(
         if concurrency_limit is None
         else _whole("concurrency_limit", concurrency_limit, at_least=1),
         headers=NO_HEADERS if headers is None else check_headers(headers),
-        inherit=_truth("inherit", inherit),
+        inherit=inherit,
     )
 
 
@@ -185,12 +187,6 @@ def _whole(name: str, value: int, *, at_least: int) -> int:
     if value != int(value):
         raise InvalidTaskError(f"{name}: {shown(value)} is not a whole number")
     return int(value)
-
-
-def _truth(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidTaskError(f"{name}: {shown(value)} is neither True nor False")
-    return value
 
 
 def _epoch(name: str, moment: datetime) -> float:

@@ -24,6 +24,7 @@ from boilerd.process.forks import end_child
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import Batch
 from boilerd.process.signals import time_limit
+from boilerd.tasks.current import CURRENT
 from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.tasks.rq_functions import Functions
@@ -146,7 +147,9 @@ class Rules:
         with log_context(**task.log_fields):
             logger.error("task failed", extra={"error": line})
         rules = self._with_payload(claim)
-        failure = copy_context().run(rules.decide_failure, task, error, line)
+        context = copy_context()
+        context.run(CURRENT.set, task)  # as in a worker: what a hook enqueues inherits from the task
+        failure = context.run(rules.decide_failure, task, error, line)
         record_failure(broker, worker, claim, failure, is_taken=is_taken)
 
     def _with_payload(self, claim: Claim) -> "Rules":
