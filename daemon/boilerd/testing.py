@@ -5,7 +5,7 @@ A handler sees the limits of its task; but leases, retries, and that a limit end
 are not here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from boilerd.client import Client
 from boilerd.errors import BoilerdError, DuplicateTaskError, TaskIdConflictError
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.current import CURRENT
+from boilerd.tasks.headers import NO_HEADERS, check_headers
 from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.options import TaskOptions
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, encode_payload
@@ -41,27 +42,43 @@ class RecordingClient(Client):
     Args:
         mux: If given, payloads are checked against the types that handlers declared.
         max_payload: Bytes of JSON that a payload may have; a larger one is refused.
+        inherit_headers: As `Client` has them.
 
     Attributes:
         connection: None.
         tasks: Those enqueued and neither run nor cancelled, in the order in which they came.
     """
 
-    def __init__(self, *, mux: ServeMux | None = None, max_payload: int = DEFAULT_MAX_PAYLOAD) -> None:
+    def __init__(
+        self,
+        *,
+        mux: ServeMux | None = None,
+        max_payload: int = DEFAULT_MAX_PAYLOAD,
+        inherit_headers: Sequence[str] = (),
+    ) -> None:
         self.tasks: list[RecordedTask] = []
         no_connection: Any = None
-        super().__init__(no_connection, mux=mux, max_payload=max_payload, store=_Recorder(self.tasks))
+        super().__init__(
+            no_connection,
+            mux=mux,
+            max_payload=max_payload,
+            inherit_headers=inherit_headers,
+            store=_Recorder(self.tasks),
+        )
 
     @classmethod
-    def from_url(cls, url: str, *, mux: ServeMux | None = None, **options: Any) -> Self:
+    def from_url(
+        cls, url: str, *, mux: ServeMux | None = None, inherit_headers: Sequence[str] = (), **options: Any
+    ) -> Self:
         """As `Client.from_url`, but nothing is at the URL; raises ConfigError where that does."""
         connect(url, **options).close()
-        return cls(mux=mux)
+        return cls(mux=mux, inherit_headers=inherit_headers)
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
         """As `Client.from_settings`; without settings, the defaults are used."""
-        return cls(mux=mux, max_payload=(settings or Settings()).max_payload)
+        settings = settings or Settings()
+        return cls(mux=mux, max_payload=settings.max_payload, inherit_headers=settings.inherit_headers)
 
     def run_all(self, handler: Handler) -> Iterator[Any]:
         """Run the tasks, also those that they enqueue and those that are due later; yields the result of each.
@@ -86,14 +103,14 @@ def run(handler: Handler, task_type: str, payload: Any = None, **fields: Any) ->
         fields: Of the Task, such as ``attempt``; without ``max_retries``, those of the handler's ``@retry``.
 
     Raises:
-        InvalidTaskError: The type is not allowed.
+        InvalidTaskError: The type or a header is not allowed.
         InvalidPayloadError: The payload has no JSON form, or does not fit the type that the handler declared.
         Exception: The handler raised it, and the mux's ``error_handler`` was told; or that raised it.
     """
     sent = msgspec.json.decode(encode_payload(payload))
-    task = Task(
-        **{"id": "test", "type": check_type(task_type), "payload": sent, "request_id": request_id_of(sent), **fields}
-    )
+    headers = check_headers(fields.pop("headers", NO_HEADERS))
+    told = {"id": "test", "request_id": request_id_of(sent, headers), **fields}
+    task = Task(type=check_type(task_type), payload=sent, headers=headers, **told)
     mux = handler if isinstance(handler, ServeMux) else ServeMux()
     if "max_retries" not in fields and (policy := mux.policy(task.type)):
         task.complete(policy.max_retries)
@@ -110,7 +127,7 @@ def run(handler: Handler, task_type: str, payload: Any = None, **fields: Any) ->
 
 def _fields(options: TaskOptions) -> dict[str, Any]:
     """The fields of a Task that its options decide."""
-    fields: dict[str, Any] = {"queue": options.queue, "timeout_s": options.timeout_s}
+    fields: dict[str, Any] = {"queue": options.queue, "timeout_s": options.timeout_s, "headers": options.headers}
     if options.max_retries is not None:
         fields["max_retries"] = options.max_retries
     if options.deadline is not None:

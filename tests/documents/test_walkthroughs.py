@@ -12,8 +12,8 @@ from pages import DOCS, PAGES, ROOT, Block, blocks
 from support import Valkey, run_python
 from walkthrough import NOT_RUN, Session, steps
 
-#: The last one by tests/databases, with a database.
-_PAGES = ("getting-started.md", "writing-tasks.md", "commands.md", "a-workers-life.md", "databases.md")
+#: The databases' by tests/databases, with a database.
+_PAGES = ("getting-started.md", "writing-tasks.md", "headers.md", "commands.md", "a-workers-life.md", "databases.md")
 FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in _PAGES)}
 #: How commands begin that the tests of other rooms run.
 ELSEWHERE = dict.fromkeys(("sudo ", "systemctl ", "journalctl "), "tests/systemd/test_pages.py")
@@ -62,7 +62,7 @@ def test_the_readme_is_followed_to_its_end(directory: Path) -> None:
         reader.follow(ROOT / "README.md")
 
 
-@pytest.mark.parametrize("name", ["writing-tasks.md", "commands.md"])
+@pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "commands.md"])
 def test_the_blocks_of_a_page_do_what_it_says(name: str, directory: Path, valkey: Valkey, client: Client) -> None:
     client.enqueue("email:deliver")  # a reader has had tasks in the queue that is looked at
 

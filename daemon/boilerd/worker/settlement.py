@@ -24,6 +24,7 @@ from boilerd.process.forks import end_child
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import Batch
 from boilerd.process.signals import time_limit
+from boilerd.tasks.current import CURRENT
 from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.tasks.rq_functions import Functions
@@ -96,12 +97,12 @@ class Rules:
         with log_context(**task.log_fields):
             if self.hooks.error_handler:
                 try:
-                    with _hook_limit():
+                    with hook_limit():
                         self.hooks.error_handler(task, error)
                 except BaseException:  # sys.exit() in it must not end the process
                     logger.exception("error_handler raised")
             try:
-                with _hook_limit():
+                with hook_limit():
                     decision = decide(error, task, policy, self.hooks)
             except BaseException:
                 logger.exception("is_failure or retry_delay raised")
@@ -146,7 +147,9 @@ class Rules:
         with log_context(**task.log_fields):
             logger.error("task failed", extra={"error": line})
         rules = self._with_payload(claim)
-        failure = copy_context().run(rules.decide_failure, task, error, line)
+        context = copy_context()
+        context.run(CURRENT.set, task)  # as in a worker: what a hook enqueues inherits from the task
+        failure = context.run(rules.decide_failure, task, error, line)
         record_failure(broker, worker, claim, failure, is_taken=is_taken)
 
     def _with_payload(self, claim: Claim) -> "Rules":
@@ -231,7 +234,8 @@ def _may_call(mux: ServeMux, function: str) -> bool:
 
 
 @contextmanager
-def _hook_limit() -> Iterator[None]:
+def hook_limit() -> Iterator[None]:
+    """Raise TimeoutError in the block after `HOOK_LIMIT_S`; a child that it forks ends with it."""
     pid = os.getpid()
     try:
         with time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s")):
