@@ -146,8 +146,11 @@ class Pool:
     def why_none_starts(self, limit_s: float) -> str:
         """Why no worker has ever served: each has failed several times, or once and the time is over; else empty."""
         processes = self._group.processes.items()
-        self._has_served |= any(p.has_served or self._scoreboard.has_booted(int(name)) for name, p in processes)
-        if self._has_served or not (tries := min((p.failed_starts for _, p in processes), default=0)):
+        self._has_served = self._has_served or any(
+            process.has_served or self._scoreboard.has_booted(int(name)) for name, process in processes
+        )
+        tries = min((process.failed_starts for _, process in processes), default=0)
+        if self._has_served or not tries:
             return ""
         if tries < MOST_FAILED_STARTS and time.monotonic() - self._since_s < limit_s:
             return ""

@@ -70,6 +70,8 @@ class GuardedLife:
         try:
             self._is_entering = True
             with self._guard.limit(limits.start_s, error, limits.stop_s, self._give_up_start):
+                if self._stop:  # it came before the guard was there
+                    return False
                 self.state = lived.__enter__()
         except BaseException as error:  # noqa: BLE001 - sys.exit() in it must not leave the claims of a predecessor
             self._tell_failure(error)
