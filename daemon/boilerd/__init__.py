@@ -37,6 +37,7 @@ from boilerd.tasks.mux import Handler, Middleware, ServeMux
 from boilerd.tasks.options import EnqueueOptions, UniqueUntil
 from boilerd.tasks.retry import retry
 from boilerd.tasks.task import Task, TaskInfo, TaskState
+from boilerd.tasks.typed import CallType, Message, TaskType
 
 if TYPE_CHECKING:
     from boilerd.async_client import AsyncClient
@@ -72,6 +73,7 @@ __all__ = [
     "BrokerError",
     "BrokerRefusedError",
     "BrokerUnavailableError",
+    "CallType",
     "Client",
     "CompletedTask",
     "ConfigError",
@@ -88,6 +90,7 @@ __all__ = [
     "InvalidPayloadError",
     "InvalidTaskError",
     "LeaseExpiredError",
+    "Message",
     "Middleware",
     "Progress",
     "QueueDetail",
@@ -110,6 +113,7 @@ __all__ = [
     "TaskState",
     "TaskStateError",
     "TaskTimeoutError",
+    "TaskType",
     "UniqueUntil",
     "WorkerDiedError",
     "WorkerInfo",

@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, Self, Unpack
 
 import redis
@@ -15,9 +15,11 @@ from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskErro
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
 from boilerd.tasks.mux import ServeMux
-from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
+from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options, with_defaults
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
+from boilerd.tasks.retry import policy_of
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type
+from boilerd.tasks.typed import Message, R
 
 logger = logging.getLogger("boilerd.client")
 
@@ -109,26 +111,22 @@ class Client:
                 Enqueuing again with the same ``task_id`` is safe.
             BrokerRefusedError: Redis answered, and refused; nothing was stored.
         """
-        task = self._new_task(task_type, payload, task_options(**options) if options else DEFAULT_OPTIONS)
-        try:
-            (answer,) = self._store.enqueue([task])
-        except BrokerUnavailableError as error:
-            if not error.was_sent:
-                raise
-            raise BrokerUnavailableError(
-                f"{error}; task {task.id} may have been stored, enqueuing it again with this ID is safe"
-            ) from error
-        if isinstance(answer, BoilerdError):
-            raise answer
-        return self._info(task, payload, answer)
+        return self._enqueue(self._message(task_type, payload), options)
+
+    def enqueue_message(self, message: Message[R], **options: Unpack[EnqueueOptions]) -> TaskInfo[R]:
+        """Store a task of a message, as of ``deliver.task(…)``, with the options of its type as defaults.
+
+        See `enqueue` for options and errors.
+        """
+        return self._enqueue(message, options)
 
     def enqueue_many(
-        self, tasks: Iterable[tuple[str, Any]], **options: Unpack[EnqueueOptions]
+        self, tasks: Iterable[tuple[str, Any] | Message], **options: Unpack[EnqueueOptions]
     ) -> list[TaskInfo | BoilerdError]:
         """Store many tasks with the same options; one round trip for 500, or 8 MiB of payloads.
 
         Args:
-            tasks: Type and payload of each.
+            tasks: Type and payload of each; or messages.
             options: As for `enqueue`; a ``task_id`` fits one task only.
 
         Returns:
@@ -140,22 +138,20 @@ class Client:
             InvalidPayloadError: As above, for a payload.
             BrokerUnavailableError: Redis did not answer; none, some or all of the tasks may be stored.
         """
-        chosen = task_options(**options)
-        pairs = list(tasks)
+        messages = [self._one_of_many(place, each) for place, each in enumerate(tasks)]
+        # Once for all tasks with the same defaults, which are one object.
+        defaults = {id(each.options): each.options for each in messages} or {0: None}
+        chosen = {key: _with_defaults(each, options) for key, each in defaults.items()}
         new: list[NewTask] = []
-        for pair in pairs:
+        for message in messages:
             try:
-                task_type, payload = pair
-            except (TypeError, ValueError):
-                raise InvalidTaskError(f"task [{len(new)}] of many is not (type, payload), a pair") from None
-            try:
-                new.append(self._new_task(task_type, payload, chosen))
+                new.append(self._new_task(message, chosen[id(message.options)]))
             except InvalidTaskError as error:
-                raise type(error)(f"task [{len(new)}] of many: {error}") from error
+                raise _at_place(len(new), error) from error
         answers = self._store.enqueue(new)
         return [
-            answer if isinstance(answer, BoilerdError) else self._info(task, payload, answer)
-            for task, (_, payload), answer in zip(new, pairs, answers, strict=True)
+            answer if isinstance(answer, BoilerdError) else self._info(task, message, answer)
+            for task, message, answer in zip(new, messages, answers, strict=True)
         ]
 
     def cancel(self, task_id: str) -> bool:
@@ -169,20 +165,52 @@ class Client:
         """
         return is_cancelled(task_id, self._store.cancel(task_id))
 
-    def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
-        encoded = encode_payload(payload, self._max_payload, sorts_sets=options.unique_s > 0)
-        task_type = check_type(task_type)
-        model = self._mux.model(task_type) if self._mux else None
-        if model is not None:
-            check_payload(encoded, model)
-        elif self._mux is not None and task_type not in self._known_types:
-            self._check_handler(self._mux, task_type)
-        return NewTask(options.task_id or _random_id(), task_type, encoded, options)
+    def _enqueue(self, message: Message, options: Mapping[str, Any]) -> TaskInfo:
+        task = self._new_task(message, _with_defaults(message.options, options))
+        try:
+            (answer,) = self._store.enqueue([task])
+        except BrokerUnavailableError as error:
+            if not error.was_sent:
+                raise
+            raise BrokerUnavailableError(
+                f"{error}; task {task.id} may have been stored, enqueuing it again with this ID is safe"
+            ) from error
+        if isinstance(answer, BoilerdError):
+            raise answer
+        return self._info(task, message, answer)
 
-    def _info(self, task: NewTask, payload: Any, state: TaskState) -> TaskInfo:
+    def _message(self, task_type: object, payload: Any) -> Message:
+        """What to enqueue, with what the mux says of its type; raises InvalidTaskError for what is no type."""
+        task_type = check_type(task_type)
+        if self._mux is None:
+            return Message(task_type, payload)
+        declared = self._mux.model(task_type)
+        if declared is None and task_type not in self._known_types:
+            self._check_handler(self._mux, task_type)
+        return Message(task_type, payload, declared, self._mux.enqueue_options(task_type))
+
+    def _one_of_many(self, place: int, one: Any) -> Message:
+        if isinstance(one, Message):
+            return one
+        try:
+            task_type, payload = one
+        except (TypeError, ValueError):
+            raise InvalidTaskError(f"task [{place}] of many is not (type, payload), a pair") from None
+        try:
+            return self._message(task_type, payload)
+        except InvalidTaskError as error:
+            raise _at_place(place, error) from error
+
+    def _new_task(self, message: Message, options: TaskOptions) -> NewTask:
+        encoded = encode_payload(message.payload, self._max_payload, sorts_sets=options.unique_s > 0)
+        if message.declared is not None:
+            check_payload(encoded, message.declared)
+        return NewTask(options.task_id or _random_id(), message.type, encoded, options)
+
+    def _info(self, task: NewTask, message: Message, state: TaskState) -> TaskInfo:
         options, max_retries = task.options, task.options.max_retries
         if max_retries is None:
-            policy = self._mux.policy(task.type) if self._mux else None
+            policy = self._mux.policy(task.type) if self._mux else policy_of(message.function)
             max_retries = policy.max_retries if policy else DEFAULT_MAX_RETRIES
         return TaskInfo(
             id=task.id,
@@ -192,7 +220,7 @@ class Client:
             max_retries=max_retries,
             timeout_s=options.timeout_s,
             retention_s=options.retention_s,
-            payload=payload,
+            payload=message.payload,
         )
 
     def _check_handler(self, mux: ServeMux, task_type: str) -> None:
@@ -211,6 +239,17 @@ class Client:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _with_defaults(defaults: Mapping[str, Any] | None, given: Mapping[str, Any]) -> TaskOptions:
+    """The options that are given, with the defaults of a type; raises InvalidTaskError, TypeError."""
+    if defaults:
+        return task_options(**with_defaults(defaults, given))
+    return task_options(**given) if given else DEFAULT_OPTIONS
+
+
+def _at_place(place: int, error: InvalidTaskError) -> InvalidTaskError:
+    return type(error)(f"task [{place}] of many: {error}")
 
 
 @functools.lru_cache(1000)  # a process tells it once for each name
