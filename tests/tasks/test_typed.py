@@ -252,6 +252,31 @@ def test_a_message_knows_the_type_of_the_result(mux: ServeMux) -> None:
     assert Message("by:hand").result_type is Any
 
 
+def test_one_function_may_have_several_types(mux: ServeMux, client: RecordingClient) -> None:
+    @mux.task("mail:late", queue="late")
+    @retry(max_retries=2)
+    @mux.task("mail:now", queue="now")
+    def send(given: Task[Mail]) -> str:
+        return given.type
+
+    @mux.function("sum:late")
+    @retry(max_retries=3)
+    @mux.function("sum:now")
+    def total(a: int, b: int) -> int:
+        return a + b
+
+    send.enqueue(client, Mail("ada"))
+    RecordingClient(mux=mux).enqueue("mail:now", {"to": "ada"})
+    total.task(1, 2).enqueue(client)
+    client.enqueue("sum:now", {"a": 1, "b": 3})
+
+    assert list(client.run_all(mux)) == ["mail:late", 3, 4]
+    assert [policy.max_retries for name in mux.patterns() if (policy := mux.policy(name))] == [2, 2, 3, 3]
+    for name in mux.patterns():
+        with pytest.raises(InvalidPayloadError):
+            run(mux, name, {"to": 5, "a": "one"})
+
+
 # --- Retries
 
 
@@ -495,6 +520,14 @@ def test_an_async_function_is_awaited(mux: ServeMux) -> None:
 
     assert run(mux, "add", {"a": 1}) == 3
     assert asyncio.run(main()) == 3
+
+
+def test_a_parameter_may_have_any_name(mux: ServeMux) -> None:
+    @mux.function("names")
+    def names(self: int, id: int, _hidden: int, field: int = 4, type: str = "t", task: int = 6) -> list[Any]:  # noqa: A002
+        return [self, id, _hidden, field, type, task]
+
+    assert run(mux, "names", {"self": 1, "id": 2, "_hidden": 3}) == [1, 2, 3, 4, "t", 6]
 
 
 # --- What is refused

@@ -78,7 +78,8 @@ async def fetched(task: Task[Email]) -> str:
 
 @mux.task("email:options", queue="mail", timeout=60, unique=3600, unique_until="end")
 @retry(max_retries=5)
-def with_options(task: Task[Email]) -> None: ...
+def with_options(task: Task[Email]) -> None:
+    note(task)
 
 
 @retry(max_retries=5)
@@ -149,6 +150,12 @@ async def ping_async(to: str) -> bool:
     return bool(to)
 
 
+@mux.task("email:two")
+@mux.task("email:one")
+def two_types(task: Task[Email]) -> int:
+    return 2
+
+
 @retry(max_retries=1)
 @mux.function("tick")
 def tick() -> None: ...
@@ -208,6 +215,7 @@ def enqueue(client: Client, recording: RecordingClient) -> None:
     bare.enqueue(client, {"any": "thing"})
     anything.enqueue(client, None)
     decorated.enqueue(client, Email("a"))
+    assert_type(two_types.enqueue(client, Email("a")), TaskInfo[int])
     assert_type(ping.task("a", count=2), Message[float])
     assert_type(ping.task(to="a").enqueue(client, queue="critical"), TaskInfo[float])
     tick.task().enqueue(client)

@@ -26,6 +26,7 @@ def task_decorator(
     role, defaults = _checked("task", task_type, options)
 
     def decorate(function: Function) -> TaskType[Any, Any, Any]:
+        function = _plain(function)
         check_handler(role, function)
         declared = payload_of(role, function) if payload is None else payload
         kept = register(task_type, function, declared, defaults)
@@ -41,6 +42,7 @@ def function_decorator(
     role, defaults = _checked("function", task_type, options)
 
     def decorate(function: Function) -> CallType[Any, Any, Any]:
+        function = _plain(function)
         check_returns(role, function)
         parameters = parameters_of(role, function)
         kind = dataclass_of(function, parameters)
@@ -69,6 +71,11 @@ def _checked(decorator: str, task_type: str, options: Mapping[str, Any]) -> tupl
         raise without_parentheses(f"mux.{decorator}", '"email:deliver"', task_type)
     role = f"{'handler' if decorator == 'task' else decorator} for {task_type!r}"
     return role, check_defaults(role, options)
+
+
+def _plain(function: Function) -> Function:
+    """The function itself, where another of these decorators stands below."""
+    return function.__wrapped__ if isinstance(function, TaskType | CallType) else function
 
 
 def _by_name(function: Function, kind: type, names: list[str]) -> Function:
