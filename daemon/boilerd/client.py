@@ -138,7 +138,9 @@ class Client:
             InvalidPayloadError: As above, for a payload.
             BrokerUnavailableError: Redis did not answer; none, some or all of the tasks may be stored.
         """
-        messages = [self._one_of_many(place, each) for place, each in enumerate(tasks)]
+        messages = [
+            each if isinstance(each, Message) else self._one_of_many(place, each) for place, each in enumerate(tasks)
+        ]
         # Once for all tasks with the same defaults, which are one object.
         defaults = {id(each.options): each.options for each in messages} or {0: None}
         chosen = {key: _with_defaults(each, options) for key, each in defaults.items()}
@@ -189,11 +191,9 @@ class Client:
             self._check_handler(self._mux, task_type)
         return Message(task_type, payload, declared, self._mux.enqueue_options(task_type))
 
-    def _one_of_many(self, place: int, one: Any) -> Message:
-        if isinstance(one, Message):
-            return one
+    def _one_of_many(self, place: int, pair: Any) -> Message:
         try:
-            task_type, payload = one
+            task_type, payload = pair
         except (TypeError, ValueError):
             raise InvalidTaskError(f"task [{place}] of many is not (type, payload), a pair") from None
         try:

@@ -1,6 +1,7 @@
 """A task as handlers and clients see it, and the rules for task types and IDs."""
 
 import enum
+import functools
 import logging
 import math
 import re
@@ -171,12 +172,17 @@ class TaskInfo(msgspec.Struct, Generic[R_co], frozen=True):
 
 def check_type(task_type: object) -> str:
     """Return `task_type` as plain text, or raise InvalidTaskError if it is no task type."""
-    if not isinstance(task_type, str) or not _TYPE.fullmatch(task_type):
+    if not isinstance(task_type, str) or not _is_type(text := str.__str__(task_type)):
         raise InvalidTaskError(
             f"task type {shown(task_type)}: use letters, digits and any of '_ . : / -', at most 256,"
             " as in 'email:deliver'"
         )
-    return str.__str__(task_type)
+    return text
+
+
+@functools.lru_cache(1000)  # an application has few types, and each enqueue asks: 0.4 µs
+def _is_type(text: str) -> bool:
+    return _TYPE.fullmatch(text) is not None
 
 
 def check_task_id(task_id: object) -> str:

@@ -32,8 +32,10 @@ else:
 As = ParamSpec("As")
 
 
-class Message(msgspec.Struct, Generic[R_co], frozen=True):
+class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
     """A type with its payload: a task before it is enqueued, for batches and periodic tasks.
+
+    Without Python's search for cycles, which batches would feel: what leads back to itself is no payload.
 
     Attributes:
         declared: What the payload must be, as the mux keeps it; None: anything that has a JSON form.
