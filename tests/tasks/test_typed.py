@@ -398,7 +398,11 @@ def test_a_periodic_task_may_be_a_message(mux: ServeMux) -> None:
     mux.cron("@hourly", add.task(1), name="hourly")
 
     daily, hourly = mux.crons
-    assert (daily.name, daily.task_type, daily.payload) == ("module-deliver", "module:deliver", Mail("boss"))
+    assert (daily.name, daily.task_type, daily.payload) == (
+        "module-deliver",
+        "module:deliver",
+        {"to": "boss", "copies": []},
+    )
     assert daily.options == {"queue": "mail", "timeout": timedelta(minutes=1)}
     assert (hourly.name, hourly.task_type, hourly.payload, hourly.options) == ("hourly", "module:add", {"a": 1}, {})
 

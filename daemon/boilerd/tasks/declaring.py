@@ -4,6 +4,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from boilerd.errors import ConfigError, InvalidPayloadError, shown
 from boilerd.tasks.callables import check_handler, check_returns, without_parentheses
 from boilerd.tasks.options import check_defaults, with_defaults
@@ -56,13 +58,14 @@ def function_decorator(
 
 
 def periodic(spec: str, message: Message, options: Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """Type, payload and options of the message's periodic task; raises ConfigError if its payload does not fit."""
+    """Type, payload as JSON, and options of the message's periodic task; raises ConfigError if it does not fit."""
     try:
+        encoded = encode_payload(message.payload)
         if message.declared is not None:
-            check_payload(encode_payload(message.payload), message.declared)
+            check_payload(encoded, message.declared)
     except InvalidPayloadError as error:
         raise ConfigError(f"cron spec {shown(spec)}, task type {message.type}: {error}") from error
-    return message.type, message.payload, with_defaults(message.options or {}, options)
+    return message.type, msgspec.json.decode(encoded), with_defaults(message.options or {}, options)
 
 
 def _checked(decorator: str, task_type: str, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
