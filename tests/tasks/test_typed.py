@@ -277,6 +277,22 @@ def test_one_function_may_have_several_types(mux: ServeMux, client: RecordingCli
             run(mux, name, {"to": 5, "a": "one"})
 
 
+def test_a_result_is_decoded_as_the_type_that_the_handler_declares(mux: ServeMux) -> None:
+    @mux.task("mails")
+    async def mails(task: Task) -> list[Mail]:
+        raise NotImplementedError
+
+    @mux.task("secret")
+    def secret(task: Task) -> Secret:
+        raise NotImplementedError
+
+    assert mails.task(None).decode_result([{"to": "ada"}]) == [Mail("ada")]
+    assert secret.task(None).decode_result({"a": 1}) == {"a": 1}
+    assert Message("by:hand").decode_result({"a": 1}) == {"a": 1}
+    with pytest.raises(InvalidPayloadError, match=r"^result of mails: \$\[0\]: .*missing required field `to`"):
+        mails.task(None).decode_result([{}])
+
+
 # --- Retries
 
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Unpack, ove
 
 import msgspec
 
+from boilerd.errors import InvalidPayloadError
 from boilerd.tasks.callables import name_of
 from boilerd.tasks.options import EnqueueOptions
 from boilerd.tasks.parameters import Parameters, return_type_of
+from boilerd.tasks.payload import check_model, decode_payload
 from boilerd.tasks.retry import RetryPolicy, policy_of, set_policy
 from boilerd.tasks.task import R_co, Task, TaskInfo
 
@@ -57,6 +59,22 @@ class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
     def result_type(self) -> Any:
         """The type of the task's result, as its handler declares it; Any without."""
         return return_type_of(self.function) if self.function else Any
+
+    def decode_result(self, result: Any) -> Any:
+        """The result, as JSON has it, as the type that the handler declares; or as it is where none can be that.
+
+        Raises:
+            InvalidPayloadError: It has another form, as of a worker with other code.
+        """
+        kind = self.result_type
+        try:
+            check_model(kind)
+        except TypeError:
+            return result
+        try:
+            return decode_payload(result, kind)
+        except InvalidPayloadError as error:
+            raise InvalidPayloadError(f"result of {self.type}: {str(error).removeprefix('payload: ')}") from error
 
     def enqueue(self, client: "Enqueues", **options: Unpack[EnqueueOptions]) -> TaskInfo[R_co]:
         """Store it as a task; see `Client.enqueue` for options and errors."""
