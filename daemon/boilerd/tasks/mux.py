@@ -11,7 +11,6 @@ from boilerd.tasks.callables import check_handler, check_plain, is_plain, name_o
 from boilerd.tasks.coroutines import NOT_RUN, discard, synchronous
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.current import CURRENT
-from boilerd.tasks.declaring import function_decorator, periodic, task_decorator
 from boilerd.tasks.options import EnqueueOptions
 from boilerd.tasks.payload import check_model, decode_payload
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
@@ -105,6 +104,8 @@ class ServeMux:
                 ``deadline``.
             TypeError: As for `handle`; or what the annotation names is unknown when the function is registered.
         """
+        from boilerd.tasks.declaring import task_decorator  # noqa: PLC0415 - for applications with typed tasks
+
         return task_decorator(self._declare, task_type, payload, options)
 
     def function(self, task_type: str, /, **options: Unpack[EnqueueOptions]) -> "Function":
@@ -122,6 +123,8 @@ class ServeMux:
             TypeError: As for `task`; or a parameter has no annotation, is positional only or stands for any number; or
                 a default does not fit.
         """
+        from boilerd.tasks.declaring import function_decorator  # noqa: PLC0415 - as above
+
         return cast("Function", function_decorator(self._declare, task_type, options))
 
     def cron(
@@ -152,6 +155,8 @@ class ServeMux:
             ConfigError: The line, the time zone or an option is not allowed; or a message's payload does not fit.
         """
         if isinstance(task_type, Message):
+            from boilerd.tasks.declaring import periodic  # noqa: PLC0415 - as above
+
             task_type, payload, options = periodic(spec, task_type, options)
         entry = CronEntry(
             name=name, spec=spec, task_type=task_type, payload=payload, options=options,

@@ -15,7 +15,6 @@ import msgspec
 from boilerd.errors import InvalidPayloadError
 from boilerd.tasks.callables import name_of
 from boilerd.tasks.options import EnqueueOptions
-from boilerd.tasks.parameters import Parameters, return_type_of
 from boilerd.tasks.payload import check_model, decode_payload
 from boilerd.tasks.retry import RetryPolicy, policy_of, set_policy
 from boilerd.tasks.task import R_co, Task, TaskInfo
@@ -58,6 +57,8 @@ class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
     @property
     def result_type(self) -> Any:
         """The type of the task's result, as its handler declares it; Any without."""
+        from boilerd.tasks.parameters import return_type_of  # noqa: PLC0415 - few ask
+
         return return_type_of(self.function) if self.function else Any
 
     def decode_result(self, result: Any) -> Any:
@@ -162,7 +163,7 @@ class CallType(_Declared, Generic[As, C, R]):
         function: Callable[As, C],
         handler: Callable[..., Any],
         message: Message,
-        parameters: Parameters,
+        parameters: Mapping[str, inspect.Parameter],
     ) -> None:
         super().__init__(task_type, function, handler, message)
         self._signature = inspect.Signature([*parameters.values()])
