@@ -39,6 +39,7 @@ from boilerd.tasks.mux import Handler, Middleware, ServeMux
 from boilerd.tasks.options import EnqueueOptions, UniqueUntil
 from boilerd.tasks.retry import retry
 from boilerd.tasks.task import Task, TaskInfo, TaskState
+from boilerd.tasks.typed import CallType, Message, TaskType
 
 if TYPE_CHECKING:
     from boilerd.async_client import AsyncClient
@@ -74,6 +75,7 @@ __all__ = [
     "BrokerError",
     "BrokerRefusedError",
     "BrokerUnavailableError",
+    "CallType",
     "Client",
     "ClientMiddleware",
     "CompletedTask",
@@ -92,6 +94,7 @@ __all__ = [
     "InvalidPayloadError",
     "InvalidTaskError",
     "LeaseExpiredError",
+    "Message",
     "Middleware",
     "Progress",
     "Push",
@@ -115,6 +118,7 @@ __all__ = [
     "TaskState",
     "TaskStateError",
     "TaskTimeoutError",
+    "TaskType",
     "UniqueUntil",
     "WorkerContext",
     "WorkerDiedError",

@@ -15,6 +15,7 @@ from boilerd.tasks.drafts import ClientMiddleware
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import EnqueueOptions
 from boilerd.tasks.task import TaskInfo
+from boilerd.tasks.typed import Message, R
 
 #: Calls that may wait for Redis at one time; further ones wait for their turn, in the order in which they came.
 THREADS = 8
@@ -61,8 +62,12 @@ class AsyncClient:
         """Store a task for a worker to run; see `Client.enqueue` for options and errors."""
         return await self._call(functools.partial(self._client.enqueue, task_type, payload, **options))
 
+    async def enqueue_message(self, message: Message[R], **options: Unpack[EnqueueOptions]) -> TaskInfo[R]:
+        """Store a task of a message; see `Client.enqueue_message`."""
+        return await self._call(functools.partial(self._client.enqueue_message, message, **options))
+
     async def enqueue_many(
-        self, tasks: Iterable[tuple[str, Any]], **options: Unpack[EnqueueOptions]
+        self, tasks: Iterable[tuple[str, Any] | Message], **options: Unpack[EnqueueOptions]
     ) -> list[TaskInfo | BoilerdError]:
         """Store many tasks with the same options; see `Client.enqueue_many`."""
         return await self._call(functools.partial(self._client.enqueue_many, list(tasks), **options), is_long=True)

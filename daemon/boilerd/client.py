@@ -1,10 +1,9 @@
 """Enqueue tasks."""
 
 import functools
-import itertools
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self, Unpack, cast
 
 import redis
@@ -23,15 +22,17 @@ from boilerd.tasks.drafts import (
     Draft,
     Push,
     check_client_middleware,
-    contents,
+    check_drafts,
     options_of,
     wrap_push,
 )
 from boilerd.tasks.headers import NO_HEADERS, check_inherited, has_request_id, inherit
 from boilerd.tasks.mux import ServeMux
-from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
+from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options, with_defaults
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
+from boilerd.tasks.retry import policy_of
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type
+from boilerd.tasks.typed import Message, R
 
 logger = logging.getLogger("boilerd.client")
 
@@ -149,32 +150,22 @@ class Client:
                 Enqueuing again with the same ``task_id`` is safe.
             BrokerRefusedError: Redis answered, and refused; nothing was stored.
         """
-        if self._middleware or (self._mux is not None and self._mux.client_middleware):
-            (answer,) = self._push_inside([(task_type, payload)], options, self._push_one)
-            if isinstance(answer, BoilerdError):
-                raise answer
-            return answer
-        chosen = task_options(**options) if options else DEFAULT_OPTIONS
-        if CURRENT.get() is not None:
-            chosen = self._inheriting(chosen, payload)
-        task = self._new_task(task_type, payload, chosen)
-        try:
-            (state,) = self._store.enqueue([task])
-        except BrokerUnavailableError as error:
-            if not error.was_sent:
-                raise
-            raise _naming(task, error) from error
-        if isinstance(state, BoilerdError):
-            raise state
-        return self._info(task, payload, state)
+        return self._enqueue(self._message(task_type, payload), options)
+
+    def enqueue_message(self, message: Message[R], **options: Unpack[EnqueueOptions]) -> TaskInfo[R]:
+        """Store a task of a message, as of ``deliver.task(…)``, with the options of its type as defaults.
+
+        See `enqueue` for options and errors.
+        """
+        return self._enqueue(message, options)
 
     def enqueue_many(
-        self, tasks: Iterable[tuple[str, Any]], **options: Unpack[EnqueueOptions]
+        self, tasks: Iterable[tuple[str, Any] | Message], **options: Unpack[EnqueueOptions]
     ) -> list[TaskInfo | BoilerdError]:
         """Store many tasks with the same options; one round trip for 500, or 8 MiB of payloads.
 
         Args:
-            tasks: Type and payload of each.
+            tasks: Type and payload of each; or messages.
             options: As for `enqueue`; a ``task_id`` fits one task only.
 
         Returns:
@@ -186,18 +177,17 @@ class Client:
             InvalidPayloadError: As above, for a payload.
             BrokerUnavailableError: Redis did not answer; none, some or all of the tasks may be stored.
         """
-        chosen = task_options(**options)
-        pairs = [*tasks]
-        for number, pair in enumerate(pairs):
-            try:
-                _, _ = pair
-            except (TypeError, ValueError):
-                raise InvalidTaskError(f"task [{number}] of many is not (type, payload), a pair") from None
-        if self._middleware or (self._mux is not None and self._mux.client_middleware):
-            return self._push_inside(pairs, options, self._push_many)
-        if CURRENT.get() is not None:
-            return self._store_many(pairs, [self._inheriting(chosen, payload) for _, payload in pairs])
-        return self._store_many(pairs, itertools.repeat(chosen, len(pairs)))
+        messages = [
+            each if isinstance(each, Message) else self._one_of_many(place, each) for place, each in enumerate(tasks)
+        ]
+        if self._has_middleware():
+            return self._push_inside(messages, options, self._push_many)
+        # Once for all tasks with the same defaults, which are one object.
+        defaults = {id(each.options): each.options for each in messages} or {0: None}
+        chosen = {key: _with_defaults(each, options) for key, each in defaults.items()}
+        return self._store_many(
+            messages, (self._inheriting(chosen[id(each.options)], each.payload) for each in messages)
+        )
 
     def cancel(self, task_id: str) -> bool:
         """Cancel a task: a waiting one is deleted, a running one is interrupted and archived.
@@ -210,48 +200,74 @@ class Client:
         """
         return is_cancelled(task_id, self._store.cancel(task_id))
 
-    def _store_many(self, tasks: Sequence[tuple[str, Any]], options: Iterable[TaskOptions]) -> Answers:
-        new: list[NewTask] = []
+    def _enqueue(self, message: Message, options: Mapping[str, Any]) -> TaskInfo:
+        if self._has_middleware():
+            (answer,) = self._push_inside([message], options, self._push_one)
+        else:
+            chosen = self._inheriting(_with_defaults(message.options, options), message.payload)
+            (answer,) = self._store_first([message], [self._new_task(message, chosen)])
+        if isinstance(answer, BoilerdError):
+            raise answer
+        return answer
+
+    def _store_first(self, messages: Sequence[Message], new: list[NewTask]) -> Answers:
+        """Store the task of an enqueue, and those that its middleware has added."""
         try:
-            for (task_type, payload), chosen in zip(tasks, options, strict=True):
-                new.append(self._new_task(task_type, payload, chosen))
-        except InvalidTaskError as error:
-            raise type(error)(f"task [{len(new)}] of many: {error}") from error
-        return self._answers(new, tasks, self._store.enqueue(new))
-
-    def _answers(
-        self, new: list[NewTask], tasks: Sequence[tuple[str, Any]], states: list[TaskState | BoilerdError]
-    ) -> Answers:
-        return [
-            state if isinstance(state, BoilerdError) else self._info(task, payload, state)
-            for task, (_, payload), state in zip(new, tasks, states, strict=True)
-        ]
-
-    # --- Inside the client middleware
-
-    def _push_inside(self, tasks: Iterable[tuple[str, Any]], options: EnqueueOptions, push: Push) -> Answers:
-        outer = self._mux.client_middleware if self._mux is not None else ()
-        drafts = [self._draft(task_type, payload, options) for task_type, payload in tasks]
-        return wrap_push([*outer, *self._middleware], push)(drafts)
-
-    def _draft(self, task_type: str, payload: Any, options: EnqueueOptions) -> Draft:
-        chosen = self._inheriting(task_options(**options), payload)
-        own = {name: value for name, value in options.items() if name not in {"headers", "inherit"}}
-        return Draft(task_type, payload, cast(EnqueueOptions, own), dict(chosen.headers))
-
-    def _push_one(self, drafts: list[Draft]) -> Answers:
-        """Store the draft of an enqueue, and those that its middleware has added."""
-        tasks = contents(drafts)
-        new = [self._new_task(draft.type, draft.payload, options_of(draft)) for draft in drafts]
-        try:
-            return self._answers(new, tasks, self._store.enqueue(new))
+            return self._answers(messages, new, self._store.enqueue(new))
         except BrokerUnavailableError as error:
             if not error.was_sent:
                 raise
             raise _naming(new[0], error) from error
 
+    def _store_many(self, messages: Sequence[Message], options: Iterable[TaskOptions]) -> Answers:
+        new: list[NewTask] = []
+        try:
+            for message, chosen in zip(messages, options, strict=True):
+                new.append(self._new_task(message, chosen))
+        except InvalidTaskError as error:
+            raise _at_place(len(new), error) from error
+        return self._answers(messages, new, self._store.enqueue(new))
+
+    def _answers(
+        self, messages: Sequence[Message], new: list[NewTask], states: list[TaskState | BoilerdError]
+    ) -> Answers:
+        return [
+            state if isinstance(state, BoilerdError) else self._info(task, message, state)
+            for task, message, state in zip(new, messages, states, strict=True)
+        ]
+
+    # --- Inside the client middleware
+
+    def _has_middleware(self) -> bool:
+        return bool(self._middleware or (self._mux is not None and self._mux.client_middleware))
+
+    def _push_inside(self, messages: Iterable[Message], options: Mapping[str, Any], push: Push) -> Answers:
+        outer = self._mux.client_middleware if self._mux is not None else ()
+        drafts = [self._draft(message, options) for message in messages]
+        return wrap_push([*outer, *self._middleware], push)(drafts)
+
+    def _draft(self, message: Message, options: Mapping[str, Any]) -> Draft:
+        merged = with_defaults(message.options or {}, options)
+        chosen = self._inheriting(task_options(**merged), message.payload)
+        own = {name: value for name, value in merged.items() if name not in {"headers", "inherit"}}
+        return Draft(message.type, message.payload, cast(EnqueueOptions, own), dict(chosen.headers), message)
+
+    def _push_one(self, drafts: list[Draft]) -> Answers:
+        messages = self._drafted(drafts)
+        new = [self._new_task(message, options_of(draft)) for message, draft in zip(messages, drafts, strict=True)]
+        return self._store_first(messages, new)
+
     def _push_many(self, drafts: list[Draft]) -> Answers:
-        return self._store_many(contents(drafts), map(options_of, drafts))
+        return self._store_many(self._drafted(drafts), map(options_of, drafts))
+
+    def _drafted(self, drafts: Sequence[Draft]) -> list[Message]:
+        """What the middleware has left of the messages, to be checked."""
+        return [
+            structs.replace(draft.message, payload=draft.payload)
+            if draft.message is not None and draft.type == draft.message.type
+            else self._message(draft.type, draft.payload)
+            for draft in check_drafts(drafts)
+        ]
 
     # --- Checked
 
@@ -264,20 +280,36 @@ class Client:
         headers = inherit(options.headers, task.headers, request_id, self._inherited)
         return structs.replace(options, headers=headers)
 
-    def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
-        encoded = encode_payload(payload, self._max_payload, sorts_sets=options.unique_s > 0)
+    def _message(self, task_type: object, payload: Any) -> Message:
+        """What to enqueue, with what the mux says of its type; raises InvalidTaskError for what is no type."""
         task_type = check_type(task_type)
-        model = self._mux.model(task_type) if self._mux else None
-        if model is not None:
-            check_payload(encoded, model)
-        elif self._mux is not None and task_type not in self._known_types:
+        if self._mux is None:
+            return Message(task_type, payload)
+        declared = self._mux.model(task_type)
+        if declared is None and task_type not in self._known_types:
             self._check_handler(self._mux, task_type)
-        return NewTask(options.task_id or _random_id(), task_type, encoded, options)
+        return Message(task_type, payload, declared, self._mux.enqueue_options(task_type))
 
-    def _info(self, task: NewTask, payload: Any, state: TaskState) -> TaskInfo:
+    def _one_of_many(self, place: int, pair: Any) -> Message:
+        try:
+            task_type, payload = pair
+        except (TypeError, ValueError):
+            raise InvalidTaskError(f"task [{place}] of many is not (type, payload), a pair") from None
+        try:
+            return self._message(task_type, payload)
+        except InvalidTaskError as error:
+            raise _at_place(place, error) from error
+
+    def _new_task(self, message: Message, options: TaskOptions) -> NewTask:
+        encoded = encode_payload(message.payload, self._max_payload, sorts_sets=options.unique_s > 0)
+        if message.declared is not None:
+            check_payload(encoded, message.declared)
+        return NewTask(options.task_id or _random_id(), message.type, encoded, options)
+
+    def _info(self, task: NewTask, message: Message, state: TaskState) -> TaskInfo:
         options, max_retries = task.options, task.options.max_retries
         if max_retries is None:
-            policy = self._mux.policy(task.type) if self._mux else None
+            policy = self._mux.policy(task.type) if self._mux else policy_of(message.function)
             max_retries = policy.max_retries if policy else DEFAULT_MAX_RETRIES
         return TaskInfo(
             id=task.id,
@@ -287,7 +319,7 @@ class Client:
             max_retries=max_retries,
             timeout_s=options.timeout_s,
             retention_s=options.retention_s,
-            payload=payload,
+            payload=message.payload,
         )
 
     def _check_handler(self, mux: ServeMux, task_type: str) -> None:
@@ -313,6 +345,17 @@ def _naming(task: NewTask, error: BrokerUnavailableError) -> BrokerUnavailableEr
     return BrokerUnavailableError(
         f"{error}; task {task.id} may have been stored, enqueuing it again with this ID is safe"
     )
+
+
+def _with_defaults(defaults: Mapping[str, Any] | None, given: Mapping[str, Any]) -> TaskOptions:
+    """The options that are given, with the defaults of a type; raises InvalidTaskError, TypeError."""
+    if defaults:
+        return task_options(**with_defaults(defaults, given))
+    return task_options(**given) if given else DEFAULT_OPTIONS
+
+
+def _at_place(place: int, error: InvalidTaskError) -> InvalidTaskError:
+    return type(error)(f"task [{place}] of many: {error}")
 
 
 @functools.lru_cache(1000)  # a process tells it once for each name

@@ -37,7 +37,9 @@ def test_a_start_fails_where_no_worker_gets_into_its_lifespans_in_time(service: 
     hangs = "\n@mux.on_worker_start\ndef hang(worker):\n    time.sleep(600)\n"
     service.box.write("/srv/myproject/tasks.py", APP + hangs)
     # A start may take longer than the unit's own limit.
-    service.drop_in(f"{DROP_IN}TimeoutStartSec=2\nRestartSec=600\nEnvironment=BOILERD_START_TIMEOUT=4 BOILERD_CONCURRENCY=2\n")
+    service.drop_in(
+        f"{DROP_IN}TimeoutStartSec=2\nRestartSec=600\nEnvironment=BOILERD_START_TIMEOUT=4 BOILERD_CONCURRENCY=2\n"
+    )
 
     done = service.systemctl("start", "boiler-worker", check=False)
 

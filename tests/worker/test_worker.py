@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from boilerd import Client, Inspector
+from boilerd import Client, Inspector, Task, current_task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.process.exit_status import DONE, OK
@@ -139,3 +139,28 @@ def test_a_worker_is_in_the_registry_of_rq_while_it_works_and_leaves_it(
 
     assert Inspector(connection).task("a").attempts[-1].result == [NAME]
     assert broker.registered() == {}
+
+
+def test_in_a_worker_each_handler_finds_its_own_task_as_the_current_one(
+    make_worker: MakeWorker, client: Client, connection: redis.Redis
+) -> None:
+    mux = ServeMux()
+
+    @mux.task("test:plain", payload=list[int])
+    def plain(task: Task[list[int]]) -> list[object]:
+        return [current_task().id, current_task() is task]
+
+    @mux.task("test:async")
+    async def in_a_loop(task: Task) -> list[object]:
+        return [current_task().id, current_task() is task]
+
+    for task_id in ("a", "b"):
+        plain.enqueue(client, [1], task_id=task_id, retention=60)
+    in_a_loop.enqueue(client, None, task_id="c", retention=60)
+
+    assert (
+        exit_status(make_worker(Rules.of(mux, RetryPolicy(), lambda handler: handler), Limits(is_burst=True))) == DONE
+    )
+
+    inspector = Inspector(connection)
+    assert {name: inspector.task(name).attempts[-1].result for name in "abc"} == {name: [name, True] for name in "abc"}

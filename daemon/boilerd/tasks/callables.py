@@ -1,6 +1,7 @@
 """Checks of the functions that an application registers: handlers, middleware and hooks."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,11 @@ from boilerd.errors import shown
 def check_handler(role: str, handler: Any) -> None:
     """Raise TypeError if the handler cannot be called with a task, or is a generator function."""
     check_call(role, handler, "task")
+    check_returns(role, handler)
+
+
+def check_returns(role: str, handler: Any) -> None:
+    """Raise TypeError if it is a generator function."""
     if is_generator(handler):
         raise TypeError(f"{role}: {name_of(handler)} has a yield, so that nothing of it would run; use return")
 
@@ -43,13 +49,25 @@ def without_parentheses(decorator: str, arguments: str, function: object) -> Typ
     )
 
 
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a callable; not that of what a decorator wraps, which may give it further arguments.
+
+    Raises:
+        TypeError, ValueError: It has none, as some functions in C.
+    """
+    if sys.version_info >= (3, 14):  # which looks the names in annotations up, and some are there for checkers alone
+        from annotationlib import Format  # noqa: PLC0415
+
+        return inspect.signature(function, follow_wrapped=False, annotation_format=Format.FORWARDREF)
+    return inspect.signature(function, follow_wrapped=False)
+
+
 def check_call(role: str, function: Any, *arguments: str) -> None:
     """Raise TypeError if the function cannot be called so."""
     if not callable(function):
         raise TypeError(f"{role}: {shown(function)} cannot be called")
     try:
-        # Not that of what a decorator wraps, which may give it further arguments.
-        signature = inspect.signature(function, follow_wrapped=False)
+        signature = signature_of(function)
     except (TypeError, ValueError):
         return  # as of some functions in C
     try:

@@ -21,12 +21,14 @@ class Draft(msgspec.Struct):
         payload: As the caller gave it.
         options: Those that the caller gave, but for ``headers`` and ``inherit``: ``draft.options["queue"] = "low"``.
         headers: Those of the caller, and those that the enqueue inherits.
+        message: What the client made it of.
     """
 
     type: str
     payload: Any = None
     options: EnqueueOptions = msgspec.field(default_factory=EnqueueOptions)
     headers: dict[str, str] = msgspec.field(default_factory=dict)
+    message: Any = None
 
     def __repr__(self) -> str:
         """Without what the payload and the headers hold."""
@@ -48,12 +50,12 @@ def check_client_middleware(middleware: Sequence[ClientMiddleware]) -> None:
         check_plain("client middleware", each, "drafts", "push")
 
 
-def contents(drafts: Sequence[Draft]) -> list[tuple[str, Any]]:
-    """Types and payloads of what the middleware pushes; raises TypeError if it is anything but drafts."""
+def check_drafts(drafts: Sequence[Draft]) -> Sequence[Draft]:
+    """Return what the middleware pushes; raises TypeError if it is anything but drafts."""
     for draft in drafts:
         if not isinstance(draft, Draft):
             raise TypeError(f"push(drafts) got {shown(draft)} among the drafts; give it Drafts")
-    return [(draft.type, draft.payload) for draft in drafts]
+    return drafts
 
 
 def options_of(draft: Draft) -> TaskOptions:

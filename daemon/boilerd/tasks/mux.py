@@ -1,8 +1,8 @@
 """Task type → handler, and the middleware around every handler."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from msgspec import structs
 
@@ -13,9 +13,16 @@ from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.drafts import ClientMiddleware, check_client_middleware
 from boilerd.tasks.life import Living
+from boilerd.tasks.options import EnqueueOptions
 from boilerd.tasks.payload import check_model, decode_payload
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
 from boilerd.tasks.task import Task, check_type
+from boilerd.tasks.typed import Message
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+    from boilerd.tasks.typed import Function, InferredTask, P, TaskOf
 
 #: Runs one attempt: it returns the task's result, or raises, and the attempt has failed.
 Handler = Callable[[Task], Any]
@@ -39,6 +46,7 @@ class ServeMux(Living):
         super().__init__()
         self._handlers: dict[str, Handler] = {}
         self._models: dict[str, Any] = {}
+        self._options: dict[str, Mapping[str, Any]] = {}
         self._hooks = Hooks()
         self._crons: list[CronEntry] = []
         self._middleware: list[Middleware] = []
@@ -85,10 +93,50 @@ class ServeMux(Living):
             register(handler)
         return register
 
+    @overload
+    def task(self, task_type: str, /, *, payload: None = None, **options: Unpack[EnqueueOptions]) -> "InferredTask": ...
+    @overload
+    def task(self, task_type: str, /, *, payload: "TypeForm[P]", **options: Unpack[EnqueueOptions]) -> "TaskOf[P]": ...
+    def task(self, task_type: str, /, *, payload: Any = None, **options: Unpack[EnqueueOptions]) -> Any:
+        """Register a handler, and make it a `TaskType`, which enqueues what the handler takes.
+
+        Args:
+            task_type: The type, or the beginning of some, as for `handle`.
+            payload: The type of the payload; without it that of the annotation, as in ``task: Task[Email]``.
+            options: Defaults of the enqueues through the object, and of clients that know this mux.
+
+        Raises:
+            ValueError: As for `handle`; or an option is not allowed, or no default: ``task_id``, ``process_at`` and
+                ``deadline``.
+            TypeError: As for `handle`; or what the annotation names is unknown when the function is registered.
+        """
+        from boilerd.tasks.declaring import task_decorator  # noqa: PLC0415 - for applications with typed tasks
+
+        return task_decorator(self._declare, task_type, payload, options)
+
+    def function(self, task_type: str, /, **options: Unpack[EnqueueOptions]) -> "Function":
+        """Register a function with declared parameters, and make it a `CallType`, which enqueues calls of it.
+
+        The payload is an object of JSON that has the arguments by name. Unknown ones are ignored, and those that are
+        left out have their defaults, so that a parameter with a default may be added while old workers run.
+
+        Args:
+            task_type: The type, or the beginning of some, as for `handle`.
+            options: As for `task`.
+
+        Raises:
+            ValueError: As for `task`.
+            TypeError: As for `task`; or a parameter has no annotation, is positional only or stands for any number; or
+                a default does not fit.
+        """
+        from boilerd.tasks.declaring import function_decorator  # noqa: PLC0415 - as above
+
+        return cast("Function", function_decorator(self._declare, task_type, options))
+
     def cron(
         self,
         spec: str,
-        task_type: str,
+        task_type: str | Message,
         payload: Any = None,
         *,
         name: str = "",
@@ -100,7 +148,8 @@ class ServeMux(Living):
 
         Args:
             spec: Five fields, six (seconds first), ``@every 30s``, ``@daily`` and the like.
-            task_type: The type of the task.
+            task_type: The type of the task; or a message, as of ``deliver.task(…)``, with the payload and the options
+                of its type.
             payload: Anything that has a JSON form.
             name: Identifies the entry; made from the task type if it is left out.
             timezone: An IANA name, such as Europe/Berlin.
@@ -109,8 +158,12 @@ class ServeMux(Living):
             options: Options of the enqueue, but for ``task_id``, ``process_at``, ``deadline`` and ``inherit``.
 
         Raises:
-            ConfigError: The line, the time zone or an option is not allowed.
+            ConfigError: The line, the time zone or an option is not allowed; or a message's payload does not fit.
         """
+        if isinstance(task_type, Message):
+            from boilerd.tasks.declaring import periodic  # noqa: PLC0415 - as above
+
+            task_type, payload, options = periodic(spec, task_type, options)
         entry = CronEntry(
             name=name, spec=spec, task_type=task_type, payload=payload, options=options,
             timezone=timezone, catch_up=catch_up,
@@ -206,6 +259,14 @@ class ServeMux(Living):
         inner = self._handlers[pattern]
         return inner.model(task_type) if isinstance(inner, ServeMux) else self._models.get(pattern)
 
+    def enqueue_options(self, task_type: str) -> Mapping[str, Any] | None:
+        """The options that enqueues of the type have by default, as its handler declared them; None without any."""
+        pattern = self._pattern(task_type)
+        if pattern is None:
+            return None
+        inner = self._handlers[pattern]
+        return inner.enqueue_options(task_type) if isinstance(inner, ServeMux) else self._options.get(pattern)
+
     def patterns(self) -> list[str]:
         """The registered patterns, sorted."""
         return sorted(self._handlers)
@@ -239,6 +300,12 @@ class ServeMux(Living):
         if result is not None and NOT_RUN[type(result)]:
             raise _not_plain(", ".join(map(name_of, self._middleware)), result)
         return result
+
+    def _declare(self, task_type: str, handler: Handler, declared: Any, defaults: Mapping[str, Any]) -> Any:
+        """Register a handler with the options of its type; returns the payload's type as it is kept."""
+        self.handle(task_type, handler, payload=declared)
+        self._options[task_type] = defaults
+        return self._models.get(task_type)
 
     def _pattern(self, task_type: str) -> str | None:
         if task_type in self._handlers:

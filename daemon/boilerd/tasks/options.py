@@ -4,7 +4,7 @@ import enum
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -53,6 +53,10 @@ class TaskOptions(msgspec.Struct, frozen=True):
     inherit: bool = True
 
 
+#: No two tasks share these, so they are no defaults of a type.
+_OF_ONE_TASK = frozenset({"task_id", "process_at", "deadline"})
+#: An option → the one that says more of it.
+_DETAILS = {"unique": "unique_until", "concurrency_key": "concurrency_limit"}
 #: The options of an enqueue that gives none.
 DEFAULT_OPTIONS = TaskOptions()
 Seconds = float | timedelta
@@ -149,6 +153,31 @@ def task_options(
         headers=NO_HEADERS if headers is None else check_headers(headers),
         inherit=inherit,
     )
+
+
+def check_defaults(role: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options, as those of all tasks of a type.
+
+    Raises:
+        InvalidTaskError: One has a value that is not allowed, or no two tasks could share it.
+        TypeError: There is no such option.
+    """
+    if single := sorted(_OF_ONE_TASK & options.keys()):
+        raise InvalidTaskError(f"{role}: option {single[0]!r} is of one task; give it where the task is enqueued")
+    task_options(**options)
+    return options
+
+
+def with_defaults(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an enqueue, with those of its type where it gives none.
+
+    What was taken away, such as a lock by ``unique=None``, takes along the defaults that say more of it.
+    """
+    merged = {**defaults, **given}
+    gone = {detail for option, detail in _DETAILS.items() if merged.get(option) is None}
+    if given.get("process_at") is not None:
+        gone.add("process_in")
+    return {name: value for name, value in merged.items() if name in given or name not in gone}
 
 
 def check_key(key: object) -> str:

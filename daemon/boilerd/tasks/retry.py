@@ -104,7 +104,7 @@ def retry(
 
     def mark(handler: H) -> H:
         try:
-            setattr(handler, _POLICY, policy)
+            set_policy(handler, policy)
         except AttributeError:
             raise TypeError(
                 f"retry: {shown(handler)} takes no attributes; decorate the function itself, a method in its class"
@@ -117,6 +117,11 @@ def retry(
 def policy_of(handler: object) -> RetryPolicy | None:
     """The policy that `retry` gave the handler, or None."""
     return getattr(handler, _POLICY, None)
+
+
+def set_policy(handler: object, policy: RetryPolicy) -> None:
+    """Give the handler a policy; raises AttributeError if it takes no attributes."""
+    setattr(handler, _POLICY, policy)
 
 
 class Verdict(enum.StrEnum):

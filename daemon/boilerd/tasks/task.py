@@ -1,13 +1,14 @@
 """A task as handlers and clients see it, and the rules for task types and IDs."""
 
 import enum
+import functools
 import logging
 import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -15,6 +16,22 @@ from msgspec.structs import force_setattr
 from boilerd.errors import InvalidTaskError, TaskNotFoundError, shown
 from boilerd.tasks.headers import NO_HEADERS
 from boilerd.tasks.queues import DEFAULT_QUEUE
+
+# The default keeps a bare Task right under strict rules; typing's own has none before Python 3.13, and that of
+# typing_extensions every checker knows. Covariant, so that a helper may take Task[object].
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    P_co = TypeVar("P_co", covariant=True, default=Any)
+    R_co = TypeVar("R_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    P_co = TypeVar("P_co", covariant=True)
+    R_co = TypeVar("R_co", covariant=True)
+
+#: What a task without a payload has, whatever type it could have.
+_NO_PAYLOAD: Any = None
 
 #: Asynq's defaults.
 DEFAULT_MAX_RETRIES = 25
@@ -59,10 +76,11 @@ class Runtime(Protocol):
         """What the lifespans of the worker yielded."""
 
 
-class Task(msgspec.Struct, frozen=True):
-    """A task as its handler sees it.
+class Task(msgspec.Struct, Generic[P_co], frozen=True):
+    """A task as its handler sees it; ``Task[Email]`` has an Email as its payload, a bare Task anything.
 
-    A Struct, for a worker makes one for each task, twelve times as fast as a dataclass.
+    A Struct, for a worker makes one for each task, twelve times as fast as a dataclass. It makes a bare one: to call
+    ``Task[Email]`` takes ten times as long, and the types are for checkers alone.
 
     Attributes:
         attempt: Number of this attempt by the retries that are used up, from 1. What uses up none leaves it as it is:
@@ -78,7 +96,7 @@ class Task(msgspec.Struct, frozen=True):
 
     id: str
     type: str
-    payload: Any = None
+    payload: P_co = _NO_PAYLOAD
     queue: str = DEFAULT_QUEUE
     attempt: int = 1
     max_retries: int = DEFAULT_MAX_RETRIES
@@ -148,8 +166,8 @@ class Task(msgspec.Struct, frozen=True):
         return self.runtime is not None and self.runtime.write_result(result)
 
 
-class TaskInfo(msgspec.Struct, frozen=True):
-    """A task as the client knows it after enqueuing it.
+class TaskInfo(msgspec.Struct, Generic[R_co], frozen=True):
+    """A task as the client knows it after enqueuing it; ``TaskInfo[int]`` is one whose handler returns an int.
 
     Attributes:
         max_retries: The task's own, or its handler's where the client knows the mux; else 25, and the handler decides.
@@ -171,12 +189,17 @@ class TaskInfo(msgspec.Struct, frozen=True):
 
 def check_type(task_type: object) -> str:
     """Return `task_type` as plain text, or raise InvalidTaskError if it is no task type."""
-    if not isinstance(task_type, str) or not _TYPE.fullmatch(task_type):
+    if not isinstance(task_type, str) or not _is_type(text := str.__str__(task_type)):
         raise InvalidTaskError(
             f"task type {shown(task_type)}: use letters, digits and any of '_ . : / -', at most 256,"
             " as in 'email:deliver'"
         )
-    return str.__str__(task_type)
+    return text
+
+
+@functools.lru_cache(1000)  # an application has few types, and each enqueue asks: 0.4 µs
+def _is_type(text: str) -> bool:
+    return _TYPE.fullmatch(text) is not None
 
 
 def check_task_id(task_id: object) -> str:
