@@ -25,6 +25,7 @@ from boilerd.errors import (
     RevokeTask,
     SkipRetry,
     TaskCancelledError,
+    TaskFailedError,
     TaskIdConflictError,
     TaskInterrupt,
     TaskNotFoundError,
@@ -35,6 +36,7 @@ from boilerd.errors import (
 from boilerd.tasks.current import current_task
 from boilerd.tasks.mux import Handler, Middleware, ServeMux
 from boilerd.tasks.options import EnqueueOptions, UniqueUntil
+from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.retry import retry
 from boilerd.tasks.task import Task, TaskInfo, TaskState
 
@@ -103,10 +105,12 @@ __all__ = [
     "Task",
     "TaskCancelledError",
     "TaskDetail",
+    "TaskFailedError",
     "TaskIdConflictError",
     "TaskInfo",
     "TaskInterrupt",
     "TaskNotFoundError",
+    "TaskProgress",
     "TaskState",
     "TaskStateError",
     "TaskTimeoutError",

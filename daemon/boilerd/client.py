@@ -3,21 +3,29 @@
 import functools
 import logging
 import os
+import time
 from collections.abc import Iterable
+from concurrent.futures import Future
+from datetime import timedelta
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol, Self, Unpack
 
 import redis
 
 from boilerd.broker.broker import Broker, is_cancelled
 from boilerd.broker.connection import connect, connect_to
+from boilerd.broker.endings import Ending
 from boilerd.broker.job_hash import NewTask
+from boilerd.broker.waiter import TellProgress, Waiters
 from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskError
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
+from boilerd.tasks.current import CURRENT
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
-from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type
+from boilerd.tasks.progress import TaskProgress
+from boilerd.tasks.task import DEFAULT_MAX_RETRIES, OnProgress, Seconds, TaskInfo, TaskState, check_type
 
 logger = logging.getLogger("boilerd.client")
 
@@ -64,6 +72,7 @@ class Client:
     ) -> None:
         self.connection = connection
         self._store = store or Broker(connection)
+        self._waiters = Waiters(connection)
         self._mux = mux
         self._known_types: set[str] = set()
         self._max_payload = max_payload
@@ -169,6 +178,63 @@ class Client:
         """
         return is_cancelled(task_id, self._store.cancel(task_id))
 
+    def wait(
+        self,
+        task_id: str,
+        timeout: Seconds | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+        allow_in_handler: bool = False,
+    ) -> Any:
+        """Wait for a task's end, through all its retries, and return its result.
+
+        All waits of a client share one connection and one thread, beside those that its other calls use. Jobs of plain
+        RQ can be waited for as well.
+
+        Args:
+            task_id: Its ID; the task needs ``retention``, or nothing is left of it when it has completed.
+            timeout: For how long, in seconds or as a timedelta, through all outages; None: until it ends.
+            on_progress: Called here with each `TaskProgress` that the handler tells.
+            allow_in_handler: True to wait in a handler all the same: there are always workers that run the other task.
+
+        Raises:
+            TaskFailedError: It was archived, or cancelled while it ran.
+            TaskNotFoundError: There is no such task: it was cancelled or deleted before it ran, or its retention is
+                over.
+            TimeoutError: It has not ended in this time, and goes on.
+            ValueError: It has no ``retention``.
+            RuntimeError: A handler runs here; or the client was closed.
+            BrokerUnavailableError: There is no timeout, and Redis has not answered for 30 s.
+            BrokerRefusedError: Redis refused.
+        """
+        seconds = in_seconds(timeout)
+        end_s = None if seconds is None else time.monotonic() + seconds
+        inbox: SimpleQueue[TaskProgress | None] = SimpleQueue()
+        future = self.start_wait(task_id, inbox.put, has_timeout=end_s is not None, allow_in_handler=allow_in_handler)
+        future.add_done_callback(lambda _: inbox.put(None))
+        try:
+            while progress := inbox.get(timeout=None if end_s is None else max(0.0, end_s - time.monotonic())):
+                if on_progress:
+                    on_progress(progress)
+        except Empty:
+            raise not_in_time(task_id, seconds) from None
+        finally:
+            future.cancel()
+        return future.result().result()
+
+    def start_wait(
+        self, task_id: str, tell: TellProgress, *, has_timeout: bool, allow_in_handler: bool
+    ) -> Future[Ending]:
+        """Begin to wait, for `wait` here and of an AsyncClient; see `Waiter.submit`."""
+        if CURRENT.get() is not None and not allow_in_handler:
+            raise RuntimeError(
+                f"task {task_id}: a handler that waits holds its worker, and where all of them wait none runs the task;"
+                " enqueue what comes next from the other task, or say allow_in_handler=True"
+            )
+        if self.connection is None:
+            raise RuntimeError(f"task {task_id}: this client has no broker, and nothing runs the task")
+        return self._waiters.submit(task_id, tell, has_timeout=has_timeout)
+
     def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
         encoded = encode_payload(payload, self._max_payload, sorts_sets=options.unique_s > 0)
         task_type = check_type(task_type)
@@ -184,7 +250,7 @@ class Client:
         if max_retries is None:
             policy = self._mux.policy(task.type) if self._mux else None
             max_retries = policy.max_retries if policy else DEFAULT_MAX_RETRIES
-        return TaskInfo(
+        info = TaskInfo(
             id=task.id,
             type=task.type,
             queue=options.queue,
@@ -194,6 +260,8 @@ class Client:
             retention_s=options.retention_s,
             payload=payload,
         )
+        info.attach(self)
+        return info
 
     def _check_handler(self, mux: ServeMux, task_type: str) -> None:
         """Warn of a type that the mux does not know; its task would fail, unless other workers know more."""
@@ -203,7 +271,8 @@ class Client:
             self._known_types.add(task_type)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and end the waits of other threads."""
+        self._waiters.close()
         self.connection.close()
 
     def __enter__(self) -> Self:
@@ -217,6 +286,16 @@ class Client:
 def _tell_unhandled(task_type: str) -> None:
     # The name stands in the message: it is the application that formats this line.
     logger.warning("the mux has no handler for task type %r, its tasks fail; check the name", task_type)
+
+
+def in_seconds(timeout: Seconds | None) -> float | None:
+    """A time to wait, in seconds."""
+    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+
+
+def not_in_time(task_id: str, seconds: float | None) -> TimeoutError:
+    """The error for somebody who has waited long enough."""
+    return TimeoutError(f"task {task_id} has not ended within {seconds:g} s, and goes on")
 
 
 def _random_id() -> str:

@@ -14,10 +14,18 @@ from typing import Annotated, Any
 import msgspec
 
 from boilerd.broker.connection import text
-from boilerd.broker.job_hash import NUMBER_FIELDS, is_own_call, read_call, read_max_retries, read_retention_s
+from boilerd.broker.job_hash import (
+    NUMBER_FIELDS,
+    is_own_call,
+    read_call,
+    read_max_retries,
+    read_progress,
+    read_retention_s,
+)
 from boilerd.broker.states import STATE_OF
 from boilerd.errors import ConfigError, ForbiddenJobError, MisplacedKeyError
 from boilerd.tasks.cron import Schedule
+from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: A traceback, or the data of a job, may unpack to this much to be shown.
@@ -57,6 +65,7 @@ class TaskDetail:
         next_run_at: When a scheduled task is due.
         expires_at: When an ended task is deleted.
         attempts: The last 30, oldest first; only if one task was asked for.
+        progress: How far the running attempt is, as its handler told with `Task.progress`.
     """
 
     id: str
@@ -84,6 +93,7 @@ class TaskDetail:
     expires_at: datetime | None = None
     attempts: Sequence[Attempt] = ()
     result: Any = field(default=None, repr=False)
+    progress: TaskProgress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +249,7 @@ def to_task(
         expires_at=None if is_waiting or is_aside else moment,
         attempts=attempts,
         result=_result(fields, state, attempts),
+        progress=read_progress(fields) if state is TaskState.ACTIVE else None,
     )
 
 
