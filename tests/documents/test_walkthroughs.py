@@ -12,7 +12,10 @@ from pages import DOCS, PAGES, ROOT, Block, blocks
 from support import Valkey
 from walkthrough import NOT_RUN, Session, steps
 
-FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in ("getting-started.md", "writing-tasks.md", "commands.md"))}
+FOLLOWED = {
+    ROOT / "README.md",
+    *(DOCS / name for name in ("getting-started.md", "writing-tasks.md", "commands.md", "results.md")),
+}
 #: How commands begin that the tests of other rooms run.
 ELSEWHERE = dict.fromkeys(("sudo ", "systemctl ", "journalctl "), "tests/systemd/test_pages.py")
 REDIS_URL = "redis://localhost:6379/0"
@@ -47,6 +50,13 @@ def test_getting_started_is_followed_to_its_end(directory: Path) -> None:
 def test_the_readme_is_followed_to_its_end(directory: Path) -> None:
     with Session(directory, BOILERD_STATE_DIR=str(directory / "state")) as reader:
         reader.follow(ROOT / "README.md")
+
+
+def test_results_are_waited_for_as_the_page_says(directory: Path, valkey: Valkey) -> None:
+    state = {"BOILERD_STATE_DIR": str(directory / "state"), "BOILERD_REDIS_URL": valkey.url}
+
+    with Session(directory, **state) as reader:
+        reader.follow(DOCS / "results.md")
 
 
 @pytest.mark.parametrize("name", ["writing-tasks.md", "commands.md"])
