@@ -8,15 +8,13 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from datetime import timedelta
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, Self, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 
 import redis
 
 from boilerd.broker.broker import Broker, is_cancelled
 from boilerd.broker.connection import connect, connect_to
-from boilerd.broker.endings import Ending
 from boilerd.broker.job_hash import NewTask
-from boilerd.broker.waiter import TellProgress, Waiters
 from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskError
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
@@ -26,6 +24,10 @@ from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, 
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
 from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, OnProgress, Seconds, TaskInfo, TaskState, check_type
+
+if TYPE_CHECKING:
+    from boilerd.broker.endings import Ending
+    from boilerd.broker.waiter import TellProgress, Waiters
 
 logger = logging.getLogger("boilerd.client")
 
@@ -72,8 +74,9 @@ class Client:
     ) -> None:
         self.connection = connection
         self._store = store or Broker(connection)
-        self._waiters = Waiters(connection)
         self._mux = mux
+        #: Holds one, once somebody has waited; threads may come at one time.
+        self._waits: dict[str, Waiters] = {}
         self._known_types: set[str] = set()
         self._max_payload = max_payload
 
@@ -223,8 +226,8 @@ class Client:
         return future.result().result()
 
     def start_wait(
-        self, task_id: str, tell: TellProgress, *, has_timeout: bool, allow_in_handler: bool
-    ) -> Future[Ending]:
+        self, task_id: str, tell: "TellProgress", *, has_timeout: bool, allow_in_handler: bool
+    ) -> "Future[Ending]":
         """Begin to wait, for `wait` here and of an AsyncClient; see `Waiter.submit`."""
         if CURRENT.get() is not None and not allow_in_handler:
             raise RuntimeError(
@@ -233,7 +236,15 @@ class Client:
             )
         if self.connection is None:
             raise RuntimeError(f"task {task_id}: this client has no broker, and nothing runs the task")
-        return self._waiters.submit(task_id, tell, has_timeout=has_timeout)
+        return self._waiters().submit(task_id, tell, has_timeout=has_timeout)
+
+    def _waiters(self) -> "Waiters":
+        """What waits for this client; made, and its modules imported, when somebody first does."""
+        if found := self._waits.get("waiters"):
+            return found
+        from boilerd.broker.waiter import Waiters  # noqa: PLC0415 - a sixth of the import of a client
+
+        return self._waits.setdefault("waiters", Waiters(self.connection))
 
     def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
         encoded = encode_payload(payload, self._max_payload, sorts_sets=options.unique_s > 0)
@@ -272,7 +283,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connections, and end the waits of other threads."""
-        self._waiters.close()
+        for waiters in self._waits.values():
+            waiters.close()
         self.connection.close()
 
     def __enter__(self) -> Self:
