@@ -192,7 +192,9 @@ class TaskInfo(msgspec.Struct, frozen=True, dict=True):
 
         It is no field: it is not shown, compared or pickled.
         """
-        self.__dict__.update({"client": None if is_async else client, "async_client": client if is_async else None})
+        if is_async:
+            self.__dict__.clear()  # it was enqueued by the Client that does the AsyncClient's work
+        self.__dict__["async_client" if is_async else "client"] = client
 
     def wait(
         self,
@@ -228,7 +230,7 @@ class TaskInfo(msgspec.Struct, frozen=True, dict=True):
             raise RuntimeError(
                 f"task {self.id}: this copy knows no client; wait with the ID, as in client.wait(info.id)"
             )
-        client: Waits | None = self.__dict__[kind]
+        client: Waits | None = self.__dict__.get(kind)
         if client is None:
             raise RuntimeError(f"task {self.id} was enqueued by a client of the other kind; use {other}")
         return client.wait
