@@ -21,6 +21,7 @@ from boilerd import (
     BrokerUnavailableError,
     Client,
     Inspector,
+    InvalidTaskError,
     TaskFailedError,
     TaskInfo,
     TaskNotFoundError,
@@ -204,6 +205,21 @@ def test_a_task_that_would_leave_nothing_is_refused_with_what_would_do(client: C
 def test_an_unknown_id_is_refused_at_once(client: Client) -> None:
     with pytest.raises(TaskNotFoundError):
         client.wait("unknown")
+
+
+@pytest.mark.parametrize("task_id", ["a b", "", "\ud800", 5, None, b"a"])
+def test_an_id_that_no_task_can_have_is_refused_and_ends_no_other_wait(
+    client: Client, broker: Broker, in_thread: InThread, task_id: Any
+) -> None:
+    info = client.enqueue("test:echo", retention=60)
+    waiting = in_thread(lambda: info.wait(3 * DEADLINE_S))
+    watched(client.connection)
+
+    with pytest.raises(InvalidTaskError, match="task ID"):
+        client.wait(task_id)
+    complete_next(broker, result=b"1")
+
+    assert waiting.result(DEADLINE_S) == 1
 
 
 def test_a_handler_may_not_wait_unless_it_says_that_it_may(client: Client, broker: Broker) -> None:
@@ -554,6 +570,32 @@ def test_who_comes_late_sees_how_far_it_came(client: Client, broker: Broker) -> 
 
     assert info.wait(DEADLINE_S, on_progress=seen.append) == 1
     assert seen == [TaskProgress(3, 3)]
+
+
+@pytest.mark.usefixtures("never_polls")
+def test_a_new_attempt_begins_without_the_progress_of_the_one_before(
+    client: Client, broker: Broker, in_thread: InThread
+) -> None:
+    early: list[TaskProgress] = []
+    late: list[TaskProgress] = []
+    info = client.enqueue("test:echo", retention=60)
+    waiting = [in_thread(lambda: info.wait(3 * DEADLINE_S, on_progress=early.append))]
+    watched(client.connection)
+
+    held = claim(broker)
+    broker.write_progress(held, TaskProgress(1, 2))
+    wait_until(lambda: len(early) == 1, "the progress was seen")
+    fail(broker, held, Verdict.RETRY)
+    Inspector(client.connection).run(info.id)
+    held = claim(broker)
+    watched(client.connection)
+    waiting.append(in_thread(lambda: info.wait(3 * DEADLINE_S, on_progress=late.append)))
+    broker.write_progress(held, TaskProgress(1, 2))
+    wait_until(lambda: len(early) == 2, "the progress of the second was seen")
+    complete(broker, held)
+
+    assert [each.result(DEADLINE_S) for each in waiting] == [None, None]
+    assert late in ([], [TaskProgress(1, 2)])
 
 
 def test_what_whoever_waits_does_with_progress_may_fail_and_ends_the_wait(client: Client, broker: Broker) -> None:

@@ -9,7 +9,6 @@ import copy
 import itertools
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -28,9 +27,15 @@ from boilerd.broker.endings import Ending, Record
 from boilerd.broker.outage import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from boilerd.broker.refusals import is_wrong_kind, translate
 from boilerd.broker.watch_connection import WatchConnection
-from boilerd.errors import BrokerError, BrokerUnableError, BrokerUnavailableError, MisplacedKeyError, TaskNotFoundError
+from boilerd.errors import (
+    BrokerError,
+    BrokerUnableError,
+    BrokerUnavailableError,
+    InvalidTaskError,
+    MisplacedKeyError,
+)
 from boilerd.tasks.progress import TaskProgress
-from boilerd.tasks.task import no_retention
+from boilerd.tasks.task import check_task_id, no_retention, no_such_task
 
 logger = logging.getLogger("boilerd.client")
 
@@ -141,7 +146,12 @@ class Waiter:
 
         Returns:
             The ending; or TaskNotFoundError: the task is gone, ValueError: nothing will be left of it, BrokerError.
+
+        Raises:
+            InvalidTaskError: No task could have this ID.
+            RuntimeError: It was closed; or the system has no thread left.
         """
+        _check(task_id)
         ticket = _Ticket(task_id, tell, has_timeout=has_timeout)
         with self._lock:
             if self._closing.is_set():
@@ -199,8 +209,6 @@ class Waiter:
     # --- The thread of the waits
 
     def _run(self) -> None:
-        # The application's handlers are called in its main thread, which a signal is to wake.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while self._has_work():
             try:
                 self._serve()
@@ -295,7 +303,7 @@ class Waiter:
         record = Record(values)
         self._tell(wait, record.progress)
         if not record.fields:
-            self._end(wait, TaskNotFoundError(wait.task_id))
+            self._end(wait, _missing(wait.task_id))
         elif record.has_ended and self._watch:
             wait.is_asked = True
             self._watch.ask(Ending.commands(wait.task_id), partial(self._note_ending, wait))
@@ -317,17 +325,17 @@ class Waiter:
             self._ask(wait)  # somebody deleted it, or had it run again, at that moment
 
     def _tell(self, wait: _Wait, progress: TaskProgress | None) -> None:
-        if progress is None or progress == wait.progress:
-            return
-        wait.progress = progress
-        for ticket in wait.tickets:
-            if ticket.tell:
+        is_new = progress is not None and progress != wait.progress
+        wait.progress = progress  # of a new attempt, at first none
+        for ticket in wait.tickets if is_new else ():
+            if ticket.tell and progress:
                 ticket.tell(progress)
 
     def _end(self, wait: _Wait, ending: Ending | Exception) -> None:
         if self._waits.get(wait.task_id) is wait:
             del self._waits[wait.task_id]
-        for ticket in wait.tickets:
+        tickets, wait.tickets = wait.tickets, []
+        for ticket in tickets:
             ticket.end(ending)
 
     def _end_all(self, error: Exception) -> None:
@@ -364,6 +372,21 @@ class Waiter:
                 ticket.end(error)
             if not wait.tickets:
                 del self._waits[wait.task_id]
+
+
+def _check(task_id: str) -> None:
+    """Raise InvalidTaskError where Redis cannot be asked for the ID; plain RQ may have any that can be sent."""
+    try:
+        raw(task_id)
+    except (AttributeError, UnicodeError):
+        check_task_id(task_id)
+
+
+def _missing(task_id: str) -> Exception:
+    try:
+        return no_such_task(task_id)
+    except InvalidTaskError as error:
+        return error
 
 
 def _closed() -> RuntimeError:
