@@ -32,6 +32,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect, text
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.retry import Verdict
+from boilerd.testing import RecordingClient
 from builders import claim, complete, complete_next, enqueue, fail, fail_next, rq_job, rq_queue, task_in
 from support import DEADLINE_S, StartValkey, Valkey, run_python, wait_until
 
@@ -63,6 +64,11 @@ def watched(connection: redis.Redis, count: int = 1) -> None:
 def watchers(connection: redis.Redis) -> list[dict[str, str]]:
     """The connections of the server on which somebody waits."""
     return [each for each in connection.client_list() if "t" in each["flags"]]
+
+
+def has_no_thread() -> bool:
+    """True if nobody waits in this process, nor has lately."""
+    return not any(each.name == "boilerd-wait" for each in threading.enumerate())
 
 
 # The ends of a task.
@@ -202,6 +208,13 @@ def test_a_task_that_would_leave_nothing_is_refused_with_what_would_do(client: C
         client.wait(info.id)
 
 
+def test_a_task_that_nothing_runs_is_not_waited_for() -> None:
+    info = RecordingClient().enqueue("test:echo", retention=60)
+
+    with pytest.raises(RuntimeError, match="this client has no broker"):
+        info.wait()
+
+
 def test_an_unknown_id_is_refused_at_once(client: Client) -> None:
     with pytest.raises(TaskNotFoundError):
         client.wait("unknown")
@@ -291,7 +304,7 @@ def test_connection_and_thread_end_when_nobody_waits_for_a_while(
 
         assert info.wait(DEADLINE_S) == int(result)
         wait_until(lambda: not watchers(client.connection), "the connection was closed")
-        wait_until(lambda: not any(each.name == "boilerd-wait" for each in threading.enumerate()), "the thread ended")
+        wait_until(has_no_thread, "the thread ended")
 
 
 # Many.
@@ -347,6 +360,21 @@ def test_a_connection_that_is_killed_loses_nothing(
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "broker unavailable, waiting"
     ]
+
+
+def test_an_idle_connection_that_the_server_closes_is_no_outage(
+    client: Client, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    for result in range(3):
+        info = client.enqueue("test:echo", retention=60)
+        complete_next(broker, result=str(result).encode())
+
+        assert info.wait(DEADLINE_S) == result
+        (first,) = watchers(client.connection)
+        client.connection.client_kill_filter(_id=first["id"])
+        wait_until(has_no_thread, "the thread ended")
+
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("is_kept", [True, False], ids=["its file", "nothing"])

@@ -27,7 +27,8 @@ from boilerd.tasks.task import DEFAULT_MAX_RETRIES, OnProgress, Seconds, TaskInf
 
 if TYPE_CHECKING:
     from boilerd.broker.endings import Ending
-    from boilerd.broker.waiter import TellProgress, Waiters
+    from boilerd.broker.tickets import TellProgress
+    from boilerd.broker.waiter import Waiters
 
 logger = logging.getLogger("boilerd.client")
 

@@ -5,7 +5,6 @@ nobody, and a task that nobody waits for costs nothing. What is waited for is a 
 lost connection, a failover or a late waiter loses nothing, and jobs of plain RQ can be waited for as well.
 """
 
-import copy
 import itertools
 import logging
 import os
@@ -13,7 +12,6 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
@@ -26,16 +24,15 @@ from boilerd.broker.connection import raw, text
 from boilerd.broker.endings import Ending, Record
 from boilerd.broker.outage import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from boilerd.broker.refusals import is_wrong_kind, translate
+from boilerd.broker.tickets import TellProgress, Ticket, Wait, check_possible, missing
 from boilerd.broker.watch_connection import WatchConnection
 from boilerd.errors import (
     BrokerError,
     BrokerUnableError,
     BrokerUnavailableError,
-    InvalidTaskError,
     MisplacedKeyError,
 )
-from boilerd.tasks.progress import TaskProgress
-from boilerd.tasks.task import check_task_id, no_retention, no_such_task
+from boilerd.tasks.task import no_retention
 
 logger = logging.getLogger("boilerd.client")
 
@@ -51,8 +48,8 @@ PATIENCE_S = 30.0
 #: Thread and connection are kept for the next waiter for so long.
 IDLE_S = 10.0
 
-#: Called in the thread of the waits, so it must return at once.
-TellProgress = Callable[[TaskProgress], object]
+#: A thread that is just connecting to a server which does not answer ends later by itself.
+CLOSE_S = 1.0
 
 
 class Waiters:
@@ -78,41 +75,6 @@ class Waiters:
             waiter.close()
 
 
-class _Ticket:
-    """One who waits."""
-
-    def __init__(self, task_id: str, tell: TellProgress | None, *, has_timeout: bool) -> None:
-        self.task_id = task_id
-        self.tell = tell
-        self.has_timeout = has_timeout
-        self.since_s = time.monotonic()
-        self.future: Future[Ending] = Future()
-
-    def end(self, ending: Ending | Exception) -> None:
-        """Wake who waits, unless he has left."""
-        if not self.future.set_running_or_notify_cancel():
-            return
-        if isinstance(ending, Exception):
-            self.future.set_exception(copy.copy(ending))  # each is raised in a thread of its own
-        else:
-            self.future.set_result(ending)
-
-
-class _Wait:
-    """A task that somebody waits for.
-
-    Attributes:
-        is_asked: True while an answer about it is under way.
-        progress: What its waiters were told last.
-    """
-
-    def __init__(self, task_id: str) -> None:
-        self.task_id = task_id
-        self.tickets: list[_Ticket] = []
-        self.is_asked = False
-        self.progress: TaskProgress | None = None
-
-
 class Waiter:
     """The waits of a client in this process.
 
@@ -127,10 +89,10 @@ class Waiter:
         self._closing = threading.Event()
         #: The other threads ring, and the thread of the waits, which alone has it open, hears it.
         self._bell: tuple[socket.socket, socket.socket] | None = None
-        self._new: deque[_Ticket] = deque()
-        self._left: deque[_Ticket] = deque()
+        self._new: deque[Ticket] = deque()
+        self._left: deque[Ticket] = deque()
         # Of the thread of the waits alone, from here on; the one that was read last stands at the end.
-        self._waits: dict[str, _Wait] = {}
+        self._waits: dict[str, Wait] = {}
         self._watch: WatchConnection | None = None
         self._lost_at_s: float | None = None
         self._pause_s = FIRST_PAUSE_S
@@ -151,12 +113,13 @@ class Waiter:
             InvalidTaskError: No task could have this ID.
             RuntimeError: It was closed; or the system has no thread left.
         """
-        _check(task_id)
-        ticket = _Ticket(task_id, tell, has_timeout=has_timeout)
+        check_possible(task_id)
+        ticket = Ticket(task_id, tell, has_timeout=has_timeout)
         with self._lock:
             if self._closing.is_set():
                 raise _closed()
-            if self._thread is None:
+            # A thread that does not live is of a process whose ID this child of it has got.
+            if self._thread is None or not self._thread.is_alive():
                 self._start()
             self._new.append(ticket)
             self._ring()
@@ -170,7 +133,7 @@ class Waiter:
             thread = self._thread
             self._ring()
         if thread:
-            thread.join()
+            thread.join(CLOSE_S)
 
     def leave_to_parent(self) -> None:
         """In a child of a fork, close what belongs to the parent's thread, which did not come along."""
@@ -179,7 +142,7 @@ class Waiter:
         for each in self._bell or ():
             each.close()
 
-    def _note_left(self, ticket: _Ticket) -> None:
+    def _note_left(self, ticket: Ticket) -> None:
         with self._lock:
             self._left.append(ticket)
             self._ring()
@@ -250,7 +213,7 @@ class Waiter:
                     return
                 watch.receive((poll_at_s if self._waits else idle_at_s) - now_s, self._bell[1] if self._bell else None)
 
-    def _take_tickets(self) -> list[_Wait]:
+    def _take_tickets(self) -> list[Wait]:
         """Note who has come, and who has left; the waits of those who came."""
         found = []
         with suppress(BlockingIOError):
@@ -258,7 +221,7 @@ class Waiter:
                 pass
         while self._new:
             ticket = self._new.popleft()
-            wait = self._waits.setdefault(ticket.task_id, _Wait(ticket.task_id))
+            wait = self._waits.setdefault(ticket.task_id, Wait(ticket.task_id))
             wait.tickets.append(ticket)
             if wait.progress and ticket.tell:
                 ticket.tell(wait.progress)
@@ -283,7 +246,7 @@ class Waiter:
         elif wait := self._waits.get(text(key.removeprefix(self._prefix))):
             self._ask(wait)
 
-    def _ask(self, *waits: _Wait) -> None:
+    def _ask(self, *waits: Wait) -> None:
         """Read the records, unless that is under way: Redis tells of what comes after the answer."""
         for wait in waits:
             if not wait.is_asked and self._watch:
@@ -291,7 +254,7 @@ class Waiter:
                 self._waits[wait.task_id] = self._waits.pop(wait.task_id)
                 self._watch.ask([Record.command(wait.task_id)], partial(self._note_record, wait))
 
-    def _note_record(self, wait: _Wait, answers: list[Any]) -> None:
+    def _note_record(self, wait: Wait, answers: list[Any]) -> None:
         (values,) = answers
         wait.is_asked = False
         if is_wrong_kind(values):
@@ -301,16 +264,16 @@ class Waiter:
             raise values
         self._note_answer()
         record = Record(values)
-        self._tell(wait, record.progress)
+        wait.tell(record.progress)
         if not record.fields:
-            self._end(wait, _missing(wait.task_id))
+            self._end(wait, missing(wait.task_id))
         elif record.has_ended and self._watch:
             wait.is_asked = True
             self._watch.ask(Ending.commands(wait.task_id), partial(self._note_ending, wait))
         elif not record.is_kept:
             self._end(wait, no_retention(wait.task_id))
 
-    def _note_ending(self, wait: _Wait, answers: list[Any]) -> None:
+    def _note_ending(self, wait: Wait, answers: list[Any]) -> None:
         wait.is_asked = False
         if any(map(is_wrong_kind, answers)):
             self._end(wait, MisplacedKeyError(keys.results(wait.task_id), "stream"))
@@ -324,19 +287,10 @@ class Waiter:
         elif self._waits.get(wait.task_id) is wait:
             self._ask(wait)  # somebody deleted it, or had it run again, at that moment
 
-    def _tell(self, wait: _Wait, progress: TaskProgress | None) -> None:
-        is_new = progress is not None and progress != wait.progress
-        wait.progress = progress  # of a new attempt, at first none
-        for ticket in wait.tickets if is_new else ():
-            if ticket.tell and progress:
-                ticket.tell(progress)
-
-    def _end(self, wait: _Wait, ending: Ending | Exception) -> None:
+    def _end(self, wait: Wait, ending: Ending | Exception) -> None:
         if self._waits.get(wait.task_id) is wait:
             del self._waits[wait.task_id]
-        tickets, wait.tickets = wait.tickets, []
-        for ticket in tickets:
-            ticket.end(ending)
+        wait.end(ending)
 
     def _end_all(self, error: Exception) -> None:
         for wait in [*self._waits.values()]:
@@ -352,6 +306,8 @@ class Waiter:
     def _lose(self, error: BrokerError) -> None:
         """The connection is lost, or Redis refused: wait a moment before the next one."""
         self._take_tickets()
+        if not self._waits:
+            return  # a server may close a connection that is idle
         if not isinstance(error, BrokerUnavailableError | BrokerUnableError):
             self._end_all(error)
             return
@@ -372,21 +328,6 @@ class Waiter:
                 ticket.end(error)
             if not wait.tickets:
                 del self._waits[wait.task_id]
-
-
-def _check(task_id: str) -> None:
-    """Raise InvalidTaskError where Redis cannot be asked for the ID; plain RQ may have any that can be sent."""
-    try:
-        raw(task_id)
-    except (AttributeError, UnicodeError):
-        check_task_id(task_id)
-
-
-def _missing(task_id: str) -> Exception:
-    try:
-        return no_such_task(task_id)
-    except InvalidTaskError as error:
-        return error
 
 
 def _closed() -> RuntimeError:
