@@ -181,6 +181,16 @@ def progress(task: Task) -> None:
     time.sleep(task.payload)
 
 
+@mux.handle("test:steps")
+def steps(task: Task) -> str:
+    """Tells each step of very many, which take no time; fails if told to."""
+    for step in range(1, task.payload + 1):
+        task.progress(step, task.payload)
+    if task.type.endswith(":failing"):
+        raise RuntimeError("failed as told")
+    return "all"
+
+
 @mux.handle("test:mess")
 def mess(task: Task) -> None:
     """Leaves the process in another state, and fails if told to."""

@@ -17,6 +17,7 @@ from boilerd import Client
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.process import logs
+from boilerd.tasks.current import CURRENT
 from support import Failpoints, RunningDaemon, StartDaemon, StartValkey, Valkey, private_directory
 
 
@@ -27,6 +28,12 @@ def _logging_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.Logger, "addHandler", logging.Logger.addHandler)
     for name in ("raiseExceptions", "logThreads", "logMultiprocessing", "_srcfile"):
         monkeypatch.setattr(logging, name, getattr(logging, name))
+
+
+@pytest.fixture(autouse=True)
+def _no_task_of_another_test() -> None:
+    """An attempt that a test ran in its own context has left its task there: no handler runs in this one."""
+    CURRENT.set(None)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from boilerd import (
     QueueNotFoundError,
     RetryLater,
     ServeMux,
+    TaskFailedError,
     TaskIdConflictError,
     TaskNotFoundError,
     TaskStateError,
@@ -53,6 +54,9 @@ SAMPLES: dict[type[BoilerdError], BoilerdError] = {
     QueueFullError: QueueFullError("low"),
     QueueNotFoundError: QueueNotFoundError("low", ["default"]),
     RetryLater: RetryLater(7.5, "not yet"),
+    TaskFailedError: TaskFailedError(
+        "t1", "test:echo", error_type="ValueError", message="bad", traceback="…", attempts=2
+    ),
     TaskIdConflictError: TaskIdConflictError("t1"),
     TaskNotFoundError: TaskNotFoundError("t1"),
     TaskStateError: TaskStateError("task t1", "active", "run", ["scheduled", "archived"]),

@@ -25,6 +25,7 @@ from boilerd.errors import (
     RevokeTask,
     SkipRetry,
     TaskCancelledError,
+    TaskFailedError,
     TaskIdConflictError,
     TaskInterrupt,
     TaskNotFoundError,
@@ -37,6 +38,7 @@ from boilerd.tasks.drafts import ClientMiddleware, Draft, Push
 from boilerd.tasks.life import WorkerContext
 from boilerd.tasks.mux import Handler, Middleware, ServeMux
 from boilerd.tasks.options import EnqueueOptions, UniqueUntil
+from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.retry import retry
 from boilerd.tasks.task import Task, TaskInfo, TaskState
 from boilerd.tasks.typed import CallType, Message, TaskType
@@ -111,10 +113,12 @@ __all__ = [
     "Task",
     "TaskCancelledError",
     "TaskDetail",
+    "TaskFailedError",
     "TaskIdConflictError",
     "TaskInfo",
     "TaskInterrupt",
     "TaskNotFoundError",
+    "TaskProgress",
     "TaskState",
     "TaskStateError",
     "TaskTimeoutError",

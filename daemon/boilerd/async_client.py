@@ -6,15 +6,17 @@ import functools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Self, TypeVar, Unpack
 
-from boilerd.client import Client
+from boilerd.client import Client, in_seconds, not_in_time
 from boilerd.errors import BoilerdError, BrokerUnavailableError
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.drafts import ClientMiddleware
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import EnqueueOptions
-from boilerd.tasks.task import TaskInfo
+from boilerd.tasks.progress import TaskProgress
+from boilerd.tasks.task import OnProgress, Seconds, TaskInfo
 from boilerd.tasks.typed import Message, R
 
 #: Calls that may wait for Redis at one time; further ones wait for their turn, in the order in which they came.
@@ -60,28 +62,74 @@ class AsyncClient:
 
     async def enqueue(self, task_type: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> TaskInfo:
         """Store a task for a worker to run; see `Client.enqueue` for options and errors."""
-        return await self._call(functools.partial(self._client.enqueue, task_type, payload, **options))
+        info = await self._call(functools.partial(self._client.enqueue, task_type, payload, **options))
+        info.attach(self, is_async=True)
+        return info
 
     async def enqueue_message(self, message: Message[R], **options: Unpack[EnqueueOptions]) -> TaskInfo[R]:
         """Store a task of a message; see `Client.enqueue_message`."""
-        return await self._call(functools.partial(self._client.enqueue_message, message, **options))
+        info = await self._call(functools.partial(self._client.enqueue_message, message, **options))
+        info.attach(self, is_async=True)
+        return info
 
     async def enqueue_many(
         self, tasks: Iterable[tuple[str, Any] | Message], **options: Unpack[EnqueueOptions]
     ) -> list[TaskInfo | BoilerdError]:
         """Store many tasks with the same options; see `Client.enqueue_many`."""
-        return await self._call(functools.partial(self._client.enqueue_many, list(tasks), **options), is_long=True)
+        many = functools.partial(self._client.enqueue_many, list(tasks), **options)
+        answers = await self._call(many, is_long=True)
+        for answer in answers:
+            if isinstance(answer, TaskInfo):
+                answer.attach(self, is_async=True)
+        return answers
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel a task; see `Client.cancel`."""
         return await self._call(functools.partial(self._client.cancel, task_id))
+
+    async def wait(
+        self,
+        task_id: str,
+        timeout: Seconds | None = None,  # noqa: ASYNC109 - it says what goes on; asyncio.timeout works as well
+        *,
+        on_progress: OnProgress | None = None,
+        allow_in_handler: bool = False,
+    ) -> Any:
+        """Wait for a task's end, and return its result; see `Client.wait` for arguments and errors.
+
+        It takes none of the threads of the other calls: any number of tasks can be waited for at one time.
+        """
+        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[TaskProgress | None]()
+
+        def put(progress: TaskProgress | None) -> None:
+            with suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(inbox.put_nowait, progress)
+
+        seconds = in_seconds(timeout)
+        future = self._client.start_wait(
+            task_id, put, has_timeout=seconds is not None, allow_in_handler=allow_in_handler
+        )
+        future.add_done_callback(lambda _: put(None))
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                while progress := await inbox.get():
+                    if on_progress:
+                        on_progress(progress)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise not_in_time(task_id, seconds) from None
+        finally:
+            future.cancel()
+        return future.result().result()
 
     async def aclose(self) -> None:
         """Wait for the calls that are under way, and close the connections."""
         self._follow_fork()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._threads.shutdown)
-        self._client.close()
+        await loop.run_in_executor(None, self._client.close)  # which waits for the thread of the waits
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,8 +3,12 @@
 import functools
 import logging
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self, Unpack, cast
+from concurrent.futures import Future
+from datetime import timedelta
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
 
 import redis
 from msgspec import structs
@@ -30,9 +34,15 @@ from boilerd.tasks.headers import NO_HEADERS, check_inherited, has_request_id, i
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options, with_defaults
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
+from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.retry import policy_of
-from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type
+from boilerd.tasks.task import DEFAULT_MAX_RETRIES, OnProgress, Seconds, TaskInfo, TaskState, check_type
 from boilerd.tasks.typed import Message, R
+
+if TYPE_CHECKING:
+    from boilerd.broker.endings import Ending
+    from boilerd.broker.tickets import TellProgress
+    from boilerd.broker.waiter import Waiters
 
 logger = logging.getLogger("boilerd.client")
 
@@ -84,6 +94,8 @@ class Client:
         self.connection = connection
         self._store = store or Broker(connection)
         self._mux = mux
+        #: Holds one, once somebody has waited; threads may come at one time.
+        self._waits: dict[str, Waiters] = {}
         self._known_types: set[str] = set()
         self._max_payload = max_payload
         self._inherited = check_inherited(inherit_headers)
@@ -200,6 +212,71 @@ class Client:
         """
         return is_cancelled(task_id, self._store.cancel(task_id))
 
+    def wait(
+        self,
+        task_id: str,
+        timeout: Seconds | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+        allow_in_handler: bool = False,
+    ) -> Any:
+        """Wait for a task's end, through all its retries, and return its result.
+
+        All waits of a client share one connection and one thread, beside those that its other calls use. Jobs of plain
+        RQ can be waited for as well.
+
+        Args:
+            task_id: Its ID; the task needs ``retention``, or nothing is left of it when it has completed.
+            timeout: For how long, in seconds or as a timedelta, through all outages; None: until it ends.
+            on_progress: Called here with each `TaskProgress` that the handler tells.
+            allow_in_handler: True to wait in a handler all the same: there are always workers that run the other task.
+
+        Raises:
+            TaskFailedError: It was archived, or cancelled while it ran.
+            TaskNotFoundError: There is no such task: it was cancelled or deleted before it ran, or its retention is
+                over.
+            TimeoutError: It has not ended in this time, and goes on.
+            ValueError: It has no ``retention``.
+            RuntimeError: A handler runs here; or the client was closed.
+            BrokerUnavailableError: There is no timeout, and Redis has not answered for 30 s.
+            BrokerRefusedError: Redis refused.
+        """
+        seconds = in_seconds(timeout)
+        end_s = None if seconds is None else time.monotonic() + seconds
+        inbox: SimpleQueue[TaskProgress | None] = SimpleQueue()
+        future = self.start_wait(task_id, inbox.put, has_timeout=end_s is not None, allow_in_handler=allow_in_handler)
+        future.add_done_callback(lambda _: inbox.put(None))
+        try:
+            while progress := inbox.get(timeout=None if end_s is None else max(0.0, end_s - time.monotonic())):
+                if on_progress:
+                    on_progress(progress)
+        except Empty:
+            raise not_in_time(task_id, seconds) from None
+        finally:
+            future.cancel()
+        return future.result().result()
+
+    def start_wait(
+        self, task_id: str, tell: "TellProgress", *, has_timeout: bool, allow_in_handler: bool
+    ) -> "Future[Ending]":
+        """Begin to wait, for `wait` here and of an AsyncClient; see `Waiter.submit`."""
+        if CURRENT.get() is not None and not allow_in_handler:
+            raise RuntimeError(
+                f"task {task_id}: a handler that waits holds its worker, and where all of them wait none runs the task;"
+                " enqueue what comes next from the other task, or say allow_in_handler=True"
+            )
+        if self.connection is None:
+            raise RuntimeError(f"task {task_id}: this client has no broker, and nothing runs the task")
+        return self._waiters().submit(task_id, tell, has_timeout=has_timeout)
+
+    def _waiters(self) -> "Waiters":
+        """What waits for this client; made, and its modules imported, when somebody first does."""
+        if found := self._waits.get("waiters"):
+            return found
+        from boilerd.broker.waiter import Waiters  # noqa: PLC0415 - a sixth of the import of a client
+
+        return self._waits.setdefault("waiters", Waiters(self.connection))
+
     def _enqueue(self, message: Message, options: Mapping[str, Any]) -> TaskInfo:
         if self._has_middleware():
             (answer,) = self._push_inside([message], options, self._push_one)
@@ -311,7 +388,7 @@ class Client:
         if max_retries is None:
             policy = self._mux.policy(task.type) if self._mux else policy_of(message.function)
             max_retries = policy.max_retries if policy else DEFAULT_MAX_RETRIES
-        return TaskInfo(
+        info = TaskInfo(
             id=task.id,
             type=task.type,
             queue=options.queue,
@@ -321,6 +398,10 @@ class Client:
             retention_s=options.retention_s,
             payload=message.payload,
         )
+        info.attach(self)
+        if message.function:
+            info.attach_decoder(message.decode_result)
+        return info
 
     def _check_handler(self, mux: ServeMux, task_type: str) -> None:
         """Warn of a type that the mux does not know; its task would fail, unless other workers know more."""
@@ -330,7 +411,9 @@ class Client:
             self._known_types.add(task_type)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and end the waits of other threads."""
+        for waiters in self._waits.values():
+            waiters.close()
         self.connection.close()
 
     def __enter__(self) -> Self:
@@ -362,6 +445,16 @@ def _at_place(place: int, error: InvalidTaskError) -> InvalidTaskError:
 def _tell_unhandled(task_type: str) -> None:
     # The name stands in the message: it is the application that formats this line.
     logger.warning("the mux has no handler for task type %r, its tasks fail; check the name", task_type)
+
+
+def in_seconds(timeout: Seconds | None) -> float | None:
+    """A time to wait, in seconds."""
+    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+
+
+def not_in_time(task_id: str, seconds: float | None) -> TimeoutError:
+    """The error for somebody who has waited long enough."""
+    return TimeoutError(f"task {task_id} has not ended within {seconds:g} s, and goes on")
 
 
 def _random_id() -> str:

@@ -201,6 +201,43 @@ class TaskNotFoundError(BoilerdError):
         self.task_id = task_id
 
 
+class TaskFailedError(BoilerdError):
+    """The task that somebody waited for is archived, or RQ's tools ended it; all that is known of its last attempt.
+
+    The handler's own exception is not made again: its class may not be here, nor be made of a text.
+
+    Attributes:
+        task_id: Its ID.
+        type: Its type.
+        error_type: Name of the class of the handler's exception, such as ``ValueError``; empty if there was none.
+        message: The exception's message.
+        traceback: As text; may be empty.
+        attempts: How many attempts ended.
+        is_cancelled: True if somebody cancelled it.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        task_type: str,
+        *,
+        error_type: str,
+        message: str,
+        traceback: str = "",
+        attempts: int = 0,
+        is_cancelled: bool = False,
+    ) -> None:
+        what = ": ".join(filter(None, (error_type, message)))
+        super().__init__(f"task {task_id} ({task_type}) {'was cancelled' if is_cancelled else 'failed'}: {what}")
+        self.task_id = task_id
+        self.type = task_type
+        self.error_type = error_type
+        self.message = message
+        self.traceback = traceback
+        self.attempts = attempts
+        self.is_cancelled = is_cancelled
+
+
 class QueueNotFoundError(BoilerdError):
     """No queue of this name was ever used."""
 

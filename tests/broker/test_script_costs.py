@@ -104,6 +104,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "janitor": lambda _: [CHUNK, "0", "many"],
     "look": lambda _: [20, "many"],
     "mark": lambda _: ["runs-1"],
+    "progress": call_result,
     "release": call_with_a_claim(WORKER, "all but"),
     "result": call_result,
     "sift": lambda _: ["many", 1, 0, CHUNK, 30],

@@ -8,14 +8,19 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from boilerd import BrokerUnavailableError, Client, TaskState
-from support import RunningDaemon, StartValkey, Valkey
+from boilerd.broker import waiter
+from boilerd.broker.broker import Broker
+from builders import complete_next
+from support import DEADLINE_S, RunningDaemon, StartValkey, Valkey, wait_until
 
 
 class Terminator:
@@ -91,6 +96,21 @@ def test_tasks_are_enqueued_and_run_over_tls(
     for task_id in ids:
         daemon.wait_for("task completed", task_id=task_id)
     assert daemon.stop() == 0
+
+
+def test_a_result_is_waited_for_over_tls(
+    terminator: Terminator, broker: Broker, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiter, "POLL_S", 3600)
+    with (
+        Client.from_url(f"{terminator.url}?ssl_ca_certs={terminator.certificate}") as client,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        waiting = threads.submit(client.enqueue("test:echo", retention=60).wait, 60)
+        wait_until(lambda: connection.info("stats")["tracking_total_keys"], "the record is watched")
+        complete_next(broker, result=b'"%b"' % (b"x" * 1_000_000))
+
+        assert waiting.result(DEADLINE_S) == "x" * 1_000_000
 
 
 def test_a_broker_whose_certificate_nobody_vouches_for_is_refused(terminator: Terminator) -> None:

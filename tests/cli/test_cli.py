@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import redis
 from click.testing import CliRunner
 from rq.suspension import suspend
 
-from boilerd import BrokerUnavailableError, Client, InvalidPayloadError
+from boilerd import BrokerUnavailableError, Client, InvalidPayloadError, TaskProgress
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import text
@@ -26,7 +27,8 @@ from boilerd.cli import boilerd as main
 from boilerd.cli.enqueue import parse_payload
 from boilerd.settings.definitions import definitions
 from boilerd.settings.urls import MASK
-from builders import claim
+from boilerd.tasks.retry import Verdict
+from builders import claim, complete_next, fail_next
 from support import (
     DEADLINE_S,
     Command,
@@ -139,6 +141,44 @@ def test_enqueue_prints_the_id_of_the_task_and_nothing_else(command: Command, co
     task = stored(connection, done)
     assert (task["type"], task["payload"], task["origin"]) == ("worker:ping", {"message": "hi"}, "default")
     assert connection.lrange(keys.queue("default"), 0, -1) == [done.stdout.strip().encode()]
+
+
+def test_enqueue_waits_and_prints_the_result_alone(command: Command, broker: Broker, connection: redis.Redis) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        plain = threads.submit(command, "enqueue", "test:echo", "1", "--wait", "20s")
+        wait_until(lambda: connection.llen(keys.queue("default")), "it was enqueued")
+        first = complete_next(broker, result=b'{"a":"\xc2\x9b"}')
+        shown = plain.result(DEADLINE_S)
+        as_json = threads.submit(command, "enqueue", "test:echo", "1", "--wait", "20s", "--json")
+        wait_until(lambda: connection.llen(keys.queue("default")), "it was enqueued")
+        second = complete_next(broker, result=b"7")
+        fields = json.loads(as_json.result(DEADLINE_S).stdout)
+
+    assert (shown.returncode, shown.stdout) == (0, '{"a": "\\u009b"}\n')
+    assert shown.stderr == f"task {first}, waiting\n"
+    assert fields == {"id": second, "type": "test:echo", "queue": "default", "state": "completed", "result": 7}
+    assert 0 < connection.ttl(keys.job(first)) <= 60
+
+
+def test_enqueue_fails_where_the_task_that_it_waits_for_does(
+    command: Command, broker: Broker, connection: redis.Redis
+) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(command, "enqueue", "test:echo", "1", "--wait", "20s")
+        wait_until(lambda: connection.llen(keys.queue("default")), "it was enqueued")
+        task_id = fail_next(broker, Verdict.ARCHIVE)
+        failed = waiting.result(DEADLINE_S)
+    late = command("enqueue", "test:echo", "1", "--wait", "100ms")
+
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.splitlines() == [
+        f"task {task_id}, waiting",
+        "Traceback …",
+        "ValueError: bad",
+        f"boilerd: error: task {task_id} (test:echo) failed: ValueError: bad",
+    ]
+    assert (late.returncode, late.stdout) == (1, "")
+    assert late.stderr.endswith("has not ended within 0.1 s, and goes on\n")
 
 
 @pytest.mark.parametrize(
@@ -697,13 +737,17 @@ def test_a_full_disk_under_stdout_is_told_in_one_line(directory: Path) -> None:
 
 def test_a_running_task_is_shown_with_what_it_wrote(client: Client, broker: Broker, valkey: Valkey) -> None:
     task_id = client.enqueue("test:echo").id
-    broker.write_result(claim(broker), b'{"done":1}')
+    held = claim(broker)
+    broker.write_result(held, b'{"done":1}')
+    broker.write_progress(held, TaskProgress(340, 1000, "sending\x1b"))
 
     as_text = shown_by("task", "show", task_id, "--redis-url", valkey.url)
     as_json = json.loads(shown_by("task", "show", task_id, "--json", "--redis-url", valkey.url))
 
     assert re.search(r'^result +{"done": ?1}$', as_text, re.MULTILINE)
     assert re.search(r"^retried +0 of \?$", as_text, re.MULTILINE)
+    assert re.search(r"^progress +340 of 1000 \(34 %\), sending\\x1b$", as_text, re.MULTILINE)
+    assert as_json["progress"] == {"done": 340, "total": 1000, "note": "sending\x1b"}
     assert (as_json["result"], as_json["max_retries"]) == ({"done": 1}, None)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from boilerd import Client, Inspector, QueueDetail, TaskState
+from boilerd import Client, Inspector, QueueDetail, TaskProgress, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.cli.dash.state import PAGE, State, View
@@ -150,6 +150,8 @@ def test_the_screen_of_a_running_task_follows_what_it_writes(
     dash.wait_for("state       active")
     broker.write_result(held, b'"half"')
     dash.wait_for('result      "half"')
+    broker.write_progress(held, TaskProgress(1, 2))
+    dash.wait_for("progress    1 of 2 (50 %)")
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,8 @@ def test_a_prefix_moves_all_keys_of_daemon_commands_clients_and_rqs_tools(
     daemon = start_daemon("--concurrency", "1", redis_url=server.url, env=settings).ready()
     by_client = run_python(
         "from boilerd import Client\n"
-        "import json; print(json.dumps(Client.from_settings().enqueue('test:echo', retention=60).id))",
+        "import json; info = Client.from_settings().enqueue('test:echo', 7, retention=60)\n"
+        "assert info.wait(20) == 7; print(json.dumps(info.id))",
         daemon.env,
     )
 

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from boilerd import Client
+from boilerd.broker import waiter
 from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.embedded import read_secret
 from boilerd.broker.scripts import scripts
@@ -83,6 +84,17 @@ def test_a_member_enqueues_and_asks_for_status_and_result(daemon: RunningDaemon)
     assert done.attempts[0].result == 7
     assert seen_later.state is TaskState.SCHEDULED
     assert sum(each.counts.completed for each in queues) == before + 1  # the module's tests share the daemon
+
+
+@needs_root
+def test_a_member_waits_for_a_result_and_is_told_by_the_broker(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiter, "UNTOLD_POLL_S", 3600)
+    with as_member(), Client.from_url(valkey_url(daemon)) as client:
+        result = client.enqueue("test:echo", 9, retention=60).wait(20)
+
+    assert result == 9
 
 
 @needs_root

@@ -15,10 +15,10 @@ from rq.command import send_stop_job_command
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from boilerd import Client, DuplicateTaskError, TaskState
+from boilerd import Client, DuplicateTaskError, TaskFailedError, TaskProgress, TaskState
 from boilerd.broker import keys
 from builders import rq_job
-from support import StartDaemon, boilerd, wait_until
+from support import DEADLINE_S, StartDaemon, boilerd, wait_until
 
 
 def job_of(connection: redis.Redis, task_id: str) -> Job:
@@ -212,6 +212,39 @@ def test_a_running_task_shows_a_result_and_knows_its_time_left(start_daemon: Sta
     assert line["kept"] is True
     assert 90 < line["left_s"] <= 100
     assert client.connection.hget(keys.job(task_id), "result") == b'{"done":1}'
+
+
+def test_the_last_progress_of_very_much_is_seen_before_the_result(start_daemon: StartDaemon, client: Client) -> None:
+    start_daemon("--concurrency", "1").ready()
+    seen: list[TaskProgress] = []
+
+    result = client.enqueue("test:steps", 5_000, retention=60).wait(DEADLINE_S, on_progress=seen.append)
+
+    assert result == "all"
+    assert seen[-1] == TaskProgress(5_000, 5_000)
+    assert len(seen) < 500
+
+
+def test_an_attempt_that_fails_has_told_how_far_it_came(start_daemon: StartDaemon, client: Client) -> None:
+    start_daemon("--concurrency", "1").ready()
+    seen: list[TaskProgress] = []
+
+    with pytest.raises(TaskFailedError, match="RuntimeError: failed as told"):
+        client.enqueue("test:steps:failing", 100, retention=60, max_retries=0).wait(DEADLINE_S, on_progress=seen.append)
+
+    assert seen[-1] == TaskProgress(100, 100)
+
+
+def test_who_waits_for_a_running_task_that_is_cancelled_hears_of_it(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1").ready()
+    info = client.enqueue("test:sleep", 60, retention=60)
+    daemon.wait_for("task started", task_id=info.id)
+
+    client.cancel(info.id)
+
+    with pytest.raises(TaskFailedError, match="was cancelled: TaskCancelledError") as raised:
+        info.wait(DEADLINE_S)
+    assert raised.value.is_cancelled
 
 
 @pytest.mark.parametrize("by", ["client", "rq"])

@@ -13,7 +13,15 @@ from support import Valkey, run_python
 from walkthrough import NOT_RUN, Session, steps
 
 #: The databases' by tests/databases, with a database.
-_PAGES = ("getting-started.md", "writing-tasks.md", "headers.md", "commands.md", "a-workers-life.md", "databases.md")
+_PAGES = (
+    "getting-started.md",
+    "writing-tasks.md",
+    "headers.md",
+    "commands.md",
+    "a-workers-life.md",
+    "databases.md",
+    "results.md",
+)
 FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in _PAGES)}
 #: How commands begin that the tests of other rooms run.
 ELSEWHERE = dict.fromkeys(("sudo ", "systemctl ", "journalctl "), "tests/systemd/test_pages.py")
@@ -60,6 +68,13 @@ def test_the_page_on_a_workers_life_is_followed_to_its_end(directory: Path) -> N
 def test_the_readme_is_followed_to_its_end(directory: Path) -> None:
     with Session(directory, BOILERD_STATE_DIR=str(directory / "state")) as reader:
         reader.follow(ROOT / "README.md")
+
+
+def test_results_are_waited_for_as_the_page_says(directory: Path, valkey: Valkey) -> None:
+    state = {"BOILERD_STATE_DIR": str(directory / "state"), "BOILERD_REDIS_URL": valkey.url}
+
+    with Session(directory, **state) as reader:
+        reader.follow(DOCS / "results.md")
 
 
 @pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "commands.md"])

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import redis
 
 from boilerd import BrokerError, BrokerUnavailableError, Client, TaskIdConflictError
 from boilerd.broker import keys
+from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.daemon.valkey_program import find_server
+from builders import complete_next
 from support import RunningDaemon, StartDaemon, StartValkey, Valkey, completed, wait_until
 
 #: The longest pause of an outage is 3 s; and some for a busy machine.
@@ -293,3 +296,25 @@ def test_a_failover_by_sentinel_is_followed(
         wait_until(is_enqueued, "there is a new primary", deadline_s=30)
         daemon.wait_for("task completed", task_id="after")
         daemon.wait_for("task completed", task_id=waiting)
+
+
+@pytest.mark.fault(29)
+def test_who_waits_for_a_result_follows_a_failover(sentinel: tuple[str, subprocess.Popen[bytes]]) -> None:
+    url, primary = sentinel
+    with Client.from_url(url, timeout_s=1.0) as client, ThreadPoolExecutor(1) as threads:
+        info = client.enqueue("test:echo", retention=600)
+        assert client.connection.wait(1, 5000) == 1  # it has reached the replica
+        waiting = threads.submit(info.wait, 60)
+        wait_until(lambda: client.connection.info("stats")["tracking_total_keys"], "the record is watched")
+
+        primary.kill()
+
+        def is_completed() -> bool:
+            try:
+                complete_next(Broker(client.connection), result=b"1")
+            except BrokerError:
+                return False
+            return True
+
+        wait_until(is_completed, "there is a new primary", deadline_s=30)
+        assert waiting.result(60) == 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from boilerd import ServeMux, SkipRetry, Task
+from boilerd import ServeMux, SkipRetry, Task, TaskProgress
 from boilerd.errors import DeadlineExceededError, TaskTimeoutError
 from boilerd.process.log_lines import JsonFormatter
 from boilerd.process.logs import _AddFields, log_context
@@ -45,6 +45,9 @@ class Attempt:
 
     def write_result(self, result: Any) -> bool:
         return True
+
+    def progress(self, progress: TaskProgress) -> None:
+        pass
 
 
 @pytest.fixture

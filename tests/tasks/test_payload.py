@@ -21,7 +21,7 @@ import msgspec
 import pytest
 import redis
 
-from boilerd import Client, InvalidPayloadError, ServeMux, Task, TaskInfo
+from boilerd import Client, InvalidPayloadError, ServeMux, Task, TaskInfo, TaskProgress
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import NewTask
@@ -589,6 +589,9 @@ class _Idle:
 
     def write_result(self, result: Any) -> bool:
         return True
+
+    def progress(self, progress: TaskProgress) -> None:
+        pass
 
 
 # The client.

@@ -220,6 +220,7 @@ def enqueue(client: Client, recording: RecordingClient) -> None:
     assert_type(ping.task(to="a").enqueue(client, queue="critical"), TaskInfo[float])
     tick.task().enqueue(client)
     takes_any_type(given)
+    assert_type(given.enqueue(client, Email("a"), retention=60).wait(timeout=10), int)
 
 
 def enqueue_by_the_client(client: Client) -> None:

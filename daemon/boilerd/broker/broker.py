@@ -12,6 +12,7 @@ import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+import msgspec
 import redis
 
 from boilerd.broker import keys
@@ -21,6 +22,7 @@ from boilerd.broker.constants import BELL_LENGTH, BELL_TTL_S, CHUNK, HOLDS_MORE,
 from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_answer, to_claim, to_claim_of_hash
 from boilerd.broker.scheduler_calls import SchedulerCalls
 from boilerd.errors import MAX_ERROR_LENGTH, BoilerdError
+from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.retry import Verdict
 from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, TaskState, no_such_task
 
@@ -183,6 +185,11 @@ class Broker(SchedulerCalls):
     def write_result(self, claim: Claim, result: bytes) -> bool:
         """Store a running task's result so far; False if the lease is lost."""
         return bool(self._run("result", [claim.task_id, claim.execution_id, claim.queue, result]))
+
+    def write_progress(self, claim: Claim, progress: TaskProgress) -> bool:
+        """Show how far a running task is; False if the lease is lost."""
+        encoded = msgspec.json.encode(progress)
+        return bool(self._run("progress", [claim.task_id, claim.execution_id, claim.queue, encoded]))
 
     def cancel(self, task_id: str) -> str:
         """Cancel a task; ``deleted``, ``told`` (its worker was), ``ended`` or ``unknown``."""

@@ -32,6 +32,7 @@ from boilerd.errors import (
 from boilerd.tasks.headers import MAX_HEADER_BYTES, NO_HEADERS, headers_in
 from boilerd.tasks.options import TaskOptions, UniqueUntil
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, canonical
+from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.task import (
     ARCHIVE_TTL_S,
     DEFAULT_MAX_RETRIES,
@@ -380,6 +381,15 @@ def read_max_retries(fields: Mapping[bytes, bytes]) -> int | None:
 def read_retention_s(fields: Mapping[bytes, bytes]) -> int:
     """Seconds for which the job is kept after success; -1, for ever. Raises ValueError."""
     return int(fields.get(b"result_ttl") or (0 if b"task_type" in fields else RQ_RETENTION_S))
+
+
+def read_progress(fields: Mapping[bytes, bytes]) -> TaskProgress | None:
+    """How far the job's last attempt came, as progress.lua wrote it: behind the time at which that attempt began."""
+    began, _, encoded = fields.get(b"progress", b"").partition(b" ")
+    if encoded and began == fields.get(b"started_at"):
+        with suppress(ValueError, RecursionError):
+            return msgspec.json.decode(encoded, type=TaskProgress)
+    return None
 
 
 def _unpacked(data: bytes, most_bytes: int) -> bytes:

@@ -14,11 +14,19 @@ from typing import Annotated, Any
 import msgspec
 
 from boilerd.broker.connection import text
-from boilerd.broker.job_hash import NUMBER_FIELDS, is_own_call, read_call, read_max_retries, read_retention_s
+from boilerd.broker.job_hash import (
+    NUMBER_FIELDS,
+    is_own_call,
+    read_call,
+    read_max_retries,
+    read_progress,
+    read_retention_s,
+)
 from boilerd.broker.states import STATE_OF
 from boilerd.errors import ConfigError, ForbiddenJobError, InvalidTaskError, MisplacedKeyError
 from boilerd.tasks.cron import Schedule
 from boilerd.tasks.headers import headers_in
+from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: A traceback, or the data of a job, may unpack to this much to be shown.
@@ -59,6 +67,7 @@ class TaskDetail:
         expires_at: When an ended task is deleted.
         attempts: The last 30, oldest first; only if one task was asked for.
         headers: What it carries beside the payload; none also if they cannot be read.
+        progress: How far the running attempt is, as its handler told with `Task.progress`.
     """
 
     id: str
@@ -87,6 +96,7 @@ class TaskDetail:
     attempts: Sequence[Attempt] = ()
     result: Any = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    progress: TaskProgress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +253,7 @@ def to_task(
         attempts=attempts,
         result=_result(fields, state, attempts),
         headers=headers,
+        progress=read_progress(fields) if state is TaskState.ACTIVE else None,
     )
 
 

@@ -10,15 +10,26 @@ import msgspec
 
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, json_option, with_settings
-from boilerd.cli.output import echo
+from boilerd.cli.output import echo, json_text
 from boilerd.client import Client
-from boilerd.errors import InvalidPayloadError, InvalidTaskError, closest, listed, shown
+from boilerd.errors import (
+    BoilerdError,
+    InvalidPayloadError,
+    InvalidTaskError,
+    TaskFailedError,
+    closest,
+    listed,
+    shown,
+)
 from boilerd.inspector import Inspector
 from boilerd.tasks.options import UniqueUntil
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
+from boilerd.tasks.task import TaskInfo, TaskState
 
 #: A text in JSON, in which brackets stay what they are, or a bracket.
 _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[<>]')
+#: A task for whose end one waits is kept for so long, if nothing else is said.
+WAITED_RETENTION_S = 60
 _BRACES = {"<": "{", ">": "}"}
 
 
@@ -51,7 +62,7 @@ def _to_headers(ctx: click.Context, option: click.Parameter, words: tuple[str, .
 @click.option(
     "--timeout", type=DurationType(), help="How long one attempt may take; without it 30m, or until --deadline."
 )
-@click.option("--retention", type=DurationType(), default="0", help="How long to keep it after success.")
+@click.option("--retention", type=DurationType(), help="How long to keep it after success; without it not at all.")
 @click.option("--in", "process_in", type=DurationType(), help="Run it so much later.")
 @click.option("--at", "process_at", type=MomentType(), help="Run it then: 2027-01-31T08:00+01:00.")
 @click.option("--deadline", type=MomentType(), help="It may not run after that moment.")
@@ -68,9 +79,14 @@ def _to_headers(ctx: click.Context, option: click.Parameter, words: tuple[str, .
     help="A header that goes with it; may be given again.",
 )  # fmt: skip
 @click.option("--id", "task_id", help="Task ID; refused when it is taken. Random without it.")
-@json_option("Print what was stored as a JSON object.")
+@click.option(
+    "--wait",
+    type=DurationType(),
+    help="Wait for its end, at most for so long, and print its result; keeps it for 1m then, or for --retention.",
+)
+@json_option("Print what was stored as a JSON object; with --wait, its result too.")
 @with_settings(BROKER)
-def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **options: Any) -> None:
+def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, wait: float | None, **options: Any) -> None:
     """Store a task for a worker to run, and print its ID.
 
     PAYLOAD is JSON; '-' reads it from stdin. '<"message":"hi">' is the same as
@@ -80,18 +96,35 @@ def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **op
     boilerd enqueue worker:ping '{"message": "hi"}'
     boilerd enqueue email:deliver --queue critical --timeout 5m - < mail.json
     boilerd enqueue report:send --in 1h30m --unique 24h --deadline 2027-01-31T08:00Z
+    boilerd enqueue report:mean '{"amounts": [1, 2, 6]}' --wait 30s
     """  # noqa: D301 - click looks for the character \b
     value = parse_payload(_read_stdin() if payload == "-" else payload)
     with naming_missing_broker(loaded.settings), Client.from_settings(loaded.settings) as client:
         _check_queue(client, options["queue"], loaded)
         _check_type(client, options["queue"], task_type)
         given = {name: option for name, option in options.items() if option is not None}
+        if wait is not None:
+            given.setdefault("retention", WAITED_RETENTION_S)
         info = client.enqueue(task_type, value, **given)
+        fields: dict[str, Any] = {"id": info.id, "type": info.type, "queue": info.queue, "state": info.state}
+        if wait is not None:
+            fields |= {"state": TaskState.COMPLETED, "result": _wait(info, wait)}
     if as_json:
-        fields = {"id": info.id, "type": info.type, "queue": info.queue, "state": info.state}
-        echo(json.dumps(fields))
+        echo(json_text(fields))
     else:
-        echo(info.id)
+        echo(info.id if wait is None else json_text(fields["result"]))
+
+
+def _wait(info: TaskInfo, wait_s: float) -> Any:
+    """Wait for the task's end, and return its result; its ID is there even if that never comes."""
+    echo(f"task {info.id}, waiting", err=True)
+    try:
+        return info.wait(wait_s)
+    except TaskFailedError as error:
+        echo(*error.traceback.splitlines(), err=True)
+        raise
+    except TimeoutError as error:
+        raise BoilerdError(str(error)) from error
 
 
 def _read_stdin() -> str:

@@ -162,6 +162,7 @@ def _print_task(detail: TaskDetail) -> None:
         ("kept until", absolute(detail.expires_at)), ("unique", detail.unique_key),
         ("concurrency", detail.concurrency_key), ("waits for", _waits_for(detail)), ("last error", detail.last_error),
         ("result", "" if detail.result is None else json_text(detail.result)),
+        ("progress", detail.progress),
     ])  # fmt: skip
     for line in attempt_lines(detail):
         echo(line)

@@ -5,8 +5,8 @@ import functools
 import logging
 import math
 import re
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
@@ -15,6 +15,7 @@ from msgspec.structs import force_setattr
 
 from boilerd.errors import InvalidTaskError, TaskNotFoundError, shown
 from boilerd.tasks.headers import NO_HEADERS
+from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.queues import DEFAULT_QUEUE
 
 # The default keeps a bare Task right under strict rules; typing's own has none before Python 3.13, and that of
@@ -43,6 +44,9 @@ DEFAULT_ARCHIVE_LIMIT = 10_000
 
 #: What no lifespan has yielded.
 NO_STATE: Mapping[str, Any] = MappingProxyType({})
+#: A time to wait.
+Seconds = float | timedelta
+OnProgress = Callable[[TaskProgress], object]
 
 _TYPE = re.compile(r"[A-Za-z0-9_.:/-]{1,256}")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -70,6 +74,9 @@ class Runtime(Protocol):
 
     def write_result(self, result: Any) -> bool:
         """Store a result so far; False if the lease is lost."""
+
+    def progress(self, progress: TaskProgress) -> None:
+        """Show how far the attempt is, now or a little later."""
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -165,8 +172,35 @@ class Task(msgspec.Struct, Generic[P_co], frozen=True):
         """
         return self.runtime is not None and self.runtime.write_result(result)
 
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Show how far this attempt is, until it ends: in commands, to the Inspector and to whoever waits.
 
-class TaskInfo(msgspec.Struct, Generic[R_co], frozen=True):
+        It may be called as often as one likes: what comes faster than 5 a second is left out, but for the last one. An
+        outage of the broker is none of the handler's business: nothing is shown meanwhile.
+
+        Args:
+            done: How much is done, in any unit.
+            total: How much there is to do; None: nobody knows.
+            note: What is being done; the first 500 characters are kept.
+
+        Raises:
+            TypeError: A number is none.
+            ValueError: A number is not finite.
+        """
+        progress = TaskProgress.of(done, total, note)
+        if self.runtime is not None:
+            self.runtime.progress(progress)
+
+
+class Waits(Protocol):
+    """A client that enqueued a task, as far as the task's TaskInfo uses it."""
+
+    @property
+    def wait(self) -> Callable[..., Any]:
+        """Wait for the result of the task of an ID; of an AsyncClient it is a coroutine function."""
+
+
+class TaskInfo(msgspec.Struct, Generic[R_co], frozen=True, dict=True):
     """A task as the client knows it after enqueuing it; ``TaskInfo[int]`` is one whose handler returns an int.
 
     Attributes:
@@ -185,6 +219,66 @@ class TaskInfo(msgspec.Struct, Generic[R_co], frozen=True):
     def __repr__(self) -> str:
         """Without the payload."""
         return f"TaskInfo(id={self.id!r}, type={self.type!r}, queue={self.queue!r}, state={str(self.state)!r})"
+
+    def attach(self, client: Waits, *, is_async: bool = False) -> None:
+        """Set who can wait for the task. Only a client calls this.
+
+        It is no field: it is not shown, compared or pickled.
+        """
+        if is_async:
+            self.__dict__.pop("client", None)  # the Client that does the AsyncClient's work
+        self.__dict__["async_client" if is_async else "client"] = client
+
+    def attach_decoder(self, decode: Callable[[Any], Any]) -> None:
+        """Set what makes the handler's type of a result. Only a client calls this."""
+        self.__dict__["decode"] = decode
+
+    def wait(
+        self,
+        timeout: Seconds | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+        allow_in_handler: bool = False,
+    ) -> R_co:
+        """Wait for the task's end, and return its result; arguments and errors are those of `Client.wait`.
+
+        The result has the type that the handler of a `TaskType` or `CallType` declares.
+
+        Raises:
+            InvalidPayloadError: It cannot be of that type, as one of a worker with other code.
+            ValueError: The task has no ``retention``, so that nothing is left of it when it has completed.
+            RuntimeError: It is of an AsyncClient; or is a copy, and knows no client any more.
+        """
+        waits = self._waits("client", "await info.await_result()")
+        return self._decoded(waits(self.id, timeout, on_progress=on_progress, allow_in_handler=allow_in_handler))
+
+    async def await_result(
+        self,
+        timeout: Seconds | None = None,  # noqa: ASYNC109 - it says what goes on; asyncio.timeout works as well
+        *,
+        on_progress: OnProgress | None = None,
+        allow_in_handler: bool = False,
+    ) -> R_co:
+        """As `wait`, for a task that an AsyncClient enqueued."""
+        waits = self._waits("async_client", "info.wait()")
+        return self._decoded(await waits(self.id, timeout, on_progress=on_progress, allow_in_handler=allow_in_handler))
+
+    def _decoded(self, result: Any) -> R_co:
+        decode = self.__dict__.get("decode")
+        decoded: R_co = decode(result) if decode else result
+        return decoded
+
+    def _waits(self, kind: str, other: str) -> Callable[..., Any]:
+        if self.retention_s == 0:
+            raise no_retention(self.id)
+        if not self.__dict__:
+            raise RuntimeError(
+                f"task {self.id}: this copy knows no client; wait with the ID, as in client.wait(info.id)"
+            )
+        client: Waits | None = self.__dict__.get(kind)
+        if client is None:
+            raise RuntimeError(f"task {self.id} was enqueued by a client of the other kind; use {other}")
+        return client.wait
 
 
 def check_type(task_type: object) -> str:
@@ -207,6 +301,11 @@ def check_task_id(task_id: object) -> str:
     if not isinstance(task_id, str) or not _ID.fullmatch(task_id):
         raise InvalidTaskError(f"task ID {shown(task_id)}: use letters, digits, '_' and '-', at most 128")
     return str.__str__(task_id)
+
+
+def no_retention(task_id: str) -> ValueError:
+    """The error for somebody who waits for a task of which nothing will be left."""
+    return ValueError(f"task {task_id} is deleted when it completes, with its result; give retention=60 at the enqueue")
 
 
 def no_such_task(task_id: object) -> TaskNotFoundError:

@@ -319,15 +319,18 @@ class WorkLoop:
         self._show(f"running {task.type} {task.id}")
         deadline_in_s = task.deadline.timestamp() - float(claim.started) if task.deadline else None
         failpoint("before-handler")
+        runtime = AttemptRuntime(self._broker.once, claim, self._runner, self._life.state)
         began_s = time.perf_counter()
         with self._rq_worker.as_current_job(claim.task_id) if claim.function else _NO_JOB:
             outcome = self._runner.run(
                 task,
-                AttemptRuntime(self._broker.once, claim, self._runner, self._life.state),
+                runtime,
                 deadline_in_s=deadline_in_s,
                 alert_in_s=SLOW_S if self._hand.claims or self._hand.completions else None,
             )
         self._prefetch.note(time.perf_counter() - began_s)
+        if runtime.unsent:
+            runtime.send_progress()  # before the outcome: whoever waits sees it
         failpoint("after-handler")
         self._scoreboard.mark_busy(self._slot, is_busy=False)  # where a signal came in between
         if not self._hand.claims:

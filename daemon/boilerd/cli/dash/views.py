@@ -118,7 +118,7 @@ def _lines(task: TaskDetail, reason: Reason | None) -> list[str]:
         ("enqueued", absolute(task.enqueued_at)), ("due", absolute(task.next_run_at)),
         ("started", absolute(task.started_at)), ("ended", absolute(task.ended_at)),
         ("kept until", absolute(task.expires_at)), ("last error", task.last_error),
-        ("result", "" if task.result is None else json_text(task.result)),
+        ("result", "" if task.result is None else json_text(task.result)), ("progress", task.progress or ""),
     ]  # fmt: skip
     return [f"{name:<12}{value}" for name, value in pairs if value] + list(attempt_lines(task))
 
