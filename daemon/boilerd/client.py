@@ -18,6 +18,7 @@ from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type
+from boilerd.units import Duration
 
 logger = logging.getLogger("boilerd.client")
 
@@ -102,11 +103,11 @@ class Client:
             InvalidTaskError: The type or an option is not allowed; nothing was sent.
             InvalidPayloadError: The payload cannot be written as JSON, or does not fit the type
                 that its handler declared; nothing was sent.
-            TaskIdConflictError: The given ``task_id`` is taken; nothing was stored.
+            TaskIdConflictError: The given ``task_id`` is taken, or its ``once`` is not over; nothing was stored.
             DuplicateTaskError: The unique lock is held by another task; nothing was stored.
             QueueFullError: The queue has reached its limit; nothing was stored.
             BrokerUnavailableError: Redis did not answer; if `was_sent`, the task may be stored.
-                Enqueuing again with the same ``task_id`` is safe.
+                Enqueuing again with the same ``task_id`` and ``once`` is safe.
             BrokerRefusedError: Redis answered, and refused; nothing was stored.
         """
         task = self._new_task(task_type, payload, task_options(**options) if options else DEFAULT_OPTIONS)
@@ -115,9 +116,7 @@ class Client:
         except BrokerUnavailableError as error:
             if not error.was_sent:
                 raise
-            raise BrokerUnavailableError(
-                f"{error}; task {task.id} may have been stored, enqueuing it again with this ID is safe"
-            ) from error
+            raise BrokerUnavailableError(f"{error}; task {task.id} may have been stored, {_again(task)}") from error
         if isinstance(answer, BoilerdError):
             raise answer
         return self._info(task, payload, answer)
@@ -217,6 +216,15 @@ class Client:
 def _tell_unhandled(task_type: str) -> None:
     # The name stands in the message: it is the application that formats this line.
     logger.warning("the mux has no handler for task type %r, its tasks fail; check the name", task_type)
+
+
+def _again(task: NewTask) -> str:
+    """When it is safe to enqueue a task again that may have been stored."""
+    if task.options.once_s:
+        return f"enqueuing it again with this ID and once is safe for {Duration(task.options.once_s)}"
+    return (
+        "enqueuing it again with this ID is safe until it has ended; give task_id and once to have it safe after that"
+    )
 
 
 def _random_id() -> str:

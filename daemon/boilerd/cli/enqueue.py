@@ -52,6 +52,7 @@ def _no_option(ctx: click.Context, _: click.Parameter, word: str) -> str:
 @click.option("--concurrency-key", help="Tasks with one key run one at a time.")
 @click.option("--concurrency-limit", type=int, help="Or so many at a time.")
 @click.option("--id", "task_id", help="Task ID; refused when it is taken. Random without it.")
+@click.option("--once", type=DurationType(), help="For so long, refuse this --id again, also after the task's end.")
 @json_option("Print what was stored as a JSON object.")
 @with_settings(BROKER)
 def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, **options: Any) -> None:

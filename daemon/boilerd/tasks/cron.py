@@ -37,6 +37,7 @@ _SHORTHANDS = {
 #: Options that an entry may not have, since they differ from tick to tick, and why.
 _PER_TICK = {
     "task_id": "every tick has a task ID of its own",
+    "once": "every tick is taken once in any case",
     "process_at": "every tick has a moment of its own; there is process_in",
     "deadline": "one moment cannot suit every tick; there is timeout",
 }
