@@ -19,7 +19,7 @@ from boilerd.process.failpoints import failpoint
 from boilerd.process.signals import hold_signals, release_signals
 from boilerd.process.terminal import is_stop
 from boilerd.supervision.children import NO_PIPES
-from boilerd.supervision.groups import SCHEDULER, WORKER
+from boilerd.supervision.groups import SCHEDULER, WATCHER, WORKER
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
 from boilerd.supervision.report import Report
@@ -121,10 +121,10 @@ class Reload:
         self._report.reload_refused()
 
     def _drain(self) -> None:
-        """Stop the workers, then the scheduler, then execute the new program."""
-        for name in (WORKER, SCHEDULER):
-            group = self._groups()[name]
-            if group.get_unstopped_processes():
+        """Stop the workers, then the scheduler, then the watcher if there is one, then execute the new program."""
+        for name in (WORKER, SCHEDULER, WATCHER):
+            group = self._groups().get(name)
+            if group and group.get_unstopped_processes():
                 group.stop_all()
                 return
         if self._options.timed_out:
@@ -147,8 +147,8 @@ class Reload:
         # Still here: the old program goes on, with workers as before.
         self.is_draining = False
         self._report.reload_refused()
-        for name in (SCHEDULER, WORKER):
-            for process in self._groups()[name].processes.values():
+        for group in (self._groups().get(name) for name in (SCHEDULER, WORKER, WATCHER)):
+            for process in group.processes.values() if group else ():
                 process.spawn()
 
 
