@@ -19,6 +19,7 @@ from support import Valkey, clean_environment, python_path, wait_until
 
 APP = """
 import os, subprocess, sys
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from boilerd import ServeMux, current_task
 
@@ -54,6 +55,23 @@ async def send(task):
 @mux.handle("test:fail")
 def fail(task):
     raise ValueError("bad thing")
+
+@mux.on_daemon_start
+def prepare():
+    print("daemon starts", flush=True)
+
+@mux.lifespan
+@asynccontextmanager
+async def live(worker):
+    print("enter", worker.name, flush=True)
+    if os.environ.get("BREAK"):
+        raise OSError("no database")
+    yield {"greeting": "hello"}
+    print("leave", flush=True)
+
+@mux.handle("test:state")
+async def state(task):
+    return task.state["greeting"]
 
 @mux.handle("test:debug")
 def debug(task):
@@ -107,7 +125,7 @@ def test_only_the_result_goes_to_stdout_and_all_else_to_stderr(env: dict[str, st
     assert done.stdout.count("\n") == 1
     printed = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    assert printed == ["middleware", "printed by a program"]
+    assert printed == ["daemon starts", "enter here", "middleware", "printed by a program", "leave"]
     assert [line["message"] for line in logged] == ["task started", "at work", "task completed"]
     assert {line["task_type"] for line in logged} == {"test:echo"}
 
@@ -134,6 +152,15 @@ def test_a_payload_is_decoded_as_its_handler_declared_and_a_coroutine_is_awaited
     assert done.stdout == "7\n"
     assert misfit.returncode == 1
     assert "$.number" in misfit.stderr
+
+
+def test_the_handler_has_what_the_lifespans_made_and_one_that_fails_is_told(env: dict[str, str]) -> None:
+    done = run_here(env, "test:state", "--payload", "1")
+    broken = run_here({**env, "BREAK": "1"}, "test:state", "--payload", "1")
+
+    assert done.stdout == '"hello"\n'
+    assert (broken.returncode, broken.stdout) == (1, "")
+    assert broken.stderr.endswith("OSError: no database\n")
 
 
 def test_a_task_that_runs_is_left_alone(client: Client, broker: Broker, env: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,10 +16,12 @@ from boilerd.broker.job_hash import not_registered, request_id_of
 from boilerd.cli.enqueue import parse_payload
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.output import echo, harmless_json
+from boilerd.daemon.fork_hooks import start_daemon
 from boilerd.errors import ForbiddenJobError, TaskStateError
 from boilerd.process import logs
 from boilerd.process.exit_status import FAILED, OK
 from boilerd.settings.definitions import Settings
+from boilerd.tasks.life import WorkerContext
 from boilerd.tasks.loading import load_app
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import Task, check_type, no_such_task
@@ -42,9 +45,15 @@ def run(settings: Settings, what: str, payload: str | None) -> int:
     key_prefix.use(settings.key_prefix)
     with _stdout_for_the_result():
         logs.configure(level=settings.log_level, style=settings.log_format, printed="raw")
-        rules = Rules.of(load_app(settings.app, settings.rq_functions), settings.retry.policy(), log_attempts)
+        mux = load_app(settings.app, settings.rq_functions)
+        rules = Rules.of(mux, settings.retry.policy(), log_attempts)
         task = _stored_task(settings, rules, what) if payload is None else _new_task(rules, what, payload)
-        outcome = run_here(rules, task)
+        start_daemon(mux.life)
+        try:
+            outcome = run_here(rules, mux.life, WorkerContext("here", 0, tuple(settings.queues)), task)
+        except Exception as error:  # noqa: BLE001 - of a lifespan
+            echo(*"".join(traceback.format_exception(error)).splitlines(), err=True)
+            return FAILED
         result = encode_result(outcome.result, task) if isinstance(outcome, Completed) else b""
         logs.flush()
     if isinstance(outcome, Completed):

@@ -1,14 +1,17 @@
 """Run one attempt in the foreground, for a person who looks at a handler: nothing of it is written anywhere."""
 
 import math
+from collections.abc import Mapping
 from contextvars import copy_context
 from typing import Any
 
 import msgspec
 
 from boilerd.process import debugging
+from boilerd.tasks.life import Life, WorkerContext
 from boilerd.tasks.task import Task
 from boilerd.worker.attempt import AttemptRunner, Outcome, encode_result
+from boilerd.worker.lives import entered
 from boilerd.worker.settlement import Rules
 
 
@@ -16,6 +19,7 @@ class _Runtime(msgspec.Struct, frozen=True):
     """Answers the task's questions: it has all the time it wants, and nobody else has it."""
 
     task: Task
+    state: Mapping[str, Any]
 
     def remaining_s(self) -> float:
         """Seconds until the attempt is interrupted: nobody does."""
@@ -31,11 +35,15 @@ class _Runtime(msgspec.Struct, frozen=True):
         return True
 
 
-def run_here(rules: Rules, task: Task) -> Outcome:
-    """Run one attempt with the application's middleware, without time limits; never raises.
+def run_here(rules: Rules, life: Life, worker: WorkerContext, task: Task) -> Outcome:
+    """Run one attempt in the application's lifespans, with its middleware and without time limits.
 
     The hooks of a failure are not asked: they decide about the task's record.
+
+    Raises:
+        Exception: A lifespan did.
     """
     debugging.turn_on()
-    runner = AttemptRunner(rules.middleware(rules.handler))
-    return copy_context().run(runner.run, task, _Runtime(task))
+    with entered(life, worker) as state:
+        runner = AttemptRunner(rules.middleware(rules.handler))
+        return copy_context().run(runner.run, task, _Runtime(task, state))
