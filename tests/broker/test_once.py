@@ -30,7 +30,7 @@ from boilerd.tasks.options import task_options
 from boilerd.tasks.retry import Verdict
 from boilerd.testing import RecordingClient
 from builders import complete_next, fail_next, pending
-from support import StartValkey, Valkey, private_directory, wait_until
+from support import StartValkey, Valkey, boilerd, clean_environment, private_directory, wait_until
 
 DAY_S = 24 * 3600
 ONCE = {"task_id": "receipt-1", "once": DAY_S}
@@ -246,6 +246,20 @@ def test_the_recording_client_remembers_as_well() -> None:
 
     assert refused(client).is_remembered
     assert client.enqueue("test:echo", task_id="receipt-1").state is TaskState.PENDING
+
+
+def test_the_command_line_remembers_as_well(valkey: Valkey, broker: Broker) -> None:
+    env = clean_environment(BOILERD_REDIS_URL=valkey.url)
+    words = "enqueue", "worker:ping", "--id", "receipt-1", "--once", "24h"
+    first, _ = boilerd(*words, env=env), complete_next(broker)
+
+    second, asked = boilerd(*words, env=env), boilerd("task", "why", "receipt-1", env=env)
+    third = boilerd("enqueue", "worker:ping", "--once", "24h", env=env)
+
+    assert first.stdout == "receipt-1\n"
+    assert (second.returncode, third.returncode) == (1, 2)
+    assert "was used within the time of its once" in second.stderr
+    assert asked.stderr.startswith("note: its ID is remembered by once, and refused with it for ")
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,16 @@ def test_an_id_that_nobody_has_and_a_payload_that_is_no_json_are_errors(env: dic
     assert broken.stderr.startswith("boilerd: error: payload is not JSON")
 
 
+def test_a_type_without_a_handler_is_an_error_that_names_the_application(env: dict[str, str]) -> None:
+    done = run_here(env, "nobody:does", "--payload", "1")
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        "boilerd: error: app shop:mux has no handler for task type 'nobody:does';"
+        " name the application with --app, or in the settings\n"
+    )
+
+
 def test_a_job_that_no_worker_would_run_is_not_run_here(
     client: Client, connection: redis.Redis, env: dict[str, str]
 ) -> None:

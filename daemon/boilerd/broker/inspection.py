@@ -266,6 +266,13 @@ class Inspection(ScriptCalls):
             return to_task(task_id, fields, connection.zscore(raw(place), raw(task_id)), attempts)
         return detail
 
+    def remembered_s(self, task_id: str) -> float:
+        """For how many seconds the option `once` of an enqueue has this ID remembered yet; 0: it is not."""
+        connection: Any = self.connection
+        with translated():
+            left_ms: int = connection.pttl(raw(keys.once(task_id)))
+        return max(0.0, left_ms / 1000)
+
     def as_claimed(self, task_id: str) -> tuple[Claim, str] | None:
         """One task as a worker would get it, with RQ's word for its state; None: there is no such task."""
         connection: Any = self.connection

@@ -17,7 +17,7 @@ from boilerd.cli.enqueue import parse_payload
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.output import echo, harmless_json
 from boilerd.daemon.fork_hooks import start_daemon
-from boilerd.errors import ForbiddenJobError, TaskStateError
+from boilerd.errors import ForbiddenJobError, InvalidTaskError, TaskStateError
 from boilerd.process import logs
 from boilerd.process.exit_status import FAILED, OK
 from boilerd.settings.definitions import Settings
@@ -48,6 +48,11 @@ def run(settings: Settings, what: str, payload: str | None) -> int:
         mux = load_app(settings.app, settings.rq_functions)
         rules = Rules.of(mux, settings.retry.policy(), log_attempts)
         task = _stored_task(settings, rules, what) if payload is None else _new_task(rules, what, payload)
+        if not mux.has_handler(task.type):
+            raise InvalidTaskError(
+                f"app {settings.app or '(built-in)'} has no handler for task type {task.type!r};"
+                " name the application with --app, or in the settings"
+            )
         start_daemon(mux.life)
         try:
             outcome = run_here(rules, mux.life, WorkerContext("here", 0, tuple(settings.queues)), task)
