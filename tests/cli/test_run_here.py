@@ -100,7 +100,7 @@ def dump(connection: Any) -> dict[bytes, bytes]:
     return {key: connection.dump(key) for key in connection.keys("*")}
 
 
-STATES = [state for state in TaskState if state is not TaskState.ACTIVE]
+STATES = [TaskState.SCHEDULED, TaskState.RETRY, TaskState.ARCHIVED, TaskState.COMPLETED]
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -265,22 +264,3 @@ def test_where_folders_cannot_be_watched_they_are_looked_at(here: Path, monkeypa
     moments = watching._moments(lambda: before.folders)
 
     assert [next(moments), next(moments), next(moments)] == [None] * 3
-
-
-# What a person sees.
-
-
-def test_as_text_the_error_of_a_refused_reload_is_one_block(start_daemon: StartDaemon, directory: Path) -> None:
-    write_app(directory, 1)
-    env = {"BOILERD_APP": "myapp:mux", "BOILERD_CONCURRENCY": "1", "BOILERD_LOG_FORMAT": "text"}
-    daemon = start_daemon("--watch", directory=directory, env=env).serving()
-    shown = directory / "stdout"
-
-    write_app(directory, 2, more="\n\ndef broken(:\n    pass\n")
-
-    wait_until(lambda: "reload refused" in shown.read_text(), "it is refused")
-    block = re.search(r"reload refused, going on as before .*\n(?:.*\n)*?.*SyntaxError.*", shown.read_text())
-    assert block
-    assert re.search(r'^ *File ".*/myapp\.py", line 7\n +def broken\(:\n +\^', block[0], re.MULTILINE)
-    assert "\\n" not in block[0]
-    assert daemon.info()["state"] in {"ready", "reloading"}
