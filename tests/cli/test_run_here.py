@@ -174,8 +174,12 @@ def test_a_task_that_runs_is_left_alone(client: Client, broker: Broker, env: dic
 
 def test_an_id_that_nobody_has_and_a_payload_that_is_no_json_are_errors(env: dict[str, str]) -> None:
     unknown, broken = run_here(env, "nobody"), run_here(env, "test:echo", "--payload", "{")
+    without = run_here(env, "test:echo")
 
-    assert (unknown.returncode, broken.returncode) == (1, 2)
+    assert (unknown.returncode, broken.returncode, without.returncode) == (1, 2, 2)
+    assert without.stderr == (
+        "boilerd: error: 'test:echo' is a task type and no ID; give it a --payload, such as 'null'\n"
+    )
     assert unknown.stderr.startswith("boilerd: error: task 'nobody' does not exist")
     assert broken.stderr.startswith("boilerd: error: payload is not JSON")
 

@@ -192,7 +192,7 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let a test say what happens from one look at the files to the next."""
 
     def script(*steps: Any) -> None:
-        def follow(_: Any) -> Iterator[None]:
+        def follow(*_: Any) -> Iterator[None]:
             for step in steps:
                 step()
                 yield
@@ -261,6 +261,6 @@ def test_where_folders_cannot_be_watched_they_are_looked_at(here: Path, monkeypa
     with pytest.raises(Ended):
         watch(before, reload)
     write_app(here, 3)
-    moments = watching._moments(lambda: before.folders)
+    moments = watching._moments(lambda: before.folders, lambda: 0.0)
 
     assert [next(moments), next(moments), next(moments)] == [None] * 3

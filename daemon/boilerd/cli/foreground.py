@@ -17,12 +17,13 @@ from boilerd.cli.enqueue import parse_payload
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.output import echo, harmless_json
 from boilerd.daemon.fork_hooks import start_daemon
-from boilerd.errors import ForbiddenJobError, InvalidTaskError, TaskStateError
+from boilerd.errors import ForbiddenJobError, InvalidTaskError, TaskStateError, shown
 from boilerd.process import logs
 from boilerd.process.exit_status import FAILED, OK
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.life import WorkerContext
 from boilerd.tasks.loading import load_app
+from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import Task, check_type, no_such_task
 from boilerd.worker.attempt import Completed, Failed, Outcome, encode_result
@@ -47,7 +48,7 @@ def run(settings: Settings, what: str, payload: str | None) -> int:
         logs.configure(level=settings.log_level, style=settings.log_format, printed="raw")
         mux = load_app(settings.app, settings.rq_functions)
         rules = Rules.of(mux, settings.retry.policy(), log_attempts)
-        task = _stored_task(settings, rules, what) if payload is None else _new_task(rules, what, payload)
+        task = _stored_task(settings, mux, rules, what) if payload is None else _new_task(rules, what, payload)
         if not mux.has_handler(task.type):
             raise InvalidTaskError(
                 f"app {settings.app or '(built-in)'} has no handler for task type {task.type!r};"
@@ -75,11 +76,13 @@ def _tell_failure(outcome: Outcome) -> None:
         echo(*outcome.traceback.splitlines(), err=True)
 
 
-def _stored_task(settings: Settings, rules: Rules, task_id: str) -> Task:
+def _stored_task(settings: Settings, mux: ServeMux, rules: Rules, task_id: str) -> Task:
     """The task as a worker would get it."""
     with naming_missing_broker(settings), connect_to(settings) as connection:
         found = Inspection(connection).as_claimed(task_id)
     if found is None:
+        if mux.match(task_id):
+            raise InvalidTaskError(f"{shown(task_id)} is a task type and no ID; give it a --payload, such as 'null'")
         raise no_such_task(task_id)
     claim, status = found
     if status == "started":

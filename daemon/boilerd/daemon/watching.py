@@ -12,6 +12,7 @@ import logging
 import os
 import select
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
@@ -26,8 +27,10 @@ logger = logging.getLogger("boilerd.watcher")
 STEP_MS = 50
 #: But changes that do not end are taken together for no longer than this.
 LONGEST_STEP_MS = 1600
-#: How often the files are compared in any case, for folders whose system tells of no change.
+#: How often the files are compared in any case, for folders whose system tells of no change; and how many times as
+#: long as a comparison takes that is at least, so that very many folders cost no processor of their own.
 LOOK_EVERY_MS = 2000
+LEAST_PAUSE = 20
 #: How often a reload is asked for, while the daemon is not ready for one.
 ASK_EVERY_S = 0.1
 #: Names of changed files in a line of the log.
@@ -100,35 +103,42 @@ def watch(sources: Sources, reload: Callable[[], object]) -> None:
         sources: As they were before the application was imported.
         reload: Asks the daemon for a reload; raises RefusedError while it cannot do that, OSError if nobody answers.
     """
-    parent = os.getppid()
-    for _ in _moments(lambda: sources.folders):  # noqa: B023 - those of the last look
+    parent, took_s = os.getppid(), 0.0
+    for _ in _moments(lambda: sources.folders, lambda: took_s):  # noqa: B023 - those of the last look
         if os.getppid() != parent:
             return
+        began_s = time.monotonic()
         now = sources.now()
+        took_s = time.monotonic() - began_s
         if changed := now.changed(sources):
             logger.info("files changed, reloading", extra={"files": listed(changed, _MOST_NAMED)})
             _ask(reload)
         sources = now  # of before the question: what changes from here on is seen the next time
 
 
-def _moments(folders: Callable[[], frozenset[str]]) -> Iterator[None]:
-    """Moments at which files may have changed: at once, then whenever something moves, and every few seconds."""
+def _moments(folders: Callable[[], frozenset[str]], took_s: Callable[[], float]) -> Iterator[None]:
+    """Moments at which files may have changed: at once, then whenever something moves, and every few seconds.
+
+    Args:
+        folders: Returns those that are watched.
+        took_s: Returns how long the last comparison took.
+    """
     import watchfiles  # noqa: PLC0415 - an extra, which imports asyncio
 
     yield
     while True:
-        watched = folders()
+        watched, pause_ms = folders(), max(LOOK_EVERY_MS, int(took_s() * 1000 * LEAST_PAUSE))
         try:
             for _ in watchfiles.watch(
                 *watched, watch_filter=_is_of_interest, step=STEP_MS, debounce=LONGEST_STEP_MS,
-                rust_timeout=LOOK_EVERY_MS, yield_on_timeout=True, recursive=False,
+                rust_timeout=pause_ms, yield_on_timeout=True, recursive=False,
             ):  # fmt: skip
                 yield
                 if folders() != watched:
                     break
         except (OSError, RuntimeError) as error:  # a folder has gone, or the system watches no more of them
             logger.debug("folders cannot be watched, looking again", extra={"error": str(error)})
-            select.select([], [], [], LOOK_EVERY_MS / 1000)
+            select.select([], [], [], pause_ms / 1000)
             yield
 
 
