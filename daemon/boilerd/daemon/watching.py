@@ -80,9 +80,10 @@ class Sources(NamedTuple):
         return self._replace(folders=frozenset(folders), files=files)
 
     def changed(self, before: Self) -> list[str]:
-        """The files that are new, gone or different."""
+        """The files that are new, gone or different, as seen from the working directory."""
         both = sorted({*self.files, *before.files})
-        return [path for path in both if _digest(self.files.get(path)) != _digest(before.files.get(path))]
+        found = [path for path in both if _digest(self.files.get(path)) != _digest(before.files.get(path))]
+        return [path.removeprefix(f"{self.roots[0]}{os.sep}") for path in found]
 
 
 def prepare() -> None:
@@ -125,6 +126,7 @@ def _moments(folders: Callable[[], frozenset[str]], took_s: Callable[[], float])
     """
     import watchfiles  # noqa: PLC0415 - an extra, which imports asyncio
 
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it counts what it sees, in each line
     yield
     while True:
         watched, pause_ms = folders(), max(LOOK_EVERY_MS, int(took_s() * 1000 * LEAST_PAUSE))
