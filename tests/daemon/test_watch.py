@@ -18,8 +18,15 @@ from boilerd.errors import BootError, RefusedError
 from support import RunningDaemon, StartDaemon, is_running, wait_until
 
 APP = """
+import os, time
 from boilerd import ServeMux
 mux = ServeMux()
+
+@mux.handle("app:until")
+def until(task):
+    while not os.path.exists(task.payload):
+        time.sleep(0.01)
+
 mux.handle("app:version", lambda task: task.logger.info("version {version}"))
 """
 
@@ -36,7 +43,12 @@ def write_app(directory: Path, version: int, *, more: str = "") -> None:
 def daemon(start_daemon: StartDaemon, directory: Path) -> RunningDaemon:
     """A daemon that watches its directory."""
     write_app(directory, 1)
-    env = {"BOILERD_APP": "myapp:mux", "BOILERD_CONCURRENCY": "1", "PYTHONDONTWRITEBYTECODE": ""}
+    env = {
+        "BOILERD_APP": "myapp:mux",
+        "BOILERD_CONCURRENCY": "1",
+        "PYTHONDONTWRITEBYTECODE": "",
+        "BOILERD_SHUTDOWN_TIMEOUT": "30",
+    }
     return start_daemon("--watch", directory=directory, env=env).ready()
 
 
@@ -75,6 +87,28 @@ def test_changes_are_loaded_and_one_that_does_not_import_keeps_the_old_code(
     assert [line["files"] for line in daemon.lines("files changed, reloading")] == ["myapp.py"] * 3
     assert "importlib" not in refused["traceback"]
     assert daemon.pid == pid
+
+
+@pytest.mark.long(4)
+def test_a_fault_that_is_saved_while_the_workers_drain_keeps_the_old_code(
+    daemon: RunningDaemon, directory: Path, client: Client
+) -> None:
+    client.enqueue("app:until", str(directory / "go"))
+    daemon.wait_for("task started")
+    write_app(directory, 2)
+    daemon.wait_for("reloading, draining the workers")
+
+    write_app(directory, 3, more="def\n")
+    daemon.wait_for("reloading, checking once more when the workers have ended")
+    (directory / "go").touch()
+    daemon.wait_for("reload refused, going on as before")
+    client.enqueue("app:version")
+    daemon.wait_for("version 1")
+    write_app(directory, 4)
+    wait_for_generation(daemon, 1)
+    client.enqueue("app:version")
+
+    daemon.wait_for("version 4")
 
 
 @pytest.mark.long(4)
