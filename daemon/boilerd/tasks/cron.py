@@ -107,8 +107,8 @@ class CronEntry:
     Attributes:
         name: Letters, digits, ``_`` and ``-``; made from the type if there is none. It must be
             unique: name and tick make the task ID, and the broker stores an ID once.
-        options: Options of the enqueue, as `task_options` has them, but for ``task_id``, ``process_at`` and
-            ``deadline``.
+        options: Options of the enqueue, as `task_options` has them, but for ``task_id``, ``once``,
+            ``process_at`` and ``deadline``.
         catch_up: True if the latest of the ticks that were missed in a pause runs late.
     """
 
