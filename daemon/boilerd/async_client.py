@@ -159,7 +159,7 @@ class AsyncClient:
         except TimeoutError:
             raise BrokerUnavailableError(
                 f"Redis did not answer within {self._timeout_s:g} s; what was asked may have been done,"
-                " enqueuing a task again is safe with the same task_id"
+                " enqueuing a task again is safe with the same task_id and once"
             ) from None
 
     def _no_thread(self) -> BrokerUnavailableError:

@@ -38,6 +38,7 @@ from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.retry import policy_of
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, OnProgress, Seconds, TaskInfo, TaskState, check_type
 from boilerd.tasks.typed import Message, R
+from boilerd.units import Duration
 
 if TYPE_CHECKING:
     from boilerd.broker.endings import Ending
@@ -155,11 +156,11 @@ class Client:
             InvalidTaskError: The type or an option is not allowed; nothing was sent.
             InvalidPayloadError: The payload cannot be written as JSON, or does not fit the type
                 that its handler declared; nothing was sent.
-            TaskIdConflictError: The given ``task_id`` is taken; nothing was stored.
+            TaskIdConflictError: The given ``task_id`` is taken, or its ``once`` is not over; nothing was stored.
             DuplicateTaskError: The unique lock is held by another task; nothing was stored.
             QueueFullError: The queue has reached its limit; nothing was stored.
             BrokerUnavailableError: Redis did not answer; if `was_sent`, the task may be stored.
-                Enqueuing again with the same ``task_id`` is safe.
+                Enqueuing again with the same ``task_id`` and ``once`` is safe.
             BrokerRefusedError: Redis answered, and refused; nothing was stored.
         """
         return self._enqueue(self._message(task_type, payload), options)
@@ -425,9 +426,7 @@ class Client:
 
 def _naming(task: NewTask, error: BrokerUnavailableError) -> BrokerUnavailableError:
     """The error with the ID of the task that may be stored."""
-    return BrokerUnavailableError(
-        f"{error}; task {task.id} may have been stored, enqueuing it again with this ID is safe"
-    )
+    return BrokerUnavailableError(f"{error}; task {task.id} may have been stored, {_again(task)}")
 
 
 def _with_defaults(defaults: Mapping[str, Any] | None, given: Mapping[str, Any]) -> TaskOptions:
@@ -455,6 +454,15 @@ def in_seconds(timeout: Seconds | None) -> float | None:
 def not_in_time(task_id: str, seconds: float | None) -> TimeoutError:
     """The error for somebody who has waited long enough."""
     return TimeoutError(f"task {task_id} has not ended within {seconds:g} s, and goes on")
+
+
+def _again(task: NewTask) -> str:
+    """When it is safe to enqueue a task again that may have been stored."""
+    if task.options.once_s:
+        return f"enqueuing it again with this ID and once is safe for {Duration(task.options.once_s)}"
+    return (
+        "enqueuing it again with this ID is safe until it has ended; give task_id and once to have it safe after that"
+    )
 
 
 def _random_id() -> str:

@@ -129,8 +129,9 @@ class BrokerError(BoilerdError):
 class BrokerUnavailableError(BrokerError):
     """Redis did not answer.
 
-    If an enqueue raises it, the task may or may not be stored. It is safe to enqueue it again with the
-    same task ID: if the task is stored, that raises TaskIdConflictError.
+    If an enqueue raises it, the task may or may not be stored. It is safe to enqueue it again with the same task ID
+    and the same ``once``: if the task was stored, that raises TaskIdConflictError. Without ``once`` it is safe only
+    while the task's record is there, which a completed task without ``retention`` loses at once.
 
     Attributes:
         was_sent: True if the command may have reached Redis, and may have been carried out.
@@ -170,11 +171,21 @@ class InvalidPayloadError(InvalidTaskError):
 
 
 class TaskIdConflictError(BoilerdError):
-    """Another task has this ID already; it may be in any state."""
+    """Another task has this ID already, in any state; or had it, and its ``once`` is not over.
 
-    def __init__(self, task_id: str) -> None:
-        super().__init__(f"task ID {shown(task_id)} is taken; choose another, or leave it out")
+    Attributes:
+        is_remembered: True if the task has ended and is gone, and its ID is remembered.
+    """
+
+    def __init__(self, task_id: str, *, is_remembered: bool = False) -> None:
+        why = (
+            "was used within the time of its once, and its task is gone; it is not stored again"
+            if is_remembered
+            else "is taken; choose another, or leave it out"
+        )
+        super().__init__(f"task ID {shown(task_id)} {why}")
         self.task_id = task_id
+        self.is_remembered = is_remembered
 
 
 class DuplicateTaskError(BoilerdError):

@@ -134,6 +134,10 @@ class Inspector:
         """True if `rq suspend` holds the claims of all workers, ours as well."""
         return self._inspection.is_suspended()
 
+    def remembered_s(self, task_id: str) -> float:
+        """For how many seconds ``once`` has this ID remembered yet, also where its task is gone; 0: it is not."""
+        return self._inspection.remembered_s(task_id)
+
     def has_workers(self, queue: str) -> bool:
         """True if any worker, of whatever host, works on the queue."""
         return self._inspection.has_workers(queue)

@@ -37,7 +37,7 @@ class RecordingClient(Client):
     """A Client that stores nothing, but remembers the tasks.
 
     A taken task ID and a held unique lock refuse a task as they do in Redis; a lock lasts until
-    its task is run or cancelled. A queue is never full.
+    its task is run or cancelled, and an ID with ``once`` is remembered for ever. A queue is never full.
 
     Args:
         mux: If given, payloads are checked against the types that handlers declared.
@@ -141,6 +141,7 @@ class _Recorder:
     def __init__(self, tasks: list[RecordedTask]) -> None:
         self._tasks = tasks
         self._locks: dict[str, str] = {}
+        self._once: set[str] = set()
 
     def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
         return [self._store(task) for task in tasks]
@@ -157,9 +158,13 @@ class _Recorder:
         if task.id in waiting:
             return TaskIdConflictError(task.id)
         options = task.options
+        if options.once_s and task.id in self._once:
+            return TaskIdConflictError(task.id, is_remembered=True)
         if options.unique_s:
             if (holder := self._locks.get(task.unique_key)) in waiting and holder is not None:
                 return DuplicateTaskError(holder)
             self._locks[task.unique_key] = task.id
+        if options.once_s:
+            self._once.add(task.id)
         self._tasks.append(RecordedTask(task.id, task.type, msgspec.json.decode(task.payload), options))
         return TaskState.SCHEDULED if options.process_in_s or options.process_at else TaskState.PENDING

@@ -10,9 +10,11 @@ import pytest
 
 from boilerd import BrokerUnavailableError, Client, TaskIdConflictError
 from boilerd.broker import keys
+from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler.subscriber import Subscriber
+from builders import complete_next
 from proxy import Proxy
 from support import StartDaemon, StartValkey, Valkey, completed, wait_until
 
@@ -46,6 +48,25 @@ def test_an_enqueue_whose_answer_is_lost_may_be_repeated_with_the_same_id(proxy:
         with pytest.raises(TaskIdConflictError):
             cut_off.enqueue("test:echo", task_id="mine")
     assert client.connection.lrange(keys.queue("default"), 0, -1) == [b"first", b"mine"]
+
+
+@pytest.mark.fault(2)
+def test_an_enqueue_whose_answer_is_lost_may_be_repeated_with_once_when_its_task_has_ended(
+    proxy: Proxy, client: Client, broker: Broker
+) -> None:
+    with Client.from_url(proxy.url) as cut_off:
+        cut_off.enqueue("test:echo", task_id="first")
+        proxy.cuts_reply_to = b"mine"
+        with pytest.raises(BrokerUnavailableError, match="with this ID and once is safe for 24h"):
+            cut_off.enqueue("test:echo", task_id="mine", once=24 * 3600)
+        assert [complete_next(broker), complete_next(broker)] == ["first", "mine"]
+        assert has_ended(client, "mine")
+
+        with pytest.raises(TaskIdConflictError) as refusal:
+            cut_off.enqueue("test:echo", task_id="mine", once=24 * 3600)
+
+    assert refusal.value.is_remembered
+    assert completed(client.connection, "mine") == 1
 
 
 @pytest.mark.fault(3)

@@ -293,6 +293,15 @@ def test_text_shows_where_a_value_begins_and_ends(value: object, text: str) -> N
     assert TextFormatter().format(record(field=value)).endswith(f"  field={text}")
 
 
+def test_text_has_a_traceback_that_a_field_holds_on_the_lines_below() -> None:
+    trace = 'Traceback:\n  File "a.py", line 7\n    def x(:\nSyntaxError: \x1b[31mbad'
+
+    line = TextFormatter().format(record(error="bad", traceback=trace))
+
+    assert line.partition("\n")[0].endswith("  error=bad")
+    assert line.partition("\n")[2] == trace.replace("\x1b", r"\x1b")
+
+
 def test_text_has_an_exception_on_the_lines_below(capfd: Capture) -> None:
     with logging_to(style="text"):
         try:

@@ -891,7 +891,7 @@ def test_the_committed_file_is_the_one_that_the_code_makes() -> None:
 
 
 def test_a_periodic_task_of_the_file_has_each_option_that_one_of_the_mux_may_have(write_file: WriteFile) -> None:
-    per_tick = {"task_id", "process_at", "deadline", "inherit"}
+    per_tick = {"task_id", "once", "process_at", "deadline", "inherit"}
     options = {
         "queue": "low", "timeout": 300.0, "max_retries": 3, "retention": 60.0, "process_in": 30.0, "unique": 3600.0,
         "unique_until": "end", "concurrency_key": "reports", "concurrency_limit": 2, "headers": {"tenant-id": "7"},

@@ -773,10 +773,10 @@ ALL_THAT_CHANGES: list[tuple[Any, ...]] = [("quiet",), ("resume",), ("scale", 3)
 
 
 def test_while_a_reload_is_under_way_each_request_is_refused_with_that_reason(
-    start_app: StartDaemon, client: Client
+    start_app: StartDaemon, client: Client, directory: Path
 ) -> None:
-    daemon = start_app("--concurrency", "1", "--shutdown-timeout", "10")
-    task_id = client.enqueue("app:sleep", 1.5).id
+    daemon = start_app("--concurrency", "1", "--shutdown-timeout", "30")
+    task_id = client.enqueue("app:until", str(directory / "go")).id
     daemon.wait_for("task started", task_id=task_id)
     daemon.signal(signal.SIGHUP)
     daemon.wait_for("reloading, draining the workers")
@@ -786,6 +786,7 @@ def test_while_a_reload_is_under_way_each_request_is_refused_with_that_reason(
             ask(daemon.socket, f"boilerd.{method}", *args)
     daemon.signal(signal.SIGTSTP)
     daemon.wait_for("signal ignored", error="a reload is under way; try again when it has ended")
+    (directory / "go").touch()
 
     assert wait_for_generation(daemon, 1)["status"] == "1 worker, 0 busy, 0 pending"
 

@@ -29,7 +29,7 @@ BELL_TTL_S = 300
 #: Why advance.lua claimed nothing although tasks may wait: the worker holds another claim; not all were looked at.
 HOLDS_MORE, LOOK_AGAIN = 1, 2
 #: How store.lua answers; any other answer is the ID of the task that holds the unique lock.
-STORED_PENDING, STORED_SCHEDULED, ID_TAKEN, QUEUE_FULL = 1, 2, 0, -1
+STORED_PENDING, STORED_SCHEDULED, ID_TAKEN, QUEUE_FULL, ID_REMEMBERED = 1, 2, 0, -1, -3
 #: Stands behind the answers of enqueue.lua where there are workers, but none that works on the queue asked for.
 UNSERVED = -2
 #: The fields of a job hash that a claim reads, in the order in which advance.lua answers.
@@ -50,6 +50,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "STORED_SCHEDULED": STORED_SCHEDULED,
         "ID_TAKEN": ID_TAKEN,
         "QUEUE_FULL": QUEUE_FULL,
+        "ID_REMEMBERED": ID_REMEMBERED,
     },
     "claims": {"LEASE_S": LEASE_S, "LEASE_OFFSET_S": LEASE_OFFSET_S, "ARCHIVE_TTL_S": ARCHIVE_TTL_S, "SLICE": SLICE},
     "act": {

@@ -53,6 +53,6 @@ def member_rights() -> str:
         f"(+hset ~{keys.job('*')})",
         f"(+zadd ~{keys.registry('scheduled', '*')})",
         f"(+sadd ~{keys.QUEUES} ~{keys.SERVED})",
-        f"(+set ~{keys.unique('*', '*', '*')})",
+        f"(+set ~{keys.unique('*', '*', '*')} ~{keys.once('*')})",
         f"(+del +rpush +pexpire +blpop ~{keys.PROBE})",
     ])  # fmt: skip

@@ -13,8 +13,10 @@ from typing import Any
 import redis
 
 from boilerd.broker import keys, server_check
+from boilerd.broker.claims import Claim
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import CHUNK
+from boilerd.broker.job_hash import to_claim
 from boilerd.broker.neighbours import Neighbour, neighbours
 from boilerd.broker.refusals import expecting, is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
@@ -263,6 +265,23 @@ class Inspection(ScriptCalls):
         with suppress(MisplacedKeyError), expecting("sorted set", place):
             return to_task(task_id, fields, connection.zscore(raw(place), raw(task_id)), attempts)
         return detail
+
+    def remembered_s(self, task_id: str) -> float:
+        """For how many seconds the option `once` of an enqueue has this ID remembered yet; 0: it is not."""
+        connection: Any = self.connection
+        with translated():
+            left_ms: int = connection.pttl(raw(keys.once(task_id)))
+        return max(0.0, left_ms / 1000)
+
+    def as_claimed(self, task_id: str) -> tuple[Claim, str] | None:
+        """One task as a worker would get it, with RQ's word for its state; None: there is no such task."""
+        connection: Any = self.connection
+        with expecting("hash", keys.job(task_id)):
+            fields = connection.hgetall(raw(keys.job(task_id)))
+        if not fields:
+            return None
+        queue, status = (text(fields.get(name, b"")) for name in (b"origin", b"status"))
+        return to_claim("", task_id, queue, "0", fields), status
 
     def completed(self, queue: str, size: int) -> list[CompletedTask]:
         """The tasks of the queue that completed last, latest first, also those that were not kept."""

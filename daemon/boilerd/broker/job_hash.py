@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from boilerd.broker import keys
 from boilerd.broker.claims import Claim
 from boilerd.broker.connection import text
-from boilerd.broker.constants import CLAIMED_FIELDS, ID_TAKEN, STORED_PENDING, STORED_SCHEDULED
+from boilerd.broker.constants import CLAIMED_FIELDS, ID_REMEMBERED, ID_TAKEN, STORED_PENDING, STORED_SCHEDULED
 from boilerd.entry_point import ENTRY_POINT, ENTRY_POINTS
 from boilerd.errors import (
     BoilerdError,
@@ -113,7 +114,8 @@ def describe_task(task: NewTask) -> list[str | bytes]:
     wait = repr(options.process_in_s) if options.process_in_s else "0"
     unique = repr(options.unique_s) if options.unique_s else "0"
     is_lasting = "1" if options.unique_until == UniqueUntil.TTL else "0"
-    return [task.id, options.queue, wait, at, lock, unique, is_lasting, str(len(fields)), *fields]
+    once = str(ceil(options.once_s * 1000)) if options.once_s else ""
+    return [task.id, options.queue, wait, at, lock, unique, is_lasting, once, str(len(fields)), *fields]
 
 
 def job_fields(task: NewTask) -> list[str | bytes]:
@@ -157,7 +159,9 @@ def to_answer(task: NewTask, answer: int | bytes) -> TaskState | BoilerdError:
     states = {STORED_PENDING: TaskState.PENDING, STORED_SCHEDULED: TaskState.SCHEDULED}
     if answer in states:
         return states[answer]
-    return TaskIdConflictError(task.id) if answer == ID_TAKEN else QueueFullError(task.options.queue)
+    if answer in {ID_TAKEN, ID_REMEMBERED}:
+        return TaskIdConflictError(task.id, is_remembered=answer == ID_REMEMBERED)
+    return QueueFullError(task.options.queue)
 
 
 # --- Claimed

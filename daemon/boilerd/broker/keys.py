@@ -82,6 +82,11 @@ def unique(queue_name: str, task_type: str, digest: str) -> str:
     return f"{OWN}:unique:{queue_name}:{task_type}:{digest}"
 
 
+def once(task_id: str) -> str:
+    """String: present while the ID is remembered, also beyond its record."""
+    return f"{OWN}:once:{task_id}"
+
+
 def completed(name: str) -> str:
     """List of a queue's last completed tasks, latest first, each as JSON."""
     return f"{OWN}:completed:{name}"

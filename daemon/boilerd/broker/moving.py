@@ -69,12 +69,14 @@ class _Record:
         """Where it waits; empty if it does not."""
         return _PLACES.get(text(self.fields.get(b"status", b"")), "")
 
-    def described(self, task_id: str, holder: bytes | None, lock_ms: int, score: float | None) -> list[Any]:
+    def described(
+        self, task_id: str, holder: bytes | None, lock_ms: int, score: float | None, once_ms: int
+    ) -> list[Any]:
         """The task as arrive.lua takes it; it keeps its unique lock only if that is its own."""
         holds = holder is not None and holder.removeprefix(b"ttl:") == raw(task_id) and lock_ms > 0
         locks = [self.fields[b"unique_key"], holder, str(lock_ms)] if holds else ["", "", "0"]
         at = repr(float(score or 0)) if self.place != "queue" else ""
-        head = [raw(task_id), self.fields.get(b"origin", b""), self.place, at, str(self.ttl_ms), *locks]
+        head = [raw(task_id), self.fields.get(b"origin", b""), self.place, at, str(self.ttl_ms), *locks, str(once_ms)]
         flat = [part for pair in self.fields.items() for part in pair]
         results: list[Any] = []
         for entry_id, values in self.entries:
@@ -176,9 +178,14 @@ class Move:
             lock = record.fields.get(b"unique_key", b"")
             queue = text(record.fields.get(b"origin", b""))
             score = keys.aside(queue) if record.place == "queue" else keys.registry(record.place, queue)
-            commands += [("GET", lock), ("PTTL", lock), ("ZSCORE", raw(score), raw(each))]
+            commands += [
+                ("GET", lock),
+                ("PTTL", lock),
+                ("ZSCORE", raw(score), raw(each)),
+                ("PTTL", raw(keys.once(each))),
+            ]
         found = self._pipe(commands)
-        rows = zip(waiting.items(), found[::3], found[1::3], found[2::3], strict=True)
+        rows = zip(waiting.items(), found[::4], found[1::4], found[2::4], found[3::4], strict=True)
         return {each: record.described(each, *more) for (each, record), *more in rows}, left
 
     def _records(self, ids: list[str]) -> list["_Record"]:

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -73,6 +73,13 @@ class LazyGroup(click.Group):
             command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """List the commands that a shell completes, as `--help` does."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only there
+
+        found = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *super(click.Group, self).shell_complete(ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list in `--help`."""
         with formatter.section("Commands"):
@@ -98,6 +105,10 @@ def main() -> NoReturn:
     """Run a command; turn errors into one line on stderr and an exit status."""
     spare_own_modules()
     _open_missing_streams()
+    if os.environ.get("_BOILERD_COMPLETE"):
+        from boilerd.cli.completion import complete  # noqa: PLC0415 - only there
+
+        complete(boilerd)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # Redis or a log may hold bytes that are no text; they are shown with escapes.
         if isinstance(stream, io.TextIOWrapper):

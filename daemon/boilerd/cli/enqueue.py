@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from boilerd.cli.known_names import complete_queues, complete_types
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, json_option, with_settings
 from boilerd.cli.output import echo, json_text
@@ -55,9 +56,16 @@ def _to_headers(ctx: click.Context, option: click.Parameter, words: tuple[str, .
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("task_type", metavar="TYPE", callback=_no_option)
+@click.argument("task_type", metavar="TYPE", callback=_no_option, shell_complete=complete_types)
 @click.argument("payload", metavar="[PAYLOAD]", default="null", callback=_no_option)
-@click.option("-q", "--queue", default=DEFAULT_QUEUE, show_default=True, help="Queue to put it on.")
+@click.option(
+    "-q",
+    "--queue",
+    default=DEFAULT_QUEUE,
+    show_default=True,
+    shell_complete=complete_queues,
+    help="Queue to put it on.",
+)
 @click.option("--max-retries", type=int, help="Further attempts after a first one that failed.")
 @click.option(
     "--timeout", type=DurationType(), help="How long one attempt may take; without it 30m, or until --deadline."
@@ -79,6 +87,7 @@ def _to_headers(ctx: click.Context, option: click.Parameter, words: tuple[str, .
     help="A header that goes with it; may be given again.",
 )  # fmt: skip
 @click.option("--id", "task_id", help="Task ID; refused when it is taken. Random without it.")
+@click.option("--once", type=DurationType(), help="For so long, refuse this --id again, also after the task's end.")
 @click.option(
     "--wait",
     type=DurationType(),

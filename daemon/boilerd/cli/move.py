@@ -8,6 +8,7 @@ from boilerd.broker import server_check
 from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.moving import Move
 from boilerd.cli.inspecting import with_broker
+from boilerd.cli.known_names import complete_queues
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import Loaded
 from boilerd.cli.output import echo, echo_error
@@ -18,7 +19,14 @@ from boilerd.settings.loading import read_secret_file
 @click.command()
 @click.option("--to", "url", required=True, metavar="URL", help="The broker to which they go, as redis_url.")
 @click.option("--password-file", metavar="FILE", help="Where its password stands; in a URL every user could read it.")
-@click.option("-q", "--queue", "queues", multiple=True, help="Of this queue only; may be given several times.")
+@click.option(
+    "-q",
+    "--queue",
+    "queues",
+    multiple=True,
+    shell_complete=complete_queues,
+    help="Of this queue only; may be given several times.",
+)
 @with_broker
 def move(loaded: Loaded, *, url: str, password_file: str | None, queues: tuple[str, ...]) -> None:
     """Move all waiting tasks to another broker: pending, scheduled, retried and archived ones.

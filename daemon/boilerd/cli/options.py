@@ -99,6 +99,12 @@ class MomentType(click.ParamType[datetime]):
         return moment
 
 
+def settings_of(ctx: click.Context) -> Loaded:
+    """The settings that a command in this context would get, as far as it is typed yet; raises ConfigError."""
+    flags = {setting.name: ctx.params.get(setting.name) for setting in definitions()}
+    return _of_daemon(load(flags, file=ctx.params.get("config")), asks=True, only_shows=False)
+
+
 def _of_daemon(loaded: Loaded, *, asks: bool, only_shows: bool) -> Loaded:
     """The settings of the daemon that is meant; only where it is, for commands that need no more."""
     loaded = find_daemon(loaded)
@@ -114,6 +120,6 @@ def _flag(name: str) -> str:
 
 
 __all__ = [
-    "ALL", "BROKER", "DurationType", "Loaded", "MomentType", "json_option", "with_json_lines", "with_json_object",
-    "with_settings",
+    "ALL", "BROKER", "DurationType", "Loaded", "MomentType", "json_option", "settings_of", "with_json_lines",
+    "with_json_object", "with_settings",
 ]  # fmt: skip

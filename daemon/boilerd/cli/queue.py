@@ -5,6 +5,7 @@ from dataclasses import asdict
 import click
 
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
+from boilerd.cli.known_names import complete_queues
 from boilerd.cli.options import Loaded, with_json_lines
 from boilerd.cli.output import echo
 from boilerd.cli.tables import lasting, print_fields, print_json, print_table, rate, sized
@@ -51,7 +52,7 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
 
 
 @queue.command()
-@click.argument("name", metavar="QUEUE")
+@click.argument("name", metavar="QUEUE", shell_complete=complete_queues)
 @click.option("--days", type=click.IntRange(1, 90), default=7, show_default=True, help="Days of history.")
 @with_json_lines
 @with_broker
@@ -82,7 +83,7 @@ def show(loaded: Loaded, *, name: str, days: int, as_json: bool) -> None:
 
 
 @queue.command()
-@click.argument("names", metavar="QUEUE...", nargs=-1, required=True)
+@click.argument("names", metavar="QUEUE...", nargs=-1, required=True, shell_complete=complete_queues)
 @with_broker
 def pause(loaded: Loaded, *, names: tuple[str, ...]) -> None:
     """Let no worker claim from these queues, on any host; running tasks go on.
@@ -99,7 +100,7 @@ def pause(loaded: Loaded, *, names: tuple[str, ...]) -> None:
 
 
 @queue.command()
-@click.argument("names", metavar="QUEUE...", nargs=-1, required=True)
+@click.argument("names", metavar="QUEUE...", nargs=-1, required=True, shell_complete=complete_queues)
 @with_broker
 def resume(loaded: Loaded, *, names: tuple[str, ...]) -> None:
     """Let workers claim from these queues again.
@@ -114,7 +115,7 @@ def resume(loaded: Loaded, *, names: tuple[str, ...]) -> None:
 
 
 @queue.command()
-@click.argument("name", metavar="QUEUE")
+@click.argument("name", metavar="QUEUE", shell_complete=complete_queues)
 @click.option("--state", type=STATES, default="pending", show_default=True, help="Which of its tasks.")
 @with_yes
 @with_broker

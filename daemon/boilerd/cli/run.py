@@ -1,5 +1,6 @@
 """``boilerd run``."""
 
+import functools
 import logging
 import os
 import sys
@@ -41,9 +42,10 @@ class _LoggedCommand(click.Command):
 @click.command(cls=_LoggedCommand, context_settings={"auto_envvar_prefix": None})
 @with_settings(ALL, refusal=BootError, of="command")
 @click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
+@click.option("--watch", "is_watching", is_flag=True, help="Reload when a file of the application's changes.")
 @click.option("--debug", "is_debug", is_flag=True, help="Debug on this terminal: one worker, and no time limits.")
 @click.option("--check", "only_checks", is_flag=True, hidden=True, help="Only see whether it could start; for reloads.")
-def run(loaded: Loaded, *, burst: bool, is_debug: bool, only_checks: bool) -> None:
+def run(loaded: Loaded, *, burst: bool, is_watching: bool, is_debug: bool, only_checks: bool) -> None:
     """Run the daemon in the foreground.
 
     It forks the workers, and serves until SIGTERM or SIGINT: then running tasks get
@@ -56,25 +58,40 @@ def run(loaded: Loaded, *, burst: bool, is_debug: bool, only_checks: bool) -> No
     the connection, does not answer or takes no writes at present, or for workers none of which could start, so that a
     later start may succeed.
 
+    With --watch it reloads as soon as a Python file below the working directory, or of the application's package,
+    has changed; it needs the extra: pip install 'boilerd[watch]'.
+
     With --debug, `breakpoint()` in a handler opens Python's debugger on this terminal. There is one worker,
     and nothing interrupts its task but Ctrl-C, which puts it back at once.
 
     \b
     boilerd run
     boilerd run --app myproject.tasks:mux --concurrency 4
+    boilerd run --app myproject.tasks:mux --watch
     boilerd run --redis-url redis://localhost:6379/0 --queues critical=6,default=3
     """  # noqa: D301 - click looks for the character \b
     from boilerd.broker import key_prefix  # noqa: PLC0415 - `boilerd run --help` does not need it
 
     key_prefix.use(loaded.settings.key_prefix)
     with gc_paused(), key_prefix.shared_with_rq():
+        from boilerd.daemon import watching  # noqa: PLC0415
         from boilerd.daemon.assembly import start  # noqa: PLC0415
         from boilerd.daemon.reload_check import check  # noqa: PLC0415
 
+    if is_watching:
+        watching.prepare()
+    request = functools.partial(_request_reload, loaded) if is_watching else None
     try:
         if only_checks:
             check(loaded.settings)
         else:
-            start(loaded, is_burst=burst, is_debug=is_debug)
+            start(loaded, is_burst=burst, is_debug=is_debug, request_reload=request)
     except ConfigError as error:
         raise BootError(str(error)) from error
+
+
+def _request_reload(loaded: Loaded) -> None:
+    """Ask the daemon for a reload; raises RefusedError while it cannot do that, OSError if it does not answer."""
+    from boilerd.cli.rpc_client import ask  # noqa: PLC0415 - in the child that watches alone
+
+    ask(loaded.settings.control_socket(), "boilerd.files_changed", kind=bool)

@@ -7,10 +7,12 @@ import click
 
 from boilerd.broker.views import TaskDetail
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
+from boilerd.cli.known_names import complete_queues, complete_types
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.move import move
 from boilerd.cli.options import Loaded, with_json_lines
 from boilerd.cli.output import echo, echo_error, json_text
+from boilerd.cli.run_here import run_here_
 from boilerd.cli.tables import absolute, lasting, print_fields, print_json, print_table, relative
 from boilerd.cli.why import why
 from boilerd.client import Client
@@ -69,7 +71,9 @@ def task() -> None:
 
 
 @task.command("ls")
-@click.option("-q", "--queue", default="default", show_default=True, help="Of which queue.")
+@click.option(
+    "-q", "--queue", default="default", show_default=True, shell_complete=complete_queues, help="Of which queue."
+)
 @click.option("-s", "--state", type=STATES, default="pending", show_default=True, help="In which state.")
 @click.option("--page", type=click.IntRange(1), default=1, show_default=True, help="Which page.")
 @click.option("--size", type=click.IntRange(1, 10_000), default=30, show_default=True, help="Tasks on a page.")
@@ -106,7 +110,9 @@ def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, looks
 
 
 @task.command()
-@click.option("-q", "--queue", default="default", show_default=True, help="Of which queue.")
+@click.option(
+    "-q", "--queue", default="default", show_default=True, shell_complete=complete_queues, help="Of which queue."
+)
 @click.option("--size", type=click.IntRange(1, 1_000), default=30, show_default=True, help="How many at most.")
 @with_json_lines
 @with_broker
@@ -197,9 +203,16 @@ def _make_command(action: Action, text: str) -> click.Command:
 
     @click.argument("task_ids", metavar="ID...", nargs=-1)
     @click.option("--all", "takes_all", is_flag=True, help="All of --queue in --state, instead of IDs.")
-    @click.option("-q", "--queue", default="default", show_default=True, help="With --all: of which queue.")
+    @click.option(
+        "-q",
+        "--queue",
+        default="default",
+        show_default=True,
+        shell_complete=complete_queues,
+        help="With --all: of which queue.",
+    )
     @click.option("-s", "--state", type=STATES, help="With --all: in which state.")
-    @click.option("--type", "task_type", help="With --all: of this type only.")
+    @click.option("--type", "task_type", shell_complete=complete_types, help="With --all: of this type only.")
     @with_yes
     @with_broker
     def command(loaded: Loaded, *, task_ids: tuple[str, ...], takes_all: bool, **options: Any) -> None:
@@ -269,6 +282,7 @@ delete = _make_command(
 
 
 task.add_command(move)
+task.add_command(run_here_)
 
 
 @task.command()

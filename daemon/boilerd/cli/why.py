@@ -8,7 +8,7 @@ import click
 from boilerd.cli.inspecting import inspecting, with_broker
 from boilerd.cli.options import Loaded, with_json_object
 from boilerd.cli.output import echo
-from boilerd.cli.tables import absolute, print_json
+from boilerd.cli.tables import absolute, lasting, print_json
 from boilerd.errors import TaskNotFoundError
 from boilerd.settings.definitions import Settings
 
@@ -29,12 +29,15 @@ def why(loaded: Loaded, *, task_id: str, as_json: bool) -> None:
     \b
     boilerd task why 049826ce-3df1-4b26-8678-9d36ba9e617c
     """  # noqa: D301 - click looks for the character \b
-    try:
-        with inspecting(loaded) as inspector:
+    with inspecting(loaded) as inspector:
+        if remembered_s := inspector.remembered_s(task_id):
+            echo(f"note: its ID is remembered by once, and refused with it for {lasting(remembered_s)}", err=True)
+        try:
             found = inspector.explain(task_id)
-    except TaskNotFoundError:
-        echo(f"note: {_NO_ID}", err=True)
-        raise
+        except TaskNotFoundError:
+            if not remembered_s:
+                echo(f"note: {_NO_ID}", err=True)
+            raise
     found = _with_daemon(found, loaded.settings)
     if as_json:
         print_json(found)

@@ -5,7 +5,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from boilerd.daemon.shared_connections import open_sockets, warn_of_shared
 from boilerd.daemon.sharing import group_id, share_runtime_directory
 from boilerd.daemon.told import told
 from boilerd.daemon.valkey import EmbeddedValkey
+from boilerd.daemon.watching import Sources, watch
 from boilerd.errors import BoilerdError, BootError, NoWorkerError
 from boilerd.process import debugging, logs
 from boilerd.process.gc_pause import gc_paused
@@ -44,8 +45,15 @@ class Daemon:
     """One daemon: the steps from the settings and an application to a tree of processes that runs."""
 
     def __init__(
-        self, loaded: Loaded, application: Application, valkey: EmbeddedValkey | None, *, is_burst: bool = False
+        self,
+        loaded: Loaded,
+        application: Application,
+        valkey: EmbeddedValkey | None,
+        *,
+        is_burst: bool = False,
+        watch: Callable[[], None] | None = None,
     ) -> None:
+        self._watch = watch
         self._settings = loaded.settings
         self._told = told(loaded)
         self._application = application
@@ -121,7 +129,7 @@ class Daemon:
         logger.info("daemon reloaded" if supervisor.is_reloaded else "daemon started", extra=fields)
         processes = Processes(
             supervisor.options, settings, self._application, self._scoreboard,
-            address=broker.address, is_burst=self._is_burst,
+            address=broker.address, is_burst=self._is_burst, watch=self._watch,
         )  # fmt: skip
         booted = Booted(processes.groups(), processes.worker, settings.start_timeout)
         # Objects that live now are never freed: keep the collector from touching pages that children share.
@@ -135,13 +143,20 @@ class Daemon:
         return Handover(generation, dict(locks), valkey, self._scoreboard.is_quiet)
 
 
-def start(loaded: Loaded, *, is_burst: bool = False, is_debug: bool = False) -> None:
+def start(
+    loaded: Loaded,
+    *,
+    is_burst: bool = False,
+    is_debug: bool = False,
+    request_reload: Callable[[], object] | None = None,
+) -> None:
     """Import the application and run the daemon until a drain has ended.
 
     Args:
         loaded: The settings of the daemon.
         is_burst: True if it ends when the queues are empty.
         is_debug: True for one worker that has the terminal, and no time limits.
+        request_reload: Called in a child, when a file of the application's changed, as `watching.watch` takes it.
 
     Raises:
         BootError: It could not start.
@@ -165,9 +180,11 @@ def start(loaded: Loaded, *, is_burst: bool = False, is_debug: bool = False) -> 
         notifier, is_reloaded = Notifier(), handover.generation > 0
         notifier.import_begins(is_reloaded=is_reloaded)
         with logs.printed_wrapped():
+            sources = Sources.of(settings.app) if request_reload else None
             application = _load(settings)
             notifier.import_ends(is_reloaded=is_reloaded)
-            Daemon(loaded, application, valkey, is_burst=is_burst).start(handover)
+            watcher = functools.partial(watch, sources, request_reload) if sources and request_reload else None
+            Daemon(loaded, application, valkey, is_burst=is_burst, watch=watcher).start(handover)
     except BaseException:
         handover.abandon()
         raise

@@ -5,8 +5,10 @@ import re
 import secrets
 import signal
 import socket
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
+from setproctitle import setproctitle
 from supervisor.options import ProcessGroupConfig
 
 from boilerd.broker.broker import Broker
@@ -15,16 +17,17 @@ from boilerd.daemon.boot import connect
 from boilerd.daemon.fork_hooks import before_fork
 from boilerd.process import debugging, logs, printed
 from boilerd.process.ending import EXIT_LIMIT_S, note_fork, run_exit_handlers
+from boilerd.process.exit_status import OK
 from boilerd.process.forks import disown_children, leave_to_parent
 from boilerd.process.randomness import reseed
-from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
+from boilerd.process.scoreboard import SCHEDULER_SLOT, WATCHER_SLOT, Scoreboard
 from boilerd.process.signals import install_handler
 from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
 from boilerd.settings.definitions import Settings
 from boilerd.supervision.children import ForkedConfig, forked_config
-from boilerd.supervision.groups import SCHEDULER, WORKER
+from boilerd.supervision.groups import SCHEDULER, WATCHER, WORKER
 from boilerd.supervision.options import Options
 from boilerd.supervision.supervisor import KILL_MARGIN_S
 from boilerd.tasks.cron import check_entries
@@ -40,8 +43,8 @@ from boilerd.worker.settlement import Rules
 from boilerd.worker.worker import Worker
 
 #: Supervisor starts the lowest first and stops it last; the embedded broker is below both.
-SCHEDULER_PRIORITY, WORKER_PRIORITY = 200, 300
-SCHEDULER_STOP_S = 1.0
+SCHEDULER_PRIORITY, WORKER_PRIORITY, WATCHER_PRIORITY = 200, 300, 400
+SCHEDULER_STOP_S = WATCHER_STOP_S = 1.0
 #: How often the idle workers of a host look at the queues by themselves, all together, and how
 #: long one of them sleeps at most: half as long again must be below the 5 s that a command may take.
 LOOKS_A_SECOND = 4
@@ -77,6 +80,7 @@ class Processes:
         scoreboard: Where the processes note what they do.
         address: How the broker knows this host.
         is_burst: True for workers that end when the queues are empty.
+        watch: Runs in a child, and asks for a reload when the application's files change; None: nobody does.
     """
 
     def __init__(
@@ -88,7 +92,9 @@ class Processes:
         *,
         address: str,
         is_burst: bool,
+        watch: Callable[[], None] | None = None,
     ) -> None:
+        self._watch = watch
         self._options = options
         self._settings = settings
         self._application = application
@@ -101,12 +107,16 @@ class Processes:
         self._name = f"{host}.{secrets.token_hex(3)}"
 
     def groups(self) -> list[ProcessGroupConfig]:
-        """The scheduler's group and the workers'."""
+        """The scheduler's group and the workers', and the watcher's if there is one."""
         workers = [self.worker(slot) for slot in range(self._settings.concurrency)]
-        return [
+        groups = [
             ProcessGroupConfig(self._options, SCHEDULER, SCHEDULER_PRIORITY, [self._scheduler()]),
             ProcessGroupConfig(self._options, WORKER, WORKER_PRIORITY, workers),
         ]
+        if self._watch:
+            watcher = self._watcher(self._watch)
+            groups.append(ProcessGroupConfig(self._options, WATCHER, WATCHER_PRIORITY, [watcher]))
+        return groups
 
     def worker(self, slot: int) -> ForkedConfig:
         """The worker of a slot."""
@@ -127,6 +137,13 @@ class Processes:
         return forked_config(
             self._options, SCHEDULER, self._run_scheduler,
             priority=SCHEDULER_PRIORITY, scoreboard=self._scoreboard, slot=SCHEDULER_SLOT, stop_wait_s=SCHEDULER_STOP_S,
+            before_fork=self._before_fork,
+        )  # fmt: skip
+
+    def _watcher(self, watch: Callable[[], None]) -> ForkedConfig:
+        return forked_config(
+            self._options, WATCHER, functools.partial(self._run_watcher, watch),
+            priority=WATCHER_PRIORITY, scoreboard=self._scoreboard, slot=WATCHER_SLOT, stop_wait_s=WATCHER_STOP_S,
             before_fork=self._before_fork,
         )  # fmt: skip
 
@@ -179,6 +196,13 @@ class Processes:
                 kept=self._kept,
                 parent=self._options.pid,
             ).serve()
+
+    def _run_watcher(self, watch: Callable[[], None]) -> int:
+        """Run in the forked child; returns the exit status."""
+        self._set_up_child(WATCHER, WATCHER_SLOT)
+        setproctitle(f"boilerd: {WATCHER}")
+        watch()
+        return OK
 
     def _run_worker(self, worker: Worker, slot: int) -> int:
         """Run in the forked child; returns the exit status."""

@@ -36,7 +36,7 @@ class TextFormatter(logging.Formatter):
     """``12:00:00.123 INFO  task started  task_id=… queue=default``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Time, level, message, then the fields in the order they were given."""
+        """Time, level, message, then the fields in the order they were given; below them a traceback as it is."""
         line = self._form(record)
         return line if len(line) < _SURELY_SHORT else _shortened(self._form, record, line)
 
@@ -51,9 +51,12 @@ class TextFormatter(logging.Formatter):
         given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         ordered = {name: given.pop(name) for name in FIELDS if name in given} | given
         fields = {name: value for name, value in ordered.items() if value is not None}
+        traceback = fields.pop("traceback", None)
         line = f"{time} {record.levelname:<7} {_harmless(record.getMessage())}"
         if fields:
             line += "  " + " ".join(f"{_shown(name)}={_shown(value)}" for name, value in fields.items())
+        if traceback is not None:
+            line += "\n" + _harmless(str(traceback))
         if record.exc_info:
             line += "\n" + _harmless(self.formatException(record.exc_info))
         elif record.exc_text:

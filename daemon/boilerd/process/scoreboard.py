@@ -24,10 +24,11 @@ from typing import NamedTuple
 
 #: More slots than a host will ever run; 76 bytes each, and room for one error.
 SLOTS = 1024
-#: The slots of the scheduler, the embedded broker and the supervisor; workers have the ones from 0 on.
+#: The slots of the scheduler, the embedded broker, the supervisor and the watcher; workers have the ones from 0 on.
 SCHEDULER_SLOT = SLOTS - 1
 VALKEY_SLOT = SLOTS - 2
 SUPERVISOR_SLOT = SLOTS - 3
+WATCHER_SLOT = SLOTS - 4
 #: An older heartbeat is late: there is one every 5 s, and the pauses in an outage are 3 s at most.
 LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.

@@ -3,3 +3,5 @@
 VALKEY = "valkey"
 SCHEDULER = "scheduler"
 WORKER = "worker"
+#: Only in `boilerd run --watch`.
+WATCHER = "watcher"

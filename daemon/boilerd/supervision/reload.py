@@ -19,7 +19,7 @@ from boilerd.process.failpoints import failpoint
 from boilerd.process.signals import hold_signals, release_signals
 from boilerd.process.terminal import is_stop
 from boilerd.supervision.children import NO_PIPES
-from boilerd.supervision.groups import SCHEDULER, WORKER
+from boilerd.supervision.groups import SCHEDULER, WATCHER, WORKER
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
 from boilerd.supervision.report import Report
@@ -62,6 +62,7 @@ class Reload:
         self._hand_over = hand_over
         self._check: Check | None = None
         self.is_draining = False
+        self._must_check_again = False
         self._last_error = ""
         self._tell_until_s = 0.0
 
@@ -84,10 +85,20 @@ class Reload:
         logger.info("reloading, checking the settings and the application first")
         self.last_error = ""
         self._report.reload_begins()
+        self._begin_check()
+
+    def _begin_check(self) -> None:
+        self._must_check_again = False
         try:
             self._check = Check(self._options.pidhistory, self._hand_over().environ())
         except OSError as error:  # no process or file descriptor is free, which is no reason to end
             self._refuse(f"there is no way to try it: {error}")
+
+    def check_again(self) -> None:
+        """While it drains: what was checked has changed since, so check it once more before it is executed."""
+        if not self._must_check_again:
+            logger.info("reloading, checking once more when the workers have ended")
+        self._must_check_again = True
 
     def step(self) -> None:
         """Take the next step of the reload that is under way."""
@@ -103,14 +114,14 @@ class Reload:
             self._check.stop()
 
     def _follow_check(self, check: "Check") -> None:
-        """Once the check is over, begin to drain, or refuse the reload."""
+        """Once the check is over, begin to drain, or go on with that, or refuse the reload."""
         check.end_if_late()
         if not check.is_over:
             return
         self._check = None
         if check.error:
             self._refuse(check.error, check.traceback)
-        else:
+        elif not self.is_draining:
             logger.info("reloading, draining the workers")
             self._options.timed_out.clear()
             self.is_draining = True
@@ -118,13 +129,16 @@ class Reload:
     def _refuse(self, error: str, traceback: str | None = None) -> None:
         logger.error("reload refused, going on as before", extra={"error": error, "traceback": traceback})
         self.last_error = f"reload refused: {error}"
-        self._report.reload_refused()
+        self._go_on()
 
     def _drain(self) -> None:
-        """Stop the workers, then the scheduler, then execute the new program."""
-        for name in (WORKER, SCHEDULER):
-            group = self._groups()[name]
-            if group.get_unstopped_processes():
+        """Stop the workers, then the scheduler, then the watcher if there is one, then execute the new program."""
+        for name in (WORKER, SCHEDULER, WATCHER):
+            if name == WATCHER and self._must_check_again:
+                self._begin_check()
+                return
+            group = self._groups().get(name)
+            if group and group.get_unstopped_processes():
                 group.stop_all()
                 return
         if self._options.timed_out:
@@ -144,12 +158,16 @@ class Reload:
             logger.exception("reload failed, going on as before")
         finally:
             release_signals()
-        # Still here: the old program goes on, with workers as before.
-        self.is_draining = False
-        self._report.reload_refused()
-        for name in (SCHEDULER, WORKER):
-            for process in self._groups()[name].processes.values():
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The old program goes on; if its workers have drained, with new ones."""
+        if self.is_draining:
+            self.is_draining = False
+            groups = filter(None, map(self._groups().get, (SCHEDULER, WORKER, WATCHER)))
+            for process in (process for group in groups for process in group.processes.values() if not process.pid):
                 process.spawn()
+        self._report.reload_refused()
 
 
 class Check:

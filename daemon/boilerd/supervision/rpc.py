@@ -23,6 +23,9 @@ class Controlled(Protocol):
     def reload(self) -> None:
         """Begin a reload."""
 
+    def files_changed(self) -> None:
+        """Begin a reload, or have the one that drains check again."""
+
     def restart(self, names: list[str]) -> None:
         """Replace workers."""
 
@@ -90,6 +93,11 @@ class DaemonInterface:
         generation = int(self._daemon.info()["generation"])
         _request(self._daemon.reload)
         return generation
+
+    def files_changed(self) -> bool:
+        """Begin a reload, or have the one that drains already check again what it will execute; for the watcher."""
+        _request(self._daemon.files_changed)
+        return True
 
     def restart(self, names: list[str]) -> bool:
         """Replace workers by fresh ones, each when its task has ended; all of them without names."""

@@ -244,6 +244,13 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._changeable_pool()
         self._reload.begin()
 
+    def files_changed(self) -> None:
+        """As `reload`; but one that drains already checks once more before it replaces the program."""
+        if self._reload.is_draining and not self._drain.is_under_way:
+            self._reload.check_again()
+        else:
+            self.reload()
+
     def _changeable_pool(self) -> Pool:
         """The pool, where neither a drain nor a reload is about to end its workers, so that a change has an effect."""
         pool = self._booted_pool()

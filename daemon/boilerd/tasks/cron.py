@@ -37,6 +37,7 @@ _SHORTHANDS = {
 #: Options that an entry may not have, since they differ from tick to tick, and why.
 _PER_TICK = {
     "task_id": "every tick has a task ID of its own",
+    "once": "every tick is taken once in any case",
     "process_at": "every tick has a moment of its own; there is process_in",
     "deadline": "one moment cannot suit every tick; there is timeout",
     "inherit": "no task runs from which a tick could take headers over",
@@ -107,8 +108,8 @@ class CronEntry:
     Attributes:
         name: Letters, digits, ``_`` and ``-``; made from the type if there is none. It must be
             unique: name and tick make the task ID, and the broker stores an ID once.
-        options: Options of the enqueue, as `task_options` has them, but for ``task_id``, ``process_at``,
-            ``deadline`` and ``inherit``.
+        options: Options of the enqueue, as `task_options` has them, but for ``task_id``, ``once``,
+            ``process_at``, ``deadline`` and ``inherit``.
         catch_up: True if the latest of the ticks that were missed in a pause runs late.
     """
 

@@ -97,5 +97,9 @@ def _check_ground(here: Path, setting: str) -> None:
 
 def _broken(setting: str, error: BaseException) -> AppImportError:
     # The frames of importlib say nothing about the application.
-    frames = "".join(traceback.format_exception(error))
-    return AppImportError(f"{setting} cannot be imported: {type(error).__name__}: {error}", frames)
+    frames = error.__traceback__
+    while frames and str(frames.tb_frame.f_globals.get("__name__")).startswith(("boilerd.", "importlib")):
+        frames = frames.tb_next
+    head = "" if frames else "Traceback (most recent call last):\n"  # of a syntax error no frame is left
+    text = head + "".join(traceback.format_exception(type(error), error, frames))
+    return AppImportError(f"{setting} cannot be imported: {type(error).__name__}: {error}", text)

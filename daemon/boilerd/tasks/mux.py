@@ -155,7 +155,8 @@ class ServeMux(Living):
             timezone: An IANA name, such as Europe/Berlin.
             catch_up: If True, the last of the ticks that were missed runs late, else all of them are skipped. A tick is
                 missed when no daemon notices it within 10 s.
-            options: Options of the enqueue, but for ``task_id``, ``process_at``, ``deadline`` and ``inherit``.
+            options: Options of the enqueue, but for ``task_id``, ``once``, ``process_at``, ``deadline`` and
+                ``inherit``.
 
         Raises:
             ConfigError: The line, the time zone or an option is not allowed; or a message's payload does not fit.

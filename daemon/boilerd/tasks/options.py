@@ -34,6 +34,7 @@ class TaskOptions(msgspec.Struct, frozen=True):
         process_at: When it is due, in seconds since 1970.
         deadline: Moment after which it may not run, in seconds since 1970.
         unique_s: Longest time for which no other such task is accepted; 0: no lock.
+        once_s: How long the task ID is remembered, also beyond its record; 0: no longer than that.
         headers: Those given, and once it is to be stored, those inherited as well.
     """
 
@@ -49,12 +50,13 @@ class TaskOptions(msgspec.Struct, frozen=True):
     unique_until: UniqueUntil = UniqueUntil.SUCCESS
     concurrency_key: str | None = None
     concurrency_limit: int = 1
+    once_s: float = 0.0
     headers: Mapping[str, str] = NO_HEADERS
     inherit: bool = True
 
 
 #: No two tasks share these, so they are no defaults of a type.
-_OF_ONE_TASK = frozenset({"task_id", "process_at", "deadline"})
+_OF_ONE_TASK = frozenset({"task_id", "once", "process_at", "deadline"})
 #: An option → the one that says more of it.
 _DETAILS = {"unique": "unique_until", "concurrency_key": "concurrency_limit"}
 #: The options of an enqueue that gives none.
@@ -72,6 +74,8 @@ class EnqueueOptions(TypedDict, total=False):
         max_retries: Further attempts after the first; without it the handler's policy decides.
         retention: How long to keep the task and its result after success; 0, or without it, deletes it.
         task_id: Letters, digits, ``_`` and ``-``; a random one without it.
+        once: For this time, counted from the enqueue, refuse the same `task_id` with ``once`` again, also when its task
+            has ended and is gone; at least a second.
         process_in: Run it after this time.
         process_at: Run it at this moment; a datetime with a time zone.
         deadline: Do not run it after this moment; a datetime with a time zone.
@@ -90,6 +94,7 @@ class EnqueueOptions(TypedDict, total=False):
     max_retries: int | None
     retention: Seconds
     task_id: str | None
+    once: Seconds | None
     process_in: Seconds | None
     process_at: datetime | None
     deadline: datetime | None
@@ -108,6 +113,7 @@ def task_options(
     max_retries: int | None = None,
     retention: Seconds = 0,
     task_id: str | None = None,
+    once: Seconds | None = None,
     process_in: Seconds | None = None,
     process_at: datetime | None = None,
     deadline: datetime | None = None,
@@ -131,6 +137,8 @@ def task_options(
         raise InvalidTaskError("process_in and process_at: give one of them")
     if unique_until is not None and unique is None:
         raise InvalidTaskError("unique_until: there is no lock without unique; give both, or none")
+    if once is not None and task_id is None:
+        raise InvalidTaskError("once: remembers the task_id, and a random one never comes again; give both, or none")
     if concurrency_limit is not None and concurrency_key is None:
         raise InvalidTaskError("concurrency_limit: limits nothing without concurrency_key; give both, or none")
     if not isinstance(inherit, bool):
@@ -150,6 +158,7 @@ def task_options(
         concurrency_limit=1
         if concurrency_limit is None
         else _whole("concurrency_limit", concurrency_limit, at_least=1),
+        once_s=0.0 if once is None else _seconds("once", once, at_least=1),
         headers=NO_HEADERS if headers is None else check_headers(headers),
         inherit=inherit,
     )

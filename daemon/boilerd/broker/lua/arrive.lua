@@ -3,12 +3,13 @@
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, then for each task: job ID, queue, place ('queue', 'scheduled' or 'failed'), its
 --   score there ('' in a queue), the TTL of the job in ms (-1: none), its unique lock ('' for none), the lock's value and
---   TTL in ms; n, and n field names and values of the job hash in turn; m, and m parts of its results: of each the
+--   TTL in ms; for how many ms its ID is remembered yet (0: not); n, and n field names and values of the job hash in turn; m, and m parts of its results: of each the
 --   entry's ID, how many names and values it has, and these.
 -- Returns for each task 'stored'; 'there': it was moved before; 'taken': another one has its ID; or 'locked': another
 --   one holds its unique lock.
 -- Touches for each task: rq:job:ID, rq:results:ID, rq:queue:Q (RPUSH) and boilerd:bell:Q, or rq:scheduled:Q (ZADD) and
---   boilerd:alarm, or rq:failed:Q and boilerd:archived:Q (ZADD); rq:queues, boilerd:queues (SADD), boilerd:unique:… (SET).
+--   boilerd:alarm, or rq:failed:Q and boilerd:archived:Q (ZADD); rq:queues, boilerd:queues (SADD), boilerd:unique:… (SET),
+--   boilerd:once:ID (SET).
 
 local seconds = now()
 local i = 3
@@ -54,7 +55,7 @@ local function store_results(key, first, last, ttl)
 end
 
 local function arrive()
-  local id, queue, place, score, ttl, lock, value, lock_ttl = take(8)
+  local id, queue, place, score, ttl, lock, value, lock_ttl, once = take(9)
   local first, last = take_list()
   local first_result, last_result = take_list()
   local key, created, is_ours = RQ .. ':job:' .. id, false, false
@@ -68,6 +69,7 @@ local function arrive()
   call('HSET', key, unpack(ARGV, first, last))
   if tonumber(ttl) > 0 then call('PEXPIRE', key, ttl) end
   if lock ~= '' then call('SET', lock, value, 'PX', lock_ttl) end
+  if tonumber(once) > 0 then call('SET', OWN .. ':once:' .. id, '1', 'PX', once) end
   store_results(RQ .. ':results:' .. id, first_result, last_result, ttl)
   return 'stored'
 end

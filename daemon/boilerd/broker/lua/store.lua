@@ -16,14 +16,21 @@ local function room_in(queue)
   return room[queue]
 end
 
+-- Remember an ID beyond its record; false if it is remembered already. All that could keep the task out after this is
+-- tried before: an ID that is remembered without a task would never be accepted.
+local function remember(id, once, queue, is_later)
+  call(is_later and 'ZCARD' or 'LLEN', RQ .. (is_later and ':scheduled:' or ':queue:') .. queue)
+  return call('SET', OWN .. ':once:' .. id, '1', 'NX', 'PX', once)
+end
+
 -- Store the task whose description begins at ARGV[i]: job ID, queue, due in seconds (0: now), due at (epoch; '' for
 -- none), unique lock ('' for none), the lock's TTL in seconds, whether the lock lasts until then in any case (1 or 0),
--- n, and n field names and values of the job hash in turn. Returns the answer (see enqueue.lua), and where the next
+-- for how many milliseconds the ID is remembered ('' for no longer than its record), n, and n field names and values of the job hash in turn. Returns the answer (see enqueue.lua), and where the next
 -- description begins.
 -- The queue is written first: where a foreign key stands in its place, nothing is written.
 local function store(i)
-  local id, queue, after, at, lock, ttl, is_lasting, n = unpack(ARGV, i, i + 7)
-  local first, last = i + 8, i + 7 + tonumber(n)
+  local id, queue, after, at, lock, ttl, is_lasting, once, n = unpack(ARGV, i, i + 8)
+  local first, last = i + 9, i + 8 + tonumber(n)
   local due = at ~= '' and tonumber(at) or seconds + tonumber(after)
   local key = RQ .. ':job:' .. id
   -- As a rule neither is there, and one command shows it.
@@ -35,6 +42,7 @@ local function store(i)
     if holder then return holder, last + 1 end
   end
   local is_later = due > seconds
+  if once ~= '' and not remember(id, once, queue, is_later) then return ID_REMEMBERED, last + 1 end
   if is_later then
     schedule(queue, id, due, seconds)
   else
