@@ -137,7 +137,8 @@ def test_what_a_lifespan_sets_stays_but_for_what_is_the_workers(
     (directory / "on_enter").write_text(
         "import logging.config, signal\nos.environ['OF_A_LIFESPAN'] = 'kept'\nos.chdir('/tmp')\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
-        "logging.config.dictConfig({'version': 1, 'disable_existing_loggers': False, 'root': {'level': 'ERROR', 'handlers': []}})"
+        "logging.config.dictConfig({'version': 1, 'disable_existing_loggers': False,"
+        " 'root': {'level': 'ERROR', 'handlers': []}})"
     )
     daemon = start().ready()
     ids = [client.enqueue("life:surroundings", retention=60).id for _ in range(2)]
