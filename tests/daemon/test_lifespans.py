@@ -137,7 +137,8 @@ def test_what_a_lifespan_sets_stays_but_for_what_is_the_workers(
     (directory / "on_enter").write_text(
         "import logging.config, signal\nos.environ['OF_A_LIFESPAN'] = 'kept'\nos.chdir('/tmp')\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
-        "logging.config.dictConfig({'version': 1, 'root': {'level': 'ERROR', 'handlers': []}})"
+        "logging.config.dictConfig({'version': 1, 'disable_existing_loggers': False,"
+        " 'root': {'level': 'ERROR', 'handlers': []}})"
     )
     daemon = start().ready()
     ids = [client.enqueue("life:surroundings", retention=60).id for _ in range(2)]
@@ -147,7 +148,10 @@ def test_what_a_lifespan_sets_stays_but_for_what_is_the_workers(
     results = [Inspector(client.connection).task(task_id).result for task_id in ids]
 
     assert results == [["kept", "/tmp"]] * 2
-    assert daemon.stop() == 0
+    daemon.cli("restart", "worker:0")
+    daemon.wait_for("worker entered its lifespans", count=2)
+    assert daemon.stop() == 0  # before another task has put the signal handlers back
+    assert len(daemon.lines("left")) == 2
 
 
 def end_by_drain(daemon: RunningDaemon, client: Client) -> None:
@@ -267,10 +271,11 @@ def test_a_start_that_fails_first_is_tried_again_and_told_meanwhile(
 def test_a_worker_that_fails_at_recycling_never_ends_the_daemon(
     start: Callable[..., RunningDaemon], client: Client, directory: Path
 ) -> None:
-    daemon = start(BOILERD_MAX_TASKS="1", BOILERD_START_TIMEOUT="1").ready()
-    (directory / "on_enter").write_text("raise RuntimeError('gone')")
+    daemon = start(BOILERD_MAX_TASKS="1", BOILERD_START_TIMEOUT="3").ready()
+    # Longer than Supervisor waits until it takes a process for one that has started.
+    (directory / "on_enter").write_text("time.sleep(1.1); raise RuntimeError('gone')")
     client.enqueue("life:state")
-    daemon.wait_for("worker did not start", count=4)
+    daemon.wait_for("process crashed at start, trying again", tries=2)
     health = daemon.cli("health")
     (directory / "on_enter").unlink()
 

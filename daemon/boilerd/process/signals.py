@@ -4,11 +4,11 @@ A handler only notes a request, and the loop acts on it: Python calls handlers i
 thread. These handlers do more, because the code that they interrupt may not return to the loop:
 
 - TERM and INT in a worker or scheduler (`StopRequest`) raise `Stopped` in a wait that allows it. In a worker they also
-  set the timer for the end of the drain.
+  set the timer for the end of the drain, end a lifespan that is being entered, and call the application's `on_drain`.
 - ALRM in a worker (`AttemptRunner`) raises the timeout, the deadline or the end of the drain in the task's code;
   USR1 asks Redis whether the task was cancelled, and raises that. A task runs between two commands of
   the worker; where the task's own code is in one, the pool gives another connection.
-- ALRM in a hook of the application (`time_limit`) raises the limit's error.
+- ALRM in a hook of the application (`time_limit`), or in its lifespans (`GuardedLife`), raises the limit's error.
 - QUIT and USR2 in a worker or scheduler log the stacks, and open the log file again.
 
 C code of Python also writes each signal's number to one pipe (`signal.set_wakeup_fd`), whatever the Python code does.

@@ -73,15 +73,15 @@ class GuardedLife:
                 if self._stop:  # it came before the guard was there
                     return False
                 self.state = lived.__enter__()
-        except BaseException as error:  # noqa: BLE001 - sys.exit() in it must not leave the claims of a predecessor
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in it must not end the process without a word
             self._tell_failure(error)
             return False
         finally:
             self._is_entering = False
+        reinstall_handlers()
+        put_back()  # the daemon's logging, for the next line
         self._lived = lived
         logger.info("worker entered its lifespans", extra={"seconds": round(time.monotonic() - began_s, 3)})
-        reinstall_handlers()
-        put_back()
         return True
 
     def leave(self, status: int) -> int:
@@ -97,6 +97,7 @@ class GuardedLife:
             with self._guard.limit(limit_s, error, GRACE_S, lambda: _give_up("worker ends in its lifespans", failed)):
                 lived.__exit__(None, None, None)
         except BaseException as error:  # as above
+            put_back()
             logger.exception("worker left its lifespans with an error", extra={"error": describe(error)})
             return failed
         return status
@@ -121,6 +122,7 @@ class GuardedLife:
     def _tell_failure(self, error: BaseException) -> None:
         if self._stop:
             return
+        put_back()
         line = describe(error)
         self._scoreboard.note_start_error(self._worker.slot, line)
         logger.error("worker did not start", exc_info=error, extra={"error": line})
