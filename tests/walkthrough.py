@@ -48,8 +48,8 @@ DIFFERS = [
 ]
 #: Commands that only look; they are asked again until they show what the page does.
 LOOKS = {"ls", "show", "recent", "status", "stats", "health"}
-#: Not in the process of the tests: the first two import the application, and the third one tells the program's name.
-APART = {"config", "cron", "--version"}
+#: Not in the process of the tests: the first three import the application, and the last one tells the program's name.
+APART = {"config", "cron", "schema", "--version"}
 
 
 class Session:

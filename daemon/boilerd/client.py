@@ -16,7 +16,7 @@ from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
-from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
+from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, encode_payload
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskInfo, TaskState, check_type
 
 logger = logging.getLogger("boilerd.client")
@@ -170,11 +170,12 @@ class Client:
         return is_cancelled(task_id, self._store.cancel(task_id))
 
     def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
-        encoded = encode_payload(payload, self._max_payload, sorts_sets=options.unique_s > 0)
         task_type = check_type(task_type)
-        model = self._mux.model(task_type) if self._mux else None
-        if model is not None:
-            check_payload(encoded, model)
+        declared = self._mux.payload_type(task_type) if self._mux else None
+        to_plain = declared.to_plain if declared else None
+        encoded = encode_payload(payload, self._max_payload, sorts_sets=options.unique_s > 0, to_plain=to_plain)
+        if declared is not None:
+            declared.check(encoded)
         elif self._mux is not None and task_type not in self._known_types:
             self._check_handler(self._mux, task_type)
         return NewTask(options.task_id or _random_id(), task_type, encoded, options)

@@ -11,7 +11,7 @@ from boilerd.tasks.callables import check_handler, check_plain, is_plain, name_o
 from boilerd.tasks.coroutines import NOT_RUN, discard, synchronous
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.current import CURRENT
-from boilerd.tasks.payload import check_model, decode_payload
+from boilerd.tasks.payload_type import OnMisfit, PayloadType, Upgrade
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
 from boilerd.tasks.task import Task, check_type
 
@@ -35,7 +35,7 @@ class ServeMux:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
-        self._models: dict[str, Any] = {}
+        self._payload_types: dict[str, PayloadType] = {}
         self._hooks = Hooks()
         self._crons: list[CronEntry] = []
         self._middleware: list[Middleware] = []
@@ -43,35 +43,44 @@ class ServeMux:
         self._chains: dict[str, Handler] = {}
 
     def handle(
-        self, pattern: str, handler: Handler | None = None, *, payload: Any = None
+        self,
+        pattern: str,
+        handler: Handler | None = None,
+        *,
+        payload: Any = None,
+        upgrade: Upgrade | None = None,
+        on_misfit: OnMisfit | None = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Register a handler; as a decorator, or with the handler as second argument.
 
         Args:
             pattern: Task type, or the beginning of some.
             handler: May be ``async def``.
-            payload: The type that the payload must have: a dataclass, TypedDict, msgspec.Struct,
-                or a union of tagged Structs for several versions. The handler gets it decoded;
-                a payload that does not fit archives the task with the path of the wrong field.
+            payload: The type that the payload must have: a dataclass, TypedDict, msgspec.Struct, class of attrs or
+                model of pydantic, or a union of such for several versions. The handler gets it decoded; a payload
+                that does not fit fails the attempt with the path of the wrong field.
+            upgrade: Makes the form of today of a payload of old: it gets the values of JSON where these do not fit,
+                and returns others.
+            on_misfit: ``retry``, as without it: a task whose payload does not fit is tried again while it is younger
+                than 10 minutes, because other workers may have other code, then archived. ``archive``: at once.
 
         Raises:
             ValueError: The pattern is taken, or is no task type nor the beginning of one.
             TypeError: The handler cannot be called with a task, or is a generator function; no payload could have that
-                type; or the decorator stands without its parentheses.
+                type; there is `upgrade` or `on_misfit` and no type; or the decorator stands without its parentheses.
         """
         if callable(pattern):
             raise without_parentheses("mux.handle", '"email:deliver"', pattern)
         check_type(pattern)
-        if payload is not None:
-            check_model(payload)
+        declared = _payload_type(pattern, payload, upgrade, on_misfit)
 
         def register(handler: AnyHandler) -> AnyHandler:
             check_handler(f"handler for {pattern!r}", handler)
             if pattern in self._handlers:
                 raise ValueError(f"pattern {pattern!r} has a handler already")
             self._handlers[pattern] = handler
-            if payload is not None:
-                self._models[pattern] = payload
+            if declared is not None:
+                self._payload_types[pattern] = declared
             self._chains.clear()
             return handler
 
@@ -172,13 +181,21 @@ class ServeMux:
         handler = self.match(task_type)
         return handler.policy(task_type) if isinstance(handler, ServeMux) else policy_of(handler)
 
-    def model(self, task_type: str) -> Any:
+    def payload_type(self, task_type: str) -> PayloadType | None:
         """The type of payload that the type's handler declared, or None."""
         pattern = self._pattern(task_type)
         if pattern is None:
             return None
         inner = self._handlers[pattern]
-        return inner.model(task_type) if isinstance(inner, ServeMux) else self._models.get(pattern)
+        return inner.payload_type(task_type) if isinstance(inner, ServeMux) else self._payload_types.get(pattern)
+
+    def schema(self) -> dict[str, dict[str, Any]]:
+        """Pattern → the JSON Schema of the payloads that its handler declared, also of the muxes registered in this."""
+        found = {pattern: declared.schema() for pattern, declared in self._payload_types.items()}
+        for outer, handler in self._handlers.items():
+            if isinstance(handler, ServeMux):
+                found |= {name: schema for name, schema in handler.schema().items() if self._pattern(name) == outer}
+        return dict(sorted(found.items()))
 
     def patterns(self) -> list[str]:
         """The registered patterns, sorted."""
@@ -226,12 +243,13 @@ class ServeMux:
             return synchronous(self._not_found)
         found = self._handlers[pattern]
         handler = found if isinstance(found, ServeMux) else synchronous(found)
-        model = self._models.get(pattern)
-        if model is None:
+        declared = self._payload_types.get(pattern)
+        if declared is None:
             return handler
+        decode = declared.decode
 
         def run_decoded(task: Task) -> Any:
-            decoded = structs.replace(task, payload=decode_payload(task.payload, model))
+            decoded = structs.replace(task, payload=decode(task.payload))
             CURRENT.set(decoded)
             return handler(decoded)
 
@@ -241,6 +259,16 @@ class ServeMux:
         for middleware in reversed(self._middleware):
             handler = _wrapped(middleware, handler)
         return handler
+
+
+def _payload_type(
+    pattern: str, payload: Any, upgrade: Upgrade | None, on_misfit: OnMisfit | None
+) -> PayloadType | None:
+    if payload is not None:
+        return PayloadType(payload, upgrade=upgrade, on_misfit=on_misfit or "retry")
+    if upgrade is not None or on_misfit is not None:
+        raise TypeError(f"handler for {pattern!r}: upgrade= and on_misfit= are for payload=, which is missing")
+    return None
 
 
 def _wrapped(middleware: Middleware, handler: Handler) -> Handler:
