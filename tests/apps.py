@@ -160,7 +160,7 @@ async def sleep_async(task: Task) -> str:
     return "slept"
 
 
-@mux.handle("test:mail", payload=Mail)
+@mux.handle("test:mail", payload=Mail, on_misfit="archive")
 def mail(task: Task) -> int:
     assert isinstance(task.payload, Mail)
     return len(task.payload.to)

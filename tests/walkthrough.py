@@ -49,7 +49,7 @@ DIFFERS = [
 #: Commands that only look; they are asked again until they show what the page does.
 LOOKS = {"ls", "show", "recent", "status", "stats", "health"}
 #: Not in the process of the tests: the first three import the application, and the last one tells the program's name.
-APART = {"config", "cron", "run-here", "--version"}
+APART = {"config", "cron", "run-here", "schema", "--version"}
 
 
 class Session:

@@ -33,7 +33,7 @@ from boilerd.tasks.drafts import (
 from boilerd.tasks.headers import NO_HEADERS, check_inherited, has_request_id, inherit
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options, with_defaults
-from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
+from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, encode_payload
 from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.retry import policy_of
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, OnProgress, Seconds, TaskInfo, TaskState, check_type
@@ -363,7 +363,7 @@ class Client:
         task_type = check_type(task_type)
         if self._mux is None:
             return Message(task_type, payload)
-        declared = self._mux.model(task_type)
+        declared = self._mux.payload_type(task_type)
         if declared is None and task_type not in self._known_types:
             self._check_handler(self._mux, task_type)
         return Message(task_type, payload, declared, self._mux.enqueue_options(task_type))
@@ -379,9 +379,11 @@ class Client:
             raise _at_place(place, error) from error
 
     def _new_task(self, message: Message, options: TaskOptions) -> NewTask:
-        encoded = encode_payload(message.payload, self._max_payload, sorts_sets=options.unique_s > 0)
-        if message.declared is not None:
-            check_payload(encoded, message.declared)
+        declared = message.declared
+        to_plain = declared.to_plain if declared else None
+        encoded = encode_payload(message.payload, self._max_payload, sorts_sets=options.unique_s > 0, to_plain=to_plain)
+        if declared is not None:
+            declared.check(encoded)
         return NewTask(options.task_id or _random_id(), message.type, encoded, options)
 
     def _info(self, task: NewTask, message: Message, state: TaskState) -> TaskInfo:

@@ -169,6 +169,10 @@ class InvalidTaskError(BoilerdError, ValueError):
 class InvalidPayloadError(InvalidTaskError):
     """A payload cannot be written as JSON, is too large, or does not fit the type that its handler declared."""
 
+    #: A task whose payload did not fit is tried again until it is so old: workers with other code may take it by then.
+    #: 0: it is archived at once.
+    retry_within_s: float = 0.0
+
 
 class TaskIdConflictError(BoilerdError):
     """Another task has this ID already, in any state; or had it, and its ``once`` is not over.

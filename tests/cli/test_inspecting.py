@@ -324,6 +324,23 @@ def test_cron_ls_and_run(command: Command, connection: redis.Redis, directory: P
     assert "no periodic task 'yours'; there are: mine" in unknown.stderr
 
 
+def test_the_schemas_of_an_application_are_shown(command: Command, directory: Path) -> None:
+    (directory / "typed.py").write_text(
+        "from boilerd import ServeMux\nmux = ServeMux()\n"
+        "mux.handle('email:', lambda task: None, payload=list[int])\nmux.handle('bare', lambda task: None)\n"
+    )
+    env = {"BOILERD_APP": "typed:mux"}
+
+    every = command("schema", cwd=directory, env=env)
+    one = command("schema", "email:deliver", cwd=directory, env=env)
+    none = command("schema", "bare", cwd=directory, env=env)
+
+    assert json.loads(every.stdout) == {"email:": json.loads(one.stdout)}
+    assert json.loads(one.stdout).items() >= {"title": "list[int]", "type": "array"}.items()
+    assert none.returncode == 2
+    assert "no handler declares the payload of 'bare' by payload=; declared are: email:" in none.stderr
+
+
 def test_cron_ls_that_finds_nothing_says_where_it_looked(command: Command) -> None:
     done = command("cron", "ls", env={"BOILERD_APP": ""})
     as_json = command("cron", "ls", "--json", env={"BOILERD_APP": ""})

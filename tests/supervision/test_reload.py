@@ -821,3 +821,29 @@ def test_while_it_drains_for_good_each_request_is_refused_with_that_reason(
 
     assert daemon.wait() == 0
     assert daemon.lines("task completed", task_id=task_id)
+
+
+MAILS = """
+from dataclasses import dataclass
+from boilerd import ServeMux
+mux = ServeMux()
+@dataclass
+class Mail:
+    to: {kind}
+mux.handle("mail:send", lambda task: None, payload=Mail)
+"""
+
+
+def test_a_task_that_old_code_could_not_read_is_run_by_the_new(
+    start_daemon: StartDaemon, client: Client, directory: Path
+) -> None:
+    (directory / "mails.py").write_text(MAILS.format(kind="str"))
+    env = {"BOILERD_APP": "mails:mux", **QUICK_RETRY}
+    daemon = start_daemon("--concurrency", "1", directory=directory, env=env).ready()
+    task_id = client.enqueue("mail:send", {"to": ["ada@example.org"]}, max_retries=1000).id
+    daemon.wait_for("task will be retried", task_id=task_id)
+
+    (directory / "mails.py").write_text(MAILS.format(kind="list[str]"))
+    daemon.signal(signal.SIGHUP)
+
+    daemon.wait_for("task completed", task_id=task_id)

@@ -3,7 +3,6 @@
 import logging
 import math
 import re
-import sys
 import traceback
 import typing
 from collections import OrderedDict
@@ -13,10 +12,10 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any, ClassVar, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from uuid import UUID
 
+import attrs
 import msgspec
 import pytest
 import redis
@@ -355,7 +354,7 @@ def test_what_json_has_no_type_for_comes_back_as_what_it_was(client: Client, bro
         (EmailStruct, {"to": ["a"], "subject": None}, "$.subject: Expected `str`, got `null`"),
         (EmailStruct, {"subject": "x"}, "$: Object missing required field `to`"),
         (Email, "a@b.c", "$: Expected `object`, got `str`"),
-        (V1 | V2, {"version": 3, "to": "a"}, "$.version: Invalid value 3"),
+        (V1 | V2, {"version": 3, "to": "a"}, "$.version: Invalid value"),
         (V1 | V2, {"version": 2, "to": "a"}, "$.to: Expected `array`, got `str`"),
         (V1 | V2, {"to": "a"}, "$: Object missing required field `version`"),
         (dict[str, list[int]], {"n": [1, 2, "3"]}, "$[...][2]: Expected `int`, got `str`"),
@@ -383,6 +382,7 @@ def test_a_wrong_key_is_told_apart_from_a_wrong_value() -> None:
         (list[Colour], ["secret - at `$.x`\n\x1b[31m"], "payload: $[0]: Invalid enum value"),
         (V1Text, {"version": "it's secret", "to": "a"}, "payload: $.version: Invalid value"),
         (dict[Colour, int], {'the "secret"': 1}, "payload: key in $: Invalid enum value"),
+        (list[Literal[1, 2]], [1, 4711], "payload: $[1]: Invalid enum value"),
     ],
 )
 def test_an_error_that_will_be_logged_has_no_text_of_the_payload(model: Any, payload: Any, message: str) -> None:
@@ -390,7 +390,9 @@ def test_an_error_that_will_be_logged_has_no_text_of_the_payload(model: Any, pay
         got(model, payload)
 
     assert str(raised.value) == message
-    assert "secret" not in "".join(traceback.format_exception(raised.value))
+    told = "".join(traceback.format_exception(raised.value))
+    assert "secret" not in told
+    assert "4711" not in told
 
 
 @pytest.mark.parametrize(("model", "payload"), [(set[Any], [[1]]), (frozenset, [{}])])
@@ -469,29 +471,6 @@ def test_a_class_that_nothing_can_be_decoded_as_is_refused_however_deep_it_is(mo
     assert mux.patterns() == []
 
 
-@dataclass
-class Validated:
-    """Stands for a dataclass of pydantic, which is not installed here."""
-
-    age: int
-    __pydantic_validator__: ClassVar[object] = object()
-
-
-@dataclass
-class Household:
-    people: list[Validated]
-
-
-@pytest.mark.parametrize("model", [Validated, list[Validated], Validated | None, Household])
-def test_a_class_whose_own_rules_would_be_passed_over_is_refused_where_it_is_declared(model: Any) -> None:
-    mux = ServeMux()
-
-    with pytest.raises(TypeError, match=r"the validators of <class .*Validated'>, of pydantic, would not run; use a"):
-        mux.handle("test:echo", lambda task: None, payload=model)
-
-    assert mux.patterns() == []
-
-
 @pytest.mark.parametrize(
     ("model", "payload", "decoded"),
     [
@@ -509,14 +488,10 @@ def test_a_type_that_contains_itself_and_those_of_json_values_can_be_declared(
     assert got(model, payload) == decoded
 
 
-def test_a_class_of_attrs_with_converters_is_refused_where_it_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_of_attrs_with_converters_is_refused_where_it_is_declared() -> None:
+    @attrs.define
     class Converted:
-        """Stands for a class of attrs, which is not installed here."""
-
-        age: int
-        __attrs_attrs__ = (SimpleNamespace(name="age", default=1, validator=None, converter=abs),)
-
-    monkeypatch.setitem(sys.modules, "attrs", SimpleNamespace(NOTHING=object(), Factory=type("Factory", (), {})))
+        age: int = attrs.field(default=1, converter=abs)
 
     with pytest.raises(TypeError, match=r"the converters of <class .*Converted'>, of attrs, would not run; use a"):
         ServeMux().handle("test:echo", lambda task: None, payload=Converted)
@@ -559,7 +534,7 @@ def test_a_task_that_came_with_a_wrong_payload_is_archived_with_its_path(
     broker: Broker, connection: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     mux = ServeMux()
-    mux.handle("email:", lambda task: None, payload=Email)
+    mux.handle("email:", lambda task: None, payload=Email, on_misfit="archive")
     rules = Rules.of(mux, RetryPolicy(), lambda handler: handler)
     broker.enqueue([NewTask("a", "email:deliver", encode_payload({"to": ["secret", 5]}), task_options())])
     claim = broker.advance(WORKER, ("default",)).claims[0]

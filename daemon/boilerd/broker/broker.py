@@ -23,7 +23,7 @@ from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_a
 from boilerd.broker.scheduler_calls import SchedulerCalls
 from boilerd.errors import MAX_ERROR_LENGTH, BoilerdError
 from boilerd.tasks.progress import TaskProgress
-from boilerd.tasks.retry import Verdict
+from boilerd.tasks.retry import Decision, Verdict
 from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, TaskState, no_such_task
 
 logger = logging.getLogger("boilerd.client")
@@ -140,8 +140,8 @@ class Broker(SchedulerCalls):
             is_taken: True if the claim is taken from the worker, which may live and not know.
 
         Returns:
-            The verdict that was carried out: archive instead of retry if the task was cancelled meanwhile; None if
-            the lease was lost and nothing was written.
+            The verdict that was carried out: archive instead of retry if the task was cancelled meanwhile, or is too
+            old; None if the lease was lost and nothing was written.
         """
         packed = base64.b64encode(zlib.compress(failure.traceback.encode("utf-8", "backslashreplace")))
         # Cut to bytes, but not within a character: it would be no text any more.
@@ -149,7 +149,8 @@ class Broker(SchedulerCalls):
         decision = failure.decision
         args: list[str | bytes | float] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
         args += [line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]
-        done = text(self._run("fail", [*args, self._archive_limit, int(is_taken), int(failure.is_doubtful)]))
+        args += [self._archive_limit, int(is_taken), int(failure.is_doubtful), _retried_until(claim, decision)]
+        done = text(self._run("fail", args))
         return Verdict(done) if done else None
 
     def release(self, worker: str, *, keep: Collection[str] = (), only: Collection[str] | None = None) -> list[str]:
@@ -244,6 +245,14 @@ def is_cancelled(task_id: str, answer: str) -> bool:
 def _tell_unserved(queue: str) -> None:
     # The name stands in the message: it is the application that formats this line.
     logger.warning("no worker works on queue %r, its tasks wait until one does; check the name", queue)
+
+
+def _retried_until(claim: Claim, decision: Decision) -> str:
+    """The end of the time in which the task may be tried again, by Redis' clock; empty: there is none."""
+    if decision.within_s is None:
+        return ""
+    came = claim.task.enqueued_at if claim.task else None
+    return repr((came.timestamp() if came else float(claim.started)) + decision.within_s)
 
 
 def _chunk(tasks: Iterator[NewTask]) -> list[NewTask]:

@@ -10,7 +10,7 @@ from boilerd.errors import ConfigError, InvalidPayloadError, shown
 from boilerd.tasks.callables import check_handler, check_returns, without_parentheses
 from boilerd.tasks.options import check_defaults, with_defaults
 from boilerd.tasks.parameters import dataclass_of, parameters_of, payload_of, requires_any
-from boilerd.tasks.payload import check_payload, encode_payload
+from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import Task
 from boilerd.tasks.typed import CallType, Message, TaskType
 
@@ -60,9 +60,10 @@ def function_decorator(
 def periodic(spec: str, message: Message, options: Mapping[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     """Type, payload as JSON, and options of the message's periodic task; raises ConfigError if it does not fit."""
     try:
-        encoded = encode_payload(message.payload)
-        if message.declared is not None:
-            check_payload(encoded, message.declared)
+        declared = message.declared
+        encoded = encode_payload(message.payload, to_plain=declared.to_plain if declared else None)
+        if declared is not None:
+            declared.check(encoded)
     except InvalidPayloadError as error:
         raise ConfigError(f"cron spec {shown(spec)}, task type {message.type}: {error}") from error
     return message.type, msgspec.json.decode(encoded), with_defaults(message.options or {}, options)

@@ -1,5 +1,6 @@
 """Task type → handler, and the middleware around every handler."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
@@ -14,7 +15,7 @@ from boilerd.tasks.current import CURRENT
 from boilerd.tasks.drafts import ClientMiddleware, check_client_middleware
 from boilerd.tasks.life import Living
 from boilerd.tasks.options import EnqueueOptions
-from boilerd.tasks.payload import check_model, decode_payload
+from boilerd.tasks.payload_type import OnMisfit, PayloadType, Upgrade
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
 from boilerd.tasks.task import Task, check_type
 from boilerd.tasks.typed import Message
@@ -45,8 +46,8 @@ class ServeMux(Living):
     def __init__(self) -> None:
         super().__init__()
         self._handlers: dict[str, Handler] = {}
-        self._models: dict[str, Any] = {}
         self._options: dict[str, Mapping[str, Any]] = {}
+        self._payload_types: dict[str, PayloadType] = {}
         self._hooks = Hooks()
         self._crons: list[CronEntry] = []
         self._middleware: list[Middleware] = []
@@ -55,27 +56,36 @@ class ServeMux(Living):
         self._chains: dict[str, Handler] = {}
 
     def handle(
-        self, pattern: str, handler: Handler | None = None, *, payload: Any = None
+        self,
+        pattern: str,
+        handler: Handler | None = None,
+        *,
+        payload: Any = None,
+        upgrade: Upgrade | None = None,
+        on_misfit: OnMisfit | None = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Register a handler; as a decorator, or with the handler as second argument.
 
         Args:
             pattern: Task type, or the beginning of some.
             handler: May be ``async def``.
-            payload: The type that the payload must have: a dataclass, TypedDict, msgspec.Struct,
-                or a union of tagged Structs for several versions. The handler gets it decoded;
-                a payload that does not fit archives the task with the path of the wrong field.
+            payload: The type that the payload must have: a dataclass, TypedDict, msgspec.Struct, class of attrs or
+                model of pydantic, or a union of such for several versions. The handler gets it decoded; a payload
+                that does not fit fails the attempt with the path of the wrong field.
+            upgrade: Makes the form of today of a payload of old: it gets the values of JSON where these do not fit,
+                and returns others.
+            on_misfit: ``retry``, as without it: a task whose payload does not fit is tried again while it is younger
+                than 10 minutes, because other workers may have other code, then archived. ``archive``: at once.
 
         Raises:
             ValueError: The pattern is taken, or is no task type nor the beginning of one.
             TypeError: The handler cannot be called with a task, or is a generator function; no payload could have that
-                type; or the decorator stands without its parentheses.
+                type; there is `upgrade` or `on_misfit` and no type; or the decorator stands without its parentheses.
         """
         if callable(pattern):
             raise without_parentheses("mux.handle", '"email:deliver"', pattern)
         check_type(pattern)
-        if payload is not None:
-            check_model(payload)
+        declared = _payload_type(pattern, payload, upgrade, on_misfit)
 
         def register(handler: AnyHandler) -> AnyHandler:
             check_handler(f"handler for {pattern!r}", handler)
@@ -84,8 +94,8 @@ class ServeMux(Living):
             self._handlers[pattern] = handler
             if isinstance(handler, ServeMux):
                 self._include(handler)
-            if payload is not None:
-                self._models[pattern] = payload
+            if declared is not None:
+                self._payload_types[pattern] = declared
             self._chains.clear()
             return handler
 
@@ -94,15 +104,44 @@ class ServeMux(Living):
         return register
 
     @overload
-    def task(self, task_type: str, /, *, payload: None = None, **options: Unpack[EnqueueOptions]) -> "InferredTask": ...
+    def task(
+        self,
+        task_type: str,
+        /,
+        *,
+        payload: None = None,
+        upgrade: Upgrade | None = None,
+        on_misfit: OnMisfit | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> "InferredTask": ...
     @overload
-    def task(self, task_type: str, /, *, payload: "TypeForm[P]", **options: Unpack[EnqueueOptions]) -> "TaskOf[P]": ...
-    def task(self, task_type: str, /, *, payload: Any = None, **options: Unpack[EnqueueOptions]) -> Any:
+    def task(
+        self,
+        task_type: str,
+        /,
+        *,
+        payload: "TypeForm[P]",
+        upgrade: Upgrade | None = None,
+        on_misfit: OnMisfit | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> "TaskOf[P]": ...
+    def task(
+        self,
+        task_type: str,
+        /,
+        *,
+        payload: Any = None,
+        upgrade: Upgrade | None = None,
+        on_misfit: OnMisfit | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> Any:
         """Register a handler, and make it a `TaskType`, which enqueues what the handler takes.
 
         Args:
             task_type: The type, or the beginning of some, as for `handle`.
             payload: The type of the payload; without it that of the annotation, as in ``task: Task[Email]``.
+            upgrade: As for `handle`.
+            on_misfit: As for `handle`.
             options: Defaults of the enqueues through the object, and of clients that know this mux.
 
         Raises:
@@ -112,7 +151,8 @@ class ServeMux(Living):
         """
         from boilerd.tasks.declaring import task_decorator  # noqa: PLC0415 - for applications with typed tasks
 
-        return task_decorator(self._declare, task_type, payload, options)
+        register = functools.partial(self._declare, upgrade=upgrade, on_misfit=on_misfit)
+        return task_decorator(register, task_type, payload, options)
 
     def function(self, task_type: str, /, **options: Unpack[EnqueueOptions]) -> "Function":
         """Register a function with declared parameters, and make it a `CallType`, which enqueues calls of it.
@@ -252,13 +292,21 @@ class ServeMux(Living):
         handler = self.match(task_type)
         return handler.policy(task_type) if isinstance(handler, ServeMux) else policy_of(handler)
 
-    def model(self, task_type: str) -> Any:
+    def payload_type(self, task_type: str) -> PayloadType | None:
         """The type of payload that the type's handler declared, or None."""
         pattern = self._pattern(task_type)
         if pattern is None:
             return None
         inner = self._handlers[pattern]
-        return inner.model(task_type) if isinstance(inner, ServeMux) else self._models.get(pattern)
+        return inner.payload_type(task_type) if isinstance(inner, ServeMux) else self._payload_types.get(pattern)
+
+    def schema(self) -> dict[str, dict[str, Any]]:
+        """Pattern → the JSON Schema of the payloads that its handler declared, also of the muxes registered in this."""
+        found = {pattern: declared.schema() for pattern, declared in self._payload_types.items()}
+        for outer, handler in self._handlers.items():
+            if isinstance(handler, ServeMux):
+                found |= {name: schema for name, schema in handler.schema().items() if self._pattern(name) == outer}
+        return dict(sorted(found.items()))
 
     def enqueue_options(self, task_type: str) -> Mapping[str, Any] | None:
         """The options that enqueues of the type have by default, as its handler declared them; None without any."""
@@ -302,11 +350,13 @@ class ServeMux(Living):
             raise _not_plain(", ".join(map(name_of, self._middleware)), result)
         return result
 
-    def _declare(self, task_type: str, handler: Handler, declared: Any, defaults: Mapping[str, Any]) -> Any:
+    def _declare(
+        self, task_type: str, handler: Handler, declared: Any, defaults: Mapping[str, Any], **rules: Any
+    ) -> PayloadType | None:
         """Register a handler with the options of its type; returns the payload's type as it is kept."""
-        self.handle(task_type, handler, payload=declared)
+        self.handle(task_type, handler, payload=declared, **rules)
         self._options[task_type] = defaults
-        return self._models.get(task_type)
+        return self._payload_types.get(task_type)
 
     def _pattern(self, task_type: str) -> str | None:
         if task_type in self._handlers:
@@ -320,12 +370,13 @@ class ServeMux(Living):
             return synchronous(self._not_found)
         found = self._handlers[pattern]
         handler = found if isinstance(found, ServeMux) else synchronous(found)
-        model = self._models.get(pattern)
-        if model is None:
+        declared = self._payload_types.get(pattern)
+        if declared is None:
             return handler
+        decode = declared.decode
 
         def run_decoded(task: Task) -> Any:
-            decoded = structs.replace(task, payload=decode_payload(task.payload, model))
+            decoded = structs.replace(task, payload=decode(task.payload))
             CURRENT.set(decoded)
             return handler(decoded)
 
@@ -335,6 +386,16 @@ class ServeMux(Living):
         for middleware in reversed(self._middleware):
             handler = _wrapped(middleware, handler)
         return handler
+
+
+def _payload_type(
+    pattern: str, payload: Any, upgrade: Upgrade | None, on_misfit: OnMisfit | None
+) -> PayloadType | None:
+    if payload is not None:
+        return PayloadType(payload, upgrade=upgrade, on_misfit=on_misfit or "retry")
+    if upgrade is not None or on_misfit is not None:
+        raise TypeError(f"handler for {pattern!r}: upgrade= and on_misfit= are for payload=, which is missing")
+    return None
 
 
 def _wrapped(middleware: Middleware, handler: Handler) -> Handler:

@@ -1,9 +1,8 @@
-"""Payloads as JSON: written for the broker, and decoded as the type that a handler declared."""
+"""Payloads as JSON, as they are written for the broker; `payload_type` reads them."""
 
 import functools
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta
@@ -17,7 +16,6 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import msgspec.inspect
 
 from boilerd.errors import InvalidPayloadError
 
@@ -32,22 +30,27 @@ _SHALLOW_BYTES = 1000
 
 #: Characters of a key that an error shows.
 _LONGEST_KEY = 60
-#: A text that is no value of an Enum, as msgspec shows it: errors of tasks are logged, and payloads are not.
-_VALUE = re.compile(r"^(Invalid (?:enum )?value) (['\"]).*\2", re.DOTALL)
 #: What holds nothing else.
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, Decimal, UUID})
 
-_PLAIN_CLASSES = "use a plain dataclass with __post_init__, or a msgspec.Struct"
-_TOO_DEEP = "payload: is nested too deep; make it flat, or a text"
+#: What an error says of a payload that no worker could read.
+TOO_DEEP = "payload: is nested too deep; make it flat, or a text"
 
 
-def encode_payload(payload: Any, max_bytes: int = DEFAULT_MAX_PAYLOAD, *, sorts_sets: bool = True) -> bytes:
+def encode_payload(
+    payload: Any,
+    max_bytes: int = DEFAULT_MAX_PAYLOAD,
+    *,
+    sorts_sets: bool = True,
+    to_plain: Callable[[Any], Any] | None = None,
+) -> bytes:
     """The payload as JSON.
 
     Args:
         payload: Anything that has a JSON form.
         max_bytes: The most bytes that it may have.
         sorts_sets: True: the lists that sets become are sorted; else their order is another in each process.
+        to_plain: Makes values that JSON has of the payload, by the rules of its type.
 
     Raises:
         InvalidPayloadError: A value in it has no JSON form or would be lost, or it is too large.
@@ -55,14 +58,15 @@ def encode_payload(payload: Any, max_bytes: int = DEFAULT_MAX_PAYLOAD, *, sorts_
     try:
         if isinstance(payload, msgspec.Raw):
             return _check_raw(bytes(payload), max_bytes)
-        encoded = _ENCODER.encode(payload)
+        plain = payload if to_plain is None else to_plain(payload)
+        encoded = _ENCODER.encode(plain)
         _check_size(encoded, max_bytes)
-        _check_keys(payload, encoded)
+        _check_keys(plain, encoded)
         if b"null" in encoded:
-            _check_finite(payload, encoded)
+            _check_finite(plain, encoded)
         return _with_sorted_sets(payload, encoded) if sorts_sets and b"[" in encoded else encoded
     except RecursionError as error:
-        raise InvalidPayloadError(_TOO_DEEP) from error
+        raise InvalidPayloadError(TOO_DEEP) from error
     except InvalidPayloadError:
         raise
     except (TypeError, ValueError) as error:
@@ -78,47 +82,7 @@ def canonical(payload: bytes) -> bytes:
     try:
         return msgspec.json.encode(msgspec.json.decode(payload), order="sorted")
     except RecursionError as error:
-        raise InvalidPayloadError(_TOO_DEEP) from error
-
-
-def decode_payload(payload: Any, model: Any) -> Any:
-    """The payload as `model`: a dataclass, TypedDict, msgspec.Struct, or a union of tagged Structs.
-
-    Raises:
-        InvalidPayloadError: It does not fit; the message has the path of the wrong field, such
-            as ``$.to[1]: Expected `str`, got `int```.
-    """
-    try:
-        return msgspec.convert(payload, model, str_keys=True)
-    except msgspec.ValidationError as error:
-        problem, _, path = _VALUE.sub(r"\1", str(error)).partition(" - at ")
-        raise InvalidPayloadError(f"payload: {path.replace('`', '') or '$'}: {problem}") from None
-    except TypeError as error:  # of a list in a set
-        raise InvalidPayloadError(f"payload: {error}") from error
-    except RecursionError as error:
-        raise InvalidPayloadError(_TOO_DEEP) from error
-
-
-def check_payload(encoded: bytes, model: Any) -> None:
-    """Raise InvalidPayloadError if the payload, as JSON, does not fit `model`."""
-    decode_payload(msgspec.json.decode(encoded), model)
-
-
-def check_model(model: Any) -> None:
-    """Raise TypeError if no JSON value can be decoded as `model`."""
-    msgspec.json.Decoder(model)
-    todo: list[object] = [msgspec.inspect.type_info(model)]
-    seen: set[int] = set()  # a type may contain itself
-    while todo:
-        part = todo.pop()
-        if isinstance(part, tuple):
-            todo += part
-        elif isinstance(part, msgspec.inspect.CustomType | msgspec.inspect.RawType):
-            _check_custom(part)
-        elif isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field) and id(part) not in seen:
-            _check_rules(part)
-            seen.add(id(part))
-            todo += (getattr(part, name) for name in part.__struct_fields__)
+        raise InvalidPayloadError(TOO_DEEP) from error
 
 
 def _check_size(encoded: bytes, max_bytes: int) -> None:
@@ -162,11 +126,11 @@ def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key '{_shown(twice)}' is in one object twice (in JSON, 1 and '1' are the same key)")
+        raise ValueError(f"the key '{shown_key(twice)}' is in one object twice (in JSON, 1 and '1' are the same key)")
     return found
 
 
-def _shown(key: object) -> str:
+def shown_key(key: object) -> str:
     """The key for a message: it may come from anywhere."""
     text = repr(str(key))[1:-1]
     return text if len(text) <= _LONGEST_KEY else text[: _LONGEST_KEY - 1] + "…"
@@ -185,7 +149,7 @@ def _check_finite(payload: Any, encoded: bytes) -> None:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{path} is {value}, and JSON has neither NaN nor Infinity") from None
             if isinstance(value, dict):
-                todo += [(f"{path}.{_shown(key)}", each) for key, each in value.items()]
+                todo += [(f"{path}.{shown_key(key)}", each) for key, each in value.items()]
             elif isinstance(value, list | tuple):
                 todo += [(f"{path}[{place}]", each) for place, each in enumerate(value)]
         raise
@@ -194,10 +158,14 @@ def _check_finite(payload: Any, encoded: bytes) -> None:
 # --- Subclasses
 
 
-def as_base(value: Any) -> Any:
+def as_base(value: Any, *, comes_back: bool = True) -> Any:
     """A value that msgspec does not take as one that it does: of a subclass, such as Django's SafeString, as its base.
 
     So also numbers of numpy, paths, and models of pydantic; an array or a data frame is no value but data.
+
+    Args:
+        value: Any object that msgspec knows no form for.
+        comes_back: True: the value will be read as what it was, so that a model is written without what is computed.
     """
     if isinstance(value, msgspec.Raw):  # in `to_builtins`
         return _DECODER.decode(value)
@@ -208,7 +176,7 @@ def as_base(value: Any) -> Any:
     if kind.__module__ == "numpy" and kind.__name__ in {"bool", "bool_"}:
         return bool(value)
     if hasattr(kind, "__pydantic_fields__"):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True, round_trip=comes_back, warnings=False)  # they have values
     where = " as a key" if isinstance(value, bool | tuple | frozenset | None) else ""
     raise TypeError(f"{type(value).__qualname__} has no JSON form{where}")
 
@@ -261,7 +229,7 @@ def _holds_set(payload: Any) -> bool:
 
 def _sort_sets(payload: Any, decoded: Any) -> None:
     """Sort the lists of `decoded` that are sets in `payload`: a set's order is another in each process."""
-    payload = payload.value if isinstance(payload, Enum) else payload
+    payload = _unwrapped(payload)
     if isinstance(decoded, dict):
         fields = None if isinstance(payload, dict) else _fields(payload)
         parts = _parts(payload) if fields is None else [fields.get(key) for key in decoded]
@@ -281,30 +249,27 @@ def _parts(value: Any) -> Iterable[Any]:
         return dict.values(value)
     if isinstance(value, list | tuple | set | frozenset):
         return value
-    return [value.value] if isinstance(value, Enum) else _fields(value).values()
+    inner = _unwrapped(value)
+    return [inner] if inner is not value else _fields(value).values()
+
+
+def _unwrapped(value: Any) -> Any:
+    """What is written in place of an Enum's member, or of a root model of pydantic's."""
+    if isinstance(value, Enum):
+        return value.value
+    return value.root if getattr(type(value), "__pydantic_root_model__", False) else value
 
 
 def _fields(value: Any) -> dict[str, Any]:
     """The fields of an object under the names that JSON has for them; none of another value."""
     kind = type(value)
+    if fields := getattr(kind, "__pydantic_fields__", None):
+        aliases = {field.serialization_alias or name: name for name, field in fields.items()}
+        # A dataclass of pydantic's is written by its own names where its type is not known.
+        return {
+            name: getattr(value, field, None) for name, field in ({name: name for name in fields} | aliases).items()
+        }
     names = [*getattr(kind, "__struct_fields__", ()), *getattr(kind, "__dataclass_fields__", ())]
     names += [field.name for field in getattr(kind, "__attrs_attrs__", ())]
-    names = names or [*getattr(kind, "__pydantic_fields__", ())]
     written = getattr(kind, "__struct_encode_fields__", names)
     return {name: getattr(value, field, None) for name, field in zip(written, names, strict=True)}
-
-
-def _check_rules(part: msgspec.inspect.Type | msgspec.inspect.Field) -> None:
-    """Raise TypeError if the class has rules of its library's that msgspec would pass over without a word."""
-    kind = getattr(part, "cls", None)
-    if hasattr(kind, "__pydantic_validator__"):
-        raise TypeError(f"payload: the validators of {kind!r}, of pydantic, would not run; {_PLAIN_CLASSES}")
-    if any(field.converter for field in getattr(kind, "__attrs_attrs__", ())):
-        raise TypeError(f"payload: the converters of {kind!r}, of attrs, would not run; {_PLAIN_CLASSES}")
-
-
-def _check_custom(part: msgspec.inspect.CustomType | msgspec.inspect.RawType) -> None:
-    """Raise TypeError if no JSON value is an instance of the class; msgspec accepts any, for decoders with hooks."""
-    kind = msgspec.Raw if isinstance(part, msgspec.inspect.RawType) else part.cls
-    if not any(issubclass(plain, kind) for plain in (dict, list, str, int, float, bool, type(None))):
-        raise TypeError(f"payload: nothing can be decoded as {kind!r}; use a dataclass, TypedDict or msgspec.Struct")

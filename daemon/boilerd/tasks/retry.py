@@ -139,11 +139,14 @@ class Decision:
     Attributes:
         delay_s: Seconds until the retry.
         counts: True if the attempt uses up one of the retries, and counts as a failure.
+        within_s: The retry becomes an archive where the task is so old, by Redis' clock and counted from when it came
+            to its queue before the first such failure; None: it may have any age.
     """
 
     verdict: Verdict
     delay_s: float = 0.0
     counts: bool = True
+    within_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ class Hooks:
     error_handler: Callable[[Task, BaseException], object] | None = None
 
 
-#: Errors that the next attempt would only repeat.
+#: Errors that the next attempt would only repeat; a payload that other workers may take is none (`_may_fit_later`).
 NEVER_RETRIED = (SkipRetry, InvalidPayloadError, DeadlineExceededError, TaskCancelledError)
 #: Errors that the handler's code did not raise: another attempt may succeed, whatever `retry_on` says.
 ALWAYS_RETRIED = (TaskTimeoutError, WorkerDiedError)
@@ -184,13 +187,30 @@ def decide(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks) 
     if isinstance(strongest, RetryLater):
         return Decision(Verdict.RETRY, _storable_s(strongest.delay_s, task, policy), counts=strongest.counts)
     retried = task.attempt - 1
-    is_final = isinstance(strongest, NEVER_RETRIED + policy.discard_on) or isinstance(error, policy.discard_on)
+    is_final = _is_final(strongest, policy) or isinstance(error, policy.discard_on)
     # `retry_on` may name a class of groups.
-    is_retried = isinstance(strongest, policy.retry_on + ALWAYS_RETRIED) or isinstance(error, policy.retry_on)
+    is_retried = _is_retried(strongest, policy) or isinstance(error, policy.retry_on)
     if is_final or not is_retried or retried >= task.max_retries:
         return Decision(Verdict.ARCHIVE)
     counts = hooks.is_failure is None or any(map(hooks.is_failure, parts))
-    return Decision(Verdict.RETRY, _storable_s(_delay_s(strongest, task, policy, hooks), task, policy), counts)
+    delay_s = _storable_s(_delay_s(strongest, task, policy, hooks), task, policy)
+    within_s = strongest.retry_within_s if isinstance(strongest, InvalidPayloadError) else None
+    return Decision(Verdict.RETRY, delay_s, counts, within_s)
+
+
+def _is_final(error: BaseException, policy: RetryPolicy) -> bool:
+    if isinstance(error, policy.discard_on):
+        return True
+    return isinstance(error, NEVER_RETRIED) and not _may_fit_later(error)
+
+
+def _is_retried(error: BaseException, policy: RetryPolicy) -> bool:
+    return isinstance(error, policy.retry_on + ALWAYS_RETRIED) or _may_fit_later(error)
+
+
+def _may_fit_later(error: BaseException) -> bool:
+    """True for a payload that did not fit here, but may fit a worker with newer or older code."""
+    return isinstance(error, InvalidPayloadError) and error.retry_within_s > 0
 
 
 def _strength(error: BaseException, policy: RetryPolicy) -> tuple[int, float]:
@@ -199,9 +219,9 @@ def _strength(error: BaseException, policy: RetryPolicy) -> tuple[int, float]:
         return 4, 0.0
     if isinstance(error, RetryLater):
         return 0, error.delay_s  # the longest of several
-    if isinstance(error, NEVER_RETRIED + policy.discard_on):
+    if _is_final(error, policy):
         return 3, 0.0
-    return (1 if isinstance(error, policy.retry_on + ALWAYS_RETRIED) else 2), 0.0
+    return (1 if _is_retried(error, policy) else 2), 0.0
 
 
 def _delay_s(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks) -> float:

@@ -15,7 +15,7 @@ import msgspec
 from boilerd.errors import InvalidPayloadError
 from boilerd.tasks.callables import name_of
 from boilerd.tasks.options import EnqueueOptions
-from boilerd.tasks.payload import check_model, decode_payload
+from boilerd.tasks.payload_type import PayloadType
 from boilerd.tasks.retry import RetryPolicy, policy_of, set_policy
 from boilerd.tasks.task import R_co, Task, TaskInfo
 
@@ -67,13 +67,12 @@ class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
         Raises:
             InvalidPayloadError: It has another form, as of a worker with other code.
         """
-        kind = self.result_type
         try:
-            check_model(kind)
+            kind = PayloadType(self.result_type)
         except TypeError:
             return result
         try:
-            return decode_payload(result, kind)
+            return kind.decode(result)
         except InvalidPayloadError as error:
             raise InvalidPayloadError(f"result of {self.type}: {str(error).removeprefix('payload: ')}") from error
 

@@ -1,5 +1,6 @@
 """Run one attempt: the handler, within its time limits, to an outcome."""
 
+import functools
 import logging
 import math
 import operator
@@ -34,6 +35,8 @@ from boilerd.tasks.task import Runtime, Task
 logger = logging.getLogger("boilerd.task")
 
 _moment = operator.itemgetter(0)
+#: Whoever waits for a result may want what a model computes.
+_as_base = functools.partial(as_base, comes_back=False)
 #: Larger results are not kept: Redis would refuse far larger ones, and the worker would send them for ever.
 MAX_RESULT_BYTES = 16 * 1024 * 1024
 
@@ -242,7 +245,7 @@ def encode_result(result: Any, task: Task | None = None) -> bytes:
     if result is None:
         return b""
     try:
-        encoded = msgspec.json.encode(result, enc_hook=as_base)
+        encoded = msgspec.json.encode(result, enc_hook=_as_base)
     except Exception as error:  # noqa: BLE001 - any object may refuse in any way
         return _note(task, f"not JSON: {type(result).__name__}", error)
     if len(encoded) > MAX_RESULT_BYTES:

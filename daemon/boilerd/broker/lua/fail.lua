@@ -7,12 +7,14 @@
 --   12 whether the attempt counts: 1 or 0, 13 how many retries the task has in all,
 --   14 how many tasks the archive of a queue may hold; 0: any number,
 --   15 whether the claim is taken from a worker that may live and does not know: 1 or 0,
---   16 1 if nobody knows whether the attempt had begun, so that the task is claimed alone the next time; else 0.
--- Returns the verdict that was carried out, 'archive' instead of 'retry' if the task was cancelled; or '' if nothing
---   was written: the lease was gone; or the claim was to be taken from its worker, which had renewed it; or RQ's tools
+--   16 1 if nobody knows whether the attempt had begun, so that the task is claimed alone the next time; else 0,
+--   17 until when (epoch) the task is tried again, unless an earlier failure of the kind has said so; '': at any time.
+-- Returns the verdict that was carried out, 'archive' instead of 'retry' if the task was cancelled, or is too old to be
+--   tried again; or '' if nothing was written: the lease was gone; or the claim was to be taken from its worker, which had renewed it; or RQ's tools
 --   cancelled or deleted the task while it ran, and the claim was given up.
 -- Touches: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions, rq:worker:W,
---   rq:job:ID (status, last_error, last_failed_at, number_of_retries, retries_left, runs), rq:results:ID (XADD),
+--   rq:job:ID (status, last_error, last_failed_at, number_of_retries, retries_left, runs, retried_until),
+--   rq:results:ID (XADD),
 --   boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY, boilerd:called:KEY; for a retry
 --   rq:scheduled:Q (ZADD, score = when it is due), rq:queues, boilerd:queues (SADD) and boilerd:alarm; for the
 --   archive rq:failed:Q and boilerd:archived:Q (ZADD, score = when it expires), EXPIRE on the job's keys, and beyond
@@ -41,6 +43,14 @@ if not is_started(job, worker) then
 end
 -- Somebody cancelled the task meanwhile: it is not tried again, whatever became of the attempt.
 if verdict == 'retry' and call('HEXISTS', job_key, 'cancel_requested') == 1 then verdict, counts = 'archive', true end
+if verdict == 'retry' and ARGV[17] ~= '' then
+  call('HSETNX', job_key, 'retried_until', ARGV[17])
+  -- A foreign value may stand there.
+  if seconds > (tonumber(call('HGET', job_key, 'retried_until')) or tonumber(ARGV[17])) then
+    verdict = 'archive'
+    call('HDEL', job_key, 'retried_until') -- whoever has it run again knows that workers take it now
+  end
+end
 if verdict ~= 'drop' then
   call('HSET', job_key, 'last_error', ARGV[8], 'last_failed_at', iso(seconds))
   record(job, eid, worker, 2, started, seconds, 'exc_string', ARGV[9])
