@@ -63,6 +63,9 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("task", "show"): [["pending"], ["pending", "--json"], [EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
     ("task", "why"): [["pending"], ["pending", "--json"], [EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
     ("task", "run"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "archived", "-q", EVIL]],
+    ("task", "run-here"): [
+        ["pending"], [EVIL], [f"no {EVIL}"], [EVIL, "--payload", "1"], ["test:echo", "--payload", EVIL],
+    ],
     ("task", "archive"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "pending", "--type", EVIL]],
     ("task", "delete"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "pending", "-q", EVIL, "--yes"]],
     ("task", "cancel"): [[EVIL, f"no {EVIL}", "no"]],
