@@ -3,7 +3,9 @@
 import functools
 import logging
 import os
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, Self, Unpack
 
 import redis
@@ -35,6 +37,36 @@ class TaskStore(Protocol):
 
     def cancel(self, task_id: str) -> str:
         """Cancel a task; answers as `Broker.cancel`."""
+
+
+class Overrides:
+    """Which clients `Client.from_settings` has made, and where a test has their tasks go."""
+
+    def __init__(self) -> None:
+        self._made: weakref.WeakSet[Client] = weakref.WeakSet()
+        self._stores: list[TaskStore] = []
+
+    def add(self, client: "Client") -> None:
+        """Note a new client."""
+        self._made.add(client)
+        if self._stores:
+            _redirect(client, self._stores[-1])
+
+    @contextmanager
+    def to(self, store: TaskStore) -> Iterator[None]:
+        """Have the tasks of all these clients go to `store`, also of those that are made in the block."""
+        before = {client: _redirect(client, store) for client in list(self._made)}
+        self._stores.append(store)
+        try:
+            yield
+        finally:
+            self._stores.pop()
+            for client in list(self._made):
+                made_in_block = self._stores[-1] if self._stores else Broker(client.connection)
+                _redirect(client, before.get(client, made_in_block))
+
+
+OVERRIDES = Overrides()
 
 
 class Client:
@@ -87,7 +119,9 @@ class Client:
     def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
         """A client for the Redis that the settings name; without settings, those of the command line are used."""
         settings = settings or find_settings()
-        return cls(connect_to(settings, is_client=True), mux=mux, max_payload=settings.max_payload)
+        client = cls(connect_to(settings, is_client=True), mux=mux, max_payload=settings.max_payload)
+        OVERRIDES.add(client)
+        return client
 
     def enqueue(self, task_type: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> TaskInfo:
         """Store a task for a worker to run; one round trip.
@@ -211,6 +245,12 @@ class Client:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _redirect(client: Client, store: TaskStore) -> TaskStore:
+    """Have a client's tasks go to another store; returns the one before."""
+    before, client._store = client._store, store  # noqa: SLF001 - nobody else may
+    return before
 
 
 @functools.lru_cache(1000)  # a process tells it once for each name

@@ -13,6 +13,7 @@ import sys
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -40,6 +41,9 @@ class _Kinds(dict[type, bool]):
 
 NOT_RUN = _Kinds()
 
+#: Awaits what a handler returned on another thread's loop, while this one waits; None: on the process's own loop.
+ELSEWHERE: ContextVar[Callable[[Awaitable[Any]], Any] | None] = ContextVar("boilerd_elsewhere", default=None)
+
 
 class _Loop:
     """The process's event loop, made at the first use and kept.
@@ -55,10 +59,13 @@ class _Loop:
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
         """Await what a handler returned to its end or an interrupt; raises RuntimeError inside of another loop."""
+        if elsewhere := ELSEWHERE.get():
+            return elsewhere(awaitable)
         if _is_in_loop():
             raise RuntimeError(
                 f"{discard(awaitable)} of an async def handler cannot run inside of a running event loop; in a test"
-                " that is async def itself, call it as `await asyncio.to_thread(run, mux, …)`"
+                " that is async def itself, call it as `await asyncio.to_thread(run, mux, …)`, or drain with"
+                " `await client.adrain()`"
             )
         loop = self._get_loop()
         self._interrupt = None

@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -35,6 +35,17 @@ logger = logging.getLogger("boilerd.task")
 HOOK_LIMIT_S = 5.0
 
 
+@contextmanager
+def _hook_limit() -> Iterator[None]:
+    pid = os.getpid()
+    try:
+        with time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s")):
+            yield
+    finally:
+        if os.getpid() != pid:
+            end_child()
+
+
 class RecordsFailures(Protocol):
     """A broker, or one that waits for the end of an outage."""
 
@@ -55,6 +66,7 @@ class Rules:
         refusals: Folds what is logged of refused jobs, for whoever can write to Redis can cause thousands in a second;
             and of tasks, if the settings say so.
         declared: What the worker's record tells of the application.
+        hook_limit: Limits the time of a hook, by a signal.
     """
 
     handler: Handler
@@ -64,6 +76,7 @@ class Rules:
     middleware: Callable[[Handler], Handler] = lambda handler: handler
     refusals: Folding = field(default_factory=lambda: Folding(logger))
     declared: Declared = field(default_factory=Declared)
+    hook_limit: Callable[[], AbstractContextManager[None]] = _hook_limit
 
     @classmethod
     def of(
@@ -96,12 +109,12 @@ class Rules:
         with log_context(**task.log_fields):
             if self.hooks.error_handler:
                 try:
-                    with _hook_limit():
+                    with self.hook_limit():
                         self.hooks.error_handler(task, error)
                 except BaseException:  # sys.exit() in it must not end the process
                     logger.exception("error_handler raised")
             try:
-                with _hook_limit():
+                with self.hook_limit():
                     decision = decide(error, task, policy, self.hooks)
             except BaseException:
                 logger.exception("is_failure or retry_delay raised")
@@ -228,17 +241,6 @@ def release_held(broker: Broker, worker: str, **fields: str) -> None:
 def _may_call(mux: ServeMux, function: str) -> bool:
     handler = mux.match(function)
     return isinstance(handler, Functions) and handler.names(function)
-
-
-@contextmanager
-def _hook_limit() -> Iterator[None]:
-    pid = os.getpid()
-    try:
-        with time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s")):
-            yield
-    finally:
-        if os.getpid() != pid:
-            end_child()
 
 
 def sort_batch(claims: Iterable[Claim], batch: Batch) -> tuple[list[Completion], list[str], list[Claim]]:

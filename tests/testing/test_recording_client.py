@@ -1,0 +1,382 @@
+"""A client that records what is enqueued, and runs it by a clock of its own."""
+
+import asyncio
+import threading
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from boilerd import AsyncClient, Client, DeadlineExceededError, ServeMux, Task, TaskState, retry
+from boilerd.settings.definitions import Retry, Settings
+from boilerd.testing import RecordingClient, override
+from boilerd.units import Duration
+
+NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
+SEEN: ContextVar[str] = ContextVar("seen", default="")
+
+
+@dataclass
+class Mail:
+    to: str
+    copies: int = 1
+
+
+@pytest.fixture
+def mux() -> ServeMux:
+    mux = ServeMux()
+
+    @mux.handle("flaky")
+    @retry(max_retries=3, base=10)
+    def flaky(task: Task) -> int:
+        if task.attempt <= task.payload:
+            raise ValueError(f"attempt {task.attempt}")
+        return task.attempt
+
+    @mux.handle("echo")
+    def echo(task: Task) -> Any:
+        return task.payload
+
+    return mux
+
+
+@pytest.fixture
+def client(mux: ServeMux) -> RecordingClient:
+    return RecordingClient(mux=mux, now=NOON)
+
+
+# What was enqueued.
+
+
+def test_an_enqueued_task_is_found_by_a_part_of_its_payload(client: RecordingClient) -> None:
+    client.enqueue("echo", {"to": {"name": "ada", "at": "x"}, "tags": [{"a": 1, "b": 2}]}, queue="low")
+
+    task = client.assert_enqueued("echo", payload={"to": {"name": "ada"}, "tags": [{"a": 1}]}, queue="low", count=1)
+
+    assert (task.state, task.queue, client.of("echo")) == (TaskState.PENDING, "low", [task])
+    with pytest.raises(AssertionError, match=r"payload\.tags\[0\]\.b is 2, expected none"):
+        client.assert_enqueued("echo", payload={"to": {"name": "ada", "at": "x"}, "tags": [{"a": 1}]}, exact=True)
+
+
+def test_a_payload_is_compared_as_json_has_it(client: RecordingClient) -> None:
+    client.enqueue("echo", Mail("ada"))
+
+    client.assert_enqueued("echo", payload=Mail("ada"), exact=True)
+    client.refute_enqueued("echo", payload=Mail("bob"))
+    client.refute_enqueued("echo", payload={"copies": True})
+    client.refute_enqueued("echo", payload=None)
+
+
+def test_a_failed_assertion_lists_what_there_was_the_nearest_first(client: RecordingClient) -> None:
+    client.enqueue("flaky", {"to": "ada"}, queue="low")
+    client.enqueue("echo", {"to": "bob"})
+    client.enqueue("echo", {"to": "ada"}, process_in=60)
+    lacking = "payload.cc is missing, expected 1"
+
+    with pytest.raises(AssertionError) as failed:
+        client.assert_enqueued("echo", payload={"to": "ada", "cc": 1}, queue="low")
+
+    assert str(failed.value).splitlines() == [
+        "there is no task 'echo' with payload {'cc': 1, 'to': 'ada'}, queue 'low'",
+        f"  echo in default, scheduled: {lacking}; queue is 'default'",
+        f"  echo in default, pending: payload.to is 'bob', expected 'ada'; {lacking}; queue is 'default'",
+        f"  flaky in low, pending: type is 'flaky'; {lacking}",
+    ]
+
+
+def test_the_number_of_tasks_is_asserted(client: RecordingClient) -> None:
+    client.enqueue_many([("echo", 1), ("echo", 2)])
+
+    client.assert_enqueued("echo", count=2)
+    with pytest.raises(AssertionError, match="there are 2, and not 1, of task 'echo'"):
+        client.assert_enqueued("echo", count=1)
+    with pytest.raises(AssertionError, match="there is a task 'echo'\n  echo in default, pending: payload is 1"):
+        client.refute_enqueued("echo")
+    with pytest.raises(AssertionError, match="no task waits here"):
+        RecordingClient().assert_enqueued("echo")
+    with pytest.raises(ValueError, match="refute_enqueued"):
+        client.assert_enqueued("echo", count=0)
+
+
+def test_when_a_task_is_due_is_asserted(client: RecordingClient) -> None:
+    client.enqueue("echo", process_in=3600)
+
+    client.assert_enqueued("echo", due_in=timedelta(hours=1))
+    client.travel(600)
+    client.assert_enqueued("echo", due_in=3000)
+    with pytest.raises(AssertionError, match="due in 3000 s"):
+        client.assert_enqueued("echo", due_in=0)
+
+
+def test_only_what_is_enqueued_in_a_block_is_captured_also_if_it_ran_there(client: RecordingClient) -> None:
+    client.enqueue("echo", "before")
+
+    with client.capture() as seen:
+        client.enqueue("echo", "inside")
+        client.drain()
+    client.enqueue("echo", "after")
+
+    assert [task.payload for task in seen.tasks] == ["inside"]
+    seen.assert_enqueued("echo", "inside", count=1)
+    seen.refute_enqueued("echo", "before")
+
+
+# Run it.
+
+
+def test_a_retry_runs_when_it_is_due_and_the_clock_goes_there(client: RecordingClient) -> None:
+    client.enqueue("flaky", 2, retention=60)
+
+    first = client.drain()
+    waiting = client.tasks
+    rest = client.drain(until=timedelta(seconds=31))
+
+    assert [(attempt.state, attempt.retry_in) for attempt in first] == [(TaskState.RETRY, timedelta(seconds=10))]
+    assert [(task.state, task.retried, task.last_error) for task in waiting] == [("retry", 1, "ValueError: attempt 1")]
+    assert [(attempt.started_at - NOON).seconds for attempt in rest] == [10, 30]
+    assert [attempt.result for attempt in rest] == [None, 3]
+    assert (client.now - NOON, client.tasks) == (timedelta(seconds=31), [])
+    assert [task.result for task in client.completed] == [3]
+    client.travel(timedelta(minutes=1))
+    assert client.completed == []
+
+
+def test_the_last_error_of_a_task_is_raised_and_no_earlier_one(client: RecordingClient) -> None:
+    client.enqueue("flaky", 9)
+
+    with pytest.raises(ValueError, match="attempt 4") as raised:
+        client.drain(until="end")
+
+    assert "attempt 4 of task" in raised.value.__notes__[0]
+    assert [(task.type, task.last_error) for task in client.archived] == [("flaky", "ValueError: attempt 4")]
+
+
+def test_a_drain_that_raises_nothing_returns_all_attempts(client: RecordingClient) -> None:
+    client.enqueue("flaky", 9)
+    client.enqueue("echo", 1, process_in=15)
+
+    attempts = client.drain(until=client.now + timedelta(hours=1), raise_errors=False)
+
+    assert [(attempt.type, str(attempt.state)) for attempt in attempts] == [
+        ("flaky", "retry"), ("flaky", "retry"), ("echo", "completed"), ("flaky", "retry"), ("flaky", "archived"),
+    ]  # fmt: skip
+
+
+def test_what_a_hook_raises_is_raised(client: RecordingClient, mux: ServeMux) -> None:
+    @mux.error_handler
+    def tell(task: Task, error: BaseException) -> None:
+        raise KeyError("no such thing")
+
+    client.enqueue("flaky", 1)
+
+    with pytest.raises(KeyError, match="no such thing"):
+        client.drain()
+
+
+def test_heavier_queues_run_first_and_within_one_the_order_is_that_of_the_enqueue(client: RecordingClient) -> None:
+    for number, queue in enumerate(["low", "default", "mine", "critical", "low"]):
+        client.enqueue("echo", number, queue=queue)
+
+    only = [attempt.result for attempt in client.drain(queues=["mine"])]
+    rest = [attempt.result for attempt in client.drain()]
+
+    assert (only, rest) == ([2], [3, 1, 0, 4])
+    with pytest.raises(TypeError, match=r"give a list, as in queues=\['low'\]"):
+        client.drain(queues="low")
+
+
+def test_tasks_without_end_are_an_error_that_names_them(client: RecordingClient, mux: ServeMux) -> None:
+    mux.handle("again", lambda task: client.enqueue("again", process_in=1).id)
+    client.enqueue("again")
+
+    with pytest.raises(AssertionError, match="drain: 7 attempts have run, and there is more to run: again"):
+        client.drain(until="end", limit=7)
+    assert len(client.drain(until=3, limit=3)) == 3
+
+
+def test_a_deadline_counts_by_the_clients_clock(client: RecordingClient) -> None:
+    client.enqueue("echo", deadline=client.now + timedelta(minutes=1))
+
+    client.travel(timedelta(minutes=2))
+
+    with pytest.raises(DeadlineExceededError, match=r"the deadline passed 60\.0 s before"):
+        client.drain()
+
+
+def test_a_running_task_sees_its_limits_and_that_it_was_cancelled(client: RecordingClient, mux: ServeMux) -> None:
+    @mux.handle("slow")
+    def slow(task: Task) -> Any:
+        seen = [task.remaining(), task.is_cancelled]
+        client.travel(10)
+        client.cancel(task.id)
+        return [*seen, task.remaining(), task.is_cancelled, [waiting.type for waiting in client.tasks]]
+
+    client.enqueue("slow", timeout=60)
+
+    (attempt,) = client.drain()
+
+    assert attempt.result == [60.0, False, 50.0, True, []]
+
+
+def test_ctrl_c_and_what_pytest_raises_end_the_drain(client: RecordingClient, mux: ServeMux) -> None:
+    errors = [KeyboardInterrupt(), pytest.fail.Exception("too slow")]
+
+    @mux.handle("ends")
+    def ends(task: Task) -> None:
+        raise errors.pop(0)
+
+    client.enqueue_many([("ends", 1), ("ends", 2)])
+
+    with pytest.raises(KeyboardInterrupt):
+        client.drain()
+    with pytest.raises(pytest.fail.Exception, match="too slow"):
+        client.drain()
+
+
+def test_the_settings_rule_where_a_handler_says_nothing() -> None:
+    mux, settings = ServeMux(), Settings(retry=Retry(max_retries=1, base=Duration(7)), queues={"a": 1, "b": 2})
+    client = RecordingClient.from_settings(settings, mux=mux)
+    mux.handle("fail", lambda task: 1 / 0)
+    client.enqueue("fail", queue="a")
+    client.enqueue("fail", queue="b")
+
+    attempts = client.drain(until="end", raise_errors=False)
+
+    assert [attempt.task.queue for attempt in attempts] == ["b", "a", "b", "a"]
+    assert [attempt.retry_in for attempt in attempts[:2]] == [timedelta(seconds=7)] * 2
+
+
+def test_a_drain_needs_a_mux() -> None:
+    with pytest.raises(ValueError, match=r"drain: this client has no mux; make it as RecordingClient\(mux=mux\)"):
+        RecordingClient().drain()
+
+
+# The clock and periodic tasks.
+
+
+def test_periodic_tasks_follow_their_time_zone_when_clocks_change(client: RecordingClient, mux: ServeMux) -> None:
+    mux.cron("0 9 * * *", "echo", "morning", timezone="Europe/Berlin")
+    mux.cron("@every 12h", "flaky", 0, name="twice")
+
+    ticks = client.due(datetime(2026, 3, 28, tzinfo=UTC), datetime(2026, 3, 29, 12, tzinfo=UTC))
+
+    assert [(f"{at:%d %H}", entry.name) for at, entry in ticks] == [
+        ("28 00", "twice"), ("28 08", "echo"), ("28 12", "twice"), ("29 00", "twice"), ("29 07", "echo"),
+    ]  # fmt: skip
+
+
+def test_periodic_tasks_run_in_a_drain_that_is_asked_for_them(client: RecordingClient, mux: ServeMux) -> None:
+    mux.cron("@hourly", "echo", "tick", process_in=60, queue="low")
+    mux.cron("@hourly", "flaky", 0, name="once", unique=7000)
+
+    first = client.drain(until=timedelta(hours=1, minutes=1), cron=True)
+    second = client.drain(until=timedelta(hours=1), cron=True)
+
+    assert [(attempt.started_at - NOON).seconds for attempt in first] == [3600, 3660]
+    assert [attempt.task.id for attempt in second] == ["cron-once-20260328T140000Z", "cron-echo-20260328T140000Z"]
+    with pytest.raises(ValueError, match="periodic tasks have no end"):
+        client.drain(until="end", cron=True)
+
+
+@pytest.mark.parametrize("span", [-1, True, float("inf"), "1h"])
+def test_the_clock_goes_forward_only(client: RecordingClient, span: Any) -> None:
+    with pytest.raises(ValueError, match="neither a timedelta nor a number of seconds"):
+        client.travel(span)
+    with pytest.raises(ValueError, match="has no time zone"):
+        client.drain(until=datetime(2026, 1, 1))  # noqa: DTZ001
+
+    assert client.now == NOON
+
+
+# Async.
+
+
+def test_async_handlers_run_on_the_loop_of_the_test_inside_of_their_middleware(
+    client: RecordingClient, mux: ServeMux
+) -> None:
+    seen: dict[str, Any] = {}
+
+    @mux.use
+    def around(handler: Any) -> Any:
+        def run(task: Task) -> Any:
+            SEEN.set("middleware")
+            return f"<{handler(task)}>"
+
+        return run
+
+    @mux.handle("async")
+    async def handle(task: Task) -> str:
+        await asyncio.sleep(0)
+        seen["loop"] = asyncio.get_running_loop()
+        async with AsyncClient(client) as sends:
+            await sends.enqueue("echo", task.payload)
+        return SEEN.get()
+
+    mux.handle("thread", lambda task: threading.current_thread() is threading.main_thread())
+
+    async def run() -> list[Any]:
+        seen["test"] = asyncio.get_running_loop()
+        client.enqueue_many([("async", 1), ("thread", None)])
+        return [attempt.result for attempt in await client.adrain()]
+
+    assert asyncio.run(run()) == ["<middleware>", "<True>", "<1>"]
+    assert seen["loop"] is seen["test"]
+    assert SEEN.get() == ""
+
+
+def test_a_drain_inside_of_a_loop_names_its_async_form(client: RecordingClient, mux: ServeMux) -> None:
+    @mux.handle("async")
+    @retry(max_retries=0)
+    async def handle(task: Task) -> None: ...
+
+    async def run() -> None:
+        client.enqueue("async")
+        client.drain()
+
+    with pytest.raises(RuntimeError, match=r"or drain with `await client\.adrain\(\)`"):
+        asyncio.run(run())
+
+
+def test_a_test_that_is_cancelled_cancels_the_handler_that_it_waits_for(client: RecordingClient, mux: ServeMux) -> None:
+    ended: list[str] = []
+
+    @mux.handle("async")
+    async def handle(task: Task) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async def run() -> None:
+        client.enqueue("async")
+        async with asyncio.timeout(0.05):
+            await client.adrain()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(run())
+    assert ended == ["cancelled"]
+
+
+# Clients that modules made.
+
+
+def test_what_clients_of_the_settings_enqueue_goes_to_the_recorder_within_the_block(client: RecordingClient) -> None:
+    settings = Settings(redis_url="redis://127.0.0.1:1")
+    before = Client.from_settings(settings)
+    stores = [before._store]
+
+    with override(client) as recorder, override(RecordingClient()) as inner:
+        inside = AsyncClient.from_settings(settings)
+        asyncio.run(inside.enqueue("echo", "inside"))
+        before.enqueue("echo", "before")
+    stores += [before._store, inside._client._store]
+
+    assert [task.payload for task in inner.tasks] == ["inside", "before"]
+    assert recorder.tasks == []
+    assert stores[0] is stores[1]
+    assert stores[2] is not stores[0]
+    assert type(stores[2]) is type(stores[0])
+    asyncio.run(inside.aclose())
