@@ -33,6 +33,7 @@ from boilerd.errors import (
     WorkerDiedError,
 )
 from boilerd.tasks.current import current_task
+from boilerd.tasks.life import WorkerContext
 from boilerd.tasks.mux import Handler, Middleware, ServeMux
 from boilerd.tasks.options import EnqueueOptions, UniqueUntil
 from boilerd.tasks.retry import retry
@@ -111,6 +112,7 @@ __all__ = [
     "TaskStateError",
     "TaskTimeoutError",
     "UniqueUntil",
+    "WorkerContext",
     "WorkerDiedError",
     "WorkerInfo",
     "current_task",

@@ -90,6 +90,14 @@ class AppImportError(BootError):
         self.traceback = traceback
 
 
+class HookError(BootError):
+    """A hook of the application failed in the daemon, before a fork; `traceback` shows where."""
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
 class NoBrokerError(BootError):
     """The daemon could not start because the broker did not answer, or could not work; a later start may succeed."""
 

@@ -17,6 +17,7 @@ from boilerd import ServeMux, SkipRetry, Task
 from boilerd.errors import DeadlineExceededError, TaskTimeoutError
 from boilerd.process.log_lines import JsonFormatter
 from boilerd.process.logs import _AddFields, log_context
+from boilerd.tasks.task import NO_STATE
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released
 from boilerd.worker.attempt_log import log_attempts
 from support import run_python
@@ -33,6 +34,8 @@ SOON_S = 0.2
 @dataclass
 class Attempt:
     """What a worker hands in: the attempt of a task that nobody cancelled."""
+
+    state = NO_STATE
 
     def remaining_s(self) -> float:
         return FOREVER_S

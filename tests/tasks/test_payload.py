@@ -28,6 +28,7 @@ from boilerd.broker.job_hash import NewTask
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
+from boilerd.tasks.task import NO_STATE
 from boilerd.worker.attempt import AttemptRunner, Failed
 from boilerd.worker.settlement import Rules, record_failure
 from builders import WORKER
@@ -577,6 +578,8 @@ def test_a_task_that_came_with_a_wrong_payload_is_archived_with_its_path(
 
 class _Idle:
     """The attempt of a task that asks for nothing."""
+
+    state = NO_STATE
 
     def remaining_s(self) -> float:
         return 60.0

@@ -17,7 +17,7 @@ from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.retry import Hooks, RetryPolicy
 from boilerd.worker.kept_outcomes import KeptOutcomes
-from boilerd.worker.limits import Lifespan, Limits
+from boilerd.worker.limits import Limits, Recycling
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
 from boilerd.worker.worker import Worker
@@ -77,12 +77,12 @@ def test_making_a_worker_leaves_the_signals_of_its_supervisor_alone(make_worker:
 
 
 def test_a_worker_is_worn_out_when_its_own_number_of_tasks_is_done() -> None:
-    def lifetime(lifespan: Lifespan) -> int:
-        while not lifespan.is_over():
-            lifespan.tasks += 1
-        return lifespan.tasks
+    def lifetime(recycling: Recycling) -> int:
+        while not recycling.is_due():
+            recycling.tasks += 1
+        return recycling.tasks
 
-    ends = {lifetime(Lifespan(Limits(max_tasks=1000))) for _ in range(20)}
+    ends = {lifetime(Recycling(Limits(max_tasks=1000))) for _ in range(20)}
     # So that workers that started together are not replaced together.
     assert len(ends) > 1
     assert min(ends) >= 1000

@@ -24,6 +24,7 @@ from boilerd.errors import (
     BootError,
     BrokenReloadError,
     ConfigError,
+    HookError,
     InvalidTaskError,
     NoBrokerError,
 )
@@ -162,7 +163,7 @@ def _print_error(error: BoilerdError) -> None:
             logs.configure(level="error", style="json")
             logging.getLogger("boilerd.cli").error("command failed", extra={"error": message})
         return
-    if isinstance(error, AppImportError | BrokenReloadError) and error.traceback:
+    if isinstance(error, AppImportError | BrokenReloadError | HookError) and error.traceback:
         echo(*error.traceback.splitlines(), err=True)
     echo_error(message)
 

@@ -5,6 +5,7 @@ import re
 import socket
 import time
 import xmlrpc.client
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,14 +103,23 @@ class DaemonStatus:
         """Count the processes that run."""
         return sum(process["state"] in UP for process in self.processes)
 
+    def failed_starts(self) -> dict[str, str]:
+        """Of each worker whose start the application lets fail, the words to put behind its state."""
+        return {name: f", starting failed: {why}" for name, why in self.info.get("failed_starts", {}).items()}
+
     def problems(self) -> list[str]:
         """List what keeps the daemon from its tasks, a line each."""
+        starts = self.failed_starts()
         is_whole = self.count_up() == len(self.processes)
         if self.silence or self.info["state"] in {"starting", "draining"}:
-            return [f"daemon: {self.summary}"]
+            return [f"daemon: {self.summary}", *_not_serving(starts)]
         if self.info["state"] == "reloading" and not is_whole:
             return [f"daemon: {self.summary}"]
-        problems = [f"{p['name']}: {p['state'].lower()}" for p in self.processes if p["state"] not in UP]
+        problems = [
+            f"{p['name']}: {p['state'].lower()}{starts.pop(p['name'], '')}"
+            for p in self.processes
+            if p["state"] not in UP
+        ]
         # A daemon that was started before an upgrade may lack newer fields; that is no problem.
         if self.info.get("is_broker_away"):
             problems.append(
@@ -117,10 +127,11 @@ class DaemonStatus:
             )
         if not self.info.get("is_broker_away"):  # or they wait for that
             told = {process["name"] for process in self.processes if process["state"] not in UP}
-            missing = [name for name in self.info.get("missing", []) if name not in told]
+            missing = [name for name in self.info.get("missing", []) if name not in told | starts.keys()]
             problems += [
                 f"{name}: does not serve, it crashes or hangs at its start; the log says why" for name in missing
             ]
+        problems += _not_serving(starts)
         problems += [
             f"{name}: stopped by a signal, and does nothing until `kill -CONT`" for name in self.info.get("halted", [])
         ]
@@ -133,6 +144,10 @@ class DaemonStatus:
         if (age_s := self.info.get("heartbeat_age_s", 0.0)) > LATE_HEARTBEAT_S:
             problems.append(f"scheduler: no heartbeat for {age_s:.0f} s, so that leases end and nothing is forwarded")
         return problems
+
+
+def _not_serving(starts: Mapping[str, str]) -> list[str]:
+    return [f"{name}: does not serve{why}" for name, why in starts.items()]
 
 
 def read_status(control_socket: Path) -> DaemonStatus:

@@ -78,9 +78,11 @@ def _print_daemon(daemon: DaemonStatus) -> None:
     if daemon.silence:
         return
     echo(f"processes   {daemon.count_up()} of {len(daemon.processes)} up")
+    starts = daemon.failed_starts()
     for process in daemon.processes:
         pid = f"pid {process['pid']}" if process["pid"] else ""
-        echo(f"  {process['name']:<12}{process['state']:<10}{pid}")
+        why = starts.get(process["name"], "").removeprefix(", ")
+        echo(f"  {process['name']:<12}{process['state']:<10}{pid}" + (f"  {why}" if why else ""))
 
 
 def _print_queues(queues: list[QueueInfo], unserved: Collection[str]) -> None:

@@ -15,6 +15,7 @@ from supervisor import events
 
 from boilerd.daemon.boot import wait_for_broker
 from boilerd.daemon.directories import free_socket, lock_directories, own_directories
+from boilerd.daemon.fork_hooks import before_fork, start_daemon
 from boilerd.daemon.privileges import become, secure_umask
 from boilerd.daemon.processes import Application, Processes
 from boilerd.daemon.shared_connections import open_sockets, warn_of_shared
@@ -72,6 +73,10 @@ class Daemon:
                 self._valkey.remove_socket()
             raise
         _log_drain(supervisor.options.timed_out)
+        if supervisor.start_error:
+            if self._valkey:
+                self._valkey.remove_socket()
+            raise BootError(supervisor.start_error)
         if self._is_burst and supervisor.has_lost_all_workers:
             raise BoilerdError("the burst ended before the queues were empty: all workers crashed too often")
 
@@ -118,7 +123,7 @@ class Daemon:
             supervisor.options, settings, self._application, self._scoreboard,
             address=broker.address, is_burst=self._is_burst,
         )  # fmt: skip
-        booted = Booted(processes.groups(), processes.worker)
+        booted = Booted(processes.groups(), processes.worker, settings.start_timeout)
         # Objects that live now are never freed: keep the collector from touching pages that children share.
         gc.collect()
         gc.freeze()
@@ -213,9 +218,12 @@ def _load(settings: Settings) -> Application:
         # Again: the application may have set up logging and warnings in its own way, and silenced the daemon.
         open_logs(settings)
         spare_own_modules()
+        application = Application.of(mux, settings)
+        start_daemon(application.life)
+        before_fork(application.life)  # the first process that is forked may be the one that writes the log
         warn_of_shared(before)
         logs.put_back()  # ends the line that it may have begun to print, which children would end again
-    return Application.of(mux, settings)
+    return application
 
 
 def _log_drain(timed_out: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from supervisor.options import ProcessGroupConfig
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import mark_of
 from boilerd.daemon.boot import connect
+from boilerd.daemon.fork_hooks import before_fork
 from boilerd.process import debugging, logs, printed
 from boilerd.process.ending import EXIT_LIMIT_S, note_fork, run_exit_handlers
 from boilerd.process.forks import disown_children, leave_to_parent
@@ -27,9 +28,11 @@ from boilerd.supervision.groups import SCHEDULER, WORKER
 from boilerd.supervision.options import Options
 from boilerd.supervision.supervisor import KILL_MARGIN_S
 from boilerd.tasks.cron import check_entries
+from boilerd.tasks.life import NO_LIFE, Life
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.attempt_log import fold_attempts, log_attempts
+from boilerd.worker.guarded_life import GRACE_S, LEAST_STOP_S
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.limits import Limits
 from boilerd.worker.prefetch import Prefetch
@@ -50,6 +53,7 @@ class Application(NamedTuple):
 
     rules: Rules
     periodic: Periodic
+    life: Life = NO_LIFE
 
     @classmethod
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
@@ -60,7 +64,7 @@ class Application(NamedTuple):
         names = [entry.name for entry in entries]
         rules = Rules.of(mux, settings.retry.policy(), middleware, names, folding)
         check_entries(entries, settings.queues, mux.has_handler)
-        return cls(rules, Periodic(entries))
+        return cls(rules, Periodic(entries), mux.life)
 
 
 class Processes:
@@ -109,16 +113,25 @@ class Processes:
         return forked_config(
             self._options, str(slot), functools.partial(self._run_worker, self._make_worker(slot), slot),
             priority=WORKER_PRIORITY, scoreboard=self._scoreboard, slot=slot,
-            stop_wait_s=self._settings.shutdown_timeout + KILL_MARGIN_S,
+            stop_wait_s=self._settings.shutdown_timeout + self._least_stop_s() + KILL_MARGIN_S,
             restarts_always=not self._is_burst,
+            before_fork=self._before_fork,
             is_in_foreground=debugging.is_on(),
         )  # fmt: skip
+
+    def _least_stop_s(self) -> float:
+        """What lifespans get to leave where the tasks have used up the drain."""
+        return min(self._settings.stop_timeout, LEAST_STOP_S) + GRACE_S if self._application.life.parts else 0.0
 
     def _scheduler(self) -> ForkedConfig:
         return forked_config(
             self._options, SCHEDULER, self._run_scheduler,
             priority=SCHEDULER_PRIORITY, scoreboard=self._scoreboard, slot=SCHEDULER_SLOT, stop_wait_s=SCHEDULER_STOP_S,
+            before_fork=self._before_fork,
         )  # fmt: skip
+
+    def _before_fork(self) -> None:
+        before_fork(self._application.life)
 
     def _make_worker(self, slot: int) -> Worker:
         """Make it in the parent, so that the workers share its memory."""
@@ -136,6 +149,8 @@ class Processes:
                 settings.max_memory,
                 self._is_burst,
                 idle_s=min(max(1.0, settings.concurrency / LOOKS_A_SECOND), LONGEST_IDLE_S),
+                start_s=settings.start_timeout,
+                stop_s=settings.stop_timeout,
             ),
             prefetch=Prefetch(is_on=settings.prefetch),
             scoreboard=self._scoreboard,
@@ -144,6 +159,7 @@ class Processes:
             kept=self._kept,
             archive_limit=settings.archive_limit,
             surroundings=self._surroundings,
+            life=self._application.life,
         )
 
     def _run_scheduler(self) -> int:

@@ -14,7 +14,10 @@ from redis.connection import AbstractConnection
 
 logger = logging.getLogger("boilerd.daemon")
 
-_HINT = "open them where they are used first, in a task, or close them at the end of the import: see writing-tasks.md"
+_HINT = (
+    "open them in mux.lifespan, or in a task; or close them in mux.before_fork, or close them at the end of the import:"
+    " see a-workers-life.md"
+)
 
 
 def open_sockets() -> dict[int, int]:

@@ -12,6 +12,7 @@ are kept (639 ns instead of 584), 70 % where they are made at each access, and 1
 """
 
 import enum
+import math
 import mmap
 import os
 import select
@@ -21,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: More slots than a host will ever run; 72 bytes each.
+#: More slots than a host will ever run; 76 bytes each, and room for one error.
 SLOTS = 1024
 #: The slots of the scheduler, the embedded broker and the supervisor; workers have the ones from 0 on.
 SCHEDULER_SLOT = SLOTS - 1
@@ -32,9 +33,11 @@ LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.
 _CELL_RANGE = 2**31
 #: Arrays: one for each field of a slot, and the last for the daemon's own fields.
-_ARRAYS = 18
+_ARRAYS = 19
 #: Positions in the last array.
 _IS_QUIET, _IS_BROKER_AWAY, _PENDING, _SLOTS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(7)
+#: Bytes of an error's text, with a byte that tells their number.
+_TEXT_BYTES = 256
 #: Longer than any processor keeps a write from the others, by orders of magnitude; see `Scoreboard.revoke`.
 _SETTLE_S = 0.005
 
@@ -119,7 +122,9 @@ class Scoreboard:
         self._life = next(arrays)  # changes with each sign of life
         self._kills = next(arrays)  # why the daemon killed the last process: a number of `_REASONS`
         self._kill_limits_s = next(arrays)
+        self._silence_s = next(arrays)
         self._daemon = next(arrays)
+        self._start_errors = mmap.mmap(-1, SLOTS * _TEXT_BYTES)
         self.beat()  # the first may take its time
         self.alarm_fds = os.pipe()
         for fd in self.alarm_fds:
@@ -143,7 +148,7 @@ class Scoreboard:
         """Note that the process of `slot` ended, and how (see `exit_status`); True if it had booted."""
         had_booted = bool(self._booted[slot])
         self._pids[slot] = self._booted[slot] = self._busy[slot] = self._waiting[slot] = self._halted[slot] = 0
-        self._dismissed[slot] = 0
+        self._dismissed[slot] = self._silence_s[slot] = 0
         self._exits[slot] = exit_status
         return had_booted
 
@@ -162,10 +167,46 @@ class Scoreboard:
     def mark_booted(self, slot: int, *, has_booted: bool = True) -> None:
         """Note that the process has begun to serve; it takes that back when it crashes by itself."""
         self._booted[slot] = has_booted
+        self._silence_s[slot] = 0
 
     def has_booted(self, slot: int) -> bool:
         """True if the process of `slot` has begun to serve."""
         return bool(self._booted[slot])
+
+    # --- The application's lifespans, in which a worker leaves no sign of life
+
+    def begin_start(self, slot: int, seconds: float) -> None:
+        """Note that the worker enters its lifespans, which may take so long; until it is marked as booted, or ends."""
+        self.note_start_error(slot, "")
+        self.allow_silence(slot, seconds)
+
+    def is_starting(self, slot: int) -> bool:
+        """True if the worker enters its lifespans, or has failed to."""
+        return bool(self._silence_s[slot]) and not self._booted[slot]
+
+    def allow_silence(self, slot: int, seconds: float) -> None:
+        """Note that the process may be so much longer without a sign of life."""
+        self._silence_s[slot] = min(math.ceil(seconds), _CELL_RANGE - 1)
+        self.show_life(slot)
+
+    def silence_s(self, slot: int) -> int:
+        """How much longer than others the process may be without a sign of life."""
+        return self._silence_s[slot]
+
+    def note_start_error(self, slot: int, text: str) -> None:
+        """Note why the worker did not start."""
+        printable = "".join(char if char.isprintable() else " " for char in text[:_TEXT_BYTES])
+        encoded = printable.encode("utf-8", "replace")[: _TEXT_BYTES - 1]
+        begin = slot * _TEXT_BYTES
+        self._start_errors[begin : begin + 1 + len(encoded)] = bytes([len(encoded)]) + encoded
+
+    def start_error(self, slot: int) -> str:
+        """Why the worker did not start, as far as it could tell."""
+        begin = slot * _TEXT_BYTES
+        size = self._start_errors[begin]
+        return self._start_errors[begin + 1 : begin + 1 + size].decode("utf-8", "ignore")
+
+    # --- What a worker does
 
     def mark_busy(self, slot: int, *, is_busy: bool) -> None:
         """Note that a task's handler runs, or no longer; the worker calls this before and after each."""

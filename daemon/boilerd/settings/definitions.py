@@ -211,6 +211,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _doc("How long a drain may take; then running tasks go back to the head of their queues."),
         Form(boiler_go="WORKER_SHUTDOWN_TIMEOUT"),
     ] = Duration(30)
+    start_timeout: Annotated[
+        Duration, _doc("How long the lifespans of a worker may take to enter, all together; then it has not started.")
+    ] = Duration(60)
+    stop_timeout: Annotated[
+        Duration, _doc("How long they may take to leave when it ends, in a drain within what is left of that.")
+    ] = Duration(5)
     max_tasks: Annotated[int, _doc("A worker is replaced by a fresh one after this many tasks; 0: never.", ge=0)] = 0
     max_memory: Annotated[
         Size, _doc("A worker is replaced after a task that left it above this resident size; 0: never.")

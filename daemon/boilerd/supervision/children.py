@@ -13,10 +13,11 @@ from contextlib import suppress
 from typing import Any
 
 from supervisor.datatypes import RestartUnconditionally, RestartWhenExitUnexpected
-from supervisor.options import ProcessConfig, ServerOptions
+from supervisor.options import ProcessConfig, ProcessException, ServerOptions
 from supervisor.process import Subprocess
 from supervisor.states import ProcessStates, SupervisorStates
 
+from boilerd.errors import BoilerdError
 from boilerd.process import printed
 from boilerd.process.copied_locks import may_be_held, renew_locks
 from boilerd.process.exit_status import DONE, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
@@ -46,11 +47,16 @@ class Child(Subprocess):  # type: ignore[misc]
     Attributes:
         backoff: Supervisor's: how many starts in a row have failed.
         served_s: When it was known to serve, on the monotonic clock; at first, when it was made.
-        has_no_room: True if the system had no process to spare for it, the last time.
+        has_no_room: True if the system had no process to spare for it, or the application none, the last time.
+        has_served: True if one of its processes has ever served.
+        failed_starts: How many starts in a row the application let fail: its lifespans, or its hook before the fork.
+        start_error: Why the last of them failed.
     """
 
     backoff: int
-    has_no_room = False
+    has_no_room = has_served = False
+    failed_starts = 0
+    start_error = ""
     _may_copy_held_locks = False
 
     def __init__(self, config: "ChildConfig") -> None:
@@ -65,6 +71,8 @@ class Child(Subprocess):  # type: ignore[misc]
         if self._retry_s is not None and time.monotonic() >= self._retry_s and self._may_start():
             self.backoff = self.config.startretries  # one try, not as many as at first
             self.spawn()
+        if self.state == ProcessStates.STARTING and self._is_starting():
+            self.laststart = time.time()  # Supervisor takes it for running a second after that
         super().transition()
 
     def spawn(self) -> int | None:
@@ -93,6 +101,7 @@ class Child(Subprocess):  # type: ignore[misc]
         """Log how the child ended, then let Supervisor decide what follows."""
         status = os.waitstatus_to_exitcode(sts)
         is_stopping = self.state == ProcessStates.STOPPING
+        has_failed = self._is_starting() and not is_stopping
         had_booted = self.config.scoreboard.clear(self.config.slot, STOPPED_BY_DAEMON if is_stopping else status)
         fields = {"child": self.full_name, "child_pid": pid, "exit": describe_exit(status)}
         if is_stopping or status in {RECYCLED, DONE}:
@@ -109,9 +118,26 @@ class Child(Subprocess):  # type: ignore[misc]
             # the slot because of tasks that kill their workers.
             self.laststart = time.time() - self.config.startsecs - 1
             self.served_s, self._pause_s = time.monotonic(), FIRST_PAUSE_S
+            self.has_served, self.failed_starts = True, 0
+        elif has_failed:
+            self._note_failed_start(describe_exit(status))
+            # However long it took: it counts as one that exited too soon.
+            self.laststart = time.time() - self.config.startsecs / 2
+            self.change_state(ProcessStates.STARTING)
         super().finish(pid, sts)
         # Supervisor's loop starts children before it reaps: have it come round at once, not after its poll.
         self.config.options.inbox.wake()
+
+    def _is_starting(self) -> bool:
+        return bool(self.config.scoreboard.is_starting(self.config.slot))
+
+    def _note_failed_start(self, error: str) -> None:
+        """Count it; `error` is what is known of its cause, where the process itself has told nothing."""
+        scoreboard, slot = self.config.scoreboard, self.config.slot
+        if not scoreboard.start_error(slot):
+            scoreboard.note_start_error(slot, error)
+        self.failed_starts += 1
+        self.start_error = scoreboard.start_error(slot)
 
     def stop(self) -> str | None:
         """Have the child end; it knows that its supervisor wants it.
@@ -156,7 +182,13 @@ class ForkedProcess(Child):
     """A child that runs a Python function of this program; Supervisor knows only children that execute a program."""
 
     def get_execv_args(self) -> tuple[str, list[str]]:
-        """The child's name, for Supervisor's messages; nothing is executed."""
+        """The child's name, for Supervisor's messages; nothing is executed. Where a hook fails, nothing is forked."""
+        try:
+            self.config.before_fork()
+        except BoilerdError as error:
+            self.config.scoreboard.note_start_error(self.config.slot, str(error))
+            self._note_failed_start("")
+            raise ProcessException(str(error)) from error
         return self.config.name, [self.config.name]
 
     def _spawn_as_child(self, filename: str, argv: Sequence[str]) -> None:
@@ -209,16 +241,24 @@ class ForkedConfig(ChildConfig):
 
     Args:
         target: Runs in the child; returns the exit status.
+        before_fork: Called in the parent before each fork; where it raises a BoilerdError, nothing is forked.
         is_in_foreground: True if the child shares the terminal with this program.
     """
 
     process_class = ForkedProcess
 
     def __init__(
-        self, options: ServerOptions, *, target: Callable[[], int], is_in_foreground: bool = False, **params: Any
+        self,
+        options: ServerOptions,
+        *,
+        target: Callable[[], int],
+        before_fork: Callable[[], None] = lambda: None,
+        is_in_foreground: bool = False,
+        **params: Any,
     ) -> None:
         super().__init__(options, killasgroup=not is_in_foreground, **params)
         self.target = target
+        self.before_fork = before_fork
         self.is_in_foreground = is_in_foreground
 
     def make_dispatchers(self, proc: Subprocess) -> tuple[dict[int, object], dict[str, int | None]]:
@@ -235,6 +275,7 @@ def forked_config(
     scoreboard: Scoreboard,
     slot: int,
     stop_wait_s: float,
+    before_fork: Callable[[], None] = lambda: None,
     restarts_always: bool = True,
     is_in_foreground: bool = False,
 ) -> ForkedConfig:
@@ -242,6 +283,7 @@ def forked_config(
     return ForkedConfig(
         options,
         target=target,
+        before_fork=before_fork,
         is_in_foreground=is_in_foreground,
         scoreboard=scoreboard,
         slot=slot,

@@ -88,6 +88,7 @@ class HangWatch:
             HOOKS_S if signs.in_hooks_since_ms else 0.0,
             AWAY_S if self._scoreboard.is_broker_away else 0.0,
             SCHEDULER_S if slot == SCHEDULER_SLOT else 0.0,
+            float(self._scoreboard.silence_s(slot)),
         )
 
     def _kill(self, slot: int, pid: int, reason: KillReason) -> None:

@@ -24,6 +24,8 @@ logger = logging.getLogger("boilerd.supervisor")
 
 #: A worker that is recycled, or killed, is there again sooner.
 MISSING_AFTER_S = 5.0
+#: A daemon in which so many starts of each worker failed, and none ever served, does not start.
+MOST_FAILED_STARTS = 3
 #: The settings allow as many.
 MOST_WORKERS = 1000
 
@@ -54,6 +56,8 @@ class Pool:
         self._on_growth = on_growth
         self._leaving: set[str] = set()
         self._restarting: set[str] = set()
+        self._since_s = time.monotonic()
+        self._has_served = False
         self.size = self._scoreboard.slots = len(group.processes)
 
     def scale(self, size: int) -> None:
@@ -126,6 +130,28 @@ class Pool:
             for name, process in self._group.processes.items()
             if process.served_s < latest_s and not self._scoreboard.has_booted(int(name))
         ]
+
+    def failed_starts(self) -> dict[str, str]:
+        """Why those workers do not serve whose lifespans, or whose hook before the fork, failed."""
+        return {
+            f"{WORKER}:{name}": f"{process.start_error}, {process.failed_starts} time{'s'[: process.failed_starts > 1]}"
+            for name, process in self._group.processes.items()
+            if process.failed_starts and not self._scoreboard.has_booted(int(name))
+        }
+
+    def is_starting(self) -> bool:
+        """True if a worker enters its lifespans."""
+        return any(map(self._scoreboard.is_starting, range(self._scoreboard.slots)))
+
+    def why_none_starts(self, limit_s: float) -> str:
+        """Why no worker has ever served: each has failed several times, or once and the time is over; else empty."""
+        processes = self._group.processes.items()
+        self._has_served |= any(p.has_served or self._scoreboard.has_booted(int(name)) for name, p in processes)
+        if self._has_served or not (tries := min((p.failed_starts for _, p in processes), default=0)):
+            return ""
+        if tries < MOST_FAILED_STARTS and time.monotonic() - self._since_s < limit_s:
+            return ""
+        return f"no worker has started: {next(iter(self.failed_starts().values()))}"
 
     def is_lost(self) -> bool:
         """True if all of them crashed too often."""

@@ -13,6 +13,7 @@ Written against Supervisor 4.3; the source is the documentation.
 """
 
 import logging
+import math
 import os
 import select
 import signal
@@ -62,10 +63,12 @@ class Booted(NamedTuple):
     Attributes:
         groups: The groups to start now: the scheduler and the workers.
         make_worker: A slot → the configuration of its process, for workers that are added later.
+        start_limit_s: How long the first worker may take until it serves, where the others fail.
     """
 
     groups: Sequence[ProcessGroupConfig]
     make_worker: Callable[[int], ForkedConfig]
+    start_limit_s: float = math.inf
 
 
 class DaemonSupervisor(Supervisor):  # type: ignore[misc]
@@ -83,6 +86,9 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         hand_over: Returns what a reload leaves to the new program.
         generation: How many reloads there were.
         is_burst: True to drain once all workers are done.
+
+    Attributes:
+        start_error: Why the daemon ends, where no worker has ever served; else empty.
     """
 
     def __init__(
@@ -105,6 +111,8 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._generation = generation
         self._is_burst = is_burst
         self._unfinished_line = b""
+        self._start_limit_s = math.inf
+        self.start_error = ""
         self._must_spawn_scheduler = False
         self._pool: Pool | None = None
         self._lost_lines = LostLines(scoreboard)
@@ -204,6 +212,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             "heartbeat_age_s": scoreboard.heartbeat_age_s,
             "lost_lines": scoreboard.untold_lines,
             "missing": pool.missing() if pool else [],
+            "failed_starts": pool.failed_starts() if pool else {},
             "halted": [f"{WORKER}:{slot}" for slot in scoreboard.halted()],
             "hanging": self._hangs.hanging,
             "status": self._report.status(pool, self._activity(), self._reload.last_error),
@@ -255,6 +264,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         for group in self.process_groups.values():
             group.transition()
         booted = self._boot(self)
+        self._start_limit_s = booted.start_limit_s
         for config in booted.groups:
             self.add_process_group(config)
         self._pool = Pool(self.process_groups[WORKER], booted.make_worker, self._scoreboard, self._renew_scheduler)
@@ -273,11 +283,20 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             self._report.extend_timeout()
         else:
             self._hangs.look()  # a drain has limits of its own
+            self._look_at_starts(pool)
             if self._reload.is_under_way:
                 self._reload.step()
             if not self._reload.is_draining:
                 pool.reconcile()
         self._report.update(pool, activity=self._activity(), last_error=self._reload.last_error)
+
+    def _look_at_starts(self, pool: Pool) -> None:
+        """Give up where no worker has ever served; but a program that replaced another one goes on trying."""
+        if not self._report.is_ready and pool.is_starting():
+            self._report.extend_timeout()
+        if not self.is_reloaded and (error := pool.why_none_starts(self._start_limit_s)):
+            self.start_error = error
+            self._drain.request()
 
     def _activity(self) -> str:
         if self._drain.is_under_way:
@@ -341,6 +360,8 @@ def _log_backoff(event: events.ProcessStateBackoffEvent) -> None:
     if process.pid and process.backoff > process.config.startretries:
         return  # `give_up` logs it
     fields = {"child": process.full_name, "tries": process.backoff, "delay_s": process.backoff}
+    if process.failed_starts:
+        fields["error"] = process.start_error
     if process.pid:
         logger.warning("process crashed at start, trying again", extra=fields)
     else:

@@ -1,7 +1,7 @@
 """Checks of the functions that an application registers: handlers, middleware and hooks."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from boilerd.errors import shown
@@ -9,14 +9,14 @@ from boilerd.errors import shown
 
 def check_handler(role: str, handler: Any) -> None:
     """Raise TypeError if the handler cannot be called with a task, or is a generator function."""
-    _check_call(role, handler, ("task",))
+    check_call(role, handler, "task")
     if is_generator(handler):
         raise TypeError(f"{role}: {name_of(handler)} has a yield, so that nothing of it would run; use return")
 
 
 def check_plain(role: str, function: Any, *arguments: str) -> None:
     """Raise TypeError if the function cannot be called so, or is ``async def`` or a generator function."""
-    _check_call(role, function, arguments)
+    check_call(role, function, *arguments)
     if not is_plain(function):
         raise TypeError(f"{role}: {name_of(function)} is no plain function, so that nothing of it would run; use def")
 
@@ -43,7 +43,8 @@ def without_parentheses(decorator: str, arguments: str, function: object) -> Typ
     )
 
 
-def _check_call(role: str, function: Any, arguments: Sequence[str]) -> None:
+def check_call(role: str, function: Any, *arguments: str) -> None:
+    """Raise TypeError if the function cannot be called so."""
     if not callable(function):
         raise TypeError(f"{role}: {shown(function)} cannot be called")
     try:

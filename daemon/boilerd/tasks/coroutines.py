@@ -11,9 +11,9 @@ import inspect
 import logging
 import sys
 import weakref
-from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import Context, ContextVar, copy_context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -76,11 +76,27 @@ class _Loop:
             if left := asyncio.all_tasks(loop):
                 self._see_to(loop, left)
 
-    def _finish(self, task: asyncio.Task[Any]) -> Any:
+    def stay(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> asyncio.Task[Any]:
+        """Make a task that goes on while others run, and of which nobody is warned."""
+        task = self._get_loop().create_task(coroutine, context=context)
+        self._told.add(task)
+        return task
+
+    def future(self) -> asyncio.Future[Any]:
+        """Make a future of this loop."""
+        return self._get_loop().create_future()
+
+    def finish(self, task: asyncio.Task[Any], until: asyncio.Future[Any] | None = None) -> Any:
+        """Run the loop until the task has ended, is interrupted, or `until` is done; its result, if it has ended."""
+        self._interrupt = None
+        return self._finish(task, until)
+
+    def _finish(self, task: asyncio.Task[Any], until: asyncio.Future[Any] | None = None) -> Any:
         """Run the loop until this task has ended, or is interrupted."""
         self._main = task
         try:
-            return task.get_loop().run_until_complete(task)
+            task.get_loop().run_until_complete(until or task)
+            return task.result() if task.done() else None
         except asyncio.CancelledError as error:
             if self._interrupt is None:
                 raise
@@ -130,6 +146,70 @@ class _Loop:
             self._main.get_loop().call_soon_threadsafe(self._main.cancel)
         # A task that computes and never waits would keep the loop from noticing.
         return running is None
+
+
+class OnLoop:
+    """An async context manager as a plain one: one task of the process's loop enters it, waits, and leaves it.
+
+    Task groups and their like demand that it is one task. What the manager sets in ContextVars is set where it was
+    entered as well.
+
+    Args:
+        manager: The async one.
+        name: For messages.
+    """
+
+    def __init__(self, manager: AbstractAsyncContextManager[Any, Any], name: str) -> None:
+        self._manager = manager
+        self._name = name
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Any:
+        """Enter it; raises RuntimeError inside of another loop."""
+        if _is_in_loop():
+            raise RuntimeError(
+                f"{self._name} is async, and cannot be entered inside of a running event loop; in a test that is"
+                " async def itself, do it in `await asyncio.to_thread(…)`"
+            )
+        context = copy_context()
+        entered, self._leave = _loop.future(), _loop.future()
+        self._task = _loop.stay(self._live(entered), context)
+        self._task.add_done_callback(lambda _: None if entered.done() else entered.set_result(None))
+        _loop.finish(self._task, entered)
+        _adopt(context)
+        return self._value
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> bool:
+        """Leave it, with an error that was raised inside."""
+        self._error = error
+        if self._leave.done():
+            pass  # the manager has ended the task meanwhile, as a TaskGroup does
+        elif error is None:
+            self._leave.set_result(None)
+        else:
+            self._leave.set_exception(error)
+        return bool(_loop.finish(self._task))
+
+    async def _live(self, entered: asyncio.Future[None]) -> bool:
+        """Whether the manager kept an error to itself."""
+        try:
+            async with self._manager as self._value:
+                entered.set_result(None)
+                await self._leave
+        except BaseException as error:
+            if error is not self._error:
+                raise
+            return False
+        return self._error is not None
+
+
+def _adopt(context: Context) -> None:
+    """Set here what was set in another context."""
+    here = copy_context()
+    for variable, value in context.items():
+        if variable not in here or here[variable] is not value:
+            variable.set(value)
 
 
 def _is_cut() -> bool:

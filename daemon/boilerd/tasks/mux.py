@@ -11,6 +11,7 @@ from boilerd.tasks.callables import check_handler, check_plain, is_plain, name_o
 from boilerd.tasks.coroutines import NOT_RUN, discard, synchronous
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.current import CURRENT
+from boilerd.tasks.life import Living
 from boilerd.tasks.payload import check_model, decode_payload
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
 from boilerd.tasks.task import Task, check_type
@@ -25,7 +26,7 @@ RetryDelay = Callable[[int, BaseException, Task], float]
 ErrorHandler = Callable[[Task, BaseException], object]
 
 
-class ServeMux:
+class ServeMux(Living):
     """Finds the handler of a task by its type, as Asynq's ServeMux does.
 
     An exact match wins, then the longest pattern that the type starts with. Any text is such
@@ -34,6 +35,7 @@ class ServeMux:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._handlers: dict[str, Handler] = {}
         self._models: dict[str, Any] = {}
         self._hooks = Hooks()
@@ -70,6 +72,8 @@ class ServeMux:
             if pattern in self._handlers:
                 raise ValueError(f"pattern {pattern!r} has a handler already")
             self._handlers[pattern] = handler
+            if isinstance(handler, ServeMux):
+                self._include(handler)
             if payload is not None:
                 self._models[pattern] = payload
             self._chains.clear()
@@ -135,6 +139,8 @@ class ServeMux:
         """
         check_handler("not_found", handler)
         self._not_found = handler
+        if isinstance(handler, ServeMux):
+            self._include(handler)
         self._chains.clear()
         return handler
 

@@ -4,7 +4,9 @@ import enum
 import logging
 import math
 import re
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
@@ -20,6 +22,9 @@ DEFAULT_TIMEOUT_S = 30 * 60
 ARCHIVE_TTL_S = 90 * 24 * 3600
 #: Asynq's limit of an archive, per queue.
 DEFAULT_ARCHIVE_LIMIT = 10_000
+
+#: What no lifespan has yielded.
+NO_STATE: Mapping[str, Any] = MappingProxyType({})
 
 _TYPE = re.compile(r"[A-Za-z0-9_.:/-]{1,256}")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -47,6 +52,10 @@ class Runtime(Protocol):
 
     def write_result(self, result: Any) -> bool:
         """Store a result so far; False if the lease is lost."""
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What the lifespans of the worker yielded."""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -110,6 +119,11 @@ class Task(msgspec.Struct, frozen=True):
     def logger(self) -> logging.Logger:
         """A logger whose lines carry the task's ID, type, queue and attempt, as all lines of an attempt do."""
         return logging.getLogger("boilerd.task")
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What the lifespans of this worker yielded, such as a pool of connections; all its tasks have the same."""
+        return self.runtime.state if self.runtime else NO_STATE
 
     @property
     def is_cancelled(self) -> bool:

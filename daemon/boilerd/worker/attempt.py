@@ -163,6 +163,10 @@ class AttemptRunner:
         if self._surroundings:
             self._surroundings.put_back()
 
+    def keep_surroundings(self) -> None:
+        """Put back from now on what is here now."""
+        self._surroundings = Surroundings()
+
     def remaining_s(self) -> float:
         """Seconds until the running attempt is interrupted."""
         limit = self._next_limit()

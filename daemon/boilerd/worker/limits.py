@@ -21,6 +21,8 @@ class Limits:
         idle_s: About how long it sleeps when no task waits. Tasks of boilerd's clients ring a
             bell; those that plain RQ clients push are found when the next worker of the host
             wakes up: they are out of step.
+        start_s: Longest time that its lifespans may take to enter, all together.
+        stop_s: Longest time that they may take to leave.
     """
 
     drain_s: float = 30.0
@@ -28,9 +30,11 @@ class Limits:
     max_memory: int = 0
     is_burst: bool = False
     idle_s: float = 1.0
+    start_s: float = 60.0
+    stop_s: float = 5.0
 
 
-class Lifespan:
+class Recycling:
     """Decides when a worker is recycled.
 
     Attributes:
@@ -43,7 +47,7 @@ class Lifespan:
         # Jitter, so that workers that started together are not replaced together.
         self._last_task = limits.max_tasks + random.randint(0, limits.max_tasks // 10)
 
-    def is_over(self) -> bool:
+    def is_due(self) -> bool:
         """Whether the worker is to be replaced by a fresh one now; says why in the log."""
         if self._limits.max_tasks and self.tasks >= self._last_task:
             logger.info("worker recycled", extra={"reason": "max_tasks", "tasks": self.tasks})

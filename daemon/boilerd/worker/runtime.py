@@ -1,5 +1,6 @@
 """The answers to a running task's questions about its own attempt."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -7,6 +8,7 @@ import msgspec
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim
 from boilerd.errors import BrokerError
+from boilerd.tasks.task import NO_STATE
 from boilerd.worker.attempt import AttemptRunner, encode_result
 
 
@@ -20,6 +22,7 @@ class AttemptRuntime(msgspec.Struct, frozen=True):
     broker: Broker
     claim: Claim
     runner: AttemptRunner
+    state: Mapping[str, Any] = NO_STATE
 
     def remaining_s(self) -> float:
         """Seconds until the attempt is interrupted."""

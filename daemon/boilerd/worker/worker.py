@@ -29,13 +29,15 @@ from boilerd.process.logs import put_back
 from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.process.surroundings import Surroundings
+from boilerd.tasks.life import NO_LIFE, Life, WorkerContext
 from boilerd.tasks.mux import Handler
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, Task
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
+from boilerd.worker.guarded_life import GuardedLife
 from boilerd.worker.hand import Hand
 from boilerd.worker.kept_outcomes import KeptOutcomes
-from boilerd.worker.limits import Lifespan, Limits
+from boilerd.worker.limits import Limits, Recycling
 from boilerd.worker.prefetch import SLOW_S, Prefetch
 from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
 from boilerd.worker.rq_worker import RQWorker
@@ -79,6 +81,7 @@ class Worker:
         kept: Where outcomes go that cannot be written when it has to stop.
         archive_limit: See `Broker`.
         surroundings: What a task finds and leaves; one for all workers, so that they share its memory.
+        life: The lifespans in which it works.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Worker:
         kept: KeptOutcomes,
         archive_limit: int = DEFAULT_ARCHIVE_LIMIT,
         surroundings: Surroundings | None = None,
+        life: Life = NO_LIFE,
     ) -> None:
         self.title = title
         self._connection = connection
@@ -104,7 +108,9 @@ class Worker:
         broker = Broker(connection, archive_limit=archive_limit)
         handler = rules.middleware(_shown_as_busy(rules.handler, scoreboard, slot))
         self._runner = AttemptRunner(handler, surroundings=surroundings, listens=False)
-        self._stop = StopRequest(lambda: self._runner.drain(limits.drain_s), listens=False)
+        self._stop = StopRequest(self._on_stop, listens=False)
+        context = WorkerContext(name, slot, tuple(order.names))
+        self._life = GuardedLife(life, context, limits, self._stop, scoreboard)
         self._loop = WorkLoop(
             broker,
             RQWorker(broker, name=name, queues=order.names, address=address, declared=rules.declared),
@@ -118,6 +124,7 @@ class Worker:
             scoreboard=scoreboard,
             slot=slot,
             kept=kept,
+            life=self._life,
         )
 
     def run(self) -> int:
@@ -130,6 +137,11 @@ class Worker:
     def time_left_s(self) -> float:
         """Seconds until the daemon kills this worker for not having ended, of a drain with a little to spare."""
         return max(LEAST_END_S, self._drain_s - self._stop.age_s()) if self._stop else math.inf
+
+    def _on_stop(self) -> None:
+        """In the signal handler."""
+        self._runner.drain(self._drain_s)
+        self._life.on_stop()
 
     def _leave(self) -> None:
         """In a child that a task forked: leave the connections, which Redis would take for those of a live worker."""
@@ -145,6 +157,7 @@ class WorkLoop:
         rq_worker: The entry in RQ's registry.
         runner: Runs the attempts; listens to its signals when the work begins.
         stop: Ends the work; listens by then, too.
+        life: Entered before the first claim, and left when the last outcome is written.
         title, order, rules, limits, prefetch, scoreboard, slot, kept: See `Worker`.
     """
 
@@ -163,7 +176,9 @@ class WorkLoop:
         scoreboard: Scoreboard,
         slot: int,
         kept: KeptOutcomes,
+        life: GuardedLife,
     ) -> None:
+        self._life = life
         self._rq_worker = rq_worker
         self._name = rq_worker.name
         self._runner = runner
@@ -175,7 +190,7 @@ class WorkLoop:
         self._scoreboard = scoreboard
         self._slot = slot
         self._parent = os.getpid()
-        self._lifespan = Lifespan(limits)
+        self._recycling = Recycling(limits)
         #: True while an outcome that is no completion waits to be written; what failed, if it is a failure.
         self._is_settling = False
         self._failed: tuple[Claim, Failure] | None = None
@@ -205,37 +220,50 @@ class WorkLoop:
         )
 
     def work(self) -> int:
-        """Register, settle what the predecessor held, serve, leave; the exit status."""
-        # At once: the scheduler takes the mark of a predecessor for that of this process.
-        has_died_in_hooks = self._scoreboard.died_in_hooks(self._slot)
-        self._context = FreshContext()
+        """Register, settle what the predecessor held, live; the exit status."""
+        status = FAILED
         try:
-            self._broker.together(self._rq_worker.register_birth)
-            # From now on its end does not count as a failed start.
-            self._scoreboard.mark_booted(self._slot)
-            rules = self._rules.without_hooks() if has_died_in_hooks else self._rules
-            self._broker.together(lambda: self._settle_predecessor(rules))
-            status = self._serve()
-            self._hand.give_back()
-            self._hand.acknowledge()
-            self._forget_kept()
-            self._broker.together(self._rq_worker.register_death)
+            status = self._live()
         except BrokerError as error:
             self._keep_outcomes()
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
-            return FAILED
         finally:
             self._rules.refusals.tell(is_last=True)
+            status = self._life.leave(status)
+        return status
+
+    def _live(self) -> int:
+        """Enter the lifespans, serve, and leave RQ's registry; the exit status."""
+        # At once: the scheduler takes the mark of a predecessor for that of this process.
+        has_died_in_hooks = self._scoreboard.died_in_hooks(self._slot)
+        self._broker.together(self._rq_worker.register_birth)
+        if not self._life.has_lifespans:
+            self._scoreboard.mark_booted(self._slot)
+        rules = self._rules.without_hooks() if has_died_in_hooks else self._rules
+        self._broker.together(lambda: self._settle_predecessor(rules))
+        if self._life.enter():
+            if self._life.has_lifespans:
+                self._runner.keep_surroundings()
+            # From now on its end does not count as a failed start.
+            self._scoreboard.mark_booted(self._slot)
+            status = self._serve()
+        else:
+            status = OK if self._stop else FAILED
+        self._hand.give_back()
+        self._hand.acknowledge()
+        self._forget_kept()
+        self._broker.together(self._rq_worker.register_death)
         return status
 
     def _serve(self) -> int:
+        self._context = FreshContext()
         self._show("waiting")
         while not self._stop:
             claim = self._hand.take()
             if claim is not None:
                 if not self._context.run(self._perform, claim):
                     return TIMED_OUT
-                if self._lifespan.is_over():
+                if self._recycling.is_due():
                     return RECYCLED
             elif self._scoreboard.is_quiet:
                 self._rules.refusals.tell(is_last=True)
@@ -295,7 +323,7 @@ class WorkLoop:
         with self._rq_worker.as_current_job(claim.task_id) if claim.function else _NO_JOB:
             outcome = self._runner.run(
                 task,
-                AttemptRuntime(self._broker.once, claim, self._runner),
+                AttemptRuntime(self._broker.once, claim, self._runner, self._life.state),
                 deadline_in_s=deadline_in_s,
                 alert_in_s=SLOW_S if self._hand.claims or self._hand.completions else None,
             )
@@ -304,7 +332,7 @@ class WorkLoop:
         self._scoreboard.mark_busy(self._slot, is_busy=False)  # where a signal came in between
         if not self._hand.claims:
             self._show("waiting")
-        self._lifespan.tasks += 1
+        self._recycling.tasks += 1
         return outcome
 
     def _settle(self, claim: Claim, task: Task, outcome: Failed) -> None:
