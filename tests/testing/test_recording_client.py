@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from boilerd import AsyncClient, Client, DeadlineExceededError, ServeMux, Task, TaskState, retry
+from boilerd import AsyncClient, Client, DeadlineExceededError, ServeMux, Task, TaskState, WorkerContext, retry
 from boilerd.settings.definitions import Retry, Settings
-from boilerd.testing import RecordingClient, override
+from boilerd.testing import RecordingClient, override, run
 from boilerd.units import Duration
 
 NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
@@ -316,12 +318,12 @@ def test_async_handlers_run_on_the_loop_of_the_test_inside_of_their_middleware(
 
     mux.handle("thread", lambda task: threading.current_thread() is threading.main_thread())
 
-    async def run() -> list[Any]:
+    async def in_loop() -> list[Any]:
         seen["test"] = asyncio.get_running_loop()
         client.enqueue_many([("async", 1), ("thread", None)])
         return [attempt.result for attempt in await client.adrain()]
 
-    assert asyncio.run(run()) == ["<middleware>", "<True>", "<1>"]
+    assert asyncio.run(in_loop()) == ["<middleware>", "<True>", "<1>"]
     assert seen["loop"] is seen["test"]
     assert SEEN.get() == ""
 
@@ -331,33 +333,111 @@ def test_a_drain_inside_of_a_loop_names_its_async_form(client: RecordingClient, 
     @retry(max_retries=0)
     async def handle(task: Task) -> None: ...
 
-    async def run() -> None:
+    async def in_loop() -> None:
         client.enqueue("async")
         client.drain()
 
     with pytest.raises(RuntimeError, match=r"or drain with `await client\.adrain\(\)`"):
-        asyncio.run(run())
+        asyncio.run(in_loop())
 
 
 def test_a_test_that_is_cancelled_cancels_the_handler_that_it_waits_for(client: RecordingClient, mux: ServeMux) -> None:
-    ended: list[str] = []
+    told: list[str] = []
 
-    @mux.handle("async")
-    async def handle(task: Task) -> None:
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            ended.append("cancelled")
-            raise
+    async def in_loop() -> None:
+        has_begun = asyncio.Event()
 
-    async def run() -> None:
+        @mux.handle("async")
+        async def handle(task: Task) -> None:
+            has_begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                told.append("ended")
+
         client.enqueue("async")
-        async with asyncio.timeout(0.05):
-            await client.adrain()
+        drain = asyncio.create_task(client.adrain())
+        await has_begun.wait()
+        drain.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await drain
+        await asyncio.sleep(0)
 
-    with pytest.raises(TimeoutError):
-        asyncio.run(run())
-    assert ended == ["cancelled"]
+    asyncio.run(in_loop())
+
+    assert told == ["ended"]
+
+
+# Lifespans.
+
+
+@pytest.fixture
+def told(mux: ServeMux) -> list[Any]:
+    """What the lifespans of the mux tell, in its order; three of them know their loop."""
+    told: list[Any] = []
+
+    @mux.lifespan
+    @contextmanager
+    def plain(worker: WorkerContext) -> Iterator[dict[str, Any]]:
+        SEEN.set("lifespan")
+        try:
+            yield {"pool": worker.name}
+        finally:
+            told.append("plain left")
+
+    @mux.lifespan
+    @asynccontextmanager
+    async def on_loop(worker: WorkerContext) -> AsyncIterator[dict[str, Any]]:
+        async with asyncio.TaskGroup():
+            yield {"loop": asyncio.get_running_loop()}
+        told.append("on_loop left")
+
+    @mux.on_worker_start
+    async def start(worker: WorkerContext) -> None:
+        told.append("start")
+
+    @mux.on_worker_stop
+    async def stop(worker: WorkerContext) -> None:
+        told.append("stop")
+
+    @mux.handle("state")
+    async def state(task: Task) -> Any:
+        return [task.state["pool"], task.state["loop"] is asyncio.get_running_loop(), SEEN.get()]
+
+    return told
+
+
+def test_a_drain_lives_in_the_lifespans_once_whatever_its_tasks_raise(client: RecordingClient, told: list[Any]) -> None:
+    client.enqueue_many([("state", 1), ("state", 2)])
+
+    states = [attempt.result for attempt in client.drain()]
+    client.enqueue("flaky", 9, max_retries=0)
+    with pytest.raises(ValueError, match="attempt 1"):
+        client.drain()
+
+    assert states == [["drain", True, "lifespan"]] * 2
+    assert told == ["start", "stop", "on_loop left", "plain left"] * 2
+    assert SEEN.get() == ""
+
+
+def test_an_async_drain_lives_in_the_lifespans_on_the_loop_of_the_test(
+    client: RecordingClient, told: list[Any]
+) -> None:
+    async def in_loop() -> list[Any]:
+        client.enqueue("state")
+        results = [attempt.result for attempt in await client.adrain()]
+        return [*results, SEEN.get()]
+
+    assert asyncio.run(in_loop()) == [["drain", True, "lifespan"], ""]
+    assert told == ["start", "stop", "on_loop left", "plain left"]
+
+
+def test_one_attempt_lives_in_the_lifespans_too(mux: ServeMux, told: list[Any]) -> None:
+    mux.handle("limits", lambda task: (task.remaining(), task.write_result(1), task.is_cancelled))
+
+    assert run(mux, "state") == ["drain", True, "lifespan"]
+    assert run(mux, "limits", timeout_s=7) == (7, True, False)
+    assert told == ["start", "stop", "on_loop left", "plain left"] * 2
 
 
 # Clients that modules made.

@@ -2,11 +2,12 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any
 
 from boilerd import Client, Inspector, TaskNotFoundError
 from boilerd.testing import Attempt, RecordingClient
-from scenarios import TASK_IDS, mux, play
+from scenarios import QUEUES, TASK_IDS, mux, play
 from support import StartDaemon, Valkey, wait_until
 
 #: State, used retries, last error, result, and which of its attempts succeeded.
@@ -20,7 +21,10 @@ def in_daemon(start_daemon: StartDaemon, valkey: Valkey) -> tuple[dict[str, list
         def is_idle() -> bool:
             return not any(queue.pending or queue.active or queue.scheduled for queue in inspector.queues())
 
-        notes = play(client, lambda: wait_until(is_idle, "all tasks have run"))
+        client.enqueue_many([("ok:plain", None)], queue="low")  # what was never used cannot be paused
+        client.enqueue_many([("ok:plain", None)])
+        run_all(inspector, is_idle)
+        notes = play(client, lambda: run_all(inspector, is_idle))
         looks = {}
         for task_id in TASK_IDS:
             try:
@@ -31,6 +35,15 @@ def in_daemon(start_daemon: StartDaemon, valkey: Valkey) -> tuple[dict[str, list
             looks[task_id] = (str(task.state), task.retried, untimed(task.last_error), task.result, successes)
     daemon.stop()
     return notes, looks
+
+
+def run_all(inspector: Inspector, is_idle: Callable[[], bool]) -> None:
+    """Let the workers claim until all has run; not before, for a scenario may enqueue several tasks."""
+    for queue in QUEUES:
+        inspector.resume(queue)
+    wait_until(is_idle, "all tasks have run")
+    for queue in QUEUES:
+        inspector.pause(queue)
 
 
 def in_drain(*, is_async: bool) -> tuple[dict[str, list[str]], dict[str, Look]]:

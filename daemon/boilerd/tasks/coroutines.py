@@ -157,10 +157,13 @@ class OnLoop:
     Args:
         manager: The async one.
         name: For messages.
+
+    Attributes:
+        manager: The async one.
     """
 
     def __init__(self, manager: AbstractAsyncContextManager[Any, Any], name: str) -> None:
-        self._manager = manager
+        self.manager = manager
         self._name = name
         self._value: Any = None
         self._error: BaseException | None = None
@@ -194,7 +197,7 @@ class OnLoop:
     async def _live(self, entered: asyncio.Future[None]) -> bool:
         """Whether the manager kept an error to itself."""
         try:
-            async with self._manager as self._value:
+            async with self.manager as self._value:
                 entered.set_result(None)
                 await self._leave
         except BaseException as error:

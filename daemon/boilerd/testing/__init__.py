@@ -5,6 +5,10 @@ follows the worker's own rules. No limit ends an attempt, and nothing is done tw
 daemon, which the plugin for pytest starts where a test asks for `boilerd_daemon`.
 """
 
+import math
+from collections.abc import Mapping
+from contextvars import copy_context
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -14,6 +18,7 @@ from boilerd.tasks.current import CURRENT
 from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import Task, check_type
+from boilerd.testing.drain import lived
 from boilerd.testing.expectations import Seen
 from boilerd.testing.recording_client import RecordingClient, override
 from boilerd.testing.records import Attempt, RecordedTask
@@ -21,8 +26,29 @@ from boilerd.testing.records import Attempt, RecordedTask
 __all__ = ["Attempt", "RecordedTask", "RecordingClient", "Seen", "override", "run"]
 
 
+class OneAttempt(msgspec.Struct, frozen=True):
+    """Answers a task's questions about an attempt that has just begun and that nobody interrupts."""
+
+    task: Task
+    state: Mapping[str, Any]
+
+    def remaining_s(self) -> float:
+        """Seconds that a worker would give it."""
+        ends = [math.inf if self.task.timeout_s is None else self.task.timeout_s]
+        ends += [(self.task.deadline - datetime.now(UTC)).total_seconds()] if self.task.deadline else []
+        return max(0.0, min(ends))
+
+    def cancellation(self) -> str:
+        """Nobody cancels it."""
+        return ""
+
+    def write_result(self, result: Any) -> bool:
+        """Nobody looks at it."""
+        return True
+
+
 def run(handler: Handler, task_type: str, payload: Any = None, **fields: Any) -> Any:
-    """Run one attempt in this thread, middleware included; returns the handler's result.
+    """Run one attempt in this thread, inside of middleware and lifespans; returns the handler's result.
 
     Args:
         handler: A mux.
@@ -42,12 +68,17 @@ def run(handler: Handler, task_type: str, payload: Any = None, **fields: Any) ->
     mux = handler if isinstance(handler, ServeMux) else ServeMux()
     if "max_retries" not in fields and (policy := mux.policy(task.type)):
         task.complete(policy.max_retries)
-    token = CURRENT.set(task)
-    try:
-        return handler(task)
-    except Exception as error:
-        if mux.hooks.error_handler:
-            mux.hooks.error_handler(task, error)
-        raise
-    finally:
-        CURRENT.reset(token)
+    # In a copy, so that what lifespans and handlers set in ContextVars is not set in the test.
+    return copy_context().run(_run, handler, mux, task)
+
+
+def _run(handler: Handler, mux: ServeMux, task: Task) -> Any:
+    CURRENT.set(task)
+    with lived(mux.life) as state:
+        task.attach(OneAttempt(task, state))
+        try:
+            return handler(task)
+        except Exception as error:
+            if mux.hooks.error_handler:
+                mux.hooks.error_handler(task, error)
+            raise

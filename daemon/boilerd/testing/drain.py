@@ -6,13 +6,13 @@ needs a process of its own is left out: no timeout interrupts a handler, no sign
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 from boilerd.broker.claims import Claim, Completion
 from boilerd.errors import DuplicateTaskError, TaskIdConflictError
@@ -21,16 +21,19 @@ from boilerd.tasks.callables import is_plain
 from boilerd.tasks.coroutines import ELSEWHERE
 from boilerd.tasks.cron import CronEntry, check_unique_names
 from boilerd.tasks.current import CURRENT
+from boilerd.tasks.life import Life, WorkerContext
 from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.retry import Hooks, RetryPolicy
-from boilerd.tasks.task import Task, TaskState
+from boilerd.tasks.task import NO_STATE, Task, TaskState
 from boilerd.testing.memory_broker import MemoryBroker
 from boilerd.testing.records import Attempt, moment
 from boilerd.worker.attempt import Completed, Failed, Outcome, encode_result, failed, too_late
+from boilerd.worker.lives import aentered, entered
 from boilerd.worker.settlement import Rules, record_failure
 
-#: The name of the worker that a drain is.
+#: The worker that a drain is.
 WORKER = "drain"
+CONTEXT = WorkerContext(WORKER, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class DrainRuntime:
     broker: MemoryBroker
     claim: Claim
     task: Task
+    state: Mapping[str, Any] = field(default_factory=lambda: NO_STATE)
 
     def remaining_s(self) -> float:
         """Seconds until a worker would interrupt the attempt."""
@@ -91,9 +95,12 @@ class Runner:
     default: RetryPolicy
     rules: Rules = field(init=False)
     errors: HookErrors = field(init=False)
+    life: Life = field(init=False)
+    state: Mapping[str, Any] = field(default_factory=lambda: NO_STATE)
 
     def __post_init__(self) -> None:
         mux = self.handler if isinstance(self.handler, ServeMux) else ServeMux()
+        self.life = mux.life
         rules = Rules.of(mux, self.default, lambda handler: handler)
         self.errors = HookErrors(rules.hooks)
         self.rules = replace(rules, handler=self.handler, hooks=self.errors.hooks, hook_limit=nullcontext)
@@ -126,7 +133,7 @@ class Runner:
         if task.deadline and (left_s := task.deadline.timestamp() - float(claim.started)) <= 0:
             return too_late(left_s)
         try:
-            task.attach(DrainRuntime(self.broker, claim, task))
+            task.attach(DrainRuntime(self.broker, claim, task, self.state))
             CURRENT.set(task)
             with log_context(**task.log_fields):
                 return Completed(self.rules.handler(task))
@@ -160,14 +167,17 @@ class _Elsewhere:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="boilerd-drain")
-        self._running: asyncio.Task[Any] | None = None
+        self._awaited: Future[Any] | None = None
+        self._is_over = False
 
-    def __enter__(self) -> "_Elsewhere":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._running:
-            self._running.cancel()
+        """Where the test is cancelled, cancel the coroutine, and let the thread end."""
+        self._is_over = True
+        if self._awaited:
+            self._awaited.cancel()
         self._thread.shutdown(wait=False)
 
     async def call(self, function: Callable[[], Any]) -> Any:
@@ -176,16 +186,15 @@ class _Elsewhere:
 
     def wait_for(self, awaitable: Awaitable[Any]) -> Any:
         """In the other thread: what the awaitable comes to on the loop, in a copy of this thread's context."""
+        self._awaited = asyncio.run_coroutine_threadsafe(_here(awaitable), self._loop)
+        if self._is_over:
+            self._awaited.cancel()
+        return self._awaited.result()
 
-        async def run() -> Any:
-            ELSEWHERE.set(None)  # here is the loop
-            self._running = asyncio.current_task()
-            try:
-                return await awaitable
-            finally:
-                self._running = None
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+async def _here(awaitable: Awaitable[Any]) -> Any:
+    ELSEWHERE.set(None)
+    return await awaitable
 
 
 @dataclass(slots=True, kw_only=True)
@@ -257,16 +266,35 @@ class Drain:
         return self.queues.index(queue) if self.queues is not None else -self.weights.get(queue, 0)
 
 
+@contextmanager
+def lived(life: Life) -> Iterator[Mapping[str, Any]]:
+    """Live in the lifespans as a worker does: what is raised in the block, they do not hear of; gives `task.state`."""
+    lives = entered(life, CONTEXT)
+    state = lives.__enter__()
+    try:
+        yield state
+    finally:
+        lives.__exit__(None, None, None)
+
+
 def attempts(drain: Drain, runner: Runner, *, raise_errors: bool) -> Iterator[Attempt]:
-    """Run the tasks, each when it is asked for."""
-    for claim in drain.claims():
-        yield _checked(runner.run(claim, copy_context()), runner, raise_errors=raise_errors)
+    """Run the tasks, each when it is asked for, within the lifespans of the application."""
+    with lived(runner.life) as runner.state:
+        for claim in drain.claims():
+            yield _checked(runner.run(claim, copy_context()), runner, raise_errors=raise_errors)
 
 
-async def async_attempts(drain: Drain, runner: Runner, *, raise_errors: bool) -> AsyncIterator[Attempt]:
-    """The same on the loop of this thread."""
-    for claim in drain.claims():
-        yield _checked(await runner.arun(claim, copy_context()), runner, raise_errors=raise_errors)
+async def async_attempts(drain: Drain, runner: Runner, *, raise_errors: bool) -> list[Attempt]:
+    """The same on the loop of this thread, all of them."""
+    lives = aentered(runner.life, CONTEXT)
+    runner.state = await lives.__aenter__()
+    try:
+        return [
+            _checked(await runner.arun(claim, copy_context()), runner, raise_errors=raise_errors)
+            for claim in drain.claims()
+        ]
+    finally:
+        await lives.__aexit__(None, None, None)
 
 
 def _checked(attempt: Attempt, runner: Runner, *, raise_errors: bool) -> Attempt:

@@ -1,9 +1,11 @@
 """A Client without a broker, which runs what it recorded."""
 
+import asyncio
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self
 
@@ -162,6 +164,7 @@ class RecordingClient(Client):
         """Run the tasks that are due, and those that they enqueue, in this thread and without waiting.
 
         Retries, hooks, middleware, locks, deadlines and results are those of a worker; but no timeout interrupts.
+        The lifespans of the mux are entered before the first attempt of each drain, and left after the last one.
 
         Args:
             until: Without it, what is due now. A datetime, a timedelta or seconds: the clock goes on to each moment at
@@ -179,7 +182,9 @@ class RecordingClient(Client):
             AssertionError: The limit was reached, and there is more to run.
         """
         drain = self._drain(until, queues, limit, self._crons() if cron else ())
-        return list(attempts(drain, self._runner(self._the_mux("drain")), raise_errors=raise_errors))
+        runner = self._runner(self._the_mux("drain"))
+        # In a copy, so that what lifespans set in ContextVars is not set in the test.
+        return copy_context().run(lambda: list(attempts(drain, runner, raise_errors=raise_errors)))
 
     async def adrain(
         self,
@@ -197,7 +202,7 @@ class RecordingClient(Client):
         """
         drain = self._drain(until, queues, limit, self._crons() if cron else ())
         runner = self._runner(self._the_mux("adrain"))
-        return [attempt async for attempt in async_attempts(drain, runner, raise_errors=raise_errors)]
+        return await asyncio.create_task(async_attempts(drain, runner, raise_errors=raise_errors))
 
     def run_all(self, handler: Handler | None = None) -> Iterator[Any]:
         """Run all tasks, also those that are due later, their retries and what they enqueue; yields what they return.
