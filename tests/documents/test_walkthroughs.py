@@ -12,7 +12,10 @@ from pages import DOCS, PAGES, ROOT, Block, blocks
 from support import Valkey
 from walkthrough import NOT_RUN, Session, steps
 
-FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in ("getting-started.md", "writing-tasks.md", "commands.md"))}
+FOLLOWED = {
+    ROOT / "README.md",
+    *(DOCS / name for name in ("getting-started.md", "writing-tasks.md", "commands.md", "testing.md")),
+}
 #: How commands begin that the tests of other rooms run.
 ELSEWHERE = dict.fromkeys(("sudo ", "systemctl ", "journalctl "), "tests/systemd/test_pages.py")
 REDIS_URL = "redis://localhost:6379/0"
@@ -47,6 +50,13 @@ def test_getting_started_is_followed_to_its_end(directory: Path) -> None:
 def test_the_readme_is_followed_to_its_end(directory: Path) -> None:
     with Session(directory, BOILERD_STATE_DIR=str(directory / "state")) as reader:
         reader.follow(ROOT / "README.md")
+
+
+@pytest.mark.long(10)
+def test_the_page_on_testing_is_followed_to_its_end(directory: Path) -> None:
+    # As if boilerd were installed anew: an installation of before the plugin does not name it.
+    with Session(directory, PYTEST_PLUGINS="pytest_boilerd") as reader:
+        reader.follow(DOCS / "testing.md")
 
 
 @pytest.mark.parametrize("name", ["writing-tasks.md", "commands.md"])

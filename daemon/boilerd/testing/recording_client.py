@@ -259,7 +259,7 @@ class RecordingClient(Client):
 
     def _tolerance_s(self) -> float:
         """By how much the application's clock may be ahead of this one, which stands still; and a second."""
-        return 1.0 + time.monotonic() - self._since_s
+        return 1.0 + max(0.0, time.monotonic() - self._since_s)
 
 
 @contextmanager
