@@ -99,7 +99,7 @@ class Session:
         """
         found = list(blocks(page))
         does = {"console": self._type, "python": self._python, "toml": self._save, "json": self._expect,
-                "": self._expect}  # fmt: skip
+                "": self._expect, "text": self._pass_by}  # fmt: skip
         self._is_json = any(block.language == "json" for block in found)
         for block in found:
             with next((make() for part, make in (around or {}).items() if part in block.text), nullcontext()):
@@ -149,6 +149,9 @@ class Session:
             wait_until(lambda: wanted.search(self._same(self._log())), f"the daemon prints {line!r}")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self._log()}") from None
+
+    def _pass_by(self, block: Block) -> None:
+        """Only look at it: a drawing."""
 
     # Commands.
 

@@ -9,12 +9,15 @@ import pytest
 from boilerd import Client
 from boilerd.settings.loading import load
 from pages import DOCS, PAGES, ROOT, Block, blocks
-from support import Valkey
+from support import Valkey, run_python
 from walkthrough import NOT_RUN, Session, steps
 
 FOLLOWED = {
     ROOT / "README.md",
-    *(DOCS / name for name in ("getting-started.md", "writing-tasks.md", "commands.md", "testing.md")),
+    *(
+        DOCS / name
+        for name in ("getting-started.md", "writing-tasks.md", "commands.md", "testing.md", "a-workers-life.md")
+    ),
 }
 #: How commands begin that the tests of other rooms run.
 ELSEWHERE = dict.fromkeys(("sudo ", "systemctl ", "journalctl "), "tests/systemd/test_pages.py")
@@ -45,6 +48,17 @@ def test_a_beginner_has_the_command_before_it_is_called(page: Path) -> None:
 def test_getting_started_is_followed_to_its_end(directory: Path) -> None:
     with Session(directory) as reader:
         reader.follow(DOCS / "getting-started.md", {"SyntaxError": lambda: broken(reader.directory / "tasks.py")})
+
+
+def test_the_page_on_a_workers_life_is_followed_to_its_end(directory: Path) -> None:
+    with Session(directory) as reader:
+        reader.follow(DOCS / "a-workers-life.md")
+    kept = run_python(
+        f"import sys; sys.path.append({str(directory)!r}); import queries; print(len(queries.mux.life.before_forks))"
+    )
+
+    assert (directory / "counts.sqlite").exists()
+    assert kept == 1
 
 
 def test_the_readme_is_followed_to_its_end(directory: Path) -> None:

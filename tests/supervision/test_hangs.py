@@ -121,6 +121,21 @@ def test_a_worker_that_gets_on_is_left_alone(
     assert not was_killed(pid)
 
 
+def test_a_worker_in_its_lifespans_may_be_silent_as_long_as_they_may_take(
+    scoreboard: Scoreboard, watch: TimedWatch, fork: Callable[[], int]
+) -> None:
+    pid = fork()
+    scoreboard.put(0, pid)
+    scoreboard.begin_start(0, 60.0)
+
+    watch.go_on(60 + KILLED_AFTER_S - 1)
+    was_left_alone = not was_killed(pid)
+    watch.go_on(2)
+
+    assert was_left_alone
+    wait_until(lambda: was_killed(pid), "it is killed")
+
+
 def test_a_worker_that_runs_a_task_is_left_to_the_limits_of_that(
     scoreboard: Scoreboard, watch: TimedWatch, fork: Callable[[], int]
 ) -> None:

@@ -128,8 +128,12 @@ class DaemonStatus:
         if not self.info.get("is_broker_away"):  # or they wait for that
             told = {process["name"] for process in self.processes if process["state"] not in UP}
             missing = [name for name in self.info.get("missing", []) if name not in told | starts.keys()]
+            entering = self.info.get("entering", [])
             problems += [
-                f"{name}: does not serve, it crashes or hangs at its start; the log says why" for name in missing
+                f"{name}: does not serve, it enters its lifespans"
+                if name in entering
+                else f"{name}: does not serve, it crashes or hangs at its start; the log says why"
+                for name in missing
             ]
         problems += _not_serving(starts)
         problems += [

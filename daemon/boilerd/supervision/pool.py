@@ -139,9 +139,9 @@ class Pool:
             if process.failed_starts and not self._scoreboard.has_booted(int(name))
         }
 
-    def is_starting(self) -> bool:
-        """True if a worker enters its lifespans."""
-        return any(map(self._scoreboard.is_starting, range(self._scoreboard.slots)))
+    def entering(self) -> list[str]:
+        """The workers that enter their lifespans."""
+        return [f"{WORKER}:{slot}" for slot in range(self._scoreboard.slots) if self._scoreboard.is_starting(slot)]
 
     def why_none_starts(self, limit_s: float) -> str:
         """Why no worker has ever served: each has failed several times, or once and the time is over; else empty."""

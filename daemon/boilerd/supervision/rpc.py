@@ -70,7 +70,7 @@ class DaemonInterface:
         ``trouble`` why the last reload failed; ``heartbeat_age_s`` how long ago the scheduler renewed the leases;
         ``is_broker_away`` whether a process waits for the broker; ``lost_lines`` how many log lines nobody took;
         ``halted`` the workers that a signal has stopped; ``missing`` those that have not served for some seconds;
-        ``failed_starts`` why workers do not start that the application lets fail;
+        ``entering`` the workers that enter their lifespans; ``failed_starts`` why those do not serve that could not;
         ``hanging`` the processes that are killed soon, because they neither work nor wait.
         """
         return self._daemon.info()

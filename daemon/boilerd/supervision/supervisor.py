@@ -212,6 +212,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             "heartbeat_age_s": scoreboard.heartbeat_age_s,
             "lost_lines": scoreboard.untold_lines,
             "missing": pool.missing() if pool else [],
+            "entering": pool.entering() if pool else [],
             "failed_starts": pool.failed_starts() if pool else {},
             "halted": [f"{WORKER}:{slot}" for slot in scoreboard.halted()],
             "hanging": self._hangs.hanging,
@@ -292,7 +293,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
 
     def _look_at_starts(self, pool: Pool) -> None:
         """Give up where no worker has ever served; but a program that replaced another one goes on trying."""
-        if not self._report.is_ready and pool.is_starting():
+        if not self._report.is_ready and pool.entering():
             self._report.extend_timeout()
         if not self.is_reloaded and (error := pool.why_none_starts(self._start_limit_s)):
             self.start_error = error
