@@ -101,8 +101,17 @@ class Mail:
 
 
 @mux.handle("typed", payload=Mail)
+@retry(base=0.01, max_retries=1)
 def typed(task: Task) -> str:
     return f"to {task.payload.to}"
+
+
+@mux.handle("heads")
+@retry(base=0.01, max_retries=1)
+def heads(task: Task) -> Any:
+    if task.attempt == 1:
+        raise ValueError("once more")
+    return [dict(task.headers), task.request_id]
 
 
 @mux.handle("writes")
@@ -164,6 +173,7 @@ single("tells_a_hook", "hook:told")
 single("survives_a_hook", "hook:broken")
 single("fits_its_type", "typed", {"to": "ada", "more": 1}, retention=60)
 single("does_not_fit_its_type", "typed", {"to": 1})
+single("keeps_its_headers", "heads", headers={"request_id": "r-1", "tenant": "7"}, retention=60)
 single("has_no_handler", "unknown:type", max_retries=0)
 single("wrote_a_result", "writes", retention=60)
 single("has_a_concurrency_key", "ok:plain", concurrency_key="k", concurrency_limit=2, retention=60)

@@ -200,6 +200,7 @@ def test_many_tasks_may_take_longer_than_the_timeout_of_one_answer(valkey: Valke
         one = asyncio.create_task(calls.enqueue("test:echo"))
         many = asyncio.create_task(calls.enqueue_many([("test:echo", 1), ("test:echo", 2)]))
         await asyncio.wait([one])
+        assert isinstance(one.exception(), BrokerUnavailableError)
         is_waiting = not many.done()
         store.may_go_on.set()
         await many

@@ -282,7 +282,7 @@ def test_an_option_that_is_not_allowed_is_refused(client: Client, options: dict[
 def test_an_unknown_option_is_refused(client: Client) -> None:
     with pytest.raises(TypeError, match=r"^unknown option 'quue', did you mean 'queue'\? there are: queue, timeout, "):
         client.enqueue("test:echo", quue="low")  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=r"^unknown option 'xyz'; there are: queue, .*, concurrency_limit$"):
+    with pytest.raises(TypeError, match=r"^unknown option 'xyz'; there are: queue, .*, headers, inherit$"):
         client.enqueue_many([("test:echo", None)], xyz=5)  # type: ignore[call-arg]
 
 

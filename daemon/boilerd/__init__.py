@@ -33,6 +33,7 @@ from boilerd.errors import (
     WorkerDiedError,
 )
 from boilerd.tasks.current import current_task
+from boilerd.tasks.drafts import ClientMiddleware, Draft, Push
 from boilerd.tasks.life import WorkerContext
 from boilerd.tasks.mux import Handler, Middleware, ServeMux
 from boilerd.tasks.options import EnqueueOptions, UniqueUntil
@@ -74,11 +75,13 @@ __all__ = [
     "BrokerRefusedError",
     "BrokerUnavailableError",
     "Client",
+    "ClientMiddleware",
     "CompletedTask",
     "ConfigError",
     "CronInfo",
     "Day",
     "DeadlineExceededError",
+    "Draft",
     "DuplicateTaskError",
     "EnqueueOptions",
     "Explanation",
@@ -91,6 +94,7 @@ __all__ = [
     "LeaseExpiredError",
     "Middleware",
     "Progress",
+    "Push",
     "QueueDetail",
     "QueueFullError",
     "QueueInfo",

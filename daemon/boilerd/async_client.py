@@ -1,6 +1,7 @@
 """Enqueue tasks from asyncio."""
 
 import asyncio
+import contextvars
 import functools
 import os
 from collections.abc import Callable, Iterable
@@ -10,6 +11,7 @@ from typing import Any, Self, TypeVar, Unpack
 from boilerd.client import Client
 from boilerd.errors import BoilerdError, BrokerUnavailableError
 from boilerd.settings.definitions import Settings
+from boilerd.tasks.drafts import ClientMiddleware
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import EnqueueOptions
 from boilerd.tasks.task import TaskInfo
@@ -51,6 +53,10 @@ class AsyncClient:
         """A client for the Redis that the settings name, as `Client.from_settings` makes it."""
         return cls(Client.from_settings(settings, mux=mux))
 
+    def use(self, *middleware: ClientMiddleware) -> ClientMiddleware:
+        """Go around each enqueue, as `Client.use`: in a thread, in a copy of the caller's context."""
+        return self._client.use(*middleware)
+
     async def enqueue(self, task_type: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> TaskInfo:
         """Store a task for a worker to run; see `Client.enqueue` for options and errors."""
         return await self._call(functools.partial(self._client.enqueue, task_type, payload, **options))
@@ -81,7 +87,8 @@ class AsyncClient:
     async def _call(self, function: Callable[[], T], *, is_long: bool = False) -> T:
         """The function's answer, from a thread; `is_long` if it has many round trips, of which each has the timeout."""
         self._follow_fork()
-        call = self._threads.submit(function)
+        # In the caller's context: that says which task enqueues, and is what client middleware looks at.
+        call = self._threads.submit(contextvars.copy_context().run, function)
         try:
             async with asyncio.timeout(self._timeout_s):
                 # If it is cancelled, by the timeout or with the caller, so is a call that no thread has begun.

@@ -1,14 +1,16 @@
 """Enqueue tasks."""
 
 import functools
+import itertools
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, Self, Unpack
+from typing import Any, Protocol, Self, Unpack, cast
 
 import redis
+from msgspec import structs
 
 from boilerd.broker.broker import Broker, is_cancelled
 from boilerd.broker.connection import connect, connect_to
@@ -16,6 +18,18 @@ from boilerd.broker.job_hash import NewTask
 from boilerd.errors import BoilerdError, BrokerUnavailableError, InvalidTaskError
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
+from boilerd.tasks.current import CURRENT
+from boilerd.tasks.drafts import (
+    Answers,
+    ClientMiddleware,
+    Draft,
+    Push,
+    check_client_middleware,
+    contents,
+    options_of,
+    wrap_push,
+)
+from boilerd.tasks.headers import NO_HEADERS, check_inherited, has_request_id, inherit
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import DEFAULT_OPTIONS, EnqueueOptions, TaskOptions, task_options
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, check_payload, encode_payload
@@ -75,11 +89,14 @@ class Client:
     Args:
         connection: The client of Redis; it must answer with bytes, which is redis-py's default.
         mux: If given, payloads are checked against the types that handlers declared, and a task type without a handler
-            is logged as a warning, once.
+            is logged as a warning, once; and its client middleware goes around each enqueue.
         max_payload: Bytes of JSON that a payload may have; a larger one is refused.
+        inherit_headers: Names of headers that an enqueue in a handler takes over from the task that runs, beside
+            ``request_id``, ``traceparent``, ``tracestate`` and ``baggage``.
         store: Takes the tasks in place of Redis, in tests.
 
     Raises:
+        InvalidTaskError: A name in `inherit_headers` can be no header's.
         TypeError: The connection is another client than ``redis.Redis``, or decodes the answers of Redis.
 
     Attributes:
@@ -92,6 +109,7 @@ class Client:
         *,
         mux: ServeMux | None = None,
         max_payload: int = DEFAULT_MAX_PAYLOAD,
+        inherit_headers: Sequence[str] = (),
         store: TaskStore | None = None,
     ) -> None:
         self.connection = connection
@@ -99,29 +117,51 @@ class Client:
         self._mux = mux
         self._known_types: set[str] = set()
         self._max_payload = max_payload
+        self._inherited = check_inherited(inherit_headers)
+        self._middleware: list[ClientMiddleware] = []
 
     @classmethod
-    def from_url(cls, url: str, *, mux: ServeMux | None = None, **options: Any) -> Self:
+    def from_url(
+        cls, url: str, *, mux: ServeMux | None = None, inherit_headers: Sequence[str] = (), **options: Any
+    ) -> Self:
         """A client for the Redis at `url`; connects at the first enqueue.
 
         Args:
             url: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``.
             mux: If given, payloads are checked against the types that handlers declared.
+            inherit_headers: As `Client` has them; a client `from_settings` has those of the settings.
             options: ``password``, ``db``, ``key_prefix``, ``timeout_s`` (without it the URL's, or 5 s), as
                 `boilerd.broker.connection.connect` takes them.
 
         Raises:
             ConfigError: The URL cannot be understood, or has an option that boilerd does not take.
         """
-        return cls(connect(url, **options), mux=mux)
+        return cls(connect(url, **options), mux=mux, inherit_headers=inherit_headers)
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
         """A client for the Redis that the settings name; without settings, those of the command line are used."""
         settings = settings or find_settings()
-        client = cls(connect_to(settings, is_client=True), mux=mux, max_payload=settings.max_payload)
+        client = cls(
+            connect_to(settings, is_client=True),
+            mux=mux,
+            max_payload=settings.max_payload,
+            inherit_headers=settings.inherit_headers,
+        )
         OVERRIDES.add(client)
         return client
+
+    def use(self, *middleware: ClientMiddleware) -> ClientMiddleware:
+        """Go around each enqueue, once for a batch; the first one given is outermost, inside that of the mux.
+
+        Usable as a decorator: returns its first argument.
+
+        Raises:
+            TypeError: One cannot be called with drafts and what pushes them, or is ``async def``.
+        """
+        check_client_middleware(middleware)
+        self._middleware += middleware
+        return middleware[0]
 
     def enqueue(self, task_type: str, payload: Any = None, **options: Unpack[EnqueueOptions]) -> TaskInfo:
         """Store a task for a worker to run; one round trip.
@@ -143,18 +183,24 @@ class Client:
                 Enqueuing again with the same ``task_id`` is safe.
             BrokerRefusedError: Redis answered, and refused; nothing was stored.
         """
-        task = self._new_task(task_type, payload, task_options(**options) if options else DEFAULT_OPTIONS)
+        if self._middleware or (self._mux is not None and self._mux.client_middleware):
+            (answer,) = self._push_inside([(task_type, payload)], options, self._push_one)
+            if isinstance(answer, BoilerdError):
+                raise answer
+            return answer
+        chosen = task_options(**options) if options else DEFAULT_OPTIONS
+        if CURRENT.get() is not None:
+            chosen = self._inheriting(chosen, payload)
+        task = self._new_task(task_type, payload, chosen)
         try:
-            (answer,) = self._store.enqueue([task])
+            (state,) = self._store.enqueue([task])
         except BrokerUnavailableError as error:
             if not error.was_sent:
                 raise
-            raise BrokerUnavailableError(
-                f"{error}; task {task.id} may have been stored, enqueuing it again with this ID is safe"
-            ) from error
-        if isinstance(answer, BoilerdError):
-            raise answer
-        return self._info(task, payload, answer)
+            raise _naming(task, error) from error
+        if isinstance(state, BoilerdError):
+            raise state
+        return self._info(task, payload, state)
 
     def enqueue_many(
         self, tasks: Iterable[tuple[str, Any]], **options: Unpack[EnqueueOptions]
@@ -175,22 +221,17 @@ class Client:
             BrokerUnavailableError: Redis did not answer; none, some or all of the tasks may be stored.
         """
         chosen = task_options(**options)
-        pairs = list(tasks)
-        new: list[NewTask] = []
-        for pair in pairs:
+        pairs = [*tasks]
+        for number, pair in enumerate(pairs):
             try:
-                task_type, payload = pair
+                _, _ = pair
             except (TypeError, ValueError):
-                raise InvalidTaskError(f"task [{len(new)}] of many is not (type, payload), a pair") from None
-            try:
-                new.append(self._new_task(task_type, payload, chosen))
-            except InvalidTaskError as error:
-                raise type(error)(f"task [{len(new)}] of many: {error}") from error
-        answers = self._store.enqueue(new)
-        return [
-            answer if isinstance(answer, BoilerdError) else self._info(task, payload, answer)
-            for task, (_, payload), answer in zip(new, pairs, answers, strict=True)
-        ]
+                raise InvalidTaskError(f"task [{number}] of many is not (type, payload), a pair") from None
+        if self._middleware or (self._mux is not None and self._mux.client_middleware):
+            return self._push_inside(pairs, options, self._push_many)
+        if CURRENT.get() is not None:
+            return self._store_many(pairs, [self._inheriting(chosen, payload) for _, payload in pairs])
+        return self._store_many(pairs, itertools.repeat(chosen, len(pairs)))
 
     def cancel(self, task_id: str) -> bool:
         """Cancel a task: a waiting one is deleted, a running one is interrupted and archived.
@@ -202,6 +243,60 @@ class Client:
             TaskNotFoundError: There is no such task; it may have been completed and deleted.
         """
         return is_cancelled(task_id, self._store.cancel(task_id))
+
+    def _store_many(self, tasks: Sequence[tuple[str, Any]], options: Iterable[TaskOptions]) -> Answers:
+        new: list[NewTask] = []
+        try:
+            for (task_type, payload), chosen in zip(tasks, options, strict=True):
+                new.append(self._new_task(task_type, payload, chosen))
+        except InvalidTaskError as error:
+            raise type(error)(f"task [{len(new)}] of many: {error}") from error
+        return self._answers(new, tasks, self._store.enqueue(new))
+
+    def _answers(
+        self, new: list[NewTask], tasks: Sequence[tuple[str, Any]], states: list[TaskState | BoilerdError]
+    ) -> Answers:
+        return [
+            state if isinstance(state, BoilerdError) else self._info(task, payload, state)
+            for task, (_, payload), state in zip(new, tasks, states, strict=True)
+        ]
+
+    # --- Inside the client middleware
+
+    def _push_inside(self, tasks: Iterable[tuple[str, Any]], options: EnqueueOptions, push: Push) -> Answers:
+        outer = self._mux.client_middleware if self._mux is not None else ()
+        drafts = [self._draft(task_type, payload, options) for task_type, payload in tasks]
+        return wrap_push([*outer, *self._middleware], push)(drafts)
+
+    def _draft(self, task_type: str, payload: Any, options: EnqueueOptions) -> Draft:
+        chosen = self._inheriting(task_options(**options), payload)
+        own = {name: value for name, value in options.items() if name not in {"headers", "inherit"}}
+        return Draft(task_type, payload, cast(EnqueueOptions, own), dict(chosen.headers))
+
+    def _push_one(self, drafts: list[Draft]) -> Answers:
+        """Store the draft of an enqueue, and those that its middleware has added."""
+        tasks = contents(drafts)
+        new = [self._new_task(draft.type, draft.payload, options_of(draft)) for draft in drafts]
+        try:
+            return self._answers(new, tasks, self._store.enqueue(new))
+        except BrokerUnavailableError as error:
+            if not error.was_sent:
+                raise
+            raise _naming(new[0], error) from error
+
+    def _push_many(self, drafts: list[Draft]) -> Answers:
+        return self._store_many(contents(drafts), map(options_of, drafts))
+
+    # --- Checked
+
+    def _inheriting(self, options: TaskOptions, payload: Any) -> TaskOptions:
+        """The options with the headers that an enqueue takes over from the task whose handler makes it."""
+        task = CURRENT.get()
+        if task is None or not options.inherit or (task.headers is NO_HEADERS and task.request_id is None):
+            return options
+        request_id = None if has_request_id(payload) else task.headers.get("request_id") or task.request_id
+        headers = inherit(options.headers, task.headers, request_id, self._inherited)
+        return structs.replace(options, headers=headers)
 
     def _new_task(self, task_type: str, payload: Any, options: TaskOptions) -> NewTask:
         encoded = encode_payload(payload, self._max_payload, sorts_sets=options.unique_s > 0)
@@ -251,6 +346,13 @@ def _redirect(client: Client, store: TaskStore) -> TaskStore:
     """Have a client's tasks go to another store; returns the one before."""
     before, client._store = client._store, store  # noqa: SLF001 - nobody else may
     return before
+
+
+def _naming(task: NewTask, error: BrokerUnavailableError) -> BrokerUnavailableError:
+    """The error with the ID of the task that may be stored."""
+    return BrokerUnavailableError(
+        f"{error}; task {task.id} may have been stored, enqueuing it again with this ID is safe"
+    )
 
 
 @functools.lru_cache(1000)  # a process tells it once for each name

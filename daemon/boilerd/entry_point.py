@@ -10,7 +10,7 @@ ENTRY_POINT = "boilerd.entry_point.run"
 ENTRY_POINTS = frozenset({ENTRY_POINT, "boilerd.execution.run"})
 
 
-def run(task_type: str, payload: Any = None) -> NoReturn:  # noqa: ARG001 - the call as it is stored
+def run(task_type: str, payload: Any = None, **stored: Any) -> NoReturn:  # noqa: ARG001 - the call as it is stored
     """Refuse to run: only a plain RQ worker on a queue of boilerd's tasks calls this.
 
     Raises:

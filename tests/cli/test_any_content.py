@@ -76,8 +76,11 @@ def calls(document: str) -> st.SearchStrategy[bytes]:
     """The data of a job whose payload, or all of it, is this document; packed or not."""
     own = f'["boilerd.entry_point.run",null,["a:b",{document}],{{}}]'
     foreign = f'["shop.bill",null,[{document}],{document}]'
+    headed = f'["boilerd.entry_point.run",null,["a:b",1],{{"headers":{document}}}]'
     packed = [zlib.compress(text.encode()) for text in (own, foreign, document)]
-    return st.sampled_from([own.encode(), foreign.encode(), document.encode(), *packed, packed[0][:-3]])
+    return st.sampled_from(
+        [own.encode(), headed.encode(), foreign.encode(), document.encode(), *packed, packed[0][:-3]]
+    )
 
 
 jobs = st.builds(

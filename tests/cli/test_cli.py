@@ -190,6 +190,30 @@ def test_options_are_stored_with_the_task(command: Command, connection: redis.Re
     ]
 
 
+def test_headers_are_stored_with_the_task_and_shown(command: Command) -> None:
+    command(
+        "enqueue", "a:b", "--id", "mine", "--header", "tenant-id=7=8", "--header", "note=", "--header", "red=\x1b[31m"
+    )
+
+    shown, as_json = command("task", "show", "mine"), command("task", "show", "mine", "--json")
+
+    assert re.search(
+        r'^headers +\{"tenant-id": "7=8", "note": "", "red": "\\u001b\[31m"\}$', shown.stdout, re.MULTILINE
+    )
+    assert json.loads(as_json.stdout)["headers"] == {"tenant-id": "7=8", "note": "", "red": "\x1b[31m"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--header", "tenant-id"), "'tenant-id' is not NAME=VALUE, as in tenant-id=7"),
+        (("--header", "a=1", "--header", "a=2"), "'a' is given twice"),
+    ],
+)
+def test_a_header_that_cannot_be_understood_is_wrong_usage(words: tuple[str, ...], told: str) -> None:
+    assert_misused(boilerd("enqueue", "a:b", *words), told)
+
+
 def test_json_prints_what_was_stored_as_one_object(command: Command) -> None:
     done = command("enqueue", "worker:ping", "--json", "--id", "mine", "-q", "low")
 
@@ -266,6 +290,7 @@ def test_bytes_on_stdin_that_are_no_text_are_refused(valkey: Valkey, connection:
         (("a:b", "--redis-db", "one"), "flag: redis_db: 'one' is not a whole number of at least 0"),
         (("a:b", "--redis-url", "redis://[host"), "redis_url: "),
         (("a:b", "--redis-url", "unix:relative"), "redis_url: "),
+        (("a:b", "--header", "Tenant=7"), "header 'Tenant': use small letters"),
         (("a:b", "--redis-url", "redis+sentinel://host"), "redis_url: .*a sentinel URL is "),
         (("a:b", "--redis-url", "redis://host?colour=red"), "redis_url: "),
         (("a:b", "--config", "none.toml"), "none.toml: No such file or directory"),

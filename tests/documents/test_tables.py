@@ -18,6 +18,7 @@ from boilerd.process.signals import HANDLED
 from boilerd.settings import urls
 from boilerd.settings.definitions import definitions
 from boilerd.settings.loading import load
+from boilerd.tasks.headers import MAX_HEADER_BYTES
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.tasks.task import check_task_id, check_type
 from boilerd.units import LONGEST_S
@@ -196,6 +197,7 @@ def test_the_limits_of_size_are_those_of_the_code() -> None:
     last = re.findall(r"LTRIM', OWN .. ':completed:' .. queue, 0, (\d+)", advance)
 
     assert limits["payload"].startswith(f"{DEFAULT_MAX_PAYLOAD // 1024**2} MB ")
+    assert limits["headers"].startswith(f"{MAX_HEADER_BYTES:,} bytes")
     assert limits["result"].startswith(f"{MAX_RESULT_BYTES // 1024**2} MB ")
     assert limits["times to wait"].startswith("2³¹")
     assert LONGEST_S == 2**31 - 1

@@ -14,10 +14,8 @@ from walkthrough import NOT_RUN, Session, steps
 
 FOLLOWED = {
     ROOT / "README.md",
-    *(
-        DOCS / name
-        for name in ("getting-started.md", "writing-tasks.md", "commands.md", "testing.md", "a-workers-life.md")
-    ),
+    *(DOCS / name for name in ("getting-started.md", "writing-tasks.md", "headers.md", "commands.md")),
+    *(DOCS / name for name in ("testing.md", "a-workers-life.md")),
 }
 #: How commands begin that the tests of other rooms run.
 ELSEWHERE = dict.fromkeys(("sudo ", "systemctl ", "journalctl "), "tests/systemd/test_pages.py")
@@ -73,7 +71,7 @@ def test_the_page_on_testing_is_followed_to_its_end(directory: Path) -> None:
         reader.follow(DOCS / "testing.md")
 
 
-@pytest.mark.parametrize("name", ["writing-tasks.md", "commands.md"])
+@pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "commands.md"])
 def test_the_blocks_of_a_page_do_what_it_says(name: str, directory: Path, valkey: Valkey, client: Client) -> None:
     client.enqueue("email:deliver")  # a reader has had tasks in the queue that is looked at
 

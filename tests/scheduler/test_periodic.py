@@ -8,15 +8,27 @@ from typing import Any
 import pytest
 import redis
 
-from boilerd import BrokerError, Client, ConfigError, QueueFullError, ServeMux
+from boilerd import (
+    BrokerError,
+    BrokerUnavailableError,
+    Client,
+    ConfigError,
+    Draft,
+    Inspector,
+    QueueFullError,
+    ServeMux,
+    TaskInfo,
+)
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.broker.job_hash import NewTask
+from boilerd.scheduler import periodic as periodic_module
 from boilerd.scheduler.periodic import LATE_S, LONGEST_SLEEP_S, Periodic, new_task
 from boilerd.settings.loading import load
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.options import task_options
+from boilerd.worker import settlement
 from builders import pending
 from support import Valkey, rings
 
@@ -516,3 +528,140 @@ def test_an_entry_that_cannot_be_used_is_refused_when_the_settings_are_read(dire
 
 def test_without_entries_there_is_nothing_to_do() -> None:
     assert not Periodic([])
+
+
+# --- Headers and client middleware
+
+
+def test_a_tick_has_the_headers_of_its_entry(broker: Broker, connection: redis.Redis) -> None:
+    every = Every(broker, 1, options={"headers": {"tenant-id": "7"}})
+    every.remember(connection, back=1)
+
+    Periodic([every.entry]).enqueue_due(broker)
+
+    assert Inspector(connection).task(every.ticks(0)[0]).headers == {"tenant-id": "7"}
+
+
+def test_an_entry_whose_header_is_not_allowed_or_that_would_inherit_is_refused() -> None:
+    mux = ServeMux()
+
+    with pytest.raises(ConfigError, match="cron entry 'a-b': header 'Tenant': use small letters"):
+        mux.cron("@daily", "a:b", headers={"Tenant": "7"})
+    with pytest.raises(ConfigError, match="option 'inherit': leave it out; no task runs from which a tick"):
+        mux.cron("@daily", "a:b", inherit=True)
+
+
+def test_client_middleware_goes_around_the_enqueue_of_a_tick(
+    broker: Broker, connection: redis.Redis, just_now: Every
+) -> None:
+    answers: list[Any] = []
+
+    def stamp(drafts: list[Draft], push: Any) -> Any:
+        drafts[0].headers["tenant-id"] = "7"
+        drafts[0].options["queue"] = "low"
+        answers.extend(push([*drafts, Draft("audit:note", 1)]))
+        return answers[:1]
+
+    just_now.remember(connection, back=1)
+    Periodic([just_now.entry], [stamp]).enqueue_due(broker)
+
+    (task_id,) = just_now.ticks(0)
+    assert [type(answer) for answer in answers] == [TaskInfo, TaskInfo]
+    assert (pending(connection, "low"), len(pending(connection))) == ([task_id], 1)
+    assert Inspector(connection).task(task_id).headers == {"tenant-id": "7"}
+    assert broker.last_ticks() == {"e": just_now.tick_s}
+
+
+def test_a_tick_is_enqueued_once_by_several_hosts_with_client_middleware(
+    broker: Broker, connection: redis.Redis, just_now: Every, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[Any] = []
+
+    def look(drafts: list[Draft], push: Any) -> Any:
+        seen.extend(answers := push([*drafts, Draft("audit:note")]))
+        return answers[:1]
+
+    just_now.remember(connection, back=1)
+    first, second = Periodic([just_now.entry], [look]), Periodic([just_now.entry], [look])
+    for host in (first, second):
+        host._last = {"e": just_now.tick_s - just_now.interval_s}  # both have run since then
+    for host in (first, second):
+        host.enqueue_due(broker)
+
+    assert [type(answer).__name__ for answer in seen] == ["TaskInfo"] * 2 + ["TaskIdConflictError"] * 2
+    assert len(pending(connection)) == 2
+    assert caplog.records == []
+
+
+def hang(*_: object) -> Any:
+    while True:
+        pass
+
+
+def give_up(*_: object) -> Any:
+    raise SystemExit(1)
+
+
+def lack_another_redis(*_: object) -> Any:
+    raise BrokerUnavailableError("the Redis of the middleware is away")
+
+
+def test_a_tick_that_client_middleware_keeps_out_or_fails_at_is_passed_over_and_logged(
+    broker: Broker,
+    connection: redis.Redis,
+    just_now: Every,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settlement, "HOOK_LIMIT_S", 0.2)
+    just_now.remember(connection, back=1)
+    told = []
+    ways: list[Any] = [give_up, hang, lack_another_redis, lambda *_: [QueueFullError("default")], lambda *_: None]
+    for middleware in ways:
+        connection.hset(keys.CRON, "e", just_now.tick_s - just_now.interval_s)
+        Periodic([just_now.entry], [middleware]).enqueue_due(broker)
+        told.append([record.message for record in caplog.records])
+        caplog.clear()
+        assert (pending(connection), broker.last_ticks()) == ([], {"e": just_now.tick_s})
+
+    raised, kept_out = ["client middleware raised"], ["periodic task was not enqueued"]
+    assert told == [raised, raised, kept_out, kept_out, raised]
+
+
+def test_the_other_duties_have_their_turn_after_slow_client_middleware(
+    broker: Broker, connection: redis.Redis, just_now: Every, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(periodic_module, "LONGEST_STEP_S", 0.0)
+    entries = [CronEntry(name=name, spec=just_now.entry.spec, task_type="test:echo") for name in ("first", "second")]
+    for entry in entries:
+        connection.hset(keys.CRON, entry.name, just_now.tick_s - just_now.interval_s)
+    periodic = Periodic(entries, [lambda drafts, push: push(drafts)])
+
+    assert periodic.enqueue_due(broker) == 0.0
+    assert pending(connection) == [entries[0].tick_id(just_now.tick_s)]
+    assert periodic.enqueue_due(broker) == 0.0
+    assert len(pending(connection)) == 2
+    assert periodic.enqueue_due(broker) > 0
+
+
+def swallow_errors(drafts: list[Draft], push: Any) -> Any:
+    try:
+        return push(drafts)
+    except BrokerError as error:
+        return [error]
+
+
+@pytest.mark.parametrize("middleware", [lambda drafts, push: push(drafts), swallow_errors])
+def test_a_broker_that_refuses_a_tick_inside_client_middleware_leaves_it_due(
+    broker: Broker, connection: redis.Redis, just_now: Every, middleware: Any
+) -> None:
+    just_now.remember(connection, back=1)
+    connection.set(keys.queue("default"), "foreign")
+    periodic = Periodic([just_now.entry], [middleware])
+    with pytest.raises(BrokerError, match="WRONGTYPE"):
+        periodic.enqueue_due(broker)
+    connection.delete(keys.queue("default"))
+
+    periodic.enqueue_due(broker)
+
+    assert pending(connection) == just_now.ticks(0)

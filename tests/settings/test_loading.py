@@ -891,12 +891,12 @@ def test_the_committed_file_is_the_one_that_the_code_makes() -> None:
 
 
 def test_a_periodic_task_of_the_file_has_each_option_that_one_of_the_mux_may_have(write_file: WriteFile) -> None:
-    per_tick = {"task_id", "process_at", "deadline"}
+    per_tick = {"task_id", "process_at", "deadline", "inherit"}
     options = {
         "queue": "low", "timeout": 300.0, "max_retries": 3, "retention": 60.0, "process_in": 30.0, "unique": 3600.0,
-        "unique_until": "end", "concurrency_key": "reports", "concurrency_limit": 2,
+        "unique_until": "end", "concurrency_key": "reports", "concurrency_limit": 2, "headers": {"tenant-id": "7"},
     }  # fmt: skip
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in options.items()]
+    lines = [f"{name} = {json.dumps(value, separators=(',', '='))}\n" for name, value in options.items()]
 
     (entry,) = load(
         file=write_file("".join(["[[cron]]\nspec = '@daily'\ntype = 'a:b'\n", *lines])), environ={}
@@ -957,6 +957,7 @@ def test_a_setting_has_a_flag_with_its_sentence_unless_it_is_secret_or_a_table(s
 def test_a_setting_takes_its_variable(setting: Setting) -> None:
     texts = {
         "app": "a:b", "redis_url": "unix:///x", "log_file": "/x", "queues": "a=1", "rq_functions": "a.b, a.c.*",
+        "inherit_headers": "tenant-id, user_id",
         "retry": '{"base": "2s"}', "limits": '{"low": {"max_active": 2}}',
         "cron": '[{"spec": "@daily", "type": "a:b"}]',
     }  # fmt: skip

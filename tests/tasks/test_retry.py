@@ -27,6 +27,7 @@ from boilerd.errors import (
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.options import task_options
 from boilerd.tasks.retry import DAY_S, Decision, Hooks, RetryPolicy, Verdict, decide
+from boilerd.testing import RecordingClient
 from boilerd.worker.settlement import Rules
 from builders import WORKER, claim, rq_job, rq_queue, store, task_in
 
@@ -611,6 +612,19 @@ def test_a_hook_sees_the_payload_of_a_task_whose_worker_died(broker: Broker, pay
 
     assert lost.unread
     assert seen == [payload]
+
+
+def test_what_a_hook_enqueues_inherits_from_the_task_whose_worker_died(broker: Broker) -> None:
+    mux, recorder = ServeMux(), RecordingClient()
+    mux.error_handler(lambda task, error: recorder.enqueue("alert:send"))
+    store(broker, "a", {"request_id": "r-1"}, headers={"traceparent": "00-1"})
+    claim(broker)
+    (lost,) = broker.held(WORKER)
+
+    rules_of(mux).record_lost_attempt(broker, WORKER, lost, WorkerDiedError("worker died: SIGKILL"))
+    recorder.enqueue("of:nobody")
+
+    assert [dict(task.options.headers) for task in recorder.tasks] == [{"request_id": "r-1", "traceparent": "00-1"}, {}]
 
 
 def test_no_hook_is_asked_of_a_lost_task_whose_payload_cannot_be_read(broker: Broker, connection: redis.Redis) -> None:

@@ -7,11 +7,23 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from boilerd import AsyncClient, Client, DeadlineExceededError, ServeMux, Task, TaskState, WorkerContext, retry
+from boilerd import (
+    AsyncClient,
+    Client,
+    DeadlineExceededError,
+    Draft,
+    Push,
+    ServeMux,
+    Task,
+    TaskState,
+    WorkerContext,
+    retry,
+)
 from boilerd.settings.definitions import Retry, Settings
 from boilerd.testing import RecordingClient, override, run
 from boilerd.units import Duration
@@ -123,6 +135,44 @@ def test_only_what_is_enqueued_in_a_block_is_captured_also_if_it_ran_there(clien
     assert [task.payload for task in seen.tasks] == ["inside"]
     seen.assert_enqueued("echo", "inside", count=1)
     seen.refute_enqueued("echo", "before")
+
+
+def test_headers_are_asserted_and_go_on_as_in_a_daemon(client: RecordingClient, mux: ServeMux) -> None:
+    @mux.handle("first")
+    @retry(base=1)
+    def first(task: Task) -> None:
+        if task.attempt == 1:
+            raise ValueError("once more")
+        client.enqueue("echo", headers={"own": "1"})
+
+    client.enqueue("first", headers={"request_id": "r-1", "tenant": "7"})
+    with client.capture() as seen:
+        client.drain(until=1)
+
+    seen.assert_enqueued("echo", headers={"request_id": "r-1", "own": "1"})
+    seen.refute_enqueued("echo", headers={"tenant": "7"})
+    with pytest.raises(AssertionError, match=r"headers\.own is '1', expected '2'"):
+        seen.assert_enqueued("echo", headers={"own": "2"})
+
+
+def test_client_middleware_goes_around_what_is_recorded(client: RecordingClient) -> None:
+    @client.use
+    def tagged(drafts: list[Draft], push: Push) -> Any:
+        for draft in drafts:
+            draft.headers["tag"] = str(len(drafts))
+        return push(drafts)
+
+    client.enqueue_many([("echo", 1), ("echo", 2)])
+
+    client.assert_enqueued("echo", headers={"tag": "2"}, count=2)
+
+
+def test_a_type_may_be_an_object_that_has_its_name(client: RecordingClient, mux: ServeMux) -> None:
+    echo = SimpleNamespace(type="echo")
+    client.enqueue("echo", 1)
+
+    assert client.assert_enqueued(echo, 1) == client.of(echo)[0]
+    assert run(mux, echo, 2) == 2
 
 
 # Run it.

@@ -592,4 +592,4 @@ def test_an_interrupt_is_no_exception_that_a_handler_would_catch(error: type[Bas
 
 def test_a_plain_rq_worker_is_told_that_the_task_is_not_for_it() -> None:
     with pytest.raises(BoilerdError, match="'a:b' runs in boilerd's workers only; stop the plain RQ worker"):
-        entry_point("a:b", {"password": "geheim"})
+        entry_point("a:b", {"password": "geheim"}, headers={"tenant-id": "7"})

@@ -29,6 +29,7 @@ from boilerd.errors import (
     TaskIdConflictError,
     shown,
 )
+from boilerd.tasks.headers import MAX_HEADER_BYTES, NO_HEADERS, headers_in
 from boilerd.tasks.options import TaskOptions, UniqueUntil
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, canonical
 from boilerd.tasks.task import (
@@ -49,9 +50,9 @@ _CLEANUP_FIELDS = frozenset({b"unique_key", b"concurrency_key", b"repeats_left"}
 NUMBER_FIELDS = frozenset({b"max_retries", b"retries_left", b"number_of_retries", b"result_ttl", b"timeout", b"runs"})
 #: RQ's call: ``[function, instance, args, kwargs]``.
 Call = tuple[str, Any, list[Any], Any]
-#: A call, read: task type, payload (None where it was not read), its request ID, and the function that a plain RQ
-#: client's job calls, which is the task's type as well.
-_Read = tuple[str, Any, Any, str | None]
+#: A call, read: task type, payload (None where it was not read), its request ID, its headers, and the function that a
+#: plain RQ client's job calls, which is the task's type as well.
+_Read = tuple[str, Any, str | None, Mapping[str, str], str | None]
 #: Made once, because that takes as long as eight calls are decoded in.
 _CALL: msgspec.json.Decoder[Call] = msgspec.json.Decoder(Call)
 #: The same, with everything behind the function as it stands there; and our own arguments, the payload as it stands.
@@ -63,8 +64,10 @@ _ZLIB = b"x"
 _FUNCTION = re.compile(r"(?=.{1,256}$)([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
 #: A job's data may unpack to this much, as much as a payload has by default; crafted data must not fill the memory.
 MAX_DATA_BYTES = DEFAULT_MAX_PAYLOAD
-#: Characters of a payload's request_id that the lines of an attempt carry: a payload may come from anybody.
+#: Characters of a request_id that the lines of an attempt carry: a payload may come from anybody.
 MAX_REQUEST_ID = 128
+#: JSON of headers is never longer, if every character is written as an escape; damaged data must not fill the memory.
+_MAX_HEADERS_JSON = 8 * MAX_HEADER_BYTES
 #: RQ keeps a result this long when its client asks for no time.
 RQ_RETENTION_S = 500
 #: Defaults as they are sent.
@@ -128,11 +131,13 @@ def job_fields(task: NewTask) -> list[str | bytes]:
         "concurrency_key": options.concurrency_key,
         "concurrency_limit": options.concurrency_limit if options.concurrency_key else None,
     }
+    # Not by its length, which takes 50 ns more.
+    kwargs = b"{}" if options.headers is NO_HEADERS else _kwargs(options.headers)
     fields: list[str | bytes] = [
         "origin", options.queue,
         "description", task.type,
         "task_type", task.type,
-        "data", b'["%b",null,["%b",%b],{}]' % (ENTRY_POINT.encode(), task.type.encode(), task.payload),
+        "data", b'["%b",null,["%b",%b],%b]' % (ENTRY_POINT.encode(), task.type.encode(), task.payload, kwargs),
         "timeout", "-1" if options.timeout_s is None else str(options.timeout_s),
         "result_ttl", str(options.retention_s),
         "failure_ttl", _FAILURE_TTL,
@@ -223,7 +228,7 @@ def _to_task(
         raise ForbiddenJobError(f"job ID {shown(task_id)} is no text")
     if b"concurrency_key" in fields:
         _check_limit(fields.get(b"concurrency_limit", b"1"))
-    task_type, payload, request_id, function = read(fields.get(b"data", b""))
+    task_type, payload, request_id, headers, function = read(fields.get(b"data", b""))
     timeout = min(int(fields.get(b"timeout") or DEFAULT_TIMEOUT_S), LONGEST_S)  # as above; a timer has the same limit
     deadline = fields.get(b"deadline")
     enqueued = fields.get(b"enqueued_at")
@@ -242,13 +247,16 @@ def _to_task(
         enqueued_at=datetime.fromisoformat(enqueued.decode()) if enqueued else None,
         request_id=request_id,
         retry_intervals_s=msgspec.json.decode(intervals, type=tuple[float, ...]) if intervals else (),
+        headers=headers,
     )
     return task, function
 
 
-def request_id_of(payload: Any) -> str | None:
-    """What ties a task with this payload to its cause."""
+def request_id_of(payload: Any, headers: Mapping[str, str] = NO_HEADERS) -> str | None:
+    """What ties a task to its cause: its header wins over its payload."""
     request_id = payload.get("request_id") if isinstance(payload, dict) else None
+    if headers is not NO_HEADERS:
+        request_id = headers.get("request_id") or request_id
     return request_id[:MAX_REQUEST_ID] if isinstance(request_id, str) else None
 
 
@@ -272,8 +280,8 @@ def _to_call(data: bytes) -> _Read:
     """The task that a job's data calls. Nothing is imported, and pickle is never loaded."""
     function, instance, args, kwargs = _read_deep(read_call, data)
     if is_own_call(function, args):
-        payload = args[1]
-        return _checked_type(args[0]), payload, request_id_of(payload), None
+        payload, headers = args[1], _checked_headers(kwargs) if kwargs else NO_HEADERS
+        return _checked_type(args[0]), payload, request_id_of(payload, headers), headers, None
     if function in ENTRY_POINTS:
         raise ForbiddenJobError("its arguments are not [task type, payload]")
     if instance is not None:
@@ -282,19 +290,34 @@ def _to_call(data: bytes) -> _Read:
         )
     if not _FUNCTION.fullmatch(function):
         raise not_registered(function)
-    return function, {"args": args, "kwargs": kwargs}, None, function
+    return function, {"args": args, "kwargs": kwargs}, None, NO_HEADERS, function
 
 
 def _to_head(data: bytes) -> _Read:
     """As `_to_call`, but makes nothing of the payload: its values may take many times the memory of its text."""
-    function, _, args, _ = _read_deep(_HEAD.decode, _unpacked(data, MAX_DATA_BYTES) if data[:1] == _ZLIB else data)
+    function, _, args, kwargs = _read_deep(_HEAD.decode, _unpacked(data, MAX_DATA_BYTES) if data[:1] == _ZLIB else data)
     if function not in ENTRY_POINTS:
-        return function, None, None, function
+        return function, None, None, NO_HEADERS, function
     task_type, payload = _OWN_ARGS.decode(args)
+    headers: Mapping[str, str] = NO_HEADERS
+    if len(kwargs) <= _MAX_HEADERS_JSON:
+        headers = _checked_headers(_read_deep(msgspec.json.decode, bytes(kwargs)))
+    traced: dict[str, Any] = {}
     with suppress(msgspec.DecodeError):  # it is no object, or its request_id no text
-        request_id = _TRACED.decode(payload).request_id
-        return _checked_type(task_type), None, request_id and request_id[:MAX_REQUEST_ID], None
-    return _checked_type(task_type), None, None, None
+        traced["request_id"] = _TRACED.decode(payload).request_id
+    return _checked_type(task_type), None, request_id_of(traced, headers), headers, None
+
+
+def _kwargs(headers: Mapping[str, str]) -> bytes:
+    """The keyword arguments of RQ's call."""
+    return msgspec.json.encode({"headers": dict(headers)})
+
+
+def _checked_headers(kwargs: Any) -> Mapping[str, str]:
+    try:
+        return headers_in(kwargs)
+    except InvalidTaskError as error:
+        raise ForbiddenJobError(str(error)) from error
 
 
 def _checked_type(task_type: str) -> str:

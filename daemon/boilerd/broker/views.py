@@ -16,8 +16,9 @@ import msgspec
 from boilerd.broker.connection import text
 from boilerd.broker.job_hash import NUMBER_FIELDS, is_own_call, read_call, read_max_retries, read_retention_s
 from boilerd.broker.states import STATE_OF
-from boilerd.errors import ConfigError, ForbiddenJobError, MisplacedKeyError
+from boilerd.errors import ConfigError, ForbiddenJobError, InvalidTaskError, MisplacedKeyError
 from boilerd.tasks.cron import Schedule
+from boilerd.tasks.headers import headers_in
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: A traceback, or the data of a job, may unpack to this much to be shown.
@@ -57,6 +58,7 @@ class TaskDetail:
         next_run_at: When a scheduled task is due.
         expires_at: When an ended task is deleted.
         attempts: The last 30, oldest first; only if one task was asked for.
+        headers: What it carries beside the payload; none also if they cannot be read.
     """
 
     id: str
@@ -84,6 +86,7 @@ class TaskDetail:
     expires_at: datetime | None = None
     attempts: Sequence[Attempt] = ()
     result: Any = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +212,7 @@ def to_task(
     state: TaskState | None = STATE_OF.get(shown.get("status", ""))
     if state is TaskState.SCHEDULED and "last_failed_at" in shown:
         state = TaskState.RETRY
-    task_type, payload, is_foreign = _call(fields.get(b"data", b""))
+    task_type, payload, headers, is_foreign = _call(fields.get(b"data", b""))
     moment = None if score is None else _moment(score)
     is_waiting = state in {TaskState.SCHEDULED, TaskState.RETRY}
     is_aside = state is TaskState.PENDING and score is not None
@@ -239,6 +242,7 @@ def to_task(
         expires_at=None if is_waiting or is_aside else moment,
         attempts=attempts,
         result=_result(fields, state, attempts),
+        headers=headers,
     )
 
 
@@ -341,14 +345,20 @@ def _readable(fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
     return {name: value for name, value in fields.items() if name not in NUMBER_FIELDS or _int(value) is not None}
 
 
-def _call(data: bytes) -> tuple[str, Any, bool]:
-    """Task type and payload, as far as they can be read; and True if the job is foreign."""
+def _call(data: bytes) -> tuple[str, Any, Mapping[str, str], bool]:
+    """Task type, payload and headers, as far as they can be read; and True if the job is foreign."""
     with suppress(ValueError, RecursionError, ForbiddenJobError):
         function, _, args, kwargs = read_call(data, _MAX_SHOWN_BYTES)
         if is_own_call(function, args):
-            return args[0], _shallow(args[1]), False
-        return function, _shallow({"args": args, "kwargs": kwargs}), True
-    return "", None, True
+            return args[0], _shallow(args[1]), _headers(kwargs), False
+        return function, _shallow({"args": args, "kwargs": kwargs}), {}, True
+    return "", None, {}, True
+
+
+def _headers(kwargs: Any) -> Mapping[str, str]:
+    with suppress(InvalidTaskError):
+        return dict(headers_in(kwargs))
+    return {}
 
 
 def _max_retries(fields: Mapping[bytes, bytes], *, is_foreign: bool) -> int | None:

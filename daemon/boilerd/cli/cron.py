@@ -15,6 +15,7 @@ from boilerd.client import Client
 from boilerd.errors import InvalidTaskError, MisplacedKeyError, shown
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.loading import load_app
+from boilerd.tasks.mux import ServeMux
 
 with_app = with_settings((*BROKER, "app"))
 
@@ -38,7 +39,7 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
     \b
     boilerd cron ls
     """  # noqa: D301 - click looks for the character \b
-    entries = _entries(loaded)
+    entries = _entries(loaded, load_app(loaded.settings.app))
     ticks, problem = _last_ticks(loaded)
     now_s = time.time()
     rows: list[dict[str, Any]] = [
@@ -79,16 +80,19 @@ def run(loaded: Loaded, *, name: str) -> None:
     \b
     boilerd cron run report-refresh
     """  # noqa: D301 - click looks for the character \b
-    entries = {entry.name: entry for entry in _entries(loaded)}
+    mux = load_app(loaded.settings.app)
+    entries = {entry.name: entry for entry in _entries(loaded, mux)}
     if name not in entries:
         raise InvalidTaskError(f"no periodic task {shown(name)}; there are: {', '.join(entries) or 'none'}")
     entry = entries[name]
     with naming_missing_broker(loaded.settings), Client.from_settings(loaded.settings) as client:
+        if mux.client_middleware:
+            client.use(*mux.client_middleware)
         echo(client.enqueue(entry.task_type, entry.payload, **entry.options).id)
 
 
-def _entries(loaded: Loaded) -> list[CronEntry]:
-    return [*load_app(loaded.settings.app).crons, *loaded.settings.cron_entries()]
+def _entries(loaded: Loaded, mux: ServeMux) -> list[CronEntry]:
+    return [*mux.crons, *loaded.settings.cron_entries()]
 
 
 def _last_ticks(loaded: Loaded) -> tuple[dict[str, float], str]:

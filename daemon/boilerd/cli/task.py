@@ -152,6 +152,7 @@ def _print_task(detail: TaskDetail) -> None:
         ("task", detail.id), ("type", detail.type), ("queue", detail.queue),
         ("state", detail.state or detail.rq_status),
         ("payload", json_text(detail.payload)),
+        ("headers", json_text(dict(detail.headers)) if detail.headers else ""),
         ("retried", retried(detail)),
         ("timeout", lasting(detail.timeout_s) if detail.timeout_s else "none"),
         ("retention", _retention(detail.retention_s)),

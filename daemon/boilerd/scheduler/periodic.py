@@ -1,14 +1,19 @@
 """Periodic tasks: enqueue each at its ticks, once on however many hosts."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import NewTask
-from boilerd.errors import BrokerRefusedError
+from boilerd.client import Client
+from boilerd.errors import BoilerdError, BrokerError, BrokerRefusedError, TaskIdConflictError
 from boilerd.tasks.cron import CronEntry, check_unique_names
+from boilerd.tasks.drafts import ClientMiddleware
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
+from boilerd.tasks.task import TaskState
+from boilerd.worker.settlement import hook_limit
 
 logger = logging.getLogger("boilerd.periodic")
 
@@ -16,6 +21,8 @@ logger = logging.getLogger("boilerd.periodic")
 LATE_S = 10.0
 #: The longest sleep, so that a change of Redis's clock is noticed.
 LONGEST_SLEEP_S = 60.0
+#: After so long the scheduler's other duties have their turn: client middleware is the application's, and may be slow.
+LONGEST_STEP_S = 1.0
 
 
 class Periodic:
@@ -24,12 +31,17 @@ class Periodic:
     Redis remembers the last tick of each entry, and since when it has its schedule: the host that moves the tick on
     takes it, and stores the task in the same step. All moments are Redis's.
 
+    Args:
+        entries: All of them.
+        client_middleware: Goes around each enqueue.
+
     Raises:
         ConfigError: Two entries have one name.
     """
 
-    def __init__(self, entries: Sequence[CronEntry]) -> None:
+    def __init__(self, entries: Sequence[CronEntry], client_middleware: Sequence[ClientMiddleware] = ()) -> None:
         self._entries = entries
+        self._client_middleware = client_middleware
         self._last: dict[str, float] = {}
         check_unique_names(entries)
 
@@ -43,7 +55,7 @@ class Periodic:
         Raises:
             BrokerRefusedError: Redis refused the task of an entry; all other entries had their turn.
         """
-        now_s = broker.now()
+        began_s, now_s = time.monotonic(), broker.now()
         if not self._last:
             self._last = broker.ticks_since({entry.name: f"{entry.timezone} {entry.spec}" for entry in self._entries})
         refusal: BrokerRefusedError | None = None
@@ -57,6 +69,8 @@ class Periodic:
                 self._take(broker, entry, tick_s, now_s)
             except BrokerRefusedError as error:  # the other entries may be enqueued
                 refusal = error
+            if self._client_middleware and time.monotonic() - began_s > LONGEST_STEP_S:
+                return 0.0
         if refusal:
             raise refusal
         next_s = min(entry.schedule.next_after(now_s) for entry in self._entries)
@@ -66,13 +80,78 @@ class Periodic:
         """Enqueue the task of a tick, unless it is too late or another host has done so."""
         is_late = now_s - tick_s > LATE_S and not entry.catch_up
         missed = entry.schedule.missed(self._last[entry.name], now_s) + is_late
-        is_ours, refusal = broker.tick(entry.name, tick_s, None if is_late else new_task(entry, tick_s))
+        if is_late:
+            is_ours, refusal = broker.tick(entry.name, tick_s, None)
+        else:
+            is_ours, refusal = self._store(broker, entry, tick_s)
         self._last[entry.name] = tick_s
         if refusal:
             logger.error("periodic task was not enqueued", extra={"cron": entry.name, "error": str(refusal)})
         if is_ours and missed:
             fields = {"cron": entry.name, "missed": missed, "caught_up": not is_late}
             logger.warning("periodic task missed its time", extra=fields)
+
+    def _store(self, broker: Broker, entry: CronEntry, tick_s: float) -> tuple[bool, BoilerdError | None]:
+        """Enqueue the task of a tick inside the client middleware; answers as `Broker.tick`.
+
+        Where the middleware keeps the task out, or raises, or takes 5 s, the tick is passed over: it would do so again.
+
+        Raises:
+            BrokerError: The broker did not answer, or refused; one of the middleware's own is an error like any other.
+        """
+        if not self._client_middleware:
+            return broker.tick(entry.name, tick_s, new_task(entry, tick_s))
+        store, refusal = _TickStore(broker, entry.name, tick_s), None
+        client = Client(broker.connection, store=store)
+        client.use(*self._client_middleware)
+        try:
+            with hook_limit():
+                client.enqueue(entry.task_type, entry.payload, task_id=entry.tick_id(tick_s), **entry.options)
+        except BoilerdError as error:
+            refusal = error
+        except BaseException:  # sys.exit() in it must not end the process
+            logger.exception("client middleware raised", extra={"cron": entry.name})
+        if store.failure is not None:
+            raise store.failure
+        if store.is_ours is None:
+            store.is_ours, _ = broker.tick(entry.name, tick_s, None)
+        return store.is_ours, refusal if store.is_ours else None
+
+
+class _TickStore:
+    """Takes the tasks that a tick enqueues: the first one with the tick, others that middleware has added after it.
+
+    Attributes:
+        is_ours: Whether the tick was ours, or another host had it; None: nothing was enqueued.
+        failure: Why the broker took nothing the last time; None: it did.
+    """
+
+    def __init__(self, broker: Broker, name: str, tick_s: float) -> None:
+        self._broker = broker
+        self._name = name
+        self._tick_s = tick_s
+        self.is_ours: bool | None = None
+        self.failure: BrokerError | None = None
+
+    def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
+        self.failure = None
+        try:
+            return [self._store(task) for task in tasks]
+        except BrokerError as error:
+            self.failure = error
+            raise
+
+    def cancel(self, task_id: str) -> str:
+        return self._broker.cancel(task_id)
+
+    def _store(self, task: NewTask) -> TaskState | BoilerdError:
+        if self.is_ours:
+            return self._broker.enqueue([task])[0]
+        self.is_ours, refusal = self._broker.tick(self._name, self._tick_s, task)
+        if not self.is_ours:
+            return TaskIdConflictError(task.id)
+        options = task.options
+        return refusal or (TaskState.SCHEDULED if options.process_in_s or options.process_at else TaskState.PENDING)
 
 
 def new_task(entry: CronEntry, tick_s: float) -> NewTask:

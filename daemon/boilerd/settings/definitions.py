@@ -107,6 +107,7 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     unique_until: str | None = None
     concurrency_key: str | None = None
     concurrency_limit: int | None = None
+    headers: dict[str, str] | None = None
 
     def entry(self) -> CronEntry:
         """The entry, as the scheduler uses it; raises ConfigError."""
@@ -135,6 +136,7 @@ CRON_EXAMPLE = """\
 #unique_until = "end"
 #concurrency_key = "reports"
 #concurrency_limit = 2
+#headers = { tenant-id = "7" }
 """
 
 
@@ -224,6 +226,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_payload: Annotated[
         Size, _doc("The largest payload that a client may enqueue, as JSON; data beyond belongs elsewhere.")
     ] = Size(DEFAULT_MAX_PAYLOAD)
+    inherit_headers: Annotated[
+        list[Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]+$")]],
+        _doc(
+            "Headers that an enqueue in a handler takes over from its task, beside request_id, traceparent, tracestate"
+            " and baggage; as a variable or flag with commas between them."
+        ),
+        Form(parse=_parse_names, expected="names of small letters, digits, - and _, such as tenant-id"),
+    ] = msgspec.field(default_factory=list)
     archive_limit: Annotated[
         int,
         _doc(

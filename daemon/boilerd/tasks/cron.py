@@ -39,6 +39,7 @@ _PER_TICK = {
     "task_id": "every tick has a task ID of its own",
     "process_at": "every tick has a moment of its own; there is process_in",
     "deadline": "one moment cannot suit every tick; there is timeout",
+    "inherit": "no task runs from which a tick could take headers over",
 }
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_LENGTH}}}")
 _PART = re.compile(r"(?:\*|(?P<low>[a-z0-9]+)(?:-(?P<high>[a-z0-9]+))?)(?:/(?P<step>[0-9]+))?")
@@ -106,8 +107,8 @@ class CronEntry:
     Attributes:
         name: Letters, digits, ``_`` and ``-``; made from the type if there is none. It must be
             unique: name and tick make the task ID, and the broker stores an ID once.
-        options: Options of the enqueue, as `task_options` has them, but for ``task_id``, ``process_at`` and
-            ``deadline``.
+        options: Options of the enqueue, as `task_options` has them, but for ``task_id``, ``process_at``,
+            ``deadline`` and ``inherit``.
         catch_up: True if the latest of the ticks that were missed in a pause runs late.
     """
 

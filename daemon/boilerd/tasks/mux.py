@@ -1,6 +1,6 @@
 """Task type → handler, and the middleware around every handler."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -11,6 +11,7 @@ from boilerd.tasks.callables import check_handler, check_plain, is_plain, name_o
 from boilerd.tasks.coroutines import NOT_RUN, discard, synchronous
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.current import CURRENT
+from boilerd.tasks.drafts import ClientMiddleware, check_client_middleware
 from boilerd.tasks.life import Living
 from boilerd.tasks.payload import check_model, decode_payload
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
@@ -41,6 +42,7 @@ class ServeMux(Living):
         self._hooks = Hooks()
         self._crons: list[CronEntry] = []
         self._middleware: list[Middleware] = []
+        self._client_middleware: list[ClientMiddleware] = []
         self._not_found: Handler = _raise_not_found
         self._chains: dict[str, Handler] = {}
 
@@ -104,7 +106,7 @@ class ServeMux(Living):
             timezone: An IANA name, such as Europe/Berlin.
             catch_up: If True, the last of the ticks that were missed runs late, else all of them are skipped. A tick is
                 missed when no daemon notices it within 10 s.
-            options: Options of the enqueue, but for ``task_id``, ``process_at`` and ``deadline``.
+            options: Options of the enqueue, but for ``task_id``, ``process_at``, ``deadline`` and ``inherit``.
 
         Raises:
             ConfigError: The line, the time zone or an option is not allowed.
@@ -129,6 +131,19 @@ class ServeMux(Living):
             check_plain("middleware", each, "next_handler")
         self._middleware += middleware
         self._chains.clear()
+        return middleware[0]
+
+    def use_client(self, *middleware: ClientMiddleware) -> ClientMiddleware:
+        """Go around the enqueues of clients that are given this mux, and those of its daemon's periodic tasks.
+
+        The first one given is outermost. Usable as a decorator: returns its first argument. What is registered in a
+        mux inside of this one counts for clients of that alone.
+
+        Raises:
+            TypeError: One cannot be called with drafts and what pushes them, or is ``async def``.
+        """
+        check_client_middleware(middleware)
+        self._client_middleware += middleware
         return middleware[0]
 
     def not_found(self, handler: Handler) -> Handler:
@@ -166,6 +181,11 @@ class ServeMux(Living):
     def hooks(self) -> Hooks:
         """The application's hooks."""
         return self._hooks
+
+    @property
+    def client_middleware(self) -> Sequence[ClientMiddleware]:
+        """What `use_client` was given."""
+        return self._client_middleware
 
     @property
     def crons(self) -> list[CronEntry]:

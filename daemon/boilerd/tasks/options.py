@@ -2,12 +2,14 @@
 
 import enum
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypedDict
 
 import msgspec
 
 from boilerd.errors import InvalidTaskError, closest, shown
+from boilerd.tasks.headers import NO_HEADERS, check_headers
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
 from boilerd.tasks.task import DEFAULT_TIMEOUT_S, check_task_id
 from boilerd.units import LONGEST_S
@@ -32,6 +34,7 @@ class TaskOptions(msgspec.Struct, frozen=True):
         process_at: When it is due, in seconds since 1970.
         deadline: Moment after which it may not run, in seconds since 1970.
         unique_s: Longest time for which no other such task is accepted; 0: no lock.
+        headers: Those given, and once it is to be stored, those inherited as well.
     """
 
     queue: str = DEFAULT_QUEUE
@@ -46,6 +49,8 @@ class TaskOptions(msgspec.Struct, frozen=True):
     unique_until: UniqueUntil = UniqueUntil.SUCCESS
     concurrency_key: str | None = None
     concurrency_limit: int = 1
+    headers: Mapping[str, str] = NO_HEADERS
+    inherit: bool = True
 
 
 #: The options of an enqueue that gives none.
@@ -71,6 +76,9 @@ class EnqueueOptions(TypedDict, total=False):
         unique_until: Event that releases this lock earlier: ``success`` (without it), ``end`` or ``ttl`` (none).
         concurrency_key: At most `concurrency_limit` tasks with this key run at once, on all hosts.
         concurrency_limit: See `concurrency_key`; 1 without it.
+        headers: Names and texts that the task carries beside its payload, up to 4 KiB; names have small letters,
+            digits, ``-`` and ``_``.
+        inherit: False: an enqueue in a handler takes over no header of the task that runs.
     """
 
     queue: str
@@ -85,6 +93,8 @@ class EnqueueOptions(TypedDict, total=False):
     unique_until: str | None
     concurrency_key: str | None
     concurrency_limit: int | None
+    headers: Mapping[str, str] | None
+    inherit: bool
 
 
 def task_options(
@@ -101,6 +111,8 @@ def task_options(
     unique_until: str | None = None,
     concurrency_key: str | None = None,
     concurrency_limit: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    inherit: bool = True,
     **unknown: object,
 ) -> TaskOptions:
     """Check the options of an enqueue, as `EnqueueOptions` has them; `unknown` are all others.
@@ -117,6 +129,8 @@ def task_options(
         raise InvalidTaskError("unique_until: there is no lock without unique; give both, or none")
     if concurrency_limit is not None and concurrency_key is None:
         raise InvalidTaskError("concurrency_limit: limits nothing without concurrency_key; give both, or none")
+    if not isinstance(inherit, bool):
+        raise InvalidTaskError(f"inherit: {shown(inherit)} is neither True nor False")
     return TaskOptions(
         queue=check_queue(queue),
         timeout_s=_timeout_s(timeout, deadline),
@@ -132,6 +146,8 @@ def task_options(
         concurrency_limit=1
         if concurrency_limit is None
         else _whole("concurrency_limit", concurrency_limit, at_least=1),
+        headers=NO_HEADERS if headers is None else check_headers(headers),
+        inherit=inherit,
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from boilerd.errors import InvalidTaskError, TaskNotFoundError, shown
+from boilerd.tasks.headers import NO_HEADERS
 from boilerd.tasks.queues import DEFAULT_QUEUE
 
 #: Asynq's defaults.
@@ -71,7 +72,8 @@ class Task(msgspec.Struct, frozen=True):
         deadline: The moment after which the task may not run.
         runs: Number of this run, from 1. All count that ended, whatever became of them, or whose worker was lost; a run
             that a drain cut does not.
-        request_id: Ties the task to its cause; from the payload's ``request_id``.
+        request_id: Ties the task to its cause; from the header ``request_id``, else from the payload's.
+        headers: What it carries beside the payload; read-only.
     """
 
     id: str
@@ -87,9 +89,10 @@ class Task(msgspec.Struct, frozen=True):
     retry_intervals_s: tuple[float, ...] = ()
     runtime: Runtime | None = None
     runs: int = 1
+    headers: Mapping[str, str] = NO_HEADERS
 
     def __repr__(self) -> str:
-        """Without the payload, which only the handler may see."""
+        """Without the payload and the headers, which only the handler may see."""
         return f"Task(id={self.id!r}, type={self.type!r}, queue={self.queue!r}, attempt={self.attempt})"
 
     def complete(self, max_retries: int) -> None:

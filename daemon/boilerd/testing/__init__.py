@@ -15,11 +15,12 @@ import msgspec
 
 from boilerd.broker.job_hash import request_id_of
 from boilerd.tasks.current import CURRENT
+from boilerd.tasks.headers import NO_HEADERS, check_headers
 from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.payload import encode_payload
-from boilerd.tasks.task import Task, check_type
+from boilerd.tasks.task import Task
 from boilerd.testing.drain import lived
-from boilerd.testing.expectations import Seen
+from boilerd.testing.expectations import Seen, type_name
 from boilerd.testing.recording_client import RecordingClient, override
 from boilerd.testing.records import Attempt, RecordedTask
 
@@ -46,25 +47,28 @@ class OneAttempt(msgspec.Struct, frozen=True):
         """Nobody looks at it."""
         return True
 
+    def progress(self, progress: Any) -> None:
+        """Nobody looks at it."""
 
-def run(handler: Handler, task_type: str, payload: Any = None, **fields: Any) -> Any:
+
+def run(handler: Handler, task_type: Any, payload: Any = None, **fields: Any) -> Any:
     """Run one attempt in this thread, inside of middleware and lifespans; returns the handler's result.
 
     Args:
         handler: A mux.
-        task_type: Chooses the handler.
+        task_type: Chooses the handler: its name, or what `ServeMux.task` made of a handler.
         payload: Anything that has a JSON form.
         fields: Of the Task, such as ``attempt``; without ``max_retries``, those of the handler's ``@retry``.
 
     Raises:
-        InvalidTaskError: The type is not allowed.
+        InvalidTaskError: The type or a header is not allowed.
         InvalidPayloadError: The payload has no JSON form, or does not fit the type that the handler declared.
         Exception: The handler raised it, and the mux's ``error_handler`` was told; or that raised it.
     """
     sent = msgspec.json.decode(encode_payload(payload))
-    task = Task(
-        **{"id": "test", "type": check_type(task_type), "payload": sent, "request_id": request_id_of(sent), **fields}
-    )
+    headers = check_headers(fields.pop("headers", NO_HEADERS))
+    told = {"id": "test", "request_id": request_id_of(sent, headers), **fields}
+    task = Task(type=type_name(task_type), payload=sent, headers=headers, **told)
     mux = handler if isinstance(handler, ServeMux) else ServeMux()
     if "max_retries" not in fields and (policy := mux.policy(task.type)):
         task.complete(policy.max_retries)

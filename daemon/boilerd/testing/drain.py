@@ -61,6 +61,9 @@ class DrainRuntime:
         self.broker.jobs[self.task.id].result = encode_result(result, self.task)
         return True
 
+    def progress(self, progress: Any) -> None:
+        """Nobody looks at it: the drain goes on when the attempt has ended."""
+
 
 class HookErrors:
     """The hooks of an application, and what they raise, which `Rules` only log."""
@@ -103,7 +106,7 @@ class Runner:
         self.life = mux.life
         rules = Rules.of(mux, self.default, lambda handler: handler)
         self.errors = HookErrors(rules.hooks)
-        self.rules = replace(rules, handler=self.handler, hooks=self.errors.hooks, hook_limit=nullcontext)
+        self.rules = replace(rules, handler=self.handler, hooks=self.errors.hooks, limit_hook=nullcontext)
 
     def run(self, claim: Claim, context: Context) -> Attempt:
         """Run an attempt in this thread, its hooks too."""

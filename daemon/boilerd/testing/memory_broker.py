@@ -19,7 +19,7 @@ from boilerd.broker.job_hash import NewTask, job_fields, to_claim
 from boilerd.errors import BoilerdError, DuplicateTaskError, TaskIdConflictError
 from boilerd.tasks.options import TaskOptions, UniqueUntil
 from boilerd.tasks.retry import Verdict
-from boilerd.tasks.task import ARCHIVE_TTL_S, Task, TaskState
+from boilerd.tasks.task import ARCHIVE_TTL_S, TaskState
 from boilerd.testing.records import RecordedTask, moment
 
 #: The states of a task that waits.
@@ -55,7 +55,7 @@ class Job:
     def snapshot(self, now_s: float) -> RecordedTask:
         """It as tests see it."""
         return RecordedTask(
-            self.id, self.type, self.payload, self.options, _headers(self.claim(now_s).task), self.state,
+            self.id, self.type, self.payload, self.options, dict(self.options.headers), self.state,
             moment(self.due_s) if self.state in WAITING else None, self.number("number_of_retries"), self.last_error,
             msgspec.json.decode(self.result) if self.result else None,
         )  # fmt: skip
@@ -215,10 +215,6 @@ class MemoryBroker:
 
 def _raw(value: str | bytes) -> bytes:
     return value.encode() if isinstance(value, str) else value
-
-
-def _headers(task: Task | None) -> dict[str, str]:
-    return dict(getattr(task, "headers", None) or {})
 
 
 def _has_ended(job: Job) -> bool:

@@ -34,6 +34,7 @@ class RecordingClient(Client):
     Args:
         mux: Runs the tasks, and payloads are checked against the types that its handlers declared.
         max_payload: Bytes of JSON that a payload may have; a larger one is refused.
+        inherit_headers: As `Client` has them.
         settings: Whose ``[retry]``, ``[queues]`` and ``[[cron]]`` count; without them the defaults.
         now: Where its clock stands at first; without it, at this moment.
 
@@ -46,6 +47,7 @@ class RecordingClient(Client):
         *,
         mux: ServeMux | None = None,
         max_payload: int = DEFAULT_MAX_PAYLOAD,
+        inherit_headers: Sequence[str] = (),
         settings: Settings | None = None,
         now: datetime | None = None,
     ) -> None:
@@ -54,19 +56,25 @@ class RecordingClient(Client):
         self._since_s = time.monotonic()
         self._seen = Seen(lambda: self.tasks, lambda: self._broker.now_s, self._tolerance_s)
         no_connection: Any = None
-        super().__init__(no_connection, mux=mux, max_payload=max_payload, store=self._broker)
+        super().__init__(
+            no_connection, mux=mux, max_payload=max_payload, inherit_headers=inherit_headers, store=self._broker
+        )
 
     @classmethod
-    def from_url(cls, url: str, *, mux: ServeMux | None = None, **options: Any) -> Self:
+    def from_url(
+        cls, url: str, *, mux: ServeMux | None = None, inherit_headers: Sequence[str] = (), **options: Any
+    ) -> Self:
         """As `Client.from_url`, but nothing is at the URL; raises ConfigError where that does."""
         connect(url, **options).close()
-        return cls(mux=mux)
+        return cls(mux=mux, inherit_headers=inherit_headers)
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
         """As `Client.from_settings`; without settings, the defaults are used."""
         settings = settings or Settings()
-        return cls(mux=mux, max_payload=settings.max_payload, settings=settings)
+        return cls(
+            mux=mux, max_payload=settings.max_payload, inherit_headers=settings.inherit_headers, settings=settings
+        )
 
     # What was enqueued.
 

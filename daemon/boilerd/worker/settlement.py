@@ -24,6 +24,7 @@ from boilerd.process.forks import end_child
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import Batch
 from boilerd.process.signals import time_limit
+from boilerd.tasks.current import CURRENT
 from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.tasks.rq_functions import Functions
@@ -36,7 +37,8 @@ HOOK_LIMIT_S = 5.0
 
 
 @contextmanager
-def _hook_limit() -> Iterator[None]:
+def hook_limit() -> Iterator[None]:
+    """Raise TimeoutError in the block after `HOOK_LIMIT_S`; a child that it forks ends with it."""
     pid = os.getpid()
     try:
         with time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s")):
@@ -66,7 +68,7 @@ class Rules:
         refusals: Folds what is logged of refused jobs, for whoever can write to Redis can cause thousands in a second;
             and of tasks, if the settings say so.
         declared: What the worker's record tells of the application.
-        hook_limit: Limits the time of a hook, by a signal.
+        limit_hook: Limits the time of a hook, by a signal.
     """
 
     handler: Handler
@@ -76,7 +78,7 @@ class Rules:
     middleware: Callable[[Handler], Handler] = lambda handler: handler
     refusals: Folding = field(default_factory=lambda: Folding(logger))
     declared: Declared = field(default_factory=Declared)
-    hook_limit: Callable[[], AbstractContextManager[None]] = _hook_limit
+    limit_hook: Callable[[], AbstractContextManager[None]] = hook_limit
 
     @classmethod
     def of(
@@ -109,12 +111,12 @@ class Rules:
         with log_context(**task.log_fields):
             if self.hooks.error_handler:
                 try:
-                    with self.hook_limit():
+                    with self.limit_hook():
                         self.hooks.error_handler(task, error)
                 except BaseException:  # sys.exit() in it must not end the process
                     logger.exception("error_handler raised")
             try:
-                with self.hook_limit():
+                with self.limit_hook():
                     decision = decide(error, task, policy, self.hooks)
             except BaseException:
                 logger.exception("is_failure or retry_delay raised")
@@ -159,7 +161,9 @@ class Rules:
         with log_context(**task.log_fields):
             logger.error("task failed", extra={"error": line})
         rules = self._with_payload(claim)
-        failure = copy_context().run(rules.decide_failure, task, error, line)
+        context = copy_context()
+        context.run(CURRENT.set, task)  # as in a worker: what a hook enqueues inherits from the task
+        failure = context.run(rules.decide_failure, task, error, line)
         record_failure(broker, worker, claim, failure, is_taken=is_taken)
 
     def _with_payload(self, claim: Claim) -> "Rules":

@@ -113,7 +113,8 @@ def _lines(task: TaskDetail, reason: Reason | None) -> list[str]:
     pairs = [
         ("task", task.id), ("type", task.type), ("queue", task.queue), ("state", task.state),
         ("why", reason.fact if reason else ""), ("try", reason.remedy if reason else ""), ("payload", payload),
-        ("size", sized(len(payload.encode("utf-8", "replace")))), ("retried", retried(task)),
+        ("size", sized(len(payload.encode("utf-8", "replace")))),
+        ("headers", json_text(dict(task.headers)) if task.headers else ""), ("retried", retried(task)),
         ("enqueued", absolute(task.enqueued_at)), ("due", absolute(task.next_run_at)),
         ("started", absolute(task.started_at)), ("ended", absolute(task.ended_at)),
         ("kept until", absolute(task.expires_at)), ("last error", task.last_error),

@@ -1,0 +1,83 @@
+"""Client middleware: code of the application around every enqueue."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import msgspec
+
+from boilerd.errors import BoilerdError, shown
+from boilerd.tasks.callables import check_plain, name_of
+from boilerd.tasks.coroutines import NOT_RUN, discard
+from boilerd.tasks.options import EnqueueOptions, TaskOptions, task_options
+from boilerd.tasks.task import TaskInfo
+
+
+class Draft(msgspec.Struct):
+    """A task that is about to be enqueued; client middleware may change it, and all is checked after that.
+
+    Attributes:
+        type: The task's type.
+        payload: As the caller gave it.
+        options: Those that the caller gave, but for ``headers`` and ``inherit``: ``draft.options["queue"] = "low"``.
+        headers: Those of the caller, and those that the enqueue inherits.
+    """
+
+    type: str
+    payload: Any = None
+    options: EnqueueOptions = msgspec.field(default_factory=EnqueueOptions)
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Without what the payload and the headers hold."""
+        return f"Draft(type={self.type!r}, options={self.options!r}, headers={[*self.headers]!r})"
+
+
+Answers = list[TaskInfo | BoilerdError]
+#: Enqueues the drafts: for each, in the same order, its TaskInfo or the error that kept it out.
+Push = Callable[[list[Draft]], Answers]
+#: Gets the drafts of an enqueue or batch, and what enqueues them; it returns an answer for each of them.
+ClientMiddleware = Callable[[list[Draft], Push], Answers]
+
+
+def check_client_middleware(middleware: Sequence[ClientMiddleware]) -> None:
+    """Raise ValueError if there is none, TypeError if one cannot be called or is no plain function."""
+    if not middleware:
+        raise ValueError("give at least one client middleware")
+    for each in middleware:
+        check_plain("client middleware", each, "drafts", "push")
+
+
+def contents(drafts: Sequence[Draft]) -> list[tuple[str, Any]]:
+    """Types and payloads of what the middleware pushes; raises TypeError if it is anything but drafts."""
+    for draft in drafts:
+        if not isinstance(draft, Draft):
+            raise TypeError(f"push(drafts) got {shown(draft)} among the drafts; give it Drafts")
+    return [(draft.type, draft.payload) for draft in drafts]
+
+
+def options_of(draft: Draft) -> TaskOptions:
+    """Check the options that the middleware left behind; raises InvalidTaskError, TypeError."""
+    # Not with `|`: a middleware that puts its headers among the options is told.
+    return task_options(**cast(dict[str, Any], draft.options), headers=draft.headers)
+
+
+def wrap_push(middleware: Sequence[ClientMiddleware], push: Push) -> Push:
+    """`push` inside the middleware, of which the first is outermost."""
+    for each in reversed(middleware):
+        push = functools.partial(_pass_through, each, push)
+    return push
+
+
+def _pass_through(middleware: ClientMiddleware, push: Push, drafts: list[Draft]) -> Answers:
+    """Call the middleware; raises TypeError if it left a draft without an answer, which would be lost unseen."""
+    count = len(drafts)
+    answers: Any = middleware(drafts, push)
+    is_list = isinstance(answers, list | tuple)
+    if is_list and len(answers) == count and all(isinstance(each, TaskInfo | BoilerdError) for each in answers):
+        return cast(Answers, [*answers])
+    told = discard(answers) if NOT_RUN[type(answers)] else f"{len(answers)} answers" if is_list else shown(answers)
+    raise TypeError(
+        f"client middleware {name_of(middleware)} returned {told} for {count} drafts; it must return, for each, what"
+        " push(drafts) answers or a BoilerdError"
+    )
