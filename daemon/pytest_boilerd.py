@@ -21,8 +21,11 @@ _APP = "boilerd_app"
 _DAEMON: pytest.StashKey[DaemonProcess] = pytest.StashKey()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Take the ini option."""
+    # pytest compiles what a plugin's distribution holds in its own way, for its assert statements: 130 ms for boilerd
+    # where it may not keep that, and 7 ms where it may. There is no public way out, and no harm where this is none.
+    getattr(pluginmanager.rewrite_hook, "_must_rewrite", set()).discard("boilerd")
     parser.addini(_APP, "the mux that the fixtures of boilerd run, as module:name", default="")
 
 

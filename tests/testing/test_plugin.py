@@ -42,12 +42,16 @@ import sys
 def test_nothing():
     assert [name for name in sys.modules if name.split(".")[0] in ("boilerd", "redis", "msgspec")] == []
 
+def test_rewriting(pytestconfig):
+    import boilerd
+    assert not isinstance(boilerd.__spec__.loader, type(pytestconfig.pluginmanager.rewrite_hook))
+
 def test_client(boilerd_client): ...
 """,
         ini="",
     )
 
-    assert "1 passed, 1 error" in printed, printed
+    assert "2 passed, 1 error" in printed, printed
     assert 'boilerd_app is not set, and the fixtures of boilerd need a mux; write boilerd_app = "tasks:mux"' in printed
 
 
