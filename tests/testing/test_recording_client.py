@@ -14,9 +14,11 @@ import pytest
 
 from boilerd import (
     AsyncClient,
+    BrokerUnavailableError,
     Client,
     DeadlineExceededError,
     Draft,
+    DuplicateTaskError,
     Push,
     ServeMux,
     Task,
@@ -173,6 +175,18 @@ def test_a_type_may_be_an_object_that_has_its_name(client: RecordingClient, mux:
 
     assert client.assert_enqueued(echo, 1) == client.of(echo)[0]
     assert run(mux, echo, 2) == 2
+
+
+def test_a_unique_lock_counts_from_when_its_task_is_due_and_ends_by_the_clock(client: RecordingClient) -> None:
+    first = client.enqueue("echo", unique=60, process_in=30)
+
+    client.travel(89)
+    with pytest.raises(DuplicateTaskError) as refused:
+        client.enqueue("echo", unique=60)
+    client.travel(1)
+
+    assert refused.value.task_id == first.id
+    assert client.enqueue("echo", unique=60).state == TaskState.PENDING
 
 
 # Run it.
@@ -493,20 +507,38 @@ def test_one_attempt_lives_in_the_lifespans_too(mux: ServeMux, told: list[Any]) 
 # Clients that modules made.
 
 
-def test_what_clients_of_the_settings_enqueue_goes_to_the_recorder_within_the_block(client: RecordingClient) -> None:
-    settings = Settings(redis_url="redis://127.0.0.1:1")
-    before = Client.from_settings(settings)
-    stores = [before._store]
+@pytest.fixture
+def unreachable() -> Settings:
+    return Settings(redis_url="redis://127.0.0.1:1")
 
-    with override(client) as recorder, override(RecordingClient()) as inner:
-        inside = AsyncClient.from_settings(settings)
+
+def test_what_clients_of_the_settings_enqueue_goes_to_the_recorder_within_the_block(
+    client: RecordingClient, unreachable: Settings
+) -> None:
+    before = Client.from_settings(unreachable)
+
+    with override(client):
+        inside = AsyncClient.from_settings(unreachable)
         asyncio.run(inside.enqueue("echo", "inside"))
         before.enqueue("echo", "before")
-    stores += [before._store, inside._client._store]
 
-    assert [task.payload for task in inner.tasks] == ["inside", "before"]
-    assert recorder.tasks == []
-    assert stores[0] is stores[1]
-    assert stores[2] is not stores[0]
-    assert type(stores[2]) is type(stores[0])
+    assert [task.payload for task in client.tasks] == ["inside", "before"]
+    for behind in (before.enqueue, inside._client.enqueue):
+        with pytest.raises(BrokerUnavailableError):
+            behind("echo")
     asyncio.run(inside.aclose())
+
+
+def test_the_innermost_block_has_what_is_enqueued_and_gives_it_back_to_the_outer_one(
+    client: RecordingClient, unreachable: Settings
+) -> None:
+    inner = RecordingClient()
+
+    with override(client):
+        with override(inner):
+            made_inside = Client.from_settings(unreachable)
+            made_inside.enqueue("echo", 1)
+        made_inside.enqueue("echo", 2)
+
+    assert [task.payload for task in inner.tasks] == [1]
+    assert [task.payload for task in client.tasks] == [2]

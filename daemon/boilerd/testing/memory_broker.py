@@ -36,6 +36,7 @@ class Job:
         due_s: When it is due, or came to its queue.
         place: Its place among those that are due at the same moment.
         expires_s: When it is deleted, once it has ended.
+        retried_until_s: When a failure of a kind that only a young task is tried again after archives it.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Job:
     result: bytes = b""
     last_error: str = ""
     is_cancelled: bool = False
+    retried_until_s: float | None = None
 
     def snapshot(self, now_s: float) -> RecordedTask:
         """It as tests see it."""
@@ -191,6 +193,8 @@ class MemoryBroker:
             verdict, counts = decision.verdict, decision.counts
             if verdict is Verdict.RETRY and job.is_cancelled:
                 verdict, counts = Verdict.ARCHIVE, True
+            if verdict is Verdict.RETRY and self._is_too_old(job, claim, failure):
+                verdict = Verdict.ARCHIVE
             if verdict is Verdict.DROP:
                 del self.jobs[job.id]
                 return verdict
@@ -208,6 +212,16 @@ class MemoryBroker:
         """The tasks of these queues, or of all, that wait, in the order in which they were enqueued."""
         chosen = (job for job in self.jobs.values() if queues is None or job.options.queue in queues)
         return [job for job in chosen if job.state in WAITING]
+
+    def _is_too_old(self, job: Job, claim: Claim, failure: Failure) -> bool:
+        """Whether the task may be tried again only while it is younger than it is."""
+        within_s: float | None = getattr(failure.decision, "within_s", None)
+        if within_s is None:
+            return False
+        came_s = claim.task.enqueued_at.timestamp() if claim.task and claim.task.enqueued_at else float(claim.started)
+        if job.retried_until_s is None:
+            job.retried_until_s = came_s + within_s
+        return self.now_s > job.retried_until_s
 
     def _note_arrival(self, job: Job) -> None:
         job.fields[b"enqueued_at"] = moment(self.now_s).isoformat().encode()
