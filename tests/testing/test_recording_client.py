@@ -1,6 +1,7 @@
 """A client that records what is enqueued, and runs it by a clock of its own."""
 
 import asyncio
+import functools
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -390,6 +391,29 @@ def test_async_handlers_run_on_the_loop_of_the_test_inside_of_their_middleware(
     assert asyncio.run(in_loop()) == ["<middleware>", "<True>", "<1>"]
     assert seen["loop"] is seen["test"]
     assert SEEN.get() == ""
+
+
+def test_an_async_handler_may_be_wrapped_but_not_hidden(client: RecordingClient, mux: ServeMux) -> None:
+    async def handle(task: Task) -> bool:
+        return asyncio.get_running_loop() is loop
+
+    @mux.handle("wrapped")
+    @functools.wraps(handle)
+    def wrapped(task: Task) -> Any:
+        return handle(task)
+
+    @mux.handle("hidden")
+    def hides(task: Task) -> Any:
+        return handle(task)
+
+    client.enqueue_many([("wrapped", 1), ("hidden", 1)])
+
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        wrapped_attempt, hidden = runner.run(client.adrain(raise_errors=False))
+
+    assert wrapped_attempt.result is True
+    assert "returned by a handler that is not async def" in str(hidden.error)
 
 
 def test_a_drain_inside_of_a_loop_names_its_async_form(client: RecordingClient, mux: ServeMux) -> None:

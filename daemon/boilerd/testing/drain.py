@@ -5,6 +5,7 @@ needs a process of its own is left out: no timeout interrupts a handler, no sign
 """
 
 import asyncio
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from boilerd.broker.claims import Claim, Completion
 from boilerd.errors import DuplicateTaskError, TaskIdConflictError
 from boilerd.process.logs import log_context
 from boilerd.tasks.callables import is_plain
-from boilerd.tasks.coroutines import ELSEWHERE
+from boilerd.tasks.coroutines import ELSEWHERE, discard
 from boilerd.tasks.cron import CronEntry, check_unique_names
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.life import Life, WorkerContext
@@ -118,6 +119,7 @@ class Runner:
         """The same, but an ``async def`` handler runs on this thread's loop; its middleware runs in another thread."""
         task = self.rules.task_of(claim)
         if task is None or not self._may_await(task.type):
+            context.run(ELSEWHERE.set, _refuse)
             return self.run(claim, context)
         with _Elsewhere(asyncio.get_running_loop()) as elsewhere:
             context.run(ELSEWHERE.set, elsewhere.wait_for)
@@ -129,7 +131,7 @@ class Runner:
         found: Any = self.handler
         while isinstance(found, ServeMux):
             found = found.match(task_type)
-        return found is None or not is_plain(found)
+        return found is None or not (is_plain(found) and is_plain(inspect.unwrap(found)))
 
     def _outcome(self, claim: Claim, task: Task) -> Outcome:
         """What `AttemptRunner.run` does, but for its signals."""
@@ -193,6 +195,13 @@ class _Elsewhere:
         if self._is_over:
             self._awaited.cancel()
         return self._awaited.result()
+
+
+def _refuse(awaitable: Awaitable[Any]) -> Any:
+    raise RuntimeError(
+        f"{discard(awaitable)} was returned by a handler that is not async def, so that adrain has called it where it"
+        " cannot be awaited; make it async def"
+    )
 
 
 async def _here(awaitable: Awaitable[Any]) -> Any:
