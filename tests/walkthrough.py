@@ -184,7 +184,7 @@ class Session:
     def _process(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             words, cwd=self.directory, env=self._env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, timeout=DEADLINE_S, check=False,
+            stderr=subprocess.STDOUT, text=True, timeout=2 * DEADLINE_S, check=False,
         )  # fmt: skip
 
     def _start(self, command: str) -> None:

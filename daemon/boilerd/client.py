@@ -4,8 +4,10 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
@@ -61,6 +63,36 @@ class TaskStore(Protocol):
 
     def cancel(self, task_id: str) -> str:
         """Cancel a task; answers as `Broker.cancel`."""
+
+
+class Overrides:
+    """Which clients `Client.from_settings` has made, and where a test has their tasks go."""
+
+    def __init__(self) -> None:
+        self._made: weakref.WeakSet[Client] = weakref.WeakSet()
+        self._stores: list[TaskStore] = []
+
+    def add(self, client: "Client") -> None:
+        """Note a new client."""
+        self._made.add(client)
+        if self._stores:
+            _redirect(client, self._stores[-1])
+
+    @contextmanager
+    def to(self, store: TaskStore) -> Iterator[None]:
+        """Have the tasks of all these clients go to `store`, also of those that are made in the block."""
+        before = {client: _redirect(client, store) for client in list(self._made)}
+        self._stores.append(store)
+        try:
+            yield
+        finally:
+            self._stores.pop()
+            for client in list(self._made):
+                made_in_block = self._stores[-1] if self._stores else Broker(client.connection)
+                _redirect(client, before.get(client, made_in_block))
+
+
+OVERRIDES = Overrides()
 
 
 class Client:
@@ -124,12 +156,14 @@ class Client:
     def from_settings(cls, settings: Settings | None = None, *, mux: ServeMux | None = None) -> Self:
         """A client for the Redis that the settings name; without settings, those of the command line are used."""
         settings = settings or find_settings()
-        return cls(
+        client = cls(
             connect_to(settings, is_client=True),
             mux=mux,
             max_payload=settings.max_payload,
             inherit_headers=settings.inherit_headers,
         )
+        OVERRIDES.add(client)
+        return client
 
     def use(self, *middleware: ClientMiddleware) -> ClientMiddleware:
         """Go around each enqueue, once for a batch; the first one given is outermost, inside that of the mux.
@@ -261,14 +295,18 @@ class Client:
         self, task_id: str, tell: "TellProgress", *, has_timeout: bool, allow_in_handler: bool
     ) -> "Future[Ending]":
         """Begin to wait, for `wait` here and of an AsyncClient; see `Waiter.submit`."""
+        self.check_wait(task_id, allow_in_handler=allow_in_handler)
+        if self.connection is None:
+            raise RuntimeError(f"task {task_id}: this client has no broker, and nothing runs the task")
+        return self._waiters().submit(task_id, tell, has_timeout=has_timeout)
+
+    def check_wait(self, task_id: str, *, allow_in_handler: bool) -> None:
+        """Raise RuntimeError where a handler would wait that was not allowed to."""
         if CURRENT.get() is not None and not allow_in_handler:
             raise RuntimeError(
                 f"task {task_id}: a handler that waits holds its worker, and where all of them wait none runs the task;"
                 " enqueue what comes next from the other task, or say allow_in_handler=True"
             )
-        if self.connection is None:
-            raise RuntimeError(f"task {task_id}: this client has no broker, and nothing runs the task")
-        return self._waiters().submit(task_id, tell, has_timeout=has_timeout)
 
     def _waiters(self) -> "Waiters":
         """What waits for this client; made, and its modules imported, when somebody first does."""
@@ -424,6 +462,12 @@ class Client:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _redirect(client: Client, store: TaskStore) -> TaskStore:
+    """Have a client's tasks go to another store; returns the one before."""
+    before, client._store = client._store, store  # noqa: SLF001 - nobody else may
+    return before
 
 
 def _naming(task: NewTask, error: BrokerUnavailableError) -> BrokerUnavailableError:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import boilerd
+import pytest_boilerd
 from boilerd import Client, ConfigError, EnqueueOptions, Inspector, InvalidTaskError, ServeMux, Task, TaskState, retry
 from boilerd.broker import keys
 from boilerd.process.log_lines import FIELDS
@@ -21,6 +22,7 @@ from boilerd.settings.loading import load
 from boilerd.tasks.headers import MAX_HEADER_BYTES
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.tasks.task import check_task_id, check_type
+from boilerd.testing.daemon_process import DaemonProcess
 from boilerd.units import LONGEST_S
 from boilerd.worker.attempt import MAX_RESULT_BYTES
 from pages import COMMANDS_IN, DOCS, PAGES, ROOT, blocks, codes, prose, table, tables
@@ -114,6 +116,26 @@ def test_the_methods_of_an_inspector_have_the_arguments_that_the_page_gives_them
         name, _, given = code.rstrip(")").partition("(")
         has = set(inspect.signature(getattr(Inspector, name)).parameters)
         assert set(given.split(", ")) - {"", "…"} <= has, code
+
+
+# Testing.
+
+
+def test_the_fixtures_are_those_of_the_plugin() -> None:
+    kind = type(pytest_boilerd.boilerd_mux)
+    fixtures = {name for name, value in vars(pytest_boilerd).items() if isinstance(value, kind)}
+
+    assert set(table("testing.md", "Fixture").names()) == fixtures
+
+
+def test_what_a_daemon_of_a_test_does_has_the_arguments_that_the_page_gives_it() -> None:
+    has = public(DaemonProcess) | set(re.findall(r"self\.(\w+)[:=\s]", inspect.getsource(DaemonProcess.__init__)))
+
+    for code in table("testing.md", "`boilerd_daemon`").names():
+        name, _, given = code.rstrip(")").partition("(")
+        assert name in has, code
+        if given:
+            assert set(given.split(", ")) <= set(inspect.signature(getattr(DaemonProcess, name)).parameters), code
 
 
 # Operating.

@@ -21,6 +21,7 @@ _PAGES = (
     "a-workers-life.md",
     "databases.md",
     "results.md",
+    "testing.md",
 )
 FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in _PAGES)}
 #: How commands begin that the tests of other rooms run.
@@ -75,6 +76,13 @@ def test_results_are_waited_for_as_the_page_says(directory: Path, valkey: Valkey
 
     with Session(directory, **state) as reader:
         reader.follow(DOCS / "results.md")
+
+
+@pytest.mark.long(10)
+def test_the_page_on_testing_is_followed_to_its_end(directory: Path) -> None:
+    # As if boilerd were installed anew: an installation of before the plugin does not name it.
+    with Session(directory, PYTEST_PLUGINS="pytest_boilerd") as reader:
+        reader.follow(DOCS / "testing.md")
 
 
 @pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "commands.md"])

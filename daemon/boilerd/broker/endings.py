@@ -18,7 +18,7 @@ from boilerd.tasks.progress import TaskProgress
 _FIELDS = (
     "status", "result_ttl", "task_type", "description", "last_error", "runs", "started_at", "progress",
 )  # fmt: skip
-_NAMES = tuple(name.encode() for name in _FIELDS)
+NAMES = tuple(name.encode() for name in _FIELDS)
 #: RQ's words for what is no end of a task; a status that is none of its words cannot change by itself either.
 _GOES_ON = frozenset({b"created", b"queued", b"started", b"scheduled", b"deferred"})
 #: RQ's words for an end that somebody asked for; only its tools write them.
@@ -29,7 +29,7 @@ class Record:
     """A task's record, as far as whoever waits has to know it."""
 
     def __init__(self, values: Sequence[bytes | None]) -> None:
-        self.fields = {name: value for name, value in zip(_NAMES, values, strict=True) if value is not None}
+        self.fields = {name: value for name, value in zip(NAMES, values, strict=True) if value is not None}
 
     @staticmethod
     def command(task_id: str) -> Sequence[str | bytes]:

@@ -13,7 +13,7 @@ import sys
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -41,6 +41,9 @@ class _Kinds(dict[type, bool]):
 
 NOT_RUN = _Kinds()
 
+#: Awaits what a handler returned on another thread's loop, while this one waits; None: on the process's own loop.
+ELSEWHERE: ContextVar[Callable[[Awaitable[Any]], Any] | None] = ContextVar("boilerd_elsewhere", default=None)
+
 
 class _Loop:
     """The process's event loop, made at the first use and kept.
@@ -56,10 +59,13 @@ class _Loop:
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
         """Await what a handler returned to its end or an interrupt; raises RuntimeError inside of another loop."""
+        if elsewhere := ELSEWHERE.get():
+            return elsewhere(awaitable)
         if _is_in_loop():
             raise RuntimeError(
                 f"{discard(awaitable)} of an async def handler cannot run inside of a running event loop; in a test"
-                " that is async def itself, call it as `await asyncio.to_thread(run, mux, …)`"
+                " that is async def itself, call it as `await asyncio.to_thread(run, mux, …)`, or drain with"
+                " `await client.adrain()`"
             )
         loop = self._get_loop()
         self._interrupt = None
@@ -151,10 +157,13 @@ class OnLoop:
     Args:
         manager: The async one.
         name: For messages.
+
+    Attributes:
+        manager: The async one.
     """
 
     def __init__(self, manager: AbstractAsyncContextManager[Any, Any], name: str) -> None:
-        self._manager = manager
+        self.manager = manager
         self._name = name
         self._value: Any = None
         self._error: BaseException | None = None
@@ -188,7 +197,7 @@ class OnLoop:
     async def _live(self, entered: asyncio.Future[None]) -> bool:
         """Whether the manager kept an error to itself."""
         try:
-            async with self._manager as self._value:
+            async with self.manager as self._value:
                 entered.set_result(None)
                 await self._leave
         except BaseException as error:

@@ -136,8 +136,7 @@ class AttemptRunner:
             alert_in_s: Seconds until a SIGALRM that only wakes the reclaimer, through the wakeup fd.
         """
         if deadline_in_s is not None and deadline_in_s <= 0:
-            late = DeadlineExceededError(f"the deadline passed {-deadline_in_s:.1f} s before the attempt began")
-            return Failed(late, describe(late))
+            return too_late(deadline_in_s)
         try:
             try:
                 self._alert_at_s = None if alert_in_s is None else time.monotonic() + alert_in_s
@@ -197,7 +196,7 @@ class AttemptRunner:
         """The outcome of an attempt that raised; the interrupt is its cause, whatever the handler made of it."""
         if isinstance(self._interrupt, ShutdownTimeoutError):
             return Released()
-        return Failed(_for_users(self._interrupt or error), _format(error))
+        return failed(error, self._interrupt)
 
     def _arm(self) -> None:
         """Set the timer to the next limit, or to the alert before it."""
@@ -238,6 +237,17 @@ class AttemptRunner:
         self._interrupt = error
         if not interrupt(error):
             raise error
+
+
+def too_late(deadline_in_s: float) -> Failed:
+    """The outcome of an attempt that may not begin any more."""
+    late = DeadlineExceededError(f"the deadline passed {-deadline_in_s:.1f} s before the attempt began")
+    return Failed(late, describe(late))
+
+
+def failed(error: BaseException, interrupt: TaskInterrupt | None = None) -> Failed:
+    """The outcome of an attempt that raised; `interrupt` is what led to it, if something did."""
+    return Failed(_for_users(interrupt or error), _format(error))
 
 
 def encode_result(result: Any, task: Task | None = None) -> bytes:

@@ -2,14 +2,21 @@
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from types import MappingProxyType
 from typing import Any, cast
 
 from boilerd.process.forks import end_child
 from boilerd.tasks.coroutines import OnLoop, discard
-from boilerd.tasks.life import LIFESPAN, START, Life, Part, WorkerContext
+from boilerd.tasks.life import LIFESPAN, START, STOP, Life, Part, WorkerContext
 
 
 @contextmanager
@@ -30,6 +37,32 @@ def entered(life: Life, worker: WorkerContext) -> Iterator[Mapping[str, Any]]:
             yield MappingProxyType(state)
         finally:
             _end_if_child(pid)
+
+
+@asynccontextmanager
+async def aentered(life: Life, worker: WorkerContext) -> AsyncIterator[Mapping[str, Any]]:
+    """The same on the loop that runs, in the asyncio task that it is called in; for tests."""
+    state: dict[str, Any] = {}
+    sources: dict[str, Part] = {}
+    async with AsyncExitStack() as stack:
+        for part in life.parts:
+            if part.kind == STOP:
+                stack.push_async_callback(_stopped, part, worker)
+                continue
+            manager = _manager(part, worker)
+            value = (
+                stack.enter_context(manager)
+                if not isinstance(manager, OnLoop)
+                else (await stack.enter_async_context(manager.manager))
+            )
+            _merge(state, sources, part, value)
+        yield MappingProxyType(state)
+
+
+async def _stopped(part: Part, worker: WorkerContext) -> None:
+    result = part.call(worker)
+    if inspect.isawaitable(result):
+        await result
 
 
 def _manager(part: Part, worker: WorkerContext) -> AbstractContextManager[Any]:

@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -36,6 +36,18 @@ logger = logging.getLogger("boilerd.task")
 HOOK_LIMIT_S = 5.0
 
 
+@contextmanager
+def hook_limit() -> Iterator[None]:
+    """Raise TimeoutError in the block after `HOOK_LIMIT_S`; a child that it forks ends with it."""
+    pid = os.getpid()
+    try:
+        with time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s")):
+            yield
+    finally:
+        if os.getpid() != pid:
+            end_child()
+
+
 class RecordsFailures(Protocol):
     """A broker, or one that waits for the end of an outage."""
 
@@ -56,6 +68,7 @@ class Rules:
         refusals: Folds what is logged of refused jobs, for whoever can write to Redis can cause thousands in a second;
             and of tasks, if the settings say so.
         declared: What the worker's record tells of the application.
+        limit_hook: Limits the time of a hook, by a signal.
     """
 
     handler: Handler
@@ -65,6 +78,7 @@ class Rules:
     middleware: Callable[[Handler], Handler] = lambda handler: handler
     refusals: Folding = field(default_factory=lambda: Folding(logger))
     declared: Declared = field(default_factory=Declared)
+    limit_hook: Callable[[], AbstractContextManager[None]] = hook_limit
 
     @classmethod
     def of(
@@ -97,12 +111,12 @@ class Rules:
         with log_context(**task.log_fields):
             if self.hooks.error_handler:
                 try:
-                    with hook_limit():
+                    with self.limit_hook():
                         self.hooks.error_handler(task, error)
                 except BaseException:  # sys.exit() in it must not end the process
                     logger.exception("error_handler raised")
             try:
-                with hook_limit():
+                with self.limit_hook():
                     decision = decide(error, task, policy, self.hooks)
             except BaseException:
                 logger.exception("is_failure or retry_delay raised")
@@ -231,18 +245,6 @@ def release_held(broker: Broker, worker: str, **fields: str) -> None:
 def _may_call(mux: ServeMux, function: str) -> bool:
     handler = mux.match(function)
     return isinstance(handler, Functions) and handler.names(function)
-
-
-@contextmanager
-def hook_limit() -> Iterator[None]:
-    """Raise TimeoutError in the block after `HOOK_LIMIT_S`; a child that it forks ends with it."""
-    pid = os.getpid()
-    try:
-        with time_limit(HOOK_LIMIT_S, TimeoutError(f"the hook took longer than {HOOK_LIMIT_S:g} s")):
-            yield
-    finally:
-        if os.getpid() != pid:
-            end_child()
 
 
 def sort_batch(claims: Iterable[Claim], batch: Batch) -> tuple[list[Completion], list[str], list[Claim]]:
