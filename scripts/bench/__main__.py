@@ -1,7 +1,8 @@
 """Measure boilerd and its peers side by side on this machine, and print ratios.
 
-Each round measures every peer once, in turns, on a private Valkey behind a Unix socket. Machines are
-noisy: the medians of several rounds in one run can be compared, figures of two runs cannot.
+Each round measures every peer once, in turns, on a private Valkey behind a Unix socket; the next one begins with
+another peer, because who comes first does up to a tenth less. Machines are noisy: the medians of several rounds in
+one run can be compared, figures of two runs cannot.
 
     make bench                                          five rounds, about half an hour
     make bench ARGS='--rounds 1 --peers boilerd,huey --only drain'
@@ -43,7 +44,7 @@ def main() -> None:
         adopt_orphans()
         try:
             bench = Bench(server, Path(directory), environments)
-            rounds = [_round(bench, chosen) for _ in range(chosen.rounds)]
+            rounds = [_round(bench, chosen, number) for number in range(chosen.rounds)]
             alone = {name: ALONE[name](bench) for name in ALONE if name in chosen.only}
             machine = {
                 "cores": measures.cores(), "python": platform.python_version(), "server": server.version(),
@@ -56,11 +57,11 @@ def main() -> None:
     print((chosen.out / "bench.md").read_text("utf-8"))
 
 
-def _round(bench: Bench, chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _round(bench: Bench, chosen: argparse.Namespace, number: int) -> dict[str, dict[str, Any]]:
     """Peer → figure → value."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in chosen.peers:
-        found[name] = {}
+    found: dict[str, dict[str, Any]] = {name: {} for name in chosen.peers}
+    first = number % len(chosen.peers)
+    for name in [*chosen.peers[first:], *chosen.peers[:first]]:
         for only in chosen.only:
             if only in measures.MEASURES and (only == "drain" or not PEERS[name].is_variant):
                 print(f"{name}: {only}", file=sys.stderr, flush=True)
