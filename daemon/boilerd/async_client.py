@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Self, TypeVar, Unpack
 
-from boilerd.client import Client, in_seconds, not_in_time
+from boilerd.client import Client
+from boilerd.enqueuing.waiting import in_seconds, not_in_time
 from boilerd.errors import BoilerdError, BrokerUnavailableError
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.drafts import ClientMiddleware
