@@ -13,7 +13,7 @@ import redis
 from boilerd.broker.broker import Broker, is_cancelled
 from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.job_hash import NewTask
-from boilerd.enqueuing.composer import Composer
+from boilerd.enqueuing.composer import Composer, Order
 from boilerd.enqueuing.drafting import Drafting
 from boilerd.enqueuing.stores import OVERRIDES, TaskStore
 from boilerd.enqueuing.waiting import Waits, wait_here
@@ -22,7 +22,7 @@ from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
 from boilerd.tasks.drafts import Answers, ClientMiddleware
 from boilerd.tasks.mux import ServeMux
-from boilerd.tasks.options import EnqueueOptions, TaskOptions
+from boilerd.tasks.options import EnqueueOptions
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.tasks.task import OnProgress, Seconds, TaskInfo
 from boilerd.tasks.typed import Message, R
@@ -157,9 +157,9 @@ class Client:
             BrokerUnavailableError: Redis did not answer; none, some or all of the tasks may be stored.
         """
         messages = self._composer.messages(tasks)
-        if self._middleware:
+        if self._middleware and messages:
             return self._middleware.push(messages, options, self._store_many)
-        return self._store_many(messages, self._composer.options_of_many(messages, options))
+        return self._store_many(self._composer.orders(messages, options))
 
     def cancel(self, task_id: str) -> bool:
         """Cancel a task: a waiting one is deleted, a running one is interrupted and archived.
@@ -225,27 +225,27 @@ class Client:
         if self._middleware:
             (answer,) = self._middleware.push([message], options, self._store_first)
         else:
-            (answer,) = self._store_first([message], [self._composer.options(message, options)])
+            (answer,) = self._store_first([self._composer.order(message, options)])
         if isinstance(answer, BoilerdError):
             raise answer
         return answer
 
-    def _store_first(self, messages: Sequence[Message], options: Iterable[TaskOptions]) -> Answers:
+    def _store_first(self, orders: Iterable[Order]) -> Answers:
         """Store the task of an enqueue, and those that its middleware has added."""
-        new = list(map(self._composer.task, messages, options))
+        made = [(message, self._composer.task(message, options)) for message, options in orders]
         try:
-            return self._stored(messages, new)
+            return self._stored(made)
         except BrokerUnavailableError as error:
             if not error.was_sent:
                 raise
-            raise _naming(new[0], error) from error
+            raise _naming(made[0][1], error) from error
 
-    def _store_many(self, messages: Sequence[Message], options: Iterable[TaskOptions]) -> Answers:
-        return self._stored(messages, self._composer.tasks(messages, options))
+    def _store_many(self, orders: Iterable[Order]) -> Answers:
+        return self._stored(self._composer.tasks(orders))
 
-    def _stored(self, messages: Sequence[Message], new: list[NewTask]) -> Answers:
+    def _stored(self, made: Sequence[tuple[Message, NewTask]]) -> Answers:
         answers: Answers = []
-        for task, message, state in zip(new, messages, self._store.enqueue(new), strict=True):
+        for (message, task), state in zip(made, self._store.enqueue([task for _, task in made]), strict=True):
             if isinstance(state, BoilerdError):
                 answers.append(state)
                 continue

@@ -22,6 +22,9 @@ from boilerd.tasks.typed import Message
 
 logger = logging.getLogger("boilerd.client")
 
+#: A task before it is made: what to enqueue, and how.
+Order = tuple[Message, TaskOptions]
+
 #: A client remembers so many types for which its mux has a handler.
 _MOST_TYPES = 10_000
 #: Hexadecimal digit → the digit with the upper two bits of a UUID's variant.
@@ -66,21 +69,21 @@ class Composer:
         """What to enqueue of many; raises InvalidTaskError with the place of what is wrong."""
         return [each if isinstance(each, Message) else self._of_pair(place, each) for place, each in enumerate(tasks)]
 
-    def options(self, message: Message, given: Mapping[str, Any]) -> TaskOptions:
-        """The options of its task, with the defaults of its type, and with the headers that it inherits.
+    def order(self, message: Message, given: Mapping[str, Any]) -> Order:
+        """The message with the options of its task: those given, the defaults of its type, headers that it inherits.
 
         Raises:
             InvalidTaskError: One has a value that is not allowed.
             TypeError: There is no such option.
         """
-        return self.inheriting(_with_defaults(message.options, given), message.payload)
+        return message, self.inheriting(_with_defaults(message.options, given), message.payload)
 
-    def options_of_many(self, messages: Sequence[Message], given: Mapping[str, Any]) -> Iterator[TaskOptions]:
-        """As `options`, for each; they are checked before the first one is asked for."""
+    def orders(self, messages: Sequence[Message], given: Mapping[str, Any]) -> Iterator[Order]:
+        """As `order`, for each; the options are checked before the first one is asked for."""
         # Once for all tasks with the same defaults, which are one object.
         defaults = {id(each.options): each.options for each in messages} or {0: None}
         chosen = {key: _with_defaults(each, given) for key, each in defaults.items()}
-        return (self.inheriting(chosen[id(each.options)], each.payload) for each in messages)
+        return ((each, self.inheriting(chosen[id(each.options)], each.payload)) for each in messages)
 
     def inheriting(self, options: TaskOptions, payload: Any) -> TaskOptions:
         """The options with the headers that an enqueue takes over from the task whose handler makes it."""
@@ -92,7 +95,11 @@ class Composer:
         return structs.replace(options, headers=headers)
 
     def task(self, message: Message, options: TaskOptions) -> NewTask:
-        """The task; raises InvalidPayloadError if the payload has no JSON form, is too large, or does not fit."""
+        """The task of an order.
+
+        Raises:
+            InvalidPayloadError: The payload has no JSON form, is too large, or does not fit.
+        """
         declared = message.declared
         to_plain = declared.to_plain if declared else None
         encoded = encode_payload(message.payload, self._max_payload, sorts_sets=options.unique_s > 0, to_plain=to_plain)
@@ -100,21 +107,21 @@ class Composer:
             declared.check(encoded)
         return NewTask(options.task_id or _random_id(), message.type, encoded, options)
 
-    def tasks(self, messages: Sequence[Message], options: Iterable[TaskOptions]) -> list[NewTask]:
+    def tasks(self, orders: Iterable[Order]) -> list[tuple[Message, NewTask]]:
         """The tasks of many; raises InvalidTaskError with the place of what is wrong."""
-        new: list[NewTask] = []
+        made: list[tuple[Message, NewTask]] = []
         try:
-            for message, chosen in zip(messages, options, strict=True):
-                new.append(self.task(message, chosen))
+            for message, options in orders:
+                made.append((message, self.task(message, options)))
         except InvalidTaskError as error:
-            raise _at_place(len(new), error) from error
-        return new
+            raise _at_place(len(made), error) from error
+        return made
 
     def info(self, task: NewTask, message: Message, state: TaskState) -> TaskInfo:
         """What the caller gets of a task that was stored."""
         options, max_retries = task.options, task.options.max_retries
         if max_retries is None:
-            policy = self._mux.policy(task.type) if self._mux else policy_of(message.function)
+            policy = (self._mux.policy(task.type) if self._mux else None) or policy_of(message.function)
             max_retries = policy.max_retries if policy else DEFAULT_MAX_RETRIES
         info = TaskInfo(
             id=task.id,
