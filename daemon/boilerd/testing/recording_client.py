@@ -263,7 +263,8 @@ class RecordingClient(Client):
         return self._broker.now_s + (0.0 if until is None else seconds(until))
 
     def _enqueue_tick(self, entry: CronEntry, tick_s: float) -> None:
-        self.enqueue(entry.task_type, entry.payload, task_id=entry.tick_id(tick_s), **entry.options)
+        scheduler = Client(self.connection, mux=self._mux, store=self._broker)  # inside the middleware of the mux alone
+        scheduler.enqueue_message(entry.message, task_id=entry.tick_id(tick_s), **entry.options)
 
     def _runner(self, handler: Handler) -> Runner:
         return Runner(self._broker, handler, self._settings.retry.policy())
