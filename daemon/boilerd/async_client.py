@@ -159,8 +159,8 @@ class AsyncClient:
                 return await asyncio.wrap_future(call)
         except TimeoutError:
             raise BrokerUnavailableError(
-                f"no answer within {self._timeout_s:g} s, of Redis or of client middleware; what was asked may have been done,"
-                " enqueuing a task again is safe with the same task_id and once"
+                f"no answer within {self._timeout_s:g} s, of Redis or client middleware; what was asked may have been"
+                " done, enqueuing a task again is safe with the same task_id and once"
             ) from None
 
     def _no_thread(self) -> BrokerUnavailableError:

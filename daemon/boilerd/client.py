@@ -232,25 +232,28 @@ class Client:
 
     def _store_first(self, orders: Iterable[Order]) -> Answers:
         """Store the task of an enqueue, and those that its middleware has added."""
-        made = [(message, self._composer.task(message, options)) for message, options in orders]
+        messages, new = self._composer.tasks(orders, names_place=False)
         try:
-            return self._stored(made)
+            return self._stored(messages, new)
         except BrokerUnavailableError as error:
             if not error.was_sent:
                 raise
-            raise _naming(made[0][1], error) from error
+            raise _naming(new[0], error) from error
 
     def _store_many(self, orders: Iterable[Order]) -> Answers:
-        return self._stored(self._composer.tasks(orders))
+        return self._stored(*self._composer.tasks(orders, names_place=True))
 
-    def _stored(self, made: Sequence[tuple[Message, NewTask]]) -> Answers:
+    def _stored(self, messages: Sequence[Message], new: list[NewTask]) -> Answers:
         answers: Answers = []
-        for (message, task), state in zip(made, self._store.enqueue([task for _, task in made]), strict=True):
+        for task, message, state in zip(new, messages, self._store.enqueue(new), strict=True):
             if isinstance(state, BoilerdError):
                 answers.append(state)
                 continue
             info = self._composer.info(task, message, state)
-            info.attach(self)
+            if info.retention_s:  # without it nobody can wait, and a dict for each is felt
+                info.attach(self)
+                if message.function:
+                    info.attach_decoder(message.decode_result)
             answers.append(info)
         return answers
 

@@ -94,7 +94,40 @@ class Composer:
         headers = inherit(options.headers, task.headers, request_id, self._inherited)
         return structs.replace(options, headers=headers)
 
-    def task(self, message: Message, options: TaskOptions) -> NewTask:
+    def tasks(self, orders: Iterable[Order], *, names_place: bool) -> tuple[list[Message], list[NewTask]]:
+        """Messages and tasks of orders; raises InvalidTaskError, with the place of what is wrong if `names_place`."""
+        messages: list[Message] = []
+        new: list[NewTask] = []
+        try:
+            for message, options in orders:
+                new.append(self._task(message, options))
+                messages.append(message)
+        except InvalidTaskError as error:
+            if names_place:
+                raise _at_place(len(new), error) from error
+            raise
+        return messages, new
+
+    def info(self, task: NewTask, message: Message, state: TaskState) -> TaskInfo:
+        """What the caller gets of a task that was stored."""
+        options, max_retries = task.options, task.options.max_retries
+        if max_retries is None:
+            policy = self._mux.policy(task.type) if self._mux is not None else None
+            if policy is None and message.function is not None:
+                policy = policy_of(message.function)
+            max_retries = policy.max_retries if policy else DEFAULT_MAX_RETRIES
+        return TaskInfo(
+            id=task.id,
+            type=task.type,
+            queue=options.queue,
+            state=state,
+            max_retries=max_retries,
+            timeout_s=options.timeout_s,
+            retention_s=options.retention_s,
+            payload=message.payload,
+        )
+
+    def _task(self, message: Message, options: TaskOptions) -> NewTask:
         """The task of an order.
 
         Raises:
@@ -106,36 +139,6 @@ class Composer:
         if declared is not None:
             declared.check(encoded)
         return NewTask(options.task_id or _random_id(), message.type, encoded, options)
-
-    def tasks(self, orders: Iterable[Order]) -> list[tuple[Message, NewTask]]:
-        """The tasks of many; raises InvalidTaskError with the place of what is wrong."""
-        made: list[tuple[Message, NewTask]] = []
-        try:
-            for message, options in orders:
-                made.append((message, self.task(message, options)))
-        except InvalidTaskError as error:
-            raise _at_place(len(made), error) from error
-        return made
-
-    def info(self, task: NewTask, message: Message, state: TaskState) -> TaskInfo:
-        """What the caller gets of a task that was stored."""
-        options, max_retries = task.options, task.options.max_retries
-        if max_retries is None:
-            policy = (self._mux.policy(task.type) if self._mux else None) or policy_of(message.function)
-            max_retries = policy.max_retries if policy else DEFAULT_MAX_RETRIES
-        info = TaskInfo(
-            id=task.id,
-            type=task.type,
-            queue=options.queue,
-            state=state,
-            max_retries=max_retries,
-            timeout_s=options.timeout_s,
-            retention_s=options.retention_s,
-            payload=message.payload,
-        )
-        if message.function:
-            info.attach_decoder(message.decode_result)
-        return info
 
     def _of_pair(self, place: int, pair: Any) -> Message:
         try:
