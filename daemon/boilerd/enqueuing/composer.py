@@ -83,6 +83,8 @@ class Composer:
         # Once for all tasks with the same defaults, which are one object.
         defaults = {id(each.options): each.options for each in messages} or {0: None}
         chosen = {key: _with_defaults(each, given) for key, each in defaults.items()}
+        if CURRENT.get() is None:
+            return ((each, chosen[id(each.options)]) for each in messages)
         return ((each, self.inheriting(chosen[id(each.options)], each.payload)) for each in messages)
 
     def inheriting(self, options: TaskOptions, payload: Any) -> TaskOptions:
