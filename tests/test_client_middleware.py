@@ -24,6 +24,7 @@ from boilerd import (
     Task,
     TaskIdConflictError,
     TaskInfo,
+    retry,
 )
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.current import CURRENT
@@ -285,11 +286,64 @@ def test_middleware_that_leaves_a_draft_without_an_answer_is_an_error_that_names
         recorder.enqueue_many([("a:b", 1), ("a:b", 2)])
 
 
-def test_what_middleware_pushes_must_be_drafts(recorder: RecordingClient) -> None:
-    recorder.use(lambda _, push: push([1]))  # type: ignore[list-item]
+@pytest.mark.parametrize(
+    ("pushed", "told"),
+    [
+        (lambda draft: [{"number": 4711}], "dict among the drafts; give it Drafts"),
+        (lambda draft: draft, "Draft in place of the drafts; give it a list of Drafts"),
+        (lambda draft: None, "NoneType in place of the drafts; give it a list of Drafts"),
+    ],
+)
+@pytest.mark.parametrize("inner", [0, 1])
+def test_what_middleware_pushes_must_be_drafts(recorder: RecordingClient, pushed: Any, told: str, inner: int) -> None:
+    recorder.use(lambda drafts, push: push(pushed(drafts[0])))
+    recorder.use(*[lambda drafts, push: push(drafts)] * inner) if inner else None
 
-    with pytest.raises(TypeError, match=r"push\(drafts\) got 1 among the drafts; give it Drafts"):
+    with pytest.raises(TypeError, match=rf"push\(drafts\) got {told}"):
         recorder.enqueue("a:b", 1)
+
+
+@pytest.mark.parametrize("inner", [0, 1])
+def test_middleware_may_push_what_can_be_iterated_once(recorder: RecordingClient, inner: int) -> None:
+    recorder.use(lambda drafts, push: push(draft for draft in drafts))  # type: ignore[arg-type]
+    recorder.use(*[lambda drafts, push: push(drafts)] * inner) if inner else None
+
+    recorder.enqueue_many([("a:b", 1), ("a:b", 2)])
+
+    assert [task.payload for task in recorder.tasks] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda draft: draft.options.update(headers={}), "'headers' is none of its options; set draft.headers"),
+        (lambda draft: draft.options.update(inherit=False), "'inherit' is none of its options"),
+        (lambda draft: setattr(draft, "options", None), "its options are NoneType; give a dict"),
+    ],
+)
+def test_the_options_of_a_draft_are_a_dict_without_headers(recorder: RecordingClient, spoil: Any, told: str) -> None:
+    recorder.use(lambda drafts, push: [spoil(drafts[0]), push(drafts)][1])
+
+    with pytest.raises(TypeError, match=f"^draft of 'a:b': {told}"):
+        recorder.enqueue("a:b", 1)
+    assert recorder.tasks == []
+
+
+def test_no_error_of_middleware_holds_a_payload(recorder: RecordingClient) -> None:
+    recorder.use(lambda drafts, push: drafts[0].payload)
+
+    with pytest.raises(TypeError, match="returned a value of type dict for 1 drafts"):
+        recorder.enqueue("a:b", {"number": 4711})
+
+
+def test_many_that_are_none_are_none_for_middleware(recorder: RecordingClient) -> None:
+    @recorder.use
+    def look(drafts: list[Draft], push: Any) -> Any:
+        return [drafts[0].headers, push(drafts)][1]
+
+    assert recorder.enqueue_many([]) == []
+    with pytest.raises(TypeError, match="unknown option 'colour'"):
+        recorder.enqueue_many([], colour="low")  # type: ignore[call-arg]
 
 
 def test_middleware_that_is_async_or_takes_other_arguments_is_refused_where_it_is_registered(
@@ -347,6 +401,127 @@ def test_middleware_may_enqueue_more_than_it_was_given(recorder: RecordingClient
     info = recorder.enqueue("a:b", 1)
 
     assert [(task.type, task.id == info.id) for task in recorder.tasks] == [("a:b", True), ("audit:note", False)]
+
+
+@pytest.fixture
+def typed() -> ServeMux:
+    """Two types with options of their own."""
+    mux = ServeMux()
+    mux.task("a:b", queue="high", retention=60, max_retries=3)(echo)
+    mux.task("c:d", queue="low", timeout=7, headers={"of": "c:d"})(echo)
+    return mux
+
+
+def echo(task: Task) -> Any:
+    return task.payload
+
+
+def shown(recorder: RecordingClient) -> list[tuple[Any, ...]]:
+    return [
+        (task.type, task.options.queue, task.options.retention_s, task.options.timeout_s, task.options.max_retries)
+        for task in recorder.tasks
+    ]
+
+
+def test_a_draft_that_gets_another_type_gets_the_options_of_that_one(typed: ServeMux) -> None:
+    recorder = RecordingClient(mux=typed)
+
+    @recorder.use
+    def redirect(drafts: list[Draft], push: Any) -> Any:
+        for draft in drafts:
+            draft.type = "c:d"
+            if draft.payload == "kept":
+                draft.options["max_retries"] = 9
+        return push(drafts)
+
+    recorder.enqueue("a:b")
+    recorder.enqueue("a:b", retention=60)
+    recorder.enqueue_many([("a:b", "kept")])
+
+    assert shown(recorder) == [
+        ("c:d", "low", 0, 7, None), ("c:d", "low", 60, 7, None), ("c:d", "low", 0, 7, 9),
+    ]  # fmt: skip
+
+
+def test_an_option_that_middleware_takes_away_stays_away(typed: ServeMux) -> None:
+    recorder = RecordingClient(mux=typed)
+
+    @recorder.use
+    def bare(drafts: list[Draft], push: Any) -> Any:
+        for draft in drafts:
+            draft.options.pop("retention", None)
+            draft.headers.clear()
+        return push(drafts)
+
+    recorder.enqueue("a:b")
+    recorder.enqueue("c:d")
+
+    assert shown(recorder) == [("a:b", "high", 0, 1800, 3), ("c:d", "low", 0, 7, None)]
+    assert headers_of(recorder) == [{}, {}]
+
+
+def test_a_draft_that_middleware_adds_is_as_any_enqueue_there(typed: ServeMux) -> None:
+    recorder = RecordingClient(mux=typed)
+
+    @recorder.use
+    def audit(drafts: list[Draft], push: Any) -> Any:
+        return push([*drafts, Draft("c:d", "added"), Draft("c:d", "own", headers={"of": "me"})])[:1]
+
+    with handling(headers=TRACE):
+        recorder.enqueue("a:b", retention=5, inherit=False)
+
+    added = ("c:d", "low", 0, 7, None)
+    assert shown(recorder) == [("a:b", "high", 5, 1800, 3), added, added]
+    assert headers_of(recorder) == [{}, {"of": "c:d", **TRACE}, {"of": "me", **TRACE}]
+
+
+def test_a_message_goes_through_middleware_with_all_that_it_knows(typed: ServeMux) -> None:
+    recorder, other = RecordingClient(mux=typed), ServeMux()
+
+    @other.task("e:f", queue="critical", retention=60)
+    @retry(max_retries=2)
+    def add(task: Task[tuple[int, int]]) -> int:
+        return sum(task.payload)
+
+    @recorder.use
+    def shift(drafts: list[Draft], push: Any) -> Any:
+        for draft in drafts:
+            draft.payload = (draft.payload[0] + 1, draft.payload[1])
+        return push(drafts)
+
+    info = add.enqueue(recorder, (1, 2), headers={"own": "x"})
+    many = recorder.enqueue_many([add.task((1, 2)), ("a:b", [1, 2])])
+
+    assert (info.queue, info.retention_s, info.max_retries) == ("critical", 60, 2)
+    assert [(each.type, each.queue) for each in many if isinstance(each, TaskInfo)] == [
+        ("e:f", "critical"), ("a:b", "high"),
+    ]  # fmt: skip
+    assert [task.payload for task in recorder.tasks] == [[2, 2]] * 3
+    with pytest.raises(InvalidPayloadError):
+        add.enqueue(recorder, (1, "2"))  # type: ignore[arg-type]
+
+
+def mark_late(drafts: list[Draft], push: Any) -> Any:
+    for draft in drafts:
+        draft.headers["late"] = "1"
+    return push(drafts)
+
+
+def test_middleware_that_is_added_while_others_enqueue_breaks_none_of_them() -> None:
+    recorder = RecordingClient()
+    passed = threading.Event()
+
+    def add_another(drafts: list[Draft], push: Any) -> Any:
+        if not passed.is_set():
+            passed.set()
+            recorder.use(mark_late)
+        return push(drafts)
+
+    recorder.use(add_another)
+    recorder.enqueue("a:b")
+    recorder.enqueue("a:b")
+
+    assert headers_of(recorder) == [{}, {"late": "1"}]
 
 
 def test_middleware_of_a_client_for_asyncio_runs_in_a_copy_of_its_callers_context(

@@ -316,7 +316,7 @@ def test_nobody_waits_any_more_when_all_have_left(client: Client) -> None:
         with pytest.raises(TimeoutError):
             info.wait(0.01)
 
-    waits = next(iter(client._waiters()._by_pid.values()))._waits
+    waits = next(iter(client._waits.waiters()._by_pid.values()))._waits
     wait_until(lambda: not waits, "the IDs were taken out")
 
 
@@ -559,7 +559,7 @@ def test_a_coroutine_that_is_cancelled_takes_its_id_out(valkey: Valkey, client: 
                     await calls.wait(info.id)
             with pytest.raises(TimeoutError, match="and goes on"):
                 await calls.wait(info.id, 0.01)
-            waits = next(iter(calls._client._waiters()._by_pid.values()))._waits
+            waits = next(iter(calls._client._waits.waiters()._by_pid.values()))._waits
             await asyncio.to_thread(wait_until, lambda: not waits, "the IDs were taken out")
 
     asyncio.run(main())

@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Self, TypeVar, Unpack
 
-from boilerd.client import Client, in_seconds, not_in_time
+from boilerd.client import Client
+from boilerd.enqueuing.waiting import in_seconds, not_in_time
 from boilerd.errors import BoilerdError, BrokerUnavailableError
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.drafts import ClientMiddleware
@@ -158,13 +159,13 @@ class AsyncClient:
                 return await asyncio.wrap_future(call)
         except TimeoutError:
             raise BrokerUnavailableError(
-                f"Redis did not answer within {self._timeout_s:g} s; what was asked may have been done,"
-                " enqueuing a task again is safe with the same task_id and once"
+                f"no answer within {self._timeout_s:g} s, of Redis or client middleware; what was asked may have been"
+                " done, enqueuing a task again is safe with the same task_id and once"
             ) from None
 
     def _no_thread(self) -> BrokerUnavailableError:
         return BrokerUnavailableError(
-            f"no thread was free within {self._timeout_s:g} s, for {self._count} calls wait for Redis;"
+            f"no thread was free within {self._timeout_s:g} s, for {self._count} calls are under way;"
             " nothing was sent, try again, or send many tasks with enqueue_many",
             was_sent=False,
         )

@@ -30,6 +30,7 @@ from boilerd.broker.claims import Advance, Claim, Completion, Failure
 from boilerd.broker.constants import LEASE_OFFSET_S, LEASE_S
 from boilerd.broker.job_hash import NewTask
 from boilerd.errors import DuplicateTaskError, QueueFullError, TaskIdConflictError
+from boilerd.tasks.headers import NO_HEADERS, Headers
 from boilerd.tasks.options import TaskOptions, UniqueUntil
 from boilerd.tasks.retry import Decision, Verdict
 from boilerd.tasks.task import ARCHIVE_TTL_S, TaskState
@@ -219,6 +220,8 @@ def new_tasks(draw: st.DrawFn) -> NewTask:
         unique_until=draw(st.sampled_from(UniqueUntil)),
         concurrency_key=key,
         concurrency_limit=SHARES.get(key or "", 1),
+        once_s=draw(st.sampled_from([0.0, 20.5, 300.0])),
+        headers=draw(st.sampled_from([NO_HEADERS, Headers({"tenant-id": "7"})])),
     )
     return NewTask(draw(st.sampled_from(IDS)), "test:echo", draw(st.sampled_from([b"1", b"2"])), options)
 
@@ -246,6 +249,8 @@ class BrokerMachine(RuleBasedStateMachine):
         self._move = connection.register_script(_MOVE)
         self.known: dict[str, Known] = {}
         self.locks: dict[str, Lock] = {}
+        #: Task ID → until when it is remembered, also when its task is gone.
+        self.remembered: dict[str, float] = {}
         #: Entries of tasks whose records expired, until the janitor comes: kind, queue, ID.
         self.stale: set[tuple[str, str, str]] = set()
         self.paused: set[str] = set()
@@ -693,6 +698,12 @@ class BrokerMachine(RuleBasedStateMachine):
             assert lock.until is UniqueUntil.TTL or self.known[lock.holder].lock == key
 
     @invariant()
+    def the_ids_that_are_remembered_are_those_of_the_model(self) -> None:
+        found = {task_id: self.seen.ends[key] for key, task_id in under(f"{keys.OWN}:once:", self.seen.strings)}
+        assert found.keys() == self.remembered.keys()
+        assert all(close(found[task_id], ends, ends) for task_id, ends in self.remembered.items())
+
+    @invariant()
     def the_counters_are_those_of_the_model(self) -> None:
         processed, failed = Counter[str](), Counter[str]()
         for key, name in under(f"{keys.OWN}:stats:", self.seen.hashes):
@@ -725,6 +736,7 @@ class BrokerMachine(RuleBasedStateMachine):
             | {keys.ALARM, keys.CRON}
             | self.locks.keys()
         )
+        passing |= {keys.once(task_id) for task_id in self.remembered}
         passing |= {f"{keys.OWN}:{kind}:{key}" for kind in ("running", "called") for key in SHARES}
         passing |= {keys.execution(known.pair) for known in self._active()}
         passing |= {f"{keys.RQ}:executions:{known.id}" for known in self._active()}
@@ -746,6 +758,11 @@ class BrokerMachine(RuleBasedStateMachine):
             return QueueFullError(options.queue)
         if lock and lock in self.locks:
             return DuplicateTaskError(self.locks[lock].holder)
+        if options.once_s:
+            if task.id in self.remembered:
+                return TaskIdConflictError(task.id, is_remembered=True)
+            self.remembered[task.id] = after.ends[keys.once(task.id)]
+            assert close(after.ends[keys.once(task.id)], before.at + options.once_s, after.at + options.once_s)
         known = self.known[task.id] = Known(task.id, options, lock)
         if lock:
             ttl_s = options.process_in_s + options.unique_s
@@ -789,6 +806,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert not set(passed) & set(self.seen.lists.get(keys.queue(claim.queue), []))
         assert claim.task is not None
         assert claim.task.attempt == known.retried + 1
+        assert claim.task.headers == known.options.headers
         assert claim.max_retries == known.options.max_retries
         known.place, known.worker, known.claim, known.is_renewed = Place.ACTIVE, worker, claim, False
         known.has_share = True
@@ -891,6 +909,7 @@ class BrokerMachine(RuleBasedStateMachine):
             self.stale.add((known.place.value, known.queue, known.id))
             del self.known[known.id]
         self.locks = {key: lock for key, lock in self.locks.items() if lock.ends > now}
+        self.remembered = {task_id: ends for task_id, ends in self.remembered.items() if ends > now}
         for known in self._active():
             known.has_share &= f"{keys.OWN}:running:{known.options.concurrency_key}" in self.seen.zsets
         for queue in [queue for queue, ends in self.stats_end.items() if ends <= now]:
@@ -906,7 +925,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """
         before, self.seen = self.seen, self._read()
         ends = [known.ends for known in self.known.values()]
-        ends += [lock.ends for lock in self.locks.values()] + [*self.stats_end.values()]
+        ends += [lock.ends for lock in self.locks.values()] + [*self.stats_end.values(), *self.remembered.values()]
         ends += [before.ends[key] for key, _ in under(f"{keys.RQ}:worker:", before.ends)]
         assume(not any(close(end, before.at, self.seen.at) for end in ends))
         return self.seen

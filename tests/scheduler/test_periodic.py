@@ -17,6 +17,7 @@ from boilerd import (
     Inspector,
     QueueFullError,
     ServeMux,
+    Task,
     TaskInfo,
 )
 from boilerd.broker import keys
@@ -563,7 +564,7 @@ def test_client_middleware_goes_around_the_enqueue_of_a_tick(
         return answers[:1]
 
     just_now.remember(connection, back=1)
-    Periodic([just_now.entry], [stamp]).enqueue_due(broker)
+    Periodic([just_now.entry], inside(stamp)).enqueue_due(broker)
 
     (task_id,) = just_now.ticks(0)
     assert [type(answer) for answer in answers] == [TaskInfo, TaskInfo]
@@ -582,7 +583,7 @@ def test_a_tick_is_enqueued_once_by_several_hosts_with_client_middleware(
         return answers[:1]
 
     just_now.remember(connection, back=1)
-    first, second = Periodic([just_now.entry], [look]), Periodic([just_now.entry], [look])
+    first, second = Periodic([just_now.entry], inside(look)), Periodic([just_now.entry], inside(look))
     for host in (first, second):
         host._last = {"e": just_now.tick_s - just_now.interval_s}  # both have run since then
     for host in (first, second):
@@ -591,6 +592,30 @@ def test_a_tick_is_enqueued_once_by_several_hosts_with_client_middleware(
     assert [type(answer).__name__ for answer in seen] == ["TaskInfo"] * 2 + ["TaskIdConflictError"] * 2
     assert len(pending(connection)) == 2
     assert caplog.records == []
+
+
+def inside(middleware: Any) -> ServeMux:
+    """A mux with this client middleware, which runs any task."""
+    mux = ServeMux()
+    mux.not_found(lambda _: None)
+    mux.use_client(middleware)
+    return mux
+
+
+def test_what_client_middleware_adds_to_a_tick_has_the_options_of_its_type(
+    broker: Broker, connection: redis.Redis, just_now: Every
+) -> None:
+    mux = inside(lambda drafts, push: push([*drafts, Draft("audit:note", 1)])[:1])
+
+    @mux.task("audit:note", queue="low", retention=60)
+    def note(task: Task[int]) -> None: ...
+
+    just_now.remember(connection, back=1)
+    Periodic([just_now.entry], mux).enqueue_due(broker)
+
+    (added,) = pending(connection, "low")
+    assert Inspector(connection).task(added).retention_s == 60
+    assert pending(connection) == just_now.ticks(0)
 
 
 def hang(*_: object) -> Any:
@@ -619,7 +644,7 @@ def test_a_tick_that_client_middleware_keeps_out_or_fails_at_is_passed_over_and_
     ways: list[Any] = [give_up, hang, lack_another_redis, lambda *_: [QueueFullError("default")], lambda *_: None]
     for middleware in ways:
         connection.hset(keys.CRON, "e", just_now.tick_s - just_now.interval_s)
-        Periodic([just_now.entry], [middleware]).enqueue_due(broker)
+        Periodic([just_now.entry], inside(middleware)).enqueue_due(broker)
         told.append([record.message for record in caplog.records])
         caplog.clear()
         assert (pending(connection), broker.last_ticks()) == ([], {"e": just_now.tick_s})
@@ -635,7 +660,7 @@ def test_the_other_duties_have_their_turn_after_slow_client_middleware(
     entries = [CronEntry(name=name, spec=just_now.entry.spec, task_type="test:echo") for name in ("first", "second")]
     for entry in entries:
         connection.hset(keys.CRON, entry.name, just_now.tick_s - just_now.interval_s)
-    periodic = Periodic(entries, [lambda drafts, push: push(drafts)])
+    periodic = Periodic(entries, inside(lambda drafts, push: push(drafts)))
 
     assert periodic.enqueue_due(broker) == 0.0
     assert pending(connection) == [entries[0].tick_id(just_now.tick_s)]
@@ -657,7 +682,7 @@ def test_a_broker_that_refuses_a_tick_inside_client_middleware_leaves_it_due(
 ) -> None:
     just_now.remember(connection, back=1)
     connection.set(keys.queue("default"), "foreign")
-    periodic = Periodic([just_now.entry], [middleware])
+    periodic = Periodic([just_now.entry], inside(middleware))
     with pytest.raises(BrokerError, match="WRONGTYPE"):
         periodic.enqueue_due(broker)
     connection.delete(keys.queue("default"))

@@ -423,6 +423,15 @@ def test_a_periodic_task_may_be_a_message(mux: ServeMux) -> None:
     assert (hourly.name, hourly.task_type, hourly.payload, hourly.options) == ("hourly", "module:add", {"a": 1}, {})
 
 
+def test_a_type_that_inherits_no_headers_may_have_periodic_tasks(mux: ServeMux) -> None:
+    @mux.task("report", queue="low", inherit=False)
+    def report(task: Task[int]) -> None: ...
+
+    mux.cron("@daily", report.task(1))
+
+    assert [entry.options for entry in mux.crons] == [{"queue": "low"}]
+
+
 def test_the_payload_of_a_periodic_message_must_fit(mux: ServeMux) -> None:
     wrong: Any = {"to": 5}
 

@@ -412,6 +412,30 @@ def test_periodic_tasks_run_in_a_drain_that_is_asked_for_them(client: RecordingC
         client.drain(until="end", cron=True)
 
 
+def test_a_periodic_task_has_the_options_that_the_scheduler_gives_it(client: RecordingClient, mux: ServeMux) -> None:
+    @mux.task("report", queue="low", retention=60)
+    def report(task: Task[str]) -> str:
+        return task.queue
+
+    mux.cron("@hourly", "report", "by its name")
+    mux.cron("@hourly", report.task("as a message"), name="message")
+
+    attempts = client.drain(until=timedelta(hours=1), cron=True)
+
+    assert {(attempt.task.payload, attempt.result) for attempt in attempts} == {
+        ("by its name", "default"), ("as a message", "low"),
+    }  # fmt: skip
+
+
+def test_a_held_lock_is_told_before_an_id_that_is_remembered_as_in_redis(client: RecordingClient) -> None:
+    client.enqueue("echo", 1, task_id="order-7", once=3600)
+    client.cancel("order-7")
+    client.enqueue("echo", 1, unique=60)
+
+    with pytest.raises(DuplicateTaskError):
+        client.enqueue("echo", 1, task_id="order-7", once=3600, unique=60)
+
+
 @pytest.mark.parametrize("span", [-1, True, float("inf"), "1h"])
 def test_the_clock_goes_forward_only(client: RecordingClient, span: Any) -> None:
     with pytest.raises(ValueError, match="neither a timedelta nor a number of seconds"):

@@ -85,10 +85,8 @@ def run(loaded: Loaded, *, name: str) -> None:
     if name not in entries:
         raise InvalidTaskError(f"no periodic task {shown(name)}; there are: {', '.join(entries) or 'none'}")
     entry = entries[name]
-    with naming_missing_broker(loaded.settings), Client.from_settings(loaded.settings) as client:
-        if mux.client_middleware:
-            client.use(*mux.client_middleware)
-        echo(client.enqueue(entry.task_type, entry.payload, **entry.options).id)
+    with naming_missing_broker(loaded.settings), Client.from_settings(loaded.settings, mux=mux) as client:
+        echo(client.enqueue_message(entry.message, **entry.options).id)
 
 
 def _entries(loaded: Loaded, mux: ServeMux) -> list[CronEntry]:

@@ -67,7 +67,7 @@ class Application(NamedTuple):
         names = [entry.name for entry in entries]
         rules = Rules.of(mux, settings.retry.policy(), middleware, names, folding)
         check_entries(entries, settings.queues, mux.has_handler)
-        return cls(rules, Periodic(entries, mux.client_middleware), mux.life)
+        return cls(rules, Periodic(entries, mux), mux.life)
 
 
 class Processes:

@@ -9,7 +9,7 @@ from boilerd.broker.job_hash import NewTask
 from boilerd.client import Client
 from boilerd.errors import BoilerdError, BrokerError, BrokerRefusedError, TaskIdConflictError
 from boilerd.tasks.cron import CronEntry, check_unique_names
-from boilerd.tasks.drafts import ClientMiddleware
+from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import TaskState
@@ -33,15 +33,15 @@ class Periodic:
 
     Args:
         entries: All of them.
-        client_middleware: Goes around each enqueue.
+        mux: Its client middleware goes around each enqueue, and may enqueue tasks of its types.
 
     Raises:
         ConfigError: Two entries have one name.
     """
 
-    def __init__(self, entries: Sequence[CronEntry], client_middleware: Sequence[ClientMiddleware] = ()) -> None:
+    def __init__(self, entries: Sequence[CronEntry], mux: ServeMux | None = None) -> None:
         self._entries = entries
-        self._client_middleware = client_middleware
+        self._mux = mux or ServeMux()
         self._last: dict[str, float] = {}
         check_unique_names(entries)
 
@@ -69,7 +69,7 @@ class Periodic:
                 self._take(broker, entry, tick_s, now_s)
             except BrokerRefusedError as error:  # the other entries may be enqueued
                 refusal = error
-            if self._client_middleware and time.monotonic() - began_s > LONGEST_STEP_S:
+            if self._mux.client_middleware and time.monotonic() - began_s > LONGEST_STEP_S:
                 return 0.0
         if refusal:
             raise refusal
@@ -99,14 +99,13 @@ class Periodic:
         Raises:
             BrokerError: The broker did not answer, or refused; one of the middleware's own is an error like any other.
         """
-        if not self._client_middleware:
+        if not self._mux.client_middleware:
             return broker.tick(entry.name, tick_s, new_task(entry, tick_s))
         store, refusal = _TickStore(broker, entry.name, tick_s), None
-        client = Client(broker.connection, store=store)
-        client.use(*self._client_middleware)
+        client = Client(broker.connection, mux=self._mux, store=store)
         try:
             with hook_limit():
-                client.enqueue(entry.task_type, entry.payload, task_id=entry.tick_id(tick_s), **entry.options)
+                client.enqueue_message(entry.message, task_id=entry.tick_id(tick_s), **entry.options)
         except BoilerdError as error:
             refusal = error
         except BaseException:  # sys.exit() in it must not end the process

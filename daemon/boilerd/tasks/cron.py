@@ -20,6 +20,7 @@ from boilerd.errors import ConfigError, InvalidTaskError, closest, shown
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import check_type
+from boilerd.tasks.typed import Message
 from boilerd.units import Duration
 
 #: `Schedule.missed` counts no further; at 12 µs a tick, this takes 12 ms.
@@ -146,6 +147,11 @@ class CronEntry:
             task_options(**self.options)
         except TypeError as error:
             raise InvalidTaskError(f"options {shown(dict(self.options))}: {error}") from error
+
+    @property
+    def message(self) -> Message:
+        """What is enqueued at a tick: the entry has all options, so the type gives no defaults."""
+        return Message(self.task_type, self.payload)
 
     def tick_id(self, tick_s: float) -> str:
         """The ID of the tick's task, the same on all hosts."""

@@ -66,7 +66,10 @@ def periodic(spec: str, message: Message, options: Mapping[str, Any]) -> tuple[s
             declared.check(encoded)
     except InvalidPayloadError as error:
         raise ConfigError(f"cron spec {shown(spec)}, task type {message.type}: {error}") from error
-    return message.type, msgspec.json.decode(encoded), with_defaults(message.options or {}, options)
+    defaults = {
+        name: value for name, value in (message.options or {}).items() if name != "inherit"
+    }  # nothing to inherit
+    return message.type, msgspec.json.decode(encoded), with_defaults(defaults, options)
 
 
 def _checked(decorator: str, task_type: str, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

@@ -139,11 +139,11 @@ class MemoryBroker:
         options = task.options
         if task.id in self.jobs:
             return TaskIdConflictError(task.id)
-        if options.once_s and self._remembered.get(task.id, -math.inf) > self.now_s:
-            return TaskIdConflictError(task.id, is_remembered=True)
         key = task.unique_key if options.unique_s else ""
         if key and (holder := self._holder(key)) is not None:
             return DuplicateTaskError(holder)
+        if options.once_s and self._remembered.get(task.id, -math.inf) > self.now_s:
+            return TaskIdConflictError(task.id, is_remembered=True)
         due_s = self.now_s + options.process_in_s if options.process_at is None else options.process_at
         state = TaskState.SCHEDULED if due_s > self.now_s else TaskState.PENDING
         if key:

@@ -13,7 +13,9 @@ from typing import Any, Literal, Self
 from boilerd.broker.connection import connect
 from boilerd.broker.endings import Ending
 from boilerd.broker.tickets import TellProgress
-from boilerd.client import OVERRIDES, Client
+from boilerd.client import Client
+from boilerd.enqueuing.stores import OVERRIDES
+from boilerd.enqueuing.waiting import check_place
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.mux import Handler, ServeMux
@@ -54,6 +56,7 @@ class RecordingClient(Client):
         settings: Settings | None = None,
         now: datetime | None = None,
     ) -> None:
+        self._mux = mux
         self._settings = settings or Settings()
         self._broker = MemoryBroker(epoch(now or datetime.now(UTC)))
         self._since_s = time.monotonic()
@@ -236,7 +239,7 @@ class RecordingClient(Client):
         self, task_id: str, tell: TellProgress, *, has_timeout: bool, allow_in_handler: bool
     ) -> Future[Ending]:
         """For `wait` here and of an AsyncClient: how a task ended, which it must have."""
-        self.check_wait(task_id, allow_in_handler=allow_in_handler)
+        check_place(task_id, allow_in_handler=allow_in_handler)
         future: Future[Ending] = Future()
         future.set_result(self._broker.ending(task_id))
         return future
@@ -260,7 +263,8 @@ class RecordingClient(Client):
         return self._broker.now_s + (0.0 if until is None else seconds(until))
 
     def _enqueue_tick(self, entry: CronEntry, tick_s: float) -> None:
-        self.enqueue(entry.task_type, entry.payload, task_id=entry.tick_id(tick_s), **entry.options)
+        scheduler = Client(self.connection, mux=self._mux, store=self._broker)  # inside the middleware of the mux alone
+        scheduler.enqueue_message(entry.message, task_id=entry.tick_id(tick_s), **entry.options)
 
     def _runner(self, handler: Handler) -> Runner:
         return Runner(self._broker, handler, self._settings.retry.policy())

@@ -1,0 +1,100 @@
+"""Wait for the ends of a client's tasks."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import timedelta
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from boilerd.tasks.current import CURRENT
+from boilerd.tasks.progress import TaskProgress
+from boilerd.tasks.task import OnProgress, Seconds
+
+if TYPE_CHECKING:
+    from boilerd.broker.endings import Ending
+    from boilerd.broker.tickets import TellProgress
+    from boilerd.broker.waiter import Waiters
+
+
+class Waits:
+    """The waits of a client; what they need is made, and its modules imported, when somebody first waits.
+
+    Args:
+        connection: Of the client.
+    """
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self._connection = connection
+        #: Holds one, once somebody has waited; threads may come at one time.
+        self._found: dict[str, Waiters] = {}
+
+    def start(
+        self, task_id: str, tell: "TellProgress", *, has_timeout: bool, allow_in_handler: bool
+    ) -> "Future[Ending]":
+        """Begin to wait; see `Waiter.submit`. Raises RuntimeError where nothing would come of it."""
+        check_place(task_id, allow_in_handler=allow_in_handler)
+        if self._connection is None:
+            raise RuntimeError(f"task {task_id}: this client has no broker, and nothing runs the task")
+        return self.waiters().submit(task_id, tell, has_timeout=has_timeout)
+
+    def waiters(self) -> "Waiters":
+        """What waits on a connection of its own."""
+        if found := self._found.get("waiters"):
+            return found
+        from boilerd.broker.waiter import Waiters  # noqa: PLC0415 - a sixth of the import of a client
+
+        return self._found.setdefault("waiters", Waiters(self._connection))
+
+    def close(self) -> None:
+        """End the waits of other threads."""
+        for waiters in self._found.values():
+            waiters.close()
+
+
+def check_place(task_id: str, *, allow_in_handler: bool) -> None:
+    """Raise RuntimeError where a handler would wait that was not allowed to."""
+    if CURRENT.get() is not None and not allow_in_handler:
+        raise RuntimeError(
+            f"task {task_id}: a handler that waits holds its worker, and where all of them wait none runs the task;"
+            " enqueue what comes next from the other task, or say allow_in_handler=True"
+        )
+
+
+def wait_here(
+    start: Callable[..., "Future[Ending]"], task_id: str, timeout: Seconds | None, on_progress: OnProgress | None
+) -> Any:
+    """Wait in this thread for an end, and return the result; `Client.wait` says what it raises.
+
+    Args:
+        start: Begins to wait, given what is to be told of progress.
+        task_id: The task's ID.
+        timeout: For how long; None: until it ends.
+        on_progress: Called here with each progress.
+    """
+    seconds = in_seconds(timeout)
+    end_s = None if seconds is None else time.monotonic() + seconds
+    inbox: SimpleQueue[TaskProgress | None] = SimpleQueue()
+    future = start(task_id, inbox.put, has_timeout=end_s is not None)
+    future.add_done_callback(lambda _: inbox.put(None))
+    try:
+        while progress := inbox.get(timeout=None if end_s is None else max(0.0, end_s - time.monotonic())):
+            if on_progress:
+                on_progress(progress)
+    except Empty:
+        raise not_in_time(task_id, seconds) from None
+    finally:
+        future.cancel()
+    return future.result().result()
+
+
+def in_seconds(timeout: Seconds | None) -> float | None:
+    """A time to wait, in seconds."""
+    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+
+
+def not_in_time(task_id: str, seconds: float | None) -> TimeoutError:
+    """The error for somebody who has waited long enough."""
+    return TimeoutError(f"task {task_id} has not ended within {seconds:g} s, and goes on")
