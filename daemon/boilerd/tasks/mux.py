@@ -145,8 +145,8 @@ class ServeMux(Living):
             options: Defaults of the enqueues through the object, and of clients that know this mux.
 
         Raises:
-            ValueError: As for `handle`; or an option is not allowed, or no default: ``task_id``, ``process_at`` and
-                ``deadline``.
+            ValueError: As for `handle`; or an option is not allowed, or no default: ``task_id``, ``once``,
+                ``process_at`` and ``deadline``.
             TypeError: As for `handle`; or what the annotation names is unknown when the function is registered.
         """
         from boilerd.tasks.declaring import task_decorator  # noqa: PLC0415 - for applications with typed tasks
