@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from boilerd import AsyncClient, ServeMux
-    from boilerd.testing import RecordingClient
-    from boilerd.testing.daemon_process import DaemonProcess
+    from boilerd.testing import DaemonProcess, RecordingClient
 
 _APP = "boilerd_app"
 _DAEMON: pytest.StashKey[DaemonProcess] = pytest.StashKey()
@@ -79,7 +78,7 @@ def boilerd_async_client(boilerd_client: RecordingClient) -> AsyncClient:
 @pytest.fixture
 def boilerd_daemon(boilerd_mux: ServeMux, request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
     """A daemon with its own Valkey and a worker; its log is shown where the test fails."""
-    from boilerd.testing.daemon_process import DaemonProcess
+    from boilerd.testing import DaemonProcess
 
     marked, config = _marked(request), request.config
     settings = {"concurrency": marked.get("concurrency", 1), **marked.get("settings", {})}

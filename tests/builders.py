@@ -108,6 +108,13 @@ def fail_next(broker: Broker, verdict: Verdict, *queues: str, **decision: Any) -
     return held.task_id
 
 
+def make_due(connection: redis.Redis) -> None:
+    """Make all scheduled tasks and retries pending, as when their moments have come."""
+    scheduled = keys.registry("scheduled", "default")
+    connection.zunionstore(scheduled, {scheduled: 0})
+    Broker(connection).forward()
+
+
 def in_state(client: Client, broker: Broker, state: TaskState, task_type: str = "test:echo") -> str:
     """Bring a task into a state; its ID."""
     if state is TaskState.SCHEDULED:

@@ -19,6 +19,7 @@ from boilerd import (
     TaskNotFoundError,
     TaskState,
     retry,
+    testing,
 )
 from boilerd.settings.definitions import Settings
 from boilerd.testing import RecordingClient, run
@@ -183,3 +184,13 @@ def test_a_recording_client_is_made_in_all_ways_in_which_a_client_is(mux: ServeM
         by_settings.enqueue("async:echo", "x" * 100)
     with pytest.raises(ConfigError):
         RecordingClient.from_url("nonsense://")
+
+
+def test_all_public_names_can_be_imported() -> None:
+    found: dict[str, Any] = {}
+
+    exec("from boilerd.testing import *", found)
+
+    assert set(testing.__all__) <= found.keys()
+    with pytest.raises(AttributeError, match=r"'boilerd\.testing' has no attribute 'Daemon'"):
+        _ = testing.Daemon

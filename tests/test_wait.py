@@ -61,7 +61,6 @@ InThread = Callable[[Callable[[], Any]], Future[Any]]
 
 def watched(connection: redis.Redis, count: int = 1) -> None:
     """Wait until Redis is to tell of changes of so many records."""
-
     wait_until(lambda: connection.info("stats")["tracking_total_keys"] == count, f"{count} records are watched")
 
 
@@ -95,7 +94,7 @@ def test_who_comes_late_gets_the_result_at_once(client: Client, broker: Broker) 
     info = client.enqueue("test:echo", retention=60)
     complete_next(broker, result=b"7")
 
-    assert info.wait(0.0 + DEADLINE_S) == 7
+    assert info.wait(DEADLINE_S) == 7
     assert client.wait(info.id, timedelta(seconds=DEADLINE_S)) == 7
 
 
@@ -265,7 +264,7 @@ def test_a_handler_may_not_wait_unless_it_says_that_it_may(client: Client, broke
     info = client.enqueue("test:echo", retention=60)
     token = CURRENT.set(task_in(claim(broker)))
     client.enqueue("test:echo", task_id="other", retention=60)
-    complete_next_of_another_worker(broker)
+    complete(broker, claim(broker, slot=1), b"5", slot=1)
     try:
         with pytest.raises(RuntimeError, match="a handler that waits holds its worker"):
             info.wait()
@@ -274,10 +273,6 @@ def test_a_handler_may_not_wait_unless_it_says_that_it_may(client: Client, broke
         assert client.wait("other", DEADLINE_S, allow_in_handler=True) == 5
     finally:
         CURRENT.reset(token)
-
-
-def complete_next_of_another_worker(broker: Broker) -> None:
-    complete(broker, claim(broker, slot=1), b"5", slot=1)
 
 
 def test_a_key_of_another_kind_is_named(client: Client) -> None:

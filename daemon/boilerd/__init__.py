@@ -58,12 +58,12 @@ if TYPE_CHECKING:
         WorkerInfo,
     )  # fmt: skip
     from boilerd.client import Client
-    from boilerd.inspector import Inspector, Progress
+    from boilerd.inspector import BulkProgress, Inspector
 
 #: Loaded at first use: the modules that talk to Redis take 0.1 s, and a handler module does not need them.
 _LATER = {
     "Action": "broker.states", "AsyncClient": "async_client", "Client": "client", "Inspector": "inspector",
-    "Progress": "inspector",
+    "BulkProgress": "inspector",
 } | dict.fromkeys(
     ("Attempt", "CompletedTask", "CronInfo", "Day", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"),
     "broker.views",
@@ -77,6 +77,7 @@ __all__ = [
     "BrokerError",
     "BrokerRefusedError",
     "BrokerUnavailableError",
+    "BulkProgress",
     "CallType",
     "Client",
     "ClientMiddleware",
@@ -98,7 +99,6 @@ __all__ = [
     "LeaseExpiredError",
     "Message",
     "Middleware",
-    "Progress",
     "Push",
     "QueueDetail",
     "QueueFullError",

@@ -79,23 +79,23 @@ class ConfigError(BoilerdError):
 
 
 class BootError(BoilerdError):
-    """The daemon could not start; no task was claimed."""
+    """The daemon could not start; no task was claimed.
+
+    Attributes:
+        traceback: Where the application failed; empty if it did not.
+    """
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
 class AppImportError(BootError):
-    """The application's module could not be imported; `traceback` shows where it failed."""
-
-    def __init__(self, message: str, traceback: str = "") -> None:
-        super().__init__(message)
-        self.traceback = traceback
+    """The application's module could not be imported."""
 
 
 class HookError(BootError):
-    """A hook of the application failed in the daemon, before a fork; `traceback` shows where."""
-
-    def __init__(self, message: str, traceback: str = "") -> None:
-        super().__init__(message)
-        self.traceback = traceback
+    """A hook of the application failed in the daemon, before a fork."""
 
 
 class NoBrokerError(BootError):
@@ -107,15 +107,7 @@ class NoWorkerError(BootError):
 
 
 class BrokenReloadError(BootError):
-    """What a reload's check had found usable is so no longer; a later start may succeed.
-
-    Attributes:
-        traceback: Where the application failed; may be empty.
-    """
-
-    def __init__(self, message: str, traceback: str = "") -> None:
-        super().__init__(message)
-        self.traceback = traceback
+    """What a reload's check had found usable is so no longer; a later start may succeed."""
 
 
 class RefusedError(BoilerdError):

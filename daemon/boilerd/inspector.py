@@ -41,7 +41,7 @@ MOST_BLANKS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class BulkProgress:
     """How far a bulk action has come.
 
     Attributes:
@@ -255,7 +255,9 @@ class Inspector:
         """
         return is_cancelled(task_id, self._broker.cancel(task_id))
 
-    def bulk(self, action: Action, queue: str, state: TaskState, task_type: str | None = None) -> Iterator[Progress]:
+    def bulk(
+        self, action: Action, queue: str, state: TaskState, task_type: str | None = None
+    ) -> Iterator[BulkProgress]:
         """Do the action with all tasks of the queue that are in the state now, and of the type if one is given.
 
         Works while one iterates, chunk by chunk; tasks that come meanwhile are left alone.
@@ -284,7 +286,7 @@ class Inspector:
                 if blanks >= MOST_BLANKS:
                     self._broker.remove_blanks(queue)
                     start, blanks = start - blanks, 0
-                yield Progress(done, seen, total)
+                yield BulkProgress(done, seen, total)
         finally:
             if blanks:
                 self._broker.remove_blanks(queue)
@@ -376,11 +378,11 @@ class Inspector:
 __all__ = [
     "Action",
     "Attempt",
+    "BulkProgress",
     "CompletedTask",
     "CronInfo",
     "Day",
     "Inspector",
-    "Progress",
     "QueueDetail",
     "QueueInfo",
     "TaskDetail",

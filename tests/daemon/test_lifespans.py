@@ -381,7 +381,7 @@ def test_an_end_that_hangs_gets_stop_timeout(
 def test_lifespans_get_time_to_leave_where_a_task_used_up_the_drain(
     start: Callable[..., RunningDaemon], client: Client, directory: Path
 ) -> None:
-    (directory / "on_leave").write_text("time.sleep(1.5); log.info('flushed')")
+    (directory / "on_leave").write_text("time.sleep(1); log.info('flushed')")
     daemon = start(BOILERD_SHUTDOWN_TIMEOUT="0.2").ready()
     task_id = client.enqueue("life:sleep", 600).id
     daemon.wait_for("task started", task_id=task_id)

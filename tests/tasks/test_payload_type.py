@@ -31,7 +31,7 @@ from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.testing import RecordingClient, run
 from boilerd.worker.attempt import AttemptRunner, Failed, encode_result
 from boilerd.worker.settlement import Rules
-from builders import WORKER, claim, task_in
+from builders import WORKER, claim, make_due, task_in
 from support import clean_environment, run_python
 
 
@@ -724,15 +724,9 @@ def attempt(broker: Broker, mux: ServeMux) -> Verdict | None:
 
 
 def grow_older(connection: redis.Redis, task_id: str, by: timedelta) -> None:
-    """Let the task have come to its queue so much earlier, and be due if it waits for a retry."""
+    """Let the task have come to its queue so much earlier."""
     came = datetime.now(UTC) - by
     connection.hset(keys.job(task_id), "enqueued_at", came.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
-
-
-def make_due(connection: redis.Redis, broker: Broker) -> None:
-    scheduled = keys.registry("scheduled", "default")
-    connection.zunionstore(scheduled, {scheduled: 0})
-    broker.forward()
 
 
 def test_a_task_whose_payload_does_not_fit_is_tried_again_while_it_is_young(
@@ -743,7 +737,7 @@ def test_a_task_whose_payload_does_not_fit_is_tried_again_while_it_is_young(
     assert attempt(broker, mux_for()) is Verdict.RETRY
 
     assert connection.hget(keys.job(task_id), "number_of_retries") == b"1"
-    make_due(connection, broker)
+    make_due(connection)
     assert run(mux_for(), "test:echo", {"to": "now it fits"}) is None
     assert attempt(broker, mux_for()) is Verdict.RETRY
 
@@ -755,7 +749,7 @@ def test_a_task_whose_payload_does_not_fit_is_archived_when_it_has_grown_old(
     grow_older(connection, task_id, timedelta(minutes=9))
     assert attempt(broker, mux_for()) is Verdict.RETRY
     connection.hincrbyfloat(keys.job(task_id), "retried_until", -120)
-    make_due(connection, broker)  # which notes that it has just come to its queue
+    make_due(connection)  # which notes that it has just come to its queue
 
     assert attempt(broker, mux_for()) is Verdict.ARCHIVE
 
@@ -778,7 +772,7 @@ def test_a_scheduled_task_is_as_old_as_the_time_since_it_became_due(
     task_id = client.enqueue("test:echo", {"to": 5}, process_in=86400).id
     connection.hset(keys.job(task_id), "created_at", "2020-01-01T00:00:00.000000Z")
     grow_older(connection, task_id, timedelta(days=1))
-    make_due(connection, broker)
+    make_due(connection)
 
     assert attempt(broker, mux_for()) is Verdict.RETRY
 

@@ -29,7 +29,7 @@ from boilerd.tasks.options import task_options
 from boilerd.tasks.retry import DAY_S, Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.testing import RecordingClient
 from boilerd.worker.settlement import Rules
-from builders import WORKER, claim, rq_job, rq_queue, store, task_in
+from builders import WORKER, claim, make_due, rq_job, rq_queue, store, task_in
 
 ARCHIVE = Decision(Verdict.ARCHIVE)
 
@@ -46,13 +46,6 @@ def prepared(rules: Rules, found: Claim) -> Task:
     task = rules.task_of(found)
     assert task is not None
     return task
-
-
-def make_due(connection: redis.Redis) -> None:
-    """Bring the moment of every scheduled task into the past."""
-    scheduled = keys.registry("scheduled", "default")
-    connection.zunionstore(scheduled, {scheduled: 0})
-    Broker(connection).forward()
 
 
 def test_the_delays_double_from_one_second() -> None:

@@ -1,4 +1,4 @@
-"""Those who wait for tasks, and the tasks for which somebody waits."""
+"""Waiters, and the tasks that they wait for."""
 
 import copy
 import time
@@ -16,7 +16,7 @@ TellProgress = Callable[[TaskProgress], object]
 
 
 class Ticket:
-    """One who waits."""
+    """One waiter."""
 
     def __init__(self, task_id: str, tell: TellProgress | None, *, has_timeout: bool) -> None:
         self.task_id = task_id
@@ -26,7 +26,7 @@ class Ticket:
         self.future: Future[Ending] = Future()
 
     def end(self, ending: Ending | Exception) -> None:
-        """Wake who waits, unless he has left."""
+        """Wake the waiter, unless it has left."""
         if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(ending, Exception):

@@ -47,36 +47,35 @@ POLLED = 500
 PATIENCE_S = 30.0
 #: Thread and connection are kept for the next waiter for so long.
 IDLE_S = 10.0
-
 #: A thread that is just connecting to a server which does not answer ends later by itself.
 CLOSE_S = 1.0
 
 
 class Waiters:
-    """The waits of a client: each process has its own, made at its first one; the parent's are left to the parent."""
+    """The waiters of a client: each process has its own thread for them; the parent's is left to the parent."""
 
     def __init__(self, connection: redis.Redis) -> None:
         self._connection = connection
         #: By process ID. No lock: another thread might hold it at a fork.
-        self._by_pid: dict[int, Waiter] = {}
+        self._by_pid: dict[int, WaitThread] = {}
 
     def submit(self, task_id: str, tell: TellProgress | None, *, has_timeout: bool) -> Future[Ending]:
-        """See `Waiter.submit`."""
+        """See `WaitThread.submit`."""
         pid = os.getpid()
-        waiter = self._by_pid.get(pid) or self._by_pid.setdefault(pid, Waiter(self._connection))
+        own = self._by_pid.get(pid) or self._by_pid.setdefault(pid, WaitThread(self._connection))
         for other in self._by_pid.keys() - {pid}:
             if left := self._by_pid.pop(other, None):
                 left.leave_to_parent()
-        return waiter.submit(task_id, tell, has_timeout=has_timeout)
+        return own.submit(task_id, tell, has_timeout=has_timeout)
 
     def close(self) -> None:
-        """End this process's waits: who waits gets an error."""
-        if waiter := self._by_pid.pop(os.getpid(), None):
-            waiter.close()
+        """End this process's waits: the waiters get an error."""
+        if own := self._by_pid.pop(os.getpid(), None):
+            own.close()
 
 
-class Waiter:
-    """The waits of a client in this process.
+class WaitThread:
+    """Serves the waiters of a client in this process; the thread lives while there are any, and a little longer.
 
     Args:
         connection: Of the client; none of its connections is used, but another one like them.

@@ -19,12 +19,10 @@ import click
 
 from boilerd.cli.output import echo, echo_error, echo_misuse
 from boilerd.errors import (
-    AppImportError,
     BoilerdError,
     BootError,
     BrokenReloadError,
     ConfigError,
-    HookError,
     InvalidTaskError,
     NoBrokerError,
     NoWorkerError,
@@ -177,7 +175,7 @@ def _print_error(error: BoilerdError) -> None:
             logs.configure(level="error", style="json")
             logging.getLogger("boilerd.cli").error("command failed", extra={"error": message})
         return
-    if isinstance(error, AppImportError | BrokenReloadError | HookError) and error.traceback:
+    if isinstance(error, BootError) and error.traceback:
         echo(*error.traceback.splitlines(), err=True)
     echo_error(message)
 

@@ -31,12 +31,12 @@ class _LoggedCommand(click.Command):
             if not sys.stdout.isatty() and not only_checks:
                 if not logging.getLogger().handlers:  # the settings could not be read
                     logs.configure(level="error", style="json")
-                fields = {"error": str(error), "traceback": getattr(error, "traceback", None) or None}
+                fields = {"error": str(error), "traceback": error.traceback or None}
                 logging.getLogger("boilerd.daemon").critical("daemon could not start", extra=fields)
             if not is_reloaded:
                 raise
             Handover.take().abandon()  # where the settings were wrong already
-            raise BrokenReloadError(str(error), getattr(error, "traceback", "")) from error
+            raise BrokenReloadError(str(error), error.traceback) from error
 
 
 @click.command(cls=_LoggedCommand, context_settings={"auto_envvar_prefix": None})

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -47,7 +47,7 @@ _DECORATORS: dict[Any, str] = {
 }
 
 
-class Part(NamedTuple):
+class Part(msgspec.Struct, frozen=True):
     """A part of a worker's life: a lifespan, or what runs at its start or its end alone.
 
     Attributes:
@@ -63,7 +63,7 @@ class Part(NamedTuple):
         return f"{self.kind} {name_of(self.call)}"
 
 
-class Life(NamedTuple):
+class Life(msgspec.Struct, frozen=True):
     """All that an application has registered, each in the order of registration.
 
     Attributes:

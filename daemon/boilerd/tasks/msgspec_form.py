@@ -8,6 +8,7 @@ import msgspec.inspect
 
 from boilerd.errors import shown
 from boilerd.tasks.payload import shown_key
+from boilerd.tasks.type_parts import refuse_old
 
 #: Behind these msgspec shows a value of the payload: errors of tasks are logged, and payloads are not.
 _OF_VALUES = ("Invalid value", "Invalid enum value")
@@ -114,14 +115,6 @@ def check_model(model: Any) -> None:
             _check_rules(part)
             seen.add(id(part))
             todo += (getattr(part, name) for name in part.__struct_fields__)
-
-
-def refuse_old(kind: Any) -> None:
-    """Raise TypeError if the class is one of pydantic 1, or of its copy in pydantic 2."""
-    if hasattr(kind, "__get_validators__") and not hasattr(kind, "__pydantic_validator__"):
-        raise TypeError(
-            f"payload: {kind!r} is of pydantic.v1, whose rules would not run; derive it from pydantic.BaseModel"
-        )
 
 
 def _check_rules(part: msgspec.inspect.Type | msgspec.inspect.Field) -> None:

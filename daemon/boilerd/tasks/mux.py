@@ -15,7 +15,6 @@ from boilerd.tasks.current import CURRENT
 from boilerd.tasks.drafts import ClientMiddleware, check_client_middleware
 from boilerd.tasks.life import Living
 from boilerd.tasks.options import EnqueueOptions
-from boilerd.tasks.payload_type import OnMisfit, PayloadType, Upgrade
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
 from boilerd.tasks.task import Task, check_type
 from boilerd.tasks.typed import Message
@@ -23,6 +22,7 @@ from boilerd.tasks.typed import Message
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
+    from boilerd.tasks.payload_type import OnMisfit, PayloadType, Upgrade
     from boilerd.tasks.typed import Function, InferredTask, P, TaskOf
 
 #: Runs one attempt: it returns the task's result, or raises, and the attempt has failed.
@@ -61,8 +61,8 @@ class ServeMux(Living):
         handler: Handler | None = None,
         *,
         payload: Any = None,
-        upgrade: Upgrade | None = None,
-        on_misfit: OnMisfit | None = None,
+        upgrade: "Upgrade | None" = None,
+        on_misfit: "OnMisfit | None" = None,
     ) -> Callable[[AnyHandler], AnyHandler]:
         """Register a handler; as a decorator, or with the handler as second argument.
 
@@ -110,8 +110,8 @@ class ServeMux(Living):
         /,
         *,
         payload: None = None,
-        upgrade: Upgrade | None = None,
-        on_misfit: OnMisfit | None = None,
+        upgrade: "Upgrade | None" = None,
+        on_misfit: "OnMisfit | None" = None,
         **options: Unpack[EnqueueOptions],
     ) -> "InferredTask": ...
     @overload
@@ -121,8 +121,8 @@ class ServeMux(Living):
         /,
         *,
         payload: "TypeForm[P]",
-        upgrade: Upgrade | None = None,
-        on_misfit: OnMisfit | None = None,
+        upgrade: "Upgrade | None" = None,
+        on_misfit: "OnMisfit | None" = None,
         **options: Unpack[EnqueueOptions],
     ) -> "TaskOf[P]": ...
     def task(
@@ -131,8 +131,8 @@ class ServeMux(Living):
         /,
         *,
         payload: Any = None,
-        upgrade: Upgrade | None = None,
-        on_misfit: OnMisfit | None = None,
+        upgrade: "Upgrade | None" = None,
+        on_misfit: "OnMisfit | None" = None,
         **options: Unpack[EnqueueOptions],
     ) -> Any:
         """Register a handler, and make it a `TaskType`, which enqueues what the handler takes.
@@ -145,8 +145,8 @@ class ServeMux(Living):
             options: Defaults of the enqueues through the object, and of clients that know this mux.
 
         Raises:
-            ValueError: As for `handle`; or an option is not allowed, or no default: ``task_id``, ``process_at`` and
-                ``deadline``.
+            ValueError: As for `handle`; or an option is not allowed, or no default: ``task_id``, ``once``,
+                ``process_at`` and ``deadline``.
             TypeError: As for `handle`; or what the annotation names is unknown when the function is registered.
         """
         from boilerd.tasks.declaring import task_decorator  # noqa: PLC0415 - for applications with typed tasks
@@ -292,7 +292,7 @@ class ServeMux(Living):
         handler = self.match(task_type)
         return handler.policy(task_type) if isinstance(handler, ServeMux) else policy_of(handler)
 
-    def payload_type(self, task_type: str) -> PayloadType | None:
+    def payload_type(self, task_type: str) -> "PayloadType | None":
         """The type of payload that the type's handler declared, or None."""
         pattern = self._pattern(task_type)
         if pattern is None:
@@ -352,7 +352,7 @@ class ServeMux(Living):
 
     def _declare(
         self, task_type: str, handler: Handler, declared: Any, defaults: Mapping[str, Any], **rules: Any
-    ) -> PayloadType | None:
+    ) -> "PayloadType | None":
         """Register a handler with the options of its type; returns the payload's type as it is kept."""
         self.handle(task_type, handler, payload=declared, **rules)
         self._options[task_type] = defaults
@@ -389,9 +389,11 @@ class ServeMux(Living):
 
 
 def _payload_type(
-    pattern: str, payload: Any, upgrade: Upgrade | None, on_misfit: OnMisfit | None
-) -> PayloadType | None:
+    pattern: str, payload: Any, upgrade: "Upgrade | None", on_misfit: "OnMisfit | None"
+) -> "PayloadType | None":
     if payload is not None:
+        from boilerd.tasks.payload_type import PayloadType  # noqa: PLC0415 - for applications with declared types
+
         return PayloadType(payload, upgrade=upgrade, on_misfit=on_misfit or "retry")
     if upgrade is not None or on_misfit is not None:
         raise TypeError(f"handler for {pattern!r}: upgrade= and on_misfit= are for payload=, which is missing")

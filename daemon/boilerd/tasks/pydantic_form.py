@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from boilerd.errors import InvalidPayloadError, shown
-from boilerd.tasks.msgspec_form import Form, Refused, refuse_old
+from boilerd.tasks.msgspec_form import Form, Refused
 from boilerd.tasks.payload import shown_key
-from boilerd.tasks.type_parts import has_mark, parts_of
+from boilerd.tasks.type_parts import has_mark, parts_of, refuse_old
 
 #: An error names so many wrong fields.
 MOST_PROBLEMS = 10

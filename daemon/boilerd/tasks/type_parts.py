@@ -24,6 +24,14 @@ def has_mark(part: Any) -> bool:
     return hasattr(kind, "__get_pydantic_core_schema__") and not any(hasattr(kind, name) for name in _WITH_FIELDS)
 
 
+def refuse_old(kind: Any) -> None:
+    """Raise TypeError if the class is one of pydantic 1, or of its copy in pydantic 2."""
+    if hasattr(kind, "__get_validators__") and not hasattr(kind, _PYDANTIC):
+        raise TypeError(
+            f"payload: {kind!r} is of pydantic.v1, whose rules would not run; derive it from pydantic.BaseModel"
+        )
+
+
 def parts_of(model: Any) -> Iterator[Any]:
     """The classes in a type, and what annotates them; each once. What is in a class of pydantic's is its own matter."""
     todo, seen = [model], dict[int, Any]()  # which keeps the parts, so that no other gets the ID of one

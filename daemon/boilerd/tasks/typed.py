@@ -15,7 +15,6 @@ import msgspec
 from boilerd.errors import InvalidPayloadError
 from boilerd.tasks.callables import name_of
 from boilerd.tasks.options import EnqueueOptions
-from boilerd.tasks.payload_type import PayloadType
 from boilerd.tasks.retry import RetryPolicy, policy_of, set_policy
 from boilerd.tasks.task import R_co, Task, TaskInfo
 
@@ -67,6 +66,8 @@ class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
         Raises:
             InvalidPayloadError: It has another form, as of a worker with other code.
         """
+        from boilerd.tasks.payload_type import PayloadType  # noqa: PLC0415 - few ask
+
         try:
             kind = PayloadType(self.result_type)
         except TypeError:

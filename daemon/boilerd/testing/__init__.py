@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from contextvars import copy_context
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,7 +23,10 @@ from boilerd.testing.expectations import Seen, as_sent, type_name
 from boilerd.testing.recording_client import RecordingClient, override
 from boilerd.testing.records import Attempt, RecordedTask
 
-__all__ = ["Attempt", "RecordedTask", "RecordingClient", "Seen", "override", "run"]
+if TYPE_CHECKING:
+    from boilerd.testing.daemon_process import DaemonProcess
+
+__all__ = ["Attempt", "DaemonProcess", "RecordedTask", "RecordingClient", "Seen", "override", "run"]
 
 
 class OneAttempt(msgspec.Struct, frozen=True):
@@ -86,3 +89,12 @@ def _run(handler: Handler, mux: ServeMux, task: Task) -> Any:
             if mux.hooks.error_handler:
                 mux.hooks.error_handler(task, error)
             raise
+
+
+def __getattr__(name: str) -> object:
+    """What few tests need is loaded at first use."""
+    if name != "DaemonProcess":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from boilerd.testing.daemon_process import DaemonProcess  # noqa: PLC0415 - see above
+
+    return DaemonProcess

@@ -1,7 +1,7 @@
 """Assert what was enqueued; a failure lists what there was, the nearest first, with what differs."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from boilerd.errors import shown
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import check_type
+from boilerd.testing.memory_broker import Job, MemoryBroker
 from boilerd.testing.records import RecordedTask
 
 #: So many tasks are listed by a failed assertion.
@@ -76,28 +77,28 @@ class Seen:
     """Tasks to assert about: those that wait with a client, or that were enqueued in a block.
 
     Args:
-        find: Returns the tasks.
-        now_s: The client's clock.
+        broker: Has the client's clock.
+        find: Returns the tasks, in the order in which they came.
         tolerance_s: By how much a moment of the application's clock may differ from the client's.
         mux: Knows the types of payloads.
     """
 
     def __init__(
         self,
-        find: Callable[[], list[RecordedTask]],
-        now_s: Callable[[], float],
+        broker: MemoryBroker,
+        find: Callable[[], Iterable[Job]],
         tolerance_s: Callable[[], float],
         mux: ServeMux | None = None,
     ) -> None:
-        self._mux = mux
+        self._broker = broker
         self._find = find
-        self._now_s = now_s
-        self._tolerance_s = tolerance_s
+        self._tolerance = tolerance_s
+        self._mux = mux
 
     @property
     def tasks(self) -> list[RecordedTask]:
-        """The tasks, in the order in which they came."""
-        return self._find()
+        """The tasks, in the order in which they came; of a client those that wait."""
+        return [job.snapshot(self._broker.now_s) for job in self._find()]
 
     def of(self, task_type: Any) -> list[RecordedTask]:
         """Those of a type."""
@@ -161,15 +162,15 @@ class Seen:
         due_in_s = None if due_in is None else seconds(due_in)
         name = type_name(task_type)
         sent = payload if payload is ANY else as_sent(self._mux, name, payload)
-        return Expectation(name, sent, due_in_s=due_in_s, tolerance_s=self._tolerance_s(), **rest)
+        return Expectation(name, sent, due_in_s=due_in_s, tolerance_s=self._tolerance(), **rest)
 
     def _matching(self, expected: Expectation) -> list[RecordedTask]:
-        now_s = self._now_s()
+        now_s = self._broker.now_s
         return [task for task in self.tasks if not expected.misses(task, now_s)]
 
     def _nearest(self, expected: Expectation) -> Iterator[str]:
         """Lines about what there is, the nearest first."""
-        now_s, tasks = self._now_s(), self.tasks
+        now_s, tasks = self._broker.now_s, self.tasks
         if not tasks:
             yield "no task waits here"
         missed = [(expected.misses(task, now_s), task) for task in tasks]

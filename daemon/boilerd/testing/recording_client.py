@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -22,7 +22,7 @@ from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.tasks.task import TaskState
 from boilerd.testing.drain import Drain, Runner, async_attempts, attempts
-from boilerd.testing.expectations import ANY, Seen, epoch, seconds
+from boilerd.testing.expectations import Seen, epoch, seconds
 from boilerd.testing.memory_broker import Job, MemoryBroker
 from boilerd.testing.records import Attempt, RecordedTask, moment
 
@@ -30,7 +30,7 @@ from boilerd.testing.records import Attempt, RecordedTask, moment
 Until = datetime | timedelta | float | Literal["end"] | None
 
 
-class RecordingClient(Client):
+class RecordingClient(Client, Seen):
     """A Client that keeps its tasks in this process, for tests to look at and to run.
 
     A taken task ID and a held unique lock refuse a task as they do in Redis. A queue is never full.
@@ -58,12 +58,12 @@ class RecordingClient(Client):
     ) -> None:
         self._mux = mux
         self._settings = settings or Settings()
-        self._broker = MemoryBroker(epoch(now or datetime.now(UTC)))
+        broker = MemoryBroker(epoch(now or datetime.now(UTC)))
         self._since_s = time.monotonic()
-        self._seen = Seen(lambda: self.tasks, lambda: self._broker.now_s, self._tolerance_s, mux)
+        Seen.__init__(self, broker, broker.waiting, self._tolerance_s, mux)
         no_connection: Any = None
-        super().__init__(
-            no_connection, mux=mux, max_payload=max_payload, inherit_headers=inherit_headers, store=self._broker
+        Client.__init__(
+            self, no_connection, mux=mux, max_payload=max_payload, inherit_headers=inherit_headers, store=broker
         )
 
     @classmethod
@@ -82,12 +82,7 @@ class RecordingClient(Client):
             mux=mux, max_payload=settings.max_payload, inherit_headers=settings.inherit_headers, settings=settings
         )
 
-    # What was enqueued.
-
-    @property
-    def tasks(self) -> list[RecordedTask]:
-        """Those that wait, for a worker, for their time or for a retry, in the order in which they were enqueued."""
-        return [self._snapshot(job) for job in self._broker.waiting()]
+    # What was enqueued, beside what `Seen` says of it.
 
     @property
     def completed(self) -> list[RecordedTask]:
@@ -99,50 +94,13 @@ class RecordingClient(Client):
         """Those that failed for good."""
         return self._in_state(TaskState.ARCHIVED)
 
-    def of(self, task_type: Any) -> list[RecordedTask]:
-        """Those of a type that wait."""
-        return self._seen.of(task_type)
-
-    def assert_enqueued(
-        self,
-        task_type: Any,
-        payload: Any = ANY,
-        *,
-        exact: bool = False,
-        queue: str | None = None,
-        count: int | None = None,
-        due_in: float | timedelta | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> RecordedTask:
-        """Assert that such a task waits; see `Seen.assert_enqueued`."""
-        __tracebackhide__ = True
-        return self._seen.assert_enqueued(
-            task_type, payload, exact=exact, queue=queue, count=count, due_in=due_in, headers=headers
-        )
-
-    def refute_enqueued(
-        self,
-        task_type: Any,
-        payload: Any = ANY,
-        *,
-        exact: bool = False,
-        queue: str | None = None,
-        due_in: float | timedelta | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Assert that no such task waits; see `Seen.assert_enqueued` for the arguments."""
-        __tracebackhide__ = True
-        self._seen.refute_enqueued(task_type, payload, exact=exact, queue=queue, due_in=due_in, headers=headers)
-
     @contextmanager
     def capture(self) -> Iterator[Seen]:
         """See only what is enqueued in the block, whatever becomes of it there; it has the same assertions."""
         jobs: list[Job] = []
         self._broker.watchers.append(jobs.append)
         try:
-            yield Seen(
-                lambda: [self._snapshot(job) for job in jobs], lambda: self._broker.now_s, self._tolerance_s, self._mux
-            )
+            yield Seen(self._broker, lambda: jobs, self._tolerance_s, self._mux)
         finally:
             self._broker.watchers.remove(jobs.append)
 
@@ -278,10 +236,7 @@ class RecordingClient(Client):
         return self._mux
 
     def _in_state(self, state: TaskState) -> list[RecordedTask]:
-        return [self._snapshot(job) for job in self._broker.jobs.values() if job.state is state]
-
-    def _snapshot(self, job: Job) -> RecordedTask:
-        return job.snapshot(self._broker.now_s)
+        return [job.snapshot(self._broker.now_s) for job in self._broker.jobs.values() if job.state is state]
 
     def _tolerance_s(self) -> float:
         """By how much the application's clock may be ahead of this one, which stands still; and a second."""
