@@ -1,6 +1,7 @@
 """Why a task does not run: each cause by its name, with its fact, its end and what would help; on real daemons."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +34,7 @@ QUEUES = (
     "foreign",
     "retried",
     "many",
+    "lived",
     "gone",
 )
 
@@ -62,7 +64,8 @@ def live(daemon: RunningDaemon) -> Iterator[redis.Redis]:
         left = Client(made)
         for queue in QUEUES:
             for task in Inspector(made).tasks(queue, TaskState.ACTIVE) if made.exists(keys.wip(queue)) else ():
-                left.cancel(task.id)
+                with suppress(TaskNotFoundError):  # it has just ended
+                    left.cancel(task.id)
 
 
 def kinds(found: Explanation) -> list[str]:
@@ -559,3 +562,15 @@ def count_sent(connection: redis.Redis, sent: list[Any], monkeypatch: pytest.Mon
         return send(self, command, *args, **options)
 
     monkeypatch.setattr(kind, "send_packed_command", noted)
+
+
+def test_workers_in_their_lifespans_are_told_apart_from_idle_ones(live: redis.Redis) -> None:
+    holders = [started(live, "lived"), started(live, "lived")]
+    task_id = Client(live).enqueue("test:echo", queue="lived").id
+    worker = str(Inspector(live).task(holders[0]).worker)
+    live.hset(keys.worker(worker), "state", "starting")  # as before its first claim
+
+    found = first(live, task_id)
+
+    assert "1 of the 2 workers of the queue are busy, 1 are starting" in found.fact
+    assert found.remedy == ""

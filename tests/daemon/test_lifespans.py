@@ -407,27 +407,36 @@ def test_on_drain_runs_while_the_task_does_and_what_it_raises_is_told(
     assert told == ["task started", "drains", "on_drain raised", "task completed", "left"]
 
 
+#: A file that its hook obeys → how the hook is told.
+DAEMON_HOOKS = {"on_daemon_start": "on_daemon_start daemon_start", "on_fork": "before_fork before_fork"}
+
+
+@pytest.mark.parametrize("place", DAEMON_HOOKS)
 def test_a_daemon_whose_start_hook_fails_does_not_start_and_shows_where(
-    start: Callable[..., RunningDaemon], directory: Path
+    start: Callable[..., RunningDaemon], directory: Path, place: str
 ) -> None:
-    (directory / "on_daemon_start").write_text("raise RuntimeError('no licence')")
+    (directory / place).write_text("raise RuntimeError('no licence')")
     daemon = start()
 
     assert daemon.wait() == 3
 
-    assert "on_daemon_start daemon_start failed: RuntimeError: no licence" in daemon.errors()
+    assert f"{DAEMON_HOOKS[place]} failed: RuntimeError: no licence" in daemon.errors()
     assert "living.py" in daemon.errors()
-    assert not daemon.lines("forks")
+    assert len(daemon.lines("forks")) == (place == "on_fork")
+    assert not daemon.lines("entered")
 
 
-def test_a_reload_whose_start_hook_fails_is_refused(start: Callable[..., RunningDaemon], directory: Path) -> None:
+@pytest.mark.parametrize("place", DAEMON_HOOKS)
+def test_a_reload_whose_start_hook_fails_is_refused(
+    start: Callable[..., RunningDaemon], directory: Path, place: str
+) -> None:
     daemon = start().ready()
-    (directory / "on_daemon_start").write_text("raise RuntimeError('no licence')")
+    (directory / place).write_text("raise RuntimeError('no licence')")
 
     done = daemon.cli("reload")
 
     assert done.returncode == 1
-    assert "reload refused: on_daemon_start daemon_start failed: RuntimeError: no licence" in done.stderr
+    assert f"reload refused: {DAEMON_HOOKS[place]} failed: RuntimeError: no licence" in done.stderr
     assert daemon.info()["state"] == "ready"
     assert not daemon.lines("left")
 

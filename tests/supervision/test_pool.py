@@ -11,7 +11,7 @@ import pytest
 from supervisor.options import ProcessGroupConfig
 from supervisor.states import ProcessStates
 
-from boilerd.process.scoreboard import Scoreboard
+from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.process.signals import SignalInbox
 from boilerd.supervision.children import ForkedConfig, forked_config
 from boilerd.supervision.options import Options
@@ -62,6 +62,16 @@ class Crew:
         self.scoreboard.mark_booted(int(name), has_booted=has_booted)
         os.kill(pid, signal.SIGKILL)
         self._finish(*os.waitpid(pid, 0))
+
+    def fail_start(self, name: str, error: str = "", reason: KillReason = KillReason.NONE) -> None:
+        """End a worker in its lifespans, with the error that it has told, and fork it anew."""
+        pid, slot = self[name].pid, int(name)
+        self.scoreboard.begin_start(slot, 60)
+        self.scoreboard.note_start_error(slot, error)
+        self.scoreboard.note_kill(slot, reason)
+        os.kill(pid, signal.SIGKILL)
+        self._finish(*os.waitpid(pid, 0))
+        self[name].spawn()
 
     def close(self) -> None:
         for pid in self.options.pidhistory:
@@ -225,3 +235,70 @@ def test_a_pool_of_which_the_system_lets_one_worker_start_is_ready(
     crew.close()
 
     assert (is_ready_before, is_ready) == (False, True)
+
+
+def test_no_worker_has_started_once_the_lifespans_of_each_failed_three_times(crew: Crew) -> None:
+    told = []
+
+    for _ in range(3):
+        for name in ("0", "1"):
+            crew.fail_start(name, "ValueError: no")
+            told.append(crew.pool.why_none_starts(60))
+
+    assert told == [*[""] * 5, "no worker has started: ValueError: no, 3 times"]
+
+
+def test_no_worker_has_started_once_each_failed_and_the_time_is_over(crew: Crew) -> None:
+    crew.fail_start("1", "ValueError: no")
+    is_one_told = bool(crew.pool.why_none_starts(0))
+    crew.fail_start("0", "KeyError: 'no'")
+
+    assert not is_one_told
+    assert crew.pool.why_none_starts(60) == ""
+    assert crew.pool.why_none_starts(0) == "no worker has started: KeyError: 'no', 1 time"
+
+
+@pytest.mark.parametrize("is_seen", [True, False], ids=["seen", "ended-unseen"])
+def test_a_pool_in_which_a_worker_has_served_is_never_said_not_to_start(crew: Crew, *, is_seen: bool) -> None:
+    if is_seen:
+        crew.scoreboard.mark_booted(0)
+        crew.pool.why_none_starts(0)
+        crew.scoreboard.mark_booted(0, has_booted=False)
+    else:
+        crew.kill("0", has_booted=True)
+        crew["0"].spawn()
+
+    for _ in range(3):
+        crew.fail_start("0", "ValueError: no")
+        crew.fail_start("1", "ValueError: no")
+
+    assert crew.pool.why_none_starts(0) == ""
+    assert crew.pool.failed_starts() == dict.fromkeys(["worker:0", "worker:1"], "ValueError: no, 3 times")
+
+
+def test_a_worker_that_serves_has_no_failed_starts_and_begins_to_count_anew_after_it(crew: Crew) -> None:
+    crew.fail_start("0", "ValueError: no")
+    crew.scoreboard.mark_booted(0)
+    while_it_serves = crew.pool.failed_starts()
+    crew.kill("0", has_booted=True)
+    crew["0"].spawn()
+
+    crew.fail_start("0", "ValueError: no")
+
+    assert while_it_serves == {}
+    assert crew.pool.failed_starts() == {"worker:0": "ValueError: no, 1 time"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [
+        (KillReason.HUNG, "killed, its lifespans hang in code that does not return to Python"),
+        (KillReason.NONE, "signal 9 (SIGKILL)"),
+    ],
+)
+def test_a_start_whose_process_told_nothing_is_told_with_how_it_ended(
+    crew: Crew, reason: KillReason, error: str
+) -> None:
+    crew.fail_start("0", reason=reason)
+
+    assert crew.pool.failed_starts() == {"worker:0": f"{error}, 1 time"}

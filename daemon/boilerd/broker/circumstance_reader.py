@@ -287,8 +287,8 @@ def _server(name: str, record: Sequence[bytes | None] | None, now_s: float) -> S
     if birthmark and now_s - _seen_at(heartbeat) > DEAD_S:
         return None  # one of plain RQ gives a sign of life every few minutes only
     return Server(
-        name.removeprefix(keys.worker("")), frozenset(queues.split(",")), state == "busy", bool(birthmark),
-        declared_by(application),
+        name.removeprefix(keys.worker("")), frozenset(queues.split(",")), state == "busy", state == "starting",
+        bool(birthmark), declared_by(application),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ class Server:
     """A worker that lives, of whatever host.
 
     Attributes:
+        is_starting: True if it has not come to its first claim, as in the lifespans of its application.
         is_ours: False for one of plain RQ.
         declared: What its application has handlers for; None: it does not tell.
     """
@@ -26,6 +27,7 @@ class Server:
     name: str
     queues: frozenset[str]
     is_busy: bool
+    is_starting: bool
     is_ours: bool
     declared: Declared | None
 

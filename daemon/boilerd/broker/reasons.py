@@ -177,7 +177,9 @@ def _share_fact(share: Share, key: str) -> str:
 def _ahead(found: Circumstances) -> Reason:
     queue, ahead = found.task.queue, found.ahead
     busy = sum(server.is_busy for server in found.serving)
+    starting = sum(server.is_starting for server in found.serving)
     workers = f"{busy} of the {len(found.serving)} workers of the queue are busy"
+    workers += f", {starting} are starting" if starting else ""
     remedy = "boilerd scale N" if found.serving and busy == len(found.serving) else ""
     if ahead == 0:
         return Reason(ReasonKind.AHEAD, f"It is the next one of queue {queue}; {workers}.", remedy=remedy)

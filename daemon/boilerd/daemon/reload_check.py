@@ -5,7 +5,7 @@ from boilerd.broker.broker import Broker
 from boilerd.daemon.assembly import open_logs
 from boilerd.daemon.boot import connect, unusable
 from boilerd.daemon.directories import own_directories, try_directories, usable_socket
-from boilerd.daemon.fork_hooks import start_daemon
+from boilerd.daemon.fork_hooks import before_fork, start_daemon
 from boilerd.daemon.privileges import secure_umask
 from boilerd.daemon.processes import Application
 from boilerd.daemon.sharing import group_id, share_runtime_directory
@@ -26,7 +26,9 @@ def check(settings: Settings) -> None:
     secure_umask()
     open_logs(settings)
     valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
-    start_daemon(Application.of(load_app(settings.app, settings.rq_functions), settings).life)
+    life = Application.of(load_app(settings.app, settings.rq_functions), settings).life
+    start_daemon(life)
+    before_fork(life)
     try_directories(own_directories(settings), handover.lock_fds)
     if (gid := group_id(settings)) is not None:
         share_runtime_directory(settings, gid)

@@ -22,7 +22,7 @@ from boilerd.process import printed
 from boilerd.process.copied_locks import may_be_held, renew_locks
 from boilerd.process.exit_status import DONE, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
 from boilerd.process.failpoints import failpoint
-from boilerd.process.scoreboard import Scoreboard
+from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.process.signals import hold_signals, release_signals
 from boilerd.process.terminal import ignore_background_stops, leave_stops_to_parent
 
@@ -120,7 +120,7 @@ class Child(Subprocess):  # type: ignore[misc]
             self.served_s, self._pause_s = time.monotonic(), FIRST_PAUSE_S
             self.has_served, self.failed_starts = True, 0
         elif has_failed:
-            self._note_failed_start(describe_exit(status))
+            self._note_failed_start(self._describe_failed_start(status))
             # However long it took: it counts as one that exited too soon.
             self.laststart = time.time() - self.config.startsecs / 2
             self.change_state(ProcessStates.STARTING)
@@ -130,6 +130,12 @@ class Child(Subprocess):  # type: ignore[misc]
 
     def _is_starting(self) -> bool:
         return bool(self.config.scoreboard.is_starting(self.config.slot))
+
+    def _describe_failed_start(self, status: int) -> str:
+        reason, _ = self.config.scoreboard.last_kill(self.config.slot)
+        if status == -signal.SIGKILL and reason is KillReason.HUNG:
+            return "killed, its lifespans hang in code that does not return to Python"
+        return describe_exit(status)
 
     def _note_failed_start(self, error: str) -> None:
         """Count it; `error` is what is known of its cause, where the process itself has told nothing."""
