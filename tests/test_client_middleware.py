@@ -288,7 +288,7 @@ def test_middleware_that_leaves_a_draft_without_an_answer_is_an_error_that_names
 def test_what_middleware_pushes_must_be_drafts(recorder: RecordingClient) -> None:
     recorder.use(lambda _, push: push([1]))  # type: ignore[list-item]
 
-    with pytest.raises(TypeError, match=r"push\(drafts\) got 1 among the drafts; give it Drafts"):
+    with pytest.raises(TypeError, match=r"push\(drafts\) got int among the drafts; give it Drafts"):
         recorder.enqueue("a:b", 1)
 
 

@@ -495,6 +495,8 @@ class Known(BaseModel):
         (list[Strict], [{"to": ["a"], "x` - at `$.y": 1}], "$[0]: Object contains unknown field x` - at `$.y"),
         (Strict, {"to": ["a"], "x` - at `$.\x1b": 1}, "$.\\x1b: Object contains unknown field x"),
         (V1 | V2, {"version": 4711}, "$.version: Invalid value"),
+        (Literal["a", "b"], "x - at `$.secret", "$: Invalid enum value"),
+        (list[Literal["a", "b"]], ["x' - at `$.secret`"], "$[0]: Invalid enum value"),
     ],
 )
 def test_an_error_has_the_path_of_each_wrong_field_and_no_value(model: Any, payload: Any, told: str) -> None:

@@ -54,7 +54,7 @@ def check_drafts(drafts: Sequence[Draft]) -> Sequence[Draft]:
     """Return what the middleware pushes; raises TypeError if it is anything but drafts."""
     for draft in drafts:
         if not isinstance(draft, Draft):
-            raise TypeError(f"push(drafts) got {shown(draft)} among the drafts; give it Drafts")
+            raise TypeError(f"push(drafts) got {type(draft).__qualname__} among the drafts; give it Drafts")
     return drafts
 
 

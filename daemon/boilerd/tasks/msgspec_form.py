@@ -64,9 +64,7 @@ class MsgspecForm(Form):
         """The path of the first wrong field, and what is wrong with it."""
         if isinstance(error, TypeError):
             return str(error)
-        told, _, path = str(error).removesuffix("`").rpartition(" - at `")
-        if not told:
-            told, path = str(error), "$"
+        told, path = _told_of(str(error))
         path = repr(path.replace("`", ""))[1:-1]
         if refused := _refused_by_attrs(error):
             return f"{path}.{refused}"
@@ -75,6 +73,14 @@ class MsgspecForm(Form):
     def schema(self) -> dict[str, Any]:
         """As msgspec has it."""
         return msgspec.json.schema(self._model, schema_hook=lambda kind: {"title": kind.__name__})
+
+
+def _told_of(text: str) -> tuple[str, str]:
+    """What msgspec tells of a field, and its path, which comes last; of the payload as a whole it names none."""
+    if not text.endswith("`"):  # a value may have the words in it
+        return text, "$"
+    told, _, path = text[:-1].rpartition(" - at `")
+    return (told, path) if told else (text, "$")
 
 
 def _without_value(told: str) -> str:
@@ -99,7 +105,7 @@ def check_model(model: Any) -> None:
     """Raise TypeError if no JSON value can be decoded as `model`."""
     try:
         msgspec.json.Decoder(model)
-    except NotImplementedError as error:  # as a default of attrs that takes the object
+    except (NotImplementedError, TypeError) as error:  # the first of a default of attrs that takes the object
         raise TypeError(f"payload: msgspec cannot read {shown(model)}: {error}") from error
     todo: list[object] = [msgspec.inspect.type_info(model)]
     seen: set[int] = set()  # a type may contain itself
