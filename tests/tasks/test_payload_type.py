@@ -558,6 +558,18 @@ def test_validators_of_attrs_run() -> None:
     assert str(refusal(Person, {"name": ""})) == "payload: $: a name has letters"
 
 
+def test_a_private_field_of_attrs_is_refused_which_would_be_lost() -> None:
+    @attrs.define
+    class Private:
+        name: str
+        _age: int = 18
+
+    with pytest.raises(
+        TypeError, match=r"payload: '_age' of .*Private'>, of attrs, is private and would not be written"
+    ):
+        PayloadType(list[Private])
+
+
 def test_a_default_of_attrs_that_msgspec_cannot_make_is_refused_where_it_is_declared() -> None:
     @attrs.define
     class Doubled:

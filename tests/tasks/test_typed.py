@@ -158,6 +158,7 @@ def test_methods_objects_and_partials_say_their_payload_too(
 
     assert run(mux, "mail", {"to": "ada"}) == Mail("ada")
     assert made(Task(id="t", type="mail", payload=Mail("bob"))) == Mail("bob")
+    assert repr(made).startswith("<TaskType 'mail' of ")
 
 
 def untyped(task):  # type: ignore[no-untyped-def]
@@ -519,6 +520,11 @@ def test_a_function_that_requires_nothing_takes_a_task_without_payload(mux: Serv
     assert list(client.run_all(mux)) == ["tock", 1, 5]
     with pytest.raises(InvalidPayloadError):
         run(mux, "count", 5)
+
+
+def test_a_function_that_requires_something_takes_no_task_without_payload() -> None:
+    with pytest.raises(InvalidPayloadError, match=r"^payload: \$: Expected `object`, got `null`$"):
+        run(module_mux, "module:add", None)
 
 
 def test_a_default_that_can_change_is_new_for_each_task(mux: ServeMux) -> None:

@@ -131,10 +131,15 @@ def refuse_old(kind: Any) -> None:
 
 
 def _check_rules(part: msgspec.inspect.Type | msgspec.inspect.Field) -> None:
-    """Raise TypeError if the class has rules of its library's that msgspec would pass over without a word."""
+    """Raise TypeError if the class has rules or values of its library's that msgspec would pass over without a word."""
     kind = getattr(part, "cls", None)
     refuse_old(kind)
-    if any(field.converter for field in getattr(kind, "__attrs_attrs__", ())):
+    fields = getattr(kind, "__attrs_attrs__", ())
+    if private := next((field.name for field in fields if field.name.startswith("_")), None):
+        raise TypeError(
+            f"payload: {private!r} of {kind!r}, of attrs, is private and would not be written; {_PLAIN_CLASSES}"
+        )
+    if any(field.converter for field in fields):
         raise TypeError(f"payload: the converters of {kind!r}, of attrs, would not run; {_PLAIN_CLASSES}")
 
 

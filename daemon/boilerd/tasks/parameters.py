@@ -127,7 +127,7 @@ def _checked(role: str, function: Callable[..., Any], parameter: inspect.Paramet
     try:
         declared = PayloadType(annotation)
     except TypeError as error:
-        raise TypeError(f"{what}: {str(error).removeprefix('payload: ')}") from error
+        raise TypeError(f"{what}: {str(error).removeprefix('payload: ')}") from None
     if found.default is not _EMPTY:
         _check_default(what, found, declared)
     return found

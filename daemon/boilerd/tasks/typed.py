@@ -8,6 +8,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Unpack, overload
 
 import msgspec
@@ -83,7 +84,7 @@ class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
             TypeError: The client is none, or an AsyncClient; nothing was sent.
         """
         info: Any = self._enqueue_of(client)(self, **options)
-        if inspect.iscoroutine(info):
+        if isinstance(info, CoroutineType):
             info.close()
             raise TypeError(f"{self.type}: enqueue() takes a Client; with an AsyncClient, await aenqueue(…)")
         stored: TaskInfo[R_co] = info
