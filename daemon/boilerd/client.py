@@ -136,6 +136,10 @@ class Client:
 
         See `enqueue` for options and errors.
         """
+        if not isinstance(message, Message):
+            raise TypeError(
+                f"enqueue_message takes a message, which .task(…) makes, and no {type(message).__qualname__}"
+            )
         return self._enqueue(message, options)
 
     def enqueue_many(

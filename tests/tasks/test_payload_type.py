@@ -1,10 +1,12 @@
 """Declared types of payloads: what pydantic, attrs and msgspec read of them, JSON Schemas, old payloads, misfits."""
 
 import dataclasses
+import traceback
 import typing
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from ipaddress import IPv4Address
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, NotRequired
 from uuid import UUID
@@ -121,6 +123,11 @@ class V2(msgspec.Struct, tag_field="version", tag=2):
 class Email:
     to: str
     copies: list[str] = dataclasses.field(default_factory=list)
+
+
+class Branch(msgspec.Struct):
+    at: int
+    sides: list["Branch"] = []
 
 
 class Note(TypedDict):
@@ -495,6 +502,8 @@ class Known(BaseModel):
         (list[Strict], [{"to": ["a"], "x` - at `$.y": 1}], "$[0]: Object contains unknown field x` - at `$.y"),
         (Strict, {"to": ["a"], "x` - at `$.\x1b": 1}, "$.\\x1b: Object contains unknown field x"),
         (V1 | V2, {"version": 4711}, "$.version: Invalid value"),
+        (Literal["a", "b"], "x - at `$.secret", "$: Invalid enum value"),
+        (list[Literal["a", "b"]], ["x' - at `$.secret`"], "$[0]: Invalid enum value"),
     ],
 )
 def test_an_error_has_the_path_of_each_wrong_field_and_no_value(model: Any, payload: Any, told: str) -> None:
@@ -549,6 +558,18 @@ def test_validators_of_attrs_run() -> None:
     assert str(refusal(Person, {"name": ""})) == "payload: $: a name has letters"
 
 
+def test_a_private_field_of_attrs_is_refused_which_would_be_lost() -> None:
+    @attrs.define
+    class Private:
+        name: str
+        _age: int = 18
+
+    with pytest.raises(
+        TypeError, match=r"payload: '_age' of .*Private'>, of attrs, is private and would not be written"
+    ):
+        PayloadType(list[Private])
+
+
 def test_a_default_of_attrs_that_msgspec_cannot_make_is_refused_where_it_is_declared() -> None:
     @attrs.define
     class Doubled:
@@ -574,7 +595,12 @@ AGREED: list[tuple[Any, list[Any]]] = [
     (Labelled, [{"square": {"side": 1}}, {"square": {}}, {"label": "x"}, {"square": {"side": 1}, "label": 5}]),
     (Pair, [[{"side": 1}, 5], [{"side": 1}], [{"side": "x"}, 5], [{"side": 1}, None]]),
     (Parcel, [{"order": {"firstName": "a"}, "weight": 1.5}, {"order": {"firstName": "a", "count": 0}, "weight": 1}]),
+    (Branch, [{"at": 1}, {"at": 1, "sides": [{"at": 2}]}, {"at": 1, "sides": [{"at": 2, "sides": [{}]}]}]),
+    (tuple[int, str] | dict[str, Email], [[1, "a"], [1], [1, "a", 2], {"x": {"to": "a"}}, {"x": {}}, {}]),
+    (Literal["a", 1, None], ["a", 1, None, "b", 2, [None]]),
 ]
+#: A datetime to every validator that does not look at formats.
+LATE_LINE = {"id": "00000000-0000-0000-0000-000000000001", "placed_at": "late"}
 CASES = [(model, payload) for model, payloads in AGREED for payload in payloads]
 
 
@@ -593,6 +619,20 @@ def test_a_schema_and_the_decoder_agree_on_what_fits(model: Any, payload: Any) -
     jsonschema.Draft202012Validator.check_schema(schema)
 
     assert jsonschema.Draft202012Validator(schema).is_valid(payload) == fits(declared, payload)
+
+
+@pytest.mark.parametrize(
+    ("model", "payload", "is_valid"),
+    [
+        (int, 1.0, True), (Annotated[Square, "x"], {"side": 1.0}, True), (UUID, "x", True), (Line, LATE_LINE, True),
+        (dict[int, str], {"x": "a"}, True), (set[int], [1, 1], False), (Decimal, 5, False),
+    ],
+)  # fmt: skip
+def test_they_do_not_agree_where_the_page_says_so(model: Any, payload: Any, is_valid: bool) -> None:
+    declared = PayloadType(model)
+
+    assert jsonschema.Draft202012Validator(declared.schema()).is_valid(payload) == is_valid
+    assert fits(declared, payload) != is_valid
 
 
 def test_there_are_payloads_enough_of_both_kinds() -> None:
@@ -674,6 +714,22 @@ def test_an_upgrade_that_does_not_help_is_named(upgrade: Callable[[Any], Any], t
 
     assert str(error) == told
     assert error.retry_within_s == MISFIT_RETRY_S
+
+
+def by_pydantic(payload: Any) -> Any:
+    return Square.model_validate(payload)
+
+
+def by_msgspec(payload: Any) -> Any:
+    return msgspec.convert(payload["to"], Literal["a", "b"])
+
+
+@pytest.mark.parametrize("upgrade", [by_pydantic, by_msgspec])
+def test_an_upgrade_that_a_library_refuses_shows_no_value(upgrade: Callable[[Any], Any]) -> None:
+    error = refusal(V2, {"to": "secret"}, upgrade=upgrade)
+
+    assert str(error).startswith(f"payload: upgrade {upgrade.__name__} raised a ValidationError, whose words may hold")
+    assert "secret" not in "".join(traceback.format_exception(error))
 
 
 def test_an_upgrade_may_decide_about_the_task() -> None:

@@ -47,6 +47,13 @@ def test_what_is_no_text_is_neither_task_type_nor_task_id(value: Any) -> None:
         check_task_id(value)
 
 
+def test_a_payload_in_the_place_of_the_type_is_not_shown() -> None:
+    with pytest.raises(InvalidTaskError) as raised:
+        check_type({"to": "geheim"})
+
+    assert str(raised.value) == "task type: a dict is none; give a text, as in 'email:deliver'"
+
+
 def test_an_invalid_task_is_a_value_error_too() -> None:
     with pytest.raises(ValueError, match="task type"):
         check_type("")

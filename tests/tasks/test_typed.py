@@ -46,6 +46,14 @@ class New(msgspec.Struct, tag=True):
     first: str
 
 
+class Untagged(msgspec.Struct):
+    name: str
+
+
+class UntaggedToo(msgspec.Struct):
+    first: str
+
+
 class Secret:
     """No JSON value is one."""
 
@@ -150,6 +158,7 @@ def test_methods_objects_and_partials_say_their_payload_too(
 
     assert run(mux, "mail", {"to": "ada"}) == Mail("ada")
     assert made(Task(id="t", type="mail", payload=Mail("bob"))) == Mail("bob")
+    assert repr(made).startswith("<TaskType 'mail' of ")
 
 
 def untyped(task):  # type: ignore[no-untyped-def]
@@ -215,6 +224,40 @@ def test_a_payload_that_does_not_fit_is_refused_at_the_enqueue_whether_or_not_th
         with pytest.raises(InvalidPayloadError, match=r"^task \[1\] of many: payload: \$\.to"):
             each.enqueue_many([handler.task(Mail("ada")), handler.task(wrong)])
         assert each.tasks == []
+
+
+def test_a_client_of_the_other_kind_or_none_is_told(mux: ServeMux, client: RecordingClient) -> None:
+    deliver: Any = mux.task("mail")(bare)
+
+    async def enqueue() -> None:
+        async with AsyncClient.from_url("unix:///nowhere") as other:
+            with pytest.raises(TypeError, match=r"^mail: enqueue\(\) takes a Client; with an AsyncClient, await aenq"):
+                deliver.enqueue(other, 1)
+        with pytest.raises(
+            TypeError, match=r"^mail: aenqueue\(\) takes an AsyncClient; task .* is stored, .*enqueue\("
+        ):
+            await deliver.aenqueue(client, 1)
+
+    asyncio.run(enqueue())
+    with pytest.raises(TypeError, match=r"^mail: a Mail is no client; write enqueue\(client, payload\)"):
+        deliver.enqueue(Mail("geheim"), client)
+
+
+def test_an_object_in_the_place_of_a_type_or_a_message_is_told_what_to_give(
+    mux: ServeMux, client: RecordingClient
+) -> None:
+    deliver: Any = mux.task("mail")(bare)
+    told = r"a (TaskType|Message) is none; enqueue_message, enqueue_many and mux\.cron take a message, which \.task\("
+
+    for wrong in (deliver, deliver.task(1)):
+        with pytest.raises(InvalidTaskError, match=told):
+            client.enqueue(wrong, 1)
+    with pytest.raises(ConfigError, match=r"cron entry 'TaskType': task type: " + told):
+        mux.cron("@daily", deliver, 1)
+    nothing: Any
+    for nothing in (deliver, {"to": "geheim"}):
+        with pytest.raises(TypeError, match=r"^enqueue_message takes a message, .* and no (TaskType|dict)$"):
+            client.enqueue_message(nothing)
 
 
 def test_many_may_be_messages_and_pairs(mux: ServeMux, client: RecordingClient) -> None:
@@ -488,6 +531,11 @@ def test_a_function_that_requires_nothing_takes_a_task_without_payload(mux: Serv
         run(mux, "count", 5)
 
 
+def test_a_function_that_requires_something_takes_no_task_without_payload() -> None:
+    with pytest.raises(InvalidPayloadError, match=r"^payload: \$: Expected `object`, got `null`$"):
+        run(module_mux, "module:add", None)
+
+
 def test_a_default_that_can_change_is_new_for_each_task(mux: ServeMux) -> None:
     @mux.function("collect")
     def collect(found: list[int] = [], mail: Mail = Mail("ada", ["bob"])) -> list[Any]:  # noqa: B006, B008
@@ -568,6 +616,12 @@ def without_parameter() -> None: ...
 def with_two(task: Task, session: object) -> None: ...
 
 
+class Unbound:
+    def deliver(self, task: Task[Mail]) -> None: ...
+
+    def send(self, to: str) -> None: ...
+
+
 def of_mail(mail: Mail) -> None: ...
 
 
@@ -606,6 +660,7 @@ def renaming(function: Any) -> Any:
         (of_context, r"the annotation of 'task' in of_context is unknown here \(name 'Context' .* payload=$"),
         (of_attribute, r"unknown here \(.*Missing.*payload="),
         (of_secret, "nothing can be decoded as <class '.*Secret'>"),
+        (Unbound.deliver, r"a required argument: 'task'; register the method of an object, as in mailer\.deliver$"),
         (yielding, "yielding has a yield"),
         (renaming(deliver.__wrapped__), r"a decorator of deliver takes \(job\) and wraps what takes \(task\)"),
         ("text", "'text' cannot be called"),
@@ -646,6 +701,9 @@ def lost_default(to: str = Secret()) -> None: ...  # type: ignore[assignment]
 def with_secret(secret: Secret) -> None: ...
 
 
+def with_two_structs(to: Untagged | UntaggedToo) -> None: ...
+
+
 def with_context(context: "Context") -> None: ...
 
 
@@ -674,7 +732,12 @@ def generating(to: str) -> Any:
         (lambda to: None, "has no annotation"),
         (wrong_default, r"'to' of wrong_default has the default None, which is no str: \$: Expected `str`, got `null`"),
         (lost_default, "has the default <.*Secret.*>, which is no str: Secret has no JSON form"),
-        (with_secret, "nothing can be decoded as <class '.*Secret'>"),
+        (
+            with_secret,
+            "^function for 'mail': parameter 'secret' of with_secret: nothing can be decoded as <class '.*Secr",
+        ),
+        (with_two_structs, "parameter 'to' of with_two_structs: msgspec cannot read .*all Struct types must be tagged"),
+        (Unbound.send, r"'self' of Unbound\.send has no annotation; register the method of an object, as in mailer\."),
         (with_context, "'context' in with_context is unknown here .*; import it outside of TYPE_CHECKING .* imported$"),
         (with_task, r"parameter 'task' of with_task is a task; leave it out, and call boilerd\.current_task\(\)"),
         (by_place(add.__wrapped__), r"add cannot be called with \(a=…, b=…\): "),

@@ -75,7 +75,13 @@ def check_call(role: str, function: Any, *arguments: str) -> None:
     except TypeError as error:
         raise TypeError(
             f"{role}: {name_of(function)}{signature} cannot be called with ({', '.join(arguments)}): {error}"
+            + unbound(next(iter(signature.parameters), ""))
         ) from None
+
+
+def unbound(first: str) -> str:
+    """What to do about a function whose first parameter has this name, as methods have it in their class."""
+    return "; register the method of an object, as in mailer.deliver" if first in {"self", "cls"} else ""
 
 
 def _calls(function: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:

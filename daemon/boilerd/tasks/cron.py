@@ -124,7 +124,10 @@ class CronEntry:
     schedule: Schedule = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        name = self.name or re.sub(r"[^A-Za-z0-9_-]", "-", self.task_type)
+        task_type: object = self.task_type
+        name = self.name or re.sub(
+            r"[^A-Za-z0-9_-]", "-", task_type if isinstance(task_type, str) else type(task_type).__name__
+        )
         if not _NAME.fullmatch(name):
             raise ConfigError(
                 f"cron entry {shown(name)}: name it with letters, digits, '_' and '-', at most {NAME_LENGTH}"

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from boilerd.errors import ConfigError, InvalidPayloadError, shown
-from boilerd.tasks.callables import check_handler, check_returns, without_parentheses
+from boilerd.tasks.callables import check_returns, without_parentheses
 from boilerd.tasks.options import check_defaults, with_defaults
 from boilerd.tasks.parameters import dataclass_of, parameters_of, payload_of, requires_any
 from boilerd.tasks.payload import encode_payload
@@ -29,7 +29,6 @@ def task_decorator(
 
     def decorate(function: Function) -> TaskType[Any, Any, Any]:
         function = _plain(function)
-        check_handler(role, function)
         declared = payload_of(role, function) if payload is None else payload
         kept = register(task_type, function, declared, defaults)
         return TaskType(task_type, function, function, Message(task_type, None, kept, defaults, function))

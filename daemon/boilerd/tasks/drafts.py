@@ -60,7 +60,7 @@ def check_drafts(drafts: Iterable[Draft]) -> list[Draft]:
     found = list(drafts)
     for draft in found:
         if not isinstance(draft, Draft):
-            raise TypeError(f"push(drafts) got {type(draft).__name__} among the drafts; give it Drafts")
+            raise TypeError(f"push(drafts) got {type(draft).__qualname__} among the drafts; give it Drafts")
     return found
 
 

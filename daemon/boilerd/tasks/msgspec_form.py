@@ -65,9 +65,7 @@ class MsgspecForm(Form):
         """The path of the first wrong field, and what is wrong with it."""
         if isinstance(error, TypeError):
             return str(error)
-        told, _, path = str(error).removesuffix("`").rpartition(" - at `")
-        if not told:
-            told, path = str(error), "$"
+        told, path = _told_of(str(error))
         path = repr(path.replace("`", ""))[1:-1]
         if refused := _refused_by_attrs(error):
             return f"{path}.{refused}"
@@ -76,6 +74,14 @@ class MsgspecForm(Form):
     def schema(self) -> dict[str, Any]:
         """As msgspec has it."""
         return msgspec.json.schema(self._model, schema_hook=lambda kind: {"title": kind.__name__})
+
+
+def _told_of(text: str) -> tuple[str, str]:
+    """What msgspec tells of a field, and its path, which comes last; of the payload as a whole it names none."""
+    if not text.endswith("`"):  # a value may have the words in it
+        return text, "$"
+    told, _, path = text[:-1].rpartition(" - at `")
+    return (told, path) if told else (text, "$")
 
 
 def _without_value(told: str) -> str:
@@ -100,7 +106,7 @@ def check_model(model: Any) -> None:
     """Raise TypeError if no JSON value can be decoded as `model`."""
     try:
         msgspec.json.Decoder(model)
-    except NotImplementedError as error:  # as a default of attrs that takes the object
+    except (NotImplementedError, TypeError) as error:  # the first of a default of attrs that takes the object
         raise TypeError(f"payload: msgspec cannot read {shown(model)}: {error}") from error
     todo: list[object] = [msgspec.inspect.type_info(model)]
     seen: set[int] = set()  # a type may contain itself
@@ -118,10 +124,15 @@ def check_model(model: Any) -> None:
 
 
 def _check_rules(part: msgspec.inspect.Type | msgspec.inspect.Field) -> None:
-    """Raise TypeError if the class has rules of its library's that msgspec would pass over without a word."""
+    """Raise TypeError if the class has rules or values of its library's that msgspec would pass over without a word."""
     kind = getattr(part, "cls", None)
     refuse_old(kind)
-    if any(field.converter for field in getattr(kind, "__attrs_attrs__", ())):
+    fields = getattr(kind, "__attrs_attrs__", ())
+    if private := next((field.name for field in fields if field.name.startswith("_")), None):
+        raise TypeError(
+            f"payload: {private!r} of {kind!r}, of attrs, is private and would not be written; {_PLAIN_CLASSES}"
+        )
+    if any(field.converter for field in fields):
         raise TypeError(f"payload: the converters of {kind!r}, of attrs, would not run; {_PLAIN_CLASSES}")
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from boilerd.errors import InvalidPayloadError, shown
-from boilerd.tasks.callables import name_of, signature_of
+from boilerd.tasks.callables import name_of, signature_of, unbound
 from boilerd.tasks.payload_type import PayloadType
 from boilerd.tasks.task import Task
 
@@ -117,20 +117,25 @@ def _checked(role: str, function: Callable[..., Any], parameter: inspect.Paramet
     if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
         raise TypeError(f"{what} is positional only; take out the '/', since a payload has it by name")
     if parameter.annotation is _EMPTY:
-        raise TypeError(f"{what} has no annotation; give it the type that its values in JSON become")
+        remedy = unbound(parameter.name) or "; give it the type that its values in JSON become"
+        raise TypeError(f"{what} has no annotation{remedy}")
     annotation = _looked_up(role, function, parameter, "give it a type that the module knows when it is imported")
     if (get_origin(annotation) or annotation) is Task:
         raise TypeError(f"{what} is a task; leave it out, and call boilerd.current_task() in the function")
     found = parameter.replace(annotation=annotation)
+    try:
+        declared = PayloadType(annotation)
+    except TypeError as error:
+        raise TypeError(f"{what}: {str(error).removeprefix('payload: ')}") from None
     if found.default is not _EMPTY:
-        _check_default(what, found)
+        _check_default(what, found, declared)
     return found
 
 
-def _check_default(what: str, parameter: inspect.Parameter) -> None:
+def _check_default(what: str, parameter: inspect.Parameter, declared: PayloadType) -> None:
     try:
-        PayloadType(parameter.annotation).encode(parameter.default)
-    except (InvalidPayloadError, TypeError) as error:
+        declared.encode(parameter.default)
+    except InvalidPayloadError as error:
         raise TypeError(
             f"{what} has the default {shown(parameter.default)}, which is no {_type_name(parameter.annotation)}:"
             f" {str(error).removeprefix('payload: ')}"

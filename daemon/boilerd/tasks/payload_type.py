@@ -21,6 +21,9 @@ from boilerd.tasks.type_parts import is_of_pydantic
 OnMisfit = Literal["retry", "archive"]
 Upgrade = Callable[[Any], Any]
 
+#: Errors of these libraries show what they refuse.
+_QUOTING = frozenset({"pydantic_core", "msgspec"})
+
 #: A rolling deployment takes that long, in which old workers meet the payloads of new code, or the other way round.
 MISFIT_RETRY_S = 600.0
 
@@ -86,6 +89,9 @@ class PayloadType:
         except BoilerdError:  # such as RevokeTask
             raise
         except Exception as failure:
+            if type(failure).__module__.partition(".")[0] in _QUOTING:
+                told = f"{type(failure).__name__}, whose words may hold values of the payload"
+                raise self._error(f"upgrade {name_of(self._upgrade)} raised a {told}") from None
             raise self._error(f"upgrade {name_of(self._upgrade)} raised {describe(failure)}") from failure
         return self._decode_upgraded(value)
 

@@ -283,12 +283,22 @@ class TaskInfo(msgspec.Struct, Generic[R_co], frozen=True, dict=True):
 
 def check_type(task_type: object) -> str:
     """Return `task_type` as plain text, or raise InvalidTaskError if it is no task type."""
-    if not isinstance(task_type, str) or not _is_type(text := str.__str__(task_type)):
+    if not isinstance(task_type, str):
+        raise InvalidTaskError(f"task type: {_no_type(task_type)}")
+    if not _is_type(text := str.__str__(task_type)):
         raise InvalidTaskError(
             f"task type {shown(task_type)}: use letters, digits and any of '_ . : / -', at most 256,"
             " as in 'email:deliver'"
         )
     return text
+
+
+def _no_type(value: object) -> str:
+    """What is wrong with something else than a text in the place of a type; it may be a payload, and is not shown."""
+    kind = type(value).__qualname__
+    if isinstance(getattr(value, "type", None), str):  # what a decorator made, or a message of that
+        return f"a {kind} is none; enqueue_message, enqueue_many and mux.cron take a message, which .task(…) makes"
+    return f"a {kind} is none; give a text, as in 'email:deliver'"
 
 
 @functools.lru_cache(1000)  # an application has few types, and each enqueue asks: 0.4 µs

@@ -8,6 +8,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Unpack, overload
 
 import msgspec
@@ -78,12 +79,37 @@ class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
             raise InvalidPayloadError(f"result of {self.type}: {str(error).removeprefix('payload: ')}") from error
 
     def enqueue(self, client: "Enqueues", **options: Unpack[EnqueueOptions]) -> TaskInfo[R_co]:
-        """Store it as a task; see `Client.enqueue` for options and errors."""
-        return client.enqueue_message(self, **options)
+        """Store it as a task; see `Client.enqueue` for options and errors.
+
+        Raises:
+            TypeError: The client is none, or an AsyncClient; nothing was sent.
+        """
+        info: Any = self._enqueue_of(client)(self, **options)
+        if isinstance(info, CoroutineType):
+            info.close()
+            raise TypeError(f"{self.type}: enqueue() takes a Client; with an AsyncClient, await aenqueue(…)")
+        stored: TaskInfo[R_co] = info
+        return stored
 
     async def aenqueue(self, client: "EnqueuesAsync", **options: Unpack[EnqueueOptions]) -> TaskInfo[R_co]:
         """Store it as a task, from asyncio; see `Client.enqueue` for options and errors."""
-        return await client.enqueue_message(self, **options)
+        info: Any = self._enqueue_of(client)(self, **options)
+        if isinstance(info, TaskInfo):
+            raise TypeError(
+                f"{self.type}: aenqueue() takes an AsyncClient; task {info.id} is stored, but the loop stood still"
+                " meanwhile: make an AsyncClient, or use enqueue(…)"
+            )
+        stored: TaskInfo[R_co] = await info
+        return stored
+
+    def _enqueue_of(self, client: Any) -> Callable[..., Any]:
+        """How the client enqueues messages; raises TypeError if it does not."""
+        try:
+            return client.enqueue_message  # type: ignore[no-any-return]
+        except AttributeError:
+            raise TypeError(
+                f"{self.type}: a {type(client).__qualname__} is no client; write enqueue(client, payload)"
+            ) from None
 
 
 class _Declared:
