@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -282,7 +283,7 @@ class Client:
         future = self.start_wait(task_id, inbox.put, has_timeout=end_s is not None, allow_in_handler=allow_in_handler)
         future.add_done_callback(lambda _: inbox.put(None))
         try:
-            while progress := inbox.get(timeout=None if end_s is None else max(0.0, end_s - time.monotonic())):
+            while progress := inbox.get(timeout=None if end_s is None else _left_s(end_s)):
                 if on_progress:
                     on_progress(progress)
         except Empty:
@@ -490,6 +491,11 @@ def _at_place(place: int, error: InvalidTaskError) -> InvalidTaskError:
 def _tell_unhandled(task_type: str) -> None:
     # The name stands in the message: it is the application that formats this line.
     logger.warning("the mux has no handler for task type %r, its tasks fail; check the name", task_type)
+
+
+def _left_s(end_s: float) -> float:
+    """Seconds until then, as far as a thread can wait."""
+    return min(max(0.0, end_s - time.monotonic()), threading.TIMEOUT_MAX)
 
 
 def in_seconds(timeout: Seconds | None) -> float | None:
