@@ -1,12 +1,14 @@
 """Wait for results: on a real server, while others end the tasks, and while the server or the network fails."""
 
 import asyncio
+import math
 import pickle
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -34,6 +36,8 @@ from boilerd import (
 from boilerd.broker import keys, waiter
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect, text
+from boilerd.broker.endings import Ending
+from boilerd.broker.watch_connection import WatchConnection
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.retry import Verdict
 from boilerd.testing import RecordingClient
@@ -220,6 +224,23 @@ def test_a_server_that_does_not_tell_is_asked_again(
         client.connection.acl_deluser("quiet")
 
 
+@pytest.mark.parametrize("sent", [1, 2])
+def test_an_end_that_is_deleted_while_it_is_read_is_none(client: Client, broker: Broker, sent: int) -> None:
+    info = client.enqueue("test:echo", retention=60)
+    complete_next(broker, result=b"7")
+    commands, answers = [*Ending.commands(info.id)], list[Any]()
+
+    with closing(WatchConnection(client.connection, print)) as connection:
+        connection.ask(commands[:sent], answers.extend)
+        connection.receive(DEADLINE_S)
+        Inspector(client.connection).delete(info.id)
+        connection.ask(commands[sent:], answers.extend)
+        while len(answers) < len(commands):
+            connection.receive(DEADLINE_S)
+
+    assert not Ending(info.id, answers).is_whole
+
+
 # What is refused at once.
 
 
@@ -305,6 +326,14 @@ def test_past_its_timeout_the_wait_ends_and_the_task_goes_on(client: Client, bro
     assert info.wait(DEADLINE_S) == 1
 
 
+@pytest.mark.parametrize("timeout", [math.inf, timedelta.max])
+def test_a_timeout_may_be_longer_than_a_thread_can_wait(client: Client, broker: Broker, timeout: Any) -> None:
+    info = client.enqueue("test:echo", retention=60)
+    complete_next(broker, result=b"1")
+
+    assert info.wait(timeout) == 1
+
+
 def test_nobody_waits_any_more_when_all_have_left(client: Client) -> None:
     info = client.enqueue("test:echo", retention=60)
     for _ in range(3):
@@ -313,6 +342,16 @@ def test_nobody_waits_any_more_when_all_have_left(client: Client) -> None:
 
     waits = next(iter(client._waits.waiters()._by_pid.values()))._waits
     wait_until(lambda: not waits, "the IDs were taken out")
+
+
+def test_who_leaves_needs_no_lock_of_who_comes(client: Client, in_thread: InThread) -> None:
+    info = client.enqueue("test:echo", retention=60)
+    waiting = client.start_wait(info.id, print, has_timeout=False, allow_in_handler=False)
+
+    with next(iter(client._waiters()._by_pid.values()))._lock:
+        left = in_thread(waiting.cancel).result(DEADLINE_S)
+
+    assert left
 
 
 def test_connection_and_thread_end_when_nobody_waits_for_a_while(
@@ -745,6 +784,15 @@ def test_a_result_that_is_no_json_is_an_error_and_not_none(client: Client, broke
     complete_next(broker, result=pickle.dumps(1))
 
     with pytest.raises(BoilerdError, match="its result is no JSON that can be read"):
+        info.wait(DEADLINE_S)
+
+
+def test_a_result_that_redis_evicted_is_an_error_and_not_none(client: Client, broker: Broker) -> None:
+    info = client.enqueue("test:echo", retention=60)
+    complete_next(broker, result=b"1")
+    client.connection.delete(keys.results(info.id))
+
+    with pytest.raises(BoilerdError, match=f"its result is gone: key rq:results:{info.id} was deleted, or evicted"):
         info.wait(DEADLINE_S)
 
 

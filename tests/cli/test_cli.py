@@ -181,6 +181,14 @@ def test_enqueue_fails_where_the_task_that_it_waits_for_does(
     assert late.stderr.endswith("has not ended within 0.1 s, and goes on\n")
 
 
+def test_enqueue_stores_nothing_that_it_could_not_wait_for(command: Command, connection: redis.Redis) -> None:
+    done = command("enqueue", "test:echo", "--wait", "1s", "--retention", "0")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "with --retention 0 no result is left to wait for; leave it out, or give --retention 1m" in done.stderr
+    assert not connection.exists(keys.queue("default"))
+
+
 @pytest.mark.parametrize(
     ("text", "payload"),
     [

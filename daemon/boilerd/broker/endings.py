@@ -58,7 +58,7 @@ class Ending:
     """How a task ended: its record, and its last entry in the results stream."""
 
     def __init__(self, task_id: str, answers: Sequence[Any]) -> None:
-        values, entries, length = answers
+        entries, length, values = answers
         self._task_id = task_id
         self._record = Record(values)
         self._fields = self._record.fields
@@ -68,9 +68,12 @@ class Ending:
 
     @staticmethod
     def commands(task_id: str) -> Sequence[Sequence[str | bytes]]:
-        """The commands whose answers `__init__` takes."""
+        """The commands whose answers `__init__` takes.
+
+        The record comes last: where that is still there, so was the stream, whatever happens between two commands.
+        """
         stream = raw(keys.results(task_id))
-        return [Record.command(task_id), ["XREVRANGE", stream, "+", "-", "COUNT", "1"], ["XLEN", stream]]
+        return [["XREVRANGE", stream, "+", "-", "COUNT", "1"], ["XLEN", stream], Record.command(task_id)]
 
     @property
     def is_whole(self) -> bool:
@@ -82,10 +85,15 @@ class Ending:
 
         Raises:
             TaskFailedError: It did not complete.
-            BoilerdError: What is kept is no JSON, as a plain RQ worker may write it.
+            BoilerdError: What is kept is no JSON, as a plain RQ worker may write it; or nothing is kept any more.
         """
         if self._fields.get(b"status") != b"finished":
             raise self._failure()
+        if not self._entry:
+            raise BoilerdError(
+                f"task {self._task_id} completed, but its result is gone: key {keys.results(self._task_id)} was deleted"
+                ", or evicted; set maxmemory-policy to noeviction"
+            )
         encoded = self._entry.get(b"return_value", b"")
         try:
             return msgspec.json.decode(base64.b64decode(encoded)) if encoded else None

@@ -142,9 +142,9 @@ class WaitThread:
             each.close()
 
     def _note_left(self, ticket: Ticket) -> None:
-        with self._lock:
-            self._left.append(ticket)
-            self._ring()
+        # No lock: the collector may end an abandoned coroutine in any thread, also in one that holds it.
+        self._left.append(ticket)
+        self._ring()
 
     def _start(self) -> None:
         bell = socket.socketpair()
@@ -164,9 +164,9 @@ class WaitThread:
         self._bell = self._thread = None
 
     def _ring(self) -> None:
-        if self._bell:
-            with suppress(BlockingIOError):  # full: it is heard anyway
-                self._bell[0].send(b"1")
+        if bell := self._bell:
+            with suppress(OSError):  # full: it is heard anyway; or closed: the thread ends, and nobody waits
+                bell[0].send(b"1")
 
     # --- The thread of the waits
 
@@ -188,7 +188,7 @@ class WaitThread:
                 return True
             self._take_tickets()
             self._end_thread()
-        self._end_all(_closed())
+            self._end_all(_closed())
         return False
 
     def _serve(self) -> None:

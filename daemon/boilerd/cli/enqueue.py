@@ -107,6 +107,8 @@ def enqueue(loaded: Loaded, *, task_type: str, payload: str, as_json: bool, wait
     boilerd enqueue report:send --in 1h30m --unique 24h --deadline 2027-01-31T08:00Z
     boilerd enqueue report:mean '{"amounts": [1, 2, 6]}' --wait 30s
     """  # noqa: D301 - click looks for the character \b
+    if wait is not None and options["retention"] == 0:
+        raise click.UsageError("with --retention 0 no result is left to wait for; leave it out, or give --retention 1m")
     value = parse_payload(_read_stdin() if payload == "-" else payload)
     with naming_missing_broker(loaded.settings), Client.from_settings(loaded.settings) as client:
         _check_queue(client, options["queue"], loaded)

@@ -1,5 +1,6 @@
 """Wait for the ends of a client's tasks."""
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -80,7 +81,7 @@ def wait_here(
     future = start(task_id, inbox.put, has_timeout=end_s is not None)
     future.add_done_callback(lambda _: inbox.put(None))
     try:
-        while progress := inbox.get(timeout=None if end_s is None else max(0.0, end_s - time.monotonic())):
+        while progress := inbox.get(timeout=None if end_s is None else _left_s(end_s)):
             if on_progress:
                 on_progress(progress)
     except Empty:
@@ -88,6 +89,11 @@ def wait_here(
     finally:
         future.cancel()
     return future.result().result()
+
+
+def _left_s(end_s: float) -> float:
+    """Seconds until then, as far as a thread can wait."""
+    return min(max(0.0, end_s - time.monotonic()), threading.TIMEOUT_MAX)
 
 
 def in_seconds(timeout: Seconds | None) -> float | None:
