@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast, runtime_checkable
 
 import redis
 from msgspec import structs
@@ -63,6 +63,14 @@ class TaskStore(Protocol):
 
     def cancel(self, task_id: str) -> str:
         """Cancel a task; answers as `Broker.cancel`."""
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """A store in which the ends of its tasks can be waited for without a broker."""
+
+    def submit(self, task_id: str, tell: "TellProgress | None", *, has_timeout: bool) -> "Future[Ending]":
+        """See `Waiter.submit`."""
 
 
 class Overrides:
@@ -127,8 +135,8 @@ class Client:
         self.connection = connection
         self._store = store or Broker(connection)
         self._mux = mux
-        #: Holds one, once somebody has waited; threads may come at one time.
-        self._waits: dict[str, Waiters] = {}
+        #: Those of its connection, once somebody has waited; threads may come at one time.
+        self._waits: dict[redis.Redis, Waiters] = {}
         self._known_types: set[str] = set()
         self._max_payload = max_payload
         self._inherited = check_inherited(inherit_headers)
@@ -296,9 +304,8 @@ class Client:
     ) -> "Future[Ending]":
         """Begin to wait, for `wait` here and of an AsyncClient; see `Waiter.submit`."""
         self.check_wait(task_id, allow_in_handler=allow_in_handler)
-        if self.connection is None:
-            raise RuntimeError(f"task {task_id}: this client has no broker, and nothing runs the task")
-        return self._waiters().submit(task_id, tell, has_timeout=has_timeout)
+        waits = self._store if isinstance(self._store, Waits) else self._waiters()
+        return waits.submit(task_id, tell, has_timeout=has_timeout)
 
     def check_wait(self, task_id: str, *, allow_in_handler: bool) -> None:
         """Raise RuntimeError where a handler would wait that was not allowed to."""
@@ -309,12 +316,13 @@ class Client:
             )
 
     def _waiters(self) -> "Waiters":
-        """What waits for this client; made, and its modules imported, when somebody first does."""
-        if found := self._waits.get("waiters"):
+        """What waits for this client where its tasks are; made, and its modules imported, when somebody first does."""
+        connection = self._store.connection if isinstance(self._store, Broker) else self.connection
+        if found := self._waits.get(connection):
             return found
         from boilerd.broker.waiter import Waiters  # noqa: PLC0415 - a sixth of the import of a client
 
-        return self._waits.setdefault("waiters", Waiters(self.connection))
+        return self._waits.setdefault(connection, Waiters(connection))
 
     def _enqueue(self, message: Message, options: Mapping[str, Any]) -> TaskInfo:
         if self._has_middleware():

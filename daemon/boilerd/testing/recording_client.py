@@ -4,15 +4,12 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from boilerd.broker.connection import connect
-from boilerd.broker.endings import Ending
-from boilerd.broker.tickets import TellProgress
 from boilerd.client import OVERRIDES, Client
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.cron import CronEntry
@@ -26,6 +23,7 @@ from boilerd.testing.records import Attempt, RecordedTask, moment
 
 #: Up to when a drain runs: what is due now, up to a moment, for a span, or until no task waits.
 Until = datetime | timedelta | float | Literal["end"] | None
+AnyClient = TypeVar("AnyClient", bound=Client)
 
 
 class RecordingClient(Client):
@@ -232,15 +230,6 @@ class RecordingClient(Client):
             if attempt.state is TaskState.COMPLETED:
                 yield attempt.result
 
-    def start_wait(
-        self, task_id: str, tell: TellProgress, *, has_timeout: bool, allow_in_handler: bool
-    ) -> Future[Ending]:
-        """For `wait` here and of an AsyncClient: how a task ended, which it must have."""
-        self.check_wait(task_id, allow_in_handler=allow_in_handler)
-        future: Future[Ending] = Future()
-        future.set_result(self._broker.ending(task_id))
-        return future
-
     def close(self) -> None:
         """Do nothing: no connection is open."""
 
@@ -260,7 +249,12 @@ class RecordingClient(Client):
         return self._broker.now_s + (0.0 if until is None else seconds(until))
 
     def _enqueue_tick(self, entry: CronEntry, tick_s: float) -> None:
-        self.enqueue(entry.task_type, entry.payload, task_id=entry.tick_id(tick_s), **entry.options)
+        """As the scheduler does: with the options of the entry alone, inside the client middleware of the mux."""
+        no_connection: Any = None
+        client = Client(no_connection, store=self._broker)
+        if middleware := self._the_mux("periodic tasks").client_middleware:
+            client.use(*middleware)
+        client.enqueue(entry.task_type, entry.payload, task_id=entry.tick_id(tick_s), **entry.options)
 
     def _runner(self, handler: Handler) -> Runner:
         return Runner(self._broker, handler, self._settings.retry.policy())
@@ -285,8 +279,8 @@ class RecordingClient(Client):
 
 
 @contextmanager
-def override(client: RecordingClient) -> Iterator[RecordingClient]:
-    """Have all that clients made by `Client.from_settings` enqueue or cancel go to this one, within the block.
+def override(client: AnyClient) -> Iterator[AnyClient]:
+    """Have all that clients made by `Client.from_settings` enqueue, cancel or wait for go to this one, in the block.
 
     Also clients that were made before, as a module makes one when it is imported, and those of `AsyncClient`.
     """
