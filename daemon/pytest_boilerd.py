@@ -6,6 +6,7 @@ does not use them it costs no time, and in one that does, coverage counts from t
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,10 +49,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture
 def boilerd_mux(pytestconfig: pytest.Config) -> ServeMux:
-    """The mux that the ini option names; override it where there is another one."""
-    from boilerd.tasks.loading import load_app
+    """The mux that the ini option names, seen from pytest's rootdir; override it where there is another one."""
+    from boilerd.tasks.loading import find_mux
 
-    return load_app(_app(pytestconfig))
+    if (root := str(pytestconfig.rootpath)) not in sys.path:
+        sys.path.append(root)
+    return find_mux(_app(pytestconfig))
 
 
 @pytest.fixture
@@ -77,15 +80,16 @@ def boilerd_async_client(boilerd_client: RecordingClient) -> AsyncClient:
 
 @pytest.fixture
 def boilerd_daemon(boilerd_mux: ServeMux, request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
-    """A daemon with its own Valkey and a worker; its log is shown where the test fails."""
-    from boilerd.testing import DaemonProcess
+    """A daemon with its own Valkey and a worker, also for clients that modules made; its log is shown on failure."""
+    from boilerd.testing import DaemonProcess, override
 
     marked, config = _marked(request), request.config
     settings = {"concurrency": marked.get("concurrency", 1), **marked.get("settings", {})}
     daemon = DaemonProcess(_app(config), settings, mux=boilerd_mux, directory=config.rootpath)
     request.node.stash[_DAEMON] = daemon
     try:
-        yield daemon.start()
+        with override(daemon.client):
+            yield daemon.start()
     finally:
         daemon.close()
 

@@ -86,7 +86,14 @@ def asks(task: Task) -> Any:
         return as_seen(task)
     raise {"later": RetryLater(0.01), "skip": SkipRetry("no use"), "revoke": RevokeTask("not wanted"),
            "oddity": OddError(f"run {task.runs}"), "exit": SystemExit(3),
+           "bytes": ValueError("\ud800 and " + "ä" * 3000),
            "group": ExceptionGroup("several", [ValueError("one"), SkipRetry("two")])}[task.payload]  # fmt: skip
+
+
+@mux.handle("asks:async")
+@retry(base=0.01, max_retries=1)
+async def asks_async(task: Task) -> Any:
+    return asks(task)
 
 
 @mux.handle("hook:")
@@ -168,6 +175,8 @@ single("asks_for_no_retry", "asks", "skip")
 single("revokes_itself", "asks", "revoke")
 single("is_no_failure", "asks", "oddity", retention=60)
 single("exits", "asks", "exit")
+single("exits_on_a_loop", "asks:async", "exit")
+single("says_what_is_no_text_and_too_much", "asks", "bytes")
 single("raises_a_group", "asks", "group")
 single("tells_a_hook", "hook:told")
 single("survives_a_hook", "hook:broken")

@@ -340,7 +340,7 @@ def test_nobody_waits_any_more_when_all_have_left(client: Client) -> None:
         with pytest.raises(TimeoutError):
             info.wait(0.01)
 
-    waits = next(iter(client._waits.waiters()._by_pid.values()))._waits
+    waits = next(iter(client._waits.waiters(client.connection)._by_pid.values()))._waits
     wait_until(lambda: not waits, "the IDs were taken out")
 
 
@@ -348,7 +348,7 @@ def test_who_leaves_needs_no_lock_of_who_comes(client: Client, in_thread: InThre
     info = client.enqueue("test:echo", retention=60)
     waiting = client.start_wait(info.id, print, has_timeout=False, allow_in_handler=False)
 
-    with next(iter(client._waiters()._by_pid.values()))._lock:
+    with next(iter(client._waits.waiters(client.connection)._by_pid.values()))._lock:
         left = in_thread(waiting.cancel).result(DEADLINE_S)
 
     assert left
@@ -593,7 +593,7 @@ def test_a_coroutine_that_is_cancelled_takes_its_id_out(valkey: Valkey, client: 
                     await calls.wait(info.id)
             with pytest.raises(TimeoutError, match="and goes on"):
                 await calls.wait(info.id, 0.01)
-            waits = next(iter(calls._client._waits.waiters()._by_pid.values()))._waits
+            waits = next(iter(calls._client._waits.waiters(client.connection)._by_pid.values()))._waits
             await asyncio.to_thread(wait_until, lambda: not waits, "the IDs were taken out")
 
     asyncio.run(main())

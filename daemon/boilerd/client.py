@@ -212,7 +212,7 @@ class Client:
         self, task_id: str, tell: "TellProgress", *, has_timeout: bool, allow_in_handler: bool
     ) -> "Future[Ending]":
         """Begin to wait, for `wait` here and of an AsyncClient; see `Waiter.submit`."""
-        return self._waits.start(task_id, tell, has_timeout=has_timeout, allow_in_handler=allow_in_handler)
+        return self._waits.start(self._store, task_id, tell, has_timeout=has_timeout, allow_in_handler=allow_in_handler)
 
     def close(self) -> None:
         """Close the connections, and end the waits of other threads."""

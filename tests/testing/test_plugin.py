@@ -15,11 +15,15 @@ import time
 mux = ServeMux()
 client, async_client = Client.from_settings(), AsyncClient.from_settings()
 mux.handle("echo", lambda task: task.payload)
+mux.handle("asks", lambda task: client.enqueue("echo", "asked", task_id="asked", retention=60).id)
+mux.handle("fail", lambda task: 1 / 0)
 mux.handle("slow", lambda task: time.sleep(task.payload))
 """
 
 
-def run_tests(directory: Path, tests: str, *options: str, ini: str = "boilerd_app = app:mux") -> str:
+def run_tests(
+    directory: Path, tests: str, *options: str, ini: str = "boilerd_app = app:mux", cwd: Path | None = None
+) -> str:
     """What pytest prints of a project with these tests."""
     (directory / "app.py").write_text(APP)
     (directory / "test_project.py").write_text(tests)
@@ -27,7 +31,7 @@ def run_tests(directory: Path, tests: str, *options: str, ini: str = "boilerd_ap
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "pytest_boilerd", "-p", "no:valkey", "-p", "no:randomly",
          "-p", "no:cacheprovider", "-q", *options],
-        cwd=directory, env=clean_environment(PYTHONPATH=python_path()), capture_output=True, text=True,
+        cwd=cwd or directory, env=clean_environment(PYTHONPATH=python_path()), capture_output=True, text=True,
         timeout=2 * DEADLINE_S, check=False,
     )  # fmt: skip
     return done.stdout + done.stderr
@@ -61,6 +65,15 @@ def test_each_test_has_a_client_of_its_own_that_takes_what_clients_of_modules_en
         """
 import app, asyncio, pytest
 
+def test_waits(boilerd_client):
+    info = app.client.enqueue("echo", 1, retention=60)
+    other = asyncio.run(app.async_client.enqueue("echo", 2, retention=60))
+    with pytest.raises(RuntimeError, match="drain first"):
+        app.client.wait(info.id)
+    boilerd_client.drain()
+    assert info.wait() == app.client.wait(info.id) == 1
+    assert asyncio.run(app.async_client.wait(other.id)) == 2
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_own(boilerd_client, number):
     app.client.enqueue("echo", number)
@@ -88,9 +101,45 @@ def test_marker(boilerd_client): ...
 """,
     )
 
-    assert "6 passed, 2 errors" in printed, printed
+    assert "7 passed, 2 errors" in printed, printed
     assert "the test has left tasks that wait: echo (pending); drain or cancel them" in printed
     assert "mark boilerd takes concurrency=, settings= and strict=, and not workers" in printed
+
+
+def test_the_application_is_found_from_where_the_settings_of_pytest_are(directory: Path) -> None:
+    (directory / "tests").mkdir()
+    (directory / "tests" / "test_below.py").write_text("""
+def test_client(boilerd_client):
+    boilerd_client.enqueue("echo", 1)
+""")
+
+    printed = run_tests(directory, "", "--import-mode=importlib", cwd=directory / "tests")
+
+    assert "1 passed" in printed, printed
+
+
+@pytest.mark.long(4)
+def test_clients_of_modules_reach_the_daemon_of_a_test_here_and_in_its_handlers(directory: Path) -> None:
+    printed = run_tests(
+        directory,
+        """
+import app, pytest
+
+def test_clients(boilerd_daemon):
+    info = app.client.enqueue("asks", retention=60)
+    assert info.wait(timeout=20) == "asked"
+    assert app.client.wait("asked", timeout=20) == "asked"
+    app.client.enqueue("fail", max_retries=0, task_id="failed")
+    boilerd_daemon.wait_for("fail", "archived", timeout=20)
+    with pytest.raises(AssertionError, match="task failed is archived, ZeroDivisionError: division by zero"):
+        boilerd_daemon.wait_for("fail", "completed", timeout=0)
+
+def test_not_overridden():
+    assert app.client._store.connection is app.client.connection
+""",
+    )
+
+    assert "2 passed" in printed, printed
 
 
 @pytest.mark.long(8)

@@ -399,6 +399,28 @@ def test_periodic_tasks_follow_their_time_zone_when_clocks_change(client: Record
     ]  # fmt: skip
 
 
+def test_a_periodic_task_is_enqueued_as_the_scheduler_does(client: RecordingClient, mux: ServeMux) -> None:
+    @mux.task("swift", queue="critical")
+    def swift(task: Task[int]) -> None:
+        """Has options of its type, which a client that knows the mux takes."""
+
+    @mux.use_client
+    def tagged(drafts: list[Draft], push: Push) -> Any:
+        drafts[0].headers["tag"] = "mux"
+        return push(drafts)
+
+    client.use(lambda drafts, push: [])  # of this client alone
+    mux.cron("@every 1h", "swift", "no number", name="by-name")
+    mux.cron("@every 1h", swift.task(7), name="by-message")
+
+    attempts = client.drain(until=timedelta(hours=1), cron=True, raise_errors=False)
+
+    found = {attempt.task.id.rpartition("-")[0]: attempt for attempt in attempts}
+    assert [found[name].task.queue for name in ("cron-by-name", "cron-by-message")] == ["default", "critical"]
+    assert {attempt.task.headers["tag"] for attempt in attempts} == {"mux"}
+    assert "InvalidPayloadError" in repr(found["cron-by-name"].error)
+
+
 def test_periodic_tasks_run_in_a_drain_that_is_asked_for_them(client: RecordingClient, mux: ServeMux) -> None:
     mux.cron("@hourly", "echo", "tick", process_in=60, queue="low")
     mux.cron("@hourly", "flaky", 0, name="once", unique=7000)

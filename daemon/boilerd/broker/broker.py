@@ -21,7 +21,7 @@ from boilerd.broker.connection import text
 from boilerd.broker.constants import BELL_LENGTH, BELL_TTL_S, CHUNK, HOLDS_MORE, LOOK_AGAIN
 from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_answer, to_claim, to_claim_of_hash
 from boilerd.broker.scheduler_calls import SchedulerCalls
-from boilerd.errors import MAX_ERROR_LENGTH, BoilerdError
+from boilerd.errors import BoilerdError
 from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.retry import Decision, Verdict
 from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, TaskState, no_such_task
@@ -144,11 +144,9 @@ class Broker(SchedulerCalls):
             old; None if the lease was lost and nothing was written.
         """
         packed = base64.b64encode(zlib.compress(failure.traceback.encode("utf-8", "backslashreplace")))
-        # Cut to bytes, but not within a character: it would be no text any more.
-        line = failure.error.encode("utf-8", "backslashreplace")[:MAX_ERROR_LENGTH].decode("utf-8", "ignore")
         decision = failure.decision
         args: list[str | bytes | float] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
-        args += [line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]
+        args += [failure.line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]
         args += [self._archive_limit, int(is_taken), int(failure.is_doubtful), _retried_until(claim, decision)]
         done = text(self._run("fail", args))
         return Verdict(done) if done else None

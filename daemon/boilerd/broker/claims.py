@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from boilerd.errors import MAX_ERROR_LENGTH
 from boilerd.tasks.retry import Decision
 from boilerd.tasks.task import Task
 
@@ -122,6 +123,11 @@ class Failure:
     decision: Decision
     max_retries: int
     is_doubtful: bool = False
+
+    @property
+    def line(self) -> str:
+        """The error as it is stored: cut to bytes, but not within a character, which would be no text any more."""
+        return self.error.encode("utf-8", "backslashreplace")[:MAX_ERROR_LENGTH].decode("utf-8", "ignore")
 
 
 @dataclass(frozen=True, slots=True)

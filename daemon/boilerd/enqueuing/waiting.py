@@ -6,10 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import redis
 
+from boilerd.broker.broker import Broker
+from boilerd.enqueuing.stores import TaskStore
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.task import OnProgress, Seconds
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
     from boilerd.broker.endings import Ending
     from boilerd.broker.tickets import TellProgress
     from boilerd.broker.waiter import Waiters
+
+
+@runtime_checkable
+class EndsHere(Protocol):
+    """A store in which the ends of its tasks can be waited for without a broker."""
+
+    def submit(self, task_id: str, tell: "TellProgress | None", *, has_timeout: bool) -> "Future[Ending]":
+        """See `Waiter.submit`."""
 
 
 class Waits:
@@ -29,25 +39,32 @@ class Waits:
 
     def __init__(self, connection: redis.Redis) -> None:
         self._connection = connection
-        #: Holds one, once somebody has waited; threads may come at one time.
-        self._found: dict[str, Waiters] = {}
+        #: By connection, as a test may have the tasks go elsewhere; threads may come at one time.
+        self._found: dict[redis.Redis, Waiters] = {}
 
     def start(
-        self, task_id: str, tell: "TellProgress", *, has_timeout: bool, allow_in_handler: bool
+        self, store: TaskStore, task_id: str, tell: "TellProgress", *, has_timeout: bool, allow_in_handler: bool
     ) -> "Future[Ending]":
-        """Begin to wait; see `Waiter.submit`. Raises RuntimeError where nothing would come of it."""
-        check_place(task_id, allow_in_handler=allow_in_handler)
-        if self._connection is None:
-            raise RuntimeError(f"task {task_id}: this client has no broker, and nothing runs the task")
-        return self.waiters().submit(task_id, tell, has_timeout=has_timeout)
+        """Begin to wait for a task of the store; see `Waiter.submit`.
 
-    def waiters(self) -> "Waiters":
-        """What waits on a connection of its own."""
-        if found := self._found.get("waiters"):
+        Raises:
+            RuntimeError: Nothing would come of it.
+        """
+        check_place(task_id, allow_in_handler=allow_in_handler)
+        if isinstance(store, EndsHere):
+            return store.submit(task_id, tell, has_timeout=has_timeout)
+        connection = store.connection if isinstance(store, Broker) else self._connection
+        if connection is None:
+            raise RuntimeError(f"task {task_id}: this client has no broker, and nothing runs the task")
+        return self.waiters(connection).submit(task_id, tell, has_timeout=has_timeout)
+
+    def waiters(self, connection: redis.Redis) -> "Waiters":
+        """What waits on a connection like this one."""
+        if found := self._found.get(connection):
             return found
         from boilerd.broker.waiter import Waiters  # noqa: PLC0415 - a sixth of the import of a client
 
-        return self._found.setdefault("waiters", Waiters(self._connection))
+        return self._found.setdefault(connection, Waiters(connection))
 
     def close(self) -> None:
         """End the waits of other threads."""

@@ -173,7 +173,7 @@ class OnLoop:
         if _is_in_loop():
             raise RuntimeError(
                 f"{self._name} is async, and cannot be entered inside of a running event loop; in a test that is"
-                " async def itself, do it in `await asyncio.to_thread(…)`"
+                " async def itself, drain with `await client.adrain()`, or do it in `await asyncio.to_thread(…)`"
             )
         context = copy_context()
         entered, self._leave = _loop.future(), _loop.future()

@@ -31,7 +31,7 @@ def load_app(name: str | None, rq_functions: Sequence[str] = ()) -> ServeMux:
     """
     if name or rq_functions:
         _find_modules_here(f"app {shown(name)}" if name else "rq_functions")
-    mux = _load_mux(name)
+    mux = find_mux(name)
     functions = Functions(rq_functions)
     for pattern in rq_functions:
         try:
@@ -45,7 +45,8 @@ def load_app(name: str | None, rq_functions: Sequence[str] = ()) -> ServeMux:
     return mux
 
 
-def _load_mux(name: str | None) -> ServeMux:
+def find_mux(name: str | None) -> ServeMux:
+    """Import the application from where Python looks for modules, and return its mux; raises AppImportError."""
     module_name, _, attribute = (name or BUILTIN).partition(":")
     try:
         found: object = importlib.import_module(module_name)

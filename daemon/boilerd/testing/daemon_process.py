@@ -70,11 +70,13 @@ class DaemonProcess:
 
     def start(self) -> Self:
         """Start it, and wait until its workers have registered."""
-        command = [sys.executable, "-m", "boilerd", "run", "--config", str(self._file)]
+        # In a variable, so that clients of its handlers find its broker too.
+        env = _environment() | {"BOILERD_CONFIG": str(self._file)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, cwd=self._cwd, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=functools.partial(end_with_parent, os.getpid()),  # noqa: PLW1509
+                [sys.executable, "-m", "boilerd", "run"],
+                cwd=self._cwd, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=functools.partial(end_with_parent, os.getpid()),  # noqa: PLW1509
             )  # fmt: skip
         self._wait(self._is_serving, "its workers registered", START_S)
         self._server_pid = int(self.client.connection.info("server")["process_id"])
@@ -120,7 +122,9 @@ class DaemonProcess:
         __tracebackhide__ = True
         name, states = type_name(task_type), [TaskState(state)] if state else list(TaskState)
         what = f"a task {name!r} was {f'in state {TaskState(state)}' if state else 'enqueued'}"
-        found: TaskDetail | CompletedTask = self._wait(lambda: self._find(name, states), what, timeout, self._busy)
+        found: TaskDetail | CompletedTask = self._wait(
+            lambda: self._find(name, states), what, timeout, lambda: self._told(name) or self._busy()
+        )
         return found
 
     def restart(self) -> None:
@@ -191,6 +195,13 @@ class DaemonProcess:
         now_s = time.time()
         waiting = [*self.inspector.tasks(queue, TaskState.SCHEDULED), *self.inspector.tasks(queue, TaskState.RETRY)]
         return sum(1 for task in waiting if task.next_run_at and task.next_run_at.timestamp() <= now_s)
+
+    def _told(self, name: str) -> str:
+        """In which state a task of the type is; empty: there is none."""
+        found = self._find(name, list(TaskState))
+        if not isinstance(found, TaskDetail):
+            return ""
+        return f"task {found.id} is {found.state}" + (f", {found.last_error}" if found.last_error else "")
 
     def _find(self, name: str, states: list[TaskState]) -> TaskDetail | CompletedTask | None:
         for queue in self.inspector.queues():

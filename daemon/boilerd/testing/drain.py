@@ -194,7 +194,10 @@ class _Elsewhere:
         self._awaited = asyncio.run_coroutine_threadsafe(_here(awaitable), self._loop)
         if self._is_over:
             self._awaited.cancel()
-        return self._awaited.result()
+        result, ending = self._awaited.result()
+        if ending:
+            raise ending
+        return result
 
 
 def _refuse(awaitable: Awaitable[Any]) -> Any:
@@ -204,9 +207,12 @@ def _refuse(awaitable: Awaitable[Any]) -> Any:
     )
 
 
-async def _here(awaitable: Awaitable[Any]) -> Any:
+async def _here(awaitable: Awaitable[Any]) -> tuple[Any, SystemExit | None]:
     ELSEWHERE.set(None)
-    return await awaitable
+    try:
+        return await awaitable, None
+    except SystemExit as error:  # it would end the loop, and the test
+        return None, error
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import math
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ import msgspec
 from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.endings import NAMES, Ending
 from boilerd.broker.job_hash import NewTask, job_fields, to_claim
+from boilerd.broker.tickets import TellProgress
 from boilerd.errors import BoilerdError, DuplicateTaskError, TaskIdConflictError
 from boilerd.tasks.options import TaskOptions, UniqueUntil
 from boilerd.tasks.retry import Verdict
@@ -172,6 +174,14 @@ class MemoryBroker:
         job = self.jobs.get(lock.task_id)
         return lock.task_id if job and job.unique_key == key and not _has_ended(job) else None
 
+    # Wait: waiter.py.
+
+    def submit(self, task_id: str, tell: TellProgress | None, *, has_timeout: bool) -> Future[Ending]:
+        """How a task ended, which it must have; see `Waiter.submit`."""
+        future: Future[Ending] = Future()
+        future.set_result(self.ending(task_id))
+        return future
+
     def ending(self, task_id: str) -> Ending:
         """How a task ended.
 
@@ -240,7 +250,7 @@ class MemoryBroker:
             if verdict is Verdict.DROP:
                 del self.jobs[job.id]
                 return verdict
-            job.last_error, job.traceback = failure.error, failure.traceback
+            job.last_error, job.traceback = failure.line, failure.traceback
             job.count("runs")
             if verdict is Verdict.ARCHIVE:
                 job.state, job.expires_s, job.is_cancelled = TaskState.ARCHIVED, self.now_s + ARCHIVE_TTL_S, False

@@ -4,18 +4,14 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from boilerd.broker.connection import connect
-from boilerd.broker.endings import Ending
-from boilerd.broker.tickets import TellProgress
 from boilerd.client import Client
 from boilerd.enqueuing.stores import OVERRIDES
-from boilerd.enqueuing.waiting import check_place
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.mux import Handler, ServeMux
@@ -28,6 +24,7 @@ from boilerd.testing.records import Attempt, RecordedTask, moment
 
 #: Up to when a drain runs: what is due now, up to a moment, for a span, or until no task waits.
 Until = datetime | timedelta | float | Literal["end"] | None
+AnyClient = TypeVar("AnyClient", bound=Client)
 
 
 class RecordingClient(Client, Seen):
@@ -193,15 +190,6 @@ class RecordingClient(Client, Seen):
             if attempt.state is TaskState.COMPLETED:
                 yield attempt.result
 
-    def start_wait(
-        self, task_id: str, tell: TellProgress, *, has_timeout: bool, allow_in_handler: bool
-    ) -> Future[Ending]:
-        """For `wait` here and of an AsyncClient: how a task ended, which it must have."""
-        check_place(task_id, allow_in_handler=allow_in_handler)
-        future: Future[Ending] = Future()
-        future.set_result(self._broker.ending(task_id))
-        return future
-
     def close(self) -> None:
         """Do nothing: no connection is open."""
 
@@ -244,8 +232,8 @@ class RecordingClient(Client, Seen):
 
 
 @contextmanager
-def override(client: RecordingClient) -> Iterator[RecordingClient]:
-    """Have all that clients made by `Client.from_settings` enqueue or cancel go to this one, within the block.
+def override(client: AnyClient) -> Iterator[AnyClient]:
+    """Have all that clients made by `Client.from_settings` enqueue, cancel or wait for go to this one, in the block.
 
     Also clients that were made before, as a module makes one when it is imported, and those of `AsyncClient`.
     """
