@@ -178,6 +178,13 @@ def test_python_files_count_and_nothing_else_does(here: Path) -> None:
     assert now.folders == {str(here), str(here / "package")}
 
 
+def test_what_could_be_read_without_an_end_is_not_read(here: Path) -> None:
+    os.mkfifo(here / "fifo.py")
+    (here / "device.py").symlink_to("/dev/null")
+
+    assert list(Sources.of(None).files) == [str(here / "myapp.py")]
+
+
 def test_a_file_counts_as_changed_by_its_content(here: Path) -> None:
     (here / "gone.py").write_text("X = 1\n")
     before = Sources.of(None)

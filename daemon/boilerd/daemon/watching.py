@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import select
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -190,6 +191,8 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _read(path: str, before: _File | None) -> _File:
     info = os.stat(path)  # noqa: PTH116 - as above
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(f"{path} is no file")  # a FIFO or a device could be read without an end
     stamp = info.st_ctime_ns, info.st_size, info.st_ino  # programs can choose the other time
     if before is not None and before.stamp == stamp:
         return before
