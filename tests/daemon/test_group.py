@@ -25,8 +25,9 @@ from boilerd.errors import BootError, BrokerError, RefusedError
 from boilerd.inspector import Inspector
 from boilerd.settings.definitions import Settings
 from boilerd.supervision.rpc import ProcessInterface
+from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.task import TaskState
-from support import RunningDaemon, StartDaemon, as_nobody, private_directory, wait_until
+from support import DEADLINE_S, RunningDaemon, StartDaemon, as_nobody, private_directory, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="it needs a second user")
 NOBODY = pwd.getpwnam("nobody")
@@ -95,6 +96,18 @@ def test_a_member_waits_for_a_result_and_is_told_by_the_broker(
         result = client.enqueue("test:echo", 9, retention=60).wait(20)
 
     assert result == 9
+
+
+@needs_root
+def test_a_member_has_an_id_remembered_and_follows_the_progress(daemon: RunningDaemon) -> None:
+    seen: list[TaskProgress] = []
+    with as_member(), Client.from_url(valkey_url(daemon)) as client:
+        info = client.enqueue("test:steps", 3, retention=60, task_id="member-1", once=3600, headers={"tenant-id": "7"})
+        info.wait(DEADLINE_S, on_progress=seen.append)
+        remembered_s = Inspector(client.connection).remembered_s("member-1")
+
+    assert seen
+    assert 0 < remembered_s <= 3600
 
 
 @needs_root
