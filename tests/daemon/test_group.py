@@ -16,7 +16,7 @@ import redis
 
 from boilerd import Client
 from boilerd.broker import waiter
-from boilerd.broker.connection import connect, connect_to
+from boilerd.broker.connection import connect, connect_as_daemon, connect_to
 from boilerd.broker.embedded import read_secret
 from boilerd.broker.scripts import scripts
 from boilerd.cli.rpc_client import ask
@@ -258,6 +258,22 @@ def test_the_daemon_and_root_may_do_all_through_a_crash_of_the_server_and_a_relo
         assert daemon.cli("health").returncode == 0
         assert was_paused
         assert (mode.st_gid, mode.st_mode & 0o777) == (GROUP.gr_gid, 0o770)
+
+
+@needs_root
+def test_a_reload_gives_members_the_rights_of_the_new_version(start_daemon: StartDaemon) -> None:
+    with private_directory() as directory:
+        flags = ("--concurrency", "1", "--group", GROUP.gr_name)
+        daemon = start_daemon(*flags, redis_url=None, directory=shared(directory)).ready()
+        with connect_as_daemon(valkey_url(daemon)) as server:
+            server.execute_command("ACL", "SETUSER", "default", "clearselectors")  # as an earlier one had fewer
+
+        reloaded = daemon.cli("reload")
+        with as_member(), Client.from_url(valkey_url(daemon)) as client:
+            info = client.enqueue("test:echo", task_id="new", once=60)
+
+    assert reloaded.returncode == 0, reloaded.stderr
+    assert info.id == "new"
 
 
 @needs_root
