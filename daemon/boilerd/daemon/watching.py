@@ -87,8 +87,18 @@ class Sources(NamedTuple):
         return [path.removeprefix(f"{self.roots[0]}{os.sep}") for path in found]
 
 
-def prepare() -> None:
-    """Have Python run each file as it is now; raises BootError if the library is missing that tells of changes."""
+def prepare(*, has_code: bool) -> None:
+    """Have Python run each file as it is now.
+
+    Args:
+        has_code: True if an application is set. Without one nothing is imported from the working directory, and what
+            anybody writes there, such as to /tmp, is no reason for a reload.
+
+    Raises:
+        BootError: There is nothing to watch; or the library is missing that tells of changes.
+    """
+    if not has_code:
+        raise BootError("--watch: no application is set, so there is nothing to watch; name one with --app")
     if importlib.util.find_spec("watchfiles") is None:
         raise BootError(
             "--watch needs watchfiles, which is not installed; install it with `pip install 'boilerd[watch]'`"
