@@ -88,7 +88,8 @@ jobs = st.builds(
     fields(
         "created_at", "enqueued_at", "started_at", "ended_at", "last_failed_at", "deadline", "timeout", "result_ttl",
         "failure_ttl", "max_retries", "retries_left", "number_of_retries", "last_error", "worker_name", "task_type",
-        "unique_key", "concurrency_key", "concurrency_limit", "description", "data",
+        "unique_key", "unique_until", "concurrency_key", "concurrency_limit", "description", "data", "runs",
+        "retry_intervals", "retried_until",
     ),
     st.fixed_dictionaries({
         "status": st.sampled_from([b"queued", b"scheduled", b"failed", b"finished", b"started", b"deferred", b"?"]),
@@ -111,6 +112,11 @@ notes = values | documents.map(str.encode) | st.builds(
     *[st.sampled_from([*NUMBERS, *map(json.dumps, MOMENTS)])] * 2,
     documents,
 ).map(str.encode)  # fmt: skip
+progresses = documents | st.builds(
+    '{{"done":{},"total":{},"note":{}}}'.format,
+    *[st.sampled_from([*NUMBERS, "1" * 400, "-" + "1" * 400, "0.1"])] * 2,
+    st.text(max_size=10).map(json.dumps) | st.sampled_from(MOMENTS).map(json.dumps),
+)
 workers = fields(
     "hostname", "pid", "state", "queues", "birth", "last_heartbeat", "successful_job_count", "failed_job_count"
 )
@@ -147,12 +153,14 @@ def fill(connection: Any, draw: st.DataObject) -> None:
     job = draw.draw(jobs)
     if "data" in job:
         job["data"] = draw.draw(documents.flatmap(calls))
+    job["progress"] = job.get("started_at", b"") + b" " + draw.draw(progresses).encode("utf-8", "surrogateescape")
     score = draw.draw(st.floats(allow_nan=False) | st.sampled_from([2e9, 253402300800.0, float("inf")]))
     connection.rpush(keys.queue(QUEUE), TASK)
     connection.zadd(keys.wip(QUEUE), {f"{TASK}:execution": 2e9})
     for kind in ("scheduled", "finished", "failed"):
         connection.zadd(keys.registry(kind, QUEUE), {TASK: score})
     connection.hset(keys.job(TASK), mapping=job)
+    connection.set(keys.once(TASK), b"", px=draw.draw(st.sampled_from([None, 1, 10**9, 2**62])))
     connection.xadd(keys.results(TASK), dict(draw.draw(attempts)))
     connection.rpush(keys.completed(QUEUE), *draw.draw(st.lists(notes, min_size=1, max_size=3)))
     connection.hset(

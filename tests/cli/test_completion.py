@@ -145,6 +145,22 @@ def test_foreign_names_in_the_broker_are_left_out(ask: Ask, broker: Broker) -> N
     assert ask("bash", "boilerd queue show m") == ["mails"]
 
 
+@pytest.mark.parametrize("name", ["m$(id)", "m`id`", "m;id", "m|id", "m>file", "m*", "m~{a,b}", "m'", 'm"', "m\\"])
+def test_a_name_that_a_shell_would_obey_is_left_out(ask: Ask, broker: Broker, name: str) -> None:
+    broker.connection.sadd(keys.QUEUES, keys.queue("mails"), keys.queue(name))
+
+    assert ask("bash", "boilerd queue show m") == ["mails"]
+
+
+def test_a_name_that_would_be_an_option_is_left_out(ask: Ask, broker: Broker) -> None:
+    broker.connection.sadd(keys.QUEUES, keys.queue("mails"), keys.queue("--yes"))
+
+    found = ask("bash", "boilerd queue pause ")
+
+    assert "mails" in found
+    assert "--yes" not in found
+
+
 def test_bash_completes_a_type_with_a_colon_at_the_cursor(valkey: Valkey, worker: None, directory: Path) -> None:
     program = directory / "boilerd"
     program.write_text(f"#!{sys.executable}\n{PATIENT}\n")

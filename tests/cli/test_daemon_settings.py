@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from boilerd.settings.finding import find_daemon, unit_of
 from boilerd.settings.loading import load
 from support import StartDaemon, StartValkey, boilerd, clean_environment
 
+USER = pwd.getpwuid(os.geteuid()).pw_name
+
 
 @pytest.fixture
 def elsewhere(start_daemon: StartDaemon, start_valkey: StartValkey) -> dict[str, str]:
     """The environment of a command that knows where a daemon is, and nothing of that daemon's own environment."""
     server = start_valkey("--requirepass", "hunter2")
-    own = {"BOILERD_REDIS_PASSWORD": "hunter2", "BOILERD_QUEUES": "mail=1"}
+    own = {"BOILERD_REDIS_PASSWORD": "hunter2", "BOILERD_QUEUES": "mail=1", "BOILERD_USER": USER}
     daemon = start_daemon("--concurrency", "1", redis_url=server.url, env=own).ready()
     return clean_environment(BOILERD_STATE_DIR=str(daemon.directory))
 
@@ -59,6 +62,7 @@ def test_what_code_is_run_and_which_file_is_read_is_not_the_daemons_to_say(
     believed, shown = as_the_daemon(loaded), as_the_daemon(loaded, only_shows=True)
 
     assert (believed.settings.app, shown.settings.app) == (None, "apps:mux")
+    assert (believed.settings.user, shown.settings.user) == (None, USER)
     assert believed.settings.redis_password == "hunter2"
 
 

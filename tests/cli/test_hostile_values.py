@@ -45,7 +45,11 @@ MOMENT = b"2026-11-24T09:30:00Z"
 #: All commands, with the words that have each of them show as much as it can.
 WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("run",): [["--redis-url", EVIL], ["--app", EVIL], ["--state-dir", f"/nowhere/{EVIL}"]],
-    ("enqueue",): [["a:b", EVIL], [EVIL], ["a:b", "1", "-q", EVIL], ["a:b", "--id", EVIL], ["a:b", "--in", EVIL]],
+    ("enqueue",): [
+        ["a:b", EVIL], [EVIL], ["a:b", "1", "-q", EVIL], ["a:b", "--id", EVIL], ["a:b", "--in", EVIL],
+        ["a:b", "--header", EVIL], ["a:b", "--header", f"tenant-id={EVIL}"], ["a:b", "--header", f"{EVIL}=1"],
+        ["a:b", "--once", EVIL], ["a:b", "--wait", EVIL],
+    ],
     ("status",): [[], ["--json"]],
     ("dash",): [[]],
     ("logs",): [["--file", "LOG"], ["--file", "LOG", "--json"], ["--file", f"/nowhere/{EVIL}"]],
@@ -60,7 +64,9 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
         ["-q", "never"],
     ],
     ("task", "recent"): [[], ["--json"], ["-q", "never"]],
-    ("task", "show"): [["pending"], ["pending", "--json"], [EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
+    ("task", "show"): [
+        ["pending"], ["pending", "--json"], ["active"], ["active", "--json"], [EVIL], [EVIL, "--json"], [f"no {EVIL}"],
+    ],
     ("task", "why"): [["pending"], ["pending", "--json"], [EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
     ("task", "run"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "archived", "-q", EVIL]],
     ("task", "run-here"): [
@@ -75,6 +81,7 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("worker", "scale"): [["1"], [EVIL]],
     ("cron", "ls"): [[], ["--json"]],
     ("cron", "run"): [[EVIL], ["mine"]],
+    ("schema",): [[], ["test:mail"], [EVIL], ["--app", EVIL]],
     ("quiet",): [[]],
     ("resume",): [[]],
     ("reload",): [[]],
@@ -107,11 +114,12 @@ LEAVES = dict(leaves(command_line.boilerd))
 
 def store_task(connection: redis.Redis, task_id: bytes, queue: bytes, state: bytes = b"queued") -> None:
     """A job whose every text is hostile."""
-    call: list[Any] = ["boilerd.entry_point.run", None, [EVIL, {EVIL: [EVIL]}], {}]
+    call: list[Any] = ["boilerd.entry_point.run", None, [EVIL, {EVIL: [EVIL]}], {"headers": {"tenant-id": EVIL}}]
     fields: dict[Any, Any] = dict.fromkeys(TASK_FIELDS, EVIL_BYTES)
     moments = dict.fromkeys(("created_at", "enqueued_at", "started_at", "ended_at", "last_failed_at"), MOMENT)
     own = {"status": state, "origin": queue, "task_type": EVIL_BYTES, "data": json.dumps(call, ensure_ascii=False)}
-    connection.hset(b"rq:job:" + task_id, mapping=fields | moments | own)
+    progress = MOMENT + b" " + json.dumps({"done": 1, "note": EVIL}, ensure_ascii=False).encode()
+    connection.hset(b"rq:job:" + task_id, mapping=fields | moments | own | {"progress": progress})
     attempt: dict[Any, Any] = {
         "type": "2", "worker_name": EVIL_BYTES, "execution_ended_at": EVIL_BYTES,
         "exc_string": base64.b64encode(zlib.compress(EVIL_BYTES)),
@@ -137,6 +145,7 @@ def world(connection: redis.Redis) -> None:
             if status:
                 store_task(connection, state.encode() + EVIL_BYTES, queue, status)
                 connection.zadd(f"rq:{kind}:".encode() + queue, {state.encode() + EVIL_BYTES: 2e9})
+    store_task(connection, b"active", b"default", b"started")
     note = {"id": EVIL, "type": EVIL, "worker": EVIL, "started_at": 1.0, "ended_at": 2.0}
     connection.rpush(keys.completed("default"), json.dumps(note), json.dumps(note, ensure_ascii=False), EVIL_BYTES)
     connection.hset(keys.CRON, EVIL_BYTES, EVIL_BYTES)

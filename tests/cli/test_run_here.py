@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,18 @@ def test_a_task_that_does_not_run_is_tried_and_stays_as_it_is(
     assert json.loads(done.stdout) == {"id": task_id, "payload": 1, "attempt": attempt, "is": True, "left": "inf"}
     assert done.returncode == 0
     assert dump(connection) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_root_becomes_the_user_of_the_settings(env: dict[str, str], directory: Path) -> None:
+    directory.chmod(0o755)
+    (directory / "whose.py").write_text(
+        'import os\nfrom boilerd import ServeMux\nmux = ServeMux()\nmux.handle("a:b", lambda _: os.getresuid())\n'
+    )
+
+    done = run_here({**env, "BOILERD_APP": "whose:mux", "BOILERD_USER": "nobody"}, "a:b", "--payload", "1")
+
+    assert json.loads(done.stdout) == [pwd.getpwnam("nobody").pw_uid] * 3
 
 
 def test_only_the_result_goes_to_stdout_and_all_else_to_stderr(env: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ import redis
 
 from boilerd import Client
 from boilerd.broker import waiter
-from boilerd.broker.connection import connect, connect_to
+from boilerd.broker.connection import connect, connect_as_daemon, connect_to
 from boilerd.broker.embedded import read_secret
 from boilerd.broker.scripts import scripts
 from boilerd.cli.rpc_client import ask
@@ -25,8 +25,9 @@ from boilerd.errors import BootError, BrokerError, RefusedError
 from boilerd.inspector import Inspector
 from boilerd.settings.definitions import Settings
 from boilerd.supervision.rpc import ProcessInterface
+from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.task import TaskState
-from support import RunningDaemon, StartDaemon, as_nobody, private_directory, wait_until
+from support import DEADLINE_S, RunningDaemon, StartDaemon, as_nobody, private_directory, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="it needs a second user")
 NOBODY = pwd.getpwnam("nobody")
@@ -95,6 +96,18 @@ def test_a_member_waits_for_a_result_and_is_told_by_the_broker(
         result = client.enqueue("test:echo", 9, retention=60).wait(20)
 
     assert result == 9
+
+
+@needs_root
+def test_a_member_has_an_id_remembered_and_follows_the_progress(daemon: RunningDaemon) -> None:
+    seen: list[TaskProgress] = []
+    with as_member(), Client.from_url(valkey_url(daemon)) as client:
+        info = client.enqueue("test:steps", 3, retention=60, task_id="member-1", once=3600, headers={"tenant-id": "7"})
+        info.wait(DEADLINE_S, on_progress=seen.append)
+        remembered_s = Inspector(client.connection).remembered_s("member-1")
+
+    assert seen
+    assert 0 < remembered_s <= 3600
 
 
 @needs_root
@@ -245,6 +258,22 @@ def test_the_daemon_and_root_may_do_all_through_a_crash_of_the_server_and_a_relo
         assert daemon.cli("health").returncode == 0
         assert was_paused
         assert (mode.st_gid, mode.st_mode & 0o777) == (GROUP.gr_gid, 0o770)
+
+
+@needs_root
+def test_a_reload_gives_members_the_rights_of_the_new_version(start_daemon: StartDaemon) -> None:
+    with private_directory() as directory:
+        flags = ("--concurrency", "1", "--group", GROUP.gr_name)
+        daemon = start_daemon(*flags, redis_url=None, directory=shared(directory)).ready()
+        with connect_as_daemon(valkey_url(daemon)) as server:
+            server.execute_command("ACL", "SETUSER", "default", "clearselectors")  # as an earlier one had fewer
+
+        reloaded = daemon.cli("reload")
+        with as_member(), Client.from_url(valkey_url(daemon)) as client:
+            info = client.enqueue("test:echo", task_id="new", once=60)
+
+    assert reloaded.returncode == 0, reloaded.stderr
+    assert info.id == "new"
 
 
 @needs_root

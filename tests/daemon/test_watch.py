@@ -15,7 +15,7 @@ from boilerd import Client
 from boilerd.daemon import watching
 from boilerd.daemon.watching import Sources, watch
 from boilerd.errors import BootError, RefusedError
-from support import RunningDaemon, StartDaemon, is_running, wait_until
+from support import RunningDaemon, StartDaemon, boilerd, clean_environment, is_running, wait_until
 
 APP = """
 import os, time
@@ -150,7 +150,14 @@ def test_without_the_extra_the_start_says_what_to_install(directory: Path, monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
     with pytest.raises(BootError, match=r"^--watch needs watchfiles, .* `pip install 'boilerd\[watch\]'`$"):
-        watching.prepare()
+        watching.prepare(has_code=True)
+
+
+def test_without_an_application_there_is_nothing_to_watch(directory: Path) -> None:
+    done = boilerd("run", "--watch", env=clean_environment(BOILERD_STATE_DIR=str(directory)), cwd=directory)
+
+    assert done.returncode == 3
+    assert "--watch: no application is set, so there is nothing to watch; name one with --app" in done.stderr
 
 
 # Which files count.
@@ -176,6 +183,13 @@ def test_python_files_count_and_nothing_else_does(here: Path) -> None:
 
     assert now.changed(before) == ["package/module.py"]
     assert now.folders == {str(here), str(here / "package")}
+
+
+def test_what_could_be_read_without_an_end_is_not_read(here: Path) -> None:
+    os.mkfifo(here / "fifo.py")
+    (here / "device.py").symlink_to("/dev/null")
+
+    assert list(Sources.of(None).files) == [str(here / "myapp.py")]
 
 
 def test_a_file_counts_as_changed_by_its_content(here: Path) -> None:

@@ -392,7 +392,8 @@ def read_progress(fields: Mapping[bytes, bytes]) -> TaskProgress | None:
     began, _, encoded = fields.get(b"progress", b"").partition(b" ")
     if encoded and began == fields.get(b"started_at"):
         with suppress(ValueError, RecursionError):
-            return msgspec.json.decode(encoded, type=TaskProgress)
+            found = msgspec.json.decode(encoded, type=TaskProgress)
+            return TaskProgress.of(found.done, found.total, found.note)
     return None
 
 

@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 #: They say where the daemon is, which is known by the time it answers.
 _ITS_PLACE = frozenset({"runtime_dir", "state_dir"})
-#: They say what code is run and which file is read; root's commands do not take that from the daemon's user.
-_ITS_WORD = frozenset({"app", "rq_functions", "log_file"})
+#: They say what code is run, by which user, and which file is read; root's commands do not take that from the daemon's.
+_ITS_WORD = frozenset({"app", "rq_functions", "user", "log_file"})
 
 
 class _Row(msgspec.Struct):

@@ -17,6 +17,7 @@ from boilerd.cli.enqueue import parse_payload
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.output import echo, harmless_json
 from boilerd.daemon.fork_hooks import start_daemon
+from boilerd.daemon.privileges import become
 from boilerd.errors import ForbiddenJobError, InvalidTaskError, TaskStateError, shown
 from boilerd.process import logs
 from boilerd.process.exit_status import FAILED, OK
@@ -46,6 +47,8 @@ def run(settings: Settings, what: str, payload: str | None) -> int:
     key_prefix.use(settings.key_prefix)
     with _stdout_for_the_result():
         logs.configure(level=settings.log_level, style=settings.log_format, printed="raw")
+        if settings.user and os.geteuid() == 0:
+            become(settings.user, ())
         mux = load_app(settings.app, settings.rq_functions)
         rules = Rules.of(mux, settings.retry.policy(), log_attempts)
         task = _stored_task(settings, mux, rules, what) if payload is None else _new_task(rules, what, payload)

@@ -3,6 +3,7 @@
 A completion shows no error, and never takes long: who types goes on without it.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -14,6 +15,9 @@ from boilerd.settings.definitions import Settings
 
 #: How long settings and broker may take; the start of Python comes on top of it.
 LIMIT_S = 0.25
+#: What types and queues of ours may have. A shell puts a name into its line as it is: any other could be a command
+#: there, or an option, and whoever can write to Redis has chosen it.
+_NAME = re.compile(r"[A-Za-z0-9_.:/][A-Za-z0-9_.:/-]*")
 
 
 def complete_queues(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -27,7 +31,7 @@ def complete_types(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 
 def _fitting(incomplete: str, names: Iterable[str]) -> list[str]:
-    return sorted(name for name in {*names} if name.startswith(incomplete) and name.isprintable() and " " not in name)
+    return sorted(name for name in {*names} if name.startswith(incomplete) and _NAME.fullmatch(name))
 
 
 def _found(ctx: click.Context, read: Callable[[Settings, list[str]], None]) -> list[str]:

@@ -79,7 +79,7 @@ def run(loaded: Loaded, *, burst: bool, is_watching: bool, is_debug: bool, only_
         from boilerd.daemon.reload_check import check  # noqa: PLC0415
 
     if is_watching:
-        watching.prepare()
+        watching.prepare(has_code=bool(loaded.settings.app or loaded.settings.rq_functions))
     request = functools.partial(_request_reload, loaded) if is_watching else None
     try:
         if only_checks:

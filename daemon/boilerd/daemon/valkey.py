@@ -134,6 +134,7 @@ class EmbeddedValkey:
         while True:
             try:
                 if self.is_ready():
+                    self._renew_rights()
                     return
             except redis.BusyLoadingError:
                 # It reads its file, however large that is.
@@ -147,6 +148,12 @@ class EmbeddedValkey:
                 raise NoBrokerError(
                     f"the embedded Valkey did not answer in {START_TIMEOUT_S:g} s: {self._last_output()}"
                 )
+
+    def _renew_rights(self) -> None:
+        """Have a server that runs from before a reload read the file of users again, which may be of a new version."""
+        if self._group:
+            with suppress(redis.RedisError), _connect(self._socket) as client:  # its members keep the rights they had
+                client.acl_load()
 
     def command(self, *, is_running: bool = False) -> str:
         """The command line that starts the server; stops one that a killed daemon left running.

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import select
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -86,8 +87,18 @@ class Sources(NamedTuple):
         return [path.removeprefix(f"{self.roots[0]}{os.sep}") for path in found]
 
 
-def prepare() -> None:
-    """Have Python run each file as it is now; raises BootError if the library is missing that tells of changes."""
+def prepare(*, has_code: bool) -> None:
+    """Have Python run each file as it is now.
+
+    Args:
+        has_code: True if an application is set. Without one nothing is imported from the working directory, and what
+            anybody writes there, such as to /tmp, is no reason for a reload.
+
+    Raises:
+        BootError: There is nothing to watch; or the library is missing that tells of changes.
+    """
+    if not has_code:
+        raise BootError("--watch: no application is set, so there is nothing to watch; name one with --app")
     if importlib.util.find_spec("watchfiles") is None:
         raise BootError(
             "--watch needs watchfiles, which is not installed; install it with `pip install 'boilerd[watch]'`"
@@ -190,6 +201,8 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _read(path: str, before: _File | None) -> _File:
     info = os.stat(path)  # noqa: PTH116 - as above
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(f"{path} is no file")  # a FIFO or a device could be read without an end
     stamp = info.st_ctime_ns, info.st_size, info.st_ino  # programs can choose the other time
     if before is not None and before.stamp == stamp:
         return before
