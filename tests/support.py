@@ -238,8 +238,8 @@ class RunningDaemon:
         self.process.send_signal(signum)
 
     def wait(self) -> int:
-        """Its exit status."""
-        return self.process.wait(DEADLINE_S)
+        """Its exit status; of a burst this is its whole life."""
+        return self.process.wait(2 * DEADLINE_S)
 
     def stop(self) -> int:
         self.signal(signal.SIGTERM)

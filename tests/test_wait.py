@@ -593,7 +593,7 @@ def test_a_coroutine_that_is_cancelled_takes_its_id_out(valkey: Valkey, client: 
                     await calls.wait(info.id)
             with pytest.raises(TimeoutError, match="and goes on"):
                 await calls.wait(info.id, 0.01)
-            waits = next(iter(calls._client._waits.waiters(client.connection)._by_pid.values()))._waits
+            waits = next(iter(calls._client._waits.waiters(calls._client.connection)._by_pid.values()))._waits
             await asyncio.to_thread(wait_until, lambda: not waits, "the IDs were taken out")
 
     asyncio.run(main())

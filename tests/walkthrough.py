@@ -59,7 +59,9 @@ class Session:
         self.directory = directory
         self._home = directory
         path = os.pathsep.join([str(Path(BOILERD).parent), os.environ["PATH"]])
-        self._env = clean_environment(PATH=path, HOME=str(directory), NO_COLOR="1", **environment)
+        # Where the page does not say it: in the folder, so that no other daemon of this machine is met.
+        places = {"STATE_DIRECTORY": str(directory / "state"), "RUNTIME_DIRECTORY": str(directory / "state" / "run")}
+        self._env = clean_environment(PATH=path, HOME=str(directory), NO_COLOR="1", **places, **environment)
         self._daemon: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._terminal = -1
@@ -184,7 +186,7 @@ class Session:
     def _process(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             words, cwd=self.directory, env=self._env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, timeout=2 * DEADLINE_S, check=False,
+            stderr=subprocess.STDOUT, text=True, timeout=6 * DEADLINE_S, check=False,
         )  # fmt: skip
 
     def _start(self, command: str) -> None:

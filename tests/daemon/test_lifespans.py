@@ -83,6 +83,11 @@ def surroundings(task):
 def sleep(task):
     time.sleep(task.payload)
 
+@mux.handle("life:until_told")
+def until_told(task):
+    while not Path("go").exists():
+        time.sleep(0.01)
+
 @mux.handle("life:fail")
 def fail(task):
     raise ValueError("as told")
@@ -398,11 +403,14 @@ def test_on_drain_runs_while_the_task_does_and_what_it_raises_is_told(
 ) -> None:
     (directory / "on_drain").write_text("raise RuntimeError('as told')")
     daemon = start(BOILERD_SHUTDOWN_TIMEOUT="20").ready()
-    task_id = client.enqueue("life:sleep", 1).id
+    task_id = client.enqueue("life:until_told").id
     daemon.wait_for("task started", task_id=task_id)
 
-    assert daemon.stop() == 0
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_for("on_drain raised")
+    (directory / "go").touch()
 
+    assert daemon.wait() == 0
     told = order(daemon, "task started", "drains", "on_drain raised", "task completed", "left")
     assert told == ["task started", "drains", "on_drain raised", "task completed", "left"]
 

@@ -62,7 +62,7 @@ def run(
 
 
 def test_the_page_is_followed_to_its_end(directory: Path, valkey: Valkey, postgres: Postgres) -> None:
-    with Session(directory, BOILERD_REDIS_URL=valkey.url, BOILERD_STATE_DIR=str(directory / "state")) as reader:
+    with Session(directory, BOILERD_REDIS_URL=valkey.url) as reader:
         reader.replace(URL, postgres.url).follow(PAGE)
 
 

@@ -67,18 +67,17 @@ def test_the_page_on_a_workers_life_is_followed_to_its_end(directory: Path) -> N
 
 
 def test_the_readme_is_followed_to_its_end(directory: Path) -> None:
-    with Session(directory, BOILERD_STATE_DIR=str(directory / "state")) as reader:
+    with Session(directory) as reader:
         reader.follow(ROOT / "README.md")
 
 
 def test_results_are_waited_for_as_the_page_says(directory: Path, valkey: Valkey) -> None:
-    state = {"BOILERD_STATE_DIR": str(directory / "state"), "BOILERD_REDIS_URL": valkey.url}
-
-    with Session(directory, **state) as reader:
+    with Session(directory, BOILERD_REDIS_URL=valkey.url) as reader:
         reader.follow(DOCS / "results.md")
 
 
 @pytest.mark.long(10)
+@pytest.mark.timeout(180)
 def test_the_page_on_testing_is_followed_to_its_end(directory: Path) -> None:
     # As if boilerd were installed anew: an installation of before the plugin does not name it.
     with Session(directory, PYTEST_PLUGINS="pytest_boilerd") as reader:

@@ -24,6 +24,7 @@ from boilerd.errors import RefusedError
 from boilerd.supervision.handover import Handover, RunningValkey
 from boilerd.supervision.reload import Check
 from support import (
+    DEADLINE_S,
     QUICK_RETRY,
     Failpoints,
     RunningDaemon,
@@ -266,6 +267,7 @@ def test_programs_that_tasks_start_get_no_descriptors_of_the_daemon_after_a_relo
     assert inheritable(daemon.pid) == set()
 
 
+@pytest.mark.timeout(120)
 def test_many_hangups_are_one_reload_after_the_other(start_app: StartDaemon, client: Client) -> None:
     daemon = start_app("--concurrency", "2")
 
@@ -274,7 +276,7 @@ def test_many_hangups_are_one_reload_after_the_other(start_app: StartDaemon, cli
         daemon.signal(signal.SIGHUP)
         return len(daemon.lines("daemon reloaded")) >= 4
 
-    wait_until(reloaded, "four reloads")
+    wait_until(reloaded, "four reloads", deadline_s=3 * DEADLINE_S)
     wait_until(lambda: daemon.info().get("state") == "ready", "the last one has ended")
 
     task_id = client.enqueue("app:version").id

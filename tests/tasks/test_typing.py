@@ -1,10 +1,12 @@
 """What type checkers say of right and wrong uses of typed tasks."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,16 +29,28 @@ def output(*command: str | Path) -> str:
     return ran.stdout
 
 
-def kept() -> list[str | Path]:
-    """Where mypy keeps what it knows of libraries, which takes most of its time; nowhere, if that is another user's."""
+@contextmanager
+def kept() -> Iterator[str]:
+    """Where mypy keeps what it knows of libraries, which takes most of its time; nowhere, if that is another user's.
+
+    One at a time: two runs of the tests would write to the same database.
+    """
     folder = FILES.parents[1] / ".mypy_cache"
-    is_ours = os.access(folder if folder.exists() else folder.parent, os.W_OK)
-    return ["--cache-dir", folder / f"typing-{os.getuid()}" if is_ours else os.devnull]
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK):
+        yield os.devnull
+        return
+    own = folder / f"typing-{os.getuid()}"
+    own.mkdir(parents=True, exist_ok=True)
+    with (own / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield str(own)
 
 
 def mypy() -> Iterator[tuple[str, int]]:
-    arguments = ("--strict", "--output", "json", "--config-file", FILES / "mypy.ini", *kept(), RIGHT, WRONG)
-    for line in output(sys.executable, "-m", "mypy", *arguments).splitlines():
+    with kept() as folder:
+        arguments = ("--strict", "--output", "json", "--config-file", FILES / "mypy.ini", "--cache-dir", folder)
+        printed = output(sys.executable, "-m", "mypy", *arguments, RIGHT, WRONG)
+    for line in printed.splitlines():
         error = json.loads(line)
         if error["severity"] == "error":
             yield Path(error["file"]).name, error["line"]
@@ -50,7 +64,7 @@ def pyright() -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.long(15)
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize("checker", [mypy, pyright])
 def test_type_checkers_find_each_wrong_use_and_nothing_else(checker: Callable[[], Iterator[tuple[str, int]]]) -> None:
     found = set(checker())

@@ -82,7 +82,7 @@ class Job:
         }
         fields = {**self.fields, **told}
         entry = [part for pair in told.items() for part in pair]
-        return Ending(self.id, [[fields.get(name) for name in NAMES], [(b"", entry)], self.number("runs")])
+        return Ending(self.id, [[(b"", entry)], self.number("runs"), [fields.get(name) for name in NAMES]])
 
     def number(self, name: str) -> int:
         """The number in a field."""
