@@ -441,6 +441,7 @@ def test_a_draft_that_gets_another_type_gets_the_options_of_that_one(typed: Serv
     assert shown(recorder) == [
         ("c:d", "low", 0, 7, None), ("c:d", "low", 60, 7, None), ("c:d", "low", 0, 7, 9),
     ]  # fmt: skip
+    assert headers_of(recorder) == [{}, {}, {}]
 
 
 def test_an_option_that_middleware_takes_away_stays_away(typed: ServeMux) -> None:
