@@ -13,6 +13,7 @@ import redis
 from boilerd import (
     AsyncClient,
     BoilerdError,
+    BrokerUnavailableError,
     Client,
     Draft,
     DuplicateTaskError,
@@ -441,6 +442,7 @@ def test_a_draft_that_gets_another_type_gets_the_options_of_that_one(typed: Serv
     assert shown(recorder) == [
         ("c:d", "low", 0, 7, None), ("c:d", "low", 60, 7, None), ("c:d", "low", 0, 7, 9),
     ]  # fmt: skip
+    assert headers_of(recorder) == [{}, {}, {}]
 
 
 def test_an_option_that_middleware_takes_away_stays_away(typed: ServeMux) -> None:
@@ -550,6 +552,27 @@ def test_middleware_of_a_client_for_asyncio_runs_in_a_copy_of_its_callers_contex
         assert headers["of"] == "caller"
         assert headers["thread"].startswith("boilerd-client")
     assert sorted(pending(connection)) == ["one", "two"]
+
+
+def test_a_call_whose_middleware_hangs_ends_in_time_and_does_not_blame_redis_alone(valkey: Valkey) -> None:
+    goes_on = threading.Event()
+
+    def hang(drafts: list[Draft], push: Any) -> Any:
+        goes_on.wait(20)
+        return push(drafts)
+
+    async def main() -> None:
+        async with AsyncClient.from_url(valkey.url, timeout_s=0.1) as calls:
+            calls.use(hang)
+            try:
+                with pytest.raises(
+                    BrokerUnavailableError, match=r"no answer within 0\.1 s, of Redis or client middlewa"
+                ):
+                    await calls.enqueue("a:b")
+            finally:
+                goes_on.set()
+
+    asyncio.run(main())
 
 
 def test_middleware_of_an_inner_mux_is_for_clients_of_that_mux() -> None:

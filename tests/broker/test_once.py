@@ -238,6 +238,17 @@ def test_a_task_that_was_moved_away_can_be_moved_back(
     assert pending(connection) == ["receipt-1"]
 
 
+def test_a_move_shortens_no_memory(client: Client, broker: Broker, start_valkey: StartValkey) -> None:
+    with Client.from_url(start_valkey().url) as target:
+        enqueue_once(target)
+        complete_next(Broker(target.connection))
+        enqueue_once(client, once=60)
+
+        assert [step.moved for step in Move(client.connection, target.connection).run("default") if step.moved]
+
+        assert Inspector(target.connection).remembered_s("receipt-1") > 60
+
+
 def test_the_recording_client_remembers_as_well() -> None:
     mux, client = ServeMux(), RecordingClient()
     mux.handle("test:echo", lambda task: None)

@@ -22,6 +22,7 @@ import redis
 from hypothesis import HealthCheck, Phase, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from msgspec import structs
 
 from boilerd.broker import broker as broker_module
 from boilerd.broker import keys, scheduler_calls
@@ -279,6 +280,16 @@ class BrokerMachine(RuleBasedStateMachine):
         free = [task_id for task_id in IDS if task_id not in self.known]
         options = [TaskOptions(queue=queue, concurrency_key=key, concurrency_limit=SHARES[key]) for queue in places]
         self._enqueue([NewTask(task_id, "test:echo", b"1", each) for task_id, each in zip(free, options, strict=False)])
+
+    @precondition(lambda self: self._remembered_alone())
+    @rule(task=new_tasks(), pick=picks)
+    def enqueue_again_what_is_remembered_alone(self, task: NewTask, pick: int) -> None:
+        gone = self._remembered_alone()
+        self._enqueue([structs.replace(task, id=gone[pick % len(gone)])])
+
+    def _remembered_alone(self) -> list[str]:
+        """The IDs of which nothing else is left."""
+        return sorted(self.remembered.keys() - self.known.keys())
 
     def _enqueue(self, batch: list[NewTask]) -> None:
         before = self.seen

@@ -72,8 +72,8 @@ class Drafting:
         chosen = {
             name: value for name, value in left.items() if name in given or value is not former.get(name, _NOTHING)
         }
-        if draft.headers:
+        if message is not None:  # it has inherited already, and what the middleware took away stays away
+            chosen |= {"headers": draft.headers, "inherit": False}
+        elif draft.headers:
             chosen["headers"] = draft.headers
-        if message is not None:
-            chosen["inherit"] = False  # it has done so, and what the middleware took away stays away
         return self._composer.order(self._composer.message(draft.type, draft.payload), chosen)

@@ -9,7 +9,7 @@
 --   one holds its unique lock.
 -- Touches for each task: rq:job:ID, rq:results:ID, rq:queue:Q (RPUSH) and boilerd:bell:Q, or rq:scheduled:Q (ZADD) and
 --   boilerd:alarm, or rq:failed:Q and boilerd:archived:Q (ZADD); rq:queues, boilerd:queues (SADD), boilerd:unique:… (SET),
---   boilerd:once:ID (SET).
+--   boilerd:once:ID (PTTL, SET).
 
 local seconds = now()
 local i = 3
@@ -69,7 +69,9 @@ local function arrive()
   call('HSET', key, unpack(ARGV, first, last))
   if tonumber(ttl) > 0 then call('PEXPIRE', key, ttl) end
   if lock ~= '' then call('SET', lock, value, 'PX', lock_ttl) end
-  if tonumber(once) > 0 then call('SET', OWN .. ':once:' .. id, '1', 'PX', once) end
+  local memory = OWN .. ':once:' .. id
+  -- That of an earlier task of this ID here may last longer.
+  if tonumber(once) > 0 and tonumber(once) > call('PTTL', memory) then call('SET', memory, '1', 'PX', once) end
   store_results(RQ .. ':results:' .. id, first_result, last_result, ttl)
   return 'stored'
 end
