@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, Secre
 from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
-from boilerd import Client, InvalidPayloadError, RevokeTask, ServeMux, Task
+from boilerd import Client, ConfigError, InvalidPayloadError, RevokeTask, ServeMux, Task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.errors import describe
@@ -279,6 +279,16 @@ def test_what_would_come_back_as_something_else_is_refused_where_it_is_enqueued(
 
     assert "secret" not in str(told.value)
     assert client.tasks == []
+
+
+def test_what_would_come_back_as_something_else_is_refused_in_a_periodic_task_too() -> None:
+    mux = ServeMux()
+    star = mux.task("a:b", payload=Starred)(lambda task: None)
+
+    with pytest.raises(
+        ConfigError, match=r"task type a:b: payload: .*Starred'> writes it as JSON that is read as someth"
+    ):
+        mux.cron("@daily", star.task(Starred(name="secret")))
 
 
 class Traced(Late):

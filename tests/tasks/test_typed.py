@@ -1,6 +1,7 @@
 """Task types as objects: what they enqueue, what runs, and what is refused where they are registered."""
 
 import asyncio
+import contextlib
 import copy
 import functools
 import inspect
@@ -23,6 +24,7 @@ from boilerd import (
     ServeMux,
     Task,
     TaskInfo,
+    current_task,
     retry,
 )
 from boilerd.tasks.options import with_defaults
@@ -159,6 +161,30 @@ def test_methods_objects_and_partials_say_their_payload_too(
     assert run(mux, "mail", {"to": "ada"}) == Mail("ada")
     assert made(Task(id="t", type="mail", payload=Mail("bob"))) == Mail("bob")
     assert repr(made).startswith("<TaskType 'mail' of ")
+
+
+class Timed(contextlib.ContextDecorator):
+    """Decorates with a function of the library's module, where the names of this one are unknown."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_names_are_looked_up_where_they_are_written_whatever_decorates(mux: ServeMux) -> None:
+    @mux.task("mail")
+    @Timed()
+    def send(task: "Task[Mail]") -> str:
+        return task.payload.to
+
+    @mux.function("all")
+    @Timed()
+    def send_all(mails: "list[Mail]") -> list[str]:
+        return [mail.to for mail in mails]
+
+    assert run(mux, "mail", {"to": "ada"}) == "ada"
+    assert run(mux, "all", {"mails": [{"to": "ada"}]}) == ["ada"]
+    assert (send.type, send_all.type) == ("mail", "all")
 
 
 def untyped(task):  # type: ignore[no-untyped-def]
@@ -504,6 +530,17 @@ def test_old_and_new_parameters_may_meet(mux: ServeMux) -> None:
         run(mux, "send", {"copies": 2})
 
 
+def test_a_default_may_stand_before_what_is_required_and_no_argument_is_shown(mux: ServeMux) -> None:
+    @mux.function("send")
+    def send(*, copies: int = 2, to: str) -> str:
+        return f"{copies} to {to} by {current_task().payload!r}"
+
+    told = run(mux, "send", {"to": "ada"})
+
+    assert told.startswith("2 to ada by ")
+    assert told.count("ada") == 1
+
+
 def test_a_function_that_requires_nothing_takes_a_task_without_payload(mux: ServeMux, client: RecordingClient) -> None:
     @mux.function("tick")
     def tick() -> str:
@@ -709,6 +746,22 @@ def by_place(function: Any) -> Any:
     return wrapped
 
 
+def by_nothing(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapped() -> Any:
+        return function(1)
+
+    return wrapped
+
+
+def with_first(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapped(session: object, *args: Any, **arguments: Any) -> Any:
+        return function(*args, **arguments)
+
+    return wrapped
+
+
 def generating(to: str) -> Any:
     yield to
 
@@ -732,6 +785,8 @@ def generating(to: str) -> Any:
         (with_context, "'context' in with_context is unknown here .*; import it outside of TYPE_CHECKING .* imported$"),
         (with_task, r"parameter 'task' of with_task is a task; leave it out, and call boilerd\.current_task\(\)"),
         (by_place(add.__wrapped__), r"add cannot be called with \(a=…, b=…\): "),
+        (by_nothing(add.__wrapped__), r"a decorator of add takes \(\) and wraps what takes \(a, b\)"),
+        (with_first(add.__wrapped__), r"a decorator of add takes \(session, \*args, \*\*arguments\) and wraps what"),
         (renaming(add.__wrapped__), r"a decorator of add takes \(job\) and wraps what takes \(a, b\)"),
         (generating, "generating has a yield"),
         ("text", "'text' cannot be called"),
