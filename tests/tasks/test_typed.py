@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import pytest
@@ -27,7 +27,9 @@ from boilerd import (
     current_task,
     retry,
 )
+from boilerd.tasks import typed
 from boilerd.tasks.options import with_defaults
+from boilerd.tasks.payload_type import PayloadType
 from boilerd.testing import RecordingClient, run
 
 if TYPE_CHECKING:
@@ -321,6 +323,27 @@ def test_a_message_knows_the_type_of_the_result(mux: ServeMux) -> None:
     assert Message("by:hand").result_type is Any
 
 
+def test_the_type_of_a_result_is_made_once_for_all_that_are_waited_for(
+    mux: ServeMux, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def make(kind: Any) -> PayloadType:
+        made.append(kind)
+        return PayloadType(kind)
+
+    monkeypatch.setattr(typed, "PayloadType", make)
+
+    @mux.task("mail")
+    def send(task: Task[str]) -> Mail:
+        raise NotImplementedError
+
+    results = [send.task(name).decode_result({"to": name}) for name in ("ada", "bob")]
+
+    assert results == [Mail("ada"), Mail("bob")]
+    assert made == [Mail]
+
+
 def test_one_function_may_have_several_types(mux: ServeMux, client: RecordingClient) -> None:
     @mux.task("mail:late", queue="late")
     @retry(max_retries=2)
@@ -557,6 +580,17 @@ def test_a_function_that_requires_nothing_takes_a_task_without_payload(mux: Serv
     assert list(client.run_all(mux)) == ["tock", 1, 5]
     with pytest.raises(InvalidPayloadError):
         run(mux, "count", 5)
+
+
+def test_the_rules_that_annotate_a_parameter_count(mux: ServeMux, client: RecordingClient) -> None:
+    @mux.function("repeat")
+    def repeat(times: Annotated[int, msgspec.Meta(ge=1)]) -> Annotated[int, msgspec.Meta(le=5)]:
+        return times
+
+    with pytest.raises(InvalidPayloadError, match=r"\$\.times: Expected `int` >= 1"):
+        repeat.task(0).enqueue(client)
+    with pytest.raises(InvalidPayloadError, match=r"^result of repeat: \$: Expected `int` <= 5"):
+        repeat.task(1).decode_result(6)
 
 
 def test_a_function_that_requires_something_takes_no_task_without_payload() -> None:
