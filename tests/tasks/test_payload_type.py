@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from ipaddress import IPv4Address
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, NotRequired
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, NoReturn, NotRequired, TypeVar
 from uuid import UUID
 
 import attrs
@@ -78,6 +78,17 @@ Shape = Annotated[Square | Circle, Field(discriminator="shape")]
 class Parcel:
     order: Order
     weight: float
+
+
+T = TypeVar("T")
+Bounded = TypeVar("Bounded", bound=Square)
+Named = NewType("Named", Square)
+
+
+@dataclass
+class Boxed(Generic[T]):
+    square: Square
+    other: T
 
 
 class Pair(NamedTuple):
@@ -168,6 +179,9 @@ def refusal(model: Any, payload: Any, **options: Any) -> InvalidPayloadError:
         (Parcel, Parcel(ORDER, 1.5)),
         (list[Order] | Parcel, [ORDER]),
         (Pair, Pair(Square(side=2), 5)),
+        (Boxed[int], Boxed(Square(side=2), 5)),
+        (list[Named], [Square(side=2)]),
+        (list[Bounded], [Square(side=2)]),  # type: ignore[valid-type]
         (Labelled, {"square": Square(side=2)}),
         (Shape, Circle(radius=1.5)),
         (Checked, Checked(age=18)),
