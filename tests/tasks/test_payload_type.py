@@ -544,6 +544,7 @@ def test_an_error_names_ten_wrong_fields_and_how_many_more_there_are() -> None:
 
     assert str(error).count("Input should be") == 10
     assert str(error).endswith("; $[9].side: Input should be a valid integer; and 15 more")
+    assert "more" not in str(refusal(list[Square], [{"side": None}] * 10))
 
 
 def test_the_words_of_the_application_s_own_rules_are_told() -> None:
