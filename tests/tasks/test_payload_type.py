@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from ipaddress import IPv4Address
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, NotRequired
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, NoReturn, NotRequired, TypeVar
 from uuid import UUID
 
 import attrs
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, Secre
 from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
-from boilerd import Client, InvalidPayloadError, RevokeTask, ServeMux, Task
+from boilerd import Client, ConfigError, InvalidPayloadError, RevokeTask, ServeMux, Task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.errors import describe
@@ -78,6 +78,17 @@ Shape = Annotated[Square | Circle, Field(discriminator="shape")]
 class Parcel:
     order: Order
     weight: float
+
+
+T = TypeVar("T")
+Bounded = TypeVar("Bounded", bound=Square)
+Named = NewType("Named", Square)
+
+
+@dataclass
+class Boxed(Generic[T]):
+    square: Square
+    other: T
 
 
 class Pair(NamedTuple):
@@ -168,6 +179,9 @@ def refusal(model: Any, payload: Any, **options: Any) -> InvalidPayloadError:
         (Parcel, Parcel(ORDER, 1.5)),
         (list[Order] | Parcel, [ORDER]),
         (Pair, Pair(Square(side=2), 5)),
+        (Boxed[int], Boxed(Square(side=2), 5)),
+        (list[Named], [Square(side=2)]),
+        (list[Bounded], [Square(side=2)]),  # type: ignore[valid-type]
         (Labelled, {"square": Square(side=2)}),
         (Shape, Circle(radius=1.5)),
         (Checked, Checked(age=18)),
@@ -279,6 +293,16 @@ def test_what_would_come_back_as_something_else_is_refused_where_it_is_enqueued(
 
     assert "secret" not in str(told.value)
     assert client.tasks == []
+
+
+def test_what_would_come_back_as_something_else_is_refused_in_a_periodic_task_too() -> None:
+    mux = ServeMux()
+    star = mux.task("a:b", payload=Starred)(lambda task: None)
+
+    with pytest.raises(
+        ConfigError, match=r"task type a:b: payload: .*Starred'> writes it as JSON that is read as someth"
+    ):
+        mux.cron("@daily", star.task(Starred(name="secret")))
 
 
 class Traced(Late):
@@ -520,6 +544,7 @@ def test_an_error_names_ten_wrong_fields_and_how_many_more_there_are() -> None:
 
     assert str(error).count("Input should be") == 10
     assert str(error).endswith("; $[9].side: Input should be a valid integer; and 15 more")
+    assert "more" not in str(refusal(list[Square], [{"side": None}] * 10))
 
 
 def test_the_words_of_the_application_s_own_rules_are_told() -> None:

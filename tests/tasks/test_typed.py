@@ -1,6 +1,7 @@
 """Task types as objects: what they enqueue, what runs, and what is refused where they are registered."""
 
 import asyncio
+import contextlib
 import copy
 import functools
 import inspect
@@ -8,7 +9,7 @@ import pickle
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import pytest
@@ -23,9 +24,12 @@ from boilerd import (
     ServeMux,
     Task,
     TaskInfo,
+    current_task,
     retry,
 )
+from boilerd.tasks import typed
 from boilerd.tasks.options import with_defaults
+from boilerd.tasks.payload_type import PayloadType
 from boilerd.testing import RecordingClient, run
 
 if TYPE_CHECKING:
@@ -161,6 +165,30 @@ def test_methods_objects_and_partials_say_their_payload_too(
     assert repr(made).startswith("<TaskType 'mail' of ")
 
 
+class Timed(contextlib.ContextDecorator):
+    """Decorates with a function of the library's module, where the names of this one are unknown."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_names_are_looked_up_where_they_are_written_whatever_decorates(mux: ServeMux) -> None:
+    @mux.task("mail")
+    @Timed()
+    def send(task: "Task[Mail]") -> str:
+        return task.payload.to
+
+    @mux.function("all")
+    @Timed()
+    def send_all(mails: "list[Mail]") -> list[str]:
+        return [mail.to for mail in mails]
+
+    assert run(mux, "mail", {"to": "ada"}) == "ada"
+    assert run(mux, "all", {"mails": [{"to": "ada"}]}) == ["ada"]
+    assert (send.type, send_all.type) == ("mail", "all")
+
+
 def untyped(task):  # type: ignore[no-untyped-def]
     return task.payload
 
@@ -293,6 +321,27 @@ def test_a_message_knows_the_type_of_the_result(mux: ServeMux) -> None:
     assert add.task(1).result_type is int
     assert unknown.task(None).result_type is Any
     assert Message("by:hand").result_type is Any
+
+
+def test_the_type_of_a_result_is_made_once_for_all_that_are_waited_for(
+    mux: ServeMux, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def make(kind: Any) -> PayloadType:
+        made.append(kind)
+        return PayloadType(kind)
+
+    monkeypatch.setattr(typed, "PayloadType", make)
+
+    @mux.task("mail")
+    def send(task: Task[str]) -> Mail:
+        raise NotImplementedError
+
+    results = [send.task(name).decode_result({"to": name}) for name in ("ada", "bob")]
+
+    assert results == [Mail("ada"), Mail("bob")]
+    assert made == [Mail]
 
 
 def test_one_function_may_have_several_types(mux: ServeMux, client: RecordingClient) -> None:
@@ -513,6 +562,17 @@ def test_old_and_new_parameters_may_meet(mux: ServeMux) -> None:
         run(mux, "send", {"copies": 2})
 
 
+def test_a_default_may_stand_before_what_is_required_and_no_argument_is_shown(mux: ServeMux) -> None:
+    @mux.function("send")
+    def send(*, copies: int = 2, to: str) -> str:
+        return f"{copies} to {to} by {current_task().payload!r}"
+
+    told = run(mux, "send", {"to": "ada"})
+
+    assert told.startswith("2 to ada by ")
+    assert told.count("ada") == 1
+
+
 def test_a_function_that_requires_nothing_takes_a_task_without_payload(mux: ServeMux, client: RecordingClient) -> None:
     @mux.function("tick")
     def tick() -> str:
@@ -529,6 +589,17 @@ def test_a_function_that_requires_nothing_takes_a_task_without_payload(mux: Serv
     assert list(client.run_all(mux)) == ["tock", 1, 5]
     with pytest.raises(InvalidPayloadError):
         run(mux, "count", 5)
+
+
+def test_the_rules_that_annotate_a_parameter_count(mux: ServeMux, client: RecordingClient) -> None:
+    @mux.function("repeat")
+    def repeat(times: Annotated[int, msgspec.Meta(ge=1)]) -> Annotated[int, msgspec.Meta(le=5)]:
+        return times
+
+    with pytest.raises(InvalidPayloadError, match=r"\$\.times: Expected `int` >= 1"):
+        repeat.task(0).enqueue(client)
+    with pytest.raises(InvalidPayloadError, match=r"^result of repeat: \$: Expected `int` <= 5"):
+        repeat.task(1).decode_result(6)
 
 
 def test_a_function_that_requires_something_takes_no_task_without_payload() -> None:
@@ -718,6 +789,22 @@ def by_place(function: Any) -> Any:
     return wrapped
 
 
+def by_nothing(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapped() -> Any:
+        return function(1)
+
+    return wrapped
+
+
+def with_first(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapped(session: object, *args: Any, **arguments: Any) -> Any:
+        return function(*args, **arguments)
+
+    return wrapped
+
+
 def generating(to: str) -> Any:
     yield to
 
@@ -741,6 +828,8 @@ def generating(to: str) -> Any:
         (with_context, "'context' in with_context is unknown here .*; import it outside of TYPE_CHECKING .* imported$"),
         (with_task, r"parameter 'task' of with_task is a task; leave it out, and call boilerd\.current_task\(\)"),
         (by_place(add.__wrapped__), r"add cannot be called with \(a=…, b=…\): "),
+        (by_nothing(add.__wrapped__), r"a decorator of add takes \(\) and wraps what takes \(a, b\)"),
+        (with_first(add.__wrapped__), r"a decorator of add takes \(session, \*args, \*\*arguments\) and wraps what"),
         (renaming(add.__wrapped__), r"a decorator of add takes \(job\) and wraps what takes \(a, b\)"),
         (generating, "generating has a yield"),
         ("text", "'text' cannot be called"),

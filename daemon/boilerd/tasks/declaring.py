@@ -12,7 +12,7 @@ from boilerd.tasks.options import check_defaults, with_defaults
 from boilerd.tasks.parameters import dataclass_of, parameters_of, payload_of, requires_any
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import Task
-from boilerd.tasks.typed import CallType, Message, TaskType
+from boilerd.tasks.typed import CallType, Message, ResultType, TaskType
 
 Function = Callable[..., Any]
 
@@ -31,7 +31,9 @@ def task_decorator(
         function = _plain(function)
         declared = payload_of(role, function) if payload is None else payload
         kept = register(task_type, function, declared, defaults)
-        return TaskType(task_type, function, function, Message(task_type, None, kept, defaults, function))
+        return TaskType(
+            task_type, function, function, Message(task_type, None, kept, defaults, function, ResultType(function))
+        )
 
     return decorate
 
@@ -51,7 +53,13 @@ def function_decorator(
         # Nothing at all is a payload, too, where nothing is required: `boilerd enqueue report:refresh`.
         declared = kind if requires_any(parameters) else kind | None
         kept = register(task_type, handler, declared, defaults)
-        return CallType(task_type, function, handler, Message(task_type, None, kept, defaults, function), parameters)
+        return CallType(
+            task_type,
+            function,
+            handler,
+            Message(task_type, None, kept, defaults, function, ResultType(function)),
+            parameters,
+        )
 
     return decorate
 

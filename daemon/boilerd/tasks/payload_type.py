@@ -121,6 +121,6 @@ def _title(model: Any) -> str:
     """The name of the type, as the application's code has it."""
     if get_origin(model) is Annotated:
         return _title(get_args(model)[0])
-    if isinstance(model, type) and get_origin(model) is None:
+    if isinstance(model, type):
         return model.__name__
     return re.sub(r"[\w.<>]+\.(?=\w)", "", str(model))

@@ -33,6 +33,28 @@ else:
 As = ParamSpec("As")
 
 
+class ResultType:
+    """What a function declares of its result; looked up when somebody first waits for one, and kept."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    @functools.cached_property
+    def declared(self) -> Any:
+        """The type; Any without."""
+        from boilerd.tasks.parameters import return_type_of  # noqa: PLC0415 - few ask
+
+        return return_type_of(self._function)
+
+    @functools.cached_property
+    def kind(self) -> PayloadType | None:
+        """What decodes such a result; None: nothing that JSON has can be one."""
+        try:
+            return PayloadType(self.declared)
+        except TypeError:
+            return None
+
+
 class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
     """A type with its payload: a task before it is enqueued, for batches and periodic tasks.
 
@@ -41,7 +63,8 @@ class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
     Attributes:
         declared: What the payload must be, as the mux keeps it; None: anything that has a JSON form.
         options: Defaults of the enqueue.
-        function: Its return annotation is the type of the result; None: any.
+        function: What runs it, if that is known here.
+        result: What it declares of its result; None: anything.
     """
 
     type: str
@@ -49,6 +72,7 @@ class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
     declared: Any = None
     options: Mapping[str, Any] | None = None
     function: Callable[..., Any] | None = None
+    result: ResultType | None = None
 
     def __repr__(self) -> str:
         """Without the payload."""
@@ -57,9 +81,7 @@ class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
     @property
     def result_type(self) -> Any:
         """The type of the task's result, as its handler declares it; Any without."""
-        from boilerd.tasks.parameters import return_type_of  # noqa: PLC0415 - few ask
-
-        return return_type_of(self.function) if self.function else Any
+        return self.result.declared if self.result else Any
 
     def decode_result(self, result: Any) -> Any:
         """The result, as JSON has it, as the type that the handler declares; or as it is where none can be that.
@@ -67,11 +89,8 @@ class Message(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
         Raises:
             InvalidPayloadError: It has another form, as of a worker with other code.
         """
-        from boilerd.tasks.payload_type import PayloadType  # noqa: PLC0415 - few ask
-
-        try:
-            kind = PayloadType(self.result_type)
-        except TypeError:
+        kind = self.result.kind if self.result else None
+        if kind is None:
             return result
         try:
             return kind.decode(result)
