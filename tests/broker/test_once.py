@@ -174,6 +174,22 @@ def test_where_a_foreign_key_keeps_the_task_out_its_id_is_not_remembered(
     assert not connection.exists(keys.once("receipt-1"))
 
 
+@pytest.mark.parametrize("words", [("SET", "x"), ("RPUSH", "x"), ("HSET", "x", "1")], ids=lambda words: words[0])
+def test_a_foreign_key_in_the_place_of_the_memory_keeps_its_own_id_out_and_no_other(
+    client: Client, connection: Any, words: tuple[str, ...]
+) -> None:
+    key = keys.once("receipt-1")
+    connection.execute_command(words[0], key, *words[1:])
+    before = connection.dump(key)
+
+    error = refused(client)
+
+    assert error.is_remembered
+    assert enqueue_once(client, task_id="receipt-2") == "receipt-2"
+    assert client.enqueue("test:echo", task_id="receipt-1").id == "receipt-1"
+    assert connection.dump(key) == before
+
+
 def test_a_user_without_the_right_to_remember_stores_nothing(valkey: Valkey, connection: redis.Redis) -> None:
     rights = member_rights().replace(f" ~{keys.once('*')}", "").split()
     _set_rights(connection, "narrow", rights)

@@ -281,9 +281,9 @@ def test_a_folder_that_is_made_later_is_watched_too(here: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=here) as watcher:
         assert watcher.stdout
         assert watcher.stdout.readline() == "ready\n"
-        for name in ("first", "second"):
+        for name in ("first", "second", "\udcff", "behind one that is no text"):
             (here / name).mkdir()
-            (here / name / "module.py").write_text(f"{name} = 1\n")
+            (here / name / "module.py").write_text("X = 1\n")
             assert watcher.stdout.readline() == "asked\n"
         watcher.kill()
 

@@ -149,7 +149,8 @@ def _moments(folders: Callable[[], frozenset[str]], took_s: Callable[[], float])
                 yield
                 if folders() != watched:
                     break
-        except (OSError, RuntimeError) as error:  # a folder has gone, or the system watches no more of them
+        # A folder has gone, or its name is no text, or the system watches no more of them.
+        except (OSError, RuntimeError, UnicodeError) as error:
             logger.debug("folders cannot be watched, looking again", extra={"error": str(error)})
             select.select([], [], [], pause_ms / 1000)
             yield
