@@ -302,7 +302,9 @@ def test_a_start_that_hangs_is_ended_after_start_timeout_and_what_it_entered_is_
     assert daemon.wait() == 1
 
     assert "TimeoutError: lifespans took longer than start_timeout, 0.3 s" in daemon.errors()
-    assert len(daemon.lines("left")) == len(daemon.lines("cancelled"))
+    told = order(daemon, "cancelled", "left")
+    assert told == ["cancelled", "left"] * len(daemon.lines("left"))
+    assert bool(told) == (place == "on_async_enter")
 
 
 def test_a_start_that_ignores_its_limit_is_given_up(start: Callable[..., RunningDaemon], directory: Path) -> None:
@@ -383,6 +385,40 @@ def test_an_end_that_hangs_gets_stop_timeout(
     assert daemon.lines("process died", exit="exit status 1")
 
 
+#: What an application's own logging may do to the daemon's.
+SILENCE = """
+import logging.config
+logging.config.dictConfig({'version': 1, 'disable_existing_loggers': True, 'root': {'level': 60, 'handlers': []}})
+raise RuntimeError('as told')
+"""
+
+
+def test_why_a_lifespan_that_silences_the_log_fails_is_told_all_the_same(
+    start: Callable[..., RunningDaemon], directory: Path
+) -> None:
+    (directory / "on_leave").write_text(SILENCE)
+    daemon = start().ready()
+    daemon.cli("restart")
+    daemon.wait_for("worker left its lifespans with an error", error="RuntimeError: as told")
+    (directory / "on_enter").write_text(SILENCE)
+
+    daemon.cli("restart")
+
+    daemon.wait_for("worker did not start", error="RuntimeError: as told")
+
+
+def test_an_end_that_hangs_is_interrupted_before_the_drain_kills_it(
+    start: Callable[..., RunningDaemon], directory: Path
+) -> None:
+    (directory / "on_leave").write_text("time.sleep(600)")
+    daemon = start(BOILERD_STOP_TIMEOUT="60", BOILERD_SHUTDOWN_TIMEOUT="0.2").ready()
+
+    assert daemon.stop() == 0
+
+    told = daemon.lines("worker left its lifespans with an error")
+    assert ["longer to leave than 2 s" in line["error"] for line in told] == [True]
+
+
 def test_lifespans_get_time_to_leave_where_a_task_used_up_the_drain(
     start: Callable[..., RunningDaemon], client: Client, directory: Path
 ) -> None:
@@ -398,10 +434,28 @@ def test_lifespans_get_time_to_leave_where_a_task_used_up_the_drain(
     assert client.connection.lrange("rq:queue:default", 0, -1) == [task_id.encode()]
 
 
-def test_on_drain_runs_while_the_task_does_and_what_it_raises_is_told(
+def test_a_worker_that_leaves_its_lifespans_already_drains_no_more(
     start: Callable[..., RunningDaemon], client: Client, directory: Path
 ) -> None:
-    (directory / "on_drain").write_text("raise RuntimeError('as told')")
+    (directory / "on_leave").write_text("while not Path('go').exists(): time.sleep(0.02)")
+    daemon = start(BOILERD_MAX_TASKS="1", BOILERD_STOP_TIMEOUT="30", BOILERD_SHUTDOWN_TIMEOUT="30").ready()
+    client.enqueue("life:state")
+    daemon.wait_for("left")
+
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_for("worker stopped accepting new tasks")
+    (directory / "go").touch()
+
+    assert daemon.wait() == 0
+    assert not daemon.lines("drains")
+    assert not daemon.lines(level="error")
+
+
+@pytest.mark.parametrize("text", ["raise RuntimeError('as told')", "sys.exit('as told')"])
+def test_on_drain_runs_while_the_task_does_and_what_it_raises_is_told(
+    start: Callable[..., RunningDaemon], client: Client, directory: Path, text: str
+) -> None:
+    (directory / "on_drain").write_text(text)
     daemon = start(BOILERD_SHUTDOWN_TIMEOUT="20").ready()
     task_id = client.enqueue("life:until_told").id
     daemon.wait_for("task started", task_id=task_id)
@@ -485,11 +539,12 @@ def test_a_slow_hook_before_a_fork_is_told_of(start: Callable[..., RunningDaemon
     assert start().wait_for("before_fork is slow")["seconds"] >= 0.15
 
 
+@pytest.mark.parametrize("error", [RuntimeError("still open"), SystemExit("still open")], ids=repr)
 def test_nothing_is_forked_while_the_hook_before_it_fails(
-    start: Callable[..., RunningDaemon], client: Client, directory: Path
+    start: Callable[..., RunningDaemon], client: Client, directory: Path, error: BaseException
 ) -> None:
     daemon = start(BOILERD_MAX_TASKS="1").ready()
-    (directory / "on_fork").write_text("raise RuntimeError('still open')")
+    (directory / "on_fork").write_text(f"raise {error!r}")
     client.enqueue("life:state")
     told = daemon.wait_for("process could not be started, trying again")
     (directory / "on_fork").unlink()
@@ -497,7 +552,7 @@ def test_nothing_is_forked_while_the_hook_before_it_fails(
     client.enqueue("life:state")
 
     daemon.wait_for("task completed", count=2)
-    assert "before_fork before_fork failed: RuntimeError: still open" in told["error"]
+    assert f"before_fork before_fork failed: {type(error).__name__}: still open" in told["error"]
 
 
 def test_connections_that_a_hook_closes_before_the_fork_are_not_told_of(
