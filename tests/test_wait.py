@@ -37,7 +37,7 @@ from boilerd.broker import keys, waiter
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect, text
 from boilerd.broker.endings import Ending
-from boilerd.broker.watch_connection import WatchConnection
+from boilerd.broker.watch_connection import AT_ONCE, WatchConnection
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.retry import Verdict
 from boilerd.testing import RecordingClient
@@ -407,9 +407,30 @@ def test_several_wait_for_one_task_and_one_of_another_client(
     assert results == [[1], [1], [1]]
 
 
+def test_few_answers_stand_in_the_server_at_one_time_however_many_are_asked_for(client: Client) -> None:
+    before, answers = echoes(client.connection), list[Any]()
+
+    with closing(WatchConnection(client.connection, print)) as connection:
+        for number in range(500):
+            connection.ask([["ECHO", str(number)]], answers.extend)
+        connection.receive(DEADLINE_S)
+        at_first = echoes(client.connection) - before
+        while len(answers) < 500:
+            connection.receive(DEADLINE_S)
+
+    assert 0 < at_first <= AT_ONCE
+    assert answers == [str(number).encode() for number in range(500)]
+
+
+def echoes(connection: redis.Redis) -> int:
+    """How many such questions the server has answered."""
+    return int(connection.info("commandstats").get("cmdstat_echo", {}).get("calls", 0))
+
+
 # Faults.
 
 
+@pytest.mark.usefixtures("never_polls")
 def test_a_connection_that_is_killed_loses_nothing(
     client: Client, broker: Broker, in_thread: InThread, caplog: pytest.LogCaptureFixture
 ) -> None:
