@@ -524,6 +524,7 @@ def test_through_an_outage_one_waits_as_long_as_one_says_and_else_for_a_while(
     start_valkey: StartValkey, in_thread: InThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(waiter, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(waiter, "LONGEST_PAUSE_S", 0.02)
     server = start_valkey()
     with Client.from_url(server.url) as client:
         info = client.enqueue("test:echo", retention=60)
