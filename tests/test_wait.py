@@ -37,7 +37,7 @@ from boilerd.broker import keys, waiter
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect, text
 from boilerd.broker.endings import Ending
-from boilerd.broker.watch_connection import WatchConnection
+from boilerd.broker.watch_connection import AT_ONCE, WatchConnection
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.retry import Verdict
 from boilerd.testing import RecordingClient
@@ -241,6 +241,23 @@ def test_an_end_that_is_deleted_while_it_is_read_is_none(client: Client, broker:
     assert not Ending(info.id, answers).is_whole
 
 
+@pytest.mark.usefixtures("never_polls")
+def test_a_task_that_is_deleted_before_its_end_is_read_is_gone(
+    client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, commands = client.enqueue("test:echo", retention=60), Ending.commands
+    complete_next(broker, result=b"7")
+
+    def delete_first(task_id: str) -> Any:
+        Inspector(client.connection).delete(task_id)
+        return commands(task_id)
+
+    monkeypatch.setattr(Ending, "commands", staticmethod(delete_first))
+
+    with pytest.raises(TaskNotFoundError):
+        info.wait(DEADLINE_S)
+
+
 # What is refused at once.
 
 
@@ -301,6 +318,23 @@ def test_a_key_of_another_kind_is_named(client: Client) -> None:
 
     with pytest.raises(BrokerRefusedError, match="key rq:job:a is no hash"):
         client.wait("a")
+
+
+def test_a_key_of_another_kind_in_the_place_of_the_results_is_named_and_ends_no_other_wait(
+    client: Client, broker: Broker, in_thread: InThread
+) -> None:
+    info, other = (client.enqueue("test:echo", retention=60) for _ in range(2))
+    complete_next(broker)
+    client.connection.delete(keys.results(info.id))
+    client.connection.set(keys.results(info.id), "foreign")
+    waiting = in_thread(lambda: other.wait(3 * DEADLINE_S))
+    watched(client.connection)
+
+    with pytest.raises(BrokerRefusedError, match=f"key rq:results:{info.id} is no stream"):
+        info.wait(DEADLINE_S)
+    complete_next(broker, result=b"1")
+
+    assert waiting.result(DEADLINE_S) == 1
 
 
 def test_a_copy_of_an_info_knows_no_client_and_says_what_would_do(client: Client) -> None:
@@ -402,9 +436,30 @@ def test_several_wait_for_one_task_and_one_of_another_client(
     assert results == [[1], [1], [1]]
 
 
+def test_few_answers_stand_in_the_server_at_one_time_however_many_are_asked_for(client: Client) -> None:
+    before, answers = echoes(client.connection), list[Any]()
+
+    with closing(WatchConnection(client.connection, print)) as connection:
+        for number in range(500):
+            connection.ask([["ECHO", str(number)]], answers.extend)
+        connection.receive(DEADLINE_S)
+        at_first = echoes(client.connection) - before
+        while len(answers) < 500:
+            connection.receive(DEADLINE_S)
+
+    assert 0 < at_first <= AT_ONCE
+    assert answers == [str(number).encode() for number in range(500)]
+
+
+def echoes(connection: redis.Redis) -> int:
+    """How many such questions the server has answered."""
+    return int(connection.info("commandstats").get("cmdstat_echo", {}).get("calls", 0))
+
+
 # Faults.
 
 
+@pytest.mark.usefixtures("never_polls")
 def test_a_connection_that_is_killed_loses_nothing(
     client: Client, broker: Broker, in_thread: InThread, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -464,6 +519,7 @@ def test_through_an_outage_one_waits_as_long_as_one_says_and_else_for_a_while(
     start_valkey: StartValkey, in_thread: InThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(waiter, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(waiter, "LONGEST_PAUSE_S", 0.02)
     server = start_valkey()
     with Client.from_url(server.url) as client:
         info = client.enqueue("test:echo", retention=60)
@@ -474,8 +530,13 @@ def test_through_an_outage_one_waits_as_long_as_one_says_and_else_for_a_while(
 
         with pytest.raises(BrokerUnavailableError):
             for_ever.result(DEADLINE_S)
+        came_s = time.monotonic()
+        with pytest.raises(BrokerUnavailableError):
+            info.wait()
+        waited_s = time.monotonic() - came_s
         with pytest.raises(TimeoutError, match=r"has not ended within 1\.5 s"):
             limited.result(DEADLINE_S)
+    assert waited_s >= 0.3
     assert [record.getMessage() for record in caplog.records].count("broker unavailable, waiting") == 1
 
 
@@ -500,6 +561,7 @@ def test_a_server_that_stalls_is_left_for_one_that_answers(
         server.process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.usefixtures("never_polls")
 def test_a_closed_client_waits_no_longer(client: Client, in_thread: InThread) -> None:
     info = client.enqueue("test:echo", retention=60)
     waiting = in_thread(lambda: info.wait(3 * DEADLINE_S))
@@ -529,11 +591,16 @@ client, look = Client.from_url(URL), connect(URL)
 def watchers():
     return [each["id"] for each in look.client_list() if "t" in each["flags"]]
 
+def files():
+    return len(os.listdir("/dev/fd"))
+
 first, before = client.wait("a"), watchers()
 reader, writer = os.pipe()
 if not os.fork():
     look = connect(URL)
-    os.write(writer, json.dumps([client.wait("a"), watchers()]).encode())
+    open_before = files()
+    result, open_after = client.wait("a"), files()
+    os.write(writer, json.dumps([result, watchers(), open_after - open_before]).encode())
     os._exit(0)
 os.close(writer)
 with open(reader) as pipe:
@@ -547,11 +614,12 @@ def test_a_child_waits_on_a_connection_of_its_own(valkey: Valkey, client: Client
     enqueue(client, "a", retention=60)
     complete_next(broker, result=b"1")
 
-    first, before, (in_child, in_both), again, after = run_python(FORK.replace("URL", repr(valkey.url)))
+    first, before, (in_child, in_both, more_open), again, after = run_python(FORK.replace("URL", repr(valkey.url)))
 
     assert [first, in_child, again] == [1, 1, 1]
     assert len(before) == 1
     assert set(before) < set(in_both)
+    assert more_open == 0
     assert after == before
 
 

@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +23,9 @@ from boilerd.broker.script_connection import packed
 
 #: Without a timeout of the connection's own, an answer may take so long.
 DEFAULT_TIMEOUT_S = 5.0
+#: Questions that are under way at one time: answers hold results, and all stand in the server's memory until they are
+#: read. Where that has a limit for a client, it would close the connection, again and again.
+AT_ONCE = 32
 _NOTHING = object()
 _READ_BYTES = 65536
 
@@ -52,7 +55,7 @@ class WatchConnection:
             replyError=DefaultParser.parse_error, protocolError=redis.InvalidResponse, notEnoughData=_NOTHING
         )
         self._on_change = on_change
-        self._unsent: list[bytes] = []
+        self._unsent: deque[tuple[OnAnswers, Sequence[Sequence[str | bytes]]]] = deque()
         #: Of each question whose answers have not all come: who gets them, how many there are, and when it was sent.
         self._asked: deque[tuple[OnAnswers, int, float]] = deque()
         self._answers: list[Any] = []
@@ -65,11 +68,9 @@ class WatchConnection:
             self.close()
             raise
 
-    def ask(self, commands: Iterable[Sequence[str | bytes]], on_answers: OnAnswers) -> None:
-        """Send commands with the next `receive`; errors are among their answers."""
-        sent = [packed(command) for command in commands]
-        self._unsent += sent
-        self._asked.append((on_answers, len(sent), time.monotonic()))
+    def ask(self, commands: Sequence[Sequence[str | bytes]], on_answers: OnAnswers) -> None:
+        """Send commands with the next `receive`, or when it is their turn; errors are among their answers."""
+        self._unsent.append((on_answers, commands))
 
     def receive(self, timeout_s: float, ear: socket.socket | None = None) -> None:
         """Send what is to be asked, then wait until something comes, here or at the ear; hands out what came.
@@ -103,7 +104,11 @@ class WatchConnection:
         return self._asked[0][2] + self._timeout_s - time.monotonic()
 
     def _send(self) -> None:
-        data, self._unsent = b"".join(self._unsent), []
+        data = b""
+        while self._unsent and len(self._asked) < AT_ONCE:
+            on_answers, commands = self._unsent.popleft()
+            data += b"".join(map(packed, commands))
+            self._asked.append((on_answers, len(commands), time.monotonic()))
         try:
             self._socket.settimeout(self._timeout_s)
             self._socket.sendall(data)

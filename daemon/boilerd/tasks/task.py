@@ -175,8 +175,9 @@ class Task(msgspec.Struct, Generic[P_co], frozen=True):
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Show how far this attempt is, until it ends: in commands, to the Inspector and to whoever waits.
 
-        It may be called as often as one likes: what comes faster than 5 a second is left out, but for the last one. An
-        outage of the broker is none of the handler's business: nothing is shown meanwhile.
+        It may be called as often as one likes: what comes faster than 5 a second is left out, but for the last one,
+        which is shown when the attempt ends. An outage of the broker is none of the handler's business: nothing is
+        shown meanwhile.
 
         Args:
             done: How much is done, in any unit.
