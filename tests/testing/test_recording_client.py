@@ -258,6 +258,18 @@ def test_heavier_queues_run_first_and_within_one_the_order_is_that_of_the_enqueu
         client.drain(queues="low")
 
 
+def test_what_is_due_runs_in_the_order_in_which_it_came_due_and_says_when(client: RecordingClient) -> None:
+    for seconds in (20, 10, 0):
+        client.enqueue("echo", seconds, process_in=seconds)
+
+    client.travel(30)
+    attempts = client.drain(until=NOON)
+
+    assert [attempt.result for attempt in attempts] == [0, 10, 20]
+    assert [attempt.task.enqueued_at for attempt in attempts] == [NOON, client.now, client.now]
+    assert client.now - NOON == timedelta(seconds=30)
+
+
 def test_tasks_without_end_are_an_error_that_names_them(client: RecordingClient, mux: ServeMux) -> None:
     mux.handle("again", lambda task: client.enqueue("again", process_in=1).id)
     client.enqueue("again")
