@@ -74,6 +74,8 @@ def ask_quickly(words: str, **env: str) -> list[str]:
 def test_bash_gets_the_types_of_living_workers(ask: Ask, worker: None) -> None:
     assert ask("bash", "boilerd enqueue ") == ["email:bounce", "email:deliver", "report:"]
     assert ask("bash", "boilerd enqueue rep") == ["report:"]
+    assert ask("bash", "boilerd logs --type rep") == ["report:"]
+    assert ask("bash", "boilerd task run --all --type rep") == ["report:"]
 
 
 @pytest.mark.parametrize(("breaks", "answer"), [(" :=", ["deliver"]), (" ", ["email:deliver"])])

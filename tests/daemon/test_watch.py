@@ -205,6 +205,18 @@ def test_a_file_counts_as_changed_by_its_content(here: Path) -> None:
     assert before.now().changed(before) == ["gone.py", "myapp.py", "new.py"]
 
 
+def test_an_application_that_is_a_link_in_the_working_directory_counts(here: Path, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    (here / "linked").symlink_to(tmp_path / "shop")
+    before = Sources.of("linked:mux")
+    (tmp_path / "shop" / "tasks.py").write_text("X = 1\n")
+
+    changed = before.now().changed(before)
+
+    assert changed == [str((tmp_path / "shop" / "tasks.py").resolve())]
+
+
 def test_the_applications_package_counts_wherever_it_is(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = here / "elsewhere"
     (elsewhere / "shop" / "tasks").mkdir(parents=True)

@@ -32,6 +32,7 @@ from boilerd import (
     retry,
 )
 from boilerd.settings.definitions import Retry, Settings
+from boilerd.tasks.task import ARCHIVE_TTL_S
 from boilerd.testing import RecordingClient, override, run
 from boilerd.units import Duration
 
@@ -258,6 +259,18 @@ def test_heavier_queues_run_first_and_within_one_the_order_is_that_of_the_enqueu
         client.drain(queues="low")
 
 
+def test_what_is_due_runs_in_the_order_in_which_it_came_due_and_says_when(client: RecordingClient) -> None:
+    for seconds in (20, 10, 0):
+        client.enqueue("echo", seconds, process_in=seconds)
+
+    client.travel(30)
+    attempts = client.drain(until=NOON)
+
+    assert [attempt.result for attempt in attempts] == [0, 10, 20]
+    assert [attempt.task.enqueued_at for attempt in attempts] == [NOON, client.now, client.now]
+    assert client.now - NOON == timedelta(seconds=30)
+
+
 def test_tasks_without_end_are_an_error_that_names_them(client: RecordingClient, mux: ServeMux) -> None:
     mux.handle("again", lambda task: client.enqueue("again", process_in=1).id)
     client.enqueue("again")
@@ -301,6 +314,35 @@ def test_a_running_task_sees_its_limits_and_that_it_was_cancelled(client: Record
     (attempt,) = client.drain()
 
     assert attempt.result == [60.0, False, 50.0, True, []]
+
+
+def test_the_nearest_limit_of_an_attempt_counts(client: RecordingClient, mux: ServeMux) -> None:
+    mux.handle("limits", lambda task: task.remaining())
+    client.enqueue("limits", timeout=90)
+    client.enqueue("limits", timeout=90, deadline=client.now + timedelta(seconds=30))
+    client.enqueue("limits", deadline=client.now + timedelta(seconds=120), retention=60)
+
+    attempts = client.drain()
+
+    assert [attempt.result for attempt in attempts] == [90, 30, 120]
+    assert client.completed[0].next_run_at is None
+
+
+def test_a_task_that_was_cancelled_while_it_ran_is_not_tried_again(client: RecordingClient, mux: ServeMux) -> None:
+    @mux.handle("cancelled")
+    def cancelled(task: Task) -> None:
+        client.cancel(task.id)
+        raise ValueError("as it was cancelled")
+
+    client.enqueue("cancelled")
+
+    (attempt,) = client.drain(until="end", raise_errors=False)
+
+    assert attempt.state == TaskState.ARCHIVED
+    client.travel(ARCHIVE_TTL_S - 1)
+    assert [task.id for task in client.archived] == [attempt.task.id]
+    client.travel(1)
+    assert client.archived == []
 
 
 def test_ctrl_c_and_what_pytest_raises_end_the_drain(client: RecordingClient, mux: ServeMux) -> None:

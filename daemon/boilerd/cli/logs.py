@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from boilerd.cli.known_names import complete_types
 from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.output import echo, harmless_json
 from boilerd.errors import BoilerdError
@@ -34,7 +35,7 @@ class NoLogError(BoilerdError):
 @click.option("-n", "--lines", type=click.IntRange(0), default=50, show_default=True, help="How many at most.")
 @click.option("--level", type=click.Choice(_LEVELS), default="debug", help="The lowest level to show.")
 @click.option("--task", "task_id", help="Lines of the task with this ID.")
-@click.option("--type", "task_type", help="Lines of tasks of this type.")
+@click.option("--type", "task_type", shell_complete=complete_types, help="Lines of tasks of this type.")
 @click.option("--file", "path", help="This file; '-' reads stdin.")
 @click.option("--unit", help="Without a file: whose lines of the journal; boiler-worker, or the instance of --config.")
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON lines as they are.")

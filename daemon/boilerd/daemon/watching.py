@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -179,9 +180,10 @@ def _places(app: str | None) -> Iterable[Path]:
     """Where the application's package or module is."""
     name = (app or "").partition(":")[0].partition(".")[0]
     spec = None
-    with suppress(ImportError, ValueError):
-        spec = importlib.util.find_spec(name) if name else None
-    if spec is None:
+    with suppress(ImportError, OSError, ValueError):
+        # The working directory comes to the import path later, and what is there may be a link to elsewhere.
+        spec = name and (importlib.util.find_spec(name) or PathFinder.find_spec(name, [str(Path.cwd())]))
+    if not spec:
         return []
     found = spec.submodule_search_locations or [spec.origin or ""]
     return [Path(place).resolve() for place in found if os.path.exists(place)]  # noqa: PTH110 - "built-in" is none

@@ -234,7 +234,7 @@ class MemoryBroker:
         """Note that a task completed, and keep it for as long as its retention."""
         with self._guard:
             job, retention_s = self.jobs[completion.claim.task_id], completion.claim.retention_s
-            job.state, job.result, job.is_cancelled = TaskState.COMPLETED, completion.result, False
+            job.state, job.result = TaskState.COMPLETED, completion.result
             job.expires_s = self.now_s + retention_s
             self.move_to(self.now_s)
 
@@ -242,10 +242,8 @@ class MemoryBroker:
         """Carry out what was decided on a failed attempt; see `Broker.fail`."""
         with self._guard:
             job, decision = self.jobs[claim.task_id], failure.decision
-            verdict, counts = decision.verdict, decision.counts
-            if verdict is Verdict.RETRY and job.is_cancelled:
-                verdict, counts = Verdict.ARCHIVE, True
-            if verdict is Verdict.RETRY and self._is_too_old(job, claim, failure):
+            verdict = decision.verdict
+            if verdict is Verdict.RETRY and (job.is_cancelled or self._is_too_old(job, claim, failure)):
                 verdict = Verdict.ARCHIVE
             if verdict is Verdict.DROP:
                 del self.jobs[job.id]
@@ -253,9 +251,9 @@ class MemoryBroker:
             job.last_error, job.traceback = failure.line, failure.traceback
             job.count("runs")
             if verdict is Verdict.ARCHIVE:
-                job.state, job.expires_s, job.is_cancelled = TaskState.ARCHIVED, self.now_s + ARCHIVE_TTL_S, False
+                job.state, job.expires_s = TaskState.ARCHIVED, self.now_s + ARCHIVE_TTL_S
                 return verdict
-            if counts:
+            if decision.counts:
                 job.count("number_of_retries")
             job.state, job.due_s, job.place = TaskState.RETRY, self.now_s + decision.delay_s, next(self._places)
             return verdict
