@@ -61,7 +61,9 @@ def periodic(spec: str, message: Message, options: Mapping[str, Any]) -> tuple[s
     """Type, payload as JSON, and options of the message's periodic task; raises ConfigError if it does not fit."""
     try:
         declared = message.declared
-        encoded = declared.encode(message.payload) if declared else encode_payload(message.payload)
+        encoded = encode_payload(message.payload, to_plain=declared.to_plain if declared else None)
+        if declared is not None:
+            declared.check(encoded)
     except InvalidPayloadError as error:
         raise ConfigError(f"cron spec {shown(spec)}, task type {message.type}: {error}") from error
     return message.type, msgspec.json.decode(encoded), with_defaults(message.options or {}, options)

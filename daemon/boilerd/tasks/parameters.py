@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from boilerd.errors import InvalidPayloadError, shown
 from boilerd.tasks.callables import name_of, signature_of
+from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.payload_type import PayloadType
 from boilerd.tasks.task import Task
 
@@ -129,7 +130,8 @@ def _checked(role: str, function: Callable[..., Any], parameter: inspect.Paramet
 
 def _check_default(what: str, parameter: inspect.Parameter) -> None:
     try:
-        PayloadType(parameter.annotation).encode(parameter.default)
+        declared = PayloadType(parameter.annotation)
+        declared.check(encode_payload(parameter.default, to_plain=declared.to_plain))
     except (InvalidPayloadError, TypeError) as error:
         raise TypeError(
             f"{what} has the default {shown(parameter.default)}, which is no {_type_name(parameter.annotation)}:"

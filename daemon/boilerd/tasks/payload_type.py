@@ -14,7 +14,7 @@ import msgspec
 from boilerd.errors import BoilerdError, InvalidPayloadError, describe, shown
 from boilerd.tasks.callables import check_plain, name_of
 from boilerd.tasks.msgspec_form import Form, MsgspecForm
-from boilerd.tasks.payload import TOO_DEEP, encode_payload
+from boilerd.tasks.payload import TOO_DEEP
 from boilerd.tasks.type_parts import is_of_pydantic
 
 #: What becomes of a task whose payload does not fit: it is tried again while it is young, or archived at once.
@@ -57,12 +57,6 @@ class PayloadType:
         self.to_plain = self._form.to_plain
         self._upgrade = upgrade
         self._retry_within_s = MISFIT_RETRY_S if on_misfit == "retry" else 0.0
-
-    def encode(self, payload: Any) -> bytes:
-        """The payload as JSON; raises InvalidPayloadError if it has none, or a worker could not decode it."""
-        encoded = encode_payload(payload, to_plain=self.to_plain)
-        self.check(encoded)
-        return encoded
 
     def check(self, encoded: bytes) -> None:
         """Raise InvalidPayloadError if a worker could not decode the payload, which is JSON."""
