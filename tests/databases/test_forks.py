@@ -1,15 +1,15 @@
 """An application's connections to a database, behind a daemon that forks: each worker must get its own answers."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from boilerd import Client, Inspector
+from boilerd import Client
 from postgres import Postgres
-from support import QUICK_RETRY, RunningDaemon, StartDaemon, Valkey, wait_until
+from support import DEADLINE_S, QUICK_RETRY, RunningDaemon, StartDaemon, wait_until
 
 #: More of them find no more; a run with 600 takes some seconds.
 QUERIES = int(os.environ.get("QUERIES", "40"))
@@ -111,12 +111,6 @@ class Answers(NamedTuple):
 
 
 @pytest.fixture
-def inspector(valkey: Valkey) -> Iterator[Inspector]:
-    with Inspector.from_url(valkey.url) as made:
-        yield made
-
-
-@pytest.fixture
 def start(start_daemon: StartDaemon, directory: Path, postgres: Postgres) -> Callable[[str], RunningDaemon]:
     """Start a daemon with four workers and an application that is given as text."""
 
@@ -134,26 +128,19 @@ def enqueue(client: Client, count: int, seconds: float, timeout_s: int = 600) ->
     return [client.enqueue("ask", payload, retention=600, timeout=timeout_s).id for payload in tasks]
 
 
-def waiting(inspector: Inspector) -> int:
-    """How many tasks have not ended."""
-    (queue,) = inspector.queues()
-    return queue.pending + queue.active + queue.scheduled
-
-
-def answers(inspector: Inspector, task_ids: list[str]) -> Answers:
-    """Wait until all of them have ended."""
-    wait_until(lambda: waiting(inspector) == 0, "all tasks have ended")
-    results = [inspector.task(task_id).result for task_id in task_ids]
+def answers(client: Client, task_ids: list[str]) -> Answers:
+    """Wait until all of them have completed."""
+    results = [client.wait(task_id, DEADLINE_S) for task_id in task_ids]
     return Answers([each["n"] for each in results], {(each["worker"], each["backend"]) for each in results})
 
 
 @pytest.mark.parametrize("application", [SYNC + BEFORE_FORK, SYNC + OWN_POOL], ids=["before_fork", "lifespan"])
 def test_each_task_gets_its_own_row_although_the_import_used_the_engine(
-    application: str, start: Callable[[str], RunningDaemon], client: Client, inspector: Inspector
+    application: str, start: Callable[[str], RunningDaemon], client: Client
 ) -> None:
     start(application)
 
-    told = answers(inspector, enqueue(client, QUERIES, 0.01))
+    told = answers(client, enqueue(client, QUERIES, 0.01))
 
     assert told.numbers == list(range(QUERIES))
     assert told.is_apart
@@ -179,10 +166,10 @@ def sleeping(postgres: Postgres) -> int:
 
 
 def test_a_restart_of_the_database_fails_only_the_attempts_that_it_cut(
-    start: Callable[[str], RunningDaemon], postgres: Postgres, client: Client, inspector: Inspector
+    start: Callable[[str], RunningDaemon], postgres: Postgres, client: Client
 ) -> None:
     daemon = start(SYNC + OWN_ENGINE)
-    answers(inspector, enqueue(client, QUERIES, 0.01))
+    answers(client, enqueue(client, QUERIES, 0.01))
     cut = enqueue(client, 2, 60)
     wait_until(lambda: sleeping(postgres) == 2, "two tasks wait for the database")
 
@@ -190,20 +177,20 @@ def test_a_restart_of_the_database_fails_only_the_attempts_that_it_cut(
     postgres.start()
     later = enqueue(client, QUERIES, 0.01)
 
-    assert answers(inspector, cut + later).numbers == [0, 1, *range(QUERIES)]
+    assert answers(client, cut + later).numbers == [0, 1, *range(QUERIES)]
     assert {line["task_id"] for line in daemon.lines("task failed")} == set(cut)
 
 
 @pytest.mark.parametrize("application", [SYNC + OWN_ENGINE, ASYNC], ids=["sync", "async"])
 def test_each_task_gets_its_own_row_before_and_after_timeouts_within_queries_of_its_workers_engine(
-    application: str, start: Callable[[str], RunningDaemon], client: Client, inspector: Inspector
+    application: str, start: Callable[[str], RunningDaemon], client: Client
 ) -> None:
     daemon = start(application)
     first = enqueue(client, QUERIES, 0.01)
     cut = enqueue(client, 4, 60, timeout_s=1)
     daemon.wait_for("task failed", count=4)
 
-    told = answers(inspector, first + cut + enqueue(client, QUERIES, 0.01))
+    told = answers(client, first + cut + enqueue(client, QUERIES, 0.01))
 
     assert told.numbers == [*range(QUERIES), *range(4), *range(QUERIES)]
     assert told.is_apart

@@ -23,6 +23,8 @@ from boilerd.tasks.task import R_co, Task, TaskInfo
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
+    from boilerd.tasks.payload_type import PayloadType
+
     P = TypeVar("P", default=Any)
     C = TypeVar("C", default=Any)
     R = TypeVar("R", default=Any)
@@ -47,8 +49,10 @@ class ResultType:
         return return_type_of(self._function)
 
     @functools.cached_property
-    def kind(self) -> PayloadType | None:
+    def kind(self) -> "PayloadType | None":
         """What decodes such a result; None: nothing that JSON has can be one."""
+        from boilerd.tasks.payload_type import PayloadType  # noqa: PLC0415 - few ask
+
         try:
             return PayloadType(self.declared)
         except TypeError:
