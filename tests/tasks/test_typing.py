@@ -24,7 +24,7 @@ def marked() -> Found:
 
 
 def output(*command: str | Path) -> str:
-    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240, check=False, cwd=FILES)
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=280, check=False, cwd=FILES)
     assert ran.returncode in (0, 1), ran.stdout + ran.stderr
     return ran.stdout
 
@@ -64,7 +64,7 @@ def pyright() -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.long(15)
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("checker", [mypy, pyright])
 def test_type_checkers_find_each_wrong_use_and_nothing_else(checker: Callable[[], Iterator[tuple[str, int]]]) -> None:
     found = set(checker())
