@@ -64,7 +64,7 @@ def pyright() -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.long(15)
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("checker", [mypy, pyright])
 def test_type_checkers_find_each_wrong_use_and_nothing_else(checker: Callable[[], Iterator[tuple[str, int]]]) -> None:
     found = set(checker())

@@ -32,7 +32,7 @@ def run_tests(
         [sys.executable, "-m", "pytest", "-p", "pytest_boilerd", "-p", "no:valkey", "-p", "no:randomly",
          "-p", "no:cacheprovider", "-q", *options],
         cwd=cwd or directory, env=clean_environment(PYTHONPATH=python_path()), capture_output=True, text=True,
-        timeout=2 * DEADLINE_S, check=False,
+        timeout=6 * DEADLINE_S, check=False,
     )  # fmt: skip
     return done.stdout + done.stderr
 
@@ -143,6 +143,7 @@ def test_not_overridden():
 
 
 @pytest.mark.long(8)
+@pytest.mark.timeout(150)
 def test_a_daemon_runs_tasks_is_killed_goes_on_and_shows_its_log_where_a_test_fails(directory: Path) -> None:
     printed = run_tests(
         directory,
