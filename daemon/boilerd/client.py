@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
@@ -297,6 +297,9 @@ class Client:
     ) -> "Future[Ending]":
         """Begin to wait, for `wait` here and of an AsyncClient; see `Waiter.submit`."""
         self.check_wait(task_id, allow_in_handler=allow_in_handler)
+        in_test: Callable[[str], Future[Ending]] | None = getattr(self._store, "start_wait", None)
+        if in_test:  # where the tasks go, maybe of a client that has a connection
+            return in_test(task_id)
         if self.connection is None:
             raise RuntimeError(f"task {task_id}: this client has no broker, and nothing runs the task")
         return self._waiters().submit(task_id, tell, has_timeout=has_timeout)

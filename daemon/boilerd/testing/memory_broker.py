@@ -11,6 +11,7 @@ import math
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +81,7 @@ class Job:
         }
         fields = {**self.fields, **told}
         entry = [part for pair in told.items() for part in pair]
-        return Ending(self.id, [[fields.get(name) for name in NAMES], [(b"", entry)], self.number("runs")])
+        return Ending(self.id, [[(b"", entry)], self.number("runs"), [fields.get(name) for name in NAMES]])
 
     def number(self, name: str) -> int:
         """The number in a field."""
@@ -172,8 +173,8 @@ class MemoryBroker:
         job = self.jobs.get(lock.task_id)
         return lock.task_id if job and job.unique_key == key and not _has_ended(job) else None
 
-    def ending(self, task_id: str) -> Ending:
-        """How a task ended.
+    def start_wait(self, task_id: str) -> Future[Ending]:
+        """How a task ended, for the `wait` of each client that enqueues here; it must have.
 
         Raises:
             TaskNotFoundError: There is no such task, or nothing was kept of it.
@@ -185,7 +186,9 @@ class MemoryBroker:
             if job is None:
                 raise no_such_task(task_id)
             if job.state in (TaskState.COMPLETED, TaskState.ARCHIVED):
-                return job.ending()
+                future: Future[Ending] = Future()
+                future.set_result(job.ending())
+                return future
             if not job.options.retention_s:
                 raise no_retention(task_id)
             raise RuntimeError(

@@ -4,15 +4,12 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self
 
 from boilerd.broker.connection import connect
-from boilerd.broker.endings import Ending
-from boilerd.broker.tickets import TellProgress
 from boilerd.client import OVERRIDES, Client
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.cron import CronEntry
@@ -231,15 +228,6 @@ class RecordingClient(Client):
         for attempt in attempts(drain, runner, raise_errors=True):
             if attempt.state is TaskState.COMPLETED:
                 yield attempt.result
-
-    def start_wait(
-        self, task_id: str, tell: TellProgress, *, has_timeout: bool, allow_in_handler: bool
-    ) -> Future[Ending]:
-        """For `wait` here and of an AsyncClient: how a task ended, which it must have."""
-        self.check_wait(task_id, allow_in_handler=allow_in_handler)
-        future: Future[Ending] = Future()
-        future.set_result(self._broker.ending(task_id))
-        return future
 
     def close(self) -> None:
         """Do nothing: no connection is open."""
