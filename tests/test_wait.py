@@ -578,7 +578,7 @@ def test_a_wrong_password_is_said_at_once(valkey: Valkey) -> None:
         Client.from_url(f"{valkey.url}?username=nobody", password="wrong") as client,
         pytest.raises(BrokerRefusedError, match="Redis refused the password"),
     ):
-        client.wait("a")
+        client.wait("a", DEADLINE_S)
 
 
 #: A process that waits before a fork, in the child and in itself again; prints the results, and who watched when.

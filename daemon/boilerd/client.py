@@ -211,7 +211,7 @@ class Client:
     def start_wait(
         self, task_id: str, tell: "TellProgress", *, has_timeout: bool, allow_in_handler: bool
     ) -> "Future[Ending]":
-        """Begin to wait, for `wait` here and of an AsyncClient; see `Waiter.submit`."""
+        """Begin to wait, for `wait` here and of an AsyncClient; see `Waiters.submit`."""
         return self._waits.start(self._store, task_id, tell, has_timeout=has_timeout, allow_in_handler=allow_in_handler)
 
     def close(self) -> None:

@@ -706,6 +706,19 @@ def test_what_clients_of_the_settings_enqueue_goes_to_the_recorder_within_the_bl
     asyncio.run(inside.aclose())
 
 
+def test_clients_of_the_settings_wait_for_what_the_recorder_ran(client: RecordingClient, unreachable: Settings) -> None:
+    made, calls = Client.from_settings(unreachable), AsyncClient.from_settings(unreachable)
+
+    with override(client):
+        info = made.enqueue("echo", 1, retention=60)
+        with pytest.raises(RuntimeError, match="drain first"):
+            info.wait(20)
+        assert list(client.run_all(lambda task: task.payload)) == [1]
+        results = [info.wait(20), asyncio.run(calls.wait(info.id, 20))]
+
+    assert results == [1, 1]
+
+
 def test_the_innermost_block_has_what_is_enqueued_and_gives_it_back_to_the_outer_one(
     client: RecordingClient, unreachable: Settings
 ) -> None:

@@ -45,7 +45,7 @@ class Waits:
     def start(
         self, store: TaskStore, task_id: str, tell: "TellProgress", *, has_timeout: bool, allow_in_handler: bool
     ) -> "Future[Ending]":
-        """Begin to wait for a task of the store; see `Waiter.submit`.
+        """Begin to wait for a task of the store; see `Waiters.submit`.
 
         Raises:
             RuntimeError: Nothing would come of it.

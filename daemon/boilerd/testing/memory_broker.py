@@ -177,13 +177,7 @@ class MemoryBroker:
     # Wait: waiter.py.
 
     def submit(self, task_id: str, tell: TellProgress | None, *, has_timeout: bool) -> Future[Ending]:
-        """How a task ended, which it must have; see `Waiter.submit`."""
-        future: Future[Ending] = Future()
-        future.set_result(self.ending(task_id))
-        return future
-
-    def ending(self, task_id: str) -> Ending:
-        """How a task ended.
+        """How a task ended, for the `wait` of each client that enqueues here; see `Waiters.submit`.
 
         Raises:
             TaskNotFoundError: There is no such task, or nothing was kept of it.
@@ -195,7 +189,9 @@ class MemoryBroker:
             if job is None:
                 raise no_such_task(task_id)
             if job.state in (TaskState.COMPLETED, TaskState.ARCHIVED):
-                return job.ending()
+                future: Future[Ending] = Future()
+                future.set_result(job.ending())
+                return future
             if not job.options.retention_s:
                 raise no_retention(task_id)
             raise RuntimeError(
