@@ -234,6 +234,7 @@ def test_a_drain_that_raises_nothing_returns_all_attempts(client: RecordingClien
     assert [(attempt.type, str(attempt.state)) for attempt in attempts] == [
         ("flaky", "retry"), ("flaky", "retry"), ("echo", "completed"), ("flaky", "retry"), ("flaky", "archived"),
     ]  # fmt: skip
+    assert [attempts[place].retry_in for place in (2, 4)] == [None, None]
 
 
 def test_what_a_hook_raises_is_raised(client: RecordingClient, mux: ServeMux) -> None:
