@@ -18,6 +18,7 @@ from boilerd import (
     AsyncClient,
     BrokerUnavailableError,
     Client,
+    ConfigError,
     DeadlineExceededError,
     Draft,
     DuplicateTaskError,
@@ -195,6 +196,14 @@ def test_a_unique_lock_counts_from_when_its_task_is_due_and_ends_by_the_clock(cl
     assert client.enqueue("echo", unique=60).state == TaskState.PENDING
 
 
+def test_a_lock_is_free_when_its_task_is_gone_and_another_has_its_id(client: RecordingClient) -> None:
+    client.enqueue("echo", 1, task_id="a", unique=60)
+    client.drain()
+    client.enqueue("echo", 2, task_id="a")
+
+    assert client.enqueue("echo", 1, unique=60).state == TaskState.PENDING
+
+
 # Run it.
 
 
@@ -234,6 +243,7 @@ def test_a_drain_that_raises_nothing_returns_all_attempts(client: RecordingClien
     assert [(attempt.type, str(attempt.state)) for attempt in attempts] == [
         ("flaky", "retry"), ("flaky", "retry"), ("echo", "completed"), ("flaky", "retry"), ("flaky", "archived"),
     ]  # fmt: skip
+    assert [attempts[place].retry_in for place in (2, 4)] == [None, None]
 
 
 def test_what_a_hook_raises_is_raised(client: RecordingClient, mux: ServeMux) -> None:
@@ -269,6 +279,15 @@ def test_what_is_due_runs_in_the_order_in_which_it_came_due_and_says_when(client
     assert [attempt.result for attempt in attempts] == [0, 10, 20]
     assert [attempt.task.enqueued_at for attempt in attempts] == [NOON, client.now, client.now]
     assert client.now - NOON == timedelta(seconds=30)
+
+
+def test_chosen_queues_run_in_their_order(client: RecordingClient) -> None:
+    for queue in ("critical", "low", "own"):
+        client.enqueue("echo", queue, queue=queue)
+
+    attempts = client.drain(queues=["own", "low"])
+
+    assert [attempt.result for attempt in attempts] == ["own", "low"]
 
 
 def test_tasks_without_end_are_an_error_that_names_them(client: RecordingClient, mux: ServeMux) -> None:
@@ -461,6 +480,19 @@ def test_a_periodic_task_is_enqueued_as_the_scheduler_does(client: RecordingClie
     assert [found[name].task.queue for name in ("cron-by-name", "cron-by-message")] == ["default", "critical"]
     assert {attempt.task.headers["tag"] for attempt in attempts} == {"mux"}
     assert "InvalidPayloadError" in repr(found["cron-by-name"].error)
+
+
+def test_a_tick_is_left_out_while_a_lock_is_held_and_two_entries_need_two_names(
+    client: RecordingClient, mux: ServeMux
+) -> None:
+    mux.cron("@every 1h", "echo", unique=7200, unique_until="ttl")
+
+    attempts = client.drain(until=timedelta(hours=2), cron=True)
+
+    assert len(attempts) == 1
+    mux.cron("@every 2h", "echo")
+    with pytest.raises(ConfigError, match="'echo' is there twice"):
+        client.drain(until=1, cron=True)
 
 
 def test_periodic_tasks_run_in_a_drain_that_is_asked_for_them(client: RecordingClient, mux: ServeMux) -> None:
