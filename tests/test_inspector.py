@@ -300,6 +300,16 @@ def test_a_page_that_cannot_be_is_refused(inspector: Inspector, client: Client, 
         inspector.tasks("default", TaskState.PENDING, page=page, size=size)
 
 
+def test_a_state_may_be_given_by_its_word(inspector: Inspector, client: Client) -> None:
+    task_id = client.enqueue("test:echo").id
+    word: Any = "pending"
+    unknown: Any = "waiting"
+
+    assert [task.id for task in inspector.tasks("default", word)] == [task_id]
+    with pytest.raises(ValueError, match="'waiting' is not a valid TaskState"):
+        inspector.tasks("default", unknown)
+
+
 @pytest.mark.parametrize("state", [TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY, TaskState.ARCHIVED])
 def test_pages_follow_each_other(inspector: Inspector, client: Client, broker: Broker, state: TaskState) -> None:
     ids = [in_state(client, broker, state) for _ in range(7)]

@@ -176,10 +176,11 @@ class Inspector:
 
         Raises:
             QueueNotFoundError: It was never used.
-            ValueError: There is no such page.
+            ValueError: There is no such page, or no such state.
         """  # noqa: D205 - one sentence
         if page < 1 or size < 1:
             raise ValueError(f"page {page} of size {size}: both begin at 1")
+        state = TaskState(state)  # also of its word, from a program without type checks
         self._check_used(queue)
         if state in _ONE_REGISTRY:
             return self._inspection.details(self._sift(queue, state, page * size, looks)[(page - 1) * size :])
