@@ -59,7 +59,9 @@ class DaemonProcess:
         self._log = self._home / "log"
         self._file = self._home / "boilerd.toml"
         own = {"app": app, "concurrency": 1, "shutdown_timeout": 2, "log_format": "json"}
-        self._file.write_text(_toml({**own, **(settings or {}), "state_dir": str(self._home), "log_output": "stdout"}))
+        # The second too: where a service runs the tests, its unit's variables would name another to the client.
+        places = {"state_dir": str(self._home), "runtime_dir": str(self._home / "run")}
+        self._file.write_text(_toml({**own, **(settings or {}), **places, "log_output": "stdout"}))
         self.settings: Settings = load(file=self._file, environ={}).settings
         connection = connect_to(self.settings, is_client=True)
         # Not by from_settings: a test may override what such clients use.
