@@ -27,7 +27,7 @@ from boilerd import (
     current_task,
     retry,
 )
-from boilerd.tasks import typed
+from boilerd.tasks import payload_type
 from boilerd.tasks.options import with_defaults
 from boilerd.tasks.payload_type import PayloadType
 from boilerd.testing import RecordingClient, run
@@ -332,11 +332,11 @@ def test_the_type_of_a_result_is_made_once_for_all_that_are_waited_for(
         made.append(kind)
         return PayloadType(kind)
 
-    monkeypatch.setattr(typed, "PayloadType", make)
-
     @mux.task("mail")
     def send(task: Task[str]) -> Mail:
         raise NotImplementedError
+
+    monkeypatch.setattr(payload_type, "PayloadType", make)
 
     results = [send.task(name).decode_result({"to": name}) for name in ("ada", "bob")]
 
