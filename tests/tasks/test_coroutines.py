@@ -4,6 +4,8 @@ import asyncio
 import functools
 import logging
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -717,3 +719,24 @@ synchronous(handler)(None)
 """)
 
     assert found == ["cancelled", "finalised"]
+
+
+TO_THREAD = """
+import asyncio
+from boilerd import ServeMux
+from boilerd.testing import run
+
+mux = ServeMux()
+
+@mux.handle("app:think")
+async def think(task):
+    return await asyncio.to_thread(lambda: 7)
+
+print(run(mux, "app:think"))
+"""
+
+
+def test_a_program_whose_handler_used_a_thread_of_the_loop_ends_without_a_word() -> None:
+    ended = subprocess.run([sys.executable, "-c", TO_THREAD], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "7\n", "")

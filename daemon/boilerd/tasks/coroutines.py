@@ -107,8 +107,7 @@ class _Loop:
     def _get_loop(self) -> asyncio.AbstractEventLoop:
         if self._runner is None:
             self._runner = asyncio.Runner()
-            # It cancels the tasks that are left, and ends async generators.
-            atexit.register(self._runner.close)
+            atexit.register(_close, self._runner)
         return self._runner.get_loop()
 
     def _see_to(self, loop: asyncio.AbstractEventLoop, left: set[asyncio.Task[Any]]) -> None:
@@ -213,6 +212,17 @@ def _adopt(context: Context) -> None:
     for variable, value in context.items():
         if variable not in here or here[variable] is not value:
             variable.set(value)
+
+
+def _close(runner: asyncio.Runner) -> None:
+    """Cancel the tasks that are left, end async generators, and close the loop."""
+    try:
+        runner.close()
+    except RuntimeError as error:
+        # It would wait for the loop's executor in a thread, which Python 3.12 and later do not start at the end of a
+        # program that is no worker's; they have waited for executors by then.
+        if "interpreter shutdown" not in str(error):
+            raise
 
 
 def _is_cut() -> bool:
