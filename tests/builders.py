@@ -18,8 +18,8 @@ from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, Verdict
 
 
-def worker_name(slot: int = 0) -> str:
-    return f"host.run.{slot}"
+def worker_name(row: int = 0) -> str:
+    return f"host.run.{row}"
 
 
 #: The worker of a test that needs only one.
@@ -54,14 +54,14 @@ def pending(connection: redis.Redis, queue: str = "default") -> list[str]:
 # Claim.
 
 
-def claim_batch(broker: Broker, *queues: str, slot: int = 0, limit: int = 1) -> list[Claim]:
+def claim_batch(broker: Broker, *queues: str, row: int = 0, limit: int = 1) -> list[Claim]:
     """Claim as many tasks as there are, up to `limit`."""
-    return broker.advance(worker_name(slot), queues or ("default",), limit=limit).claims
+    return broker.advance(worker_name(row), queues or ("default",), limit=limit).claims
 
 
-def claim(broker: Broker, *queues: str, slot: int = 0) -> Claim:
+def claim(broker: Broker, *queues: str, row: int = 0) -> Claim:
     """Claim the next task; there must be one."""
-    (held,) = claim_batch(broker, *queues, slot=slot)
+    (held,) = claim_batch(broker, *queues, row=row)
     return held
 
 
@@ -79,8 +79,8 @@ def task_ids(claims: list[Claim]) -> list[str]:
 TRACEBACK = "Traceback …\nValueError: bad"
 
 
-def complete(broker: Broker, held: Claim, result: bytes = b"", *, slot: int = 0) -> None:
-    assert broker.advance(worker_name(slot), (), [Completion(held, result)]).lost == []
+def complete(broker: Broker, held: Claim, result: bytes = b"", *, row: int = 0) -> None:
+    assert broker.advance(worker_name(row), (), [Completion(held, result)]).lost == []
 
 
 def complete_next(broker: Broker, *queues: str, result: bytes = b"") -> str:
@@ -94,9 +94,9 @@ def failure(verdict: Verdict = Verdict.ARCHIVE, *, traceback: str = TRACEBACK, *
     return Failure("ValueError: bad", traceback, Decision(verdict, **decision), 25)
 
 
-def fail(broker: Broker, held: Claim, verdict: Verdict = Verdict.ARCHIVE, *, slot: int = 0, **options: Any) -> Verdict:
+def fail(broker: Broker, held: Claim, verdict: Verdict = Verdict.ARCHIVE, *, row: int = 0, **options: Any) -> Verdict:
     """Record a failed attempt, which the broker must accept; the verdict that it recorded."""
-    recorded = broker.fail(worker_name(slot), held, failure(verdict, **options))
+    recorded = broker.fail(worker_name(row), held, failure(verdict, **options))
     assert recorded is not None
     return recorded
 

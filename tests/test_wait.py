@@ -302,7 +302,7 @@ def test_a_handler_may_not_wait_unless_it_says_that_it_may(client: Client, broke
     info = client.enqueue("test:echo", retention=60)
     token = CURRENT.set(task_in(claim(broker)))
     client.enqueue("test:echo", task_id="other", retention=60)
-    complete(broker, claim(broker, slot=1), b"5", slot=1)
+    complete(broker, claim(broker, row=1), b"5", row=1)
     try:
         with pytest.raises(RuntimeError, match="a handler that waits holds its worker"):
             info.wait()

@@ -758,7 +758,7 @@ def test_an_id_that_stands_in_a_queue_twice_is_claimed_once(
     connection.lpush(keys.queue("default"), "t0", "t1", "t1")
 
     claims = [
-        found for slot in range(3) for found in broker.advance(f"host.run.{slot}", ("default",), limit=limit).claims
+        found for row in range(3) for found in broker.advance(f"host.run.{row}", ("default",), limit=limit).claims
     ]
 
     ids = [found.task_id for found in claims]

@@ -415,7 +415,7 @@ def test_rqs_own_stop_job_command_marks_the_task_and_reaches_its_worker(
     assert is_marked(broker, "a")
 
 
-def test_a_command_for_a_slot_without_a_process_signals_nobody_and_is_kept_for_the_next(
+def test_a_command_for_a_row_without_a_process_signals_nobody_and_is_kept_for_the_next(
     client: Client, broker: Broker, connection: redis.Redis, subscriber: Subscriber, signals: list[int]
 ) -> None:
     client.enqueue("test:echo", task_id="a")

@@ -27,12 +27,12 @@ WAITING = f"{keys.OWN}:waiting:{KEY}"
 CALLED = f"{keys.OWN}:called:{KEY}"
 
 
-def claim(broker: Broker, slot: int = 0, *queues: str) -> Claim | None:
-    return next(iter(claim_batch(broker, *(queues or QUEUES), slot=slot)), None)
+def claim(broker: Broker, row: int = 0, *queues: str) -> Claim | None:
+    return next(iter(claim_batch(broker, *(queues or QUEUES), row=row)), None)
 
 
-def claimed(broker: Broker, slot: int = 0, *queues: str) -> Claim:
-    found = claim(broker, slot, *queues)
+def claimed(broker: Broker, row: int = 0, *queues: str) -> Claim:
+    found = claim(broker, row, *queues)
     assert found is not None
     return found
 
@@ -61,7 +61,7 @@ def test_no_more_tasks_of_a_queue_are_active_than_it_allows_over_all_workers(
     for task_id in "abcd":
         client.enqueue("test:echo", task_id=task_id)
 
-    claims = [claim(broker, slot) for slot in range(4)]
+    claims = [claim(broker, row) for row in range(4)]
 
     assert ids(claims) == ["a", "b", None, None]
     assert pending(connection) == ["c", "d"]
@@ -72,7 +72,7 @@ def test_a_queue_at_its_limit_does_not_hold_up_the_others(client: Client, broker
     for task_id, queue in (("c1", "critical"), ("c2", "critical"), ("l1", "low")):
         client.enqueue("test:echo", task_id=task_id, queue=queue)
 
-    assert ids([claim(broker, slot) for slot in range(3)]) == ["c1", "l1", None]
+    assert ids([claim(broker, row) for row in range(3)]) == ["c1", "l1", None]
 
 
 def test_a_task_that_ended_makes_room_for_the_next_in_the_same_call(client: Client, broker: Broker) -> None:
@@ -115,7 +115,7 @@ def test_a_queue_without_a_limit_has_none(client: Client, broker: Broker) -> Non
     broker.set_limits({"low:max_active": 1})
     client.enqueue_many([("test:echo", number) for number in range(20)])
 
-    assert all(claim(broker, slot) for slot in range(20))
+    assert all(claim(broker, row) for row in range(20))
 
 
 # How many may wait.
@@ -194,7 +194,7 @@ def test_a_task_over_the_limit_of_its_key_waits_and_holds_no_worker(
     enqueue_keyed(client, "a", "b")
     client.enqueue("test:echo", task_id="free")
 
-    claims = [claim(broker, slot) for slot in range(3)]
+    claims = [claim(broker, row) for row in range(3)]
 
     assert ids(claims) == ["a", "free", None]
     assert waiting(connection) == ["b"]
@@ -206,7 +206,7 @@ def test_a_task_over_the_limit_of_its_key_waits_and_holds_no_worker(
 def test_as_many_tasks_of_a_key_run_as_they_allow(client: Client, broker: Broker, limit: int) -> None:
     enqueue_keyed(client, "a", "b", "c", "d", concurrency_limit=limit)
 
-    claims = [claim(broker, slot) for slot in range(4)]
+    claims = [claim(broker, row) for row in range(4)]
 
     assert ids(claims) == [*"abc"[:limit], *[None] * (4 - limit)]
 
@@ -221,8 +221,8 @@ def test_another_key_has_its_own_limit(client: Client, broker: Broker) -> None:
 def test_tasks_of_a_key_run_in_the_order_they_came(client: Client, broker: Broker) -> None:
     enqueue_keyed(client, *"abcde")
     held, order = claimed(broker), []
-    for slot in range(1, 3):
-        claim(broker, slot)
+    for row in range(1, 3):
+        claim(broker, row)
 
     while True:
         order.append(held.task_id)
@@ -259,11 +259,11 @@ def test_tasks_that_were_called_are_not_called_again_while_they_are_on_their_way
     held = claimed(broker, 0), claimed(broker, 1)
     claim(broker, 2)
     client.enqueue("test:echo", task_id="other")
-    complete(broker, held[0], slot=0)
+    complete(broker, held[0], row=0)
 
     for _ in range(3):
         broker.expired()
-    complete(broker, held[1], slot=1)
+    complete(broker, held[1], row=1)
     for _ in range(3):
         broker.expired()
 
@@ -277,10 +277,10 @@ def test_tasks_that_come_too_late_wait_again_in_their_old_order(
     enqueue_keyed(client, *"abcdef", concurrency_limit=2)
     held = claimed(broker, 0), claimed(broker, 1)
     claim(broker, 2)
-    for slot, one in enumerate(held):
-        complete(broker, one, slot=slot)
+    for row, one in enumerate(held):
+        complete(broker, one, row=row)
     enqueue_keyed(client, "first", "second", concurrency_limit=2, queue="critical")
-    assert ids([claim(broker, slot) for slot in range(3)]) == ["first", "second", None]
+    assert ids([claim(broker, row) for row in range(3)]) == ["first", "second", None]
 
     assert waiting(connection) == [*"cdef"]
 
@@ -332,7 +332,7 @@ def test_what_is_kept_of_a_key_ends_a_day_after_the_last_heartbeat(
     connection.expire(RUNNING, 5)
 
     broker.extend(["host.run.0"])
-    complete(broker, held[1], slot=1)
+    complete(broker, held[1], row=1)
 
     assert 86000 < connection.ttl(RUNNING) <= 86400
     assert 86000 < connection.ttl(CALLED) <= 86400
@@ -460,7 +460,7 @@ def test_lost_leases_give_all_their_shares_back_when_they_are_recovered(
 
     recover(broker)
 
-    running = [found for slot in range(3, 6) if (found := claim(broker, slot)) is not None]
+    running = [found for row in range(3, 6) if (found := claim(broker, row)) is not None]
     assert len(running) == 2
     assert connection.zcard(RUNNING) == 2
 

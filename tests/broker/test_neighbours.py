@@ -13,8 +13,8 @@ LARGE = f'{{"types": ["{"x" * MOST_BYTES}"]}}'
 SHOP = Declared(("shop:send", "shop:bill"), ("nightly",))
 
 
-def register(broker: Broker, slot: int, declared: str, **record: Any) -> None:
-    broker.register(f"host.run.{slot}", ["default"], {"queues": "default,low", "application": declared, **record})
+def register(broker: Broker, row: int, declared: str, **record: Any) -> None:
+    broker.register(f"host.run.{row}", ["default"], {"queues": "default,low", "application": declared, **record})
 
 
 def test_living_workers_tell_what_their_application_declares(broker: Broker, connection: redis.Redis) -> None:

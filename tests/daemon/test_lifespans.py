@@ -37,12 +37,12 @@ def before_fork():
 @mux.lifespan
 @contextmanager
 def plain(worker):
-    log.info("entered", extra={"slot": worker.slot})
+    log.info("entered", extra={"number": worker.number})
     obey("on_enter", worker)
     try:
         yield {"plain": os.getpid()}
     finally:
-        log.info("left", extra={"slot": worker.slot})
+        log.info("left", extra={"number": worker.number})
         obey("on_leave")
 
 @mux.lifespan
@@ -194,8 +194,8 @@ def test_lifespans_are_left_at_every_end(
 
     end(daemon, client)
 
-    wait_until(lambda: daemon.lines("left", slot=1), "the worker left its lifespans")
-    assert len(daemon.lines("left", slot=1)) == 1
+    wait_until(lambda: daemon.lines("left", number=1), "the worker left its lifespans")
+    assert len(daemon.lines("left", number=1)) == 1
     assert not daemon.lines(level="error")
 
 
@@ -257,7 +257,7 @@ def test_a_start_that_always_fails_ends_the_daemon_with_status_1_and_the_error(
 def test_a_start_that_fails_first_is_tried_again_and_told_meanwhile(
     start: Callable[..., RunningDaemon], directory: Path
 ) -> None:
-    (directory / "on_enter").write_text("if worker.slot: raise RuntimeError('no \\x1b[1m database')")
+    (directory / "on_enter").write_text("if worker.number: raise RuntimeError('no \\x1b[1m database')")
     daemon = start(workers=2)
     daemon.wait_for("process crashed at start, trying again", count=2)
     health, status = daemon.cli("health"), daemon.cli("status")

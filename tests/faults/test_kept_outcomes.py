@@ -112,13 +112,13 @@ def test_kept_outcomes_count_only_while_nobody_else_has_taken_the_task(
 ) -> None:
     for task_id in ("mine", "taken", "failed", "not begun"):
         store(broker, task_id, retention=60)
-    mine, taken, failed, _ = (claim(broker, slot=slot) for slot in range(4))
+    mine, taken, failed, _ = (claim(broker, row=row) for row in range(4))
     kept.keep(worker_name(0), [Completion(mine, b"1")])
     kept.keep(worker_name(1), [Completion(taken, b"2")])
     kept.keep(worker_name(2), [], [(failed, failure(Verdict.ARCHIVE))])
     kept.keep(worker_name(3), [])
     broker.release(worker_name(1), only=[taken.execution_id])
-    assert claim(broker, slot=4).task_id == "taken"
+    assert claim(broker, row=4).task_id == "taken"
 
     for name in kept.workers():
         kept.write(broker, name)
@@ -147,15 +147,15 @@ def test_the_lines_of_kept_outcomes_have_the_fields_of_their_tasks(
 ) -> None:
     for task_id in ("lost", "failed", "not begun"):
         store(broker, task_id, {"request_id": f"of {task_id}"}, queue="critical")
-    lost, failed, _ = claims = [claim(broker, "critical", slot=slot) for slot in range(3)]
+    lost, failed, _ = claims = [claim(broker, "critical", row=row) for row in range(3)]
     kept.keep(worker_name(0), [Completion(lost)])
     kept.keep(worker_name(1), [], [(failed, failure(Verdict.RETRY))])
     kept.keep(worker_name(2), [])
     broker.release(worker_name(0), only=[lost.execution_id])
 
     with caplog.at_level("INFO", "boilerd"):
-        for slot in range(3):
-            kept.write(broker, worker_name(slot))
+        for row in range(3):
+            kept.write(broker, worker_name(row))
 
     told = {record.message: vars(record) for record in caplog.records}
     messages = "outcome dropped, the lease was lost", "task will be retried", "task released, it will run again"

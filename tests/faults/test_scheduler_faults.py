@@ -193,9 +193,9 @@ def test_a_step_of_redis_clock_within_a_look_for_ended_leases_is_noticed(
 def test_many_lost_claims_do_not_keep_the_scheduler_from_its_other_duties(
     recoverer: Recoverer, clock: Clock, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for slot in range(3):
+    for row in range(3):
         client.enqueue("test:echo")
-        broker.advance(f"other.run.{slot}", ["default"])
+        broker.advance(f"other.run.{row}", ["default"])
     monkeypatch.setattr(recovery, "LONGEST_STEP_S", -1.0)
     recoverer.recover()
     clock.ahead_s = GRACE_S

@@ -2,7 +2,7 @@
 
 import pytest
 
-from boilerd.process.scoreboard import SCHEDULER_SLOT, SLOTS, SUPERVISOR_SLOT, Scoreboard
+from boilerd.process.scoreboard import ROWS, SCHEDULER_ROW, SUPERVISOR_ROW, Scoreboard
 from support import run_python
 
 
@@ -13,18 +13,18 @@ def scoreboard() -> Scoreboard:
 
 def test_a_new_board_is_empty(scoreboard: Scoreboard) -> None:
     assert scoreboard.live() == {}
-    assert (scoreboard.pid(0), scoreboard.last_exit(0), scoreboard.pid(SCHEDULER_SLOT)) == (0, 0, 0)
+    assert (scoreboard.pid(0), scoreboard.last_exit(0), scoreboard.pid(SCHEDULER_ROW)) == (0, 0, 0)
 
 
-def test_a_board_tells_which_process_serves_a_slot(scoreboard: Scoreboard) -> None:
+def test_a_board_tells_which_process_serves_a_row(scoreboard: Scoreboard) -> None:
     scoreboard.put(0, 100)
-    scoreboard.put(SCHEDULER_SLOT, 200)
+    scoreboard.put(SCHEDULER_ROW, 200)
 
     assert scoreboard.pid(0) == 100
-    assert scoreboard.live() == {0: 100, SCHEDULER_SLOT: 200}
+    assert scoreboard.live() == {0: 100, SCHEDULER_ROW: 200}
 
 
-def test_a_board_tells_how_the_last_process_of_a_slot_ended(scoreboard: Scoreboard) -> None:
+def test_a_board_tells_how_the_last_process_of_a_row_ended(scoreboard: Scoreboard) -> None:
     scoreboard.put(2, 100)
     scoreboard.clear(2, -9)
     scoreboard.put(2, 101)
@@ -33,7 +33,7 @@ def test_a_board_tells_how_the_last_process_of_a_slot_ended(scoreboard: Scoreboa
     assert (scoreboard.pid(1), scoreboard.last_exit(1), scoreboard.last_exit(3)) == (0, 0, 0)
 
 
-def test_a_slot_that_was_cleared_has_no_process(scoreboard: Scoreboard) -> None:
+def test_a_row_that_was_cleared_has_no_process(scoreboard: Scoreboard) -> None:
     scoreboard.put(2, 100)
     scoreboard.clear(2, 75)
 
@@ -64,43 +64,43 @@ def test_a_death_while_it_judged_is_told_once(scoreboard: Scoreboard) -> None:
 
 
 def test_the_cells_of_a_board_do_not_overlap(scoreboard: Scoreboard) -> None:
-    for slot in range(SLOTS):
-        scoreboard.put(slot, slot + 1)
-    exits_before = {scoreboard.last_exit(slot) for slot in range(SLOTS)}
-    for slot in range(0, SLOTS, 2):
-        scoreboard.clear(slot, -slot)
+    for row in range(ROWS):
+        scoreboard.put(row, row + 1)
+    exits_before = {scoreboard.last_exit(row) for row in range(ROWS)}
+    for row in range(0, ROWS, 2):
+        scoreboard.clear(row, -row)
 
     assert exits_before == {0}
-    assert scoreboard.live() == {slot: slot + 1 for slot in range(1, SLOTS, 2)}
-    assert [scoreboard.last_exit(slot) for slot in range(0, SLOTS, 2)] == [-slot for slot in range(0, SLOTS, 2)]
+    assert scoreboard.live() == {row: row + 1 for row in range(1, ROWS, 2)}
+    assert [scoreboard.last_exit(row) for row in range(0, ROWS, 2)] == [-row for row in range(0, ROWS, 2)]
 
 
 def test_no_field_of_a_board_overlaps_another(scoreboard: Scoreboard) -> None:
-    everything = (0, 1, SLOTS - 1)
-    for slot in everything:
-        scoreboard.put(slot, 100 + slot)
-        scoreboard.mark_booted(slot)
-        scoreboard.mark_busy(slot, is_busy=True)
-        scoreboard.mark_waiting(slot, is_waiting=True)
-        scoreboard.revoke(slot, 200 + slot)
-        scoreboard.open_batch(slot, 300 + slot, 3)
-        scoreboard.begin(slot)
-        scoreboard.finish(slot)
-    scoreboard.slots, scoreboard.pending, scoreboard.is_quiet = 4, 5, True
+    everything = (0, 1, ROWS - 1)
+    for row in everything:
+        scoreboard.put(row, 100 + row)
+        scoreboard.mark_booted(row)
+        scoreboard.mark_busy(row, is_busy=True)
+        scoreboard.mark_waiting(row, is_waiting=True)
+        scoreboard.revoke(row, 200 + row)
+        scoreboard.open_batch(row, 300 + row, 3)
+        scoreboard.begin(row)
+        scoreboard.finish(row)
+    scoreboard.rows, scoreboard.pending, scoreboard.is_quiet = 4, 5, True
 
-    for slot in everything:
-        batch = scoreboard.batch(slot)
-        assert (batch.number, batch.size, batch.finished, batch.is_running) == (300 + slot, 3, 1, False)
-        assert (scoreboard.pid(slot), scoreboard.has_booted(slot), scoreboard.is_busy(slot)) == (100 + slot, True, True)
-        assert (scoreboard.last_exit(slot), scoreboard.in_hooks_s(slot)) == (0, 0.0)
-        assert not scoreboard.is_revoked(slot)
-    assert (scoreboard.slots, scoreboard.pending, scoreboard.is_quiet) == (4, 5, True)
+    for row in everything:
+        batch = scoreboard.batch(row)
+        assert (batch.number, batch.size, batch.finished, batch.is_running) == (300 + row, 3, 1, False)
+        assert (scoreboard.pid(row), scoreboard.has_booted(row), scoreboard.is_busy(row)) == (100 + row, True, True)
+        assert (scoreboard.last_exit(row), scoreboard.in_hooks_s(row)) == (0, 0.0)
+        assert not scoreboard.is_revoked(row)
+    assert (scoreboard.rows, scoreboard.pending, scoreboard.is_quiet) == (4, 5, True)
     assert scoreboard.live().keys() == set(everything)
 
 
 def test_lost_log_lines_are_counted_over_all_processes_until_they_are_told(scoreboard: Scoreboard) -> None:
-    for slot in (0, 0, 3, SCHEDULER_SLOT, SUPERVISOR_SLOT):
-        scoreboard.note_lost_line(slot)
+    for row in (0, 0, 3, SCHEDULER_ROW, SUPERVISOR_ROW):
+        scoreboard.note_lost_line(row)
     before = scoreboard.untold_lines
     scoreboard.clear(0, -9)
 
@@ -109,9 +109,9 @@ def test_lost_log_lines_are_counted_over_all_processes_until_they_are_told(score
     assert (before, scoreboard.untold_lines) == (5, 1)
 
 
-def test_a_slot_beyond_the_board_is_an_error(scoreboard: Scoreboard) -> None:
+def test_a_row_beyond_the_board_is_an_error(scoreboard: Scoreboard) -> None:
     with pytest.raises(IndexError):
-        scoreboard.put(SLOTS, 1)
+        scoreboard.put(ROWS, 1)
 
 
 def test_a_board_is_shared_with_forked_children_both_ways() -> None:

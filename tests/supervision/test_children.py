@@ -26,7 +26,7 @@ def test_a_term_that_comes_before_a_child_has_its_own_handlers_ends_it(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = Options(directory / "control.sock")
-    config = forked_config(options, "0", lambda: 7, priority=1, scoreboard=Scoreboard(), slot=0, stop_wait_s=1.0)
+    config = forked_config(options, "0", lambda: 7, priority=1, scoreboard=Scoreboard(), row=0, stop_wait_s=1.0)
     (child,) = ProcessGroupConfig(options, "worker", 1, [config]).make_group().processes.values()
     assert isinstance(child, Child)
     monkeypatch.setattr(options, "fork", fork_and_term)

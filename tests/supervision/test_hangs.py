@@ -10,7 +10,7 @@ import pytest
 
 from boilerd import Client
 from boilerd.process.identity import is_stopped
-from boilerd.process.scoreboard import SCHEDULER_SLOT, KillReason, Scoreboard
+from boilerd.process.scoreboard import SCHEDULER_ROW, KillReason, Scoreboard
 from boilerd.supervision.hangs import (
     AWAY_S,
     HOOKS_S,
@@ -46,7 +46,7 @@ class TimedWatch(HangWatch):
 @pytest.fixture
 def scoreboard() -> Scoreboard:
     found = Scoreboard()
-    found.slots = 2
+    found.rows = 2
     return found
 
 
@@ -154,11 +154,11 @@ def test_a_worker_that_runs_a_task_is_left_to_the_limits_of_that(
 def test_what_may_take_longer_has_longer(
     scoreboard: Scoreboard, watch: TimedWatch, fork: Callable[[], int], what: str, more_s: float
 ) -> None:
-    pid, slot = fork(), SCHEDULER_SLOT if what == "the scheduler" else 0
-    scoreboard.put(slot, pid)
+    pid, row = fork(), SCHEDULER_ROW if what == "the scheduler" else 0
+    scoreboard.put(row, pid)
     scoreboard.is_broker_away = what == "broker away"
 
-    with scoreboard.running_hooks(slot) if what == "in hooks" else nullcontext():
+    with scoreboard.running_hooks(row) if what == "in hooks" else nullcontext():
         watch.go_on(TOLD_AFTER_S + more_s)
         before = list(watch.hanging), was_killed(pid)
         watch.go_on(KILLED_AFTER_S - TOLD_AFTER_S + 2)
@@ -235,7 +235,7 @@ def test_workers_that_hang_around_their_tasks_turn_health_red_and_are_replaced(
     (directory / "hanging.py").write_text(HANGING_LOG)
     env = {"BOILERD_APP": "hanging:mux", "PYTHONPATH": python_path(directory), "HUNG_AT": str(directory)}
     daemon = start_daemon("--concurrency", "3", "--max-tasks", "1", env=env).ready()
-    names = [f"worker:{slot}" for slot in range(3)]
+    names = [f"worker:{row}" for row in range(3)]
     before = {name: daemon.pid_of(name) for name in names}
 
     for moment in ("task started", "task completed", "worker recycled"):

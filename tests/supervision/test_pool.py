@@ -26,7 +26,7 @@ class Crew:
         self.options = Options(directory / "control.sock")
         self.options.inbox = self.inbox = SignalInbox([])
         self.scoreboard = Scoreboard()
-        self.group = ProcessGroupConfig(self.options, "worker", 1, [self._make(slot) for slot in (0, 1)]).make_group()
+        self.group = ProcessGroupConfig(self.options, "worker", 1, [self._make(row) for row in (0, 1)]).make_group()
         self.pool = Pool(self.group, self._make, self.scoreboard, lambda: None)
 
     def __getitem__(self, name: str) -> Any:
@@ -65,10 +65,10 @@ class Crew:
 
     def fail_start(self, name: str, error: str = "", reason: KillReason = KillReason.NONE) -> None:
         """End a worker in its lifespans, with the error that it has told, and fork it anew."""
-        pid, slot = self[name].pid, int(name)
-        self.scoreboard.begin_start(slot, 60)
-        self.scoreboard.note_start_error(slot, error)
-        self.scoreboard.note_kill(slot, reason)
+        pid, row = self[name].pid, int(name)
+        self.scoreboard.begin_start(row, 60)
+        self.scoreboard.note_start_error(row, error)
+        self.scoreboard.note_kill(row, reason)
         os.kill(pid, signal.SIGKILL)
         self._finish(*os.waitpid(pid, 0))
         self[name].spawn()
@@ -79,9 +79,9 @@ class Crew:
             os.waitpid(pid, 0)
         self.inbox.close()
 
-    def _make(self, slot: int) -> ForkedConfig:
+    def _make(self, row: int) -> ForkedConfig:
         return forked_config(
-            self.options, str(slot), _idle, priority=1, scoreboard=self.scoreboard, slot=slot, stop_wait_s=30.0
+            self.options, str(row), _idle, priority=1, scoreboard=self.scoreboard, row=row, stop_wait_s=30.0
         )  # fmt: skip
 
     def _finish(self, pid: int, status: int) -> None:
@@ -126,7 +126,7 @@ def test_a_worker_that_was_seen_to_go_as_it_ended_does_not_come_back_for_good(cr
     crew.until(lambda: crew.names == ["0"], "it is gone")
 
 
-def test_a_slot_that_is_wanted_again_is_served_for_good(crew: Crew) -> None:
+def test_a_row_that_is_wanted_again_is_served_for_good(crew: Crew) -> None:
     crew.pool.scale(1)
     crew.until(lambda: crew.names == ["0"], "it is gone")
 

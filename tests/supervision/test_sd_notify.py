@@ -61,10 +61,10 @@ def test_a_daemon_is_ready_when_all_its_workers_serve_but_those_that_were_given_
 
     def is_ready(*states: int, booted: tuple[int, ...] = ()) -> bool:
         scoreboard = Scoreboard()
-        for slot in booted:
-            scoreboard.mark_booted(slot)
-        group = Group({str(slot): Process(state) for slot, state in enumerate(states)})
-        return Pool(group, lambda slot: None, scoreboard, lambda: None).is_ready()  # type: ignore[arg-type,return-value]
+        for row in booted:
+            scoreboard.mark_booted(row)
+        group = Group({str(row): Process(state) for row, state in enumerate(states)})
+        return Pool(group, lambda row: None, scoreboard, lambda: None).is_ready()  # type: ignore[arg-type,return-value]
 
     assert is_ready(ProcessStates.RUNNING, ProcessStates.RUNNING, booted=(0, 1))
     assert is_ready(ProcessStates.RUNNING, ProcessStates.FATAL, booted=(0,))

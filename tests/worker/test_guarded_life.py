@@ -23,9 +23,9 @@ def test_the_watch_for_hangs_knows_for_how_long_lifespans_may_be_silent() -> Non
     @mux.lifespan
     @contextmanager
     def lifespan(worker: WorkerContext) -> Iterator[None]:
-        allowed_s.append(scoreboard.silence_s(worker.slot))
+        allowed_s.append(scoreboard.silence_s(worker.number))
         yield
-        allowed_s.append(scoreboard.silence_s(worker.slot))
+        allowed_s.append(scoreboard.silence_s(worker.number))
 
     limits = Limits(start_s=600.0, stop_s=30.0)
     life = GuardedLife(mux.life, WorkerContext("host.run.0", 0), limits, StopRequest(listens=False), scoreboard)
@@ -47,11 +47,11 @@ def test_a_stop_that_comes_before_the_guard_of_a_start_is_there_keeps_it_from_be
     @mux.lifespan
     @contextmanager
     def lifespan(worker: WorkerContext) -> Iterator[None]:
-        entered.append(worker.slot)
+        entered.append(worker.number)
         yield
 
-    def begin_and_stop(slot: int, seconds: float) -> None:
-        begin(slot, seconds)
+    def begin_and_stop(row: int, seconds: float) -> None:
+        begin(row, seconds)
         stop.make()
 
     monkeypatch.setattr(scoreboard, "begin_start", begin_and_stop)

@@ -52,7 +52,7 @@ def make_hand(broker: Broker, stop: StopRequest, registered: list[str]) -> MakeH
             order=ClaimOrder({"default": 1}, is_strict=True),
             prefetch=prefetch or Prefetch(),
             scoreboard=scoreboard or Scoreboard(),
-            slot=0,
+            row=0,
             stop=stop,
             register=lambda: registered.append("again"),
         )
@@ -98,9 +98,9 @@ def test_what_was_claimed_while_a_signal_ended_the_wait_goes_back(
     class Interrupting(Scoreboard):
         """The answer is there, and half noted, when the signal comes."""
 
-        def open_batch(self, slot: int, number: int, size: int) -> None:
+        def open_batch(self, row: int, number: int, size: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
-            super().open_batch(slot, number, size)
+            super().open_batch(row, number, size)
 
     hand = make_hand(Interrupting())
     client.enqueue("test:echo", task_id="a")
@@ -283,7 +283,7 @@ def test_a_stop_during_an_outage_keeps_the_worker_from_claiming_when_the_broker_
             order=ClaimOrder({"default": 1}, is_strict=True),
             prefetch=Prefetch(),
             scoreboard=Scoreboard(),
-            slot=0,
+            row=0,
             stop=stop,
             register=lambda: None,
         )

@@ -53,8 +53,8 @@ def test_lifespans_are_entered_in_the_order_of_registration_and_left_in_reverse(
 ) -> None:
     tell(mux, story, "a", a=1)
     tell(mux, story, "b", is_async=True, b=2)
-    mux.on_worker_start(lambda worker: story.append(f"start {worker.slot}"))
-    mux.on_worker_stop(lambda worker: story.append(f"stop {worker.slot}"))
+    mux.on_worker_start(lambda worker: story.append(f"start {worker.number}"))
+    mux.on_worker_stop(lambda worker: story.append(f"stop {worker.number}"))
     tell(mux, story, "c")
 
     with entered(mux.life, WORKER) as state:
@@ -67,7 +67,7 @@ def test_an_async_hook_is_awaited_and_what_a_start_returns_is_in_the_state(mux: 
     async def start(worker: WorkerContext) -> dict[str, int]:
         await asyncio.sleep(0)
         VARIABLE.set("of the start")
-        return {"number": worker.slot}
+        return {"number": worker.number}
 
     async def stop(worker: WorkerContext) -> None:
         await asyncio.sleep(0)

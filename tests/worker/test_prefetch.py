@@ -220,8 +220,8 @@ def test_a_task_of_which_nobody_knows_whether_it_began_is_not_counted_and_claime
     broker.forward()
 
     assert sorted(pending(client.connection)) == ["a", "b", "c"]
-    for slot in range(3):
-        (claim,) = broker.advance(f"host.run.{slot + 1}", ("default",), limit=16).claims
+    for row in range(3):
+        (claim,) = broker.advance(f"host.run.{row + 1}", ("default",), limit=16).claims
         assert claim.is_alone
         assert claim.task is not None
         assert claim.task.attempt == 1
@@ -326,7 +326,7 @@ def test_a_timer_reaches_the_board_from_inside_of_code_that_never_returns_to_pyt
 
 
 def open_on(scoreboard: Scoreboard, claims: list[Claim]) -> int:
-    """Have the worker of slot 0 begin the first of these; the number of the batch."""
+    """Have the worker of row 0 begin the first of these; the number of the batch."""
     number, _ = batch_place(claims[0].execution_id)
     scoreboard.open_batch(0, number, len(claims))
     assert scoreboard.begin(0)

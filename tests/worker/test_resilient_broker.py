@@ -36,7 +36,7 @@ def pause_of(stop: StopRequest, *, has_outcome: bool, drain_s: float = 30.0, par
         drain_s=drain_s,
         has_outcome=lambda: has_outcome,
         scoreboard=Scoreboard(),
-        slot=0,
+        row=0,
     )
 
 
@@ -110,13 +110,13 @@ def test_the_status_shows_that_a_worker_waits_for_the_broker(stop: StopRequest) 
 
         seen: list[bool]
 
-        def mark_waiting(self, slot: int, *, is_waiting: bool) -> None:
-            super().mark_waiting(slot, is_waiting=is_waiting)
+        def mark_waiting(self, row: int, *, is_waiting: bool) -> None:
+            super().mark_waiting(row, is_waiting=is_waiting)
             self.seen = [*getattr(self, "seen", []), self.is_broker_away]
 
     scoreboard = Looking()
     pause = OutagePause(
-        stop, parent=os.getppid(), drain_s=30.0, has_outcome=lambda: False, scoreboard=scoreboard, slot=0
+        stop, parent=os.getppid(), drain_s=30.0, has_outcome=lambda: False, scoreboard=scoreboard, row=0
     )
 
     assert pause(0.0)

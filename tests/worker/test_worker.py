@@ -47,7 +47,7 @@ def make_worker(connection: redis.Redis, scoreboard: Scoreboard, directory: Path
             limits=limits or Limits(),
             prefetch=prefetch,
             scoreboard=scoreboard,
-            slot=0,
+            row=0,
             address="",
             kept=KeptOutcomes(directory, "broker"),
         )

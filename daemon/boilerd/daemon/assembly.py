@@ -26,7 +26,7 @@ from boilerd.daemon.watching import Sources, watch
 from boilerd.errors import BoilerdError, BootError, NoWorkerError
 from boilerd.process import debugging, logs
 from boilerd.process.gc_pause import gc_paused
-from boilerd.process.scoreboard import SUPERVISOR_SLOT, Scoreboard
+from boilerd.process.scoreboard import SUPERVISOR_ROW, Scoreboard
 from boilerd.process.warning_filters import spare_own_modules
 from boilerd.settings.definitions import Settings
 from boilerd.settings.loading import Loaded, tell_ignored
@@ -71,7 +71,7 @@ class Daemon:
             BootError: It could not start; nothing was claimed and nothing is left running.
             BoilerdError: A burst ended for want of workers.
         """
-        logs.count_losses(functools.partial(self._scoreboard.note_lost_line, SUPERVISOR_SLOT))
+        logs.count_losses(functools.partial(self._scoreboard.note_lost_line, SUPERVISOR_ROW))
         logs.detach_files()
         supervisor = self._make_supervisor(handover)
         try:

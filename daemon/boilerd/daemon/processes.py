@@ -20,7 +20,7 @@ from boilerd.process.ending import EXIT_LIMIT_S, note_fork, run_exit_handlers
 from boilerd.process.exit_status import OK
 from boilerd.process.forks import disown_children, leave_to_parent
 from boilerd.process.randomness import reseed
-from boilerd.process.scoreboard import SCHEDULER_SLOT, WATCHER_SLOT, Scoreboard
+from boilerd.process.scoreboard import SCHEDULER_ROW, WATCHER_ROW, Scoreboard
 from boilerd.process.signals import install_handler
 from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
@@ -108,7 +108,7 @@ class Processes:
 
     def groups(self) -> list[ProcessGroupConfig]:
         """The scheduler's group and the workers', and the watcher's if there is one."""
-        workers = [self.worker(slot) for slot in range(self._settings.concurrency)]
+        workers = [self.worker(row) for row in range(self._settings.concurrency)]
         groups = [
             ProcessGroupConfig(self._options, SCHEDULER, SCHEDULER_PRIORITY, [self._scheduler()]),
             ProcessGroupConfig(self._options, WORKER, WORKER_PRIORITY, workers),
@@ -118,11 +118,11 @@ class Processes:
             groups.append(ProcessGroupConfig(self._options, WATCHER, WATCHER_PRIORITY, [watcher]))
         return groups
 
-    def worker(self, slot: int) -> ForkedConfig:
-        """The worker of a slot."""
+    def worker(self, row: int) -> ForkedConfig:
+        """The worker of a row."""
         return forked_config(
-            self._options, str(slot), functools.partial(self._run_worker, self._make_worker(slot), slot),
-            priority=WORKER_PRIORITY, scoreboard=self._scoreboard, slot=slot,
+            self._options, str(row), functools.partial(self._run_worker, self._make_worker(row), row),
+            priority=WORKER_PRIORITY, scoreboard=self._scoreboard, row=row,
             stop_wait_s=self._settings.shutdown_timeout + self._least_stop_s() + KILL_MARGIN_S,
             restarts_always=not self._is_burst,
             before_fork=self._before_fork,
@@ -136,27 +136,27 @@ class Processes:
     def _scheduler(self) -> ForkedConfig:
         return forked_config(
             self._options, SCHEDULER, self._run_scheduler,
-            priority=SCHEDULER_PRIORITY, scoreboard=self._scoreboard, slot=SCHEDULER_SLOT, stop_wait_s=SCHEDULER_STOP_S,
+            priority=SCHEDULER_PRIORITY, scoreboard=self._scoreboard, row=SCHEDULER_ROW, stop_wait_s=SCHEDULER_STOP_S,
             before_fork=self._before_fork,
         )  # fmt: skip
 
     def _watcher(self, watch: Callable[[], None]) -> ForkedConfig:
         return forked_config(
             self._options, WATCHER, functools.partial(self._run_watcher, watch),
-            priority=WATCHER_PRIORITY, scoreboard=self._scoreboard, slot=WATCHER_SLOT, stop_wait_s=WATCHER_STOP_S,
+            priority=WATCHER_PRIORITY, scoreboard=self._scoreboard, row=WATCHER_ROW, stop_wait_s=WATCHER_STOP_S,
             before_fork=self._before_fork,
         )  # fmt: skip
 
     def _before_fork(self) -> None:
         before_fork(self._application.life)
 
-    def _make_worker(self, slot: int) -> Worker:
+    def _make_worker(self, row: int) -> Worker:
         """Make it in the parent, so that the workers share its memory."""
         settings = self._settings
-        title = f"{WORKER}:{slot}"
+        title = f"{WORKER}:{row}"
         return Worker(
             connect(settings, title),
-            name=self._worker_name(slot),
+            name=self._worker_name(row),
             title=title,
             order=ClaimOrder(settings.queues, is_strict=settings.strict_priority),
             rules=self._application.rules,
@@ -171,7 +171,7 @@ class Processes:
             ),
             prefetch=Prefetch(is_on=settings.prefetch),
             scoreboard=self._scoreboard,
-            slot=slot,
+            row=row,
             address=self._address,
             kept=self._kept,
             archive_limit=settings.archive_limit,
@@ -181,14 +181,14 @@ class Processes:
 
     def _run_scheduler(self) -> int:
         """Run in the forked child; returns the exit status."""
-        self._set_up_child(SCHEDULER, SCHEDULER_SLOT)
+        self._set_up_child(SCHEDULER, SCHEDULER_ROW)
         debugging.refuse_breakpoints()
         with connect(self._settings, SCHEDULER) as connection:
-            self._scoreboard.mark_booted(SCHEDULER_SLOT)
+            self._scoreboard.mark_booted(SCHEDULER_ROW)
             return Scheduler(
                 Broker(connection, archive_limit=self._settings.archive_limit),
                 scoreboard=self._scoreboard,
-                worker_names=[self._worker_name(slot) for slot in range(self._scoreboard.slots)],
+                worker_names=[self._worker_name(row) for row in range(self._scoreboard.rows)],
                 queues=list(self._settings.queues),
                 rules=self._application.rules,
                 periodic=self._application.periodic,
@@ -199,24 +199,24 @@ class Processes:
 
     def _run_watcher(self, watch: Callable[[], None]) -> int:
         """Run in the forked child; returns the exit status."""
-        self._set_up_child(WATCHER, WATCHER_SLOT)
+        self._set_up_child(WATCHER, WATCHER_ROW)
         setproctitle(f"boilerd: {WATCHER}")
         watch()
         return OK
 
-    def _run_worker(self, worker: Worker, slot: int) -> int:
+    def _run_worker(self, worker: Worker, row: int) -> int:
         """Run in the forked child; returns the exit status."""
-        self._set_up_child(worker.title, slot)
+        self._set_up_child(worker.title, row)
         if not debugging.is_on():
             debugging.refuse_breakpoints()
         status = worker.run()
         run_exit_handlers(min(EXIT_LIMIT_S, worker.time_left_s()), status)
         return status
 
-    def _worker_name(self, slot: int) -> str:
-        return f"{self._name}.{slot}"
+    def _worker_name(self, row: int) -> str:
+        return f"{self._name}.{row}"
 
-    def _set_up_child(self, title: str, slot: int) -> None:
+    def _set_up_child(self, title: str, row: int) -> None:
         """Name the child in its log lines, and install the handlers of the signals that the supervisor passes on.
 
         These two act in the handler, instead of noting the signal for the loop: a worker's loop waits while a task
@@ -226,7 +226,7 @@ class Processes:
         install what ends them.
         """
         self._surroundings.keep_streams()
-        logs.name_process(title, functools.partial(self._scoreboard.note_lost_line, slot))
+        logs.name_process(title, functools.partial(self._scoreboard.note_lost_line, row))
         install_handler(signal.SIGQUIT, lambda *_: logs.log_stacks())
         install_handler(signal.SIGUSR2, lambda *_: logs.reopen())
         note_fork()

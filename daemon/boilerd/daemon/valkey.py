@@ -34,7 +34,7 @@ from boilerd.daemon.valkey_program import find_server
 from boilerd.daemon.valkey_users import write_users
 from boilerd.errors import BootError, BrokerError, NoBrokerError
 from boilerd.process.identity import send
-from boilerd.process.scoreboard import VALKEY_SLOT, Scoreboard
+from boilerd.process.scoreboard import VALKEY_ROW, Scoreboard
 from boilerd.process.signals import ENDS_BROKER
 from boilerd.settings.definitions import Settings
 from boilerd.settings.urls import socket_url
@@ -123,7 +123,7 @@ class EmbeddedValkey:
         command = self.command(is_running=running is not None)
         return program_group(
             options, VALKEY, command,
-            priority=PRIORITY, scoreboard=scoreboard, slot=VALKEY_SLOT, stop_wait_s=STOP_S, running=running,
+            priority=PRIORITY, scoreboard=scoreboard, row=VALKEY_ROW, stop_wait_s=STOP_S, running=running,
             why_not_stop=self.why_not_stop,
         )  # fmt: skip
 

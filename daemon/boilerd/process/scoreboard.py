@@ -1,13 +1,13 @@
 """A small table in memory that the supervisor and its forked children share.
 
-It answers, without asking Redis, which process serves a slot at this moment, how far a worker is
-in its batch, and what state the daemon is in. The supervisor, which forks and reaps, writes each slot's
+It answers, without asking Redis, which process serves a row at this moment, how far a worker is
+in its batch, and what state the daemon is in. The supervisor, which forks and reaps, writes each row's
 process; that process writes what it does; the scheduler writes which batches it has ended.
 
 Shared anonymous memory survives any crash of a child, and needs no lock: each cell is one aligned 32-bit word, and
 where two processes write the same one, they do so one after the other.
 
-Each field is an array with a cell for each slot. Structures of ctypes cost 9 % more for a task where the 1024 objects
+Each field is an array with a cell for each row. Structures of ctypes cost 9 % more for a task where the 1024 objects
 are kept (639 ns instead of 584), 70 % where they are made at each access, and 1.6 ms at the start of each command.
 """
 
@@ -22,21 +22,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: More slots than a host will ever run; 76 bytes each, and room for one error.
-SLOTS = 1024
-#: The slots of the scheduler, the embedded broker, the supervisor and the watcher; workers have the ones from 0 on.
-SCHEDULER_SLOT = SLOTS - 1
-VALKEY_SLOT = SLOTS - 2
-SUPERVISOR_SLOT = SLOTS - 3
-WATCHER_SLOT = SLOTS - 4
+#: More rows than a host will ever run; 76 bytes each, and room for one error.
+ROWS = 1024
+#: The rows of the scheduler, the embedded broker, the supervisor and the watcher; workers have the ones from 0 on.
+SCHEDULER_ROW = ROWS - 1
+VALKEY_ROW = ROWS - 2
+SUPERVISOR_ROW = ROWS - 3
+WATCHER_ROW = ROWS - 4
 #: An older heartbeat is late: there is one every 5 s, and the pauses in an outage are 3 s at most.
 LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.
 _CELL_RANGE = 2**31
-#: Arrays: one for each field of a slot, and the last for the daemon's own fields.
+#: Arrays: one for each field of a row, and the last for the daemon's own fields.
 _ARRAYS = 19
 #: Positions in the last array.
-_IS_QUIET, _IS_BROKER_AWAY, _PENDING, _SLOTS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(7)
+_IS_QUIET, _IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(7)
 #: Bytes of an error's text, with a byte that tells their number.
 _TEXT_BYTES = 256
 #: Longer than any processor keeps a write from the others, by orders of magnitude; see `Scoreboard.revoke`.
@@ -94,7 +94,7 @@ class Batch:
 
 
 class Scoreboard:
-    """Of each slot: process ID, whether it has booted and is busy, last exit status, its batch of tasks.
+    """Of each row: process ID, whether it has booted and is busy, last exit status, its batch of tasks.
 
     Create it before forking.
 
@@ -104,8 +104,8 @@ class Scoreboard:
     """
 
     def __init__(self) -> None:
-        cells = memoryview(mmap.mmap(-1, 4 * SLOTS * _ARRAYS)).cast("i")
-        arrays = (cells[i * SLOTS : (i + 1) * SLOTS] for i in range(_ARRAYS))
+        cells = memoryview(mmap.mmap(-1, 4 * ROWS * _ARRAYS)).cast("i")
+        arrays = (cells[i * ROWS : (i + 1) * ROWS] for i in range(_ARRAYS))
         self._pids = next(arrays)
         self._booted = next(arrays)
         self._busy = next(arrays)
@@ -125,138 +125,138 @@ class Scoreboard:
         self._kill_limits_s = next(arrays)
         self._silence_s = next(arrays)
         self._daemon = next(arrays)
-        self._start_errors = mmap.mmap(-1, SLOTS * _TEXT_BYTES)
+        self._start_errors = mmap.mmap(-1, ROWS * _TEXT_BYTES)
         self.beat()  # the first may take its time
         self.alarm_fds = os.pipe()
         for fd in self.alarm_fds:
             os.set_blocking(fd, False)
 
-    # --- The process of a slot
+    # --- The process of a row
 
-    def put(self, slot: int, pid: int) -> None:
-        """Note which process serves `slot`; the supervisor calls this."""
-        self._pids[slot] = pid
+    def put(self, row: int, pid: int) -> None:
+        """Note which process serves `row`; the supervisor calls this."""
+        self._pids[row] = pid
 
-    def pid(self, slot: int) -> int:
-        """The process that serves `slot`, or 0."""
-        return self._pids[slot]
+    def pid(self, row: int) -> int:
+        """The process that serves `row`, or 0."""
+        return self._pids[row]
 
     def live(self) -> dict[int, int]:
-        """Slot → process ID, of all slots that have a process."""
-        return {slot: pid for slot, pid in enumerate(self._pids) if pid}
+        """Row → process ID, of all rows that have a process."""
+        return {row: pid for row, pid in enumerate(self._pids) if pid}
 
-    def clear(self, slot: int, exit_status: int) -> bool:
-        """Note that the process of `slot` ended, and how (see `exit_status`); True if it had booted."""
-        had_booted = bool(self._booted[slot])
-        self._pids[slot] = self._booted[slot] = self._busy[slot] = self._waiting[slot] = self._halted[slot] = 0
-        self._dismissed[slot] = self._silence_s[slot] = 0
-        self._exits[slot] = exit_status
+    def clear(self, row: int, exit_status: int) -> bool:
+        """Note that the process of `row` ended, and how (see `exit_status`); True if it had booted."""
+        had_booted = bool(self._booted[row])
+        self._pids[row] = self._booted[row] = self._busy[row] = self._waiting[row] = self._halted[row] = 0
+        self._dismissed[row] = self._silence_s[row] = 0
+        self._exits[row] = exit_status
         return had_booted
 
-    def dismiss(self, slot: int) -> None:
-        """Note that the supervisor wants the process of `slot` to end; it calls this before it sends the signal."""
-        self._dismissed[slot] = True
+    def dismiss(self, row: int) -> None:
+        """Note that the supervisor wants the process of `row` to end; it calls this before it sends the signal."""
+        self._dismissed[row] = True
 
-    def is_dismissed(self, slot: int) -> bool:
-        """True if the supervisor wants the process of `slot` to end: a TERM may come from anybody."""
-        return bool(self._dismissed[slot])
+    def is_dismissed(self, row: int) -> bool:
+        """True if the supervisor wants the process of `row` to end: a TERM may come from anybody."""
+        return bool(self._dismissed[row])
 
-    def last_exit(self, slot: int) -> int:
-        """How the last process of `slot` ended; 0 also when there was none."""
-        return self._exits[slot]
+    def last_exit(self, row: int) -> int:
+        """How the last process of `row` ended; 0 also when there was none."""
+        return self._exits[row]
 
-    def mark_booted(self, slot: int, *, has_booted: bool = True) -> None:
+    def mark_booted(self, row: int, *, has_booted: bool = True) -> None:
         """Note that the process has begun to serve; it takes that back when it crashes by itself."""
-        self._booted[slot] = has_booted
-        self._silence_s[slot] = 0
+        self._booted[row] = has_booted
+        self._silence_s[row] = 0
 
-    def has_booted(self, slot: int) -> bool:
-        """True if the process of `slot` has begun to serve."""
-        return bool(self._booted[slot])
+    def has_booted(self, row: int) -> bool:
+        """True if the process of `row` has begun to serve."""
+        return bool(self._booted[row])
 
     # --- The application's lifespans, in which a worker leaves no sign of life
 
-    def begin_start(self, slot: int, seconds: float) -> None:
+    def begin_start(self, row: int, seconds: float) -> None:
         """Note that the worker enters its lifespans, which may take so long; until it is marked as booted, or ends."""
-        self.note_start_error(slot, "")
-        self.allow_silence(slot, seconds)
+        self.note_start_error(row, "")
+        self.allow_silence(row, seconds)
 
-    def is_starting(self, slot: int) -> bool:
+    def is_starting(self, row: int) -> bool:
         """True if the worker enters its lifespans, or has failed to."""
-        return bool(self._silence_s[slot]) and not self._booted[slot]
+        return bool(self._silence_s[row]) and not self._booted[row]
 
-    def allow_silence(self, slot: int, seconds: float) -> None:
+    def allow_silence(self, row: int, seconds: float) -> None:
         """Note that the process may be so much longer without a sign of life."""
-        self._silence_s[slot] = min(math.ceil(seconds), _CELL_RANGE - 1)
-        self.show_life(slot)
+        self._silence_s[row] = min(math.ceil(seconds), _CELL_RANGE - 1)
+        self.show_life(row)
 
-    def silence_s(self, slot: int) -> int:
+    def silence_s(self, row: int) -> int:
         """How much longer than others the process may be without a sign of life."""
-        return self._silence_s[slot]
+        return self._silence_s[row]
 
-    def note_start_error(self, slot: int, text: str) -> None:
+    def note_start_error(self, row: int, text: str) -> None:
         """Note why the worker did not start."""
         printable = "".join(char if char.isprintable() else " " for char in text[:_TEXT_BYTES])
         encoded = printable.encode("utf-8", "replace")[: _TEXT_BYTES - 1]
-        begin = slot * _TEXT_BYTES
+        begin = row * _TEXT_BYTES
         self._start_errors[begin : begin + 1 + len(encoded)] = bytes([len(encoded)]) + encoded
 
-    def start_error(self, slot: int) -> str:
+    def start_error(self, row: int) -> str:
         """Why the worker did not start, as far as it could tell."""
-        begin = slot * _TEXT_BYTES
+        begin = row * _TEXT_BYTES
         size = self._start_errors[begin]
         return self._start_errors[begin + 1 : begin + 1 + size].decode("utf-8", "ignore")
 
     # --- What a worker does
 
-    def mark_busy(self, slot: int, *, is_busy: bool) -> None:
+    def mark_busy(self, row: int, *, is_busy: bool) -> None:
         """Note that a task's handler runs, or no longer; the worker calls this before and after each."""
-        self._busy[slot] = is_busy
+        self._busy[row] = is_busy
 
-    def is_busy(self, slot: int) -> bool:
-        """True if the worker of `slot` runs a task."""
-        return bool(self._busy[slot])
+    def is_busy(self, row: int) -> bool:
+        """True if the worker of `row` runs a task."""
+        return bool(self._busy[row])
 
     def busy(self) -> int:
         """Number of workers that run a task."""
         return sum(self._busy)
 
-    def mark_waiting(self, slot: int, *, is_waiting: bool) -> None:
+    def mark_waiting(self, row: int, *, is_waiting: bool) -> None:
         """Note that the broker does not let a worker through; it calls this before and after each pause for that."""
-        self._waiting[slot] = is_waiting
-        self.show_life(slot)
+        self._waiting[row] = is_waiting
+        self.show_life(row)
 
-    def mark_halted(self, slot: int, *, is_halted: bool) -> None:
+    def mark_halted(self, row: int, *, is_halted: bool) -> None:
         """Note whether a signal has stopped the process (STOP, TTIN …); the scheduler looks at each heartbeat."""
-        self._halted[slot] = is_halted
+        self._halted[row] = is_halted
 
     def halted(self) -> list[int]:
-        """The slots whose process served, and does nothing until it gets a SIGCONT."""
-        return [slot for slot, is_halted in enumerate(self._halted) if is_halted and self._booted[slot]]
+        """The rows whose process served, and does nothing until it gets a SIGCONT."""
+        return [row for row, is_halted in enumerate(self._halted) if is_halted and self._booted[row]]
 
-    def show_life(self, slot: int) -> None:
+    def show_life(self, row: int) -> None:
         """Note that the process gets on; it calls this between tasks, at the latest some seconds after the last."""
-        self._life[slot] = (self._life[slot] + 1) % _CELL_RANGE
+        self._life[row] = (self._life[row] + 1) % _CELL_RANGE
 
-    def signs_of_life(self, slot: int) -> SignsOfLife:
+    def signs_of_life(self, row: int) -> SignsOfLife:
         """What the process changes as long as it gets on."""
         return SignsOfLife(
-            self._pids[slot], self._life[slot], self._progress[slot], self._since_ms[slot],
-            self._in_hooks_since_ms[slot], self._busy[slot], self._halted[slot],
+            self._pids[row], self._life[row], self._progress[row], self._since_ms[row],
+            self._in_hooks_since_ms[row], self._busy[row], self._halted[row],
         )  # fmt: skip
 
-    def note_kill(self, slot: int, reason: KillReason, *, limit_s: float = 0.0) -> None:
+    def note_kill(self, row: int, reason: KillReason, *, limit_s: float = 0.0) -> None:
         """Note why the process is killed, before it is; `limit_s`: that of its task, if it ignored that."""
-        self._kill_limits_s[slot] = min(round(limit_s), _CELL_RANGE - 1)
-        self._kills[slot] = _REASONS.index(reason)
+        self._kill_limits_s[row] = min(round(limit_s), _CELL_RANGE - 1)
+        self._kills[row] = _REASONS.index(reason)
 
-    def last_kill(self, slot: int) -> tuple[KillReason, int]:
-        """Why the daemon killed the last process of `slot`, and its task's limit in seconds."""
-        return _REASONS[self._kills[slot]], self._kill_limits_s[slot]
+    def last_kill(self, row: int) -> tuple[KillReason, int]:
+        """Why the daemon killed the last process of `row`, and its task's limit in seconds."""
+        return _REASONS[self._kills[row]], self._kill_limits_s[row]
 
-    def note_lost_line(self, slot: int) -> None:
+    def note_lost_line(self, row: int) -> None:
         """Count a log line that the process could not write; it calls this."""
-        self._lost_lines[slot] += 1
+        self._lost_lines[row] += 1
 
     @property
     def untold_lines(self) -> int:
@@ -270,59 +270,59 @@ class Scoreboard:
     # --- The application's hooks, which may end the process that calls them
 
     @contextmanager
-    def running_hooks(self, slot: int) -> Iterator[None]:
+    def running_hooks(self, row: int) -> Iterator[None]:
         """Note that application hooks run in the block: if they kill the process, its successor must not call them."""
-        self._in_hooks_since_ms[slot] = _now_ms() or 1
+        self._in_hooks_since_ms[row] = _now_ms() or 1
         try:
             yield
         finally:
-            self._in_hooks_since_ms[slot] = 0
+            self._in_hooks_since_ms[row] = 0
 
-    def in_hooks_s(self, slot: int) -> float:
+    def in_hooks_s(self, row: int) -> float:
         """Seconds since the process began to call hooks; 0: it calls none."""
-        since_ms = self._in_hooks_since_ms[slot]
+        since_ms = self._in_hooks_since_ms[row]
         return (_now_ms() - since_ms) % _CELL_RANGE / 1000 if since_ms else 0.0
 
-    def died_in_hooks(self, slot: int) -> bool:
-        """True if the last process of `slot` ended in a hook; only the first time that this is asked."""
-        has_died, self._in_hooks_since_ms[slot] = bool(self._in_hooks_since_ms[slot]), 0
+    def died_in_hooks(self, row: int) -> bool:
+        """True if the last process of `row` ended in a hook; only the first time that this is asked."""
+        has_died, self._in_hooks_since_ms[row] = bool(self._in_hooks_since_ms[row]), 0
         return has_died
 
     # --- The batch of a worker
 
-    def open_batch(self, slot: int, number: int, size: int) -> None:
+    def open_batch(self, row: int, number: int, size: int) -> None:
         """Note that the worker has claimed `size` tasks; it calls this before it begins the first."""
-        self._sizes[slot] = 0  # nobody may take the old progress for that of the new batch
-        self._progress[slot] = 0
-        self._batches[slot] = number
-        self._sizes[slot] = size
+        self._sizes[row] = 0  # nobody may take the old progress for that of the new batch
+        self._progress[row] = 0
+        self._batches[row] = number
+        self._sizes[row] = size
         if size > 1 and not self._daemon[_IS_WATCHED]:
             with suppress(BlockingIOError):  # full: it wakes whoever reads all the same
                 os.write(self.alarm_fds[1], b"\0")
 
-    def shorten_batch(self, slot: int) -> None:
+    def shorten_batch(self, row: int) -> None:
         """Note that the tasks of the worker's batch that have not begun went back to their queue; it calls this."""
-        self._sizes[slot] = self._progress[slot] // 2
+        self._sizes[row] = self._progress[row] // 2
 
-    def begin(self, slot: int) -> bool:
+    def begin(self, row: int) -> bool:
         """Note that the worker begins the next task of its batch; False: it must not, the rest was taken from it."""
-        self._since_ms[slot] = _now_ms()
-        self._progress[slot] |= 1
-        if self._revoked[slot] != self._batches[slot]:
+        self._since_ms[row] = _now_ms()
+        self._progress[row] |= 1
+        if self._revoked[row] != self._batches[row]:
             return True
-        self._progress[slot] -= 1
+        self._progress[row] -= 1
         return False
 
-    def finish(self, slot: int) -> None:
+    def finish(self, row: int) -> None:
         """Note that a task ended well, or that its failure is written."""
-        self._progress[slot] += 1
+        self._progress[row] += 1
 
-    def batch(self, slot: int) -> Batch:
+    def batch(self, row: int) -> Batch:
         """The worker's batch and its progress; also of a worker that died."""
-        finished, is_running = divmod(self._progress[slot], 2)
-        return Batch(self._batches[slot], self._sizes[slot], finished, bool(is_running), self._since_ms[slot])
+        finished, is_running = divmod(self._progress[row], 2)
+        return Batch(self._batches[row], self._sizes[row], finished, bool(is_running), self._since_ms[row])
 
-    def revoke(self, slot: int, number: int) -> Batch:
+    def revoke(self, row: int, number: int) -> Batch:
         """Keep the worker from beginning another task of this batch; returns its batch now, which may be another.
 
         The worker writes its progress, then looks whether the batch was revoked (`begin`). This writes that, waits, and
@@ -332,17 +332,17 @@ class Scoreboard:
         both sides would do it too; Python has none, and the worker's would be paid for each task. Only the scheduler
         calls this.
         """
-        self._revoked[slot] = number
+        self._revoked[row] = number
         _let_writes_settle()
-        return self.batch(slot)
+        return self.batch(row)
 
-    def is_revoked(self, slot: int) -> bool:
+    def is_revoked(self, row: int) -> bool:
         """True if the scheduler has taken back the rest of the worker's batch, because one of its tasks is slow."""
-        return self._revoked[slot] == self._batches[slot]
+        return self._revoked[row] == self._batches[row]
 
-    def has_open_batch(self, slot: int) -> bool:
+    def has_open_batch(self, row: int) -> bool:
         """True if the worker claimed several tasks at once, and not all of them have ended or gone back."""
-        return self._sizes[slot] > max(1, self._progress[slot] // 2)
+        return self._sizes[row] > max(1, self._progress[row] // 2)
 
     def watch_batches(self, *, is_watching: bool) -> None:
         """Note whether the reclaimer looks at the batches by itself; a worker that opens one wakes it otherwise.
@@ -354,13 +354,13 @@ class Scoreboard:
     # --- The daemon
 
     @property
-    def slots(self) -> int:
+    def rows(self) -> int:
         """The most workers that there ever were at one time; the supervisor sets it."""
-        return self._daemon[_SLOTS]
+        return self._daemon[_ROWS]
 
-    @slots.setter
-    def slots(self, value: int) -> None:
-        self._daemon[_SLOTS] = value
+    @rows.setter
+    def rows(self, value: int) -> None:
+        self._daemon[_ROWS] = value
 
     @property
     def is_quiet(self) -> bool:

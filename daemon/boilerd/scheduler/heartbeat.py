@@ -39,7 +39,7 @@ class Heartbeater:
     Args:
         broker: Of this process alone.
         scoreboard: Tells which workers live, and which attempt each runs.
-        worker_names: RQ's name of the worker in each slot.
+        worker_names: RQ's name of the worker in each row.
         on_gap: Called at the first heartbeat, and at each one after a gap: leases may have ended meanwhile.
     """
 
@@ -51,63 +51,63 @@ class Heartbeater:
         self._worker_names = worker_names
         self._on_gap = on_gap
         self._beat_s = -math.inf
-        self._unwanted: dict[int, tuple[tuple[int, int, int], float]] = {}  # slot → its attempt, and since when
+        self._unwanted: dict[int, tuple[tuple[int, int, int], float]] = {}  # row → its attempt, and since when
 
     def beat(self) -> float:
         """Renew the leases; seconds until the next heartbeat is due."""
         # A stopped worker does nothing: its lease runs out, and another worker takes the task over.
-        slots = {self._worker_names[slot]: slot for slot in self._live_slots() if not self._is_halted(slot)}
-        overdue, unwanted = self._broker.extend(list(slots), self._running(slots))
+        rows = {self._worker_names[row]: row for row in self._live_rows() if not self._is_halted(row)}
+        overdue, unwanted = self._broker.extend(list(rows), self._running(rows))
         self._note_beat()
         for worker in unwanted:
-            self._interrupt(slots[worker], worker)
-        return min([HEARTBEAT_S, *(self._end_overdue(slots[attempt.worker], attempt) for attempt in overdue)])
+            self._interrupt(rows[worker], worker)
+        return min([HEARTBEAT_S, *(self._end_overdue(rows[attempt.worker], attempt) for attempt in overdue)])
 
-    def _is_halted(self, slot: int) -> bool:
-        is_halted = is_stopped(self._scoreboard.pid(slot))
-        self._scoreboard.mark_halted(slot, is_halted=is_halted)
+    def _is_halted(self, row: int) -> bool:
+        is_halted = is_stopped(self._scoreboard.pid(row))
+        self._scoreboard.mark_halted(row, is_halted=is_halted)
         return is_halted
 
     def keep_leases_of_orphans(self) -> None:
         """Renew the leases until all workers have ended: the supervisor was killed, so they drain."""
         logger.warning("the supervisor is gone, waiting for the workers to end")
         next_s = time.monotonic()
-        while any(is_alive(self._scoreboard.pid(slot)) for slot in self._live_slots()):
+        while any(is_alive(self._scoreboard.pid(row)) for row in self._live_rows()):
             if time.monotonic() >= next_s:
                 with suppress(BrokerError):  # the workers end within shutdown_timeout, with or without it
-                    self._broker.extend([self._worker_names[slot] for slot in self._live_slots()])
+                    self._broker.extend([self._worker_names[row] for row in self._live_rows()])
                 next_s = time.monotonic() + HEARTBEAT_S
             select.select([], [], [], 0.05)
 
-    def _running(self, slots: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    def _running(self, rows: Mapping[str, int]) -> dict[str, tuple[int, int]]:
         """Which claim each worker runs, of those whose handler has not returned."""
-        batches = {name: self._scoreboard.batch(slot) for name, slot in slots.items() if self._scoreboard.is_busy(slot)}
+        batches = {name: self._scoreboard.batch(row) for name, row in rows.items() if self._scoreboard.is_busy(row)}
         return {name: (batch.number, batch.finished) for name, batch in batches.items() if batch.is_running}
 
-    def _interrupt(self, slot: int, worker: str) -> None:
+    def _interrupt(self, row: int, worker: str) -> None:
         """Have a task that is not wanted any more end; kill its worker if it ignores that the task was taken away.
 
         One that was cancelled keeps its claim, and may take its time: its timeout counts.
         """
-        if not (pid := self._scoreboard.pid(slot)):
+        if not (pid := self._scoreboard.pid(row)):
             return
-        batch = self._scoreboard.batch(slot)
+        batch = self._scoreboard.batch(row)
         attempt, now_s = (pid, batch.number, batch.finished), time.monotonic()
-        seen, since_s = self._unwanted.get(slot, (attempt, now_s))
-        self._unwanted[slot] = attempt, (since_s if seen == attempt else now_s)
-        if now_s - self._unwanted[slot][1] < KILL_TAKEN_AFTER_S or self._holds_running(slot, worker):
+        seen, since_s = self._unwanted.get(row, (attempt, now_s))
+        self._unwanted[row] = attempt, (since_s if seen == attempt else now_s)
+        if now_s - self._unwanted[row][1] < KILL_TAKEN_AFTER_S or self._holds_running(row, worker):
             # At each heartbeat: the command may have been sent while nobody listened.
             send(pid, signal.SIGUSR1)
             return
-        logger.error("worker killed, its task was taken away and goes on", extra={"child": f"worker:{slot}"})
-        self._scoreboard.note_kill(slot, KillReason.TAKEN)
+        logger.error("worker killed, its task was taken away and goes on", extra={"child": f"worker:{row}"})
+        self._scoreboard.note_kill(row, KillReason.TAKEN)
         send(pid, signal.SIGKILL)
 
-    def _holds_running(self, slot: int, worker: str) -> bool:
+    def _holds_running(self, row: int, worker: str) -> bool:
         """True unless the worker's handler runs without a claim."""
         held = {batch_place(claim.execution_id) for claim in self._broker.held(worker)}
-        batch = self._scoreboard.batch(slot)
-        return not self._scoreboard.is_busy(slot) or (batch.number, batch.finished) in held
+        batch = self._scoreboard.batch(row)
+        return not self._scoreboard.is_busy(row) or (batch.number, batch.finished) in held
 
     def _note_beat(self) -> None:
         now_s = time.monotonic()
@@ -116,29 +116,29 @@ class Heartbeater:
         self._beat_s = now_s
         self._scoreboard.beat()
 
-    def _end_overdue(self, slot: int, attempt: Overdue) -> float:
+    def _end_overdue(self, row: int, attempt: Overdue) -> float:
         """Kill the worker if its attempt is too far past its timeout; seconds until the next look."""
         if debugging.is_on():
             return HEARTBEAT_S
-        batch = self._scoreboard.batch(slot)
+        batch = self._scoreboard.batch(row)
         if not batch.is_running or batch_place(attempt.execution_id) != (batch.number, batch.finished):
             return HEARTBEAT_S  # another claim of its batch, which has ended or not begun
-        if not self._scoreboard.is_busy(slot) and self._scoreboard.in_hooks_s(slot) < KILL_IN_HOOKS_AFTER_S:
+        if not self._scoreboard.is_busy(row) and self._scoreboard.in_hooks_s(row) < KILL_IN_HOOKS_AFTER_S:
             return HEARTBEAT_S  # it ended, and its outcome is not written yet; or its worker did: the next settles it
         # On the host's own clock too: Redis's may have been put forward.
         late_s = min(attempt.late_s, batch.running_ms / 1000 - attempt.limit_s)
         left_s = KILL_AFTER_S - late_s
         if left_s <= 0:
-            self._kill(slot, attempt, late_s)
+            self._kill(row, attempt, late_s)
         return min(max(left_s, 0.1), HEARTBEAT_S)
 
-    def _kill(self, slot: int, attempt: Overdue, late_s: float) -> None:
-        pid = self._scoreboard.pid(slot)
+    def _kill(self, row: int, attempt: Overdue, late_s: float) -> None:
+        pid = self._scoreboard.pid(row)
         if pid:
             with log_context(**self._fields(attempt)):
-                fields = {"child": f"worker:{slot}", "late_s": round(late_s, 3)}
+                fields = {"child": f"worker:{row}", "late_s": round(late_s, 3)}
                 logger.error("worker killed, its task ignores the timeout", extra=fields)
-            self._scoreboard.note_kill(slot, KillReason.LIMIT, limit_s=attempt.limit_s)
+            self._scoreboard.note_kill(row, KillReason.LIMIT, limit_s=attempt.limit_s)
             send(pid, signal.SIGKILL)
 
     def _fields(self, attempt: Overdue) -> dict[str, Any]:
@@ -146,5 +146,5 @@ class Heartbeater:
         found = (claim.log_fields for claim in held if claim.execution_id == attempt.execution_id)
         return next(found, {"task_id": attempt.task_id})
 
-    def _live_slots(self) -> set[int]:
-        return {slot for slot in self._scoreboard.live() if slot < len(self._worker_names)}
+    def _live_rows(self) -> set[int]:
+        return {row for row in self._scoreboard.live() if row < len(self._worker_names)}

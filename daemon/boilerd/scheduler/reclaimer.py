@@ -26,14 +26,14 @@ class Reclaimer:
     Args:
         broker: Its pool gives this thread a connection of its own.
         scoreboard: Tells how far each worker is in its batch.
-        worker_names: RQ's name of the worker in each slot.
+        worker_names: RQ's name of the worker in each row.
     """
 
     def __init__(self, broker: Broker, scoreboard: Scoreboard, worker_names: Sequence[str]) -> None:
         self._broker = broker
         self._scoreboard = scoreboard
         self._names = worker_names
-        self._ended: dict[int, int] = {}  # slot → number of the batch that was ended last
+        self._ended: dict[int, int] = {}  # row → number of the batch that was ended last
         self._thread = threading.Thread(target=self._watch, name="reclaimer", daemon=True)
 
     def start(self) -> None:
@@ -58,31 +58,31 @@ class Reclaimer:
 
     def _look(self) -> bool:
         """End each batch whose running task is slow; False if there is no batch left to look after."""
-        slots = [slot for slot in range(len(self._names)) if self._scoreboard.has_open_batch(slot)]
-        answers = [self._is_to_be_watched(slot) for slot in slots]  # of each, not up to the first
+        rows = [row for row in range(len(self._names)) if self._scoreboard.has_open_batch(row)]
+        answers = [self._is_to_be_watched(row) for row in rows]  # of each, not up to the first
         return any(answers)
 
-    def _is_to_be_watched(self, slot: int) -> bool:
-        """End the slot's batch if its running task is slow; False if it was ended. In an outage it is tried again."""
-        batch = self._scoreboard.batch(slot)
-        if self._ended.get(slot) == batch.number:
+    def _is_to_be_watched(self, row: int) -> bool:
+        """End the row's batch if its running task is slow; False if it was ended. In an outage it is tried again."""
+        batch = self._scoreboard.batch(row)
+        if self._ended.get(row) == batch.number:
             return False
         # A little early is right: the timer and this clock do not tick together.
         if batch.running_ms < SLOW_S * 800:
             return True
         try:
-            self.end_batch(slot, batch.number)
+            self.end_batch(row, batch.number)
         except Exception as error:  # noqa: BLE001 - a connection that another thread closes may raise anything
             logger.debug("tasks beside a slow one stay where they are", extra={"error": str(error)})
             return True
-        self._ended[slot] = batch.number
+        self._ended[row] = batch.number
         return False
 
-    def end_batch(self, slot: int, number: int) -> None:
+    def end_batch(self, row: int, number: int) -> None:
         """Acknowledge the batch's tasks that have ended, and give back those that have not begun."""
-        name = self._names[slot]
+        name = self._names[row]
         held = self._broker.held(name)
-        now = self._scoreboard.revoke(slot, number)
+        now = self._scoreboard.revoke(row, number)
         if now.number != number:
             return  # the worker has gone on to its next batch
         ended, waiting, _ = sort_batch(held, now)
@@ -90,5 +90,5 @@ class Reclaimer:
             self._broker.acknowledge(name, ended)
         if waiting:
             self._broker.release(name, only=waiting)
-        fields = {"child": f"worker:{slot}", "ended": len(ended), "released": len(waiting)}
+        fields = {"child": f"worker:{row}", "ended": len(ended), "released": len(waiting)}
         logger.debug("batch ended beside a slow task", extra=fields)

@@ -20,7 +20,7 @@ from boilerd.broker.outage import LONGEST_PAUSE_S
 from boilerd.errors import LeaseExpiredError, WorkerDiedError
 from boilerd.process.exit_status import STOPPED_BY_DAEMON
 from boilerd.process.identity import is_alive, is_dead, is_stopped
-from boilerd.process.scoreboard import SCHEDULER_SLOT, Scoreboard
+from boilerd.process.scoreboard import SCHEDULER_ROW, Scoreboard
 from boilerd.scheduler.heartbeat import HEARTBEAT_S
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules, release_held
@@ -41,7 +41,7 @@ class Recoverer:
     Args:
         broker: Of this process alone.
         scoreboard: Tells how the host's workers ended.
-        worker_names: RQ's name of the worker in each slot.
+        worker_names: RQ's name of the worker in each row.
         queues: Where to look for ended leases, beside all queues that hold tasks of boilerd's.
         rules: Decide about lost attempts.
         kept: The outcomes that workers could not write before they had to stop.
@@ -63,7 +63,7 @@ class Recoverer:
         self._scoreboard = scoreboard
         self._worker_names = worker_names
         self._queues = queues
-        self._rules = rules.without_hooks() if scoreboard.died_in_hooks(SCHEDULER_SLOT) else rules
+        self._rules = rules.without_hooks() if scoreboard.died_in_hooks(SCHEDULER_ROW) else rules
         self._kept = kept
         self._clock = clock
         self._grace_since_s = -math.inf
@@ -75,7 +75,7 @@ class Recoverer:
         began_s = self._clock()
         self._write_kept()
         self._release_stopped()
-        with self._scoreboard.running_hooks(SCHEDULER_SLOT):
+        with self._scoreboard.running_hooks(SCHEDULER_ROW):
             for _ in itertools.chain(self._record_attempts_of_dead_daemons(), self._record_attempts_of_ended_leases()):
                 if self._clock() - began_s > LONGEST_STEP_S:
                     return 0.0
@@ -89,23 +89,23 @@ class Recoverer:
     def release_killed(self) -> None:
         """Release what killed workers held; in a drain all workers have ended before the scheduler is told to stop."""
         self._write_kept()
-        for slot, name in enumerate(self._worker_names):
-            if not is_alive(self._scoreboard.pid(slot)):
-                release_held(self._broker, name, child=f"worker:{slot}")
+        for row, name in enumerate(self._worker_names):
+            if not is_alive(self._scoreboard.pid(row)):
+                release_held(self._broker, name, child=f"worker:{row}")
 
     def _write_kept(self) -> None:
         """Write what workers kept that have ended; a successor writes what its predecessor did."""
-        live = {self._worker_names[slot] for slot in self._scoreboard.live() if slot < len(self._worker_names)}
+        live = {self._worker_names[row] for row in self._scoreboard.live() if row < len(self._worker_names)}
         for worker in self._kept.workers():
             if worker not in live:
                 self._kept.write(self._broker, worker)
 
     def _release_stopped(self) -> None:
         """Release what workers held that the daemon stopped, and that have no successor, as in a smaller pool."""
-        for slot, name in enumerate(self._worker_names):
-            if not self._scoreboard.pid(slot) and self._scoreboard.last_exit(slot) == STOPPED_BY_DAEMON:
-                self._rules.settle_dead_worker(self._broker, name, self._scoreboard.batch(slot), None)
-                self._scoreboard.shorten_batch(slot)
+        for row, name in enumerate(self._worker_names):
+            if not self._scoreboard.pid(row) and self._scoreboard.last_exit(row) == STOPPED_BY_DAEMON:
+                self._rules.settle_dead_worker(self._broker, name, self._scoreboard.batch(row), None)
+                self._scoreboard.shorten_batch(row)
 
     def _record_attempts_of_dead_daemons(self) -> Iterator[Claim]:
         """Record as lost what workers held that died with their supervisor; a living one starts successors."""
@@ -145,5 +145,5 @@ class Recoverer:
 
     def _live_workers(self) -> list[str]:
         """Names of the host's workers that live, and are not stopped."""
-        pids = {name: self._scoreboard.pid(slot) for slot, name in enumerate(self._worker_names)}
+        pids = {name: self._scoreboard.pid(row) for row, name in enumerate(self._worker_names)}
         return [name for name, pid in pids.items() if pid and not is_stopped(pid)]

@@ -31,7 +31,7 @@ from boilerd.broker.outage import OutageRetry
 from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableError
 from boilerd.process.exit_status import OK
 from boilerd.process.identity import is_alive, send
-from boilerd.process.scoreboard import SCHEDULER_SLOT, VALKEY_SLOT, Scoreboard
+from boilerd.process.scoreboard import SCHEDULER_ROW, VALKEY_ROW, Scoreboard
 from boilerd.process.signals import ENDS_BROKER, StopRequest
 from boilerd.scheduler.archive_watch import ArchiveWatch
 from boilerd.scheduler.heartbeat import Heartbeater
@@ -69,7 +69,7 @@ class Scheduler:
     Args:
         broker: Of this process alone.
         scoreboard: Tells which workers live.
-        worker_names: RQ's name of the worker in each slot, in order.
+        worker_names: RQ's name of the worker in each row, in order.
         queues: Queues whose waiting tasks it counts for the daemon's status. Its duties are towards these, and
             all others that hold tasks of boilerd's.
         rules: Decide about the attempts of workers that are gone.
@@ -156,7 +156,7 @@ class Scheduler:
 
         A refusal of Redis, and any other error, is logged, and keeps the scheduler from no other duty.
         """
-        self._scoreboard.show_life(SCHEDULER_SLOT)
+        self._scoreboard.show_life(SCHEDULER_ROW)
         try:
             due_in_s = self._outage_retry.call(duty.perform)
         except BrokerRefusedError as error:
@@ -227,7 +227,7 @@ class Scheduler:
 
     def _pause(self, seconds: float) -> bool:
         """Sleep in an outage; False when told to stop."""
-        self._scoreboard.show_life(SCHEDULER_SLOT)
+        self._scoreboard.show_life(SCHEDULER_ROW)
         self._scoreboard.is_broker_away = True
         self._stop.pause(seconds)
         return not self._stop and not self._is_orphaned()
@@ -237,7 +237,7 @@ class Scheduler:
 
         The kernel sends it a moment before `getppid` tells, where threads of the supervisor live on; the loop looks.
         """
-        return self._scoreboard.is_dismissed(SCHEDULER_SLOT) or self._is_orphaned()
+        return self._scoreboard.is_dismissed(SCHEDULER_ROW) or self._is_orphaned()
 
     def _is_orphaned(self) -> bool:
         return os.getppid() != self._parent
@@ -259,7 +259,7 @@ class Scheduler:
 
     def _end_valkey(self) -> None:
         """End the embedded broker when it has written all."""
-        if not (pid := self._scoreboard.pid(VALKEY_SLOT)):
+        if not (pid := self._scoreboard.pid(VALKEY_ROW)):
             return
         with suppress(BrokerError):  # it is gone, or hangs
             # Only asked, not closed: a new daemon may have replaced it behind its socket.

@@ -33,7 +33,7 @@ class Subscriber:
 
     Args:
         connection: Its pool gives the thread a connection of its own.
-        worker_names: RQ's name of the worker in each slot.
+        worker_names: RQ's name of the worker in each row.
         scoreboard: Tells each worker's process ID.
         quiet_s: Silence after which the broker is asked.
     """
@@ -43,7 +43,7 @@ class Subscriber:
     ) -> None:
         self._connection = connection
         self._quiet_s = quiet_s
-        self._slots = {channel_of(name): slot for slot, name in enumerate(worker_names)}
+        self._rows = {channel_of(name): row for row, name in enumerate(worker_names)}
         self._scoreboard = scoreboard
         self._is_stopping = threading.Event()
         # Whoever may publish can send thousands of commands in a second.
@@ -63,7 +63,7 @@ class Subscriber:
         while not self._is_stopping.is_set():
             try:
                 with self._connection.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
-                    channel.subscribe(**dict.fromkeys(self._slots, self._handle))
+                    channel.subscribe(**dict.fromkeys(self._rows, self._handle))
                     self._take_commands(channel)
             except redis.exceptions.NoPermissionError as error:
                 if not is_logged:
@@ -95,14 +95,14 @@ class Subscriber:
                 is_asked = True
 
     def _handle(self, message: dict[str, Any]) -> None:
-        slot = self._slots.get(message["channel"].decode())
+        row = self._rows.get(message["channel"].decode())
         try:
             command = msgspec.json.decode(message["data"], type=dict[str, Any])
         except msgspec.DecodeError:
             with self._ignored:
                 logger.warning("a command that is not JSON was ignored")
             return
-        if slot is None or command.get("command") != "stop-job" or not isinstance(command.get("job_id"), str):
+        if row is None or command.get("command") != "stop-job" or not isinstance(command.get("job_id"), str):
             with self._ignored:
                 logger.warning("a command that is not supported was ignored", extra={"command": str(command)[:200]})
             return
@@ -111,5 +111,5 @@ class Subscriber:
         except BrokerError:
             logger.warning("a cancellation was lost, the broker is unavailable", extra={"task_id": command["job_id"]})
             return
-        if pid := self._scoreboard.pid(slot):
+        if pid := self._scoreboard.pid(row):
             send(pid, signal.SIGUSR1)

@@ -39,7 +39,7 @@ NO_PIPES: dict[str, int | None] = dict.fromkeys(
 
 
 class Child(Subprocess):  # type: ignore[misc]
-    """A child process that has a slot on the scoreboard.
+    """A child process that has a row on the scoreboard.
 
     Supervisor forks it, and decides by its exit status and age whether to start it again. Changed here: signals are
     blocked around the fork; its end is one log line; a child that has booted never counts as a failed start.
@@ -93,7 +93,7 @@ class Child(Subprocess):  # type: ignore[misc]
 
     def _spawn_as_parent(self, pid: int) -> int:
         failpoint("supervisor-forked")
-        self.config.scoreboard.put(self.config.slot, pid)
+        self.config.scoreboard.put(self.config.row, pid)
         logger.debug("process started", extra={"child": self.full_name, "child_pid": pid})
         return int(super()._spawn_as_parent(pid))
 
@@ -102,7 +102,7 @@ class Child(Subprocess):  # type: ignore[misc]
         status = os.waitstatus_to_exitcode(sts)
         is_stopping = self.state == ProcessStates.STOPPING
         has_failed = self._is_starting() and not is_stopping
-        had_booted = self.config.scoreboard.clear(self.config.slot, STOPPED_BY_DAEMON if is_stopping else status)
+        had_booted = self.config.scoreboard.clear(self.config.row, STOPPED_BY_DAEMON if is_stopping else status)
         fields = {"child": self.full_name, "child_pid": pid, "exit": describe_exit(status)}
         if is_stopping or status in {RECYCLED, DONE}:
             logger.debug("process exited", extra=fields)
@@ -115,7 +115,7 @@ class Child(Subprocess):  # type: ignore[misc]
             os.killpg(pid, signal.SIGKILL)
         if had_booted:
             # The start did not fail, whatever ended it: Supervisor must not back off and give up on
-            # the slot because of tasks that kill their workers.
+            # the row because of tasks that kill their workers.
             self.laststart = time.time() - self.config.startsecs - 1
             self.served_s, self._pause_s = time.monotonic(), FIRST_PAUSE_S
             self.has_served, self.failed_starts = True, 0
@@ -129,21 +129,21 @@ class Child(Subprocess):  # type: ignore[misc]
         self.config.options.inbox.wake()
 
     def _is_starting(self) -> bool:
-        return bool(self.config.scoreboard.is_starting(self.config.slot))
+        return bool(self.config.scoreboard.is_starting(self.config.row))
 
     def _describe_failed_start(self, status: int) -> str:
-        reason, _ = self.config.scoreboard.last_kill(self.config.slot)
+        reason, _ = self.config.scoreboard.last_kill(self.config.row)
         if status == -signal.SIGKILL and reason is KillReason.HUNG:
             return "killed, its lifespans hang in code that does not return to Python"
         return describe_exit(status)
 
     def _note_failed_start(self, error: str) -> None:
         """Count it; `error` is what is known of its cause, where the process itself has told nothing."""
-        scoreboard, slot = self.config.scoreboard, self.config.slot
-        if not scoreboard.start_error(slot):
-            scoreboard.note_start_error(slot, error)
+        scoreboard, row = self.config.scoreboard, self.config.row
+        if not scoreboard.start_error(row):
+            scoreboard.note_start_error(row, error)
         self.failed_starts += 1
-        self.start_error = scoreboard.start_error(slot)
+        self.start_error = scoreboard.start_error(row)
 
     def stop(self) -> str | None:
         """Have the child end; it knows that its supervisor wants it.
@@ -153,7 +153,7 @@ class Child(Subprocess):  # type: ignore[misc]
         if self.state == ProcessStates.STOPPING:
             return None
         if self.pid:
-            self.config.scoreboard.dismiss(self.config.slot)
+            self.config.scoreboard.dismiss(self.config.row)
         error: str | None = super().stop()
         return error
 
@@ -192,7 +192,7 @@ class ForkedProcess(Child):
         try:
             self.config.before_fork()
         except BoilerdError as error:
-            self.config.scoreboard.note_start_error(self.config.slot, str(error))
+            self.config.scoreboard.note_start_error(self.config.row, str(error))
             self._note_failed_start("")
             raise ProcessException(str(error)) from error
         return self.config.name, [self.config.name]
@@ -212,7 +212,7 @@ class ForkedProcess(Child):
             status = self.config.target()
         except BaseException:
             # An error of boilerd, not of a task: it counts as a failed start, so that it is tried again less and less.
-            self.config.scoreboard.mark_booted(self.config.slot, has_booted=False)
+            self.config.scoreboard.mark_booted(self.config.row, has_booted=False)
             logger.critical("process crashed", exc_info=True, extra={"child": self.full_name})
         finally:
             printed.flush()
@@ -225,15 +225,15 @@ class ChildConfig(ProcessConfig):  # type: ignore[misc]
 
     Args:
         scoreboard: Where the child notes what it does, and others look up its process ID.
-        slot: Its cell there.
+        row: Its cell there.
     """
 
     process_class: type[Child]
 
-    def __init__(self, options: ServerOptions, *, scoreboard: Scoreboard, slot: int, **params: Any) -> None:
+    def __init__(self, options: ServerOptions, *, scoreboard: Scoreboard, row: int, **params: Any) -> None:
         super().__init__(options, **_default_params() | params)
         self.scoreboard = scoreboard
-        self.slot = slot
+        self.row = row
 
     def make_process(self, group: object = None) -> Child:
         """Supervisor's hook; without our class it would make a Subprocess of its own."""
@@ -279,7 +279,7 @@ def forked_config(
     *,
     priority: int,
     scoreboard: Scoreboard,
-    slot: int,
+    row: int,
     stop_wait_s: float,
     before_fork: Callable[[], None] = lambda: None,
     restarts_always: bool = True,
@@ -292,7 +292,7 @@ def forked_config(
         before_fork=before_fork,
         is_in_foreground=is_in_foreground,
         scoreboard=scoreboard,
-        slot=slot,
+        row=row,
         name=name,
         command=f"(forked) {name}",
         priority=priority,

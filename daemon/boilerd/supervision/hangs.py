@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from boilerd.process import debugging
 from boilerd.process.identity import is_stopped, is_traced, send
-from boilerd.process.scoreboard import SCHEDULER_SLOT, KillReason, Scoreboard, SignsOfLife
+from boilerd.process.scoreboard import SCHEDULER_ROW, KillReason, Scoreboard, SignsOfLife
 from boilerd.supervision.groups import SCHEDULER, WORKER
 
 logger = logging.getLogger("boilerd.supervisor")
@@ -49,7 +49,7 @@ class HangWatch:
         self._scoreboard = scoreboard
         self._clock = clock
         self._looked_s = clock()
-        self._seen: dict[int, tuple[SignsOfLife, float]] = {}  # slot → its signs of life, and since when
+        self._seen: dict[int, tuple[SignsOfLife, float]] = {}  # row → its signs of life, and since when
         self._killed: set[int] = set()
         self.hanging: list[str] = []
 
@@ -61,14 +61,14 @@ class HangWatch:
         if now_s - self._looked_s > LONGEST_PAUSE_S:
             self._seen.clear()
         self._looked_s = now_s
-        slots = [*range(self._scoreboard.slots), SCHEDULER_SLOT]
-        self.hanging = [_name(slot) for slot in slots if self._hangs(slot, now_s)]
+        rows = [*range(self._scoreboard.rows), SCHEDULER_ROW]
+        self.hanging = [_name(row) for row in rows if self._hangs(row, now_s)]
 
-    def _hangs(self, slot: int, now_s: float) -> bool:
-        signs = self._scoreboard.signs_of_life(slot)
-        seen, since_s = self._seen.get(slot, (None, now_s))
+    def _hangs(self, row: int, now_s: float) -> bool:
+        signs = self._scoreboard.signs_of_life(row)
+        seen, since_s = self._seen.get(row, (None, now_s))
         if signs != seen:
-            self._seen[slot] = signs, now_s
+            self._seen[row] = signs, now_s
             return False
         silent_s = now_s - since_s
         if silent_s < TOLD_AFTER_S or not signs.pid or (signs.is_busy and not signs.is_halted):
@@ -76,28 +76,28 @@ class HangWatch:
         if is_traced(signs.pid):
             return False
         is_halted = signs.is_halted or is_stopped(signs.pid)
-        more_s = STOPPED_S if is_halted else self._more_s(slot, signs)
+        more_s = STOPPED_S if is_halted else self._more_s(row, signs)
         if silent_s >= KILLED_AFTER_S + more_s:
-            self._kill(slot, signs.pid, KillReason.STOPPED if is_halted else KillReason.HUNG)
+            self._kill(row, signs.pid, KillReason.STOPPED if is_halted else KillReason.HUNG)
         # That a signal has stopped it, is told elsewhere.
         return not is_halted and silent_s >= TOLD_AFTER_S + more_s
 
-    def _more_s(self, slot: int, signs: SignsOfLife) -> float:
+    def _more_s(self, row: int, signs: SignsOfLife) -> float:
         """How much longer than others this process may be without a sign of life."""
         return max(
             HOOKS_S if signs.in_hooks_since_ms else 0.0,
             AWAY_S if self._scoreboard.is_broker_away else 0.0,
-            SCHEDULER_S if slot == SCHEDULER_SLOT else 0.0,
-            float(self._scoreboard.silence_s(slot)),
+            SCHEDULER_S if row == SCHEDULER_ROW else 0.0,
+            float(self._scoreboard.silence_s(row)),
         )
 
-    def _kill(self, slot: int, pid: int, reason: KillReason) -> None:
+    def _kill(self, row: int, pid: int, reason: KillReason) -> None:
         if pid not in self._killed:  # the kernel may keep one that waits for a disk
             self._killed = {pid, *(self._killed & set(self._scoreboard.live().values()))}
-            logger.error("process killed, it hangs", extra={"child": _name(slot), "child_pid": pid, "reason": reason})
-            self._scoreboard.note_kill(slot, reason)
+            logger.error("process killed, it hangs", extra={"child": _name(row), "child_pid": pid, "reason": reason})
+            self._scoreboard.note_kill(row, reason)
         send(pid, signal.SIGKILL)
 
 
-def _name(slot: int) -> str:
-    return SCHEDULER if slot == SCHEDULER_SLOT else f"{WORKER}:{slot}"
+def _name(row: int) -> str:
+    return SCHEDULER if row == SCHEDULER_ROW else f"{WORKER}:{row}"

@@ -34,10 +34,10 @@ class Pool:
     """The group of worker processes.
 
     Args:
-        group: Supervisor's group; its processes have their slots as names.
-        make_worker: A slot → the configuration of its process.
+        group: Supervisor's group; its processes have their rows as names.
+        make_worker: A row → the configuration of its process.
         scoreboard: Where the workers note that they have booted.
-        on_growth: Called when there are more slots than ever before.
+        on_growth: Called when there are more rows than ever before.
 
     Attributes:
         size: How many workers are wanted.
@@ -58,10 +58,10 @@ class Pool:
         self._restarting: set[str] = set()
         self._since_s = time.monotonic()
         self._has_served = False
-        self.size = self._scoreboard.slots = len(group.processes)
+        self.size = self._scoreboard.rows = len(group.processes)
 
     def scale(self, size: int) -> None:
-        """Have `size` workers; those with the highest slots leave, after their tasks.
+        """Have `size` workers; those with the highest rows leave, after their tasks.
 
         Raises:
             RefusedError: Fewer than one, or more than the settings allow.
@@ -73,8 +73,8 @@ class Pool:
         if size != self.size:
             logger.info("scaling", extra={"workers": size, "before": self.size})
         self.size = size
-        if size > self._scoreboard.slots:
-            self._scoreboard.slots = size
+        if size > self._scoreboard.rows:
+            self._scoreboard.rows = size
             self._on_growth()
 
     def restart(self, names: list[str] | None = None) -> None:
@@ -85,14 +85,14 @@ class Pool:
         """
         processes = self._group.processes
         for name in names or []:
-            if _slot_of(name) not in processes:
+            if _row_of(name) not in processes:
                 raise RefusedError(f"no worker {shown(name)}; there are {WORKER}:0 to {WORKER}:{len(processes) - 1}")
-        for slot in [_slot_of(name) for name in names or processes]:
-            _stop(process := processes[slot])
+        for row in [_row_of(name) for name in names or processes]:
+            _stop(process := processes[row])
             if process.state in STOPPED_STATES:
                 process.spawn()  # now, or Supervisor may do it first, and the next stop would be taken for this one
             else:
-                self._restarting.add(slot)
+                self._restarting.add(row)
 
     def reconcile(self) -> None:
         """Take the next step towards the workers that are wanted."""
@@ -108,9 +108,9 @@ class Pool:
             elif name in self._restarting and process.state in STOPPED_STATES:
                 self._restarting.discard(name)
                 process.spawn()
-        for slot in range(self.size):
-            if str(slot) not in processes:
-                processes[str(slot)] = self._make_worker(slot).make_process(self._group)
+        for row in range(self.size):
+            if str(row) not in processes:
+                processes[str(row)] = self._make_worker(row).make_process(self._group)
 
     def is_ready(self) -> bool:
         """True if every worker serves, except those that crash at the start, or that the system has no room for."""
@@ -141,7 +141,7 @@ class Pool:
 
     def entering(self) -> list[str]:
         """The workers that enter their lifespans."""
-        return [f"{WORKER}:{slot}" for slot in range(self._scoreboard.slots) if self._scoreboard.is_starting(slot)]
+        return [f"{WORKER}:{row}" for row in range(self._scoreboard.rows) if self._scoreboard.is_starting(row)]
 
     def why_none_starts(self, limit_s: float) -> str:
         """Why no worker has ever served: each has failed several times, or once and the time is over; else empty."""
@@ -172,7 +172,7 @@ class Pool:
         self._scoreboard.is_quiet = is_quiet
 
 
-def _slot_of(name: str) -> str:
+def _row_of(name: str) -> str:
     return name.removeprefix(f"{WORKER}:")
 
 

@@ -86,14 +86,14 @@ def program_group(
     *,
     priority: int,
     scoreboard: Scoreboard,
-    slot: int,
+    row: int,
     stop_wait_s: float,
     running: RunningValkey | None,
     why_not_stop: Callable[[], str],
 ) -> ProcessGroupConfig:
     """A group of one program."""
     config = ProgramConfig(
-        options, scoreboard=scoreboard, slot=slot, running=running, why_not_stop=why_not_stop,
+        options, scoreboard=scoreboard, row=row, running=running, why_not_stop=why_not_stop,
         name=name, command=command, priority=priority, stopwaitsecs=stop_wait_s, stopsignal=ENDS_BROKER,
     )  # fmt: skip
     return ProcessGroupConfig(options, name, priority, [config])

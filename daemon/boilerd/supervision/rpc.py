@@ -126,7 +126,7 @@ class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
 
     def _info(self, group: Any, process: Any) -> dict[str, Any]:
         info: dict[str, Any] = self.getProcessInfo(f"{group.config.name}:{process.config.name}")
-        if info["state"] == ProcessStates.STARTING and process.config.scoreboard.has_booted(process.config.slot):
+        if info["state"] == ProcessStates.STARTING and process.config.scoreboard.has_booted(process.config.row):
             # Supervisor waits for a second to pass, but the process has noted itself that it serves.
             info |= {"state": ProcessStates.RUNNING, "statename": "RUNNING"}
             info["description"] = self._interpretProcessInfo(info)

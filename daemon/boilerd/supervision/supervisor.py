@@ -62,7 +62,7 @@ class Booted(NamedTuple):
 
     Attributes:
         groups: The groups to start now: the scheduler and the workers.
-        make_worker: A slot → the configuration of its process, for workers that are added later.
+        make_worker: A row → the configuration of its process, for workers that are added later.
         start_limit_s: How long the first worker may take until it serves, where the others fail.
     """
 
@@ -214,7 +214,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             "missing": pool.missing() if pool else [],
             "entering": pool.entering() if pool else [],
             "failed_starts": pool.failed_starts() if pool else {},
-            "halted": [f"{WORKER}:{slot}" for slot in scoreboard.halted()],
+            "halted": [f"{WORKER}:{row}" for row in scoreboard.halted()],
             "hanging": self._hangs.hanging,
             "status": self._report.status(pool, self._activity(), self._reload.last_error),
         }

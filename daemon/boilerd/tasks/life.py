@@ -16,12 +16,12 @@ class WorkerContext(msgspec.Struct, frozen=True):
 
     Attributes:
         name: As `boilerd worker ls` shows it; the worker that replaces it has the same.
-        slot: Its number in this daemon, from 0.
+        number: Its number in this daemon, from 0: that of ``worker:0`` in `supervisorctl status`.
         queues: The names of the queues that it serves.
     """
 
     name: str
-    slot: int
+    number: int
     queues: tuple[str, ...] = ()
 
 

@@ -64,7 +64,7 @@ class GuardedLife:
         if self._stop or not self.has_lifespans:
             return not self._stop
         limits, began_s = self._limits, time.monotonic()
-        self._scoreboard.begin_start(self._worker.slot, limits.start_s + limits.stop_s)
+        self._scoreboard.begin_start(self._worker.number, limits.start_s + limits.stop_s)
         error = TimeoutError(f"lifespans took longer than start_timeout, {limits.start_s:g} s")
         lived = entered(self._life, self._worker)
         try:
@@ -91,7 +91,7 @@ class GuardedLife:
         lived, self._lived = self._lived, None
         failed = FAILED if status in {OK, RECYCLED} else status
         limit_s = self._stop_limit_s()
-        self._scoreboard.allow_silence(self._worker.slot, limit_s + GRACE_S)
+        self._scoreboard.allow_silence(self._worker.number, limit_s + GRACE_S)
         error = TimeoutError(f"lifespans took longer to leave than {limit_s:.3g} s, of stop_timeout or of the drain")
         try:
             with self._guard.limit(limit_s, error, GRACE_S, lambda: _give_up("worker ends in its lifespans", failed)):
@@ -124,12 +124,12 @@ class GuardedLife:
             return
         put_back()
         line = describe(error)
-        self._scoreboard.note_start_error(self._worker.slot, line)
+        self._scoreboard.note_start_error(self._worker.number, line)
         logger.error("worker did not start", exc_info=error, extra={"error": line})
 
     def _give_up_start(self) -> None:
         line = "lifespans ignored start_timeout"
-        self._scoreboard.note_start_error(self._worker.slot, line)
+        self._scoreboard.note_start_error(self._worker.number, line)
         _give_up("worker did not start", FAILED, error=line)
 
 

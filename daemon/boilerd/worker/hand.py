@@ -31,7 +31,7 @@ class Hand:
         order: Which queues to try for each claim.
         prefetch: How many tasks to claim at once.
         scoreboard: Shows how far the batch is; the scheduler takes the rest from it there.
-        slot: The worker's cells there.
+        row: The worker's cells there.
         stop: Nothing is claimed once this is requested.
         register: Puts the worker into RQ's registry again, where Redis has forgotten it.
 
@@ -48,7 +48,7 @@ class Hand:
         order: ClaimOrder,
         prefetch: Prefetch,
         scoreboard: Scoreboard,
-        slot: int,
+        row: int,
         stop: StopRequest,
         register: Callable[[], None],
     ) -> None:
@@ -57,7 +57,7 @@ class Hand:
         self._order = order
         self._prefetch = prefetch
         self._scoreboard = scoreboard
-        self._slot = slot
+        self._row = row
         self._stop = stop
         self._register = register
         self.claims: deque[Claim] = deque()
@@ -79,10 +79,10 @@ class Hand:
                 continue
             if not self.claims:
                 return None
-            if self._scoreboard.begin(self._slot):
+            if self._scoreboard.begin(self._row):
                 return self.claims.popleft()
             self.claims.clear()  # the scheduler gave them back
-            self._scoreboard.shorten_batch(self._slot)
+            self._scoreboard.shorten_batch(self._row)
         return None
 
     def wait(self, timeout_s: float) -> None:
@@ -100,7 +100,7 @@ class Hand:
 
     def finish(self) -> None:
         """Note that the task taken last has ended, and its outcome is written or a completion."""
-        self._scoreboard.finish(self._slot)
+        self._scoreboard.finish(self._row)
 
     def give_back(self) -> None:
         """Release the claims that have not begun: they go to the head of their queue."""
@@ -108,7 +108,7 @@ class Hand:
             only = [claim.execution_id for claim in self.claims]
             self.claims.clear()
             self._broker.release(self._name, only)
-            self._scoreboard.shorten_batch(self._slot)
+            self._scoreboard.shorten_batch(self._row)
 
     def acknowledge(self) -> None:
         """Acknowledge the completions, release what Redis may hold beside them, claim nothing."""
@@ -132,7 +132,7 @@ class Hand:
             self._release_unknown()
         # The completions may be with Redis already: an unsure hand sends them again, and the scheduler
         # acknowledges from behind a slow task. Redis then calls them lost, and they are not.
-        may_be_acknowledged = self._is_unsure or self._scoreboard.is_revoked(self._slot)
+        may_be_acknowledged = self._is_unsure or self._scoreboard.is_revoked(self._row)
         self._is_unsure = True  # until the answer is here
         queues = self._order.draw() if may_claim and not self._stop else ()
         limit = 0 if is_busy else self._prefetch.limit()
@@ -152,7 +152,7 @@ class Hand:
         self.claims.extend(claims)
         self._late_after_s = time.monotonic() + HOLD_S
         number, _ = batch_place(claims[0].execution_id)
-        self._scoreboard.open_batch(self._slot, number, len(claims))
+        self._scoreboard.open_batch(self._row, number, len(claims))
         if len(claims) > 1:
             # For each batch: a task's code may have set its own.
             signal.set_wakeup_fd(self._scoreboard.alarm_fds[1], warn_on_full_buffer=False)

@@ -53,7 +53,7 @@ class OutagePause:
         drain_s: How long a drain may take.
         has_outcome: Whether the worker has an outcome that is not written yet.
         scoreboard: Shows that the worker waits for the broker.
-        slot: The worker's cells there.
+        row: The worker's cells there.
         keep: Called in a drain, before each pause: keeps the outcomes where a kill does not take them.
     """
 
@@ -65,7 +65,7 @@ class OutagePause:
         drain_s: float,
         has_outcome: Callable[[], bool],
         scoreboard: Scoreboard,
-        slot: int,
+        row: int,
         keep: Callable[[], None] = lambda: None,
     ) -> None:
         self._stop = stop
@@ -73,18 +73,18 @@ class OutagePause:
         self._drain_s = drain_s
         self._has_outcome = has_outcome
         self._scoreboard = scoreboard
-        self._slot = slot
+        self._row = row
         self._keep = keep
 
     def __call__(self, seconds: float) -> bool:
         """Sleep, but no longer than until a stop is requested; whether to try again."""
         if os.getppid() != self._parent:
             self._stop.make()
-        self._scoreboard.mark_waiting(self._slot, is_waiting=True)
+        self._scoreboard.mark_waiting(self._row, is_waiting=True)
         if self._stop:
             self._keep()
             select.select([], [], [], min(seconds, LONGEST_DRAIN_PAUSE_S))
         else:
             self._stop.pause(seconds)
-        self._scoreboard.mark_waiting(self._slot, is_waiting=False)
+        self._scoreboard.mark_waiting(self._row, is_waiting=False)
         return not self._stop or (self._has_outcome() and self._stop.age_s() < self._drain_s)

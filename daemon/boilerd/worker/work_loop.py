@@ -57,7 +57,7 @@ class WorkLoop:
         runner: Runs the attempts; listens to its signals when the work begins.
         stop: Ends the work; listens by then, too.
         life: Entered before the first claim, and left when the last outcome is written.
-        title, order, rules, limits, prefetch, scoreboard, slot, kept: See `Worker`.
+        title, order, rules, limits, prefetch, scoreboard, row, kept: See `Worker`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class WorkLoop:
         limits: Limits,
         prefetch: Prefetch,
         scoreboard: Scoreboard,
-        slot: int,
+        row: int,
         kept: KeptOutcomes,
         life: GuardedLife,
     ) -> None:
@@ -87,7 +87,7 @@ class WorkLoop:
         self._limits = limits
         self._prefetch = prefetch
         self._scoreboard = scoreboard
-        self._slot = slot
+        self._row = row
         self._parent = os.getpid()
         self._recycling = Recycling(limits)
         #: True while an outcome that is no completion waits to be written; what failed, if it is a failure.
@@ -103,7 +103,7 @@ class WorkLoop:
             drain_s=limits.drain_s,
             has_outcome=lambda: self._is_settling or bool(self._hand.completions),
             scoreboard=scoreboard,
-            slot=slot,
+            row=row,
             keep=self._keep_outcomes,
         )
         self._broker = ResilientBroker(broker, pause)
@@ -113,7 +113,7 @@ class WorkLoop:
             order=order,
             prefetch=prefetch,
             scoreboard=scoreboard,
-            slot=slot,
+            row=row,
             stop=stop,
             register=rq_worker.register_birth,
         )
@@ -134,17 +134,17 @@ class WorkLoop:
     def _live(self) -> int:
         """Enter the lifespans, serve, and leave RQ's registry; the exit status."""
         # At once: the scheduler takes the mark of a predecessor for that of this process.
-        has_died_in_hooks = self._scoreboard.died_in_hooks(self._slot)
+        has_died_in_hooks = self._scoreboard.died_in_hooks(self._row)
         self._broker.together(self._rq_worker.register_birth)
         if not self._life.has_lifespans:
-            self._scoreboard.mark_booted(self._slot)
+            self._scoreboard.mark_booted(self._row)
         rules = self._rules.without_hooks() if has_died_in_hooks else self._rules
         self._broker.together(lambda: self._settle_predecessor(rules))
         if self._life.enter():
             if self._life.has_lifespans:
                 self._runner.keep_surroundings()
             # From now on its end does not count as a failed start.
-            self._scoreboard.mark_booted(self._slot)
+            self._scoreboard.mark_booted(self._row)
             status = self._serve()
         else:
             status = OK if self._stop else FAILED
@@ -171,7 +171,7 @@ class WorkLoop:
                 return DONE
             else:
                 self._rules.refusals.tell()
-                self._scoreboard.show_life(self._slot)
+                self._scoreboard.show_life(self._row)
                 self._hand.wait(self._limits.idle_s * (0.5 + random.random()))
             self._look_for_parent()
         return OK
@@ -183,7 +183,7 @@ class WorkLoop:
         self._show("quiet")
         while self._scoreboard.is_quiet and not self._stop:
             self._stop.pause(QUIET_POLL_S)
-            self._scoreboard.show_life(self._slot)
+            self._scoreboard.show_life(self._row)
             self._look_for_parent()
         self._show("waiting")
 
@@ -231,7 +231,7 @@ class WorkLoop:
         if runtime.unsent:
             runtime.send_progress()  # before the outcome: whoever waits sees it
         failpoint("after-handler")
-        self._scoreboard.mark_busy(self._slot, is_busy=False)  # where a signal came in between
+        self._scoreboard.mark_busy(self._row, is_busy=False)  # where a signal came in between
         if not self._hand.claims:
             self._show("waiting")
         self._recycling.tasks += 1
@@ -239,7 +239,7 @@ class WorkLoop:
 
     def _settle(self, claim: Claim, task: Task, outcome: Failed) -> None:
         """Decide once, however often the failure must be sent: deciding calls the application's hooks."""
-        with self._scoreboard.running_hooks(self._slot):
+        with self._scoreboard.running_hooks(self._row):
             failure = self._rules.decide_failure(task, outcome.error, outcome.traceback)
         self._runner.put_back()
         put_back()
@@ -258,18 +258,18 @@ class WorkLoop:
         The hooks are asked again in another try: the mark that they run must not last through a pause.
         """
         self._kept.write(self._broker.once, self._name)
-        status = self._scoreboard.last_exit(self._slot)
+        status = self._scoreboard.last_exit(self._row)
         died = None if status == STOPPED_BY_DAEMON else WorkerDiedError(self._describe_death(status))
-        with self._scoreboard.running_hooks(self._slot):
-            rules.settle_dead_worker(self._broker.once, self._name, self._scoreboard.batch(self._slot), died)
-        self._scoreboard.open_batch(self._slot, 0, 0)
-        self._scoreboard.note_kill(self._slot, KillReason.NONE)
+        with self._scoreboard.running_hooks(self._row):
+            rules.settle_dead_worker(self._broker.once, self._name, self._scoreboard.batch(self._row), died)
+        self._scoreboard.open_batch(self._row, 0, 0)
+        self._scoreboard.note_kill(self._row, KillReason.NONE)
         self._has_settled_predecessor = True
 
     def _describe_death(self, status: int) -> str:
         """How the predecessor ended, and why, if the daemon killed it."""
         death = f"worker died: {describe_exit(status)}"
-        reason, limit_s = self._scoreboard.last_kill(self._slot)
+        reason, limit_s = self._scoreboard.last_kill(self._row)
         if status != -signal.SIGKILL or reason is KillReason.NONE:
             return death
         return f"{death}, because {_WHY_KILLED[reason].format(limit_s)}"

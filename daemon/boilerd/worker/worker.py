@@ -40,7 +40,7 @@ class Worker:
 
     Args:
         connection: A client that has not connected; only the child may use it.
-        name: ``host.run.slot``. A respawned worker has its predecessor's name, and first settles
+        name: ``host.run.row``. A respawned worker has its predecessor's name, and first settles
             what that one held.
         title: Its name in `ps`, such as ``worker:3``.
         order: Which queues to try for each claim.
@@ -48,7 +48,7 @@ class Worker:
         limits: When to end.
         prefetch: How many tasks to claim at once.
         scoreboard: Where it notes that it has booted, and is busy; and learns how its predecessor ended.
-        slot: Its cells there.
+        row: Its cells there.
         address: How Redis knows this host.
         kept: Where outcomes go that cannot be written when it has to stop.
         archive_limit: See `Broker`.
@@ -67,7 +67,7 @@ class Worker:
         limits: Limits,
         prefetch: Prefetch,
         scoreboard: Scoreboard,
-        slot: int,
+        row: int,
         address: str,
         kept: KeptOutcomes,
         archive_limit: int = DEFAULT_ARCHIVE_LIMIT,
@@ -78,10 +78,10 @@ class Worker:
         self._connection = connection
         self._drain_s = limits.drain_s
         broker = Broker(connection, archive_limit=archive_limit)
-        handler = rules.middleware(_shown_as_busy(rules.handler, scoreboard, slot))
+        handler = rules.middleware(_shown_as_busy(rules.handler, scoreboard, row))
         self._runner = AttemptRunner(handler, surroundings=surroundings, listens=False)
         self._stop = StopRequest(self._on_stop, listens=False)
-        context = WorkerContext(name, slot, tuple(order.names))
+        context = WorkerContext(name, row, tuple(order.names))
         self._life = GuardedLife(life, context, limits, self._stop, scoreboard)
         self._loop = WorkLoop(
             broker,
@@ -94,7 +94,7 @@ class Worker:
             limits=limits,
             prefetch=prefetch,
             scoreboard=scoreboard,
-            slot=slot,
+            row=row,
             kept=kept,
             life=self._life,
         )
@@ -121,14 +121,14 @@ class Worker:
         setproctitle(f"boilerd: {self.title} child")
 
 
-def _shown_as_busy(handler: Handler, scoreboard: Scoreboard, slot: int) -> Handler:
+def _shown_as_busy(handler: Handler, scoreboard: Scoreboard, row: int) -> Handler:
     """The handler, noted on the scoreboard while it runs: it has limits of its own, what is around it must be short."""
 
     def run(task: Task) -> Any:
-        scoreboard.mark_busy(slot, is_busy=True)
+        scoreboard.mark_busy(row, is_busy=True)
         try:
             return handler(task)
         finally:
-            scoreboard.mark_busy(slot, is_busy=False)
+            scoreboard.mark_busy(row, is_busy=False)
 
     return run
