@@ -1,5 +1,7 @@
 """The scoreboard: shared memory of the supervisor and its children."""
 
+import math
+
 import pytest
 
 from boilerd.process.scoreboard import ROWS, SCHEDULER_ROW, SUPERVISOR_ROW, Scoreboard
@@ -152,3 +154,59 @@ print(json.dumps(scoreboard.live() == {7: child}))
 """)
 
     assert found is True
+
+
+def test_a_board_tells_of_the_tasks_that_a_worker_with_slots_runs() -> None:
+    board = Scoreboard()
+
+    board.note_slots(3, 500)
+    board.note_running(3, 7)
+    board.note_stuck(3, 2)
+    board.retire(3)
+
+    assert (board.slots(3), board.running(3), board.stuck(3), board.is_retiring(3)) == (500, 7, 2, True)
+    assert board.busy() == 7
+    assert (board.slots(4), board.running(4), board.stuck(4), board.is_retiring(4)) == (1, 0, 0, False)
+
+
+def test_a_board_forgets_the_tasks_of_a_worker_that_ended_but_not_its_slots() -> None:
+    board = Scoreboard()
+    board.note_slots(3, 500)
+    board.note_running(3, 7)
+    board.note_stuck(3, 2)
+    board.retire(3)
+    board.beat_loop(3)
+    board.note_limit(3, -1)
+
+    board.clear(3, 0)
+
+    assert (board.slots(3), board.running(3), board.stuck(3), board.is_retiring(3)) == (500, 0, 0, False)
+    assert (board.loop_age_s(3), board.overdue_s(3)) == (0, -math.inf)
+
+
+@pytest.mark.parametrize("in_s", [-100, -5, 5, 100_000])
+def test_a_board_tells_how_late_the_first_limit_of_a_worker_is(in_s: float) -> None:
+    board = Scoreboard()
+
+    board.note_limit(3, in_s)
+
+    assert board.overdue_s(3) == pytest.approx(-in_s, abs=2)
+
+
+@pytest.mark.parametrize("in_s", [None, math.inf, 1e9])
+def test_a_board_knows_no_limit_that_is_weeks_away(in_s: float | None) -> None:
+    board = Scoreboard()
+
+    board.note_limit(3, in_s)
+
+    assert board.overdue_s(3) == -math.inf
+
+
+def test_a_loop_on_which_nothing_runs_is_never_late() -> None:
+    board = Scoreboard()
+    board.beat_loop(3)
+    assert board.loop_age_s(3) < 60
+
+    board.beat_loop(3, is_needed=False)
+
+    assert board.loop_age_s(3) == 0

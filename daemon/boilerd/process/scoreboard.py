@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: More rows than a host will ever run; 76 bytes each, and room for one error.
+#: More rows than a host will ever run; 96 bytes each, and room for one error.
 ROWS = 1024
 #: The rows of the scheduler, the embedded broker, the supervisor and the watcher; workers have the ones from 0 on.
 SCHEDULER_ROW = ROWS - 1
@@ -34,7 +34,7 @@ LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.
 _CELL_RANGE = 2**31
 #: Arrays: one for each field of a row, and the last for the daemon's own fields.
-_ARRAYS = 19
+_ARRAYS = 24
 #: Positions in the last array.
 _IS_QUIET, _IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(7)
 #: Bytes of an error's text, with a byte that tells their number.
@@ -124,6 +124,11 @@ class Scoreboard:
         self._kills = next(arrays)  # why the daemon killed the last process: a number of `_REASONS`
         self._kill_limits_s = next(arrays)
         self._silence_s = next(arrays)
+        self._beats_ms = next(arrays)  # 0: nothing runs on its loop
+        self._limits_ms = next(arrays)  # 0: there is none
+        self._stuck = next(arrays)
+        self._slots = next(arrays)
+        self._retiring = next(arrays)
         self._daemon = next(arrays)
         self._start_errors = mmap.mmap(-1, ROWS * _TEXT_BYTES)
         self.beat()  # the first may take its time
@@ -150,6 +155,7 @@ class Scoreboard:
         had_booted = bool(self._booted[row])
         self._pids[row] = self._booted[row] = self._busy[row] = self._waiting[row] = self._halted[row] = 0
         self._dismissed[row] = self._silence_s[row] = 0
+        self._beats_ms[row] = self._limits_ms[row] = self._stuck[row] = self._retiring[row] = 0
         self._exits[row] = exit_status
         return had_booted
 
@@ -220,6 +226,63 @@ class Scoreboard:
     def busy(self) -> int:
         """Number of workers that run a task."""
         return sum(self._busy)
+
+    # --- A worker with several slots
+
+    def note_slots(self, row: int, slots: int) -> None:
+        """Note how many tasks the worker of `row` runs at once; the supervisor calls this before it forks one."""
+        self._slots[row] = slots
+
+    def slots(self, row: int) -> int:
+        """How many tasks the worker of `row` runs at once; 0 is 1, where nobody has noted it."""
+        return self._slots[row] or 1
+
+    def note_running(self, row: int, count: int) -> None:
+        """Note how many tasks the worker runs; one that has several slots calls this in place of `mark_busy`."""
+        self._busy[row] = count
+
+    def running(self, row: int) -> int:
+        """How many tasks the worker of `row` runs."""
+        return self._busy[row]
+
+    def note_stuck(self, row: int, count: int) -> None:
+        """Note how many of them go on although they were interrupted several times; the worker calls this."""
+        self._stuck[row] = count
+
+    def stuck(self, row: int) -> int:
+        """How many tasks of the worker go on although they were interrupted several times."""
+        return self._stuck[row]
+
+    def beat_loop(self, row: int, *, is_needed: bool = True) -> None:
+        """Note that the worker's event loop gets on, or that nothing runs on it; the loop calls this."""
+        self._beats_ms[row] = (_now_ms() or 1) if is_needed else 0
+
+    def loop_age_s(self, row: int) -> float:
+        """Seconds since the worker's event loop got on the last time; 0: nothing runs on it."""
+        since_ms = self._beats_ms[row]
+        return (_now_ms() - since_ms) % _CELL_RANGE / 1000 if since_ms else 0.0
+
+    def note_limit(self, row: int, in_s: float | None) -> None:
+        """Note in how many seconds the first of the worker's tasks has to end; None: none has to."""
+        if in_s is None or in_s * 1000 > _CELL_RANGE // 2:
+            self._limits_ms[row] = 0
+        else:
+            self._limits_ms[row] = (_now_ms() + round(in_s * 1000)) % _CELL_RANGE or 1
+
+    def overdue_s(self, row: int) -> float:
+        """For how many seconds a task of the worker runs beyond its limit; negative: it will; -inf: it has none."""
+        if not (limit_ms := self._limits_ms[row]):
+            return -math.inf
+        late_ms = (_now_ms() - limit_ms) % _CELL_RANGE
+        return (late_ms if late_ms < _CELL_RANGE // 2 else late_ms - _CELL_RANGE) / 1000
+
+    def retire(self, row: int) -> None:
+        """Note that the worker claims nothing more, and ends when its tasks have; it calls this."""
+        self._retiring[row] = True
+
+    def is_retiring(self, row: int) -> bool:
+        """True if the worker of `row` claims nothing more, and ends when its tasks have."""
+        return bool(self._retiring[row])
 
     def mark_waiting(self, row: int, *, is_waiting: bool) -> None:
         """Note that the broker does not let a worker through; it calls this before and after each pause for that."""

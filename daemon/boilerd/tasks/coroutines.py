@@ -67,7 +67,7 @@ class _Loop:
                 " that is async def itself, call it as `await asyncio.to_thread(run, mux, …)`, or drain with"
                 " `await client.adrain()`"
             )
-        loop = self._get_loop()
+        loop = self.get_loop()
         self._interrupt = None
         coroutine = awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable)
         try:
@@ -78,13 +78,13 @@ class _Loop:
 
     def stay(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> asyncio.Task[Any]:
         """Make a task that goes on while others run, and of which nobody is warned."""
-        task = self._get_loop().create_task(coroutine, context=context)
+        task = self.get_loop().create_task(coroutine, context=context)
         self._told.add(task)
         return task
 
     def future(self) -> asyncio.Future[Any]:
         """Make a future of this loop."""
-        return self._get_loop().create_future()
+        return self.get_loop().create_future()
 
     def finish(self, task: asyncio.Task[Any], until: asyncio.Future[Any] | None = None) -> Any:
         """Run the loop until the task has ended, is interrupted, or `until` is done; its result, if it has ended."""
@@ -104,7 +104,8 @@ class _Loop:
         finally:
             self._main = None
 
-    def _get_loop(self) -> asyncio.AbstractEventLoop:
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Get the loop."""
         if self._runner is None:
             self._runner = asyncio.Runner()
             atexit.register(_close, self._runner)
@@ -241,6 +242,8 @@ def _is_in_loop() -> bool:
 
 _loop = _Loop()
 interrupt = _loop.interrupt
+#: The process's loop, made at the first call.
+kept_loop = _loop.get_loop
 
 
 def synchronous(handler: Callable[..., Any]) -> Callable[..., Any]:

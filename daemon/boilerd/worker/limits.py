@@ -34,6 +34,25 @@ class Limits:
     stop_s: float = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class SlotLimits:
+    """What a worker with several slots may do.
+
+    Attributes:
+        slots: How many tasks it runs at once.
+        loop: ``auto``, ``asyncio`` or ``uvloop``; auto is uvloop where it is installed.
+        blocked_after_s: A loop that does not get on for so long is told of.
+        max_stuck: Stuck tasks in whose place others may run; with more of them the worker retires.
+        stuck_s: It also retires when one has been stuck for so long.
+    """
+
+    slots: int = 1
+    loop: str = "auto"
+    blocked_after_s: float = 1.0
+    max_stuck: int = 1
+    stuck_s: float = 60.0
+
+
 class Recycling:
     """Decides when a worker is recycled.
 

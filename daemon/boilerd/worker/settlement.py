@@ -6,13 +6,14 @@ its attempt all the same: Redis refuses that outcome, a failure's in `record_fai
 """
 
 import functools
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure, batch_place
@@ -96,6 +97,15 @@ class Rules:
         return cls(
             mux, functools.partial(_may_call, mux), policy, mux.hooks, middleware, refusals or Folding(logger), declared
         )
+
+    def is_async(self, task_type: str) -> bool:
+        """True if the type's handler is `async def`: a worker with slots runs it on its loop."""
+        return isinstance(self.handler, ServeMux) and inspect.iscoroutinefunction(self.handler.match(task_type))
+
+    async def arun(self, task: Task) -> Any:
+        """Run a task whose handler is `async def` on the running loop, inside the middleware."""
+        handler = self.handler.match(task.type) if isinstance(self.handler, ServeMux) else self.handler
+        return await handler(task)  # type: ignore[misc]
 
     def task_of(self, claim: Claim) -> Task | None:
         """The claimed task with its final number of retries: the client's, else its policy's; None: it cannot run."""
