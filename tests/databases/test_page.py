@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from boilerd import Client, Inspector
+from boilerd import Client, Inspector, TaskState
 from pages import DOCS, blocks, codes, prose
 from postgres import Postgres
-from support import QUICK_RETRY, StartDaemon, Valkey
+from support import QUICK_RETRY, StartDaemon, Valkey, wait_until
 from walkthrough import Session
 
 PAGE = DOCS / "databases.md"
@@ -52,8 +52,11 @@ def run(
         (directory / f"{module}.py").write_text(text.replace(URL, postgres.url) + more)
         info = client.enqueue(task_type, payload, retention=60, **options)
         env = {"BOILERD_APP": f"{module}:mux", **QUICK_RETRY}
-        daemon = start_daemon("--burst", "--concurrency", "2", directory=directory, env=env)
-        assert daemon.wait() == 0
+        # Not a burst, which does not wait for the retry of a task whose worker was killed.
+        daemon = start_daemon("--concurrency", "2", directory=directory, env=env)
+        ends = {TaskState.COMPLETED, TaskState.ARCHIVED}
+        wait_until(lambda: inspector.task(info.id).state in ends, "the task has ended")
+        assert daemon.stop() == 0
         assert not daemon.lines(WARNING)
         return inspector.task(info.id).result
 
