@@ -69,4 +69,7 @@ def _with_daemon(found: "Explanation", settings: Settings) -> "Explanation":
     from boilerd.broker.reasons import quiet_daemon  # noqa: PLC0415 - other commands do without
     from boilerd.cli.rpc_client import read_status  # noqa: PLC0415 - XML-RPC takes its time to import
 
-    return quiet_daemon(found) if read_status(settings.control_socket()).info.get("is_quiet") else found
+    info = read_status(settings.control_socket()).info
+    quiet = {pool["name"] for pool in info.get("pools", []) if pool["is_quiet"]}
+    serving = {pool.name for pool in settings.worker_pools() if found.queue in pool.queues}
+    return quiet_daemon(found) if info.get("is_quiet") or serving <= quiet else found
