@@ -76,7 +76,7 @@ COMPLETION_LENGTH = 8
 
 
 def completion_args(completion: Completion) -> tuple[str | bytes, ...]:
-    """The completion as advance.lua reads it, in `completion_at`."""
+    """The completion as ending.lua reads it, in `completion_at`."""
     claim = completion.claim
     return (
         claim.task_id,

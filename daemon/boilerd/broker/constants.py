@@ -32,14 +32,14 @@ HOLDS_MORE, LOOK_AGAIN = 1, 2
 STORED_PENDING, STORED_SCHEDULED, ID_TAKEN, QUEUE_FULL, ID_REMEMBERED = 1, 2, 0, -1, -3
 #: Stands behind the answers of enqueue.lua where there are workers, but none that works on the queue asked for.
 UNSERVED = -2
-#: The fields of a job hash that a claim reads, in the order in which advance.lua answers.
+#: The fields of a job hash that a claim reads, in the order in which taking.lua answers.
 CLAIMED_FIELDS = (
     "data", "status", "task_type", "concurrency_key", "alone", "ended_at", "ttl", "unique_key", "timeout", "deadline",
     "result_ttl", "max_retries", "retries_left", "number_of_retries", "retry_intervals", "enqueued_at", "repeats_left",
     "runs",
 )  # fmt: skip
 
-#: The fields that advance.lua itself looks at.
+#: The fields that taking.lua itself looks at.
 _LOOKED_AT = ("data", "status", "concurrency_key", "alone", "ended_at", "ttl")
 
 #: File in lua/ → the constants that it uses: each becomes a local variable in front of its text.
@@ -58,10 +58,9 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "REGISTRY_OF": states.REGISTRY_OF,
         "STATE_OF": states.STATE_OF,
     },
-    "advance": {
-        "HOLDS_MORE": HOLDS_MORE,
-        "LOOK_AGAIN": LOOK_AGAIN,
-        "COMPLETION_LENGTH": COMPLETION_LENGTH,
+    "advance": {"HOLDS_MORE": HOLDS_MORE, "LOOK_AGAIN": LOOK_AGAIN},
+    "ending": {"COMPLETION_LENGTH": COMPLETION_LENGTH},
+    "taking": {
         "REGISTRY_OF": states.REGISTRY_OF,
         "CLAIMED_FIELDS": CLAIMED_FIELDS,
         **{field.upper(): CLAIMED_FIELDS.index(field) + 1 for field in _LOOKED_AT},

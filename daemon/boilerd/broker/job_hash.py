@@ -168,7 +168,7 @@ def to_answer(task: NewTask, answer: int | bytes) -> TaskState | BoilerdError:
 
 
 def claimed_fields(values: Sequence[bytes | None]) -> dict[bytes, bytes]:
-    """The fields of a claimed job that are there, from advance.lua's answer."""
+    """The fields of a claimed job that are there, as taking.lua answers."""
     return {name: value for name, value in zip(_CLAIMED_FIELDS, values, strict=False) if value is not None}
 
 

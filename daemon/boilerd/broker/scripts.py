@@ -42,6 +42,8 @@ def script_source(name: str) -> str:
     parts = ("common", "locks", "store") if stores else ("common", "claims")
     if name == "act":
         parts = ("common", "claims", "locks")
+    elif name == "advance":
+        parts = ("common", "claims", "ending", "taking")
     elif name == "arrive":
         parts, stores = ("common", "locks"), True
     # A script that stores no new task makes room, or keeps what is there: it must go on when Redis is full.
