@@ -26,8 +26,9 @@ SLICE, KEYS_SLICE = 250, 50
 BELL_LENGTH = 128
 #: How long Redis keeps a bell, or an alarm, that nobody hears.
 BELL_TTL_S = 300
-#: Why advance.lua claimed nothing although tasks may wait: the worker holds another claim; not all were looked at.
-HOLDS_MORE, LOOK_AGAIN = 1, 2
+#: Why advance.lua or serve.lua claimed nothing although tasks may wait: the worker holds another claim; not all were
+#: looked at; the call came too late.
+HOLDS_MORE, LOOK_AGAIN, IS_STALE = 1, 2, 3
 #: How store.lua answers; any other answer is the ID of the task that holds the unique lock.
 STORED_PENDING, STORED_SCHEDULED, ID_TAKEN, QUEUE_FULL, ID_REMEMBERED = 1, 2, 0, -1, -3
 #: Stands behind the answers of enqueue.lua where there are workers, but none that works on the queue asked for.
@@ -59,6 +60,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "STATE_OF": states.STATE_OF,
     },
     "advance": {"HOLDS_MORE": HOLDS_MORE, "LOOK_AGAIN": LOOK_AGAIN},
+    "serve": {"LOOK_AGAIN": LOOK_AGAIN, "IS_STALE": IS_STALE},
     "ending": {"COMPLETION_LENGTH": COMPLETION_LENGTH},
     "taking": {
         "REGISTRY_OF": states.REGISTRY_OF,

@@ -44,6 +44,10 @@ local function enter_key(queue, job)
   return true
 end
 
+-- Whether several tasks of a queue with max_active may be claimed at once: where each begins at once, and none waits
+-- for those before it while it counts as active.
+local claims_several = false
+
 -- How many tasks may be claimed from the queue now.
 local function claimable_in(queue)
   local length = redis.pcall('LLEN', RQ .. ':queue:' .. queue)
@@ -52,14 +56,15 @@ local function claimable_in(queue)
     note_empty(queue)
     return 0
   end
+  local share = math.min(limit, 1 + math.floor(length / parts))
   local active = redis.pcall('ZCARD', RQ .. ':wip:' .. queue)
   if type(active) ~= 'number' then return 0 end
   if is_restricted then
     if redis.pcall('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
     local max_active = tonumber(redis.pcall('HGET', OWN .. ':limits', queue .. ':max_active')) or 0
-    if max_active > 0 then return active < max_active and 1 or 0 end
+    if max_active > 0 then return math.max(0, math.min(claims_several and share or 1, max_active - active)) end
   end
-  return math.min(limit, 1 + math.floor(length / parts))
+  return share
 end
 
 -- Write that the worker holds the tasks, and return them as the script does. `is_batch`: there was room for several.
