@@ -20,7 +20,7 @@ from boilerd.broker.claims import Advance, Claim, Completion, Failure, batch_pla
 from boilerd.broker.connection import text
 from boilerd.broker.constants import BELL_LENGTH, BELL_TTL_S, CHUNK, HOLDS_MORE, LOOK_AGAIN
 from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_answer, to_claim, to_claim_of_hash
-from boilerd.broker.scheduler_calls import SchedulerCalls
+from boilerd.broker.slot_calls import SlotCalls
 from boilerd.errors import BoilerdError
 from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.retry import Decision, Verdict
@@ -36,7 +36,7 @@ CHUNK_BYTES = 8 * 1024 * 1024
 BATCH_PARTS = 16
 
 
-class Broker(SchedulerCalls):
+class Broker(SlotCalls):
     """All that boilerd asks of Redis; the calls of clients and workers are here.
 
     Args:
@@ -126,7 +126,11 @@ class Broker(SchedulerCalls):
         self.advance(worker, (), completions, limit=0)
 
     def register(self, worker: str, queues: Sequence[str], record: Mapping[str, str | int]) -> None:
-        """Put the worker into RQ's registry, in place of a predecessor of the same name."""
+        """Put the worker into RQ's registry, in place of a predecessor of the same name.
+
+        The record of a worker with several slots has its `life` and the `turn` of its last call, see `serve`; and
+        `slots` and `pool`, for people to see.
+        """
         fields = itertools.chain.from_iterable(record.items())
         self._run("birth", [worker, len(queues), *queues, *fields])
 

@@ -99,6 +99,13 @@ local function is_started(job, worker)
   return runs_with(worker or fields[2], fields[1], fields[2])
 end
 
+-- Note that a worker died which had the task among others, and that this counts as no failed attempt. It is claimed in no
+-- batch any more, and what serve.lua does with it depends on how often that was.
+local function suspect(job)
+  local answer = redis.pcall('HINCRBY', RQ .. ':job:' .. job, 'alone', 1)
+  if type(answer) == 'table' then call('HSET', RQ .. ':job:' .. job, 'alone', 1) end -- a foreign value stood there
+end
+
 -- Release the unique lock, as its task asked: after 'success' only, or after any end. A lock that expired and was
 -- taken by another task stays. `lock`: the job's unique_key and unique_until, if the caller has read them.
 local function unlock(job, is_success, lock)
