@@ -2,6 +2,7 @@
 
 import logging
 import random
+import sys
 from dataclasses import dataclass
 
 from boilerd.process.identity import resident_bytes
@@ -65,6 +66,11 @@ class Recycling:
         self._limits = limits
         # Jitter, so that workers that started together are not replaced together.
         self._last_task = limits.max_tasks + random.randint(0, limits.max_tasks // 10)
+
+    @property
+    def left(self) -> int:
+        """How many tasks it may begin until then; a large number where that has no limit."""
+        return max(0, self._last_task - self.tasks) if self._limits.max_tasks else sys.maxsize
 
     def is_due(self, *, looks_at_memory: bool = True) -> bool:
         """Whether the worker is to be replaced by a fresh one now; says why in the log."""

@@ -32,20 +32,23 @@ class SlotHand:
         broker: Makes each call once.
         name: The worker's name.
         parts: Among how many processes a queue's tasks are shared.
+        slots: Of the worker.
         register: Puts the worker of the life that it gets into RQ's registry.
 
     Attributes:
         completions: Not acknowledged yet. Only the hand takes some away.
+        is_unsure: True if Redis may have claimed what this process does not know.
     """
 
-    def __init__(self, broker: Broker, *, name: str, parts: int, register: Callable[[str], None]) -> None:
+    def __init__(self, broker: Broker, *, name: str, parts: int, slots: int, register: Callable[[str], None]) -> None:
         self._broker = broker
         self._name = name
         self._parts = parts
+        self._slots = slots
         self._register = register
         self._life = secrets.token_hex(8)
         self._turn = 0
-        self._is_unsure = False
+        self.is_unsure = False
         #: How many of the completions Redis may have taken already.
         self._sent = 0
         self.completions: list[Completion] = []
@@ -56,30 +59,34 @@ class SlotHand:
 
     def settle(self) -> None:
         """Take back a call whose answer was lost, if there was one; raises BrokerError."""
-        if self._is_unsure:
+        if self.is_unsure:
             self._broker.take_back_turn(self._name, self._life, self._turn)
-            self._is_unsure = False
+            self.is_unsure = False
 
-    def serve(self, queues: Sequence[str], limit: int) -> list[Claim]:
-        """Acknowledge completions, and claim up to `limit` tasks; raises BrokerError."""
+    def serve(self, queues: Sequence[str], limit: int, suspects: Sequence[int] = ()) -> list[Claim]:
+        """Acknowledge completions, and claim up to `limit` tasks; raises BrokerError.
+
+        Args:
+            queues: In the order to try; none: claim nothing.
+            limit: How many to claim at most.
+            suspects: See `Broker.serve`.
+        """
         self.settle()
         done = self._next_completions()
         may_be_acknowledged = {completion.claim.task_id for completion in done[: self._sent]}
         self._turn += 1
-        self._is_unsure, self._sent = True, max(self._sent, len(done))
+        self.is_unsure, self._sent = True, max(self._sent, len(done))
         answer = self._broker.serve(
-            self._name, self._life, self._turn, queues, done, limit=limit if queues else 0, parts=self._parts
-        )
-        self._is_unsure = False
-        if answer.is_stale:
-            self._begin_again(is_registered=answer.is_registered)
-            return []
+            self._name, self._life, self._turn, queues, done,
+            limit=limit, parts=self._parts, slots=self._slots, suspects=suspects,
+        )  # fmt: skip
+        self.is_unsure = False
         del self.completions[: len(done)]
         self._sent = max(0, self._sent - len(done))
         if answer.lost:
             self._tell_lost(done, set(answer.lost) - may_be_acknowledged)
-        if not answer.is_registered:
-            self._begin_again(is_registered=False)
+        if answer.is_stale or not answer.is_registered:
+            self._begin_again(is_registered=answer.is_registered)
         return answer.claims
 
     def _next_completions(self) -> list[Completion]:

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 from boilerd.broker.claims import Failure
@@ -40,7 +40,7 @@ class Judge:
     def __init__(self, rules: Rules, scoreboard: Scoreboard, row: int, on_decided: Callable[[], None]) -> None:
         self._asks_hooks = rules.hooks != Hooks()
         self._rules = replace(rules, limit_hook=self._watch_hook)
-        self._without_hooks = replace(rules, hooks=Hooks())
+        self._without_hooks = replace(rules, hooks=Hooks(), limit_hook=nullcontext)
         self._scoreboard = scoreboard
         self._row = row
         self._on_decided = on_decided

@@ -12,7 +12,6 @@ import queue
 import random
 import select
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -166,6 +165,9 @@ class Keeper:
         self._resting: dict[str, float] = {}
         self._due_s = math.inf
         self._last_begun: SlotAttempt | None = None
+        self._has_rung = False
+        #: Of the attempts that run, those whose tasks were there when workers died, and how often.
+        self._suspects: dict[SlotAttempt, int] = {}
         # When to look.
         self._now_s = time.monotonic()
         self._limit_at_s = math.inf
@@ -174,6 +176,7 @@ class Keeper:
         # How it ends.
         self._is_retiring = False
         self._retire_ends_s = math.inf
+        self._stuck_since_s = 0.0
         self._cut_at_s: float | None = None
         self._final: int | None = None
 
@@ -228,8 +231,8 @@ class Keeper:
             self._limit_at_s = self._now_s + self._runner.look()
         if self._now_s >= self._look_at_s:
             self._look_around()
-        self._see_to_end()
         self._talk()
+        self._see_to_end()
         self._scoreboard.note_running(self._row, len(self._runner.running))
         if self._final is None or self._has_unwritten():
             return self._goes_on_without_broker()
@@ -247,12 +250,12 @@ class Keeper:
                 self._poll.unregister(fd)
                 self._has_rung = True
 
-    _has_rung = False
-
     def _talk_at_s(self) -> float:
         """When the broker is to be talked to next, if nothing happens before."""
         if self._outage.error:
             return self._retry_at_s
+        if self._final is not None:
+            return self._now_s
         at_s = self._due_s
         if self._wants and self._free() > 0:
             if self._runner.is_blocked:
@@ -300,6 +303,7 @@ class Keeper:
         while not self._ended.empty():
             attempt = self._ended.get_nowait()
             self._runner.forget(attempt)
+            self._suspects.pop(attempt, None)
             if self._final is None:
                 self._take_outcome(attempt)
 
@@ -370,8 +374,9 @@ class Keeper:
         while back := self._unstarted or (self._cut if self._final is not None else []):
             self._give_back(back)
             has_written = True
-        if self._final is not None:
+        if self._final is not None and self._hand.is_unsure:
             self._hand.settle()
+            has_written = True
         return has_written
 
     def _interrupt_unwanted(self) -> None:
@@ -436,7 +441,7 @@ class Keeper:
             if self._now_s < self._due_s and free < self._slots:
                 return False
         limit = min(free, self._most, self._recycling.left) if queues else 0
-        claims = self._hand.serve(queues, limit)
+        claims = self._hand.serve(queues, limit, [*self._suspects.values()])
         self._due_s = math.inf
         if queues:
             self._note_claims(claims, limit, is_whole=len(queues) == len(self._order.names))
@@ -476,6 +481,7 @@ class Keeper:
                 attempts.append(attempt)
         failpoint("before-handler")
         if attempts:
+            self._suspects |= {attempt: attempt.claim.deaths for attempt in attempts if attempt.claim.deaths}
             self._runner.begin(attempts)
             self._last_begun = attempts[-1]
             self._limit_at_s = min(self._limit_at_s, *(attempt.ends_s for attempt in attempts))
@@ -501,6 +507,8 @@ class Keeper:
         if not self._has_rung:
             return False
         self._has_rung = False
+        if not self._bell.is_listening:
+            return False
         name = self._bell.hear()
         self._wants = True
         if name is not None and (self._free() <= 0 or not self._may_claim()):
@@ -549,8 +557,6 @@ class Keeper:
             self._retire()
             self._retire_ends_s = self._now_s + self._limits.drain_s
 
-    _stuck_since_s = 0.0
-
     def _is_done(self) -> bool:
         """True if nothing runs but what is stuck, and all is decided."""
         return len(self._runner.running) == self._runner.stuck and not self._judge and self._ended.empty()
@@ -583,7 +589,8 @@ class Keeper:
         self._final = status
 
     def _has_unwritten(self) -> bool:
-        return bool(self._hand.completions or self._failures or self._refused or self._unstarted or self._cut)
+        lists = self._hand.completions, self._failures, self._refused, self._unstarted, self._cut
+        return any(lists) or self._hand.is_unsure or len(self._judge) > 0
 
     def _goes_on_without_broker(self) -> bool:
         """Raise the error of an outage if the worker is to stop, and cannot or need not wait for its end."""
@@ -597,10 +604,11 @@ class Keeper:
 
 def _limit_of(task: Task, started: float, now_s: float) -> tuple[float, TaskInterrupt | None]:
     """When an attempt that was claimed now is to end, on the monotonic clock, and with what."""
-    ends_s, limit = math.inf, None
+    ends_s = math.inf
+    limit: TaskInterrupt | None = None
     if task.timeout_s is not None:
         ends_s = now_s + task.timeout_s
-        limit: TaskInterrupt | None = TaskTimeoutError("the attempt took longer than the task's timeout")
+        limit = TaskTimeoutError("the attempt took longer than the task's timeout")
     if task.deadline is not None and now_s + (in_s := task.deadline.timestamp() - started) < ends_s:
         ends_s, limit = now_s + in_s, DeadlineInterrupt("the task's deadline has passed")
     return ends_s, limit
