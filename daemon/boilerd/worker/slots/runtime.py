@@ -18,13 +18,16 @@ class Host(Protocol):
 
     Attributes:
         state: `task.state` of its tasks.
-        drain_ends_s: When a drain ends what runs, on the monotonic clock; infinite without one.
+        ends_s: When the end of a drain interrupts what runs, on the monotonic clock; infinite without one.
         as_current_job: Has RQ's ``get_current_job`` answer with the job of this ID in a block.
     """
 
     state: Mapping[str, Any]
-    drain_ends_s: float
     as_current_job: Callable[[str], AbstractContextManager[None]]
+
+    @property
+    def ends_s(self) -> float:
+        """See above."""
 
     def write_result(self, attempt: SlotAttempt, result: bytes, *, is_awaited: bool) -> bool:
         """Store a result so far; not awaited: soon, and True at once."""
@@ -55,7 +58,7 @@ class SlotRuntime:
 
     def remaining_s(self) -> float:
         """Seconds until the attempt is interrupted."""
-        return max(0.0, min(self._attempt.ends_s, self._host.drain_ends_s) - time.monotonic())
+        return max(0.0, min(self._attempt.ends_s, self._host.ends_s) - time.monotonic())
 
     def cancellation(self) -> str:
         """Why the task is not wanted any more, as far as this worker was told: no round trip."""

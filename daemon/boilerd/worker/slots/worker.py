@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import resource
+import select
 import signal
 import threading
 from contextlib import suppress
@@ -32,8 +33,12 @@ from boilerd.worker.limits import Limits, SlotLimits
 from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
 from boilerd.worker.rq_worker import RQWorker
 from boilerd.worker.settlement import Rules, release_held
+from boilerd.worker.slots.closing import Closing
+from boilerd.worker.slots.desk import Desk
 from boilerd.worker.slots.hand import SlotHand
 from boilerd.worker.slots.inbox import Inbox
+from boilerd.worker.slots.intake import Intake
+from boilerd.worker.slots.judge import Judge
 from boilerd.worker.slots.keeper import Keeper
 from boilerd.worker.slots.runner import SlotRunner
 from boilerd.worker.succession import death_of_last
@@ -144,12 +149,7 @@ class SlottedWorker:
 
     def _serve(self, hand: SlotHand) -> int:
         """Run the loop while the keeper works; the exit status."""
-        keeper = Keeper(
-            self._broker, Bell(self._connection), hand, self._inbox, self._stop,
-            name=self._name, title=self.title, order=self._order, rules=self._rules, limits=self._limits,
-            slot_limits=self._slot_limits, scoreboard=self._scoreboard, row=self._row, kept=self._kept,
-            parent=self._parent, as_current_job=self._rq_worker.as_current_job,
-        )  # fmt: skip
+        keeper = self._make_keeper(hand)
         keeper.state = self._life.state
         runner = SlotRunner(self._rules, self._slot_limits, self._scoreboard, self._row, keeper.on_end)
         thread = threading.Thread(target=keeper.run, args=(runner,), name="boilerd-keeper", daemon=True)
@@ -157,6 +157,31 @@ class SlottedWorker:
         runner.run()
         thread.join()
         return keeper.status
+
+    def _make_keeper(self, hand: SlotHand) -> Keeper:
+        poll = select.poll()
+        poll.register(self._inbox.read_fd, select.POLLIN)
+        slots, scoreboard, row = self._slot_limits.slots, self._scoreboard, self._row
+        return Keeper(
+            self._broker,
+            self._inbox,
+            poll,
+            intake=Intake(
+                hand, Bell(self._connection), poll, order=self._order, slots=slots, idle_s=self._limits.idle_s
+            ),
+            desk=Desk(self._broker, self._name, self._rules),
+            judge=Judge(self._rules, scoreboard, row, self._inbox.wake),
+            closing=Closing(self._stop.age_s, self._limits, self._slot_limits, scoreboard, row),
+            name=self._name,
+            title=self.title,
+            rules=self._rules,
+            limits=self._slot_limits,
+            scoreboard=scoreboard,
+            row=row,
+            kept=self._kept,
+            parent=self._parent,
+            as_current_job=self._rq_worker.as_current_job,
+        )
 
     def _register(self, life: str) -> None:
         self._rq_worker.register_birth(life=life, slots=self._slot_limits.slots, pool=self._pool)
