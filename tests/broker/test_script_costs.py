@@ -85,6 +85,14 @@ def call_with_a_claim(*args: Any) -> Callable[[Broker], Sequence[Any]]:
     return call
 
 
+def call_with_a_pair(*args: Any, after: Sequence[Any] = ()) -> Callable[[Broker], Sequence[Any]]:
+    def call(broker: Broker) -> Sequence[Any]:
+        store(broker, "runs")
+        return [*args, claim(broker).pair, *after]
+
+    return call
+
+
 def call_result(broker: Broker) -> Sequence[Any]:
     store(broker, "runs")
     held = claim(broker)
@@ -110,6 +118,8 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "look": lambda _: [20, "many"],
     "mark": lambda _: ["runs-1"],
     "progress": call_result,
+    "records": call_with_a_pair(WORKER),
+    "renew": call_with_a_pair(WORKER, "default", 1, after=[""]),
     "release": call_with_a_claim(WORKER, "all but"),
     "result": call_result,
     "serve": call_serve,

@@ -1,12 +1,18 @@
 """Workers with several slots: how they claim, give back and renew many claims at once."""
 
+import msgspec
 import pytest
 import redis
+from rq.executions import Execution
+from rq.registry import StartedJobRegistry
+from rq.worker import BaseWorker
 
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.claims import Advance, Claim, Completion
-from builders import WORKER, pending, store, task_ids, worker_name
+from boilerd.broker.claims import Advance, Claim, Completion, Renewal
+from boilerd.broker.constants import LEASE_OFFSET_S, LEASE_S
+from boilerd.tasks.retry import Verdict
+from builders import WORKER, fail, pending, rq_job, store, task_ids, worker_name
 
 LIFE, OTHER_LIFE = "0f1e2d3c", "ffffffff"
 
@@ -145,16 +151,14 @@ def test_a_worker_whose_record_is_gone_claims_nothing(broker: Broker) -> None:
 
 
 def test_rqs_record_says_whether_the_worker_is_busy(serving: Broker, connection: redis.Redis) -> None:
-    def state() -> bytes | None:
-        return connection.hget(keys.worker(WORKER), "state")
-
     store(serving, "a")
-    states = [serve(serving, 1) and state(), serve(serving, 2) and state()]
-    done = [Completion(claim) for claim in serving.held(WORKER)]
-    states += [serve(serving, 3, completions=done) and state()]
+    states = []
+    for turn, acknowledges in enumerate((False, False, True), 1):
+        serve(serving, turn, completions=[Completion(claim) for claim in serving.held(WORKER) if acknowledges])
+        states.append(connection.hget(keys.worker(WORKER), "state"))
     serving.serve(WORKER, f"{LIFE}0", 4, (), limit=1, parts=1)
 
-    assert [*states, state()] == [b"busy", b"busy", b"idle", b"suspended"]
+    assert [*states, connection.hget(keys.worker(WORKER), "state")] == [b"busy", b"busy", b"idle", b"suspended"]
 
 
 # Lives and turns.
@@ -265,6 +269,168 @@ def test_a_task_that_was_cancelled_is_deleted_instead_of_given_back(serving: Bro
     assert not connection.exists(keys.job("a"))
 
 
+@pytest.mark.parametrize("number", [199, 450])
+def test_any_number_of_completions_is_acknowledged(serving: Broker, connection: redis.Redis, number: int) -> None:
+    store_all(serving, *(f"t{place}" for place in range(number)))
+    claims = [claim for turn in range(1, 9) for claim in serve(serving, turn).claims]
+    connection.zrem(keys.wip("default"), claims[0].pair, claims[-1].pair)
+
+    answer = serving.serve(WORKER, f"{LIFE}0", 9, (), [Completion(claim) for claim in claims], limit=0, parts=1)
+
+    assert answer.lost == [claims[0].task_id, claims[-1].task_id]
+    assert connection.zcard(keys.wip("default")) == 0
+    assert not connection.exists(keys.worker_executions(WORKER))
+
+
+# Leases.
+
+
+class Lease(msgspec.Struct):
+    """A claim as the scheduler knows it."""
+
+    pair: str
+    queue: str
+    key: str = ""
+
+
+def leases(claims: list[Claim]) -> list[Lease]:
+    return [Lease(claim.pair, claim.queue) for claim in claims]
+
+
+def age(broker: Broker, connection: redis.Redis, seconds: float = 20) -> None:
+    """Let the leases of the worker's claims end so much sooner."""
+    for pair in broker.executions_of(WORKER):
+        if connection.zscore(keys.wip("default"), pair):
+            connection.zincrby(keys.wip("default"), -seconds, pair)
+
+
+def left_s(broker: Broker, connection: redis.Redis, claim: Claim) -> float:
+    """How long the claim's lease lasts."""
+    score = connection.zscore(keys.wip(claim.queue), claim.pair)
+    assert isinstance(score, float)
+    return score - LEASE_OFFSET_S - broker.now()
+
+
+def test_all_leases_of_a_worker_are_renewed(serving: Broker, connection: redis.Redis) -> None:
+    store_all(serving, *(f"t{number}" for number in range(300)))
+    store_all(serving, "other", queue="low")
+    claims = [claim for turn in range(1, 7) for claim in serve(serving, turn, "default", "low").claims]
+    age(serving, connection)
+
+    renewal = serving.renew(WORKER, leases(claims))
+
+    assert renewal == Renewal([], [])
+    assert len(claims) == 301
+    assert all(LEASE_S - 5 < left_s(serving, connection, claim) <= LEASE_S for claim in claims)
+
+
+def test_of_many_claims_those_that_are_lost_or_cancelled_are_told(serving: Broker, connection: redis.Redis) -> None:
+    store_all(serving, *"abcdef")
+    claims = {claim.task_id: claim for claim in serve(serving, 1).claims}
+    connection.zrem(keys.wip("default"), claims["b"].pair)
+    connection.hset(keys.job("c"), "worker_name", "elsewhere")
+    connection.delete(keys.job("d"))
+    serving.cancel("e")
+    age(serving, connection)
+
+    renewal = serving.renew(WORKER, [*leases([*claims.values()]), Lease("gone:1", "")])
+
+    assert sorted(renewal.lost) == sorted(["gone:1", *(claims[name].pair for name in "bcd")])
+    assert renewal.cancelled == [claims["e"].pair]
+    renewed = [name for name in "acde" if left_s(serving, connection, claims[name]) > LEASE_S - 5]
+    assert renewed == ["a", "e"]
+
+
+def test_a_share_of_a_concurrency_key_is_renewed_with_its_claim(serving: Broker, connection: redis.Redis) -> None:
+    store(serving, "a", concurrency_key="one")
+    (claim,) = serve(serving, 1).claims
+    connection.zadd(keys.running("one"), {"a": 1})
+
+    serving.renew(WORKER, [Lease(claim.pair, claim.queue, "one")])
+
+    score = connection.zscore(keys.running("one"), "a")
+    assert isinstance(score, float)
+    assert score > serving.now() + LEASE_S - 5
+
+
+def test_a_worker_without_claims_stays_in_rqs_registry(serving: Broker, connection: redis.Redis) -> None:
+    connection.expire(keys.worker(WORKER), 10)
+
+    assert serving.renew(WORKER, []) == Renewal([], [])
+    assert connection.ttl(keys.worker(WORKER)) > 400
+
+
+def test_a_foreign_key_in_place_of_the_leases_costs_no_more_than_them(serving: Broker, connection: redis.Redis) -> None:
+    store(serving, "a")
+    claims = serve(serving, 1).claims
+    connection.set(keys.wip("default"), "foreign")
+
+    assert serving.renew(WORKER, leases(claims)).lost == [claims[0].pair]
+
+
+def test_rqs_tools_see_attempts_whose_records_are_renewed(serving: Broker, connection: redis.Redis) -> None:
+    store_all(serving, *(f"t{number}" for number in range(60)), concurrency_key="one", concurrency_limit=60)
+    claims = serve(serving, 1).claims
+    before = Execution.fetch(claims[-1].execution_id, claims[-1].task_id, connection)
+    connection.delete(keys.execution(claims[0].pair))
+
+    serving.renew_records(WORKER, [*serving.executions_of(WORKER), "foreign"])
+
+    for claim in claims:
+        (execution,) = rq_job(connection, claim.task_id).get_executions()
+        assert execution.id == claim.execution_id
+        assert execution.last_heartbeat > before.last_heartbeat
+    assert StartedJobRegistry("default", connection).get_job_count() == 60
+    worker = BaseWorker.find_by_key(keys.worker(WORKER), connection=connection)
+    assert worker
+    assert len(worker.get_current_executions()) == 60
+
+
+def test_the_records_of_a_lost_claim_stay_gone(serving: Broker, connection: redis.Redis) -> None:
+    store(serving, "a")
+    (claim,) = serve(serving, 1).claims
+    fail(serving, claim, Verdict.RETRY, delay_s=60.0)
+
+    serving.renew_records(WORKER, [claim.pair])
+
+    assert not connection.exists(keys.execution(claim.pair), keys.executions("a"))
+
+
+def test_of_many_tasks_those_that_are_not_wanted_are_named_with_the_reason(
+    serving: Broker, connection: redis.Redis
+) -> None:
+    store_all(serving, *"abcdef")
+    claims = {claim.task_id: claim for claim in serve(serving, 1).claims}
+    serving.cancel("b")
+    connection.delete(keys.job("c"))
+    connection.zrem(keys.wip("default"), claims["d"].pair)
+    connection.hset(keys.job("e"), "status", "canceled")
+
+    reasons = serving.unwanted(WORKER, claims.values())
+
+    assert reasons == {claims[name].execution_id: serving.cancellation(claims[name]) for name in "bcde"}
+    assert reasons[claims["b"].execution_id] == "cancelled on request"
+
+
+def test_looking_for_what_is_not_wanted_renews_nothing(serving: Broker, connection: redis.Redis) -> None:
+    store(serving, "a")
+    (claim,) = serve(serving, 1).claims
+    age(serving, connection)
+
+    assert serving.unwanted(WORKER, [claim]) == {}
+    assert left_s(serving, connection, claim) < LEASE_S - 15
+
+
+def test_the_claims_of_a_worker_with_very_many_are_all_listed(serving: Broker) -> None:
+    names = [f"t{number:03}" for number in range(250)]
+    store_all(serving, *names)
+    for turn in range(1, 6):
+        serve(serving, turn)
+
+    assert [claim.task_id for claim in serving.held(WORKER)] == names
+    assert sorted(pair.partition(":")[0] for pair in serving.executions_of(WORKER)) == names
+
+
 # Suspects.
 
 
@@ -323,11 +489,11 @@ def test_one_whose_worker_died_twice_runs_beside_no_other_suspect(serving: Broke
         connection.hset(keys.job(task_id), "alone", alone)
 
     beside_a_suspect = serve(serving, 1, slots=16, suspects=[1], limit=1).claims
-    alone = serve(serving, 2, slots=16).claims
+    one_of_two_deaths = serve(serving, 2, slots=16).claims
     beside_it = serve(serving, 3, slots=16, suspects=[2]).claims
 
     assert task_ids(beside_a_suspect) == ["b"]
-    assert task_ids(alone) == ["a", "x"]
+    assert task_ids(one_of_two_deaths) == ["a", "x"]
     assert task_ids(beside_it) == []
     assert pending(connection) == ["c"]
 

@@ -2,7 +2,7 @@
 
 import base64
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -48,6 +48,11 @@ class Claim(msgspec.Struct, frozen=True):
         return "-" not in self.execution_id
 
     @property
+    def pair(self) -> str:
+        """``job ID:execution ID``, as Redis's sets of claims have it."""
+        return f"{self.task_id}:{self.execution_id}"
+
+    @property
     def log_fields(self) -> dict[str, Any]:
         """The fields that each log line about its task has."""
         if self.task is None:
@@ -72,6 +77,34 @@ class Completion(msgspec.Struct, frozen=True):
 
     claim: Claim
     result: bytes = b""
+
+
+class Leased(Protocol):
+    """A claim, as far as one has to know it to renew its lease."""
+
+    @property
+    def pair(self) -> str:
+        """``job ID:execution ID``."""
+
+    @property
+    def queue(self) -> str:
+        """Empty where the job is gone."""
+
+    @property
+    def key(self) -> str:
+        """Its task's concurrency key; empty: none."""
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """The answer to `Broker.renew`, each claim as ``job ID:execution ID``.
+
+    Attributes:
+        lost: Those that the worker does not hold any more: its tasks have ended, or are another's.
+        cancelled: Those whose tasks are to be cancelled; they were renewed.
+    """
+
+    lost: list[str]
+    cancelled: list[str]
 
 
 #: How many values of a script's ARGV a completion takes.

@@ -71,6 +71,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
     "arrive": {"ARCHIVE_TTL_S": ARCHIVE_TTL_S},
     "birth": {"WORKER_TTL_S": WORKER_TTL_S},
     "extend": {"WORKER_TTL_S": WORKER_TTL_S},
+    "renew": {"WORKER_TTL_S": WORKER_TTL_S},
     "fail": {"MOST_RETRIES": LONGEST_S},
     "look": {"MOST_READS": MOST_READS},
     "waiting": {"KEYS_SLICE": KEYS_SLICE},

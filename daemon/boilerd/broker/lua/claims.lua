@@ -228,6 +228,26 @@ local function key_of(job, claim)
     or fields_of(RQ .. ':job:' .. job, 'concurrency_key')[1]
 end
 
+-- Renew what RQ's tools see of an attempt that runs, and its share of a concurrency key; the key of RQ's record of it.
+local function renew_records(worker, job, eid, key, seconds, time)
+  local execution_key = RQ .. ':execution:' .. job .. ':' .. eid
+  if own_call('HSETNX', execution_key, 'created_at', stamp(seconds)) == 1 then
+    -- It expired while nobody renewed it, as in a long outage; the timeout counts from here.
+    call('HSET', execution_key, 'id', eid, 'job_id', job, 'worker_name', worker)
+    if key then call('HSET', execution_key, 'concurrency_key', key) end
+  end
+  call('HSET', execution_key, 'last_heartbeat', stamp(seconds))
+  call('EXPIRE', execution_key, CLAIMS_TTL_S)
+  own_call('ZADD', RQ .. ':executions:' .. job, stamp(seconds + CLAIMS_TTL_S), eid)
+  call('EXPIRE', RQ .. ':executions:' .. job, CLAIMS_TTL_S)
+  if key then
+    own_call('ZADD', OWN .. ':running:' .. key, stamp(seconds + LEASE_S), job)
+    call('EXPIRE', OWN .. ':running:' .. key, CLAIMS_TTL_S)
+  end
+  call('HSET', RQ .. ':job:' .. job, 'last_heartbeat', time)
+  return execution_key
+end
+
 -- Give up the claim: last in a script, so that an error before it leaves the task claimed and not nowhere (Lua does
 -- not roll back).
 local function drop_claim(job, execution, queue, worker)

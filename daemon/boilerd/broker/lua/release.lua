@@ -57,22 +57,27 @@ if which == 'these' or which == 'doubtful' then
   return released
 end
 
-if which == 'turn' then refuse_call(ARGV[5], ARGV[6]) end
-local is_named = {}
+local is_named, beginning = {}, nil
+if which == 'turn' then
+  refuse_call(ARGV[5], ARGV[6])
+  beginning = ':' .. ARGV[7]
+end
 for i = 5, #ARGV do is_named[ARGV[i]] = true end
 
 local function goes_back(eid)
-  if which == 'turn' then return eid:sub(1, #ARGV[7]) == ARGV[7] end
-  return (is_named[eid] or false) == (which == 'only')
+  return beginning or (is_named[eid] or false) == (which == 'only')
 end
 
 local held = {}
 for _, claim in ipairs(own_call('SMEMBERS', claims_key)) do
-  local job, eid = claim:match('^(.*):([^:]*)$')
-  if not job then
-    call('SREM', claims_key, claim)
-  elseif goes_back(eid) then
-    held[#held + 1] = claim_of(job, eid)
+  -- There may be thousands of other turns.
+  if not beginning or claim:find(beginning, 1, true) then
+    local job, eid = claim:match('^(.*):([^:]*)$')
+    if not job then
+      call('SREM', claims_key, claim)
+    elseif goes_back(eid) then
+      held[#held + 1] = claim_of(job, eid)
+    end
   end
 end
 -- The one claimed last is pushed first, so that the one claimed first is at the head in the end.
