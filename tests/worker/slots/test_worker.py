@@ -405,6 +405,7 @@ def test_a_blocked_loop_keeps_no_stop_from_being_noted(
 
     @mux.handle("test:block")
     async def block(task: Task) -> None:
+        (directory / "blocked").touch()
         while not (directory / "free").exists():
             time.sleep(0.01)  # noqa: ASYNC251 - it is what is tested
 
@@ -418,7 +419,7 @@ def test_a_blocked_loop_keeps_no_stop_from_being_noted(
     worker = start_worker(mux)
     wait_until((directory / "plain").exists, "the one runs in a thread")
     client.enqueue("test:block", task_id="block")
-    wait_until(lambda: held_by(connection) == 2, "the other is held")
+    wait_until((directory / "blocked").exists, "the other blocks the loop")
     worker.signal(signal.SIGTERM)
     (directory / "end").touch()
 
