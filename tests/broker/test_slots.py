@@ -297,10 +297,11 @@ def leases(claims: list[Claim]) -> list[Lease]:
     return [Lease(claim.pair, claim.queue) for claim in claims]
 
 
-def age(connection: redis.Redis, seconds: float = 20) -> None:
-    """Let all leases end so much sooner."""
-    for pair in connection.zrange(keys.wip("default"), 0, -1):
-        connection.execute_command("ZINCRBY", keys.wip("default"), -seconds, pair)
+def age(broker: Broker, connection: redis.Redis, seconds: float = 20) -> None:
+    """Let the leases of the worker's claims end so much sooner."""
+    for pair in broker.executions_of(WORKER):
+        if connection.zscore(keys.wip("default"), pair):
+            connection.zincrby(keys.wip("default"), -seconds, pair)
 
 
 def left_s(broker: Broker, connection: redis.Redis, claim: Claim) -> float:
@@ -314,7 +315,7 @@ def test_all_leases_of_a_worker_are_renewed(serving: Broker, connection: redis.R
     store_all(serving, *(f"t{number}" for number in range(300)))
     store_all(serving, "other", queue="low")
     claims = [claim for turn in range(1, 7) for claim in serve(serving, turn, "default", "low").claims]
-    age(connection)
+    age(serving, connection)
 
     renewal = serving.renew(WORKER, leases(claims))
 
@@ -330,7 +331,7 @@ def test_of_many_claims_those_that_are_lost_or_cancelled_are_told(serving: Broke
     connection.hset(keys.job("c"), "worker_name", "elsewhere")
     connection.delete(keys.job("d"))
     serving.cancel("e")
-    age(connection)
+    age(serving, connection)
 
     renewal = serving.renew(WORKER, [*leases([*claims.values()]), Lease("gone:1", "")])
 
@@ -414,7 +415,7 @@ def test_of_many_tasks_those_that_are_not_wanted_are_named_with_the_reason(
 def test_looking_for_what_is_not_wanted_renews_nothing(serving: Broker, connection: redis.Redis) -> None:
     store(serving, "a")
     (claim,) = serve(serving, 1).claims
-    age(connection)
+    age(serving, connection)
 
     assert serving.unwanted(WORKER, [claim]) == {}
     assert left_s(serving, connection, claim) < LEASE_S - 15

@@ -53,11 +53,11 @@ class RQWorker(BaseWorker):
         """Keep our own timeouts; RQ would wait seven minutes for an answer."""
         return connection
 
-    def register_birth(self) -> None:
-        """Appear in RQ's registry, in place of a predecessor that had no time to leave it."""
+    def register_birth(self, **fields: str | int) -> None:
+        """Appear in RQ's registry, with further fields, in place of a predecessor that had no time to leave it."""
         self.pid = os.getpid()
         names = [queue.name for queue in self.queues]
-        self._broker.register(self.name, names, {**self._record, "pid": self.pid, "birthmark": birthmark()})
+        self._broker.register(self.name, names, {**self._record, "pid": self.pid, "birthmark": birthmark(), **fields})
 
     def register_death(self) -> None:
         """Leave RQ's registry."""
