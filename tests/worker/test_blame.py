@@ -75,7 +75,7 @@ def test_what_a_killed_worker_ran_goes_back_in_its_order_uncounted_and_marked(
 ) -> None:
     enqueue(client, "behind")
 
-    rules.settle_dead_slots(broker, WORKER, DIED)
+    rules.settle_dead_slots(broker, WORKER, False, DIED)
 
     tasks = [f"t{number}" for number in range(5)]
     assert pending(client.connection) == [*tasks, "behind"]
@@ -91,7 +91,7 @@ def test_what_a_worker_held_that_the_daemon_ended_goes_back_without_a_mark(
     suspect(client.connection, "t1")
     started_ago(client.connection, "t2", seconds=90)
 
-    rules.settle_dead_slots(broker, WORKER, None)
+    rules.settle_dead_slots(broker, WORKER, True, None)
 
     assert pending(client.connection) == ["t2", "t0", "t1", "t3", "t4"]  # t2 began before them
     assert alone(client.connection, "t0", "t1", "t2") == [0, 2, 0]
@@ -101,7 +101,7 @@ def test_what_a_worker_held_that_the_daemon_ended_goes_back_without_a_mark(
 def test_a_task_past_its_limit_counts_and_the_others_do_not(rules: Rules, broker: Broker, client: Client) -> None:
     started_ago(client.connection, "t2", seconds=66)
 
-    rules.settle_dead_slots(broker, WORKER, DIED)
+    rules.settle_dead_slots(broker, WORKER, False, DIED)
 
     assert pending(client.connection) == ["t0", "t1", "t3", "t4"]
     assert failed(client.connection, "t2") == (
@@ -113,7 +113,7 @@ def test_a_task_past_its_limit_counts_and_the_others_do_not(rules: Rules, broker
 def test_a_task_past_its_deadline_is_archived(rules: Rules, broker: Broker, client: Client, held: list[Claim]) -> None:
     client.connection.hset(keys.job("t2"), "deadline", time.time() - 1)
 
-    rules.settle_dead_slots(broker, WORKER, DIED)
+    rules.settle_dead_slots(broker, WORKER, False, DIED)
 
     assert client.connection.hget(keys.job("t2"), "status") == b"failed"
     assert failed(client.connection, "t2")[1].startswith("DeadlineExceededError: ")
@@ -124,7 +124,7 @@ def test_the_only_suspect_is_to_blame(rules: Rules, broker: Broker, client: Clie
     suspect(client.connection, "t1")
     suspect(client.connection, "t3", deaths=1)
 
-    rules.settle_dead_slots(broker, WORKER, DIED)
+    rules.settle_dead_slots(broker, WORKER, False, DIED)
 
     assert pending(client.connection) == ["t0", "t2", "t3", "t4"]
     assert failed(client.connection, "t1") == (1, "WorkerDiedError: worker died: signal 9 (SIGKILL)")
@@ -135,7 +135,7 @@ def test_the_only_suspect_is_to_blame(rules: Rules, broker: Broker, client: Clie
 def test_of_two_suspects_none_is_to_blame(rules: Rules, broker: Broker, client: Client) -> None:
     suspect(client.connection, "t1", "t3")
 
-    rules.settle_dead_slots(broker, WORKER, DIED)
+    rules.settle_dead_slots(broker, WORKER, False, DIED)
 
     assert pending(client.connection) == ["t0", "t1", "t2", "t3", "t4"]
     assert alone(client.connection, "t1", "t3") == [3, 3]
@@ -148,7 +148,7 @@ def test_a_suspect_that_is_past_its_limit_leaves_the_blame_to_the_other(
     suspect(client.connection, "t1", "t3")
     started_ago(client.connection, "t1", seconds=66)
 
-    rules.settle_dead_slots(broker, WORKER, DIED)
+    rules.settle_dead_slots(broker, WORKER, False, DIED)
 
     assert failed(client.connection, "t1")[1].startswith("TaskTimeoutError")
     assert failed(client.connection, "t3")[1].startswith("WorkerDiedError")
@@ -196,7 +196,7 @@ def test_a_claim_whose_job_is_gone_or_whose_lease_was_lost_is_given_up(
     client.connection.zrem(keys.wip("default"), held[1].pair)
     client.connection.sadd(keys.worker_executions(WORKER), "foreign")
 
-    rules.settle_dead_slots(broker, WORKER, DIED)
+    rules.settle_dead_slots(broker, WORKER, False, DIED)
 
     assert pending(client.connection) == ["t2", "t3", "t4"]
     assert broker.executions_of(WORKER) in ([], ["foreign"])
@@ -212,7 +212,7 @@ def test_pills_are_found_at_their_third_death_or_soon_after_and_innocents_are_ne
             broker.acknowledge(WORKER, [Completion(claim) for claim in claims])
         else:
             before = sum(failed(client.connection, pill)[0] for pill in pills)
-            rules.settle_dead_slots(broker, WORKER, DIED)
+            rules.settle_dead_slots(broker, WORKER, False, DIED)
             uncounted += sum(failed(client.connection, pill)[0] for pill in pills) == before
         claims = serve(broker, turn)
 

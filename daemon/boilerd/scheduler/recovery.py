@@ -102,7 +102,7 @@ class Recoverer:
             if is_alive(self._scoreboard.pid(row)):
                 continue
             if self._scoreboard.slots(row) > 1:
-                self._rules.settle_dead_slots(self._broker, name, None)
+                self._rules.settle_dead_slots(self._broker, name, cut=True, died=None)
             else:
                 release_held(self._broker, name, child=f"worker:{row}")
 

@@ -228,9 +228,16 @@ class Rules:
         if unstarted:
             broker.release(worker, only=unstarted)
 
-    def settle_dead_slots(self, broker: Broker, worker: str, died: WorkerDiedError | None) -> None:
-        """Settle what a dead worker with several slots held, as `settle_dead_worker`."""
-        for _ in self.settling_slots(broker, worker, died, is_cut=died is None):
+    def settle_dead_slots(self, broker: Broker, worker: str, cut: bool, died: WorkerDiedError | None) -> None:
+        """Settle what a dead worker with several slots held.
+
+        Args:
+            broker: Where the outcomes are written.
+            worker: Its name; no living worker has it yet.
+            cut: True if the daemon ended it: no attempt counts.
+            died: How it ended; None where the daemon ended it.
+        """
+        for _ in self.settling_slots(broker, worker, died, is_cut=cut):
             pass
 
     def settling_slots(
