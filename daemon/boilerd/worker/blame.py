@@ -1,8 +1,8 @@
 """Which of the tasks that a worker with several slots ran is to blame for its death.
 
-Nobody can see it. One that was past its limit is: its worker was killed for that, or would have been. Of the others all
-are marked, and run again uncounted: their jobs' `alone` counts in how many deaths they were. A worker takes only one at
-a time of those that were in two or more, so if it dies as well, that one is to blame.
+Nobody can see it. One that was past its limit is: its worker was killed for that, or would have been. All others are
+marked, and run again uncounted: their jobs' `alone` counts in how many deaths they were. A worker takes only one at a
+time of those that were in two or more. So if it dies as well, and no limit explains that, this one is to blame.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def find_blame(broker: Broker, held: Sequence[HeldClaim], died: WorkerDiedError 
     late_ids = {claim.execution_id for claim in late}
     rest = [claim for claim in held if claim.execution_id not in late_ids]
     suspects = [claim for claim in rest if claim.deaths >= SUSPECT_AFTER and claim.execution_id in seen_s]
-    if died and len(suspects) == 1:
+    if died and not late and len(suspects) == 1:
         counted += [(suspects[0], died)]
         rest.remove(suspects[0])
     return Blame(counted, rest)
