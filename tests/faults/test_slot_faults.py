@@ -84,7 +84,8 @@ def test_tasks_that_kill_their_workers_are_archived_and_a_thousand_good_ones_are
     wait_until(lambda: client.connection.zcard(archived) == pills, "the pills are archived", deadline_s=120)
     wait_until(lambda: completed(client.connection) == 1000, "all good ones are done", deadline_s=60)
 
-    assert {text(task_id) for task_id in client.connection.zrange(archived, 0, -1)} == set(bad)
+    found: list[Any] = client.connection.zrange(archived, 0, -1)
+    assert {text(task_id) for task_id in found} == set(bad)
     deaths = Counter(lines(daemon.directory, "deaths"))
     assert max(deaths.values()) <= 3 + 2 + (pills - 1) * 3
     assert all("signal 9" in line["error"] for line in daemon.lines("task failed"))
@@ -142,7 +143,7 @@ def test_exactly_those_of_a_thousand_tasks_are_cancelled_whose_leases_are_lost(
     wait_for_runs(daemon.directory, 1000)
 
     lost = tasks[::100]
-    found: list[Any] = client.connection.zrange(keys.wip("default"), 0, -1)  # type: ignore[assignment]
+    found: list[Any] = client.connection.zrange(keys.wip("default"), 0, -1)
     held = {text(pair).partition(":")[0]: pair for pair in found}
     client.connection.zrem(keys.wip("default"), *(held[task_id] for task_id in lost))
 
@@ -162,7 +163,7 @@ def test_no_lease_ends_when_the_scheduler_is_killed_while_thousands_of_claims_ar
     client.enqueue_many([("slot:hold", None)] * 2000)
     wait_for_runs(daemon.directory, 2000)
 
-    pairs: list[Any] = client.connection.zrange(keys.wip("default"), 0, -1)  # type: ignore[assignment]
+    pairs: list[Any] = client.connection.zrange(keys.wip("default"), 0, -1)
     ends_s = LEASE_OFFSET_S + time.time() + 15
     os.kill(daemon.pid_of("scheduler"), signal.SIGKILL)
     client.connection.zadd(keys.wip("default"), dict.fromkeys(pairs, ends_s), xx=True)
