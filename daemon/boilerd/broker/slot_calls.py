@@ -13,6 +13,7 @@ from boilerd.broker import keys
 from boilerd.broker.claims import Advance, Claim, Completion, Leased, Renewal, completion_args
 from boilerd.broker.connection import text
 from boilerd.broker.constants import IS_STALE, LOOK_AGAIN
+from boilerd.broker.held_claims import HeldClaim
 from boilerd.broker.job_hash import claimed_fields, to_claim
 from boilerd.broker.scheduler_calls import SchedulerCalls
 
@@ -94,7 +95,7 @@ class SlotCalls(SchedulerCalls):
         args = ["turn", life, f"{turn}.{MOST_LOOKS_AGAIN:03}", _execution(life, turn)]
         return [text(task_id) for task_id in self._run("release", [worker, *args])]
 
-    def give_back(self, worker: str, claims: Sequence[Claim], *, is_doubtful: bool = False) -> list[str]:
+    def give_back(self, worker: str, claims: Sequence[Claim | HeldClaim], *, is_doubtful: bool = False) -> list[str]:
         """Put claimed tasks back at the heads of their queues, uncounted; the IDs of those that went back.
 
         Args:

@@ -27,6 +27,7 @@ from boilerd.errors import ConfigError, ForbiddenJobError, InvalidTaskError, Mis
 from boilerd.tasks.cron import Schedule
 from boilerd.tasks.headers import headers_in
 from boilerd.tasks.progress import TaskProgress
+from boilerd.tasks.queues import DEFAULT_POOL
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: A traceback, or the data of a job, may unpack to this much to be shown.
@@ -105,7 +106,10 @@ class WorkerInfo:
 
     Attributes:
         state: RQ's: starting, idle, busy, suspended.
-        task_id: The task that it runs; empty: none.
+        task_id: The task that it runs, one of them where there are several; empty: none.
+        pool: The name of its pool.
+        slots: How many tasks it runs at once.
+        running: How many it runs.
         problem: What is wrong with its record, of which nothing else is known then; empty: nothing.
     """
 
@@ -122,6 +126,9 @@ class WorkerInfo:
     task_type: str = ""
     task_started_at: datetime | None = None
     problem: str = ""
+    pool: str = DEFAULT_POOL
+    slots: int = 1
+    running: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,9 +290,12 @@ def to_completed(note: bytes) -> CompletedTask | None:
     return None
 
 
-def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes, bytes], task_type: str) -> WorkerInfo:
-    """A worker from its hash, and from the hash of the attempt that it runs (may be empty)."""
+def to_worker(
+    name: str, fields: Mapping[bytes, bytes], held: int, execution: Mapping[bytes, bytes], task_type: str
+) -> WorkerInfo:
+    """A worker from its hash, the number of its claims, and the hash of an attempt that it runs (may be empty)."""
     shown = {text(name): text(value) for name, value in fields.items()}
+    slots = _int(shown.get("slots")) or 1
     return WorkerInfo(
         name=name,
         host=shown.get("hostname", ""),
@@ -299,6 +309,9 @@ def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes
         task_id=text(execution.get(b"job_id", b"")),
         task_type=task_type,
         task_started_at=_moment(text(execution.get(b"created_at", b""))),
+        pool=shown.get("pool", DEFAULT_POOL),
+        slots=slots,
+        running=min(held, slots),  # those of a batch wait for each other
     )
 
 

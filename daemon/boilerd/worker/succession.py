@@ -28,8 +28,14 @@ def death_of_last(scoreboard: Scoreboard, row: int) -> WorkerDiedError | None:
     death = f"worker died: {describe_exit(status)}"
     reason, limit_s = scoreboard.last_kill(row)
     if status == -signal.SIGKILL and reason is not KillReason.NONE:
-        death += f", because {_WHY_KILLED[reason].format(limit_s)}"
+        death += f", because {_why(reason, limit_s)}"
     return WorkerDiedError(death)
+
+
+def _why(reason: KillReason, limit_s: int) -> str:
+    if reason is KillReason.LIMIT and not limit_s:  # which of its tasks, and so what limit, is not known
+        return "one of its tasks ignored its limit, from timeout or deadline"
+    return _WHY_KILLED[reason].format(limit_s)
 
 
 def look_for_parent(parent: int, stop: StopRequest) -> None:

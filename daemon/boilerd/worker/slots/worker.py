@@ -112,6 +112,7 @@ class SlottedWorker:
         self._inbox.take_signals()
         self._stop.listen()
         install_handler(signal.SIGUSR1, lambda *_: None)  # its number comes to the inbox
+        self._scoreboard.tell_stacks(self._row)
         leave_to_parent(self._leave)
         self._raise_file_limit()
         status = FAILED
