@@ -150,7 +150,7 @@ class CronInfo:
 
 
 class CompletedTask(msgspec.Struct, frozen=True):
-    """A task that completed lately, kept or not; advance.lua writes it."""
+    """A task that completed lately, kept or not; ending.lua writes it."""
 
     id: str
     type: str

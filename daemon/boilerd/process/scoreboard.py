@@ -22,7 +22,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: More rows than a host will ever run; 100 bytes each, and room for one error.
+from boilerd.process.stack_file import StackFile
+
+#: More rows than a host will ever run; 104 bytes each, and room for one error.
 ROWS = 1024
 #: The rows of the scheduler, the embedded broker, the supervisor and the watcher; workers have the ones from 0 on.
 SCHEDULER_ROW = ROWS - 1
@@ -34,7 +36,7 @@ LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.
 _CELL_RANGE = 2**31
 #: Arrays: one for each field of a row, and the last for the daemon's own fields.
-_ARRAYS = 25
+_ARRAYS = 26
 #: Positions in the last array.
 _IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(6)
 #: Bytes of an error's text, with a byte that tells their number.
@@ -101,6 +103,7 @@ class Scoreboard:
     Attributes:
         alarm_fds: A pipe, to read from and to write to: a worker's timers write there, whatever its code is doing,
             and so does `open_batch` where nobody watches the batches.
+        stacks: Where processes write their stacks when they are asked.
     """
 
     def __init__(self) -> None:
@@ -129,6 +132,7 @@ class Scoreboard:
         self._stuck = next(arrays)
         self._slots = next(arrays)
         self._retiring = next(arrays)
+        self._answers = next(arrays)
         self._quiet = next(arrays)
         self._daemon = next(arrays)
         self._start_errors = mmap.mmap(-1, ROWS * _TEXT_BYTES)
@@ -136,6 +140,7 @@ class Scoreboard:
         self.alarm_fds = os.pipe()
         for fd in self.alarm_fds:
             os.set_blocking(fd, False)
+        self.stacks = StackFile()
 
     # --- The process of a row
 
@@ -157,6 +162,7 @@ class Scoreboard:
         self._pids[row] = self._booted[row] = self._busy[row] = self._waiting[row] = self._halted[row] = 0
         self._dismissed[row] = self._silence_s[row] = 0
         self._beats_ms[row] = self._limits_ms[row] = self._stuck[row] = self._retiring[row] = 0
+        self._answers[row] = 0
         self._exits[row] = exit_status
         return had_booted
 
@@ -284,6 +290,14 @@ class Scoreboard:
     def is_retiring(self, row: int) -> bool:
         """True if the worker of `row` claims nothing more, and ends when its tasks have."""
         return bool(self._retiring[row])
+
+    def tell_stacks(self, row: int) -> None:
+        """Have this process, of `row`, write its stacks when it is asked (`stacks_of`), whatever holds it up then."""
+        self._answers[row] = self.stacks.answer()
+
+    def stacks_of(self, row: int) -> str:
+        """The stacks of the process of `row`, its main thread's first; empty if it does not tell them."""
+        return self.stacks.ask(self._pids[row]) if self._answers[row] else ""
 
     def mark_waiting(self, row: int, *, is_waiting: bool) -> None:
         """Note that the broker does not let a worker through; it calls this before and after each pause for that."""

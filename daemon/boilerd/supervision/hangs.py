@@ -28,6 +28,8 @@ KILLED_AFTER_S = 15.0
 #: Additional times. Two hooks may take 5 s each. One try may go to several servers where the broker is away. The
 #: scheduler has many duties. Whoever stopped a process has a minute.
 HOOKS_S, AWAY_S, SCHEDULER_S, STOPPED_S = 20.0, 45.0, 12.0, 45.0
+#: A loop that got on so recently lives; it tells it four times a second.
+LOOP_LIVES_S = 1.0
 #: How often it looks.
 LOOK_EVERY_S = 1.0
 #: After a longer pause this process was held up, and all others may have been: they get the whole time again.
@@ -74,11 +76,11 @@ class HangWatch:
     def _hangs(self, row: int, now_s: float) -> bool:
         signs = self._scoreboard.signs_of_life(row)
         seen, since_s = self._seen.get(row, (None, now_s))
-        if signs != seen:
+        if signs != seen or self._runs_tasks(row, signs):
             self._seen[row] = signs, now_s
             return False
         silent_s = now_s - since_s
-        if silent_s < TOLD_AFTER_S or not signs.pid or (signs.is_busy and not signs.is_halted):
+        if silent_s < TOLD_AFTER_S or not signs.pid:
             return False
         if is_traced(signs.pid):
             return False
@@ -88,6 +90,15 @@ class HangWatch:
             self._kill(row, signs.pid, KillReason.STOPPED if is_halted else KillReason.HUNG)
         # That a signal has stopped it, is told elsewhere.
         return not is_halted and silent_s >= TOLD_AFTER_S + more_s
+
+    def _runs_tasks(self, row: int, signs: SignsOfLife) -> bool:
+        """True if it runs tasks, which have limits of their own, and need not leave a sign of life meanwhile.
+
+        One with several slots has a thread for that, the keeper. While its event loop gets on, so must that.
+        """
+        if not signs.is_busy or signs.is_halted:
+            return False
+        return not 0 < self._scoreboard.loop_age_s(row) < LOOP_LIVES_S
 
     def _more_s(self, row: int, signs: SignsOfLife) -> float:
         """How much longer than others this process may be without a sign of life."""
