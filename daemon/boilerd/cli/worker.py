@@ -36,7 +36,7 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
     rows = [
         (
             one.name, str(one.pid), one.state, relative(one.started_at), one.succeeded, one.failed,
-            one.problem or f"{one.task_type} {one.task_id}".strip(), relative(one.task_started_at),
+            one.problem or one.runs, relative(one.task_started_at),
         )
         for one in found
     ]  # fmt: skip

@@ -80,7 +80,7 @@ def _queues(state: State, size: Size) -> Iterable[RenderableType]:
     yield _table(columns, rows, state.queue_at, Size(size.width, half))
     busy = [worker for worker in state.workers if worker.task_id]
     yield Text(f"\n{len(state.workers)} workers, {len(busy)} busy", style="bold")
-    shown = [(w.name, f"{w.task_type} {w.task_id}", relative(w.task_started_at)) for w in busy]
+    shown = [(w.name, w.runs, relative(w.task_started_at)) for w in busy]
     if shown and size.height - half > 3:
         yield _table(("WORKER", "RUNS", "SINCE"), shown, None, size.less(half + 2))
 
