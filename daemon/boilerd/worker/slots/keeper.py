@@ -215,7 +215,7 @@ class Keeper:
 
     def _look_around(self) -> None:
         """Once a second: what tells nobody."""
-        self._look_at_s = self._now_s + (QUIET_LOOK_S if self._scoreboard.is_quiet else LOOK_S)
+        self._look_at_s = self._now_s + (QUIET_LOOK_S if self._scoreboard.is_quiet_at(self._row) else LOOK_S)
         self._scoreboard.show_life(self._row)
         self._scoreboard.note_stuck(self._row, self._runner.stuck)
         self._rules.refusals.tell()
@@ -227,7 +227,7 @@ class Keeper:
 
     def _show(self) -> None:
         running = len(self._runner.running)
-        doing = "quiet" if self._scoreboard.is_quiet else "waiting"
+        doing = "quiet" if self._scoreboard.is_quiet_at(self._row) else "waiting"
         doing = f"running {running} of {self._limits.slots}" if running else doing
         if doing != self._shown:
             self._shown = doing
@@ -265,7 +265,8 @@ class Keeper:
 
     def _room(self) -> int:
         """How many tasks could begin now; those that are stuck are replaced, up to a number."""
-        if not self._closing.may_claim or self._scoreboard.is_quiet or self._runner.is_blocked or self._has_unbegun():
+        is_quiet = self._scoreboard.is_quiet_at(self._row)
+        if not self._closing.may_claim or is_quiet or self._runner.is_blocked or self._has_unbegun():
             return 0
         taken = len(self._runner.running) + len(self._judge) - min(self._runner.stuck, self._limits.max_stuck)
         return max(0, min(self._limits.slots - taken, self._closing.tasks_left))
@@ -348,6 +349,7 @@ class Keeper:
 
     def _begin(self, claims: Sequence[Claim]) -> None:
         now_s, attempts = time.monotonic(), []
+        self._scoreboard.note_claimed(self._row)
         for claim in claims:
             task = self._rules.task_of(claim)
             if task is None:

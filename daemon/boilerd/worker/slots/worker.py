@@ -103,7 +103,8 @@ class SlottedWorker:
             self._broker, name=name, queues=order.names, address=address, declared=rules.declared
         )
         self._stop = StopRequest(self._on_stop, listens=False)
-        self._life = GuardedLife(life, WorkerContext(name, row, tuple(order.names)), limits, self._stop, scoreboard)
+        context = WorkerContext(name, row, tuple(order.names), pool, slot_limits.slots)
+        self._life = GuardedLife(life, context, limits, self._stop, scoreboard)
 
     def run(self) -> int:
         """In the forked child: work until told to stop, recycled, or without work in a burst; the exit status."""
@@ -201,6 +202,7 @@ class SlottedWorker:
                 rules.settle_dead_slots(self._broker, self._name, died is None, died)
             else:
                 release_held(self._broker, self._name)
+        self._scoreboard.open_batch(self._row, 0, 0)
         self._scoreboard.note_kill(self._row, KillReason.NONE)
 
     def _on_stop(self) -> None:
