@@ -63,6 +63,11 @@ def call_advance(broker: Broker) -> Sequence[Any]:
     return [WORKER, 32, BATCH_PARTS, "0123456789abcdef", 1, "many"]
 
 
+def call_serve(broker: Broker) -> Sequence[Any]:
+    broker.register(WORKER, ["many"], {"life": "0f"})
+    return [WORKER, 64, 1, "0123456789abcdef", 1, "many", "0f", 1, 1, 1]
+
+
 def call_fail(broker: Broker) -> Sequence[Any]:
     held, how = claim(broker, "many"), failure(Verdict.ARCHIVE)
     return [
@@ -76,6 +81,14 @@ def call_with_a_claim(*args: Any) -> Callable[[Broker], Sequence[Any]]:
         store(broker, "runs")
         claim(broker)
         return args
+
+    return call
+
+
+def call_with_a_pair(*args: Any, after: Sequence[Any] = ()) -> Callable[[Broker], Sequence[Any]]:
+    def call(broker: Broker) -> Sequence[Any]:
+        store(broker, "runs")
+        return [*args, claim(broker).pair, *after]
 
     return call
 
@@ -105,8 +118,11 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "look": lambda _: [20, "many"],
     "mark": lambda _: ["runs-1"],
     "progress": call_result,
+    "records": call_with_a_pair(WORKER),
+    "renew": call_with_a_pair(WORKER, "default", 1, after=[""]),
     "release": call_with_a_claim(WORKER, "all but"),
     "result": call_result,
+    "serve": call_serve,
     "sift": lambda _: ["many", 1, 0, CHUNK, 30],
     "since": lambda _: ["entry", "@daily UTC"],
     "tick": lambda _: ["entry", "1.0", *describe_task(new_task("new", queue="many"))],

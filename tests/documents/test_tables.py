@@ -214,9 +214,9 @@ def test_the_options_of_a_url_are_those_of_the_code() -> None:
 
 def test_the_limits_of_size_are_those_of_the_code() -> None:
     limits = sizes()
-    claims, advance = ((DAEMON / "broker/lua" / name).read_text() for name in ("claims.lua", "advance.lua"))
+    claims, ending = ((DAEMON / "broker/lua" / name).read_text() for name in ("claims.lua", "ending.lua"))
     attempts = re.findall(r"'MAXLEN', (\d+)", claims)
-    last = re.findall(r"LTRIM', OWN .. ':completed:' .. queue, 0, (\d+)", advance)
+    last = re.findall(r"LTRIM', OWN .. ':completed:' .. queue, 0, (\d+)", ending)
 
     assert limits["payload"].startswith(f"{DEFAULT_MAX_PAYLOAD // 1024**2} MB ")
     assert limits["headers"].startswith(f"{MAX_HEADER_BYTES:,} bytes")

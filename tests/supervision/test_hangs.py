@@ -148,6 +148,64 @@ def test_a_worker_that_runs_a_task_is_left_to_the_limits_of_that(
     assert (watch.hanging, was_killed(pid)) == ([], False)
 
 
+def slotted(scoreboard: Scoreboard, pid: int, *, running: int) -> None:
+    """A worker with 100 slots that runs so many tasks and whose keeper leaves no sign of life."""
+    scoreboard.put(0, pid)
+    scoreboard.note_slots(0, 100)
+    scoreboard.note_running(0, running)
+
+
+@pytest.mark.parametrize("loop_age_s", [0.0, 2.0])  # its tasks run in threads alone; or something blocks its loop
+def test_a_worker_with_slots_is_left_to_the_limits_of_its_tasks_while_they_may_keep_its_keeper_from_going_on(
+    scoreboard: Scoreboard,
+    watch: TimedWatch,
+    fork: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    loop_age_s: float,
+) -> None:
+    pid = fork()
+    slotted(scoreboard, pid, running=99)
+    monkeypatch.setattr(scoreboard, "loop_age_s", lambda _: loop_age_s)
+
+    watch.go_on(3600)
+
+    assert (watch.hanging, was_killed(pid)) == ([], False)
+
+
+@pytest.mark.parametrize("running", [0, 99])
+def test_a_worker_with_slots_hangs_whose_loop_goes_on_and_whose_keeper_does_not(
+    scoreboard: Scoreboard,
+    watch: TimedWatch,
+    fork: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    running: int,
+) -> None:
+    pid = fork()
+    slotted(scoreboard, pid, running=running)
+    monkeypatch.setattr(scoreboard, "loop_age_s", lambda _: 0.1 if running else 0.0)
+
+    watch.go_on(TOLD_AFTER_S + 2)
+    told = list(watch.hanging)
+    watch.go_on(KILLED_AFTER_S - TOLD_AFTER_S)
+
+    assert told == ["worker:0"]
+    wait_until(lambda: was_killed(pid), "it is killed")
+
+
+def test_a_keeper_has_the_whole_time_again_when_the_loop_was_blocked_before(
+    scoreboard: Scoreboard, watch: TimedWatch, fork: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = fork()
+    slotted(scoreboard, pid, running=99)
+    monkeypatch.setattr(scoreboard, "loop_age_s", lambda _: 60.0)
+    watch.go_on(60)
+
+    monkeypatch.setattr(scoreboard, "loop_age_s", lambda _: 0.1)
+    watch.go_on(TOLD_AFTER_S - 1)
+
+    assert (watch.hanging, was_killed(pid)) == ([], False)
+
+
 @pytest.mark.parametrize(
     ("what", "more_s"), [("in hooks", HOOKS_S), ("broker away", AWAY_S), ("the scheduler", SCHEDULER_S)]
 )

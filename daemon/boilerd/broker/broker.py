@@ -20,7 +20,7 @@ from boilerd.broker.claims import Advance, Claim, Completion, Failure, batch_pla
 from boilerd.broker.connection import text
 from boilerd.broker.constants import BELL_LENGTH, BELL_TTL_S, CHUNK, HOLDS_MORE, LOOK_AGAIN
 from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_answer, to_claim, to_claim_of_hash
-from boilerd.broker.scheduler_calls import SchedulerCalls
+from boilerd.broker.slot_calls import MOST_COMPLETED, SlotCalls, why_unwanted
 from boilerd.errors import BoilerdError
 from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.retry import Decision, Verdict
@@ -34,9 +34,11 @@ MOST_ASKED = 10_000
 CHUNK_BYTES = 8 * 1024 * 1024
 #: A worker takes at most one more than this part of a queue in one batch: the rest is for the others.
 BATCH_PARTS = 16
+#: Claims whose job hashes one script reads, as held.lua has it: of a worker with several slots there are thousands.
+MOST_HELD = 100
 
 
-class Broker(SchedulerCalls):
+class Broker(SlotCalls):
     """All that boilerd asks of Redis; the calls of clients and workers are here.
 
     Args:
@@ -123,10 +125,15 @@ class Broker(SchedulerCalls):
 
     def acknowledge(self, worker: str, completions: Sequence[Completion]) -> None:
         """Write completions while the worker runs something else; a claim that lost its lease is left alone."""
-        self.advance(worker, (), completions, limit=0)
+        for first in range(0, len(completions), MOST_COMPLETED):
+            self.advance(worker, (), completions[first : first + MOST_COMPLETED], limit=0)
 
     def register(self, worker: str, queues: Sequence[str], record: Mapping[str, str | int]) -> None:
-        """Put the worker into RQ's registry, in place of a predecessor of the same name."""
+        """Put the worker into RQ's registry, in place of a predecessor of the same name.
+
+        The record of a worker with several slots has its `life` and the `turn` of its last call, see `serve`; and
+        `slots` and `pool`, for people to see.
+        """
         fields = itertools.chain.from_iterable(record.items())
         self._run("birth", [worker, len(queues), *queues, *fields])
 
@@ -164,7 +171,10 @@ class Broker(SchedulerCalls):
 
     def held(self, worker: str) -> list[Claim]:
         """The claims of the worker whose lease holds, oldest first."""
-        found = [to_claim_of_hash(*claim) for claim in self._run("held", [worker])]
+        answer, rest = self._run("held", [worker])
+        for first in range(0, len(rest), MOST_HELD):
+            answer += self._run("held", [worker, *rest[first : first + MOST_HELD]])[0]
+        found = [to_claim_of_hash(*claim) for claim in answer]
         return sorted(found, key=lambda claim: (float(claim.started), batch_place(claim.execution_id)[1]))
 
     def cancellation(self, claim: Claim) -> str:
@@ -173,13 +183,7 @@ class Broker(SchedulerCalls):
             pipeline.hmget(keys.job(claim.task_id), "status", "cancel_requested")
             pipeline.zscore(keys.wip(claim.queue), f"{claim.task_id}:{claim.execution_id}")
             (status, is_cancelled), lease = pipeline.execute()
-        if status is None:
-            return "the task was deleted"
-        if lease is None and status != b"canceled":
-            return "the lease was lost, the task is not this worker's any more"
-        if status != b"started":
-            return f"the task is {text(status)} by now"
-        return "cancelled on request" if is_cancelled else ""
+        return why_unwanted(status, is_cancelled, has_lease=lease is not None)
 
     def write_result(self, claim: Claim, result: bytes) -> bool:
         """Store a running task's result so far; False if the lease is lost."""

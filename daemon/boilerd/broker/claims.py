@@ -2,7 +2,7 @@
 
 import base64
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,6 +23,8 @@ class Claim(msgspec.Struct, frozen=True):
         max_retries: The number that the task itself asks for; None: its handler's policy decides.
         is_missing: True if the queue held an ID without a job: there is nothing to claim.
         needs_cleanup: True if the task's end gives back a unique lock or a concurrency key, or looks at RQ's repeats.
+        deaths: How many workers have died that ran it among other tasks, as far as that was not counted as a failure.
+            Such a task is a suspect: it may have been what ended them.
         unread: The job's data, where the task's payload was not read (see `job_hash.read_payload`); empty: it was.
     """
 
@@ -38,11 +40,17 @@ class Claim(msgspec.Struct, frozen=True):
     is_missing: bool = False
     needs_cleanup: bool = False
     unread: bytes = b""
+    deaths: int = 0
 
     @property
     def is_alone(self) -> bool:
         """True if it was claimed alone, not in a batch."""
         return "-" not in self.execution_id
+
+    @property
+    def pair(self) -> str:
+        """``job ID:execution ID``, as Redis's sets of claims have it."""
+        return f"{self.task_id}:{self.execution_id}"
 
     @property
     def log_fields(self) -> dict[str, Any]:
@@ -71,12 +79,40 @@ class Completion(msgspec.Struct, frozen=True):
     result: bytes = b""
 
 
+class Leased(Protocol):
+    """A claim, as far as one has to know it to renew its lease."""
+
+    @property
+    def pair(self) -> str:
+        """``job ID:execution ID``."""
+
+    @property
+    def queue(self) -> str:
+        """Empty where the job is gone."""
+
+    @property
+    def key(self) -> str:
+        """Its task's concurrency key; empty: none."""
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """The answer to `Broker.renew`, each claim as ``job ID:execution ID``.
+
+    Attributes:
+        lost: Those that the worker does not hold any more: its tasks have ended, or are another's.
+        cancelled: Those whose tasks are to be cancelled; they were renewed.
+    """
+
+    lost: list[str]
+    cancelled: list[str]
+
+
 #: How many values of a script's ARGV a completion takes.
 COMPLETION_LENGTH = 8
 
 
 def completion_args(completion: Completion) -> tuple[str | bytes, ...]:
-    """The completion as advance.lua reads it, in `completion_at`."""
+    """The completion as ending.lua reads it, in `completion_at`."""
     claim = completion.claim
     return (
         claim.task_id,
@@ -91,19 +127,21 @@ def completion_args(completion: Completion) -> tuple[str | bytes, ...]:
 
 
 class Advance(msgspec.Struct, frozen=True):
-    """The answer to one call of `Broker.advance`.
+    """The answer to one call of `Broker.advance` or `Broker.serve`.
 
     Attributes:
         lost: IDs of tasks whose lease was lost, so that their completion was not written.
         claims: In their order; none if there is nothing to claim.
         is_registered: True if RQ's record of the worker is there.
         holds_more: True if the worker holds a claim that it did not acknowledge; then nothing was claimed.
+        is_stale: True if a call of another life of the worker, or a later one, came before; then nothing was claimed.
     """
 
     lost: list[str]
     claims: list[Claim]
     is_registered: bool = True
     holds_more: bool = False
+    is_stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)

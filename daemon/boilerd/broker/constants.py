@@ -26,20 +26,21 @@ SLICE, KEYS_SLICE = 250, 50
 BELL_LENGTH = 128
 #: How long Redis keeps a bell, or an alarm, that nobody hears.
 BELL_TTL_S = 300
-#: Why advance.lua claimed nothing although tasks may wait: the worker holds another claim; not all were looked at.
-HOLDS_MORE, LOOK_AGAIN = 1, 2
+#: Why advance.lua or serve.lua claimed nothing although tasks may wait: the worker holds another claim; not all were
+#: looked at; the call came too late.
+HOLDS_MORE, LOOK_AGAIN, IS_STALE = 1, 2, 3
 #: How store.lua answers; any other answer is the ID of the task that holds the unique lock.
 STORED_PENDING, STORED_SCHEDULED, ID_TAKEN, QUEUE_FULL, ID_REMEMBERED = 1, 2, 0, -1, -3
 #: Stands behind the answers of enqueue.lua where there are workers, but none that works on the queue asked for.
 UNSERVED = -2
-#: The fields of a job hash that a claim reads, in the order in which advance.lua answers.
+#: The fields of a job hash that a claim reads, in the order in which taking.lua answers.
 CLAIMED_FIELDS = (
     "data", "status", "task_type", "concurrency_key", "alone", "ended_at", "ttl", "unique_key", "timeout", "deadline",
     "result_ttl", "max_retries", "retries_left", "number_of_retries", "retry_intervals", "enqueued_at", "repeats_left",
     "runs",
 )  # fmt: skip
 
-#: The fields that advance.lua itself looks at.
+#: The fields that taking.lua itself looks at.
 _LOOKED_AT = ("data", "status", "concurrency_key", "alone", "ended_at", "ttl")
 
 #: File in lua/ → the constants that it uses: each becomes a local variable in front of its text.
@@ -58,10 +59,10 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "REGISTRY_OF": states.REGISTRY_OF,
         "STATE_OF": states.STATE_OF,
     },
-    "advance": {
-        "HOLDS_MORE": HOLDS_MORE,
-        "LOOK_AGAIN": LOOK_AGAIN,
-        "COMPLETION_LENGTH": COMPLETION_LENGTH,
+    "advance": {"HOLDS_MORE": HOLDS_MORE, "LOOK_AGAIN": LOOK_AGAIN},
+    "serve": {"LOOK_AGAIN": LOOK_AGAIN, "IS_STALE": IS_STALE},
+    "ending": {"COMPLETION_LENGTH": COMPLETION_LENGTH},
+    "taking": {
         "REGISTRY_OF": states.REGISTRY_OF,
         "CLAIMED_FIELDS": CLAIMED_FIELDS,
         **{field.upper(): CLAIMED_FIELDS.index(field) + 1 for field in _LOOKED_AT},
@@ -70,6 +71,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
     "arrive": {"ARCHIVE_TTL_S": ARCHIVE_TTL_S},
     "birth": {"WORKER_TTL_S": WORKER_TTL_S},
     "extend": {"WORKER_TTL_S": WORKER_TTL_S},
+    "renew": {"WORKER_TTL_S": WORKER_TTL_S},
     "fail": {"MOST_RETRIES": LONGEST_S},
     "look": {"MOST_READS": MOST_READS},
     "waiting": {"KEYS_SLICE": KEYS_SLICE},

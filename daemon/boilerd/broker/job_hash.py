@@ -168,7 +168,7 @@ def to_answer(task: NewTask, answer: int | bytes) -> TaskState | BoilerdError:
 
 
 def claimed_fields(values: Sequence[bytes | None]) -> dict[bytes, bytes]:
-    """The fields of a claimed job that are there, from advance.lua's answer."""
+    """The fields of a claimed job that are there, as taking.lua answers."""
     return {name: value for name, value in zip(_CLAIMED_FIELDS, values, strict=False) if value is not None}
 
 
@@ -196,6 +196,7 @@ def to_claim(
     return Claim(
         task_id, execution_id, queue, started, retention_s, task, function, max_retries, error,
         is_missing=not fields, needs_cleanup=needs_cleanup, unread=fields.get(b"data", b"") if is_lost else b"",
+        deaths=_deaths(fields[b"alone"]) if b"alone" in fields else 0,
     )  # fmt: skip
 
 
@@ -206,6 +207,11 @@ def to_claim_of_hash(task_id: bytes, execution_id: bytes, queue: bytes, flat: Se
     """
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     return to_claim(text(execution_id), text(task_id), text(queue), _started_at(fields), fields, is_lost=True)
+
+
+def _deaths(alone: bytes) -> int:
+    """How many workers died with the task, as far as one can read that."""
+    return int(alone) if alone.isdigit() and len(alone) < 10 else 1
 
 
 def read_payload(claim: Claim) -> None:

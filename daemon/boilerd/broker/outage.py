@@ -37,20 +37,45 @@ class OutageRetry:
         Raises:
             BrokerError: `pause` gave up, or `awaits` does not cover the error.
         """
-        began_s: float | None = None
-        longest_s = FIRST_PAUSE_S
+        outage: Outage | None = None
         while True:
             try:
                 answer = action()
             except self._awaits as error:
-                if began_s is None:
-                    began_s = time.monotonic()
-                    logger.error("broker unavailable, waiting", extra={"error": str(error)})  # noqa: TRY400
-                # All workers lose the broker at one moment; jitter keeps them from coming back at one moment.
-                if not self._pause(longest_s * (0.5 + random.random() / 2)):
+                outage = outage or Outage()
+                if not self._pause(outage.next_pause_s(error)):
                     raise
-                longest_s = min(2 * longest_s, LONGEST_PAUSE_S)
             else:
-                if began_s is not None:
-                    logger.info("broker available again", extra={"outage_s": round(time.monotonic() - began_s, 3)})
+                if outage:
+                    outage.end()
                 return answer
+
+
+class Outage:
+    """An outage of the broker, from the first error on, if there is one.
+
+    Attributes:
+        error: The last one; None: the broker is there.
+    """
+
+    def __init__(self) -> None:
+        self.error: BrokerError | None = None
+        self._began_s = 0.0
+        self._longest_s = FIRST_PAUSE_S
+
+    def next_pause_s(self, error: BrokerError) -> float:
+        """Note an error; how long to wait until the next try."""
+        if self.error is None:
+            self._began_s, self._longest_s = time.monotonic(), FIRST_PAUSE_S
+            logger.error("broker unavailable, waiting", extra={"error": str(error)})
+        self.error = error
+        # All workers lose the broker at one moment; jitter keeps them from coming back at one moment.
+        pause_s = self._longest_s * (0.5 + random.random() / 2)
+        self._longest_s = min(2 * self._longest_s, LONGEST_PAUSE_S)
+        return pause_s
+
+    def end(self) -> None:
+        """Note that the broker did what was asked."""
+        if self.error is not None:
+            self.error = None
+            logger.info("broker available again", extra={"outage_s": round(time.monotonic() - self._began_s, 3)})

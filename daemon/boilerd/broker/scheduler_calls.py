@@ -10,9 +10,9 @@ from boilerd.broker import keys
 from boilerd.broker.claims import Claim, Overdue
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import CHUNK
+from boilerd.broker.held_claims import HeldClaims
 from boilerd.broker.job_hash import NewTask, describe_task, to_answer, to_claim_of_hash
 from boilerd.broker.refusals import expecting, is_wrong_kind
-from boilerd.broker.script_calls import ScriptCalls
 from boilerd.errors import BoilerdError, MisplacedKeyError
 
 #: The end of the year 9998: no date is later, in any time zone.
@@ -27,7 +27,7 @@ MOST_SLICES = 10
 _FIRST = "0"
 
 
-class SchedulerCalls(ScriptCalls):
+class SchedulerCalls(HeldClaims):
     """The calls that look after the tasks and workers of all hosts.
 
     Those that take `queues` look there beside the queues that hold tasks of boilerd's, a slice of them in each

@@ -11,10 +11,22 @@ from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
     "act", "adopt", "advance", "arrive", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward",
-    "held", "janitor", "look", "mark", "progress", "release", "result", "sift", "since", "tick", "tidy", "waiting",
+    "held", "janitor", "look", "mark", "progress", "records", "release", "renew", "result", "serve", "sift", "since",
+    "tick", "tidy", "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
 _READING = frozenset({"look", "sift"})
+#: Those that store new tasks, which a Redis without memory refuses.
+_STORING = frozenset({"enqueue", "tick", "arrive"})
+#: The parts in front of each script, where they are others than common.lua and claims.lua.
+_PARTS = {
+    "enqueue": ("common", "locks", "store"),
+    "tick": ("common", "locks", "store"),
+    "arrive": ("common", "locks"),
+    "act": ("common", "claims", "locks"),
+    "advance": ("common", "claims", "ending", "taking"),
+    "serve": ("common", "claims", "ending", "taking"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +50,9 @@ def scripts() -> dict[str, Script]:
 
 def script_source(name: str) -> str:
     """The text of a script as it is sent to Redis: behind the parts that it shares with others."""
-    stores = name in {"enqueue", "tick"}
-    parts = ("common", "locks", "store") if stores else ("common", "claims")
-    if name == "act":
-        parts = ("common", "claims", "locks")
-    elif name == "arrive":
-        parts, stores = ("common", "locks"), True
+    parts = _PARTS.get(name, ("common", "claims"))
     # A script that stores no new task makes room, or keeps what is there: it must go on when Redis is full.
-    flags = "" if stores else " flags=no-writes" if name in _READING else " flags=allow-oom"
+    flags = "" if name in _STORING else " flags=no-writes" if name in _READING else " flags=allow-oom"
     return f"#!lua{flags}\n" + "\n".join(map(_part, (*parts, name)))
 
 

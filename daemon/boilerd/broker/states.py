@@ -1,4 +1,4 @@
-"""The states of a task: how RQ stores each, and which actions are allowed. act.lua and advance.lua get a part of it."""
+"""The states of a task: how RQ stores each, and which actions are allowed. act.lua and taking.lua get a part of it."""
 
 from dataclasses import dataclass
 from typing import Literal

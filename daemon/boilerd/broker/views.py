@@ -27,6 +27,7 @@ from boilerd.errors import ConfigError, ForbiddenJobError, InvalidTaskError, Mis
 from boilerd.tasks.cron import Schedule
 from boilerd.tasks.headers import headers_in
 from boilerd.tasks.progress import TaskProgress
+from boilerd.tasks.queues import DEFAULT_POOL
 from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 
 #: A traceback, or the data of a job, may unpack to this much to be shown.
@@ -105,7 +106,10 @@ class WorkerInfo:
 
     Attributes:
         state: RQ's: starting, idle, busy, suspended.
-        task_id: The task that it runs; empty: none.
+        task_id: The task that it runs, or one of them; empty: none.
+        slots: How many tasks it runs at once at most.
+        running: How many it runs.
+        pool: The name of its pool.
         problem: What is wrong with its record, of which nothing else is known then; empty: nothing.
     """
 
@@ -122,6 +126,15 @@ class WorkerInfo:
     task_type: str = ""
     task_started_at: datetime | None = None
     problem: str = ""
+    slots: int = 1
+    running: int = 0
+    pool: str = DEFAULT_POOL
+
+    @property
+    def runs(self) -> str:
+        """What it runs, for people: a task's type and ID, and how many there are beside it."""
+        more = f" and {self.running - 1:,} more" if self.running > 1 else ""
+        return f"{self.task_type} {self.task_id}{more}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +156,7 @@ class CronInfo:
 
 
 class CompletedTask(msgspec.Struct, frozen=True):
-    """A task that completed lately, kept or not; advance.lua writes it."""
+    """A task that completed lately, kept or not; ending.lua writes it."""
 
     id: str
     type: str
@@ -283,9 +296,12 @@ def to_completed(note: bytes) -> CompletedTask | None:
     return None
 
 
-def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes, bytes], task_type: str) -> WorkerInfo:
-    """A worker from its hash, and from the hash of the attempt that it runs (may be empty)."""
+def to_worker(
+    name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes, bytes], task_type: str, held: int
+) -> WorkerInfo:
+    """A worker from its hash, from that of an attempt which it runs (may be empty), and how many claims it holds."""
     shown = {text(name): text(value) for name, value in fields.items()}
+    slots = max(1, _int(shown.get("slots")) or 1)
     return WorkerInfo(
         name=name,
         host=shown.get("hostname", ""),
@@ -299,6 +315,9 @@ def to_worker(name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes
         task_id=text(execution.get(b"job_id", b"")),
         task_type=task_type,
         task_started_at=_moment(text(execution.get(b"created_at", b""))),
+        slots=slots,
+        running=min(held, slots),  # of a batch, one runs
+        pool=shown.get("pool") or DEFAULT_POOL,
     )
 
 

@@ -14,8 +14,8 @@ from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.rpc_client import Info, ask
 from boilerd.errors import BoilerdError, ConfigError, RefusedError
 from boilerd.process import logs
-from boilerd.settings.definitions import MOST_WORKERS
 from boilerd.settings.loading import load
+from boilerd.settings.pools import MOST_WORKERS
 from boilerd.supervision.sd_notify import IMPORT_LIMIT_S
 
 logger = logging.getLogger("boilerd.cli")
@@ -30,26 +30,43 @@ class DaemonError(BoilerdError):
     """No daemon answers, or its reload failed."""
 
 
+class PoolSizeType(click.ParamType[tuple[str, int]]):
+    """``20``, or ``web=4``."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """The pool, empty where none is named, and the number."""
+        pool, _, number = value.rpartition("=")
+        return pool, click.INT.convert(number, param, ctx)
+
+
 @click.command()
+@click.argument("pool", required=False)
 @with_daemon
-def quiet(loaded: Loaded) -> None:
-    """Let the daemon claim no more tasks until `resume`, through reloads too; those that run go on. As SIGTSTP.
+def quiet(loaded: Loaded, *, pool: str | None) -> None:
+    """Let the daemon, or one of its pools, claim no more tasks until `resume`; those that run go on.
+
+    That holds through reloads too. Without a pool it is what SIGTSTP does.
 
     \b
     boilerd quiet
+    boilerd quiet web
     """  # noqa: D301 - click looks for the character \b
-    _call(loaded, "quiet")
+    _call(loaded, "quiet", *filter(None, [pool]))
 
 
 @click.command()
+@click.argument("pool", required=False)
 @with_daemon
-def resume(loaded: Loaded) -> None:
-    """Let the daemon claim tasks again. As SIGCONT.
+def resume(loaded: Loaded, *, pool: str | None) -> None:
+    """Let the daemon, or one of its pools, claim tasks again. Without a pool as SIGCONT.
 
     \b
     boilerd resume
+    boilerd resume web
     """  # noqa: D301 - click looks for the character \b
-    _call(loaded, "resume")
+    _call(loaded, "resume", *filter(None, [pool]))
 
 
 @click.command()
@@ -73,36 +90,39 @@ def reload(loaded: Loaded, *, no_wait: bool) -> None:
 
 
 @click.command()
-@click.argument("workers", nargs=-1, metavar="[WORKER]...")
+@click.argument("workers", nargs=-1, metavar="[WORKER|POOL]...")
 @with_daemon
 def restart(loaded: Loaded, *, workers: tuple[str, ...]) -> None:
-    """Replace workers by fresh ones, each when its task has ended; all of them without names.
+    """Replace workers by fresh ones, each when its task has ended; all of them without names, of a pool with its.
 
     Without names also what crashed too often is started again at once.
 
     \b
     boilerd restart
     boilerd restart worker:3
+    boilerd restart web
     """  # noqa: D301 - click looks for the character \b
     _call(loaded, "restart", list(workers))
 
 
 @click.command()
-@click.argument("size", metavar="N", type=int)
+@click.argument("wanted", metavar="[POOL=]N", type=PoolSizeType())
 @with_daemon
-def scale(loaded: Loaded, *, size: int) -> None:
-    """Have N workers, until the daemon is started or reloaded.
+def scale(loaded: Loaded, *, wanted: tuple[str, int]) -> None:
+    """Have N workers in a pool, in `default` without a name, until the daemon is started or reloaded.
 
-    SIGTTIN means one more, SIGTTOU one less. Workers that go end their tasks first.
+    SIGTTIN means one more in `default`, SIGTTOU one less. Workers that go end their tasks first.
 
     \b
     boilerd scale 20
+    boilerd scale web=4
     """  # noqa: D301 - click looks for the character \b
+    pool, size = wanted
     if not 1 <= size <= MOST_WORKERS:
         raise click.UsageError(
             f"{size} workers: give a number from 1 to {MOST_WORKERS}; `quiet` stops them from claiming"
         )
-    _call(loaded, "scale", size)
+    _call(loaded, "scale", size, *filter(None, [pool]))
 
 
 def _tell_changed_variables() -> None:

@@ -1,8 +1,9 @@
 """``boilerd status``."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -18,6 +19,7 @@ from boilerd.errors import BrokerError
 from boilerd.inspector import Inspector
 from boilerd.process.exit_status import FAILED, OK
 from boilerd.settings.urls import mask_url
+from boilerd.tasks.queues import DEFAULT_POOL
 
 #: Field of a queue → its title and its width.
 _COLUMNS = {
@@ -44,14 +46,14 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     try:
         with naming_missing_broker(settings), connect_to(settings, timeout_s=2.0) as connection:
             inspector = Inspector(connection)
-            queues = sorted(inspector.queues(settings.queues), key=lambda queue: queue.is_idle)
+            queues = sorted(inspector.queues(settings.served_queues()), key=lambda queue: queue.is_idle)
             is_suspended = inspector.is_suspended()
             unserved = {found.counts.name for found in inspector.unserved()}
             server_check.probe(connection, is_storing=True)
     except BrokerError as error:
         broker_error = str(error)
     if broker_error is None:
-        daemon = daemon.with_pending(sum(queue.pending for queue in queues if queue.name in settings.queues))
+        daemon = daemon.with_pending(sum(queue.pending for queue in queues if queue.name in settings.served_queues()))
     url = mask_url(settings.broker_url())
     if as_json:
         rows = [asdict(queue) for queue in queues]
@@ -83,6 +85,19 @@ def _print_daemon(daemon: DaemonStatus) -> None:
         pid = f"pid {process['pid']}" if process["pid"] else ""
         why = starts.get(process["name"], "").removeprefix(", ")
         echo(f"  {process['name']:<12}{process['state']:<10}{pid}" + (f"  {why}" if why else ""))
+    _print_pools(daemon.info.get("pools", []))
+
+
+def _print_pools(pools: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each pool; none where one pool runs one task in each process, as the line of the daemon tells all."""
+    if all((pool["name"], pool["slots"]) == (DEFAULT_POOL, 1) for pool in pools):
+        return
+    width = max(10, *(len(pool["name"]) for pool in pools))
+    echo(f"{'pool':<{width}}{'processes':>11}{'slots':>11}{'running':>11}{'stuck':>11}")
+    for pool in pools:
+        slots = pool["workers"] * pool["slots"]
+        counts = "".join(f"{count:>11,}" for count in (pool["workers"], slots, pool["running"], pool["stuck"]))
+        echo(f"{pool['name']:<{width}}{counts}" + ("  quiet" if pool["is_quiet"] else ""))
 
 
 def _print_queues(queues: list[QueueInfo], unserved: Collection[str]) -> None:

@@ -17,12 +17,14 @@ import mmap
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: More rows than a host will ever run; 96 bytes each, and room for one error.
+from boilerd.process.stack_file import StackFile
+
+#: More rows than a host will ever run; 104 bytes each, and room for one error.
 ROWS = 1024
 #: The rows of the scheduler, the embedded broker, the supervisor and the watcher; workers have the ones from 0 on.
 SCHEDULER_ROW = ROWS - 1
@@ -34,9 +36,9 @@ LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.
 _CELL_RANGE = 2**31
 #: Arrays: one for each field of a row, and the last for the daemon's own fields.
-_ARRAYS = 24
+_ARRAYS = 26
 #: Positions in the last array.
-_IS_QUIET, _IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(7)
+_IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(6)
 #: Bytes of an error's text, with a byte that tells their number.
 _TEXT_BYTES = 256
 #: Longer than any processor keeps a write from the others, by orders of magnitude; see `Scoreboard.revoke`.
@@ -101,6 +103,7 @@ class Scoreboard:
     Attributes:
         alarm_fds: A pipe, to read from and to write to: a worker's timers write there, whatever its code is doing,
             and so does `open_batch` where nobody watches the batches.
+        stacks: Where processes write their stacks when they are asked.
     """
 
     def __init__(self) -> None:
@@ -129,12 +132,15 @@ class Scoreboard:
         self._stuck = next(arrays)
         self._slots = next(arrays)
         self._retiring = next(arrays)
+        self._answers = next(arrays)
+        self._quiet = next(arrays)
         self._daemon = next(arrays)
         self._start_errors = mmap.mmap(-1, ROWS * _TEXT_BYTES)
         self.beat()  # the first may take its time
         self.alarm_fds = os.pipe()
         for fd in self.alarm_fds:
             os.set_blocking(fd, False)
+        self.stacks = StackFile()
 
     # --- The process of a row
 
@@ -156,6 +162,7 @@ class Scoreboard:
         self._pids[row] = self._booted[row] = self._busy[row] = self._waiting[row] = self._halted[row] = 0
         self._dismissed[row] = self._silence_s[row] = 0
         self._beats_ms[row] = self._limits_ms[row] = self._stuck[row] = self._retiring[row] = 0
+        self._answers[row] = 0
         self._exits[row] = exit_status
         return had_booted
 
@@ -284,6 +291,14 @@ class Scoreboard:
         """True if the worker of `row` claims nothing more, and ends when its tasks have."""
         return bool(self._retiring[row])
 
+    def tell_stacks(self, row: int) -> None:
+        """Have this process, of `row`, write its stacks when it is asked (`stacks_of`), whatever holds it up then."""
+        self._answers[row] = self.stacks.answer()
+
+    def stacks_of(self, row: int) -> str:
+        """The stacks of the process of `row`, its main thread's first; empty if it does not tell them."""
+        return self.stacks.ask(self._pids[row]) if self._answers[row] else ""
+
     def mark_waiting(self, row: int, *, is_waiting: bool) -> None:
         """Note that the broker does not let a worker through; it calls this before and after each pause for that."""
         self._waiting[row] = is_waiting
@@ -363,6 +378,14 @@ class Scoreboard:
             with suppress(BlockingIOError):  # full: it wakes whoever reads all the same
                 os.write(self.alarm_fds[1], b"\0")
 
+    def note_claimed(self, row: int) -> None:
+        """Note that the worker has claimed a task; one that opens no batches calls this, once in its life."""
+        self._batches[row] = self._batches[row] or 1
+
+    def has_claimed(self, row: int) -> bool:
+        """True if the worker of `row`, or the last one there, has claimed a task."""
+        return bool(self._batches[row])
+
     def shorten_batch(self, row: int) -> None:
         """Note that the tasks of the worker's batch that have not begun went back to their queue; it calls this."""
         self._sizes[row] = self._progress[row] // 2
@@ -427,12 +450,21 @@ class Scoreboard:
 
     @property
     def is_quiet(self) -> bool:
-        """True if the workers must claim nothing; the supervisor sets it."""
-        return bool(self._daemon[_IS_QUIET])
+        """True if all workers must claim nothing; the supervisor sets it."""
+        return self.is_quiet_at(SUPERVISOR_ROW)
 
     @is_quiet.setter
     def is_quiet(self, value: bool) -> None:
-        self._daemon[_IS_QUIET] = value
+        self.set_quiet(range(ROWS), is_quiet=value)
+
+    def is_quiet_at(self, row: int) -> bool:
+        """True if the worker of `row` must claim nothing: all must, or its pool."""
+        return bool(self._quiet[row])
+
+    def set_quiet(self, rows: Iterable[int], *, is_quiet: bool) -> None:
+        """Note whether the workers of these rows must claim nothing; the supervisor calls this."""
+        for row in rows:
+            self._quiet[row] = is_quiet
 
     @property
     def is_broker_away(self) -> bool:

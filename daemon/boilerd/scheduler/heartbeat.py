@@ -16,6 +16,7 @@ from boilerd.process import debugging
 from boilerd.process.identity import is_alive, is_stopped, send
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import KillReason, Scoreboard
+from boilerd.scheduler.slotted_heartbeat import SlottedHeartbeater
 from boilerd.worker.settlement import HOOK_LIMIT_S
 
 logger = logging.getLogger("boilerd.scheduler")
@@ -34,13 +35,16 @@ class Heartbeater:
     """Renews leases, and the workers' presence in RQ's registry.
 
     An attempt past its timeout, although SIGALRM should have ended it, sits in code that never returns
-    to Python: its worker is killed.
+    to Python: its worker is killed. Workers with several slots have a heartbeat of their own.
 
     Args:
         broker: Of this process alone.
         scoreboard: Tells which workers live, and which attempt each runs.
         worker_names: RQ's name of the worker in each row.
         on_gap: Called at the first heartbeat, and at each one after a gap: leases may have ended meanwhile.
+
+    Attributes:
+        slotted: The heartbeat of workers with several slots.
     """
 
     def __init__(
@@ -50,13 +54,14 @@ class Heartbeater:
         self._scoreboard = scoreboard
         self._worker_names = worker_names
         self._on_gap = on_gap
+        self.slotted = SlottedHeartbeater(broker, scoreboard, worker_names)
         self._beat_s = -math.inf
         self._unwanted: dict[int, tuple[tuple[int, int, int], float]] = {}  # row → its attempt, and since when
 
     def beat(self) -> float:
         """Renew the leases; seconds until the next heartbeat is due."""
         # A stopped worker does nothing: its lease runs out, and another worker takes the task over.
-        rows = {self._worker_names[row]: row for row in self._live_rows() if not self._is_halted(row)}
+        rows = {self._worker_names[row]: row for row in self._rows_of_one_slot() if not self._is_halted(row)}
         overdue, unwanted = self._broker.extend(list(rows), self._running(rows))
         self._note_beat()
         for worker in unwanted:
@@ -71,13 +76,20 @@ class Heartbeater:
     def keep_leases_of_orphans(self) -> None:
         """Renew the leases until all workers have ended: the supervisor was killed, so they drain."""
         logger.warning("the supervisor is gone, waiting for the workers to end")
-        next_s = time.monotonic()
+        next_s = step_s = time.monotonic()
         while any(is_alive(self._scoreboard.pid(row)) for row in self._live_rows()):
             if time.monotonic() >= next_s:
                 with suppress(BrokerError):  # the workers end within shutdown_timeout, with or without it
-                    self._broker.extend([self._worker_names[row] for row in self._live_rows()])
+                    self._broker.extend([self._worker_names[row] for row in self._rows_of_one_slot()])
                 next_s = time.monotonic() + HEARTBEAT_S
+            if time.monotonic() >= step_s:
+                step_s = time.monotonic() + self._step_of_slotted()
             select.select([], [], [], 0.05)
+
+    def _step_of_slotted(self) -> float:
+        with suppress(BrokerError):
+            return self.slotted.beat()
+        return 1.0
 
     def _running(self, rows: Mapping[str, int]) -> dict[str, tuple[int, int]]:
         """Which claim each worker runs, of those whose handler has not returned."""
@@ -145,6 +157,9 @@ class Heartbeater:
         held = self._broker.held(attempt.worker)
         found = (claim.log_fields for claim in held if claim.execution_id == attempt.execution_id)
         return next(found, {"task_id": attempt.task_id})
+
+    def _rows_of_one_slot(self) -> set[int]:
+        return {row for row in self._live_rows() if self._scoreboard.slots(row) == 1}
 
     def _live_rows(self) -> set[int]:
         return {row for row in self._scoreboard.live() if row < len(self._worker_names)}

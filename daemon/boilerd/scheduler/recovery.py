@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim
 from boilerd.broker.outage import LONGEST_PAUSE_S
+from boilerd.broker.scheduler_calls import MOST_EXPIRED
 from boilerd.errors import LeaseExpiredError, WorkerDiedError
 from boilerd.process.exit_status import STOPPED_BY_DAEMON
 from boilerd.process.identity import is_alive, is_dead, is_stopped
 from boilerd.process.scoreboard import SCHEDULER_ROW, Scoreboard
 from boilerd.scheduler.heartbeat import HEARTBEAT_S
+from boilerd.worker.blame import find_blame
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules, release_held
 
@@ -69,16 +71,23 @@ class Recoverer:
         self._grace_since_s = -math.inf
         self._looked_s = -math.inf
         self._lead_s = -math.inf
+        self._are_more_expired = False
 
     def recover(self) -> float:
         """Settle what workers left behind, for about a second; seconds until the next look is due."""
         began_s = self._clock()
         self._write_kept()
-        self._release_stopped()
+        self._are_more_expired = False
         with self._scoreboard.running_hooks(SCHEDULER_ROW):
-            for _ in itertools.chain(self._record_attempts_of_dead_daemons(), self._record_attempts_of_ended_leases()):
+            for _ in itertools.chain(
+                self._release_stopped(),
+                self._record_attempts_of_dead_daemons(),
+                self._record_attempts_of_ended_leases(),
+            ):
                 if self._clock() - began_s > LONGEST_STEP_S:
                     return 0.0
+        if self._are_more_expired:
+            return 0.0
         left_s = self._grace_since_s + GRACE_S - began_s
         return min(left_s, HEARTBEAT_S) if left_s > 0 else HEARTBEAT_S
 
@@ -90,7 +99,11 @@ class Recoverer:
         """Release what killed workers held; in a drain all workers have ended before the scheduler is told to stop."""
         self._write_kept()
         for row, name in enumerate(self._worker_names):
-            if not is_alive(self._scoreboard.pid(row)):
+            if is_alive(self._scoreboard.pid(row)):
+                continue
+            if self._scoreboard.slots(row) > 1:
+                self._rules.settle_dead_slots(self._broker, name, cut=True, died=None)
+            else:
                 release_held(self._broker, name, child=f"worker:{row}")
 
     def _write_kept(self) -> None:
@@ -100,35 +113,58 @@ class Recoverer:
             if worker not in live:
                 self._kept.write(self._broker, worker)
 
-    def _release_stopped(self) -> None:
+    def _release_stopped(self) -> Iterator[None]:
         """Release what workers held that the daemon stopped, and that have no successor, as in a smaller pool."""
         for row, name in enumerate(self._worker_names):
-            if not self._scoreboard.pid(row) and self._scoreboard.last_exit(row) == STOPPED_BY_DAEMON:
+            if self._scoreboard.pid(row) or self._scoreboard.last_exit(row) != STOPPED_BY_DAEMON:
+                continue
+            if self._scoreboard.slots(row) > 1:
+                yield from self._rules.settling_slots(self._broker, name, None, is_cut=True)
+            else:
                 self._rules.settle_dead_worker(self._broker, name, self._scoreboard.batch(row), None)
                 self._scoreboard.shorten_batch(row)
 
-    def _record_attempts_of_dead_daemons(self) -> Iterator[Claim]:
+    def _record_attempts_of_dead_daemons(self) -> Iterator[None]:
         """Record as lost what workers held that died with their supervisor; a living one starts successors."""
         for name, (worker, supervisor) in self._broker.registered().items():
             if is_dead(worker) and is_dead(supervisor):
-                for claim in self._broker.held(name):
-                    error = WorkerDiedError("worker died together with its daemon")
-                    self._rules.record_lost_attempt(self._broker, name, claim, error, is_doubtful=not claim.is_alone)
-                    yield claim
+                if self._broker.slots_of(name) > 1:
+                    yield from self._rules.settling_slots(self._broker, name, None)
+                else:
+                    yield from self._record_attempts_of(name)
                 self._broker.forget_worker(name)
 
-    def _record_attempts_of_ended_leases(self) -> Iterator[Claim]:
+    def _record_attempts_of(self, name: str) -> Iterator[None]:
+        for claim in self._broker.held(name):
+            error = WorkerDiedError("worker died together with its daemon")
+            self._rules.record_lost_attempt(self._broker, name, claim, error, is_doubtful=not claim.is_alone)
+            yield
+
+    def _record_attempts_of_ended_leases(self) -> Iterator[None]:
         """Record as lost, of whatever host, the claims whose lease ended although it could have been renewed."""
         expired = self._broker.expired(self._queues)
         self._look_for_gap()  # behind the answer: whatever ended these leases too early came before it
         if self._clock() - self._grace_since_s < GRACE_S:
             return  # the broker may have been away, and its other daemons not be back yet
+        self._are_more_expired = len(expired) >= MOST_EXPIRED
+        late = self._late([claim for _, claim in expired if not claim.is_alone])
         for worker, claim in expired:
-            error = LeaseExpiredError(f"lease expired: worker {worker or 'unknown'} is gone or cut off")
-            self._rules.record_lost_attempt(
-                self._broker, worker, claim, error, is_taken=True, is_doubtful=not claim.is_alone
+            error = late.get(claim.execution_id) or LeaseExpiredError(
+                f"lease expired: worker {worker or 'unknown'} is gone or cut off"
             )
-            yield claim
+            is_doubtful = not claim.is_alone and claim.execution_id not in late
+            self._rules.record_lost_attempt(self._broker, worker, claim, error, is_taken=True, is_doubtful=is_doubtful)
+            yield
+
+    def _late(self, claims: Sequence[Claim]) -> dict[str, BaseException]:
+        """Execution ID → why that attempt failed, of those that were past their limits at their last heartbeat.
+
+        Of a claim that was one of many nobody knows else whether it was the cause.
+        """
+        if not claims:
+            return {}
+        held = self._broker.find_held([f"{claim.task_id}:{claim.execution_id}" for claim in claims])
+        return {claim.execution_id: error for claim, error in find_blame(self._broker, held, None).counted}
 
     def _look_for_gap(self) -> None:
         """Start a grace where nobody may have renewed leases, or Redis's clock was put forward: they ended too early.

@@ -1,6 +1,7 @@
 """The scheduler: the process that performs a host's duties towards all tasks.
 
 * Heartbeater: renews the leases of the host's live workers, and kills those whose task ignores its timeout.
+* Slot watch: kills a worker with several slots whose task ignores its timeout, and tells of a loop that is blocked.
 * Forwarder: moves due tasks to their queues. It sleeps until the next one is due, and is
   woken when one is scheduled that is due before it looks by itself.
 * Recoverer: ends the claims of workers that are gone, on whatever host.
@@ -39,6 +40,7 @@ from boilerd.scheduler.limits import LimitKeeper
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
+from boilerd.scheduler.slot_watch import SlotWatch
 from boilerd.scheduler.subscriber import Subscriber
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules
@@ -76,6 +78,7 @@ class Scheduler:
         periodic: The periodic tasks.
         limits: Those of the settings.
         kept: The outcomes that workers could not write before they had to stop.
+        blocked_after_s: Of each row, after how long a blocked loop is told of; see `SlotWatch`.
         parent: Process ID of the supervisor.
     """
 
@@ -90,6 +93,7 @@ class Scheduler:
         periodic: Periodic,
         limits: Mapping[str, int],
         kept: KeptOutcomes,
+        blocked_after_s: Sequence[float] = (1.0,),
         parent: int | None = None,
     ) -> None:
         self._parent = parent or os.getppid()
@@ -111,6 +115,8 @@ class Scheduler:
         self._forwarder = Duty("forward", self._forward)
         self._duties = [
             Duty("heartbeat", self._heartbeater.beat),
+            Duty("renew", self._heartbeater.slotted.beat),
+            Duty("watch", SlotWatch(scoreboard, len(worker_names), blocked_after_s).look),
             self._forwarder,
             Duty("recover", self._recoverer.recover),
             Duty("clean", self._clean),  # the janitor

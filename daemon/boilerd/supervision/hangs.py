@@ -28,6 +28,8 @@ KILLED_AFTER_S = 15.0
 #: Additional times. Two hooks may take 5 s each. One try may go to several servers where the broker is away. The
 #: scheduler has many duties. Whoever stopped a process has a minute.
 HOOKS_S, AWAY_S, SCHEDULER_S, STOPPED_S = 20.0, 45.0, 12.0, 45.0
+#: A loop that got on so recently lives; it tells it four times a second.
+LOOP_LIVES_S = 1.0
 #: How often it looks.
 LOOK_EVERY_S = 1.0
 #: After a longer pause this process was held up, and all others may have been: they get the whole time again.
@@ -40,12 +42,19 @@ class HangWatch:
     Args:
         scoreboard: Where the processes leave signs of life.
         clock: Seconds that never go back.
+        name_of: A row → the name of its worker.
 
     Attributes:
         hanging: The processes that hung at the last look, such as ``worker:3``.
     """
 
-    def __init__(self, scoreboard: Scoreboard, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        scoreboard: Scoreboard,
+        clock: Callable[[], float] = time.monotonic,
+        name_of: Callable[[int], str] = f"{WORKER}:{{}}".format,
+    ) -> None:
+        self._name_of = name_of
         self._scoreboard = scoreboard
         self._clock = clock
         self._looked_s = clock()
@@ -62,16 +71,16 @@ class HangWatch:
             self._seen.clear()
         self._looked_s = now_s
         rows = [*range(self._scoreboard.rows), SCHEDULER_ROW]
-        self.hanging = [_name(row) for row in rows if self._hangs(row, now_s)]
+        self.hanging = [self._name(row) for row in rows if self._hangs(row, now_s)]
 
     def _hangs(self, row: int, now_s: float) -> bool:
         signs = self._scoreboard.signs_of_life(row)
         seen, since_s = self._seen.get(row, (None, now_s))
-        if signs != seen:
+        if signs != seen or self._runs_tasks(row, signs):
             self._seen[row] = signs, now_s
             return False
         silent_s = now_s - since_s
-        if silent_s < TOLD_AFTER_S or not signs.pid or (signs.is_busy and not signs.is_halted):
+        if silent_s < TOLD_AFTER_S or not signs.pid:
             return False
         if is_traced(signs.pid):
             return False
@@ -81,6 +90,15 @@ class HangWatch:
             self._kill(row, signs.pid, KillReason.STOPPED if is_halted else KillReason.HUNG)
         # That a signal has stopped it, is told elsewhere.
         return not is_halted and silent_s >= TOLD_AFTER_S + more_s
+
+    def _runs_tasks(self, row: int, signs: SignsOfLife) -> bool:
+        """True if it runs tasks, which have limits of their own, and need not leave a sign of life meanwhile.
+
+        One with several slots has a thread for that, the keeper. While its event loop gets on, so must that.
+        """
+        if not signs.is_busy or signs.is_halted:
+            return False
+        return not 0 < self._scoreboard.loop_age_s(row) < LOOP_LIVES_S
 
     def _more_s(self, row: int, signs: SignsOfLife) -> float:
         """How much longer than others this process may be without a sign of life."""
@@ -94,10 +112,11 @@ class HangWatch:
     def _kill(self, row: int, pid: int, reason: KillReason) -> None:
         if pid not in self._killed:  # the kernel may keep one that waits for a disk
             self._killed = {pid, *(self._killed & set(self._scoreboard.live().values()))}
-            logger.error("process killed, it hangs", extra={"child": _name(row), "child_pid": pid, "reason": reason})
+            logger.error(
+                "process killed, it hangs", extra={"child": self._name(row), "child_pid": pid, "reason": reason}
+            )
             self._scoreboard.note_kill(row, reason)
         send(pid, signal.SIGKILL)
 
-
-def _name(row: int) -> str:
-    return SCHEDULER if row == SCHEDULER_ROW else f"{WORKER}:{row}"
+    def _name(self, row: int) -> str:
+        return SCHEDULER if row == SCHEDULER_ROW else self._name_of(row)

@@ -136,3 +136,34 @@ class KeptOutcomes:
 
     def _path(self, worker: str) -> Path:
         return self._directory / f"{self._prefix}{worker}{_SUFFIX}"
+
+
+class OwnOutcomes:
+    """Those of one worker, which is to stop while the broker is away.
+
+    Args:
+        kept: The files.
+        worker: Its name.
+    """
+
+    def __init__(self, kept: KeptOutcomes, worker: str) -> None:
+        self._kept = kept
+        self._worker = worker
+        #: The execution IDs of the outcomes that are kept; None: none are.
+        self._ids: list[str] | None = None
+
+    def write(self, broker: Broker) -> None:
+        """Write what the predecessor kept; raises BrokerError."""
+        self._kept.write(broker, self._worker)
+
+    def keep(self, completions: Sequence[Completion], failures: Sequence[tuple[Claim, Failure]]) -> None:
+        """Keep what could not be written, unless it is kept: a kill, or a drain's end, may come before the broker."""
+        ids = [claim.execution_id for claim in (*(done.claim for done in completions), *(pair[0] for pair in failures))]
+        if ids != self._ids:
+            self._ids = ids
+            self._kept.keep(self._worker, completions, failures)
+
+    def forget(self) -> None:
+        """All that was kept is written after all."""
+        if self._ids is not None:
+            self._kept.forget(self._worker)

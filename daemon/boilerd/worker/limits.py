@@ -2,6 +2,7 @@
 
 import logging
 import random
+import sys
 from dataclasses import dataclass
 
 from boilerd.process.identity import resident_bytes
@@ -66,12 +67,19 @@ class Recycling:
         # Jitter, so that workers that started together are not replaced together.
         self._last_task = limits.max_tasks + random.randint(0, limits.max_tasks // 10)
 
-    def is_due(self) -> bool:
+    @property
+    def left(self) -> int:
+        """How many tasks it may begin until then; a large number where that has no limit."""
+        return max(0, self._last_task - self.tasks) if self._limits.max_tasks else sys.maxsize
+
+    def is_due(self, *, looks_at_memory: bool = True) -> bool:
         """Whether the worker is to be replaced by a fresh one now; says why in the log."""
         if self._limits.max_tasks and self.tasks >= self._last_task:
             logger.info("worker recycled", extra={"reason": "max_tasks", "tasks": self.tasks})
             return True
-        if self._limits.max_memory and (resident := resident_bytes()) > self._limits.max_memory:
+        if not self._limits.max_memory or not looks_at_memory:
+            return False
+        if (resident := resident_bytes()) > self._limits.max_memory:
             logger.info("worker recycled", extra={"reason": "max_memory", "resident_bytes": resident})
             return True
         return False

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import Token
 
 import redis
 from rq.job import Job, _current_job
@@ -14,6 +15,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.neighbours import Declared
 from boilerd.broker.refusals import translated
 from boilerd.process.identity import birthmark
+from boilerd.tasks.queues import DEFAULT_POOL
 
 
 class RQWorker(BaseWorker):
@@ -25,9 +27,19 @@ class RQWorker(BaseWorker):
         queues: Names of its queues.
         address: How Redis knows this host.
         declared: What the application declares.
+        pool: The name of its pool.
     """
 
-    def __init__(self, broker: Broker, *, name: str, queues: Sequence[str], address: str, declared: Declared) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        name: str,
+        queues: Sequence[str],
+        address: str,
+        declared: Declared,
+        pool: str = DEFAULT_POOL,
+    ) -> None:
         super().__init__(
             list(queues),
             name=name,
@@ -48,16 +60,18 @@ class RQWorker(BaseWorker):
             # The scheduler sees by it whether this daemon lives: of a dead one, it settles the workers' claims.
             "supervisor": birthmark(),
         }
+        if pool != DEFAULT_POOL:
+            self._record["pool"] = pool
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
         """Keep our own timeouts; RQ would wait seven minutes for an answer."""
         return connection
 
-    def register_birth(self) -> None:
-        """Appear in RQ's registry, in place of a predecessor that had no time to leave it."""
+    def register_birth(self, **fields: str | int) -> None:
+        """Appear in RQ's registry, with further fields, in place of a predecessor that had no time to leave it."""
         self.pid = os.getpid()
         names = [queue.name for queue in self.queues]
-        self._broker.register(self.name, names, {**self._record, "pid": self.pid, "birthmark": birthmark()})
+        self._broker.register(self.name, names, {**self._record, "pid": self.pid, "birthmark": birthmark(), **fields})
 
     def register_death(self) -> None:
         """Leave RQ's registry."""
@@ -67,11 +81,15 @@ class RQWorker(BaseWorker):
     @contextmanager
     def as_current_job(self, task_id: str) -> Iterator[None]:
         """Have RQ's ``get_current_job`` answer with this job; with None where RQ cannot read it."""
-        job = None
-        with suppress(Exception):  # anything may stand in the record, and be too much for RQ
-            job = Job.fetch(task_id, self.connection, JSONSerializer)
-        token = _current_job.set(job)
+        token = self.note_current_job(task_id)
         try:
             yield
         finally:
             _current_job.reset(token)
+
+    def note_current_job(self, task_id: str) -> Token[Job | None]:
+        """The same from now on, in this context."""
+        job = None
+        with suppress(Exception):  # anything may stand in the record, and be too much for RQ
+            job = Job.fetch(task_id, self.connection, JSONSerializer)
+        return _current_job.set(job)

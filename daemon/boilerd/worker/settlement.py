@@ -6,10 +6,9 @@ its attempt all the same: Redis refuses that outcome, a failure's in `record_fai
 """
 
 import functools
-import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -17,8 +16,10 @@ from typing import Any, Protocol
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure, batch_place
+from boilerd.broker.held_claims import HeldClaim, chunks, in_order
 from boilerd.broker.job_hash import not_registered, read_payload
 from boilerd.broker.neighbours import Declared
+from boilerd.broker.slot_calls import MOST_GIVEN_BACK
 from boilerd.errors import WorkerDiedError, describe
 from boilerd.process.folding import Folding
 from boilerd.process.forks import end_child
@@ -30,6 +31,7 @@ from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.tasks.rq_functions import Functions
 from boilerd.tasks.task import Task
+from boilerd.worker.blame import find_blame
 
 logger = logging.getLogger("boilerd.task")
 
@@ -47,6 +49,10 @@ def hook_limit() -> Iterator[None]:
     finally:
         if os.getpid() != pid:
             end_child()
+
+
+async def _no_loop(task: Task) -> Any:
+    raise TypeError(f"{task.type}: only the handlers of a mux run on a loop")
 
 
 class RecordsFailures(Protocol):
@@ -70,6 +76,8 @@ class Rules:
             and of tasks, if the settings say so.
         declared: What the worker's record tells of the application.
         limit_hook: Limits the time of a hook, by a signal.
+        is_async: Whether the type's handler is `async def`: a worker with slots runs it on its loop.
+        arun: Runs a task with such a handler on the running loop, inside the middleware.
     """
 
     handler: Handler
@@ -80,6 +88,8 @@ class Rules:
     refusals: Folding = field(default_factory=lambda: Folding(logger))
     declared: Declared = field(default_factory=Declared)
     limit_hook: Callable[[], AbstractContextManager[None]] = hook_limit
+    is_async: Callable[[str], bool] = lambda _: False
+    arun: Callable[[Task], Awaitable[Any]] = _no_loop
 
     @classmethod
     def of(
@@ -95,17 +105,9 @@ class Rules:
         policy = functools.lru_cache(1024)(lambda task_type: mux.policy(task_type) or default)
         declared = Declared(tuple(types), tuple(crons))
         return cls(
-            mux, functools.partial(_may_call, mux), policy, mux.hooks, middleware, refusals or Folding(logger), declared
-        )
-
-    def is_async(self, task_type: str) -> bool:
-        """True if the type's handler is `async def`: a worker with slots runs it on its loop."""
-        return isinstance(self.handler, ServeMux) and inspect.iscoroutinefunction(self.handler.match(task_type))
-
-    async def arun(self, task: Task) -> Any:
-        """Run a task whose handler is `async def` on the running loop, inside the middleware."""
-        handler = self.handler.match(task.type) if isinstance(self.handler, ServeMux) else self.handler
-        return await handler(task)  # type: ignore[misc]
+            mux, functools.partial(_may_call, mux), policy, mux.hooks, middleware, refusals or Folding(logger),
+            declared, is_async=functools.lru_cache(1024)(mux.is_async), arun=middleware(mux.arun),
+        )  # fmt: skip
 
     def task_of(self, claim: Claim) -> Task | None:
         """The claimed task with its final number of retries: the client's, else its policy's; None: it cannot run."""
@@ -225,6 +227,41 @@ class Rules:
         if unstarted:
             broker.release(worker, only=unstarted)
 
+    def settle_dead_slots(self, broker: Broker, worker: str, cut: bool, died: WorkerDiedError | None) -> None:
+        """Settle what a dead worker with several slots held.
+
+        Args:
+            broker: Where the outcomes are written.
+            worker: Its name; no living worker has it yet.
+            cut: True if the daemon ended it: no attempt counts.
+            died: How it ended; None where the daemon ended it.
+        """
+        for _ in self.settling_slots(broker, worker, died, is_cut=cut):
+            pass
+
+    def settling_slots(
+        self, broker: Broker, worker: str, died: WorkerDiedError | None, *, is_cut: bool = False
+    ) -> Iterator[None]:
+        """Settle in steps what a dead worker with several slots held; see `worker.blame`.
+
+        Args:
+            broker: Where the outcomes are written.
+            worker: Its name; no living worker has it yet.
+            died: How it ended a moment ago; None: that is not known, or the daemon ended it.
+            is_cut: True if the daemon ended it: no attempt counts.
+        """
+        held = in_order(broker.find_held(broker.executions_of(worker)))
+        if not is_cut:
+            blame = find_blame(broker, held, died)
+            for claim, error in blame.counted:
+                for whole in broker.read_claims([claim]):
+                    self.record_lost_attempt(broker, worker, whole, error)
+                yield
+            held = blame.rest
+        for some in reversed([*chunks(held, MOST_GIVEN_BACK)]):  # so that the oldest is at the head in the end
+            _tell_released(some, broker.give_back(worker, some, is_doubtful=not is_cut))
+            yield
+
 
 def record_failure(
     broker: RecordsFailures, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False
@@ -250,6 +287,12 @@ def release_held(broker: Broker, worker: str, **fields: str) -> None:
     for task_id in broker.release(worker):
         told = held.get(task_id, {"task_id": task_id}) | fields
         logger.warning("task released, it will run again", extra=told)
+
+
+def _tell_released(claims: Iterable[HeldClaim], task_ids: Collection[str]) -> None:
+    for claim in claims:
+        if claim.task_id in task_ids:
+            logger.warning("task released, it will run again", extra=claim.log_fields)
 
 
 def _may_call(mux: ServeMux, function: str) -> bool:

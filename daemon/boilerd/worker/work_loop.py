@@ -6,7 +6,6 @@ It is its own, because RQ's loses a task when it is killed between taking it off
 import logging
 import os
 import random
-import signal
 import time
 from contextlib import nullcontext
 
@@ -14,9 +13,9 @@ from setproctitle import setproctitle
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Failure
-from boilerd.errors import BrokerError, WorkerDiedError
+from boilerd.errors import BrokerError
 from boilerd.process.contexts import FreshContext
-from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, STOPPED_BY_DAEMON, TIMED_OUT, describe_exit
+from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, TIMED_OUT
 from boilerd.process.failpoints import failpoint
 from boilerd.process.logs import put_back
 from boilerd.process.scoreboard import KillReason, Scoreboard
@@ -26,26 +25,20 @@ from boilerd.tasks.task import Task
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released, encode_result
 from boilerd.worker.guarded_life import GuardedLife
 from boilerd.worker.hand import Hand
-from boilerd.worker.kept_outcomes import KeptOutcomes
+from boilerd.worker.kept_outcomes import KeptOutcomes, OwnOutcomes
 from boilerd.worker.limits import Limits, Recycling
 from boilerd.worker.prefetch import SLOW_S, Prefetch
 from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
 from boilerd.worker.rq_worker import RQWorker
 from boilerd.worker.runtime import AttemptRuntime
 from boilerd.worker.settlement import Rules, record_failure
+from boilerd.worker.succession import death_of_last, look_for_parent
 
 logger = logging.getLogger("boilerd.worker")
 
 #: How often a quiet worker looks whether it is resumed.
 QUIET_POLL_S = 0.1
 _NO_JOB = nullcontext()
-#: How the error of an attempt tells why the daemon killed its worker.
-_WHY_KILLED = {
-    KillReason.LIMIT: "its task ignored its limit of {} s, from timeout or deadline",
-    KillReason.TAKEN: "its task ignored that it was taken away",
-    KillReason.HUNG: "it hung, and neither ran the handler nor got on",
-    KillReason.STOPPED: "another signal had stopped it for too long",
-}
 
 
 class WorkLoop:
@@ -94,9 +87,7 @@ class WorkLoop:
         #: True while an outcome that is no completion waits to be written; what failed, if it is a failure.
         self._is_settling = False
         self._failed: tuple[Claim, Failure] | None = None
-        self._kept = kept
-        #: The execution IDs of the outcomes that are kept; None: none are.
-        self._kept_ids: list[str] | None = None
+        self._kept = OwnOutcomes(kept, self._name)
         self._has_settled_predecessor = False
         pause = OutagePause(
             stop,
@@ -151,7 +142,7 @@ class WorkLoop:
             status = OK if self._stop else FAILED
         self._hand.give_back()
         self._hand.acknowledge()
-        self._forget_kept()
+        self._kept.forget()
         self._broker.together(self._rq_worker.register_death)
         return status
 
@@ -165,7 +156,7 @@ class WorkLoop:
                     return TIMED_OUT
                 if self._recycling.is_due():
                     return RECYCLED
-            elif self._scoreboard.is_quiet:
+            elif self._scoreboard.is_quiet_at(self._row):
                 self._rules.refusals.tell(is_last=True)
                 self._keep_quiet()
             elif self._limits.is_burst:
@@ -175,7 +166,7 @@ class WorkLoop:
                 self._rules.refusals.tell()
                 self._scoreboard.show_life(self._row)
                 self._hand.wait(self._limits.idle_s * (0.5 + random.random()))
-            self._look_for_parent()
+            look_for_parent(self._parent, self._stop)
         return OK
 
     def _forward_due(self) -> bool:
@@ -188,16 +179,11 @@ class WorkLoop:
         self._hand.give_back()
         self._hand.acknowledge()
         self._show("quiet")
-        while self._scoreboard.is_quiet and not self._stop:
+        while self._scoreboard.is_quiet_at(self._row) and not self._stop:
             self._stop.pause(QUIET_POLL_S)
             self._scoreboard.show_life(self._row)
-            self._look_for_parent()
+            look_for_parent(self._parent, self._stop)
         self._show("waiting")
-
-    def _look_for_parent(self) -> None:
-        if os.getppid() != self._parent and not self._stop:
-            logger.warning("the supervisor is gone, stopping")
-            self._stop.make()
 
     def _perform(self, claim: Claim) -> bool:
         """Run the task and settle its outcome; False when the end of a drain interrupted it."""
@@ -264,40 +250,20 @@ class WorkLoop:
 
         The hooks are asked again in another try: the mark that they run must not last through a pause.
         """
-        self._kept.write(self._broker.once, self._name)
-        status = self._scoreboard.last_exit(self._row)
-        died = None if status == STOPPED_BY_DAEMON else WorkerDiedError(self._describe_death(status))
+        self._kept.write(self._broker.once)
+        died = death_of_last(self._scoreboard, self._row)
         with self._scoreboard.running_hooks(self._row):
             rules.settle_dead_worker(self._broker.once, self._name, self._scoreboard.batch(self._row), died)
         self._scoreboard.open_batch(self._row, 0, 0)
         self._scoreboard.note_kill(self._row, KillReason.NONE)
         self._has_settled_predecessor = True
 
-    def _describe_death(self, status: int) -> str:
-        """How the predecessor ended, and why, if the daemon killed it."""
-        death = f"worker died: {describe_exit(status)}"
-        reason, limit_s = self._scoreboard.last_kill(self._row)
-        if status != -signal.SIGKILL or reason is KillReason.NONE:
-            return death
-        return f"{death}, because {_WHY_KILLED[reason].format(limit_s)}"
-
     def _keep_outcomes(self) -> None:
         """Keep what could not be written, in a drain: a kill, or the end of the drain, may come before the broker."""
         if not self._has_settled_predecessor:
             return  # the claims are not this process's
         failures = [self._failed] if self._failed else []
-        ids = [
-            claim.execution_id
-            for claim in (*(done.claim for done in self._hand.completions), *(claim for claim, _ in failures))
-        ]
-        if ids != self._kept_ids:
-            self._kept_ids = ids
-            self._kept.keep(self._name, self._hand.completions, failures)
-
-    def _forget_kept(self) -> None:
-        """All that was kept is written after all."""
-        if self._kept_ids is not None:
-            self._kept.forget(self._name)
+        self._kept.keep(self._hand.completions, failures)
 
     def _show(self, doing: str) -> None:
         setproctitle(f"boilerd: {self._title} {doing}")

@@ -99,6 +99,13 @@ local function is_started(job, worker)
   return runs_with(worker or fields[2], fields[1], fields[2])
 end
 
+-- Note that a worker died which had the task among others, and that this counts as no failed attempt. It is claimed in no
+-- batch any more, and what serve.lua does with it depends on how often that was.
+local function suspect(job)
+  local answer = redis.pcall('HINCRBY', RQ .. ':job:' .. job, 'alone', 1)
+  if type(answer) == 'table' then call('HSET', RQ .. ':job:' .. job, 'alone', 1) end -- a foreign value stood there
+end
+
 -- Release the unique lock, as its task asked: after 'success' only, or after any end. A lock that expired and was
 -- taken by another task stays. `lock`: the job's unique_key and unique_until, if the caller has read them.
 local function unlock(job, is_success, lock)
@@ -219,6 +226,26 @@ end
 local function key_of(job, claim)
   return fields_of(RQ .. ':execution:' .. claim, 'concurrency_key')[1]
     or fields_of(RQ .. ':job:' .. job, 'concurrency_key')[1]
+end
+
+-- Renew what RQ's tools see of an attempt that runs, and its share of a concurrency key; the key of RQ's record of it.
+local function renew_records(worker, job, eid, key, seconds, time)
+  local execution_key = RQ .. ':execution:' .. job .. ':' .. eid
+  if own_call('HSETNX', execution_key, 'created_at', stamp(seconds)) == 1 then
+    -- It expired while nobody renewed it, as in a long outage; the timeout counts from here.
+    call('HSET', execution_key, 'id', eid, 'job_id', job, 'worker_name', worker)
+    if key then call('HSET', execution_key, 'concurrency_key', key) end
+  end
+  call('HSET', execution_key, 'last_heartbeat', stamp(seconds))
+  call('EXPIRE', execution_key, CLAIMS_TTL_S)
+  own_call('ZADD', RQ .. ':executions:' .. job, stamp(seconds + CLAIMS_TTL_S), eid)
+  call('EXPIRE', RQ .. ':executions:' .. job, CLAIMS_TTL_S)
+  if key then
+    own_call('ZADD', OWN .. ':running:' .. key, stamp(seconds + LEASE_S), job)
+    call('EXPIRE', OWN .. ':running:' .. key, CLAIMS_TTL_S)
+  end
+  call('HSET', RQ .. ':job:' .. job, 'last_heartbeat', time)
+  return execution_key
 end
 
 -- Give up the claim: last in a script, so that an error before it leaves the task claimed and not nowhere (Lua does

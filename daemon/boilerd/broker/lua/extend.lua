@@ -28,21 +28,7 @@ local function renew(worker, claim)
     return
   end
   call('ZADD', RQ .. ':wip:' .. fields[1], 'XX', lease_score(seconds + LEASE_S), claim)
-  local execution_key = RQ .. ':execution:' .. claim
-  if own_call('HSETNX', execution_key, 'created_at', stamp(seconds)) == 1 then
-    -- It expired while nobody renewed it, as in a long outage; the timeout counts from here.
-    call('HSET', execution_key, 'id', eid, 'job_id', job, 'worker_name', worker)
-    if fields[4] then call('HSET', execution_key, 'concurrency_key', fields[4]) end
-  end
-  call('HSET', execution_key, 'last_heartbeat', stamp(seconds))
-  call('EXPIRE', execution_key, CLAIMS_TTL_S)
-  own_call('ZADD', RQ .. ':executions:' .. job, stamp(seconds + CLAIMS_TTL_S), eid)
-  call('EXPIRE', RQ .. ':executions:' .. job, CLAIMS_TTL_S)
-  if fields[4] then
-    own_call('ZADD', OWN .. ':running:' .. fields[4], stamp(seconds + LEASE_S), job)
-    call('EXPIRE', OWN .. ':running:' .. fields[4], CLAIMS_TTL_S)
-  end
-  call('HSET', job_key, 'last_heartbeat', time)
+  local execution_key = renew_records(worker, job, eid, fields[4], seconds, time)
   local started = tonumber(call('HGET', execution_key, 'created_at')) or seconds
   if started > seconds then -- Redis's clock was put back
     started = seconds

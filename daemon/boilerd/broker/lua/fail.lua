@@ -7,7 +7,7 @@
 --   12 whether the attempt counts: 1 or 0, 13 how many retries the task has in all,
 --   14 how many tasks the archive of a queue may hold; 0: any number,
 --   15 whether the claim is taken from a worker that may live and does not know: 1 or 0,
---   16 1 if nobody knows whether the attempt had begun, so that the task is claimed alone the next time; else 0,
+--   16 1 if nobody knows whether the attempt had begun, so that the task is a suspect the next time; else 0,
 --   17 until when (epoch) the task is tried again, unless an earlier failure of the kind has said so; '': at any time.
 -- Returns the verdict that was carried out, 'archive' instead of 'retry' if the task was cancelled, or is too old to be
 --   tried again; or '' if nothing was written: the lease was gone; or the claim was to be taken from its worker, which had renewed it; or RQ's tools
@@ -56,7 +56,7 @@ if verdict ~= 'drop' then
   record(job, eid, worker, 2, started, seconds, 'exc_string', ARGV[9])
 end
 if is_doubtful then
-  call('HSET', job_key, 'alone', 1)
+  suspect(job)
 elseif verdict ~= 'drop' then
   redis.pcall('HINCRBY', job_key, 'runs', 1) -- a foreign value may stand there
 end

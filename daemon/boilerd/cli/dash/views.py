@@ -1,5 +1,6 @@
 """Draw the screens of the dash: they fit into 80 columns and 24 lines, and use more where there is more."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from boilerd.cli.dash.state import STATES, State, View
 from boilerd.cli.output import harmless, json_text
 from boilerd.cli.tables import absolute, lasting, make_table, relative, sized
 from boilerd.cli.task import attempt_lines, columns_of, retried
+from boilerd.tasks.queues import DEFAULT_POOL
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _KEYS = {
@@ -79,10 +81,17 @@ def _queues(state: State, size: Size) -> Iterable[RenderableType]:
     columns = "QUEUE", "PENDING>", "ACTIVE>", "SCHED+RETRY>", "ARCHIVED>", "LATENCY>", "FAILED>", "RATE>", ""
     yield _table(columns, rows, state.queue_at, Size(size.width, half))
     busy = [worker for worker in state.workers if worker.task_id]
-    yield Text(f"\n{len(state.workers)} workers, {len(busy)} busy", style="bold")
-    shown = [(w.name, f"{w.task_type} {w.task_id}", relative(w.task_started_at)) for w in busy]
+    yield Text(f"\n{_workers(state)}, {len(busy)} busy", style="bold")
+    shown = [(w.name, w.runs, relative(w.task_started_at)) for w in busy]
     if shown and size.height - half > 3:
         yield _table(("WORKER", "RUNS", "SINCE"), shown, None, size.less(half + 2))
+
+
+def _workers(state: State) -> str:
+    """How many workers there are, of each pool where there are several."""
+    pools = Counter(worker.pool for worker in state.workers)
+    each = ", ".join(f"{pool} {count}" for pool, count in sorted(pools.items()))
+    return f"{len(state.workers)} workers" + (f" ({each})" if pools.keys() > {DEFAULT_POOL} else "")
 
 
 def _tasks(state: State, size: Size) -> Iterable[RenderableType]:

@@ -1,0 +1,106 @@
+"""The desk of a worker with slots: what is to be written to Redis, but for completions."""
+
+import logging
+import queue
+from collections import deque
+from collections.abc import Iterable
+
+from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Claim, Failure, batch_place
+from boilerd.tasks.progress import TaskProgress
+from boilerd.worker.settlement import Rules, record_failure
+
+logger = logging.getLogger("boilerd.worker")
+
+#: Claims in one call that gives them back: about 5 ms of Redis.
+BACK_AT_ONCE = 100
+#: What is told in passing, in one round: progress, and results so far.
+TOLD_AT_ONCE = 100
+
+
+class Desk:
+    """Each thing lies here until Redis has it; all but `tell` and `show_result` are the keeper's.
+
+    Args:
+        broker: Makes each call once.
+        name: The worker's.
+        rules: Say how a job is archived that cannot run.
+
+    Attributes:
+        failures: Decided.
+        refused: Jobs that cannot run.
+        unstarted: Claims to be given back at once.
+        cut: Claims to be given back when the worker ends: what the end of the drain interrupted.
+    """
+
+    def __init__(self, broker: Broker, name: str, rules: Rules) -> None:
+        self._broker = broker
+        self._name = name
+        self._rules = rules
+        self._told: queue.SimpleQueue[tuple[Claim, TaskProgress | bytes]] = queue.SimpleQueue()
+        self.failures: deque[tuple[Claim, Failure]] = deque()
+        self.refused: deque[Claim] = deque()
+        self.unstarted: list[Claim] = []
+        self.cut: list[Claim] = []
+
+    def tell(self, claim: Claim, what: TaskProgress | bytes) -> None:
+        """Have a progress written, or a result so far; from any thread."""
+        self._told.put((claim, what))
+
+    def show_result(self, claim: Claim, result: bytes) -> bool:
+        """Write a result so far now, in the calling thread; False if the lease is lost. Raises BrokerError."""
+        return self._broker.write_result(claim, result)
+
+    def is_empty(self) -> bool:
+        """True if nothing lies here that must be written."""
+        return not (self.failures or self.refused or self.unstarted or self.cut)
+
+    def write(self, *, is_last: bool) -> bool:
+        """Write all, in the order in which others may look at it; True if there was something.
+
+        Args:
+            is_last: True if the worker ends.
+
+        Raises:
+            BrokerError: What is not written stays.
+        """
+        count = self._write_told()
+        while self.refused:
+            self._rules.archive_unrunnable(self._broker, self._name, self.refused[0])
+            self.refused.popleft()
+            count += 1
+        while self.failures:
+            record_failure(self._broker, self._name, *self.failures[0])
+            self.failures.popleft()
+            count += 1
+        while self.unstarted:
+            count += self._give_back(self.unstarted)
+        while is_last and self.cut:
+            count += self._give_back(self.cut)
+        return count > 0
+
+    def sort_cut(self, claims: Iterable[Claim]) -> None:
+        """Add claims, and bring all into their order."""
+        self.cut += claims
+        self.cut.sort(key=lambda claim: (float(claim.started), batch_place(claim.execution_id)[1]))
+
+    def _write_told(self) -> int:
+        """What an outage loses, the next progress makes good."""
+        count = min(TOLD_AT_ONCE, self._told.qsize())
+        for _ in range(count):
+            claim, what = self._told.get_nowait()
+            if isinstance(what, bytes):
+                self._broker.write_result(claim, what)
+            else:
+                self._broker.write_progress(claim, what)
+        return count
+
+    def _give_back(self, claims: list[Claim]) -> int:
+        """Give the last of them back to the heads of their queues, so that in the end the first stand in front."""
+        some = claims[-BACK_AT_ONCE:]
+        back = set(self._broker.give_back(self._name, some))
+        del claims[-BACK_AT_ONCE:]
+        for claim in some:
+            if claim.task_id in back:
+                logger.warning("task released, it will run again", extra=claim.log_fields)
+        return len(some)

@@ -1,0 +1,131 @@
+"""The intake of a worker with slots: when it acknowledges and claims, from which queues, how much; and the bell."""
+
+import math
+import random
+import select
+from collections.abc import Sequence
+
+from boilerd.broker.bell import Bell
+from boilerd.broker.claims import Claim, Completion
+from boilerd.tasks.queues import ClaimOrder
+from boilerd.worker.slots.hand import SlotHand
+
+#: Tasks in one claim at most; large claims put the slots in step, and then server and worker idle in turns.
+MOST = 64
+#: The same while there is more than one call brings.
+MOST_OF_MANY = 32
+#: So many free slots begin a claim, and so many completions a call; fewer wait for a moment.
+ENOUGH_FREE, ENOUGH_DONE = 8, 32
+MOMENT_S = 0.002
+#: After a claim got several tasks and not all that it asked for, its queue is left to others for so long.
+SHARE_S = 0.010
+
+
+class Intake:
+    """Decides about each call of the hand; *room* is always how many tasks could begin now, 0 if none may.
+
+    Args:
+        hand: Makes the calls.
+        bell: Tells of new tasks.
+        poll: The keeper's wait.
+        order: Which queues to try for each claim.
+        slots: Of the worker.
+        idle_s: About how long the bell is waited for before the queues are looked at all the same.
+
+    Attributes:
+        wants: False if the queues were empty, and no bell has rung since.
+        has_found_nothing: True if the last claim found all queues empty.
+    """
+
+    def __init__(
+        self, hand: SlotHand, bell: Bell, poll: select.poll, *, order: ClaimOrder, slots: int, idle_s: float
+    ) -> None:
+        self.hand = hand
+        self._bell = bell
+        self._poll = poll
+        self._order = order
+        self._enough = min(ENOUGH_FREE, slots)
+        self._idle_s = idle_s
+        self._most = MOST
+        #: Queue → until when it is left to others.
+        self._resting: dict[str, float] = {}
+        self._due_s = math.inf
+        self._has_rung = False
+        self.wants = True
+        self.has_found_nothing = False
+
+    def complete(self, completion: Completion, now_s: float) -> None:
+        """Take a completion; it is acknowledged with the next call."""
+        self.hand.completions.append(completion)
+        # If this process died, nobody else would have the result.
+        self._due_s = min(self._due_s, now_s + (0 if completion.claim.retention_s else MOMENT_S))
+
+    def due_s(self, room: int) -> float:
+        """When the next call is due, if nothing happens before."""
+        if room and self.wants and self._resting:
+            return min(self._due_s, *self._resting.values())
+        return self._due_s
+
+    def serve(self, now_s: float, room: int, suspects: Sequence[int]) -> list[Claim] | None:
+        """Acknowledge and claim, if it is time; what was claimed, or None: Redis was not asked. Raises BrokerError."""
+        done = len(self.hand.completions)
+        queues = self._awake_queues(now_s) if room and (self.wants or done) else []
+        if not done and not queues:
+            self._due_s = math.inf
+            return None
+        is_much = done >= ENOUGH_DONE or (self.wants and bool(queues) and room >= self._enough)
+        if not is_much and now_s < self._due_s:
+            self._due_s = min(self._due_s, now_s + MOMENT_S)
+            return None
+        limit = min(room, self._most)
+        claims = self.hand.serve(queues, limit, suspects)
+        self._due_s = math.inf
+        if queues:
+            self._learn(claims, limit, now_s, is_whole=len(queues) == len(self._order.names))
+        return claims
+
+    def _awake_queues(self, now_s: float) -> Sequence[str]:
+        """The queues to claim from, without those that are left to others for a moment."""
+        queues = self._order.draw()
+        if not self._resting:
+            return queues
+        self._resting = {name: until_s for name, until_s in self._resting.items() if until_s > now_s}
+        return [name for name in queues if name not in self._resting]
+
+    def _learn(self, claims: Sequence[Claim], limit: int, now_s: float, *, is_whole: bool) -> None:
+        """Learn when to claim again, and how much."""
+        self._most = MOST_OF_MANY if claims and len(claims) >= limit else MOST
+        if 1 < len(claims) < limit:
+            self._resting[claims[0].queue] = now_s + SHARE_S
+        self.has_found_nothing = is_whole and not claims
+        self.wants = not self.has_found_nothing
+
+    # --- The bell
+
+    def note_ring(self, fd: int) -> None:
+        """Take that the keeper's wait ended at this descriptor."""
+        self._poll.unregister(fd)
+        self._has_rung = True
+
+    def hear(self, room: int) -> bool:
+        """Learn that a task came, or that it is time to look; True if Redis was there. Raises BrokerError."""
+        if not self._has_rung:
+            return False
+        self._has_rung = False
+        self.wants = True
+        name = self._bell.hear() if self._bell.is_listening else None
+        if name is not None and not room:
+            self._bell.ring_again(name)
+        return True
+
+    def tend_bell(self, room: int) -> None:
+        """Wait for tasks only while they could begin: a token is for a worker that can take one. Raises BrokerError."""
+        if not room:
+            self._bell.stop()
+        elif not self.wants and not self._bell.is_listening:
+            self._bell.listen(self._order.names, self._idle_s * (0.5 + random.random()))
+            self._poll.register(self._bell.fileno(), select.POLLIN)
+
+    def close(self) -> None:
+        """Close the bell's connection."""
+        self._bell.close()

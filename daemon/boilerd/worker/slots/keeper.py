@@ -1,0 +1,425 @@
+"""The keeper: the thread of a worker with slots that does all that concerns Redis, and never runs a task.
+
+It waits in one `poll` for signals, for attempts that have ended, and for the bell; then it goes its round: takes what
+ended, looks after limits, writes outcomes, claims. The loop's thread does nothing but tasks, so a slow broker holds up
+none of them, and a task that blocks the loop holds up no lease and no outcome of the others.
+"""
+
+import logging
+import math
+import os
+import queue
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from setproctitle import setproctitle
+
+from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Claim, Completion
+from boilerd.broker.outage import Outage
+from boilerd.errors import (
+    BrokerError,
+    DeadlineInterrupt,
+    ShutdownTimeoutError,
+    TaskCancelledError,
+    TaskInterrupt,
+    TaskTimeoutError,
+)
+from boilerd.process import debugging
+from boilerd.process.exit_status import FAILED
+from boilerd.process.failpoints import failpoint
+from boilerd.process.scoreboard import Scoreboard
+from boilerd.tasks.progress import TaskProgress
+from boilerd.tasks.task import NO_STATE, Task
+from boilerd.worker.attempt import Completed, Failed, encode_result, failed, too_late
+from boilerd.worker.kept_outcomes import OwnOutcomes
+from boilerd.worker.limits import SlotLimits
+from boilerd.worker.resilient_broker import LONGEST_DRAIN_PAUSE_S
+from boilerd.worker.settlement import Rules
+from boilerd.worker.slots.attempt import SlotAttempt
+from boilerd.worker.slots.closing import Closing
+from boilerd.worker.slots.desk import Desk
+from boilerd.worker.slots.inbox import Inbox
+from boilerd.worker.slots.intake import Intake
+from boilerd.worker.slots.judge import Judge
+from boilerd.worker.slots.runner import SlotRunner
+from boilerd.worker.slots.runtime import SlotRuntime
+
+logger = logging.getLogger("boilerd.worker")
+
+#: How often it looks at the parent, the memory, the quiet mark; and how often a quiet worker looks.
+LOOK_S, QUIET_LOOK_S = 1.0, 0.1
+#: How often it looks whether a loop gets on again, or has begun what it was given.
+BLOCKED_LOOK_S, UNBEGUN_LOOK_S = 0.05, 0.001
+#: Claims in one call that asks whether they are wanted.
+ASKED_AT_ONCE = 500
+
+
+class Keeper:
+    """Claims for a worker with slots, and writes its outcomes; `run` is its thread, all of it runs there.
+
+    Other threads call `on_end`, `write_result` and `note_progress`.
+
+    Args:
+        broker: Of the process; the keeper's calls follow each other, those of threads take connections of their own.
+        inbox: What wakes the keeper.
+        poll: Its wait.
+        intake: Claims and acknowledges.
+        desk: Writes the other outcomes.
+        judge: Decides about failures.
+        closing: Decides when the worker ends.
+        name: The worker's.
+        title: Its name in `ps`.
+        rules: How to run a task.
+        limits: Of the slots.
+        scoreboard: Where it notes what the worker does.
+        row: The worker's cells there.
+        kept: Where outcomes go that cannot be written when it has to stop.
+        parent: Process ID of the supervisor.
+        note_job: See `Host`.
+
+    Attributes:
+        status: How the process is to end.
+        state: `task.state` of its tasks.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        inbox: Inbox,
+        poll: select.poll,
+        *,
+        intake: Intake,
+        desk: Desk,
+        judge: Judge,
+        closing: Closing,
+        name: str,
+        title: str,
+        rules: Rules,
+        limits: SlotLimits,
+        scoreboard: Scoreboard,
+        row: int,
+        kept: OwnOutcomes,
+        parent: int,
+        note_job: Callable[[str], object],
+    ) -> None:
+        self.note_job = note_job
+        self.state: Mapping[str, Any] = NO_STATE
+        self.status = FAILED
+        self._broker = broker
+        self._intake = intake
+        self._desk = desk
+        self._judge = judge
+        self._closing = closing
+        self._inbox = inbox
+        self._poll = poll
+        self._name = name
+        self._title = title
+        self._rules = rules
+        self._limits = limits
+        self._scoreboard = scoreboard
+        self._row = row
+        self._kept = kept
+        self._parent = parent
+        self._ended: queue.SimpleQueue[SlotAttempt] = queue.SimpleQueue()
+        #: Of the attempts that run, those whose tasks were there when workers died, and how often.
+        self._suspects: dict[SlotAttempt, int] = {}
+        #: Of the claim that came last.
+        self._first_of_last: SlotAttempt | None = None
+        self._asks_unwanted = False
+        self._outage = Outage()
+        # On the monotonic clock: now, and when it does what next.
+        self._now_s = time.monotonic()
+        self._limit_at_s = self._retry_at_s = math.inf
+        self._look_at_s = 0.0
+        self._shown = ""
+
+    # --- From other threads
+
+    def on_end(self, attempt: SlotAttempt) -> None:
+        """Take an attempt that has its outcome; in whatever thread it ended."""
+        self._ended.put(attempt)
+        self._inbox.wake()
+
+    @property
+    def ends_s(self) -> float:
+        """See `Host`."""
+        return self._closing.ends_s
+
+    def write_result(self, attempt: SlotAttempt, result: bytes, *, is_awaited: bool) -> bool:
+        """See `Host`."""
+        if is_awaited:
+            return self._desk.show_result(attempt.claim, result)
+        self._desk.tell(attempt.claim, result)
+        self._inbox.wake()
+        return True
+
+    def note_progress(self, attempt: SlotAttempt, progress: TaskProgress) -> None:
+        """See `Host`."""
+        self._desk.tell(attempt.claim, progress)
+        self._inbox.wake()
+
+    # --- The thread
+
+    def run(self, runner: SlotRunner) -> None:
+        """Work until the worker is to end; then end the runner's loop."""
+        self._runner = runner
+        try:
+            while self._go_round():
+                self._wait()
+            self.status = FAILED if self._closing.status is None else self._closing.status
+            self._kept.forget()
+        except BrokerError as error:
+            self._keep_outcomes()
+            logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
+        except Exception:  # its threads must not go on without it
+            logger.exception("the worker fails, by a fault of boilerd's own")
+            self._scoreboard.mark_booted(self._row, has_booted=False)
+        finally:
+            self._intake.close()
+            runner.close()
+
+    def _go_round(self) -> bool:
+        """Do all that is to be done now; False: it is over."""
+        self._now_s = time.monotonic()
+        self._note_signals()
+        self._take_ended()
+        for attempt, failure in self._judge.decided():
+            self._desk.failures.append((attempt.claim, failure))
+        if self._now_s >= self._limit_at_s:
+            self._limit_at_s = self._now_s + self._runner.look()
+        if self._now_s >= self._look_at_s:
+            self._look_around()
+        self._talk()
+        self._scoreboard.note_running(self._row, len(self._runner.running))
+        self._see_to_end()
+        return self._closing.status is None or self._has_unwritten()
+
+    def _wait(self) -> None:
+        """Sleep until something is to be done."""
+        until_s = min(self._limit_at_s, self._look_at_s, self._closing.next_s(), self._talk_at_s())
+        for fd, _ in self._poll.poll(max(0.0, until_s - time.monotonic()) * 1000):
+            if fd != self._inbox.read_fd:
+                self._intake.note_ring(fd)
+
+    def _note_signals(self) -> None:
+        signals = self._inbox.read()
+        if signals:
+            self._runner.nudge(signals)
+        self._closing.note_signals(signals, self._now_s)
+        if signal.SIGUSR1 in signals:
+            self._asks_unwanted = True
+
+    def _look_around(self) -> None:
+        """Once a second: what tells nobody."""
+        self._look_at_s = self._now_s + (QUIET_LOOK_S if self._scoreboard.is_quiet_at(self._row) else LOOK_S)
+        self._scoreboard.show_life(self._row)
+        self._scoreboard.note_stuck(self._row, self._runner.stuck)
+        self._rules.refusals.tell()
+        if os.getppid() != self._parent and not self._closing.is_stopping:
+            logger.warning("the supervisor is gone, stopping")
+            os.kill(os.getpid(), signal.SIGTERM)  # the main thread has its part in it
+        self._closing.look(self._now_s, self._runner.stuck)
+        self._show()
+
+    def _show(self) -> None:
+        running = len(self._runner.running)
+        doing = "quiet" if self._scoreboard.is_quiet_at(self._row) else "waiting"
+        doing = f"running {running} of {self._limits.slots}" if running else doing
+        if doing != self._shown:
+            self._shown = doing
+            setproctitle(f"boilerd: {self._title} {doing}")
+
+    # --- Ends of attempts
+
+    def _take_ended(self) -> None:
+        while not self._ended.empty():
+            attempt = self._ended.get_nowait()
+            self._runner.forget(attempt)
+            self._suspects.pop(attempt, None)
+            if self._closing.status is None:  # or it is given back, or settled
+                self._take_outcome(attempt)
+
+    def _take_outcome(self, attempt: SlotAttempt) -> None:
+        failpoint("after-handler")
+        claim, outcome, runtime = attempt.claim, attempt.outcome, attempt.runtime
+        if isinstance(runtime, SlotRuntime) and runtime.unsent:
+            self._desk.tell(claim, runtime.unsent)  # before the outcome: whoever waits sees it
+        if isinstance(outcome, Completed):
+            # A result that nobody can look at is not sent.
+            result = encode_result(outcome.result, attempt.task) if claim.retention_s else b""
+            self._intake.complete(Completion(claim, result), self._now_s)
+        elif isinstance(outcome, Failed):
+            self._judge_attempt(attempt, outcome)
+        else:
+            self._desk.cut.append(claim)
+
+    def _judge_attempt(self, attempt: SlotAttempt, outcome: Failed) -> None:
+        if failure := self._judge.ask(attempt, outcome):
+            self._desk.failures.append((attempt.claim, failure))
+
+    # --- What Redis is told and asked
+
+    def _room(self) -> int:
+        """How many tasks could begin now; those that are stuck are replaced, up to a number."""
+        is_quiet = self._scoreboard.is_quiet_at(self._row)
+        if not self._closing.may_claim or is_quiet or self._runner.is_blocked or self._has_unbegun():
+            return 0
+        taken = len(self._runner.running) + len(self._judge) - min(self._runner.stuck, self._limits.max_stuck)
+        return max(0, min(self._limits.slots - taken, self._closing.tasks_left))
+
+    def _has_unbegun(self) -> bool:
+        """True while the loop has not come to what was claimed last: more would only wait there."""
+        first = self._first_of_last
+        return first is not None and not first.has_begun and first.outcome is None
+
+    def _talk_at_s(self) -> float:
+        """When the broker is to be talked to next, if nothing happens before."""
+        if self._outage.error:
+            return self._retry_at_s
+        if self._closing.status is not None:
+            return self._now_s
+        if self._has_unbegun():
+            return self._now_s + UNBEGUN_LOOK_S
+        if self._runner.is_blocked:
+            return min(self._now_s + BLOCKED_LOOK_S, self._intake.due_s(0))
+        return self._intake.due_s(self._room())
+
+    def _talk(self) -> None:
+        if self._outage.error and self._now_s < self._retry_at_s:
+            return
+        try:
+            has_talked = self._ask_unwanted()
+            has_talked |= self._desk.write(is_last=self._closing.status is not None)
+            has_talked |= self._intake.hear(self._room())
+            has_talked |= self._serve()
+            self._intake.tend_bell(self._room())
+        except BrokerError as error:
+            self._note_outage(error)
+        else:
+            if has_talked and self._outage.error:
+                self._outage.end()
+                self._scoreboard.mark_waiting(self._row, is_waiting=False)
+
+    def _note_outage(self, error: BrokerError) -> None:
+        """Go on with what runs; try again after a pause, or give up in a drain."""
+        pause_s = self._outage.next_pause_s(error)
+        self._scoreboard.mark_waiting(self._row, is_waiting=True)
+        self._intake.wants = True
+        if self._closing.is_stopping:
+            pause_s = min(pause_s, LONGEST_DRAIN_PAUSE_S)
+            self._keep_outcomes()
+        self._retry_at_s = time.monotonic() + pause_s
+        has_outcome = bool(self._intake.hand.completions or self._desk.failures)
+        if self._closing.gives_up(is_done=self._is_done(), has_outcome=has_outcome):
+            raise error
+
+    def _keep_outcomes(self) -> None:
+        self._kept.keep(self._intake.hand.completions, [*self._desk.failures])
+
+    def _ask_unwanted(self) -> bool:
+        """End the attempts that are cancelled, or whose lease is lost, if the scheduler says that there are any."""
+        if not self._asks_unwanted:
+            return False
+        attempts = {attempt.claim.execution_id: attempt for attempt in self._runner.running}
+        claims = [attempt.claim for attempt in attempts.values()]
+        for first in range(0, len(claims), ASKED_AT_ONCE):
+            reasons = self._broker.unwanted(self._name, claims[first : first + ASKED_AT_ONCE])
+            for execution_id, reason in reasons.items():
+                self._runner.interrupt([attempts[execution_id]], TaskCancelledError(reason))
+        self._asks_unwanted = False
+        self._limit_at_s = self._now_s  # the runner sees to those that do not end
+        return True
+
+    def _serve(self) -> bool:
+        """Acknowledge, claim and begin, if it is time; True if Redis was asked."""
+        claims = self._intake.serve(self._now_s, self._room(), [*self._suspects.values()])
+        if claims:
+            self._note_signals()
+            if self._closing.is_stopping:
+                self._desk.unstarted += claims
+            else:
+                self._begin(claims)
+        if self._closing.status is not None:
+            self._intake.hand.settle()
+        return claims is not None
+
+    def _begin(self, claims: Sequence[Claim]) -> None:
+        now_s, attempts = time.monotonic(), []
+        self._scoreboard.note_claimed(self._row)
+        for claim in claims:
+            task = self._rules.task_of(claim)
+            if task is None:
+                self._desk.refused.append(claim)
+            elif attempt := self._attempt(claim, task, now_s):
+                attempts.append(attempt)
+        failpoint("before-handler")
+        if attempts:
+            self._suspects |= {attempt: attempt.claim.deaths for attempt in attempts if attempt.claim.deaths}
+            self._runner.begin(attempts)
+            self._first_of_last = attempts[0]
+            self._limit_at_s = min(self._limit_at_s, *(attempt.ends_s for attempt in attempts))
+        self._closing.count(len(claims))
+
+    def _attempt(self, claim: Claim, task: Task, now_s: float) -> SlotAttempt | None:
+        """An attempt with its limit; None: its deadline has passed, and it has failed."""
+        ends_s, limit = _limit_of(task, float(claim.started), now_s)
+        attempt = SlotAttempt(claim, task, None, ends_s=ends_s, limit=limit)
+        attempt.runtime = SlotRuntime(self, attempt)
+        if ends_s <= now_s:
+            self._judge_attempt(attempt, too_late(ends_s - now_s))
+            return None
+        return attempt
+
+    # --- The end
+
+    def _see_to_end(self) -> None:
+        """Interrupt what runs when a drain is over; decide how the process ends when nothing runs any more."""
+        if self._closing.status is not None:
+            return
+        if self._closing.cuts_now(self._now_s):
+            error = ShutdownTimeoutError("the shutdown timeout is over")
+            self._runner.interrupt([each for each in self._runner.running if not each.is_stuck], error)
+            self._limit_at_s = self._now_s
+        has_found_nothing = self._intake.has_found_nothing and not self._has_unwritten()
+        if self._closing.decide(self._now_s, is_done=self._is_done(), has_found_nothing=has_found_nothing):
+            self._settle_rest()
+
+    def _is_done(self) -> bool:
+        """True if nothing runs but what is stuck, and all is decided."""
+        return len(self._runner.running) == self._runner.stuck and not len(self._judge) and self._ended.empty()
+
+    def _has_unwritten(self) -> bool:
+        hand = self._intake.hand
+        return bool(hand.completions) or hand.is_unsure or len(self._judge) > 0 or not self._desk.is_empty()
+
+    def _settle_rest(self) -> None:
+        """Give back what still runs; what is stuck has failed by what it ignored."""
+        rest = []
+        for attempt in self._runner.running:
+            if attempt.is_stuck and attempt.reason and not isinstance(attempt.reason, ShutdownTimeoutError):
+                logger.error("task failed", extra={**attempt.task.log_fields, "error": str(attempt.reason)})
+                self._judge_attempt(attempt, failed(attempt.reason))
+            else:
+                rest.append(attempt.claim)
+        self._desk.sort_cut(rest)
+        if self._closing.is_stopping:
+            for attempt, failure in self._judge.decide_all():
+                self._desk.failures.append((attempt.claim, failure))
+
+
+def _limit_of(task: Task, started: float, now_s: float) -> tuple[float, TaskInterrupt | None]:
+    """When an attempt that was claimed now is to end, on the monotonic clock, and with what."""
+    ends_s = math.inf
+    limit: TaskInterrupt | None = None
+    if debugging.is_on():
+        return ends_s, limit
+    if task.timeout_s is not None:
+        ends_s = now_s + task.timeout_s
+        limit = TaskTimeoutError("the attempt took longer than the task's timeout")
+    if task.deadline is not None and now_s + (in_s := task.deadline.timestamp() - started) < ends_s:
+        ends_s, limit = now_s + in_s, DeadlineInterrupt("the task's deadline has passed")
+    return ends_s, limit

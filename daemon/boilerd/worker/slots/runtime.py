@@ -1,0 +1,87 @@
+"""The answers to a task's questions about its own attempt, in a worker with slots."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from boilerd.errors import TaskCancelledError
+from boilerd.tasks.progress import TaskProgress
+from boilerd.worker.attempt import encode_result
+from boilerd.worker.runtime import PROGRESS_BURST, PROGRESS_EVERY_S
+from boilerd.worker.slots.attempt import SlotAttempt
+
+
+class Host(Protocol):
+    """What the attempts of a worker share.
+
+    Attributes:
+        state: `task.state` of its tasks.
+        ends_s: When the end of a drain interrupts what runs, on the monotonic clock; infinite without one.
+        note_job: Has RQ's ``get_current_job`` answer with the job of this ID in the calling context.
+    """
+
+    state: Mapping[str, Any]
+    note_job: Callable[[str], object]
+
+    @property
+    def ends_s(self) -> float:
+        """See above."""
+
+    def write_result(self, attempt: SlotAttempt, result: bytes, *, is_awaited: bool) -> bool:
+        """Store a result so far; not awaited: soon, and True at once."""
+
+    def note_progress(self, attempt: SlotAttempt, progress: TaskProgress) -> None:
+        """Show how far the attempt is, soon."""
+
+
+class SlotRuntime:
+    """Of one attempt; its methods are called on the loop and in threads.
+
+    Attributes:
+        unsent: The last progress, if it came too soon after the one before it.
+    """
+
+    __slots__ = ("_attempt", "_due_s", "_host", "unsent")
+
+    def __init__(self, host: Host, attempt: SlotAttempt) -> None:
+        self._host = host
+        self._attempt = attempt
+        self.unsent: TaskProgress | None = None
+        self._due_s = 0.0
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What the lifespans of the worker yielded."""
+        return self._host.state
+
+    def remaining_s(self) -> float:
+        """Seconds until the attempt is interrupted."""
+        return max(0.0, min(self._attempt.ends_s, self._host.ends_s) - time.monotonic())
+
+    def cancellation(self) -> str:
+        """Why the task is not wanted any more, as far as this worker was told: no round trip."""
+        reason = self._attempt.reason
+        return str(reason) if isinstance(reason, TaskCancelledError) else ""
+
+    def write_result(self, result: Any) -> bool:
+        """Show a result so far; False when the lease is lost.
+
+        On the loop, which must not wait, it is written a moment later, and the answer is True.
+        """
+        encoded = encode_result(result, self._attempt.task)
+        is_on_loop = threading.current_thread() is threading.main_thread()
+        return self._host.write_result(self._attempt, encoded, is_awaited=not is_on_loop)
+
+    def progress(self, progress: TaskProgress) -> None:
+        """Show how far the attempt is, if that was not done too often lately; the keeper does it at the end."""
+        self.unsent = progress
+        now_s = time.monotonic()
+        if self._due_s <= now_s:
+            self._due_s = max(self._due_s, now_s - PROGRESS_EVERY_S * (PROGRESS_BURST - 1)) + PROGRESS_EVERY_S
+            self.unsent = None
+            self._host.note_progress(self._attempt, progress)
+
+    def note_job(self) -> None:
+        """Have RQ's ``get_current_job`` answer with this task's job from now on, in this context."""
+        self._host.note_job(self._attempt.claim.task_id)

@@ -1,0 +1,65 @@
+"""An application whose tasks run in slots; they note their runs in files of the working directory."""
+
+import asyncio
+import ctypes
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+from boilerd import ServeMux, Task
+
+mux = ServeMux()
+
+
+def _note(task: Task, file: str = "runs") -> None:
+    with Path(file).open("a", buffering=1) as lines:
+        lines.write(f"{task.id}\n")
+
+
+@mux.handle("slot:hold")
+async def hold(task: Task) -> None:
+    """Runs until the file `open` is there."""
+    _note(task)
+    while not Path("open").exists():  # noqa: ASYNC110, ASYNC240 - another process makes it
+        await asyncio.sleep(0.05)
+
+
+@mux.handle("slot:cancelled")
+async def cancelled(task: Task) -> None:
+    """Like slot:hold; notes that it was cancelled."""
+    try:
+        await hold(task)
+    except asyncio.CancelledError:
+        _note(task, "cancelled")
+        raise
+
+
+@mux.handle("slot:good")
+async def good(task: Task) -> None:
+    await asyncio.sleep(0.01)
+
+
+@mux.handle("slot:die")
+async def die(task: Task) -> None:
+    _note(task, "deaths")
+    await asyncio.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@mux.handle("slot:endless-regex")
+async def endless_regex(task: Task) -> None:
+    """Backtracks in C, and lets no other thread of the process run."""
+    _note(task)
+    await asyncio.sleep(0.5)  # the others have begun
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+@mux.handle("slot:keep-the-lock")
+async def keep_the_lock(task: Task) -> None:
+    """For so many seconds no other thread of the process runs."""
+    await asyncio.sleep(0.5)
+    ends_s = time.monotonic() + task.payload
+    while time.monotonic() < ends_s:
+        ctypes.PyDLL(None).usleep(200_000)  # unlike CDLL, it keeps the interpreter's lock
