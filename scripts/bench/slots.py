@@ -102,6 +102,8 @@ def held(bench: Bench, peer: Peer, tasks: int = WAITING) -> dict[str, float]:
         bench.drive(peer, "fill", "async_hold", tasks)
         wait_until(lambda: tree.is_up() and bench.count("began") >= tasks, "all of them wait", every_s=0.05)
         found = {"all wait after": time.perf_counter() - began_s, **_watched(bench, tree)}
+        if bench.count():
+            raise SystemExit(f"bench: some of {tasks} tasks ended before the last began, or while they were watched")
         _wait_ended(bench, tree, tasks)
         wait_until(lambda: not bench.connection.zcard("rq:wip:default"), "all of them are acknowledged")
         return {**found, "lost": bench.count("began") - tasks}
@@ -135,6 +137,10 @@ def _least_lease_s(bench: Bench) -> float:
 
 #: Group of peers → measure → what does it; the names are those of `--only`.
 MEASURES: Mapping[str, Mapping[str, Callable[[Bench, Peer, float], dict[str, float]]]] = {
-    "slots": {f"slots-{kind}": partial(_work, kind, SLOTS) for kind in ("200ms", "20ms", "noop")},
-    "threads": {f"threads-{kind}": partial(_work, kind, THREADS) for kind in ("20ms", "noop")},
+    "slots": {
+        "slots-200ms": partial(_work, "200ms", SLOTS),
+        "slots-20ms": partial(_work, "20ms", SLOTS),
+        "slots-noop": partial(_work, "noop", SLOTS),
+    },
+    "threads": {"threads-20ms": partial(_work, "20ms", THREADS), "threads-noop": partial(_work, "noop", THREADS)},
 }
