@@ -59,8 +59,8 @@ def _tasks(rate: float, together: int, scale: float) -> int:
 def _drain(bench: Bench, peer: Peer, handler: str, tasks: int, together: int) -> tuple[_Moment, _Moment, float]:
     """Begin and end of the steady part, and MB at its end. The queue is full before the workers start.
 
-    Nobody is held by a signal while it is filled, as those are that run one task at a time: clients of Redis give up
-    an answer that they see after five seconds, and who delivers at most once loses a task by that.
+    Nobody is held by a signal while it is filled, as those are that run one task at a time: a client of Redis that was
+    held for five seconds gives up its call, and who delivers at most once loses a task by that.
     """
     bench.fresh()
     bench.drive(peer, "fill", handler, tasks)

@@ -7,10 +7,12 @@ import waits
 import work
 from taskiq_redis import ListQueueBroker, RedisStreamBroker
 
+# With redis-py 8's own limit of five seconds a worker that waits so long for a task ends, and all that run in it.
+_OPTIONS = {"queue_name": "taskiq", "socket_timeout": None}
 if "BENCH_STREAM" in os.environ:
-    broker = RedisStreamBroker(os.environ["BENCH_URL"], xread_count=int(os.environ["BENCH_STREAM"]))
+    broker = RedisStreamBroker(os.environ["BENCH_URL"], xread_count=int(os.environ["BENCH_STREAM"]), **_OPTIONS)
 else:
-    broker = ListQueueBroker(os.environ["BENCH_URL"], queue_name="taskiq")
+    broker = ListQueueBroker(os.environ["BENCH_URL"], **_OPTIONS)
 
 
 def _register(kind, function):
