@@ -28,6 +28,7 @@ class Proxy:
         self.cuts = 0
         self._upstream = upstream
         self._is_stalled = False
+        self._is_refusing = False
         self._random = random.Random(1)
         #: Each socket → its other side; those in `_doomed` lose the next reply.
         self._pairs: dict[socket.socket, socket.socket] = {}
@@ -68,6 +69,15 @@ class Proxy:
         self._frozen.clear()
         self._wake.send(b".")
 
+    def refuse(self) -> None:
+        """Close every connection, those that come as well."""
+        self._is_refusing = True
+        self.cut()
+
+    def accept(self) -> None:
+        """Take connections again."""
+        self._is_refusing = False
+
     def half_open(self) -> None:
         """The connections of this moment hang for ever; new ones are fine."""
         with self._lock:
@@ -90,6 +100,9 @@ class Proxy:
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
+        if self._is_refusing:
+            client.close()
+            return
         server = socket.socket(socket.AF_UNIX)
         try:
             server.connect(str(self._upstream))

@@ -1,11 +1,19 @@
 """Checks of the functions that an application registers: handlers, middleware and hooks."""
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from boilerd.errors import shown
+
+#: The code of what a decorator of `contextlib` makes of a function → the decorator's name.
+_DECORATORS: dict[Any, str] = {
+    contextmanager(iter).__code__: "contextmanager",
+    asynccontextmanager(iter).__code__: "asynccontextmanager",  # type: ignore[arg-type]
+}
 
 
 def check_handler(role: str, handler: Any) -> None:
@@ -35,6 +43,23 @@ def is_plain(function: Callable[..., Any]) -> bool:
 def is_generator(function: Callable[..., Any]) -> bool:
     """True if a call is known to return a generator."""
     return any(inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call) for call in _calls(function))
+
+
+def is_async_generator(function: Callable[..., Any]) -> bool:
+    """True if a call is known to return an async generator."""
+    return any(map(inspect.isasyncgenfunction, _calls(function)))
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """True if the function, or the object's ``__call__``, is ``async def``; False for one that returns a coroutine."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return any(map(inspect.iscoroutinefunction, _calls(function)))
+
+
+def manager_decorator(function: object) -> str | None:
+    """Name of the decorator of `contextlib` that made the function; None: none did."""
+    return _DECORATORS.get(getattr(function, "__code__", None))
 
 
 def name_of(function: object) -> str:

@@ -78,10 +78,15 @@ class _Loop:
             raise BootError("uvloop is not installed; install boilerd[uvloop], or set loop = auto") from error
         self._factory = uvloop.new_event_loop
 
-    def run(self, awaitable: Awaitable[Any]) -> Any:
-        """Await what a handler returned to its end or an interrupt; raises RuntimeError inside of another loop."""
+    def run(self, awaitable: Awaitable[Any], context: Context | None = None) -> Any:
+        """Await what a handler returned to its end or an interrupt; raises RuntimeError inside of another loop.
+
+        Args:
+            awaitable: What is awaited.
+            context: The one in which it runs; None: a copy of this one.
+        """
         if elsewhere := ELSEWHERE.get():
-            return elsewhere(awaitable)
+            return elsewhere(awaitable if context is None else _inside(awaitable, context))
         if _is_in_loop():
             raise RuntimeError(
                 f"{discard(awaitable)} of an async def handler cannot run inside of a running event loop; in a test"
@@ -92,7 +97,7 @@ class _Loop:
         self._interrupt = None
         coroutine = awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable)
         try:
-            return self._finish(loop.create_task(coroutine))
+            return self._finish(loop.create_task(coroutine, context=context))
         finally:
             if left := asyncio.all_tasks(loop):
                 self._see_to(loop, left)
@@ -206,7 +211,7 @@ class OnLoop:
         self._task = _loop.stay(self._live(entered), context)
         self._task.add_done_callback(lambda _: None if entered.done() else entered.set_result(None))
         _loop.finish(self._task, entered)
-        _adopt(context)
+        adopt(context)
         return self._value
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> bool:
@@ -233,7 +238,7 @@ class OnLoop:
         return self._error is not None
 
 
-def _adopt(context: Context) -> None:
+def adopt(context: Context) -> None:
     """Set here what was set in another context."""
     here = copy_context()
     for variable, value in context.items():
@@ -268,6 +273,8 @@ def _is_in_loop() -> bool:
 
 _loop = _Loop()
 interrupt = _loop.interrupt
+#: Awaits from plain code: on the process's loop, or elsewhere.
+await_plain = _loop.run
 #: The process's loop, made at the first call.
 kept_loop = _loop.get_loop
 use_loop = _loop.use
@@ -287,10 +294,26 @@ def synchronous(handler: Callable[..., Any]) -> Callable[..., Any]:
             if inspect.isawaitable(result):
                 result = _loop.run(result)
             if NOT_RUN[type(result)]:
-                raise TypeError(f"handler {name_of(handler)} returned {discard(result)}; nothing of that would run")
+                raise _nothing_runs(handler, result)
         return result
 
     return run_to_end
+
+
+def awaited(handler: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """The same for an ``async def`` handler on a running loop."""
+
+    async def run_to_end(task: Any) -> Any:
+        result = await handler(task)
+        if result is not None and NOT_RUN[type(result)]:
+            raise _nothing_runs(handler, result)
+        return result
+
+    return run_to_end
+
+
+def _nothing_runs(handler: Callable[..., Any], result: Any) -> TypeError:
+    return TypeError(f"handler {name_of(handler)} returned {discard(result)}; nothing of that would run")
 
 
 def discard(not_run: Any) -> str:
@@ -305,6 +328,10 @@ def discard(not_run: Any) -> str:
 
 async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
     await asyncio.wait(tasks)  # the loop tells what they raise
+
+
+async def _inside(awaitable: Awaitable[Any], context: Context) -> Any:
+    return await asyncio.get_running_loop().create_task(_awaited(awaitable), context=context)
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from boilerd.errors import ConfigError, InvalidPayloadError, shown
-from boilerd.tasks.callables import check_returns, without_parentheses
+from boilerd.tasks.callables import check_returns, is_async, without_parentheses
 from boilerd.tasks.options import check_defaults, with_defaults
 from boilerd.tasks.parameters import dataclass_of, parameters_of, payload_of, requires_any
 from boilerd.tasks.payload import encode_payload
@@ -93,9 +93,16 @@ def _plain(function: Function) -> Function:
 def _by_name(function: Function, kind: type, names: list[str]) -> Function:
     """A handler that gives the function the fields of the payload."""
 
+    def arguments(task: Task) -> dict[str, Any]:
+        payload = kind() if task.payload is None else task.payload
+        return {name: getattr(payload, name) for name in names}
+
     @functools.wraps(function)
     def handler(task: Task) -> Any:
-        payload = kind() if task.payload is None else task.payload
-        return function(**{name: getattr(payload, name) for name in names})
+        return function(**arguments(task))
 
-    return handler
+    @functools.wraps(function)
+    async def async_handler(task: Task) -> Any:
+        return await function(**arguments(task))
+
+    return async_handler if is_async(function) else handler

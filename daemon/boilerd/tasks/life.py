@@ -2,13 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, TypeVar
 
 import msgspec
 
 from boilerd.errors import shown
-from boilerd.tasks.callables import check_call, check_plain, is_generator, name_of
+from boilerd.tasks.callables import check_call, check_plain, is_generator, manager_decorator, name_of
 from boilerd.tasks.queues import DEFAULT_POOL
 
 
@@ -45,11 +45,6 @@ AnyDaemonHook = TypeVar("AnyDaemonHook", bound=DaemonHook)
 
 LIFESPAN, START, STOP = "lifespan", "on_worker_start", "on_worker_stop"
 DAEMON_START, BEFORE_FORK, DRAIN = "on_daemon_start", "before_fork", "on_drain"
-#: The code of what a decorator of `contextlib` makes of a function → the decorator's name.
-_DECORATORS: dict[Any, str] = {
-    contextmanager(iter).__code__: "contextmanager",
-    asynccontextmanager(iter).__code__: "asynccontextmanager",  # type: ignore[arg-type]
-}
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -176,7 +171,7 @@ def _check_lifespan(lifespan: Any) -> None:
         raise TypeError(
             f"{LIFESPAN}: {shown(lifespan)} is a context manager already; give the function that makes one, without ()"
         )
-    decorator = _DECORATORS.get(getattr(lifespan, "__code__", None))
+    decorator = manager_decorator(lifespan)
     function = lifespan.__wrapped__ if decorator else lifespan
     check_call(LIFESPAN, function, "worker")
     has_yield, name = is_generator(function), name_of(function)

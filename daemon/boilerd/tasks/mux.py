@@ -1,23 +1,42 @@
 """Task type → handler, and the middleware around every handler."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from msgspec import structs
 
-from boilerd.errors import HandlerNotFoundError, shown
-from boilerd.tasks.callables import check_handler, check_plain, is_plain, name_of, without_parentheses
-from boilerd.tasks.coroutines import NOT_RUN, discard, synchronous
+from boilerd.errors import HandlerNotFoundError
+from boilerd.tasks.bridge import in_greenlet
+from boilerd.tasks.callables import (
+    check_handler,
+    check_plain,
+    is_async,
+    is_async_generator,
+    name_of,
+    without_parentheses,
+)
+from boilerd.tasks.coroutines import NOT_RUN, awaited, synchronous
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.drafts import ClientMiddleware, check_client_middleware
 from boilerd.tasks.life import Living
+from boilerd.tasks.middleware import (
+    AnyMiddleware,
+    Async,
+    GeneratorMiddleware,
+    check_middleware,
+    first_on_loop,
+    is_nested,
+    not_plain,
+    wrap,
+    wrap_async,
+)
 from boilerd.tasks.options import EnqueueOptions
 from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
 from boilerd.tasks.task import Task, check_type
-from boilerd.tasks.typed import Message
+from boilerd.tasks.typed import CallType, Message, TaskType
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -50,10 +69,11 @@ class ServeMux(Living):
         self._payload_types: dict[str, PayloadType] = {}
         self._hooks = Hooks()
         self._crons: list[CronEntry] = []
-        self._middleware: list[Middleware] = []
+        self._middleware: list[Middleware | GeneratorMiddleware] = []
         self._client_middleware: list[ClientMiddleware] = []
         self._not_found: Handler = _raise_not_found
         self._chains: dict[str, Handler] = {}
+        self._async_chains: dict[str, Async] = {}
 
     def handle(
         self,
@@ -96,7 +116,7 @@ class ServeMux(Living):
                 self._include(handler)
             if declared is not None:
                 self._payload_types[pattern] = declared
-            self._chains.clear()
+            self._forget_chains()
             return handler
 
         if handler is not None:
@@ -211,20 +231,32 @@ class ServeMux(Living):
         )  # fmt: skip
         self._crons.append(entry)
 
-    def use(self, *middleware: Middleware) -> Middleware:
+    @overload
+    def use(self, middleware: AnyMiddleware, /) -> AnyMiddleware: ...
+    @overload
+    def use(self, middleware: AnyMiddleware, /, *more: Middleware | GeneratorMiddleware) -> AnyMiddleware: ...
+    def use(self, *middleware: Any) -> Any:
         """Wrap every handler, the not-found handler included; the first one given is outermost.
 
         Usable as a decorator: returns its first argument.
 
+        Args:
+            middleware: A generator function that takes the task and has one ``yield``: the handler runs there, its
+                result is what the ``yield`` gives, and its error is raised there. What the function returns after that,
+                unless it is None, takes the place of the result; if it returns before, the handler does not run. It may
+                yield a task for the handler in place of this one. It may be ``async def``, and then returns nothing.
+                Or a plain function that takes the next handler and returns one that wraps it.
+            more: Further ones, each inside of the one before.
+
         Raises:
-            TypeError: One cannot be called, or is ``async def``.
+            TypeError: One cannot be called, or is ``async def`` without a ``yield``.
         """
         if not middleware:
             raise ValueError("use() takes at least one middleware")
         for each in middleware:
-            check_plain("middleware", each, "next_handler")
+            check_middleware(each)
         self._middleware += middleware
-        self._chains.clear()
+        self._forget_chains()
         return middleware[0]
 
     def use_client(self, *middleware: ClientMiddleware) -> ClientMiddleware:
@@ -250,7 +282,7 @@ class ServeMux(Living):
         self._not_found = handler
         if isinstance(handler, ServeMux):
             self._include(handler)
-        self._chains.clear()
+        self._forget_chains()
         return handler
 
     def is_failure(self, hook: Callable[[BaseException], bool]) -> Callable[[BaseException], bool]:
@@ -341,14 +373,64 @@ class ServeMux(Living):
         """
         chain = self._chains.get(task.type)
         if chain is None:
-            chain = self._wrap(self._innermost(task.type))
+            chain = self._chain(task.type)
             # Types without a handler come from outside and could be any number.
             if len(self._chains) < 10_000:
                 self._chains[task.type] = chain
         result = chain(task)
         if result is not None and NOT_RUN[type(result)]:
-            raise _not_plain(", ".join(map(name_of, self._middleware)), result)
+            raise self._not_run(result)
         return result
+
+    def is_async(self, task_type: str) -> bool:
+        """True if the handler that the type has is ``async def``; one that returns something to await is plain."""
+        handler = self.match(task_type) or self._not_found
+        return handler.is_async(task_type) if isinstance(handler, ServeMux) else _is_async(handler)
+
+    async def arun(self, task: Task) -> Any:
+        """Run the task's handler, which must be ``async def``, on the running loop; else as a call does."""
+        chain = self._async_chains.get(task.type)
+        if chain is None:
+            chain = self._async_chain(task.type)
+            if len(self._async_chains) < 10_000:  # as above
+                self._async_chains[task.type] = chain
+        result = await chain(task)
+        if result is not None and NOT_RUN[type(result)]:
+            raise self._not_run(result)
+        return result
+
+    @property
+    def has_async_middleware(self) -> bool:
+        """True if some of its middleware awaits, around handlers of both kinds."""
+        return any(map(is_async_generator, self._middleware))
+
+    def plain_around_async(self) -> tuple[str, str] | None:
+        """The names of a plain middleware and of an ``async def`` handler inside of it; None: there are no two such."""
+        nested = next(filter(is_nested, self._middleware), None)
+        handler = next(self._async_handlers(), None) if nested else None
+        if handler is not None:
+            return name_of(nested), handler
+        found = (mux.plain_around_async() for mux in self._muxes())
+        return next(filter(None, found), None)
+
+    def _async_handlers(self) -> Iterator[str]:
+        for handler in [*self._handlers.values(), self._not_found]:
+            if isinstance(handler, ServeMux):
+                yield from handler._async_handlers()  # noqa: SLF001 - of this class
+            elif _is_async(handler):
+                yield name_of(handler)
+
+    def _muxes(self) -> "list[ServeMux]":
+        """Those that are registered in this one."""
+        inner = {id(mux): mux for mux in [*self._handlers.values(), self._not_found] if isinstance(mux, ServeMux)}
+        return [*inner.values()]
+
+    def _forget_chains(self) -> None:
+        self._chains.clear()
+        self._async_chains.clear()
+
+    def _not_run(self, result: Any) -> TypeError:
+        return not_plain(", ".join(map(name_of, self._middleware)), result)
 
     def _declare(
         self, task_type: str, handler: Handler, declared: Any, defaults: Mapping[str, Any], **rules: Any
@@ -362,6 +444,29 @@ class ServeMux(Living):
         if task_type in self._handlers:
             return task_type
         return max((p for p in self._handlers if task_type.startswith(p)), key=len, default=None)
+
+    def _chain(self, task_type: str) -> Handler:
+        middleware = self._middleware
+        on_loop = first_on_loop(middleware) if self.is_async(task_type) else len(middleware)
+        if on_loop == len(middleware):
+            handler = self._innermost(task_type)
+        else:
+            handler = synchronous(self._around(middleware[on_loop:], task_type))
+        for each in reversed(middleware[:on_loop]):
+            handler = wrap(each, handler)
+        return handler
+
+    def _async_chain(self, task_type: str) -> Async:
+        if any(map(is_nested, self._middleware)):
+            return functools.partial(in_greenlet, self)
+        return self._around(self._middleware, task_type)
+
+    def _around(self, middleware: Sequence[Any], task_type: str) -> Async:
+        """The handler, which is ``async def``, inside of these."""
+        handler = self._async_innermost(task_type)
+        for each in reversed(middleware):
+            handler = wrap_async(each, handler)
+        return handler
 
     def _innermost(self, task_type: str) -> Handler:
         """The handler, made synchronous, and given a decoded payload if it declared a type."""
@@ -382,10 +487,22 @@ class ServeMux(Living):
 
         return run_decoded
 
-    def _wrap(self, handler: Handler) -> Handler:
-        for middleware in reversed(self._middleware):
-            handler = _wrapped(middleware, handler)
-        return handler
+    def _async_innermost(self, task_type: str) -> Async:
+        """The handler, which is ``async def``, given a decoded payload if it declared a type."""
+        pattern = self._pattern(task_type)
+        found = self._not_found if pattern is None else self._handlers[pattern]
+        handler = found.arun if isinstance(found, ServeMux) else awaited(found)
+        declared = self._payload_types.get(pattern or "")
+        if declared is None:
+            return handler
+        decode = declared.decode
+
+        async def run_decoded(task: Task) -> Any:
+            decoded = structs.replace(task, payload=decode(task.payload))
+            CURRENT.set(decoded)
+            return await handler(decoded)
+
+        return run_decoded
 
 
 def _payload_type(
@@ -400,24 +517,9 @@ def _payload_type(
     return None
 
 
-def _wrapped(middleware: Middleware, handler: Handler) -> Handler:
-    """The handler inside the middleware; raises TypeError if the middleware did not return a plain function."""
-    outer: Any = middleware(handler)
-    if NOT_RUN[type(outer)]:
-        raise _not_plain(name_of(middleware), outer)
-    if not callable(outer):
-        raise TypeError(
-            f"middleware {name_of(middleware)} returned {shown(outer)}; it must return the handler that it made"
-        )
-    if not is_plain(outer):
-        raise TypeError(
-            f"middleware {name_of(middleware)} returned {name_of(outer)}, which is no plain function; use def"
-        )
-    return cast(Handler, outer)
-
-
-def _not_plain(middleware: str, result: Any) -> TypeError:
-    return TypeError(f"middleware {middleware} returned {discard(result)}; middleware must be plain functions")
+def _is_async(handler: Handler) -> bool:
+    # Python knows it of these from 3.12 on.
+    return is_async(handler.__wrapped__ if isinstance(handler, TaskType | CallType) else handler)
 
 
 def _raise_not_found(task: Task) -> None:

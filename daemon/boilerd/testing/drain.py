@@ -130,6 +130,8 @@ class Runner:
     def _may_await(self, task_type: str) -> bool:
         found: Any = self.handler
         while isinstance(found, ServeMux):
+            if found.has_async_middleware:
+                return True
             found = found.match(task_type)
         return found is None or not (is_plain(found) and is_plain(inspect.unwrap(found)))
 

@@ -3,11 +3,13 @@
 import functools
 import logging
 import time
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Protocol
 
-from boilerd.errors import ShutdownTimeoutError, describe, interrupt_in
+from boilerd.errors import ShutdownTimeoutError, TaskInterrupt, describe, interrupt_in
 from boilerd.process.folding import Folding
 from boilerd.process.logs import log_context, put_back
+from boilerd.tasks.callables import is_async
 from boilerd.tasks.mux import Handler
 from boilerd.tasks.task import Task
 
@@ -20,39 +22,75 @@ def fold_attempts(most: int) -> Folding:
     return Folding(logger, most=dict.fromkeys(messages, most) if most else {})
 
 
+class Interruptible(Protocol):
+    """An attempt of a worker with slots, as far as its lines need it."""
+
+    @property
+    def reason(self) -> TaskInterrupt | None:
+        """What it was interrupted with: its handler gets a cancellation, or an interrupt without words."""
+
+
+#: The attempt that runs here, in a worker with slots; set by who runs it.
+ATTEMPT: ContextVar[Interruptible | None] = ContextVar("boilerd_attempt", default=None)
+
+
 def log_attempts(next_handler: Handler, folding: Folding | None = None) -> Handler:
     """Log ``task started``, then ``task completed`` or ``task failed`` with the duration.
 
     The messages are boiler-go's. The worker puts this one outermost around every mux, so
-    that each attempt has its lines whatever middleware an application uses.
+    that each attempt has its lines whatever middleware an application uses. It is no generator, as an
+    application's would be: that takes 0.3 µs more.
 
     Args:
-        next_handler: Runs the attempt.
+        next_handler: Runs the attempt; where it is ``async def``, so is what this returns.
         folding: Folds the lines of attempts that go well.
     """
     log = logger.info if folding is None else functools.partial(_log_folded, folding)
 
     def handler(task: Task) -> Any:
-        with log_context(
-            task_id=task.id, task_type=task.type, queue=task.queue, attempt=task.attempt, request_id=task.request_id
-        ):
+        with _fields(task):
             log("task started")
             started_s = time.perf_counter()
             try:
                 result = next_handler(task)
             except BaseException as error:
-                put_back()  # or the line might go nowhere
-                if isinstance(interrupt_in(error), ShutdownTimeoutError):
-                    raise  # neither completed nor failed: the worker logs that it releases the task
-                fields = {"duration_ms": _ms_since(started_s), "error": describe(error)}
-                # The traceback is kept with the task in Redis; people who watch the log want one line.
-                logger.error("task failed", extra=fields)  # noqa: TRY400
+                _log_failed(error, started_s)
+                raise
+            put_back()  # or the line might go nowhere
+            log("task completed", extra={"duration_ms": _ms_since(started_s)})
+            return result
+
+    async def async_handler(task: Task) -> Any:
+        with _fields(task):
+            log("task started")
+            started_s = time.perf_counter()
+            try:
+                result = await next_handler(task)
+            except BaseException as error:
+                _log_failed(error, started_s)
                 raise
             put_back()
             log("task completed", extra={"duration_ms": _ms_since(started_s)})
             return result
 
-    return handler
+    return async_handler if is_async(next_handler) else handler
+
+
+def _fields(task: Task) -> log_context:
+    return log_context(
+        task_id=task.id, task_type=task.type, queue=task.queue, attempt=task.attempt, request_id=task.request_id
+    )
+
+
+def _log_failed(error: BaseException, started_s: float) -> None:
+    put_back()
+    attempt = ATTEMPT.get()
+    cause = (attempt and attempt.reason) or error
+    if isinstance(interrupt_in(cause), ShutdownTimeoutError):
+        return  # neither completed nor failed: the worker logs that it releases the task
+    fields = {"duration_ms": _ms_since(started_s), "error": describe(cause)}
+    # The traceback is kept with the task in Redis; people who watch the log want one line.
+    logger.error("task failed", extra=fields)
 
 
 def _log_folded(folding: Folding, message: str, **options: Any) -> None:

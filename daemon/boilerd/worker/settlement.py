@@ -6,10 +6,9 @@ its attempt all the same: Redis refuses that outcome, a failure's in `record_fai
 """
 
 import functools
-import inspect
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -52,6 +51,10 @@ def hook_limit() -> Iterator[None]:
             end_child()
 
 
+async def _no_loop(task: Task) -> Any:
+    raise TypeError(f"{task.type}: only the handlers of a mux run on a loop")
+
+
 class RecordsFailures(Protocol):
     """A broker, or one that waits for the end of an outage."""
 
@@ -73,6 +76,8 @@ class Rules:
             and of tasks, if the settings say so.
         declared: What the worker's record tells of the application.
         limit_hook: Limits the time of a hook, by a signal.
+        is_async: Whether the type's handler is `async def`: a worker with slots runs it on its loop.
+        arun: Runs a task with such a handler on the running loop, inside the middleware.
     """
 
     handler: Handler
@@ -83,6 +88,8 @@ class Rules:
     refusals: Folding = field(default_factory=lambda: Folding(logger))
     declared: Declared = field(default_factory=Declared)
     limit_hook: Callable[[], AbstractContextManager[None]] = hook_limit
+    is_async: Callable[[str], bool] = lambda _: False
+    arun: Callable[[Task], Awaitable[Any]] = _no_loop
 
     @classmethod
     def of(
@@ -98,17 +105,9 @@ class Rules:
         policy = functools.lru_cache(1024)(lambda task_type: mux.policy(task_type) or default)
         declared = Declared(tuple(types), tuple(crons))
         return cls(
-            mux, functools.partial(_may_call, mux), policy, mux.hooks, middleware, refusals or Folding(logger), declared
-        )
-
-    def is_async(self, task_type: str) -> bool:
-        """True if the type's handler is `async def`: a worker with slots runs it on its loop."""
-        return isinstance(self.handler, ServeMux) and inspect.iscoroutinefunction(self.handler.match(task_type))
-
-    async def arun(self, task: Task) -> Any:
-        """Run a task whose handler is `async def` on the running loop, inside the middleware."""
-        handler = self.handler.match(task.type) if isinstance(self.handler, ServeMux) else self.handler
-        return await handler(task)  # type: ignore[misc]
+            mux, functools.partial(_may_call, mux), policy, mux.hooks, middleware, refusals or Folding(logger),
+            declared, is_async=functools.lru_cache(1024)(mux.is_async), arun=middleware(mux.arun),
+        )  # fmt: skip
 
     def task_of(self, claim: Claim) -> Task | None:
         """The claimed task with its final number of retries: the client's, else its policy's; None: it cannot run."""

@@ -49,6 +49,7 @@ def start_worker(valkey: Valkey, scoreboard: Scoreboard, directory: Path) -> Ite
                 row=row,
                 address="",
                 kept=KeptOutcomes(directory / "kept", "broker"),
+                life=mux.life,
                 **options,
             )
             forked = ForkedWorker(worker, directory / f"log-{row}")

@@ -2,27 +2,29 @@
 
 import asyncio
 import os
+import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from rq import get_current_job
 
 from boilerd import Client, Inspector, ServeMux, SkipRetry, Task, TaskState, current_task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.errors import TaskCancelledError
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, TIMED_OUT
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.tasks.queues import ClaimOrder
-from boilerd.worker.limits import Limits, SlotLimits
-from builders import WORKER, enqueue, pending, worker_name
+from boilerd.tasks.rq_functions import Functions
+from boilerd.worker import settlement
+from boilerd.worker.limits import Limits
+from builders import WORKER, enqueue, pending, rq_queue, worker_name
+from proxy import Proxy
 from slotted import Gate, StartWorker
 from support import Valkey, wait_until
 
@@ -57,6 +59,7 @@ def ids(count: int) -> list[str]:
 
 
 def test_a_worker_runs_as_many_tasks_at_once_as_it_has_slots(
+    *,
     start_worker: StartWorker,
     mux: ServeMux,
     gate: Gate,
@@ -75,7 +78,8 @@ def test_a_worker_runs_as_many_tasks_at_once_as_it_has_slots(
     gate.open()
     assert worker.wait() == DONE
     assert gate.count() == 60
-    assert not connection.exists(keys.wip("default"), keys.queue("default"), keys.worker(WORKER))
+    assert not connection.exists(keys.wip("default"), keys.queue("default"))
+    assert Broker(connection).registered() == {}
 
 
 def test_a_worker_never_holds_more_claims_than_it_has_slots(
@@ -100,6 +104,7 @@ def test_a_worker_never_holds_more_claims_than_it_has_slots(
 
 
 def test_two_processes_share_a_queue_of_long_tasks(
+    *,
     start_worker: StartWorker,
     mux: ServeMux,
     gate: Gate,
@@ -120,6 +125,7 @@ def test_two_processes_share_a_queue_of_long_tasks(
 
 
 def test_full_slots_leave_the_next_task_to_a_worker_that_has_room(
+    *,
     start_worker: StartWorker,
     mux: ServeMux,
     gate: Gate,
@@ -154,3 +160,575 @@ def test_an_outcome_is_acknowledged_although_nothing_else_happens(
     wait_until(lambda: Inspector(connection).task("kept").state is TaskState.COMPLETED, "the other is kept")
 
     assert held_by(connection) == 1
+
+
+def test_a_claim_whose_answer_is_lost_is_given_back_and_runs_once(
+    start_worker: StartWorker, client: Client, valkey: Valkey, directory: Path, connection: redis.Redis
+) -> None:
+    mux = ServeMux()
+
+    @mux.handle("test:echo")
+    async def run(task: Task) -> None:
+        (directory / f"ran-{task.id}-{os.urandom(4).hex()}").touch()
+
+    enqueue(client, *ids(20))
+    with Proxy(directory, valkey.socket) as proxy:
+        proxy.cuts_reply_to = b"default"  # in the request that claims
+
+        worker = start_worker(mux, slots=10, limits=BURST, url=proxy.url)
+
+        assert worker.wait() == DONE
+        assert proxy.cuts == 1
+    assert len(list(directory.glob("ran-*"))) == 20
+    assert not connection.exists(keys.wip("default"))
+
+
+# Outcomes.
+
+
+def test_failures_are_decided_and_written(start_worker: StartWorker, client: Client, connection: redis.Redis) -> None:
+    mux = ServeMux()
+
+    @mux.handle("test:echo")
+    async def refuse(task: Task) -> None:
+        raise SkipRetry("no")
+
+    enqueue(client, *ids(40))
+
+    assert start_worker(mux, slots=10, limits=BURST).wait() == DONE
+
+    assert connection.zcard(keys.registry("failed", "default")) == 40
+    assert not connection.exists(keys.wip("default"))
+
+
+def test_hooks_run_in_a_thread_and_find_the_task(start_worker: StartWorker, client: Client, directory: Path) -> None:
+    mux = ServeMux()
+
+    @mux.handle("test:echo")
+    async def refuse(task: Task) -> None:
+        raise ValueError("no")
+
+    @mux.error_handler
+    def note(task: Task, error: BaseException) -> None:
+        is_apart = threading.current_thread() is not threading.main_thread()
+        (directory / f"{task.id}-{current_task().id}-{error}-{is_apart}").touch()
+
+    enqueue(client, "a", "b")
+
+    assert start_worker(mux, limits=BURST).wait() == DONE
+
+    assert (directory / "a-a-no-True").exists()
+    assert (directory / "b-b-no-True").exists()
+
+
+def test_a_hook_that_does_not_return_holds_up_no_other_failure(
+    start_worker: StartWorker, client: Client, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settlement, "HOOK_LIMIT_S", 0.2)
+    mux = ServeMux()
+
+    @mux.handle("test:echo")
+    async def refuse(task: Task) -> None:
+        raise ValueError("no")
+
+    @mux.error_handler
+    def hang(task: Task, error: BaseException) -> None:
+        if task.id == "a":
+            threading.Event().wait()
+
+    enqueue(client, "a", "b", "c")
+    worker = start_worker(mux, limits=BURST)
+
+    assert worker.wait() == DONE
+    assert connection.zcard(keys.registry("failed", "default")) == 3
+    assert sum("a hook does not return" in line for line in worker.lines()) == 1
+
+
+def test_a_job_that_cannot_run_is_archived_and_takes_no_slot(
+    start_worker: StartWorker, mux: ServeMux, client: Client, connection: redis.Redis
+) -> None:
+    connection.hset(keys.job("evil"), mapping={"data": '["os.system", null, [], {}]', "origin": "default"})
+    connection.rpush(keys.queue("default"), "evil")
+    client.enqueue("test:quick", [7], task_id="good", retention=60)
+
+    assert start_worker(mux, slots=2, limits=BURST).wait() == DONE
+
+    assert connection.zcard(keys.registry("failed", "default")) == 1
+    assert Inspector(connection).task("good").attempts[-1].result == [7]
+
+
+def test_a_deadline_that_has_passed_ends_a_task_before_it_begins(
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis
+) -> None:
+    deadline = datetime.now(UTC) + timedelta(seconds=0.2)
+    client.enqueue("test:echo", task_id="late", deadline=deadline)
+    wait_until(lambda: datetime.now(UTC) > deadline, "its deadline has passed")
+
+    assert start_worker(mux, limits=BURST).wait() == DONE
+
+    assert gate.count() == 0
+    assert "deadline" in Inspector(connection).task("late").last_error
+
+
+def test_a_timeout_ends_one_task_alone(
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "short", timeout=0.2)
+    enqueue(client, "long", timeout=60)
+    worker = start_worker(mux, limits=BURST)
+
+    wait_until(lambda: connection.zcard(keys.registry("failed", "default")), "the one has ended")
+
+    assert held_by(connection) == 1
+    gate.open()
+    assert worker.wait() == DONE
+    assert Inspector(connection).task("short").last_error.startswith("TaskTimeoutError")
+
+
+# Cancel, and lost leases.
+
+
+def test_a_cancelled_task_ends_and_its_neighbours_go_on(
+    *, start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis, broker: Broker
+) -> None:
+    enqueue(client, *ids(50))
+    worker = start_worker(mux, slots=50, limits=BURST)
+    wait_until(lambda: gate.count() == 50, "all run")
+
+    broker.mark_cancelled("task-0007")
+    worker.signal(signal.SIGUSR1)
+
+    wait_until(lambda: connection.zcard(keys.registry("failed", "default")), "it has ended")
+    assert held_by(connection) == 49
+    gate.open()
+    assert worker.wait() == DONE
+    assert Inspector(connection).task("task-0007").last_error.startswith("TaskCancelledError")
+    assert connection.zcard(keys.registry("failed", "default")) == 1
+
+
+def test_lost_leases_end_these_tasks_alone_and_their_outcomes_are_refused(
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, *ids(30), retention=60)
+    worker = start_worker(mux, slots=30, limits=BURST)
+    wait_until(lambda: gate.count() == 30, "all run")
+    for pair, _ in connection.zscan_iter(keys.wip("default"), "task-000*"):
+        connection.zrem(keys.wip("default"), pair)
+
+    worker.signal(signal.SIGUSR1)
+
+    wait_until(lambda: sum("lease was lost" in line for line in worker.lines()) == 10, "they were dropped")
+    gate.open()
+    assert worker.wait() == DONE
+    assert connection.zcard(keys.registry("finished", "default")) == 20
+
+
+# The end.
+
+
+def test_a_stop_claims_nothing_more_and_waits_for_what_runs(
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, *ids(40))
+    worker = start_worker(mux, slots=10)
+    wait_until(lambda: gate.count() == 10, "its slots are taken")
+
+    worker.signal(signal.SIGTERM)
+    gate.open()
+
+    assert worker.wait() == OK
+    assert pending(connection) == ids(40)[10:]
+    assert not connection.exists(keys.wip("default"))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_worker_stops_at_once(
+    start_worker: StartWorker, mux: ServeMux, scoreboard: Scoreboard, signum: signal.Signals
+) -> None:
+    worker = start_worker(mux, limits=Limits(idle_s=60))
+    wait_until(lambda: scoreboard.has_booted(0), "it serves")
+    began_s = time.monotonic()
+
+    worker.signal(signum)
+
+    assert worker.wait() == OK
+    assert time.monotonic() - began_s < 10
+
+
+def test_the_end_of_a_drain_gives_back_a_thousand_tasks_in_their_order_after_their_finally_blocks(
+    start_worker: StartWorker, client: Client, connection: redis.Redis, directory: Path
+) -> None:
+    mux = ServeMux()
+    ended = os.open(directory / "ended", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    @mux.handle("test:echo")
+    async def wait(task: Task) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            os.write(ended, b"x")
+
+    client.enqueue_many([("test:echo", None)] * 1010)
+    before = pending(connection)
+    worker = start_worker(mux, slots=1000, limits=Limits(drain_s=0.5))
+    wait_until(lambda: held_by(connection) == 1000, "all run")
+
+    assert worker.stop() == TIMED_OUT
+
+    os.close(ended)
+    assert pending(connection) == before
+    assert not connection.exists(keys.wip("default"))
+    assert (directory / "ended").stat().st_size == 1000
+    inspector = Inspector(connection)
+    assert {inspector.task(task_id).retried for task_id in before[:20]} == {0}
+
+
+def test_a_second_signal_to_stop_ends_a_drain_at_once(
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "a", "b")
+    worker = start_worker(mux, limits=Limits(drain_s=600))
+    wait_until(lambda: gate.count() == 2, "both run")
+    worker.signal(signal.SIGTERM)
+    select.select([], [], [], 1.2)  # sooner it would count as the same
+
+    assert worker.stop() == TIMED_OUT
+
+    assert pending(connection) == ["a", "b"]
+
+
+def test_a_blocked_loop_keeps_no_stop_from_being_noted(
+    start_worker: StartWorker, client: Client, connection: redis.Redis, directory: Path
+) -> None:
+    """Nor other outcomes from being written."""
+    mux = ServeMux()
+
+    @mux.handle("test:block")
+    async def block(task: Task) -> None:
+        (directory / "blocked").touch()
+        while not (directory / "free").exists():
+            time.sleep(0.01)  # noqa: ASYNC251 - it is what is tested
+
+    @mux.handle("test:plain")
+    def plain(task: Task) -> None:
+        (directory / "plain").touch()
+        while not (directory / "end").exists():
+            time.sleep(0.01)
+
+    client.enqueue("test:plain", task_id="plain")
+    worker = start_worker(mux)
+    wait_until((directory / "plain").exists, "the one runs in a thread")
+    client.enqueue("test:block", task_id="block")
+    wait_until((directory / "blocked").exists, "the other blocks the loop")
+    worker.signal(signal.SIGTERM)
+    (directory / "end").touch()
+
+    wait_until(lambda: held_by(connection) == 1, "the outcome of the one is written")
+
+    (directory / "free").touch()
+    assert worker.wait() == OK
+
+
+def test_a_worker_is_recycled_after_its_number_of_tasks(
+    *,
+    start_worker: StartWorker,
+    mux: ServeMux,
+    gate: Gate,
+    client: Client,
+    connection: redis.Redis,
+    scoreboard: Scoreboard,
+) -> None:
+    enqueue(client, *ids(20))
+    worker = start_worker(mux, slots=8, limits=Limits(max_tasks=5))
+
+    wait_until(lambda: scoreboard.is_retiring(0), "it retires")
+
+    wait_until(lambda: gate.count() == 5, "they run")
+    gate.open()
+    assert worker.wait() == RECYCLED
+    assert gate.count() == 5
+    assert len(pending(connection)) == 15
+
+
+def test_a_worker_that_is_too_large_ends_after_what_runs(
+    *,
+    start_worker: StartWorker,
+    mux: ServeMux,
+    gate: Gate,
+    client: Client,
+    connection: redis.Redis,
+    scoreboard: Scoreboard,
+) -> None:
+    enqueue(client, *ids(20))
+    worker = start_worker(mux, slots=8, limits=Limits(max_memory=1))
+
+    wait_until(lambda: scoreboard.is_retiring(0), "it retires")
+
+    running = gate.count()
+    gate.open()
+    assert worker.wait() == RECYCLED
+    assert gate.count() == running
+    assert len(pending(connection)) == 20 - running
+
+
+def test_a_quiet_worker_claims_nothing_until_it_is_resumed(
+    *,
+    start_worker: StartWorker,
+    mux: ServeMux,
+    gate: Gate,
+    client: Client,
+    connection: redis.Redis,
+    scoreboard: Scoreboard,
+) -> None:
+    start_worker(mux)
+    enqueue(client, "a")
+    wait_until(lambda: gate.count() == 1, "it runs")
+    scoreboard.is_quiet = True
+
+    enqueue(client, "b")
+    gate.open()
+    wait_until(lambda: not held_by(connection), "the first has ended")
+
+    assert pending(connection) == ["b"]
+    scoreboard.is_quiet = False
+    wait_until(lambda: gate.count() == 2, "the second runs")
+
+
+def test_a_burst_ends_when_the_last_task_that_enqueues_has_ended(
+    start_worker: StartWorker, client: Client, valkey: Valkey, connection: redis.Redis
+) -> None:
+    mux = ServeMux()
+
+    @mux.handle("test:count")
+    async def count(task: Task) -> None:
+        await asyncio.sleep(0.05)
+        if task.payload:
+            with Client.from_url(valkey.url) as own:
+                own.enqueue("test:count", task.payload - 1)
+
+    client.enqueue("test:count", 5)
+
+    assert start_worker(mux, limits=BURST).wait() == DONE
+
+    assert not connection.exists(keys.queue("default"), keys.wip("default"))
+    assert connection.hget(keys.stats("default", int(time.time() // 86400)), "processed") == b"6"
+
+
+def test_a_worker_whose_supervisor_is_gone_stops(
+    start_worker: StartWorker, mux: ServeMux, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+
+    worker = start_worker(mux)
+
+    assert worker.wait() == OK
+    assert any("supervisor is gone" in line for line in worker.lines())
+
+
+# Life.
+
+
+def test_lifespans_are_entered_before_the_first_claim_and_left_after_the_drain(
+    start_worker: StartWorker, mux: ServeMux, client: Client, connection: redis.Redis, directory: Path
+) -> None:
+    loops: list[Any] = []
+
+    @mux.lifespan
+    @asynccontextmanager
+    async def live(worker: Any) -> Any:
+        assert not held_by(connection)
+        loops.append(asyncio.get_running_loop())
+        yield {"word": "here"}
+        assert asyncio.get_running_loop() is loops[0]
+        (directory / "left").touch()
+
+    @mux.handle("test:async")
+    async def on_loop(task: Task) -> Any:
+        return [task.state["word"], asyncio.get_running_loop() is loops[0]]
+
+    @mux.handle("test:plain")
+    def plain(task: Task) -> Any:
+        return task.state["word"]
+
+    client.enqueue("test:async", task_id="a", retention=60)
+    client.enqueue("test:plain", task_id="b", retention=60)
+
+    assert start_worker(mux, limits=BURST).wait() == DONE
+
+    inspector = Inspector(connection)
+    assert inspector.task("a").attempts[-1].result == ["here", True]
+    assert inspector.task("b").attempts[-1].result == "here"
+    assert (directory / "left").exists()
+
+
+def test_an_error_in_a_lifespan_is_a_worker_that_did_not_start(
+    start_worker: StartWorker, mux: ServeMux, client: Client, connection: redis.Redis, scoreboard: Scoreboard
+) -> None:
+    @mux.on_worker_start
+    async def fail(worker: Any) -> None:
+        raise OSError("no database")
+
+    enqueue(client, "a")
+
+    assert start_worker(mux).wait() == FAILED
+
+    assert not scoreboard.has_booted(0)
+    assert "no database" in scoreboard.start_error(0)
+    assert pending(connection) == ["a"]
+
+
+def test_the_record_of_a_worker_tells_its_slots_and_pool(
+    start_worker: StartWorker, mux: ServeMux, connection: redis.Redis, scoreboard: Scoreboard
+) -> None:
+    start_worker(mux, slots=33, pool="waits")
+
+    wait_until(lambda: scoreboard.has_booted(0), "it serves")
+
+    assert connection.hmget(keys.worker(WORKER), "slots", "pool") == [b"33", b"waits"]
+
+
+# What a task asks.
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_task_shows_its_progress_and_a_result_so_far(
+    start_worker: StartWorker, client: Client, connection: redis.Redis, gate: Gate, is_async: bool
+) -> None:
+    mux = ServeMux()
+
+    def show(task: Task) -> bool:
+        task.progress(1, 2, "half")
+        return task.write_result({"so": "far"})
+
+    @mux.handle("test:async")
+    async def on_loop(task: Task) -> Any:
+        done = show(task)
+        await gate.passed(task)
+        return done
+
+    @mux.handle("test:plain")
+    def plain(task: Task) -> Any:
+        done = show(task)
+        asyncio.run(gate.passed(task))
+        return done
+
+    client.enqueue("test:async" if is_async else "test:plain", task_id="a", retention=60)
+    worker = start_worker(mux, limits=BURST)
+    inspector = Inspector(connection)
+
+    wait_until(lambda: gate.count() == 1, "it runs")
+
+    progress = wait_until(lambda: inspector.task("a").progress, "its progress is shown")
+    assert progress is not None
+    assert (progress.done, progress.total, progress.note) == (1, 2, "half")
+    wait_until(lambda: connection.hget(keys.job("a"), "result"), "its result so far is there")
+    gate.open()
+    assert worker.wait() == DONE
+    assert inspector.task("a").attempts[-1].result is True
+
+
+def test_a_task_knows_without_asking_that_it_is_cancelled_and_how_long_it_may_run(
+    start_worker: StartWorker, client: Client, connection: redis.Redis, broker: Broker, directory: Path
+) -> None:
+    mux = ServeMux()
+
+    @mux.handle("test:echo")
+    async def look(task: Task) -> None:
+        (directory / f"remaining-{task.remaining() <= 60}-{task.is_cancelled}").touch()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            (directory / f"cancelled-{task.is_cancelled}").touch()
+
+    enqueue(client, "a", timeout=60)
+    worker = start_worker(mux, limits=BURST)
+    wait_until((directory / "remaining-True-False").exists, "it runs")
+    broker.mark_cancelled("a")
+
+    worker.signal(signal.SIGUSR1)
+
+    assert worker.wait() == DONE
+    assert (directory / "cancelled-True").exists()
+
+
+def test_a_function_of_plain_rq_finds_its_own_job(start_worker: StartWorker, connection: redis.Redis) -> None:
+    mux = ServeMux()
+    mux.handle("rq_jobs.", Functions(["rq_jobs.*"]))
+    queue = rq_queue(connection)
+    jobs = [queue.enqueue("rq_jobs.tell", number=1, result_ttl=60) for _ in range(5)]
+
+    assert start_worker(mux, limits=BURST).wait() == DONE
+
+    inspector = Inspector(connection)
+    assert [inspector.task(job.id).attempts[-1].result for job in jobs] == [job.id for job in jobs]
+
+
+# Outages.
+
+
+def test_a_worker_goes_on_with_what_runs_while_the_broker_is_away(
+    *,
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis, valkey: Valkey,
+    directory: Path, scoreboard: Scoreboard,
+) -> None:  # fmt: skip
+    with Proxy(directory, valkey.socket) as proxy:
+        enqueue(client, *ids(5), retention=60)
+        worker = start_worker(mux, slots=5, limits=BURST, url=proxy.url)
+        wait_until(lambda: gate.count() == 5, "all run")
+        proxy.refuse()
+        gate.open()
+        wait_until(lambda: scoreboard.is_broker_away, "the worker waits for the broker")
+
+        proxy.accept()
+
+        assert worker.wait() == DONE
+    assert connection.zcard(keys.registry("finished", "default")) == 5
+
+
+def test_outcomes_are_kept_when_the_broker_stays_away_to_the_end_of_a_drain(
+    *,
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis, valkey: Valkey,
+    directory: Path, scoreboard: Scoreboard,
+) -> None:  # fmt: skip
+    """And written by the worker that comes next."""
+    with Proxy(directory, valkey.socket) as proxy:
+        enqueue(client, *ids(5), retention=60)
+        worker = start_worker(mux, slots=5, limits=Limits(drain_s=1), url=proxy.url)
+        wait_until(lambda: gate.count() == 5, "all run")
+        proxy.refuse()
+        gate.open()
+        wait_until(lambda: scoreboard.is_broker_away, "the worker waits for the broker")
+        assert worker.stop() == FAILED
+    assert connection.zcard(keys.wip("default")) == 5
+
+    assert start_worker(mux, limits=BURST).wait() == DONE
+
+    assert connection.zcard(keys.registry("finished", "default")) == 5
+    assert gate.count() == 5
+
+
+def test_a_broker_that_has_forgotten_the_worker_gets_it_registered_again(
+    *,
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis, broker: Broker,
+    scoreboard: Scoreboard,
+) -> None:  # fmt: skip
+    start_worker(mux, limits=Limits(idle_s=0.1))
+    wait_until(lambda: scoreboard.has_booted(0), "it serves")
+
+    connection.flushall()
+
+    wait_until(lambda: WORKER in broker.registered(), "it is registered again")
+    enqueue(client, "a")
+    wait_until(lambda: gate.count() == 1, "it claims")
+
+
+def test_the_keys_of_another_program_end_no_worker(
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis
+) -> None:
+    connection.set(keys.queue("foreign"), "x")
+    client.enqueue("test:echo", task_id="a")
+    order = ClaimOrder({"foreign": 2, "default": 1}, is_strict=True)
+
+    start_worker(mux, order=order)
+
+    wait_until(lambda: gate.count() == 1, "it runs")

@@ -28,8 +28,10 @@ class Inbox:
                 os.write(self._write_fd, _WAKE)
 
     def read(self) -> bytes:
-        """The signals since the last call."""
-        self._has_wake = False  # before what woke it is looked at, or the next would be missed
+        """The signals since the last call; look at what others have handed over only after it."""
+        found = b""
         with suppress(BlockingIOError):
-            return os.read(self.read_fd, 4096).replace(_WAKE, b"")
-        return b""
+            found = os.read(self.read_fd, 4096)
+        # Only now: a byte that was read must not leave the mark. Who saw the mark had handed over before.
+        self._has_wake = False
+        return found.replace(_WAKE, b"")

@@ -13,7 +13,6 @@ import select
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from setproctitle import setproctitle
@@ -80,7 +79,7 @@ class Keeper:
         row: The worker's cells there.
         kept: Where outcomes go that cannot be written when it has to stop.
         parent: Process ID of the supervisor.
-        as_current_job: See `Host`.
+        note_job: See `Host`.
 
     Attributes:
         status: How the process is to end.
@@ -105,9 +104,9 @@ class Keeper:
         row: int,
         kept: OwnOutcomes,
         parent: int,
-        as_current_job: Callable[[str], AbstractContextManager[None]],
+        note_job: Callable[[str], object],
     ) -> None:
-        self.as_current_job = as_current_job
+        self.note_job = note_job
         self.state: Mapping[str, Any] = NO_STATE
         self.status = FAILED
         self._broker = broker
@@ -128,7 +127,8 @@ class Keeper:
         self._ended: queue.SimpleQueue[SlotAttempt] = queue.SimpleQueue()
         #: Of the attempts that run, those whose tasks were there when workers died, and how often.
         self._suspects: dict[SlotAttempt, int] = {}
-        self._last_begun: SlotAttempt | None = None
+        #: Of the claim that came last.
+        self._first_of_last: SlotAttempt | None = None
         self._asks_unwanted = False
         self._outage = Outage()
         # On the monotonic clock: now, and when it does what next.
@@ -207,6 +207,8 @@ class Keeper:
 
     def _note_signals(self) -> None:
         signals = self._inbox.read()
+        if signals:
+            self._runner.nudge(signals)
         self._closing.note_signals(signals, self._now_s)
         if signal.SIGUSR1 in signals:
             self._asks_unwanted = True
@@ -270,8 +272,8 @@ class Keeper:
 
     def _has_unbegun(self) -> bool:
         """True while the loop has not come to what was claimed last: more would only wait there."""
-        last = self._last_begun
-        return last is not None and last.place is None and last.outcome is None
+        first = self._first_of_last
+        return first is not None and not first.has_begun and first.outcome is None
 
     def _talk_at_s(self) -> float:
         """When the broker is to be talked to next, if nothing happens before."""
@@ -324,9 +326,8 @@ class Keeper:
         attempts = {attempt.claim.execution_id: attempt for attempt in self._runner.running}
         claims = [attempt.claim for attempt in attempts.values()]
         for first in range(0, len(claims), ASKED_AT_ONCE):
-            for execution_id, reason in self._broker.unwanted(
-                self._name, claims[first : first + ASKED_AT_ONCE]
-            ).items():
+            reasons = self._broker.unwanted(self._name, claims[first : first + ASKED_AT_ONCE])
+            for execution_id, reason in reasons.items():
                 self._runner.interrupt([attempts[execution_id]], TaskCancelledError(reason))
         self._asks_unwanted = False
         self._limit_at_s = self._now_s  # the runner sees to those that do not end
@@ -357,7 +358,7 @@ class Keeper:
         if attempts:
             self._suspects |= {attempt: attempt.claim.deaths for attempt in attempts if attempt.claim.deaths}
             self._runner.begin(attempts)
-            self._last_begun = attempts[-1]
+            self._first_of_last = attempts[0]
             self._limit_at_s = min(self._limit_at_s, *(attempt.ends_s for attempt in attempts))
         self._closing.count(len(claims))
 

@@ -1,6 +1,7 @@
 """The runner: runs the attempts of a worker with slots, on the process's event loop and in threads."""
 
 import asyncio
+import collections
 import logging
 import math
 import os
@@ -8,12 +9,13 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 from boilerd.errors import ShutdownTimeoutError, TaskInterrupt, describe
-from boilerd.process import debugging
+from boilerd.process import debugging, printed
 from boilerd.process.contexts import FreshContext
-from boilerd.process.forks import end_child
+from boilerd.process.forks import end_child, leave_to_parent
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import install_handler, reinstall_handlers
 from boilerd.process.surroundings import Surroundings
@@ -52,6 +54,7 @@ class SlotRunner:
         row: The worker's cells there.
         on_end: Called with each attempt that has its outcome, in whatever thread it ended; must not block. Once, but
             where code of the application raises an exception in a thread of ours.
+        as_job: Goes around a function of a plain RQ client, with the task's ID.
 
     Attributes:
         running: The attempts without an outcome, in the order in which they began; stuck ones, too.
@@ -64,11 +67,14 @@ class SlotRunner:
         scoreboard: Scoreboard,
         row: int,
         on_end: Callable[[SlotAttempt], None],
+        *,
+        as_job: Callable[[str], AbstractContextManager[None]] | None = None,
     ) -> None:
         self._rules = rules
         self._handler = rules.middleware(rules.handler)
         self._limits = limits
         self._on_end = on_end
+        self._as_job = as_job
         self._pid = os.getpid()
         self._is_debugging = debugging.is_on()
         self._is_closed = self._is_untidy = False
@@ -94,6 +100,7 @@ class SlotRunner:
         """Run the loop until `close`, whatever the application does to it; in the main thread."""
         self._wakeups = Wakeups(self._wake)
         install_handler(signal.SIGALRM, self._on_strike)
+        leave_to_parent(self._leave_loop)
         while not self._is_closed:
             self._loop.call_soon(self._wakeups.keep)
             try:
@@ -240,6 +247,16 @@ class SlotRunner:
             reinstall_handlers()
             self._surroundings.put_back()
 
+    def _leave_loop(self) -> None:
+        """In a child that was forked on the loop: when its code has come to the end, it must not run what others left.
+
+        uvloop shows no way to what is ready to run; there the child ends behind it.
+        """
+        ready = getattr(self._loop, "_ready", None)
+        if isinstance(ready, collections.deque):
+            ready.clear()
+        self._loop.call_soon(end_child)
+
     def _on_strike(self, signum: int, frame: object) -> None:
         """In the main thread, wherever it is: end the code of an attempt that is interrupted.
 
@@ -261,7 +278,7 @@ class SlotRunner:
             try:
                 self._enter(attempt)
                 ELSEWHERE.set(self._wait_on_loop)
-                result = self._handler(attempt.task)
+                result = self._call(attempt)
             finally:
                 if os.getpid() != self._pid:
                     end_child()
@@ -273,6 +290,12 @@ class SlotRunner:
             attempt.is_running = False
             outcome = _outcome_of(attempt, error)
         self._end(attempt, outcome)
+
+    def _call(self, attempt: SlotAttempt) -> Any:
+        if not attempt.claim.function or not self._as_job:
+            return self._handler(attempt.task)
+        with self._as_job(attempt.task.id):
+            return self._handler(attempt.task)
 
     def _wait_on_loop(self, awaitable: Awaitable[Any]) -> Any:
         """Await on the loop what a plain handler returned, or code that it calls."""
@@ -288,6 +311,7 @@ class SlotRunner:
 
     def _enter(self, attempt: SlotAttempt) -> None:
         RUNNING.set(attempt)
+        printed.write_as(attempt)
         CURRENT.set(attempt.task)
         attempt.task.attach(attempt.runtime)
         attempt.is_running = attempt.has_begun = True

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from boilerd.errors import TaskCancelledError
@@ -19,11 +18,11 @@ class Host(Protocol):
     Attributes:
         state: `task.state` of its tasks.
         ends_s: When the end of a drain interrupts what runs, on the monotonic clock; infinite without one.
-        as_current_job: Has RQ's ``get_current_job`` answer with the job of this ID in a block.
+        note_job: Has RQ's ``get_current_job`` answer with the job of this ID in the calling context.
     """
 
     state: Mapping[str, Any]
-    as_current_job: Callable[[str], AbstractContextManager[None]]
+    note_job: Callable[[str], object]
 
     @property
     def ends_s(self) -> float:
@@ -83,6 +82,6 @@ class SlotRuntime:
             self.unsent = None
             self._host.note_progress(self._attempt, progress)
 
-    def as_current_job(self) -> AbstractContextManager[None]:
-        """Have RQ's ``get_current_job`` answer with this task's job in a block."""
-        return self._host.as_current_job(self._attempt.claim.task_id)
+    def note_job(self) -> None:
+        """Have RQ's ``get_current_job`` answer with this task's job from now on, in this context."""
+        self._host.note_job(self._attempt.claim.task_id)

@@ -24,6 +24,7 @@ from boilerd.process.forks import leave_to_parent
 from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.process.signals import StopRequest, install_handler
 from boilerd.process.surroundings import Surroundings
+from boilerd.tasks.coroutines import use_loop
 from boilerd.tasks.life import NO_LIFE, Life, WorkerContext
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT
@@ -48,6 +49,8 @@ logger = logging.getLogger("boilerd.worker")
 
 #: Open files that a slot needs: its own connection, and those of the clients that it shares with others.
 FILES_PER_SLOT = 4
+#: What handlers have left on the loop has so long to end.
+LEFTOVERS_S = 2.0
 
 
 class SlottedWorker:
@@ -104,6 +107,7 @@ class SlottedWorker:
 
     def run(self) -> int:
         """In the forked child: work until told to stop, recycled, or without work in a burst; the exit status."""
+        use_loop(self._slot_limits.loop)
         self._inbox = Inbox()
         self._inbox.take_signals()
         self._stop.listen()
@@ -157,6 +161,7 @@ class SlottedWorker:
         thread.start()
         runner.run()
         thread.join()
+        runner.drain_leftovers(min(LEFTOVERS_S, self.time_left_s()))
         return keeper.status
 
     def _make_keeper(self, hand: SlotHand) -> Keeper:
@@ -181,7 +186,7 @@ class SlottedWorker:
             row=row,
             kept=self._kept,
             parent=self._parent,
-            as_current_job=self._rq_worker.as_current_job,
+            note_job=self._rq_worker.note_current_job,
         )
 
     def _register(self, life: str) -> None:
