@@ -54,9 +54,11 @@ def check(loaded: Loaded) -> None:
     boilerd config check && boilerd reload
     boilerd config check --config mail.toml --app myproject.tasks:mux
     """  # noqa: D301 - click looks for the character \b
+    from boilerd.settings.pools import check_loops  # noqa: PLC0415
     from boilerd.tasks.cron import check_entries  # noqa: PLC0415
     from boilerd.tasks.loading import load_app  # noqa: PLC0415 - only here
 
+    check_loops(loaded.settings.worker_pools())
     mux = load_app(loaded.settings.app, loaded.settings.rq_functions)
     check_entries([*mux.crons, *loaded.settings.cron_entries()], loaded.settings.served_queues(), mux.has_handler)
     echo(f"settings are fine ({loaded.file or 'no file'}); app {loaded.settings.app or '(built-in)'} imports")

@@ -190,18 +190,15 @@ class Processes:
 
     def _make_slotted_worker(self, pool: PoolSettings, row: int) -> Runnable:
         """Make one that runs several tasks at once."""
-        from boilerd.worker.slots.worker import (  # type: ignore[import-not-found,unused-ignore] # noqa: PLC0415
-            SlottedWorker,  # only where a pool has slots
-        )
+        from boilerd.worker.slots.worker import SlottedWorker  # noqa: PLC0415 - only where a pool has slots
 
         slot_limits = SlotLimits(
             pool.slots, pool.loop, pool.loop_blocked_after, max_stuck=pool.max_stuck, stuck_s=pool.stuck_timeout
         )
         parts = max(2, pool.processes)
-        worker: Runnable = SlottedWorker(
+        return SlottedWorker(
             self._connect_worker(pool, row), slot_limits=slot_limits, parts=parts, **self._worker_parts(pool, row)
         )
-        return worker
 
     def _connect_worker(self, pool: PoolSettings, row: int) -> redis.Redis:
         return connect(self._settings, f"{group_of(pool.name)}:{row}")

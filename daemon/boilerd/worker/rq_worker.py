@@ -27,7 +27,6 @@ class RQWorker(BaseWorker):
         address: How Redis knows this host.
         declared: What the application declares.
         pool: The name of its pool.
-        slots: How many tasks it runs at once.
     """
 
     def __init__(
@@ -39,7 +38,6 @@ class RQWorker(BaseWorker):
         address: str,
         declared: Declared,
         pool: str = DEFAULT_POOL,
-        slots: int = 1,
     ) -> None:
         super().__init__(
             list(queues),
@@ -63,8 +61,6 @@ class RQWorker(BaseWorker):
         }
         if pool != DEFAULT_POOL:
             self._record["pool"] = pool
-        if slots > 1:
-            self._record["slots"] = str(slots)
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
         """Keep our own timeouts; RQ would wait seven minutes for an answer."""

@@ -214,6 +214,7 @@ class SlottedWorker:
         died = death_of_last(self._scoreboard, self._row)
         with self._scoreboard.running_hooks(self._row):
             rules.settle_dead_slots(self._broker, self._name, died is None, died)
+        self._scoreboard.open_batch(self._row, 0, 0)
         self._scoreboard.note_kill(self._row, KillReason.NONE)
 
     def _on_stop(self) -> None:
