@@ -8,6 +8,7 @@ from boilerd.broker.claims import Claim
 from boilerd.errors import TaskInterrupt
 from boilerd.tasks.task import Runtime, Task
 from boilerd.worker.attempt import Outcome
+from boilerd.worker.attempt_log import ATTEMPT
 from boilerd.worker.slots.strikes import Strikable
 
 
@@ -70,4 +71,4 @@ class SlotAttempt:
 
 
 #: The attempt to which the running code belongs, also that of asyncio tasks which its handler has made.
-RUNNING: ContextVar[SlotAttempt | None] = ContextVar("boilerd_running_attempt", default=None)
+RUNNING: ContextVar[SlotAttempt | None] = ATTEMPT  # type: ignore[assignment]
