@@ -20,7 +20,11 @@ class FreshContext:
 
     def run(self, function: Callable[[A], T], argument: A) -> T:
         """Call it; what it sets there is gone afterwards. Takes 0.3 µs, and 0.4 more where decimal was used before."""
+        return self.copy().run(function, argument)
+
+    def copy(self) -> contextvars.Context:
+        """Make such a context, for whoever calls in it himself."""
         context = self._base.copy()
         if self._decimal is not None:
             context.run(decimal.setcontext, self._decimal.copy())
-        return context.run(function, argument)
+        return context

@@ -30,6 +30,18 @@ class LineHandler(logging.Handler):
         self._where = where
         self._is_file = isinstance(where, str) or is_file(where)
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Write it, one thread after the other.
+
+        As in Python 3.13: before, an exception that another thread raises in this one, or a signal's handler, may come
+        when `logging` has locked and does not know yet that it must unlock. Then nobody would ever log again.
+        """
+        if not self.filter(record):
+            return False
+        with self.lock or contextlib.nullcontext():
+            self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line; if that fails, only this line is lost."""
         try:

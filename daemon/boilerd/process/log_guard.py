@@ -4,6 +4,7 @@ An application may set logging up as it likes, also in a task. What it has chang
 task; its own handlers get what they show, but not a second time what the daemon writes to the same stream.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -18,6 +19,7 @@ from boilerd.process.copied_locks import all_handlers
 _LOGGING_FILE = logging._srcfile  # noqa: SLF001
 _task, _boilerd = logging.getLogger("boilerd.task"), logging.getLogger("boilerd")
 _add_handler = logging.Logger.addHandler
+_lock: contextlib.AbstractContextManager[bool] = logging._lock  # type: ignore[attr-defined] # noqa: SLF001
 
 
 class Guard:
@@ -48,7 +50,8 @@ class Guard:
     def put_back(self) -> None:
         """Undo what was changed since; next to nothing where nothing was."""
         if self._look() != self._state:
-            self._put_back()
+            with _lock:  # threads may come here together, and make loggers meanwhile
+                self._put_back()
 
     def _look(self) -> tuple[object, ...]:
         root = self._root

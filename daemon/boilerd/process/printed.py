@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 #: What is printed without an end of line becomes a line at this length, or when the task ends.
@@ -23,6 +24,13 @@ _write: Callable[[logging.LogRecord], None] | None = None
 _has_rest = False
 #: True in a child that the application forked: nobody tells of its end, so what it flushes is a line.
 _is_child = False
+#: Whose text it is, where several write in turns in one thread or side by side; None: its thread's.
+_writer: ContextVar[object] = ContextVar("boilerd_writer", default=None)
+
+
+def write_as(writer: object) -> None:
+    """From now on, what this context prints is this one's: no line has text of two."""
+    _writer.set(writer)
 
 
 class _Lines(io.RawIOBase):
@@ -32,7 +40,7 @@ class _Lines(io.RawIOBase):
         super().__init__()
         self._name = name
         self._fd, self._level = _STREAMS[name]
-        self.rests: dict[int, bytes] = {}  # thread → what it has printed since the last end of line
+        self.rests: dict[object, bytes] = {}  # writer or thread → what it has printed since the last end of line
         self._writing: set[int] = set()
 
     def fileno(self) -> int:
@@ -50,21 +58,23 @@ class _Lines(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         global _has_rest  # noqa: PLW0603 - to look at it costs next to nothing
-        thread = threading.get_ident()
-        *lines, rest = (self.rests.pop(thread, b"") + bytes(data)).split(b"\n")
+        writer = _writer.get() or threading.get_ident()
+        *lines, rest = (self.rests.pop(writer, b"") + bytes(data)).split(b"\n")
         for line in lines:
             self._log(line)
         if len(rest) > LONGEST_REST:
             self._log(rest)
         elif rest:
-            self.rests[thread] = rest
+            self.rests[writer] = rest
             _has_rest = True
         return len(data)
 
     def end_lines(self) -> None:
-        """Write what is left, also of threads that have ended or wait."""
-        for thread in list(self.rests):
-            self._log(self.rests.pop(thread, b""))
+        """Write what is left of this context's writer; or of all threads, also those that have ended or wait."""
+        writer = _writer.get()
+        for found in list(self.rests):
+            if found is writer or (writer is None and isinstance(found, int)):
+                self._log(self.rests.pop(found, b""))
 
     def _log(self, line: bytes) -> None:
         text, thread = line.decode("utf-8", "backslashreplace").rstrip(), threading.get_ident()
@@ -129,9 +139,9 @@ def end_lines() -> None:
     """Make lines of what was printed without an end of line; for the end of a task."""
     global _has_rest  # noqa: PLW0603
     if _has_rest:
-        _has_rest = False
         for lines in _LINES.values():
             lines.end_lines()
+        _has_rest = any(lines.rests for lines in _LINES.values())
 
 
 def leave_line_to_parent() -> None:

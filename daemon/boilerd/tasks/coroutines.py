@@ -17,6 +17,7 @@ from contextvars import Context, ContextVar, copy_context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
+from boilerd.errors import BootError
 from boilerd.tasks.callables import name_of
 
 logger = logging.getLogger("boilerd.task")
@@ -56,6 +57,26 @@ class _Loop:
         self._main: asyncio.Task[Any] | None = None
         self._interrupt: BaseException | None = None
         self._told: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self._staying: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self._factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+
+    def use(self, kind: str) -> None:
+        """Choose what the loop is made by: ``asyncio``, ``uvloop``, or ``auto``: uvloop where it is installed.
+
+        Call it in the process whose loop it is, before anything needs the loop. Without it, it is asyncio's.
+
+        Raises:
+            BootError: uvloop is wanted, and not installed.
+        """
+        if kind == "asyncio":
+            return
+        try:
+            import uvloop  # noqa: PLC0415 - an application may do without
+        except ImportError as error:
+            if kind == "auto":
+                return
+            raise BootError("uvloop is not installed; install boilerd[uvloop], or set loop = auto") from error
+        self._factory = uvloop.new_event_loop
 
     def run(self, awaitable: Awaitable[Any], context: Context | None = None) -> Any:
         """Await what a handler returned to its end or an interrupt; raises RuntimeError inside of another loop.
@@ -85,7 +106,12 @@ class _Loop:
         """Make a task that goes on while others run, and of which nobody is warned."""
         task = self.get_loop().create_task(coroutine, context=context)
         self._told.add(task)
+        self._staying.add(task)
         return task
+
+    def left(self) -> set[asyncio.Task[Any]]:
+        """The loop's tasks, but for those that were made to stay; call it where no other runs."""
+        return {task for task in asyncio.all_tasks(self.get_loop()) if task not in self._staying}
 
     def future(self) -> asyncio.Future[Any]:
         """Make a future of this loop."""
@@ -112,7 +138,7 @@ class _Loop:
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Get the loop."""
         if self._runner is None:
-            self._runner = asyncio.Runner()
+            self._runner = asyncio.Runner(loop_factory=self._factory)
             atexit.register(_close, self._runner)
         return self._runner.get_loop()
 
@@ -251,6 +277,8 @@ interrupt = _loop.interrupt
 await_plain = _loop.run
 #: The process's loop, made at the first call.
 kept_loop = _loop.get_loop
+use_loop = _loop.use
+left_tasks = _loop.left
 
 
 def synchronous(handler: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,11 +1,14 @@
 """An attempt in a slot: a claim, its task, and what becomes of it."""
 
+import asyncio
 import math
+from contextvars import ContextVar
 
 from boilerd.broker.claims import Claim
 from boilerd.errors import TaskInterrupt
 from boilerd.tasks.task import Runtime, Task
 from boilerd.worker.attempt import Outcome
+from boilerd.worker.slots.strikes import Strikable
 
 
 class SlotAttempt:
@@ -24,9 +27,19 @@ class SlotAttempt:
         reason: What it is interrupted with; the first one stays, but see `SlotRunner.interrupt`.
         outcome: How it ended; None: it has not.
         is_stuck: True if it goes on although it was interrupted several times.
+        place: The asyncio task or the thread that runs it; None: it has not begun.
+        is_on_loop: True if its handler runs on the loop.
+        has_begun: True if it has come to its handler.
+        is_running: True while its handler runs: what comes outside of that must not end it.
+        is_told: True if its handler has got the interrupt.
+        since_s, step, due_s: When it was given to the runner, or later interrupted; how often it was seen to since; and
+            when it is again.
     """
 
-    __slots__ = ("claim", "ends_s", "is_stuck", "limit", "outcome", "place", "reason", "runtime", "task")
+    __slots__ = (
+        "claim", "due_s", "ends_s", "has_begun", "is_on_loop", "is_running", "is_stuck", "is_told", "limit", "outcome",
+        "place", "reason", "runtime", "since_s", "step", "task",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -40,10 +53,21 @@ class SlotAttempt:
         self.claim = claim
         self.task = task
         self.runtime = runtime
-        self.ends_s = ends_s
+        self.ends_s = self.due_s = ends_s
         self.limit = limit
         self.reason: TaskInterrupt | None = None
         self.outcome: Outcome | None = None
-        self.is_stuck = False
-        #: The asyncio task or the thread that runs it.
-        self.place: object = None
+        self.is_stuck = self.is_on_loop = self.has_begun = self.is_running = self.is_told = False
+        self.since_s = 0.0
+        self.step = 0
+        self.place: asyncio.Task[None] | Strikable | None = None
+
+    @property
+    def needs_loop(self) -> bool:
+        """True if it cannot get on while the loop does not: it runs there, or its thread waits for what does."""
+        place = self.place
+        return self.is_on_loop or (isinstance(place, Strikable) and place.cancel is not None)
+
+
+#: The attempt to which the running code belongs, also that of asyncio tasks which its handler has made.
+RUNNING: ContextVar[SlotAttempt | None] = ContextVar("boilerd_running_attempt", default=None)

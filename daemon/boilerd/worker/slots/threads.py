@@ -1,0 +1,128 @@
+"""Threads that run the attempts of plain handlers: made when they are needed, kept for a while.
+
+Not an executor's: these can be struck, the application has no part in them, and a hand-over takes a tenth as long.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from boilerd.errors import describe
+
+logger = logging.getLogger("boilerd.worker")
+
+T = TypeVar("T")
+#: A thread without work ends after so long.
+IDLE_S = 60.0
+
+
+class Threads(Generic[T]):
+    """Runs each item at once, in a thread of its own at that time.
+
+    Code of the application may raise exceptions in any thread, at any time, as its own time limits do; they may come
+    when the attempt has long ended. So no item is ever on the way to a thread alone: it stands in `waiting` until the
+    thread has it, and the queue only wakes threads. A thread goes on after such an exception.
+
+    Args:
+        run: Runs an item; does not raise.
+        on_stray: Told of an item whose thread got an exception outside of what `run` guards.
+    """
+
+    def __init__(self, run: Callable[[T], None], on_stray: Callable[[T, BaseException], None]) -> None:
+        self.run = run
+        self.on_stray = on_stray
+        self.waiting: dict[T, None] = {}
+        self.wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.lock = threading.Lock()
+        self.free = 0  # threads that wait or will at once, less the items that wait for one
+
+    def start(self, item: T) -> None:
+        """Have a thread run it."""
+        self.waiting[item] = None
+        self.wakes.put(None)
+        with self.lock:
+            self.free -= 1
+        self.ensure()
+
+    def ensure(self) -> None:
+        """Make the threads that are missing; where the system has none, a later call may."""
+        while self.free < 0:
+            try:
+                threading.Thread(target=_Thread(self).live, name="boilerd-slot", daemon=True).start()
+            except RuntimeError as error:
+                logger.warning("no thread for a task, it waits", extra={"error": describe(error)})
+                return
+            with self.lock:
+                self.free += 1
+
+
+class _Thread(Generic[T]):
+    """One of the threads."""
+
+    def __init__(self, threads: Threads[T]) -> None:
+        self._threads = threads
+        self._item: T | None = None
+        self._is_free = True
+        self._is_woken = False
+        self._stray: BaseException | None = None
+
+    def live(self) -> None:
+        """Run items, until there were none for a while."""
+        while True:
+            try:
+                self._give_up()
+                while self._serve():
+                    pass
+                return
+            except BaseException as error:  # noqa: BLE001 - see `Threads`; whose it is, nobody can know
+                self._stray = error
+                # It may have come with what woke the thread.
+                self._is_woken = True
+
+    def _serve(self) -> bool:
+        """Run the next item; False: there was none for a while."""
+        if not self._is_free:
+            with self._threads.lock:
+                self._threads.free += 1
+                self._is_free = True
+        if not self._is_woken and not self._wait():
+            return False
+        self._is_woken = False
+        if self._take():
+            self._threads.run(self._item)  # type: ignore[arg-type]
+            self._item = None
+        return True
+
+    def _wait(self) -> bool:
+        """Wait for an item; False: there was none for a while, and from now on none comes here."""
+        try:
+            self._threads.wakes.get(timeout=IDLE_S)
+        except queue.Empty:
+            with self._threads.lock:
+                if self._threads.free > 0:
+                    self._threads.free -= 1
+                    return False
+        return True
+
+    def _take(self) -> bool:
+        """Take the item that has waited longest; False: there is none."""
+        waiting = self._threads.waiting
+        while waiting:
+            try:
+                # No exception of another thread comes from here to the end: Python looks for them at calls and jumps.
+                self._item = next(iter(waiting))
+                del waiting[self._item]
+                self._is_free = False
+                return True
+            except (StopIteration, KeyError, RuntimeError):  # another thread was faster
+                self._item = None
+        return False
+
+    def _give_up(self) -> None:
+        """Tell of the item that was not run to its end."""
+        item, self._item = self._item, None
+        error, self._stray = self._stray, None
+        if item is not None and error is not None:
+            self._threads.on_stray(item, error)
