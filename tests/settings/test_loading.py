@@ -913,7 +913,7 @@ def test_the_example_of_each_table_in_the_committed_file_has_all_its_keys_and_ca
 
     settings = load(file=write_file(text), environ={}).settings
 
-    for example in (settings.limits["low"], settings.cron[0]):
+    for example in (settings.limits["low"], settings.pools["web"], settings.cron[0]):
         assert None not in msgspec.structs.asdict(example).values()
     assert set(msgspec.structs.asdict(settings.cron[0])) <= set(re.findall(r"^(\w+) =", text, re.MULTILINE))
 
@@ -947,7 +947,7 @@ def test_a_setting_has_a_sentence_and_a_variable_in_the_committed_file(setting: 
 def test_a_setting_has_a_flag_with_its_sentence_unless_it_is_secret_or_a_table(setting: Setting, run_help: str) -> None:
     flag = f"--{setting.name.replace('_', '-')}VALUE" + "".join(setting.doc.split())
 
-    has_flag = setting.name not in {"redis_password", "retry", "limits", "cron"}
+    has_flag = setting.name not in {"redis_password", "retry", "limits", "pools", "cron"}
     assert setting.has_flag == has_flag
     assert (flag in run_help) == has_flag
     assert (f"--{setting.name.replace('_', '-')}VALUE" in run_help) == has_flag

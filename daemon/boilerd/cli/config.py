@@ -58,7 +58,7 @@ def check(loaded: Loaded) -> None:
     from boilerd.tasks.loading import load_app  # noqa: PLC0415 - only here
 
     mux = load_app(loaded.settings.app, loaded.settings.rq_functions)
-    check_entries([*mux.crons, *loaded.settings.cron_entries()], loaded.settings.queues, mux.has_handler)
+    check_entries([*mux.crons, *loaded.settings.cron_entries()], loaded.settings.served_queues(), mux.has_handler)
     echo(f"settings are fine ({loaded.file or 'no file'}); app {loaded.settings.app or '(built-in)'} imports")
 
 

@@ -14,8 +14,8 @@ from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.rpc_client import Info, ask
 from boilerd.errors import BoilerdError, ConfigError, RefusedError
 from boilerd.process import logs
-from boilerd.settings.definitions import MOST_WORKERS
 from boilerd.settings.loading import load
+from boilerd.settings.pools import MOST_WORKERS
 from boilerd.supervision.sd_notify import IMPORT_LIMIT_S
 
 logger = logging.getLogger("boilerd.cli")

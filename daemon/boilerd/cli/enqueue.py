@@ -177,7 +177,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _check_queue(client: Client, queue: str, loaded: Loaded) -> None:
     """Refuse a queue that no worker claims from and no setting names: a misspelt one would keep the task for ever."""
-    known = loaded.settings.queues
+    known = loaded.settings.served_queues()
     if check_queue(queue) not in known and not Inspector(client.connection).has_workers(queue):
         raise InvalidTaskError(
             f"queue {shown(queue)}: no worker works on it and the settings do not name it ({', '.join(known)})"

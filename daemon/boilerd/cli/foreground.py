@@ -59,7 +59,7 @@ def run(settings: Settings, what: str, payload: str | None) -> int:
             )
         start_daemon(mux.life)
         try:
-            outcome = run_here(rules, mux.life, WorkerContext("here", 0, tuple(settings.queues)), task)
+            outcome = run_here(rules, mux.life, WorkerContext("here", 0, tuple(settings.served_queues())), task)
         except Exception as error:  # noqa: BLE001 - of a lifespan
             echo(*"".join(traceback.format_exception(error)).splitlines(), err=True)
             return FAILED

@@ -53,8 +53,8 @@ def _problems(settings: Settings, max_latency_s: float | None) -> tuple[list[str
             server_check.check(connection)
             server_check.probe(connection, is_storing=True)
             inspector = Inspector(connection)
-            problems += inspector.problems(settings.queues)
-            queues, unserved = inspector.queue_details(settings.queues), inspector.unserved()
+            problems += inspector.problems(settings.served_queues())
+            queues, unserved = inspector.queue_details(settings.served_queues()), inspector.unserved()
             notes = [f"queue {found.counts.name}: {NOBODY}" for found in unserved]
             problems += _dropping(queues, settings.archive_limit)
             if max_latency_s is not None:

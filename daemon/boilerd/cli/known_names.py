@@ -52,7 +52,7 @@ def _queues(settings: Settings, names: list[str]) -> None:
     from boilerd.broker.connection import connect_to  # noqa: PLC0415 - commands that complete nothing do without
     from boilerd.broker.inspection import Inspection  # noqa: PLC0415
 
-    names += settings.queues
+    names += settings.served_queues()
     with connect_to(settings, timeout_s=LIMIT_S) as connection:
         names += Inspection(connection).queue_names()[0]
 

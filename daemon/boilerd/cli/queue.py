@@ -93,7 +93,7 @@ def pause(loaded: Loaded, *, names: tuple[str, ...]) -> None:
     """  # noqa: D301 - click looks for the character \b
     with inspecting(loaded) as inspector:
         for name in names:
-            if name not in loaded.settings.queues and not inspector.has_workers(name):
+            if name not in loaded.settings.served_queues() and not inspector.has_workers(name):
                 inspector.queue(name)  # fails for a misspelt name
             if not inspector.pause(name):
                 echo(f"queue {name} was paused already", err=True)

@@ -44,14 +44,14 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     try:
         with naming_missing_broker(settings), connect_to(settings, timeout_s=2.0) as connection:
             inspector = Inspector(connection)
-            queues = sorted(inspector.queues(settings.queues), key=lambda queue: queue.is_idle)
+            queues = sorted(inspector.queues(settings.served_queues()), key=lambda queue: queue.is_idle)
             is_suspended = inspector.is_suspended()
             unserved = {found.counts.name for found in inspector.unserved()}
             server_check.probe(connection, is_storing=True)
     except BrokerError as error:
         broker_error = str(error)
     if broker_error is None:
-        daemon = daemon.with_pending(sum(queue.pending for queue in queues if queue.name in settings.queues))
+        daemon = daemon.with_pending(sum(queue.pending for queue in queues if queue.name in settings.served_queues()))
     url = mask_url(settings.broker_url())
     if as_json:
         rows = [asdict(queue) for queue in queues]

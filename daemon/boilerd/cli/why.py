@@ -63,7 +63,8 @@ def lines_of(found: "Explanation") -> list[str]:
 
 def _with_daemon(found: "Explanation", settings: Settings) -> "Explanation":
     """With what only the control socket of the daemon here knows."""
-    if not found.is_waiting or found.queue not in settings.queues or not os.path.lexists(settings.control_socket()):
+    is_ours = found.is_waiting and found.queue in settings.served_queues()
+    if not is_ours or not os.path.lexists(settings.control_socket()):
         return found
     from boilerd.broker.reasons import quiet_daemon  # noqa: PLC0415 - other commands do without
     from boilerd.cli.rpc_client import read_status  # noqa: PLC0415 - XML-RPC takes its time to import

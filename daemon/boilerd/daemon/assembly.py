@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from msgspec import structs
 from setproctitle import setproctitle
@@ -30,6 +31,7 @@ from boilerd.process.scoreboard import SUPERVISOR_ROW, Scoreboard
 from boilerd.process.warning_filters import spare_own_modules
 from boilerd.settings.definitions import Settings
 from boilerd.settings.loading import Loaded, tell_ignored
+from boilerd.settings.pools import memory_warning, shared_queues, slots_of
 from boilerd.settings.urls import mask_url
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
@@ -59,6 +61,7 @@ class Daemon:
         self._application = application
         self._is_burst = is_burst
         self._scoreboard = Scoreboard()
+        self._quiet_pools: list[str] = []
         self._valkey = valkey
 
     def start(self, handover: Handover) -> None:
@@ -98,6 +101,7 @@ class Daemon:
             handover.abandon()  # ends a Valkey that is no longer wanted while its data is still locked
         locks = lock_directories(own_directories(settings), handover.lock_fds)
         self._scoreboard.is_quiet = handover.is_quiet
+        self._quiet_pools = handover.quiet_pools
         if (gid := group_id(settings)) is not None:
             share_runtime_directory(settings, gid)
         options = Options(free_socket(settings.control_socket()), self._told, is_for_group=gid is not None)
@@ -125,13 +129,18 @@ class Daemon:
             logger.warning("broker lacks a command", extra={"error": lack})
         for stranger in broker.strangers:
             logger.warning("another application shares the broker", extra={"error": stranger})
-        fields = {"workers": settings.concurrency, "queues": dict(settings.queues), "broker": broker.name}
+        _tell_pools(settings, broker.unserved)
+        pools = settings.worker_pools()
+        fields: dict[str, Any] = {"workers": sum(pool.processes for pool in pools)}
+        fields |= {"queues": settings.served_queues(), "broker": broker.name}
+        if settings.pools:
+            fields["pools"] = {pool.name: f"{pool.processes} x {pool.slots}" for pool in pools}
         logger.info("daemon reloaded" if supervisor.is_reloaded else "daemon started", extra=fields)
         processes = Processes(
             supervisor.options, settings, self._application, self._scoreboard,
-            address=broker.address, is_burst=self._is_burst, watch=self._watch,
+            address=broker.address, is_burst=self._is_burst, quiet_pools=self._quiet_pools, watch=self._watch,
         )  # fmt: skip
-        booted = Booted(processes.groups(), processes.worker, settings.start_timeout)
+        booted = Booted(processes.groups(), processes.pools(), settings.start_timeout)
         # Objects that live now are never freed: keep the collector from touching pages that children share.
         gc.collect()
         gc.freeze()
@@ -140,7 +149,7 @@ class Daemon:
     def _hand_over(self, supervisor: DaemonSupervisor, generation: int, locks: Mapping[str, int]) -> Handover:
         """Make the handover to the program that a reload executes."""
         valkey = self._valkey.hand_over(supervisor) if self._valkey else None
-        return Handover(generation, dict(locks), valkey, self._scoreboard.is_quiet)
+        return Handover(generation, dict(locks), valkey, self._scoreboard.is_quiet, supervisor.quiet_pools)
 
 
 def start(
@@ -165,7 +174,10 @@ def start(
     setproctitle("boilerd: supervisor")
     if is_debug:
         debugging.turn_on()
-        settings = structs.replace(settings, concurrency=1, prefetch=False, shutdown_timeout=Duration(0))
+        settings = structs.replace(
+            settings, concurrency=1, prefetch=False, shutdown_timeout=Duration(0), pools={},
+            queues=settings.served_queues(),
+        )  # fmt: skip
         loaded = replace(loaded, settings=settings)
     _hide_password(settings)
     secure_umask()
@@ -241,6 +253,23 @@ def _load(settings: Settings) -> Application:
         warn_of_shared(before)
         logs.put_back()  # ends the line that it may have begun to print, which children would end again
     return application
+
+
+def _tell_pools(settings: Settings, unserved: Sequence[str]) -> None:
+    """Log what is likely not meant so."""
+    pools = settings.worker_pools()
+    if unserved:
+        hint = "no worker takes their tasks; add them to the queues of a pool"
+        logger.warning("queues without a pool", extra={"queues": unserved, "hint": hint})
+    if shared := shared_queues(pools):
+        logger.info("several pools serve the same queues", extra={"queues": shared})
+    if warning := memory_warning(pools):
+        logger.warning("pools may need much memory", extra={"error": warning})
+    for queue, slots in slots_of(pools).items():
+        if (limit := settings.limits.get(queue)) and 0 < limit.max_active < slots:
+            logger.info(
+                "a limit keeps slots empty", extra={"queue": queue, "slots": slots, "max_active": limit.max_active}
+            )
 
 
 def _log_drain(timed_out: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from boilerd.process.scoreboard import Scoreboard
 from boilerd.settings.definitions import Settings
 from boilerd.settings.urls import mask_url
 from boilerd.supervision.supervisor import DaemonSupervisor
+from boilerd.tasks.queues import DEFAULT_QUEUE
 
 logger = logging.getLogger("boilerd.daemon")
 
@@ -34,6 +35,7 @@ class BrokerFacts(NamedTuple):
         address: This host as the broker sees it; the workers register it.
         hazards: Settings of the broker by which tasks may be lost, one sentence each.
         lacking: Features that the daemon goes without, because the broker has no command for them, one sentence each.
+        unserved: Queues for which tasks are meant, and that no worker serves, here or elsewhere.
         strangers: Other applications that share queues or periodic tasks with this one, one sentence each.
     """
 
@@ -41,6 +43,7 @@ class BrokerFacts(NamedTuple):
     address: str
     hazards: Sequence[str]
     lacking: Sequence[str]
+    unserved: Sequence[str]
     strangers: Sequence[str]
 
 
@@ -107,7 +110,10 @@ def _wait(
 
 def _set_up(connection: redis.Redis, settings: Settings, declared: Declared) -> BrokerFacts:
     name = server_check.check(connection)
-    Broker(connection).set_limits(settings.queue_limits(), settings.queues)
+    queues = settings.served_queues()
+    Broker(connection).set_limits(settings.queue_limits(), queues)
     hazards, lacking = server_check.hazards(connection), server_check.lacking(connection)
-    found = strangers(declared, settings.queues, neighbours(connection))
-    return BrokerFacts(name, server_check.address(connection), hazards, lacking, found)
+    others = neighbours(connection)
+    unserved = {*settings.limits, DEFAULT_QUEUE} - queues.keys() - {queue for other in others for queue in other.queues}
+    found = strangers(declared, queues, others)
+    return BrokerFacts(name, server_check.address(connection), hazards, lacking, sorted(unserved), found)

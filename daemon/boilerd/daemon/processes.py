@@ -5,9 +5,10 @@ import re
 import secrets
 import signal
 import socket
-from collections.abc import Callable
-from typing import NamedTuple, Self
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, Protocol, Self
 
+import redis
 from setproctitle import setproctitle
 from supervisor.options import ProcessGroupConfig
 
@@ -26,9 +27,11 @@ from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
 from boilerd.settings.definitions import Settings
+from boilerd.settings.pools import PoolSettings, check_loops
 from boilerd.supervision.children import ForkedConfig, forked_config
-from boilerd.supervision.groups import SCHEDULER, WATCHER, WORKER
+from boilerd.supervision.groups import SCHEDULER, WATCHER, group_of
 from boilerd.supervision.options import Options
+from boilerd.supervision.pool import PoolPlan
 from boilerd.supervision.supervisor import KILL_MARGIN_S
 from boilerd.tasks.cron import check_entries
 from boilerd.tasks.life import NO_LIFE, Life
@@ -37,7 +40,7 @@ from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.attempt_log import fold_attempts, log_attempts
 from boilerd.worker.guarded_life import GRACE_S, LEAST_STOP_S
 from boilerd.worker.kept_outcomes import KeptOutcomes
-from boilerd.worker.limits import Limits
+from boilerd.worker.limits import Limits, SlotLimits
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
 from boilerd.worker.worker import Worker
@@ -49,6 +52,8 @@ SCHEDULER_STOP_S = WATCHER_STOP_S = 1.0
 #: long one of them sleeps at most: half as long again must be below the 5 s that a command may take.
 LOOKS_A_SECOND = 4
 LONGEST_IDLE_S = 3.0
+#: SIGKILL comes later for a worker with slots, by so much: it puts many tasks back.
+SLOTTED_KILL_MARGIN_S = 2.5
 
 
 class Application(NamedTuple):
@@ -60,14 +65,27 @@ class Application(NamedTuple):
 
     @classmethod
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
-        """Take it from the mux; raises ConfigError where its periodic tasks and the settings do not fit together."""
+        """Take it from the mux; raises ConfigError where its periodic tasks and the settings do not go together."""
         folding = fold_attempts(settings.log_tasks_per_second)
         middleware = functools.partial(log_attempts, folding=folding) if settings.log_tasks_per_second else log_attempts
+        check_loops(settings.worker_pools())
         entries = [*mux.crons, *settings.cron_entries()]
         names = [entry.name for entry in entries]
         rules = Rules.of(mux, settings.retry.policy(), middleware, names, folding)
-        check_entries(entries, settings.queues, mux.has_handler)
+        check_entries(entries, settings.served_queues(), mux.has_handler)
         return cls(rules, Periodic(entries, mux), mux.life)
+
+
+class Runnable(Protocol):
+    """A worker of either kind, as it runs in the forked child."""
+
+    title: str
+
+    def run(self) -> int:
+        """Work until told to stop; the exit status."""
+
+    def time_left_s(self) -> float:
+        """Seconds until the daemon kills it."""
 
 
 class Processes:
@@ -79,6 +97,7 @@ class Processes:
         application: Handlers, hooks and periodic tasks.
         scoreboard: Where the processes note what they do.
         address: How the broker knows this host.
+        quiet_pools: The pools that claim nothing at first.
         is_burst: True for workers that end when the queues are empty.
         watch: Runs in a child, and asks for a reload when the application's files change; None: nobody does.
     """
@@ -92,6 +111,7 @@ class Processes:
         *,
         address: str,
         is_burst: bool,
+        quiet_pools: Collection[str] = (),
         watch: Callable[[], None] | None = None,
     ) -> None:
         self._watch = watch
@@ -101,29 +121,41 @@ class Processes:
         self._scoreboard = scoreboard
         self._address = address
         self._is_burst = is_burst
+        self._quiet_pools = quiet_pools
         self._surroundings = Surroundings()
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
         self._kept = KeptOutcomes(settings.state_path() / "outcomes", mark_of(settings))
         self._name = f"{host}.{secrets.token_hex(3)}"
 
     def groups(self) -> list[ProcessGroupConfig]:
-        """The scheduler's group and the workers', and the watcher's if there is one."""
-        workers = [self.worker(row) for row in range(self._settings.concurrency)]
-        groups = [
-            ProcessGroupConfig(self._options, SCHEDULER, SCHEDULER_PRIORITY, [self._scheduler()]),
-            ProcessGroupConfig(self._options, WORKER, WORKER_PRIORITY, workers),
-        ]
+        """The scheduler's group, and the watcher's if there is one."""
+        groups = [ProcessGroupConfig(self._options, SCHEDULER, SCHEDULER_PRIORITY, [self._scheduler()])]
         if self._watch:
             watcher = self._watcher(self._watch)
             groups.append(ProcessGroupConfig(self._options, WATCHER, WATCHER_PRIORITY, [watcher]))
         return groups
 
-    def worker(self, row: int) -> ForkedConfig:
-        """The worker of a row."""
+    def pools(self) -> list[PoolPlan]:
+        """The pools of workers, each with a group of its own; their workers have the rows from 0 on."""
+        plans, first = [], 0
+        for pool in self._settings.worker_pools():
+            make_worker = functools.partial(self.worker, pool)
+            workers = [make_worker(row) for row in range(first, first + pool.processes)]
+            group = ProcessGroupConfig(self._options, group_of(pool.name), WORKER_PRIORITY, workers)
+            is_quiet = self._scoreboard.is_quiet or pool.name in self._quiet_pools
+            plans.append(PoolPlan(pool.name, group, make_worker, pool.slots, is_quiet))
+            first += pool.processes
+        return plans
+
+    def worker(self, pool: PoolSettings, row: int) -> ForkedConfig:
+        """The worker of a row, in this pool."""
+        self._scoreboard.note_slots(row, pool.slots)
+        make = self._make_worker if pool.slots == 1 else self._make_slotted_worker
+        margin_s = KILL_MARGIN_S if pool.slots == 1 else SLOTTED_KILL_MARGIN_S
         return forked_config(
-            self._options, str(row), functools.partial(self._run_worker, self._make_worker(row), row),
+            self._options, str(row), functools.partial(self._run_worker, make(pool, row), row),
             priority=WORKER_PRIORITY, scoreboard=self._scoreboard, row=row,
-            stop_wait_s=self._settings.shutdown_timeout + self._least_stop_s() + KILL_MARGIN_S,
+            stop_wait_s=pool.shutdown_timeout + self._least_stop_s() + margin_s,
             restarts_always=not self._is_burst,
             before_fork=self._before_fork,
             is_in_foreground=debugging.is_on(),
@@ -150,34 +182,55 @@ class Processes:
     def _before_fork(self) -> None:
         before_fork(self._application.life)
 
-    def _make_worker(self, row: int) -> Worker:
+    def _make_worker(self, pool: PoolSettings, row: int) -> Worker:
         """Make it in the parent, so that the workers share its memory."""
-        settings = self._settings
-        title = f"{WORKER}:{row}"
         return Worker(
-            connect(settings, title),
-            name=self._worker_name(row),
-            title=title,
-            order=ClaimOrder(settings.queues, is_strict=settings.strict_priority),
-            rules=self._application.rules,
-            limits=Limits(
-                settings.shutdown_timeout,
-                settings.max_tasks,
-                settings.max_memory,
-                self._is_burst,
-                idle_s=min(max(1.0, settings.concurrency / LOOKS_A_SECOND), LONGEST_IDLE_S),
-                start_s=settings.start_timeout,
-                stop_s=settings.stop_timeout,
-            ),
-            prefetch=Prefetch(is_on=settings.prefetch),
-            scoreboard=self._scoreboard,
-            row=row,
-            address=self._address,
-            kept=self._kept,
-            archive_limit=settings.archive_limit,
-            surroundings=self._surroundings,
-            life=self._application.life,
+            self._connect_worker(pool, row), prefetch=Prefetch(is_on=pool.prefetch), **self._worker_parts(pool, row)
         )
+
+    def _make_slotted_worker(self, pool: PoolSettings, row: int) -> Runnable:
+        """Make one that runs several tasks at once."""
+        from boilerd.worker.slots.worker import (  # type: ignore[import-not-found,unused-ignore] # noqa: PLC0415
+            SlottedWorker,  # only where a pool has slots
+        )
+
+        slot_limits = SlotLimits(
+            pool.slots, pool.loop, pool.loop_blocked_after, max_stuck=pool.max_stuck, stuck_s=pool.stuck_timeout
+        )
+        parts = max(2, pool.processes)
+        worker: Runnable = SlottedWorker(
+            self._connect_worker(pool, row), slot_limits=slot_limits, parts=parts, **self._worker_parts(pool, row)
+        )
+        return worker
+
+    def _connect_worker(self, pool: PoolSettings, row: int) -> redis.Redis:
+        return connect(self._settings, f"{group_of(pool.name)}:{row}")
+
+    def _worker_parts(self, pool: PoolSettings, row: int) -> dict[str, Any]:
+        """What a worker of either kind is made of."""
+        return {
+            "name": self._worker_name(row),
+            "title": f"{group_of(pool.name)}:{row}",
+            "pool": pool.name,
+            "order": ClaimOrder(pool.queues, is_strict=pool.strict_priority),
+            "rules": self._application.rules,
+            "limits": Limits(
+                pool.shutdown_timeout,
+                pool.max_tasks,
+                pool.max_memory,
+                self._is_burst,
+                idle_s=min(max(1.0, pool.processes / LOOKS_A_SECOND), LONGEST_IDLE_S),
+                start_s=self._settings.start_timeout,
+                stop_s=self._settings.stop_timeout,
+            ),
+            "scoreboard": self._scoreboard,
+            "row": row,
+            "address": self._address,
+            "kept": self._kept,
+            "archive_limit": self._settings.archive_limit,
+            "surroundings": self._surroundings,
+            "life": self._application.life,
+        }
 
     def _run_scheduler(self) -> int:
         """Run in the forked child; returns the exit status."""
@@ -189,7 +242,7 @@ class Processes:
                 Broker(connection, archive_limit=self._settings.archive_limit),
                 scoreboard=self._scoreboard,
                 worker_names=[self._worker_name(row) for row in range(self._scoreboard.rows)],
-                queues=list(self._settings.queues),
+                queues=list(self._settings.served_queues()),
                 rules=self._application.rules,
                 periodic=self._application.periodic,
                 limits=self._settings.queue_limits(),
@@ -204,7 +257,7 @@ class Processes:
         watch()
         return OK
 
-    def _run_worker(self, worker: Worker, row: int) -> int:
+    def _run_worker(self, worker: Runnable, row: int) -> int:
         """Run in the forked child; returns the exit status."""
         self._set_up_child(worker.title, row)
         if not debugging.is_on():

@@ -44,7 +44,7 @@ def _try_broker(settings: Settings) -> None:
     try:
         with connect(settings, "check") as connection:
             server_check.check(connection)
-            if not Broker(connection).has_limits(settings.queue_limits(), settings.queues):
+            if not Broker(connection).has_limits(settings.queue_limits(), settings.served_queues()):
                 server_check.probe(connection, is_storing=True)
     except BrokerError as error:
         raise unusable(settings, error) from error

@@ -17,12 +17,12 @@ import mmap
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: More rows than a host will ever run; 96 bytes each, and room for one error.
+#: More rows than a host will ever run; 100 bytes each, and room for one error.
 ROWS = 1024
 #: The rows of the scheduler, the embedded broker, the supervisor and the watcher; workers have the ones from 0 on.
 SCHEDULER_ROW = ROWS - 1
@@ -34,9 +34,9 @@ LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.
 _CELL_RANGE = 2**31
 #: Arrays: one for each field of a row, and the last for the daemon's own fields.
-_ARRAYS = 24
+_ARRAYS = 25
 #: Positions in the last array.
-_IS_QUIET, _IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(7)
+_IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(6)
 #: Bytes of an error's text, with a byte that tells their number.
 _TEXT_BYTES = 256
 #: Longer than any processor keeps a write from the others, by orders of magnitude; see `Scoreboard.revoke`.
@@ -129,6 +129,7 @@ class Scoreboard:
         self._stuck = next(arrays)
         self._slots = next(arrays)
         self._retiring = next(arrays)
+        self._quiet = next(arrays)
         self._daemon = next(arrays)
         self._start_errors = mmap.mmap(-1, ROWS * _TEXT_BYTES)
         self.beat()  # the first may take its time
@@ -363,6 +364,14 @@ class Scoreboard:
             with suppress(BlockingIOError):  # full: it wakes whoever reads all the same
                 os.write(self.alarm_fds[1], b"\0")
 
+    def note_claimed(self, row: int) -> None:
+        """Note that the worker has claimed a task; one that opens no batches calls this, once in its life."""
+        self._batches[row] = self._batches[row] or 1
+
+    def has_claimed(self, row: int) -> bool:
+        """True if the worker of `row`, or the last one there, has claimed a task."""
+        return bool(self._batches[row])
+
     def shorten_batch(self, row: int) -> None:
         """Note that the tasks of the worker's batch that have not begun went back to their queue; it calls this."""
         self._sizes[row] = self._progress[row] // 2
@@ -427,12 +436,21 @@ class Scoreboard:
 
     @property
     def is_quiet(self) -> bool:
-        """True if the workers must claim nothing; the supervisor sets it."""
-        return bool(self._daemon[_IS_QUIET])
+        """True if all workers must claim nothing; the supervisor sets it."""
+        return self.is_quiet_at(SUPERVISOR_ROW)
 
     @is_quiet.setter
     def is_quiet(self, value: bool) -> None:
-        self._daemon[_IS_QUIET] = value
+        self.set_quiet(range(ROWS), is_quiet=value)
+
+    def is_quiet_at(self, row: int) -> bool:
+        """True if the worker of `row` must claim nothing: all must, or its pool."""
+        return bool(self._quiet[row])
+
+    def set_quiet(self, rows: Iterable[int], *, is_quiet: bool) -> None:
+        """Note whether the workers of these rows must claim nothing; the supervisor calls this."""
+        for row in rows:
+            self._quiet[row] = is_quiet
 
     @property
     def is_broker_away(self) -> bool:

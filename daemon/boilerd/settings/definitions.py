@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from boilerd.errors import ConfigError
+from boilerd.settings import pools
+from boilerd.settings.pools import MOST_WORKERS, POOLS_EXAMPLE, PoolSettings, PoolTable, read_pools
 from boilerd.settings.setting import Form, Setting
 from boilerd.settings.urls import mask_url, socket_url
 from boilerd.tasks.cron import CronEntry
@@ -24,9 +26,6 @@ from boilerd.tasks.queues import DEFAULT_WEIGHTS, check_queue
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, DEFAULT_MAX_RETRIES
 from boilerd.units import Duration, Size
-
-#: Worker processes of one daemon.
-MOST_WORKERS = 1000
 
 
 def _doc(text: str, **limits: Any) -> msgspec.Meta:
@@ -287,11 +286,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _doc("For a queue, on all hosts together: how many tasks run at once, and how many may wait (0: any number)."),
         Form(example=LIMITS_EXAMPLE, check=_check_queues),
     ] = msgspec.field(default_factory=dict)
+    pools: Annotated[
+        dict[str, PoolTable],
+        _doc(
+            "Further pools of workers, each with queues and slots of its own; concurrency and queues describe the pool"
+            " default."
+        ),
+        Form(example=POOLS_EXAMPLE, read=read_pools),
+    ] = msgspec.field(default_factory=dict)
     cron: Annotated[
         list[Cron],
         _doc("Tasks to enqueue at the ticks of a cron line, once on however many hosts."),
         Form(example=CRON_EXAMPLE),
     ] = msgspec.field(default_factory=list)
+
+    def worker_pools(self) -> list[PoolSettings]:
+        """The pools of workers; `default`, which the settings outside of a table describe, is the first of them."""
+        return pools.resolve(self)
+
+    def served_queues(self) -> dict[str, int]:
+        """The queues of all pools, and their weights."""
+        return pools.served_queues(self.worker_pools())
 
     def cron_entries(self) -> list[CronEntry]:
         """The periodic tasks; raises ConfigError."""

@@ -17,6 +17,7 @@ import msgspec
 from boilerd import ground
 from boilerd.errors import ConfigError, InvalidTaskError, closest, shown
 from boilerd.settings.definitions import Settings, definitions
+from boilerd.settings.pools import check_pools
 from boilerd.settings.service_variables import service_variables
 from boilerd.settings.setting import Setting
 from boilerd.settings.urls import check_url
@@ -77,6 +78,7 @@ def load(
             sources[name] = source
     settings = Settings(**values)
     _check_together(settings)
+    check_pools(settings, sources)
     _check_prefix(layers, environ)
     return Loaded(settings, sources, path)
 

@@ -22,6 +22,7 @@ class Form:
             may also come from a file (``…_FILE``) or from a systemd credential of the setting's name.
         expected: Describes a valid value, where the type does not.
         parse: Makes of the text of a variable or flag what the file would hold.
+        read: Makes the value of what the file would hold, instead of the type; `strict` as with msgspec.
         check: Raises ValueError or a BoilerdError for a value of the right type that is not allowed.
         mask: Hides the passwords in a value, or in any other text.
         example: The lines in conf/boilerd.toml, for tables without a default.
@@ -33,6 +34,7 @@ class Form:
     is_secret: bool = False
     expected: str = ""
     parse: Callable[[str], Any] | None = None
+    read: Callable[..., Any] | None = None
     check: Callable[[Any], object] | None = None
     mask: Callable[[str], str] = str
     example: str = ""
@@ -103,6 +105,8 @@ class Setting:
 
     def convert(self, value: Any, *, strict: bool = True) -> Any:
         """The value of the setting's type for what the file holds; raises msgspec's errors and ValueError."""
+        if self.form.read:
+            return self.form.read(value, strict=strict)
         return msgspec.convert(value, self.type, strict=strict, dec_hook=lambda kind, given: kind.parse(given))
 
     def expected(self) -> str:

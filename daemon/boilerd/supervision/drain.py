@@ -8,7 +8,7 @@ from typing import Any
 
 from supervisor.states import SupervisorStates
 
-from boilerd.supervision.groups import WORKER
+from boilerd.supervision.groups import are_workers
 from boilerd.supervision.options import Options
 
 logger = logging.getLogger("boilerd.supervisor")
@@ -78,5 +78,5 @@ class Drain:
             for process in group.processes.values():
                 # Also of one that is stopping: Supervisor takes its longer wait for a clock set back, and cuts it.
                 process.config.stopwaitsecs = min(process.config.stopwaitsecs, HURRY_S)
-                if name == WORKER and process.pid:
+                if are_workers(name) and process.pid:
                     process.kill(signal.SIGKILL)

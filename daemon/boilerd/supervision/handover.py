@@ -48,12 +48,14 @@ class Handover(msgspec.Struct):
         lock_fds: Path of a lock → file descriptor that holds it.
         valkey: The embedded broker, if there was one.
         is_quiet: True if the daemon claimed nothing.
+        quiet_pools: The pools that claimed nothing.
     """
 
     generation: int = 0
     lock_fds: dict[str, int] = msgspec.field(default_factory=dict)
     valkey: RunningValkey | None = None
     is_quiet: bool = False
+    quiet_pools: list[str] = msgspec.field(default_factory=list)
 
     @classmethod
     def take(cls) -> Self:

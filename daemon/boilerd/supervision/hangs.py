@@ -40,12 +40,19 @@ class HangWatch:
     Args:
         scoreboard: Where the processes leave signs of life.
         clock: Seconds that never go back.
+        name_of: A row → the name of its worker.
 
     Attributes:
         hanging: The processes that hung at the last look, such as ``worker:3``.
     """
 
-    def __init__(self, scoreboard: Scoreboard, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        scoreboard: Scoreboard,
+        clock: Callable[[], float] = time.monotonic,
+        name_of: Callable[[int], str] = f"{WORKER}:{{}}".format,
+    ) -> None:
+        self._name_of = name_of
         self._scoreboard = scoreboard
         self._clock = clock
         self._looked_s = clock()
@@ -62,7 +69,7 @@ class HangWatch:
             self._seen.clear()
         self._looked_s = now_s
         rows = [*range(self._scoreboard.rows), SCHEDULER_ROW]
-        self.hanging = [_name(row) for row in rows if self._hangs(row, now_s)]
+        self.hanging = [self._name(row) for row in rows if self._hangs(row, now_s)]
 
     def _hangs(self, row: int, now_s: float) -> bool:
         signs = self._scoreboard.signs_of_life(row)
@@ -94,10 +101,11 @@ class HangWatch:
     def _kill(self, row: int, pid: int, reason: KillReason) -> None:
         if pid not in self._killed:  # the kernel may keep one that waits for a disk
             self._killed = {pid, *(self._killed & set(self._scoreboard.live().values()))}
-            logger.error("process killed, it hangs", extra={"child": _name(row), "child_pid": pid, "reason": reason})
+            logger.error(
+                "process killed, it hangs", extra={"child": self._name(row), "child_pid": pid, "reason": reason}
+            )
             self._scoreboard.note_kill(row, reason)
         send(pid, signal.SIGKILL)
 
-
-def _name(row: int) -> str:
-    return SCHEDULER if row == SCHEDULER_ROW else f"{WORKER}:{row}"
+    def _name(self, row: int) -> str:
+        return SCHEDULER if row == SCHEDULER_ROW else self._name_of(row)

@@ -63,11 +63,11 @@ class SignalReactions:
         _obey(self._daemon.resume)
 
     def on_ttin(self) -> None:
-        """Add one worker."""
+        """Add one worker to the pool `default`."""
         self._scale_by(1)
 
     def on_ttou(self) -> None:
-        """Remove one worker."""
+        """Remove one worker from the pool `default`."""
         self._scale_by(-1)
 
     def on_usr1(self) -> None:
@@ -82,7 +82,7 @@ class SignalReactions:
 
     def _scale_by(self, change: int) -> None:
         try:
-            self._daemon.scale(self._daemon.info()["workers"] + change)
+            self._daemon.grow(change)
         except RefusedError as error:
             logger.warning("scaling refused", extra={"error": str(error)})
 

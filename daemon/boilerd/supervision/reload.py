@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any
 
 from boilerd.process import logs
@@ -19,7 +19,7 @@ from boilerd.process.failpoints import failpoint
 from boilerd.process.signals import hold_signals, release_signals
 from boilerd.process.terminal import is_stop
 from boilerd.supervision.children import NO_PIPES
-from boilerd.supervision.groups import SCHEDULER, WATCHER, WORKER
+from boilerd.supervision.groups import SCHEDULER, WATCHER, worker_groups
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
 from boilerd.supervision.report import Report
@@ -133,14 +133,14 @@ class Reload:
 
     def _drain(self) -> None:
         """Stop the workers, then the scheduler, then the watcher if there is one, then execute the new program."""
-        for name in (WORKER, SCHEDULER, WATCHER):
-            if name == WATCHER and self._must_check_again:
-                self._begin_check()
-                return
-            group = self._groups().get(name)
-            if group and group.get_unstopped_processes():
-                group.stop_all()
-                return
+        groups = self._groups()
+        if _stop(worker_groups(groups.values())) or _stop([groups[SCHEDULER]]):
+            return
+        if self._must_check_again:
+            self._begin_check()
+            return
+        if WATCHER in groups and _stop([groups[WATCHER]]):
+            return
         if self._options.timed_out:
             logger.warning("reload cut tasks short, they run again", extra={"children": self._options.timed_out})
         self._execute()
@@ -164,7 +164,8 @@ class Reload:
         """The old program goes on; if its workers have drained, with new ones."""
         if self.is_draining:
             self.is_draining = False
-            groups = filter(None, map(self._groups().get, (SCHEDULER, WORKER, WATCHER)))
+            known = self._groups()
+            groups = filter(None, [known.get(SCHEDULER), *worker_groups(known.values()), known.get(WATCHER)])
             for process in (process for group in groups for process in group.processes.values() if not process.pid):
                 process.spawn()
         self._report.reload_refused()
@@ -238,6 +239,14 @@ class Check:
             self.error = lines[last].removeprefix(_ERROR_PREFIX)
         else:
             self.error = ": ".join(filter(None, (f"the check ended with {describe_exit(status)}", lines[last])))
+
+
+def _stop(groups: Iterable[Any]) -> bool:
+    """Have the processes of these groups end; False: they have."""
+    unstopped = [group for group in groups if group.get_unstopped_processes()]
+    for group in unstopped:
+        group.stop_all()
+    return bool(unstopped)
 
 
 def _memory_file() -> IO[bytes]:

@@ -3,7 +3,7 @@
 import time
 
 from boilerd.process.scoreboard import LATE_HEARTBEAT_S, Scoreboard
-from boilerd.supervision.pool import Pool
+from boilerd.supervision.pools import Pools
 from boilerd.supervision.sd_notify import Notifier
 
 #: How often the status line may change.
@@ -42,23 +42,23 @@ class Report:
             self._next_feed_s = now_s + self.watchdog_every_s / 2
             self._notifier.send(WATCHDOG=1)
 
-    def update(self, pool: Pool, *, activity: str, last_error: str) -> None:
+    def update(self, pools: Pools, *, activity: str, last_error: str) -> None:
         """Report that the daemon is ready, once all workers are; keep the status line current.
 
         Args:
-            pool: The workers.
+            pools: The workers.
             activity: What else the daemon is doing, such as ``draining``; may be empty.
             last_error: Why the last reload failed; may be empty.
         """
-        if not self.is_ready and not activity and pool.is_ready():
+        if not self.is_ready and not activity and pools.is_ready():
             self.is_ready = True
             self._next_status_s = 0.0
             self._notifier.send(READY=1)
         if (now_s := time.monotonic()) >= self._next_status_s:
             self._next_status_s = now_s + STATUS_EVERY_S
-            self._show(self.status(pool, activity, last_error))
+            self._show(self.status(pools, activity, last_error))
 
-    def status(self, pool: Pool | None, activity: str, last_error: str) -> str:
+    def status(self, pools: Pools | None, activity: str, last_error: str) -> str:
         """The line ``10 workers, 3 busy, 1,204 pending``, with all that is out of the ordinary before it."""
         scoreboard, age_s = self._scoreboard, self._scoreboard.heartbeat_age_s
         parts = [
@@ -66,12 +66,13 @@ class Report:
             "broker unavailable" if scoreboard.is_broker_away else "",
             f"no heartbeat for {age_s:.0f} s" if age_s > LATE_HEARTBEAT_S else "",
             "log lines are lost" if scoreboard.untold_lines else "",
-            "quiet" if scoreboard.is_quiet else "",
+            _quiet(pools, is_quiet=scoreboard.is_quiet),
         ]
-        if pool is not None:
+        if pools is not None:
+            missing = pools.missing() if not activity and self.is_ready else []
             parts += [
-                f"{pool.size} worker{'s' if pool.size > 1 else ''}",
-                f"{len(missing)} not serving" if not activity and self.is_ready and (missing := pool.missing()) else "",
+                f"{pools.size} worker{'s' if pools.size > 1 else ''}",
+                f"{len(missing)} not serving" if missing else "",
                 f"{len(halted)} stopped by a signal" if (halted := scoreboard.halted()) else "",
                 f"{scoreboard.busy()} busy",
                 f"{scoreboard.pending:,} pending",
@@ -104,3 +105,9 @@ class Report:
         if status != self._status:
             self._status = status
             self._notifier.send(STATUS=status)
+
+
+def _quiet(pools: Pools | None, *, is_quiet: bool) -> str:
+    if is_quiet or pools is None:
+        return "quiet" if is_quiet else ""
+    return f"pool {', '.join(names)} quiet" if (names := pools.quiet_names) else ""

@@ -8,16 +8,16 @@ from supervisor.states import ProcessStates
 from supervisor.xmlrpc import Faults, RPCError
 
 from boilerd.errors import RefusedError, shown
-from boilerd.supervision.groups import VALKEY, WORKER
+from boilerd.supervision.groups import VALKEY, worker_groups
 
 
 class Controlled(Protocol):
     """The part of the daemon that people control; each method raises RefusedError where that cannot be done now."""
 
-    def quiet(self) -> None:
+    def quiet(self, pool: str = "") -> None:
         """Stop claiming."""
 
-    def resume(self) -> None:
+    def resume(self, pool: str = "") -> None:
         """Claim again."""
 
     def reload(self) -> None:
@@ -29,8 +29,11 @@ class Controlled(Protocol):
     def restart(self, names: list[str]) -> None:
         """Replace workers."""
 
-    def scale(self, size: int) -> None:
+    def scale(self, size: int, pool: str = "") -> None:
         """Have so many workers."""
+
+    def grow(self, change: int) -> None:
+        """Have so many more workers."""
 
     def info(self) -> dict[str, Any]:
         """The daemon's state, by name."""
@@ -74,18 +77,19 @@ class DaemonInterface:
         ``is_broker_away`` whether a process waits for the broker; ``lost_lines`` how many log lines nobody took;
         ``halted`` the workers that a signal has stopped; ``missing`` those that have not served for some seconds;
         ``entering`` the workers that enter their lifespans; ``failed_starts`` why those do not serve that could not;
+        ``pools`` the size and slots of each pool, and how many tasks it runs;
         ``hanging`` the processes that are killed soon, because they neither work nor wait.
         """
         return self._daemon.info()
 
-    def quiet(self) -> bool:
-        """Stop claiming; running tasks go on."""
-        _request(self._daemon.quiet)
+    def quiet(self, pool: str = "") -> bool:
+        """Stop claiming in a pool, in all without a name; running tasks go on."""
+        _request(self._daemon.quiet, pool)
         return True
 
-    def resume(self) -> bool:
-        """Claim again."""
-        _request(self._daemon.resume)
+    def resume(self, pool: str = "") -> bool:
+        """Claim again in a pool, in all without a name."""
+        _request(self._daemon.resume, pool)
         return True
 
     def reload(self) -> int:
@@ -100,15 +104,15 @@ class DaemonInterface:
         return True
 
     def restart(self, names: list[str]) -> bool:
-        """Replace workers by fresh ones, each when its task has ended; all of them without names."""
+        """Replace workers by fresh ones, each when its task has ended; all without names; a pool is all of its."""
         _request(self._daemon.restart, names)
         return True
 
-    def scale(self, size: Any) -> bool:
-        """Have so many workers."""
+    def scale(self, size: Any, pool: str = "") -> bool:
+        """Have so many workers in a pool, in `default` without a name."""
         if type(size) is not int:  # XML-RPC has other numbers, and half a worker would end the loop
             raise RPCError(Faults.FAILED, f"{shown(size)} workers: give a whole number")
-        _request(self._daemon.scale, size)
+        _request(self._daemon.scale, size, pool)
         return True
 
 
@@ -153,8 +157,8 @@ class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]
         return pairs if lexical else [pair for pair in pairs if pair[0].config.name != VALKEY]
 
     def _has_workers(self) -> bool:
-        group = self.supervisord.process_groups.get(WORKER)
-        return bool(group and group.get_unstopped_processes())
+        groups = worker_groups(self.supervisord.process_groups.values())
+        return any(group.get_unstopped_processes() for group in groups)
 
 
 #: What members of the daemon's group may ask, by namespace.

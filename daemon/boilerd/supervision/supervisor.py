@@ -32,14 +32,14 @@ from boilerd.errors import RefusedError
 from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.terminal import is_stop
-from boilerd.supervision.children import ForkedConfig
 from boilerd.supervision.drain import Drain
-from boilerd.supervision.groups import SCHEDULER, WORKER
+from boilerd.supervision.groups import SCHEDULER, are_workers, worker_groups
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.hangs import HangWatch
 from boilerd.supervision.lost_lines import LostLines
 from boilerd.supervision.options import BUSY_POLL_S, Options, Poller
-from boilerd.supervision.pool import Pool
+from boilerd.supervision.pool import PoolPlan
+from boilerd.supervision.pools import Pools
 from boilerd.supervision.reactions import SignalReactions
 from boilerd.supervision.reload import Reload
 from boilerd.supervision.report import Report
@@ -61,13 +61,13 @@ class Booted(NamedTuple):
     """The result of a boot.
 
     Attributes:
-        groups: The groups to start now: the scheduler and the workers.
-        make_worker: A row → the configuration of its process, for workers that are added later.
+        groups: The groups to start now, beside those of the workers: the scheduler, and the watcher if there is one.
+        pools: The pools of workers to start now.
         start_limit_s: How long the first worker may take until it serves, where the others fail.
     """
 
     groups: Sequence[ProcessGroupConfig]
-    make_worker: Callable[[int], ForkedConfig]
+    pools: Sequence[PoolPlan]
     start_limit_s: float = math.inf
 
 
@@ -114,9 +114,9 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._start_limit_s = math.inf
         self.start_error = ""
         self._must_spawn_scheduler = False
-        self._pool: Pool | None = None
+        self._pools: Pools | None = None
         self._lost_lines = LostLines(scoreboard)
-        self._hangs = HangWatch(scoreboard)
+        self._hangs = HangWatch(scoreboard, name_of=self._name_of)
         self._report = Report(Notifier(), scoreboard)
         self._drain = Drain(options, lambda: self.process_groups)
         self._reload = Reload(options, lambda: self.process_groups, self._report, lambda: hand_over(self))
@@ -131,7 +131,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
     @property
     def has_lost_all_workers(self) -> bool:
         """True if each worker crashed too often, so that none is left."""
-        return self._pool is not None and self._pool.is_lost()
+        return self._pools is not None and self._pools.is_lost()
 
     def serve(self) -> None:
         """Boot, serve, and drain.
@@ -190,20 +190,21 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             elif signum != signal.SIGCONT or not is_told_to_stop:  # systemd sends it behind each TERM
                 self._reactions.react(signum)
         self._step()
-        if self._is_burst and self._booted_pool().is_done():
+        if self._is_burst and self._booted_pools().is_done():
             self._drain.request()
 
     # --- Requests, by a signal or on the control socket; RefusedError where the daemon cannot do that now
 
     def info(self) -> dict[str, Any]:
         """The daemon's state, in numbers and words; what is not known yet while it starts is 0."""
-        scoreboard, pool = self._scoreboard, self._pool
+        scoreboard, pools = self._scoreboard, self._pools
         state = self._activity() or ("ready" if self._report.is_ready else "starting")
         return {
             "state": state,
             "generation": self._generation,
             "pid": os.getpid(),
-            "workers": pool.size if pool else 0,
+            "workers": pools.size if pools else 0,
+            "pools": pools.infos() if pools else [],
             "busy": scoreboard.busy(),
             "pending": scoreboard.pending,
             "is_quiet": scoreboard.is_quiet,
@@ -211,37 +212,41 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             "is_broker_away": scoreboard.is_broker_away,
             "heartbeat_age_s": scoreboard.heartbeat_age_s,
             "lost_lines": scoreboard.untold_lines,
-            "missing": pool.missing() if pool else [],
-            "entering": pool.entering() if pool else [],
-            "failed_starts": pool.failed_starts() if pool else {},
-            "halted": [f"{WORKER}:{row}" for row in scoreboard.halted()],
+            "missing": pools.missing() if pools else [],
+            "entering": pools.entering() if pools else [],
+            "failed_starts": pools.failed_starts() if pools else {},
+            "halted": [self._name_of(row) for row in scoreboard.halted()],
             "hanging": self._hangs.hanging,
-            "status": self._report.status(pool, self._activity(), self._reload.last_error),
+            "status": self._report.status(pools, self._activity(), self._reload.last_error),
         }
 
-    def quiet(self) -> None:
-        """Stop claiming; running tasks go on."""
-        self._changeable_pool().set_quiet(is_quiet=True)
+    def quiet(self, pool: str = "") -> None:
+        """Stop claiming, in this pool or in all; running tasks go on."""
+        self._changeable_pools().set_quiet(pool, is_quiet=True)
 
-    def resume(self) -> None:
+    def resume(self, pool: str = "") -> None:
         """Claim again."""
-        self._changeable_pool().set_quiet(is_quiet=False)
+        self._changeable_pools().set_quiet(pool, is_quiet=False)
 
-    def scale(self, size: int) -> None:
-        """Have so many workers, until the next start or reload."""
-        self._changeable_pool().scale(size)
+    def scale(self, size: int, pool: str = "") -> None:
+        """Have so many workers in this pool, or in `default`, until the next start or reload."""
+        self._changeable_pools().scale(size, pool)
+
+    def grow(self, change: int) -> None:
+        """Have so many more workers in the pool `default`, until the next start or reload."""
+        self._changeable_pools().grow(change)
 
     def restart(self, names: list[str]) -> None:
         """Replace these workers by fresh ones; without names all of them, and start what crashed too often."""
-        self._changeable_pool().restart(names)
-        others = [group for name, group in self.process_groups.items() if name != WORKER and not names]
+        self._changeable_pools().restart(names)
+        others = [group for name, group in self.process_groups.items() if not are_workers(name) and not names]
         for process in (process for group in others for process in group.processes.values()):
             if process.state == ProcessStates.FATAL:
                 process.spawn()
 
     def reload(self) -> None:
         """Begin to replace the program by a fresh one, which happens if the new settings and code are usable."""
-        self._changeable_pool()
+        self._changeable_pools()
         self._reload.begin()
 
     def files_changed(self) -> None:
@@ -251,21 +256,36 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         else:
             self.reload()
 
-    def _changeable_pool(self) -> Pool:
-        """The pool, where neither a drain nor a reload is about to end its workers, so that a change has an effect."""
-        pool = self._booted_pool()
+    def _changeable_pools(self) -> Pools:
+        """The pools, where neither a drain nor a reload is about to end its workers, so that a change has an effect."""
+        pools = self._booted_pools()
         if self._drain.is_under_way:
             raise RefusedError("the daemon is draining, and ends then")
         if self._reload.is_under_way:
             raise RefusedError("a reload is under way; try again when it has ended")
-        return pool
+        return pools
 
-    def _booted_pool(self) -> Pool:
-        if self._pool is None:
+    def _booted_pools(self) -> Pools:
+        if self._pools is None:
             raise RefusedError("the daemon is starting; try again when it has started")
-        return self._pool
+        return self._pools
+
+    @property
+    def quiet_pools(self) -> list[str]:
+        """The names of the pools that are quiet."""
+        return self._pools.quiet_names if self._pools else []
+
+    def _name_of(self, row: int) -> str:
+        return self._pools.name_of(row) if self._pools else str(row)
 
     # --- The steps
+
+    def ordered_stop_groups_phase_1(self) -> None:
+        """Supervisor's hook in each round of a drain: the last group stops, and with one of workers all others."""
+        super().ordered_stop_groups_phase_1()
+        if self.stop_groups and are_workers(self.stop_groups[-1].config.name):
+            for group in worker_groups(self.stop_groups):
+                group.stop_all()
 
     def _start_groups(self) -> None:
         """Start the first groups, boot, then add those that the boot returned."""
@@ -273,14 +293,14 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             group.transition()
         booted = self._boot(self)
         self._start_limit_s = booted.start_limit_s
-        for config in booted.groups:
+        for config in (*booted.groups, *(plan.group for plan in booted.pools)):
             self.add_process_group(config)
-        self._pool = Pool(self.process_groups[WORKER], booted.make_worker, self._scoreboard, self._renew_scheduler)
+        self._pools = Pools(booted.pools, self.process_groups, self._scoreboard, self._renew_scheduler)
         self.options.inbox.wake()  # or the first child would start after a second
 
     def _step(self) -> None:
-        """Take the next step of the pool and of a reload, and report to the service manager."""
-        pool = self._booted_pool()
+        """Take the next step of the pools and of a reload, and report to the service manager."""
+        pools = self._booted_pools()
         self._report.feed_watchdog()
         self.options.close_late_connections()
         self._lost_lines.tell()
@@ -291,18 +311,18 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             self._report.extend_timeout()
         else:
             self._hangs.look()  # a drain has limits of its own
-            self._look_at_starts(pool)
+            self._look_at_starts(pools)
             if self._reload.is_under_way:
                 self._reload.step()
             if not self._reload.is_draining:
-                pool.reconcile()
-        self._report.update(pool, activity=self._activity(), last_error=self._reload.last_error)
+                pools.reconcile()
+        self._report.update(pools, activity=self._activity(), last_error=self._reload.last_error)
 
-    def _look_at_starts(self, pool: Pool) -> None:
+    def _look_at_starts(self, pools: Pools) -> None:
         """Give up where no worker has ever served; but a program that replaced another one goes on trying."""
-        if not self._report.is_ready and pool.entering():
+        if not self._report.is_ready and pools.entering():
             self._report.extend_timeout()
-        if not self.is_reloaded and (error := pool.why_none_starts(self._start_limit_s)):
+        if not self.is_reloaded and (error := pools.why_none_starts(self._start_limit_s)):
             self.start_error = error
             self._drain.request()
 

@@ -9,6 +9,7 @@ import msgspec
 
 from boilerd.errors import shown
 from boilerd.tasks.callables import check_call, check_plain, is_generator, manager_decorator, name_of
+from boilerd.tasks.queues import DEFAULT_POOL
 
 
 class WorkerContext(msgspec.Struct, frozen=True):
@@ -18,11 +19,15 @@ class WorkerContext(msgspec.Struct, frozen=True):
         name: As `boilerd worker ls` shows it; the worker that replaces it has the same.
         number: Its number in this daemon, from 0: that of ``worker:0`` in `supervisorctl status`.
         queues: The names of the queues that it serves.
+        pool: The name of its pool.
+        slots: How many tasks it runs at once.
     """
 
     name: str
     number: int
     queues: tuple[str, ...] = ()
+    pool: str = DEFAULT_POOL
+    slots: int = 1
 
 
 #: What is yielded comes to `task.state`.

@@ -10,6 +10,8 @@ from boilerd.errors import InvalidTaskError, shown
 #: 10 % of the claims while all are full.
 DEFAULT_WEIGHTS: Mapping[str, int] = {"critical": 6, "default": 3, "low": 1}
 DEFAULT_QUEUE = "default"
+#: The pool of workers that the settings outside of a table describe.
+DEFAULT_POOL = "default"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 

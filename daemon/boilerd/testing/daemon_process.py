@@ -182,7 +182,9 @@ class DaemonProcess:
         return True
 
     def _is_serving(self) -> bool:
-        return self._answers() and len(self.inspector.workers()) >= self.settings.concurrency
+        return self._answers() and len(self.inspector.workers()) >= sum(
+            pool.processes for pool in self.settings.worker_pools()
+        )
 
     def _busy(self) -> str:
         """What there is to do; empty: nothing."""

@@ -198,7 +198,7 @@ class RecordingClient(Client, Seen):
             raise TypeError(f"queues={queues!r} is a text; give a list, as in queues=[{queues!r}]")
         return Drain(
             broker=self._broker, enqueue_tick=self._enqueue_tick, until_s=self._until_s(until), queues=queues,
-            limit=limit, crons=crons, weights=self._settings.queues,
+            limit=limit, crons=crons, weights=self._settings.served_queues(),
         )  # fmt: skip
 
     def _until_s(self, until: Until) -> float:

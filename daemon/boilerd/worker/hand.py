@@ -70,7 +70,7 @@ class Hand:
 
         None: no task waits, or the worker is to stop or to be quiet.
         """
-        while not self._stop and not self._scoreboard.is_quiet:
+        while not self._stop and not self._scoreboard.is_quiet_at(self._row):
             if not self.claims:
                 self._broker.together(self._advance)
             elif time.monotonic() > self._late_after_s:

@@ -14,6 +14,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.neighbours import Declared
 from boilerd.broker.refusals import translated
 from boilerd.process.identity import birthmark
+from boilerd.tasks.queues import DEFAULT_POOL
 
 
 class RQWorker(BaseWorker):
@@ -25,9 +26,21 @@ class RQWorker(BaseWorker):
         queues: Names of its queues.
         address: How Redis knows this host.
         declared: What the application declares.
+        pool: The name of its pool.
+        slots: How many tasks it runs at once.
     """
 
-    def __init__(self, broker: Broker, *, name: str, queues: Sequence[str], address: str, declared: Declared) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        name: str,
+        queues: Sequence[str],
+        address: str,
+        declared: Declared,
+        pool: str = DEFAULT_POOL,
+        slots: int = 1,
+    ) -> None:
         super().__init__(
             list(queues),
             name=name,
@@ -48,6 +61,10 @@ class RQWorker(BaseWorker):
             # The scheduler sees by it whether this daemon lives: of a dead one, it settles the workers' claims.
             "supervisor": birthmark(),
         }
+        if pool != DEFAULT_POOL:
+            self._record["pool"] = pool
+        if slots > 1:
+            self._record["slots"] = str(slots)
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
         """Keep our own timeouts; RQ would wait seven minutes for an answer."""

@@ -164,7 +164,7 @@ class WorkLoop:
                     return TIMED_OUT
                 if self._recycling.is_due():
                     return RECYCLED
-            elif self._scoreboard.is_quiet:
+            elif self._scoreboard.is_quiet_at(self._row):
                 self._rules.refusals.tell(is_last=True)
                 self._keep_quiet()
             elif self._limits.is_burst:
@@ -181,7 +181,7 @@ class WorkLoop:
         self._hand.give_back()
         self._hand.acknowledge()
         self._show("quiet")
-        while self._scoreboard.is_quiet and not self._stop:
+        while self._scoreboard.is_quiet_at(self._row) and not self._stop:
             self._stop.pause(QUIET_POLL_S)
             self._scoreboard.show_life(self._row)
             self._look_for_parent()

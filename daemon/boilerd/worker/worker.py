@@ -17,7 +17,7 @@ from boilerd.process.signals import StopRequest
 from boilerd.process.surroundings import Surroundings
 from boilerd.tasks.life import NO_LIFE, Life, WorkerContext
 from boilerd.tasks.mux import Handler
-from boilerd.tasks.queues import ClaimOrder
+from boilerd.tasks.queues import DEFAULT_POOL, ClaimOrder
 from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, Task
 from boilerd.worker.attempt import AttemptRunner
 from boilerd.worker.guarded_life import GuardedLife
@@ -54,6 +54,7 @@ class Worker:
         archive_limit: See `Broker`.
         surroundings: What a task finds and leaves; one for all workers, so that they share its memory.
         life: The lifespans in which it works.
+        pool: The name of its pool.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Worker:
         archive_limit: int = DEFAULT_ARCHIVE_LIMIT,
         surroundings: Surroundings | None = None,
         life: Life = NO_LIFE,
+        pool: str = DEFAULT_POOL,
     ) -> None:
         self.title = title
         self._connection = connection
@@ -81,11 +83,11 @@ class Worker:
         handler = rules.middleware(_shown_as_busy(rules.handler, scoreboard, row))
         self._runner = AttemptRunner(handler, surroundings=surroundings, listens=False)
         self._stop = StopRequest(self._on_stop, listens=False)
-        context = WorkerContext(name, row, tuple(order.names))
+        context = WorkerContext(name, row, tuple(order.names), pool)
         self._life = GuardedLife(life, context, limits, self._stop, scoreboard)
         self._loop = WorkLoop(
             broker,
-            RQWorker(broker, name=name, queues=order.names, address=address, declared=rules.declared),
+            RQWorker(broker, name=name, queues=order.names, address=address, declared=rules.declared, pool=pool),
             self._runner,
             self._stop,
             title=title,
