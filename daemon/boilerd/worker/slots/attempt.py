@@ -3,6 +3,7 @@
 import asyncio
 import math
 from contextvars import ContextVar
+from typing import cast
 
 from boilerd.broker.claims import Claim
 from boilerd.errors import TaskInterrupt
@@ -70,5 +71,6 @@ class SlotAttempt:
         return self.is_on_loop or (isinstance(place, Strikable) and place.cancel is not None)
 
 
-#: The attempt to which the running code belongs, also that of asyncio tasks which its handler has made.
-RUNNING: ContextVar[SlotAttempt | None] = ATTEMPT  # type: ignore[assignment]
+#: The attempt to which the running code belongs, also that of asyncio tasks which its handler has made. Its lines in
+#: the log look there as well, for the reason.
+RUNNING = cast("ContextVar[SlotAttempt | None]", ATTEMPT)
