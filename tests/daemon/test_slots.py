@@ -78,7 +78,7 @@ def test_a_reload_lets_what_runs_in_slots_end(
     let_go(daemon)
 
     wait_until(lambda: connection.llen(keys.completed("default")) == 300, "all complete")
-    daemon.wait_for("daemon started", 2)
+    daemon.wait_for("daemon reloaded")
     assert Counter(lines(daemon.directory, "runs")) == dict.fromkeys(ids, 1)
 
 
