@@ -839,6 +839,32 @@ def test_outcomes_are_kept_when_the_broker_stays_away_to_the_end_of_a_drain(
     assert gate.count() == 5
 
 
+def test_a_drain_ends_in_time_while_the_broker_hangs(
+    *,
+    start_worker: StartWorker,
+    mux: ServeMux,
+    gate: Gate,
+    client: Client,
+    connection: redis.Redis,
+    valkey: Valkey,
+    directory: Path,
+) -> None:
+    with Proxy(directory, valkey.socket) as proxy:
+        enqueue(client, *ids(5), retention=60)
+        url = f"{proxy.url}?socket_timeout=0.5&socket_connect_timeout=0.5"
+        worker = start_worker(mux, slots=5, limits=Limits(drain_s=1), url=url)
+        wait_until(lambda: gate.count() == 5, "all run")
+        proxy.stall()
+        began_s = time.monotonic()
+
+        worker.signal(signal.SIGTERM)
+        gate.open()
+
+        assert worker.wait() == FAILED
+        assert time.monotonic() - began_s < 15
+    assert any("outcomes kept" in line for line in worker.lines())
+
+
 def test_a_broker_that_has_forgotten_the_worker_gets_it_registered_again(
     *,
     start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis, broker: Broker,
