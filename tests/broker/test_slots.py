@@ -7,12 +7,13 @@ from rq.executions import Execution
 from rq.registry import StartedJobRegistry
 from rq.worker import BaseWorker
 
+from boilerd import Inspector
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Advance, Claim, Completion, Renewal
 from boilerd.broker.constants import LEASE_OFFSET_S, LEASE_S
 from boilerd.tasks.retry import Verdict
-from builders import WORKER, fail, pending, rq_job, store, task_ids, worker_name
+from builders import WORKER, claim_batch, fail, pending, rq_job, store, task_ids, worker_name
 
 LIFE, OTHER_LIFE = "0f1e2d3c", "ffffffff"
 
@@ -269,7 +270,7 @@ def test_a_task_that_was_cancelled_is_deleted_instead_of_given_back(serving: Bro
     assert not connection.exists(keys.job("a"))
 
 
-@pytest.mark.parametrize("number", [199, 450])
+@pytest.mark.parametrize("number", [249, 510])
 def test_any_number_of_completions_is_acknowledged(serving: Broker, connection: redis.Redis, number: int) -> None:
     store_all(serving, *(f"t{place}" for place in range(number)))
     claims = [claim for turn in range(1, 9) for claim in serve(serving, turn).claims]
@@ -280,6 +281,42 @@ def test_any_number_of_completions_is_acknowledged(serving: Broker, connection: 
     assert answer.lost == [claims[0].task_id, claims[-1].task_id]
     assert connection.zcard(keys.wip("default")) == 0
     assert not connection.exists(keys.worker_executions(WORKER))
+
+
+# What people see.
+
+
+def test_of_a_worker_with_several_slots_one_task_is_shown_and_how_many_it_runs(
+    serving: Broker, connection: redis.Redis
+) -> None:
+    store_all(serving, *"abc")
+    serve(serving, 1)
+
+    busy, idle = Inspector(connection).workers()
+
+    assert (busy.slots, busy.running, busy.pool, busy.state) == (100, 3, "io", "busy")
+    assert busy.runs == f"test:echo {busy.task_id} and 2 more"
+    assert busy.task_started_at
+    assert (idle.running, idle.runs) == (0, "")
+
+
+def test_of_a_batch_only_one_task_runs(broker: Broker, connection: redis.Redis) -> None:
+    broker.register(WORKER, ["default"], {})
+    store_all(broker, *(f"t{number}" for number in range(40)))
+    claim_batch(broker, limit=3)
+
+    (shown,) = Inspector(connection).workers()
+
+    assert (shown.slots, shown.running, shown.pool) == (1, 1, "default")
+
+
+def test_why_tells_the_worker_of_each_of_the_tasks_that_one_runs(serving: Broker, connection: redis.Redis) -> None:
+    store_all(serving, *"abc")
+    serve(serving, 1)
+
+    found = [Inspector(connection).explain(task_id) for task_id in "abc"]
+
+    assert [WORKER in why.reasons[0].fact for why in found] == [True, True, True]
 
 
 # Leases.

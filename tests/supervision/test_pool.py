@@ -63,6 +63,11 @@ class Crew:
         os.kill(pid, signal.SIGKILL)
         self._finish(*os.waitpid(pid, 0))
 
+    def end_by_itself(self, name: str) -> None:
+        """Have a worker end that has served; Supervisor hears of it in its next round."""
+        self.scoreboard.mark_booted(int(name))
+        os.kill(self[name].pid, signal.SIGKILL)
+
     def fail_start(self, name: str, error: str = "", reason: KillReason = KillReason.NONE) -> None:
         """End a worker in its lifespans, with the error that it has told, and fork it anew."""
         pid, row = self[name].pid, int(name)
@@ -302,3 +307,57 @@ def test_a_start_whose_process_told_nothing_is_told_with_how_it_ended(
     crew.fail_start("0", reason=reason)
 
     assert crew.pool.failed_starts() == {"worker:0": f"{error}, 1 time"}
+
+
+# --- Workers that retire
+
+
+def test_a_worker_that_retires_is_accompanied_at_once_by_another_that_stays(crew: Crew) -> None:
+    retiring = crew["0"].pid
+
+    crew.scoreboard.retire(0)
+    crew.go_round()
+    crew.go_round()
+    names_while_it_retires, is_running = crew.names, crew["0"].pid == retiring
+    crew.end_by_itself("0")
+    crew.until(lambda: "0" not in crew.names, "it is gone")
+    crew.go_round()
+
+    assert (names_while_it_retires, is_running) == (["0", "1", "2"], True)
+    assert crew.names == ["1", "2"]
+    assert crew.state_of("2") == ProcessStates.STARTING
+
+
+def test_a_retiring_worker_that_supervisor_forked_anew_before_it_was_seen_to_end_makes_another_leave(
+    crew: Crew,
+) -> None:
+    crew.scoreboard.retire(0)
+    crew.go_round()
+    crew.kill("0", has_booted=True)
+    crew["0"].spawn()
+
+    crew.until(lambda: crew.names == ["0", "1"], "there are two again")
+
+    assert crew["0"].pid
+
+
+def test_a_pool_that_shrinks_while_a_worker_retires_ends_with_the_number_that_is_wanted(crew: Crew) -> None:
+    crew.scoreboard.retire(1)
+    crew.go_round()
+
+    crew.pool.scale(1)
+    crew.end_by_itself("1")
+
+    crew.until(lambda: crew.names == ["0"], "one is left")
+
+
+def test_the_row_of_a_worker_that_retired_is_used_again(crew: Crew) -> None:
+    crew.scoreboard.retire(0)
+    crew.go_round()
+    crew.end_by_itself("0")
+    crew.until(lambda: crew.names == ["1", "2"], "it is gone")
+
+    crew.pool.scale(3)
+
+    assert sorted(crew.names) == ["0", "1", "2"]
+    assert crew.scoreboard.rows == 3

@@ -20,7 +20,7 @@ from boilerd.broker.claims import Advance, Claim, Completion, Failure, batch_pla
 from boilerd.broker.connection import text
 from boilerd.broker.constants import BELL_LENGTH, BELL_TTL_S, CHUNK, HOLDS_MORE, LOOK_AGAIN
 from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_answer, to_claim, to_claim_of_hash
-from boilerd.broker.slot_calls import SlotCalls, why_unwanted
+from boilerd.broker.slot_calls import MOST_COMPLETED, SlotCalls, why_unwanted
 from boilerd.errors import BoilerdError
 from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.retry import Decision, Verdict
@@ -125,7 +125,8 @@ class Broker(SlotCalls):
 
     def acknowledge(self, worker: str, completions: Sequence[Completion]) -> None:
         """Write completions while the worker runs something else; a claim that lost its lease is left alone."""
-        self.advance(worker, (), completions, limit=0)
+        for first in range(0, len(completions), MOST_COMPLETED):
+            self.advance(worker, (), completions[first : first + MOST_COMPLETED], limit=0)
 
     def register(self, worker: str, queues: Sequence[str], record: Mapping[str, str | int]) -> None:
         """Put the worker into RQ's registry, in place of a predecessor of the same name.

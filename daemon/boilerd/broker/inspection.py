@@ -316,28 +316,28 @@ class Inspection(ScriptCalls):
             for name in names:
                 pipeline.hgetall(name)
                 pipeline.scard(name + b":executions")
-                pipeline.sscan(name + b":executions", count=1)  # a worker with slots may have thousands
+                pipeline.srandmember(name + b":executions")  # one with several slots may hold thousands
             answers = sound(pipeline.execute(raise_on_error=False))
         prefix = keys.worker("")
         rows, records = [], []
-        for name, record, held, some in zip(map(text, names), answers[::3], answers[1::3], answers[2::3], strict=True):
+        for name, record, held, pair in zip(map(text, names), *(answers[i::3] for i in range(3)), strict=True):
             if record is None or held is None:
                 wrong = MisplacedKeyError(*((name, "hash") if record is None else (f"{name}:executions", "set")))
                 rows.append(bad_worker(name.removeprefix(prefix), str(wrong)))
             elif record:
-                records.append((name.removeprefix(prefix), record, held, text(next(iter(some[1]), b""))))
+                records.append((name.removeprefix(prefix), record, text(pair or b""), held))
         return sorted(rows + self._with_tasks(records), key=lambda worker: worker.name)
 
-    def _with_tasks(self, records: Sequence[tuple[str, Any, int, str]]) -> list[WorkerInfo]:
-        """The workers of these names and records, each with the task of a claim that it holds."""
+    def _with_tasks(self, records: Sequence[tuple[str, Any, str, int]]) -> list[WorkerInfo]:
+        """The workers of these names and records, each with the task of a claim that it holds, and how many it has."""
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
-            for _, _, _, pair in records:
+            for _, _, pair, _ in records:
                 pipeline.hgetall(raw(keys.execution(pair)))
                 pipeline.hget(raw(keys.job(pair.rpartition(":")[0])), "task_type")
             running = sound(pipeline.execute(raise_on_error=False))
         return [
-            to_worker(name, record, held, execution or {}, text(task_type or b""))
-            for (name, record, held, _), execution, task_type in zip(records, running[::2], running[1::2], strict=True)
+            to_worker(name, record, execution or {}, text(task_type or b""), held)
+            for (name, record, _, held), execution, task_type in zip(records, running[::2], running[1::2], strict=True)
         ]
 
     def server(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ MOST_GIVEN_BACK = 100
 #: Claims that one script renews or looks at, and those of which it renews RQ's records: 1 to 3 ms of Redis.
 MOST_RENEWED, MOST_RECORDED = 250, 50
 #: Completions that one script writes, as above.
-MOST_COMPLETED = 200
+MOST_COMPLETED = 250
 #: One in so many slots may have a suspect that ended one worker; at least one may.
 SLOTS_PER_SUSPECT = 8
 #: Tasks that step aside are looked at by so many calls of one turn.

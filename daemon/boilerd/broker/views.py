@@ -106,10 +106,10 @@ class WorkerInfo:
 
     Attributes:
         state: RQ's: starting, idle, busy, suspended.
-        task_id: The task that it runs, one of them where there are several; empty: none.
-        pool: The name of its pool.
-        slots: How many tasks it runs at once.
+        task_id: The task that it runs, or one of them; empty: none.
+        slots: How many tasks it runs at once at most.
         running: How many it runs.
+        pool: The name of its pool.
         problem: What is wrong with its record, of which nothing else is known then; empty: nothing.
     """
 
@@ -126,9 +126,15 @@ class WorkerInfo:
     task_type: str = ""
     task_started_at: datetime | None = None
     problem: str = ""
-    pool: str = DEFAULT_POOL
     slots: int = 1
     running: int = 0
+    pool: str = DEFAULT_POOL
+
+    @property
+    def runs(self) -> str:
+        """What it runs, for people: a task's type and ID, and how many there are beside it."""
+        more = f" and {self.running - 1:,} more" if self.running > 1 else ""
+        return f"{self.task_type} {self.task_id}{more}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,11 +297,11 @@ def to_completed(note: bytes) -> CompletedTask | None:
 
 
 def to_worker(
-    name: str, fields: Mapping[bytes, bytes], held: int, execution: Mapping[bytes, bytes], task_type: str
+    name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes, bytes], task_type: str, held: int
 ) -> WorkerInfo:
-    """A worker from its hash, the number of its claims, and the hash of an attempt that it runs (may be empty)."""
+    """A worker from its hash, from that of an attempt which it runs (may be empty), and how many claims it holds."""
     shown = {text(name): text(value) for name, value in fields.items()}
-    slots = _int(shown.get("slots")) or 1
+    slots = max(1, _int(shown.get("slots")) or 1)
     return WorkerInfo(
         name=name,
         host=shown.get("hostname", ""),
@@ -309,9 +315,9 @@ def to_worker(
         task_id=text(execution.get(b"job_id", b"")),
         task_type=task_type,
         task_started_at=_moment(text(execution.get(b"created_at", b""))),
-        pool=shown.get("pool", DEFAULT_POOL),
         slots=slots,
-        running=min(held, slots),  # those of a batch wait for each other
+        running=min(held, slots),  # of a batch, one runs
+        pool=shown.get("pool") or DEFAULT_POOL,
     )
 
 

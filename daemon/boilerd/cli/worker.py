@@ -2,7 +2,6 @@
 
 import click
 
-from boilerd.broker.views import WorkerInfo
 from boilerd.cli.control import restart, scale
 from boilerd.cli.inspecting import inspecting, with_broker
 from boilerd.cli.options import Loaded, with_json_lines
@@ -40,20 +39,13 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
     rows = [
         (
             one.name, *((one.pool, one.slots, one.running) if has_pools else ()), str(one.pid), one.state,
-            relative(one.started_at), one.succeeded, one.failed, one.problem or runs(one),
-            relative(one.task_started_at if one.slots == 1 else None),
+            relative(one.started_at), one.succeeded, one.failed, one.problem or one.runs,
+            relative(one.task_started_at),
         )
         for one in found
     ]  # fmt: skip
     pools = ("POOL", "SLOTS>", "RUNNING>") if has_pools else ()
     print_table(("WORKER", *pools, "PID>", "STATE", "STARTED", "DONE>", "FAILED>", "RUNS", "SINCE"), rows)
-
-
-def runs(one: WorkerInfo) -> str:
-    """What a worker runs: its task, or how many of them."""
-    if one.running > 1:
-        return f"{one.running:,} tasks"
-    return f"{one.task_type} {one.task_id}".strip()
 
 
 worker.add_command(restart)

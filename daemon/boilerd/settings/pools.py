@@ -4,7 +4,6 @@ What stands outside of a table is the pool `default`. It leaves to the tables th
 is left for it, there is no such pool.
 """
 
-import importlib.util
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -221,11 +220,18 @@ def check_pools(settings: "Settings", sources: Mapping[str, str]) -> None:
 
 def check_loops(pools: list[PoolSettings]) -> None:
     """Raise ConfigError where a pool is to have uvloop, which is not installed; for those who are to run it."""
+    from importlib.util import find_spec  # noqa: PLC0415 - clients read the settings too, and have no loop
+
     for pool in pools:
-        if pool.loop == "uvloop" and pool.slots > 1 and importlib.util.find_spec("uvloop") is None:
+        if pool.loop == "uvloop" and pool.slots > 1 and find_spec("uvloop") is None:
             raise ConfigError(
                 f"pools.{pool.name}: loop = uvloop is not installed; install boilerd[uvloop], or set loop = auto"
             )
+
+
+def slotted_pools(pools: list[PoolSettings]) -> list[str]:
+    """The names of those whose workers have several slots."""
+    return [pool.name for pool in pools if pool.slots > 1]
 
 
 def served_queues(pools: list[PoolSettings]) -> dict[str, int]:

@@ -15,7 +15,6 @@ from boilerd.cli.dash.state import STATES, State, View
 from boilerd.cli.output import harmless, json_text
 from boilerd.cli.tables import absolute, lasting, make_table, relative, sized
 from boilerd.cli.task import attempt_lines, columns_of, retried
-from boilerd.cli.worker import runs
 from boilerd.tasks.queues import DEFAULT_POOL
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -83,7 +82,7 @@ def _queues(state: State, size: Size) -> Iterable[RenderableType]:
     yield _table(columns, rows, state.queue_at, Size(size.width, half))
     busy = [worker for worker in state.workers if worker.task_id]
     yield Text(f"\n{_workers(state)}, {len(busy)} busy", style="bold")
-    shown = [(w.name, runs(w), relative(w.task_started_at)) for w in busy]
+    shown = [(w.name, w.runs, relative(w.task_started_at)) for w in busy]
     if shown and size.height - half > 3:
         yield _table(("WORKER", "RUNS", "SINCE"), shown, None, size.less(half + 2))
 
