@@ -27,12 +27,13 @@ from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
 from boilerd.settings.definitions import Settings
-from boilerd.settings.pools import PoolSettings, check_loops
+from boilerd.settings.pools import PoolSettings, check_loops, slotted_pools
 from boilerd.supervision.children import ForkedConfig, forked_config
 from boilerd.supervision.groups import SCHEDULER, WATCHER, group_of
 from boilerd.supervision.options import Options
 from boilerd.supervision.pool import PoolPlan
 from boilerd.supervision.supervisor import KILL_MARGIN_S
+from boilerd.tasks.bridge import check_async
 from boilerd.tasks.cron import check_entries
 from boilerd.tasks.life import NO_LIFE, Life
 from boilerd.tasks.mux import ServeMux
@@ -65,10 +66,11 @@ class Application(NamedTuple):
 
     @classmethod
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
-        """Take it from the mux; raises ConfigError where its periodic tasks and the settings do not go together."""
+        """Take it from the mux; raises ConfigError where it and the settings do not go together."""
         folding = fold_attempts(settings.log_tasks_per_second)
         middleware = functools.partial(log_attempts, folding=folding) if settings.log_tasks_per_second else log_attempts
         check_loops(settings.worker_pools())
+        check_async(mux, slotted_pools(settings.worker_pools()))
         entries = [*mux.crons, *settings.cron_entries()]
         names = [entry.name for entry in entries]
         rules = Rules.of(mux, settings.retry.policy(), middleware, names, folding)
@@ -150,6 +152,7 @@ class Processes:
     def worker(self, pool: PoolSettings, row: int) -> ForkedConfig:
         """The worker of a row, in this pool."""
         self._scoreboard.note_slots(row, pool.slots)
+        self._scoreboard.note_group(row, group_of(pool.name))
         make = self._make_worker if pool.slots == 1 else self._make_slotted_worker
         margin_s = KILL_MARGIN_S if pool.slots == 1 else SLOTTED_KILL_MARGIN_S
         return forked_config(
@@ -201,13 +204,13 @@ class Processes:
         )
 
     def _connect_worker(self, pool: PoolSettings, row: int) -> redis.Redis:
-        return connect(self._settings, f"{group_of(pool.name)}:{row}")
+        return connect(self._settings, _title(pool, row))
 
     def _worker_parts(self, pool: PoolSettings, row: int) -> dict[str, Any]:
         """What a worker of either kind is made of."""
         return {
             "name": self._worker_name(row),
-            "title": f"{group_of(pool.name)}:{row}",
+            "title": _title(pool, row),
             "pool": pool.name,
             "order": ClaimOrder(pool.queues, is_strict=pool.strict_priority),
             "rules": self._application.rules,
@@ -244,8 +247,16 @@ class Processes:
                 periodic=self._application.periodic,
                 limits=self._settings.queue_limits(),
                 kept=self._kept,
+                blocked_after_s=self._blocked_after_s,
+                child_of=lambda row: f"{self._scoreboard.group(row)}:{row}",
                 parent=self._options.pid,
             ).serve()
+
+    def _blocked_after_s(self, row: int) -> float:
+        """The setting of the pool that has the row now; it may have come to it since the scheduler was forked."""
+        group = self._scoreboard.group(row)
+        pools = self._settings.worker_pools()
+        return next((pool.loop_blocked_after for pool in pools if group_of(pool.name) == group), 1.0)
 
     def _run_watcher(self, watch: Callable[[], None]) -> int:
         """Run in the forked child; returns the exit status."""
@@ -284,3 +295,8 @@ class Processes:
         disown_children()
         leave_to_parent(logs.forget_context)
         leave_to_parent(printed.leave_line_to_parent)
+
+
+def _title(pool: PoolSettings, row: int) -> str:
+    """What `ps` and log lines call a worker."""
+    return f"{group_of(pool.name)}:{row}"
