@@ -17,13 +17,13 @@ _PAGES = (
     "getting-started.md",
     "writing-tasks.md",
     "headers.md",
+    "slots.md",
     "commands.md",
     "a-workers-life.md",
     "databases.md",
     "results.md",
     "testing.md",
     "pools.md",
-    "slots.md",
 )
 FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in _PAGES)}
 #: How commands begin that the tests of other rooms run.
