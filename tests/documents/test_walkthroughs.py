@@ -78,6 +78,11 @@ def test_the_readme_is_followed_to_its_end(directory: Path) -> None:
         reader.follow(ROOT / "README.md")
 
 
+def test_the_page_on_tasks_that_wait_is_followed_to_its_end(directory: Path) -> None:
+    with Session(directory) as reader:
+        reader.follow(DOCS / "slots.md")
+
+
 def test_results_are_waited_for_as_the_page_says(directory: Path, valkey: Valkey) -> None:
     with Session(directory, BOILERD_REDIS_URL=valkey.url) as reader:
         reader.follow(DOCS / "results.md")
@@ -91,7 +96,7 @@ def test_the_page_on_testing_is_followed_to_its_end(directory: Path) -> None:
         reader.follow(DOCS / "testing.md")
 
 
-@pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "slots.md", "commands.md"])
+@pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "commands.md"])
 def test_the_blocks_of_a_page_do_what_it_says(name: str, directory: Path, valkey: Valkey, client: Client) -> None:
     client.enqueue("email:deliver")  # a reader has had tasks in the queue that is looked at
 
