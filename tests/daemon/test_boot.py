@@ -295,3 +295,36 @@ def test_warnings_that_are_errors_keep_no_command_from_its_daemon(
     health = daemon.cli("health")
 
     assert (reloaded.stderr, health.stdout) == ("", "ok\n")
+
+
+PLAIN_AROUND_ASYNC = """
+from boilerd import ServeMux
+
+mux = ServeMux()
+
+@mux.use
+def noting(next_handler):
+    return lambda task: next_handler(task)
+
+@mux.handle("page:fetch")
+async def fetch(task):
+    return task.payload
+"""
+
+
+def test_plain_middleware_around_async_handlers_in_a_pool_with_slots_is_refused_by_name_without_greenlet(
+    directory: Path,
+) -> None:
+    (directory / "pages.py").write_text(PLAIN_AROUND_ASYNC)
+    (directory / "missing").mkdir()
+    (directory / "missing" / "greenlet.py").write_text("raise ImportError('it is not installed')")
+    env = {"BOILERD_APP": "pages:mux", "PYTHONPATH": str(directory / "missing")}
+    env["BOILERD_POOLS"] = '{"web": {"queues": {"web": 1}, "slots": 10}}'
+
+    done = run(directory, **env)
+    checked = boilerd("config", "check", env=clean_environment(**env), cwd=directory)
+
+    assert_refused(
+        done, "middleware noting is a plain function around the async def handler fetch in pool web: make it"
+    )
+    assert (checked.returncode, checked.stderr) == (2, done.stderr)

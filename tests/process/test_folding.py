@@ -1,6 +1,7 @@
 """Lines that strangers can cause are folded beyond a few in a second."""
 
 import logging
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -108,3 +109,20 @@ def test_a_message_with_a_number_of_its_own_is_folded_beyond_that(clock: Clock, 
     folding.tell(is_last=True)
 
     assert lines == ["of many", "of ten"] * 2 + ["of ten"] * 3 + ["of many: and 3 more like it"]
+
+
+def test_what_other_threads_log_meanwhile_is_not_folded(folding: Folding, lines: list[str]) -> None:
+    refuse(folding, MOST)
+
+    with folding:
+        other = threading.Thread(target=logger.error, args=("refused",))
+        other.start()
+        other.join()
+        logger.error("refused")
+        inside = len(lines)
+        other = threading.Thread(target=refuse, args=(folding, 1))
+        other.start()
+        other.join()
+        logger.error("refused")
+
+    assert (inside, len(lines)) == (MOST + 1, MOST + 1)

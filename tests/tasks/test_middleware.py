@@ -4,6 +4,7 @@ import asyncio
 import functools
 import logging
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -22,6 +23,7 @@ from boilerd.tasks.coroutines import ELSEWHERE
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.testing import RecordingClient
+from boilerd.worker.attempt import AttemptRunner, Failed
 from boilerd.worker.attempt_log import ATTEMPT, log_attempts
 from boilerd.worker.settlement import Rules
 
@@ -587,6 +589,64 @@ def test_a_drain_of_a_test_awaits_the_async_generators_around_a_plain_handler(mu
     assert steps == ["in", "handler", "out"]
 
 
+# --- Interrupts of a worker with one slot
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_timeout_arrives_in_generators_and_their_cleanup_runs(mux: ServeMux, *, is_async: bool) -> None:
+    seen: list[str] = []
+
+    @mux.use
+    def outer(task: Task) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            seen.append(f"outer: {type(error).__name__}")
+            raise
+
+    @mux.use
+    async def inner(task: Task) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.sleep(0)
+            seen.append("inner")
+
+    async def wait(task: Task) -> None:
+        await asyncio.sleep(60)
+
+    mux.handle("test:it", wait if is_async else lambda task: threading.Event().wait(60))
+
+    outcome = AttemptRunner(mux).run(structs.replace(TASK, timeout_s=0.05))
+
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, TaskTimeoutError)
+    assert seen == ["inner", "outer: TaskTimeoutError"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_timeout_interrupts_middleware_that_awaits_around_a_plain_handler(mux: ServeMux, *, before: bool) -> None:
+    seen: list[str] = []
+
+    @mux.use
+    async def slow_one(task: Task) -> AsyncIterator[None]:
+        try:
+            if before:
+                await asyncio.sleep(60)
+            yield
+            await asyncio.sleep(60)
+        finally:
+            seen.append("cleaned up")
+
+    mux.handle("test:it", lambda task: seen.append("handler"))
+
+    outcome = AttemptRunner(mux).run(structs.replace(TASK, timeout_s=0.05))
+
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, TaskTimeoutError)
+    assert seen == (["cleaned up"] if before else ["handler", "cleaned up"])
+
+
 # --- Which handlers run on a loop
 
 
@@ -659,6 +719,19 @@ def test_a_function_with_parameters_of_its_own_runs_on_the_loop_if_it_is_async_d
 
     assert (mux.is_async("test:async"), mux.is_async("test:plain")) == (True, False)
     assert (mux(given), on_loop(mux, given)) == (3, 3)
+
+
+def test_handlers_of_a_mux_with_a_call_of_its_own_are_plain(mux: ServeMux) -> None:
+    class Loud(ServeMux):
+        def __call__(self, task: Task) -> Any:
+            return f"loud({super().__call__(task)})"
+
+    loud = Loud()
+    loud.handle("test:it", fetch)
+    mux.handle("test:", loud)
+
+    assert not mux.is_async("test:it")
+    assert mux(TASK) == in_thread(mux, TASK) == "loud(fetched)"
 
 
 @dataclass

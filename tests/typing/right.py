@@ -1,6 +1,6 @@
 """Right uses of typed tasks: no type checker has a word to say."""
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypedDict, TypeVar, assert_type
@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, assert_type
 import attrs
 import msgspec
 import pydantic
+from msgspec.structs import replace
 
 from boilerd import (
     AsyncClient,
@@ -183,6 +184,49 @@ def timed(next_handler: Handler) -> Handler:
         return next_handler(task)
 
     return handler
+
+
+@mux.use
+def measured(task: Task) -> Iterator[None]:
+    task.logger.info("begins")
+    yield
+
+
+@mux.use
+def louder(task: Task) -> Generator[None, str, str]:
+    result = yield
+    return result.upper()
+
+
+@mux.use
+def unless_done(task: Task[Any]) -> Generator[Task | None, Any, Any]:
+    if task.runs > 1:
+        return "done before"
+    result = yield replace(task, payload=None)
+    return result
+
+
+@mux.use
+async def within_session(task: Task) -> AsyncIterator[None]:
+    yield
+
+
+@mux.use
+async def with_another(task: Task) -> AsyncGenerator[Task | None, Any]:
+    result = yield task
+    task.logger.info("returned %s", result)
+
+
+class Around:
+    def __call__(self, task: Task) -> Iterator[None]:
+        yield
+
+    async def method(self, task: Task) -> AsyncIterator[None]:
+        yield
+
+
+mux.use(timed, measured, within_session, Around(), Around().method)
+kept: Callable[[Task], Generator[None, str, str]] = louder
 
 
 @mux.error_handler

@@ -1,9 +1,10 @@
 """Wrong uses of typed tasks: type checkers report each line with a mark, and no other."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from boilerd import AsyncClient, Client, ServeMux, Task, TaskInfo
+from boilerd import AsyncClient, Client, Handler, ServeMux, Task, TaskInfo
 
 mux = ServeMux()
 
@@ -57,6 +58,25 @@ def with_two(task: Task[Email], session: object) -> None: ...
 def of_email(email: Email) -> None: ...
 
 
+def yields_text(task: Task) -> Iterator[str]:
+    yield task.id
+
+
+def of_a_handler(next_handler: Handler) -> Iterator[None]:
+    yield
+
+
+async def without_yield(task: Task) -> None: ...
+
+
+def returns_nothing(next_handler: Handler) -> None: ...
+
+
+mux.use(yields_text)  # wrong
+mux.use(of_a_handler)  # wrong
+mux.use(without_yield)  # wrong
+mux.use(returns_nothing)  # wrong
+mux.use()  # wrong
 mux.task("email:other", payload=Email)(of_model)  # wrong
 mux.task("email:none")(without_parameter)  # wrong
 mux.task("email:two")(with_two)  # wrong

@@ -46,7 +46,7 @@ def show(loaded: Loaded, *, as_json: bool) -> None:
 @config.command()
 @with_settings(ALL, of="command")
 def check(loaded: Loaded) -> None:
-    """Check the settings, that the application can be imported, and that the daemon can run its periodic tasks.
+    """Check the settings, that the application can be imported, and that the daemon can run it with these settings.
 
     Exit status: 0 all is well, 2 a setting is wrong, 3 the application does not import.
 
@@ -54,12 +54,14 @@ def check(loaded: Loaded) -> None:
     boilerd config check && boilerd reload
     boilerd config check --config mail.toml --app myproject.tasks:mux
     """  # noqa: D301 - click looks for the character \b
-    from boilerd.settings.pools import check_loops  # noqa: PLC0415
+    from boilerd.settings.pools import check_loops, slotted_pools  # noqa: PLC0415
+    from boilerd.tasks.bridge import check_async  # noqa: PLC0415
     from boilerd.tasks.cron import check_entries  # noqa: PLC0415
     from boilerd.tasks.loading import load_app  # noqa: PLC0415 - only here
 
     check_loops(loaded.settings.worker_pools())
     mux = load_app(loaded.settings.app, loaded.settings.rq_functions)
+    check_async(mux, slotted_pools(loaded.settings.worker_pools()))
     check_entries([*mux.crons, *loaded.settings.cron_entries()], loaded.settings.served_queues(), mux.has_handler)
     echo(f"settings are fine ({loaded.file or 'no file'}); app {loaded.settings.app or '(built-in)'} imports")
 

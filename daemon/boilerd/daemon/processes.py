@@ -27,12 +27,13 @@ from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
 from boilerd.settings.definitions import Settings
-from boilerd.settings.pools import PoolSettings, check_loops
+from boilerd.settings.pools import PoolSettings, check_loops, slotted_pools
 from boilerd.supervision.children import ForkedConfig, forked_config
 from boilerd.supervision.groups import SCHEDULER, WATCHER, group_of
 from boilerd.supervision.options import Options
 from boilerd.supervision.pool import PoolPlan
 from boilerd.supervision.supervisor import KILL_MARGIN_S
+from boilerd.tasks.bridge import check_async
 from boilerd.tasks.cron import check_entries
 from boilerd.tasks.life import NO_LIFE, Life
 from boilerd.tasks.mux import ServeMux
@@ -65,10 +66,11 @@ class Application(NamedTuple):
 
     @classmethod
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
-        """Take it from the mux; raises ConfigError where its periodic tasks and the settings do not go together."""
+        """Take it from the mux; raises ConfigError where it and the settings do not go together."""
         folding = fold_attempts(settings.log_tasks_per_second)
         middleware = functools.partial(log_attempts, folding=folding) if settings.log_tasks_per_second else log_attempts
         check_loops(settings.worker_pools())
+        check_async(mux, slotted_pools(settings.worker_pools()))
         entries = [*mux.crons, *settings.cron_entries()]
         names = [entry.name for entry in entries]
         rules = Rules.of(mux, settings.retry.policy(), middleware, names, folding)

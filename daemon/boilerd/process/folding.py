@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import Context
+from threading import get_ident
 from types import MappingProxyType
 
 #: Lines of one message in a second that are written: as many as one reads, and enough to show what they are about.
@@ -19,7 +20,7 @@ TELL_EVERY_S = 1.0
 
 
 class Folding(logging.Filter):
-    """Folds the lines that are logged inside a ``with`` block of it, by one thread.
+    """Folds the lines that are logged inside a ``with`` block of it, by the thread that is in the block.
 
     What was folded is told with the first such line of a later second, or by `tell`.
 
@@ -42,15 +43,21 @@ class Folding(logging.Filter):
         self._most = most
         self._counts: Counter[tuple[int, str]] = Counter()
         self._since_s = -math.inf
+        self._inside: set[int] = set()
 
     def __enter__(self) -> None:
+        self._inside.add(get_ident())
         self._logger.addFilter(self)
 
     def __exit__(self, *exc_info: object) -> None:
-        self._logger.removeFilter(self)
+        self._inside.discard(get_ident())
+        if not self._inside:
+            self._logger.removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written."""
+        if get_ident() not in self._inside:
+            return True
         self.tell()
         if not self._counts:
             self._since_s = self._clock()

@@ -229,6 +229,11 @@ def check_loops(pools: list[PoolSettings]) -> None:
             )
 
 
+def slotted_pools(pools: list[PoolSettings]) -> list[str]:
+    """The names of those whose workers have several slots."""
+    return [pool.name for pool in pools if pool.slots > 1]
+
+
 def served_queues(pools: list[PoolSettings]) -> dict[str, int]:
     """The queues of all pools and their weights, those of the first pool first."""
     served: dict[str, int] = {}

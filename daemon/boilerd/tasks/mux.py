@@ -384,6 +384,8 @@ class ServeMux(Living):
 
     def is_async(self, task_type: str) -> bool:
         """True if the handler that the type has is ``async def``; one that returns something to await is plain."""
+        if type(self).__call__ is not ServeMux.__call__:
+            return False  # a subclass has a plain one of its own around everything
         handler = self.match(task_type) or self._not_found
         return handler.is_async(task_type) if isinstance(handler, ServeMux) else _is_async(handler)
 

@@ -3,11 +3,13 @@
 import asyncio
 import math
 from contextvars import ContextVar
+from typing import cast
 
 from boilerd.broker.claims import Claim
 from boilerd.errors import TaskInterrupt
 from boilerd.tasks.task import Runtime, Task
 from boilerd.worker.attempt import Outcome
+from boilerd.worker.attempt_log import ATTEMPT
 from boilerd.worker.slots.strikes import Strikable
 
 
@@ -69,5 +71,6 @@ class SlotAttempt:
         return self.is_on_loop or (isinstance(place, Strikable) and place.cancel is not None)
 
 
-#: The attempt to which the running code belongs, also that of asyncio tasks which its handler has made.
-RUNNING: ContextVar[SlotAttempt | None] = ContextVar("boilerd_running_attempt", default=None)
+#: The attempt to which the running code belongs, also that of asyncio tasks which its handler has made. Its lines in
+#: the log look there as well, for the reason.
+RUNNING = cast("ContextVar[SlotAttempt | None]", ATTEMPT)
