@@ -8,7 +8,7 @@
 -- Returns for each claim that is not wanted {job ID:execution ID, whether it has its lease: 1 or 0, and of the job hash
 --   status, worker_name, cancel_requested}. A claim whose task is to be cancelled is renewed until it ends.
 -- Touches, renewing: rq:worker:W (last_heartbeat, EXPIRE), rq:worker:W:executions (EXPIRE: a day), rq:wip:Q (ZADD XX),
---   boilerd:running:KEY (ZADD).
+--   boilerd:running:KEY (ZADD, EXPIRE: a day).
 
 local worker, wip, is_renewing = ARGV[3], RQ .. ':wip:' .. ARGV[4], ARGV[5] == '1'
 local worker_key = RQ .. ':worker:' .. worker
@@ -34,7 +34,10 @@ for i, claim in ipairs(claims) do
   if is_held then
     kept[#kept + 1] = score
     kept[#kept + 1] = claim
-    if key ~= '' and is_renewing then own_call('ZADD', OWN .. ':running:' .. key, share, job) end
+    if key ~= '' and is_renewing then
+      own_call('ZADD', OWN .. ':running:' .. key, share, job)
+      call('EXPIRE', OWN .. ':running:' .. key, CLAIMS_TTL_S)
+    end
   end
   if not is_held or fields[3] then
     unwanted[#unwanted + 1] = {claim, leases[i] and 1 or 0, fields[1], fields[2], fields[3]}
