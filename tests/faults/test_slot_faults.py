@@ -32,7 +32,7 @@ def lines(directory: Path, file: str) -> list[str]:
 
 
 def enqueue_many(client: Client, task_type: str, count: int, **options: object) -> list[str]:
-    return [client.enqueue(task_type, task_id=f"{task_type}-{n}", **options).id for n in range(count)]  # type: ignore[arg-type]
+    return [client.enqueue(task_type, task_id=f"{task_type[5:]}-{n}", **options).id for n in range(count)]  # type: ignore[arg-type]
 
 
 def wait_for_runs(directory: Path, count: int) -> None:
@@ -98,7 +98,7 @@ def test_a_worker_whose_task_holds_the_interpreter_s_lock_past_its_limit_is_kill
 ) -> None:
     daemon = start_slotted(start_daemon, 20)
     others = enqueue_many(client, "slot:hold", 10)
-    bad = client.enqueue("slot:endless-regex", timeout=2, max_retries=0).id
+    bad = client.enqueue("slot:keep-the-lock", 60, timeout=2, max_retries=0).id
 
     killed = daemon.wait_for("worker killed, its task ignores the timeout", child="worker:0")
     daemon.wait_for("task archived", task_id=bad)
@@ -111,7 +111,7 @@ def test_a_worker_whose_task_holds_the_interpreter_s_lock_past_its_limit_is_kill
     (failed,) = daemon.lines("task failed")
     assert failed["task_id"] == bad
     assert failed["error"].startswith("TaskTimeoutError: the task took longer than its timeout, and its worker had to")
-    assert "endless_regex" in daemon.wait_for("event loop blocked", child="worker:0")["stack"]
+    assert "keep_the_lock" in daemon.wait_for("event loop blocked", child="worker:0")["stack"]
     assert len(daemon.lines("event loop blocked")) == 1
     assert Counter(lines(daemon.directory, "runs")) == dict.fromkeys(others, 2) | {bad: 1}
 
@@ -123,9 +123,9 @@ def test_a_worker_that_is_blocked_as_a_whole_by_a_task_within_its_limit_is_told_
     daemon = start_slotted(start_daemon, 20)
     pid = daemon.pid_of("worker:0")
 
-    task_id = client.enqueue("slot:keep-the-lock", 6).id
+    client.enqueue("slot:keep-the-lock", 6)
 
-    daemon.wait_for("task completed", task_id=task_id)
+    wait_until(lambda: completed(client.connection), "it is completed")
     (line,) = daemon.lines("event loop blocked", child="worker:0")
     assert "keep_the_lock" in line["stack"]
     assert daemon.pid_of("worker:0") == pid

@@ -125,6 +125,8 @@ class Processes:
         self._is_burst = is_burst
         self._quiet_pools = quiet_pools
         self._surroundings = Surroundings()
+        #: Of each row; it has one before a scheduler is forked that serves it.
+        self._pools: dict[int, PoolSettings] = {}
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
         self._kept = KeptOutcomes(settings.state_path() / "outcomes", mark_of(settings))
         self._name = f"{host}.{secrets.token_hex(3)}"
@@ -152,6 +154,7 @@ class Processes:
     def worker(self, pool: PoolSettings, row: int) -> ForkedConfig:
         """The worker of a row, in this pool."""
         self._scoreboard.note_slots(row, pool.slots)
+        self._pools[row] = pool
         make = self._make_worker if pool.slots == 1 else self._make_slotted_worker
         margin_s = KILL_MARGIN_S if pool.slots == 1 else SLOTTED_KILL_MARGIN_S
         return forked_config(
@@ -203,13 +206,13 @@ class Processes:
         )
 
     def _connect_worker(self, pool: PoolSettings, row: int) -> redis.Redis:
-        return connect(self._settings, f"{group_of(pool.name)}:{row}")
+        return connect(self._settings, _title(pool, row))
 
     def _worker_parts(self, pool: PoolSettings, row: int) -> dict[str, Any]:
         """What a worker of either kind is made of."""
         return {
             "name": self._worker_name(row),
-            "title": f"{group_of(pool.name)}:{row}",
+            "title": _title(pool, row),
             "pool": pool.name,
             "order": ClaimOrder(pool.queues, is_strict=pool.strict_priority),
             "rules": self._application.rules,
@@ -246,6 +249,8 @@ class Processes:
                 periodic=self._application.periodic,
                 limits=self._settings.queue_limits(),
                 kept=self._kept,
+                blocked_after_s=lambda row: self._pools[row].loop_blocked_after,
+                child_of=lambda row: _title(self._pools[row], row),
                 parent=self._options.pid,
             ).serve()
 
@@ -286,3 +291,8 @@ class Processes:
         disown_children()
         leave_to_parent(logs.forget_context)
         leave_to_parent(printed.leave_line_to_parent)
+
+
+def _title(pool: PoolSettings, row: int) -> str:
+    """What `ps` and log lines call a worker."""
+    return f"{group_of(pool.name)}:{row}"

@@ -42,18 +42,25 @@ class Heartbeater:
         scoreboard: Tells which workers live, and which attempt each runs.
         worker_names: RQ's name of the worker in each row.
         on_gap: Called at the first heartbeat, and at each one after a gap: leases may have ended meanwhile.
+        child_of: Of a row, what log lines call its worker.
 
     Attributes:
         slotted: The heartbeat of workers with several slots.
     """
 
     def __init__(
-        self, broker: Broker, scoreboard: Scoreboard, worker_names: Sequence[str], on_gap: Callable[[], None]
+        self,
+        broker: Broker,
+        scoreboard: Scoreboard,
+        worker_names: Sequence[str],
+        on_gap: Callable[[], None],
+        child_of: Callable[[int], str] = "worker:{}".format,
     ) -> None:
         self._broker = broker
         self._scoreboard = scoreboard
         self._worker_names = worker_names
         self._on_gap = on_gap
+        self._child_of = child_of
         self.slotted = SlottedHeartbeater(broker, scoreboard, worker_names)
         self._beat_s = -math.inf
         self._unwanted: dict[int, tuple[tuple[int, int, int], float]] = {}  # row → its attempt, and since when
@@ -111,7 +118,7 @@ class Heartbeater:
             # At each heartbeat: the command may have been sent while nobody listened.
             send(pid, signal.SIGUSR1)
             return
-        logger.error("worker killed, its task was taken away and goes on", extra={"child": f"worker:{row}"})
+        logger.error("worker killed, its task was taken away and goes on", extra={"child": self._child_of(row)})
         self._scoreboard.note_kill(row, KillReason.TAKEN)
         send(pid, signal.SIGKILL)
 
@@ -148,7 +155,7 @@ class Heartbeater:
         pid = self._scoreboard.pid(row)
         if pid:
             with log_context(**self._fields(attempt)):
-                fields = {"child": f"worker:{row}", "late_s": round(late_s, 3)}
+                fields = {"child": self._child_of(row), "late_s": round(late_s, 3)}
                 logger.error("worker killed, its task ignores the timeout", extra=fields)
             self._scoreboard.note_kill(row, KillReason.LIMIT, limit_s=attempt.limit_s)
             send(pid, signal.SIGKILL)

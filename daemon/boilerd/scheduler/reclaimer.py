@@ -4,7 +4,7 @@ import logging
 import os
 import select
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from boilerd.broker.broker import Broker
@@ -27,9 +27,17 @@ class Reclaimer:
         broker: Its pool gives this thread a connection of its own.
         scoreboard: Tells how far each worker is in its batch.
         worker_names: RQ's name of the worker in each row.
+        child_of: Of a row, what log lines call its worker.
     """
 
-    def __init__(self, broker: Broker, scoreboard: Scoreboard, worker_names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        scoreboard: Scoreboard,
+        worker_names: Sequence[str],
+        child_of: Callable[[int], str] = "worker:{}".format,
+    ) -> None:
+        self._child_of = child_of
         self._broker = broker
         self._scoreboard = scoreboard
         self._names = worker_names
@@ -90,5 +98,5 @@ class Reclaimer:
             self._broker.acknowledge(name, ended)
         if waiting:
             self._broker.release(name, only=waiting)
-        fields = {"child": f"worker:{row}", "ended": len(ended), "released": len(waiting)}
+        fields = {"child": self._child_of(row), "ended": len(ended), "released": len(waiting)}
         logger.debug("batch ended beside a slow task", extra=fields)

@@ -47,6 +47,7 @@ class Recoverer:
         queues: Where to look for ended leases, beside all queues that hold tasks of boilerd's.
         rules: Decide about lost attempts.
         kept: The outcomes that workers could not write before they had to stop.
+        child_of: Of a row, what log lines call its worker.
         clock: Seconds that never go back.
     """
 
@@ -59,6 +60,7 @@ class Recoverer:
         queues: Sequence[str],
         rules: Rules,
         kept: KeptOutcomes,
+        child_of: Callable[[int], str] = "worker:{}".format,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
@@ -67,6 +69,7 @@ class Recoverer:
         self._queues = queues
         self._rules = rules.without_hooks() if scoreboard.died_in_hooks(SCHEDULER_ROW) else rules
         self._kept = kept
+        self._child_of = child_of
         self._clock = clock
         self._grace_since_s = -math.inf
         self._looked_s = -math.inf
@@ -104,7 +107,7 @@ class Recoverer:
             if self._scoreboard.slots(row) > 1:
                 self._rules.settle_dead_slots(self._broker, name, cut=True, died=None)
             else:
-                release_held(self._broker, name, child=f"worker:{row}")
+                release_held(self._broker, name, child=self._child_of(row))
 
     def _write_kept(self) -> None:
         """Write what workers kept that have ended; a successor writes what its predecessor did."""

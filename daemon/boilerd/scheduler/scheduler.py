@@ -78,7 +78,8 @@ class Scheduler:
         periodic: The periodic tasks.
         limits: Those of the settings.
         kept: The outcomes that workers could not write before they had to stop.
-        blocked_after_s: Of each row, after how long a blocked loop is told of; see `SlotWatch`.
+        blocked_after_s: Of a row, after how long a blocked loop is told of.
+        child_of: Of a row, what log lines call its worker.
         parent: Process ID of the supervisor.
     """
 
@@ -93,7 +94,8 @@ class Scheduler:
         periodic: Periodic,
         limits: Mapping[str, int],
         kept: KeptOutcomes,
-        blocked_after_s: Sequence[float] = (1.0,),
+        blocked_after_s: Callable[[int], float] = lambda _: 1.0,
+        child_of: Callable[[int], str] = "worker:{}".format,
         parent: int | None = None,
     ) -> None:
         self._parent = parent or os.getppid()
@@ -105,18 +107,19 @@ class Scheduler:
         self._periodic = periodic
         self._rules = rules
         self._recoverer = Recoverer(
-            broker, scoreboard=scoreboard, worker_names=worker_names, queues=queues, rules=rules, kept=kept
-        )
-        self._heartbeater = Heartbeater(broker, scoreboard, worker_names, self._recoverer.start_grace)
+            broker, scoreboard=scoreboard, worker_names=worker_names, queues=queues, rules=rules, kept=kept,
+            child_of=child_of,
+        )  # fmt: skip
+        self._heartbeater = Heartbeater(broker, scoreboard, worker_names, self._recoverer.start_grace, child_of)
         self._subscriber = Subscriber(broker.connection, worker_names, scoreboard)
-        self._reclaimer = Reclaimer(broker, scoreboard, worker_names)
+        self._reclaimer = Reclaimer(broker, scoreboard, worker_names, child_of)
         self._outage_retry = OutageRetry(self._pause, awaits=BrokerUnavailableError)
         self._tidy_cursor = "0"
         self._forwarder = Duty("forward", self._forward)
         self._duties = [
             Duty("heartbeat", self._heartbeater.beat),
             Duty("renew", self._heartbeater.slotted.beat),
-            Duty("watch", SlotWatch(scoreboard, len(worker_names), blocked_after_s).look),
+            Duty("watch", SlotWatch(scoreboard, len(worker_names), blocked_after_s, child_of).look),
             self._forwarder,
             Duty("recover", self._recoverer.recover),
             Duty("clean", self._clean),  # the janitor

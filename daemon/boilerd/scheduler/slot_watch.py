@@ -7,7 +7,7 @@ interpreter's lock, nothing in that process can do it. What this needs stands on
 import logging
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from boilerd.process import debugging
 from boilerd.process.identity import is_stopped, send
@@ -34,7 +34,8 @@ class SlotWatch:
     Args:
         scoreboard: Where they show what they do.
         count: How many rows workers have.
-        blocked_after_s: Of each row, after how long a blocked loop is told of; a row beyond has the last one's.
+        blocked_after_s: Of a row, after how long a blocked loop is told of.
+        child_of: Of a row, what log lines call its worker.
         clock: Seconds that never go back.
     """
 
@@ -42,12 +43,14 @@ class SlotWatch:
         self,
         scoreboard: Scoreboard,
         count: int,
-        blocked_after_s: Sequence[float] = (1.0,),
+        blocked_after_s: Callable[[int], float] = lambda _: 1.0,
+        child_of: Callable[[int], str] = "worker:{}".format,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scoreboard = scoreboard
         self._count = count
         self._blocked_after_s = blocked_after_s
+        self._child_of = child_of
         self._clock = clock
         self._looked_s = clock()
         self._late_since_s: dict[int, float] = {}
@@ -77,7 +80,7 @@ class SlotWatch:
         left_s = max(KILL_AFTER_S - late_s, SEEN_S - seen_s)
         if left_s <= 0 and pid:
             running = self._scoreboard.running(row)
-            fields = {"child": f"worker:{row}", "running": running, "late_s": round(late_s, 3)}
+            fields = {"child": self._child_of(row), "running": running, "late_s": round(late_s, 3)}
             logger.error("worker killed, its task ignores the timeout", extra=fields)
             self._scoreboard.note_kill(row, KillReason.LIMIT)
             send(pid, signal.SIGKILL)
@@ -90,14 +93,12 @@ class SlotWatch:
         life, since_s = self._lives.get(row, (-1, now_s))
         if life != (now := self._scoreboard.signs_of_life(row).life):
             life, since_s = self._lives[row] = now, now_s
-        if age_s < self._limit_s(row):
+        limit_s = self._blocked_after_s(row)
+        if age_s < limit_s:
             self._told.discard(row)
-        elif row not in self._told and age_s > self._limit_s(row) + MORE_S and now_s - since_s > SILENT_S:
+        elif row not in self._told and age_s > limit_s + MORE_S and now_s - since_s > SILENT_S:
             self._told.add(row)
             if not is_stopped(self._scoreboard.pid(row)):
-                fields = {"child": f"worker:{row}", "blocked_s": round(age_s, 1)}
+                fields = {"child": self._child_of(row), "blocked_s": round(age_s, 1)}
                 stacks = {"stack": found} if (found := self._scoreboard.stacks_of(row)) else {}
                 logger.warning("event loop blocked", extra={**fields, **stacks})
-
-    def _limit_s(self, row: int) -> float:
-        return self._blocked_after_s[min(row, len(self._blocked_after_s) - 1)]
