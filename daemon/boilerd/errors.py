@@ -43,7 +43,6 @@ def closest(name: str, names: Iterable[str]) -> str:
 
 def describe(error: BaseException) -> str:
     """The error as one line: its type and its message, for a group those of what it holds, cut if they are too long."""
-    error = _carried_by(error) or error
     line = _line(error)
     if isinstance(error, BaseExceptionGroup):
         line = f"{line}: " + "; ".join(map(_line, parts_of(error)[:MAX_TOLD_NAMES]))
@@ -344,22 +343,13 @@ class ShutdownTimeoutError(TaskInterrupt):
 def interrupt_in(error: BaseException) -> TaskInterrupt | None:
     """The interrupt that led to `error`, or None; a handler may catch an interrupt and raise something else.
 
-    An ``asyncio.TaskGroup`` puts one that is raised inside of it into a group. In a worker with slots, an ``async def``
-    handler gets a ``CancelledError`` that carries it.
+    An ``asyncio.TaskGroup`` puts one that is raised inside of it into a group.
     """
     links = [error]
     for link in links:  # which grows meanwhile
         if isinstance(link, TaskInterrupt):
             return link
-        if carried := _carried_by(link):
-            return carried
         if len(links) < 100:
             links += link.exceptions if isinstance(link, BaseExceptionGroup) else ()
             links += [cause] if (cause := link.__cause__ or link.__context__) else []
     return None
-
-
-def _carried_by(error: BaseException) -> TaskInterrupt | None:
-    """The interrupt for which an asyncio task was cancelled, if `error` is that task's ``CancelledError``."""
-    first = error.args[0] if error.args and type(error).__name__ == "CancelledError" else None
-    return first if isinstance(first, TaskInterrupt) else None

@@ -594,3 +594,37 @@ def test_a_terminal_gets_text_and_anything_else_json() -> None:
     assert done.returncode == 0, done.stderr
     assert [line.rpartition("INFO")[2].strip() for line in shown.splitlines()] == ["one", "two"]
     assert [line["message"] for line in json_lines(run(LOG).stdout)] == ["one", "two"]
+
+
+def test_threads_put_the_set_up_back_while_others_make_loggers() -> None:
+    script = """
+import logging, sys, threading
+from boilerd.process import logs
+
+logs.configure(level="info")
+sys.setswitchinterval(1e-6)
+root, failed = logging.getLogger(), []
+
+def make(thread):
+    for number in range(1500):
+        logging.getLogger(f"made.{thread}.{number}")
+
+def put_back():
+    try:
+        for _ in range(150):
+            root.setLevel("ERROR")
+            logs.put_back()
+    except RuntimeError as error:
+        failed.append(error)
+
+threads = [threading.Thread(target=make, args=(n,)) for n in range(2)] + [threading.Thread(target=put_back)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(failed, root.level == logging.INFO)
+"""
+
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+
+    assert found.stdout == "[] True\n"

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextvars import copy_context
 from typing import TextIO
 
 import pytest
@@ -86,6 +87,23 @@ def test_what_a_thread_printed_without_an_end_of_line_is_a_line_at_the_end_of_th
         written = messages(records)
 
     assert written == ["of a pool", "of a thread"]
+
+
+def test_what_two_writers_print_in_turns_in_one_thread_does_not_mix_and_each_ends_its_own_lines() -> None:
+    one, other = copy_context(), copy_context()
+    one.run(printed.write_as, "one")
+    other.run(printed.write_as, "other")
+
+    with recorded() as records:
+        one.run(print, "be", end="")
+        other.run(print, "left", end="")
+        one.run(print, "gun")
+        one.run(printed.end_lines)
+        printed.end_lines()
+        before = messages(records)
+        other.run(printed.end_lines)
+
+    assert (before, messages(records)) == (["begun"], ["begun", "left"])
 
 
 def test_a_child_leaves_the_line_that_was_begun_to_its_parent_and_its_own_is_one_when_it_is_flushed() -> None:

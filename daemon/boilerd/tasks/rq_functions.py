@@ -60,7 +60,6 @@ class Functions:
             call = msgspec.convert(task.payload, Arguments)
         except msgspec.ValidationError as error:
             raise InvalidPayloadError(f"arguments of a function: {error}") from error
-        _note_job(task)
         result = function(*call.args, **call.kwargs)
         return _awaited(task, result) if inspect.isawaitable(result) else _unless_again(task, result)
 
@@ -70,13 +69,6 @@ class Functions:
             return pkgutil.resolve_name(name)
         module, _, attribute = name.rpartition(".")
         return getattr(pkgutil.resolve_name(module), attribute)
-
-
-def _note_job(task: Task) -> None:
-    """In a worker with slots each attempt has a context of its own: have RQ know the job there."""
-    note = getattr(task.runtime, "note_job", None)
-    if note:
-        note()
 
 
 async def _awaited(task: Task, awaitable: Awaitable[Any]) -> Any:

@@ -26,6 +26,8 @@ logger = logging.getLogger("boilerd.worker")
 MOST_BYTES = 64 * 1024 * 1024
 #: Files in all: two for each of the workers that a host has at most.
 MOST_FILES = 2000
+#: Completions that are written in one call.
+AT_ONCE = 250
 _SUFFIX = ".jsonl"
 
 
@@ -91,7 +93,9 @@ class KeptOutcomes:
             if kept.execution_id not in held:
                 logger.warning("outcome dropped, the lease was lost", extra=kept.fields)
         found = [(held[kept.execution_id], kept) for kept in outcomes if kept.execution_id in held]
-        broker.acknowledge(worker, [Completion(claim, kept.result) for claim, kept in found if kept.failure is None])
+        completions = [Completion(claim, kept.result) for claim, kept in found if kept.failure is None]
+        for first in range(0, len(completions), AT_ONCE):  # of a worker with slots there may be thousands
+            broker.acknowledge(worker, completions[first : first + AT_ONCE])
         for claim, kept in found:
             if kept.failure:
                 record_failure(broker, worker, claim, kept.failure)

@@ -4,7 +4,6 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import Token
 
 import redis
 from rq.job import Job, _current_job
@@ -81,15 +80,11 @@ class RQWorker(BaseWorker):
     @contextmanager
     def as_current_job(self, task_id: str) -> Iterator[None]:
         """Have RQ's ``get_current_job`` answer with this job; with None where RQ cannot read it."""
-        token = self.note_current_job(task_id)
+        job = None
+        with suppress(Exception):  # anything may stand in the record, and be too much for RQ
+            job = Job.fetch(task_id, self.connection, JSONSerializer)
+        token = _current_job.set(job)
         try:
             yield
         finally:
             _current_job.reset(token)
-
-    def note_current_job(self, task_id: str) -> Token[Job | None]:
-        """The same from now on, in this context."""
-        job = None
-        with suppress(Exception):  # anything may stand in the record, and be too much for RQ
-            job = Job.fetch(task_id, self.connection, JSONSerializer)
-        return _current_job.set(job)

@@ -142,7 +142,11 @@ def test_full_slots_leave_the_next_task_to_a_worker_that_has_room(
 
     enqueue(client, "c")
 
-    wait_until(lambda: gate.count() == 3, "the second runs it", deadline_s=10)
+    try:
+        wait_until(lambda: gate.count() == 3, "the second runs it", deadline_s=10)
+    except AssertionError:
+        print(pending(connection), [held_by(connection, worker_name(r)) for r in (0,1)], connection.client_list(), connection.lrange("boilerd:bell:default", 0, -1))
+        raise
     assert held_by(connection, worker_name(1)) == 1
 
 

@@ -60,11 +60,13 @@ class Intake:
         # If this process died, nobody else would have the result.
         self._due_s = min(self._due_s, now_s + (0 if completion.claim.retention_s else MOMENT_S))
 
-    def due_s(self, room: int) -> float:
+    def due_s(self, now_s: float, room: int) -> float:
         """When the next call is due, if nothing happens before."""
-        if room and self.wants and self._resting:
+        if not room or not self.wants:
+            return self._due_s
+        if len(self._resting) == len(self._order.names):
             return min(self._due_s, *self._resting.values())
-        return self._due_s
+        return now_s if room >= self._enough else min(self._due_s, now_s + MOMENT_S)
 
     def serve(self, now_s: float, room: int, suspects: Sequence[int]) -> list[Claim] | None:
         """Acknowledge and claim, if it is time; what was claimed, or None: Redis was not asked. Raises BrokerError."""

@@ -12,7 +12,7 @@ import queue
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from setproctitle import setproctitle
@@ -79,7 +79,6 @@ class Keeper:
         row: The worker's cells there.
         kept: Where outcomes go that cannot be written when it has to stop.
         parent: Process ID of the supervisor.
-        note_job: See `Host`.
 
     Attributes:
         status: How the process is to end.
@@ -104,9 +103,7 @@ class Keeper:
         row: int,
         kept: OwnOutcomes,
         parent: int,
-        note_job: Callable[[str], object],
     ) -> None:
-        self.note_job = note_job
         self.state: Mapping[str, Any] = NO_STATE
         self.status = FAILED
         self._broker = broker
@@ -215,7 +212,7 @@ class Keeper:
 
     def _look_around(self) -> None:
         """Once a second: what tells nobody."""
-        self._look_at_s = self._now_s + (QUIET_LOOK_S if self._scoreboard.is_quiet_at(self._row) else LOOK_S)
+        self._look_at_s = self._now_s + (QUIET_LOOK_S if self._is_quiet() else LOOK_S)
         self._scoreboard.show_life(self._row)
         self._scoreboard.note_stuck(self._row, self._runner.stuck)
         self._rules.refusals.tell()
@@ -225,9 +222,12 @@ class Keeper:
         self._closing.look(self._now_s, self._runner.stuck)
         self._show()
 
+    def _is_quiet(self) -> bool:
+        return self._scoreboard.is_quiet_at(self._row)
+
     def _show(self) -> None:
         running = len(self._runner.running)
-        doing = "quiet" if self._scoreboard.is_quiet_at(self._row) else "waiting"
+        doing = "quiet" if self._is_quiet() else "waiting"
         doing = f"running {running} of {self._limits.slots}" if running else doing
         if doing != self._shown:
             self._shown = doing
@@ -265,8 +265,7 @@ class Keeper:
 
     def _room(self) -> int:
         """How many tasks could begin now; those that are stuck are replaced, up to a number."""
-        is_quiet = self._scoreboard.is_quiet_at(self._row)
-        if not self._closing.may_claim or is_quiet or self._runner.is_blocked or self._has_unbegun():
+        if not self._closing.may_claim or self._is_quiet() or self._runner.is_blocked or self._has_unbegun():
             return 0
         taken = len(self._runner.running) + len(self._judge) - min(self._runner.stuck, self._limits.max_stuck)
         return max(0, min(self._limits.slots - taken, self._closing.tasks_left))
@@ -285,8 +284,8 @@ class Keeper:
         if self._has_unbegun():
             return self._now_s + UNBEGUN_LOOK_S
         if self._runner.is_blocked:
-            return min(self._now_s + BLOCKED_LOOK_S, self._intake.due_s(0))
-        return self._intake.due_s(self._room())
+            return min(self._now_s + BLOCKED_LOOK_S, self._intake.due_s(self._now_s, 0))
+        return self._intake.due_s(self._now_s, self._room())
 
     def _talk(self) -> None:
         if self._outage.error and self._now_s < self._retry_at_s:
@@ -349,7 +348,6 @@ class Keeper:
 
     def _begin(self, claims: Sequence[Claim]) -> None:
         now_s, attempts = time.monotonic(), []
-        self._scoreboard.note_claimed(self._row)
         for claim in claims:
             task = self._rules.task_of(claim)
             if task is None:

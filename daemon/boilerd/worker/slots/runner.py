@@ -144,6 +144,8 @@ class SlotRunner:
                 attempt.ends_s = attempt.due_s = math.inf
             self.running[attempt] = None
             attempt.since_s = now_s
+            if attempt.ends_s <= now_s:
+                attempt.reason = attempt.reason or attempt.limit
             attempt.is_on_loop = self._rules.is_async(attempt.task.type)
             self._escalation.add(attempt)
             if attempt.is_on_loop:
@@ -221,7 +223,7 @@ class SlotRunner:
         """Cancel its task; one that has not begun would not even come to see it, and looks itself."""
         attempt.is_told = True
         if attempt.is_running and isinstance(attempt.place, asyncio.Task):
-            attempt.place.cancel(attempt.reason)
+            attempt.place.cancel(str(attempt.reason))
 
     def _on_beat(self) -> None:
         """What handlers may have done to the process's signals."""

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from boilerd.errors import TaskCancelledError
@@ -18,11 +18,9 @@ class Host(Protocol):
     Attributes:
         state: `task.state` of its tasks.
         ends_s: When the end of a drain interrupts what runs, on the monotonic clock; infinite without one.
-        note_job: Has RQ's ``get_current_job`` answer with the job of this ID in the calling context.
     """
 
     state: Mapping[str, Any]
-    note_job: Callable[[str], object]
 
     @property
     def ends_s(self) -> float:
@@ -81,7 +79,3 @@ class SlotRuntime:
             self._due_s = max(self._due_s, now_s - PROGRESS_EVERY_S * (PROGRESS_BURST - 1)) + PROGRESS_EVERY_S
             self.unsent = None
             self._host.note_progress(self._attempt, progress)
-
-    def note_job(self) -> None:
-        """Have RQ's ``get_current_job`` answer with this task's job from now on, in this context."""
-        self._host.note_job(self._attempt.claim.task_id)

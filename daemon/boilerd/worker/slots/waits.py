@@ -74,7 +74,7 @@ class _OnLoop:
         self._has_begun = True
         if self._reason:
             discard(self._awaitable)
-            raise asyncio.CancelledError(self._reason)
+            raise asyncio.CancelledError(str(self._reason))
         return await self._awaitable
 
     def _begin(self) -> None:
@@ -89,4 +89,4 @@ class _OnLoop:
     def _cancel(self) -> None:
         """Cancel it; before it has begun it looks itself."""
         if self._task and self._has_begun:
-            self._task.cancel(self._reason)
+            self._task.cancel(str(self._reason))

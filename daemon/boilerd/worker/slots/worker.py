@@ -26,14 +26,14 @@ from boilerd.process.signals import StopRequest, install_handler
 from boilerd.process.surroundings import Surroundings
 from boilerd.tasks.coroutines import use_loop
 from boilerd.tasks.life import NO_LIFE, Life, WorkerContext
-from boilerd.tasks.queues import ClaimOrder
+from boilerd.tasks.queues import DEFAULT_POOL, ClaimOrder
 from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT
 from boilerd.worker.guarded_life import GuardedLife
 from boilerd.worker.kept_outcomes import KeptOutcomes, OwnOutcomes
 from boilerd.worker.limits import Limits, SlotLimits
 from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
 from boilerd.worker.rq_worker import RQWorker
-from boilerd.worker.settlement import Rules, release_held
+from boilerd.worker.settlement import Rules
 from boilerd.worker.slots.closing import Closing
 from boilerd.worker.slots.desk import Desk
 from boilerd.worker.slots.hand import SlotHand
@@ -80,7 +80,7 @@ class SlottedWorker:
         row: int,
         address: str,
         kept: KeptOutcomes,
-        pool: str = "default",
+        pool: str = DEFAULT_POOL,
         archive_limit: int = DEFAULT_ARCHIVE_LIMIT,
         surroundings: Surroundings | None = None,
         life: Life = NO_LIFE,
@@ -95,16 +95,22 @@ class SlottedWorker:
         self._parts = parts
         self._scoreboard = scoreboard
         self._row = row
-        self._pool = pool
         self._parent = os.getpid()
         self._kept = OwnOutcomes(kept, name)
         self._broker = Broker(connection, archive_limit=archive_limit)
         self._rq_worker = RQWorker(
-            self._broker, name=name, queues=order.names, address=address, declared=rules.declared
+            self._broker,
+            name=name,
+            queues=order.names,
+            address=address,
+            declared=rules.declared,
+            pool=pool,
+            slots=slot_limits.slots,
         )
         self._stop = StopRequest(self._on_stop, listens=False)
         context = WorkerContext(name, row, tuple(order.names), pool, slot_limits.slots)
         self._life = GuardedLife(life, context, limits, self._stop, scoreboard)
+        self._is_orderly = True
 
     def run(self) -> int:
         """In the forked child: work until told to stop, recycled, or without work in a burst; the exit status."""
@@ -120,11 +126,13 @@ class SlottedWorker:
         try:
             status = self._live()
         except BrokerError as error:
+            self._is_orderly = False
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         finally:
             self._rules.refusals.tell(is_last=True)
             status = self._life.leave(status)
-            with suppress(BrokerError):
+        if self._is_orderly:
+            with suppress(BrokerError):  # the record ends by itself
                 self._rq_worker.register_death()
         return status
 
@@ -157,12 +165,20 @@ class SlottedWorker:
         """Run the loop while the keeper works; the exit status."""
         keeper = self._make_keeper(hand)
         keeper.state = self._life.state
-        runner = SlotRunner(self._rules, self._slot_limits, self._scoreboard, self._row, keeper.on_end)
+        runner = SlotRunner(
+            self._rules,
+            self._slot_limits,
+            self._scoreboard,
+            self._row,
+            keeper.on_end,
+            as_job=self._rq_worker.as_current_job,
+        )
         thread = threading.Thread(target=keeper.run, args=(runner,), name="boilerd-keeper", daemon=True)
         thread.start()
         runner.run()
         thread.join()
         runner.drain_leftovers(min(LEFTOVERS_S, self.time_left_s()))
+        self._is_orderly = keeper.status != FAILED
         return keeper.status
 
     def _make_keeper(self, hand: SlotHand) -> Keeper:
@@ -187,21 +203,17 @@ class SlottedWorker:
             row=row,
             kept=self._kept,
             parent=self._parent,
-            note_job=self._rq_worker.note_current_job,
         )
 
     def _register(self, life: str) -> None:
-        self._rq_worker.register_birth(life=life, slots=self._slot_limits.slots, pool=self._pool)
+        self._rq_worker.register_birth(life=life)
 
     def _settle_predecessor(self, rules: Rules) -> None:
         """Settle what the predecessor held when it died; one try, as `WorkLoop` does it."""
         self._kept.write(self._broker)
         died = death_of_last(self._scoreboard, self._row)
         with self._scoreboard.running_hooks(self._row):
-            if hasattr(rules, "settle_dead_slots"):
-                rules.settle_dead_slots(self._broker, self._name, died is None, died)
-            else:
-                release_held(self._broker, self._name)
+            rules.settle_dead_slots(self._broker, self._name, died is None, died)
         self._scoreboard.open_batch(self._row, 0, 0)
         self._scoreboard.note_kill(self._row, KillReason.NONE)
 
