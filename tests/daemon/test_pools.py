@@ -84,7 +84,7 @@ def test_no_slow_queue_starves_a_fast_one(start: StartPools, client: Client, dir
 
 
 def test_a_configuration_without_pools_has_the_names_that_it_always_had(
-    start_daemon: StartDaemon, connection: redis.Redis
+    start_daemon: StartDaemon, connection: Any
 ) -> None:
     daemon = start_daemon("--concurrency", "2").ready()
 

@@ -22,6 +22,7 @@ _PAGES = (
     "databases.md",
     "results.md",
     "testing.md",
+    "pools.md",
 )
 FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in _PAGES)}
 #: How commands begin that the tests of other rooms run.
@@ -64,6 +65,11 @@ def test_the_page_on_a_workers_life_is_followed_to_its_end(directory: Path) -> N
 
     assert (directory / "counts.sqlite").exists()
     assert kept == 1
+
+
+def test_the_page_on_pools_is_followed_to_its_end(directory: Path) -> None:
+    with Session(directory) as reader:
+        reader.follow(DOCS / "pools.md")
 
 
 def test_the_readme_is_followed_to_its_end(directory: Path) -> None:
