@@ -105,7 +105,6 @@ class SlottedWorker:
             address=address,
             declared=rules.declared,
             pool=pool,
-            slots=slot_limits.slots,
         )
         self._stop = StopRequest(self._on_stop, listens=False)
         context = WorkerContext(name, row, tuple(order.names), pool, slot_limits.slots)
@@ -206,7 +205,7 @@ class SlottedWorker:
         )
 
     def _register(self, life: str) -> None:
-        self._rq_worker.register_birth(life=life)
+        self._rq_worker.register_birth(life=life, slots=self._slot_limits.slots)
 
     def _settle_predecessor(self, rules: Rules) -> None:
         """Settle what the predecessor held when it died; one try, as `WorkLoop` does it."""
