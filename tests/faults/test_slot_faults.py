@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import redis
+from rq.command import send_stop_job_command
+from rq.serializers import JSONSerializer
 
 from boilerd import Client
 from boilerd.broker import keys
@@ -173,3 +175,19 @@ def test_no_lease_ends_when_the_scheduler_is_killed_while_thousands_of_claims_ar
 
     wait_until(lambda: renewed() == 2000, "all leases are renewed", deadline_s=15)
     assert len(lines(daemon.directory, "runs")) == 2000
+
+
+def test_the_stop_of_rq_s_tools_ends_the_one_of_fifty_tasks_that_is_meant(
+    start_daemon: StartDaemon, client: Client
+) -> None:
+    daemon = start_slotted(start_daemon, 50)
+    tasks = enqueue_many(client, "slot:cancelled", 50)
+    wait_for_runs(daemon.directory, 50)
+
+    send_stop_job_command(client.connection, tasks[17], JSONSerializer)
+
+    archived = keys.registry("failed", "default")
+    wait_until(lambda: client.connection.zcard(archived), "it is archived")
+    (daemon.directory / "open").touch()
+    wait_until(lambda: completed(client.connection) == 49, "all others are completed")
+    assert lines(daemon.directory, "cancelled") == [tasks[17]]

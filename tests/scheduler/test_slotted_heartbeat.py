@@ -62,6 +62,7 @@ def workers(scoreboard: Scoreboard) -> Iterator[list[Worker]]:
         made.append(Worker(pid, told))
         scoreboard.put(row, pid)
         scoreboard.note_slots(row, 1000)
+        scoreboard.mark_booted(row)
     yield made
     for worker in made:
         os.close(worker.told)
@@ -200,6 +201,22 @@ def test_a_worker_whose_task_was_cancelled_is_told_although_the_command_was_lost
     assert workers[0].times_told() == 1
 
 
+def test_a_worker_that_starts_is_not_told_of_what_its_predecessor_lost(
+    heartbeater: SlottedHeartbeater,
+    workers: list[Worker],
+    broker: Broker,
+    scoreboard: Scoreboard,
+    connection: redis.Redis,
+) -> None:
+    (claim,) = claim_all(broker, scoreboard, 0, 1)
+    connection.zrem(keys.wip("default"), claim.pair)
+    scoreboard.mark_booted(0, has_booted=False)
+
+    whole_round(heartbeater)
+
+    assert workers[0].times_told(within_s=0.1) == 0
+
+
 def test_a_worker_that_a_signal_has_stopped_gets_no_new_leases(
     heartbeater: SlottedHeartbeater,
     workers: list[Worker],
@@ -210,8 +227,6 @@ def test_a_worker_that_a_signal_has_stopped_gets_no_new_leases(
     claim_all(broker, scoreboard, 0, 3)
     claim_all(broker, scoreboard, 1, 3)
     age_leases(connection)
-    for row in (0, 1):
-        scoreboard.mark_booted(row)
     os.kill(workers[0].pid, signal.SIGSTOP)
     os.waitid(os.P_PID, workers[0].pid, os.WSTOPPED)
 

@@ -36,11 +36,11 @@ class LineHandler(logging.Handler):
         As in Python 3.13: before, an exception that another thread raises in this one, or a signal's handler, may come
         when `logging` has locked and does not know yet that it must unlock. Then nobody would ever log again.
         """
-        if not self.filter(record):
-            return False
-        with self.lock or contextlib.nullcontext():
-            self.emit(record)
-        return True
+        passed: bool | logging.LogRecord = self.filter(record)
+        if passed:
+            with self.lock or contextlib.nullcontext():
+                self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line; if that fails, only this line is lost."""

@@ -8,6 +8,8 @@ thread. These handlers do more, because the code that they interrupt may not ret
 - ALRM in a worker (`AttemptRunner`) raises the timeout, the deadline or the end of the drain in the task's code;
   USR1 asks Redis whether the task was cancelled, and raises that. A task runs between two commands of
   the worker; where the task's own code is in one, the pool gives another connection.
+- ALRM in a worker with slots (`SlotRunner`) raises the interrupt in code that blocks the event loop, where that belongs
+  to a task that is interrupted; its keeper sends it.
 - ALRM in a hook of the application (`time_limit`), or in its lifespans (`GuardedLife`), raises the limit's error.
 - QUIT and USR2 in a worker or scheduler log the stacks, and open the log file again.
 

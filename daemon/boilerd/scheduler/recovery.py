@@ -81,12 +81,11 @@ class Recoverer:
         began_s = self._clock()
         self._write_kept()
         self._are_more_expired = False
+        for _ in self._release_stopped():
+            if self._clock() - began_s > LONGEST_STEP_S:
+                return 0.0
         with self._scoreboard.running_hooks(SCHEDULER_ROW):
-            for _ in itertools.chain(
-                self._release_stopped(),
-                self._record_attempts_of_dead_daemons(),
-                self._record_attempts_of_ended_leases(),
-            ):
+            for _ in itertools.chain(self._record_attempts_of_dead_daemons(), self._record_attempts_of_ended_leases()):
                 if self._clock() - began_s > LONGEST_STEP_S:
                     return 0.0
         if self._are_more_expired:

@@ -22,7 +22,7 @@ ROUND_S = 5.0
 SPREAD_S, MOST_CALLS = 4.0, 16
 #: Claims that one step renews: 1 to 2 ms of Redis.
 MOST_RENEWED = 250
-#: RQ's records of attempts last for 10 minutes without this.
+#: RQ's records of attempts, which last for a day, are renewed so often: its tools show when a job was alive last.
 RECORDS_S = 120.0
 #: Claims whose records one step renews.
 MOST_RECORDED = 100
@@ -98,13 +98,20 @@ class SlottedHeartbeater:
             is_wanted = self._renew(row, some)
             if not is_wanted and not was_told:
                 was_told = True
-                # At each heartbeat: the command may have been sent while nobody listened.
-                send(self._scoreboard.pid(row), signal.SIGUSR1)
+                self._tell(row)
             yield
         for some in chunks(self._stale(row), MOST_RECORDED):
             self._broker.renew_records(self._worker_names[row], some)
             self._recorded_s |= dict.fromkeys(some, time.monotonic())
             yield
+
+    def _tell(self, row: int) -> None:
+        """Have the worker look which of its tasks are not wanted; one that starts runs none, and may not listen yet.
+
+        At each heartbeat: the command may have been sent while nobody listened.
+        """
+        if self._scoreboard.has_booted(row):
+            send(self._scoreboard.pid(row), signal.SIGUSR1)
 
     def _read(self, row: int) -> list[str]:
         """What the worker holds by now, the newest first: those have not been renewed yet."""

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -21,13 +22,15 @@ import pytest
 
 from boilerd import ServeMux, Task
 from boilerd.errors import ShutdownTimeoutError, TaskCancelledError, TaskTimeoutError
+from boilerd.process.forks import disown_children
 from boilerd.process.logs import log_context
 from boilerd.tasks.current import current_task
 from boilerd.worker.attempt import Failed
 from boilerd.worker.attempt_log import log_attempts
-from boilerd.worker.slots import escalation
+from boilerd.worker.slots import escalation, runner
 from boilerd.worker.slots.attempt import SlotAttempt
 from slot_driver import LOOPS, TIMEOUT, SlotDriver, driven, late
+from support import DEADLINE_S
 
 #: The children have handlers and timers of their own.
 pytestmark = pytest.mark.timeout(method="thread")
@@ -161,6 +164,35 @@ def test_a_blocked_loop_is_told_of_once_with_what_blocks_it_and_again_when_it_go
         return [blocked.task_type, "time.sleep(task.payload)" in blocked.stack, goes_on.blocked_s >= 1.4]  # type: ignore[attr-defined]
 
     assert driven(mux, drive, blocked_after_s=0.5) == ["async:blocking", True, True]
+
+
+def test_a_loop_that_is_blocked_by_what_a_handler_left_is_told_of_when_others_wait_for_it() -> None:
+    mux = ServeMux()
+
+    @mux.handle("leaves:blocking")
+    async def leave(task: Task) -> None:
+        asyncio.get_running_loop().call_later(SOON_S, time.sleep, 1.2)
+
+    mux.handle("async:return")(return_async)
+
+    def drive(driver: SlotDriver) -> Any:
+        driver.outcomes(driver.begin("leaves:blocking"))
+        select.select([], [], [], 2 * SOON_S)
+        outcome = driver.outcomes(driver.begin("async:return", 1))
+        return [*outcome, len(driver.told("event loop blocked"))]
+
+    assert driven(mux, drive, blocked_after_s=0.5) == ["completed: 1", 1]
+
+
+def test_the_loop_looks_for_limits_itself_while_the_keeper_is_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "LATE_LOOK_S", SOON_S)
+
+    def drive(driver: SlotDriver) -> Any:
+        attempt = driver.begin("async:forever", timeout_s=SOON_S)
+        driver.runner.look()
+        return driver.ended.get(timeout=DEADLINE_S) is attempt
+
+    assert driven(mux, drive)
 
 
 def test_a_loop_that_gets_on_is_not_called_blocked_and_beats_on_the_board() -> None:
@@ -586,6 +618,25 @@ def test_a_child_that_a_handler_forks_and_that_returns_ends_and_tells_nobody(kin
         return [*found, len(os.read(read, 10))]
 
     assert driven(mux, drive, loop=loop) == ["completed: 0", 1]
+
+
+@on_each_loop
+def test_a_child_that_a_handler_forks_and_that_goes_back_to_the_loop_ends_there(loop: str) -> None:
+    mux = ServeMux()
+
+    @mux.handle("forks:awaits")
+    async def fork(task: Task) -> int:
+        pid = os.fork()
+        if pid:
+            _, status = os.waitpid(pid, 0)  # noqa: ASYNC222 - the child is to have all of it
+            return os.waitstatus_to_exitcode(status)
+        await asyncio.sleep(0)  # with more, asyncio itself raises
+        os._exit(9)
+
+    def drive(driver: SlotDriver) -> Any:
+        return driver.outcomes(driver.begin("forks:awaits"))
+
+    assert driven(mux, drive, loop=loop, before=disown_children) == ["completed: 0"]
 
 
 @on_each_loop

@@ -6,7 +6,7 @@ import select
 import signal
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from boilerd.process.scoreboard import Scoreboard
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.rq_functions import Functions
 from boilerd.worker import settlement
-from boilerd.worker.limits import Limits
-from boilerd.worker.slots import intake
+from boilerd.worker.limits import Limits, SlotLimits
+from boilerd.worker.slots import escalation, intake, keeper
 from builders import WORKER, enqueue, pending, rq_queue, worker_name
 from proxy import Proxy
 from slotted import Gate, StartWorker
@@ -362,10 +362,11 @@ def test_the_end_of_a_drain_gives_back_a_thousand_tasks_in_their_order_after_the
     start_worker: StartWorker, client: Client, connection: redis.Redis, directory: Path
 ) -> None:
     mux = ServeMux()
-    ended = os.open(directory / "ended", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    begun, ended = (os.open(directory / name, os.O_WRONLY | os.O_CREAT) for name in ("begun", "ended"))
 
     @mux.handle("test:echo")
     async def wait(task: Task) -> None:
+        os.write(begun, b"x")
         try:
             await asyncio.Event().wait()
         finally:
@@ -374,14 +375,15 @@ def test_the_end_of_a_drain_gives_back_a_thousand_tasks_in_their_order_after_the
     client.enqueue_many([("test:echo", None)] * 1010)
     before = pending(connection)
     worker = start_worker(mux, slots=1000, limits=Limits(drain_s=0.5))
-    wait_until(lambda: held_by(connection) == 1000, "all run")
+    wait_until(lambda: os.fstat(begun).st_size == 1000, "all run")
 
     assert worker.stop() == TIMED_OUT
 
-    os.close(ended)
     assert pending(connection) == before
     assert not connection.exists(keys.wip("default"))
-    assert (directory / "ended").stat().st_size == 1000
+    assert os.fstat(ended).st_size == 1000
+    for fd in (begun, ended):
+        os.close(fd)
     inspector = Inspector(connection)
     assert {inspector.task(task_id).retried for task_id in before[:20]} == {0}
 
@@ -528,7 +530,134 @@ def test_a_worker_whose_supervisor_is_gone_stops(
     assert any("supervisor is gone" in line for line in worker.lines())
 
 
+# Stuck tasks.
+
+
+@pytest.fixture
+def stubborn(monkeypatch: pytest.MonkeyPatch, mux: ServeMux) -> ServeMux:
+    """A mux with a task that swallows its cancellation for ever, and soon counts as stuck."""
+    monkeypatch.setattr(escalation, "STEPS_S", (0.1, 0.2, 0.3))
+    monkeypatch.setattr(escalation, "LOOK_S", 0.1)
+    monkeypatch.setattr(keeper, "LOOK_S", 0.1)
+
+    @mux.handle("test:stubborn")
+    async def stay(task: Task) -> None:
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    return mux
+
+
+def test_a_stuck_task_keeps_its_claim_and_another_runs_in_its_place(
+    *,
+    start_worker: StartWorker,
+    stubborn: ServeMux,
+    gate: Gate,
+    client: Client,
+    connection: redis.Redis,
+    scoreboard: Scoreboard,
+) -> None:
+    start_worker(stubborn, slot_limits=SlotLimits(slots=2, max_stuck=1))
+    client.enqueue("test:stubborn", task_id="stuck", timeout=0.1)
+    wait_until(lambda: scoreboard.stuck(0) == 1, "it is stuck")
+
+    enqueue(client, "a", "b")
+
+    wait_until(lambda: gate.count() == 2, "two others run")
+    assert held_by(connection) == 3
+    assert Inspector(connection).task("stuck").state is TaskState.ACTIVE
+    assert not scoreboard.is_retiring(0)
+
+
+@pytest.mark.parametrize(
+    "limits", [SlotLimits(slots=4, max_stuck=0), SlotLimits(slots=4, max_stuck=2, stuck_s=0.2)], ids=["number", "time"]
+)
+def test_too_much_that_is_stuck_ends_the_worker_when_the_others_have_ended(
+    *,
+    start_worker: StartWorker,
+    stubborn: ServeMux,
+    gate: Gate,
+    client: Client,
+    connection: redis.Redis,
+    scoreboard: Scoreboard,
+    limits: SlotLimits,
+) -> None:
+    """What is stuck has failed by its timeout then."""
+    enqueue(client, "good")
+    client.enqueue("test:stubborn", task_id="stuck", timeout=0.1)
+    worker = start_worker(stubborn, slot_limits=limits)
+
+    wait_until(lambda: scoreboard.is_retiring(0), "it retires")
+
+    enqueue(client, "later")
+    gate.open()
+    assert worker.wait() == RECYCLED
+    assert pending(connection) == ["later"]
+    assert gate.ids() == ["good"]
+    stuck = Inspector(connection).task("stuck")
+    assert (stuck.state, stuck.last_error.partition(":")[0]) == (TaskState.ARCHIVED, "TaskTimeoutError")
+
+
+def test_a_worker_that_retires_gives_back_what_does_not_end_in_the_time_of_a_drain(
+    *,
+    start_worker: StartWorker,
+    stubborn: ServeMux,
+    client: Client,
+    connection: redis.Redis,
+    gate: Gate,
+) -> None:
+    enqueue(client, "a", "b")
+    worker = start_worker(stubborn, slot_limits=SlotLimits(slots=4, max_stuck=0), limits=Limits(drain_s=0.5))
+    wait_until(lambda: gate.count() == 2, "they run")
+
+    client.enqueue("test:stubborn", task_id="stuck", timeout=0.1)
+
+    assert worker.wait() == RECYCLED
+    assert pending(connection) == ["a", "b"]
+    assert connection.zcard(keys.registry("failed", "default")) == 1
+
+
 # Life.
+
+
+def test_a_worker_gives_way_where_another_process_has_taken_its_name(
+    start_worker: StartWorker, mux: ServeMux, connection: redis.Redis, scoreboard: Scoreboard
+) -> None:
+    worker = start_worker(mux, limits=Limits(idle_s=0.05))
+    wait_until(lambda: scoreboard.has_booted(0), "it serves")
+
+    def ends() -> bool:
+        connection.hset(keys.worker(WORKER), "life", "another")
+        return worker.has_ended()
+
+    wait_until(ends, "it has ended")
+
+    assert worker.wait() == FAILED
+    assert any("worker ends" in line for line in worker.lines())
+    assert connection.exists(keys.worker(WORKER))
+
+
+def test_a_child_that_a_handler_forks_leaves_the_worker_alone(
+    *, start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis
+) -> None:
+    @mux.handle("test:fork")
+    def fork(task: Task) -> int:
+        pid = os.fork()
+        if pid == 0:
+            return 0  # the worker's code ends it
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    client.enqueue("test:fork", task_id="forks", retention=60)
+    enqueue(client, "a")
+    worker = start_worker(mux, limits=BURST)
+    inspector = Inspector(connection)
+
+    wait_until(lambda: inspector.task("forks").state is TaskState.COMPLETED, "it has ended")
+
+    assert inspector.task("forks").attempts[-1].result == 0
+    gate.open()
+    assert worker.wait() == DONE
 
 
 def test_lifespans_are_entered_before_the_first_claim_and_left_after_the_drain(
@@ -708,6 +837,32 @@ def test_outcomes_are_kept_when_the_broker_stays_away_to_the_end_of_a_drain(
 
     assert connection.zcard(keys.registry("finished", "default")) == 5
     assert gate.count() == 5
+
+
+def test_a_drain_ends_in_time_while_the_broker_hangs(
+    *,
+    start_worker: StartWorker,
+    mux: ServeMux,
+    gate: Gate,
+    client: Client,
+    connection: redis.Redis,
+    valkey: Valkey,
+    directory: Path,
+) -> None:
+    with Proxy(directory, valkey.socket) as proxy:
+        enqueue(client, *ids(5), retention=60)
+        url = f"{proxy.url}?socket_timeout=0.5&socket_connect_timeout=0.5"
+        worker = start_worker(mux, slots=5, limits=Limits(drain_s=1), url=url)
+        wait_until(lambda: gate.count() == 5, "all run")
+        proxy.stall()
+        began_s = time.monotonic()
+
+        worker.signal(signal.SIGTERM)
+        gate.open()
+
+        assert worker.wait() == FAILED
+        assert time.monotonic() - began_s < 15
+    assert any("outcomes kept" in line for line in worker.lines())
 
 
 def test_a_broker_that_has_forgotten_the_worker_gets_it_registered_again(

@@ -19,6 +19,8 @@ logger = logging.getLogger("boilerd.worker")
 #: Completions in one call, and about how many bytes their results may have: bounds how long Redis serves nobody else.
 MOST_COMPLETIONS = 250
 MOST_BYTES = 8 * 1024 * 1024
+#: Calls in a row that are refused for another life, before this one gives way.
+MOST_STALE = 3
 
 
 class StaleLifeError(Exception):
@@ -49,6 +51,7 @@ class SlotHand:
         self._life = secrets.token_hex(8)
         self._turn = 0
         self.is_unsure = False
+        self._stale_calls = 0
         #: How many of the completions Redis may have taken already.
         self._sent = 0
         self.completions: list[Completion] = []
@@ -86,7 +89,9 @@ class SlotHand:
         if answer.lost:
             self._tell_lost(done, set(answer.lost) - may_be_acknowledged)
         if answer.is_stale or not answer.is_registered:
-            self._begin_again(is_registered=answer.is_registered)
+            self._begin_again(is_stale=answer.is_stale and answer.is_registered)
+        elif queues:
+            self._stale_calls = 0
         return answer.claims
 
     def _next_completions(self) -> list[Completion]:
@@ -96,10 +101,11 @@ class SlotHand:
         sizes = itertools.accumulate(len(done.result) for done in self.completions[:MOST_COMPLETIONS])
         return self.completions[: max(1, sum(size <= MOST_BYTES for size in sizes))]
 
-    def _begin_again(self, *, is_registered: bool) -> None:
-        """Redis has forgotten this worker, or its turn: after a FLUSHALL, or when it came back with older data."""
-        if is_registered:
-            raise StaleLifeError(f"another process claims as worker {self._name}; one of them must end")
+    def _begin_again(self, *, is_stale: bool) -> None:
+        """Redis has forgotten this worker, or its life: after a FLUSHALL, or when it came back with older data."""
+        self._stale_calls += is_stale
+        if self._stale_calls > MOST_STALE:
+            raise StaleLifeError(f"another process claims as worker {self._name}; end one of the two daemons")
         logger.warning("the broker had forgotten this worker, registering again")
         self.register()
 

@@ -42,9 +42,11 @@ from boilerd.worker.settlement import Rules
 from boilerd.worker.slots.attempt import SlotAttempt
 from boilerd.worker.slots.closing import Closing
 from boilerd.worker.slots.desk import Desk
+from boilerd.worker.slots.hand import StaleLifeError
 from boilerd.worker.slots.inbox import Inbox
 from boilerd.worker.slots.intake import Intake
 from boilerd.worker.slots.judge import Judge
+from boilerd.worker.slots.loop_watch import BEAT_S
 from boilerd.worker.slots.runner import SlotRunner
 from boilerd.worker.slots.runtime import SlotRuntime
 
@@ -172,6 +174,8 @@ class Keeper:
         except BrokerError as error:
             self._keep_outcomes()
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
+        except StaleLifeError as error:
+            logger.error("worker ends", extra={"error": str(error)})  # noqa: TRY400
         except Exception:  # its threads must not go on without it
             logger.exception("the worker fails, by a fault of boilerd's own")
             self._scoreboard.mark_booted(self._row, has_booted=False)
@@ -359,7 +363,7 @@ class Keeper:
             self._suspects |= {attempt: attempt.claim.deaths for attempt in attempts if attempt.claim.deaths}
             self._runner.begin(attempts)
             self._first_of_last = attempts[0]
-            self._limit_at_s = min(self._limit_at_s, *(attempt.ends_s for attempt in attempts))
+            self._limit_at_s = min(self._limit_at_s, now_s + BEAT_S, *(attempt.ends_s for attempt in attempts))
         self._closing.count(len(claims))
 
     def _attempt(self, claim: Claim, task: Task, now_s: float) -> SlotAttempt | None:

@@ -18,7 +18,10 @@ def end_leftovers(loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
         logger.warning("asyncio tasks were left behind, cancelled", extra={"tasks": _names(left)})
         for task in left:
             task.cancel()
-        loop.run_until_complete(_wait(left, limit_s))
+        try:
+            loop.run_until_complete(_wait(left, limit_s))
+        except BaseException:  # sys.exit() in one of them, or the loop's stop(), must not keep the worker from its end
+            logger.exception("event loop was left by a task")
         if going_on := {task for task in left if not task.done()}:
             logger.error("asyncio tasks do not end", extra={"tasks": _names(going_on)})
 

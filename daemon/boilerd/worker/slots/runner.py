@@ -305,9 +305,9 @@ class SlotRunner:
 
     def _on_stray(self, attempt: SlotAttempt, error: BaseException) -> None:
         """An exception of nobody knows whom came to the thread between the handler's end and the outcome's."""
-        if attempt.outcome is None:
-            attempt.outcome = _outcome_of(attempt, error)
-        self._on_end(attempt)
+        if isinstance(attempt.place, Strikable):
+            attempt.place.close()
+        self._end(attempt, attempt.outcome or _outcome_of(attempt, error))
 
     # --- Both
 

@@ -121,8 +121,7 @@ class _Thread(Generic[T]):
         return False
 
     def _give_up(self) -> None:
-        """Tell of the item that was not run to its end."""
-        item, self._item = self._item, None
-        error, self._stray = self._stray, None
-        if item is not None and error is not None:
-            self._threads.on_stray(item, error)
+        """Tell of the item that was not run to its end; once more, should another exception come meanwhile."""
+        if self._item is not None and self._stray is not None:
+            self._threads.on_stray(self._item, self._stray)
+        self._item = self._stray = None

@@ -97,6 +97,7 @@ class SlottedWorker:
         self._row = row
         self._parent = os.getpid()
         self._kept = OwnOutcomes(kept, name)
+        self._bell = Bell(connection)
         self._broker = Broker(connection, archive_limit=archive_limit)
         self._rq_worker = RQWorker(
             self._broker,
@@ -188,9 +189,7 @@ class SlottedWorker:
             self._broker,
             self._inbox,
             poll,
-            intake=Intake(
-                hand, Bell(self._connection), poll, order=self._order, slots=slots, idle_s=self._limits.idle_s
-            ),
+            intake=Intake(hand, self._bell, poll, order=self._order, slots=slots, idle_s=self._limits.idle_s),
             desk=Desk(self._broker, self._name, self._rules),
             judge=Judge(self._rules, scoreboard, row, self._inbox.wake),
             closing=Closing(self._stop.age_s, self._limits, self._slot_limits, scoreboard, row),
@@ -224,6 +223,7 @@ class SlottedWorker:
     def _leave(self) -> None:
         """In a child that a task forked: leave the connections, which Redis would take for those of a live worker."""
         self._connection.connection_pool.disconnect()
+        self._bell.close()
         setproctitle(f"boilerd: {self.title} child")
 
     def _raise_file_limit(self) -> None:
