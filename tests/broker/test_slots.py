@@ -332,6 +332,23 @@ def test_any_number_of_completions_is_acknowledged(serving: Broker, connection: 
     assert not connection.exists(keys.worker_executions(WORKER))
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_all_of_very_many_claims_are_released_in_their_order(
+    serving: Broker, connection: redis.Redis, keeps: bool
+) -> None:
+    names = [f"t{number:03}" for number in range(250)]
+    store_all(serving, *names)
+    claims = [claim for turn in range(1, 6) for claim in serve(serving, turn, limit=50).claims]
+    connection.zrem(keys.wip("default"), claims[7].pair)
+
+    released = serving.release(WORKER, keep=[claims[3].execution_id] if keeps else [])
+
+    back = [name for place, name in enumerate(names) if place != 7 and (place != 3 or not keeps)]
+    assert sorted(released) == back
+    assert pending(connection) == back
+    assert serving.executions_of(WORKER) == ([claims[3].pair] if keeps else [])
+
+
 # What people see.
 
 
@@ -598,3 +615,35 @@ def test_very_many_suspects_stay_in_their_order_and_hold_up_no_other_queue(
 
     assert task_ids(claims) == ["other"]
     assert pending(connection) == names
+
+
+def test_of_tasks_that_end_their_workers_each_is_found_and_no_other_counts(serving: Broker) -> None:
+    pills = {"t030", "t170"}
+    names = {f"t{number:03}" for number in range(250)}
+    store_all(serving, *sorted(names))
+    done: set[str] = set()
+    blamed: list[str] = []
+    deaths = turn = 0
+    while done | set(blamed) < names:
+        claims: list[Claim] = []
+        while len(claims) < 100:
+            turn += 1
+            suspects = [claim.deaths for claim in claims if claim.deaths]
+            some = serve(serving, turn, limit=50, slots=100, suspects=suspects).claims
+            claims += some
+            if not some:
+                break
+        if pills.isdisjoint(task_ids(claims)):
+            serve(serving, turn := turn + 1, "none", completions=[Completion(claim) for claim in claims])
+            done |= set(task_ids(claims))
+            continue
+        deaths += 1
+        to_blame = [claim for claim in claims if claim.deaths > 1]
+        blamed += task_ids(to_blame)
+        for claim in to_blame:
+            fail(serving, claim, Verdict.DROP)
+        serving.give_back(WORKER, [claim for claim in claims if claim not in to_blame], is_doubtful=True)
+
+    assert set(blamed) == pills
+    assert done == names - pills
+    assert deaths <= 8
