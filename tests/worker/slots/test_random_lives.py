@@ -13,6 +13,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +43,8 @@ from slotted import ForkedWorker, StartWorker
 from support import wait_until
 
 ROWS, SLOTS, SHARE = range(3), 5, 2
+#: The supervisor kills a worker that has not ended in time; later here, as machines may be busy.
+KILL_S = 10.0
 POLICY = RetryPolicy(base=0.01, max_delay=0.01, max_retries=1000)
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SETTINGS = settings(
@@ -92,17 +95,30 @@ class Notes:
         whole.write_text(what)
         whole.rename(self._directory / f"{task_id}.order")
 
-    def ordered(self, task: Task) -> str:
-        """What the task is to do, once."""
-        if (self._directory / "open").exists():
-            return "end"
+    @contextmanager
+    def around(self, task: Task) -> Iterator[None]:
+        """Note how a run begins and ends."""
+        self.note(task, "start")
         try:
-            path = self._directory / f"{task.id}.order"
+            yield
+        except Exception:
+            self.note(task, "raise")
+            raise
+        except BaseException:
+            self.note(task, "raise" if task.type == "test:block" else "cut")
+            raise
+        self.note(task, "end")
+
+    def is_to_end(self, task: Task) -> bool:
+        """Whether the task was told to end; raises if it was told to fail."""
+        path = self._directory / f"{task.id}.order"
+        with suppress(FileNotFoundError):
             what = path.read_text()
             path.unlink()
-        except FileNotFoundError:
-            return ""
-        return what
+            if what == "fail":
+                raise OSError("as it was told")
+            return True
+        return (self._directory / "open").exists()
 
     def end_all(self) -> None:
         (self._directory / "open").touch()
@@ -124,48 +140,23 @@ def application(notes: Notes) -> ServeMux:
     """Tasks that run until they are told to end, on the loop, in threads, or in the loop's way."""
     mux = ServeMux()
 
-    def around(live: Callable[[Task], Iterator[None]]) -> Callable[[Task], Iterator[None]]:
-        def noted(task: Task) -> Iterator[None]:
-            notes.note(task, "start")
-            try:
-                yield from live(task)
-            except Exception:
-                notes.note(task, "raise")
-                raise
-            except BaseException:
-                notes.note(task, "raise" if task.type == "test:block" else "cut")
-                raise
-            notes.note(task, "end")
-
-        return noted
-
-    @around
-    def live(task: Task) -> Iterator[None]:
-        while (what := notes.ordered(task)) != "end":
-            if what == "fail":
-                raise OSError("as it was told")
-            yield
-
-    @around
-    def block(task: Task) -> Iterator[None]:
-        while task.attempt == 1:
-            time.sleep(0.01)
-        yield
-
     @mux.handle("test:async")
     async def run_async(task: Task) -> None:
-        for _ in live(task):
-            await asyncio.sleep(0.005)
+        with notes.around(task):
+            while not notes.is_to_end(task):  # noqa: ASYNC110 - another process tells
+                await asyncio.sleep(0.005)
 
     @mux.handle("test:plain")
     def run_plain(task: Task) -> None:
-        for _ in live(task):
-            time.sleep(0.005)
+        with notes.around(task):
+            while not notes.is_to_end(task):
+                time.sleep(0.005)
 
     @mux.handle("test:block")
     async def run_block(task: Task) -> None:
-        for _ in block(task):
-            pass
+        with notes.around(task):
+            while task.attempt == 1:
+                time.sleep(0.005)  # noqa: ASYNC251 - it is what is tested
 
     return mux
 
@@ -279,9 +270,16 @@ class Life:
         if signum == signal.SIGTERM:
             self._scoreboard.dismiss(row)
         self.workers[row].signal(signum)
-        status = self.workers[row].wait()
+        status = self._wait_or_kill(self.workers[row])
         self._scoreboard.clear(row, STOPPED_BY_DAEMON if signum == signal.SIGTERM else status)
         self.workers[row] = self._begin(row)
+
+    def _wait_or_kill(self, worker: ForkedWorker) -> int:
+        """Its exit status; as the supervisor, end one that does not end by itself."""
+        ends_s = time.monotonic() + KILL_S
+        wait_until(lambda: worker.has_ended() or time.monotonic() > ends_s, "it has ended or is late")
+        worker.close()
+        return worker.wait()
 
     def outage(self, _: int) -> None:
         self.connection.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
