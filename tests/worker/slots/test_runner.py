@@ -735,13 +735,13 @@ def test_thousands_of_open_files_hold_nothing_up() -> None:
     assert driven(mux, drive, before=before) == ["completed: slept"] * 3
 
 
-@pytest.mark.parametrize("kind", ["async", "plain"])
-def test_nothing_is_kept_of_attempts_that_have_ended(kind: str) -> None:
-    mux = ServeMux()
-    kept: weakref.WeakSet[Any] = weakref.WeakSet()
+class Payload:
+    """Something that one can refer to weakly."""
 
-    class Payload:
-        pass
+
+def remembering(kept: "weakref.WeakSet[Any]") -> ServeMux:
+    """Handlers that note their payloads; some fail, and some have to be interrupted."""
+    mux = ServeMux()
 
     def use(task: Task) -> None:
         kept.add(task.payload)
@@ -760,6 +760,13 @@ def test_nothing_is_kept_of_attempts_that_have_ended(kind: str) -> None:
         if task.id.endswith("3"):
             compute_plain(task)
 
+    return mux
+
+
+@pytest.mark.parametrize("kind", ["async", "plain"])
+def test_nothing_is_kept_of_attempts_that_have_ended(kind: str) -> None:
+    kept: weakref.WeakSet[Any] = weakref.WeakSet()
+
     def drive(driver: SlotDriver) -> Any:
         attempts: list[SlotAttempt] = []
         for _ in range(20):
@@ -770,4 +777,4 @@ def test_nothing_is_kept_of_attempts_that_have_ended(kind: str) -> None:
         gc.collect()
         return len(kept)
 
-    assert driven(mux, drive) < 40  # each thread holds what it had last
+    assert driven(remembering(kept), drive) < 40  # each thread holds what it had last
