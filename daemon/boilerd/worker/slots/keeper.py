@@ -255,7 +255,9 @@ class Keeper:
     def _has_unbegun(self) -> bool:
         """True while the loop has not come to what was claimed last: more would only wait there."""
         first = self._first_of_last
-        return first is not None and not first.has_begun and first.outcome is None
+        if first and (first.has_begun or first.outcome):
+            first = self._first_of_last = None
+        return first is not None
 
     def _talk_at_s(self) -> float:
         """When the broker is to be talked to next, if nothing happens before."""
