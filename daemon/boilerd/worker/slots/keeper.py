@@ -237,9 +237,9 @@ class Keeper:
     def _take_ended(self) -> None:
         while not self._ended.empty():
             attempt = self._ended.get_nowait()
-            self._runner.forget(attempt)
+            is_first = self._runner.forget(attempt)
             self._suspects.pop(attempt, None)
-            if self._closing.status is None:  # or it is given back, or settled
+            if is_first and self._closing.status is None:  # or it is given back, or settled
                 failpoint("after-handler")
                 self._outcomes.take(attempt, self._now_s)
 
