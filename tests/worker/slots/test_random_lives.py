@@ -45,6 +45,8 @@ from support import wait_until
 ROWS, SLOTS, SHARE = range(3), 5, 2
 #: The supervisor kills a worker that has not ended in time; later here, as machines may be busy.
 KILL_S = 10.0
+#: A task whose claim a fault hit may begin so long after it.
+BEGUN_S = 1.0
 POLICY = RetryPolicy(base=0.01, max_delay=0.01, max_retries=1000)
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SETTINGS = settings(
@@ -204,7 +206,7 @@ class Life:
         began_s = time.monotonic()
         getattr(self, action)(pick)
         if action in FAULTS:
-            self.faults.append((began_s, time.monotonic()))
+            self.faults.append((began_s, time.monotonic() + BEGUN_S))
         self.duties()
         for row in ROWS:
             assert self.connection.scard(keys.worker_executions(worker_name(row))) <= SLOTS
