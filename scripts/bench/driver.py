@@ -1,6 +1,6 @@
 """A client of one peer, in that peer's environment: ``driver.py APP WORD ARGUMENT…``.
 
-    fill KIND COUNT [QUEUE]   enqueue so many tasks, as fast as it can
+    fill KIND COUNT [QUEUE]   enqueue so many tasks, as fast as it can: in bulk or many at once where there is a way
     single COUNT              enqueue no-ops one by one; prints how many a second
     bulk COUNT                enqueue no-ops in bulk; prints how many a second, nothing where the peer has no way
     serve                     for each line on stdin, KIND [QUEUE], enqueue a task; prints the seconds that it took
@@ -26,7 +26,9 @@ def payload(kind):
 
 def fill(app, kind, count, *queue):
     options = {"queue": queue[0]} if queue else {}
-    if hasattr(app, "enqueue_many"):
+    if hasattr(app, "fill"):
+        app.fill(kind, [payload(kind) for _ in range(count)])
+    elif hasattr(app, "enqueue_many"):
         for first in range(0, count, 10_000):
             app.enqueue_many(kind, [payload(kind) for _ in range(min(count - first, 10_000))], **options)
     else:

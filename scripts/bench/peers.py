@@ -3,8 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,11 +27,15 @@ class Peer:
     Attributes:
         environment: Where it is installed: ``boilerd``, or a file in requirements/.
         app: Module in apps/ that defines its tasks and how to enqueue them.
-        command: Program and arguments; {url}, {workers}, {directory} and {app} are filled in.
+        command: Program and arguments; {url}, {workers}, {directory}, {app} and {copy} are filled in.
         lists: Redis keys that are empty when nothing waits.
         others: Keys that are empty when nothing is running either; none: it does not tell.
         rates: About how many no-op, CPU and sleep tasks a second, for the length of a measure.
         is_variant: Only its throughput is measured.
+        group: With whom it is compared: ``processes`` that run one task at a time, ``slots`` for many waiting tasks
+            in each process, or ``threads``.
+        form: Of its handlers that wait: ``async`` or ``plain``.
+        copies: How often the program is started, where it has no way to run several processes itself.
     """
 
     environment: str
@@ -46,6 +49,9 @@ class Peer:
     package: str
     is_variant: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
+    group: str = "processes"
+    form: str = "async"
+    copies: int = 1
 
 
 _BOILERD = "boilerd run --redis-url {url} --state-dir {directory} --app {app}:mux --concurrency {workers} --log-level "
@@ -126,22 +132,28 @@ class Bench:
         self.connection: redis.Redis = server.connection
         self.directory = directory
         self.probes = directory / "probes"
+        self.counts = directory / "counts"
         self._environments = environments
 
     def fresh(self) -> None:
-        """Forget all data and probes."""
+        """Forget all data, probes and counts."""
         self.connection.flushall()
         self.connection.config_resetstat()
         self.probes.write_bytes(b"")
-        with suppress(FileNotFoundError):
-            (self.directory / "log").unlink()
+        for path in (self.directory / "log", *self._counters("*")):
+            path.unlink(missing_ok=True)
 
     def start(self, peer: Peer, workers: int = WORKERS, *flags: str) -> Tree:
         """Start its workers, and wait for nothing."""
-        command = peer.command.format(url=self.server.url, workers=workers, directory=self.directory, app=peer.app)
-        program, *arguments = [*command.split(), *flags]
         path = self._environments[peer.environment]
-        return Tree([str(path / program), *arguments], self._env(peer), self.directory)
+        commands = []
+        for copy in range(peer.copies):
+            command = peer.command.format(
+                url=self.server.url, workers=workers, directory=self.directory, app=peer.app, copy=copy
+            )
+            program, *arguments = command.split()
+            commands.append([str(path / program), *arguments, *flags])
+        return Tree(commands, self._env(peer), self.directory)
 
     def drive(self, peer: Peer, *words: object) -> str:
         """Have a client of the peer do something: see driver.py; what it printed."""
@@ -192,6 +204,13 @@ class Bench:
                 return False
         return True
 
+    def count(self, what: str = "ended") -> int:
+        """How many tasks have ended, or begun, of those that count themselves; see apps/waits.py."""
+        return sum(int.from_bytes(path.read_bytes(), sys.byteorder) for path in self._counters(what))
+
+    def _counters(self, what: str) -> Iterable[Path]:
+        return self.directory.glob(f"{self.counts.name}.{what}.*")
+
     def version(self, peer: Peer) -> str:
         """Of the package that is measured."""
         python = self._environments[peer.environment] / "python"
@@ -203,5 +222,5 @@ class Bench:
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return {
             **inherited, **peer.env, "BENCH_URL": self.server.url, "BENCH_PROBES": str(self.probes),
-            "PYTHONPATH": f"{HERE / 'apps'}", "PYTHONWARNINGS": "ignore",
+            "BENCH_COUNTS": str(self.counts), "PYTHONPATH": f"{HERE / 'apps'}", "PYTHONWARNINGS": "ignore",
         }  # fmt: skip

@@ -49,7 +49,7 @@ def main(directory):
     out = Path(directory)
     mpl.rcParams["svg.hashsalt"] = "boilerd"
     results = json.loads((out / "bench.json").read_text("utf-8"))
-    if results["rounds"] and results["rounds"][0]:
+    if results["rounds"] and any("drain noop" in row for row in results["rounds"][0].values()):
         bars(results["rounds"], out)
     if scaling := results["alone"].get("scaling"):
         lines(scaling, out)

@@ -13,21 +13,34 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Tree:
-    """A program that forks; its output is thrown away."""
+    """Programs that fork; their output is thrown away, but for the errors of those that ended too soon."""
 
-    def __init__(self, command: list[str], env: Mapping[str, str], directory: Path) -> None:
+    def __init__(self, commands: list[list[str]], env: Mapping[str, str], directory: Path) -> None:
         self._others = _children(os.getpid())
-        self._process = subprocess.Popen(
-            command, env=dict(env), cwd=directory,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self._errors = directory / "errors"
+        with self._errors.open("wb") as errors:
+            self._programs = [
+                subprocess.Popen(
+                    command, env=dict(env), cwd=directory,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+                )
+                for command in commands
+            ]  # fmt: skip
+
+    def is_up(self) -> bool:
+        """End this program when one of the tree's has ended by itself."""
+        for program in self._programs:
+            if program.poll() is not None:
+                last = self._errors.read_text("utf-8", "replace")[-2000:]
+                raise SystemExit(f"bench: {program.args} ended with {program.returncode}: {last}")
+        return True
 
     def pids(self) -> list[int]:
-        """The program and its descendants, parents first."""
+        """The programs and their descendants, parents first."""
         children: dict[int, list[int]] = {}
         for pid, fields in _processes().items():
             children.setdefault(int(fields[1]), []).append(pid)
-        found = [self._process.pid]
+        found = [program.pid for program in self._programs]
         for pid in found:
             found += children.get(pid, [])
         return found
@@ -39,13 +52,7 @@ class Tree:
 
     def pss_mb(self) -> float:
         """Its share of the memory, in MB: shared pages count for each process in part."""
-        total = 0
-        for pid in self.pids():
-            with suppress(OSError):
-                for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
-                    if line.startswith("Pss:"):
-                        total += int(line.split()[1])
-        return total / 1024
+        return sum(map(pss_mb, self.pids()))
 
     def hold(self) -> None:
         """Stop all of it, until `go`."""
@@ -60,17 +67,22 @@ class Tree:
     def end(self) -> None:
         """Ask it to end, then make sure that all of it did: what outlives a program works on in the next measure."""
         pids = set(self.pids())
-        self._process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
+        for program in self._programs:
+            program.terminate()
+        end_s = time.monotonic() + 10
+        for program in self._programs:
+            with suppress(subprocess.TimeoutExpired):
+                program.wait(max(end_s - time.monotonic(), 0))
         # Workers that were forked while it ended are found as this program's own: see `adopt_orphans`.
         while left := [pid for pid in pids | _children(os.getpid()) - self._others if _is_alive(pid)]:
             for pid in left:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            self._process.poll()
+            for program in self._programs:
+                program.poll()
             time.sleep(0.01)
-        self._process.wait()
+        for program in self._programs:
+            program.wait()
 
 
 def adopt_orphans() -> None:
@@ -86,6 +98,15 @@ def adopt_orphans() -> None:
 def cpu_s(pid: int) -> float:
     """Seconds of CPU that one process has used."""
     return sum(map(int, _processes()[pid][11:13])) / TICK
+
+
+def pss_mb(pid: int) -> float:
+    """One process's share of the memory, in MB; 0 when it has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def _children(parent: int) -> set[int]:

@@ -1,5 +1,8 @@
 """Workers with several slots: how they claim, give back and renew many claims at once."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import msgspec
 import pytest
 import redis
@@ -7,13 +10,16 @@ from rq.executions import Execution
 from rq.registry import StartedJobRegistry
 from rq.worker import BaseWorker
 
-from boilerd import Inspector
+from boilerd import BrokerUnavailableError, Inspector
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Advance, Claim, Completion, Renewal
+from boilerd.broker.connection import connect
 from boilerd.broker.constants import LEASE_OFFSET_S, LEASE_S
 from boilerd.tasks.retry import Verdict
 from builders import WORKER, claim_batch, fail, pending, rq_job, store, task_ids, worker_name
+from proxy import Proxy
+from support import Valkey, wait_until
 
 LIFE, OTHER_LIFE = "0f1e2d3c", "ffffffff"
 
@@ -233,6 +239,49 @@ def test_a_turn_that_was_taken_back_claims_nothing_when_redis_runs_it_later(serv
     assert task_ids(serve(serving, 2).claims) == ["a"]
 
 
+@pytest.fixture
+def proxy(valkey: Valkey, directory: Path) -> Iterator[Proxy]:
+    with Proxy(directory, valkey.socket) as made:
+        yield made
+
+
+def test_what_was_claimed_with_an_answer_that_is_lost_goes_back_with_the_next_call(
+    serving: Broker, connection: redis.Redis, proxy: Proxy
+) -> None:
+    store_all(serving, *"abc")
+    serve(serving, 1, limit=1)
+    with connect(proxy.url) as cut_off:
+        proxy.cuts_reply_to = LIFE.encode()
+
+        with pytest.raises(BrokerUnavailableError):
+            serve(Broker(cut_off), 2)
+        held = held_by(serving)
+        released = Broker(cut_off).take_back_turn(WORKER, f"{LIFE}0", 2)
+
+    assert (held, sorted(released)) == ({"a", "b", "c"}, ["b", "c"])
+    assert pending(connection) == ["b", "c"]
+
+
+def test_a_call_that_redis_runs_after_the_worker_has_given_it_up_claims_nothing(
+    serving: Broker, connection: redis.Redis, proxy: Proxy
+) -> None:
+    store_all(serving, *"abc")
+    (first,) = serve(serving, 1, limit=1).claims
+    with connect(proxy.url, timeout_s=0.5) as stalled:
+        stalled.ping()
+        proxy.stall()
+
+        with pytest.raises(BrokerUnavailableError):
+            serve(Broker(stalled), 2, completions=[Completion(first)])
+        serving.take_back_turn(WORKER, f"{LIFE}0", 2)
+        proxy.resume()
+        wait_until(lambda: not connection.exists(keys.job("a")), "the late call has written its completion")
+
+    assert held_by(serving) == set()
+    assert pending(connection) == ["b", "c"]
+    assert task_ids(serve(serving, 3).claims) == ["b", "c"]
+
+
 # Give back.
 
 
@@ -281,6 +330,23 @@ def test_any_number_of_completions_is_acknowledged(serving: Broker, connection: 
     assert answer.lost == [claims[0].task_id, claims[-1].task_id]
     assert connection.zcard(keys.wip("default")) == 0
     assert not connection.exists(keys.worker_executions(WORKER))
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_all_of_very_many_claims_are_released_in_their_order(
+    serving: Broker, connection: redis.Redis, keeps: bool
+) -> None:
+    names = [f"t{number:03}" for number in range(250)]
+    store_all(serving, *names)
+    claims = [claim for turn in range(1, 6) for claim in serve(serving, turn, limit=50).claims]
+    connection.zrem(keys.wip("default"), claims[7].pair)
+
+    released = serving.release(WORKER, keep=[claims[3].execution_id] if keeps else [])
+
+    back = [name for place, name in enumerate(names) if place != 7 and (place != 3 or not keeps)]
+    assert sorted(released) == back
+    assert pending(connection) == back
+    assert serving.executions_of(WORKER) == ([claims[3].pair] if keeps else [])
 
 
 # What people see.
@@ -381,13 +447,14 @@ def test_of_many_claims_those_that_are_lost_or_cancelled_are_told(serving: Broke
 def test_a_share_of_a_concurrency_key_is_renewed_with_its_claim(serving: Broker, connection: redis.Redis) -> None:
     store(serving, "a", concurrency_key="one")
     (claim,) = serve(serving, 1).claims
-    connection.zadd(keys.running("one"), {"a": 1})
+    connection.delete(keys.running("one"))
 
     serving.renew(WORKER, [Lease(claim.pair, claim.queue, "one")])
 
     score = connection.zscore(keys.running("one"), "a")
     assert isinstance(score, float)
     assert score > serving.now() + LEASE_S - 5
+    assert connection.ttl(keys.running("one")) > 80_000
 
 
 def test_a_worker_without_claims_stays_in_rqs_registry(serving: Broker, connection: redis.Redis) -> None:
@@ -548,3 +615,35 @@ def test_very_many_suspects_stay_in_their_order_and_hold_up_no_other_queue(
 
     assert task_ids(claims) == ["other"]
     assert pending(connection) == names
+
+
+def test_of_tasks_that_end_their_workers_each_is_found_and_no_other_counts(serving: Broker) -> None:
+    pills = {"t030", "t170"}
+    names = {f"t{number:03}" for number in range(250)}
+    store_all(serving, *sorted(names))
+    done: set[str] = set()
+    blamed: list[str] = []
+    deaths = turn = 0
+    while done | set(blamed) < names:
+        claims: list[Claim] = []
+        while len(claims) < 100:
+            turn += 1
+            suspects = [claim.deaths for claim in claims if claim.deaths]
+            some = serve(serving, turn, limit=50, slots=100, suspects=suspects).claims
+            claims += some
+            if not some:
+                break
+        if pills.isdisjoint(task_ids(claims)):
+            serve(serving, turn := turn + 1, "none", completions=[Completion(claim) for claim in claims])
+            done |= set(task_ids(claims))
+            continue
+        deaths += 1
+        to_blame = [claim for claim in claims if claim.deaths > 1]
+        blamed += task_ids(to_blame)
+        for claim in to_blame:
+            fail(serving, claim, Verdict.DROP)
+        serving.give_back(WORKER, [claim for claim in claims if claim not in to_blame], is_doubtful=True)
+
+    assert set(blamed) == pills
+    assert done == names - pills
+    assert deaths <= 8

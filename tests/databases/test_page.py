@@ -14,7 +14,8 @@ from walkthrough import Session
 
 PAGE = DOCS / "databases.md"
 URL = "postgresql+psycopg://app@localhost/app"
-#: Takes the module of an example, the type of a task and its payload; more of the module, and options of the task.
+#: Takes the module of an example, the type of a task and its payload; more of the module, what the log tells of the
+#: task's end, and options of the task.
 Run = Callable[..., Any]
 WARNING = "connections that the import opened are shared by all workers"
 #: Behind the example with a session: a task that writes, and then asks for what takes longer than it may.
@@ -47,13 +48,17 @@ def run(
 ) -> Iterator[Run]:
     """Have a daemon with an example of the page run one task; what that returned."""
 
-    def run_example(module: str, task_type: str, payload: Any, more: str = "", **options: Any) -> Any:
+    def run_example(
+        module: str, task_type: str, payload: Any, more: str = "", told: str = "task completed", **options: Any
+    ) -> Any:
         (text,) = (block.text for block in blocks(PAGE) if block.text.startswith(f"# {module}.py\n"))
         (directory / f"{module}.py").write_text(text.replace(URL, postgres.url) + more)
         info = client.enqueue(task_type, payload, retention=60, **options)
         env = {"BOILERD_APP": f"{module}:mux", **QUICK_RETRY}
-        daemon = start_daemon("--burst", "--concurrency", "2", directory=directory, env=env)
-        assert daemon.wait() == 0
+        # Not a burst, which does not wait for the retry of a task whose worker was killed.
+        daemon = start_daemon("--concurrency", "2", directory=directory, env=env).ready()
+        daemon.wait_for(told, task_id=info.id)
+        assert daemon.stop() == 0
         assert not daemon.lines(WARNING)
         return inspector.task(info.id).result
 
@@ -76,7 +81,7 @@ def test_an_example_that_asks_gets_its_answer(module: str, run: Run) -> None:
 def test_the_example_with_a_session_rolls_back_what_a_timeout_cuts(run: Run, postgres: Postgres) -> None:
     with postgres.connect() as connection:
         connection.execute("create table done (task_id text primary key)")
-        run("orders", "order:stuck", None, STUCK, timeout=1, max_retries=0)
+        run("orders", "order:stuck", None, STUCK, told="task archived", timeout=1, max_retries=0)
         done = connection.execute("select * from done").fetchall()
 
     assert done == []

@@ -23,6 +23,7 @@ _PAGES = (
     "databases.md",
     "results.md",
     "testing.md",
+    "pools.md",
 )
 FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in _PAGES)}
 #: How commands begin that the tests of other rooms run.
@@ -67,9 +68,19 @@ def test_the_page_on_a_workers_life_is_followed_to_its_end(directory: Path) -> N
     assert kept == 1
 
 
+def test_the_page_on_pools_is_followed_to_its_end(directory: Path) -> None:
+    with Session(directory) as reader:
+        reader.follow(DOCS / "pools.md")
+
+
 def test_the_readme_is_followed_to_its_end(directory: Path) -> None:
     with Session(directory) as reader:
         reader.follow(ROOT / "README.md")
+
+
+def test_the_page_on_tasks_that_wait_is_followed_to_its_end(directory: Path) -> None:
+    with Session(directory) as reader:
+        reader.follow(DOCS / "slots.md")
 
 
 def test_results_are_waited_for_as_the_page_says(directory: Path, valkey: Valkey) -> None:
@@ -85,7 +96,7 @@ def test_the_page_on_testing_is_followed_to_its_end(directory: Path) -> None:
         reader.follow(DOCS / "testing.md")
 
 
-@pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "slots.md", "commands.md"])
+@pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "commands.md"])
 def test_the_blocks_of_a_page_do_what_it_says(name: str, directory: Path, valkey: Valkey, client: Client) -> None:
     client.enqueue("email:deliver")  # a reader has had tasks in the queue that is looked at
 

@@ -143,9 +143,10 @@ def test_a_wall_clock_that_jumps_moves_no_lease_and_no_task(
     start_daemon: StartDaemon, client: Client, directory: Path
 ) -> None:
     (directory / "skewed").mkdir()
+    # Irregular, so that no loop finds the same jump at the same place in each of its rounds.
     jumps = (
-        "import itertools, time\nwas = time.time\nsteps = itertools.cycle([0, -3600, 86400])\n"
-        "time.time = lambda: was() + next(steps)\n"
+        "import random, time\nwas = time.time\njump = random.Random(35).choice\n"
+        "time.time = lambda: was() + jump([0, -3600, 86400])\n"
     )
     (directory / "skewed" / "sitecustomize.py").write_text(jumps)
     daemon = start_daemon("--concurrency", "2", env={"PYTHONPATH": python_path(directory / "skewed")}).ready()
@@ -158,3 +159,24 @@ def test_a_wall_clock_that_jumps_moves_no_lease_and_no_task(
     wait_until(lambda: not client.connection.zcard(keys.wip("default")), "both were acknowledged")
     assert not daemon.lines("process died")
     assert not daemon.lines("worker killed, its task ignores the timeout")
+
+
+@pytest.mark.fault(35)
+def test_a_wall_clock_that_is_put_forward_in_a_drain_cuts_no_task(
+    start_daemon: StartDaemon, client: Client, directory: Path
+) -> None:
+    (directory / "skewed").mkdir()
+    moved = directory / "moved"
+    clock = f"import os, time\nwas = time.time\ntime.time = lambda: was() + 86400 * os.path.exists({str(moved)!r})\n"
+    (directory / "skewed" / "sitecustomize.py").write_text(clock)
+    environment = {"PYTHONPATH": python_path(directory / "skewed"), "BOILERD_SHUTDOWN_TIMEOUT": "20"}
+    daemon = start_daemon("--concurrency", "1", env=environment).ready()
+    task_id = client.enqueue("test:sleep", 1).id
+    daemon.wait_for("task started", task_id=task_id)
+
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_for("worker stopped accepting new tasks")
+    moved.touch()
+
+    assert daemon.wait() == 0
+    assert daemon.lines("task completed", task_id=task_id, attempt=1)

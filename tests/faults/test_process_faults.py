@@ -76,11 +76,11 @@ def test_a_scheduler_killed_among_ten_thousand_due_tasks_forwards_each_once(
     assert not client.connection.zcard(keys.registry("scheduled", "default"))
 
 
-@pytest.mark.long(12)
+@pytest.mark.long(24)
 @pytest.mark.fault(18)
 def test_a_stopped_scheduler_costs_its_workers_one_extra_run_at_most(start_daemon: StartDaemon, client: Client) -> None:
     first = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
-    task_id = client.enqueue("test:brief", 12).id
+    task_id = client.enqueue("test:brief", 24).id  # the second daemon starts meanwhile, and waits for 8 s then
     first.wait_for("task started", task_id=task_id)
     second = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
     scheduler = first.pid_of("scheduler")
@@ -258,7 +258,7 @@ def test_a_host_that_is_cut_off_loses_its_task_within_40_seconds_and_cannot_writ
     start_daemon: StartDaemon, client: Client
 ) -> None:
     first = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
-    task_id = client.enqueue("test:brief").id
+    task_id = client.enqueue("test:brief", 24).id  # the second daemon starts meanwhile
     first.wait_for("task started", task_id=task_id)
     second = start_daemon("--concurrency", "1", env=QUICK_RETRY).ready()
     frozen = everybody(first)

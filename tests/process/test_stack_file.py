@@ -64,7 +64,9 @@ def test_a_process_tells_where_code_holds_the_interpreter_s_lock(
 def test_each_answer_is_of_the_process_that_was_asked(
     scoreboard: Scoreboard, fork: Callable[[Callable[[], None]], int]
 ) -> None:
-    def first_waits() -> None:
+    def first_waits(depth: int = 9) -> None:  # its answer is longer
+        if depth:
+            first_waits(depth - 1)
         scoreboard.tell_stacks(0)
         wait_to_be_killed()
 
@@ -75,10 +77,11 @@ def test_each_answer_is_of_the_process_that_was_asked(
     for row, run in enumerate((first_waits, second_waits)):
         scoreboard.put(row, fork(run))
 
-    stacks = [wait_until(lambda row=row: scoreboard.stacks_of(row), "it answers") for row in (0, 1, 0)]  # type: ignore[misc]
+    stacks = [wait_until(lambda row=row: scoreboard.stacks_of(row), "it answers") for row in (1, 0, 1)]  # type: ignore[misc]
 
-    assert ["first_waits" in stack for stack in stacks] == [True, False, True]
-    assert ["second_waits" in stack for stack in stacks] == [False, True, False]
+    assert ["first_waits" in stack for stack in stacks] == [False, True, False]
+    assert ["second_waits" in stack for stack in stacks] == [True, False, True]
+    assert stacks[0] == stacks[2]
 
 
 def test_a_process_that_does_not_listen_is_not_asked(

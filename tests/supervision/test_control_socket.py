@@ -1,6 +1,7 @@
 """The control socket's limits: sizes, times and numbers, and what stays served whoever holds a connection."""
 
 import errno
+import itertools
 import logging
 import socket
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from supervisor.http import NOT_DONE_YET
 from supervisor.medusa import asyncore_25 as asyncore
+from supervisor.medusa.http_server import http_channel
 
 from boilerd.supervision import control_socket
 from boilerd.supervision.control_socket import ControlServer, open_control_socket
@@ -325,6 +327,18 @@ def test_where_the_system_has_no_file_for_a_connection_the_loop_pauses_and_takes
 
     assert (tries, is_deaf) == ([True], True)
     assert served.call(peer, "test.echo", 1) == 1
+
+
+def test_a_wall_clock_that_is_put_forward_ends_no_connection(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = itertools.count()
+    monkeypatch.setattr(http_channel, "maintenance_interval", 1)
+    was = time.time
+    monkeypatch.setattr(time, "time", lambda: was() + next(days) * 86400)
+
+    peers = [served.connect() for _ in range(3)]
+    answers = [served.call(peer, "test.echo", 1) for peer in peers]
+
+    assert answers == [1, 1, 1]
 
 
 def test_a_daemon_that_is_sent_much_by_many_answers_and_drains(start_daemon: StartDaemon) -> None:

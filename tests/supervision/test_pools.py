@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from supervisor.options import ProcessGroupConfig
+from supervisor.states import ProcessStates
 
 from boilerd.errors import RefusedError
 from boilerd.process.exit_status import DONE
@@ -61,8 +62,13 @@ class Crews:
         """Have workers of a burst find their queues empty."""
         for name in names:
             self.scoreboard.mark_booted(int(name.partition(":")[2]))
-            os.kill(self.pid(name), signal.SIGTERM)
-        self.until(lambda: not any(map(self.pid, names)), "they have ended")
+
+        def have_ended() -> bool:
+            for pid in filter(None, map(self.pid, names)):
+                os.kill(pid, signal.SIGURG)  # does nothing to one that is not there yet
+            return not any(map(self.pid, names))
+
+        self.until(have_ended, "they have ended")
 
     def close(self) -> None:
         for pid in self.options.pidhistory:
@@ -85,9 +91,9 @@ class Crews:
 
 
 def _idle() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(DONE))
-    signal.pause()
-    return 0
+    signal.signal(signal.SIGURG, lambda *_: os._exit(DONE))
+    while True:
+        signal.pause()
 
 
 @pytest.fixture
@@ -248,3 +254,15 @@ def test_a_burst_goes_on_while_a_pool_has_claimed_since_all_looked(make: Callabl
     crews.end("worker:0", "worker:1", "web:2")
 
     assert (is_done_at_first, crews.pools.is_done()) == (False, True)
+
+
+def test_a_burst_does_not_go_on_for_a_worker_that_was_given_up(make: Callable[..., Crews]) -> None:
+    crews = make(is_burst=True)
+    crews.scoreboard.open_batch(2, 7, 1)
+    crews.groups["web"].processes["2"].config.startretries = 0
+    os.kill(crews.pid("web:2"), signal.SIGKILL)
+    crews.until(lambda: crews.groups["web"].processes["2"].state == ProcessStates.FATAL, "fatal")
+
+    crews.end("worker:0", "worker:1")
+
+    assert crews.pools.is_done()

@@ -20,7 +20,7 @@ from boilerd.broker import keys
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.supervision.pool import Pool
 from boilerd.supervision.sd_notify import Notifier
-from support import Failpoints, StartDaemon, StartValkey, wait_until
+from support import DEADLINE_S, Failpoints, StartDaemon, StartValkey, wait_until
 
 
 class Manager:
@@ -45,7 +45,8 @@ class Manager:
             lines = [(n, line) for n in range(after, len(received)) for line in received[n].split("\n")]
             return [n + 1 for n, line in lines if line.startswith(start)]
 
-        return wait_until(found, f"a message {start}: {self.messages}")[0]
+        # A reload starts Python twice, for its check and for the new program.
+        return wait_until(found, f"a message {start}: {self.messages}", deadline_s=2 * DEADLINE_S)[0]
 
     def close(self) -> None:
         self._socket.close()

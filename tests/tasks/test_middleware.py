@@ -2,12 +2,13 @@
 
 import asyncio
 import functools
+import gc
 import logging
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from boilerd.errors import ShutdownTimeoutError, TaskCancelledError, TaskInterru
 from boilerd.process.logs import _AddFields
 from boilerd.tasks import bridge
 from boilerd.tasks.bridge import check_async
-from boilerd.tasks.coroutines import ELSEWHERE
+from boilerd.tasks.coroutines import ELSEWHERE, discard
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.testing import RecordingClient
@@ -645,6 +646,99 @@ def test_a_timeout_interrupts_middleware_that_awaits_around_a_plain_handler(mux:
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, TaskTimeoutError)
     assert seen == (["cleaned up"] if before else ["handler", "cleaned up"])
+
+
+def test_an_interrupt_between_the_handler_and_the_next_step_of_an_async_generator_lets_it_clean_up(
+    mux: ServeMux,
+) -> None:
+    seen: list[str] = []
+
+    @mux.use
+    async def noting(task: Task) -> AsyncIterator[None]:
+        try:
+            yield
+            seen.append("went on")
+        finally:
+            await asyncio.sleep(0)
+            seen.append("cleaned up")
+
+    def interrupted() -> list[str]:
+        """What has been seen when the interrupt is raised: the loop has not closed yet, which ends generators, too."""
+        handed: list[object] = []
+
+        def elsewhere(awaitable: Awaitable[Any]) -> Any:
+            handed.append(awaitable)
+            if len(handed) == 2:
+                discard(awaitable)
+                raise TaskTimeoutError("late")
+            return runner.get_loop().run_until_complete(_here(awaitable))
+
+        with asyncio.Runner() as runner:
+            ELSEWHERE.set(elsewhere)
+            with pytest.raises(TaskTimeoutError):
+                mux(TASK)
+            return list(seen)
+
+    mux.handle("test:it", lambda task: seen.append("handler"))
+
+    assert copy_context().run(interrupted) == ["handler", "cleaned up"]
+
+
+def test_a_cancellation_between_the_steps_of_middleware_on_a_loop_leaves_nothing_behind(mux: ServeMux) -> None:
+    opened: list[int] = []
+
+    @mux.use
+    async def counted(task: Task) -> AsyncIterator[None]:
+        opened.append(1)
+        try:
+            yield
+            await asyncio.sleep(0)
+        finally:
+            opened.pop()
+            await asyncio.sleep(0)
+
+    mux.use(around("a"))
+
+    @mux.handle("test:it")
+    async def handler(task: Task) -> None:
+        await asyncio.sleep(0)
+
+    async def cancel_each_moment() -> None:
+        for moments in range(10):
+            attempts = [asyncio.create_task(mux.arun(TASK)) for _ in range(3)]
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            for attempt in attempts:
+                attempt.cancel()
+            await asyncio.wait(attempts)
+            assert opened == []
+
+    gc.collect()
+    asyncio.run(cancel_each_moment())
+    gc.collect()  # which would warn of a coroutine that nobody awaited
+
+
+def test_attempts_in_greenlets_leave_no_cycles_behind(mux: ServeMux) -> None:
+    mux.use(around("a"), Around("b"))
+
+    @mux.handle("test:it")
+    async def handler(task: Task) -> None:
+        await asyncio.sleep(0)
+        raise ValueError("no address")
+
+    async def run_some() -> int:
+        await asyncio.gather(*(mux.arun(TASK) for _ in range(10)), return_exceptions=True)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(100):
+                with suppress(ValueError):
+                    await mux.arun(TASK)
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert asyncio.run(run_some()) < 100
 
 
 # --- Which handlers run on a loop

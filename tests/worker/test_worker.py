@@ -3,12 +3,13 @@
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 
-from boilerd import Client, Inspector, Task, current_task
+from boilerd import Client, Inspector, Task, TaskState, current_task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.process.exit_status import DONE, OK
@@ -164,3 +165,25 @@ def test_in_a_worker_each_handler_finds_its_own_task_as_the_current_one(
 
     inspector = Inspector(connection)
     assert {name: inspector.task(name).attempts[-1].result for name in "abc"} == {name: [name, True] for name in "abc"}
+
+
+def test_a_burst_runs_what_is_due_by_now_although_no_scheduler_has_come_to_it(
+    make_worker: MakeWorker, client: Client, connection: redis.Redis
+) -> None:
+    mux = ServeMux()
+
+    @mux.handle("test:twice")
+    def twice(task: Task) -> None:
+        if task.runs == 1:
+            raise ValueError("once more")
+
+    client.enqueue("test:twice", task_id="due", process_in=60, retention=60)
+    client.enqueue("test:twice", task_id="later", process_in=60)
+    connection.zadd(keys.registry("scheduled", "default"), {"due": 1}, xx=True)
+    rules = replace(Rules.of(mux, RetryPolicy(), lambda handler: handler), hooks=Hooks(retry_delay=lambda *_: 0))
+
+    assert exit_status(make_worker(rules, Limits(is_burst=True))) == DONE
+
+    inspector = Inspector(connection)
+    assert (inspector.task("due").state, inspector.task("due").retried) == (TaskState.COMPLETED, 1)
+    assert inspector.task("later").state == TaskState.SCHEDULED

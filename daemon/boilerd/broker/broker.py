@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import redis
@@ -167,7 +167,18 @@ class Broker(SlotCalls):
             only: Execution IDs that go back, all others stay.
         """
         args = ["all but", *keep] if only is None else ["only", *only]
-        return [text(task_id) for task_id in self._run("release", [worker, *args])]
+        answer = self._run("release", [worker, *args])
+        if answer is None:
+            return self._release_of_many(worker, lambda eid: eid not in keep if only is None else eid in only)
+        return [text(task_id) for task_id in answer]
+
+    def _release_of_many(self, worker: str, goes_back: Callable[[str], bool]) -> list[str]:
+        """As `release`, of thousands of claims: in several calls, so that Redis serves others between two."""
+        found = [(claim.task_id, claim.execution_id, claim.queue) for claim in self.held(worker)]
+        known = {execution_id for _, execution_id, _ in found}
+        pairs = [pair.rpartition(":") for pair in self.executions_of(worker)]
+        found += [(task_id, eid, "") for task_id, _, eid in pairs if eid not in known]
+        return self._give_back(worker, [claim for claim in found if goes_back(claim[1])], "these")
 
     def held(self, worker: str) -> list[Claim]:
         """The claims of the worker whose lease holds, oldest first."""

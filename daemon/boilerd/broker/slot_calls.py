@@ -12,13 +12,11 @@ from typing import TypeVar
 from boilerd.broker import keys
 from boilerd.broker.claims import Advance, Claim, Completion, Leased, Renewal, completion_args
 from boilerd.broker.connection import text
-from boilerd.broker.constants import IS_STALE, LOOK_AGAIN
+from boilerd.broker.constants import IS_STALE, LOOK_AGAIN, MOST_GIVEN_BACK
 from boilerd.broker.held_claims import HeldClaim
 from boilerd.broker.job_hash import claimed_fields, to_claim
 from boilerd.broker.scheduler_calls import SchedulerCalls
 
-#: Claims that one script gives back: about 5 ms of Redis.
-MOST_GIVEN_BACK = 100
 #: Claims that one script renews or looks at, and those of which it renews RQ's records: 1 to 3 ms of Redis.
 MOST_RENEWED, MOST_RECORDED = 250, 50
 #: Completions that one script writes, as above.
@@ -103,10 +101,14 @@ class SlotCalls(SchedulerCalls):
             claims: The first ends nearest to the head.
             is_doubtful: True if the worker died, and one of them may have been what ended it.
         """
+        triples = [(claim.task_id, claim.execution_id, claim.queue) for claim in claims]
+        return self._give_back(worker, triples, "doubtful" if is_doubtful else "these")
+
+    def _give_back(self, worker: str, claims: Sequence[tuple[str, str, str]], how: str) -> list[str]:
+        """The same with task ID, execution ID and queue of each; without a queue, the claim is only taken away."""
         released: list[str] = []
         for some in reversed(_pieces(claims, MOST_GIVEN_BACK)):
-            args = [part for claim in some for part in (claim.task_id, claim.execution_id, claim.queue)]
-            released += map(text, self._run("release", [worker, "doubtful" if is_doubtful else "these", *args]))
+            released += map(text, self._run("release", [worker, how, *itertools.chain.from_iterable(some)]))
         return released
 
     def executions_of(self, worker: str) -> list[str]:

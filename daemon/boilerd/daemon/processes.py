@@ -125,8 +125,6 @@ class Processes:
         self._is_burst = is_burst
         self._quiet_pools = quiet_pools
         self._surroundings = Surroundings()
-        #: Of each row; it has one before a scheduler is forked that serves it.
-        self._pools: dict[int, PoolSettings] = {}
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
         self._kept = KeptOutcomes(settings.state_path() / "outcomes", mark_of(settings))
         self._name = f"{host}.{secrets.token_hex(3)}"
@@ -154,7 +152,7 @@ class Processes:
     def worker(self, pool: PoolSettings, row: int) -> ForkedConfig:
         """The worker of a row, in this pool."""
         self._scoreboard.note_slots(row, pool.slots)
-        self._pools[row] = pool
+        self._scoreboard.note_group(row, group_of(pool.name))
         make = self._make_worker if pool.slots == 1 else self._make_slotted_worker
         margin_s = KILL_MARGIN_S if pool.slots == 1 else SLOTTED_KILL_MARGIN_S
         return forked_config(
@@ -249,10 +247,16 @@ class Processes:
                 periodic=self._application.periodic,
                 limits=self._settings.queue_limits(),
                 kept=self._kept,
-                blocked_after_s=lambda row: self._pools[row].loop_blocked_after,
-                child_of=lambda row: _title(self._pools[row], row),
+                blocked_after_s=self._blocked_after_s,
+                child_of=lambda row: f"{self._scoreboard.group(row)}:{row}",
                 parent=self._options.pid,
             ).serve()
+
+    def _blocked_after_s(self, row: int) -> float:
+        """The setting of the pool that has the row now; it may have come to it since the scheduler was forked."""
+        group = self._scoreboard.group(row)
+        pools = self._settings.worker_pools()
+        return next((pool.loop_blocked_after for pool in pools if group_of(pool.name) == group), 1.0)
 
     def _run_watcher(self, watch: Callable[[], None]) -> int:
         """Run in the forked child; returns the exit status."""

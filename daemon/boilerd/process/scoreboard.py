@@ -41,6 +41,8 @@ _ARRAYS = 26
 _IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(6)
 #: Bytes of an error's text, with a byte that tells their number.
 _TEXT_BYTES = 256
+#: The same of a group's name.
+_GROUP_BYTES = 33
 #: Longer than any processor keeps a write from the others, by orders of magnitude; see `Scoreboard.revoke`.
 _SETTLE_S = 0.005
 
@@ -136,6 +138,7 @@ class Scoreboard:
         self._quiet = next(arrays)
         self._daemon = next(arrays)
         self._start_errors = mmap.mmap(-1, ROWS * _TEXT_BYTES)
+        self._groups = mmap.mmap(-1, ROWS * _GROUP_BYTES)
         self.beat()  # the first may take its time
         self.alarm_fds = os.pipe()
         for fd in self.alarm_fds:
@@ -235,6 +238,17 @@ class Scoreboard:
         return sum(self._busy)
 
     # --- A worker with several slots
+
+    def note_group(self, row: int, group: str) -> None:
+        """Note of which group the worker of `row` is, as its slots; at most 32 bytes."""
+        encoded = group.encode()
+        begin = row * _GROUP_BYTES
+        self._groups[begin : begin + 1 + len(encoded)] = bytes([len(encoded)]) + encoded
+
+    def group(self, row: int) -> str:
+        """The group of the worker of `row`; empty: nobody has noted it."""
+        begin = row * _GROUP_BYTES
+        return self._groups[begin + 1 : begin + 1 + self._groups[begin]].decode()
 
     def note_slots(self, row: int, slots: int) -> None:
         """Note how many tasks the worker of `row` runs at once; the supervisor calls this before it forks one."""

@@ -42,7 +42,8 @@ class Child(Subprocess):  # type: ignore[misc]
     """A child process that has a row on the scoreboard.
 
     Supervisor forks it, and decides by its exit status and age whether to start it again. Changed here: signals are
-    blocked around the fork; its end is one log line; a child that has booted never counts as a failed start.
+    blocked around the fork; its end is one log line; a child that has booted never counts as a failed start; the time
+    until it is killed is by the monotonic clock.
 
     Attributes:
         backoff: Supervisor's: how many starts in a row have failed.
@@ -65,9 +66,13 @@ class Child(Subprocess):  # type: ignore[misc]
         self._pause_s = FIRST_PAUSE_S
         #: When it is tried again after too many crashes; None: it is not to be tried.
         self._retry_s: float | None = None
+        self._kill_s = 0.0
 
     def transition(self) -> None:
         """Take Supervisor's next step; and try a child again that crashed too often, since its cause may be gone."""
+        if self.state == ProcessStates.STOPPING:
+            self._kill_if_late()
+            return
         if self._retry_s is not None and time.monotonic() >= self._retry_s and self._may_start():
             self.backoff = self.config.startretries  # one try, not as many as at first
             self.spawn()
@@ -156,6 +161,19 @@ class Child(Subprocess):  # type: ignore[misc]
             self.config.scoreboard.dismiss(self.config.row)
         error: str | None = super().stop()
         return error
+
+    def kill(self, sig: signal.Signals) -> str | None:
+        """Send the signal that ends the child, which has `stopwaitsecs` from now."""
+        self._kill_s = time.monotonic() + self.config.stopwaitsecs
+        error: str | None = super().kill(sig)
+        return error
+
+    def _kill_if_late(self) -> None:
+        """Take the place of Supervisor's step: a wall clock that is put forward would end the wait at once."""
+        now_s = time.monotonic()
+        self._kill_s = min(self._kill_s, now_s + self.config.stopwaitsecs)  # cut by a second signal
+        if now_s >= self._kill_s:
+            self.kill(signal.SIGKILL)
 
     def give_up(self) -> None:
         """Leave the child stopped for now, if it crashed too often; for good, if it was told to stop meanwhile."""

@@ -82,6 +82,9 @@ class _Channel(deferring_http_channel):  # type: ignore[misc]
         self.is_guest = _is_guest(self.socket)
         self._allow(REQUEST_S)
 
+    def check_maintenance(self) -> None:
+        """Do nothing: medusa's looks by the wall clock, whose step could end any connection; see `close_late`."""
+
     @property
     def waits_for_client(self) -> bool:
         """False while the supervisor owes an answer, as until a process has stopped."""

@@ -76,7 +76,7 @@ class Drain:
         """Kill the workers; the scheduler puts their tasks back, the broker gets little time to end."""
         for name, group in self._groups().items():
             for process in group.processes.values():
-                # Also of one that is stopping: Supervisor takes its longer wait for a clock set back, and cuts it.
+                # Also of one that is stopping: it waits no longer than this from now.
                 process.config.stopwaitsecs = min(process.config.stopwaitsecs, HURRY_S)
                 if are_workers(name) and process.pid:
                     process.kill(signal.SIGKILL)

@@ -252,8 +252,9 @@ class Pool:
         return bool(processes) and all(_is_over(process) for process in processes)
 
     def has_claimed(self) -> bool:
-        """True if any of its workers has claimed a task since it was forked."""
-        return any(map(self._scoreboard.has_claimed, self.rows))
+        """True if any of its workers that have ended, and may start again, had claimed a task."""
+        ended = [name for name, process in self._group.processes.items() if process.state == ProcessStates.EXITED]
+        return any(self._scoreboard.has_claimed(int(name)) for name in ended)
 
     def start_again(self) -> None:
         """Start the workers that have ended."""

@@ -190,7 +190,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             elif signum != signal.SIGCONT or not is_told_to_stop:  # systemd sends it behind each TERM
                 self._reactions.react(signum)
         self._step()
-        if self._is_burst and self._booted_pools().is_done():
+        if self._is_burst and not self._drain.is_under_way and self._booted_pools().is_done():
             self._drain.request()
 
     # --- Requests, by a signal or on the control socket; RefusedError where the daemon cannot do that now

@@ -61,6 +61,7 @@ def _within(resume: Callable[..., Any], value: Any) -> Any:
         return resume(value)
     finally:
         ELSEWHERE.set(None)  # what the handler calls is not in the greenlet
+        del value  # an error would hold this frame, and this frame the error
 
 
 def _await_outside(awaitable: Awaitable[Any]) -> Any:

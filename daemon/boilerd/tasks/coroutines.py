@@ -11,7 +11,7 @@ import inspect
 import logging
 import sys
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
@@ -83,10 +83,12 @@ class _Loop:
 
         Args:
             awaitable: What is awaited.
-            context: The one in which it runs; None: a copy of this one.
+            context: The one in which it runs, if it is a coroutine; None: a copy of this one.
         """
         if elsewhere := ELSEWHERE.get():
-            return elsewhere(awaitable if context is None else _inside(awaitable, context))
+            return elsewhere(
+                _Inside(awaitable, context) if context and isinstance(awaitable, CoroutineType) else awaitable
+            )
         if _is_in_loop():
             raise RuntimeError(
                 f"{discard(awaitable)} of an async def handler cannot run inside of a running event loop; in a test"
@@ -177,6 +179,33 @@ class _Loop:
             self._main.get_loop().call_soon_threadsafe(self._main.cancel)
         # A task that computes and never waits would keep the loop from noticing.
         return running is None
+
+
+class _Inside:
+    """Awaits a coroutine in the asyncio task that awaits this, but in another context."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> None:
+        self._coroutine = coroutine
+        self._context = context
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        resume: Callable[[Any], Any] = self._coroutine.send
+        value: Any = None
+        while True:
+            try:
+                awaits = self._context.run(resume, value)
+            except StopIteration as ended:
+                return ended.value
+            finally:
+                value = None  # an error would hold this frame, and this frame the error
+            try:
+                resume, value = self._coroutine.send, (yield awaits)
+            except BaseException as error:  # noqa: BLE001 - it is raised in the coroutine
+                resume, value = self._coroutine.throw, error
+
+    def close(self) -> None:
+        """Discard the coroutine."""
+        self._coroutine.close()
 
 
 class OnLoop:
@@ -318,7 +347,7 @@ def _nothing_runs(handler: Callable[..., Any], result: Any) -> TypeError:
 
 def discard(not_run: Any) -> str:
     """Close code that was not run, so that Python does not warn of it; returns a name for its kind."""
-    if isinstance(not_run, CoroutineType | GeneratorType):  # an async generator's close() is a coroutine
+    if isinstance(not_run, CoroutineType | GeneratorType | _Inside):  # an async generator's close() is a coroutine
         not_run.close()
     if isinstance(not_run, _MANAGERS):
         return "a context manager that nobody entered"
@@ -328,10 +357,6 @@ def discard(not_run: Any) -> str:
 
 async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
     await asyncio.wait(tasks)  # the loop tells what they raise
-
-
-async def _inside(awaitable: Awaitable[Any], context: Context) -> Any:
-    return await asyncio.get_running_loop().create_task(_awaited(awaitable), context=context)
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

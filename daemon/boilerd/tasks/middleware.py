@@ -10,6 +10,7 @@ An ``async def`` form of the third was left out: around a plain handler it could
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextvars import copy_context
+from types import AsyncGeneratorType
 from typing import Any, TypeVar, cast
 
 from boilerd.errors import shown
@@ -168,7 +169,7 @@ def _raise_in(middleware: Any, steps: Generator[Any, Any, Any], error: BaseExcep
 # --- An async generator function
 
 
-def _awaiting(middleware: Callable[[Task], AsyncGenerator[Any, Any]], handler: Plain) -> Plain:
+def _awaiting(middleware: Callable[[Task], AsyncGeneratorType[Any, Any]], handler: Plain) -> Plain:
     """Each step is awaited by itself; all have one context, so that a ContextVar that it sets it may also reset."""
 
     def run(task: Task) -> Any:
@@ -178,13 +179,18 @@ def _awaiting(middleware: Callable[[Task], AsyncGenerator[Any, Any]], handler: P
             return None
         adopt(context)
         try:
-            result = handler(task if given is None else _checked(middleware, given))
-        except BaseException as error:
-            if await_plain(_araise_in(middleware, steps, error), context):
-                return None
-            raise
-        await_plain(_afinish(middleware, steps, result), context)
-        return result
+            try:
+                result = handler(task if given is None else _checked(middleware, given))
+            except BaseException as error:
+                if await_plain(_araise_in(middleware, steps, error), context):
+                    return None
+                raise
+            await_plain(_afinish(middleware, steps, result), context)
+            return result
+        finally:
+            # An interrupt may have come between the handler and the next step.
+            if steps.ag_frame is not None and not steps.ag_running:
+                await_plain(_close(steps), context)
 
     return run
 
@@ -239,6 +245,10 @@ async def _araise_in(middleware: Any, steps: AsyncGenerator[Any, Any], error: Ba
         return False
     await steps.aclose()
     raise _twice(middleware) from error
+
+
+async def _close(steps: AsyncGenerator[Any, Any]) -> None:
+    await steps.aclose()
 
 
 # --- What is wrong with one

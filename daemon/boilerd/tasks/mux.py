@@ -376,7 +376,7 @@ class ServeMux(Living):
             chain = self._chain(task.type)
             # Types without a handler come from outside and could be any number.
             if len(self._chains) < 10_000:
-                self._chains[task.type] = chain
+                chain = self._chains.setdefault(task.type, chain)  # another thread may have made it meanwhile
         result = chain(task)
         if result is not None and NOT_RUN[type(result)]:
             raise self._not_run(result)

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure, batch_place
+from boilerd.broker.constants import MOST_GIVEN_BACK
 from boilerd.broker.held_claims import HeldClaim, chunks, in_order
 from boilerd.broker.job_hash import not_registered, read_payload
 from boilerd.broker.neighbours import Declared
-from boilerd.broker.slot_calls import MOST_GIVEN_BACK
 from boilerd.errors import WorkerDiedError, describe
 from boilerd.process.folding import Folding
 from boilerd.process.forks import end_child

@@ -82,6 +82,7 @@ class WorkLoop:
         self._scoreboard = scoreboard
         self._row = row
         self._parent = os.getpid()
+        self._queues = order.names
         self._recycling = Recycling(limits)
         #: True while an outcome that is no completion waits to be written; what failed, if it is a failure.
         self._is_settling = False
@@ -159,13 +160,19 @@ class WorkLoop:
                 self._rules.refusals.tell(is_last=True)
                 self._keep_quiet()
             elif self._limits.is_burst:
-                return DONE
+                if not self._forward_due():
+                    return DONE
             else:
                 self._rules.refusals.tell()
                 self._scoreboard.show_life(self._row)
                 self._hand.wait(self._limits.idle_s * (0.5 + random.random()))
             look_for_parent(self._parent, self._stop)
         return OK
+
+    def _forward_due(self) -> bool:
+        """Move due tasks to their queues, if the scheduler has not come to it; whether there were any."""
+        moved, _ = self._broker.together(lambda: self._broker.once.forward(self._queues))
+        return moved > 0
 
     def _keep_quiet(self) -> None:
         """Claim nothing until resumed."""

@@ -3,6 +3,8 @@
 import os
 import time
 
+import waits
+
 _probes = []
 
 
@@ -35,4 +37,4 @@ def probe(payload):
     os.write(_probes[0], b"%d,%d\n" % (payload["at"], started_ns))
 
 
-KINDS = {"noop": noop, "cpu": cpu, "sleep": sleep, "second": second, "probe": probe}
+KINDS = {"noop": noop, "cpu": cpu, "sleep": sleep, "second": second, "probe": probe, **waits.PLAIN}

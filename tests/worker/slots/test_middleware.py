@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import math
 import os
 import threading
 import time
@@ -25,6 +24,8 @@ from boilerd.worker.slots.runner import SlotRunner
 from support import DEADLINE_S
 
 LATE = TaskTimeoutError("late")
+#: Set in the process of an attempt when it has come to where it waits.
+waits = threading.Event()
 
 
 def in_child(drive: Callable[[], object]) -> Any:
@@ -43,12 +44,10 @@ def in_child(drive: Callable[[], object]) -> Any:
     return json.loads(answer)
 
 
-def outcome(mux: ServeMux, *, ends_in_s: float = math.inf, limit: TaskInterrupt = LATE) -> str:
-    """How an attempt of `test:it` ends in a worker with slots, in one line."""
+def outcome(mux: ServeMux, reason: TaskInterrupt = LATE) -> str:
+    """How an attempt of `test:it` ends in a worker with slots, in one line; it is interrupted when it waits."""
     task = Task(id="some", type="test:it", payload=7)
-    attempt = SlotAttempt(
-        Claim("some", "0123456789-0", "default", "1", 0, task), task, ends_s=time.monotonic() + ends_in_s, limit=limit
-    )
+    attempt = SlotAttempt(Claim("some", "0123456789-0", "default", "1", 0, task), task)
     ended = threading.Event()
 
     def on_end(_: SlotAttempt) -> None:
@@ -57,8 +56,10 @@ def outcome(mux: ServeMux, *, ends_in_s: float = math.inf, limit: TaskInterrupt 
 
     def keep() -> None:
         runner.begin([attempt])
-        while not ended.wait(min(runner.look(), 0.05)):
-            pass
+        while not ended.wait(min(runner.look(), 0.02)):
+            if waits.is_set():
+                waits.clear()
+                runner.interrupt([attempt], reason)
 
     runner = SlotRunner(Rules.of(mux, RetryPolicy(), log_attempts), SlotLimits(slots=10), Scoreboard(), 0, on_end)
     keeper = threading.Thread(target=keep)
@@ -99,11 +100,12 @@ def steps_of(mux: ServeMux) -> list[str]:
 
 
 async def fetch(task: Task) -> str:
-    await asyncio.sleep(60 if task.payload is None else 0)
+    await asyncio.sleep(0)
     return f"fetched {task.payload}"
 
 
 async def wait(task: Task) -> None:
+    waits.set()
     await asyncio.sleep(60)
 
 
@@ -117,6 +119,7 @@ def hiding(handler: Any) -> Any:
 
 
 def wait_plain(task: Task) -> None:
+    waits.set()
     while True:
         time.sleep(0.01)
 
@@ -143,7 +146,7 @@ def test_the_timeout_of_a_handler_on_the_loop_arrives_in_all_forms_of_middleware
         if nests:
             mux.use(around)
         mux.handle("test:it", wait)
-        return [outcome(mux, ends_in_s=0.05), seen]
+        return [outcome(mux), seen]
 
     assert in_child(drive) == ["TaskTimeoutError: late", ["async generator", "generator: CancelledError"]]
 
@@ -153,7 +156,7 @@ def test_the_timeout_of_a_handler_in_a_thread_arrives_in_all_forms_of_middleware
         seen = steps_of(mux)
         mux.use(around)
         mux.handle("test:it", wait_plain)
-        return [outcome(mux, ends_in_s=0.05), seen]
+        return [outcome(mux), seen]
 
     assert in_child(drive) == ["TaskTimeoutError: late", ["async generator", "generator: TaskTimeoutError"]]
 
@@ -165,13 +168,14 @@ def test_a_timeout_ends_middleware_that_awaits_around_a_plain_handler(mux: Serve
     async def slow(task: Task) -> AsyncIterator[None]:
         try:
             yield
+            waits.set()
             await asyncio.sleep(60)
         finally:
             seen.append("cleaned up")
 
     def drive() -> object:
         mux.handle("test:it", lambda task: seen.append("handler"))
-        return [outcome(mux, ends_in_s=0.05), seen]
+        return [outcome(mux), seen]
 
     assert in_child(drive) == ["TaskTimeoutError: late", ["handler", "cleaned up"]]
 
@@ -196,7 +200,7 @@ def test_a_timeout_ends_plain_middleware_that_blocks_the_loop(mux: ServeMux, mom
 
     def drive() -> object:
         mux.handle("test:it", fetch)
-        return [outcome(mux, ends_in_s=0.05), seen]
+        return [outcome(mux), seen]
 
     assert in_child(drive) == ["TaskTimeoutError: late", ["late"]]
 
@@ -212,7 +216,7 @@ def test_the_lines_of_an_interrupted_attempt_say_why_and_those_of_a_released_one
     def drive() -> object:
         mux.handle("test:it", handler)
         with caplog.at_level(logging.INFO, "boilerd.task"):
-            outcome(mux, ends_in_s=0.05, limit=limit)
+            outcome(mux, limit)
         return [record.error for record in caplog.records if record.getMessage() == "task failed"]  # type: ignore[attr-defined]
 
     assert in_child(drive) == told

@@ -8,7 +8,7 @@
 --     claimed; if Redis has not run it yet, it will claim nothing;
 --   'these' or 'doubtful', then for each job ID, execution ID and queue: the first ends nearest to the head. Those that
 --     are doubtful are suspects from now on, see serve.lua.
--- Returns the IDs of the jobs that went back. Claims whose lease another process ended are dropped and not returned.
+-- Returns the IDs of the jobs that went back; nil, where of very many claims all are to be looked at, and none was. Claims whose lease another process ended are dropped and not returned.
 -- Touches: rq:worker:W:executions (SREM), rq:worker:W (turn), and for each claim rq:wip:Q, rq:execution:ID:EID,
 --   rq:executions:ID, rq:job:ID (status queued, alone), rq:queue:Q (LPUSH), rq:queues, boilerd:queues (SADD),
 --   boilerd:bell:Q.
@@ -68,8 +68,9 @@ local function goes_back(eid)
   return beginning or (is_named[eid] or false) == (which == 'only')
 end
 
-local held = {}
-for _, claim in ipairs(own_call('SMEMBERS', claims_key)) do
+local claims, held = own_call('SMEMBERS', claims_key), {}
+if not beginning and #claims > MOST_GIVEN_BACK then return false end
+for _, claim in ipairs(claims) do
   -- There may be thousands of other turns.
   if not beginning or claim:find(beginning, 1, true) then
     local job, eid = claim:match('^(.*):([^:]*)$')

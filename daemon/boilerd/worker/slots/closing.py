@@ -2,10 +2,13 @@
 
 import logging
 import math
+import os
+import signal
 import time
 from collections.abc import Callable
 
 from boilerd.process.exit_status import DONE, OK, RECYCLED, TIMED_OUT
+from boilerd.process.identity import send
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import STOP_SIGNALS
 from boilerd.worker.limits import Limits, Recycling, SlotLimits
@@ -101,6 +104,7 @@ class Closing:
     def _retire(self) -> None:
         self.is_retiring = True
         self._scoreboard.retire(self._row)
+        send(os.getppid(), signal.SIGCHLD)  # the supervisor looks at once, and forks another
 
     @property
     def is_cut(self) -> bool:

@@ -37,6 +37,8 @@ logger = logging.getLogger("boilerd.worker")
 
 #: Threads of the loop's own executor, where `asyncio.to_thread` and the resolver of host names work.
 MOST_HELPERS = 64
+#: Code that is struck, because it keeps the loop from the interrupt, has so long to clean up until it is again.
+CLEAN_UP_S = 1.0
 #: The loop looks itself for what the keeper has not looked for so long.
 LATE_LOOK_S = 2.0
 
@@ -265,8 +267,11 @@ class SlotRunner:
         The keeper sends this signal when the loop does not come to cancel that attempt. Where the code is
         another's, it does nothing.
         """
-        attempt = RUNNING.get()
-        if attempt and attempt.reason and attempt.is_running and asyncio.current_task(self._loop):
+        attempt, now_s = RUNNING.get(), time.monotonic()
+        if not attempt or not attempt.reason or not attempt.is_running or not asyncio.current_task(self._loop):
+            return
+        if now_s >= attempt.struck_s + CLEAN_UP_S:  # kept here: whoever was met last says nothing of who is met now
+            attempt.struck_s = now_s
             raise struck_with(attempt.reason)
 
     # --- In threads
