@@ -57,7 +57,7 @@ cov: $(VENV)/.ready ## Run all tests under coverage and report the lines that no
 	@$(BIN)/coverage report
 
 chaos: $(VENV)/.ready ## Kill and cut at random for SECONDS=300, then count what was lost
-	@$(IN_VENV) scripts/chaos --seconds $(SECONDS) $(ARGS)
+	@$(IN_VENV) python scripts/chaos --seconds $(SECONDS) $(ARGS)
 
 bench: $(VENV)/.ready ## Measure boilerd and its peers side by side; ARGS=--quick for a first look
 	@$(IN_VENV) python scripts/bench $(ARGS)

@@ -67,3 +67,19 @@ def _wait_in_c(seconds: float) -> None:
     until = _Moment(int(time.time() + seconds), 0)
     library.pthread_mutex_lock(mutex)
     library.pthread_mutex_timedlock(mutex, ctypes.byref(until))
+
+
+@mux.handle("slot:block")
+async def block(task: Task) -> None:
+    """Keeps the loop from everybody, between bytecodes."""
+    _note(task)
+    while not Path("open").exists():  # noqa: ASYNC240 - it is what is tested
+        time.sleep(0.05)  # noqa: ASYNC251
+
+
+@mux.handle("slot:plain")
+def plain(task: Task) -> None:
+    """Like slot:hold, in a thread."""
+    _note(task)
+    while not Path("open").exists():
+        time.sleep(0.05)

@@ -17,6 +17,7 @@ import redis
 from boilerd import Client, Inspector, ServeMux, SkipRetry, Task, TaskState, current_task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.scripts import scripts
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, TIMED_OUT
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.tasks.queues import ClaimOrder
@@ -104,27 +105,24 @@ def test_a_worker_never_holds_more_claims_than_it_has_slots(
     assert max(found) <= 100
 
 
-def test_two_processes_share_a_queue_of_long_tasks(
+def test_after_a_claim_of_its_share_a_worker_leaves_the_rest_to_others(
     *,
     start_worker: StartWorker,
     mux: ServeMux,
     gate: Gate,
     client: Client,
     connection: redis.Redis,
-    scoreboard: Scoreboard,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(intake, "SHARE_S", 1.0)  # however busy this machine is
-    for row in (0, 1):
-        start_worker(mux, slots=500, row=row)
-    wait_until(lambda: scoreboard.has_booted(0) and scoreboard.has_booted(1), "both serve")
-
+    monkeypatch.setattr(intake, "SHARE_S", 600.0)  # however busy this machine is
     client.enqueue_many([("test:echo", None)] * 40)
-    wait_until(lambda: gate.count() == 40, "all run")
+    start_worker(mux, slots=500, row=0)
+    wait_until(lambda: gate.count() == 21, "it runs its half, and one more")
 
-    shares = [held_by(connection, worker_name(row)) for row in (0, 1)]
-    assert sum(shares) == 40
-    assert max(shares) <= 30
+    start_worker(mux, slots=500, row=1)
+    wait_until(lambda: held_by(connection, worker_name(1)) == 10, "another has a half of the rest")
+
+    assert held_by(connection) == 21
 
 
 def test_full_slots_leave_the_next_task_to_a_worker_that_has_room(
@@ -176,7 +174,8 @@ def test_a_claim_whose_answer_is_lost_is_given_back_and_runs_once(
 
     enqueue(client, *ids(20))
     with Proxy(directory, valkey.socket) as proxy:
-        proxy.cuts_reply_to = b"default"  # in the request that claims
+        connection.script_load(scripts()["serve"].source)
+        proxy.cuts_reply_to = scripts()["serve"].digest.encode()
 
         worker = start_worker(mux, slots=10, limits=BURST, url=proxy.url)
 
@@ -497,6 +496,22 @@ def test_a_quiet_worker_claims_nothing_until_it_is_resumed(
     assert pending(connection) == ["b"]
     scoreboard.is_quiet = False
     wait_until(lambda: gate.count() == 2, "the second runs")
+
+
+def test_a_quiet_worker_does_not_wait_for_a_bell_that_it_could_not_answer(
+    start_worker: StartWorker, mux: ServeMux, connection: redis.Redis, scoreboard: Scoreboard
+) -> None:
+    def waiting() -> int:
+        return sum(each["cmd"] == "blpop" and "b" in each["flags"] for each in connection.client_list())
+
+    start_worker(mux, limits=Limits(idle_s=60))
+    wait_until(lambda: waiting() == 1, "it waits for the bell")
+
+    scoreboard.is_quiet = True
+
+    wait_until(lambda: waiting() == 0, "it waits no longer")
+    scoreboard.is_quiet = False
+    wait_until(lambda: waiting() == 1, "it waits again")
 
 
 def test_a_burst_ends_when_the_last_task_that_enqueues_has_ended(

@@ -36,11 +36,12 @@ class SlotAttempt:
         is_told: True if its handler has got the interrupt.
         since_s, step, due_s: When it was given to the runner, or later interrupted; how often it was seen to since; and
             when it is again.
+        struck_s: When its code was struck, where it kept the loop from the interrupt.
     """
 
     __slots__ = (
         "claim", "due_s", "ends_s", "has_begun", "is_on_loop", "is_running", "is_stuck", "is_told", "limit", "outcome",
-        "place", "reason", "runtime", "since_s", "step", "task",
+        "place", "reason", "runtime", "since_s", "step", "struck_s", "task",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,7 @@ class SlotAttempt:
         self.outcome: Outcome | None = None
         self.is_stuck = self.is_on_loop = self.has_begun = self.is_running = self.is_told = False
         self.since_s = 0.0
+        self.struck_s = -math.inf
         self.step = 0
         self.place: asyncio.Task[None] | Strikable | None = None
 

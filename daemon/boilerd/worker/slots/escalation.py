@@ -24,8 +24,8 @@ logger = logging.getLogger("boilerd.task")
 #: Seconds after its interruption at which an attempt is interrupted once more; at the last one it is stuck.
 STEPS_S = (1.0, 2.0, 5.0)
 _TOO_LONG = "the attempt took longer than the task's timeout"
-#: Code that keeps the loop from an interrupt is struck so often; it needs some time to clean up.
-STRIKE_S = 1.0
+#: While the loop is blocked, it is looked so often whether what blocks it is to end.
+STRIKE_S = 0.2
 #: All attempts are looked at so often, whatever is due.
 LOOK_S = 1.0
 

@@ -18,23 +18,19 @@ from typing import Any
 from setproctitle import setproctitle
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.claims import Claim, Completion
+from boilerd.broker.claims import Claim
 from boilerd.broker.outage import Outage
 from boilerd.errors import (
     BrokerError,
-    DeadlineInterrupt,
     ShutdownTimeoutError,
     TaskCancelledError,
-    TaskInterrupt,
-    TaskTimeoutError,
 )
-from boilerd.process import debugging
 from boilerd.process.exit_status import FAILED
 from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.tasks.progress import TaskProgress
-from boilerd.tasks.task import NO_STATE, Task
-from boilerd.worker.attempt import Completed, Failed, encode_result, failed, too_late
+from boilerd.tasks.task import NO_STATE
+from boilerd.worker.attempt import too_late
 from boilerd.worker.kept_outcomes import OwnOutcomes
 from boilerd.worker.limits import SlotLimits
 from boilerd.worker.resilient_broker import LONGEST_DRAIN_PAUSE_S
@@ -45,10 +41,10 @@ from boilerd.worker.slots.desk import Desk
 from boilerd.worker.slots.hand import StaleLifeError
 from boilerd.worker.slots.inbox import Inbox
 from boilerd.worker.slots.intake import Intake
-from boilerd.worker.slots.judge import Judge
 from boilerd.worker.slots.loop_watch import BEAT_S
+from boilerd.worker.slots.outcomes import Outcomes
 from boilerd.worker.slots.runner import SlotRunner
-from boilerd.worker.slots.runtime import SlotRuntime
+from boilerd.worker.slots.runtime import new_attempt
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -71,7 +67,7 @@ class Keeper:
         poll: Its wait.
         intake: Claims and acknowledges.
         desk: Writes the other outcomes.
-        judge: Decides about failures.
+        outcomes: Says what becomes of what ended.
         closing: Decides when the worker ends.
         name: The worker's.
         title: Its name in `ps`.
@@ -95,7 +91,7 @@ class Keeper:
         *,
         intake: Intake,
         desk: Desk,
-        judge: Judge,
+        outcomes: Outcomes,
         closing: Closing,
         name: str,
         title: str,
@@ -111,7 +107,7 @@ class Keeper:
         self._broker = broker
         self._intake = intake
         self._desk = desk
-        self._judge = judge
+        self._outcomes = outcomes
         self._closing = closing
         self._inbox = inbox
         self._poll = poll
@@ -188,8 +184,7 @@ class Keeper:
         self._now_s = time.monotonic()
         self._note_signals()
         self._take_ended()
-        for attempt, failure in self._judge.decided():
-            self._desk.failures.append((attempt.claim, failure))
+        self._outcomes.collect()
         if self._now_s >= self._limit_at_s:
             self._limit_at_s = self._now_s + self._runner.look()
         if self._now_s >= self._look_at_s:
@@ -197,7 +192,7 @@ class Keeper:
         self._talk()
         self._scoreboard.note_running(self._row, len(self._runner.running))
         self._see_to_end()
-        return self._closing.status is None or self._has_unwritten()
+        return self._closing.status is None or self._outcomes.has_unwritten()
 
     def _wait(self) -> None:
         """Sleep until something is to be done."""
@@ -242,28 +237,11 @@ class Keeper:
     def _take_ended(self) -> None:
         while not self._ended.empty():
             attempt = self._ended.get_nowait()
-            self._runner.forget(attempt)
+            is_first = self._runner.forget(attempt)
             self._suspects.pop(attempt, None)
-            if self._closing.status is None:  # or it is given back, or settled
-                self._take_outcome(attempt)
-
-    def _take_outcome(self, attempt: SlotAttempt) -> None:
-        failpoint("after-handler")
-        claim, outcome, runtime = attempt.claim, attempt.outcome, attempt.runtime
-        if isinstance(runtime, SlotRuntime) and runtime.unsent:
-            self._desk.tell(claim, runtime.unsent)  # before the outcome: whoever waits sees it
-        if isinstance(outcome, Completed):
-            # A result that nobody can look at is not sent.
-            result = encode_result(outcome.result, attempt.task) if claim.retention_s else b""
-            self._intake.complete(Completion(claim, result), self._now_s)
-        elif isinstance(outcome, Failed):
-            self._judge_attempt(attempt, outcome)
-        else:
-            self._desk.cut.append(claim)
-
-    def _judge_attempt(self, attempt: SlotAttempt, outcome: Failed) -> None:
-        if failure := self._judge.ask(attempt, outcome):
-            self._desk.failures.append((attempt.claim, failure))
+            if is_first and self._closing.status is None:  # or it is given back, or settled
+                failpoint("after-handler")
+                self._outcomes.take(attempt, self._now_s)
 
     # --- What Redis is told and asked
 
@@ -271,13 +249,15 @@ class Keeper:
         """How many tasks could begin now; those that are stuck are replaced, up to a number."""
         if not self._closing.may_claim or self._is_quiet() or self._runner.is_blocked or self._has_unbegun():
             return 0
-        taken = len(self._runner.running) + len(self._judge) - min(self._runner.stuck, self._limits.max_stuck)
+        taken = len(self._runner.running) + self._outcomes.undecided - min(self._runner.stuck, self._limits.max_stuck)
         return max(0, min(self._limits.slots - taken, self._closing.tasks_left))
 
     def _has_unbegun(self) -> bool:
         """True while the loop has not come to what was claimed last: more would only wait there."""
         first = self._first_of_last
-        return first is not None and not first.has_begun and first.outcome is None
+        if first and (first.has_begun or first.outcome):
+            first = self._first_of_last = None
+        return first is not None
 
     def _talk_at_s(self) -> float:
         """When the broker is to be talked to next, if nothing happens before."""
@@ -316,8 +296,7 @@ class Keeper:
             pause_s = min(pause_s, LONGEST_DRAIN_PAUSE_S)
             self._keep_outcomes()
         self._retry_at_s = time.monotonic() + pause_s
-        has_outcome = bool(self._intake.hand.completions or self._desk.failures)
-        if self._closing.gives_up(is_done=self._is_done(), has_outcome=has_outcome):
+        if self._closing.gives_up(is_done=self._is_done(), has_outcome=self._outcomes.has_outcome()):
             raise error
 
     def _keep_outcomes(self) -> None:
@@ -356,8 +335,12 @@ class Keeper:
             task = self._rules.task_of(claim)
             if task is None:
                 self._desk.refused.append(claim)
-            elif attempt := self._attempt(claim, task, now_s):
+                continue
+            attempt = new_attempt(self, claim, task, now_s)
+            if attempt.ends_s > now_s:
                 attempts.append(attempt)
+            else:  # its deadline has passed
+                self._outcomes.fail(attempt, too_late(attempt.ends_s - now_s))
         failpoint("before-handler")
         if attempts:
             self._suspects |= {attempt: attempt.claim.deaths for attempt in attempts if attempt.claim.deaths}
@@ -365,16 +348,6 @@ class Keeper:
             self._first_of_last = attempts[0]
             self._limit_at_s = min(self._limit_at_s, now_s + BEAT_S, *(attempt.ends_s for attempt in attempts))
         self._closing.count(len(claims))
-
-    def _attempt(self, claim: Claim, task: Task, now_s: float) -> SlotAttempt | None:
-        """An attempt with its limit; None: its deadline has passed, and it has failed."""
-        ends_s, limit = _limit_of(task, float(claim.started), now_s)
-        attempt = SlotAttempt(claim, task, None, ends_s=ends_s, limit=limit)
-        attempt.runtime = SlotRuntime(self, attempt)
-        if ends_s <= now_s:
-            self._judge_attempt(attempt, too_late(ends_s - now_s))
-            return None
-        return attempt
 
     # --- The end
 
@@ -386,42 +359,10 @@ class Keeper:
             error = ShutdownTimeoutError("the shutdown timeout is over")
             self._runner.interrupt([each for each in self._runner.running if not each.is_stuck], error)
             self._limit_at_s = self._now_s
-        has_found_nothing = self._intake.has_found_nothing and not self._has_unwritten()
+        has_found_nothing = self._intake.has_found_nothing and not self._outcomes.has_unwritten()
         if self._closing.decide(self._now_s, is_done=self._is_done(), has_found_nothing=has_found_nothing):
-            self._settle_rest()
+            self._outcomes.settle(self._runner.running, is_hurried=self._closing.is_stopping)
 
     def _is_done(self) -> bool:
         """True if nothing runs but what is stuck, and all is decided."""
-        return len(self._runner.running) == self._runner.stuck and not len(self._judge) and self._ended.empty()
-
-    def _has_unwritten(self) -> bool:
-        hand = self._intake.hand
-        return bool(hand.completions) or hand.is_unsure or len(self._judge) > 0 or not self._desk.is_empty()
-
-    def _settle_rest(self) -> None:
-        """Give back what still runs; what is stuck has failed by what it ignored."""
-        rest = []
-        for attempt in self._runner.running:
-            if attempt.is_stuck and attempt.reason and not isinstance(attempt.reason, ShutdownTimeoutError):
-                logger.error("task failed", extra={**attempt.task.log_fields, "error": str(attempt.reason)})
-                self._judge_attempt(attempt, failed(attempt.reason))
-            else:
-                rest.append(attempt.claim)
-        self._desk.sort_cut(rest)
-        if self._closing.is_stopping:
-            for attempt, failure in self._judge.decide_all():
-                self._desk.failures.append((attempt.claim, failure))
-
-
-def _limit_of(task: Task, started: float, now_s: float) -> tuple[float, TaskInterrupt | None]:
-    """When an attempt that was claimed now is to end, on the monotonic clock, and with what."""
-    ends_s = math.inf
-    limit: TaskInterrupt | None = None
-    if debugging.is_on():
-        return ends_s, limit
-    if task.timeout_s is not None:
-        ends_s = now_s + task.timeout_s
-        limit = TaskTimeoutError("the attempt took longer than the task's timeout")
-    if task.deadline is not None and now_s + (in_s := task.deadline.timestamp() - started) < ends_s:
-        ends_s, limit = now_s + in_s, DeadlineInterrupt("the task's deadline has passed")
-    return ends_s, limit
+        return len(self._runner.running) == self._runner.stuck and not self._outcomes.undecided and self._ended.empty()

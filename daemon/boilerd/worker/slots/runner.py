@@ -37,6 +37,8 @@ logger = logging.getLogger("boilerd.worker")
 
 #: Threads of the loop's own executor, where `asyncio.to_thread` and the resolver of host names work.
 MOST_HELPERS = 64
+#: Code that is struck, because it keeps the loop from the interrupt, has so long to clean up until it is again.
+CLEAN_UP_S = 1.0
 #: The loop looks itself for what the keeper has not looked for so long.
 LATE_LOOK_S = 2.0
 
@@ -174,7 +176,7 @@ class SlotRunner:
                 self._loop.call_soon_threadsafe(self._tidy)
             return math.inf
         if now_s >= self._escalation.due_s or self._watch.is_blocked:
-            self._threads.ensure()
+            self._threads.look()
             self._escalation.look()
         longest_s = BEAT_S if self._watch.is_busy else LOOK_S
         return min(longest_s, max(0.0, self._escalation.due_s - now_s))
@@ -184,11 +186,13 @@ class SlotRunner:
         if self._wakeups:
             self._wakeups.hand_on(signals)
 
-    def forget(self, attempt: SlotAttempt) -> None:
-        """Take an attempt out that has ended; the keeper has its outcome."""
-        if attempt in self.running:
-            del self.running[attempt]
-            self._escalation.remove(attempt)
+    def forget(self, attempt: SlotAttempt) -> bool:
+        """Take an attempt out that has ended; False: it was taken out before, and its outcome has been seen to."""
+        if attempt not in self.running:
+            return False
+        del self.running[attempt]
+        self._escalation.remove(attempt)
+        return True
 
     # --- On the loop
 
@@ -265,8 +269,11 @@ class SlotRunner:
         The keeper sends this signal when the loop does not come to cancel that attempt. Where the code is
         another's, it does nothing.
         """
-        attempt = RUNNING.get()
-        if attempt and attempt.reason and attempt.is_running and asyncio.current_task(self._loop):
+        attempt, now_s = RUNNING.get(), time.monotonic()
+        if not attempt or not attempt.reason or not attempt.is_running or not asyncio.current_task(self._loop):
+            return
+        if now_s >= attempt.struck_s + CLEAN_UP_S:  # kept here: whoever was met last says nothing of who is met now
+            attempt.struck_s = now_s
             raise struck_with(attempt.reason)
 
     # --- In threads

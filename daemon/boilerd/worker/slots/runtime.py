@@ -1,12 +1,16 @@
-"""The answers to a task's questions about its own attempt, in a worker with slots."""
+"""Attempts of a worker with slots, as they are made, and the answers to their tasks' questions about them."""
 
+import math
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from boilerd.errors import TaskCancelledError
+from boilerd.broker.claims import Claim
+from boilerd.errors import DeadlineInterrupt, TaskCancelledError, TaskInterrupt, TaskTimeoutError
+from boilerd.process import debugging
 from boilerd.tasks.progress import TaskProgress
+from boilerd.tasks.task import Task
 from boilerd.worker.attempt import encode_result
 from boilerd.worker.runtime import PROGRESS_BURST, PROGRESS_EVERY_S
 from boilerd.worker.slots.attempt import SlotAttempt
@@ -79,3 +83,21 @@ class SlotRuntime:
             self._due_s = max(self._due_s, now_s - PROGRESS_EVERY_S * (PROGRESS_BURST - 1)) + PROGRESS_EVERY_S
             self.unsent = None
             self._host.note_progress(self._attempt, progress)
+
+
+def new_attempt(host: Host, claim: Claim, task: Task, now_s: float) -> SlotAttempt:
+    """An attempt of a task that was claimed now, with its limit on the monotonic clock."""
+    ends_s = math.inf
+    limit: TaskInterrupt | None = None
+    if task.timeout_s is not None:
+        ends_s = now_s + task.timeout_s
+        limit = TaskTimeoutError("the attempt took longer than the task's timeout")
+    if task.deadline is not None:
+        deadline_in_s = task.deadline.timestamp() - float(claim.started)
+        if now_s + deadline_in_s < ends_s:
+            ends_s, limit = now_s + deadline_in_s, DeadlineInterrupt("the task's deadline has passed")
+    if debugging.is_on():
+        ends_s, limit = math.inf, None
+    attempt = SlotAttempt(claim, task, ends_s=ends_s, limit=limit)
+    attempt.runtime = SlotRuntime(host, attempt)
+    return attempt

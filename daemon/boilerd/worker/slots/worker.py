@@ -41,6 +41,7 @@ from boilerd.worker.slots.inbox import Inbox
 from boilerd.worker.slots.intake import Intake
 from boilerd.worker.slots.judge import Judge
 from boilerd.worker.slots.keeper import Keeper
+from boilerd.worker.slots.outcomes import Outcomes
 from boilerd.worker.slots.runner import SlotRunner
 from boilerd.worker.succession import death_of_last
 from boilerd.worker.worker import LEAST_END_S
@@ -185,13 +186,15 @@ class SlottedWorker:
         poll = select.poll()
         poll.register(self._inbox.read_fd, select.POLLIN)
         slots, scoreboard, row = self._slot_limits.slots, self._scoreboard, self._row
+        intake = Intake(hand, self._bell, poll, order=self._order, slots=slots, idle_s=self._limits.idle_s)
+        desk = Desk(self._broker, self._name, self._rules)
         return Keeper(
             self._broker,
             self._inbox,
             poll,
-            intake=Intake(hand, self._bell, poll, order=self._order, slots=slots, idle_s=self._limits.idle_s),
-            desk=Desk(self._broker, self._name, self._rules),
-            judge=Judge(self._rules, scoreboard, row, self._inbox.wake),
+            intake=intake,
+            desk=desk,
+            outcomes=Outcomes(intake, desk, Judge(self._rules, scoreboard, row, self._inbox.wake)),
             closing=Closing(self._stop.age_s, self._limits, self._slot_limits, scoreboard, row),
             name=self._name,
             title=self.title,
