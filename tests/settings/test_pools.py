@@ -114,7 +114,7 @@ def test_a_variable_has_the_tables_as_json(load_text: Load) -> None:
 
 
 def test_a_variable_of_bytes_that_are_no_text_is_told_so(load_text: Load) -> None:
-    with pytest.raises(ConfigError, match="^BOILERD_POOLS: pools: not UTF-8 text; write it in UTF-8$"):
+    with pytest.raises(ConfigError, match=r"^BOILERD_POOLS: pools: not UTF-8 text; write it in UTF-8$"):
         load_text("", BOILERD_POOLS=os.fsdecode(b'{"\xff": {}}'))
 
 
