@@ -83,3 +83,22 @@ def plain(task: Task) -> None:
     _note(task)
     while not Path("open").exists():
         time.sleep(0.05)
+
+
+@mux.handle("slot:deaf")
+async def deaf(task: Task) -> None:
+    """Swallows each cancellation of its first attempt."""
+    _note(task)
+    while task.attempt == 1:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            continue
+
+
+@mux.handle("slot:never-ends")
+def never_ends(task: Task) -> None:
+    """Waits in C, where nothing reaches a thread."""
+    _note(task)
+    if task.attempt == 1:
+        time.sleep(600)

@@ -5,7 +5,9 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,10 +20,14 @@ from boilerd.broker.constants import LEASE_OFFSET_S
 from builders import pending
 from support import QUICK_RETRY, Failpoints, RunningDaemon, StartDaemon, StartValkey, is_running, wait_until
 
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
-def start(start_daemon: StartDaemon, slots: int = 20, *, timeout_s: float = 2, **options: Any) -> RunningDaemon:
+
+def start(
+    start_daemon: StartDaemon, slots: int = 20, *, timeout_s: float = 2, pool: Mapping[str, Any] = EMPTY, **options: Any
+) -> RunningDaemon:
     """A daemon of `slot_app` with one worker of so many slots."""
-    pools = {"default": {"queues": {"default": 1}, "slots": slots}}
+    pools = {"default": {"queues": {"default": 1}, "slots": slots, **pool}}
     env = {"BOILERD_APP": "slot_app:mux", "BOILERD_POOLS": json.dumps(pools), "BOILERD_CONCURRENCY": "1"}
     more = {"BOILERD_SHUTDOWN_TIMEOUT": f"{timeout_s}s", **QUICK_RETRY, **options.pop("env", {})}
     return start_daemon(env=env | more, **options).ready()
@@ -156,6 +162,31 @@ def test_a_reload_gives_back_a_thousand_tasks_that_do_not_end_and_each_runs_once
     wait_for_end(client.connection, 1000)
     assert noted(daemon.directory) == dict.fromkeys(tasks, 2)
     assert not daemon.lines("task failed")
+
+
+@pytest.mark.fault(57)
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("task_type", ["slot:deaf", "slot:never-ends"])
+def test_what_does_not_end_is_told_replaced_and_counted_when_its_worker_retires(
+    start_daemon: StartDaemon, client: Client, task_type: str
+) -> None:
+    daemon = start(start_daemon, pool={"stuck_timeout": "5s"})
+    others = hold(daemon, client, 3)
+    bad = client.enqueue(task_type, timeout=1, retention=600).id
+
+    told = daemon.wait_for("task does not end", task_id=bad)
+    assert not daemon.lines("task failed")
+    daemon.wait_for("worker retires, some of its tasks do not end")
+    failed = daemon.wait_for("task failed", task_id=bad)
+    (daemon.directory / "open").touch()
+
+    wait_for_end(client.connection, 4)
+    assert told["task_type"] == task_type
+    assert told["stack"]
+    assert failed["error"].startswith("TaskTimeoutError")
+    assert counted(client.connection, [bad]) == {b"1"}
+    assert {line["task_id"] for line in daemon.lines("task failed")} == {bad}
+    assert noted(daemon.directory) == dict.fromkeys(others, 2) | {bad: 2}
 
 
 @pytest.mark.fault(20)
