@@ -206,6 +206,14 @@ def test_a_loop_that_gets_on_is_not_called_blocked_and_beats_on_the_board() -> N
     assert driven(mux, drive) == [False, []]
 
 
+def test_a_loop_that_has_ended_with_what_does_not_end_is_not_taken_for_a_blocked_one() -> None:
+    def drive(driver: SlotDriver) -> None:
+        driver.begin("async:sleep", FOREVER_S)
+        driver.wait(lambda: driver.board.loop_age_s(0), "it beats")
+
+    assert driven(mux, drive, after=lambda driver: driver.board.loop_age_s(0)) == 0
+
+
 @pytest.fixture
 def quick_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(escalation, "STEPS_S", (0.1, 0.2, 0.3))
