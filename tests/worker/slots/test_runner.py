@@ -127,19 +127,26 @@ def test_an_asyncio_task_of_an_attempt_that_blocks_the_loop_past_its_limit_is_st
     assert driven(mux, drive, loop=loop) == [TIMEOUT]
 
 
-def test_an_attempt_that_blocks_the_loop_while_it_cleans_up_stays_overdue_until_it_is_struck() -> None:
+def test_an_attempt_that_blocks_the_loop_while_it_cleans_up_is_overdue_and_struck(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "CLEAN_UP_S", SOON_S)
     mux = ServeMux()
+    seen: list[bool] = []
 
     @mux.handle("blocks:cleaning_up")
     async def clean_up(task: Task) -> None:
         try:
             await asyncio.sleep(FOREVER_S)
         finally:
-            time.sleep(FOREVER_S)  # noqa: ASYNC251 - as above
+            while not seen:
+                with suppress(TaskTimeoutError):
+                    time.sleep(FOREVER_S)  # noqa: ASYNC251 - as above
 
     def drive(driver: SlotDriver) -> Any:
         attempt = driver.begin("blocks:cleaning_up", timeout_s=SOON_S)
         driver.wait(lambda: driver.runner.is_blocked and driver.board.overdue_s(0) > 0, "it is blocked and overdue")
+        seen.append(True)
         return driver.outcomes(attempt)
 
     assert driven(mux, drive) == [TIMEOUT]
