@@ -152,6 +152,21 @@ def test_an_attempt_that_blocks_the_loop_while_it_cleans_up_is_overdue_and_struc
     assert driven(mux, drive) == [TIMEOUT]
 
 
+def test_a_strike_that_met_the_code_of_another_attempt_puts_off_none_that_is_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "CLEAN_UP_S", FOREVER_S)
+
+    def drive(driver: SlotDriver) -> Any:
+        behind = driver.begin("async:forever", timeout_s=2 * SOON_S)
+        blocking = driver.begin("async:blocking", FOREVER_S, timeout_s=FOREVER_S)
+        driver.wait(lambda: driver.runner.is_blocked and driver.board.overdue_s(0) > SOON_S, "the one behind is due")
+        driver.runner.interrupt([blocking], TaskCancelledError("cancelled"))
+        return driver.outcomes(blocking, behind)
+
+    assert driven(mux, drive) == ["failed: TaskCancelledError: cancelled", TIMEOUT]
+
+
 def test_a_plain_attempt_is_struck_between_two_bytecodes_at_its_timeout() -> None:
     def drive(driver: SlotDriver) -> Any:
         attempt = driver.begin("plain:computing", timeout_s=SOON_S)
