@@ -159,8 +159,9 @@ def test_a_strike_that_met_the_code_of_another_attempt_puts_off_none_that_is_due
 
     def drive(driver: SlotDriver) -> Any:
         behind = driver.begin("async:forever", timeout_s=2 * SOON_S)
+        driver.wait(lambda: behind.has_begun, "it has begun")
         blocking = driver.begin("async:blocking", FOREVER_S, timeout_s=FOREVER_S)
-        driver.wait(lambda: driver.runner.is_blocked and driver.board.overdue_s(0) > SOON_S, "the one behind is due")
+        driver.wait(lambda: driver.runner.is_blocked and behind.reason, "the one behind is due, and cannot be told")
         driver.runner.interrupt([blocking], TaskCancelledError("cancelled"))
         return driver.outcomes(blocking, behind)
 
