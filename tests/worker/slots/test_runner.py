@@ -162,6 +162,7 @@ def test_a_strike_that_met_the_code_of_another_attempt_puts_off_none_that_is_due
         driver.wait(lambda: behind.has_begun, "it has begun")
         blocking = driver.begin("async:blocking", FOREVER_S, timeout_s=FOREVER_S)
         driver.wait(lambda: driver.runner.is_blocked and behind.reason, "the one behind is due, and cannot be told")
+        driver.runner.look()  # strikes, and meets the other
         driver.runner.interrupt([blocking], TaskCancelledError("cancelled"))
         return driver.outcomes(blocking, behind)
 
