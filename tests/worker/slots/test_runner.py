@@ -29,6 +29,7 @@ from boilerd.worker.attempt import Failed
 from boilerd.worker.attempt_log import log_attempts
 from boilerd.worker.slots import escalation, runner
 from boilerd.worker.slots.attempt import SlotAttempt
+from boilerd.worker.slots.runner import SlotRunner
 from slot_driver import LOOPS, TIMEOUT, SlotDriver, driven, late
 from support import DEADLINE_S
 
@@ -156,13 +157,22 @@ def test_a_strike_that_met_the_code_of_another_attempt_puts_off_none_that_is_due
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runner, "CLEAN_UP_S", FOREVER_S)
+    on_strike, met = SlotRunner._on_strike, []
+
+    def noting(self: SlotRunner, signum: int, frame: object) -> None:
+        try:
+            on_strike(self, signum, frame)
+        finally:
+            met.append(signum)
+
+    monkeypatch.setattr(SlotRunner, "_on_strike", noting)
 
     def drive(driver: SlotDriver) -> Any:
         behind = driver.begin("async:forever", timeout_s=2 * SOON_S)
         driver.wait(lambda: behind.has_begun, "it has begun")
         blocking = driver.begin("async:blocking", FOREVER_S, timeout_s=FOREVER_S)
         driver.wait(lambda: driver.runner.is_blocked and behind.reason, "the one behind is due, and cannot be told")
-        driver.runner.look()  # strikes, and meets the other
+        driver.wait(lambda: met, "a strike has met the other")
         driver.runner.interrupt([blocking], TaskCancelledError("cancelled"))
         return driver.outcomes(blocking, behind)
 
