@@ -50,7 +50,7 @@ BEGUN_S = 1.0
 POLICY = RetryPolicy(base=0.01, max_delay=0.01, max_retries=1000)
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SETTINGS = settings(
-    max_examples=200 if IS_LONG else 6,
+    max_examples=200 if IS_LONG else 5,
     derandomize=not IS_LONG,
     deadline=None,
     database=None,
