@@ -128,6 +128,27 @@ def test_what_a_daemon_held_that_was_killed_with_its_workers_goes_back_uncounted
     assert broker.registered() == {}
 
 
+@pytest.mark.parametrize("is_daemon_here", [True, False])
+def test_the_only_task_that_was_in_several_deaths_is_to_blame_for_that_of_its_daemon_or_host(
+    is_daemon_here: bool,
+    recoverer: Recoverer,
+    hold: Callable[..., list[Claim]],
+    connection: redis.Redis,
+) -> None:
+    claims = hold(OTHER, 3, **({"birthmark": dead_mark(), "supervisor": dead_mark()} if is_daemon_here else {}))
+    for name in ("t000", "t001"):
+        connection.hset(keys.job(name), "alone", {"t000": 1, "t001": 2}[name])
+    if not is_daemon_here:
+        beat_ago(connection, claims, 31)
+
+    while recoverer.recover() == 0.0:
+        pass
+
+    assert fields(connection, "t001") == (b"scheduled", b"1", b"2")
+    assert fields(connection, "t000")[1:] == (None, b"2")
+    assert fields(connection, "t002")[1:] == (None, b"1")
+
+
 def test_the_claims_of_a_dead_daemon_do_not_keep_the_scheduler_from_its_other_duties(
     recoverer: Recoverer, hold: Callable[..., list[Claim]], connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

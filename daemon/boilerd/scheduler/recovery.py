@@ -23,7 +23,7 @@ from boilerd.process.exit_status import STOPPED_BY_DAEMON
 from boilerd.process.identity import is_alive, is_dead, is_stopped
 from boilerd.process.scoreboard import SCHEDULER_ROW, Scoreboard
 from boilerd.scheduler.heartbeat import HEARTBEAT_S
-from boilerd.worker.blame import find_blame
+from boilerd.worker.blame import SUSPECT_AFTER, find_blame
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules, release_held
 
@@ -154,7 +154,7 @@ class Recoverer:
             error = late.get(claim.execution_id) or LeaseExpiredError(
                 f"lease expired: worker {worker or 'unknown'} is gone or cut off"
             )
-            is_doubtful = not claim.is_alone and claim.execution_id not in late
+            is_doubtful = not claim.is_alone and claim.execution_id not in late and claim.deaths < SUSPECT_AFTER
             self._rules.record_lost_attempt(self._broker, worker, claim, error, is_taken=True, is_doubtful=is_doubtful)
             yield
 

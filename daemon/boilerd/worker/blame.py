@@ -46,8 +46,8 @@ def find_blame(broker: Broker, held: Sequence[HeldClaim], died: WorkerDiedError 
     late_ids = {claim.execution_id for claim in late}
     rest = [claim for claim in held if claim.execution_id not in late_ids]
     suspects = [claim for claim in rest if claim.deaths >= SUSPECT_AFTER and claim.execution_id in seen_s]
-    if died and not late and len(suspects) == 1:
-        counted += [(suspects[0], died)]
+    if not late and len(suspects) == 1:
+        counted += [(suspects[0], died or WorkerDiedError("worker died together with its daemon"))]
         rest.remove(suspects[0])
     return Blame(counted, rest)
 

@@ -282,8 +282,8 @@ class Life:
         return worker.wait()
 
     def outage(self, _: int) -> None:
-        self.connection.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        self.connection.execute_command("CLIENT", "PAUSE", 100, "ALL")
+        self.connection.client_kill_filter(_type="normal", skipme=True)
+        self.connection.client_pause(100)
 
     def settle(self) -> None:
         """Let all tasks end."""

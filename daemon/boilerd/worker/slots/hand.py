@@ -107,6 +107,8 @@ class SlotHand:
         if self._stale_calls > MOST_STALE:
             raise StaleLifeError(f"another process claims as worker {self._name}; end one of the two daemons")
         logger.warning("the broker had forgotten this worker, registering again")
+        # Redis has forgotten the turn as well: a call of the old life that comes late must be refused.
+        self._life, self._turn = secrets.token_hex(8), 0
         self.register()
 
     def _tell_lost(self, done: Sequence[Completion], lost: set[str]) -> None:

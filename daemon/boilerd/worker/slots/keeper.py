@@ -237,9 +237,9 @@ class Keeper:
     def _take_ended(self) -> None:
         while not self._ended.empty():
             attempt = self._ended.get_nowait()
-            self._runner.forget(attempt)
+            is_first = self._runner.forget(attempt)
             self._suspects.pop(attempt, None)
-            if self._closing.status is None:  # or it is given back, or settled
+            if is_first and self._closing.status is None:  # or it is given back, or settled
                 failpoint("after-handler")
                 self._outcomes.take(attempt, self._now_s)
 
@@ -255,7 +255,9 @@ class Keeper:
     def _has_unbegun(self) -> bool:
         """True while the loop has not come to what was claimed last: more would only wait there."""
         first = self._first_of_last
-        return first is not None and not first.has_begun and first.outcome is None
+        if first and (first.has_begun or first.outcome):
+            first = self._first_of_last = None
+        return first is not None
 
     def _talk_at_s(self) -> float:
         """When the broker is to be talked to next, if nothing happens before."""

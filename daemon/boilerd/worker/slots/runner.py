@@ -176,7 +176,7 @@ class SlotRunner:
                 self._loop.call_soon_threadsafe(self._tidy)
             return math.inf
         if now_s >= self._escalation.due_s or self._watch.is_blocked:
-            self._threads.ensure()
+            self._threads.look()
             self._escalation.look()
         longest_s = BEAT_S if self._watch.is_busy else LOOK_S
         return min(longest_s, max(0.0, self._escalation.due_s - now_s))
@@ -186,11 +186,13 @@ class SlotRunner:
         if self._wakeups:
             self._wakeups.hand_on(signals)
 
-    def forget(self, attempt: SlotAttempt) -> None:
-        """Take an attempt out that has ended; the keeper has its outcome."""
-        if attempt in self.running:
-            del self.running[attempt]
-            self._escalation.remove(attempt)
+    def forget(self, attempt: SlotAttempt) -> bool:
+        """Take an attempt out that has ended; False: it was taken out before, and its outcome has been seen to."""
+        if attempt not in self.running:
+            return False
+        del self.running[attempt]
+        self._escalation.remove(attempt)
+        return True
 
     # --- On the loop
 

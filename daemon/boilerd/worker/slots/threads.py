@@ -23,7 +23,7 @@ class Threads(Generic[T]):
 
     Code of the application may raise exceptions in any thread, at any time, as its own time limits do; they may come
     when the attempt has long ended. So no item is ever on the way to a thread alone: it stands in `waiting` until the
-    thread has it, and the queue only wakes threads. A thread goes on after such an exception.
+    thread has it, and the queue only wakes threads. A thread goes on after such an exception, or is replaced.
 
     Args:
         run: Runs an item; does not raise.
@@ -37,6 +37,7 @@ class Threads(Generic[T]):
         self.wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.lock = threading.Lock()
         self.free = 0  # threads that wait or will at once, less the items that wait for one
+        self.made: dict[_Thread[T], threading.Thread] = {}
 
     def start(self, item: T) -> None:
         """Have a thread run it."""
@@ -49,13 +50,24 @@ class Threads(Generic[T]):
     def ensure(self) -> None:
         """Make the threads that are missing; where the system has none, a later call may."""
         while self.free < 0:
+            made = _Thread(self)
+            thread = threading.Thread(target=made.live, name="boilerd-slot", daemon=True)
             try:
-                threading.Thread(target=_Thread(self).live, name="boilerd-slot", daemon=True).start()
+                thread.start()
             except RuntimeError as error:
                 logger.warning("no thread for a task, it waits", extra={"error": describe(error)})
                 return
+            self.made[made] = thread
             with self.lock:
                 self.free += 1
+
+    def look(self) -> None:
+        """Replace the threads that have died, where an exception came while another one was seen to."""
+        for made, thread in list(self.made.items()):
+            if not thread.is_alive():
+                del self.made[made]
+                made.bury()
+        self.ensure()
 
 
 class _Thread(Generic[T]):
@@ -81,6 +93,14 @@ class _Thread(Generic[T]):
                 # It may have come with what woke the thread.
                 self._is_woken = True
 
+    def bury(self) -> None:
+        """Let go of what the thread had; in another one."""
+        if self._is_free:
+            with self._threads.lock:
+                self._threads.free -= 1
+        self._stray = self._stray or RuntimeError("the thread of the task has ended")
+        self._give_up()
+
     def _serve(self) -> bool:
         """Run the next item; False: there was none for a while."""
         if not self._is_free:
@@ -103,6 +123,7 @@ class _Thread(Generic[T]):
             with self._threads.lock:
                 if self._threads.free > 0:
                     self._threads.free -= 1
+                    self._is_free = False
                     return False
         return True
 
