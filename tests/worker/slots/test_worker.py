@@ -246,6 +246,64 @@ def test_a_hook_that_does_not_return_holds_up_no_other_failure(
     assert sum("a hook does not return" in line for line in worker.lines()) == 1
 
 
+def test_hooks_that_are_slow_one_after_the_other_end_no_worker(
+    *,
+    start_worker: StartWorker, client: Client, connection: redis.Redis, directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The first one returns when nobody waits for it any more, and the second one is slow as well."""
+    monkeypatch.setattr(settlement, "HOOK_LIMIT_S", 0.2)
+    monkeypatch.setattr(keeper, "LOOK_S", 0.1)
+    mux = ServeMux()
+
+    @mux.handle("test:echo")
+    async def refuse(task: Task) -> None:
+        raise ValueError("no")
+
+    @mux.error_handler
+    def slow(task: Task, error: BaseException) -> None:
+        time.sleep(1.0 if task.id == "a" else 0.0)
+
+    @mux.is_failure
+    def slow_again(error: BaseException) -> bool:
+        if current_task().id == "a":
+            (directory / "again").touch()
+            time.sleep(0.8)
+            (directory / "returned").touch()
+        return True
+
+    enqueue(client, "a")
+    worker = start_worker(mux)
+    wait_until(lambda: connection.zcard(keys.registry("failed", "default")) == 1, "it is decided without the hooks")
+    wait_until((directory / "again").exists, "the second hook is asked")
+    wait_until(lambda: (directory / "returned").exists() or worker.has_ended(), "it has returned")
+    enqueue(client, "b")
+
+    wait_until(lambda: connection.zcard(keys.registry("failed", "default")) == 2, "the next failure is written")
+    assert worker.stop() == OK
+
+
+def test_a_child_that_a_hook_forks_ends_with_the_hook(
+    start_worker: StartWorker, client: Client, directory: Path
+) -> None:
+    mux = ServeMux()
+
+    @mux.handle("test:echo")
+    async def refuse(task: Task) -> None:
+        raise ValueError("no")
+
+    @mux.error_handler
+    def fork(task: Task, error: BaseException) -> None:
+        pid = os.fork()
+        if pid:
+            (directory / "child").write_text(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+
+    enqueue(client, "a")
+
+    assert start_worker(mux, limits=BURST).wait() == DONE
+    assert (directory / "child").read_text() == "0"
+
+
 def test_a_job_that_cannot_run_is_archived_and_takes_no_slot(
     start_worker: StartWorker, mux: ServeMux, client: Client, connection: redis.Redis
 ) -> None:
