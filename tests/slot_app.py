@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import time
 from pathlib import Path
 
 from boilerd import ServeMux, Task
@@ -53,3 +54,38 @@ async def keep_the_lock(task: Task) -> None:
     await asyncio.sleep(0.5)  # the others have begun
     fifo = os.open("fifo", os.O_RDWR)
     ctypes.PyDLL(None).read(fifo, ctypes.create_string_buffer(1), 1)  # keeps the interpreter's lock
+
+
+@mux.handle("slot:block")
+async def block(task: Task) -> None:
+    """Keeps the loop from everybody, between bytecodes."""
+    _note(task)
+    while not Path("open").exists():  # noqa: ASYNC240 - it is what is tested
+        time.sleep(0.05)  # noqa: ASYNC251
+
+
+@mux.handle("slot:plain")
+def plain(task: Task) -> None:
+    """Like slot:hold, in a thread."""
+    _note(task)
+    while not Path("open").exists():
+        time.sleep(0.05)
+
+
+@mux.handle("slot:deaf")
+async def deaf(task: Task) -> None:
+    """Swallows each cancellation of its first attempt."""
+    _note(task)
+    while task.attempt == 1:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            continue
+
+
+@mux.handle("slot:never-ends")
+def never_ends(task: Task) -> None:
+    """Waits in C, where nothing reaches a thread."""
+    _note(task)
+    if task.attempt == 1:
+        time.sleep(600)

@@ -28,6 +28,7 @@ from boilerd.worker.attempt import Failed
 from boilerd.worker.attempt_log import log_attempts
 from boilerd.worker.slots import escalation, runner
 from boilerd.worker.slots.attempt import SlotAttempt
+from boilerd.worker.slots.runner import SlotRunner
 from slot_driver import LOOPS, TIMEOUT, SlotDriver, driven, late
 from support import DEADLINE_S
 
@@ -165,6 +166,32 @@ def test_an_attempt_that_blocks_the_loop_while_it_cleans_up_is_overdue_and_struc
     assert driven(mux, drive) == [TIMEOUT]
 
 
+def test_a_strike_that_met_the_code_of_another_attempt_puts_off_none_that_is_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "CLEAN_UP_S", FOREVER_S)
+    on_strike, met = SlotRunner._on_strike, []
+
+    def noting(self: SlotRunner, signum: int, frame: object) -> None:
+        try:
+            on_strike(self, signum, frame)
+        finally:
+            met.append(signum)
+
+    monkeypatch.setattr(SlotRunner, "_on_strike", noting)
+
+    def drive(driver: SlotDriver) -> Any:
+        behind = driver.begin("async:forever", timeout_s=2 * SOON_S)
+        driver.wait(lambda: behind.has_begun, "it has begun")
+        blocking = driver.begin("async:blocking", FOREVER_S, timeout_s=FOREVER_S)
+        driver.wait(lambda: driver.runner.is_blocked and behind.reason, "the one behind is due, and cannot be told")
+        driver.wait(lambda: met, "a strike has met the other")
+        driver.runner.interrupt([blocking], TaskCancelledError("cancelled"))
+        return driver.outcomes(blocking, behind)
+
+    assert driven(mux, drive) == ["failed: TaskCancelledError: cancelled", TIMEOUT]
+
+
 def test_a_plain_attempt_is_struck_between_two_bytecodes_at_its_timeout() -> None:
     def drive(driver: SlotDriver) -> Any:
         attempt = driver.begin("plain:computing", timeout_s=SOON_S)
@@ -236,6 +263,14 @@ def test_a_loop_that_gets_on_is_not_called_blocked_and_beats_on_the_board() -> N
         return [driver.runner.is_blocked, [line.getMessage() for line in driver.lines]]
 
     assert driven(mux, drive) == [False, []]
+
+
+def test_a_loop_that_has_ended_with_what_does_not_end_is_not_taken_for_a_blocked_one() -> None:
+    def drive(driver: SlotDriver) -> None:
+        driver.begin("async:sleep", FOREVER_S)
+        driver.wait(lambda: driver.board.loop_age_s(0), "it beats")
+
+    assert driven(mux, drive, after=lambda driver: driver.board.loop_age_s(0)) == 0
 
 
 @pytest.fixture

@@ -357,6 +357,7 @@ def test_an_idle_worker_stops_at_once(
     assert time.monotonic() - began_s < 30
 
 
+@pytest.mark.fault(58)
 def test_the_end_of_a_drain_gives_back_a_thousand_tasks_in_their_order_after_their_finally_blocks(
     *,
     start_worker: StartWorker,
