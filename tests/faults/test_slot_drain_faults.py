@@ -5,7 +5,9 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,10 +20,14 @@ from boilerd.broker.constants import LEASE_OFFSET_S
 from builders import pending
 from support import QUICK_RETRY, Failpoints, RunningDaemon, StartDaemon, StartValkey, is_running, wait_until
 
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
-def start(start_daemon: StartDaemon, slots: int = 20, *, timeout_s: float = 2, **options: Any) -> RunningDaemon:
+
+def start(
+    start_daemon: StartDaemon, slots: int = 20, *, timeout_s: float = 2, pool: Mapping[str, Any] = EMPTY, **options: Any
+) -> RunningDaemon:
     """A daemon of `slot_app` with one worker of so many slots."""
-    pools = {"default": {"queues": {"default": 1}, "slots": slots}}
+    pools = {"default": {"queues": {"default": 1}, "slots": slots, **pool}}
     env = {"BOILERD_APP": "slot_app:mux", "BOILERD_POOLS": json.dumps(pools), "BOILERD_CONCURRENCY": "1"}
     more = {"BOILERD_SHUTDOWN_TIMEOUT": f"{timeout_s}s", **QUICK_RETRY, **options.pop("env", {})}
     return start_daemon(env=env | more, **options).ready()
@@ -55,23 +61,25 @@ def counted(connection: redis.Redis, task_ids: list[str]) -> set[Any]:
 
 
 @pytest.mark.fault(52)
-@pytest.mark.parametrize("point", ["after-serve", "before-handler", "after-handler", "before-serve"])
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_with_slots_that_ends_at_any_step_loses_no_task_and_counts_none(
-    start_daemon: StartDaemon, client: Client, failpoints: Failpoints, point: str, signum: signal.Signals
+    start_daemon: StartDaemon, client: Client, failpoints: Failpoints, signum: signal.Signals
 ) -> None:
     daemon = start(start_daemon, env=failpoints.env)
-    failpoints.arm(point, signum)
+    finished, tasks = keys.registry("finished", "default"), []
 
-    task_id = client.enqueue("slot:good", retention=600).id
+    for point in ("after-serve", "before-handler", "after-handler", "before-serve"):
+        failpoints.arm(point, signum)
+        tasks.append(client.enqueue("slot:good", retention=600).id)
+        failpoints.struck(point)
+        wait_until(lambda: client.connection.zcard(finished) == len(tasks), f"completed after {point}")
 
-    failpoints.struck(point)
-    wait_until(lambda: client.connection.zcard(keys.registry("finished", "default")) == 1, "it is completed")
     wait_until(lambda: not client.connection.exists(keys.wip("default"), keys.queue("default")), "nothing is left")
-    assert counted(client.connection, [task_id]) == {None}
+    assert counted(client.connection, tasks) == {None}
     assert not daemon.lines("task failed")
     if signum == signal.SIGTERM:
-        assert len(daemon.lines("task completed", task_id=task_id)) == 1
+        assert sorted(line["task_id"] for line in daemon.lines("task completed")) == sorted(tasks)
 
 
 @pytest.mark.fault(53)
@@ -156,6 +164,30 @@ def test_a_reload_gives_back_a_thousand_tasks_that_do_not_end_and_each_runs_once
     wait_for_end(client.connection, 1000)
     assert noted(daemon.directory) == dict.fromkeys(tasks, 2)
     assert not daemon.lines("task failed")
+
+
+@pytest.mark.long(16)
+@pytest.mark.fault(57)
+@pytest.mark.timeout(120)
+def test_what_does_not_end_is_told_replaced_and_counted_when_its_worker_retires(
+    start_daemon: StartDaemon, client: Client
+) -> None:
+    daemon = start(start_daemon, pool={"stuck_timeout": "5s"})
+    others = hold(daemon, client, 3)
+    bad = [client.enqueue(name, timeout=1, retention=600).id for name in ("slot:deaf", "slot:never-ends")]
+
+    stacks = [daemon.wait_for("task does not end", task_id=task_id)["stack"] for task_id in bad]
+    assert not daemon.lines("task failed")
+    daemon.wait_for("worker retires, some of its tasks do not end")
+    errors = [daemon.wait_for("task failed", task_id=task_id)["error"] for task_id in bad]
+    (daemon.directory / "open").touch()
+
+    wait_for_end(client.connection, 5)
+    assert [name in stack for name, stack in zip(("in deaf", "in never_ends"), stacks, strict=True)] == [True, True]
+    assert all(error.startswith("TaskTimeoutError: ") for error in errors)
+    assert counted(client.connection, bad) == {b"1"}
+    assert sorted(line["task_id"] for line in daemon.lines("task failed")) == sorted(bad)
+    assert noted(daemon.directory) == dict.fromkeys(others + bad, 2)
 
 
 @pytest.mark.fault(20)

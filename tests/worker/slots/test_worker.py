@@ -24,7 +24,7 @@ from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.rq_functions import Functions
 from boilerd.worker import settlement
 from boilerd.worker.limits import Limits, SlotLimits
-from boilerd.worker.slots import escalation, intake, keeper
+from boilerd.worker.slots import closing, escalation, intake, keeper
 from builders import WORKER, enqueue, pending, rq_queue, worker_name
 from proxy import Proxy
 from slotted import Gate, StartWorker
@@ -157,7 +157,7 @@ def test_an_outcome_is_acknowledged_although_nothing_else_happens(
     client.enqueue("test:quick", task_id="plain")
     client.enqueue("test:quick", [1], task_id="kept", retention=60)
 
-    wait_until(lambda: not connection.exists(keys.job("plain")), "the one is gone", deadline_s=10)
+    wait_until(lambda: not connection.exists(keys.job("plain")), "the one is gone")
     wait_until(lambda: Inspector(connection).task("kept").state is TaskState.COMPLETED, "the other is kept")
 
     assert held_by(connection) == 1
@@ -244,6 +244,64 @@ def test_a_hook_that_does_not_return_holds_up_no_other_failure(
     assert worker.wait() == DONE
     assert connection.zcard(keys.registry("failed", "default")) == 3
     assert sum("a hook does not return" in line for line in worker.lines()) == 1
+
+
+def test_hooks_that_are_slow_one_after_the_other_end_no_worker(
+    *,
+    start_worker: StartWorker, client: Client, connection: redis.Redis, directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The first one returns when nobody waits for it any more, and the second one is slow as well."""
+    monkeypatch.setattr(settlement, "HOOK_LIMIT_S", 0.2)
+    monkeypatch.setattr(keeper, "LOOK_S", 0.1)
+    mux = ServeMux()
+
+    @mux.handle("test:echo")
+    async def refuse(task: Task) -> None:
+        raise ValueError("no")
+
+    @mux.error_handler
+    def slow(task: Task, error: BaseException) -> None:
+        time.sleep(1.0 if task.id == "a" else 0.0)
+
+    @mux.is_failure
+    def slow_again(error: BaseException) -> bool:
+        if current_task().id == "a":
+            (directory / "again").touch()
+            time.sleep(0.8)
+            (directory / "returned").touch()
+        return True
+
+    enqueue(client, "a")
+    worker = start_worker(mux)
+    wait_until(lambda: connection.zcard(keys.registry("failed", "default")) == 1, "it is decided without the hooks")
+    wait_until((directory / "again").exists, "the second hook is asked")
+    wait_until(lambda: (directory / "returned").exists() or worker.has_ended(), "it has returned")
+    enqueue(client, "b")
+
+    wait_until(lambda: connection.zcard(keys.registry("failed", "default")) == 2, "the next failure is written")
+    assert worker.stop() == OK
+
+
+def test_a_child_that_a_hook_forks_ends_with_the_hook(
+    start_worker: StartWorker, client: Client, directory: Path
+) -> None:
+    mux = ServeMux()
+
+    @mux.handle("test:echo")
+    async def refuse(task: Task) -> None:
+        raise ValueError("no")
+
+    @mux.error_handler
+    def fork(task: Task, error: BaseException) -> None:
+        pid = os.fork()
+        if pid:
+            (directory / "child").write_text(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+
+    enqueue(client, "a")
+
+    assert start_worker(mux, limits=BURST).wait() == DONE
+    assert (directory / "child").read_text() == "0"
 
 
 def test_a_job_that_cannot_run_is_archived_and_takes_no_slot(
@@ -354,12 +412,19 @@ def test_an_idle_worker_stops_at_once(
     worker.signal(signum)
 
     assert worker.wait() == OK
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 30
 
 
+@pytest.mark.fault(58)
 def test_the_end_of_a_drain_gives_back_a_thousand_tasks_in_their_order_after_their_finally_blocks(
-    start_worker: StartWorker, client: Client, connection: redis.Redis, directory: Path
+    *,
+    start_worker: StartWorker,
+    client: Client,
+    connection: redis.Redis,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(closing, "GRACE_S", 20.0)  # however busy this machine is
     mux = ServeMux()
     begun, ended = (os.open(directory / name, os.O_WRONLY | os.O_CREAT) for name in ("begun", "ended"))
 
@@ -876,7 +941,7 @@ def test_a_drain_ends_in_time_while_the_broker_hangs(
         gate.open()
 
         assert worker.wait() == FAILED
-        assert time.monotonic() - began_s < 15
+        assert time.monotonic() - began_s < 30
     assert any("outcomes kept" in line for line in worker.lines())
 
 
