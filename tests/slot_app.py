@@ -53,7 +53,9 @@ async def keep_the_lock(task: Task) -> None:
     _note(task)
     await asyncio.sleep(0.5)  # the others have begun
     fifo = os.open("fifo", os.O_RDWR)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # one would end the read
     ctypes.PyDLL(None).read(fifo, ctypes.create_string_buffer(1), 1)  # keeps the interpreter's lock
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @mux.handle("slot:block")

@@ -39,12 +39,10 @@ def noted(directory: Path, file: str = "runs") -> Counter[str]:
     return Counter(path.read_text().split() if path.exists() else [])
 
 
-def hold(
-    daemon: RunningDaemon, client: Client, count: int, task_type: str = "slot:hold", payload: Any = None
-) -> list[str]:
+def hold(daemon: RunningDaemon, client: Client, count: int, task_type: str = "slot:hold") -> list[str]:
     """Have so many tasks run that go on until `open` is there; their IDs, in their order."""
     before = noted(daemon.directory).total()
-    tasks = [info.id for info in client.enqueue_many([(task_type, payload)] * count) if not isinstance(info, Exception)]
+    tasks = [info.id for info in client.enqueue_many([(task_type, None)] * count) if not isinstance(info, Exception)]
     wait_until(lambda: noted(daemon.directory).total() >= before + count, f"{count} run", deadline_s=60)
     return tasks
 
@@ -89,9 +87,10 @@ def test_a_daemon_whose_loop_is_blocked_stops_in_time_and_gives_all_back_uncount
     start_daemon: StartDaemon, client: Client, blocks: str
 ) -> None:
     daemon = start(start_daemon, timeout_s=1)
+    os.mkfifo(daemon.directory / "fifo")
     tasks = hold(daemon, client, 5)
     tasks += hold(daemon, client, 5, "slot:plain")
-    tasks += hold(daemon, client, 1, blocks, 600)
+    tasks += hold(daemon, client, 1, blocks)
     daemon.wait_for("event loop blocked")
 
     assert daemon.stop() == 0
@@ -112,7 +111,7 @@ def test_leases_are_renewed_and_cancels_obeyed_while_workers_with_slots_drain(
     wait_until(lambda: daemon.info()["state"] == "draining", "it drains")
     connection = client.connection
     pairs: list[Any] = connection.zrange(keys.wip("default"), 0, -1)
-    soon_s = LEASE_OFFSET_S + time.time() + 15
+    soon_s = LEASE_OFFSET_S + time.time() + 24
     connection.zadd(keys.wip("default"), dict.fromkeys(pairs, soon_s), xx=True)
 
     client.cancel(tasks[7])

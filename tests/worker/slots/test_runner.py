@@ -144,7 +144,7 @@ def test_an_asyncio_task_of_an_attempt_that_blocks_the_loop_past_its_limit_is_st
 def test_an_attempt_that_blocks_the_loop_while_it_cleans_up_is_overdue_and_struck(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runner, "CLEAN_UP_S", SOON_S)
+    monkeypatch.setattr(runner, "CLEAN_UP_S", 5 * SOON_S)
     mux = ServeMux()
     seen: list[bool] = []
 
@@ -181,9 +181,9 @@ def test_a_strike_that_met_the_code_of_another_attempt_puts_off_none_that_is_due
     monkeypatch.setattr(SlotRunner, "_on_strike", noting)
 
     def drive(driver: SlotDriver) -> Any:
-        behind = driver.begin("async:forever", timeout_s=2 * SOON_S)
-        driver.wait(lambda: behind.has_begun, "it has begun")
-        blocking = driver.begin("async:blocking", FOREVER_S, timeout_s=FOREVER_S)
+        behind = driver.attempt("async:forever", timeout_s=5 * SOON_S)
+        blocking = driver.attempt("async:blocking", FOREVER_S, timeout_s=FOREVER_S)
+        driver.runner.begin([behind, blocking])
         driver.wait(lambda: driver.runner.is_blocked and behind.reason, "the one behind is due, and cannot be told")
         driver.wait(lambda: met, "a strike has met the other")
         driver.runner.interrupt([blocking], TaskCancelledError("cancelled"))
