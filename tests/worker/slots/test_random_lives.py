@@ -282,8 +282,8 @@ class Life:
         return worker.wait()
 
     def outage(self, _: int) -> None:
-        self.connection.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        self.connection.execute_command("CLIENT", "PAUSE", 100, "ALL")
+        self.connection.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")  # type: ignore[no-untyped-call]
+        self.connection.execute_command("CLIENT", "PAUSE", 100, "ALL")  # type: ignore[no-untyped-call]
 
     def settle(self) -> None:
         """Let all tasks end."""
