@@ -1,6 +1,7 @@
 """A worker with slots in a process of its own, on a real broker."""
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -771,6 +772,20 @@ def test_lifespans_are_entered_before_the_first_claim_and_left_after_the_drain(
     assert inspector.task("a").attempts[-1].result == ["here", True]
     assert inspector.task("b").attempts[-1].result == "here"
     assert (directory / "left").exists()
+
+
+def test_garbage_is_searched_for_when_as_much_is_new_as_waits_in_all_slots(
+    start_worker: StartWorker, mux: ServeMux, client: Client, connection: redis.Redis
+) -> None:
+    @mux.handle("test:threshold")
+    async def threshold(task: Task) -> Any:
+        return gc.get_threshold()
+
+    client.enqueue("test:threshold", task_id="a", retention=60)
+
+    assert start_worker(mux, slots=200, limits=BURST).wait() == DONE
+
+    assert Inspector(connection).task("a").attempts[-1].result == [4000, *gc.get_threshold()[1:]]
 
 
 def test_an_error_in_a_lifespan_is_a_worker_that_did_not_start(

@@ -40,7 +40,7 @@ from boilerd.worker.slots.closing import Closing
 from boilerd.worker.slots.desk import Desk
 from boilerd.worker.slots.hand import StaleLifeError
 from boilerd.worker.slots.inbox import Inbox
-from boilerd.worker.slots.intake import Intake
+from boilerd.worker.slots.intake import LONGEST_PACE_S, Intake
 from boilerd.worker.slots.loop_watch import BEAT_S
 from boilerd.worker.slots.outcomes import Outcomes
 from boilerd.worker.slots.runner import SlotRunner
@@ -120,6 +120,8 @@ class Keeper:
         self._kept = kept
         self._parent = parent
         self._ended: queue.SimpleQueue[SlotAttempt] = queue.SimpleQueue()
+        #: So many of them end its sleep; infinite while it is awake, and looks itself.
+        self._wakes_at = math.inf
         #: Of the attempts that run, those whose tasks were there when workers died, and how often.
         self._suspects: dict[SlotAttempt, int] = {}
         #: Of the claim that came last.
@@ -137,7 +139,8 @@ class Keeper:
     def on_end(self, attempt: SlotAttempt) -> None:
         """Take an attempt that has its outcome; in whatever thread it ended."""
         self._ended.put(attempt)
-        self._inbox.wake()
+        if self._ended.qsize() >= self._wakes_at:
+            self._inbox.wake()
 
     @property
     def ends_s(self) -> float:
@@ -196,8 +199,17 @@ class Keeper:
 
     def _wait(self) -> None:
         """Sleep until something is to be done."""
-        until_s = min(self._limit_at_s, self._look_at_s, self._closing.next_s(), self._talk_at_s())
-        for fd, _ in self._poll.poll(max(0.0, until_s - time.monotonic()) * 1000):
+        talk_at_s = self._talk_at_s()
+        until_s = min(self._limit_at_s, self._look_at_s, self._closing.next_s(), talk_at_s)
+        wait_s = max(0.0, until_s - time.monotonic())
+        # While a call is due in a moment, no end is worth a look for itself.
+        is_soon = talk_at_s <= self._now_s + LONGEST_PACE_S
+        self._wakes_at = self._intake.missing(self._free()) if is_soon else 1
+        if self._ended.qsize() >= self._wakes_at:  # it ended before, and did not wake
+            wait_s = 0.0
+        found = self._poll.poll(wait_s * 1000)
+        self._wakes_at = math.inf
+        for fd, _ in found:
             if fd != self._inbox.read_fd:
                 self._intake.note_ring(fd)
 
@@ -241,13 +253,17 @@ class Keeper:
             self._suspects.pop(attempt, None)
             if is_first and self._closing.status is None:  # or it is given back, or settled
                 failpoint("after-handler")
-                self._outcomes.take(attempt, self._now_s)
+                self._outcomes.take(attempt)
 
     # --- What Redis is told and asked
 
     def _room(self) -> int:
-        """How many tasks could begin now; those that are stuck are replaced, up to a number."""
-        if not self._closing.may_claim or self._is_quiet() or self._runner.is_blocked or self._has_unbegun():
+        """How many tasks could begin now."""
+        return 0 if self._has_unbegun() else self._free()
+
+    def _free(self) -> int:
+        """How many tasks there may be more; those that are stuck are replaced, up to a number."""
+        if not self._closing.may_claim or self._is_quiet() or self._runner.is_blocked:
             return 0
         taken = len(self._runner.running) + self._outcomes.undecided - min(self._runner.stuck, self._limits.max_stuck)
         return max(0, min(self._limits.slots - taken, self._closing.tasks_left))
@@ -265,11 +281,14 @@ class Keeper:
             return self._retry_at_s
         if self._closing.status is not None:
             return self._now_s
-        if self._has_unbegun():
-            return self._now_s + UNBEGUN_LOOK_S
+        free = self._free()
+        due_s = self._intake.due_s(self._now_s, free)
         if self._runner.is_blocked:
-            return min(self._now_s + BLOCKED_LOOK_S, self._intake.due_s(self._now_s, 0))
-        return self._intake.due_s(self._now_s, self._room())
+            return min(self._now_s + BLOCKED_LOOK_S, due_s)
+        if free and self._has_unbegun():
+            look_s = self._now_s + UNBEGUN_LOOK_S
+            return due_s if look_s < due_s < math.inf else look_s
+        return due_s
 
     def _talk(self) -> None:
         if self._outage.error and self._now_s < self._retry_at_s:

@@ -29,7 +29,7 @@ class Outcomes:
         self._desk = desk
         self._judge = judge
 
-    def take(self, attempt: SlotAttempt, now_s: float) -> None:
+    def take(self, attempt: SlotAttempt) -> None:
         """Take an attempt that has ended."""
         claim, outcome, runtime = attempt.claim, attempt.outcome, attempt.runtime
         if isinstance(runtime, SlotRuntime) and runtime.unsent:
@@ -37,7 +37,7 @@ class Outcomes:
         if isinstance(outcome, Completed):
             # A result that nobody can look at is not sent.
             result = encode_result(outcome.result, attempt.task) if claim.retention_s else b""
-            self._intake.complete(Completion(claim, result), now_s)
+            self._intake.complete(Completion(claim, result))
         elif isinstance(outcome, Failed):
             self.fail(attempt, outcome)
         else:
