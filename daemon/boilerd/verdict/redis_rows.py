@@ -163,8 +163,9 @@ def _full(facts: Facts) -> list[QueueOverview]:
 
 def _counted(queues: Sequence[QueueOverview]) -> str:
     """The queues with the number of tasks that wait in each."""
-    told = [f"{queue.name} ({queue.detail.counts.pending + queue.detail.counts.scheduled:,} tasks)" for queue in queues]
-    return f"{'queue' if len(told) == 1 else 'queues'} {listed(told, MOST_NAMES)}"
+    numbers = {queue.name: queue.detail.counts.pending + queue.detail.counts.scheduled for queue in queues}
+    told = [f"{name} ({number:,} task{'s' * (number != 1)})" for name, number in numbers.items()]
+    return f"queue{'s' * (len(told) > 1)} {listed(told, MOST_NAMES)}"
 
 
 def _archived(queue: str) -> str:

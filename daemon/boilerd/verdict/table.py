@@ -11,7 +11,6 @@ from boilerd.verdict.finding import Finding, Row, Severity, Verdict
 
 _LOG = "boilerd logs --level warning"
 _QUEUES = "boilerd queue ls"
-_STATUS = "boilerd status"
 _WORKERS = "boilerd worker ls"
 
 TABLE = (
@@ -45,7 +44,7 @@ TABLE = (
         _LOG,
         daemon_rows.failed_start,
     ),
-    Row("stopped", Severity.FAULT, "somebody stopped a worker with supervisorctl", _STATUS, daemon_rows.stopped),
+    Row("stopped", Severity.FAULT, "somebody stopped a worker with supervisorctl", _WORKERS, daemon_rows.stopped),
     Row("missing", Severity.FAULT, "a worker has not served for 5 s", _LOG, daemon_rows.missing),
     Row(
         "broker_away",
@@ -54,10 +53,10 @@ TABLE = (
         _LOG,
         daemon_rows.broker_away,
     ),
-    Row("halted", Severity.FAULT, "a signal has stopped a worker", _STATUS, daemon_rows.halted),
+    Row("halted", Severity.FAULT, "a signal has stopped a worker", _WORKERS, daemon_rows.halted),
     Row("hanging", Severity.FAULT, "a process neither works nor waits, and is killed soon", _LOG, daemon_rows.hanging),
     Row("heartbeat", Severity.FAULT, "the scheduler has not renewed the leases for 20 s", _LOG, daemon_rows.heartbeat),
-    Row("lost_lines", Severity.FAULT, "log lines are lost", _STATUS, daemon_rows.lost_lines),
+    Row("lost_lines", Severity.FAULT, "log lines are lost", _LOG, daemon_rows.lost_lines),
     Row(
         "dropping",
         Severity.FAULT,
@@ -83,7 +82,7 @@ TABLE = (
         "id",
         daemon_rows.closed,
     ),
-    Row("suspended", Severity.WARNING, "`rq suspend` holds the claims of all workers", _STATUS, redis_rows.suspended),
+    Row("suspended", Severity.WARNING, "`rq suspend` holds the claims of all workers", _QUEUES, redis_rows.suspended),
     Row(
         "unserved",
         Severity.WARNING,
@@ -91,7 +90,7 @@ TABLE = (
         _QUEUES,
         redis_rows.unserved,
     ),
-    Row("quiet", Severity.WARNING, "the daemon or one of its pools is quiet", _STATUS, daemon_rows.quiet),
+    Row("quiet", Severity.WARNING, "the daemon or one of its pools is quiet", _QUEUES, daemon_rows.quiet),
     Row("paused", Severity.WARNING, "a queue is paused", _QUEUES, redis_rows.paused),
     Row("full", Severity.WARNING, "an archive is full", "boilerd task ls --state archived", redis_rows.full),
     Row(
