@@ -349,7 +349,10 @@ def test_a_drain_is_told_by_status_and_health(start_daemon: StartDaemon, client:
     as_json = json.loads(daemon.cli("status", "--json").stdout)
 
     drain = "draining, 1 worker, 1 busy, 0 pending"
-    assert (shown.returncode, shown.stdout.splitlines()[0], shown.stderr) == (1, f"daemon      {drain}", "")
+    verdict, command, line = shown.stdout.splitlines()[:3]
+    assert (shown.returncode, line, shown.stderr) == (1, f"daemon      {drain}", "")
+    assert verdict == "not ready: the daemon drains, and then ends: 1 worker, 1 busy, 0 pending"
+    assert command == "  see boilerd logs -f"
     assert (health.returncode, health.stdout, health.stderr) == (1, f"daemon: {drain}\n", "")
     assert (as_json["daemon"]["state"], as_json["troubles"]) == ("draining", [f"daemon: {drain}"])
     client.cancel(task_id)
