@@ -19,7 +19,7 @@ from boilerd.cli.dash.views import draw
 from boilerd.cli.inspecting import with_broker
 from boilerd.cli.options import DurationType, Loaded
 from boilerd.client import Client
-from boilerd.inspector import Inspector
+from boilerd.inspector import Actor, Inspector
 from boilerd.settings.urls import mask_url
 
 
@@ -41,7 +41,8 @@ def dash(loaded: Loaded, *, refresh: float) -> None:
             "dash needs a terminal that can move its cursor; `boilerd stats` and `boilerd queue ls` do without"
         )
     with Client.from_settings(loaded.settings) as client:
-        state = State(Inspector(client.connection), client.cancel)
+        inspector = Inspector(client.connection, by=Actor("dash"))
+        state = State(inspector, inspector.cancel)
         title = mask_url(loaded.settings.broker_url())
         # TERM ends it as Ctrl-C does, so that Live restores the terminal.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
