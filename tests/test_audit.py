@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pwd
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -15,15 +16,14 @@ from typing import Any
 import pytest
 import redis
 
-from boilerd import BoilerdError, Client, Inspector, TaskState
+from boilerd import Actor, AuditEntry, BoilerdError, Client, Inspector, TaskState
 from boilerd.broker import audit, keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.broker.embedded import member_rights
 from boilerd.broker.moving import Move
-from boilerd.inspector import Actor, AuditEntry
 from builders import enqueue, in_state, pending
-from support import StartDaemon, StartValkey, Valkey, clean_environment, shown_by
+from support import Failpoints, StartDaemon, StartValkey, Valkey, boilerd, clean_environment, shown_by
 
 USER = os.environ.get("SUDO_USER") or pwd.getpwuid(os.geteuid()).pw_name
 
@@ -256,6 +256,21 @@ def test_a_bulk_action_that_is_left_tells_how_far_it_came(hands: Hands, connecti
         next(steps)
 
     assert entries(connection) == [("python", "delete", {**DEFAULT, "state": "pending"}, 100, "interrupted", "")]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_bulk_action_whose_command_is_ended_leaves_its_entry(
+    client: Client, connection: redis.Redis, valkey: Valkey, failpoints: Failpoints, signum: signal.Signals
+) -> None:
+    enqueue(client, "waits")
+    failpoints.arm("after-act", signum)
+
+    done = boilerd(
+        "queue", "purge", "default", "-y", env=clean_environment(BOILERD_REDIS_URL=valkey.url, **failpoints.env)
+    )
+
+    assert (done.returncode, done.stderr) == (1, "\nAborted!\n")
+    assert entries(connection) == [("cli", "delete", {**DEFAULT, "state": "pending"}, 0, "interrupted", "")]
 
 
 def test_the_audit_holds_neither_payloads_nor_headers(hands: Hands, connection: redis.Redis) -> None:

@@ -4,6 +4,7 @@ Long queues and registries are read and changed in chunks, so that Redis is neve
 milliseconds.
 """
 
+import functools
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import redis
 
-from boilerd.broker.audit import Actor, Audit, AuditEntry
 from boilerd.broker.broker import Broker, is_cancelled
 from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.inspection import Inspection, Member
@@ -25,6 +25,7 @@ from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
 if TYPE_CHECKING:
+    from boilerd.broker.audit import Actor, Audit, AuditEntry
     from boilerd.broker.explanation import Explanation
 
 #: Tasks in one step of a bulk action: Redis is busy with it for about a millisecond.
@@ -67,11 +68,10 @@ class Inspector:
         by: Who intervenes, for the audit; without it the user of this process, from Python.
     """
 
-    def __init__(self, connection: redis.Redis, *, by: Actor | None = None) -> None:
+    def __init__(self, connection: redis.Redis, *, by: "Actor | None" = None) -> None:
         self._broker = Broker(connection)
         self._inspection = Inspection(connection)
-        self._by = by or Actor()
-        self._audit = Audit(connection, self._by)
+        self._given_actor = by
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -267,7 +267,7 @@ class Inspector:
         Raises:
             TaskNotFoundError: There is no such task; it may have been completed and deleted.
         """
-        return is_cancelled(task_id, self._broker.cancel(task_id, self._by))
+        return is_cancelled(task_id, self._broker.cancel(task_id, self._audit.by))
 
     def bulk(
         self, action: Action, queue: str, state: TaskState, task_type: str | None = None
@@ -320,7 +320,7 @@ class Inspector:
         what: str | None = None,
         page: int = 1,
         size: int = 30,
-    ) -> list[AuditEntry]:
+    ) -> list["AuditEntry"]:
         """A page of what people did, the latest last; the first page has the latest. The last 10,000 are kept.
 
         Args:
@@ -338,11 +338,18 @@ class Inspector:
             raise ValueError(f"page {page} of size {size}: both begin at 1")
         return self._audit.page(lambda entry: entry.fits(who, what), since=since, page=page, size=size)
 
-    def audit_after(self, entry_id: str) -> list[AuditEntry]:
+    def audit_after(self, entry_id: str) -> list["AuditEntry"]:
         """The entries behind the one with this ID, at most 1,000; empty: from the first one on."""
         return self._audit.after(entry_id)
 
     # --- Helpers
+
+    @functools.cached_property
+    def _audit(self) -> "Audit":
+        # Each `boilerd enqueue` would take 3 ms more.
+        from boilerd.broker.audit import Actor, Audit  # noqa: PLC0415
+
+        return Audit(self._broker.connection, self._given_actor or Actor())
 
     def _each_chunk(
         self, action: Action, queue: str, state: TaskState, task_type: str | None
@@ -417,7 +424,7 @@ class Inspector:
 
     def _act(self, action: Action, task_id: str) -> None:
         try:
-            (answer,) = self._broker.act(action, [task_id], by=self._by)
+            (answer,) = self._broker.act(action, [task_id], by=self._audit.by)
         except BrokerRefusedError:
             found = self._inspection.task(task_id)
             with self._naming_keys(found.queue if found else ""):
@@ -432,9 +439,7 @@ class Inspector:
 
 __all__ = [
     "Action",
-    "Actor",
     "Attempt",
-    "AuditEntry",
     "BulkProgress",
     "CompletedTask",
     "CronInfo",

@@ -111,11 +111,14 @@ class Audit(ScriptCalls):
     Args:
         connection: The client of Redis.
         by: Who intervenes.
+
+    Attributes:
+        by: The same.
     """
 
     def __init__(self, connection: redis.Redis, by: Actor) -> None:
         super().__init__(connection)
-        self._by = by
+        self.by = by
 
     @contextmanager
     def noting(self, what: What, **on: str) -> Iterator[Note]:
@@ -135,7 +138,7 @@ class Audit(ScriptCalls):
 
     def _write(self, what: str, on: Mapping[str, str], count: int, outcome: Outcome, why: str) -> None:
         try:
-            problem = text(self._run("note", [*self._by.args(on), what, str(count), outcome, _cut(why)]))
+            problem = text(self._run("note", [*self.by.args(on), what, str(count), outcome, _cut(why)]))
         except BrokerError as error:
             problem = str(error)
         if problem and count:

@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import click
 
-from boilerd.broker.audit import KINDS
+from boilerd.broker.audit import KINDS, AuditEntry
 from boilerd.cli.inspecting import inspecting, with_broker
 from boilerd.cli.options import DurationType, Loaded, with_json_lines
 from boilerd.cli.output import echo
 from boilerd.cli.tables import print_json, print_table
-from boilerd.inspector import AuditEntry, Inspector
+from boilerd.inspector import Inspector
 
 #: How often `--follow` looks.
 FOLLOW_S = 1.0

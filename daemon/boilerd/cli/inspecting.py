@@ -9,11 +9,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from boilerd.broker.audit import Actor
 from boilerd.broker.connection import connect_to
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_settings
 from boilerd.cli.output import ask
-from boilerd.inspector import Action, Actor, Inspector
+from boilerd.inspector import Action, Inspector
 from boilerd.tasks.task import TaskState
 
 #: The type of an option that names a state.

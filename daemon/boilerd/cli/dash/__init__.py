@@ -13,13 +13,14 @@ import click
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
+from boilerd.broker.audit import Actor
 from boilerd.cli.dash.keyboard import Keyboard
 from boilerd.cli.dash.state import State
 from boilerd.cli.dash.views import draw
 from boilerd.cli.inspecting import with_broker
 from boilerd.cli.options import DurationType, Loaded
 from boilerd.client import Client
-from boilerd.inspector import Actor, Inspector
+from boilerd.inspector import Inspector
 from boilerd.settings.urls import mask_url
 
 
