@@ -4,7 +4,8 @@ Long queues and registries are read and changed in chunks, so that Redis is neve
 milliseconds.
 """
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -24,6 +25,7 @@ from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
 if TYPE_CHECKING:
+    from boilerd.broker.audit import Actor, Audit, AuditEntry
     from boilerd.broker.explanation import Explanation
 
 #: Tasks in one step of a bulk action: Redis is busy with it for about a millisecond.
@@ -59,11 +61,17 @@ class Inspector:
     """Reads what the broker holds, and does what a person asks.
 
     It takes the same connections as `Client`. Every method raises BrokerError if Redis does not answer, or refuses.
+    What changes something is noted in the audit.
+
+    Args:
+        connection: The client of Redis.
+        by: Who intervenes, for the audit; without it the user of this process, from Python.
     """
 
-    def __init__(self, connection: redis.Redis) -> None:
+    def __init__(self, connection: redis.Redis, *, by: "Actor | None" = None) -> None:
         self._broker = Broker(connection)
         self._inspection = Inspection(connection)
+        self._given_actor = by
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -122,13 +130,18 @@ class Inspector:
 
     def pause(self, name: str) -> bool:
         """Let no worker claim from the queue; True if it was not paused before."""
-        return self._inspection.pause(check_queue(name))
+        check_queue(name)
+        with self._audit.noting("pause", queue=name) as noted:
+            noted.count = int(self._inspection.pause(name))
+        return bool(noted.count)
 
     def resume(self, name: str) -> bool:
         """Let workers claim from the queue again; True if it was paused."""
-        was_paused = self._inspection.resume(check_queue(name))
-        self._broker.ring(name)
-        return was_paused
+        check_queue(name)
+        with self._audit.noting("resume", queue=name) as noted:
+            noted.count = int(self._inspection.resume(name))
+            self._broker.ring(name)
+        return bool(noted.count)
 
     def is_suspended(self) -> bool:
         """True if `rq suspend` holds the claims of all workers, ours as well."""
@@ -254,43 +267,25 @@ class Inspector:
         Raises:
             TaskNotFoundError: There is no such task; it may have been completed and deleted.
         """
-        return is_cancelled(task_id, self._broker.cancel(task_id))
+        return is_cancelled(task_id, self._broker.cancel(task_id, self._audit.by))
 
     def bulk(
         self, action: Action, queue: str, state: TaskState, task_type: str | None = None
-    ) -> Iterator[BulkProgress]:
+    ) -> Generator[BulkProgress]:
         """Do the action with all tasks of the queue that are in the state now, and of the type if one is given.
 
-        Works while one iterates, chunk by chunk; tasks that come meanwhile are left alone.
+        Works while one iterates, chunk by chunk; tasks that come meanwhile are left alone. The audit has one entry of
+        it, written at the end, also where one stops to iterate.
 
         Raises:
             TaskStateError: The action cannot be done in that state.
             QueueNotFoundError: The queue was never used.
         """
-        if state not in ALLOWED[action]:
-            raise TaskStateError(f"{state} tasks", state, action, ALLOWED[action])
-        self._check_used(queue)
-        total = self._inspection.length(queue, state)
-        done = seen = start = blanks = 0
-        try:
-            while seen < total:
-                looked, chosen = self._chunk(queue, state, task_type, start, min(CHUNK, total - seen))
-                if not looked:
-                    return
-                with self._naming_keys(queue):
-                    answers = self._broker.act(action, chosen, start)
-                done += sum(answer in _DONE for answer in answers)
-                seen += looked
-                blanks += answers.count("blank")
-                # The next chunk begins behind those that stay: not chosen, without a record, in a state of RQ's own.
-                start += looked - sum(answer in _LEFT for answer in answers)
-                if blanks >= MOST_BLANKS:
-                    self._broker.remove_blanks(queue)
-                    start, blanks = start - blanks, 0
-                yield BulkProgress(done, seen, total)
-        finally:
-            if blanks:
-                self._broker.remove_blanks(queue)
+        state = TaskState(state)
+        with self._audit.noting(action, queue=queue, state=state.value, type=task_type or "") as noted:
+            for progress in self._each_chunk(action, queue, state, task_type):
+                noted.count = progress.done
+                yield progress
 
     # --- Workers and the broker
 
@@ -317,7 +312,73 @@ class Inspector:
         told = [part for row in rows if row.problem for part in row.problem.split("; ")]
         return [*dict.fromkeys(self._inspection.misplaced() + told)]  # a key that is of many queues is told once
 
+    def audit(
+        self,
+        *,
+        since: datetime | timedelta | None = None,
+        who: str | None = None,
+        what: str | None = None,
+        page: int = 1,
+        size: int = 30,
+    ) -> list["AuditEntry"]:
+        """A page of what people did, the latest last; the first page has the latest. The last 10,000 are kept.
+
+        Args:
+            since: Not what was before; or for how long back, by Redis's clock.
+            who: Only what this user did.
+            what: Only what is called so, such as ``delete``.
+            page: From 1.
+            size: Entries of a page.
+
+        Raises:
+            MisplacedKeyError: Another program's key stands where the audit should.
+            ValueError: There is no such page.
+        """
+        if page < 1 or size < 1:
+            raise ValueError(f"page {page} of size {size}: both begin at 1")
+        return self._audit.page(lambda entry: entry.fits(who, what), since=since, page=page, size=size)
+
+    def audit_after(self, entry_id: str) -> list["AuditEntry"]:
+        """The entries behind the one with this ID, at most 1,000; empty: from the first one on."""
+        return self._audit.after(entry_id)
+
     # --- Helpers
+
+    @functools.cached_property
+    def _audit(self) -> "Audit":
+        # Each `boilerd enqueue` would take 3 ms more.
+        from boilerd.broker.audit import Actor, Audit  # noqa: PLC0415
+
+        return Audit(self._broker.connection, self._given_actor or Actor())
+
+    def _each_chunk(
+        self, action: Action, queue: str, state: TaskState, task_type: str | None
+    ) -> Iterator[BulkProgress]:
+        """Do a bulk action, chunk by chunk."""
+        if state not in ALLOWED[action]:
+            raise TaskStateError(f"{state} tasks", state, action, ALLOWED[action])
+        self._check_used(queue)
+        total = self._inspection.length(queue, state)
+        done = seen = start = blanks = 0
+        try:
+            while seen < total:
+                looked, chosen = self._chunk(queue, state, task_type, start, min(CHUNK, total - seen))
+                if not looked:
+                    return
+                with self._naming_keys(queue):
+                    answers = self._broker.act(action, chosen, start)
+                done += sum(answer in _DONE for answer in answers)
+                seen += looked
+                blanks += answers.count("blank")
+                # The next chunk begins behind those that stay: not chosen, without a record, in a state of RQ's own.
+                start += looked - sum(answer in _LEFT for answer in answers)
+                if blanks >= MOST_BLANKS:
+                    self._broker.remove_blanks(queue)
+                    start, blanks = start - blanks, 0
+                yield BulkProgress(done, seen, total)
+        finally:
+            if blanks:
+                self._broker.remove_blanks(queue)
 
     def _check_used(self, name: str) -> None:
         if not self._inspection.is_used(name):
@@ -363,7 +424,7 @@ class Inspector:
 
     def _act(self, action: Action, task_id: str) -> None:
         try:
-            (answer,) = self._broker.act(action, [task_id])
+            (answer,) = self._broker.act(action, [task_id], by=self._audit.by)
         except BrokerRefusedError:
             found = self._inspection.task(task_id)
             with self._naming_keys(found.queue if found else ""):

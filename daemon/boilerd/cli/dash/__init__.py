@@ -13,6 +13,7 @@ import click
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
+from boilerd.broker.audit import Actor
 from boilerd.cli.dash.keyboard import Keyboard
 from boilerd.cli.dash.state import State
 from boilerd.cli.dash.views import draw
@@ -45,7 +46,8 @@ def dash(loaded: Loaded, *, refresh: float) -> None:
             "dash needs a terminal that can move its cursor; `boilerd stats` and `boilerd queue ls` do without"
         )
     with Client.from_settings(loaded.settings) as client:
-        state = State(Inspector(client.connection), client.cancel, lambda: _verdict(loaded.settings))
+        inspector = Inspector(client.connection, by=Actor("dash"))
+        state = State(inspector, inspector.cancel, lambda: _verdict(loaded.settings))
         title = mask_url(loaded.settings.broker_url())
         # TERM ends it as Ctrl-C does, so that Live restores the terminal.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
