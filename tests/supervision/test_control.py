@@ -187,6 +187,13 @@ def test_a_number_of_workers_that_cannot_be_is_refused(start_daemon: StartDaemon
         ask(daemon.socket, "boilerd.scale", max(min(int(size), 2**31 - 1), -(2**31)))
 
 
+def test_a_number_for_a_pool_without_a_name_is_none_for_the_default_pool() -> None:
+    done = boilerd("scale", "=3")
+
+    assert done.returncode == 2
+    assert "'=3' names no pool; write POOL=N, or N for the pool default" in done.stderr
+
+
 def test_half_a_worker_is_refused(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
 

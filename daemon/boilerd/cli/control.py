@@ -37,7 +37,9 @@ class PoolSizeType(click.ParamType[tuple[str, int]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
         """The pool, empty where none is named, and the number."""
-        pool, _, number = value.rpartition("=")
+        pool, has_pool, number = value.rpartition("=")
+        if has_pool and not pool:
+            self.fail(f"{value!r} names no pool; write POOL=N, or N for the pool default", param, ctx)
         return pool, click.INT.convert(number, param, ctx)
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 
 from boilerd.broker.claims import Completion
-from boilerd.errors import ShutdownTimeoutError
+from boilerd.errors import ShutdownTimeoutError, describe
 from boilerd.worker.attempt import Completed, Failed, encode_result, failed
 from boilerd.worker.slots.attempt import SlotAttempt
 from boilerd.worker.slots.desk import Desk
@@ -63,7 +63,7 @@ class Outcomes:
         rest = []
         for attempt in running:
             if attempt.is_stuck and attempt.reason and not isinstance(attempt.reason, ShutdownTimeoutError):
-                logger.error("task failed", extra={**attempt.task.log_fields, "error": str(attempt.reason)})
+                logger.error("task failed", extra={**attempt.task.log_fields, "error": describe(attempt.reason)})
                 self.fail(attempt, failed(attempt.reason))
             else:
                 rest.append(attempt.claim)

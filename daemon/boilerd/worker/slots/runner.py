@@ -115,6 +115,7 @@ class SlotRunner:
             self._wakeups.keep()
             if not self._is_closed:
                 logger.warning("event loop was left by a task, going on", extra={"error": why})
+        self._watch.end()
 
     def drain_leftovers(self, limit_s: float) -> None:
         """Cancel the asyncio tasks that handlers have left on the loop, and wait for their end; after `run`."""
