@@ -101,6 +101,7 @@ def test_tasks_that_kill_their_workers_are_archived_and_a_thousand_good_ones_are
 
 
 @pytest.mark.fault(47)
+@pytest.mark.long(8)
 @pytest.mark.timeout(120)
 def test_a_worker_whose_task_holds_the_interpreter_s_lock_past_its_limit_is_killed_for_that_task(
     start_daemon: StartDaemon, client: Client

@@ -243,11 +243,14 @@ def test_a_loop_that_is_blocked_by_what_a_handler_left_is_told_of_when_others_wa
     assert driven(mux, drive, blocked_after_s=1.0) == ["completed: 1", 1]
 
 
-def test_the_loop_looks_for_limits_itself_while_the_keeper_is_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("task_type", ["async:forever", "plain:computing"])
+def test_the_loop_looks_for_limits_itself_while_the_keeper_is_held_up(
+    monkeypatch: pytest.MonkeyPatch, task_type: str
+) -> None:
     monkeypatch.setattr(runner, "LATE_LOOK_S", SOON_S)
 
     def drive(driver: SlotDriver) -> Any:
-        attempt = driver.begin("async:forever", timeout_s=SOON_S)
+        attempt = driver.begin(task_type, timeout_s=SOON_S)
         driver.runner.look()
         return driver.ended.get(timeout=DEADLINE_S) is attempt
 

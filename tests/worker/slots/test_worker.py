@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from boilerd import Client, Inspector, ServeMux, SkipRetry, Task, TaskState, current_task
-from boilerd.broker import keys
+from boilerd.broker import keys, outage
 from boilerd.broker.broker import Broker
 from boilerd.broker.scripts import scripts
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, TIMED_OUT
@@ -185,6 +185,42 @@ def test_a_claim_whose_answer_is_lost_is_given_back_and_runs_once(
         assert proxy.cuts == 1
     assert len(list(directory.glob("ran-*"))) == 20
     assert not connection.exists(keys.wip("default"))
+
+
+def test_a_claim_whose_answer_is_lost_is_given_back_although_the_worker_claims_nothing_more(
+    *,
+    start_worker: StartWorker, mux: ServeMux, client: Client, connection: redis.Redis, valkey: Valkey,
+    directory: Path, scoreboard: Scoreboard, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 1.0)
+    enqueue(client, "a")
+    with Proxy(directory, valkey.socket) as proxy:
+        connection.script_load(scripts()["serve"].source)
+        proxy.cuts_reply_to = scripts()["serve"].digest.encode()
+        worker = start_worker(mux, url=proxy.url)
+        wait_until(lambda: proxy.cuts == 1, "the answer is lost")
+
+        scoreboard.is_quiet = True
+
+        wait_until(lambda: pending(connection) == ["a"], "it waits again")
+        worker.close()  # it has the proxy's sockets
+
+
+def test_a_bell_whose_connection_hangs_is_left(
+    *,
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis, valkey: Valkey,
+    directory: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(intake, "BELL_LATE_S", 0.5)
+    with Proxy(directory, valkey.socket) as proxy:
+        worker = start_worker(mux, limits=Limits(idle_s=0.5), url=f"{proxy.url}?socket_timeout=0.5")
+        wait_until(lambda: any(each["cmd"] == "blpop" for each in connection.client_list()), "it waits for the bell")
+        proxy.half_open()
+
+        enqueue(client, "a")
+
+        wait_until(lambda: gate.count() == 1, "it runs")
+        worker.close()
 
 
 # Outcomes.
@@ -600,6 +636,27 @@ def test_a_burst_ends_when_the_last_task_that_enqueues_has_ended(
     assert connection.hget(keys.stats("default", int(time.time() // 86400)), "processed") == b"6"
 
 
+def test_a_burst_ends_when_no_task_is_due_and_none_waits_that_a_failed_one_enqueued(
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, valkey: Valkey, scoreboard: Scoreboard
+) -> None:
+    gate.open()
+
+    @mux.handle("test:fail")
+    async def fail(task: Task) -> None:
+        with Client.from_url(valkey.url) as own:
+            own.enqueue("test:echo", task_id="left")
+        raise ValueError("no")
+
+    with Client.from_url(valkey.url) as own:
+        own.enqueue("test:fail")
+        own.enqueue("test:echo", task_id="due", process_in=0.01)
+
+    assert start_worker(mux, limits=BURST).wait() == DONE
+
+    assert sorted(gate.ids()) == ["due", "left"]
+    assert scoreboard.has_claimed(0)
+
+
 def test_a_worker_whose_supervisor_is_gone_stops(
     start_worker: StartWorker, mux: ServeMux, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -910,6 +967,64 @@ def test_a_worker_goes_on_with_what_runs_while_the_broker_is_away(
 
         assert worker.wait() == DONE
     assert connection.zcard(keys.registry("finished", "default")) == 5
+
+
+def test_an_outage_is_over_although_the_slots_are_full(
+    *,
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, valkey: Valkey, directory: Path,
+    scoreboard: Scoreboard,
+) -> None:  # fmt: skip
+    """And there is nothing to ask the broker for."""
+
+    @mux.handle("test:tell")
+    async def tell(task: Task) -> None:
+        while not (directory / "tell").exists():  # noqa: ASYNC110 - the test makes it
+            await asyncio.sleep(0.01)
+        task.progress(1, 2)
+        await gate.passed(task)
+
+    with Proxy(directory, valkey.socket) as proxy:
+        client.enqueue("test:tell")
+        enqueue(client, "a")
+        worker = start_worker(mux, slots=2, url=proxy.url)
+        wait_until(lambda: scoreboard.running(0) == 2, "both run")
+        proxy.refuse()
+        (directory / "tell").touch()
+        wait_until(lambda: scoreboard.is_broker_away, "the worker waits for the broker")
+
+        proxy.accept()
+
+        wait_until(lambda: not scoreboard.is_broker_away, "the broker is there again")
+        assert gate.count() == 2
+        worker.close()
+
+
+def test_outcomes_that_come_while_the_last_call_hangs_are_kept(
+    *,
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, valkey: Valkey, directory: Path,
+) -> None:  # fmt: skip
+    @mux.handle("test:first")
+    async def first(task: Task) -> None:
+        while not (directory / "first").exists():  # noqa: ASYNC110 - the test makes it
+            await asyncio.sleep(0.01)
+        (directory / "ends").touch()
+
+    with Proxy(directory, valkey.socket) as proxy:
+        client.enqueue("test:first")
+        enqueue(client, *ids(3))
+        worker = start_worker(mux, limits=Limits(drain_s=0.5), url=f"{proxy.url}?socket_timeout=2")
+        wait_until(lambda: gate.count() == 3, "all run")
+        proxy.stall()
+        worker.signal(signal.SIGTERM)
+        (directory / "first").touch()
+        wait_until((directory / "ends").exists, "its completion is sent")
+        time.sleep(0.1)
+
+        gate.open()
+
+        assert worker.wait() == FAILED
+    [kept] = (directory / "kept").iterdir()
+    assert len(kept.read_text().splitlines()) == 4
 
 
 def test_outcomes_are_kept_when_the_broker_stays_away_to_the_end_of_a_drain(

@@ -3,6 +3,7 @@
 import math
 import random
 import select
+import time
 from collections.abc import Sequence
 
 from boilerd.broker.bell import Bell
@@ -20,6 +21,8 @@ PACE_S, LONGEST_PACE_S = 0.00001, 0.005
 ENOUGH_DONE, SLOTS_PER_FREE = 32, 16
 #: After a claim got several tasks and not all that it asked for, its queue is left to others for so long.
 SHARE_S = 0.010
+#: The bell's answer may come so late; a connection that hangs never brings it.
+BELL_LATE_S = 5.0
 
 
 class Intake:
@@ -34,6 +37,7 @@ class Intake:
         idle_s: About how long the bell is waited for before the queues are looked at all the same.
 
     Attributes:
+        queues: All of them.
         wants: False if the queues were empty, and no bell has rung since.
         has_found_nothing: True if the last claim found all queues empty.
     """
@@ -45,6 +49,7 @@ class Intake:
         self._bell = bell
         self._poll = poll
         self._order = order
+        self.queues = order.names
         self._enough = max(1, min(MOST_OF_MANY, slots // SLOTS_PER_FREE))
         self._pace_s = min(LONGEST_PACE_S, slots * PACE_S)
         self._idle_s = idle_s
@@ -55,6 +60,7 @@ class Intake:
         self._paced_s = 0.0
         self._is_urgent = False
         self._has_rung = False
+        self._bell_until_s = math.inf
         self.wants = True
         self.has_found_nothing = False
 
@@ -64,13 +70,17 @@ class Intake:
         # If this process died, nobody else would have the result.
         self._is_urgent |= completion.claim.retention_s != 0
 
+    def look_again(self) -> None:
+        """Look at the queues although the bell has not rung: what has ended may have made room in them for others."""
+        self.wants, self.has_found_nothing = True, False
+
     def due_s(self, now_s: float, room: int) -> float:
         """When the next call is due, if nothing happens before."""
         if self._is_urgent:
             return now_s
         done_s = self._paced_s if self.hand.completions else math.inf
         if not room or not self.wants:
-            return done_s
+            return min(done_s, self._bell_until_s)
         if len(self._resting) == len(self._order.names):
             return min(done_s, *self._resting.values())
         return now_s if room >= self._enough else self._paced_s
@@ -96,6 +106,8 @@ class Intake:
         self._is_urgent, self._paced_s = False, now_s + self._pace_s
         if queues:
             self._learn(claims, limit, now_s, is_whole=len(queues) == len(self._order.names))
+        else:
+            self.look_again()
         return claims
 
     def _awake_queues(self, now_s: float) -> Sequence[str]:
@@ -121,24 +133,34 @@ class Intake:
         self._poll.unregister(fd)
         self._has_rung = True
 
-    def hear(self, room: int) -> bool:
-        """Learn that a task came, or that it is time to look; True if Redis was there. Raises BrokerError."""
+    def hear(self, room: int) -> None:
+        """Learn that a task came, or that it is time to look; raises BrokerError."""
         if not self._has_rung:
-            return False
-        self._has_rung = False
+            self._look_for_bell()
+            return
+        self._has_rung, self._bell_until_s = False, math.inf
         self.wants = True
         name = self._bell.hear() if self._bell.is_listening else None
         if name is not None and not room:
             self._bell.ring_again(name)
-        return True
+
+    def _look_for_bell(self) -> None:
+        """Leave a bell that is silent for too long; the queues are looked at, and then another one is waited for."""
+        if time.monotonic() >= self._bell_until_s:
+            self._bell_until_s, self.wants = math.inf, True
+            if self._bell.is_listening:
+                self._poll.unregister(self._bell.fileno())
+                self._bell.close()
 
     def tend_bell(self, room: int) -> None:
         """Wait for tasks only while they could begin: a token is for a worker that can take one. Raises BrokerError."""
         if not room:
             self._bell.stop()
         elif not self.wants and not self._bell.is_listening:
-            self._bell.listen(self._order.names, self._idle_s * (0.5 + random.random()))
+            wait_s = self._idle_s * (0.5 + random.random())
+            self._bell.listen(self._order.names, wait_s)
             self._poll.register(self._bell.fileno(), select.POLLIN)
+            self._bell_until_s = time.monotonic() + wait_s + BELL_LATE_S
 
     def close(self) -> None:
         """Close the bell's connection."""

@@ -294,20 +294,26 @@ class Keeper:
         if self._outage.error and self._now_s < self._retry_at_s:
             return
         try:
-            has_talked = self._ask_unwanted()
-            has_talked |= self._desk.write(is_last=self._closing.status is not None)
-            has_talked |= self._intake.hear(self._room())
-            has_talked |= self._serve()
+            self._ask_unwanted()
+            self._desk.write_told()
+            if self._desk.write(is_last=self._closing.status is not None):
+                self._intake.look_again()
+            self._intake.hear(self._room())
+            self._serve()
+            self._forward_due()
             self._intake.tend_bell(self._room())
+            if self._outage.error:
+                self._broker.now()  # there may have been nothing else to ask
         except BrokerError as error:
             self._note_outage(error)
         else:
-            if has_talked and self._outage.error:
+            if self._outage.error:
                 self._outage.end()
                 self._scoreboard.mark_waiting(self._row, is_waiting=False)
 
     def _note_outage(self, error: BrokerError) -> None:
         """Go on with what runs; try again after a pause, or give up in a drain."""
+        self._take_ended()  # the call may have taken its time
         pause_s = self._outage.next_pause_s(error)
         self._scoreboard.mark_waiting(self._row, is_waiting=True)
         self._intake.wants = True
@@ -321,10 +327,10 @@ class Keeper:
     def _keep_outcomes(self) -> None:
         self._kept.keep(self._intake.hand.completions, [*self._desk.failures])
 
-    def _ask_unwanted(self) -> bool:
+    def _ask_unwanted(self) -> None:
         """End the attempts that are cancelled, or whose lease is lost, if the scheduler says that there are any."""
         if not self._asks_unwanted:
-            return False
+            return
         attempts = {attempt.claim.execution_id: attempt for attempt in self._runner.running}
         claims = [attempt.claim for attempt in attempts.values()]
         for first in range(0, len(claims), ASKED_AT_ONCE):
@@ -333,10 +339,11 @@ class Keeper:
                 self._runner.interrupt([attempts[execution_id]], TaskCancelledError(reason))
         self._asks_unwanted = False
         self._limit_at_s = self._now_s  # the runner sees to those that do not end
-        return True
 
-    def _serve(self) -> bool:
-        """Acknowledge, claim and begin, if it is time; True if Redis was asked."""
+    def _serve(self) -> None:
+        """Acknowledge, claim and begin, if it is time."""
+        # Though nothing may be claimed now: what a lost answer brought must not wait for that.
+        self._intake.hand.settle()
         claims = self._intake.serve(self._now_s, self._room(), [*self._suspects.values()])
         if claims:
             self._note_signals()
@@ -344,9 +351,13 @@ class Keeper:
                 self._desk.unstarted += claims
             else:
                 self._begin(claims)
-        if self._closing.status is not None:
-            self._intake.hand.settle()
-        return claims is not None
+
+    def _forward_due(self) -> None:
+        """Before a burst ends, move due tasks to their queues, if the scheduler has not come to it."""
+        if self._closing.is_burst and self._has_found_nothing() and self._is_done():
+            moved, _ = self._broker.forward(self._intake.queues)
+            if moved:
+                self._intake.look_again()
 
     def _begin(self, claims: Sequence[Claim]) -> None:
         now_s, attempts = time.monotonic(), []
@@ -367,6 +378,7 @@ class Keeper:
             self._first_of_last = attempts[0]
             self._limit_at_s = min(self._limit_at_s, now_s + BEAT_S, *(attempt.ends_s for attempt in attempts))
         self._closing.count(len(claims))
+        self._scoreboard.note_claimed(self._row)
 
     # --- The end
 
@@ -374,13 +386,17 @@ class Keeper:
         """Interrupt what runs when a drain is over; decide how the process ends when nothing runs any more."""
         if self._closing.status is not None:
             return
+        self._take_ended()  # while Redis was asked: it has its outcome, and is not cut off
         if self._closing.cuts_now(self._now_s):
             error = ShutdownTimeoutError("the shutdown timeout is over")
             self._runner.interrupt([each for each in self._runner.running if not each.is_stuck], error)
             self._limit_at_s = self._now_s
-        has_found_nothing = self._intake.has_found_nothing and not self._outcomes.has_unwritten()
-        if self._closing.decide(self._now_s, is_done=self._is_done(), has_found_nothing=has_found_nothing):
+        if self._closing.decide(self._now_s, is_done=self._is_done(), has_found_nothing=self._has_found_nothing()):
             self._outcomes.settle(self._runner.running, is_hurried=self._closing.is_stopping)
+
+    def _has_found_nothing(self) -> bool:
+        """True if no task waits, and all outcomes are written."""
+        return self._intake.has_found_nothing and not self._outcomes.has_unwritten()
 
     def _is_done(self) -> bool:
         """True if nothing runs but what is stuck, and all is decided."""
