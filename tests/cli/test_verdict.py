@@ -79,7 +79,7 @@ def test_what_holds_tasks_back_is_explained_and_changes_no_exit_status(
 ) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
     before = daemon.cli("health", "--explain")
-    client.enqueue("test:echo", queue="defalt")
+    client.enqueue("test:echo", queue="maill")
     Inspector(client.connection).pause("low")
     daemon.cli("quiet")
 
@@ -91,7 +91,7 @@ def test_what_holds_tasks_back_is_explained_and_changes_no_exit_status(
     lines = after.stdout.splitlines()
     assert (after.returncode, lines) == (0, status[: len(lines)])
     assert lines[0] == (
-        "worth a look: no worker works on queue defalt (1 task), of whatever host, so that these tasks wait for ever"
+        "worth a look: no worker works on queue maill (1 task), of whatever host, so that these tasks wait for ever"
     )
     assert [*kinds] == ["unserved", "quiet", "paused"]
 
