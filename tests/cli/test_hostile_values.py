@@ -87,7 +87,7 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("reload",): [[]],
     ("restart",): [[EVIL]],
     ("scale",): [["1"], [EVIL]],
-    ("health",): [[], ["--json"], ["--max-latency", "1s"]],
+    ("health",): [[], ["--json"], ["--max-latency", "1s"], ["--explain"], ["--explain", "--json"]],
     ("config", "show"): [[], ["--json"]],
     ("config", "check"): [[], ["--app", EVIL]],
 }  # fmt: skip

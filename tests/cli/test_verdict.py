@@ -1,6 +1,7 @@
 """The verdict of `health --explain`, `status` and the dash, on real servers and daemons."""
 
 import json
+import os
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ from rich.console import Console
 from boilerd import Client, Inspector
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.connection import mark_of
 from boilerd.broker.overview import read_overview
 from boilerd.cli.dash.state import State
 from boilerd.cli.dash.views import draw
@@ -79,7 +81,7 @@ def test_what_holds_tasks_back_is_explained_and_changes_no_exit_status(
 ) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
     before = daemon.cli("health", "--explain")
-    client.enqueue("test:echo", queue="defalt")
+    client.enqueue("test:echo", queue="maill")
     Inspector(client.connection).pause("low")
     daemon.cli("quiet")
 
@@ -91,7 +93,7 @@ def test_what_holds_tasks_back_is_explained_and_changes_no_exit_status(
     lines = after.stdout.splitlines()
     assert (after.returncode, lines) == (0, status[: len(lines)])
     assert lines[0] == (
-        "worth a look: no worker works on queue defalt (1 task), of whatever host, so that these tasks wait for ever"
+        "worth a look: no worker works on queue maill (1 task), of whatever host, so that these tasks wait for ever"
     )
     assert [*kinds] == ["unserved", "quiet", "paused"]
 
@@ -190,3 +192,19 @@ def test_a_clock_that_differs_is_measured(
     monkeypatch.setattr(time, "time", lambda: true() + ahead_s)
 
     assert read_overview(connection).clock_ahead_s == pytest.approx(told, abs=5)
+
+
+def test_outcomes_that_nobody_writes_are_told_after_a_minute(valkey: Valkey, directory: Path) -> None:
+    settings = Settings(redis_url=valkey.url, state_dir=str(directory))
+    file = directory / "outcomes" / f"{mark_of(settings)}-host.0.jsonl"
+    file.parent.mkdir()
+    file.touch()
+    (file.parent / "another-host.0.jsonl").touch()
+    os.utime(file.parent / "another-host.0.jsonl", (0, 0))
+    status = read_status(settings.control_socket())
+
+    young = read_facts(settings, status).kept
+    os.utime(file, (0, 0))
+    old = read_facts(settings, status).kept
+
+    assert (young, old) == (0, 1)
