@@ -20,7 +20,7 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.connection import text
 from boilerd.broker.constants import MOST_TEXT
-from boilerd.broker.refusals import expecting
+from boilerd.broker.refusals import expecting, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.errors import BoilerdError, BrokerError, InvalidTaskError
 
@@ -172,8 +172,9 @@ class Audit(ScriptCalls):
         if since is None:
             return "-"
         if isinstance(since, timedelta):
-            seconds, _ = self.connection.time()
-            since = datetime.fromtimestamp(seconds, UTC) - since
+            with translated():
+                seconds, _ = self.connection.time()
+            return str(max(0, int((seconds - since.total_seconds()) * 1000)))
         return str(max(0, int(since.timestamp() * 1000)))
 
 
