@@ -302,7 +302,12 @@ def test_workers_that_hang_around_their_tasks_turn_health_red_and_are_replaced(
         wait_until((directory / moment).exists, f"a worker hangs at {moment!r}")
     lines = {f"{name}: hangs, it neither works nor waits; it is replaced in some seconds" for name in names}
     told: set[str] = set()
-    wait_until(lambda: told.update(read_status(daemon.socket).problems()) or lines <= told, "health tells of them")
+
+    def all_are_told() -> bool:
+        told.update(read_status(daemon.socket).problems())
+        return lines <= told
+
+    wait_until(all_are_told, "health tells of them")
     killed = [daemon.wait_for("process killed, it hangs", child=name)["child_pid"] for name in names]
 
     assert killed == list(before.values())
