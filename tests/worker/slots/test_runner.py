@@ -291,15 +291,21 @@ def test_an_async_attempt_that_swallows_every_cancellation_is_stuck_and_told_of(
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(FOREVER_S)
 
-    def drive(driver: SlotDriver) -> Any:
+    seen: list[Any] = []
+
+    def drive(driver: SlotDriver) -> None:
         attempt = driver.begin("swallows:all", timeout_s=SOON_S)
         driver.wait(lambda: driver.runner.stuck, "it is stuck")
         [line] = driver.told("task does not end")
         driver.wait(lambda: driver.board.overdue_s(0) < 0, "nobody is to kill the process for it")
         counts = [driver.runner.stuck, driver.board.stuck(0), attempt.is_stuck, attempt in driver.runner.running]
-        return [*counts, line.levelname, line.task_type, "await asyncio.sleep" in line.stack]  # type: ignore[attr-defined]
+        seen[:] = [*counts, line.levelname, line.task_type, "await asyncio.sleep" in line.stack]  # type: ignore[attr-defined]
 
-    assert driven(mux, drive) == [1, 1, True, True, "ERROR", "swallows:all", True]
+    def after(driver: SlotDriver) -> Any:
+        driver.runner.drain_leftovers(SOON_S)
+        return [*seen, len(driver.told("asyncio tasks were left behind, cancelled"))]
+
+    assert driven(mux, drive, after=after) == [1, 1, True, True, "ERROR", "swallows:all", True, 0]
 
 
 @pytest.mark.usefixtures("quick_steps")

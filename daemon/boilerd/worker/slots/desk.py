@@ -74,9 +74,9 @@ class Desk:
             self.failures.popleft()
             count += 1
         while self.unstarted:
-            count += self._give_back(self.unstarted)
+            count += self._give_back(self.unstarted, have_begun=False)
         while is_last and self.cut:
-            count += self._give_back(self.cut)
+            count += self._give_back(self.cut, have_begun=True)
         return count > 0
 
     def sort_cut(self, claims: Iterable[Claim]) -> None:
@@ -97,12 +97,12 @@ class Desk:
             else:
                 self._broker.write_progress(claim, what)
 
-    def _give_back(self, claims: list[Claim]) -> int:
+    def _give_back(self, claims: list[Claim], *, have_begun: bool) -> int:
         """Give the last of them back to the heads of their queues, so that in the end the first stand in front."""
         some = claims[-BACK_AT_ONCE:]
         back = set(self._broker.give_back(self._name, some))
         del claims[-BACK_AT_ONCE:]
         for claim in some:
-            if claim.task_id in back:
+            if have_begun and claim.task_id in back:
                 logger.warning("task released, it will run again", extra=claim.log_fields)
         return len(some)

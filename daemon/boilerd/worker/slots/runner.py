@@ -119,7 +119,7 @@ class SlotRunner:
 
     def drain_leftovers(self, limit_s: float) -> None:
         """Cancel the asyncio tasks that handlers have left on the loop, and wait for their end; after `run`."""
-        end_leftovers(self._loop, limit_s)
+        end_leftovers(self._loop, limit_s, [attempt.place for attempt in self.running if attempt.is_stuck])
 
     # --- The keeper
 
