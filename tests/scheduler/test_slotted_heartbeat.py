@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -131,8 +132,9 @@ def test_a_round_renews_all_leases_of_all_workers(
 
 
 def test_the_steps_of_a_round_are_spread_and_leave_time_between_them(
-    heartbeater: SlottedHeartbeater, broker: Broker, scoreboard: Scoreboard
+    heartbeater: SlottedHeartbeater, broker: Broker, scoreboard: Scoreboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(slotted_heartbeat, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     claim_all(broker, scoreboard, 0, 3 * MOST_RENEWED)
 
     *pauses, last_s = whole_round(heartbeater)

@@ -63,11 +63,13 @@ class _Loop:
     def use(self, kind: str) -> None:
         """Choose what the loop is made by: ``asyncio``, ``uvloop``, or ``auto``: uvloop where it is installed.
 
-        Call it in the process whose loop it is, before anything needs the loop. Without it, it is asyncio's.
+        Call it in the process whose loop it is, before anything needs the loop: one that was made before a fork stays
+        with the parent, for what wakes it would be common to both. Without it, it is asyncio's.
 
         Raises:
             BootError: uvloop is wanted, and not installed.
         """
+        self._runner = None
         if kind == "asyncio":
             return
         try:
