@@ -11,7 +11,7 @@ from boilerd.broker.bell import Bell
 from boilerd.broker.claims import Claim, Completion
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.slots.hand import SlotHand
-from boilerd.worker.slots.intake import LONGEST_PACE_S, Intake
+from boilerd.worker.slots.intake import LONGEST_PACE_S, SHORTEST_PACE_S, Intake
 
 SLOTS = 500
 
@@ -87,7 +87,8 @@ def test_a_worker_of_few_slots_leaves_none_empty_for_long(hand: Hand) -> None:
     intake = make_intake(hand, slots=8)
     intake.serve(0.0, 8, [])
 
-    assert intake.due_s(0.0, 1) == 0.0
+    assert intake.due_s(0.0, 1) == SHORTEST_PACE_S
+    assert intake.due_s(0.0, 2) == 0.0
 
 
 @pytest.mark.parametrize(

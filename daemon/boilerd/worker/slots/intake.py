@@ -15,10 +15,10 @@ from boilerd.worker.slots.hand import SlotHand
 MOST = 64
 #: The same while there is more than one call brings.
 MOST_OF_MANY = 32
-#: A call costs as much as some tasks do, so that two begin this far apart for each slot, 5 ms at most.
-PACE_S, LONGEST_PACE_S = 0.00001, 0.005
-#: No call waits for that with so many completions, nor with one in so many slots free, 32 at most.
-ENOUGH_DONE, SLOTS_PER_FREE = 32, 16
+#: A call costs as much as some tasks do, so that two begin this far apart for each slot, from 1 to 5 ms.
+PACE_S, SHORTEST_PACE_S, LONGEST_PACE_S = 0.00001, 0.001, 0.005
+#: No call waits for that with so many completions, nor with one in so many slots free, from 2 to 32.
+ENOUGH_DONE, SLOTS_PER_FREE, LEAST_FREE = 32, 16, 2
 #: After a claim got several tasks and not all that it asked for, its queue is left to others for so long.
 SHARE_S = 0.010
 #: The bell's answer may come so late; a connection that hangs never brings it.
@@ -50,8 +50,8 @@ class Intake:
         self._poll = poll
         self._order = order
         self.queues = order.names
-        self._enough = max(1, min(MOST_OF_MANY, slots // SLOTS_PER_FREE))
-        self._pace_s = min(LONGEST_PACE_S, slots * PACE_S)
+        self._enough = max(LEAST_FREE, min(MOST_OF_MANY, slots // SLOTS_PER_FREE))
+        self._pace_s = max(SHORTEST_PACE_S, min(LONGEST_PACE_S, slots * PACE_S))
         self._idle_s = idle_s
         self._most = MOST
         #: Queue → until when it is left to others.

@@ -124,7 +124,7 @@ class Keeper:
         self._wakes_at = math.inf
         #: Of the attempts that run, those whose tasks were there when workers died, and how often.
         self._suspects: dict[SlotAttempt, int] = {}
-        #: Of the claim that came last.
+        #: On the loop, of the claim that came last.
         self._first_of_last: SlotAttempt | None = None
         self._asks_unwanted = False
         self._outage = Outage()
@@ -375,7 +375,8 @@ class Keeper:
         if attempts:
             self._suspects |= {attempt: attempt.claim.deaths for attempt in attempts if attempt.claim.deaths}
             self._runner.begin(attempts)
-            self._first_of_last = attempts[0]
+            # A thread begins by itself; to wait for it would keep a small pool's slots empty.
+            self._first_of_last = next((attempt for attempt in attempts if attempt.is_on_loop), None)
             self._limit_at_s = min(self._limit_at_s, now_s + BEAT_S, *(attempt.ends_s for attempt in attempts))
         self._closing.count(len(claims))
         self._scoreboard.note_claimed(self._row)
