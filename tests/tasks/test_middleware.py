@@ -6,6 +6,7 @@ import gc
 import logging
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar, copy_context
@@ -591,6 +592,20 @@ def test_a_drain_of_a_test_awaits_the_async_generators_around_a_plain_handler(mu
 
 
 # --- Interrupts of a worker with one slot
+
+
+def test_a_timeout_that_comes_when_middleware_has_just_begun_ends_the_handler(mux: ServeMux) -> None:
+    @mux.use
+    async def within(task: Task) -> AsyncIterator[None]:
+        asyncio.get_running_loop().call_soon(time.sleep, 0.2)  # on the loop, when this has come to its `yield`
+        yield
+
+    mux.handle("test:it", lambda task: threading.Event().wait(1))
+
+    outcome = AttemptRunner(mux).run(structs.replace(TASK, timeout_s=0.1))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.line.startswith("TaskTimeoutError")
 
 
 @pytest.mark.parametrize("is_async", [False, True])

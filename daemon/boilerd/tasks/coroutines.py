@@ -56,6 +56,9 @@ class _Loop:
         self._runner: asyncio.Runner | None = None
         self._main: asyncio.Task[Any] | None = None
         self._interrupt: BaseException | None = None
+        #: The same until the task has got it: it may have come when the task had just ended, or got where it waits.
+        self._untold: BaseException | None = None
+        self._until: asyncio.Future[Any] | None = None
         self._told: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._staying: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._factory: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -98,7 +101,7 @@ class _Loop:
                 " `await client.adrain()`"
             )
         loop = self.get_loop()
-        self._interrupt = None
+        self._interrupt = self._untold = None
         coroutine = awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable)
         try:
             return self._finish(loop.create_task(coroutine, context=context))
@@ -130,21 +133,28 @@ class _Loop:
 
     def finish(self, task: asyncio.Task[Any], until: asyncio.Future[Any] | None = None) -> Any:
         """Run the loop until the task has ended, is interrupted, or `until` is done; its result, if it has ended."""
-        self._interrupt = None
+        self._interrupt = self._untold = None
         return self._finish(task, until)
 
     def _finish(self, task: asyncio.Task[Any], until: asyncio.Future[Any] | None = None) -> Any:
         """Run the loop until this task has ended, or is interrupted."""
-        self._main = task
+        self._main, self._until = task, until
         try:
             task.get_loop().run_until_complete(until or task)
-            return task.result() if task.done() else None
         except asyncio.CancelledError as error:
             if self._interrupt is None:
                 raise
             raise self._interrupt from error
         finally:
             self._main = None
+            self._raise_untold()
+        return task.result() if task.done() else None
+
+    def _raise_untold(self) -> None:
+        """Raise an interrupt that the task did not get: what this thread runs next must not go on without it."""
+        error, self._untold = self._untold, None
+        if error is not None:
+            raise error
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Get the loop."""
@@ -184,10 +194,16 @@ class _Loop:
             return False
         running = asyncio.current_task(self._main.get_loop())
         if running is not self._main:
-            self._interrupt = error
-            self._main.get_loop().call_soon_threadsafe(self._main.cancel)
+            self._interrupt = self._untold = error
+            self._main.get_loop().call_soon_threadsafe(self._cancel, self._main, error)
         # A task that computes and never waits would keep the loop from noticing.
         return running is None
+
+    def _cancel(self, task: asyncio.Task[Any], error: BaseException) -> None:
+        """On the loop: have the task get the interrupt, unless it has ended or got where it waits."""
+        is_there = self._until is not None and self._until.done()
+        if self._untold is error and not is_there and task.cancel():
+            self._untold = None
 
 
 class _Inside:
