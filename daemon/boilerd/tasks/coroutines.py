@@ -141,6 +141,7 @@ class _Loop:
         self._main, self._until = task, until
         try:
             task.get_loop().run_until_complete(until or task)
+            result = task.result() if task.done() else None
         except asyncio.CancelledError as error:
             if self._interrupt is None:
                 raise
@@ -148,7 +149,7 @@ class _Loop:
         finally:
             self._main = None
             self._raise_untold()
-        return task.result() if task.done() else None
+        return result
 
     def _raise_untold(self) -> None:
         """Raise an interrupt that the task did not get: what this thread runs next must not go on without it."""
