@@ -17,7 +17,13 @@ from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.states import ALLOWED, Action
 from boilerd.broker.views import Attempt, CompletedTask, CronInfo, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
-from boilerd.errors import BrokerRefusedError, DuplicateTaskError, QueueNotFoundError, TaskStateError
+from boilerd.errors import (
+    BrokerRefusedError,
+    DuplicateTaskError,
+    FailureNotFoundError,
+    QueueNotFoundError,
+    TaskStateError,
+)
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
 from boilerd.tasks.queues import check_queue
@@ -25,6 +31,7 @@ from boilerd.tasks.task import TaskState, no_such_task
 
 if TYPE_CHECKING:
     from boilerd.broker.explanation import Explanation
+    from boilerd.broker.failure_groups import FailureGroup, FailureGroups
 
 #: Tasks in one step of a bulk action: Redis is busy with it for about a millisecond.
 CHUNK = 100
@@ -257,9 +264,17 @@ class Inspector:
         return is_cancelled(task_id, self._broker.cancel(task_id))
 
     def bulk(
-        self, action: Action, queue: str, state: TaskState, task_type: str | None = None
+        self,
+        action: Action,
+        queue: str,
+        state: TaskState,
+        task_type: str | None = None,
+        *,
+        fingerprint: str | None = None,
     ) -> Iterator[BulkProgress]:
         """Do the action with all tasks of the queue that are in the state now, and of the type if one is given.
+
+        With a fingerprint, only with those whose last failure belongs to that group.
 
         Works while one iterates, chunk by chunk; tasks that come meanwhile are left alone.
 
@@ -274,7 +289,9 @@ class Inspector:
         done = seen = start = blanks = 0
         try:
             while seen < total:
-                looked, chosen = self._chunk(queue, state, task_type, start, min(CHUNK, total - seen))
+                looked, chosen = self._chunk(
+                    queue, state, task_type, start, min(CHUNK, total - seen), fingerprint=fingerprint
+                )
                 if not looked:
                     return
                 with self._naming_keys(queue):
@@ -291,6 +308,44 @@ class Inspector:
         finally:
             if blanks:
                 self._broker.remove_blanks(queue)
+
+    # --- Failure groups
+
+    def failures(self, size: int = 100) -> "list[FailureGroup]":
+        """What fails: the failure groups that were seen last, latest first; 1,000 are kept, for 30 days each."""
+        return self._failure_groups().latest(size)
+
+    def failure(self, fingerprint: str) -> "FailureGroup":
+        """One failure group with the IDs of its last tasks.
+
+        Raises:
+            FailureNotFoundError: There is none of this fingerprint.
+        """
+        found = self._failure_groups().one(fingerprint)
+        if found is None:
+            raise FailureNotFoundError(fingerprint)
+        return found
+
+    def bulk_failure(self, action: Action, fingerprint: str) -> Iterator[BulkProgress]:
+        """Do the action with the tasks of all queues that wait for a retry or are archived, and whose last failure
+        belongs to the group; where the action is not allowed in one of the states, with those in the other.
+
+        Works while one iterates, as `bulk`.
+
+        Raises:
+            FailureNotFoundError: There is no such group.
+        """  # noqa: D205 - one sentence
+        self.failure(fingerprint)
+        # Archived ones first: one that runs and fails again is not run once more from the archive.
+        states = [state for state in (TaskState.ARCHIVED, TaskState.RETRY) if state in ALLOWED[action]]
+        places = [(name, state) for name in self._inspection.queue_names()[0] for state in states]
+        lengths = {place: self._inspection.length(*place) for place in places}
+        done = seen = 0
+        for place, length in lengths.items():
+            last = BulkProgress(0, 0, 0)
+            for last in self.bulk(action, *place, fingerprint=fingerprint) if length else ():
+                yield BulkProgress(done + last.done, seen + last.seen, sum(lengths.values()))
+            done, seen = done + last.done, seen + last.seen
 
     # --- Workers and the broker
 
@@ -319,6 +374,11 @@ class Inspector:
 
     # --- Helpers
 
+    def _failure_groups(self) -> "FailureGroups":
+        from boilerd.broker.failure_groups import FailureGroups  # noqa: PLC0415 - each `boilerd enqueue` does without
+
+        return FailureGroups(self._broker.connection)
+
     def _check_used(self, name: str) -> None:
         if not self._inspection.is_used(name):
             check_queue(name)  # after the look: queues of plain RQ may have names that ours may not
@@ -338,14 +398,17 @@ class Inspector:
         return found
 
     def _chunk(
-        self, queue: str, state: TaskState, task_type: str | None, start: int, count: int
+        self, queue: str, state: TaskState, task_type: str | None, start: int, count: int, *, fingerprint: str | None
     ) -> tuple[int, list[str]]:
-        """How many tasks were looked at from place `start`, and the IDs of those in the state and of the type."""
+        """How many tasks were looked at from place `start`, and the IDs of those in the state, type and group."""
         if state in _ONE_REGISTRY:
             looked, found = self._inspection.sift(queue, state, start, count, count)
         else:
             found = self._inspection.members(queue, state, start, count)
             looked = len(found)
+        if fingerprint is not None:
+            prints = self._failure_groups().of_tasks([task_id for task_id, _ in found])
+            found = [member for member, one in zip(found, prints, strict=True) if one == fingerprint]
         if task_type is None:
             return looked, [task_id for task_id, _ in found]
         details = self._inspection.details(found)

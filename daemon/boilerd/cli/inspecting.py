@@ -1,7 +1,7 @@
 """Parts of the commands that read and change what the broker holds."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import click
@@ -12,7 +12,7 @@ from boilerd.broker.connection import connect_to
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_settings
 from boilerd.cli.output import ask
-from boilerd.inspector import Action, Inspector
+from boilerd.inspector import Action, BulkProgress, Inspector
 from boilerd.tasks.task import TaskState
 
 #: The type of an option that names a state.
@@ -41,13 +41,18 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def do_all(inspector: Inspector, action: Action, queue: str, state: TaskState, task_type: str | None = None) -> int:
     """Do an action to all tasks of a queue in a state, with a progress bar; return how many were changed."""
+    return show_progress(action, inspector.bulk(action, queue, state, task_type))
+
+
+def show_progress(action: Action, steps: Iterable[BulkProgress]) -> int:
+    """Show a progress bar for a bulk action; return how many tasks were changed."""
     done = 0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     # On stderr: a progress bar is no data.
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task(action, total=None)
-        for progress in inspector.bulk(action, queue, state, task_type):
+        for progress in steps:
             done = progress.done
             bar.update(shown, completed=progress.seen, total=progress.total)
     return done
