@@ -192,6 +192,19 @@ def test_a_lost_attempt_and_a_doubtful_one(inspector: Inspector, broker: Broker)
     assert inspector.failure(group.fingerprint).task_ids == ["b"]
 
 
+def test_the_hook_sees_the_payload_of_a_lost_attempt(inspector: Inspector, broker: Broker) -> None:
+    mux = ServeMux()
+    mux.fingerprint(lambda task, error: str(task.payload))
+    rules = Rules.of(mux, RetryPolicy(), lambda handler: handler)
+    for payload in (1, 2, 1):
+        store(broker, f"{payload} {len(inspector.failures())} {broker.now()}", payload)
+        claim(broker)
+        (held,) = broker.held(WORKER)
+        rules.record_lost_attempt(broker, WORKER, held, WorkerDiedError("worker died"))
+
+    assert sorted(group.count for group in inspector.failures()) == [1, 2]
+
+
 def test_the_commands_list_show_and_act(valkey: Valkey, broker: Broker) -> None:
     fail_as(broker, "a", kind(release="1.0"))
     url = ("--redis-url", valkey.url)

@@ -121,8 +121,21 @@ def test_a_group_tells_the_class_and_the_application_s_functions_innermost_first
 
 
 def test_how_deep_a_recursion_was_does_not_count() -> None:
-    assert kind(lambda: dig(3)).fingerprint == kind(lambda: dig(30)).fingerprint
-    assert len(kind(lambda: dig(30)).frames) <= FRAMES
+    assert kind(lambda: dig(0)).fingerprint == kind(lambda: dig(30)).fingerprint
+
+
+def test_only_the_innermost_functions_count() -> None:
+    def called_by(*names: str) -> FailureKind:
+        call: Callable[[], object] = lambda: charge("no")  # noqa: E731 - wrapped below
+        for name in names:
+            call = installed(f"shop.{name}", call)
+        return kind(call, home="shop")
+
+    inner = [f"f{number}" for number in range(FRAMES)]
+
+    assert len(called_by(*inner).frames) == FRAMES
+    assert called_by(*inner, "a").fingerprint == called_by(*inner, "b").fingerprint
+    assert called_by("a", *inner).fingerprint != called_by("b", *inner).fingerprint
 
 
 def test_code_of_the_handler_s_package_is_the_application_s_also_among_libraries() -> None:

@@ -32,7 +32,7 @@ def failures() -> None:
     Without a command it lists them, as `ls`.
 
     \b
-    boilerd failures
+    boilerd failures ls
     boilerd failures show 3f0c2a91d4be
     boilerd failures run 3f0c2a91d4be
     """  # noqa: D301 - click looks for the character \b
@@ -46,7 +46,7 @@ def list_(loaded: Loaded, *, size: int, as_json: bool) -> None:
     """List the failure groups that were seen last, latest first.
 
     \b
-    boilerd failures
+    boilerd failures ls
     boilerd failures ls --json | jq -r 'select(.state == "new") | .fingerprint'
     """  # noqa: D301 - click looks for the character \b
     with inspecting(loaded) as inspector:
