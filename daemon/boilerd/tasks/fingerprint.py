@@ -35,22 +35,21 @@ _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 
 _UUID = r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"
 #: In this order: what an earlier one has masked, a later one leaves alone.
-_MASKS = tuple(
-    (re.compile(pattern, re.IGNORECASE), mask)
-    for pattern, mask in (
-        (_UUID, "UUID"),
-        (r"\b0x[0-9a-f]+", "ADDRESS"),
-        (r"\b\d{1,3}(?:\.\d{1,3}){3}\b|(?<![\w:])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w:])", "IP"),
-        (r"\b([a-z][a-z0-9+.-]{0,15}://)(?:[^\s/@'\"]*@)?([^\s/:?#'\"]*)[^\s'\"]*", r"\1\2"),
-        (r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*", "EMAIL"),
-        (r"(?<![\w/:])(?:~|\.{1,2})?(?:/[^\s/'\":,;()]+)*/([^\s/'\":,;()]+)", r"\1"),
-        (r"(?<!\w)'[^']*'(?!\w)|(?<!\w)\"[^\"]*\"(?!\w)", "'…'"),
-        # One word for both: a hexadecimal ID may have no letter.
-        (r"\b\d+(?:[.,]\d+)*(?:e[+-]?\d+)?\b|\b[0-9a-f]{8,}\b|\d+", "N"),
-    )
+_MASKS = (
+    (_UUID, "UUID"),
+    (r"\b0x[0-9a-f]+", "ADDRESS"),
+    (r"\b\d{1,3}(?:\.\d{1,3}){3}\b|(?<![\w:])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w:])", "IP"),
+    (r"\b([a-z][a-z0-9+.-]{0,15}://)(?:[^\s/@'\"]*@)?([^\s/:?#'\"]*)[^\s'\"]*", r"\1\2"),
+    (r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*", "EMAIL"),
+    (r"(?<![\w/:])(?:~|\.{1,2})?(?:/[^\s/'\":,;()]+)*/([^\s/'\":,;()]+)", r"\1"),
+    (r"(?<!\w)'[^']*'(?!\w)|(?<!\w)\"[^\"]*\"(?!\w)", "'…'"),
+    # One word for both: a hexadecimal ID may have no letter.
+    (r"\b\d+(?:[.,]\d+)*(?:e[+-]?\d+)?\b|\b[0-9a-f]{8,}\b|\d+", "N"),
 )
 #: Types such as ``user:42:sync`` are one.
-_IN_TYPE = re.compile(rf"{_UUID}|(?<![^\W_])\d+(?![^\W_])", re.IGNORECASE)
+_IN_TYPE = rf"{_UUID}|(?<![^\W_])\d+(?![^\W_])"
+#: Compiled with the first failure: clients import this module, and have none.
+_compiled = functools.cache(functools.partial(re.compile, flags=re.IGNORECASE))
 
 
 class FailureKind(msgspec.Struct, frozen=True):
@@ -90,7 +89,9 @@ def kind_of(task_type: str, error: BaseException, *, home: str = "", key: str | 
     found = () if is_limit else (_frames(link.__traceback__, home) for link in reversed(chain))
     frames = next(filter(None, found), ())
     if key is None:
-        key = "\n".join((_IN_TYPE.sub("N", task_type), name, *frames, *([] if frames or is_limit else [message])))
+        key = "\n".join(
+            (_compiled(_IN_TYPE).sub("N", task_type), name, *frames, *([] if frames or is_limit else [message]))
+        )
     digest = hashlib.sha256(key.encode("utf-8", "backslashreplace")).hexdigest()[:DIGITS]
     return FailureKind(digest, _as_text(task_type, MOST_NAME), name, _as_text(message, MOST_SHOWN), frames)
 
@@ -120,7 +121,7 @@ def masked(message: str) -> str:
     """The message, in one line, with a word in place of all that is another each time."""
     message = " ".join(message[:MOST_MASKED].split())
     for pattern, mask in _MASKS:
-        message = pattern.sub(mask, message)
+        message = _compiled(pattern).sub(mask, message)
     return message
 
 
