@@ -49,21 +49,45 @@ async def die(task: Task) -> None:
 
 @mux.handle("slot:keep-the-lock")
 async def keep_the_lock(task: Task) -> None:
-    """For so many seconds no other thread of the process runs, as while an expression of `re` backtracks."""
+    """Until something is written into `fifo`, no other thread of the process runs, as while `re` backtracks."""
     _note(task)
     await asyncio.sleep(0.5)  # the others have begun
-    _wait_in_c(task.payload)
+    fifo = os.open("fifo", os.O_RDWR)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # one would end the read
+    ctypes.PyDLL(None).read(fifo, ctypes.create_string_buffer(1), 1)  # keeps the interpreter's lock
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-class _Moment(ctypes.Structure):
-    """C's timespec."""
+@mux.handle("slot:block")
+async def block(task: Task) -> None:
+    """Keeps the loop from everybody, between bytecodes."""
+    _note(task)
+    while not Path("open").exists():  # noqa: ASYNC240 - it is what is tested
+        time.sleep(0.05)  # noqa: ASYNC251
 
-    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+@mux.handle("slot:plain")
+def plain(task: Task) -> None:
+    """Like slot:hold, in a thread."""
+    _note(task)
+    while not Path("open").exists():
+        time.sleep(0.05)
 
 
-def _wait_in_c(seconds: float) -> None:
-    """Wait for a mutex that nobody releases, which no signal ends; `PyDLL` keeps the interpreter's lock meanwhile."""
-    library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
-    until = _Moment(int(time.time() + seconds), 0)
-    library.pthread_mutex_lock(mutex)
-    library.pthread_mutex_timedlock(mutex, ctypes.byref(until))
+@mux.handle("slot:deaf")
+async def deaf(task: Task) -> None:
+    """Swallows each cancellation of its first attempt."""
+    _note(task)
+    while task.attempt == 1:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            continue
+
+
+@mux.handle("slot:never-ends")
+def never_ends(task: Task) -> None:
+    """Waits in C, where nothing reaches a thread."""
+    _note(task)
+    if task.attempt == 1:
+        time.sleep(600)

@@ -18,7 +18,7 @@ from boilerd.broker.connection import connect, raw
 from boilerd.broker.constants import LEASE_OFFSET_S
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.retry import Verdict
-from builders import WORKER, claim, fail_next, rq_queue, store
+from builders import WORKER, claim, fail_next, rq_queue, store, worker_name
 from support import RunningDaemon, private_directory, wait_until
 
 #: Queues of the daemon that the tests share: each test has one of its own.
@@ -217,6 +217,32 @@ def test_where_nothing_completed_today_nobody_knows_how_long_it_takes(live: redi
     )
     assert (found.ends_at, found.remedy) == (None, "boilerd scale N")
     assert {holder, other}.isdisjoint(found.tasks)
+
+
+@pytest.mark.parametrize(
+    ("pools", "remedy"),
+    [
+        (["web", "mail"], "boilerd scale mail=N"),
+        (["web", "default"], "boilerd scale N"),
+        (["web"], "boilerd scale web=N"),
+    ],
+)
+def test_the_pool_that_serves_the_queue_is_the_one_to_scale(
+    connection: redis.Redis, client: Client, broker: Broker, pools: list[str], remedy: str
+) -> None:
+    now = datetime.now(UTC).isoformat()
+    for row, pool in enumerate(pools):
+        record: dict[Any, Any] = {
+            "queues": "default",
+            "birthmark": "x",
+            "last_heartbeat": now,
+            "state": "busy",
+            "pool": pool,
+        }
+        broker.register(worker_name(row), ["default"], record)
+        connection.hset(keys.worker(worker_name(row)), mapping=record)
+
+    assert first(connection, client.enqueue("test:echo").id).remedy == remedy
 
 
 @pytest.mark.parametrize(

@@ -11,32 +11,17 @@ from rq.job import JobStatus
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.claims import Failure
 from boilerd.broker.constants import FAILURE_DAYS, FAILURE_HOURS, FAILURE_SAMPLES, MOST_FAILURES
 from boilerd.broker.failure_groups import FailureState
 from boilerd.broker.states import Action
 from boilerd.errors import FailureNotFoundError, WorkerDiedError
-from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.mux import ServeMux
-from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
+from boilerd.tasks.retry import RetryPolicy, Verdict
 from boilerd.worker.settlement import Rules
-from builders import WORKER, claim, rq_queue, store
+from builders import WORKER, claim, fail_as, failure_kind, rq_queue, store
 from support import StartDaemon, Valkey, shown_by, wait_until
 
 HOUR_S, DAY_S = 3600, 86400
-
-
-def kind(fingerprint: str = "a" * 12, *, release: str = "") -> FailureKind:
-    return FailureKind(fingerprint, "test:echo", "shop.OwnError", "card N", ("shop.charge", "shop.pay"), release)
-
-
-def fail_as(
-    broker: Broker, task_id: str, how: FailureKind | None, verdict: Verdict = Verdict.ARCHIVE, queue: str = "default"
-) -> None:
-    """Store a task and let its attempt fail in this way."""
-    store(broker, task_id, queue=queue)
-    failure = Failure("OwnError: card 1", "…", Decision(verdict, delay_s=60.0), 25, kind=how)
-    assert broker.fail(WORKER, claim(broker, queue), failure) is verdict
 
 
 @pytest.fixture
@@ -45,9 +30,9 @@ def inspector(connection: redis.Redis) -> Inspector:
 
 
 def test_failures_of_one_kind_are_counted_in_one_group(inspector: Inspector, broker: Broker) -> None:
-    fail_as(broker, "a", kind(release="1.0"))
-    fail_as(broker, "b", kind(release="1.1"))
-    fail_as(broker, "c", kind("b" * 12))
+    fail_as(broker, "a", failure_kind(release="1.0"))
+    fail_as(broker, "b", failure_kind(release="1.1"))
+    fail_as(broker, "c", failure_kind("b" * 12))
 
     other, group = inspector.failures()
 
@@ -74,14 +59,14 @@ def test_an_attempt_that_did_not_fail_leaves_its_group(inspector: Inspector, bro
 def test_a_group_keeps_the_last_hours_days_and_tasks(
     inspector: Inspector, broker: Broker, connection: redis.Redis
 ) -> None:
-    fail_as(broker, "a", kind())
+    fail_as(broker, "a", failure_kind())
     key, now_s = keys.failure("a" * 12), int(broker.now())
     connection.hset(key, mapping={f"h{now_s // HOUR_S - hours}": 1 for hours in range(100)})
     connection.hset(key, mapping={f"d{now_s // DAY_S - days}": 1 for days in range(100)})
     connection.hdel(key, f"h{now_s // HOUR_S}")  # as in the first failure of an hour
     connection.rpush(keys.failure_tasks("a" * 12), *["x"] * 2 * FAILURE_SAMPLES)
 
-    fail_as(broker, "b", kind())
+    fail_as(broker, "b", failure_kind())
 
     fields = [field[:1] for field in connection.hkeys(key)]
     assert (fields.count(b"h"), fields.count(b"d")) == (FAILURE_HOURS, FAILURE_DAYS)
@@ -94,7 +79,7 @@ def test_the_group_that_was_seen_the_longest_time_ago_makes_room(broker: Broker,
     last = f"{MOST_FAILURES:012x}"
     connection.hset(keys.failure(last), "count", 1)
 
-    fail_as(broker, "a", kind())
+    fail_as(broker, "a", failure_kind())
 
     assert connection.zcard(keys.FAILURES) == MOST_FAILURES
     assert connection.zscore(keys.FAILURES, last) is None
@@ -102,7 +87,7 @@ def test_the_group_that_was_seen_the_longest_time_ago_makes_room(broker: Broker,
 
 
 def test_no_key_of_a_group_is_kept_for_ever(broker: Broker, connection: redis.Redis) -> None:
-    fail_as(broker, "a", kind())
+    fail_as(broker, "a", failure_kind())
 
     for key in (keys.FAILURES, keys.failure("a" * 12), keys.failure_tasks("a" * 12)):
         assert 29 * DAY_S < connection.ttl(key) <= 30 * DAY_S
@@ -111,14 +96,14 @@ def test_no_key_of_a_group_is_kept_for_ever(broker: Broker, connection: redis.Re
 def test_a_group_that_was_silent_for_long_has_returned(
     inspector: Inspector, broker: Broker, connection: redis.Redis
 ) -> None:
-    fail_as(broker, "a", kind())
+    fail_as(broker, "a", failure_kind())
     long_ago_s = broker.now() - 8 * DAY_S
     connection.zadd(keys.FAILURES, {"a" * 12: long_ago_s})
     key, hour = keys.failure("a" * 12), int(broker.now()) // HOUR_S
     connection.hset(key, "first_seen", long_ago_s)
     connection.hdel(key, f"h{hour}", f"h{hour + 1}")
 
-    fail_as(broker, "b", kind())
+    fail_as(broker, "b", failure_kind())
 
     assert inspector.failure("a" * 12).state is FailureState.RETURNED
 
@@ -127,7 +112,7 @@ def test_a_group_that_was_silent_for_long_has_returned(
 def test_a_group_rises_that_fails_far_more_often_than_before(
     inspector: Inspector, broker: Broker, connection: redis.Redis, before: int, state: FailureState
 ) -> None:
-    fail_as(broker, "a", kind())
+    fail_as(broker, "a", failure_kind())
     now_s = int(broker.now())
     key, hour = keys.failure("a" * 12), now_s // HOUR_S
     connection.hset(key, "first_seen", now_s - 20 * DAY_S)
@@ -144,10 +129,10 @@ def test_a_group_rises_that_fails_far_more_often_than_before(
 def test_an_action_is_done_with_the_tasks_of_a_group_in_all_queues(
     inspector: Inspector, broker: Broker, connection: redis.Redis, action: Action, left: set[str]
 ) -> None:
-    fail_as(broker, "retried", kind(), Verdict.RETRY)
-    fail_as(broker, "archived", kind())
-    fail_as(broker, "elsewhere", kind(), queue="low")
-    fail_as(broker, "other", kind("b" * 12))
+    fail_as(broker, "retried", failure_kind(), Verdict.RETRY)
+    fail_as(broker, "archived", failure_kind())
+    fail_as(broker, "elsewhere", failure_kind(), queue="low")
+    fail_as(broker, "other", failure_kind("b" * 12))
     foreign = rq_queue(connection).enqueue("shop.charge")
     foreign.set_status(JobStatus.FAILED)
     connection.zadd(keys.registry("failed", "default"), {foreign.id: time.time() + DAY_S})
@@ -168,9 +153,9 @@ def test_foreign_values_where_a_group_should_be_do_not_keep_a_failure_from_being
     connection.set(keys.failure("a" * 12), "x")
     connection.set(keys.failure_tasks("a" * 12), "x")
 
-    fail_as(broker, "a", kind())
+    fail_as(broker, "a", failure_kind())
     connection.hset(keys.failure("a" * 12), "count", "many")
-    fail_as(broker, "b", kind())
+    fail_as(broker, "b", failure_kind())
     connection.hset(keys.failure("b" * 12), "about", "no JSON")
     connection.zadd(keys.FAILURES, {"b" * 12: 1})
     connection.zadd(keys.FAILURES, {b"\xff": 2})
@@ -206,7 +191,7 @@ def test_the_hook_sees_the_payload_of_a_lost_attempt(inspector: Inspector, broke
 
 
 def test_the_commands_list_show_and_act(valkey: Valkey, broker: Broker) -> None:
-    fail_as(broker, "a", kind(release="1.0"))
+    fail_as(broker, "a", failure_kind(release="1.0"))
     url = ("--redis-url", valkey.url)
 
     row = shown_by("failures", *url).splitlines()[1].split()

@@ -46,6 +46,7 @@ from boilerd.tasks.typed import CallType, Message, TaskType
 
 if TYPE_CHECKING:
     from boilerd.async_client import AsyncClient
+    from boilerd.broker.audit import Actor, AuditEntry
     from boilerd.broker.explanation import Explanation, Reason, ReasonKind
     from boilerd.broker.states import Action
     from boilerd.broker.views import (
@@ -68,12 +69,16 @@ _LATER = {
 } | dict.fromkeys(
     ("Attempt", "CompletedTask", "CronInfo", "Day", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"),
     "broker.views",
-) | dict.fromkeys(("Explanation", "Reason", "ReasonKind"), "broker.explanation")  # fmt: skip
+) | dict.fromkeys(("Explanation", "Reason", "ReasonKind"), "broker.explanation") | dict.fromkeys(
+    ("Actor", "AuditEntry"), "broker.audit"
+)  # fmt: skip
 
 __all__ = [
     "Action",
+    "Actor",
     "AsyncClient",
     "Attempt",
+    "AuditEntry",
     "BoilerdError",
     "BrokerError",
     "BrokerRefusedError",

@@ -174,7 +174,9 @@ class Client:
         Raises:
             TaskNotFoundError: There is no such task; it may have been completed and deleted.
         """
-        return is_cancelled(task_id, self._store.cancel(task_id))
+        from boilerd.broker.audit import Actor  # noqa: PLC0415 - no enqueue needs it
+
+        return is_cancelled(task_id, self._store.cancel(task_id, Actor()))
 
     def wait(
         self,

@@ -4,18 +4,18 @@ Long queues and registries are read and changed in chunks, so that Redis is neve
 milliseconds.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import functools
+from collections.abc import Generator, Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import redis
 
 from boilerd.broker.broker import Broker, is_cancelled
+from boilerd.broker.bulk_actions import BulkActions, BulkProgress, Choice, check_allowed
 from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.inspection import Inspection, Member
-from boilerd.broker.states import ALLOWED, Action
+from boilerd.broker.states import ALLOWED, ONE_REGISTRY, Action
 from boilerd.broker.views import Attempt, CompletedTask, CronInfo, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
 from boilerd.errors import (
     BrokerRefusedError,
@@ -30,47 +30,30 @@ from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
 if TYPE_CHECKING:
+    from boilerd.broker.audit import Actor, Audit, AuditEntry
     from boilerd.broker.explanation import Explanation
-    from boilerd.broker.failure_groups import FailureGroup, FailureGroups
+    from boilerd.broker.failure_groups import FailureGroup
 
-#: Tasks in one step of a bulk action: Redis is busy with it for about a millisecond.
-CHUNK = 100
 #: Tasks that one script looks at to tell retries from scheduled ones: Redis is busy with it for 1 to 5 ms.
 LOOKS = 1000
-#: The states whose tasks stand in one registry.
-_ONE_REGISTRY = frozenset({TaskState.SCHEDULED, TaskState.RETRY})
-#: Answers for a task that has left its place: the action was done with it, or it is in another state by now.
-_LEFT = frozenset({"done", *TaskState})
-#: Answers for a task that the action was done with.
-_DONE = frozenset({"done", "blank"})
-#: So many blanks of a bulk action are on a queue's list at most: to remove them walks the list.
-MOST_BLANKS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class BulkProgress:
-    """How far a bulk action has come.
-
-    Attributes:
-        done: Tasks that the action was done with.
-        seen: Tasks looked at.
-        total: Tasks that were there when it began.
-    """
-
-    done: int
-    seen: int
-    total: int
 
 
 class Inspector:
     """Reads what the broker holds, and does what a person asks.
 
     It takes the same connections as `Client`. Every method raises BrokerError if Redis does not answer, or refuses.
+    What changes something is noted in the audit.
+
+    Args:
+        connection: The client of Redis.
+        by: Who intervenes, for the audit; without it the user of this process, from Python.
     """
 
-    def __init__(self, connection: redis.Redis) -> None:
+    def __init__(self, connection: redis.Redis, *, by: "Actor | None" = None) -> None:
         self._broker = Broker(connection)
         self._inspection = Inspection(connection)
+        self._bulk = BulkActions(self._broker, self._inspection)
+        self._given_actor = by
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -129,13 +112,18 @@ class Inspector:
 
     def pause(self, name: str) -> bool:
         """Let no worker claim from the queue; True if it was not paused before."""
-        return self._inspection.pause(check_queue(name))
+        check_queue(name)
+        with self._audit.noting("pause", queue=name) as noted:
+            noted.count = int(self._inspection.pause(name))
+        return bool(noted.count)
 
     def resume(self, name: str) -> bool:
         """Let workers claim from the queue again; True if it was paused."""
-        was_paused = self._inspection.resume(check_queue(name))
-        self._broker.ring(name)
-        return was_paused
+        check_queue(name)
+        with self._audit.noting("resume", queue=name) as noted:
+            noted.count = int(self._inspection.resume(name))
+            self._broker.ring(name)
+        return bool(noted.count)
 
     def is_suspended(self) -> bool:
         """True if `rq suspend` holds the claims of all workers, ours as well."""
@@ -189,7 +177,7 @@ class Inspector:
             raise ValueError(f"page {page} of size {size}: both begin at 1")
         state = TaskState(state)  # also of its word, from a program without type checks
         self._check_used(queue)
-        if state in _ONE_REGISTRY:
+        if state in ONE_REGISTRY:
             return self._inspection.details(self._sift(queue, state, page * size, looks)[(page - 1) * size :])
         return self._inspection.details(self._inspection.members(queue, state, (page - 1) * size, size))
 
@@ -261,7 +249,7 @@ class Inspector:
         Raises:
             TaskNotFoundError: There is no such task; it may have been completed and deleted.
         """
-        return is_cancelled(task_id, self._broker.cancel(task_id))
+        return is_cancelled(task_id, self._broker.cancel(task_id, self._audit.by))
 
     def bulk(
         self,
@@ -271,49 +259,32 @@ class Inspector:
         task_type: str | None = None,
         *,
         fingerprint: str | None = None,
-    ) -> Iterator[BulkProgress]:
+    ) -> Generator[BulkProgress]:
         """Do the action with all tasks of the queue that are in the state now, and of the type if one is given.
 
         With a fingerprint, only with those whose last failure belongs to that group.
 
-        Works while one iterates, chunk by chunk; tasks that come meanwhile are left alone.
+        Works while one iterates, chunk by chunk; tasks that come meanwhile are left alone. The audit has one entry of
+        it, written at the end, also where one stops to iterate.
 
         Raises:
             TaskStateError: The action cannot be done in that state.
             QueueNotFoundError: The queue was never used.
         """
-        if state not in ALLOWED[action]:
-            raise TaskStateError(f"{state} tasks", state, action, ALLOWED[action])
-        self._check_used(queue)
-        total = self._inspection.length(queue, state)
-        done = seen = start = blanks = 0
-        try:
-            while seen < total:
-                looked, chosen = self._chunk(
-                    queue, state, task_type, start, min(CHUNK, total - seen), fingerprint=fingerprint
-                )
-                if not looked:
-                    return
-                with self._naming_keys(queue):
-                    answers = self._broker.act(action, chosen, start)
-                done += sum(answer in _DONE for answer in answers)
-                seen += looked
-                blanks += answers.count("blank")
-                # The next chunk begins behind those that stay: not chosen, without a record, in a state of RQ's own.
-                start += looked - sum(answer in _LEFT for answer in answers)
-                if blanks >= MOST_BLANKS:
-                    self._broker.remove_blanks(queue)
-                    start, blanks = start - blanks, 0
-                yield BulkProgress(done, seen, total)
-        finally:
-            if blanks:
-                self._broker.remove_blanks(queue)
+        state = TaskState(state)
+        on = {"queue": queue, "state": state.value, "type": task_type or "", "fingerprint": fingerprint or ""}
+        with self._audit.noting(action, **on) as noted:
+            check_allowed(action, state)
+            self._check_used(queue)
+            for progress in self._bulk.each_chunk(action, Choice(queue, state, task_type, fingerprint)):
+                noted.count = progress.done
+                yield progress
 
     # --- Failure groups
 
     def failures(self, size: int = 100) -> "list[FailureGroup]":
         """What fails: the failure groups that were seen last, latest first; 1,000 are kept, for 30 days each."""
-        return self._failure_groups().latest(size)
+        return self._bulk.groups.latest(size)
 
     def failure(self, fingerprint: str) -> "FailureGroup":
         """One failure group with the IDs of its last tasks.
@@ -321,31 +292,25 @@ class Inspector:
         Raises:
             FailureNotFoundError: There is none of this fingerprint.
         """
-        found = self._failure_groups().one(fingerprint)
+        found = self._bulk.groups.one(fingerprint)
         if found is None:
             raise FailureNotFoundError(fingerprint)
         return found
 
-    def bulk_failure(self, action: Action, fingerprint: str) -> Iterator[BulkProgress]:
+    def bulk_failure(self, action: Action, fingerprint: str) -> Generator[BulkProgress]:
         """Do the action with the tasks of all queues that wait for a retry or are archived, and whose last failure
         belongs to the group; where the action is not allowed in one of the states, with those in the other.
 
-        Works while one iterates, as `bulk`.
+        Works while one iterates, as `bulk`. The audit has one entry of it, with the fingerprint.
 
         Raises:
             FailureNotFoundError: There is no such group.
         """  # noqa: D205 - one sentence
-        self.failure(fingerprint)
-        # Archived ones first: one that runs and fails again is not run once more from the archive.
-        states = [state for state in (TaskState.ARCHIVED, TaskState.RETRY) if state in ALLOWED[action]]
-        places = [(name, state) for name in self._inspection.queue_names()[0] for state in states]
-        lengths = {place: self._inspection.length(*place) for place in places}
-        done = seen = 0
-        for place, length in lengths.items():
-            last = BulkProgress(0, 0, 0)
-            for last in self.bulk(action, *place, fingerprint=fingerprint) if length else ():
-                yield BulkProgress(done + last.done, seen + last.seen, sum(lengths.values()))
-            done, seen = done + last.done, seen + last.seen
+        with self._audit.noting(action, fingerprint=fingerprint) as noted:
+            self.failure(fingerprint)
+            for progress in self._bulk.each_chunk_of_group(action, fingerprint):
+                noted.count = progress.done
+                yield progress
 
     # --- Workers and the broker
 
@@ -372,12 +337,44 @@ class Inspector:
         told = [part for row in rows if row.problem for part in row.problem.split("; ")]
         return [*dict.fromkeys(self._inspection.misplaced() + told)]  # a key that is of many queues is told once
 
+    def audit(
+        self,
+        *,
+        since: datetime | timedelta | None = None,
+        who: str | None = None,
+        what: str | None = None,
+        page: int = 1,
+        size: int = 30,
+    ) -> list["AuditEntry"]:
+        """A page of what people did, the latest last; the first page has the latest. The last 10,000 are kept.
+
+        Args:
+            since: Not what was before; or for how long back, by Redis's clock.
+            who: Only what this user did.
+            what: Only what is called so, such as ``delete``.
+            page: From 1.
+            size: Entries of a page.
+
+        Raises:
+            MisplacedKeyError: Another program's key stands where the audit should.
+            ValueError: There is no such page.
+        """
+        if page < 1 or size < 1:
+            raise ValueError(f"page {page} of size {size}: both begin at 1")
+        return self._audit.page(lambda entry: entry.fits(who, what), since=since, page=page, size=size)
+
+    def audit_after(self, entry_id: str) -> list["AuditEntry"]:
+        """The entries behind the one with this ID, at most 1,000; empty: from the first one on."""
+        return self._audit.after(entry_id)
+
     # --- Helpers
 
-    def _failure_groups(self) -> "FailureGroups":
-        from boilerd.broker.failure_groups import FailureGroups  # noqa: PLC0415 - each `boilerd enqueue` does without
+    @functools.cached_property
+    def _audit(self) -> "Audit":
+        # Each `boilerd enqueue` would take 3 ms more.
+        from boilerd.broker.audit import Actor, Audit  # noqa: PLC0415
 
-        return FailureGroups(self._broker.connection)
+        return Audit(self._broker.connection, self._given_actor or Actor())
 
     def _check_used(self, name: str) -> None:
         if not self._inspection.is_used(name):
@@ -397,39 +394,12 @@ class Inspector:
                 break
         return found
 
-    def _chunk(
-        self, queue: str, state: TaskState, task_type: str | None, start: int, count: int, *, fingerprint: str | None
-    ) -> tuple[int, list[str]]:
-        """How many tasks were looked at from place `start`, and the IDs of those in the state, type and group."""
-        if state in _ONE_REGISTRY:
-            looked, found = self._inspection.sift(queue, state, start, count, count)
-        else:
-            found = self._inspection.members(queue, state, start, count)
-            looked = len(found)
-        if fingerprint is not None:
-            prints = self._failure_groups().of_tasks([task_id for task_id, _ in found])
-            found = [member for member, one in zip(found, prints, strict=True) if one == fingerprint]
-        if task_type is None:
-            return looked, [task_id for task_id, _ in found]
-        details = self._inspection.details(found)
-        return looked, [task.id for task in details if task.state is state and task.type == task_type]
-
-    @contextmanager
-    def _naming_keys(self, queue: str) -> Iterator[None]:
-        """Say which key of the queue is of another kind, where that is why a script was refused."""
-        try:
-            yield
-        except BrokerRefusedError as error:
-            if problem := self._inspection.counts([queue])[0].problem:
-                raise BrokerRefusedError(f"queue {queue}: {problem}") from error
-            raise
-
     def _act(self, action: Action, task_id: str) -> None:
         try:
-            (answer,) = self._broker.act(action, [task_id])
+            (answer,) = self._broker.act(action, [task_id], by=self._audit.by)
         except BrokerRefusedError:
             found = self._inspection.task(task_id)
-            with self._naming_keys(found.queue if found else ""):
+            with self._inspection.naming_keys(found.queue if found else ""):
                 raise
         if answer == "unknown":
             raise no_such_task(task_id)

@@ -99,14 +99,16 @@ def call_result(broker: Broker) -> Sequence[Any]:
     return [held.task_id, held.execution_id, held.queue, "1"]
 
 
+#: Who intervenes, as audit.lua has it.
+BY = ("me", "host", "cli", "{}")
 #: Script → what its arguments are, and what has to be done before.
 CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
-    "act": lambda _: ["archive", 400, "pending-400", "waits-7", "one-of-many-9"],
+    "act": lambda _: ["archive", 400, *[""] * 4, "pending-400", "waits-7", "one-of-many-9"],
     "advance": call_advance,
     "adopt": lambda _: ["many", "0", WORKER],
     "arrive": lambda _: ["new", "many", "scheduled", "2e10", "-1", "", "", "0", "0", 2, "created_at", "now", 0],
     "birth": lambda _: [WORKER, 1, "many", "pid", 1],
-    "cancel": lambda _: ["pending-400", "{}"],
+    "cancel": lambda _: ["{}", *BY, "pending-400"],
     "death": lambda _: [WORKER],
     "enqueue": lambda _: describe_task(new_task("new", queue="many")),
     "expired": lambda _: [MOST_EXPIRED, "0", "many"],
@@ -117,6 +119,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "janitor": lambda _: [CHUNK, "0", "many"],
     "look": lambda _: [20, "many"],
     "mark": lambda _: ["runs-1"],
+    "note": lambda _: [*BY, "run", 1, "done", ""],
     "progress": call_result,
     "records": call_with_a_pair(WORKER),
     "renew": call_with_a_pair(WORKER, "default", 1, after=[""]),

@@ -178,7 +178,7 @@ def fill(connection: Any, draw: st.DataObject) -> None:
 
 READERS = [
     ["task", "show", TASK], ["task", "why", TASK], ["task", "recent"], ["queue", "ls"], ["queue", "show", QUEUE],
-    ["stats"], ["worker", "ls"], ["cron", "ls"], ["status"], ["health", "--max-latency", "1s"],
+    ["stats"], ["worker", "ls"], ["cron", "ls"], ["status"], ["health", "--max-latency", "1s"], ["health", "--explain"],
     *(["task", "ls", "-s", s.value] for s in TaskState),
 ]  # fmt: skip
 

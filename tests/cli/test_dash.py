@@ -111,6 +111,10 @@ def test_p_pauses_and_resumes_the_chosen_queue(start_dash: StartDash, client: Cl
     dash.press("p")
     dash.wait_for("queue default resumed")
     assert connection.scard(keys.PAUSED) == 0
+    assert [(entry.via, entry.what) for entry in Inspector(connection).audit()] == [
+        ("dash", "pause"),
+        ("dash", "resume"),
+    ]
 
 
 def test_one_gets_from_a_queue_to_a_task_to_its_error_and_back(

@@ -86,13 +86,14 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("worker", "scale"): [["1"], [EVIL]],
     ("cron", "ls"): [[], ["--json"]],
     ("cron", "run"): [[EVIL], ["mine"]],
+    ("audit",): [[], ["--json"], ["--who", EVIL]],
     ("schema",): [[], ["test:mail"], [EVIL], ["--app", EVIL]],
     ("quiet",): [[]],
     ("resume",): [[]],
     ("reload",): [[]],
     ("restart",): [[EVIL]],
     ("scale",): [["1"], [EVIL]],
-    ("health",): [[], ["--json"], ["--max-latency", "1s"]],
+    ("health",): [[], ["--json"], ["--max-latency", "1s"], ["--explain"], ["--explain", "--json"]],
     ("config", "show"): [[], ["--json"]],
     ("config", "check"): [[], ["--app", EVIL]],
 }  # fmt: skip
@@ -161,6 +162,10 @@ def world(connection: redis.Redis) -> None:
     note = {"id": EVIL, "type": EVIL, "worker": EVIL, "started_at": 1.0, "ended_at": 2.0}
     connection.rpush(keys.completed("default"), json.dumps(note), json.dumps(note, ensure_ascii=False), EVIL_BYTES)
     connection.hset(keys.CRON, EVIL_BYTES, EVIL_BYTES)
+    connection.xadd(
+        keys.AUDIT, dict.fromkeys(("user", "host", "via", "what", "on", "count", "outcome", "why"), EVIL_BYTES)
+    )
+    connection.xadd(keys.AUDIT, {"user": EVIL, "on": json.dumps({"task": EVIL, EVIL: EVIL})})
     worker = b"rq:worker:" + EVIL_BYTES
     connection.sadd(keys.WORKERS, worker)
     connection.hset(worker, mapping=dict.fromkeys(WORKER_FIELDS, EVIL_BYTES))

@@ -40,14 +40,14 @@ PLACES = {
     keys.registry("scheduled", "default"): ("sorted set", {LS, STATUS, STATS, DASH, HEALTH}),
     keys.registry("finished", "default"): ("sorted set", {LS, STATUS, STATS, DASH, HEALTH}),
     keys.registry("failed", "default"): ("sorted set", {LS, STATUS, STATS, DASH, HEALTH}),
-    keys.stats("default", TODAY): ("hash", {LS, STATS, DASH, HEALTH}),
+    keys.stats("default", TODAY): ("hash", {LS, STATUS, STATS, DASH, HEALTH}),
     keys.PAUSED: ("set", {LS, STATUS, STATS, DASH, HEALTH}),
-    keys.LIMITS: ("hash", {LS, STATS, DASH, HEALTH}),
+    keys.LIMITS: ("hash", {LS, STATUS, STATS, DASH, HEALTH}),
     keys.QUEUES: ("set", {LS, STATUS, STATS, DASH, HEALTH}),
-    keys.WORKERS: ("set", {WORKER_LS, STATS, HEALTH}),
+    keys.WORKERS: ("set", {STATUS, WORKER_LS, STATS, HEALTH}),
     keys.worker(WORKER): ("hash", {WORKER_LS, STATS}),
     keys.worker_executions(WORKER): ("set", {WORKER_LS, STATS}),
-    keys.CRON: ("hash", {CRON_LS, HEALTH}),
+    keys.CRON: ("hash", {STATUS, CRON_LS, HEALTH}),
     keys.completed("default"): ("list", set()),
 }
 

@@ -65,6 +65,20 @@ def test_a_quiet_daemon_is_told_where_its_control_socket_is_reached(start_daemon
     assert "   try   boilerd resume\n" in as_text
 
 
+def test_a_quiet_pool_is_told_of_by_its_name(start_daemon: StartDaemon, client: Client) -> None:
+    daemon = start_daemon("--concurrency", "1", env={"BOILERD_POOLS": '{"web": {"queues": {"web": 1}}}'}).ready()
+    assert daemon.cli("quiet", "web").returncode == 0
+    client.enqueue("test:echo", task_id="it", queue="web")
+    client.enqueue("test:echo", task_id="other", queue="default")
+
+    as_text = daemon.cli("task", "why", "it").stdout
+    elsewhere = daemon.cli("task", "why", "other").stdout
+
+    assert "1. Pool web of the daemon here is quiet, so that its workers claim nothing" in as_text
+    assert "   try   boilerd resume web\n" in as_text
+    assert "quiet" not in elsewhere
+
+
 def test_a_task_without_an_id_is_told_of_beside_one_that_nobody_knows(valkey: Valkey) -> None:
     done = boilerd("task", "why", "never", env=clean_environment(BOILERD_REDIS_URL=valkey.url))
 

@@ -73,7 +73,7 @@ def test_a_stop_on_a_full_disk_loses_no_accepted_task(
     daemon = start_daemon("--concurrency", "1", redis_url=None, directory=directory, env=where).ready()
     with client_of(daemon) as client:
         accepted = fill(client, size=5000)
-        health = daemon.cli("health")
+        health, explained = daemon.cli("health"), daemon.cli("health", "--explain")
 
     daemon.signal(signal.SIGTERM)
     wait_until(lambda: daemon.process.poll() is not None or daemon.lines(WAITING), "it has ended, or waits")
@@ -82,6 +82,8 @@ def test_a_stop_on_a_full_disk_loses_no_accepted_task(
     assert daemon.wait() == 0
 
     assert (health.returncode, "cannot save to its disk" in health.stdout) == (1, True)
+    assert explained.stdout.startswith("unhealthy: the embedded Valkey cannot write to its disk")
+    assert f"  see df -h {small_disk}" in explained.stdout.splitlines()
     give_room(small_disk)
     again = start_daemon("--concurrency", "1", redis_url=None, directory=directory, env=where).serving()
     with client_of(again) as client:

@@ -18,6 +18,7 @@ from boilerd import Client
 from boilerd.broker import waiter
 from boilerd.broker.connection import connect, connect_as_daemon, connect_to
 from boilerd.broker.embedded import read_secret
+from boilerd.broker.overview import read_overview
 from boilerd.broker.scripts import scripts
 from boilerd.cli.rpc_client import ask
 from boilerd.daemon.sharing import group_id, share_runtime_directory
@@ -81,7 +82,9 @@ def test_a_member_enqueues_and_asks_for_status_and_result(daemon: RunningDaemon)
         done = inspector.task(task_id)
         queues = inspector.queue_details()
         seen_later = inspector.task(later)
+        overview = read_overview(client.connection)
 
+    assert overview.workers > 0
     assert done.attempts[0].result == 7
     assert seen_later.state is TaskState.SCHEDULED
     assert sum(each.counts.completed for each in queues) == before + 1  # the module's tests share the daemon

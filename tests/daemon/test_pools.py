@@ -13,10 +13,12 @@ import redis
 
 from boilerd import Client
 from boilerd.broker import keys
-from boilerd.cli.rpc_client import ask
+from boilerd.cli.rpc_client import ask, read_status
 from boilerd.supervision.drain import SECOND_SIGNAL_S
 from support import RunningDaemon, StartDaemon, boilerd, wait_until
 
+#: Several start a daemon and some commands, and wait for each.
+pytestmark = pytest.mark.timeout(120)
 APP = """
 import asyncio, os, time
 from boilerd import ServeMux
@@ -270,7 +272,7 @@ def test_health_names_the_missing_workers_of_all_pools(start: StartPools) -> Non
 
     os.kill(daemon.pid_of("slow:1"), signal.SIGSTOP)
 
-    wait_until(lambda: "slow:1: " in daemon.cli("health").stdout, "health tells")
+    wait_until(lambda: "slow:1: " in "".join(read_status(daemon.socket).problems()), "health tells")
     os.kill(daemon.pid_of("slow:1"), signal.SIGCONT)
 
 

@@ -41,6 +41,13 @@ def wait_for_runs(directory: Path, count: int) -> None:
     wait_until(lambda: len(lines(directory, "runs")) >= count, f"{count} attempts have begun", deadline_s=60)
 
 
+def blocks_told(daemon: RunningDaemon) -> int:
+    """How often the log tells of the loop that the task keeps; a busy machine may hold others up as well."""
+    return sum(
+        "keep_the_lock" in line.get("stack", "") for line in daemon.lines("event loop blocked", child="worker:0")
+    )
+
+
 def completed(connection: redis.Redis) -> int:
     return connection.llen(keys.completed("default"))
 
@@ -94,13 +101,15 @@ def test_tasks_that_kill_their_workers_are_archived_and_a_thousand_good_ones_are
 
 
 @pytest.mark.fault(47)
+@pytest.mark.long(8)
 @pytest.mark.timeout(120)
 def test_a_worker_whose_task_holds_the_interpreter_s_lock_past_its_limit_is_killed_for_that_task(
     start_daemon: StartDaemon, client: Client
 ) -> None:
     daemon = start_slotted(start_daemon, 20)
+    os.mkfifo(daemon.directory / "fifo")
     others = enqueue_many(client, "slot:hold", 10)
-    bad = client.enqueue("slot:keep-the-lock", 60, timeout=2, max_retries=0).id
+    bad = client.enqueue("slot:keep-the-lock", timeout=2, max_retries=0).id
 
     killed = daemon.wait_for("worker killed, its task ignores the timeout", child="worker:0")
     daemon.wait_for("task archived", task_id=bad)
@@ -113,8 +122,7 @@ def test_a_worker_whose_task_holds_the_interpreter_s_lock_past_its_limit_is_kill
     (failed,) = daemon.lines("task failed")
     assert failed["task_id"] == bad
     assert failed["error"].startswith("TaskTimeoutError: the task took longer than its timeout, and its worker had to")
-    assert "keep_the_lock" in daemon.wait_for("event loop blocked", child="worker:0")["stack"]
-    assert len(daemon.lines("event loop blocked")) == 1
+    assert blocks_told(daemon) == 1
     assert Counter(lines(daemon.directory, "runs")) == dict.fromkeys(others, 2) | {bad: 1}
 
 
@@ -124,12 +132,14 @@ def test_a_worker_that_is_blocked_as_a_whole_by_a_task_within_its_limit_is_told_
 ) -> None:
     daemon = start_slotted(start_daemon, 20)
     pid = daemon.pid_of("worker:0")
+    os.mkfifo(daemon.directory / "fifo")
 
-    client.enqueue("slot:keep-the-lock", 6)
+    client.enqueue("slot:keep-the-lock")
 
+    wait_until(lambda: blocks_told(daemon), "it is told of")
+    (daemon.directory / "fifo").write_text(".")
     wait_until(lambda: completed(client.connection), "it is completed")
-    (line,) = daemon.lines("event loop blocked", child="worker:0")
-    assert "keep_the_lock" in line["stack"]
+    assert blocks_told(daemon) == 1
     assert daemon.pid_of("worker:0") == pid
 
 
@@ -166,14 +176,14 @@ def test_no_lease_ends_when_the_scheduler_is_killed_while_thousands_of_claims_ar
     wait_for_runs(daemon.directory, 2000)
 
     pairs: list[Any] = client.connection.zrange(keys.wip("default"), 0, -1)
-    ends_s = LEASE_OFFSET_S + time.time() + 15
+    ends_s = LEASE_OFFSET_S + time.time() + 24
     os.kill(daemon.pid_of("scheduler"), signal.SIGKILL)
     client.connection.zadd(keys.wip("default"), dict.fromkeys(pairs, ends_s), xx=True)
 
     def renewed() -> int:
         return client.connection.zcount(keys.wip("default"), ends_s + 1, "+inf")
 
-    wait_until(lambda: renewed() == 2000, "all leases are renewed", deadline_s=15)
+    wait_until(lambda: renewed() == 2000, "all leases are renewed", deadline_s=24)
     assert len(lines(daemon.directory, "runs")) == 2000
 
 

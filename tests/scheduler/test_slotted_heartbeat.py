@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,7 +23,7 @@ from boilerd.scheduler import slotted_heartbeat
 from boilerd.scheduler.heartbeat import Heartbeater
 from boilerd.scheduler.slotted_heartbeat import MOST_RENEWED, ROUND_S, SlottedHeartbeater
 from builders import enqueue, new_task, worker_name
-from support import expire_leases
+from support import expire_leases, wait_until
 
 LIFE = "0f1e2d3c"
 
@@ -131,8 +132,9 @@ def test_a_round_renews_all_leases_of_all_workers(
 
 
 def test_the_steps_of_a_round_are_spread_and_leave_time_between_them(
-    heartbeater: SlottedHeartbeater, broker: Broker, scoreboard: Scoreboard
+    heartbeater: SlottedHeartbeater, broker: Broker, scoreboard: Scoreboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(slotted_heartbeat, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     claim_all(broker, scoreboard, 0, 3 * MOST_RENEWED)
 
     *pauses, last_s = whole_round(heartbeater)
@@ -305,12 +307,17 @@ def test_orphans_with_several_slots_keep_their_leases_while_they_drain(
     heartbeater = Heartbeater(broker, scoreboard, [worker_name(0)], lambda: None)
     claim_all(broker, scoreboard, 0, 3)
     expire_leases(connection, broker.expired)
-    killer = threading.Timer(0.3, os.kill, (workers[0].pid, signal.SIGKILL))
-    reaper = threading.Thread(target=os.waitpid, args=(workers[0].pid, 0))
-    killer.start()
-    reaper.start()
 
+    def end_when_renewed() -> None:
+        try:
+            wait_until(lambda: min(left_s(connection)) > 0, "the leases are renewed")
+        finally:
+            os.kill(workers[0].pid, signal.SIGKILL)
+            os.waitpid(workers[0].pid, 0)
+
+    ending = threading.Thread(target=end_when_renewed)
+    ending.start()
     heartbeater.keep_leases_of_orphans()
+    ending.join()
 
     assert not broker.expired()
-    reaper.join()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,11 @@ def test_a_variable_has_the_tables_as_json(load_text: Load) -> None:
 
     assert [*pools] == ["default", "web"]
     assert (pools["web"].slots, pools["web"].queues, pools["web"].max_memory) == (5, {"web": 2}, 1024**2)
+
+
+def test_a_variable_of_bytes_that_are_no_text_is_told_so(load_text: Load) -> None:
+    with pytest.raises(ConfigError, match=r"^BOILERD_POOLS: pools: not UTF-8 text; write it in UTF-8$"):
+        load_text("", BOILERD_POOLS=os.fsdecode(b'{"\xff": {}}'))
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,13 @@ def test_a_number_of_workers_that_cannot_be_is_refused(start_daemon: StartDaemon
         ask(daemon.socket, "boilerd.scale", max(min(int(size), 2**31 - 1), -(2**31)))
 
 
+def test_a_number_for_a_pool_without_a_name_is_none_for_the_default_pool() -> None:
+    done = boilerd("scale", "=3")
+
+    assert done.returncode == 2
+    assert "'=3' names no pool; write POOL=N, or N for the pool default" in done.stderr
+
+
 def test_half_a_worker_is_refused(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
 
@@ -342,7 +349,10 @@ def test_a_drain_is_told_by_status_and_health(start_daemon: StartDaemon, client:
     as_json = json.loads(daemon.cli("status", "--json").stdout)
 
     drain = "draining, 1 worker, 1 busy, 0 pending"
-    assert (shown.returncode, shown.stdout.splitlines()[0], shown.stderr) == (1, f"daemon      {drain}", "")
+    verdict, command, line = shown.stdout.splitlines()[:3]
+    assert (shown.returncode, line, shown.stderr) == (1, f"daemon      {drain}", "")
+    assert verdict == "not ready: the daemon drains, and then ends: 1 worker, 1 busy, 0 pending"
+    assert command == "  see boilerd logs -f"
     assert (health.returncode, health.stdout, health.stderr) == (1, f"daemon: {drain}\n", "")
     assert (as_json["daemon"]["state"], as_json["troubles"]) == ("draining", [f"daemon: {drain}"])
     client.cancel(task_id)

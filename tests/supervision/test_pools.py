@@ -121,6 +121,15 @@ def test_each_pool_grows_into_the_lowest_rows_that_no_pool_has(make: Callable[..
     assert crews.pools.size == 6
 
 
+def test_the_names_of_workers_are_told_as_they_are(make: Callable[..., Crews]) -> None:
+    crews = make()
+    crews.pools.scale(3)
+    crews.pools.scale(3, "web")
+
+    with pytest.raises(RefusedError, match="worker:0 to worker:1, worker:3, web:2, web:4 to web:5, and the pools"):
+        crews.pools.restart(["web:3"])
+
+
 def test_a_pool_shrinks_by_its_own_highest_rows(make: Callable[..., Crews]) -> None:
     crews = make()
     crews.pools.scale(3)
@@ -196,7 +205,7 @@ def test_a_restart_takes_workers_and_pools_by_their_names(
         (lambda pools: pools.set_quiet(7, is_quiet=True), "no pool 7; there are default, web"),
         (
             lambda pools: pools.restart(["web:2", "web:1"]),
-            "no worker 'web:1'; there are worker:0 to worker:1, web:2 to web:2, and the pools default, web",
+            "no worker 'web:1'; there are worker:0 to worker:1, web:2, and the pools default, web",
         ),
         (
             lambda pools: pools.scale(0, "web"),

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from boilerd import ServeMux, SkipRetry, Task, TaskProgress
 from boilerd.errors import DeadlineExceededError, TaskTimeoutError
 from boilerd.process.log_lines import JsonFormatter
 from boilerd.process.logs import _AddFields, log_context
+from boilerd.tasks.coroutines import kept_loop, use_loop
 from boilerd.tasks.task import NO_STATE
 from boilerd.worker.attempt import AttemptRunner, Completed, Failed, Outcome, Released
 from boilerd.worker.attempt_log import log_attempts
@@ -740,3 +742,15 @@ def test_a_program_whose_handler_used_a_thread_of_the_loop_ends_without_a_word()
     ended = subprocess.run([sys.executable, "-c", TO_THREAD], capture_output=True, text=True, timeout=60, check=False)
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "7\n", "")
+
+
+def test_a_process_that_chooses_its_loop_leaves_the_one_that_it_was_forked_with_to_its_parent() -> None:
+    before = kept_loop()
+
+    pid = os.fork()
+    if pid == 0:
+        use_loop("asyncio")
+        os._exit(kept_loop() is before)
+
+    assert os.waitpid(pid, 0)[1] == 0
+    assert kept_loop() is before

@@ -828,6 +828,14 @@ def test_handlers_of_a_mux_with_a_call_of_its_own_are_plain(mux: ServeMux) -> No
     assert mux(TASK) == in_thread(mux, TASK) == "loud(fetched)"
 
 
+def test_a_mux_with_an_async_call_of_its_own_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Waiting\.__call__ is async def, .* use def$"):
+
+        class Waiting(ServeMux):
+            async def __call__(self, task: Task) -> Any:
+                return super().__call__(task)
+
+
 @dataclass
 class Email:
     to: str

@@ -169,6 +169,13 @@ def test_a_handler_gets_the_task() -> None:
     assert seen == [given]
 
 
+class Leaving(PurePosixPath):
+    """Ends whoever wants it as text."""
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+
 @pytest.mark.parametrize(
     ("result", "type_name"),
     [
@@ -177,8 +184,9 @@ def test_a_handler_gets_the_task() -> None:
         ("\udcff", "str"),
         ({1j: 2}, "dict"),
         (open, "builtin_function_or_method"),
+        (Leaving("a"), "Leaving"),
     ],
-    ids=["object", "endless", "not unicode", "keys", "function"],
+    ids=["object", "endless", "not unicode", "keys", "function", "exit"],
 )
 def test_a_task_that_succeeded_stays_so_when_its_result_is_no_json(result: object, type_name: str) -> None:
     outcome = AttemptRunner(lambda task: result).run(task())

@@ -11,6 +11,7 @@ import pytest
 
 from boilerd import ServeMux, Task, WorkerContext
 from boilerd.process.contexts import FreshContext
+from boilerd.tasks.coroutines import left_tasks
 from boilerd.worker.lives import entered
 
 WORKER = WorkerContext("host.run.3", 3, ("default",))
@@ -104,6 +105,29 @@ def test_one_task_of_the_loop_that_handlers_run_on_enters_an_async_lifespan_and_
 
     assert {id(loop) for loop in loops} == {id(state["loop"])}
     assert seen[0] is seen[1]
+
+
+def test_what_a_lifespan_starts_on_the_loop_is_not_left_behind_by_a_task(
+    mux: ServeMux, caplog: pytest.LogCaptureFixture
+) -> None:
+    @mux.lifespan
+    @asynccontextmanager
+    async def beat(worker: WorkerContext) -> AsyncIterator[None]:
+        beats = asyncio.create_task(asyncio.sleep(60))
+        yield
+        beats.cancel()
+
+    @mux.handle("test:leave")
+    async def leave(task: Task) -> None:
+        leave.kept = asyncio.create_task(asyncio.sleep(60), name="of a handler")  # type: ignore[attr-defined]
+
+    with entered(mux.life, WORKER):
+        mux(Task(id="t", type="test:leave"))
+        left = left_tasks()
+
+    assert [task.get_name() for task in left] == ["of a handler"]
+    assert [record.tasks for record in caplog.records] == [["of a handler: sleep"]]  # type: ignore[attr-defined]
+    leave.kept.cancel()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -5,6 +5,8 @@ since, refuses all further writes, and tries once a second to write the rest. Bu
 and the rest is lost. So whoever ends it asks here before.
 """
 
+from typing import Any
+
 import redis
 
 from boilerd.broker.refusals import translated
@@ -16,7 +18,11 @@ HOLD_MS = 30_000
 
 def unwritten_bytes(connection: redis.Redis) -> int:
     """How many accepted bytes are not in the file, because its last write failed; 0: it did not."""
-    info = server_info(connection, "persistence")
+    return unwritten_in(server_info(connection, "persistence"))
+
+
+def unwritten_in(info: dict[str, Any]) -> int:
+    """The same, of what Redis has told of itself."""
     return 0 if _is_well(info) else max(1, int(info.get("aof_buffer_length", 1)))
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import redis
@@ -21,10 +22,13 @@ from boilerd.broker.connection import text
 from boilerd.broker.constants import BELL_LENGTH, BELL_TTL_S, CHUNK, HOLDS_MORE, LOOK_AGAIN
 from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_answer, to_claim, to_claim_of_hash
 from boilerd.broker.slot_calls import MOST_COMPLETED, SlotCalls, why_unwanted
-from boilerd.errors import BoilerdError
+from boilerd.errors import BoilerdError, BrokerRefusedError
 from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.retry import Decision, Verdict
 from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT, TaskState, no_such_task
+
+if TYPE_CHECKING:
+    from boilerd.broker.audit import Actor
 
 logger = logging.getLogger("boilerd.client")
 
@@ -207,22 +211,30 @@ class Broker(SlotCalls):
         encoded = msgspec.json.encode(progress)
         return bool(self._run("progress", [claim.task_id, claim.execution_id, claim.queue, encoded]))
 
-    def cancel(self, task_id: str) -> str:
-        """Cancel a task; ``deleted``, ``told`` (its worker was), ``ended`` or ``unknown``."""
+    def cancel(self, task_id: str, by: "Actor | None" = None) -> str:
+        """Cancel a task; ``deleted``, ``told`` (its worker was), ``ended`` or ``unknown``.
+
+        Args:
+            task_id: Its ID.
+            by: Who does it, for the audit; None: it is not noted.
+        """
         command = json.dumps({"command": "stop-job", "job_id": task_id})
-        return text(self._run("cancel", [task_id, command]))
+        answer, unaudited = self._intervene("cancel", by, "cancel", [command], [task_id])
+        _tell_unaudited(unaudited)
+        return text(answer)
 
     def mark_cancelled(self, task_id: str) -> bool:
         """Note that the running task is to be cancelled; False if it does not run."""
         return bool(self._run("mark", [task_id]))
 
-    def act(self, action: str, task_ids: Sequence[str], place: int = 0) -> list[str]:
+    def act(self, action: str, task_ids: Sequence[str], place: int = 0, by: "Actor | None" = None) -> list[str]:
         """Run, archive or delete tasks.
 
         Args:
             action: What to do.
             task_ids: Those of one queue.
             place: Where the first of them was in the queue's list, if they were found there.
+            by: Who does it with one task, for the audit; None: it is not noted here.
 
         Returns:
             For each ``done``, ``unknown``, the state that forbids it, or ``locked ID``; or ``blank``: it is done, and
@@ -230,7 +242,24 @@ class Broker(SlotCalls):
         """
         if not task_ids:
             return []
-        return [text(answer) for answer in self._run("act", [action, place, *task_ids])]
+        answers = self._intervene("act", by, action, [action, place], task_ids)
+        if len(answers) > len(task_ids):
+            _tell_unaudited(answers.pop())
+        return [text(answer) for answer in answers]
+
+    def _intervene(
+        self, script: str, by: "Actor | None", what: str, head: Sequence[str | float], ids: Sequence[str]
+    ) -> Any:
+        """Call a script that does with a task what a person asks, and notes it; also where it is refused."""
+        if by is None:
+            return self._run(script, [*head, *[""] * 4, *ids])
+        try:
+            return self._run(script, [*head, *by.args({"task": ids[0]}), *ids])
+        except BrokerRefusedError as error:
+            from boilerd.broker.audit import Audit  # noqa: PLC0415 - no enqueue needs it
+
+            Audit(self.connection, by).note_failure(what, error, task=ids[0])
+            raise
 
     def remove_blanks(self, queue: str) -> None:
         """Remove the blanks that `act` left on a queue's list."""
@@ -254,6 +283,13 @@ def is_cancelled(task_id: str, answer: str) -> bool:
     if answer == "unknown":
         raise no_such_task(task_id)
     return answer != "ended"
+
+
+def _tell_unaudited(problem: bytes) -> None:
+    if problem:
+        from boilerd.broker.audit import tell_unaudited  # noqa: PLC0415 - no enqueue needs it
+
+        tell_unaudited(text(problem))
 
 
 @functools.lru_cache(1000)  # a process tells it once for each name

@@ -23,6 +23,7 @@ from boilerd.broker.refusals import expecting, translated
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.views import CompletedTask, TaskDetail, to_attempt, to_completed, to_count, to_task
 from boilerd.errors import ForbiddenJobError, MisplacedKeyError
+from boilerd.tasks.queues import DEFAULT_POOL
 from boilerd.tasks.task import TaskState
 
 #: How many tasks that hold what this one waits for are named.
@@ -35,7 +36,7 @@ COMPLETIONS, RECENT_S = 200, 300.0
 MOST_QUEUES, QUEUES_AT_ONCE = 100, 5
 #: A task may have moved between two of the commands; then it is read again, so many times at most.
 _MOST_READS = 3
-_WORKER_FIELDS = ("queues", "state", "last_heartbeat", "application", "birthmark", "hostname")
+_WORKER_FIELDS = ("queues", "state", "last_heartbeat", "application", "birthmark", "pool", "hostname")
 
 _Name = TypeVar("_Name", str, tuple[str, str])
 #: A command with its arguments.
@@ -283,12 +284,12 @@ def _server(name: str, record: Sequence[bytes | None] | None, now_s: float) -> S
     """The worker of a record; None for one that is dead, or a record that is none."""
     if not record or record[0] is None:
         return None
-    queues, state, heartbeat, application, birthmark, _ = (text(value or b"") for value in record)
+    queues, state, heartbeat, application, birthmark, pool, _ = (text(value or b"") for value in record)
     if birthmark and now_s - _seen_at(heartbeat) > DEAD_S:
         return None  # one of plain RQ gives a sign of life every few minutes only
     return Server(
         name.removeprefix(keys.worker("")), frozenset(queues.split(",")), state == "busy", state == "starting",
-        bool(birthmark), declared_by(application),
+        bool(birthmark), declared_by(application), pool or DEFAULT_POOL,
     )  # fmt: skip
 
 

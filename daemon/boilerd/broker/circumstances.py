@@ -22,6 +22,7 @@ class Server:
         is_starting: True if it has not come to its first claim, as in the lifespans of its application.
         is_ours: False for one of plain RQ.
         declared: What its application has handlers for; None: it does not tell.
+        pool: The pool of its daemon that it belongs to.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Server:
     is_starting: bool
     is_ours: bool
     declared: Declared | None
+    pool: str
 
 
 @dataclass(frozen=True, slots=True)

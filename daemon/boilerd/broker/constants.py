@@ -24,6 +24,10 @@ MOST_GIVEN_BACK = 100
 MOST_READS = 1000
 #: Queues in one call of a script that goes through all of them, and keys for which tasks wait; as above.
 SLICE, KEYS_SLICE = 250, 50
+#: Entries of the audit, and up to a hundred more: Redis forgets them in pieces of that size, which takes it no time.
+MOST_AUDITED = 10_000
+#: Characters of a name and of a reason that it keeps: an ID that somebody asks for may be of any length.
+MOST_TEXT = 200
 #: Elements of a bell at most: more would only wake workers for nothing later.
 BELL_LENGTH = 128
 #: How long Redis keeps a bell, or an alarm, that nobody hears.
@@ -71,6 +75,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "REGISTRY_OF": states.REGISTRY_OF,
         "STATE_OF": states.STATE_OF,
     },
+    "audit": {"MOST_AUDITED": MOST_AUDITED, "MOST_TEXT": MOST_TEXT},
     "advance": {"HOLDS_MORE": HOLDS_MORE, "LOOK_AGAIN": LOOK_AGAIN},
     "serve": {"LOOK_AGAIN": LOOK_AGAIN, "IS_STALE": IS_STALE},
     "ending": {"COMPLETION_LENGTH": COMPLETION_LENGTH},

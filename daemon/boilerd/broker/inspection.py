@@ -5,8 +5,8 @@ A key of another kind, as another program may put it there, is told in the row o
 are read; where one thing alone is asked for, it is a MisplacedKeyError.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date
 from typing import Any
 
@@ -40,7 +40,7 @@ from boilerd.broker.views import (
     to_task,
     to_worker,
 )  # fmt: skip
-from boilerd.errors import MisplacedKeyError
+from boilerd.errors import BrokerRefusedError, MisplacedKeyError
 from boilerd.tasks.task import TaskState
 
 #: A task's ID and its score, which says when the task is due or expires, or since when it waits for a concurrency key;
@@ -63,14 +63,9 @@ class Inspection(ScriptCalls):
         """
         try:
             with expecting("set", keys.QUEUES):
-                members = sorted(map(text, self.connection.smembers(keys.QUEUES)))
+                return named_queues(self.connection.smembers(keys.QUEUES))
         except MisplacedKeyError as error:
             return self._served(), [bad_queue(keys.QUEUES, str(error))]
-        prefix = keys.queue("")
-        names = [member.removeprefix(prefix) for member in members if member.startswith(prefix)]
-        others = [member for member in members if not member.startswith(prefix)]
-        wrong = f"in {keys.QUEUES} names no queue, as {prefix}NAME does, remove it"
-        return names, [bad_queue(member, f"member {member} {wrong}") for member in others]
 
     def _served(self) -> list[str]:
         with suppress(MisplacedKeyError), expecting("set", keys.SERVED):
@@ -90,9 +85,24 @@ class Inspection(ScriptCalls):
         """How many tasks of each queue are in each state; a round trip for about 140 queues."""
         return [to_queue(name, row) for name, row, _ in self._look(queues, 0)]
 
-    def queue_details(self, queues: Sequence[str]) -> list[QueueDetail]:
-        """Each queue as a whole; a round trip for about 85 queues."""
-        samples = max(1, min(_SAMPLE, _SAMPLES // max(len(queues), 1)))
+    @contextmanager
+    def naming_keys(self, queue: str) -> Iterator[None]:
+        """Say which key of the queue is of another kind, where that is why a script was refused."""
+        try:
+            yield
+        except BrokerRefusedError as error:
+            if problem := self.counts([queue])[0].problem:
+                raise BrokerRefusedError(f"queue {queue}: {problem}") from error
+            raise
+
+    def queue_details(self, queues: Sequence[str], most_samples: int = _SAMPLE) -> list[QueueDetail]:
+        """Each queue as a whole; a round trip for about 85 queues.
+
+        Args:
+            queues: Their names.
+            most_samples: Of how many tasks of each state the memory is measured at most.
+        """
+        samples = max(1, min(most_samples, _SAMPLES // max(len(queues), 1)))
         return [to_queue_detail(name, row, now_s) for name, row, now_s in self._look(queues, samples)]
 
     def _look(self, queues: Sequence[str], samples: int) -> list[tuple[str, Any, float]]:
@@ -106,16 +116,10 @@ class Inspection(ScriptCalls):
 
     def misplaced(self) -> list[str]:
         """What is wrong with the keys that are no queue's or task's."""
-        kinds = _kinds()
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
-            for key in kinds:
+            for key in kinds():
                 pipeline.type(key)
-            found = [text(kind) for kind in pipeline.execute()]
-        return [
-            str(MisplacedKeyError(key, word))
-            for (key, (kind, word)), there in zip(kinds.items(), found, strict=True)
-            if there not in {kind, "none"}
-        ]
+            return told_misplaced(pipeline.execute())
 
     def days(self, queue: str, days: Sequence[date]) -> list[Day]:
         """Processed and failed tasks of the queue on each of these days."""
@@ -353,13 +357,31 @@ class Inspection(ScriptCalls):
         }  # fmt: skip
 
 
-def _kinds() -> dict[str, tuple[str, str]]:
+def kinds() -> dict[str, tuple[str, str]]:
     """Keys that are no queue's or task's → Redis's word for their kind, and ours."""
     return {
         keys.QUEUES: ("set", "set"), keys.WORKERS: ("set", "set"), keys.PAUSED: ("set", "set"),
         keys.SERVED: ("set", "set"), keys.LIMITS: ("hash", "hash"), keys.CRON: ("hash", "hash"),
         keys.ALARM: ("list", "list"),
     }  # fmt: skip
+
+
+def told_misplaced(found: Sequence[bytes | str]) -> list[str]:
+    """What is wrong with the keys of `kinds`, of what Redis says to be the kind of each."""
+    return [
+        str(MisplacedKeyError(key, word))
+        for (key, (kind, word)), there in zip(kinds().items(), found, strict=True)
+        if text(there) not in {kind, "none"}
+    ]
+
+
+def named_queues(found: Iterable[bytes | str]) -> tuple[list[str], list[QueueInfo]]:
+    """The queues that the members of the list of queues name, and a row for each member that names none."""
+    members, prefix = sorted(map(text, found)), keys.queue("")
+    names = [member.removeprefix(prefix) for member in members if member.startswith(prefix)]
+    others = [member for member in members if not member.startswith(prefix)]
+    wrong = f"in {keys.QUEUES} names no queue, as {prefix}NAME does, remove it"
+    return names, [bad_queue(member, f"member {member} {wrong}") for member in others]
 
 
 def _place(queue: str, state: TaskState) -> tuple[str, str]:

@@ -35,6 +35,8 @@ SCHEDULES = f"{OWN}:schedules"
 FAILURES = f"{OWN}:failures"
 #: list: written and taken away again, to see whether that can be done
 PROBE = f"{OWN}:probe"
+#: stream: what people did, latest last
+AUDIT = f"{OWN}:audit"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
 

@@ -6,13 +6,14 @@ from its queue here, so that it does not run twice; a queue stays paused until a
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from boilerd.broker import keys
+from boilerd.broker.audit import Actor, Audit
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import raw, text
 from boilerd.broker.inspection import Inspection
@@ -99,14 +100,16 @@ class Move:
     Args:
         source: The client of the broker where they are.
         target: The client of the broker to which they go.
+        by: Who does it, for the audit of the source.
     """
 
-    def __init__(self, source: redis.Redis, target: redis.Redis) -> None:
+    def __init__(self, source: redis.Redis, target: redis.Redis, by: Actor | None = None) -> None:
         self._source: Any = source  # whose answers redis-py cannot type
         self._target = target
         self._here, self._there = Broker(source), Broker(target)
         self._arrivals = _Arrivals(target)
         self._inspection = Inspection(source)
+        self._audit = Audit(source, by or Actor())
 
     def check(self) -> None:
         """Raise ConfigError if both are one broker."""
@@ -120,8 +123,16 @@ class Move:
         """The names of all queues that were ever used."""
         return self._inspection.queue_names()[0]
 
-    def run(self, queue: str) -> Iterator[Step]:
+    def run(self, queue: str) -> Generator[Step]:
         """Move the queue's tasks, a step at a time; those that are enqueued meanwhile are moved as well."""
+        with self._audit.noting("move", queue=queue) as noted:
+            noted.is_wanted = False  # of all the queues that are empty
+            for step in self._steps(queue):
+                noted.is_wanted = True
+                noted.count += len(step.moved)
+                yield step
+
+    def _steps(self, queue: str) -> Iterator[Step]:
         self._pause(queue)
         for key, kind in (
             (keys.aside(queue), "zset"), (keys.queue(queue), "list"),

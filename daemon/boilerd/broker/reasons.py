@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from boilerd.broker.circumstances import DEFERRED, LOOKS, UNCLAIMED, Circumstances, Holder, Share
+from boilerd.broker.circumstances import DEFERRED, LOOKS, UNCLAIMED, Circumstances, Holder, Server, Share
 from boilerd.broker.explanation import Explanation, Reason, ReasonKind
 from boilerd.broker.views import CompletedTask, TaskDetail
 from boilerd.errors import MisplacedKeyError, closest
+from boilerd.tasks.queues import DEFAULT_POOL
 from boilerd.tasks.task import TaskState
 from boilerd.units import Duration
 
@@ -34,10 +35,11 @@ def explain_gone(queue: str, done: CompletedTask) -> Explanation:
     return Explanation(done.id, done.type, queue, TaskState.COMPLETED, "finished", None, (reason,))
 
 
-def quiet_daemon(explanation: Explanation) -> Explanation:
-    """The same for whoever knows that the daemon which serves the task's queue here is quiet."""
-    fact = "The daemon here is quiet, so that its workers claim nothing; those of other hosts may."
-    return explanation.plus(Reason(ReasonKind.QUIET, fact, remedy="boilerd resume"))
+def quiet_daemon(explanation: Explanation, pool: str = "") -> Explanation:
+    """The same for whoever knows that the daemon, or its pool, which serves the task's queue here is quiet."""
+    who = f"Pool {pool} of the daemon here" if pool else "The daemon here"
+    fact = f"{who} is quiet, so that its workers claim nothing; those of other hosts may."
+    return explanation.plus(Reason(ReasonKind.QUIET, fact, remedy=f"boilerd resume {pool}".strip()))
 
 
 # --- It waits
@@ -174,13 +176,19 @@ def _share_fact(share: Share, key: str) -> str:
     return f"{fact} It is number {share.rank + 1:,} of {share.waiting:,} that wait for a share."
 
 
+def _scale(serving: Sequence[Server]) -> str:
+    """What gives the queue more workers: a larger pool of those that serve it, `default` if that is one."""
+    pools = sorted({server.pool for server in serving}, key=lambda pool: (pool != DEFAULT_POOL, pool))
+    return f"boilerd scale {'' if pools[0] == DEFAULT_POOL else f'{pools[0]}='}N" if pools else ""
+
+
 def _ahead(found: Circumstances) -> Reason:
     queue, ahead = found.task.queue, found.ahead
     busy = sum(server.is_busy for server in found.serving)
     starting = sum(server.is_starting for server in found.serving)
     workers = f"{busy} of the {len(found.serving)} workers of the queue are busy"
     workers += f", {starting} are starting" if starting else ""
-    remedy = "boilerd scale N" if found.serving and busy == len(found.serving) else ""
+    remedy = _scale(found.serving) if busy == len(found.serving) else ""
     if ahead == 0:
         return Reason(ReasonKind.AHEAD, f"It is the next one of queue {queue}; {workers}.", remedy=remedy)
     if ahead is None:

@@ -46,6 +46,7 @@ COMMANDS = {
     "failures": ("boilerd.cli.failures:failures", "Look at what fails, and run, archive or delete its tasks."),
     "worker": ("boilerd.cli.worker:worker", "Look at the workers of all hosts."),
     "cron": ("boilerd.cli.cron:cron", "Look at periodic tasks, and run one now."),
+    "audit": ("boilerd.cli.audit:audit", "Show who intervened, in what, and how it ended."),
     "schema": ("boilerd.cli.schema:schema", "Show the JSON Schema of payloads."),
     "quiet": ("boilerd.cli.control:quiet", "Let the daemon claim nothing more; what runs goes on."),
     "resume": ("boilerd.cli.control:resume", "Let it claim again."),

@@ -9,7 +9,10 @@ from typing import Any
 
 import click
 
-from boilerd.cli.daemon_settings import changed_variables
+from boilerd.broker.audit import Audit, What
+from boilerd.broker.connection import connect_to
+from boilerd.cli.daemon_settings import as_the_daemon, changed_variables
+from boilerd.cli.inspecting import CLI
 from boilerd.cli.options import Loaded, with_settings
 from boilerd.cli.rpc_client import Info, ask
 from boilerd.errors import BoilerdError, ConfigError, RefusedError
@@ -24,6 +27,8 @@ logger = logging.getLogger("boilerd.cli")
 with_daemon = with_settings(("state_dir", "runtime_dir"), is_lenient=True)
 #: How long a daemon may stay silent in a reload, or starting: it imports the application.
 SILENCE_S = IMPORT_LIMIT_S
+#: How long a broker that is away may keep a command that needs none.
+AUDIT_TIMEOUT_S = 2.0
 
 
 class DaemonError(BoilerdError):
@@ -37,7 +42,9 @@ class PoolSizeType(click.ParamType[tuple[str, int]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
         """The pool, empty where none is named, and the number."""
-        pool, _, number = value.rpartition("=")
+        pool, has_pool, number = value.rpartition("=")
+        if has_pool and not pool:
+            self.fail(f"{value!r} names no pool; write POOL=N, or N for the pool default", param, ctx)
         return pool, click.INT.convert(number, param, ctx)
 
 
@@ -53,7 +60,7 @@ def quiet(loaded: Loaded, *, pool: str | None) -> None:
     boilerd quiet
     boilerd quiet web
     """  # noqa: D301 - click looks for the character \b
-    _call(loaded, "quiet", *filter(None, [pool]))
+    _intervene(loaded, "quiet", *filter(None, [pool]), pool=pool)
 
 
 @click.command()
@@ -66,7 +73,7 @@ def resume(loaded: Loaded, *, pool: str | None) -> None:
     boilerd resume
     boilerd resume web
     """  # noqa: D301 - click looks for the character \b
-    _call(loaded, "resume", *filter(None, [pool]))
+    _intervene(loaded, "resume", *filter(None, [pool]), pool=pool)
 
 
 @click.command()
@@ -82,7 +89,7 @@ def reload(loaded: Loaded, *, no_wait: bool) -> None:
     \b
     boilerd reload && boilerd status
     """  # noqa: D301 - click looks for the character \b
-    generation = _call(loaded, "reload", kind=int)
+    generation = _intervene(loaded, "reload", kind=int)
     if no_wait:
         return
     await_reload(lambda: _read_info(loaded), generation)
@@ -102,7 +109,7 @@ def restart(loaded: Loaded, *, workers: tuple[str, ...]) -> None:
     boilerd restart worker:3
     boilerd restart web
     """  # noqa: D301 - click looks for the character \b
-    _call(loaded, "restart", list(workers))
+    _intervene(loaded, "restart", list(workers), workers=" ".join(workers))
 
 
 @click.command()
@@ -122,7 +129,7 @@ def scale(loaded: Loaded, *, wanted: tuple[str, int]) -> None:
         raise click.UsageError(
             f"{size} workers: give a number from 1 to {MOST_WORKERS}; `quiet` stops them from claiming"
         )
-    _call(loaded, "scale", size, *filter(None, [pool]))
+    _intervene(loaded, "scale", size, *filter(None, [pool]), pool=pool, size=str(size))
 
 
 def _tell_changed_variables() -> None:
@@ -131,6 +138,21 @@ def _tell_changed_variables() -> None:
         if names := changed_variables(load()):
             logs.configure(level="warning", style="json")
             logger.warning("the unit's environment has changed, restart it", extra={"settings": names})
+
+
+def _intervene(loaded: Loaded, what: What, *args: Any, kind: Any = bool, **on: str | None) -> Any:
+    """Call a method of this name, and note that in the audit of the daemon's broker."""
+    known = as_the_daemon(loaded)
+    if known is loaded:  # no daemon answers, or this is not said to be its settings file
+        return _call(loaded, what, *args, kind=kind)
+    told = {name: value for name, value in on.items() if value}
+    with (
+        connect_to(known.settings, timeout_s=AUDIT_TIMEOUT_S) as connection,
+        Audit(connection, CLI).noting(what, daemon=str(loaded.settings.runtime_path()), **told) as noted,
+    ):
+        answer = _call(loaded, what, *args, kind=kind)
+        noted.count = 1
+    return answer
 
 
 def _call(loaded: Loaded, method: str, *args: Any, kind: Any = bool) -> Any:

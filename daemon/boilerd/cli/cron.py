@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from boilerd.cli.inspecting import inspecting
+from boilerd.broker.audit import Audit
+from boilerd.cli.inspecting import CLI, inspecting
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_json_lines, with_settings
 from boilerd.cli.output import echo
@@ -86,7 +87,10 @@ def run(loaded: Loaded, *, name: str) -> None:
         raise InvalidTaskError(f"no periodic task {shown(name)}; there are: {', '.join(entries) or 'none'}")
     entry = entries[name]
     with naming_missing_broker(loaded.settings), Client.from_settings(loaded.settings, mux=mux) as client:
-        echo(client.enqueue_message(entry.message, **entry.options).id)
+        with Audit(client.connection, CLI).noting("cron run", cron=name) as noted:
+            info = client.enqueue_message(entry.message, **entry.options)
+            noted.count = 1
+        echo(info.id)
 
 
 def _entries(loaded: Loaded, mux: ServeMux) -> list[CronEntry]:

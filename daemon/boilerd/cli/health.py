@@ -8,14 +8,16 @@ import click
 from boilerd.broker import server_check
 from boilerd.broker.connection import connect_to
 from boilerd.broker.views import QueueDetail
+from boilerd.cli.facts import print_verdict, read_facts, verdict_fields
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, DurationType, Loaded, with_json_object, with_settings
 from boilerd.cli.output import echo
-from boilerd.cli.rpc_client import read_status
+from boilerd.cli.rpc_client import DaemonStatus, read_status
 from boilerd.errors import BrokerError
 from boilerd.inspector import Inspector
 from boilerd.process.exit_status import FAILED, OK
 from boilerd.settings.definitions import Settings
+from boilerd.verdict.table import judge
 
 #: What is said of a queue with tasks that nobody will claim.
 NOBODY = "tasks wait, and no worker works on it"
@@ -23,9 +25,10 @@ NOBODY = "tasks wait, and no worker works on it"
 
 @click.command()
 @click.option("--max-latency", type=DurationType(), help="Longest that a task of these queues may have waited.")
+@click.option("--explain", is_flag=True, help="Say in sentences what is wrong, the worst first, and what shows more.")
 @with_json_object
 @with_settings((*BROKER, "queues"))
-def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
+def health(loaded: Loaded, *, max_latency: float | None, explain: bool, as_json: bool) -> None:
     """Say whether all is well, for probes: one line for each thing that is not.
 
     Exit status: 0 the daemon has started and does not drain, every process of it runs and gets through
@@ -36,18 +39,24 @@ def health(loaded: Loaded, *, max_latency: float | None, as_json: bool) -> None:
 
     \b
     boilerd health --max-latency 5m
+    boilerd health --explain
     """  # noqa: D301 - click looks for the character \b
-    problems, notes = _problems(loaded.settings, max_latency)
+    daemon = read_status(loaded.settings.control_socket())
+    problems, notes = _problems(loaded.settings, daemon, max_latency)
+    verdict = judge(read_facts(loaded.settings, daemon, max_latency_s=max_latency)) if explain else None
     if as_json:
-        echo(json.dumps({"ok": not problems, "troubles": problems, **({"notes": notes} if notes else {})}))
+        told = verdict_fields(verdict) if verdict else {}
+        echo(json.dumps({"ok": not problems, **told, "troubles": problems, **({"notes": notes} if notes else {})}))
+    elif verdict:
+        print_verdict(verdict)
     else:
         echo(*problems or ["ok"], *(f"note: {note}" for note in notes))
     raise SystemExit(FAILED if problems else OK)
 
 
-def _problems(settings: Settings, max_latency_s: float | None) -> tuple[list[str], list[str]]:
+def _problems(settings: Settings, daemon: DaemonStatus, max_latency_s: float | None) -> tuple[list[str], list[str]]:
     """What is wrong, and what a person should know beside it."""
-    problems, notes = read_status(settings.control_socket()).problems(), []
+    problems, notes = daemon.problems(), []
     try:
         with naming_missing_broker(settings), connect_to(settings, timeout_s=2.0) as connection:
             server_check.check(connection)

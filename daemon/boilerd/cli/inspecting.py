@@ -1,13 +1,15 @@
 """Parts of the commands that read and change what the broker holds."""
 
+import signal
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from boilerd.broker.audit import Actor
 from boilerd.broker.connection import connect_to
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_settings
@@ -19,6 +21,8 @@ from boilerd.tasks.task import TaskState
 STATES = click.Choice([state.value for state in TaskState])
 
 with_broker = with_settings(BROKER)
+#: Who intervenes by a command.
+CLI = Actor("cli")
 #: Gives a command ``--yes``.
 with_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
@@ -27,7 +31,7 @@ with_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def inspecting(loaded: Loaded) -> Iterator[Inspector]:
     """Connect an inspector to the broker that the settings name."""
     with naming_missing_broker(loaded.settings), connect_to(loaded.settings) as connection:
-        yield Inspector(connection)
+        yield Inspector(connection, by=CLI)
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -44,15 +48,32 @@ def do_all(inspector: Inspector, action: Action, queue: str, state: TaskState, t
     return show_progress(action, inspector.bulk(action, queue, state, task_type))
 
 
-def show_progress(action: Action, steps: Iterable[BulkProgress]) -> int:
+def show_progress(action: Action, steps: Generator[BulkProgress]) -> int:
     """Show a progress bar for a bulk action; return how many tasks were changed."""
     done = 0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     # On stderr: a progress bar is no data.
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with (
+        ending_in_order(),
+        closing(steps),
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
         shown = bar.add_task(action, total=None)
         for progress in steps:
             done = progress.done
             bar.update(shown, completed=progress.seen, total=progress.total)
     return done
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Have TERM, and HUP of a terminal that is gone, end the block as Ctrl-C does: the audit tells how far it came."""
+    caught = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    for each in caught:
+        signal.signal(each, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for each in caught:
+            signal.signal(each, signal.SIG_DFL)

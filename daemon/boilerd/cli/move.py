@@ -1,13 +1,14 @@
 """``boilerd task move``."""
 
 from collections.abc import Sequence
+from contextlib import closing
 
 import click
 
 from boilerd.broker import server_check
 from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.moving import Move
-from boilerd.cli.inspecting import with_broker
+from boilerd.cli.inspecting import CLI, ending_in_order, with_broker
 from boilerd.cli.known_names import complete_queues
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import Loaded
@@ -43,7 +44,7 @@ def move(loaded: Loaded, *, url: str, password_file: str | None, queues: tuple[s
         connect_to(loaded.settings) as source,
         connect(url, password=password) as target,
     ):
-        moving = Move(source, target)
+        moving = Move(source, target, CLI)
         moving.check()  # first, as it asks the source: only that may be a daemon's that does not run
         server_check.check(target)
         moved, left = _move_all(moving, queues or moving.queues())
@@ -58,7 +59,8 @@ def _move_all(moving: Move, queues: Sequence[str]) -> tuple[int, dict[str, str]]
     moved = 0
     left: dict[str, str] = {}
     for queue in queues:
-        for step in moving.run(queue):
-            moved += len(step.moved)
-            left |= step.left
+        with ending_in_order(), closing(moving.run(queue)) as steps:
+            for step in steps:
+                moved += len(step.moved)
+                left |= step.left
     return moved, left

@@ -15,11 +15,10 @@ import msgspec
 
 from boilerd.errors import RefusedError
 from boilerd.process.scoreboard import LATE_HEARTBEAT_S
+from boilerd.verdict.facts import UP, Silence
 
 #: How long the daemon may take to answer.
 TIMEOUT_S = 5.0
-#: Supervisor's names for the states of a process that runs.
-UP = frozenset({"STARTING", "RUNNING"})
 #: Bytes of an answer; the processes of 1,000 workers are 1.2 MB.
 MOST_ANSWER_BYTES = 16 * 1024 * 1024
 
@@ -81,11 +80,13 @@ class DaemonStatus:
         info: The answer to ``boilerd.info``; empty if it does not answer.
         processes: Name, state, pid and start time of each; empty if it does not answer.
         silence: Why it does not answer; empty if it does.
+        cause: The same as one of the few reasons that there are.
     """
 
     info: dict[str, Any]
     processes: list[dict[str, Any]]
     silence: str = ""
+    cause: Silence = Silence.NONE
 
     @property
     def summary(self) -> str:
@@ -159,13 +160,14 @@ def read_status(control_socket: Path) -> DaemonStatus:
     try:
         return DaemonStatus(ask(control_socket, "boilerd.info", kind=Info), _processes(control_socket))
     except TimeoutError as error:
-        return DaemonStatus({}, [], str(error))
+        return DaemonStatus({}, [], str(error), Silence.MUTE)
     except PermissionError as error:
-        return DaemonStatus({}, [], f"not to be seen by this user ({control_socket}: {error.strerror})")
+        silence = f"not to be seen by this user ({control_socket}: {error.strerror})"
+        return DaemonStatus({}, [], silence, Silence.CLOSED)
     except OSError:
-        return DaemonStatus({}, [], f"not running (nobody answers at {control_socket})")
+        return DaemonStatus({}, [], f"not running (nobody answers at {control_socket})", Silence.ABSENT)
     except RefusedError as error:
-        return DaemonStatus({}, [], str(error))
+        return DaemonStatus({}, [], str(error), Silence.MUTE)
 
 
 def _processes(control_socket: Path) -> list[dict[str, Any]]:

@@ -7,19 +7,18 @@ from typing import Any
 
 import click
 
-from boilerd.broker import server_check
-from boilerd.broker.connection import connect_to
+from boilerd.broker.overview import Overview
 from boilerd.broker.views import QueueInfo
+from boilerd.cli.facts import print_verdict, read_facts, verdict_fields
 from boilerd.cli.health import NOBODY
-from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_json_object, with_settings
 from boilerd.cli.output import echo, harmless
 from boilerd.cli.rpc_client import DaemonStatus, read_status
-from boilerd.errors import BrokerError
-from boilerd.inspector import Inspector
 from boilerd.process.exit_status import FAILED, OK
 from boilerd.settings.urls import mask_url
 from boilerd.tasks.queues import DEFAULT_POOL
+from boilerd.verdict.finding import MOST_TOLD
+from boilerd.verdict.table import judge
 
 #: Field of a queue → its title and its width.
 _COLUMNS = {
@@ -32,7 +31,7 @@ _COLUMNS = {
 @with_json_object
 @with_settings(BROKER)
 def status(loaded: Loaded, *, as_json: bool) -> None:
-    """Show the daemon of this runtime directory, its processes, and the queues.
+    """Show the daemon of this runtime directory, its processes, and the queues; first whether all is well.
 
     Exit status: 0 the daemon has started, all its processes run and get through to the broker, and that
     takes new tasks; 1 otherwise.
@@ -42,34 +41,31 @@ def status(loaded: Loaded, *, as_json: bool) -> None:
     """  # noqa: D301 - click looks for the character \b
     settings = loaded.settings
     daemon = read_status(settings.control_socket())
-    broker_error, queues, is_suspended, unserved = None, [], False, set()
-    try:
-        with naming_missing_broker(settings), connect_to(settings, timeout_s=2.0) as connection:
-            inspector = Inspector(connection)
-            queues = sorted(inspector.queues(settings.served_queues()), key=lambda queue: queue.is_idle)
-            is_suspended = inspector.is_suspended()
-            unserved = {found.counts.name for found in inspector.unserved()}
-            server_check.probe(connection, is_storing=True)
-    except BrokerError as error:
-        broker_error = str(error)
+    facts = read_facts(settings, daemon)
+    verdict, broker_error = judge(facts), facts.broker_error or None
+    seen = facts.overview or Overview()
+    queues = sorted(seen.counts, key=lambda queue: queue.is_idle)
+    unserved = {queue.name for queue in seen.unserved}
     if broker_error is None:
-        daemon = daemon.with_pending(sum(queue.pending for queue in queues if queue.name in settings.served_queues()))
+        daemon = daemon.with_pending(sum(queue.pending for queue in queues if queue.name in facts.queues))
     url = mask_url(settings.broker_url())
     if as_json:
         rows = [asdict(queue) for queue in queues]
         echo(
             json.dumps(
                 {
+                    **verdict_fields(verdict),
                     "daemon": daemon.info, "processes": daemon.processes, "broker": {"url": url, "error": broker_error},
-                    "is_suspended": is_suspended, "queues": rows, "unserved": sorted(unserved),
+                    "is_suspended": seen.is_suspended, "queues": rows, "unserved": sorted(unserved),
                     "troubles": daemon.problems(),
                 }
             )
         )  # fmt: skip
     else:
+        print_verdict(verdict, MOST_TOLD)
         _print_daemon(daemon)
         echo(f"broker      {url}" + (f"  {broker_error}" if broker_error else ""))
-        if is_suspended:
+        if seen.is_suspended:
             echo("suspended   nothing is claimed until `rq resume`")
         _print_queues(queues, unserved)
     raise SystemExit(FAILED if broker_error or daemon.problems() else OK)

@@ -8,14 +8,12 @@ import click
 from boilerd.broker.views import TaskDetail
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
 from boilerd.cli.known_names import complete_queues, complete_types
-from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.move import move
 from boilerd.cli.options import Loaded, with_json_lines
 from boilerd.cli.output import echo, echo_error, json_text
 from boilerd.cli.run_here import run_here_
 from boilerd.cli.tables import absolute, lasting, print_fields, print_json, print_table, relative
 from boilerd.cli.why import why
-from boilerd.client import Client
 from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError
 from boilerd.inspector import Action
 from boilerd.tasks.task import TaskState
@@ -297,10 +295,10 @@ def cancel(loaded: Loaded, *, task_ids: tuple[str, ...]) -> None:
     """  # noqa: D301 - click looks for the character \b
 
     def change(task_id: str) -> None:
-        if not client.cancel(task_id):
+        if not inspector.cancel(task_id):
             raise TaskStateError(f"task {task_id}", "completed or archived", "cancel", ("waiting", "active"))
 
-    with naming_missing_broker(loaded.settings), Client.from_settings(loaded.settings) as client:
+    with inspecting(loaded) as inspector:
         _try_each(task_ids, change)
 
 

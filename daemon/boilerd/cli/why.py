@@ -70,6 +70,8 @@ def _with_daemon(found: "Explanation", settings: Settings) -> "Explanation":
     from boilerd.cli.rpc_client import read_status  # noqa: PLC0415 - XML-RPC takes its time to import
 
     info = read_status(settings.control_socket()).info
+    if info.get("is_quiet"):
+        return quiet_daemon(found)
     quiet = {pool["name"] for pool in info.get("pools", []) if pool["is_quiet"]}
     serving = {pool.name for pool in settings.worker_pools() if found.queue in pool.queues}
-    return quiet_daemon(found) if info.get("is_quiet") or serving <= quiet else found
+    return quiet_daemon(found, min(serving)) if serving <= quiet else found

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import redis
 
@@ -12,6 +12,9 @@ from boilerd.broker.job_hash import NewTask
 from boilerd.errors import BoilerdError
 from boilerd.tasks.task import TaskState
 
+if TYPE_CHECKING:
+    from boilerd.broker.audit import Actor
+
 
 class TaskStore(Protocol):
     """The methods of a broker that a Client uses."""
@@ -19,8 +22,8 @@ class TaskStore(Protocol):
     def enqueue(self, tasks: Iterable[NewTask]) -> list[TaskState | BoilerdError]:
         """Store tasks; for each its state, or the error that kept it out."""
 
-    def cancel(self, task_id: str) -> str:
-        """Cancel a task; answers as `Broker.cancel`."""
+    def cancel(self, task_id: str, by: "Actor | None" = None) -> str:
+        """Cancel a task; answers as `Broker.cancel`, which says who it is by."""
 
 
 class Stores(Protocol):

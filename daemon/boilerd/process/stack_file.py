@@ -15,7 +15,9 @@ from contextlib import suppress
 #: applications as a rule none.
 ASKS: int | None = signal.SIGRTMIN + 3 if hasattr(signal, "SIGRTMIN") else None
 #: C code answers in milliseconds, unless the machine is very busy.
-ANSWERS_WITHIN_S = 0.5
+ANSWERS_WITHIN_S = 2.0
+#: An answer that has not grown for so long is a whole one.
+PAUSE_S = 0.1
 #: Of a stack, in a log line.
 MOST_BYTES = 8192
 
@@ -48,7 +50,7 @@ class StackFile:
         end_s, size = time.monotonic() + ANSWERS_WITHIN_S, -1
         while time.monotonic() < end_s and (size < 1 or os.fstat(self._fd).st_size > size):
             size = os.fstat(self._fd).st_size
-            select.select([], [], [], 0.02)
+            select.select([], [], [], PAUSE_S)
         return os.pread(self._fd, MOST_BYTES * 16, 0).decode("utf-8", "replace")
 
 

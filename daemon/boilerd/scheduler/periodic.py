@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 
+from boilerd.broker.audit import Actor
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import NewTask
 from boilerd.client import Client
@@ -140,8 +141,8 @@ class _TickStore:
             self.failure = error
             raise
 
-    def cancel(self, task_id: str) -> str:
-        return self._broker.cancel(task_id)
+    def cancel(self, task_id: str, by: Actor | None = None) -> str:
+        return self._broker.cancel(task_id, by)
 
     def _store(self, task: NewTask) -> TaskState | BoilerdError:
         if self.is_ours:

@@ -190,6 +190,8 @@ def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
             setting.form.check(value)
     except (ConfigError, InvalidTaskError) as error:
         raise ConfigError(f"{source}: {setting.name}: {error}") from error
+    except UnicodeEncodeError as error:  # of JSON: the bytes of a variable that are no text
+        raise ConfigError(f"{source}: {setting.name}: not UTF-8 text; write it in UTF-8") from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         problem = error if setting.is_json else f"{setting.masked(repr(raw))} is not {setting.expected()}"
         raise ConfigError(f"{source}: {setting.name}: {problem}") from error

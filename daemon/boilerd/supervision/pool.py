@@ -9,6 +9,7 @@ rows that no process has. One whose worker retires takes one more at once: the w
 that it has, and claims no others.
 """
 
+import itertools
 import logging
 import signal
 import time
@@ -109,8 +110,10 @@ class Pool:
 
     @property
     def span(self) -> str:
-        """The names of its workers: ``worker:0 to worker:9``."""
-        return f"{self.name_of(min(self.rows))} to {self.name_of(max(self.rows))}"
+        """The names of its workers: ``worker:0 to worker:9, worker:12``."""
+        runs = itertools.groupby(enumerate(sorted(self.rows)), lambda pair: pair[1] - pair[0])
+        ends = [(rows[0], rows[-1]) for _, run in runs if (rows := [row for _, row in run])]
+        return ", ".join(" to ".join(map(self.name_of, sorted({*pair}))) for pair in ends)
 
     def name_of(self, row: int | str) -> str:
         """The name of a worker, such as ``worker:3``."""

@@ -63,11 +63,13 @@ class _Loop:
     def use(self, kind: str) -> None:
         """Choose what the loop is made by: ``asyncio``, ``uvloop``, or ``auto``: uvloop where it is installed.
 
-        Call it in the process whose loop it is, before anything needs the loop. Without it, it is asyncio's.
+        Call it in the process whose loop it is, before anything needs the loop: one that was made before a fork stays
+        with the parent, for what wakes it would be common to both. Without it, it is asyncio's.
 
         Raises:
             BootError: uvloop is wanted, and not installed.
         """
+        self._runner = None
         if kind == "asyncio":
             return
         try:
@@ -107,9 +109,16 @@ class _Loop:
     def stay(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> asyncio.Task[Any]:
         """Make a task that goes on while others run, and of which nobody is warned."""
         task = self.get_loop().create_task(coroutine, context=context)
-        self._told.add(task)
-        self._staying.add(task)
+        self._keep({task})
         return task
+
+    def keep_all(self) -> None:
+        """Have the tasks stay that there are now; call it where no handler has run yet."""
+        self._keep(asyncio.all_tasks(self.get_loop()))
+
+    def _keep(self, tasks: set[asyncio.Task[Any]]) -> None:
+        self._told.update(tasks)
+        self._staying.update(tasks)
 
     def left(self) -> set[asyncio.Task[Any]]:
         """The loop's tasks, but for those that were made to stay; call it where no other runs."""
@@ -240,6 +249,7 @@ class OnLoop:
         self._task = _loop.stay(self._live(entered), context)
         self._task.add_done_callback(lambda _: None if entered.done() else entered.set_result(None))
         _loop.finish(self._task, entered)
+        _loop.keep_all()  # those that it has started are its own, and end as it leaves
         adopt(context)
         return self._value
 

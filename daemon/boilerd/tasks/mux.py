@@ -63,6 +63,13 @@ class ServeMux(Living):
     handler, so one mux can be registered in another.
     """
 
+    def __init_subclass__(cls) -> None:
+        """Refuse a class whose muxes would give back what has not run."""
+        if is_async(cls.__call__):
+            raise TypeError(
+                f"{cls.__qualname__}.__call__ is async def, and a mux is called as a plain function; use def"
+            )
+
     def __init__(self) -> None:
         super().__init__()
         self._handlers: dict[str, Handler] = {}

@@ -123,7 +123,7 @@ class MemoryBroker:
         with self._guard:
             return [self._store(task) for task in tasks]
 
-    def cancel(self, task_id: str) -> str:
+    def cancel(self, task_id: str, by: object = None) -> str:
         """Cancel a task; see `Broker.cancel`."""
         with self._guard:
             job = self.jobs.get(task_id)

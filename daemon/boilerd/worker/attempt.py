@@ -256,14 +256,14 @@ def encode_result(result: Any, task: Task | None = None) -> bytes:
         return b""
     try:
         encoded = msgspec.json.encode(result, enc_hook=_as_base)
-    except Exception as error:  # noqa: BLE001 - any object may refuse in any way
+    except BaseException as error:  # noqa: BLE001 - any object may refuse in any way, with sys.exit() as well
         return _note(task, f"not JSON: {type(result).__name__}", error)
     if len(encoded) > MAX_RESULT_BYTES:
         return _note(task, f"too large: {len(encoded)} bytes")
     return encoded
 
 
-def _note(task: Task | None, why: str, error: Exception | None = None) -> bytes:
+def _note(task: Task | None, why: str, error: BaseException | None = None) -> bytes:
     """What is kept in place of a result, after a warning."""
     fields = task.log_fields if task else {}
     told = f"{why} ({describe(error)})" if error else why

@@ -8,6 +8,7 @@ ended in order, and had not begun it, or was interrupted by the end of the drain
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,10 +77,12 @@ class KeptOutcomes:
         with suppress(OSError):
             self._path(worker).unlink(missing_ok=True)
 
-    def workers(self) -> list[str]:
-        """The workers that ended with outcomes that are kept."""
+    def workers(self, *, min_age_s: float | None = None) -> list[str]:
+        """The workers that ended with outcomes that are kept, or have been kept for so long at least."""
+        latest_s = time.time() - (min_age_s or 0.0)
         with suppress(OSError):
-            names = [file.name for file in self._directory.iterdir() if file.suffix == _SUFFIX]
+            files = [file for file in self._directory.iterdir() if file.suffix == _SUFFIX]
+            names = [file.name for file in files if min_age_s is None or file.stat().st_mtime <= latest_s]
             return [name[len(self._prefix) : -len(_SUFFIX)] for name in names if name.startswith(self._prefix)]
         return []
 

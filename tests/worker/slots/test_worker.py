@@ -1,6 +1,7 @@
 """A worker with slots in a process of its own, on a real broker."""
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -15,16 +16,17 @@ import pytest
 import redis
 
 from boilerd import Client, Inspector, ServeMux, SkipRetry, Task, TaskState, current_task
-from boilerd.broker import keys
+from boilerd.broker import keys, outage
 from boilerd.broker.broker import Broker
 from boilerd.broker.scripts import scripts
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, TIMED_OUT
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.tasks.queues import ClaimOrder
+from boilerd.tasks.retry import RetryPolicy
 from boilerd.tasks.rq_functions import Functions
 from boilerd.worker import settlement
 from boilerd.worker.limits import Limits, SlotLimits
-from boilerd.worker.slots import escalation, intake, keeper
+from boilerd.worker.slots import closing, escalation, intake, keeper
 from builders import WORKER, enqueue, pending, rq_queue, worker_name
 from proxy import Proxy
 from slotted import Gate, StartWorker
@@ -157,7 +159,7 @@ def test_an_outcome_is_acknowledged_although_nothing_else_happens(
     client.enqueue("test:quick", task_id="plain")
     client.enqueue("test:quick", [1], task_id="kept", retention=60)
 
-    wait_until(lambda: not connection.exists(keys.job("plain")), "the one is gone", deadline_s=10)
+    wait_until(lambda: not connection.exists(keys.job("plain")), "the one is gone")
     wait_until(lambda: Inspector(connection).task("kept").state is TaskState.COMPLETED, "the other is kept")
 
     assert held_by(connection) == 1
@@ -183,6 +185,42 @@ def test_a_claim_whose_answer_is_lost_is_given_back_and_runs_once(
         assert proxy.cuts == 1
     assert len(list(directory.glob("ran-*"))) == 20
     assert not connection.exists(keys.wip("default"))
+
+
+def test_a_claim_whose_answer_is_lost_is_given_back_although_the_worker_claims_nothing_more(
+    *,
+    start_worker: StartWorker, mux: ServeMux, client: Client, connection: redis.Redis, valkey: Valkey,
+    directory: Path, scoreboard: Scoreboard, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 1.0)
+    enqueue(client, "a")
+    with Proxy(directory, valkey.socket) as proxy:
+        connection.script_load(scripts()["serve"].source)
+        proxy.cuts_reply_to = scripts()["serve"].digest.encode()
+        worker = start_worker(mux, url=proxy.url)
+        wait_until(lambda: proxy.cuts == 1, "the answer is lost")
+
+        scoreboard.is_quiet = True
+
+        wait_until(lambda: pending(connection) == ["a"], "it waits again")
+        worker.close()  # it has the proxy's sockets
+
+
+def test_a_bell_whose_connection_hangs_is_left(
+    *,
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis, valkey: Valkey,
+    directory: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(intake, "BELL_LATE_S", 0.5)
+    with Proxy(directory, valkey.socket) as proxy:
+        worker = start_worker(mux, limits=Limits(idle_s=0.5), url=f"{proxy.url}?socket_timeout=0.5")
+        wait_until(lambda: any(each["cmd"] == "blpop" for each in connection.client_list()), "it waits for the bell")
+        proxy.half_open()
+
+        enqueue(client, "a")
+
+        wait_until(lambda: gate.count() == 1, "it runs")
+        worker.close()
 
 
 # Outcomes.
@@ -244,6 +282,64 @@ def test_a_hook_that_does_not_return_holds_up_no_other_failure(
     assert worker.wait() == DONE
     assert connection.zcard(keys.registry("failed", "default")) == 3
     assert sum("a hook does not return" in line for line in worker.lines()) == 1
+
+
+def test_hooks_that_are_slow_one_after_the_other_end_no_worker(
+    *,
+    start_worker: StartWorker, client: Client, connection: redis.Redis, directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The first one returns when nobody waits for it any more, and the second one is slow as well."""
+    monkeypatch.setattr(settlement, "HOOK_LIMIT_S", 0.2)
+    monkeypatch.setattr(keeper, "LOOK_S", 0.1)
+    mux = ServeMux()
+
+    @mux.handle("test:echo")
+    async def refuse(task: Task) -> None:
+        raise ValueError("no")
+
+    @mux.error_handler
+    def slow(task: Task, error: BaseException) -> None:
+        time.sleep(1.0 if task.id == "a" else 0.0)
+
+    @mux.is_failure
+    def slow_again(error: BaseException) -> bool:
+        if current_task().id == "a":
+            (directory / "again").touch()
+            time.sleep(0.8)
+            (directory / "returned").touch()
+        return True
+
+    enqueue(client, "a")
+    worker = start_worker(mux, policy=RetryPolicy(max_retries=5))  # the last failure asks no is_failure
+    wait_until(lambda: connection.zcard(keys.registry("scheduled", "default")) == 1, "it is decided without the hooks")
+    wait_until((directory / "again").exists, "the second hook is asked")
+    wait_until(lambda: (directory / "returned").exists() or worker.has_ended(), "it has returned")
+    enqueue(client, "b")
+
+    wait_until(lambda: connection.zcard(keys.registry("scheduled", "default")) == 2, "the next failure is written")
+    assert worker.stop() == OK
+
+
+def test_a_child_that_a_hook_forks_ends_with_the_hook(
+    start_worker: StartWorker, client: Client, directory: Path
+) -> None:
+    mux = ServeMux()
+
+    @mux.handle("test:echo")
+    async def refuse(task: Task) -> None:
+        raise ValueError("no")
+
+    @mux.error_handler
+    def fork(task: Task, error: BaseException) -> None:
+        pid = os.fork()
+        if pid:
+            (directory / "child").write_text(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+
+    enqueue(client, "a")
+
+    assert start_worker(mux, limits=BURST).wait() == DONE
+    assert (directory / "child").read_text() == "0"
 
 
 def test_a_job_that_cannot_run_is_archived_and_takes_no_slot(
@@ -354,12 +450,19 @@ def test_an_idle_worker_stops_at_once(
     worker.signal(signum)
 
     assert worker.wait() == OK
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 30
 
 
+@pytest.mark.fault(58)
 def test_the_end_of_a_drain_gives_back_a_thousand_tasks_in_their_order_after_their_finally_blocks(
-    start_worker: StartWorker, client: Client, connection: redis.Redis, directory: Path
+    *,
+    start_worker: StartWorker,
+    client: Client,
+    connection: redis.Redis,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(closing, "GRACE_S", 20.0)  # however busy this machine is
     mux = ServeMux()
     begun, ended = (os.open(directory / name, os.O_WRONLY | os.O_CREAT) for name in ("begun", "ended"))
 
@@ -468,11 +571,10 @@ def test_a_worker_that_is_too_large_ends_after_what_runs(
 
     wait_until(lambda: scoreboard.is_retiring(0), "it retires")
 
-    running = gate.count()
     gate.open()
     assert worker.wait() == RECYCLED
-    assert gate.count() == running
-    assert len(pending(connection)) == 20 - running
+    assert gate.count() <= 8
+    assert len(pending(connection)) == 20 - gate.count()
 
 
 def test_a_quiet_worker_claims_nothing_until_it_is_resumed(
@@ -532,6 +634,27 @@ def test_a_burst_ends_when_the_last_task_that_enqueues_has_ended(
 
     assert not connection.exists(keys.queue("default"), keys.wip("default"))
     assert connection.hget(keys.stats("default", int(time.time() // 86400)), "processed") == b"6"
+
+
+def test_a_burst_ends_when_no_task_is_due_and_none_waits_that_a_failed_one_enqueued(
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, valkey: Valkey, scoreboard: Scoreboard
+) -> None:
+    gate.open()
+
+    @mux.handle("test:fail")
+    async def fail(task: Task) -> None:
+        with Client.from_url(valkey.url) as own:
+            own.enqueue("test:echo", task_id="left")
+        raise ValueError("no")
+
+    with Client.from_url(valkey.url) as own:
+        own.enqueue("test:fail")
+        own.enqueue("test:echo", task_id="due", process_in=0.01)
+
+    assert start_worker(mux, limits=BURST).wait() == DONE
+
+    assert sorted(gate.ids()) == ["due", "left"]
+    assert scoreboard.has_claimed(0)
 
 
 def test_a_worker_whose_supervisor_is_gone_stops(
@@ -708,6 +831,20 @@ def test_lifespans_are_entered_before_the_first_claim_and_left_after_the_drain(
     assert (directory / "left").exists()
 
 
+def test_garbage_is_searched_for_when_as_much_is_new_as_waits_in_all_slots(
+    start_worker: StartWorker, mux: ServeMux, client: Client, connection: redis.Redis
+) -> None:
+    @mux.handle("test:threshold")
+    async def threshold(task: Task) -> Any:
+        return gc.get_threshold()
+
+    client.enqueue("test:threshold", task_id="a", retention=60)
+
+    assert start_worker(mux, slots=200, limits=BURST).wait() == DONE
+
+    assert Inspector(connection).task("a").attempts[-1].result == [4000, *gc.get_threshold()[1:]]
+
+
 def test_an_error_in_a_lifespan_is_a_worker_that_did_not_start(
     start_worker: StartWorker, mux: ServeMux, client: Client, connection: redis.Redis, scoreboard: Scoreboard
 ) -> None:
@@ -832,6 +969,64 @@ def test_a_worker_goes_on_with_what_runs_while_the_broker_is_away(
     assert connection.zcard(keys.registry("finished", "default")) == 5
 
 
+def test_an_outage_is_over_although_the_slots_are_full(
+    *,
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, valkey: Valkey, directory: Path,
+    scoreboard: Scoreboard,
+) -> None:  # fmt: skip
+    """And there is nothing to ask the broker for."""
+
+    @mux.handle("test:tell")
+    async def tell(task: Task) -> None:
+        while not (directory / "tell").exists():  # noqa: ASYNC110 - the test makes it
+            await asyncio.sleep(0.01)
+        task.progress(1, 2)
+        await gate.passed(task)
+
+    with Proxy(directory, valkey.socket) as proxy:
+        client.enqueue("test:tell")
+        enqueue(client, "a")
+        worker = start_worker(mux, slots=2, url=proxy.url)
+        wait_until(lambda: scoreboard.running(0) == 2, "both run")
+        proxy.refuse()
+        (directory / "tell").touch()
+        wait_until(lambda: scoreboard.is_broker_away, "the worker waits for the broker")
+
+        proxy.accept()
+
+        wait_until(lambda: not scoreboard.is_broker_away, "the broker is there again")
+        assert gate.count() == 2
+        worker.close()
+
+
+def test_outcomes_that_come_while_the_last_call_hangs_are_kept(
+    *,
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, valkey: Valkey, directory: Path,
+) -> None:  # fmt: skip
+    @mux.handle("test:first")
+    async def first(task: Task) -> None:
+        while not (directory / "first").exists():  # noqa: ASYNC110 - the test makes it
+            await asyncio.sleep(0.01)
+        (directory / "ends").touch()
+
+    with Proxy(directory, valkey.socket) as proxy:
+        client.enqueue("test:first")
+        enqueue(client, *ids(3))
+        worker = start_worker(mux, limits=Limits(drain_s=0.5), url=f"{proxy.url}?socket_timeout=2")
+        wait_until(lambda: gate.count() == 3, "all run")
+        proxy.stall()
+        worker.signal(signal.SIGTERM)
+        (directory / "first").touch()
+        wait_until((directory / "ends").exists, "its completion is sent")
+        time.sleep(0.1)
+
+        gate.open()
+
+        assert worker.wait() == FAILED
+    [kept] = (directory / "kept").iterdir()
+    assert len(kept.read_text().splitlines()) == 4
+
+
 def test_outcomes_are_kept_when_the_broker_stays_away_to_the_end_of_a_drain(
     *,
     start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis, valkey: Valkey,
@@ -876,7 +1071,7 @@ def test_a_drain_ends_in_time_while_the_broker_hangs(
         gate.open()
 
         assert worker.wait() == FAILED
-        assert time.monotonic() - began_s < 15
+        assert time.monotonic() - began_s < 30
     assert any("outcomes kept" in line for line in worker.lines())
 
 

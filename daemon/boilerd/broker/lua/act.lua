@@ -2,20 +2,21 @@
 --
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 'run', 'archive' or 'delete',
---   4 at which place of their queue's list the first of the jobs was found, 0 for a job that one names; then job IDs,
---   of one queue.
+--   4 at which place of their queue's list the first of the jobs was found, 0 for a job that one names; 5 to 8 who does
+--   it, as audit.lua has it, for one job that one names; then job IDs, of one queue.
 -- Returns for each job 'done'; 'blank': done, and its place in the queue's list holds a blank; 'unknown'; the state
 --   that forbids it: 'pending', 'active', 'scheduled', 'completed', 'archived', or RQ's word for one of its own; or
---   'locked ID': the task is to run again, and meanwhile that other one holds its unique lock.
+--   'locked ID': the task is to run again, and meanwhile that other one holds its unique lock. Behind these stands why
+--   the audit has no entry, where it should have one.
 -- Touches: rq:queue:Q (LREM, LSET, RPUSH), rq:scheduled:Q, rq:failed:Q, rq:finished:Q (ZREM), boilerd:archived:Q (ZREM),
 --   boilerd:waiting:KEY, boilerd:aside:Q, boilerd:called:KEY (ZREM), rq:job:ID (status; PERSIST, EXPIRE, DEL), rq:results:ID
 --   (PERSIST, EXPIRE, DEL), rq:job:ID:dependents (PERSIST, DEL, and as in fail.lua), rq:queues, boilerd:queues,
---   boilerd:bell:Q, boilerd:unique:….
+--   boilerd:bell:Q, boilerd:unique:…, boilerd:audit.
 --   A task that is run again keeps its count of retries: when they are used up, it gets one attempt. It takes its unique
 --   lock again.
 
 local action, first_place = ARGV[3], tonumber(ARGV[4])
-local FIRST_ID = 5
+local BY, FIRST_ID = 5, 9
 -- So many tasks may have left or entered the queue's head since somebody looked.
 local PLACES_NEAR = 1000
 local allowed = ALLOWED_STATUSES[action]
@@ -105,4 +106,5 @@ for i = FIRST_ID, #ARGV do
   is_blank = false
   answers[#answers + 1] = act(ARGV[i])
 end
+answers[#answers + 1] = note_answer(BY, action, answers[1])
 return answers

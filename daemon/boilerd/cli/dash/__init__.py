@@ -13,14 +13,19 @@ import click
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
+from boilerd.broker.audit import Actor
 from boilerd.cli.dash.keyboard import Keyboard
 from boilerd.cli.dash.state import State
 from boilerd.cli.dash.views import draw
+from boilerd.cli.facts import read_facts
 from boilerd.cli.inspecting import with_broker
 from boilerd.cli.options import DurationType, Loaded
+from boilerd.cli.rpc_client import read_status
 from boilerd.client import Client
 from boilerd.inspector import Inspector
+from boilerd.settings.definitions import Settings
 from boilerd.settings.urls import mask_url
+from boilerd.verdict.table import judge
 
 
 @click.command()
@@ -41,7 +46,8 @@ def dash(loaded: Loaded, *, refresh: float) -> None:
             "dash needs a terminal that can move its cursor; `boilerd stats` and `boilerd queue ls` do without"
         )
     with Client.from_settings(loaded.settings) as client:
-        state = State(Inspector(client.connection), client.cancel)
+        inspector = Inspector(client.connection, by=Actor("dash"))
+        state = State(inspector, inspector.cancel, lambda: _verdict(loaded.settings))
         title = mask_url(loaded.settings.broker_url())
         # TERM ends it as Ctrl-C does, so that Live restores the terminal.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -63,3 +69,8 @@ def dash(loaded: Loaded, *, refresh: float) -> None:
                 for key in keyboard.read(next_refresh_s - time.monotonic()):
                     state.press(key)
                     next_refresh_s = 0.0  # show the effect at once
+
+
+def _verdict(settings: Settings) -> str:
+    """Whether all is well, in a sentence."""
+    return judge(read_facts(settings, read_status(settings.control_socket()), is_storing=False)).sentence

@@ -34,16 +34,20 @@ class State:
     Args:
         inspector: Reads queues, tasks and workers, and changes them.
         cancel: Cancels the task with an ID.
+        judge: Says whether all is well.
     """
 
-    def __init__(self, inspector: Inspector, cancel: Callable[[str], bool]) -> None:
+    def __init__(
+        self, inspector: Inspector, cancel: Callable[[str], bool], judge: Callable[[], str] = lambda: ""
+    ) -> None:
         self._inspector = inspector
+        self._judge = judge
         self._cancel = cancel
         self._views = [View.QUEUES]
         self._pending_action: Callable[[], None] | None = None
         self._processed: dict[str, tuple[float, int]] = {}
         self.is_over = False
-        self.error = self.message = self.question = ""
+        self.error = self.message = self.question = self.verdict = ""
         self.queues: list[QueueDetail] = []
         self.rates: dict[str, deque[float]] = {}
         self.workers: list[WorkerInfo] = []
@@ -110,6 +114,7 @@ class State:
         if self.view is View.QUEUES:
             self.queues = sorted(self._inspector.queue_details(), key=lambda queue: queue.counts.is_idle)
             self.workers = self._inspector.workers()
+            self.verdict = self._judge()
             for queue in self.queues:
                 self._measure(queue)
             self.queue_at = _clamped(self.queue_at, self.queues)

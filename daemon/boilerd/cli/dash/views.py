@@ -59,7 +59,12 @@ def draw(state: State, title: str, width: int, height: int) -> RenderableType:
         "bold red" if state.error and not state.question else "bold yellow",
     )
     foot = _line(_KEYS[state.view], "dim")
-    return Group(head, Text(), *drawers[state.view](state, size), message, foot)
+    verdict = _line(state.verdict if state.view is View.QUEUES else "", "" if _is_well(state) else "bold yellow")
+    return Group(head, verdict, *drawers[state.view](state, size), message, foot)
+
+
+def _is_well(state: State) -> bool:
+    return state.verdict.startswith("healthy")
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -76,6 +76,11 @@ class Closing:
         return not self.is_stopping and not self.is_retiring and self.status is None
 
     @property
+    def is_burst(self) -> bool:
+        """True if it ends when no task waits."""
+        return self._limits.is_burst
+
+    @property
     def tasks_left(self) -> int:
         """How many tasks it may still begin."""
         return self._recycling.left

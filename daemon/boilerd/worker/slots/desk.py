@@ -1,7 +1,6 @@
 """The desk of a worker with slots: what is to be written to Redis, but for completions."""
 
 import logging
-import queue
 from collections import deque
 from collections.abc import Iterable
 
@@ -37,7 +36,8 @@ class Desk:
         self._broker = broker
         self._name = name
         self._rules = rules
-        self._told: queue.SimpleQueue[tuple[Claim, TaskProgress | bytes]] = queue.SimpleQueue()
+        #: Of each attempt and kind the last alone: a handler on the loop may tell faster than Redis takes it.
+        self._told: dict[tuple[str, type], tuple[Claim, TaskProgress | bytes]] = {}
         self.failures: deque[tuple[Claim, Failure]] = deque()
         self.refused: deque[Claim] = deque()
         self.unstarted: list[Claim] = []
@@ -45,7 +45,7 @@ class Desk:
 
     def tell(self, claim: Claim, what: TaskProgress | bytes) -> None:
         """Have a progress written, or a result so far; from any thread."""
-        self._told.put((claim, what))
+        self._told[claim.execution_id, type(what)] = claim, what
 
     def show_result(self, claim: Claim, result: bytes) -> bool:
         """Write a result so far now, in the calling thread; False if the lease is lost. Raises BrokerError."""
@@ -56,7 +56,7 @@ class Desk:
         return not (self.failures or self.refused or self.unstarted or self.cut)
 
     def write(self, *, is_last: bool) -> bool:
-        """Write all, in the order in which others may look at it; True if there was something.
+        """Write all but what was told; True if there was something, so that places may be free in the queues.
 
         Args:
             is_last: True if the worker ends.
@@ -64,7 +64,7 @@ class Desk:
         Raises:
             BrokerError: What is not written stays.
         """
-        count = self._write_told()
+        count = 0
         while self.refused:
             self._rules.archive_unrunnable(self._broker, self._name, self.refused[0])
             self.refused.popleft()
@@ -74,9 +74,9 @@ class Desk:
             self.failures.popleft()
             count += 1
         while self.unstarted:
-            count += self._give_back(self.unstarted)
+            count += self._give_back(self.unstarted, have_begun=False)
         while is_last and self.cut:
-            count += self._give_back(self.cut)
+            count += self._give_back(self.cut, have_begun=True)
         return count > 0
 
     def sort_cut(self, claims: Iterable[Claim]) -> None:
@@ -84,23 +84,25 @@ class Desk:
         self.cut += claims
         self.cut.sort(key=lambda claim: (float(claim.started), batch_place(claim.execution_id)[1]))
 
-    def _write_told(self) -> int:
-        """What an outage loses, the next progress makes good."""
-        count = min(TOLD_AT_ONCE, self._told.qsize())
-        for _ in range(count):
-            claim, what = self._told.get_nowait()
+    def write_told(self) -> None:
+        """Write what was told, before the outcomes: whoever waits sees it. What an outage loses, the next makes good.
+
+        Raises:
+            BrokerError: See above.
+        """
+        for key in list(self._told)[:TOLD_AT_ONCE]:
+            claim, what = self._told.pop(key)
             if isinstance(what, bytes):
                 self._broker.write_result(claim, what)
             else:
                 self._broker.write_progress(claim, what)
-        return count
 
-    def _give_back(self, claims: list[Claim]) -> int:
+    def _give_back(self, claims: list[Claim], *, have_begun: bool) -> int:
         """Give the last of them back to the heads of their queues, so that in the end the first stand in front."""
         some = claims[-BACK_AT_ONCE:]
         back = set(self._broker.give_back(self._name, some))
         del claims[-BACK_AT_ONCE:]
         for claim in some:
-            if claim.task_id in back:
+            if have_begun and claim.task_id in back:
                 logger.warning("task released, it will run again", extra=claim.log_fields)
         return len(some)

@@ -60,6 +60,8 @@ class Escalation:
         self._scoreboard = scoreboard
         self._row = row
         self._cancel = cancel
+        #: The loop looks as well, where the keeper is held up.
+        self._lock = threading.Lock()
         self._noted_s = math.inf
         self._next_strike_s = 0.0
         self.stuck = 0
@@ -91,8 +93,10 @@ class Escalation:
         self._strike(attempt)
 
     def remove(self, attempt: SlotAttempt) -> None:
-        """One has ended."""
-        if attempt.is_stuck:
+        """One has ended, and is not among those that run any more."""
+        with self._lock:
+            was_stuck = attempt.is_stuck
+        if was_stuck:
             attempt.is_stuck = False
             self._count_stuck(-1)
             logger.warning("task has ended after all", extra=attempt.task.log_fields)
@@ -101,12 +105,19 @@ class Escalation:
             self._note_limit(math.inf)
 
     def look(self) -> None:
-        """See to all that are due."""
+        """See to all that are due, unless another thread does."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._look()
+            finally:
+                self._lock.release()
+
+    def _look(self) -> None:
         now_s = time.monotonic()
         due_s = now_s + LOOK_S if self._running else math.inf
         limit_s, is_blocked, is_due = math.inf, self._watch.is_blocked, False
         for attempt in list(self._running):
-            if attempt.outcome is not None:
+            if attempt.outcome is not None or attempt not in self._running:
                 continue
             if attempt.due_s <= now_s:
                 self._see_to(attempt, now_s)

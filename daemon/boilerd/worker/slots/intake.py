@@ -3,6 +3,7 @@
 import math
 import random
 import select
+import time
 from collections.abc import Sequence
 
 from boilerd.broker.bell import Bell
@@ -14,11 +15,14 @@ from boilerd.worker.slots.hand import SlotHand
 MOST = 64
 #: The same while there is more than one call brings.
 MOST_OF_MANY = 32
-#: So many free slots begin a claim, and so many completions a call; fewer wait for a moment.
-ENOUGH_FREE, ENOUGH_DONE = 8, 32
-MOMENT_S = 0.002
+#: A call costs as much as some tasks do, so that two begin this far apart for each slot, from 1 to 5 ms.
+PACE_S, SHORTEST_PACE_S, LONGEST_PACE_S = 0.00001, 0.001, 0.005
+#: No call waits for that with so many completions, nor with one in so many slots free, from 2 to 32.
+ENOUGH_DONE, SLOTS_PER_FREE, LEAST_FREE = 32, 16, 2
 #: After a claim got several tasks and not all that it asked for, its queue is left to others for so long.
 SHARE_S = 0.010
+#: The bell's answer may come so late; a connection that hangs never brings it.
+BELL_LATE_S = 5.0
 
 
 class Intake:
@@ -33,6 +37,7 @@ class Intake:
         idle_s: About how long the bell is waited for before the queues are looked at all the same.
 
     Attributes:
+        queues: All of them.
         wants: False if the queues were empty, and no bell has rung since.
         has_found_nothing: True if the last claim found all queues empty.
     """
@@ -44,46 +49,65 @@ class Intake:
         self._bell = bell
         self._poll = poll
         self._order = order
-        self._enough = min(ENOUGH_FREE, slots)
+        self.queues = order.names
+        self._enough = max(LEAST_FREE, min(MOST_OF_MANY, slots // SLOTS_PER_FREE))
+        self._pace_s = max(SHORTEST_PACE_S, min(LONGEST_PACE_S, slots * PACE_S))
         self._idle_s = idle_s
         self._most = MOST
         #: Queue → until when it is left to others.
         self._resting: dict[str, float] = {}
-        self._due_s = math.inf
+        #: When the next call may begin, if there is not enough for one before.
+        self._paced_s = 0.0
+        self._is_urgent = False
         self._has_rung = False
+        self._bell_until_s = math.inf
         self.wants = True
         self.has_found_nothing = False
 
-    def complete(self, completion: Completion, now_s: float) -> None:
+    def complete(self, completion: Completion) -> None:
         """Take a completion; it is acknowledged with the next call."""
         self.hand.completions.append(completion)
         # If this process died, nobody else would have the result.
-        self._due_s = min(self._due_s, now_s + (0 if completion.claim.retention_s else MOMENT_S))
+        self._is_urgent |= completion.claim.retention_s != 0
+
+    def look_again(self) -> None:
+        """Look at the queues although the bell has not rung: what has ended may have made room in them for others."""
+        self.wants, self.has_found_nothing = True, False
 
     def due_s(self, now_s: float, room: int) -> float:
         """When the next call is due, if nothing happens before."""
+        if self._is_urgent:
+            return now_s
+        done_s = self._paced_s if self.hand.completions else math.inf
         if not room or not self.wants:
-            return self._due_s
+            return min(done_s, self._bell_until_s)
         if len(self._resting) == len(self._order.names):
-            return min(self._due_s, *self._resting.values())
-        return now_s if room >= self._enough else min(self._due_s, now_s + MOMENT_S)
+            return min(done_s, *self._resting.values())
+        return now_s if room >= self._enough else self._paced_s
+
+    def missing(self, free: int) -> float:
+        """How many more tasks have to end for a call at once; infinity: there are enough."""
+        missing = ENOUGH_DONE - len(self.hand.completions)
+        if self.wants:
+            missing = min(missing, self._enough - free)
+        return missing if missing > 0 else math.inf
 
     def serve(self, now_s: float, room: int, suspects: Sequence[int]) -> list[Claim] | None:
         """Acknowledge and claim, if it is time; what was claimed, or None: Redis was not asked. Raises BrokerError."""
         done = len(self.hand.completions)
         queues = self._awake_queues(now_s) if room and (self.wants or done) else []
         if not done and not queues:
-            self._due_s = math.inf
             return None
         is_much = done >= ENOUGH_DONE or (self.wants and bool(queues) and room >= self._enough)
-        if not is_much and now_s < self._due_s:
-            self._due_s = min(self._due_s, now_s + MOMENT_S)
+        if not is_much and not self._is_urgent and now_s < self._paced_s:
             return None
         limit = min(room, self._most)
         claims = self.hand.serve(queues, limit, suspects)
-        self._due_s = math.inf
+        self._is_urgent, self._paced_s = False, now_s + self._pace_s
         if queues:
             self._learn(claims, limit, now_s, is_whole=len(queues) == len(self._order.names))
+        else:
+            self.look_again()
         return claims
 
     def _awake_queues(self, now_s: float) -> Sequence[str]:
@@ -109,24 +133,34 @@ class Intake:
         self._poll.unregister(fd)
         self._has_rung = True
 
-    def hear(self, room: int) -> bool:
-        """Learn that a task came, or that it is time to look; True if Redis was there. Raises BrokerError."""
+    def hear(self, room: int) -> None:
+        """Learn that a task came, or that it is time to look; raises BrokerError."""
         if not self._has_rung:
-            return False
-        self._has_rung = False
+            self._look_for_bell()
+            return
+        self._has_rung, self._bell_until_s = False, math.inf
         self.wants = True
         name = self._bell.hear() if self._bell.is_listening else None
         if name is not None and not room:
             self._bell.ring_again(name)
-        return True
+
+    def _look_for_bell(self) -> None:
+        """Leave a bell that is silent for too long; the queues are looked at, and then another one is waited for."""
+        if time.monotonic() >= self._bell_until_s:
+            self._bell_until_s, self.wants = math.inf, True
+            if self._bell.is_listening:
+                self._poll.unregister(self._bell.fileno())
+                self._bell.close()
 
     def tend_bell(self, room: int) -> None:
         """Wait for tasks only while they could begin: a token is for a worker that can take one. Raises BrokerError."""
         if not room:
             self._bell.stop()
         elif not self.wants and not self._bell.is_listening:
-            self._bell.listen(self._order.names, self._idle_s * (0.5 + random.random()))
+            wait_s = self._idle_s * (0.5 + random.random())
+            self._bell.listen(self._order.names, wait_s)
             self._poll.register(self._bell.fileno(), select.POLLIN)
+            self._bell_until_s = time.monotonic() + wait_s + BELL_LATE_S
 
     def close(self) -> None:
         """Close the bell's connection."""

@@ -6,6 +6,8 @@ about is decided without hooks, and the next failure has a new thread.
 
 import contextvars
 import logging
+import math
+import os
 import queue
 import threading
 import time
@@ -14,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 from boilerd.broker.claims import Failure
+from boilerd.process.forks import end_child
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.retry import Hooks
@@ -39,18 +42,15 @@ class Judge:
 
     def __init__(self, rules: Rules, scoreboard: Scoreboard, row: int, on_decided: Callable[[], None]) -> None:
         self._asks_hooks = rules.hooks != Hooks()
-        self._rules = replace(rules, limit_hook=self._watch_hook)
+        self._rules = rules
         self._without_hooks = replace(rules, hooks=Hooks(), limit_hook=nullcontext)
         self._scoreboard = scoreboard
         self._row = row
         self._on_decided = on_decided
         self._context = contextvars.copy_context()
-        self._decided: queue.SimpleQueue[tuple[SlotAttempt, Failure]] = queue.SimpleQueue()
         #: Asked about, in their order; the first is what the thread is at.
         self._asked: dict[SlotAttempt, Failed] = {}
-        self._inbox: queue.SimpleQueue[tuple[SlotAttempt, Failed]] | None = None
-        #: When the hook began that runs now, on the monotonic clock; None: none runs.
-        self._hook_since_s: float | None = None
+        self._thread: _Thread | None = None
 
     def __len__(self) -> int:
         """How many attempts wait for their decision."""
@@ -60,35 +60,39 @@ class Judge:
         """Decide about an attempt: at once where there are no hooks; None: `decided` has it later."""
         if not self._asks_hooks:
             return self._decide(self._without_hooks, attempt, outcome)
-        if self._inbox is None:
-            self._start()
+        if self._thread is None:
+            self._thread = self._start()
         self._asked[attempt] = outcome
-        if self._inbox:
-            self._inbox.put((attempt, outcome))
+        self._thread.inbox.put((attempt, outcome))
         return None
 
     def decided(self) -> Iterator[tuple[SlotAttempt, Failure]]:
         """The decisions since the last call, each once; those of hooks that do not return are made here."""
-        while not self._decided.empty():
-            attempt, failure = self._decided.get_nowait()
-            if self._asked.pop(attempt, None):
-                yield attempt, failure
-        since_s = self._hook_since_s
-        if since_s is not None and time.monotonic() - since_s > settlement.HOOK_LIMIT_S:
-            yield self._give_up()
+        thread = self._thread
+        if thread is None:
+            return
+        while not thread.decided.empty():
+            attempt, failure = thread.decided.get_nowait()
+            del self._asked[attempt]
+            yield attempt, failure
+        if time.monotonic() - thread.hook_since_s > settlement.HOOK_LIMIT_S:
+            yield self._give_up(thread)
 
     def decide_all(self) -> Iterator[tuple[SlotAttempt, Failure]]:
-        """Decide about all that is left, without hooks; nothing may be asked after that."""
+        """Decide about all that is left, without hooks; the thread is left to what it is at."""
         yield from self.decided()
-        asked, self._asked = self._asked, {}
+        asked, self._asked, self._thread = self._asked, {}, None
         for attempt, outcome in asked.items():
             yield attempt, self._decide(self._without_hooks, attempt, outcome)
 
-    def _start(self) -> None:
-        self._inbox = queue.SimpleQueue()
-        threading.Thread(target=self._run, args=(self._inbox,), name="boilerd-judge", daemon=True).start()
+    def _start(self) -> "_Thread":
+        thread = _Thread(self._rules, self._decide, self._on_decided)
+        threading.Thread(
+            target=thread.run, args=(self._scoreboard, self._row), name="boilerd-judge", daemon=True
+        ).start()
+        return thread
 
-    def _give_up(self) -> tuple[SlotAttempt, Failure]:
+    def _give_up(self, thread: "_Thread") -> tuple[SlotAttempt, Failure]:
         """Leave the thread to its hook."""
         attempt, outcome = next(iter(self._asked.items()))
         del self._asked[attempt]
@@ -96,37 +100,61 @@ class Judge:
             "a hook does not return, going on without asking it",
             extra={**attempt.task.log_fields, "limit_s": settlement.HOOK_LIMIT_S},
         )
-        self._hook_since_s = None
+        thread.is_left = True
         with self._scoreboard.running_hooks(self._row):
             pass  # none runs from now on that anybody waits for
-        self._start()
+        self._thread = self._start()
         for pair in self._asked.items():
-            if self._inbox:
-                self._inbox.put(pair)
+            self._thread.inbox.put(pair)
         return attempt, self._decide(self._without_hooks, attempt, outcome)
-
-    def _run(self, inbox: queue.SimpleQueue[tuple[SlotAttempt, Failed]]) -> None:
-        """The thread, until another one has taken its place."""
-        while inbox is self._inbox:
-            attempt, outcome = inbox.get()
-            with self._scoreboard.running_hooks(self._row):
-                failure = self._decide(self._rules, attempt, outcome)
-            if inbox is self._inbox:
-                self._decided.put((attempt, failure))
-                self._on_decided()
 
     def _decide(self, rules: Rules, attempt: SlotAttempt, outcome: Failed) -> Failure:
         context = self._context.copy()
         context.run(CURRENT.set, attempt.task)  # what a hook enqueues inherits from the task
         return context.run(rules.decide_failure, attempt.task, outcome.error, outcome.traceback)
 
+
+class _Thread:
+    """A thread that asks hooks.
+
+    Attributes:
+        inbox: What it is asked.
+        decided: Its answers.
+        hook_since_s: When the hook began that it is in, on the monotonic clock; infinite: in none.
+        is_left: True if nobody waits for it any more; its hook may return, and the next one hang again.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        decide: Callable[[Rules, SlotAttempt, Failed], Failure],
+        on_decided: Callable[[], None],
+    ) -> None:
+        self._rules = replace(rules, limit_hook=self._watch_hook)
+        self._decide = decide
+        self._on_decided = on_decided
+        self.inbox: queue.SimpleQueue[tuple[SlotAttempt, Failed]] = queue.SimpleQueue()
+        self.decided: queue.SimpleQueue[tuple[SlotAttempt, Failure]] = queue.SimpleQueue()
+        self.hook_since_s = math.inf
+        self.is_left = False
+
+    def run(self, scoreboard: Scoreboard, row: int) -> None:
+        """Decide until another thread has taken its place."""
+        while not self.is_left:
+            attempt, outcome = self.inbox.get()
+            with scoreboard.running_hooks(row):
+                failure = self._decide(self._rules, attempt, outcome)
+            self.decided.put((attempt, failure))
+            self._on_decided()
+
     @contextmanager
     def _watch_hook(self) -> Iterator[None]:
-        """No signal ends a hook in a thread: the keeper looks how long it takes."""
-        inbox = self._inbox
-        self._hook_since_s = time.monotonic()
+        """No signal ends a hook in a thread: the keeper looks how long it takes. A child that it forks ends with it."""
+        pid = os.getpid()
+        self.hook_since_s = time.monotonic()
         try:
             yield
         finally:
-            if inbox is self._inbox:
-                self._hook_since_s = None
+            if os.getpid() != pid:
+                end_child()
+            self.hook_since_s = math.inf

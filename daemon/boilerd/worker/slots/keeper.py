@@ -40,7 +40,7 @@ from boilerd.worker.slots.closing import Closing
 from boilerd.worker.slots.desk import Desk
 from boilerd.worker.slots.hand import StaleLifeError
 from boilerd.worker.slots.inbox import Inbox
-from boilerd.worker.slots.intake import Intake
+from boilerd.worker.slots.intake import LONGEST_PACE_S, Intake
 from boilerd.worker.slots.loop_watch import BEAT_S
 from boilerd.worker.slots.outcomes import Outcomes
 from boilerd.worker.slots.runner import SlotRunner
@@ -120,9 +120,11 @@ class Keeper:
         self._kept = kept
         self._parent = parent
         self._ended: queue.SimpleQueue[SlotAttempt] = queue.SimpleQueue()
+        #: So many of them end its sleep; infinite while it is awake, and looks itself.
+        self._wakes_at = math.inf
         #: Of the attempts that run, those whose tasks were there when workers died, and how often.
         self._suspects: dict[SlotAttempt, int] = {}
-        #: Of the claim that came last.
+        #: On the loop, of the claim that came last.
         self._first_of_last: SlotAttempt | None = None
         self._asks_unwanted = False
         self._outage = Outage()
@@ -137,7 +139,8 @@ class Keeper:
     def on_end(self, attempt: SlotAttempt) -> None:
         """Take an attempt that has its outcome; in whatever thread it ended."""
         self._ended.put(attempt)
-        self._inbox.wake()
+        if self._ended.qsize() >= self._wakes_at:
+            self._inbox.wake()
 
     @property
     def ends_s(self) -> float:
@@ -196,8 +199,17 @@ class Keeper:
 
     def _wait(self) -> None:
         """Sleep until something is to be done."""
-        until_s = min(self._limit_at_s, self._look_at_s, self._closing.next_s(), self._talk_at_s())
-        for fd, _ in self._poll.poll(max(0.0, until_s - time.monotonic()) * 1000):
+        talk_at_s = self._talk_at_s()
+        until_s = min(self._limit_at_s, self._look_at_s, self._closing.next_s(), talk_at_s)
+        wait_s = max(0.0, until_s - time.monotonic())
+        # While a call is due in a moment, no end is worth a look for itself.
+        is_soon = talk_at_s <= self._now_s + LONGEST_PACE_S
+        self._wakes_at = self._intake.missing(self._free()) if is_soon else 1
+        if self._ended.qsize() >= self._wakes_at:  # it ended before, and did not wake
+            wait_s = 0.0
+        found = self._poll.poll(wait_s * 1000)
+        self._wakes_at = math.inf
+        for fd, _ in found:
             if fd != self._inbox.read_fd:
                 self._intake.note_ring(fd)
 
@@ -241,13 +253,17 @@ class Keeper:
             self._suspects.pop(attempt, None)
             if is_first and self._closing.status is None:  # or it is given back, or settled
                 failpoint("after-handler")
-                self._outcomes.take(attempt, self._now_s)
+                self._outcomes.take(attempt)
 
     # --- What Redis is told and asked
 
     def _room(self) -> int:
-        """How many tasks could begin now; those that are stuck are replaced, up to a number."""
-        if not self._closing.may_claim or self._is_quiet() or self._runner.is_blocked or self._has_unbegun():
+        """How many tasks could begin now."""
+        return 0 if self._has_unbegun() else self._free()
+
+    def _free(self) -> int:
+        """How many tasks there may be more; those that are stuck are replaced, up to a number."""
+        if not self._closing.may_claim or self._is_quiet() or self._runner.is_blocked:
             return 0
         taken = len(self._runner.running) + self._outcomes.undecided - min(self._runner.stuck, self._limits.max_stuck)
         return max(0, min(self._limits.slots - taken, self._closing.tasks_left))
@@ -265,30 +281,39 @@ class Keeper:
             return self._retry_at_s
         if self._closing.status is not None:
             return self._now_s
-        if self._has_unbegun():
-            return self._now_s + UNBEGUN_LOOK_S
+        free = self._free()
+        due_s = self._intake.due_s(self._now_s, free)
         if self._runner.is_blocked:
-            return min(self._now_s + BLOCKED_LOOK_S, self._intake.due_s(self._now_s, 0))
-        return self._intake.due_s(self._now_s, self._room())
+            return min(self._now_s + BLOCKED_LOOK_S, due_s)
+        if free and self._has_unbegun():
+            look_s = self._now_s + UNBEGUN_LOOK_S
+            return due_s if look_s < due_s < math.inf else look_s
+        return due_s
 
     def _talk(self) -> None:
         if self._outage.error and self._now_s < self._retry_at_s:
             return
         try:
-            has_talked = self._ask_unwanted()
-            has_talked |= self._desk.write(is_last=self._closing.status is not None)
-            has_talked |= self._intake.hear(self._room())
-            has_talked |= self._serve()
+            self._ask_unwanted()
+            self._desk.write_told()
+            if self._desk.write(is_last=self._closing.status is not None):
+                self._intake.look_again()
+            self._intake.hear(self._room())
+            self._serve()
+            self._forward_due()
             self._intake.tend_bell(self._room())
+            if self._outage.error:
+                self._broker.now()  # there may have been nothing else to ask
         except BrokerError as error:
             self._note_outage(error)
         else:
-            if has_talked and self._outage.error:
+            if self._outage.error:
                 self._outage.end()
                 self._scoreboard.mark_waiting(self._row, is_waiting=False)
 
     def _note_outage(self, error: BrokerError) -> None:
         """Go on with what runs; try again after a pause, or give up in a drain."""
+        self._take_ended()  # the call may have taken its time
         pause_s = self._outage.next_pause_s(error)
         self._scoreboard.mark_waiting(self._row, is_waiting=True)
         self._intake.wants = True
@@ -302,10 +327,10 @@ class Keeper:
     def _keep_outcomes(self) -> None:
         self._kept.keep(self._intake.hand.completions, [*self._desk.failures])
 
-    def _ask_unwanted(self) -> bool:
+    def _ask_unwanted(self) -> None:
         """End the attempts that are cancelled, or whose lease is lost, if the scheduler says that there are any."""
         if not self._asks_unwanted:
-            return False
+            return
         attempts = {attempt.claim.execution_id: attempt for attempt in self._runner.running}
         claims = [attempt.claim for attempt in attempts.values()]
         for first in range(0, len(claims), ASKED_AT_ONCE):
@@ -314,10 +339,11 @@ class Keeper:
                 self._runner.interrupt([attempts[execution_id]], TaskCancelledError(reason))
         self._asks_unwanted = False
         self._limit_at_s = self._now_s  # the runner sees to those that do not end
-        return True
 
-    def _serve(self) -> bool:
-        """Acknowledge, claim and begin, if it is time; True if Redis was asked."""
+    def _serve(self) -> None:
+        """Acknowledge, claim and begin, if it is time."""
+        # Though nothing may be claimed now: what a lost answer brought must not wait for that.
+        self._intake.hand.settle()
         claims = self._intake.serve(self._now_s, self._room(), [*self._suspects.values()])
         if claims:
             self._note_signals()
@@ -325,9 +351,13 @@ class Keeper:
                 self._desk.unstarted += claims
             else:
                 self._begin(claims)
-        if self._closing.status is not None:
-            self._intake.hand.settle()
-        return claims is not None
+
+    def _forward_due(self) -> None:
+        """Before a burst ends, move due tasks to their queues, if the scheduler has not come to it."""
+        if self._closing.is_burst and self._has_found_nothing() and self._is_done():
+            moved, _ = self._broker.forward(self._intake.queues)
+            if moved:
+                self._intake.look_again()
 
     def _begin(self, claims: Sequence[Claim]) -> None:
         now_s, attempts = time.monotonic(), []
@@ -345,9 +375,11 @@ class Keeper:
         if attempts:
             self._suspects |= {attempt: attempt.claim.deaths for attempt in attempts if attempt.claim.deaths}
             self._runner.begin(attempts)
-            self._first_of_last = attempts[0]
+            # A thread begins by itself; to wait for it would keep a small pool's slots empty.
+            self._first_of_last = next((attempt for attempt in attempts if attempt.is_on_loop), None)
             self._limit_at_s = min(self._limit_at_s, now_s + BEAT_S, *(attempt.ends_s for attempt in attempts))
         self._closing.count(len(claims))
+        self._scoreboard.note_claimed(self._row)
 
     # --- The end
 
@@ -355,13 +387,17 @@ class Keeper:
         """Interrupt what runs when a drain is over; decide how the process ends when nothing runs any more."""
         if self._closing.status is not None:
             return
+        self._take_ended()  # while Redis was asked: it has its outcome, and is not cut off
         if self._closing.cuts_now(self._now_s):
             error = ShutdownTimeoutError("the shutdown timeout is over")
             self._runner.interrupt([each for each in self._runner.running if not each.is_stuck], error)
             self._limit_at_s = self._now_s
-        has_found_nothing = self._intake.has_found_nothing and not self._outcomes.has_unwritten()
-        if self._closing.decide(self._now_s, is_done=self._is_done(), has_found_nothing=has_found_nothing):
+        if self._closing.decide(self._now_s, is_done=self._is_done(), has_found_nothing=self._has_found_nothing()):
             self._outcomes.settle(self._runner.running, is_hurried=self._closing.is_stopping)
+
+    def _has_found_nothing(self) -> bool:
+        """True if no task waits, and all outcomes are written."""
+        return self._intake.has_found_nothing and not self._outcomes.has_unwritten()
 
     def _is_done(self) -> bool:
         """True if nothing runs but what is stuck, and all is decided."""

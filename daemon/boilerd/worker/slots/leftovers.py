@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from boilerd.tasks.coroutines import left_tasks
@@ -9,12 +10,17 @@ from boilerd.tasks.coroutines import left_tasks
 logger = logging.getLogger("boilerd.worker")
 
 
-def end_leftovers(loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
+def end_leftovers(loop: asyncio.AbstractEventLoop, limit_s: float, spared: Collection[object] = ()) -> None:
     """Cancel them, wait `limit_s` for their ends, and tell of them; what lifespans have made stays.
 
     They are the application's, and nobody was told of them before.
+
+    Args:
+        loop: Has ended.
+        limit_s: For all of them together.
+        spared: Asyncio tasks that are none: attempts that do not end, which the log has told of.
     """
-    if left := left_tasks():
+    if left := left_tasks().difference(spared):
         logger.warning("asyncio tasks were left behind, cancelled", extra={"tasks": _names(left)})
         for task in left:
             task.cancel()

@@ -66,6 +66,11 @@ class LoopWatch:
         """One of them has ended."""
         self._count -= 1
 
+    def end(self) -> None:
+        """The loop has ended, maybe with attempts that do not end: nobody is to wait for a beat."""
+        self._beat_s = math.inf
+        self._scoreboard.beat_loop(self._row, is_needed=False)
+
     def _beat(self) -> None:
         if self._is_told:
             self._is_told = False

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 
 from boilerd.broker.claims import Completion
-from boilerd.errors import ShutdownTimeoutError
+from boilerd.errors import ShutdownTimeoutError, describe
 from boilerd.worker.attempt import Completed, Failed, encode_result, failed
 from boilerd.worker.slots.attempt import SlotAttempt
 from boilerd.worker.slots.desk import Desk
@@ -29,7 +29,7 @@ class Outcomes:
         self._desk = desk
         self._judge = judge
 
-    def take(self, attempt: SlotAttempt, now_s: float) -> None:
+    def take(self, attempt: SlotAttempt) -> None:
         """Take an attempt that has ended."""
         claim, outcome, runtime = attempt.claim, attempt.outcome, attempt.runtime
         if isinstance(runtime, SlotRuntime) and runtime.unsent:
@@ -37,7 +37,7 @@ class Outcomes:
         if isinstance(outcome, Completed):
             # A result that nobody can look at is not sent.
             result = encode_result(outcome.result, attempt.task) if claim.retention_s else b""
-            self._intake.complete(Completion(claim, result), now_s)
+            self._intake.complete(Completion(claim, result))
         elif isinstance(outcome, Failed):
             self.fail(attempt, outcome)
         else:
@@ -63,7 +63,7 @@ class Outcomes:
         rest = []
         for attempt in running:
             if attempt.is_stuck and attempt.reason and not isinstance(attempt.reason, ShutdownTimeoutError):
-                logger.error("task failed", extra={**attempt.task.log_fields, "error": str(attempt.reason)})
+                logger.error("task failed", extra={**attempt.task.log_fields, "error": describe(attempt.reason)})
                 self.fail(attempt, failed(attempt.reason))
             else:
                 rest.append(attempt.claim)

@@ -79,7 +79,7 @@ class SlotRunner:
         self._as_job = as_job
         self._pid = os.getpid()
         self._is_debugging = debugging.is_on()
-        self._is_closed = self._is_untidy = False
+        self._is_closed = self._is_untidy = self._looks_late = False
         self._looked_s = math.inf
         self.running: dict[SlotAttempt, None] = {}
         self._loop: asyncio.AbstractEventLoop = kept_loop()
@@ -115,10 +115,11 @@ class SlotRunner:
             self._wakeups.keep()
             if not self._is_closed:
                 logger.warning("event loop was left by a task, going on", extra={"error": why})
+        self._watch.end()
 
     def drain_leftovers(self, limit_s: float) -> None:
         """Cancel the asyncio tasks that handlers have left on the loop, and wait for their end; after `run`."""
-        end_leftovers(self._loop, limit_s)
+        end_leftovers(self._loop, limit_s, [attempt.place for attempt in self.running if attempt.is_stuck])
 
     # --- The keeper
 
@@ -154,6 +155,9 @@ class SlotRunner:
                 on_loop.append(attempt)
             else:
                 self._threads.start(attempt)
+        if not self._looks_late:
+            self._looks_late = True
+            self._loop.call_soon_threadsafe(self._look_late)
         if on_loop:
             self._watch.expect()
             self._loop.call_soon_threadsafe(self._begin_on_loop, on_loop)
@@ -237,8 +241,17 @@ class SlotRunner:
         if self._wakeups:
             self._wakeups.keep()
         self._end_lost()
-        if time.monotonic() - self._looked_s > LATE_LOOK_S:  # the keeper waits for a broker that hangs
-            self._escalation.look()
+
+    def _look_late(self) -> None:
+        """Look for limits where the keeper does not, as it waits for a broker that hangs; while any attempt runs."""
+        if os.getpid() != self._pid:
+            end_child()
+        self._looks_late = False  # before the look at what runs: see `begin`
+        if self.running:
+            self._looks_late = True
+            if time.monotonic() - self._looked_s > LATE_LOOK_S:
+                self._escalation.look()
+            self._loop.call_later(BEAT_S, self._look_late)
 
     def _end_lost(self) -> None:
         """End the attempts that somebody cancelled before they had begun: their code never ran."""

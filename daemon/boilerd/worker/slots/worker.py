@@ -4,6 +4,7 @@ All of it that can be is made in the supervisor, before the fork; `SlottedWorker
 The main thread enters the lifespans, runs the event loop, and leaves them; a thread, the keeper, does the rest.
 """
 
+import gc
 import logging
 import math
 import os
@@ -50,6 +51,8 @@ logger = logging.getLogger("boilerd.worker")
 
 #: Open files that a slot needs: its own connection, and those of the clients that it shares with others.
 FILES_PER_SLOT = 4
+#: Objects that a task has while it waits, about, as the garbage collector counts them.
+OBJECTS_PER_SLOT = 20
 #: What handlers have left on the loop has so long to end.
 LEFTOVERS_S = 2.0
 
@@ -123,6 +126,7 @@ class SlottedWorker:
         self._scoreboard.tell_stacks(self._row)
         leave_to_parent(self._leave)
         self._raise_file_limit()
+        self._collect_seldom()
         status = FAILED
         try:
             status = self._live()
@@ -240,3 +244,12 @@ class SlottedWorker:
                 "few open files for so many slots, raise LimitNOFILE of the service",
                 extra={"open_files": soft, "slots": self._slot_limits.slots},
             )
+
+    def _collect_seldom(self) -> None:
+        """Search for garbage when there is as much new as what waits in all slots: most of that is none yet.
+
+        Python's own 700 objects are those of thirty tasks. A lifespan may set it otherwise.
+        """
+        youngest, *others = gc.get_threshold()
+        if youngest:  # or the application has turned it off
+            gc.set_threshold(max(youngest, OBJECTS_PER_SLOT * self._slot_limits.slots), *others)

@@ -1,0 +1,240 @@
+"""The audit: who intervened, from where, in what, and how it ended; one entry for each intervention, or bulk action.
+
+A stream of Redis's, of which the oldest entries make way. It costs no intervention: where an entry cannot be written,
+what was done counts all the same, and the process says so once. Whoever may write it can write anything, so it tells
+what happened among people who trust each other, and proves nothing.
+"""
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, get_args
+
+import redis
+
+from boilerd.broker import keys
+from boilerd.broker.connection import text
+from boilerd.broker.constants import MOST_TEXT
+from boilerd.broker.refusals import expecting, translated
+from boilerd.broker.script_calls import ScriptCalls
+from boilerd.errors import BoilerdError, BrokerError, InvalidTaskError
+
+logger = logging.getLogger("boilerd.client")
+
+#: What people do.
+What = Literal[
+    "run", "archive", "delete", "cancel", "move", "pause", "resume", "cron run", "quiet", "reload", "restart", "scale"
+]
+KINDS: tuple[What, ...] = get_args(What)
+Outcome = Literal["done", "refused", "failed", "interrupted"]
+#: Entries in one answer of Redis: about 200 kB, and it takes Redis a millisecond.
+_CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who intervenes.
+
+    Attributes:
+        via: From where: ``cli``, ``dash``, ``python`` or ``web``.
+        user: Name of the user; empty: the one whom this process belongs to.
+        host: Name of the host; empty: this one.
+    """
+
+    via: str = "python"
+    user: str = ""
+    host: str = ""
+
+    def args(self, on: Mapping[str, str]) -> list[str]:
+        """As audit.lua takes it, with that on which it is done."""
+        shown = {name: _cut(value) for name, value in on.items() if value}
+        user, host = self.user or _user(os.geteuid()), self.host or os.uname().nodename
+        return [_cut(user), _cut(host), self.via, json.dumps(shown)]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One intervention.
+
+    Attributes:
+        id: Of the entry, by which they are ordered.
+        at: When it ended, by Redis's clock.
+        user: Who it was; ``anna as root``, where it was by sudo.
+        host: Where.
+        via: ``cli``, ``dash``, ``python`` or ``web``.
+        what: Such as ``delete``.
+        on: On what: ``task``; ``queue`` with ``state``, ``type`` and ``fingerprint``; ``fingerprint`` alone, for a
+            failure group; ``cron``; or ``daemon`` with ``pool``, ``workers`` and ``size``.
+        count: With how many it was done.
+        outcome: ``done``; ``refused``, as it could not be done with that; ``failed``; or ``interrupted``, in a bulk
+            action.
+        why: The reason of a refusal, the kind of an error.
+    """
+
+    id: str
+    at: datetime
+    user: str
+    host: str
+    via: str
+    what: str
+    on: Mapping[str, str]
+    count: int
+    outcome: str
+    why: str
+
+    def fits(self, who: str | None, what: str | None) -> bool:
+        """Whether it is by this user and of this kind; None fits all."""
+        return (who is None or who in {self.user, *self.user.split(" as ")}) and what in {None, self.what}
+
+
+@dataclass(slots=True)
+class Note:
+    """What is noted at the end of an intervention.
+
+    Attributes:
+        count: With how many it was done so far.
+        is_wanted: False if there is nothing to tell.
+    """
+
+    count: int = 0
+    is_wanted: bool = field(default=True)
+
+
+class Audit(ScriptCalls):
+    """Writes and reads the audit.
+
+    Args:
+        connection: The client of Redis.
+        by: Who intervenes.
+
+    Attributes:
+        by: The same.
+    """
+
+    def __init__(self, connection: redis.Redis, by: Actor) -> None:
+        super().__init__(connection)
+        self.by = by
+
+    @contextmanager
+    def noting(self, what: What, **on: str) -> Iterator[Note]:
+        """Note what is done in the block at its end, however that comes; the block sets the count."""
+        noted = Note()
+        try:
+            yield noted
+        except BaseException as error:
+            self._write(what, on, noted.count, *_outcome(error))
+            raise
+        if noted.is_wanted:
+            self._write(what, on, noted.count, "done", "")
+
+    def note_failure(self, what: str, error: BrokerError, **on: str) -> None:
+        """Note an intervention whose script was refused."""
+        self._write(what, on, 0, *_outcome(error))
+
+    def _write(self, what: str, on: Mapping[str, str], count: int, outcome: Outcome, why: str) -> None:
+        try:
+            problem = text(self._run("note", [*self.by.args(on), what, str(count), outcome, _cut(why)]))
+        except BrokerError as error:
+            problem = str(error)
+        if problem and count:
+            tell_unaudited(problem)
+
+    def page(
+        self, keeps: Callable[[AuditEntry], bool], *, since: datetime | timedelta | None, page: int, size: int
+    ) -> list[AuditEntry]:
+        """A page of those that are kept, latest last; the first page has the latest."""
+        found: list[AuditEntry] = []
+        least, most = self._first_id(since), "+"
+        while len(found) < page * size:
+            rows = self._rows("XREVRANGE", most, least)
+            found += filter(keeps, rows)
+            if len(rows) < _CHUNK:
+                break
+            most = f"({rows[-1].id}"
+        return found[(page - 1) * size : page * size][::-1]
+
+    def after(self, entry_id: str) -> list[AuditEntry]:
+        """The next entries behind this one; empty: from the first one on."""
+        return self._rows("XRANGE", f"({entry_id}" if entry_id else "-", "+")
+
+    def _rows(self, command: str, *bounds: str) -> list[AuditEntry]:
+        connection: Any = self.connection  # redis-py's types know no bounds that are texts
+        with expecting("stream", keys.AUDIT):
+            answer = connection.execute_command(command, keys.AUDIT, *bounds, "COUNT", _CHUNK)
+        return [_to_entry(*row) for row in answer]
+
+    def _first_id(self, since: datetime | timedelta | None) -> str:
+        if since is None:
+            return "-"
+        if isinstance(since, timedelta):
+            with translated():
+                seconds, _ = self.connection.time()
+            return str(max(0, int((seconds - since.total_seconds()) * 1000)))
+        return str(max(0, int(since.timestamp() * 1000)))
+
+
+@functools.lru_cache(10)  # a process tells it once for each reason
+def tell_unaudited(problem: str) -> None:
+    """Tell that something was done of which there is no entry."""
+    # The values stand in the message: it is the application that formats this line.
+    cure = "allow this user XADD on it, or rename what another program has put there"
+    logger.warning("the audit, %s, has no entry of what was done: %s; %s", keys.AUDIT, problem, cure)
+
+
+def _outcome(error: BaseException) -> tuple[Outcome, str]:
+    """How an intervention ended that raised this; no message that may quote a payload."""
+    if not isinstance(error, Exception):  # Ctrl-C, or nobody iterates on
+        return "interrupted", ""
+    if isinstance(error, BoilerdError) and not isinstance(error, BrokerError | InvalidTaskError):
+        return "refused", str(error)
+    return "failed", type(error).__name__
+
+
+def _to_entry(entry_id: bytes, fields: Any) -> AuditEntry:
+    """The entry, whoever wrote it."""
+    pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=False)
+    found = {text(name): text(value) for name, value in pairs}
+    user, host, via, what, outcome, why = (
+        found.get(name, "") for name in ("user", "host", "via", "what", "outcome", "why")
+    )
+    count = found.get("count", "")
+    at = _moment(int(text(entry_id).partition("-")[0]))
+    number = int(count) if count.isascii() and count.isdecimal() and len(count) < 16 else 0
+    return AuditEntry(text(entry_id), at, user, host, via, what, _read_on(found.get("on", "")), number, outcome, why)
+
+
+def _moment(milliseconds: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # an ID that somebody has chosen
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def _read_on(given: str) -> dict[str, str]:
+    try:
+        found = json.loads(given)
+    except (ValueError, RecursionError):
+        return {"": given} if given else {}
+    return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {"": given}
+
+
+@functools.lru_cache(10)
+def _user(uid: int) -> str:
+    """The name of this process's user, and who that is where it is root by sudo."""
+    import pwd  # noqa: PLC0415 - only there
+
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    sudo = os.environ.get("SUDO_USER") if uid == 0 else None
+    return f"{sudo} as {name}" if sudo and sudo != name else name
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= MOST_TEXT else f"{value[: MOST_TEXT - 1]}…"

@@ -1,0 +1,196 @@
+"""Read what Redis shows of all queues, workers and of itself: three round trips, and one more for each 170 queues.
+
+Only commands that read, and none that takes Redis more than about a millisecond, however many tasks there are.
+Members of the daemon's `group` may send all of it (`embedded`).
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import redis
+
+from boilerd.broker import keys
+from boilerd.broker.append_file import unwritten_in
+from boilerd.broker.connection import raw, text
+from boilerd.broker.inspection import Inspection, kinds, named_queues, sound, told_misplaced
+from boilerd.broker.neighbours import DEAD_S
+from boilerd.broker.refusals import translated
+from boilerd.broker.views import QueueDetail, QueueInfo, bad_queue
+from boilerd.errors import MisplacedKeyError
+from boilerd.tasks.task import ARCHIVE_TTL_S
+
+#: For how long back it is counted what came into an archive.
+LATELY_S = 3600
+#: Of a memory measured for people one task of each state is enough here, where nobody looks at it.
+_SAMPLES = 1
+
+_Name = TypeVar("_Name", str, tuple[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOverview:
+    """A queue, and what beside its numbers a person should know.
+
+    Attributes:
+        is_served: False if it may hold tasks of boilerd's, and no worker that lives works on it, of whatever host.
+        aside: How many of its pending tasks wait for a share of their concurrency key.
+        first_aside: The ID of the one that has waited longest; empty: none waits.
+        aside_s: For how long that has.
+        archived_lately: How many tasks came into its archive in the last `LATELY_S`.
+    """
+
+    detail: QueueDetail
+    is_served: bool = True
+    aside: int = 0
+    first_aside: str = ""
+    aside_s: float = 0.0
+    archived_lately: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.detail.counts.name
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What Redis shows at one moment, or nearly one.
+
+    Attributes:
+        clock_ahead_s: By how much this host's clock is ahead of Redis's, beyond what the way there explains.
+        queues: By name.
+        wrong: A row for each thing that is wrong with the list of queues.
+        misplaced: What is wrong with the keys that are no queue's or task's.
+        workers: How many workers live, of whatever host.
+        unwritten_bytes: How many accepted bytes are not in Redis's file, because its last write failed; 0: it did not.
+        memory_share: The part of `maxmemory` that is used; 0: there is no limit, or Redis does not tell.
+    """
+
+    clock_ahead_s: float = 0.0
+    queues: Sequence[QueueOverview] = ()
+    wrong: Sequence[QueueInfo] = ()
+    misplaced: Sequence[str] = ()
+    is_suspended: bool = False
+    workers: int = 0
+    unwritten_bytes: int = 0
+    memory_share: float = 0.0
+
+    @property
+    def counts(self) -> list[QueueInfo]:
+        """All rows of a table of queues, by name."""
+        rows = [*self.wrong, *(queue.detail.counts for queue in self.queues)]
+        return sorted(rows, key=lambda queue: queue.name)
+
+    @property
+    def unserved(self) -> list[QueueOverview]:
+        """Queues with tasks that nobody will claim; none where no worker lives: it is not known who will come."""
+        if not self.workers:
+            return []
+        return [queue for queue in self.queues if not queue.is_served and _has_tasks(queue.detail.counts)]
+
+
+def read_overview(connection: redis.Redis, known: Iterable[str] = ()) -> Overview:
+    """The overview of all queues that were ever used, and those in `known`; raises BrokerError."""
+    before_s = time.time()
+    found = _ask(connection, _first_questions())
+    after_s = time.time()
+    seconds, microseconds = found["now"]
+    now_s = seconds + microseconds / 1e6
+    names, wrong = _names(found)
+    names = sorted({*names, *known})
+    more = _ask(connection, _second_questions(names, found["workers"] or (), now_s))
+    living = [record for (kind, _), record in more.items() if kind == "worker" and _is_alive(record, now_s)]
+    served = {name for record in living for name in text(record[0] or b"").split(",")}
+    unserved = set(map(text, found["served"] or ())) - served
+    details = Inspection(connection).queue_details(names, _SAMPLES)
+    info = found["info"] or {}
+    return Overview(
+        clock_ahead_s=_outside(now_s, before_s, after_s),
+        queues=[_queue(detail, unserved, more, now_s) for detail in details],
+        wrong=wrong,
+        misplaced=told_misplaced([found[f"kind of {key}"] for key in kinds()]),
+        is_suspended=bool(found["suspended"]),
+        workers=len(living),
+        unwritten_bytes=unwritten_in(info),
+        memory_share=int(info.get("used_memory", 0)) / (int(info.get("maxmemory", 0)) or float("inf")),
+    )
+
+
+def _first_questions() -> dict[str, Sequence[str | int]]:
+    return {
+        "now": ("TIME",), "queues": ("SMEMBERS", keys.QUEUES), "served": ("SMEMBERS", keys.SERVED),
+        "workers": ("SMEMBERS", keys.WORKERS), "suspended": ("EXISTS", keys.SUSPENDED),
+        "info": ("INFO", "memory", "persistence"), **{f"kind of {key}": ("TYPE", key) for key in kinds()},
+    }  # fmt: skip
+
+
+def _second_questions(
+    names: Sequence[str], workers: Iterable[bytes | str], now_s: float
+) -> dict[tuple[str, str], Sequence[str | int]]:
+    asked: dict[tuple[str, str], Sequence[str | int]] = {
+        ("worker", worker): ("HMGET", worker, "queues", "last_heartbeat", "birthmark") for worker in map(text, workers)
+    }
+    archived_s = int(now_s) + ARCHIVE_TTL_S  # a task stands in its archive under the moment at which it expires
+    for name in names:
+        asked["aside", name] = ("ZCARD", keys.aside(name))
+        asked["first", name] = ("ZRANGE", keys.aside(name), 0, 0, "WITHSCORES")
+        asked["archived", name] = (
+            "ZCOUNT", keys.registry("failed", name), f"({archived_s - LATELY_S}", archived_s + 1,
+        )  # fmt: skip
+    return asked
+
+
+def _ask(connection: Any, commands: Mapping[_Name, Sequence[str | int]]) -> dict[_Name, Any]:
+    """The answer to each command, in one round trip; None from a key of another kind, and where there is no INFO."""
+    with translated(), connection.pipeline(transaction=False) as pipeline:
+        for command, *words in commands.values():
+            # redis-py's fast path would refuse names that are no UTF-8.
+            pipeline.execute_command(command, *(raw(word) if isinstance(word, str) else word for word in words))
+        answers = pipeline.execute(raise_on_error=False)
+        told = [
+            None if words[0] == "INFO" and isinstance(answer, redis.ResponseError) else answer
+            for words, answer in zip(commands.values(), answers, strict=True)
+        ]
+        return dict(zip(commands, sound(told), strict=True))
+
+
+def _names(found: Mapping[str, Any]) -> tuple[list[str], list[QueueInfo]]:
+    """The queues, and what is wrong with their list; without one, those that boilerd's tasks are in."""
+    if found["queues"] is not None:
+        return named_queues(found["queues"])
+    served = sorted(map(text, found["served"] or ()))
+    return served, [bad_queue(keys.QUEUES, str(MisplacedKeyError(keys.QUEUES, "set")))]
+
+
+def _queue(detail: QueueDetail, unserved: set[str], more: Mapping[tuple[str, str], Any], now_s: float) -> QueueOverview:
+    name = detail.counts.name
+    first = more["first", name] or (b"", now_s)
+    return QueueOverview(
+        detail, name not in unserved, more["aside", name] or 0, text(first[0]), max(0.0, now_s - float(first[1])),
+        more["archived", name] or 0,
+    )  # fmt: skip
+
+
+def _is_alive(record: Sequence[bytes | None] | None, now_s: float) -> bool:
+    """Whether the worker of a record lives; one of plain RQ's gives a sign of life every few minutes only."""
+    if not record or record[0] is None:
+        return False
+    _, heartbeat, birthmark = (text(value or b"") for value in record)
+    with suppress(ValueError, OverflowError):
+        seen = datetime.fromisoformat(heartbeat)
+        seen_s = (seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp()
+        return not birthmark or now_s - seen_s < DEAD_S
+    return not birthmark
+
+
+def _outside(moment: float, first: float, last: float) -> float:
+    """How far the stretch of time lies after the moment, or, as a negative number, before it; 0: around it."""
+    return first - moment if moment < first else last - moment if moment > last else 0.0
+
+
+def _has_tasks(counts: QueueInfo) -> bool:
+    return counts.pending + counts.scheduled > 0

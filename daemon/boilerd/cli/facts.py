@@ -1,0 +1,86 @@
+"""Read the facts that a verdict is made of: from the daemon of this host, from Redis and from the state directory."""
+
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from boilerd.broker import server_check
+from boilerd.broker.connection import connect_to, mark_of
+from boilerd.broker.overview import Overview, read_overview
+from boilerd.cli.missing_broker import naming_missing_broker
+from boilerd.cli.output import echo
+from boilerd.cli.rpc_client import DaemonStatus
+from boilerd.errors import BrokerError
+from boilerd.settings.definitions import Settings
+from boilerd.verdict.facts import Facts
+from boilerd.verdict.finding import Verdict
+
+#: Outcomes that wait for less time are about to be written by a worker's successor.
+KEPT_S = 60.0
+
+
+def read_facts(
+    settings: Settings, daemon: DaemonStatus, *, max_latency_s: float | None = None, is_storing: bool = True
+) -> Facts:
+    """The facts at this moment; four round trips to Redis where there are few queues.
+
+    Args:
+        settings: Those of the daemon of this host, where one answers.
+        daemon: What it tells of itself.
+        max_latency_s: The longest that a task may have waited; None: any time.
+        is_storing: True to make sure that Redis takes new tasks, by a script that writes.
+    """
+    overview, broker_error = _of_redis(settings, is_storing=is_storing)
+    return Facts(
+        silence=daemon.cause,
+        told=daemon.silence,
+        info=daemon.info,
+        processes=daemon.processes,
+        broker_error=broker_error,
+        overview=overview,
+        queues=frozenset(settings.served_queues()),
+        archive_limit=settings.archive_limit,
+        is_embedded=settings.redis_url is None,
+        state_dir=str(settings.state_path()),
+        kept=_count_kept(settings),
+        max_latency_s=max_latency_s,
+    )
+
+
+def print_verdict(verdict: Verdict, most: int | None = None) -> None:
+    """Print the verdict, and each finding with its command, or so many of them."""
+    if not verdict.findings:
+        echo(verdict.word)
+    for number, finding in enumerate(verdict.findings[:most]):
+        echo(f"{verdict.word if number == 0 else finding.severity}: {finding.says}", f"  see {finding.command}")
+    if most and (rest := len(verdict.findings) - most) > 0:
+        echo(f"and {rest:,} more: boilerd health --explain")
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as fields of a JSON object."""
+    findings = [asdict(finding) for finding in verdict.findings]
+    return {"verdict": verdict.word, "sentence": verdict.sentence, "findings": findings}
+
+
+def _of_redis(settings: Settings, *, is_storing: bool) -> tuple[Overview | None, str]:
+    """What Redis shows, and why it does not do what is needed."""
+    overview = None
+    try:
+        with naming_missing_broker(settings), connect_to(settings, timeout_s=2.0) as connection:
+            overview = read_overview(connection, settings.served_queues())
+            if is_storing:
+                server_check.probe(connection, is_storing=True)
+    except BrokerError as error:
+        return overview, str(error)
+    return overview, ""
+
+
+def _count_kept(settings: Settings) -> int:
+    directory = settings.state_path() / "outcomes"
+    with suppress(OSError):
+        if directory.exists():
+            from boilerd.worker.kept_outcomes import KeptOutcomes  # noqa: PLC0415 - seldom there, and takes its time
+
+            return len(KeptOutcomes(directory, mark_of(settings)).workers(min_age_s=KEPT_S))
+    return 0
