@@ -13,6 +13,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.connection import text
 from boilerd.broker.job_hash import NewTask
+from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, Verdict
@@ -152,3 +153,17 @@ def endless_list() -> list[Any]:
     itself: list[Any] = []
     itself.append(itself)
     return itself
+
+
+def failure_kind(fingerprint: str = "a" * 12, *, release: str = "") -> FailureKind:
+    """One way to fail."""
+    return FailureKind(fingerprint, "test:echo", "shop.OwnError", "card N", ("shop.charge", "shop.pay"), release)
+
+
+def fail_as(
+    broker: Broker, task_id: str, how: FailureKind | None, verdict: Verdict = Verdict.ARCHIVE, queue: str = "default"
+) -> None:
+    """Store a task and let its attempt fail in this way."""
+    store(broker, task_id, queue=queue)
+    failure = Failure("OwnError: card 1", "…", Decision(verdict, delay_s=60.0), 25, kind=how)
+    assert broker.fail(WORKER, claim(broker, queue), failure) is verdict

@@ -6,7 +6,7 @@ import logging
 import os
 import pwd
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,16 +16,18 @@ from typing import Any
 import pytest
 import redis
 
-from boilerd import Actor, AuditEntry, BoilerdError, Client, Inspector, TaskState
+from boilerd import Actor, AuditEntry, BoilerdError, BulkProgress, Client, Inspector, TaskState
 from boilerd.broker import audit, keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.broker.embedded import member_rights
 from boilerd.broker.moving import Move
-from builders import enqueue, in_state, pending
+from builders import enqueue, fail_as, failure_kind, in_state, pending
 from support import Failpoints, StartDaemon, StartValkey, Valkey, boilerd, clean_environment, shown_by
 
 USER = os.environ.get("SUDO_USER") or pwd.getpwuid(os.geteuid()).pw_name
+GROUP = "a" * 12
+FAILURE = failure_kind(GROUP)
 
 
 @dataclass
@@ -44,6 +46,11 @@ class Hands:
     def failed(self) -> str:
         """An archived task."""
         return in_state(self.client, self.broker, TaskState.ARCHIVED)
+
+    def fail_in(self, *queues: str) -> None:
+        """An archived task of the failure group in each of the queues."""
+        for number, queue in enumerate(queues):
+            fail_as(self.broker, f"{queue}-{number}", FAILURE, queue=queue)
 
 
 @pytest.fixture
@@ -87,6 +94,11 @@ def entries(connection: redis.Redis) -> list[tuple[Any, ...]]:
 def run_all(hands: Hands, action: Any, state: TaskState, task_type: str | None = None) -> None:
     for _ in hands.inspector.bulk(action, "default", state, task_type):
         pass
+
+
+def end_after_first(steps: Generator[BulkProgress]) -> None:
+    with closing(steps):
+        next(steps)
 
 
 def task(task_id: str) -> dict[str, str]:
@@ -138,6 +150,31 @@ CHANGING: dict[str, list[Case]] = {
                 "cannot run pending tasks: state is pending, and must be scheduled, retry or archived",
             ),
         ),
+        (
+            lambda h: h.fail_in("default", "default"),
+            lambda h, _: list(h.inspector.bulk("run", "default", TaskState.ARCHIVED, fingerprint=GROUP)),
+            lambda _: ("run", {**DEFAULT, "state": "archived", "fingerprint": GROUP}, 2, "done", ""),
+        ),
+    ],
+    "bulk_failure": [
+        (
+            lambda h: h.fail_in("default", "low", "high"),
+            lambda h, _: list(h.inspector.bulk_failure("delete", GROUP)),
+            lambda _: ("delete", {"fingerprint": GROUP}, 3, "done", ""),
+        ),
+        (
+            lambda h: h.fail_in("default", "low", "high"),
+            lambda h, _: end_after_first(h.inspector.bulk_failure("run", GROUP)),
+            lambda _: ("run", {"fingerprint": GROUP}, 1, "interrupted", ""),
+        ),
+        (
+            lambda h: None,
+            lambda h, _: list(h.inspector.bulk_failure("run", GROUP)),
+            lambda _: (
+                "run", {"fingerprint": GROUP}, 0, "refused",
+                f"failure group {GROUP!r} does not exist; `boilerd failures` lists those of the last 30 days",
+            ),
+        ),
     ],
 }  # fmt: skip
 CASES = [
@@ -149,7 +186,7 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "remembered_s": ("waits",), "has_workers": ("default",), "handled_types": ("default",), "unserved": (),
     "tasks": ("default", TaskState.PENDING), "recent": ("default",), "task": ("waits",), "explain": ("waits",),
     "workers": (), "broker": (), "crons": (), "last_ticks": (), "problems": (), "audit": (), "audit_after": ("",),
-    "close": (),
+    "failures": (), "failure": (GROUP,), "close": (),
 }  # fmt: skip
 
 
@@ -180,6 +217,7 @@ def test_whoever_gives_an_inspector_a_new_method_says_whether_it_changes_somethi
 @pytest.mark.parametrize("method", LOOKING)
 def test_a_method_that_is_said_to_look_changes_nothing(hands: Hands, connection: redis.Redis, method: str) -> None:
     hands.waiting()
+    hands.fail_in("low")
 
     def everything() -> dict[bytes, Any]:
         return {key: connection.dump(key) for key in connection.scan_iter()}
@@ -199,6 +237,9 @@ CLI: list[tuple[str, tuple[Any, ...]]] = [
     ("task delete waits", ("delete", task("waits"), 1, "done", "")),
     ("task archive --all --state pending --yes", ("archive", {**DEFAULT, "state": "pending"}, 1, "done", "")),
     ("task cancel waits", ("cancel", task("waits"), 1, "done", "")),
+    (f"failures run {GROUP}", ("run", {"fingerprint": GROUP}, 1, "done", "")),
+    (f"failures archive {GROUP} --yes", ("archive", {"fingerprint": GROUP}, 0, "done", "")),
+    (f"failures delete {GROUP} --yes", ("delete", {"fingerprint": GROUP}, 1, "done", "")),
     ("cron run mine", ("cron run", {"cron": "mine"}, 1, "done", "")),
 ]
 
@@ -209,6 +250,7 @@ def test_each_command_that_intervenes_leaves_one_right_entry(
     hands: Hands, connection: redis.Redis, line: str, expected: tuple[Any, ...]
 ) -> None:
     hands.waiting()
+    hands.fail_in("low")
 
     shown_by(*line.split())
 

@@ -15,11 +15,11 @@ from rq import Retry
 from boilerd import Client, Inspector, QueueNotFoundError, TaskNotFoundError, TaskState, TaskStateError
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.bulk_actions import CHUNK
 from boilerd.broker.claims import Completion, Failure
 from boilerd.broker.connection import raw
 from boilerd.broker.states import ALLOWED, Action
 from boilerd.errors import InvalidTaskError
-from boilerd.inspector import CHUNK
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.retry import Decision, Verdict
 from builders import WORKER, claim, complete, complete_next, fail, fail_next, in_state, rq_queue, task_in

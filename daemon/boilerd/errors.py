@@ -252,6 +252,16 @@ class QueueNotFoundError(BoilerdError):
         super().__init__(f"queue {shown(name)} was never used; there are: {listed(known)}")
 
 
+class FailureNotFoundError(BoilerdError):
+    """There is no failure group with this fingerprint."""
+
+    def __init__(self, fingerprint: str) -> None:
+        super().__init__(
+            f"failure group {shown(fingerprint)} does not exist; `boilerd failures` lists those of the last 30 days"
+        )
+        self.fingerprint = fingerprint
+
+
 class TaskStateError(BoilerdError):
     """The action is not allowed in the task's state."""
 

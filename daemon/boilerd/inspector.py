@@ -5,20 +5,25 @@ milliseconds.
 """
 
 import functools
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import redis
 
 from boilerd.broker.broker import Broker, is_cancelled
+from boilerd.broker.bulk_actions import BulkActions, BulkProgress, Choice, check_allowed
 from boilerd.broker.connection import connect, connect_to
 from boilerd.broker.inspection import Inspection, Member
-from boilerd.broker.states import ALLOWED, Action
+from boilerd.broker.states import ALLOWED, ONE_REGISTRY, Action
 from boilerd.broker.views import Attempt, CompletedTask, CronInfo, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
-from boilerd.errors import BrokerRefusedError, DuplicateTaskError, QueueNotFoundError, TaskStateError
+from boilerd.errors import (
+    BrokerRefusedError,
+    DuplicateTaskError,
+    FailureNotFoundError,
+    QueueNotFoundError,
+    TaskStateError,
+)
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
 from boilerd.tasks.queues import check_queue
@@ -27,34 +32,10 @@ from boilerd.tasks.task import TaskState, no_such_task
 if TYPE_CHECKING:
     from boilerd.broker.audit import Actor, Audit, AuditEntry
     from boilerd.broker.explanation import Explanation
+    from boilerd.broker.failure_groups import FailureGroup
 
-#: Tasks in one step of a bulk action: Redis is busy with it for about a millisecond.
-CHUNK = 100
 #: Tasks that one script looks at to tell retries from scheduled ones: Redis is busy with it for 1 to 5 ms.
 LOOKS = 1000
-#: The states whose tasks stand in one registry.
-_ONE_REGISTRY = frozenset({TaskState.SCHEDULED, TaskState.RETRY})
-#: Answers for a task that has left its place: the action was done with it, or it is in another state by now.
-_LEFT = frozenset({"done", *TaskState})
-#: Answers for a task that the action was done with.
-_DONE = frozenset({"done", "blank"})
-#: So many blanks of a bulk action are on a queue's list at most: to remove them walks the list.
-MOST_BLANKS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class BulkProgress:
-    """How far a bulk action has come.
-
-    Attributes:
-        done: Tasks that the action was done with.
-        seen: Tasks looked at.
-        total: Tasks that were there when it began.
-    """
-
-    done: int
-    seen: int
-    total: int
 
 
 class Inspector:
@@ -71,6 +52,7 @@ class Inspector:
     def __init__(self, connection: redis.Redis, *, by: "Actor | None" = None) -> None:
         self._broker = Broker(connection)
         self._inspection = Inspection(connection)
+        self._bulk = BulkActions(self._broker, self._inspection)
         self._given_actor = by
 
     @classmethod
@@ -195,7 +177,7 @@ class Inspector:
             raise ValueError(f"page {page} of size {size}: both begin at 1")
         state = TaskState(state)  # also of its word, from a program without type checks
         self._check_used(queue)
-        if state in _ONE_REGISTRY:
+        if state in ONE_REGISTRY:
             return self._inspection.details(self._sift(queue, state, page * size, looks)[(page - 1) * size :])
         return self._inspection.details(self._inspection.members(queue, state, (page - 1) * size, size))
 
@@ -270,9 +252,17 @@ class Inspector:
         return is_cancelled(task_id, self._broker.cancel(task_id, self._audit.by))
 
     def bulk(
-        self, action: Action, queue: str, state: TaskState, task_type: str | None = None
+        self,
+        action: Action,
+        queue: str,
+        state: TaskState,
+        task_type: str | None = None,
+        *,
+        fingerprint: str | None = None,
     ) -> Generator[BulkProgress]:
         """Do the action with all tasks of the queue that are in the state now, and of the type if one is given.
+
+        With a fingerprint, only with those whose last failure belongs to that group.
 
         Works while one iterates, chunk by chunk; tasks that come meanwhile are left alone. The audit has one entry of
         it, written at the end, also where one stops to iterate.
@@ -282,8 +272,43 @@ class Inspector:
             QueueNotFoundError: The queue was never used.
         """
         state = TaskState(state)
-        with self._audit.noting(action, queue=queue, state=state.value, type=task_type or "") as noted:
-            for progress in self._each_chunk(action, queue, state, task_type):
+        on = {"queue": queue, "state": state.value, "type": task_type or "", "fingerprint": fingerprint or ""}
+        with self._audit.noting(action, **on) as noted:
+            check_allowed(action, state)
+            self._check_used(queue)
+            for progress in self._bulk.each_chunk(action, Choice(queue, state, task_type, fingerprint)):
+                noted.count = progress.done
+                yield progress
+
+    # --- Failure groups
+
+    def failures(self, size: int = 100) -> "list[FailureGroup]":
+        """What fails: the failure groups that were seen last, latest first; 1,000 are kept, for 30 days each."""
+        return self._bulk.groups.latest(size)
+
+    def failure(self, fingerprint: str) -> "FailureGroup":
+        """One failure group with the IDs of its last tasks.
+
+        Raises:
+            FailureNotFoundError: There is none of this fingerprint.
+        """
+        found = self._bulk.groups.one(fingerprint)
+        if found is None:
+            raise FailureNotFoundError(fingerprint)
+        return found
+
+    def bulk_failure(self, action: Action, fingerprint: str) -> Generator[BulkProgress]:
+        """Do the action with the tasks of all queues that wait for a retry or are archived, and whose last failure
+        belongs to the group; where the action is not allowed in one of the states, with those in the other.
+
+        Works while one iterates, as `bulk`. The audit has one entry of it, with the fingerprint.
+
+        Raises:
+            FailureNotFoundError: There is no such group.
+        """  # noqa: D205 - one sentence
+        with self._audit.noting(action, fingerprint=fingerprint) as noted:
+            self.failure(fingerprint)
+            for progress in self._bulk.each_chunk_of_group(action, fingerprint):
                 noted.count = progress.done
                 yield progress
 
@@ -351,35 +376,6 @@ class Inspector:
 
         return Audit(self._broker.connection, self._given_actor or Actor())
 
-    def _each_chunk(
-        self, action: Action, queue: str, state: TaskState, task_type: str | None
-    ) -> Iterator[BulkProgress]:
-        """Do a bulk action, chunk by chunk."""
-        if state not in ALLOWED[action]:
-            raise TaskStateError(f"{state} tasks", state, action, ALLOWED[action])
-        self._check_used(queue)
-        total = self._inspection.length(queue, state)
-        done = seen = start = blanks = 0
-        try:
-            while seen < total:
-                looked, chosen = self._chunk(queue, state, task_type, start, min(CHUNK, total - seen))
-                if not looked:
-                    return
-                with self._naming_keys(queue):
-                    answers = self._broker.act(action, chosen, start)
-                done += sum(answer in _DONE for answer in answers)
-                seen += looked
-                blanks += answers.count("blank")
-                # The next chunk begins behind those that stay: not chosen, without a record, in a state of RQ's own.
-                start += looked - sum(answer in _LEFT for answer in answers)
-                if blanks >= MOST_BLANKS:
-                    self._broker.remove_blanks(queue)
-                    start, blanks = start - blanks, 0
-                yield BulkProgress(done, seen, total)
-        finally:
-            if blanks:
-                self._broker.remove_blanks(queue)
-
     def _check_used(self, name: str) -> None:
         if not self._inspection.is_used(name):
             check_queue(name)  # after the look: queues of plain RQ may have names that ours may not
@@ -398,36 +394,12 @@ class Inspector:
                 break
         return found
 
-    def _chunk(
-        self, queue: str, state: TaskState, task_type: str | None, start: int, count: int
-    ) -> tuple[int, list[str]]:
-        """How many tasks were looked at from place `start`, and the IDs of those in the state and of the type."""
-        if state in _ONE_REGISTRY:
-            looked, found = self._inspection.sift(queue, state, start, count, count)
-        else:
-            found = self._inspection.members(queue, state, start, count)
-            looked = len(found)
-        if task_type is None:
-            return looked, [task_id for task_id, _ in found]
-        details = self._inspection.details(found)
-        return looked, [task.id for task in details if task.state is state and task.type == task_type]
-
-    @contextmanager
-    def _naming_keys(self, queue: str) -> Iterator[None]:
-        """Say which key of the queue is of another kind, where that is why a script was refused."""
-        try:
-            yield
-        except BrokerRefusedError as error:
-            if problem := self._inspection.counts([queue])[0].problem:
-                raise BrokerRefusedError(f"queue {queue}: {problem}") from error
-            raise
-
     def _act(self, action: Action, task_id: str) -> None:
         try:
             (answer,) = self._broker.act(action, [task_id], by=self._audit.by)
         except BrokerRefusedError:
             found = self._inspection.task(task_id)
-            with self._naming_keys(found.queue if found else ""):
+            with self._inspection.naming_keys(found.queue if found else ""):
                 raise
         if answer == "unknown":
             raise no_such_task(task_id)

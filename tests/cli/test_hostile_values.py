@@ -76,6 +76,11 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("task", "delete"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "pending", "-q", EVIL, "--yes"]],
     ("task", "cancel"): [[EVIL, f"no {EVIL}", "no"]],
     ("task", "move"): [["--to", EVIL], ["--to", f"unix:///{EVIL}"], ["--to", "redis://x", "--password-file", EVIL]],
+    ("failures", "ls"): [[], ["--json"]],
+    ("failures", "show"): [[EVIL], [EVIL, "--json"]],
+    ("failures", "run"): [[EVIL], [f"no {EVIL}"]],
+    ("failures", "archive"): [[EVIL], [EVIL, "--yes"]],
+    ("failures", "delete"): [[EVIL], [EVIL, "--yes"]],
     ("worker", "ls"): [[], ["--json"]],
     ("worker", "restart"): [[EVIL]],
     ("worker", "scale"): [["1"], [EVIL]],
@@ -147,6 +152,13 @@ def world(connection: redis.Redis) -> None:
                 store_task(connection, state.encode() + EVIL_BYTES, queue, status)
                 connection.zadd(f"rq:{kind}:".encode() + queue, {state.encode() + EVIL_BYTES: 2e9})
     store_task(connection, b"active", b"default", b"started")
+    about = {"fingerprint": EVIL, "type": EVIL, "error": EVIL, "message": EVIL, "frames": [EVIL], "release": EVIL}
+    for print_ in (EVIL.encode(), EVIL_BYTES):
+        connection.zadd(keys.FAILURES, {print_: 2e9})
+        names = ("count", "first_seen", "first_release", "last_release")
+        texts: dict[Any, Any] = dict.fromkeys(names, EVIL_BYTES)
+        connection.hset(b"boilerd:failure:" + print_, mapping={"about": json.dumps(about), **texts})
+        connection.rpush(b"boilerd:failure:" + print_ + b":tasks", EVIL_BYTES)
     note = {"id": EVIL, "type": EVIL, "worker": EVIL, "started_at": 1.0, "ended_at": 2.0}
     connection.rpush(keys.completed("default"), json.dumps(note), json.dumps(note, ensure_ascii=False), EVIL_BYTES)
     connection.hset(keys.CRON, EVIL_BYTES, EVIL_BYTES)

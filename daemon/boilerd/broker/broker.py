@@ -159,6 +159,8 @@ class Broker(SlotCalls):
         args: list[str | bytes | float] = [worker, claim.task_id, claim.execution_id, claim.queue, claim.started]
         args += [failure.line, packed, decision.verdict, decision.delay_s, int(decision.counts), failure.max_retries]
         args += [self._archive_limit, int(is_taken), int(failure.is_doubtful), _retried_until(claim, decision)]
+        if kind := failure.kind:
+            args += [kind.fingerprint, msgspec.json.encode(kind), kind.release]
         done = text(self._run("fail", args))
         return Verdict(done) if done else None
 

@@ -1,12 +1,13 @@
 """A worker's claims on tasks, and how they end: the values that `Broker` and the workers exchange."""
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 
 from boilerd.errors import MAX_ERROR_LENGTH
+from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.retry import Decision
 from boilerd.tasks.task import Task
 
@@ -154,6 +155,7 @@ class Failure:
         max_retries: The final number: the task's own, or its handler's policy's.
         is_doubtful: True if nobody knows whether the attempt had begun: the task is never claimed in a batch again,
             so that the next time it is known.
+        kind: Which failure it is; None: it belongs to no group, as it does not count.
     """
 
     error: str
@@ -161,6 +163,7 @@ class Failure:
     decision: Decision
     max_retries: int
     is_doubtful: bool = False
+    kind: FailureKind | None = field(default=None, compare=False)  # it describes the error, and decides nothing
 
     @property
     def line(self) -> str:

@@ -39,6 +39,16 @@ HOLDS_MORE, LOOK_AGAIN, IS_STALE = 1, 2, 3
 STORED_PENDING, STORED_SCHEDULED, ID_TAKEN, QUEUE_FULL, ID_REMEMBERED = 1, 2, 0, -1, -3
 #: Stands behind the answers of enqueue.lua where there are workers, but none that works on the queue asked for.
 UNSERVED = -2
+#: Failure groups; beyond them, those go that were seen the longest time ago.
+MOST_FAILURES = 1000
+#: How long a group is kept after it was last seen.
+FAILURE_TTL_S = 30 * 24 * 3600
+#: A group that is seen again after so long has returned.
+FAILURE_SILENT_S = 7 * 24 * 3600
+#: Of how many hours and days a group has counts; 1,000 groups that have all of them take 5.6 MB of Redis.
+FAILURE_HOURS, FAILURE_DAYS = 48, 30
+#: IDs of a group's last tasks.
+FAILURE_SAMPLES = 20
 #: The fields of a job hash that a claim reads, in the order in which taking.lua answers.
 CLAIMED_FIELDS = (
     "data", "status", "task_type", "concurrency_key", "alone", "ended_at", "ttl", "unique_key", "timeout", "deadline",
@@ -80,7 +90,15 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
     "extend": {"WORKER_TTL_S": WORKER_TTL_S},
     "release": {"MOST_GIVEN_BACK": MOST_GIVEN_BACK},
     "renew": {"WORKER_TTL_S": WORKER_TTL_S},
-    "fail": {"MOST_RETRIES": LONGEST_S},
+    "fail": {
+        "MOST_RETRIES": LONGEST_S,
+        "FAILURE_TTL_S": FAILURE_TTL_S,
+        "FAILURE_SILENT_S": FAILURE_SILENT_S,
+        "FAILURE_HOURS": FAILURE_HOURS,
+        "FAILURE_DAYS": FAILURE_DAYS,
+        "FAILURE_SAMPLES": FAILURE_SAMPLES,
+        "MOST_FAILURES": MOST_FAILURES,
+    },
     "look": {"MOST_READS": MOST_READS},
     "waiting": {"KEYS_SLICE": KEYS_SLICE},
 }

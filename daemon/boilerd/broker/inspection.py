@@ -5,8 +5,8 @@ A key of another kind, as another program may put it there, is told in the row o
 are read; where one thing alone is asked for, it is a MisplacedKeyError.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date
 from typing import Any
 
@@ -40,7 +40,7 @@ from boilerd.broker.views import (
     to_task,
     to_worker,
 )  # fmt: skip
-from boilerd.errors import MisplacedKeyError
+from boilerd.errors import BrokerRefusedError, MisplacedKeyError
 from boilerd.tasks.task import TaskState
 
 #: A task's ID and its score, which says when the task is due or expires, or since when it waits for a concurrency key;
@@ -84,6 +84,16 @@ class Inspection(ScriptCalls):
     def counts(self, queues: Sequence[str]) -> list[QueueInfo]:
         """How many tasks of each queue are in each state; a round trip for about 140 queues."""
         return [to_queue(name, row) for name, row, _ in self._look(queues, 0)]
+
+    @contextmanager
+    def naming_keys(self, queue: str) -> Iterator[None]:
+        """Say which key of the queue is of another kind, where that is why a script was refused."""
+        try:
+            yield
+        except BrokerRefusedError as error:
+            if problem := self.counts([queue])[0].problem:
+                raise BrokerRefusedError(f"queue {queue}: {problem}") from error
+            raise
 
     def queue_details(self, queues: Sequence[str], most_samples: int = _SAMPLE) -> list[QueueDetail]:
         """Each queue as a whole; a round trip for about 85 queues.

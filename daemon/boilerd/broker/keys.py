@@ -31,6 +31,8 @@ LIMITS = f"{OWN}:limits"
 CRON = f"{OWN}:cron"
 #: hash: name of a periodic task → since when it has its schedule, and the schedule
 SCHEDULES = f"{OWN}:schedules"
+#: sorted set of the fingerprints of failure groups, score = when each was last seen
+FAILURES = f"{OWN}:failures"
 #: list: written and taken away again, to see whether that can be done
 PROBE = f"{OWN}:probe"
 #: stream: what people did, latest last
@@ -97,6 +99,16 @@ def completed(name: str) -> str:
 def stats(name: str, day: int) -> str:
     """Hash ``processed``, ``failed`` and ``dropped`` of a queue on a day, counted from 1970-01-01."""
     return f"{OWN}:stats:{name}:{day}"
+
+
+def failure(fingerprint: str) -> str:
+    """Hash: what is known of a failure group, with its counts by hour and day."""
+    return f"{OWN}:failure:{fingerprint}"
+
+
+def failure_tasks(fingerprint: str) -> str:
+    """List of IDs of the group's last tasks, latest first."""
+    return f"{OWN}:failure:{fingerprint}:tasks"
 
 
 def channel(worker_name: str) -> str:

@@ -40,6 +40,8 @@ _TABLE = (
 STATE_OF = {row.status: row.state for row in _TABLE if row.state is not TaskState.RETRY}
 #: State → the registry that lists its tasks.
 REGISTRIES = {row.state: row.registry for row in _TABLE if row.registry}
+#: The states whose tasks stand in one registry.
+ONE_REGISTRY = frozenset({TaskState.SCHEDULED, TaskState.RETRY})
 #: Action → the states in which it is allowed.
 ALLOWED: dict[Action, tuple[TaskState, ...]] = {
     action: tuple(row.state for row in _TABLE if action in row.actions) for action in _ACTIONS

@@ -69,6 +69,7 @@ class TaskDetail:
         attempts: The last 30, oldest first; only if one task was asked for.
         headers: What it carries beside the payload; none also if they cannot be read.
         progress: How far the running attempt is, as its handler told with `Task.progress`.
+        fingerprint: Of the failure group that its last failed attempt belongs to; empty: of none.
     """
 
     id: str
@@ -98,6 +99,7 @@ class TaskDetail:
     result: Any = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     progress: TaskProgress | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,7 @@ def to_task(
         result=_result(fields, state, attempts),
         headers=headers,
         progress=read_progress(fields) if state is TaskState.ACTIVE else None,
+        fingerprint=shown.get("fingerprint", ""),
     )
 
 

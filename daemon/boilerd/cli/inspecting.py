@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 
 import click
@@ -14,7 +14,7 @@ from boilerd.broker.connection import connect_to
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_settings
 from boilerd.cli.output import ask
-from boilerd.inspector import Action, Inspector
+from boilerd.inspector import Action, BulkProgress, Inspector
 from boilerd.tasks.task import TaskState
 
 #: The type of an option that names a state.
@@ -45,13 +45,18 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def do_all(inspector: Inspector, action: Action, queue: str, state: TaskState, task_type: str | None = None) -> int:
     """Do an action to all tasks of a queue in a state, with a progress bar; return how many were changed."""
+    return show_progress(action, inspector.bulk(action, queue, state, task_type))
+
+
+def show_progress(action: Action, steps: Generator[BulkProgress]) -> int:
+    """Show a progress bar for a bulk action; return how many tasks were changed."""
     done = 0
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     # On stderr: a progress bar is no data.
     console = Console(stderr=True)
     with (
         ending_in_order(),
-        closing(inspector.bulk(action, queue, state, task_type)) as steps,
+        closing(steps),
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         shown = bar.add_task(action, total=None)

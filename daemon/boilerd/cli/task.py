@@ -165,6 +165,7 @@ def _print_task(detail: TaskDetail) -> None:
         ("started", absolute(detail.started_at)), ("worker", detail.worker), ("ended", absolute(detail.ended_at)),
         ("kept until", absolute(detail.expires_at)), ("unique", detail.unique_key),
         ("concurrency", detail.concurrency_key), ("waits for", _waits_for(detail)), ("last error", detail.last_error),
+        ("failure group", detail.fingerprint),
         ("result", "" if detail.result is None else json_text(detail.result)),
         ("progress", detail.progress),
     ])  # fmt: skip

@@ -73,7 +73,7 @@ class Application(NamedTuple):
         check_async(mux, slotted_pools(settings.worker_pools()))
         entries = [*mux.crons, *settings.cron_entries()]
         names = [entry.name for entry in entries]
-        rules = Rules.of(mux, settings.retry.policy(), middleware, names, folding)
+        rules = Rules.of(mux, settings.retry.policy(), middleware, names, folding, release=settings.release or "")
         check_entries(entries, settings.served_queues(), mux.has_handler)
         return cls(rules, Periodic(entries, mux), mux.life)
 

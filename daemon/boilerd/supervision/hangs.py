@@ -25,7 +25,7 @@ logger = logging.getLogger("boilerd.supervisor")
 TOLD_AFTER_S = 8.0
 #: It is killed, and replaced, after so long.
 KILLED_AFTER_S = 15.0
-#: Additional times. Two hooks may take 5 s each. One try may go to several servers where the broker is away. The
+#: Additional times. Three hooks may take 5 s each. One try may go to several servers where the broker is away. The
 #: scheduler has many duties. Whoever stopped a process has a minute.
 HOOKS_S, AWAY_S, SCHEDULER_S, STOPPED_S = 20.0, 45.0, 12.0, 45.0
 #: A loop that got on so recently lives; it tells it four times a second.

@@ -52,6 +52,7 @@ AnyHandler = TypeVar("AnyHandler", bound=Callable[[Task], Any])
 Middleware = Callable[[Handler], Handler]
 RetryDelay = Callable[[int, BaseException, Task], float]
 ErrorHandler = Callable[[Task, BaseException], object]
+Fingerprint = Callable[[Task, BaseException], str | None]
 
 
 class ServeMux(Living):
@@ -308,6 +309,12 @@ class ServeMux(Living):
         """Set the hook that gets every error, before anything is decided about the task; a plain function."""
         check_plain("error_handler", hook, "task", "error")
         self._hooks = replace(self._hooks, error_handler=hook)
+        return hook
+
+    def fingerprint(self, hook: Fingerprint) -> Fingerprint:
+        """Set the hook that returns a text for failures that are one group, else None; a plain function."""
+        check_plain("fingerprint", hook, "task", "error")
+        self._hooks = replace(self._hooks, fingerprint=hook)
         return hook
 
     @property

@@ -157,11 +157,13 @@ class Hooks:
         is_failure: Returns False for an error that is no failure, so that the retry is not counted.
         retry_delay: Returns the seconds until the retry, from retries so far, error and task.
         error_handler: Gets every error, before anything is decided.
+        fingerprint: Returns what makes failures one group, from task and error; None: boilerd decides.
     """
 
     is_failure: Callable[[BaseException], bool] | None = None
     retry_delay: Callable[[int, BaseException, Task], float] | None = None
     error_handler: Callable[[Task, BaseException], object] | None = None
+    fingerprint: Callable[[Task, BaseException], str | None] | None = None
 
 
 #: Errors that the next attempt would only repeat; a payload that other workers may take is none (`_may_fit_later`).

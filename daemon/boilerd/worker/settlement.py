@@ -6,6 +6,7 @@ its attempt all the same: Redis refuses that outcome, a failure's in `record_fai
 """
 
 import functools
+import inspect
 import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
@@ -14,19 +15,22 @@ from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure, batch_place
 from boilerd.broker.constants import MOST_GIVEN_BACK
 from boilerd.broker.held_claims import HeldClaim, chunks, in_order
 from boilerd.broker.job_hash import not_registered, read_payload
 from boilerd.broker.neighbours import Declared
-from boilerd.errors import WorkerDiedError, describe
+from boilerd.errors import WorkerDiedError, describe, shown
 from boilerd.process.folding import Folding
 from boilerd.process.forks import end_child
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import Batch
 from boilerd.process.signals import time_limit
 from boilerd.tasks.current import CURRENT
+from boilerd.tasks.fingerprint import MOST_NAME, FailureKind, kind_of
 from boilerd.tasks.mux import Handler, ServeMux
 from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.tasks.rq_functions import Functions
@@ -78,6 +82,8 @@ class Rules:
         limit_hook: Limits the time of a hook, by a signal.
         is_async: Whether the type's handler is `async def`: a worker with slots runs it on its loop.
         arun: Runs a task with such a handler on the running loop, inside the middleware.
+        home: The package of the type's handler, see `kind_of`.
+        release: Of the application; empty: it has none.
     """
 
     handler: Handler
@@ -90,6 +96,8 @@ class Rules:
     limit_hook: Callable[[], AbstractContextManager[None]] = hook_limit
     is_async: Callable[[str], bool] = lambda _: False
     arun: Callable[[Task], Awaitable[Any]] = _no_loop
+    home: Callable[[str], str] = lambda _: ""
+    release: str = ""
 
     @classmethod
     def of(
@@ -99,6 +107,8 @@ class Rules:
         middleware: Callable[[Handler], Handler],
         crons: Sequence[str] = (),
         refusals: Folding | None = None,
+        *,
+        release: str = "",
     ) -> "Rules":
         """The rules that `mux` holds; `default` is the policy of handlers that have none of their own."""
         types = [*mux.patterns(), *([""] if mux.has_handler("") else [])]  # with a not_found handler it takes all
@@ -107,6 +117,7 @@ class Rules:
         return cls(
             mux, functools.partial(_may_call, mux), policy, mux.hooks, middleware, refusals or Folding(logger),
             declared, is_async=functools.lru_cache(1024)(mux.is_async), arun=middleware(mux.arun),
+            home=functools.lru_cache(1024)(functools.partial(_home, mux)), release=release,
         )  # fmt: skip
 
     def task_of(self, claim: Claim) -> Task | None:
@@ -133,7 +144,27 @@ class Rules:
             except BaseException:
                 logger.exception("is_failure or retry_delay raised")
                 decision = decide(error, task, policy, Hooks())
-        return Failure(describe(error), traceback, decision, task.max_retries)
+            kind = self._kind_of(task, error) if decision.counts else None
+        return Failure(describe(error), traceback, decision, task.max_retries, kind=kind)
+
+    def _kind_of(self, task: Task, error: BaseException) -> FailureKind | None:
+        """Which failure this is; None: that cannot be told, as some exceptions fail whoever looks at them."""
+        key = None
+        try:
+            if self.hooks.fingerprint:
+                with self.limit_hook():
+                    key = self.hooks.fingerprint(task, error)
+                if key is not None and not isinstance(key, str):
+                    raise TypeError(f"fingerprint returned {shown(key)}; it must return a text, or None")  # noqa: TRY301
+        except BaseException:
+            logger.exception("fingerprint raised")
+            key = None
+        try:
+            kind = kind_of(task.type, error, home=self.home(task.type), key=key)
+        except Exception:
+            logger.exception("the failure has no group")
+            return None
+        return structs.replace(kind, release=self.release[:MOST_NAME]) if self.release else kind
 
     def without_hooks(self) -> "Rules":
         """The same rules, but no hook is called: to settle what a process left that died in a hook."""
@@ -183,7 +214,7 @@ class Rules:
 
         It may be too large for this process as well. If that ends it, the next one does not ask the hooks.
         """
-        if self.hooks.error_handler or self.hooks.retry_delay:
+        if self.hooks.error_handler or self.hooks.retry_delay or self.hooks.fingerprint:
             try:
                 read_payload(claim)
             except (ValueError, MemoryError):
@@ -293,6 +324,18 @@ def _tell_released(claims: Iterable[HeldClaim], task_ids: Collection[str]) -> No
     for claim in claims:
         if claim.task_id in task_ids:
             logger.warning("task released, it will run again", extra=claim.log_fields)
+
+
+def _home(mux: ServeMux, task_type: str) -> str:
+    """The package of the type's handler, or of the function that a job of plain RQ names."""
+    handler: Any = mux.match(task_type)
+    while isinstance(handler, ServeMux):
+        handler = handler.match(task_type)
+    if isinstance(handler, Functions):
+        return task_type.partition(".")[0]
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return str(getattr(inspect.unwrap(handler), "__module__", "")).partition(".")[0] if handler else ""
 
 
 def _may_call(mux: ServeMux, function: str) -> bool:

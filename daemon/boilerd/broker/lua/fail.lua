@@ -8,14 +8,16 @@
 --   14 how many tasks the archive of a queue may hold; 0: any number,
 --   15 whether the claim is taken from a worker that may live and does not know: 1 or 0,
 --   16 1 if nobody knows whether the attempt had begun, so that the task is a suspect the next time; else 0,
---   17 until when (epoch) the task is tried again, unless an earlier failure of the kind has said so; '': at any time.
+--   17 until when (epoch) the task is tried again, unless an earlier failure of the kind has said so; '': at any time,
+--   then, if the failure belongs to a group: 18 its fingerprint, 19 JSON that describes it, 20 the application's release
+--   or ''.
 -- Returns the verdict that was carried out, 'archive' instead of 'retry' if the task was cancelled, or is too old to be
 --   tried again; or '' if nothing was written: the lease was gone; or the claim was to be taken from its worker, which had renewed it; or RQ's tools
 --   cancelled or deleted the task while it ran, and the claim was given up.
 -- Touches: rq:wip:Q, rq:execution:ID:EID, rq:executions:ID, rq:worker:W:executions, rq:worker:W,
---   rq:job:ID (status, last_error, last_failed_at, number_of_retries, retries_left, runs, retried_until),
+--   rq:job:ID (status, last_error, last_failed_at, fingerprint, number_of_retries, retries_left, runs, retried_until),
 --   rq:results:ID (XADD),
---   boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY, boilerd:called:KEY; for a retry
+--   boilerd:failures, boilerd:failure:FP, boilerd:failure:FP:tasks, boilerd:stats:Q:DAY, boilerd:unique:…, boilerd:running:KEY, boilerd:waiting:KEY, boilerd:called:KEY; for a retry
 --   rq:scheduled:Q (ZADD, score = when it is due), rq:queues, boilerd:queues (SADD) and boilerd:alarm; for the
 --   archive rq:failed:Q and boilerd:archived:Q (ZADD, score = when it expires), EXPIRE on the job's keys, and beyond
 --   the limit rq:job:ID, rq:results:ID (DEL) of the ones that expire first; for a drop rq:job:ID, rq:results:ID (DEL).
@@ -29,6 +31,50 @@ local job_key = RQ .. ':job:' .. job
 local worker_key = RQ .. ':worker:' .. worker
 local claims_key, claim = worker_key .. ':executions', job .. ':' .. eid
 local seconds = now()
+local fingerprint = ARGV[18] or ''
+
+-- Forget failures that were not seen for so long, and those that are too many: the ones seen the longest time ago.
+local function forget_failures(failures)
+  call('ZREMRANGEBYSCORE', failures, '-inf', stamp(seconds - FAILURE_TTL_S)) -- their own keys have expired
+  while call('ZCARD', failures) > MOST_FAILURES do
+    local key = OWN .. ':failure:' .. call('ZPOPMIN', failures)[1]
+    call('DEL', key, key .. ':tasks')
+  end
+end
+
+-- Once an hour for each group: what need not be looked at with each failure.
+local function begin_hour(failures, key, hour, day)
+  local seen = tonumber(own_call('ZSCORE', failures, fingerprint) or nil)
+  if not seen or call('HEXISTS', key, 'about') == 0 then
+    call('HSET', key, 'about', ARGV[19], 'first_seen', stamp(seconds), 'first_release', ARGV[20])
+  elseif seconds - seen > FAILURE_SILENT_S then
+    call('HSET', key, 'returned', stamp(seconds))
+  end
+  for _, field in ipairs(call('HKEYS', key)) do
+    local unit, number = field:match('^([hd])(%d+)$')
+    local kept = unit == 'h' and hour - FAILURE_HOURS or day - FAILURE_DAYS
+    if unit and tonumber(number) <= kept then call('HDEL', key, field) end
+  end
+  call('ZADD', failures, stamp(seconds), fingerprint)
+  if not seen then forget_failures(failures) end
+  for _, kept in ipairs({failures, key, key .. ':tasks'}) do call('EXPIRE', kept, FAILURE_TTL_S) end
+end
+
+-- Count the failure in its group.
+local function count_failure()
+  local failures, key = OWN .. ':failures', OWN .. ':failure:' .. fingerprint
+  local hour, day = math.floor(seconds / 3600), math.floor(seconds / 86400)
+  for _, field in ipairs({'count', 'd' .. whole(day)}) do own_call('HINCRBY', key, field, 1) end
+  local is_first = own_call('HINCRBY', key, 'h' .. whole(hour), 1) == 1
+  if ARGV[20] ~= '' then call('HSET', key, 'last_release', ARGV[20]) end
+  local samples = own_call('LPUSH', key .. ':tasks', job)
+  if samples > 2 * FAILURE_SAMPLES then call('LTRIM', key .. ':tasks', 0, FAILURE_SAMPLES - 1) end
+  if is_first or samples == 1 then
+    begin_hour(failures, key, hour, day)
+  else
+    redis.pcall('ZADD', failures, 'XX', stamp(seconds), fingerprint)
+  end
+end
 
 local lease = is_held(job, eid, queue)
 -- The lease was renewed after it was found to have run out: the worker is back, and goes on with its claim.
@@ -52,7 +98,7 @@ if verdict == 'retry' and ARGV[17] ~= '' then
   end
 end
 if verdict ~= 'drop' then
-  call('HSET', job_key, 'last_error', ARGV[8], 'last_failed_at', iso(seconds))
+  call('HSET', job_key, 'last_error', ARGV[8], 'last_failed_at', iso(seconds), 'fingerprint', fingerprint)
   record(job, eid, worker, 2, started, seconds, 'exc_string', ARGV[9])
 end
 if is_doubtful then
@@ -88,6 +134,7 @@ if verdict == 'drop' then
   call_dependents(job, seconds, true)
   delete(job)
 end
+if fingerprint ~= '' then count_failure() end
 if counts or verdict ~= 'retry' then count(queue, seconds, 1, counts and 1 or 0) end
 if is_registered then
   count_on_worker(worker, counts and 'failed_job_count' or 'successful_job_count', 1, seconds - started)

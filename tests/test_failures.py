@@ -1,0 +1,226 @@
+"""Failure groups in Redis: what is counted and kept, what is new, rising or has returned, and actions."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from rq.job import JobStatus
+
+from boilerd import Client, Inspector, TaskState
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.constants import FAILURE_DAYS, FAILURE_HOURS, FAILURE_SAMPLES, MOST_FAILURES
+from boilerd.broker.failure_groups import FailureState
+from boilerd.broker.states import Action
+from boilerd.errors import FailureNotFoundError, WorkerDiedError
+from boilerd.tasks.mux import ServeMux
+from boilerd.tasks.retry import RetryPolicy, Verdict
+from boilerd.worker.settlement import Rules
+from builders import WORKER, claim, fail_as, failure_kind, rq_queue, store
+from support import StartDaemon, Valkey, shown_by, wait_until
+
+HOUR_S, DAY_S = 3600, 86400
+
+
+@pytest.fixture
+def inspector(connection: redis.Redis) -> Inspector:
+    return Inspector(connection)
+
+
+def test_failures_of_one_kind_are_counted_in_one_group(inspector: Inspector, broker: Broker) -> None:
+    fail_as(broker, "a", failure_kind(release="1.0"))
+    fail_as(broker, "b", failure_kind(release="1.1"))
+    fail_as(broker, "c", failure_kind("b" * 12))
+
+    other, group = inspector.failures()
+
+    assert (other.count, group.count, group.last_hour, group.hours[-1], group.days[-1]) == (1, 2, 2, 2, 2)
+    assert (group.type, group.error, group.message, group.frames) == (
+        "test:echo", "shop.OwnError", "card N", ("shop.charge", "shop.pay"),
+    )  # fmt: skip
+    assert (group.first_release, group.last_release, group.state) == ("1.0", "1.1", FailureState.NEW)
+    assert group.first_seen is not None
+    assert group.first_seen <= group.last_seen
+    assert inspector.failure(group.fingerprint).task_ids == ["b", "a"]
+    assert inspector.task("a").fingerprint == group.fingerprint
+
+
+def test_an_attempt_that_did_not_fail_leaves_its_group(inspector: Inspector, broker: Broker) -> None:
+    fail_as(broker, "a", None)
+
+    assert inspector.failures() == []
+    assert inspector.task("a").fingerprint == ""
+    with pytest.raises(FailureNotFoundError):
+        inspector.failure("a" * 12)
+
+
+def test_a_group_keeps_the_last_hours_days_and_tasks(
+    inspector: Inspector, broker: Broker, connection: redis.Redis
+) -> None:
+    fail_as(broker, "a", failure_kind())
+    key, now_s = keys.failure("a" * 12), int(broker.now())
+    connection.hset(key, mapping={f"h{now_s // HOUR_S - hours}": 1 for hours in range(100)})
+    connection.hset(key, mapping={f"d{now_s // DAY_S - days}": 1 for days in range(100)})
+    connection.hdel(key, f"h{now_s // HOUR_S}")  # as in the first failure of an hour
+    connection.rpush(keys.failure_tasks("a" * 12), *["x"] * 2 * FAILURE_SAMPLES)
+
+    fail_as(broker, "b", failure_kind())
+
+    fields = [field[:1] for field in connection.hkeys(key)]
+    assert (fields.count(b"h"), fields.count(b"d")) == (FAILURE_HOURS, FAILURE_DAYS)
+    assert connection.llen(keys.failure_tasks("a" * 12)) == FAILURE_SAMPLES
+    assert sum(inspector.failure("a" * 12).hours) == FAILURE_HOURS
+
+
+def test_the_group_that_was_seen_the_longest_time_ago_makes_room(broker: Broker, connection: redis.Redis) -> None:
+    connection.zadd(keys.FAILURES, {f"{number:012x}": broker.now() - number for number in range(1, MOST_FAILURES + 1)})
+    last = f"{MOST_FAILURES:012x}"
+    connection.hset(keys.failure(last), "count", 1)
+
+    fail_as(broker, "a", failure_kind())
+
+    assert connection.zcard(keys.FAILURES) == MOST_FAILURES
+    assert connection.zscore(keys.FAILURES, last) is None
+    assert not connection.exists(keys.failure(last))
+
+
+def test_no_key_of_a_group_is_kept_for_ever(broker: Broker, connection: redis.Redis) -> None:
+    fail_as(broker, "a", failure_kind())
+
+    for key in (keys.FAILURES, keys.failure("a" * 12), keys.failure_tasks("a" * 12)):
+        assert 29 * DAY_S < connection.ttl(key) <= 30 * DAY_S
+
+
+def test_a_group_that_was_silent_for_long_has_returned(
+    inspector: Inspector, broker: Broker, connection: redis.Redis
+) -> None:
+    fail_as(broker, "a", failure_kind())
+    long_ago_s = broker.now() - 8 * DAY_S
+    connection.zadd(keys.FAILURES, {"a" * 12: long_ago_s})
+    key, hour = keys.failure("a" * 12), int(broker.now()) // HOUR_S
+    connection.hset(key, "first_seen", long_ago_s)
+    connection.hdel(key, f"h{hour}", f"h{hour + 1}")
+
+    fail_as(broker, "b", failure_kind())
+
+    assert inspector.failure("a" * 12).state is FailureState.RETURNED
+
+
+@pytest.mark.parametrize(("before", "state"), [(3, FailureState.RISING), (30, FailureState.STEADY)])
+def test_a_group_rises_that_fails_far_more_often_than_before(
+    inspector: Inspector, broker: Broker, connection: redis.Redis, before: int, state: FailureState
+) -> None:
+    fail_as(broker, "a", failure_kind())
+    now_s = int(broker.now())
+    key, hour = keys.failure("a" * 12), now_s // HOUR_S
+    connection.hset(key, "first_seen", now_s - 20 * DAY_S)
+    connection.hset(key, mapping={f"h{hour - hours}": before for hours in range(2, 30)})
+    connection.hset(key, mapping={f"h{hour}": 40, f"h{hour - 1}": 40, f"h{hour + 1}": 40})
+
+    assert inspector.failure("a" * 12).state is state
+
+
+@pytest.mark.parametrize(
+    ("action", "left"),
+    [("run", {"other"}), ("delete", {"other"}), ("archive", {"archived", "elsewhere", "other", "retried"})],
+)
+def test_an_action_is_done_with_the_tasks_of_a_group_in_all_queues(
+    inspector: Inspector, broker: Broker, connection: redis.Redis, action: Action, left: set[str]
+) -> None:
+    fail_as(broker, "retried", failure_kind(), Verdict.RETRY)
+    fail_as(broker, "archived", failure_kind())
+    fail_as(broker, "elsewhere", failure_kind(), queue="low")
+    fail_as(broker, "other", failure_kind("b" * 12))
+    foreign = rq_queue(connection).enqueue("shop.charge")
+    foreign.set_status(JobStatus.FAILED)
+    connection.zadd(keys.registry("failed", "default"), {foreign.id: time.time() + DAY_S})
+
+    *_, last = inspector.bulk_failure(action, "a" * 12)
+
+    archived = {task.id for name in ("default", "low") for task in inspector.tasks(name, TaskState.ARCHIVED)}
+    assert archived - {foreign.id} == left
+    assert foreign.id in archived
+    assert inspector.tasks("default", TaskState.RETRY) == []
+    assert last.done == (1 if action == "archive" else 3)
+
+
+def test_foreign_values_where_a_group_should_be_do_not_keep_a_failure_from_being_recorded(
+    inspector: Inspector, broker: Broker, connection: redis.Redis
+) -> None:
+    connection.set(keys.FAILURES, "x")
+    connection.set(keys.failure("a" * 12), "x")
+    connection.set(keys.failure_tasks("a" * 12), "x")
+
+    fail_as(broker, "a", failure_kind())
+    connection.hset(keys.failure("a" * 12), "count", "many")
+    fail_as(broker, "b", failure_kind())
+    connection.hset(keys.failure("b" * 12), "about", "no JSON")
+    connection.zadd(keys.FAILURES, {"b" * 12: 1})
+    connection.zadd(keys.FAILURES, {b"\xff": 2})
+
+    assert [group.fingerprint for group in inspector.failures()] == ["a" * 12]
+    assert inspector.task("b").state is TaskState.ARCHIVED
+
+
+def test_a_lost_attempt_and_a_doubtful_one(inspector: Inspector, broker: Broker) -> None:
+    rules = Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
+    died = WorkerDiedError("worker died: signal 9 (SIGKILL)")
+    for task_id, is_doubtful in (("a", True), ("b", False)):
+        store(broker, task_id, queue=task_id)
+        rules.record_lost_attempt(broker, WORKER, claim(broker, task_id), died, is_doubtful=is_doubtful)
+
+    (group,) = inspector.failures()
+
+    assert (group.error, group.count) == ("boilerd.errors.WorkerDiedError", 1)
+    assert inspector.failure(group.fingerprint).task_ids == ["b"]
+
+
+def test_the_hook_sees_the_payload_of_a_lost_attempt(inspector: Inspector, broker: Broker) -> None:
+    mux = ServeMux()
+    mux.fingerprint(lambda task, error: str(task.payload))
+    rules = Rules.of(mux, RetryPolicy(), lambda handler: handler)
+    for payload in (1, 2, 1):
+        store(broker, f"{payload} {len(inspector.failures())} {broker.now()}", payload)
+        claim(broker)
+        (held,) = broker.held(WORKER)
+        rules.record_lost_attempt(broker, WORKER, held, WorkerDiedError("worker died"))
+
+    assert sorted(group.count for group in inspector.failures()) == [1, 2]
+
+
+def test_the_commands_list_show_and_act(valkey: Valkey, broker: Broker) -> None:
+    fail_as(broker, "a", failure_kind(release="1.0"))
+    url = ("--redis-url", valkey.url)
+
+    row = shown_by("failures", *url).splitlines()[1].split()
+    one = json.loads(shown_by("failures", "show", "a" * 12, "--json", *url))
+    text = shown_by("failures", "show", "a" * 12, *url)
+
+    assert row[:4] == ["a" * 12, "new", "1", "1"]
+    assert json.loads(shown_by("failures", "--json", *url))["fingerprint"] == one["fingerprint"] == "a" * 12
+    assert one["task_ids"] == ["a"]
+    assert "innermost first\n  shop.charge\n  shop.pay\n" in text
+    assert "release 1.0" in text
+    assert shown_by("failures", "run", "a" * 12, *url) == "1\n"
+    assert shown_by("failures", "delete", "a" * 12, "--yes", *url) == "0\n"
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+def test_a_daemon_s_failures_have_groups_and_so_has_a_worker_that_was_killed(
+    start_daemon: StartDaemon, client: Client, inspector: Inspector, directory: Path, slots: int
+) -> None:
+    settings = directory / "it.toml"
+    settings.write_text(f'release = "7"\nconcurrency = 1\n[pools.default]\nslots = {slots}\n')
+    start_daemon("--config", str(settings)).ready()
+    for task_id in ("a", "b"):
+        client.enqueue("test:fail", task_id, task_id=task_id, max_retries=0)
+    client.enqueue("test:die", task_id="c", max_retries=0, timeout=1)
+
+    wait_until(lambda: inspector.task("c").last_failed_at, "all have failed")
+
+    found = {group.error: group for group in inspector.failures()}
+    assert (found["RuntimeError"].count, found["RuntimeError"].first_release) == (2, "7")
+    assert found["RuntimeError"].frames == ("apps.fail",)
+    assert found["boilerd.errors.WorkerDiedError"].count == 1
