@@ -306,10 +306,14 @@ def test_a_bulk_action_whose_command_is_ended_leaves_its_entry(
 ) -> None:
     enqueue(client, "waits")
     failpoints.arm("after-act", signum)
+    before = signal.signal(signum, signal.SIG_DFL)  # these tests may run under nohup, and a command heeds that
 
-    done = boilerd(
-        "queue", "purge", "default", "-y", env=clean_environment(BOILERD_REDIS_URL=valkey.url, **failpoints.env)
-    )
+    try:
+        done = boilerd(
+            "queue", "purge", "default", "-y", env=clean_environment(BOILERD_REDIS_URL=valkey.url, **failpoints.env)
+        )
+    finally:
+        signal.signal(signum, before)
 
     assert (done.returncode, done.stderr) == (1, "\nAborted!\n")
     assert entries(connection) == [("cli", "delete", {**DEFAULT, "state": "pending"}, 0, "interrupted", "")]
