@@ -1,5 +1,6 @@
 """Build tasks and jobs, and do with them what clients and workers do: enqueue, claim, complete, fail."""
 
+import time
 from typing import Any
 
 import redis
@@ -25,6 +26,16 @@ def worker_name(row: int = 0) -> str:
 
 #: The worker of a test that needs only one.
 WORKER = worker_name()
+
+
+class Clock:
+    """A monotonic clock that the test can put forward."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
 
 
 # Enqueue.

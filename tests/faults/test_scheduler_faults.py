@@ -29,18 +29,8 @@ from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import Decision, RetryPolicy, Verdict
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules
-from builders import WORKER
+from builders import WORKER, Clock
 from support import StartDaemon, StartValkey, expire_leases, wait_until
-
-
-class Clock:
-    """A monotonic clock that the test can put forward."""
-
-    def __init__(self) -> None:
-        self.ahead_s = 0.0
-
-    def __call__(self) -> float:
-        return time.monotonic() + self.ahead_s
 
 
 @pytest.fixture

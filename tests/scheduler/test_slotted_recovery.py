@@ -24,21 +24,11 @@ from boilerd.scheduler.recovery import GRACE_S, Recoverer
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules
-from builders import WORKER, new_task, pending
+from builders import WORKER, Clock, new_task, pending
 
 LIFE = "0f1e2d3c"
 #: Of another daemon.
 OTHER = "other.run.0"
-
-
-class Clock:
-    """A monotonic clock that the test can put forward."""
-
-    def __init__(self) -> None:
-        self.ahead_s = 0.0
-
-    def __call__(self) -> float:
-        return time.monotonic() + self.ahead_s
 
 
 @pytest.fixture
