@@ -161,6 +161,8 @@ class RunningDaemon:
         self.env = clean_environment(**defaults | dict(env or {}))
         self._out = (directory / "stdout").open("ab")
         self._err = (directory / "stderr").open("ab")
+        # Another daemon of this directory may have written before: its lines are not this one's.
+        self._begins = self._out.seek(0, os.SEEK_END)
         command = [sys.executable, "-m", "boilerd", "run", *flags]
         if terminal is not None:
             command, stdout = [sys.executable, "-c", TAKE_TERMINAL, *command], terminal
@@ -181,7 +183,9 @@ class RunningDaemon:
 
     def lines(self, message: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         """The log lines so far with this message and these fields; every line must be JSON."""
-        whole, _, _ = (self.directory / "stdout").read_bytes().rpartition(b"\n")
+        with (self.directory / "stdout").open("rb") as log:
+            log.seek(self._begins)
+            whole, _, _ = log.read().rpartition(b"\n")
         lines = [json.loads(line) for line in whole.splitlines()]
         wanted = fields if message is None else {"message": message, **fields}
         return [line for line in lines if wanted.items() <= line.items()]

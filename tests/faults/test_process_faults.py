@@ -134,7 +134,7 @@ def test_a_daemon_started_after_its_supervisor_was_killed_takes_over_at_once(
     second.wait_for("task completed", task_id=task_id, attempt=1)  # by the orphan: both log to one file
     wait_until(lambda: not any(map(is_running, orphans)), "the orphans are gone")
     wait_until(lambda: completed(client.connection, task_id), "it was acknowledged")
-    assert len(second.lines("task started", task_id=task_id)) == 1
+    assert len(first.lines("task started", task_id=task_id)) == 1
 
 
 @pytest.mark.fault(21)
