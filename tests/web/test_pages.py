@@ -8,6 +8,7 @@ import redis
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.web import sampler
 from boilerd.web.page import action, page
 from browser import Browser, text_of, with_people
 from builders import enqueue, in_state, pending
@@ -148,6 +149,24 @@ def test_a_page_that_has_not_changed_is_not_sent_again(browser: Browser, client:
 
     assert (again.status_code, again.text) == (304, "")
     assert after.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/queues", "/queues/default", "/tasks", "/tasks/a"])
+def test_a_page_on_which_only_time_goes_by_is_not_sent_again(
+    path: str, browser: Browser, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 0.0)
+    enqueue(client, "a")
+    seen = {browser.get(path).headers["etag"]}
+
+    def is_known() -> bool:
+        answer = browser.get(path)
+        known = answer.headers["etag"] in seen
+        seen.add(answer.headers["etag"])
+        return known
+
+    # The second of a moment may be rounded either way.
+    assert sum(is_known() for _ in range(5)) >= 3
 
 
 def test_a_poll_gets_what_is_renewed_alone(browser: Browser) -> None:

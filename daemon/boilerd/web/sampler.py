@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import redis
 
 from boilerd.broker.overview import Overview, read_overview
+from boilerd.broker.views import QueueDetail
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.finding import Verdict
 from boilerd.verdict.table import judge
@@ -87,6 +88,18 @@ def _of_anywhere(verdict: Verdict) -> Verdict:
     return Verdict.of([finding for finding in verdict.findings if finding.kind != "absent"])
 
 
+def waits_since(detail: QueueDetail) -> datetime | None:
+    """Since when the oldest pending task waits, to the second: unlike how long, it does not change by itself."""
+    if not detail.counts.pending:
+        return None
+    return datetime.fromtimestamp(round(time.time() - detail.latency_s), UTC)
+
+
 def _told(overview: Overview, verdict: Verdict) -> object:
-    """What is compared: the clocks differ a little each time, and the memory in its last digits."""
-    return overview.counts, [queue.detail for queue in overview.queues], overview.workers, verdict
+    """What is compared: not what changes by itself, nor the memory, of which a sample is measured."""
+    details = [queue.detail for queue in overview.queues]
+    still = [
+        (replace(each, latency_s=0.0, memory_bytes=0), queue.is_served)
+        for each, queue in zip(details, overview.queues, strict=True)
+    ]
+    return overview.counts, still, overview.workers, overview.is_suspended, verdict

@@ -1,5 +1,6 @@
 """Make HTML of a page's data: every value is escaped, none may be missing, none can be obeyed."""
 
+import functools
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from boilerd.web.guard import TOKEN
 HERE = Path(__file__).parent / "templates"
 
 
+@functools.cache  # a template is compiled once in a process
 def make_environment() -> Environment:
     """Jinja, as all templates need it."""
     environment = Environment(

@@ -1,11 +1,13 @@
 """All queues, one queue, and the actions on one."""
 
+from dataclasses import replace
 from typing import Any
 
 from boilerd.broker.overview import Overview
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action, page
 from boilerd.web.permissions import Permission
+from boilerd.web.sampler import waits_since
 from boilerd.web.visit import Visit
 
 #: Days of history on a queue's page.
@@ -22,7 +24,7 @@ def queue_rows(overview: Overview) -> list[dict[str, Any]]:
             "scheduled": queue.detail.counts.scheduled,
             "archived": queue.detail.counts.archived,
             "completed": queue.detail.counts.completed,
-            "latency_s": queue.detail.latency_s,
+            "waits_since": waits_since(queue.detail),
             "memory_bytes": queue.detail.memory_bytes,
             "max_active": queue.detail.max_active,
             "is_paused": queue.detail.counts.is_paused,
@@ -46,8 +48,10 @@ def queues(visit: Visit) -> Data:
 def queue(visit: Visit) -> Data:
     """One queue with its last days."""
     name = visit.path["queue"]
+    found = visit.inspector.queue(name)
     return {
-        "queue": visit.inspector.queue(name),
+        "queue": replace(found, latency_s=0.0),  # it would change by itself
+        "waits_since": waits_since(found),
         "days": visit.inspector.history(name, DAYS),
         "types": visit.trying(lambda: {"handled": visit.inspector.handled_types(name)}),
         "has_workers": visit.inspector.has_workers(name),

@@ -34,7 +34,7 @@ def task(visit: Visit) -> Data:
     found = visit.inspector.task(task_id)
     return {
         "task": found,
-        "why": visit.trying(lambda: visit.inspector.explain(task_id)),
+        "why": visit.trying(lambda: {"reasons": visit.inspector.explain(task_id).reasons}),
         "actions": [what for what in _WORDS if visit.may(what) and _is_allowed(what, found)],
     }
 
