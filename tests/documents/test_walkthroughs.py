@@ -12,7 +12,7 @@ from pages import DOCS, PAGES, ROOT, Block, blocks
 from support import Valkey, run_python
 from walkthrough import NOT_RUN, Session, steps
 
-#: The databases' by tests/databases, with a database.
+#: The databases' by tests/databases, with a database; the dashboard's by tests/web.
 _PAGES = (
     "getting-started.md",
     "writing-tasks.md",
@@ -24,6 +24,7 @@ _PAGES = (
     "results.md",
     "testing.md",
     "pools.md",
+    "web.md",
 )
 FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in _PAGES)}
 #: How commands begin that the tests of other rooms run.

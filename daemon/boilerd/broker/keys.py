@@ -41,6 +41,11 @@ AUDIT = f"{OWN}:audit"
 ALARM = f"{OWN}:alarm"
 
 
+def web_session(digest: str) -> str:
+    """String: whose session of the web dashboard it is."""
+    return f"{OWN}:web:session:{digest}"
+
+
 def queue(name: str) -> str:
     """List of job IDs; pushed on the right, claimed on the left."""
     return f"{RQ}:queue:{name}"

@@ -54,6 +54,7 @@ COMMANDS = {
     "restart": ("boilerd.cli.control:restart", "Replace the workers by fresh ones."),
     "scale": ("boilerd.cli.control:scale", "Have more or fewer workers."),
     "health": ("boilerd.cli.health:health", "Say whether all is well; for probes."),
+    "web": ("boilerd.cli.web:web", "Serve the web dashboard."),
     "config": ("boilerd.cli.config:config", "Show and check the settings."),
 }
 

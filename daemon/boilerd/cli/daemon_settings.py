@@ -24,6 +24,8 @@ T = TypeVar("T")
 _ITS_PLACE = frozenset({"runtime_dir", "state_dir"})
 #: They say what code is run, by which user, and which file is read; root's commands do not take that from the daemon's.
 _ITS_WORD = frozenset({"app", "rq_functions", "user", "log_file"})
+#: A program of its own has them: nobody has to reload the daemon for them.
+_NOT_ITS = frozenset({"web"})
 
 
 class _Row(msgspec.Struct):
@@ -53,7 +55,7 @@ def as_the_daemon(loaded: Loaded, *, only_shows: bool = False) -> Loaded:
     answer = _ask(loaded)
     if answer is None or _is_meant_otherwise(loaded, answer):
         return loaded
-    kept = _ITS_PLACE | (frozenset() if only_shows else _ITS_WORD)
+    kept = _ITS_PLACE | _NOT_ITS | (frozenset() if only_shows else _ITS_WORD)
     kept |= {name for name, source in loaded.sources.items() if source != str(loaded.file)}
     rows = _visible(loaded, {name: row for name, row in answer.settings.items() if name not in kept})
     values = _converted(rows)

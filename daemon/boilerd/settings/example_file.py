@@ -34,13 +34,19 @@ def render_toml() -> str:
 def _table(setting: Setting) -> str:
     default = setting.default
     if isinstance(default, msgspec.Struct):
-        about = {name: hint.__metadata__[0].description for name, hint in type(default).__annotations__.items()}
+        about = {name: hint.__metadata__[0].description for name, hint in _documented(type(default))}
         lines = [f"{_line(name, getattr(default, name)).rstrip():<31}# {doc}\n" for name, doc in about.items()]
+        lines.append(setting.form.example)
     elif default:
         lines = [_line(key, value) for key, value in default.items()]
     else:
         return setting.form.example
     return "".join([f"[{setting.name}]\n", *lines])
+
+
+def _documented(kind: type) -> list[tuple[str, Any]]:
+    """The fields of a table that are no tables themselves; those stand in the example."""
+    return [(name, hint) for name, hint in kind.__annotations__.items() if hasattr(hint, "__metadata__")]
 
 
 def _line(key: str, value: Any) -> str:

@@ -1,0 +1,42 @@
+"""The sessions of people who logged in to the web dashboard; Redis has the hashes of their IDs alone."""
+
+import hashlib
+
+import redis
+
+from boilerd.broker import keys
+from boilerd.broker.connection import text
+from boilerd.broker.refusals import translated
+
+
+class WebSessions:
+    """Keeps who a session belongs to, for as long as it is used; raises BrokerError.
+
+    Args:
+        connection: The client of Redis.
+        idle_s: For how long one lives that nobody uses.
+    """
+
+    def __init__(self, connection: redis.Redis, idle_s: int) -> None:
+        self._connection = connection
+        self._idle_s = idle_s
+
+    def keep(self, session: str, owner: str) -> None:
+        """Begin a session."""
+        with translated():
+            self._connection.set(_key(session), owner, ex=self._idle_s)
+
+    def owner(self, session: str) -> str:
+        """Whose it is; empty: nobody's, or no more."""
+        with translated():
+            found = self._connection.getex(_key(session), ex=self._idle_s)
+        return text(found) if isinstance(found, bytes | str) else ""
+
+    def end(self, session: str) -> None:
+        """End it everywhere."""
+        with translated():
+            self._connection.delete(_key(session))
+
+
+def _key(session: str) -> str:
+    return keys.web_session(hashlib.sha256(session.encode("utf-8", "surrogateescape")).hexdigest())

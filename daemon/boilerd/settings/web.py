@@ -1,0 +1,102 @@
+"""The ``[web]`` table: where the web dashboard listens, who may see it, and what it hides."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
+
+from boilerd.settings.urls import MASK
+
+Role = Literal["viewer", "operator", "admin"]
+
+
+def _doc(text: str, **limits: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=text, **limits)
+
+
+class PasswordHash:
+    """The scrypt hash of a password, as ``boilerd web password`` prints it; people see a mask.
+
+    Attributes:
+        text: The hash with its parameters.
+    """  # no dataclass: msgspec would want a table
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    def parse(cls, given: Any) -> Self:
+        """The hash in a file; raises ValueError."""
+        if not isinstance(given, str) or not re.fullmatch(r"scrypt\$\d+\$\d+\$\d+\$[\w+/=-]+\$[\w+/=-]+", given):
+            raise ValueError("not a hash as `boilerd web password` prints it")
+        return cls(given)
+
+    def __str__(self) -> str:
+        return MASK
+
+    def __repr__(self) -> str:
+        return f"PasswordHash({MASK})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PasswordHash) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+class WebUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of ``[web.users]``: somebody who logs in with a password."""
+
+    password: PasswordHash
+    role: Role = "viewer"
+
+
+class WebToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of ``[web.tokens]``: a program that sends ``Authorization: Bearer``."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    role: Role = "viewer"
+    ends: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The ``[web]`` table; what a mounted dashboard has no use for, is for ``boilerd web`` alone."""
+
+    host: Annotated[str, _doc("the address that `boilerd web` listens on")] = "127.0.0.1"
+    port: Annotated[int, _doc("and its port", ge=0, le=65535)] = 8383
+    socket: Annotated[str, _doc("the path of a Unix socket, instead of both")] = ""
+    prefix: Annotated[str, _doc("what all its paths begin with", pattern="^(/[A-Za-z0-9._~-]+)*$")] = ""
+    read_only: Annotated[bool, _doc("show everything and change nothing")] = False
+    hosts: Annotated[list[str], _doc("names by which browsers may call it")] = msgspec.field(default_factory=list)
+    trusted_proxies: Annotated[list[str], _doc('whose X-Forwarded headers count: addresses, networks, "unix"')] = (
+        msgspec.field(default_factory=list)
+    )
+    trusted_header: Annotated[str, _doc("the header by which they name the user", pattern="^[A-Za-z0-9-]*$")] = ""
+    redact: Annotated[list[str], _doc("hidden parts of payloads, such as user.*.email, beside passwords")] = (
+        msgspec.field(default_factory=list)
+    )
+    roles: dict[str, Role] = msgspec.field(default_factory=dict)
+    users: dict[str, WebUser] = msgspec.field(default_factory=dict)
+    tokens: dict[str, WebToken] = msgspec.field(default_factory=dict)
+
+    @property
+    def has_users(self) -> bool:
+        """Whether somebody has to say who they are, so that it may listen for others than this host."""
+        return bool(self.users or self.tokens or (self.trusted_header and self.trusted_proxies))
+
+
+WEB_EXAMPLE = """\
+#[web.users.anna]              # `boilerd web password` makes the hash
+#password = "scrypt$32768$8$1$bm8gc2FsdCBhdCBhbGwuLg==$bm8gcGFzc3dvcmQgZml0cyB0aGlzIGhhc2gsIGV2ZXI="
+#role = "operator"             # viewer, operator or admin
+#[web.tokens.nagios]           # `boilerd web token` makes both
+#sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+#role = "viewer"
+#ends = 2027-12-31T00:00:00Z
+#[web.roles]                   # of those whom the proxy names in trusted_header
+#anna = "admin"
+#"*" = "viewer"                # everybody else
+"""

@@ -1,0 +1,221 @@
+"""Write answers: a page's data as HTML, JSON, CSV or NDJSON, what an action did, and what went wrong."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from http import HTTPStatus
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from boilerd.errors import BoilerdError
+from boilerd.web.links import Links
+from boilerd.web.page import Action, Page
+from boilerd.web.permissions import Permission, Principal
+from boilerd.web.refusal import Refusal, status_of
+from boilerd.web.shown import cut
+from boilerd.web.site import Site
+from boilerd.web.visit import Visit
+
+KINDS = {
+    "html": "text/html; charset=utf-8",
+    "json": "application/json",
+    "csv": "text/csv; charset=utf-8",
+    "ndjson": "application/x-ndjson",
+}
+#: Characters of what an action says, in the address that it leads to.
+MOST_TOLD = 400
+#: A spreadsheet takes a cell that begins so for a formula.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request on its way to an answer.
+
+    Attributes:
+        form_of_answer: ``html``, ``json``, ``csv`` or ``ndjson``.
+        who: Who sends it, once that is known.
+        form: What was sent.
+        visit: What the page gets.
+    """
+
+    site: Site
+    request: Request
+    form_of_answer: str
+    who: Principal | None = None
+    form: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    visit: Visit | None = None
+
+    @property
+    def links(self) -> Links:
+        """Makes addresses below the prefix that this request came by."""
+        return Links(self.request.scope.get("root_path", "").rstrip("/"))
+
+    @property
+    def path(self) -> str:
+        """The path below the prefix, with the query."""
+        path = self.request.scope["path"].removeprefix(self.links.root) or "/"
+        query = self.request.scope["query_string"].decode("ascii", "replace")
+        return f"{path}?{query}" if query else path
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is a poll, which wants what is renewed alone."""
+        return self.request.headers.get("boilerd-live") == "1"
+
+
+async def answer_page(asked: Asked, page: Page) -> Response:
+    """The page, or that it has not changed."""
+    visit = _known(asked)
+    snapshot = asked.site.sampler.fresh()
+    if page.of_snapshot and snapshot and (tag := _tag(asked, str(snapshot.number))) == _known_tag(asked):
+        return _unchanged(tag)
+
+    def make() -> Response:
+        data = asked.site.redaction.clean(page.view(visit), shows_payloads=visit.may(Permission.VIEW_PAYLOAD))
+        tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _json(data))
+        if tag == _known_tag(asked):
+            return _unchanged(tag)
+        if asked.form_of_answer == "html":
+            text = render(asked, page.template, data, title=page.title)
+        else:
+            text = _as_data(asked.form_of_answer, data, page.rows)
+        return Response(
+            text, headers={"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
+        )
+
+    return await asked.site.in_thread(make)
+
+
+async def answer_action(asked: Asked, action: Action) -> Response:
+    """What was done, or the page that asks before it."""
+    visit = _known(asked)
+
+    def confirm() -> Response:
+        if action.about is None:
+            raise Refusal(405, "this is sent by a form, not opened")
+        data = asked.site.redaction.clean(action.about(visit), shows_payloads=visit.may(Permission.VIEW_PAYLOAD))
+        return _html(render(asked, action.template, data, title=action.title))
+
+    def act() -> Response:
+        done = action.act(visit)
+        asked.site.sampler.forget()
+        if asked.form_of_answer == "json":
+            return Response(_json({"done": done.says, **done.data}), media_type=KINDS["json"])
+        told = cut(done.says, MOST_TOLD)
+        query = {**done.query, "told": told, "seal": asked.site.seals.seal("told", told)}
+        return RedirectResponse(asked.links.path(done.to, query), 303)
+
+    return await asked.site.in_thread(act if asked.request.method == "POST" else confirm)
+
+
+def answer_error(asked: Asked, error: BoilerdError) -> Response:
+    """A page that says what went wrong; also for polls, which leave the last picture then."""
+    status = status_of(error)
+    if asked.form_of_answer not in {"html", "file"}:
+        return Response(_json({"error": str(error), "status": status}), status, media_type=KINDS["json"])
+    data = {"problem": str(error), "status": status}
+    return _html(render(asked, "error.html", data, title=HTTPStatus(status).phrase), status)
+
+
+def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) -> str:
+    """The HTML of a template, with what all of them have beside the page's data."""
+    site, links, who = asked.site, asked.links, asked.who
+    context = {
+        **data,
+        "title": title,
+        "to": links.to,
+        "links": links,
+        "here": asked.path,
+        "who": who,
+        "may": who.may if who else _nothing,
+        "query": asked.visit.query if asked.visit else {},
+        "token": site.guard.token(who),
+        "menu": [page for page in site.menu if who and who.may(page.needs)],
+        "static": lambda name: site.static.address(links, name),
+        "told": _told(asked),
+        "has_login": site.access.has_login,
+    }
+    return site.templates.render(template, context, is_live=asked.is_live)
+
+
+def _told(asked: Asked) -> str:
+    """What an action said before it led here; nobody else can have it said."""
+    query = asked.visit.query if asked.visit else {}
+    told = query.get("told", "")
+    return told if asked.site.seals.fits(query.get("seal", ""), "told", told) else ""
+
+
+def _known(asked: Asked) -> Visit:
+    if asked.visit is None:
+        raise TypeError("a page without a permission has no visit")
+    return asked.visit
+
+
+def _nothing(_permission: str) -> bool:
+    return False
+
+
+def _html(text: str, status: int = 200) -> Response:
+    return Response(text, status, media_type=KINDS["html"])
+
+
+def _unchanged(tag: str) -> Response:
+    return Response(status_code=304, headers={"etag": tag, "vary": "Boilerd-Live"})
+
+
+def _tag(asked: Asked, content: str) -> str:
+    """Changes with the content, and with all else that the answer is made of."""
+    site, who = asked.site, asked.who
+    parts = (
+        content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
+        site.guard.token(who), " ".join(sorted(who.permissions)) if who else "",
+    )  # fmt: skip
+    return f'"{hashlib.sha256(chr(0).join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:20]}"'
+
+
+def _known_tag(asked: Asked) -> str:
+    return asked.request.headers.get("if-none-match", "").removeprefix("W/")
+
+
+def _as_data(form: str, data: Mapping[str, Any], rows: str) -> str:
+    if form == "json":
+        return _json(data)
+    if form == "ndjson":
+        return "".join(f"{_json(row)}\n" for row in data[rows])
+    return _csv(data[rows])
+
+
+def _json(value: Any) -> str:
+    """JSON in ASCII: a text of bytes that are none reads back as it was."""
+    return json.dumps(value, default=_plain, separators=(",", ":"))
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table with a column for each name; what is no number or text is JSON."""
+    written = io.StringIO()
+    writer = csv.writer(written)
+    names: list[str] = []
+    for row in rows:
+        if not names:
+            names = [*row]
+            writer.writerow(names)
+        writer.writerow([_cell(row.get(name)) for name in names])
+    return written.getvalue().encode("utf-8", "backslashreplace").decode()
+
+
+def _cell(value: Any) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else _plain(value) if isinstance(value, date) else _json(value)
+    return f"'{text}" if text.startswith(_FORMULAS) else text

@@ -1,0 +1,164 @@
+"""The dashboard as an ASGI application, to be served by itself or mounted in another."""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import redis
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from boilerd.broker.connection import connect_to
+from boilerd.broker.overview import Overview
+from boilerd.broker.web_sessions import WebSessions
+from boilerd.settings.definitions import Settings
+from boilerd.settings.finding import find_settings
+from boilerd.verdict.facts import Facts
+from boilerd.web import page as pages
+from boilerd.web.access import Access, Authorize
+from boilerd.web.answers import Asked, answer_action, answer_error, answer_page
+from boilerd.web.endpoint import Endpoint
+from boilerd.web.guard import LOCAL_NAMES, Guard
+from boilerd.web.login import answer_login, answer_logout
+from boilerd.web.page import Action, Page
+from boilerd.web.permissions import Permission
+from boilerd.web.proxies import Proxies
+from boilerd.web.redaction import Hook, Redaction
+from boilerd.web.refusal import Refusal
+from boilerd.web.sampler import Sampler, facts_of
+from boilerd.web.sessions import IDLE_S, HeldSessions, Seals, Sessions
+from boilerd.web.site import Site
+
+
+def app(
+    settings: Settings | None = None,
+    *,
+    authorize: Authorize | None,
+    connection: redis.Redis | None = None,
+    redact: Hook | None = None,
+    read_facts: Callable[[Overview], Facts] | None = None,
+) -> ASGIApp:
+    """The dashboard, such as for ``app.mount("/jobs", boilerd.web.app(authorize=…))``.
+
+    Args:
+        settings: With the table ``[web]``; without them, those of the command line are used.
+        authorize: Says who sends a request, or that it is nobody (None). It has to be given: with None for it, the
+            users, tokens and the trusted header of the settings count; where they name nobody either, everybody may do
+            everything, but only by one of the names in ``hosts`` or those of the loopback.
+        connection: The client of Redis, instead of one that the settings name.
+        redact: Makes of a task's type and payload, or result, what may be shown of it.
+        read_facts: What the verdict is made of, instead of what Redis shows.
+
+    Raises:
+        ConfigError: A setting is not allowed.
+    """
+    settings = settings or find_settings()
+    site = make_site(settings, authorize, connection or connect_to(settings), redact, read_facts)
+    handlers = {404: functools.partial(_answer_unknown, site), 405: functools.partial(_answer_unknown, site)}
+    served = Starlette(routes=[*make_routes(site)], exception_handlers=handlers)
+    served.router.redirect_slashes = False  # it would name the host that a request claims
+    return Prefixed(served, settings.web.prefix)
+
+
+def make_site(
+    settings: Settings,
+    authorize: Authorize | None,
+    connection: redis.Redis,
+    redact: Hook | None,
+    read_facts: Callable[[Overview], Facts] | None,
+) -> Site:
+    """Put together what the endpoints share."""
+    web = settings.web
+    pages.load_pages()
+    proxies, seals = Proxies(web.trusted_proxies), Seals()
+    sessions: Sessions = HeldSessions() if web.read_only else WebSessions(connection, IDLE_S)
+    access = Access(web, sessions, proxies, authorize, is_read_only=web.read_only)
+    hosts = {*LOCAL_NAMES, *web.hosts} if access.is_open or web.hosts else ()
+    return Site(
+        connection=connection,
+        access=access,
+        guard=Guard(proxies, hosts, seals),
+        proxies=proxies,
+        redaction=Redaction(web.redact, redact),
+        sampler=Sampler(connection, read_facts or functools.partial(facts_of, archive_limit=settings.archive_limit)),
+        seals=seals,
+        menu=sorted((page for page in pages.PAGES if page.menu), key=lambda page: page.menu),
+    )
+
+
+def make_routes(site: Site) -> Iterator[BaseRoute]:
+    """All addresses; those that name a part as they are stand before those that take any."""
+    yield Route("/login", Endpoint(site, None, answer_login), methods=["GET", "POST"])
+    yield Route("/logout", Endpoint(site, None, answer_logout), methods=["POST"])
+    yield Route("/static/{version}/{name:path}", Endpoint(site, None, _answer_static, "file"), methods=["GET"])
+    declared = [route for page in pages.PAGES for route in _of_page(site, page)]
+    declared += [route for action in pages.ACTIONS for route in _of_action(site, action)]
+    yield from sorted(declared, key=lambda route: (route.path.count("{"), -len(route.path)))
+
+
+def _of_page(site: Site, page: Page) -> Iterator[Route]:
+    answer = functools.partial(answer_page, page=page)
+    base = "/overview" if page.path == "/" else page.path
+    yield Route(page.path, Endpoint(site, page.needs, answer), methods=["GET"])
+    yield Route(f"{base}.json", Endpoint(site, page.needs, answer, "json"), methods=["GET"])
+    if page.rows:
+        for form in ("csv", "ndjson"):
+            yield Route(f"{base}.{form}", Endpoint(site, Permission.EXPORT, answer, form), methods=["GET"])
+
+
+def _of_action(site: Site, action: Action) -> Iterator[Route]:
+    answer = functools.partial(answer_action, action=action)
+    yield Route(action.path, Endpoint(site, action.needs, answer), methods=["GET", "POST"])
+    yield Route(f"{action.path}.json", Endpoint(site, action.needs, answer, "json"), methods=["POST"])
+
+
+async def _answer_static(asked: Asked) -> Response:
+    return asked.site.static.answer(asked.request)
+
+
+async def _answer_unknown(site: Site, _request: Request, error: Exception) -> Response:
+    """A page for an address that is none."""
+
+    async def refuse(asked: Asked) -> Response:
+        status = getattr(error, "status_code", 404)
+        what = "there is no such page" if status == 404 else "this address does not take that method"
+        return answer_error(asked, Refusal(status, what))
+
+    return _Served(Endpoint(site, None, refuse))
+
+
+class _Served(Response):
+    """An answer that an endpoint makes, in the place of one that is made already."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve it."""
+        await self._endpoint(scope, receive, send)
+
+
+class Prefixed:
+    """Stands under a prefix, behind a proxy that takes it away as well as behind one that leaves it.
+
+    Attributes:
+        app: The application below it.
+    """
+
+    def __init__(self, app: Starlette, prefix: str) -> None:
+        self.app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] == "http" and self._prefix:
+            root = scope.get("root_path", "")
+            below = scope["path"].removeprefix(root)
+            if below == self._prefix or below.startswith(f"{self._prefix}/"):
+                below = below.removeprefix(self._prefix)
+            root += self._prefix
+            scope = {**scope, "root_path": root, "path": f"{root}{below or '/'}"}
+        await self.app(scope, receive, send)

@@ -1,0 +1,115 @@
+"""Answer requests: the one way to every page and action, in which each check has its place.
+
+Host, then who it is, then whether they may, then where it was sent from; only then a page's function runs. What goes
+wrong on the way, or in the function, becomes an answer that says so.
+"""
+
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from boilerd.errors import BoilerdError
+from boilerd.web.answers import Asked, answer_error
+from boilerd.web.guard import add_headers, read_form
+from boilerd.web.links import unsegment
+from boilerd.web.permissions import Permission, Principal
+from boilerd.web.refusal import Refusal
+from boilerd.web.site import Site
+from boilerd.web.visit import Visit
+
+logger = logging.getLogger("boilerd.web")
+
+Form = Mapping[str, Sequence[str]]
+Answer = Callable[[Asked], Awaitable[Response]]
+
+
+class Endpoint:
+    """What stands behind an address.
+
+    Args:
+        site: What all of them share.
+        needs: The permission; None: everybody may.
+        answer: Makes the answer.
+        form: How the answer is written: ``html``, ``json``, ``csv`` or ``ndjson``; or ``file``.
+
+    Attributes:
+        needs: The same.
+    """
+
+    def __init__(self, site: Site, needs: Permission | None, answer: Answer, form: str = "html") -> None:
+        self.needs = needs
+        self._site = site
+        self._answer = answer
+        self._form = form
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        request = Request(scope, receive)
+        asked = Asked(self._site, request, self._form)
+        try:
+            response = await self._respond(asked)
+        except BoilerdError as error:
+            response = answer_error(asked, error)
+        except Exception as error:  # noqa: BLE001 - a page's fault ends no others, and is logged
+            # Its message may quote a payload.
+            where = traceback.format_tb(error.__traceback__)
+            fields = {"path": scope["path"][:200], "error": type(error).__name__, "traceback": "".join(where)}
+            logger.error("a page failed", extra=fields)  # noqa: TRY400
+            failure = f"this page failed by a {type(error).__name__}; the log of the dashboard has more"
+            response = answer_error(asked, Refusal(500, failure))
+        add_headers(MutableHeaders(raw=response.raw_headers))
+        await response(scope, receive, send)
+
+    async def _respond(self, asked: Asked) -> Response:
+        site, request = self._site, asked.request
+        site.guard.check_host(request)
+        if self.needs is None:
+            if self._form != "file":  # a form of theirs has their token
+                asked.who = await site.access.who(request)
+            await self._read_form(asked)
+            return await self._answer(asked)
+        asked.who = await site.access.who(request)
+        if asked.who is None:
+            return _ask_who(asked)
+        if not asked.who.may(self.needs):
+            raise Refusal(403, f"{asked.who.name} may not do this; it needs the permission {self.needs}")
+        await self._read_form(asked)
+        asked.visit = _visit(asked, asked.who)
+        return await self._answer(asked)
+
+    async def _read_form(self, asked: Asked) -> None:
+        if asked.request.method == "POST":
+            asked.form = await read_form(asked.request)
+            self._site.guard.check_origin(asked.request, asked.who, asked.form)
+
+
+def _visit(asked: Asked, who: Principal) -> Visit:
+    site, request = asked.site, asked.request
+    query = request.scope["query_string"].decode("ascii", "replace")
+    return Visit(
+        inspector=site.inspector(who, site.proxies.address(request)),
+        who=who,
+        path={name: unsegment(part) for name, part in request.path_params.items()},
+        query=dict(parse_qsl(query, errors="surrogateescape")),
+        form=asked.form,
+        links=asked.links,
+        read_snapshot=site.sampler.read,
+    )
+
+
+def _ask_who(asked: Asked) -> Response:
+    """Send a person to the login, and tell a program that it needs a token."""
+    is_person = asked.form_of_answer == "html" and not asked.is_live and "authorization" not in asked.request.headers
+    if is_person and asked.site.access.has_login:
+        query: dict[str, Any] = {"next": asked.path} if asked.request.method == "GET" else {}
+        return RedirectResponse(asked.links.path("/login", query), 303)
+    response = answer_error(asked, Refusal(401, "nobody is logged in; send a token as Authorization: Bearer TOKEN"))
+    response.headers["www-authenticate"] = "Bearer"
+    return response

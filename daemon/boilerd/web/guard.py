@@ -1,0 +1,121 @@
+"""What every request passes, before any page sees it: its Host, where it was sent from, and how large it is.
+
+And what every answer has: the headers that keep browsers from doing more with it than to show it.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+
+from boilerd.web.permissions import Principal
+from boilerd.web.proxies import Proxies
+from boilerd.web.refusal import Refusal
+from boilerd.web.sessions import Seals
+
+#: The name of the form token's field.
+TOKEN = "form_token"  # noqa: S105 - a name
+MOST_BYTES, MOST_FIELDS = 64 * 1024, 1000
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+#: Of an answer that is nobody else's.
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:/@\s]*)(?::\d+)?")
+
+
+class Guard:
+    """Lets requests through, or raises Refusal.
+
+    Args:
+        proxies: Whose headers count.
+        hosts: Names by which it may be called; empty: any.
+        seals: Makes form tokens.
+    """
+
+    def __init__(self, proxies: Proxies, hosts: Collection[str], seals: Seals) -> None:
+        self._proxies = proxies
+        self._hosts = {host.lower() for host in hosts}
+        self._seals = seals
+
+    def check_host(self, request: Request) -> None:
+        """A page of another name that leads here by DNS may not read anything."""
+        given = self._proxies.host(request)
+        found = _HOST.fullmatch(given)
+        name = found[1].lower() if found else ""
+        if self._hosts and name not in self._hosts:
+            raise Refusal(
+                421, f"host {given[:100]!r} is not one of this dashboard's names; add it to hosts of [web] if it is"
+            )
+
+    def token(self, principal: Principal | None) -> str:
+        """The token that a form of theirs has."""
+        who = principal or _NOBODY
+        return self._seals.seal("form", who.name, who.session)
+
+    def check_origin(self, request: Request, principal: Principal | None, form: Mapping[str, Sequence[str]]) -> None:
+        """A page of another site may send nothing; a program with a token is none."""
+        if principal and principal.is_program:
+            return
+        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if site is not None:
+            is_ours, seen = site == "same-origin", f"Sec-Fetch-Site: {site}"
+        elif origin is not None:
+            is_ours, seen = urlsplit(origin).netloc == self._proxies.host(request) != "", f"Origin: {origin}"
+        else:
+            given = next(iter(form.get(TOKEN, ())), "")
+            is_ours, seen = given == self.token(principal), "no Sec-Fetch-Site, no Origin, and no token that fits"
+        if not is_ours:
+            raise Refusal(
+                403,
+                f"this was not sent by a page of this dashboard ({seen[:200]}); open the page again and try once more,"
+                " and have a proxy pass on the header Host",
+            )
+
+
+async def read_form(request: Request) -> dict[str, list[str]]:
+    """What was sent, as a form or as a JSON object of texts; raises Refusal."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise Refusal(413, f"more than {MOST_BYTES:,} bytes were sent; send less")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "application/json":
+            return {name: _listed(value) for name, value in msgspec.json.decode(body, type=_Sent).items()}
+        pairs = parse_qsl(
+            body.decode("ascii"), keep_blank_values=True, errors="surrogateescape", max_num_fields=MOST_FIELDS
+        )
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "what was sent is no form, and no JSON object of texts") from error
+    form: dict[str, list[str]] = {}
+    for name, value in pairs:
+        form.setdefault(name, []).append(value)
+    return form
+
+
+def add_headers(headers: MutableHeaders) -> None:
+    """Add what every answer has."""
+    for name, value in HEADERS.items():
+        headers[name] = value
+    headers.setdefault("cache-control", "private, no-store")
+
+
+_NOBODY = Principal("", frozenset())
+_Sent = dict[str, str | list[str]]
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value

@@ -1,0 +1,64 @@
+"""Addresses of pages below whatever prefix the dashboard stands under.
+
+A name in a path is written with letters, digits, ``_``, ``-`` and ``:`` as they are, and all else as ``~`` and two
+hexadecimal digits for each byte. So it has no percent sign, slash or dot that a proxy could read otherwise.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+_PLAIN = re.compile(r"[A-Za-z0-9_:-]*")
+_ESCAPED = re.compile("(?:~[0-9A-Fa-f]{2})+")
+
+
+def segment(name: str) -> str:
+    """A name as a part of a path; any text, also one of bytes that are no text."""
+    if name and _PLAIN.fullmatch(name):
+        return name
+    # Of nothing at all there is a lone tilde.
+    return "".join(_escape(char) for char in name) or "~"
+
+
+def unsegment(part: str) -> str:
+    """The name that a part of a path stands for."""
+    if part == "~":
+        return ""
+    return _ESCAPED.sub(lambda found: _unescape(found[0]), part)
+
+
+def _escape(char: str) -> str:
+    if _PLAIN.fullmatch(char):
+        return char
+    return "".join(f"~{byte:02X}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+def _unescape(escaped: str) -> str:
+    return bytes.fromhex(escaped.replace("~", "")).decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Makes the addresses of one request.
+
+    Attributes:
+        root: The prefix, without a slash at its end.
+    """
+
+    root: str = ""
+
+    def to(self, *parts: str, **query: object) -> str:
+        """The address of a page: ``to("queues", name)``; what is empty in the query is left out."""
+        return self.path("/" + "/".join(map(segment, parts)), query)
+
+    def path(self, path: str, query: Mapping[str, object] | None = None) -> str:
+        """The address of a path of ours, which begins with a slash."""
+        kept = {name: value for name, value in (query or {}).items() if value not in {None, ""}}
+        asked = f"?{urlencode(kept, errors='surrogateescape')}" if kept else ""
+        return f"{self.root}{path}{asked}"
+
+
+def is_own_path(path: str) -> bool:
+    """Whether it is a path of ours that a browser takes for no other host."""
+    return re.fullmatch(r"/(?![/\\])[!-\[\]-~]*", path) is not None

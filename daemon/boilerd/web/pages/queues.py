@@ -1,0 +1,80 @@
+"""All queues, one queue, and the actions on one."""
+
+from dataclasses import replace
+from typing import Any
+
+from boilerd.broker.overview import Overview
+from boilerd.web.links import Links
+from boilerd.web.page import Data, Done, action, page
+from boilerd.web.permissions import Permission
+from boilerd.web.sampler import waits_since
+from boilerd.web.visit import Visit
+
+#: Days of history on a queue's page.
+DAYS = 14
+
+
+def queue_rows(overview: Overview) -> list[dict[str, Any]]:
+    """A row for each queue, those that hold something first, then by name."""
+    rows = [
+        {
+            "name": queue.name,
+            "pending": queue.detail.counts.pending,
+            "active": queue.detail.counts.active,
+            "scheduled": queue.detail.counts.scheduled,
+            "archived": queue.detail.counts.archived,
+            "completed": queue.detail.counts.completed,
+            "waits_since": waits_since(queue.detail),
+            "memory_bytes": queue.detail.memory_bytes,
+            "max_active": queue.detail.max_active,
+            "is_paused": queue.detail.counts.is_paused,
+            "is_served": queue.is_served,
+            "is_idle": queue.detail.counts.is_idle,
+            "problem": queue.detail.counts.problem,
+        }
+        for queue in overview.queues
+    ]
+    return sorted(rows, key=lambda row: (row["is_idle"], row["name"]))
+
+
+@page("/queues", needs=Permission.VIEW, title="Queues", menu=20, of_snapshot=True, rows="queues")
+def queues(visit: Visit) -> Data:
+    """All queues, and what is wrong with the list of them."""
+    overview = visit.snapshot().overview
+    return {"queues": queue_rows(overview), "problems": [row.problem for row in overview.wrong] + [*overview.misplaced]}
+
+
+@page("/queues/{queue}", needs=Permission.VIEW, title="Queue")
+def queue(visit: Visit) -> Data:
+    """One queue with its last days."""
+    name = visit.path["queue"]
+    found = visit.inspector.queue(name)
+    return {
+        "queue": replace(found, latency_s=0.0),  # it would change by itself
+        "waits_since": waits_since(found),
+        "days": visit.inspector.history(name, DAYS),
+        "types": visit.trying(lambda: {"handled": visit.inspector.handled_types(name)}),
+        "has_workers": visit.inspector.has_workers(name),
+    }
+
+
+@action("/queues/{queue}/pause", needs=Permission.PAUSE, title="Pause")
+def pause(visit: Visit) -> Done:
+    """Let nobody claim from it."""
+    name = visit.path["queue"]
+    visit.inspector.queue(name)  # of a misspelt name nothing is paused
+    is_new = visit.inspector.pause(name)
+    return Done(f"queue {name} is paused" if is_new else f"queue {name} was paused already", to=_path(name))
+
+
+@action("/queues/{queue}/resume", needs=Permission.PAUSE, title="Resume")
+def resume(visit: Visit) -> Done:
+    """Let workers claim from it again."""
+    name = visit.path["queue"]
+    visit.inspector.queue(name)
+    is_new = visit.inspector.resume(name)
+    return Done(f"queue {name} is open again" if is_new else f"queue {name} was not paused", to=_path(name))
+
+
+def _path(name: str) -> str:
+    return Links().to("queues", name)

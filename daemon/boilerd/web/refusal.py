@@ -1,0 +1,51 @@
+"""Why a request gets no page, as an error with its HTTP status."""
+
+from boilerd.errors import (
+    BoilerdError,
+    BrokerError,
+    ConfigError,
+    DuplicateTaskError,
+    FailureNotFoundError,
+    InvalidTaskError,
+    QueueFullError,
+    QueueNotFoundError,
+    TaskIdConflictError,
+    TaskNotFoundError,
+    TaskStateError,
+)
+from boilerd.web.visit import QueryError
+
+
+class Refusal(BoilerdError):  # noqa: N818 - an answer, not a failure of the program
+    """A request that is not answered, and what would do.
+
+    Attributes:
+        status: Of HTTP.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+#: Error → its status; the first that fits counts.
+_STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
+    (TaskNotFoundError, 404),
+    (QueueNotFoundError, 404),
+    (FailureNotFoundError, 404),
+    (TaskStateError, 409),
+    (DuplicateTaskError, 409),
+    (TaskIdConflictError, 409),
+    (QueueFullError, 409),
+    (QueryError, 400),
+    (InvalidTaskError, 400),
+    (ConfigError, 400),
+    (BrokerError, 503),
+)
+
+
+def status_of(error: BoilerdError) -> int:
+    """The status of an error that a page let through."""
+    if isinstance(error, Refusal):
+        return error.status
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)

@@ -1,0 +1,105 @@
+"""One picture of all queues for however many look: it is taken again when somebody asks and it is a second old."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import redis
+
+from boilerd.broker.overview import Overview, read_overview
+from boilerd.broker.views import QueueDetail
+from boilerd.verdict.facts import Facts, Silence
+from boilerd.verdict.finding import Verdict
+from boilerd.verdict.table import judge
+
+#: A picture is shown for so long.
+FRESH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What stood in Redis at one moment.
+
+    Attributes:
+        number: Counts the pictures that differ from the one before.
+        at: When it was taken, by this host's clock.
+        took_s: How long that took.
+        verdict: Whether all is well, by what Redis shows.
+    """
+
+    number: int
+    at: datetime
+    took_s: float
+    overview: Overview
+    verdict: Verdict
+
+
+class Sampler:
+    """Takes the pictures, one at a time; raises BrokerError.
+
+    Args:
+        connection: The client of Redis.
+        read_facts: What the verdict is made of; None: what Redis shows.
+    """
+
+    def __init__(self, connection: redis.Redis, read_facts: Callable[[Overview], Facts] | None = None) -> None:
+        self._connection = connection
+        self._read_facts = read_facts or facts_of
+        self._lock = threading.Lock()
+        self._last: Snapshot | None = None
+        self._fresh_until_s = 0.0
+
+    def fresh(self) -> Snapshot | None:
+        """The last picture, if it is fresh; never waits."""
+        return self._last if time.monotonic() < self._fresh_until_s else None
+
+    def read(self) -> Snapshot:
+        """A picture that is fresh; whoever comes while one is taken waits for that one."""
+        with self._lock:
+            if found := self.fresh():
+                return found
+            began_s = time.monotonic()
+            overview = read_overview(self._connection)
+            verdict = _of_anywhere(judge(self._read_facts(overview)))
+            self._last = self._next(overview, verdict, time.monotonic() - began_s)
+            self._fresh_until_s = time.monotonic() + FRESH_S
+            return self._last
+
+    def forget(self) -> None:
+        """Take a new picture for the next one who asks: something was changed."""
+        self._fresh_until_s = 0.0
+
+    def _next(self, overview: Overview, verdict: Verdict, took_s: float) -> Snapshot:
+        last = self._last
+        is_same = last is not None and _told(last.overview, last.verdict) == _told(overview, verdict)
+        number = (last.number if last else 0) + (not is_same)
+        return Snapshot(number, datetime.now(UTC), took_s, overview, verdict)
+
+
+def facts_of(overview: Overview, archive_limit: int = 0) -> Facts:
+    """The facts that Redis alone shows: all queues are judged, and no daemon."""
+    return Facts(silence=Silence.ABSENT, overview=overview, archive_limit=archive_limit)
+
+
+def _of_anywhere(verdict: Verdict) -> Verdict:
+    """A dashboard may be on a host without a daemon; that no worker lives is found by what Redis shows."""
+    return Verdict.of([finding for finding in verdict.findings if finding.kind != "absent"])
+
+
+def waits_since(detail: QueueDetail) -> datetime | None:
+    """Since when the oldest pending task waits, to the second: unlike how long, it does not change by itself."""
+    if not detail.counts.pending:
+        return None
+    return datetime.fromtimestamp(round(time.time() - detail.latency_s), UTC)
+
+
+def _told(overview: Overview, verdict: Verdict) -> object:
+    """What is compared: not what changes by itself, nor the memory, of which a sample is measured."""
+    details = [queue.detail for queue in overview.queues]
+    still = [
+        (replace(each, latency_s=0.0, memory_bytes=0), queue.is_served)
+        for each, queue in zip(details, overview.queues, strict=True)
+    ]
+    return overview.counts, still, overview.workers, overview.is_suspended, verdict

@@ -1,0 +1,76 @@
+"""Sessions without Redis, for a dashboard that may write nothing there."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+import time
+from typing import Protocol
+
+#: A session ends when nobody has used it for so long.
+IDLE_S = 12 * 3600
+
+
+class Sessions(Protocol):
+    """Where sessions are kept."""
+
+    def keep(self, session: str, owner: str) -> None:
+        """Begin one."""
+
+    def owner(self, session: str) -> str:
+        """Whose it is; empty: nobody's."""
+
+    def end(self, session: str) -> None:
+        """End it."""
+
+
+class HeldSessions:
+    """Keeps them in this process, of which a restart asks everybody to log in again.
+
+    Args:
+        most: How many; beyond, the oldest end.
+    """
+
+    def __init__(self, most: int = 1000) -> None:
+        self._owners: dict[str, tuple[str, float]] = {}
+        self._most = most
+
+    def keep(self, session: str, owner: str) -> None:
+        """Begin one."""
+        self._owners[session] = owner, time.monotonic() + IDLE_S
+        while len(self._owners) > self._most:
+            self._owners.pop(next(iter(self._owners)), None)
+
+    def owner(self, session: str) -> str:
+        """Whose it is; empty: nobody's, or no more."""
+        owner, until_s = self._owners.get(session, ("", 0.0))
+        if time.monotonic() > until_s:
+            self._owners.pop(session, None)
+            return ""
+        self._owners[session] = owner, time.monotonic() + IDLE_S
+        return owner
+
+    def end(self, session: str) -> None:
+        """End it."""
+        self._owners.pop(session, None)
+
+
+def new_session() -> str:
+    """The ID of a new session."""
+    return secrets.token_urlsafe(32)
+
+
+class Seals:
+    """Seals texts that a browser brings back, by a key of this process."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def seal(self, *parts: str) -> str:
+        """The seal of these texts."""
+        told = "\0".join(parts).encode("utf-8", "surrogateescape")
+        return base64.urlsafe_b64encode(hmac.new(self._key, told, hashlib.sha256).digest()[:18]).decode()
+
+    def fits(self, seal: str, *parts: str) -> bool:
+        """Whether it is theirs."""
+        return hmac.compare_digest(seal.encode("utf-8", "surrogateescape"), self.seal(*parts).encode())

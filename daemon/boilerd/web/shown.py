@@ -1,0 +1,98 @@
+"""Values as people read them, in templates; whatever is printed there is made harmless here."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup, escape
+
+#: Characters of a payload that a page has; the rest is a download.
+MOST_SHOWN = 64 * 1024
+
+
+def harmless(text: str) -> str:
+    """The text with escapes for characters that are not seen, or that change the order of others."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+
+
+def finalize(value: Any) -> Any:
+    """What a template prints for a value; Jinja escapes it then."""
+    if value is None:
+        return ""
+    if isinstance(value, Markup):
+        return value
+    return harmless(value if isinstance(value, str) else str(value))
+
+
+def cut(text: str, most: int = 200) -> str:
+    """The text, or its beginning."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def json_text(value: Any, most: int = MOST_SHOWN) -> str:
+    """A value as JSON on many lines; numbers keep all their digits."""
+    return cut(json.dumps(value, ensure_ascii=False, indent=2, default=str), most)
+
+
+def json_line(value: Any, most: int = 200) -> str:
+    """A value as JSON on one line."""
+    return cut(json.dumps(value, ensure_ascii=False, default=str), most)
+
+
+def number(value: float) -> str:
+    """A whole number with separators."""
+    return f"{value:,.0f}"
+
+
+def lasting(seconds: float | None) -> str:
+    """A duration with two units at most."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.3g} s"
+    rest = round(seconds)
+    parts: list[str] = []
+    for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count or parts:
+            parts.append(f"{count:,} {name}")
+    return " ".join(parts[:2])
+
+
+def sized(size: float) -> str:
+    """A number of bytes."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.3g} GiB"
+
+
+def moment(value: datetime | None, style: str = "relative") -> Markup:
+    """A moment in UTC, which time.js shows in the reader's zone: relative, or absolute."""
+    if value is None:
+        return Markup("")
+    value = value.astimezone(UTC)
+    # Escaped, though a date has nothing to escape.
+    return Markup('<time datetime="{}" data-style="{}">{}</time>').format(
+        escape(value.isoformat(timespec="milliseconds")), escape(style), value.strftime("%Y-%m-%d %H:%M:%S UTC")
+    )
+
+
+def share(part: float, whole: float) -> str:
+    """A part as a percentage."""
+    return f"{100 * part / whole:.3g} %" if whole else ""
+
+
+FILTERS = {
+    "cut": cut,
+    "json_text": json_text,
+    "json_line": json_line,
+    "number": number,
+    "lasting": lasting,
+    "sized": sized,
+    "moment": moment,
+    "share": share,
+}

@@ -1,0 +1,12 @@
+// What every page has; all of it works without, but for the convenience.
+import { start as startConfirming } from "./confirm.js";
+import { start as startKeys } from "./keys.js";
+import { start as startLive } from "./live.js";
+import { start as startSelecting } from "./select.js";
+import { start as startTimes } from "./time.js";
+
+startTimes();
+startSelecting();
+startConfirming();
+startKeys();
+startLive();

@@ -1,0 +1,29 @@
+// Keys: "/" goes to the search field, "g" and a letter to a page of the menu; off while one types.
+
+function isTyping(target) {
+  return target.closest?.("input, select, textarea, [contenteditable], dialog") != null;
+}
+
+function goTo(letter) {
+  const links = [...document.querySelectorAll("header nav a")];
+  links.find((link) => link.textContent.trim().toLowerCase().startsWith(letter))?.click();
+}
+
+export function start() {
+  let waits = false;
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
+    if (localStorage.getItem("boilerd.keys") === "off") return;
+    if (waits) {
+      waits = false;
+      goTo(event.key.toLowerCase());
+    } else if (event.key === "g") {
+      waits = true;
+      setTimeout(() => { waits = false; }, 1500);
+    } else if (event.key === "/") {
+      const field = document.querySelector("[role=search] input:not([type=hidden]), [role=search] select");
+      if (field) event.preventDefault();
+      field?.focus();
+    }
+  });
+}

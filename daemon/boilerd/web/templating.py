@@ -1,0 +1,42 @@
+"""Make HTML of a page's data: every value is escaped, none may be missing, none can be obeyed."""
+
+import functools
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from boilerd.web import shown
+from boilerd.web.guard import TOKEN
+
+HERE = Path(__file__).parent / "templates"
+
+
+@functools.cache  # a template is compiled once in a process
+def make_environment() -> Environment:
+    """Jinja, as all templates need it."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=shown.finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(shown.FILTERS)
+    environment.globals.update({"version": version("boilerd"), "token_field": TOKEN})
+    return environment
+
+
+class Templates:
+    """The templates of all pages."""
+
+    def __init__(self) -> None:
+        self._environment = make_environment()
+
+    def render(self, name: str, context: dict[str, Any], *, is_live: bool = False) -> str:
+        """The page; or, for a poll, what of it is renewed."""
+        context["layout"] = "live.html" if is_live else "layout.html"
+        return self._environment.get_template(name).render(context)

@@ -1,0 +1,80 @@
+"""What a page or an action gets: who asks for what, and what they need to answer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from boilerd.errors import BoilerdError
+from boilerd.inspector import Inspector
+from boilerd.web.links import Links
+from boilerd.web.permissions import Permission, Principal
+
+if TYPE_CHECKING:
+    from boilerd.web.sampler import Snapshot
+
+#: The number of a page beyond this is refused: deep pages go by cursor.
+MOST_PAGES = 1000
+
+
+class QueryError(BoilerdError):
+    """A value in an address or a form that is not allowed; its name and what would do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request to a page or an action.
+
+    Attributes:
+        inspector: Reads, and does what the person asks; the audit has their name.
+        who: The person or program.
+        path: The parts of the address that the page has named.
+        query: The rest of it, one value for each name.
+        form: What was sent, all values of each name.
+        links: Makes addresses.
+        read_snapshot: See `snapshot`.
+    """
+
+    inspector: Inspector
+    who: Principal
+    path: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    links: Links = field(default_factory=Links)
+    read_snapshot: "Callable[[], Snapshot] | None" = None
+
+    def snapshot(self) -> "Snapshot":
+        """The picture of all queues that everybody sees who looks at this moment."""
+        if self.read_snapshot is None:
+            raise TypeError("this visit has no sampler")
+        return self.read_snapshot()
+
+    def may(self, permission: Permission | str) -> bool:
+        """Whether the person is allowed to."""
+        return self.who.may(permission)
+
+    def word(self, name: str, default: str = "", *, of: Sequence[str] = ()) -> str:
+        """A word of the query; raises QueryError if it is none of these."""
+        found = self.query.get(name, default)
+        if of and found not in of:
+            raise QueryError(f"{name}: not known; use one of {', '.join(of)}")
+        return found
+
+    def number(self, name: str, default: int, *, most: int = MOST_PAGES, least: int = 1) -> int:
+        """A whole number of the query; raises QueryError."""
+        given = self.query.get(name, "")
+        if not given:
+            return default
+        if not (given.isascii() and given.isdecimal() and len(given) < 10 and least <= int(given) <= most):
+            raise QueryError(f"{name}: not a whole number from {least:,} to {most:,}")
+        return int(given)
+
+    def given(self, name: str) -> str:
+        """The value of a form's field; empty: it has none."""
+        return next(iter(self.form.get(name, ())), "")
+
+    def trying(self, read: Callable[[], Any]) -> Any:
+        """What a part of a page reads, or ``{"problem": …}``: the other parts are shown all the same."""
+        try:
+            return read()
+        except BoilerdError as error:
+            return {"problem": str(error)}

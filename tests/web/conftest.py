@@ -1,0 +1,20 @@
+"""Fixtures of the web dashboard's tests: nobody has to log in at `browser`, and `people` are behind a proxy."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from browser import WHO, Browser, web_app, with_people
+
+
+@pytest.fixture
+def browser(connection: redis.Redis) -> Iterator[Browser]:
+    with Browser(web_app(connection)) as found:
+        yield found
+
+
+@pytest.fixture
+def viewer(connection: redis.Redis) -> Iterator[Browser]:
+    with Browser(with_people(connection), **{WHO: "viewer"}) as found:
+        yield found

@@ -1,0 +1,56 @@
+"""The page on the dashboard does what it says."""
+
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import redis
+
+from boilerd import Client
+from boilerd.web.page import PAGES, load_pages
+from boilerd.web.permissions import ROLES
+from boilerd.web.redaction import SECRET_WORDS
+from browser import Browser
+from builders import enqueue
+from pages import DOCS, blocks, table
+from support import Valkey
+
+PAGE = DOCS / "web.md"
+
+
+def test_the_table_has_every_page() -> None:
+    load_pages()
+    named = {row[0].strip("`") for row in table("web.md", "Address").rows}
+
+    assert named == {
+        re.sub(r"\{(\w+)\}", lambda found: {"queue": "Q"}.get(found[1], found[1].upper()), page.path) for page in PAGES
+    }
+
+
+def test_the_table_of_roles_has_every_role() -> None:
+    assert [row[0].strip("`") for row in table("web.md", "Role").rows] == [*ROLES]
+
+
+def test_the_words_of_what_is_hidden_are_those_of_the_code() -> None:
+    words = PAGE.read_text().partition("one of these in it:\n")[2].partition(".\n")[0]
+
+    assert re.findall(r"`(\w+)`", words.replace("_", "")) == [*SECRET_WORDS]
+
+
+def test_the_example_of_an_application_shows_the_queues_to_its_users(
+    valkey: Valkey, client: Client, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (code,) = [block.text for block in blocks(PAGE) if block.language == "python"]
+    monkeypatch.setenv("BOILERD_REDIS_URL", valkey.url)
+    monkeypatch.chdir(tmp_path)
+    enqueue(client, "task")
+    module = ModuleType("api")
+    exec(code, module.__dict__)
+
+    with Browser(module.app, host="any.example") as browser:
+        shown = browser.get("/jobs/queues/default", x_user="anna")
+        nobody = browser.get("/jobs/queues/default")
+
+    assert shown.status_code == 200
+    assert nobody.status_code == 401

@@ -1,0 +1,152 @@
+"""Logging in: by a name and a password, for as long as one looks, and no more after one has left."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd.broker.connection import connect
+from boilerd.settings.web import PasswordHash, Web, WebUser
+from boilerd.web import access, passwords
+from browser import Browser, web_app
+from support import Valkey
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture(autouse=True)
+def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(passwords, "N", 2)
+    passwords.nobodys_hash.cache_clear()
+    yield
+    passwords.nobodys_hash.cache_clear()
+
+
+def users(password: str = PASSWORD) -> dict[str, WebUser]:
+    return {"anna": WebUser(password=PasswordHash(passwords.hash_password(password)), role="operator")}
+
+
+def log_in(browser: Browser, password: str = PASSWORD, name: str = "anna", **more: str) -> Any:
+    return browser.post("/login", {"name": name, "password": password, **more})
+
+
+def test_who_is_not_logged_in_comes_to_the_login_and_then_to_where_they_wanted(connection: redis.Redis) -> None:
+    with Browser(web_app(connection, users=users()), host="any.example") as browser:
+        sent = browser.get("/queues?a=1")
+        form = browser.get(sent.headers["location"])
+        done = log_in(browser, next="/queues?a=1")
+        shown = browser.get("/queues")
+
+    assert (sent.status_code, sent.headers["location"]) == (303, "/login?next=%2Fqueues%3Fa%3D1")
+    assert 'value="/queues?a=1"' in form.text
+    assert (done.status_code, done.headers["location"]) == (303, "/queues?a=1")
+    assert shown.status_code == 200
+    assert "Log out anna" in shown.text
+
+
+def test_the_cookie_is_for_this_site_alone_and_for_no_script(connection: redis.Redis) -> None:
+    app = web_app(connection, users=users(), trusted_proxies=["127.0.0.1"])
+
+    with Browser(app) as browser:
+        plain = log_in(browser).headers["set-cookie"]
+        secure = browser.post(
+            "/login", {"name": "anna", "password": PASSWORD}, x_forwarded_proto="https", sec_fetch_site="same-origin"
+        ).headers["set-cookie"]
+
+    assert plain.startswith("boilerd_session=")
+    assert "HttpOnly" in plain
+    assert "SameSite=strict" in plain
+    assert secure.startswith("__Host-boilerd=")
+    assert "Secure" in secure
+
+
+@pytest.mark.parametrize(("name", "password"), [("anna", "wrong"), ("bob", PASSWORD), ("", ""), ("anna", "\udcff")])
+def test_a_wrong_name_or_password_is_told_alike(name: str, password: str, connection: redis.Redis) -> None:
+    with Browser(web_app(connection, users=users())) as browser:
+        answer = browser.post("/login", {"name": name, "password": password.encode("utf-8", "replace").decode()})
+
+    assert answer.status_code == 403
+    assert "name or password is wrong" in answer.text
+    assert "set-cookie" not in answer.headers
+
+
+def test_passwords_are_not_tried_for_ever(connection: redis.Redis) -> None:
+    with Browser(web_app(connection, users=users())) as browser:
+        statuses = [log_in(browser, "wrong").status_code for _ in range(access.TRIES + 1)]
+        right = log_in(browser).status_code
+        another = log_in(browser, name="bob").status_code
+
+    assert statuses == [403] * access.TRIES + [429]
+    assert right == 429
+    assert another == 403
+
+
+@pytest.mark.parametrize("wanted", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)"])
+def test_the_login_leads_to_no_other_site(wanted: str, connection: redis.Redis) -> None:
+    with Browser(web_app(connection, users=users())) as browser:
+        done = log_in(browser, next=wanted)
+
+    assert done.headers["location"] == "/"
+
+
+def test_who_logs_out_is_out_everywhere_and_redis_knows_no_session(connection: redis.Redis) -> None:
+    app = web_app(connection, users=users())
+
+    with Browser(app) as browser, Browser(app) as other:
+        log_in(browser)
+        (kept,) = connection.keys("boilerd:web:session:*")
+        cookie = browser._client.cookies["boilerd_session"]
+        other._client.cookies.set("boilerd_session", cookie)
+        seen = other.get("/queues").status_code
+        browser.post("/logout")
+        after = other.get("/queues").status_code
+
+    assert (seen, after) == (200, 303)
+    assert cookie.encode() not in kept
+    assert connection.keys("boilerd:web:session:*") == []
+
+
+def test_a_session_ends_with_its_password_and_its_user(connection: redis.Redis) -> None:
+    statuses = []
+    with Browser(web_app(connection, users=users())) as browser:
+        log_in(browser)
+        cookie = browser._client.cookies["boilerd_session"]
+    for known in (users("another"), {"bob": users()["anna"]}):
+        with Browser(web_app(connection, users=known)) as browser:
+            browser._client.cookies.set("boilerd_session", cookie)
+            statuses.append(browser.get("/queues").status_code)
+
+    assert statuses == [303, 303]
+
+
+def test_a_read_only_dashboard_logs_people_in_and_writes_nothing_to_redis(valkey: Valkey) -> None:
+    with (
+        connect(valkey.url) as connection,
+        Browser(web_app(connection, users=users(), read_only=True)) as browser,
+    ):
+        log_in(browser)
+        shown = browser.get("/queues")
+        refused = browser.post("/queues/default/pause")
+        left = connection.keys("*")
+
+    assert (shown.status_code, refused.status_code) == (200, 403)
+    assert left == []
+
+
+def test_the_hash_of_a_password_is_not_shown() -> None:
+    table = Web(users=users())
+
+    assert "scrypt" not in repr(table)
+    assert str(table.users["anna"].password) == "********"
+
+
+def test_the_table_of_users_is_read_and_a_text_that_is_no_hash_refused() -> None:
+    hashed = passwords.hash_password(PASSWORD)
+
+    assert PasswordHash.parse(hashed).text == hashed
+    assert passwords.fits(PASSWORD, hashed)
+    assert not passwords.fits("wrong", hashed)
+    assert not passwords.fits(PASSWORD, "scrypt$3$8$1$AAAA$AAAA")
+    with pytest.raises(ValueError, match="boilerd web password"):
+        PasswordHash.parse(PASSWORD)

@@ -1,0 +1,260 @@
+"""The pages show what stands in Redis, as HTML, as JSON and as lists, and do what a person asks."""
+
+import json
+
+import pytest
+import redis
+
+from boilerd import Client, Inspector, TaskState
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.web import sampler
+from boilerd.web.page import action, page
+from browser import Browser, text_of, with_people
+from builders import enqueue, in_state, pending
+
+
+def test_the_overview_begins_with_the_verdict(browser: Browser, client: Client, connection: redis.Redis) -> None:
+    enqueue(client, "waits")
+    Inspector(connection).pause("default")
+
+    shown = text_of(browser.get("/").text)
+
+    assert "Worth a look" in shown
+    assert shown.index("Worth a look") < shown.index("paused:") < shown.index("Pending")
+
+
+def test_the_same_address_with_json_has_the_data_of_the_page(browser: Browser, client: Client) -> None:
+    enqueue(client, "a", "b")
+
+    found = browser.get("/overview.json").json()
+
+    assert found["totals"]["pending"] == 2
+    assert [queue["name"] for queue in found["queues"]] == ["default"]
+    assert browser.get("/queues.json").json()["queues"][0]["pending"] == 2
+    assert browser.get("/queues/default.json").json()["queue"]["counts"]["pending"] == 2
+
+
+@pytest.mark.parametrize("state", TaskState)
+def test_a_task_of_each_state_is_in_its_list_and_has_a_page(
+    state: TaskState, browser: Browser, client: Client, broker: Broker
+) -> None:
+    task_id = in_state(client, broker, state)
+
+    listed = browser.get(f"/tasks?queue=default&state={state}")
+    shown = browser.get(f"/tasks/{task_id}")
+
+    assert f'href="/tasks/{task_id}"' in listed.text
+    assert shown.status_code == 200
+    assert state in text_of(shown.text)
+
+
+def test_the_page_of_a_task_says_why_it_does_not_run(browser: Browser, client: Client, connection: redis.Redis) -> None:
+    enqueue(client, "waits")
+    Inspector(connection).pause("default")
+
+    shown = text_of(browser.get("/tasks/waits").text)
+
+    assert "paused" in shown[shown.index("Why") : shown.index("About")]
+
+
+def test_a_queue_is_paused_and_resumed_in_the_name_of_who_asks(connection: redis.Redis, client: Client) -> None:
+    enqueue(client, "waits")
+
+    with Browser(with_people(connection), **{"x-who": "operator"}) as browser:
+        paused = browser.post("/queues/default/pause")
+        told = browser.get(paused.headers["location"])
+        resumed = browser.post("/queues/default/resume.json")
+
+    assert paused.status_code == 303
+    assert "queue default is paused" in text_of(told.text)
+    assert resumed.json() == {"done": "queue default is open again"}
+    entries = Inspector(connection).audit()
+    assert [(entry.user, entry.via, entry.what, entry.host) for entry in entries] == [
+        ("operator", "web", "pause", "127.0.0.1"), ("operator", "web", "resume", "127.0.0.1"),
+    ]  # fmt: skip
+
+
+def test_a_task_is_deleted_only_after_a_page_that_asks(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "goes")
+
+    asked = browser.get("/tasks/goes/delete")
+    still_there = pending(connection)
+    done = browser.post("/tasks/goes/delete")
+
+    assert "Delete this task for ever?" in asked.text
+    assert 'action="/tasks/goes/delete"' in asked.text
+    assert still_there == ["goes"]
+    assert done.headers["location"].startswith("/tasks?queue=default&state=pending&told=")
+    assert pending(connection) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "action"),
+    [
+        (TaskState.ARCHIVED, ("run", TaskState.PENDING)),
+        (TaskState.PENDING, ("archive", TaskState.ARCHIVED)),
+        (TaskState.SCHEDULED, ("run", TaskState.PENDING)),
+    ],
+)
+def test_an_action_changes_the_state_of_a_task(
+    state: TaskState, action: tuple[str, TaskState], browser: Browser, client: Client, broker: Broker
+) -> None:
+    what, ends = action
+    task_id = in_state(client, broker, state)
+
+    answer = browser.post(f"/tasks/{task_id}/{what}")
+
+    assert answer.status_code == 303
+    assert Inspector(broker.connection).task(task_id).state is ends
+
+
+def test_an_action_that_the_state_forbids_is_a_page_that_says_so(
+    browser: Browser, client: Client, broker: Broker
+) -> None:
+    task_id = in_state(client, broker, TaskState.ACTIVE)
+
+    answer = browser.post(f"/tasks/{task_id}/delete")
+
+    assert answer.status_code == 409
+    assert "active" in text_of(answer.text)
+
+
+def test_what_an_action_said_is_shown_to_nobody_who_made_it_up(browser: Browser) -> None:
+    shown = browser.get("/queues?told=all+is+lost&seal=x")
+
+    assert "all is lost" not in shown.text
+
+
+def test_a_list_is_exported_as_csv_and_as_lines_of_json(browser: Browser, client: Client) -> None:
+    client.enqueue("test:echo", {"sum": "=1+1"}, task_id="a")
+
+    table = browser.get("/tasks.csv?queue=default")
+    lines = browser.get("/tasks.ndjson?queue=default")
+
+    assert table.headers["content-type"] == "text/csv; charset=utf-8"
+    assert [row.split(",")[0] for row in table.text.splitlines()] == ["id", "a"]
+    assert [json.loads(line)["id"] for line in lines.text.splitlines()] == ["a"]
+
+
+def test_a_page_that_has_not_changed_is_not_sent_again(browser: Browser, client: Client) -> None:
+    enqueue(client, "a")
+    first = browser.get("/tasks?queue=default")
+
+    again = browser.get("/tasks?queue=default", if_none_match=first.headers["etag"])
+    enqueue(client, "b")
+    after = browser.get("/tasks?queue=default", if_none_match=first.headers["etag"])
+
+    assert (again.status_code, again.text) == (304, "")
+    assert after.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/queues", "/queues/default", "/tasks", "/tasks/a"])
+def test_a_page_on_which_only_time_goes_by_is_not_sent_again(
+    path: str, browser: Browser, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 0.0)
+    enqueue(client, "a")
+    seen = {browser.get(path).headers["etag"]}
+
+    def is_known() -> bool:
+        answer = browser.get(path)
+        known = answer.headers["etag"] in seen
+        seen.add(answer.headers["etag"])
+        return known
+
+    # The second of a moment may be rounded either way.
+    assert sum(is_known() for _ in range(5)) >= 3
+
+
+def test_a_poll_gets_what_is_renewed_alone(browser: Browser) -> None:
+    whole, part = browser.get("/"), browser.get("/", boilerd_live="1")
+
+    assert 'data-live="queues"' in part.text
+    assert "<html" in whole.text
+    assert "<html" not in part.text
+    assert whole.headers["etag"] != part.headers["etag"]
+    assert "Boilerd-Live" in whole.headers["vary"]
+
+
+def test_however_many_look_redis_is_asked_once_a_second(browser: Browser, connection: redis.Redis) -> None:
+    browser.get("/")
+    before = connection.info("commandstats").get("cmdstat_time", {"calls": 0})["calls"]
+
+    for _ in range(10):
+        browser.get("/")
+
+    after = connection.info("commandstats").get("cmdstat_time", {"calls": 0})["calls"]
+    assert after - before <= 2
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/tasks/unknown", "/queues/unknown", "/tasks/unknown.json"])
+def test_what_is_not_there_is_a_page_that_says_so(path: str, browser: Browser) -> None:
+    answer = browser.get(path)
+
+    assert answer.status_code == 404
+    assert "no" in text_of(answer.text)
+
+
+@pytest.mark.parametrize("query", ["state=lost", "page=0", "page=x", "size=100000"])
+def test_a_wrong_query_is_a_page_that_names_it(query: str, browser: Browser) -> None:
+    answer = browser.get(f"/tasks?{query}")
+
+    assert answer.status_code == 400
+    assert query.partition("=")[0] in text_of(answer.text)
+
+
+def test_the_methods_that_a_page_does_not_take_are_refused(browser: Browser) -> None:
+    assert browser.post("/queues").status_code == 405
+    assert browser.get("/queues/default/pause").status_code == 405
+
+
+def test_a_key_of_another_kind_is_told_and_hides_no_other(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "a")
+    connection.sadd(keys.QUEUES, keys.queue("broken"))
+    connection.set(keys.queue("broken"), "a text")
+
+    shown = browser.get("/queues")
+
+    assert shown.status_code == 200
+    assert keys.queue("broken") in shown.text
+    assert 'href="/queues/default"' in shown.text
+
+
+def test_a_page_cannot_be_declared_without_a_permission() -> None:
+    with pytest.raises(TypeError, match="needs"):
+        page("/open", title="Open")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="needs"):
+        action("/open", title="Open")  # type: ignore[call-arg]
+
+
+def test_a_fault_in_a_page_is_a_page_that_says_so_and_is_logged(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(inspector: Inspector, name: str) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(Inspector, "queue", fails)
+
+    answer = browser.get("/queues/default")
+
+    assert answer.status_code == 500
+    assert "this page failed" in text_of(answer.text)
+    assert "a page failed" in caplog.messages
+
+
+def test_every_page_has_one_heading_landmarks_and_captions(browser: Browser, client: Client) -> None:
+    enqueue(client, "a")
+
+    for path in ("/", "/queues", "/queues/default", "/tasks", "/tasks/a", "/tasks/a/delete", "/nothing"):
+        html = browser.get(path).text
+
+        assert html.count("<h1") == 1, path
+        assert html.count("<table") == html.count("<caption"), path
+        assert all(mark in html for mark in ('<main id="main"', "<nav aria-label", 'class="skip" href="#main"')), path
+        assert " style=" not in html, path
+        assert " onclick" not in html, path

@@ -1,0 +1,221 @@
+"""Who may see and do what: every address by everybody, and from everywhere."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from boilerd import Client
+from boilerd.web import passwords
+from boilerd.web.endpoint import Endpoint
+from boilerd.web.page import ACTIONS, PAGES, load_pages
+from boilerd.web.permissions import ROLES, Permission, Principal
+from browser import WHO, Browser, web_app, with_people
+from builders import enqueue
+
+load_pages()
+#: Addresses that need no permission.
+PUBLIC = {"/login", "/logout", "/static/{version}/{name:path}"}
+#: A value for each part that an address may name.
+EXAMPLES = {"id": "task", "queue": "default"}
+BAD_TOKEN = {"authorization": "Bearer nonsense"}
+
+
+def routes(app: Any) -> list[Any]:
+    return list(app.app.routes)
+
+
+ROUTES = [
+    (route.path, method, route.endpoint.needs)
+    for route in routes(web_app(redis.Redis()))
+    for method in sorted(route.methods - {"HEAD"})
+    if route.path not in PUBLIC
+]
+
+
+def example(path: str) -> str:
+    """An address of a route."""
+    return path.format_map(EXAMPLES)
+
+
+def test_every_address_has_a_permission_but_those_that_are_public() -> None:
+    found = routes(web_app(redis.Redis()))
+
+    assert all(isinstance(route.endpoint, Endpoint) for route in found)
+    assert {route.path for route in found if route.endpoint.needs is None} == PUBLIC
+    assert {page.path for page in PAGES} | {action.path for action in ACTIONS} <= {route.path for route in found}
+
+
+def outcome(answer: httpx.Response) -> str:
+    """What became of a request, as far as rights go."""
+    if answer.status_code in {401, 403}:
+        return "refused"
+    assert answer.status_code < 500, answer.text
+    return "served"
+
+
+@pytest.mark.parametrize(("path", "method", "needs"), ROUTES, ids=str)
+def test_an_address_serves_those_who_may_and_refuses_all_others(
+    path: str, method: str, needs: Permission, connection: redis.Redis, client: Client
+) -> None:
+    app, address = with_people(connection), example(path)
+    ours = {"sec-fetch-site": "same-origin"}
+    expected = {role: "served" if needs in allowed else "refused" for role, allowed in ROLES.items()}
+
+    found = {}
+    with Browser(app) as browser:
+        found["nobody"] = outcome(browser.send(method, address, headers=ours))
+        found["a stranger"] = outcome(browser.send(method, address, headers={**ours, WHO: "stranger"}))
+        found["a bad token"] = outcome(browser.send(method, address, headers={**ours, **BAD_TOKEN, WHO: "admin"}))
+        for role in ROLES:
+            connection.flushall()
+            enqueue(client, "task")
+            found[role] = outcome(browser.send(method, address, headers={**ours, WHO: role}))
+    with Browser(app, address="10.0.0.1") as browser:
+        found["no proxy"] = outcome(browser.send(method, address, headers={**ours, WHO: "admin"}))
+
+    nobody = dict.fromkeys(("nobody", "a stranger", "a bad token", "no proxy"), "refused")
+    assert found == {**nobody, **expected}
+
+
+FOREIGN = [
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"sec-fetch-site": "none"},
+    {"origin": "http://evil.example"},
+    {"origin": "null"},
+    {"origin": "http://localhost:81"},
+    {"sec-fetch-site": "cross-site", "origin": "http://localhost"},
+    {},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+@pytest.mark.parametrize("path", [path for path, method, _ in ROUTES if method == "POST"])
+def test_nothing_is_done_that_another_site_sends(
+    path: str, headers: dict[str, str], connection: redis.Redis, client: Client
+) -> None:
+    enqueue(client, "task")
+    before = connection.dump("rq:queue:default"), connection.smembers("boilerd:paused")
+
+    with Browser(web_app(connection)) as browser:
+        answer = browser.send("POST", example(path), headers=headers, data={})
+
+    assert answer.status_code == 403
+    assert (connection.dump("rq:queue:default"), connection.smembers("boilerd:paused")) == before
+
+
+@pytest.mark.parametrize("headers", [{"sec-fetch-site": "same-origin"}, {"origin": "http://localhost"}], ids=str)
+def test_what_our_own_page_sends_is_done(headers: dict[str, str], browser: Browser, client: Client) -> None:
+    enqueue(client, "task")
+
+    assert browser.send("POST", "/queues/default/pause", headers=headers).status_code == 303
+
+
+def test_a_browser_that_tells_nothing_is_known_by_the_token_of_the_form(browser: Browser, client: Client) -> None:
+    enqueue(client, "task")
+    token = browser.get("/tasks/task/delete").text.partition('name="form_token" value="')[2].partition('"')[0]
+
+    assert browser.send("POST", "/queues/default/pause", data={"form_token": token}).status_code == 303
+    assert browser.send("POST", "/queues/default/resume", data={"form_token": token[:-1]}).status_code == 403
+
+
+def test_nothing_is_shown_under_the_name_of_another_host(connection: redis.Redis) -> None:
+    app = web_app(connection, hosts=["jobs.example"])
+
+    statuses = {}
+    for host in ("localhost:8383", "[::1]:8383", "jobs.example", "JOBS.example:80", "evil.example", "localhost.evil"):
+        with Browser(app, host=host) as browser:
+            statuses[host] = browser.get("/").status_code
+
+    assert statuses == {
+        "localhost:8383": 200, "[::1]:8383": 200, "jobs.example": 200, "JOBS.example:80": 200,
+        "evil.example": 421, "localhost.evil": 421,
+    }  # fmt: skip
+
+
+def test_read_only_leaves_nobody_anything_to_do(connection: redis.Redis, client: Client) -> None:
+    enqueue(client, "task")
+
+    with Browser(web_app(connection, read_only=True)) as browser:
+        shown = browser.get("/tasks/task")
+        answers = {path: browser.post(example(path)).status_code for path, method, _ in ROUTES if method == "POST"}
+
+    assert shown.status_code == 200
+    assert "data-confirm" not in shown.text
+    assert set(answers.values()) == {403}
+
+
+def test_the_actions_that_somebody_may_not_take_are_not_offered(viewer: Browser, client: Client) -> None:
+    enqueue(client, "task")
+
+    assert "<form method=" not in viewer.get("/queues/default").text
+    assert "data-confirm" not in viewer.get("/tasks/task").text
+
+
+def test_every_answer_has_the_headers_that_hold_a_browser_back(browser: Browser) -> None:
+    for path in ("/", "/queues.json", "/nothing", "/tasks?page=x"):
+        headers = browser.get(path).headers
+
+        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "private, no-store"
+        assert not [name for name in headers if name.startswith("access-control")]
+
+
+def test_a_body_without_an_end_is_cut(browser: Browser) -> None:
+    ours = {"sec-fetch-site": "same-origin"}
+
+    assert browser.send("POST", "/queues/default/pause", content=b"x" * 70_000, headers=ours).status_code == 413
+    assert browser.send("POST", "/queues/default/pause", content=b"a=1&" * 2000, headers=ours).status_code == 400
+
+
+# --- Hooks and tokens
+
+
+def test_a_hook_says_who_it_is_for_an_application_that_mounts_it(connection: redis.Redis) -> None:
+    async def authorize(request: Any) -> Principal | None:
+        name = request.headers.get("x-session", "")
+        return Principal.of_role(name, "viewer") if name else None
+
+    with Browser(web_app(connection, authorize=authorize), host="any.example") as browser:
+        assert browser.get("/").status_code == 401
+        assert browser.get("/", x_session="anna").status_code == 200
+        assert browser.get("/tasks.csv", x_session="anna").status_code == 403
+
+
+def test_a_program_has_a_token_and_needs_no_form_of_ours(connection: redis.Redis, client: Client) -> None:
+    enqueue(client, "task")
+    token, hashed = passwords.new_token()
+    tokens = {
+        "nagios": {"sha256": hashed, "role": "operator"},
+        "old": {"sha256": passwords.hash_token("old"), "ends": "2020-01-01T00:00:00Z"},
+    }
+
+    with Browser(web_app(connection, tokens=_tokens(tokens)), host="any.example") as browser:
+        shown = browser.get("/queues.json", authorization=f"Bearer {token}")
+        done = browser.send("POST", "/queues/default/pause.json", headers={"authorization": f"Bearer {token}"})
+        ended = browser.get("/queues.json", authorization="Bearer old")
+        nobody = browser.get("/queues.json")
+
+    assert (shown.status_code, done.status_code) == (200, 200)
+    assert (ended.status_code, nobody.status_code) == (401, 401)
+    assert nobody.headers["www-authenticate"] == "Bearer"
+
+
+def _tokens(given: dict[str, dict[str, str]]) -> Any:
+    import msgspec  # noqa: PLC0415
+
+    from boilerd.settings.web import WebToken  # noqa: PLC0415
+
+    return msgspec.convert(given, dict[str, WebToken])
+
+
+@pytest.fixture(autouse=True)
+def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(passwords, "N", 2)
+    passwords.nobodys_hash.cache_clear()
+    yield
+    passwords.nobodys_hash.cache_clear()
