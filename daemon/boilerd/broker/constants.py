@@ -49,6 +49,15 @@ FAILURE_SILENT_S = 7 * 24 * 3600
 FAILURE_HOURS, FAILURE_DAYS = 48, 30
 #: IDs of a group's last tasks.
 FAILURE_SAMPLES = 20
+#: Period of metrics → how long it is, and for how long it is kept, in seconds. Redis keeps a key for an hour longer.
+METRIC_PERIODS: Mapping[str, tuple[int, int]] = {
+    "minute": (60, 3 * 3600),
+    "ten": (600, 3 * 86400),
+    "hour": (3600, 14 * 86400),
+    "day": (86400, 90 * 86400),
+}
+#: Pairs of queue and type in each; beyond, a new one is counted as the type `OTHER` of its queue, or of the queue `OTHER`.
+MOST_PAIRS, OTHER = 500, "other"
 #: The fields of a job hash that a claim reads, in the order in which taking.lua answers.
 CLAIMED_FIELDS = (
     "data", "status", "task_type", "concurrency_key", "alone", "ended_at", "ttl", "unique_key", "timeout", "deadline",
