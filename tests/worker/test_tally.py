@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from boilerd import Task
-from boilerd.broker.claims import Claim
+from boilerd.broker.claims import OWN_CALL_BYTES, Claim
 from boilerd.broker.constants import MOST_PAIRS, OTHER
 from boilerd.tasks.metric_record import Numbers, Pair, decode, unpack_pair
 from boilerd.worker.tally import MOST_SENT, SEND_EVERY_S, Tally
@@ -41,17 +41,18 @@ MakeClaim = Callable[..., Claim]
 def make_claim() -> MakeClaim:
     """Makes claims of a task that was enqueued 2 s before."""
 
-    def make(*, runs: int = 1, **fields: Any) -> Claim:
+    def make(*, runs: int = 1, payload_bytes: int = 100, **fields: Any) -> Claim:
         task = Task(id="a", type="email:send", payload=None, queue="default", runs=runs,
                     enqueued_at=datetime.fromtimestamp(1000, UTC))  # fmt: skip
-        return Claim("a", "0" * 32, "default", "1002.000000", 0, task, payload_bytes=100, **fields)
+        size_bytes = OWN_CALL_BYTES + len(task.type) + payload_bytes
+        return Claim("a", "0" * 32, "default", "1002.000000", 0, task, data_bytes=size_bytes, **fields)
 
     return make
 
 
 def test_attempts_are_added_by_queue_type_and_outcome(tally: Tally) -> None:
     for outcome in ("completed", "completed", "retried"):
-        tally.add("default", "email:send", outcome, 0.02)
+        tally.add("default", "email:send", outcome)
     tally.add("low", "email:send", "lost")
 
     found = taken(tally)
@@ -62,9 +63,9 @@ def test_attempts_are_added_by_queue_type_and_outcome(tally: Tally) -> None:
     assert found[Pair("low", "email:send")].run.count == 0
 
 
-def test_times_and_sizes_are_in_their_buckets(tally: Tally) -> None:
-    tally.add("default", "a", "completed", 0.02, 30.0, 64)
-    tally.add("default", "a", "completed", 1e9, 0.0, 65)
+def test_times_and_sizes_are_in_their_buckets(tally: Tally, make_claim: MakeClaim) -> None:
+    tally.count(make_claim(payload_bytes=64, ready_s=972.0), "completed", 0.02)
+    tally.count(make_claim(payload_bytes=65, ready_s=1002.0), "completed", 1e9)
 
     (numbers,) = taken(tally).values()
 

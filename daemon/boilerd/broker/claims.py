@@ -1,16 +1,19 @@
 """A worker's claims on tasks, and how they end: the values that `Broker` and the workers exchange."""
 
 import base64
-import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 
+from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import MAX_ERROR_LENGTH
 from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.retry import Decision
 from boilerd.tasks.task import Task
+
+#: Bytes of a task's own call in a job's data, beside type and payload.
+OWN_CALL_BYTES = len(f'["{ENTRY_POINT}",null,["",],{{}}]')
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -27,7 +30,7 @@ class Claim(msgspec.Struct, frozen=True):
         needs_cleanup: True if the task's end gives back a unique lock or a concurrency key, or looks at RQ's repeats.
         deaths: How many workers have died that ran it among other tasks, as far as that was not counted as a failure.
             Such a task is a suspect: it may have been what ended them.
-        payload_bytes: Size of the payload, about.
+        data_bytes: Size of the job's data.
         ready_s: Redis's time from which it could run, where that was later than its enqueue: it was due, or got the
             share of its concurrency key for which it had waited; 0: it was not.
         unread: The job's data, where the task's payload was not read (see `job_hash.read_payload`); empty: it was.
@@ -46,15 +49,18 @@ class Claim(msgspec.Struct, frozen=True):
     needs_cleanup: bool = False
     unread: bytes = b""
     deaths: int = 0
-    payload_bytes: int = 0
+    data_bytes: int = 0
     ready_s: float = 0.0
 
-    @property
     def waited_s(self) -> float:
         """Seconds from when the task could run to the claim: it was enqueued, was due, or got a share of its key."""
-        came = self.task.enqueued_at if self.task else None
-        since_s = self.ready_s or (came.timestamp() if came else math.inf)
-        return max(0.0, float(self.started) - since_s)
+        since_s = self.ready_s
+        if not since_s:
+            if self.task is None or self.task.enqueued_at is None:
+                return 0.0
+            since_s = self.task.enqueued_at.timestamp()
+        waited_s = float(self.started) - since_s
+        return waited_s if waited_s > 0 else 0.0  # Redis's clock may have been put back
 
     @property
     def is_alone(self) -> bool:

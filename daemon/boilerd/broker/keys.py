@@ -39,7 +39,7 @@ PROBE = f"{OWN}:probe"
 AUDIT = f"{OWN}:audit"
 #: hash: pair of queue and type → its metrics since ever
 METRICS_TOTAL = f"{OWN}:metrics:total"
-#: hash: pair of queue and type → how many tasks were enqueued since a scheduler took it over into the minute
+#: hash ``TYPE QUEUE`` → how many tasks were enqueued since a scheduler took it over into the minute
 METRICS_ENQUEUED = f"{OWN}:metrics:enqueued"
 #: string ``MINUTE:INDEX``: all minutes before are rolled up, and of this one so many pairs, in the order of their names
 METRICS_ROLLED = f"{OWN}:metrics:rolled"

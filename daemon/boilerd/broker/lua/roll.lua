@@ -18,7 +18,10 @@ local function take_enqueued()
   local found = own_call('HGETALL', enqueued)
   if #found == 0 then return end
   local key = minute_key(open_minute(this))
-  for i = 1, #found, 2 do merge(key, found[i], add({}, {[ENQUEUED] = tonumber(found[i + 1])})) end
+  for i = 1, #found, 2 do
+    local task_type, queue = found[i]:match('^(%S*) (.*)$')
+    if queue then merge(key, pair_name(queue, task_type), add({}, {[ENQUEUED] = tonumber(found[i + 1])})) end
+  end
   call('DEL', enqueued)
   call('EXPIRE', key, METRIC_PERIODS.minute[2] + 3600)
 end

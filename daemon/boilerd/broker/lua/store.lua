@@ -3,8 +3,8 @@
 local seconds = now()
 local time = iso(seconds)
 local room = {}
--- Queue and type, as a name in metrics → how many tasks were stored; see count_stored.
-local stored = {}
+-- Type and queue of the task that was stored last, and how many of this pair in a row are not counted yet.
+local last_pair, uncounted = '', 0
 
 -- How many more tasks the queue takes. Those that wait for a share of their concurrency key wait as well.
 local function room_in(queue)
@@ -23,6 +23,32 @@ end
 local function remember(id, once, queue, is_later)
   call(is_later and 'ZCARD' or 'LLEN', RQ .. (is_later and ':scheduled:' or ':queue:') .. queue)
   return call('SET', OWN .. ':once:' .. id, '1', 'NX', 'PX', once)
+end
+
+-- Count what was stored for the metrics, by type and queue: no type has a blank. The scheduler takes it over every few
+-- seconds. Nothing here may fail: the tasks are stored.
+local function count_stored()
+  if uncounted == 0 then return end
+  local key, count = OWN .. ':metrics:enqueued', uncounted
+  local known = redis.pcall('HINCRBY', key, last_pair, count)
+  uncounted = 0
+  if known == count then -- it is new there
+    call('EXPIRE', key, ENQUEUED_TTL_S)
+    if call('HLEN', key) > MOST_PAIRS then
+      call('HDEL', key, last_pair)
+      call('HINCRBY', key, OTHER .. ' ' .. OTHER, count)
+    end
+  elseif type(known) == 'table' and known.err:find('WRONGTYPE', 1, true) then
+    redis.pcall('DEL', key)
+  end
+end
+
+local function note_stored(pair)
+  if pair ~= last_pair then
+    count_stored()
+    last_pair = pair
+  end
+  uncounted = uncounted + 1
 end
 
 -- Store the task whose description begins at ARGV[i]: job ID, queue, due in seconds (0: now), due at (epoch; '' for
@@ -60,25 +86,6 @@ local function store(i)
   end
   call('HSET', key, 'status', is_later and 'scheduled' or 'queued', 'created_at', time, 'enqueued_at', time,
     unpack(ARGV, first, last))
-  local name = #queue .. ':' .. queue .. ':' .. ARGV[first + 5]
-  stored[name] = (stored[name] or 0) + 1
+  note_stored(ARGV[first + 5] .. ' ' .. queue)
   return is_later and STORED_SCHEDULED or STORED_PENDING, last + 1
-end
-
--- Count what was stored for the metrics; the scheduler takes it over every few seconds. One command for each queue and
--- type, and nothing of it may fail: the tasks are stored.
-local function count_stored()
-  local key = OWN .. ':metrics:enqueued'
-  for name, count in pairs(stored) do
-    local known = redis.pcall('HINCRBY', key, name, count)
-    if known == count then -- it is new there
-      call('EXPIRE', key, ENQUEUED_TTL_S)
-      if call('HLEN', key) > MOST_PAIRS then
-        call('HDEL', key, name)
-        call('HINCRBY', key, #OTHER .. ':' .. OTHER .. ':' .. OTHER, count)
-      end
-    elseif type(known) == 'table' and known.err:find('WRONGTYPE', 1, true) then
-      redis.pcall('DEL', key)
-    end
-  end
 end
