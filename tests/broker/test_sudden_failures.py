@@ -9,7 +9,9 @@ from boilerd.broker.sudden_failures import SuddenFailure, sudden_failures
 from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
 
 
-def count(connection: redis.Redis, period: str, number: int, *, queue: str = "default", **outcomes: int) -> None:
+def count(
+    connection: redis.Redis, period: str, number: int, outcomes: dict[str, int], *, queue: str = "default"
+) -> None:
     record = {OUTCOME_KEYS[outcome]: ended for outcome, ended in outcomes.items() if ended}
     connection.hset(keys.metrics(period, number), pack_pair(queue, "mail:send"), encode(record))
 
@@ -17,8 +19,8 @@ def count(connection: redis.Redis, period: str, number: int, *, queue: str = "de
 def day(connection: redis.Redis, *, before: dict[str, int], lately: dict[str, int]) -> None:
     """Count what was in an hour of the last day, and in a minute that is not rolled up yet."""
     minute = int(connection.time()[0]) // 60
-    count(connection, "hour", minute // 60 - 12, **before)
-    count(connection, "minute", minute - 2, **lately)
+    count(connection, "hour", minute // 60 - 12, before)
+    count(connection, "minute", minute - 2, lately)
 
 
 def test_a_type_that_hardly_ever_failed_and_now_does_is_found(connection: redis.Redis) -> None:
@@ -29,7 +31,7 @@ def test_a_type_that_hardly_ever_failed_and_now_does_is_found(connection: redis.
 
 def test_attempts_of_all_queues_count(connection: redis.Redis) -> None:
     day(connection, before={"completed": 200}, lately={"archived": 10})
-    count(connection, "minute", int(connection.time()[0]) // 60 - 1, queue="low", dropped=10)
+    count(connection, "minute", int(connection.time()[0]) // 60 - 1, {"dropped": 10}, queue="low")
 
     assert sudden_failures(Metrics(connection)) == [SuddenFailure("mail:send", 20, 20, 0.0)]
 

@@ -134,9 +134,7 @@ def test_without_metrics_the_table_is_empty(valkey: Valkey) -> None:
     assert lines(valkey) == []
 
 
-def test_what_is_left_out_is_told_and_the_rest_is_shown(
-    valkey: Valkey, connection: redis.Redis, minute: int
-) -> None:
+def test_what_is_left_out_is_told_and_the_rest_is_shown(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
     put(connection, minute, "default", "a", record(3))
     for number in range(1, 6):
         connection.rpush(keys.metrics("minute", minute - number), "x")

@@ -91,7 +91,7 @@ def test_numbers_are_added_and_of_the_highest_values_the_higher_one_stays() -> N
 def test_any_bytes_are_a_record_or_none(packed: bytes) -> None:
     found = decode(packed)
 
-    assert found is None or all(isinstance(key, int) and number >= 0 for key, number in found.items())
+    assert found is None or all(number >= 0 for number in found.values())
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,8 @@ def test_any_bytes_are_a_record_or_none(packed: bytes) -> None:
     [
         b"", b"x", b"\xc0", b"\x90", encode({10: -1}), msgspec.msgpack.encode({"completed": 1}),
         msgspec.msgpack.encode({10: "1"}), msgspec.msgpack.encode({10: float("nan")}),
-        msgspec.msgpack.encode({10: float("inf")}), b"\x81" * 3000, msgspec.msgpack.encode({n: 1 for n in range(5000)}),
+        msgspec.msgpack.encode({10: float("inf")}), b"\x81" * 3000,
+        msgspec.msgpack.encode(dict.fromkeys(range(5000), 1)),
     ],
 )  # fmt: skip
 def test_what_is_no_record_is_none(packed: bytes) -> None:
@@ -114,7 +115,9 @@ def test_the_name_of_a_pair_leads_back_to_it(queue: str, task_type: str) -> None
 def test_names_of_pairs_can_be_read_and_told_apart() -> None:
     assert pack_pair("default", "email:send") == b"7:default:email:send"
     assert pack_pair("é", "") == "2:é:".encode()
-    assert len({pack_pair(queue, rest) for queue, rest in [("a:b", "c"), ("a", "b:c"), ("a:b:c", ""), ("", "a:b:c")]}) == 4
+    assert (
+        len({pack_pair(queue, rest) for queue, rest in [("a:b", "c"), ("a", "b:c"), ("a:b:c", ""), ("", "a:b:c")]}) == 4
+    )
 
 
 @given(st.binary(max_size=40))

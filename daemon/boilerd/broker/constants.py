@@ -56,7 +56,8 @@ METRIC_PERIODS: Mapping[str, tuple[int, int]] = {
     "hour": (3600, 14 * 86400),
     "day": (86400, 90 * 86400),
 }
-#: Pairs of queue and type in each; beyond, a new one is counted as the type `OTHER` of its queue, or of the queue `OTHER`.
+#: Pairs of queue and type in each; beyond, a new one is counted as the type `OTHER` of its queue, or of the queue
+#: `OTHER`.
 MOST_PAIRS, OTHER = 500, "other"
 #: The fields of a job hash that a claim reads, in the order in which taking.lua answers.
 CLAIMED_FIELDS = (

@@ -95,8 +95,8 @@ TABLE = (
     Row(
         "failing",
         Severity.WARNING,
-        "at least half of the 20 attempts or more that a task type had in the last 15 minutes failed, and at most a tenth"
-        " of those in the day before, 100 or more",
+        "of at least 20 attempts that a task type had in the last 15 minutes half or more failed, and of at least 100"
+        " in the day before a tenth or less",
         "boilerd types TYPE",
         redis_rows.failing,
     ),
