@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from boilerd.broker.audit import Actor, Audit, AuditEntry
     from boilerd.broker.explanation import Explanation
     from boilerd.broker.failure_groups import FailureGroup
+    from boilerd.broker.metrics import Metrics, Series
+    from boilerd.tasks.metric_record import Numbers, Pair
 
 #: Tasks that one script looks at to tell retries from scheduled ones: Redis is busy with it for 1 to 5 ms.
 LOOKS = 1000
@@ -312,6 +314,39 @@ class Inspector:
                 noted.count = progress.done
                 yield progress
 
+    # --- Metrics
+
+    def metrics(
+        self,
+        since: datetime | timedelta,
+        until: datetime | None = None,
+        step_s: int | None = None,
+        *,
+        queue: str | None = None,
+        task_type: str | None = None,
+    ) -> "Series":
+        """What was done by queue and task type: attempts by outcome, run and waiting times, payloads.
+
+        Args:
+            since: From when; or for how long back, by Redis's clock.
+            until: To when; None: now.
+            step_s: How long a period is: 60, kept for 3 hours; 600, for 3 days; 3600, for 14 days; 86400, for 90 days.
+                None: the shortest that is kept for so long.
+            queue: Only of this queue.
+            task_type: Only of this type.
+
+        Raises:
+            ValueError: There is no such step.
+        """
+        return self._metrics.series(since, until, step_s, queue, task_type)
+
+    def totals(self) -> "dict[Pair, Numbers]":
+        """What was done ever since, by queue and task type; none of the numbers falls.
+
+        A pair of which there was nothing for 90 days is forgotten.
+        """
+        return self._metrics.totals()
+
     # --- Workers and the broker
 
     def workers(self) -> list[WorkerInfo]:
@@ -375,6 +410,12 @@ class Inspector:
         from boilerd.broker.audit import Actor, Audit  # noqa: PLC0415
 
         return Audit(self._broker.connection, self._given_actor or Actor())
+
+    @functools.cached_property
+    def _metrics(self) -> "Metrics":
+        from boilerd.broker.metrics import Metrics  # noqa: PLC0415 - as above
+
+        return Metrics(self._broker.connection)
 
     def _check_used(self, name: str) -> None:
         if not self._inspection.is_used(name):

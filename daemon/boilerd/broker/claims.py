@@ -6,10 +6,14 @@ from typing import Any, Protocol
 
 import msgspec
 
+from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import MAX_ERROR_LENGTH
 from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.retry import Decision
 from boilerd.tasks.task import Task
+
+#: Bytes of a task's own call in a job's data, beside type and payload.
+OWN_CALL_BYTES = len(f'["{ENTRY_POINT}",null,["",],{{}}]')
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -26,6 +30,9 @@ class Claim(msgspec.Struct, frozen=True):
         needs_cleanup: True if the task's end gives back a unique lock or a concurrency key, or looks at RQ's repeats.
         deaths: How many workers have died that ran it among other tasks, as far as that was not counted as a failure.
             Such a task is a suspect: it may have been what ended them.
+        data_bytes: Size of the job's data.
+        ready_s: Redis's time from which it could run, where that was later than its enqueue: it was due, or got the
+            share of its concurrency key for which it had waited; 0: it was not.
         unread: The job's data, where the task's payload was not read (see `job_hash.read_payload`); empty: it was.
     """
 
@@ -42,6 +49,18 @@ class Claim(msgspec.Struct, frozen=True):
     needs_cleanup: bool = False
     unread: bytes = b""
     deaths: int = 0
+    data_bytes: int = 0
+    ready_s: float = 0.0
+
+    def waited_s(self) -> float:
+        """Seconds from when the task could run to the claim: it was enqueued, was due, or got a share of its key."""
+        since_s = self.ready_s
+        if not since_s:
+            if self.task is None or self.task.enqueued_at is None:
+                return 0.0
+            since_s = self.task.enqueued_at.timestamp()
+        waited_s = float(self.started) - since_s
+        return waited_s if waited_s > 0 else 0.0  # Redis's clock may have been put back
 
     @property
     def is_alone(self) -> bool:
@@ -156,6 +175,8 @@ class Failure:
         is_doubtful: True if nobody knows whether the attempt had begun: the task is never claimed in a batch again,
             so that the next time it is known.
         kind: Which failure it is; None: it belongs to no group, as it does not count.
+        ended: How the attempt ended, of `OUTCOMES`, where that is not what becomes of the task; empty: it is.
+        run_s: How long it ran; None: nobody knows.
     """
 
     error: str
@@ -164,6 +185,8 @@ class Failure:
     max_retries: int
     is_doubtful: bool = False
     kind: FailureKind | None = field(default=None, compare=False)  # it describes the error, and decides nothing
+    ended: str = field(default="", compare=False)  # these are for the metrics
+    run_s: float | None = field(default=None, compare=False)
 
     @property
     def line(self) -> str:

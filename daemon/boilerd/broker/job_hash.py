@@ -197,6 +197,8 @@ def to_claim(
         task_id, execution_id, queue, started, retention_s, task, function, max_retries, error,
         is_missing=not fields, needs_cleanup=needs_cleanup, unread=fields.get(b"data", b"") if is_lost else b"",
         deaths=_deaths(fields[b"alone"]) if b"alone" in fields else 0,
+        data_bytes=len(fields.get(b"data", b"")),
+        ready_s=_ready_s(fields[b"ready_at"]) if b"ready_at" in fields else 0.0,
     )  # fmt: skip
 
 
@@ -212,6 +214,14 @@ def to_claim_of_hash(task_id: bytes, execution_id: bytes, queue: bytes, flat: Se
 def _deaths(alone: bytes) -> int:
     """How many workers died with the task, as far as one can read that."""
     return int(alone) if alone.isdigit() and len(alone) < 10 else 1
+
+
+def _ready_s(ready: bytes) -> float:
+    """When the task could run, as far as one can read that."""
+    with suppress(ValueError):
+        ready_s = float(ready)
+        return ready_s if 0 < ready_s < 1e11 else 0.0  # no date is later
+    return 0.0
 
 
 def read_payload(claim: Claim) -> None:

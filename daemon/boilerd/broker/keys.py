@@ -37,6 +37,12 @@ FAILURES = f"{OWN}:failures"
 PROBE = f"{OWN}:probe"
 #: stream: what people did, latest last
 AUDIT = f"{OWN}:audit"
+#: hash: pair of queue and type → its metrics since ever
+METRICS_TOTAL = f"{OWN}:metrics:total"
+#: hash ``TYPE QUEUE`` → how many tasks were enqueued since a scheduler took it over into the minute
+METRICS_ENQUEUED = f"{OWN}:metrics:enqueued"
+#: string ``MINUTE:INDEX``: all minutes before are rolled up, and of this one so many pairs, in the order of their names
+METRICS_ROLLED = f"{OWN}:metrics:rolled"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
 
@@ -114,6 +120,11 @@ def failure(fingerprint: str) -> str:
 def failure_tasks(fingerprint: str) -> str:
     """List of IDs of the group's last tasks, latest first."""
     return f"{OWN}:failure:{fingerprint}:tasks"
+
+
+def metrics(period: str, number: int) -> str:
+    """Hash: pair of queue and type → its metrics in this ``minute``, ``ten``, ``hour`` or ``day`` since 1970."""
+    return f"{OWN}:metrics:{period}:{number}"
 
 
 def channel(worker_name: str) -> str:

@@ -92,6 +92,14 @@ TABLE = (
     ),
     Row("quiet", Severity.WARNING, "the daemon or one of its pools is quiet", _QUEUES, daemon_rows.quiet),
     Row("paused", Severity.WARNING, "a queue is paused", _QUEUES, redis_rows.paused),
+    Row(
+        "failing",
+        Severity.WARNING,
+        "of at least 20 attempts that a task type had in the last 15 minutes half or more failed, and of at least 100"
+        " in the day before a tenth or less",
+        "boilerd types TYPE",
+        redis_rows.failing,
+    ),
     Row("full", Severity.WARNING, "an archive is full", "boilerd task ls --state archived", redis_rows.full),
     Row(
         "filling",

@@ -3,6 +3,8 @@
 local seconds = now()
 local time = iso(seconds)
 local room = {}
+-- Type and queue of the task that was stored last, and how many of this pair in a row are not counted yet.
+local last_pair, uncounted = '', 0
 
 -- How many more tasks the queue takes. Those that wait for a share of their concurrency key wait as well.
 local function room_in(queue)
@@ -23,9 +25,35 @@ local function remember(id, once, queue, is_later)
   return call('SET', OWN .. ':once:' .. id, '1', 'NX', 'PX', once)
 end
 
+-- Count what was stored for the metrics, by type and queue: no type has a blank. The scheduler takes it over every few
+-- seconds. Nothing here may fail: the tasks are stored.
+local function count_stored()
+  if uncounted == 0 then return end
+  local key, count = OWN .. ':metrics:enqueued', uncounted
+  local known = redis.pcall('HINCRBY', key, last_pair, count)
+  uncounted = 0
+  if known == count then -- it is new there
+    call('EXPIRE', key, ENQUEUED_TTL_S)
+    if call('HLEN', key) > MOST_PAIRS then
+      call('HDEL', key, last_pair)
+      call('HINCRBY', key, OTHER .. ' ' .. OTHER, count)
+    end
+  elseif type(known) == 'table' and known.err:find('WRONGTYPE', 1, true) then
+    redis.pcall('DEL', key)
+  end
+end
+
+local function note_stored(pair)
+  if pair ~= last_pair then
+    count_stored()
+    last_pair = pair
+  end
+  uncounted = uncounted + 1
+end
+
 -- Store the task whose description begins at ARGV[i]: job ID, queue, due in seconds (0: now), due at (epoch; '' for
 -- none), unique lock ('' for none), the lock's TTL in seconds, whether the lock lasts until then in any case (1 or 0),
--- for how many milliseconds the ID is remembered ('' for no longer than its record), n, and n field names and values of the job hash in turn. Returns the answer (see enqueue.lua), and where the next
+-- for how many milliseconds the ID is remembered ('' for no longer than its record), n, and n field names and values of the job hash in turn, the third of which is its task_type. Returns the answer (see enqueue.lua), and where the next
 -- description begins.
 -- The queue is written first: where a foreign key stands in its place, nothing is written.
 local function store(i)
@@ -58,5 +86,6 @@ local function store(i)
   end
   call('HSET', key, 'status', is_later and 'scheduled' or 'queued', 'created_at', time, 'enqueued_at', time,
     unpack(ARGV, first, last))
+  note_stored(ARGV[first + 5] .. ' ' .. queue)
   return is_later and STORED_SCHEDULED or STORED_PENDING, last + 1
 end

@@ -1,0 +1,147 @@
+"""What was counted of a queue and task type in some time: one record, as Redis keeps it, and as people read it.
+
+A record is a flat map of small numbers, packed with msgpack, so that a script merges two without knowing what they
+mean: it adds them key by key, but for `MAXIMA`. A zero is never stored. Keys begin at 10: Lua's cmsgpack takes a map
+with the keys 1, 2, 3 … for an array.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from boilerd.tasks.histogram import BOUNDS_BYTES, BOUNDS_S, Histogram
+
+#: How an attempt ends.
+OUTCOMES = ("completed", "retried", "archived", "dropped", "cancelled", "put_back", "lost")
+#: Those of the attempts that failed.
+FAILED = ("retried", "archived", "dropped", "lost")
+
+#: The keys of a record; each is packed in one byte, as it is below 128, and means the same for ever.
+OUTCOME_KEYS = {outcome: 10 + number for number, outcome in enumerate(OUTCOMES)}
+ENQUEUED = 17
+#: Sums of run times and waiting times in microseconds, and of payloads in bytes.
+RUN_US, WAIT_US, PAYLOAD_BYTES = 18, 19, 20
+#: The highest of each.
+MOST_RUN_US, MOST_WAIT_US, MOST_PAYLOAD_BYTES = MAXIMA = (21, 22, 23)
+#: Key of the first bucket; the next ones follow.
+RUN_BUCKETS, WAIT_BUCKETS, PAYLOAD_BUCKETS = 30, 71, 112
+
+#: Key → number.
+Record = dict[int, int]
+
+#: One that has all keys, each with the greatest number, takes 1.1 kB.
+_MOST_RECORD_BYTES = 4096
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Record)
+
+
+class Pair(NamedTuple):
+    """A queue and a task type."""
+
+    queue: str
+    type: str
+
+
+def encode(record: Mapping[int, int]) -> bytes:
+    """Pack a record."""
+    return _encoder.encode(record)
+
+
+def decode(packed: bytes) -> Record | None:
+    """Unpack a record, whoever wrote it; None: it is none."""
+    if len(packed) > _MOST_RECORD_BYTES:
+        return None
+    try:
+        found = _decoder.decode(packed)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return found if min(found.values(), default=0) >= 0 else None
+
+
+def merge(into: Record, other: Mapping[int, int]) -> None:
+    """Add a record to another."""
+    for key, number in other.items():
+        before = into.get(key, 0)
+        into[key] = max(before, number) if key in MAXIMA else before + number
+
+
+def pack_pair(queue: str, task_type: str) -> bytes:
+    """The name under which Redis keeps a pair's record: ``7:default:email:send``, the number says where the type
+    begins, whatever characters are in either.
+    """  # noqa: D205 - one sentence
+    name = queue.encode("utf-8", "surrogateescape")
+    return b"%d:%b:%b" % (len(name), name, task_type.encode("utf-8", "surrogateescape"))
+
+
+def unpack_pair(name: bytes) -> Pair | None:
+    """The pair of this name; None: it names none."""
+    length, _, rest = name.partition(b":")
+    if not (length.isdigit() and len(length) < 10) or rest[int(length) : int(length) + 1] != b":":
+        return None
+    queue, task_type = rest[: int(length)], rest[int(length) + 1 :]
+    return Pair(queue.decode("utf-8", "surrogateescape"), task_type.decode("utf-8", "surrogateescape"))
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What was counted of a queue and type, or of several, in some time.
+
+    Attributes:
+        record: As Redis keeps it.
+    """
+
+    record: Mapping[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def sum_of(cls, several: "Iterable[Numbers]") -> "Numbers":
+        """All of them together."""
+        found: Record = {}
+        for one in several:
+            merge(found, one.record)
+        return cls(found)
+
+    @property
+    def attempts(self) -> dict[str, int]:
+        """Ended attempts by outcome, also those of which there are none."""
+        return {outcome: self.record.get(key, 0) for outcome, key in OUTCOME_KEYS.items()}
+
+    @property
+    def ended(self) -> int:
+        """Ended attempts, but for those that the daemon and not the task ended: their tasks were put back."""
+        return sum(count for outcome, count in self.attempts.items() if outcome != "put_back")
+
+    @property
+    def failed(self) -> int:
+        """Attempts that failed, or whose worker died."""
+        attempts = self.attempts
+        return sum(attempts[outcome] for outcome in FAILED)
+
+    @property
+    def enqueued(self) -> int:
+        """Enqueued tasks."""
+        return self.record.get(ENQUEUED, 0)
+
+    @property
+    def run(self) -> Histogram:
+        """How long attempts ran, in seconds."""
+        return self._histogram(BOUNDS_S, RUN_BUCKETS, RUN_US, MOST_RUN_US, 1e6)
+
+    @property
+    def wait(self) -> Histogram:
+        """How long tasks waited for their first attempt from when they could run, in seconds."""
+        return self._histogram(BOUNDS_S, WAIT_BUCKETS, WAIT_US, MOST_WAIT_US, 1e6)
+
+    @property
+    def payload(self) -> Histogram:
+        """How large payloads were, in bytes."""
+        return self._histogram(BOUNDS_BYTES, PAYLOAD_BUCKETS, PAYLOAD_BYTES, MOST_PAYLOAD_BYTES, 1)
+
+    def _histogram(self, bounds: tuple[float, ...], first: int, total: int, most: int, unit: float) -> Histogram:
+        get = self.record.get
+        counts = tuple(get(first + bucket, 0) for bucket in range(len(bounds) + 1))
+        return Histogram(bounds, counts, get(total, 0) / unit, get(most, 0) / unit)
+
+    def __add__(self, other: "Numbers") -> "Numbers":
+        return Numbers.sum_of((self, other))
