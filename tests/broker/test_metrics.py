@@ -178,6 +178,39 @@ def test_totals_never_fall_while_tasks_are_counted_and_rolled_up(
     assert seen[-1] == 5
 
 
+def test_what_the_scheduler_rolls_up_is_counted_once_whatever_it_has_come_to(
+    inspector: Inspector, broker: Broker, connection: redis.Redis, minute: int
+) -> None:
+    many = [Pair("default", f"type-{number}") for number in range(120)]
+    for number in range(minute, minute + 3):
+        count(connection, number, *many, C)
+    connection.set(keys.METRICS_ROLLED, f"{minute - 1}:0")
+
+    seen = []
+    while broker.roll_metrics():
+        totals, hours = inspector.totals(), inspector.metrics(timedelta(hours=2), step_s=HOUR_S).total()
+        seen.append((set(completed(totals).values()), len(totals), set(completed(hours).values()), len(hours)))
+
+    assert len(seen) > 5
+    assert seen == [({3}, 121, {3}, 121)] * len(seen)
+
+
+def test_types_for_which_totals_have_no_room_are_counted_there_as_others_from_the_first_moment_on(
+    inspector: Inspector, broker: Broker, connection: redis.Redis, minute: int
+) -> None:
+    count(connection, minute, *(Pair("default", f"type-{number}") for number in range(470)))
+    count(connection, minute + 1, Pair("new", "z"), Pair("new", "a"), Pair("default", "type-1"))
+    connection.set(keys.METRICS_ROLLED, f"{minute - 1}:0")
+
+    before = completed(inspector.totals())
+    while broker.roll_metrics():
+        assert completed(inspector.totals()) == before
+
+    assert before[Pair("new", "other")] == 2
+    assert completed(inspector.totals()) == before
+    assert sum(before.values()) == 473
+
+
 def test_a_queue_or_a_type_can_be_asked_for_alone(inspector: Inspector, connection: redis.Redis, minute: int) -> None:
     count(connection, minute, A, B, C)
     next(roll_up(connection, minute))
