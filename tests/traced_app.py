@@ -32,7 +32,7 @@ class HangingExporter(SpanExporter):
 @mux.on_worker_start
 def telemetry(worker: WorkerContext) -> None:
     exporter = HangingExporter() if "HANGS" in os.environ else FileExporter(Path("spans"))
-    provider = TracerProvider()
+    provider = TracerProvider(shutdown_on_exit="HANGS" in os.environ)  # else `instrument` alone exports at the end
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=50))
     trace.set_tracer_provider(provider)
 
@@ -58,6 +58,11 @@ async def mail(number: int) -> None:
 def flaky(task: Task) -> None:
     if task.attempt < 3:
         raise ConnectionError("not yet")
+
+
+@mux.handle("trace:endless")
+async def endless(task: Task) -> None:
+    await asyncio.Event().wait()
 
 
 _arrived = 0

@@ -162,6 +162,22 @@ def test_the_lines_of_a_traced_task_have_the_trace_and_the_span(
         assert (line["trace_id"], line["span_id"]) == (trace, attempt["id"])
 
 
+@pytest.mark.parametrize("queue", ["default", "slotted"])
+def test_what_interrupts_an_attempt_is_its_outcome(daemon: RunningDaemon, provider: TracerProvider, queue: str) -> None:
+    with Client.from_url(daemon.env["BOILERD_REDIS_URL"]) as client:
+        client.use(otel.ClientMiddleware(tracer_provider=provider))
+        late = client.enqueue("trace:endless", queue=queue, timeout=1, max_retries=0).id
+        cancelled = client.enqueue("trace:endless", queue=queue).id
+        daemon.wait_for("task started", task_id=cancelled)
+        client.cancel(cancelled)
+
+    told = {}
+    for task_id in (late, cancelled):
+        (attempt,) = attempts_in(spans_of(daemon, trace_of(daemon, task_id), enqueues=1, attempts=1))
+        told[task_id] = (attempt["attributes"]["boilerd.task.outcome"], attempt["attributes"].get("error.type"))
+    assert told == {late: ("archived", "TaskTimeoutError"), cancelled: ("cancelled", None)}
+
+
 def test_what_a_worker_still_holds_is_exported_at_its_end(start_daemon: StartDaemon, client: Client) -> None:
     task_id = client.enqueue("trace:leaf").id
 

@@ -285,7 +285,7 @@ def _caller(draft: Draft) -> Context:
     """The context of an enqueue: what its own headers carry, else that in which it is made, else what it inherits."""
     running = CURRENT.get()
     given, inherited = draft.headers.get("traceparent"), running and running.headers.get("traceparent")
-    if given == inherited and trace.get_current_span().get_span_context().is_valid:
+    if not draft.headers or (given == inherited and trace.get_current_span().get_span_context().is_valid):
         return contexts.get_current()
     return propagate.extract(draft.headers, contexts.get_current(), _GETTER)
 
@@ -294,6 +294,8 @@ def _hand_on(drafts: Iterable[Draft]) -> None:
     """Put the context into the headers of the drafts, as far as it fits: a trace must not keep a task out."""
     carrier: Any = {}
     propagate.inject(carrier, setter=_SETTER)
+    if not carrier:
+        return
     for draft in drafts:
         others = {name: value for name, value in draft.headers.items() if name not in carrier}
         draft.headers = dict(inherit(others, carrier, None, carrier))
