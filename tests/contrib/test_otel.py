@@ -236,6 +236,15 @@ def test_baggage_comes_to_the_handler_and_to_what_that_enqueues(*, one_trace: bo
     assert found == ["7", "7"]
 
 
+def test_baggage_that_an_enqueue_is_given_goes_with_that_of_the_context(app: App) -> None:
+    token = context.attach(baggage.set_baggage("tenant", "7"))
+    with app.telemetry.tracer.start_as_current_span("request"):
+        app.client.enqueue("invoice:send", headers={"baggage": "tenant=6,shop=3;public"})
+    context.detach(token)
+
+    assert app.client.tasks[0].headers["baggage"] == "tenant=7,shop=3;public"
+
+
 def test_a_client_and_its_mux_together_make_one_span(app: App) -> None:
     app.client.use(otel.ClientMiddleware(**app.telemetry.providers))
     otel.instrument(app.mux, **app.telemetry.providers)

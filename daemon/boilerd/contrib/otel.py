@@ -58,6 +58,8 @@ _OUTCOMES = {Verdict.RETRY: "retried", Verdict.ARCHIVE: "archived", Verdict.DROP
 _ENQUEUES = contexts.create_key("boilerd-enqueues")
 _PROCESSES = contexts.create_key("boilerd-processes")
 
+_BAGGAGE = "baggage"
+
 Attributes = dict[str, Any]
 
 
@@ -296,9 +298,20 @@ def _hand_on(drafts: Iterable[Draft]) -> None:
     propagate.inject(carrier, setter=_SETTER)
     if not carrier:
         return
+    running = CURRENT.get()
+    inherited = running and running.headers.get(_BAGGAGE)
     for draft in drafts:
-        others = {name: value for name, value in draft.headers.items() if name not in carrier}
-        draft.headers = dict(inherit(others, carrier, None, carrier))
+        own = draft.headers.get(_BAGGAGE)
+        handed = carrier if own in (None, inherited) else carrier | {_BAGGAGE: _joined(own, carrier.get(_BAGGAGE))}
+        others = {name: value for name, value in draft.headers.items() if name not in handed}
+        draft.headers = dict(inherit(others, handed, None, handed))
+
+
+def _joined(own: str, context: str | None) -> str:
+    """The baggage that an enqueue is given, or that other middleware gave it, and that of the context, which wins."""
+    ours = context.split(",") if context else []
+    names = {member.partition("=")[0].strip() for member in ours}
+    return ",".join([*ours, *(member for member in own.split(",") if member.partition("=")[0].strip() not in names)])
 
 
 # --- What is told
