@@ -26,6 +26,7 @@ _PAGES = (
     "pools.md",
     "web.md",
     "metrics.md",
+    "tracing.md",
 )
 FOLLOWED = {ROOT / "README.md", *(DOCS / name for name in _PAGES)}
 #: How commands begin that the tests of other rooms run.
@@ -83,6 +84,11 @@ def test_the_readme_is_followed_to_its_end(directory: Path) -> None:
 def test_the_page_on_tasks_that_wait_is_followed_to_its_end(directory: Path) -> None:
     with Session(directory) as reader:
         reader.follow(DOCS / "slots.md")
+
+
+def test_the_page_on_tracing_is_followed_to_its_end(directory: Path) -> None:
+    with Session(directory) as reader:
+        reader.follow(DOCS / "tracing.md")
 
 
 def test_results_are_waited_for_as_the_page_says(directory: Path, valkey: Valkey) -> None:

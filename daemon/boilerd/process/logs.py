@@ -44,6 +44,11 @@ class log_context:  # noqa: N801 - used like a function
         _context.reset(self._token)
 
 
+def add_log_fields(**fields: Any) -> None:
+    """Add fields to every line that is logged until the end of the `log_context` around the caller."""
+    _context.set({**_context.get(), **fields})
+
+
 def forget_context() -> None:
     """In a child that a task forked, and that may outlive it: log without the task's fields."""
     _context.set(MappingProxyType({}))
