@@ -172,9 +172,14 @@ def failure_kind(fingerprint: str = "a" * 12, *, release: str = "") -> FailureKi
 
 
 def fail_as(
-    broker: Broker, task_id: str, how: FailureKind | None, verdict: Verdict = Verdict.ARCHIVE, queue: str = "default"
+    broker: Broker,
+    task_id: str,
+    how: FailureKind | None,
+    verdict: Verdict = Verdict.ARCHIVE,
+    queue: str = "default",
+    **options: Any,
 ) -> None:
     """Store a task and let its attempt fail in this way."""
-    store(broker, task_id, queue=queue)
+    store(broker, task_id, queue=queue, **options)
     failure = Failure("OwnError: card 1", "…", Decision(verdict, delay_s=60.0), 25, kind=how)
     assert broker.fail(WORKER, claim(broker, queue), failure) is verdict

@@ -40,7 +40,7 @@ from boilerd.tasks.life import WorkerContext
 from boilerd.tasks.mux import Handler, Middleware, ServeMux
 from boilerd.tasks.options import EnqueueOptions, UniqueUntil
 from boilerd.tasks.progress import TaskProgress
-from boilerd.tasks.retry import retry
+from boilerd.tasks.retry import FailedAttempt, retry
 from boilerd.tasks.task import Task, TaskInfo, TaskState
 from boilerd.tasks.typed import CallType, Message, TaskType
 
@@ -96,6 +96,7 @@ __all__ = [
     "DuplicateTaskError",
     "EnqueueOptions",
     "Explanation",
+    "FailedAttempt",
     "FailureNotFoundError",
     "ForbiddenJobError",
     "Handler",

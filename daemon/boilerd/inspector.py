@@ -5,7 +5,7 @@ milliseconds.
 """
 
 import functools
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from boilerd.broker.audit import Actor, Audit, AuditEntry
     from boilerd.broker.explanation import Explanation
     from boilerd.broker.failure_groups import FailureGroup
+    from boilerd.broker.header_search import TasksFound
     from boilerd.broker.metrics import Metrics, Series
     from boilerd.tasks.metric_record import Numbers, Pair
 
@@ -182,6 +183,47 @@ class Inspector:
         if state in ONE_REGISTRY:
             return self._inspection.details(self._sift(queue, state, page * size, looks)[(page - 1) * size :])
         return self._inspection.details(self._inspection.members(queue, state, (page - 1) * size, size))
+
+    def find(
+        self,
+        headers: Mapping[str, str],
+        *,
+        queue: str | None = None,
+        state: TaskState | None = None,
+        size: int = 30,
+        looks: int = 300_000,
+        within_s: float = 10.0,
+        after: str = "",
+    ) -> "TasksFound":
+        """The tasks that have these headers, such as all of one request.
+
+        Nothing in Redis leads from a header to its tasks, so it looks at each: two round trips for 100 of them. It
+        stops at a limit, and says where to go on; tasks that move meanwhile may be found twice, or not.
+
+        Args:
+            headers: All of them must be there; a ``request_id`` may be in the payload, if that is of up to 64 KiB.
+            queue: In which queue; None: in all.
+            state: In which state; None: in all.
+            size: How many tasks to find at most.
+            looks: How many to look at at most.
+            within_s: For how long to look, in seconds.
+            after: The place at which an earlier call stopped.
+
+        Raises:
+            InvalidTaskError: No task has such headers, or there are none; or there is no such place.
+            QueueNotFoundError: The queue was never used.
+            ValueError: A limit is none, or there is no such state.
+        """
+        from boilerd.broker.header_search import HeaderSearch  # noqa: PLC0415 - as in `explain`
+
+        if size < 1 or looks < 1:
+            raise ValueError(f"size {size}, looks {looks}: both begin at 1")
+        search = HeaderSearch(self._inspection, headers)
+        if queue is not None:
+            self._check_used(queue)
+        queues = self._inspection.queue_names()[0] if queue is None else [queue]
+        wanted = None if state is None else TaskState(state)
+        return search.run(queues, wanted, after, size=size, looks=looks, within_s=within_s)
 
     def recent(self, queue: str, size: int = 30) -> list[CompletedTask]:
         """The tasks of the queue that completed last, latest first, also those that were not kept; up to 1,000.

@@ -116,6 +116,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "extend": call_with_a_claim(WORKER),
     "fail": call_fail,
     "forward": lambda _: [CHUNK, "0", "many"],
+    "headed": lambda _: [CHUNK, '"r-9"', '"r-9"', 1, "pending-1", "pending-2"],
     "held": call_with_a_claim(WORKER),
     "janitor": lambda _: [CHUNK, "0", "many"],
     "look": lambda _: [20, "many"],

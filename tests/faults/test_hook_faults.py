@@ -90,7 +90,7 @@ def judged(mux: ServeMux) -> Verdict:
 
 
 @pytest.mark.fault(39)
-@pytest.mark.parametrize("name", ["error_handler", "is_failure", "retry_delay"])
+@pytest.mark.parametrize("name", ["error_handler", "is_failure", "retry_delay", "on_failure"])
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), RuntimeError("no")], ids=repr)
 def test_a_hook_that_raises_whatever_it_is_is_logged_and_ignored(
     name: str, error: BaseException, caplog: pytest.LogCaptureFixture
@@ -106,7 +106,7 @@ def test_a_hook_that_raises_whatever_it_is_is_logged_and_ignored(
 
 
 @pytest.mark.fault(39)
-@pytest.mark.parametrize("name", ["error_handler", "is_failure", "retry_delay"])
+@pytest.mark.parametrize("name", ["error_handler", "is_failure", "retry_delay", "on_failure"])
 def test_a_hook_that_hangs_is_cut_logged_and_ignored(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

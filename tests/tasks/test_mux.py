@@ -145,7 +145,7 @@ class AsyncCall:
     ("name", "hook"),
     [
         *itertools.product(
-            ["is_failure", "retry_delay", "error_handler"], [None, 5, plain_async, AsyncCall(), generator]
+            ["is_failure", "retry_delay", "error_handler", "on_failure"], [None, 5, plain_async, AsyncCall(), generator]
         ),
         *itertools.product(["use"], [None, 5, plain_async, AsyncCall()]),
     ],
@@ -226,7 +226,7 @@ def test_a_handler_that_can_be_called_with_a_task_is_registered(mux: ServeMux, h
     ("name", "arguments"),
     [
         ("is_failure", "(error)"), ("retry_delay", "(retried, error, task)"), ("error_handler", "(task, error)"),
-        ("use", "(next_handler)"),
+        ("on_failure", "(failed)"), ("use", "(next_handler)"),
     ],
 )  # fmt: skip
 def test_a_hook_that_cannot_be_called_as_it_will_be_is_refused(mux: ServeMux, name: str, arguments: str) -> None:

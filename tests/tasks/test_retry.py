@@ -10,7 +10,7 @@ import pytest
 import redis
 from rq import Retry
 
-from boilerd import RetryLater, RevokeTask, ServeMux, SkipRetry, Task, retry
+from boilerd import FailedAttempt, RetryLater, RevokeTask, ServeMux, SkipRetry, Task, retry
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Failure
@@ -425,6 +425,47 @@ def test_an_error_handler_that_raises_changes_nothing(caplog: pytest.LogCaptureF
 
     assert failure == Failure("ValueError: bad", "Traceback …", Decision(Verdict.RETRY, 2.0), 3)
     assert [record.message for record in caplog.records] == ["error_handler raised"]
+
+
+@pytest.mark.parametrize(
+    ("error", "retried", "verdict", "counts"),
+    [
+        (ValueError("bad"), 0, "retry", True),
+        (ValueError("bad"), 3, "archive", True),
+        (SkipRetry("no"), 0, "archive", True),
+        (RevokeTask(), 0, "drop", False),
+        (RetryLater(7), 0, "retry", False),
+    ],
+)
+def test_what_was_decided_is_told_in_the_end(error: BaseException, retried: int, verdict: str, counts: bool) -> None:
+    mux, told = ServeMux(), list[FailedAttempt]()
+    mux.on_failure(told.append)
+
+    failure = rules_of(mux).decide_failure(task_of(retried), error, "")
+
+    (failed,) = told
+    assert (failed.task.id, failed.error, failed.verdict, failed.counts) == ("a", error, verdict, counts)
+    assert failed.delay_s == failure.decision.delay_s
+    assert failed.fingerprint == (failure.kind.fingerprint if failure.kind else "")
+    assert bool(failed.fingerprint) is counts
+
+
+def test_all_who_want_to_be_told_are_in_their_order_though_one_raises(caplog: pytest.LogCaptureFixture) -> None:
+    mux, told = ServeMux(), list[str]()
+
+    @mux.on_failure
+    def first(failed: FailedAttempt) -> None:
+        told.append("first")
+        raise RuntimeError("pager is down")
+
+    mux.on_failure(lambda failed: told.append("second"))
+    mux.on_failure(lambda failed: told.append("third"))
+
+    failure = rules_of(mux).decide_failure(task_of(1), ValueError("bad"), "")
+
+    assert told == ["first", "second", "third"]
+    assert failure.decision == Decision(Verdict.RETRY, 2.0)
+    assert [record.message for record in caplog.records] == ["on_failure raised"]
 
 
 def raise_always(*_: object) -> Any:

@@ -68,8 +68,8 @@ class AuditEntry:
         host: Where.
         via: ``cli``, ``dash``, ``python`` or ``web``.
         what: Such as ``delete``.
-        on: On what: ``task``; ``queue`` with ``state``, ``type`` and ``fingerprint``; ``fingerprint`` alone, for a
-            failure group; ``cron``; or ``daemon`` with ``pool``, ``workers`` and ``size``.
+        on: On what: ``task``, with its ``request_id``; ``queue`` with ``state``, ``type`` and ``fingerprint``;
+            ``fingerprint`` alone, for a failure group; ``cron``; or ``daemon`` with ``pool``, ``workers`` and ``size``.
         count: With how many it was done.
         outcome: ``done``; ``refused``, as it could not be done with that; ``failed``; or ``interrupted``, in a bulk
             action.

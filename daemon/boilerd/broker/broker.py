@@ -11,6 +11,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,9 +19,17 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.claims import Advance, Claim, Completion, Failure, batch_place, completion_args
-from boilerd.broker.connection import text
+from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import BELL_LENGTH, BELL_TTL_S, CHUNK, HOLDS_MORE, LOOK_AGAIN
-from boilerd.broker.job_hash import NewTask, claimed_fields, describe_task, to_answer, to_claim, to_claim_of_hash
+from boilerd.broker.job_hash import (
+    NewTask,
+    claimed_fields,
+    describe_task,
+    request_id_in,
+    to_answer,
+    to_claim,
+    to_claim_of_hash,
+)
 from boilerd.broker.slot_calls import MOST_COMPLETED, SlotCalls, why_unwanted
 from boilerd.errors import BoilerdError, BrokerRefusedError
 from boilerd.tasks.progress import TaskProgress
@@ -254,12 +263,20 @@ class Broker(SlotCalls):
         if by is None:
             return self._run(script, [*head, *[""] * 4, *ids])
         try:
-            return self._run(script, [*head, *by.args({"task": ids[0]}), *ids])
+            return self._run(script, [*head, *by.args(self._told_of(ids[0])), *ids])
         except BrokerRefusedError as error:
             from boilerd.broker.audit import Audit  # noqa: PLC0415 - no enqueue needs it
 
             Audit(self.connection, by).note_failure(what, error, task=ids[0])
             raise
+
+    def _told_of(self, task_id: str) -> dict[str, str]:
+        """What the audit says of a task: its ID, and which request it belongs to."""
+        connection: Any = self.connection
+        data = None
+        with suppress(redis.RedisError):  # the script that comes next says what is wrong
+            data = connection.hget(raw(keys.job(task_id)), "data")
+        return {"task": task_id, "request_id": request_id_in(data or b"")}
 
     def remove_blanks(self, queue: str) -> None:
         """Remove the blanks that `act` left on a queue's list."""

@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,8 +11,9 @@ import msgspec
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.constants import FAILURE_DAYS, FAILURE_HOURS, FAILURE_SAMPLES, MOST_FAILURES
+from boilerd.broker.constants import FAILURE_DAYS, FAILURE_HOURS, FAILURE_SAMPLES, MOST_FAILURES, MOST_SEARCHED
 from boilerd.broker.inspection import sound
+from boilerd.broker.job_hash import request_id_in
 from boilerd.broker.refusals import expecting, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.tasks.fingerprint import FailureKind
@@ -52,6 +53,7 @@ class FailureGroup:
         first_release: The release that failed first; empty: it had no name.
         last_release: The one that failed last.
         task_ids: The last tasks, latest first; only if one group was asked for.
+        request_ids: ID of a task → the request that it belongs to; of those of `task_ids` that are there and have one.
     """
 
     fingerprint: str
@@ -69,6 +71,7 @@ class FailureGroup:
     hours: Sequence[int]
     days: Sequence[int]
     task_ids: Sequence[str] = ()
+    request_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 class FailureGroups(ScriptCalls):
@@ -95,7 +98,26 @@ class FailureGroups(ScriptCalls):
         with expecting("list", key):
             ids = connection.lrange(raw(key), 0, 2 * FAILURE_SAMPLES)
         latest = [*dict.fromkeys(map(text, ids))][:FAILURE_SAMPLES]
-        return next(iter(self._read([(raw(fingerprint), score)], latest)), None)
+        found = next(iter(self._read([(raw(fingerprint), score)], latest)), None)
+        return found and replace(found, request_ids=self._request_ids(latest))
+
+    def _request_ids(self, task_ids: Sequence[str]) -> dict[str, str]:
+        """The requests of these tasks, but of those with large payloads; two round trips."""
+        names = [raw(keys.job(task_id)) for task_id in task_ids]
+        small = [name for name, size in self._each(names, "HSTRLEN") if size and size <= MOST_SEARCHED]
+        found = dict(self._each(small, "HGET"))
+        pairs = (
+            (task_id, request_id_in(found.get(name) or b"")) for task_id, name in zip(task_ids, names, strict=True)
+        )
+        return {task_id: request_id for task_id, request_id in pairs if request_id}
+
+    def _each(self, names: Sequence[bytes], command: str) -> list[tuple[bytes, Any]]:
+        """What a command says of the data of each job."""
+        connection: Any = self.connection
+        with translated(), connection.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.execute_command(command, name, "data")
+            return [*zip(names, sound(pipeline.execute(raise_on_error=False)), strict=True)]
 
     def of_tasks(self, task_ids: Sequence[str]) -> list[str]:
         """The fingerprint of the last failure of each task; empty: it belongs to no group."""

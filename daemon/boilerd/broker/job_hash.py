@@ -18,7 +18,14 @@ import msgspec
 from boilerd.broker import keys
 from boilerd.broker.claims import Claim
 from boilerd.broker.connection import text
-from boilerd.broker.constants import CLAIMED_FIELDS, ID_REMEMBERED, ID_TAKEN, STORED_PENDING, STORED_SCHEDULED
+from boilerd.broker.constants import (
+    CLAIMED_FIELDS,
+    ID_REMEMBERED,
+    ID_TAKEN,
+    MOST_HEADERS_JSON,
+    STORED_PENDING,
+    STORED_SCHEDULED,
+)
 from boilerd.entry_point import ENTRY_POINT, ENTRY_POINTS
 from boilerd.errors import (
     BoilerdError,
@@ -30,7 +37,7 @@ from boilerd.errors import (
     TaskIdConflictError,
     shown,
 )
-from boilerd.tasks.headers import MAX_HEADER_BYTES, NO_HEADERS, headers_in
+from boilerd.tasks.headers import NO_HEADERS, headers_in
 from boilerd.tasks.options import TaskOptions, UniqueUntil
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD, canonical
 from boilerd.tasks.progress import TaskProgress
@@ -68,8 +75,6 @@ _FUNCTION = re.compile(r"(?=.{1,256}$)([A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
 MAX_DATA_BYTES = DEFAULT_MAX_PAYLOAD
 #: Characters of a request_id that the lines of an attempt carry: a payload may come from anybody.
 MAX_REQUEST_ID = 128
-#: JSON of headers is never longer, if every character is written as an escape; damaged data must not fill the memory.
-_MAX_HEADERS_JSON = 8 * MAX_HEADER_BYTES
 #: RQ keeps a result this long when its client asks for no time.
 RQ_RETENTION_S = 500
 #: Defaults as they are sent.
@@ -281,6 +286,13 @@ def request_id_of(payload: Any, headers: Mapping[str, str] = NO_HEADERS) -> str 
     return request_id[:MAX_REQUEST_ID] if isinstance(request_id, str) else None
 
 
+def request_id_in(data: bytes) -> str:
+    """What ties a job to its cause, from its data; empty: nothing, or it cannot be read."""
+    with suppress(ValueError, MemoryError, ForbiddenJobError, msgspec.DecodeError):
+        return _to_head(data)[2] or ""
+    return ""
+
+
 def _check_limit(concurrency_limit: bytes) -> None:
     """Raise ForbiddenJobError if no task could ever run under this limit; one that is no number means 1."""
     with suppress(ValueError):
@@ -321,7 +333,7 @@ def _to_head(data: bytes) -> _Read:
         return function, None, None, NO_HEADERS, function
     task_type, payload = _OWN_ARGS.decode(args)
     headers: Mapping[str, str] = NO_HEADERS
-    if len(kwargs) <= _MAX_HEADERS_JSON:
+    if len(kwargs) <= MOST_HEADERS_JSON:  # damaged data must not fill the memory
         headers = _checked_headers(_read_deep(msgspec.json.decode, bytes(kwargs)))
     traced: dict[str, Any] = {}
     with suppress(msgspec.DecodeError):  # it is no object, or its request_id no text

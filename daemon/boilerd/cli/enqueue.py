@@ -10,7 +10,7 @@ import msgspec
 
 from boilerd.cli.known_names import complete_queues, complete_types
 from boilerd.cli.missing_broker import naming_missing_broker
-from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, json_option, with_settings
+from boilerd.cli.options import BROKER, DurationType, Loaded, MomentType, json_option, to_headers, with_settings
 from boilerd.cli.output import echo, json_text
 from boilerd.client import Client
 from boilerd.errors import (
@@ -43,18 +43,6 @@ def _no_option(ctx: click.Context, _: click.Parameter, word: str) -> str:
     raise click.NoSuchOption(word, possibilities=[close] if close else None, ctx=ctx)
 
 
-def _to_headers(ctx: click.Context, option: click.Parameter, words: tuple[str, ...]) -> dict[str, str] | None:
-    """Make a dict of them; None for none."""
-    headers: dict[str, str] = {}
-    for name, equals, value in (word.partition("=") for word in words):
-        if not equals:
-            raise click.BadParameter(f"{shown(name)} is not NAME=VALUE, as in tenant-id=7", ctx, option)
-        if name in headers:
-            raise click.BadParameter(f"{shown(name)} is given twice; give it once", ctx, option)
-        headers[name] = value
-    return headers or None
-
-
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("task_type", metavar="TYPE", callback=_no_option, shell_complete=complete_types)
 @click.argument("payload", metavar="[PAYLOAD]", default="null", callback=_no_option)
@@ -83,7 +71,7 @@ def _to_headers(ctx: click.Context, option: click.Parameter, words: tuple[str, .
 @click.option("--concurrency-key", help="Tasks with one key run one at a time.")
 @click.option("--concurrency-limit", type=int, help="Or so many at a time.")
 @click.option(
-    "--header", "headers", metavar="NAME=VALUE", multiple=True, callback=_to_headers,
+    "--header", "headers", metavar="NAME=VALUE", multiple=True, callback=to_headers,
     help="A header that goes with it; may be given again.",
 )  # fmt: skip
 @click.option("--id", "task_id", help="Task ID; refused when it is taken. Random without it.")

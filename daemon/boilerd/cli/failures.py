@@ -87,7 +87,7 @@ def show(loaded: Loaded, *, fingerprint: str, as_json: bool) -> None:
         ("last seen", _seen(absolute(found.last_seen), found.last_release)),
     ])  # fmt: skip
     _print_list("in, innermost first", found.frames)
-    _print_list("last tasks", found.task_ids)
+    _print_list("last tasks", [_sample(found, task_id) for task_id in found.task_ids])
 
 
 def _error(found: "FailureGroup") -> str:
@@ -96,6 +96,11 @@ def _error(found: "FailureGroup") -> str:
 
 def _seen(moment: str, release: str) -> str:
     return f"{moment}, release {release}" if release else moment
+
+
+def _sample(found: "FailureGroup", task_id: str) -> str:
+    request_id = found.request_ids.get(task_id)
+    return f"{task_id}  request_id {request_id}" if request_id else task_id
 
 
 def _print_list(title: str, lines: Sequence[str]) -> None:

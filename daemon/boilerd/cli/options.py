@@ -119,7 +119,19 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def to_headers(ctx: click.Context, option: click.Parameter, words: tuple[str, ...]) -> dict[str, str] | None:
+    """Make a dict of headers that are written NAME=VALUE; None for none."""
+    headers: dict[str, str] = {}
+    for name, equals, value in (word.partition("=") for word in words):
+        if not equals:
+            raise click.BadParameter(f"{shown(name)} is not NAME=VALUE, as in tenant-id=7", ctx, option)
+        if name in headers:
+            raise click.BadParameter(f"{shown(name)} is given twice; give it once", ctx, option)
+        headers[name] = value
+    return headers or None
+
+
 __all__ = [
-    "ALL", "BROKER", "DurationType", "Loaded", "MomentType", "json_option", "settings_of", "with_json_lines",
-    "with_json_object", "with_settings",
+    "ALL", "BROKER", "DurationType", "Loaded", "MomentType", "json_option", "settings_of", "to_headers",
+    "with_json_lines", "with_json_object", "with_settings",
 ]  # fmt: skip

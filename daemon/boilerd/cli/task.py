@@ -9,13 +9,14 @@ from boilerd.broker.views import TaskDetail
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
 from boilerd.cli.known_names import complete_queues, complete_types
 from boilerd.cli.move import move
-from boilerd.cli.options import Loaded, with_json_lines
+from boilerd.cli.options import Loaded, to_headers, with_json_lines
 from boilerd.cli.output import echo, echo_error, json_text
 from boilerd.cli.run_here import run_here_
 from boilerd.cli.tables import absolute, lasting, print_fields, print_json, print_table, relative
 from boilerd.cli.why import why
 from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError
 from boilerd.inspector import Action
+from boilerd.tasks.queues import DEFAULT_QUEUE
 from boilerd.tasks.task import TaskState
 from boilerd.units import LONGEST_S
 
@@ -70,27 +71,64 @@ def task() -> None:
 
 @task.command("ls")
 @click.option(
-    "-q", "--queue", default="default", show_default=True, shell_complete=complete_queues, help="Of which queue."
+    "-q", "--queue", show_default="default", shell_complete=complete_queues,
+    help="Of which queue; with --header of all, if it is not given.",
+)  # fmt: skip
+@click.option(
+    "-s",
+    "--state",
+    type=STATES,
+    show_default="pending",
+    help="In which state; with --header in all, if it is not given.",
 )
-@click.option("-s", "--state", type=STATES, default="pending", show_default=True, help="In which state.")
+@click.option(
+    "--header", "headers", metavar="NAME=VALUE", multiple=True, callback=to_headers,
+    help="Only those that have it; may be given again.",
+)  # fmt: skip
+@click.option("--after", metavar="PLACE", default="", help="With --header: where an earlier search stopped.")
 @click.option("--page", type=click.IntRange(1), default=1, show_default=True, help="Which page.")
 @click.option("--size", type=click.IntRange(1, 10_000), default=30, show_default=True, help="Tasks on a page.")
 @click.option(
     "--looks", type=click.IntRange(1), default=LOOKS, show_default=True,
-    help="Among how many scheduled and retried tasks, the next ones first, to look for those of one of these states.",
+    help="Among how many scheduled and retried tasks, the next ones first, to look for those of one of these states;"
+    " with --header among how many tasks.",
 )  # fmt: skip
 @with_json_lines
 @with_broker
-def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, looks: int, as_json: bool) -> None:
-    """List the tasks of a queue in a state, the next one first.
+def list_(
+    loaded: Loaded,
+    *,
+    queue: str | None,
+    state: str | None,
+    headers: dict[str, str] | None,
+    after: str,
+    page: int,
+    as_json: bool,
+    **limits: int,
+) -> None:
+    """List the tasks of a queue in a state, the next one first; or those of all queues that have a header.
 
     Those that wait for a time are scheduled, or to be retried; `boilerd queue ls` counts the two together.
 
     \b
     boilerd task ls --queue critical --state archived
+    boilerd task ls --header request_id=r-9
     boilerd task ls --state retry --json | jq -r .id
     """  # noqa: D301 - click looks for the character \b
-    chosen = TaskState(state)
+    chosen = TaskState(state) if state else None
+    if headers:
+        if page != 1:
+            raise click.UsageError("--header goes on with --after; leave --page out")
+        _list_found(loaded, headers, queue=queue, state=chosen, after=after, as_json=as_json, **limits)
+    elif after:
+        raise click.UsageError("--after is for --header")
+    else:
+        _list_page(loaded, queue or DEFAULT_QUEUE, chosen or TaskState.PENDING, page, as_json=as_json, **limits)
+
+
+def _list_page(
+    loaded: Loaded, queue: str, chosen: TaskState, page: int, *, size: int, looks: int, as_json: bool
+) -> None:
     with inspecting(loaded) as inspector:
         found = inspector.tasks(queue, chosen, page=page, size=size, looks=looks)
         is_partial = chosen in {TaskState.SCHEDULED, TaskState.RETRY} and len(found) < size
@@ -105,6 +143,20 @@ def list_(loaded: Loaded, *, queue: str, state: str, page: int, size: int, looks
     print_table(
         ("ID", "TYPE", *columns), [(one.id, one.type, *(cell(one) for cell in columns.values())) for one in found]
     )
+
+
+def _list_found(loaded: Loaded, sought: dict[str, str], *, as_json: bool, **choice: Any) -> None:
+    """List the tasks that have these headers, and say how far was looked."""
+    with inspecting(loaded) as inspector:
+        found = inspector.find(sought, **choice)
+    if as_json:
+        for one in found.tasks:
+            print_json(one)
+    else:
+        rows = [(one.id, one.type, one.queue, one.state or one.rq_status, one.last_error) for one in found.tasks]
+        print_table(("ID", "TYPE", "QUEUE", "STATE", "LAST ERROR"), rows)
+    if found.after:
+        echo(f"{found.looked:,} tasks were looked at, and there are more; go on with --after {found.after}", err=True)
 
 
 @task.command()

@@ -44,6 +44,7 @@ _PER_TICK = {
     "inherit": "no task runs from which a tick could take headers over",
 }
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_LENGTH}}}")
+_TICK_ID = re.compile(rf"cron-({_NAME.pattern})-\d{{8}}T\d{{6}}Z")
 _PART = re.compile(r"(?:\*|(?P<low>[a-z0-9]+)(?:-(?P<high>[a-z0-9]+))?)(?:/(?P<step>[0-9]+))?")
 
 
@@ -159,6 +160,12 @@ class CronEntry:
     def tick_id(self, tick_s: float) -> str:
         """The ID of the tick's task, the same on all hosts."""
         return f"cron-{self.name}-{datetime.fromtimestamp(tick_s, UTC):%Y%m%dT%H%M%SZ}"
+
+
+def entry_of_tick(task_id: str) -> str:
+    """The name of the entry whose tick's task has this ID, see `CronEntry.tick_id`; empty: it is of no tick."""
+    found = _TICK_ID.fullmatch(task_id) if task_id.startswith("cron-") else None
+    return found[1] if found else ""
 
 
 def check_unique_names(entries: Iterable[CronEntry]) -> None:

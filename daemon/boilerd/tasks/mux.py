@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
@@ -34,7 +35,7 @@ from boilerd.tasks.middleware import (
     wrap_async,
 )
 from boilerd.tasks.options import EnqueueOptions
-from boilerd.tasks.retry import Hooks, RetryPolicy, policy_of
+from boilerd.tasks.retry import FailedAttempt, Hooks, RetryPolicy, policy_of
 from boilerd.tasks.task import Task, check_type
 from boilerd.tasks.typed import CallType, Message, TaskType
 
@@ -53,6 +54,7 @@ Middleware = Callable[[Handler], Handler]
 RetryDelay = Callable[[int, BaseException, Task], float]
 ErrorHandler = Callable[[Task, BaseException], object]
 Fingerprint = Callable[[Task, BaseException], str | None]
+OnFailure = Callable[[FailedAttempt], object]
 
 
 class ServeMux(Living):
@@ -317,6 +319,18 @@ class ServeMux(Living):
         self._hooks = replace(self._hooks, fingerprint=hook)
         return hook
 
+    def on_failure(self, hook: OnFailure) -> OnFailure:
+        """Have the hook told of each failed attempt when it is decided what becomes of the task; a plain function.
+
+        Several are called in the order of their registration, and have 5 s together. It is not written yet what was
+        decided, and Redis refuses that where the lease was lost.
+        """
+        check_plain("on_failure", hook, "failed")
+        former = self._hooks.on_failure
+        both = hook if former is None else functools.partial(_tell_both, former, hook)
+        self._hooks = replace(self._hooks, on_failure=both)
+        return hook
+
     @property
     def hooks(self) -> Hooks:
         """The application's hooks."""
@@ -531,6 +545,13 @@ def _payload_type(
     if upgrade is not None or on_misfit is not None:
         raise TypeError(f"handler for {pattern!r}: upgrade= and on_misfit= are for payload=, which is missing")
     return None
+
+
+def _tell_both(first: OnFailure, second: OnFailure, failed: FailedAttempt) -> None:
+    """Call both, though the first one raises."""
+    with ExitStack() as stack:
+        stack.callback(second, failed)
+        first(failed)
 
 
 def _is_async(handler: Handler) -> bool:

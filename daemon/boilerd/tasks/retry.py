@@ -150,6 +150,27 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """An attempt that failed, and what was decided of its task.
+
+    Attributes:
+        task: The task; its ``state`` is empty where its worker was lost.
+        error: What the attempt ended in; a WorkerDiedError or LeaseExpiredError where its worker was lost.
+        verdict: ``retry``, ``archive`` or ``drop``.
+        delay_s: Seconds until the retry.
+        counts: False for what uses up no retry: RetryLater, RevokeTask, and what `is_failure` says is none.
+        fingerprint: Of the failure group; empty: it belongs to none.
+    """
+
+    task: Task
+    error: BaseException
+    verdict: Verdict
+    delay_s: float = 0.0
+    counts: bool = True
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Hooks:
     """Functions of the application that are called after a failed attempt, as in Asynq's Config.
 
@@ -158,12 +179,14 @@ class Hooks:
         retry_delay: Returns the seconds until the retry, from retries so far, error and task.
         error_handler: Gets every error, before anything is decided.
         fingerprint: Returns what makes failures one group, from task and error; None: boilerd decides.
+        on_failure: Is told of each failed attempt when all is decided.
     """
 
     is_failure: Callable[[BaseException], bool] | None = None
     retry_delay: Callable[[int, BaseException, Task], float] | None = None
     error_handler: Callable[[Task, BaseException], object] | None = None
     fingerprint: Callable[[Task, BaseException], str | None] | None = None
+    on_failure: Callable[[FailedAttempt], object] | None = None
 
 
 #: Errors that the next attempt would only repeat; a payload that other workers may take is none (`_may_fit_later`).

@@ -32,7 +32,7 @@ from boilerd.process.signals import time_limit
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.fingerprint import MOST_NAME, FailureKind, kind_of
 from boilerd.tasks.mux import Handler, ServeMux
-from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
+from boilerd.tasks.retry import Decision, FailedAttempt, Hooks, RetryPolicy, Verdict, decide
 from boilerd.tasks.rq_functions import Functions
 from boilerd.tasks.task import Task
 from boilerd.worker.blame import find_blame
@@ -150,8 +150,21 @@ class Rules:
                 logger.exception("is_failure or retry_delay raised")
                 decision = decide(error, task, policy, Hooks())
             kind = self._kind_of(task, error) if decision.counts else None
+            self._tell(task, error, decision, kind)
         ended = "cancelled" if isinstance(error, TaskCancelledError) else ""
         return Failure(describe(error), traceback, decision, task.max_retries, kind=kind, ended=ended)
+
+    def _tell(self, task: Task, error: BaseException, decision: Decision, kind: FailureKind | None) -> None:
+        """Call the hook that is told what was decided."""
+        if self.hooks.on_failure is None:
+            return
+        fingerprint = kind.fingerprint if kind else ""
+        failed = FailedAttempt(task, error, decision.verdict, decision.delay_s, decision.counts, fingerprint)
+        try:
+            with self.limit_hook():
+                self.hooks.on_failure(failed)
+        except BaseException:
+            logger.exception("on_failure raised")
 
     def _kind_of(self, task: Task, error: BaseException) -> FailureKind | None:
         """Which failure this is; None: that cannot be told, as some exceptions fail whoever looks at them."""
@@ -225,7 +238,8 @@ class Rules:
 
         It may be too large for this process as well. If that ends it, the next one does not ask the hooks.
         """
-        if self.hooks.error_handler or self.hooks.retry_delay or self.hooks.fingerprint:
+        hooks = self.hooks
+        if hooks.error_handler or hooks.retry_delay or hooks.fingerprint or hooks.on_failure:
             try:
                 read_payload(claim)
             except (ValueError, MemoryError):
