@@ -165,6 +165,24 @@ def test_a_period_that_fills_up_while_it_is_looked_for_is_read_whole(
     assert by_start(series) == {at(first): 10, at(first + 10): 10}
 
 
+def test_a_period_is_read_once_when_a_roll_up_goes_on_meanwhile(
+    inspector: Inspector, connection: redis.Redis, minute: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count(connection, minute, A, B, C)
+    steps = roll_up(connection, minute)
+    next(steps)
+    read = metrics_module._Reader.many
+
+    def read_late(*args: Any) -> Any:
+        next(steps, None)
+        return read(*args)
+
+    monkeypatch.setattr(metrics_module._Reader, "many", read_late)
+    series = inspector.metrics(timedelta(hours=2), step_s=600)
+
+    assert completed(series.total()) == {A: 1, B: 1, C: 1}
+
+
 def test_totals_never_fall_while_tasks_are_counted_and_rolled_up(
     inspector: Inspector, connection: redis.Redis, minute: int
 ) -> None:
@@ -176,6 +194,39 @@ def test_totals_never_fall_while_tasks_are_counted_and_rolled_up(
 
     assert seen == sorted(seen)
     assert seen[-1] == 5
+
+
+def test_what_the_scheduler_rolls_up_is_counted_once_whatever_it_has_come_to(
+    inspector: Inspector, broker: Broker, connection: redis.Redis, minute: int
+) -> None:
+    many = [Pair("default", f"type-{number}") for number in range(120)]
+    for number in range(minute, minute + 3):
+        count(connection, number, *many, C)
+    connection.set(keys.METRICS_ROLLED, f"{minute - 1}:0")
+
+    seen = []
+    while broker.roll_metrics():
+        totals, hours = inspector.totals(), inspector.metrics(timedelta(hours=2), step_s=HOUR_S).total()
+        seen.append((set(completed(totals).values()), len(totals), set(completed(hours).values()), len(hours)))
+
+    assert len(seen) > 5
+    assert seen == [({3}, 121, {3}, 121)] * len(seen)
+
+
+def test_types_for_which_totals_have_no_room_are_counted_there_as_others_from_the_first_moment_on(
+    inspector: Inspector, broker: Broker, connection: redis.Redis, minute: int
+) -> None:
+    count(connection, minute, *(Pair("default", f"type-{number}") for number in range(470)))
+    count(connection, minute + 1, Pair("new", "z"), Pair("new", "a"), Pair("default", "type-1"))
+    connection.set(keys.METRICS_ROLLED, f"{minute - 1}:0")
+
+    before = completed(inspector.totals())
+    while broker.roll_metrics():
+        assert completed(inspector.totals()) == before
+
+    assert before[Pair("new", "other")] == 2
+    assert completed(inspector.totals()) == before
+    assert sum(before.values()) == 473
 
 
 def test_a_queue_or_a_type_can_be_asked_for_alone(inspector: Inspector, connection: redis.Redis, minute: int) -> None:
@@ -295,6 +346,15 @@ def test_an_unreadable_note_of_the_roll_up_counts_nothing_twice(
 
     assert completed(inspector.totals()) == completed(series.total()) == {A: 1, B: 1}
     assert series.skipped == (f"{keys.METRICS_ROLLED} is none of boilerd's, remove it",)
+
+
+def test_what_was_rolled_up_by_a_wrong_clock_hides_nothing(inspector: Inspector, connection: redis.Redis) -> None:
+    connection.set(keys.METRICS_ROLLED, f"{minute_of(connection) + 10_000}:0")
+    for ahead in (0, 1):  # the next minute may have begun
+        count(connection, minute_of(connection) + ahead, A)
+
+    assert A in inspector.totals()
+    assert A in inspector.metrics(timedelta(hours=1), step_s=600).total()
 
 
 def test_a_scheduler_that_was_away_for_days_leaves_what_is_still_there(

@@ -79,9 +79,9 @@ def test_as_json_a_type_has_all_numbers(valkey: Valkey, connection: redis.Redis,
     assert (found["type"], found["queues"], found["enqueued"], found["failed_share"]) == ("a", ["default"], 4, 0.25)
     assert found["attempts"] == dict.fromkeys(OUTCOME_KEYS, 0) | {"completed": 3, "archived": 1}
     assert found["time_share"] == 0.5
-    assert found["run_s"] | {"count": 4, "mean": 0.2, "max": 0.2, "p100": 1} == found["run_s"] | {"p100": 1}
+    assert found["run_s"] == found["run_s"] | {"count": 4, "mean": 0.2, "max": 0.2}
     assert 0.15 < found["run_s"]["p50"] < found["run_s"]["p99"] <= 0.2
-    assert found["payload_bytes"]["mean"] == 100
+    assert (found["payload_bytes"]["mean"], found["payload_bytes"]["max"]) == (100, None)
     assert 3600 <= found["lasting_s"] <= 3660
 
 

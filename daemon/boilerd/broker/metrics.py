@@ -18,7 +18,7 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.constants import METRIC_PERIODS, MOST_PAIRS
+from boilerd.broker.constants import METRIC_PERIODS, MOST_OTHERS, MOST_PAIRS, OTHER
 from boilerd.broker.refusals import is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.errors import MisplacedKeyError
@@ -127,7 +127,8 @@ class Metrics(ScriptCalls):
         if reader.skipped and not found:
             return {}
         for _, records in reader.minutes(rolled, int(now_s // 60)):
-            _add(found, records.items())
+            for pair in sorted(records, key=lambda pair: metric_record.pack_pair(*pair)):
+                metric_record.merge(found.setdefault(_pair_in(found, pair), {}), records[pair])
         return {pair: Numbers(record) for pair, record in found.items()}
 
 
@@ -266,6 +267,14 @@ def _scan(key: str) -> tuple[Any, ...]:
 def _finest(age_s: float) -> int:
     """The shortest period that is kept for so long."""
     return next((step_s for step_s, kept_s in METRIC_PERIODS.values() if age_s <= kept_s), max(_STEPS))
+
+
+def _pair_in(totals: Records, pair: Pair) -> Pair:
+    """As which pair it will be counted in the totals, which have room for so many, by the rules of measures.lua."""
+    if pair in totals or len(totals) < MOST_PAIRS - MOST_OTHERS:
+        return pair
+    beside = Pair(pair.queue, OTHER)
+    return beside if beside in totals or len(totals) < MOST_PAIRS - 1 else Pair(OTHER, OTHER)
 
 
 def _add(into: Records, more: Iterable[tuple[Pair, Mapping[int, int]]]) -> None:

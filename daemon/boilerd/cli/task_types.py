@@ -43,9 +43,7 @@ def types(loaded: Loaded, *, task_type: str | None, since: float, queue: str | N
     boilerd types --queue low --json | jq -r 'select(.failed_share > 0.1) | .type'
     """  # noqa: D301 - click looks for the character \b
     with inspecting(loaded) as inspector:
-        series = inspector.metrics(
-            timedelta(seconds=since), step_s=_step(since) if task_type else None, queue=queue, task_type=task_type
-        )
+        series = inspector.metrics(timedelta(seconds=since), step_s=_step(since), queue=queue, task_type=task_type)
     if as_json:
         for shown in _as_json(series, task_type):
             print_json(shown)
@@ -135,11 +133,11 @@ def _fields(numbers: Numbers, lasting_s: float) -> dict[str, Any]:
 
 def _summary(values: "Histogram") -> dict[str, float | None]:
     percentiles = {f"p{percent}": values.percentile(percent) for percent in _PERCENTS}
-    return {"count": values.count, "mean": values.mean, **percentiles, "max": values.most if values.count else None}
+    return {"count": values.count, "mean": values.mean, **percentiles, "max": values.most or None}
 
 
 def _step(since_s: float) -> int:
-    """The shortest period of which there are few enough."""
+    """The shortest period of which there are few enough to read as lines, and to add soon."""
     from boilerd.broker.constants import METRIC_PERIODS  # noqa: PLC0415 - a completion does without
 
     steps = [step_s for step_s, kept_s in METRIC_PERIODS.values() if since_s <= min(kept_s, MOST_LINES * step_s)]

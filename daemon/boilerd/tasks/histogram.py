@@ -43,7 +43,7 @@ class Histogram:
         bounds: The highest value of each bucket, ascending; the last bucket has none.
         counts: How many values are in each bucket, one more than there are bounds.
         sum: Of all values.
-        most: The highest value.
+        most: The highest value; 0: it is not known.
     """
 
     bounds: Sequence[float]

@@ -23,7 +23,7 @@ OUTCOME_KEYS = {outcome: 10 + number for number, outcome in enumerate(OUTCOMES)}
 ENQUEUED = 17
 #: Sums of run times and waiting times in microseconds, and of payloads in bytes.
 RUN_US, WAIT_US, PAYLOAD_BYTES = 18, 19, 20
-#: The highest of each.
+#: The highest of each; workers tell that of run times alone, as each takes 3 % more memory.
 MOST_RUN_US, MOST_WAIT_US, MOST_PAYLOAD_BYTES = MAXIMA = (21, 22, 23)
 #: Key of the first bucket; the next ones follow.
 RUN_BUCKETS, WAIT_BUCKETS, PAYLOAD_BUCKETS = 30, 71, 112
