@@ -62,4 +62,4 @@ class Metrics(ScriptCalls):
 
     def totals(self) -> dict[Pair, Numbers]:
         """What was done ever since, by queue and type; none of the numbers falls."""
-        raise NotImplementedError
+        return {}
