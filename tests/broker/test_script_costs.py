@@ -12,6 +12,7 @@ from boilerd.broker.constants import CHUNK, KEYS_SLICE, SLICE
 from boilerd.broker.job_hash import describe_task
 from boilerd.broker.scheduler_calls import MOST_EXPIRED, MOST_SLICES
 from boilerd.broker.scripts import scripts
+from boilerd.tasks.metric_record import encode, pack_pair
 from boilerd.tasks.retry import Verdict
 from boilerd.tasks.task import DEFAULT_ARCHIVE_LIMIT
 from builders import WORKER, claim, failure, new_task, store
@@ -119,12 +120,14 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "janitor": lambda _: [CHUNK, "0", "many"],
     "look": lambda _: [20, "many"],
     "mark": lambda _: ["runs-1"],
+    "metrics": lambda _: [pack_pair("many", "test:echo"), encode({10: 1})],
     "note": lambda _: [*BY, "run", 1, "done", ""],
     "progress": call_result,
     "records": call_with_a_pair(WORKER),
     "renew": call_with_a_pair(WORKER, "default", 1, after=[""]),
     "release": call_with_a_claim(WORKER, "all but"),
     "result": call_result,
+    "roll": lambda _: [],
     "serve": call_serve,
     "sift": lambda _: ["many", 1, 0, CHUNK, 30],
     "since": lambda _: ["entry", "@daily UTC"],

@@ -1,6 +1,7 @@
 """A worker's claims on tasks, and how they end: the values that `Broker` and the workers exchange."""
 
 import base64
+import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +27,9 @@ class Claim(msgspec.Struct, frozen=True):
         needs_cleanup: True if the task's end gives back a unique lock or a concurrency key, or looks at RQ's repeats.
         deaths: How many workers have died that ran it among other tasks, as far as that was not counted as a failure.
             Such a task is a suspect: it may have been what ended them.
+        payload_bytes: Size of the payload, about.
+        ready_s: Redis's time from which it could run, where that was later than its enqueue: it was due, or got the
+            share of its concurrency key for which it had waited; 0: it was not.
         unread: The job's data, where the task's payload was not read (see `job_hash.read_payload`); empty: it was.
     """
 
@@ -42,6 +46,15 @@ class Claim(msgspec.Struct, frozen=True):
     needs_cleanup: bool = False
     unread: bytes = b""
     deaths: int = 0
+    payload_bytes: int = 0
+    ready_s: float = 0.0
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds from when the task could run to the claim: it was enqueued, was due, or got a share of its key."""
+        came = self.task.enqueued_at if self.task else None
+        since_s = self.ready_s or (came.timestamp() if came else math.inf)
+        return max(0.0, float(self.started) - since_s)
 
     @property
     def is_alone(self) -> bool:
@@ -156,6 +169,8 @@ class Failure:
         is_doubtful: True if nobody knows whether the attempt had begun: the task is never claimed in a batch again,
             so that the next time it is known.
         kind: Which failure it is; None: it belongs to no group, as it does not count.
+        ended: How the attempt ended, of `OUTCOMES`, where that is not what becomes of the task; empty: it is.
+        run_s: How long it ran; None: nobody knows.
     """
 
     error: str
@@ -164,6 +179,8 @@ class Failure:
     max_retries: int
     is_doubtful: bool = False
     kind: FailureKind | None = field(default=None, compare=False)  # it describes the error, and decides nothing
+    ended: str = field(default="", compare=False)  # these are for the metrics
+    run_s: float | None = field(default=None, compare=False)
 
     @property
     def line(self) -> str:

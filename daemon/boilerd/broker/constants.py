@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from boilerd.broker import states
 from boilerd.broker.claims import COMPLETION_LENGTH
+from boilerd.tasks.metric_record import ENQUEUED, MAXIMA
 from boilerd.tasks.task import ARCHIVE_TTL_S
 from boilerd.units import LONGEST_S
 
@@ -56,13 +57,18 @@ METRIC_PERIODS: Mapping[str, tuple[int, int]] = {
     "hour": (3600, 14 * 86400),
     "day": (86400, 90 * 86400),
 }
-#: Pairs of queue and type in each; beyond, a new one is counted as the type `OTHER` of its queue, or of the queue `OTHER`.
+#: Pairs of queue and type in each; beyond, a new one is counted as the type `OTHER` of its queue, or of the queue
+#: `OTHER`.
 MOST_PAIRS, OTHER = 500, "other"
+#: Of these so many are kept free for the type `OTHER` of queues; and so many one script rolls up: about 3 ms of Redis.
+MOST_OTHERS, MOST_ROLLED = 50, 50
+#: In totals alone: the last minute that was added, counted from 1970; the highest stays.
+LAST_MINUTE = 24
 #: The fields of a job hash that a claim reads, in the order in which taking.lua answers.
 CLAIMED_FIELDS = (
     "data", "status", "task_type", "concurrency_key", "alone", "ended_at", "ttl", "unique_key", "timeout", "deadline",
     "result_ttl", "max_retries", "retries_left", "number_of_retries", "retry_intervals", "enqueued_at", "repeats_left",
-    "runs",
+    "runs", "ready_at",
 )  # fmt: skip
 
 #: The fields that taking.lua itself looks at.
@@ -77,7 +83,18 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "ID_TAKEN": ID_TAKEN,
         "QUEUE_FULL": QUEUE_FULL,
         "ID_REMEMBERED": ID_REMEMBERED,
+        "MOST_PAIRS": MOST_PAIRS,
+        "OTHER": OTHER,
+        "ENQUEUED_TTL_S": METRIC_PERIODS["minute"][1],
     },
+    "measures": {
+        "METRIC_PERIODS": METRIC_PERIODS,
+        "MOST_PAIRS": MOST_PAIRS,
+        "MOST_OTHERS": MOST_OTHERS,
+        "OTHER": OTHER,
+        "MAXIMA": (*MAXIMA, LAST_MINUTE),
+    },
+    "roll": {"ENQUEUED": ENQUEUED, "LAST_MINUTE": LAST_MINUTE, "MOST_ROLLED": MOST_ROLLED},
     "claims": {"LEASE_S": LEASE_S, "LEASE_OFFSET_S": LEASE_OFFSET_S, "ARCHIVE_TTL_S": ARCHIVE_TTL_S, "SLICE": SLICE},
     "act": {
         "ALLOWED_STATUSES": states.ALLOWED_STATUSES,

@@ -72,6 +72,8 @@ MAX_REQUEST_ID = 128
 _MAX_HEADERS_JSON = 8 * MAX_HEADER_BYTES
 #: RQ keeps a result this long when its client asks for no time.
 RQ_RETENTION_S = 500
+#: Bytes of our own call beside type and payload.
+_CALL_BYTES = len(b'["%b",null,["",],{}]' % ENTRY_POINT.encode())
 #: Defaults as they are sent.
 _FAILURE_TTL, _RETRIES = str(ARCHIVE_TTL_S), str(DEFAULT_MAX_RETRIES)
 
@@ -197,6 +199,8 @@ def to_claim(
         task_id, execution_id, queue, started, retention_s, task, function, max_retries, error,
         is_missing=not fields, needs_cleanup=needs_cleanup, unread=fields.get(b"data", b"") if is_lost else b"",
         deaths=_deaths(fields[b"alone"]) if b"alone" in fields else 0,
+        payload_bytes=_payload_bytes(fields, task, function),
+        ready_s=_ready_s(fields[b"ready_at"]) if b"ready_at" in fields else 0.0,
     )  # fmt: skip
 
 
@@ -212,6 +216,20 @@ def to_claim_of_hash(task_id: bytes, execution_id: bytes, queue: bytes, flat: Se
 def _deaths(alone: bytes) -> int:
     """How many workers died with the task, as far as one can read that."""
     return int(alone) if alone.isdigit() and len(alone) < 10 else 1
+
+
+def _payload_bytes(fields: Mapping[bytes, bytes], task: Task | None, function: str | None) -> int:
+    """Size of the payload as it is stored, and of headers where there are any; of a job of plain RQ, of its call."""
+    size_bytes = len(fields.get(b"data", b""))
+    return size_bytes if task is None or function else max(0, size_bytes - _CALL_BYTES - len(task.type))
+
+
+def _ready_s(ready: bytes) -> float:
+    """When the task could run, as far as one can read that."""
+    with suppress(ValueError):
+        ready_s = float(ready)
+        return ready_s if 0 < ready_s < 1e11 else 0.0  # no date is later
+    return 0.0
 
 
 def read_payload(claim: Claim) -> None:

@@ -39,6 +39,8 @@ PROBE = f"{OWN}:probe"
 AUDIT = f"{OWN}:audit"
 #: hash: pair of queue and type → its metrics since ever
 METRICS_TOTAL = f"{OWN}:metrics:total"
+#: hash: pair of queue and type → how many tasks were enqueued since a scheduler took it over into the minute
+METRICS_ENQUEUED = f"{OWN}:metrics:enqueued"
 #: string ``MINUTE:INDEX``: all minutes before are rolled up, and of this one so many pairs, in the order of their names
 METRICS_ROLLED = f"{OWN}:metrics:rolled"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself

@@ -164,6 +164,10 @@ class SchedulerCalls(HeldClaims):
         """
         return text(self._run("tidy", [cursor, CHUNK]))
 
+    def roll_metrics(self) -> bool:
+        """Roll up the metrics of some pairs of queue and type; True if there are more."""
+        return bool(self._run("roll", []))
+
     def tick(self, name: str, tick_s: float, task: NewTask | None) -> tuple[bool, BoilerdError | None]:
         """Take a tick of a periodic task and store its task (None: pass it over).
 

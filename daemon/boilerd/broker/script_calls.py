@@ -8,16 +8,23 @@ import redis
 
 from boilerd.broker import key_prefix, keys
 from boilerd.broker.refusals import translate
+from boilerd.broker.rider import Rider
 from boilerd.broker.script_connection import ScriptConnection
 from boilerd.broker.scripts import scripts
 from boilerd.errors import BrokerError
 from boilerd.process.failpoints import failpoint
+
+#: The calls that take the rider along: those that a worker, and a scheduler, makes again and again.
+CARRYING = frozenset({"advance", "serve", "forward"})
 
 
 class ScriptCalls:
     """Calls scripts on one connection, which it holds and nothing else.
 
     One instance belongs to one process.
+
+    Attributes:
+        rider: What this process has counted, which some calls take along; None: it counts nothing.
 
     Raises:
         TypeError: The connection is of a kind that cannot be used.
@@ -29,6 +36,12 @@ class ScriptCalls:
         self.connection = connection
         self._script_connection = ScriptConnection(connection)
         self._scripts = scripts()
+        self.rider: Rider | None = None
+
+    def send_metrics(self) -> None:
+        """Send what the process has counted and not sent, if there is any; raises BrokerError."""
+        while self.rider is not None and (args := self.rider.take()):
+            self._call("metrics", args)
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
@@ -59,8 +72,13 @@ class ScriptCalls:
         """Call a script; `first` and `answers_soon` as `ScriptConnection.ask` has them."""
         failpoint(f"before-{script}")
         sent = [keys.RQ, keys.OWN, *args]
+        riding = None
+        if self.rider is not None and script in CARRYING and self.rider.is_due():
+            riding = self._scripts["metrics"], self.rider
         try:  # as `_translating`, without a generator for each task
-            answer = self._script_connection.ask(self._scripts[script], sent, first, answers_soon=answers_soon)
+            answer = self._script_connection.ask(
+                self._scripts[script], sent, first, answers_soon=answers_soon, riding=riding
+            )
         except (redis.RedisError, UnicodeError) as error:
             raise self._translate(error) from error
         failpoint(f"after-{script}")

@@ -10,6 +10,7 @@ from redis.connection import Connection
 from boilerd.broker.connection import raw
 from boilerd.broker.connection_pool import script_pool
 from boilerd.broker.refusals import NoAnswerError, has_timed_out
+from boilerd.broker.rider import Ride, Rider
 from boilerd.broker.scripts import Script
 
 
@@ -34,6 +35,7 @@ class ScriptConnection:
         first: Sequence[str | bytes] = (),
         *,
         answers_soon: bool = False,
+        riding: tuple[Script, Rider] | None = None,
     ) -> Any:
         """The answer of the script: one round trip, or two where Redis does not know it yet.
 
@@ -43,6 +45,8 @@ class ScriptConnection:
             first: A command pipelined in front of the script, such as BLPOP: Redis runs the script when it returns,
                 with no further round trip. Its answer is dropped.
             answers_soon: True if it is worth it to stay awake for the answer.
+            riding: A script that goes in front of all, and who has its arguments; whatever becomes of it, this call
+                does not hear of it.
 
         Raises:
             redis.RedisError: Redis did not answer, or refused.
@@ -50,8 +54,14 @@ class ScriptConnection:
         connection = self._pool.take_for_script()
         is_clean = False
         try:
-            answer = self._answer(connection, script, args, first, answers_soon=answers_soon)
+            ride = None
+            if riding:
+                connection.connect()  # where that fails, the rider keeps what it has
+                ride = Ride(riding[0], args[:2], riding[1])
+            answer = self._answer(connection, script, args, first, ride, answers_soon=answers_soon)
             is_clean = True
+            if ride and ride.is_unknown:
+                _send_whole(connection, ride)
         except redis.ResponseError:
             is_clean = True
             raise
@@ -72,12 +82,19 @@ class ScriptConnection:
         script: Script,
         args: Sequence[str | bytes],
         first: Sequence[str | bytes],
+        ride: Ride | None,
         *,
         answers_soon: bool,
     ) -> Any:
         try:
             sent = packed(["EVALSHA", script.digest, "0", *args])
-            connection.send_packed_command([packed(first) + sent if first else sent])  # type: ignore[no-untyped-call]
+            if first:
+                sent = packed(first) + sent
+            if ride:
+                sent = packed(ride.command) + sent
+            connection.send_packed_command([sent])  # type: ignore[no-untyped-call]
+            if ride:
+                ride.hear(connection)
             if first:
                 _read_first(connection)
             if answers_soon:
@@ -98,6 +115,15 @@ def _check_client(client: object) -> None:
     else:
         return
     raise TypeError(f"connection: {wrong}; use from_url, as in Client.from_url('redis://localhost:6379')")
+
+
+def _send_whole(connection: Connection, ride: Ride) -> None:
+    """Send the rider's script itself, when the call has its answer, which must not be lost with it."""
+    try:
+        connection.send_packed_command([packed(ride.whole_command)])  # type: ignore[no-untyped-call]
+        ride.hear(connection)
+    except redis.RedisError:
+        connection.disconnect()  # type: ignore[no-untyped-call]
 
 
 def _read_first(connection: Connection) -> None:

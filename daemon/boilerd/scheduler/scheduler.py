@@ -7,6 +7,7 @@
 * Recoverer: ends the claims of workers that are gone, on whatever host.
 * Janitor: deletes what outlived its retention, and forgets queues that hold nothing.
 * Periodic tasks: enqueues them at their ticks.
+* Roller: rolls up metrics.
 * Archive's watch: tells how many tasks the limit of an archive has cost.
 * Limit keeper: sets the settings' limits again where they are gone.
 * Reclaimer: gives back the tasks that wait behind a slow one.
@@ -40,6 +41,7 @@ from boilerd.scheduler.limits import LimitKeeper
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
+from boilerd.scheduler.roller import Roller
 from boilerd.scheduler.slot_watch import SlotWatch
 from boilerd.scheduler.subscriber import Subscriber
 from boilerd.worker.kept_outcomes import KeptOutcomes
@@ -102,6 +104,7 @@ class Scheduler:
         # First: a supervisor that is killed has the kernel send a TERM.
         self._stop = StopRequest(accepts=self._may_end)
         self._broker = broker
+        broker.rider = rules.tally
         self._queues = queues
         self._scoreboard = scoreboard
         self._periodic = periodic
@@ -126,6 +129,7 @@ class Scheduler:
             Duty("tidy", self._tidy),
             Duty("count", self._count),
             Duty("archive", ArchiveWatch(broker, queues).look),
+            Duty("roll", Roller(broker).roll),
         ]
         if periodic:
             self._duties.append(Duty("tick", self._tick))
@@ -144,6 +148,7 @@ class Scheduler:
             try:
                 self._perform_duties()
                 self._recoverer.release_killed()
+                self._broker.send_metrics()
             except BrokerError as error:
                 logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         return OK

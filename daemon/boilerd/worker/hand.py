@@ -38,6 +38,7 @@ class Hand:
     Attributes:
         claims: Claimed and not begun, the next one first. Only the hand changes it.
         completions: Not acknowledged yet. Only the hand changes it.
+        claimed_s: When the last claims came, on the monotonic clock.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Hand:
         self.claims: deque[Claim] = deque()
         self.completions: list[Completion] = []
         self._is_unsure = False
-        self._late_after_s = 0.0
+        self.claimed_s = 0.0
 
     def take(self) -> Claim | None:
         """The task to run now, marked as begun: the next of the batch, else the first of a new one.
@@ -73,7 +74,7 @@ class Hand:
         while not self._stop and not self._scoreboard.is_quiet_at(self._row):
             if not self.claims:
                 self._broker.together(self._advance)
-            elif time.monotonic() > self._late_after_s:
+            elif time.monotonic() > self.claimed_s + HOLD_S:
                 self._prefetch.note_late()
                 self.give_back()
                 continue
@@ -150,7 +151,7 @@ class Hand:
 
     def _open_batch(self, claims: list[Claim]) -> None:
         self.claims.extend(claims)
-        self._late_after_s = time.monotonic() + HOLD_S
+        self.claimed_s = time.monotonic()
         number, _ = batch_place(claims[0].execution_id)
         self._scoreboard.open_batch(self._row, number, len(claims))
         if len(claims) > 1:

@@ -19,11 +19,11 @@ from msgspec import structs
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure, batch_place
-from boilerd.broker.constants import MOST_GIVEN_BACK
+from boilerd.broker.constants import MOST_GIVEN_BACK, OTHER
 from boilerd.broker.held_claims import HeldClaim, chunks, in_order
 from boilerd.broker.job_hash import not_registered, read_payload
 from boilerd.broker.neighbours import Declared
-from boilerd.errors import WorkerDiedError, describe, shown
+from boilerd.errors import TaskCancelledError, WorkerDiedError, describe, shown
 from boilerd.process.folding import Folding
 from boilerd.process.forks import end_child
 from boilerd.process.logs import log_context
@@ -36,9 +36,12 @@ from boilerd.tasks.retry import Decision, Hooks, RetryPolicy, Verdict, decide
 from boilerd.tasks.rq_functions import Functions
 from boilerd.tasks.task import Task
 from boilerd.worker.blame import find_blame
+from boilerd.worker.tally import Tally
 
 logger = logging.getLogger("boilerd.task")
 
+#: How an attempt ended whose failure says no more than what becomes of its task.
+_ENDED = {Verdict.RETRY: "retried", Verdict.ARCHIVE: "archived", Verdict.DROP: "dropped"}
 #: How long one hook may take: its process, which may be the scheduler, does nothing else meanwhile.
 HOOK_LIMIT_S = 5.0
 
@@ -84,6 +87,7 @@ class Rules:
         arun: Runs a task with such a handler on the running loop, inside the middleware.
         home: The package of the type's handler, see `kind_of`.
         release: Of the application; empty: it has none.
+        tally: Counts attempts for the metrics; of each process its own.
     """
 
     handler: Handler
@@ -98,6 +102,7 @@ class Rules:
     arun: Callable[[Task], Awaitable[Any]] = _no_loop
     home: Callable[[str], str] = lambda _: ""
     release: str = ""
+    tally: Tally = field(default_factory=Tally)
 
     @classmethod
     def of(
@@ -145,7 +150,8 @@ class Rules:
                 logger.exception("is_failure or retry_delay raised")
                 decision = decide(error, task, policy, Hooks())
             kind = self._kind_of(task, error) if decision.counts else None
-        return Failure(describe(error), traceback, decision, task.max_retries, kind=kind)
+        ended = "cancelled" if isinstance(error, TaskCancelledError) else ""
+        return Failure(describe(error), traceback, decision, task.max_retries, kind=kind, ended=ended)
 
     def _kind_of(self, task: Task, error: BaseException) -> FailureKind | None:
         """Which failure this is; None: that cannot be told, as some exceptions fail whoever looks at them."""
@@ -199,7 +205,7 @@ class Rules:
         line = describe(error)
         if is_doubtful:
             failure = Failure(line, line, Decision(Verdict.RETRY, counts=False), task.max_retries, is_doubtful=True)
-            record_failure(broker, worker, claim, failure, is_taken=is_taken)
+            self._record_lost(broker, worker, claim, failure, is_taken=is_taken)
             return
         with log_context(**task.log_fields):
             logger.error("task failed", extra={"error": line})
@@ -207,7 +213,12 @@ class Rules:
         context = copy_context()
         context.run(CURRENT.set, task)  # as in a worker: what a hook enqueues inherits from the task
         failure = context.run(rules.decide_failure, task, error, line)
-        record_failure(broker, worker, claim, failure, is_taken=is_taken)
+        self._record_lost(broker, worker, claim, failure, is_taken=is_taken)
+
+    def _record_lost(
+        self, broker: RecordsFailures, worker: str, claim: Claim, failure: Failure, *, is_taken: bool
+    ) -> None:
+        record_failure(broker, worker, claim, replace(failure, ended="lost"), is_taken=is_taken, tally=self.tally)
 
     def _with_payload(self, claim: Claim) -> "Rules":
         """The rules by which a lost attempt is settled; its payload is read if one of the hooks is to see it.
@@ -226,8 +237,9 @@ class Rules:
         error = not_registered(claim.function) if claim.function else claim.error
         line = describe(error) if error else "the record is missing"
         with self.refusals:
-            if not claim.is_missing:
-                record_failure(broker, worker, claim, Failure(line, line, Decision(Verdict.ARCHIVE), 0))
+            failure = Failure(line, line, Decision(Verdict.ARCHIVE), 0)
+            if not claim.is_missing and record_failure(broker, worker, claim, failure):
+                self.tally.add(claim.queue, OTHER, "archived")  # the name of its type may be anything
             # Last: a caller may try all of this again after an outage.
             with log_context(**claim.log_fields):
                 logger.error("task refused", extra={"error": line})
@@ -248,6 +260,7 @@ class Rules:
         for claim in rest:
             if died is None:
                 logger.warning("task released, it will run again", extra=claim.log_fields)
+                self.tally.count(claim, "put_back")
                 unstarted.append(claim.execution_id)
                 continue
             # Of another batch: it died after the claim, before it noted the batch on the scoreboard.
@@ -290,14 +303,28 @@ class Rules:
                 yield
             held = blame.rest
         for some in reversed([*chunks(held, MOST_GIVEN_BACK)]):  # so that the oldest is at the head in the end
-            _tell_released(some, broker.give_back(worker, some, is_doubtful=not is_cut))
+            back = broker.give_back(worker, some, is_doubtful=not is_cut)
+            _tell_released(some, back)
+            for claim in some:
+                if claim.task_id in back:
+                    self.tally.add(claim.queue, claim.task_type or OTHER, "put_back" if is_cut else "lost")
             yield
 
 
 def record_failure(
-    broker: RecordsFailures, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False
-) -> None:
-    """Write a failure and what was decided, then log what Redis did; nothing where the lease was lost."""
+    broker: RecordsFailures,
+    worker: str,
+    claim: Claim,
+    failure: Failure,
+    *,
+    is_taken: bool = False,
+    tally: Tally | None = None,
+) -> Verdict | None:
+    """Write a failure and what was decided, then log and count what Redis did; nothing where the lease was lost.
+
+    Returns:
+        See `Broker.fail`.
+    """
     fields = claim.log_fields
     done = broker.fail(worker, claim, failure, is_taken=is_taken)
     if done is None and is_taken:
@@ -310,6 +337,9 @@ def record_failure(
         logger.warning("task archived", extra={**fields, "error": failure.error})
     else:
         logger.info("task dropped", extra=fields)
+    if tally and done is not None:
+        tally.count(claim, failure.ended or _ENDED[done], failure.run_s)
+    return done
 
 
 def release_held(broker: Broker, worker: str, **fields: str) -> None:

@@ -7,7 +7,8 @@ import logging
 import os
 import random
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 
 from setproctitle import setproctitle
 
@@ -77,6 +78,7 @@ class WorkLoop:
         self._stop = stop
         self._title = title
         self._rules = rules
+        self._tally = broker.rider = rules.tally
         self._limits = limits
         self._prefetch = prefetch
         self._scoreboard = scoreboard
@@ -86,6 +88,8 @@ class WorkLoop:
         self._recycling = Recycling(limits)
         #: True while an outcome that is no completion waits to be written; what failed, if it is a failure.
         self._is_settling = False
+        #: How long the last attempt ran, and how long its claim had lain here before.
+        self._ran_s = self._held_s = 0.0
         self._failed: tuple[Claim, Failure] | None = None
         self._kept = OwnOutcomes(kept, self._name)
         self._has_settled_predecessor = False
@@ -143,6 +147,8 @@ class WorkLoop:
         self._hand.give_back()
         self._hand.acknowledge()
         self._kept.forget()
+        with suppress(BrokerError):
+            self._broker.once.send_metrics()
         self._broker.together(self._rq_worker.register_death)
         return status
 
@@ -178,6 +184,8 @@ class WorkLoop:
         """Claim nothing until resumed."""
         self._hand.give_back()
         self._hand.acknowledge()
+        with suppress(BrokerError):
+            self._broker.once.send_metrics()  # nothing is called for a long time, perhaps
         self._show("quiet")
         while self._scoreboard.is_quiet_at(self._row) and not self._stop:
             self._stop.pause(QUIET_POLL_S)
@@ -196,6 +204,7 @@ class WorkLoop:
             return True
         outcome = self._attempt(claim, task)
         if isinstance(outcome, Completed):
+            self._tally.count(claim, "completed", self._ran_s, self._held_s)
             # A result that nobody can look at is not sent.
             self._hand.complete(claim, encode_result(outcome.result, task) if claim.retention_s else b"")
             return True
@@ -212,7 +221,8 @@ class WorkLoop:
         deadline_in_s = task.deadline.timestamp() - float(claim.started) if task.deadline else None
         failpoint("before-handler")
         runtime = AttemptRuntime(self._broker.once, claim, self._runner, self._life.state)
-        began_s = time.perf_counter()
+        began_s = time.monotonic()
+        self._held_s = began_s - self._hand.claimed_s
         with self._rq_worker.as_current_job(claim.task_id) if claim.function else _NO_JOB:
             outcome = self._runner.run(
                 task,
@@ -220,7 +230,8 @@ class WorkLoop:
                 deadline_in_s=deadline_in_s,
                 alert_in_s=SLOW_S if self._hand.claims or self._hand.completions else None,
             )
-        self._prefetch.note(time.perf_counter() - began_s)
+        self._ran_s = time.monotonic() - began_s
+        self._prefetch.note(self._ran_s)
         if runtime.unsent:
             runtime.send_progress()  # before the outcome: whoever waits sees it
         failpoint("after-handler")
@@ -233,16 +244,18 @@ class WorkLoop:
     def _settle(self, claim: Claim, task: Task, outcome: Failed) -> None:
         """Decide once, however often the failure must be sent: deciding calls the application's hooks."""
         with self._scoreboard.running_hooks(self._row):
-            failure = self._rules.decide_failure(task, outcome.error, outcome.traceback)
+            decided = self._rules.decide_failure(task, outcome.error, outcome.traceback)
+            failure = replace(decided, run_s=self._ran_s)
         self._runner.put_back()
         put_back()
         self._failed = claim, failure
-        record_failure(self._broker, self._name, claim, failure)
+        record_failure(self._broker, self._name, claim, failure, tally=self._tally)
         self._failed = None
         self._hand.finish()
 
     def _release(self, claim: Claim) -> None:
         if self._broker.release(self._name, [claim.execution_id]):
+            self._tally.count(claim, "put_back")
             logger.warning("task released, it will run again", extra=claim.log_fields)
 
     def _settle_predecessor(self, rules: Rules) -> None:

@@ -190,6 +190,7 @@ local function call_waiting(key, seconds)
       stop_waiting(queue, key, job)
       own_call('ZADD', called, place, job)
       call('EXPIRE', called, CLAIMS_TTL_S)
+      call('HSET', RQ .. ':job:' .. job, 'ready_at', stamp(seconds))
       local length = last[queue] and call('LINSERT', list, 'AFTER', last[queue], job) or 0
       if length < 1 then length = call('LPUSH', list, job) end
       last[queue] = job

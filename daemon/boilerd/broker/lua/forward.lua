@@ -5,7 +5,7 @@
 --   queues that count as known.
 -- Returns {how many were moved, seconds until the next one is due ('' if no task is scheduled), cursor of the next
 --   slice}.
--- Touches for every queue of the slice: rq:scheduled:Q (ZREM), rq:job:ID (status enqueued_at),
+-- Touches for every queue of the slice: rq:scheduled:Q (ZREM), rq:job:ID (status enqueued_at ready_at),
 --   rq:queue:Q (RPUSH; LPUSH where plain RQ asked for the front), rq:queues, boilerd:queues (SADD), boilerd:bell:Q,
 --   boilerd:alarm (DEL).
 
@@ -14,10 +14,10 @@ local seconds = now()
 local time = iso(seconds)
 local moved, next_due = 0, nil
 
-local function forward(queue, job)
+local function forward(queue, job, due)
   local key = RQ .. ':job:' .. job
   if call('TYPE', key).ok ~= 'hash' then return end
-  call('HSET', key, 'origin', queue, 'enqueued_at', time)
+  call('HSET', key, 'origin', queue, 'enqueued_at', time, 'ready_at', due)
   push(queue, job, call('HGET', key, 'enqueue_at_front') == '1')
 end
 
@@ -35,12 +35,12 @@ for _, queue in ipairs(queues) do
   local is_later = first and first > seconds + FORWARD_EVERY_S
   local is_sound = is_later or first and is_kind(RQ .. ':queue:' .. queue, 'list')
   if is_sound and first <= seconds and moved < limit then
-    local due = call('ZRANGEBYSCORE', scheduled, '-inf', stamp(seconds), 'LIMIT', 0, limit - moved)
-    for _, job in ipairs(due) do
-      call('ZREM', scheduled, job)
-      forward(queue, job)
+    local due = call('ZRANGEBYSCORE', scheduled, '-inf', stamp(seconds), 'WITHSCORES', 'LIMIT', 0, limit - moved)
+    for i = 1, #due, 2 do
+      call('ZREM', scheduled, due[i])
+      forward(queue, due[i], due[i + 1])
     end
-    moved = moved + #due
+    moved = moved + #due / 2
     first = first_due(scheduled)
   end
   if is_sound and first and (not next_due or first < next_due) then next_due = first end

@@ -3,6 +3,8 @@
 local seconds = now()
 local time = iso(seconds)
 local room = {}
+-- Queue and type, as a name in metrics → how many tasks were stored; see count_stored.
+local stored = {}
 
 -- How many more tasks the queue takes. Those that wait for a share of their concurrency key wait as well.
 local function room_in(queue)
@@ -25,7 +27,7 @@ end
 
 -- Store the task whose description begins at ARGV[i]: job ID, queue, due in seconds (0: now), due at (epoch; '' for
 -- none), unique lock ('' for none), the lock's TTL in seconds, whether the lock lasts until then in any case (1 or 0),
--- for how many milliseconds the ID is remembered ('' for no longer than its record), n, and n field names and values of the job hash in turn. Returns the answer (see enqueue.lua), and where the next
+-- for how many milliseconds the ID is remembered ('' for no longer than its record), n, and n field names and values of the job hash in turn, the third of which is its task_type. Returns the answer (see enqueue.lua), and where the next
 -- description begins.
 -- The queue is written first: where a foreign key stands in its place, nothing is written.
 local function store(i)
@@ -58,5 +60,25 @@ local function store(i)
   end
   call('HSET', key, 'status', is_later and 'scheduled' or 'queued', 'created_at', time, 'enqueued_at', time,
     unpack(ARGV, first, last))
+  local name = #queue .. ':' .. queue .. ':' .. ARGV[first + 5]
+  stored[name] = (stored[name] or 0) + 1
   return is_later and STORED_SCHEDULED or STORED_PENDING, last + 1
+end
+
+-- Count what was stored for the metrics; the scheduler takes it over every few seconds. One command for each queue and
+-- type, and nothing of it may fail: the tasks are stored.
+local function count_stored()
+  local key = OWN .. ':metrics:enqueued'
+  for name, count in pairs(stored) do
+    local known = redis.pcall('HINCRBY', key, name, count)
+    if known == count then -- it is new there
+      call('EXPIRE', key, ENQUEUED_TTL_S)
+      if call('HLEN', key) > MOST_PAIRS then
+        call('HDEL', key, name)
+        call('HINCRBY', key, #OTHER .. ':' .. OTHER .. ':' .. OTHER, count)
+      end
+    elseif type(known) == 'table' and known.err:find('WRONGTYPE', 1, true) then
+      redis.pcall('DEL', key)
+    end
+  end
 end

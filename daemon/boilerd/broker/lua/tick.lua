@@ -16,4 +16,5 @@ if last >= tonumber(ARGV[4]) and last < seconds + 3600 then return {0} end
 local answer = #ARGV > 4 and store(5) or nil
 call('HSET', ticks, ARGV[3], ARGV[4])
 call('EXPIRE', ticks, 400 * 86400)
+count_stored()
 return {1, answer}

@@ -36,12 +36,15 @@ class SlotAttempt:
         is_told: True if its handler has got the interrupt.
         since_s, step, due_s: When it was given to the runner, or later interrupted; how often it was seen to since; and
             when it is again.
+        began_s: When it began, on the monotonic clock; 0: it has not.
+        held_s: How long it lay here before.
+        ran_s: How long it ran; None: it has not, or has not ended.
         struck_s: When its code was struck, where it kept the loop from the interrupt.
     """
 
     __slots__ = (
-        "claim", "due_s", "ends_s", "has_begun", "is_on_loop", "is_running", "is_stuck", "is_told", "limit", "outcome",
-        "place", "reason", "runtime", "since_s", "step", "struck_s", "task",
+        "began_s", "claim", "due_s", "ends_s", "has_begun", "held_s", "is_on_loop", "is_running", "is_stuck", "is_told",
+        "limit", "outcome", "place", "ran_s", "reason", "runtime", "since_s", "step", "struck_s", "task",
     )  # fmt: skip
 
     def __init__(
@@ -61,7 +64,8 @@ class SlotAttempt:
         self.reason: TaskInterrupt | None = None
         self.outcome: Outcome | None = None
         self.is_stuck = self.is_on_loop = self.has_begun = self.is_running = self.is_told = False
-        self.since_s = 0.0
+        self.since_s = self.began_s = self.held_s = 0.0
+        self.ran_s: float | None = None
         self.struck_s = -math.inf
         self.step = 0
         self.place: asyncio.Task[None] | Strikable | None = None

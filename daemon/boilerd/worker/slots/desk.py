@@ -70,7 +70,7 @@ class Desk:
             self.refused.popleft()
             count += 1
         while self.failures:
-            record_failure(self._broker, self._name, *self.failures[0])
+            record_failure(self._broker, self._name, *self.failures[0], tally=self._rules.tally)
             self.failures.popleft()
             count += 1
         while self.unstarted:
@@ -104,5 +104,6 @@ class Desk:
         del claims[-BACK_AT_ONCE:]
         for claim in some:
             if have_begun and claim.task_id in back:
+                self._rules.tally.count(claim, "put_back")
                 logger.warning("task released, it will run again", extra=claim.log_fields)
         return len(some)

@@ -300,6 +300,7 @@ class Keeper:
                 self._intake.look_again()
             self._intake.hear(self._room())
             self._serve()
+            self._send_metrics()
             self._forward_due()
             self._intake.tend_bell(self._room())
             if self._outage.error:
@@ -351,6 +352,11 @@ class Keeper:
                 self._desk.unstarted += claims
             else:
                 self._begin(claims)
+
+    def _send_metrics(self) -> None:
+        """Send what was counted, where no call has taken it along for a while."""
+        if self._rules.tally.is_late() and not self._outage.error:
+            self._broker.send_metrics()
 
     def _forward_due(self) -> None:
         """Before a burst ends, move due tasks to their queues, if the scheduler has not come to it."""

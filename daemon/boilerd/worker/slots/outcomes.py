@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
-from boilerd.broker.claims import Completion
+from boilerd.broker.claims import Completion, Failure
 from boilerd.errors import ShutdownTimeoutError, describe
 from boilerd.worker.attempt import Completed, Failed, encode_result, failed
 from boilerd.worker.slots.attempt import SlotAttempt
@@ -11,6 +12,7 @@ from boilerd.worker.slots.desk import Desk
 from boilerd.worker.slots.intake import Intake
 from boilerd.worker.slots.judge import Judge
 from boilerd.worker.slots.runtime import SlotRuntime
+from boilerd.worker.tally import Tally
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -22,12 +24,14 @@ class Outcomes:
         intake: Acknowledges completions.
         desk: Writes the rest.
         judge: Decides about failures.
+        tally: Counts what completed; the desk, what did not.
     """
 
-    def __init__(self, intake: Intake, desk: Desk, judge: Judge) -> None:
+    def __init__(self, intake: Intake, desk: Desk, judge: Judge, tally: Tally) -> None:
         self._intake = intake
         self._desk = desk
         self._judge = judge
+        self._tally = tally
 
     def take(self, attempt: SlotAttempt) -> None:
         """Take an attempt that has ended."""
@@ -35,6 +39,7 @@ class Outcomes:
         if isinstance(runtime, SlotRuntime) and runtime.unsent:
             self._desk.tell(claim, runtime.unsent)  # before the outcome: whoever waits sees it
         if isinstance(outcome, Completed):
+            self._tally.count(claim, "completed", attempt.ran_s, attempt.held_s)
             # A result that nobody can look at is not sent.
             result = encode_result(outcome.result, attempt.task) if claim.retention_s else b""
             self._intake.complete(Completion(claim, result))
@@ -46,12 +51,12 @@ class Outcomes:
     def fail(self, attempt: SlotAttempt, outcome: Failed) -> None:
         """Have it decided what becomes of a failed attempt, and written."""
         if failure := self._judge.ask(attempt, outcome):
-            self._desk.failures.append((attempt.claim, failure))
+            self._write(attempt, failure)
 
     def collect(self) -> None:
         """Take the decisions that are there."""
         for attempt, failure in self._judge.decided():
-            self._desk.failures.append((attempt.claim, failure))
+            self._write(attempt, failure)
 
     def settle(self, running: Iterable[SlotAttempt], *, is_hurried: bool) -> None:
         """Give back what runs when the worker ends; what is stuck has failed by what it ignored.
@@ -69,7 +74,10 @@ class Outcomes:
                 rest.append(attempt.claim)
         self._desk.sort_cut(rest)
         for attempt, failure in self._judge.decide_all() if is_hurried else ():
-            self._desk.failures.append((attempt.claim, failure))
+            self._write(attempt, failure)
+
+    def _write(self, attempt: SlotAttempt, failure: Failure) -> None:
+        self._desk.failures.append((attempt.claim, replace(failure, run_s=attempt.ran_s)))
 
     @property
     def undecided(self) -> int:

@@ -337,12 +337,16 @@ class SlotRunner:
         CURRENT.set(attempt.task)
         attempt.task.attach(attempt.runtime)
         attempt.is_running = attempt.has_begun = True
-        if (late_s := time.monotonic() - attempt.since_s) > BEAT_S:
-            self._escalation.put_off(attempt, late_s)
+        attempt.began_s = time.monotonic()
+        attempt.held_s = attempt.began_s - attempt.since_s
+        if attempt.held_s > BEAT_S:
+            self._escalation.put_off(attempt, attempt.held_s)
         if attempt.reason:
             raise struck_with(attempt.reason)
 
     def _end(self, attempt: SlotAttempt, outcome: Outcome) -> None:
+        if attempt.began_s:
+            attempt.ran_s = time.monotonic() - attempt.began_s
         attempt.outcome = outcome
         attempt.place = None
         self._on_end(attempt)

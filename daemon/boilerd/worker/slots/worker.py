@@ -103,6 +103,7 @@ class SlottedWorker:
         self._kept = OwnOutcomes(kept, name)
         self._bell = Bell(connection)
         self._broker = Broker(connection, archive_limit=archive_limit)
+        self._broker.rider = rules.tally
         self._rq_worker = RQWorker(
             self._broker,
             name=name,
@@ -138,6 +139,7 @@ class SlottedWorker:
             status = self._life.leave(status)
         if self._is_orderly:
             with suppress(BrokerError):  # the record ends by itself
+                self._broker.send_metrics()
                 self._rq_worker.register_death()
         return status
 
@@ -198,7 +200,7 @@ class SlottedWorker:
             poll,
             intake=intake,
             desk=desk,
-            outcomes=Outcomes(intake, desk, Judge(self._rules, scoreboard, row, self._inbox.wake)),
+            outcomes=Outcomes(intake, desk, Judge(self._rules, scoreboard, row, self._inbox.wake), self._rules.tally),
             closing=Closing(self._stop.age_s, self._limits, self._slot_limits, scoreboard, row),
             name=self._name,
             title=self.title,

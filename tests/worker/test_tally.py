@@ -1,0 +1,148 @@
+"""The tally: what a process counts of its attempts, and when it is sent."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from boilerd import Task
+from boilerd.broker.claims import Claim
+from boilerd.broker.constants import MOST_PAIRS, OTHER
+from boilerd.tasks.metric_record import Numbers, Pair, decode, unpack_pair
+from boilerd.worker.tally import MOST_SENT, SEND_EVERY_S, Tally
+from builders import Clock
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def tally(clock: Clock) -> Tally:
+    return Tally(clock)
+
+
+def taken(tally: Tally) -> dict[Pair, Numbers]:
+    """What it sends."""
+    args = tally.take()
+    found = {
+        unpack_pair(name): Numbers(decode(record) or {}) for name, record in zip(args[::2], args[1::2], strict=True)
+    }
+    assert None not in found
+    return found  # type: ignore[return-value]
+
+
+MakeClaim = Callable[..., Claim]
+
+
+@pytest.fixture
+def make_claim() -> MakeClaim:
+    """Makes claims of a task that was enqueued 2 s before."""
+
+    def make(*, runs: int = 1, **fields: Any) -> Claim:
+        task = Task(id="a", type="email:send", payload=None, queue="default", runs=runs,
+                    enqueued_at=datetime.fromtimestamp(1000, UTC))  # fmt: skip
+        return Claim("a", "0" * 32, "default", "1002.000000", 0, task, payload_bytes=100, **fields)
+
+    return make
+
+
+def test_attempts_are_added_by_queue_type_and_outcome(tally: Tally) -> None:
+    for outcome in ("completed", "completed", "retried"):
+        tally.add("default", "email:send", outcome, 0.02)
+    tally.add("low", "email:send", "lost")
+
+    found = taken(tally)
+
+    assert set(found) == {("default", "email:send"), ("low", "email:send")}
+    attempts = found[Pair("default", "email:send")].attempts
+    assert {outcome: count for outcome, count in attempts.items() if count} == {"completed": 2, "retried": 1}
+    assert found[Pair("low", "email:send")].run.count == 0
+
+
+def test_times_and_sizes_are_in_their_buckets(tally: Tally) -> None:
+    tally.add("default", "a", "completed", 0.02, 30.0, 64)
+    tally.add("default", "a", "completed", 1e9, 0.0, 65)
+
+    (numbers,) = taken(tally).values()
+
+    assert (numbers.run.sum, numbers.run.most) == (1e9 + 0.02, 1e9)
+    assert [count for _, count in numbers.run.cumulative([0.01, 0.025, 21600.0])] == [0, 1, 1, 2]
+    assert [count for _, count in numbers.wait.cumulative([0.001, 10.0, 30.0])] == [1, 1, 2, 2]
+    assert [count for _, count in numbers.payload.cumulative([64, 256])] == [1, 2, 2]
+
+
+def test_the_first_attempt_alone_says_how_long_its_task_waited(tally: Tally, make_claim: MakeClaim) -> None:
+    tally.count(make_claim(), "completed", 0.1, held_s=0.5)
+    tally.count(make_claim(runs=2), "completed", 0.1)
+    tally.count(make_claim(), "lost")
+
+    (numbers,) = taken(tally).values()
+
+    assert (numbers.wait.count, numbers.wait.sum) == (1, 2.5)
+    assert (numbers.payload.count, numbers.payload.sum) == (1, 100)
+    assert (numbers.run.count, numbers.ended) == (2, 3)
+
+
+def test_a_task_waits_from_when_it_got_its_share_of_a_key(tally: Tally, make_claim: MakeClaim) -> None:
+    tally.count(make_claim(ready_s=1001.5), "completed", 0.1)
+
+    (numbers,) = taken(tally).values()
+
+    assert numbers.wait.sum == 0.5
+
+
+def test_a_clock_that_was_put_back_makes_no_wait_negative(tally: Tally, make_claim: MakeClaim) -> None:
+    tally.count(make_claim(ready_s=5000.0), "completed", 0.1)
+
+    (numbers,) = taken(tally).values()
+
+    assert (numbers.wait.count, numbers.wait.sum) == (1, 0)
+
+
+def test_a_claim_without_a_task_is_counted_as_another_type(tally: Tally) -> None:
+    tally.count(Claim("a", "0" * 32, "default", "1002.0", 0, None), "archived")
+
+    assert set(taken(tally)) == {("default", OTHER)}
+
+
+def test_what_was_counted_is_sent_at_once_then_once_a_second(tally: Tally, clock: Clock) -> None:
+    is_due = [tally.is_due()]
+    tally.add("default", "a", "completed")
+    is_due.append(tally.is_due())
+    tally.take()
+    tally.add("default", "a", "completed")
+    is_due.append(tally.is_due())
+    clock.ahead_s += SEND_EVERY_S
+    is_due.append(tally.is_due())
+
+    assert is_due == [False, True, False, True]
+    assert not tally.is_late()
+
+
+def test_what_was_taken_is_not_taken_again(tally: Tally) -> None:
+    tally.add("default", "a", "completed")
+    tally.take()
+
+    assert tally.take() == []
+
+
+def test_of_many_pairs_some_are_sent_and_the_rest_with_the_next_call(tally: Tally) -> None:
+    for number in range(MOST_SENT + 7):
+        tally.add("default", f"t{number}", "completed")
+
+    assert [len(taken(tally)) for _ in range(3)] == [MOST_SENT, 7, 0]
+
+
+def test_types_without_end_take_no_memory_without_end(tally: Tally) -> None:
+    for number in range(5 * MOST_PAIRS):
+        tally.add(f"q{number % (3 * MOST_PAIRS)}", f"t{number}", "completed")
+
+    found: dict[Pair, Numbers] = {}
+    while some := taken(tally):
+        found |= some
+
+    assert len(found) <= 2 * MOST_PAIRS + 1
+    assert sum(numbers.ended for numbers in found.values()) == 5 * MOST_PAIRS
