@@ -110,7 +110,7 @@ ALERTS = [
     Alert(
         "BoilerdQueueUnserved",
         f"{once('boilerd_queue_served', 'queue')} == 0 and on (job, queue)"
-        f""" sum by (job, queue) ({once('boilerd_tasks{state=~"pending|scheduled"}', 'queue', 'state')}) > 0""",
+        f""" sum by (job, queue) ({once('boilerd_tasks{state=~"pending|scheduled"}', "queue", "state")}) > 0""",
         "2m",
         "critical",
         "Tasks wait in queue {{ $labels.queue }}, on which no worker works.",
@@ -147,7 +147,7 @@ ALERTS = [
     ),
     Alert(
         "BoilerdLost",
-        f"""{rate('boilerd_attempts_total', 'queue', 'type', where='outcome="lost"', over='15m', by='increase')} > 0""",
+        f"""{rate("boilerd_attempts_total", "queue", "type", where='outcome="lost"', over="15m", by="increase")} > 0""",
         "0m",
         "warning",
         "A worker died with a task of type {{ $labels.type }} in queue {{ $labels.queue }}.",
@@ -155,7 +155,7 @@ ALERTS = [
     ),
     Alert(
         "BoilerdArchiveGrew",
-        f"""{once('delta(boilerd_tasks{state="archived"}[30m])', 'queue')} > 0""",
+        f"""{once('delta(boilerd_tasks{state="archived"}[30m])', "queue")} > 0""",
         "0m",
         "warning",
         "Tasks of queue {{ $labels.queue }} failed for good: boilerd failures.",
@@ -377,7 +377,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
 }  # fmt: skip
 #: A mark where another release, or version of boilerd, begins.
-RELEASE = f"boilerd_build_info{{{_IN}}} unless on (job, instance, version, release) boilerd_build_info{{{_IN}}} offset 1m"
+_BUILD = f"boilerd_build_info{{{_IN}}}"
+RELEASE = f"{_BUILD} unless on (job, instance, version, release) {_BUILD} offset 1m"
 VARIABLES = {
     "job": "label_values(boilerd_build_info, job)",
     "queue": 'label_values(boilerd_tasks{job=~"$job"}, queue)',
@@ -393,7 +394,8 @@ def render_board() -> str:
     panels: list[dict[str, Any]] = []
     top = 0
     for title, row in ROWS.items():
-        panels.append({"type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": _place(0, top, 24, 1)})
+        head = {"type": "row", "title": title, "collapsed": False, "panels": []}
+        panels.append(head | {"gridPos": _place(0, top, 24, 1)})
         top += 1
         left = height = 0
         for panel in row:
@@ -461,8 +463,8 @@ def render_rules() -> str:
         lines += [f"      - record: {record.name}", f"        expr: {json.dumps(record.expr)}"]
     for alert in ALERTS:
         lines += [
-            f"      - alert: {alert.name}", f"        expr: {json.dumps(alert.expr)}", f"        for: {alert.holds_for}",
-            "        labels:", f"          severity: {alert.severity}",
+            f"      - alert: {alert.name}", f"        expr: {json.dumps(alert.expr)}",
+            f"        for: {alert.holds_for}", "        labels:", f"          severity: {alert.severity}",
             "        annotations:", f"          summary: {json.dumps(alert.says)}",
         ]  # fmt: skip
     return "\n".join([*lines, ""])

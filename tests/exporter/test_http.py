@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from http import HTTPStatus
 
 import pytest
@@ -20,7 +21,8 @@ async def echo(request: Request) -> Response:
         raise RuntimeError("as told")
     if request.path == "/large":
         return Response(HTTPStatus.OK, b"x" * 20_000_000)
-    return Response.text(HTTPStatus.OK, f"{request.method} {request.path} {request.headers.get('accept')}", Vary="Accept")
+    said = f"{request.method} {request.path} {request.headers.get('accept')}"
+    return Response.text(HTTPStatus.OK, said, Vary="Accept")
 
 
 def served(client: Callable[[int], Awaitable[None]]) -> None:
@@ -77,7 +79,7 @@ def test_head_gets_the_same_without_the_body() -> None:
 
 @pytest.mark.parametrize(
     "sent",
-    [b"\r\n\r\n", b"nonsense\r\n\r\n", b"GET / HTTP/2\r\n\r\n", b"GET  / x HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\r\n\r\n"],
+    [b"\r\n\r\n", b"no\r\n\r\n", b"GET / HTTP/2\r\n\r\n", b"GET  / x HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\r\n\r\n"],
 )
 def test_what_is_no_request_is_told_so(sent: bytes) -> None:
     (answer,) = answers(sent)
@@ -124,10 +126,11 @@ def test_a_client_that_takes_nothing_of_its_answer_is_left(monkeypatch: pytest.M
         await reader.read(1)
         await asyncio.sleep(0.5)  # it reads no further than its own buffer
 
-        with pytest.raises(ConnectionError):
-            while await reader.read(65536):
-                pass
-            raise ConnectionError  # the end came before the length that was promised
+        size = 0
+        with suppress(ConnectionError):
+            while part := await reader.read(65536):
+                size += len(part)
+        assert size < 20_000_000
         writer.transport.abort()
 
     served(client)

@@ -29,7 +29,7 @@ def load_monitoring() -> ModuleType:
 MONITORING = load_monitoring()
 
 
-def tested(series: dict[str, str], expr: str, expected: list[dict[str, Any]]) -> dict[str, Any]:
+def case(series: dict[str, str], expr: str, expected: list[dict[str, Any]]) -> dict[str, Any]:
     """A test as promtool has it: what a query finds after some minutes of these series."""
     return {
         "interval": "1m",
@@ -55,7 +55,7 @@ def test_the_rules_are_well_formed() -> None:
 
 def test_each_alert_fires_at_what_it_is_for(tmp_path: Path) -> None:
     tests = [
-        tested(
+        case(
             MONITORING.HEALTHY | alert.fires,
             f'count by (alertname) (ALERTS{{alertstate="firing",alertname="{alert.name}"}})',
             [{"labels": f'{{alertname="{alert.name}"}}', "value": 1}],
@@ -67,7 +67,7 @@ def test_each_alert_fires_at_what_it_is_for(tmp_path: Path) -> None:
 
 
 def test_no_alert_fires_or_waits_at_a_healthy_daemon(tmp_path: Path) -> None:
-    assert run_tests(tmp_path, tested(MONITORING.HEALTHY, "ALERTS", [])) == ""
+    assert run_tests(tmp_path, case(MONITORING.HEALTHY, "ALERTS", [])) == ""
 
 
 def test_the_rules_and_the_board_ask_for_metrics_that_there_are() -> None:
@@ -96,9 +96,7 @@ def test_the_board_has_ids_of_its_own_and_no_panel_over_another() -> None:
     assert max(x for x, _ in places) < 24
 
 
-@pytest.mark.parametrize(
-    "block", [each for each in blocks(DOCS / "prometheus.md") if each.language == "yaml"], ids=str
-)
+@pytest.mark.parametrize("block", [each for each in blocks(DOCS / "prometheus.md") if each.language == "yaml"], ids=str)
 def test_prometheus_takes_what_the_page_shows(block: Any, tmp_path: Path) -> None:
     text = block.text.replace("/etc/prometheus", str(tmp_path))
     (tmp_path / "boilerd.token").write_text("0123456789abcdef")

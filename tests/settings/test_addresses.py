@@ -33,7 +33,9 @@ def test_what_only_this_host_can_reach_needs_no_word_on_who_may_ask(place: str) 
     assert str(read_address(place)) == place
 
 
-@pytest.mark.parametrize("place", ["0.0.0.0:9464", "[::]:9464", "10.1.2.3:9464", "app1.internal:9464", "localhost.:9464"])
+@pytest.mark.parametrize(
+    "place", ["0.0.0.0:9464", "[::]:9464", "10.1.2.3:9464", "app1.internal:9464", "localhost.:9464"]
+)
 def test_what_other_hosts_can_reach_is_refused_in_a_line_that_says_what_would_do(place: str) -> None:
     assert refusal(listen=place) == OPEN.format(place)
 
@@ -42,7 +44,8 @@ def test_what_other_hosts_can_reach_is_refused_in_a_line_that_says_what_would_do
 
 
 @pytest.mark.parametrize(
-    "place", ["9464", ":9464", "metrics.sock", "127.0.0.1", "127.0.0.1:65536", "::1:9464", "[::1:9464", "[1.2.3.4]:1", "*:1"]
+    "place",
+    ["9464", ":9464", "metrics.sock", "127.0.0.1", "127.0.0.1:65536", "::1:9464", "[::1:9464", "[1.2.3.4]:1", "*:1"],
 )
 def test_what_is_no_address_is_refused_with_an_example(place: str) -> None:
     assert refusal(listen=place) == (

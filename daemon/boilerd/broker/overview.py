@@ -149,7 +149,8 @@ def _first_questions() -> dict[str, Sequence[str | int]]:
     return {
         "now": ("TIME",), "queues": ("SMEMBERS", keys.QUEUES), "served": ("SMEMBERS", keys.SERVED),
         "workers": ("SMEMBERS", keys.WORKERS), "suspended": ("EXISTS", keys.SUSPENDED),
-        "info": ("INFO", "server", "clients", "memory", "persistence"), **{f"kind of {key}": ("TYPE", key) for key in kinds()},
+        "info": ("INFO", "server", "clients", "memory", "persistence"),
+        **{f"kind of {key}": ("TYPE", key) for key in kinds()},
     }  # fmt: skip
 
 

@@ -207,9 +207,7 @@ def start(
             application = _load(settings)
             notifier.import_ends(is_reloaded=is_reloaded)
             watcher = functools.partial(watch, sources, request_reload) if sources and request_reload else None
-            Daemon(
-                loaded, application, valkey, is_burst=is_burst, watch=watcher, ask_daemon=ask_daemon
-            ).start(handover)
+            Daemon(loaded, application, valkey, is_burst=is_burst, watch=watcher, ask_daemon=ask_daemon).start(handover)
     except BaseException:
         handover.abandon()
         raise

@@ -1,6 +1,7 @@
 """Makes Prometheus's metric families of a snapshot, and the texts that are sent."""
 
 import gzip
+import math
 import platform
 import socket
 from collections import Counter
@@ -18,7 +19,6 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from boilerd.broker.overview import LivingWorker, Overview, QueueOverview
 from boilerd.exporter.families import FAMILIES, Family, Kind
@@ -127,11 +127,16 @@ def _metric(family: Family, samples: dict[tuple[str, ...], float | Histogram]) -
     bounds = BOUNDS_BYTES if family.name.endswith("_bytes") else SHOWN_BOUNDS_S
     for labels, value in samples.items():
         if isinstance(value, Histogram):
-            buckets = [(floatToGoString(bound), float(count)) for bound, count in value.cumulative(bounds)]
+            buckets = [(_bound(bound), float(count)) for bound, count in value.cumulative(bounds)]
             metric.add_metric(labels, buckets, value.sum)
         else:
             metric.add_metric(labels, value)
-    return metric
+    return metric  # type: ignore[no-any-return] # the classes have nothing typed in common that takes samples
+
+
+def _bound(value: float) -> str:
+    """A bucket's bound, as clients of Prometheus write it."""
+    return "+Inf" if math.isinf(value) else repr(value)
 
 
 def _put_daemon(sheet: Sheet, snapshot: Snapshot, release: str) -> None:

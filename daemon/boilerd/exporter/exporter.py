@@ -67,7 +67,7 @@ class Exporter:
             listener = listen(self._settings, self._gid)
         except OSError as error:
             fields = {"address": self._settings.metrics_listen, "error": error.strerror or str(error)}
-            logger.error("metrics cannot be served", extra=fields)
+            logger.error("metrics cannot be served", extra=fields)  # noqa: TRY400 - its message says it all
             return _FAILED
         loop = threading.Thread(target=asyncio.run, args=[self._run(listener)], daemon=True)
         loop.start()
