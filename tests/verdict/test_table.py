@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from boilerd.broker.overview import Overview, QueueOverview
+from boilerd.broker.sudden_failures import SuddenFailure
 from boilerd.broker.views import Day, QueueDetail, QueueInfo
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.finding import Severity
@@ -90,6 +91,10 @@ SICK = {
     "unserved": (facts(overview=redis(queue("maill", pending=7, is_served=False))), "queue maill (7 tasks)"),
     "quiet": (facts({"is_quiet": True}), "the daemon is quiet"),
     "paused": (facts(overview=redis(queue(pending=7, is_paused=True))), "paused: queue mail (7 tasks)"),
+    "failing": (
+        facts(failing=[SuddenFailure("mail:send", 30, 40, 0.012)]),
+        "type mail:send fails: 30 of its 40 attempts of the last 15m did, and 1.2% in the day before",
+    ),
     "full": (facts(overview=redis(queue(archived=1000))), "the archive of queue mail is full"),
     "filling": (facts(overview=redis(queue(archived=900, archived_lately=50))), "its archive is full in 2h"),
     "refused_reload": (facts({"trouble": "reload refused: no such module"}), "reload refused: no such module"),

@@ -44,6 +44,7 @@ COMMANDS = {
     "queue": ("boilerd.cli.queue:queue", "Look at queues, pause and empty them."),
     "task": ("boilerd.cli.task:task", "Look at tasks, run, archive, cancel and delete them."),
     "failures": ("boilerd.cli.failures:failures", "Look at what fails, and run, archive or delete its tasks."),
+    "types": ("boilerd.cli.task_types:types", "Show rates, failures and times of each task type."),
     "worker": ("boilerd.cli.worker:worker", "Look at the workers of all hosts."),
     "cron": ("boilerd.cli.cron:cron", "Look at periodic tasks, and run one now."),
     "audit": ("boilerd.cli.audit:audit", "Show who intervened, in what, and how it ended."),

@@ -6,7 +6,9 @@ from typing import Any
 
 from boilerd.broker import server_check
 from boilerd.broker.connection import connect_to, mark_of
+from boilerd.broker.metrics import Metrics
 from boilerd.broker.overview import Overview, read_overview
+from boilerd.broker.sudden_failures import SuddenFailure, sudden_failures
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.output import echo
 from boilerd.cli.rpc_client import DaemonStatus
@@ -22,7 +24,7 @@ KEPT_S = 60.0
 def read_facts(
     settings: Settings, daemon: DaemonStatus, *, max_latency_s: float | None = None, is_storing: bool = True
 ) -> Facts:
-    """The facts at this moment; four round trips to Redis where there are few queues.
+    """The facts at this moment; six round trips to Redis where there are few queues.
 
     Args:
         settings: Those of the daemon of this host, where one answers.
@@ -30,7 +32,7 @@ def read_facts(
         max_latency_s: The longest that a task may have waited; None: any time.
         is_storing: True to make sure that Redis takes new tasks, by a script that writes.
     """
-    overview, broker_error = _of_redis(settings, is_storing=is_storing)
+    overview, failing, broker_error = _of_redis(settings, is_storing=is_storing)
     return Facts(
         silence=daemon.cause,
         told=daemon.silence,
@@ -38,6 +40,7 @@ def read_facts(
         processes=daemon.processes,
         broker_error=broker_error,
         overview=overview,
+        failing=failing,
         queues=frozenset(settings.served_queues()),
         archive_limit=settings.archive_limit,
         is_embedded=settings.redis_url is None,
@@ -63,17 +66,18 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
     return {"verdict": verdict.word, "sentence": verdict.sentence, "findings": findings}
 
 
-def _of_redis(settings: Settings, *, is_storing: bool) -> tuple[Overview | None, str]:
+def _of_redis(settings: Settings, *, is_storing: bool) -> tuple[Overview | None, list[SuddenFailure], str]:
     """What Redis shows, and why it does not do what is needed."""
-    overview = None
+    overview, failing = None, list[SuddenFailure]()
     try:
         with naming_missing_broker(settings), connect_to(settings, timeout_s=2.0) as connection:
             overview = read_overview(connection, settings.served_queues())
+            failing = sudden_failures(Metrics(connection))
             if is_storing:
                 server_check.probe(connection, is_storing=True)
     except BrokerError as error:
-        return overview, str(error)
-    return overview, ""
+        return overview, failing, str(error)
+    return overview, failing, ""
 
 
 def _count_kept(settings: Settings) -> int:

@@ -124,6 +124,21 @@ def lasting(seconds: float) -> str:
     return f"{hours}h{minutes % 60}m" if hours < 48 else f"{hours // 24}d"
 
 
+def brief(seconds: float) -> str:
+    """Format as ``0.3ms``, ``12ms`` or ``450ms``, and from a second on as `lasting`."""
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f}ms"
+    return f"{seconds * 1000:.0f}ms" if seconds < 1 else lasting(seconds)
+
+
+def pace(count: int, seconds: float) -> str:
+    """Format how often something happens as ``12.5/s``, ``3.0/min`` or ``0.2/h``; empty if it never does."""
+    if not count or not seconds:
+        return ""
+    unit, lasting_s = next((row for row in (("s", 1), ("min", 60)) if count / seconds * row[1] >= 1), ("h", 3600))
+    return f"{count / seconds * lasting_s:,.1f}/{unit}"
+
+
 def sized(size: float) -> str:
     """Format as ``512 B`` or ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what commands need that ask no Redis is imported without it
     from boilerd.broker.overview import Overview, QueueOverview
+    from boilerd.broker.sudden_failures import SuddenFailure
 
 #: States of a daemon in which it does not do its work yet, or no more, and as it should.
 PASSING = frozenset({"starting", "draining", "reloading"})
@@ -38,6 +39,7 @@ class Facts:
         processes: Name and state of each of its processes, as Supervisor calls them.
         broker_error: Why Redis does not do what is needed; empty: it does.
         overview: What Redis shows; None: nothing.
+        failing: The task types that fail suddenly.
         queues: The names of the queues that the daemon of this host serves.
         archive_limit: How many tasks its archives keep; 0: any number.
         is_embedded: Whether its Redis is its own.
@@ -52,6 +54,7 @@ class Facts:
     processes: Sequence[Mapping[str, Any]] = ()
     broker_error: str = ""
     overview: "Overview | None" = None
+    failing: "Sequence[SuddenFailure]" = ()
     queues: frozenset[str] = frozenset()
     archive_limit: int = 0
     is_embedded: bool = False

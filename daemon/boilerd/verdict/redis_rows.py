@@ -115,6 +115,16 @@ def filling(facts: Facts) -> Iterator[Found]:
             )
 
 
+def failing(facts: Facts) -> Iterator[Found]:
+    """Task types that fail suddenly."""
+    for found in facts.failing[:MOST_NAMES]:
+        yield Found(
+            f"type {found.type} fails: {found.failed:,} of its {found.ended:,} attempts of the last 15m did, and"
+            f" {found.share_before:.1%} in the day before",
+            f"boilerd types {'-- ' if found.type.startswith('-') else ''}{shlex.quote(found.type)}",
+        )
+
+
 def memory(facts: Facts) -> Iterator[Found]:
     """A Redis whose memory is nearly used up."""
     if facts.overview and facts.overview.memory_share >= MUCH_MEMORY:

@@ -92,6 +92,14 @@ TABLE = (
     ),
     Row("quiet", Severity.WARNING, "the daemon or one of its pools is quiet", _QUEUES, daemon_rows.quiet),
     Row("paused", Severity.WARNING, "a queue is paused", _QUEUES, redis_rows.paused),
+    Row(
+        "failing",
+        Severity.WARNING,
+        "at least half of the 20 attempts or more that a task type had in the last 15 minutes failed, and at most a tenth"
+        " of those in the day before, 100 or more",
+        "boilerd types TYPE",
+        redis_rows.failing,
+    ),
     Row("full", Severity.WARNING, "an archive is full", "boilerd task ls --state archived", redis_rows.full),
     Row(
         "filling",

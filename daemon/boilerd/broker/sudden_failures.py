@@ -1,0 +1,63 @@
+"""Find task types that fail suddenly: most of their last attempts did, and the day before hardly any.
+
+Types that always fail much are left out, as their owners know that, and so are those with few attempts.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from boilerd.broker.metrics import Metrics, Series
+from boilerd.tasks.metric_record import Numbers
+
+#: The time that is looked at, and that with which it is compared.
+LATELY, BEFORE = timedelta(minutes=15), timedelta(days=1)
+#: So many attempts are needed in each: of fewer many may fail by chance.
+ENOUGH_LATELY, ENOUGH_BEFORE = 20, 100
+#: From which part of them on a type fails, and up to which part it did not before.
+FAILS_FROM, FAILED_UP_TO = 0.5, 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class SuddenFailure:
+    """A task type that fails suddenly.
+
+    Attributes:
+        type: Its name.
+        failed: How many attempts failed in the last 15 minutes; `ended`: of how many.
+        share_before: Which part of them failed in the day before.
+    """
+
+    type: str
+    failed: int
+    ended: int
+    share_before: float
+
+
+def sudden_failures(metrics: Metrics) -> list[SuddenFailure]:
+    """Those of all queues together, by name; two round trips, and five more where some type fails much."""
+    lately = _by_type(metrics.series(LATELY, step_s=60))
+    failing = {
+        name: numbers
+        for name, numbers in lately.items()
+        if numbers.ended >= ENOUGH_LATELY and numbers.failed >= FAILS_FROM * numbers.ended
+    }
+    if not failing:
+        return []
+    day = _by_type(metrics.series(BEFORE, step_s=3600))
+    found = (_compared(name, numbers, day.get(name, numbers)) for name, numbers in sorted(failing.items()))
+    return [each for each in found if each]
+
+
+def _compared(name: str, lately: Numbers, day: Numbers) -> SuddenFailure | None:
+    """What the type does now beside the rest of the day."""
+    ended, failed = day.ended - lately.ended, day.failed - lately.failed
+    if ended < ENOUGH_BEFORE or failed > FAILED_UP_TO * ended:
+        return None
+    return SuddenFailure(name, lately.failed, lately.ended, max(failed, 0) / ended)
+
+
+def _by_type(series: Series) -> dict[str, Numbers]:
+    found: dict[str, list[Numbers]] = {}
+    for pair, numbers in series.total().items():
+        found.setdefault(pair.type, []).append(numbers)
+    return {name: Numbers.sum_of(several) for name, several in found.items()}

@@ -1,0 +1,166 @@
+"""``boilerd types``: what it shows of metrics, as a table and as JSON."""
+
+import json
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd.broker import keys
+from boilerd.cli.tables import brief, pace
+from boilerd.tasks.histogram import bucket_of, size_bucket_of
+from boilerd.tasks.metric_record import (
+    ENQUEUED,
+    MOST_RUN_US,
+    OUTCOME_KEYS,
+    PAYLOAD_BUCKETS,
+    PAYLOAD_BYTES,
+    RUN_BUCKETS,
+    RUN_US,
+    WAIT_BUCKETS,
+    WAIT_US,
+    Record,
+    encode,
+    pack_pair,
+)
+from support import Valkey, shown_by
+
+
+@pytest.fixture
+def minute(connection: redis.Redis) -> int:
+    """One that is over."""
+    return int(connection.time()[0]) // 60 - 5
+
+
+def record(completed: int, archived: int = 0, run_s: float = 0.2) -> Record:
+    """That of attempts which all waited 20 ms, and ran for so long."""
+    number, run_us = completed + archived, round(run_s * 1e6)
+    found = {
+        OUTCOME_KEYS["completed"]: completed, OUTCOME_KEYS["archived"]: archived, ENQUEUED: number,
+        RUN_US: number * run_us, MOST_RUN_US: run_us, RUN_BUCKETS + bucket_of(run_s): number,
+        WAIT_US: number * 20_000, WAIT_BUCKETS + bucket_of(0.02): number,
+        PAYLOAD_BYTES: number * 100, PAYLOAD_BUCKETS + size_bucket_of(100): number,
+    }  # fmt: skip
+    return {key: value for key, value in found.items() if value}
+
+
+def put(connection: redis.Redis, minute: int, queue: str, task_type: str, counted: Record) -> None:
+    connection.hset(keys.metrics("minute", minute), pack_pair(queue, task_type), encode(counted))
+
+
+def lines(valkey: Valkey, *words: str) -> list[dict[str, Any]]:
+    printed = shown_by("types", "--json", "--redis-url", valkey.url, *words)
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def test_each_type_has_a_line_the_one_that_takes_most_time_first(
+    valkey: Valkey, connection: redis.Redis, minute: int
+) -> None:
+    put(connection, minute, "default", "email:send", record(30))
+    put(connection, minute, "low", "email:send", record(30))
+    put(connection, minute, "low", "report", record(15, archived=5, run_s=10))
+
+    head, *rows = [line.split() for line in shown_by("types", "--redis-url", valkey.url).splitlines()]
+
+    assert head[:3] == ["TYPE", "RATE", "FAILED"]
+    assert [(row[0], row[2]) for row in rows] == [("report", "25.00%"), ("email:send", "0.00%")]
+    assert 19.6 < float(rows[0][1].removesuffix("/h")) <= 20
+    assert rows[0][3] == "20ms"
+    assert rows[0][6:] == ["8.8s", "9.9s", "10.0s", "10s", "94.3%", "100", "B", "low"]
+    assert rows[1][-4:] == ["100", "B", "default,", "low"]
+
+
+def test_as_json_a_type_has_all_numbers(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
+    put(connection, minute, "default", "a", record(3, archived=1))
+    put(connection, minute, "default", "b", record(4))
+
+    (found, _) = lines(valkey)
+
+    assert (found["type"], found["queues"], found["enqueued"], found["failed_share"]) == ("a", ["default"], 4, 0.25)
+    assert found["attempts"] == dict.fromkeys(OUTCOME_KEYS, 0) | {"completed": 3, "archived": 1}
+    assert found["time_share"] == 0.5
+    assert found["run_s"] | {"count": 4, "mean": 0.2, "max": 0.2, "p100": 1} == found["run_s"] | {"p100": 1}
+    assert 0.15 < found["run_s"]["p50"] < found["run_s"]["p99"] <= 0.2
+    assert found["payload_bytes"]["mean"] == 100
+    assert 3600 <= found["lasting_s"] <= 3660
+
+
+def test_one_type_is_shown_over_time(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
+    put(connection, minute, "default", "a", record(3))
+    put(connection, minute + 1, "low", "a", record(1))
+    put(connection, minute + 1, "low", "b", record(7))
+
+    text = shown_by("types", "a", "--since", "10m", "--redis-url", valkey.url).splitlines()
+    found = lines(valkey, "a", "--since", "10m")
+
+    assert len(text) == len(found) + 1 == 12
+    assert text[0].split()[:4] == ["FROM", "ENDED", "RATE", "FAILED"]
+    assert [period["attempts"]["completed"] for period in found if period["enqueued"]] == [3, 1]
+    assert {period["step_s"] for period in found} == {60}
+
+
+@pytest.mark.parametrize(
+    ("since", "step_s", "most"),
+    [("1h", 60, 61), ("3h", 600, 19), ("12h", 600, 73), ("24h", 3600, 25), ("72h", 3600, 73), ("1000h", 86400, 43)],
+)
+def test_there_are_so_few_periods_that_one_can_read_them(valkey: Valkey, since: str, step_s: int, most: int) -> None:
+    found = lines(valkey, "a", "--since", since)
+
+    assert {period["step_s"] for period in found} == {step_s}
+    assert most - 1 <= len(found) <= most
+
+
+def test_a_queue_is_shown_alone(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
+    put(connection, minute, "default", "a", record(3))
+    put(connection, minute, "low", "a", record(1))
+
+    (found,) = lines(valkey, "--queue", "low")
+
+    assert (found["queues"], found["attempts"]["completed"], found["time_share"]) == (["low"], 1, 1)
+
+
+def test_a_terminal_obeys_no_name_of_a_type(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
+    put(connection, minute, "default", "a\x1b[2J\udcff", record(1))
+
+    text = shown_by("types", "--redis-url", valkey.url)
+    (found,) = lines(valkey)
+
+    assert "a\\x1b[2J\\udcff" in text
+    assert found["type"] == "a\x1b[2J\udcff"
+
+
+def test_without_metrics_the_table_is_empty(valkey: Valkey) -> None:
+    assert len(shown_by("types", "--redis-url", valkey.url).splitlines()) == 1
+    assert lines(valkey) == []
+
+
+def test_what_is_left_out_is_told_and_the_rest_is_shown(
+    valkey: Valkey, connection: redis.Redis, minute: int
+) -> None:
+    put(connection, minute, "default", "a", record(3))
+    for number in range(1, 6):
+        connection.rpush(keys.metrics("minute", minute - number), "x")
+
+    shown = shown_by("types", "--redis-url", valkey.url).splitlines()
+
+    assert shown[1].startswith("a ")
+    assert [line.partition(":")[0] for line in shown[2:]] == ["left out"] * 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.0, "0.0ms"), (0.00034, "0.3ms"), (0.0123, "12ms"), (0.4504, "450ms"), (1.24, "1.2s"), (200.0, "3m")],
+)
+def test_times_are_short(seconds: float, shown: str) -> None:
+    assert brief(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "shown"),
+    [
+        (0, 60, ""), (5, 0, ""), (120, 60, "2.0/s"), (60, 60, "1.0/s"), (59, 60, "59.0/min"), (1, 60, "1.0/min"),
+        (1, 3600, "1.0/h"), (100_000, 10, "10,000.0/s"),
+    ],
+)  # fmt: skip
+def test_rates_are_in_the_unit_that_one_can_imagine(count: int, seconds: float, shown: str) -> None:
+    assert pace(count, seconds) == shown
