@@ -6,22 +6,23 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import redis
 from setproctitle import setproctitle
 from supervisor.options import ProcessGroupConfig
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.connection import mark_of
+from boilerd.broker.connection import connect_to, mark_of
 from boilerd.daemon.boot import connect
 from boilerd.daemon.fork_hooks import before_fork
+from boilerd.daemon.sharing import group_id
 from boilerd.process import debugging, logs, printed
 from boilerd.process.ending import EXIT_LIMIT_S, note_fork, run_exit_handlers
 from boilerd.process.exit_status import OK
 from boilerd.process.forks import disown_children, leave_to_parent
 from boilerd.process.randomness import reseed
-from boilerd.process.scoreboard import SCHEDULER_ROW, WATCHER_ROW, Scoreboard
+from boilerd.process.scoreboard import EXPORTER_ROW, SCHEDULER_ROW, WATCHER_ROW, Scoreboard
 from boilerd.process.signals import install_handler
 from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
@@ -29,7 +30,7 @@ from boilerd.scheduler.scheduler import Scheduler
 from boilerd.settings.definitions import Settings
 from boilerd.settings.pools import PoolSettings, check_loops, slotted_pools
 from boilerd.supervision.children import ForkedConfig, forked_config
-from boilerd.supervision.groups import SCHEDULER, WATCHER, group_of
+from boilerd.supervision.groups import EXPORTER, SCHEDULER, WATCHER, group_of
 from boilerd.supervision.options import Options
 from boilerd.supervision.pool import PoolPlan
 from boilerd.supervision.supervisor import KILL_MARGIN_S
@@ -46,9 +47,15 @@ from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
 from boilerd.worker.worker import Worker
 
-#: Supervisor starts the lowest first and stops it last; the embedded broker is below both.
-SCHEDULER_PRIORITY, WORKER_PRIORITY, WATCHER_PRIORITY = 200, 300, 400
-SCHEDULER_STOP_S = WATCHER_STOP_S = 1.0
+if TYPE_CHECKING:
+    from boilerd.exporter.snapshot import AskDaemon
+
+#: Supervisor starts the lowest first and stops it last; the embedded broker is below all. The exporter tells of a drain
+#: until the workers have ended.
+SCHEDULER_PRIORITY, EXPORTER_PRIORITY, WORKER_PRIORITY, WATCHER_PRIORITY = 200, 250, 300, 400
+SCHEDULER_STOP_S = EXPORTER_STOP_S = WATCHER_STOP_S = 1.0
+#: How long Redis may take for a command of the exporter's: whoever scrapes waits for 10 s.
+EXPORTER_TIMEOUT_S = 2.0
 #: How often the idle workers of a host look at the queues by themselves, all together, and how
 #: long one of them sleeps at most: half as long again must be below the 5 s that a command may take.
 LOOKS_A_SECOND = 4
@@ -102,6 +109,7 @@ class Processes:
         quiet_pools: The pools that claim nothing at first.
         is_burst: True for workers that end when the queues are empty.
         watch: Runs in a child, and asks for a reload when the application's files change; None: nobody does.
+        ask_daemon: Asks the daemon how it is, in the exporter; None: there is none, whatever the settings say.
     """
 
     def __init__(
@@ -115,8 +123,10 @@ class Processes:
         is_burst: bool,
         quiet_pools: Collection[str] = (),
         watch: Callable[[], None] | None = None,
+        ask_daemon: "AskDaemon | None" = None,
     ) -> None:
         self._watch = watch
+        self._ask_daemon = ask_daemon
         self._options = options
         self._settings = settings
         self._application = application
@@ -130,8 +140,11 @@ class Processes:
         self._name = f"{host}.{secrets.token_hex(3)}"
 
     def groups(self) -> list[ProcessGroupConfig]:
-        """The scheduler's group, and the watcher's if there is one."""
+        """The scheduler's group, and the exporter's and the watcher's if there are such."""
         groups = [ProcessGroupConfig(self._options, SCHEDULER, SCHEDULER_PRIORITY, [self._scheduler()])]
+        if self._settings.metrics_listen and self._ask_daemon:
+            exporter = self._exporter(self._ask_daemon)
+            groups.append(ProcessGroupConfig(self._options, EXPORTER, EXPORTER_PRIORITY, [exporter]))
         if self._watch:
             watcher = self._watcher(self._watch)
             groups.append(ProcessGroupConfig(self._options, WATCHER, WATCHER_PRIORITY, [watcher]))
@@ -172,6 +185,13 @@ class Processes:
         return forked_config(
             self._options, SCHEDULER, self._run_scheduler,
             priority=SCHEDULER_PRIORITY, scoreboard=self._scoreboard, row=SCHEDULER_ROW, stop_wait_s=SCHEDULER_STOP_S,
+            before_fork=self._before_fork,
+        )  # fmt: skip
+
+    def _exporter(self, ask_daemon: "AskDaemon") -> ForkedConfig:
+        return forked_config(
+            self._options, EXPORTER, functools.partial(self._run_exporter, ask_daemon),
+            priority=EXPORTER_PRIORITY, scoreboard=self._scoreboard, row=EXPORTER_ROW, stop_wait_s=EXPORTER_STOP_S,
             before_fork=self._before_fork,
         )  # fmt: skip
 
@@ -257,6 +277,23 @@ class Processes:
         group = self._scoreboard.group(row)
         pools = self._settings.worker_pools()
         return next((pool.loop_blocked_after for pool in pools if group_of(pool.name) == group), 1.0)
+
+    def _run_exporter(self, ask_daemon: "AskDaemon") -> int:
+        """Run in the forked child; returns the exit status."""
+        from boilerd.exporter.exporter import Exporter  # noqa: PLC0415 - an extra, which imports asyncio
+
+        self._set_up_child(EXPORTER, EXPORTER_ROW)
+        debugging.refuse_breakpoints()
+        with connect_to(self._settings, name=f"boilerd-{EXPORTER}", timeout_s=EXPORTER_TIMEOUT_S) as connection:
+            return Exporter(
+                self._settings,
+                connection,
+                ask_daemon,
+                scoreboard=self._scoreboard,
+                parent=self._options.pid,
+                crons=self._application.periodic.entries,
+                gid=group_id(self._settings),
+            ).serve()
 
     def _run_watcher(self, watch: Callable[[], None]) -> int:
         """Run in the forked child; returns the exit status."""

@@ -36,19 +36,22 @@ class Periodic:
         entries: All of them.
         mux: Its client middleware goes around each enqueue, and may enqueue tasks of its types.
 
+    Attributes:
+        entries: As they were given.
+
     Raises:
         ConfigError: Two entries have one name.
     """
 
     def __init__(self, entries: Sequence[CronEntry], mux: ServeMux | None = None) -> None:
-        self._entries = entries
+        self.entries = entries
         self._mux = mux or ServeMux()
         self._last: dict[str, float] = {}
         check_unique_names(entries)
 
     def __bool__(self) -> bool:
         """True if there is an entry."""
-        return bool(self._entries)
+        return bool(self.entries)
 
     def enqueue_due(self, broker: Broker) -> float:
         """Enqueue the tasks of all entries that are due; seconds until the next tick.
@@ -58,9 +61,9 @@ class Periodic:
         """
         began_s, now_s = time.monotonic(), broker.now()
         if not self._last:
-            self._last = broker.ticks_since({entry.name: f"{entry.timezone} {entry.spec}" for entry in self._entries})
+            self._last = broker.ticks_since({entry.name: f"{entry.timezone} {entry.spec}" for entry in self.entries})
         refusal: BrokerRefusedError | None = None
-        for entry in self._entries:
+        for entry in self.entries:
             # A tick in the future was taken while Redis's clock was ahead; the script knows whether to take it again.
             last_s = self._last[entry.name] = min(self._last[entry.name], now_s)
             tick_s = entry.schedule.latest_at_or_before(now_s, last_s)
@@ -74,7 +77,7 @@ class Periodic:
                 return 0.0
         if refusal:
             raise refusal
-        next_s = min(entry.schedule.next_after(now_s) for entry in self._entries)
+        next_s = min(entry.schedule.next_after(now_s) for entry in self.entries)
         return min(max(next_s - broker.now(), 0.0), LONGEST_SLEEP_S)
 
     def _take(self, broker: Broker, entry: CronEntry, tick_s: float, now_s: float) -> None:
