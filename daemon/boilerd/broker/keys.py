@@ -37,6 +37,8 @@ FAILURES = f"{OWN}:failures"
 PROBE = f"{OWN}:probe"
 #: stream: what people did, latest last
 AUDIT = f"{OWN}:audit"
+#: sorted set of the names of daemons that live, score = when each told last
+DAEMONS = f"{OWN}:daemons"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
 
@@ -109,6 +111,16 @@ def failure(fingerprint: str) -> str:
 def failure_tasks(fingerprint: str) -> str:
     """List of IDs of the group's last tasks, latest first."""
     return f"{OWN}:failure:{fingerprint}:tasks"
+
+
+def daemon(name: str) -> str:
+    """String: what a daemon tells of itself, as JSON."""
+    return f"{OWN}:daemon:{name}"
+
+
+def ticks(name: str) -> str:
+    """List of the last ticks of a periodic task, latest first, each as JSON."""
+    return f"{OWN}:ticks:{name}"
 
 
 def channel(worker_name: str) -> str:

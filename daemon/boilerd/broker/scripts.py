@@ -11,8 +11,8 @@ from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
     "act", "adopt", "advance", "arrive", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward",
-    "held", "janitor", "look", "mark", "note", "progress", "records", "release", "renew", "result", "serve", "sift",
-    "since", "tick", "tidy", "waiting",
+    "held", "janitor", "look", "mark", "note", "progress", "publish", "records", "release", "renew", "result", "serve",
+    "sift", "since", "tick", "tidy", "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
 _READING = frozenset({"look", "sift"})
@@ -26,6 +26,7 @@ _PARTS = {
     "act": ("common", "claims", "locks", "audit"),
     "cancel": ("common", "claims", "audit"),
     "note": ("common", "audit"),
+    "publish": ("common",),
     "advance": ("common", "claims", "ending", "taking"),
     "serve": ("common", "claims", "ending", "taking"),
 }
