@@ -5,7 +5,7 @@ import re
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import redis
@@ -14,8 +14,9 @@ from supervisor.options import ProcessGroupConfig
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect_to, mark_of
-from boilerd.daemon.boot import connect
+from boilerd.daemon.boot import BrokerFacts, connect
 from boilerd.daemon.fork_hooks import before_fork
+from boilerd.daemon.published import Published
 from boilerd.daemon.sharing import group_id
 from boilerd.process import debugging, logs, printed
 from boilerd.process.ending import EXIT_LIMIT_S, note_fork, run_exit_handlers
@@ -35,8 +36,8 @@ from boilerd.supervision.options import Options
 from boilerd.supervision.pool import PoolPlan
 from boilerd.supervision.supervisor import KILL_MARGIN_S
 from boilerd.tasks.bridge import check_async
-from boilerd.tasks.cron import check_entries
-from boilerd.tasks.life import NO_LIFE, Life
+from boilerd.tasks.cron import CronEntry, check_entries
+from boilerd.tasks.life import Life
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.attempt_log import fold_attempts, log_attempts
@@ -65,11 +66,18 @@ SLOTTED_KILL_MARGIN_S = 2.5
 
 
 class Application(NamedTuple):
-    """The parts of the application that the processes run, with the settings applied."""
+    """The parts of the application that the processes run, with the settings applied.
+
+    Attributes:
+        mux: All of it; the processes run what `rules` have.
+        crons: Its periodic tasks, and those of the settings.
+    """
 
     rules: Rules
     periodic: Periodic
-    life: Life = NO_LIFE
+    life: Life
+    mux: ServeMux
+    crons: Sequence[CronEntry]
 
     @classmethod
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
@@ -82,7 +90,7 @@ class Application(NamedTuple):
         names = [entry.name for entry in entries]
         rules = Rules.of(mux, settings.retry.policy(), middleware, names, folding, release=settings.release or "")
         check_entries(entries, settings.served_queues(), mux.has_handler)
-        return cls(rules, Periodic(entries, mux), mux.life)
+        return cls(rules, Periodic(entries, mux), mux.life, mux, entries)
 
 
 class Runnable(Protocol):
@@ -105,7 +113,7 @@ class Processes:
         settings: Of the daemon.
         application: Handlers, hooks and periodic tasks.
         scoreboard: Where the processes note what they do.
-        address: How the broker knows this host.
+        broker: What is known of the broker.
         quiet_pools: The pools that claim nothing at first.
         is_burst: True for workers that end when the queues are empty.
         watch: Runs in a child, and asks for a reload when the application's files change; None: nobody does.
@@ -119,7 +127,7 @@ class Processes:
         application: Application,
         scoreboard: Scoreboard,
         *,
-        address: str,
+        broker: BrokerFacts,
         is_burst: bool,
         quiet_pools: Collection[str] = (),
         watch: Callable[[], None] | None = None,
@@ -131,7 +139,7 @@ class Processes:
         self._settings = settings
         self._application = application
         self._scoreboard = scoreboard
-        self._address = address
+        self._broker = broker
         self._is_burst = is_burst
         self._quiet_pools = quiet_pools
         self._surroundings = Surroundings()
@@ -245,7 +253,7 @@ class Processes:
             ),
             "scoreboard": self._scoreboard,
             "row": row,
-            "address": self._address,
+            "address": self._broker.address,
             "kept": self._kept,
             "archive_limit": self._settings.archive_limit,
             "surroundings": self._surroundings,
@@ -267,10 +275,23 @@ class Processes:
                 periodic=self._application.periodic,
                 limits=self._settings.queue_limits(),
                 kept=self._kept,
+                facts=self._facts(),
                 blocked_after_s=self._blocked_after_s,
                 child_of=lambda row: f"{self._scoreboard.group(row)}:{row}",
                 parent=self._options.pid,
             ).serve()
+
+    def _facts(self) -> Published:
+        return Published(
+            self._name,
+            settings=self._settings,
+            mux=self._application.mux,
+            types=self._application.rules.declared.types,
+            crons=self._application.crons,
+            broker=self._broker.name,
+            started_s=self._broker.started_s,
+            pid=self._options.pid,
+        )
 
     def _blocked_after_s(self, row: int) -> float:
         """The setting of the pool that has the row now; it may have come to it since the scheduler was forked."""

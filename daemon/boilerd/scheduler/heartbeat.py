@@ -13,7 +13,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Overdue, batch_place
 from boilerd.errors import BrokerError
 from boilerd.process import debugging
-from boilerd.process.identity import is_alive, is_stopped, send
+from boilerd.process.identity import Look, is_alive, look_at, send
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.scheduler.slotted_heartbeat import SlottedHeartbeater
@@ -68,17 +68,19 @@ class Heartbeater:
     def beat(self) -> float:
         """Renew the leases; seconds until the next heartbeat is due."""
         # A stopped worker does nothing: its lease runs out, and another worker takes the task over.
-        rows = {self._worker_names[row]: row for row in self._rows_of_one_slot() if not self._is_halted(row)}
-        overdue, unwanted = self._broker.extend(list(rows), self._running(rows))
+        looks = {row: self._look_at(row) for row in self._rows_of_one_slot()}
+        rows = {self._worker_names[row]: row for row, look in looks.items() if not look.is_stopped}
+        loads = {name: looks[row].load for name, row in rows.items()}
+        overdue, unwanted = self._broker.extend(list(rows), self._running(rows), loads)
         self._note_beat()
         for worker in unwanted:
             self._interrupt(rows[worker], worker)
         return min([HEARTBEAT_S, *(self._end_overdue(rows[attempt.worker], attempt) for attempt in overdue)])
 
-    def _is_halted(self, row: int) -> bool:
-        is_halted = is_stopped(self._scoreboard.pid(row))
-        self._scoreboard.mark_halted(row, is_halted=is_halted)
-        return is_halted
+    def _look_at(self, row: int) -> Look:
+        look = look_at(self._scoreboard.pid(row))
+        self._scoreboard.mark_halted(row, is_halted=look.is_stopped)
+        return look
 
     def keep_leases_of_orphans(self) -> None:
         """Renew the leases until all workers have ended: the supervisor was killed, so they drain."""

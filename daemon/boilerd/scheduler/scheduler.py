@@ -11,6 +11,7 @@
 * Archive's watch: tells how many tasks the limit of an archive has cost.
 * Limit keeper: sets the settings' limits again where they are gone.
 * Reclaimer: gives back the tasks that wait behind a slow one.
+* Publisher: tells Redis what this daemon is.
 * Subscriber: passes RQ's stop-job command on to the worker that runs the job.
 
 Any number of hosts can have one for the same Redis: each step is one script there.
@@ -39,6 +40,7 @@ from boilerd.scheduler.archive_watch import ArchiveWatch
 from boilerd.scheduler.heartbeat import Heartbeater
 from boilerd.scheduler.limits import LimitKeeper
 from boilerd.scheduler.periodic import Periodic
+from boilerd.scheduler.publisher import Publisher, TellsFacts
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
 from boilerd.scheduler.roller import Roller
@@ -80,6 +82,7 @@ class Scheduler:
         periodic: The periodic tasks.
         limits: Those of the settings.
         kept: The outcomes that workers could not write before they had to stop.
+        facts: What Redis is told of the daemon; None: nothing.
         blocked_after_s: Of a row, after how long a blocked loop is told of.
         child_of: Of a row, what log lines call its worker.
         parent: Process ID of the supervisor.
@@ -96,6 +99,7 @@ class Scheduler:
         periodic: Periodic,
         limits: Mapping[str, int],
         kept: KeptOutcomes,
+        facts: TellsFacts | None = None,
         blocked_after_s: Callable[[int], float] = lambda _: 1.0,
         child_of: Callable[[int], str] = "worker:{}".format,
         parent: int | None = None,
@@ -133,6 +137,9 @@ class Scheduler:
         ]
         if periodic:
             self._duties.append(Duty("tick", self._tick))
+        self._publisher = Publisher(broker, scoreboard, len(worker_names), facts) if facts else None
+        if self._publisher:
+            self._duties.append(Duty("publish", self._publisher.publish))
         if limits:
             self._duties.append(Duty("limits", LimitKeeper(broker, limits).keep))
 
@@ -147,8 +154,7 @@ class Scheduler:
             ending.callback(self._subscriber.stop)
             try:
                 self._perform_duties()
-                self._recoverer.release_killed()
-                self._broker.send_metrics()
+                self._end_duties()
             except BrokerError as error:
                 logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         return OK
@@ -157,6 +163,12 @@ class Scheduler:
         while not self._stop and not self._is_orphaned():
             self._wait(min(duty.due_s for duty in self._duties) - time.monotonic())
             self._perform_due()
+
+    def _end_duties(self) -> None:
+        self._recoverer.release_killed()
+        self._broker.send_metrics()
+        if self._publisher:
+            self._publisher.withdraw()
 
     def _perform_due(self) -> None:
         for duty in self._duties:
@@ -265,7 +277,7 @@ class Scheduler:
             return
         try:
             self._heartbeater.keep_leases_of_orphans()
-            self._recoverer.release_killed()
+            self._end_duties()
         except BrokerError as error:
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         finally:
