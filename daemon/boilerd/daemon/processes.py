@@ -221,7 +221,9 @@ class Processes:
 
     def _make_slotted_worker(self, pool: PoolSettings, row: int) -> Runnable:
         """Make one that runs several tasks at once."""
-        from boilerd.worker.slots.worker import SlottedWorker  # noqa: PLC0415 - only where a pool has slots
+        # Only where a pool has slots; and here, so that the scheduler, which is forked later, has its part as well.
+        from boilerd.scheduler import slot_watch, slotted_heartbeat  # noqa: F401, PLC0415
+        from boilerd.worker.slots.worker import SlottedWorker  # noqa: PLC0415
 
         slot_limits = SlotLimits(
             pool.slots, pool.loop, pool.loop_blocked_after, max_stuck=pool.max_stuck, stuck_s=pool.stuck_timeout

@@ -3,8 +3,8 @@
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from boilerd.broker.audit import Actor
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import NewTask
 from boilerd.client import Client
@@ -15,6 +15,9 @@ from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import TaskState
 from boilerd.worker.settlement import hook_limit
+
+if TYPE_CHECKING:
+    from boilerd.broker.audit import Actor
 
 logger = logging.getLogger("boilerd.periodic")
 
@@ -149,7 +152,7 @@ class _TickStore:
             self.failure = error
             raise
 
-    def cancel(self, task_id: str, by: Actor | None = None) -> str:
+    def cancel(self, task_id: str, by: "Actor | None" = None) -> str:
         return self._broker.cancel(task_id, by)
 
     def _store(self, task: NewTask) -> TaskState | BoilerdError:

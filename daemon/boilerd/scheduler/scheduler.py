@@ -44,7 +44,6 @@ from boilerd.scheduler.publisher import Publisher, TellsFacts
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
 from boilerd.scheduler.roller import Roller
-from boilerd.scheduler.slot_watch import SlotWatch
 from boilerd.scheduler.subscriber import Subscriber
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules
@@ -111,6 +110,7 @@ class Scheduler:
         broker.rider = rules.tally
         self._queues = queues
         self._scoreboard = scoreboard
+        self._worker_names = worker_names
         self._periodic = periodic
         self._rules = rules
         self._recoverer = Recoverer(
@@ -125,8 +125,7 @@ class Scheduler:
         self._forwarder = Duty("forward", self._forward)
         self._duties = [
             Duty("heartbeat", self._heartbeater.beat),
-            Duty("renew", self._heartbeater.slotted.beat),
-            Duty("watch", SlotWatch(scoreboard, len(worker_names), blocked_after_s, child_of).look),
+            *(self._slotted_duties(blocked_after_s, child_of) if self._heartbeater.has_slotted() else ()),
             self._forwarder,
             Duty("recover", self._recoverer.recover),
             Duty("clean", self._clean),  # the janitor
@@ -158,6 +157,13 @@ class Scheduler:
             except BrokerError as error:
                 logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         return OK
+
+    def _slotted_duties(self, blocked_after_s: Callable[[int], float], child_of: Callable[[int], str]) -> list["Duty"]:
+        """Those towards workers with several slots."""
+        from boilerd.scheduler.slot_watch import SlotWatch  # noqa: PLC0415 - only where a pool has slots
+
+        watch = SlotWatch(self._scoreboard, len(self._worker_names), blocked_after_s, child_of)
+        return [Duty("renew", self._heartbeater.slotted.beat), Duty("watch", watch.look)]
 
     def _perform_duties(self) -> None:
         while not self._stop and not self._is_orphaned():
