@@ -37,8 +37,8 @@ Maker = Callable[[], str]
 ROOM = {"settings": 32 << 10, "crons": 64 << 10, "pools": 32 << 10, "types": 128 << 10, "schemas": 64 << 10}
 #: Of one setting, schema or periodic task; a larger one is left out, so that it keeps no others out.
 MOST_OF_ONE = 16 << 10
-#: Settings that stand elsewhere, for they hold what tasks carry.
-_APART = frozenset({"cron"})
+#: Settings that stand elsewhere, for they hold what tasks carry, or are nobody's business: who may see the dashboard.
+_APART = frozenset({"cron", "web"})
 #: Options of a periodic task whose values are of the application's data.
 _CARRIED = frozenset({"headers"})
 
