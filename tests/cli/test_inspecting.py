@@ -21,6 +21,7 @@ from boilerd.cli import boilerd as main
 from boilerd.tasks.retry import Verdict
 from builders import fail_next, in_state, pending, rq_job, rq_queue
 from support import (
+    DEADLINE_S,
     Command,
     Done,
     StartDaemon,
@@ -208,7 +209,7 @@ def test_a_no_on_a_terminal_leaves_everything_as_it_is(client: Client, valkey: V
         env=clean_environment(), stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         os.write(master, b"n\n")
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=DEADLINE_S)
     os.close(master)
     os.close(slave)
 
