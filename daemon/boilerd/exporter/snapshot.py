@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import redis
 
+from boilerd.broker.metrics import Metrics
 from boilerd.broker.overview import Overview, read_overview
+from boilerd.broker.sudden_failures import SuddenFailure, sudden_failures
 from boilerd.broker.views import CronInfo
 from boilerd.errors import BrokerError
 from boilerd.inspector import Inspector
@@ -17,6 +20,7 @@ from boilerd.tasks.metric_record import Numbers, Pair
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.finding import Finding, Severity
 from boilerd.verdict.table import judge
+from boilerd.worker.left_outcomes import count_left
 
 #: A tick that was not taken is missed from so long after it on: it takes the scheduler a moment.
 MISSED_AFTER_S = 10.0
@@ -110,6 +114,7 @@ class Reader:
         self._settings = settings
         self._connection = connection
         self._inspector = Inspector(connection)
+        self._metrics = Metrics(connection)
         self._ask_daemon = ask_daemon
         self._crons = {entry.name: entry for entry in crons}
 
@@ -118,7 +123,8 @@ class Reader:
         began_s = time.monotonic()
         daemon = self._ask_daemon()
         overview, totals, ticks, error = self._of_redis()
-        findings = judge(self._facts(daemon, overview, error)).findings
+        failing = self._failing() if overview else []
+        findings = judge(self._facts(daemon, overview, failing, error)).findings
         took_s = time.monotonic() - began_s
         return Snapshot(overview, error, totals, ticks, daemon.info, findings, took_s)
 
@@ -130,12 +136,20 @@ class Reader:
             self._connection.connection_pool.disconnect()  # the name may lead elsewhere by now
             return None, {}, (), str(error)
 
+    def _failing(self) -> list[SuddenFailure]:
+        """The task types that fail suddenly; none where that is not told: the rest is worth more."""
+        with suppress(BrokerError):
+            return sudden_failures(self._metrics)
+        return []
+
     def _ticks(self, now_s: float) -> list[Tick]:
         """Those of this daemon; Redis also keeps the periodic tasks that no daemon has any more."""
         found = self._inspector.crons() if self._crons else []
         return [_tick(self._crons[cron.name], cron, now_s) for cron in found if cron.name in self._crons]
 
-    def _facts(self, daemon: DaemonStatus, overview: Overview | None, error: str) -> Facts:
+    def _facts(
+        self, daemon: DaemonStatus, overview: Overview | None, failing: Sequence[SuddenFailure], error: str
+    ) -> Facts:
         settings = self._settings
         return Facts(
             silence=daemon.cause,
@@ -144,10 +158,12 @@ class Reader:
             processes=daemon.processes,
             broker_error=error,
             overview=overview,
+            failing=failing,
             queues=frozenset(settings.served_queues()),
             archive_limit=settings.archive_limit,
             is_embedded=settings.redis_url is None,
             state_dir=str(settings.state_path()),
+            kept=count_left(settings),
         )
 
 

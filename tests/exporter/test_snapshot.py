@@ -1,0 +1,57 @@
+"""What the exporter reads at one moment: its findings are those of the command."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd.broker import keys
+from boilerd.broker.connection import mark_of
+from boilerd.cli.facts import read_facts
+from boilerd.exporter.snapshot import Reader
+from boilerd.settings.definitions import Settings
+from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
+from boilerd.verdict.facts import Silence
+from boilerd.verdict.table import judge
+from boilerd.worker.kept_outcomes import KeptOutcomes
+from boilerd.worker.left_outcomes import KEPT_S
+from support import Valkey
+
+
+class Quiet:
+    """A daemon of which nothing is known."""
+
+    info: Mapping[str, Any] = MappingProxyType({})
+    processes: Sequence[Mapping[str, Any]] = ()
+    silence = "not asked"
+    cause = Silence.ABSENT
+
+
+@pytest.fixture
+def settings(valkey: Valkey, directory: Path) -> Settings:
+    return Settings(redis_url=valkey.url, state_dir=str(directory))
+
+
+def count(connection: redis.Redis, period: str, number: int, outcome: str, times: int) -> None:
+    """Have counted so many attempts of a type that ended like this."""
+    record = encode({OUTCOME_KEYS[outcome]: times})
+    connection.hset(keys.metrics(period, number), pack_pair("default", "email:send"), record)
+
+
+def test_what_it_finds_is_what_the_command_finds(settings: Settings, connection: redis.Redis, directory: Path) -> None:
+    now_s = int(connection.time()[0])
+    count(connection, "minute", now_s // 60 - 1, "archived", 30)
+    count(connection, "hour", now_s // 3600 - 5, "completed", 200)
+    KeptOutcomes(directory / "outcomes", mark_of(settings)).keep("host.run.0", [], [])
+    for kept in (directory / "outcomes").iterdir():
+        os.utime(kept, (now_s - 2 * KEPT_S,) * 2)
+
+    found = Reader(settings, connection, Quiet).read().findings
+
+    told = judge(read_facts(settings, Quiet(), is_storing=False)).findings  # type: ignore[arg-type]
+    assert [finding.kind for finding in found] == [finding.kind for finding in told]
+    assert {"failing", "kept"} <= {finding.kind for finding in found}
