@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import redis
 
+from boilerd import ServeMux
 from boilerd.broker import keys
+from boilerd.broker.broker import Broker
 from boilerd.broker.connection import mark_of
 from boilerd.cli.facts import read_facts
 from boilerd.exporter.snapshot import Reader
 from boilerd.settings.definitions import Settings
+from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
 from boilerd.verdict.facts import Silence
 from boilerd.verdict.table import judge
@@ -55,3 +58,42 @@ def test_what_it_finds_is_what_the_command_finds(settings: Settings, connection:
     told = judge(read_facts(settings, Quiet(), is_storing=False)).findings  # type: ignore[arg-type]
     assert [finding.kind for finding in found] == [finding.kind for finding in told]
     assert {"failing", "kept"} <= {finding.kind for finding in found}
+
+
+@pytest.fixture
+def crons() -> Sequence[CronEntry]:
+    mux = ServeMux()
+    mux.cron("@every 1h", "report", name="hourly")
+    mux.cron("@every 1h", "report", name="changed")
+    mux.cron("@every 1h", "report", name="never")
+    return mux.crons
+
+
+def test_it_tells_of_this_daemons_periodic_tasks_by_their_own_lines(
+    settings: Settings, connection: redis.Redis, crons: Sequence[CronEntry]
+) -> None:
+    now_s = connection.time()[0]
+    connection.hset(keys.CRON, mapping={"hourly": now_s - 5000, "of another": now_s})
+    for name, line in {"changed": "@every 5m", "never": "@every 1h"}.items():
+        connection.hset(keys.SCHEDULES, name, f"{now_s - 9000} UTC {line}")
+
+    ticks = {tick.name: tick for tick in Reader(settings, connection, Quiet, crons).read().ticks}
+
+    assert {name: tick.last_s for name, tick in ticks.items()} == {
+        "hourly": now_s - 5000, "changed": None, "never": None,
+    }  # fmt: skip
+    assert [ticks[name].missed > 0 for name in ("hourly", "changed", "never")] == [True, False, True]
+
+
+def test_it_does_not_read_what_all_daemons_tell_of_themselves(
+    settings: Settings, connection: redis.Redis, crons: Sequence[CronEntry]
+) -> None:
+    broker = Broker(connection)
+    broker.publish("host.run", 2, "{}")
+    connection.config_resetstat()
+
+    Reader(settings, connection, Quiet, crons).read()
+
+    asked = connection.info("commandstats")
+    assert "cmdstat_hgetall" in asked
+    assert "cmdstat_getrange" not in asked

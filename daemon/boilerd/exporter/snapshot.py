@@ -4,15 +4,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 import redis
 
+from boilerd.broker.inspection import Inspection
 from boilerd.broker.metrics import Metrics
 from boilerd.broker.overview import Overview, read_overview
 from boilerd.broker.sudden_failures import SuddenFailure, sudden_failures
-from boilerd.broker.views import CronInfo
-from boilerd.errors import BrokerError
+from boilerd.errors import BrokerError, MisplacedKeyError
 from boilerd.inspector import Inspector
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.cron import CronEntry
@@ -114,9 +115,10 @@ class Reader:
         self._settings = settings
         self._connection = connection
         self._inspector = Inspector(connection)
+        self._inspection = Inspection(connection)
         self._metrics = Metrics(connection)
         self._ask_daemon = ask_daemon
-        self._crons = {entry.name: entry for entry in crons}
+        self._crons = crons
 
     def read(self) -> Snapshot:
         """The snapshot at this moment."""
@@ -143,9 +145,17 @@ class Reader:
         return []
 
     def _ticks(self, now_s: float) -> list[Tick]:
-        """Those of this daemon; Redis also keeps the periodic tasks that no daemon has any more."""
-        found = self._inspector.crons() if self._crons else []
-        return [_tick(self._crons[cron.name], cron, now_s) for cron in found if cron.name in self._crons]
+        """Those of this daemon. `Inspector.crons` would read what all daemons tell of theirs, which is megabytes."""
+        if not self._crons:
+            return []
+        last, since = self._inspector.last_ticks(), {}
+        with suppress(MisplacedKeyError):  # a key of another program's; the last ticks are known all the same
+            seen = self._inspection.crons(last, now_s)
+            since = {(cron.name, cron.spec, cron.timezone): cron.since for cron in seen}
+        return [
+            _tick(entry, last.get(entry.name), since.get((entry.name, entry.spec, entry.timezone)), now_s)
+            for entry in self._crons
+        ]
 
     def _facts(
         self, daemon: DaemonStatus, overview: Overview | None, failing: Sequence[SuddenFailure], error: str
@@ -167,9 +177,8 @@ class Reader:
         )
 
 
-def _tick(entry: CronEntry, cron: CronInfo, now_s: float) -> Tick:
-    last_s = cron.previous.timestamp() if cron.previous else None
-    since_s = last_s if last_s is not None else cron.since.timestamp() if cron.since else now_s
+def _tick(entry: CronEntry, last_s: float | None, since: datetime | None, now_s: float) -> Tick:
+    since_s = last_s if last_s is not None else since.timestamp() if since else now_s
     due_s = now_s - MISSED_AFTER_S
     is_late = entry.schedule.next_after(since_s) <= due_s
     missed = 1 + entry.schedule.missed(since_s, due_s) if is_late else 0
