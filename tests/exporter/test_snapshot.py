@@ -12,7 +12,7 @@ import redis
 from boilerd import ServeMux
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.connection import mark_of
+from boilerd.broker.connection import connect, mark_of
 from boilerd.cli.facts import read_facts
 from boilerd.exporter.snapshot import Reader
 from boilerd.settings.definitions import Settings
@@ -97,3 +97,17 @@ def test_it_does_not_read_what_all_daemons_tell_of_themselves(
     asked = connection.info("commandstats")
     assert "cmdstat_hgetall" in asked
     assert "cmdstat_getrange" not in asked
+
+
+def test_a_user_who_may_not_read_metrics_is_told_all_else(
+    settings: Settings, valkey: Valkey, connection: redis.Redis
+) -> None:
+    connection.execute_command(  # type: ignore[no-untyped-call]
+        "ACL", "SETUSER", "no-totals", "on", ">secret", "~rq:*", "~boilerd:[^m]*", "+@all"
+    )
+    with connect(f"{valkey.url}?username=no-totals", password="secret") as confined:
+        found = Reader(settings, confined, Quiet).read()
+
+    connection.acl_deluser("no-totals")
+    assert found.overview is not None
+    assert (found.broker_error, found.totals) == ("", {})

@@ -13,7 +13,7 @@ from boilerd.broker.inspection import Inspection
 from boilerd.broker.metrics import Metrics
 from boilerd.broker.overview import Overview, read_overview
 from boilerd.broker.sudden_failures import SuddenFailure, sudden_failures
-from boilerd.errors import BrokerError, MisplacedKeyError
+from boilerd.errors import BrokerError, BrokerRefusedError, MisplacedKeyError
 from boilerd.inspector import Inspector
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.cron import CronEntry
@@ -133,10 +133,16 @@ class Reader:
     def _of_redis(self) -> tuple[Overview | None, Mapping[Pair, Numbers], Sequence[Tick], str]:
         try:
             overview = read_overview(self._connection, self._settings.served_queues())
-            return overview, self._inspector.totals(), self._ticks(time.time() - overview.clock_ahead_s), ""
+            return overview, self._totals(), self._ticks(time.time() - overview.clock_ahead_s), ""
         except BrokerError as error:
             self._connection.connection_pool.disconnect()  # the name may lead elsewhere by now
             return None, {}, (), str(error)
+
+    def _totals(self) -> Mapping[Pair, Numbers]:
+        """What was done; nothing for a user who may not read that: tasks run all the same."""
+        with suppress(BrokerRefusedError):
+            return self._inspector.totals()
+        return {}
 
     def _failing(self) -> list[SuddenFailure]:
         """The task types that fail suddenly; none where that is not told: the rest is worth more."""
