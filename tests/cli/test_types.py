@@ -134,6 +134,24 @@ def test_without_metrics_the_table_is_empty(valkey: Valkey) -> None:
     assert lines(valkey) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "sought"),
+    [
+        (["email:snd"], "type 'email:snd'"),
+        (["--queue", "lwo"], "queue 'lwo'"),
+        (["email:send", "--queue", "lwo"], "type 'email:send' in queue 'lwo'"),
+    ],
+)
+def test_where_nothing_was_counted_the_types_and_queues_are_told_of_which_there_is_something(
+    valkey: Valkey, connection: redis.Redis, minute: int, words: list[str], sought: str
+) -> None:
+    put(connection, minute, "low", "email:send", record(3))
+
+    last = shown_by("types", *words, "--redis-url", valkey.url).splitlines()[-1]
+
+    assert last == f"note: nothing of {sought} was counted in this time, but of email:send (low)"
+
+
 def test_what_is_left_out_is_told_and_the_rest_is_shown(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
     put(connection, minute, "default", "a", record(3))
     for number in range(1, 6):

@@ -12,6 +12,7 @@ from boilerd.cli.known_names import complete_queues, complete_types
 from boilerd.cli.options import DurationType, Loaded, with_json_lines
 from boilerd.cli.output import echo
 from boilerd.cli.tables import brief, pace, print_json, print_table, rate, sized
+from boilerd.errors import listed, shown
 from boilerd.tasks.metric_record import Numbers
 
 if TYPE_CHECKING:
@@ -44,15 +45,20 @@ def types(loaded: Loaded, *, task_type: str | None, since: float, queue: str | N
     """  # noqa: D301 - click looks for the character \b
     with inspecting(loaded) as inspector:
         series = inspector.metrics(timedelta(seconds=since), step_s=_step(since), queue=queue, task_type=task_type)
+        has_none = not (as_json or series.total()) and (queue is not None or task_type is not None)
+        others = _lines(inspector.metrics(timedelta(seconds=since), step_s=series.step_s)) if has_none else []
     if as_json:
-        for shown in _as_json(series, task_type):
-            print_json(shown)
+        for line in _as_json(series, task_type):
+            print_json(line)
     elif task_type:
         _print_periods(series)
     else:
         _print_types(series)
     for reason in series.skipped[:_MOST_SKIPPED]:
         echo(f"left out: {reason}", err=True)
+    if has_none:
+        sought = _narrowed(queue, task_type)
+        echo(f"note: nothing of {sought} was counted in this time, but of {_told(others)}", err=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,17 @@ class _Line:
     type: str
     queues: Sequence[str]
     numbers: Numbers
+
+
+def _narrowed(queue: str | None, task_type: str | None) -> str:
+    """What was asked for, as it was written: it may be a slip."""
+    parts = (("type", task_type), ("queue", queue))
+    return " in ".join(f"{name} {shown(value)}" for name, value in parts if value is not None)
+
+
+def _told(lines: Sequence[_Line]) -> str:
+    """The types that there are, and their queues."""
+    return listed([f"{line.type} ({', '.join(line.queues)})" for line in lines])
 
 
 def _lines(series: "Series") -> list[_Line]:
