@@ -7,9 +7,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import parse_qsl, urlsplit
 
+import anyio
 import msgspec
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from boilerd.web.permissions import Principal
 from boilerd.web.proxies import Proxies
@@ -19,6 +20,8 @@ from boilerd.web.sessions import Seals
 #: The name of the form token's field.
 TOKEN = "form_token"  # noqa: S105 - a name
 MOST_BYTES, MOST_FIELDS = 64 * 1024, 1000
+#: How long somebody may take to send them.
+BODY_S = 10.0
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 #: Of an answer that is nobody else's.
 HEADERS = {
@@ -61,8 +64,7 @@ class Guard:
 
     def token(self, principal: Principal | None) -> str:
         """The token that a form of theirs has."""
-        who = principal or _NOBODY
-        return self._seals.seal("form", who.name, who.session)
+        return self._seals.seal(*_sealed(principal))
 
     def check_origin(self, request: Request, principal: Principal | None, form: Mapping[str, Sequence[str]]) -> None:
         """A page of another site may send nothing; a program with a token is none."""
@@ -75,7 +77,10 @@ class Guard:
             is_ours, seen = urlsplit(origin).netloc == self._proxies.host(request) != "", f"Origin: {origin}"
         else:
             given = next(iter(form.get(TOKEN, ())), "")
-            is_ours, seen = given == self.token(principal), "no Sec-Fetch-Site, no Origin, and no token that fits"
+            is_ours, seen = (
+                self._seals.fits(given, *_sealed(principal)),
+                "no Sec-Fetch-Site, no Origin, and no token that fits",
+            )
         if not is_ours:
             raise Refusal(
                 403,
@@ -86,11 +91,26 @@ class Guard:
 
 async def read_form(request: Request) -> dict[str, list[str]]:
     """What was sent, as a form or as a JSON object of texts; raises Refusal."""
+    try:
+        with anyio.fail_after(BODY_S):
+            body = await _read_body(request)
+    except TimeoutError as error:
+        raise Refusal(408, f"it took more than {BODY_S:g} s to send this; send it again") from error
+    except ClientDisconnect as error:
+        raise Refusal(400, "who sent this went away before its end") from error
+    return _parse(request, body)
+
+
+async def _read_body(request: Request) -> bytes:
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > MOST_BYTES:
             raise Refusal(413, f"more than {MOST_BYTES:,} bytes were sent; send less")
+    return body
+
+
+def _parse(request: Request, body: bytes) -> dict[str, list[str]]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "application/json":
@@ -113,7 +133,11 @@ def add_headers(headers: MutableHeaders) -> None:
     headers.setdefault("cache-control", "private, no-store")
 
 
-_NOBODY = Principal("", frozenset())
+def _sealed(principal: Principal | None) -> tuple[str, str, str]:
+    """What a form token is made of."""
+    return ("form", principal.name, principal.session) if principal else ("form", "", "")
+
+
 _Sent = dict[str, str | list[str]]
 
 
