@@ -1,6 +1,7 @@
 """Logging in: by a name and a password, for as long as one looks, and no more after one has left."""
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,45 @@ def test_passwords_are_not_tried_for_ever(connection: redis.Redis) -> None:
     assert statuses == [403] * access.TRIES + [429]
     assert right == 429
     assert another == 403
+
+
+def test_names_are_not_tried_for_ever_either(connection: redis.Redis) -> None:
+    app = web_app(connection, users=users(), trusted_proxies=["127.0.0.1"])
+
+    with Browser(app, sec_fetch_site="same-origin") as browser:
+        statuses = [
+            browser.post("/login", {"name": f"name {number}"}, x_forwarded_for=f"2001:db8::{number:x}").status_code
+            for number in range(access.TRIES_OF_ADDRESS + 1)
+        ]
+        elsewhere = browser.post(
+            "/login", {"name": "anna", "password": PASSWORD}, x_forwarded_for="2001:db8:1::1"
+        ).status_code
+
+    assert statuses == [403] * access.TRIES_OF_ADDRESS + [429]
+    assert elsewhere == 303
+
+
+@pytest.mark.parametrize("name", ["anna", "bob"])
+def test_no_password_is_tried_while_others_wait_for_the_loop(
+    name: str, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[threading.Thread] = set()
+    scrypt = hashlib.scrypt
+    known = users()
+
+    def noted(*args: Any, **more: Any) -> bytes:
+        threads.add(threading.current_thread())
+        return scrypt(*args, **more)
+
+    monkeypatch.setattr(hashlib, "scrypt", noted)
+
+    with Browser(web_app(connection, users=known)) as browser:
+        log_in(browser, name=name)
+        head = browser.send("HEAD", "/login")
+
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+    assert head.status_code == 200
 
 
 @pytest.mark.parametrize("wanted", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)"])
