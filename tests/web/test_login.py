@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from boilerd.broker.connection import connect
 from boilerd.settings.web import PasswordHash, Web, WebUser
 from boilerd.web import access, passwords
 from browser import Browser, web_app
-from support import Valkey
+from support import StartValkey, Valkey
 
 PASSWORD = "correct horse"
 
@@ -161,6 +161,34 @@ def test_who_can_read_and_write_sessions_in_redis_cannot_make_one(connection: re
         seen = thief.get("/queues").status_code
 
     assert seen == 303
+
+
+def _fill(connection: redis.Redis) -> None:
+    connection.config_set("maxmemory", 1)
+
+
+def _follow_another(connection: redis.Redis) -> None:
+    connection.replicaof("127.0.0.1", "1")
+
+
+@pytest.mark.parametrize("make_sick", [_fill, _follow_another])
+def test_people_look_and_log_in_while_redis_takes_nothing(
+    make_sick: Callable[[redis.Redis], None], start_valkey: StartValkey
+) -> None:
+    server = start_valkey()
+
+    with connect(server.url) as connection:
+        app = web_app(connection, users=users())
+        with Browser(app) as before, Browser(app) as later:
+            log_in(before)
+            make_sick(connection)
+            done = log_in(later)
+            seen = [browser.get(path).status_code for browser in (before, later) for path in ("/", "/queues", "/tasks")]
+            out = later.post("/logout").status_code
+            after = later.get("/queues").status_code
+
+    assert (done.status_code, seen) == (303, [200] * 6)
+    assert (out, after) == (303, 303)
 
 
 def test_a_session_ends_with_its_password_and_its_user(connection: redis.Redis) -> None:

@@ -29,7 +29,7 @@ from boilerd.web.proxies import Proxies
 from boilerd.web.redaction import Hook, Redaction
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Sampler, facts_of
-from boilerd.web.sessions import IDLE_S, HeldSessions, Seals, Sessions
+from boilerd.web.sessions import IDLE_S, HeldSessions, Seals, Sessions, SparedSessions
 from boilerd.web.site import Site
 
 
@@ -76,7 +76,7 @@ def make_site(
         raise ConfigError("web.trusted_header: nobody may send it; name the proxy in trusted_proxies, or take it away")
     pages.load_pages()
     proxies, seals = Proxies(web.trusted_proxies), Seals()
-    sessions: Sessions = HeldSessions() if web.read_only else WebSessions(connection, IDLE_S)
+    sessions: Sessions = HeldSessions() if web.read_only else SparedSessions(WebSessions(connection, IDLE_S))
     access = Access(web, sessions, proxies, authorize, is_read_only=web.read_only)
     hosts = {*LOCAL_NAMES, *web.hosts} if access.is_open or web.hosts else ()
     return Site(
