@@ -76,6 +76,19 @@ def test_a_body_that_does_not_come_is_not_waited_for(port: int) -> None:
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
+def test_what_two_servers_may_read_in_two_ways_is_refused_and_nothing_behind_it_is_read(port: int) -> None:
+    head = (
+        b"POST /queues/a/pause HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+
+    with dial(port) as smuggler:
+        smuggler.sendall(head + b"0\r\n\r\nGET /queues HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answers = b"".join(iter(lambda: smuggler.recv(10_000), b""))
+
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert answers.count(b"HTTP/1.1 ") == 1
+
+
 def _is_over(peer: socket.socket) -> bool:
     try:
         while peer.recv(1000):

@@ -87,6 +87,10 @@ FOREIGN = [
     {"origin": "http://evil.example"},
     {"origin": "null"},
     {"origin": "http://localhost:81"},
+    {"origin": "http://localhost."},
+    {"origin": "http://evil@localhost"},
+    {"origin": "http://["},
+    {"origin": "localhost"},
     {"sec-fetch-site": "cross-site", "origin": "http://localhost"},
     {},
 ]
