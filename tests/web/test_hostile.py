@@ -239,6 +239,20 @@ def test_an_error_quotes_no_payload_to_those_who_may_not_see_it(error: str) -> N
     assert not [part for part in (SECRET, "anna", "second", "J\\u00e9", "Dorothea") if part in told], told
 
 
+def test_who_may_not_see_a_payload_cannot_guess_it_by_its_digest_or_the_note_of_its_progress(
+    client: Client, broker: Broker, viewer: Browser, browser: Browser
+) -> None:
+    client.enqueue("test:echo", {"user": PRIVATE}, task_id="a", unique=60)
+    client.enqueue("test:echo", {"user": PRIVATE, "n": 1}, task_id="b")
+    broker.connection.hset(keys.job("b"), "progress", json.dumps({"done": 1, "note": f"mails {PRIVATE}"}))
+
+    key = browser.get("/tasks/a.json").json()["task"]["unique_key"]
+
+    assert len(key.rpartition(":")[2]) >= 32
+    assert key not in viewer.get("/tasks/a").text + viewer.get("/tasks/a.json").text
+    assert PRIVATE not in viewer.get("/tasks/b.json").text
+
+
 def test_an_error_quotes_nothing_that_the_applications_hook_hides() -> None:
     data = {"payload": {"to": PRIVATE, "n": 1234}, "error": f"no {PRIVATE} of 1234", "result": {"sent": [PRIVATE]}}
 

@@ -210,6 +210,15 @@ def test_a_hook_says_who_it_is_for_an_application_that_mounts_it(connection: red
         assert browser.get("/tasks.csv", x_session="anna").status_code == 403
 
 
+@pytest.mark.parametrize("found", ["admin", {"name": "anna"}, True])
+def test_a_hook_that_returns_something_else_lets_nobody_in(found: Any, connection: redis.Redis) -> None:
+    with Browser(web_app(connection, authorize=lambda _request: found)) as browser:
+        answer = browser.get("/")
+
+    assert answer.status_code == 500
+    assert "failed by a TypeError" in answer.text
+
+
 def test_a_program_has_a_token_and_needs_no_form_of_ours(connection: redis.Redis, client: Client) -> None:
     enqueue(client, "task")
     token, hashed = passwords.new_token()

@@ -93,7 +93,10 @@ class Access:
     async def _find(self, request: Request) -> Principal | None:
         if self._authorize:
             found = self._authorize(request)
-            return await found if inspect.isawaitable(found) else found
+            principal = await found if inspect.isawaitable(found) else found
+            if principal is not None and not isinstance(principal, Principal):
+                raise TypeError("authorize returns neither a Principal nor None")
+            return principal
         if self.is_open:
             return self._anybody(request)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -18,7 +18,9 @@ from boilerd.web.quoting import HIDDEN, Quotes
 #: Fields that hold an application's data.
 PAYLOADS = frozenset({"payload", "result", "headers"})
 #: Fields with text that may quote an application's data.
-ERRORS = frozenset({"error", "last_error", "traceback", "message", "fact"})
+ERRORS = frozenset({"error", "last_error", "traceback", "message", "fact", "note"})
+#: Fields with a digest of the payload, by which it could be guessed.
+DIGESTS = frozenset({"unique_key"})
 #: A key that has one of these in it is hidden with all below it, at any depth.
 SECRET_WORDS = (
     "password", "passwd", "secret", "token", "apikey", "authorization", "cookie", "session", "credit", "card", "iban",
@@ -64,12 +66,15 @@ class Redaction:
         if not isinstance(value, dict):
             return value
         task_type = str(value.get("type", ""))
-        return {
-            name: self._payload(task_type, inner, quotes, shows_payloads=shows_payloads)
-            if name in PAYLOADS
-            else self._without_payloads(inner, quotes, shows_payloads=shows_payloads)
-            for name, inner in value.items()
-        }
+        found = dict(value)
+        for name, inner in value.items():
+            if name in PAYLOADS:
+                found[name] = self._payload(task_type, inner, quotes, shows_payloads=shows_payloads)
+            elif name in DIGESTS and inner and not shows_payloads:
+                found[name] = HIDDEN
+            else:
+                found[name] = self._without_payloads(inner, quotes, shows_payloads=shows_payloads)
+        return found
 
     def _payload(self, task_type: str, value: Any, quotes: Quotes, *, shows_payloads: bool) -> Any:
         if not shows_payloads:
