@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from boilerd.broker.overview import Overview
     from boilerd.verdict.facts import Facts
 
-#: Requests that are served or wait at once; beyond, a client is told to come later.
-MOST_CONNECTIONS = 256
-#: How long requests have at the end.
-GRACE_S = 5
-
 
 @click.command()
 @click.argument("what", type=click.Choice(["serve", "password", "token"]), default="serve", metavar="[password|token]")
@@ -66,9 +61,8 @@ def _changed(web: Web, given: dict[str, Any]) -> Web:
 
 def _serve(settings: Settings, table: Web) -> None:
     try:
-        import uvicorn  # noqa: PLC0415 - an extra
-
-        from boilerd.web.application import app  # noqa: PLC0415
+        from boilerd.web.application import app  # noqa: PLC0415 - an extra
+        from boilerd.web.connections import make_server  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise BootError(f"web: {error.name} is missing: pip install 'boilerd[web]'") from error
     from boilerd.web.listening import address_of, listen  # noqa: PLC0415
@@ -82,16 +76,9 @@ def _serve(settings: Settings, table: Web) -> None:
     logs.configure(level="warning", style=settings.log_format)
     echo(f"boilerd web: {address_of(table, listener)}")
     sys.stdout.flush()
-    server = uvicorn.Server(
-        uvicorn.Config(
-            served, http="h11", ws="none", loop="asyncio", lifespan="off", log_config=None, access_log=False,
-            proxy_headers=False, server_header=False, limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-    )  # fmt: skip
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises the signal again when it has ended
     signal.signal(signal.SIGINT, _end)
-    server.run(sockets=[listener])
+    make_server(served).run(sockets=[listener])
 
 
 def _end(_signum: int, _frame: FrameType | None) -> None:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from boilerd.errors import BoilerdError
 from boilerd.web.answers import Asked, answer_error
-from boilerd.web.guard import add_headers, read_form
+from boilerd.web.guard import add_headers, check_framing, read_form
 from boilerd.web.links import unsegment
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.refusal import Refusal
@@ -38,13 +38,18 @@ class Endpoint:
         needs: The permission; None: everybody may.
         answer: Makes the answer.
         form: How the answer is written: ``html``, ``json``, ``csv`` or ``ndjson``; or ``file``.
+        also: Another permission that is needed; None: there is none.
 
     Attributes:
         needs: The same.
+        also: The same.
     """
 
-    def __init__(self, site: Site, needs: Permission | None, answer: Answer, form: str = "html") -> None:
+    def __init__(
+        self, site: Site, needs: Permission | None, answer: Answer, form: str = "html", also: Permission | None = None
+    ) -> None:
         self.needs = needs
+        self.also = also
         self._site = site
         self._answer = answer
         self._form = form
@@ -57,6 +62,8 @@ class Endpoint:
             response = await self._respond(asked)
         except BoilerdError as error:
             response = answer_error(asked, error)
+            if "transfer-encoding" in request.headers:  # its body may not have been read
+                response.headers["connection"] = "close"
         except Exception as error:  # noqa: BLE001 - a page's fault ends no others, and is logged
             # Its message may quote a payload.
             where = traceback.format_tb(error.__traceback__)
@@ -69,6 +76,7 @@ class Endpoint:
 
     async def _respond(self, asked: Asked) -> Response:
         site, request = self._site, asked.request
+        check_framing(request)
         site.guard.check_host(request)
         if self.needs is None:
             if self._form != "file":  # a form of theirs has their token
@@ -78,8 +86,8 @@ class Endpoint:
         asked.who = await site.access.who(request)
         if asked.who is None:
             return _ask_who(asked)
-        if not asked.who.may(self.needs):
-            raise Refusal(403, f"{asked.who.name} may not do this; it needs the permission {self.needs}")
+        if missing := [need for need in (self.needs, self.also) if need and not asked.who.may(need)]:
+            raise Refusal(403, f"{asked.who.name} may not do this; it needs the permission {missing[0]}")
         await self._read_form(asked)
         asked.visit = _visit(asked, asked.who)
         return await self._answer(asked)
