@@ -140,15 +140,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -seconds[item])
 
 
+#: Folders whose tests run in one process.
+_TOGETHER = ("tests/systemd/", "tests/web/chromium/")
+
+
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Spreads all tests over the processes, but keeps those together that share an installation.
+    """Spreads all tests over the processes, but keeps those together that share an installation or a browser.
 
     pytest-xdist's own groups have no effect with pytest 9.2: it writes the group's name where that does not
     look any more.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "systemd" if nodeid.startswith("tests/systemd/") else nodeid
+        return next((folder for folder in _TOGETHER if nodeid.startswith(folder)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
