@@ -6,6 +6,7 @@ of scripts, and what the Content-Security-Policy forbade.
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,29 +64,46 @@ class Visitor:
     Args:
         browser: The program.
         root: Where the dashboard is.
-        keeps: What this browser has kept of earlier visits, such as ``{"boilerd.theme": "dark"}``.
+        has_clock: True if the clock of their pages moves only when the test says so.
         options: Of Playwright's context.
 
     Attributes:
         page: What they see.
         wrong: What the browser found wrong.
+        asked: The path of each request, as it was sent.
         answers: Path and status of each answer that came.
     """
 
-    def __init__(self, browser: Browser, root: str, keeps: dict[str, str] | None = None, **options: Any) -> None:
+    def __init__(self, browser: Browser, root: str = "", *, has_clock: bool = False, **options: Any) -> None:
         self.root = root
         self.wrong: list[str] = []
+        self.asked: list[str] = []
         self.answers: list[tuple[str, int]] = []
+        self._has_clock = has_clock
         self.context: BrowserContext = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         self.context.set_default_timeout(DEADLINE_S * 1000)
         if options.get("java_script_enabled", True):
             self.context.add_init_script(_FORBIDDEN)
-        for name, value in (keeps or {}).items():
-            self.context.add_init_script(f"localStorage.getItem({name!r}) ?? localStorage.setItem({name!r}, {value!r})")
         self.page: Page = self.context.new_page()
+        if has_clock:
+            self.page.clock.install()
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("response", lambda got: self.answers.append((got.url.removeprefix(root), got.status)))
+        self.page.on("request", lambda sent: self.asked.append(sent.url.removeprefix(self.root)))
+        self.page.on("response", lambda got: self.answers.append((got.url.removeprefix(self.root), got.status)))
+
+    def come_again(self, root: str) -> None:
+        """Be somebody else, at another dashboard: what a browser keeps, it keeps for one port, but for cookies."""
+        self.root = root
+        self.context.clear_cookies()
+        for kept in (self.wrong, self.asked, self.answers):
+            kept.clear()  # type: ignore[attr-defined]
+        if self._has_clock:
+            self.page.clock.set_system_time(time.time())
+
+    def leave(self) -> None:
+        """End what the page does."""
+        self.page.goto("about:blank")
 
     def __enter__(self) -> Self:
         return self

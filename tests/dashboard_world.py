@@ -31,6 +31,7 @@ def fill(client: Client, connection: redis.Redis) -> dict[str, str]:
         in_state(client, broker, state)
     for number in range(12):
         client.enqueue("image:resize", {"path": f"/srv/uploads/2026/11/{number:032x}.png"}, queue="images")
+    client.enqueue("test:echo", "<script>alert(1)</script><b onclick=x>'\"", queue="mail.low")
     client.enqueue("report:write_a_type_with_a_rather_long_name", "x" * 300, queue="mail.low", task_id="t" * 120)
     Inspector(connection).pause("mail.low")
     return {"queue": "default", "id": "order-20417"}

@@ -16,6 +16,25 @@ from chromium import Visitor, launched, served
 Open = Callable[..., Visitor]
 
 
+class Visitors:
+    """Those of a module, by the options of their browsers."""
+
+    def __init__(self, chromium: Browser, stack: ExitStack) -> None:
+        self._chromium = chromium
+        self._stack = stack
+        self._known: list[tuple[dict[str, Any], Visitor]] = []
+
+    def other_than(self, came: list[Visitor], root: str, **options: Any) -> Visitor:
+        """Somebody who has not come yet."""
+        for known, visitor in self._known:
+            if known == options and visitor not in came:
+                visitor.come_again(root)
+                return visitor
+        visitor = self._stack.enter_context(Visitor(self._chromium, root, **options))
+        self._known.append((options, visitor))
+        return visitor
+
+
 # Playwright leaves an event loop running in its thread, which tests of other modules could not bear.
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
@@ -31,15 +50,24 @@ def dashboard(connection: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield root
 
 
-@pytest.fixture
-def visit(chromium: Browser, dashboard: str) -> Iterator[Open]:
-    """Have somebody visit the dashboard; whatever their browser finds wrong fails the test."""
+@pytest.fixture(scope="module")
+def visitors(chromium: Browser) -> Iterator[Visitors]:
+    """Visitors come again in each test: a new profile costs half a second, a new port is as empty."""
     with ExitStack() as stack:
-        visitors: list[Visitor] = []
+        yield Visitors(chromium, stack)
 
-        def come(**options: Any) -> Visitor:
-            visitors.append(stack.enter_context(Visitor(chromium, options.pop("root", dashboard), **options)))
-            return visitors[-1]
 
-        yield come
-        assert [visitor.wrong for visitor in visitors if visitor.wrong] == []
+@pytest.fixture
+def visit(visitors: Visitors, dashboard: str) -> Iterator[Open]:
+    """Have somebody visit the dashboard; whatever their browser finds wrong fails the test."""
+    came: list[Visitor] = []
+
+    def come(**options: Any) -> Visitor:
+        came.append(visitors.other_than(came, options.pop("root", dashboard), **options))
+        return came[-1]
+
+    yield come
+    wrong = [visitor.wrong.copy() for visitor in came if visitor.wrong]
+    for visitor in came:
+        visitor.leave()
+    assert wrong == []
