@@ -97,7 +97,7 @@ class Visitor:
         self.root = root
         self.context.clear_cookies()
         for kept in (self.wrong, self.asked, self.answers):
-            kept.clear()  # type: ignore[attr-defined]
+            kept.clear()
         if self._has_clock:
             self.page.clock.set_system_time(time.time())
 

@@ -1,18 +1,24 @@
 """Every page that is declared, in a real browser: nothing is wrong with it, for anybody, in any width or colour."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
+import redis
 from playwright.sync_api import Browser
+from starlette.responses import PlainTextResponse
 
 from boilerd import Client
 from boilerd.broker.connection import connect
+from boilerd.settings.web import PasswordHash, WebUser
+from boilerd.web import passwords
 from browser import web_app
 from chromium import SIZES, Visitor, findings, overflow, served
 from dashboard_world import PATHS, address, fill
 from support import Valkey, private_directory
 
+Open = Callable[..., Visitor]
 World = tuple[str, dict[str, str]]
 
 
@@ -63,3 +69,65 @@ def test_a_page_can_be_read_by_everybody_in_both_themes_and_widths(path: str, sc
         page.emulate_media(color_scheme="dark")
         assert findings(page, of="cat.color") == [], f"dark, {width} px"
         assert overflow(page) == 0, f"{width} px"
+
+
+def behind(app: Any, prefix: str, *, strips: bool) -> Any:
+    """A proxy that serves an application under a path alone, and takes the path away or leaves it."""
+
+    async def proxy(scope: Any, receive: Any, send: Any) -> None:
+        if not scope["path"].startswith(f"{prefix}/"):
+            await PlainTextResponse("not of the dashboard", 404)(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(prefix) if strips else scope["path"]
+        await app({**scope, "path": path}, receive, send)
+
+    return proxy
+
+
+@pytest.mark.parametrize("strips", [True, False], ids=["takes it away", "leaves it"])
+def test_all_pages_and_actions_work_under_a_prefix_of_a_proxy_that(
+    strips: bool, visit: Open, connection: redis.Redis, client: Client
+) -> None:
+    examples = fill(client, connection)
+
+    with served(behind(web_app(connection, prefix="/ops/jobs"), "/ops/jobs", strips=strips)) as root:
+        visitor = visit(root=f"{root}/ops/jobs", has_clock=True)
+        for path in PATHS:
+            visitor.open(address(path, examples))
+            assert visitor.text("h1"), path
+        page = visitor.open("/queues")
+        page.click("text=images")
+        page.click("text=Pause")
+        visitor.sees("queue images is paused")
+        page.clock.run_for(2500)
+        visitor.sees("as of", "#live")
+        page.click("header >> text=Tasks")
+
+        assert page.url == f"{root}/ops/jobs/tasks"
+        assert {path for path in visitor.asked if not path.startswith("/")} == set()
+        visitor.leave()
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
+def test_somebody_logs_in_and_out(
+    scripts: bool, visit: Open, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passwords, "N", 2)
+    user = WebUser(password=PasswordHash(passwords.hash_password("correct horse")), role="viewer")
+
+    with served(web_app(connection, users={"anna": user})) as root:
+        visitor = visit(root=root, java_script_enabled=scripts)
+        page = visitor.open("/tasks?state=archived")
+        wrong = findings(page) if scripts else []
+        for password in ("wrong", "correct horse"):
+            page.fill("[name=name]", "anna")
+            page.fill("[name=password]", password)
+            page.click("main button")
+            visitor.sees("is wrong" if password == "wrong" else "Archived tasks")
+        there = page.url
+        page.click("text=Log out anna")
+
+        visitor.sees("Password")
+        assert there == f"{root}/tasks?state=archived"
+        assert wrong == []
+        visitor.leave()

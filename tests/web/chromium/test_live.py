@@ -21,7 +21,7 @@ COUNT = "#queue-default [data-label=Pending]"
 
 
 def let_time_pass(visitor: Visitor, seconds: float = 2.5) -> None:
-    visitor.page.clock.run_for(seconds * 1000)
+    visitor.page.clock.run_for(int(seconds * 1000))
 
 
 def statuses(visitor: Visitor, path: str) -> list[int]:
