@@ -156,6 +156,30 @@ def test_a_page_whose_task_is_gone_says_so_and_keeps_its_last_picture(
     visitor.wrong.clear()  # the console has the 404
 
 
+def test_a_page_whose_server_does_not_answer_keeps_its_last_picture_and_says_what_is_wrong(
+    visit: Open, client: Client
+) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True)
+    page = visitor.open("/queues")
+    page.route("**/queues", lambda route: route.abort())
+
+    def has_told() -> bool:
+        let_time_pass(visitor, 15)
+        return "the last good picture" in visitor.text("#live")
+
+    wait_until(has_told, "the page says what is wrong")
+    shown = visitor.text(COUNT)
+    page.unroute_all()
+    enqueue(client, "b")
+    let_it_renew(visitor, "/queues")
+
+    assert shown == "1"
+    visitor.sees("2", COUNT)
+    assert "the last good picture" not in visitor.text("#live")
+    visitor.wrong.clear()  # the console has each that failed
+
+
 def test_a_page_says_that_this_machines_clock_is_wrong(visit: Open, client: Client) -> None:
     enqueue(client, "a")
     visitor = visit(has_clock=True)
