@@ -21,7 +21,7 @@ from support import DEADLINE_S, wait_until
 PROGRAM = Path("/usr/bin/chromium")
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--in-process-gpu", "--renderer-process-limit=1",
 )  # fmt: skip
 #: Width → height of what pages are looked at with: a small telephone and a desk.
 SIZES = {320: 640, 1280: 800}

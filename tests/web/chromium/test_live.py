@@ -227,6 +227,7 @@ def test_somebody_is_asked_and_then_it_is_done(
     page.click(f".actions >> text={what}")
     asks = page.locator("dialog" if scripts else "main").filter(has_text="?")
     asks.locator("a", has_text="Back").click()
+    page.wait_for_selector("[data-question]", state="detached")
     page.click(f".actions >> text={what}")
     asks.locator("button").click()
 
@@ -286,8 +287,8 @@ def test_without_scripts_a_page_is_renewed_by_the_browser(visit: Open, client: C
     page = visitor.open("/tasks?queue=default")
 
     page.click("text=Renew by itself")
+    page.wait_for_url("**/tasks?queue=default&renew=1")
 
-    assert page.url.endswith("/tasks?queue=default&renew=1")
     assert '<meta http-equiv="refresh"' in page.content()
 
 
