@@ -15,6 +15,7 @@ from typing import Any, Self
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 from playwright.sync_api import TimeoutError as NotInTime
+from starlette.responses import PlainTextResponse
 
 from support import DEADLINE_S, wait_until
 
@@ -26,8 +27,26 @@ FLAGS = (
 #: Width → height of what pages are looked at with: a small telephone and a desk.
 SIZES = {320: 640, 1280: 800}
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+#: A page on which nothing is.
+NOWHERE = "/nowhere"
 #: The console has an error for each of these.
 _FORBIDDEN = "addEventListener('securitypolicyviolation', e => console.error('forbidden', e.violatedDirective))"
+
+
+class Place:
+    """Serves one application after the other at the same address: a new one costs browsers a process.
+
+    Attributes:
+        app: The one that is there.
+    """
+
+    def __init__(self, app: Any = None) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve a request."""
+        blank = PlainTextResponse("", headers={"cross-origin-opener-policy": "same-origin"})
+        await (blank if scope["path"].endswith(NOWHERE) else self.app)(scope, receive, send)
 
 
 @contextmanager
@@ -93,7 +112,7 @@ class Visitor:
         self.page.on("response", lambda got: self.answers.append((got.url.removeprefix(self.root), got.status)))
 
     def come_again(self, root: str) -> None:
-        """Be somebody else, at another dashboard: what a browser keeps, it keeps for one port, but for cookies."""
+        """Be somebody else: a new profile would cost half a second."""
         self.root = root
         self.context.clear_cookies()
         for kept in (self.wrong, self.asked, self.answers):
@@ -102,8 +121,9 @@ class Visitor:
             self.page.clock.set_system_time(time.time())
 
     def leave(self) -> None:
-        """End what the page does."""
-        self.page.goto("about:blank")
+        """End what the page does, and forget what the browser has kept of it."""
+        self.page.evaluate("localStorage.clear()")
+        self.page.goto(f"{self.root}{NOWHERE}")
 
     def __enter__(self) -> Self:
         return self

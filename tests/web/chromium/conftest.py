@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 
 from boilerd.web import sampler
 from browser import web_app
-from chromium import Visitor, launched, served
+from chromium import Place, Visitor, launched, served
 
 #: Opens a browser's window at the test's dashboard; what it takes is a `Visitor`'s.
 Open = Callable[..., Visitor]
@@ -42,17 +42,25 @@ def chromium() -> Iterator[Browser]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def place() -> Iterator[tuple[Place, str]]:
+    """Where the dashboards of all tests of a module are, one after the other."""
+    found = Place()
+    with served(found) as root:
+        yield found, root
+
+
 @pytest.fixture
-def dashboard(connection: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def dashboard(place: tuple[Place, str], connection: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a dashboard that always looks anew."""
     monkeypatch.setattr(sampler, "FRESH_S", 0.0)
-    with served(web_app(connection)) as root:
-        yield root
+    place[0].app = web_app(connection)
+    return place[1]
 
 
 @pytest.fixture(scope="module")
 def visitors(chromium: Browser) -> Iterator[Visitors]:
-    """Visitors come again in each test: a new profile costs half a second, a new port is as empty."""
+    """Visitors come again in each test."""
     with ExitStack() as stack:
         yield Visitors(chromium, stack)
 

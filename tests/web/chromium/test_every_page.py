@@ -14,7 +14,7 @@ from boilerd.broker.connection import connect
 from boilerd.settings.web import PasswordHash, WebUser
 from boilerd.web import passwords
 from browser import web_app
-from chromium import AXE, SIZES, Visitor, findings, overflow, served
+from chromium import AXE, SIZES, Place, Visitor, findings, overflow, served
 from dashboard_world import PATHS, address, fill
 from support import Valkey, private_directory
 
@@ -53,7 +53,8 @@ def test_a_page_works_without_scripts_and_is_read_by_everybody_in_both_themes_an
 ) -> None:
     for visitor in (plain, scripted):
         visitor.wrong.clear()
-        page = visitor.open(address(path, world[1]))
+        visitor.open(address(path, world[1]))
+    page = scripted.page
 
     for width in SIZES:
         scripted.resize(width)
@@ -82,48 +83,46 @@ def behind(app: Any, prefix: str, *, strips: bool) -> Any:
 
 @pytest.mark.parametrize("strips", [True, False], ids=["takes it away", "leaves it"])
 def test_all_pages_and_actions_work_under_a_prefix_of_a_proxy_that(
-    strips: bool, visit: Open, connection: redis.Redis, client: Client
+    strips: bool, visit: Open, place: tuple[Place, str], connection: redis.Redis, client: Client
 ) -> None:
     examples = fill(client, connection)
+    place[0].app = behind(web_app(connection, prefix="/ops/jobs"), "/ops/jobs", strips=strips)
+    visitor = visit(root=f"{place[1]}/ops/jobs", has_clock=True)
 
-    with served(behind(web_app(connection, prefix="/ops/jobs"), "/ops/jobs", strips=strips)) as root:
-        visitor = visit(root=f"{root}/ops/jobs", has_clock=True)
-        for path in PATHS:
-            visitor.open(address(path, examples))
-            assert visitor.text("h1"), path
-        page = visitor.open("/queues")
-        page.click("text=images")
-        page.click("text=Pause")
-        visitor.sees("queue images is paused")
-        page.clock.run_for(2500)
-        visitor.sees("as of", "#live")
-        page.click("header >> text=Tasks")
-        page.wait_for_url(f"{root}/ops/jobs/tasks")
+    for path in PATHS:
+        visitor.open(address(path, examples))
+        assert visitor.text("h1"), path
+    page = visitor.open("/queues")
+    page.click("text=images")
+    page.click("text=Pause")
+    visitor.sees("queue images is paused")
+    page.clock.run_for(2500)
+    visitor.sees("as of", "#live")
+    page.click("header >> text=Tasks")
+    page.wait_for_url(f"{visitor.root}/tasks")
 
-        assert {path for path in visitor.asked if not path.startswith("/")} == set()
-        visitor.leave()
+    assert {path for path in visitor.asked if not path.startswith("/")} == set()
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
 def test_somebody_logs_in_and_out(
-    scripts: bool, visit: Open, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    scripts: bool, visit: Open, place: tuple[Place, str], connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(passwords, "N", 2)
     user = WebUser(password=PasswordHash(passwords.hash_password("correct horse")), role="viewer")
+    place[0].app = web_app(connection, users={"anna": user})
+    visitor = visit(java_script_enabled=scripts)
+    page = visitor.open("/tasks?state=archived")
 
-    with served(web_app(connection, users={"anna": user})) as root:
-        visitor = visit(root=root, java_script_enabled=scripts)
-        page = visitor.open("/tasks?state=archived")
-        wrong = findings(page) if scripts else []
-        for password in ("wrong", "correct horse"):
-            page.fill("[name=name]", "anna")
-            page.fill("[name=password]", password)
-            page.click("main button")
-            visitor.sees("is wrong" if password == "wrong" else "Archived tasks")
-        there = page.url
-        page.click("text=Log out anna")
+    wrong = findings(page) if scripts else []
+    for password in ("wrong", "correct horse"):
+        page.fill("[name=name]", "anna")
+        page.fill("[name=password]", password)
+        page.click("main button")
+        visitor.sees("is wrong" if password == "wrong" else "Archived tasks")
+    there = page.url
+    page.click("text=Log out anna")
 
-        visitor.sees("Password")
-        assert there == f"{root}/tasks?state=archived"
-        assert wrong == []
-        visitor.leave()
+    visitor.sees("Password")
+    assert there == f"{visitor.root}/tasks?state=archived"
+    assert wrong == []
