@@ -19,10 +19,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check format generate cov chaos bench build lock install uninstall wheels clean
+.PHONY: help setup demo run test check format generate screenshots cov chaos bench build lock install uninstall wheels clean
 
 help:
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.ready ## Make .venv from the locked requirements, with uv if it is there, else pip
 
@@ -49,6 +49,9 @@ format: $(VENV)/.ready ## Format the code and mend what the linter can
 
 generate: $(VENV)/.ready ## Write again the files that follow from the code
 	@$(BIN)/python scripts/generate
+
+screenshots: $(VENV)/.ready ## Write the pictures of the dashboard in docs/web; ARGS=--all: of each page, in build/screenshots
+	@$(BIN)/python scripts/screenshots $(ARGS)
 
 cov: $(VENV)/.ready ## Run all tests under coverage and report the lines that none reached
 	@$(BIN)/coverage erase
