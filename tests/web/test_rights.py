@@ -186,6 +186,13 @@ def test_a_hook_says_who_it_is_for_an_application_that_mounts_it(connection: red
         assert browser.get("/tasks.csv", x_session="anna").status_code == 403
 
 
+def test_a_password_that_a_proxy_passes_on_is_not_taken_for_a_token(connection: redis.Redis) -> None:
+    with Browser(with_people(connection), **{WHO: "viewer"}) as browser:
+        assert browser.get("/queues", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 200
+    with Browser(with_people(connection)) as browser:
+        assert browser.get("/queues.json", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 401
+
+
 def test_a_program_has_a_token_and_needs_no_form_of_ours(connection: redis.Redis, client: Client) -> None:
     enqueue(client, "task")
     token, hashed = passwords.new_token()

@@ -97,7 +97,8 @@ class Access:
             return await found if inspect.isawaitable(found) else found
         if self.is_open:
             return Principal.of_role(ANYBODY, "admin")
-        if given := request.headers.get("authorization"):
+        given = request.headers.get("authorization", "")
+        if given and not given.lower().startswith("basic "):  # a password is for the proxy, which passes it on
             return self._of_token(given)
         if self._web.trusted_header and self._proxies.trusts(request):
             return self._of_proxy(request.headers.get(self._web.trusted_header, "")) or await self._of_session(request)

@@ -2,10 +2,12 @@
 
 import ipaddress
 from collections.abc import Sequence
-
-from starlette.requests import HTTPConnection
+from typing import TYPE_CHECKING
 
 from boilerd.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
 
 #: How the settings name whoever connects to the Unix socket.
 UNIX = "unix"
@@ -22,11 +24,11 @@ class Proxies:
         self._trusts_unix = UNIX in trusted
         self._networks = [_network(each) for each in trusted if each != UNIX]
 
-    def trusts(self, request: HTTPConnection) -> bool:
+    def trusts(self, request: "HTTPConnection") -> bool:
         """Whether the connection comes from one of them."""
         return self._is_trusted(_peer(request))
 
-    def address(self, request: HTTPConnection) -> str:
+    def address(self, request: "HTTPConnection") -> str:
         """The address of the person, as far as it is known: the last one that is none of a proxy of ours."""
         address = _peer(request)
         for told in reversed(request.headers.get("x-forwarded-for", "").split(",")):
@@ -35,12 +37,12 @@ class Proxies:
             address = told.strip() or address
         return address[:64]
 
-    def is_secure(self, request: HTTPConnection) -> bool:
+    def is_secure(self, request: "HTTPConnection") -> bool:
         """Whether the browser uses TLS."""
         told = request.headers.get("x-forwarded-proto", "") if self.trusts(request) else ""
         return (told or request.scope["scheme"]) == "https"
 
-    def host(self, request: HTTPConnection) -> str:
+    def host(self, request: "HTTPConnection") -> str:
         """Host and port as the browser has them in its address."""
         told = request.headers.get("x-forwarded-host", "") if self.trusts(request) else ""
         return told or request.headers.get("host", "")
@@ -55,7 +57,7 @@ class Proxies:
         return any(found in network for network in self._networks)
 
 
-def _peer(request: HTTPConnection) -> str:
+def _peer(request: "HTTPConnection") -> str:
     return request.client.host if request.client and request.client.host else UNIX
 
 
