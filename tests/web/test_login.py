@@ -1,11 +1,13 @@
 """Logging in: by a name and a password, for as long as one looks, and no more after one has left."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
 
+from boilerd.broker import keys
 from boilerd.broker.connection import connect
 from boilerd.settings.web import PasswordHash, Web, WebUser
 from boilerd.web import access, passwords
@@ -105,6 +107,20 @@ def test_who_logs_out_is_out_everywhere_and_redis_knows_no_session(connection: r
     assert (seen, after) == (200, 303)
     assert cookie.encode() not in kept
     assert connection.keys("boilerd:web:session:*") == []
+
+
+def test_who_can_read_and_write_sessions_in_redis_cannot_make_one(connection: redis.Redis) -> None:
+    app = web_app(connection, users=users())
+
+    with Browser(app) as browser, Browser(app) as thief:
+        log_in(browser)
+        (kept,) = connection.keys("boilerd:web:session:*")
+        planted = keys.web_session(hashlib.sha256(b"planted").hexdigest())
+        connection.set(planted, connection.get(kept) or b"")
+        thief._client.cookies.set("boilerd_session", "planted")
+        seen = thief.get("/queues").status_code
+
+    assert seen == 303
 
 
 def test_a_session_ends_with_its_password_and_its_user(connection: redis.Redis) -> None:

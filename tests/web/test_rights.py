@@ -10,7 +10,7 @@ import redis
 from boilerd import Client
 from boilerd.web import passwords
 from boilerd.web.endpoint import Endpoint
-from boilerd.web.page import ACTIONS, PAGES, load_pages
+from boilerd.web.page import ACTIONS, PAGES, Page, load_pages
 from boilerd.web.permissions import ROLES, Permission, Principal
 from browser import WHO, Browser, web_app, with_people
 from builders import enqueue
@@ -28,7 +28,7 @@ def routes(app: Any) -> list[Any]:
 
 
 ROUTES = [
-    (route.path, method, route.endpoint.needs)
+    (route.path, method, tuple(need for need in (route.endpoint.needs, route.endpoint.also) if need))
     for route in routes(web_app(redis.Redis()))
     for method in sorted(route.methods - {"HEAD"})
     if route.path not in PUBLIC
@@ -58,11 +58,11 @@ def outcome(answer: httpx.Response) -> str:
 
 @pytest.mark.parametrize(("path", "method", "needs"), ROUTES, ids=str)
 def test_an_address_serves_those_who_may_and_refuses_all_others(
-    path: str, method: str, needs: Permission, connection: redis.Redis, client: Client
+    path: str, method: str, needs: tuple[Permission, ...], connection: redis.Redis, client: Client
 ) -> None:
     app, address = with_people(connection), example(path)
     ours = {"sec-fetch-site": "same-origin"}
-    expected = {role: "served" if needs in allowed else "refused" for role, allowed in ROLES.items()}
+    expected = {role: "served" if {*needs} <= allowed else "refused" for role, allowed in ROLES.items()}
 
     found = {}
     with Browser(app) as browser:
@@ -170,6 +170,26 @@ def test_a_body_without_an_end_is_cut(browser: Browser) -> None:
 
     assert browser.send("POST", "/queues/default/pause", content=b"x" * 70_000, headers=ours).status_code == 413
     assert browser.send("POST", "/queues/default/pause", content=b"a=1&" * 2000, headers=ours).status_code == 400
+
+
+def test_a_list_is_exported_to_those_who_may_see_its_page_and_export(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audited = Page(
+        path="/secret", needs=Permission.AUDIT, view=lambda _visit: {"rows": []}, title="", template="", rows="rows"
+    )
+    monkeypatch.setattr("boilerd.web.page.PAGES", [*PAGES, audited])
+
+    with Browser(with_people(connection)) as browser:
+        statuses = {
+            (role, form): browser.get(f"/secret.{form}", **{WHO: role}).status_code
+            for role in ROLES
+            for form in ("json", "csv", "ndjson")
+        }
+
+    assert {who for who, status in statuses.items() if status == 200} == {
+        ("admin", "json"), ("admin", "csv"), ("admin", "ndjson"),
+    }  # fmt: skip
 
 
 # --- Hooks and tokens

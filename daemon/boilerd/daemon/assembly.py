@@ -147,7 +147,7 @@ class Daemon:
         logger.info("daemon reloaded" if supervisor.is_reloaded else "daemon started", extra=fields)
         processes = Processes(
             supervisor.options, settings, self._application, self._scoreboard,
-            address=broker.address, is_burst=self._is_burst, quiet_pools=self._quiet_pools, watch=self._watch,
+            broker=broker, is_burst=self._is_burst, quiet_pools=self._quiet_pools, watch=self._watch,
             ask_daemon=self._ask_daemon,
         )  # fmt: skip
         booted = Booted(processes.groups(), processes.pools(), settings.start_timeout)

@@ -5,7 +5,7 @@ import re
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import redis
@@ -14,8 +14,9 @@ from supervisor.options import ProcessGroupConfig
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect_to, mark_of
-from boilerd.daemon.boot import connect
+from boilerd.daemon.boot import BrokerFacts, connect
 from boilerd.daemon.fork_hooks import before_fork
+from boilerd.daemon.published import Published
 from boilerd.daemon.sharing import group_id
 from boilerd.process import debugging, logs, printed
 from boilerd.process.ending import EXIT_LIMIT_S, note_fork, run_exit_handlers
@@ -35,8 +36,8 @@ from boilerd.supervision.options import Options
 from boilerd.supervision.pool import PoolPlan
 from boilerd.supervision.supervisor import KILL_MARGIN_S
 from boilerd.tasks.bridge import check_async
-from boilerd.tasks.cron import check_entries
-from boilerd.tasks.life import NO_LIFE, Life
+from boilerd.tasks.cron import CronEntry, check_entries
+from boilerd.tasks.life import Life
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.attempt_log import fold_attempts, log_attempts
@@ -67,11 +68,18 @@ SLOTTED_KILL_MARGIN_S = 2.5
 
 
 class Application(NamedTuple):
-    """The parts of the application that the processes run, with the settings applied."""
+    """The parts of the application that the processes run, with the settings applied.
+
+    Attributes:
+        mux: All of it; the processes run what `rules` have.
+        crons: Its periodic tasks, and those of the settings.
+    """
 
     rules: Rules
     periodic: Periodic
-    life: Life = NO_LIFE
+    life: Life
+    mux: ServeMux
+    crons: Sequence[CronEntry]
 
     @classmethod
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
@@ -84,7 +92,7 @@ class Application(NamedTuple):
         names = [entry.name for entry in entries]
         rules = Rules.of(mux, settings.retry.policy(), middleware, names, folding, release=settings.release or "")
         check_entries(entries, settings.served_queues(), mux.has_handler)
-        return cls(rules, Periodic(entries, mux), mux.life)
+        return cls(rules, Periodic(entries, mux), mux.life, mux, entries)
 
 
 class Runnable(Protocol):
@@ -107,7 +115,7 @@ class Processes:
         settings: Of the daemon.
         application: Handlers, hooks and periodic tasks.
         scoreboard: Where the processes note what they do.
-        address: How the broker knows this host.
+        broker: What is known of the broker.
         quiet_pools: The pools that claim nothing at first.
         is_burst: True for workers that end when the queues are empty.
         watch: Runs in a child, and asks for a reload when the application's files change; None: nobody does.
@@ -122,7 +130,7 @@ class Processes:
         application: Application,
         scoreboard: Scoreboard,
         *,
-        address: str,
+        broker: BrokerFacts,
         is_burst: bool,
         quiet_pools: Collection[str] = (),
         watch: Callable[[], None] | None = None,
@@ -134,7 +142,7 @@ class Processes:
         self._settings = settings
         self._application = application
         self._scoreboard = scoreboard
-        self._address = address
+        self._broker = broker
         self._is_burst = is_burst
         self._quiet_pools = quiet_pools
         self._surroundings = Surroundings()
@@ -226,7 +234,9 @@ class Processes:
 
     def _make_slotted_worker(self, pool: PoolSettings, row: int) -> Runnable:
         """Make one that runs several tasks at once."""
-        from boilerd.worker.slots.worker import SlottedWorker  # noqa: PLC0415 - only where a pool has slots
+        # Only where a pool has slots; and here, so that the scheduler, which is forked later, has its part as well.
+        from boilerd.scheduler import slot_watch, slotted_heartbeat  # noqa: F401, PLC0415
+        from boilerd.worker.slots.worker import SlottedWorker  # noqa: PLC0415
 
         slot_limits = SlotLimits(
             pool.slots, pool.loop, pool.loop_blocked_after, max_stuck=pool.max_stuck, stuck_s=pool.stuck_timeout
@@ -258,7 +268,7 @@ class Processes:
             ),
             "scoreboard": self._scoreboard,
             "row": row,
-            "address": self._address,
+            "address": self._broker.address,
             "kept": self._kept,
             "archive_limit": self._settings.archive_limit,
             "surroundings": self._surroundings,
@@ -280,10 +290,23 @@ class Processes:
                 periodic=self._application.periodic,
                 limits=self._settings.queue_limits(),
                 kept=self._kept,
+                facts=self._facts(),
                 blocked_after_s=self._blocked_after_s,
                 child_of=lambda row: f"{self._scoreboard.group(row)}:{row}",
                 parent=self._options.pid,
             ).serve()
+
+    def _facts(self) -> Published:
+        return Published(
+            self._name,
+            settings=self._settings,
+            mux=self._application.mux,
+            types=self._application.rules.declared.types,
+            crons=self._application.crons,
+            broker=self._broker.name,
+            started_s=self._broker.started_s,
+            pid=self._options.pid,
+        )
 
     def _blocked_after_s(self, row: int) -> float:
         """The setting of the pool that has the row now; it may have come to it since the scheduler was forked."""

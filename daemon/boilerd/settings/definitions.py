@@ -244,7 +244,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = DEFAULT_ARCHIVE_LIMIT
     release: Annotated[
         str | None,
-        _doc("What the application's version is called, such as 2.4.1 or a commit; failure groups tell it."),
+        _doc("What the application's version is called, such as 2.4.1 or a commit; failures and daemons tell it."),
     ] = None
     user: Annotated[str | None, _doc("Started as root, go on as this user, who gets state_dir and runtime_dir.")] = None
     group: Annotated[

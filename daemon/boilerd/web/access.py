@@ -78,7 +78,7 @@ class Access:
             raise Refusal(403, "name or password is wrong")
         self._tries.pop(_trier(name, address), None)
         session = new_session()
-        await anyio.to_thread.run_sync(self._sessions.keep, session, _owner(name, hashed))
+        await anyio.to_thread.run_sync(self._sessions.keep, session, _owner(session, name, hashed))
         return session
 
     async def log_out(self, request: Request) -> None:
@@ -124,7 +124,7 @@ class Access:
         owner = await anyio.to_thread.run_sync(self._sessions.owner, session)
         name = owner.partition(":")[2]
         user = self._web.users.get(name)
-        if user is None or owner != _owner(name, user.password.text):
+        if user is None or not hmac.compare_digest(_raw(owner), _raw(_owner(session, name, user.password.text))):
             return None
         return Principal.of_role(name, user.role, session=session)
 
@@ -142,6 +142,10 @@ def _trier(name: str, address: str) -> tuple[str, str]:
     return name[:200], address
 
 
-def _owner(name: str, hashed: str) -> str:
-    """Whose a session is: it ends when the password changes."""
-    return f"{passwords.hash_token(hashed)[:16]}:{name}"
+def _owner(session: str, name: str, hashed: str) -> str:
+    """Whose a session is: it ends when the password changes, and who can write to Redis alone cannot make one."""
+    return f"{hmac.new(_raw(hashed), _raw(session), 'sha256').hexdigest()}:{name}"
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -38,13 +38,18 @@ class Endpoint:
         needs: The permission; None: everybody may.
         answer: Makes the answer.
         form: How the answer is written: ``html``, ``json``, ``csv`` or ``ndjson``; or ``file``.
+        also: Another permission that is needed; None: there is none.
 
     Attributes:
         needs: The same.
+        also: The same.
     """
 
-    def __init__(self, site: Site, needs: Permission | None, answer: Answer, form: str = "html") -> None:
+    def __init__(
+        self, site: Site, needs: Permission | None, answer: Answer, form: str = "html", also: Permission | None = None
+    ) -> None:
         self.needs = needs
+        self.also = also
         self._site = site
         self._answer = answer
         self._form = form
@@ -78,8 +83,8 @@ class Endpoint:
         asked.who = await site.access.who(request)
         if asked.who is None:
             return _ask_who(asked)
-        if not asked.who.may(self.needs):
-            raise Refusal(403, f"{asked.who.name} may not do this; it needs the permission {self.needs}")
+        if missing := [need for need in (self.needs, self.also) if need and not asked.who.may(need)]:
+            raise Refusal(403, f"{asked.who.name} may not do this; it needs the permission {missing[0]}")
         await self._read_form(asked)
         asked.visit = _visit(asked, asked.who)
         return await self._answer(asked)
