@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from service import Service
-from support import wait_until
 
 #: Asks a web server, and waits for its answer.
 ASK = ("curl", "--silent", "--show-error", "--max-time", "60")
@@ -92,18 +91,3 @@ def test_at_a_path_it_is_for_the_group_of_a_proxy(dashboard: Dashboard) -> None:
 
     assert mode == "660 root www-data"
     assert found["word"] == "healthy"
-
-
-def test_where_others_reach_it_it_serves_nobody_unless_there_are_users(dashboard: Dashboard) -> None:
-    dashboard.listen(f"ListenStream=0.0.0.0:{dashboard.port}")
-
-    done = dashboard.service.systemctl("start", "boiler-web.service", check=False)
-    told = "web.host: 0.0.0.0 can be reached by others"
-    import time
-    time.sleep(5)
-    print(dashboard.box.run("journalctl", "-n", "40", "--no-pager").stdout)
-    wait_until(lambda: any(told in line for line in dashboard.box.journal("boiler-web")), "it says why")
-
-    assert done.returncode == 0  # Type=exec: it was executed
-    assert dashboard.box.show("boiler-web.service", "ExecMainStatus") == {"ExecMainStatus": "3"}
-    assert dashboard.service.state("boiler-web.service") == "failed failed"
