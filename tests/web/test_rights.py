@@ -8,18 +8,19 @@ import pytest
 import redis
 
 from boilerd import Client
+from boilerd.broker.broker import Broker
 from boilerd.web import passwords
 from boilerd.web.endpoint import Endpoint
 from boilerd.web.page import ACTIONS, PAGES, Page, load_pages
 from boilerd.web.permissions import ROLES, Permission, Principal
 from browser import WHO, Browser, web_app, with_people
-from builders import enqueue
+from builders import enqueue, tell_cron
 
 load_pages()
 #: Addresses that need no permission.
 PUBLIC = {"/login", "/logout", "/static/{version}/{name:path}"}
 #: A value for each part that an address may name.
-EXAMPLES = {"id": "task", "queue": "default"}
+EXAMPLES = {"id": "task", "queue": "default", "cron": "nightly"}
 BAD_TOKEN = {"authorization": "Bearer nonsense"}
 
 
@@ -72,6 +73,7 @@ def test_an_address_serves_those_who_may_and_refuses_all_others(
         for role in ROLES:
             connection.flushall()
             enqueue(client, "task")
+            tell_cron(Broker(connection))
             found[role] = outcome(browser.send(method, address, headers={**ours, WHO: role}))
     with Browser(app, address="10.0.0.1") as browser:
         found["no proxy"] = outcome(browser.send(method, address, headers={**ours, WHO: "admin"}))
