@@ -16,10 +16,11 @@ from boilerd.broker.inspection import sound
 from boilerd.broker.refusals import translated
 from boilerd.broker.views import to_count
 
-#: Tasks of a queue that are looked at for their keys: those that run, and those that have waited longest.
-MOST_TASKS = 500
+#: Tasks that are looked at for their keys, of all queues together: those that run, and those that have waited longest;
+#: and how many of a queue at least.
+MOST_TASKS, LEAST_OF_QUEUE = 1000, 5
 #: Keys that are told of, those with most tasks.
-MOST_KEYS = 500
+MOST_KEYS = 200
 #: Keys of Redis's in one step of a search for locks, and how many steps one call makes: each step is less than 1 ms.
 SCANNED, STEPS = 500, 40
 #: Records in one pipeline.
@@ -126,14 +127,14 @@ def find_locks(connection: redis.Redis, queue: str, task_type: str, after: str =
 def _task_ids(connection: redis.Redis, queues: Sequence[str]) -> tuple[list[str], bool]:
     asked: Any = connection
     found: dict[str, None] = {}
-    is_all = True
+    most, is_all = max(LEAST_OF_QUEUE, MOST_TASKS // (2 * max(1, len(queues)))), True
     for chunk in _chunks(queues):
         with translated(), asked.pipeline(transaction=False) as pipeline:
             for queue in chunk:
-                pipeline.zrange(raw(keys.wip(queue)), 0, MOST_TASKS - 1)
-                pipeline.zrange(raw(keys.aside(queue)), 0, MOST_TASKS - 1)
+                pipeline.zrange(raw(keys.wip(queue)), 0, most - 1)
+                pipeline.zrange(raw(keys.aside(queue)), 0, most - 1)
             answers = sound(pipeline.execute(raise_on_error=False))
-        is_all = is_all and all(len(answer or ()) < MOST_TASKS for answer in answers)
+        is_all = is_all and all(len(answer or ()) < most for answer in answers)
         found |= {text(pair).rpartition(":")[0]: None for pairs in answers[::2] for pair in pairs or ()}
         found |= {text(task_id): None for ids in answers[1::2] for task_id in ids or ()}
     return [*found], is_all

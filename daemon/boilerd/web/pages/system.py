@@ -56,7 +56,7 @@ def _server(visit: Visit) -> Data:
     found = visit.inspector.server()
     return {
         "name": found.name,
-        "latency_ms": round(found.latency_s * 1000, 1),
+        "latency_ms": round(found.latency_s * 1000, 2),
         "told": [[said, found.info[name]] for name, said in _SERVER.items() if found.info.get(name) not in {None, ""}],
         "hazards": found.hazards,
         "lacking": found.lacking,
