@@ -78,6 +78,8 @@ def test_one_periodic_task_has_its_next_ticks_and_its_history(browser: Browser, 
     assert "Next ticks" in shown
     assert "cron-nightly-1" in shown
     assert len(found["entries"][0]["nexts"]) == 3
+    assert found["outcomes"] == {"pending": 1}
+    assert "Of its last ticks: 1 pending" in shown
     assert [(each["task_id"], each["state"], each["missed"]) for each in found["ticks"]] == [
         ("cron-nightly-1", "pending", 2)
     ]

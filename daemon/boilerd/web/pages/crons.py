@@ -2,10 +2,12 @@
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from boilerd.broker.ticks import TickInfo
 from boilerd.broker.views import CronInfo
 from boilerd.errors import BoilerdError, ConfigError, shown
 from boilerd.inspector import Inspector
@@ -47,8 +49,14 @@ def cron(visit: Visit) -> Data:
         "entries": [{**_row(visit.inspector, each, paused), "nexts": _nexts(each)} for each in entries],
         "is_paused": name in paused,
         "is_held": any(each.daemons for each in entries),
+        "outcomes": Counter(_outcome(tick) for tick in ticks),
         "ticks": ticks,
     }
+
+
+def _outcome(tick: TickInfo) -> str:
+    """In a word, what became of a tick."""
+    return str(tick.state) if tick.state else "gone" if tick.task_id else "skipped"
 
 
 def _paused(visit: Visit) -> Mapping[str, datetime]:
