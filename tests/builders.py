@@ -1,5 +1,6 @@
 """Build tasks and jobs, and do with them what clients and workers do: enqueue, claim, complete, fail."""
 
+import json
 import time
 from typing import Any
 
@@ -183,3 +184,13 @@ def fail_as(
     store(broker, task_id, queue=queue, **options)
     failure = Failure("OwnError: card 1", "…", Decision(verdict, delay_s=60.0), 25, kind=how)
     assert broker.fail(WORKER, claim(broker, queue), failure) is verdict
+
+
+def tell_cron(broker: Broker, name: str = "nightly", spec: str = "0 3 * * *", daemon: str = "web1.a1") -> str:
+    """A daemon that lives and has this periodic task, as it tells of itself; the name of the task."""
+    entry = {"name": name, "spec": spec, "timezone": "UTC", "type": "report:build", "queue": "low"}
+    facts = {"host": daemon.partition(".")[0], "pid": 1, "versions": {"boilerd": "1"}, "crons": [entry]}
+    encoded = json.dumps(facts)
+    assert broker.publish(daemon, len(encoded), encoded)
+    broker.ticks_since({name: f"UTC {spec}"})
+    return name

@@ -22,9 +22,12 @@ from boilerd.errors import (
     BrokerRefusedError,
     DuplicateTaskError,
     FailureNotFoundError,
+    InvalidTaskError,
     MisplacedKeyError,
     QueueNotFoundError,
     TaskStateError,
+    listed,
+    shown,
 )
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from boilerd.broker.failure_groups import FailureGroup
     from boilerd.broker.header_search import TasksFound
     from boilerd.broker.metrics import Metrics, Series
+    from boilerd.broker.server_facts import ServerFacts
+    from boilerd.broker.shares import KeysFound, LocksFound
     from boilerd.broker.ticks import TickInfo
     from boilerd.tasks.metric_record import Numbers, Pair
 
@@ -403,6 +408,27 @@ class Inspector:
         """``server uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey."""
         return self._inspection.server()
 
+    def server(self) -> "ServerFacts":
+        """Redis itself: memory, files and clients, its latency from here, its slow log; writes nothing."""
+        from boilerd.broker.server_facts import read_server  # noqa: PLC0415 - as in `explain`
+
+        return read_server(self._broker.connection)
+
+    def concurrency_keys(self, queues: Iterable[str] | None = None) -> "KeysFound":
+        """The concurrency keys of tasks that run or wait for one, in these queues or all, and how far was looked."""
+        from boilerd.broker.shares import read_keys  # noqa: PLC0415 - as in `explain`
+
+        names = self._inspection.queue_names()[0] if queues is None else queues
+        return read_keys(self._broker.connection, sorted(names))
+
+    def unique_locks(self, queue: str = "", task_type: str = "", *, after: str = "") -> "LocksFound":
+        """Unique locks of a queue, a type or all, among the next 20,000 keys of Redis's; `after` goes on from there."""
+        from boilerd.broker.shares import find_locks  # noqa: PLC0415 - as in `explain`
+
+        if after and not (after.isascii() and after.isdecimal() and len(after) <= 20):
+            raise InvalidTaskError(f"after {shown(after)} is no place of a search; leave it out to begin anew")
+        return find_locks(self._broker.connection, queue, task_type, after)
+
     def daemons(self) -> "list[DaemonInfo]":
         """The daemons that live, of all hosts, as each tells of itself, by name; two round trips.
 
@@ -423,6 +449,44 @@ class Inspector:
         with suppress(MisplacedKeyError):  # the daemons tell
             seen = self._inspection.crons(ticks, now_s)
         return crons_of_all(seen, self.daemons(), self._inspection.living(), ticks, now_s)
+
+    def paused_crons(self) -> dict[str, datetime]:
+        """Name of each periodic task that is paused → since when."""
+        return self._inspection.paused_crons()
+
+    def pause_cron(self, name: str) -> bool:
+        """Have the ticks of a periodic task pass without a task, on all hosts; True if it was not paused before.
+
+        Raises:
+            InvalidTaskError: No daemon has it, or had it.
+        """
+        self._check_cron(name)
+        with self._audit.noting("pause", cron=name) as noted:
+            noted.count = int(self._inspection.pause_cron(name))
+        return bool(noted.count)
+
+    def resume_cron(self, name: str) -> bool:
+        """Have the next ticks of a periodic task enqueue again; True if it was paused."""
+        with self._audit.noting("resume", cron=name) as noted:
+            noted.count = int(self._inspection.resume_cron(name))
+        return bool(noted.count)
+
+    def run_cron(self, name: str) -> None:
+        """Have a daemon that has this periodic task enqueue its task now, beside its ticks; it does within 5 s.
+
+        Raises:
+            InvalidTaskError: No daemon that lives has it.
+        """
+        self._check_cron(name, is_held=True)
+        with self._audit.noting("cron run", cron=name) as noted:
+            self._inspection.want_cron(name)
+            noted.count = 1
+
+    def _check_cron(self, name: str, *, is_held: bool = False) -> None:
+        names = {cron.name for cron in self.crons() if cron.daemons or not is_held}
+        if name not in names:
+            has = "no daemon has a" if is_held else "there is no"
+            raise InvalidTaskError(f"{has} periodic task {shown(name)}; there are: {listed(sorted(names)) or 'none'}")
 
     def ticks(self, name: str, size: int = 100) -> "list[TickInfo]":
         """The last ticks of a periodic task that any daemon took, latest first, up to 100, with what became of each.

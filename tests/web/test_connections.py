@@ -21,7 +21,7 @@ def port(connection: redis.Redis) -> Iterator[int]:
         patch.setattr(connections, "IDLE_S", 0.2)
         patch.setattr(connections, "MOST_CONNECTIONS", 10)
         patch.setattr(guard, "BODY_S", 0.2)
-        server = connections.make_server(web_app(connection))
+        server = connections.make_server(web_app(connection), grace_s=5)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         wait_until(lambda: server.started, "it serves")

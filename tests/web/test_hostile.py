@@ -19,7 +19,7 @@ from boilerd.web.page import PAGES, load_pages
 from boilerd.web.redaction import Redaction
 from boilerd.web.shown import harmless, lasting, sized
 from browser import Browser, with_people
-from builders import claim, fail_next
+from builders import claim, fail_next, tell_cron
 
 load_pages()
 CORPUS = {
@@ -95,7 +95,8 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
     links = Links()
     pages = [
         links.to(), links.to("queues"), links.to("queues", text), links.to("tasks"), links.to("tasks", text),
-        links.to("tasks", queue=text), links.to("tasks", text, "delete"),
+        links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("crons"), links.to("crons", text),
+        links.to("limits"), links.to("limits", search=1, queue=text, type=text), links.to("system"),
     ]  # fmt: skip
 
     for page in pages:
@@ -150,13 +151,14 @@ def with_secrets(client: Client, broker: Broker) -> str:
     task_id = client.enqueue("test:echo", payload, task_id="told", headers={"session-id": SECRET}).id
     fail_next(broker, Verdict.ARCHIVE)
     broker.connection.hset(keys.job(task_id), "last_error", f"ValueError: {SECRET} of '{PRIVATE}'")
+    tell_cron(broker)
     return task_id
 
 
 def addresses() -> Iterator[str]:
     """Every page in every form."""
     for page in PAGES:
-        path = page.path.format_map({"id": "told", "queue": "default"})
+        path = page.path.format_map({"id": "told", "queue": "default", "cron": "nightly"})
         base = "/overview" if path == "/" else path
         forms = (".csv", ".ndjson") if page.rows else ()
         yield from (f"{each}?state=archived" for each in (path, *(base + form for form in (".json", *forms))))

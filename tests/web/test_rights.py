@@ -8,18 +8,19 @@ import pytest
 import redis
 
 from boilerd import Client
+from boilerd.broker.broker import Broker
 from boilerd.web import passwords
 from boilerd.web.endpoint import Endpoint
 from boilerd.web.page import ACTIONS, PAGES, Page, load_pages
 from boilerd.web.permissions import ROLES, Permission, Principal
 from browser import WHO, Browser, web_app, with_people
-from builders import enqueue
+from builders import enqueue, tell_cron
 
 load_pages()
 #: Addresses that need no permission.
 PUBLIC = {"/login", "/logout", "/static/{version}/{name:path}"}
 #: A value for each part that an address may name.
-EXAMPLES = {"id": "task", "queue": "default"}
+EXAMPLES = {"id": "task", "queue": "default", "cron": "nightly"}
 BAD_TOKEN = {"authorization": "Bearer nonsense"}
 
 
@@ -72,6 +73,7 @@ def test_an_address_serves_those_who_may_and_refuses_all_others(
         for role in ROLES:
             connection.flushall()
             enqueue(client, "task")
+            tell_cron(Broker(connection))
             found[role] = outcome(browser.send(method, address, headers={**ours, WHO: role}))
     with Browser(app, address="10.0.0.1") as browser:
         found["no proxy"] = outcome(browser.send(method, address, headers={**ours, WHO: "admin"}))
@@ -217,6 +219,13 @@ def test_a_hook_that_returns_something_else_lets_nobody_in(found: Any, connectio
 
     assert answer.status_code == 500
     assert "failed by a TypeError" in answer.text
+
+
+def test_a_password_that_a_proxy_passes_on_is_not_taken_for_a_token(connection: redis.Redis) -> None:
+    with Browser(with_people(connection), **{WHO: "viewer"}) as browser:
+        assert browser.get("/queues", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 200
+    with Browser(with_people(connection)) as browser:
+        assert browser.get("/queues.json", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 401
 
 
 def test_a_program_has_a_token_and_needs_no_form_of_ours(connection: redis.Redis, client: Client) -> None:

@@ -29,6 +29,10 @@ MARK = f"{OWN}:mark"
 LIMITS = f"{OWN}:limits"
 #: hash: name of a periodic task → its last tick
 CRON = f"{OWN}:cron"
+#: hash of the names of periodic tasks that somebody wants to run now
+CRON_WANTED = f"{OWN}:cron:wanted"
+#: hash: name of a periodic task whose ticks pass without a task → since when
+CRON_PAUSED = f"{OWN}:cron:paused"
 #: hash: name of a periodic task → since when it has its schedule, and the schedule
 SCHEDULES = f"{OWN}:schedules"
 #: sorted set of the fingerprints of failure groups, score = when each was last seen

@@ -7,7 +7,8 @@ from boilerd.exporter.access import Access
 from boilerd.exporter.cached import Cached
 from boilerd.exporter.collector import Texts, collect, content_type
 from boilerd.exporter.http import Request, Response
-from boilerd.exporter.snapshot import AskDaemon, Reader, Snapshot
+from boilerd.exporter.snapshot import Reader, Snapshot
+from boilerd.verdict.facts import AskDaemon
 
 
 class Pages:

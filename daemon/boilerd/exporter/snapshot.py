@@ -1,11 +1,11 @@
 """All that the exporter tells of, read at one moment: of Redis, of the daemon, and what that amounts to."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import redis
 
@@ -18,36 +18,13 @@ from boilerd.inspector import Inspector
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.metric_record import Numbers, Pair
-from boilerd.verdict.facts import Facts, Silence
+from boilerd.verdict.facts import AskDaemon, DaemonStatus, Facts
 from boilerd.verdict.finding import Finding, Severity
 from boilerd.verdict.table import judge
 from boilerd.worker.left_outcomes import count_left
 
 #: A tick that was not taken is missed from so long after it on: it takes the scheduler a moment.
 MISSED_AFTER_S = 10.0
-
-
-class DaemonStatus(Protocol):
-    """What the daemon tells of itself at its control socket; `cli.rpc_client` asks it."""
-
-    @property
-    def info(self) -> Mapping[str, Any]:
-        """The answer to ``boilerd.info``; empty where there was none."""
-
-    @property
-    def processes(self) -> Sequence[Mapping[str, Any]]:
-        """Name and state of each process."""
-
-    @property
-    def silence(self) -> str:
-        """Why it does not answer; empty: it does."""
-
-    @property
-    def cause(self) -> Silence:
-        """The same as one of the few reasons that there are."""
-
-
-AskDaemon = Callable[[], DaemonStatus]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Connections of `boilerd web`: nobody keeps others out by opening many and sending or reading nothing."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvicorn
@@ -10,8 +11,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 MOST_CONNECTIONS = 256
 #: How long a connection lives that sends no whole request, or does not read its answer.
 IDLE_S = 10.0
-#: How long requests have at the end.
-GRACE_S = 5
+#: How often the server's loop tells that it gets on.
+TELL_EVERY_S = 1
 
 
 class Connection(H11Protocol):
@@ -58,12 +59,12 @@ class Connection(H11Protocol):
             min(waiting, key=lambda each: each._began_s).transport.abort()  # noqa: SLF001
 
 
-def make_server(app: Any) -> uvicorn.Server:
-    """The server of an ASGI application."""
+def make_server(app: Any, *, grace_s: int, show_life: Callable[[], Awaitable[None]] | None = None) -> uvicorn.Server:
+    """The server of an ASGI application; a request has so long to end when it ends."""
     return uvicorn.Server(
         uvicorn.Config(
             app, http=Connection, ws="none", loop="asyncio", lifespan="off", log_config=None, access_log=False,
             proxy_headers=False, server_header=False, limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=GRACE_S,
+            timeout_graceful_shutdown=grace_s, callback_notify=show_life, timeout_notify=TELL_EVERY_S,
         )
     )  # fmt: skip

@@ -2,10 +2,12 @@
 
 import ipaddress
 from collections.abc import Sequence
-
-from starlette.requests import HTTPConnection
+from typing import TYPE_CHECKING
 
 from boilerd.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
 
 #: How the settings name whoever connects to the Unix socket.
 UNIX = "unix"
@@ -22,11 +24,11 @@ class Proxies:
         self._trusts_unix = UNIX in trusted
         self._networks = [_network(each) for each in trusted if each != UNIX]
 
-    def trusts(self, request: HTTPConnection) -> bool:
+    def trusts(self, request: "HTTPConnection") -> bool:
         """Whether the connection comes from one of them."""
         return self._is_trusted(_peer(request))
 
-    def address(self, request: HTTPConnection) -> str:
+    def address(self, request: "HTTPConnection") -> str:
         """The address of the person, as far as it is known: the last one that is none of a proxy of ours."""
         address = _peer(request)
         told = ",".join(request.headers.getlist("x-forwarded-for"))  # a proxy may add a line of its own
@@ -36,15 +38,15 @@ class Proxies:
             address = each.strip() or address
         return address[:64]
 
-    def is_secure(self, request: HTTPConnection) -> bool:
+    def is_secure(self, request: "HTTPConnection") -> bool:
         """Whether the browser uses TLS."""
         return (self._told(request, "x-forwarded-proto") or request.scope["scheme"]) == "https"
 
-    def host(self, request: HTTPConnection) -> str:
+    def host(self, request: "HTTPConnection") -> str:
         """Host and port as the browser has them in its address."""
         return self._told(request, "x-forwarded-host") or request.headers.get("host", "")
 
-    def _told(self, request: HTTPConnection, header: str) -> str:
+    def _told(self, request: "HTTPConnection", header: str) -> str:
         """What a proxy of ours says, in the last line of this name; empty: nothing."""
         lines = request.headers.getlist(header) if self.trusts(request) else []
         return lines[-1] if lines else ""
@@ -60,7 +62,7 @@ class Proxies:
         return any((mapped or found) in network for network in self._networks)
 
 
-def _peer(request: HTTPConnection) -> str:
+def _peer(request: "HTTPConnection") -> str:
     """Its address; empty: it is not known, as of a peer that has gone by now."""
     if request.client and request.client.host:
         return request.client.host

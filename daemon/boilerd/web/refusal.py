@@ -13,7 +13,7 @@ from boilerd.errors import (
     TaskNotFoundError,
     TaskStateError,
 )
-from boilerd.web.visit import QueryError
+from boilerd.web.visit import NotThereError, QueryError
 
 
 class Refusal(BoilerdError):  # noqa: N818 - an answer, not a failure of the program
@@ -33,6 +33,7 @@ _STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
     (TaskNotFoundError, 404),
     (QueueNotFoundError, 404),
     (FailureNotFoundError, 404),
+    (NotThereError, 404),
     (TaskStateError, 409),
     (DuplicateTaskError, 409),
     (TaskIdConflictError, 409),

@@ -20,6 +20,10 @@ class QueryError(BoilerdError):
     """A value in an address or a form that is not allowed; its name and what would do."""
 
 
+class NotThereError(BoilerdError):
+    """What an address names is not there; its name, and where there are some."""
+
+
 @dataclass(frozen=True, slots=True)
 class Visit:
     """One request to a page or an action.
