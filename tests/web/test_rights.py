@@ -19,7 +19,7 @@ load_pages()
 #: Addresses that need no permission.
 PUBLIC = {"/login", "/logout", "/static/{version}/{name:path}"}
 #: A value for each part that an address may name.
-EXAMPLES = {"id": "task", "queue": "default"}
+EXAMPLES = {"id": "task", "queue": "default", "type": "test:echo"}
 BAD_TOKEN = {"authorization": "Bearer nonsense"}
 
 
