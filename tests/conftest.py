@@ -1,6 +1,8 @@
 """Fixtures: every test process has a Valkey of its own, emptied before each test."""
 
+import gc
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -18,7 +20,13 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.process import logs
 from boilerd.tasks.current import CURRENT
-from support import Failpoints, RunningDaemon, StartDaemon, StartValkey, Valkey, private_directory
+from support import TESTS, Failpoints, RunningDaemon, StartDaemon, StartValkey, Valkey, private_directory, wait_until
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have all programs that tests start find `tests/children` first."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS / "children"), before]))
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +97,18 @@ def start_valkey() -> Iterator[StartValkey]:
 
 
 @pytest.fixture
+def loading(start_valkey: StartValkey) -> Valkey:
+    """A server that reads its file for half a minute, unless `hurry` lets it go on."""
+    server = start_valkey("--save", "3600 1")
+    with Client.from_url(server.url) as client:
+        client.enqueue_many([("test:echo", "x" * 1000)] * 300, queue="elsewhere")
+    server.stop()  # it saves a snapshot
+    server.launch("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
+    wait_until(server.is_loading, "it loads")
+    return server
+
+
+@pytest.fixture
 def start_daemon(valkey: Valkey) -> Iterator[StartDaemon]:
     """Start daemons on the tests' Valkey (or, with ``redis_url=None``, on one of their own)."""
     with ExitStack() as stack:
@@ -140,15 +160,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -seconds[item])
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Search what thousands of tests consist of no more for garbage, also in the children that tests fork."""
+    gc.collect()
+    gc.freeze()
+
+
+#: Whose tests share an installation, or a daemon.
+TOGETHER = (
+    "tests/systemd/",
+    "tests/daemon/test_attempts.py",
+    "tests/daemon/test_group.py",
+    "tests/faults/test_data_faults.py",
+    "tests/rq_clients/test_functions.py",
+    "tests/test_explain.py",
+)
+
+
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Spreads all tests over the processes, but keeps those together that share an installation.
+    """Spreads all tests over the processes, but keeps those together that share something.
 
     pytest-xdist's own groups have no effect with pytest 9.2: it writes the group's name where that does not
     look any more.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "systemd" if nodeid.startswith("tests/systemd/") else nodeid
+        return next((place for place in TOGETHER if nodeid.startswith(place)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:

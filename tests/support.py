@@ -7,12 +7,13 @@ import pwd
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from unittest.mock import patch
@@ -23,14 +24,15 @@ from boilerd import cli as command_line
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
 from boilerd.broker.constants import LEASE_OFFSET_S
-from boilerd.cli.rpc_client import read_status
+from boilerd.cli import rpc_client
 from boilerd.daemon.valkey_program import find_server
+from boilerd.errors import RefusedError
 from boilerd.process.failpoints import VARIABLE
 from boilerd.settings.definitions import definitions
 
 TESTS = Path(__file__).parent
 #: Far above what anything here takes, for machines that are busy with something else.
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 #: Makes stdin the terminal that controls a process, then executes the program in its arguments.
 TAKE_TERMINAL = (
     "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
@@ -42,13 +44,15 @@ T = TypeVar("T")
 
 def wait_until(condition: Callable[[], T], what: str, *, deadline_s: float = DEADLINE_S) -> T:
     """The first true answer of `condition`; fails with `what` when none comes in time."""
-    end_s = time.monotonic() + deadline_s
+    began_s = time.monotonic()
     while True:
         if answer := condition():
             return answer
-        if time.monotonic() > end_s:
+        waited_s = time.monotonic() - began_s
+        if waited_s > deadline_s:
             raise AssertionError(f"waited {deadline_s:g} s in vain: {what}")
-        select.select([], [], [], 0.01)
+        # The longer it lasts, the less the moment matters.
+        select.select([], [], [], min(max(waited_s / 50, 0.01), 0.1))
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
@@ -103,11 +107,36 @@ class Valkey:
         except redis.RedisError:
             return False
 
+    def is_loading(self) -> bool:
+        """Whether it answers, but only that it still reads its file."""
+        try:
+            with connect(self.url) as client:
+                client.get("anything")
+        except redis.BusyLoadingError:
+            return True
+        except redis.RedisError:
+            return False
+        raise AssertionError("it has loaded already")
+
+    def hurry(self) -> None:
+        """Have it read the rest of its file at once."""
+        with connect(self.url) as admin:
+            admin.config_set("key-load-delay", "0")
+
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> None:
         if self.process:
             self.process.send_signal(signum)
             self.process.wait(DEADLINE_S)
             self.process = None
+
+
+def free_ports(count: int = 1) -> list[int]:
+    """Ports of the loopback that nobody listens on at this moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def wait_until_written(connection: redis.Redis) -> None:
@@ -162,7 +191,8 @@ class RunningDaemon:
         self._out = (directory / "stdout").open("ab")
         self._err = (directory / "stderr").open("ab")
         # Another daemon of this directory may have written before: its lines are not this one's.
-        self._begins = self._out.seek(0, os.SEEK_END)
+        self._read_to = self._out.seek(0, os.SEEK_END)
+        self._lines: list[dict[str, Any]] = []
         command = [sys.executable, "-m", "boilerd", "run", *flags]
         if terminal is not None:
             command, stdout = [sys.executable, "-c", TAKE_TERMINAL, *command], terminal
@@ -178,17 +208,23 @@ class RunningDaemon:
         return self.directory / "run" / "control.sock"
 
     @property
+    def redis_url(self) -> str:
+        """That of its settings."""
+        return self.env["BOILERD_REDIS_URL"]
+
+    @property
     def pid(self) -> int:
         return self.process.pid
 
     def lines(self, message: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         """The log lines so far with this message and these fields; every line must be JSON."""
         with (self.directory / "stdout").open("rb") as log:
-            log.seek(self._begins)
-            whole, _, _ = log.read().rpartition(b"\n")
-        lines = [json.loads(line) for line in whole.splitlines()]
+            log.seek(self._read_to)
+            whole, end, _ = log.read().rpartition(b"\n")
+        self._read_to += len(whole + end)
+        self._lines += [json.loads(line) for line in whole.splitlines()]
         wanted = fields if message is None else {"message": message, **fields}
-        return [line for line in lines if wanted.items() <= line.items()]
+        return [line for line in self._lines if wanted.items() <= line.items()]
 
     def errors(self) -> str:
         return (self.directory / "stderr").read_text()
@@ -197,8 +233,9 @@ class RunningDaemon:
         """The count-th line with this message and these fields."""
 
         def found() -> list[dict[str, Any]]:
+            has_ended = self.process.poll() is not None  # before the look at what it has written
             lines = self.lines(message, **fields)
-            if self.process.poll() is not None and len(lines) < count:
+            if has_ended and len(lines) < count:
                 raise AssertionError(f"daemon ended with {self.process.returncode}: {self.errors()}{self.lines()}")
             return lines if len(lines) >= count else []
 
@@ -220,23 +257,51 @@ class RunningDaemon:
 
     def info(self) -> dict[str, Any]:
         """What its control socket says about the daemon."""
-        return read_status(self.socket).info
+        return self._answer(lambda socket: dict(rpc_client.ask(socket, "boilerd.info"))) or {}
 
     def processes(self) -> list[dict[str, Any]]:
         """What its control socket says about its processes."""
-        return read_status(self.socket).processes or [{"pid": 0, "name": "none", "state": "none"}]
+        return self._answer(rpc_client._processes) or [{"pid": 0, "name": "none", "state": "none"}]
+
+    def _answer(self, question: Callable[[Path], T]) -> T | None:
+        """What its control socket says, None: nothing; who is too busy to answer in time is asked again."""
+        end_s = time.monotonic() + DEADLINE_S
+        while time.monotonic() < end_s:
+            try:
+                return question(self.socket)
+            except TimeoutError:
+                continue
+            except (OSError, RefusedError):
+                return None
+        return None
 
     def pid_of(self, name: str) -> int:
+        """The process ID of a child; 0: it does not run."""
         return int(next((process["pid"] for process in self.processes() if process["name"] == name), 0))
+
+    def pids(self) -> list[int]:
+        """Its own process ID, and those of the children that run."""
+        return [self.pid, *(process["pid"] for process in self.processes() if process["pid"])]
+
+    def kill(self, name: str, signum: int = signal.SIGKILL) -> int:
+        """Send a signal to a child; its process ID. One of 0 would send it to the tests."""
+        pid = wait_until(lambda: self.pid_of(name), f"{name} runs")
+        os.kill(pid, signum)
+        return pid
 
     def cli(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Another ``boilerd`` command with the same settings."""
         return boilerd(*words, env=self.env, **options)
 
     def enqueue(self, *words: str) -> str:
-        done = self.cli("enqueue", *words)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        """Enqueue as the command does, in this process, which takes a tenth of the time; the task's ID."""
+        if {"BOILERD_KEY_PREFIX", "RQ_KEY_PREFIX", "BOILERD_CONFIG"} & self.env.keys():  # a process has one prefix
+            said = self.cli("enqueue", *words).stdout.strip()
+        else:
+            with patch.dict(os.environ, self.env, clear=True):
+                said = shown_by("enqueue", *words).strip()
+        assert len(said.split()) == 1, said
+        return said
 
     def signal(self, signum: signal.Signals) -> None:
         self.process.send_signal(signum)
@@ -250,15 +315,30 @@ class RunningDaemon:
         return self.wait()
 
     def close(self) -> None:
-        """End what is left of it."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(5)
-            self.process.kill()
-            self.process.wait()
+        """End what is left of it: none of its processes may work on in the next test."""
+        for patience_s in (5, DEADLINE_S):  # the second TERM has it stop at once
+            if self.process.poll() is None:
+                self.process.terminate()
+                self.process.send_signal(signal.SIGCONT)  # where a test has stopped it
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(patience_s)
+        self.process.kill()
+        self.process.wait()
         self._out.close()
         self._err.close()
+
+
+@contextmanager
+def own_daemon(*flags: str, **env: str) -> Iterator[RunningDaemon]:
+    """A daemon with a server of its own, for the tests of a module that share it; conftest.py keeps these together."""
+    with private_directory() as directory:
+        server = Valkey(directory).start()
+        made = RunningDaemon(*flags, directory=directory, env={"BOILERD_REDIS_URL": server.url, **env})
+        try:
+            yield made.ready()
+        finally:
+            made.close()
+            server.stop()
 
 
 #: Starts servers of a test's own; takes their options.

@@ -128,7 +128,7 @@ def test_a_stalled_broker_ends_all_of_many_calls_within_one_timeout(start_valkey
 
     errors, took_s = asyncio.run(main())
 
-    assert took_s < 2  # before, the last one waited for 12 others, one after the other
+    assert took_s < 5  # before, the last one waited for 12 others, one after the other
     with Client.from_url(server.url) as client:
         stored = set(pending(client.connection))
     assert {type(error) for error in errors.values()} == {BrokerUnavailableError}

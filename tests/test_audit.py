@@ -187,6 +187,7 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "tasks": ("default", TaskState.PENDING), "recent": ("default",), "task": ("waits",), "explain": ("waits",),
     "workers": (), "broker": (), "crons": (), "last_ticks": (), "problems": (), "audit": (), "audit_after": ("",),
     "failures": (), "failure": (GROUP,), "close": (), "find": ({"request_id": "r-9"},),
+    "metrics": (timedelta(hours=1),), "totals": (),
 }  # fmt: skip
 
 

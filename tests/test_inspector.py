@@ -678,7 +678,7 @@ def test_a_task_is_cancelled_as_by_a_client(inspector: Inspector, client: Client
 def test_an_inspector_closes_its_connections_at_the_end_of_a_block(valkey: Valkey) -> None:
     with Inspector.from_settings(Settings(redis_url=valkey.url)) as inspector:
         assert inspector.queues() == []
-        assert inspector.broker()["clients"] == 1
+        wait_until(lambda: inspector.broker()["clients"] == 1, "those of other tests are closed")
 
     with Inspector.from_url(valkey.url) as inspector:
         wait_until(lambda: inspector.broker()["clients"] == 1, "the connection of the first one is closed")

@@ -545,7 +545,7 @@ def test_a_server_that_stalls_is_left_for_one_that_answers(
 ) -> None:
     monkeypatch.setattr(waiter, "POLL_S", 0.1)
     server, other = start_valkey(), start_valkey()
-    with Client.from_url(server.url, timeout_s=0.5) as client, Client.from_url(other.url) as fresh:
+    with Client.from_url(server.url, timeout_s=1.0) as client, Client.from_url(other.url) as fresh:
         info = client.enqueue("test:echo", task_id="a", retention=60)
         fresh.enqueue("test:echo", task_id="a", retention=60)
         waiting = in_thread(lambda: info.wait(2 * DEADLINE_S))

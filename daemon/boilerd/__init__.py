@@ -47,8 +47,10 @@ from boilerd.tasks.typed import CallType, Message, TaskType
 if TYPE_CHECKING:
     from boilerd.async_client import AsyncClient
     from boilerd.broker.audit import Actor, AuditEntry
+    from boilerd.broker.daemons import CronFacts, DaemonInfo, PoolFacts
     from boilerd.broker.explanation import Explanation, Reason, ReasonKind
     from boilerd.broker.states import Action
+    from boilerd.broker.ticks import TickInfo
     from boilerd.broker.views import (
         Attempt,
         CompletedTask,
@@ -65,12 +67,14 @@ if TYPE_CHECKING:
 #: Loaded at first use: the modules that talk to Redis take 0.1 s, and a handler module does not need them.
 _LATER = {
     "Action": "broker.states", "AsyncClient": "async_client", "Client": "client", "Inspector": "inspector",
-    "BulkProgress": "inspector",
+    "BulkProgress": "inspector", "TickInfo": "broker.ticks",
 } | dict.fromkeys(
     ("Attempt", "CompletedTask", "CronInfo", "Day", "QueueDetail", "QueueInfo", "TaskDetail", "WorkerInfo"),
     "broker.views",
 ) | dict.fromkeys(("Explanation", "Reason", "ReasonKind"), "broker.explanation") | dict.fromkeys(
     ("Actor", "AuditEntry"), "broker.audit"
+) | dict.fromkeys(
+    ("CronFacts", "DaemonInfo", "PoolFacts"), "broker.daemons"
 )  # fmt: skip
 
 __all__ = [
@@ -89,7 +93,9 @@ __all__ = [
     "ClientMiddleware",
     "CompletedTask",
     "ConfigError",
+    "CronFacts",
     "CronInfo",
+    "DaemonInfo",
     "Day",
     "DeadlineExceededError",
     "Draft",
@@ -107,6 +113,7 @@ __all__ = [
     "LeaseExpiredError",
     "Message",
     "Middleware",
+    "PoolFacts",
     "Push",
     "QueueDetail",
     "QueueFullError",
@@ -131,6 +138,7 @@ __all__ = [
     "TaskStateError",
     "TaskTimeoutError",
     "TaskType",
+    "TickInfo",
     "UniqueUntil",
     "WorkerContext",
     "WorkerDiedError",

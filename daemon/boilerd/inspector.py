@@ -6,6 +6,7 @@ milliseconds.
 
 import functools
 from collections.abc import Generator, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +22,7 @@ from boilerd.errors import (
     BrokerRefusedError,
     DuplicateTaskError,
     FailureNotFoundError,
+    MisplacedKeyError,
     QueueNotFoundError,
     TaskStateError,
 )
@@ -31,10 +33,12 @@ from boilerd.tasks.task import TaskState, no_such_task
 
 if TYPE_CHECKING:
     from boilerd.broker.audit import Actor, Audit, AuditEntry
+    from boilerd.broker.daemons import DaemonInfo
     from boilerd.broker.explanation import Explanation
     from boilerd.broker.failure_groups import FailureGroup
     from boilerd.broker.header_search import TasksFound
     from boilerd.broker.metrics import Metrics, Series
+    from boilerd.broker.ticks import TickInfo
     from boilerd.tasks.metric_record import Numbers, Pair
 
 #: Tasks that one script looks at to tell retries from scheduled ones: Redis is busy with it for 1 to 5 ms.
@@ -399,9 +403,35 @@ class Inspector:
         """``server uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey."""
         return self._inspection.server()
 
+    def daemons(self) -> "list[DaemonInfo]":
+        """The daemons that live, of all hosts, as each tells of itself, by name; two round trips.
+
+        A daemon of version 0.1.0 or before tells nothing, and one that was killed is among them for a minute.
+        """
+        from boilerd.broker.daemons import read_daemons  # noqa: PLC0415 - as in `explain`
+
+        return read_daemons(self._broker.connection)
+
     def crons(self) -> list[CronInfo]:
-        """The periodic tasks of all hosts, by name, with their last and next ticks; three round trips."""
-        return self._inspection.crons(self._broker.last_ticks(), self._broker.now())
+        """The periodic tasks of all hosts, by name, with their ticks and the daemons that have them; eight round trips.
+
+        Two daemons may have entries of one name with other lines: each line is told then.
+        """
+        from boilerd.broker.crons import crons_of_all  # noqa: PLC0415 - as in `explain`
+
+        ticks, now_s, seen = self._broker.last_ticks(), self._broker.now(), []
+        with suppress(MisplacedKeyError):  # the daemons tell
+            seen = self._inspection.crons(ticks, now_s)
+        return crons_of_all(seen, self.daemons(), self._inspection.living(), ticks, now_s)
+
+    def ticks(self, name: str, size: int = 100) -> "list[TickInfo]":
+        """The last ticks of a periodic task that any daemon took, latest first, up to 100, with what became of each.
+
+        Where a task is gone, that is not known any more: it may have completed, or somebody deleted it.
+        """
+        from boilerd.broker.ticks import read_history  # noqa: PLC0415 - as in `explain`
+
+        return read_history(self._broker.connection, name, size)
 
     def last_ticks(self) -> dict[str, float]:
         """Name of each periodic task → its last tick, in seconds since 1970."""

@@ -1144,13 +1144,13 @@ def test_threads_that_enqueue_at_once_have_answers_of_their_own(client: Client) 
 
 
 def test_a_subscriber_waits_for_ever_on_a_connection_that_scripts_had(valkey: Valkey, connection: redis.Redis) -> None:
-    with Client.from_url(valkey.url, timeout_s=0.2) as client:
+    with Client.from_url(valkey.url, timeout_s=0.5) as client:
         client.enqueue_many([("test:echo", None)] * (CHUNK + 1))  # the second script finds the connection open
         with client.connection.pubsub() as pubsub:  # type: ignore[no-untyped-call]
             pubsub.subscribe("news")
             messages = pubsub.listen()
             assert next(messages)["type"] == "subscribe"
-            later = threading.Timer(0.6, connection.publish, ("news", "late"))
+            later = threading.Timer(1.0, connection.publish, ("news", "late"))
             later.start()
 
             assert next(messages)["data"] == b"late"
@@ -1158,7 +1158,7 @@ def test_a_subscriber_waits_for_ever_on_a_connection_that_scripts_had(valkey: Va
 
 
 def test_scripts_and_commands_keep_their_timeouts_in_turns(valkey: Valkey) -> None:
-    with Client.from_url(valkey.url, timeout_s=0.2) as client:
+    with Client.from_url(valkey.url, timeout_s=0.5) as client:
         for _ in range(2):
             client.enqueue_many([("test:echo", None)] * (CHUNK + 1))  # the second script finds the connection open
             with pytest.raises(redis.TimeoutError):

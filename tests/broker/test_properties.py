@@ -744,7 +744,7 @@ class BrokerMachine(RuleBasedStateMachine):
         passing |= (
             {name(queue) for queue in QUEUES for name in (keys.bell, keys.archived)}
             | {f"{keys.OWN}:looked:{queue}" for queue in QUEUES}
-            | {keys.ALARM, keys.CRON, keys.METRICS_ENQUEUED}
+            | {keys.ALARM, keys.CRON, keys.METRICS_ENQUEUED, keys.ticks("entry")}
             | self.locks.keys()
         )
         passing |= {keys.once(task_id) for task_id in self.remembered}

@@ -130,16 +130,16 @@ def test_a_client_waits_for_a_stalled_broker_no_longer_than_its_timeout_over_tls
     assert server.process
     with (
         closing(Terminator(directory, server.socket)) as terminator,
-        Client.from_url(f"{terminator.url}?ssl_ca_certs={terminator.certificate}", timeout_s=0.5) as client,
+        Client.from_url(f"{terminator.url}?ssl_ca_certs={terminator.certificate}", timeout_s=1.0) as client,
     ):
         client.enqueue("test:echo")
         os.kill(server.process.pid, signal.SIGSTOP)
         began_s = time.monotonic()
 
-        with pytest.raises(BrokerUnavailableError, match=r"did not answer within 0\.5 s; task .* may have been stored"):
+        with pytest.raises(BrokerUnavailableError, match=r"did not answer within 1 s; task .* may have been stored"):
             client.enqueue("test:echo")
 
-        assert 0.4 < time.monotonic() - began_s < 3
+        assert 0.9 < time.monotonic() - began_s < 30
 
 
 def test_a_client_without_a_timeout_enqueues_over_tls_as_well(terminator: Terminator) -> None:

@@ -118,8 +118,32 @@ progresses = documents | st.builds(
     st.text(max_size=10).map(json.dumps) | st.sampled_from(MOMENTS).map(json.dumps),
 )
 workers = fields(
-    "hostname", "pid", "state", "queues", "birth", "last_heartbeat", "successful_job_count", "failed_job_count"
+    "hostname",
+    "pid",
+    "state",
+    "queues",
+    "birth",
+    "last_heartbeat",
+    "successful_job_count",
+    "failed_job_count",
+    "rss",
+    "cpu_ms",
 )
+#: What a daemon tells of itself, each part as it is meant, or as anything.
+PARTS = {
+    "host": st.just("h"), "pid": st.just(1), "release": st.just("1"), "started_at": st.sampled_from(MOMENTS),
+    "versions": st.dictionaries(st.just("python"), scalars), "settings": st.dictionaries(st.just("app"), trees),
+    "pools": st.lists(st.fixed_dictionaries({"name": st.just("default")}, optional={"processes": trees}), max_size=1),
+    "types": st.lists(st.just("a:b") | trees, max_size=2), "schemas": st.dictionaries(st.just("a:b"), trees),
+    "crons": st.lists(st.fixed_dictionaries({"name": st.just("mine"), "spec": scalars, "timezone": scalars})),
+    "left_out": st.dictionaries(st.just("types"), scalars),
+}  # fmt: skip
+facts = values | documents.map(str.encode) | st.fixed_dictionaries(
+    {}, optional={name: part | trees for name, part in PARTS.items()}
+).map(json.dumps).map(str.encode)  # fmt: skip
+ticks = values | documents.map(str.encode) | st.fixed_dictionaries(
+    {"tick": scalars, "id": st.just(TASK)}, optional=dict.fromkeys(("at", "missed", "why", "queue"), scalars)
+).map(json.dumps).map(str.encode)  # fmt: skip
 LINE_KEYS = (
     "message", "time", "level", "task_id", "traceback", "exc_info", "getMessage", "args", "msg", "name", "created",
     "levelname", "levelno", "exc_text", "stack_info", "__class__", "__dict__", "duration_ms", "",
@@ -169,6 +193,10 @@ def fill(connection: Any, draw: st.DataObject) -> None:
     today = int(time.time() // 86_400)
     connection.hset(keys.stats(QUEUE, today), mapping={name: draw.draw(values) for name in ("processed", "failed")})
     connection.hset(keys.CRON, "mine", draw.draw(values))
+    connection.rpush(keys.ticks("mine"), b'{"tick": 1}', *draw.draw(st.lists(ticks, max_size=3)))
+    connection.zadd(keys.DAEMONS, {"h.r": score, "h.s": 1.0})
+    connection.set(keys.daemon("h.r"), draw.draw(facts) or b"0")
+    connection.set(keys.daemon("h.s"), b"{}")
     connection.sadd(keys.WORKERS, "rq:worker:w")
     connection.hset("rq:worker:w", mapping=draw.draw(workers) | {"name": "w"})
     connection.sadd("rq:worker:w:executions", f"{TASK}:execution")
@@ -178,6 +206,7 @@ def fill(connection: Any, draw: st.DataObject) -> None:
 
 READERS = [
     ["task", "show", TASK], ["task", "why", TASK], ["task", "recent"], ["queue", "ls"], ["queue", "show", QUEUE],
+    ["cron", "history", "mine"], ["daemon", "ls"], ["daemon", "show", "h.r"],
     ["stats"], ["worker", "ls"], ["cron", "ls"], ["status"], ["health", "--max-latency", "1s"], ["health", "--explain"],
     *(["task", "ls", "-s", s.value] for s in TaskState),
 ]  # fmt: skip

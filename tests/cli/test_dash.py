@@ -17,7 +17,7 @@ from boilerd.broker.broker import Broker
 from boilerd.cli.dash.state import PAGE, State, View
 from boilerd.cli.dash.views import sparkline
 from builders import claim, fail, in_state
-from support import StartDaemon, StartValkey, Valkey, clean_environment, wait_until
+from support import DEADLINE_S, StartDaemon, StartValkey, Valkey, clean_environment, wait_until
 
 
 class Terminal:
@@ -31,7 +31,9 @@ class Terminal:
         self.run("new-session", "-d", *size, command, env=env)
 
     def run(self, *words: str, env: dict[str, str] | None = None) -> str:
-        done = subprocess.run([*self._tmux, *words], env=env, capture_output=True, text=True, check=True, timeout=20)
+        done = subprocess.run(
+            [*self._tmux, *words], env=env, capture_output=True, text=True, check=True, timeout=DEADLINE_S
+        )
         return done.stdout
 
     def screen(self) -> str:
@@ -348,7 +350,7 @@ def test_a_dumb_terminal_is_told_what_would_do(valkey: Valkey) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "boilerd", "dash", "--redis-url", valkey.url],
         env=clean_environment(TERM="dumb"), stdin=slave, stdout=slave, stderr=subprocess.PIPE,
-        text=True, check=False, timeout=20,
+        text=True, check=False, timeout=DEADLINE_S,
     )  # fmt: skip
     os.close(master)
     os.close(slave)

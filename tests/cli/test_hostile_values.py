@@ -85,7 +85,10 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("worker", "restart"): [[EVIL]],
     ("worker", "scale"): [["1"], [EVIL]],
     ("cron", "ls"): [[], ["--json"]],
+    ("cron", "history"): [[EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
     ("cron", "run"): [[EVIL], ["mine"]],
+    ("daemon", "ls"): [[], ["--json"]],
+    ("daemon", "show"): [[EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
     ("audit",): [[], ["--json"], ["--who", EVIL]],
     ("schema",): [[], ["test:mail"], [EVIL], ["--app", EVIL]],
     ("quiet",): [[]],
@@ -162,6 +165,17 @@ def world(connection: redis.Redis) -> None:
     note = {"id": EVIL, "type": EVIL, "worker": EVIL, "started_at": 1.0, "ended_at": 2.0}
     connection.rpush(keys.completed("default"), json.dumps(note), json.dumps(note, ensure_ascii=False), EVIL_BYTES)
     connection.hset(keys.CRON, EVIL_BYTES, EVIL_BYTES)
+    cron = {"name": EVIL, "spec": EVIL, "timezone": EVIL, "type": EVIL, "queue": EVIL, "options": {EVIL: EVIL}}
+    facts = {
+        "host": EVIL, "release": EVIL, "versions": {EVIL: EVIL, "boilerd": EVIL}, "settings": {EVIL: EVIL},
+        "types": [EVIL], "schemas": {EVIL: {EVIL: EVIL}}, "crons": [cron], "left_out": {EVIL: 1},
+        "pools": [{"name": EVIL, "queues": {EVIL: 1}}], "started_at": EVIL,
+    }  # fmt: skip
+    for name, other in ((EVIL.encode(), {}), (EVIL_BYTES, {"host": "other", "settings": {EVIL: "other"}})):
+        connection.zadd(keys.DAEMONS, {name: 2e9})
+        connection.set(b"boilerd:daemon:" + name, json.dumps(facts | other))
+    tick = {"tick": 1.0, "at": 2.0, "why": EVIL, "id": EVIL, "queue": EVIL}
+    connection.rpush(b"boilerd:ticks:" + EVIL.encode(), json.dumps(tick, ensure_ascii=False), EVIL_BYTES)
     connection.xadd(
         keys.AUDIT, dict.fromkeys(("user", "host", "via", "what", "on", "count", "outcome", "why"), EVIL_BYTES)
     )

@@ -19,8 +19,9 @@ from boilerd.broker.claims import Completion
 from boilerd.cli import COMMANDS
 from boilerd.cli import boilerd as main
 from boilerd.tasks.retry import Verdict
-from builders import fail_next, in_state, pending, rq_job, rq_queue
+from builders import complete_next, fail_next, in_state, new_task, pending, rq_job, rq_queue
 from support import (
+    DEADLINE_S,
     Command,
     Done,
     StartDaemon,
@@ -208,7 +209,7 @@ def test_a_no_on_a_terminal_leaves_everything_as_it_is(client: Client, valkey: V
         env=clean_environment(), stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         os.write(master, b"n\n")
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=DEADLINE_S)
     os.close(master)
     os.close(slave)
 
@@ -322,6 +323,46 @@ def test_cron_ls_and_run(command: Command, connection: redis.Redis, directory: P
     assert (shown.type, shown.queue, shown.payload) == ("report:send", "low", {"a": 1})
     assert unknown.returncode == 2
     assert "no periodic task 'yours'; there are: mine" in unknown.stderr
+
+
+def test_cron_ls_says_which_entries_no_daemon_has(
+    command: Command, broker: Broker, connection: redis.Redis, directory: Path
+) -> None:
+    told = json.dumps({"crons": [{"name": name, "spec": "@daily", "type": "a:b"} for name in ("mine", "theirs")]})
+    broker.publish("web1.a", len(told), told)
+    broker.ticks_since({"mine": "UTC @daily", "removed": "UTC @weekly"})
+    cron = json.dumps([{"name": name, "spec": "@daily", "type": "a:b"} for name in ("mine", "new")])
+    env = {"BOILERD_APP": "", "BOILERD_CRON": cron}
+
+    listed = [json.loads(line) for line in command("cron", "ls", "--json", env=env).stdout.splitlines()]
+    table = command("cron", "ls", env=env).stdout
+
+    assert {row["name"]: (row["daemons"], row["problem"]) for row in listed} == {
+        "mine": (["web1.a"], ""), "theirs": (["web1.a"], ""), "new": ([], "no daemon that lives has this entry"),
+        "removed": ([], "no daemon has this entry any more"),
+    }  # fmt: skip
+    assert table.splitlines()[0].split()[-2:] == ["NEXT", "ON"]
+    assert re.search(r"^theirs .* in \S+ +web1$", table, re.MULTILINE)
+
+
+def test_cron_history_shows_what_became_of_each_tick(command: Command, broker: Broker, client: Client) -> None:
+    client.enqueue("a:b", task_id="taken")
+    for tick_s, task_id in ((1.0, "done"), (2.0, "taken"), (3.0, "waits")):
+        broker.tick("mine", tick_s, new_task(task_id))
+    client.cancel("taken")
+    complete_next(broker)
+
+    shown = command("cron", "history", "mine").stdout
+    last = command("cron", "history", "mine", "--size", "1", "--json")
+    unknown = command("cron", "history", "yours")
+
+    latest, skipped, first = shown.splitlines()[1:]
+    assert " waits  pending" in latest
+    assert skipped.endswith("a task of its ID was there already")
+    assert re.search(r" done +completed +\d{4}-", first)
+    assert json.loads(last.stdout).items() >= {"task_id": "waits", "state": "pending", "skipped": ""}.items()
+    assert unknown.returncode == 2
+    assert "no periodic task 'yours'; there are: none" in unknown.stderr
 
 
 def test_the_schemas_of_an_application_are_shown(command: Command, directory: Path) -> None:

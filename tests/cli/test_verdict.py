@@ -24,6 +24,7 @@ from boilerd.cli.dash.views import draw
 from boilerd.cli.facts import read_facts
 from boilerd.cli.rpc_client import ask, read_status
 from boilerd.settings.definitions import Settings
+from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
 from boilerd.verdict.table import judge
 from builders import claim_batch
 from support import RunningDaemon, StartDaemon, Valkey, boilerd, clean_environment, wait_until
@@ -55,6 +56,29 @@ def watched(url: str, directory: Path) -> Iterator[set[str]]:
     finally:
         is_over.set()
         thread.join()
+
+
+def test_a_type_that_fails_suddenly_is_told_to_whom_may_read_metrics(
+    connection: redis.Redis, valkey: Valkey, directory: Path
+) -> None:
+    minute = int(connection.time()[0]) // 60
+    for period, number, outcome in (("hour", minute // 60 - 12, "completed"), ("minute", minute - 2, "archived")):
+        record = encode({OUTCOME_KEYS[outcome]: 200})
+        connection.hset(keys.metrics(period, number), pack_pair("default", "mail:send"), record)
+    connection.acl_setuser("narrow", enabled=True, passwords=["+p"], keys=["*"], commands=["+@all", "-hscan"])
+
+    def seen(url: str) -> tuple[list[str], str]:
+        settings = Settings(redis_url=url, state_dir=str(directory))
+        found = read_facts(settings, read_status(settings.control_socket()))
+        return [failing.type for failing in found.failing], found.broker_error
+
+    try:
+        of_all, of_narrow = seen(valkey.url), seen(valkey.url.replace("unix://", "unix://narrow:p@"))
+    finally:
+        connection.acl_deluser("narrow")
+
+    assert of_all == (["mail:send"], "")
+    assert of_narrow == ([], "")
 
 
 def test_a_start_work_with_recycling_and_a_drain_are_no_fault(

@@ -1,7 +1,6 @@
 """Brokers as people have them: options in the URL, servers without some commands, clusters."""
 
 import re
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,13 +17,14 @@ from support import (
     Valkey,
     boilerd,
     clean_environment,
+    free_ports,
     python_path,
     run_python,
     wait_until,
 )
 
 OPTIONS = (
-    "db=0&client_name=mine&protocol=3&socket_timeout=0.1&socket_connect_timeout=0.1&socket_read_size=64"
+    "db=0&client_name=mine&protocol=3&socket_timeout=0.3&socket_connect_timeout=0.3&socket_read_size=64"
     "&max_connections=1&health_check_interval=1"
 )
 PREFIXED = {"BOILERD_KEY_PREFIX": "app"}
@@ -95,10 +95,8 @@ def test_a_server_without_client_and_info_is_served_and_what_is_lost_is_told_onc
 
 def start_node(start_valkey: StartValkey) -> Valkey:
     """A server that is to be a node of a cluster; its nodes would talk to each other on a port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    return start_valkey("--cluster-enabled", "yes", "--bind", "127.0.0.1", "--cluster-port", port)
+    (port,) = free_ports()
+    return start_valkey("--cluster-enabled", "yes", "--bind", "127.0.0.1", "--cluster-port", str(port))
 
 
 def start_cluster(start_valkey: StartValkey) -> Valkey:

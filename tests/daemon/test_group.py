@@ -172,7 +172,7 @@ def test_a_member_is_told_that_it_may_not_pause_cancel_or_delete(daemon: Running
 def test_a_member_is_told_that_it_may_not_cancel_what_runs(daemon: RunningDaemon) -> None:
     with as_member(), Client.from_url(valkey_url(daemon)) as client:
         inspector = Inspector(client.connection)
-        task_id = client.enqueue("test:sleep", 0.5, retention=60).id
+        task_id = client.enqueue("test:sleep", 2, retention=60).id
         wait_until(lambda: inspector.task(task_id).state is TaskState.ACTIVE, "it runs")
 
         with pytest.raises(BrokerError, match="Redis allows this user too little"):
@@ -247,9 +247,8 @@ def test_the_daemon_and_root_may_do_all_through_a_crash_of_the_server_and_a_relo
         flags = ("--concurrency", "1", "--group", GROUP.gr_name)
         daemon = start_daemon(*flags, redis_url=None, directory=shared(directory)).ready()
         settings = Settings(state_dir=str(directory))
-        first = daemon.pid_of("valkey")
 
-        os.kill(first, 9)
+        first = daemon.kill("valkey")
         wait_until(lambda: daemon.pid_of("valkey") not in {0, first}, "the server was replaced")
         wait_until(lambda: daemon.cli("health").returncode == 0, "the daemon is well again")
         reloaded = daemon.cli("reload")

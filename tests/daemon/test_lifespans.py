@@ -1,6 +1,5 @@
 """Lifespans and hooks in a daemon: what runs where, at every kind of start and end."""
 
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -164,7 +163,7 @@ def end_by_drain(daemon: RunningDaemon, client: Client) -> None:
 
 
 def end_by_term(daemon: RunningDaemon, client: Client) -> None:
-    os.kill(daemon.pid_of("worker:1"), signal.SIGTERM)
+    daemon.kill("worker:1", signal.SIGTERM)
 
 
 def end_by_restart(daemon: RunningDaemon, client: Client) -> None:
@@ -269,7 +268,8 @@ def test_a_start_that_fails_first_is_tried_again_and_told_meanwhile(
     assert "worker:1" in health.stdout
     assert "starting failed: RuntimeError: no" in health.stdout
     assert "starting failed: RuntimeError: no" in status.stdout
-    assert daemon.cli("health").stdout == "ok\n"
+    # Where it crashed too often meanwhile, the daemon is ready without it, and tries it again some seconds later.
+    wait_until(lambda: daemon.cli("health").stdout == "ok\n", "all is well")
     assert "failed" not in daemon.cli("status").stdout
 
 
@@ -297,11 +297,11 @@ def test_a_start_that_hangs_is_ended_after_start_timeout_and_what_it_entered_is_
     start: Callable[..., RunningDaemon], directory: Path, place: str, text: str
 ) -> None:
     (directory / place).write_text(text)
-    daemon = start(BOILERD_START_TIMEOUT="0.3")
+    daemon = start(BOILERD_START_TIMEOUT="1")
 
     assert daemon.wait() == 1
 
-    assert "TimeoutError: lifespans took longer than start_timeout, 0.3 s" in daemon.errors()
+    assert "TimeoutError: lifespans took longer than start_timeout, 1 s" in daemon.errors()
     told = order(daemon, "cancelled", "left")
     assert told == ["cancelled", "left"] * len(daemon.lines("left"))
     assert bool(told) == (place == "on_async_enter")
@@ -309,7 +309,7 @@ def test_a_start_that_hangs_is_ended_after_start_timeout_and_what_it_entered_is_
 
 def test_a_start_that_ignores_its_limit_is_given_up(start: Callable[..., RunningDaemon], directory: Path) -> None:
     (directory / "on_enter").write_text("while True:\n  try: time.sleep(60)\n  except Exception: pass")
-    daemon = start(BOILERD_START_TIMEOUT="0.2", BOILERD_STOP_TIMEOUT="0.2")
+    daemon = start(BOILERD_START_TIMEOUT="0.7", BOILERD_STOP_TIMEOUT="0.2")
 
     assert daemon.wait() == 1
 
@@ -322,12 +322,12 @@ def test_a_start_that_takes_long_is_no_hang_and_health_tells_of_it(
     daemon = start(workers=2).ready()
     (directory / "on_enter").write_text("while not Path('go').exists(): time.sleep(0.05)")
     daemon.cli("restart", "worker:1")
-    health = wait_until(lambda: [said for said in [daemon.cli("health").stdout] if "worker:1" in said], "it is told")
+    told = "worker:1: does not serve, it enters its lifespans\n"
+    wait_until(lambda: daemon.cli("health").stdout == told, "it is told")
     (directory / "go").touch()
 
     daemon.wait_for("worker entered its lifespans", count=3)
 
-    assert health == ["worker:1: does not serve, it enters its lifespans\n"]
     wait_until(lambda: daemon.cli("health").stdout == "ok\n", "all is well")
 
 
@@ -422,7 +422,7 @@ def test_an_end_that_hangs_is_interrupted_before_the_drain_kills_it(
 def test_lifespans_get_time_to_leave_where_a_task_used_up_the_drain(
     start: Callable[..., RunningDaemon], client: Client, directory: Path
 ) -> None:
-    (directory / "on_leave").write_text("time.sleep(1); log.info('flushed')")
+    (directory / "on_leave").write_text("time.sleep(0.3); log.info('flushed')")
     daemon = start(BOILERD_SHUTDOWN_TIMEOUT="0.2").ready()
     task_id = client.enqueue("life:sleep", 600).id
     daemon.wait_for("task started", task_id=task_id)
@@ -578,7 +578,7 @@ def test_a_killed_worker_leaves_nothing_and_its_successor_enters(
     task_id = client.enqueue("life:sleep", 600).id
     daemon.wait_for("task started", task_id=task_id)
 
-    os.kill(daemon.pid_of("worker:0"), signal.SIGKILL)
+    daemon.kill("worker:0")
 
     daemon.wait_for("entered", count=2)
     assert not daemon.lines("left")

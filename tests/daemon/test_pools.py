@@ -1,7 +1,6 @@
 """Pools of workers in a daemon: queues of their own, limits of their own, one drain."""
 
 import json
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -17,8 +16,6 @@ from boilerd.cli.rpc_client import ask, read_status
 from boilerd.supervision.drain import SECOND_SIGNAL_S
 from support import RunningDaemon, StartDaemon, boilerd, wait_until
 
-#: Several start a daemon and some commands, and wait for each.
-pytestmark = pytest.mark.timeout(120)
 APP = """
 import asyncio, os, time
 from boilerd import ServeMux
@@ -270,10 +267,10 @@ def test_queues_that_no_pool_serves_and_those_that_several_serve_are_told_at_the
 def test_health_names_the_missing_workers_of_all_pools(start: StartPools) -> None:
     daemon = start(slow_pool()).ready()
 
-    os.kill(daemon.pid_of("slow:1"), signal.SIGSTOP)
+    daemon.kill("slow:1", signal.SIGSTOP)
 
     wait_until(lambda: "slow:1: " in "".join(read_status(daemon.socket).problems()), "health tells")
-    os.kill(daemon.pid_of("slow:1"), signal.SIGCONT)
+    daemon.kill("slow:1", signal.SIGCONT)
 
 
 def test_a_pool_with_a_loop_that_is_not_installed_is_refused_at_the_start(

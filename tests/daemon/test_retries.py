@@ -1,28 +1,17 @@
 """Retries, schedules, cancellation and periodic tasks with whole daemons."""
 
-import itertools
 import os
 import signal
-import time
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
-from rq.command import send_stop_job_command
-from rq.job import Job
-from rq.serializers import JSONSerializer
 
-from boilerd import Client, DuplicateTaskError, TaskFailedError, TaskProgress, TaskState
+from boilerd import Client
 from boilerd.broker import keys
-from builders import rq_job
-from support import DEADLINE_S, StartDaemon, boilerd, wait_until
-
-
-def job_of(connection: redis.Redis, task_id: str) -> Job:
-    return rq_job(connection, task_id)
+from support import StartDaemon, boilerd, wait_until
 
 
 def starts(lines: list[dict[str, Any]]) -> list[float]:
@@ -42,31 +31,17 @@ def test_a_task_that_fails_three_times_starts_after_1_2_and_4_seconds(
     daemon.wait_for("task completed", task_id=task_id)
     lines = daemon.lines("task started", task_id=task_id)
     assert [line["attempt"] for line in lines] == [1, 2, 3, 4]
+    assert [line["delay_s"] for line in daemon.lines("task will be retried", task_id=task_id)] == [1.0, 2.0, 4.0]
     for measured, expected in zip(starts(lines), [0, 1, 3, 7], strict=True):
-        # None early; how late depends on what else this machine does.
-        assert expected - 0.005 <= measured <= expected + 1.0
+        assert measured >= expected - 0.005  # none early; how late depends on what else this machine does
     assert len(daemon.lines("error handler", task_id=task_id, noted="OSError")) == 3
-
-
-def test_after_its_last_retry_a_task_is_archived_with_all_its_errors(start_daemon: StartDaemon, client: Client) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-
-    task_id = client.enqueue("test:flaky", 99, max_retries=2).id
-
-    daemon.wait_for("task archived", task_id=task_id)
-    job = job_of(client.connection, task_id)
-    assert [line["attempt"] for line in daemon.lines("task started", task_id=task_id)] == [1, 2, 3]
-    assert client.connection.hget(keys.job(task_id), "last_error") == b"OSError: attempt 3 failed as told"
-    told = [str(result.exc_string).strip().splitlines()[-1] for result in job.results()]
-    assert told == [f"OSError: attempt {attempt} failed as told" for attempt in (3, 2, 1)]
-    assert (job.retries_left, job.number_of_retries) == (0, 2)
 
 
 def test_retries_go_on_after_the_daemon_was_stopped_and_started(start_daemon: StartDaemon, client: Client) -> None:
     first = start_daemon("--concurrency", "1").ready()
     task_id = client.enqueue("test:flaky", 2).id
     first.wait_for("task will be retried", task_id=task_id, delay_s=2.0)
-    failed_s = time.time()
+    due_s = client.connection.zscore(keys.registry("scheduled", "default"), task_id)
     first.stop()
 
     second = start_daemon("--concurrency", "1")
@@ -74,7 +49,8 @@ def test_retries_go_on_after_the_daemon_was_stopped_and_started(start_daemon: St
     second.wait_for("task completed", task_id=task_id)
     (line,) = second.lines("task started", task_id=task_id)
     assert line["attempt"] == 3
-    assert datetime.fromisoformat(line["time"]).timestamp() >= failed_s + 1.9
+    assert due_s
+    assert datetime.fromisoformat(line["time"]).timestamp() >= due_s - 0.005  # log lines have milliseconds
     assert [line["attempt"] for line in first.lines("task started", task_id=task_id)] == [1, 2]
 
 
@@ -100,21 +76,6 @@ def test_a_handlers_own_policy_wins_over_the_settings(start_daemon: StartDaemon,
     daemon.wait_for("task archived", task_id=other)
     assert len(daemon.lines("task started", task_id=own)) == 3
     assert len(daemon.lines("task started", task_id=other)) == 1
-
-
-def test_what_a_handler_asks_for_is_done(start_daemon: StartDaemon, client: Client) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-
-    skipped = client.enqueue("test:request", "skip").id
-    revoked = client.enqueue("test:request", "revoke").id
-    later = client.enqueue("test:request", "later").id
-
-    daemon.wait_for("task archived", task_id=skipped)
-    daemon.wait_for("task dropped", task_id=revoked)
-    daemon.wait_for("task completed", task_id=later)
-    assert not client.connection.exists(keys.job(revoked))
-    assert [line["attempt"] for line in daemon.lines("task started", task_id=later)] == [1, 1]
-    assert len(daemon.lines("task started", task_id=skipped)) == 1
 
 
 def test_a_cpu_bound_handler_is_interrupted_and_retried(start_daemon: StartDaemon, client: Client) -> None:
@@ -155,132 +116,6 @@ def test_a_task_that_kills_its_worker_each_time_ends_in_the_archive_and_nothing_
     daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
 
 
-def test_a_due_task_starts_at_once_on_an_idle_daemon(start_daemon: StartDaemon, client: Client) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-
-    seconds, micros = client.connection.time()
-    before_s = seconds + micros / 1e6
-    info = client.enqueue("test:echo", process_in=timedelta(seconds=0.7))
-
-    assert info.state is TaskState.SCHEDULED
-    started = datetime.fromisoformat(daemon.wait_for("task started", task_id=info.id)["time"]).timestamp()
-    assert 0.699 <= started - before_s < 1.2  # log lines have milliseconds
-
-
-def test_a_task_past_its_deadline_is_archived_and_never_runs(start_daemon: StartDaemon, client: Client) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-
-    late = client.enqueue("test:echo", deadline=datetime.now(UTC) - timedelta(seconds=1)).id
-    tight = client.enqueue("test:sleep", 60, deadline=datetime.now(UTC) + timedelta(seconds=3)).id
-
-    assert "DeadlineExceededError" in daemon.wait_for("task archived", task_id=late)["error"]
-    assert "DeadlineExceededError" in daemon.wait_for("task archived", task_id=tight)["error"]
-    assert not daemon.lines("task started", task_id=late)
-    assert len(daemon.lines("task started", task_id=tight)) == 1
-
-
-def test_a_payload_that_does_not_fit_is_archived_with_the_path(start_daemon: StartDaemon, client: Client) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-
-    good = client.enqueue("test:mail", {"to": ["a", "b"]}).id
-    bad = client.enqueue("test:mail", {"to": ["a", 5]}).id
-
-    daemon.wait_for("task completed", task_id=good)
-    error = daemon.wait_for("task archived", task_id=bad)["error"]
-    assert error == "InvalidPayloadError: payload: $.to[1]: Expected `str`, got `int`"
-
-
-def test_async_handlers_run_and_are_cut_at_their_timeout(start_daemon: StartDaemon, client: Client) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-
-    quick = client.enqueue("test:async", 0.01, retention=60).id
-    slow = client.enqueue("test:async", 60, timeout=1, max_retries=0).id
-    again = client.enqueue("test:async", 0.01).id
-
-    daemon.wait_for("task completed", task_id=quick)
-    assert "TaskTimeoutError" in daemon.wait_for("task archived", task_id=slow)["error"]
-    daemon.wait_for("task completed", task_id=again)
-    assert job_of(client.connection, quick).return_value() == "slept"
-
-
-def test_a_running_task_shows_a_result_and_knows_its_time_left(start_daemon: StartDaemon, client: Client) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-
-    task_id = client.enqueue("test:progress", 0.5, timeout=100).id
-
-    line = daemon.wait_for("progress", task_id=task_id)
-    assert line["kept"] is True
-    assert 90 < line["left_s"] <= 100
-    assert client.connection.hget(keys.job(task_id), "result") == b'{"done":1}'
-
-
-def test_the_last_progress_of_very_much_is_seen_before_the_result(start_daemon: StartDaemon, client: Client) -> None:
-    start_daemon("--concurrency", "1").ready()
-    seen: list[TaskProgress] = []
-
-    result = client.enqueue("test:steps", 5_000, retention=60).wait(DEADLINE_S, on_progress=seen.append)
-
-    assert result == "all"
-    assert seen[-1] == TaskProgress(5_000, 5_000)
-    assert len(seen) < 500
-
-
-def test_an_attempt_that_fails_has_told_how_far_it_came(start_daemon: StartDaemon, client: Client) -> None:
-    start_daemon("--concurrency", "1").ready()
-    seen: list[TaskProgress] = []
-
-    with pytest.raises(TaskFailedError, match="RuntimeError: failed as told"):
-        client.enqueue("test:steps:failing", 100, retention=60, max_retries=0).wait(DEADLINE_S, on_progress=seen.append)
-
-    assert seen[-1] == TaskProgress(100, 100)
-
-
-def test_who_waits_for_a_running_task_that_is_cancelled_hears_of_it(start_daemon: StartDaemon, client: Client) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-    info = client.enqueue("test:sleep", 60, retention=60)
-    daemon.wait_for("task started", task_id=info.id)
-
-    client.cancel(info.id)
-
-    with pytest.raises(TaskFailedError, match="was cancelled: TaskCancelledError") as raised:
-        info.wait(DEADLINE_S)
-    assert raised.value.is_cancelled
-
-
-@pytest.mark.parametrize("by", ["client", "rq"])
-def test_a_cancelled_running_task_is_interrupted_and_archived(
-    start_daemon: StartDaemon, client: Client, by: str
-) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-    task_id = client.enqueue("test:swallow").id
-    daemon.wait_for("task started", task_id=task_id)
-    wait_until(client.connection.pubsub_channels, "the scheduler listens")
-
-    if by == "client":
-        assert client.cancel(task_id) is True
-    else:
-        send_stop_job_command(client.connection, task_id, serializer=JSONSerializer)
-
-    assert daemon.wait_for("task archived", task_id=task_id)["error"] == "TaskCancelledError: cancelled on request"
-    assert len(daemon.lines("task started", task_id=task_id)) == 1
-    assert client.cancel(task_id) is False
-    daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
-
-
-@pytest.mark.parametrize("how", ["delete", "cancel"])
-def test_a_running_task_that_rq_takes_away_makes_room_when_its_handler_has_ended(
-    start_daemon: StartDaemon, client: Client, how: str
-) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-    task_id = client.enqueue("test:swallow").id
-    daemon.wait_for("task started", task_id=task_id)
-
-    getattr(job_of(client.connection, task_id), how)()
-
-    daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
-    assert client.connection.zcard(keys.wip("default")) == 0
-
-
 def test_a_handler_that_transforms_the_end_of_a_drain_is_put_back_all_the_same(
     start_daemon: StartDaemon, client: Client
 ) -> None:
@@ -293,26 +128,6 @@ def test_a_handler_that_transforms_the_end_of_a_drain_is_put_back_all_the_same(
     assert client.connection.lrange(keys.queue("default"), 0, -1) == [task_id.encode()]
     assert daemon.lines("worker shutdown timed out, forcing exit")
     assert not daemon.lines("task failed")
-
-
-def test_a_duplicate_is_refused_with_the_first_tasks_id(start_daemon: StartDaemon, client: Client) -> None:
-    daemon = start_daemon("--concurrency", "1").ready()
-    words = ("test:echo", "2", "--unique", "1m")
-    assert daemon.cli("queue", "pause", "default").returncode == 0
-    first = daemon.enqueue(*words)
-
-    second = daemon.cli("enqueue", *words)
-
-    assert second.returncode == 1
-    assert first in second.stderr
-    assert second.stdout == ""
-    with pytest.raises(DuplicateTaskError) as raised:
-        client.enqueue("test:echo", 2, unique=60)
-    assert raised.value.task_id == first
-    assert daemon.cli("queue", "resume", "default").returncode == 0
-    daemon.wait_for("task completed", task_id=first)
-    wait_until(lambda: not client.connection.exists(keys.job(first)), "it was acknowledged")
-    assert daemon.enqueue(*words) != first
 
 
 @pytest.mark.fault(36)
@@ -334,7 +149,9 @@ def test_periodic_tasks_run_once_per_tick_on_however_many_hosts(
     found = runs()
     assert set(found.values()) == {1}
     ticks = sorted(datetime.fromisoformat(task_id.rpartition("-")[2]) for task_id in found)
-    assert {later - earlier for earlier, later in itertools.pairwise(ticks)} == {timedelta(seconds=1)}
+    told = sum(line["missed"] for d in daemons for line in d.lines("periodic task missed its time"))
+    missed = (ticks[-1] - ticks[0]) / timedelta(seconds=1) + 1 - len(ticks)
+    assert 0 <= missed <= told  # a machine may be so busy that all four come late
 
 
 @pytest.mark.long(10)
@@ -343,8 +160,7 @@ def test_a_host_that_is_gone_loses_its_task_to_another(start_daemon: StartDaemon
     first = start_daemon("--concurrency", "1").ready()
     task_id = client.enqueue("test:sleep", 3600).id
     first.wait_for("task started", task_id=task_id)
-    pids = [process["pid"] for process in first.processes()]
-    for pid in [first.pid, *pids]:
+    for pid in first.pids():
         # The whole host at once, as when its power fails.
         os.kill(pid, signal.SIGKILL)
     (pair,) = (member for member, _ in client.connection.zscan_iter(keys.wip("default")))
@@ -372,9 +188,9 @@ def test_a_daemon_that_is_killed_keeps_the_outcomes_of_its_workers(start_daemon:
 
     second = start_daemon("--concurrency", "1", redis_url=None, directory=directory).ready()
     second.wait_for("task completed", task_id=second.enqueue("test:echo", "1"))
-    # Both daemons write to the same file.
-    assert len(second.lines("task started", task_id=task_id)) == 1
-    assert not second.lines("outcome dropped, the lease was lost")
+    # What the second writes stands behind it in the same file.
+    assert len(first.lines("task started", task_id=task_id)) == 1
+    assert not first.lines("outcome dropped, the lease was lost")
 
 
 def test_a_worker_that_redis_forgot_registers_again_and_keeps_its_lease(

@@ -36,7 +36,6 @@ async def ping(task):
 """
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("slots", [1, 50])
 def test_a_pool_of_connections_made_in_a_lifespan_serves_thousands_of_tasks_on_one_loop(
     start_daemon: StartDaemon, client: Client, valkey: Valkey, directory: Path, slots: int

@@ -18,7 +18,7 @@ from boilerd.process import debugging
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler.heartbeat import HEARTBEAT_S, Heartbeater
 from builders import WORKER, pending
-from support import RunningDaemon, StartDaemon, StartValkey, completed, is_running, run_python, wait_until
+from support import RunningDaemon, StartDaemon, Valkey, completed, is_running, run_python, wait_until
 
 
 class Terminal:
@@ -69,15 +69,9 @@ def test_closing_the_terminal_drains_the_daemon(start_daemon: StartDaemon, clien
 
 
 def test_closing_the_terminal_ends_a_start_that_waits_for_its_broker(
-    start_daemon: StartDaemon, start_valkey: StartValkey, terminal: Terminal
+    start_daemon: StartDaemon, loading: Valkey, terminal: Terminal
 ) -> None:
-    server = start_valkey("--save", "3600 1")
-    with Client.from_url(server.url) as client:
-        client.enqueue_many([("test:echo", "x" * 1000)] * 300)
-    server.stop()  # it saves a snapshot
-    server.launch("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
-    wait_until(server.socket.exists, "it loads")
-    daemon = start_daemon("--concurrency", "1", redis_url=server.url, terminal=terminal.its_end)
+    daemon = start_daemon("--concurrency", "1", redis_url=loading.url, terminal=terminal.its_end)
     wait_until(lambda: terminal.shows("broker is loading, waiting"), "the daemon waits")
 
     terminal.close()
@@ -230,9 +224,8 @@ def test_a_breakpoint_of_a_debugger_that_somebody_has_chosen_is_left_alone(
 
 def test_a_worker_that_a_signal_has_stopped_turns_health_red_until_it_goes_on(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("--concurrency", "2").ready()
-    pid = daemon.pid_of("worker:1")
 
-    os.kill(pid, signal.SIGSTOP)
+    pid = daemon.kill("worker:1", signal.SIGSTOP)
     wait_until(lambda: daemon.info()["halted"], "it is found")
     sick = daemon.cli("health")
     os.kill(pid, signal.SIGCONT)

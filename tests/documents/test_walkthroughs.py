@@ -105,8 +105,7 @@ def test_the_page_on_testing_is_followed_to_its_end(directory: Path) -> None:
         reader.follow(DOCS / "testing.md")
 
 
-@pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "commands.md", "metrics.md"])
-@pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "sentry.md", "commands.md"])
+@pytest.mark.parametrize("name", ["writing-tasks.md", "headers.md", "sentry.md", "commands.md", "metrics.md"])
 def test_the_blocks_of_a_page_do_what_it_says(name: str, directory: Path, valkey: Valkey, client: Client) -> None:
     client.enqueue("email:deliver")  # a reader has had tasks in the queue that is looked at
 

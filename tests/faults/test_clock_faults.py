@@ -127,4 +127,4 @@ def test_a_timeout_counts_anew_when_redis_clock_was_put_back(
     assert broker.now() - 5 < float(started) <= broker.now()
     put_clock(-2 * DAY_S + 12)
     ((overdue,), _) = broker.extend([WORKER])
-    assert 1 < overdue.late_s < 8
+    assert 1 < overdue.late_s < 30

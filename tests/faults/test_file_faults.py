@@ -11,6 +11,7 @@ import pytest
 from boilerd import BrokerError, Client
 from boilerd.broker import keys
 from support import (
+    DEADLINE_S,
     StartDaemon,
     StartValkey,
     Valkey,
@@ -135,7 +136,7 @@ def test_a_daemon_whose_output_nobody_reads_any_more_works_on(client: Client, va
 
         wait_until(lambda: all(completed(client.connection, task_id) for task_id in task_ids), "all are completed")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(DEADLINE_S) == 0
 
 
 @pytest.mark.fault(35)

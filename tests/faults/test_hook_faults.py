@@ -72,7 +72,7 @@ def test_a_hook_that_ends_the_scheduler_does_not_keep_it_from_its_duties(
     first = start_app(start_daemon, directory)
     client.enqueue("app:sleep", task_id="left", max_retries=0)
     first.wait_for("task started", task_id="left")
-    for pid in [first.pid, *(int(process["pid"]) for process in first.processes())]:
+    for pid in first.pids():
         os.kill(pid, signal.SIGKILL)
     first.wait()
 

@@ -16,6 +16,8 @@ import pytest
 from boilerd import Client
 from support import StartDaemon, completed, wait_until
 
+#: A drain may take so much longer than it should on a busy machine; the tasks here would go on for a minute.
+LATE_S = 20
 #: Both ends of a way for lines: to read from, and to write to.
 Ends = tuple[int, int]
 
@@ -110,7 +112,7 @@ def test_a_daemon_whose_reader_has_stalled_drains_in_time(
     status = daemon.stop()
 
     assert status == 0
-    assert time.monotonic() - began_s < 2 + 3
+    assert time.monotonic() - began_s < 2 + LATE_S
     assert client.connection.llen("rq:queue:default") == 2
 
 
@@ -129,7 +131,7 @@ def test_a_daemon_whose_reader_has_stalled_obeys_a_second_term(
     status = daemon.stop()
 
     assert status == 0
-    assert time.monotonic() - first_s < 1.1 + 3
+    assert time.monotonic() - first_s < 1.1 + LATE_S
 
 
 @pytest.mark.fault(35)
@@ -149,7 +151,7 @@ def test_a_daemon_whose_log_file_hangs_drains_in_time(start_daemon: StartDaemon,
         status = daemon.stop()
 
         assert status == 0
-        assert time.monotonic() - began_s < 2 + 3
+        assert time.monotonic() - began_s < 2 + LATE_S
         assert client.connection.llen("rq:queue:default") == 2
     finally:
         os.close(reader)
@@ -166,8 +168,9 @@ def test_the_supervisor_forks_with_no_thread_beside_its_main_one(start_daemon: S
 
     assert threads == [str(daemon.pid)]
     assert daemon.stop() == 0
-    messages = [json.loads(line)["message"] for line in (daemon.directory / "log").read_bytes().splitlines()]
-    assert messages[-1] == "worker shutdown completed gracefully"
+    # The process that writes them outlives the daemon until all are written.
+    log = daemon.directory / "log"
+    wait_until(lambda: b"worker shutdown completed gracefully" in log.read_bytes().splitlines()[-1], "all is written")
 
 
 @pytest.mark.fault(35)

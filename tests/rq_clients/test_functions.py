@@ -1,6 +1,7 @@
 """Jobs of plain RQ's clients run where the settings name their functions, and nowhere else."""
 
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rq.results import Result
 from boilerd import Client, ForbiddenJobError, Inspector, InvalidPayloadError, RetryLater, Task
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.connection import connect
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import AppImportError, ConfigError, describe
 from boilerd.settings.loading import load
@@ -21,12 +23,22 @@ from boilerd.tasks.loading import load_app
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.tasks.rq_functions import Functions
 from boilerd.worker.settlement import Rules
-from support import RunningDaemon, StartDaemon, wait_until
+from builders import rq_queue
+from support import RunningDaemon, StartDaemon, own_daemon, wait_until
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[RunningDaemon]:
+    """A daemon that calls functions, with a Valkey of its own; the tests share it."""
+    with own_daemon("--concurrency", "2", "--rq-functions", "rq_jobs.*,rq_jobs.Mailer.send") as made:
+        yield made
 
 
 @pytest.fixture
-def daemon(start_daemon: StartDaemon) -> RunningDaemon:
-    return start_daemon("--concurrency", "2", "--rq-functions", "rq_jobs.*,rq_jobs.Mailer.send").ready()
+def served(daemon: RunningDaemon) -> Iterator[Queue]:
+    """The queue of that daemon."""
+    with connect(daemon.redis_url) as made:
+        yield rq_queue(made)
 
 
 def ended(job: Job) -> Result:
@@ -43,9 +55,9 @@ def error_of(job: Job) -> str:
 
 
 def test_a_function_that_the_settings_name_is_called_with_the_jobs_arguments(
-    daemon: RunningDaemon, queue: Queue
+    daemon: RunningDaemon, served: Queue
 ) -> None:
-    job = queue.enqueue("rq_jobs.add", 1, second=2)
+    job = served.enqueue("rq_jobs.add", 1, second=2)
 
     assert ended(job).return_value == 3
     assert job.return_value(refresh=True) == 3
@@ -53,15 +65,15 @@ def test_a_function_that_the_settings_name_is_called_with_the_jobs_arguments(
     assert (line["task_type"], line["queue"], line["attempt"]) == ("rq_jobs.add", "default", 1)
 
 
-def test_static_methods_and_async_functions_are_functions(daemon: RunningDaemon, queue: Queue) -> None:
-    jobs = [queue.enqueue("rq_jobs.Mailer.send", "b@example.org"), queue.enqueue("rq_jobs.wait", "well")]
+def test_static_methods_and_async_functions_are_functions(daemon: RunningDaemon, served: Queue) -> None:
+    jobs = [served.enqueue("rq_jobs.Mailer.send", "b@example.org"), served.enqueue("rq_jobs.wait", "well")]
 
     assert [ended(job).return_value for job in jobs] == ["to b@example.org", "well"]
 
 
-def test_what_cannot_be_called_fails_and_stops_nobody(daemon: RunningDaemon, queue: Queue) -> None:
+def test_what_cannot_be_called_fails_and_stops_nobody(daemon: RunningDaemon, served: Queue) -> None:
     generator, missing, good = (
-        queue.enqueue(f"rq_jobs.{name}", *args) for name, *args in (["count"], ["missing"], ["add", 1])
+        served.enqueue(f"rq_jobs.{name}", *args) for name, *args in (["count"], ["missing"], ["add", 1])
     )
 
     assert "handler rq_functions rq_jobs.*, rq_jobs.Mailer.send returned a generator" in error_of(generator)
@@ -70,16 +82,16 @@ def test_what_cannot_be_called_fails_and_stops_nobody(daemon: RunningDaemon, que
     assert not daemon.lines("process died")
 
 
-def test_each_function_finds_its_own_job_and_leaves_notes_there(daemon: RunningDaemon, queue: Queue) -> None:
-    jobs = [queue.enqueue("rq_jobs.tell", progress=n) for n in range(4)]
+def test_each_function_finds_its_own_job_and_leaves_notes_there(daemon: RunningDaemon, served: Queue) -> None:
+    jobs = [served.enqueue("rq_jobs.tell", progress=n) for n in range(4)]
 
     assert [ended(job).return_value for job in jobs] == [job.id for job in jobs]
     assert [job.get_meta() for job in jobs] == [{"progress": n} for n in range(4)]
 
 
-def test_a_function_that_fails_is_not_tried_again_unless_its_job_says_so(daemon: RunningDaemon, queue: Queue) -> None:
-    once = queue.enqueue("rq_jobs.fail")
-    twice = queue.enqueue("rq_jobs.fail", retry=Retry(max=2, interval=[0, 0]))
+def test_a_function_that_fails_is_not_tried_again_unless_its_job_says_so(daemon: RunningDaemon, served: Queue) -> None:
+    once = served.enqueue("rq_jobs.fail")
+    twice = served.enqueue("rq_jobs.fail", retry=Retry(max=2, interval=[0, 0]))
 
     assert error_of(once) == "RuntimeError: failed as told"
     assert error_of(twice) == "RuntimeError: failed as told"
@@ -88,13 +100,13 @@ def test_a_function_that_fails_is_not_tried_again_unless_its_job_says_so(daemon:
 
 
 def test_a_function_that_returns_retry_is_called_again_as_often_as_it_says(
-    daemon: RunningDaemon, queue: Queue, connection: redis.Redis
+    daemon: RunningDaemon, served: Queue
 ) -> None:
-    job = queue.enqueue("rq_jobs.ask_again", 2)
+    job = served.enqueue("rq_jobs.ask_again", 2)
 
     assert error_of(job) == "SkipRetry: it returned Retry(max=2, interval=0, enqueue_at_front=False) after 2 retries"
     assert len(daemon.lines("task failed", task_id=job.id)) == 3
-    assert connection.hget(job.key, "number_of_retries") == b"2"
+    assert served.connection.hget(job.key, "number_of_retries") == b"2"
 
 
 def test_a_function_that_returns_retry_is_told_by_a_name_that_users_know() -> None:
@@ -107,36 +119,34 @@ def test_a_function_that_returns_retry_is_told_by_a_name_that_users_know() -> No
     assert raised.value.counts
 
 
-def test_a_function_that_returns_retry_says_when_it_is_called_again(
-    daemon: RunningDaemon, queue: Queue, connection: redis.Redis
-) -> None:
-    job = queue.enqueue("rq_jobs.ask_again", 2, interval=[3600, 1])
+def test_a_function_that_returns_retry_says_when_it_is_called_again(daemon: RunningDaemon, served: Queue) -> None:
+    job = served.enqueue("rq_jobs.ask_again", 2, interval=[3600, 1])
 
     daemon.wait_for("task will be retried", task_id=job.id)
-    due = connection.zscore(keys.registry("scheduled", "default"), job.id)
+    due = served.connection.zscore(keys.registry("scheduled", "default"), job.id)
     assert due is not None
-    assert 3500 < due - connection.time()[0] <= 3601
+    assert 3500 < due - served.connection.time()[0] <= 3601
 
 
-def test_an_async_function_may_return_retry_as_well(daemon: RunningDaemon, queue: Queue) -> None:
-    job = queue.enqueue("rq_jobs.ask_once")
+def test_an_async_function_may_return_retry_as_well(daemon: RunningDaemon, served: Queue) -> None:
+    job = served.enqueue("rq_jobs.ask_once")
 
     assert ended(job).return_value == "done"
     assert len(daemon.lines("task failed", task_id=job.id)) == 1
 
 
 @pytest.mark.fault(33)
-def test_what_a_module_only_imports_is_not_called_by_a_star(daemon: RunningDaemon, queue: Queue) -> None:
+def test_what_a_module_only_imports_is_not_called_by_a_star(daemon: RunningDaemon, served: Queue) -> None:
     target = daemon.directory / "pwned"
 
-    assert "is subprocess.run" in error_of(queue.enqueue("rq_jobs.run", ["touch", str(target)]))
+    assert "is subprocess.run" in error_of(served.enqueue("rq_jobs.run", ["touch", str(target)]))
     assert not target.exists()
 
 
 @pytest.mark.fault(33)
-def test_a_star_stands_for_no_dots_and_nothing_else_is_imported(daemon: RunningDaemon, queue: Queue) -> None:
+def test_a_star_stands_for_no_dots_and_nothing_else_is_imported(daemon: RunningDaemon, served: Queue) -> None:
     names = ["rq_jobs.asyncio.run", "rq_jobs.__builtins__.eval", "os.system", "apps.echo", "rq_jobsx.add"]
-    jobs = [queue.enqueue(name, "1") for name in names]
+    jobs = [served.enqueue(name, "1") for name in names]
 
     assert [error_of(job) for job in jobs] == [
         f"ForbiddenJobError: function {name!r} is not a registered task; it was not imported" for name in names
@@ -162,45 +172,43 @@ def test_a_module_inside_of_a_package_is_not_imported_by_a_star(
 
 
 @pytest.mark.fault(33)
-def test_the_callbacks_of_a_function_that_is_called_are_not(daemon: RunningDaemon, queue: Queue) -> None:
+def test_the_callbacks_of_a_function_that_is_called_are_not(daemon: RunningDaemon, served: Queue) -> None:
     callback = Callback("rq_jobs.leave_mark")
-    good = queue.enqueue("rq_jobs.add", 1, on_success=callback)
-    bad = queue.enqueue("rq_jobs.fail", on_failure=callback)
+    good = served.enqueue("rq_jobs.add", 1, on_success=callback)
+    bad = served.enqueue("rq_jobs.fail", on_failure=callback)
 
     assert ended(good).return_value == 1
     assert error_of(bad) == "RuntimeError: failed as told"
     assert not (daemon.directory / "called").exists()
 
 
-def test_a_method_of_an_object_is_refused(daemon: RunningDaemon, queue: Queue) -> None:
-    job = queue.enqueue("rq_jobs.add", 1)
+def test_a_method_of_an_object_is_refused(daemon: RunningDaemon, served: Queue) -> None:
+    job = served.enqueue("rq_jobs.add", 1)
     ended(job)
-    queue.connection.hset(job.key, mapping={"data": b'["rq_jobs.add","Mailer",[1],{}]', "status": "queued"})
-    queue.connection.delete(f"{keys.RQ}:results:{job.id}")
-    queue.connection.rpush(keys.queue("default"), job.id)
+    served.connection.hset(job.key, mapping={"data": b'["rq_jobs.add","Mailer",[1],{}]', "status": "queued"})
+    served.connection.delete(f"{keys.RQ}:results:{job.id}")
+    served.connection.rpush(keys.queue("default"), job.id)
 
     wait_until(lambda: job.get_status() == "failed", "it was refused")
     assert "is a method of an object" in error_of(job)
 
 
-def test_our_own_client_calls_functions_too(daemon: RunningDaemon, client: Client) -> None:
-    good = client.enqueue("rq_jobs.add", {"args": [1], "kwargs": {"second": 4}}, retention=60)
-    broken = client.enqueue("rq_jobs.add", [1])
+def test_our_own_client_calls_functions_too(daemon: RunningDaemon, served: Queue) -> None:
+    good = Client(served.connection).enqueue("rq_jobs.add", {"args": [1], "kwargs": {"second": 4}}, retention=60)
+    broken = Client(served.connection).enqueue("rq_jobs.add", [1])
 
     daemon.wait_for("task completed", task_id=good.id)
     daemon.wait_for("task archived", task_id=broken.id)
     assert (
         b"InvalidPayloadError: arguments of a function: "
-        in str(client.connection.hget(keys.job(broken.id), "last_error")).encode()
+        in str(served.connection.hget(keys.job(broken.id), "last_error")).encode()
     )
 
 
-def test_a_record_that_is_too_much_for_rq_keeps_no_function_from_running(
-    daemon: RunningDaemon, connection: redis.Redis, queue: Queue
-) -> None:
-    job = queue.enqueue_in(timedelta(hours=1), "rq_jobs.find_job")
-    connection.hset(job.key, "created_at", "long ago")
-    Inspector(connection).run(job.id)
+def test_a_record_that_is_too_much_for_rq_keeps_no_function_from_running(daemon: RunningDaemon, served: Queue) -> None:
+    job = served.enqueue_in(timedelta(hours=1), "rq_jobs.find_job")
+    served.connection.hset(job.key, "created_at", "long ago")
+    Inspector(served.connection).run(job.id)
 
     daemon.wait_for("task completed", task_id=job.id)
     assert not daemon.lines("process died")
@@ -234,7 +242,7 @@ def test_a_pattern_that_names_no_module_is_refused(pattern: str) -> None:
 def test_a_pattern_of_what_is_not_there_ends_the_start(start_daemon: StartDaemon, pattern: str, why: str) -> None:
     daemon = start_daemon("--rq-functions", pattern)
 
-    assert daemon.process.wait(30) == 3
+    assert daemon.wait() == 3
     assert f"rq_functions {pattern!r} {why}" in daemon.errors()
 
 

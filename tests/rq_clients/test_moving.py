@@ -70,7 +70,7 @@ def test_a_job_that_died_with_its_daemon_releases_those_that_allow_it(start_daem
     lenient, strict = dependents(queue, parent)
     first = start_daemon(*FUNCTIONS).ready()
     first.wait_for("task started", task_id=parent.id)
-    for pid in [first.pid, *(process["pid"] for process in first.processes())]:
+    for pid in first.pids():
         os.kill(pid, signal.SIGKILL)
     first.process.wait()
 

@@ -1,7 +1,9 @@
 """Periodic tasks with a real broker: each tick once, on however many hosts."""
 
 import logging
+import re
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +16,29 @@ from boilerd import (
     Client,
     ConfigError,
     Draft,
+    DuplicateTaskError,
     Inspector,
     QueueFullError,
     ServeMux,
     Task,
     TaskInfo,
+    TaskState,
+    TickInfo,
 )
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
+from boilerd.broker.constants import MOST_TICKS
 from boilerd.broker.job_hash import NewTask
+from boilerd.errors import MisplacedKeyError
 from boilerd.scheduler import periodic as periodic_module
 from boilerd.scheduler.periodic import LATE_S, LONGEST_SLEEP_S, Periodic, new_task
 from boilerd.settings.loading import load
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.options import task_options
+from boilerd.tasks.retry import Verdict
 from boilerd.worker import settlement
-from builders import pending
+from builders import claim, complete_next, fail_next, pending
 from support import Valkey, rings
 
 HOSTS = 4
@@ -690,3 +698,130 @@ def test_a_broker_that_refuses_a_tick_inside_client_middleware_leaves_it_due(
     periodic.enqueue_due(broker)
 
     assert pending(connection) == just_now.ticks(0)
+
+
+# --- The history of an entry
+
+
+def history(connection: redis.Redis, size: int = 100) -> list[TickInfo]:
+    return Inspector(connection).ticks("e", size)
+
+
+def test_a_tick_is_noted_with_its_task_and_how_many_were_missed_before_it(
+    broker: Broker, connection: redis.Redis, just_now: Every
+) -> None:
+    just_now.remember(connection, back=3)
+    began_s = broker.now()
+
+    Periodic([just_now.entry]).enqueue_due(broker)
+
+    (tick,) = history(connection)
+    assert (tick.task_id, tick.queue, tick.state) == (just_now.ticks(0)[0], "default", TaskState.PENDING)
+    assert (tick.skipped, tick.missed) == ("", 2)
+    assert tick.due_at == datetime.fromtimestamp(just_now.tick_s, UTC)
+    assert tick.taken_at is not None
+    assert began_s - 0.001 <= tick.taken_at.timestamp() <= broker.now()
+    assert 399 * 86400 < connection.ttl(keys.ticks("e")) <= 400 * 86400
+
+
+def test_a_tick_that_comes_too_late_is_noted_with_the_reason(
+    broker: Broker, connection: redis.Redis, long_ago: Every
+) -> None:
+    long_ago.remember(connection, back=1)
+
+    Periodic([long_ago.entry]).enqueue_due(broker)
+
+    (tick,) = history(connection)
+    assert (tick.task_id, tick.state) == ("", None)
+    assert re.fullmatch(r"noticed 4\d s late, and catch_up is off", tick.skipped)
+
+
+def test_why_a_tick_has_no_task_is_noted(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
+    def refused(task: NewTask, **options: Any) -> str:
+        connection.delete(keys.CRON)
+        broker.tick("e", just_now.tick_s, task)
+        return history(connection)[0].skipped
+
+    broker.enqueue([new_task(just_now.entry, just_now.tick_s)])
+    taken = refused(new_task(just_now.entry, just_now.tick_s))
+    broker.enqueue([NewTask("first", "a", b"1", task_options(unique=60))])
+    locked = refused(NewTask("second", "a", b"1", task_options(unique=60)))
+    broker.set_limits({"low:max_length": 1}, ["low"])
+    broker.enqueue([NewTask("third", "a", b"1", task_options(queue="low"))])
+    full = refused(NewTask("fourth", "a", b"1", task_options(queue="low")))
+
+    assert taken == "a task of its ID was there already"
+    assert locked == "task first holds its unique lock"
+    assert full == "its queue was full"
+
+
+@pytest.mark.parametrize(
+    ("middleware", "why"),
+    [
+        (give_up, "client middleware raised SystemExit"),
+        (lambda *_: [QueueFullError("default")], str(QueueFullError("default"))),
+        (lambda *_: [DuplicateTaskError("\ud800")], str(DuplicateTaskError("?"))),
+    ],
+)
+def test_why_client_middleware_kept_a_tick_out_is_noted(
+    broker: Broker, connection: redis.Redis, just_now: Every, middleware: Any, why: str
+) -> None:
+    just_now.remember(connection, back=1)
+
+    Periodic([just_now.entry], inside(middleware)).enqueue_due(broker)
+
+    assert [tick.skipped for tick in history(connection)] == [why]
+
+
+def test_what_became_of_the_task_of_a_tick_is_told_as_far_as_redis_knows(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    ends: list[tuple[str, Any]] = [
+        ("kept", 60), ("short", 0), ("failed", 0), ("again", 0), ("deleted", 0), ("runs", 0), ("waits", 0),
+    ]  # fmt: skip
+    for second, (name, retention) in enumerate(ends, 1):
+        broker.tick("e", float(second), NewTask(name, "a", b"1", task_options(retention=retention)))
+    complete_next(broker)
+    complete_next(broker)
+    fail_next(broker, Verdict.ARCHIVE)
+    fail_next(broker, Verdict.RETRY, delay_s=3600)
+    Inspector(connection).delete("deleted")
+    claim(broker)
+
+    found = {tick.task_id: (tick.state, tick.ended_at is not None) for tick in history(connection)}
+
+    assert list(found) == [name for name, _ in reversed(ends)]
+    assert found == {
+        "kept": (TaskState.COMPLETED, True), "short": (TaskState.COMPLETED, True), "failed": (TaskState.ARCHIVED, True),
+        "again": (TaskState.RETRY, False), "deleted": (None, False), "runs": (TaskState.ACTIVE, False),
+        "waits": (TaskState.PENDING, False),
+    }  # fmt: skip
+
+
+def test_the_history_has_the_last_hundred_ticks(broker: Broker, connection: redis.Redis) -> None:
+    for second in range(1, MOST_TICKS + 6):
+        broker.tick("e", float(second), None)
+
+    assert connection.llen(keys.ticks("e")) == MOST_TICKS
+    due = [tick.due_at.timestamp() for tick in history(connection, 3) if tick.due_at]
+    assert due == [MOST_TICKS + 5, MOST_TICKS + 4, MOST_TICKS + 3]
+
+
+def test_another_key_in_place_of_the_history_costs_no_tick(broker: Broker, connection: redis.Redis) -> None:
+    connection.set(keys.ticks("e"), "x")
+    with pytest.raises(MisplacedKeyError):
+        history(connection)
+
+    assert broker.tick("e", 1.0, NewTask("first", "a", b"1", task_options())) == (True, None)
+
+    assert pending(connection) == ["first"]
+    assert [tick.task_id for tick in history(connection)] == ["first"]
+
+
+def test_a_tick_that_another_host_took_is_noted_once(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
+    just_now.remember(connection, back=1)
+
+    for _ in range(HOSTS):
+        Periodic([just_now.entry]).enqueue_due(broker)
+
+    assert len(history(connection)) == 1

@@ -947,7 +947,7 @@ def test_a_setting_has_a_sentence_and_a_variable_in_the_committed_file(setting: 
 def test_a_setting_has_a_flag_with_its_sentence_unless_it_is_secret_or_a_table(setting: Setting, run_help: str) -> None:
     flag = f"--{setting.name.replace('_', '-')}VALUE" + "".join(setting.doc.split())
 
-    has_flag = setting.name not in {"redis_password", "retry", "limits", "pools", "cron", "web"}
+    has_flag = setting.name not in {"redis_password", "metrics_token", "retry", "limits", "pools", "cron", "web"}
     assert setting.has_flag == has_flag
     assert (flag in run_help) == has_flag
     assert (f"--{setting.name.replace('_', '-')}VALUE" in run_help) == has_flag
@@ -957,7 +957,8 @@ def test_a_setting_has_a_flag_with_its_sentence_unless_it_is_secret_or_a_table(s
 def test_a_setting_takes_its_variable(setting: Setting) -> None:
     texts = {
         "app": "a:b", "redis_url": "unix:///x", "log_file": "/x", "queues": "a=1", "rq_functions": "a.b, a.c.*",
-        "inherit_headers": "tenant-id, user_id",
+        "inherit_headers": "tenant-id, user_id", "metrics_listen": "/x", "metrics_token": "x" * 16,
+        "metrics_allow": "10.0.0.0/8, 192.0.2.7",
         "retry": '{"base": "2s"}', "limits": '{"low": {"max_active": 2}}',
         "cron": '[{"spec": "@daily", "type": "a:b"}]', "web": '{"port": 1}',
     }  # fmt: skip

@@ -11,14 +11,12 @@ import redis
 
 from boilerd import Client
 from boilerd.broker import keys
-from boilerd.broker.connection import connect
 from boilerd.cli.rpc_client import ask, read_status
 from boilerd.errors import RefusedError
 from proxy import Proxy
 from support import (
     RunningDaemon,
     StartDaemon,
-    StartValkey,
     Valkey,
     as_nobody,
     boilerd,
@@ -55,7 +53,7 @@ def test_a_quiet_daemon_ends_its_task_and_claims_none_until_it_resumes(
     waiting = client.enqueue("test:echo").id
     wait_until(lambda: daemon.info()["pending"] == 1, "the task was seen")
     assert connection.lrange(keys.queue("default"), 0, -1) == [waiting.encode()]
-    assert connection.zcard(keys.wip("default")) == 0
+    wait_until(lambda: not connection.zcard(keys.wip("default")), "nothing is claimed")
 
     ask(daemon, "resume")
     daemon.wait_for("task completed", task_id=waiting)
@@ -132,13 +130,13 @@ def test_workers_that_were_added_keep_their_leases_and_hear_cancellations(
     start_daemon: StartDaemon, client: Client, connection: redis.Redis
 ) -> None:
     daemon = start_daemon("--concurrency", "1").ready()
-    ids = [client.enqueue("test:sleep", 30).id]
+    ids = [client.enqueue("test:sleep", 300).id]
     daemon.wait_for("task started")
 
     assert daemon.cli("scale", "4").returncode == 0
     wait_until(lambda: len(workers(daemon)) == 4 and all(workers(daemon).values()), "four workers")
 
-    ids += [client.enqueue("test:sleep", 30).id for _ in range(3)]
+    ids += [client.enqueue("test:sleep", 300).id for _ in range(3)]
     daemon.wait_for("task started", count=4)
     leases = dict(connection.zscan_iter(keys.wip("default")))
 
@@ -159,8 +157,7 @@ def test_a_scheduler_that_is_replaced_when_a_drain_begins_comes_back_to_renew_th
     daemon = start_daemon("--concurrency", "1", "--shutdown-timeout", "60").ready()
     task_id = client.enqueue("test:sleep", 60).id
     daemon.wait_for("task started", task_id=task_id)
-    before = daemon.pid_of("scheduler")
-    os.kill(before, signal.SIGSTOP)  # so that it takes its time to end
+    before = daemon.kill("scheduler", signal.SIGSTOP)  # so that it takes its time to end
 
     ask(daemon.socket, "boilerd.scale", 2)
     daemon.signal(signal.SIGTERM)
@@ -240,7 +237,7 @@ def test_a_restart_starts_what_was_given_up(start_daemon: StartDaemon, directory
     daemon = start_daemon("--concurrency", "1", redis_url=None, directory=directory, env=env).ready()
     (directory / "valkey").rename(directory / "elsewhere")
     (directory / "valkey").touch()
-    os.kill(daemon.pid_of("valkey"), signal.SIGKILL)
+    daemon.kill("valkey")
     hint = daemon.wait_for("process crashed too often, trying again later", child="valkey")["hint"]
     (directory / "valkey").unlink()
     (directory / "elsewhere").rename(directory / "valkey")
@@ -367,21 +364,10 @@ def test_a_worker_that_serves_is_shown_as_running_at_once(start_daemon: StartDae
         told = {process["name"]: process for process in daemon.processes()}["worker:0"]
         supervisors = ask(socket, "supervisor.getProcessInfo", "worker:0")["statename"]
         if supervisors == "RUNNING":  # a second has passed: once more with a new one
-            os.kill(told["pid"], signal.SIGKILL)
+            daemon.kill("worker:0")
         return bool(told["state"] == "RUNNING" and supervisors == "STARTING")
 
     wait_until(is_shown_early, "it is called RUNNING before Supervisor would")
-
-
-@pytest.fixture
-def loading(start_valkey: StartValkey) -> Valkey:
-    """A server that reads its file for half a minute, unless it is told to hurry."""
-    server = start_valkey("--save", "3600 1")
-    with Client.from_url(server.url) as client:
-        client.enqueue_many([("test:echo", "x" * 1000)] * 300, queue="elsewhere")
-    server.stop()
-    server.launch("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
-    return server
 
 
 def test_a_daemon_that_waits_for_its_broker_says_that_it_starts(start_daemon: StartDaemon, loading: Valkey) -> None:
@@ -391,8 +377,7 @@ def test_a_daemon_that_waits_for_its_broker_says_that_it_starts(start_daemon: St
     health = daemon.cli("health")
     refused = daemon.cli("scale", "3")
 
-    with connect(loading.url) as admin:
-        admin.config_set("key-load-delay", "0")
+    loading.hurry()
 
     assert health.returncode == 1
     assert "daemon: starting, broker unavailable" in health.stdout.splitlines()

@@ -242,14 +242,14 @@ def test_a_client_that_waits_for_its_answer_keeps_its_place_and_others_wait_for_
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control_socket, "MOST_CONNECTIONS", 1)
-    monkeypatch.setattr(control_socket, "REQUEST_S", 0.1)
+    monkeypatch.setattr(control_socket, "REQUEST_S", 0.7)
     waiting = served.connect()
     served.send(waiting, post(xmlrpc.client.dumps((), "test.wait").encode()))
     served.until(lambda: not served.server.readable(), "its call is carried out")
     late = served.connect()
     served.send(late, post(CALL))
 
-    later_s = time.monotonic() + 0.2
+    later_s = time.monotonic() + 0.8
     served.until(lambda: time.monotonic() > later_s, "the time for a request is over")
     served.methods.is_done = True
     first = served.answer(waiting, b"</methodResponse>\n")
@@ -311,7 +311,7 @@ def test_a_client_that_does_not_take_its_answer_is_closed(served: Served, monkey
 def test_where_the_system_has_no_file_for_a_connection_the_loop_pauses_and_takes_it_later(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_socket, "ACCEPT_PAUSE_S", 0.1)
+    monkeypatch.setattr(control_socket, "ACCEPT_PAUSE_S", 1.0)
     peer = served.connect()
     tries = []
 

@@ -85,9 +85,11 @@ class Crew:
         self.inbox.close()
 
     def _make(self, row: int) -> ForkedConfig:
-        return forked_config(
+        config = forked_config(
             self.options, str(row), _idle, priority=1, scoreboard=self.scoreboard, row=row, stop_wait_s=30.0
         )  # fmt: skip
+        config.startsecs = 60  # until then it stays STARTING, however busy this machine is
+        return config
 
     def _finish(self, pid: int, status: int) -> None:
         self.options.pidhistory.pop(pid).finish(pid, status)

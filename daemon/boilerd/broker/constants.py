@@ -68,6 +68,10 @@ MOST_PAIRS, OTHER = 500, "other"
 MOST_OTHERS, MOST_ROLLED = 50, 50
 #: In totals alone: the last minute that was added, counted from 1970; the highest stays.
 LAST_MINUTE = 24
+#: How long what a daemon tells of itself is kept; its scheduler renews it every 5 s.
+DAEMON_TTL_S = 60
+#: Ticks in the history of a periodic task, and how long that, and the last tick itself, is kept after it.
+MOST_TICKS, TICKS_TTL_S = 100, 400 * 24 * 3600
 #: The fields of a job hash that a claim reads, in the order in which taking.lua answers.
 CLAIMED_FIELDS = (
     "data", "status", "task_type", "concurrency_key", "alone", "ended_at", "ttl", "unique_key", "timeout", "deadline",
@@ -115,6 +119,8 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         **{field.upper(): CLAIMED_FIELDS.index(field) + 1 for field in _LOOKED_AT},
     },
     "enqueue": {"UNSERVED": UNSERVED},
+    "publish": {"DAEMON_TTL_S": DAEMON_TTL_S},
+    "tick": {"MOST_TICKS": MOST_TICKS, "TICKS_TTL_S": TICKS_TTL_S, "MOST_TEXT": MOST_TEXT},
     "arrive": {"ARCHIVE_TTL_S": ARCHIVE_TTL_S},
     "birth": {"WORKER_TTL_S": WORKER_TTL_S},
     "extend": {"WORKER_TTL_S": WORKER_TTL_S},

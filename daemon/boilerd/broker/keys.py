@@ -43,6 +43,8 @@ METRICS_TOTAL = f"{OWN}:metrics:total"
 METRICS_ENQUEUED = f"{OWN}:metrics:enqueued"
 #: string ``MINUTE:INDEX``: all minutes before are rolled up, and of this one so many pairs, in the order of their names
 METRICS_ROLLED = f"{OWN}:metrics:rolled"
+#: sorted set of the names of daemons that live, score = when each told last
+DAEMONS = f"{OWN}:daemons"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
 
@@ -125,6 +127,16 @@ def failure_tasks(fingerprint: str) -> str:
 def metrics(period: str, number: int) -> str:
     """Hash: pair of queue and type → its metrics in this ``minute``, ``ten``, ``hour`` or ``day`` since 1970."""
     return f"{OWN}:metrics:{period}:{number}"
+
+
+def daemon(name: str) -> str:
+    """String: what a daemon tells of itself, as JSON."""
+    return f"{OWN}:daemon:{name}"
+
+
+def ticks(name: str) -> str:
+    """List of the last ticks of a periodic task, latest first, each as JSON."""
+    return f"{OWN}:ticks:{name}"
 
 
 def channel(worker_name: str) -> str:

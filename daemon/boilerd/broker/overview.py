@@ -7,7 +7,7 @@ Members of the daemon's `group` may send all of it (`embedded`).
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -27,6 +27,8 @@ from boilerd.tasks.task import ARCHIVE_TTL_S
 LATELY_S = 3600
 #: Of a memory measured for people one task of each state is enough here, where nobody looks at it.
 _SAMPLES = 1
+#: What is read of a worker's record.
+_WORKER_FIELDS = ("queues", "last_heartbeat", "birthmark", "hostname", "state", "rss")
 
 _Name = TypeVar("_Name", str, tuple[str, str])
 
@@ -41,6 +43,7 @@ class QueueOverview:
         first_aside: The ID of the one that has waited longest; empty: none waits.
         aside_s: For how long that has.
         archived_lately: How many tasks came into its archive in the last `LATELY_S`.
+        overdue_s: For how long the first of its scheduled tasks has been due; 0: none is.
     """
 
     detail: QueueDetail
@@ -49,11 +52,27 @@ class QueueOverview:
     first_aside: str = ""
     aside_s: float = 0.0
     archived_lately: int = 0
+    overdue_s: float = 0.0
 
     @property
     def name(self) -> str:
         """Its name."""
         return self.detail.counts.name
+
+
+@dataclass(frozen=True, slots=True)
+class LivingWorker:
+    """A worker that lives, as far as numbers of all of them need it.
+
+    Attributes:
+        host: The host's name.
+        state: RQ's: starting, idle, busy, suspended.
+        resident_bytes: Its memory; 0: it does not tell.
+    """
+
+    host: str
+    state: str
+    resident_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,8 @@ class Overview:
         workers: How many workers live, of whatever host.
         unwritten_bytes: How many accepted bytes are not in Redis's file, because its last write failed; 0: it did not.
         memory_share: The part of `maxmemory` that is used; 0: there is no limit, or Redis does not tell.
+        living: The workers that live.
+        server: What Redis tells of itself, by its own names; nothing where it does not.
     """
 
     clock_ahead_s: float = 0.0
@@ -78,6 +99,8 @@ class Overview:
     workers: int = 0
     unwritten_bytes: int = 0
     memory_share: float = 0.0
+    living: Sequence[LivingWorker] = ()
+    server: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def counts(self) -> list[QueueInfo]:
@@ -117,6 +140,8 @@ def read_overview(connection: redis.Redis, known: Iterable[str] = ()) -> Overvie
         workers=len(living),
         unwritten_bytes=unwritten_in(info),
         memory_share=int(info.get("used_memory", 0)) / (int(info.get("maxmemory", 0)) or float("inf")),
+        living=[_worker(record) for record in living],
+        server=info,
     )
 
 
@@ -124,7 +149,8 @@ def _first_questions() -> dict[str, Sequence[str | int]]:
     return {
         "now": ("TIME",), "queues": ("SMEMBERS", keys.QUEUES), "served": ("SMEMBERS", keys.SERVED),
         "workers": ("SMEMBERS", keys.WORKERS), "suspended": ("EXISTS", keys.SUSPENDED),
-        "info": ("INFO", "memory", "persistence"), **{f"kind of {key}": ("TYPE", key) for key in kinds()},
+        "info": ("INFO", "server", "clients", "memory", "persistence"),
+        **{f"kind of {key}": ("TYPE", key) for key in kinds()},
     }  # fmt: skip
 
 
@@ -132,11 +158,12 @@ def _second_questions(
     names: Sequence[str], workers: Iterable[bytes | str], now_s: float
 ) -> dict[tuple[str, str], Sequence[str | int]]:
     asked: dict[tuple[str, str], Sequence[str | int]] = {
-        ("worker", worker): ("HMGET", worker, "queues", "last_heartbeat", "birthmark") for worker in map(text, workers)
+        ("worker", worker): ("HMGET", worker, *_WORKER_FIELDS) for worker in map(text, workers)
     }
     archived_s = int(now_s) + ARCHIVE_TTL_S  # a task stands in its archive under the moment at which it expires
     for name in names:
         asked["aside", name] = ("ZCARD", keys.aside(name))
+        asked["due", name] = ("ZRANGE", keys.registry("scheduled", name), 0, 0, "WITHSCORES")
         asked["first", name] = ("ZRANGE", keys.aside(name), 0, 0, "WITHSCORES")
         asked["archived", name] = (
             "ZCOUNT", keys.registry("failed", name), f"({archived_s - LATELY_S}", archived_s + 1,
@@ -168,18 +195,23 @@ def _names(found: Mapping[str, Any]) -> tuple[list[str], list[QueueInfo]]:
 
 def _queue(detail: QueueDetail, unserved: set[str], more: Mapping[tuple[str, str], Any], now_s: float) -> QueueOverview:
     name = detail.counts.name
-    first = more["first", name] or (b"", now_s)
+    first, due = (more[kind, name] or (b"", now_s) for kind in ("first", "due"))
     return QueueOverview(
         detail, name not in unserved, more["aside", name] or 0, text(first[0]), max(0.0, now_s - float(first[1])),
-        more["archived", name] or 0,
+        more["archived", name] or 0, max(0.0, now_s - float(due[1])),
     )  # fmt: skip
+
+
+def _worker(record: Sequence[bytes | None]) -> LivingWorker:
+    host, state, resident = (text(value or b"") for value in record[3:])
+    return LivingWorker(host, state, int(resident) if resident.isdecimal() and len(resident) < 19 else 0)
 
 
 def _is_alive(record: Sequence[bytes | None] | None, now_s: float) -> bool:
     """Whether the worker of a record lives; one of plain RQ's gives a sign of life every few minutes only."""
     if not record or record[0] is None:
         return False
-    _, heartbeat, birthmark = (text(value or b"") for value in record)
+    _, heartbeat, birthmark = (text(value or b"") for value in record[:3])
     with suppress(ValueError, OverflowError):
         seen = datetime.fromisoformat(heartbeat)
         seen_s = (seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp()

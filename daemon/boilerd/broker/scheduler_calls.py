@@ -9,11 +9,12 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.claims import Claim, Overdue
 from boilerd.broker.connection import raw, text
-from boilerd.broker.constants import CHUNK
+from boilerd.broker.constants import CHUNK, MOST_TEXT
 from boilerd.broker.held_claims import HeldClaims
 from boilerd.broker.job_hash import NewTask, describe_task, to_answer, to_claim_of_hash
 from boilerd.broker.refusals import expecting, is_wrong_kind
 from boilerd.errors import BoilerdError, MisplacedKeyError
+from boilerd.process.identity import Load
 
 #: The end of the year 9998: no date is later, in any time zone.
 LAST_TICK_S = 253370764800.0
@@ -39,13 +40,17 @@ class SchedulerCalls(HeldClaims):
         self._waiting_cursor = _FIRST
 
     def extend(
-        self, workers: Sequence[str], running: Mapping[str, tuple[int, int]] | None = None
+        self,
+        workers: Sequence[str],
+        running: Mapping[str, tuple[int, int]] | None = None,
+        loads: Mapping[str, Load | None] | None = None,
     ) -> tuple[list[Overdue], list[str]]:
         """Renew the leases and the presence of live workers.
 
         Args:
             workers: Their names.
             running: Of those that run a task, its claim: number of the batch and place, as `batch_place` has them.
+            loads: What each takes of its host, where that is known.
 
         Returns:
             The attempts past their timeout or deadline; and the names of the workers whose task still runs although
@@ -55,7 +60,8 @@ class SchedulerCalls(HeldClaims):
         late, gone = [], []
         for first in range(0, len(workers), MOST_WORKERS):
             some = workers[first : first + MOST_WORKERS]
-            overdue, unwanted = self._run("extend", [part for name in some for part in (name, marks.get(name, ""))])
+            args = [part for name in some for part in (name, marks.get(name, ""), *load_args((loads or {}).get(name)))]
+            overdue, unwanted = self._run("extend", args)
             for worker, pair, late_s, limit_s in overdue:
                 task_id, _, execution_id = text(pair).rpartition(":")
                 late.append(Overdue(text(worker), task_id, execution_id, float(late_s), float(limit_s)))
@@ -168,13 +174,23 @@ class SchedulerCalls(HeldClaims):
         """Roll up the metrics of some pairs of queue and type; True if there are more."""
         return bool(self._run("roll", []))
 
-    def tick(self, name: str, tick_s: float, task: NewTask | None) -> tuple[bool, BoilerdError | None]:
-        """Take a tick of a periodic task and store its task (None: pass it over).
+    def tick(
+        self, name: str, tick_s: float, task: NewTask | None, *, missed: int = 0, why: str = "passed over"
+    ) -> tuple[bool, BoilerdError | None]:
+        """Take a tick of a periodic task, store its task (None: pass it over), and note it in the history of its entry.
+
+        Args:
+            name: Of the entry.
+            tick_s: The tick.
+            task: Its task.
+            missed: How many ticks before it were missed.
+            why: Why it is passed over.
 
         Returns:
             True if the tick is ours, False if another host had it; and the reason why its task was not stored.
         """
-        is_ours, *answers = self._run("tick", [name, repr(tick_s), *(describe_task(task) if task else ())])
+        noted: list[str | bytes | float] = [name, repr(tick_s), missed, why[:MOST_TEXT].encode("utf-8", "replace")]
+        is_ours, *answers = self._run("tick", [*noted, *(describe_task(task) if task else ())])
         answer = to_answer(task, answers[0]) if task and answers else None
         return bool(is_ours), answer if isinstance(answer, BoilerdError) else None
 
@@ -203,6 +219,26 @@ class SchedulerCalls(HeldClaims):
                     if 0 <= tick <= LAST_TICK_S:  # any other value is foreign, and no tick
                         found[text(name)] = tick
         return found
+
+    def publish(self, daemon: str, size: int, facts: str | None = None) -> bool:
+        """Have Redis keep for `DAEMON_TTL_S` what a daemon tells of itself.
+
+        Args:
+            daemon: Its name.
+            size: How many characters it tells; all are ASCII.
+            facts: What it tells, as JSON; None: what it told before.
+
+        Returns:
+            False if that is not there, and must be sent.
+        """
+        return bool(self._run("publish", [daemon, size, *([] if facts is None else [facts])]))
+
+    def withdraw(self, daemon: str) -> None:
+        """Take away what a daemon tells of itself, at its end."""
+        with self._translating(), self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.delete(keys.daemon(daemon))
+            pipeline.zrem(keys.DAEMONS, daemon)
+            pipeline.execute(raise_on_error=False)  # what stays, as it is of another kind or not allowed, expires
 
     def now(self) -> float:
         """Redis's time, in seconds since 1970."""
@@ -278,6 +314,11 @@ class SchedulerCalls(HeldClaims):
             for name, limit in limits.items():
                 pipeline.hdel(keys.LIMITS, name) if limit is None else pipeline.hset(keys.LIMITS, name, limit)
             pipeline.execute()
+
+
+def load_args(load: Load | None) -> tuple[str, str]:
+    """What extend.lua and renew.lua are told of a worker's memory and CPU."""
+    return (str(load.rss_bytes), str(load.cpu_ms)) if load else ("", "")
 
 
 def _next(cursor: bytes) -> str:

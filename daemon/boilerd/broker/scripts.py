@@ -11,8 +11,8 @@ from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
     "act", "adopt", "advance", "arrive", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward",
-    "headed", "held", "janitor", "look", "mark", "metrics", "note", "progress", "records", "release", "renew", "result",
-    "roll", "serve", "sift", "since", "tick", "tidy", "waiting",
+    "headed", "held", "janitor", "look", "mark", "metrics", "note", "progress", "publish", "records", "release",
+    "renew", "result", "roll", "serve", "sift", "since", "tick", "tidy", "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
 _READING = frozenset({"headed", "look", "sift"})
@@ -28,6 +28,7 @@ _PARTS = {
     "note": ("common", "audit"),
     "metrics": ("common", "measures"),
     "roll": ("common", "measures"),
+    "publish": ("common",),
     "advance": ("common", "claims", "ending", "taking"),
     "serve": ("common", "claims", "ending", "taking"),
 }

@@ -15,7 +15,8 @@ from boilerd.broker.connection import text
 from boilerd.broker.constants import IS_STALE, LOOK_AGAIN, MOST_GIVEN_BACK
 from boilerd.broker.held_claims import HeldClaim
 from boilerd.broker.job_hash import claimed_fields, to_claim
-from boilerd.broker.scheduler_calls import SchedulerCalls
+from boilerd.broker.scheduler_calls import SchedulerCalls, load_args
+from boilerd.process.identity import Load
 
 #: Claims that one script renews or looks at, and those of which it renews RQ's records: 1 to 3 ms of Redis.
 MOST_RENEWED, MOST_RECORDED = 250, 50
@@ -116,8 +117,8 @@ class SlotCalls(SchedulerCalls):
         with self._translating():
             return [text(pair) for pair in self.connection.smembers(keys.worker_executions(worker))]
 
-    def renew(self, worker: str, claims: Iterable[Leased]) -> Renewal:
-        """Renew leases of a worker, and its presence; each script renews 250 at most, of one queue.
+    def renew(self, worker: str, claims: Iterable[Leased], load: Load | None = None) -> Renewal:
+        """Renew leases of a worker, and its presence, with what it takes; each script renews 250 at most, of one queue.
 
         Its presence is renewed without claims, too. RQ's records of the attempts are not, see `renew_records`.
         """
@@ -130,8 +131,9 @@ class SlotCalls(SchedulerCalls):
             else:  # its job is gone
                 lost.append(claim.pair)
         for queue, args in (by_queue or {"": []}).items():
+            head: list[str | bytes | float] = [worker, queue, 1, *load_args(load)]
             for some in _pieces(args, 2 * MOST_RENEWED) or [[]]:
-                for pair, has_lease, status, name, _ in self._run("renew", [worker, queue, 1, *some]):
+                for pair, has_lease, status, name, _ in self._run("renew", [*head, *some]):
                     holds = has_lease and status == b"started" and (not name or text(name) == worker)
                     (cancelled if holds else lost).append(text(pair))
         return Renewal(lost, cancelled)
@@ -152,7 +154,7 @@ class SlotCalls(SchedulerCalls):
         reasons: dict[str, str] = {}
         for queue, args in by_queue.items():
             for some in _pieces(args, 2 * MOST_RENEWED):
-                for pair, has_lease, status, _, is_cancelled in self._run("renew", [worker, queue, 0, *some]):
+                for pair, has_lease, status, _, is_cancelled in self._run("renew", [worker, queue, 0, "", "", *some]):
                     execution_id = text(pair).rpartition(":")[2]
                     reasons[execution_id] = why_unwanted(status, is_cancelled, has_lease=bool(has_lease)) or TAKEN
         return reasons

@@ -112,6 +112,8 @@ class WorkerInfo:
         slots: How many tasks it runs at once at most.
         running: How many it runs.
         pool: The name of its pool.
+        rss_bytes: Its resident size, with what it shares with the supervisor, at the last heartbeat; None: not known.
+        cpu_ms: The CPU time that its process has used, in milliseconds, at the last heartbeat; None: not known.
         problem: What is wrong with its record, of which nothing else is known then; empty: nothing.
     """
 
@@ -131,6 +133,8 @@ class WorkerInfo:
     slots: int = 1
     running: int = 0
     pool: str = DEFAULT_POOL
+    rss_bytes: int | None = None
+    cpu_ms: int | None = None
 
     @property
     def runs(self) -> str:
@@ -147,6 +151,12 @@ class CronInfo:
         since: When it was first seen with this line and time zone.
         previous: The last tick that was taken.
         next: The next tick; None: it cannot be told from what stands in Redis.
+        task_type: The type of its tasks; empty: no daemon tells.
+        queue: The queue of its tasks; empty: no daemon tells.
+        catch_up: Whether the last tick that was missed runs late.
+        options: The other options of its enqueues, but for headers; times in seconds.
+        daemons: The names of the daemons that live and have it; none: no daemon has it any more, or those that have it
+            are of a version that does not tell and have no worker.
     """
 
     name: str
@@ -155,6 +165,11 @@ class CronInfo:
     since: datetime | None
     previous: datetime | None
     next: datetime | None
+    task_type: str = ""
+    queue: str = ""
+    catch_up: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    daemons: Sequence[str] = ()
 
 
 class CompletedTask(msgspec.Struct, frozen=True):
@@ -321,6 +336,8 @@ def to_worker(
         slots=slots,
         running=min(held, slots),  # of a batch, one runs
         pool=shown.get("pool") or DEFAULT_POOL,
+        rss_bytes=_int(shown.get("rss")),
+        cpu_ms=_int(shown.get("cpu_ms")),
     )
 
 
@@ -328,10 +345,14 @@ def to_cron(name: str, value: bytes, previous_s: float | None, now_s: float) -> 
     """A periodic task from its value in boilerd:schedules, ``SINCE TIMEZONE LINE``, and its last tick."""
     since, _, schedule = text(value).partition(" ")
     timezone, _, spec = schedule.partition(" ")
-    following = None
+    return CronInfo(name, spec, timezone, _moment(since), _moment(previous_s), next_tick(spec, timezone, now_s))
+
+
+def next_tick(spec: str, timezone: str, now_s: float) -> datetime | None:
+    """The next tick of a line; None where Redis holds one that is none."""
     with suppress(ConfigError, ValueError, OverflowError):
-        following = _moment(Schedule.parse(spec, timezone).next_after(now_s))
-    return CronInfo(name, spec, timezone, _moment(since), _moment(previous_s), following)
+        return _moment(Schedule.parse(spec, timezone).next_after(now_s))
+    return None
 
 
 def to_count(value: bytes | None) -> int:
@@ -383,8 +404,8 @@ def _call(data: bytes) -> tuple[str, Any, Mapping[str, str], bool]:
     with suppress(ValueError, RecursionError, ForbiddenJobError):
         function, _, args, kwargs = read_call(data, _MAX_SHOWN_BYTES)
         if is_own_call(function, args):
-            return args[0], _shallow(args[1]), _headers(kwargs), False
-        return function, _shallow({"args": args, "kwargs": kwargs}), {}, True
+            return args[0], shallow(args[1]), _headers(kwargs), False
+        return function, shallow({"args": args, "kwargs": kwargs}), {}, True
     return "", None, {}, True
 
 
@@ -412,11 +433,11 @@ def _result(fields: Mapping[bytes, bytes], state: TaskState | None, attempts: Se
 def _json(encoded: bytes) -> Any:
     """A value from JSON; None if it cannot be read or shown."""
     with suppress(ValueError, RecursionError, msgspec.DecodeError):
-        return _shallow(msgspec.json.decode(encoded))
+        return shallow(msgspec.json.decode(encoded))
     return None
 
 
-def _shallow(value: Any) -> Any:
+def shallow(value: Any) -> Any:
     """The value, or None if it is nested too deep to be shown."""
     level = [value]
     for _ in range(_MOST_LEVELS):

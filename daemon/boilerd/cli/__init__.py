@@ -46,6 +46,7 @@ COMMANDS = {
     "failures": ("boilerd.cli.failures:failures", "Look at what fails, and run, archive or delete its tasks."),
     "types": ("boilerd.cli.task_types:types", "Show rates, failures and times of each task type."),
     "worker": ("boilerd.cli.worker:worker", "Look at the workers of all hosts."),
+    "daemon": ("boilerd.cli.daemon:daemon", "Look at the daemons of all hosts, and how they differ."),
     "cron": ("boilerd.cli.cron:cron", "Look at periodic tasks, and run one now."),
     "audit": ("boilerd.cli.audit:audit", "Show who intervened, in what, and how it ended."),
     "schema": ("boilerd.cli.schema:schema", "Show the JSON Schema of payloads."),

@@ -1,32 +1,42 @@
 """``boilerd cron``."""
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from boilerd.broker.audit import Audit
-from boilerd.cli.inspecting import CLI, inspecting
+from boilerd.cli.inspecting import CLI, inspecting, with_broker
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_json_lines, with_settings
 from boilerd.cli.output import echo
-from boilerd.cli.tables import print_json, print_table, relative
+from boilerd.cli.tables import absolute, lasting, print_json, print_table, relative
 from boilerd.client import Client
-from boilerd.errors import InvalidTaskError, MisplacedKeyError, shown
+from boilerd.errors import InvalidTaskError, MisplacedKeyError, listed, shown
+from boilerd.inspector import Inspector
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.loading import load_app
 from boilerd.tasks.mux import ServeMux
 
+if TYPE_CHECKING:
+    from boilerd.broker.ticks import TickInfo
+
 with_app = with_settings((*BROKER, "app"))
+#: What is wrong with an entry that some daemon had, and with one that these settings have alone.
+_GONE, _ONLY_HERE = "no daemon has this entry any more", "no daemon that lives has this entry"
+#: Hosts in a cell.
+_MOST_HOSTS = 3
 
 
 @click.group()
 def cron() -> None:
-    """Look at periodic tasks, and run one now.
+    """Look at periodic tasks and their ticks, and run one now.
 
     \b
     boilerd cron ls
+    boilerd cron history report-refresh
     boilerd cron run report-refresh
     """  # noqa: D301 - click looks for the character \b
 
@@ -35,22 +45,14 @@ def cron() -> None:
 @with_json_lines
 @with_app
 def list_(loaded: Loaded, *, as_json: bool) -> None:
-    """List the periodic tasks of the settings and the application, with their last and next runs.
+    """List the periodic tasks of the daemons of all hosts, and those of these settings and their application.
+
+    Each with its last and next ticks, and where it runs.
 
     \b
     boilerd cron ls
     """  # noqa: D301 - click looks for the character \b
-    entries = _entries(loaded, load_app(loaded.settings.app))
-    ticks, problem = _last_ticks(loaded)
-    now_s = time.time()
-    rows: list[dict[str, Any]] = [
-        {
-            "name": entry.name, "spec": entry.spec, "timezone": entry.timezone, "type": entry.task_type,
-            "previous": _moment(ticks.get(entry.name)), "next": _moment(entry.schedule.next_after(now_s)),
-            "problem": problem,
-        }
-        for entry in entries
-    ]  # fmt: skip
+    rows = _rows(loaded)
     if as_json:
         for row in rows:
             print_json(row)
@@ -62,14 +64,47 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
             " such as --app, give them here as well",
             err=True,
         )
+    # Only where there is something to tell: before a daemon runs, the table is of these settings.
+    has_hosts = any(row["daemons"] for row in rows)
     shown = [
         (
             row["name"], row["spec"], row["timezone"], row["type"], relative(row["previous"]), relative(row["next"]),
-            problem,
+            *([_hosts(row["daemons"])] if has_hosts else []), row["problem"],
         )
         for row in rows
     ]  # fmt: skip
-    print_table(("NAME", "SPEC", "TIMEZONE", "TYPE", "PREVIOUS", "NEXT", ""), shown)
+    hosts = ["ON"] if has_hosts else []
+    print_table(("NAME", "SPEC", "TIMEZONE", "TYPE", "PREVIOUS", "NEXT", *hosts, ""), shown)
+
+
+@cron.command()
+@click.argument("name")
+@click.option("--size", type=click.IntRange(1, 100), default=20, show_default=True, help="How many.")
+@with_json_lines
+@with_broker
+def history(loaded: Loaded, *, name: str, size: int, as_json: bool) -> None:
+    """List the last ticks of a periodic task, latest first: when each was due and taken, and what became of its task.
+
+    \b
+    boilerd cron history report-refresh
+    """  # noqa: D301 - click looks for the character \b
+    with inspecting(loaded) as inspector:
+        found = inspector.ticks(name, size)
+        known = [] if found else sorted({row.name for row in inspector.crons()})
+    if not found and name not in known:
+        raise InvalidTaskError(f"no periodic task {shown(name)}; there are: {listed(known)}")
+    if as_json:
+        for tick in found:
+            print_json(tick)
+        return
+    rows = [
+        (
+            absolute(tick.due_at), _delay(tick), str(tick.missed or ""), tick.task_id or "-",
+            tick.state or ("" if tick.skipped else "gone"), absolute(tick.ended_at), tick.skipped,
+        )
+        for tick in found
+    ]  # fmt: skip
+    print_table(("DUE", "TAKEN AFTER>", "MISSED BEFORE>", "TASK", "STATE", "ENDED", "SKIPPED"), rows)
 
 
 @cron.command()
@@ -97,14 +132,46 @@ def _entries(loaded: Loaded, mux: ServeMux) -> list[CronEntry]:
     return [*mux.crons, *loaded.settings.cron_entries()]
 
 
-def _last_ticks(loaded: Loaded) -> tuple[dict[str, float], str]:
-    """The last tick of each entry; or what is wrong where they should be."""
+def _rows(loaded: Loaded) -> list[dict[str, Any]]:
+    """All periodic tasks, by name, each as programs get it."""
+    own = {(entry.name, entry.spec, entry.timezone): entry for entry in _entries(loaded, load_app(loaded.settings.app))}
     with inspecting(loaded) as inspector:
-        try:
-            return inspector.last_ticks(), ""
-        except MisplacedKeyError as error:
-            return {}, str(error)
+        ticks, problem = _last_ticks(inspector)
+        found = {(cron.name, cron.spec, cron.timezone): cron for cron in inspector.crons()}
+        missing = _ONLY_HERE if inspector.daemons() else ""
+    rows = []
+    for name, spec, timezone in sorted({**found, **own}):
+        entry, cron = own.get((name, spec, timezone)), found.get((name, spec, timezone))
+        daemons = list(cron.daemons) if cron else []
+        lack = "" if daemons else missing if entry else _GONE
+        rows.append({
+            "name": name, "spec": spec, "timezone": timezone,
+            "type": entry.task_type if entry else cron.task_type if cron else "",
+            "previous": _moment(ticks.get(name)),
+            "next": _moment(entry.schedule.next_after(time.time())) if entry else cron.next if cron else None,
+            "daemons": daemons, "problem": problem or lack,
+        })  # fmt: skip
+    return rows
+
+
+def _last_ticks(inspector: Inspector) -> tuple[dict[str, float], str]:
+    """The last tick of each entry; or what is wrong where they should be."""
+    try:
+        return inspector.last_ticks(), ""
+    except MisplacedKeyError as error:
+        return {}, str(error)
 
 
 def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _hosts(daemons: Sequence[str]) -> str:
+    return listed(sorted({name.rpartition(".")[0] for name in daemons}), _MOST_HOSTS) if daemons else ""
+
+
+def _delay(tick: "TickInfo") -> str:
+    """How long after it was due the tick was taken."""
+    if tick.due_at is None or tick.taken_at is None:
+        return ""
+    return lasting(max(0.0, (tick.taken_at - tick.due_at).total_seconds()))

@@ -12,7 +12,7 @@ from boilerd.broker.sudden_failures import SuddenFailure, sudden_failures
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.output import echo
 from boilerd.cli.rpc_client import DaemonStatus
-from boilerd.errors import BrokerError
+from boilerd.errors import BrokerError, BrokerRefusedError
 from boilerd.settings.definitions import Settings
 from boilerd.verdict.facts import Facts
 from boilerd.verdict.finding import Verdict
@@ -72,7 +72,8 @@ def _of_redis(settings: Settings, *, is_storing: bool) -> tuple[Overview | None,
     try:
         with naming_missing_broker(settings), connect_to(settings, timeout_s=2.0) as connection:
             overview = read_overview(connection, settings.served_queues())
-            failing = sudden_failures(Metrics(connection))
+            with suppress(BrokerRefusedError):  # a user with few rights sees all but the metrics
+                failing = sudden_failures(Metrics(connection))
             if is_storing:
                 server_check.probe(connection, is_storing=True)
     except BrokerError as error:

@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from boilerd.process import logs
 from boilerd.process.gc_pause import gc_paused
 from boilerd.supervision.handover import VARIABLE, Handover
 from boilerd.supervision.sd_notify import Notifier
+
+if TYPE_CHECKING:
+    from boilerd.cli.rpc_client import DaemonStatus
 
 
 class _LoggedCommand(click.Command):
@@ -85,9 +88,17 @@ def run(loaded: Loaded, *, burst: bool, is_watching: bool, is_debug: bool, only_
         if only_checks:
             check(loaded.settings)
         else:
-            start(loaded, is_burst=burst, is_debug=is_debug, request_reload=request)
+            ask = functools.partial(_ask_daemon, loaded)
+            start(loaded, is_burst=burst, is_debug=is_debug, request_reload=request, ask_daemon=ask)
     except ConfigError as error:
         raise BootError(str(error)) from error
+
+
+def _ask_daemon(loaded: Loaded) -> "DaemonStatus":
+    """How the daemon is, for its exporter."""
+    from boilerd.cli.rpc_client import read_status  # noqa: PLC0415 - in that child alone
+
+    return read_status(loaded.settings.control_socket())
 
 
 def _request_reload(loaded: Loaded) -> None:

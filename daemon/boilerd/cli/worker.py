@@ -2,10 +2,11 @@
 
 import click
 
+from boilerd.broker.views import WorkerInfo
 from boilerd.cli.control import restart, scale
 from boilerd.cli.inspecting import inspecting, with_broker
 from boilerd.cli.options import Loaded, with_json_lines
-from boilerd.cli.tables import print_json, print_table, relative
+from boilerd.cli.tables import lasting, print_json, print_table, relative, sized
 from boilerd.tasks.queues import DEFAULT_POOL
 
 
@@ -23,7 +24,7 @@ def worker() -> None:
 @with_json_lines
 @with_broker
 def list_(loaded: Loaded, *, as_json: bool) -> None:
-    """List the workers of all hosts, and what each is running since when.
+    """List the workers of all hosts, what each takes of its host, and what it is running since when.
 
     \b
     boilerd worker ls
@@ -39,13 +40,20 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
     rows = [
         (
             one.name, *((one.pool, one.slots, one.running) if has_pools else ()), str(one.pid), one.state,
-            relative(one.started_at), one.succeeded, one.failed, one.problem or one.runs,
+            relative(one.started_at), *_load(one), one.succeeded, one.failed, one.problem or one.runs,
             relative(one.task_started_at),
         )
         for one in found
     ]  # fmt: skip
     pools = ("POOL", "SLOTS>", "RUNNING>") if has_pools else ()
-    print_table(("WORKER", *pools, "PID>", "STATE", "STARTED", "DONE>", "FAILED>", "RUNS", "SINCE"), rows)
+    columns = ("WORKER", *pools, "PID>", "STATE", "STARTED", "MEMORY>", "CPU>", "DONE>", "FAILED>", "RUNS", "SINCE")
+    print_table(columns, rows)
+
+
+def _load(one: WorkerInfo) -> tuple[str, str]:
+    """Its resident size, and the CPU time of its process; empty where they are not known, as before a heartbeat."""
+    memory = "" if one.rss_bytes is None else sized(one.rss_bytes)
+    return memory, "" if one.cpu_ms is None else lasting(one.cpu_ms / 1000)
 
 
 worker.add_command(restart)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 from setproctitle import setproctitle
@@ -25,6 +25,7 @@ from boilerd.daemon.told import told
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.daemon.watching import Sources, watch
 from boilerd.errors import BoilerdError, BootError, NoWorkerError
+from boilerd.exporter.listening import check_extra, prepare
 from boilerd.process import debugging, logs
 from boilerd.process.gc_pause import gc_paused
 from boilerd.process.scoreboard import SUPERVISOR_ROW, Scoreboard
@@ -40,6 +41,9 @@ from boilerd.supervision.supervisor import Booted, DaemonSupervisor
 from boilerd.tasks.loading import load_app
 from boilerd.units import Duration
 
+if TYPE_CHECKING:
+    from boilerd.exporter.snapshot import AskDaemon
+
 logger = logging.getLogger("boilerd.daemon")
 
 
@@ -54,8 +58,10 @@ class Daemon:
         *,
         is_burst: bool = False,
         watch: Callable[[], None] | None = None,
+        ask_daemon: "AskDaemon | None" = None,
     ) -> None:
         self._watch = watch
+        self._ask_daemon = ask_daemon
         self._settings = loaded.settings
         self._told = told(loaded)
         self._application = application
@@ -104,6 +110,7 @@ class Daemon:
         self._quiet_pools = handover.quiet_pools
         if (gid := group_id(settings)) is not None:
             share_runtime_directory(settings, gid)
+        prepare(settings, gid, is_reload=handover.generation > 0)
         options = Options(free_socket(settings.control_socket()), self._told, is_for_group=gid is not None)
         return DaemonSupervisor(
             options,
@@ -138,7 +145,8 @@ class Daemon:
         logger.info("daemon reloaded" if supervisor.is_reloaded else "daemon started", extra=fields)
         processes = Processes(
             supervisor.options, settings, self._application, self._scoreboard,
-            address=broker.address, is_burst=self._is_burst, quiet_pools=self._quiet_pools, watch=self._watch,
+            broker=broker, is_burst=self._is_burst, quiet_pools=self._quiet_pools, watch=self._watch,
+            ask_daemon=self._ask_daemon,
         )  # fmt: skip
         booted = Booted(processes.groups(), processes.pools(), settings.start_timeout)
         # Objects that live now are never freed: keep the collector from touching pages that children share.
@@ -158,6 +166,7 @@ def start(
     is_burst: bool = False,
     is_debug: bool = False,
     request_reload: Callable[[], object] | None = None,
+    ask_daemon: "AskDaemon | None" = None,
 ) -> None:
     """Import the application and run the daemon until a drain has ended.
 
@@ -166,6 +175,7 @@ def start(
         is_burst: True if it ends when the queues are empty.
         is_debug: True for one worker that has the terminal, and no time limits.
         request_reload: Called in a child, when a file of the application's changed, as `watching.watch` takes it.
+        ask_daemon: Called in the exporter, which tells of what it returns; None: there is no exporter.
 
     Raises:
         BootError: It could not start.
@@ -187,7 +197,8 @@ def start(
             _become_user(settings, settings.user)
         open_logs(settings)
         tell_ignored(os.environ)
-        # The server is found before any module of the application's can be.
+        # Both are found before any module of the application's can be.
+        check_extra(settings)
         valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
         notifier, is_reloaded = Notifier(), handover.generation > 0
         notifier.import_begins(is_reloaded=is_reloaded)
@@ -196,7 +207,7 @@ def start(
             application = _load(settings)
             notifier.import_ends(is_reloaded=is_reloaded)
             watcher = functools.partial(watch, sources, request_reload) if sources and request_reload else None
-            Daemon(loaded, application, valkey, is_burst=is_burst, watch=watcher).start(handover)
+            Daemon(loaded, application, valkey, is_burst=is_burst, watch=watcher, ask_daemon=ask_daemon).start(handover)
     except BaseException:
         handover.abandon()
         raise

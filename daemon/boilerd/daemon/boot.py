@@ -37,6 +37,7 @@ class BrokerFacts(NamedTuple):
         lacking: Features that the daemon goes without, because the broker has no command for them, one sentence each.
         unserved: Queues for which tasks are meant, and that no worker serves, here or elsewhere.
         strangers: Other applications that share queues or periodic tasks with this one, one sentence each.
+        started_s: When it was asked, by its clock.
     """
 
     name: str
@@ -45,6 +46,7 @@ class BrokerFacts(NamedTuple):
     lacking: Sequence[str]
     unserved: Sequence[str]
     strangers: Sequence[str]
+    started_s: float
 
 
 def connect(settings: Settings, name: str) -> redis.Redis:
@@ -111,9 +113,11 @@ def _wait(
 def _set_up(connection: redis.Redis, settings: Settings, declared: Declared) -> BrokerFacts:
     name = server_check.check(connection)
     queues = settings.served_queues()
-    Broker(connection).set_limits(settings.queue_limits(), queues)
+    broker = Broker(connection)
+    broker.set_limits(settings.queue_limits(), queues)
     hazards, lacking = server_check.hazards(connection), server_check.lacking(connection)
     others = neighbours(connection)
     unserved = {*settings.limits, DEFAULT_QUEUE} - queues.keys() - {queue for other in others for queue in other.queues}
     found = strangers(declared, queues, others)
-    return BrokerFacts(name, server_check.address(connection), hazards, lacking, sorted(unserved), found)
+    address, started_s = server_check.address(connection), broker.now()
+    return BrokerFacts(name, address, hazards, lacking, sorted(unserved), found, started_s)

@@ -5,23 +5,25 @@ import re
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Collection
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import redis
 from setproctitle import setproctitle
 from supervisor.options import ProcessGroupConfig
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.connection import mark_of
-from boilerd.daemon.boot import connect
+from boilerd.broker.connection import connect_to, mark_of
+from boilerd.daemon.boot import BrokerFacts, connect
 from boilerd.daemon.fork_hooks import before_fork
+from boilerd.daemon.published import Published
+from boilerd.daemon.sharing import group_id
 from boilerd.process import debugging, logs, printed
 from boilerd.process.ending import EXIT_LIMIT_S, note_fork, run_exit_handlers
 from boilerd.process.exit_status import OK
 from boilerd.process.forks import disown_children, leave_to_parent
 from boilerd.process.randomness import reseed
-from boilerd.process.scoreboard import SCHEDULER_ROW, WATCHER_ROW, Scoreboard
+from boilerd.process.scoreboard import EXPORTER_ROW, SCHEDULER_ROW, WATCHER_ROW, Scoreboard
 from boilerd.process.signals import install_handler
 from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
@@ -29,13 +31,13 @@ from boilerd.scheduler.scheduler import Scheduler
 from boilerd.settings.definitions import Settings
 from boilerd.settings.pools import PoolSettings, check_loops, slotted_pools
 from boilerd.supervision.children import ForkedConfig, forked_config
-from boilerd.supervision.groups import SCHEDULER, WATCHER, group_of
+from boilerd.supervision.groups import EXPORTER, SCHEDULER, WATCHER, group_of
 from boilerd.supervision.options import Options
 from boilerd.supervision.pool import PoolPlan
 from boilerd.supervision.supervisor import KILL_MARGIN_S
 from boilerd.tasks.bridge import check_async
-from boilerd.tasks.cron import check_entries
-from boilerd.tasks.life import NO_LIFE, Life
+from boilerd.tasks.cron import CronEntry, check_entries
+from boilerd.tasks.life import Life
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.attempt_log import fold_attempts, log_attempts
@@ -46,9 +48,15 @@ from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
 from boilerd.worker.worker import Worker
 
-#: Supervisor starts the lowest first and stops it last; the embedded broker is below both.
-SCHEDULER_PRIORITY, WORKER_PRIORITY, WATCHER_PRIORITY = 200, 300, 400
-SCHEDULER_STOP_S = WATCHER_STOP_S = 1.0
+if TYPE_CHECKING:
+    from boilerd.exporter.snapshot import AskDaemon
+
+#: Supervisor starts the lowest first and stops it last; the embedded broker is below all. The exporter tells of a drain
+#: until the workers have ended.
+SCHEDULER_PRIORITY, EXPORTER_PRIORITY, WORKER_PRIORITY, WATCHER_PRIORITY = 200, 250, 300, 400
+SCHEDULER_STOP_S = EXPORTER_STOP_S = WATCHER_STOP_S = 1.0
+#: How long Redis may take for a command of the exporter's: whoever scrapes waits for 10 s.
+EXPORTER_TIMEOUT_S = 2.0
 #: How often the idle workers of a host look at the queues by themselves, all together, and how
 #: long one of them sleeps at most: half as long again must be below the 5 s that a command may take.
 LOOKS_A_SECOND = 4
@@ -58,11 +66,18 @@ SLOTTED_KILL_MARGIN_S = 2.5
 
 
 class Application(NamedTuple):
-    """The parts of the application that the processes run, with the settings applied."""
+    """The parts of the application that the processes run, with the settings applied.
+
+    Attributes:
+        mux: All of it; the processes run what `rules` have.
+        crons: Its periodic tasks, and those of the settings.
+    """
 
     rules: Rules
     periodic: Periodic
-    life: Life = NO_LIFE
+    life: Life
+    mux: ServeMux
+    crons: Sequence[CronEntry]
 
     @classmethod
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
@@ -75,7 +90,7 @@ class Application(NamedTuple):
         names = [entry.name for entry in entries]
         rules = Rules.of(mux, settings.retry.policy(), middleware, names, folding, release=settings.release or "")
         check_entries(entries, settings.served_queues(), mux.has_handler)
-        return cls(rules, Periodic(entries, mux), mux.life)
+        return cls(rules, Periodic(entries, mux), mux.life, mux, entries)
 
 
 class Runnable(Protocol):
@@ -98,10 +113,11 @@ class Processes:
         settings: Of the daemon.
         application: Handlers, hooks and periodic tasks.
         scoreboard: Where the processes note what they do.
-        address: How the broker knows this host.
+        broker: What is known of the broker.
         quiet_pools: The pools that claim nothing at first.
         is_burst: True for workers that end when the queues are empty.
         watch: Runs in a child, and asks for a reload when the application's files change; None: nobody does.
+        ask_daemon: Asks the daemon how it is, in the exporter; None: there is none, whatever the settings say.
     """
 
     def __init__(
@@ -111,17 +127,19 @@ class Processes:
         application: Application,
         scoreboard: Scoreboard,
         *,
-        address: str,
+        broker: BrokerFacts,
         is_burst: bool,
         quiet_pools: Collection[str] = (),
         watch: Callable[[], None] | None = None,
+        ask_daemon: "AskDaemon | None" = None,
     ) -> None:
         self._watch = watch
+        self._ask_daemon = ask_daemon
         self._options = options
         self._settings = settings
         self._application = application
         self._scoreboard = scoreboard
-        self._address = address
+        self._broker = broker
         self._is_burst = is_burst
         self._quiet_pools = quiet_pools
         self._surroundings = Surroundings()
@@ -130,8 +148,11 @@ class Processes:
         self._name = f"{host}.{secrets.token_hex(3)}"
 
     def groups(self) -> list[ProcessGroupConfig]:
-        """The scheduler's group, and the watcher's if there is one."""
+        """The scheduler's group, and the exporter's and the watcher's if there are such."""
         groups = [ProcessGroupConfig(self._options, SCHEDULER, SCHEDULER_PRIORITY, [self._scheduler()])]
+        if self._settings.metrics_listen and self._ask_daemon:
+            exporter = self._exporter(self._ask_daemon)
+            groups.append(ProcessGroupConfig(self._options, EXPORTER, EXPORTER_PRIORITY, [exporter]))
         if self._watch:
             watcher = self._watcher(self._watch)
             groups.append(ProcessGroupConfig(self._options, WATCHER, WATCHER_PRIORITY, [watcher]))
@@ -175,6 +196,13 @@ class Processes:
             before_fork=self._before_fork,
         )  # fmt: skip
 
+    def _exporter(self, ask_daemon: "AskDaemon") -> ForkedConfig:
+        return forked_config(
+            self._options, EXPORTER, functools.partial(self._run_exporter, ask_daemon),
+            priority=EXPORTER_PRIORITY, scoreboard=self._scoreboard, row=EXPORTER_ROW, stop_wait_s=EXPORTER_STOP_S,
+            before_fork=self._before_fork,
+        )  # fmt: skip
+
     def _watcher(self, watch: Callable[[], None]) -> ForkedConfig:
         return forked_config(
             self._options, WATCHER, functools.partial(self._run_watcher, watch),
@@ -193,7 +221,9 @@ class Processes:
 
     def _make_slotted_worker(self, pool: PoolSettings, row: int) -> Runnable:
         """Make one that runs several tasks at once."""
-        from boilerd.worker.slots.worker import SlottedWorker  # noqa: PLC0415 - only where a pool has slots
+        # Only where a pool has slots; and here, so that the scheduler, which is forked later, has its part as well.
+        from boilerd.scheduler import slot_watch, slotted_heartbeat  # noqa: F401, PLC0415
+        from boilerd.worker.slots.worker import SlottedWorker  # noqa: PLC0415
 
         slot_limits = SlotLimits(
             pool.slots, pool.loop, pool.loop_blocked_after, max_stuck=pool.max_stuck, stuck_s=pool.stuck_timeout
@@ -225,7 +255,7 @@ class Processes:
             ),
             "scoreboard": self._scoreboard,
             "row": row,
-            "address": self._address,
+            "address": self._broker.address,
             "kept": self._kept,
             "archive_limit": self._settings.archive_limit,
             "surroundings": self._surroundings,
@@ -247,16 +277,46 @@ class Processes:
                 periodic=self._application.periodic,
                 limits=self._settings.queue_limits(),
                 kept=self._kept,
+                facts=self._facts(),
                 blocked_after_s=self._blocked_after_s,
                 child_of=lambda row: f"{self._scoreboard.group(row)}:{row}",
                 parent=self._options.pid,
             ).serve()
+
+    def _facts(self) -> Published:
+        return Published(
+            self._name,
+            settings=self._settings,
+            mux=self._application.mux,
+            types=self._application.rules.declared.types,
+            crons=self._application.crons,
+            broker=self._broker.name,
+            started_s=self._broker.started_s,
+            pid=self._options.pid,
+        )
 
     def _blocked_after_s(self, row: int) -> float:
         """The setting of the pool that has the row now; it may have come to it since the scheduler was forked."""
         group = self._scoreboard.group(row)
         pools = self._settings.worker_pools()
         return next((pool.loop_blocked_after for pool in pools if group_of(pool.name) == group), 1.0)
+
+    def _run_exporter(self, ask_daemon: "AskDaemon") -> int:
+        """Run in the forked child; returns the exit status."""
+        from boilerd.exporter.exporter import Exporter  # noqa: PLC0415 - an extra, which imports asyncio
+
+        self._set_up_child(EXPORTER, EXPORTER_ROW)
+        debugging.refuse_breakpoints()
+        with connect_to(self._settings, name=f"boilerd-{EXPORTER}", timeout_s=EXPORTER_TIMEOUT_S) as connection:
+            return Exporter(
+                self._settings,
+                connection,
+                ask_daemon,
+                scoreboard=self._scoreboard,
+                parent=self._options.pid,
+                crons=self._application.periodic.entries,
+                gid=group_id(self._settings),
+            ).serve()
 
     def _run_watcher(self, watch: Callable[[], None]) -> int:
         """Run in the forked child; returns the exit status."""

@@ -11,6 +11,7 @@ from boilerd.daemon.processes import Application
 from boilerd.daemon.sharing import group_id, share_runtime_directory
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BrokerError
+from boilerd.exporter.listening import check_extra, prepare
 from boilerd.settings.definitions import Settings
 from boilerd.supervision.handover import Handover
 from boilerd.tasks.loading import load_app
@@ -25,6 +26,7 @@ def check(settings: Settings) -> None:
     handover = Handover.peek()
     secure_umask()
     open_logs(settings)
+    check_extra(settings)
     valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
     life = Application.of(load_app(settings.app, settings.rq_functions), settings).life
     start_daemon(life)
@@ -32,6 +34,7 @@ def check(settings: Settings) -> None:
     try_directories(own_directories(settings), handover.lock_fds)
     if (gid := group_id(settings)) is not None:
         share_runtime_directory(settings, gid)
+    prepare(settings, gid, is_reload=True)
     usable_socket(settings.control_socket())
     if valkey is not None:
         usable_socket(settings.valkey_socket())

@@ -13,11 +13,14 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from typing import NamedTuple
 
 from boilerd.process.exit_status import OK
 
 #: Looked up before the fork, so that the children share the memory that it takes.
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+#: The units of /proc/PID/stat.
+_PAGE_BYTES, _TICKS_A_SECOND = resource.getpagesize(), os.sysconf("SC_CLK_TCK")
 #: See prctl(2).
 _PR_SET_PDEATHSIG = 1
 
@@ -39,6 +42,36 @@ def send(pid: int, signum: signal.Signals) -> None:
     """Signal a process, which may have ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, signum)
+
+
+class Load(NamedTuple):
+    """What a process takes of its host."""
+
+    rss_bytes: int
+    cpu_ms: int
+
+
+class Look(NamedTuple):
+    """A process, as one look at it shows it.
+
+    Attributes:
+        is_stopped: See `is_stopped`.
+        load: None where it is not known.
+    """
+
+    is_stopped: bool
+    load: Load | None
+
+
+def look_at(pid: int) -> Look:
+    """Look whether a process is stopped, and what it takes: its resident bytes, and its CPU since its start."""
+    fields = _stat(pid)
+    try:
+        # Fields 14, 15 and 24 of /proc/PID/stat, see proc(5), counted from the state.
+        user, system, pages = (int(fields[place]) for place in (11, 12, 21))
+    except (IndexError, ValueError):
+        return Look(fields[:1] == ["T"], None)
+    return Look(fields[0] == "T", Load(pages * _PAGE_BYTES, (user + system) * 1000 // _TICKS_A_SECOND))
 
 
 def is_stopped(pid: int) -> bool:

@@ -1,5 +1,6 @@
 """The heartbeater: renews the leases of the host's live workers, and kills those whose task ignores its timeout."""
 
+import functools
 import logging
 import math
 import select
@@ -7,17 +8,19 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Overdue, batch_place
 from boilerd.errors import BrokerError
 from boilerd.process import debugging
-from boilerd.process.identity import is_alive, is_stopped, send
+from boilerd.process.identity import Look, is_alive, look_at, send
 from boilerd.process.logs import log_context
 from boilerd.process.scoreboard import KillReason, Scoreboard
-from boilerd.scheduler.slotted_heartbeat import SlottedHeartbeater
 from boilerd.worker.settlement import HOOK_LIMIT_S
+
+if TYPE_CHECKING:
+    from boilerd.scheduler.slotted_heartbeat import SlottedHeartbeater
 
 logger = logging.getLogger("boilerd.scheduler")
 
@@ -43,9 +46,6 @@ class Heartbeater:
         worker_names: RQ's name of the worker in each row.
         on_gap: Called at the first heartbeat, and at each one after a gap: leases may have ended meanwhile.
         child_of: Of a row, what log lines call its worker.
-
-    Attributes:
-        slotted: The heartbeat of workers with several slots.
     """
 
     def __init__(
@@ -61,24 +61,36 @@ class Heartbeater:
         self._worker_names = worker_names
         self._on_gap = on_gap
         self._child_of = child_of
-        self.slotted = SlottedHeartbeater(broker, scoreboard, worker_names)
         self._beat_s = -math.inf
         self._unwanted: dict[int, tuple[tuple[int, int, int], float]] = {}  # row → its attempt, and since when
+
+    def has_slotted(self) -> bool:
+        """Whether a pool has workers with several slots; one such pool always has a row."""
+        return any(self._scoreboard.slots(row) > 1 for row in range(len(self._worker_names)))
+
+    @functools.cached_property
+    def slotted(self) -> "SlottedHeartbeater":
+        """The heartbeat of workers with several slots."""
+        from boilerd.scheduler.slotted_heartbeat import SlottedHeartbeater  # noqa: PLC0415 - only where a pool has slots
+
+        return SlottedHeartbeater(self._broker, self._scoreboard, self._worker_names)
 
     def beat(self) -> float:
         """Renew the leases; seconds until the next heartbeat is due."""
         # A stopped worker does nothing: its lease runs out, and another worker takes the task over.
-        rows = {self._worker_names[row]: row for row in self._rows_of_one_slot() if not self._is_halted(row)}
-        overdue, unwanted = self._broker.extend(list(rows), self._running(rows))
+        looks = {row: self._look_at(row) for row in self._rows_of_one_slot()}
+        rows = {self._worker_names[row]: row for row, look in looks.items() if not look.is_stopped}
+        loads = {name: looks[row].load for name, row in rows.items()}
+        overdue, unwanted = self._broker.extend(list(rows), self._running(rows), loads)
         self._note_beat()
         for worker in unwanted:
             self._interrupt(rows[worker], worker)
         return min([HEARTBEAT_S, *(self._end_overdue(rows[attempt.worker], attempt) for attempt in overdue)])
 
-    def _is_halted(self, row: int) -> bool:
-        is_halted = is_stopped(self._scoreboard.pid(row))
-        self._scoreboard.mark_halted(row, is_halted=is_halted)
-        return is_halted
+    def _look_at(self, row: int) -> Look:
+        look = look_at(self._scoreboard.pid(row))
+        self._scoreboard.mark_halted(row, is_halted=look.is_stopped)
+        return look
 
     def keep_leases_of_orphans(self) -> None:
         """Renew the leases until all workers have ended: the supervisor was killed, so they drain."""
@@ -89,7 +101,7 @@ class Heartbeater:
                 with suppress(BrokerError):  # the workers end within shutdown_timeout, with or without it
                     self._broker.extend([self._worker_names[row] for row in self._rows_of_one_slot()])
                 next_s = time.monotonic() + HEARTBEAT_S
-            if time.monotonic() >= step_s:
+            if self.has_slotted() and time.monotonic() >= step_s:
                 step_s = time.monotonic() + self._step_of_slotted()
             select.select([], [], [], 0.05)
 

@@ -3,8 +3,8 @@
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from boilerd.broker.audit import Actor
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import NewTask
 from boilerd.client import Client
@@ -15,6 +15,9 @@ from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.task import TaskState
 from boilerd.worker.settlement import hook_limit
+
+if TYPE_CHECKING:
+    from boilerd.broker.audit import Actor
 
 logger = logging.getLogger("boilerd.periodic")
 
@@ -36,19 +39,22 @@ class Periodic:
         entries: All of them.
         mux: Its client middleware goes around each enqueue, and may enqueue tasks of its types.
 
+    Attributes:
+        entries: As they were given.
+
     Raises:
         ConfigError: Two entries have one name.
     """
 
     def __init__(self, entries: Sequence[CronEntry], mux: ServeMux | None = None) -> None:
-        self._entries = entries
+        self.entries = entries
         self._mux = mux or ServeMux()
         self._last: dict[str, float] = {}
         check_unique_names(entries)
 
     def __bool__(self) -> bool:
         """True if there is an entry."""
-        return bool(self._entries)
+        return bool(self.entries)
 
     def enqueue_due(self, broker: Broker) -> float:
         """Enqueue the tasks of all entries that are due; seconds until the next tick.
@@ -58,9 +64,9 @@ class Periodic:
         """
         began_s, now_s = time.monotonic(), broker.now()
         if not self._last:
-            self._last = broker.ticks_since({entry.name: f"{entry.timezone} {entry.spec}" for entry in self._entries})
+            self._last = broker.ticks_since({entry.name: f"{entry.timezone} {entry.spec}" for entry in self.entries})
         refusal: BrokerRefusedError | None = None
-        for entry in self._entries:
+        for entry in self.entries:
             # A tick in the future was taken while Redis's clock was ahead; the script knows whether to take it again.
             last_s = self._last[entry.name] = min(self._last[entry.name], now_s)
             tick_s = entry.schedule.latest_at_or_before(now_s, last_s)
@@ -74,17 +80,19 @@ class Periodic:
                 return 0.0
         if refusal:
             raise refusal
-        next_s = min(entry.schedule.next_after(now_s) for entry in self._entries)
+        next_s = min(entry.schedule.next_after(now_s) for entry in self.entries)
         return min(max(next_s - broker.now(), 0.0), LONGEST_SLEEP_S)
 
     def _take(self, broker: Broker, entry: CronEntry, tick_s: float, now_s: float) -> None:
         """Enqueue the task of a tick, unless it is too late or another host has done so."""
         is_late = now_s - tick_s > LATE_S and not entry.catch_up
-        missed = entry.schedule.missed(self._last[entry.name], now_s) + is_late
+        before = entry.schedule.missed(self._last[entry.name], now_s)
+        missed = before + is_late
         if is_late:
-            is_ours, refusal = broker.tick(entry.name, tick_s, None)
+            why = f"noticed {now_s - tick_s:.0f} s late, and catch_up is off"
+            is_ours, refusal = broker.tick(entry.name, tick_s, None, missed=before, why=why)
         else:
-            is_ours, refusal = self._store(broker, entry, tick_s)
+            is_ours, refusal = self._store(broker, entry, tick_s, before)
         self._last[entry.name] = tick_s
         if refusal:
             logger.error("periodic task was not enqueued", extra={"cron": entry.name, "error": str(refusal)})
@@ -92,7 +100,7 @@ class Periodic:
             fields = {"cron": entry.name, "missed": missed, "caught_up": not is_late}
             logger.warning("periodic task missed its time", extra=fields)
 
-    def _store(self, broker: Broker, entry: CronEntry, tick_s: float) -> tuple[bool, BoilerdError | None]:
+    def _store(self, broker: Broker, entry: CronEntry, tick_s: float, missed: int) -> tuple[bool, BoilerdError | None]:
         """Enqueue the task of a tick inside the client middleware; answers as `Broker.tick`.
 
         Where the middleware keeps the task out, or raises, or takes 5 s, the tick is passed over: it would do so again.
@@ -101,20 +109,22 @@ class Periodic:
             BrokerError: The broker did not answer, or refused; one of the middleware's own is an error like any other.
         """
         if not self._mux.client_middleware:
-            return broker.tick(entry.name, tick_s, new_task(entry, tick_s))
-        store, refusal = _TickStore(broker, entry.name, tick_s), None
+            return broker.tick(entry.name, tick_s, new_task(entry, tick_s), missed=missed)
+        store, refusal = _TickStore(broker, entry.name, tick_s, missed), None
+        why = "client middleware kept its task out"
         client = Client(broker.connection, mux=self._mux, store=store)
         try:
             with hook_limit():
                 client.enqueue_message(entry.message, task_id=entry.tick_id(tick_s), **entry.options)
         except BoilerdError as error:
-            refusal = error
-        except BaseException:  # sys.exit() in it must not end the process
+            refusal, why = error, str(error)
+        except BaseException as error:  # sys.exit() in it must not end the process
+            why = f"client middleware raised {type(error).__name__}"
             logger.exception("client middleware raised", extra={"cron": entry.name})
         if store.failure is not None:
             raise store.failure
         if store.is_ours is None:
-            store.is_ours, _ = broker.tick(entry.name, tick_s, None)
+            store.is_ours, _ = broker.tick(entry.name, tick_s, None, missed=missed, why=why)
         return store.is_ours, refusal if store.is_ours else None
 
 
@@ -126,10 +136,11 @@ class _TickStore:
         failure: Why the broker took nothing the last time; None: it did.
     """
 
-    def __init__(self, broker: Broker, name: str, tick_s: float) -> None:
+    def __init__(self, broker: Broker, name: str, tick_s: float, missed: int) -> None:
         self._broker = broker
         self._name = name
         self._tick_s = tick_s
+        self._missed = missed
         self.is_ours: bool | None = None
         self.failure: BrokerError | None = None
 
@@ -141,13 +152,13 @@ class _TickStore:
             self.failure = error
             raise
 
-    def cancel(self, task_id: str, by: Actor | None = None) -> str:
+    def cancel(self, task_id: str, by: "Actor | None" = None) -> str:
         return self._broker.cancel(task_id, by)
 
     def _store(self, task: NewTask) -> TaskState | BoilerdError:
         if self.is_ours:
             return self._broker.enqueue([task])[0]
-        self.is_ours, refusal = self._broker.tick(self._name, self._tick_s, task)
+        self.is_ours, refusal = self._broker.tick(self._name, self._tick_s, task, missed=self._missed)
         if not self.is_ours:
             return TaskIdConflictError(task.id)
         options = task.options

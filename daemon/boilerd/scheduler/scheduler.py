@@ -11,6 +11,7 @@
 * Archive's watch: tells how many tasks the limit of an archive has cost.
 * Limit keeper: sets the settings' limits again where they are gone.
 * Reclaimer: gives back the tasks that wait behind a slow one.
+* Publisher: tells Redis what this daemon is.
 * Subscriber: passes RQ's stop-job command on to the worker that runs the job.
 
 Any number of hosts can have one for the same Redis: each step is one script there.
@@ -39,10 +40,10 @@ from boilerd.scheduler.archive_watch import ArchiveWatch
 from boilerd.scheduler.heartbeat import Heartbeater
 from boilerd.scheduler.limits import LimitKeeper
 from boilerd.scheduler.periodic import Periodic
+from boilerd.scheduler.publisher import Publisher, TellsFacts
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.scheduler.recovery import Recoverer
 from boilerd.scheduler.roller import Roller
-from boilerd.scheduler.slot_watch import SlotWatch
 from boilerd.scheduler.subscriber import Subscriber
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules
@@ -80,6 +81,7 @@ class Scheduler:
         periodic: The periodic tasks.
         limits: Those of the settings.
         kept: The outcomes that workers could not write before they had to stop.
+        facts: What Redis is told of the daemon; None: nothing.
         blocked_after_s: Of a row, after how long a blocked loop is told of.
         child_of: Of a row, what log lines call its worker.
         parent: Process ID of the supervisor.
@@ -96,6 +98,7 @@ class Scheduler:
         periodic: Periodic,
         limits: Mapping[str, int],
         kept: KeptOutcomes,
+        facts: TellsFacts | None = None,
         blocked_after_s: Callable[[int], float] = lambda _: 1.0,
         child_of: Callable[[int], str] = "worker:{}".format,
         parent: int | None = None,
@@ -107,6 +110,7 @@ class Scheduler:
         broker.rider = rules.tally
         self._queues = queues
         self._scoreboard = scoreboard
+        self._worker_names = worker_names
         self._periodic = periodic
         self._rules = rules
         self._recoverer = Recoverer(
@@ -121,8 +125,7 @@ class Scheduler:
         self._forwarder = Duty("forward", self._forward)
         self._duties = [
             Duty("heartbeat", self._heartbeater.beat),
-            Duty("renew", self._heartbeater.slotted.beat),
-            Duty("watch", SlotWatch(scoreboard, len(worker_names), blocked_after_s, child_of).look),
+            *(self._slotted_duties(blocked_after_s, child_of) if self._heartbeater.has_slotted() else ()),
             self._forwarder,
             Duty("recover", self._recoverer.recover),
             Duty("clean", self._clean),  # the janitor
@@ -133,6 +136,9 @@ class Scheduler:
         ]
         if periodic:
             self._duties.append(Duty("tick", self._tick))
+        self._publisher = Publisher(broker, scoreboard, len(worker_names), facts) if facts else None
+        if self._publisher:
+            self._duties.append(Duty("publish", self._publisher.publish))
         if limits:
             self._duties.append(Duty("limits", LimitKeeper(broker, limits).keep))
 
@@ -147,16 +153,28 @@ class Scheduler:
             ending.callback(self._subscriber.stop)
             try:
                 self._perform_duties()
-                self._recoverer.release_killed()
-                self._broker.send_metrics()
+                self._end_duties()
             except BrokerError as error:
                 logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         return OK
+
+    def _slotted_duties(self, blocked_after_s: Callable[[int], float], child_of: Callable[[int], str]) -> list["Duty"]:
+        """Those towards workers with several slots."""
+        from boilerd.scheduler.slot_watch import SlotWatch  # noqa: PLC0415 - only where a pool has slots
+
+        watch = SlotWatch(self._scoreboard, len(self._worker_names), blocked_after_s, child_of)
+        return [Duty("renew", self._heartbeater.slotted.beat), Duty("watch", watch.look)]
 
     def _perform_duties(self) -> None:
         while not self._stop and not self._is_orphaned():
             self._wait(min(duty.due_s for duty in self._duties) - time.monotonic())
             self._perform_due()
+
+    def _end_duties(self) -> None:
+        self._recoverer.release_killed()
+        self._broker.send_metrics()
+        if self._publisher:
+            self._publisher.withdraw()
 
     def _perform_due(self) -> None:
         for duty in self._duties:
@@ -265,7 +283,7 @@ class Scheduler:
             return
         try:
             self._heartbeater.keep_leases_of_orphans()
-            self._recoverer.release_killed()
+            self._end_duties()
         except BrokerError as error:
             logger.warning("stopped while the broker is unavailable", extra={"error": str(error)})
         finally:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from boilerd.broker.broker import Broker
 from boilerd.broker.held_claims import HeldClaim, chunks
 from boilerd.errors import BrokerRefusedError
-from boilerd.process.identity import is_stopped, send
+from boilerd.process.identity import Load, look_at, send
 from boilerd.process.scoreboard import Scoreboard
 
 #: From the beginning of a round to the next; a lease lasts 30 s.
@@ -42,6 +42,7 @@ class SlottedHeartbeater:
         self._scoreboard = scoreboard
         self._worker_names = worker_names
         self._held: dict[int, dict[str, HeldClaim]] = {}  # row → what its worker holds
+        self._loads: dict[int, Load | None] = {}  # row → what its worker takes of the host
         self._recorded_s: dict[str, float] = {}  # claim → when its records were renewed
         self._round: Iterator[None] | None = None
         self._round_s = 0.0
@@ -74,7 +75,7 @@ class SlottedHeartbeater:
         rows = []
         for row, pid in self._scoreboard.live().items():
             if row < len(self._worker_names) and self._scoreboard.slots(row) > 1:
-                is_halted = is_stopped(pid)
+                is_halted, self._loads[row] = look_at(pid)
                 self._scoreboard.mark_halted(row, is_halted=is_halted)
                 rows += [] if is_halted else [row]
         return rows
@@ -127,7 +128,7 @@ class SlottedHeartbeater:
         held |= {claim.pair: claim for claim in new}
         self._recorded_s |= {claim.pair: self._recorded_s.get(claim.pair, time.monotonic()) for claim in new}
         claims = [held[pair] for pair in pairs if pair in held]
-        renewal = self._broker.renew(self._worker_names[row], claims)
+        renewal = self._broker.renew(self._worker_names[row], claims, self._loads.get(row))
         return not renewal.lost and not renewal.cancelled
 
     def _stale(self, row: int) -> list[str]:

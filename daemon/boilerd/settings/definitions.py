@@ -16,6 +16,7 @@ import msgspec
 
 from boilerd.errors import ConfigError
 from boilerd.settings import pools
+from boilerd.settings.addresses import LEAST_TOKEN, check_token, read_address, read_networks
 from boilerd.settings.pools import MOST_WORKERS, POOLS_EXAMPLE, PoolSettings, PoolTable, read_pools
 from boilerd.settings.setting import Form, Setting
 from boilerd.settings.urls import mask_url, socket_url
@@ -243,7 +244,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = DEFAULT_ARCHIVE_LIMIT
     release: Annotated[
         str | None,
-        _doc("What the application's version is called, such as 2.4.1 or a commit; failure groups tell it."),
+        _doc("What the application's version is called, such as 2.4.1 or a commit; failures and daemons tell it."),
     ] = None
     user: Annotated[str | None, _doc("Started as root, go on as this user, who gets state_dir and runtime_dir.")] = None
     group: Annotated[
@@ -285,6 +286,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ge=0,
         ),
     ] = 0
+    metrics_listen: Annotated[
+        str | None,
+        _doc(
+            "Where Prometheus may ask for metrics, such as 127.0.0.1:9464, or a path for a Unix socket; needs the extra"
+            " metrics. Without it nothing listens."
+        ),
+        Form(check=read_address, expected="an absolute path, or HOST:PORT such as 127.0.0.1:9464 or [::1]:9464"),
+    ] = None
+    metrics_token: Annotated[
+        str | None,
+        _doc("What a client must send to get metrics, as a bearer token; better in BOILERD_METRICS_TOKEN_FILE."),
+        Form(
+            is_secret=True,
+            check=check_token,
+            expected=f"at least {LEAST_TOKEN} printable ASCII characters without spaces",
+        ),
+    ] = None
+    metrics_allow: Annotated[
+        list[str],
+        _doc(
+            "Networks and addresses whose clients may ask, such as 10.0.0.0/8; as a variable or flag with commas"
+            " between them. Without it any that can reach metrics_listen."
+        ),
+        Form(
+            parse=_parse_names,
+            check=read_networks,
+            expected="networks or addresses, such as 10.0.0.0/8 or 192.0.2.7",
+        ),
+    ] = msgspec.field(default_factory=list)
     retry: Annotated[Retry, _doc("How failed tasks are tried again, where a handler does not say it itself.")] = Retry()
     limits: Annotated[
         dict[str, Limit],

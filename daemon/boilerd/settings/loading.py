@@ -16,6 +16,7 @@ import msgspec
 
 from boilerd import ground
 from boilerd.errors import ConfigError, InvalidTaskError, closest, shown
+from boilerd.settings.addresses import check_exposure
 from boilerd.settings.definitions import Settings, definitions
 from boilerd.settings.pools import check_pools
 from boilerd.settings.service_variables import service_variables
@@ -212,6 +213,12 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"app: {shown(settings.app)} is not module:name, such as myproject.tasks:mux")
     if settings.redis_url is not None:
         check_url(settings.redis_url)
+    check_exposure(
+        "metrics_listen",
+        settings.metrics_listen,
+        is_guarded=bool(settings.metrics_token or settings.metrics_allow),
+        guards="metrics_token or metrics_allow",
+    )
 
 
 def _check_prefix(layers: Iterable[Mapping[str, tuple[Any, str]]], environ: Mapping[str, str]) -> None:

@@ -8,6 +8,8 @@ SCHEDULER = "scheduler"
 WORKER = "worker"
 #: Only in `boilerd run --watch`.
 WATCHER = "watcher"
+#: Only with the setting `metrics_listen`.
+EXPORTER = "exporter"
 #: The pool whose group is WORKER; the group of another has the name of the pool.
 DEFAULT_POOL = "default"
 
@@ -19,7 +21,7 @@ def group_of(pool: str) -> str:
 
 def are_workers(group: str) -> bool:
     """True if the processes of a group are workers."""
-    return group not in {VALKEY, SCHEDULER, WATCHER}
+    return group not in {VALKEY, SCHEDULER, WATCHER, EXPORTER}
 
 
 def worker_groups(groups: Iterable[Any]) -> list[Any]:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from boilerd.process import debugging
 from boilerd.process.identity import is_stopped, is_traced, send
-from boilerd.process.scoreboard import SCHEDULER_ROW, KillReason, Scoreboard, SignsOfLife
-from boilerd.supervision.groups import SCHEDULER, WORKER
+from boilerd.process.scoreboard import EXPORTER_ROW, SCHEDULER_ROW, KillReason, Scoreboard, SignsOfLife
+from boilerd.supervision.groups import EXPORTER, SCHEDULER, WORKER
 
 logger = logging.getLogger("boilerd.supervisor")
 
@@ -34,6 +34,8 @@ LOOP_LIVES_S = 1.0
 LOOK_EVERY_S = 1.0
 #: After a longer pause this process was held up, and all others may have been: they get the whole time again.
 LONGEST_PAUSE_S = 5.0
+#: Those that are no workers, and leave signs of life all the same.
+_OTHERS = {SCHEDULER_ROW: SCHEDULER, EXPORTER_ROW: EXPORTER}
 
 
 class HangWatch:
@@ -70,7 +72,7 @@ class HangWatch:
         if now_s - self._looked_s > LONGEST_PAUSE_S:
             self._seen.clear()
         self._looked_s = now_s
-        rows = [*range(self._scoreboard.rows), SCHEDULER_ROW]
+        rows = [*range(self._scoreboard.rows), *_OTHERS]
         self.hanging = [self._name(row) for row in rows if self._hangs(row, now_s)]
 
     def _hangs(self, row: int, now_s: float) -> bool:
@@ -119,4 +121,4 @@ class HangWatch:
         send(pid, signal.SIGKILL)
 
     def _name(self, row: int) -> str:
-        return SCHEDULER if row == SCHEDULER_ROW else self._name_of(row)
+        return _OTHERS.get(row) or self._name_of(row)

@@ -19,7 +19,7 @@ from boilerd.process.failpoints import failpoint
 from boilerd.process.signals import hold_signals, release_signals
 from boilerd.process.terminal import is_stop
 from boilerd.supervision.children import NO_PIPES
-from boilerd.supervision.groups import SCHEDULER, WATCHER, worker_groups
+from boilerd.supervision.groups import EXPORTER, SCHEDULER, WATCHER, worker_groups
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
 from boilerd.supervision.report import Report
@@ -33,6 +33,8 @@ CHECK_TIMEOUT_S = IMPORT_LIMIT_S + 10.0
 TELL_ERROR_S = 600.0
 #: The command line's prefix of an error.
 _ERROR_PREFIX = "boilerd: error: "
+#: The groups that need neither workers nor the scheduler, and that need not be there.
+_OTHERS = (EXPORTER, WATCHER)
 
 
 class Reload:
@@ -132,14 +134,14 @@ class Reload:
         self._go_on()
 
     def _drain(self) -> None:
-        """Stop the workers, then the scheduler, then the watcher if there is one, then execute the new program."""
+        """Stop the workers, then the scheduler, then what else there is, then execute the new program."""
         groups = self._groups()
         if _stop(worker_groups(groups.values())) or _stop([groups[SCHEDULER]]):
             return
         if self._must_check_again:
             self._begin_check()
             return
-        if WATCHER in groups and _stop([groups[WATCHER]]):
+        if _stop(filter(None, map(groups.get, _OTHERS))):
             return
         if self._options.timed_out:
             logger.warning("reload cut tasks short, they run again", extra={"children": self._options.timed_out})
@@ -165,7 +167,7 @@ class Reload:
         if self.is_draining:
             self.is_draining = False
             known = self._groups()
-            groups = filter(None, [known.get(SCHEDULER), *worker_groups(known.values()), known.get(WATCHER)])
+            groups = filter(None, [known.get(SCHEDULER), *worker_groups(known.values()), *map(known.get, _OTHERS)])
             for process in (process for group in groups for process in group.processes.values() if not process.pid):
                 process.spawn()
         self._report.reload_refused()

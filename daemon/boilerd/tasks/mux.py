@@ -360,13 +360,17 @@ class ServeMux(Living):
         inner = self._handlers[pattern]
         return inner.payload_type(task_type) if isinstance(inner, ServeMux) else self._payload_types.get(pattern)
 
-    def schema(self) -> dict[str, dict[str, Any]]:
-        """Pattern → the JSON Schema of the payloads that its handler declared, also of the muxes registered in this."""
-        found = {pattern: declared.schema() for pattern, declared in self._payload_types.items()}
+    def payload_types(self) -> "dict[str, PayloadType]":
+        """Pattern → the type of payload that its handler declared, sorted, also of the muxes registered in this one."""
+        found = dict(self._payload_types)
         for outer, handler in self._handlers.items():
             if isinstance(handler, ServeMux):
-                found |= {name: schema for name, schema in handler.schema().items() if self._pattern(name) == outer}
+                found |= {name: kind for name, kind in handler.payload_types().items() if self._pattern(name) == outer}
         return dict(sorted(found.items()))
+
+    def schema(self) -> dict[str, dict[str, Any]]:
+        """Pattern → the JSON Schema of the payloads that its handler declared, also of the muxes registered in this."""
+        return {pattern: declared.schema() for pattern, declared in self.payload_types().items()}
 
     def enqueue_options(self, task_type: str) -> Mapping[str, Any] | None:
         """The options that enqueues of the type have by default, as its handler declared them; None without any."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 import redis
 from rq.job import Job, _current_job
 from rq.serializers import JSONSerializer
+from rq.version import VERSION
 from rq.worker import BaseWorker
 
 from boilerd.broker.broker import Broker
@@ -15,6 +16,9 @@ from boilerd.broker.neighbours import Declared
 from boilerd.broker.refusals import translated
 from boilerd.process.identity import birthmark
 from boilerd.tasks.queues import DEFAULT_POOL
+
+#: Of RQ itself.
+RQ_VERSION: str = VERSION
 
 
 class RQWorker(BaseWorker):

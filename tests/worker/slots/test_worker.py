@@ -264,7 +264,7 @@ def test_hooks_run_in_a_thread_and_find_the_task(start_worker: StartWorker, clie
 def test_a_hook_that_does_not_return_holds_up_no_other_failure(
     start_worker: StartWorker, client: Client, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settlement, "HOOK_LIMIT_S", 0.2)
+    monkeypatch.setattr(settlement, "HOOK_LIMIT_S", 1.0)
     mux = ServeMux()
 
     @mux.handle("test:echo")
@@ -1012,7 +1012,7 @@ def test_outcomes_that_come_while_the_last_call_hangs_are_kept(
     with Proxy(directory, valkey.socket) as proxy:
         client.enqueue("test:first")
         enqueue(client, *ids(3))
-        worker = start_worker(mux, limits=Limits(drain_s=0.5), url=f"{proxy.url}?socket_timeout=2")
+        worker = start_worker(mux, limits=Limits(drain_s=2), url=f"{proxy.url}?socket_timeout=3")
         wait_until(lambda: gate.count() == 3, "all run")
         proxy.stall()
         worker.signal(signal.SIGTERM)

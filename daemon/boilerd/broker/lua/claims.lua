@@ -38,6 +38,15 @@ end
 -- holds is another question, which its score in rq:wip:Q answers.
 local CLAIMS_TTL_S = 86400
 
+-- Have the record of a worker tell that it lives; and its resident bytes and milliseconds of CPU, where these are known.
+local function show_life(worker_key, time, rss, cpu_ms)
+  if rss == '' then
+    redis.pcall('HSET', worker_key, 'last_heartbeat', time)
+  else
+    redis.pcall('HSET', worker_key, 'last_heartbeat', time, 'rss', rss, 'cpu_ms', cpu_ms)
+  end
+end
+
 -- A slice of the queues that boilerd serves: those that its tasks were ever in, and those in ARGV from `first` on. There
 -- may be any number of them, and Redis serves nobody else while a script runs.
 -- `cursor`: '0' for the first slice, then what came with the one before.

@@ -1,13 +1,14 @@
 -- Renew the leases of live workers and their presence in RQ's registry.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, then for each worker its name and which claim it runs, as the first 7 digits of
---   the execution ID, '-' and its place in the batch; '' if it runs none.
+-- ARGV: 1 RQ's prefix, 2 own prefix, then for each worker its name; which claim it runs, as the first 7 digits of the
+--   execution ID, '-' and its place in the batch ('': it runs none); its resident bytes and the milliseconds of CPU that
+--   it used ('': not known).
 -- Returns {overdue, unwanted}:
 --   overdue: for each attempt that is past its timeout or deadline {worker name, job ID:execution ID, seconds past it,
 --     seconds that it had};
 --   unwanted: names of workers whose task still runs although it was cancelled, deleted or taken over.
--- Touches for each worker: rq:worker:W (last_heartbeat, EXPIRE), rq:worker:W:executions (EXPIRE: a day),
+-- Touches for each worker: rq:worker:W (last_heartbeat, rss, cpu_ms, EXPIRE), rq:worker:W:executions (EXPIRE: a day),
 --   and for each claim in it rq:wip:Q (ZADD XX), rq:execution:ID:EID, rq:executions:ID,
 --   boilerd:running:KEY (ZADD, EXPIRE), rq:job:ID (last_heartbeat).
 
@@ -50,10 +51,10 @@ local function has_running(claims, running)
   return running == ''
 end
 
-for i = 3, #ARGV, 2 do
+for i = 3, #ARGV, 4 do
   local worker_key = RQ .. ':worker:' .. ARGV[i]
   -- The record may be gone: the worker registers itself again, and keeps its claims meanwhile.
-  if call('EXPIRE', worker_key, WORKER_TTL_S) == 1 then redis.pcall('HSET', worker_key, 'last_heartbeat', time) end
+  if call('EXPIRE', worker_key, WORKER_TTL_S) == 1 then show_life(worker_key, time, ARGV[i + 2], ARGV[i + 3]) end
   call('EXPIRE', worker_key .. ':executions', CLAIMS_TTL_S)
   local claims = own_call('SMEMBERS', worker_key .. ':executions')
   for _, claim in ipairs(claims) do renew(ARGV[i], claim) end

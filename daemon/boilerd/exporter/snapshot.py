@@ -1,0 +1,160 @@
+"""All that the exporter tells of, read at one moment: of Redis, of the daemon, and what that amounts to."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import redis
+
+from boilerd.broker.overview import Overview, read_overview
+from boilerd.broker.views import CronInfo
+from boilerd.errors import BrokerError
+from boilerd.inspector import Inspector
+from boilerd.settings.definitions import Settings
+from boilerd.tasks.cron import CronEntry
+from boilerd.tasks.metric_record import Numbers, Pair
+from boilerd.verdict.facts import Facts, Silence
+from boilerd.verdict.finding import Finding, Severity
+from boilerd.verdict.table import judge
+
+#: A tick that was not taken is missed from so long after it on: it takes the scheduler a moment.
+MISSED_AFTER_S = 10.0
+
+
+class DaemonStatus(Protocol):
+    """What the daemon tells of itself at its control socket; `cli.rpc_client` asks it."""
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """The answer to ``boilerd.info``; empty where there was none."""
+
+    @property
+    def processes(self) -> Sequence[Mapping[str, Any]]:
+        """Name and state of each process."""
+
+    @property
+    def silence(self) -> str:
+        """Why it does not answer; empty: it does."""
+
+    @property
+    def cause(self) -> Silence:
+        """The same as one of the few reasons that there are."""
+
+
+AskDaemon = Callable[[], DaemonStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A periodic task of this daemon.
+
+    Attributes:
+        last_s: Its last tick; None: there was none yet.
+        next_s: Its next one.
+        missed: How many are due and were not taken.
+    """
+
+    name: str
+    last_s: float | None
+    next_s: float
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was read.
+
+    Attributes:
+        overview: Of Redis; None: it did not answer.
+        broker_error: Why it did not; empty: it did.
+        totals: What was done, by queue and type.
+        ticks: Of this daemon's periodic tasks.
+        info: What the daemon told of itself.
+        findings: What the verdict found.
+        took_s: How long it took to read this.
+    """
+
+    overview: Overview | None = None
+    broker_error: str = ""
+    totals: Mapping[Pair, Numbers] = field(default_factory=dict)
+    ticks: Sequence[Tick] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
+    took_s: float = 0.0
+
+    @property
+    def fault(self) -> str:
+        """Why the daemon does not do its work, as a sentence; empty: it does."""
+        bad = (Severity.FAULT, Severity.PASSING)
+        return next((finding.says for finding in self.findings if finding.severity in bad), "")
+
+
+class Reader:
+    """Reads snapshots.
+
+    Args:
+        settings: Those of the daemon.
+        connection: The client of Redis.
+        ask_daemon: Asks the daemon how it is.
+        crons: Its periodic tasks.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        connection: redis.Redis,
+        ask_daemon: AskDaemon,
+        crons: Sequence[CronEntry] = (),
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._inspector = Inspector(connection)
+        self._ask_daemon = ask_daemon
+        self._crons = {entry.name: entry for entry in crons}
+
+    def read(self) -> Snapshot:
+        """The snapshot at this moment."""
+        began_s = time.monotonic()
+        daemon = self._ask_daemon()
+        overview, totals, ticks, error = self._of_redis()
+        findings = judge(self._facts(daemon, overview, error)).findings
+        took_s = time.monotonic() - began_s
+        return Snapshot(overview, error, totals, ticks, daemon.info, findings, took_s)
+
+    def _of_redis(self) -> tuple[Overview | None, Mapping[Pair, Numbers], Sequence[Tick], str]:
+        try:
+            overview = read_overview(self._connection, self._settings.served_queues())
+            return overview, self._inspector.totals(), self._ticks(time.time() - overview.clock_ahead_s), ""
+        except BrokerError as error:
+            self._connection.connection_pool.disconnect()  # the name may lead elsewhere by now
+            return None, {}, (), str(error)
+
+    def _ticks(self, now_s: float) -> list[Tick]:
+        """Those of this daemon; Redis also keeps the periodic tasks that no daemon has any more."""
+        found = self._inspector.crons() if self._crons else []
+        return [_tick(self._crons[cron.name], cron, now_s) for cron in found if cron.name in self._crons]
+
+    def _facts(self, daemon: DaemonStatus, overview: Overview | None, error: str) -> Facts:
+        settings = self._settings
+        return Facts(
+            silence=daemon.cause,
+            told=daemon.silence,
+            info=daemon.info,
+            processes=daemon.processes,
+            broker_error=error,
+            overview=overview,
+            queues=frozenset(settings.served_queues()),
+            archive_limit=settings.archive_limit,
+            is_embedded=settings.redis_url is None,
+            state_dir=str(settings.state_path()),
+        )
+
+
+def _tick(entry: CronEntry, cron: CronInfo, now_s: float) -> Tick:
+    last_s = cron.previous.timestamp() if cron.previous else None
+    since_s = last_s if last_s is not None else cron.since.timestamp() if cron.since else now_s
+    due_s = now_s - MISSED_AFTER_S
+    is_late = entry.schedule.next_after(since_s) <= due_s
+    missed = 1 + entry.schedule.missed(since_s, due_s) if is_late else 0
+    return Tick(entry.name, last_s, entry.schedule.next_after(now_s), missed)
