@@ -92,7 +92,9 @@ def plant(connection: redis.Redis, text: str) -> None:
     connection.zadd(keys.FAILURES, {raw: time.time()})
     worker = b"rq:worker:" + raw
     connection.sadd("rq:workers", worker)
-    connection.hset(worker, mapping={"hostname": raw, "queues": raw, "state": raw, "last_heartbeat": raw})
+    connection.hset(
+        worker, mapping={"hostname": raw, "queues": raw, "state": raw, "last_heartbeat": raw, "pool": raw, "rss": raw}
+    )
 
 
 @pytest.mark.parametrize("text", CORPUS.values(), ids=CORPUS)
@@ -103,6 +105,7 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
         links.to(), links.to("queues"), links.to("queues", text), links.to("tasks"), links.to("tasks", text),
         links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("types"), links.to("types", text),
         links.to("types", text, queue=text), links.to("types", queue=text),
+        links.to("workers"), links.to("workers", host=text, pool=text), links.to("workers", state=text, sort="memory"),
     ]  # fmt: skip
 
     for page in pages:

@@ -26,7 +26,7 @@ def in_order(
     by = visit.word("sort", default, of=[*columns])
     value = columns[by]
     known = [row for row in rows if value(row) is not None]
-    natural = "up" if known and isinstance(value(known[0]), str) else "down"
+    natural = "down" if known and isinstance(value(known[0]), int | float) else "up"
     way = visit.word("way", natural, of=["up", "down"])
     ordered = sorted(known, key=value, reverse=way == "down") + [row for row in rows if value(row) is None]
     page, size = visit.number("page", 1, most=MOST_PAGES), visit.number("size", SIZE, most=MOST_SIZE)

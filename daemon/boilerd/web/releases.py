@@ -1,4 +1,4 @@
-"""When releases of the application began, as far as anything in Redis knows: its failure groups do."""
+"""When releases of the application began, as far as anything in Redis knows: daemons and failure groups do."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,6 +41,9 @@ def _latest(told: Iterable[Release]) -> list[Release]:
 
 
 def _told(visit: Visit) -> Iterable[Release]:
+    for daemon in visit.inspector.daemons():
+        if daemon.release and daemon.started_at:
+            yield Release(daemon.release, daemon.started_at)
     for group in visit.inspector.failures():
         if group.first_release and group.first_seen:
             yield Release(group.first_release, group.first_seen, group.type)
