@@ -93,7 +93,7 @@ def percent(part: float | None) -> str:
 
 def points(change: float | None) -> str:
     """By how much a part has changed, with its sign."""
-    return "" if change is None else f"{100 * change:+.3g} %" if abs(change) >= 0.0005 else "same"
+    return "" if change is None else f"{100 * change:+.3g} points" if abs(change) >= 0.0005 else "same"
 
 
 def brief(seconds: float | None) -> str:

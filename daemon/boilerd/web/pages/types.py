@@ -116,14 +116,13 @@ def one_type(visit: Visit) -> Data:
     window = _window(visit, known)
     queue = visit.query.get("queue") or None
     found = visit.sharing(("type", name, window.word, queue), FRESH_S, lambda: _over_time(visit, window, name, queue))
-    marked = [mark for each in known if (mark := _mark(each, found["periods"]))]
     return {
         "type": name,
         "since": window.word,
         "periods_known": _words(known),
         "queue": queue or "",
         "release": window.release,
-        "releases": [mark for mark in marked if mark["of"] in {"", name}],
+        "releases": [mark for each in known if (mark := _mark(each, found["periods"]))],
         "failures": visit.trying(lambda: _failures(visit, name)),
         **found,
     }
