@@ -36,7 +36,7 @@ MOST_COLUMNS = 90
 #: Periods that one type is read in: finer than lines of a table.
 MOST_PERIODS = 180
 #: How long numbers are shown that everybody shares; those of the time before hardly change.
-FRESH_S, FRESH_BEFORE_S = 5.0, 60.0
+FRESH_S, FRESH_BEFORE_S = 10.0, 60.0
 #: A release that began later has too few numbers to be compared.
 LEAST_S = 60
 _TIMES = ("p50", "p95", "p99", "max")
