@@ -1,7 +1,7 @@
 """The pages on types show what metrics have counted, beside the time before, and where a release began."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 import redis
@@ -125,16 +125,32 @@ def test_the_heat_map_has_each_run_in_its_bucket(browser: Browser, connection: r
 
 
 def test_the_time_before_is_never_counted_in_this_one(browser: Browser, connection: redis.Redis, minute: int) -> None:
-    for back in range(0, 175, 5):
-        count_in_minute(connection, minute - back, "default", "a", counted(1))
+    # A number that each minute alone has tells which ones were added.
+    each = {minute - back: 2**place for place, back in enumerate(range(0, 110, 5))}
+    for number, count in each.items():
+        count_in_minute(connection, number, "default", "a", counted(count))
 
     found = browser.get("/types/a.json?since=1h").json()
 
-    this = found["periods"][0]["start"]
-    start = int(datetime.fromisoformat(this).timestamp()) // 60
-    inside = [back for back in range(0, 175, 5) if minute - back >= start]
-    before = [back for back in range(0, 175, 5) if start - 60 <= minute - back < start]
-    assert (found["total"]["ended"], found["before"]["ended"]) == (len(inside), len(before))
+    start = int(datetime.fromisoformat(found["periods"][0]["start"]).timestamp()) // 60
+    assert found["total"]["ended"] == sum(count for number, count in each.items() if number >= start)
+    assert found["before"]["ended"] == sum(count for number, count in each.items() if start - 60 <= number < start)
+
+
+@pytest.mark.parametrize(("word", "seconds"), types.SINCE.items())
+def test_the_time_before_ends_where_this_begins_and_is_as_long(word: str, seconds: int) -> None:
+    start = datetime(2026, 11, 29, 13, 7, tzinfo=UTC)
+
+    found = types.Window(word, seconds).before(start)
+
+    if word == "90d":
+        assert found is None
+        return
+    assert found is not None
+    since, until, step_s = found
+    assert (until - since).total_seconds() == seconds
+    assert 0 <= (start - until).total_seconds() < step_s
+    assert until.timestamp() % step_s == since.timestamp() % step_s == 0
 
 
 def test_a_release_is_marked_where_it_began(
