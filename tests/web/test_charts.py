@@ -45,7 +45,7 @@ def test_a_value_that_is_not_known_leaves_a_gap() -> None:
     assert re.findall(r"[ML]", svg.partition(' d="')[2].partition('"')[0]) == ["M", "M", "L"]
 
 
-def test_a_heat_map_is_the_darker_the_more_there_are() -> None:
+def test_a_heat_map_has_the_stronger_shades_the_more_there_are() -> None:
     svg = heat([[1, 0], [100, 25]], [0.001, 0.0025, 0.005], "x", {"p50": [0.001, 0.005]})
 
     assert re.findall(r'class="heat heat-(\d)"', svg) == ["1", "3", "5"]

@@ -53,7 +53,7 @@ def heat(
     over: Mapping[str, Values] | None = None,
     marks: Iterable[float] = (),
 ) -> Markup:
-    """How many values of each moment are in which bucket: the more, the darker.
+    """How many values of each moment are in which bucket: the more, the stronger its shade.
 
     Args:
         columns: The counts of each moment, the lowest bucket first.
