@@ -164,6 +164,7 @@ def test_a_release_is_marked_where_it_began(
     found = browser.get("/types/test:echo.json").json()
 
     assert 'class="mark-line"' in html
+    assert f'href="/failures/{"b" * 12}"' in html
     assert [mark["release"] for mark in found["releases"]] == ["1.1"]
     assert found["failures"]["groups"][0]["first_release"] == "1.1"
 
