@@ -6,20 +6,23 @@ import json
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from typing import Any
 
+import msgspec
 import pytest
 import redis
 
 from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.retry import Verdict
 from boilerd.web.links import Links, is_own_path, segment, unsegment
 from boilerd.web.page import PAGES, load_pages
 from boilerd.web.redaction import Redaction
 from boilerd.web.shown import harmless, lasting, sized
 from browser import Browser, with_people
-from builders import claim, fail_next, tell_cron
+from builders import claim, count_in_minute, counted, fail_next, tell_cron
 
 load_pages()
 CORPUS = {
@@ -84,9 +87,16 @@ def plant(connection: redis.Redis, text: str) -> None:
             "unique_key": raw, "concurrency_key": raw, "created_at": raw, "timeout": raw, "fingerprint": raw,
         },
     )  # fmt: skip
+    count_in_minute(connection, int(time.time()) // 60 - 2, text, text, counted(1, archived=1))
+    kind = FailureKind(as_json, as_json, as_json, as_json)
+    fields: dict[Any, Any] = {"about": msgspec.json.encode(kind), "first_seen": time.time(), "first_release": raw}
+    connection.hset(b"boilerd:failure:" + raw, mapping=fields)
+    connection.zadd(keys.FAILURES, {raw: time.time()})
     worker = b"rq:worker:" + raw
     connection.sadd("rq:workers", worker)
-    connection.hset(worker, mapping={"hostname": raw, "queues": raw, "state": raw, "last_heartbeat": raw})
+    connection.hset(
+        worker, mapping={"hostname": raw, "queues": raw, "state": raw, "last_heartbeat": raw, "pool": raw, "rss": raw}
+    )
 
 
 @pytest.mark.parametrize("text", CORPUS.values(), ids=CORPUS)
@@ -97,6 +107,8 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
         links.to(), links.to("queues"), links.to("queues", text), links.to("tasks"), links.to("tasks", text),
         links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("crons"), links.to("crons", text),
         links.to("limits"), links.to("limits", search=1, queue=text, type=text), links.to("system"),
+        links.to("types"), links.to("types", text), links.to("types", text, queue=text), links.to("types", queue=text),
+        links.to("workers"), links.to("workers", host=text, pool=text), links.to("workers", state=text, sort="memory"),
     ]  # fmt: skip
 
     for page in pages:
@@ -158,7 +170,7 @@ def with_secrets(client: Client, broker: Broker) -> str:
 def addresses() -> Iterator[str]:
     """Every page in every form."""
     for page in PAGES:
-        path = page.path.format_map({"id": "told", "queue": "default", "cron": "nightly"})
+        path = page.path.format_map({"id": "told", "queue": "default", "cron": "nightly", "type": "test:echo"})
         base = "/overview" if path == "/" else path
         forms = (".csv", ".ndjson") if page.rows else ()
         yield from (f"{each}?state=archived" for each in (path, *(base + form for form in (".json", *forms))))

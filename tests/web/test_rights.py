@@ -20,7 +20,7 @@ load_pages()
 #: Addresses that need no permission.
 PUBLIC = {"/login", "/logout", "/static/{version}/{name:path}"}
 #: A value for each part that an address may name.
-EXAMPLES = {"id": "task", "queue": "default", "cron": "nightly"}
+EXAMPLES = {"id": "task", "queue": "default", "cron": "nightly", "type": "test:echo"}
 BAD_TOKEN = {"authorization": "Bearer nonsense"}
 
 

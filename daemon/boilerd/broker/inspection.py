@@ -17,7 +17,7 @@ from boilerd.broker.claims import Claim
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import CHUNK, WANTED_TTL_S
 from boilerd.broker.job_hash import to_claim
-from boilerd.broker.neighbours import Neighbour, neighbours
+from boilerd.broker.neighbours import Neighbour, is_living, neighbours
 from boilerd.broker.refusals import expecting, is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
@@ -360,12 +360,13 @@ class Inspection(ScriptCalls):
     def _with_tasks(self, records: Sequence[tuple[str, Any, str, int]]) -> list[WorkerInfo]:
         """The workers of these names and records, each with the task of a claim that it holds, and how many it has."""
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.time()
             for _, _, pair, _ in records:
                 pipeline.hgetall(raw(keys.execution(pair)))
                 pipeline.hget(raw(keys.job(pair.rpartition(":")[0])), "task_type")
-            running = sound(pipeline.execute(raise_on_error=False))
+            (now_s, _), *running = sound(pipeline.execute(raise_on_error=False))
         return [
-            to_worker(name, record, execution or {}, text(task_type or b""), held)
+            to_worker(name, record, execution or {}, text(task_type or b""), held, is_alive=_is_living(record, now_s))
             for (name, record, _, held), execution, task_type in zip(records, running[::2], running[1::2], strict=True)
         ]
 
@@ -380,6 +381,11 @@ class Inspection(ScriptCalls):
             "server": version, "uptime_s": info.get("uptime_in_seconds"), "clients": info.get("connected_clients"),
             "memory_bytes": info.get("used_memory"), "peak_memory_bytes": info.get("used_memory_peak"),
         }  # fmt: skip
+
+
+def _is_living(record: Mapping[bytes, bytes], now_s: float) -> bool:
+    heartbeat, birthmark = (text(record.get(name, b"")) for name in (b"last_heartbeat", b"birthmark"))
+    return is_living(heartbeat, birthmark, now_s)
 
 
 def kinds() -> dict[str, tuple[str, str]]:

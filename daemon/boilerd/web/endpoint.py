@@ -109,6 +109,7 @@ def _visit(asked: Asked, who: Principal) -> Visit:
         form=asked.form,
         links=asked.links,
         read_snapshot=site.sampler.read,
+        shared=site.shared,
     )
 
 

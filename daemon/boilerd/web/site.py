@@ -19,6 +19,7 @@ from boilerd.web.redaction import Redaction
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Sampler
 from boilerd.web.sessions import Seals
+from boilerd.web.shared import Shared
 from boilerd.web.static_files import StaticFiles
 from boilerd.web.templating import Templates
 
@@ -50,6 +51,7 @@ class Site:
     menu: list[Page]
     templates: Templates = field(default_factory=Templates)
     static: StaticFiles = field(default_factory=StaticFiles)
+    shared: Shared = field(default_factory=Shared)
     _threads: Any = None
 
     def inspector(self, who: Principal, address: str) -> Inspector:

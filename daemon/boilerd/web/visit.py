@@ -1,19 +1,22 @@
 """What a page or an action gets: who asks for what, and what they need to answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
 from boilerd.web.links import Links
 from boilerd.web.permissions import Permission, Principal
+from boilerd.web.shared import Shared
 
 if TYPE_CHECKING:
     from boilerd.web.sampler import Snapshot
 
 #: The number of a page beyond this is refused: deep pages go by cursor.
 MOST_PAGES = 1000
+
+T = TypeVar("T")
 
 
 class QueryError(BoilerdError):
@@ -36,6 +39,7 @@ class Visit:
         form: What was sent, all values of each name.
         links: Makes addresses.
         read_snapshot: See `snapshot`.
+        shared: See `sharing`.
     """
 
     inspector: Inspector
@@ -45,12 +49,17 @@ class Visit:
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     read_snapshot: "Callable[[], Snapshot] | None" = None
+    shared: Shared = field(default_factory=Shared)
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""
         if self.read_snapshot is None:
             raise TypeError("this visit has no sampler")
         return self.read_snapshot()
+
+    def sharing(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
+        """What `read` returns for whoever asks for this key within so many seconds; it may not depend on the person."""
+        return self.shared.get(key, fresh_s, read)
 
     def may(self, permission: Permission | str) -> bool:
         """Whether the person is allowed to."""
