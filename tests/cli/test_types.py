@@ -116,7 +116,7 @@ def test_without_metrics_the_table_is_empty(valkey: Valkey) -> None:
 def test_where_nothing_was_counted_the_types_and_queues_are_told_of_which_there_is_something(
     valkey: Valkey, connection: redis.Redis, minute: int, words: list[str], sought: str
 ) -> None:
-    put(connection, minute, "low", "email:send", record(3))
+    count_in_minute(connection, minute, "low", "email:send", counted(3))
 
     last = shown_by("types", *words, "--redis-url", valkey.url).splitlines()[-1]
 
