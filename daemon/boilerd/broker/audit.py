@@ -31,7 +31,7 @@ What = Literal[
     "run", "archive", "delete", "cancel", "move", "pause", "resume", "cron run", "quiet", "reload", "restart", "scale"
 ]
 KINDS: tuple[What, ...] = get_args(What)
-Outcome = Literal["done", "refused", "failed", "interrupted"]
+Outcome = Literal["done", "refused", "failed", "interrupted", "begun"]
 #: Entries in one answer of Redis: about 200 kB, and it takes Redis a millisecond.
 _CHUNK = 1000
 
@@ -69,10 +69,11 @@ class AuditEntry:
         via: ``cli``, ``dash``, ``python`` or ``web``.
         what: Such as ``delete``.
         on: On what: ``task``, with its ``request_id``; ``queue`` with ``state``, ``type`` and ``fingerprint``;
-            ``fingerprint`` alone, for a failure group; ``cron``; or ``daemon`` with ``pool``, ``workers`` and ``size``.
+            ``fingerprint`` alone, for a failure group; each with ``operation``, where it was one; ``cron``; or
+            ``daemon`` with ``pool``, ``workers`` and ``size``.
         count: With how many it was done.
-        outcome: ``done``; ``refused``, as it could not be done with that; ``failed``; or ``interrupted``, in a bulk
-            action.
+        outcome: ``done``; ``refused``, as it could not be done with that; ``failed``; ``interrupted``, in a bulk
+            action; or ``begun``, of an operation with so many tasks, which has another entry at its end.
         why: The reason of a refusal, the kind of an error.
     """
 
@@ -87,9 +88,10 @@ class AuditEntry:
     outcome: str
     why: str
 
-    def fits(self, who: str | None, what: str | None) -> bool:
-        """Whether it is by this user and of this kind; None fits all."""
-        return (who is None or who in {self.user, *self.user.split(" as ")}) and what in {None, self.what}
+    def fits(self, who: str | None, what: str | None, on: str | None = None) -> bool:
+        """Whether it is by this user, of this kind and on a thing of this name; None fits all."""
+        is_theirs = who is None or who in {self.user, *self.user.split(" as ")}
+        return is_theirs and what in {None, self.what} and (on is None or on in self.on.values())
 
 
 @dataclass(slots=True)
@@ -135,6 +137,10 @@ class Audit(ScriptCalls):
     def note_failure(self, what: str, error: BrokerError, **on: str) -> None:
         """Note an intervention whose script was refused."""
         self._write(what, on, 0, *_outcome(error))
+
+    def note(self, what: str, count: int, outcome: Outcome, why: str = "", **on: str) -> None:
+        """Note what was done, where that is no block of code."""
+        self._write(what, on, count, outcome, why)
 
     def _write(self, what: str, on: Mapping[str, str], count: int, outcome: Outcome, why: str) -> None:
         try:

@@ -68,6 +68,8 @@ MOST_PAIRS, OTHER = 500, "other"
 MOST_OTHERS, MOST_ROLLED = 50, 50
 #: In totals alone: the last minute that was added, counted from 1970; the highest stays.
 LAST_MINUTE = 24
+#: For how long an operation is kept, from when it was ordered; and how many of them.
+OPERATION_TTL_S, MOST_OPERATIONS = 7 * 24 * 3600, 1000
 #: The fields of a job hash that a claim reads, in the order in which taking.lua answers.
 CLAIMED_FIELDS = (
     "data", "status", "task_type", "concurrency_key", "alone", "ended_at", "ttl", "unique_key", "timeout", "deadline",
