@@ -1,22 +1,26 @@
 """Whatever stands in Redis is shown as text, hidden where it is a secret, and breaks no page."""
 
 import json
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
 import pytest
 import redis
 
-from boilerd import Client
+from boilerd import Client, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.operation_record import Order
+from boilerd.broker.operation_store import OperationStore
 from boilerd.tasks.retry import Verdict
 from boilerd.web.links import Links, is_own_path, segment, unsegment
 from boilerd.web.page import PAGES, load_pages
+from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import Redaction
 from boilerd.web.shown import harmless, lasting, sized
 from browser import Browser, with_people
-from builders import claim, fail_next
+from builders import claim, fail_as, fail_next, failure_kind
 
 load_pages()
 CORPUS = {
@@ -138,6 +142,7 @@ def test_a_payload_that_is_nested_deep_or_large_does_not_break_its_page(
 # --- Secrets
 
 SECRET, PRIVATE = "hunter2-secret", "anna@private.example"
+GROUP = "a" * 12
 
 
 @pytest.fixture
@@ -147,27 +152,32 @@ def with_secrets(client: Client, broker: Broker) -> str:
     task_id = client.enqueue("test:echo", payload, task_id="told", headers={"session-id": SECRET}).id
     fail_next(broker, Verdict.ARCHIVE)
     broker.connection.hset(keys.job(task_id), "last_error", f"ValueError: {SECRET} of '{PRIVATE}'")
+    fail_as(broker, "other", failure_kind(GROUP))
+    broker.connection.lpush(keys.failure_tasks(GROUP), task_id)
+    order = Order("delete", "default", TaskState.ARCHIVED)
+    OperationStore(broker.connection).write("told", {"order": order.to_json(), "state": "done"}, time.time())
     return task_id
 
 
-def addresses() -> Iterator[str]:
-    """Every page in every form."""
+def addresses() -> Iterator[tuple[str, set[Permission]]]:
+    """Every page in every form, and what one needs to see it."""
     for page in PAGES:
-        path = page.path.format_map({"id": "told", "queue": "default"})
+        path = page.path.format_map({"id": "told", "queue": "default", "operation": "told", "fingerprint": GROUP})
         base = "/overview" if path == "/" else path
         forms = (".csv", ".ndjson") if page.rows else ()
-        yield from (f"{each}?state=archived" for each in (path, *(base + form for form in (".json", *forms))))
+        for each in (path, *(base + form for form in (".json", *forms))):
+            yield f"{each}?state=archived", {page.needs, *([Permission.EXPORT] if each.endswith(forms or "?") else [])}
 
 
-@pytest.mark.parametrize("address", [*addresses()])
+@pytest.mark.parametrize(("address", "needs"), [*addresses()])
 @pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
 def test_no_page_shows_a_secret_of_a_payload_an_error_or_a_header(
-    role: str, address: str, with_secrets: str, connection: redis.Redis
+    role: str, address: str, needs: set[Permission], with_secrets: str, connection: redis.Redis
 ) -> None:
     with Browser(with_people(connection, redact=["user.email"]), **{"x-who": role}) as browser:
         answer = browser.get(address)
 
-    assert answer.status_code == (403 if role == "viewer" and (".csv" in address or ".ndjson" in address) else 200)
+    assert answer.status_code == (200 if needs <= ROLES[role] else 403)
     assert SECRET not in answer.text
     assert PRIVATE not in answer.text
     assert "Anna" not in answer.text or role != "viewer"

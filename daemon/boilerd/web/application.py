@@ -105,7 +105,9 @@ def _of_page(site: Site, page: Page) -> Iterator[Route]:
     yield Route(f"{base}.json", Endpoint(site, page.needs, answer, "json"), methods=["GET"])
     if page.rows:
         for form in ("csv", "ndjson"):
-            yield Route(f"{base}.{form}", Endpoint(site, Permission.EXPORT, answer, form), methods=["GET"])
+            yield Route(
+                f"{base}.{form}", Endpoint(site, page.needs, answer, form, also=Permission.EXPORT), methods=["GET"]
+            )
 
 
 def _of_action(site: Site, action: Action) -> Iterator[Route]:

@@ -38,13 +38,24 @@ class Endpoint:
         needs: The permission; None: everybody may.
         answer: Makes the answer.
         form: How the answer is written: ``html``, ``json``, ``csv`` or ``ndjson``; or ``file``.
+        also: A permission that it needs beside: an export discloses no more than its page.
 
     Attributes:
         needs: The same.
+        also: The same.
     """
 
-    def __init__(self, site: Site, needs: Permission | None, answer: Answer, form: str = "html") -> None:
+    def __init__(
+        self,
+        site: Site,
+        needs: Permission | None,
+        answer: Answer,
+        form: str = "html",
+        *,
+        also: Permission | None = None,
+    ) -> None:
         self.needs = needs
+        self.also = also
         self._site = site
         self._answer = answer
         self._form = form
@@ -78,8 +89,9 @@ class Endpoint:
         asked.who = await site.access.who(request)
         if asked.who is None:
             return _ask_who(asked)
-        if not asked.who.may(self.needs):
-            raise Refusal(403, f"{asked.who.name} may not do this; it needs the permission {self.needs}")
+        for needed in filter(None, (self.needs, self.also)):
+            if not asked.who.may(needed):
+                raise Refusal(403, f"{asked.who.name} may not do this; it needs the permission {needed}")
         await self._read_form(asked)
         asked.visit = _visit(asked, asked.who)
         return await self._answer(asked)
@@ -92,15 +104,20 @@ class Endpoint:
 
 def _visit(asked: Asked, who: Principal) -> Visit:
     site, request = asked.site, asked.request
-    query = request.scope["query_string"].decode("ascii", "replace")
+    pairs = parse_qsl(request.scope["query_string"].decode("ascii", "replace"), errors="surrogateescape")
+    queries: dict[str, list[str]] = {}
+    for name, value in pairs:
+        queries.setdefault(name, []).append(value)
     return Visit(
         inspector=site.inspector(who, site.proxies.address(request)),
         who=who,
         path={name: unsegment(part) for name, part in request.path_params.items()},
-        query=dict(parse_qsl(query, errors="surrogateescape")),
+        query=dict(pairs),
+        queries=queries,
         form=asked.form,
         links=asked.links,
         read_snapshot=site.sampler.read,
+        work_on=site.operators.start,
     )
 
 

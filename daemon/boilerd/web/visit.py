@@ -10,6 +10,8 @@ from boilerd.web.links import Links
 from boilerd.web.permissions import Permission, Principal
 
 if TYPE_CHECKING:
+    from boilerd.broker.operation_record import Operation
+    from boilerd.broker.operations import Operations
     from boilerd.web.sampler import Snapshot
 
 #: The number of a page beyond this is refused: deep pages go by cursor.
@@ -29,18 +31,22 @@ class Visit:
         who: The person or program.
         path: The parts of the address that the page has named.
         query: The rest of it, one value for each name.
+        queries: The same, all values of each name.
         form: What was sent, all values of each name.
         links: Makes addresses.
         read_snapshot: See `snapshot`.
+        work_on: Has an operation done by this process, under the name that it was given.
     """
 
     inspector: Inspector
     who: Principal
     path: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
+    queries: Mapping[str, Sequence[str]] = field(default_factory=dict)
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     read_snapshot: "Callable[[], Snapshot] | None" = None
+    work_on: "Callable[[Operations, Operation, str], None] | None" = None
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""
