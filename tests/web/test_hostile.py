@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 import redis
@@ -85,9 +86,34 @@ def plant(connection: redis.Redis, text: str) -> None:
             "unique_key": raw, "concurrency_key": raw, "created_at": raw, "timeout": raw, "fingerprint": raw,
         },
     )  # fmt: skip
+    plant_failure(connection, raw)
+    connection.xadd(keys.AUDIT, {"user": raw, "host": raw, "via": raw, "what": raw, "on": data, "why": raw})
+    plant_operation(connection, raw)
     worker = b"rq:worker:" + raw
     connection.sadd("rq:workers", worker)
     connection.hset(worker, mapping={"hostname": raw, "queues": raw, "state": raw, "last_heartbeat": raw})
+
+
+def plant_failure(connection: redis.Redis, raw: bytes) -> None:
+    """A failure group of everything hostile."""
+    told = raw.decode("utf-8", "replace")
+    about = json.dumps({"fingerprint": told, "type": told, "error": told, "message": told, "frames": [told]})
+    connection.zadd(keys.FAILURES, {raw: time.time()})
+    group: Any = {"about": about, "count": raw, "first_seen": raw, "first_release": raw, "last_release": raw}
+    connection.hset(b"boilerd:failure:" + raw, mapping=group)
+    connection.rpush(b"boilerd:failure:" + raw + b":tasks", raw)
+
+
+def plant_operation(connection: redis.Redis, raw: bytes) -> None:
+    """An operation of everything hostile."""
+    name = raw.decode("utf-8", "surrogateescape")
+    order = Order("delete", name, TaskState.ARCHIVED, name, name)
+    fields: Any = dict.fromkeys(("user", "host", "via", "why", "created", "starts", "beat", "parts"), raw)
+    tally = json.dumps({"skipped": {name: 1}})
+    connection.zadd(keys.OPERATIONS, {raw: time.time()})
+    connection.hset(
+        b"boilerd:op:" + raw, mapping={**fields, "order": order.to_json(), "state": "running", "tally": tally}
+    )
 
 
 @pytest.mark.parametrize("text", CORPUS.values(), ids=CORPUS)
@@ -96,7 +122,11 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
     links = Links()
     pages = [
         links.to(), links.to("queues"), links.to("queues", text), links.to("tasks"), links.to("tasks", text),
-        links.to("tasks", queue=text), links.to("tasks", text, "delete"),
+        links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("failures"),
+        links.to("failures", text), links.to("failures", text, "run"), links.to("operations"),
+        links.to("operations", text), links.to("audit"), links.to("audit", who=text, on=text),
+        links.to("bulk", "delete", queue=text, type=text), links.to("bulk", "delete", id=text),
+        links.to("queues", text, "purge"),
     ]  # fmt: skip
 
     for page in pages:
@@ -104,7 +134,8 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
 
         assert answer.status_code in {200, 404}, (page[:200], answer.text[-500:])
         check(answer.text)
-    assert browser.get(links.to("queues", text)).status_code == 200
+    for page in (links.to("queues", text), links.to("failures", text), links.to("operations", text)):
+        assert browser.get(page).status_code == 200
     found = browser.get(f"{links.to('tasks', text)}.json").json()
     assert found["task"]["id"] == text
     assert found["task"]["payload"]["in"][1] == 2**70

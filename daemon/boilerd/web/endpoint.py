@@ -117,7 +117,7 @@ def _visit(asked: Asked, who: Principal) -> Visit:
         form=asked.form,
         links=asked.links,
         read_snapshot=site.sampler.read,
-        work_on=site.operators.start,
+        operators=site.operators,
     )
 
 

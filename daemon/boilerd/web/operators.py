@@ -3,19 +3,19 @@
 import atexit
 import logging
 import threading
+import time
 import weakref
 
 from boilerd.broker.operation_record import Operation
 from boilerd.broker.operations import Operations
-from boilerd.errors import BoilerdError
-from boilerd.web.refusal import Refusal
+from boilerd.errors import BoilerdError, RefusedError
 
 logger = logging.getLogger("boilerd.web")
 
 #: Operations of one process at once; each is a thread that waits for Redis for most of its time.
 MOST_AT_ONCE = 8
 #: When the process ends, they have so long to write down where they are.
-FAREWELL_S = 2.0
+FAREWELL_S = 3.0
 
 
 class Operators:
@@ -29,11 +29,11 @@ class Operators:
         atexit.register(_end, weakref.ref(self))
 
     def check_free(self) -> None:
-        """Raise Refusal if this process has enough to do."""
+        """Raise RefusedError if this process has enough to do."""
         with self._lock:
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             if len(self._threads) >= MOST_AT_ONCE:
-                raise Refusal(503, f"{MOST_AT_ONCE} operations are going on here; wait for one to end, or stop one")
+                raise RefusedError(f"{MOST_AT_ONCE} operations are going on here; wait for one to end, or stop one")
 
     def start(self, operations: Operations, operation: Operation, runner: str) -> None:
         """Work on an operation in a thread."""
@@ -53,8 +53,9 @@ class Operators:
     def end(self) -> None:
         """Have them stop where they are."""
         self._ending.set()
+        until_s = time.monotonic() + FAREWELL_S
         for thread in self._threads:
-            thread.join(FAREWELL_S / MOST_AT_ONCE)
+            thread.join(max(0.0, until_s - time.monotonic()))
 
 
 def _end(found: "weakref.ref[Operators]") -> None:

@@ -11,6 +11,7 @@ from boilerd.errors import (
     OperationStateError,
     QueueFullError,
     QueueNotFoundError,
+    RefusedError,
     TaskIdConflictError,
     TaskNotFoundError,
     TaskStateError,
@@ -44,6 +45,7 @@ _STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
     (QueryError, 400),
     (InvalidTaskError, 400),
     (ConfigError, 400),
+    (RefusedError, 503),
     (BrokerError, 503),
 )
 

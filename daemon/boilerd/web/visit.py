@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
 from boilerd.web.links import Links
+from boilerd.web.operators import Operators
 from boilerd.web.permissions import Permission, Principal
 
 if TYPE_CHECKING:
-    from boilerd.broker.operation_record import Operation
-    from boilerd.broker.operations import Operations
     from boilerd.web.sampler import Snapshot
 
 #: The number of a page beyond this is refused: deep pages go by cursor.
@@ -35,7 +34,7 @@ class Visit:
         form: What was sent, all values of each name.
         links: Makes addresses.
         read_snapshot: See `snapshot`.
-        work_on: Has an operation done by this process, under the name that it was given.
+        operators: Work on operations in this process.
     """
 
     inspector: Inspector
@@ -46,7 +45,7 @@ class Visit:
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     read_snapshot: "Callable[[], Snapshot] | None" = None
-    work_on: "Callable[[Operations, Operation, str], None] | None" = None
+    operators: Operators = field(default_factory=Operators)
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""

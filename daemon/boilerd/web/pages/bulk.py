@@ -91,9 +91,8 @@ def about(visit: Visit, order: Order) -> Data:
 
 def act(visit: Visit, order: Order) -> Done:
     """Order the operation, and work on it here."""
-    operations, work_on = visit.inspector.operations, visit.work_on
-    if work_on is None:
-        raise TypeError("this visit has nobody who works on operations")
+    operations = visit.inspector.operations
+    visit.operators.check_free()
     found = operations.preview(order)
     if found.is_exact and not found.found:
         raise Refusal(409, f"there are none: {set_of(order)}")
@@ -103,7 +102,7 @@ def act(visit: Visit, order: Order) -> Done:
     given = visit.given("of")
     most = int(given) if given.isascii() and given.isdecimal() and len(given) < 12 else 0
     operation, runner = operations.begin(order, most=most or None, undo_s=UNDO_S if destroys(order) else 0.0)
-    work_on(operations, operation, runner)
+    visit.operators.start(operations, operation, runner)
     says = f"{order.what} of {set_of(order)} has been ordered"
     return Done(says, to=Links().to("operations", operation.id), data={"operation": operation.id})
 

@@ -86,13 +86,12 @@ def stop(visit: Visit) -> Done:
 @action("/operations/{operation}/continue", needs=Permission.RUN, title="Continue")
 def go_on(visit: Visit) -> Done:
     """Work here on one that stopped, or that nobody works on any more."""
-    operations_, work_on = visit.inspector.operations, visit.work_on
+    operations_ = visit.inspector.operations
     found = operations_.one(visit.path["operation"])
     if not visit.may(found.order.what):
         raise Refusal(403, f"{visit.who.name} may not do this; it needs the permission {found.order.what}")
-    if work_on is None:
-        raise TypeError("this visit has nobody who works on operations")
-    work_on(operations_, *operations_.take(found.id))
+    visit.operators.check_free()
+    visit.operators.start(operations_, *operations_.take(found.id))
     return Done("it goes on", to=_path(found.id))
 
 
