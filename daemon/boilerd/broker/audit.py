@@ -156,22 +156,23 @@ class Audit(ScriptCalls):
         """A page of those that are kept, latest last; the first page has the latest."""
         found: list[AuditEntry] = []
         least, most = self._first_id(since), "+"
+        count = min(page * size, _CHUNK)  # as many as are wanted, if all are kept
         while len(found) < page * size:
-            rows = self._rows("XREVRANGE", most, least)
+            rows = self._rows("XREVRANGE", most, least, count=count)
             found += filter(keeps, rows)
-            if len(rows) < _CHUNK:
+            if len(rows) < count:
                 break
-            most = f"({rows[-1].id}"
+            most, count = f"({rows[-1].id}", _CHUNK
         return found[(page - 1) * size : page * size][::-1]
 
     def after(self, entry_id: str) -> list[AuditEntry]:
         """The next entries behind this one; empty: from the first one on."""
         return self._rows("XRANGE", f"({entry_id}" if entry_id else "-", "+")
 
-    def _rows(self, command: str, *bounds: str) -> list[AuditEntry]:
+    def _rows(self, command: str, *bounds: str, count: int = _CHUNK) -> list[AuditEntry]:
         connection: Any = self.connection  # redis-py's types know no bounds that are texts
         with expecting("stream", keys.AUDIT):
-            answer = connection.execute_command(command, keys.AUDIT, *bounds, "COUNT", _CHUNK)
+            answer = connection.execute_command(command, keys.AUDIT, *bounds, "COUNT", count)
         return [_to_entry(*row) for row in answer]
 
     def _first_id(self, since: datetime | timedelta | None) -> str:

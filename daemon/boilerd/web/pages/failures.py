@@ -13,7 +13,9 @@ from boilerd.web.pages.bulk import DEEDS, about, act
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
 
-SIZE, MOST_SIZE = 100, 1000
+SIZE, MOST_SIZE = 50, 1000
+#: A longer list does not renew itself: each poll would take a quarter of a second.
+MOST_LIVE = 200
 #: A list in another order, the highest first.
 _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "last": lambda row: row["last_seen"],
@@ -43,6 +45,7 @@ def failures(visit: Visit) -> Data:
         "type": kind,
         "looked_at": len(found),
         "has_more": len(found) == size,
+        "is_live": len(found) <= MOST_LIVE,
     }
 
 
