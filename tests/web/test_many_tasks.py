@@ -140,7 +140,7 @@ def test_a_purge_needs_the_queues_name_typed_and_leaves_what_came_later(
     assert asked.text.count('data-label="ID"') == 5
     assert 'name="name" required' in asked.text
     assert (untyped.status_code, misspelt.status_code) == (400, 400)
-    assert "name: type default" in untyped.text
+    assert "name: write default" in untyped.text
     assert pending(connection) == ["later"]
     assert found.total == 7
 

@@ -98,7 +98,7 @@ def act(visit: Visit, order: Order) -> Done:
         raise Refusal(409, f"there are none: {set_of(order)}")
     wanted = word_to_type(order, found)
     if wanted and visit.given("name") != wanted:
-        raise QueryError(f"name: type {wanted} for {order.what} of {set_of(order)}, {count_of(found)}")
+        raise QueryError(f"name: write {wanted} for {order.what} of {set_of(order)}, {count_of(found)}")
     given = visit.given("of")
     most = int(given) if given.isascii() and given.isdecimal() and len(given) < 12 else 0
     operation, runner = operations.begin(order, most=most or None, undo_s=UNDO_S if destroys(order) else 0.0)
