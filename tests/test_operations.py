@@ -11,8 +11,9 @@ from boilerd import Actor, Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.constants import MOST_OPERATIONS
-from boilerd.broker.operation_record import GONE_S, Operation, OperationState, Order, Tally
+from boilerd.broker.operation_record import GONE_S, OPEN, Operation, OperationState, Order, Tally
 from boilerd.broker.operation_run import OperationRun
+from boilerd.broker.operation_store import Expected, OperationStore
 from boilerd.errors import OperationNotFoundError, OperationStateError, TaskStateError
 from builders import claim, enqueue, fail_as, failure_kind, in_state, pending
 
@@ -259,15 +260,43 @@ def test_whoever_was_taken_for_gone_does_nothing_more(
     operations = inspector.operations
 
     def take_over() -> None:
-        left_alone(connection, operations.latest()[0].id)
-        operations.take(operations.latest()[0].id)
+        operation_id = operations.latest()[0].id
+        left_alone(connection, operation_id)
+        operations.take(operation_id)
+        connection.hset(keys.operation(operation_id), "state", "running")
 
     after_chunk(monkeypatch, 1, take_over)
 
     found = done_by(inspector, PENDING)
 
-    assert found.state == "waiting"
+    assert (found.state, found.tally.done) == ("running", 0)
     assert len(pending(connection)) == 150
+
+
+def test_tasks_that_are_named_go_on_where_they_were_stopped(
+    inspector: Inspector, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tuple(str(number) for number in range(130))
+    enqueue(client, *names)
+    operations = inspector.operations
+    after_chunk(monkeypatch, 1, lambda: operations.stop(operations.latest()[0].id))
+
+    stopped = done_by(inspector, Order("archive", task_ids=names))
+    operations.run(*operations.take(stopped.id))
+
+    ended = operations.one(stopped.id)
+    assert (stopped.tally.seen, ended.tally.seen, ended.tally.done) == (100, 130, 130)
+
+
+def test_of_two_who_take_it_for_gone_one_continues(inspector: Inspector, connection: redis.Redis) -> None:
+    found, _ = inspector.operations.begin(PENDING)
+    left_alone(connection, found.id)
+    store, gone = OperationStore(connection), Expected(OPEN, silent_s=GONE_S)
+
+    answers = [store.change(found.id, gone, {"runner": name}, is_alive=True)[0] for name in ("one", "other")]
+
+    assert answers == [True, False]
+    assert connection.hget(keys.operation(found.id), "runner") == b"one"
 
 
 def test_a_process_that_ends_lets_its_operation_be_continued(inspector: Inspector, client: Client) -> None:
