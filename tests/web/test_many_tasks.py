@@ -145,6 +145,20 @@ def test_a_purge_needs_the_queues_name_typed_and_leaves_what_came_later(
     assert found.total == 7
 
 
+def test_a_program_asks_what_would_be_changed_and_changes_it(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    client.enqueue("test:echo", {"password": "hunter2-secret"}, task_id="a")
+
+    asked = browser.get("/bulk/archive.json?queue=default")
+    done = browser.post("/bulk/archive.json?queue=default")
+    found = ended(connection, done.json()["operation"])
+
+    assert "hunter2" not in asked.text
+    assert (asked.json()["count"], asked.json()["to_type"], asked.json()["sample"][0]["id"]) == (1, "", "a")
+    assert found.tally.done == 1
+
+
 def test_more_than_a_thousand_need_the_queues_name_typed(
     browser: Browser, client: Client, connection: redis.Redis
 ) -> None:
