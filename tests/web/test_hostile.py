@@ -125,8 +125,8 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
         links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("failures"),
         links.to("failures", text), links.to("failures", text, "run"), links.to("operations"),
         links.to("operations", text), links.to("audit"), links.to("audit", who=text, on=text),
-        links.to("bulk", "delete", queue=text, type=text), links.to("bulk", "delete", id=text),
-        links.to("queues", text, "purge"),
+        links.to("bulk", "delete", queue=text, type=text, state="pending"), links.to("bulk", "delete", id=text),
+        links.to("queues", text, "purge", state="pending"),
     ]  # fmt: skip
 
     for page in pages:

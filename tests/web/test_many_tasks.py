@@ -106,7 +106,9 @@ def test_an_action_is_done_with_the_tasks_that_are_ticked(
     [
         ("queue=default&state=archived&q=card", "q: no operation chooses tasks by it"),
         ("", "queue: name one"),
-        ("queue=nowhere", "never used"),
+        ("queue=nowhere&state=pending", "never used"),
+        ("queue=default", "state: not known"),
+        ("queue=default&state=pending&type=mail:*", "type: an operation is for one type"),
         ("queue=default&state=flying", "state: not known"),
         ("queue=default&state=active", "cannot archive active tasks"),
         ("&".join(f"id={number}" for number in range(bulk.MOST_SELECTED + 1)), "are more than 150"),
@@ -150,8 +152,8 @@ def test_a_program_asks_what_would_be_changed_and_changes_it(
 ) -> None:
     client.enqueue("test:echo", {"password": "hunter2-secret"}, task_id="a")
 
-    asked = browser.get("/bulk/archive.json?queue=default")
-    done = browser.post("/bulk/archive.json?queue=default")
+    asked = browser.get("/bulk/archive.json?queue=default&state=pending")
+    done = browser.post("/bulk/archive.json?queue=default&state=pending")
     found = ended(connection, done.json()["operation"])
 
     assert "hunter2" not in asked.text
@@ -164,9 +166,9 @@ def test_more_than_a_thousand_need_the_queues_name_typed(
 ) -> None:
     client.enqueue_many([("test:echo", number) for number in range(1001)])
 
-    asked = browser.get("/bulk/archive?queue=default")
-    untyped = browser.post("/bulk/archive?queue=default")
-    found = ended(connection, ordered(browser.post("/bulk/archive?queue=default", {"name": "default"})))
+    asked = browser.get("/bulk/archive?queue=default&state=pending")
+    untyped = browser.post("/bulk/archive?queue=default&state=pending")
+    found = ended(connection, ordered(browser.post("/bulk/archive?queue=default&state=pending", {"name": "default"})))
 
     assert "1,001, counted now" in text_of(asked.text)
     assert untyped.status_code == 400
@@ -180,7 +182,7 @@ def test_all_of_a_state_are_deleted_only_by_those_who_may_purge(connection: redi
         return Principal("anna", frozenset({Permission.VIEW, Permission.DELETE}))
 
     with Browser(web_app(connection, authorize=authorize)) as browser:
-        whole, named = browser.get("/bulk/delete?queue=default"), browser.get("/bulk/delete?id=a")
+        whole, named = browser.get("/bulk/delete?queue=default&state=pending"), browser.get("/bulk/delete?id=a")
 
     assert (whole.status_code, named.status_code) == (403, 200)
 
@@ -276,7 +278,7 @@ def test_of_a_dashboard_that_is_killed_another_shows_what_was_done_and_continues
         failpoints.arm("after-act")
         with suppress(httpx.TransportError):  # it may be killed before it answers
             ours = {"sec-fetch-site": "same-origin"}
-            httpx.post(f"{address}bulk/archive?queue=default", headers=ours, timeout=DEADLINE_S)
+            httpx.post(f"{address}bulk/archive?queue=default&state=pending", headers=ours, timeout=DEADLINE_S)
         process.wait(DEADLINE_S)
     operation_id = Inspector(connection).operations.latest()[0].id
     working = text_of(browser.get(f"/operations/{operation_id}").text)

@@ -21,7 +21,7 @@ Values = Sequence[float | None]
 
 
 def sparkline(values: Values, label: str, top: float = 0.0) -> Markup:
-    """An area without axes, for a cell of a table."""
+    """Steps without axes, for a cell of a table."""
     return _picture(max(len(values), 1), label, [_path("area", _area(values, _top([values], top)))], kind="sparkline")
 
 
@@ -53,7 +53,7 @@ def heat(
     over: Mapping[str, Values] | None = None,
     marks: Iterable[float] = (),
 ) -> Markup:
-    """How many values of each moment are in which bucket: the more, the darker.
+    """How many values of each moment are in which bucket: the more, the stronger its shade.
 
     Args:
         columns: The counts of each moment, the lowest bucket first.
@@ -101,8 +101,9 @@ def _marks(places: Iterable[float]) -> list[Markup]:
 def _area(values: Values, top: float) -> str:
     if not any(values):
         return ""
-    points = "".join(f"L{place + 0.5:.5g} {_y(value or 0.0, top)}" for place, value in enumerate(values))
-    return f"M.5 {_HEIGHT:g}{points}L{len(values) - 0.5:.5g} {_HEIGHT:g}z"
+    # Whole numbers: there may be a hundred such charts on a page.
+    points = "".join(f"V{_HEIGHT * (1 - min((value or 0.0) / top, 1.0)):.0f}h1" for value in values)
+    return f"M0 {_HEIGHT:g}{points}V{_HEIGHT:g}z"
 
 
 def _line(heights: Sequence[str]) -> str:

@@ -45,8 +45,14 @@ def order_of(visit: Visit, deed: Deed) -> Order:
     queue = visit.word("queue")
     if not queue:
         raise QueryError("queue: name one, or name tasks by id")
-    state = TaskState(visit.word("state", "pending", of=[*map(str, TaskState)]))
-    return Order(deed, queue, state, visit.word("type"), visit.word("fingerprint"))
+    if visit.word("type").endswith("*"):  # a list takes it for what types begin with
+        raise QueryError("type: an operation is for one type; write its whole name")
+    return Order(deed, queue, _state(visit), visit.word("type"), visit.word("fingerprint"))
+
+
+def _state(visit: Visit) -> TaskState:
+    """The state that is meant, which has to be said: a list without one shows tasks of all states."""
+    return TaskState(visit.word("state", of=[*map(str, TaskState)]))
 
 
 def bulk_actions(visit: Visit, state: TaskState) -> list[Deed]:
@@ -137,7 +143,7 @@ def _ordered(visit: Visit, deed: Deed) -> Order:
 
 def _purge_order(visit: Visit) -> Order:
     visit.inspector.queue(visit.path["queue"])
-    return Order("delete", visit.path["queue"], TaskState(visit.word("state", "pending", of=[*map(str, TaskState)])))
+    return Order("delete", visit.path["queue"], _state(visit))
 
 
 def _declare(path: str, needs: Permission, title: str, make: Any) -> None:
