@@ -199,7 +199,7 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "remembered_s": ("waits",), "has_workers": ("default",), "handled_types": ("default",), "unserved": (),
     "tasks": ("default", TaskState.PENDING), "recent": ("default",), "task": ("waits",), "explain": ("waits",),
     "workers": (), "broker": (), "crons": (), "last_ticks": (), "problems": (), "audit": (), "audit_after": ("",),
-    "failures": (), "failure": (GROUP,), "close": (), "find": ({"request_id": "r-9"},),
+    "failures": (), "failure": (GROUP,), "close": (), "tasks_of": (["waits"],), "find": ({"request_id": "r-9"},),
     "metrics": (timedelta(hours=1),), "totals": (), "server": (), "concurrency_keys": (), "unique_locks": (),
     "paused_crons": (), "daemons": (), "ticks": ("nightly",),
 }  # fmt: skip

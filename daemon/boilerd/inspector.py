@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from boilerd.broker.failure_groups import FailureGroup
     from boilerd.broker.header_search import TasksFound
     from boilerd.broker.metrics import Metrics, Series
+    from boilerd.broker.operations import Operations
     from boilerd.broker.server_facts import ServerFacts
     from boilerd.broker.shares import KeysFound, LocksFound
     from boilerd.broker.ticks import TickInfo
@@ -365,6 +366,20 @@ class Inspector:
                 noted.count = progress.done
                 yield progress
 
+    def tasks_of(self, task_ids: Iterable[str]) -> list[TaskDetail]:
+        """Those of these tasks that are there, without their attempts; one round trip."""
+        found = self._inspection.details([(task_id, None) for task_id in task_ids])
+        return [task for task in found if task.queue]
+
+    # --- Operations
+
+    @functools.cached_property
+    def operations(self) -> "Operations":
+        """Bulk actions of which Redis knows how far they are, so that anybody sees, stops and continues them."""
+        from boilerd.broker.operations import Operations  # noqa: PLC0415 - as in `explain`
+
+        return Operations(self._broker, self._inspection, self._bulk, self._audit)
+
     # --- Metrics
 
     def metrics(
@@ -514,6 +529,7 @@ class Inspector:
         since: datetime | timedelta | None = None,
         who: str | None = None,
         what: str | None = None,
+        on: str | None = None,
         page: int = 1,
         size: int = 30,
     ) -> list["AuditEntry"]:
@@ -523,6 +539,7 @@ class Inspector:
             since: Not what was before; or for how long back, by Redis's clock.
             who: Only what this user did.
             what: Only what is called so, such as ``delete``.
+            on: Only what was done with a task, queue, failure group, operation or other thing of this name.
             page: From 1.
             size: Entries of a page.
 
@@ -532,7 +549,7 @@ class Inspector:
         """
         if page < 1 or size < 1:
             raise ValueError(f"page {page} of size {size}: both begin at 1")
-        return self._audit.page(lambda entry: entry.fits(who, what), since=since, page=page, size=size)
+        return self._audit.page(lambda entry: entry.fits(who, what, on), since=since, page=page, size=size)
 
     def audit_after(self, entry_id: str) -> list["AuditEntry"]:
         """The entries behind the one with this ID, at most 1,000; empty: from the first one on."""

@@ -8,21 +8,22 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
-import msgspec
 import pytest
 import redis
 
-from boilerd import Client
+from boilerd import Client, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.tasks.fingerprint import FailureKind
+from boilerd.broker.operation_record import Order
+from boilerd.broker.operation_store import OperationStore
 from boilerd.tasks.retry import Verdict
 from boilerd.web.links import Links, is_own_path, segment, unsegment
 from boilerd.web.page import PAGES, load_pages
+from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import Redaction
 from boilerd.web.shown import harmless, lasting, sized
 from browser import Browser, with_people
-from builders import claim, count_in_minute, counted, fail_next, tell_cron
+from builders import claim, count_in_minute, counted, fail_as, fail_next, failure_kind, tell_cron
 
 load_pages()
 CORPUS = {
@@ -88,14 +89,35 @@ def plant(connection: redis.Redis, text: str) -> None:
         },
     )  # fmt: skip
     count_in_minute(connection, int(time.time()) // 60 - 2, text, text, counted(1, archived=1))
-    kind = FailureKind(as_json, as_json, as_json, as_json)
-    fields: dict[Any, Any] = {"about": msgspec.json.encode(kind), "first_seen": time.time(), "first_release": raw}
-    connection.hset(b"boilerd:failure:" + raw, mapping=fields)
-    connection.zadd(keys.FAILURES, {raw: time.time()})
+    plant_failure(connection, raw)
+    connection.xadd(keys.AUDIT, {"user": raw, "host": raw, "via": raw, "what": raw, "on": data, "why": raw})
+    plant_operation(connection, raw)
     worker = b"rq:worker:" + raw
     connection.sadd("rq:workers", worker)
     connection.hset(
         worker, mapping={"hostname": raw, "queues": raw, "state": raw, "last_heartbeat": raw, "pool": raw, "rss": raw}
+    )
+
+
+def plant_failure(connection: redis.Redis, raw: bytes) -> None:
+    """A failure group of everything hostile."""
+    told = raw.decode("utf-8", "replace")
+    about = json.dumps({"fingerprint": told, "type": told, "error": told, "message": told, "frames": [told]})
+    connection.zadd(keys.FAILURES, {raw: time.time()})
+    group: Any = {"about": about, "count": raw, "first_seen": raw, "first_release": raw, "last_release": raw}
+    connection.hset(b"boilerd:failure:" + raw, mapping=group)
+    connection.rpush(b"boilerd:failure:" + raw + b":tasks", raw)
+
+
+def plant_operation(connection: redis.Redis, raw: bytes) -> None:
+    """An operation of everything hostile."""
+    name = raw.decode("utf-8", "surrogateescape")
+    order = Order("delete", name, TaskState.ARCHIVED, name, name)
+    fields: Any = dict.fromkeys(("user", "host", "via", "why", "created", "starts", "beat", "parts"), raw)
+    tally = json.dumps({"skipped": {name: 1}})
+    connection.zadd(keys.OPERATIONS, {raw: time.time()})
+    connection.hset(
+        b"boilerd:op:" + raw, mapping={**fields, "order": order.to_json(), "state": "running", "tally": tally}
     )
 
 
@@ -109,6 +131,11 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
         links.to("limits"), links.to("limits", search=1, queue=text, type=text), links.to("system"),
         links.to("types"), links.to("types", text), links.to("types", text, queue=text), links.to("types", queue=text),
         links.to("workers"), links.to("workers", host=text, pool=text), links.to("workers", state=text, sort="memory"),
+        links.to("failures"),
+        links.to("failures", text), links.to("failures", text, "run"), links.to("operations"),
+        links.to("operations", text), links.to("audit"), links.to("audit", who=text, on=text),
+        links.to("bulk", "delete", queue=text, type=text, state="pending"), links.to("bulk", "delete", id=text),
+        links.to("queues", text, "purge", state="pending"),
     ]  # fmt: skip
 
     for page in pages:
@@ -116,7 +143,8 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
 
         assert answer.status_code in {200, 404}, (page[:200], answer.text[-500:])
         check(answer.text)
-    assert browser.get(links.to("queues", text)).status_code == 200
+    for page in (links.to("queues", text), links.to("failures", text), links.to("operations", text)):
+        assert browser.get(page).status_code == 200
     found = browser.get(f"{links.to('tasks', text)}.json").json()
     assert found["task"]["id"] == text
     assert found["task"]["payload"]["in"][1] == 2**70
@@ -154,6 +182,7 @@ def test_a_payload_that_is_nested_deep_or_large_does_not_break_its_page(
 # --- Secrets
 
 SECRET, PRIVATE = "hunter2-secret", "anna@private.example"
+GROUP = "a" * 12
 
 
 @pytest.fixture
@@ -164,27 +193,37 @@ def with_secrets(client: Client, broker: Broker) -> str:
     fail_next(broker, Verdict.ARCHIVE)
     broker.connection.hset(keys.job(task_id), "last_error", f"ValueError: {SECRET} of '{PRIVATE}'")
     tell_cron(broker)
+    fail_as(broker, "other", failure_kind(GROUP))
+    broker.connection.lpush(keys.failure_tasks(GROUP), task_id)
+    order = Order("delete", "default", TaskState.ARCHIVED)
+    OperationStore(broker.connection).write("told", {"order": order.to_json(), "state": "done"}, time.time())
     return task_id
 
 
-def addresses() -> Iterator[str]:
-    """Every page in every form."""
+def addresses() -> Iterator[tuple[str, set[Permission]]]:
+    """Every page in every form, and what one needs to see it."""
     for page in PAGES:
-        path = page.path.format_map({"id": "told", "queue": "default", "cron": "nightly", "type": "test:echo"})
+        path = page.path.format_map(
+            {
+                "id": "told", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "told",
+                "fingerprint": GROUP,
+            }
+        )  # fmt: skip
         base = "/overview" if path == "/" else path
         forms = (".csv", ".ndjson") if page.rows else ()
-        yield from (f"{each}?state=archived" for each in (path, *(base + form for form in (".json", *forms))))
+        for each in (path, *(base + form for form in (".json", *forms))):
+            yield f"{each}?state=archived", {page.needs, *([Permission.EXPORT] if each.endswith(forms or "?") else [])}
 
 
-@pytest.mark.parametrize("address", [*addresses()])
+@pytest.mark.parametrize(("address", "needs"), [*addresses()])
 @pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
 def test_no_page_shows_a_secret_of_a_payload_an_error_or_a_header(
-    role: str, address: str, with_secrets: str, connection: redis.Redis
+    role: str, address: str, needs: set[Permission], with_secrets: str, connection: redis.Redis
 ) -> None:
     with Browser(with_people(connection, redact=["user.email"]), **{"x-who": role}) as browser:
         answer = browser.get(address)
 
-    assert answer.status_code == (403 if role == "viewer" and (".csv" in address or ".ndjson" in address) else 200)
+    assert answer.status_code == (200 if needs <= ROLES[role] else 403)
     assert SECRET not in answer.text
     assert PRIVATE not in answer.text
     assert "Anna" not in answer.text or role != "viewer"

@@ -102,6 +102,8 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         if action.about is None:
             raise Refusal(405, "this is sent by a form, not opened")
         data = asked.site.redaction.clean(action.about(visit), shows_payloads=visit.may(Permission.VIEW_PAYLOAD))
+        if asked.form_of_answer == "json":
+            return Response(_json(data), media_type=KINDS["json"])
         return _html(render(asked, action.template, data, title=action.title))
 
     def act() -> Response:

@@ -115,7 +115,8 @@ def _of_page(site: Site, page: Page) -> Iterator[Route]:
 def _of_action(site: Site, action: Action) -> Iterator[Route]:
     answer = functools.partial(answer_action, action=action)
     yield Route(action.path, Endpoint(site, action.needs, answer), methods=["GET", "POST"])
-    yield Route(f"{action.path}.json", Endpoint(site, action.needs, answer, "json"), methods=["POST"])
+    methods = ["GET", "POST"] if action.about else ["POST"]
+    yield Route(f"{action.path}.json", Endpoint(site, action.needs, answer, "json"), methods=methods)
 
 
 async def _answer_static(asked: Asked) -> Response:

@@ -38,7 +38,7 @@ class Endpoint:
         needs: The permission; None: everybody may.
         answer: Makes the answer.
         form: How the answer is written: ``html``, ``json``, ``csv`` or ``ndjson``; or ``file``.
-        also: Another permission that is needed; None: there is none.
+        also: A permission that it needs beside: an export discloses no more than its page.
 
     Attributes:
         needs: The same.
@@ -100,16 +100,21 @@ class Endpoint:
 
 def _visit(asked: Asked, who: Principal) -> Visit:
     site, request = asked.site, asked.request
-    query = request.scope["query_string"].decode("ascii", "replace")
+    pairs = parse_qsl(request.scope["query_string"].decode("ascii", "replace"), errors="surrogateescape")
+    queries: dict[str, list[str]] = {}
+    for name, value in pairs:
+        queries.setdefault(name, []).append(value)
     return Visit(
         inspector=site.inspector(who, site.proxies.address(request)),
         who=who,
         path={name: unsegment(part) for name, part in request.path_params.items()},
-        query=dict(parse_qsl(query, errors="surrogateescape")),
+        query=dict(pairs),
+        queries=queries,
         form=asked.form,
         links=asked.links,
         read_snapshot=site.sampler.read,
         shared=site.shared,
+        operators=site.operators,
     )
 
 

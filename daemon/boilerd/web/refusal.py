@@ -7,8 +7,11 @@ from boilerd.errors import (
     DuplicateTaskError,
     FailureNotFoundError,
     InvalidTaskError,
+    OperationNotFoundError,
+    OperationStateError,
     QueueFullError,
     QueueNotFoundError,
+    RefusedError,
     TaskIdConflictError,
     TaskNotFoundError,
     TaskStateError,
@@ -34,6 +37,8 @@ _STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
     (QueueNotFoundError, 404),
     (FailureNotFoundError, 404),
     (NotThereError, 404),
+    (OperationNotFoundError, 404),
+    (OperationStateError, 409),
     (TaskStateError, 409),
     (DuplicateTaskError, 409),
     (TaskIdConflictError, 409),
@@ -41,6 +46,7 @@ _STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
     (QueryError, 400),
     (InvalidTaskError, 400),
     (ConfigError, 400),
+    (RefusedError, 503),
     (BrokerError, 503),
 )
 

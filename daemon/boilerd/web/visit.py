@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
 from boilerd.web.links import Links
+from boilerd.web.operators import Operators
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.shared import Shared
 
@@ -36,20 +37,24 @@ class Visit:
         who: The person or program.
         path: The parts of the address that the page has named.
         query: The rest of it, one value for each name.
+        queries: The same, all values of each name.
         form: What was sent, all values of each name.
         links: Makes addresses.
         read_snapshot: See `snapshot`.
         shared: See `sharing`.
+        operators: Work on operations in this process.
     """
 
     inspector: Inspector
     who: Principal
     path: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
+    queries: Mapping[str, Sequence[str]] = field(default_factory=dict)
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     read_snapshot: "Callable[[], Snapshot] | None" = None
     shared: Shared = field(default_factory=Shared)
+    operators: Operators = field(default_factory=Operators)
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""

@@ -3,6 +3,7 @@
 from boilerd.broker.views import TaskDetail
 from boilerd.tasks.task import TaskState
 from boilerd.web.page import Data, page
+from boilerd.web.pages.bulk import bulk_actions
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
 
@@ -43,5 +44,6 @@ def tasks(visit: Visit) -> Data:
         "moment_heading": heading,
         "page": number,
         "has_more": len(found) == size,
+        "bulk_actions": bulk_actions(visit, state),
         "looked_at": LOOKS if state in {TaskState.SCHEDULED, TaskState.RETRY} else 0,
     }
