@@ -21,7 +21,8 @@ load_pages()
 PUBLIC = {"/login", "/logout", "/static/{version}/{name:path}"}
 #: A value for each part that an address may name.
 EXAMPLES = {
-    "id": "task", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "1-a", "fingerprint": "a" * 12,
+    "id": "task", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "1-a",
+    "fingerprint": "a" * 12,
 }  # fmt: skip
 BAD_TOKEN = {"authorization": "Bearer nonsense"}
 
