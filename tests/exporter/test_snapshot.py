@@ -13,7 +13,10 @@ from boilerd import ServeMux
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect, mark_of
+from boilerd.broker.metrics import Metrics
+from boilerd.broker.sudden_failures import SuddenFailure
 from boilerd.cli.facts import read_facts
+from boilerd.exporter import snapshot
 from boilerd.exporter.snapshot import Reader
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.cron import CronEntry
@@ -58,6 +61,28 @@ def test_what_it_finds_is_what_the_command_finds(settings: Settings, connection:
     told = judge(read_facts(settings, Quiet(), is_storing=False)).findings  # type: ignore[arg-type]
     assert [finding.kind for finding in found] == [finding.kind for finding in told]
     assert {"failing", "kept"} <= {finding.kind for finding in found}
+
+
+def test_what_fails_suddenly_is_not_looked_at_for_each_who_asks(
+    settings: Settings, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Metrics] = []
+
+    def look(metrics: Metrics) -> list[SuddenFailure]:
+        looks.append(metrics)
+        return [SuddenFailure("email:send", 30, 30, 0.0)]
+
+    monkeypatch.setattr(snapshot, "sudden_failures", look)
+    reader = Reader(settings, connection, Quiet)
+
+    found = [reader.read().findings for _ in range(3)]
+    monkeypatch.setattr(snapshot, "LOOK_EVERY_S", 0.0)
+    reader = Reader(settings, connection, Quiet)
+    reader.read()
+    reader.read()
+
+    assert all("failing" in {finding.kind for finding in findings} for findings in found)
+    assert len(looks) == 1 + 2
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ class Pages:
 
     async def answer(self, request: Request) -> Response:
         """The answer to a request."""
-        if not self._access.admits(request):
-            return Response.text(HTTPStatus.FORBIDDEN, "this client may not ask here; see metrics_allow")
+        if why := self._access.refusal(request):
+            return Response.text(HTTPStatus.FORBIDDEN, why)
         if (page := self._pages.get(request.path)) is None:
             return Response.text(HTTPStatus.NOT_FOUND, f"there are {', '.join(self._pages)}")
         if request.method not in {"GET", "HEAD"}:
