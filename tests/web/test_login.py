@@ -13,7 +13,7 @@ from boilerd.broker.connection import connect
 from boilerd.settings.web import PasswordHash, Web, WebUser
 from boilerd.web import access, passwords
 from browser import Browser, web_app
-from support import StartValkey, Valkey
+from support import StartValkey, Valkey, wait_until
 
 PASSWORD = "correct horse"
 
@@ -189,6 +189,31 @@ def test_people_look_and_log_in_while_redis_takes_nothing(
 
     assert (done.status_code, seen) == (303, [200] * 6)
     assert (out, after) == (303, 303)
+
+
+def test_a_login_needs_no_redis_and_its_session_is_of_use_when_it_is_back(start_valkey: StartValkey) -> None:
+    server = start_valkey()
+
+    with connect(server.url) as connection, Browser(web_app(connection, users=users())) as browser:
+        log_in(browser)
+        server.stop()
+        form, wrong, done = browser.get("/login"), log_in(browser, "wrong"), log_in(browser)
+        page = browser.get("/tasks/a")
+        server.start()
+        wait_until(lambda: browser.get("/queues").status_code == 200, "they see the pages again")
+
+    assert (form.status_code, wrong.status_code, done.status_code, page.status_code) == (200, 403, 303, 503)
+
+
+def test_who_logs_in_again_leaves_no_session_behind(connection: redis.Redis) -> None:
+    with Browser(web_app(connection, users=users())) as browser:
+        log_in(browser)
+        first = connection.keys("boilerd:web:session:*")
+        log_in(browser)
+        second = connection.keys("boilerd:web:session:*")
+
+    assert (len(first), len(second)) == (1, 1)
+    assert first != second
 
 
 def test_a_session_ends_with_its_password_and_its_user(connection: redis.Redis) -> None:

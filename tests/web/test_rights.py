@@ -201,6 +201,25 @@ def test_a_list_is_exported_to_those_who_may_see_its_page_and_export(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("path", ["/queues", "/tasks", "/tasks/a", "/tasks/a.json"])
+def test_what_somebody_has_seen_is_not_unchanged_for_another(
+    path: str, connection: redis.Redis, client: Client
+) -> None:
+    enqueue(client, "a")
+    people = ("viewer", "operator", "admin", "stranger", "")
+
+    with Browser(with_people(connection)) as browser:
+        tags = {role: browser.get(path, **{WHO: role}).headers["etag"] for role in ROLES}
+        statuses = {
+            (seen, who): browser.get(path, if_none_match=tag, **{WHO: who}).status_code
+            for seen, tag in tags.items()
+            for who in people
+        }
+
+    assert {pair for pair, status in statuses.items() if status == 304} == {(role, role) for role in ROLES}
+    assert {status for (_, who), status in statuses.items() if who not in ROLES} == {401}
+
+
 # --- Hooks and tokens
 
 

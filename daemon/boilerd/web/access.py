@@ -3,12 +3,14 @@
 import hmac
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
+from boilerd.errors import BrokerError
 from boilerd.settings.web import Web
 from boilerd.web import passwords
 from boilerd.web.permissions import Principal
@@ -76,6 +78,8 @@ class Access:
             raise Refusal(403, "name or password is wrong")
         self._tries.forget(who, place)
         self._tries_of_address.forget(place)
+        with suppress(BrokerError):  # what this browser had is of no more use
+            await self.log_out(request)
         session = new_session()
         await anyio.to_thread.run_sync(self._sessions.keep, session, _owner(session, name, hashed))
         return session

@@ -93,9 +93,10 @@ def make_site(
 
 def make_routes(site: Site) -> Iterator[BaseRoute]:
     """All addresses; those that name a part as they are stand before those that take any."""
-    yield Route("/login", Endpoint(site, None, answer_login), methods=["GET", "POST"])
+    yield Route("/login", Endpoint(site, None, answer_login, asks_who=False), methods=["GET", "POST"])
     yield Route("/logout", Endpoint(site, None, answer_logout), methods=["POST"])
-    yield Route("/static/{version}/{name:path}", Endpoint(site, None, _answer_static, "file"), methods=["GET"])
+    static = Endpoint(site, None, _answer_static, "file", asks_who=False)
+    yield Route("/static/{version}/{name:path}", static, methods=["GET"])
     declared = [route for page in pages.PAGES for route in _of_page(site, page)]
     declared += [route for action in pages.ACTIONS for route in _of_action(site, action)]
     yield from sorted(declared, key=lambda route: (route.path.count("{"), -len(route.path)))

@@ -39,6 +39,7 @@ class Endpoint:
         answer: Makes the answer.
         form: How the answer is written: ``html``, ``json``, ``csv`` or ``ndjson``; or ``file``.
         also: A permission that it needs beside: an export discloses no more than its page.
+        asks_who: Whether it is found out who sends a request, for which Redis may be asked.
 
     Attributes:
         needs: The same.
@@ -46,13 +47,21 @@ class Endpoint:
     """
 
     def __init__(
-        self, site: Site, needs: Permission | None, answer: Answer, form: str = "html", also: Permission | None = None
+        self,
+        site: Site,
+        needs: Permission | None,
+        answer: Answer,
+        form: str = "html",
+        *,
+        also: Permission | None = None,
+        asks_who: bool = True,
     ) -> None:
         self.needs = needs
         self.also = also
         self._site = site
         self._answer = answer
         self._form = form
+        self._asks_who = asks_who
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -79,7 +88,7 @@ class Endpoint:
         check_framing(request)
         site.guard.check_host(request)
         if self.needs is None:
-            if self._form != "file":  # a form of theirs has their token
+            if self._asks_who:  # a form of theirs has their token
                 asked.who = await site.access.who(request)
             await self._read_form(asked)
             return await self._answer(asked)

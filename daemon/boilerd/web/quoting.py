@@ -10,8 +10,8 @@ HIDDEN = "[hidden]"
 _LEAST = 4
 #: Of an error that was cut within a hidden text, so much of its beginning tells it.
 _LEAST_BEGINNING = 8
-#: Characters that are compared for one error; beyond, it is hidden as a whole, as the page would take seconds.
-_MOST_COMPARED = 4 * 1024 * 1024
+#: Characters that are compared for one error, and hidden texts; beyond, it is hidden as a whole: it would take seconds.
+_MOST_COMPARED, _MOST_TEXTS = 4 * 1024 * 1024, 20_000
 #: From the first quotation mark of a line to its last: an apostrophe could be the end of one as well as its beginning.
 _QUOTED = re.compile("['\"`‘’“”«»].*['\"`‘’“”«»]")  # noqa: RUF001 - these are meant
 
@@ -30,8 +30,9 @@ class Quotes:
 
     def add(self, value: Any, shown: Any = None) -> None:
         """Hide what is in a value, but not in what is shown of it."""
-        self._texts |= {*_texts(value)} - {*_texts(shown)}
-        self._ordered = None
+        if len(self._texts) <= _MOST_TEXTS:  # beyond, every text is hidden as a whole
+            self._texts |= {*_texts(value)} - {*_texts(shown)}
+            self._ordered = None
 
     def clean(self, value: Any) -> Any:
         """The value with texts that quote nothing hidden."""
@@ -44,6 +45,8 @@ class Quotes:
         return value
 
     def _clean_text(self, text: str) -> str:
+        if len(self._texts) > _MOST_TEXTS or len(self._texts) * len(text) > _MOST_COMPARED:
+            return HIDDEN
         if self._ordered is None:  # the longest first, as one may stand in another
             self._ordered = sorted({form for each in self._texts for form in _forms(each)}, key=len, reverse=True)
         if len(self._ordered) * len(text) > _MOST_COMPARED:
