@@ -1,6 +1,9 @@
 """Whatever stands in Redis is shown as text, hidden where it is a secret, and breaks no page."""
 
+import csv
+import io
 import json
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
@@ -195,12 +198,114 @@ def test_a_part_of_a_payload_is_hidden_by_its_path_and_by_the_applications_hook(
     assert by_hook["task"]["payload"] == "mail: 2"
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"\uff30assword": SECRET},
+        {"pässword": SECRET},
+        {"\u200bto\u200bken": SECRET},
+        [["Authorization", SECRET], ["Accept", "text"]],
+        {"headers": [{"name": "Cookie", "value": SECRET}]},
+        [{"key": "api_key", "value": {"deep": [SECRET]}}],
+    ],
+    ids=ascii,
+)
+def test_a_secret_is_hidden_in_whatever_way_its_name_is_written(payload: object) -> None:
+    found = Redaction().clean({"payload": payload, "error": f"no {SECRET}"}, shows_payloads=True)
+
+    assert SECRET not in repr(found)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        f"can't use '{SECRET}'",
+        f"it's \"x\" and '{SECRET}'",
+        f"“{SECRET}”",
+        f"unknown user {PRIVATE}",
+        "unknown user anna@private.exa",
+        "unknown user anna@private…",
+        f"unknown {PRIVATE!r}"[:-8],
+        "bad line 'first\\nsecond'",
+        'bad line "first\\nsecond"',
+        'bad name "J\\u00e9r\\u00f4me"',
+        "KeyError: Dorothea",
+    ],
+)
+def test_an_error_quotes_no_payload_to_those_who_may_not_see_it(error: str) -> None:
+    payload = {"to": PRIVATE, "text": "first\nsecond", "name": "Jérôme", "ages": {"Dorothea": 7}}
+
+    found = Redaction().clean({"task": {"payload": payload}, "why": [{"fact": error}]}, shows_payloads=False)
+
+    told = found["why"][0]["fact"]
+    assert not [part for part in (SECRET, "anna", "second", "J\\u00e9", "Dorothea") if part in told], told
+
+
+def test_who_may_not_see_a_payload_cannot_guess_it_by_its_digest_or_the_note_of_its_progress(
+    client: Client, broker: Broker, viewer: Browser, browser: Browser
+) -> None:
+    client.enqueue("test:echo", {"user": PRIVATE}, task_id="a", unique=60)
+    client.enqueue("test:echo", {"user": PRIVATE, "n": 1}, task_id="b")
+    broker.connection.hset(keys.job("b"), "progress", json.dumps({"done": 1, "note": f"mails {PRIVATE}"}))
+
+    key = browser.get("/tasks/a.json").json()["task"]["unique_key"]
+
+    assert len(key.rpartition(":")[2]) >= 32
+    assert key not in viewer.get("/tasks/a").text + viewer.get("/tasks/a.json").text
+    assert PRIVATE not in viewer.get("/tasks/b.json").text
+
+
+def test_an_error_quotes_nothing_that_the_applications_hook_hides() -> None:
+    data = {"payload": {"to": PRIVATE, "n": 1234}, "error": f"no {PRIVATE} of 1234", "result": {"sent": [PRIVATE]}}
+
+    found = Redaction((), lambda _kind, payload: {**payload, "to": "x"} if "to" in payload else payload).clean(
+        data, shows_payloads=True
+    )
+
+    assert found["error"] == "no [hidden] of 1234"
+
+
+def test_a_result_does_not_repeat_a_secret_of_the_payload() -> None:
+    data = {"payload": {"password": SECRET}, "result": {"echo": [f"was {SECRET}"]}}
+
+    assert Redaction().clean(data, shows_payloads=True)["result"] == {"echo": ["was [hidden]"]}
+
+
+def test_very_many_secrets_hide_the_error_and_do_not_take_seconds() -> None:
+    secrets = [f"secret {number}" for number in range(30_000)]
+    began_s = time.process_time()
+
+    found = Redaction().clean({"payload": {"tokens": secrets}, "error": "x" * 64_000}, shows_payloads=True)
+
+    assert found["error"] == "[hidden]"
+    assert time.process_time() - began_s < 2
+
+
 def test_the_original_is_not_changed_by_hiding() -> None:
     data = {"payload": {"password": "x"}}
 
     Redaction().clean(data, shows_payloads=False)
 
     assert data == {"payload": {"password": "x"}}
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "\uff1d1+1", "\t=1", "\n=1", " @a", "-1", "a;=1+1", "a\t=1+1", "a,=1", '";=1']
+)
+def test_no_spreadsheet_computes_what_stands_in_an_export(text: str, browser: Browser, client: Client) -> None:
+    client.enqueue("test:echo", text, task_id="a")
+
+    exported = browser.get("/tasks.csv?queue=default").text
+    cells = {end: [cell for row in csv.reader(io.StringIO(exported), delimiter=end) for cell in row] for end in ",;\t"}
+
+    assert text.replace("\t", "").lstrip()[:1] in "".join(cells[","])
+    assert not [cell for each in cells.values() for cell in each if cell.strip().startswith((*"=+-@\uff1d",))]
+
+
+def test_an_export_escapes_what_a_terminal_would_obey(browser: Browser, client: Client) -> None:
+    client.enqueue("test:echo", "\x1b[2J\u202e", task_id="a")
+
+    assert "\\x1b[2J\\u202e" in browser.get("/tasks.csv?queue=default").text
 
 
 # --- Values

@@ -89,6 +89,10 @@ FOREIGN = [
     {"origin": "http://evil.example"},
     {"origin": "null"},
     {"origin": "http://localhost:81"},
+    {"origin": "http://localhost."},
+    {"origin": "http://evil@localhost"},
+    {"origin": "http://["},
+    {"origin": "localhost"},
     {"sec-fetch-site": "cross-site", "origin": "http://localhost"},
     {},
 ]
@@ -213,6 +217,15 @@ def test_a_password_that_a_proxy_passes_on_is_not_taken_for_a_token(connection: 
         assert browser.get("/queues", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 200
     with Browser(with_people(connection)) as browser:
         assert browser.get("/queues.json", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 401
+
+
+@pytest.mark.parametrize("found", ["admin", {"name": "anna"}, True])
+def test_a_hook_that_returns_something_else_lets_nobody_in(found: Any, connection: redis.Redis) -> None:
+    with Browser(web_app(connection, authorize=lambda _request: found)) as browser:
+        answer = browser.get("/")
+
+    assert answer.status_code == 500
+    assert "failed by a TypeError" in answer.text
 
 
 def test_a_program_has_a_token_and_needs_no_form_of_ours(connection: redis.Redis, client: Client) -> None:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from boilerd.broker.connection import connect_to
 from boilerd.broker.overview import Overview
 from boilerd.broker.web_sessions import WebSessions
+from boilerd.errors import ConfigError
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
 from boilerd.verdict.facts import Facts
@@ -28,7 +29,7 @@ from boilerd.web.proxies import Proxies
 from boilerd.web.redaction import Hook, Redaction
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Sampler, facts_of
-from boilerd.web.sessions import IDLE_S, HeldSessions, Seals, Sessions
+from boilerd.web.sessions import IDLE_S, HeldSessions, Seals, Sessions, SparedSessions
 from boilerd.web.site import Site
 
 
@@ -71,9 +72,11 @@ def make_site(
 ) -> Site:
     """Put together what the endpoints share."""
     web = settings.web
+    if authorize is None and web.trusted_header and not web.trusted_proxies:
+        raise ConfigError("web.trusted_header: nobody may send it; name the proxy in trusted_proxies, or take it away")
     pages.load_pages()
     proxies, seals = Proxies(web.trusted_proxies), Seals()
-    sessions: Sessions = HeldSessions() if web.read_only else WebSessions(connection, IDLE_S)
+    sessions: Sessions = HeldSessions() if web.read_only else SparedSessions(WebSessions(connection, IDLE_S))
     access = Access(web, sessions, proxies, authorize, is_read_only=web.read_only)
     hosts = {*LOCAL_NAMES, *web.hosts} if access.is_open or web.hosts else ()
     return Site(

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from boilerd.errors import BoilerdError
 from boilerd.web.answers import Asked, answer_error
-from boilerd.web.guard import add_headers, read_form
+from boilerd.web.guard import add_headers, check_framing, read_form
 from boilerd.web.links import unsegment
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.refusal import Refusal
@@ -62,6 +62,8 @@ class Endpoint:
             response = await self._respond(asked)
         except BoilerdError as error:
             response = answer_error(asked, error)
+            if "transfer-encoding" in request.headers:  # its body may not have been read
+                response.headers["connection"] = "close"
         except Exception as error:  # noqa: BLE001 - a page's fault ends no others, and is logged
             # Its message may quote a payload.
             where = traceback.format_tb(error.__traceback__)
@@ -74,6 +76,7 @@ class Endpoint:
 
     async def _respond(self, asked: Asked) -> Response:
         site, request = self._site, asked.request
+        check_framing(request)
         site.guard.check_host(request)
         if self.needs is None:
             if self._form != "file":  # a form of theirs has their token

@@ -10,6 +10,7 @@ import redis
 
 from boilerd.broker.overview import Overview, read_overview
 from boilerd.broker.views import QueueDetail
+from boilerd.errors import BoilerdError
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.finding import Verdict
 from boilerd.verdict.table import judge
@@ -49,27 +50,37 @@ class Sampler:
         self._read_facts = read_facts or facts_of
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
-        self._fresh_until_s = 0.0
+        self._failure: BoilerdError | None = None
+        self._fresh_until_s = self._failed_until_s = 0.0
 
     def fresh(self) -> Snapshot | None:
         """The last picture, if it is fresh; never waits."""
         return self._last if time.monotonic() < self._fresh_until_s else None
 
     def read(self) -> Snapshot:
-        """A picture that is fresh; whoever comes while one is taken waits for that one."""
+        """A picture that is fresh; whoever comes while one is taken waits for that one, and fails with it."""
         with self._lock:
             if found := self.fresh():
                 return found
-            began_s = time.monotonic()
-            overview = read_overview(self._connection)
-            verdict = _of_anywhere(judge(self._read_facts(overview)))
-            self._last = self._next(overview, verdict, time.monotonic() - began_s)
-            self._fresh_until_s = time.monotonic() + FRESH_S
-            return self._last
+            if self._failure and time.monotonic() < self._failed_until_s:
+                raise self._failure.with_traceback(None)
+            try:
+                return self._take()
+            except BoilerdError as error:
+                self._failure, self._failed_until_s = error, time.monotonic() + FRESH_S
+                raise
+
+    def _take(self) -> Snapshot:
+        began_s = time.monotonic()
+        overview = read_overview(self._connection)
+        verdict = _of_anywhere(judge(self._read_facts(overview)))
+        self._last = self._next(overview, verdict, time.monotonic() - began_s)
+        self._fresh_until_s = time.monotonic() + FRESH_S
+        return self._last
 
     def forget(self) -> None:
         """Take a new picture for the next one who asks: something was changed."""
-        self._fresh_until_s = 0.0
+        self._fresh_until_s = self._failed_until_s = 0.0
 
     def _next(self, overview: Overview, verdict: Verdict, took_s: float) -> Snapshot:
         last = self._last

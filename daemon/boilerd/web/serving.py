@@ -4,10 +4,9 @@ import functools
 import importlib.util
 import select
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from boilerd.errors import BootError
 from boilerd.settings.definitions import Settings
@@ -22,12 +21,8 @@ if TYPE_CHECKING:
 
 #: What the extra brings.
 _NEEDS = ("jinja2", "starlette", "uvicorn")
-#: Requests that are served or wait at once; beyond, a client is told to come later.
-MOST_CONNECTIONS = 256
 #: For so long a start waits for the dashboard of a daemon that was killed, which ends within a second.
 WAIT_S, LOOK_EVERY_S = 3.0, 0.05
-#: How often the server's loop tells that it gets on.
-TELL_EVERY_S = 1
 
 
 def check_extra(settings: Settings) -> None:
@@ -62,22 +57,13 @@ def prepare(settings: Settings, *, is_reload: bool = False) -> None:
         _wait_for_place(settings)
 
 
-def make_server(
-    settings: Settings, ask_daemon: AskDaemon, *, grace_s: int, show_life: Callable[[], Awaitable[None]] | None = None
-) -> "uvicorn.Server":
-    """The server; a request has so long to end when it ends. Raises ConfigError."""
-    import uvicorn  # noqa: PLC0415 - an extra
-
-    from boilerd.web.application import app  # noqa: PLC0415 - it needs the extra
+def make_server(settings: Settings, ask_daemon: AskDaemon, **options: Any) -> "uvicorn.Server":
+    """The server, with the options of `connections.make_server`; raises ConfigError."""
+    from boilerd.web import connections  # noqa: PLC0415 - it needs the extra
+    from boilerd.web.application import app  # noqa: PLC0415
 
     served = app(settings, authorize=None, read_facts=functools.partial(_facts, settings, ask_daemon))
-    return uvicorn.Server(
-        uvicorn.Config(
-            served, http="h11", ws="none", loop="asyncio", lifespan="off", log_config=None, access_log=False,
-            proxy_headers=False, server_header=False, limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=grace_s, callback_notify=show_life, timeout_notify=TELL_EVERY_S,
-        )
-    )  # fmt: skip
+    return connections.make_server(served, **options)
 
 
 def _wait_for_place(settings: Settings) -> None:
