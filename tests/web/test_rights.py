@@ -234,6 +234,13 @@ def test_a_hook_says_who_it_is_for_an_application_that_mounts_it(connection: red
         assert browser.get("/tasks.csv", x_session="anna").status_code == 403
 
 
+def test_a_password_that_a_proxy_passes_on_is_not_taken_for_a_token(connection: redis.Redis) -> None:
+    with Browser(with_people(connection), **{WHO: "viewer"}) as browser:
+        assert browser.get("/queues", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 200
+    with Browser(with_people(connection)) as browser:
+        assert browser.get("/queues.json", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 401
+
+
 @pytest.mark.parametrize("found", ["admin", {"name": "anna"}, True])
 def test_a_hook_that_returns_something_else_lets_nobody_in(found: Any, connection: redis.Redis) -> None:
     with Browser(web_app(connection, authorize=lambda _request: found)) as browser:
@@ -241,13 +248,6 @@ def test_a_hook_that_returns_something_else_lets_nobody_in(found: Any, connectio
 
     assert answer.status_code == 500
     assert "failed by a TypeError" in answer.text
-
-
-def test_a_password_that_a_proxy_passes_on_is_not_taken_for_a_token(connection: redis.Redis) -> None:
-    with Browser(with_people(connection), **{WHO: "viewer"}) as browser:
-        assert browser.get("/queues", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 200
-    with Browser(with_people(connection)) as browser:
-        assert browser.get("/queues.json", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 401
 
 
 def test_a_program_has_a_token_and_needs_no_form_of_ours(connection: redis.Redis, client: Client) -> None:

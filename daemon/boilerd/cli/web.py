@@ -17,9 +17,6 @@ from boilerd.process.exit_status import OK
 from boilerd.settings.definitions import Settings
 from boilerd.settings.web import Web
 
-#: How long requests have at the end.
-GRACE_S = 5
-
 
 @click.command()
 @click.argument("what", type=click.Choice(["serve", "password", "token"]), default="serve", metavar="[password|token]")
@@ -66,7 +63,7 @@ def _serve(settings: Settings, table: Web) -> None:
     settings = msgspec.structs.replace(settings, web=table)
     ask_daemon = functools.partial(read_status, settings.control_socket())
     try:
-        server = serving.make_server(settings, ask_daemon, grace_s=GRACE_S)
+        server = serving.make_server(settings, ask_daemon)
     except ConfigError as error:
         raise BootError(str(error)) from error
     listener = inherited(table) or listen(table)

@@ -11,6 +11,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 MOST_CONNECTIONS = 256
 #: How long a connection lives that sends no whole request, or does not read its answer.
 IDLE_S = 10.0
+#: How long requests have at the end.
+GRACE_S = 5
 #: How often the server's loop tells that it gets on.
 TELL_EVERY_S = 1
 
@@ -59,8 +61,16 @@ class Connection(H11Protocol):
             min(waiting, key=lambda each: each._began_s).transport.abort()  # noqa: SLF001
 
 
-def make_server(app: Any, *, grace_s: int, show_life: Callable[[], Awaitable[None]] | None = None) -> uvicorn.Server:
-    """The server of an ASGI application; a request has so long to end when it ends."""
+def make_server(
+    app: Any, grace_s: int = GRACE_S, show_life: Callable[[], Awaitable[None]] | None = None
+) -> uvicorn.Server:
+    """The server of an ASGI application.
+
+    Args:
+        app: The application.
+        grace_s: How long requests have at the end.
+        show_life: Called once a second by its loop.
+    """
     return uvicorn.Server(
         uvicorn.Config(
             app, http=Connection, ws="none", loop="asyncio", lifespan="off", log_config=None, access_log=False,

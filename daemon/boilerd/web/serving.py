@@ -4,10 +4,9 @@ import functools
 import importlib.util
 import select
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from boilerd.errors import BootError
 from boilerd.settings.definitions import Settings
@@ -58,15 +57,13 @@ def prepare(settings: Settings, *, is_reload: bool = False) -> None:
         _wait_for_place(settings)
 
 
-def make_server(
-    settings: Settings, ask_daemon: AskDaemon, *, grace_s: int, show_life: Callable[[], Awaitable[None]] | None = None
-) -> "uvicorn.Server":
-    """The server; a request has so long to end when it ends. Raises ConfigError."""
+def make_server(settings: Settings, ask_daemon: AskDaemon, **options: Any) -> "uvicorn.Server":
+    """The server, with the options of `connections.make_server`; raises ConfigError."""
     from boilerd.web import connections  # noqa: PLC0415 - it needs the extra
-    from boilerd.web.application import app  # noqa: PLC0415 - as above
+    from boilerd.web.application import app  # noqa: PLC0415
 
     served = app(settings, authorize=None, read_facts=functools.partial(_facts, settings, ask_daemon))
-    return connections.make_server(served, grace_s=grace_s, show_life=show_life)
+    return connections.make_server(served, **options)
 
 
 def _wait_for_place(settings: Settings) -> None:
