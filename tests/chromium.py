@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 from playwright.sync_api import TimeoutError as NotInTime
 from starlette.responses import PlainTextResponse
 
@@ -99,22 +99,26 @@ class Visitor:
         self.asked: list[str] = []
         self.answers: list[tuple[str, int]] = []
         self._has_clock = has_clock
+        self._documents: set[str] = set()
         self.context: BrowserContext = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         self.context.set_default_timeout(DEADLINE_S * 1000)
         if options.get("java_script_enabled", True):
             self.context.add_init_script(_FORBIDDEN)
         self.page: Page = self.context.new_page()
         if has_clock:
-            self.page.clock.install()
+            now = time.time()
+            self.page.clock.install(time=now)
+            self.page.clock.pause_at(now + 1)
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("request", lambda sent: self.asked.append(sent.url.removeprefix(self.root)))
+        self.page.on("request", self._note_request)
         self.page.on("response", lambda got: self.answers.append((got.url.removeprefix(self.root), got.status)))
 
     def come_again(self, root: str) -> None:
         """Be somebody else: a new profile would cost half a second."""
         self.root = root
         self.context.clear_cookies()
+        self.page.evaluate("0")  # what the last page did wrong is known before its answer
         for kept in (self.wrong, self.asked, self.answers):
             kept.clear()
         if self._has_clock:
@@ -150,9 +154,14 @@ class Visitor:
     def resize(self, width: int) -> None:
         self.page.set_viewport_size({"width": width, "height": SIZES[width]})
 
+    def _note_request(self, sent: Request) -> None:
+        self.asked.append(sent.url.removeprefix(self.root))
+        if sent.is_navigation_request():
+            self._documents.add(sent.url)
+
     def _note(self, message: ConsoleMessage) -> None:
         # A page that says that something is not there is answered with 404, which is no fault of its own.
-        is_page_itself = message.text.startswith("Failed to load resource") and message.location["url"] == self.page.url
+        is_page_itself = message.text.startswith("Failed to load") and message.location["url"] in self._documents
         if message.type in {"error", "warning"} and not is_page_itself:
             self.wrong.append(f"{message.type}: {message.text}")
 
