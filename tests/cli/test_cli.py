@@ -618,7 +618,7 @@ def test_config_show_as_json_is_one_object(command: Command) -> None:
 def test_no_secret_can_be_given_on_the_command_line() -> None:
     secrets = [setting.name for setting in definitions() if setting.form.is_secret]
 
-    assert secrets == ["redis_password"]
+    assert secrets == ["redis_password", "metrics_token"]
     for name in secrets:
         assert_misused(boilerd("config", "show", f"--{name.replace('_', '-')}", "geheim"), "No such option")
 

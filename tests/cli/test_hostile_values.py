@@ -25,6 +25,7 @@ from boilerd import cli as command_line
 from boilerd.broker import keys
 from boilerd.broker.states import REGISTRIES
 from boilerd.cli import COMMANDS
+from builders import count_in_minute, counted
 from support import DEADLINE_S, Valkey, boilerd, clean_environment, private_directory, shown_by
 
 #: Clears the screen, writes to the clipboard, the same with C1, reorders what follows, ends a line; and rich's markup.
@@ -90,6 +91,8 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("daemon", "ls"): [[], ["--json"]],
     ("daemon", "show"): [[EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
     ("audit",): [[], ["--json"], ["--who", EVIL]],
+    ("types",): [[], ["--json"], [EVIL], [EVIL, "--json"], ["-q", EVIL], [f"no {EVIL}"]],
+    ("web",): [["--host", EVIL], ["--prefix", EVIL], ["--socket", f"/nowhere/{EVIL}"]],
     ("schema",): [[], ["test:mail"], [EVIL], ["--app", EVIL]],
     ("quiet",): [[]],
     ("resume",): [[]],
@@ -102,8 +105,8 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
 }  # fmt: skip
 #: How the hostile values begin where they are shown, and the only command that shows none of them.
 ESCAPED, FREE = r"\\(x1b|u001b|u2028)", {("stats",)}
-#: They run an application, or need a terminal; tests of their own start them as processes.
-PROCESSES = {("run",), ("dash",)}
+#: They run an application, serve, or need a terminal; tests of their own start them as processes.
+PROCESSES = {("run",), ("web",), ("dash",)}
 
 
 def leaves(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -155,6 +158,7 @@ def world(connection: redis.Redis) -> None:
                 store_task(connection, state.encode() + EVIL_BYTES, queue, status)
                 connection.zadd(f"rq:{kind}:".encode() + queue, {state.encode() + EVIL_BYTES: 2e9})
     store_task(connection, b"active", b"default", b"started")
+    count_in_minute(connection, connection.time()[0] // 60 - 1, EVIL, EVIL, counted(1, archived=1))
     about = {"fingerprint": EVIL, "type": EVIL, "error": EVIL, "message": EVIL, "frames": [EVIL], "release": EVIL}
     for print_ in (EVIL.encode(), EVIL_BYTES):
         connection.zadd(keys.FAILURES, {print_: 2e9})
@@ -255,9 +259,13 @@ def test_no_option_is_repeated_as_it_was_given(environment: Path, command: tuple
         assert unsafe(shown([*command, *words], is_terminal=True)) == set(), words
 
 
-@pytest.mark.parametrize("words", WALK["run",], ids=lambda words: words[0])
-def test_a_daemon_that_cannot_start_does_not_repeat_what_it_was_given(environment: Path, words: list[str]) -> None:
-    done = boilerd("run", *words, env=dict(os.environ))
+@pytest.mark.parametrize(
+    "words",
+    [[command, *words] for command in ("run", "web") for words in WALK[command,]],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_what_cannot_start_does_not_repeat_what_it_was_given(environment: Path, words: list[str]) -> None:
+    done = boilerd(*words, env=dict(os.environ))
 
     assert done.returncode == 3
     assert unsafe(done.stderr) == set()
