@@ -55,6 +55,7 @@ def test_a_page_works_without_scripts_and_is_read_by_everybody_in_both_themes_an
         visitor.wrong.clear()
         visitor.open(address(path, world[1]))
     page = scripted.page
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
 
     for width in SIZES:
         scripted.resize(width)
