@@ -20,6 +20,14 @@ TRACEBACK = """Traceback (most recent call last):
 smtplib.SMTPRecipientsRefused: {'anna@example.org': (550, b'No such user')}
 """
 PAYLOAD = {"to": "anna@example.org", "order": 20417, "lines": [{"sku": "A-1", "count": 2}], "api_key": "hidden"}
+#: Which tasks a page asks about, where its address alone does not say it.
+SETS = {
+    "/bulk/run": "?queue=payments&state=archived",
+    "/bulk/archive": "?queue=images&state=pending",
+    "/bulk/delete": "?queue=default&state=completed",
+    "/bulk/cancel": "?queue=default&state=scheduled",
+    "/queues/{queue}/purge": "?state=archived",
+}
 #: Pages that are looked at beside those that are declared.
 MORE = ("/tasks?state=archived", "/tasks?state=completed", "/tasks?queue=empty", "/nothing")
 
@@ -97,5 +105,7 @@ def address(path: str, examples: Mapping[str, str]) -> str:
 
 
 load_pages()
-#: All pages, as they are declared, those that ask before an action, and more.
-PATHS = (*(page.path for page in PAGES), *(action.path for action in ACTIONS if action.about), *MORE)
+#: The pages that ask before an action.
+ASKING = tuple(f"{action.path}{SETS.get(action.path, '')}" for action in ACTIONS if action.about)
+#: All pages, as they are declared, those that ask, and more.
+PATHS = (*(page.path for page in PAGES), *ASKING, *MORE)
