@@ -6,9 +6,11 @@ import redis
 
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker.broker import Broker
+from boilerd.broker.operation_record import Order
+from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.retry import Verdict
 from boilerd.web.page import ACTIONS, PAGES, load_pages
-from builders import fail_next, in_state
+from builders import count_in_minute, counted, fail_as, fail_next, in_state, new_task, tell_cron
 
 TRACEBACK = """Traceback (most recent call last):
   File "shop/mails.py", line 41, in deliver
@@ -18,6 +20,14 @@ TRACEBACK = """Traceback (most recent call last):
 smtplib.SMTPRecipientsRefused: {'anna@example.org': (550, b'No such user')}
 """
 PAYLOAD = {"to": "anna@example.org", "order": 20417, "lines": [{"sku": "A-1", "count": 2}], "api_key": "hidden"}
+#: Which tasks a page asks about, where its address alone does not say it.
+SETS = {
+    "/bulk/run": "?queue=payments&state=archived",
+    "/bulk/archive": "?queue=images&state=pending",
+    "/bulk/delete": "?queue=default&state=completed",
+    "/bulk/cancel": "?queue=default&state=scheduled",
+    "/queues/{queue}/purge": "?state=archived",
+}
 #: Pages that are looked at beside those that are declared.
 MORE = ("/tasks?state=archived", "/tasks?state=completed", "/tasks?queue=empty", "/nothing")
 
@@ -27,6 +37,7 @@ def fill(client: Client, connection: redis.Redis) -> dict[str, str]:
     broker = Broker(connection)
     client.enqueue("email:deliver", PAYLOAD, task_id="order-20417")
     fail_next(broker, Verdict.ARCHIVE, traceback=TRACEBACK)
+    fingerprint = _fail(broker)
     for state in (TaskState.COMPLETED, TaskState.RETRY, TaskState.SCHEDULED, TaskState.ACTIVE, TaskState.PENDING):
         in_state(client, broker, state)
     for number in range(12):
@@ -34,7 +45,53 @@ def fill(client: Client, connection: redis.Redis) -> dict[str, str]:
     client.enqueue("test:echo", "<script>alert(1)</script><b onclick=x>'\"", queue="mail.low")
     client.enqueue("report:write_a_type_with_a_rather_long_name", "x" * 300, queue="mail.low", task_id="t" * 120)
     Inspector(connection).pause("mail.low")
-    return {"queue": "default", "id": "order-20417"}
+    return {
+        "queue": "default",
+        "id": "order-20417",
+        "type": _measure(connection),
+        "fingerprint": fingerprint,
+        "cron": _tick(broker),
+        "operation": _operate(connection),
+    }
+
+
+def _measure(connection: redis.Redis) -> str:
+    """Have attempts counted in the last hours, and in those before; the type of most of them."""
+    minute, task_type = int(connection.time()[0]) // 60, "report:write_a_type_with_a_rather_long_name"
+    for ago in range(2, 240, 7):
+        count_in_minute(connection, minute - ago, "images", "image:resize", counted(ago, run_s=0.004 * ago))
+        record = counted(12_345 * ago, archived=ago % 3, run_s=90.0 / ago)
+        for queue in ("default", "mail.low"):
+            count_in_minute(connection, minute - ago, queue, task_type, record)
+    return task_type
+
+
+def _fail(broker: Broker) -> str:
+    """Have tasks fail in one way, in two releases; the fingerprint."""
+    error, message = "shop.gateways.PaymentGatewayRefusedError", "card N of 'anna@example.org' was refused " + "x" * 80
+    frames = ("shop.gateways.PaymentGateway.charge", "shop.orders.pay")
+    for number, release in enumerate(("2026.11.28", "2026.11.29", "2026.11.29")):
+        how = FailureKind("c0ffee" * 2, "order:charge", error, message, frames, release)
+        fail_as(broker, f"charge-{number}", how, queue="payments", task_type="order:charge")
+    return "c0ffee" * 2
+
+
+def _tick(broker: Broker) -> str:
+    """Have a periodic task tick; its name."""
+    name = tell_cron(broker, "accounts-of-each-night", "30 3 * * 1-5", "a-host-with-a-rather-long-name.example.org.a1")
+    now_s = int(broker.now())
+    broker.tick(name, float(now_s - 120), new_task("accounts-of-each-night-1", retention=3600), missed=2)
+    broker.tick(name, float(now_s - 60), None, why="its queue was full")
+    return name
+
+
+def _operate(connection: redis.Redis) -> str:
+    """Do something with many tasks, of which one is gone; the operation's ID."""
+    operations = Inspector(connection).operations
+    found, runner = operations.begin(Order("run", task_ids=("charge-0", "order-of-long-ago")))
+    operations.run(found, runner)
+    operations.begin(Order("delete", "images", TaskState.PENDING), undo_s=3600)
+    return found.id
 
 
 class _Examples(dict[str, str]):
@@ -48,5 +105,7 @@ def address(path: str, examples: Mapping[str, str]) -> str:
 
 
 load_pages()
-#: All pages, as they are declared, those that ask before an action, and more.
-PATHS = (*(page.path for page in PAGES), *(action.path for action in ACTIONS if action.about), *MORE)
+#: The pages that ask before an action.
+ASKING = tuple(f"{action.path}{SETS.get(action.path, '')}" for action in ACTIONS if action.about)
+#: All pages, as they are declared, those that ask, and more.
+PATHS = (*(page.path for page in PAGES), *ASKING, *MORE)

@@ -15,11 +15,19 @@ from boilerd.settings.web import PasswordHash, WebUser
 from boilerd.web import passwords
 from browser import web_app
 from chromium import AXE, SIZES, Place, Visitor, findings, overflow, served
-from dashboard_world import PATHS, address, fill
+from dashboard_world import ASKING, PATHS, address, fill
 from support import Valkey, private_directory
 
 Open = Callable[..., Visitor]
 World = tuple[str, dict[str, str]]
+
+#: The heading of a page that is not opened, and all addresses that it names.
+READ = """async address => {
+  const page = new DOMParser().parseFromString(await (await fetch(address)).text(), "text/html");
+  const named = ["href", "src", "action"].flatMap(
+    name => [...page.querySelectorAll(`[${name}]`)].map(each => each.getAttribute(name)));
+  return [page.querySelector("h1").textContent, ...named.filter(each => !each.startsWith("#"))];
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +63,7 @@ def test_a_page_works_without_scripts_and_is_read_by_everybody_in_both_themes_an
         visitor.wrong.clear()
         visitor.open(address(path, world[1]))
     page = scripted.page
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
 
     for width in SIZES:
         scripted.resize(width)
@@ -89,10 +98,14 @@ def test_all_pages_and_actions_work_under_a_prefix_of_a_proxy_that(
     place[0].app = behind(web_app(connection, prefix="/ops/jobs"), "/ops/jobs", strips=strips)
     visitor = visit(root=f"{place[1]}/ops/jobs", has_clock=True)
 
-    for path in PATHS:
+    for path in {*PATHS} - {*ASKING}:
         visitor.open(address(path, examples))
         assert visitor.text("h1"), path
     page = visitor.open("/queues")
+    for path in ASKING:  # their scripts are those of the others
+        heading, *addresses = page.evaluate(READ, f"{visitor.root}{address(path, examples)}")
+        assert heading, path
+        assert {each for each in addresses if not each.startswith("/ops/jobs/")} == set(), path
     page.click("text=images")
     page.click("text=Pause")
     visitor.sees("queue images is paused")

@@ -68,7 +68,10 @@ def test_a_page_on_which_nothing_happened_costs_a_304(visit: Open, client: Clien
     for _ in range(3):
         let_it_renew(visitor, "/queues")
 
-    assert statuses(visitor, "/queues") == [200, 304, 304]
+    first, *others = statuses(visitor, "/queues")  # where an answer is late, one more is asked for
+    assert first == 200
+    assert len(others) >= 2
+    assert {*others} == {304}
 
 
 @pytest.mark.parametrize(
