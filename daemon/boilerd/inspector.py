@@ -396,14 +396,20 @@ class Inspector:
         """
         return is_cancelled(task_id, self._broker.cancel(task_id, self._audit.by))
 
-    def reschedule(self, task_id: str, at: datetime) -> None:
+    def reschedule(self, task_id: str, at: datetime | timedelta) -> None:
         """Have a pending, scheduled or retried task run at another moment; one that is past means now.
+
+        Args:
+            task_id: Its ID.
+            at: When, with a time zone; or after which time, by Redis's clock.
 
         Raises:
             TaskNotFoundError: There is no such task.
             TaskStateError: It is in another state.
             InvalidTaskError: The moment has no time zone.
         """
+        if isinstance(at, timedelta):
+            at = datetime.fromtimestamp(self._broker.now(), UTC) + at
         if at.tzinfo is None:
             raise InvalidTaskError("at: it has no time zone; give one, as in datetime.now(UTC) + timedelta(hours=1)")
         self._place("reschedule", repr(at.timestamp()), task_id, at=at.astimezone(UTC).isoformat(timespec="seconds"))

@@ -92,7 +92,8 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
     links = Links()
     pages = [
         links.to(), links.to("queues"), links.to("queues", text), links.to("tasks"), links.to("tasks", text),
-        links.to("tasks", queue=text), links.to("tasks", text, "delete"),
+        links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("tasks", text, "edit"),
+        links.to("tasks", text, "move"), links.to("tasks", type=text), links.to("tasks", "new", type=text),
     ]  # fmt: skip
 
     for page in pages:
@@ -108,7 +109,7 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
 
 @pytest.mark.parametrize("text", CORPUS.values(), ids=CORPUS)
 def test_a_hostile_query_is_text_on_the_page_that_refuses_it(text: str, browser: Browser) -> None:
-    for name in ("queue", "state", "page", "told", "seal"):
+    for name in ("queue", "state", "page", "told", "seal", "q", "type", "error", "since", "place", "around"):
         check(browser.get(Links().to("tasks", **{name: text[:2000]})).text)
 
 

@@ -32,6 +32,7 @@ class Visit:
         form: What was sent, all values of each name.
         links: Makes addresses.
         read_snapshot: See `snapshot`.
+        seen: Makes of any data what the person may see of it, as a page does with all of its data.
     """
 
     inspector: Inspector
@@ -41,6 +42,7 @@ class Visit:
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     read_snapshot: "Callable[[], Snapshot] | None" = None
+    seen: Callable[[Any], Any] = lambda data: data
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""
