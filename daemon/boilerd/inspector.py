@@ -302,20 +302,22 @@ class Inspector:
 
     def export(
         self,
-        wanted: str = "",
+        wanted: "TaskFilter | str" = "",
         *,
         queue: str | None = None,
         state: TaskState | None = None,
         most: int = 100_000,
+        search: str = "",
         sees: Callable[[TaskDetail], Mapping[str, Any]] | None = None,
     ) -> Generator[Sequence[TaskDetail]]:
         """All tasks that somebody looks for, as of `search`, a few hundred at a time, while one iterates.
 
-        The audit has one entry of it, written at the end, also where one stops to iterate.
+        The audit has one entry of it, written at the end, also where one stops to iterate; `search` is what was typed,
+        where a filter does not say.
         """
-        on = {"queue": queue or "", "state": state.value if state else "", "search": wanted}
-        with self._audit.noting("export", **on) as noted:
-            after, chosen = "", self.parse_filter(wanted)
+        on = {"queue": queue or "", "state": state.value if state else ""}
+        with self._audit.noting("export", **on, search=wanted if isinstance(wanted, str) else search) as noted:
+            after, chosen = "", self.parse_filter(wanted) if isinstance(wanted, str) else wanted
             while noted.count < most:
                 found = self.search(
                     chosen, queue=queue, state=state, size=min(500, most - noted.count), within_s=1.0, after=after,

@@ -1,6 +1,8 @@
 """The list of tasks and one task: found, filtered, exported, timed, moved, copied and edited."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +20,7 @@ from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import pieces, shown_attempts
 from browser import Browser, text_of, with_people
 from builders import claim, enqueue, fail, fail_next, in_state, pending
+from pages import ROOT
 
 # --- The list
 
@@ -89,12 +92,14 @@ def test_nobody_finds_what_they_may_not_see(connection: redis.Redis, client: Cli
         found = [listed(admin, f"/tasks.json?q={each}") for each in ("anna", "payload.to:anna", *secrets)]
         others = [listed(admin, f"/tasks.json?q=-{each}") for each in ("hunter2", "s-77")]
     with Browser(with_people(connection), **{"x-who": "viewer"}) as viewer:
-        seen = [listed(viewer, f"/tasks.json?q={each}") for each in ("anna", "payload.to:anna", *secrets, "echo")]
+        seen = [listed(viewer, f"/tasks.json?q={each}") for each in ("anna", "hunter2", "s-77", "echo")]
+        refused = [viewer.get(f"/tasks.json?q={each}").status_code for each in ("payload.to:anna", "header.a:b")]
         without = listed(viewer, "/tasks.json?q=-anna")
 
     assert found == [["a"], ["a"], [], [], [], []]
     assert others == [["a"], ["a"]]
-    assert seen == [[], [], [], [], [], [], ["a"]]
+    assert seen == [[], [], [], ["a"]]
+    assert refused == [400, 400]
     assert without == ["a"]
 
 
@@ -384,3 +389,16 @@ def test_the_schema_of_a_type_is_that_of_its_handler() -> None:
 
     assert [schema_of(schemas, each) for each in ("mail:send", "mail:sent", "x")] == [2, 1, 0]
     assert schema_of({"mail:": 1}, "x") is None
+
+
+# --- What it costs
+
+
+def test_the_script_that_measures_the_lists_measures_each_of_them() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "web_lists"), "--times", "2"]
+    sizes = ["--pending", "300", "--scheduled", "100", "--archived", "100"]
+
+    ran = subprocess.run([*command, *sizes], capture_output=True, text=True, timeout=120, check=False)
+
+    assert "archived&q=nowhere" in ran.stdout, ran.stderr
+    assert all(len(line.split()) >= 7 for line in ran.stdout.splitlines()[1:])

@@ -43,6 +43,8 @@ class TaskFilter:
         until: The last thing that happened to it was not after.
         queue: Where it stands; empty: the filter does not say.
         state: In which state; None: the filter does not say.
+        reads_payloads: False: nobody looks into payloads, headers and results, so that not even the time that it takes
+            tells of them.
     """
 
     words: tuple[str, ...] = ()
@@ -57,11 +59,21 @@ class TaskFilter:
     until: datetime | None = None
     queue: str = ""
     state: TaskState | None = None
+    reads_payloads: bool = True
 
     @property
     def chooses(self) -> bool:
         """Whether it says more than queue and state."""
-        return replace(self, queue="", state=None) != TaskFilter()
+        return replace(self, queue="", state=None, reads_payloads=True) != TaskFilter()
+
+    def without_payloads(self) -> "TaskFilter":
+        """The filter, for somebody who may not see payloads; raises InvalidTaskError where it is about them."""
+        for name, wanted in (("payload", self.payload), ("header", self.headers)):
+            if wanted:
+                raise InvalidTaskError(
+                    f"{name}.{next(iter(wanted))}: you may not see payloads and headers; leave it out"
+                )
+        return replace(self, reads_payloads=False)
 
     def conditions(self) -> Iterator[Condition]:
         """What pick.lua can tell of it: every task that fits meets these."""
@@ -71,7 +83,8 @@ class TaskFilter:
         yield from (("has", "last_error", _small(text), "") for text in self.errors)
         yield from (("has", "worker_name", _small(text), "") for text in (self.worker,) if text)
         yield from map(headers_have, self.headers.values())
-        yield from map(_word, [*self.payload.values(), *self.words, *([self.key] if self.key else [])])
+        words = [*self.payload.values(), *self.words, *([self.key] if self.key else [])]
+        yield from (_word(word, self.reads_payloads) for word in words)
         for kind, moment in (("since", self.since), ("until", self.until)):
             if moment is not None:
                 yield kind, "", f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z", ""
@@ -192,14 +205,14 @@ def headers_have(value: str, *, in_payload: bool = False) -> Condition:
     return "data" if in_payload else "headers", "data", msgspec.json.encode(value)[1:], json.dumps(value)[1:]
 
 
-def _word(word: str) -> Condition:
+def _word(word: str, reads_payloads: bool) -> Condition:
     """The condition that a task has a word."""
     raw = word.encode("utf-8", "surrogateescape").lower()
     try:
         escaped = json.dumps(word)[1:-1].lower()
     except UnicodeError:
         escaped = ""
-    return "word", "", raw, escaped or raw
+    return "word", "data" if reads_payloads else "", raw, escaped or raw
 
 
 def _small(text: Any) -> str:

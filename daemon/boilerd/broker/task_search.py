@@ -28,8 +28,8 @@ from boilerd.errors import InvalidTaskError, shown
 from boilerd.tasks.headers import check_headers
 from boilerd.tasks.task import TaskState
 
-#: Tasks in one call of the script.
-_CHUNK = 100
+#: Tasks in one call of the script, and where words are looked for in all of a record.
+_CHUNK, _CHUNK_OF_WORDS = 100, 50
 #: Elements of a list that Redis looks through for an ID, from each end: less than a millisecond.
 MOST_NEAR = 50_000
 #: The order of the search; scheduled tasks and those to be retried stand in one registry.
@@ -144,6 +144,8 @@ class TaskSearch(ScriptCalls):
         self._inspection = inspection
         self._sought = sought
         self._conditions = [*sought.conditions, *_of_registry(sought.state)]
+        has_words = any(kind == "word" for kind, *_ in self._conditions)
+        self._chunk = _CHUNK_OF_WORDS if has_words else _CHUNK
 
     def run(self, queues: Sequence[str], after: str, *, size: int, looks: int, within_s: float) -> TasksFound:
         """Search these queues, from the place `after` on."""
@@ -155,7 +157,7 @@ class TaskSearch(ScriptCalls):
             while True:
                 if len(found) >= limits.size or looked >= limits.looks or time.monotonic() > limits.ends_s:
                     return TasksFound(found, looked, str(place))
-                count = min(_CHUNK, limits.looks - looked)
+                count = min(self._chunk, limits.looks - looked)
                 seen, some = self._look(place, count, limits.size - len(found))
                 found += some
                 looked += seen.start - place.start
@@ -166,7 +168,8 @@ class TaskSearch(ScriptCalls):
 
     def _look(self, place: Place, count: int, most: int) -> tuple[Place, list[TaskDetail]]:
         """Look at the next tasks; the place behind them, and those that are sought."""
-        count = count if self._conditions else min(count, most)
+        if not self._sought.conditions and self._sought.state is not TaskState.RETRY:
+            count = min(count, most)  # as a rule all of them are shown; retries are few among scheduled ones
         members = self._inspection.members(place.queue, place.state, place.start, count)
         if not members:
             return place, []

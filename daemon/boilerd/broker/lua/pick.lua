@@ -6,7 +6,7 @@
 --   then task IDs. The kinds:
 --   'is' the field is the value; 'begins' it begins with it; 'has' it has the value in it, in small letters; 'there' and
 --   'absent'; 'since' and 'until': the last thing that happened to the task was not before, not after that moment;
---   'word': one of the fields that a list shows, the ID, payload or headers have it, in small letters; 'data' and
+--   'word': one of the fields that a list shows or the ID has it, in small letters, or that field; 'data' and
 --   'headers': payload or headers have the value, or headers alone, in one of its forms: as JSON, and as JSON in ASCII.
 -- Returns {how many were looked at, then the places of those that were found among the IDs, from 1}.
 -- Reads: rq:job:ID. Writes nothing.
@@ -84,7 +84,8 @@ for i = FIRST, FIRST_ID - 1, 4 do
   if kind == 'since' or kind == 'until' then
     want('created_at', unpack(MOMENTS))
   elseif kind == 'word' then
-    want('data', unpack(SHOWN))
+    want(unpack(SHOWN))
+    if ARGV[i + 1] ~= '' then want(ARGV[i + 1]) end
   else
     want(field)
   end

@@ -42,10 +42,18 @@ def _chosen(visit: Visit) -> tuple[str, TaskState | None]:
     return visit.word("queue"), TaskState(known) if known else None
 
 
+def _filter(visit: Visit) -> TaskFilter:
+    """What is sought, as far as the person may see it."""
+    found = visit.inspector.parse_filter(typed(visit))
+    return found if visit.may(Permission.VIEW_PAYLOAD) else found.without_payloads()
+
+
 def export(visit: Visit) -> Generator[Sequence[TaskDetail]]:
     """All tasks that the same query shows, up to 100,000."""
     queue, state = _chosen(visit)
-    return visit.inspector.export(typed(visit), queue=queue or None, state=state, sees=visit.seen)
+    return visit.inspector.export(
+        _filter(visit), queue=queue or None, state=state, search=typed(visit), sees=visit.seen
+    )
 
 
 @page("/tasks", needs=Permission.VIEW, title="Tasks", menu=30, rows="tasks", stream=export)
@@ -55,7 +63,7 @@ def tasks(visit: Visit) -> Data | Elsewhere:
     if sought == visit.word("q") and _is_task(visit, sought):
         return Elsewhere(Links().to("tasks", sought))
     counts = {queue.name: queue.detail.counts for queue in visit.snapshot().overview.queues}
-    found = visit.inspector.parse_filter(sought)
+    found = _filter(visit)
     queue, state = _chosen(visit)
     queue, state = found.queue or queue, found.state or state
     if not (queue or state or found.chooses):
