@@ -182,3 +182,17 @@ def test_the_holders_of_a_tasks_keys_are_named(inspector: Inspector, client: Cli
     lock = inspector.task("a").unique_key
     assert inspector.key_holders(lock, "k") == {"unique": ["a"], "concurrency": ["a"]}
     assert inspector.key_holders("", "") == {"unique": [], "concurrency": []}
+
+
+def test_a_task_that_was_called_for_a_key_leaves_its_share_to_the_next(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    for name in ("runs", "called", "next"):
+        client.enqueue("test:echo", task_id=name, concurrency_key="k")
+    held = claim(broker)
+    broker.advance("host.run.1", ["default"])
+    complete(broker, held)
+
+    inspector.reschedule("called", timedelta(hours=1))
+
+    assert claim(broker, "default").task_id == "next"

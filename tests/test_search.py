@@ -24,6 +24,13 @@ def inspector(connection: redis.Redis) -> Inspector:
     return Inspector(connection)
 
 
+@pytest.fixture(autouse=True)
+def _patient_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine cuts no search short."""
+    defaults: Any = Inspector.search.__kwdefaults__
+    monkeypatch.setitem(defaults, "within_s", 20.0)
+
+
 def ids(inspector: Inspector, wanted: TaskFilter | str = "", **choice: Any) -> list[str]:
     return [task.id for task in inspector.search(wanted, **choice).tasks]
 
