@@ -15,7 +15,7 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.views import Attempt
 from boilerd.tasks.retry import Verdict
-from boilerd.web.schema_check import problems, schema_of
+from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import pieces, shown_attempts
 from browser import Browser, text_of, with_people
@@ -328,6 +328,7 @@ def test_a_payload_that_a_daemon_would_refuse_is_not_sent(
 
     assert answer.status_code == 422
     assert "payload.n must be integer" in text_of(answer.text)
+    assert "&#34;n&#34;: 0" in browser.get("/tasks/new?type=test:echo").text
     assert send(browser, "/tasks/new", {"type": "test:echo", "body": '{"n": 1}'}).status_code == 303
 
 
@@ -377,11 +378,35 @@ POINT = {"$defs": {"n": {"type": "number", "minimum": 0}}, "type": "object", "pr
         ({"$ref": "https://elsewhere.example/schema"}, 1, []),
         ({"$ref": "#"}, 1, []),
         ({"minimum": "x"}, 1, []),
+        ({"anyOf": [{"$ref": "#"}, {"$ref": "#"}, {"$ref": "#"}]}, 1, []),
+        ({"properties": 1, "required": 2, "allOf": 3, "enum": 4}, {"a": 1}, []),
         ({"type": "string", "minLength": 2}, "a", ["payload must have 2 characters or more"]),
     ],
 )  # fmt: skip
 def test_a_payload_is_checked_as_far_as_its_schema_is_understood(schema: Any, payload: Any, found: list[str]) -> None:
     assert problems(payload, schema) == found
+
+
+def test_a_payload_to_begin_with_has_what_its_schema_requires() -> None:
+    schema = {
+        "$ref": "#/$defs/A",
+        "$defs": {
+            "A": {
+                "properties": {
+                    "n": {"type": "integer"}, "kind": {"enum": ["x", "y"]}, "on": {"default": True}, "left": {},
+                    "again": {"$ref": "#/$defs/A"}, "list": {"type": "array"},
+                },
+                "required": ["n", "kind", "on", "list"],
+            }
+        },
+    }  # fmt: skip
+
+    assert example(schema) == {"n": 0, "kind": "x", "on": True, "list": []}
+    assert example({"$ref": "#"}) is None
+    assert example({"properties": {"a": 1}, "required": 2}) is None
+    names = [str(number) for number in range(300)]
+    assert example({"properties": {name: {"$ref": "#"} for name in names}, "required": names}) is None
+    assert example(None) is None
 
 
 def test_the_schema_of_a_type_is_that_of_its_handler() -> None:

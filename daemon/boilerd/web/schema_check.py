@@ -3,6 +3,7 @@
 The worker checks it again, by the type itself. What is not known here is passed over: nothing that fits is refused.
 """
 
+import copy
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,8 @@ from typing import Any
 
 #: Problems that are told, and levels of schema and payload that are gone into.
 MOST_PROBLEMS, MOST_LEVELS = 10, 60
+#: Steps into a schema: some 50 ms.
+MOST_STEPS = 20_000
 _KINDS: Mapping[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
     "boolean": lambda value: isinstance(value, bool),
@@ -19,6 +22,8 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
     "array": lambda value: isinstance(value, list),
     "object": lambda value: isinstance(value, dict),
 }
+_EMPTY: Mapping[str, Any] = {"boolean": False, "integer": 0, "number": 0, "string": "", "array": [], "object": {}}
+_MOST_EXAMPLES = 10
 #: Keyword → whether a number breaks it, and what is told.
 _OF_NUMBERS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
     "minimum": (operator.lt, "must be at least {}"),
@@ -35,11 +40,25 @@ _OF_LENGTHS: Mapping[str, tuple[type[str] | type[list[Any]], Callable[[Any, Any]
 }
 
 
+class _Root:
+    """A schema as a whole, and how many steps into it are left: one that refers to itself has no end."""
+
+    def __init__(self, schema: Any) -> None:
+        self.schema = schema
+        self._left = MOST_STEPS
+
+    def step(self) -> None:
+        """Go on; raises ValueError."""
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("too many steps")
+
+
 def problems(payload: Any, schema: Any) -> list[str]:
     """What does not fit, each with its path; none: it fits, or the schema is not understood."""
     found: list[str] = []
     try:
-        for problem in _check(payload, schema, "payload", schema, 0):
+        for problem in _check(payload, schema, "payload", _Root(schema), 0):
             found.append(problem)
             if len(found) >= MOST_PROBLEMS:
                 break
@@ -56,7 +75,35 @@ def schema_of(schemas: Mapping[str, Any], task_type: str) -> Any:
     return schemas[max(fitting, key=len)] if fitting else None
 
 
-def _check(value: Any, schema: Any, path: str, root: Any, level: int) -> Iterator[str]:
+def example(schema: Any) -> Any:
+    """A payload to begin with: what is required, with defaults, and empty values."""
+    try:
+        return _example(schema, _Root(schema), 0)
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        return None  # no schema that we know
+
+
+def _example(schema: Any, root: _Root, level: int) -> Any:
+    root.step()
+    if level > _MOST_EXAMPLES or not isinstance(schema, dict):
+        return None
+    if "$ref" in schema:
+        return _example(_resolved(root, str(schema["$ref"])), root, level + 1)
+    for name in ("default", "const"):
+        if name in schema:
+            return schema[name]
+    if isinstance(schema.get("enum"), list) and schema["enum"]:
+        return schema["enum"][0]
+    if isinstance(schema.get("properties"), dict):
+        required = schema.get("required", ())
+        return {
+            name: _example(each, root, level + 1) for name, each in schema["properties"].items() if name in required
+        }
+    return copy.copy(_EMPTY.get(str(schema.get("type"))))
+
+
+def _check(value: Any, schema: Any, path: str, root: _Root, level: int) -> Iterator[str]:
+    root.step()
     if level > MOST_LEVELS or schema is True or not isinstance(schema, dict):
         return
     if "$ref" in schema:
@@ -91,7 +138,7 @@ def _of_limits(value: Any, schema: dict[str, Any], path: str) -> Iterator[str]:
             yield f"{path} {says.format(schema[name])}"
 
 
-def _of_choices(value: Any, schema: dict[str, Any], path: str, root: Any, level: int) -> Iterator[str]:
+def _of_choices(value: Any, schema: dict[str, Any], path: str, root: _Root, level: int) -> Iterator[str]:
     for each in schema.get("allOf", ()):
         yield from _check(value, each, path, root, level + 1)
     for name in ("anyOf", "oneOf"):
@@ -101,7 +148,7 @@ def _of_choices(value: Any, schema: dict[str, Any], path: str, root: Any, level:
             yield from min(tried, key=len)
 
 
-def _of_object(value: dict[str, Any], schema: dict[str, Any], path: str, root: Any, level: int) -> Iterator[str]:
+def _of_object(value: dict[str, Any], schema: dict[str, Any], path: str, root: _Root, level: int) -> Iterator[str]:
     yield from (f"{path}.{name} is missing" for name in schema.get("required", ()) if name not in value)
     known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
     for name, inner in value.items():
@@ -113,7 +160,7 @@ def _of_object(value: dict[str, Any], schema: dict[str, Any], path: str, root: A
             yield from _check(inner, others, f"{path}.{name}", root, level + 1)
 
 
-def _of_array(value: list[Any], schema: dict[str, Any], path: str, root: Any, level: int) -> Iterator[str]:
+def _of_array(value: list[Any], schema: dict[str, Any], path: str, root: _Root, level: int) -> Iterator[str]:
     first = schema.get("prefixItems", ())
     for place, inner in enumerate(value):
         wanted = first[place] if place < len(first) else schema.get("items", True)
@@ -123,11 +170,11 @@ def _of_array(value: list[Any], schema: dict[str, Any], path: str, root: Any, le
         yield from _check(inner, wanted, f"{path}.{place}", root, level + 1)
 
 
-def _resolved(root: Any, reference: str) -> Any:
+def _resolved(root: _Root, reference: str) -> Any:
     """The part of the schema that a reference within it means; True: another document's."""
     if not reference.startswith("#"):
         return True
-    found = root
+    found = root.schema
     for part in reference.removeprefix("#").split("/")[1:]:
         found = found[part.replace("~1", "/").replace("~0", "~")] if isinstance(found, dict) else True
     return found

@@ -17,7 +17,7 @@ from boilerd.web.page import Data, Done, action
 from boilerd.web.pages.task import moment
 from boilerd.web.permissions import Permission
 from boilerd.web.redaction import HIDDEN
-from boilerd.web.schema_check import problems, schema_of
+from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.visit import QueryError, Visit
 
 #: A payload of more characters stays as it is: a form is no place for it.
@@ -130,7 +130,15 @@ def _about_new(visit: Visit) -> Data:
 
 def _blank(visit: Visit) -> dict[str, str]:
     given = {"type": visit.word("type"), "queue": visit.word("queue", DEFAULT_QUEUE)}
-    return {**dict.fromkeys(_TEXTS, ""), **given, "body": "null", "head": "{}"}
+    return {**dict.fromkeys(_TEXTS, ""), **given, "body": _as_json(_template(visit, given["type"])), "head": "{}"}
+
+
+def _template(visit: Visit, task_type: str) -> Any:
+    """A payload of the type to begin with, as a living daemon has declared it."""
+    if not task_type:
+        return None
+    schemas = [schema_of(daemon.schemas, task_type) for daemon in visit.inspector.daemons()]
+    return next((example(schema) for schema in schemas if schema is not None), None)
 
 
 # --- What is sent
