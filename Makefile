@@ -19,15 +19,18 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test check format generate cov chaos bench build lock install uninstall wheels clean
+.PHONY: help setup demo web run test check format generate screenshots cov chaos bench build lock install uninstall wheels clean
 
 help:
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.ready ## Make .venv from the locked requirements, with uv if it is there, else pip
 
 demo: $(VENV)/.ready ## Start a daemon, enqueue a task and watch it run
 	@$(IN_VENV) scripts/demo $(ARGS)
+
+web: $(VENV)/.ready ## Start a daemon with sample work, and the web dashboard at 127.0.0.1:8383; PORT=… for another
+	@$(IN_VENV) scripts/web
 
 run: $(VENV)/.ready ## Run the daemon in the foreground
 	@$(BIN)/boilerd run $(ARGS)
@@ -50,6 +53,9 @@ format: $(VENV)/.ready ## Format the code and mend what the linter can
 generate: $(VENV)/.ready ## Write again the files that follow from the code
 	@$(BIN)/python scripts/generate
 
+screenshots: $(VENV)/.ready ## Write the pictures of the dashboard in docs/web; ARGS=--all: of each page, in build/screenshots
+	@$(BIN)/python scripts/screenshots $(ARGS)
+
 cov: $(VENV)/.ready ## Run all tests under coverage and report the lines that none reached
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -n 6 $(ARGS)
@@ -67,7 +73,7 @@ build: $(VENV)/.ready ## Build the wheel and the sdist into dist/
 
 lock: ## Resolve the requirements files again; ARGS=--upgrade takes newer versions
 	@command -v uv >/dev/null || { echo "make lock: needs uv on PATH" >&2; exit 1; }
-	@$(COMPILE) $(ARGS) --output-file requirements.txt pyproject.toml
+	@$(COMPILE) $(ARGS) --extra web --output-file requirements.txt pyproject.toml
 	@$(COMPILE) $(ARGS) --constraints requirements.txt --group dev --output-file requirements-dev.txt pyproject.toml
 	@$(COMPILE) $(ARGS) --constraints requirements-dev.txt --group pyproject.toml:build --output-file requirements-build.txt
 	@for peer in $(basename $(wildcard scripts/bench/requirements/*.in)); do $(COMPILE) $(ARGS) --output-file $$peer.txt $$peer.in; done

@@ -1,5 +1,6 @@
 """Build tasks and jobs, and do with them what clients and workers do: enqueue, claim, complete, fail."""
 
+import json
 import time
 from typing import Any
 
@@ -15,6 +16,21 @@ from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.connection import text
 from boilerd.broker.job_hash import NewTask
 from boilerd.tasks.fingerprint import FailureKind
+from boilerd.tasks.histogram import bucket_of, size_bucket_of
+from boilerd.tasks.metric_record import (
+    ENQUEUED,
+    MOST_RUN_US,
+    OUTCOME_KEYS,
+    PAYLOAD_BUCKETS,
+    PAYLOAD_BYTES,
+    RUN_BUCKETS,
+    RUN_US,
+    WAIT_BUCKETS,
+    WAIT_US,
+    Record,
+    encode,
+    pack_pair,
+)
 from boilerd.tasks.options import task_options
 from boilerd.tasks.payload import encode_payload
 from boilerd.tasks.retry import Decision, Verdict
@@ -183,3 +199,33 @@ def fail_as(
     store(broker, task_id, queue=queue, **options)
     failure = Failure("OwnError: card 1", "…", Decision(verdict, delay_s=60.0), 25, kind=how)
     assert broker.fail(WORKER, claim(broker, queue), failure) is verdict
+
+
+def tell_cron(broker: Broker, name: str = "nightly", spec: str = "0 3 * * *", daemon: str = "web1.a1") -> str:
+    """A daemon that lives and has this periodic task, as it tells of itself; the name of the task."""
+    entry = {"name": name, "spec": spec, "timezone": "UTC", "type": "report:build", "queue": "low"}
+    facts = {"host": daemon.partition(".")[0], "pid": 1, "versions": {"boilerd": "1"}, "crons": [entry]}
+    encoded = json.dumps(facts)
+    assert broker.publish(daemon, len(encoded), encoded)
+    broker.ticks_since({name: f"UTC {spec}"})
+    return name
+
+
+# Metrics.
+
+
+def counted(completed: int, archived: int = 0, run_s: float = 0.2) -> Record:
+    """A record of metrics of attempts which all waited 20 ms, and ran for so long."""
+    number, run_us = completed + archived, round(run_s * 1e6)
+    found = {
+        OUTCOME_KEYS["completed"]: completed, OUTCOME_KEYS["archived"]: archived, ENQUEUED: number,
+        RUN_US: number * run_us, MOST_RUN_US: run_us, RUN_BUCKETS + bucket_of(run_s): number,
+        WAIT_US: number * 20_000, WAIT_BUCKETS + bucket_of(0.02): number,
+        PAYLOAD_BYTES: number * 100, PAYLOAD_BUCKETS + size_bucket_of(100): number,
+    }  # fmt: skip
+    return {key: value for key, value in found.items() if value}
+
+
+def count_in_minute(connection: redis.Redis, minute: int, queue: str, task_type: str, record: Record) -> None:
+    """Have this counted of a queue and type in a minute, counted from 1970."""
+    connection.hset(keys.metrics("minute", minute), pack_pair(queue, task_type), encode(record))

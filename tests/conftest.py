@@ -166,7 +166,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
-#: Whose tests share an installation, or a daemon.
+#: Whose tests share an installation, a daemon or a browser.
 TOGETHER = (
     "tests/systemd/",
     "tests/daemon/test_attempts.py",
@@ -174,6 +174,7 @@ TOGETHER = (
     "tests/faults/test_data_faults.py",
     "tests/rq_clients/test_functions.py",
     "tests/test_explain.py",
+    "tests/web/chromium/",
 )
 
 

@@ -22,7 +22,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.broker.embedded import member_rights
 from boilerd.broker.moving import Move
-from builders import enqueue, fail_as, failure_kind, in_state, pending
+from builders import enqueue, fail_as, failure_kind, in_state, pending, tell_cron
 from support import Failpoints, StartDaemon, StartValkey, Valkey, boilerd, clean_environment, shown_by
 
 USER = os.environ.get("SUDO_USER") or pwd.getpwuid(os.geteuid()).pw_name
@@ -46,6 +46,10 @@ class Hands:
     def failed(self) -> str:
         """An archived task."""
         return in_state(self.client, self.broker, TaskState.ARCHIVED)
+
+    def cron(self) -> str:
+        """A periodic task that a daemon has."""
+        return tell_cron(self.broker)
 
     def fail_in(self, *queues: str) -> None:
         """An archived task of the failure group in each of the queues."""
@@ -164,6 +168,15 @@ CHANGING: dict[str, list[Case]] = {
     "resume": [
         (Hands.waiting, lambda h, _: h.inspector.resume("default"), lambda _: ("resume", DEFAULT, 0, "done", ""))
     ],
+    "pause_cron": [
+        (Hands.cron, lambda h, i: h.inspector.pause_cron(i), lambda i: ("pause", {"cron": i}, 1, "done", "")),
+    ],
+    "resume_cron": [
+        (Hands.cron, lambda h, i: h.inspector.resume_cron(i), lambda i: ("resume", {"cron": i}, 0, "done", "")),
+    ],
+    "run_cron": [
+        (Hands.cron, lambda h, i: h.inspector.run_cron(i), lambda i: ("cron run", {"cron": i}, 1, "done", "")),
+    ],
     "bulk": [
         (
             lambda h: enqueue(h.client, *map(str, range(250))),
@@ -214,12 +227,11 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "remembered_s": ("waits",), "has_workers": ("default",), "handled_types": ("default",), "unserved": (),
     "tasks": ("default", TaskState.PENDING), "recent": ("default",), "task": ("waits",), "explain": ("waits",),
     "workers": (), "broker": (), "crons": (), "last_ticks": (), "problems": (), "audit": (), "audit_after": ("",),
-    "failures": (), "failure": (GROUP,), "close": (), "find": ({"request_id": "r-9"},),
+    "failures": (), "failure": (GROUP,), "close": (), "tasks_of": (["waits"],), "find": ({"request_id": "r-9"},),
     "metrics": (timedelta(hours=1),), "totals": (), "search": ("waits",), "parse_filter": ("after:2h",),
     "last_place": ("default", TaskState.PENDING), "place_around": ("default", "waits"),
-    "daemons": (),
-    "ticks": ("mine",),
-    "key_holders": ("boilerd:unique:x", "key"),
+    "key_holders": ("boilerd:unique:x", "key"), "server": (), "concurrency_keys": (), "unique_locks": (),
+    "paused_crons": (), "daemons": (), "ticks": ("nightly",),
 }  # fmt: skip
 
 

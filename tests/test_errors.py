@@ -27,6 +27,7 @@ from boilerd.errors import (
     AppImportError,
     BrokerLoadingError,
     MisplacedKeyError,
+    OperationStateError,
     describe,
     shown,
 )
@@ -59,6 +60,7 @@ SAMPLES: dict[type[BoilerdError], BoilerdError] = {
     ),
     TaskIdConflictError: TaskIdConflictError("t1"),
     TaskNotFoundError: TaskNotFoundError("t1"),
+    OperationStateError: OperationStateError("1-a", "done", "stop"),
     TaskStateError: TaskStateError("task t1", "active", "run", ["scheduled", "archived"]),
 }
 

@@ -262,6 +262,21 @@ class FailureNotFoundError(BoilerdError):
         self.fingerprint = fingerprint
 
 
+class OperationNotFoundError(BoilerdError):
+    """There is no operation with this ID."""
+
+    def __init__(self, operation_id: str) -> None:
+        super().__init__(f"operation {shown(operation_id)} does not exist; each is kept for 7 days")
+        self.operation_id = operation_id
+
+
+class OperationStateError(BoilerdError):
+    """That cannot be done with the operation now."""
+
+    def __init__(self, operation_id: str, state: str, action: str) -> None:
+        super().__init__(f"cannot {action} operation {shown(operation_id)}: it is {state} by now")
+
+
 class TaskStateError(BoilerdError):
     """The action is not allowed in the task's state."""
 

@@ -27,6 +27,8 @@ from boilerd.errors import (
     MisplacedKeyError,
     QueueNotFoundError,
     TaskStateError,
+    listed,
+    shown,
 )
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from boilerd.broker.explanation import Explanation
     from boilerd.broker.failure_groups import FailureGroup
     from boilerd.broker.metrics import Metrics, Series
+    from boilerd.broker.operations import Operations
+    from boilerd.broker.server_facts import ServerFacts
+    from boilerd.broker.shares import KeysFound, LocksFound
     from boilerd.broker.task_filter import TaskFilter
     from boilerd.broker.task_search import Sought, TasksFound
     from boilerd.broker.ticks import TickInfo
@@ -520,6 +525,20 @@ class Inspector:
                 noted.count = progress.done
                 yield progress
 
+    def tasks_of(self, task_ids: Iterable[str]) -> list[TaskDetail]:
+        """Those of these tasks that are there, without their attempts; one round trip."""
+        found = self._inspection.details([(task_id, None) for task_id in task_ids])
+        return [task for task in found if task.queue]
+
+    # --- Operations
+
+    @functools.cached_property
+    def operations(self) -> "Operations":
+        """Bulk actions of which Redis knows how far they are, so that anybody sees, stops and continues them."""
+        from boilerd.broker.operations import Operations  # noqa: PLC0415 - as in `explain`
+
+        return Operations(self._broker, self._inspection, self._bulk, self._audit)
+
     # --- Metrics
 
     def metrics(
@@ -563,6 +582,27 @@ class Inspector:
         """``server uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey."""
         return self._inspection.server()
 
+    def server(self) -> "ServerFacts":
+        """Redis itself: memory, files and clients, its latency from here, its slow log; writes nothing."""
+        from boilerd.broker.server_facts import read_server  # noqa: PLC0415 - as in `explain`
+
+        return read_server(self._broker.connection)
+
+    def concurrency_keys(self, queues: Iterable[str] | None = None) -> "KeysFound":
+        """The concurrency keys of tasks that run or wait for one, in these queues or all, and how far was looked."""
+        from boilerd.broker.shares import read_keys  # noqa: PLC0415 - as in `explain`
+
+        names = self._inspection.queue_names()[0] if queues is None else queues
+        return read_keys(self._broker.connection, sorted(names))
+
+    def unique_locks(self, queue: str = "", task_type: str = "", *, after: str = "") -> "LocksFound":
+        """Unique locks of a queue, a type or all, among the next 20,000 keys of Redis's; `after` goes on from there."""
+        from boilerd.broker.shares import find_locks  # noqa: PLC0415 - as in `explain`
+
+        if after and not (after.isascii() and after.isdecimal() and len(after) <= 20):
+            raise InvalidTaskError(f"after {shown(after)} is no place of a search; leave it out to begin anew")
+        return find_locks(self._broker.connection, queue, task_type, after)
+
     def daemons(self) -> "list[DaemonInfo]":
         """The daemons that live, of all hosts, as each tells of itself, by name; two round trips.
 
@@ -583,6 +623,44 @@ class Inspector:
         with suppress(MisplacedKeyError):  # the daemons tell
             seen = self._inspection.crons(ticks, now_s)
         return crons_of_all(seen, self.daemons(), self._inspection.living(), ticks, now_s)
+
+    def paused_crons(self) -> dict[str, datetime]:
+        """Name of each periodic task that is paused → since when."""
+        return self._inspection.paused_crons()
+
+    def pause_cron(self, name: str) -> bool:
+        """Have the ticks of a periodic task pass without a task, on all hosts; True if it was not paused before.
+
+        Raises:
+            InvalidTaskError: No daemon has it, or had it.
+        """
+        self._check_cron(name)
+        with self._audit.noting("pause", cron=name) as noted:
+            noted.count = int(self._inspection.pause_cron(name))
+        return bool(noted.count)
+
+    def resume_cron(self, name: str) -> bool:
+        """Have the next ticks of a periodic task enqueue again; True if it was paused."""
+        with self._audit.noting("resume", cron=name) as noted:
+            noted.count = int(self._inspection.resume_cron(name))
+        return bool(noted.count)
+
+    def run_cron(self, name: str) -> None:
+        """Have a daemon that has this periodic task enqueue its task now, beside its ticks; it does within 5 s.
+
+        Raises:
+            InvalidTaskError: No daemon that lives has it.
+        """
+        self._check_cron(name, is_held=True)
+        with self._audit.noting("cron run", cron=name) as noted:
+            self._inspection.want_cron(name)
+            noted.count = 1
+
+    def _check_cron(self, name: str, *, is_held: bool = False) -> None:
+        names = {cron.name for cron in self.crons() if cron.daemons or not is_held}
+        if name not in names:
+            has = "no daemon has a" if is_held else "there is no"
+            raise InvalidTaskError(f"{has} periodic task {shown(name)}; there are: {listed(sorted(names)) or 'none'}")
 
     def ticks(self, name: str, size: int = 100) -> "list[TickInfo]":
         """The last ticks of a periodic task that any daemon took, latest first, up to 100, with what became of each.
@@ -610,6 +688,7 @@ class Inspector:
         since: datetime | timedelta | None = None,
         who: str | None = None,
         what: str | None = None,
+        on: str | None = None,
         page: int = 1,
         size: int = 30,
     ) -> list["AuditEntry"]:
@@ -619,6 +698,7 @@ class Inspector:
             since: Not what was before; or for how long back, by Redis's clock.
             who: Only what this user did.
             what: Only what is called so, such as ``delete``.
+            on: Only what was done with a task, queue, failure group, operation or other thing of this name.
             page: From 1.
             size: Entries of a page.
 
@@ -628,7 +708,7 @@ class Inspector:
         """
         if page < 1 or size < 1:
             raise ValueError(f"page {page} of size {size}: both begin at 1")
-        return self._audit.page(lambda entry: entry.fits(who, what), since=since, page=page, size=size)
+        return self._audit.page(lambda entry: entry.fits(who, what, on), since=since, page=page, size=size)
 
     def audit_after(self, entry_id: str) -> list["AuditEntry"]:
         """The entries behind the one with this ID, at most 1,000; empty: from the first one on."""

@@ -477,3 +477,31 @@ def test_numbers_survive_a_clock_that_jumps(put_clock: Callable[[float], redis.R
 
     assert behind == ({A: 2}, {})
     assert ahead == ({A: 1}, {A: 1})
+
+
+@pytest.mark.parametrize(
+    "name", ["a*", "a?", "[ab]", "a\\b", "^a", "a:b", "é", b"\xff".decode("utf-8", "surrogateescape")]
+)
+def test_a_queue_or_type_is_picked_whatever_characters_are_in_its_name(
+    name: str, inspector: Inspector, connection: redis.Redis, minute: int
+) -> None:
+    wanted = [Pair("low", name), Pair(name, "x"), Pair(name, name)]
+    count(connection, minute, *wanted, Pair("low", "a"), Pair("ab", "x"), Pair("low", f"z:{name}"), Pair("1:low", "b"))
+
+    of_type = inspector.metrics(timedelta(hours=1), task_type=name).total()
+    of_queue = inspector.metrics(timedelta(hours=1), queue=name).total()
+
+    assert set(of_type) == {Pair("low", name), Pair(name, name)}
+    assert set(of_queue) == {Pair(name, "x"), Pair(name, name)}
+
+
+def test_of_a_type_that_is_asked_for_alone_no_other_is_sent(
+    inspector: Inspector, connection: redis.Redis, minute: int
+) -> None:
+    for number in range(200):
+        count(connection, minute, Pair("default", f"type:{number}"))
+    before = connection.info("stats")["total_net_output_bytes"]
+
+    inspector.metrics(timedelta(hours=1), task_type="type:7")
+
+    assert connection.info("stats")["total_net_output_bytes"] - before < 12_000

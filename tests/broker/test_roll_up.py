@@ -4,14 +4,16 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
-from boilerd.broker import keys
+from boilerd.broker import connection_pool, keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect, text
 from boilerd.broker.constants import LAST_MINUTE, METRIC_PERIODS, MOST_PAIRS, MOST_ROLLED, OTHER
+from boilerd.broker.rider import Ride
 from boilerd.errors import BrokerUnavailableError
 from boilerd.tasks.metric_record import (
     ENQUEUED,
@@ -36,7 +38,7 @@ class Counted:
 
     def __init__(self, *records: tuple[Pair, Record]) -> None:
         self.records = list(records)
-        self.refusals: list[redis.ResponseError] = []
+        self.refusals: list[Exception] = []
 
     def is_due(self) -> bool:
         return bool(self.records)
@@ -45,7 +47,7 @@ class Counted:
         taken, self.records = self.records, []
         return [part for pair, record in taken for part in (pack_pair(*pair), encode(record))]
 
-    def note_refused(self, error: redis.ResponseError) -> None:
+    def note_refused(self, error: Exception) -> None:
         self.refusals.append(error)
 
 
@@ -143,6 +145,46 @@ def test_a_refusal_of_metrics_harms_no_call(valkey: Valkey, connection: redis.Re
     assert task_ids(answer.claims) == ["a"]
     assert len(rider.refusals) == 1
     assert not connection.keys(f"{keys.OWN}:metrics:*")
+
+
+def test_a_refusal_of_metrics_that_are_sent_alone_is_told_and_harms_nothing(
+    valkey: Valkey, connection: redis.Redis, mail: Pair
+) -> None:
+    connection.execute_command(  # type: ignore[no-untyped-call]
+        "ACL", "SETUSER", "no-numbers", "on", ">secret", "~rq:*", "~boilerd:[^m]*", "+@all"
+    )
+    with connect(f"{valkey.url}?username=no-numbers", password="secret") as confined:
+        broker = Broker(confined)
+        rider = broker.rider = Counted((mail, {COMPLETED: 3}))
+
+        broker.send_metrics()
+
+    connection.acl_deluser("no-numbers")
+    assert len(rider.refusals) == 1
+
+
+def test_a_signal_while_the_metrics_script_is_sent_mixes_up_no_answers(
+    broker: Broker, connection: redis.Redis, mail: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear = Ride.hear
+
+    def interrupted(ride: Ride, connection: Any) -> None:
+        if ride.is_unknown:
+            raise KeyboardInterrupt
+        hear(ride, connection)
+
+    # The answer is still under way when the connection is used next.
+    monkeypatch.setattr(connection_pool, "_check", lambda _: None)
+    monkeypatch.setattr(Ride, "hear", interrupted)
+    connection.script_flush()
+    store(broker, "a")
+    broker.rider = Counted((mail, {COMPLETED: 3}))
+
+    with pytest.raises(KeyboardInterrupt):
+        broker.advance("host.run.0", ["default"])
+    held = broker.held("host.run.0")
+
+    assert [claim.task_id for claim in held] == ["a"]
 
 
 def test_where_nobody_answers_what_was_counted_stays(directory: Path, mail: Pair) -> None:

@@ -123,6 +123,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "mark": lambda _: ["runs-1"],
     "metrics": lambda _: [pack_pair("many", "test:echo"), encode({10: 1})],
     "note": lambda _: [*BY, "run", 1, "done", ""],
+    "operate": lambda _: ["1-a", ",running,", "", "0", "1", "", "state", "done"],
     "pick": lambda _: [CHUNK, 1, "data", "data", '"r-9"', '"r-9"', "pending-1", "pending-2"],
     "progress": call_result,
     "publish": lambda _: ["host.run", 2, "{}"],

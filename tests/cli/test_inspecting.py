@@ -476,12 +476,14 @@ def test_enqueue_warns_of_a_type_that_no_worker_of_the_queue_handles(
 
     known = daemon.cli("enqueue", "test:echo")
     misspelt = daemon.cli("enqueue", "tset:echo")
+    wrong = daemon.cli("enqueue", "test echo")
     connection.hdel(connection.smembers(keys.WORKERS).pop(), "application")  # as of an older version
     unknown = daemon.cli("enqueue", "tset:echo")
 
     assert [done.returncode for done in (known, misspelt, unknown)] == [0, 0, 0]
     assert (known.stderr, unknown.stderr) == ("", "")
     assert misspelt.stderr.startswith("boilerd: warning: no worker of queue default has a handler for 'tset:echo'; ")
+    assert wrong.stderr.startswith("boilerd: error: task type 'test echo': ")  # alone
     assert pending(connection) == [done.stdout.strip() for done in (known, misspelt, unknown)]
 
 

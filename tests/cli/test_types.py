@@ -8,21 +8,8 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.cli.tables import brief, pace
-from boilerd.tasks.histogram import bucket_of, size_bucket_of
-from boilerd.tasks.metric_record import (
-    ENQUEUED,
-    MOST_RUN_US,
-    OUTCOME_KEYS,
-    PAYLOAD_BUCKETS,
-    PAYLOAD_BYTES,
-    RUN_BUCKETS,
-    RUN_US,
-    WAIT_BUCKETS,
-    WAIT_US,
-    Record,
-    encode,
-    pack_pair,
-)
+from boilerd.tasks.metric_record import OUTCOME_KEYS
+from builders import count_in_minute, counted
 from support import Valkey, shown_by
 
 
@@ -30,22 +17,6 @@ from support import Valkey, shown_by
 def minute(connection: redis.Redis) -> int:
     """One that is over."""
     return int(connection.time()[0]) // 60 - 5
-
-
-def record(completed: int, archived: int = 0, run_s: float = 0.2) -> Record:
-    """That of attempts which all waited 20 ms, and ran for so long."""
-    number, run_us = completed + archived, round(run_s * 1e6)
-    found = {
-        OUTCOME_KEYS["completed"]: completed, OUTCOME_KEYS["archived"]: archived, ENQUEUED: number,
-        RUN_US: number * run_us, MOST_RUN_US: run_us, RUN_BUCKETS + bucket_of(run_s): number,
-        WAIT_US: number * 20_000, WAIT_BUCKETS + bucket_of(0.02): number,
-        PAYLOAD_BYTES: number * 100, PAYLOAD_BUCKETS + size_bucket_of(100): number,
-    }  # fmt: skip
-    return {key: value for key, value in found.items() if value}
-
-
-def put(connection: redis.Redis, minute: int, queue: str, task_type: str, counted: Record) -> None:
-    connection.hset(keys.metrics("minute", minute), pack_pair(queue, task_type), encode(counted))
 
 
 def lines(valkey: Valkey, *words: str) -> list[dict[str, Any]]:
@@ -56,9 +27,9 @@ def lines(valkey: Valkey, *words: str) -> list[dict[str, Any]]:
 def test_each_type_has_a_line_the_one_that_takes_most_time_first(
     valkey: Valkey, connection: redis.Redis, minute: int
 ) -> None:
-    put(connection, minute, "default", "email:send", record(30))
-    put(connection, minute, "low", "email:send", record(30))
-    put(connection, minute, "low", "report", record(15, archived=5, run_s=10))
+    count_in_minute(connection, minute, "default", "email:send", counted(30))
+    count_in_minute(connection, minute, "low", "email:send", counted(30))
+    count_in_minute(connection, minute, "low", "report", counted(15, archived=5, run_s=10))
 
     head, *rows = [line.split() for line in shown_by("types", "--redis-url", valkey.url).splitlines()]
 
@@ -71,8 +42,8 @@ def test_each_type_has_a_line_the_one_that_takes_most_time_first(
 
 
 def test_as_json_a_type_has_all_numbers(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
-    put(connection, minute, "default", "a", record(3, archived=1))
-    put(connection, minute, "default", "b", record(4))
+    count_in_minute(connection, minute, "default", "a", counted(3, archived=1))
+    count_in_minute(connection, minute, "default", "b", counted(4))
 
     (found, _) = lines(valkey)
 
@@ -86,9 +57,9 @@ def test_as_json_a_type_has_all_numbers(valkey: Valkey, connection: redis.Redis,
 
 
 def test_one_type_is_shown_over_time(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
-    put(connection, minute, "default", "a", record(3))
-    put(connection, minute + 1, "low", "a", record(1))
-    put(connection, minute + 1, "low", "b", record(7))
+    count_in_minute(connection, minute, "default", "a", counted(3))
+    count_in_minute(connection, minute + 1, "low", "a", counted(1))
+    count_in_minute(connection, minute + 1, "low", "b", counted(7))
 
     text = shown_by("types", "a", "--since", "10m", "--redis-url", valkey.url).splitlines()
     found = lines(valkey, "a", "--since", "10m")
@@ -111,8 +82,8 @@ def test_there_are_so_few_periods_that_one_can_read_them(valkey: Valkey, since: 
 
 
 def test_a_queue_is_shown_alone(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
-    put(connection, minute, "default", "a", record(3))
-    put(connection, minute, "low", "a", record(1))
+    count_in_minute(connection, minute, "default", "a", counted(3))
+    count_in_minute(connection, minute, "low", "a", counted(1))
 
     (found,) = lines(valkey, "--queue", "low")
 
@@ -120,7 +91,7 @@ def test_a_queue_is_shown_alone(valkey: Valkey, connection: redis.Redis, minute:
 
 
 def test_a_terminal_obeys_no_name_of_a_type(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
-    put(connection, minute, "default", "a\x1b[2J\udcff", record(1))
+    count_in_minute(connection, minute, "default", "a\x1b[2J\udcff", counted(1))
 
     text = shown_by("types", "--redis-url", valkey.url)
     (found,) = lines(valkey)
@@ -134,8 +105,26 @@ def test_without_metrics_the_table_is_empty(valkey: Valkey) -> None:
     assert lines(valkey) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "sought"),
+    [
+        (["email:snd"], "type 'email:snd'"),
+        (["--queue", "lwo"], "queue 'lwo'"),
+        (["email:send", "--queue", "lwo"], "type 'email:send' in queue 'lwo'"),
+    ],
+)
+def test_where_nothing_was_counted_the_types_and_queues_are_told_of_which_there_is_something(
+    valkey: Valkey, connection: redis.Redis, minute: int, words: list[str], sought: str
+) -> None:
+    count_in_minute(connection, minute, "low", "email:send", counted(3))
+
+    last = shown_by("types", *words, "--redis-url", valkey.url).splitlines()[-1]
+
+    assert last == f"note: nothing of {sought} was counted in this time, but of email:send (low)"
+
+
 def test_what_is_left_out_is_told_and_the_rest_is_shown(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
-    put(connection, minute, "default", "a", record(3))
+    count_in_minute(connection, minute, "default", "a", counted(3))
     for number in range(1, 6):
         connection.rpush(keys.metrics("minute", minute - number), "x")
 

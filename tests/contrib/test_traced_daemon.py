@@ -20,7 +20,7 @@ from support import RunningDaemon, StartDaemon, Valkey, private_directory, wait_
 
 #: The pool `default` has one slot, and this one many.
 POOLS = '{"slotted": {"queues": {"slotted": 1}, "slots": 20}}'
-APP = {"BOILERD_APP": "traced_app:mux", "BOILERD_POOLS": POOLS}
+APP = {"BOILERD_APP": "traced_app:mux", "BOILERD_POOLS": POOLS, "WITH_OPENTELEMETRY": "1"}
 CROWD = 8
 
 
@@ -192,7 +192,7 @@ def test_an_exporter_that_hangs_does_not_hold_the_end_of_a_worker_up(
     start_daemon: StartDaemon, client: Client, directory: Path
 ) -> None:
     client.enqueue("trace:leaf")
-    env = {"BOILERD_APP": APP["BOILERD_APP"], "HANGS": "1", "FLUSH_S": "0.2"}
+    env = {"BOILERD_APP": APP["BOILERD_APP"], "WITH_OPENTELEMETRY": "1", "HANGS": "1", "FLUSH_S": "0.2"}
     daemon = start_daemon("--concurrency", "1", directory=directory, env=env)
     wait_until((directory / "hangs").exists, "the exporter hangs")
 

@@ -73,7 +73,7 @@ def test_no_secret_of_the_settings_is_told() -> None:
     found = json.loads(text)
     assert found["settings"]["redis_url"].startswith("rediss://anna:********@db:6379/1")
     assert found["settings"]["redis_password"] == "********"
-    assert found["settings"].keys() == {*Settings.__struct_fields__} - {"cron"}
+    assert found["settings"].keys() == {*Settings.__struct_fields__} - {"cron", "web"}
     assert found["release"] == "2.4.1"
     assert found["crons"][0] == {
         "name": "a", "spec": "@daily", "timezone": "UTC", "type": "a", "queue": "default", "catch_up": False,

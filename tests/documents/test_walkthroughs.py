@@ -88,7 +88,7 @@ def test_the_page_on_tasks_that_wait_is_followed_to_its_end(directory: Path) -> 
 
 
 def test_the_page_on_tracing_is_followed_to_its_end(directory: Path) -> None:
-    with Session(directory) as reader:
+    with Session(directory, WITH_OPENTELEMETRY="1") as reader:
         reader.follow(DOCS / "tracing.md")
 
 
@@ -109,7 +109,8 @@ def test_the_page_on_testing_is_followed_to_its_end(directory: Path) -> None:
 def test_the_blocks_of_a_page_do_what_it_says(name: str, directory: Path, valkey: Valkey, client: Client) -> None:
     client.enqueue("email:deliver")  # a reader has had tasks in the queue that is looked at
 
-    with Session(directory, BOILERD_REDIS_URL=valkey.url) as reader:
+    # FastAPI imports it.
+    with Session(directory, BOILERD_REDIS_URL=valkey.url, WITH_OPENTELEMETRY="1") as reader:
         reader.replace(REDIS_URL, valkey.url).follow(DOCS / name)
 
 

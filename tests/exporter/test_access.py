@@ -72,3 +72,11 @@ def test_a_name_that_leads_a_browser_to_this_machine_is_none_of_ours(host: str, 
     assert Access(None, [], HERE).admits(asked(host=host)) is may
     assert Access(TOKEN, [], HERE).admits(asked(host=host))
     assert Access(None, read_networks(["127.0.0.0/8"]), ANYWHERE).admits(asked(host=host))
+
+
+def test_who_may_not_ask_is_told_which_of_the_rules_it_is() -> None:
+    by_name = Access(None, [], HERE).refusal(asked(host="prometheus.internal"))
+    by_address = Access(None, read_networks(["10.0.0.0/8"]), ANYWHERE).refusal(asked("192.0.2.7"))
+
+    assert by_name.endswith("without metrics_token; ask for localhost or an address")
+    assert by_address == "metrics_allow does not name this client"

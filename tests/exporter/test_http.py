@@ -111,7 +111,8 @@ def test_a_client_that_sends_a_byte_now_and_then_has_its_time_as_a_whole(monkeyp
         while not ended.done():
             writer.write(b"G")
             await asyncio.sleep(0.02)
-        assert await ended == b""
+        with suppress(ConnectionResetError):  # its last byte came behind the end
+            assert await ended == b""
         writer.transport.abort()
 
     served(client)

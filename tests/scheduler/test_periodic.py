@@ -18,6 +18,7 @@ from boilerd import (
     Draft,
     DuplicateTaskError,
     Inspector,
+    InvalidTaskError,
     QueueFullError,
     ServeMux,
     Task,
@@ -38,7 +39,7 @@ from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.options import task_options
 from boilerd.tasks.retry import Verdict
 from boilerd.worker import settlement
-from builders import claim, complete_next, fail_next, pending
+from builders import claim, complete_next, fail_next, pending, tell_cron
 from support import Valkey, rings
 
 HOSTS = 4
@@ -825,3 +826,66 @@ def test_a_tick_that_another_host_took_is_noted_once(broker: Broker, connection:
         Periodic([just_now.entry]).enqueue_due(broker)
 
     assert len(history(connection)) == 1
+
+
+def test_the_ticks_of_a_paused_entry_pass_without_a_task_until_it_is_resumed(
+    broker: Broker, connection: redis.Redis, just_now: Every
+) -> None:
+    inspector, entry = Inspector(connection), just_now.entry
+    broker.ticks_since({"e": f"UTC {entry.spec}"})
+    assert inspector.pause_cron("e")
+    assert not inspector.pause_cron("e")
+
+    for back in (2, 1):
+        broker.tick("e", just_now.tick_s - back, new_task(entry, just_now.tick_s - back))
+    paused, told = pending(connection), inspector.ticks("e")
+    assert inspector.resume_cron("e")
+    broker.tick("e", just_now.tick_s, new_task(entry, just_now.tick_s))
+
+    assert paused == []
+    assert [(tick.skipped, tick.task_id) for tick in told] == [("it is paused", "")] * 2
+    assert pending(connection) == just_now.ticks(0)
+    assert inspector.paused_crons() == {}
+    assert not inspector.resume_cron("e")
+
+
+def test_an_entry_that_nobody_has_is_neither_paused_nor_run(broker: Broker, connection: redis.Redis) -> None:
+    inspector = Inspector(connection)
+    broker.ticks_since({"had": "UTC @daily"})
+
+    with pytest.raises(InvalidTaskError, match="there is no periodic task 'other'; there are: had"):
+        inspector.pause_cron("other")
+    with pytest.raises(InvalidTaskError, match="no daemon has a periodic task 'had'"):
+        inspector.run_cron("had")
+
+
+def test_one_of_many_hosts_runs_an_entry_that_somebody_wants_to_run_now(
+    broker: Broker, connection: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    tell_cron(broker, "nightly", "@daily")
+    hosts = [Periodic([CronEntry(name="nightly", spec="@daily", task_type="report:build")]) for _ in range(3)]
+    other = Periodic([CronEntry(name="other", spec="@daily", task_type="report:build")])
+
+    Inspector(connection).run_cron("nightly")
+    for host in (other, *hosts):
+        host.run_wanted(broker)
+
+    (task_id,) = pending(connection)
+    (line,) = [each for each in caplog.records if each.message == "periodic task was run by hand"]
+    assert (line.cron, line.task_id) == ("nightly", task_id)  # type: ignore[attr-defined]
+    assert broker.last_ticks() == {}
+
+
+def test_a_strangers_keys_for_pauses_and_wishes_keep_no_tick(
+    broker: Broker, connection: redis.Redis, just_now: Every
+) -> None:
+    connection.set(keys.CRON_PAUSED, "foreign")
+    connection.set(keys.CRON_WANTED, "foreign")
+
+    Periodic([just_now.entry]).run_wanted(broker)
+    broker.tick("e", just_now.tick_s, new_task(just_now.entry, just_now.tick_s))
+
+    assert pending(connection) == just_now.ticks(0)
+    with pytest.raises(MisplacedKeyError):
+        Inspector(connection).paused_crons()

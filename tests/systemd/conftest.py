@@ -82,11 +82,12 @@ def service(installed: Box) -> Iterator[Service]:
     made = Service(installed)
     made.drop_in(DROP_IN)
     yield made
-    units = ("boiler-worker", "boiler-worker@a", "boiler-worker@b", "boiler-valkey")
+    units = ("boiler-web.socket", "boiler-web", "boiler-worker", "boiler-worker@a", "boiler-worker@b", "boiler-valkey")
     installed.run("systemctl", "kill", "--signal=KILL", *units, check=False)
     installed.run("systemctl", "stop", *units, check=False)
     for unit in (*units, "boiler-worker@"):
         shutil.rmtree(installed.root / f"etc/systemd/system/{unit}.service.d", ignore_errors=True)
+    shutil.rmtree(installed.root / "etc/systemd/system/boiler-web.socket.d", ignore_errors=True)
     for path in (installed.root / "var/lib/private").glob("boiler*"):
         shutil.rmtree(path)
     for path in (installed.root / "etc/boilerd").glob("*.toml"):

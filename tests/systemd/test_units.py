@@ -8,6 +8,7 @@ import pytest
 from box import PROJECT, Box
 
 UNITS = sorted((PROJECT / "systemd").glob("*.service"))
+SOCKETS = sorted((PROJECT / "systemd").glob("*.socket"))
 #: Of 10; see `systemd-analyze security`.
 MOST_EXPOSURE = 1.5
 
@@ -18,7 +19,7 @@ def hardening(unit: Path) -> set[str]:
     return {line for line in text.splitlines()[1:] if line and not line.startswith("#")}
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", UNITS + SOCKETS, ids=lambda unit: unit.name)
 def test_systemd_finds_nothing_wrong_with_the_unit(installed: Box, unit: Path) -> None:
     name = unit.name.replace("@.", "@a.")
     done = installed.run("systemd-analyze", "verify", f"/usr/local/lib/systemd/system/{name}", check=False)
@@ -48,6 +49,12 @@ def test_the_broker_may_do_no_more_than_the_workers() -> None:
     assert hardening(PROJECT / "systemd/boiler-worker.service") - relaxed <= hardening(
         PROJECT / "systemd/boiler-valkey.service"
     )
+
+
+def test_the_dashboard_may_do_no_more_than_the_workers() -> None:
+    worker, web = PROJECT / "systemd/boiler-worker.service", PROJECT / "systemd/boiler-web.service"
+
+    assert hardening(worker) - {"SystemCallFilter=@chown"} == hardening(web)
 
 
 def test_the_unit_waits_longer_than_a_drain_takes() -> None:

@@ -15,7 +15,7 @@ from boilerd.web.permissions import ROLES
 from boilerd.web.redaction import SECRET_WORDS
 from browser import Browser
 from builders import enqueue
-from pages import DOCS, blocks, codes, table
+from pages import DOCS, ROOT, blocks, codes, table
 from support import Valkey
 
 PAGE = DOCS / "web.md"
@@ -28,6 +28,23 @@ def test_the_table_has_every_page() -> None:
     assert named == {
         re.sub(r"\{(\w+)\}", lambda found: {"queue": "Q"}.get(found[1], found[1].upper()), page.path) for page in PAGES
     }
+
+
+def test_the_table_of_settings_has_what_the_page_lets_one_choose(browser: Browser) -> None:
+    fields = re.findall(
+        r"<label><span>(.*?)</span>\s*<select[^>]*>(.*?)</select>", browser.get("/settings").text, re.DOTALL
+    )
+
+    assert [(row[0], row[1]) for row in table("web.md", "Setting").rows] == [
+        (name, ", ".join(re.findall("<option[^>]*>(.*?)</option>", options))) for name, options in fields
+    ]
+
+
+def test_the_pictures_are_those_that_the_script_writes() -> None:
+    named = set(re.findall(r"web/(\w+\.png)", PAGE.read_text()))
+    written = set(re.findall(r'^    "(\w+\.png)"', (ROOT / "scripts" / "screenshots").read_text(), re.MULTILINE))
+
+    assert named == written == {path.name for path in (DOCS / "web").iterdir()}
 
 
 def test_the_table_of_roles_has_every_role() -> None:

@@ -1,22 +1,29 @@
 """Whatever stands in Redis is shown as text, hidden where it is a secret, and breaks no page."""
 
+import csv
+import io
 import json
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 import redis
 
-from boilerd import Client
+from boilerd import Client, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.operation_record import Order
+from boilerd.broker.operation_store import OperationStore
 from boilerd.tasks.retry import Verdict
 from boilerd.web.links import Links, is_own_path, segment, unsegment
 from boilerd.web.page import PAGES, load_pages
+from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import Redaction
 from boilerd.web.shown import harmless, lasting, sized
 from browser import Browser, with_people
-from builders import claim, fail_next
+from builders import claim, count_in_minute, counted, fail_as, fail_next, failure_kind, tell_cron
 
 load_pages()
 CORPUS = {
@@ -59,7 +66,7 @@ def check(html: str) -> Reader:
     found = Reader()
     found.feed(html)
     assert "img" not in found.tags
-    assert html.count("<script") == 2
+    assert html.count("<script") == 3
     assert not {name for name in found.names if name.startswith("on")}
     assert all(link.startswith(_SCHEMES) for link in found.links)
     assert not set(html) & {"\0", "\x1b", "\u202e", "\udcff"}
@@ -81,9 +88,37 @@ def plant(connection: redis.Redis, text: str) -> None:
             "unique_key": raw, "concurrency_key": raw, "created_at": raw, "timeout": raw, "fingerprint": raw,
         },
     )  # fmt: skip
+    count_in_minute(connection, int(time.time()) // 60 - 2, text, text, counted(1, archived=1))
+    plant_failure(connection, raw)
+    connection.xadd(keys.AUDIT, {"user": raw, "host": raw, "via": raw, "what": raw, "on": data, "why": raw})
+    plant_operation(connection, raw)
     worker = b"rq:worker:" + raw
     connection.sadd("rq:workers", worker)
-    connection.hset(worker, mapping={"hostname": raw, "queues": raw, "state": raw, "last_heartbeat": raw})
+    connection.hset(
+        worker, mapping={"hostname": raw, "queues": raw, "state": raw, "last_heartbeat": raw, "pool": raw, "rss": raw}
+    )
+
+
+def plant_failure(connection: redis.Redis, raw: bytes) -> None:
+    """A failure group of everything hostile."""
+    told = raw.decode("utf-8", "replace")
+    about = json.dumps({"fingerprint": told, "type": told, "error": told, "message": told, "frames": [told]})
+    connection.zadd(keys.FAILURES, {raw: time.time()})
+    group: Any = {"about": about, "count": raw, "first_seen": raw, "first_release": raw, "last_release": raw}
+    connection.hset(b"boilerd:failure:" + raw, mapping=group)
+    connection.rpush(b"boilerd:failure:" + raw + b":tasks", raw)
+
+
+def plant_operation(connection: redis.Redis, raw: bytes) -> None:
+    """An operation of everything hostile."""
+    name = raw.decode("utf-8", "surrogateescape")
+    order = Order("delete", name, TaskState.ARCHIVED, name, name)
+    fields: Any = dict.fromkeys(("user", "host", "via", "why", "created", "starts", "beat", "parts"), raw)
+    tally = json.dumps({"skipped": {name: 1}})
+    connection.zadd(keys.OPERATIONS, {raw: time.time()})
+    connection.hset(
+        b"boilerd:op:" + raw, mapping={**fields, "order": order.to_json(), "state": "running", "tally": tally}
+    )
 
 
 @pytest.mark.parametrize("text", CORPUS.values(), ids=CORPUS)
@@ -94,6 +129,15 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
         links.to(), links.to("queues"), links.to("queues", text), links.to("tasks"), links.to("tasks", text),
         links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("tasks", text, "edit"),
         links.to("tasks", text, "move"), links.to("tasks", type=text), links.to("tasks", "new", type=text),
+        links.to("crons"), links.to("crons", text),
+        links.to("limits"), links.to("limits", search=1, queue=text, type=text), links.to("system"),
+        links.to("types"), links.to("types", text), links.to("types", text, queue=text), links.to("types", queue=text),
+        links.to("workers"), links.to("workers", host=text, pool=text), links.to("workers", state=text, sort="memory"),
+        links.to("failures"),
+        links.to("failures", text), links.to("failures", text, "run"), links.to("operations"),
+        links.to("operations", text), links.to("audit"), links.to("audit", who=text, on=text),
+        links.to("bulk", "delete", queue=text, type=text, state="pending"), links.to("bulk", "delete", id=text),
+        links.to("queues", text, "purge", state="pending"),
     ]  # fmt: skip
 
     for page in pages:
@@ -101,7 +145,8 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
 
         assert answer.status_code in {200, 404}, (page[:200], answer.text[-500:])
         check(answer.text)
-    assert browser.get(links.to("queues", text)).status_code == 200
+    for page in (links.to("queues", text), links.to("failures", text), links.to("operations", text)):
+        assert browser.get(page).status_code == 200
     found = browser.get(f"{links.to('tasks', text)}.json").json()
     assert found["task"]["id"] == text
     assert found["task"]["payload"]["in"][1] == 2**70
@@ -139,6 +184,7 @@ def test_a_payload_that_is_nested_deep_or_large_does_not_break_its_page(
 # --- Secrets
 
 SECRET, PRIVATE = "hunter2-secret", "anna@private.example"
+GROUP = "a" * 12
 
 
 @pytest.fixture
@@ -148,27 +194,38 @@ def with_secrets(client: Client, broker: Broker) -> str:
     task_id = client.enqueue("test:echo", payload, task_id="told", headers={"session-id": SECRET}).id
     fail_next(broker, Verdict.ARCHIVE)
     broker.connection.hset(keys.job(task_id), "last_error", f"ValueError: {SECRET} of '{PRIVATE}'")
+    tell_cron(broker)
+    fail_as(broker, "other", failure_kind(GROUP))
+    broker.connection.lpush(keys.failure_tasks(GROUP), task_id)
+    order = Order("delete", "default", TaskState.ARCHIVED)
+    OperationStore(broker.connection).write("told", {"order": order.to_json(), "state": "done"}, time.time())
     return task_id
 
 
-def addresses() -> Iterator[str]:
-    """Every page in every form."""
+def addresses() -> Iterator[tuple[str, set[Permission]]]:
+    """Every page in every form, and what one needs to see it."""
     for page in PAGES:
-        path = page.path.format_map({"id": "told", "queue": "default"})
+        path = page.path.format_map(
+            {
+                "id": "told", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "told",
+                "fingerprint": GROUP,
+            }
+        )  # fmt: skip
         base = "/overview" if path == "/" else path
         forms = (".csv", ".ndjson") if page.rows else ()
-        yield from (f"{each}?state=archived" for each in (path, *(base + form for form in (".json", *forms))))
+        for each in (path, *(base + form for form in (".json", *forms))):
+            yield f"{each}?state=archived", {page.needs, *([Permission.EXPORT] if each.endswith(forms or "?") else [])}
 
 
-@pytest.mark.parametrize("address", [*addresses()])
+@pytest.mark.parametrize(("address", "needs"), [*addresses()])
 @pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
 def test_no_page_shows_a_secret_of_a_payload_an_error_or_a_header(
-    role: str, address: str, with_secrets: str, connection: redis.Redis
+    role: str, address: str, needs: set[Permission], with_secrets: str, connection: redis.Redis
 ) -> None:
     with Browser(with_people(connection, redact=["user.email"]), **{"x-who": role}) as browser:
         answer = browser.get(address)
 
-    assert answer.status_code == (403 if role == "viewer" and (".csv" in address or ".ndjson" in address) else 200)
+    assert answer.status_code == (200 if needs <= ROLES[role] else 403)
     assert SECRET not in answer.text
     assert PRIVATE not in answer.text
     assert "Anna" not in answer.text or role != "viewer"
@@ -194,12 +251,115 @@ def test_a_part_of_a_payload_is_hidden_by_its_path_and_by_the_applications_hook(
     assert by_hook["task"]["payload"] == "mail: 2"
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"\uff30assword": SECRET},
+        {"pässword": SECRET},
+        {"\u200bto\u200bken": SECRET},
+        [["Authorization", SECRET], ["Accept", "text"]],
+        {"headers": [{"name": "Cookie", "value": SECRET}]},
+        [{"key": "api_key", "value": {"deep": [SECRET]}}],
+    ],
+    ids=ascii,
+)
+def test_a_secret_is_hidden_in_whatever_way_its_name_is_written(payload: object) -> None:
+    found = Redaction().clean({"payload": payload, "error": f"no {SECRET}"}, shows_payloads=True)
+
+    assert SECRET not in repr(found)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        f"can't use '{SECRET}'",
+        f"it's \"x\" and '{SECRET}'",
+        f"“{SECRET}”",
+        f"unknown user {PRIVATE}",
+        "unknown user anna@private.exa",
+        "unknown user anna@private…",
+        f"unknown {PRIVATE!r}"[:-8],
+        "bad line 'first\\nsecond'",
+        'bad line "first\\nsecond"',
+        'bad name "J\\u00e9r\\u00f4me"',
+        "KeyError: Dorothea",
+    ],
+)
+def test_an_error_quotes_no_payload_to_those_who_may_not_see_it(error: str) -> None:
+    payload = {"to": PRIVATE, "text": "first\nsecond", "name": "Jérôme", "ages": {"Dorothea": 7}}
+
+    found = Redaction().clean({"task": {"payload": payload}, "why": [{"fact": error}]}, shows_payloads=False)
+
+    told = found["why"][0]["fact"]
+    assert not [part for part in (SECRET, "anna", "second", "J\\u00e9", "Dorothea") if part in told], told
+
+
+def test_who_may_not_see_a_payload_cannot_guess_it_by_its_digest_or_the_note_of_its_progress(
+    client: Client, broker: Broker, viewer: Browser, browser: Browser
+) -> None:
+    client.enqueue("test:echo", {"user": PRIVATE}, task_id="a", unique=60)
+    client.enqueue("test:echo", {"user": PRIVATE, "n": 1}, task_id="b")
+    broker.connection.hset(keys.job("b"), "progress", json.dumps({"done": 1, "note": f"mails {PRIVATE}"}))
+
+    key = browser.get("/tasks/a.json").json()["task"]["unique_key"]
+
+    assert len(key.rpartition(":")[2]) >= 32
+    assert key not in viewer.get("/tasks/a").text + viewer.get("/tasks/a.json").text
+    assert PRIVATE not in viewer.get("/tasks/b.json").text
+
+
+def test_an_error_quotes_nothing_that_the_applications_hook_hides() -> None:
+    data = {"payload": {"to": PRIVATE, "n": 1234}, "error": f"no {PRIVATE} of 1234", "result": {"sent": [PRIVATE]}}
+
+    found = Redaction((), lambda _kind, payload: {**payload, "to": "x"} if "to" in payload else payload).clean(
+        data, shows_payloads=True
+    )
+
+    assert found["error"] == "no [hidden] of 1234"
+
+
+def test_a_result_does_not_repeat_a_secret_of_the_payload() -> None:
+    data = {"payload": {"password": SECRET}, "result": {"echo": [f"was {SECRET}"]}}
+
+    assert Redaction().clean(data, shows_payloads=True)["result"] == {"echo": ["was [hidden]"]}
+
+
+@pytest.mark.parametrize(("many", "error"), [(15_000, "x" * 64_000), (150_000, "short")])
+def test_very_many_secrets_hide_the_error_and_do_not_take_seconds(many: int, error: str) -> None:
+    secrets = [f"{number:07}" for number in range(many)]
+    began_s = time.process_time()
+
+    found = Redaction().clean({"payload": {"tokens": secrets}, "error": error}, shows_payloads=True)
+
+    assert found["error"] == "[hidden]"
+    assert time.process_time() - began_s < 2
+
+
 def test_the_original_is_not_changed_by_hiding() -> None:
     data = {"payload": {"password": "x"}}
 
     Redaction().clean(data, shows_payloads=False)
 
     assert data == {"payload": {"password": "x"}}
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "\uff1d1+1", "\t=1", "\n=1", " @a", "-1", "a;=1+1", "a\t=1+1", "a,=1", '";=1']
+)
+def test_no_spreadsheet_computes_what_stands_in_an_export(text: str, browser: Browser, client: Client) -> None:
+    client.enqueue("test:echo", text, task_id="a")
+
+    exported = browser.get("/tasks.csv?queue=default").text
+    cells = {end: [cell for row in csv.reader(io.StringIO(exported), delimiter=end) for cell in row] for end in ",;\t"}
+
+    assert text.replace("\t", "").lstrip()[:1] in "".join(cells[","])
+    assert not [cell for each in cells.values() for cell in each if cell.strip().startswith((*"=+-@\uff1d",))]
+
+
+def test_an_export_escapes_what_a_terminal_would_obey(browser: Browser, client: Client) -> None:
+    client.enqueue("test:echo", "\x1b[2J\u202e", task_id="a")
+
+    assert "\\x1b[2J\\u202e" in browser.get("/tasks.csv?queue=default").text
 
 
 # --- Values

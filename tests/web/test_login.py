@@ -1,16 +1,19 @@
 """Logging in: by a name and a password, for as long as one looks, and no more after one has left."""
 
-from collections.abc import Iterator
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 
+from boilerd.broker import keys
 from boilerd.broker.connection import connect
 from boilerd.settings.web import PasswordHash, Web, WebUser
 from boilerd.web import access, passwords
 from browser import Browser, web_app
-from support import Valkey
+from support import StartValkey, Valkey, wait_until
 
 PASSWORD = "correct horse"
 
@@ -82,6 +85,45 @@ def test_passwords_are_not_tried_for_ever(connection: redis.Redis) -> None:
     assert another == 403
 
 
+def test_names_are_not_tried_for_ever_either(connection: redis.Redis) -> None:
+    app = web_app(connection, users=users(), trusted_proxies=["127.0.0.1"])
+
+    with Browser(app, sec_fetch_site="same-origin") as browser:
+        statuses = [
+            browser.post("/login", {"name": f"name {number}"}, x_forwarded_for=f"2001:db8::{number:x}").status_code
+            for number in range(access.TRIES_OF_ADDRESS + 1)
+        ]
+        elsewhere = browser.post(
+            "/login", {"name": "anna", "password": PASSWORD}, x_forwarded_for="2001:db8:1::1"
+        ).status_code
+
+    assert statuses == [403] * access.TRIES_OF_ADDRESS + [429]
+    assert elsewhere == 303
+
+
+@pytest.mark.parametrize("name", ["anna", "bob"])
+def test_no_password_is_tried_while_others_wait_for_the_loop(
+    name: str, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[threading.Thread] = set()
+    scrypt = hashlib.scrypt
+    known = users()
+
+    def noted(*args: Any, **more: Any) -> bytes:
+        threads.add(threading.current_thread())
+        return scrypt(*args, **more)
+
+    monkeypatch.setattr(hashlib, "scrypt", noted)
+
+    with Browser(web_app(connection, users=known)) as browser:
+        log_in(browser, name=name)
+        head = browser.send("HEAD", "/login")
+
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+    assert head.status_code == 200
+
+
 @pytest.mark.parametrize("wanted", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)"])
 def test_the_login_leads_to_no_other_site(wanted: str, connection: redis.Redis) -> None:
     with Browser(web_app(connection, users=users())) as browser:
@@ -105,6 +147,73 @@ def test_who_logs_out_is_out_everywhere_and_redis_knows_no_session(connection: r
     assert (seen, after) == (200, 303)
     assert cookie.encode() not in kept
     assert connection.keys("boilerd:web:session:*") == []
+
+
+def test_who_can_read_and_write_sessions_in_redis_cannot_make_one(connection: redis.Redis) -> None:
+    app = web_app(connection, users=users())
+
+    with Browser(app) as browser, Browser(app) as thief:
+        log_in(browser)
+        (kept,) = connection.keys("boilerd:web:session:*")
+        planted = keys.web_session(hashlib.sha256(b"planted").hexdigest())
+        connection.set(planted, connection.get(kept) or b"")
+        thief._client.cookies.set("boilerd_session", "planted")
+        seen = thief.get("/queues").status_code
+
+    assert seen == 303
+
+
+def _fill(connection: redis.Redis) -> None:
+    connection.config_set("maxmemory", 1)
+
+
+def _follow_another(connection: redis.Redis) -> None:
+    connection.replicaof("127.0.0.1", "1")
+
+
+@pytest.mark.parametrize("make_sick", [_fill, _follow_another])
+def test_people_look_and_log_in_while_redis_takes_nothing(
+    make_sick: Callable[[redis.Redis], None], start_valkey: StartValkey
+) -> None:
+    server = start_valkey()
+
+    with connect(server.url) as connection:
+        app = web_app(connection, users=users())
+        with Browser(app) as before, Browser(app) as later:
+            log_in(before)
+            make_sick(connection)
+            done = log_in(later)
+            seen = [browser.get(path).status_code for browser in (before, later) for path in ("/", "/queues", "/tasks")]
+            out = later.post("/logout").status_code
+            after = later.get("/queues").status_code
+
+    assert (done.status_code, seen) == (303, [200] * 6)
+    assert (out, after) == (303, 303)
+
+
+def test_a_login_needs_no_redis_and_its_session_is_of_use_when_it_is_back(start_valkey: StartValkey) -> None:
+    server = start_valkey()
+
+    with connect(server.url) as connection, Browser(web_app(connection, users=users())) as browser:
+        log_in(browser)
+        server.stop()
+        form, wrong, done = browser.get("/login"), log_in(browser, "wrong"), log_in(browser)
+        page = browser.get("/tasks/a")
+        server.start()
+        wait_until(lambda: browser.get("/queues").status_code == 200, "they see the pages again")
+
+    assert (form.status_code, wrong.status_code, done.status_code, page.status_code) == (200, 403, 303, 503)
+
+
+def test_who_logs_in_again_leaves_no_session_behind(connection: redis.Redis) -> None:
+    with Browser(web_app(connection, users=users())) as browser:
+        log_in(browser)
+        first = connection.keys("boilerd:web:session:*")
+        log_in(browser)
+        second = connection.keys("boilerd:web:session:*")
+
+    assert (len(first), len(second)) == (1, 1)
+    assert first != second
 
 
 def test_a_session_ends_with_its_password_and_its_user(connection: redis.Redis) -> None:

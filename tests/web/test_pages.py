@@ -151,7 +151,9 @@ def test_a_page_that_has_not_changed_is_not_sent_again(browser: Browser, client:
     assert after.status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/queues", "/queues/default", "/tasks", "/tasks/a"])
+@pytest.mark.parametrize(
+    "path", ["/", "/queues", "/queues/default", "/tasks", "/tasks/a", "/types", "/types/test:echo"]
+)
 def test_a_page_on_which_only_time_goes_by_is_not_sent_again(
     path: str, browser: Browser, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,7 +252,8 @@ def test_a_fault_in_a_page_is_a_page_that_says_so_and_is_logged(
 def test_every_page_has_one_heading_landmarks_and_captions(browser: Browser, client: Client) -> None:
     enqueue(client, "a")
 
-    for path in ("/", "/queues", "/queues/default", "/tasks", "/tasks/a", "/tasks/a/delete", "/nothing"):
+    pages = "/ /queues /queues/default /tasks /tasks/a /tasks/a/delete /types /types/test:echo /workers /nothing"
+    for path in pages.split():
         html = browser.get(path).text
 
         assert html.count("<h1") == 1, path

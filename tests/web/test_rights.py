@@ -8,18 +8,22 @@ import pytest
 import redis
 
 from boilerd import Client
+from boilerd.broker.broker import Broker
 from boilerd.web import passwords
 from boilerd.web.endpoint import Endpoint
-from boilerd.web.page import ACTIONS, PAGES, load_pages
+from boilerd.web.page import ACTIONS, PAGES, Page, load_pages
 from boilerd.web.permissions import ROLES, Permission, Principal
 from browser import WHO, Browser, web_app, with_people
-from builders import enqueue
+from builders import enqueue, tell_cron
 
 load_pages()
 #: Addresses that need no permission.
 PUBLIC = {"/login", "/logout", "/static/{version}/{name:path}"}
 #: A value for each part that an address may name.
-EXAMPLES = {"id": "task", "queue": "default"}
+EXAMPLES = {
+    "id": "task", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "1-a",
+    "fingerprint": "a" * 12,
+}  # fmt: skip
 BAD_TOKEN = {"authorization": "Bearer nonsense"}
 
 
@@ -28,7 +32,7 @@ def routes(app: Any) -> list[Any]:
 
 
 ROUTES = [
-    (route.path, method, route.endpoint.needs)
+    (route.path, method, frozenset(filter(None, (route.endpoint.needs, route.endpoint.also))))
     for route in routes(web_app(redis.Redis()))
     for method in sorted(route.methods - {"HEAD"})
     if route.path not in PUBLIC
@@ -56,13 +60,13 @@ def outcome(answer: httpx.Response) -> str:
     return "served"
 
 
-@pytest.mark.parametrize(("path", "method", "needs"), ROUTES, ids=str)
+@pytest.mark.parametrize(("path", "method", "needs"), ROUTES, ids=lambda each: each if isinstance(each, str) else "")
 def test_an_address_serves_those_who_may_and_refuses_all_others(
-    path: str, method: str, needs: Permission, connection: redis.Redis, client: Client
+    path: str, method: str, needs: frozenset[Permission], connection: redis.Redis, client: Client
 ) -> None:
     app, address = with_people(connection), example(path)
     ours = {"sec-fetch-site": "same-origin"}
-    expected = {role: "served" if needs in allowed else "refused" for role, allowed in ROLES.items()}
+    expected = {role: "served" if needs <= allowed else "refused" for role, allowed in ROLES.items()}
 
     found = {}
     with Browser(app) as browser:
@@ -72,6 +76,7 @@ def test_an_address_serves_those_who_may_and_refuses_all_others(
         for role in ROLES:
             connection.flushall()
             enqueue(client, "task")
+            tell_cron(Broker(connection))
             found[role] = outcome(browser.send(method, address, headers={**ours, WHO: role}))
     with Browser(app, address="10.0.0.1") as browser:
         found["no proxy"] = outcome(browser.send(method, address, headers={**ours, WHO: "admin"}))
@@ -87,6 +92,10 @@ FOREIGN = [
     {"origin": "http://evil.example"},
     {"origin": "null"},
     {"origin": "http://localhost:81"},
+    {"origin": "http://localhost."},
+    {"origin": "http://evil@localhost"},
+    {"origin": "http://["},
+    {"origin": "localhost"},
     {"sec-fetch-site": "cross-site", "origin": "http://localhost"},
     {},
 ]
@@ -172,6 +181,45 @@ def test_a_body_without_an_end_is_cut(browser: Browser) -> None:
     assert browser.send("POST", "/queues/default/pause", content=b"a=1&" * 2000, headers=ours).status_code == 400
 
 
+def test_a_list_is_exported_to_those_who_may_see_its_page_and_export(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audited = Page(
+        path="/secret", needs=Permission.AUDIT, view=lambda _visit: {"rows": []}, title="", template="", rows="rows"
+    )
+    monkeypatch.setattr("boilerd.web.page.PAGES", [*PAGES, audited])
+
+    with Browser(with_people(connection)) as browser:
+        statuses = {
+            (role, form): browser.get(f"/secret.{form}", **{WHO: role}).status_code
+            for role in ROLES
+            for form in ("json", "csv", "ndjson")
+        }
+
+    assert {who for who, status in statuses.items() if status == 200} == {
+        ("admin", "json"), ("admin", "csv"), ("admin", "ndjson"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/queues", "/tasks", "/tasks/a", "/tasks/a.json"])
+def test_what_somebody_has_seen_is_not_unchanged_for_another(
+    path: str, connection: redis.Redis, client: Client
+) -> None:
+    enqueue(client, "a")
+    people = ("viewer", "operator", "admin", "stranger", "")
+
+    with Browser(with_people(connection)) as browser:
+        tags = {role: browser.get(path, **{WHO: role}).headers["etag"] for role in ROLES}
+        statuses = {
+            (seen, who): browser.get(path, if_none_match=tag, **{WHO: who}).status_code
+            for seen, tag in tags.items()
+            for who in people
+        }
+
+    assert {pair for pair, status in statuses.items() if status == 304} == {(role, role) for role in ROLES}
+    assert {status for (_, who), status in statuses.items() if who not in ROLES} == {401}
+
+
 # --- Hooks and tokens
 
 
@@ -184,6 +232,22 @@ def test_a_hook_says_who_it_is_for_an_application_that_mounts_it(connection: red
         assert browser.get("/").status_code == 401
         assert browser.get("/", x_session="anna").status_code == 200
         assert browser.get("/tasks.csv", x_session="anna").status_code == 403
+
+
+def test_a_password_that_a_proxy_passes_on_is_not_taken_for_a_token(connection: redis.Redis) -> None:
+    with Browser(with_people(connection), **{WHO: "viewer"}) as browser:
+        assert browser.get("/queues", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 200
+    with Browser(with_people(connection)) as browser:
+        assert browser.get("/queues.json", authorization="Basic YW5uYTpzZWNyZXQ=").status_code == 401
+
+
+@pytest.mark.parametrize("found", ["admin", {"name": "anna"}, True])
+def test_a_hook_that_returns_something_else_lets_nobody_in(found: Any, connection: redis.Redis) -> None:
+    with Browser(web_app(connection, authorize=lambda _request: found)) as browser:
+        answer = browser.get("/")
+
+    assert answer.status_code == 500
+    assert "failed by a TypeError" in answer.text
 
 
 def test_a_program_has_a_token_and_needs_no_form_of_ours(connection: redis.Redis, client: Client) -> None:

@@ -190,6 +190,46 @@ def test_the_command_serves_on_a_unix_socket(valkey: Valkey, directory: Path) ->
     assert shown.status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("passed", "told"),
+    [
+        ("one", ""),
+        ("open to others", "web.host: 0.0.0.0 can be reached by others"),
+        ("two", "systemd passed 2 sockets"),
+        ("not listening", "does not listen"),
+        ("no socket", "what systemd passed is no socket"),
+    ],
+)
+def test_the_socket_that_systemd_opened_is_taken_if_it_will_do(passed: str, told: str) -> None:
+    # In a child, as it has to be descriptor 3.
+    script = f"""
+import os, socket
+from boilerd.errors import BootError
+from boilerd.settings.web import Web
+from boilerd.web.listening import address_of, inherited
+made = socket.socket()
+made.bind(("0.0.0.0" if "{passed}" == "open to others" else "127.0.0.1", 0))
+if "{passed}" != "not listening":
+    made.listen()
+if (made_fd := os.open("/dev/null", 0) if "{passed}" == "no socket" else made.fileno()) != 3:
+    os.dup2(made_fd, 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2" if "{passed}" == "two" else "1")
+try:
+    found = inherited(Web(port=1))
+    assert found.getsockname() == made.getsockname() and not os.get_inheritable(3)
+except BootError as error:
+    print(error, end="")
+os.environ["LISTEN_PID"] = "1"
+assert inherited(Web()) is None
+os._exit(0)
+"""
+
+    done = subprocess.run([sys.executable, "-uc", script], capture_output=True, text=True, check=True)
+
+    assert told in done.stdout
+    assert bool(done.stdout) == bool(told)
+
+
 def test_the_command_makes_hashes_of_passwords_and_tokens() -> None:
     hashed = boilerd("web", "password", stdin="correct horse\n")
     token = boilerd("web", "token")

@@ -32,7 +32,7 @@ What = Literal[
     "cron run", "quiet", "reload", "restart", "scale",
 ]  # fmt: skip
 KINDS: tuple[What, ...] = get_args(What)
-Outcome = Literal["done", "refused", "failed", "interrupted"]
+Outcome = Literal["done", "refused", "failed", "interrupted", "begun"]
 #: Entries in one answer of Redis: about 200 kB, and it takes Redis a millisecond.
 _CHUNK = 1000
 
@@ -71,10 +71,11 @@ class AuditEntry:
         what: Such as ``delete``.
         on: On what: ``task``, with its ``request_id``, and ``copied_from``, ``to`` or ``at`` where it is copied, moved
             or rescheduled; ``queue`` with ``state``, ``type``, ``fingerprint`` and, for an export, ``search``;
-            ``fingerprint`` alone, for a failure group; ``cron``; or ``daemon`` with ``pool``, ``workers`` and ``size``.
+            ``fingerprint`` alone, for a failure group; each with ``operation``, where it was one; ``cron``; or
+            ``daemon`` with ``pool``, ``workers`` and ``size``.
         count: With how many it was done.
-        outcome: ``done``; ``refused``, as it could not be done with that; ``failed``; or ``interrupted``, in a bulk
-            action.
+        outcome: ``done``; ``refused``, as it could not be done with that; ``failed``; ``interrupted``, in a bulk
+            action; or ``begun``, of an operation with so many tasks, which has another entry at its end.
         why: The reason of a refusal, the kind of an error.
     """
 
@@ -89,9 +90,10 @@ class AuditEntry:
     outcome: str
     why: str
 
-    def fits(self, who: str | None, what: str | None) -> bool:
-        """Whether it is by this user and of this kind; None fits all."""
-        return (who is None or who in {self.user, *self.user.split(" as ")}) and what in {None, self.what}
+    def fits(self, who: str | None, what: str | None, on: str | None = None) -> bool:
+        """Whether it is by this user, of this kind and on a thing of this name; None fits all."""
+        is_theirs = who is None or who in {self.user, *self.user.split(" as ")}
+        return is_theirs and what in {None, self.what} and (on is None or on in self.on.values())
 
 
 @dataclass(slots=True)
@@ -138,6 +140,10 @@ class Audit(ScriptCalls):
         """Note an intervention whose script was refused."""
         self._write(what, on, 0, *_outcome(error))
 
+    def note(self, what: str, count: int, outcome: Outcome, why: str = "", **on: str) -> None:
+        """Note what was done, where that is no block of code."""
+        self._write(what, on, count, outcome, why)
+
     def _write(self, what: str, on: Mapping[str, str], count: int, outcome: Outcome, why: str) -> None:
         try:
             problem = text(self._run("note", [*self.by.args(on), what, str(count), outcome, _cut(why)]))
@@ -152,22 +158,23 @@ class Audit(ScriptCalls):
         """A page of those that are kept, latest last; the first page has the latest."""
         found: list[AuditEntry] = []
         least, most = self._first_id(since), "+"
+        count = min(page * size, _CHUNK)  # as many as are wanted, if all are kept
         while len(found) < page * size:
-            rows = self._rows("XREVRANGE", most, least)
+            rows = self._rows("XREVRANGE", most, least, count=count)
             found += filter(keeps, rows)
-            if len(rows) < _CHUNK:
+            if len(rows) < count:
                 break
-            most = f"({rows[-1].id}"
+            most, count = f"({rows[-1].id}", _CHUNK
         return found[(page - 1) * size : page * size][::-1]
 
     def after(self, entry_id: str) -> list[AuditEntry]:
         """The next entries behind this one; empty: from the first one on."""
         return self._rows("XRANGE", f"({entry_id}" if entry_id else "-", "+")
 
-    def _rows(self, command: str, *bounds: str) -> list[AuditEntry]:
+    def _rows(self, command: str, *bounds: str, count: int = _CHUNK) -> list[AuditEntry]:
         connection: Any = self.connection  # redis-py's types know no bounds that are texts
         with expecting("stream", keys.AUDIT):
-            answer = connection.execute_command(command, keys.AUDIT, *bounds, "COUNT", _CHUNK)
+            answer = connection.execute_command(command, keys.AUDIT, *bounds, "COUNT", count)
         return [_to_entry(*row) for row in answer]
 
     def _first_id(self, since: datetime | timedelta | None) -> str:

@@ -1,8 +1,9 @@
 """An action with all tasks of a state, or of a failure group, chunk by chunk."""
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from boilerd.broker.broker import Broker
@@ -56,6 +57,32 @@ class Choice:
     fingerprint: str | None = None
 
 
+@dataclass(slots=True)
+class Walk:
+    """How far a bulk action has come with the tasks of a choice; one that was left can be continued from it.
+
+    Attributes:
+        total: Tasks to look at.
+        done: Tasks that the action was done with.
+        seen: Tasks looked at.
+        stay: How many of these stand before the next one yet: not chosen, without a record, in a state of RQ's own.
+        skipped: Why it was not done → with how many.
+    """
+
+    total: int
+    done: int = 0
+    seen: int = 0
+    stay: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def note(self, looked: int, answers: Sequence[str]) -> None:
+        """Add what came of a chunk."""
+        self.done += sum(answer in _DONE for answer in answers)
+        self.seen += looked
+        self.stay += looked - sum(answer in _LEFT or answer in _DONE for answer in answers)
+        self.skipped.update(answer.partition(" ")[0] for answer in answers if answer not in _DONE)
+
+
 class BulkActions:
     """Does them; raises BrokerError."""
 
@@ -63,43 +90,50 @@ class BulkActions:
         self._broker = broker
         self._inspection = inspection
 
-    def each_chunk(self, action: Action, choice: Choice) -> Iterator[BulkProgress]:
-        """Do the action with the tasks of the choice that are there now."""
+    def each_chunk(self, action: Action, choice: Choice, walk: Walk | None = None) -> Iterator[BulkProgress]:
+        """Do the action with the tasks of the choice that are there now; `walk` is where one goes on."""
         queue = choice.queue
-        total = self._inspection.length(queue, choice.state)
-        done = seen = start = blanks = 0
+        walk = walk or Walk(self._inspection.length(queue, choice.state))
+        blanks = 0
         try:
-            while seen < total:
-                looked, chosen = self._chunk(choice, start, min(CHUNK, total - seen))
+            while walk.seen < walk.total:
+                # Behind those that stay, and the blanks in the place of those that do not.
+                start = walk.stay + blanks
+                looked, chosen = self._chunk(choice, start, min(CHUNK, walk.total - walk.seen))
                 if not looked:
                     return
                 with self._inspection.naming_keys(queue):
                     answers = self._broker.act(action, chosen, start)
-                done += sum(answer in _DONE for answer in answers)
-                seen += looked
+                walk.note(looked, answers)
                 blanks += answers.count("blank")
-                # The next chunk begins behind those that stay: not chosen, without a record, in a state of RQ's own.
-                start += looked - sum(answer in _LEFT for answer in answers)
                 if blanks >= MOST_BLANKS:
                     self._broker.remove_blanks(queue)
-                    start, blanks = start - blanks, 0
-                yield BulkProgress(done, seen, total)
+                    blanks = 0
+                yield BulkProgress(walk.done, walk.seen, walk.total)
         finally:
             if blanks:
                 self._broker.remove_blanks(queue)
 
     def each_chunk_of_group(self, action: Action, fingerprint: str) -> Iterator[BulkProgress]:
         """Do the action with the tasks of a failure group, in all queues and in each state that allows it."""
-        # Archived ones first: one that runs and fails again is not run once more from the archive.
-        states = [state for state in (TaskState.ARCHIVED, TaskState.RETRY) if state in ALLOWED[action]]
-        places = [(name, state) for name in self._inspection.queue_names()[0] for state in states]
-        lengths = {place: self._inspection.length(*place) for place in places}
+        lengths = self.places_of_group(action)
         done = seen = 0
         for place, length in lengths.items():
             last = BulkProgress(0, 0, 0)
             for last in self.each_chunk(action, Choice(*place, fingerprint=fingerprint)) if length else ():
                 yield BulkProgress(done + last.done, seen + last.seen, sum(lengths.values()))
             done, seen = done + last.done, seen + last.seen
+
+    def places_of_group(self, action: Action) -> dict[tuple[str, TaskState], int]:
+        """The queues and states in which tasks of a failure group may be, and how many tasks are there."""
+        # Archived ones first: one that runs and fails again is not run once more from the archive.
+        states = [state for state in (TaskState.ARCHIVED, TaskState.RETRY) if state in ALLOWED[action]]
+        places = [(name, state) for name in self._inspection.queue_names()[0] for state in states]
+        return {place: self._inspection.length(*place) for place in places}
+
+    def chosen(self, choice: Choice, start: int, count: int) -> tuple[int, list[str]]:
+        """As a chunk finds them: how many tasks were looked at from that place on, and which are chosen."""
+        return self._chunk(choice, start, count)
 
     def _chunk(self, choice: Choice, start: int, count: int) -> tuple[int, list[str]]:
         """How many tasks were looked at from place `start`, and the IDs of those that are chosen."""

@@ -70,8 +70,12 @@ MOST_OTHERS, MOST_ROLLED = 50, 50
 LAST_MINUTE = 24
 #: How long what a daemon tells of itself is kept; its scheduler renews it every 5 s.
 DAEMON_TTL_S = 60
+#: How long a periodic task that somebody wants to run now waits for a daemon that has it.
+WANTED_TTL_S = 60
 #: Ticks in the history of a periodic task, and how long that, and the last tick itself, is kept after it.
 MOST_TICKS, TICKS_TTL_S = 100, 400 * 24 * 3600
+#: For how long an operation is kept, from when it was ordered; and how many of them.
+OPERATION_TTL_S, MOST_OPERATIONS = 7 * 24 * 3600, 1000
 #: The fields of a job hash that a claim reads, in the order in which taking.lua answers.
 CLAIMED_FIELDS = (
     "data", "status", "task_type", "concurrency_key", "alone", "ended_at", "ttl", "unique_key", "timeout", "deadline",

@@ -52,6 +52,7 @@ class FailureGroup:
         days: Those of each of the last 30 days (UTC), today last.
         first_release: The release that failed first; empty: it had no name.
         last_release: The one that failed last.
+        queue: That of the last task; empty: it is gone.
         task_ids: The last tasks, latest first; only if one group was asked for.
         request_ids: ID of a task → the request that it belongs to; of those of `task_ids` that are there and have one.
     """
@@ -70,6 +71,7 @@ class FailureGroup:
     last_release: str
     hours: Sequence[int]
     days: Sequence[int]
+    queue: str = ""
     task_ids: Sequence[str] = ()
     request_ids: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,14 +80,14 @@ class FailureGroups(ScriptCalls):
     """Reads them; raises BrokerError."""
 
     def latest(self, size: int) -> list[FailureGroup]:
-        """The groups that were seen last, latest first; two round trips for 100 of them."""
+        """The groups that were seen last, latest first; two round trips for 100 of them, and two for their queues."""
         connection: Any = self.connection
         with expecting("sorted set", keys.FAILURES):
             seen = connection.zrevrange(keys.FAILURES, 0, min(size, MOST_FAILURES) - 1, withscores=True)
         found: list[FailureGroup] = []
         for first in range(0, len(seen), _CHUNK):
             found += self._read(seen[first : first + _CHUNK])
-        return found
+        return self._with_queues(found)
 
     def one(self, fingerprint: str) -> FailureGroup | None:
         """One group with the IDs of its last tasks; None: there is none of this fingerprint."""
@@ -99,7 +101,17 @@ class FailureGroups(ScriptCalls):
             ids = connection.lrange(raw(key), 0, 2 * FAILURE_SAMPLES)
         latest = [*dict.fromkeys(map(text, ids))][:FAILURE_SAMPLES]
         found = next(iter(self._read([(raw(fingerprint), score)], latest)), None)
-        return found and replace(found, request_ids=self._request_ids(latest))
+        return found and replace(self._with_queues([found])[0], request_ids=self._request_ids(latest))
+
+    def _with_queues(self, groups: Sequence[FailureGroup]) -> list[FailureGroup]:
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            for group in groups:
+                pipeline.lindex(raw(keys.failure_tasks(group.fingerprint)), 0)
+            latest = sound(pipeline.execute(raise_on_error=False))
+            for task_id in latest:
+                pipeline.hget(raw(keys.job(text(task_id or b""))), "origin")
+            queues = sound(pipeline.execute(raise_on_error=False))
+        return [replace(group, queue=text(queue or b"")) for group, queue in zip(groups, queues, strict=True)]
 
     def _request_ids(self, task_ids: Sequence[str]) -> dict[str, str]:
         """The requests of these tasks, but of those with large payloads; two round trips."""
@@ -158,7 +170,7 @@ def to_group(
         fingerprint, about.type, about.error, about.message, about.frames,
         _state(now, first_seen, _moment(fields.get(b"returned")), last_hour, hours), _count(fields, "count"),
         last_hour, first_seen, _moment(last_seen_s) or now, text(fields.get(b"first_release", b"")),
-        text(fields.get(b"last_release", b"")), hours, days, task_ids,
+        text(fields.get(b"last_release", b"")), hours, days, task_ids=task_ids,
     )  # fmt: skip
 
 

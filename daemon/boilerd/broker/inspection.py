@@ -7,7 +7,7 @@ are read; where one thing alone is asked for, it is a MisplacedKeyError.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import redis
@@ -15,9 +15,9 @@ import redis
 from boilerd.broker import keys, server_check
 from boilerd.broker.claims import Claim
 from boilerd.broker.connection import raw, text
-from boilerd.broker.constants import CHUNK
+from boilerd.broker.constants import CHUNK, WANTED_TTL_S
 from boilerd.broker.job_hash import to_claim
-from boilerd.broker.neighbours import Neighbour, neighbours
+from boilerd.broker.neighbours import Neighbour, is_living, neighbours
 from boilerd.broker.refusals import expecting, is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
@@ -315,6 +315,31 @@ class Inspection(ScriptCalls):
             found = {text(name): value for name, value in connection.hgetall(keys.SCHEDULES).items()}
         return [to_cron(name, found[name], ticks.get(name), now_s) for name in sorted(found)]
 
+    def paused_crons(self) -> dict[str, datetime]:
+        """Name of each periodic task that is paused → since when."""
+        connection: Any = self.connection
+        with expecting("hash", keys.CRON_PAUSED):
+            found = connection.hgetall(keys.CRON_PAUSED)
+        return {text(name): since for name, value in found.items() if (since := _moment_of(value))}
+
+    def pause_cron(self, name: str) -> bool:
+        """Pause it; False: it was paused."""
+        with expecting("hash", keys.CRON_PAUSED):
+            seconds, _ = self.connection.time()
+            return bool(self.connection.hsetnx(keys.CRON_PAUSED, name, str(seconds)))
+
+    def want_cron(self, name: str) -> None:
+        """Have a daemon that has it enqueue its task; those that see it in `WANTED_TTL_S` do."""
+        with expecting("hash", keys.CRON_WANTED), self.connection.pipeline() as pipeline:
+            pipeline.hset(keys.CRON_WANTED, name, "1")
+            pipeline.expire(keys.CRON_WANTED, WANTED_TTL_S)
+            pipeline.execute()
+
+    def resume_cron(self, name: str) -> bool:
+        """Resume it; False: it was not paused."""
+        with expecting("hash", keys.CRON_PAUSED):
+            return bool(self.connection.hdel(keys.CRON_PAUSED, name))
+
     # --- Workers and the server
 
     def is_suspended(self) -> bool:
@@ -349,12 +374,13 @@ class Inspection(ScriptCalls):
     def _with_tasks(self, records: Sequence[tuple[str, Any, str, int]]) -> list[WorkerInfo]:
         """The workers of these names and records, each with the task of a claim that it holds, and how many it has."""
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.time()
             for _, _, pair, _ in records:
                 pipeline.hgetall(raw(keys.execution(pair)))
                 pipeline.hget(raw(keys.job(pair.rpartition(":")[0])), "task_type")
-            running = sound(pipeline.execute(raise_on_error=False))
+            (now_s, _), *running = sound(pipeline.execute(raise_on_error=False))
         return [
-            to_worker(name, record, execution or {}, text(task_type or b""), held)
+            to_worker(name, record, execution or {}, text(task_type or b""), held, is_alive=_is_living(record, now_s))
             for (name, record, _, held), execution, task_type in zip(records, running[::2], running[1::2], strict=True)
         ]
 
@@ -369,6 +395,11 @@ class Inspection(ScriptCalls):
             "server": version, "uptime_s": info.get("uptime_in_seconds"), "clients": info.get("connected_clients"),
             "memory_bytes": info.get("used_memory"), "peak_memory_bytes": info.get("used_memory_peak"),
         }  # fmt: skip
+
+
+def _is_living(record: Mapping[bytes, bytes], now_s: float) -> bool:
+    heartbeat, birthmark = (text(record.get(name, b"")) for name in (b"last_heartbeat", b"birthmark"))
+    return is_living(heartbeat, birthmark, now_s)
 
 
 def kinds() -> dict[str, tuple[str, str]]:
@@ -403,6 +434,13 @@ def _place(queue: str, state: TaskState) -> tuple[str, str]:
     if state is TaskState.PENDING:
         return keys.queue(queue), "list"
     return keys.wip(queue) if state is TaskState.ACTIVE else keys.registry(REGISTRIES[state], queue), "sorted set"
+
+
+def _moment_of(value: bytes) -> datetime | None:
+    """Seconds since 1970; None for a stranger's value."""
+    with suppress(ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(float(value), UTC)
+    return None
 
 
 def sound(answers: Sequence[Any]) -> list[Any]:

@@ -29,6 +29,10 @@ MARK = f"{OWN}:mark"
 LIMITS = f"{OWN}:limits"
 #: hash: name of a periodic task → its last tick
 CRON = f"{OWN}:cron"
+#: hash of the names of periodic tasks that somebody wants to run now
+CRON_WANTED = f"{OWN}:cron:wanted"
+#: hash: name of a periodic task whose ticks pass without a task → since when
+CRON_PAUSED = f"{OWN}:cron:paused"
 #: hash: name of a periodic task → since when it has its schedule, and the schedule
 SCHEDULES = f"{OWN}:schedules"
 #: sorted set of the fingerprints of failure groups, score = when each was last seen
@@ -37,6 +41,8 @@ FAILURES = f"{OWN}:failures"
 PROBE = f"{OWN}:probe"
 #: stream: what people did, latest last
 AUDIT = f"{OWN}:audit"
+#: sorted set of the IDs of operations, score = when each was ordered
+OPERATIONS = f"{OWN}:ops"
 #: hash: pair of queue and type → its metrics since ever
 METRICS_TOTAL = f"{OWN}:metrics:total"
 #: hash ``TYPE QUEUE`` → how many tasks were enqueued since a scheduler took it over into the minute
@@ -122,6 +128,11 @@ def failure(fingerprint: str) -> str:
 def failure_tasks(fingerprint: str) -> str:
     """List of IDs of the group's last tasks, latest first."""
     return f"{OWN}:failure:{fingerprint}:tasks"
+
+
+def operation(operation_id: str) -> str:
+    """Hash: a bulk action that somebody has ordered, and how far it has come."""
+    return f"{OWN}:op:{operation_id}"
 
 
 def metrics(period: str, number: int) -> str:

@@ -9,6 +9,7 @@ Redis serves nobody else for a tenth of a millisecond at a time, however much is
 
 import functools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -211,9 +212,11 @@ class _Reader:
         return _Rolled(this_minute - 1, MOST_PAIRS)
 
     def _command(self, key: str) -> tuple[Any, ...]:
-        """What reads the hash, or the field of the only pair that is wanted."""
-        if self._queue is None or self._type is None:
-            return _scan(key)
+        """What reads the hash, or what of it may be wanted."""
+        if self._queue is None:
+            return _scan(key) if self._type is None else (*_scan(key), "MATCH", b"*:" + _as_pattern(self._type))
+        if self._type is None:
+            return (*_scan(key), "MATCH", _as_pattern(text(metric_record.pack_pair(self._queue, ""))) + b"*")
         return ("HGET", raw(key), metric_record.pack_pair(self._queue, self._type))
 
     def _fields(self, key: str, answer: Any) -> Mapping[bytes, bytes]:
@@ -262,6 +265,11 @@ class _Reader:
 def _scan(key: str) -> tuple[Any, ...]:
     """Reads a whole hash, but no more than one of boilerd's has."""
     return ("HSCAN", raw(key), 0, "COUNT", MOST_FIELDS)
+
+
+def _as_pattern(name: str) -> bytes:
+    """A pattern of Redis's that this name alone fits."""
+    return re.sub(rb"([*?\[\]\\])", rb"\\\1", raw(name))
 
 
 def _finest(age_s: float) -> int:

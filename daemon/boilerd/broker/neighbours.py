@@ -68,6 +68,15 @@ def neighbours(connection: redis.Redis) -> list[Neighbour]:
     return [found for name, record in pairs if isinstance(record, list) and (found := _read(name, record, seconds))]
 
 
+def is_living(heartbeat: str, birthmark: str, now_s: float) -> bool:
+    """Whether a worker lives whose record has this; one of plain RQ's gives a sign of life every few minutes only."""
+    with suppress(ValueError, OverflowError):
+        seen = datetime.fromisoformat(heartbeat)
+        seen_s = (seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp()
+        return not birthmark or now_s - seen_s < DEAD_S
+    return not birthmark
+
+
 def strangers(own: Declared, queues: Iterable[str], others: Iterable[Neighbour]) -> list[str]:
     """What this application shares with others on the same Redis, a sentence for each of these.
 

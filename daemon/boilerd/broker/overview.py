@@ -6,9 +6,7 @@ Members of the daemon's `group` may send all of it (`embedded`).
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import redis
@@ -17,7 +15,7 @@ from boilerd.broker import keys
 from boilerd.broker.append_file import unwritten_in
 from boilerd.broker.connection import raw, text
 from boilerd.broker.inspection import Inspection, kinds, named_queues, sound, told_misplaced
-from boilerd.broker.neighbours import DEAD_S
+from boilerd.broker.neighbours import is_living
 from boilerd.broker.refusals import translated
 from boilerd.broker.views import QueueDetail, QueueInfo, bad_queue
 from boilerd.errors import MisplacedKeyError
@@ -208,15 +206,10 @@ def _worker(record: Sequence[bytes | None]) -> LivingWorker:
 
 
 def _is_alive(record: Sequence[bytes | None] | None, now_s: float) -> bool:
-    """Whether the worker of a record lives; one of plain RQ's gives a sign of life every few minutes only."""
     if not record or record[0] is None:
         return False
     _, heartbeat, birthmark = (text(value or b"") for value in record[:3])
-    with suppress(ValueError, OverflowError):
-        seen = datetime.fromisoformat(heartbeat)
-        seen_s = (seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp()
-        return not birthmark or now_s - seen_s < DEAD_S
-    return not birthmark
+    return is_living(heartbeat, birthmark, now_s)
 
 
 def _outside(moment: float, first: float, last: float) -> float:

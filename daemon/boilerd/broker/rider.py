@@ -17,7 +17,7 @@ class Rider(Protocol):
     def take(self) -> Sequence[str | bytes]:
         """The arguments, which are sent at once, and not again."""
 
-    def note_refused(self, error: redis.ResponseError) -> None:
+    def note_refused(self, error: Exception) -> None:
         """Learn that Redis refused what was taken last."""
 
 

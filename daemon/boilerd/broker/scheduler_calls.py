@@ -1,6 +1,6 @@
 """The part of `Broker` that the scheduler and the daemon's start use: leases, due and expired tasks, ticks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -202,6 +202,14 @@ class SchedulerCalls(HeldClaims):
         """
         moments = self._run("since", [part for entry in schedules.items() for part in entry])
         return {name: float(moment) for name, moment in zip(schedules, moments, strict=True)}
+
+    def take_wanted(self, names: Collection[str]) -> list[str]:
+        """Those of these periodic tasks that somebody wants to run now, and that no other host has taken."""
+        asked: Any = self.connection
+        with suppress(MisplacedKeyError), expecting("hash", keys.CRON_WANTED):
+            wanted = [text(name) for name in asked.hkeys(keys.CRON_WANTED)]
+            return [name for name in wanted if name in names and asked.hdel(keys.CRON_WANTED, name)]
+        return []
 
     def last_ticks(self) -> dict[str, float]:
         """Name of a periodic task → its last tick; none where a foreign key stands, which a tick replaces."""

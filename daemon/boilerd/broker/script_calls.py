@@ -11,7 +11,7 @@ from boilerd.broker.refusals import translate
 from boilerd.broker.rider import Rider
 from boilerd.broker.script_connection import ScriptConnection
 from boilerd.broker.scripts import scripts
-from boilerd.errors import BrokerError
+from boilerd.errors import BrokerError, BrokerRefusedError
 from boilerd.process.failpoints import failpoint
 
 #: The calls that take the rider along: those that a worker, and a scheduler, makes again and again.
@@ -39,9 +39,19 @@ class ScriptCalls:
         self.rider: Rider | None = None
 
     def send_metrics(self) -> None:
-        """Send what the process has counted and not sent, if there is any; raises BrokerError."""
+        """Send what the process has counted and not sent, if there is any.
+
+        A refusal is the rider's business alone, as where a call takes it along.
+
+        Raises:
+            BrokerUnavailableError: Redis did not answer.
+        """
         while self.rider is not None and (args := self.rider.take()):
-            self._call("metrics", args)
+            try:
+                self._call("metrics", args)
+            except BrokerRefusedError as error:
+                self.rider.note_refused(error)
+                return
 
     @contextmanager
     def _translating(self) -> Iterator[None]:

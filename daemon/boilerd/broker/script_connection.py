@@ -59,9 +59,9 @@ class ScriptConnection:
                 connection.connect()  # where that fails, the rider keeps what it has
                 ride = Ride(riding[0], args[:2], riding[1])
             answer = self._answer(connection, script, args, first, ride, answers_soon=answers_soon)
-            is_clean = True
             if ride and ride.is_unknown:
                 _send_whole(connection, ride)
+            is_clean = True
         except redis.ResponseError:
             is_clean = True
             raise

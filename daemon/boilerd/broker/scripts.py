@@ -11,7 +11,8 @@ from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
     "act", "adopt", "advance", "arrive", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward",
-    "held", "janitor", "look", "mark", "metrics", "note", "pick", "place", "progress", "publish", "records", "release",
+    "held", "janitor", "look", "mark", "metrics", "note", "operate", "pick", "place", "progress", "publish", "records",
+    "release",
     "renew", "result", "roll", "serve", "sift", "since", "tick", "tidy", "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
@@ -27,6 +28,7 @@ _PARTS = {
     "place": ("common", "claims", "locks", "audit"),
     "cancel": ("common", "claims", "audit"),
     "note": ("common", "audit"),
+    "operate": ("common",),
     "metrics": ("common", "measures"),
     "roll": ("common", "measures"),
     "publish": ("common",),

@@ -120,6 +120,7 @@ class WorkerInfo:
         pool: The name of its pool.
         rss_bytes: Its resident size, with what it shares with the supervisor, at the last heartbeat; None: not known.
         cpu_ms: The CPU time that its process has used, in milliseconds, at the last heartbeat; None: not known.
+        is_alive: False if it gave no sign of life for 30 s; its record is there for some minutes more.
         problem: What is wrong with its record, of which nothing else is known then; empty: nothing.
     """
 
@@ -141,6 +142,7 @@ class WorkerInfo:
     pool: str = DEFAULT_POOL
     rss_bytes: int | None = None
     cpu_ms: int | None = None
+    is_alive: bool = True
 
     @property
     def runs(self) -> str:
@@ -324,7 +326,13 @@ def to_completed(note: bytes) -> CompletedTask | None:
 
 
 def to_worker(
-    name: str, fields: Mapping[bytes, bytes], execution: Mapping[bytes, bytes], task_type: str, held: int
+    name: str,
+    fields: Mapping[bytes, bytes],
+    execution: Mapping[bytes, bytes],
+    task_type: str,
+    held: int,
+    *,
+    is_alive: bool = True,
 ) -> WorkerInfo:
     """A worker from its hash, from that of an attempt which it runs (may be empty), and how many claims it holds."""
     shown = {text(name): text(value) for name, value in fields.items()}
@@ -347,6 +355,7 @@ def to_worker(
         pool=shown.get("pool") or DEFAULT_POOL,
         rss_bytes=_int(shown.get("rss")),
         cpu_ms=_int(shown.get("cpu_ms")),
+        is_alive=is_alive,
     )
 
 

@@ -29,8 +29,14 @@ class WebSessions:
     def owner(self, session: str) -> str:
         """Whose it is; empty: nobody's, or no more."""
         with translated():
-            found = self._connection.getex(_key(session), ex=self._idle_s)
+            found = self._get(_key(session))
         return text(found) if isinstance(found, bytes | str) else ""
+
+    def _get(self, key: str) -> object:
+        try:
+            return self._connection.getex(key, ex=self._idle_s)
+        except redis.ResponseError:  # a replica, one whose disk is full, or one that we may not write to: not renewed
+            return self._connection.get(key)
 
     def end(self, session: str) -> None:
         """End it everywhere."""

@@ -25,7 +25,7 @@ from boilerd.errors import (
 from boilerd.inspector import Inspector
 from boilerd.tasks.options import UniqueUntil
 from boilerd.tasks.queues import DEFAULT_QUEUE, check_queue
-from boilerd.tasks.task import TaskInfo, TaskState
+from boilerd.tasks.task import TaskInfo, TaskState, check_type
 
 #: A text in JSON, in which brackets stay what they are, or a bracket.
 _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[<>]')
@@ -175,7 +175,7 @@ def _check_queue(client: Client, queue: str, loaded: Loaded) -> None:
 def _check_type(client: Client, queue: str, task_type: str) -> None:
     """Warn of a type that no living worker of the queue has a handler for; others, with newer code, may come."""
     known = Inspector(client.connection).handled_types(queue)
-    if known is not None and not any(map(task_type.startswith, known)):
+    if known is not None and not any(map(check_type(task_type).startswith, known)):
         echo(
             f"boilerd: warning: no worker of queue {queue} has a handler for {task_type!r}; they have: {listed(known)}",
             err=True,

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from boilerd.broker import server_check
-from boilerd.broker.connection import connect_to, mark_of
+from boilerd.broker.connection import connect_to
 from boilerd.broker.metrics import Metrics
 from boilerd.broker.overview import Overview, read_overview
 from boilerd.broker.sudden_failures import SuddenFailure, sudden_failures
@@ -16,9 +16,7 @@ from boilerd.errors import BrokerError, BrokerRefusedError
 from boilerd.settings.definitions import Settings
 from boilerd.verdict.facts import Facts
 from boilerd.verdict.finding import Verdict
-
-#: Outcomes that wait for less time are about to be written by a worker's successor.
-KEPT_S = 60.0
+from boilerd.worker.left_outcomes import count_left
 
 
 def read_facts(
@@ -45,7 +43,7 @@ def read_facts(
         archive_limit=settings.archive_limit,
         is_embedded=settings.redis_url is None,
         state_dir=str(settings.state_path()),
-        kept=_count_kept(settings),
+        kept=count_left(settings),
         max_latency_s=max_latency_s,
     )
 
@@ -79,13 +77,3 @@ def _of_redis(settings: Settings, *, is_storing: bool) -> tuple[Overview | None,
     except BrokerError as error:
         return overview, failing, str(error)
     return overview, failing, ""
-
-
-def _count_kept(settings: Settings) -> int:
-    directory = settings.state_path() / "outcomes"
-    with suppress(OSError):
-        if directory.exists():
-            from boilerd.worker.kept_outcomes import KeptOutcomes  # noqa: PLC0415 - seldom there, and takes its time
-
-            return len(KeptOutcomes(directory, mark_of(settings)).workers(min_age_s=KEPT_S))
-    return 0

@@ -95,7 +95,7 @@ def run(loaded: Loaded, *, burst: bool, is_watching: bool, is_debug: bool, only_
 
 
 def _ask_daemon(loaded: Loaded) -> "DaemonStatus":
-    """How the daemon is, for its exporter."""
+    """How the daemon is, for its exporter and its dashboard."""
     from boilerd.cli.rpc_client import read_status  # noqa: PLC0415 - in that child alone
 
     return read_status(loaded.settings.control_socket())

@@ -3,9 +3,8 @@
 import functools
 import signal
 import sys
-from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
@@ -17,15 +16,6 @@ from boilerd.process import logs
 from boilerd.process.exit_status import OK
 from boilerd.settings.definitions import Settings
 from boilerd.settings.web import Web
-
-if TYPE_CHECKING:
-    from boilerd.broker.overview import Overview
-    from boilerd.verdict.facts import Facts
-
-#: Requests that are served or wait at once; beyond, a client is told to come later.
-MOST_CONNECTIONS = 256
-#: How long requests have at the end.
-GRACE_S = 5
 
 
 @click.command()
@@ -65,30 +55,21 @@ def _changed(web: Web, given: dict[str, Any]) -> Web:
 
 
 def _serve(settings: Settings, table: Web) -> None:
-    try:
-        import uvicorn  # noqa: PLC0415 - an extra
+    from boilerd.cli.rpc_client import read_status  # noqa: PLC0415 - XML-RPC takes its time to import
+    from boilerd.web import serving  # noqa: PLC0415 - here alone
+    from boilerd.web.listening import address_of, inherited, listen  # noqa: PLC0415
 
-        from boilerd.web.application import app  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise BootError(f"web: {error.name} is missing: pip install 'boilerd[web]'") from error
-    from boilerd.web.listening import address_of, listen  # noqa: PLC0415
-
+    serving.check_libraries()
     settings = msgspec.structs.replace(settings, web=table)
+    ask_daemon = functools.partial(read_status, settings.control_socket())
     try:
-        served = app(settings, authorize=None, read_facts=functools.partial(_facts, settings))
+        server = serving.make_server(settings, ask_daemon)
     except ConfigError as error:
         raise BootError(str(error)) from error
-    listener = listen(table)
+    listener = inherited(table) or listen(table)
     logs.configure(level="warning", style=settings.log_format)
     echo(f"boilerd web: {address_of(table, listener)}")
     sys.stdout.flush()
-    server = uvicorn.Server(
-        uvicorn.Config(
-            served, http="h11", ws="none", loop="asyncio", lifespan="off", log_config=None, access_log=False,
-            proxy_headers=False, server_header=False, limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-    )  # fmt: skip
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises the signal again when it has ended
     signal.signal(signal.SIGINT, _end)
     server.run(sockets=[listener])
@@ -96,28 +77,6 @@ def _serve(settings: Settings, table: Web) -> None:
 
 def _end(_signum: int, _frame: FrameType | None) -> None:
     raise SystemExit(OK)
-
-
-def _facts(settings: Settings, overview: "Overview") -> "Facts":
-    """What the verdict is made of: also what the daemon of this host tells, where there is one."""
-    from boilerd.cli.rpc_client import read_status  # noqa: PLC0415 - XML-RPC takes its time to import
-    from boilerd.verdict.facts import Silence  # noqa: PLC0415
-    from boilerd.web.sampler import facts_of  # noqa: PLC0415
-
-    facts = facts_of(overview, settings.archive_limit)
-    daemon = read_status(settings.control_socket())
-    if daemon.cause is Silence.ABSENT:  # it is of another host
-        return facts
-    return replace(
-        facts,
-        silence=daemon.cause,
-        told=daemon.silence,
-        info=daemon.info,
-        processes=daemon.processes,
-        queues=frozenset(settings.served_queues()),
-        is_embedded=settings.redis_url is None,
-        state_dir=str(settings.state_path()),
-    )
 
 
 def _print_hash() -> None:

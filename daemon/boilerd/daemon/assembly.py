@@ -40,9 +40,10 @@ from boilerd.supervision.sd_notify import Notifier
 from boilerd.supervision.supervisor import Booted, DaemonSupervisor
 from boilerd.tasks.loading import load_app
 from boilerd.units import Duration
+from boilerd.web import serving
 
 if TYPE_CHECKING:
-    from boilerd.exporter.snapshot import AskDaemon
+    from boilerd.verdict.facts import AskDaemon
 
 logger = logging.getLogger("boilerd.daemon")
 
@@ -111,6 +112,7 @@ class Daemon:
         if (gid := group_id(settings)) is not None:
             share_runtime_directory(settings, gid)
         prepare(settings, gid, is_reload=handover.generation > 0)
+        serving.prepare(settings, is_reload=handover.generation > 0)
         options = Options(free_socket(settings.control_socket()), self._told, is_for_group=gid is not None)
         return DaemonSupervisor(
             options,
@@ -175,7 +177,7 @@ def start(
         is_burst: True if it ends when the queues are empty.
         is_debug: True for one worker that has the terminal, and no time limits.
         request_reload: Called in a child, when a file of the application's changed, as `watching.watch` takes it.
-        ask_daemon: Called in the exporter, which tells of what it returns; None: there is no exporter.
+        ask_daemon: Called in the exporter and the dashboard, which tell of what it returns; None: there are none.
 
     Raises:
         BootError: It could not start.
@@ -197,8 +199,9 @@ def start(
             _become_user(settings, settings.user)
         open_logs(settings)
         tell_ignored(os.environ)
-        # Both are found before any module of the application's can be.
+        # They are found before any module of the application's can be.
         check_extra(settings)
+        serving.check_extra(settings)
         valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
         notifier, is_reloaded = Notifier(), handover.generation > 0
         notifier.import_begins(is_reloaded=is_reloaded)

@@ -23,7 +23,7 @@ from boilerd.process.ending import EXIT_LIMIT_S, note_fork, run_exit_handlers
 from boilerd.process.exit_status import OK
 from boilerd.process.forks import disown_children, leave_to_parent
 from boilerd.process.randomness import reseed
-from boilerd.process.scoreboard import EXPORTER_ROW, SCHEDULER_ROW, WATCHER_ROW, Scoreboard
+from boilerd.process.scoreboard import DASHBOARD_ROW, EXPORTER_ROW, SCHEDULER_ROW, WATCHER_ROW, Scoreboard
 from boilerd.process.signals import install_handler
 from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
@@ -31,7 +31,7 @@ from boilerd.scheduler.scheduler import Scheduler
 from boilerd.settings.definitions import Settings
 from boilerd.settings.pools import PoolSettings, check_loops, slotted_pools
 from boilerd.supervision.children import ForkedConfig, forked_config
-from boilerd.supervision.groups import EXPORTER, SCHEDULER, WATCHER, group_of
+from boilerd.supervision.groups import DASHBOARD, EXPORTER, SCHEDULER, WATCHER, group_of
 from boilerd.supervision.options import Options
 from boilerd.supervision.pool import PoolPlan
 from boilerd.supervision.supervisor import KILL_MARGIN_S
@@ -49,12 +49,14 @@ from boilerd.worker.settlement import Rules
 from boilerd.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from boilerd.exporter.snapshot import AskDaemon
+    from boilerd.verdict.facts import AskDaemon
 
 #: Supervisor starts the lowest first and stops it last; the embedded broker is below all. The exporter tells of a drain
 #: until the workers have ended.
 SCHEDULER_PRIORITY, EXPORTER_PRIORITY, WORKER_PRIORITY, WATCHER_PRIORITY = 200, 250, 300, 400
 SCHEDULER_STOP_S = EXPORTER_STOP_S = WATCHER_STOP_S = 1.0
+#: A request that runs is answered.
+DASHBOARD_STOP_S = 3.0
 #: How long Redis may take for a command of the exporter's: whoever scrapes waits for 10 s.
 EXPORTER_TIMEOUT_S = 2.0
 #: How often the idle workers of a host look at the queues by themselves, all together, and how
@@ -117,7 +119,8 @@ class Processes:
         quiet_pools: The pools that claim nothing at first.
         is_burst: True for workers that end when the queues are empty.
         watch: Runs in a child, and asks for a reload when the application's files change; None: nobody does.
-        ask_daemon: Asks the daemon how it is, in the exporter; None: there is none, whatever the settings say.
+        ask_daemon: Asks the daemon how it is, in the exporter and the dashboard; None: there are none, whatever the
+            settings say.
     """
 
     def __init__(
@@ -148,11 +151,14 @@ class Processes:
         self._name = f"{host}.{secrets.token_hex(3)}"
 
     def groups(self) -> list[ProcessGroupConfig]:
-        """The scheduler's group, and the exporter's and the watcher's if there are such."""
+        """The scheduler's group, and the exporter's, the dashboard's and the watcher's if there are such."""
         groups = [ProcessGroupConfig(self._options, SCHEDULER, SCHEDULER_PRIORITY, [self._scheduler()])]
         if self._settings.metrics_listen and self._ask_daemon:
             exporter = self._exporter(self._ask_daemon)
             groups.append(ProcessGroupConfig(self._options, EXPORTER, EXPORTER_PRIORITY, [exporter]))
+        if self._settings.web.enabled and self._ask_daemon:
+            dashboard = self._dashboard(self._ask_daemon)
+            groups.append(ProcessGroupConfig(self._options, DASHBOARD, EXPORTER_PRIORITY, [dashboard]))
         if self._watch:
             watcher = self._watcher(self._watch)
             groups.append(ProcessGroupConfig(self._options, WATCHER, WATCHER_PRIORITY, [watcher]))
@@ -200,6 +206,13 @@ class Processes:
         return forked_config(
             self._options, EXPORTER, functools.partial(self._run_exporter, ask_daemon),
             priority=EXPORTER_PRIORITY, scoreboard=self._scoreboard, row=EXPORTER_ROW, stop_wait_s=EXPORTER_STOP_S,
+            before_fork=self._before_fork,
+        )  # fmt: skip
+
+    def _dashboard(self, ask_daemon: "AskDaemon") -> ForkedConfig:
+        return forked_config(
+            self._options, DASHBOARD, functools.partial(self._run_dashboard, ask_daemon),
+            priority=EXPORTER_PRIORITY, scoreboard=self._scoreboard, row=DASHBOARD_ROW, stop_wait_s=DASHBOARD_STOP_S,
             before_fork=self._before_fork,
         )  # fmt: skip
 
@@ -317,6 +330,14 @@ class Processes:
                 crons=self._application.periodic.entries,
                 gid=group_id(self._settings),
             ).serve()
+
+    def _run_dashboard(self, ask_daemon: "AskDaemon") -> int:
+        """Run in the forked child; returns the exit status."""
+        from boilerd.web.child import Dashboard  # noqa: PLC0415 - an extra, which imports asyncio
+
+        self._set_up_child(DASHBOARD, DASHBOARD_ROW)
+        debugging.refuse_breakpoints()
+        return Dashboard(self._settings, ask_daemon, scoreboard=self._scoreboard, parent=self._options.pid).serve()
 
     def _run_watcher(self, watch: Callable[[], None]) -> int:
         """Run in the forked child; returns the exit status."""

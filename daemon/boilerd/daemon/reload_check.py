@@ -15,6 +15,7 @@ from boilerd.exporter.listening import check_extra, prepare
 from boilerd.settings.definitions import Settings
 from boilerd.supervision.handover import Handover
 from boilerd.tasks.loading import load_app
+from boilerd.web import serving
 
 
 def check(settings: Settings) -> None:
@@ -27,6 +28,7 @@ def check(settings: Settings) -> None:
     secure_umask()
     open_logs(settings)
     check_extra(settings)
+    serving.check_extra(settings)
     valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
     life = Application.of(load_app(settings.app, settings.rq_functions), settings).life
     start_daemon(life)
@@ -35,6 +37,7 @@ def check(settings: Settings) -> None:
     if (gid := group_id(settings)) is not None:
         share_runtime_directory(settings, gid)
     prepare(settings, gid, is_reload=True)
+    serving.prepare(settings, is_reload=True)
     usable_socket(settings.control_socket())
     if valkey is not None:
         usable_socket(settings.valkey_socket())

@@ -35,9 +35,15 @@ class Access:
 
     def admits(self, request: Request) -> bool:
         """True if the client may ask at all."""
+        return not self.refusal(request)
+
+    def refusal(self, request: Request) -> str:
+        """Why the client may not ask at all; empty: it may."""
         if self._is_path:
-            return True
-        return not self._is_rebound(request) and (not self._networks or self._is_known(request.peer))
+            return ""
+        if self._is_rebound(request):
+            return "no name but localhost may be asked for here without metrics_token; ask for localhost or an address"
+        return "" if not self._networks or self._is_known(request.peer) else "metrics_allow does not name this client"
 
     def has_token(self, request: Request) -> bool:
         """True if it sends the token, or needs none; takes the same time for each that is wrong."""

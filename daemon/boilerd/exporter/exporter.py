@@ -13,12 +13,13 @@ from boilerd.exporter.access import Access
 from boilerd.exporter.http import MOST_HEAD_BYTES, Server
 from boilerd.exporter.listening import Listener, listen
 from boilerd.exporter.pages import Pages
-from boilerd.exporter.snapshot import AskDaemon, Reader
+from boilerd.exporter.snapshot import Reader
 from boilerd.process.exit_status import OK
 from boilerd.process.scoreboard import EXPORTER_ROW, Scoreboard
 from boilerd.process.signals import StopRequest
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.cron import CronEntry
+from boilerd.verdict.facts import AskDaemon
 
 logger = logging.getLogger("boilerd.exporter")
 

@@ -7,7 +7,8 @@ from boilerd.exporter.access import Access
 from boilerd.exporter.cached import Cached
 from boilerd.exporter.collector import Texts, collect, content_type
 from boilerd.exporter.http import Request, Response
-from boilerd.exporter.snapshot import AskDaemon, Reader, Snapshot
+from boilerd.exporter.snapshot import Reader, Snapshot
+from boilerd.verdict.facts import AskDaemon
 
 
 class Pages:
@@ -30,8 +31,8 @@ class Pages:
 
     async def answer(self, request: Request) -> Response:
         """The answer to a request."""
-        if not self._access.admits(request):
-            return Response.text(HTTPStatus.FORBIDDEN, "this client may not ask here; see metrics_allow")
+        if why := self._access.refusal(request):
+            return Response.text(HTTPStatus.FORBIDDEN, why)
         if (page := self._pages.get(request.path)) is None:
             return Response.text(HTTPStatus.NOT_FOUND, f"there are {', '.join(self._pages)}")
         if request.method not in {"GET", "HEAD"}:

@@ -26,13 +26,14 @@ from boilerd.process.stack_file import StackFile
 
 #: More rows than a host will ever run; 104 bytes each, and room for one error.
 ROWS = 1024
-#: The rows of the scheduler, the embedded broker, the supervisor, the watcher and the exporter; workers have the ones
-#: from 0 on.
+#: The rows of the scheduler, the embedded broker, the supervisor, the watcher, the exporter and the dashboard; workers
+#: have the ones from 0 on.
 SCHEDULER_ROW = ROWS - 1
 VALKEY_ROW = ROWS - 2
 SUPERVISOR_ROW = ROWS - 3
 WATCHER_ROW = ROWS - 4
 EXPORTER_ROW = ROWS - 5
+DASHBOARD_ROW = ROWS - 6
 #: An older heartbeat is late: there is one every 5 s, and the pauses in an outage are 3 s at most.
 LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.

@@ -25,6 +25,8 @@ logger = logging.getLogger("boilerd.periodic")
 LATE_S = 10.0
 #: The longest sleep, so that a change of Redis's clock is noticed.
 LONGEST_SLEEP_S = 60.0
+#: How often it looks whether somebody wants one to run now.
+LOOK_EVERY_S = 5.0
 #: After so long the scheduler's other duties have their turn: client middleware is the application's, and may be slow.
 LONGEST_STEP_S = 1.0
 
@@ -82,6 +84,25 @@ class Periodic:
             raise refusal
         next_s = min(entry.schedule.next_after(now_s) for entry in self.entries)
         return min(max(next_s - broker.now(), 0.0), LONGEST_SLEEP_S)
+
+    def run_wanted(self, broker: Broker) -> float:
+        """Enqueue the tasks of entries that somebody wants to run now; seconds until it shall look again."""
+        wanted = broker.take_wanted([entry.name for entry in self.entries])
+        for entry in self.entries:
+            if entry.name in wanted:
+                self._run(broker, entry)
+        return LOOK_EVERY_S
+
+    def _run(self, broker: Broker, entry: CronEntry) -> None:
+        """Enqueue the task of an entry beside its ticks."""
+        try:
+            with hook_limit():
+                info = Client(broker.connection, mux=self._mux).enqueue_message(entry.message, **entry.options)
+        except Exception as error:  # noqa: BLE001 - the ticks go on
+            told = str(error) if isinstance(error, BoilerdError) else type(error).__name__
+            logger.error("periodic task was not enqueued", extra={"cron": entry.name, "error": told})  # noqa: TRY400
+        else:
+            logger.info("periodic task was run by hand", extra={"cron": entry.name, "task_id": info.id})
 
     def _take(self, broker: Broker, entry: CronEntry, tick_s: float, now_s: float) -> None:
         """Enqueue the task of a tick, unless it is too late or another host has done so."""

@@ -17,6 +17,7 @@
 Any number of hosts can have one for the same Redis: each step is one script there.
 """
 
+import functools
 import logging
 import os
 import select
@@ -135,7 +136,7 @@ class Scheduler:
             Duty("roll", Roller(broker).roll),
         ]
         if periodic:
-            self._duties.append(Duty("tick", self._tick))
+            self._duties += Duty("tick", self._tick), Duty("run", functools.partial(periodic.run_wanted, broker))
         self._publisher = Publisher(broker, scoreboard, len(worker_names), facts) if facts else None
         if self._publisher:
             self._duties.append(Duty("publish", self._publisher.publish))

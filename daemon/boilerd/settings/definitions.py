@@ -20,7 +20,7 @@ from boilerd.settings.addresses import LEAST_TOKEN, check_token, read_address, r
 from boilerd.settings.pools import MOST_WORKERS, POOLS_EXAMPLE, PoolSettings, PoolTable, read_pools
 from boilerd.settings.setting import Form, Setting
 from boilerd.settings.urls import mask_url, socket_url
-from boilerd.settings.web import WEB_EXAMPLE, Web
+from boilerd.settings.web import WEB_EXAMPLE, Web, read_web
 from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.options import EnqueueOptions
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
@@ -334,7 +334,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _doc("Tasks to enqueue at the ticks of a cron line, once on however many hosts."),
         Form(example=CRON_EXAMPLE),
     ] = msgspec.field(default_factory=list)
-    web: Annotated[Web, _doc("The web dashboard, `boilerd web`."), Form(example=WEB_EXAMPLE)] = Web()
+    web: Annotated[
+        Web,
+        _doc("The web dashboard, `boilerd web`; with `web = true` the daemon serves it."),
+        Form(example=WEB_EXAMPLE, read=read_web),
+    ] = Web()
 
     def worker_pools(self) -> list[PoolSettings]:
         """The pools of workers; `default`, which the settings outside of a table describe, is the first of them."""

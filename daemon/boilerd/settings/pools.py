@@ -27,7 +27,7 @@ MANY_SLOTS = 20_000
 #: What a waiting task needs: an `async def` handler three coroutines deep, with its claim.
 SLOT_BYTES = 5 * 1024
 #: Names of Supervisor's groups, and of what a command might mean by such a name.
-_TAKEN = ("worker", "scheduler", "valkey", "supervisor", "watcher", "exporter")
+_TAKEN = ("worker", "scheduler", "valkey", "supervisor", "watcher", "exporter", "dashboard")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 

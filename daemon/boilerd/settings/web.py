@@ -65,6 +65,7 @@ class WebToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The ``[web]`` table; what a mounted dashboard has no use for, is for ``boilerd web`` alone."""
 
+    enabled: Annotated[bool, _doc("true: the daemon serves it as well, as with `web = true`")] = False
     host: Annotated[str, _doc("the address that `boilerd web` listens on")] = "127.0.0.1"
     port: Annotated[int, _doc("and its port", ge=0, le=65535)] = 8383
     socket: Annotated[str, _doc("the path of a Unix socket, instead of both")] = ""
@@ -86,6 +87,13 @@ class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def has_users(self) -> bool:
         """Whether somebody has to say who they are, so that it may listen for others than this host."""
         return bool(self.users or self.tokens or (self.trusted_header and self.trusted_proxies))
+
+
+def read_web(given: Any, *, strict: bool = True) -> Web:
+    """The table of what the file holds; ``true`` is the table that has the daemon serve the dashboard."""
+    if isinstance(given, bool):
+        return Web(enabled=given)
+    return msgspec.convert(given, Web, strict=strict, dec_hook=lambda kind, text: kind.parse(text))
 
 
 WEB_EXAMPLE = """\

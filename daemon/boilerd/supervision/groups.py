@@ -10,6 +10,8 @@ WORKER = "worker"
 WATCHER = "watcher"
 #: Only with the setting `metrics_listen`.
 EXPORTER = "exporter"
+#: Only with `web = true`.
+DASHBOARD = "dashboard"
 #: The pool whose group is WORKER; the group of another has the name of the pool.
 DEFAULT_POOL = "default"
 
@@ -21,7 +23,7 @@ def group_of(pool: str) -> str:
 
 def are_workers(group: str) -> bool:
     """True if the processes of a group are workers."""
-    return group not in {VALKEY, SCHEDULER, WATCHER, EXPORTER}
+    return group not in {VALKEY, SCHEDULER, WATCHER, EXPORTER, DASHBOARD}
 
 
 def worker_groups(groups: Iterable[Any]) -> list[Any]:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from boilerd.process import debugging
 from boilerd.process.identity import is_stopped, is_traced, send
-from boilerd.process.scoreboard import EXPORTER_ROW, SCHEDULER_ROW, KillReason, Scoreboard, SignsOfLife
-from boilerd.supervision.groups import EXPORTER, SCHEDULER, WORKER
+from boilerd.process.scoreboard import DASHBOARD_ROW, EXPORTER_ROW, SCHEDULER_ROW, KillReason, Scoreboard, SignsOfLife
+from boilerd.supervision.groups import DASHBOARD, EXPORTER, SCHEDULER, WORKER
 
 logger = logging.getLogger("boilerd.supervisor")
 
@@ -35,7 +35,7 @@ LOOK_EVERY_S = 1.0
 #: After a longer pause this process was held up, and all others may have been: they get the whole time again.
 LONGEST_PAUSE_S = 5.0
 #: Those that are no workers, and leave signs of life all the same.
-_OTHERS = {SCHEDULER_ROW: SCHEDULER, EXPORTER_ROW: EXPORTER}
+_OTHERS = {SCHEDULER_ROW: SCHEDULER, EXPORTER_ROW: EXPORTER, DASHBOARD_ROW: DASHBOARD}
 
 
 class HangWatch:

@@ -22,7 +22,7 @@ from supervisor.states import STOPPED_STATES, ProcessStates
 
 from boilerd.errors import RefusedError
 from boilerd.process.exit_status import DONE
-from boilerd.process.scoreboard import EXPORTER_ROW, Scoreboard
+from boilerd.process.scoreboard import DASHBOARD_ROW, Scoreboard
 from boilerd.supervision.children import ForkedConfig
 from boilerd.supervision.groups import DEFAULT_POOL
 
@@ -190,7 +190,7 @@ class Pool:
     def _add(self) -> bool:
         """Add a worker in the lowest row that is free; False: there is none."""
         taken = {*self._taken(), *self.rows}
-        row = next((row for row in range(EXPORTER_ROW) if row not in taken), None)
+        row = next((row for row in range(DASHBOARD_ROW) if row not in taken), None)
         if row is None:
             return False
         self._scoreboard.set_quiet([row], is_quiet=self.is_quiet)

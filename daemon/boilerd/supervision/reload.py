@@ -19,7 +19,7 @@ from boilerd.process.failpoints import failpoint
 from boilerd.process.signals import hold_signals, release_signals
 from boilerd.process.terminal import is_stop
 from boilerd.supervision.children import NO_PIPES
-from boilerd.supervision.groups import EXPORTER, SCHEDULER, WATCHER, worker_groups
+from boilerd.supervision.groups import DASHBOARD, EXPORTER, SCHEDULER, WATCHER, worker_groups
 from boilerd.supervision.handover import Handover
 from boilerd.supervision.options import Options
 from boilerd.supervision.report import Report
@@ -34,7 +34,7 @@ TELL_ERROR_S = 600.0
 #: The command line's prefix of an error.
 _ERROR_PREFIX = "boilerd: error: "
 #: The groups that need neither workers nor the scheduler, and that need not be there.
-_OTHERS = (EXPORTER, WATCHER)
+_OTHERS = (DASHBOARD, EXPORTER, WATCHER)
 
 
 class Reload:

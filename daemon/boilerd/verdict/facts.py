@@ -1,9 +1,9 @@
 """What a verdict is made of; `boilerd.cli.facts` reads it."""
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # what commands need that ask no Redis is imported without it
     from boilerd.broker.overview import Overview, QueueOverview
@@ -26,6 +26,29 @@ class Silence(enum.Enum):
     CLOSED = enum.auto()
     #: One does, but gives no answer that can be read.
     MUTE = enum.auto()
+
+
+class DaemonStatus(Protocol):
+    """What the daemon tells of itself at its control socket; `cli.rpc_client` asks it."""
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """The answer to ``boilerd.info``; empty where there was none."""
+
+    @property
+    def processes(self) -> Sequence[Mapping[str, Any]]:
+        """Name and state of each process."""
+
+    @property
+    def silence(self) -> str:
+        """Why it does not answer; empty: it does."""
+
+    @property
+    def cause(self) -> Silence:
+        """The same as one of the few reasons that there are."""
+
+
+AskDaemon = Callable[[], DaemonStatus]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,30 +2,29 @@
 
 import hmac
 import inspect
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
+from boilerd.errors import BrokerError
 from boilerd.settings.web import Web
 from boilerd.web import passwords
 from boilerd.web.permissions import Principal
 from boilerd.web.proxies import Proxies
 from boilerd.web.refusal import Refusal
 from boilerd.web.sessions import Sessions, new_session
+from boilerd.web.tries import Tries, place_of
 
 #: Says who sends a request, in an application that has users of its own; None: nobody whom it knows.
 Authorize = Callable[[Request], Principal | Awaitable[Principal | None] | None]
 #: Who looks where nobody has to say who they are.
 ANYBODY = "anybody"
-#: So many passwords may be tried in a minute, for a name and from an address.
-TRIES, PER_S = 5, 60.0
-#: Names and addresses that are remembered for that.
-_MOST_TRIED = 10_000
+#: So many passwords may be tried in a minute: for a name from an address, and from an address for any.
+TRIES, TRIES_OF_ADDRESS = 5, 20
 
 
 class Access:
@@ -47,7 +46,7 @@ class Access:
         self._proxies = proxies
         self._authorize = authorize
         self._is_read_only = is_read_only
-        self._tries: dict[tuple[str, str], deque[float]] = {}
+        self._tries, self._tries_of_address = Tries(TRIES), Tries(TRIES_OF_ADDRESS)
         self._hashing: anyio.CapacityLimiter | None = None
 
     @property
@@ -67,18 +66,22 @@ class Access:
 
     async def log_in(self, request: Request, name: str, password: str) -> str:
         """The ID of a new session; raises Refusal."""
-        address = self._proxies.address(request)
-        self._count_try(name, address)
+        who, place = name[:200], place_of(self._proxies.address(request))
+        self._tries.count(who, place)
+        self._tries_of_address.count(place)
         user = self._web.users.get(name)
-        hashed = user.password.text if user else passwords.nobodys_hash()
         if self._hashing is None:  # it belongs to a running loop
             self._hashing = anyio.CapacityLimiter(2)
-        fits = await anyio.to_thread.run_sync(passwords.fits, password, hashed, limiter=self._hashing)
+        hashed = user.password.text if user else ""
+        fits = await anyio.to_thread.run_sync(_fits, password, hashed, limiter=self._hashing)
         if not (fits and user):
             raise Refusal(403, "name or password is wrong")
-        self._tries.pop(_trier(name, address), None)
+        self._tries.forget(who, place)
+        self._tries_of_address.forget(place)
+        with suppress(BrokerError):  # what this browser had is of no more use
+            await self.log_out(request)
         session = new_session()
-        await anyio.to_thread.run_sync(self._sessions.keep, session, _owner(name, hashed))
+        await anyio.to_thread.run_sync(self._sessions.keep, session, _owner(session, name, hashed))
         return session
 
     async def log_out(self, request: Request) -> None:
@@ -94,27 +97,42 @@ class Access:
     async def _find(self, request: Request) -> Principal | None:
         if self._authorize:
             found = self._authorize(request)
-            return await found if inspect.isawaitable(found) else found
+            principal = await found if inspect.isawaitable(found) else found
+            if principal is not None and not isinstance(principal, Principal):
+                raise TypeError("authorize returns neither a Principal nor None")
+            return principal
         if self.is_open:
-            return Principal.of_role(ANYBODY, "admin")
-        if given := request.headers.get("authorization"):
-            return self._of_token(given)
+            return self._anybody(request)
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":  # a browser may send others, that a proxy asked it for
+            return self._of_token(token.strip())
         if self._web.trusted_header and self._proxies.trusts(request):
-            return self._of_proxy(request.headers.get(self._web.trusted_header, "")) or await self._of_session(request)
+            return self._of_proxy(request.headers.getlist(self._web.trusted_header)) or await self._of_session(request)
         return await self._of_session(request)
 
-    def _of_token(self, header: str) -> Principal | None:
-        scheme, _, token = header.partition(" ")
-        hashed = passwords.hash_token(token.strip())
+    def _anybody(self, request: Request) -> Principal:
+        """Who is on this host; raises Refusal for who is elsewhere, and came by a proxy that nobody told us of."""
+        if "x-forwarded-for" in request.headers and not self._proxies.trusts(request):
+            raise Refusal(
+                403,
+                "this came through a proxy, and nobody has to log in here; add users to [web], or the proxy to"
+                " trusted_proxies if it lets nobody else through",
+            )
+        return Principal.of_role(ANYBODY, "admin")
+
+    def _of_token(self, token: str) -> Principal | None:
+        hashed = passwords.hash_token(token)
         for name, known in self._web.tokens.items():
-            is_it = scheme.lower() == "bearer" and hmac.compare_digest(known.sha256, hashed)
+            is_it = hmac.compare_digest(known.sha256, hashed)
             if is_it and (known.ends is None or datetime.now(UTC) < known.ends):
                 return Principal.of_role(name, known.role, is_program=True)
         return None
 
-    def _of_proxy(self, name: str) -> Principal | None:
-        role = self._web.roles.get(name) or self._web.roles.get("*")
-        return Principal.of_role(name, role) if name and role else None
+    def _of_proxy(self, names: Sequence[str]) -> Principal | None:
+        if len(names) != 1:  # of two, one may have come from the browser
+            return None
+        role = self._web.roles.get(names[0]) or self._web.roles.get("*")
+        return Principal.of_role(names[0], role) if names[0] and role else None
 
     async def _of_session(self, request: Request) -> Principal | None:
         session = request.cookies.get(self.cookie(request))
@@ -123,24 +141,20 @@ class Access:
         owner = await anyio.to_thread.run_sync(self._sessions.owner, session)
         name = owner.partition(":")[2]
         user = self._web.users.get(name)
-        if user is None or owner != _owner(name, user.password.text):
+        if user is None or not hmac.compare_digest(_raw(owner), _raw(_owner(session, name, user.password.text))):
             return None
         return Principal.of_role(name, user.role, session=session)
 
-    def _count_try(self, name: str, address: str) -> None:
-        now_s = time.monotonic()
-        tries = self._tries.setdefault(_trier(name, address), deque(maxlen=TRIES))
-        if len(tries) == TRIES and now_s - tries[0] < PER_S:
-            raise Refusal(429, f"more than {TRIES} tries in a minute; wait for one")
-        tries.append(now_s)
-        while len(self._tries) > _MOST_TRIED:
-            del self._tries[next(iter(self._tries))]
+
+def _fits(password: str, hashed: str) -> bool:
+    """Whether it is the password; of nobody it takes as long to say no."""
+    return passwords.fits(password, hashed or passwords.nobodys_hash())
 
 
-def _trier(name: str, address: str) -> tuple[str, str]:
-    return name[:200], address
+def _owner(session: str, name: str, hashed: str) -> str:
+    """Whose a session is: it ends when the password changes, and who can write to Redis alone cannot make one."""
+    return f"{hmac.new(_raw(hashed), _raw(session), 'sha256').hexdigest()}:{name}"
 
 
-def _owner(name: str, hashed: str) -> str:
-    """Whose a session is: it ends when the password changes."""
-    return f"{passwords.hash_token(hashed)[:16]}:{name}"
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -19,7 +20,7 @@ from boilerd.web.links import Links
 from boilerd.web.page import Action, Data, Done, Elsewhere, Page
 from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal, status_of
-from boilerd.web.shown import cut
+from boilerd.web.shown import cut, harmless
 from boilerd.web.site import Site
 from boilerd.web.visit import Visit
 
@@ -33,8 +34,8 @@ KINDS = {
 _ROWS = frozenset({"csv", "ndjson"})
 #: Characters of what an action says, in the address that it leads to.
 MOST_TOLD = 400
-#: A spreadsheet takes a cell that begins so for a formula.
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+#: What a spreadsheet takes for a formula: where a cell begins; with some settings it does after these separators, too.
+_FORMULA = re.compile(r"(^\s*|[;\t]\s*)([=+@\-\uff1d\uff0b\uff0d\uff20])")
 
 
 @dataclass(slots=True)
@@ -149,7 +150,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
             return ask(done, 200 if not done.get("problems") else 422)
         asked.site.sampler.forget()
         if asked.form_of_answer == "json":
-            return Response(_json({"done": done.says, **done.data}), media_type=KINDS["json"])
+            return Response(_json({"done": done.says, **visit.seen(done.data)}), media_type=KINDS["json"])
         told = cut(done.says, MOST_TOLD)
         query = {**done.query, "told": told, "seal": asked.site.seals.seal("told", told)}
         return RedirectResponse(asked.links.path(done.to, query), 303)
@@ -259,4 +260,4 @@ def _cell(value: Any) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
     text = value if isinstance(value, str) else _plain(value) if isinstance(value, date) else _json(value)
-    return f"'{text}" if text.startswith(_FORMULAS) else text
+    return _FORMULA.sub(r"\1'\2", harmless(text))

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from boilerd.broker.connection import connect_to
 from boilerd.broker.overview import Overview
 from boilerd.broker.web_sessions import WebSessions
+from boilerd.errors import ConfigError
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
 from boilerd.verdict.facts import Facts
@@ -28,7 +29,7 @@ from boilerd.web.proxies import Proxies
 from boilerd.web.redaction import Hook, Redaction
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Sampler, facts_of
-from boilerd.web.sessions import IDLE_S, HeldSessions, Seals, Sessions
+from boilerd.web.sessions import IDLE_S, HeldSessions, Seals, Sessions, SparedSessions
 from boilerd.web.site import Site
 
 
@@ -71,9 +72,11 @@ def make_site(
 ) -> Site:
     """Put together what the endpoints share."""
     web = settings.web
+    if authorize is None and web.trusted_header and not web.trusted_proxies:
+        raise ConfigError("web.trusted_header: nobody may send it; name the proxy in trusted_proxies, or take it away")
     pages.load_pages()
     proxies, seals = Proxies(web.trusted_proxies), Seals()
-    sessions: Sessions = HeldSessions() if web.read_only else WebSessions(connection, IDLE_S)
+    sessions: Sessions = HeldSessions() if web.read_only else SparedSessions(WebSessions(connection, IDLE_S))
     access = Access(web, sessions, proxies, authorize, is_read_only=web.read_only)
     hosts = {*LOCAL_NAMES, *web.hosts} if access.is_open or web.hosts else ()
     return Site(
@@ -90,9 +93,10 @@ def make_site(
 
 def make_routes(site: Site) -> Iterator[BaseRoute]:
     """All addresses; those that name a part as they are stand before those that take any."""
-    yield Route("/login", Endpoint(site, None, answer_login), methods=["GET", "POST"])
+    yield Route("/login", Endpoint(site, None, answer_login, asks_who=False), methods=["GET", "POST"])
     yield Route("/logout", Endpoint(site, None, answer_logout), methods=["POST"])
-    yield Route("/static/{version}/{name:path}", Endpoint(site, None, _answer_static, "file"), methods=["GET"])
+    static = Endpoint(site, None, _answer_static, "file", asks_who=False)
+    yield Route("/static/{version}/{name:path}", static, methods=["GET"])
     declared = [route for page in pages.PAGES for route in _of_page(site, page)]
     declared += [route for action in pages.ACTIONS for route in _of_action(site, action)]
     yield from sorted(declared, key=lambda route: (route.path.count("{"), -len(route.path)))
@@ -105,13 +109,15 @@ def _of_page(site: Site, page: Page) -> Iterator[Route]:
     yield Route(f"{base}.json", Endpoint(site, page.needs, answer, "json"), methods=["GET"])
     if page.rows:
         for form in ("csv", "ndjson"):
-            yield Route(f"{base}.{form}", Endpoint(site, Permission.EXPORT, answer, form), methods=["GET"])
+            endpoint = Endpoint(site, page.needs, answer, form, also=Permission.EXPORT)
+            yield Route(f"{base}.{form}", endpoint, methods=["GET"])
 
 
 def _of_action(site: Site, action: Action) -> Iterator[Route]:
     answer = functools.partial(answer_action, action=action)
     yield Route(action.path, Endpoint(site, action.needs, answer), methods=["GET", "POST"])
-    yield Route(f"{action.path}.json", Endpoint(site, action.needs, answer, "json"), methods=["POST"])
+    methods = ["GET", "POST"] if action.about else ["POST"]
+    yield Route(f"{action.path}.json", Endpoint(site, action.needs, answer, "json"), methods=methods)
 
 
 async def _answer_static(asked: Asked) -> Response:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from boilerd.errors import BoilerdError
 from boilerd.web.answers import Asked, answer_error
-from boilerd.web.guard import add_headers, read_form
+from boilerd.web.guard import add_headers, check_framing, read_form
 from boilerd.web.links import unsegment
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.refusal import Refusal
@@ -39,16 +39,30 @@ class Endpoint:
         needs: The permission; None: everybody may.
         answer: Makes the answer.
         form: How the answer is written: ``html``, ``json``, ``csv`` or ``ndjson``; or ``file``.
+        also: A permission that it needs beside: an export discloses no more than its page.
+        asks_who: Whether it is found out who sends a request, for which Redis may be asked.
 
     Attributes:
         needs: The same.
+        also: The same.
     """
 
-    def __init__(self, site: Site, needs: Permission | None, answer: Answer, form: str = "html") -> None:
+    def __init__(
+        self,
+        site: Site,
+        needs: Permission | None,
+        answer: Answer,
+        form: str = "html",
+        *,
+        also: Permission | None = None,
+        asks_who: bool = True,
+    ) -> None:
         self.needs = needs
+        self.also = also
         self._site = site
         self._answer = answer
         self._form = form
+        self._asks_who = asks_who
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -58,6 +72,8 @@ class Endpoint:
             response = await self._respond(asked)
         except BoilerdError as error:
             response = answer_error(asked, error)
+            if "transfer-encoding" in request.headers:  # its body may not have been read
+                response.headers["connection"] = "close"
         except Exception as error:  # noqa: BLE001 - a page's fault ends no others, and is logged
             # Its message may quote a payload.
             where = traceback.format_tb(error.__traceback__)
@@ -70,17 +86,18 @@ class Endpoint:
 
     async def _respond(self, asked: Asked) -> Response:
         site, request = self._site, asked.request
+        check_framing(request)
         site.guard.check_host(request)
         if self.needs is None:
-            if self._form != "file":  # a form of theirs has their token
+            if self._asks_who:  # a form of theirs has their token
                 asked.who = await site.access.who(request)
             await self._read_form(asked)
             return await self._answer(asked)
         asked.who = await site.access.who(request)
         if asked.who is None:
             return _ask_who(asked)
-        if not asked.who.may(self.needs):
-            raise Refusal(403, f"{asked.who.name} may not do this; it needs the permission {self.needs}")
+        if missing := [need for need in (self.needs, self.also) if need and not asked.who.may(need)]:
+            raise Refusal(403, f"{asked.who.name} may not do this; it needs the permission {missing[0]}")
         await self._read_form(asked)
         asked.visit = _visit(asked, asked.who)
         return await self._answer(asked)
@@ -93,16 +110,22 @@ class Endpoint:
 
 def _visit(asked: Asked, who: Principal) -> Visit:
     site, request = asked.site, asked.request
-    query = request.scope["query_string"].decode("ascii", "replace")
+    pairs = parse_qsl(request.scope["query_string"].decode("ascii", "replace"), errors="surrogateescape")
+    queries: dict[str, list[str]] = {}
+    for name, value in pairs:
+        queries.setdefault(name, []).append(value)
     return Visit(
         inspector=site.inspector(who, site.proxies.address(request)),
         who=who,
         path={name: unsegment(part) for name, part in request.path_params.items()},
-        query=dict(parse_qsl(query, errors="surrogateescape")),
+        query=dict(pairs),
+        queries=queries,
         form=asked.form,
         links=asked.links,
         read_snapshot=site.sampler.read,
         seen=functools.partial(site.redaction.clean, shows_payloads=who.may(Permission.VIEW_PAYLOAD)),
+        shared=site.shared,
+        operators=site.operators,
     )
 
 

@@ -5,11 +5,12 @@ And what every answer has: the headers that keep browsers from doing more with i
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
+import anyio
 import msgspec
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from boilerd.web.permissions import Principal
 from boilerd.web.proxies import Proxies
@@ -19,6 +20,8 @@ from boilerd.web.sessions import Seals
 #: The name of the form token's field.
 TOKEN = "form_token"  # noqa: S105 - a name
 MOST_BYTES, MOST_FIELDS = 64 * 1024, 1000
+#: How long somebody may take to send them.
+BODY_S = 10.0
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 #: Of an answer that is nobody else's.
 HEADERS = {
@@ -61,8 +64,7 @@ class Guard:
 
     def token(self, principal: Principal | None) -> str:
         """The token that a form of theirs has."""
-        who = principal or _NOBODY
-        return self._seals.seal("form", who.name, who.session)
+        return self._seals.seal(*_sealed(principal))
 
     def check_origin(self, request: Request, principal: Principal | None, form: Mapping[str, Sequence[str]]) -> None:
         """A page of another site may send nothing; a program with a token is none."""
@@ -72,10 +74,13 @@ class Guard:
         if site is not None:
             is_ours, seen = site == "same-origin", f"Sec-Fetch-Site: {site}"
         elif origin is not None:
-            is_ours, seen = urlsplit(origin).netloc == self._proxies.host(request) != "", f"Origin: {origin}"
+            is_ours, seen = origin.partition("://")[2] == self._proxies.host(request) != "", f"Origin: {origin}"
         else:
             given = next(iter(form.get(TOKEN, ())), "")
-            is_ours, seen = given == self.token(principal), "no Sec-Fetch-Site, no Origin, and no token that fits"
+            is_ours, seen = (
+                self._seals.fits(given, *_sealed(principal)),
+                "no Sec-Fetch-Site, no Origin, and no token that fits",
+            )
         if not is_ours:
             raise Refusal(
                 403,
@@ -84,13 +89,34 @@ class Guard:
             )
 
 
+def check_framing(request: Request) -> None:
+    """Where a body ends must be plain: a proxy that reads it otherwise takes its rest for the request of another."""
+    if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        raise Refusal(400, "this has both Content-Length and Transfer-Encoding; send one of them")
+
+
 async def read_form(request: Request) -> dict[str, list[str]]:
     """What was sent, as a form or as a JSON object of texts; raises Refusal."""
+    try:
+        with anyio.fail_after(BODY_S):
+            body = await _read_body(request)
+    except TimeoutError as error:
+        raise Refusal(408, f"it took more than {BODY_S:g} s to send this; send it again") from error
+    except ClientDisconnect as error:
+        raise Refusal(400, "who sent this went away before its end") from error
+    return _parse(request, body)
+
+
+async def _read_body(request: Request) -> bytes:
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > MOST_BYTES:
             raise Refusal(413, f"more than {MOST_BYTES:,} bytes were sent; send less")
+    return body
+
+
+def _parse(request: Request, body: bytes) -> dict[str, list[str]]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "application/json":
@@ -113,7 +139,11 @@ def add_headers(headers: MutableHeaders) -> None:
     headers.setdefault("cache-control", "private, no-store")
 
 
-_NOBODY = Principal("", frozenset())
+def _sealed(principal: Principal | None) -> tuple[str, str, str]:
+    """What a form token is made of."""
+    return ("form", principal.name, principal.session) if principal else ("form", "", "")
+
+
 _Sent = dict[str, str | list[str]]
 
 

@@ -8,8 +8,13 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from boilerd.errors import BootError
 from boilerd.settings.web import Web
+
+#: Of those that systemd passes; see sd_listen_fds(3).
+_FIRST_FD = 3
 
 
 def check_place(web: Web) -> None:
@@ -30,6 +35,25 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def inherited(web: Web) -> socket.socket | None:
+    """The socket that systemd opened for this process (`LISTEN_FDS`), or None; raises BootError."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS", "0") == "0":
+        return None
+    if (count := os.environ["LISTEN_FDS"]) != "1":
+        raise BootError(f"web: systemd passed {count} sockets; leave one ListenStream= in the unit of the socket")
+    try:
+        found = socket.socket(fileno=_FIRST_FD)
+        is_listening = found.type == socket.SOCK_STREAM and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise BootError(f"web: what systemd passed is no socket: {error.strerror}") from error
+    if not is_listening:
+        raise BootError("web: the socket that systemd passed does not listen; it takes ListenStream= and Accept=no")
+    found.set_inheritable(False)
+    if found.family != socket.AF_UNIX:
+        check_place(msgspec.structs.replace(web, host=found.getsockname()[0], socket=""))
+    return found
+
+
 def listen(web: Web) -> socket.socket:
     """The socket that requests come to; raises BootError."""
     check_place(web)
@@ -42,10 +66,11 @@ def listen(web: Web) -> socket.socket:
 
 def address_of(web: Web, listener: socket.socket) -> str:
     """What to open in a browser."""
-    if web.socket:
-        return f"unix:{web.socket}"
-    host = f"[{web.host}]" if ":" in web.host else web.host
-    return f"http://{host}:{listener.getsockname()[1]}{web.prefix}/"
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(listener.getsockname())}"
+    host, port = listener.getsockname()[:2]
+
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{web.prefix}/"
 
 
 def _listen_on(host: str, port: int) -> socket.socket:

@@ -13,7 +13,7 @@ async def answer_login(asked: Asked) -> Response:
     if not access.has_login:
         raise Refusal(404, "nobody logs in here")
     wanted = asked.request.query_params.get("next", "/")
-    if asked.request.method == "GET":
+    if asked.request.method != "POST":
         return _form(asked, wanted, "")
     name, password, wanted = (next(iter(asked.form.get(key, ())), "") for key in ("name", "password", "next"))
     try:

@@ -2,10 +2,12 @@
 
 import ipaddress
 from collections.abc import Sequence
-
-from starlette.requests import HTTPConnection
+from typing import TYPE_CHECKING
 
 from boilerd.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
 
 #: How the settings name whoever connects to the Unix socket.
 UNIX = "unix"
@@ -22,28 +24,32 @@ class Proxies:
         self._trusts_unix = UNIX in trusted
         self._networks = [_network(each) for each in trusted if each != UNIX]
 
-    def trusts(self, request: HTTPConnection) -> bool:
+    def trusts(self, request: "HTTPConnection") -> bool:
         """Whether the connection comes from one of them."""
         return self._is_trusted(_peer(request))
 
-    def address(self, request: HTTPConnection) -> str:
+    def address(self, request: "HTTPConnection") -> str:
         """The address of the person, as far as it is known: the last one that is none of a proxy of ours."""
         address = _peer(request)
-        for told in reversed(request.headers.get("x-forwarded-for", "").split(",")):
+        told = ",".join(request.headers.getlist("x-forwarded-for"))  # a proxy may add a line of its own
+        for each in reversed(told.split(",")):
             if not self._is_trusted(address):
                 break
-            address = told.strip() or address
+            address = each.strip() or address
         return address[:64]
 
-    def is_secure(self, request: HTTPConnection) -> bool:
+    def is_secure(self, request: "HTTPConnection") -> bool:
         """Whether the browser uses TLS."""
-        told = request.headers.get("x-forwarded-proto", "") if self.trusts(request) else ""
-        return (told or request.scope["scheme"]) == "https"
+        return (self._told(request, "x-forwarded-proto") or request.scope["scheme"]) == "https"
 
-    def host(self, request: HTTPConnection) -> str:
+    def host(self, request: "HTTPConnection") -> str:
         """Host and port as the browser has them in its address."""
-        told = request.headers.get("x-forwarded-host", "") if self.trusts(request) else ""
-        return told or request.headers.get("host", "")
+        return self._told(request, "x-forwarded-host") or request.headers.get("host", "")
+
+    def _told(self, request: "HTTPConnection", header: str) -> str:
+        """What a proxy of ours says, in the last line of this name; empty: nothing."""
+        lines = request.headers.getlist(header) if self.trusts(request) else []
+        return lines[-1] if lines else ""
 
     def _is_trusted(self, address: str) -> bool:
         if address == UNIX:
@@ -52,11 +58,16 @@ class Proxies:
             found = ipaddress.ip_address(address)
         except ValueError:
             return False
-        return any(found in network for network in self._networks)
+        mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None  # of a socket for both
+        return any((mapped or found) in network for network in self._networks)
 
 
-def _peer(request: HTTPConnection) -> str:
-    return request.client.host if request.client and request.client.host else UNIX
+def _peer(request: "HTTPConnection") -> str:
+    """Its address; empty: it is not known, as of a peer that has gone by now."""
+    if request.client and request.client.host:
+        return request.client.host
+    _, port = request.scope.get("server") or ("", None)
+    return UNIX if port is None else ""
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

@@ -6,25 +6,30 @@ but to call such fields by these names.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
 from typing import Any
 
 import msgspec
 
+from boilerd.web.quoting import HIDDEN, Quotes
+
 #: Fields that hold an application's data.
 PAYLOADS = frozenset({"payload", "result", "headers"})
-#: Fields with text that may quote an application's errors.
-ERRORS = frozenset({"error", "last_error", "traceback", "message", "fact"})
+#: Fields with text that may quote an application's data.
+ERRORS = frozenset({"error", "last_error", "traceback", "message", "fact", "note"})
+#: Fields with a digest of the payload, by which it could be guessed.
+DIGESTS = frozenset({"unique_key"})
 #: A key that has one of these in it is hidden with all below it, at any depth.
 SECRET_WORDS = (
     "password", "passwd", "secret", "token", "apikey", "authorization", "cookie", "session", "credit", "card", "iban",
     "ssn", "private",
 )  # fmt: skip
-HIDDEN = "[hidden]"
-#: A shorter text is in too many others to be looked for in errors.
-_LEAST_QUOTED = 4
-_QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
+#: Names of what another field beside it holds, as in a list of headers.
+_NAMING = ("name", "key", "header", "field")
+#: What could be such a name; a sentence or a path is none.
+_NAME = re.compile(r"[\w.:-]{1,100}")
 
 #: Makes of a task's type and payload, or result, what may be shown of it.
 Hook = Callable[[str, Any], Any]
@@ -50,46 +55,66 @@ class Redaction:
             shows_payloads: False to tell of payloads their shape and size alone, and of errors nothing that is quoted.
         """
         plain = msgspec.to_builtins(data, builtin_types=(datetime, date), enc_hook=str)
-        hidden: set[str] = set()
-        found = self._without_payloads(plain, hidden, shows_payloads=shows_payloads)
-        if not hidden and shows_payloads:
-            return found
-        # The longest first, as one may stand in another.
-        return _without_quotes("", found, sorted(hidden, key=len, reverse=True), hides_all=not shows_payloads)
+        quotes = Quotes(hides_all=not shows_payloads)
+        found = self._without_payloads(plain, quotes, shows_payloads=shows_payloads)
+        quoting = ERRORS | {"result"} if shows_payloads else ERRORS
+        return _without_quotes(found, quotes, quoting)
 
-    def _without_payloads(self, value: Any, hidden: set[str], *, shows_payloads: bool) -> Any:
+    def _without_payloads(self, value: Any, quotes: Quotes, *, shows_payloads: bool) -> Any:
         if isinstance(value, list | tuple):
-            return [self._without_payloads(each, hidden, shows_payloads=shows_payloads) for each in value]
+            return [self._without_payloads(each, quotes, shows_payloads=shows_payloads) for each in value]
         if not isinstance(value, dict):
             return value
         task_type = str(value.get("type", ""))
-        return {
-            name: self._payload(task_type, inner, hidden, shows_payloads=shows_payloads)
-            if name in PAYLOADS
-            else self._without_payloads(inner, hidden, shows_payloads=shows_payloads)
-            for name, inner in value.items()
-        }
+        found = dict(value)
+        for name, inner in value.items():
+            if name in PAYLOADS:
+                found[name] = self._payload(task_type, inner, quotes, shows_payloads=shows_payloads)
+            elif name in DIGESTS and inner and not shows_payloads:
+                found[name] = HIDDEN
+            else:
+                found[name] = self._without_payloads(inner, quotes, shows_payloads=shows_payloads)
+        return found
 
-    def _payload(self, task_type: str, value: Any, hidden: set[str], *, shows_payloads: bool) -> Any:
-        shown = self._hide(value, (), hidden)
+    def _payload(self, task_type: str, value: Any, quotes: Quotes, *, shows_payloads: bool) -> Any:
         if not shows_payloads:
+            quotes.add(value)
             return shape(value)
-        return self._hook(task_type, shown) if self._hook else shown
+        shown = self._hide(value, ())
+        if self._hook:
+            shown = self._hook(task_type, shown)
+        quotes.add(value, shown)
+        return shown
 
-    def _hide(self, value: Any, path: tuple[str, ...], hidden: set[str]) -> Any:
-        """The value without its secrets, which are added to `hidden`."""
+    def _hide(self, value: Any, path: tuple[str, ...]) -> Any:
+        """The value without its secrets."""
         if path and self._is_secret(path):
-            hidden.update(_texts(value))
             return HIDDEN
         if isinstance(value, dict):
-            return {name: self._hide(inner, (*path, str(name)), hidden) for name, inner in value.items()}
+            named = {"value"} if any(_names_secret(value.get(name)) for name in _NAMING) else set()
+            return {
+                name: HIDDEN if name in named else self._hide(inner, (*path, str(name)))
+                for name, inner in value.items()
+            }
         if isinstance(value, list | tuple):
-            return [self._hide(inner, (*path, str(place)), hidden) for place, inner in enumerate(value)]
+            if len(value) == 2 and _names_secret(value[0]):  # a pair, as HTTP's headers are kept
+                return [value[0], HIDDEN]
+            return [self._hide(inner, (*path, str(place))) for place, inner in enumerate(value)]
         return value
 
     def _is_secret(self, path: tuple[str, ...]) -> bool:
-        name = re.sub(r"[^a-z]", "", path[-1].lower())
-        return any(word in name for word in SECRET_WORDS) or any(_fits(path, wanted) for wanted in self._paths)
+        return _is_secret_name(path[-1]) or any(_fits(path, wanted) for wanted in self._paths)
+
+
+def _is_secret_name(name: str) -> bool:
+    """Whether what has this name is hidden, in whatever letters it is written."""
+    plain = re.sub(r"[^a-z]", "", unicodedata.normalize("NFKD", name).casefold())
+    return any(word in plain for word in SECRET_WORDS)
+
+
+def _names_secret(value: Any) -> bool:
+    """Whether a text is such a name of what stands beside it."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None and _is_secret_name(value)
 
 
 def shape(value: Any) -> str:
@@ -118,26 +143,16 @@ def _fits(path: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
     return len(path) == len(wanted) and all(want in {"*", part} for part, want in zip(path, wanted, strict=True))
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """The texts and numbers in a hidden value, as an error could quote them."""
-    if isinstance(value, dict | list | tuple):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
-    elif isinstance(value, str | int | float) and len(str(value)) >= _LEAST_QUOTED and not isinstance(value, bool):
-        yield str(value)
-
-
-def _without_quotes(name: str, value: Any, hidden: list[str], *, hides_all: bool) -> Any:
-    """The data with errors that quote nothing hidden; `hides_all`: that quote nothing."""
-    if isinstance(value, str) and name in ERRORS:
-        for text in hidden:
-            value = value.replace(text, HIDDEN)
-        return _QUOTED.sub(HIDDEN, value) if hides_all else value
+def _without_quotes(value: Any, quotes: Quotes, quoting: frozenset[str]) -> Any:
+    """The data with fields of these names that quote nothing hidden."""
     if isinstance(value, list | tuple):
-        return [_without_quotes(name, each, hidden, hides_all=hides_all) for each in value]
-    if isinstance(value, dict):
-        return {
-            key: inner if key in PAYLOADS else _without_quotes(key, inner, hidden, hides_all=hides_all)
-            for key, inner in value.items()
-        }
-    return value
+        return [_without_quotes(each, quotes, quoting) for each in value]
+    if not isinstance(value, dict):
+        return value
+    found = dict(value)
+    for name, inner in value.items():
+        if name in quoting:
+            found[name] = quotes.clean(inner)
+        elif name not in PAYLOADS:
+            found[name] = _without_quotes(inner, quotes, quoting)
+    return found

@@ -7,13 +7,16 @@ from boilerd.errors import (
     DuplicateTaskError,
     FailureNotFoundError,
     InvalidTaskError,
+    OperationNotFoundError,
+    OperationStateError,
     QueueFullError,
     QueueNotFoundError,
+    RefusedError,
     TaskIdConflictError,
     TaskNotFoundError,
     TaskStateError,
 )
-from boilerd.web.visit import QueryError
+from boilerd.web.visit import NotThereError, QueryError
 
 
 class Refusal(BoilerdError):  # noqa: N818 - an answer, not a failure of the program
@@ -33,6 +36,9 @@ _STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
     (TaskNotFoundError, 404),
     (QueueNotFoundError, 404),
     (FailureNotFoundError, 404),
+    (NotThereError, 404),
+    (OperationNotFoundError, 404),
+    (OperationStateError, 409),
     (TaskStateError, 409),
     (DuplicateTaskError, 409),
     (TaskIdConflictError, 409),
@@ -40,6 +46,7 @@ _STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
     (QueryError, 400),
     (InvalidTaskError, 400),
     (ConfigError, 400),
+    (RefusedError, 503),
     (BrokerError, 503),
 )
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -10,9 +10,12 @@ import redis
 
 from boilerd.broker.overview import Overview, read_overview
 from boilerd.broker.views import QueueDetail
+from boilerd.errors import BoilerdError
+from boilerd.inspector import Inspector
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.finding import Verdict
 from boilerd.verdict.table import judge
+from boilerd.web.lately import Lately, Minute
 
 #: A picture is shown for so long.
 FRESH_S = 1.0
@@ -27,6 +30,7 @@ class Snapshot:
         at: When it was taken, by this host's clock.
         took_s: How long that took.
         verdict: Whether all is well, by what Redis shows.
+        minutes: What each queue did in each of the last minutes.
     """
 
     number: int
@@ -34,6 +38,7 @@ class Snapshot:
     took_s: float
     overview: Overview
     verdict: Verdict
+    minutes: Sequence[Minute] = ()
 
 
 class Sampler:
@@ -47,35 +52,50 @@ class Sampler:
     def __init__(self, connection: redis.Redis, read_facts: Callable[[Overview], Facts] | None = None) -> None:
         self._connection = connection
         self._read_facts = read_facts or facts_of
+        self._lately = Lately(Inspector(connection))
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
-        self._fresh_until_s = 0.0
+        self._failure: BoilerdError | None = None
+        self._fresh_until_s = self._failed_until_s = 0.0
 
     def fresh(self) -> Snapshot | None:
         """The last picture, if it is fresh; never waits."""
         return self._last if time.monotonic() < self._fresh_until_s else None
 
     def read(self) -> Snapshot:
-        """A picture that is fresh; whoever comes while one is taken waits for that one."""
+        """A picture that is fresh; whoever comes while one is taken waits for that one, and fails with it."""
         with self._lock:
             if found := self.fresh():
                 return found
-            began_s = time.monotonic()
-            overview = read_overview(self._connection)
-            verdict = _of_anywhere(judge(self._read_facts(overview)))
-            self._last = self._next(overview, verdict, time.monotonic() - began_s)
-            self._fresh_until_s = time.monotonic() + FRESH_S
-            return self._last
+            if self._failure and time.monotonic() < self._failed_until_s:
+                raise self._failure.with_traceback(None)
+            try:
+                return self._take()
+            except BoilerdError as error:
+                self._failure, self._failed_until_s = error, time.monotonic() + FRESH_S
+                raise
+
+    def _take(self) -> Snapshot:
+        began_s = time.monotonic()
+        overview = read_overview(self._connection)
+        verdict = _of_anywhere(judge(self._read_facts(overview)))
+        self._last = self._next(overview, verdict, self._lately.read(), time.monotonic() - began_s)
+        self._fresh_until_s = time.monotonic() + FRESH_S
+        return self._last
 
     def forget(self) -> None:
         """Take a new picture for the next one who asks: something was changed."""
-        self._fresh_until_s = 0.0
+        self._fresh_until_s = self._failed_until_s = 0.0
 
-    def _next(self, overview: Overview, verdict: Verdict, took_s: float) -> Snapshot:
+    def _next(self, overview: Overview, verdict: Verdict, minutes: Sequence[Minute], took_s: float) -> Snapshot:
         last = self._last
-        is_same = last is not None and _told(last.overview, last.verdict) == _told(overview, verdict)
+        is_same = (
+            last is not None
+            and last.minutes == minutes
+            and _told(last.overview, last.verdict) == _told(overview, verdict)
+        )
         number = (last.number if last else 0) + (not is_same)
-        return Snapshot(number, datetime.now(UTC), took_s, overview, verdict)
+        return Snapshot(number, datetime.now(UTC), took_s, overview, verdict, minutes)
 
 
 def facts_of(overview: Overview, archive_limit: int = 0) -> Facts:

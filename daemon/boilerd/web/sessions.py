@@ -4,8 +4,11 @@ import base64
 import hashlib
 import hmac
 import secrets
+import threading
 import time
 from typing import Protocol
+
+from boilerd.errors import BrokerError
 
 #: A session ends when nobody has used it for so long.
 IDLE_S = 12 * 3600
@@ -34,25 +37,58 @@ class HeldSessions:
     def __init__(self, most: int = 1000) -> None:
         self._owners: dict[str, tuple[str, float]] = {}
         self._most = most
+        self._lock = threading.Lock()
 
     def keep(self, session: str, owner: str) -> None:
         """Begin one."""
-        self._owners[session] = owner, time.monotonic() + IDLE_S
-        while len(self._owners) > self._most:
-            self._owners.pop(next(iter(self._owners)), None)
+        with self._lock:
+            self._owners[session] = owner, time.monotonic() + IDLE_S
+            while len(self._owners) > self._most:
+                del self._owners[next(iter(self._owners))]
 
     def owner(self, session: str) -> str:
         """Whose it is; empty: nobody's, or no more."""
-        owner, until_s = self._owners.get(session, ("", 0.0))
-        if time.monotonic() > until_s:
-            self._owners.pop(session, None)
-            return ""
-        self._owners[session] = owner, time.monotonic() + IDLE_S
-        return owner
+        with self._lock:
+            owner, until_s = self._owners.pop(session, ("", 0.0))
+            if time.monotonic() > until_s:
+                return ""
+            self._owners[session] = owner, time.monotonic() + IDLE_S
+            return owner
 
     def end(self, session: str) -> None:
         """End it."""
-        self._owners.pop(session, None)
+        with self._lock:
+            self._owners.pop(session, None)
+
+
+class SparedSessions:
+    """Keeps them in one place, and in this process those that it does not take: who looks after a sick Redis logs in.
+
+    Args:
+        place: Where they are kept.
+    """
+
+    def __init__(self, place: Sessions) -> None:
+        self._place = place
+        self._held = HeldSessions()
+
+    def keep(self, session: str, owner: str) -> None:
+        """Begin one."""
+        try:
+            self._place.keep(session, owner)
+        except BrokerError:
+            self._held.keep(session, owner)
+
+    def owner(self, session: str) -> str:
+        """Whose it is; empty: nobody's."""
+        return self._held.owner(session) or self._place.owner(session)
+
+    def end(self, session: str) -> None:
+        """End it."""
+        if self._held.owner(session):
+            self._held.end(session)
+        else:
+            self._place.end(session)
 
 
 def new_session() -> str:

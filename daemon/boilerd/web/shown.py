@@ -86,6 +86,34 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.3g} %" if whole else ""
 
 
+def percent(part: float | None) -> str:
+    """A part of 1 as a percentage; empty if it is not known."""
+    return "" if part is None else f"{100 * part:.3g} %"
+
+
+def points(change: float | None) -> str:
+    """By how much a part has changed, with its sign."""
+    return "" if change is None else f"{100 * change:+.3g} points" if abs(change) >= 0.0005 else "same"
+
+
+def brief(seconds: float | None) -> str:
+    """A duration in one unit, from microseconds to days."""
+    if seconds is None:
+        return ""
+    for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1), ("ms", 0.001)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {name}"
+    return f"{seconds * 1e6:.3g} µs" if seconds else "0"
+
+
+def pace(per_s: float | None) -> str:
+    """How often something happens, in the unit in which that is at least once."""
+    if not per_s:
+        return ""
+    unit, lasting_s = next((row for row in (("s", 1), ("min", 60)) if per_s * row[1] >= 1), ("h", 3600))
+    return f"{per_s * lasting_s:,.3g} / {unit}"
+
+
 FILTERS = {
     "cut": cut,
     "json_text": json_text,
@@ -95,4 +123,8 @@ FILTERS = {
     "sized": sized,
     "moment": moment,
     "share": share,
+    "percent": percent,
+    "points": points,
+    "brief": brief,
+    "pace": pace,
 }

@@ -12,6 +12,7 @@ from boilerd.broker.audit import Actor
 from boilerd.inspector import Inspector
 from boilerd.web.access import Access
 from boilerd.web.guard import Guard
+from boilerd.web.operators import Operators
 from boilerd.web.page import Page
 from boilerd.web.permissions import Principal
 from boilerd.web.proxies import Proxies
@@ -19,6 +20,7 @@ from boilerd.web.redaction import Redaction
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Sampler
 from boilerd.web.sessions import Seals
+from boilerd.web.shared import Shared
 from boilerd.web.static_files import StaticFiles
 from boilerd.web.templating import Templates
 
@@ -50,6 +52,8 @@ class Site:
     menu: list[Page]
     templates: Templates = field(default_factory=Templates)
     static: StaticFiles = field(default_factory=StaticFiles)
+    shared: Shared = field(default_factory=Shared)
+    operators: Operators = field(default_factory=Operators)
     _threads: Any = None
 
     def inspector(self, who: Principal, address: str) -> Inspector:

@@ -7,8 +7,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from boilerd.web import shown
+from boilerd.web import charts, shown
 from boilerd.web.guard import TOKEN
+from boilerd.web.links import Links
 
 HERE = Path(__file__).parent / "templates"
 
@@ -26,7 +27,9 @@ def make_environment() -> Environment:
         auto_reload=False,
     )
     environment.filters.update(shown.FILTERS)
-    environment.globals.update({"version": version("boilerd"), "token_field": TOKEN})
+    environment.globals.update(
+        {"version": version("boilerd"), "token_field": TOKEN, "charts": charts, "to_path": Links().to}
+    )
     return environment
 
 

@@ -1,13 +1,15 @@
 """What a page or an action gets: who asks for what, and what they need to answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
 from boilerd.web.links import Links
+from boilerd.web.operators import Operators
 from boilerd.web.permissions import Permission, Principal
+from boilerd.web.shared import Shared
 
 if TYPE_CHECKING:
     from boilerd.web.sampler import Snapshot
@@ -15,9 +17,15 @@ if TYPE_CHECKING:
 #: The number of a page beyond this is refused: deep pages go by cursor.
 MOST_PAGES = 1000
 
+T = TypeVar("T")
+
 
 class QueryError(BoilerdError):
     """A value in an address or a form that is not allowed; its name and what would do."""
+
+
+class NotThereError(BoilerdError):
+    """What an address names is not there; its name, and where there are some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +37,36 @@ class Visit:
         who: The person or program.
         path: The parts of the address that the page has named.
         query: The rest of it, one value for each name.
+        queries: The same, all values of each name.
         form: What was sent, all values of each name.
         links: Makes addresses.
         read_snapshot: See `snapshot`.
         seen: Makes of any data what the person may see of it, as a page does with all of its data.
+        shared: See `sharing`.
+        operators: Work on operations in this process.
     """
 
     inspector: Inspector
     who: Principal
     path: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
+    queries: Mapping[str, Sequence[str]] = field(default_factory=dict)
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     read_snapshot: "Callable[[], Snapshot] | None" = None
     seen: Callable[[Any], Any] = lambda data: data
+    shared: Shared = field(default_factory=Shared)
+    operators: Operators = field(default_factory=Operators)
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""
         if self.read_snapshot is None:
             raise TypeError("this visit has no sampler")
         return self.read_snapshot()
+
+    def sharing(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
+        """What `read` returns for whoever asks for this key within so many seconds; it may not depend on the person."""
+        return self.shared.get(key, fresh_s, read)
 
     def may(self, permission: Permission | str) -> bool:
         """Whether the person is allowed to."""

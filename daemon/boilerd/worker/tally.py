@@ -9,8 +9,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable
 
-import redis
-
 from boilerd.broker.claims import OWN_CALL_BYTES, Claim
 from boilerd.broker.constants import MOST_PAIRS, OTHER
 from boilerd.tasks.histogram import BOUNDS_BYTES, BOUNDS_S
@@ -108,7 +106,7 @@ class Tally:
                 args += pack_pair(*pair), encode(_packable(numbers))
         return args
 
-    def note_refused(self, error: redis.ResponseError) -> None:
+    def note_refused(self, error: Exception) -> None:
         """Tell once that there are no metrics; tasks are none the worse for it."""
         if not self._is_refused:
             self._is_refused = True

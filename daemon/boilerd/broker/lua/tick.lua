@@ -7,15 +7,19 @@
 -- Returns {1, answer} if the tick was taken: the answer to its task, as of enqueue.lua, if there was one; {0} if
 --   another host had taken it, or a later one. A later one that is more than an hour ahead does not count: it was
 --   taken while Redis's clock was wrong.
--- Touches: boilerd:cron (hash: name → last tick; expires 400 days after the last tick of all), boilerd:ticks:NAME (list:
---   the last ticks as JSON, latest first; expires 400 days after the last one), and the keys that enqueue.lua touches.
+-- Touches: boilerd:cron:paused (reads; the ticks of an entry in it pass without a task), boilerd:cron (hash: name → last
+--   tick; expires 400 days after the last tick of all), boilerd:ticks:NAME (list: the last ticks as JSON, latest first;
+--   expires 400 days after the last one), and the keys that enqueue.lua touches.
 
 local ticks, history = OWN .. ':cron', OWN .. ':ticks:' .. ARGV[3]
 local last = tonumber(own_call('HGET', ticks, ARGV[3])) or 0
 if last >= tonumber(ARGV[4]) and last < seconds + 3600 then return {0} end
 
+local is_paused = redis.pcall('HEXISTS', OWN .. ':cron:paused', ARGV[3]) == 1
+
 -- Why the task was not stored; nil: it was.
 local function refusal_of(answer)
+  if is_paused then return 'it is paused' end
   if answer == nil then return ARGV[6] end
   if answer == STORED_PENDING or answer == STORED_SCHEDULED then return nil end
   if answer == ID_TAKEN or answer == ID_REMEMBERED then return 'a task of its ID was there already' end
@@ -35,7 +39,7 @@ local function note(answer)
 end
 
 -- Before the tick is used up: if this fails, the tick is tried again.
-local answer = #ARGV > 6 and store(7) or nil
+local answer = #ARGV > 6 and not is_paused and store(7) or nil
 call('HSET', ticks, ARGV[3], ARGV[4])
 call('EXPIRE', ticks, TICKS_TTL_S)
 note(answer)

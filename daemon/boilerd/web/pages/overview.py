@@ -17,13 +17,14 @@ _STATES = ("pending", "active", "scheduled", "archived", "completed")
 def overview(visit: Visit) -> Data:
     """The verdict first."""
     found = visit.snapshot()
-    rows = queue_rows(found.overview)
+    rows = queue_rows(found.overview, found.minutes)
     return {
         "word": found.verdict.word,
         "findings": [_finding(each) for each in found.verdict.findings],
         "totals": {state: sum(row[state] for row in rows) for state in _STATES},
         "workers": found.overview.workers,
         "queues": rows,
+        "minutes": [{"start": minute.start, **minute.total()._asdict()} for minute in found.minutes],
         "at": found.at,
     }
 

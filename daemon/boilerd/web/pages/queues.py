@@ -1,9 +1,11 @@
 """All queues, one queue, and the actions on one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from boilerd.broker.overview import Overview
+from boilerd.web.lately import Counts, Minute, pace_of
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action, page
 from boilerd.web.permissions import Permission
@@ -12,9 +14,11 @@ from boilerd.web.visit import Visit
 
 #: Days of history on a queue's page.
 DAYS = 14
+#: Minutes that the small chart in a queue's row has.
+SPARK_MINUTES = 60
 
 
-def queue_rows(overview: Overview) -> list[dict[str, Any]]:
+def queue_rows(overview: Overview, minutes: Sequence[Minute] = ()) -> list[dict[str, Any]]:
     """A row for each queue, those that hold something first, then by name."""
     rows = [
         {
@@ -31,17 +35,29 @@ def queue_rows(overview: Overview) -> list[dict[str, Any]]:
             "is_served": queue.is_served,
             "is_idle": queue.detail.counts.is_idle,
             "problem": queue.detail.counts.problem,
+            **_lately(queue.name, queue.detail.counts.pending, minutes),
         }
         for queue in overview.queues
     ]
     return sorted(rows, key=lambda row: (row["is_idle"], row["name"]))
 
 
+def _lately(name: str, pending: int, minutes: Sequence[Minute]) -> dict[str, Any]:
+    """What the queue did in the last hour, and how its length changes."""
+    ended = [minute.queues.get(name, Counts()).ended for minute in minutes[-SPARK_MINUTES:]]
+    pace = pace_of(pending, minutes, name)
+    return {"ended_by_minute": ended, "pace": pace.word, "drained_s": pace.drained_s}
+
+
 @page("/queues", needs=Permission.VIEW, title="Queues", menu=20, of_snapshot=True, rows="queues")
 def queues(visit: Visit) -> Data:
     """All queues, and what is wrong with the list of them."""
-    overview = visit.snapshot().overview
-    return {"queues": queue_rows(overview), "problems": [row.problem for row in overview.wrong] + [*overview.misplaced]}
+    snapshot = visit.snapshot()
+    overview = snapshot.overview
+    return {
+        "queues": queue_rows(overview, snapshot.minutes),
+        "problems": [row.problem for row in overview.wrong] + [*overview.misplaced],
+    }
 
 
 @page("/queues/{queue}", needs=Permission.VIEW, title="Queue")

@@ -16,7 +16,7 @@ from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action
 from boilerd.web.pages.task import moment
 from boilerd.web.permissions import Permission
-from boilerd.web.redaction import HIDDEN
+from boilerd.web.quoting import HIDDEN
 from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.visit import QueryError, Visit
 

@@ -9,6 +9,7 @@ from boilerd.errors import InvalidTaskError, TaskNotFoundError
 from boilerd.tasks.task import TaskState
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Elsewhere, page
+from boilerd.web.pages.bulk import bulk_actions
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import MOST_PAGES, Visit
 
@@ -93,6 +94,7 @@ def tasks(visit: Visit) -> Data | Elsewhere:
         "moment_heading": heading,
         "can_walk": bool(queue and state) and not found.chooses,
         "page": number,
+        "bulk_actions": bulk_actions(visit, state) if state else [],
         **part,
     }
 

@@ -1,10 +1,12 @@
 // What every page has; all of it works without, but for the convenience.
 import { start as startConfirming } from "./confirm.js";
+import { start as startKept } from "./kept.js";
 import { start as startKeys } from "./keys.js";
 import { start as startLive } from "./live.js";
 import { start as startSelecting } from "./select.js";
 import { start as startTimes } from "./time.js";
 
+startKept();
 startTimes();
 startSelecting();
 startConfirming();

@@ -3,7 +3,9 @@
 async function ask(address) {
   const answer = await fetch(address, { headers: { "Boilerd-Live": "1" }, cache: "no-store" });
   if (!answer.ok) throw new Error(String(answer.status));
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const text = await answer.text();
+  if (document.querySelector("dialog[open]")) return;  // somebody clicked twice
+  const page = new DOMParser().parseFromString(text, "text/html");
   const question = page.querySelector("[data-question]");
   if (!question) throw new Error("no question");
   const dialog = document.createElement("dialog");

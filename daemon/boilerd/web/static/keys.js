@@ -1,4 +1,7 @@
-// Keys: "/" goes to the search field, "g" and a letter to a page of the menu; off while one types.
+// Keys, unless the reader has switched them off: "/" goes to the search field, "g" and a letter to a page of the menu;
+// none of it while one types.
+
+import { kept } from "./kept.js";
 
 function isTyping(target) {
   return target.closest?.("input, select, textarea, [contenteditable], dialog") != null;
@@ -13,7 +16,7 @@ export function start() {
   let waits = false;
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
-    if (localStorage.getItem("boilerd.keys") === "off") return;
+    if (kept("keys") === "off") return;
     if (waits) {
       waits = false;
       goTo(event.key.toLowerCase());

@@ -1,29 +1,56 @@
-// Shows moments in the reader's zone; the server writes UTC.
+// Shows moments in the zone that the reader chose; the server writes UTC.
+
+import { kept } from "./kept.js";
 
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
-const relative = new Intl.RelativeTimeFormat("en", { numeric: "always" });
-const absolute = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "narrow" });
+const FORM = {
+  year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit",
+  hourCycle: "h23", timeZoneName: "short",
+};
+const local = new Intl.DateTimeFormat("sv-SE", FORM), utc = new Intl.DateTimeFormat("sv-SE", { ...FORM, timeZone: "UTC" });
 
-/** "3 minutes ago", by this machine's clock. */
+/** The name of the zone in which moments are written. */
+function zone() {
+  return kept("zone") === "utc" ? "UTC" : local.resolvedOptions().timeZone;
+}
+
+function absolute(moment) {
+  return (kept("zone") === "utc" ? utc : local).format(moment);
+}
+
+/** "3min ago", by this machine's clock. */
 function ago(moment) {
   const seconds = (moment - Date.now()) / 1000;
   const [unit, size] = UNITS.find(([, each]) => Math.abs(seconds) >= each) ?? UNITS.at(-1);
   return relative.format(Math.trunc(seconds / size), unit);
 }
 
+/** The time of a day, for what the page says of itself. */
+export function clock(moment) {
+  return absolute(moment).split(" ")[1];
+}
+
 /** Write all moments of the page, or of a part of it, anew. */
 export function show(part = document) {
+  const isAbsolute = kept("moments") === "absolute";
   for (const element of part.querySelectorAll("time[datetime]")) {
     const moment = new Date(element.dateTime);
     if (Number.isNaN(moment.valueOf())) continue;
-    const text = element.dataset.style === "absolute" ? absolute.format(moment) : ago(moment);
+    const text = isAbsolute || element.dataset.style === "absolute" ? absolute(moment) : ago(moment);
     if (element.textContent !== text) element.textContent = text;
-    element.title = `${absolute.format(moment)}, ${element.dateTime}`;
+    const title = `${local.format(moment)}, ${utc.format(moment)}, ${ago(moment)}`;
+    if (element.title !== title) element.title = title;
   }
 }
 
-export function start() {
-  document.getElementById("zone")?.replaceChildren(Intl.DateTimeFormat().resolvedOptions().timeZone);
+function showAll() {
+  document.getElementById("zone")?.replaceChildren(zone());
   show();
+}
+
+export function start() {
+  showAll();
+  document.addEventListener("boilerd:kept", showAll);
   setInterval(() => document.hidden || show(), 1000);
 }

@@ -1,0 +1,157 @@
+"""Work on an operation chunk by chunk, until it ends or somebody stops it."""
+
+import threading
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from boilerd.broker.audit import Audit, Outcome
+from boilerd.broker.broker import Broker
+from boilerd.broker.bulk_actions import CHUNK, BulkActions, Choice, Walk
+from boilerd.broker.operation_record import Operation, OperationState, Order, Part
+from boilerd.broker.operation_store import Expected, OperationStore, ended
+from boilerd.broker.states import Action
+from boilerd.errors import BoilerdError
+from boilerd.tasks.task import TaskState
+
+#: Tasks that run and are looked at to be cancelled.
+MOST_ACTIVE = 10_000
+_DONE = frozenset({"done", "deleted", "told"})
+_OUTCOMES: Mapping[OperationState, Outcome] = {OperationState.DONE: "done", OperationState.FAILED: "failed"}
+
+
+class OperationRun:
+    """Works on one operation; raises BrokerError.
+
+    Args:
+        store: Where its record is.
+        broker: Does things with tasks.
+        bulk: Does bulk actions.
+        audit: Gets an entry at its end.
+        found: The operation.
+        runner: Under which name it is worked on.
+    """
+
+    def __init__(
+        self, store: OperationStore, broker: Broker, bulk: BulkActions, audit: Audit, *, found: Operation, runner: str
+    ) -> None:
+        self._store = store
+        self._broker = broker
+        self._bulk = bulk
+        self._audit = audit
+        self._found = found
+        self._runner = runner
+        self._tally = replace(found.tally, skipped={**found.tally.skipped})
+
+    def run(self, ending: threading.Event) -> None:
+        """Work until it ends, or is stopped, or this process ends."""
+        if not self._wait(ending) or not self._begin():
+            return
+        try:
+            state, why = self._work(ending)
+        except BoilerdError as error:
+            self._end(OperationState.FAILED, str(error))
+            raise
+        if state:
+            self._end(state, why)
+
+    def _wait(self, ending: threading.Event) -> bool:
+        """False if it is not to begin: it was undone, or this process ends and it waits for another."""
+        while (left_s := self._left_s()) > 0:
+            is_ours, _ = self._beat(OperationState.WAITING, {})
+            if not is_ours or ending.wait(min(left_s, 1.0)):
+                return False
+        return True
+
+    def _left_s(self) -> float:
+        starts_at = self._found.starts_at
+        return starts_at.timestamp() - self._broker.now() if starts_at else 0.0
+
+    def _begin(self) -> bool:
+        return self._beat(OperationState.WAITING, {"state": OperationState.RUNNING}, at="began")[0]
+
+    def _work(self, ending: threading.Event) -> tuple[OperationState | None, str]:
+        """How it ended, and why; None: somebody else works on it by now."""
+        with closing(self._steps()) as steps:
+            for _ in steps:
+                is_ours, wanted = self._beat(OperationState.RUNNING, {"tally": self._tally.to_json()})
+                if not is_ours:
+                    return None, ""
+                if wanted or ending.is_set():
+                    return OperationState.STOPPED, wanted or "its process ended"
+        return OperationState.DONE, ""
+
+    def _end(self, state: OperationState, why: str) -> None:
+        self._beat(OperationState.RUNNING, {**ended(state, why), "tally": self._tally.to_json()}, at="ended")
+        found, done = self._found, self._tally.done - self._found.tally.done
+        self._audit.note(
+            found.order.what, done, _OUTCOMES.get(state, "interrupted"), why, operation=found.id, **found.order.on()
+        )
+
+    def _beat(self, state: OperationState, changes: Mapping[str, str], at: str = "") -> tuple[bool, str]:
+        """Give a sign of life with these changes; whether it is still ours, and why it is to stop."""
+        return self._store.change(self._found.id, Expected([state], self._runner), changes, at=at, is_alive=True)
+
+    # --- Steps
+
+    def _steps(self) -> Generator[None]:
+        """Do it chunk by chunk, and count it in the tally."""
+        found, tally = self._found, self._tally
+        if found.order.task_ids:
+            yield from self._each(found.order.task_ids[tally.seen :])
+        for number in range(tally.part, len(found.parts)):
+            if number != tally.part:
+                tally.part, tally.part_seen, tally.part_stay = number, 0, 0
+            part = found.parts[number]
+            if part.state is TaskState.ACTIVE:
+                yield from self._each(self._active(part))
+            else:
+                yield from self._walk(part)
+
+    def _walk(self, part: Part) -> Generator[None]:
+        order, tally = self._found.order, self._tally
+        before = replace(tally, skipped={**tally.skipped})
+        action: Action = "delete" if order.what == "cancel" else order.what
+        walk = Walk(part.total, seen=tally.part_seen, stay=tally.part_stay)
+        if walk.seen:
+            self._broker.remove_blanks(part.queue)  # which one left that was killed
+        for _ in self._bulk.each_chunk(action, choice_of(order, part), walk):
+            tally.done, tally.seen = before.done + walk.done, before.seen + walk.seen - before.part_seen
+            tally.part_seen, tally.part_stay = walk.seen, walk.stay
+            tally.skipped = dict(walk.skipped + Counter(before.skipped))
+            yield
+
+    def _active(self, part: Part) -> list[str]:
+        """Tasks that run; those that were told before are told again, which changes nothing."""
+        ids: list[str] = []
+        for start in range(0, MOST_ACTIVE, CHUNK):
+            looked, chosen = self._bulk.chosen(choice_of(self._found.order, part), start, CHUNK)
+            ids += chosen
+            if looked < CHUNK:
+                break
+        return ids
+
+    def _each(self, task_ids: Sequence[str]) -> Generator[None]:
+        """Do it with tasks that are named, each in a call of its own: one that is deep in a list costs a walk there."""
+        for number, task_id in enumerate(task_ids, 1):
+            self._note(self._one(task_id).partition(" ")[0])
+            if number % CHUNK == 0 or number == len(task_ids):
+                yield
+
+    def _note(self, answer: str) -> None:
+        tally = self._tally
+        tally.seen += 1
+        if answer in _DONE:
+            tally.done += 1
+        else:
+            tally.skipped[answer] = tally.skipped.get(answer, 0) + 1
+
+    def _one(self, task_id: str) -> str:
+        what = self._found.order.what
+        return self._broker.cancel(task_id) if what == "cancel" else self._broker.act(what, [task_id])[0]
+
+
+def choice_of(order: Order, part: Part) -> Choice:
+    """The tasks of a part that an order means."""
+    return Choice(part.queue, part.state, order.task_type or None, order.fingerprint or None)

@@ -1,0 +1,135 @@
+"""Draw small charts as SVG: each a picture with a title, of a handful of elements however many values it has.
+
+They stretch to whatever room they are given and have no text but their title, so that nothing in them is too small to
+read; `charts.html` sets the words, the moments and the table beside them. Colours are classes of the style sheet, for
+the policy of the dashboard lets no style into a page.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from markupsafe import Markup, escape
+
+from boilerd.web.shown import harmless
+
+#: Shades of a heat map; the style sheet has a class for each.
+SHADES = 5
+#: The height of a chart in its own units; as wide as it has values.
+_HEIGHT = 100.0
+
+Values = Sequence[float | None]
+
+
+def sparkline(values: Values, label: str, top: float = 0.0) -> Markup:
+    """Steps without axes, for a cell of a table."""
+    return _picture(max(len(values), 1), label, [_path("area", _area(values, _top([values], top)))], kind="sparkline")
+
+
+def bars(values: Values, label: str, top: float = 0.0, marks: Iterable[float] = ()) -> Markup:
+    """A bar for each value, up to `top` or to the highest."""
+    highest = _top([values], top)
+    drawn = "".join(
+        f"M{place + 0.1:.4g} {_HEIGHT:g}V{_y(value, highest)}h.8V{_HEIGHT:g}z"
+        for place, value in enumerate(values)
+        if value
+    )
+    return _picture(max(len(values), 1), label, [_path("bar", drawn), *_marks(marks)])
+
+
+def lines(named: Mapping[str, Values], label: str, top: float = 0.0, marks: Iterable[float] = ()) -> Markup:
+    """A line for each name, in this order; a value that is None leaves a gap."""
+    highest = _top(named.values(), top)
+    drawn = [
+        _path(f"line line-{number}", _line([_y(value, highest) for value in values]))
+        for number, values in enumerate(named.values(), 1)
+    ]
+    return _picture(max([1, *map(len, named.values())]), label, [*drawn, *_marks(marks)])
+
+
+def heat(
+    columns: Sequence[Sequence[int]],
+    edges: Sequence[float],
+    label: str,
+    over: Mapping[str, Values] | None = None,
+    marks: Iterable[float] = (),
+) -> Markup:
+    """How many values of each moment are in which bucket: the more, the stronger its shade.
+
+    Args:
+        columns: The counts of each moment, the lowest bucket first.
+        edges: Of the buckets, one more than there are of them, ascending.
+        label: What it shows, as a sentence.
+        over: Lines over it, in the unit of the edges.
+        marks: Where something happened, in columns from the left.
+    """
+    most = max((count for column in columns for count in column), default=0)
+    rows = max(len(edges) - 1, 1)
+    step = _HEIGHT / rows
+    cells: dict[int, list[str]] = {}
+    for x, column in enumerate(columns):
+        for row, count in enumerate(column):
+            if count:
+                shade = math.ceil(SHADES * math.sqrt(count / most))
+                cells.setdefault(shade, []).append(f"M{x} {_HEIGHT - (row + 1) * step:.5g}h1v{step:.5g}h-1z")
+    shades = [_path(f"heat heat-{shade}", "".join(found)) for shade, found in sorted(cells.items())]
+    drawn = [
+        _path(f"line line-{number}", _line([_on_edges(value, edges) for value in values]))
+        for number, values in enumerate((over or {}).values(), 1)
+    ]
+    return _picture(max(len(columns), 1), label, [*shades, *drawn, *_marks(marks)], kind="chart tall")
+
+
+def top_of(*several: Values) -> float:
+    """The highest value of all; 0: there is none."""
+    return max((value for values in several for value in values if value is not None), default=0.0)
+
+
+def _picture(width: float, label: str, parts: Iterable[Markup], kind: str = "chart") -> Markup:
+    told = escape(harmless(label))
+    start = Markup('<svg class="{}" role="img" viewBox="0 0 {} {:g}" preserveAspectRatio="none"><title>{}</title>')
+    return start.format(kind, f"{width:g}", _HEIGHT, told) + Markup("").join(parts) + Markup("</svg>")
+
+
+def _path(kind: str, drawn: str) -> Markup:
+    return Markup('<path class="{}" d="{}"/>').format(kind, drawn) if drawn else Markup("")
+
+
+def _marks(places: Iterable[float]) -> list[Markup]:
+    return [_path("mark-line", "".join(f"M{place:.5g} 0V{_HEIGHT:g}" for place in places))]
+
+
+def _area(values: Values, top: float) -> str:
+    if not any(values):
+        return ""
+    # Whole numbers: there may be a hundred such charts on a page.
+    points = "".join(f"V{_HEIGHT * (1 - min((value or 0.0) / top, 1.0)):.0f}h1" for value in values)
+    return f"M0 {_HEIGHT:g}{points}V{_HEIGHT:g}z"
+
+
+def _line(heights: Sequence[str]) -> str:
+    """A path through the middle of each column; an empty height leaves a gap."""
+    drawn, before = [], ""
+    for place, height in enumerate(heights):
+        if height:
+            # A point that stands alone is seen too.
+            drawn.append(f"{'L' if before else 'M'}{place + 0.5:.5g} {height}{'' if before else 'h.01'}")
+        before = height
+    return "".join(drawn)
+
+
+def _top(several: Iterable[Values], top: float) -> float:
+    return top or top_of(*several) or 1.0
+
+
+def _y(value: float | None, top: float) -> str:
+    return "" if value is None else f"{_HEIGHT * (1 - min(value / top, 1.0)):.4g}"
+
+
+def _on_edges(value: float | None, edges: Sequence[float]) -> str:
+    """How high a value lies among buckets that are equally high, each with a logarithmic scale of its own."""
+    if value is None or len(edges) < 2:
+        return ""
+    row = max((place for place, edge in enumerate(edges[:-1]) if edge <= value), default=0)
+    low, high = max(edges[row], edges[row + 1] / 10), edges[row + 1]
+    share = math.log(max(value, low) / low) / math.log(high / low) if 0 < low < high < math.inf else 0.5
+    return f"{_HEIGHT * (1 - (row + min(share, 1.0)) / (len(edges) - 1)):.4g}"

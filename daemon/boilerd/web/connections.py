@@ -1,0 +1,80 @@
+"""Connections of `boilerd web`: nobody keeps others out by opening many and sending or reading nothing."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+#: Connections, and requests that are served or wait, at once; beyond, a client is told to come later.
+MOST_CONNECTIONS = 256
+#: How long a connection lives that sends no whole request, or does not read its answer.
+IDLE_S = 10.0
+#: How long requests have at the end.
+GRACE_S = 5
+#: How often the server's loop tells that it gets on.
+TELL_EVERY_S = 1
+
+
+class Connection(H11Protocol):
+    """One that ends where nothing moves, and makes room for another where there are too many."""
+
+    _began_s: float
+    _seen: tuple[object, int] = (None, 0)
+    _timer: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """Begin to look at it."""
+        self._make_room()
+        super().connection_made(transport)
+        self._began_s = self.loop.time()
+        self._timer = self.loop.call_later(IDLE_S, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has ended."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        """End it if it waits for its peer, and nothing has moved since the last look."""
+        seen = (self.cycle, self.transport.get_write_buffer_size())
+        if self._waits() and seen == self._seen:
+            self.transport.abort()
+            return
+        self._seen = seen
+        self._timer = self.loop.call_later(IDLE_S, self._look)
+
+    def _waits(self) -> bool:
+        """Whether the peer is to send or to read; if not, a page is being made."""
+        cycle: RequestResponseCycle | None = self.cycle
+        is_idle = cycle is None or cycle.response_complete
+        return is_idle or self.transport.get_write_buffer_size() > 0
+
+    def _make_room(self) -> None:
+        """End the one that waits for its peer for longest, if there are too many."""
+        if len(self.connections) < MOST_CONNECTIONS - 1:
+            return
+        left = [each for each in self.connections if isinstance(each, Connection) and not each.transport.is_closing()]
+        waiting = [each for each in left if each._waits()]  # noqa: SLF001
+        if waiting and len(left) >= MOST_CONNECTIONS - 1:
+            min(waiting, key=lambda each: each._began_s).transport.abort()  # noqa: SLF001
+
+
+def make_server(
+    app: Any, grace_s: int = GRACE_S, show_life: Callable[[], Awaitable[None]] | None = None
+) -> uvicorn.Server:
+    """The server of an ASGI application.
+
+    Args:
+        app: The application.
+        grace_s: How long requests have at the end.
+        show_life: Called once a second by its loop.
+    """
+    return uvicorn.Server(
+        uvicorn.Config(
+            app, http=Connection, ws="none", loop="asyncio", lifespan="off", log_config=None, access_log=False,
+            proxy_headers=False, server_header=False, limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=grace_s, callback_notify=show_life, timeout_notify=TELL_EVERY_S,
+        )
+    )  # fmt: skip

@@ -1,0 +1,134 @@
+"""What each queue did in each of the last minutes, for the charts that everybody sees.
+
+A minute that is over changes no more, but for what workers and schedulers had not sent yet: so all is read once, then
+the last minutes alone. Now and then all is read again, as Redis may have been emptied.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from boilerd.broker.metrics import Period
+from boilerd.errors import BrokerRefusedError
+from boilerd.inspector import Inspector
+from boilerd.tasks.metric_record import ENQUEUED, FAILED, OUTCOME_KEYS
+
+#: Minutes that are shown.
+MINUTES = 180
+#: A minute is read again for so long after its end: by then its counts have come.
+SETTLED = timedelta(minutes=3)
+#: How often the last minutes are read, and all of them.
+FRESH_S, WHOLE_S = 5.0, 600.0
+#: Minutes of which the present pace is taken.
+PACE_MINUTES = 15
+_FAILED = tuple(OUTCOME_KEYS[outcome] for outcome in FAILED)
+_LEFT = tuple(OUTCOME_KEYS[outcome] for outcome in ("completed", "archived", "dropped", "cancelled"))
+
+
+class Counts(NamedTuple):
+    """What was counted.
+
+    Attributes:
+        enqueued: Enqueued tasks.
+        ended: Ended attempts.
+        failed: Those of them that failed.
+        left: Those after which the task was done with: it is not tried again.
+    """
+
+    enqueued: int = 0
+    ended: int = 0
+    failed: int = 0
+    left: int = 0
+
+
+class Minute(NamedTuple):
+    """A minute that is over, with what each queue did."""
+
+    start: datetime
+    queues: Mapping[str, Counts]
+
+    def total(self) -> Counts:
+        """All queues together."""
+        return added(self.queues.values())
+
+
+class Pace(NamedTuple):
+    """How a queue's length changes.
+
+    Attributes:
+        word: ``empty``, ``drains``, ``grows`` or ``stands still``.
+        drained_s: In how many seconds nothing is pending any more, if all goes on like this; None: it does not drain.
+    """
+
+    word: str
+    drained_s: float | None = None
+
+
+class Lately:
+    """Reads the last minutes; raises BrokerError, but where Redis refuses them: then there are none."""
+
+    def __init__(self, inspector: Inspector) -> None:
+        self._inspector = inspector
+        self._minutes: dict[datetime, Minute] = {}
+        self._fresh_until_s = self._whole_until_s = 0.0
+        self._read: Sequence[Minute] = ()
+
+    def read(self) -> Sequence[Minute]:
+        """The last minutes that are over, the earliest first, without gaps."""
+        now_s = time.monotonic()
+        if now_s < self._fresh_until_s:
+            return self._read
+        self._fresh_until_s = now_s + FRESH_S
+        with suppress(BrokerRefusedError):
+            self._read_more(now_s)
+        return self._read
+
+    def _read_more(self, now_s: float) -> None:
+        is_whole = now_s >= self._whole_until_s
+        series = self._inspector.metrics(timedelta(minutes=MINUTES) if is_whole else SETTLED, step_s=60)
+        if is_whole:
+            self._minutes.clear()
+            self._whole_until_s = now_s + WHOLE_S
+        this = series.periods[-1].start
+        self._minutes |= {period.start: _minute(period) for period in series.periods}
+        starts = [this - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
+        kept = {start: self._minutes.get(start) or Minute(start, {}) for start in starts}
+        self._minutes, self._read = kept, tuple(kept.values())
+
+
+def pace_of(pending: int, minutes: Sequence[Minute], queue: str) -> Pace:
+    """How the queue's length changes, by the enqueued tasks and those that were done with in the last minutes."""
+    lately = added(minute.queues.get(queue, Counts()) for minute in minutes[-PACE_MINUTES:])
+    if not pending:
+        return Pace("empty")
+    if lately.left <= lately.enqueued:
+        return Pace("grows" if lately.enqueued else "stands still")
+    seconds = 60.0 * min(PACE_MINUTES, len(minutes))
+    return Pace("drains", pending * seconds / (lately.left - lately.enqueued))
+
+
+def added(several: Iterable[Counts]) -> Counts:
+    """All of them together."""
+    found = Counts()
+    for one in several:
+        found = Counts(*(mine + its for mine, its in zip(found, one, strict=True)))
+    return found
+
+
+def _minute(period: Period) -> Minute:
+    queues: dict[str, Counts] = {}
+    for pair, numbers in period.numbers.items():
+        queues[pair.queue] = added((queues.get(pair.queue, Counts()), _counts(numbers.record)))
+    return Minute(period.start, queues)
+
+
+def _counts(record: Mapping[int, int]) -> Counts:
+    """Straight from the record: there may be fifty thousand of them."""
+    get = record.get
+    left = sum(get(key, 0) for key in _LEFT)
+    retried, lost = get(OUTCOME_KEYS["retried"], 0), get(OUTCOME_KEYS["lost"], 0)
+    return Counts(
+        enqueued=get(ENQUEUED, 0), ended=left + retried + lost, failed=sum(get(key, 0) for key in _FAILED), left=left
+    )

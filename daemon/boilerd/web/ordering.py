@@ -1,0 +1,38 @@
+"""Lists that a person sorts by clicking a column's heading: the query says by which, and a page of it is shown."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from boilerd.web.visit import MOST_PAGES, Visit
+
+#: Rows of a page, and how many a program may ask for.
+SIZE, MOST_SIZE = 50, 1000
+
+Row = Mapping[str, Any]
+
+
+def in_order(
+    visit: Visit, rows: Sequence[Row], columns: Mapping[str, Callable[[Row], Any]], default: str, *, path: str
+) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of the page that is asked for, and what `charts.html` needs for headings and pager.
+
+    Args:
+        visit: Its query may have ``sort``, ``way``, ``page`` and ``size``.
+        rows: All of them.
+        columns: Name of a column → what it is sorted by; rows for which that is None come last, whichever way.
+        default: The column where the query names none; numbers begin with the greatest.
+        path: Of the page.
+    """
+    by = visit.word("sort", default, of=[*columns])
+    value = columns[by]
+    known = [row for row in rows if value(row) is not None]
+    natural = "down" if known and isinstance(value(known[0]), int | float) else "up"
+    way = visit.word("way", natural, of=["up", "down"])
+    ordered = sorted(known, key=value, reverse=way == "down") + [row for row in rows if value(row) is None]
+    page, size = visit.number("page", 1, most=MOST_PAGES), visit.number("size", SIZE, most=MOST_SIZE)
+    shown = ordered[(page - 1) * size : page * size]
+    first = (page - 1) * size
+    return shown, {
+        "by": by, "way": way, "path": path, "page": page, "total": len(ordered), "first": first + bool(shown),
+        "last": first + len(shown), "has_more": len(ordered) > page * size,
+    }  # fmt: skip

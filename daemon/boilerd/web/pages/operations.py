@@ -1,0 +1,99 @@
+"""Operations: what was ordered, how far it is, and what can be done with it."""
+
+from typing import Any
+
+from boilerd.broker.operation_record import Operation, OperationState
+from boilerd.web.links import Links
+from boilerd.web.page import Data, Done, action, page
+from boilerd.web.pages.bulk import WORDS, back_of, set_of
+from boilerd.web.permissions import Permission
+from boilerd.web.refusal import Refusal
+from boilerd.web.visit import Visit
+
+SIZE, MOST_SIZE = 50, 1000
+#: Why a task was left alone, for people; another word is its state.
+_REASONS = {"unknown": "is gone", "locked": "another task holds its unique lock", "ended": "has ended"}
+
+
+@page("/operations", needs=Permission.VIEW, title="Operations", menu=80, rows="operations")
+def operations(visit: Visit) -> Data:
+    """Those that were ordered last."""
+    size = visit.number("size", SIZE, most=MOST_SIZE)
+    return {"operations": [_row(found) for found in visit.inspector.operations.latest(size)], "size": size}
+
+
+@page("/operations/{operation}", needs=Permission.VIEW, title="Operation")
+def operation(visit: Visit) -> Data:
+    """One of them."""
+    found = visit.inspector.operations.one(visit.path["operation"])
+    return {"operation": _row(found), "actions": _actions(visit, found), "tasks": back_of(found.order)}
+
+
+def _row(found: Operation) -> dict[str, Any]:
+    order, tally = found.order, found.tally
+    return {
+        "id": found.id,
+        "what": order.what,
+        "about": f"{WORDS[order.what]}: {set_of(order)}",
+        "queue": order.queue,
+        "state": found.state,
+        "is_gone": found.is_gone,
+        "user": found.user,
+        "host": found.host,
+        "via": found.via,
+        "created_at": found.created_at,
+        "starts_at": found.starts_at,
+        "began_at": found.began_at,
+        "beat_at": found.beat_at,
+        "ended_at": found.ended_at,
+        "total": found.total,
+        "seen": tally.seen,
+        "done": tally.done,
+        "skipped": [
+            {"why": _REASONS.get(why, f"it is {why}"), "count": count} for why, count in sorted(tally.skipped.items())
+        ],
+        "speed": round(found.speed, 1),
+        "why": found.why,
+    }
+
+
+def _actions(visit: Visit, found: Operation) -> list[str]:
+    """What this person can do with it now."""
+    if not visit.may(Permission.RUN):
+        return []
+    if found.can_continue:
+        halted = ["stop"] if found.is_gone else []
+        return [*(["continue"] if visit.may(found.order.what) else []), *halted]
+    return {OperationState.WAITING: ["undo"], OperationState.RUNNING: ["stop"]}.get(found.state, [])
+
+
+@action("/operations/{operation}/undo", needs=Permission.RUN, title="Undo")
+def undo(visit: Visit) -> Done:
+    """Let it not begin."""
+    operation_id = visit.path["operation"]
+    visit.inspector.operations.undo(operation_id)
+    return Done("it is undone: nothing was changed", to=_path(operation_id))
+
+
+@action("/operations/{operation}/stop", needs=Permission.RUN, title="Stop")
+def stop(visit: Visit) -> Done:
+    """Have it stop after its chunk."""
+    operation_id = visit.path["operation"]
+    visit.inspector.operations.stop(operation_id)
+    return Done("it stops after the tasks that it is at", to=_path(operation_id))
+
+
+@action("/operations/{operation}/continue", needs=Permission.RUN, title="Continue")
+def go_on(visit: Visit) -> Done:
+    """Work here on one that stopped, or that nobody works on any more."""
+    operations_ = visit.inspector.operations
+    found = operations_.one(visit.path["operation"])
+    if not visit.may(found.order.what):
+        raise Refusal(403, f"{visit.who.name} may not do this; it needs the permission {found.order.what}")
+    visit.operators.check_free()
+    visit.operators.start(operations_, *operations_.take(found.id))
+    return Done("it goes on", to=_path(found.id))
+
+
+def _path(operation_id: str) -> str:
+    return Links().to("operations", operation_id)

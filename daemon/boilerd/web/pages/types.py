@@ -1,0 +1,242 @@
+"""What each task type does, and one type over time, with what it did in the time before."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from boilerd.broker.metrics import Series
+from boilerd.broker.type_metrics import (
+    failed_share,
+    figures,
+    heat_map,
+    in_columns,
+    lasting_s,
+    step_for,
+    type_lines,
+)
+from boilerd.tasks.metric_record import Numbers
+from boilerd.web.ordering import in_order
+from boilerd.web.page import Data, page
+from boilerd.web.permissions import Permission
+from boilerd.web.releases import Release, releases
+from boilerd.web.visit import Visit
+
+HOUR_S, DAY_S = 3600, 86400
+#: Word of the query → the time that is looked at.
+SINCE = {
+    "1h": HOUR_S, "3h": 3 * HOUR_S, "24h": DAY_S, "7d": 7 * DAY_S, "30d": 30 * DAY_S, "90d": 90 * DAY_S,
+}  # fmt: skip
+#: The word for the time since the last release.
+RELEASE = "release"
+#: Metrics are kept for so long.
+KEPT_S = 90 * DAY_S
+#: Columns of a chart: as many as a narrow screen can show.
+MOST_COLUMNS = 90
+#: Periods that one type is read in: finer than lines of a table.
+MOST_PERIODS = 180
+#: How long numbers are shown that everybody shares; those of the time before hardly change.
+FRESH_S, FRESH_BEFORE_S = 10.0, 60.0
+#: A release that began later has too few numbers to be compared.
+LEAST_S = 60
+_TIMES = ("p50", "p95", "p99", "max")
+
+SORTS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "type": lambda row: row["type"],
+    "rate": lambda row: row["ended_per_s"],
+    "failed": lambda row: row["failed_share"],
+    "rise": lambda row: row["failed_rise"],
+    "retries": lambda row: row["retries_per_success"],
+    "time": lambda row: row["time_share"],
+    "size": lambda row: row["payload_bytes"]["mean"],
+    **{f"wait_{name}": lambda row, name=name: row["wait_s"][name] for name in _TIMES[:3]},  # type: ignore[misc]
+    **{f"run_{name}": lambda row, name=name: row["run_s"][name] for name in _TIMES},  # type: ignore[misc]
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The time that is looked at.
+
+    Attributes:
+        word: As the query has it.
+        seconds: How long it is.
+        begins: When it begins; None: so long ago.
+        release: The release that began it; empty: none did.
+    """
+
+    word: str
+    seconds: float
+    begins: datetime | None = None
+    release: str = ""
+
+    @property
+    def since(self) -> datetime | timedelta:
+        """As `Inspector.metrics` takes it."""
+        return self.begins or timedelta(seconds=self.seconds)
+
+    def before(self, start: datetime) -> tuple[datetime, datetime, int] | None:
+        """A time that is as long and ends where this one starts, and its periods; None: it is not kept for so long."""
+        if 2 * self.seconds > KEPT_S:
+            return None
+        step_s = step_for(2 * self.seconds, MOST_PERIODS)
+        # Whole periods: the one in which this time starts belongs to neither, where it is longer than those of this.
+        until = datetime.fromtimestamp(start.timestamp() // step_s * step_s, UTC)
+        return until - timedelta(seconds=self.seconds), until, step_s
+
+
+@page("/types", needs=Permission.VIEW, title="Types", menu=60, rows="types")
+def types(visit: Visit) -> Data:
+    """All types, the one that takes most of the workers' time first."""
+    known = releases(visit)
+    window = _window(visit, known)
+    queue = visit.query.get("queue") or None
+    rows, skipped, until = visit.sharing(("types", window.word, queue), FRESH_S, lambda: _rows(visit, window, queue))
+    shown, order = in_order(visit, rows, SORTS, "time", path="/types")
+    return {
+        "types": shown,
+        "order": order,
+        "since": window.word,
+        "periods": _words(known),
+        "queue": queue or "",
+        "queues": sorted({row.name for row in visit.snapshot().overview.queues} | ({queue} if queue else set())),
+        "has_before": 2 * window.seconds <= KEPT_S,
+        "release": window.release,
+        "releases": known,
+        "skipped": skipped,
+        "until": until,
+    }
+
+
+@page("/types/{type}", needs=Permission.VIEW, title="Type", template="type.html", rows="periods")
+def one_type(visit: Visit) -> Data:
+    """One type over time."""
+    name = visit.path["type"]
+    known = releases(visit)
+    window = _window(visit, known)
+    queue = visit.query.get("queue") or None
+    found = visit.sharing(("type", name, window.word, queue), FRESH_S, lambda: _over_time(visit, window, name, queue))
+    return {
+        "type": name,
+        "since": window.word,
+        "periods_known": _words(known),
+        "queue": queue or "",
+        "release": window.release,
+        "releases": [mark for each in known if (mark := _mark(each, found["periods"]))],
+        "failures": visit.trying(lambda: _failures(visit, name)),
+        **found,
+    }
+
+
+def _window(visit: Visit, known: Sequence[Release]) -> Window:
+    word = visit.word("since", "1h", of=_words(known))
+    if word != RELEASE:
+        return Window(word, SINCE[word])
+    last = max(known, key=lambda each: each.at)
+    seconds = (visit.snapshot().at - last.at).total_seconds()
+    return Window(word, max(LEAST_S, min(seconds, KEPT_S)), last.at, last.release)
+
+
+def _words(known: Sequence[Release]) -> list[str]:
+    """The words that the query may have."""
+    return [*SINCE, *([RELEASE] if known else [])]
+
+
+def _rows(visit: Visit, window: Window, queue: str | None) -> tuple[list[dict[str, Any]], Sequence[str], datetime]:
+    step_s = step_for(window.seconds)
+    series = visit.inspector.metrics(window.since, step_s=step_s, queue=queue)
+    before = _read_before(visit, window, series, ("types", queue), queue=queue)
+    shares = {line.type: failed_share(line.numbers) for line in type_lines(before)} if before else {}
+    paces = _ended_by_type(series)
+    rows = [
+        {
+            "type": line.type, "queues": line.queues, "time_share": line.time_share,
+            **figures(line.numbers, series.lasting_s), **_compared(line.numbers, shares.get(line.type)),
+            "ended_by_period": paces[line.type],
+        }
+        for line in type_lines(series)
+    ]  # fmt: skip
+    return rows, series.skipped, series.until
+
+
+def _compared(numbers: Numbers, share_before: float | None) -> dict[str, Any]:
+    share, attempts = failed_share(numbers), numbers.attempts
+    return {
+        "failed_share_before": share_before,
+        # Of a type that is new all that fails is more than before.
+        "failed_rise": None if share is None else share - (share_before or 0.0),
+        "retries_per_success": attempts["retried"] / attempts["completed"] if attempts["completed"] else None,
+    }
+
+
+def _ended_by_type(series: Series) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for place, period in enumerate(series.periods):
+        for pair, numbers in period.numbers.items():
+            found.setdefault(pair.type, [0] * len(series.periods))[place] += numbers.ended
+    return found
+
+
+def _read_before(visit: Visit, window: Window, series: Series, key: tuple[Any, ...], **only: Any) -> Series | None:
+    """What was done in the time before; None: it is not kept for so long."""
+    if not series.periods or (wanted := window.before(series.periods[0].start)) is None:
+        return None
+    since, until, step_s = wanted
+    return visit.sharing(
+        ("before", window.word, *key), FRESH_BEFORE_S, lambda: visit.inspector.metrics(since, until, step_s, **only)
+    )
+
+
+def _over_time(visit: Visit, window: Window, name: str, queue: str | None) -> dict[str, Any]:
+    step_s = step_for(window.seconds, MOST_PERIODS)
+    series = visit.inspector.metrics(window.since, step_s=step_s, queue=queue, task_type=name)
+    before = _read_before(visit, window, series, (name, queue), queue=queue, task_type=name)
+    columns = in_columns(series, MOST_COLUMNS)
+    numbers = [column.total() for column in columns]
+    return {
+        "total": _whole(series),
+        "before": _whole(before) if before else None,
+        "queues": [
+            {"queue": pair.queue, **figures(found, series.lasting_s)} for pair, found in sorted(series.total().items())
+        ],
+        "periods": [
+            {"start": column.start, "step_s": column.step_s, "ended": each.ended, "failed": each.failed}
+            | figures(each, lasting_s(series, column))
+            for column, each in zip(columns, numbers, strict=True)
+        ],
+        "run_heat": heat_map([each.run for each in numbers]),
+        "wait_heat": heat_map([each.wait for each in numbers]),
+        "until": series.until,
+        "skipped": series.skipped,
+    }
+
+
+def _whole(series: Series) -> dict[str, Any]:
+    numbers = Numbers.sum_of(series.total().values())
+    return {"ended": numbers.ended, "failed": numbers.failed, **figures(numbers, series.lasting_s)}
+
+
+def _mark(release: Release, periods: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Where in a chart a release began; None: it did not in this time."""
+    if not periods or release.at < periods[0]["start"]:
+        return None
+    place = (release.at - periods[0]["start"]).total_seconds() / periods[0]["step_s"]
+    if place > len(periods):
+        return None
+    return {"release": release.release, "at": release.at, "of": release.type, "place": place}
+
+
+def _failures(visit: Visit, name: str) -> dict[str, Any]:
+    """The failure groups of the type that were seen last."""
+    groups = visit.sharing("failures", FRESH_S, visit.inspector.failures)
+    found = [group for group in groups if group.type == name][:5]
+    return {
+        "groups": [
+            {
+                "fingerprint": group.fingerprint, "error": group.error, "message": group.message,
+                "state": group.state, "last_hour": group.last_hour, "count": group.count,
+                "last_seen": group.last_seen, "first_release": group.first_release,
+            }
+            for group in found
+        ]
+    }  # fmt: skip

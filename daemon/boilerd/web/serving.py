@@ -1,0 +1,102 @@
+"""Serve the dashboard by itself, by `boilerd web` or by the daemon's process: whether that can be, and the server."""
+
+import functools
+import importlib.util
+import select
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boilerd.errors import BootError
+from boilerd.settings.definitions import Settings
+from boilerd.verdict.facts import AskDaemon, Facts, Silence
+from boilerd.web.listening import check_place, listen
+from boilerd.web.proxies import Proxies
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from boilerd.broker.overview import Overview
+
+#: What the extra brings.
+_NEEDS = ("jinja2", "starlette", "uvicorn")
+#: For so long a start waits for the dashboard of a daemon that was killed, which ends within a second.
+WAIT_S, LOOK_EVERY_S = 3.0, 0.05
+
+
+def check_extra(settings: Settings) -> None:
+    """Raise BootError if the daemon shall serve the dashboard, and a library is missing that it needs."""
+    if settings.web.enabled:
+        check_libraries()
+
+
+def check_libraries() -> None:
+    """Raise BootError if a library is missing."""
+    for name in _NEEDS:
+        if importlib.util.find_spec(name) is None:
+            raise BootError(f"web: {name} is missing: pip install 'boilerd[web]'")
+
+
+def prepare(settings: Settings, *, is_reload: bool = False) -> None:
+    """Make sure, before anything is forked, that the daemon can serve it; does nothing where that is not wanted.
+
+    Args:
+        settings: Those of the daemon.
+        is_reload: True where the daemon runs already, and may listen there itself.
+
+    Raises:
+        BootError: It cannot.
+        ConfigError: A setting is not allowed.
+    """
+    if not settings.web.enabled:
+        return
+    Proxies(settings.web.trusted_proxies)
+    check_place(settings.web)
+    if not is_reload:
+        _wait_for_place(settings)
+
+
+def make_server(settings: Settings, ask_daemon: AskDaemon, **options: Any) -> "uvicorn.Server":
+    """The server, with the options of `connections.make_server`; raises ConfigError."""
+    from boilerd.web import connections  # noqa: PLC0415 - it needs the extra
+    from boilerd.web.application import app  # noqa: PLC0415
+
+    served = app(settings, authorize=None, read_facts=functools.partial(_facts, settings, ask_daemon))
+    return connections.make_server(served, **options)
+
+
+def _wait_for_place(settings: Settings) -> None:
+    """Raise BootError if nobody can listen there; what is in use is waited for a moment."""
+    end_s = time.monotonic() + WAIT_S
+    while True:
+        try:
+            listen(settings.web).close()
+        except BootError:
+            if time.monotonic() > end_s:
+                raise
+            select.select([], [], [], LOOK_EVERY_S)
+        else:
+            break
+    if settings.web.socket:
+        Path(settings.web.socket).unlink()
+
+
+def _facts(settings: Settings, ask_daemon: AskDaemon, overview: "Overview") -> Facts:
+    """What the verdict is made of: also what the daemon of this host tells, where there is one."""
+    from boilerd.web.sampler import facts_of  # noqa: PLC0415 - with the server
+
+    facts = facts_of(overview, settings.archive_limit)
+    daemon = ask_daemon()
+    if daemon.cause is Silence.ABSENT:  # it is of another host
+        return facts
+    return replace(
+        facts,
+        silence=daemon.cause,
+        told=daemon.silence,
+        info=daemon.info,
+        processes=daemon.processes,
+        queues=frozenset(settings.served_queues()),
+        is_embedded=settings.redis_url is None,
+        state_dir=str(settings.state_path()),
+    )

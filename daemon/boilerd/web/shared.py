@@ -1,0 +1,45 @@
+"""What several people look at is read once for all of them, and again when it is so many seconds old."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+#: Things that are kept; of more, those are forgotten that nobody has asked for the longest.
+MOST_KEPT = 64
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Kept:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    value: Any = None
+    until_s: float = 0.0
+
+
+class Shared:
+    """Keeps what was read; whoever comes while it is read waits for that."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+
+    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
+        """What `read` returned, at most so many seconds ago; what it raises is not kept."""
+        kept = self._place(key)
+        with kept.lock:
+            if time.monotonic() >= kept.until_s:
+                kept.value = read()
+                kept.until_s = time.monotonic() + fresh_s
+            return kept.value  # type: ignore[no-any-return] # it is what `read` returned
+
+    def _place(self, key: Hashable) -> _Kept:
+        with self._lock:
+            kept = self._kept.setdefault(key, _Kept())
+            self._kept.move_to_end(key)
+            if len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+            return kept

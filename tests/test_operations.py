@@ -1,0 +1,378 @@
+"""Operations: bulk actions that Redis knows of, that anybody may stop, undo or continue, whatever is killed."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd import Actor, Client, Inspector, TaskState
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.constants import MOST_OPERATIONS
+from boilerd.broker.operation_record import GONE_S, OPEN, Operation, OperationState, Order, Tally
+from boilerd.broker.operation_run import OperationRun
+from boilerd.broker.operation_store import Expected, OperationStore
+from boilerd.errors import OperationNotFoundError, OperationStateError, TaskStateError
+from builders import claim, enqueue, fail_as, failure_kind, in_state, pending
+
+PENDING = Order("delete", "default", TaskState.PENDING)
+
+
+@pytest.fixture
+def inspector(connection: redis.Redis) -> Inspector:
+    return Inspector(connection, by=Actor("web", "anna", "front"))
+
+
+def done_by(inspector: Inspector, order: Order, **options: Any) -> Operation:
+    """The operation when it has run."""
+    operations = inspector.operations
+    operations.run(*operations.begin(order, **options))
+    return operations.one(operations.latest()[0].id)
+
+
+def after_chunk(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[], None]) -> None:
+    """Do something when so many chunks were done and not written down."""
+    beat, counted = OperationRun._beat, []
+
+    def spied(self: OperationRun, state: OperationState, changes: Any, at: str = "") -> tuple[bool, str]:
+        if [*changes] == ["tally"]:
+            counted.append(1)
+            if len(counted) == number:
+                do()
+        return beat(self, state, changes, at)
+
+    monkeypatch.setattr(OperationRun, "_beat", spied)
+
+
+class Killed(BaseException):
+    """What ends a run as a kill does."""
+
+
+def die() -> None:
+    raise Killed
+
+
+def left_alone(connection: redis.Redis, operation_id: str) -> None:
+    """Nobody gave a sign of life for long."""
+    key = keys.operation(operation_id)
+    connection.hset(key, "beat", str(float(connection.hget(key, "beat") or 0) - GONE_S - 1))
+
+
+def told(inspector: Inspector) -> list[tuple[str, int, str, str]]:
+    return [(entry.what, entry.count, entry.outcome, entry.why) for entry in inspector.audit()]
+
+
+def test_an_operation_does_its_action_with_all_tasks_and_tells_of_it(
+    inspector: Inspector, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, *map(str, range(250)))
+
+    found = done_by(inspector, PENDING)
+
+    assert pending(connection) == []
+    assert (found.state, found.total, found.tally.seen, found.tally.done) == ("done", 250, 250, 250)
+    assert (found.user, found.host, found.via, found.order) == ("anna", "front", "web", PENDING)
+    assert found.speed > 0
+    assert 0 < connection.ttl(keys.operation(found.id)) <= 7 * 86400
+    assert told(inspector) == [("delete", 250, "begun", ""), ("delete", 250, "done", "")]
+    assert inspector.audit()[0].on == {"operation": found.id, "queue": "default", "state": "pending"}
+
+
+def test_tasks_that_came_after_the_question_are_left_alone(
+    inspector: Inspector, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "a", "b", "later")
+
+    found = done_by(inspector, PENDING, most=2)
+
+    assert pending(connection) == ["later"]
+    assert found.total == 2
+
+
+def test_a_filter_leaves_the_others_where_they_are(
+    inspector: Inspector, broker: Broker, connection: redis.Redis
+) -> None:
+    for number in range(6):
+        fail_as(broker, f"mine-{number}", failure_kind())
+        fail_as(broker, f"other-{number}", failure_kind("b" * 12))
+
+    asked = inspector.operations.preview(Order("run", "default", TaskState.ARCHIVED, fingerprint="a" * 12))
+    found = done_by(inspector, Order("run", "default", TaskState.ARCHIVED, fingerprint="a" * 12))
+
+    assert (asked.total, asked.looked, asked.found, asked.is_exact) == (12, 12, 6, True)
+    assert [task.id for task in asked.sample] == [f"mine-{number}" for number in range(5)]
+    assert pending(connection) == [f"mine-{number}" for number in range(6)]
+    assert (found.tally.done, found.tally.seen) == (6, 12)
+
+
+def test_a_failure_groups_tasks_of_all_queues_are_run(
+    inspector: Inspector, broker: Broker, connection: redis.Redis
+) -> None:
+    fail_as(broker, "a", failure_kind())
+    fail_as(broker, "b", failure_kind(), queue="low")
+
+    found = done_by(inspector, Order("run", fingerprint="a" * 12))
+
+    assert (pending(connection), pending(connection, "low")) == (["a"], ["b"])
+    assert (found.tally.done, [part.queue for part in found.parts]) == (2, ["default", "low"])
+
+
+def test_tasks_that_are_named_are_done_alone_and_the_others_are_told_why(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    active = in_state(client, broker, TaskState.ACTIVE)
+    enqueue(client, "a", "b")
+
+    found = done_by(inspector, Order("delete", task_ids=("b", "gone", active, "\udcff")))
+
+    assert (found.tally.done, found.tally.seen, found.total) == (1, 4, 4)
+    assert found.tally.skipped == {"unknown": 2, "active": 1}
+    assert found.order.task_ids == ("b", "gone", active, "\udcff")
+
+
+@pytest.mark.parametrize("state", [TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY, TaskState.ACTIVE])
+def test_tasks_that_wait_or_run_are_cancelled(
+    state: TaskState, inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    task_id = in_state(client, broker, state)
+
+    found = done_by(inspector, Order("cancel", "default", state))
+
+    assert found.tally.done == 1
+    if state is TaskState.ACTIVE:
+        assert connection.hget(keys.job(task_id), "cancel_requested") == b"1"
+    else:
+        assert not connection.exists(keys.job(task_id))
+
+
+@pytest.mark.parametrize(
+    "order",
+    [Order("run", "default", TaskState.PENDING), Order("cancel", "default", TaskState.ARCHIVED),
+     Order("archive", "default", TaskState.COMPLETED)],
+    ids=lambda order: f"{order.what} {order.state}",
+)  # fmt: skip
+def test_what_the_state_forbids_is_refused_before_anything_is_stored(
+    order: Order, inspector: Inspector, connection: redis.Redis
+) -> None:
+    with pytest.raises(TaskStateError):
+        inspector.operations.preview(order)
+    with pytest.raises(TaskStateError):
+        inspector.operations.begin(order)
+
+    assert inspector.operations.latest() == []
+    assert not connection.exists(keys.OPERATIONS)
+
+
+def test_what_is_undone_in_time_does_nothing(inspector: Inspector, client: Client, connection: redis.Redis) -> None:
+    enqueue(client, "stays")
+    found, runner = inspector.operations.begin(PENDING, undo_s=60)
+
+    inspector.operations.undo(found.id)
+    inspector.operations.run(found, runner)
+
+    after = inspector.operations.one(found.id)
+    assert pending(connection) == ["stays"]
+    assert (after.state, after.why) == ("undone", "undone by anna")
+    assert told(inspector)[1] == ("delete", 0, "interrupted", "undone by anna")
+    with pytest.raises(OperationStateError, match="it is undone by now"):
+        inspector.operations.undo(found.id)
+
+
+def test_the_time_in_which_it_can_be_undone_is_waited_for(
+    inspector: Inspector, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "goes")
+    found, runner = inspector.operations.begin(PENDING, undo_s=0.3)
+    before = connection.time()
+
+    inspector.operations.run(found, runner)
+
+    after = connection.time()
+    assert (after[0] - before[0]) * 1e6 + after[1] - before[1] > 200_000
+    assert pending(connection) == []
+
+
+def test_one_that_is_stopped_keeps_what_it_did_and_can_be_continued(
+    inspector: Inspector, client: Client, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(client, *map(str, range(350)))
+    operations = inspector.operations
+    after_chunk(monkeypatch, 2, lambda: operations.stop(operations.latest()[0].id))
+
+    stopped = done_by(inspector, Order("archive", "default", TaskState.PENDING))
+    operations.run(*operations.take(stopped.id))
+
+    ended = operations.one(stopped.id)
+    assert (stopped.state, stopped.tally.done, stopped.why) == ("stopped", 200, "stopped by anna")
+    assert (ended.state, ended.tally.done, ended.tally.seen, ended.why) == ("done", 350, 350, "")
+    assert told(inspector) == [
+        ("archive", 350, "begun", ""), ("archive", 200, "interrupted", "stopped by anna"),
+        ("archive", 150, "begun", ""), ("archive", 150, "done", ""),
+    ]  # fmt: skip
+
+
+def test_a_killed_process_leaves_what_it_did_and_another_continues(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(client, *(f"{kind}-{number}" for number in range(175) for kind in ("a", "b")))
+    for number in range(175):
+        connection.hset(keys.job(f"a-{number}"), "task_type", "other")
+    operations = inspector.operations
+    after_chunk(monkeypatch, 3, die)
+    found, runner = operations.begin(Order("delete", "default", TaskState.PENDING, "other"))
+
+    with pytest.raises(Killed):
+        operations.run(found, runner)
+    living = operations.one(found.id)
+    with pytest.raises(OperationStateError, match="it is running by now"):
+        operations.take(found.id)
+    left_alone(connection, found.id)
+    gone = operations.one(found.id)
+    operations.run(*operations.take(found.id))
+
+    ended = operations.one(found.id)
+    assert (living.is_gone, gone.is_gone, gone.state, gone.tally.done) == (False, True, "running", 100)
+    assert pending(connection) == [f"b-{number}" for number in range(175)]
+    # A chunk of the killed one was done and not counted.
+    assert (ended.state, ended.tally.done) == ("done", 125)
+    assert told(inspector)[1] == ("delete", 100, "interrupted", "nobody worked on it any more")
+
+
+def test_one_that_nobody_works_on_can_be_stopped(inspector: Inspector, client: Client, connection: redis.Redis) -> None:
+    enqueue(client, "stays")
+    found, runner = inspector.operations.begin(PENDING)
+    connection.hset(keys.operation(found.id), "state", "running")
+    left_alone(connection, found.id)
+
+    inspector.operations.stop(found.id)
+    inspector.operations.run(found, runner)
+
+    assert inspector.operations.one(found.id).state == "stopped"
+    assert pending(connection) == ["stays"]
+
+
+def test_whoever_was_taken_for_gone_does_nothing_more(
+    inspector: Inspector, client: Client, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(client, *map(str, range(250)))
+    operations = inspector.operations
+
+    def take_over() -> None:
+        operation_id = operations.latest()[0].id
+        left_alone(connection, operation_id)
+        operations.take(operation_id)
+        connection.hset(keys.operation(operation_id), "state", "running")
+
+    after_chunk(monkeypatch, 1, take_over)
+
+    found = done_by(inspector, PENDING)
+
+    assert (found.state, found.tally.done) == ("running", 0)
+    assert len(pending(connection)) == 150
+
+
+def test_tasks_that_are_named_go_on_where_they_were_stopped(
+    inspector: Inspector, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tuple(str(number) for number in range(130))
+    enqueue(client, *names)
+    operations = inspector.operations
+    after_chunk(monkeypatch, 1, lambda: operations.stop(operations.latest()[0].id))
+
+    stopped = done_by(inspector, Order("archive", task_ids=names))
+    operations.run(*operations.take(stopped.id))
+
+    ended = operations.one(stopped.id)
+    assert (stopped.tally.seen, ended.tally.seen, ended.tally.done) == (100, 130, 130)
+
+
+def test_of_two_who_take_it_for_gone_one_continues(inspector: Inspector, connection: redis.Redis) -> None:
+    found, _ = inspector.operations.begin(PENDING)
+    left_alone(connection, found.id)
+    store, gone = OperationStore(connection), Expected(OPEN, silent_s=GONE_S)
+
+    answers = [store.change(found.id, gone, {"runner": name}, is_alive=True)[0] for name in ("one", "other")]
+
+    assert answers == [True, False]
+    assert connection.hget(keys.operation(found.id), "runner") == b"one"
+
+
+def test_a_process_that_ends_lets_its_operation_be_continued(inspector: Inspector, client: Client) -> None:
+    enqueue(client, *map(str, range(250)))
+    ending = threading.Event()
+    ending.set()
+    operations = inspector.operations
+    found, runner = operations.begin(PENDING)
+
+    operations.run(found, runner, ending)
+
+    after = operations.one(found.id)
+    assert (after.state, after.why, after.can_continue, after.tally.done) == ("stopped", "its process ended", True, 100)
+
+
+def test_an_error_of_redis_ends_it_as_failed(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue(client, "a")
+    connection.set(keys.registry("failed", "default"), "another program's")
+    operations = inspector.operations
+    found, runner = operations.begin(Order("archive", "default", TaskState.PENDING))
+
+    with pytest.raises(Exception, match="rq:failed:default"):
+        operations.run(found, runner)
+
+    after = operations.one(found.id)
+    assert (after.state, after.can_continue) == ("failed", True)
+    assert "rq:failed:default" in after.why
+    assert told(inspector)[-1][2] == "failed"
+
+
+def test_records_of_others_are_passed_over(inspector: Inspector, connection: redis.Redis) -> None:
+    for operation_id in ("a", "b", "c", "d"):
+        connection.zadd(keys.OPERATIONS, {operation_id: 1})
+    connection.set(keys.operation("a"), "x")
+    connection.hset(keys.operation("b"), mapping={"order": "[]", "state": "running"})
+    connection.hset(keys.operation("c"), mapping={"order": PENDING.to_json(), "state": "flying"})
+    connection.hset(
+        keys.operation("d"),
+        mapping={"order": PENDING.to_json(), "state": "done", "tally": '{"done": "x"}', "parts": "{}", "beat": "1e99"},
+    )
+
+    (found,) = inspector.operations.latest()
+
+    assert (found.id, found.tally, found.total) == ("d", Tally(), 0)
+    with pytest.raises(OperationNotFoundError):
+        inspector.operations.one("a")
+
+
+def test_the_oldest_make_way(inspector: Inspector, client: Client, connection: redis.Redis) -> None:
+    connection.zadd(keys.OPERATIONS, {f"old-{number}": number for number in range(5)})
+    now_s = connection.time()[0]
+    connection.zadd(keys.OPERATIONS, {f"new-{number}": now_s for number in range(MOST_OPERATIONS + 5)})
+
+    found, _ = inspector.operations.begin(PENDING)
+
+    assert connection.zcard(keys.OPERATIONS) == MOST_OPERATIONS
+    assert connection.zscore(keys.OPERATIONS, "old-4") is None
+    assert inspector.operations.latest()[0].id == found.id
+
+
+def test_a_look_at_many_stops_at_its_limit_and_says_so(inspector: Inspector, client: Client) -> None:
+    enqueue(client, *map(str, range(250)))
+
+    whole = inspector.operations.preview(PENDING)
+    found = inspector.operations.preview(Order("delete", "default", TaskState.PENDING, "test:echo"), looks=100)
+
+    assert (whole.total, whole.found, whole.is_exact, len(whole.sample)) == (250, 250, True, 5)
+    assert (found.total, found.looked, found.found, found.is_exact) == (250, 100, 100, False)
+
+
+def test_one_that_runs_is_found_by_its_claim(inspector: Inspector, client: Client, broker: Broker) -> None:
+    enqueue(client, "a")
+    claim(broker)
+
+    found = inspector.operations.preview(Order("cancel", "default", TaskState.ACTIVE))
+
+    assert [task.id for task in found.sample] == ["a"]

@@ -1,0 +1,308 @@
+"""What scripts do for people: pages renew themselves, and stand still while somebody reads, ticks, types or is asked.
+
+The page's clock is the test's own, so that two seconds of it cost none.
+"""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from boilerd import Client, Inspector, TaskState
+from boilerd.broker.broker import Broker
+from boilerd.tasks.retry import Verdict
+from builders import enqueue, fail_next, in_state
+from chromium import Visitor
+from support import wait_until
+
+Open = Callable[..., Visitor]
+
+COUNT = "#queue-default [data-label=Pending]"
+
+
+def let_time_pass(visitor: Visitor, seconds: float = 2.5) -> None:
+    visitor.page.clock.run_for(int(seconds * 1000))
+
+
+def statuses(visitor: Visitor, path: str) -> list[int]:
+    """Of the answers to all polls of a page."""
+    return [status for asked, status in visitor.answers if asked == path][1:]
+
+
+def let_it_renew(visitor: Visitor, path: str) -> None:
+    """Let time pass until the answer to one more poll is there."""
+    before = len(statuses(visitor, path))
+
+    def has_asked() -> bool:
+        let_time_pass(visitor)
+        return len(statuses(visitor, path)) > before
+
+    wait_until(has_asked, "the page was renewed")
+
+
+def asked_in_a_minute(visitor: Visitor) -> list[str]:
+    """What is asked for in a minute; the icon may come late."""
+    before = len(visitor.asked)
+    let_time_pass(visitor, 60)
+    visitor.page.evaluate("0")  # what was asked is known before its answer
+    return [path for path in visitor.asked[before:] if "/static/" not in path]
+
+
+def test_a_page_renews_itself_and_says_how_old_it_is(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True)
+    visitor.open("/queues")
+    enqueue(client, "b")
+
+    let_time_pass(visitor)
+
+    visitor.sees("2", COUNT)
+    assert "as of" in visitor.text("#live")
+
+
+def test_a_page_on_which_nothing_happened_costs_a_304(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True)
+    visitor.open("/queues")
+
+    for _ in range(3):
+        let_it_renew(visitor, "/queues")
+
+    assert statuses(visitor, "/queues") == [200, 304, 304]
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "says"),
+    [
+        (
+            "getSelection().selectAllChildren(document.querySelector('h1'))",
+            "getSelection().removeAllRanges()",
+            "stands still while text is selected",
+        ),
+        (
+            "document.querySelector('#queue-default th').innerHTML += '<input type=checkbox data-row checked id=row>'",
+            "document.getElementById('row').remove()",
+            "stands still while rows are ticked",
+        ),
+        (
+            "document.querySelector('#queue-default th').innerHTML += '<input id=field>'; field.focus()",
+            "field.remove()",
+            "stands still while you type",
+        ),
+    ],
+    ids=["selects", "ticks", "types"],
+)
+def test_a_page_stands_still_while_somebody(begins: str, ends: str, says: str, visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True)
+    page = visitor.open("/queues")
+    page.evaluate(begins)
+    enqueue(client, "b")
+
+    asked = asked_in_a_minute(visitor)
+
+    assert asked == []
+    assert says in visitor.text("#live")
+    page.evaluate(ends)
+    let_time_pass(visitor)
+    visitor.sees("2", COUNT)
+
+
+def test_what_somebody_opened_focused_and_scrolled_to_stays_while_the_page_renews_itself(
+    visit: Open, client: Client, broker: Broker
+) -> None:
+    client.enqueue("test:echo", task_id="a")
+    fail_next(broker, Verdict.ARCHIVE, traceback="Traceback\n" + "line\n" * 100)
+    visitor = visit(has_clock=True)
+    page = visitor.open("/tasks/a")
+    page.click("summary")  # it is closed now
+    page.focus("[data-live=payload] pre")
+    page.evaluate("scrollTo(0, 50); document.querySelector('summary').dataset.mine = 'kept'")
+    before = page.evaluate("[scrollY, document.activeElement.tagName]")
+
+    Inspector(broker.connection).run("a")
+    let_time_pass(visitor)
+    visitor.sees("pending", "[data-live=task]")
+
+    assert page.evaluate("document.querySelector('details').open") is False
+    assert page.evaluate("[scrollY, document.activeElement.tagName]") == before
+
+
+def test_a_part_that_was_not_there_comes_and_one_that_is_gone_goes(visit: Open, client: Client, broker: Broker) -> None:
+    client.enqueue("test:echo", task_id="a")
+    visitor = visit(has_clock=True)
+    page = visitor.open("/tasks/a")
+
+    fail_next(broker, Verdict.ARCHIVE)
+    let_time_pass(visitor)
+    visitor.sees("Traceback", "[data-live=attempts]")
+
+    assert page.locator("[data-live=attempts]").count() == 1
+    assert page.locator("[data-live=actions] a").all_inner_texts() == ["Run", "Delete"]
+
+
+def test_a_page_whose_task_is_gone_says_so_and_keeps_its_last_picture(
+    visit: Open, client: Client, broker: Broker
+) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True)
+    visitor.open("/tasks/a")
+
+    Inspector(broker.connection).delete("a")
+    let_time_pass(visitor)
+
+    visitor.sees("it is not there any more", "#live")
+    assert "test:echo" in visitor.text("[data-live=task]")
+    visitor.wrong.clear()  # the console has the 404
+
+
+def test_a_page_whose_server_does_not_answer_keeps_its_last_picture_and_says_what_is_wrong(
+    visit: Open, client: Client
+) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True)
+    page = visitor.open("/queues")
+    page.route("**/queues", lambda route: route.abort())
+
+    def has_told() -> bool:
+        let_time_pass(visitor, 15)
+        return "the last good picture" in visitor.text("#live")
+
+    wait_until(has_told, "the page says what is wrong")
+    shown = visitor.text(COUNT)
+    page.unroute_all()
+    enqueue(client, "b")
+    let_it_renew(visitor, "/queues")
+
+    assert shown == "1"
+    visitor.sees("2", COUNT)
+    assert "the last good picture" not in visitor.text("#live")
+    visitor.wrong.clear()  # the console has each that failed
+
+
+def test_a_page_says_that_this_machines_clock_is_wrong(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True)
+    visitor.page.clock.set_system_time(time.time() + 3600)
+    visitor.open("/queues")
+
+    let_time_pass(visitor)
+
+    visitor.sees("s fast", "#live")
+
+
+def test_what_one_person_does_another_sees(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    anna, ben = visit(), visit(has_clock=True)
+    ben.open("/queues/default")
+    ben.sees("open", "[data-live=queue]")
+
+    anna.open("/queues/default").click("text=Pause")
+    anna.sees("queue default is paused")
+    let_time_pass(ben)
+
+    ben.sees("paused", "[data-live=queue]")
+    ben.page.click("text=Resume")
+    ben.sees("queue default is open again")
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        (TaskState.ARCHIVED, "Run", "will run as soon as"),
+        (TaskState.PENDING, "Archive", "is archived"),
+        (TaskState.SCHEDULED, "Cancel", "is cancelled"),
+        (TaskState.COMPLETED, "Delete", "is deleted"),
+    ],
+)
+@pytest.mark.parametrize("scripts", [True, False], ids=["in a dialog", "on a page"])
+def test_somebody_is_asked_and_then_it_is_done(
+    action: tuple[TaskState, str, str], scripts: bool, visit: Open, client: Client, broker: Broker
+) -> None:
+    state, what, told = action
+    task_id = in_state(client, broker, state)
+    visitor = visit(java_script_enabled=scripts)
+    page = visitor.open(f"/tasks/{task_id}")
+
+    page.click(f".actions >> text={what}")
+    asks = page.locator("dialog" if scripts else "main").filter(has_text="?")
+    asks.locator("a", has_text="Back").click()
+    page.wait_for_selector("[data-question]", state="detached")
+    page.click(f".actions >> text={what}")
+    asks.locator("button").click()
+
+    visitor.sees(told)
+
+
+def test_a_page_stands_still_while_somebody_is_asked(visit: Open, client: Client, broker: Broker) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True)
+    page = visitor.open("/tasks/a")
+    page.click(".actions >> text=Archive")
+    visitor.sees("can be run later", "dialog")
+
+    asked = asked_in_a_minute(visitor)
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+
+    assert asked == []
+    assert page.evaluate("document.activeElement.textContent") == "Archive"
+
+
+def test_what_somebody_chose_is_kept(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit(timezone_id="Asia/Tokyo", color_scheme="light")
+    page = visitor.open("/settings")
+    light = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+
+    page.select_option("main [data-keeps=theme]", "dark")
+    page.select_option("main [data-keeps=moments]", "absolute")
+    dark = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    visitor.open("/tasks/a")
+    there = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    zoned = visitor.text("[data-live=task] time")
+    page.select_option("header [data-keeps=zone]", "utc")
+    in_utc = visitor.text("[data-live=task] time")
+
+    assert light != dark == there
+    assert (zoned[-5:], in_utc[-3:]) == ("GMT+9", "UTC")
+    assert visitor.text("#zone") == "UTC"
+
+
+def test_a_page_that_is_never_to_be_renewed_is_not(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True)
+    page = visitor.open("/queues")
+
+    page.select_option("header [data-keeps=interval]", "0")
+    page.locator("h1").click()
+
+    assert asked_in_a_minute(visitor) == []
+    assert "not renewed" in visitor.text("#live")
+
+
+def test_without_scripts_a_page_is_renewed_by_the_browser(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit(java_script_enabled=False)
+    page = visitor.open("/tasks?queue=default")
+
+    page.click("text=Renew by itself")
+    page.wait_for_url("**/tasks?queue=default&renew=1")
+
+    assert '<meta http-equiv="refresh"' in page.content()
+
+
+def test_keys_lead_to_pages_unless_they_are_switched_off(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit()
+    page = visitor.open("/")
+
+    page.keyboard.type("gt")
+    page.wait_for_url("**/tasks")
+    page.keyboard.press("/")
+    focused = page.evaluate("document.activeElement.name")
+    visitor.open("/settings").select_option("main [data-keeps=keys]", "off")
+    visitor.open("/").keyboard.type("gt")
+
+    assert focused == "queue"
+    assert visitor.text("h1") == "Overview"

@@ -1,0 +1,229 @@
+"""The pages on types show what metrics have counted, beside the time before, and where a release began."""
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+import redis
+
+from boilerd.broker.broker import Broker
+from boilerd.web.pages import types
+from boilerd.web.pages.types import SORTS
+from browser import Browser, text_of
+from builders import count_in_minute, counted, fail_as, failure_kind
+from support import Valkey
+
+
+@pytest.fixture
+def minute(connection: redis.Redis) -> int:
+    """One that is over."""
+    return int(connection.time()[0]) // 60 - 5
+
+
+def names(browser: Browser, query: str) -> list[str]:
+    return [row["type"] for row in browser.get(f"/types.json?{query}").json()["types"]]
+
+
+def test_each_type_has_a_row_the_one_that_takes_most_time_first(
+    browser: Browser, connection: redis.Redis, minute: int
+) -> None:
+    count_in_minute(connection, minute, "default", "email:send", counted(30))
+    count_in_minute(connection, minute, "low", "email:send", counted(30))
+    count_in_minute(connection, minute, "low", "report", counted(15, archived=5, run_s=10))
+
+    found = browser.get("/types.json").json()["types"]
+    html = browser.get("/types").text
+
+    assert [row["type"] for row in found] == ["report", "email:send"]
+    assert found[0]["failed_share"] == 0.25
+    assert found[1]["queues"] == ["default", "low"]
+    assert found[0]["time_share"] > 0.9
+    assert sum(found[1]["ended_by_period"]) == 60
+    assert 'href="/types/email:send?since=1h"' in html
+    assert "25 %" in text_of(html)
+
+
+@pytest.mark.parametrize("column", SORTS)
+def test_the_types_are_sorted_by_the_column_that_is_clicked(
+    column: str, browser: Browser, connection: redis.Redis, minute: int
+) -> None:
+    count_in_minute(connection, minute, "default", "b", counted(4, run_s=0.5))
+    count_in_minute(connection, minute, "default", "a", counted(1, archived=5, run_s=0.01))
+    html = browser.get("/types").text
+    (link,) = re.findall(rf'href="(/types\?sort={column}&amp;way=(?:up|down))"', html)
+    way = link.rpartition("=")[2]
+
+    clicked = browser.get(link.replace("&amp;", "&"))
+
+    assert clicked.text.count("aria-sort=") == 1
+    assert f'aria-sort="{"ascending" if way == "up" else "descending"}"' in clicked.text
+    assert set(names(browser, f"sort={column}&way=down")) == {"a", "b"}
+    if column in {"type", "failed", "run_p50", "time"}:
+        assert names(browser, f"sort={column}&way=down") == names(browser, f"sort={column}&way=up")[::-1]
+
+
+def test_a_type_that_fails_more_than_before_is_found_by_one_click(
+    browser: Browser, connection: redis.Redis, minute: int
+) -> None:
+    for name, fails_before, fails_now in (("steady", 5, 5), ("broken", 0, 9), ("mended", 9, 0)):
+        count_in_minute(connection, minute - 60, "default", name, counted(10, archived=fails_before))
+        count_in_minute(connection, minute, "default", name, counted(10, archived=fails_now))
+
+    found = browser.get("/types.json?sort=rise").json()["types"]
+
+    assert [row["type"] for row in found] == ["broken", "steady", "mended"]
+    assert found[0]["failed_share_before"] == 0
+    assert found[2]["failed_rise"] < 0
+
+
+def test_the_time_since_the_last_release_is_compared_with_the_time_before_it(
+    browser: Browser, connection: redis.Redis, broker: Broker, minute: int
+) -> None:
+    began_s = (minute - 20) * 60 + 1
+    fail_as(broker, "old", failure_kind("a" * 12, release="1.0"))
+    fail_as(broker, "new", failure_kind("b" * 12, release="1.1"))
+    connection.hset("boilerd:failure:" + "a" * 12, "first_seen", began_s - 7200)
+    connection.hset("boilerd:failure:" + "b" * 12, "first_seen", began_s)
+    count_in_minute(connection, minute - 30, "default", "sound", counted(10))
+    count_in_minute(connection, minute - 30, "default", "broken", counted(10))
+    count_in_minute(connection, minute, "default", "sound", counted(10))
+    count_in_minute(connection, minute, "default", "broken", counted(1, archived=9))
+
+    found = browser.get("/types.json?since=release&sort=rise").json()
+
+    assert found["release"] == "1.1"
+    assert [each["release"] for each in found["releases"]] == ["1.1", "1.0"]
+    assert [(row["type"], row["failed_rise"]) for row in found["types"]] == [("broken", 0.9), ("sound", 0.0)]
+    assert "since the last release" in browser.get("/types").text
+
+
+@pytest.mark.parametrize("since", types.SINCE)
+def test_one_type_is_shown_over_every_time(since: str, browser: Browser, connection: redis.Redis, minute: int) -> None:
+    count_in_minute(connection, minute, "default", "a", counted(3, archived=1))
+    count_in_minute(connection, minute, "default", "b", counted(7))
+
+    found = browser.get(f"/types/a.json?since={since}").json()
+    html = browser.get(f"/types/a?since={since}").text
+
+    assert sum(period["ended"] for period in found["periods"]) == found["total"]["ended"] == 4
+    assert found["total"]["failed_share"] == 0.25
+    assert len(found["periods"]) <= types.MOST_COLUMNS + 1
+    assert (found["before"] is None) == (since == "90d")
+    assert html.count("<svg") == html.count("<title>") - 1 == 4
+    assert len(html) < 150_000
+
+
+def test_the_heat_map_has_each_run_in_its_bucket(browser: Browser, connection: redis.Redis, minute: int) -> None:
+    count_in_minute(connection, minute, "default", "a", counted(3, run_s=0.2))
+    count_in_minute(connection, minute + 1, "default", "a", counted(2, run_s=20.0))
+
+    found = browser.get("/types/a.json").json()["run_heat"]
+
+    assert (found["edges_s"][0], found["edges_s"][-1]) == (0.1, 30.0)
+    columns = [column for column in found["columns"] if any(column)]
+    assert [[column[0], column[-1]] for column in columns] == [[3, 0], [0, 2]]
+
+
+def test_the_time_before_is_never_counted_in_this_one(browser: Browser, connection: redis.Redis, minute: int) -> None:
+    # A number that each minute alone has tells which ones were added.
+    each = {minute - back: 2**place for place, back in enumerate(range(0, 110, 5))}
+    for number, count in each.items():
+        count_in_minute(connection, number, "default", "a", counted(count))
+
+    found = browser.get("/types/a.json?since=1h").json()
+
+    start = int(datetime.fromisoformat(found["periods"][0]["start"]).timestamp()) // 60
+    assert found["total"]["ended"] == sum(count for number, count in each.items() if number >= start)
+    assert found["before"]["ended"] == sum(count for number, count in each.items() if start - 60 <= number < start)
+
+
+@pytest.mark.parametrize(("word", "seconds"), types.SINCE.items())
+def test_the_time_before_ends_where_this_begins_and_is_as_long(word: str, seconds: int) -> None:
+    start = datetime(2026, 11, 29, 13, 7, tzinfo=UTC)
+
+    found = types.Window(word, seconds).before(start)
+
+    if word == "90d":
+        assert found is None
+        return
+    assert found is not None
+    since, until, step_s = found
+    assert (until - since).total_seconds() == seconds
+    assert 0 <= (start - until).total_seconds() < step_s
+    assert until.timestamp() % step_s == since.timestamp() % step_s == 0
+
+
+def test_a_release_is_marked_where_it_began(
+    browser: Browser, connection: redis.Redis, broker: Broker, minute: int
+) -> None:
+    count_in_minute(connection, minute, "default", "test:echo", counted(3, archived=1))
+    fail_as(broker, "new", failure_kind("b" * 12, release="1.1"))
+    connection.hset("boilerd:failure:" + "b" * 12, "first_seen", minute * 60)
+
+    html = browser.get("/types/test:echo").text
+    found = browser.get("/types/test:echo.json").json()
+
+    assert 'class="mark-line"' in html
+    assert f'href="/failures/{"b" * 12}"' in html
+    assert [mark["release"] for mark in found["releases"]] == ["1.1"]
+    assert found["failures"]["groups"][0]["first_release"] == "1.1"
+
+
+def test_a_type_of_which_nothing_is_known_has_a_page_that_says_what_would_make_it_appear(browser: Browser) -> None:
+    answer = browser.get("/types/nothing")
+
+    assert answer.status_code == 200
+    assert "It appears when" in text_of(answer.text)
+    assert "A type appears when" in text_of(browser.get("/types").text)
+
+
+@pytest.mark.parametrize("query", ["since=2h", "sort=size_of_moon", "way=left", "page=0", "since=release"])
+def test_a_wrong_query_is_a_page_that_names_it(query: str, browser: Browser) -> None:
+    answer = browser.get(f"/types?{query}")
+
+    assert answer.status_code == 400
+    assert query.partition("=")[0] in text_of(answer.text)
+
+
+def test_however_many_look_the_metrics_are_read_once(
+    browser: Browser, connection: redis.Redis, valkey: Valkey, minute: int
+) -> None:
+    count_in_minute(connection, minute, "default", "a", counted(3))
+    browser.get("/types")
+    before = calls(connection)
+
+    for _ in range(10):
+        browser.get("/types")
+        browser.get("/types?sort=failed")
+
+    assert calls(connection) - before <= 200  # one more reading of the last hour, if the test is slow
+
+
+def calls(connection: redis.Redis) -> int:
+    return int(connection.info("commandstats").get("cmdstat_hscan", {"calls": 0})["calls"])
+
+
+def test_a_key_of_another_kind_is_told_and_hides_no_other(
+    browser: Browser, connection: redis.Redis, minute: int
+) -> None:
+    count_in_minute(connection, minute, "default", "a", counted(3))
+    connection.set(f"boilerd:metrics:minute:{minute - 1}", "a text")
+
+    shown = browser.get("/types")
+
+    assert shown.status_code == 200
+    assert "Left out" in text_of(shown.text)
+    assert "/types/a" in shown.text
+
+
+def test_thousands_of_types_are_pages(browser: Browser, connection: redis.Redis, minute: int) -> None:
+    for number in range(120):
+        count_in_minute(connection, minute, "default", f"t{number:03}", counted(1))
+
+    first, last = (browser.get(f"/types?sort=type&page={page}").text for page in (1, 3))
+
+    assert first.count("<tr>") == 51
+    assert "1 to 50 of 120" in text_of(first)
+    assert "t119" in last
+    assert "More" not in text_of(last)[-300:]
+    assert first.count("<") < 3000
