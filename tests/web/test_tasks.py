@@ -77,6 +77,32 @@ def test_the_list_goes_on_behind_its_last_task_and_shows_its_end(browser: Browse
     )
 
 
+@pytest.mark.parametrize(
+    ("query", "is_ticked", "is_whole"),
+    [
+        ("queue=default&state=pending", True, True),
+        ("queue=default&state=pending&type=test:echo", True, True),
+        ("queue=default&state=pending&type=test:*", True, False),
+        ("queue=default&state=pending&q=echo", True, False),
+        ("queue=default&q=echo+state:pending", True, False),
+        ("queue=default&state=pending&since=1h", True, False),
+        ("state=pending", True, False),
+        ("queue=default&q=echo", False, False),
+    ],
+)
+def test_all_that_match_are_taken_only_where_the_list_shows_what_an_operation_takes(
+    query: str, is_ticked: bool, is_whole: bool, browser: Browser, client: Client
+) -> None:
+    enqueue(client, "a")
+
+    shown = browser.get(f"/tasks?{query}").text
+
+    assert 'href="/tasks/a"' in shown
+    assert ('name="id" value="a"' in shown) is is_ticked
+    assert ("Archive all" in shown) is is_whole
+    assert ("For all that match, choose a queue and a state" in shown) is (is_ticked and not is_whole)
+
+
 def test_the_neighbours_of_a_pending_task_are_shown(browser: Browser, client: Client) -> None:
     enqueue(client, *(f"t{number}" for number in range(9)))
 
