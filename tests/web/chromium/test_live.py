@@ -115,16 +115,16 @@ def test_what_somebody_opened_focused_and_scrolled_to_stays_while_the_page_renew
     fail_next(broker, Verdict.ARCHIVE, traceback="Traceback\n" + "line\n" * 100)
     visitor = visit(has_clock=True)
     page = visitor.open("/tasks/a")
-    page.click("summary")  # it is closed now
+    page.click("[data-live=attempts] summary")  # it is closed now
     page.focus("[data-live=payload] pre")
-    page.evaluate("scrollTo(0, 50); document.querySelector('summary').dataset.mine = 'kept'")
+    page.evaluate("scrollTo(0, 50); document.querySelector('[data-live=attempts] summary').dataset.mine = 'kept'")
     before = page.evaluate("[scrollY, document.activeElement.tagName]")
 
     Inspector(broker.connection).run("a")
     let_time_pass(visitor)
     visitor.sees("pending", "[data-live=task]")
 
-    assert page.evaluate("document.querySelector('details').open") is False
+    assert page.evaluate("document.querySelector('[data-live=attempts] details').open") is False
     assert page.evaluate("[scrollY, document.activeElement.tagName]") == before
 
 
@@ -138,7 +138,7 @@ def test_a_part_that_was_not_there_comes_and_one_that_is_gone_goes(visit: Open, 
     visitor.sees("Traceback", "[data-live=attempts]")
 
     assert page.locator("[data-live=attempts]").count() == 1
-    assert page.locator("[data-live=actions] a").all_inner_texts() == ["Run", "Delete"]
+    assert page.locator("[data-live=actions] a").all_inner_texts() == ["Run", "Delete", "Copy and edit"]
 
 
 def test_a_page_whose_task_is_gone_says_so_and_keeps_its_last_picture(
@@ -304,5 +304,5 @@ def test_keys_lead_to_pages_unless_they_are_switched_off(visit: Open, client: Cl
     visitor.open("/settings").select_option("main [data-keeps=keys]", "off")
     visitor.open("/").keyboard.type("gt")
 
-    assert focused == "queue"
+    assert focused == "q"
     assert visitor.text("h1") == "Overview"
