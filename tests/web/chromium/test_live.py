@@ -12,7 +12,7 @@ from boilerd import Client, Inspector, TaskState
 from boilerd.broker.broker import Broker
 from boilerd.tasks.retry import Verdict
 from builders import enqueue, fail_next, in_state
-from chromium import Visitor
+from chromium import SIZES, Visitor
 from support import wait_until
 
 Open = Callable[..., Visitor]
@@ -139,6 +139,28 @@ def test_a_part_that_was_not_there_comes_and_one_that_is_gone_goes(visit: Open, 
 
     assert page.locator("[data-live=attempts]").count() == 1
     assert page.locator("[data-live=actions] a").all_inner_texts() == ["Run", "Delete", "Copy and edit"]
+
+
+COVERED = """[...document.querySelectorAll('main .actions > *, main .pager a')].filter(each => {
+  each.scrollIntoView({block: 'center'});
+  const {left, top, width, height} = each.getBoundingClientRect();
+  return !each.contains(document.elementFromPoint(left + width / 2, top + height / 2));
+}).map(each => each.innerText)"""
+
+
+@pytest.mark.parametrize("path", ["/tasks?queue=default&state=pending", "/tasks/a", "/queues/default"])
+def test_on_a_telephone_one_bar_of_actions_stays_below_and_covers_no_other(
+    path: str, visit: Open, client: Client, broker: Broker
+) -> None:
+    in_state(client, broker, TaskState.ARCHIVED)
+    enqueue(client, *"abcdefgh")
+    visitor = visit(viewport={"width": 320, "height": SIZES[320]})
+
+    page = visitor.open(path)
+
+    below: float = page.evaluate("document.querySelector('main > .actions').getBoundingClientRect().bottom")
+    assert abs(below - page.evaluate("innerHeight")) < 1
+    assert page.evaluate(COVERED) == []
 
 
 def test_a_page_whose_task_is_gone_says_so_and_keeps_its_last_picture(
