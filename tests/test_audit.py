@@ -136,6 +136,34 @@ CHANGING: dict[str, list[Case]] = {
         ),
         (Hands.failed, lambda h, i: h.client.cancel(i), lambda i: ("cancel", task(i), 0, "refused", "it had ended")),
     ],
+    "move": [
+        (
+            Hands.waiting,
+            lambda h, i: h.inspector.move(i, "other"),
+            lambda i: ("move", {**task(i), "to": "other"}, 1, "done", ""),
+        )
+    ],
+    "reschedule": [
+        (
+            Hands.waiting,
+            lambda h, i: h.inspector.reschedule(i, datetime(2099, 1, 1, tzinfo=UTC)),
+            lambda i: ("reschedule", {**task(i), "at": "2099-01-01T00:00:00+00:00"}, 1, "done", ""),
+        )
+    ],
+    "enqueue": [
+        (
+            Hands.failed,
+            lambda h, i: h.inspector.enqueue("test:echo", task_id="new", copied_from=i),
+            lambda i: ("copy", {**task("new"), "type": "test:echo", **DEFAULT, "copied_from": i}, 1, "done", ""),
+        )
+    ],
+    "export": [
+        (
+            Hands.waiting,
+            lambda h, _: list(h.inspector.export("waits", queue="default")),
+            lambda _: ("export", {**DEFAULT, "search": "waits"}, 1, "done", ""),
+        )
+    ],
     "pause": [(Hands.waiting, lambda h, _: h.inspector.pause("default"), lambda _: ("pause", DEFAULT, 1, "done", ""))],
     "resume": [
         (Hands.waiting, lambda h, _: h.inspector.resume("default"), lambda _: ("resume", DEFAULT, 0, "done", ""))
@@ -200,7 +228,9 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "tasks": ("default", TaskState.PENDING), "recent": ("default",), "task": ("waits",), "explain": ("waits",),
     "workers": (), "broker": (), "crons": (), "last_ticks": (), "problems": (), "audit": (), "audit_after": ("",),
     "failures": (), "failure": (GROUP,), "close": (), "tasks_of": (["waits"],), "find": ({"request_id": "r-9"},),
-    "metrics": (timedelta(hours=1),), "totals": (), "server": (), "concurrency_keys": (), "unique_locks": (),
+    "metrics": (timedelta(hours=1),), "totals": (), "search": ("waits",), "parse_filter": ("after:2h",),
+    "last_place": ("default", TaskState.PENDING), "place_around": ("default", "waits"),
+    "key_holders": ("boilerd:unique:x", "key"), "server": (), "concurrency_keys": (), "unique_locks": (),
     "paused_crons": (), "daemons": (), "ticks": ("nightly",),
 }  # fmt: skip
 

@@ -151,7 +151,7 @@ def test_one_call_reads_a_bounded_part_of_redis(
 
     def counted(self: ScriptCalls, script: str, args: Any) -> Any:
         answer = run(self, script, args)
-        if script == "headed":
+        if script == "pick":
             calls.append(answer[0])
         return answer
 

@@ -5,10 +5,10 @@ milliseconds.
 """
 
 import functools
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import redis
 
@@ -19,6 +19,7 @@ from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.states import ALLOWED, ONE_REGISTRY, Action
 from boilerd.broker.views import Attempt, CompletedTask, CronInfo, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
 from boilerd.errors import (
+    BoilerdError,
     BrokerRefusedError,
     DuplicateTaskError,
     FailureNotFoundError,
@@ -31,6 +32,7 @@ from boilerd.errors import (
 )
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
+from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
@@ -39,16 +41,21 @@ if TYPE_CHECKING:
     from boilerd.broker.daemons import DaemonInfo
     from boilerd.broker.explanation import Explanation
     from boilerd.broker.failure_groups import FailureGroup
-    from boilerd.broker.header_search import TasksFound
     from boilerd.broker.metrics import Metrics, Series
     from boilerd.broker.operations import Operations
     from boilerd.broker.server_facts import ServerFacts
     from boilerd.broker.shares import KeysFound, LocksFound
+    from boilerd.broker.task_filter import TaskFilter
+    from boilerd.broker.task_search import Sought, TasksFound
     from boilerd.broker.ticks import TickInfo
     from boilerd.tasks.metric_record import Numbers, Pair
+    from boilerd.tasks.options import EnqueueOptions
+    from boilerd.tasks.task import TaskInfo
 
 #: Tasks that one script looks at to tell retries from scheduled ones: Redis is busy with it for 1 to 5 ms.
 LOOKS = 1000
+#: The states in which a task may be rescheduled or moved.
+_WAITING = (TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY)
 
 
 class Inspector:
@@ -224,16 +231,107 @@ class Inspector:
             QueueNotFoundError: The queue was never used.
             ValueError: A limit is none, or there is no such state.
         """
-        from boilerd.broker.header_search import HeaderSearch  # noqa: PLC0415 - as in `explain`
+        from boilerd.broker.task_search import Sought  # noqa: PLC0415 - as in `explain`
 
-        if size < 1 or looks < 1:
-            raise ValueError(f"size {size}, looks {looks}: both begin at 1")
-        search = HeaderSearch(self._inspection, headers)
-        if queue is not None:
-            self._check_used(queue)
-        queues = self._inspection.queue_names()[0] if queue is None else [queue]
-        wanted = None if state is None else TaskState(state)
-        return search.run(queues, wanted, after, size=size, looks=looks, within_s=within_s)
+        sought = Sought.of_headers(headers, None if state is None else TaskState(state))
+        return self._search(sought, queue, after, size=size, looks=looks, within_s=within_s)
+
+    def search(
+        self,
+        wanted: "TaskFilter | str" = "",
+        *,
+        queue: str | None = None,
+        state: TaskState | None = None,
+        size: int = 30,
+        looks: int = 5000,
+        within_s: float = 0.15,
+        after: str = "",
+        sees: Callable[[TaskDetail], Mapping[str, Any]] | None = None,
+    ) -> "TasksFound":
+        """A part of the tasks, in the order of `tasks`, or those among them that somebody looks for.
+
+        Nothing in Redis leads to a task but its ID, queue and state, so that it looks at each: two round trips for 100
+        of them. It stops at a limit, and says where to go on: for all states but pending and active, that is just
+        behind the last one, whatever has come or gone before it.
+
+        Args:
+            wanted: What a task must have, also as a text, such as ``type:mail:* error:timeout "two words" -word``; its
+                queue and state win over those given beside it.
+            queue: In which queue; None: in all.
+            state: In which state; None: in all.
+            size: How many tasks to find at most.
+            looks: How many to look at at most.
+            within_s: For how long to look, in seconds.
+            after: The place at which an earlier call stopped, or of `last_place` or `place_around`.
+            sees: Makes of a task what the one who asks may see of it, as plain values; nothing else is searched. None:
+                all of it.
+
+        Raises:
+            InvalidTaskError: The text means nothing, or there is no such place.
+            QueueNotFoundError: The queue was never used.
+            ValueError: A limit is none, or there is no such state.
+        """
+        from boilerd.broker.task_search import Sought  # noqa: PLC0415 - as in `explain`
+
+        found = self.parse_filter(wanted) if isinstance(wanted, str) else wanted
+        see = sees or _plain
+        return self._search(
+            Sought([*found.conditions()], lambda task: not found.chooses or found.fits(see(task)),
+                   found.state or (None if state is None else TaskState(state)), is_exact=True),
+            found.queue or queue, after, size=size, looks=looks, within_s=within_s,
+        )  # fmt: skip
+
+    def parse_filter(self, given: str) -> "TaskFilter":
+        """What somebody looks for, of a text; raises InvalidTaskError.
+
+        ``after:2h`` and ``before:2h`` are by Redis's clock, which takes a round trip.
+        """
+        from boilerd.broker.task_filter import TaskFilter, parse_filter  # noqa: PLC0415 - as in `explain`
+
+        given = given.strip()
+        return parse_filter(given, datetime.fromtimestamp(self._broker.now(), UTC)) if given else TaskFilter()
+
+    def last_place(self, queue: str, state: TaskState, size: int = 30) -> str:
+        """Where the last tasks of a list begin, for `search`."""
+        from boilerd.broker.task_search import last_place  # noqa: PLC0415 - as in `explain`
+
+        return last_place(self._inspection, queue, TaskState(state), size)
+
+    def place_around(self, queue: str, task_id: str, size: int = 30) -> str:
+        """Where the tasks before and behind a pending one begin, for `search`; empty: it is not pending there, or more
+        than 50,000 tasks from either end.
+        """  # noqa: D205 - one sentence
+        from boilerd.broker.task_search import place_around  # noqa: PLC0415 - as in `explain`
+
+        return place_around(self._broker.connection, queue, task_id, size)
+
+    def export(
+        self,
+        wanted: "TaskFilter | str" = "",
+        *,
+        queue: str | None = None,
+        state: TaskState | None = None,
+        most: int = 100_000,
+        search: str = "",
+        sees: Callable[[TaskDetail], Mapping[str, Any]] | None = None,
+    ) -> Generator[Sequence[TaskDetail]]:
+        """All tasks that somebody looks for, as of `search`, a few hundred at a time, while one iterates.
+
+        The audit has one entry of it, written at the end, also where one stops to iterate; `search` is what was typed,
+        where a filter does not say.
+        """
+        on = {"queue": queue or "", "state": state.value if state else ""}
+        with self._audit.noting("export", **on, search=wanted if isinstance(wanted, str) else search) as noted:
+            after, chosen = "", self.parse_filter(wanted) if isinstance(wanted, str) else wanted
+            while noted.count < most:
+                found = self.search(
+                    chosen, queue=queue, state=state, size=min(500, most - noted.count), within_s=1.0, after=after,
+                    sees=sees,
+                )  # fmt: skip
+                noted.count += len(found.tasks)
+                yield found.tasks
+                if not (after := found.after):
+                    return
 
     def recent(self, queue: str, size: int = 30) -> list[CompletedTask]:
         """The tasks of the queue that completed last, latest first, also those that were not kept; up to 1,000.
@@ -304,6 +402,67 @@ class Inspector:
             TaskNotFoundError: There is no such task; it may have been completed and deleted.
         """
         return is_cancelled(task_id, self._broker.cancel(task_id, self._audit.by))
+
+    def reschedule(self, task_id: str, at: datetime | timedelta) -> None:
+        """Have a pending, scheduled or retried task run at another moment; one that is past means now.
+
+        Args:
+            task_id: Its ID.
+            at: When, with a time zone; or after which time, by Redis's clock.
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+            TaskStateError: It is in another state.
+            InvalidTaskError: The moment has no time zone.
+        """
+        if isinstance(at, timedelta):
+            at = datetime.fromtimestamp(self._broker.now(), UTC) + at
+        if at.tzinfo is None:
+            raise InvalidTaskError("at: it has no time zone; give one, as in datetime.now(UTC) + timedelta(hours=1)")
+        self._place("reschedule", repr(at.timestamp()), task_id, at=at.astimezone(UTC).isoformat(timespec="seconds"))
+
+    def move(self, task_id: str, queue: str) -> None:
+        """Have a pending, scheduled or retried task wait in another queue, whatever its limit of tasks is.
+
+        A pending one stands at its end then. A unique lock stays that of the queue in which it was enqueued.
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+            TaskStateError: It is in another state.
+            InvalidTaskError: No queue may have that name.
+        """
+        self._place("move", check_queue(queue), task_id, to=queue)
+
+    def enqueue(
+        self, task_type: str, payload: Any = None, *, copied_from: str = "", **options: Unpack["EnqueueOptions"]
+    ) -> "TaskInfo":
+        """Store a task by hand, as `Client.enqueue` does, with an entry in the audit.
+
+        Args:
+            task_type: Its type.
+            payload: Any value that has a JSON form.
+            copied_from: The ID of the task of which it is a copy, which it names then; empty: of none.
+            options: As `Client.enqueue` has them; errors are the same, too.
+        """
+        from boilerd.enqueuing.composer import Composer  # noqa: PLC0415 - as in `explain`
+
+        composer = Composer(None, DEFAULT_MAX_PAYLOAD, ())
+        order = composer.order(composer.message(task_type, payload), options)
+        (message,), (new,) = composer.tasks([order], names_place=False)
+        on = {"task": new.id, "type": new.type, "queue": new.options.queue, "copied_from": copied_from}
+        with self._audit.noting("copy" if copied_from else "enqueue", **on) as noted:
+            if copied_from:
+                answer = self._broker.enqueue_copy(new, copied_from)
+            else:
+                (answer,) = self._broker.enqueue([new])
+            if isinstance(answer, BoilerdError):
+                raise answer
+            noted.count = 1
+        return composer.info(new, message, answer)
+
+    def key_holders(self, unique_key: str, concurrency_key: str) -> dict[str, list[str]]:
+        """``unique`` and ``concurrency`` → the IDs of the tasks that hold these keys, 50 of them at most."""
+        return self._inspection.key_holders(unique_key, concurrency_key)
 
     def bulk(
         self,
@@ -570,6 +729,18 @@ class Inspector:
 
         return Metrics(self._broker.connection)
 
+    def _search(
+        self, sought: "Sought", queue: str | None, after: str, *, size: int, looks: int, within_s: float
+    ) -> "TasksFound":
+        from boilerd.broker.task_search import TaskSearch  # noqa: PLC0415 - as in `explain`
+
+        if size < 1 or looks < 1:
+            raise ValueError(f"size {size}, looks {looks}: both begin at 1")
+        if queue is not None:
+            self._check_used(queue)
+        queues = self._inspection.queue_names()[0] if queue is None else [queue]
+        return TaskSearch(self._inspection, sought).run(queues, after, size=size, looks=looks, within_s=within_s)
+
     def _check_used(self, name: str) -> None:
         if not self._inspection.is_used(name):
             check_queue(name)  # after the look: queues of plain RQ may have names that ours may not
@@ -588,6 +759,13 @@ class Inspector:
                 break
         return found
 
+    def _place(self, what: str, value: str, task_id: str, **on: str) -> None:
+        answer = self._broker.place(what, value, task_id, self._audit.by, **on)
+        if answer == "unknown":
+            raise no_such_task(task_id)
+        if answer != "done":
+            raise TaskStateError(f"task {task_id}", answer, what, _WAITING)
+
     def _act(self, action: Action, task_id: str) -> None:
         try:
             (answer,) = self._broker.act(action, [task_id], by=self._audit.by)
@@ -601,6 +779,11 @@ class Inspector:
             raise DuplicateTaskError(answer.removeprefix("locked "))
         if answer != "done":
             raise TaskStateError(f"task {task_id}", answer, action, ALLOWED[action])
+
+
+def _plain(task: TaskDetail) -> Mapping[str, Any]:
+    """A task as a filter looks at it."""
+    return {name: getattr(task, name) for name in TaskDetail.__dataclass_fields__}
 
 
 __all__ = [

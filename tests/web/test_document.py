@@ -1,6 +1,7 @@
 """The page on the dashboard does what it says."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
@@ -8,12 +9,13 @@ import pytest
 import redis
 
 from boilerd import Client
+from boilerd.broker.task_filter import NAMES, parse_filter
 from boilerd.web.page import PAGES, load_pages
 from boilerd.web.permissions import ROLES
 from boilerd.web.redaction import SECRET_WORDS
 from browser import Browser
 from builders import enqueue
-from pages import DOCS, ROOT, blocks, table
+from pages import DOCS, ROOT, blocks, codes, table
 from support import Valkey
 
 PAGE = DOCS / "web.md"
@@ -47,6 +49,19 @@ def test_the_pictures_are_those_that_the_script_writes() -> None:
 
 def test_the_table_of_roles_has_every_role() -> None:
     assert [row[0].strip("`") for row in table("web.md", "Role").rows] == [*ROLES]
+
+
+def test_all_that_a_search_is_said_to_understand_is_understood() -> None:
+    written = [code for row in table("web.md", "Written").rows for code in codes(row[0])]
+    now = datetime.now(UTC)
+
+    read = {code: parse_filter(code, now) for code in written}
+
+    assert [code for code, found in read.items() if found.words] == ['"two words"']
+    assert [code for code, found in read.items() if found.without] == ["-word"]
+    assert {code.partition(":")[0].partition(".")[0] for code in written[2:]} == {
+        name.partition(".")[0] for name in NAMES
+    }
 
 
 def test_the_words_of_what_is_hidden_are_those_of_the_code() -> None:

@@ -127,7 +127,9 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
     links = Links()
     pages = [
         links.to(), links.to("queues"), links.to("queues", text), links.to("tasks"), links.to("tasks", text),
-        links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("crons"), links.to("crons", text),
+        links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("tasks", text, "edit"),
+        links.to("tasks", text, "move"), links.to("tasks", type=text), links.to("tasks", "new", type=text),
+        links.to("crons"), links.to("crons", text),
         links.to("limits"), links.to("limits", search=1, queue=text, type=text), links.to("system"),
         links.to("types"), links.to("types", text), links.to("types", text, queue=text), links.to("types", queue=text),
         links.to("workers"), links.to("workers", host=text, pool=text), links.to("workers", state=text, sort="memory"),
@@ -152,7 +154,7 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
 
 @pytest.mark.parametrize("text", CORPUS.values(), ids=CORPUS)
 def test_a_hostile_query_is_text_on_the_page_that_refuses_it(text: str, browser: Browser) -> None:
-    for name in ("queue", "state", "page", "told", "seal"):
+    for name in ("queue", "state", "page", "told", "seal", "q", "type", "error", "since", "place", "around"):
         check(browser.get(Links().to("tasks", **{name: text[:2000]})).text)
 
 

@@ -28,8 +28,9 @@ logger = logging.getLogger("boilerd.client")
 
 #: What people do.
 What = Literal[
-    "run", "archive", "delete", "cancel", "move", "pause", "resume", "cron run", "quiet", "reload", "restart", "scale"
-]
+    "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "pause", "resume",
+    "cron run", "quiet", "reload", "restart", "scale",
+]  # fmt: skip
 KINDS: tuple[What, ...] = get_args(What)
 Outcome = Literal["done", "refused", "failed", "interrupted", "begun"]
 #: Entries in one answer of Redis: about 200 kB, and it takes Redis a millisecond.
@@ -68,7 +69,8 @@ class AuditEntry:
         host: Where.
         via: ``cli``, ``dash``, ``python`` or ``web``.
         what: Such as ``delete``.
-        on: On what: ``task``, with its ``request_id``; ``queue`` with ``state``, ``type`` and ``fingerprint``;
+        on: On what: ``task``, with its ``request_id``, and ``copied_from``, ``to`` or ``at`` where it is copied, moved
+            or rescheduled; ``queue`` with ``state``, ``type``, ``fingerprint`` and, for an export, ``search``;
             ``fingerprint`` alone, for a failure group; each with ``operation``, where it was one; ``cron``; or
             ``daemon`` with ``pool``, ``workers`` and ``size``.
         count: With how many it was done.

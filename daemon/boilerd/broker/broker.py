@@ -12,6 +12,7 @@ import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -49,6 +50,8 @@ CHUNK_BYTES = 8 * 1024 * 1024
 BATCH_PARTS = 16
 #: Claims whose job hashes one script reads, as held.lua has it: of a worker with several slots there are thousands.
 MOST_HELD = 100
+#: Where in the description of a task the number of its fields stands, as store.lua has it.
+_FIELDS = 8
 
 
 class Broker(SlotCalls):
@@ -256,18 +259,49 @@ class Broker(SlotCalls):
             _tell_unaudited(answers.pop())
         return [text(answer) for answer in answers]
 
+    def place(self, what: str, value: str, task_id: str, by: "Actor", **on: str) -> str:
+        """Have a task that waits run at another time, or in another queue.
+
+        Args:
+            what: ``reschedule`` or ``move``.
+            value: Seconds since 1970; or the queue.
+            task_id: Its ID.
+            by: Who does it, for the audit.
+            on: What the audit says beside the task.
+
+        Returns:
+            ``done``, ``unknown``, or the state that forbids it.
+        """
+        answer, unaudited = self._intervene("place", by, what, [what, value], [task_id], on=on)
+        _tell_unaudited(unaudited)
+        return text(answer)
+
+    def enqueue_copy(self, task: NewTask, copied_from: str) -> TaskState | BoilerdError:
+        """Store a task that names the one of which it is a copy; its state, or the reason as of `enqueue`."""
+        args = describe_task(task)
+        args[_FIELDS] = str(int(args[_FIELDS]) + 2)
+        (answer,) = self._call("enqueue", [*args, "copied_from", raw(copied_from)])
+        return to_answer(task, answer)
+
     def _intervene(
-        self, script: str, by: "Actor | None", what: str, head: Sequence[str | float], ids: Sequence[str]
+        self,
+        script: str,
+        by: "Actor | None",
+        what: str,
+        head: Sequence[str | float],
+        ids: Sequence[str],
+        *,
+        on: Mapping[str, str] = MappingProxyType({}),
     ) -> Any:
         """Call a script that does with a task what a person asks, and notes it; also where it is refused."""
         if by is None:
             return self._run(script, [*head, *[""] * 4, *ids])
         try:
-            return self._run(script, [*head, *by.args(self._told_of(ids[0])), *ids])
+            return self._run(script, [*head, *by.args({**self._told_of(ids[0]), **on}), *ids])
         except BrokerRefusedError as error:
             from boilerd.broker.audit import Audit  # noqa: PLC0415 - no enqueue needs it
 
-            Audit(self.connection, by).note_failure(what, error, task=ids[0])
+            Audit(self.connection, by).note_failure(what, error, task=ids[0], **on)
             raise
 
     def _told_of(self, task_id: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ MOST_GIVEN_BACK = 100
 MOST_READS = 1000
 #: Queues in one call of a script that goes through all of them, and keys for which tasks wait; as above.
 SLICE, KEYS_SLICE = 250, 50
-#: Bytes of records in one call of headed.lua, which takes Redis up to half a millisecond; a payload of more is not
+#: Bytes of records in one call of pick.lua, which takes Redis up to half a millisecond; a payload of more is not
 #: searched for its request ID. And of the JSON of headers at most: if every character is written as an escape.
 MOST_SEARCHED, MOST_HEADERS_JSON = 64 * 1024, 8 * MAX_HEADER_BYTES
 #: Entries of the audit, and up to a hundred more: Redis forgets them in pieces of that size, which takes it no time.
@@ -139,7 +139,8 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "FAILURE_SAMPLES": FAILURE_SAMPLES,
         "MOST_FAILURES": MOST_FAILURES,
     },
-    "headed": {"MOST_SEARCHED": MOST_SEARCHED, "MOST_HEADERS_JSON": MOST_HEADERS_JSON},
+    "pick": {"MOST_SEARCHED": MOST_SEARCHED, "MOST_HEADERS_JSON": MOST_HEADERS_JSON},
     "look": {"MOST_READS": MOST_READS},
+    "place": {"ALLOWED_STATUSES": {"queued": True, "scheduled": True}, "STATE_OF": states.STATE_OF},
     "waiting": {"KEYS_SLICE": KEYS_SLICE},
 }

@@ -49,6 +49,8 @@ Member = tuple[str, float | None]
 
 #: Of how many tasks of each state the size is measured, to estimate the memory of all; and of all queues together.
 _SAMPLE, _SAMPLES = 20, 1000
+#: Tasks that hold a concurrency key, which are told.
+_HOLDERS = 50
 
 
 class Inspection(ScriptCalls):
@@ -269,6 +271,18 @@ class Inspection(ScriptCalls):
         with suppress(MisplacedKeyError), expecting("sorted set", place):
             return to_task(task_id, fields, connection.zscore(raw(place), raw(task_id)), attempts)
         return detail
+
+    def key_holders(self, unique_key: str, concurrency_key: str) -> dict[str, list[str]]:
+        """``unique`` and ``concurrency`` → the IDs of the tasks that hold these keys; empty: there is none."""
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.get(raw(unique_key))
+            pipeline.zrange(raw(keys.running(concurrency_key)), 0, _HOLDERS - 1)
+            locked, running = sound(pipeline.execute(raise_on_error=False))
+        holder = text(locked or b"").removeprefix("ttl:")
+        return {
+            "unique": [holder] if unique_key and holder else [],
+            "concurrency": [text(each) for each in running or ()],
+        }
 
     def remembered_s(self, task_id: str) -> float:
         """For how many seconds the option `once` of an enqueue has this ID remembered yet; 0: it is not."""

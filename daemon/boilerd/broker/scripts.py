@@ -11,12 +11,12 @@ from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
     "act", "adopt", "advance", "arrive", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward",
-    "headed", "held", "janitor", "look", "mark", "metrics", "note", "operate", "progress", "publish", "records",
+    "held", "janitor", "look", "mark", "metrics", "note", "operate", "pick", "place", "progress", "publish", "records",
     "release",
     "renew", "result", "roll", "serve", "sift", "since", "tick", "tidy", "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
-_READING = frozenset({"headed", "look", "sift"})
+_READING = frozenset({"look", "pick", "sift"})
 #: Those that store new tasks, which a Redis without memory refuses.
 _STORING = frozenset({"enqueue", "tick", "arrive"})
 #: The parts in front of each script, where they are others than common.lua and claims.lua.
@@ -25,6 +25,7 @@ _PARTS = {
     "tick": ("common", "locks", "store"),
     "arrive": ("common", "locks"),
     "act": ("common", "claims", "locks", "audit"),
+    "place": ("common", "claims", "locks", "audit"),
     "cancel": ("common", "claims", "audit"),
     "note": ("common", "audit"),
     "operate": ("common",),

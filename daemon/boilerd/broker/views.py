@@ -70,6 +70,9 @@ class TaskDetail:
         headers: What it carries beside the payload; none also if they cannot be read.
         progress: How far the running attempt is, as its handler told with `Task.progress`.
         fingerprint: Of the failure group that its last failed attempt belongs to; empty: of none.
+        concurrency_limit: How many tasks with its concurrency key run at once at most; None: it has no key.
+        runs: How often it was begun; more often than it has attempts, if it was put back.
+        copied_from: The ID of the task of which it is a copy; empty: of none.
     """
 
     id: str
@@ -100,6 +103,9 @@ class TaskDetail:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     progress: TaskProgress | None = None
     fingerprint: str = ""
+    concurrency_limit: int | None = None
+    runs: int = 0
+    copied_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +293,9 @@ def to_task(
         headers=headers,
         progress=read_progress(fields) if state is TaskState.ACTIVE else None,
         fingerprint=shown.get("fingerprint", ""),
+        concurrency_limit=_int(shown.get("concurrency_limit")) if shown.get("concurrency_key") else None,
+        runs=_int(shown.get("runs")) or 0,
+        copied_from=shown.get("copied_from", ""),
     )
 
 

@@ -5,19 +5,20 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from http import HTTPStatus
 from typing import Any
 
+import anyio
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from boilerd.errors import BoilerdError
 from boilerd.web.links import Links
-from boilerd.web.page import Action, Page
-from boilerd.web.permissions import Permission, Principal
+from boilerd.web.page import Action, Data, Done, Elsewhere, Page
+from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal, status_of
 from boilerd.web.shown import cut, harmless
 from boilerd.web.site import Site
@@ -29,6 +30,8 @@ KINDS = {
     "csv": "text/csv; charset=utf-8",
     "ndjson": "application/x-ndjson",
 }
+#: Forms of a list alone.
+_ROWS = frozenset({"csv", "ndjson"})
 #: Characters of what an action says, in the address that it leads to.
 MOST_TOLD = 400
 #: What a spreadsheet takes for a formula: where a cell begins; with some settings it does after these separators, too.
@@ -74,12 +77,18 @@ class Asked:
 async def answer_page(asked: Asked, page: Page) -> Response:
     """The page, or that it has not changed."""
     visit = _known(asked)
+    if page.stream and asked.form_of_answer in _ROWS:
+        return await answer_export(asked, page.path, page.stream(visit))
     snapshot = asked.site.sampler.fresh()
     if page.of_snapshot and snapshot and (tag := _tag(asked, str(snapshot.number))) == _known_tag(asked):
         return _unchanged(tag)
 
     def make() -> Response:
-        data = asked.site.redaction.clean(page.view(visit), shows_payloads=visit.may(Permission.VIEW_PAYLOAD))
+        found = page.view(visit)
+        if isinstance(found, Elsewhere):
+            form = "" if asked.form_of_answer == "html" else f".{asked.form_of_answer}"
+            return RedirectResponse(asked.links.path(found.to + form), 303)
+        data = visit.seen(found)
         tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _json(data))
         if tag == _known_tag(asked):
             return _unchanged(tag)
@@ -94,6 +103,32 @@ async def answer_page(asked: Asked, page: Page) -> Response:
     return await asked.site.in_thread(make)
 
 
+async def answer_export(asked: Asked, path: str, parts: Generator[Sequence[Any]]) -> Response:
+    """A file of rows that are read while it is sent; what goes wrong before the first of them is an answer."""
+    visit, form = _known(asked), asked.form_of_answer
+
+    def read() -> list[Mapping[str, Any]] | None:
+        # One by one: what is hidden in one may stand in the error of another.
+        part = next(parts, None)
+        return None if part is None else [visit.seen(row) for row in part]
+
+    first = await asked.site.in_thread(read)
+
+    async def send() -> AsyncIterator[str]:
+        names: list[str] = []
+        rows = first
+        try:
+            while rows is not None:
+                yield _csv(rows, names) if form == "csv" else "".join(f"{_json(row)}\n" for row in rows)
+                rows = await asked.site.in_thread(read)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await asked.site.in_thread(parts.close)
+
+    named = {"content-disposition": f'attachment; filename="{path.strip("/")}.{form}"'}
+    return StreamingResponse(send(), headers={**named, "content-type": KINDS[form]})
+
+
 async def answer_action(asked: Asked, action: Action) -> Response:
     """What was done, or the page that asks before it."""
     visit = _known(asked)
@@ -101,17 +136,21 @@ async def answer_action(asked: Asked, action: Action) -> Response:
     def confirm() -> Response:
         if action.about is None:
             raise Refusal(405, "this is sent by a form, not opened")
-        data = asked.site.redaction.clean(action.about(visit), shows_payloads=visit.may(Permission.VIEW_PAYLOAD))
+        return ask(action.about(visit))
+
+    def ask(found: Data, status: int = 200) -> Response:
+        data = visit.seen(found)
         if asked.form_of_answer == "json":
-            return Response(_json(data), media_type=KINDS["json"])
-        return _html(render(asked, action.template, data, title=action.title))
+            return Response(_json(data), status, media_type=KINDS["json"])
+        return _html(render(asked, action.template, data, title=action.title), status)
 
     def act() -> Response:
         done = action.act(visit)
+        if not isinstance(done, Done):
+            return ask(done, 200 if not done.get("problems") else 422)
         asked.site.sampler.forget()
         if asked.form_of_answer == "json":
-            data = asked.site.redaction.clean(done.data, shows_payloads=visit.may(Permission.VIEW_PAYLOAD))
-            return Response(_json({"done": done.says, **data}), media_type=KINDS["json"])
+            return Response(_json({"done": done.says, **visit.seen(done.data)}), media_type=KINDS["json"])
         told = cut(done.says, MOST_TOLD)
         query = {**done.query, "told": told, "seal": asked.site.seals.seal("told", told)}
         return RedirectResponse(asked.links.path(done.to, query), 303)
@@ -193,7 +232,7 @@ def _as_data(form: str, data: Mapping[str, Any], rows: str) -> str:
         return _json(data)
     if form == "ndjson":
         return "".join(f"{_json(row)}\n" for row in data[rows])
-    return _csv(data[rows])
+    return _csv(data[rows], [])
 
 
 def _json(value: Any) -> str:
@@ -205,14 +244,13 @@ def _plain(value: Any) -> str:
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
-def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A table with a column for each name; what is no number or text is JSON."""
+def _csv(rows: Iterable[Mapping[str, Any]], names: list[str]) -> str:
+    """A table with a column for each name, which the first row gives; what is no number or text is JSON."""
     written = io.StringIO()
     writer = csv.writer(written)
-    names: list[str] = []
     for row in rows:
         if not names:
-            names = [*row]
+            names += row
             writer.writerow(names)
         writer.writerow([_cell(row.get(name)) for name in names])
     return written.getvalue().encode("utf-8", "backslashreplace").decode()

@@ -4,6 +4,7 @@ Host, then who it is, then whether they may, then where it was sent from; only t
 wrong on the way, or in the function, becomes an answer that says so.
 """
 
+import functools
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -122,6 +123,7 @@ def _visit(asked: Asked, who: Principal) -> Visit:
         form=asked.form,
         links=asked.links,
         read_snapshot=site.sampler.read,
+        seen=functools.partial(site.redaction.clean, shows_payloads=who.may(Permission.VIEW_PAYLOAD)),
         shared=site.shared,
         operators=site.operators,
     )

@@ -13,9 +13,9 @@ threads, may block, and let errors of boilerd's through: those become pages.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from boilerd.web.permissions import Permission
 
@@ -42,6 +42,17 @@ class Done:
     data: Data = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What a page returns to lead to another one.
+
+    Attributes:
+        to: Its path, without the prefix.
+    """
+
+    to: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """A page.
@@ -55,16 +66,18 @@ class Page:
         menu: Its place in the menu; 0: it has none.
         of_snapshot: True if it shows nothing but `Visit.snapshot` and its query, so that a poll costs next to nothing.
         rows: The name of a list in its data that can be exported; empty: there is none.
+        stream: Makes the rows of an export part by part, where there may be more than the page shows.
     """
 
     path: str
     needs: Permission
-    view: "Callable[[Visit], Data]"
+    view: "Callable[[Visit], Data | Elsewhere]"
     title: str
     template: str
     menu: int = 0
     of_snapshot: bool = False
     rows: str = ""
+    stream: "Callable[[Visit], Generator[Sequence[Any]]] | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +87,7 @@ class Action:
     Attributes:
         path: Where it is sent.
         needs: The permission.
-        act: Does it.
+        act: Does it; or returns data for the template, to ask again.
         title: What the button says.
         about: Makes what the page shows that asks before; None: nobody is asked.
         template: Of that page.
@@ -82,22 +95,22 @@ class Action:
 
     path: str
     needs: Permission
-    act: "Callable[[Visit], Done]"
+    act: "Callable[[Visit], Done | Data]"
     title: str
     about: "Callable[[Visit], Data] | None" = None
     template: str = "confirm.html"
 
 
+View = TypeVar("View", bound="Callable[[Visit], Data | Elsewhere]")
+Act = TypeVar("Act", bound="Callable[[Visit], Done | Data]")
 PAGES: list[Page] = []
 ACTIONS: list[Action] = []
 
 
-def page(
-    path: str, *, needs: Permission, title: str, template: str = "", **more: Any
-) -> "Callable[[Callable[[Visit], Data]], Callable[[Visit], Data]]":
+def page(path: str, *, needs: Permission, title: str, template: str = "", **more: Any) -> "Callable[[View], View]":
     """Make a page of a function; see `Page` for the rest."""
 
-    def declare(view: "Callable[[Visit], Data]") -> "Callable[[Visit], Data]":
+    def declare(view: "View") -> "View":
         shown = template or f"{getattr(view, '__name__', '')}.html"
         PAGES.append(Page(path=path, needs=needs, view=view, title=title, template=shown, **more))
         return view
@@ -105,12 +118,10 @@ def page(
     return declare
 
 
-def action(
-    path: str, *, needs: Permission, title: str, **more: Any
-) -> "Callable[[Callable[[Visit], Done]], Callable[[Visit], Done]]":
+def action(path: str, *, needs: Permission, title: str, **more: Any) -> "Callable[[Act], Act]":
     """Make an action of a function; see `Action` for the rest."""
 
-    def declare(act: "Callable[[Visit], Done]") -> "Callable[[Visit], Done]":
+    def declare(act: "Act") -> "Act":
         ACTIONS.append(Action(path=path, needs=needs, act=act, title=title, **more))
         return act
 

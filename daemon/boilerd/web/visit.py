@@ -41,6 +41,7 @@ class Visit:
         form: What was sent, all values of each name.
         links: Makes addresses.
         read_snapshot: See `snapshot`.
+        seen: Makes of any data what the person may see of it, as a page does with all of its data.
         shared: See `sharing`.
         operators: Work on operations in this process.
     """
@@ -53,6 +54,7 @@ class Visit:
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     read_snapshot: "Callable[[], Snapshot] | None" = None
+    seen: Callable[[Any], Any] = lambda data: data
     shared: Shared = field(default_factory=Shared)
     operators: Operators = field(default_factory=Operators)
 

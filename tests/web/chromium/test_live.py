@@ -12,7 +12,7 @@ from boilerd import Client, Inspector, TaskState
 from boilerd.broker.broker import Broker
 from boilerd.tasks.retry import Verdict
 from builders import enqueue, fail_next, in_state
-from chromium import Visitor
+from chromium import SIZES, Visitor
 from support import wait_until
 
 Open = Callable[..., Visitor]
@@ -118,16 +118,16 @@ def test_what_somebody_opened_focused_and_scrolled_to_stays_while_the_page_renew
     fail_next(broker, Verdict.ARCHIVE, traceback="Traceback\n" + "line\n" * 100)
     visitor = visit(has_clock=True)
     page = visitor.open("/tasks/a")
-    page.click("summary")  # it is closed now
+    page.click("[data-live=attempts] summary")  # it is closed now
     page.focus("[data-live=payload] pre")
-    page.evaluate("scrollTo(0, 50); document.querySelector('summary').dataset.mine = 'kept'")
+    page.evaluate("scrollTo(0, 50); document.querySelector('[data-live=attempts] summary').dataset.mine = 'kept'")
     before = page.evaluate("[scrollY, document.activeElement.tagName]")
 
     Inspector(broker.connection).run("a")
     let_time_pass(visitor)
     visitor.sees("pending", "[data-live=task]")
 
-    assert page.evaluate("document.querySelector('details').open") is False
+    assert page.evaluate("document.querySelector('[data-live=attempts] details').open") is False
     assert page.evaluate("[scrollY, document.activeElement.tagName]") == before
 
 
@@ -141,7 +141,29 @@ def test_a_part_that_was_not_there_comes_and_one_that_is_gone_goes(visit: Open, 
     visitor.sees("Traceback", "[data-live=attempts]")
 
     assert page.locator("[data-live=attempts]").count() == 1
-    assert page.locator("[data-live=actions] a").all_inner_texts() == ["Run", "Delete"]
+    assert page.locator("[data-live=actions] a").all_inner_texts() == ["Run", "Delete", "Copy and edit"]
+
+
+COVERED = """[...document.querySelectorAll('main .actions > *, main .pager a')].filter(each => {
+  each.scrollIntoView({block: 'center'});
+  const {left, top, width, height} = each.getBoundingClientRect();
+  return !each.contains(document.elementFromPoint(left + width / 2, top + height / 2));
+}).map(each => each.innerText)"""
+
+
+@pytest.mark.parametrize("path", ["/tasks?queue=default&state=pending", "/tasks/a", "/queues/default"])
+def test_on_a_telephone_one_bar_of_actions_stays_below_and_covers_no_other(
+    path: str, visit: Open, client: Client, broker: Broker
+) -> None:
+    in_state(client, broker, TaskState.ARCHIVED)
+    enqueue(client, *"abcdefgh")
+    visitor = visit(viewport={"width": 320, "height": SIZES[320]})
+
+    page = visitor.open(path)
+
+    below: float = page.evaluate("document.querySelector('main > .actions').getBoundingClientRect().bottom")
+    assert abs(below - page.evaluate("innerHeight")) < 1
+    assert page.evaluate(COVERED) == []
 
 
 def test_a_page_whose_task_is_gone_says_so_and_keeps_its_last_picture(
@@ -307,5 +329,5 @@ def test_keys_lead_to_pages_unless_they_are_switched_off(visit: Open, client: Cl
     visitor.open("/settings").select_option("main [data-keeps=keys]", "off")
     visitor.open("/").keyboard.type("gt")
 
-    assert focused == "queue"
+    assert focused == "q"
     assert visitor.text("h1") == "Overview"

@@ -2,15 +2,20 @@
 
 import functools
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from boilerd.broker.states import ALLOWED
 from boilerd.broker.views import TaskDetail
 from boilerd.inspector import Inspector
 from boilerd.tasks.task import TaskState
+from boilerd.units import Duration
 from boilerd.web.links import Links
-from boilerd.web.page import Data, Done, action, page
+from boilerd.web.page import PAGES, Data, Done, action, page
 from boilerd.web.permissions import Permission
-from boilerd.web.visit import Visit
+from boilerd.web.timeline import MOST_ATTEMPTS, timeline
+from boilerd.web.tracebacks import shown_attempts
+from boilerd.web.visit import QueryError, Visit
 
 #: Action → what is asked, and what is said when it is done.
 _WORDS = {
@@ -25,6 +30,8 @@ _DOES: dict[Permission, Callable[[Inspector, str], object]] = {
     Permission.CANCEL: Inspector.cancel,
     Permission.DELETE: Inspector.delete,
 }
+#: The states in which a task waits.
+_WAITING = frozenset({TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY})
 
 
 @page("/tasks/{id}", needs=Permission.VIEW, title="Task")
@@ -32,11 +39,30 @@ def task(visit: Visit) -> Data:
     """The task as a whole."""
     task_id = visit.path["id"]
     found = visit.inspector.task(task_id)
+    runs = max(0, found.runs - len(found.attempts) - (found.state is TaskState.ACTIVE))
     return {
         "task": found,
         "why": visit.trying(lambda: {"reasons": visit.inspector.explain(task_id).reasons}),
         "actions": [what for what in _WORDS if visit.may(what) and _is_allowed(what, found)],
+        "changes": _changes(visit, found),
+        "timeline": timeline(found, visit.snapshot().at),
+        "put_back": runs if len(found.attempts) < MOST_ATTEMPTS else 0,
+        "attempts": shown_attempts(found.attempts),
+        "holders": visit.trying(lambda: visit.inspector.key_holders(found.unique_key, found.concurrency_key)),
+        "has": [kind for kind in ("types", "failures", "workers") if _has_page(kind)],
     }
+
+
+def _has_page(kind: str) -> bool:
+    """Whether there is a page about one of them, or of all."""
+    return any(each.path.startswith((f"/{kind}/{{",)) or each.path == f"/{kind}" for each in PAGES)
+
+
+def _changes(visit: Visit, found: TaskDetail) -> list[str]:
+    """The last parts of the addresses where the task, or a copy of it, is changed."""
+    if not visit.may(Permission.EDIT):
+        return []
+    return [*(("reschedule", "move") if found.state in _WAITING else ()), "edit"]
 
 
 def _is_allowed(what: Permission, found: TaskDetail) -> bool:
@@ -51,10 +77,14 @@ def _about(visit: Visit, what: Permission) -> Data:
     question, _ = _WORDS[what]
     return {
         "question": question,
-        "facts": [["Task", found.id], ["Type", found.type], ["Queue", found.queue], ["State", found.state or ""]],
+        "facts": _facts(found),
         "is_allowed": _is_allowed(what, found),
         "back": _path(found.id),
     }
+
+
+def _facts(found: TaskDetail) -> list[list[object]]:
+    return [["Task", found.id], ["Type", found.type], ["Queue", found.queue], ["State", found.state or ""]]
 
 
 def _act(visit: Visit, what: Permission) -> Done:
@@ -80,3 +110,66 @@ for _what in _WORDS:
         title=_what.capitalize(),
         about=functools.partial(_about, what=_what),
     )(functools.partial(_act, what=_what))
+
+
+# --- Another moment, another queue
+
+
+def _ask(visit: Visit, field: dict[str, Any]) -> Data:
+    found = visit.inspector.task(visit.path["id"])
+    return {
+        "facts": _facts(found), "is_allowed": found.state in _WAITING, "back": _path(found.id), "field": field,
+    }  # fmt: skip
+
+
+def _about_reschedule(visit: Visit) -> Data:
+    return _ask(
+        visit,
+        {
+            "name": "when", "label": "When", "value": "", "options": [],
+            "help": "After a time, such as 2h, or at a moment in UTC, such as 2026-01-31T14:00. It waits until then.",
+        },
+    )  # fmt: skip
+
+
+@action(
+    "/tasks/{id}/reschedule",
+    needs=Permission.EDIT,
+    title="Reschedule",
+    about=_about_reschedule,
+    template="task_change.html",
+)
+def reschedule(visit: Visit) -> Done:
+    """Have it run at another moment."""
+    task_id = visit.path["id"]
+    at = moment("when", visit.given("when"))
+    visit.inspector.reschedule(task_id, at)
+    return Done(f"task {task_id} waits for its new moment", to=_path(task_id))
+
+
+def _about_move(visit: Visit) -> Data:
+    names = [queue.name for queue in visit.snapshot().overview.queues]
+    said = "Workers of that queue must know its type. It stands at the end of those that wait there."
+    return _ask(visit, {"name": "to", "label": "Queue", "value": "", "options": names, "help": said})
+
+
+@action("/tasks/{id}/move", needs=Permission.EDIT, title="Move", about=_about_move, template="task_change.html")
+def move(visit: Visit) -> Done:
+    """Have it wait in another queue."""
+    task_id, queue = visit.path["id"], visit.given("to")
+    visit.inspector.move(task_id, queue)
+    return Done(f"task {task_id} waits in queue {queue} now", to=_path(task_id))
+
+
+def moment(name: str, given: str) -> datetime | timedelta:
+    """A time from now, or a moment, in UTC where it does not say; raises QueryError."""
+    given = given.strip()
+    try:
+        return timedelta(seconds=Duration.parse(given))
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(given)
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+    except ValueError:
+        raise QueryError(f"{name}: no time; use 2h, or 2026-01-31T14:00, which is in UTC") from None

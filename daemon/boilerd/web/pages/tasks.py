@@ -1,15 +1,21 @@
-"""The tasks of a queue in a state."""
+"""The tasks: a queue's in a state, part by part, or those that somebody looks for."""
 
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from boilerd.broker.task_filter import TaskFilter
 from boilerd.broker.views import TaskDetail
+from boilerd.errors import InvalidTaskError, TaskNotFoundError
 from boilerd.tasks.task import TaskState
-from boilerd.web.page import Data, page
+from boilerd.web.links import Links
+from boilerd.web.page import Data, Elsewhere, page
 from boilerd.web.pages.bulk import bulk_actions
 from boilerd.web.permissions import Permission
-from boilerd.web.visit import Visit
+from boilerd.web.visit import MOST_PAGES, Visit
 
 SIZE, MOST_SIZE = 50, 500
-#: How many scheduled and retried tasks are looked at to tell the ones from the others.
-LOOKS = 5000
+#: How many tasks are looked at for one page, and for how long.
+LOOKS, WITHIN_S = 5000, 0.15
 #: State → the field with the moment that a list shows, and what it is called.
 MOMENTS = {
     TaskState.PENDING: ("enqueued_at", "Waits since"),
@@ -19,31 +25,117 @@ MOMENTS = {
     TaskState.ARCHIVED: ("last_failed_at", "Failed"),
     TaskState.COMPLETED: ("ended_at", "Completed"),
 }
+#: Name in the query → what the search box calls it.
+_PARTS = {"type": "type", "error": "error", "worker": "worker", "key": "key", "since": "after", "until": "before"}
+#: What a list shows of a part is read anew every two seconds; of a search it is not.
+_FILTERS = ("queue", "state", "q", *_PARTS)
 
 
-@page("/tasks", needs=Permission.VIEW, title="Tasks", menu=30, rows="tasks")
-def tasks(visit: Visit) -> Data:
-    """A page of a list, the next task first."""
-    overview = visit.snapshot().overview
-    counts = {queue.name: queue.detail.counts for queue in overview.queues}
-    name = visit.word("queue", "default" if "default" in counts or not counts else min(counts))
-    state = TaskState(visit.word("state", "pending", of=[*map(str, TaskState)]))
-    number, size = visit.number("page", 1), visit.number("size", SIZE, most=MOST_SIZE)
-    found: list[TaskDetail] = []
-    if name in counts or visit.query.get("queue"):
-        found = visit.inspector.tasks(name, state, page=number, size=size, looks=LOOKS)
-    field, heading = MOMENTS[state]
+def typed(visit: Visit) -> str:
+    """What is sought, as one would type it: of the search box, and of the rest of the query."""
+    parts = [f'{word}:"{text}"' for name, word in _PARTS.items() if (text := visit.word(name).replace('"', ""))]
+    return " ".join([visit.word("q").strip(), *parts]).strip()
+
+
+def _chosen(visit: Visit) -> tuple[str, TaskState | None]:
+    """Queue and state as the query has them; an empty queue means all, no state any."""
+    known = visit.word("state", of=["", *map(str, TaskState)])
+    return visit.word("queue"), TaskState(known) if known else None
+
+
+def _filter(visit: Visit) -> TaskFilter:
+    """What is sought, as far as the person may see it."""
+    found = visit.inspector.parse_filter(typed(visit))
+    return found if visit.may(Permission.VIEW_PAYLOAD) else found.without_payloads()
+
+
+def export(visit: Visit) -> Generator[Sequence[TaskDetail]]:
+    """All tasks that the same query shows, up to 100,000."""
+    queue, state = _chosen(visit)
+    return visit.inspector.export(
+        _filter(visit), queue=queue or None, state=state, search=typed(visit), sees=visit.seen
+    )
+
+
+@page("/tasks", needs=Permission.VIEW, title="Tasks", menu=30, rows="tasks", stream=export)
+def tasks(visit: Visit) -> Data | Elsewhere:
+    """A part of a list, or what a search has found; an ID leads to its task."""
+    sought, size, number = typed(visit), visit.number("size", SIZE, most=MOST_SIZE), visit.number("page", 1)
+    if sought == visit.word("q") and _is_task(visit, sought):
+        return Elsewhere(Links().to("tasks", sought))
+    counts = {queue.name: queue.detail.counts for queue in visit.snapshot().overview.queues}
+    found = _filter(visit)
+    queue, state = _chosen(visit)
+    queue, state = found.queue or queue, found.state or state
+    if not (queue or state or found.chooses):
+        queue = "default" if "default" in counts or not counts else min(counts)
+    if state is None and not found.chooses:
+        state = TaskState.PENDING
+    # A queue that nobody ever used is nothing wrong before it is asked for by its name.
+    is_known = queue in counts or "queue" in visit.query or bool(found.queue) or not queue
+    part = {"tasks": (), "looked_at": 0, "more": "", "is_cut": False, "note": "", "next_page": 0}
+    if is_known:
+        part |= _part(visit, found, queue, state, size=size, number=number)
+    filters = {name: visit.word(name) for name in _FILTERS if visit.word(name)}
+    field, heading = MOMENTS[state] if state else ("", "When")
     return {
-        "queue": name,
-        "queues": sorted({*counts, name}),
-        "state": state,
+        "queue": queue,
+        "queues": sorted({*counts, queue} - {""}),
+        "state": state or "",
         "states": [*map(str, TaskState)],
-        "counts": counts.get(name),
-        "tasks": found,
+        "counts": counts.get(queue),
+        "typed": visit.word("q"),
+        "is_search": found.chooses,
+        "filters": filters,
+        "without": {name: {other: text for other, text in filters.items() if other != name} for name in filters},
+        "parts_kept": {name: visit.word(name) for name in _PARTS if visit.word(name)},
         "moment_field": field,
+        "moment_fields": {str(each): name for each, (name, _) in MOMENTS.items()},
         "moment_heading": heading,
+        "can_walk": bool(queue and state) and not found.chooses,
         "page": number,
-        "has_more": len(found) == size,
-        "bulk_actions": bulk_actions(visit, state),
-        "looked_at": LOOKS if state in {TaskState.SCHEDULED, TaskState.RETRY} else 0,
+        "bulk_actions": bulk_actions(visit, state) if state else [],
+        **part,
     }
+
+
+def _part(
+    visit: Visit, found: TaskFilter, queue: str, state: TaskState | None, *, size: int, number: int
+) -> Mapping[str, Any]:
+    """What the page shows of the list, and where it goes on."""
+    if number > 1 and queue and state and not found.chooses:
+        rows = visit.inspector.tasks(queue, state, page=number, size=size, looks=LOOKS)
+        is_more = len(rows) == size and number < MOST_PAGES
+        return {"tasks": rows, "next_page": number + 1 if is_more else 0}
+    place, note = _place(visit, queue, state, size)
+    shown = visit.inspector.search(
+        found, queue=queue or None, state=state, size=size, looks=max(LOOKS, size), within_s=WITHIN_S, after=place,
+        sees=visit.seen,
+    )  # fmt: skip
+    is_cut = bool(shown.after) and len(shown.tasks) < size
+    return {
+        "tasks": shown.tasks, "looked_at": shown.looked, "more": shown.after, "is_cut": is_cut, "note": note,
+    }  # fmt: skip
+
+
+def _place(visit: Visit, queue: str, state: TaskState | None, size: int) -> tuple[str, str]:
+    """Where the part begins, and what there is to say of that."""
+    if queue and state and visit.word("last"):
+        return visit.inspector.last_place(queue, state, size), ""
+    if queue and state is TaskState.PENDING and (task_id := visit.word("around")):
+        place = visit.inspector.place_around(queue, task_id, size)
+        return (
+            place,
+            "" if place else "This task is not among the first or last 50,000 that wait; this is the beginning.",
+        )
+    return visit.word("place"), ""
+
+
+def _is_task(visit: Visit, text: str) -> bool:
+    if not text or len(text.split()) > 1:
+        return False
+    try:
+        visit.inspector.task(text)
+    except (TaskNotFoundError, InvalidTaskError):
+        return False
+    return True

@@ -1,0 +1,261 @@
+"""Go through tasks place by place, and keep those that somebody looks for: nothing in Redis leads to them.
+
+A search goes through queues and states in pieces of less than a millisecond of Redis, as far as its limits allow, and
+says where it stopped. With nothing to look for it is a list, of which each part is found by where the last one ended.
+"""
+
+import base64
+import binascii
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import redis
+
+from boilerd.broker import keys
+from boilerd.broker.connection import raw, text
+from boilerd.broker.constants import MOST_SEARCHED
+from boilerd.broker.inspection import Inspection, Member
+from boilerd.broker.job_hash import request_id_of
+from boilerd.broker.refusals import expecting
+from boilerd.broker.script_calls import ScriptCalls
+from boilerd.broker.states import ONE_REGISTRY, REGISTRIES
+from boilerd.broker.task_filter import Condition, headers_have
+from boilerd.broker.views import TaskDetail
+from boilerd.errors import InvalidTaskError, shown
+from boilerd.tasks.headers import check_headers
+from boilerd.tasks.task import TaskState
+
+#: Tasks in one call of the script, and where words are looked for in all of a record.
+_CHUNK, _CHUNK_OF_WORDS = 100, 50
+#: Elements of a list that Redis looks through for an ID, from each end: less than a millisecond.
+MOST_NEAR = 50_000
+#: The order of the search; scheduled tasks and those to be retried stand in one registry.
+_STATES = (TaskState.ACTIVE, TaskState.PENDING, TaskState.SCHEDULED, TaskState.ARCHIVED, TaskState.COMPLETED)
+
+Keeps = Callable[[TaskDetail], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class TasksFound:
+    """What a search has found.
+
+    Attributes:
+        tasks: The tasks, without their attempts.
+        looked: How many tasks were looked at.
+        after: Where to go on, for the next call; empty: all were looked at.
+    """
+
+    tasks: Sequence[TaskDetail]
+    looked: int
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What a search looks for.
+
+    Attributes:
+        conditions: What pick.lua can tell; none: every task may be it.
+        keeps: Says of a task that meets them whether it is one.
+        state: In which state; None: in any.
+        is_exact: Whether the next call goes on behind the last task, whatever came or went before it, and not at a
+            number; pending tasks have only numbers.
+    """
+
+    conditions: Sequence[Condition]
+    keeps: Keeps
+    state: TaskState | None
+    is_exact: bool = False
+
+    @classmethod
+    def of_headers(cls, headers: Mapping[str, str], state: TaskState | None) -> "Sought":
+        """The tasks that have all of these headers; a ``request_id`` may be in the payload."""
+        wanted = check_headers(headers)
+        if not wanted:
+            raise InvalidTaskError("headers: there are none to look for; give one, as in {'request_id': 'r-9'}")
+        name, value = next(iter(wanted.items()))
+        return cls([headers_have(value, in_payload=name == "request_id")], lambda task: _has(task, wanted), state)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place among the tasks of a queue in a state: behind a member with a score, or by its number."""
+
+    state: TaskState
+    start: int
+    queue: str
+    member: Member | None = None
+
+    def __str__(self) -> str:
+        behind = ""
+        if self.member:
+            encoded = base64.urlsafe_b64encode(raw(self.member[0])).decode().rstrip("=")
+            behind = f"~{self.member[1]!r}~{encoded}"
+        return f"{self.state.value}:{self.start}{behind}:{self.queue}"
+
+    @classmethod
+    def parse(cls, given: str) -> "Place":
+        """Read one; raises InvalidTaskError."""
+        state, _, rest = given.partition(":")
+        start, _, queue = rest.partition(":")
+        start, _, behind = start.partition("~")
+        if state not in {one.value for one in _STATES} or not (start.isascii() and start.isdecimal()) or not queue:
+            raise _no_place(given)
+        if len(start) > 15:
+            raise _no_place(given)
+        return cls(TaskState(state), int(start), queue, _parse_member(given, behind) if behind else None)
+
+
+def _parse_member(given: str, behind: str) -> Member:
+    score, _, encoded = behind.partition("~")
+    with suppress(ValueError, binascii.Error):
+        return text(base64.b64decode(encoded + "=" * (-len(encoded) % 4), b"-_", validate=True)), float(score)
+    raise _no_place(given)
+
+
+def _no_place(given: str) -> InvalidTaskError:
+    return InvalidTaskError(
+        f"place {shown(given)}: it is no STATE:NUMBER:QUEUE; give what the search before this one said"
+    )
+
+
+@dataclass(slots=True)
+class Limits:
+    """How far one search goes: how many tasks it may find, how many it may look at, and until when."""
+
+    size: int
+    looks: int
+    ends_s: float
+
+
+class TaskSearch(ScriptCalls):
+    """Finds tasks; raises BrokerError.
+
+    Args:
+        inspection: Reads queues and tasks.
+        sought: What it looks for.
+    """
+
+    def __init__(self, inspection: Inspection, sought: Sought) -> None:
+        super().__init__(inspection.connection)
+        self._inspection = inspection
+        self._sought = sought
+        self._conditions = [*sought.conditions, *_of_registry(sought.state)]
+        has_words = any(kind == "word" for kind, *_ in self._conditions)
+        self._chunk = _CHUNK_OF_WORDS if has_words else _CHUNK
+
+    def run(self, queues: Sequence[str], after: str, *, size: int, looks: int, within_s: float) -> TasksFound:
+        """Search these queues, from the place `after` on."""
+        limits = Limits(size, looks, time.monotonic() + within_s)
+        found: list[TaskDetail] = []
+        looked = 0
+        for first in _places(queues, self._sought.state, after):
+            place = self._resolved(first)
+            while True:
+                if len(found) >= limits.size or looked >= limits.looks or time.monotonic() > limits.ends_s:
+                    return TasksFound(found, looked, str(place))
+                count = min(self._chunk, limits.looks - looked)
+                seen, some = self._look(place, count, limits.size - len(found))
+                found += some
+                looked += seen.start - place.start
+                if seen.start == place.start:
+                    break
+                place = seen
+        return TasksFound(found, looked)
+
+    def _look(self, place: Place, count: int, most: int) -> tuple[Place, list[TaskDetail]]:
+        """Look at the next tasks; the place behind them, and those that are sought."""
+        if not self._sought.conditions and self._sought.state is not TaskState.RETRY:
+            count = min(count, most)  # as a rule all of them are shown; retries are few among scheduled ones
+        members = self._inspection.members(place.queue, place.state, place.start, count)
+        if not members:
+            return place, []
+        looked, numbers = self._picked(members)
+        tasks = self._inspection.details([members[number] for number in numbers])
+        found = [(number, task) for number, task in zip(numbers, tasks, strict=True) if self._is_sought(task)][:most]
+        if len(found) == most:  # the rest is looked at again
+            looked = found[-1][0] + 1
+        return self._behind(place, looked, members[looked - 1]), [task for _, task in found]
+
+    def _behind(self, place: Place, looked: int, last: Member) -> Place:
+        is_exact = self._sought.is_exact and place.state in REGISTRIES and last[1] is not None
+        return replace(place, start=place.start + looked, member=last if is_exact else None)
+
+    def _picked(self, members: Sequence[Member]) -> tuple[int, list[int]]:
+        """How many of them were looked at, and the numbers of those that meet the conditions."""
+        if not self._conditions:
+            return len(members), [*range(len(members))]
+        flat: list[Any] = [part for condition in self._conditions for part in condition]
+        ids = [raw(task_id) for task_id, _ in members]
+        looked, *places = self._run("pick", [MOST_SEARCHED, len(self._conditions), *flat, *ids])
+        return looked, [number - 1 for number in places]
+
+    def _is_sought(self, task: TaskDetail) -> bool:
+        # A list shows what stands in it, also what has no record.
+        is_there = self._sought.state in {None, task.state} or not self._sought.conditions
+        return is_there and self._sought.keeps(task)
+
+    def _resolved(self, place: Place) -> Place:
+        """The place by its number: others may have come or gone before it since."""
+        if place.member is None or place.state not in REGISTRIES:
+            return place
+        key = keys.registry(REGISTRIES[place.state], place.queue)
+        member, score = place.member
+        connection: Any = self.connection
+        with expecting("sorted set", key), connection.pipeline(transaction=False) as pipeline:
+            pipeline.zrank(raw(key), raw(member))
+            pipeline.zscore(raw(key), raw(member))
+            pipeline.zcount(raw(key), "-inf", f"({score!r}")
+            rank, is_score, before = pipeline.execute()
+        return replace(place, start=rank + 1 if rank is not None and is_score == score else before)
+
+
+def last_place(inspection: Inspection, queue: str, state: TaskState, size: int) -> str:
+    """Where the last tasks of a list begin."""
+    return str(Place(_stands_as(state), max(0, inspection.length(queue, state) - size), queue))
+
+
+def place_around(connection: redis.Redis, queue: str, task_id: str, size: int) -> str:
+    """Where a part of the pending list begins that has the task in its middle; empty: it is not near either end."""
+    key, wanted = raw(keys.queue(queue)), raw(task_id)
+    asked: Any = connection
+    with expecting("list", keys.queue(queue)):
+        at = asked.lpos(key, wanted, rank=1, maxlen=MOST_NEAR)
+        if at is None:
+            at = asked.lpos(key, wanted, rank=-1, maxlen=MOST_NEAR)
+    return "" if at is None else str(Place(TaskState.PENDING, max(0, at - size // 2), queue))
+
+
+def _has(task: TaskDetail, wanted: Mapping[str, str]) -> bool:
+    request_id = request_id_of(task.payload, task.headers) if wanted.keys() & {"request_id"} else None
+    has = {**task.headers, "request_id": request_id}
+    return all(has.get(name) == value for name, value in wanted.items())
+
+
+def _of_registry(state: TaskState | None) -> list[Condition]:
+    """The condition that tells the states of one registry apart."""
+    if state not in ONE_REGISTRY:
+        return []
+    return [("there" if state is TaskState.RETRY else "absent", "last_failed_at", "", "")]
+
+
+def _stands_as(state: TaskState) -> TaskState:
+    return TaskState.SCHEDULED if state in ONE_REGISTRY else state
+
+
+def _places(queues: Sequence[str], state: TaskState | None, after: str) -> Iterator[Place]:
+    """Where the search begins in each queue and state, in their order."""
+    first = Place.parse(after) if after else None
+    wanted = _stands_as(state) if state else None
+    found = [Place(one, 0, name) for name in sorted(queues) for one in _STATES if wanted in {None, one}]
+    if first is None:
+        yield from found
+        return
+    begins = (first.queue, _STATES.index(first.state))
+    for place in found:
+        here = (place.queue, _STATES.index(place.state))
+        if here >= begins:
+            yield first if here == begins else place

@@ -1,0 +1,295 @@
+"""Enqueue a task by hand: a new one, or a copy of another with something changed."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from boilerd.broker.views import TaskDetail
+from boilerd.errors import BoilerdError, BrokerError, InvalidTaskError
+from boilerd.tasks.queues import DEFAULT_QUEUE
+from boilerd.tasks.task import TaskState
+from boilerd.web.links import Links
+from boilerd.web.page import Data, Done, action
+from boilerd.web.pages.task import moment
+from boilerd.web.permissions import Permission
+from boilerd.web.quoting import HIDDEN
+from boilerd.web.schema_check import example, problems, schema_of
+from boilerd.web.visit import QueryError, Visit
+
+#: A payload of more characters stays as it is: a form is no place for it.
+MOST_EDITED = 24 * 1024
+#: Fields of the form that are texts, with what they have where nothing was said.
+_TEXTS = ("type", "queue", "when", "timeout", "max_retries", "retention", "concurrency_key", "concurrency_limit")
+_NUMBERS = ("timeout", "max_retries", "retention", "concurrency_limit")
+#: What becomes of the old task: word → what is said, and in which states it can be.
+AFTERWARDS: Mapping[str, tuple[str, frozenset[TaskState]]] = {
+    "keep": ("leave it", frozenset(TaskState)),
+    "archive": ("archive it", frozenset({TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY})),
+    "delete": ("delete it", frozenset(TaskState) - {TaskState.ACTIVE}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The task that is copied.
+
+    Attributes:
+        seen: What the person may see of it.
+        is_editable: Whether its payload is small enough for a form, and shown to the person.
+    """
+
+    task: TaskDetail
+    seen: Mapping[str, Any]
+    is_editable: bool
+
+
+def _origin(visit: Visit) -> Origin:
+    found = visit.inspector.task(visit.path["id"])
+    seen = visit.seen(found)
+    return Origin(found, seen, visit.may(Permission.VIEW_PAYLOAD) and len(_as_json(seen["payload"])) <= MOST_EDITED)
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2, default=str)
+
+
+# --- The form
+
+
+def _form_of(origin: Origin) -> dict[str, str]:
+    """The values of the form for a copy that changes nothing."""
+    task = origin.task
+    limit = task.concurrency_limit if task.concurrency_key else None
+    numbers = {
+        "timeout": task.timeout_s, "max_retries": task.max_retries, "retention": max(task.retention_s, 0),
+        "concurrency_limit": limit,
+    }  # fmt: skip
+    texts = {name: "" if value is None else str(value) for name, value in numbers.items()}
+    edited = {}
+    if origin.is_editable:
+        edited = {"body": _as_json(origin.seen["payload"]), "head": _as_json(origin.seen["headers"])}
+    return {
+        "type": task.type, "queue": task.queue, "when": "", "concurrency_key": task.concurrency_key, "old": "keep",
+        **texts, **edited,
+    }  # fmt: skip
+
+
+def _given(visit: Visit, blank: Mapping[str, str]) -> dict[str, str]:
+    """The values that were sent; what was not sent is as it was."""
+    return {
+        name: visit.given(name).replace("\r\n", "\n") if name in visit.form else text for name, text in blank.items()
+    }
+
+
+def _page(
+    visit: Visit, form: Mapping[str, str], origin: Origin | None, found: list[str], **more: Any
+) -> dict[str, Any]:
+    state = origin.task.state if origin else None
+    return {
+        "form": form,
+        "problems": found,
+        "origin": {"id": origin.task.id, "state": state or ""} if origin else None,
+        "is_editable": origin is None or origin.is_editable,
+        "afterwards": [
+            [word, says] for word, (says, states) in AFTERWARDS.items() if state in states and _may(visit, word)
+        ] if origin else [],
+        "queues": [queue.name for queue in visit.snapshot().overview.queues],
+        "types": _types(visit),
+        "back": Links().to("tasks", origin.task.id) if origin else "/tasks",
+        "diff": [],
+        "is_same": False,
+        "checked": "",
+        **more,
+    }  # fmt: skip
+
+
+def _may(visit: Visit, word: str) -> bool:
+    return word == "keep" or visit.may(word)
+
+
+def _types(visit: Visit) -> list[str]:
+    """The types that living daemons have handlers for."""
+    try:
+        return sorted({each for daemon in visit.inspector.daemons() for each in daemon.types if each})
+    except BrokerError:
+        return []
+
+
+def _about_edit(visit: Visit) -> Data:
+    origin = _origin(visit)
+    return _page(visit, _form_of(origin), origin, [])
+
+
+def _about_new(visit: Visit) -> Data:
+    return _page(visit, _blank(visit), None, [])
+
+
+def _blank(visit: Visit) -> dict[str, str]:
+    given = {"type": visit.word("type"), "queue": visit.word("queue", DEFAULT_QUEUE)}
+    return {**dict.fromkeys(_TEXTS, ""), **given, "body": _as_json(_template(visit, given["type"])), "head": "{}"}
+
+
+def _template(visit: Visit, task_type: str) -> Any:
+    """A payload of the type to begin with, as a living daemon has declared it."""
+    if not task_type:
+        return None
+    schemas = [schema_of(daemon.schemas, task_type) for daemon in visit.inspector.daemons()]
+    return next((example(schema) for schema in schemas if schema is not None), None)
+
+
+# --- What is sent
+
+
+@action("/tasks/{id}/edit", needs=Permission.EDIT, title="Copy and edit", about=_about_edit, template="task_edit.html")
+def edit(visit: Visit) -> Done | Data:
+    """Enqueue a copy with something changed, once it was looked at; the old one stays, unless it is to go."""
+    origin = _origin(visit)
+    return _send(visit, _given(visit, _form_of(origin)), origin)
+
+
+@action("/tasks/new", needs=Permission.ENQUEUE, title="New task", about=_about_new, template="task_edit.html")
+def new(visit: Visit) -> Done | Data:
+    """Enqueue a task, once it was looked at."""
+    return _send(visit, _given(visit, _blank(visit)), None)
+
+
+def _send(visit: Visit, form: Mapping[str, str], origin: Origin | None) -> Done | Data:
+    try:
+        payload, options = _read(form, origin)
+    except (QueryError, InvalidTaskError) as error:
+        return _page(visit, form, origin, [str(error)])
+    found = [] if form["type"] else ["type: it has none; give one, as in email:deliver"]
+    found += _misfits(visit, form["type"], payload)
+    checked = hashlib.sha256(json.dumps(form, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+    is_confirmed = visit.given("step") == "send" and (visit.who.is_program or visit.given("checked") == checked)
+    if found or not is_confirmed:
+        diff = _diff(origin, form)
+        return _page(visit, form, origin, found, diff=diff, is_same=not diff, checked="" if found else checked)
+    try:
+        info = visit.inspector.enqueue(form["type"], payload, copied_from=origin.task.id if origin else "", **options)
+    except BrokerError:
+        raise
+    except BoilerdError as error:
+        return _page(visit, form, origin, [str(error)])
+    said = f"task {info.id} was enqueued"
+    if origin:
+        said += f", a copy of {origin.task.id}{_afterwards(visit, origin.task.id, form['old'])}"
+    return Done(said, to=Links().to("tasks", info.id), data={"task": {"id": info.id}})
+
+
+def _afterwards(visit: Visit, task_id: str, word: str) -> str:
+    """Do with the old task what was asked for; how that ended."""
+    if word not in {"archive", "delete"} or not visit.may(word):
+        return ""
+    try:
+        (visit.inspector.archive if word == "archive" else visit.inspector.delete)(task_id)
+    except BoilerdError as error:
+        return f", which stays: {error}"
+    return f", which is {word}d"
+
+
+def _read(form: Mapping[str, str], origin: Origin | None) -> tuple[Any, dict[str, Any]]:
+    """Payload and options of a form; raises QueryError, InvalidTaskError."""
+    old = origin.task if origin else None
+    payload, headers = old.payload if old else None, dict(old.headers) if old else {}
+    if "body" in form:
+        seen = origin.seen if origin else {"payload": None, "headers": {}}
+        payload = _restored("payload", _parsed("payload", form["body"]), seen["payload"], payload)
+        headers = _restored("headers", _parsed("headers", form["head"]), seen["headers"], headers)
+    if not isinstance(headers, dict):
+        raise QueryError('headers: no object; give one, as in {"tenant": "7"}')
+    options: dict[str, Any] = {"queue": form["queue"] or DEFAULT_QUEUE, "headers": headers, "inherit": False}
+    options |= {name: _number(name, form[name]) for name in _NUMBERS if form[name].strip()}
+    if form["concurrency_key"]:
+        options["concurrency_key"] = form["concurrency_key"]
+    else:
+        options.pop("concurrency_limit", None)
+    if form["when"].strip():
+        at = moment("when", form["when"])
+        options["process_in" if isinstance(at, timedelta) else "process_at"] = at
+    return payload, options
+
+
+def _number(name: str, given: str) -> int:
+    given = given.strip()
+    if not (given.isascii() and given.isdecimal() and len(given) < 10):
+        raise QueryError(f"{name}: no whole number; leave it empty, or give one such as 60")
+    return int(given)
+
+
+def _parsed(name: str, text: str) -> Any:
+    try:
+        return json.loads(text or "null", parse_constant=_refuse)
+    except RecursionError:
+        raise QueryError(f"{name}: it is nested too deep") from None
+    except json.JSONDecodeError as error:
+        raise QueryError(f"{name}: no JSON in line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except ValueError as error:
+        raise QueryError(f"{name}: no JSON: {error}") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is none of its numbers")
+
+
+def _restored(name: str, edited: Any, seen: Any, old: Any) -> Any:
+    """What was edited, with what is hidden from the person as it was, where it stands as it stood."""
+    if edited == HIDDEN:
+        if seen != HIDDEN:
+            raise QueryError(f"{name}: {HIDDEN} stands where nothing was hidden; write the value")
+        return old
+    if isinstance(edited, dict):
+        return {
+            key: _restored(f"{name}.{key}", inner, *(_inside(each, key) for each in (seen, old)))
+            for key, inner in edited.items()
+        }
+    if isinstance(edited, list):
+        return [
+            _restored(f"{name}.{place}", inner, *(_inside(each, place) for each in (seen, old)))
+            for place, inner in enumerate(edited)
+        ]
+    return edited
+
+
+def _inside(value: Any, part: Any) -> Any:
+    try:
+        return value[part]
+    except (TypeError, KeyError, IndexError):
+        return None
+
+
+def _misfits(visit: Visit, task_type: str, payload: Any) -> list[str]:
+    """What of the payload does not fit the type, as the daemons that live have declared it."""
+    found: list[str] = []
+    for daemon in visit.inspector.daemons():
+        for problem in problems(payload, schema_of(daemon.schemas, task_type)):
+            if problem not in found:
+                found.append(problem)
+    return found
+
+
+def _diff(origin: Origin | None, form: Mapping[str, str]) -> list[list[str]]:
+    """What differs from the old task, line by line: ``-``, ``+`` or nothing, and the line."""
+    before = _lines(_form_of(origin)) if origin else []
+    lines = [*difflib.unified_diff(before, _lines(form), n=3, lineterm="")][2:]
+    return [[line[:1].strip(), line[1:]] for line in lines if not line.startswith("@@")]
+
+
+def _lines(form: Mapping[str, str]) -> list[str]:
+    found = [f"{name}: {form[name]}" for name in _TEXTS if form[name]]
+    for name, shown in (("head", "headers"), ("body", "payload")):
+        if name in form:
+            found += [f"{shown}:", *_tidy(form[name]).splitlines()]
+    return found
+
+
+def _tidy(text: str) -> str:
+    """JSON as all JSON is shown, so that only what differs differs."""
+    try:
+        return _as_json(json.loads(text or "null"))
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,455 @@
+"""The list of tasks and one task: found, filtered, exported, timed, moved, copied and edited."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd import Client, Inspector, TaskState
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.views import Attempt
+from boilerd.tasks.retry import Verdict
+from boilerd.web.schema_check import example, problems, schema_of
+from boilerd.web.timeline import timeline
+from boilerd.web.tracebacks import pieces, shown_attempts
+from browser import Browser, text_of, with_people
+from builders import claim, enqueue, fail, fail_next, in_state, pending
+from pages import ROOT
+
+# --- The list
+
+
+def listed(browser: Browser, address: str) -> list[str]:
+    return [task["id"] for task in browser.get(address).json()["tasks"]]
+
+
+def test_an_id_in_the_search_box_leads_to_its_task(browser: Browser, client: Client) -> None:
+    enqueue(client, "a-1")
+
+    assert browser.get("/tasks?q=a-1").headers["location"] == "/tasks/a-1"
+    assert browser.get("/tasks.json?q=a-1").headers["location"] == "/tasks/a-1.json"
+    assert browser.get("/tasks?q=a-2").status_code == 200
+
+
+def test_tasks_are_found_in_all_queues_by_words_and_by_what_links_say(
+    browser: Browser, client: Client, broker: Broker
+) -> None:
+    client.enqueue("mail:send", {"to": "anna"}, task_id="one", queue="low")
+    client.enqueue("mail:send", {"to": "bert"}, task_id="two")
+    client.enqueue("test:echo", {"to": "anna"}, task_id="three")
+    fail_next(broker, Verdict.ARCHIVE, "default")
+
+    assert listed(browser, "/tasks.json?q=anna") == ["three", "one"]
+    assert listed(browser, "/tasks.json?q=anna&queue=low") == ["one"]
+    assert listed(browser, "/tasks.json?type=mail:send") == ["two", "one"]
+    assert listed(browser, "/tasks.json?type=mail:send&q=state:archived") == ["two"]
+    assert listed(browser, "/tasks.json?error=valueerror&since=1h") == ["two"]
+    assert listed(browser, "/tasks.json?state=archived") == ["two"]
+    assert "None of all tasks is like that" in browser.get("/tasks?q=nowhere").text
+
+
+def test_a_wrong_search_is_a_page_that_says_so(browser: Browser, client: Client) -> None:
+    enqueue(client, "a")
+
+    for address in ("/tasks?q=state:lost", "/tasks?q=after:never", "/tasks?place=x", "/tasks?since=never"):
+        assert browser.get(address).status_code == 400, address
+
+
+def test_the_list_goes_on_behind_its_last_task_and_shows_its_end(browser: Browser, client: Client) -> None:
+    enqueue(client, *(f"t{number}" for number in range(7)), process_in=60)
+    shown = browser.get("/tasks.json?queue=default&state=scheduled&size=3").json()
+
+    assert [task["id"] for task in shown["tasks"]] == ["t0", "t1", "t2"]
+    assert listed(browser, f"/tasks.json?queue=default&state=scheduled&size=3&place={shown['more']}") == [
+        "t3", "t4", "t5",
+    ]  # fmt: skip
+    assert listed(browser, "/tasks.json?queue=default&state=scheduled&size=2&last=1") == ["t5", "t6"]
+    assert listed(browser, "/tasks.json?queue=default&state=scheduled&size=3&page=2") == ["t3", "t4", "t5"]
+    assert (
+        'href="/tasks?queue=default&amp;state=scheduled&amp;last=1"'
+        in browser.get("/tasks?queue=default&state=scheduled").text
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "is_ticked", "is_whole"),
+    [
+        ("queue=default&state=pending", True, True),
+        ("queue=default&state=pending&type=test:echo", True, True),
+        ("queue=default&state=pending&type=test:*", True, False),
+        ("queue=default&state=pending&q=echo", True, False),
+        ("queue=default&q=echo+state:pending", True, False),
+        ("queue=default&state=pending&since=1h", True, False),
+        ("state=pending", True, False),
+        ("queue=default&q=echo", False, False),
+    ],
+)
+def test_all_that_match_are_taken_only_where_the_list_shows_what_an_operation_takes(
+    query: str, is_ticked: bool, is_whole: bool, browser: Browser, client: Client
+) -> None:
+    enqueue(client, "a")
+
+    shown = browser.get(f"/tasks?{query}").text
+
+    assert 'href="/tasks/a"' in shown
+    assert ('name="id" value="a"' in shown) is is_ticked
+    assert ("Archive all" in shown) is is_whole
+    assert ("For all that match, choose a queue and a state" in shown) is (is_ticked and not is_whole)
+
+
+def test_the_neighbours_of_a_pending_task_are_shown(browser: Browser, client: Client) -> None:
+    enqueue(client, *(f"t{number}" for number in range(9)))
+
+    assert listed(browser, "/tasks.json?queue=default&state=pending&size=3&around=t5") == ["t4", "t5", "t6"]
+    assert "not among the first or last" in browser.get("/tasks?queue=default&state=pending&around=other").text
+
+
+def test_nobody_finds_what_they_may_not_see(connection: redis.Redis, client: Client) -> None:
+    client.enqueue("test:echo", {"to": "anna", "password": "hunter2"}, task_id="a", headers={"session": "s-77"})
+    secrets = ("hunter2", "payload.password:hunter2", "s-77", "header.session:s-77")
+
+    with Browser(with_people(connection), **{"x-who": "admin"}) as admin:
+        found = [listed(admin, f"/tasks.json?q={each}") for each in ("anna", "payload.to:anna", *secrets)]
+        others = [listed(admin, f"/tasks.json?q=-{each}") for each in ("hunter2", "s-77")]
+    with Browser(with_people(connection), **{"x-who": "viewer"}) as viewer:
+        seen = [listed(viewer, f"/tasks.json?q={each}") for each in ("anna", "hunter2", "s-77", "echo")]
+        refused = [viewer.get(f"/tasks.json?q={each}").status_code for each in ("payload.to:anna", "header.a:b")]
+        without = listed(viewer, "/tasks.json?q=-anna")
+
+    assert found == [["a"], ["a"], [], [], [], []]
+    assert others == [["a"], ["a"]]
+    assert seen == [[], [], [], ["a"]]
+    assert refused == [400, 400]
+    assert without == ["a"]
+
+
+def test_an_export_has_all_that_match_without_secrets_and_is_noted(connection: redis.Redis, client: Client) -> None:
+    client.enqueue_many([("test:echo", {"n": number, "token": "hunter2"}) for number in range(700)])
+
+    with Browser(with_people(connection), **{"x-who": "operator"}) as browser:
+        as_csv = browser.get("/tasks.csv?queue=default&state=pending")
+        lines = [json.loads(line) for line in browser.get("/tasks.ndjson?q=payload.n:69*").text.splitlines()]
+        one = [json.loads(line) for line in browser.get("/tasks.ndjson?q=payload.n:699").text.splitlines()]
+        refused = browser.get("/tasks.csv?q=state:lost")
+
+    assert len(as_csv.text.splitlines()) == 701
+    assert as_csv.headers["content-disposition"] == 'attachment; filename="tasks.csv"'
+    assert "hunter2" not in as_csv.text
+    assert lines == []
+    assert [line["payload"] for line in one] == [{"n": 699, "token": "[hidden]"}]
+    assert refused.status_code == 400
+    entries = Inspector(connection).audit()
+    assert (entries[0].what, entries[0].count, dict(entries[0].on)) == (
+        "export", 700, {"queue": "default", "state": "pending"},
+    )  # fmt: skip
+
+
+# --- One task
+
+
+NOW = datetime(2026, 1, 31, 14, tzinfo=UTC)
+
+
+def test_the_timeline_has_each_span_to_scale(client: Client, broker: Broker, connection: redis.Redis) -> None:
+    task_id = in_state(client, broker, TaskState.RETRY)
+    found = Inspector(connection).task(task_id)
+    at = found.created_at
+    assert at is not None
+    ends = [timedelta(seconds=each) for each in (10, 30, 50, 90)]
+    attempts = [
+        Attempt(at + ends[0], at + ends[1], "w1", is_success=False),
+        Attempt(at + ends[2], at + ends[3], "w2", is_success=False),
+    ]
+
+    spans = timeline(replace(found, attempts=attempts, enqueued_at=at, next_run_at=at + timedelta(seconds=100)), NOW)
+
+    assert [(span.kind, span.seconds, span.worker) for span in spans] == [
+        ("waiting", 10, ""), ("failed", 20, "w1"), ("backoff", 20, ""), ("failed", 40, "w2"), ("backoff", 10, ""),
+    ]  # fmt: skip
+    assert [(span.x, span.width) for span in spans] == [(0, 100), (100, 200), (300, 200), (500, 400), (900, 100)]
+
+
+@pytest.mark.parametrize("state", TaskState)
+def test_the_page_of_each_task_has_a_timeline(
+    state: TaskState, browser: Browser, client: Client, broker: Broker
+) -> None:
+    task_id = in_state(client, broker, state)
+
+    shown = browser.get(f"/tasks/{task_id}").text
+
+    assert "<rect" in shown
+    assert "As a table" in shown
+
+
+def test_a_clock_that_jumped_back_breaks_no_timeline(browser: Browser, client: Client, broker: Broker) -> None:
+    task_id = in_state(client, broker, TaskState.ARCHIVED)
+    broker.connection.hset(keys.job(task_id), "created_at", "2999-01-01T00:00:00.000000Z")
+
+    assert browser.get(f"/tasks/{task_id}").status_code == 200
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/app/shop/tasks.py", line 3, in charge
+    pay()
+  File "/v/lib/python3.11/site-packages/lib.py", line 9, in pay
+    deep()
+  File "/v/lib/python3.11/site-packages/lib.py", line 11, in deep
+    raise OwnError
+lib.OwnError: no
+"""
+
+
+def test_the_frames_of_libraries_are_folded_and_equal_tracebacks_told_once() -> None:
+    attempt = Attempt(NOW, NOW, "w", is_success=False, error=TRACEBACK)
+
+    assert [(piece.is_own, piece.frames) for piece in pieces(TRACEBACK)] == [(True, 1), (False, 2), (True, 0)]
+    assert "".join(piece.traceback for piece in pieces(TRACEBACK)) == TRACEBACK
+    assert [(each.like, len(each.pieces)) for each in shown_attempts([attempt, attempt])] == [(0, 3), (1, 0)]
+
+
+def test_the_page_names_holders_of_keys_and_folds_what_is_equal(
+    browser: Browser, client: Client, broker: Broker
+) -> None:
+    client.enqueue("test:echo", task_id="holds", concurrency_key="k")
+    client.enqueue("test:echo", task_id="fails")
+    claim(broker)
+    for _ in range(2):
+        fail(broker, claim(broker, row=1), Verdict.RETRY, row=1, delay_s=0.0)
+        broker.connection.zadd(keys.registry("scheduled", "default"), {"fails": 0}, xx=True)
+        broker.forward()
+    client.enqueue("test:echo", task_id="waits", concurrency_key="k")
+
+    assert 'href="/tasks/holds"' in browser.get("/tasks/waits").text
+    assert "with the same traceback as" in browser.get("/tasks/fails").text
+
+
+@pytest.mark.parametrize("when", ["2h", "2999-01-31T14:00"])
+def test_a_task_is_rescheduled(when: str, browser: Browser, client: Client, connection: redis.Redis) -> None:
+    enqueue(client, "a")
+
+    asked = browser.get("/tasks/a/reschedule").text
+    done = browser.post("/tasks/a/reschedule", {"when": when})
+
+    assert 'name="when"' in asked
+    assert done.headers["location"].startswith("/tasks/a?")
+    assert Inspector(connection).task("a").state is TaskState.SCHEDULED
+    assert browser.post("/tasks/a/reschedule", {"when": "soon"}).status_code == 400
+
+
+def test_a_task_is_moved(browser: Browser, client: Client, connection: redis.Redis) -> None:
+    enqueue(client, "a")
+
+    assert browser.post("/tasks/a/move", {"to": "other"}).status_code == 303
+    assert pending(connection, "other") == ["a"]
+    assert browser.post("/tasks/a/move", {"to": "no such"}).status_code == 400
+    assert browser.post("/tasks/unknown/move", {"to": "other"}).status_code == 404
+
+
+# --- Copy and edit
+
+COPY = {"type": "test:echo", "queue": "default", "head": "{}"}
+
+
+def send(browser: Browser, address: str, form: dict[str, str]) -> Any:
+    """Fill in a form, look at it, and send it."""
+    looked_at = browser.post(address, {**form, "step": "check"})
+    assert looked_at.status_code == 200, text_of(looked_at.text)
+    checked = looked_at.text.partition('name="checked" value="')[2].partition('"')[0]
+    return browser.post(address, {**form, "step": "send", "checked": checked})
+
+
+def test_a_copy_is_looked_at_before_it_is_sent_and_the_old_one_stays(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    client.enqueue("test:echo", {"a": 1, "b": 2}, task_id="old", headers={"tenant": "7"}, max_retries=3)
+    form = {"body": '{"a": 1, "b": 3}'}
+
+    first = browser.get("/tasks/old/edit").text
+    looked_at = browser.post("/tasks/old/edit", {**form, "step": "check"})
+    unchecked = browser.post("/tasks/old/edit", {**form, "step": "send"})
+    other = browser.post("/tasks/old/edit", {"body": "4", "step": "send", "checked": looked_at.text})
+    before = pending(connection)
+    done = send(browser, "/tasks/old/edit", form)
+
+    assert "&#34;b&#34;: 2" in first
+    assert "<del>-   &#34;b&#34;: 2</del>" in looked_at.text
+    assert "<ins>+   &#34;b&#34;: 3</ins>" in looked_at.text
+    assert (unchecked.status_code, other.status_code, before) == (200, 200, ["old"])
+    new = pending(connection)[1]
+    found = Inspector(connection).task(new)
+    assert done.headers["location"].startswith(f"/tasks/{new}?")
+    assert (found.payload, found.headers, found.max_retries) == ({"a": 1, "b": 3}, {"tenant": "7"}, 3)
+    assert found.copied_from == "old"
+    assert 'href="/tasks/old"' in browser.get(f"/tasks/{new}").text
+
+
+@pytest.mark.parametrize(
+    ("word", "left"), [("archive", TaskState.ARCHIVED), ("delete", None), ("keep", TaskState.PENDING)]
+)
+def test_the_old_task_goes_if_one_says_so(
+    word: str, left: TaskState | None, browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "old")
+
+    send(browser, "/tasks/old/edit", {"old": word})
+
+    assert browser.get("/tasks/old").status_code == (404 if left is None else 200)
+    assert left is None or Inspector(connection).task("old").state is left
+
+
+def test_what_is_hidden_is_copied_as_it_was_and_shown_to_nobody(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    client.enqueue("test:echo", {"password": "hunter2", "n": 1}, task_id="old")
+
+    shown = browser.get("/tasks/old/edit").text
+    looked_at = browser.post("/tasks/old/edit", {"body": '{"password": "[hidden]", "n": 2}', "step": "check"}).text
+    send(browser, "/tasks/old/edit", {"body": '{"password": "[hidden]", "n": 2}'})
+    moved = browser.post("/tasks/old/edit", {"body": '{"other": "[hidden]"}', "step": "check"})
+
+    assert "hunter2" not in shown + looked_at
+    assert Inspector(connection).task(pending(connection)[1]).payload == {"password": "hunter2", "n": 2}
+    assert moved.status_code == 422
+    assert "stands where nothing was hidden" in moved.text
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"body": "{"}, "payload: no JSON in line 1"),
+        ({"body": "NaN"}, "NaN is none of its numbers"),
+        ({"body": "[" * 20_000}, "nested too deep"),
+        ({"head": "[]"}, "headers: no object"),
+        ({"type": ""}, "type: it has none"),
+        ({"timeout": "soon"}, "timeout: no whole number"),
+        ({"when": "soon"}, "when: no time"),
+    ],
+)
+def test_what_cannot_be_sent_is_told_beside_the_form(
+    form: dict[str, str], words: str, browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "old")
+
+    answer = browser.post("/tasks/old/edit", {**form, "step": "send"})
+
+    assert (answer.status_code, pending(connection)) == (422, ["old"])
+    assert words in text_of(answer.text)
+    assert "textarea" in answer.text
+
+
+def test_a_payload_that_a_daemon_would_refuse_is_not_sent(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    connection.zadd(keys.DAEMONS, {"host.run": datetime.now(UTC).timestamp()})
+    connection.set(keys.daemon("host.run"), json.dumps({"types": ["test:"], "schemas": {"test:": schema}}))
+
+    answer = browser.post("/tasks/new", {"type": "test:echo", "body": '{"n": "x"}', "step": "check"})
+
+    assert answer.status_code == 422
+    assert "payload.n must be integer" in text_of(answer.text)
+    assert "&#34;n&#34;: 0" in browser.get("/tasks/new?type=test:echo").text
+    assert send(browser, "/tasks/new", {"type": "test:echo", "body": '{"n": 1}'}).status_code == 303
+
+
+def test_a_task_is_enqueued_by_a_program_in_one_step(connection: redis.Redis) -> None:
+    from boilerd.settings.web import WebToken  # noqa: PLC0415
+    from boilerd.web import passwords  # noqa: PLC0415
+    from browser import web_app  # noqa: PLC0415
+
+    token, hashed = passwords.new_token()
+    app = web_app(connection, tokens={"ci": WebToken(sha256=hashed, role="operator")})
+
+    with Browser(app, host="any.example") as browser:
+        headers = {"authorization": f"Bearer {token}"}
+        sent = {"type": "test:echo", "body": '{"a":1}', "queue": "low", "step": "send"}
+        done = browser.send("POST", "/tasks/new.json", headers=headers, json=sent)
+        wrong = browser.send("POST", "/tasks/new.json", headers=headers, json={**sent, "body": "{"})
+
+    assert pending(connection, "low") == [done.json()["task"]["id"]]
+    assert (wrong.status_code, wrong.json()["problems"][0][:14]) == (422, "payload: no JS")
+
+
+# --- Schemas
+
+POINT = {"$defs": {"n": {"type": "number", "minimum": 0}}, "type": "object", "properties": {"x": {"$ref": "#/$defs/n"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "payload", "found"),
+    [
+        (True, 1, []),
+        (None, 1, []),
+        ({"type": "unheard of"}, 1, []),
+        ({"type": "integer"}, 1.0, []),
+        ({"type": "integer"}, True, ["payload must be integer"]),
+        ({"type": ["string", "null"]}, 1, ["payload must be string or null"]),
+        ({"enum": ["a", "b"]}, "c", ["payload must be one of 'a', 'b'"]),
+        ({"const": 1}, True, ["payload must be 1"]),
+        (POINT, {"x": -1}, ["payload.x must be at least 0"]),
+        ({**POINT, "additionalProperties": False}, {"y": 1}, ["payload.y is not known"]),
+        ({**POINT, "required": ["x"]}, {}, ["payload.x is missing"]),
+        ({"type": "array", "items": {"type": "string"}, "maxItems": 1}, ["a", 1], [
+            "payload must have 1 members or less", "payload.1 must be string",
+        ]),
+        ({"prefixItems": [{"type": "string"}], "items": False}, ["a", 1], ["payload.1 is one too many"]),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, None, []),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, 1, ["payload must be string"]),
+        ({"$ref": "https://elsewhere.example/schema"}, 1, []),
+        ({"$ref": "#"}, 1, []),
+        ({"minimum": "x"}, 1, []),
+        ({"anyOf": [{"$ref": "#"}, {"$ref": "#"}, {"$ref": "#"}]}, 1, []),
+        ({"properties": 1, "required": 2, "allOf": 3, "enum": 4}, {"a": 1}, []),
+        ({"type": "string", "minLength": 2}, "a", ["payload must have 2 characters or more"]),
+    ],
+)  # fmt: skip
+def test_a_payload_is_checked_as_far_as_its_schema_is_understood(schema: Any, payload: Any, found: list[str]) -> None:
+    assert problems(payload, schema) == found
+
+
+def test_a_payload_to_begin_with_has_what_its_schema_requires() -> None:
+    schema = {
+        "$ref": "#/$defs/A",
+        "$defs": {
+            "A": {
+                "properties": {
+                    "n": {"type": "integer"}, "kind": {"enum": ["x", "y"]}, "on": {"default": True}, "left": {},
+                    "again": {"$ref": "#/$defs/A"}, "list": {"type": "array"},
+                },
+                "required": ["n", "kind", "on", "list"],
+            }
+        },
+    }  # fmt: skip
+
+    assert example(schema) == {"n": 0, "kind": "x", "on": True, "list": []}
+    assert example({"$ref": "#"}) is None
+    assert example({"properties": {"a": 1}, "required": 2}) is None
+    names = [str(number) for number in range(300)]
+    assert example({"properties": {name: {"$ref": "#"} for name in names}, "required": names}) is None
+    assert example(None) is None
+
+
+def test_the_schema_of_a_type_is_that_of_its_handler() -> None:
+    schemas = {"": 0, "mail:": 1, "mail:send": 2}
+
+    assert [schema_of(schemas, each) for each in ("mail:send", "mail:sent", "x")] == [2, 1, 0]
+    assert schema_of({"mail:": 1}, "x") is None
+
+
+# --- What it costs
+
+
+def test_the_script_that_measures_the_lists_measures_each_of_them() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "web_lists"), "--times", "2"]
+    sizes = ["--pending", "300", "--scheduled", "100", "--archived", "100"]
+
+    ran = subprocess.run([*command, *sizes], capture_output=True, text=True, timeout=120, check=False)
+
+    assert "archived&q=nowhere" in ran.stdout, ran.stderr
+    assert all(len(line.split()) >= 7 for line in ran.stdout.splitlines()[1:])
