@@ -40,8 +40,9 @@ def _logging_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_task_of_another_test() -> None:
-    """An attempt that a test ran in its own context has left its task there: no handler runs in this one."""
+    """An attempt that a test ran in its own context has left its task there, and fields of its lines."""
     CURRENT.set(None)
+    logs.forget_context()
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from boilerd.errors import InvalidTaskError
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.retry import Decision, Verdict
 from builders import WORKER, claim, complete, complete_next, fail, fail_next, in_state, rq_queue, task_in
-from support import DEADLINE_S, StartDaemon, Valkey, rings, wait_until
+from support import DEADLINE_S, StartDaemon, StartValkey, rings, wait_until
 
 
 @pytest.fixture
@@ -675,12 +675,13 @@ def test_a_task_is_cancelled_as_by_a_client(inspector: Inspector, client: Client
         inspector.cancel(waiting)
 
 
-def test_an_inspector_closes_its_connections_at_the_end_of_a_block(valkey: Valkey) -> None:
-    with Inspector.from_settings(Settings(redis_url=valkey.url)) as inspector:
+def test_an_inspector_closes_its_connections_at_the_end_of_a_block(start_valkey: StartValkey) -> None:
+    server = start_valkey()  # of its own: other tests of this process may have left connections to theirs
+    with Inspector.from_settings(Settings(redis_url=server.url)) as inspector:
         assert inspector.queues() == []
-        wait_until(lambda: inspector.broker()["clients"] == 1, "those of other tests are closed")
+        assert inspector.broker()["clients"] == 1
 
-    with Inspector.from_url(valkey.url) as inspector:
+    with Inspector.from_url(server.url) as inspector:
         wait_until(lambda: inspector.broker()["clients"] == 1, "the connection of the first one is closed")
 
 
