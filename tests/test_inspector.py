@@ -1,5 +1,6 @@
 """Looking at queues and tasks, and intervening."""
 
+import inspect
 import re
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -710,6 +711,6 @@ def test_the_documents_name_every_method_of_an_inspector() -> None:
     page = (Path(__file__).parents[1] / "docs" / "writing-tasks.md").read_text()
     named = set(re.findall(r"`(\w+)\(", page.partition("## Look and intervene from Python")[2]))
 
-    public = {name for name, value in vars(Inspector).items() if callable(value) and not name.startswith("_")}
+    public = {name for name, value in inspect.getmembers(Inspector) if callable(value) and not name.startswith("_")}
 
     assert public | {"from_url", "from_settings"} == named

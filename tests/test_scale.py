@@ -11,7 +11,7 @@ from boilerd import Client, Inspector, QueueNotFoundError, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.constants import MOST_READS
-from boilerd.inspector import LOOKS
+from boilerd.inspector.tasks import LOOKS
 from builders import in_state
 from support import Valkey, boilerd
 

@@ -1,0 +1,85 @@
+"""Look at periodic tasks, pause them and have them run now."""
+
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from boilerd.broker.views import CronInfo
+from boilerd.errors import (
+    InvalidTaskError,
+    MisplacedKeyError,
+    listed,
+    shown,
+)
+from boilerd.inspector.part import Part
+
+if TYPE_CHECKING:
+    from boilerd.broker.ticks import TickInfo
+
+
+class CronsPart(Part):
+    """Look at periodic tasks, pause them and have them run now."""
+
+    def crons(self) -> list[CronInfo]:
+        """The periodic tasks of all hosts, by name, with their ticks and the daemons that have them; eight round trips.
+
+        Two daemons may have entries of one name with other lines: each line is told then.
+        """
+        from boilerd.broker.crons import crons_of_all  # noqa: PLC0415 - as in `Part`
+        from boilerd.broker.daemons import read_daemons  # noqa: PLC0415
+
+        ticks, now_s, seen = self._broker.last_ticks(), self._broker.now(), []
+        with suppress(MisplacedKeyError):  # the daemons tell
+            seen = self._inspection.crons(ticks, now_s)
+        return crons_of_all(seen, read_daemons(self._broker.connection), self._inspection.living(), ticks, now_s)
+
+    def paused_crons(self) -> dict[str, datetime]:
+        """Name of each periodic task that is paused → since when."""
+        return self._inspection.paused_crons()
+
+    def pause_cron(self, name: str) -> bool:
+        """Have the ticks of a periodic task pass without a task, on all hosts; True if it was not paused before.
+
+        Raises:
+            InvalidTaskError: No daemon has it, or had it.
+        """
+        self._check_cron(name)
+        with self._audit.noting("pause", cron=name) as noted:
+            noted.count = int(self._inspection.pause_cron(name))
+        return bool(noted.count)
+
+    def resume_cron(self, name: str) -> bool:
+        """Have the next ticks of a periodic task enqueue again; True if it was paused."""
+        with self._audit.noting("resume", cron=name) as noted:
+            noted.count = int(self._inspection.resume_cron(name))
+        return bool(noted.count)
+
+    def run_cron(self, name: str) -> None:
+        """Have a daemon that has this periodic task enqueue its task now, beside its ticks; it does within 5 s.
+
+        Raises:
+            InvalidTaskError: No daemon that lives has it.
+        """
+        self._check_cron(name, is_held=True)
+        with self._audit.noting("cron run", cron=name) as noted:
+            self._inspection.want_cron(name)
+            noted.count = 1
+
+    def _check_cron(self, name: str, *, is_held: bool = False) -> None:
+        names = {cron.name for cron in self.crons() if cron.daemons or not is_held}
+        if name not in names:
+            has = "no daemon has a" if is_held else "there is no"
+            raise InvalidTaskError(f"{has} periodic task {shown(name)}; there are: {listed(sorted(names)) or 'none'}")
+
+    def ticks(self, name: str, size: int = 100) -> "list[TickInfo]":
+        """The last ticks of a periodic task that any daemon took, latest first, up to 100, with what became of each.
+
+        Where a task is gone, that is not known any more: it may have completed, or somebody deleted it.
+        """
+        from boilerd.broker.ticks import read_history  # noqa: PLC0415 - as in `Part`
+
+        return read_history(self._broker.connection, name, size)
+
+    def last_ticks(self) -> dict[str, float]:
+        """Name of each periodic task → its last tick, in seconds since 1970."""
+        return self._broker.read_ticks()
