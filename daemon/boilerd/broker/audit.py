@@ -22,14 +22,14 @@ from boilerd.broker.connection import text
 from boilerd.broker.constants import MOST_TEXT
 from boilerd.broker.refusals import expecting, translated
 from boilerd.broker.script_calls import ScriptCalls
-from boilerd.errors import BoilerdError, BrokerError, InvalidTaskError
+from boilerd.errors import BoilerdError, BrokerError, BrokerRefusedError, InvalidTaskError
 
 logger = logging.getLogger("boilerd.client")
 
 #: What people do.
 What = Literal[
-    "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "pause", "resume",
-    "cron run", "quiet", "reload", "restart", "scale",
+    "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "reveal", "pause",
+    "resume", "cron run", "quiet", "reload", "restart", "scale",
 ]  # fmt: skip
 KINDS: tuple[What, ...] = get_args(What)
 Outcome = Literal["done", "refused", "failed", "interrupted", "begun"]
@@ -143,6 +143,11 @@ class Audit(ScriptCalls):
     def note(self, what: str, count: int, outcome: Outcome, why: str = "", **on: str) -> None:
         """Note what was done, where that is no block of code."""
         self._write(what, on, count, outcome, why)
+
+    def note_first(self, what: What, count: int, **on: str) -> None:
+        """Note what is about to be done; raises BrokerError where that fails, so that it is left undone."""
+        if problem := text(self._run("note", [*self.by.args(on), what, str(count), "done", ""])):
+            raise BrokerRefusedError(f"the audit, {keys.AUDIT}, cannot be written: {problem}")
 
     def _write(self, what: str, on: Mapping[str, str], count: int, outcome: Outcome, why: str) -> None:
         try:

@@ -41,6 +41,8 @@ def _latest(told: Iterable[Release]) -> list[Release]:
 
 
 def _told(visit: Visit) -> Iterable[Release]:
+    if visit.who.queues is not None:  # they are of all queues
+        return
     for daemon in visit.inspector.daemons():
         if daemon.release and daemon.started_at:
             yield Release(daemon.release, daemon.started_at)

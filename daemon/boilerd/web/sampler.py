@@ -78,7 +78,7 @@ class Sampler:
     def _take(self) -> Snapshot:
         began_s = time.monotonic()
         overview = read_overview(self._connection)
-        verdict = _of_anywhere(judge(self._read_facts(overview)))
+        verdict = of_anywhere(judge(self._read_facts(overview)))
         self._last = self._next(overview, verdict, self._lately.read(), time.monotonic() - began_s)
         self._fresh_until_s = time.monotonic() + FRESH_S
         return self._last
@@ -103,7 +103,7 @@ def facts_of(overview: Overview, archive_limit: int = 0) -> Facts:
     return Facts(silence=Silence.ABSENT, overview=overview, archive_limit=archive_limit)
 
 
-def _of_anywhere(verdict: Verdict) -> Verdict:
+def of_anywhere(verdict: Verdict) -> Verdict:
     """A dashboard may be on a host without a daemon; that no worker lives is found by what Redis shows."""
     return Verdict.of([finding for finding in verdict.findings if finding.kind != "absent"])
 
