@@ -164,6 +164,20 @@ CHANGING: dict[str, list[Case]] = {
             lambda _: ("export", {**DEFAULT, "search": "waits"}, 1, "done", ""),
         )
     ],
+    "export_audit": [
+        (
+            Hands.waiting,
+            lambda h, _: list(h.inspector.export_audit(who="nobody")),
+            lambda _: ("export", {"page": "/audit", "who": "nobody"}, 0, "done", ""),
+        )
+    ],
+    "note_export": [
+        (
+            Hands.waiting,
+            lambda h, _: h.inspector.note_export("/queues", 2),
+            lambda _: ("export", {"page": "/queues"}, 2, "done", ""),
+        )
+    ],
     "reveal": [
         (
             Hands.waiting,

@@ -97,6 +97,8 @@ async def answer_page(asked: Asked, page: Page) -> Response:
             text = render(asked, page.template, data, title=page.title)
         else:
             text = _as_data(asked.form_of_answer, data, page.rows)
+            if asked.form_of_answer in _ROWS:
+                visit.inspector.note_export(page.path, len(data[page.rows]))
         return Response(
             text, headers={"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
         )

@@ -142,6 +142,10 @@ class OwnQueues:
         """All of it."""
         return self._all.export(wanted, queue=self._own(wanted.queue or queue), **more)
 
+    def note_export(self, page: str, count: int) -> None:
+        """Note that they got a list as a file."""
+        self._all.note_export(page, count)
+
     def last_place(self, queue: str, state: TaskState, size: int = 30) -> str:
         """Where a list ends."""
         return self._all.last_place(self._own(queue), state, size)
