@@ -90,6 +90,8 @@ class Endpoint:
         site, request = self._site, asked.request
         check_framing(request)
         site.guard.check_host(request)
+        if site.seals.is_stale and self._form != "file":
+            await site.in_thread(site.seals.refresh)
         if self.needs is None:
             if self._asks_who:  # a form of theirs has their token
                 asked.who = await site.access.who(request)
