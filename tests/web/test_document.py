@@ -1,22 +1,27 @@
 """The page on the dashboard does what it says."""
 
+import io
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import redis
 
-from boilerd import Client
+from boilerd import Client, TaskState
+from boilerd.broker.broker import Broker
 from boilerd.broker.task_filter import NAMES, parse_filter
+from boilerd.settings.web import WebToken
+from boilerd.web import passwords
 from boilerd.web.page import PAGES, load_pages
 from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import SECRET_WORDS
-from browser import Browser
-from builders import enqueue
+from browser import Browser, web_app
+from builders import enqueue, in_state, pending
 from pages import DOCS, ROOT, blocks, codes, table
-from support import Valkey
+from support import Valkey, wait_until
 
 PAGE = DOCS / "web.md"
 
@@ -74,10 +79,44 @@ def test_the_words_of_what_is_hidden_are_those_of_the_code() -> None:
     assert re.findall(r"`(\w+)`", words.replace("_", "")) == [*SECRET_WORDS]
 
 
+def python(name: str) -> list[str]:
+    """The examples of this name."""
+    found = [block.text for block in blocks(PAGE) if block.language == "python"]
+    return [text for text in found if text.startswith(f"# {name}")]
+
+
+def test_the_example_of_a_program_runs_again_what_has_failed(
+    client: Client, broker: Broker, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (code,) = python("run_again.py")
+    token, hashed = passwords.new_token()
+    monkeypatch.setenv("TOKEN", token)
+    task_id = in_state(client, broker, TaskState.ARCHIVED)
+    tokens = {"reports": WebToken(sha256=hashed, role=[Permission.VIEW, Permission.RUN], queues=["default"])}
+
+    with Browser(web_app(connection, tokens=tokens), host="localhost:8383") as browser:
+
+        def urlopen(request: Any) -> io.BytesIO:
+            path = request.full_url.removeprefix("http://localhost:8383")
+            answer = browser.send(
+                request.get_method(), path, content=request.data, headers=dict(request.header_items())
+            )
+            assert answer.status_code == 200, answer.text
+            return io.BytesIO(answer.content)
+
+        monkeypatch.setattr("urllib.request.urlopen", urlopen)
+        exec(code, {})
+
+    told = capsys.readouterr().out
+    assert task_id in told
+    assert "run of all archived tasks of queue default has been ordered" in told
+    wait_until(lambda: pending(connection) == [task_id], "the task to wait again")
+
+
 def test_the_example_of_an_application_shows_the_queues_to_its_users(
     valkey: Valkey, client: Client, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (code,) = [block.text for block in blocks(PAGE) if block.language == "python"]
+    (code,) = python("api.py")
     monkeypatch.setenv("BOILERD_REDIS_URL", valkey.url)
     monkeypatch.chdir(tmp_path)
     enqueue(client, "task")

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 
+import msgspec
 import redis
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,10 +21,11 @@ from boilerd.settings.web import Web
 from boilerd.verdict.facts import Facts
 from boilerd.web import page as pages
 from boilerd.web.access import Access, Authorize
-from boilerd.web.answers import Asked, answer_action, answer_error, answer_page
+from boilerd.web.answers import KINDS, Asked, answer_action, answer_error, answer_page
 from boilerd.web.endpoint import Endpoint
 from boilerd.web.guard import LOCAL_NAMES, Guard
 from boilerd.web.login import answer_login, answer_logout
+from boilerd.web.openapi import describe
 from boilerd.web.page import Action, Page
 from boilerd.web.permissions import Permission
 from boilerd.web.proxies import Proxies
@@ -32,6 +34,9 @@ from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Sampler, facts_of
 from boilerd.web.sessions import IDLE_S, SEAL_LIVES_S, HeldSessions, Seals, Sessions, SparedSessions
 from boilerd.web.site import Site
+
+#: Where the description of all addresses for programs is.
+OPENAPI = "/api/openapi.json"
 
 
 def app(
@@ -105,6 +110,7 @@ def make_routes(site: Site) -> Iterator[BaseRoute]:
     yield Route("/logout", Endpoint(site, None, answer_logout), methods=["POST"])
     static = Endpoint(site, None, _answer_static, "file", asks_who=False)
     yield Route("/static/{version}/{name:path}", static, methods=["GET"])
+    yield Route(OPENAPI, Endpoint(site, Permission.VIEW, _answer_openapi, "json"), methods=["GET"])
     declared = [route for page in pages.PAGES for route in _of_page(site, page)]
     declared += [route for action in pages.ACTIONS for route in _of_action(site, action)]
     yield from sorted(declared, key=lambda route: (route.path.count("{"), -len(route.path)))
@@ -130,6 +136,12 @@ def _of_action(site: Site, action: Action) -> Iterator[Route]:
 
 async def _answer_static(asked: Asked) -> Response:
     return asked.site.static.answer(asked.request)
+
+
+async def _answer_openapi(asked: Asked) -> Response:
+    """What programs may ask, described."""
+    described = await asked.site.in_thread(lambda: describe(asked.links.root, pages.PAGES, pages.ACTIONS))
+    return Response(msgspec.json.encode(described), media_type=KINDS["json"])
 
 
 async def _answer_unknown(site: Site, _request: Request, error: Exception) -> Response:
