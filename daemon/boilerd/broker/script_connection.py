@@ -87,7 +87,7 @@ class ScriptConnection:
         answers_soon: bool,
     ) -> Any:
         try:
-            sent = packed(["EVALSHA", script.digest, "0", *args])
+            sent = packed(["EVALSHA_RO" if script.is_reading else "EVALSHA", script.digest, "0", *args])
             if first:
                 sent = packed(first) + sent
             if ride:
@@ -101,7 +101,8 @@ class ScriptConnection:
                 self._pool.stay_awake(connection)
             return connection.read_response()
         except redis.exceptions.NoScriptError:
-            connection.send_packed_command([packed(["EVAL", script.source, "0", *args])])  # type: ignore[no-untyped-call]
+            sent = packed(["EVAL_RO" if script.is_reading else "EVAL", script.source, "0", *args])
+            connection.send_packed_command([sent])  # type: ignore[no-untyped-call]
             return connection.read_response()
 
 

@@ -39,21 +39,26 @@ _PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script, and the digest by which Redis knows it once it has seen it."""
+    """A Lua script, and the digest by which Redis knows it once it has seen it.
+
+    Attributes:
+        is_reading: Whether it only reads, so that a user runs it who may write nothing.
+    """
 
     source: str
     digest: str
+    is_reading: bool = False
 
     @classmethod
-    def of(cls, source: str) -> Self:
+    def of(cls, source: str, *, is_reading: bool = False) -> Self:
         """The script of this text."""
-        return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+        return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(), is_reading)
 
 
 @functools.cache
 def scripts() -> dict[str, Script]:
     """All scripts by name; read once, before the daemon forks."""
-    return {name: Script.of(script_source(name)) for name in _SCRIPTS}
+    return {name: Script.of(script_source(name), is_reading=name in _READING) for name in _SCRIPTS}
 
 
 def script_source(name: str) -> str:
