@@ -1,9 +1,12 @@
 """The list of tasks and one task: found, filtered, exported, timed, moved, copied and edited."""
 
+import gc
 import json
 import subprocess
 import sys
-from dataclasses import replace
+import time
+import tracemalloc
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,14 +16,15 @@ import redis
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.views import Attempt
+from boilerd.broker.views import Attempt, TaskDetail
 from boilerd.tasks.retry import Verdict
 from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import pieces, shown_attempts
 from browser import Browser, text_of, with_people
-from builders import claim, enqueue, fail, fail_next, in_state, pending
+from builders import claim, enqueue, fail, fail_next, in_state, pending, rq_queue
 from pages import ROOT
+from support import wait_until
 
 # --- The list
 
@@ -453,3 +457,81 @@ def test_the_script_that_measures_the_lists_measures_each_of_them() -> None:
 
     assert "archived&q=nowhere" in ran.stdout, ran.stderr
     assert all(len(line.split()) >= 7 for line in ran.stdout.splitlines()[1:])
+
+
+# --- Large payloads
+
+
+@pytest.fixture
+def large(client: Client, connection: redis.Redis) -> int:
+    """Twelve archived tasks of a megabyte each; how many bytes one has."""
+    for number in range(12):
+        payload = {"text": "x" * 1_000_000, "token": "hunter2", "n": number + 10}
+        task_id = client.enqueue("test:echo", payload, task_id=f"large-{number}").id
+        connection.hset(keys.job(task_id), "last_error", "ValueError: hunter2 is no token")
+    client.enqueue("test:echo", "small", task_id="small")
+    return connection.hstrlen(keys.job("large-0"), "data")
+
+
+def peak_of(browser: Browser, address: str) -> tuple[str, int]:
+    """The answer, and how many bytes were in use at once for it."""
+    browser.get(address)
+    gc.collect()
+    tracemalloc.start()
+    answer = browser.get(address)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return answer.text, peak
+
+
+def test_a_list_does_not_read_what_is_large(large: int, browser: Browser) -> None:
+    found, peak = peak_of(browser, "/tasks.json?queue=default&state=pending")
+
+    rows = {task["id"]: task for task in json.loads(found)["tasks"]}
+    assert peak < 2 * large
+    assert rows["large-3"]["payload"] == f"{large:,} bytes, too many for a list"
+    assert rows["large-3"]["last_error"] == "[hidden]"
+    assert (rows["large-3"]["type"], rows["large-3"]["unread_bytes"]) == ("test:echo", large)
+    assert rows["small"]["payload"] == "small"
+    assert browser.get("/tasks/large-3.json").json()["task"]["payload"]["n"] == 13
+
+
+@pytest.mark.usefixtures("large")
+def test_a_search_finds_a_task_by_its_error_however_large_it_is(browser: Browser) -> None:
+    found = browser.get("/tasks.json?state=pending&error=token").json()["tasks"]
+    hidden = browser.get("/tasks.json?state=pending&error=hunter2").json()["tasks"]
+
+    assert len(found) == 12
+    assert {task["payload"] for task in found} == {found[0]["payload"]}
+    assert "too many for a list" in found[0]["payload"]
+    assert hidden == []
+
+
+@pytest.mark.usefixtures("large")
+def test_a_search_among_large_tasks_ends_in_its_time(connection: redis.Redis) -> None:
+    slow: list[TaskDetail] = []
+
+    def see(task: TaskDetail) -> dict[str, Any]:
+        slow.append(task)
+        wait_until(lambda: time.monotonic() > ends_s, "the time of the search is over")
+        return asdict(task)
+
+    ends_s = time.monotonic() + 0.5
+    found = Inspector(connection).search("error:token", within_s=0.5, is_whole=False, sees=see)
+
+    assert (found.looked, len(found.tasks), len(slow)) == (1, 1, 1)
+
+
+def test_an_export_of_large_tasks_has_all_of_them_and_a_few_at_a_time(large: int, connection: redis.Redis) -> None:
+    parts = [len(part) for part in Inspector(connection).export(queue="default")]
+
+    assert sum(parts) == 13
+    assert max(parts) <= 3
+
+
+def test_the_size_of_a_task_of_rqs_keeps_nobody_from_its_type(connection: redis.Redis) -> None:
+    rq_queue(connection).enqueue("shop.charge", "x" * 20_000, job_id="foreign")
+
+    (found,) = Inspector(connection).tasks("default", TaskState.PENDING, is_whole=False)
+
+    assert (found.type, found.unread_bytes) == ("shop.charge", 0)

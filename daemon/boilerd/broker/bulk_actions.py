@@ -148,7 +148,7 @@ class BulkActions:
             found = [member for member, one in zip(found, prints, strict=True) if one == choice.fingerprint]
         if choice.task_type is None:
             return looked, [task_id for task_id, _ in found]
-        details = self._inspection.details(found)
+        details = self._inspection.details(found, is_whole=False)
         return looked, [task.id for task in details if task.state is state and task.type == choice.task_type]
 
     @functools.cached_property

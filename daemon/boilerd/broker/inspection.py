@@ -49,6 +49,16 @@ Member = tuple[str, float | None]
 
 #: Of how many tasks of each state the size is measured, to estimate the memory of all; and of all queues together.
 _SAMPLE, _SAMPLES = 20, 1000
+#: A task with more bytes of data is not read for a list; and so many are read at a time where they all are.
+MOST_LISTED, _PORTION = 16 * 1024, 1024 * 1024
+#: Fields of a job that hold what somebody put into it, of any size; and the others that `to_task` reads.
+_LARGE_FIELDS = ("data", "result")
+_SMALL_FIELDS = (
+    "status", "origin", "task_type", "description", "timeout", "result_ttl", "deadline", "created_at", "enqueued_at",
+    "started_at", "ended_at", "last_error", "last_failed_at", "worker_name", "unique_key", "concurrency_key",
+    "concurrency_limit", "number_of_retries", "max_retries", "retries_left", "runs", "progress", "fingerprint",
+    "copied_from",
+)  # fmt: skip
 #: Tasks that hold a concurrency key, which are told.
 _HOLDERS = 50
 
@@ -245,15 +255,48 @@ class Inspection(ScriptCalls):
         with expecting("sorted set", key := keys.aside(queue)):
             return int(self.connection.zcard(raw(key)))
 
-    def details(self, members: Sequence[Member]) -> list[TaskDetail]:
-        """Each task without its attempts."""
+    def details(self, members: Sequence[Member], *, is_whole: bool = True) -> list[TaskDetail]:
+        """Each task without its attempts.
+
+        Args:
+            members: The tasks.
+            is_whole: False to leave payload, headers and result of a large one where they are, which takes a second
+                round trip.
+        """
+        sizes = [0] * len(members) if is_whole else self._sizes(members)
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
-            for task_id, _ in members:
-                pipeline.hgetall(raw(keys.job(task_id)))
+            for (task_id, _), size in zip(members, sizes, strict=True):
+                if size > MOST_LISTED:
+                    pipeline.hmget(raw(keys.job(task_id)), *_SMALL_FIELDS)
+                else:
+                    pipeline.hgetall(raw(keys.job(task_id)))
             records = sound(pipeline.execute(raise_on_error=False))
         return [
-            to_task(task_id, record or {}, score, ()) for (task_id, score), record in zip(members, records, strict=True)
-        ]
+            to_task(task_id, _as_record(record), score, ()).unread(size) if size > MOST_LISTED
+            else to_task(task_id, record or {}, score, ())
+            for (task_id, score), record, size in zip(members, records, sizes, strict=True)
+        ]  # fmt: skip
+
+    def portions(self, members: Sequence[Member]) -> Iterator[list[tuple[TaskDetail, int]]]:
+        """Each task as a whole with the size of its data, a few at a time: together they may not fit into memory."""
+        sizes = self._sizes(members)
+        start = 0
+        while start < len(members):
+            stop, total = start + 1, sizes[start]
+            while stop < len(members) and total + sizes[stop] <= _PORTION:
+                total, stop = total + sizes[stop], stop + 1
+            yield [*zip(self.details(members[start:stop]), sizes[start:stop], strict=True)]
+            start = stop
+
+    def _sizes(self, members: Sequence[Member]) -> list[int]:
+        """How many bytes of each are somebody's data, of a task of ours: RQ's have their type in it; one round trip."""
+        with translated(), self.connection.pipeline(transaction=False) as pipeline:
+            for task_id, _ in members:
+                for field in ("task_type", *_LARGE_FIELDS):
+                    pipeline.hstrlen(raw(keys.job(task_id)), field)
+            answers = [each or 0 for each in sound(pipeline.execute(raise_on_error=False))]
+        rows = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+        return [data + result if is_own else 0 for is_own, data, result in rows]
 
     def task(self, task_id: str) -> TaskDetail | None:
         """One task with its attempts, None: there is no such task; up to three round trips."""
@@ -449,6 +492,12 @@ def sound(answers: Sequence[Any]) -> list[Any]:
         if isinstance(answer, redis.RedisError) and not is_wrong_kind(answer):
             raise answer
     return [None if isinstance(answer, Exception) else answer for answer in answers]
+
+
+def _as_record(values: Sequence[bytes | None] | None) -> dict[bytes, bytes]:
+    """The small fields that are there."""
+    found = zip(_SMALL_FIELDS, values or (), strict=False)
+    return {name.encode(): value for name, value in found if value is not None}
 
 
 def _scored_place(detail: TaskDetail) -> str | None:

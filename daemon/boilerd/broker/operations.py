@@ -101,14 +101,14 @@ class Operations:
             sample: How many to show.
         """
         if order.task_ids:
-            details = self._inspection.details([(task_id, None) for task_id in order.task_ids])
+            details = self._inspection.details([(task_id, None) for task_id in order.task_ids], is_whole=False)
             found = [task for task in details if task.state in allowed(order.what)]
             return Preview(len(details), len(details), len(found), found[:sample])
         parts = self._parts(order)
         total, most = sum(part.total for part in parts), max((part.total for part in parts), default=0)
         is_counted = order.is_whole and order.state not in ONE_REGISTRY
         looked, ids = self._look(order, parts, sample if is_counted else looks, within_s)
-        shown = self._inspection.details([(task_id, None) for task_id in ids[:sample]])
+        shown = self._inspection.details([(task_id, None) for task_id in ids[:sample]], is_whole=False)
         return Preview(total, *((total, total) if is_counted else (looked, len(ids))), shown, most)
 
     def _look(self, order: Order, parts: Sequence[Part], looks: int, within_s: float) -> tuple[int, list[str]]:

@@ -6,6 +6,7 @@ says where it stopped. With nothing to look for it is a list, of which each part
 
 import base64
 import binascii
+import enum
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import MOST_SEARCHED
-from boilerd.broker.inspection import Inspection, Member
+from boilerd.broker.inspection import MOST_LISTED, Inspection, Member
 from boilerd.broker.job_hash import request_id_of
 from boilerd.broker.refusals import expecting
 from boilerd.broker.script_calls import ScriptCalls
@@ -30,12 +31,27 @@ from boilerd.tasks.task import TaskState
 
 #: Tasks in one call of the script, and where words are looked for in all of a record.
 _CHUNK, _CHUNK_OF_WORDS = 100, 50
+#: Bytes of tasks that a part of an export may have.
+_MUCH = 1024 * 1024
 #: Elements of a list that Redis looks through for an ID, from each end: less than a millisecond.
 MOST_NEAR = 50_000
 #: The order of the search; scheduled tasks and those to be retried stand in one registry.
 _STATES = (TaskState.ACTIVE, TaskState.PENDING, TaskState.SCHEDULED, TaskState.ARCHIVED, TaskState.COMPLETED)
 
 Keeps = Callable[[TaskDetail], bool]
+
+
+class Reads(enum.Enum):
+    """How much of the tasks a search reads, and leaves in what it has found."""
+
+    #: All of all, at once.
+    WHOLE = enum.auto()
+    #: All of each, a few at a time; and it stops where it has found much.
+    PORTIONS = enum.auto()
+    #: All of each, a few at a time; what is large is not kept.
+    LOOKED_THROUGH = enum.auto()
+    #: Nothing that is large.
+    SMALL = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +79,14 @@ class Sought:
         state: In which state; None: in any.
         is_exact: Whether the next call goes on behind the last task, whatever came or went before it, and not at a
             number; pending tasks have only numbers.
+        reads: How much of the tasks it reads.
     """
 
     conditions: Sequence[Condition]
     keeps: Keeps
     state: TaskState | None
     is_exact: bool = False
+    reads: Reads = Reads.WHOLE
 
     @classmethod
     def of_headers(cls, headers: Mapping[str, str], state: TaskState | None) -> "Sought":
@@ -146,16 +164,19 @@ class TaskSearch(ScriptCalls):
         self._conditions = [*sought.conditions, *_of_registry(sought.state)]
         has_words = any(kind == "word" for kind, *_ in self._conditions)
         self._chunk = _CHUNK_OF_WORDS if has_words else _CHUNK
+        self._bytes = 0
+        self._ends_s = float("inf")
 
     def run(self, queues: Sequence[str], after: str, *, size: int, looks: int, within_s: float) -> TasksFound:
         """Search these queues, from the place `after` on."""
         limits = Limits(size, looks, time.monotonic() + within_s)
+        self._ends_s = limits.ends_s
         found: list[TaskDetail] = []
         looked = 0
         for first in _places(queues, self._sought.state, after):
             place = self._resolved(first)
             while True:
-                if len(found) >= limits.size or looked >= limits.looks or time.monotonic() > limits.ends_s:
+                if len(found) >= limits.size or looked >= limits.looks or self._is_over():
                     return TasksFound(found, looked, str(place))
                 count = min(self._chunk, limits.looks - looked)
                 seen, some = self._look(place, count, limits.size - len(found))
@@ -174,11 +195,33 @@ class TaskSearch(ScriptCalls):
         if not members:
             return place, []
         looked, numbers = self._picked(members)
-        tasks = self._inspection.details([members[number] for number in numbers])
-        found = [(number, task) for number, task in zip(numbers, tasks, strict=True) if self._is_sought(task)][:most]
-        if len(found) == most:  # the rest is looked at again
-            looked = found[-1][0] + 1
-        return self._behind(place, looked, members[looked - 1]), [task for _, task in found]
+        found: list[TaskDetail] = []
+        for number, (task, size) in zip(numbers, self._read([members[number] for number in numbers]), strict=False):
+            if self._is_sought(task):
+                found.append(self._kept(task, size))
+            if len(found) == most or (size and self._is_over()):  # the rest is looked at again
+                looked = number + 1
+                break
+        return self._behind(place, looked, members[looked - 1]), found
+
+    def _read(self, members: Sequence[Member]) -> Iterator[tuple[TaskDetail, int]]:
+        """Each task, with the size of what it holds where that counts."""
+        if self._sought.reads in {Reads.WHOLE, Reads.SMALL}:
+            is_whole = self._sought.reads is Reads.WHOLE
+            yield from ((task, 0) for task in self._inspection.details(members, is_whole=is_whole))
+            return
+        for portion in self._inspection.portions(members):
+            self._bytes += sum(size for _, size in portion)
+            yield from portion
+
+    def _kept(self, task: TaskDetail, size: int) -> TaskDetail:
+        is_large = self._sought.reads is Reads.LOOKED_THROUGH and size > MOST_LISTED
+        return task.unread(size) if is_large else task
+
+    def _is_over(self) -> bool:
+        """Whether its time is, or so much was found that others go first."""
+        is_much = self._sought.reads is Reads.PORTIONS and self._bytes > _MUCH
+        return is_much or time.monotonic() > self._ends_s
 
     def _behind(self, place: Place, looked: int, last: Member) -> Place:
         is_exact = self._sought.is_exact and place.state in REGISTRIES and last[1] is not None

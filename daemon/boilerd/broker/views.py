@@ -7,7 +7,7 @@ import base64
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
@@ -73,6 +73,7 @@ class TaskDetail:
         concurrency_limit: How many tasks with its concurrency key run at once at most; None: it has no key.
         runs: How often it was begun; more often than it has attempts, if it was put back.
         copied_from: The ID of the task of which it is a copy; empty: of none.
+        unread_bytes: How large its payload, headers and result are where a list has not read them; 0: they were read.
     """
 
     id: str
@@ -106,6 +107,11 @@ class TaskDetail:
     concurrency_limit: int | None = None
     runs: int = 0
     copied_from: str = ""
+    unread_bytes: int = 0
+
+    def unread(self, size: int) -> "TaskDetail":
+        """The same without payload, headers and result, which take so many bytes."""
+        return replace(self, payload=None, headers={}, result=None, unread_bytes=size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +266,7 @@ def to_task(
     state: TaskState | None = STATE_OF.get(shown.get("status", ""))
     if state is TaskState.SCHEDULED and "last_failed_at" in shown:
         state = TaskState.RETRY
-    task_type, payload, headers, is_foreign = _call(fields.get(b"data", b""))
+    task_type, payload, headers, is_foreign = _call(fields[b"data"]) if b"data" in fields else _without_call(fields)
     moment = None if score is None else _moment(score)
     is_waiting = state in {TaskState.SCHEDULED, TaskState.RETRY}
     is_aside = state is TaskState.PENDING and score is not None
@@ -425,6 +431,11 @@ def _call(data: bytes) -> tuple[str, Any, Mapping[str, str], bool]:
             return args[0], shallow(args[1]), _headers(kwargs), False
         return function, shallow({"args": args, "kwargs": kwargs}), {}, True
     return "", None, {}, True
+
+
+def _without_call(fields: Mapping[bytes, bytes]) -> tuple[str, Any, Mapping[str, str], bool]:
+    """The same of a job whose data is not there, or was not read."""
+    return "", None, {}, b"task_type" not in fields
 
 
 def _headers(kwargs: Any) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ from boilerd.tasks.task import TaskState, no_such_task
 if TYPE_CHECKING:
     from boilerd.broker.explanation import Explanation
     from boilerd.broker.task_filter import TaskFilter
-    from boilerd.broker.task_search import Sought, TasksFound
+    from boilerd.broker.task_search import Reads, Sought, TasksFound
 
 #: Tasks that one script looks at to tell retries from scheduled ones: Redis is busy with it for 1 to 5 ms.
 LOOKS = 1000
@@ -23,7 +23,14 @@ class TasksPart(Part):
     """Look at tasks: pages of them, a search, one task and why it does not run."""
 
     def tasks(
-        self, queue: str, state: TaskState, *, page: int = 1, size: int = 30, looks: int | None = None
+        self,
+        queue: str,
+        state: TaskState,
+        *,
+        page: int = 1,
+        size: int = 30,
+        looks: int | None = None,
+        is_whole: bool = True,
     ) -> list[TaskDetail]:
         """A page of the queue's tasks in a state, in the order in which their turn comes (completed and
         archived ones: in which they expire; pending ones that wait for a concurrency key stand at the end).
@@ -35,6 +42,7 @@ class TasksPart(Part):
             size: Tasks of a page.
             looks: How many scheduled and retried tasks to look at, the next first, for either state; None: all.
                 Redis takes 1 to 2 µs for each.
+            is_whole: False to leave payload, headers and result of large tasks unread.
 
         Raises:
             QueueNotFoundError: It was never used.
@@ -45,8 +53,10 @@ class TasksPart(Part):
         state = TaskState(state)  # also of its word, from a program without type checks
         self._check_used(queue)
         if state in ONE_REGISTRY:
-            return self._inspection.details(self._sift(queue, state, page * size, looks)[(page - 1) * size :])
-        return self._inspection.details(self._inspection.members(queue, state, (page - 1) * size, size))
+            found = self._sift(queue, state, page * size, looks)[(page - 1) * size :]
+        else:
+            found = self._inspection.members(queue, state, (page - 1) * size, size)
+        return self._inspection.details(found, is_whole=is_whole)
 
     def find(
         self,
@@ -94,6 +104,7 @@ class TasksPart(Part):
         within_s: float = 0.15,
         after: str = "",
         sees: Callable[[TaskDetail], Mapping[str, Any]] | None = None,
+        is_whole: bool = True,
     ) -> "TasksFound":
         """A part of the tasks, in the order of `tasks`, or those among them that somebody looks for.
 
@@ -112,21 +123,43 @@ class TasksPart(Part):
             after: The place at which an earlier call stopped, or of `last_place` or `place_around`.
             sees: Makes of a task what the one who asks may see of it, as plain values; nothing else is searched. None:
                 all of it.
+            is_whole: False to leave payload, headers and result of large tasks out of what is found.
 
         Raises:
             InvalidTaskError: The text means nothing, or there is no such place.
             QueueNotFoundError: The queue was never used.
             ValueError: A limit is none, or there is no such state.
         """
-        from boilerd.broker.task_search import Sought  # noqa: PLC0415 - as in `Part`
+        from boilerd.broker.task_search import Reads  # noqa: PLC0415 - as in `Part`
 
         found = self.parse_filter(wanted) if isinstance(wanted, str) else wanted
+        reads = Reads.WHOLE if is_whole else Reads.LOOKED_THROUGH if found.chooses else Reads.SMALL
+        limits = {"size": size, "looks": looks, "within_s": within_s}
+        return self._search_for(found, reads, queue=queue, state=state, after=after, sees=sees, **limits)
+
+    def _search_for(
+        self,
+        found: "TaskFilter",
+        reads: "Reads",
+        *,
+        queue: str | None,
+        state: TaskState | None,
+        after: str,
+        sees: Callable[[TaskDetail], Mapping[str, Any]] | None,
+        **limits: Any,
+    ) -> "TasksFound":
+        from boilerd.broker.task_search import Sought  # noqa: PLC0415 - as in `Part`
+
         see = sees or _plain
-        return self._search(
-            Sought([*found.conditions()], lambda task: not found.chooses or found.fits(see(task)),
-                   found.state or (None if state is None else TaskState(state)), is_exact=True),
-            found.queue or queue, after, size=size, looks=looks, within_s=within_s,
-        )  # fmt: skip
+        wanted = found.state or (None if state is None else TaskState(state))
+        sought = Sought(
+            [*found.conditions()],
+            lambda task: not found.chooses or found.fits(see(task)),
+            wanted,
+            is_exact=True,
+            reads=reads,
+        )
+        return self._search(sought, found.queue or queue, after, **limits)
 
     def parse_filter(self, given: str) -> "TaskFilter":
         """What somebody looks for, of a text; raises InvalidTaskError.
@@ -167,13 +200,15 @@ class TasksPart(Part):
         The audit has one entry of it, written at the end, also where one stops to iterate; `search` is what was typed,
         where a filter does not say.
         """
+        from boilerd.broker.task_search import Reads  # noqa: PLC0415 - as in `Part`
+
         on = {"queue": queue or "", "state": state.value if state else ""}
         with self._audit.noting("export", **on, search=wanted if isinstance(wanted, str) else search) as noted:
             after, chosen = "", self.parse_filter(wanted) if isinstance(wanted, str) else wanted
             while noted.count < most:
-                found = self.search(
-                    chosen, queue=queue, state=state, size=min(500, most - noted.count), within_s=1.0, after=after,
-                    sees=sees,
+                found = self._search_for(
+                    chosen, Reads.PORTIONS, queue=queue, state=state, after=after, sees=sees,
+                    size=min(500, most - noted.count), looks=5000, within_s=1.0,
                 )  # fmt: skip
                 noted.count += len(found.tasks)
                 yield found.tasks

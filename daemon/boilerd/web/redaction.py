@@ -65,10 +65,12 @@ class Redaction:
             return [self._without_payloads(each, quotes, shows_payloads=shows_payloads) for each in value]
         if not isinstance(value, dict):
             return value
-        task_type = str(value.get("type", ""))
+        task_type, unread = str(value.get("type", "")), value.get("unread_bytes")
         found = dict(value)
         for name, inner in value.items():
-            if name in PAYLOADS:
+            if name in PAYLOADS and unread:
+                found[name] = f"{unread:,} bytes, too many for a list"
+            elif name in PAYLOADS:
                 found[name] = self._payload(task_type, inner, quotes, shows_payloads=shows_payloads)
             elif name in DIGESTS and inner and not shows_payloads:
                 found[name] = HIDDEN
@@ -143,16 +145,18 @@ def _fits(path: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
     return len(path) == len(wanted) and all(want in {"*", part} for part, want in zip(path, wanted, strict=True))
 
 
-def _without_quotes(value: Any, quotes: Quotes, quoting: frozenset[str]) -> Any:
-    """The data with fields of these names that quote nothing hidden."""
+def _without_quotes(value: Any, quotes: Quotes, quoting: frozenset[str], *, is_unread: bool = False) -> Any:
+    """The data with fields of these names that quote nothing hidden, or of a payload that was not read."""
     if isinstance(value, list | tuple):
-        return [_without_quotes(each, quotes, quoting) for each in value]
+        return [_without_quotes(each, quotes, quoting, is_unread=is_unread) for each in value]
     if not isinstance(value, dict):
         return value
-    found = dict(value)
+    found, is_unread = dict(value), is_unread or bool(value.get("unread_bytes"))
     for name, inner in value.items():
+        if name in PAYLOADS and is_unread:
+            continue
         if name in quoting:
-            found[name] = quotes.clean(inner)
+            found[name] = HIDDEN if is_unread and inner else quotes.clean(inner)
         elif name not in PAYLOADS:
-            found[name] = _without_quotes(inner, quotes, quoting)
+            found[name] = _without_quotes(inner, quotes, quoting, is_unread=is_unread)
     return found

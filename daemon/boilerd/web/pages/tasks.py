@@ -104,13 +104,13 @@ def _part(
 ) -> Mapping[str, Any]:
     """What the page shows of the list, and where it goes on."""
     if number > 1 and queue and state and not found.chooses:
-        rows = visit.inspector.tasks(queue, state, page=number, size=size, looks=LOOKS)
+        rows = visit.inspector.tasks(queue, state, page=number, size=size, looks=LOOKS, is_whole=False)
         is_more = len(rows) == size and number < MOST_PAGES
         return {"tasks": rows, "next_page": number + 1 if is_more else 0}
     place, note = _place(visit, queue, state, size)
     shown = visit.inspector.search(
         found, queue=queue or None, state=state, size=size, looks=max(LOOKS, size), within_s=WITHIN_S, after=place,
-        sees=visit.seen,
+        sees=visit.seen, is_whole=False,
     )  # fmt: skip
     is_cut = bool(shown.after) and len(shown.tasks) < size
     return {
