@@ -15,6 +15,7 @@ from boilerd.broker.connection import connect_to
 from boilerd.broker.overview import Overview
 from boilerd.broker.web_sessions import WebSecret, WebSessions
 from boilerd.errors import ConfigError
+from boilerd.settings.addresses import read_networks
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
 from boilerd.settings.web import Web
@@ -28,6 +29,7 @@ from boilerd.web.login import answer_login, answer_logout
 from boilerd.web.openapi import describe
 from boilerd.web.page import Action, Page
 from boilerd.web.permissions import Permission
+from boilerd.web.probes import make_probes
 from boilerd.web.proxies import Proxies
 from boilerd.web.redaction import Hook, Redaction
 from boilerd.web.refusal import Refusal
@@ -64,7 +66,8 @@ def app(
     settings = settings or find_settings()
     site = make_site(settings, authorize, connection or connect_to(settings), redact, read_facts)
     handlers = {404: functools.partial(_answer_unknown, site), 405: functools.partial(_answer_unknown, site)}
-    served = Starlette(routes=[*make_routes(site)], exception_handlers=handlers)
+    probes = make_probes(site, read_networks(settings.metrics_allow), settings.release or "")
+    served = Starlette(routes=[*probes, *make_routes(site)], exception_handlers=handlers)
     served.router.redirect_slashes = False  # it would name the host that a request claims
     return Prefixed(served, settings.web.prefix)
 

@@ -43,6 +43,7 @@ class Endpoint:
         form: How the answer is written: ``html``, ``json``, ``csv`` or ``ndjson``; or ``file``.
         also: A permission that it needs beside: an export discloses no more than its page.
         asks_who: Whether it is found out who sends a request, for which Redis may be asked.
+        guest: Says for whom one is taken who does not say who it is; None: for nobody.
 
     Attributes:
         needs: The same.
@@ -58,6 +59,7 @@ class Endpoint:
         *,
         also: Permission | None = None,
         asks_who: bool = True,
+        guest: Callable[[Request], Principal | None] | None = None,
     ) -> None:
         self.needs = needs
         self.also = also
@@ -65,6 +67,7 @@ class Endpoint:
         self._answer = answer
         self._form = form
         self._asks_who = asks_who
+        self._guest = guest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -97,7 +100,7 @@ class Endpoint:
                 asked.who = await site.access.who(request)
             await self._read_form(asked)
             return await self._answer(asked)
-        asked.who = await site.access.who(request)
+        asked.who = await site.access.who(request) or (self._guest(request) if self._guest else None)
         if asked.who is None:
             return _ask_who(asked)
         if missing := [need for need in (self.needs, self.also) if need and not asked.who.may(need)]:
