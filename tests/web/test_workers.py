@@ -52,6 +52,15 @@ def test_the_worker_that_eats_memory_is_found_by_one_click(browser: Browser, con
     assert clicked.text.index("worker-a.run.1") < clicked.text.index("worker-a.run.0")
 
 
+def test_an_export_has_the_workers_of_all_pages(browser: Browser, connection: redis.Redis) -> None:
+    for number in range(60):
+        put(connection, f"a.run.{number}")
+
+    exported = [browser.get(f"/workers.ndjson?{query}").text.splitlines() for query in ("", "page=2", "size=20&page=3")]
+
+    assert [len(rows) for rows in exported] == [60, 60, 20]
+
+
 @pytest.mark.parametrize("column", SORTS)
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_the_workers_are_sorted_by_any_column(column: str, way: str, browser: Browser, connection: redis.Redis) -> None:

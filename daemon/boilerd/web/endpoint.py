@@ -138,6 +138,7 @@ def _visit(asked: Asked, who: Principal) -> Visit:
         seen=functools.partial(site.redaction.clean, shows_payloads=who.may(Permission.VIEW_PAYLOAD)),
         shared=shared,
         operators=site.operators,
+        is_export=asked.form_of_answer in {"csv", "ndjson"},
     )
 
 

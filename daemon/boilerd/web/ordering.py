@@ -7,6 +7,8 @@ from boilerd.web.visit import MOST_PAGES, Visit
 
 #: Rows of a page, and how many a program may ask for.
 SIZE, MOST_SIZE = 50, 1000
+#: Rows of an export.
+MOST_EXPORTED = 100_000
 
 Row = Mapping[str, Any]
 
@@ -29,7 +31,8 @@ def in_order(
     natural = "down" if known and isinstance(value(known[0]), int | float) else "up"
     way = visit.word("way", natural, of=["up", "down"])
     ordered = sorted(known, key=value, reverse=way == "down") + [row for row in rows if value(row) is None]
-    page, size = visit.number("page", 1, most=MOST_PAGES), visit.number("size", SIZE, most=MOST_SIZE)
+    most = MOST_EXPORTED if visit.is_export else MOST_SIZE
+    page, size = visit.number("page", 1, most=MOST_PAGES), visit.number("size", SIZE, most=most)
     shown = ordered[(page - 1) * size : page * size]
     first = (page - 1) * size
     return shown, {

@@ -44,6 +44,7 @@ class Visit:
         seen: Makes of any data what the person may see of it, as a page does with all of its data.
         shared: See `sharing`.
         operators: Work on operations in this process.
+        is_export: Whether it is for a file of rows, which has as many as there may be where the query does not say.
     """
 
     inspector: Inspector
@@ -57,6 +58,7 @@ class Visit:
     seen: Callable[[Any], Any] = lambda data: data
     shared: Shared = field(default_factory=Shared)
     operators: Operators = field(default_factory=Operators)
+    is_export: bool = False
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""
@@ -81,6 +83,8 @@ class Visit:
 
     def number(self, name: str, default: int, *, most: int = MOST_PAGES, least: int = 1) -> int:
         """A whole number of the query; raises QueryError."""
+        if self.is_export and name in {"page", "size"} and not self.query.get("size"):
+            return most if name == "size" else 1
         given = self.query.get(name, "")
         if not given:
             return default
