@@ -18,7 +18,7 @@ from boilerd.settings.web import Grant
 from boilerd.web import passwords
 from boilerd.web.endpoint import Endpoint
 from boilerd.web.page import ACTIONS, PAGES, Page, load_pages
-from boilerd.web.permissions import ROLES, Permission, Principal
+from boilerd.web.permissions import BEYOND_QUEUES, ROLES, Permission, Principal
 from browser import WHO, Browser, web_app, with_people
 from builders import count_in_minute, counted, enqueue, fail_as, failure_kind, tell_cron
 
@@ -380,7 +380,7 @@ def _without(text: str, address: str) -> str:
 def test_what_is_of_another_queue_is_refused_to_those_who_have_their_own(connection: redis.Redis) -> None:
     operation = Inspector(connection).operations.latest()[0].id
     theirs = {
-        "id": "hush-1", "queue": "hush", "cron": "hush", "type": "hush:type", "operation": operation,
+        **EXAMPLES, "id": "hush-1", "queue": "hush", "cron": "hush", "type": "hush:type", "operation": operation,
         "fingerprint": "a" * 12,
     }  # fmt: skip
     before = stored(connection)
@@ -468,6 +468,19 @@ def test_what_was_read_for_all_is_shown_to_nobody_with_queues_of_their_own(
 )  # fmt: skip
 def test_a_queue_is_named_in_whole_or_by_how_it_begins(queues: tuple[str, ...] | None, queue: str, owns: bool) -> None:
     assert Principal("anna", frozenset(), queues=queues).owns(queue) is owns
+
+
+def test_what_is_of_no_queue_is_not_for_those_who_have_their_own(connection: redis.Redis) -> None:
+    beyond = [(path, method) for path, method, needs in ROUTES if needs & BEYOND_QUEUES]
+
+    with of_anna(connection) as browser:
+        answers = [
+            browser.send(method, example(path), headers={"sec-fetch-site": "same-origin"}) for path, method in beyond
+        ]
+
+    assert ("/crons/{cron}/run", "POST") in beyond
+    assert {answer.status_code for answer in answers} == {403}
+    assert all("it needs the permission" in answer.text for answer in answers)
 
 
 def test_a_role_may_be_a_list_of_permissions(connection: redis.Redis, client: Client) -> None:

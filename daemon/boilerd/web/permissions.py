@@ -21,6 +21,8 @@ _ADMINS = frozenset(
         Permission.REVEAL,
     }
 )
+#: What is of no queue, so that nobody has it who has queues of their own.
+BEYOND_QUEUES = frozenset({Permission.WORKERS, Permission.CRON, Permission.FAILURES, Permission.AUDIT})
 ROLES: Mapping[str, frozenset[Permission]] = {
     "viewer": frozenset({Permission.VIEW}),
     "operator": _ALL - _ADMINS,
@@ -69,7 +71,8 @@ class Principal:
 
     def may(self, permission: Permission | str) -> bool:
         """Whether they are allowed to."""
-        return permission in self.permissions
+        is_beyond = self.queues is not None and permission in BEYOND_QUEUES
+        return permission in self.permissions and not is_beyond
 
     def owns(self, queue: str) -> bool:
         """Whether something of this queue is for them."""
@@ -82,4 +85,4 @@ class Principal:
         return replace(self, permissions=self.permissions & READING)
 
 
-__all__ = ["READING", "ROLES", "Permission", "Principal"]
+__all__ = ["BEYOND_QUEUES", "READING", "ROLES", "Permission", "Principal"]
