@@ -51,8 +51,7 @@ Member = tuple[str, float | None]
 _SAMPLE, _SAMPLES = 20, 1000
 #: A task with more bytes of data is not read for a list; and so many are read at a time where they all are.
 MOST_LISTED, _PORTION = 16 * 1024, 1024 * 1024
-#: Fields of a job that hold what somebody put into it, of any size; and the others that `to_task` reads.
-_LARGE_FIELDS = ("data", "result")
+#: Fields of a job that `to_task` reads, but for those that hold what somebody put into it, of any size.
 _SMALL_FIELDS = (
     "status", "origin", "task_type", "description", "timeout", "result_ttl", "deadline", "created_at", "enqueued_at",
     "started_at", "ended_at", "last_error", "last_failed_at", "worker_name", "unique_key", "concurrency_key",
@@ -264,18 +263,25 @@ class Inspection(ScriptCalls):
                 round trip.
         """
         sizes = [0] * len(members) if is_whole else self._sizes(members)
+        records = self._records(members, sizes)
+        foreign = [place for place, record in enumerate(records) if sizes[place] > MOST_LISTED and _is_foreign(record)]
+        for place, record in zip(foreign, self._records([members[each] for each in foreign]), strict=True):
+            sizes[place], records[place] = 0, record
+        tasks = [to_task(task_id, record, score, ()) for (task_id, score), record in zip(members, records, strict=True)]
+        return [task.unread(size) if size > MOST_LISTED else task for task, size in zip(tasks, sizes, strict=True)]
+
+    def _records(self, members: Sequence[Member], sizes: Sequence[int] = ()) -> list[Mapping[bytes, bytes]]:
+        """The job hash of each, or its small fields where it is large; nothing where there is none."""
+        if not members:
+            return []
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
-            for (task_id, _), size in zip(members, sizes, strict=True):
+            for (task_id, _), size in zip(members, sizes or [0] * len(members), strict=True):
                 if size > MOST_LISTED:
                     pipeline.hmget(raw(keys.job(task_id)), *_SMALL_FIELDS)
                 else:
                     pipeline.hgetall(raw(keys.job(task_id)))
-            records = sound(pipeline.execute(raise_on_error=False))
-        return [
-            to_task(task_id, _as_record(record), score, ()).unread(size) if size > MOST_LISTED
-            else to_task(task_id, record or {}, score, ())
-            for (task_id, score), record, size in zip(members, records, sizes, strict=True)
-        ]  # fmt: skip
+            answers = sound(pipeline.execute(raise_on_error=False))
+        return [_as_record(found) if isinstance(found, list) else found or {} for found in answers]
 
     def portions(self, members: Sequence[Member]) -> Iterator[list[tuple[TaskDetail, int]]]:
         """Each task as a whole with the size of its data, a few at a time: together they may not fit into memory."""
@@ -289,14 +295,11 @@ class Inspection(ScriptCalls):
             start = stop
 
     def _sizes(self, members: Sequence[Member]) -> list[int]:
-        """How many bytes of each are somebody's data, of a task of ours: RQ's have their type in it; one round trip."""
+        """How many bytes of each hold its payload and headers; one round trip."""
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             for task_id, _ in members:
-                for field in ("task_type", *_LARGE_FIELDS):
-                    pipeline.hstrlen(raw(keys.job(task_id)), field)
-            answers = [each or 0 for each in sound(pipeline.execute(raise_on_error=False))]
-        rows = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
-        return [data + result if is_own else 0 for is_own, data, result in rows]
+                pipeline.hstrlen(raw(keys.job(task_id)), "data")
+            return [size or 0 for size in sound(pipeline.execute(raise_on_error=False))]
 
     def task(self, task_id: str) -> TaskDetail | None:
         """One task with its attempts, None: there is no such task; up to three round trips."""
@@ -492,6 +495,11 @@ def sound(answers: Sequence[Any]) -> list[Any]:
         if isinstance(answer, redis.RedisError) and not is_wrong_kind(answer):
             raise answer
     return [None if isinstance(answer, Exception) else answer for answer in answers]
+
+
+def _is_foreign(record: Mapping[bytes, bytes]) -> bool:
+    """Whether a job is one of RQ's, which has its type in its data."""
+    return b"task_type" not in record
 
 
 def _as_record(values: Sequence[bytes | None] | None) -> dict[bytes, bytes]:
