@@ -197,6 +197,23 @@ CHANGING: dict[str, list[Case]] = {
             lambda _: ("run", {**DEFAULT, "state": "archived", "fingerprint": GROUP}, 2, "done", ""),
         ),
     ],
+    "mark_failure": [
+        (
+            lambda h: h.fail_in("low"),
+            lambda h, _: h.inspector.mark_failure(GROUP, "note", "ask anna"),
+            lambda _: ("note", {"fingerprint": GROUP}, 1, "done", ""),
+        ),
+        (
+            lambda h: h.fail_in("low"),
+            lambda h, _: h.inspector.mark_failure(GROUP, "unmute"),
+            lambda _: ("unmute", {"fingerprint": GROUP}, 0, "done", ""),
+        ),
+        (
+            lambda h: None,
+            lambda h, _: h.inspector.mark_failure(GROUP, "mute"),
+            lambda _: ("mute", {"fingerprint": GROUP}, 0, "refused", "there is no such failure group"),
+        ),
+    ],
     "bulk_failure": [
         (
             lambda h: h.fail_in("default", "low", "high"),
@@ -285,6 +302,9 @@ CLI: list[tuple[str, tuple[Any, ...]]] = [
     (f"failures run {GROUP}", ("run", {"fingerprint": GROUP}, 1, "done", "")),
     (f"failures archive {GROUP} --yes", ("archive", {"fingerprint": GROUP}, 0, "done", "")),
     (f"failures delete {GROUP} --yes", ("delete", {"fingerprint": GROUP}, 1, "done", "")),
+    (f"failures acknowledge {GROUP}", ("acknowledge", {"fingerprint": GROUP}, 1, "done", "")),
+    (f"failures mute {GROUP} --undo", ("unmute", {"fingerprint": GROUP}, 0, "done", "")),
+    (f"failures note {GROUP} known", ("note", {"fingerprint": GROUP}, 1, "done", "")),
     ("cron run mine", ("cron run", {"cron": "mine"}, 1, "done", "")),
 ]
 

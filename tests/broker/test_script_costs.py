@@ -107,6 +107,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "act": lambda _: ["archive", 400, *[""] * 4, "pending-400", "waits-7", "one-of-many-9"],
     "advance": call_advance,
     "adopt": lambda _: ["many", "0", WORKER],
+    "annotate": lambda _: ["a" * 12, "mute", "", *BY],
     "arrive": lambda _: ["new", "many", "scheduled", "2e10", "-1", "", "", "0", "0", 2, "created_at", "now", 0],
     "birth": lambda _: [WORKER, 1, "many", "pid", 1],
     "cancel": lambda _: ["{}", *BY, "pending-400"],

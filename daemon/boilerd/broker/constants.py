@@ -54,6 +54,10 @@ FAILURE_SILENT_S = 7 * 24 * 3600
 FAILURE_HOURS, FAILURE_DAYS = 48, 30
 #: IDs of a group's last tasks.
 FAILURE_SAMPLES = 20
+#: Releases of which a group has counts; of more, the one goes in which it failed least.
+FAILURE_RELEASES = 20
+#: Characters of a note on a group.
+MOST_NOTE = 1000
 #: Period of metrics → how long it is, and for how long it is kept, in seconds. Redis keeps a key for an hour longer.
 METRIC_PERIODS: Mapping[str, tuple[int, int]] = {
     "minute": (60, 3 * 3600),
@@ -137,6 +141,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "FAILURE_HOURS": FAILURE_HOURS,
         "FAILURE_DAYS": FAILURE_DAYS,
         "FAILURE_SAMPLES": FAILURE_SAMPLES,
+        "FAILURE_RELEASES": FAILURE_RELEASES,
         "MOST_FAILURES": MOST_FAILURES,
     },
     "pick": {"MOST_SEARCHED": MOST_SEARCHED, "MOST_HEADERS_JSON": MOST_HEADERS_JSON},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from boilerd.broker.broker import is_cancelled
 from boilerd.broker.bulk_actions import BulkProgress, Choice, check_allowed
+from boilerd.broker.constants import MOST_NOTE
 from boilerd.broker.states import ALLOWED, Action
 from boilerd.errors import (
     BoilerdError,
@@ -22,7 +23,7 @@ from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
 if TYPE_CHECKING:
-    from boilerd.broker.failure_groups import FailureGroup
+    from boilerd.broker.failure_groups import FailureGroup, Mark
     from boilerd.broker.operations import Operations
     from boilerd.tasks.options import EnqueueOptions
     from boilerd.tasks.task import TaskInfo
@@ -163,6 +164,42 @@ class ActionsPart(Part):
         if found is None:
             raise FailureNotFoundError(fingerprint)
         return found
+
+    def mark_failure(self, fingerprint: str, mark: "Mark", note: str = "") -> bool:
+        """Mark a failure group for everybody, or take the mark back; the mark goes with the group.
+
+        Args:
+            fingerprint: Of the group.
+            mark: ``acknowledge``: it is known, so that it has come back if it fails from now on; ``mute``: nobody wants
+                to hear of it, and it makes no finding; ``unacknowledge`` and ``unmute`` take that back; ``note`` writes
+                what is known of it.
+            note: Of a ``note``, up to 1,000 characters; empty removes it.
+
+        Returns:
+            True if that changed something.
+
+        Raises:
+            FailureNotFoundError: There is no such group.
+            InvalidTaskError: The note is too long.
+            ValueError: There is no such mark.
+        """
+        from boilerd.broker.audit import tell_unaudited  # noqa: PLC0415 - as in `Part`
+        from boilerd.broker.failure_groups import MARKS  # noqa: PLC0415 - as in `Part`
+
+        if mark not in MARKS:
+            raise ValueError(f"mark {mark!r}: there are {', '.join(MARKS)}")
+        if len(note) > MOST_NOTE:
+            raise InvalidTaskError(f"a note of {len(note):,} characters is too long; write up to {MOST_NOTE:,}")
+        try:
+            answer, unaudited = self._bulk.groups.mark(fingerprint, mark, note, self._audit.by)
+        except BrokerRefusedError as error:
+            self._audit.note_failure(mark, error, fingerprint=fingerprint)
+            raise
+        if unaudited and answer == "done":
+            tell_unaudited(unaudited)
+        if answer == "unknown":
+            raise FailureNotFoundError(fingerprint)
+        return answer == "done"
 
     def bulk_failure(self, action: Action, fingerprint: str) -> Generator[BulkProgress]:
         """Do the action with the tasks of all queues that wait for a retry or are archived, and whose last failure

@@ -3,14 +3,17 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import redis
 
+from boilerd.broker.metrics import Metrics
 from boilerd.broker.overview import Overview, read_overview
+from boilerd.broker.sudden_failures import SuddenFailure, sudden_failures
 from boilerd.broker.views import QueueDetail
-from boilerd.errors import BoilerdError
+from boilerd.errors import BoilerdError, BrokerRefusedError
 from boilerd.inspector import Inspector
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.finding import Verdict
@@ -19,6 +22,8 @@ from boilerd.web.lately import Lately, Minute
 
 #: A picture is shown for so long.
 FRESH_S = 1.0
+#: Which types fail suddenly is looked for so often: it takes a quarter of an hour to become so.
+LOOK_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,8 @@ class Sampler:
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
         self._failure: BoilerdError | None = None
-        self._fresh_until_s = self._failed_until_s = 0.0
+        self._fresh_until_s = self._failed_until_s = self._look_s = 0.0
+        self._found: Sequence[SuddenFailure] = ()
 
     def fresh(self) -> Snapshot | None:
         """The last picture, if it is fresh; never waits."""
@@ -78,14 +84,23 @@ class Sampler:
     def _take(self) -> Snapshot:
         began_s = time.monotonic()
         overview = read_overview(self._connection)
-        verdict = _of_anywhere(judge(self._read_facts(overview)))
+        facts = replace(self._read_facts(overview), failing=self._failing())
+        verdict = _of_anywhere(judge(facts))
         self._last = self._next(overview, verdict, self._lately.read(), time.monotonic() - began_s)
         self._fresh_until_s = time.monotonic() + FRESH_S
         return self._last
 
+    def _failing(self) -> Sequence[SuddenFailure]:
+        """The types that fail suddenly, as of a moment ago; none where Redis refuses to tell."""
+        if time.monotonic() >= self._look_s:
+            self._look_s, self._found = time.monotonic() + LOOK_EVERY_S, ()
+            with suppress(BrokerRefusedError):
+                self._found = sudden_failures(Metrics(self._connection))
+        return self._found
+
     def forget(self) -> None:
         """Take a new picture for the next one who asks: something was changed."""
-        self._fresh_until_s = self._failed_until_s = 0.0
+        self._fresh_until_s = self._failed_until_s = self._look_s = 0.0
 
     def _next(self, overview: Overview, verdict: Verdict, minutes: Sequence[Minute], took_s: float) -> Snapshot:
         last = self._last

@@ -45,6 +45,8 @@ def _page_for(command: str) -> tuple[str, Mapping[str, str]]:
             return "/queues", {}
         case ["task", "ls", "--state", "archived", *of]:
             return "/tasks", {"state": "archived", "queue": "".join(of).removeprefix("--queue=")}
+        case ["types", *_, name]:
+            return Links().to("types", name), {}
         case ["task", "why", *_, task_id]:
             return Links().to("tasks", task_id), {}
     return "", {}
