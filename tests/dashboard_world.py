@@ -73,6 +73,10 @@ def _fail(broker: Broker) -> str:
     for number, release in enumerate(("2026.11.28", "2026.11.29", "2026.11.29")):
         how = FailureKind("c0ffee" * 2, "order:charge", error, message, frames, release)
         fail_as(broker, f"charge-{number}", how, queue="payments", task_type="order:charge")
+        if not number:
+            inspector = Inspector(broker.connection)
+            inspector.mark_failure("c0ffee" * 2, "acknowledge")
+            inspector.mark_failure("c0ffee" * 2, "note", "the bank refuses some cards since Friday, anna asks them")
     return "c0ffee" * 2
 
 

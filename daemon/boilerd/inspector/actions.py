@@ -24,6 +24,7 @@ from boilerd.tasks.task import TaskState, no_such_task
 
 if TYPE_CHECKING:
     from boilerd.broker.failure_groups import FailureGroup, Mark
+    from boilerd.broker.group_states import GroupStates
     from boilerd.broker.operations import Operations
     from boilerd.tasks.options import EnqueueOptions
     from boilerd.tasks.task import TaskInfo
@@ -164,6 +165,17 @@ class ActionsPart(Part):
         if found is None:
             raise FailureNotFoundError(fingerprint)
         return found
+
+    def failure_states(self, looks: int = 2000, within_s: float = 0.1) -> "GroupStates":
+        """Where the tasks of all failure groups are now: archived, or waiting for a retry.
+
+        Args:
+            looks: How many of them to look at at most.
+            within_s: For how long, in seconds.
+        """
+        from boilerd.broker.group_states import count_states  # noqa: PLC0415 - as in `Part`
+
+        return count_states(self._inspection, self._bulk, looks, within_s)
 
     def mark_failure(self, fingerprint: str, mark: "Mark", note: str = "") -> bool:
         """Mark a failure group for everybody, or take the mark back; the mark goes with the group.

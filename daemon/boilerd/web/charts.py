@@ -20,9 +20,10 @@ _HEIGHT = 100.0
 Values = Sequence[float | None]
 
 
-def sparkline(values: Values, label: str, top: float = 0.0) -> Markup:
+def sparkline(values: Values, label: str, top: float = 0.0, marks: Iterable[float] = ()) -> Markup:
     """Steps without axes, for a cell of a table."""
-    return _picture(max(len(values), 1), label, [_path("area", _area(values, _top([values], top)))], kind="sparkline")
+    drawn = [_path("area", _area(values, _top([values], top))), *_marks(marks)]
+    return _picture(max(len(values), 1), label, drawn, kind="sparkline")
 
 
 def bars(values: Values, label: str, top: float = 0.0, marks: Iterable[float] = ()) -> Markup:
