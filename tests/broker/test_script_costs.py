@@ -112,6 +112,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "birth": lambda _: [WORKER, 1, "many", "pid", 1],
     "cancel": lambda _: ["{}", *BY, "pending-400"],
     "death": lambda _: [WORKER],
+    "died": lambda _: ['{"worker":"host.run.0"}'],
     "enqueue": lambda _: describe_task(new_task("new", queue="many")),
     "expired": lambda _: [MOST_EXPIRED, "0", "many"],
     "extend": call_with_a_claim(WORKER, "", "1000", "10"),

@@ -74,6 +74,8 @@ MOST_OTHERS, MOST_ROLLED = 50, 50
 LAST_MINUTE = 24
 #: How long what a daemon tells of itself is kept; its scheduler renews it every 5 s.
 DAEMON_TTL_S = 60
+#: Last words of workers, of all hosts, and for how long they are kept.
+MOST_DEATHS, DEATHS_TTL_S = 200, 86_400
 #: How long a periodic task that somebody wants to run now waits for a daemon that has it.
 WANTED_TTL_S = 60
 #: Ticks in the history of a periodic task, and how long that, and the last tick itself, is kept after it.
@@ -128,6 +130,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
     },
     "enqueue": {"UNSERVED": UNSERVED},
     "publish": {"DAEMON_TTL_S": DAEMON_TTL_S},
+    "died": {"MOST_DEATHS": MOST_DEATHS, "DEATHS_TTL_S": DEATHS_TTL_S},
     "tick": {"MOST_TICKS": MOST_TICKS, "TICKS_TTL_S": TICKS_TTL_S, "MOST_TEXT": MOST_TEXT},
     "arrive": {"ARCHIVE_TTL_S": ARCHIVE_TTL_S},
     "birth": {"WORKER_TTL_S": WORKER_TTL_S},

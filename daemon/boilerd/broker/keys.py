@@ -51,6 +51,8 @@ METRICS_ENQUEUED = f"{OWN}:metrics:enqueued"
 METRICS_ROLLED = f"{OWN}:metrics:rolled"
 #: sorted set of the names of daemons that live, score = when each told last
 DAEMONS = f"{OWN}:daemons"
+#: list of the last words of workers that died, latest first, each as JSON
+DEATHS = f"{OWN}:deaths"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
 

@@ -10,9 +10,10 @@ from typing import Self
 from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
-    "act", "adopt", "advance", "annotate", "arrive", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail",
-    "forward", "held", "janitor", "look", "mark", "metrics", "note", "operate", "pick", "place", "progress", "publish",
-    "records", "release", "renew", "result", "roll", "serve", "sift", "since", "tick", "tidy", "waiting",
+    "act", "adopt", "advance", "annotate", "arrive", "birth", "cancel", "death", "died", "enqueue", "expired",
+    "extend", "fail", "forward", "held", "janitor", "look", "mark", "metrics", "note", "operate", "pick", "place",
+    "progress", "publish", "records", "release", "renew", "result", "roll", "serve", "sift", "since", "tick", "tidy",
+    "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
 _READING = frozenset({"look", "pick", "sift"})
@@ -32,6 +33,7 @@ _PARTS = {
     "metrics": ("common", "measures"),
     "roll": ("common", "measures"),
     "publish": ("common",),
+    "died": ("common",),
     "advance": ("common", "claims", "ending", "taking"),
     "serve": ("common", "claims", "ending", "taking"),
 }

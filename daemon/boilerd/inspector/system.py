@@ -15,6 +15,7 @@ from boilerd.inspector.part import Part
 if TYPE_CHECKING:
     from boilerd.broker.audit import AuditEntry
     from boilerd.broker.daemons import DaemonInfo
+    from boilerd.broker.deaths import WorkerDeath
     from boilerd.broker.metrics import Metrics, Series
     from boilerd.broker.server_facts import ServerFacts
     from boilerd.broker.shares import KeysFound, LocksFound
@@ -58,6 +59,19 @@ class SystemPart(Part):
     def workers(self) -> list[WorkerInfo]:
         """All workers, by name, with the task that each runs."""
         return self._inspection.workers()
+
+    def deaths(self) -> "list[WorkerDeath]":
+        """The workers of all hosts that died within a day, latest first, 200 at most; a recycled one has not.
+
+        A worker's successor notes its death, so what is missing are those of daemons of earlier versions, and of hosts
+        that are gone.
+
+        Raises:
+            MisplacedKeyError: Another program's key stands where they should.
+        """
+        from boilerd.broker.deaths import read_deaths  # noqa: PLC0415 - as in `Part`
+
+        return read_deaths(self._broker.connection)
 
     def daemons(self) -> "list[DaemonInfo]":
         """The daemons that live, of all hosts, as each tells of itself, by name; two round trips.

@@ -44,7 +44,7 @@ from boilerd.worker.slots.judge import Judge
 from boilerd.worker.slots.keeper import Keeper
 from boilerd.worker.slots.outcomes import Outcomes
 from boilerd.worker.slots.runner import SlotRunner
-from boilerd.worker.succession import death_of_last
+from boilerd.worker.succession import death_of_last, tell_last_words
 from boilerd.worker.worker import LEAST_END_S
 
 logger = logging.getLogger("boilerd.worker")
@@ -220,7 +220,8 @@ class SlottedWorker:
         self._kept.write(self._broker)
         died = death_of_last(self._scoreboard, self._row)
         with self._scoreboard.running_hooks(self._row):
-            rules.settle_dead_slots(self._broker, self._name, died is None, died)
+            held = rules.settle_dead_slots(self._broker, self._name, died is None, died)
+        tell_last_words(self._broker, self._scoreboard, self._row, self._rq_worker, held)
         self._scoreboard.open_batch(self._row, 0, 0)
         self._scoreboard.note_kill(self._row, KillReason.NONE)
 
