@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from boilerd.broker.overview import Overview
-from boilerd.web.lately import Counts, Minute, pace_of
+from boilerd.web.lately import PACE_MINUTES, Counts, Minute, added, pace_of
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action, page
 from boilerd.web.permissions import Permission
@@ -31,6 +31,7 @@ def queue_rows(overview: Overview, minutes: Sequence[Minute] = ()) -> list[dict[
             "waits_since": waits_since(queue.detail),
             "memory_bytes": queue.detail.memory_bytes,
             "max_active": queue.detail.max_active,
+            "workers": queue.workers,
             "is_paused": queue.detail.counts.is_paused,
             "is_served": queue.is_served,
             "is_idle": queue.detail.counts.is_idle,
@@ -44,9 +45,18 @@ def queue_rows(overview: Overview, minutes: Sequence[Minute] = ()) -> list[dict[
 
 def _lately(name: str, pending: int, minutes: Sequence[Minute]) -> dict[str, Any]:
     """What the queue did in the last hour, and how its length changes."""
-    ended = [minute.queues.get(name, Counts()).ended for minute in minutes[-SPARK_MINUTES:]]
+    counts = [minute.queues.get(name, Counts()) for minute in minutes[-SPARK_MINUTES:]]
+    hour, now = added(counts), added(counts[-PACE_MINUTES:])
+    now_s = 60.0 * len(counts[-PACE_MINUTES:])
     pace = pace_of(pending, minutes, name)
-    return {"ended_by_minute": ended, "pace": pace.word, "drained_s": pace.drained_s}
+    return {
+        "ended_by_minute": [each.ended for each in counts],
+        "pace": pace.word,
+        "drained_s": pace.drained_s,
+        "in_per_s": now.enqueued / now_s if now_s else None,
+        "out_per_s": now.left / now_s if now_s else None,
+        "failed_share": hour.failed / hour.ended if hour.ended else None,
+    }
 
 
 @page("/queues", needs=Permission.VIEW, title="Queues", menu=20, of_snapshot=True, rows="queues")
