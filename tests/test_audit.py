@@ -168,6 +168,16 @@ CHANGING: dict[str, list[Case]] = {
     "resume": [
         (Hands.waiting, lambda h, _: h.inspector.resume("default"), lambda _: ("resume", DEFAULT, 0, "done", ""))
     ],
+    "delete_queue": [
+        (
+            lambda h: in_state(h.client, h.broker, TaskState.PENDING),
+            lambda h, _: h.inspector.delete_queue("default"),
+            lambda _: (
+                "delete", DEFAULT, 0, "refused",
+                "queue 'default' cannot be deleted: it holds tasks; purge it, and take it out of the settings",
+            ),
+        )
+    ],
     "pause_cron": [
         (Hands.cron, lambda h, i: h.inspector.pause_cron(i), lambda i: ("pause", {"cron": i}, 1, "done", "")),
     ],
@@ -248,7 +258,8 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "metrics": (timedelta(hours=1),), "totals": (), "search": ("waits",), "parse_filter": ("after:2h",),
     "last_place": ("default", TaskState.PENDING), "place_around": ("default", "waits"),
     "key_holders": ("boilerd:unique:x", "key"), "server": (), "concurrency_keys": (), "unique_locks": (),
-    "failure_states": (), "paused_crons": (), "daemons": (), "ticks": ("nightly",),
+    "failure_states": (), "paused_crons": (), "daemons": (), "ticks": ("nightly",), "histories": (["nightly"],),
+    "composition": ("default",), "longest_running": (["default"],),
 }  # fmt: skip
 
 

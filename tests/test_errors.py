@@ -13,6 +13,7 @@ from boilerd import (
     DuplicateTaskError,
     HandlerNotFoundError,
     QueueFullError,
+    QueueInUseError,
     QueueNotFoundError,
     RetryLater,
     ServeMux,
@@ -53,6 +54,7 @@ SAMPLES: dict[type[BoilerdError], BoilerdError] = {
     HandlerNotFoundError: HandlerNotFoundError("email:deliver"),
     MisplacedKeyError: MisplacedKeyError("rq:queues", "set"),
     QueueFullError: QueueFullError("low"),
+    QueueInUseError: QueueInUseError("low", "it holds tasks"),
     QueueNotFoundError: QueueNotFoundError("low", ["default"]),
     RetryLater: RetryLater(7.5, "not yet"),
     TaskFailedError: TaskFailedError(

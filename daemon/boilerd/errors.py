@@ -252,6 +252,13 @@ class QueueNotFoundError(BoilerdError):
         super().__init__(f"queue {shown(name)} was never used; there are: {listed(known)}")
 
 
+class QueueInUseError(BoilerdError):
+    """The queue cannot be deleted: it holds tasks, or a worker serves it."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"queue {shown(name)} cannot be deleted: {why}; purge it, and take it out of the settings")
+
+
 class FailureNotFoundError(BoilerdError):
     """There is no failure group with this fingerprint."""
 

@@ -146,6 +146,10 @@ class Inspection(ScriptCalls):
         with expecting("set", keys.PAUSED):
             return bool(self.connection.srem(keys.PAUSED, queue))
 
+    def delete_queue(self, queue: str) -> bool:
+        """Take a queue out of the lists of queues; False: it holds tasks."""
+        return bool(self._run("unlist", [queue]))
+
     def has_workers(self, queue: str) -> bool:
         """True if any worker, of whatever host, works on the queue; two round trips."""
         registry = f"{keys.WORKERS}:{queue}"

@@ -13,7 +13,7 @@ _SCRIPTS = (
     "act", "adopt", "advance", "annotate", "arrive", "birth", "cancel", "death", "died", "enqueue", "expired",
     "extend", "fail", "forward", "held", "janitor", "look", "mark", "metrics", "note", "operate", "pick", "place",
     "progress", "publish", "records", "release", "renew", "result", "roll", "serve", "sift", "since", "tick", "tidy",
-    "waiting",
+    "unlist", "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
 _READING = frozenset({"look", "pick", "sift"})
@@ -34,6 +34,7 @@ _PARTS = {
     "roll": ("common", "measures"),
     "publish": ("common",),
     "died": ("common",),
+    "unlist": ("common",),
     "advance": ("common", "claims", "ending", "taking"),
     "serve": ("common", "claims", "ending", "taking"),
 }

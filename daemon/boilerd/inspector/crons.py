@@ -1,5 +1,6 @@
 """Look at periodic tasks, pause them and have them run now."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -79,6 +80,15 @@ class CronsPart(Part):
         from boilerd.broker.ticks import read_history  # noqa: PLC0415 - as in `Part`
 
         return read_history(self._broker.connection, name, size)
+
+    def histories(self, names: Sequence[str], size: int = 30) -> "dict[str, list[TickInfo]]":
+        """The last ticks of each of these periodic tasks, as `ticks`; four round trips.
+
+        It takes two commands for each: of a tick before the last it is not known whether its task waits or runs.
+        """
+        from boilerd.broker.ticks import read_histories  # noqa: PLC0415 - as in `Part`
+
+        return read_histories(self._broker.connection, names, size)
 
     def last_ticks(self) -> dict[str, float]:
         """Name of each periodic task → its last tick, in seconds since 1970."""

@@ -2,10 +2,15 @@
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from boilerd.broker.views import Day, QueueDetail, QueueInfo
+from boilerd.errors import QueueInUseError
 from boilerd.inspector.part import Part
 from boilerd.tasks.queues import check_queue
+
+if TYPE_CHECKING:
+    from boilerd.broker.composition import Composition
 
 
 class QueuesPart(Part):
@@ -43,6 +48,29 @@ class QueuesPart(Part):
         """Processed and failed tasks of each of the last days, today first; 90 are kept."""
         today = datetime.fromtimestamp(self._broker.now(), UTC).date()
         return self._inspection.days(name, [today - timedelta(days=back) for back in range(days)])
+
+    def composition(self, name: str) -> "Composition":
+        """Of which types its pending tasks are, by a sample of a hundred; two round trips."""
+        from boilerd.broker.composition import read_composition  # noqa: PLC0415 - as in `Part`
+
+        return read_composition(self._broker.connection, name)
+
+    def delete_queue(self, name: str) -> None:
+        """Have nobody list a queue any more that holds no task and that no worker serves; its numbers expire.
+
+        A limit, a pause and its place in the settings of daemons stay: the next task that is enqueued brings it back.
+
+        Raises:
+            QueueNotFoundError: It was never used.
+            QueueInUseError: It holds tasks, or a worker that lives serves it.
+        """
+        self._check_used(name)
+        with self._audit.noting("delete", queue=name) as noted:
+            if any(name in worker.queues for worker in self._inspection.living()):
+                raise QueueInUseError(name, "a worker serves it")
+            if not self._inspection.delete_queue(name):
+                raise QueueInUseError(name, "it holds tasks")
+            noted.count = 1
 
     def pause(self, name: str) -> bool:
         """Let no worker claim from the queue; True if it was not paused before."""

@@ -1,7 +1,7 @@
 """Look at what there is besides queues and tasks: numbers, workers, daemons, keys, Redis and the audit."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from boilerd.broker.daemons import DaemonInfo
     from boilerd.broker.deaths import WorkerDeath
     from boilerd.broker.metrics import Metrics, Series
+    from boilerd.broker.running import RunningFound
     from boilerd.broker.server_facts import ServerFacts
     from boilerd.broker.shares import KeysFound, LocksFound
     from boilerd.tasks.metric_record import Numbers, Pair
@@ -72,6 +73,12 @@ class SystemPart(Part):
         from boilerd.broker.deaths import read_deaths  # noqa: PLC0415 - as in `Part`
 
         return read_deaths(self._broker.connection)
+
+    def longest_running(self, queues: Sequence[str], size: int = 5) -> "RunningFound":
+        """The tasks of these queues that run longest, of 40 that run; 61 commands at most."""
+        from boilerd.broker.running import read_running  # noqa: PLC0415 - as in `Part`
+
+        return read_running(self._broker.connection, queues, size)
 
     def daemons(self) -> "list[DaemonInfo]":
         """The daemons that live, of all hosts, as each tells of itself, by name; two round trips.

@@ -17,6 +17,10 @@ SHADES = 5
 #: The height of a chart in its own units; as wide as it has values.
 _HEIGHT = 100.0
 
+#: Outcome → its colour and height in a strip; all others go on.
+_MARKS = {"completed": ("good", 50.0), "archived": ("bad", 100.0), "skipped": ("warn", 25.0), "gone": ("soft", 50.0)}
+_WAITS = ("link", 75.0)
+
 Values = Sequence[float | None]
 
 
@@ -78,6 +82,19 @@ def heat(
         for number, values in enumerate((over or {}).values(), 1)
     ]
     return _picture(max(len(columns), 1), label, [*shades, *drawn, *_marks(marks)], kind="chart tall")
+
+
+def strip(outcomes: Sequence[str], label: str, room: int = 0) -> Markup:
+    """A mark for each of a few outcomes, the last at the right; they differ in height as well as in colour.
+
+    With fewer than `room` of them the left stays empty.
+    """
+    drawn: dict[str, str] = {}
+    for place, outcome in enumerate(outcomes, max(0, room - len(outcomes))):
+        kind, height = _MARKS.get(outcome, _WAITS)
+        drawn[kind] = drawn.get(kind, "") + f"M{place + 0.15:.4g} {_HEIGHT:g}V{_HEIGHT - height:g}h.7V{_HEIGHT:g}z"
+    parts = [_path(f"mark-{kind}", path) for kind, path in drawn.items()]
+    return _picture(max(len(outcomes), room, 1), label, parts, kind="sparkline")
 
 
 def top_of(*several: Values) -> float:

@@ -10,6 +10,7 @@ from boilerd.errors import (
     OperationNotFoundError,
     OperationStateError,
     QueueFullError,
+    QueueInUseError,
     QueueNotFoundError,
     RefusedError,
     TaskIdConflictError,
@@ -34,6 +35,7 @@ class Refusal(BoilerdError):  # noqa: N818 - an answer, not a failure of the pro
 #: Error → its status; the first that fits counts.
 _STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
     (TaskNotFoundError, 404),
+    (QueueInUseError, 409),
     (QueueNotFoundError, 404),
     (FailureNotFoundError, 404),
     (NotThereError, 404),

@@ -2,14 +2,20 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import fields
 
 from boilerd.verdict.finding import Finding
+from boilerd.web.beside import MOST, Beside
+from boilerd.web.lately import Counts, added, by_type
 from boilerd.web.links import Links
 from boilerd.web.page import Data, page
 from boilerd.web.pages.queues import queue_rows
 from boilerd.web.permissions import Permission
+from boilerd.web.sampler import Snapshot
 from boilerd.web.visit import Visit
 
+#: Minutes of the numbers that tell of lately.
+HOUR = 60
 _STATES = ("pending", "active", "scheduled", "archived", "completed")
 
 
@@ -18,15 +24,41 @@ def overview(visit: Visit) -> Data:
     """The verdict first."""
     found = visit.snapshot()
     rows = queue_rows(found.overview, found.minutes)
+    hour = found.minutes[-HOUR:]
     return {
         "word": found.verdict.word,
         "findings": [_finding(each) for each in found.verdict.findings],
         "totals": {state: sum(row[state] for row in rows) for state in _STATES},
+        "lately": {**added(minute.total() for minute in hour)._asdict(), "archived": sum(
+            queue.archived_lately for queue in found.overview.queues)},
         "workers": found.overview.workers,
         "queues": rows,
         "minutes": [{"start": minute.start, **minute.total()._asdict()} for minute in found.minutes],
+        "types": _failing(by_type(hour)),
         "at": found.at,
-    }
+        "beside": _seen_by(visit, found.beside),
+        "marks": _marks(found),
+    }  # fmt: skip
+
+
+def _failing(types: Mapping[str, Counts]) -> list[Data]:
+    """The types of which most attempts failed."""
+    failing = sorted(((-counts.failed, name) for name, counts in types.items() if counts.failed))[:MOST]
+    return [{"type": name, "failed": -failed, "ended": types[name].ended} for failed, name in failing]
+
+
+def _seen_by(visit: Visit, beside: Beside) -> Data:
+    """What this person may see of it."""
+    found = {each.name: getattr(beside, each.name) for each in fields(beside)}
+    return found if visit.may(Permission.AUDIT) else {**found, "audit": ()}
+
+
+def _marks(found: Snapshot) -> list[float]:
+    """Where in the chart releases began, in minutes from its left."""
+    if not found.minutes:
+        return []
+    places = [(each.at - found.minutes[0].start).total_seconds() / 60 for each in found.beside.releases]
+    return [place for place in places if 0 <= place <= len(found.minutes)]
 
 
 def _finding(finding: Finding) -> Data:
