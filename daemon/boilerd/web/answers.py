@@ -1,6 +1,7 @@
 """Write answers: a page's data as HTML, JSON, CSV or NDJSON, what an action did, and what went wrong."""
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from boilerd.errors import BoilerdError
-from boilerd.web.links import Links
+from boilerd.web.links import Links, outside
 from boilerd.web.page import Action, Data, Done, Elsewhere, Page
 from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal, status_of
@@ -183,6 +184,8 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) 
         "menu": [page for page in site.menu if who and who.may(page.needs)],
         "static": lambda name: site.static.address(links, name),
         "told": _told(asked),
+        "environment": site.environment,
+        "outside": functools.partial(outside, site.outside),
         "has_login": site.access.has_login,
     }
     return site.templates.render(template, context, is_live=asked.is_live)

@@ -88,6 +88,8 @@ def make_site(
         sampler=Sampler(connection, read_facts or functools.partial(facts_of, archive_limit=settings.archive_limit)),
         seals=seals,
         menu=sorted((page for page in pages.PAGES if page.menu), key=lambda page: page.menu),
+        outside=web.links,
+        environment=web.environment,
     )
 
 

@@ -1,6 +1,6 @@
 """All that requests share, put together once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -39,7 +39,8 @@ class Site:
     Attributes:
         connection: The client of Redis.
         menu: Pages of the menu, in their order.
-        name: What its head says beside `boilerd`, such as production.
+        outside: Name → address of another tool, with places for what is shown.
+        environment: What the head says beside `boilerd`, such as production.
     """
 
     connection: redis.Redis
@@ -50,6 +51,8 @@ class Site:
     sampler: Sampler
     seals: Seals
     menu: list[Page]
+    outside: Mapping[str, str] = field(default_factory=dict)
+    environment: str = ""
     templates: Templates = field(default_factory=Templates)
     static: StaticFiles = field(default_factory=StaticFiles)
     shared: Shared = field(default_factory=Shared)
