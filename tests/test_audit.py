@@ -164,6 +164,27 @@ CHANGING: dict[str, list[Case]] = {
             lambda _: ("export", {**DEFAULT, "search": "waits"}, 1, "done", ""),
         )
     ],
+    "export_audit": [
+        (
+            Hands.waiting,
+            lambda h, _: list(h.inspector.export_audit(who="nobody")),
+            lambda _: ("export", {"page": "/audit", "who": "nobody"}, 0, "done", ""),
+        )
+    ],
+    "note_export": [
+        (
+            Hands.waiting,
+            lambda h, _: h.inspector.note_export("/queues", 2),
+            lambda _: ("export", {"page": "/queues"}, 2, "done", ""),
+        )
+    ],
+    "reveal": [
+        (
+            Hands.waiting,
+            lambda h, i: h.inspector.reveal(i),
+            lambda i: ("reveal", {**task(i), **DEFAULT}, 1, "done", ""),
+        )
+    ],
     "pause": [(Hands.waiting, lambda h, _: h.inspector.pause("default"), lambda _: ("pause", DEFAULT, 1, "done", ""))],
     "resume": [
         (Hands.waiting, lambda h, _: h.inspector.resume("default"), lambda _: ("resume", DEFAULT, 0, "done", ""))

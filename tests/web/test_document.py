@@ -11,7 +11,7 @@ import redis
 from boilerd import Client
 from boilerd.broker.task_filter import NAMES, parse_filter
 from boilerd.web.page import PAGES, load_pages
-from boilerd.web.permissions import ROLES
+from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import SECRET_WORDS
 from browser import Browser
 from builders import enqueue
@@ -49,6 +49,10 @@ def test_the_pictures_are_those_that_the_script_writes() -> None:
 
 def test_the_table_of_roles_has_every_role() -> None:
     assert [row[0].strip("`") for row in table("web.md", "Role").rows] == [*ROLES]
+
+
+def test_the_table_of_permissions_has_every_permission() -> None:
+    assert {row[0].strip("`") for row in table("web.md", "Permission").rows} == {*Permission}
 
 
 def test_all_that_a_search_is_said_to_understand_is_understood() -> None:

@@ -55,6 +55,8 @@ DAEMONS = f"{OWN}:daemons"
 DEATHS = f"{OWN}:deaths"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
+#: string: what the dashboards of this broker have in common to seal forms with
+WEB_SECRET = f"{OWN}:web:secret"
 
 
 def web_session(digest: str) -> str:

@@ -1,7 +1,7 @@
 """Look at what there is besides queues and tasks: numbers, workers, daemons, keys, Redis and the audit."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,7 @@ class SystemPart(Part):
         self,
         *,
         since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
         who: str | None = None,
         what: str | None = None,
         on: str | None = None,
@@ -135,6 +136,7 @@ class SystemPart(Part):
 
         Args:
             since: Not what was before; or for how long back, by Redis's clock.
+            until: Not what was later; in the same way.
             who: Only what this user did.
             what: Only what is called so, such as ``delete``.
             on: Only what was done with a task, queue, failure group, operation or other thing of this name.
@@ -147,7 +149,33 @@ class SystemPart(Part):
         """
         if page < 1 or size < 1:
             raise ValueError(f"page {page} of size {size}: both begin at 1")
-        return self._audit.page(lambda entry: entry.fits(who, what, on), since=since, page=page, size=size)
+        between = self._audit.between(since, until)
+        return self._audit.page(lambda entry: entry.fits(who, what, on), between, page=page, size=size)
+
+    def export_audit(
+        self,
+        *,
+        since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
+        who: str | None = None,
+        what: str | None = None,
+        on: str | None = None,
+        most: int = 100_000,
+    ) -> Generator[Sequence["AuditEntry"]]:
+        """All entries that `audit` has, the latest first, a thousand at a time, while one iterates.
+
+        The audit has one entry of that, written at the end.
+        """
+        with self._audit.noting("export", page="/audit", who=who or "") as noted:
+            between = self._audit.between(since, until)
+            for found in self._audit.chunks(lambda entry: entry.fits(who, what, on), between):
+                rows = found[: most - noted.count]
+                noted.count += len(rows)
+                yield rows
+
+    def note_export(self, page: str, count: int) -> None:
+        """Note that somebody got so many rows of a list as a file."""
+        self._audit.note("export", count, "done", page=page)
 
     def audit_after(self, entry_id: str) -> list["AuditEntry"]:
         """The entries behind the one with this ID, at most 1,000; empty: from the first one on."""

@@ -200,6 +200,17 @@ class TasksPart(Part):
             raise no_such_task(task_id)
         return found
 
+    def reveal(self, task_id: str) -> TaskDetail:
+        """One task with its attempts, for somebody who otherwise sees not all of it: the audit has an entry first.
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+            BrokerError: The audit could not be written; then nothing is shown.
+        """
+        found = self.task(task_id)
+        self._audit.note_first("reveal", 1, task=task_id, queue=found.queue)
+        return found
+
     def tasks_of(self, task_ids: Iterable[str]) -> list[TaskDetail]:
         """Those of these tasks that are there, without their attempts; one round trip."""
         found = self._inspection.details([(task_id, None) for task_id in task_ids])

@@ -12,7 +12,7 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from boilerd.errors import BrokerError
-from boilerd.settings.web import Web
+from boilerd.settings.web import Grant, Web
 from boilerd.web import passwords
 from boilerd.web.permissions import Principal
 from boilerd.web.proxies import Proxies
@@ -128,14 +128,16 @@ class Access:
         for name, known in self._web.tokens.items():
             is_it = hmac.compare_digest(known.sha256, hashed)
             if is_it and (known.ends is None or datetime.now(UTC) < known.ends):
-                return Principal.of_role(name, known.role, is_program=True)
+                return Principal.of_grant(name, known, is_program=True)
         return None
 
     def _of_proxy(self, names: Sequence[str]) -> Principal | None:
         if len(names) != 1:  # of two, one may have come from the browser
             return None
-        role = self._web.roles.get(names[0]) or self._web.roles.get("*")
-        return Principal.of_role(names[0], role) if names[0] and role else None
+        given = self._web.roles.get(names[0]) or self._web.roles.get("*")
+        if not (names[0] and given):
+            return None
+        return Principal.of_grant(names[0], given if isinstance(given, Grant) else Grant(role=given))
 
     async def _of_session(self, request: Request) -> Principal | None:
         session = request.cookies.get(self.cookie(request))
@@ -149,7 +151,7 @@ class Access:
         is_theirs = hmac.compare_digest(_raw(owner), _raw(_owner(session, int(began), name, user.password.text)))
         if not is_theirs or time.time() > int(began) + LASTS_S:
             return None
-        return Principal.of_role(name, user.role, session=session)
+        return Principal.of_grant(name, user, session=session)
 
 
 def _fits(password: str, hashed: str) -> bool:

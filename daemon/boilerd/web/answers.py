@@ -18,6 +18,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from boilerd.errors import BoilerdError
 from boilerd.web.links import Links, outside
+from boilerd.web.own_queues import MENU as OF_QUEUES
 from boilerd.web.page import Action, Data, Done, Elsewhere, Page
 from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal, status_of
@@ -97,6 +98,8 @@ async def answer_page(asked: Asked, page: Page) -> Response:
             text = render(asked, page.template, data, title=page.title)
         else:
             text = _as_data(asked.form_of_answer, data, page.rows)
+            if asked.form_of_answer in _ROWS:
+                visit.inspector.note_export(page.path, len(data[page.rows]))
         return Response(
             text, headers={"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
         )
@@ -140,7 +143,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         return ask(action.about(visit))
 
     def ask(found: Data, status: int = 200) -> Response:
-        data = visit.seen(found)
+        data = found if action.reveals else visit.seen(found)
         if asked.form_of_answer == "json":
             return Response(_json(data), status, media_type=KINDS["json"])
         return _html(render(asked, action.template, data, title=action.title), status)
@@ -181,7 +184,7 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) 
         "may": who.may if who else _nothing,
         "query": asked.visit.query if asked.visit else {},
         "token": site.guard.token(who),
-        "menu": [page for page in site.menu if who and who.may(page.needs)],
+        "menu": [page for page in site.menu if _is_for(page, who)],
         "static": lambda name: site.static.address(links, name),
         "told": _told(asked),
         "environment": site.environment,
@@ -189,6 +192,10 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) 
         "has_login": site.access.has_login,
     }
     return site.templates.render(template, context, is_live=asked.is_live)
+
+
+def _is_for(page: Page, who: Principal | None) -> bool:
+    return who is not None and who.may(page.needs) and (who.queues is None or page.path in OF_QUEUES)
 
 
 def _told(asked: Asked) -> str:
@@ -221,7 +228,7 @@ def _tag(asked: Asked, content: str) -> str:
     site, who = asked.site, asked.who
     parts = (
         content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
-        site.guard.token(who), " ".join(sorted(who.permissions)) if who else "",
+        site.guard.token(who), repr((sorted(who.permissions), who.queues)) if who else "",
     )  # fmt: skip
     return f'"{hashlib.sha256(chr(0).join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:20]}"'
 

@@ -21,8 +21,10 @@ from boilerd.errors import BoilerdError
 from boilerd.web.answers import Asked, answer_error
 from boilerd.web.guard import add_headers, check_framing, read_form
 from boilerd.web.links import unsegment
+from boilerd.web.own_queues import OwnQueues, OwnShared, cut
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.refusal import Refusal
+from boilerd.web.sampler import Snapshot
 from boilerd.web.site import Site
 from boilerd.web.visit import Visit
 
@@ -98,6 +100,8 @@ class Endpoint:
         site, request = self._site, asked.request
         check_framing(request)
         site.guard.check_host(request)
+        if site.seals.is_stale and self._form != "file":
+            await site.in_thread(site.seals.refresh)
         if self.needs is None:
             if self._asks_who:  # a form of theirs has their token
                 asked.who = await site.access.who(request)
@@ -124,19 +128,28 @@ def _visit(asked: Asked, who: Principal) -> Visit:
     queries: dict[str, list[str]] = {}
     for name, value in pairs:
         queries.setdefault(name, []).append(value)
+    inspector: Any = site.inspector(who, site.proxies.address(request))
+    read_snapshot, shared = site.sampler.read, site.shared
+    if who.queues is not None:
+        inspector, shared = OwnQueues(inspector, who), OwnShared(shared, who.queues)
+        read_snapshot = functools.partial(_cut_snapshot, site, who)
     return Visit(
-        inspector=site.inspector(who, site.proxies.address(request)),
+        inspector=inspector,
         who=who,
         path={name: unsegment(part) for name, part in request.path_params.items()},
         query=dict(pairs),
         queries=queries,
         form=asked.form,
         links=asked.links,
-        read_snapshot=site.sampler.read,
+        read_snapshot=read_snapshot,
         seen=functools.partial(site.redaction.clean, shows_payloads=who.may(Permission.VIEW_PAYLOAD)),
-        shared=site.shared,
+        shared=shared,
         operators=site.operators,
     )
+
+
+def _cut_snapshot(site: Site, who: Principal) -> Snapshot:
+    return cut(site.sampler.read(), who)
 
 
 def _ask_who(asked: Asked) -> Response:

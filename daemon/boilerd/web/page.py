@@ -91,6 +91,7 @@ class Action:
         title: What the button says.
         about: Makes what the page shows that asks before; None: nobody is asked.
         template: Of that page.
+        reveals: True if its data is shown as it is, with what is hidden everywhere else.
     """
 
     path: str
@@ -99,6 +100,7 @@ class Action:
     title: str
     about: "Callable[[Visit], Data] | None" = None
     template: str = "confirm.html"
+    reveals: bool = False
 
 
 View = TypeVar("View", bound="Callable[[Visit], Data | Elsewhere]")

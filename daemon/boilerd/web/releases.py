@@ -30,7 +30,9 @@ class Release:
 
 
 def releases(visit: Visit) -> list[Release]:
-    """The last ones, the latest first."""
+    """The last ones, the latest first; none for who sees some queues alone, as they are of all."""
+    if visit.who.queues is not None:
+        return []
     return visit.sharing(
         "releases", FRESH_S, lambda: latest_releases(visit.inspector.daemons(), visit.inspector.failures())
     )

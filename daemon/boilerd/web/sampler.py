@@ -89,7 +89,7 @@ class Sampler:
         began_s = time.monotonic()
         overview = read_overview(self._connection)
         facts = replace(self._read_facts(overview), failing=self._failing())
-        verdict = _of_anywhere(judge(facts))
+        verdict = of_anywhere(judge(facts))
         minutes, beside = self._lately.read(), self._beside.read(overview)
         self._last = self._next(overview, verdict, minutes, beside, time.monotonic() - began_s)
         self._fresh_until_s = time.monotonic() + FRESH_S
@@ -127,7 +127,7 @@ def facts_of(overview: Overview, archive_limit: int = 0) -> Facts:
     return Facts(silence=Silence.ABSENT, overview=overview, archive_limit=archive_limit)
 
 
-def _of_anywhere(verdict: Verdict) -> Verdict:
+def of_anywhere(verdict: Verdict) -> Verdict:
     """A dashboard may be on a host without a daemon; that no worker lives is found by what Redis shows."""
     return Verdict.of([finding for finding in verdict.findings if finding.kind != "absent"])
 

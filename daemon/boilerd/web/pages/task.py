@@ -1,13 +1,11 @@
 """One task: why it does not run, or what became of it, and what can be done with it."""
 
 import functools
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from boilerd.broker.states import ALLOWED
 from boilerd.broker.views import TaskDetail
-from boilerd.inspector import Inspector
 from boilerd.tasks.task import TaskState
 from boilerd.units import Duration
 from boilerd.web.links import Links
@@ -23,12 +21,6 @@ _WORDS = {
     Permission.ARCHIVE: ("Archive this task? It can be run later.", "is archived"),
     Permission.CANCEL: ("Cancel this task? One that waits is deleted, one that runs is interrupted.", "is cancelled"),
     Permission.DELETE: ("Delete this task for ever?", "is deleted"),
-}
-_DOES: dict[Permission, Callable[[Inspector, str], object]] = {
-    Permission.RUN: Inspector.run,
-    Permission.ARCHIVE: Inspector.archive,
-    Permission.CANCEL: Inspector.cancel,
-    Permission.DELETE: Inspector.delete,
 }
 #: The states in which a task waits.
 _WAITING = frozenset({TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY})
@@ -90,7 +82,7 @@ def _facts(found: TaskDetail) -> list[list[object]]:
 def _act(visit: Visit, what: Permission) -> Done:
     task_id = visit.path["id"]
     found = visit.inspector.task(task_id)
-    if _DOES[what](visit.inspector, task_id) is False:
+    if getattr(visit.inspector, what)(task_id) is False:
         return Done(f"task {task_id} had ended before", to=_path(task_id))
     is_gone = what is Permission.DELETE or (what is Permission.CANCEL and found.state is not TaskState.ACTIVE)
     says = f"task {task_id} {_WORDS[what][1]}"
