@@ -9,7 +9,7 @@ from typing import Any
 from boilerd.broker.failure_groups import FailureGroup, FailureState
 from boilerd.broker.operation_record import Deed, Order
 from boilerd.web.page import Data, Done, action, page
-from boilerd.web.pages.bulk import DEEDS, about, act
+from boilerd.web.pages.bulk import NEEDS, about, act
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
 
@@ -24,7 +24,7 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "count": lambda row: row["count"],
 }
 #: What can be done with a group: a task that failed for good is archived already.
-_DEEDS = {permission: deed for permission, deed in DEEDS.items() if deed != "cancel"}
+_DEEDS: dict[Deed, Permission] = {deed: NEEDS[deed] for deed in ("run", "archive", "delete")}
 
 
 @page("/failures", needs=Permission.VIEW, title="Failures", menu=35, rows="failures")
@@ -60,7 +60,7 @@ def failure(visit: Visit) -> Data:
         "days": _counts(group.days, timedelta(days=1)),
         "tasks": visit.trying(lambda: _tasks(visit, group)),
         "latest": visit.trying(lambda: _latest(visit, group)),
-        "actions": [deed for permission, deed in _DEEDS.items() if visit.may(permission)],
+        "actions": [deed for deed, permission in _DEEDS.items() if visit.may(permission)],
     }
 
 
@@ -108,7 +108,7 @@ def _act(visit: Visit, deed: Deed) -> Done:
     return act(visit, _order(visit, deed))
 
 
-for _permission, _deed in _DEEDS.items():
+for _deed, _permission in _DEEDS.items():
     action(
         f"/failures/{{fingerprint}}/{_deed}",
         needs=_permission,
