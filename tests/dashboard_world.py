@@ -26,6 +26,8 @@ SETS = {
     "/bulk/archive": "?queue=images&state=pending",
     "/bulk/delete": "?queue=default&state=completed",
     "/bulk/cancel": "?queue=default&state=scheduled",
+    "/bulk/reschedule": "?queue=default&state=scheduled",
+    "/bulk/move": "?q=-nothing",
     "/queues/{queue}/purge": "?state=archived",
 }
 #: Pages that are looked at beside those that are declared.

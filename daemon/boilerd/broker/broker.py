@@ -259,14 +259,14 @@ class Broker(SlotCalls):
             _tell_unaudited(answers.pop())
         return [text(answer) for answer in answers]
 
-    def place(self, what: str, value: str, task_id: str, by: "Actor", **on: str) -> str:
+    def place(self, what: str, value: str, task_id: str, by: "Actor | None" = None, **on: str) -> str:
         """Have a task that waits run at another time, or in another queue.
 
         Args:
             what: ``reschedule`` or ``move``.
             value: Seconds since 1970; or the queue.
             task_id: Its ID.
-            by: Who does it, for the audit.
+            by: Who does it, for the audit; None: it is not noted.
             on: What the audit says beside the task.
 
         Returns:

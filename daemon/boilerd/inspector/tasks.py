@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from boilerd.broker.bulk_actions import plain
 from boilerd.broker.inspection import Member
 from boilerd.broker.states import ONE_REGISTRY
 from boilerd.broker.views import CompletedTask, TaskDetail
@@ -121,7 +122,7 @@ class TasksPart(Part):
         from boilerd.broker.task_search import Sought  # noqa: PLC0415 - as in `Part`
 
         found = self.parse_filter(wanted) if isinstance(wanted, str) else wanted
-        see = sees or _plain
+        see = sees or plain
         return self._search(
             Sought([*found.conditions()], lambda task: not found.chooses or found.fits(see(task)),
                    found.state or (None if state is None else TaskState(state)), is_exact=True),
@@ -268,8 +269,3 @@ class TasksPart(Part):
             if looked < LOOKS:
                 break
         return found
-
-
-def _plain(task: TaskDetail) -> Mapping[str, Any]:
-    """A task as a filter looks at it."""
-    return {name: getattr(task, name) for name in TaskDetail.__dataclass_fields__}

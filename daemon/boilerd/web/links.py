@@ -54,9 +54,9 @@ class Links:
         return self.path("/" + "/".join(map(segment, parts)), query)
 
     def path(self, path: str, query: Mapping[str, object] | None = None) -> str:
-        """The address of a path of ours, which begins with a slash."""
+        """The address of a path of ours, which begins with a slash; a tuple in the query is several of a name."""
         kept = {name: value for name, value in (query or {}).items() if value not in {None, ""}}
-        asked = f"?{urlencode(kept, errors='surrogateescape')}" if kept else ""
+        asked = f"?{urlencode(kept, doseq=True, errors='surrogateescape')}" if kept else ""
         return f"{self.root}{path}{asked}"
 
 

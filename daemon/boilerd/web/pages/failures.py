@@ -14,7 +14,7 @@ from boilerd.broker.operation_record import Deed, Order
 from boilerd.web.failing import day_marks, hour_marks, row_of, sample_of
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action, page
-from boilerd.web.pages.bulk import DEEDS, about, act
+from boilerd.web.pages.bulk import NEEDS, about, act
 from boilerd.web.permissions import Permission
 from boilerd.web.releases import releases
 from boilerd.web.visit import Visit
@@ -37,7 +37,7 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "rise": lambda row: row["rise"] or row["last_hour"],
 }
 #: What can be done with a group: a task that failed for good is archived already.
-_DEEDS = {permission: deed for permission, deed in DEEDS.items() if deed != "cancel"}
+_DEEDS: dict[Deed, Permission] = {deed: NEEDS[deed] for deed in ("run", "archive", "delete")}
 
 
 @page("/failures", needs=Permission.VIEW, title="Failures", menu=35, rows="failures")
@@ -101,7 +101,7 @@ def failure(visit: Visit) -> Data:
         "tasks": tasks,
         "sample": sample_of(group, tasks.get("rows", ()), visit.trying(lambda: _completed(visit, group, tasks))),
         "latest": visit.trying(lambda: _latest(visit, group)),
-        "actions": [deed for permission, deed in _DEEDS.items() if visit.may(permission)],
+        "actions": [deed for deed, permission in _DEEDS.items() if visit.may(permission)],
     }
 
 
@@ -163,7 +163,7 @@ def _act(visit: Visit, deed: Deed) -> Done:
     return act(visit, _order(visit, deed))
 
 
-for _permission, _deed in _DEEDS.items():
+for _deed, _permission in _DEEDS.items():
     action(
         f"/failures/{{fingerprint}}/{_deed}",
         needs=_permission,
