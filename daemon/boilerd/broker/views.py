@@ -325,6 +325,13 @@ def to_completed(note: bytes) -> CompletedTask | None:
     return None
 
 
+#: What of a worker's hash people see, and by what it is known whether it lives; the rest may be long.
+WORKER_FIELDS = (
+    b"hostname", b"pid", b"state", b"queues", b"birth", b"last_heartbeat", b"birthmark", b"successful_job_count",
+    b"failed_job_count", b"slots", b"pool", b"rss", b"cpu_ms",
+)  # fmt: skip
+
+
 def to_worker(
     name: str,
     fields: Mapping[bytes, bytes],
