@@ -3,8 +3,6 @@
 import html
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,7 +20,6 @@ from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import pieces, shown_attempts
 from browser import Browser, text_of, with_people
 from builders import claim, enqueue, fail, fail_next, in_state, pending
-from pages import ROOT
 
 # --- The list
 
@@ -447,16 +444,3 @@ def test_the_schema_of_a_type_is_that_of_its_handler() -> None:
 
     assert [schema_of(schemas, each) for each in ("mail:send", "mail:sent", "x")] == [2, 1, 0]
     assert schema_of({"mail:": 1}, "x") is None
-
-
-# --- What it costs
-
-
-def test_the_script_that_measures_the_lists_measures_each_of_them() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "web_lists"), "--times", "2"]
-    sizes = ["--pending", "300", "--scheduled", "100", "--archived", "100"]
-
-    ran = subprocess.run([*command, *sizes], capture_output=True, text=True, timeout=120, check=False)
-
-    assert "archived&q=nowhere" in ran.stdout, ran.stderr
-    assert all(len(line.split()) >= 7 for line in ran.stdout.splitlines()[1:])

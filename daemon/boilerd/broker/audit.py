@@ -29,7 +29,8 @@ logger = logging.getLogger("boilerd.client")
 #: What people do.
 What = Literal[
     "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "reveal",
-    "pause", "resume", "cron run", "quiet", "reload", "restart", "scale", "acknowledge", "unacknowledge", "mute", "unmute", "note",
+    "pause", "resume", "cron run", "quiet", "reload", "restart", "scale", "acknowledge",
+    "unacknowledge", "mute", "unmute", "note",
 ]  # fmt: skip
 KINDS: tuple[What, ...] = get_args(What)
 Outcome = Literal["done", "refused", "failed", "interrupted", "begun"]

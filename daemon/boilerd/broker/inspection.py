@@ -22,6 +22,7 @@ from boilerd.broker.refusals import expecting, is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.views import (
+    WORKER_FIELDS,
     CompletedTask,
     CronInfo,
     Day,
@@ -159,7 +160,7 @@ class Inspection(ScriptCalls):
             return bool(names) and bool(self.connection.exists(*names))
 
     def living(self) -> list[Neighbour]:
-        """The workers that live, by name; three round trips."""
+        """The workers that live, by name; four round trips."""
         return neighbours(self.connection)
 
     def unserved(self) -> list[str]:
@@ -361,7 +362,7 @@ class Inspection(ScriptCalls):
             return [bad_worker(keys.WORKERS, str(error))]
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             for name in names:
-                pipeline.hgetall(name)
+                pipeline.hmget(name, *WORKER_FIELDS)
                 pipeline.scard(name + b":executions")
                 pipeline.srandmember(name + b":executions")  # one with several slots may hold thousands
             answers = sound(pipeline.execute(raise_on_error=False))
@@ -371,22 +372,32 @@ class Inspection(ScriptCalls):
             if record is None or held is None:
                 wrong = MisplacedKeyError(*((name, "hash") if record is None else (f"{name}:executions", "set")))
                 rows.append(bad_worker(name.removeprefix(prefix), str(wrong)))
-            elif record:
-                records.append((name.removeprefix(prefix), record, text(pair or b""), held))
+            elif any(record):
+                fields = {field: value for field, value in zip(WORKER_FIELDS, record, strict=True) if value is not None}
+                records.append((name.removeprefix(prefix), fields, text(pair or b""), held))
         return sorted(rows + self._with_tasks(records), key=lambda worker: worker.name)
 
     def _with_tasks(self, records: Sequence[tuple[str, Any, str, int]]) -> list[WorkerInfo]:
         """The workers of these names and records, each with the task of a claim that it holds, and how many it has."""
+        busy = [pair for _, _, pair, _ in records if pair]
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             pipeline.time()
-            for _, _, pair, _ in records:
-                pipeline.hgetall(raw(keys.execution(pair)))
+            for pair in busy:
+                pipeline.hmget(raw(keys.execution(pair)), "job_id", "created_at")
                 pipeline.hget(raw(keys.job(pair.rpartition(":")[0])), "task_type")
             (now_s, _), *running = sound(pipeline.execute(raise_on_error=False))
-        return [
-            to_worker(name, record, execution or {}, text(task_type or b""), held, is_alive=_is_living(record, now_s))
-            for (name, record, _, held), execution, task_type in zip(records, running[::2], running[1::2], strict=True)
-        ]
+        tasks = {
+            pair: (attempt or (), kind) for pair, attempt, kind in zip(busy, running[::2], running[1::2], strict=True)
+        }
+        found = []
+        for name, record, pair, held in records:
+            attempt, task_type = tasks.get(pair, ((), b""))
+            execution = {
+                field: value for field, value in zip((b"job_id", b"created_at"), attempt, strict=False) if value
+            }
+            is_alive = _is_living(record, now_s)
+            found.append(to_worker(name, record, execution, text(task_type or b""), held, is_alive=is_alive))
+        return found
 
     def server(self) -> dict[str, Any]:
         """``version uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey; checks it as at a start.

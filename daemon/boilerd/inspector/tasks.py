@@ -122,9 +122,9 @@ class TasksPart(Part):
         from boilerd.broker.task_search import Sought  # noqa: PLC0415 - as in `Part`
 
         found = self.parse_filter(wanted) if isinstance(wanted, str) else wanted
-        see = sees or plain
+        see, is_list = sees or plain, not found.chooses
         return self._search(
-            Sought([*found.conditions()], lambda task: not found.chooses or found.fits(see(task)),
+            Sought([*found.conditions()], lambda task: is_list or found.fits(see(task)),
                    found.state or (None if state is None else TaskState(state)), is_exact=True),
             found.queue or queue, after, size=size, looks=looks, within_s=within_s,
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import hashlib
 import io
 import json
 import re
@@ -13,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 import anyio
+import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
@@ -38,6 +38,8 @@ _ROWS = frozenset({"csv", "ndjson"})
 MOST_TOLD = 400
 #: What a spreadsheet takes for a formula: where a cell begins; with some settings it does after these separators, too.
 _FORMULA = re.compile(r"(^\s*|[;\t]\s*)([=+@\-\uff1d\uff0b\uff0d\uff20])")
+#: Encodes what a page has read for its tag; nobody gets to see it.
+_encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 @dataclass(slots=True)
@@ -90,10 +92,10 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         if isinstance(found, Elsewhere):
             form = "" if asked.form_of_answer == "html" else f".{asked.form_of_answer}"
             return RedirectResponse(asked.links.path(found.to + form), 303)
-        data = visit.seen(found)
-        tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _json(data))
+        tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _read(visit, found))
         if tag == _known_tag(asked):
             return _unchanged(tag)
+        data = visit.seen(found)
         if asked.form_of_answer == "html":
             text = render(asked, page.template, data, title=page.title)
         else:
@@ -224,13 +226,21 @@ def _unchanged(tag: str) -> Response:
 
 
 def _tag(asked: Asked, content: str) -> str:
-    """Changes with the content, and with all else that the answer is made of."""
+    """Changes with the content, and with all else that the answer is made of; by it nobody can guess what is hidden."""
     site, who = asked.site, asked.who
-    parts = (
-        content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
+    sealed = site.seals.seal(
+        "page", content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
         site.guard.token(who), repr((sorted(who.permissions), who.queues)) if who else "",
     )  # fmt: skip
-    return f'"{hashlib.sha256(chr(0).join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:20]}"'
+    return f'"{sealed}"'
+
+
+def _read(visit: Visit, found: Any) -> str:
+    """All that a page is made of, for its tag: most polls end here, before it is looked for what is to be hidden."""
+    try:
+        return _encoder.encode(found).decode()
+    except (ValueError, TypeError, OverflowError, RecursionError):  # bytes that are no text, or numbers of 100 digits
+        return _json(visit.seen(found))
 
 
 def _known_tag(asked: Asked) -> str:
