@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from boilerd.broker.failure_groups import FailureGroup
+from boilerd.broker.failure_groups import FailureGroup, is_rising
 from boilerd.broker.overview import Overview
 from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
@@ -102,14 +102,16 @@ class BesideReader:
 
 
 def _worst(groups: Sequence[FailureGroup]) -> list[dict[str, Any]]:
-    """Those that failed most in the last hour."""
+    """Those that failed most in the last hour, but for those that are muted."""
+    heard = [group for group in groups if not group.muted_at]
     return [
         {
             "fingerprint": group.fingerprint, "type": group.type, "error": group.error, "message": group.message,
-            "state": str(group.state), "last_hour": group.last_hour, "hours": group.hours,
-            "last_seen": group.last_seen,
+            "state": str(group.state), "rise": group.rise, "is_rising": is_rising(group), "last_hour": group.last_hour,
+            "hours": group.hours, "last_seen": group.last_seen, "last_release": group.last_release,
+            "acknowledged_release": group.acknowledged_release, "muted_at": group.muted_at,
         }
-        for group in sorted(groups, key=lambda group: (-group.last_hour, -group.last_seen.timestamp()))[:MOST]
+        for group in sorted(heard, key=lambda group: (-group.last_hour, -group.last_seen.timestamp()))[:MOST]
     ]  # fmt: skip
 
 

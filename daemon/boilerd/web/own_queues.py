@@ -255,9 +255,9 @@ class OwnOperations:
         """Continue it."""
         return self._all.take(self.one(operation_id).id)
 
-    def run(self, operation: Operation, runner: str, ending: Any = None) -> None:
+    def run(self, operation: Operation, runner: str, ending: Any = None, **more: Any) -> None:
         """Work on one that `begin` or `take` gave."""
-        self._all.run(operation, runner, ending)
+        self._all.run(operation, runner, ending, **more)
 
 
 class OwnShared(Shared):
