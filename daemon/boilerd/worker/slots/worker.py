@@ -35,6 +35,7 @@ from boilerd.worker.limits import Limits, SlotLimits
 from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
 from boilerd.worker.rq_worker import RQWorker
 from boilerd.worker.settlement import Rules
+from boilerd.worker.slots.ahead import Ahead
 from boilerd.worker.slots.closing import Closing
 from boilerd.worker.slots.desk import Desk
 from boilerd.worker.slots.hand import SlotHand
@@ -192,13 +193,15 @@ class SlottedWorker:
         poll = select.poll()
         poll.register(self._inbox.read_fd, select.POLLIN)
         slots, scoreboard, row = self._slot_limits.slots, self._scoreboard, self._row
-        intake = Intake(hand, self._bell, poll, order=self._order, slots=slots, idle_s=self._limits.idle_s)
+        ahead = Ahead(slots, is_on=self._slot_limits.claims_ahead)
+        intake = Intake(hand, self._bell, poll, order=self._order, slots=slots, ahead=ahead, idle_s=self._limits.idle_s)
         desk = Desk(self._broker, self._name, self._rules)
         return Keeper(
             self._broker,
             self._inbox,
             poll,
             intake=intake,
+            ahead=ahead,
             desk=desk,
             outcomes=Outcomes(intake, desk, Judge(self._rules, scoreboard, row, self._inbox.wake), self._rules.tally),
             closing=Closing(self._stop.age_s, self._limits, self._slot_limits, scoreboard, row),
