@@ -231,7 +231,8 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "metrics": (timedelta(hours=1),), "totals": (), "search": ("waits",), "parse_filter": ("after:2h",),
     "last_place": ("default", TaskState.PENDING), "place_around": ("default", "waits"),
     "key_holders": ("boilerd:unique:x", "key"), "server": (), "concurrency_keys": (), "unique_locks": (),
-    "paused_crons": (), "daemons": (), "ticks": ("nightly",),
+    "paused_crons": (), "daemons": (), "deaths": (), "ticks": ("nightly",),
+    "noting": ("quiet",),  # which changes nothing before its block
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 
 from boilerd.verdict.finding import Finding
+from boilerd.web.heaviest import heaviest
 from boilerd.web.links import Links
 from boilerd.web.page import Data, page
 from boilerd.web.pages.queues import queue_rows
@@ -23,6 +24,7 @@ def overview(visit: Visit) -> Data:
         "findings": [_finding(each) for each in found.verdict.findings],
         "totals": {state: sum(row[state] for row in rows) for state in _STATES},
         "workers": found.overview.workers,
+        "heaviest": heaviest(found.overview.living),
         "queues": rows,
         "minutes": [{"start": minute.start, **minute.total()._asdict()} for minute in found.minutes],
         "at": found.at,
