@@ -1,11 +1,13 @@
 """A Redis in which much has happened, so that each page of the dashboard has something to show."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import redis
 
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker.broker import Broker
+from boilerd.broker.last_words import LastWords
 from boilerd.broker.operation_record import Order
 from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.retry import Verdict
@@ -54,6 +56,8 @@ def fill(client: Client, connection: redis.Redis) -> dict[str, str]:
         "fingerprint": fingerprint,
         "cron": _tick(broker),
         "operation": _operate(connection),
+        "worker": _die(broker),
+        "pool": "default",
     }
 
 
@@ -98,6 +102,32 @@ def _operate(connection: redis.Redis) -> str:
     operations.run(found, runner)
     operations.begin(Order("delete", "images", TaskState.PENDING), undo_s=3600)
     return found.id
+
+
+def _die(broker: Broker) -> str:
+    """Have a worker take much memory, and its predecessor and another die; its name."""
+    name = "a-host-with-a-rather-long-name.a1b2c3.0"
+    for number, rss in enumerate((900 << 20, 80 << 20, 90 << 20)):
+        other = name.replace(".0", f".{number}")
+        record: dict[str, Any] = {
+            "hostname": name.partition(".")[0],
+            "pid": 4711,
+            "state": "idle",
+            "rss": rss,
+            "birthmark": "x",
+        }
+        broker.register(other, ["default", "images"], record)
+    because = "its task ignored its limit of 30 s, from timeout or deadline"
+    held: dict[str, Any] = {
+        "task_id": "order-20417",
+        "task_type": "email:deliver",
+        "tasks": 1,
+        "rss_bytes": 812 << 20,
+        "lived_s": 4000,
+    }
+    broker.note_death(LastWords(name, exit="signal 9 (SIGKILL)", because=because, pid=4710, **held).encoded())
+    broker.note_death(LastWords(name.replace(".0", ".1"), exit="exit status 1").encoded())
+    return name
 
 
 class _Examples(dict[str, str]):

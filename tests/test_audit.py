@@ -281,6 +281,7 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "key_holders": ("boilerd:unique:x", "key"), "server": (), "concurrency_keys": (), "unique_locks": (),
     "failure_states": (), "deaths": (), "paused_crons": (), "daemons": (), "ticks": ("nightly",),
     "histories": (["nightly"],), "composition": ("default",), "longest_running": (["default"],),
+    "noting": ("quiet",),  # which changes nothing before its block
 }  # fmt: skip
 
 

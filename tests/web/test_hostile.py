@@ -14,6 +14,7 @@ import redis
 from boilerd import Client, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.last_words import LastWords
 from boilerd.broker.operation_record import Order
 from boilerd.broker.operation_store import OperationStore
 from boilerd.tasks.retry import Verdict
@@ -197,6 +198,7 @@ def with_secrets(client: Client, broker: Broker) -> str:
     tell_cron(broker)
     fail_as(broker, "other", failure_kind(GROUP))
     broker.connection.lpush(keys.failure_tasks(GROUP), task_id)
+    broker.note_death(LastWords("host.run.0", task_id=task_id).encoded())
     order = Order("delete", "default", TaskState.ARCHIVED)
     OperationStore(broker.connection).write("told", {"order": order.to_json(), "state": "done"}, time.time())
     return task_id
@@ -208,7 +210,7 @@ def addresses() -> Iterator[tuple[str, set[Permission]]]:
         path = page.path.format_map(
             {
                 "id": "told", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "told",
-                "fingerprint": GROUP,
+                "fingerprint": GROUP, "worker": "host.run.0",
             }
         )  # fmt: skip
         base = "/overview" if path == "/" else path

@@ -11,6 +11,7 @@ import redis
 from boilerd import Client, Inspector
 from boilerd.broker import constants, keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.deaths import place_of
 from boilerd.broker.last_words import LastWords
 from boilerd.process import out_of_memory
 from boilerd.process.exit_status import DONE, RECYCLED, STOPPED_BY_DAEMON
@@ -53,7 +54,7 @@ def test_a_successor_tells_how_its_predecessor_ended_with_which_task_and_memory(
     assert (death.worker, death.pool, death.pid, death.exit) == ("host.run.3", "mail", 4711, "signal 11 (SIGSEGV)")
     assert (death.task_id, death.task_type, death.tasks) == ("order-7", "test:echo", 1)
     assert (death.rss_bytes, death.lived_s, death.because) == (80 << 20, 0, "")
-    assert death.place == ("host", "3")
+    assert place_of(death.worker) == ("host", "3")
 
 
 @pytest.mark.parametrize("status", [RECYCLED, DONE, STOPPED_BY_DAEMON])

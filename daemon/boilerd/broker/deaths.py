@@ -54,18 +54,13 @@ class WorkerDeath:
         """How it ended and why, in one line."""
         return ", ".join(filter(None, (self.exit, self.because))) or "not known"
 
-    @property
-    def place(self) -> tuple[str, str]:
-        """Its host and the number of its row, which its successors have, also in another run of the daemon."""
-        return place_of(self.worker)
-
 
 class _Noted(LastWords, frozen=True):
     at: float = 0.0
 
 
 def place_of(worker: str) -> tuple[str, str]:
-    """Of a worker's name: its host, and the number of its row."""
+    """Of a worker's name: its host, and the number of its row, which its successors have in later runs, too."""
     rest, _, row = worker.rpartition(".")
     return rest.rpartition(".")[0], row
 

@@ -69,11 +69,13 @@ class LivingWorker:
         host: The host's name.
         state: RQ's: starting, idle, busy, suspended.
         resident_bytes: Its memory; 0: it does not tell.
+        name: Its name.
     """
 
     host: str
     state: str
     resident_bytes: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,8 @@ def read_overview(connection: redis.Redis, known: Iterable[str] = ()) -> Overvie
     names, wrong = _names(found)
     names = sorted({*names, *known})
     more = _ask(connection, _second_questions(names, found["workers"] or (), now_s))
-    living = [record for (kind, _), record in more.items() if kind == "worker" and _is_alive(record, now_s)]
-    serving = Counter(name for record in living for name in {*text(record[0] or b"").split(",")})
+    living = {key: record for (kind, key), record in more.items() if kind == "worker" and _is_alive(record, now_s)}
+    serving = Counter(name for record in living.values() for name in {*text(record[0] or b"").split(",")})
     unserved = set(map(text, found["served"] or ())) - {*serving}
     details = Inspection(connection).queue_details(names, _SAMPLES)
     info = found["info"] or {}
@@ -141,7 +143,7 @@ def read_overview(connection: redis.Redis, known: Iterable[str] = ()) -> Overvie
         workers=len(living),
         unwritten_bytes=unwritten_in(info),
         memory_share=int(info.get("used_memory", 0)) / (int(info.get("maxmemory", 0)) or float("inf")),
-        living=[_worker(record) for record in living],
+        living=[_worker(key, record) for key, record in living.items()],
         server=info,
     )
 
@@ -209,9 +211,10 @@ def _queue(
     )  # fmt: skip
 
 
-def _worker(record: Sequence[bytes | None]) -> LivingWorker:
+def _worker(key: str, record: Sequence[bytes | None]) -> LivingWorker:
     host, state, resident = (text(value or b"") for value in record[3:])
-    return LivingWorker(host, state, int(resident) if resident.isdecimal() and len(resident) < 19 else 0)
+    size_bytes = int(resident) if resident.isdecimal() and len(resident) < 19 else 0
+    return LivingWorker(host, state, size_bytes, key.removeprefix(keys.worker("")))
 
 
 def _is_alive(record: Sequence[bytes | None] | None, now_s: float) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from boilerd.errors import (
 from boilerd.inspector.part import Part
 
 if TYPE_CHECKING:
-    from boilerd.broker.audit import AuditEntry
+    from boilerd.broker.audit import AuditEntry, Note, What
     from boilerd.broker.daemons import DaemonInfo
     from boilerd.broker.deaths import WorkerDeath
     from boilerd.broker.metrics import Metrics, Series
@@ -180,6 +181,15 @@ class SystemPart(Part):
     def audit_after(self, entry_id: str) -> list["AuditEntry"]:
         """The entries behind the one with this ID, at most 1,000; empty: from the first one on."""
         return self._audit.after(entry_id)
+
+    def noting(self, what: "What", **on: str) -> "AbstractContextManager[Note]":
+        """Note in the audit what is done in the block, such as to a daemon, by whoever this inspector acts for.
+
+        Args:
+            what: What is done; the block sets the `count` of what it gets.
+            on: On what.
+        """
+        return self._audit.noting(what, **on)
 
     @functools.cached_property
     def _metrics(self) -> "Metrics":

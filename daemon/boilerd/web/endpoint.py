@@ -87,6 +87,7 @@ class Endpoint:
             logger.error("a page failed", extra=fields)  # noqa: TRY400
             failure = f"this page failed by a {type(error).__name__}; the log of the dashboard has more"
             response = answer_error(asked, Refusal(500, failure))
+        self._site.costs.note(response.status_code, is_poll=asked.is_live)
         add_headers(MutableHeaders(raw=response.raw_headers))
         packed = GZipMiddleware(response, LEAST_PACKED, compresslevel=5) if self._may_pack(asked) else response
         await packed(scope, receive, send)
@@ -145,6 +146,8 @@ def _visit(asked: Asked, who: Principal) -> Visit:
         seen=functools.partial(site.redaction.clean, shows_payloads=who.may(Permission.VIEW_PAYLOAD)),
         shared=shared,
         operators=site.operators,
+        daemon=site.daemon,
+        costs=site.costs,
     )
 
 

@@ -48,7 +48,7 @@ _STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
     (QueryError, 400),
     (InvalidTaskError, 400),
     (ConfigError, 400),
-    (RefusedError, 503),
+    (RefusedError, 409),
     (BrokerError, 503),
 )
 

@@ -19,6 +19,7 @@ from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.finding import Verdict
 from boilerd.verdict.table import judge
 from boilerd.web.beside import Beside, BesideReader
+from boilerd.web.heaviest import heaviest
 from boilerd.web.lately import Lately, Minute
 
 #: A picture is shown for so long.
@@ -146,4 +147,4 @@ def _told(overview: Overview, verdict: Verdict) -> object:
         (replace(each, latency_s=0.0, memory_bytes=0), queue.is_served, queue.workers)
         for each, queue in zip(details, overview.queues, strict=True)
     ]
-    return overview.counts, still, overview.workers, overview.is_suspended, verdict
+    return overview.counts, still, heaviest(overview.living), overview.workers, overview.is_suspended, verdict

@@ -36,6 +36,10 @@ class Shared:
                 kept.until_s = time.monotonic() + fresh_s
             return kept.value  # type: ignore[no-any-return] # it is what `read` returned
 
+    def forget(self, key: Hashable) -> None:
+        """Have it read again for the next one who asks."""
+        self._place(key).until_s = 0.0
+
     def _place(self, key: Hashable) -> _Kept:
         with self._lock:
             kept = self._kept.setdefault(key, _Kept())

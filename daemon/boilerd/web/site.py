@@ -11,7 +11,9 @@ import redis
 from boilerd.broker.audit import Actor
 from boilerd.inspector import Inspector
 from boilerd.web.access import Access
+from boilerd.web.costs import Costs
 from boilerd.web.guard import Guard
+from boilerd.web.local_daemon import LocalDaemon
 from boilerd.web.operators import Operators
 from boilerd.web.page import Page
 from boilerd.web.permissions import Principal
@@ -41,6 +43,8 @@ class Site:
         menu: Pages of the menu, in their order.
         outside: Name → address of another tool, with places for what is shown.
         environment: What the head says beside `boilerd`, such as production.
+        daemon: The daemon of this host.
+        costs: What all of this costs.
     """
 
     connection: redis.Redis
@@ -57,6 +61,8 @@ class Site:
     static: StaticFiles = field(default_factory=StaticFiles)
     shared: Shared = field(default_factory=Shared)
     operators: Operators = field(default_factory=Operators)
+    daemon: LocalDaemon | None = None
+    costs: Costs = field(default_factory=Costs)
     _threads: Any = None
 
     def inspector(self, who: Principal, address: str) -> Inspector:

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 from boilerd.verdict.finding import Finding
 from boilerd.web.beside import MOST, Beside
+from boilerd.web.heaviest import heaviest
 from boilerd.web.lately import Counts, added, by_type
 from boilerd.web.links import Links
 from boilerd.web.page import Data, page
@@ -32,6 +33,7 @@ def overview(visit: Visit) -> Data:
         "lately": {**added(minute.total() for minute in hour)._asdict(), "archived": sum(
             queue.archived_lately for queue in found.overview.queues)},
         "workers": found.overview.workers,
+        "heaviest": heaviest(found.overview.living),
         "queues": rows,
         "minutes": [{"start": minute.start, **minute.total()._asdict()} for minute in found.minutes],
         "types": _failing(by_type(hour)),
