@@ -241,7 +241,7 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "metrics": (timedelta(hours=1),), "totals": (), "search": ("waits",), "parse_filter": ("after:2h",),
     "last_place": ("default", TaskState.PENDING), "place_around": ("default", "waits"),
     "key_holders": ("boilerd:unique:x", "key"), "server": (), "concurrency_keys": (), "unique_locks": (),
-    "paused_crons": (), "daemons": (), "ticks": ("nightly",), "histories": (["nightly"],),
+    "paused_crons": (), "pauses": (), "daemons": (), "ticks": ("nightly",), "histories": (["nightly"],),
     "composition": ("default",), "longest_running": (["default"],),
 }  # fmt: skip
 

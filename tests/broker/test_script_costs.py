@@ -124,6 +124,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "metrics": lambda _: [pack_pair("many", "test:echo"), encode({10: 1})],
     "note": lambda _: [*BY, "run", 1, "done", ""],
     "operate": lambda _: ["1-a", ",running,", "", "0", "1", "", "state", "done"],
+    "over": lambda _: [],
     "pick": lambda _: [CHUNK, 1, "data", "data", '"r-9"', '"r-9"', "pending-1", "pending-2"],
     "progress": call_result,
     "publish": lambda _: ["host.run", 2, "{}"],

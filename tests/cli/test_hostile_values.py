@@ -88,6 +88,8 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("cron", "ls"): [[], ["--json"]],
     ("cron", "history"): [[EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
     ("cron", "run"): [[EVIL], ["mine"]],
+    ("cron", "pause"): [[EVIL], [EVIL, "--note", EVIL, "--until", "1h"], [EVIL, "--until", EVIL], [f"no {EVIL}"]],
+    ("cron", "resume"): [[EVIL], [f"no {EVIL}"]],
     ("daemon", "ls"): [[], ["--json"]],
     ("daemon", "show"): [[EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
     ("audit",): [[], ["--json"], ["--who", EVIL]],

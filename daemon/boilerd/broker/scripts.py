@@ -11,9 +11,8 @@ from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
     "act", "adopt", "advance", "arrive", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward",
-    "held", "janitor", "look", "mark", "metrics", "note", "operate", "pick", "place", "progress", "publish", "records",
-    "release",
-    "renew", "result", "roll", "serve", "sift", "since", "tick", "tidy", "unlist", "waiting",
+    "held", "janitor", "look", "mark", "metrics", "note", "operate", "over", "pick", "place", "progress", "publish",
+    "records", "release", "renew", "result", "roll", "serve", "sift", "since", "tick", "tidy", "unlist", "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
 _READING = frozenset({"look", "pick", "sift"})
@@ -32,6 +31,7 @@ _PARTS = {
     "metrics": ("common", "measures"),
     "roll": ("common", "measures"),
     "publish": ("common",),
+    "over": ("common",),
     "unlist": ("common",),
     "advance": ("common", "claims", "ending", "taking"),
     "serve": ("common", "claims", "ending", "taking"),
