@@ -105,6 +105,12 @@ def end_after_first(steps: Generator[BulkProgress]) -> None:
         next(steps)
 
 
+def release(h: Hands, task_id: str) -> None:
+    """Release the lock that a task which waits holds."""
+    (lock,) = h.inspector.unique_locks().locks
+    h.inspector.release_lock(lock.queue, lock.type, lock.digest, task_id=task_id, also_of_living=True)
+
+
 def task(task_id: str) -> dict[str, str]:
     return {"task": task_id}
 
@@ -178,6 +184,13 @@ CHANGING: dict[str, list[Case]] = {
             ),
         )
     ],
+    "release_lock": [
+        (
+            lambda h: enqueue(h.client, "holder", unique=60),
+            lambda h, _: release(h, "holder"),
+            lambda _: ("unlock", {"task": "holder", **DEFAULT, "type": "test:echo"}, 1, "done", ""),
+        )
+    ],
     "pause_cron": [
         (Hands.cron, lambda h, i: h.inspector.pause_cron(i), lambda i: ("pause", {"cron": i}, 1, "done", "")),
     ],
@@ -242,7 +255,8 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "last_place": ("default", TaskState.PENDING), "place_around": ("default", "waits"),
     "key_holders": ("boilerd:unique:x", "key"), "server": (), "concurrency_keys": (), "unique_locks": (),
     "paused_crons": (), "pauses": (), "daemons": (), "ticks": ("nightly",), "histories": (["nightly"],),
-    "composition": ("default",), "longest_running": (["default"],),
+    "composition": ("default",), "key_tasks": ("key",), "refusals": (), "unique_lock": ("default", "test:echo", "0"),
+    "longest_running": (["default"],),
 }  # fmt: skip
 
 

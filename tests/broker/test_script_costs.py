@@ -138,6 +138,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "since": lambda _: ["entry", "@daily UTC"],
     "tick": lambda _: ["entry", "1.0", 0, "", *describe_task(new_task("new", queue="many"))],
     "tidy": lambda _: ["0", CHUNK],
+    "unlock": lambda _: ["many", "test:echo", "00", "runs-1", 0],
     "unlist": lambda _: ["many"],
     "waiting": lambda _: ["0"],
 }

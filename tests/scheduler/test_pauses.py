@@ -50,6 +50,7 @@ def test_a_queue_is_open_again_when_its_pause_has_come_to_its_end(
 
     assert before == []
     assert (pause.kind, pause.name, pause.note) == ("queue", "default", "the mail server moves")
+    assert pause.until is not None
     assert abs(pause.until - datetime.now(UTC) - HOUR) < timedelta(minutes=1)
     assert [each.task_id for each in claim_batch(broker)] == ["waits"]
     assert connection.llen(keys.bell("default")) == 128

@@ -29,7 +29,7 @@ logger = logging.getLogger("boilerd.client")
 #: What people do.
 What = Literal[
     "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "pause", "resume",
-    "cron run", "quiet", "reload", "restart", "scale",
+    "cron run", "unlock", "quiet", "reload", "restart", "scale",
 ]  # fmt: skip
 KINDS: tuple[What, ...] = get_args(What)
 Outcome = Literal["done", "refused", "failed", "interrupted", "begun"]

@@ -137,6 +137,11 @@ def operation(operation_id: str) -> str:
     return f"{OWN}:op:{operation_id}"
 
 
+def refused(hour: int) -> str:
+    """Hash ``full QUEUE`` and ``unique QUEUE`` → how many enqueues were refused in this hour since 1970."""
+    return f"{OWN}:refused:{hour}"
+
+
 def metrics(period: str, number: int) -> str:
     """Hash: pair of queue and type → its metrics in this ``minute``, ``ten``, ``hour`` or ``day`` since 1970."""
     return f"{OWN}:metrics:{period}:{number}"

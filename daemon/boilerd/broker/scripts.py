@@ -12,7 +12,8 @@ from boilerd.broker.constants import IN_LUA
 _SCRIPTS = (
     "act", "adopt", "advance", "arrive", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward",
     "held", "janitor", "look", "mark", "metrics", "note", "operate", "over", "pick", "place", "progress", "publish",
-    "records", "release", "renew", "result", "roll", "serve", "sift", "since", "tick", "tidy", "unlist", "waiting",
+    "records", "release", "renew", "result", "roll", "serve", "sift", "since", "tick", "tidy", "unlist", "unlock",
+    "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
 _READING = frozenset({"look", "pick", "sift"})
@@ -33,6 +34,7 @@ _PARTS = {
     "publish": ("common",),
     "over": ("common",),
     "unlist": ("common",),
+    "unlock": ("common",),
     "advance": ("common", "claims", "ending", "taking"),
     "serve": ("common", "claims", "ending", "taking"),
 }
