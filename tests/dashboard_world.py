@@ -31,6 +31,7 @@ SETS = {
     "/bulk/reschedule": "?queue=default&state=scheduled",
     "/bulk/move": "?q=-nothing",
     "/queues/{queue}/purge": "?state=archived",
+    "/limits/release": "?queue=default&type=test:lock&digest={digest}",
 }
 #: Pages that are looked at beside those that are declared.
 MORE = ("/tasks?state=archived", "/tasks?state=completed", "/tasks?queue=empty", "/nothing")
@@ -58,6 +59,7 @@ def fill(client: Client, connection: redis.Redis) -> dict[str, str]:
         "operation": _operate(connection),
         "worker": _die(broker),
         "pool": "default",
+        "digest": _lock(client),
     }
 
 
@@ -93,6 +95,13 @@ def _tick(broker: Broker) -> str:
     broker.tick(name, float(now_s - 120), new_task("accounts-of-each-night-1", retention=3600), missed=2)
     broker.tick(name, float(now_s - 60), None, why="its queue was full")
     return name
+
+
+def _lock(client: Client) -> str:
+    """Have a task hold a unique lock; the digest of its payload."""
+    client.enqueue("test:lock", {"of": 1}, unique=3600)
+    (lock,) = Inspector(client.connection).unique_locks(task_type="test:lock").locks
+    return lock.digest
 
 
 def _operate(connection: redis.Redis) -> str:

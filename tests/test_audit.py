@@ -105,6 +105,12 @@ def end_after_first(steps: Generator[BulkProgress]) -> None:
         next(steps)
 
 
+def release(h: Hands, task_id: str) -> None:
+    """Release the lock that a task which waits holds."""
+    (lock,) = h.inspector.unique_locks().locks
+    h.inspector.release_lock(lock.queue, lock.type, lock.digest, task_id=task_id, also_of_living=True)
+
+
 def task(task_id: str) -> dict[str, str]:
     return {"task": task_id}
 
@@ -199,6 +205,13 @@ CHANGING: dict[str, list[Case]] = {
             ),
         )
     ],
+    "release_lock": [
+        (
+            lambda h: enqueue(h.client, "holder", unique=60),
+            lambda h, _: release(h, "holder"),
+            lambda _: ("unlock", {"task": "holder", **DEFAULT, "type": "test:echo"}, 1, "done", ""),
+        )
+    ],
     "pause_cron": [
         (Hands.cron, lambda h, i: h.inspector.pause_cron(i), lambda i: ("pause", {"cron": i}, 1, "done", "")),
     ],
@@ -279,9 +292,10 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "metrics": (timedelta(hours=1),), "totals": (), "search": ("waits",), "parse_filter": ("after:2h",),
     "last_place": ("default", TaskState.PENDING), "place_around": ("default", "waits"),
     "key_holders": ("boilerd:unique:x", "key"), "server": (), "concurrency_keys": (), "unique_locks": (),
-    "failure_states": (), "deaths": (), "paused_crons": (), "daemons": (), "ticks": ("nightly",),
+    "failure_states": (), "deaths": (), "paused_crons": (), "pauses": (), "daemons": (), "ticks": ("nightly",),
     "histories": (["nightly"],), "composition": ("default",), "longest_running": (["default"],),
     "noting": ("quiet",),  # which changes nothing before its block
+    "key_tasks": ("key",), "refusals": (), "unique_lock": ("default", "test:echo", "0"),
 }  # fmt: skip
 
 

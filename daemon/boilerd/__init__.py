@@ -33,6 +33,7 @@ from boilerd.errors import (
     TaskNotFoundError,
     TaskStateError,
     TaskTimeoutError,
+    UniqueLockError,
     WorkerDiedError,
 )
 from boilerd.tasks.current import current_task
@@ -141,6 +142,7 @@ __all__ = [
     "TaskTimeoutError",
     "TaskType",
     "TickInfo",
+    "UniqueLockError",
     "UniqueUntil",
     "WorkerContext",
     "WorkerDiedError",

@@ -126,6 +126,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "metrics": lambda _: [pack_pair("many", "test:echo"), encode({10: 1})],
     "note": lambda _: [*BY, "run", 1, "done", ""],
     "operate": lambda _: ["1-a", ",running,", "", "0", "1", "", "state", "done"],
+    "over": lambda _: [],
     "pick": lambda _: [CHUNK, 1, "data", "data", '"r-9"', '"r-9"', "pending-1", "pending-2"],
     "progress": call_result,
     "publish": lambda _: ["host.run", 2, "{}"],
@@ -139,6 +140,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "since": lambda _: ["entry", "@daily UTC"],
     "tick": lambda _: ["entry", "1.0", 0, "", *describe_task(new_task("new", queue="many"))],
     "tidy": lambda _: ["0", CHUNK],
+    "unlock": lambda _: ["many", "test:echo", "00", "runs-1", 0],
     "unlist": lambda _: ["many"],
     "waiting": lambda _: ["0"],
 }

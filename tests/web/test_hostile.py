@@ -131,6 +131,8 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
         links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("tasks", text, "edit"),
         links.to("tasks", text, "move"), links.to("tasks", type=text), links.to("tasks", "new", type=text),
         links.to("crons"), links.to("crons", text),
+        links.to("queues", text, "delete"), links.to("limits", key=text),
+        links.to("limits", "release", queue=text, type=text, digest=text),
         links.to("limits"), links.to("limits", search=1, queue=text, type=text), links.to("system"),
         links.to("types"), links.to("types", text), links.to("types", text, queue=text), links.to("types", queue=text),
         links.to("workers"), links.to("workers", host=text, pool=text), links.to("workers", state=text, sort="memory"),

@@ -317,6 +317,15 @@ class Broker(SlotCalls):
         with self._translating():
             self.connection.lrem(keys.queue(queue), 0, "")
 
+    def end_pauses(self) -> list[str]:
+        """Resume queues and periodic tasks whose pause has come to its end; ``queue:NAME`` or ``cron:NAME`` of each."""
+        resumed = [text(field) for field in self._run("over", [])]
+        for field in resumed:
+            kind, _, name = field.partition(":")
+            if kind == "queue":
+                self.ring(name)
+        return resumed
+
     def ring(self, queue: str) -> None:
         """Wake all workers that wait for the queue: something changed that they cannot see.
 

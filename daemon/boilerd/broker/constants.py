@@ -104,6 +104,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "MOST_PAIRS": MOST_PAIRS,
         "OTHER": OTHER,
         "ENQUEUED_TTL_S": METRIC_PERIODS["minute"][1],
+        "REFUSED_TTL_S": 2 * 86400,
     },
     "measures": {
         "METRIC_PERIODS": METRIC_PERIODS,

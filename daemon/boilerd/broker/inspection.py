@@ -151,6 +151,10 @@ class Inspection(ScriptCalls):
         """Take a queue out of the lists of queues; False: it holds tasks."""
         return bool(self._run("unlist", [queue]))
 
+    def unlock(self, queue: str, task_type: str, digest: str, task_id: str, *, also_of_living: bool) -> str:
+        """Release a unique lock; the answer of unlock.lua."""
+        return text(self._run("unlock", [queue, task_type, digest, task_id, int(also_of_living)]))
+
     def has_workers(self, queue: str) -> bool:
         """True if any worker, of whatever host, works on the queue; two round trips."""
         registry = f"{keys.WORKERS}:{queue}"

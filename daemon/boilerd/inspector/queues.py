@@ -11,6 +11,7 @@ from boilerd.tasks.queues import check_queue
 
 if TYPE_CHECKING:
     from boilerd.broker.composition import Composition
+    from boilerd.broker.pauses import Pause
 
 
 class QueuesPart(Part):
@@ -72,20 +73,35 @@ class QueuesPart(Part):
                 raise QueueInUseError(name, "it holds tasks")
             noted.count = 1
 
-    def pause(self, name: str) -> bool:
-        """Let no worker claim from the queue; True if it was not paused before."""
+    def pause(self, name: str, *, note: str = "", until: datetime | timedelta | None = None) -> bool:
+        """Let no worker claim from the queue; True if it was not paused before.
+
+        Args:
+            name: Its name.
+            note: Why; of a queue that is paused already, this note and end replace those that it has.
+            until: When a scheduler resumes it by itself, with a time zone; or after which time, by Redis's clock. None:
+                nobody does.
+
+        Raises:
+            InvalidTaskError: The end is past, or the note too long.
+        """
         check_queue(name)
-        with self._audit.noting("pause", queue=name) as noted:
-            noted.count = int(self._inspection.pause(name))
-        return bool(noted.count)
+        return self._pause("queue", name, note, until, self._inspection.pause)
 
     def resume(self, name: str) -> bool:
         """Let workers claim from the queue again; True if it was paused."""
         check_queue(name)
         with self._audit.noting("resume", queue=name) as noted:
             noted.count = int(self._inspection.resume(name))
+            self._forget_pause("queue", name)
             self._broker.ring(name)
         return bool(noted.count)
+
+    def pauses(self) -> "list[Pause]":
+        """What was said of the pauses of queues and periodic tasks, with note and end; none of those without either."""
+        from boilerd.broker.pauses import read_pauses  # noqa: PLC0415 - as in `Part`
+
+        return [*read_pauses(self._broker.connection).values()]
 
     def is_suspended(self) -> bool:
         """True if `rq suspend` holds the claims of all workers, ours as well."""

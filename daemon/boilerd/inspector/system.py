@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from boilerd.broker.views import WorkerInfo
 from boilerd.errors import (
     InvalidTaskError,
+    UniqueLockError,
     shown,
 )
 from boilerd.inspector.part import Part
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from boilerd.broker.metrics import Metrics, Series
     from boilerd.broker.running import RunningFound
     from boilerd.broker.server_facts import ServerFacts
-    from boilerd.broker.shares import KeysFound, LocksFound
+    from boilerd.broker.shares import KeysFound, KeyTasks, Lock, LocksFound, Refusals
     from boilerd.tasks.metric_record import Numbers, Pair
 
 
@@ -114,6 +115,45 @@ class SystemPart(Part):
         if after and not (after.isascii() and after.isdecimal() and len(after) <= 20):
             raise InvalidTaskError(f"after {shown(after)} is no place of a search; leave it out to begin anew")
         return find_locks(self._broker.connection, queue, task_type, after)
+
+    def key_tasks(self, key: str) -> "KeyTasks":
+        """The tasks that run with a concurrency key, and those that wait for it, 50 of each at most."""
+        from boilerd.broker.shares import read_key  # noqa: PLC0415 - as in `Part`
+
+        return read_key(self._broker.connection, key)
+
+    def refusals(self) -> "list[Refusals]":
+        """How many enqueues each queue's `max_length`, and unique locks, have refused in this hour and the last."""
+        from boilerd.broker.shares import read_refusals  # noqa: PLC0415 - as in `Part`
+
+        return read_refusals(self._broker.connection)
+
+    def unique_lock(self, queue: str, task_type: str, digest: str) -> "Lock | None":
+        """One unique lock, by the digest that `unique_locks` tells; None: it is free."""
+        from boilerd.broker.shares import read_lock  # noqa: PLC0415 - as in `Part`
+
+        return read_lock(self._broker.connection, queue, task_type, digest)
+
+    def release_lock(
+        self, queue: str, task_type: str, digest: str, *, task_id: str, also_of_living: bool = False
+    ) -> None:
+        """Release a unique lock, so that a task with its payload may be enqueued.
+
+        Args:
+            queue: Its queue.
+            task_type: Its type.
+            digest: Of its payload, as `unique_locks` tells it.
+            task_id: The task that holds it: if another one does by now, nothing is released.
+            also_of_living: Also where that task has not ended, so that another may run beside it.
+
+        Raises:
+            UniqueLockError: It is free, or held by another task, or its task has not ended.
+        """
+        with self._audit.noting("unlock", task=task_id, queue=queue, type=task_type) as noted:
+            answer = self._inspection.unlock(queue, task_type, digest, task_id, also_of_living=also_of_living)
+            if answer != "done":
+                raise UniqueLockError(task_type, queue, task_id, answer)
+            noted.count = 1
 
     def problems(self, queues: Iterable[str] = ()) -> list[str]:
         """What is wrong with RQ's and boilerd's keys: with those of these queues, and those that are no queue's."""

@@ -16,6 +16,7 @@ from boilerd.errors import (
     TaskIdConflictError,
     TaskNotFoundError,
     TaskStateError,
+    UniqueLockError,
 )
 from boilerd.web.visit import NotThereError, QueryError
 
@@ -36,6 +37,7 @@ class Refusal(BoilerdError):  # noqa: N818 - an answer, not a failure of the pro
 _STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
     (TaskNotFoundError, 404),
     (QueueInUseError, 409),
+    (UniqueLockError, 409),
     (QueueNotFoundError, 404),
     (FailureNotFoundError, 404),
     (NotThereError, 404),

@@ -1,17 +1,15 @@
 """Periodic tasks of all hosts, one with its history, and the actions on one."""
 
-import functools
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from boilerd.broker.ticks import TickInfo
 from boilerd.errors import shown
-from boilerd.inspector import Inspector
 from boilerd.web.cron_rows import DOTS, cron_row, cron_rows, paused_crons
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action, page
+from boilerd.web.pages.queues import how_long, pause_of
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import NotThereError, Visit
 
@@ -38,7 +36,7 @@ def cron(visit: Visit) -> Data:
     return {
         "name": name,
         "entries": [cron_row(each, paused, ticks[:DOTS]) for each in entries],
-        "pause": paused.get(name),
+        "pause": pause_of(visit, "cron", name) if name in paused else None,
         "is_paused": name in paused,
         "is_held": any(each.daemons for each in entries),
         "outcomes": Counter(tick.outcome for tick in ticks),
@@ -70,19 +68,21 @@ def run(visit: Visit) -> Done:
     return Done(f"a daemon that has {name} enqueues its task within 5 seconds", to=_path(name))
 
 
-def _switch(visit: Visit, do: Callable[[Inspector, str], bool], said: str, otherwise: str) -> Done:
+@action("/crons/{cron}/pause", needs=Permission.CRON, title="Pause")
+def pause(visit: Visit) -> Done:
+    """Have its ticks pass without a task."""
     name = visit.path["cron"]
-    is_new = do(visit.inspector, name)
-    return Done(f"periodic task {name} {said if is_new else otherwise}", to=_path(name))
+    is_new = visit.inspector.pause_cron(name, **how_long(visit))
+    said = "is paused: its ticks pass without a task" if is_new else "was paused already"
+    return Done(f"periodic task {name} {said}", to=_path(name))
 
 
-for _path_part, _title, _do, _said, _otherwise in (
-    ("pause", "Pause", Inspector.pause_cron, "is paused: its ticks pass without a task", "was paused already"),
-    ("resume", "Resume", Inspector.resume_cron, "runs at its ticks again", "was not paused"),
-):
-    action(f"/crons/{{cron}}/{_path_part}", needs=Permission.CRON, title=_title)(
-        functools.partial(_switch, do=_do, said=_said, otherwise=_otherwise)
-    )
+@action("/crons/{cron}/resume", needs=Permission.CRON, title="Resume")
+def resume(visit: Visit) -> Done:
+    """Have its ticks enqueue again."""
+    name = visit.path["cron"]
+    is_new = visit.inspector.resume_cron(name)
+    return Done(f"periodic task {name} {'runs at its ticks again' if is_new else 'was not paused'}", to=_path(name))
 
 
 def _path(name: str) -> str:

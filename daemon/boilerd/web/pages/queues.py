@@ -6,12 +6,15 @@ from datetime import timedelta
 from typing import Any
 
 from boilerd.broker.overview import Overview
+from boilerd.broker.pauses import Pause
 from boilerd.broker.type_metrics import figures
 from boilerd.broker.views import QueueDetail
+from boilerd.errors import BoilerdError
 from boilerd.tasks.metric_record import Numbers
 from boilerd.web.lately import PACE_MINUTES, Counts, Minute, added, pace_of
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action, page
+from boilerd.web.pages.task import moment
 from boilerd.web.permissions import Permission
 from boilerd.web.sampler import waits_since
 from boilerd.web.visit import Visit
@@ -98,6 +101,7 @@ def queue(visit: Visit) -> Data:
         "recent_days": RECENT_DAYS,
         "types": visit.trying(lambda: {"handled": visit.inspector.handled_types(name)}),
         "has_workers": visit.inspector.has_workers(name),
+        "pause": pause_of(visit, "queue", name) if found.counts.is_paused else None,
         "is_empty": not _held(found),
         "made_of": shared("composition", lambda: visit.inspector.composition(name)),
         "numbers": shared("numbers", lambda: _numbers(visit, name)),
@@ -136,8 +140,22 @@ def pause(visit: Visit) -> Done:
     """Let nobody claim from it."""
     name = visit.path["queue"]
     visit.inspector.queue(name)  # of a misspelt name nothing is paused
-    is_new = visit.inspector.pause(name)
+    is_new = visit.inspector.pause(name, **how_long(visit))
     return Done(f"queue {name} is paused" if is_new else f"queue {name} was paused already", to=_path(name))
+
+
+def how_long(visit: Visit) -> dict[str, Any]:
+    """Note and end that a form has for a pause."""
+    given = visit.given("until").strip()
+    return {"note": visit.given("note").strip(), "until": moment("until", given) if given else None}
+
+
+def pause_of(visit: Visit, kind: str, name: str) -> Pause | None:
+    """What was said of a pause; None: nothing, or it is hidden by another program's key."""
+    try:
+        return next((each for each in visit.inspector.pauses() if (each.kind, each.name) == (kind, name)), None)
+    except BoilerdError:
+        return None
 
 
 @action("/queues/{queue}/resume", needs=Permission.PAUSE, title="Resume")
