@@ -5,12 +5,14 @@ read; `charts.html` sets the words, the moments and the table beside them. Colou
 the policy of the dashboard lets no style into a page.
 """
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup, escape
 
-from boilerd.web.shown import harmless
+from boilerd.web.shown import harmless, number
 
 #: Shades of a heat map; the style sheet has a class for each.
 SHADES = 5
@@ -77,6 +79,15 @@ def heat(
         for number, values in enumerate((over or {}).values(), 1)
     ]
     return _picture(max(len(columns), 1), label, [*shades, *drawn, *_marks(marks)], kind="chart tall")
+
+
+def told(named: Mapping[str, Values], write: Callable[[Any], object] = number) -> str:
+    """What `static/chart.js` says of each column, as JSON: the names with their values."""
+    said = [
+        ", ".join(f"{name} {write(value)}" for name, value in zip(named, column, strict=True) if value is not None)
+        for column in zip(*named.values(), strict=True)
+    ]
+    return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
 
 
 def top_of(*several: Values) -> float:
