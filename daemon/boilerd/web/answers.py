@@ -189,6 +189,7 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) 
         "menu": [page for page in site.menu if _is_for(page, who)],
         "static": lambda name: site.static.address(links, name),
         "told": _told(asked),
+        "key_of": lambda page: site.letters[page.path],
         "environment": site.environment,
         "outside": functools.partial(outside, site.outside),
         "has_login": site.access.has_login,

@@ -5,12 +5,14 @@ read; `charts.html` sets the words, the moments and the table beside them. Colou
 the policy of the dashboard lets no style into a page.
 """
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup, escape
 
-from boilerd.web.shown import harmless
+from boilerd.web.shown import harmless, number
 
 #: Shades of a heat map; the style sheet has a class for each.
 SHADES = 5
@@ -95,6 +97,15 @@ def strip(outcomes: Sequence[str], label: str, room: int = 0) -> Markup:
         drawn[kind] = drawn.get(kind, "") + f"M{place + 0.15:.4g} {_HEIGHT:g}V{_HEIGHT - height:g}h.7V{_HEIGHT:g}z"
     parts = [_path(f"mark-{kind}", path) for kind, path in drawn.items()]
     return _picture(max(len(outcomes), room, 1), label, parts, kind="sparkline")
+
+
+def told(named: Mapping[str, Values], write: Callable[[Any], object] = number) -> str:
+    """What `static/chart.js` says of each column, as JSON: the names with their values."""
+    said = [
+        ", ".join(f"{name} {write(value)}" for name, value in zip(named, column, strict=True) if value is not None)
+        for column in zip(*named.values(), strict=True)
+    ]
+    return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
 
 
 def top_of(*several: Values) -> float:

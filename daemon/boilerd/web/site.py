@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import anyio
@@ -34,7 +35,7 @@ PATIENCE_S = 10.0
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
+@dataclass
 class Site:
     """The collaborators of all endpoints.
 
@@ -64,6 +65,15 @@ class Site:
     daemon: LocalDaemon | None = None
     costs: Costs = field(default_factory=Costs)
     _threads: Any = None
+
+    @cached_property
+    def letters(self) -> Mapping[str, str]:
+        """By the pages' paths: of each the first letter of its path that no page before it has."""
+        found: dict[str, str] = {}
+        for page in self.menu:
+            free = (letter for letter in (page.path.strip("/") or page.title).lower() if letter not in found.values())
+            found[page.path] = next(free, "")
+        return found
 
     def inspector(self, who: Principal, address: str) -> Inspector:
         """An inspector that acts in their name."""
