@@ -230,6 +230,7 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "failures": (), "failure": (GROUP,), "close": (), "tasks_of": (["waits"],), "find": ({"request_id": "r-9"},),
     "metrics": (timedelta(hours=1),), "totals": (), "search": ("waits",), "parse_filter": ("after:2h",),
     "last_place": ("default", TaskState.PENDING), "place_around": ("default", "waits"),
+    "traces": ("waits", "default"), "dependents": ("waits",), "last_completed": ("default", "test:echo"),
     "key_holders": ("boilerd:unique:x", "key"), "server": (), "concurrency_keys": (), "unique_locks": (),
     "paused_crons": (), "daemons": (), "ticks": ("nightly",),
 }  # fmt: skip

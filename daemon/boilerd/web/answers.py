@@ -17,7 +17,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from boilerd.errors import BoilerdError
 from boilerd.web.links import Links
-from boilerd.web.page import Action, Data, Done, Elsewhere, Page
+from boilerd.web.page import Action, Data, Done, Elsewhere, Missing, Page
 from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal, status_of
 from boilerd.web.shown import cut, harmless
@@ -88,16 +88,19 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         if isinstance(found, Elsewhere):
             form = "" if asked.form_of_answer == "html" else f".{asked.form_of_answer}"
             return RedirectResponse(asked.links.path(found.to + form), 303)
+        template, status = page.template, 200
+        if isinstance(found, Missing):
+            template, status, found = found.template, 404, found.data
         data = visit.seen(found)
         tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _json(data))
         if tag == _known_tag(asked):
             return _unchanged(tag)
         if asked.form_of_answer == "html":
-            text = render(asked, page.template, data, title=page.title)
+            text = render(asked, template, data, title=page.title)
         else:
             text = _as_data(asked.form_of_answer, data, page.rows)
         return Response(
-            text, headers={"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
+            text, status, headers={"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
         )
 
     return await asked.site.in_thread(make)

@@ -1,5 +1,6 @@
 // What every page has; all of it works without, but for the convenience.
 import { start as startConfirming } from "./confirm.js";
+import { start as startCopying } from "./copy.js";
 import { start as startKept } from "./kept.js";
 import { start as startKeys } from "./keys.js";
 import { start as startLive } from "./live.js";
@@ -10,5 +11,6 @@ startKept();
 startTimes();
 startSelecting();
 startConfirming();
+startCopying();
 startKeys();
 startLive();
