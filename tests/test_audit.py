@@ -291,6 +291,7 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "failures": (), "failure": (GROUP,), "close": (), "tasks_of": (["waits"],), "find": ({"request_id": "r-9"},),
     "metrics": (timedelta(hours=1),), "totals": (), "search": ("waits",), "parse_filter": ("after:2h",),
     "last_place": ("default", TaskState.PENDING), "place_around": ("default", "waits"),
+    "traces": ("waits", "default"), "dependents": ("waits",), "last_completed": ("default", "test:echo"),
     "key_holders": ("boilerd:unique:x", "key"), "server": (), "concurrency_keys": (), "unique_locks": (),
     "failure_states": (), "deaths": (), "paused_crons": (), "pauses": (), "daemons": (), "ticks": ("nightly",),
     "histories": (["nightly"],), "composition": ("default",), "longest_running": (["default"],),

@@ -16,6 +16,7 @@ from boilerd.errors import (
     FailureNotFoundError,
     InvalidTaskError,
     TaskStateError,
+    shown,
 )
 from boilerd.inspector.part import Part
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from boilerd.broker.failure_groups import FailureGroup, Mark
     from boilerd.broker.group_states import GroupStates
     from boilerd.broker.operations import Operations
+    from boilerd.broker.task_filter import TaskFilter
     from boilerd.tasks.options import EnqueueOptions
     from boilerd.tasks.task import TaskInfo
 
@@ -130,10 +132,12 @@ class ActionsPart(Part):
         task_type: str | None = None,
         *,
         fingerprint: str | None = None,
+        wanted: str = "",
     ) -> Generator[BulkProgress]:
         """Do the action with all tasks of the queue that are in the state now, and of the type if one is given.
 
-        With a fingerprint, only with those whose last failure belongs to that group.
+        With a fingerprint, only with those whose last failure belongs to that group; with `wanted`, only with those
+        that a search for it finds, whose own queue and state have to be these.
 
         Works while one iterates, chunk by chunk; tasks that come meanwhile are left alone. The audit has one entry of
         it, written at the end, also where one stops to iterate.
@@ -141,13 +145,15 @@ class ActionsPart(Part):
         Raises:
             TaskStateError: The action cannot be done in that state.
             QueueNotFoundError: The queue was never used.
+            InvalidTaskError: The search means nothing.
         """
         state = TaskState(state)
         on = {"queue": queue, "state": state.value, "type": task_type or "", "fingerprint": fingerprint or ""}
-        with self._audit.noting(action, **on) as noted:
+        with self._audit.noting(action, **on, search=wanted) as noted:
             check_allowed(action, state)
             self._check_used(queue)
-            for progress in self._bulk.each_chunk(action, Choice(queue, state, task_type, fingerprint)):
+            sought = self._sought(wanted, queue, state) if wanted else None
+            for progress in self._bulk.each_chunk(action, Choice(queue, state, task_type, fingerprint, sought)):
                 noted.count = progress.done
                 yield progress
 
@@ -234,6 +240,14 @@ class ActionsPart(Part):
         from boilerd.broker.operations import Operations  # noqa: PLC0415 - as in `Part`
 
         return Operations(self._broker, self._inspection, self._bulk, self._audit)
+
+    def _sought(self, wanted: str, queue: str, state: TaskState) -> "TaskFilter":
+        from boilerd.broker.task_filter import parse_filter  # noqa: PLC0415 - as in `explain`
+
+        found = parse_filter(wanted, datetime.fromtimestamp(self._broker.now(), UTC))
+        if found.queue not in {"", queue} or found.state not in {None, state}:
+            raise InvalidTaskError(f"search {shown(wanted)}: it is of another queue or state; leave these out")
+        return found
 
     def _place(self, what: str, value: str, task_id: str, **on: str) -> None:
         answer = self._broker.place(what, value, task_id, self._audit.by, **on)

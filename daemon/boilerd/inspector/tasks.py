@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from boilerd.broker.explanation import Explanation
     from boilerd.broker.task_filter import TaskFilter
     from boilerd.broker.task_search import Sought, TasksFound
+    from boilerd.broker.traces import Traces
 
 #: Tasks that one script looks at to tell retries from scheduled ones: Redis is busy with it for 1 to 5 ms.
 LOOKS = 1000
@@ -237,6 +238,22 @@ class TasksPart(Part):
         if gone := reader.completed(task_id):
             return reasons.explain_gone(*gone)
         raise no_such_task(task_id)
+
+    def traces(self, task_id: str, queue: str = "", since: datetime | None = None) -> "Traces":
+        """What the audit knows of a task, also of one that is gone: what was done with it, its copies, and when its
+        queue was paused; of all that is kept, or since a moment.
+        """  # noqa: D205 - one sentence
+        from boilerd.broker.traces import read_traces  # noqa: PLC0415 - as in `explain`
+
+        return read_traces(self._audit, task_id, queue, since)
+
+    def dependents(self, task_id: str) -> list[str]:
+        """Jobs of plain RQ's that wait for this one, 20 of them at most."""
+        return self._inspection.dependents(task_id)
+
+    def last_completed(self, queue: str, task_type: str, *, looks: int = 300) -> TaskDetail | None:
+        """The task of a type that completed last and is kept, among so many of the queue that are kept longest."""
+        return self._inspection.last_completed(queue, task_type, looks)
 
     def remembered_s(self, task_id: str) -> float:
         """For how many seconds ``once`` has this ID remembered yet, also where its task is gone; 0: it is not."""

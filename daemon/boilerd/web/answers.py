@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from boilerd.errors import BoilerdError
 from boilerd.web.links import Links, outside
 from boilerd.web.own_queues import MENU as OF_QUEUES
-from boilerd.web.page import Action, Data, Done, Elsewhere, Page
+from boilerd.web.page import Action, Data, Done, Elsewhere, Missing, Page
 from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal, status_of
 from boilerd.web.shown import cut, harmless
@@ -92,21 +92,26 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         if isinstance(found, Elsewhere):
             form = "" if asked.form_of_answer == "html" else f".{asked.form_of_answer}"
             return RedirectResponse(asked.links.path(found.to + form), 303)
+        template, status = page.template, 200
+        if isinstance(found, Missing):
+            template, status, found = found.template, 404, found.data
         tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _read(visit, found))
         if tag == _known_tag(asked):
             return _unchanged(tag)
-        data = visit.seen(found)
-        if asked.form_of_answer == "html":
-            text = render(asked, page.template, data, title=page.title)
-        else:
-            text = _as_data(asked.form_of_answer, data, page.rows)
-            if asked.form_of_answer in _ROWS:
-                visit.inspector.note_export(page.path, len(data[page.rows]))
-        return Response(
-            text, headers={"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
-        )
+        text = _written(asked, page, template, visit.seen(found))
+        headers = {"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
+        return Response(text, status, headers=headers)
 
     return await asked.site.in_thread(make)
+
+
+def _written(asked: Asked, page: Page, template: str, data: Mapping[str, Any]) -> str:
+    """A page's data in the form that was asked for."""
+    if asked.form_of_answer == "html":
+        return render(asked, template, data, title=page.title)
+    if asked.form_of_answer in _ROWS:
+        _known(asked).inspector.note_export(page.path, len(data[page.rows]))
+    return _as_data(asked.form_of_answer, data, page.rows)
 
 
 async def answer_export(asked: Asked, path: str, parts: Generator[Sequence[Any]]) -> Response:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +10,8 @@ from markupsafe import Markup, escape
 
 #: Characters of a payload that a page has; the rest is a download.
 MOST_SHOWN = 64 * 1024
+#: Nodes of a payload that a page shows as a tree, and how deep that goes.
+MOST_NODES, MOST_DEPTH = 150, 6
 
 
 def harmless(text: str) -> str:
@@ -135,7 +138,32 @@ def pace(per_s: float | None) -> str:
     return f"{figure(often)} / {unit}" if often >= 0.01 else f"< 0.01 / {unit}"
 
 
+def branches(value: Any, most: int = MOST_NODES) -> list[dict[str, Any]]:
+    """A mapping or list as nodes with ``name``, ``text`` and ``inner`` ones, so many of them at most."""
+    return _branches(value, iter(range(most)), 0)
+
+
+def _branches(value: Any, left: Iterator[int], depth: int) -> list[dict[str, Any]]:
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    found: list[dict[str, Any]] = []
+    for name, inner in pairs:
+        if next(left, None) is None:
+            found.append({"name": "…", "text": "more is not shown here", "inner": []})
+            break
+        is_open = isinstance(inner, Mapping | list) and bool(inner) and depth < MOST_DEPTH
+        text = _kind_of(inner) if is_open else json_line(inner)
+        found.append(
+            {"name": cut(str(name)), "text": text, "inner": _branches(inner, left, depth + 1) if is_open else []}
+        )
+    return found
+
+
+def _kind_of(value: Any) -> str:
+    return f"{len(value):,} {'keys' if isinstance(value, Mapping) else 'items'}"
+
+
 FILTERS = {
+    "branches": branches,
     "cut": cut,
     "json_text": json_text,
     "json_line": json_line,

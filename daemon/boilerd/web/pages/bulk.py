@@ -14,8 +14,8 @@ from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState
 from boilerd.web.filter_words import words_of
 from boilerd.web.links import Links
+from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action
-from boilerd.web.pages.task import moment
 from boilerd.web.permissions import Permission
 from boilerd.web.refusal import Refusal
 from boilerd.web.task_query import FILTERS, chosen, filter_of, typed

@@ -13,8 +13,8 @@ from boilerd.errors import BoilerdError
 from boilerd.tasks.metric_record import Numbers
 from boilerd.web.lately import PACE_MINUTES, Counts, Minute, added, pace_of
 from boilerd.web.links import Links
+from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action, page
-from boilerd.web.pages.task import moment
 from boilerd.web.permissions import Permission
 from boilerd.web.sampler import waits_since
 from boilerd.web.visit import Visit

@@ -1,6 +1,7 @@
 // What every page has; all of it works without, but for the convenience.
 import { start as startCharts } from "./chart.js";
 import { start as startConfirming } from "./confirm.js";
+import { start as startCopying } from "./copy.js";
 import { start as startKept } from "./kept.js";
 import { start as startKeys } from "./keys.js";
 import { start as startLive } from "./live.js";
@@ -13,6 +14,7 @@ startKept();
 startTimes();
 startSelecting();
 startConfirming();
+startCopying();
 startKeys();
 startPalette();
 startViews();
