@@ -7,7 +7,7 @@ with the keys 1, 2, 3 … for an array.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -34,7 +34,7 @@ Record = dict[int, int]
 #: One that has all keys, each with the greatest number, takes 1.1 kB.
 _MOST_RECORD_BYTES = 4096
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Record)
+_decoder = msgspec.msgpack.Decoder(dict[int, Annotated[int, msgspec.Meta(ge=0)]])
 
 
 class Pair(NamedTuple):
@@ -54,17 +54,21 @@ def decode(packed: bytes) -> Record | None:
     if len(packed) > _MOST_RECORD_BYTES:
         return None
     try:
-        found = _decoder.decode(packed)
+        return _decoder.decode(packed)
     except (msgspec.DecodeError, RecursionError):
         return None
-    return found if min(found.values(), default=0) >= 0 else None
 
 
 def merge(into: Record, other: Mapping[int, int]) -> None:
-    """Add a record to another."""
+    """Add a record to another; a page adds ten thousand of them."""
+    if not into:
+        into.update(other)
+        return
+    get = into.get
+    most = {key: max(get(key, 0), other[key]) for key in MAXIMA if key in other}
     for key, number in other.items():
-        before = into.get(key, 0)
-        into[key] = max(before, number) if key in MAXIMA else before + number
+        into[key] = get(key, 0) + number
+    into.update(most)
 
 
 def pack_pair(queue: str, task_type: str) -> bytes:

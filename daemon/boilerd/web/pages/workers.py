@@ -1,7 +1,7 @@
 """The workers of all hosts: what each does, and what it takes of its host."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from boilerd.broker.daemons import DaemonInfo
@@ -15,6 +15,7 @@ from boilerd.web.visit import Visit
 FRESH_S = 2.0
 #: Hosts that have a row; the rest is told as a number.
 MOST_HOSTS = 50
+_FIELDS = [field.name for field in fields(WorkerInfo)]
 #: The word for a worker that gives no sign of life.
 DEAD = "dead"
 
@@ -68,7 +69,7 @@ def _rows(visit: Visit) -> list[dict[str, Any]]:
 
 def _row(worker: WorkerInfo, daemon: DaemonInfo | None) -> dict[str, Any]:
     return {
-        **asdict(worker),
+        **{name: getattr(worker, name) for name in _FIELDS},  # asdict() would copy each value
         "shown_state": worker.state if worker.is_alive else DEAD,
         "cpu_share": _cpu_share(worker),
         "release": daemon.release if daemon else "",
