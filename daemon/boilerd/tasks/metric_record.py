@@ -88,15 +88,25 @@ def unpack_pair(name: bytes) -> Pair | None:
     return Pair(queue.decode("utf-8", "surrogateescape"), task_type.decode("utf-8", "surrogateescape"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Numbers:
     """What was counted of a queue and type, or of several, in some time.
 
     Attributes:
-        record: As Redis keeps it.
+        kept: The record; or that packed, which takes a twentieth of the memory: of a day there are ten thousands.
     """
 
-    record: Mapping[int, int] = field(default_factory=dict)
+    kept: Mapping[int, int] | bytes = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Numbers) and self.record == other.record
+
+    __hash__ = None  # type: ignore[assignment] # it may be a dict
+
+    @property
+    def record(self) -> Mapping[int, int]:
+        """As Redis keeps it."""
+        return decode(self.kept) or {} if isinstance(self.kept, bytes) else self.kept
 
     @classmethod
     def sum_of(cls, several: "Iterable[Numbers]") -> "Numbers":
@@ -109,7 +119,8 @@ class Numbers:
     @property
     def attempts(self) -> dict[str, int]:
         """Ended attempts by outcome, also those of which there are none."""
-        return {outcome: self.record.get(key, 0) for outcome, key in OUTCOME_KEYS.items()}
+        get = self.record.get
+        return {outcome: get(key, 0) for outcome, key in OUTCOME_KEYS.items()}
 
     @property
     def ended(self) -> int:
