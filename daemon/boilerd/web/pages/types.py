@@ -38,7 +38,7 @@ MOST_PERIODS = 180
 #: How long numbers are shown that everybody shares; those of the time before hardly change.
 FRESH_S, FRESH_BEFORE_S = 10.0, 60.0
 #: And for so many times as long as it takes to read them: of many types, few of the polls of one person read.
-FRESH_TIMES = 400
+FRESH_TIMES = 300
 #: A release that began later has too few numbers to be compared.
 LEAST_S = 60
 _TIMES = ("p50", "p95", "p99", "max")
