@@ -1,7 +1,8 @@
 """What each queue did in each of the last minutes, for the charts that everybody sees.
 
 A minute that is over changes no more, but for what workers and schedulers had not sent yet: so all is read once, then
-the last minutes alone. Now and then all is read again, as Redis may have been emptied.
+the last minutes alone. Now and then all is read again, as Redis may have been emptied. Where there are many types that
+takes several readings, so that none of them keeps anybody waiting; what is not read yet is not shown.
 """
 
 import functools
@@ -22,6 +23,8 @@ MINUTES = 180
 SETTLED = timedelta(minutes=3)
 #: How often the last minutes are read, and all of them.
 FRESH_S, WHOLE_S = 5.0, 600.0
+#: Of all of them so many are read at once, and no more once that has used the CPU for so long.
+AT_ONCE, MOST_CPU_S = 15, 0.02
 #: Minutes of which the present pace is taken.
 PACE_MINUTES = 15
 _FAILED = tuple(OUTCOME_KEYS[outcome] for outcome in FAILED)
@@ -77,6 +80,9 @@ class Lately:
     def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector
         self._minutes: dict[datetime, Minute] = {}
+        self._this: datetime | None = None
+        #: How many minutes back all is read anew.
+        self._back = 0
         self._fresh_until_s = self._whole_until_s = 0.0
         self._read: Sequence[Minute] = ()
 
@@ -91,16 +97,28 @@ class Lately:
         return self._read
 
     def _read_more(self, now_s: float) -> None:
-        is_whole = now_s >= self._whole_until_s
-        series = self._inspector.metrics(timedelta(minutes=MINUTES) if is_whole else SETTLED, step_s=60)
-        if is_whole:
+        (*last, now) = self._periods(SETTLED)
+        if self._this is None or now.start - self._this > SETTLED or now_s >= self._whole_until_s:
+            self._back, self._whole_until_s = 0, now_s + WHOLE_S
+        if self._this is None or now.start - self._this > SETTLED:  # nobody looked meanwhile
             self._minutes.clear()
-            self._whole_until_s = now_s + WHOLE_S
-        this = series.periods[-1].start
-        self._minutes |= {period.start: _minute(period) for period in series.periods}
-        starts = [this - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
-        kept = {start: self._minutes.get(start) or Minute(start, {}) for start in starts}
-        self._minutes, self._read = kept, tuple(kept.values())
+        self._this = now.start
+        self._minutes |= {period.start: _minute(period) for period in last}
+        self._read_older(now.start)
+        starts = [now.start - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
+        self._minutes = {start: self._minutes[start] for start in starts if start in self._minutes}
+        self._read = tuple(self._minutes.values())
+
+    def _read_older(self, this: datetime) -> None:
+        """Read on from where the last reading stopped."""
+        began_s = time.thread_time()
+        while self._back < MINUTES and time.thread_time() - began_s < MOST_CPU_S:
+            first, last = (this - timedelta(minutes=back) for back in (self._back + AT_ONCE, self._back))
+            self._minutes |= {period.start: _minute(period) for period in self._periods(first, last)}
+            self._back += AT_ONCE
+
+    def _periods(self, since: datetime | timedelta, until: datetime | None = None) -> Sequence[Period]:
+        return self._inspector.metrics(since, until, step_s=60).periods
 
 
 def pace_of(pending: int, minutes: Sequence[Minute], queue: str) -> Pace:

@@ -273,9 +273,13 @@ class OwnShared(Shared):
         self._all = shared
         self._queues = tuple(queues)
 
-    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
+    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0) -> T:
         """What `read` returned for one of them."""
-        return self._all.get((self._queues, key), fresh_s, read)
+        return self._all.get((self._queues, key), fresh_s, read, times)
+
+    def forget(self, key: Hashable) -> None:
+        """Have it read again for the next of them."""
+        self._all.forget((self._queues, key))
 
 
 def cut(snapshot: Snapshot, who: Principal) -> Snapshot:

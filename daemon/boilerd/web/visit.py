@@ -70,9 +70,12 @@ class Visit:
             raise TypeError("this visit has no sampler")
         return self.read_snapshot()
 
-    def sharing(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
-        """What `read` returns for whoever asks for this key within so many seconds; it may not depend on the person."""
-        return self.shared.get(key, fresh_s, read)
+    def sharing(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0) -> T:
+        """What `read` returns for whoever asks for this key within so many seconds; it may not depend on the person.
+
+        With `times`, that is so for so many times as long as `read` has used the CPU, too.
+        """
+        return self.shared.get(key, fresh_s, read, times)
 
     def may(self, permission: Permission | str) -> bool:
         """Whether the person is allowed to."""

@@ -1,7 +1,7 @@
 """The workers of all hosts, one of them, and those that died: what each does, and what it takes of its host."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from boilerd.broker.daemons import DaemonInfo
@@ -22,6 +22,7 @@ MOST_HOSTS, MOST_DAEMONS, MOST_CHOICES = 20, 20, 50
 MOST_QUEUES, MOST_DEATHS = 3, 5
 #: Last tasks of one worker; and the queues in which they are looked for, each among its last so many.
 MOST_TASKS, MOST_SERVED, LOOKS = 20, 10, 200
+_FIELDS = [field.name for field in fields(WorkerInfo)]
 #: The word for a worker that gives no sign of life.
 DEAD = "dead"
 
@@ -158,7 +159,7 @@ def _read_now(visit: Visit) -> tuple[list[dict[str, Any]], list[DaemonInfo]]:
 
 def _row(worker: WorkerInfo, daemon: DaemonInfo | None) -> dict[str, Any]:
     return {
-        **asdict(worker),
+        **{name: getattr(worker, name) for name in _FIELDS},  # asdict() would copy each value
         "shown_state": worker.state if worker.is_alive else DEAD,
         "cpu_share": _cpu_share(worker),
         "release": daemon.release if daemon else "",
