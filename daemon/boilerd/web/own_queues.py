@@ -80,9 +80,9 @@ class OwnQueues:
         """What its workers know."""
         return self._all.handled_types(self._own(queue))
 
-    def pause(self, name: str) -> bool:
+    def pause(self, name: str, **said: Any) -> bool:
         """Let nobody claim from it."""
-        return self._all.pause(self._own(name))
+        return self._all.pause(self._own(name), **said)
 
     def resume(self, name: str) -> bool:
         """Let workers claim again."""
