@@ -129,3 +129,11 @@ def test_the_example_of_an_application_shows_the_queues_to_its_users(
 
     assert shown.status_code == 200
     assert nobody.status_code == 401
+
+
+def test_the_table_of_keys_has_those_of_the_page(browser: Browser) -> None:
+    listed = re.findall(r"<div><dt>(.*?)</dt>", browser.get("/settings").text)
+
+    found = [re.findall("<kbd>(.*?)</kbd>", keys) for keys in listed]
+
+    assert [codes(row[0]) for row in table("web.md", "Key").rows][:-1] == [keys for keys in found if keys[0] != "g"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import redis
 
 from boilerd import Client
 from boilerd.broker import keys
-from boilerd.broker.connection import connect
+from boilerd.broker.connection import connect, text
 from boilerd.broker.web_sessions import WebSecret
 from boilerd.settings.web import PasswordHash, Web, WebUser
 from boilerd.web import access, passwords, sessions
@@ -263,6 +264,40 @@ def test_the_table_of_users_is_read_and_a_text_that_is_no_hash_refused() -> None
     assert not passwords.fits(PASSWORD, "scrypt$3$8$1$AAAA$AAAA")
     with pytest.raises(ValueError, match="boilerd web password"):
         PasswordHash.parse(PASSWORD)
+
+
+def test_a_session_ends_a_week_after_it_began_however_much_it_is_used(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = time.time()
+    statuses = []
+
+    with Browser(web_app(connection, users=users())) as browser:
+        log_in(browser)
+        for days in (0, 6.9, 7.1):
+            monkeypatch.setattr(time, "time", lambda at_s=now_s + days * 86400: at_s)
+            statuses.append(browser.get("/queues.json").status_code)
+
+    assert statuses == [200, 200, 401]
+
+
+def test_who_can_write_to_redis_cannot_have_a_session_last_longer(connection: redis.Redis) -> None:
+    with Browser(web_app(connection, users=users())) as browser:
+        log_in(browser)
+        (key,) = connection.keys("boilerd:web:session:*")
+        mac, began, name = text(connection.get(key) or b"").split(":")
+        statuses = []
+        for value in (
+            f"{mac}:{int(began) + 1}:{name}",
+            f"{mac}:{name}",
+            f"{mac}:x:{name}",
+            "",
+            f"{mac}:{began}:{name}",
+        ):
+            connection.set(key, value)
+            statuses.append(browser.get("/queues.json").status_code)
+
+    assert statuses == [401, 401, 401, 401, 200]
 
 
 # --- Several processes

@@ -28,7 +28,7 @@ PUBLIC = {"/login", "/logout", "/static/{version}/{name:path}"}
 #: A value for each part that an address may name.
 EXAMPLES = {
     "id": "task", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "1-a",
-    "fingerprint": "a" * 12,
+    "fingerprint": "a" * 12, "worker": "host.run.0", "pool": "default", "what": "quiet",
 }  # fmt: skip
 BAD_TOKEN = {"authorization": "Bearer nonsense"}
 
@@ -381,7 +381,7 @@ def test_what_is_of_another_queue_is_refused_to_those_who_have_their_own(connect
     operation = Inspector(connection).operations.latest()[0].id
     theirs = {
         **EXAMPLES, "id": "hush-1", "queue": "hush", "cron": "hush", "type": "hush:type", "operation": operation,
-        "fingerprint": "a" * 12,
+        "fingerprint": "a" * 12, "worker": "hush", "pool": "hush",
     }  # fmt: skip
     before = stored(connection)
 

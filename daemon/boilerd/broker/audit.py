@@ -28,8 +28,9 @@ logger = logging.getLogger("boilerd.client")
 
 #: What people do.
 What = Literal[
-    "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "reveal", "pause",
-    "resume", "cron run", "quiet", "reload", "restart", "scale",
+    "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "reveal",
+    "pause", "resume", "cron run", "unlock", "quiet", "reload", "restart", "scale", "acknowledge",
+    "unacknowledge", "mute", "unmute", "note",
 ]  # fmt: skip
 KINDS: tuple[What, ...] = get_args(What)
 Outcome = Literal["done", "refused", "failed", "interrupted", "begun"]
@@ -72,7 +73,8 @@ class AuditEntry:
         on: On what: ``task``, with its ``request_id``, and ``copied_from``, ``to`` or ``at`` where it is copied, moved
             or rescheduled; ``queue`` with ``state``, ``type``, ``fingerprint`` and, for an export, ``search``;
             ``page``, for that of another list; ``fingerprint`` alone, for a failure group; each with ``operation``,
-            where it was one; ``cron``; or ``daemon`` with ``pool``, ``workers`` and ``size``.
+            where it was one; ``cron``; ``note`` and ``until``, of a pause that has them; or ``daemon``
+            with ``pool``, ``workers`` and ``size``.
         count: With how many it was done.
         outcome: ``done``; ``refused``, as it could not be done with that; ``failed``; ``interrupted``, in a bulk
             action; or ``begun``, of an operation with so many tasks, which has another entry at its end.
@@ -102,10 +104,12 @@ class Note:
 
     Attributes:
         count: With how many it was done so far.
+        on: What there is to tell beside that on which it is done.
         is_wanted: False if there is nothing to tell.
     """
 
     count: int = 0
+    on: Mapping[str, str] = field(default_factory=dict)
     is_wanted: bool = field(default=True)
 
 
@@ -134,7 +138,7 @@ class Audit(ScriptCalls):
             self._write(what, on, noted.count, *_outcome(error))
             raise
         if noted.is_wanted:
-            self._write(what, on, noted.count, "done", "")
+            self._write(what, {**on, **noted.on}, noted.count, "done", "")
 
     def note_failure(self, what: str, error: BrokerError, **on: str) -> None:
         """Note an intervention whose script was refused."""

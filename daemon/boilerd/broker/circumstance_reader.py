@@ -1,4 +1,4 @@
-"""Read the circumstances of one task: three round trips of commands that only read.
+"""Read the circumstances of one task: four round trips at most, of commands that only read.
 
 None of these keeps Redis from others for more than about a millisecond: a task's place is looked for at both ends of
 its queue, and of lists and sets some members are read. What is read are several moments, so that a task which moved
@@ -18,7 +18,7 @@ from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import LEASE_OFFSET_S
 from boilerd.broker.inspection import sound
 from boilerd.broker.job_hash import read_call
-from boilerd.broker.neighbours import DEAD_S, declared_by
+from boilerd.broker.neighbours import DEAD_S, declared_by, one_of_each
 from boilerd.broker.refusals import expecting, translated
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.views import CompletedTask, TaskDetail, to_attempt, to_completed, to_count, to_task
@@ -36,7 +36,9 @@ COMPLETIONS, RECENT_S = 200, 300.0
 MOST_QUEUES, QUEUES_AT_ONCE = 100, 5
 #: A task may have moved between two of the commands; then it is read again, so many times at most.
 _MOST_READS = 3
-_WORKER_FIELDS = ("queues", "state", "last_heartbeat", "application", "birthmark", "pool", "hostname")
+_WORKER_FIELDS = ("queues", "state", "last_heartbeat", "supervisor", "birthmark", "pool", "hostname")
+#: Of tasks in these states it does not matter which workers there are.
+_ENDED = frozenset({TaskState.COMPLETED, TaskState.ARCHIVED})
 
 _Name = TypeVar("_Name", str, tuple[str, str])
 #: A command with its arguments.
@@ -82,7 +84,20 @@ class CircumstanceReader:
         found = self._ask(_first_questions(task))
         attempts = [to_attempt(entry) for _, entry in found.get("attempts") or ()]
         task = to_task(task_id, fields, found.get("score"), attempts)
-        return _circumstances(task, fields, found, self._ask(_second_questions(task, found)))
+        more = self._ask(_second_questions(task, found))
+        return _circumstances(task, fields, found, more | self._declared(task, more))
+
+    def _declared(self, task: TaskDetail, more: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
+        """What the applications declare whose workers could claim a waiting task."""
+        if not (task.state in WAITING or task.rq_status == DEFERRED):
+            return {}
+        serving = {
+            name: record[3] for (kind, name), record in more.items()
+            if kind == "worker" and record and task.queue in text(record[0] or b"").split(",")
+        }  # fmt: skip
+        asked = one_of_each(serving)
+        told = self._ask({name: ("HGET", name, "application") for name in asked.values()})
+        return {("declared", name): told[one] for name, one in asked.items()}
 
     def _ask(self, commands: Mapping[_Name, _Command]) -> dict[_Name, Any]:
         """The answer to each of the reading commands; None from a key of another kind. One round trip."""
@@ -99,7 +114,8 @@ class CircumstanceReader:
 
 def _first_questions(task: TaskDetail) -> dict[str, _Command]:
     """By the task alone."""
-    asked: dict[str, _Command] = {"now": ("TIME",), "workers": ("SMEMBERS", keys.WORKERS)}
+    asked: dict[str, _Command] = {"now": ("TIME",)}
+    asked |= {} if task.state in _ENDED else {"workers": ("SMEMBERS", keys.WORKERS)}
     asked |= _place_of(task) | _lock_of(task)
     if task.state is TaskState.ACTIVE:
         asked |= _claims(task)
@@ -115,7 +131,7 @@ def _second_questions(task: TaskDetail, found: _Answers) -> dict[tuple[str, str]
         ("own", ""): ("HMGET", keys.worker(task.worker), *_WORKER_FIELDS),
         ("today", ""): ("HGET", keys.stats(task.queue, found["now"][0] // 86400), "processed"),
     }
-    asked |= {("worker", text(name)): ("HMGET", text(name), *_WORKER_FIELDS) for name in found["workers"] or ()}
+    asked |= {("worker", text(name)): ("HMGET", text(name), *_WORKER_FIELDS) for name in found.get("workers") or ()}
     for job in (*_running(found), *_under_key(found)):
         asked["holder", job] = ("HGET", keys.job(job), "worker_name")
     for job in map(text, found.get("dependencies") or ()):
@@ -193,7 +209,11 @@ def _circumstances(
         is_suspended=bool(found.get("suspended")),
         is_paused=bool(found.get("paused")),
         misplaced=_misplaced(task, found),
-        servers=[server for name, record in workers if (server := _server(name, record, now_s))],
+        servers=[
+            server
+            for name, record in workers
+            if (server := _server(name, record, now_s, text(more.get(("declared", name)) or b"")))
+        ],
         active=found.get("active") or 0,
         max_active=to_count(found.get("limit")),
         holders=[holders[job] for job in _running(found)],
@@ -280,11 +300,11 @@ def _claimed(lease: float | None, record: Sequence[bytes | None] | None, now_s: 
     return Claimed(ends_s, worker is not None, text((record and record[-1]) or b""))
 
 
-def _server(name: str, record: Sequence[bytes | None] | None, now_s: float) -> Server | None:
+def _server(name: str, record: Sequence[bytes | None] | None, now_s: float, application: str = "") -> Server | None:
     """The worker of a record; None for one that is dead, or a record that is none."""
     if not record or record[0] is None:
         return None
-    queues, state, heartbeat, application, birthmark, pool, _ = (text(value or b"") for value in record)
+    queues, state, heartbeat, _, birthmark, pool, _ = (text(value or b"") for value in record)
     if birthmark and now_s - _seen_at(heartbeat) > DEAD_S:
         return None  # one of plain RQ gives a sign of life every few minutes only
     return Server(

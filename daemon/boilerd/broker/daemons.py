@@ -4,10 +4,11 @@ A daemon of a version that tells nothing is not among them; its workers are, in 
 there: a part that cannot be read is shown as empty, and what is no daemon's at all has a problem.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -121,6 +122,12 @@ def _to_daemon(name: str, answer: bytes | Exception, seen_s: float) -> DaemonInf
     """One that tells something; one that has ended by now tells nothing."""
     if isinstance(answer, Exception):
         return DaemonInfo(name, problem=str(MisplacedKeyError(keys.daemon(name), "string")))
+    found = _told(name, answer)
+    return found if found.problem else replace(found, seen_at=_since_1970(seen_s))
+
+
+@functools.lru_cache(64)  # from its start on, a daemon tells the same as a rule
+def _told(name: str, answer: bytes) -> DaemonInfo:
     facts = _read(answer)
     if facts is None:
         return DaemonInfo(name, problem=f"key {keys.daemon(name)} holds no facts about a daemon, delete it")
@@ -130,7 +137,6 @@ def _to_daemon(name: str, answer: bytes | Exception, seen_s: float) -> DaemonInf
         pid=_part(facts.get("pid"), int, 0),
         release=_part(facts.get("release"), str, ""),
         started_at=_moment(facts.get("started_at")),
-        seen_at=_since_1970(seen_s),
         versions=_part(facts.get("versions"), dict[str, str], {}),
         pools=_members(facts.get("pools"), PoolFacts),
         types=_members(facts.get("types"), str),

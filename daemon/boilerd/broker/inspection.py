@@ -22,6 +22,7 @@ from boilerd.broker.refusals import expecting, is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.views import (
+    WORKER_FIELDS,
     CompletedTask,
     CronInfo,
     Day,
@@ -58,8 +59,8 @@ _SMALL_FIELDS = (
     "concurrency_limit", "number_of_retries", "max_retries", "retries_left", "runs", "progress", "fingerprint",
     "copied_from",
 )  # fmt: skip
-#: Tasks that hold a concurrency key, which are told.
-_HOLDERS = 50
+#: Tasks that hold a concurrency key, and jobs that wait for one, which are told.
+_HOLDERS, _DEPENDENTS = 50, 20
 
 
 class Inspection(ScriptCalls):
@@ -155,6 +156,14 @@ class Inspection(ScriptCalls):
         with expecting("set", keys.PAUSED):
             return bool(self.connection.srem(keys.PAUSED, queue))
 
+    def delete_queue(self, queue: str) -> bool:
+        """Take a queue out of the lists of queues; False: it holds tasks."""
+        return bool(self._run("unlist", [queue]))
+
+    def unlock(self, queue: str, task_type: str, digest: str, task_id: str, *, also_of_living: bool) -> str:
+        """Release a unique lock; the answer of unlock.lua."""
+        return text(self._run("unlock", [queue, task_type, digest, task_id, int(also_of_living)]))
+
     def has_workers(self, queue: str) -> bool:
         """True if any worker, of whatever host, works on the queue; two round trips."""
         registry = f"{keys.WORKERS}:{queue}"
@@ -164,7 +173,7 @@ class Inspection(ScriptCalls):
             return bool(names) and bool(self.connection.exists(*names))
 
     def living(self) -> list[Neighbour]:
-        """The workers that live, by name; three round trips."""
+        """The workers that live, by name; four round trips."""
         return neighbours(self.connection)
 
     def unserved(self) -> list[str]:
@@ -330,6 +339,22 @@ class Inspection(ScriptCalls):
             "concurrency": [text(each) for each in running or ()],
         }
 
+    def dependents(self, task_id: str) -> list[str]:
+        """Jobs of plain RQ's that wait for this one, some of them where they are many."""
+        connection: Any = self.connection
+        key = f"{keys.job(task_id)}:dependents"
+        with expecting("set", key):
+            return sorted(text(each) for each in connection.srandmember(raw(key), _DEPENDENTS))
+
+    def last_completed(self, queue: str, task_type: str, looks: int) -> TaskDetail | None:
+        """The task of this type that completed last and is kept, among the last so many that completed."""
+        ids = [done.id for done in self.completed(queue, looks) if done.type == task_type]
+        for start in range(0, len(ids), _HOLDERS):
+            found = self.details([(task_id, None) for task_id in ids[start : start + _HOLDERS]])
+            if kept := next((task for task in found if task.state is TaskState.COMPLETED), None):
+                return kept
+        return None
+
     def remembered_s(self, task_id: str) -> float:
         """For how many seconds the option `once` of an enqueue has this ID remembered yet; 0: it is not."""
         connection: Any = self.connection
@@ -403,7 +428,7 @@ class Inspection(ScriptCalls):
             return [bad_worker(keys.WORKERS, str(error))]
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             for name in names:
-                pipeline.hgetall(name)
+                pipeline.hmget(name, *WORKER_FIELDS)
                 pipeline.scard(name + b":executions")
                 pipeline.srandmember(name + b":executions")  # one with several slots may hold thousands
             answers = sound(pipeline.execute(raise_on_error=False))
@@ -413,22 +438,32 @@ class Inspection(ScriptCalls):
             if record is None or held is None:
                 wrong = MisplacedKeyError(*((name, "hash") if record is None else (f"{name}:executions", "set")))
                 rows.append(bad_worker(name.removeprefix(prefix), str(wrong)))
-            elif record:
-                records.append((name.removeprefix(prefix), record, text(pair or b""), held))
+            elif any(record):
+                fields = {field: value for field, value in zip(WORKER_FIELDS, record, strict=True) if value is not None}
+                records.append((name.removeprefix(prefix), fields, text(pair or b""), held))
         return sorted(rows + self._with_tasks(records), key=lambda worker: worker.name)
 
     def _with_tasks(self, records: Sequence[tuple[str, Any, str, int]]) -> list[WorkerInfo]:
         """The workers of these names and records, each with the task of a claim that it holds, and how many it has."""
+        busy = [pair for _, _, pair, _ in records if pair]
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             pipeline.time()
-            for _, _, pair, _ in records:
-                pipeline.hgetall(raw(keys.execution(pair)))
+            for pair in busy:
+                pipeline.hmget(raw(keys.execution(pair)), "job_id", "created_at")
                 pipeline.hget(raw(keys.job(pair.rpartition(":")[0])), "task_type")
             (now_s, _), *running = sound(pipeline.execute(raise_on_error=False))
-        return [
-            to_worker(name, record, execution or {}, text(task_type or b""), held, is_alive=_is_living(record, now_s))
-            for (name, record, _, held), execution, task_type in zip(records, running[::2], running[1::2], strict=True)
-        ]
+        tasks = {
+            pair: (attempt or (), kind) for pair, attempt, kind in zip(busy, running[::2], running[1::2], strict=True)
+        }
+        found = []
+        for name, record, pair, held in records:
+            attempt, task_type = tasks.get(pair, ((), b""))
+            execution = {
+                field: value for field, value in zip((b"job_id", b"created_at"), attempt, strict=False) if value
+            }
+            is_alive = _is_living(record, now_s)
+            found.append(to_worker(name, record, execution, text(task_type or b""), held, is_alive=is_alive))
+        return found
 
     def server(self) -> dict[str, Any]:
         """``version uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey; checks it as at a start.

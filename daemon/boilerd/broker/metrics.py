@@ -38,6 +38,8 @@ _STEPS = {step_s: name for name, (step_s, _) in METRIC_PERIODS.items()}
 
 _to_pair = functools.lru_cache(4 * MOST_PAIRS)(metric_record.unpack_pair)
 Records = dict[Pair, Record]
+#: The same, packed.
+Packed = Mapping[Pair, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,8 @@ class Metrics(ScriptCalls):
         now_s, rolled, found = reader.with_place(keys.METRICS_TOTAL)
         if reader.skipped and not found:
             return {}
-        for _, records in reader.minutes(rolled, int(now_s // 60)):
+        for _, packed in reader.minutes(rolled, int(now_s // 60)):
+            records = _opened(packed)
             for pair in sorted(records, key=lambda pair: metric_record.pack_pair(*pair)):
                 metric_record.merge(found.setdefault(_pair_in(found, pair), {}), records[pair])
         return {pair: Numbers(record) for pair, record in found.items()}
@@ -140,7 +143,9 @@ class _Rolled(NamedTuple):
     pairs: int
 
 
-def _read(reader: "_Reader", step_s: int, wanted: range, rolled: _Rolled, this_minute: int) -> dict[int, Records]:
+def _read(
+    reader: "_Reader", step_s: int, wanted: range, rolled: _Rolled, this_minute: int
+) -> dict[int, Records | Packed]:
     """The records of each wanted period."""
     name = _STEPS[step_s]
     if step_s == 60:
@@ -152,12 +157,11 @@ def _read(reader: "_Reader", step_s: int, wanted: range, rolled: _Rolled, this_m
         if rolled.minute * 60 // step_s == growing:
             break
         found[growing] = {}
-    closed = range(wanted.start, min(wanted.stop, growing))
-    found |= zip(closed, reader.many([keys.metrics(name, number) for number in closed]), strict=True)
-    for minute, records in reader.minutes(rolled, this_minute):
+    for minute, packed in reader.minutes(rolled, this_minute):
         if (number := minute * 60 // step_s) in found:
-            _add(found[number], records.items())
-    return found
+            _add(found[number], _opened(packed).items())
+    closed = range(wanted.start, min(wanted.stop, growing))
+    return {**found, **dict(zip(closed, reader.many([keys.metrics(name, number) for number in closed]), strict=True))}
 
 
 class _Reader:
@@ -177,16 +181,16 @@ class _Reader:
         """The same, and the records of a hash, of one moment."""
         commands = [("TIME",), ("GET", keys.METRICS_ROLLED), _scan(key)]
         now, rolled, found = self._ask(commands, is_one_moment=True)
-        return _seconds(now), self._rolled(rolled, now), self._records(key, self._fields(key, found))
+        return _seconds(now), self._rolled(rolled, now), _opened(self._records(key, self._fields(key, found)))
 
-    def many(self, names: Sequence[str]) -> Iterator[Records]:
+    def many(self, names: Sequence[str]) -> Iterator[Packed]:
         """The records of each of these hashes."""
         for first in range(0, len(names), _CHUNK):
             chunk = names[first : first + _CHUNK]
             for key, answer in zip(chunk, self._ask([self._command(key) for key in chunk]), strict=True):
                 yield self._records(key, self._fields(key, answer))
 
-    def minutes(self, rolled: _Rolled, this_minute: int) -> Iterator[tuple[int, Records]]:
+    def minutes(self, rolled: _Rolled, this_minute: int) -> Iterator[tuple[int, Packed]]:
         """The minutes that are not rolled up, each with its records, or with what is left of them."""
         if rolled.pairs:
             key = keys.metrics("minute", rolled.minute)
@@ -232,16 +236,16 @@ class _Reader:
             return {metric_record.pack_pair(self._queue or "", self._type or ""): answer}
         return {}
 
-    def _records(self, key: str, fields: Mapping[bytes, bytes]) -> Records:
-        """The records of a hash that are wanted; of others is told."""
-        found: Records = {}
+    def _records(self, key: str, fields: Mapping[bytes, bytes]) -> Packed:
+        """The records of a hash that are wanted, which can be opened; of others is told."""
+        found: dict[Pair, bytes] = {}
         strange = 0
         for name, packed in fields.items():
-            pair, record = _to_pair(name), metric_record.decode(packed)
-            if pair is None or record is None:
+            pair = _to_pair(name)
+            if pair is None or metric_record.decode(packed) is None:
                 strange += 1
             elif self._queue in {None, pair.queue} and self._type in {None, pair.type}:
-                found[pair] = record
+                found[pair] = packed
         if strange:
             self._skip(f"{key} has {strange:,} field{'s' * (strange > 1)} of another program's")
         return found
@@ -283,6 +287,10 @@ def _pair_in(totals: Records, pair: Pair) -> Pair:
         return pair
     beside = Pair(pair.queue, OTHER)
     return beside if beside in totals or len(totals) < MOST_PAIRS - 1 else Pair(OTHER, OTHER)
+
+
+def _opened(packed: Packed) -> Records:
+    return {pair: metric_record.decode(record) or {} for pair, record in packed.items()}
 
 
 def _add(into: Records, more: Iterable[tuple[Pair, Mapping[int, int]]]) -> None:

@@ -4,7 +4,8 @@ Two applications that share queues take each other's tasks, and each fails those
 Redis forbids that: hosts of one application share queues all day, and their versions may differ for a while.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -54,7 +55,7 @@ class Neighbour(msgspec.Struct, frozen=True):
 
 
 def neighbours(connection: redis.Redis) -> list[Neighbour]:
-    """Those that there are, by name; three round trips."""
+    """Those that there are, by name; four round trips."""
     names: list[str] = []
     with translated():
         seconds, _ = connection.time()
@@ -62,10 +63,34 @@ def neighbours(connection: redis.Redis) -> list[Neighbour]:
         names = sorted(map(text, connection.smembers(keys.WORKERS)))
     with translated(), connection.pipeline(transaction=False) as pipeline:
         for name in names:
-            pipeline.hmget(raw(name), "queues", "last_heartbeat", "application")
-        records = pipeline.execute(raise_on_error=False)  # a key may be foreign
-    pairs = zip(names, records, strict=True)
-    return [found for name, record in pairs if isinstance(record, list) and (found := _read(name, record, seconds))]
+            pipeline.hmget(raw(name), "queues", "last_heartbeat", "supervisor")
+        answers = pipeline.execute(raise_on_error=False)  # a key may be foreign
+    records = {
+        name: record for name, record in zip(names, answers, strict=True)
+        if isinstance(record, list) and _is_living(record[1], seconds)
+    }  # fmt: skip
+    asked = one_of_each({name: record[2] for name, record in records.items()})
+    with translated(), connection.pipeline(transaction=False) as pipeline:
+        for name in dict.fromkeys(asked.values()):
+            pipeline.hget(raw(name), "application")
+        told = dict(zip(dict.fromkeys(asked.values()), pipeline.execute(raise_on_error=False), strict=True))
+    return [
+        Neighbour(name.removeprefix(keys.worker("")), text(record[0] or b"").split(","), _told(told[asked[name]]))
+        for name, record in records.items()
+    ]
+
+
+def one_of_each(supervisors: Mapping[str, bytes | None]) -> dict[str, str]:
+    """Each worker → one of its daemon that tells of its application for all of them: that is the same, and may be long.
+
+    Args:
+        supervisors: Of each worker, by its record; None from one that has none, as plain RQ's.
+    """
+    first: dict[tuple[str, bytes], str] = {}
+    return {
+        name: first.setdefault((name.rpartition(".")[0], mark), name) if mark else name
+        for name, mark in supervisors.items()
+    }
 
 
 def is_living(heartbeat: str, birthmark: str, now_s: float) -> bool:
@@ -110,16 +135,19 @@ def _named(names: set[str]) -> str:
     return listed(sorted(names), _MOST_NAMED)
 
 
-def _read(key: str, record: Sequence[bytes | None], now_s: float) -> Neighbour | None:
-    """The worker of a record; None for one that is dead, or foreign."""
-    queues, heartbeat, declared = (text(value or b"") for value in record)
+def _is_living(heartbeat: bytes | None, now_s: float) -> bool:
+    """Whether a worker gave a sign of life lately; False for a record that is foreign."""
     with suppress(ValueError):
-        seen = datetime.fromisoformat(heartbeat)
-        if now_s - (seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp() < DEAD_S:
-            return Neighbour(key.removeprefix(keys.worker("")), queues.split(","), declared_by(declared))
-    return None
+        seen = datetime.fromisoformat(text(heartbeat or b""))
+        return now_s - (seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp() < DEAD_S
+    return False
 
 
+def _told(answer: object) -> Declared | None:
+    return declared_by(text(answer)) if isinstance(answer, bytes) else None
+
+
+@functools.lru_cache(64)
 def declared_by(encoded: str) -> Declared | None:
     """What a worker's record says that its application declares; None: it does not tell."""
     if len(encoded) > MOST_BYTES:  # no worker of ours wrote it

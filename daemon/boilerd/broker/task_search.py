@@ -17,11 +17,10 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.constants import MOST_SEARCHED
 from boilerd.broker.inspection import MOST_LISTED, Inspection, Member
 from boilerd.broker.job_hash import request_id_of
+from boilerd.broker.picker import Picker, chunk_of
 from boilerd.broker.refusals import expecting
-from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import ONE_REGISTRY, REGISTRIES
 from boilerd.broker.task_filter import Condition, headers_have
 from boilerd.broker.views import TaskDetail
@@ -29,8 +28,6 @@ from boilerd.errors import InvalidTaskError, shown
 from boilerd.tasks.headers import check_headers
 from boilerd.tasks.task import TaskState
 
-#: Tasks in one call of the script, and where words are looked for in all of a record.
-_CHUNK, _CHUNK_OF_WORDS = 100, 50
 #: Bytes of tasks that a part of an export may have.
 _MUCH = 1024 * 1024
 #: Elements of a list that Redis looks through for an ID, from each end: less than a millisecond.
@@ -149,7 +146,7 @@ class Limits:
     ends_s: float
 
 
-class TaskSearch(ScriptCalls):
+class TaskSearch:
     """Finds tasks; raises BrokerError.
 
     Args:
@@ -158,12 +155,11 @@ class TaskSearch(ScriptCalls):
     """
 
     def __init__(self, inspection: Inspection, sought: Sought) -> None:
-        super().__init__(inspection.connection)
         self._inspection = inspection
+        self._picker = Picker(inspection.connection)
         self._sought = sought
         self._conditions = [*sought.conditions, *_of_registry(sought.state)]
-        has_words = any(kind == "word" for kind, *_ in self._conditions)
-        self._chunk = _CHUNK_OF_WORDS if has_words else _CHUNK
+        self._chunk = chunk_of(self._conditions)
         self._bytes = 0
         self._ends_s = float("inf")
 
@@ -194,7 +190,7 @@ class TaskSearch(ScriptCalls):
         members = self._inspection.members(place.queue, place.state, place.start, count)
         if not members:
             return place, []
-        looked, numbers = self._picked(members)
+        looked, numbers = self._picker.picked(self._conditions, members)
         found: list[TaskDetail] = []
         for number, (task, size) in zip(numbers, self._read([members[number] for number in numbers]), strict=False):
             if self._is_sought(task):
@@ -227,15 +223,6 @@ class TaskSearch(ScriptCalls):
         is_exact = self._sought.is_exact and place.state in REGISTRIES and last[1] is not None
         return replace(place, start=place.start + looked, member=last if is_exact else None)
 
-    def _picked(self, members: Sequence[Member]) -> tuple[int, list[int]]:
-        """How many of them were looked at, and the numbers of those that meet the conditions."""
-        if not self._conditions:
-            return len(members), [*range(len(members))]
-        flat: list[Any] = [part for condition in self._conditions for part in condition]
-        ids = [raw(task_id) for task_id, _ in members]
-        looked, *places = self._run("pick", [MOST_SEARCHED, len(self._conditions), *flat, *ids])
-        return looked, [number - 1 for number in places]
-
     def _is_sought(self, task: TaskDetail) -> bool:
         # A list shows what stands in it, also what has no record.
         is_there = self._sought.state in {None, task.state} or not self._sought.conditions
@@ -247,7 +234,7 @@ class TaskSearch(ScriptCalls):
             return place
         key = keys.registry(REGISTRIES[place.state], place.queue)
         member, score = place.member
-        connection: Any = self.connection
+        connection: Any = self._inspection.connection
         with expecting("sorted set", key), connection.pipeline(transaction=False) as pipeline:
             pipeline.zrank(raw(key), raw(member))
             pipeline.zscore(raw(key), raw(member))

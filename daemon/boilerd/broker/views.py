@@ -214,6 +214,13 @@ class QueueInfo:
     is_paused: bool
     problem: str = ""
 
+    def of(self, state: TaskState) -> int:
+        """How many are in the state; scheduled tasks and those to be retried are counted together."""
+        return {
+            TaskState.PENDING: self.pending, TaskState.ACTIVE: self.active, TaskState.COMPLETED: self.completed,
+            TaskState.ARCHIVED: self.archived,
+        }.get(state, self.scheduled)  # fmt: skip
+
     @property
     def is_idle(self) -> bool:
         """True if there is nothing to tell of it: it holds no task, is not paused, and has no problem."""
@@ -329,6 +336,13 @@ def to_completed(note: bytes) -> CompletedTask | None:
     with suppress(ValueError, RecursionError, msgspec.DecodeError):
         return msgspec.json.decode(note, type=CompletedTask, strict=False)  # the note's times are seconds since 1970
     return None
+
+
+#: What of a worker's hash people see, and by what it is known whether it lives; the rest may be long.
+WORKER_FIELDS = (
+    b"hostname", b"pid", b"state", b"queues", b"birth", b"last_heartbeat", b"birthmark", b"successful_job_count",
+    b"failed_job_count", b"slots", b"pool", b"rss", b"cpu_ms",
+)  # fmt: skip
 
 
 def to_worker(
@@ -482,15 +496,19 @@ def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
 
 def _int(value: str | bytes | None) -> int | None:
     """A whole number of 64 bits, as Redis counts; None for anything else."""
+    if not value:  # most fields of a list are empty, and an error takes its time
+        return None
     with suppress(TypeError, ValueError):
-        number = int(value or "")
+        number = int(value)
         return number if -(2**63) <= number < 2**63 else None
     return None
 
 
 def _moment(seconds: float | str | None) -> datetime | None:
+    if not seconds:
+        return None
     with suppress(TypeError, ValueError, OverflowError, OSError):
-        return datetime.fromtimestamp(float(seconds or ""), UTC)
+        return datetime.fromtimestamp(float(seconds), UTC)
     return None
 
 
@@ -501,7 +519,9 @@ def _without_microseconds(moment: datetime | None) -> datetime | None:
 
 def _time(value: str | None) -> datetime | None:
     """One of RQ's times; one without a zone, as older versions of RQ wrote it, is in UTC."""
+    if not value:
+        return None
     with suppress(TypeError, ValueError):
-        moment = datetime.fromisoformat(value or "")
+        moment = datetime.fromisoformat(value)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from boilerd.broker.bulk_actions import plain
 from boilerd.broker.inspection import Member
 from boilerd.broker.states import ONE_REGISTRY
 from boilerd.broker.views import CompletedTask, TaskDetail
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from boilerd.broker.explanation import Explanation
     from boilerd.broker.task_filter import TaskFilter
     from boilerd.broker.task_search import Reads, Sought, TasksFound
+    from boilerd.broker.traces import Traces
 
 #: Tasks that one script looks at to tell retries from scheduled ones: Redis is busy with it for 1 to 5 ms.
 LOOKS = 1000
@@ -150,11 +152,11 @@ class TasksPart(Part):
     ) -> "TasksFound":
         from boilerd.broker.task_search import Sought  # noqa: PLC0415 - as in `Part`
 
-        see = sees or _plain
+        see, is_list = sees or plain, not found.chooses
         wanted = found.state or (None if state is None else TaskState(state))
         sought = Sought(
             [*found.conditions()],
-            lambda task: not found.chooses or found.fits(see(task)),
+            lambda task: is_list or found.fits(see(task)),
             wanted,
             is_exact=True,
             reads=reads,
@@ -272,6 +274,22 @@ class TasksPart(Part):
             return reasons.explain_gone(*gone)
         raise no_such_task(task_id)
 
+    def traces(self, task_id: str, queue: str = "", since: datetime | None = None) -> "Traces":
+        """What the audit knows of a task, also of one that is gone: what was done with it, its copies, and when its
+        queue was paused; of all that is kept, or since a moment.
+        """  # noqa: D205 - one sentence
+        from boilerd.broker.traces import read_traces  # noqa: PLC0415 - as in `explain`
+
+        return read_traces(self._audit, task_id, queue, since)
+
+    def dependents(self, task_id: str) -> list[str]:
+        """Jobs of plain RQ's that wait for this one, 20 of them at most."""
+        return self._inspection.dependents(task_id)
+
+    def last_completed(self, queue: str, task_type: str, *, looks: int = 300) -> TaskDetail | None:
+        """The task of a type that completed last and is kept, among so many of the queue that are kept longest."""
+        return self._inspection.last_completed(queue, task_type, looks)
+
     def remembered_s(self, task_id: str) -> float:
         """For how many seconds ``once`` has this ID remembered yet, also where its task is gone; 0: it is not."""
         return self._inspection.remembered_s(task_id)
@@ -303,8 +321,3 @@ class TasksPart(Part):
             if looked < LOOKS:
                 break
         return found
-
-
-def _plain(task: TaskDetail) -> Mapping[str, Any]:
-    """A task as a filter looks at it."""
-    return {name: getattr(task, name) for name in TaskDetail.__dataclass_fields__}

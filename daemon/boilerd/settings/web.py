@@ -35,6 +35,8 @@ class Permission(enum.StrEnum):
 Role = Literal["viewer", "operator", "admin"] | list[Permission]
 #: Names of queues, or what they begin with.
 Queues = Annotated[list[Annotated[str, msgspec.Meta(pattern=r"^[^*]+\*?$|^\*$")]], msgspec.Meta(min_length=1)] | None
+#: An address of another tool; ``{id}``, ``{type}`` and ``{queue}`` stand for those of what is shown.
+Outside = Annotated[str, msgspec.Meta(pattern=r"^https?://([^{}\s]|\{(id|type|queue)\})+$")]
 
 
 def _doc(text: str, **limits: Any) -> msgspec.Meta:
@@ -110,6 +112,8 @@ class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     redact: Annotated[list[str], _doc("hidden parts of payloads, such as user.*.email, beside passwords")] = (
         msgspec.field(default_factory=list)
     )
+    environment: Annotated[str, _doc("what its head and titles say, such as production", max_length=40)] = ""
+    links: dict[str, Outside] = msgspec.field(default_factory=dict)
     roles: dict[str, Role | Grant] = msgspec.field(default_factory=dict)
     users: dict[str, WebUser] = msgspec.field(default_factory=dict)
     tokens: dict[str, WebToken] = msgspec.field(default_factory=dict)
@@ -136,6 +140,8 @@ WEB_EXAMPLE = """\
 #sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
 #role = "viewer"
 #ends = 2027-12-31T00:00:00Z
+#[web.links]                   # to other tools; {id}, {type} and {queue} are those of what is shown
+#Logs = "https://logs.example/search?q={id}"
 #[web.roles]                   # of those whom the proxy names in trusted_header
 #anna = "admin"
 #"*" = "viewer"                # everybody else

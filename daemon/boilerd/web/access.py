@@ -2,6 +2,7 @@
 
 import hmac
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ Authorize = Callable[[Request], Principal | Awaitable[Principal | None] | None]
 ANYBODY = "anybody"
 #: So many passwords may be tried in a minute: for a name from an address, and from an address for any.
 TRIES, TRIES_OF_ADDRESS = 5, 20
+#: A session ends so long after it began, however much it is used.
+LASTS_S = 7 * 86400
 
 
 class Access:
@@ -81,7 +84,7 @@ class Access:
         with suppress(BrokerError):  # what this browser had is of no more use
             await self.log_out(request)
         session = new_session()
-        await anyio.to_thread.run_sync(self._sessions.keep, session, _owner(session, name, hashed))
+        await anyio.to_thread.run_sync(self._sessions.keep, session, _owner(session, int(time.time()), name, hashed))
         return session
 
     async def log_out(self, request: Request) -> None:
@@ -141,9 +144,12 @@ class Access:
         if not session or not self._web.users:
             return None
         owner = await anyio.to_thread.run_sync(self._sessions.owner, session)
-        name = owner.partition(":")[2]
+        _, began, name = (*owner.split(":", 2), "", "")[:3]
         user = self._web.users.get(name)
-        if user is None or not hmac.compare_digest(_raw(owner), _raw(_owner(session, name, user.password.text))):
+        if user is None or not (began.isascii() and began.isdecimal()):
+            return None
+        is_theirs = hmac.compare_digest(_raw(owner), _raw(_owner(session, int(began), name, user.password.text)))
+        if not is_theirs or time.time() > int(began) + LASTS_S:
             return None
         return Principal.of_grant(name, user, session=session)
 
@@ -153,9 +159,12 @@ def _fits(password: str, hashed: str) -> bool:
     return passwords.fits(password, hashed or passwords.nobodys_hash())
 
 
-def _owner(session: str, name: str, hashed: str) -> str:
-    """Whose a session is: it ends when the password changes, and who can write to Redis alone cannot make one."""
-    return f"{hmac.new(_raw(hashed), _raw(session), 'sha256').hexdigest()}:{name}"
+def _owner(session: str, began: int, name: str, hashed: str) -> str:
+    """Whose a session is, and since when.
+
+    It ends when the password changes; who can write to Redis alone can neither make one nor have it last longer.
+    """
+    return f"{hmac.new(_raw(hashed), _raw(f'{session}:{began}'), 'sha256').hexdigest()}:{began}:{name}"
 
 
 def _raw(text: str) -> bytes:

@@ -1,7 +1,7 @@
 """Write answers: a page's data as HTML, JSON, CSV or NDJSON, what an action did, and what went wrong."""
 
 import csv
-import hashlib
+import functools
 import io
 import json
 import re
@@ -12,13 +12,14 @@ from http import HTTPStatus
 from typing import Any
 
 import anyio
+import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from boilerd.errors import BoilerdError
-from boilerd.web.links import Links
+from boilerd.web.links import Links, outside
 from boilerd.web.own_queues import MENU as OF_QUEUES
-from boilerd.web.page import Action, Data, Done, Elsewhere, Page
+from boilerd.web.page import Action, Data, Done, Elsewhere, Missing, Page
 from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal, status_of
 from boilerd.web.shown import cut, harmless
@@ -37,6 +38,8 @@ _ROWS = frozenset({"csv", "ndjson"})
 MOST_TOLD = 400
 #: What a spreadsheet takes for a formula: where a cell begins; with some settings it does after these separators, too.
 _FORMULA = re.compile(r"(^\s*|[;\t]\s*)([=+@\-\uff1d\uff0b\uff0d\uff20])")
+#: Encodes what a page has read for its tag; nobody gets to see it.
+_encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 @dataclass(slots=True)
@@ -89,21 +92,26 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         if isinstance(found, Elsewhere):
             form = "" if asked.form_of_answer == "html" else f".{asked.form_of_answer}"
             return RedirectResponse(asked.links.path(found.to + form), 303)
-        data = visit.seen(found)
-        tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _json(data))
+        template, status = page.template, 200
+        if isinstance(found, Missing):
+            template, status, found = found.template, 404, found.data
+        tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _read(visit, found))
         if tag == _known_tag(asked):
             return _unchanged(tag)
-        if asked.form_of_answer == "html":
-            text = render(asked, page.template, data, title=page.title)
-        else:
-            text = _as_data(asked.form_of_answer, data, page.rows)
-            if asked.form_of_answer in _ROWS:
-                visit.inspector.note_export(page.path, len(data[page.rows]))
-        return Response(
-            text, headers={"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
-        )
+        text = _written(asked, page, template, visit.seen(found))
+        headers = {"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
+        return Response(text, status, headers=headers)
 
     return await asked.site.in_thread(make)
+
+
+def _written(asked: Asked, page: Page, template: str, data: Mapping[str, Any]) -> str:
+    """A page's data in the form that was asked for."""
+    if asked.form_of_answer == "html":
+        return render(asked, template, data, title=page.title)
+    if asked.form_of_answer in _ROWS:
+        _known(asked).inspector.note_export(page.path, len(data[page.rows]))
+    return _as_data(asked.form_of_answer, data, page.rows)
 
 
 async def answer_export(asked: Asked, path: str, parts: Generator[Sequence[Any]]) -> Response:
@@ -186,6 +194,9 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) 
         "menu": [page for page in site.menu if _is_for(page, who)],
         "static": lambda name: site.static.address(links, name),
         "told": _told(asked),
+        "key_of": lambda page: site.letters[page.path],
+        "environment": site.environment,
+        "outside": functools.partial(outside, site.outside),
         "has_login": site.access.has_login,
     }
     return site.templates.render(template, context, is_live=asked.is_live)
@@ -221,13 +232,21 @@ def _unchanged(tag: str) -> Response:
 
 
 def _tag(asked: Asked, content: str) -> str:
-    """Changes with the content, and with all else that the answer is made of."""
+    """Changes with the content, and with all else that the answer is made of; by it nobody can guess what is hidden."""
     site, who = asked.site, asked.who
-    parts = (
-        content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
+    sealed = site.seals.seal(
+        "page", content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
         site.guard.token(who), repr((sorted(who.permissions), who.queues)) if who else "",
     )  # fmt: skip
-    return f'"{hashlib.sha256(chr(0).join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:20]}"'
+    return f'"{sealed}"'
+
+
+def _read(visit: Visit, found: Any) -> str:
+    """All that a page is made of, for its tag: most polls end here, before it is looked for what is to be hidden."""
+    try:
+        return _encoder.encode(found).decode()
+    except (ValueError, TypeError, OverflowError, RecursionError):  # bytes that are no text, or numbers of 100 digits
+        return _json(visit.seen(found))
 
 
 def _known_tag(asked: Asked) -> str:

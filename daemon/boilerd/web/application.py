@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from boilerd.broker.connection import connect_to
+from boilerd.broker.connection import connect_to, count_commands
 from boilerd.broker.overview import Overview
 from boilerd.broker.web_sessions import WebSecret, WebSessions
 from boilerd.errors import ConfigError
@@ -23,8 +23,10 @@ from boilerd.verdict.facts import Facts
 from boilerd.web import page as pages
 from boilerd.web.access import Access, Authorize
 from boilerd.web.answers import KINDS, Asked, answer_action, answer_error, answer_page
+from boilerd.web.costs import Costs
 from boilerd.web.endpoint import Endpoint
 from boilerd.web.guard import LOCAL_NAMES, Guard
+from boilerd.web.local_daemon import LocalDaemon
 from boilerd.web.login import answer_login, answer_logout
 from boilerd.web.openapi import describe
 from boilerd.web.page import Action, Page
@@ -97,7 +99,11 @@ def make_site(
         redaction=Redaction(web.redact, redact),
         sampler=Sampler(connection, read_facts or functools.partial(facts_of, archive_limit=settings.archive_limit)),
         seals=seals,
+        daemon=LocalDaemon(settings),
+        costs=Costs(count_commands(connection)),
         menu=sorted((page for page in pages.PAGES if page.menu), key=lambda page: page.menu),
+        outside=web.links,
+        environment=web.environment,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -28,6 +29,9 @@ from boilerd.web.site import Site
 from boilerd.web.visit import Visit
 
 logger = logging.getLogger("boilerd.web")
+
+#: Bytes from which on an answer is sent in gzip.
+LEAST_PACKED = 1024
 
 Form = Mapping[str, Sequence[str]]
 Answer = Callable[[Asked], Awaitable[Response]]
@@ -86,8 +90,15 @@ class Endpoint:
             logger.error("a page failed", extra=fields)  # noqa: TRY400
             failure = f"this page failed by a {type(error).__name__}; the log of the dashboard has more"
             response = answer_error(asked, Refusal(500, failure))
+        self._site.costs.note(response.status_code, is_poll=asked.is_live)
         add_headers(MutableHeaders(raw=response.raw_headers))
-        await response(scope, receive, send)
+        packed = GZipMiddleware(response, LEAST_PACKED, compresslevel=5) if self._may_pack(asked) else response
+        await packed(scope, receive, send)
+
+    def _may_pack(self, asked: Asked) -> bool:
+        """Not where a page of another site asks: it would guess what stands beside what it sends, by the size."""
+        is_ours = asked.request.headers.get("sec-fetch-site") in {"same-origin", "none"}
+        return is_ours or self._form == "file" or (asked.who is not None and asked.who.is_program)
 
     async def _respond(self, asked: Asked) -> Response:
         site, request = self._site, asked.request
@@ -139,6 +150,8 @@ def _visit(asked: Asked, who: Principal) -> Visit:
         shared=shared,
         operators=site.operators,
         is_export=asked.form_of_answer in {"csv", "ndjson"},
+        daemon=site.daemon,
+        costs=site.costs,
     )
 
 

@@ -1,9 +1,11 @@
 """What each queue did in each of the last minutes, for the charts that everybody sees.
 
 A minute that is over changes no more, but for what workers and schedulers had not sent yet: so all is read once, then
-the last minutes alone. Now and then all is read again, as Redis may have been emptied.
+the last minutes alone. Now and then all is read again, as Redis may have been emptied. Where there are many types that
+takes several readings, so that none of them keeps anybody waiting; what is not read yet is not shown.
 """
 
+import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +23,8 @@ MINUTES = 180
 SETTLED = timedelta(minutes=3)
 #: How often the last minutes are read, and all of them.
 FRESH_S, WHOLE_S = 5.0, 600.0
+#: Of all of them so many are read at once, and no more once that has used the CPU for so long.
+AT_ONCE, MOST_CPU_S = 15, 0.02
 #: Minutes of which the present pace is taken.
 PACE_MINUTES = 15
 _FAILED = tuple(OUTCOME_KEYS[outcome] for outcome in FAILED)
@@ -43,11 +47,15 @@ class Counts(NamedTuple):
     left: int = 0
 
 
+_NOTHING = Counts()
+
+
 class Minute(NamedTuple):
-    """A minute that is over, with what each queue did."""
+    """A minute that is over, with what each queue did, and each task type."""
 
     start: datetime
     queues: Mapping[str, Counts]
+    types: Mapping[str, Counts] = {}
 
     def total(self) -> Counts:
         """All queues together."""
@@ -72,6 +80,9 @@ class Lately:
     def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector
         self._minutes: dict[datetime, Minute] = {}
+        self._this: datetime | None = None
+        #: How many minutes back all is read anew.
+        self._back = 0
         self._fresh_until_s = self._whole_until_s = 0.0
         self._read: Sequence[Minute] = ()
 
@@ -86,16 +97,28 @@ class Lately:
         return self._read
 
     def _read_more(self, now_s: float) -> None:
-        is_whole = now_s >= self._whole_until_s
-        series = self._inspector.metrics(timedelta(minutes=MINUTES) if is_whole else SETTLED, step_s=60)
-        if is_whole:
+        (*last, now) = self._periods(SETTLED)
+        if self._this is None or now.start - self._this > SETTLED or now_s >= self._whole_until_s:
+            self._back, self._whole_until_s = 0, now_s + WHOLE_S
+        if self._this is None or now.start - self._this > SETTLED:  # nobody looked meanwhile
             self._minutes.clear()
-            self._whole_until_s = now_s + WHOLE_S
-        this = series.periods[-1].start
-        self._minutes |= {period.start: _minute(period) for period in series.periods}
-        starts = [this - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
-        kept = {start: self._minutes.get(start) or Minute(start, {}) for start in starts}
-        self._minutes, self._read = kept, tuple(kept.values())
+        self._this = now.start
+        self._minutes |= {period.start: _minute(period) for period in last}
+        self._read_older(now.start)
+        starts = [now.start - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
+        self._minutes = {start: self._minutes[start] for start in starts if start in self._minutes}
+        self._read = tuple(self._minutes.values())
+
+    def _read_older(self, this: datetime) -> None:
+        """Read on from where the last reading stopped."""
+        began_s = time.thread_time()
+        while self._back < MINUTES and time.thread_time() - began_s < MOST_CPU_S:
+            first, last = (this - timedelta(minutes=back) for back in (self._back + AT_ONCE, self._back))
+            self._minutes |= {period.start: _minute(period) for period in self._periods(first, last)}
+            self._back += AT_ONCE
+
+    def _periods(self, since: datetime | timedelta, until: datetime | None = None) -> Sequence[Period]:
+        return self._inspector.metrics(since, until, step_s=60).periods
 
 
 def pace_of(pending: int, minutes: Sequence[Minute], queue: str) -> Pace:
@@ -111,17 +134,33 @@ def pace_of(pending: int, minutes: Sequence[Minute], queue: str) -> Pace:
 
 def added(several: Iterable[Counts]) -> Counts:
     """All of them together."""
-    found = Counts()
-    for one in several:
-        found = Counts(*(mine + its for mine, its in zip(found, one, strict=True)))
+    return functools.reduce(_plus, several, _NOTHING)
+
+
+def by_type(minutes: Sequence[Minute]) -> dict[str, Counts]:
+    """What each type did in these minutes together."""
+    found: dict[str, Counts] = {}
+    for minute in minutes:
+        for name, counts in minute.types.items():
+            found[name] = _plus(found.get(name, _NOTHING), counts)
     return found
 
 
 def _minute(period: Period) -> Minute:
     queues: dict[str, Counts] = {}
+    types: dict[str, Counts] = {}
     for pair, numbers in period.numbers.items():
-        queues[pair.queue] = added((queues.get(pair.queue, Counts()), _counts(numbers.record)))
-    return Minute(period.start, queues)
+        counts = _counts(numbers.record)
+        queues[pair.queue] = _plus(queues.get(pair.queue, _NOTHING), counts)
+        types[pair.type] = _plus(types.get(pair.type, _NOTHING), counts)
+    return Minute(period.start, queues, types)
+
+
+def _plus(one: Counts, other: Counts) -> Counts:
+    # Without a loop: there may be fifty thousand of them.
+    return Counts(
+        one.enqueued + other.enqueued, one.ended + other.ended, one.failed + other.failed, one.left + other.left
+    )
 
 
 def _counts(record: Mapping[int, int]) -> Counts:

@@ -80,9 +80,9 @@ class OwnQueues:
         """What its workers know."""
         return self._all.handled_types(self._own(queue))
 
-    def pause(self, name: str) -> bool:
+    def pause(self, name: str, **said: Any) -> bool:
         """Let nobody claim from it."""
-        return self._all.pause(self._own(name))
+        return self._all.pause(self._own(name), **said)
 
     def resume(self, name: str) -> bool:
         """Let workers claim again."""
@@ -255,9 +255,9 @@ class OwnOperations:
         """Continue it."""
         return self._all.take(self.one(operation_id).id)
 
-    def run(self, operation: Operation, runner: str, ending: Any = None) -> None:
+    def run(self, operation: Operation, runner: str, ending: Any = None, **more: Any) -> None:
         """Work on one that `begin` or `take` gave."""
-        self._all.run(operation, runner, ending)
+        self._all.run(operation, runner, ending, **more)
 
 
 class OwnShared(Shared):
@@ -273,9 +273,13 @@ class OwnShared(Shared):
         self._all = shared
         self._queues = tuple(queues)
 
-    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
+    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0) -> T:
         """What `read` returned for one of them."""
-        return self._all.get((self._queues, key), fresh_s, read)
+        return self._all.get((self._queues, key), fresh_s, read, times)
+
+    def forget(self, key: Hashable) -> None:
+        """Have it read again for the next of them."""
+        self._all.forget((self._queues, key))
 
 
 def cut(snapshot: Snapshot, who: Principal) -> Snapshot:

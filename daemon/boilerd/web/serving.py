@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boilerd.errors import BootError
+from boilerd.process.allocation import use_one_arena
 from boilerd.settings.definitions import Settings
 from boilerd.verdict.facts import AskDaemon, Facts, Silence
 from boilerd.web.listening import check_place, listen
@@ -62,6 +63,7 @@ def make_server(settings: Settings, ask_daemon: AskDaemon, **options: Any) -> "u
     from boilerd.web import connections  # noqa: PLC0415 - it needs the extra
     from boilerd.web.application import app  # noqa: PLC0415
 
+    use_one_arena()
     served = app(settings, authorize=None, read_facts=functools.partial(_facts, settings, ask_daemon))
     return connections.make_server(served, **options)
 

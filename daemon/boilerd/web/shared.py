@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 #: Things that are kept; of more, those are forgotten that nobody has asked for the longest.
 MOST_KEPT = 64
+#: What takes long to read is shown for so long at most.
+LONGEST_S = 300.0
 
 T = TypeVar("T")
 
@@ -27,14 +29,27 @@ class Shared:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
 
-    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
-        """What `read` returned, at most so many seconds ago; what it raises is not kept."""
+    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0) -> T:
+        """What `read` returned, at most so many seconds ago; what it raises is not kept.
+
+        Args:
+            key: Whose readers share it.
+            fresh_s: For how long.
+            read: Reads it.
+            times: And for how many times as long as it used the CPU, up to `LONGEST_S`.
+        """
         kept = self._place(key)
         with kept.lock:
             if time.monotonic() >= kept.until_s:
+                began_s = time.thread_time()
                 kept.value = read()
-                kept.until_s = time.monotonic() + fresh_s
+                used_s = time.thread_time() - began_s
+                kept.until_s = time.monotonic() + max(fresh_s, min(used_s * times, LONGEST_S))
             return kept.value  # type: ignore[no-any-return] # it is what `read` returned
+
+    def forget(self, key: Hashable) -> None:
+        """Have it read again for the next one who asks."""
+        self._place(key).until_s = 0.0
 
     def _place(self, key: Hashable) -> _Kept:
         with self._lock:

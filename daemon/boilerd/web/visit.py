@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
+from boilerd.web.costs import Costs
 from boilerd.web.links import Links
+from boilerd.web.local_daemon import LocalDaemon
 from boilerd.web.operators import Operators
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.shared import Shared
@@ -43,6 +45,8 @@ class Visit:
         read_snapshot: See `snapshot`.
         seen: Makes of any data what the person may see of it, as a page does with all of its data.
         shared: See `sharing`.
+        daemon: The daemon of this host; None: nobody has said where it is.
+        costs: What the dashboard costs.
         operators: Work on operations in this process.
         is_export: Whether it is for a file of rows, which has as many as there may be where the query does not say.
     """
@@ -59,6 +63,8 @@ class Visit:
     shared: Shared = field(default_factory=Shared)
     operators: Operators = field(default_factory=Operators)
     is_export: bool = False
+    daemon: LocalDaemon | None = None
+    costs: Costs = field(default_factory=Costs)
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""
@@ -66,9 +72,12 @@ class Visit:
             raise TypeError("this visit has no sampler")
         return self.read_snapshot()
 
-    def sharing(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
-        """What `read` returns for whoever asks for this key within so many seconds; it may not depend on the person."""
-        return self.shared.get(key, fresh_s, read)
+    def sharing(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0) -> T:
+        """What `read` returns for whoever asks for this key within so many seconds; it may not depend on the person.
+
+        With `times`, that is so for so many times as long as `read` has used the CPU, too.
+        """
+        return self.shared.get(key, fresh_s, read, times)
 
     def may(self, permission: Permission | str) -> bool:
         """Whether the person is allowed to."""

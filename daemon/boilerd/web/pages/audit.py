@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from boilerd.broker.audit import KINDS, AuditEntry
+from boilerd.web.moments import moment
 from boilerd.web.page import Data, page
-from boilerd.web.pages.task import moment
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
 

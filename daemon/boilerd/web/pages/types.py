@@ -37,6 +37,8 @@ MOST_COLUMNS = 90
 MOST_PERIODS = 180
 #: How long numbers are shown that everybody shares; those of the time before hardly change.
 FRESH_S, FRESH_BEFORE_S = 10.0, 60.0
+#: And for so many times as long as it takes to read them: of many types, few of the polls of one person read.
+FRESH_TIMES = 300
 #: A release that began later has too few numbers to be compared.
 LEAST_S = 60
 _TIMES = ("p50", "p95", "p99", "max")
@@ -85,13 +87,15 @@ class Window:
         return until - timedelta(seconds=self.seconds), until, step_s
 
 
-@page("/types", needs=Permission.VIEW, title="Types", menu=60, rows="types")
+@page("/types", needs=Permission.VIEW, title="Types", menu=37, rows="types")
 def types(visit: Visit) -> Data:
     """All types, the one that takes most of the workers' time first."""
     known = releases(visit)
     window = _window(visit, known)
     queue = visit.query.get("queue") or None
-    rows, skipped, until = visit.sharing(("types", window.word, queue), FRESH_S, lambda: _rows(visit, window, queue))
+    rows, skipped, until = visit.sharing(
+        ("types", window.word, queue), FRESH_S, lambda: _rows(visit, window, queue), FRESH_TIMES
+    )
     shown, order = in_order(visit, rows, SORTS, "time", path="/types")
     return {
         "types": shown,
@@ -115,7 +119,9 @@ def one_type(visit: Visit) -> Data:
     known = releases(visit)
     window = _window(visit, known)
     queue = visit.query.get("queue") or None
-    found = visit.sharing(("type", name, window.word, queue), FRESH_S, lambda: _over_time(visit, window, name, queue))
+    found = visit.sharing(
+        ("type", name, window.word, queue), FRESH_S, lambda: _over_time(visit, window, name, queue), FRESH_TIMES
+    )
     return {
         "type": name,
         "since": window.word,
@@ -183,8 +189,9 @@ def _read_before(visit: Visit, window: Window, series: Series, key: tuple[Any, .
         return None
     since, until, step_s = wanted
     return visit.sharing(
-        ("before", window.word, *key), FRESH_BEFORE_S, lambda: visit.inspector.metrics(since, until, step_s, **only)
-    )
+        ("before", window.word, *key), FRESH_BEFORE_S, lambda: visit.inspector.metrics(since, until, step_s, **only),
+        FRESH_TIMES,
+    )  # fmt: skip
 
 
 def _over_time(visit: Visit, window: Window, name: str, queue: str | None) -> dict[str, Any]:
@@ -228,7 +235,7 @@ def _mark(release: Release, periods: Sequence[Mapping[str, Any]]) -> dict[str, A
 
 def _failures(visit: Visit, name: str) -> dict[str, Any]:
     """The failure groups of the type that were seen last."""
-    groups = visit.sharing("failures", FRESH_S, visit.inspector.failures)
+    groups = visit.sharing("failures", FRESH_S, visit.inspector.failures, FRESH_TIMES)
     found = [group for group in groups if group.type == name][:5]
     return {
         "groups": [
