@@ -79,8 +79,7 @@ async def answer_page(asked: Asked, page: Page) -> Response:
     visit = _known(asked)
     if page.stream and asked.form_of_answer in _ROWS:
         return await answer_export(asked, page.path, page.stream(visit))
-    snapshot = asked.site.sampler.fresh()
-    if page.of_snapshot and snapshot and (tag := _tag(asked, str(snapshot.number))) == _known_tag(asked):
+    if (tag := _tag_of_known(asked, page)) and tag == _known_tag(asked):
         return _unchanged(tag)
 
     def make() -> Response:
@@ -90,6 +89,8 @@ async def answer_page(asked: Asked, page: Page) -> Response:
             return RedirectResponse(asked.links.path(found.to + form), 303)
         data = visit.seen(found)
         tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _json(data))
+        if page.of_shared:
+            asked.site.answers.note(_tag(asked, ""), tag, visit.reads)
         if tag == _known_tag(asked):
             return _unchanged(tag)
         if asked.form_of_answer == "html":
@@ -149,6 +150,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         if not isinstance(done, Done):
             return ask(done, 200 if not done.get("problems") else 422)
         asked.site.sampler.forget()
+        asked.site.shared.forget()
         if asked.form_of_answer == "json":
             return Response(_json({"done": done.says, **visit.seen(done.data)}), media_type=KINDS["json"])
         told = cut(done.says, MOST_TOLD)
@@ -221,6 +223,14 @@ def _tag(asked: Asked, content: str) -> str:
         site.guard.token(who), " ".join(sorted(who.permissions)) if who else "",
     )  # fmt: skip
     return f'"{hashlib.sha256(chr(0).join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:20]}"'
+
+
+def _tag_of_known(asked: Asked, page: Page) -> str | None:
+    """The tag of a page that is made of what is known already; None: it has to be made."""
+    snapshot = asked.site.sampler.fresh()
+    if page.of_snapshot and snapshot:
+        return _tag(asked, str(snapshot.number))
+    return asked.site.answers.tag(_tag(asked, "")) if page.of_shared else None
 
 
 def _known_tag(asked: Asked) -> str:

@@ -1,14 +1,16 @@
 """What several people look at is read once for all of them, and again when it is so many seconds old."""
 
+import itertools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-#: Things that are kept; of more, those are forgotten that nobody has asked for the longest.
-MOST_KEPT = 64
+#: Things that are kept, and answers of which it is known what they were made of; of more, those are forgotten that
+#: nobody has asked for the longest.
+MOST_KEPT, MOST_ANSWERS = 64, 1024
 
 T = TypeVar("T")
 
@@ -18,6 +20,7 @@ class _Kept:
     lock: threading.Lock = field(default_factory=threading.Lock)
     value: Any = None
     until_s: float = 0.0
+    number: int = 0
 
 
 class Shared:
@@ -26,15 +29,31 @@ class Shared:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._numbers = itertools.count(1)
 
     def get(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
         """What `read` returned, at most so many seconds ago; what it raises is not kept."""
+        return self.numbered(key, fresh_s, read)[0]
+
+    def numbered(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> tuple[T, int]:
+        """The same, and a number that no other reading has."""
         kept = self._place(key)
         with kept.lock:
             if time.monotonic() >= kept.until_s:
                 kept.value = read()
                 kept.until_s = time.monotonic() + fresh_s
-            return kept.value  # type: ignore[no-any-return] # it is what `read` returned
+                kept.number = next(self._numbers)
+            return kept.value, kept.number
+
+    def has(self, key: Hashable, number: int) -> bool:
+        """Whether whoever asks for the key gets the reading of this number; never waits."""
+        kept = self._kept.get(key)
+        return kept is not None and kept.number == number and time.monotonic() < kept.until_s
+
+    def forget(self) -> None:
+        """Read all anew for those who ask next: something was changed."""
+        with self._lock:
+            self._kept.clear()
 
     def _place(self, key: Hashable) -> _Kept:
         with self._lock:
@@ -43,3 +62,25 @@ class Shared:
             if len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
             return kept
+
+
+class Answers:
+    """Knows of answers what shared things they were made of, so that it need not make one again to see it unchanged."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[str, Mapping[Hashable, int]]] = OrderedDict()
+
+    def note(self, asked: str, tag: str, reads: Mapping[Hashable, int]) -> None:
+        """What was asked for has this tag, as long as these things are as they were read."""
+        with self._lock:
+            self._known[asked] = (tag, dict(reads))
+            self._known.move_to_end(asked)
+            if len(self._known) > MOST_ANSWERS:
+                self._known.popitem(last=False)
+
+    def tag(self, asked: str) -> str | None:
+        """The tag of what is asked for; None: it has to be made."""
+        tag, reads = self._known.get(asked, ("", {}))
+        return tag if reads and all(self._shared.has(key, number) for key, number in reads.items()) else None

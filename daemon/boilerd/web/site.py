@@ -20,7 +20,7 @@ from boilerd.web.redaction import Redaction
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Sampler
 from boilerd.web.sessions import Seals
-from boilerd.web.shared import Shared
+from boilerd.web.shared import Answers, Shared
 from boilerd.web.static_files import StaticFiles
 from boilerd.web.templating import Templates
 
@@ -54,7 +54,11 @@ class Site:
     static: StaticFiles = field(default_factory=StaticFiles)
     shared: Shared = field(default_factory=Shared)
     operators: Operators = field(default_factory=Operators)
+    answers: Answers = field(init=False)
     _threads: Any = None
+
+    def __post_init__(self) -> None:
+        self.answers = Answers(self.shared)
 
     def inspector(self, who: Principal, address: str) -> Inspector:
         """An inspector that acts in their name."""

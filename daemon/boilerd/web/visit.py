@@ -44,6 +44,7 @@ class Visit:
         seen: Makes of any data what the person may see of it, as a page does with all of its data.
         shared: See `sharing`.
         operators: Work on operations in this process.
+        reads: What of `shared` it has read: key → the number of the reading.
     """
 
     inspector: Inspector
@@ -57,6 +58,7 @@ class Visit:
     seen: Callable[[Any], Any] = lambda data: data
     shared: Shared = field(default_factory=Shared)
     operators: Operators = field(default_factory=Operators)
+    reads: dict[Hashable, int] = field(default_factory=dict)
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""
@@ -66,7 +68,8 @@ class Visit:
 
     def sharing(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
         """What `read` returns for whoever asks for this key within so many seconds; it may not depend on the person."""
-        return self.shared.get(key, fresh_s, read)
+        found, self.reads[key] = self.shared.numbered(key, fresh_s, read)
+        return found
 
     def may(self, permission: Permission | str) -> bool:
         """Whether the person is allowed to."""

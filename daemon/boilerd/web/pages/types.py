@@ -85,7 +85,7 @@ class Window:
         return until - timedelta(seconds=self.seconds), until, step_s
 
 
-@page("/types", needs=Permission.VIEW, title="Types", menu=60, rows="types")
+@page("/types", needs=Permission.VIEW, title="Types", menu=60, rows="types", of_shared=True)
 def types(visit: Visit) -> Data:
     """All types, the one that takes most of the workers' time first."""
     known = releases(visit)
@@ -99,7 +99,9 @@ def types(visit: Visit) -> Data:
         "since": window.word,
         "periods": _words(known),
         "queue": queue or "",
-        "queues": sorted({row.name for row in visit.snapshot().overview.queues} | ({queue} if queue else set())),
+        "queues": sorted(
+            {*visit.sharing("queue names", FRESH_BEFORE_S, lambda: _queue_names(visit)), *filter(None, [queue])}
+        ),
         "has_before": 2 * window.seconds <= KEPT_S,
         "release": window.release,
         "releases": known,
@@ -108,7 +110,7 @@ def types(visit: Visit) -> Data:
     }
 
 
-@page("/types/{type}", needs=Permission.VIEW, title="Type", template="type.html", rows="periods")
+@page("/types/{type}", needs=Permission.VIEW, title="Type", template="type.html", rows="periods", of_shared=True)
 def one_type(visit: Visit) -> Data:
     """One type over time."""
     name = visit.path["type"]
@@ -128,12 +130,16 @@ def one_type(visit: Visit) -> Data:
     }
 
 
+def _queue_names(visit: Visit) -> list[str]:
+    return [queue.name for queue in visit.snapshot().overview.queues]
+
+
 def _window(visit: Visit, known: Sequence[Release]) -> Window:
     word = visit.word("since", "1h", of=_words(known))
     if word != RELEASE:
         return Window(word, SINCE[word])
     last = max(known, key=lambda each: each.at)
-    seconds = (visit.snapshot().at - last.at).total_seconds()
+    seconds = (datetime.now(UTC) - last.at).total_seconds()
     return Window(word, max(LEAST_S, min(seconds, KEPT_S)), last.at, last.release)
 
 
