@@ -41,7 +41,7 @@ class Order:
 
     Attributes:
         what: ``run``, ``archive``, ``delete`` or ``cancel``.
-        queue: Their queue; empty: all queues, of a failure group.
+        queue: Their queue; empty: all queues, of a failure group or of a type.
         state: Their state; None: each that allows it, of a failure group.
         task_type: Their type; empty: any.
         fingerprint: The failure group of their last failure; empty: any.

@@ -29,7 +29,7 @@ from boilerd.broker.operation_record import (
 from boilerd.broker.operation_run import OperationRun, choice_of
 from boilerd.broker.operation_store import Expected, OperationStore, ended
 from boilerd.broker.states import ALLOWED, ONE_REGISTRY
-from boilerd.broker.views import TaskDetail
+from boilerd.broker.views import QueueInfo, TaskDetail
 from boilerd.errors import OperationNotFoundError, OperationStateError, TaskStateError
 from boilerd.tasks.task import TaskState
 
@@ -221,6 +221,10 @@ class Operations:
             check_allowed(order.what, state)
         elif state not in CANCELLABLE:
             raise TaskStateError(f"{state} tasks", state, "cancel", CANCELLABLE)
+        if not order.queue and order.task_type:
+            counts = self._inspection.counts(self._inspection.queue_names()[0])
+            lengths = {queue.name: _length(queue, state) for queue in counts}
+            return [Part(name, state, length) for name, length in lengths.items() if length]
         return [Part(order.queue, state, self._inspection.length(order.queue, state))]
 
     def _change(
@@ -239,6 +243,11 @@ class Operations:
 
     def _note_interrupted(self, found: Operation, count: int, why: str) -> None:
         self._audit.note(found.order.what, count, "interrupted", why, operation=found.id, **found.order.on())
+
+
+def _length(queue: QueueInfo, state: TaskState) -> int:
+    """How many tasks to look at for those in a state: retries stand among the scheduled ones."""
+    return int(getattr(queue, TaskState.SCHEDULED if state in ONE_REGISTRY else state))
 
 
 def allowed(deed: Deed) -> Sequence[TaskState]:

@@ -64,6 +64,8 @@ def set_of(order: Order) -> str:
     """The tasks of an order, as words."""
     if order.task_ids:
         return f"{len(order.task_ids):,} selected task{'s' if len(order.task_ids) > 1 else ''}"
+    if not order.queue and not order.fingerprint:
+        return f"all {order.state} tasks of type {order.task_type}, of all queues"
     if not order.queue:
         return f"all tasks of failure group {order.fingerprint} that are archived or wait for a retry"
     of_type = f" of type {order.task_type}" if order.task_type else ""
@@ -122,13 +124,14 @@ def word_to_type(order: Order, found: Preview) -> str:
     """What has to be typed before it is done; empty: nothing."""
     is_purge = order.what == "delete" and order.is_whole
     at_most = found.found + found.total - found.looked
-    return (order.queue or order.fingerprint) if is_purge or at_most > MANY else ""
+    return (order.queue or order.fingerprint or order.task_type) if is_purge or at_most > MANY else ""
 
 
 def back_of(order: Order) -> str:
     """The page that shows its tasks."""
     if not order.queue:
-        return Links().to("failures", order.fingerprint) if order.fingerprint else "/tasks"
+        of_type = Links().to("types", order.task_type) if order.task_type else "/tasks"
+        return Links().to("failures", order.fingerprint) if order.fingerprint else of_type
     return Links().to("tasks", queue=order.queue, state=order.state, type=order.task_type)
 
 

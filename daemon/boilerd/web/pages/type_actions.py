@@ -1,0 +1,48 @@
+"""Actions with all tasks of a type in a state, of all queues; each becomes an operation."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+from boilerd.broker.operation_record import Deed, Order
+from boilerd.broker.operations import allowed
+from boilerd.tasks.task import TaskState
+from boilerd.web.page import Data, Done, action
+from boilerd.web.pages.bulk import DEEDS, about, act
+from boilerd.web.visit import Visit
+
+#: What can be done with all tasks of a type, and in which states it is offered.
+OFFERED: Mapping[Deed, Sequence[TaskState]] = {
+    "run": (TaskState.ARCHIVED, TaskState.RETRY),
+    "archive": (TaskState.PENDING,),
+    "delete": (TaskState.ARCHIVED,),
+}
+
+
+def offered(visit: Visit) -> list[Data]:
+    """What this person can do, and with the tasks of which state."""
+    deeds = [deed for permission, deed in DEEDS.items() if visit.may(permission)]
+    return [{"what": deed, "state": state} for deed in deeds for state in OFFERED.get(deed, ())]
+
+
+def _order(visit: Visit, deed: Deed) -> Order:
+    state = visit.word("state", OFFERED[deed][0], of=[*map(str, allowed(deed))])
+    return Order(deed, state=TaskState(state), task_type=visit.path["type"])
+
+
+def _about(visit: Visit, deed: Deed) -> Data:
+    return about(visit, _order(visit, deed))
+
+
+def _act(visit: Visit, deed: Deed) -> Done:
+    return act(visit, _order(visit, deed))
+
+
+for _permission, _deed in DEEDS.items():
+    if _deed in OFFERED:
+        action(
+            f"/types/{{type}}/{_deed}",
+            needs=_permission,
+            title=_deed.capitalize(),
+            about=functools.partial(_about, deed=_deed),
+            template="bulk.html",
+        )(functools.partial(_act, deed=_deed))
