@@ -39,9 +39,11 @@ HALTED = (OperationState.STOPPED, OperationState.FAILED)
 class Order:
     """What is to be done, and with which tasks.
 
+    With a type and no queue it is for those of the type in all queues.
+
     Attributes:
         what: ``run``, ``archive``, ``delete`` or ``cancel``.
-        queue: Their queue; empty: all queues, of a failure group or of a type.
+        queue: Their queue; empty: all queues, of a failure group.
         state: Their state; None: each that allows it, of a failure group.
         task_type: Their type; empty: any.
         fingerprint: The failure group of their last failure; empty: any.

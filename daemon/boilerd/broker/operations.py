@@ -29,7 +29,7 @@ from boilerd.broker.operation_record import (
 from boilerd.broker.operation_run import OperationRun, choice_of
 from boilerd.broker.operation_store import Expected, OperationStore, ended
 from boilerd.broker.states import ALLOWED, ONE_REGISTRY
-from boilerd.broker.views import QueueInfo, TaskDetail
+from boilerd.broker.views import TaskDetail
 from boilerd.errors import OperationNotFoundError, OperationStateError, TaskStateError
 from boilerd.tasks.task import TaskState
 
@@ -213,6 +213,8 @@ class Operations:
     def _parts(self, order: Order) -> list[Part]:
         if order.task_ids:
             return []
+        if order.task_type and not order.queue:
+            return self._parts_of_type(order)
         if order.fingerprint and order.state is None:
             places = self._bulk.places_of_group("delete" if order.what == "cancel" else order.what)
             return [Part(queue, state, total) for (queue, state), total in places.items() if total]
@@ -221,10 +223,6 @@ class Operations:
             check_allowed(order.what, state)
         elif state not in CANCELLABLE:
             raise TaskStateError(f"{state} tasks", state, "cancel", CANCELLABLE)
-        if not order.queue and order.task_type:
-            counts = self._inspection.counts(self._inspection.queue_names()[0])
-            lengths = {queue.name: _length(queue, state) for queue in counts}
-            return [Part(name, state, length) for name, length in lengths.items() if length]
         return [Part(order.queue, state, self._inspection.length(order.queue, state))]
 
     def _change(
@@ -244,10 +242,15 @@ class Operations:
     def _note_interrupted(self, found: Operation, count: int, why: str) -> None:
         self._audit.note(found.order.what, count, "interrupted", why, operation=found.id, **found.order.on())
 
-
-def _length(queue: QueueInfo, state: TaskState) -> int:
-    """How many tasks to look at for those in a state: retries stand among the scheduled ones."""
-    return int(getattr(queue, TaskState.SCHEDULED if state in ONE_REGISTRY else state))
+    def _parts_of_type(self, order: Order) -> list[Part]:
+        """All queues that have tasks in the state: those of a type may be in any."""
+        state = order.state or TaskState.PENDING
+        if state not in allowed(order.what):
+            raise TaskStateError(f"{state} tasks", state, order.what, allowed(order.what))
+        counted = TaskState.SCHEDULED if state is TaskState.RETRY else state  # they stand in one registry
+        counts = self._inspection.counts(self._inspection.queue_names()[0])
+        parts = [Part(queue.name, state, getattr(queue, counted.value)) for queue in counts]
+        return [part for part in parts if part.total]
 
 
 def allowed(deed: Deed) -> Sequence[TaskState]:

@@ -1,12 +1,11 @@
 """What several people look at is read once for all of them, and again when it is so many seconds old."""
 
-import itertools
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 #: Things that are kept, and answers of which it is known what they were made of; of more, those are forgotten that
 #: nobody has asked for the longest.
@@ -20,7 +19,18 @@ class _Kept:
     lock: threading.Lock = field(default_factory=threading.Lock)
     value: Any = None
     until_s: float = 0.0
-    number: int = 0
+
+
+class Reading(NamedTuple):
+    """What was read, and what tells it from all other readings."""
+
+    value: Any
+    mark: object
+
+
+def marked(read: Callable[[], Any]) -> Reading:
+    """What is read now."""
+    return Reading(read(), object())
 
 
 class Shared:
@@ -29,26 +39,21 @@ class Shared:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
-        self._numbers = itertools.count(1)
 
     def get(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
         """What `read` returned, at most so many seconds ago; what it raises is not kept."""
-        return self.numbered(key, fresh_s, read)[0]
-
-    def numbered(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> tuple[T, int]:
-        """The same, and a number that no other reading has."""
         kept = self._place(key)
         with kept.lock:
             if time.monotonic() >= kept.until_s:
                 kept.value = read()
                 kept.until_s = time.monotonic() + fresh_s
-                kept.number = next(self._numbers)
-            return kept.value, kept.number
+            return kept.value  # type: ignore[no-any-return] # it is what `read` returned
 
-    def has(self, key: Hashable, number: int) -> bool:
-        """Whether whoever asks for the key gets the reading of this number; never waits."""
+    def has(self, key: Hashable, mark: object) -> bool:
+        """Whether whoever asks for the key gets the reading with this mark; never waits."""
         kept = self._kept.get(key)
-        return kept is not None and kept.number == number and time.monotonic() < kept.until_s
+        found = kept.value if kept and time.monotonic() < kept.until_s else None
+        return isinstance(found, Reading) and found.mark is mark
 
     def forget(self) -> None:
         """Read all anew for those who ask next: something was changed."""
@@ -70,9 +75,9 @@ class Answers:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[str, Mapping[Hashable, int]]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[str, Mapping[Hashable, object]]] = OrderedDict()
 
-    def note(self, asked: str, tag: str, reads: Mapping[Hashable, int]) -> None:
+    def note(self, asked: str, tag: str, reads: Mapping[Hashable, object]) -> None:
         """What was asked for has this tag, as long as these things are as they were read."""
         with self._lock:
             self._known[asked] = (tag, dict(reads))
@@ -83,4 +88,4 @@ class Answers:
     def tag(self, asked: str) -> str | None:
         """The tag of what is asked for; None: it has to be made."""
         tag, reads = self._known.get(asked, ("", {}))
-        return tag if reads and all(self._shared.has(key, number) for key, number in reads.items()) else None
+        return tag if reads and all(self._shared.has(key, mark) for key, mark in reads.items()) else None

@@ -9,7 +9,7 @@ from boilerd.inspector import Inspector
 from boilerd.web.links import Links
 from boilerd.web.operators import Operators
 from boilerd.web.permissions import Permission, Principal
-from boilerd.web.shared import Shared
+from boilerd.web.shared import Shared, marked
 
 if TYPE_CHECKING:
     from boilerd.web.sampler import Snapshot
@@ -44,7 +44,7 @@ class Visit:
         seen: Makes of any data what the person may see of it, as a page does with all of its data.
         shared: See `sharing`.
         operators: Work on operations in this process.
-        reads: What of `shared` it has read: key → the number of the reading.
+        reads: What of `shared` it has read: key → the mark of the reading.
     """
 
     inspector: Inspector
@@ -58,7 +58,7 @@ class Visit:
     seen: Callable[[Any], Any] = lambda data: data
     shared: Shared = field(default_factory=Shared)
     operators: Operators = field(default_factory=Operators)
-    reads: dict[Hashable, int] = field(default_factory=dict)
+    reads: dict[Hashable, object] = field(default_factory=dict)
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""
@@ -68,8 +68,9 @@ class Visit:
 
     def sharing(self, key: Hashable, fresh_s: float, read: Callable[[], T]) -> T:
         """What `read` returns for whoever asks for this key within so many seconds; it may not depend on the person."""
-        found, self.reads[key] = self.shared.numbered(key, fresh_s, read)
-        return found
+        found = self.shared.get(key, fresh_s, lambda: marked(read))
+        self.reads[key] = found.mark
+        return found.value  # type: ignore[no-any-return] # it is what `read` returned
 
     def may(self, permission: Permission | str) -> bool:
         """Whether the person is allowed to."""

@@ -64,7 +64,7 @@ def set_of(order: Order) -> str:
     """The tasks of an order, as words."""
     if order.task_ids:
         return f"{len(order.task_ids):,} selected task{'s' if len(order.task_ids) > 1 else ''}"
-    if not order.queue and not order.fingerprint:
+    if order.task_type and not order.queue:
         return f"all {order.state} tasks of type {order.task_type}, of all queues"
     if not order.queue:
         return f"all tasks of failure group {order.fingerprint} that are archived or wait for a retry"
@@ -129,9 +129,10 @@ def word_to_type(order: Order, found: Preview) -> str:
 
 def back_of(order: Order) -> str:
     """The page that shows its tasks."""
+    if order.task_type and not order.queue:
+        return Links().to("types", order.task_type)
     if not order.queue:
-        of_type = Links().to("types", order.task_type) if order.task_type else "/tasks"
-        return Links().to("failures", order.fingerprint) if order.fingerprint else of_type
+        return Links().to("failures", order.fingerprint) if order.fingerprint else "/tasks"
     return Links().to("tasks", queue=order.queue, state=order.state, type=order.task_type)
 
 

@@ -7,7 +7,8 @@ from boilerd.broker.operation_record import Deed, Order
 from boilerd.broker.operations import allowed
 from boilerd.tasks.task import TaskState
 from boilerd.web.page import Data, Done, action
-from boilerd.web.pages.bulk import DEEDS, about, act
+from boilerd.web.pages.bulk import about, act
+from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
 
 #: What can be done with all tasks of a type, and in which states it is offered.
@@ -20,8 +21,7 @@ OFFERED: Mapping[Deed, Sequence[TaskState]] = {
 
 def offered(visit: Visit) -> list[Data]:
     """What this person can do, and with the tasks of which state."""
-    deeds = [deed for permission, deed in DEEDS.items() if visit.may(permission)]
-    return [{"what": deed, "state": state} for deed in deeds for state in OFFERED.get(deed, ())]
+    return [{"what": deed, "state": state} for deed, states in OFFERED.items() if visit.may(deed) for state in states]
 
 
 def _order(visit: Visit, deed: Deed) -> Order:
@@ -37,12 +37,11 @@ def _act(visit: Visit, deed: Deed) -> Done:
     return act(visit, _order(visit, deed))
 
 
-for _permission, _deed in DEEDS.items():
-    if _deed in OFFERED:
-        action(
-            f"/types/{{type}}/{_deed}",
-            needs=_permission,
-            title=_deed.capitalize(),
-            about=functools.partial(_about, deed=_deed),
-            template="bulk.html",
-        )(functools.partial(_act, deed=_deed))
+for _deed in OFFERED:
+    action(
+        f"/types/{{type}}/{_deed}",
+        needs=Permission(_deed),
+        title=_deed.capitalize(),
+        about=functools.partial(_about, deed=_deed),
+        template="bulk.html",
+    )(functools.partial(_act, deed=_deed))
