@@ -98,6 +98,11 @@ def test_the_list_says_where_the_tasks_of_each_group_are_now(
     rows = {row["fingerprint"]: (row["archived"], row["retry"]) for row in found["failures"]}
     assert rows == {GROUP: (2, 1), OTHER: (1, 0)}
     assert (found["is_exact"], found["looked_at_tasks"]) == (True, 4)
+    (link,) = {
+        each.replace("&amp;", "&")
+        for each in re.findall(r'href="(/tasks\?state=archived[^"]*)"', browser.get(f"/failures/{GROUP}").text)
+    }
+    assert {row["id"] for row in browser.get(link.replace("/tasks", "/tasks.json")).json()["tasks"]} == {"a", "b"}
     monkeypatch.setattr(Inspector.failure_states, "__defaults__", (2, 20.0))
     assert "≥ " in text_of(browser.get("/failures").text)
 
