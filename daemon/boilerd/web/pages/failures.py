@@ -193,7 +193,7 @@ def _mark(visit: Visit, mark: Mark) -> Done:
     is_new = visit.inspector.mark_failure(fingerprint, mark, note)
     does = "has no note any more" if mark == "note" and not note else _MARKS[mark][1]
     says = f"the failure {does}" if is_new else "nothing has changed: it was so already"
-    return Done(says, to=Links().to("failures", fingerprint))
+    return Done(says, to="/failures" if visit.given("back") == "list" else Links().to("failures", fingerprint))
 
 
 for _mark_name, (_title, _) in _MARKS.items():

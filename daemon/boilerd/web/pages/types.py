@@ -260,7 +260,7 @@ def _mark(release: Release, periods: Sequence[Mapping[str, Any]]) -> dict[str, A
 def _failures(visit: Visit, name: str) -> dict[str, Any]:
     """The failure groups of the type that were seen last."""
     groups = visit.sharing("failures", FRESH_S, visit.inspector.failures)
-    found = [group for group in groups if group.type == name][:5]
+    found = [group for group in groups if group.type == name and not group.muted_at][:5]
     return {
         "groups": [
             {
