@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from boilerd.broker.broker import Broker
+from boilerd.broker.operations import Operations
 from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
 from boilerd.web.pages import types
@@ -22,6 +23,13 @@ from support import Valkey, wait_until
 def minute(connection: redis.Redis) -> int:
     """One that is over."""
     return int(connection.time()[0]) // 60 - 5
+
+
+@pytest.fixture(autouse=True)
+def _patient_previews(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine cuts no count short."""
+    defaults = Operations.preview.__kwdefaults__ or {}
+    monkeypatch.setattr(Operations.preview, "__kwdefaults__", {**defaults, "within_s": 20.0})
 
 
 def names(browser: Browser, query: str) -> list[str]:
