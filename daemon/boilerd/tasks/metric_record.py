@@ -20,8 +20,6 @@ FAILED = ("retried", "archived", "dropped", "lost")
 
 #: The keys of a record; each is packed in one byte, as it is below 128, and means the same for ever.
 OUTCOME_KEYS = {outcome: 10 + number for number, outcome in enumerate(OUTCOMES)}
-_ENDED = tuple(key for outcome, key in OUTCOME_KEYS.items() if outcome != "put_back")
-_FAILED = tuple(OUTCOME_KEYS[outcome] for outcome in FAILED)
 ENQUEUED = 17
 #: Sums of run times and waiting times in microseconds, and of payloads in bytes.
 RUN_US, WAIT_US, PAYLOAD_BYTES = 18, 19, 20
@@ -64,12 +62,9 @@ def decode(packed: bytes) -> Record | None:
 
 def merge(into: Record, other: Mapping[int, int]) -> None:
     """Add a record to another."""
-    get = into.get
     for key, number in other.items():
-        if key in MAXIMA:
-            into[key] = max(get(key, 0), number)
-        else:
-            into[key] = get(key, 0) + number
+        before = into.get(key, 0)
+        into[key] = max(before, number) if key in MAXIMA else before + number
 
 
 def pack_pair(queue: str, task_type: str) -> bytes:
@@ -115,14 +110,13 @@ class Numbers:
     @property
     def ended(self) -> int:
         """Ended attempts, but for those that the daemon and not the task ended: their tasks were put back."""
-        get = self.record.get
-        return sum([get(key, 0) for key in _ENDED])
+        return sum(count for outcome, count in self.attempts.items() if outcome != "put_back")
 
     @property
     def failed(self) -> int:
         """Attempts that failed, or whose worker died."""
-        get = self.record.get
-        return sum([get(key, 0) for key in _FAILED])
+        attempts = self.attempts
+        return sum(attempts[outcome] for outcome in FAILED)
 
     @property
     def enqueued(self) -> int:

@@ -55,7 +55,7 @@ class Shared:
         found = kept.value if kept and time.monotonic() < kept.until_s else None
         return isinstance(found, Reading) and found.mark is mark
 
-    def forget(self) -> None:
+    def forget_all(self) -> None:
         """Read all anew for those who ask next: something was changed."""
         with self._lock:
             self._kept.clear()
