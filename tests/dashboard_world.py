@@ -33,6 +33,8 @@ SETS = {
     "/queues/{queue}/purge": "?state=archived",
     "/limits/release": "?queue=default&type=test:lock&digest={digest}",
 }
+#: Pages that ask as another one does, which is looked at.
+ALIKE = {f"{place}/{deed}" for place in ("/failures/{fingerprint}", "/types/{type}") for deed in ("run", "archive")}
 #: Pages that are looked at beside those that are declared.
 MORE = ("/tasks?state=archived", "/tasks?state=completed", "/tasks?queue=empty", "/nothing")
 
@@ -151,6 +153,8 @@ def address(path: str, examples: Mapping[str, str]) -> str:
 
 load_pages()
 #: The pages that ask before an action.
-ASKING = tuple(f"{action.path}{SETS.get(action.path, '')}" for action in ACTIONS if action.about)
+ASKING = tuple(
+    f"{action.path}{SETS.get(action.path, '')}" for action in ACTIONS if action.about and action.path not in ALIKE
+)
 #: All pages, as they are declared, those that ask, and more.
 PATHS = (*(page.path for page in PAGES), *ASKING, *MORE)

@@ -77,11 +77,14 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("task", "delete"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "pending", "-q", EVIL, "--yes"]],
     ("task", "cancel"): [[EVIL, f"no {EVIL}", "no"]],
     ("task", "move"): [["--to", EVIL], ["--to", f"unix:///{EVIL}"], ["--to", "redis://x", "--password-file", EVIL]],
-    ("failures", "ls"): [[], ["--json"]],
+    ("failures", "ls"): [[], ["--json"], ["--muted"]],
     ("failures", "show"): [[EVIL], [EVIL, "--json"]],
     ("failures", "run"): [[EVIL], [f"no {EVIL}"]],
     ("failures", "archive"): [[EVIL], [EVIL, "--yes"]],
     ("failures", "delete"): [[EVIL], [EVIL, "--yes"]],
+    ("failures", "acknowledge"): [[EVIL], [f"no {EVIL}", "--undo"]],
+    ("failures", "mute"): [[f"no {EVIL}"], [EVIL, "--undo"]],
+    ("failures", "note"): [[EVIL, "x" + EVIL[:900]], [f"no {EVIL}", "--undo"], [EVIL]],
     ("worker", "ls"): [[], ["--json"]],
     ("worker", "restart"): [[EVIL]],
     ("worker", "scale"): [["1"], [EVIL]],
@@ -166,9 +169,9 @@ def world(connection: redis.Redis) -> None:
     about = {"fingerprint": EVIL, "type": EVIL, "error": EVIL, "message": EVIL, "frames": [EVIL], "release": EVIL}
     for print_ in (EVIL.encode(), EVIL_BYTES):
         connection.zadd(keys.FAILURES, {print_: 2e9})
-        names = ("count", "first_seen", "first_release", "last_release")
+        names = ("count", "first_seen", "first_release", "last_release", "note", "noted_by", "acknowledged_by")
         texts: dict[Any, Any] = dict.fromkeys(names, EVIL_BYTES)
-        connection.hset(b"boilerd:failure:" + print_, mapping={"about": json.dumps(about), **texts})
+        connection.hset(b"boilerd:failure:" + print_, mapping={"about": json.dumps(about), **texts, "noted_at": 2e9})
         connection.rpush(b"boilerd:failure:" + print_ + b":tasks", EVIL_BYTES)
     note = {"id": EVIL, "type": EVIL, "worker": EVIL, "started_at": 1.0, "ended_at": 2.0}
     connection.rpush(keys.completed("default"), json.dumps(note), json.dumps(note, ensure_ascii=False), EVIL_BYTES)

@@ -106,7 +106,9 @@ def plant_failure(connection: redis.Redis, raw: bytes) -> None:
     about = json.dumps({"fingerprint": told, "type": told, "error": told, "message": told, "frames": [told]})
     connection.zadd(keys.FAILURES, {raw: time.time()})
     group: Any = {"about": about, "count": raw, "first_seen": raw, "first_release": raw, "last_release": raw}
-    connection.hset(b"boilerd:failure:" + raw, mapping=group)
+    said: Any = dict.fromkeys(("acknowledged_by", "acknowledged_release", "muted_by", "note", "noted_by"), raw)
+    moments: Any = {"acknowledged_at": time.time(), "muted_at": raw, "noted_at": time.time(), b"v:" + raw: raw}
+    connection.hset(b"boilerd:failure:" + raw, mapping={**group, **said, **moments})
     connection.rpush(b"boilerd:failure:" + raw + b":tasks", raw)
 
 

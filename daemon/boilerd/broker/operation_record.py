@@ -42,6 +42,8 @@ HALTED = (OperationState.STOPPED, OperationState.FAILED)
 class Order:
     """What is to be done, and with which tasks.
 
+    With a type and no queue it is for those of the type in all queues.
+
     Attributes:
         what: ``run``, ``archive``, ``delete``, ``cancel``, ``reschedule`` or ``move``.
         queue: Their queue; empty: all queues, of a failure group or a search.

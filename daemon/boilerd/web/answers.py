@@ -83,8 +83,7 @@ async def answer_page(asked: Asked, page: Page) -> Response:
     visit = _known(asked)
     if page.stream and asked.form_of_answer in _ROWS:
         return await answer_export(asked, page.path, page.stream(visit))
-    snapshot = asked.site.sampler.fresh()
-    if page.of_snapshot and snapshot and (tag := _tag(asked, str(snapshot.number))) == _known_tag(asked):
+    if (tag := _tag_of_known(asked, page)) and tag == _known_tag(asked):
         return _unchanged(tag)
 
     def make() -> Response:
@@ -96,6 +95,8 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         if isinstance(found, Missing):
             template, status, found = found.template, 404, found.data
         tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _read(visit, found))
+        if page.of_shared and status == 200:
+            asked.site.answers.note(_tag(asked, ""), tag, visit.reads)
         if tag == _known_tag(asked):
             return _unchanged(tag)
         text = _written(asked, page, template, visit.seen(found))
@@ -160,6 +161,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         if not isinstance(done, Done):
             return ask(done, 200 if not done.get("problems") else 422)
         asked.site.sampler.forget()
+        asked.site.shared.forget_all()
         if asked.form_of_answer == "json":
             return Response(_json({"done": done.says, **visit.seen(done.data)}), media_type=KINDS["json"])
         told = cut(done.says, MOST_TOLD)
@@ -247,6 +249,14 @@ def _read(visit: Visit, found: Any) -> str:
         return _encoder.encode(found).decode()
     except (ValueError, TypeError, OverflowError, RecursionError):  # bytes that are no text, or numbers of 100 digits
         return _json(visit.seen(found))
+
+
+def _tag_of_known(asked: Asked, page: Page) -> str | None:
+    """The tag of a page that is made of what is known already; None: it has to be made."""
+    snapshot = asked.site.sampler.fresh()
+    if page.of_snapshot and snapshot:
+        return _tag(asked, str(snapshot.number))
+    return asked.site.answers.tag(_tag(asked, "")) if page.of_shared else None
 
 
 def _known_tag(asked: Asked) -> str:

@@ -120,6 +120,8 @@ def set_of(order: Order, *, shows_payloads: bool = True) -> str:
     """The tasks of an order, as words; what a search looks for in payloads is for those who may see them."""
     if order.task_ids:
         return f"{len(order.task_ids):,} selected task{'s' if len(order.task_ids) > 1 else ''}"
+    if order.task_type and not order.queue:
+        return f"all {order.state} tasks of type {order.task_type}, of all queues"
     if not order.queue and not order.search:
         return f"all tasks of failure group {order.fingerprint} that are archived or wait for a retry"
     of_state = f" {order.state}" if order.state else ""
@@ -195,11 +197,14 @@ def word_to_type(order: Order, found: Preview) -> str:
     """What has to be typed before it is done; empty: nothing."""
     is_purge = order.what == "delete" and order.is_whole
     at_most = found.found + found.total - found.looked
-    return (order.queue or order.fingerprint or "all queues") if is_purge or at_most > MANY else ""
+    whole = order.queue or order.fingerprint or order.task_type or "all queues"
+    return whole if is_purge or at_most > MANY else ""
 
 
 def back_of(order: Order) -> str:
     """The page that shows its tasks."""
+    if order.task_type and not order.queue:
+        return Links().to("types", order.task_type)
     if order.queue or order.search:
         return Links().to("tasks", queue=order.queue, state=order.state, type=order.task_type, q=order.search)
     return Links().to("failures", order.fingerprint) if order.fingerprint else "/tasks"
@@ -209,6 +214,8 @@ def again_of(order: Order) -> str:
     """The page that asks before the same is done with what it means by now."""
     if order.task_ids:
         return Links().to("bulk", order.what, id=tuple(order.task_ids))
+    if order.task_type and not order.queue:
+        return Links().to("types", order.task_type, order.what, state=order.state)
     if not order.queue and not order.search:
         return Links().to("failures", order.fingerprint, order.what)
     return Links().to(
