@@ -99,7 +99,7 @@ def queue(visit: Visit) -> Data:
         "lately": row[0] if row else None,
         "days": shared("days", lambda: visit.inspector.history(name, DAYS)),
         "recent_days": RECENT_DAYS,
-        "types": visit.trying(lambda: {"handled": visit.inspector.handled_types(name)}),
+        "types": shared("types", lambda: {"handled": visit.inspector.handled_types(name)}),
         "has_workers": visit.inspector.has_workers(name),
         "pause": pause_of(visit, "queue", name) if found.counts.is_paused else None,
         "is_empty": not _held(found),
