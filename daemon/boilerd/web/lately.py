@@ -53,10 +53,12 @@ class Minute(NamedTuple):
     start: datetime
     queues: Mapping[str, Counts]
     types: Mapping[str, Counts] = {}
+    whole: Counts | None = None
 
     def total(self) -> Counts:
         """All queues together."""
-        return added(self.queues.values())
+        # Added once: each poll asks for that of all minutes.
+        return added(self.queues.values()) if self.whole is None else self.whole
 
 
 class Pace(NamedTuple):
@@ -99,7 +101,7 @@ class Lately:
         this = series.periods[-1].start
         self._minutes |= {period.start: _minute(period) for period in series.periods}
         starts = [this - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
-        kept = {start: self._minutes.get(start) or Minute(start, {}) for start in starts}
+        kept = {start: self._minutes.get(start) or Minute(start, {}, {}, _NOTHING) for start in starts}
         self._minutes, self._read = kept, tuple(kept.values())
 
 
@@ -135,7 +137,7 @@ def _minute(period: Period) -> Minute:
         counts = _counts(numbers.record)
         queues[pair.queue] = _plus(queues.get(pair.queue, _NOTHING), counts)
         types[pair.type] = _plus(types.get(pair.type, _NOTHING), counts)
-    return Minute(period.start, queues, types)
+    return Minute(period.start, queues, types, added(queues.values()))
 
 
 def _plus(one: Counts, other: Counts) -> Counts:
