@@ -56,10 +56,12 @@ class Minute(NamedTuple):
     start: datetime
     queues: Mapping[str, Counts]
     types: Mapping[str, Counts] = {}
+    whole: Counts | None = None
 
     def total(self) -> Counts:
         """All queues together."""
-        return added(self.queues.values())
+        # Added once: each poll asks for that of all minutes.
+        return added(self.queues.values()) if self.whole is None else self.whole
 
 
 class Pace(NamedTuple):
@@ -106,7 +108,10 @@ class Lately:
         self._minutes |= {period.start: _minute(period) for period in last}
         self._read_older(now.start)
         starts = [now.start - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
-        self._minutes = {start: self._minutes[start] for start in starts if start in self._minutes}
+        first = min(self._minutes, default=now.start)  # what is older has not been read yet
+        self._minutes = {
+            start: self._minutes.get(start) or Minute(start, {}, {}, _NOTHING) for start in starts if start >= first
+        }
         self._read = tuple(self._minutes.values())
 
     def _read_older(self, this: datetime) -> None:
@@ -153,7 +158,7 @@ def _minute(period: Period) -> Minute:
         counts = _counts(numbers.record)
         queues[pair.queue] = _plus(queues.get(pair.queue, _NOTHING), counts)
         types[pair.type] = _plus(types.get(pair.type, _NOTHING), counts)
-    return Minute(period.start, queues, types)
+    return Minute(period.start, queues, types, added(queues.values()))
 
 
 def _plus(one: Counts, other: Counts) -> Counts:

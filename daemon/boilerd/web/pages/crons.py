@@ -13,6 +13,8 @@ from boilerd.web.pages.queues import how_long, pause_of
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import NotThereError, Visit
 
+#: How long it is shown which entries there are: it takes a command for each worker and daemon.
+FRESH_S = 10.0
 #: Ticks in the history.
 TICKS = 100
 
@@ -20,7 +22,7 @@ TICKS = 100
 @page("/crons", needs=Permission.VIEW, title="Periodic tasks", menu=60, rows="crons")
 def crons(visit: Visit) -> Data:
     """All entries, those with a problem first."""
-    rows, left_out = cron_rows(visit.inspector)
+    rows, left_out = cron_rows(visit.inspector, visit.sharing("crons", FRESH_S, visit.inspector.crons))
     return {"crons": rows, "left_out": left_out}
 
 
@@ -28,7 +30,7 @@ def crons(visit: Visit) -> Data:
 def cron(visit: Visit) -> Data:
     """One entry, or the few of that name, with its ticks."""
     name = visit.path["cron"]
-    entries = [each for each in visit.inspector.crons() if each.name == name]
+    entries = [each for each in visit.sharing("crons", FRESH_S, visit.inspector.crons) if each.name == name]
     ticks = visit.inspector.ticks(name, TICKS)
     if not entries and not ticks:
         raise NotThereError(f"there is no periodic task {shown(name)}, and none had that name; /crons has all")

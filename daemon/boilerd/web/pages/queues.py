@@ -57,7 +57,7 @@ def queue_rows(overview: Overview, minutes: Sequence[Minute] = ()) -> list[dict[
 def _lately(name: str, pending: int, minutes: Sequence[Minute]) -> dict[str, Any]:
     """What the queue did in the last hour, and how its length changes."""
     counts = [minute.queues.get(name, Counts()) for minute in minutes[-SPARK_MINUTES:]]
-    hour, now = added(counts), added(counts[-PACE_MINUTES:])
+    ended, now = sum(each.ended for each in counts), added(counts[-PACE_MINUTES:])
     now_s = 60.0 * len(counts[-PACE_MINUTES:])
     pace = pace_of(pending, minutes, name)
     return {
@@ -66,7 +66,7 @@ def _lately(name: str, pending: int, minutes: Sequence[Minute]) -> dict[str, Any
         "drained_s": pace.drained_s,
         "in_per_s": now.enqueued / now_s if now_s else None,
         "out_per_s": now.left / now_s if now_s else None,
-        "failed_share": hour.failed / hour.ended if hour.ended else None,
+        "failed_share": sum(each.failed for each in counts) / ended if ended else None,
     }
 
 
@@ -99,7 +99,7 @@ def queue(visit: Visit) -> Data:
         "lately": row[0] if row else None,
         "days": shared("days", lambda: visit.inspector.history(name, DAYS)),
         "recent_days": RECENT_DAYS,
-        "types": visit.trying(lambda: {"handled": visit.inspector.handled_types(name)}),
+        "types": shared("types", lambda: {"handled": visit.inspector.handled_types(name)}),
         "has_workers": visit.inspector.has_workers(name),
         "pause": pause_of(visit, "queue", name) if found.counts.is_paused else None,
         "is_empty": not _held(found),
