@@ -31,7 +31,14 @@ SETS = {
     "/queues/{queue}/purge": "?state=archived",
 }
 #: Pages that are looked at beside those that are declared.
-MORE = ("/tasks?state=archived", "/tasks?state=completed", "/tasks?queue=empty", "/nothing")
+MORE = (
+    "/tasks?state=archived",
+    "/tasks?state=completed",
+    "/tasks?queue=empty",
+    "/tasks/gone",
+    "/tasks?q=-x",
+    "/nothing",
+)
 
 
 def fill(client: Client, connection: redis.Redis) -> dict[str, str]:

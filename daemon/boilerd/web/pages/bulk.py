@@ -58,7 +58,7 @@ FIELDS: Mapping[Deed, Field] = {
 }
 #: What of a list's query chooses tasks, and what only says how they are shown.
 _CHOOSES = frozenset({"fingerprint", "id", *FILTERS})
-_SHOWS = frozenset({"page", "size", "sort", "told", "seal"})
+_SHOWS = frozenset({"page", "size", "sort", "way", "told", "seal"})
 
 
 def order_of(visit: Visit, deed: Deed) -> Order:
