@@ -416,6 +416,24 @@ def test_a_payload_that_a_daemon_would_refuse_is_not_sent(
     assert send(browser, "/tasks/new", {"type": "test:echo", "body": '{"n": 1}'}).status_code == 303
 
 
+def test_a_new_task_begins_with_what_the_last_payloads_of_its_type_have_in_them(
+    connection: redis.Redis, client: Client
+) -> None:
+    client.enqueue("mail:send", {"to": "anna", "n": [{"x": 1.5}], "password": "hunter2", "is_new": True})
+    client.enqueue("mail:send", {"to": "bob", "n": [{"x": 2}, {}], "password": "hunter3", "is_new": False})
+    client.enqueue("mail:send", {"cc": None})
+
+    with Browser(with_people(connection), **{"x-who": "operator"}) as browser:
+        first, second = (browser.get(f"/tasks/new.json?type=mail:send&template={n}").json() for n in (1, 2))
+        other = browser.get("/tasks/new.json?type=mail:other").json()
+        shown = browser.get("/tasks/new?type=mail:send").text
+
+    assert json.loads(first["form"]["body"]) == {"to": "", "n": [{"x": 0}], "password": "", "is_new": False}
+    assert json.loads(second["form"]["body"]) == {"cc": None}
+    assert other["form"]["body"] == "null"
+    assert "template=2" in shown
+
+
 def test_a_task_is_enqueued_by_a_program_in_one_step(connection: redis.Redis) -> None:
     from boilerd.settings.web import WebToken  # noqa: PLC0415
     from boilerd.web import passwords  # noqa: PLC0415
