@@ -12,7 +12,7 @@ from boilerd import Actor, Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.constants import MOST_OPERATIONS
-from boilerd.broker.operation_record import GONE_S, OPEN, Operation, OperationState, Order, Tally
+from boilerd.broker.operation_record import GONE_S, OPEN, Deed, Operation, OperationState, Order, Tally
 from boilerd.broker.operation_run import OperationRun
 from boilerd.broker.operation_store import Expected, OperationStore
 from boilerd.errors import OperationNotFoundError, OperationStateError, TaskStateError
@@ -235,6 +235,22 @@ def test_what_is_moved_is_found_once(
 
     assert pending(connection, "low") == ["low-a", "a", "b", "c"]
     assert (found.tally.done, found.total) == (3, 3)
+
+
+@pytest.mark.parametrize("deed", ["move", "reschedule"])
+def test_many_tasks_deep_in_a_list_are_placed_anew_in_their_order(
+    deed: Deed, inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    client.enqueue_many([("test:echo" if number < 1200 else "test:deep", number) for number in range(1500)])
+    ids = pending(connection)
+    value = "low" if deed == "move" else repr(broker.now() + 60)
+
+    done_by(inspector, Order(deed, "default", TaskState.PENDING, search="type:test:deep", as_of=1e9, value=value))
+
+    placed = pending(connection, "low") or [
+        task.id for task in inspector.tasks("default", TaskState.SCHEDULED, size=500)
+    ]
+    assert (pending(connection), placed) == (ids[:1200], ids[1200:])
 
 
 def test_one_that_stopped_goes_on_with_what_its_search_has_meant(

@@ -251,7 +251,7 @@ def _count_before(choice: Choice, looked: Looked, answers: Sequence[str]) -> int
     last_s = looked.members[-1][1] if looked.members else None
     if choice.due_s is None or last_s is None or choice.state not in ONE_REGISTRY or choice.due_s > last_s:
         return 0
-    return answers.count("done")
+    return sum(answer in _DONE for answer in answers)
 
 
 def _staying(looked: Looked, answers: Sequence[str], start: int) -> dict[str, int]:
