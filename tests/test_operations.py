@@ -278,6 +278,22 @@ def test_a_dashboard_of_before_reads_an_order_without_a_search_and_leaves_all_ot
     assert Order.from_json(searching) == Order("run", search="x", as_of=1.5, value="low")
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"what": "burn"}, {"search": "after:never"}, {"search": 7}, {"search": "x", "as_of": 1e300},
+        {"what": "reschedule", "value": "soon"}, {"what": "reschedule", "value": "nan"}, {"other": 1},
+        {"search": "payload.x:1", "sees_payloads": False},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_order_that_says_nothing_is_none_of_ours(more: dict[str, Any]) -> None:
+    plain = json.loads(PENDING.to_json())
+
+    assert Order.from_json(json.dumps({**plain, **more})) is None
+    assert Order.from_json(json.dumps(plain)) == PENDING
+
+
 # --- By name
 
 

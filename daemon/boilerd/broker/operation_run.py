@@ -188,5 +188,5 @@ def choice_of(order: Order, part: Part, sees: Sees | None = None) -> Choice:
     return Choice(
         part.queue, part.state, order.task_type or None, order.fingerprint or None, sought, sees,
         is_both=sought is not None and order.state is None and part.state in ONE_REGISTRY,
-        due_s=float(order.value) if order.what == "reschedule" and order.value else None,
+        due_s=order.due_s,
     )  # fmt: skip

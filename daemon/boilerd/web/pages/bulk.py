@@ -108,7 +108,10 @@ def _value(visit: Visit, deed: Deed) -> str:
     if deed == "move":
         return check_queue(given)
     at = moment("when", given)
-    return repr((visit.snapshot().at + at if isinstance(at, timedelta) else at).timestamp())
+    try:
+        return repr((visit.snapshot().at + at if isinstance(at, timedelta) else at).timestamp())
+    except OverflowError:
+        raise QueryError("when: too far away; use 2h, or 2026-01-31T14:00, which is in UTC") from None
 
 
 def bulk_actions(visit: Visit, state: TaskState | None) -> list[Deed]:
