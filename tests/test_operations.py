@@ -225,6 +225,20 @@ def test_each_task_is_rescheduled_once_wherever_it_stands_then(
     assert (found.tally.done, len(at)) == (111, 111)
 
 
+def test_all_that_are_rescheduled_to_the_head_are_done_once(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    for number in range(330):
+        client.enqueue("test:echo", number, process_in=3600 + number)
+    due_s = broker.now() + 600
+
+    found = done_by(inspector, Order("reschedule", "default", TaskState.SCHEDULED, value=repr(due_s)))
+
+    assert (found.tally.done, found.tally.seen) == (330, 330)
+    tasks = inspector.tasks("default", TaskState.SCHEDULED, size=330)
+    assert max(task.next_run_at.timestamp() for task in tasks if task.next_run_at) < due_s + 1
+
+
 def test_what_is_moved_is_found_once(
     inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
 ) -> None:
