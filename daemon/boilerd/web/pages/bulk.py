@@ -157,8 +157,17 @@ def about(visit: Visit, order: Order) -> Data:
         "undo_s": UNDO_S if destroys(order) else 0,
         "back": back_of(order),
         "as_of": repr(order.as_of) if order.search else "",
+        "problems": _left_out(visit, order),
         "field": _field(visit, order),
     }
+
+
+def _left_out(visit: Visit, order: Order) -> list[str]:
+    """What is wrong with keys of queues through which a search goes: a key of another kind counts as empty."""
+    if order.queue or not order.search:
+        return []
+    queues = [queue.detail.counts for queue in visit.snapshot().overview.queues]
+    return [f"queue {counts.name}: {counts.problem}" for counts in queues if counts.problem]
 
 
 def _field(visit: Visit, order: Order) -> Data | None:
