@@ -36,7 +36,14 @@ SETS = {
 #: Pages that ask as another one does, which is looked at.
 ALIKE = {f"{place}/{deed}" for place in ("/failures/{fingerprint}", "/types/{type}") for deed in ("run", "archive")}
 #: Pages that are looked at beside those that are declared.
-MORE = ("/tasks?state=archived", "/tasks?state=completed", "/tasks?queue=empty", "/nothing")
+MORE = (
+    "/tasks?state=archived",
+    "/tasks?state=completed",
+    "/tasks?queue=empty",
+    "/tasks/gone",
+    "/tasks?q=-x",
+    "/nothing",
+)
 
 
 def fill(client: Client, connection: redis.Redis) -> dict[str, str]:

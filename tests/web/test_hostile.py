@@ -131,7 +131,8 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
     pages = [
         links.to(), links.to("queues"), links.to("queues", text), links.to("tasks"), links.to("tasks", text),
         links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("tasks", text, "edit"),
-        links.to("tasks", text, "move"), links.to("tasks", type=text), links.to("tasks", "new", type=text),
+        links.to("tasks", text, "move"), links.to("tasks", text, "compare"),
+        links.to("tasks", type=text), links.to("tasks", "new", type=text),
         links.to("crons"), links.to("crons", text),
         links.to("queues", text, "delete"), links.to("limits", key=text),
         links.to("limits", "release", queue=text, type=text, digest=text),
@@ -161,6 +162,9 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
 def test_a_hostile_query_is_text_on_the_page_that_refuses_it(text: str, browser: Browser) -> None:
     for name in ("queue", "state", "page", "told", "seal", "q", "type", "error", "since", "place", "around"):
         check(browser.get(Links().to("tasks", **{name: text[:2000]})).text)
+    for name in ("queue", "q", "type", "error", "key", "fingerprint", "id", "state"):
+        check(browser.get(Links().to("bulk", "archive", **{name: text[:2000]})).text)
+    check(browser.get(Links().to("tasks", text[:200])).text)
 
 
 @pytest.mark.parametrize("text", [*CORPUS.values(), "", "~", "a~41", "é", "a/b"], ids=ascii)

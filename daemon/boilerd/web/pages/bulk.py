@@ -58,7 +58,7 @@ FIELDS: Mapping[Deed, Field] = {
 }
 #: What of a list's query chooses tasks, and what only says how they are shown.
 _CHOOSES = frozenset({"fingerprint", "id", *FILTERS})
-_SHOWS = frozenset({"page", "size", "sort", "told", "seal"})
+_SHOWS = frozenset({"page", "size", "sort", "way", "told", "seal"})
 
 
 def order_of(visit: Visit, deed: Deed) -> Order:
@@ -108,7 +108,10 @@ def _value(visit: Visit, deed: Deed) -> str:
     if deed == "move":
         return check_queue(given)
     at = moment("when", given)
-    return repr((visit.snapshot().at + at if isinstance(at, timedelta) else at).timestamp())
+    try:
+        return repr((visit.snapshot().at + at if isinstance(at, timedelta) else at).timestamp())
+    except OverflowError:
+        raise QueryError("when: too far away; use 2h, or 2026-01-31T14:00, which is in UTC") from None
 
 
 def bulk_actions(visit: Visit, state: TaskState | None) -> list[Deed]:
@@ -156,8 +159,17 @@ def about(visit: Visit, order: Order) -> Data:
         "undo_s": UNDO_S if destroys(order) else 0,
         "back": back_of(order),
         "as_of": repr(order.as_of) if order.search else "",
+        "problems": _left_out(visit, order),
         "field": _field(visit, order),
     }
+
+
+def _left_out(visit: Visit, order: Order) -> list[str]:
+    """What is wrong with keys of queues through which a search goes: a key of another kind counts as empty."""
+    if order.queue or not order.search:
+        return []
+    queues = [queue.detail.counts for queue in visit.snapshot().overview.queues]
+    return [f"queue {counts.name}: {counts.problem}" for counts in queues if counts.problem]
 
 
 def _field(visit: Visit, order: Order) -> Data | None:
