@@ -269,3 +269,22 @@ def test_commands_of_an_applications_own_client_are_not_counted(valkey: Valkey) 
     with redis.Redis.from_url(valkey.url) as own, Browser(web_app(own)) as browser:
         assert browser.get("/system.json").json()["dashboard"]["commands"] is None
         assert "not counted" in text_of(browser.get("/system").text)
+
+
+@pytest.mark.parametrize("path", ["/system", "/workers", "/workers/dead"])
+def test_a_page_says_what_a_user_of_redis_may_not_read_and_works_on_a_replica(
+    path: str, connection: redis.Redis, valkey: Valkey
+) -> None:
+    asked: Any = connection
+    asked.execute_command("ACL", "SETUSER", "look", "on", ">x", "~*", "&*", "+@all", "-info", "-slowlog", "-config")
+    connection.replicaof("127.0.0.1", 1)  # where nobody listens
+
+    try:
+        with connect(f"{valkey.url}?username=look&password=x") as own, Browser(web_app(own)) as browser:
+            page = browser.get(path)
+    finally:
+        connection.replicaof("NO", "ONE")
+        asked.execute_command("ACL", "DELUSER", "look")
+
+    assert page.status_code == 200
+    assert ("This user of Redis may not ask it" in page.text) is (path == "/system")
