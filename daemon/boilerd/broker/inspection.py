@@ -22,7 +22,6 @@ from boilerd.broker.refusals import expecting, is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.views import (
-    WORKER_FIELDS,
     CompletedTask,
     CronInfo,
     Day,
@@ -358,7 +357,7 @@ class Inspection(ScriptCalls):
             return [bad_worker(keys.WORKERS, str(error))]
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             for name in names:
-                pipeline.hmget(name, *WORKER_FIELDS)  # what it tells of its application may be 8 KiB
+                pipeline.hgetall(name)
                 pipeline.scard(name + b":executions")
                 pipeline.srandmember(name + b":executions")  # one with several slots may hold thousands
             answers = sound(pipeline.execute(raise_on_error=False))
@@ -368,30 +367,21 @@ class Inspection(ScriptCalls):
             if record is None or held is None:
                 wrong = MisplacedKeyError(*((name, "hash") if record is None else (f"{name}:executions", "set")))
                 rows.append(bad_worker(name.removeprefix(prefix), str(wrong)))
-            elif found := {
-                field: value for field, value in zip(WORKER_FIELDS, record, strict=True) if value is not None
-            }:
-                records.append((name.removeprefix(prefix), found, text(pair or b""), held))
+            elif record:
+                records.append((name.removeprefix(prefix), record, text(pair or b""), held))
         return sorted(rows + self._with_tasks(records), key=lambda worker: worker.name)
 
     def _with_tasks(self, records: Sequence[tuple[str, Any, str, int]]) -> list[WorkerInfo]:
         """The workers of these names and records, each with the task of a claim that it holds, and how many it has."""
-        pairs = [*dict.fromkeys(pair for _, _, pair, _ in records if pair)]
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             pipeline.time()
-            for pair in pairs:
-                pipeline.hmget(raw(keys.execution(pair)), "job_id", "created_at")
+            for _, _, pair, _ in records:
+                pipeline.hgetall(raw(keys.execution(pair)))
                 pipeline.hget(raw(keys.job(pair.rpartition(":")[0])), "task_type")
             (now_s, _), *running = sound(pipeline.execute(raise_on_error=False))
-        tasks = {
-            pair: (text(task_id or b""), text(began or b""), text(task_type or b""))
-            for pair, (task_id, began), task_type in zip(
-                pairs, (each or (None, None) for each in running[::2]), running[1::2], strict=True
-            )
-        }
         return [
-            to_worker(name, record, tasks.get(pair, ("", "", "")), held, is_alive=_is_living(record, now_s))
-            for name, record, pair, held in records
+            to_worker(name, record, execution or {}, text(task_type or b""), held, is_alive=_is_living(record, now_s))
+            for (name, record, _, held), execution, task_type in zip(records, running[::2], running[1::2], strict=True)
         ]
 
     def server(self) -> dict[str, Any]:
@@ -407,8 +397,8 @@ class Inspection(ScriptCalls):
         }  # fmt: skip
 
 
-def _is_living(record: Mapping[str, bytes], now_s: float) -> bool:
-    heartbeat, birthmark = (text(record.get(name, b"")) for name in ("last_heartbeat", "birthmark"))
+def _is_living(record: Mapping[bytes, bytes], now_s: float) -> bool:
+    heartbeat, birthmark = (text(record.get(name, b"")) for name in (b"last_heartbeat", b"birthmark"))
     return is_living(heartbeat, birthmark, now_s)
 
 

@@ -34,11 +34,6 @@ from boilerd.tasks.task import DEFAULT_MAX_RETRIES, TaskState
 _MAX_SHOWN_BYTES = 1024 * 1024
 #: A value that is nested deeper is not shown: whoever writes it as JSON may run out of stack.
 _MOST_LEVELS = 100
-#: What is read of a worker's record.
-WORKER_FIELDS = (
-    "hostname", "pid", "state", "queues", "birth", "last_heartbeat", "successful_job_count", "failed_job_count",
-    "slots", "pool", "rss", "cpu_ms", "birthmark",
-)  # fmt: skip
 #: With a zone: a naive one cannot be compared with now.
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -332,15 +327,15 @@ def to_completed(note: bytes) -> CompletedTask | None:
 
 def to_worker(
     name: str,
-    fields: Mapping[str, bytes],
-    task: tuple[str, str, str],
+    fields: Mapping[bytes, bytes],
+    execution: Mapping[bytes, bytes],
+    task_type: str,
     held: int,
     *,
     is_alive: bool = True,
 ) -> WorkerInfo:
-    """A worker from `WORKER_FIELDS` of its hash, ID, begin and type of a task that it runs, and how many it holds."""
-    task_id, task_began, task_type = task
-    shown = {name: text(value) for name, value in fields.items()}
+    """A worker from its hash, from that of an attempt which it runs (may be empty), and how many claims it holds."""
+    shown = {text(name): text(value) for name, value in fields.items()}
     slots = max(1, _int(shown.get("slots")) or 1)
     return WorkerInfo(
         name=name,
@@ -352,9 +347,9 @@ def to_worker(
         last_seen_at=_time(shown.get("last_heartbeat")),
         succeeded=_int(shown.get("successful_job_count")) or 0,
         failed=_int(shown.get("failed_job_count")) or 0,
-        task_id=task_id,
+        task_id=text(execution.get(b"job_id", b"")),
         task_type=task_type,
-        task_started_at=_moment(task_began),
+        task_started_at=_moment(text(execution.get(b"created_at", b""))),
         slots=slots,
         running=min(held, slots),  # of a batch, one runs
         pool=shown.get("pool") or DEFAULT_POOL,

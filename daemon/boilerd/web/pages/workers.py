@@ -22,10 +22,10 @@ MOST_HOSTS, MOST_DAEMONS, MOST_CHOICES = 10, 10, 50
 MOST_QUEUES, MOST_DEATHS = 2, 3
 #: Last tasks of one worker; and the queues in which they are looked for, each among its last so many.
 MOST_TASKS, MOST_SERVED, LOOKS = 20, 10, 200
+_FIELDS = [field.name for field in fields(WorkerInfo)]
 #: The word for a worker that gives no sign of life.
 DEAD = "dead"
 
-_FIELDS = tuple(field.name for field in fields(WorkerInfo))
 SORTS: dict[str, Callable[[Row], Any]] = {
     "worker": lambda row: row["name"],
     "host": lambda row: (row["host"], row["pool"], row["name"]),
@@ -167,7 +167,7 @@ def _read_now(visit: Visit) -> tuple[list[dict[str, Any]], list[DaemonInfo]]:
 
 def _row(worker: WorkerInfo, daemon: DaemonInfo | None) -> dict[str, Any]:
     return {
-        **{name: getattr(worker, name) for name in _FIELDS},  # asdict would copy each value of each
+        **{name: getattr(worker, name) for name in _FIELDS},  # asdict() would copy each value
         "shown_state": worker.state if worker.is_alive else DEAD,
         "cpu_share": _cpu_share(worker),
         "release": daemon.release if daemon else "",
