@@ -128,6 +128,7 @@ def _die(broker: Broker) -> str:
     for number, rss in enumerate((900 << 20, 80 << 20, 90 << 20)):
         other = name.replace(".0", f".{number}")
         record: dict[str, Any] = {
+            "queues": "default,images",
             "hostname": name.partition(".")[0],
             "pid": 4711,
             "state": "idle",

@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import termios
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -85,7 +86,7 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("failures", "acknowledge"): [[EVIL], [f"no {EVIL}", "--undo"]],
     ("failures", "mute"): [[f"no {EVIL}"], [EVIL, "--undo"]],
     ("failures", "note"): [[EVIL, "x" + EVIL[:900]], [f"no {EVIL}", "--undo"], [EVIL]],
-    ("worker", "ls"): [[], ["--json"]],
+    ("worker", "ls"): [[], ["--json"], ["--dead"]],
     ("worker", "restart"): [[EVIL]],
     ("worker", "scale"): [["1"], [EVIL]],
     ("cron", "ls"): [[], ["--json"]],
@@ -185,6 +186,8 @@ def world(connection: redis.Redis) -> None:
     for name, other in ((EVIL.encode(), {}), (EVIL_BYTES, {"host": "other", "settings": {EVIL: "other"}})):
         connection.zadd(keys.DAEMONS, {name: 2e9})
         connection.set(b"boilerd:daemon:" + name, json.dumps(facts | other))
+    dead = {"at": time.time(), **dict.fromkeys(("worker", "pool", "exit", "because", "task_id", "task_type"), EVIL)}
+    connection.rpush(keys.DEATHS, json.dumps(dead, ensure_ascii=False), EVIL_BYTES)
     tick = {"tick": 1.0, "at": 2.0, "why": EVIL, "id": EVIL, "queue": EVIL}
     connection.rpush(b"boilerd:ticks:" + EVIL.encode(), json.dumps(tick, ensure_ascii=False), EVIL_BYTES)
     connection.set(b"boilerd:unique:default:" + EVIL.encode() + b":digest", EVIL_BYTES)
