@@ -52,6 +52,7 @@ def fill(client: Client, connection: redis.Redis) -> dict[str, str]:
         "fingerprint": fingerprint,
         "cron": _tick(broker),
         "operation": _operate(connection),
+        "snapshot": _keep(connection),
     }
 
 
@@ -92,6 +93,12 @@ def _operate(connection: redis.Redis) -> str:
     operations.run(found, runner)
     operations.begin(Order("delete", "images", TaskState.PENDING), undo_s=3600)
     return found.id
+
+
+def _keep(connection: redis.Redis) -> str:
+    """Keep a page; its ID."""
+    about = {"path": "/operations?size=5", "title": "Operations", "user": "anna", "version": "1"}
+    return Inspector(connection).kept_pages.keep('{"operations":[],"size":5}', shows_payloads=True, **about)
 
 
 class _Examples(dict[str, str]):

@@ -28,7 +28,7 @@ logger = logging.getLogger("boilerd.client")
 
 #: What people do.
 What = Literal[
-    "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "pause", "resume",
+    "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "keep", "pause", "resume",
     "cron run", "quiet", "reload", "restart", "scale",
 ]  # fmt: skip
 KINDS: tuple[What, ...] = get_args(What)

@@ -54,6 +54,14 @@ DAEMONS = f"{OWN}:daemons"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
 
+#: sorted set of the IDs of pages of the dashboard that are kept, score = when
+KEPT_PAGES = f"{OWN}:web:kept"
+
+
+def kept_page(page_id: str) -> str:
+    """Hash: a page of the dashboard with its data, as it was."""
+    return f"{OWN}:web:kept:{page_id}"
+
 
 def web_session(digest: str) -> str:
     """String: whose session of the web dashboard it is."""

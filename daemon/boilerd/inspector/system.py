@@ -15,6 +15,7 @@ from boilerd.inspector.part import Part
 if TYPE_CHECKING:
     from boilerd.broker.audit import AuditEntry
     from boilerd.broker.daemons import DaemonInfo
+    from boilerd.broker.kept_pages import KeptPages
     from boilerd.broker.metrics import Metrics, Series
     from boilerd.broker.server_facts import ServerFacts
     from boilerd.broker.shares import KeysFound, LocksFound
@@ -92,6 +93,13 @@ class SystemPart(Part):
         if after and not (after.isascii() and after.isdecimal() and len(after) <= 20):
             raise InvalidTaskError(f"after {shown(after)} is no place of a search; leave it out to begin anew")
         return find_locks(self._broker.connection, queue, task_type, after)
+
+    @functools.cached_property
+    def kept_pages(self) -> "KeptPages":
+        """Pages of the web dashboard as they were, which somebody has kept."""
+        from boilerd.broker.kept_pages import KeptPages  # noqa: PLC0415 - as in `Part`
+
+        return KeptPages(self._broker.connection, self._audit)
 
     def problems(self, queues: Iterable[str] = ()) -> list[str]:
         """What is wrong with RQ's and boilerd's keys: with those of these queues, and those that are no queue's."""

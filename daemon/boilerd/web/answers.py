@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from boilerd.errors import BoilerdError
+from boilerd.web.frozen import is_keepable
 from boilerd.web.links import Links, outside
 from boilerd.web.page import Action, Data, Done, Elsewhere, Page
 from boilerd.web.permissions import Principal
@@ -94,7 +95,7 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         if tag == _known_tag(asked):
             return _unchanged(tag)
         if asked.form_of_answer == "html":
-            text = render(asked, page.template, data, title=page.title)
+            text = render(asked, page.template, data, title=page.title, keepable=is_keepable(page))
         else:
             text = _as_data(asked.form_of_answer, data, page.rows)
         return Response(
@@ -168,7 +169,7 @@ def answer_error(asked: Asked, error: BoilerdError) -> Response:
     return _html(render(asked, "error.html", data, title=HTTPStatus(status).phrase), status)
 
 
-def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) -> str:
+def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str, keepable: bool = False) -> str:
     """The HTML of a template, with what all of them have beside the page's data."""
     site, links, who = asked.site, asked.links, asked.who
     context = {
@@ -184,6 +185,7 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) 
         "menu": [page for page in site.menu if who and who.may(page.needs)],
         "static": lambda name: site.static.address(links, name),
         "told": _told(asked),
+        "keepable": keepable,
         "key_of": lambda page: site.letters[page.path],
         "environment": site.environment,
         "outside": functools.partial(outside, site.outside),

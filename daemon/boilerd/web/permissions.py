@@ -25,6 +25,7 @@ class Permission(enum.StrEnum):
     CRON = "cron"
     WORKERS = "workers"
     FAILURES = "failures"
+    KEEP = "keep"
 
 
 _ALL = frozenset(Permission)
