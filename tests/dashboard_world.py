@@ -69,6 +69,7 @@ def fill(client: Client, connection: redis.Redis) -> dict[str, str]:
         "worker": _die(broker),
         "pool": "default",
         "digest": _lock(client),
+        "snapshot": _keep(connection),
     }
 
 
@@ -147,6 +148,12 @@ def _die(broker: Broker) -> str:
     broker.note_death(LastWords(name, exit="signal 9 (SIGKILL)", because=because, pid=4710, **held).encoded())
     broker.note_death(LastWords(name.replace(".0", ".1"), exit="exit status 1").encoded())
     return name
+
+
+def _keep(connection: redis.Redis) -> str:
+    """Keep a page; its ID."""
+    about = {"path": "/operations?size=5", "title": "Operations", "user": "anna", "version": "1"}
+    return Inspector(connection).kept_pages.keep('{"operations":[],"size":5}', shows_payloads=True, **about)
 
 
 class _Examples(dict[str, str]):

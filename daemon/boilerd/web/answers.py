@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from boilerd.errors import BoilerdError
+from boilerd.web.frozen import is_keepable
 from boilerd.web.links import Links, outside
 from boilerd.web.own_queues import MENU as OF_QUEUES
 from boilerd.web.page import Action, Data, Done, Elsewhere, Missing, Page
@@ -109,7 +110,7 @@ async def answer_page(asked: Asked, page: Page) -> Response:
 def _written(asked: Asked, page: Page, template: str, data: Mapping[str, Any]) -> str:
     """A page's data in the form that was asked for."""
     if asked.form_of_answer == "html":
-        return render(asked, template, data, title=page.title)
+        return render(asked, template, data, title=page.title, keepable=template == page.template and is_keepable(page))
     if asked.form_of_answer in _ROWS:
         _known(asked).inspector.note_export(page.path, len(data[page.rows]))
     return _as_data(asked.form_of_answer, data, page.rows)
@@ -180,7 +181,7 @@ def answer_error(asked: Asked, error: BoilerdError) -> Response:
     return _html(render(asked, "error.html", data, title=HTTPStatus(status).phrase), status)
 
 
-def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) -> str:
+def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str, keepable: bool = False) -> str:
     """The HTML of a template, with what all of them have beside the page's data."""
     site, links, who = asked.site, asked.links, asked.who
     context = {
@@ -196,6 +197,7 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) 
         "menu": [page for page in site.menu if _is_for(page, who)],
         "static": lambda name: site.static.address(links, name),
         "told": _told(asked),
+        "keepable": keepable,
         "key_of": lambda page: site.letters[page.path],
         "environment": site.environment,
         "outside": functools.partial(outside, site.outside),
