@@ -151,6 +151,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         if not isinstance(done, Done):
             return ask(done, 200 if not done.get("problems") else 422)
         asked.site.sampler.forget()
+        asked.site.shared.forget()
         if asked.form_of_answer == "json":
             return Response(_json({"done": done.says, **visit.seen(done.data)}), media_type=KINDS["json"])
         told = cut(done.says, MOST_TOLD)

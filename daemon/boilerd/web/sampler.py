@@ -19,6 +19,8 @@ from boilerd.web.lately import Lately, Minute
 
 #: A picture is shown for so long.
 FRESH_S = 1.0
+#: And what workers tell for so many pictures: they do it every five seconds, and may be hundreds.
+WORKERS_PICTURES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Sampler:
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
         self._failure: BoilerdError | None = None
-        self._fresh_until_s = self._failed_until_s = 0.0
+        self._fresh_until_s = self._failed_until_s = self._workers_until_s = 0.0
 
     def fresh(self) -> Snapshot | None:
         """The last picture, if it is fresh; never waits."""
@@ -77,7 +79,10 @@ class Sampler:
 
     def _take(self) -> Snapshot:
         began_s = time.monotonic()
-        overview = read_overview(self._connection)
+        records = self._last.overview.records if self._last and began_s < self._workers_until_s else None
+        overview = read_overview(self._connection, records=records)
+        if records is None:
+            self._workers_until_s = began_s + WORKERS_PICTURES * FRESH_S
         verdict = _of_anywhere(judge(self._read_facts(overview)))
         self._last = self._next(overview, verdict, self._lately.read(), time.monotonic() - began_s)
         self._fresh_until_s = time.monotonic() + FRESH_S
@@ -85,7 +90,7 @@ class Sampler:
 
     def forget(self) -> None:
         """Take a new picture for the next one who asks: something was changed."""
-        self._fresh_until_s = self._failed_until_s = 0.0
+        self._fresh_until_s = self._failed_until_s = self._workers_until_s = 0.0
 
     def _next(self, overview: Overview, verdict: Verdict, minutes: Sequence[Minute], took_s: float) -> Snapshot:
         last = self._last

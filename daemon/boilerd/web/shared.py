@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 #: Things that are kept; of more, those are forgotten that nobody has asked for the longest.
 MOST_KEPT = 64
+#: What is shown for so long does not follow an action at once.
+LASTING_S = 10.0
 #: What takes long to read is shown for so long at most.
 LONGEST_S = 300.0
 
@@ -20,6 +22,7 @@ class _Kept:
     lock: threading.Lock = field(default_factory=threading.Lock)
     value: Any = None
     until_s: float = 0.0
+    fresh_s: float = 0.0
 
 
 class Shared:
@@ -44,8 +47,16 @@ class Shared:
                 began_s = time.thread_time()
                 kept.value = read()
                 used_s = time.thread_time() - began_s
+                kept.fresh_s = fresh_s
                 kept.until_s = time.monotonic() + max(fresh_s, min(used_s * times, LONGEST_S))
             return kept.value  # type: ignore[no-any-return] # it is what `read` returned
+
+    def forget(self) -> None:
+        """Have it read again, but for what does not follow actions at once: something was changed."""
+        with self._lock:
+            for kept in self._kept.values():
+                if kept.fresh_s < LASTING_S:
+                    kept.until_s = 0.0
 
     def _place(self, key: Hashable) -> _Kept:
         with self._lock:

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,8 @@ from boilerd.web.visit import NotThereError, Visit
 
 #: Entries on the page, each of which costs two or three commands for its last tick.
 MOST = 200
+#: How long the entries are shown before they are read again, and for how many times as long as that takes.
+FRESH_S, FRESH_TIMES = 2.0, 300
 #: Ticks to come that are told, and ticks in the history.
 NEXT, TICKS = 3, 100
 #: A tick that was not taken is missed from so long after it on: it takes a scheduler a moment.
@@ -29,7 +31,7 @@ MISSED_AFTER_S = 10.0
 @page("/crons", needs=Permission.VIEW, title="Periodic tasks", menu=60, rows="crons")
 def crons(visit: Visit) -> Data:
     """All entries, those with a problem first."""
-    found, paused = visit.inspector.crons(), _paused(visit)
+    found, paused = _entries(visit), _paused(visit)
     rows = [_row(visit.inspector, cron, paused) for cron in found[:MOST]]
     rows.sort(key=lambda row: (not row["problem"], row["name"], row["spec"]))
     return {"crons": rows, "left_out": max(0, len(found) - MOST)}
@@ -39,7 +41,7 @@ def crons(visit: Visit) -> Data:
 def cron(visit: Visit) -> Data:
     """One entry, or the few of that name, with its ticks."""
     name = visit.path["cron"]
-    entries = [each for each in visit.inspector.crons() if each.name == name]
+    entries = [each for each in _entries(visit) if each.name == name]
     ticks = visit.inspector.ticks(name, TICKS)
     if not entries and not ticks:
         raise NotThereError(f"there is no periodic task {shown(name)}, and none had that name; /crons has all")
@@ -52,6 +54,11 @@ def cron(visit: Visit) -> Data:
         "outcomes": Counter(_outcome(tick) for tick in ticks),
         "ticks": ticks,
     }
+
+
+def _entries(visit: Visit) -> Sequence[CronInfo]:
+    """All entries; hundreds of workers and daemons have a word in it, so that everybody shares them."""
+    return visit.sharing("crons", FRESH_S, visit.inspector.crons, FRESH_TIMES)
 
 
 def _outcome(tick: TickInfo) -> str:

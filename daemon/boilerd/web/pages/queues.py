@@ -14,6 +14,8 @@ from boilerd.web.visit import Visit
 
 #: Days of history on a queue's page.
 DAYS = 14
+#: How long it is shown which types are handled before it is read again, and for how many times as long as that takes.
+FRESH_S, FRESH_TIMES = 2.0, 300
 #: Minutes that the small chart in a queue's row has.
 SPARK_MINUTES = 60
 
@@ -69,9 +71,14 @@ def queue(visit: Visit) -> Data:
         "queue": replace(found, latency_s=0.0),  # it would change by itself
         "waits_since": waits_since(found),
         "days": visit.inspector.history(name, DAYS),
-        "types": visit.trying(lambda: {"handled": visit.inspector.handled_types(name)}),
+        "types": visit.trying(lambda: {"handled": _handled(visit, name)}),
         "has_workers": visit.inspector.has_workers(name),
     }
+
+
+def _handled(visit: Visit, name: str) -> list[str] | None:
+    """All workers are asked for it, so that everybody shares it."""
+    return visit.sharing(("handled", name), FRESH_S, lambda: visit.inspector.handled_types(name), FRESH_TIMES)
 
 
 @action("/queues/{queue}/pause", needs=Permission.PAUSE, title="Pause")
