@@ -229,3 +229,8 @@ def counted(completed: int, archived: int = 0, run_s: float = 0.2) -> Record:
 def count_in_minute(connection: redis.Redis, minute: int, queue: str, task_type: str, record: Record) -> None:
     """Have this counted of a queue and type in a minute, counted from 1970."""
     connection.hset(keys.metrics("minute", minute), pack_pair(queue, task_type), encode(record))
+
+
+def count_in_total(connection: redis.Redis, queue: str, task_type: str, record: Record) -> None:
+    """Have this counted of a queue and type in all time."""
+    connection.hset(keys.METRICS_TOTAL, pack_pair(queue, task_type), encode(record))

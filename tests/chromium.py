@@ -7,7 +7,7 @@ of scripts, and what the Content-Security-Policy forbade.
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -166,11 +166,15 @@ class Visitor:
             self.wrong.append(f"{message.type}: {message.text}")
 
 
-def findings(page: Page, *, of: str = "") -> list[str]:
-    """What axe finds wrong that is serious or worse; by all of its rules, or by those of a kind."""
+#: Rules that look at how a page is laid out and coloured, beside its elements.
+OF_LAYOUT = ("color-contrast", "link-in-text-block", "scrollable-region-focusable", "target-size")
+
+
+def findings(page: Page, *, of: Sequence[str] = ()) -> list[str]:
+    """What axe finds wrong that is serious or worse; by all of its rules, or by these."""
     if not page.evaluate("typeof axe !== 'undefined'"):
         page.evaluate(AXE.read_text("utf-8"))
-    rules = {"runOnly": [of]} if of else {}
+    rules = {"runOnly": {"type": "rule", "values": [*of]}} if of else {}
     found = page.evaluate("rules => axe.run(document, {resultTypes: ['violations'], ...rules})", rules)
     return [
         f"{each['id']} ({each['impact']}): {node['html'][:200]}; {node['failureSummary']}"

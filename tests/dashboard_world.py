@@ -1,11 +1,13 @@
 """A Redis in which much has happened, so that each page of the dashboard has something to show."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import redis
 
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker.broker import Broker
+from boilerd.broker.last_words import LastWords
 from boilerd.broker.operation_record import Order
 from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.retry import Verdict
@@ -26,7 +28,10 @@ SETS = {
     "/bulk/archive": "?queue=images&state=pending",
     "/bulk/delete": "?queue=default&state=completed",
     "/bulk/cancel": "?queue=default&state=scheduled",
+    "/bulk/reschedule": "?queue=default&state=scheduled",
+    "/bulk/move": "?q=-nothing",
     "/queues/{queue}/purge": "?state=archived",
+    "/limits/release": "?queue=default&type=test:lock&digest={digest}",
 }
 #: Pages that are looked at beside those that are declared.
 MORE = ("/tasks?state=archived", "/tasks?state=completed", "/tasks?queue=empty", "/nothing")
@@ -52,6 +57,9 @@ def fill(client: Client, connection: redis.Redis) -> dict[str, str]:
         "fingerprint": fingerprint,
         "cron": _tick(broker),
         "operation": _operate(connection),
+        "worker": _die(broker),
+        "pool": "default",
+        "digest": _lock(client),
     }
 
 
@@ -73,6 +81,10 @@ def _fail(broker: Broker) -> str:
     for number, release in enumerate(("2026.11.28", "2026.11.29", "2026.11.29")):
         how = FailureKind("c0ffee" * 2, "order:charge", error, message, frames, release)
         fail_as(broker, f"charge-{number}", how, queue="payments", task_type="order:charge")
+        if not number:
+            inspector = Inspector(broker.connection)
+            inspector.mark_failure("c0ffee" * 2, "acknowledge")
+            inspector.mark_failure("c0ffee" * 2, "note", "the bank refuses some cards since Friday, anna asks them")
     return "c0ffee" * 2
 
 
@@ -85,6 +97,13 @@ def _tick(broker: Broker) -> str:
     return name
 
 
+def _lock(client: Client) -> str:
+    """Have a task hold a unique lock; the digest of its payload."""
+    client.enqueue("test:lock", {"of": 1}, unique=3600)
+    (lock,) = Inspector(client.connection).unique_locks(task_type="test:lock").locks
+    return lock.digest
+
+
 def _operate(connection: redis.Redis) -> str:
     """Do something with many tasks, of which one is gone; the operation's ID."""
     operations = Inspector(connection).operations
@@ -92,6 +111,32 @@ def _operate(connection: redis.Redis) -> str:
     operations.run(found, runner)
     operations.begin(Order("delete", "images", TaskState.PENDING), undo_s=3600)
     return found.id
+
+
+def _die(broker: Broker) -> str:
+    """Have a worker take much memory, and its predecessor and another die; its name."""
+    name = "a-host-with-a-rather-long-name.a1b2c3.0"
+    for number, rss in enumerate((900 << 20, 80 << 20, 90 << 20)):
+        other = name.replace(".0", f".{number}")
+        record: dict[str, Any] = {
+            "hostname": name.partition(".")[0],
+            "pid": 4711,
+            "state": "idle",
+            "rss": rss,
+            "birthmark": "x",
+        }
+        broker.register(other, ["default", "images"], record)
+    because = "its task ignored its limit of 30 s, from timeout or deadline"
+    held: dict[str, Any] = {
+        "task_id": "order-20417",
+        "task_type": "email:deliver",
+        "tasks": 1,
+        "rss_bytes": 812 << 20,
+        "lived_s": 4000,
+    }
+    broker.note_death(LastWords(name, exit="signal 9 (SIGKILL)", because=because, pid=4710, **held).encoded())
+    broker.note_death(LastWords(name.replace(".0", ".1"), exit="exit status 1").encoded())
+    return name
 
 
 class _Examples(dict[str, str]):

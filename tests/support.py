@@ -29,6 +29,7 @@ from boilerd.daemon.valkey_program import find_server
 from boilerd.errors import RefusedError
 from boilerd.process.failpoints import VARIABLE
 from boilerd.settings.definitions import definitions
+from boilerd.supervision import asking
 
 TESTS = Path(__file__).parent
 #: Far above what anything here takes, for machines that are busy with something else.
@@ -257,7 +258,7 @@ class RunningDaemon:
 
     def info(self) -> dict[str, Any]:
         """What its control socket says about the daemon."""
-        return self._answer(lambda socket: dict(rpc_client.ask(socket, "boilerd.info"))) or {}
+        return self._answer(lambda socket: dict(asking.ask(socket, "boilerd.info"))) or {}
 
     def processes(self) -> list[dict[str, Any]]:
         """What its control socket says about its processes."""

@@ -105,6 +105,12 @@ def end_after_first(steps: Generator[BulkProgress]) -> None:
         next(steps)
 
 
+def release(h: Hands, task_id: str) -> None:
+    """Release the lock that a task which waits holds."""
+    (lock,) = h.inspector.unique_locks().locks
+    h.inspector.release_lock(lock.queue, lock.type, lock.digest, task_id=task_id, also_of_living=True)
+
+
 def task(task_id: str) -> dict[str, str]:
     return {"task": task_id}
 
@@ -164,9 +170,47 @@ CHANGING: dict[str, list[Case]] = {
             lambda _: ("export", {**DEFAULT, "search": "waits"}, 1, "done", ""),
         )
     ],
+    "export_audit": [
+        (
+            Hands.waiting,
+            lambda h, _: list(h.inspector.export_audit(who="nobody")),
+            lambda _: ("export", {"page": "/audit", "who": "nobody"}, 0, "done", ""),
+        )
+    ],
+    "note_export": [
+        (
+            Hands.waiting,
+            lambda h, _: h.inspector.note_export("/queues", 2),
+            lambda _: ("export", {"page": "/queues"}, 2, "done", ""),
+        )
+    ],
+    "reveal": [
+        (
+            Hands.waiting,
+            lambda h, i: h.inspector.reveal(i),
+            lambda i: ("reveal", {**task(i), **DEFAULT}, 1, "done", ""),
+        )
+    ],
     "pause": [(Hands.waiting, lambda h, _: h.inspector.pause("default"), lambda _: ("pause", DEFAULT, 1, "done", ""))],
     "resume": [
         (Hands.waiting, lambda h, _: h.inspector.resume("default"), lambda _: ("resume", DEFAULT, 0, "done", ""))
+    ],
+    "delete_queue": [
+        (
+            lambda h: in_state(h.client, h.broker, TaskState.PENDING),
+            lambda h, _: h.inspector.delete_queue("default"),
+            lambda _: (
+                "delete", DEFAULT, 0, "refused",
+                "queue 'default' cannot be deleted: it holds tasks; purge it, and take it out of the settings",
+            ),
+        )
+    ],
+    "release_lock": [
+        (
+            lambda h: enqueue(h.client, "holder", unique=60),
+            lambda h, _: release(h, "holder"),
+            lambda _: ("unlock", {"task": "holder", **DEFAULT, "type": "test:echo"}, 1, "done", ""),
+        )
     ],
     "pause_cron": [
         (Hands.cron, lambda h, i: h.inspector.pause_cron(i), lambda i: ("pause", {"cron": i}, 1, "done", "")),
@@ -195,6 +239,23 @@ CHANGING: dict[str, list[Case]] = {
             lambda h: h.fail_in("default", "default"),
             lambda h, _: list(h.inspector.bulk("run", "default", TaskState.ARCHIVED, fingerprint=GROUP)),
             lambda _: ("run", {**DEFAULT, "state": "archived", "fingerprint": GROUP}, 2, "done", ""),
+        ),
+    ],
+    "mark_failure": [
+        (
+            lambda h: h.fail_in("low"),
+            lambda h, _: h.inspector.mark_failure(GROUP, "note", "ask anna"),
+            lambda _: ("note", {"fingerprint": GROUP}, 1, "done", ""),
+        ),
+        (
+            lambda h: h.fail_in("low"),
+            lambda h, _: h.inspector.mark_failure(GROUP, "unmute"),
+            lambda _: ("unmute", {"fingerprint": GROUP}, 0, "done", ""),
+        ),
+        (
+            lambda h: None,
+            lambda h, _: h.inspector.mark_failure(GROUP, "mute"),
+            lambda _: ("mute", {"fingerprint": GROUP}, 0, "refused", "there is no such failure group"),
         ),
     ],
     "bulk_failure": [
@@ -230,8 +291,12 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "failures": (), "failure": (GROUP,), "close": (), "tasks_of": (["waits"],), "find": ({"request_id": "r-9"},),
     "metrics": (timedelta(hours=1),), "totals": (), "search": ("waits",), "parse_filter": ("after:2h",),
     "last_place": ("default", TaskState.PENDING), "place_around": ("default", "waits"),
+    "traces": ("waits", "default"), "dependents": ("waits",), "last_completed": ("default", "test:echo"),
     "key_holders": ("boilerd:unique:x", "key"), "server": (), "concurrency_keys": (), "unique_locks": (),
-    "paused_crons": (), "daemons": (), "ticks": ("nightly",),
+    "failure_states": (), "deaths": (), "paused_crons": (), "pauses": (), "daemons": (), "ticks": ("nightly",),
+    "histories": (["nightly"],), "composition": ("default",), "longest_running": (["default"],),
+    "noting": ("quiet",),  # which changes nothing before its block
+    "key_tasks": ("key",), "refusals": (), "unique_lock": ("default", "test:echo", "0"),
 }  # fmt: skip
 
 
@@ -285,6 +350,9 @@ CLI: list[tuple[str, tuple[Any, ...]]] = [
     (f"failures run {GROUP}", ("run", {"fingerprint": GROUP}, 1, "done", "")),
     (f"failures archive {GROUP} --yes", ("archive", {"fingerprint": GROUP}, 0, "done", "")),
     (f"failures delete {GROUP} --yes", ("delete", {"fingerprint": GROUP}, 1, "done", "")),
+    (f"failures acknowledge {GROUP}", ("acknowledge", {"fingerprint": GROUP}, 1, "done", "")),
+    (f"failures mute {GROUP} --undo", ("unmute", {"fingerprint": GROUP}, 0, "done", "")),
+    (f"failures note {GROUP} known", ("note", {"fingerprint": GROUP}, 1, "done", "")),
     ("cron run mine", ("cron run", {"cron": "mine"}, 1, "done", "")),
 ]
 

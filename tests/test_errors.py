@@ -13,6 +13,7 @@ from boilerd import (
     DuplicateTaskError,
     HandlerNotFoundError,
     QueueFullError,
+    QueueInUseError,
     QueueNotFoundError,
     RetryLater,
     ServeMux,
@@ -20,6 +21,7 @@ from boilerd import (
     TaskIdConflictError,
     TaskNotFoundError,
     TaskStateError,
+    UniqueLockError,
 )
 from boilerd.errors import (
     MAX_ERROR_LENGTH,
@@ -53,6 +55,8 @@ SAMPLES: dict[type[BoilerdError], BoilerdError] = {
     HandlerNotFoundError: HandlerNotFoundError("email:deliver"),
     MisplacedKeyError: MisplacedKeyError("rq:queues", "set"),
     QueueFullError: QueueFullError("low"),
+    UniqueLockError: UniqueLockError("test:echo", "low", "task", "lives queued"),
+    QueueInUseError: QueueInUseError("low", "it holds tasks"),
     QueueNotFoundError: QueueNotFoundError("low", ["default"]),
     RetryLater: RetryLater(7.5, "not yet"),
     TaskFailedError: TaskFailedError(

@@ -1,6 +1,7 @@
 """Failure groups in Redis: what is counted and kept, what is new, rising or has returned, and actions."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from rq.job import JobStatus
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.constants import FAILURE_DAYS, FAILURE_HOURS, FAILURE_SAMPLES, MOST_FAILURES
+from boilerd.broker.constants import FAILURE_DAYS, FAILURE_HOURS, FAILURE_RELEASES, FAILURE_SAMPLES, MOST_FAILURES
 from boilerd.broker.failure_groups import FailureState
 from boilerd.broker.states import Action
-from boilerd.errors import FailureNotFoundError, WorkerDiedError
+from boilerd.errors import FailureNotFoundError, InvalidTaskError, WorkerDiedError
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import RetryPolicy, Verdict
 from boilerd.worker.settlement import Rules
@@ -22,6 +23,7 @@ from builders import WORKER, claim, fail_as, failure_kind, rq_queue, store
 from support import StartDaemon, Valkey, shown_by, wait_until
 
 HOUR_S, DAY_S = 3600, 86400
+GROUP = "a" * 12
 
 
 @pytest.fixture
@@ -205,6 +207,88 @@ def test_the_commands_list_show_and_act(valkey: Valkey, broker: Broker) -> None:
     assert "release 1.0" in text
     assert shown_by("failures", "run", "a" * 12, *url) == "1\n"
     assert shown_by("failures", "delete", "a" * 12, "--yes", *url) == "0\n"
+
+
+def test_a_group_that_fails_after_it_was_acknowledged_came_back(inspector: Inspector, broker: Broker) -> None:
+    fail_as(broker, "a", failure_kind(release="1.0"))
+
+    assert inspector.mark_failure(GROUP, "acknowledge")
+    assert not inspector.mark_failure(GROUP, "acknowledge")
+    known = inspector.failure(GROUP)
+    fail_as(broker, "b", failure_kind(release="1.1"))
+    back = inspector.failure(GROUP)
+    assert inspector.mark_failure(GROUP, "acknowledge")
+    known_again = inspector.failure(GROUP)
+    assert inspector.mark_failure(GROUP, "unacknowledge")
+
+    assert (known.state, known.since_acknowledged) == (FailureState.ACKNOWLEDGED, 0)
+    assert known.acknowledged_by
+    assert known.first_seen is not None
+    assert known.acknowledged_at is not None
+    assert known.acknowledged_at >= known.first_seen
+    assert (back.state, back.since_acknowledged, back.acknowledged_release) == (FailureState.CAME_BACK, 1, "1.0")
+    assert known_again.state is FailureState.ACKNOWLEDGED
+    assert inspector.failure(GROUP).state is FailureState.NEW
+
+
+def test_marks_say_who_and_when_are_taken_back_and_go_with_their_group(
+    inspector: Inspector, broker: Broker, connection: redis.Redis
+) -> None:
+    fail_as(broker, "a", failure_kind())
+    text = "ask anna \udcff\x1b"
+
+    assert inspector.mark_failure(GROUP, "mute")
+    assert not inspector.mark_failure(GROUP, "mute")
+    assert inspector.mark_failure(GROUP, "note", text)
+    (marked,) = inspector.failures()
+    assert inspector.mark_failure(GROUP, "unmute")
+    assert inspector.mark_failure(GROUP, "note")
+    (bare,) = inspector.failures()
+
+    assert (marked.note, marked.noted_by) == (text, marked.muted_by)
+    assert marked.muted_at
+    assert marked.noted_at
+    assert (bare.note, bare.noted_at, bare.muted_at, bare.muted_by) == ("", None, None, "")
+    assert len(connection.keys("boilerd:failure*")) == 3
+    with pytest.raises(InvalidTaskError, match="1,001 characters"):
+        inspector.mark_failure(GROUP, "note", "x" * 1001)
+    connection.delete(keys.failure(GROUP))
+    with pytest.raises(FailureNotFoundError):
+        inspector.mark_failure(GROUP, "mute")
+
+
+def test_a_group_counts_by_release_and_forgets_the_one_in_which_it_failed_least(
+    inspector: Inspector, broker: Broker
+) -> None:
+    for number, release in enumerate(["1.0", "1.0", "1.1", *(f"2.{minor}" for minor in range(FAILURE_RELEASES))]):
+        fail_as(broker, f"t{number}", failure_kind(release=release))
+
+    found = inspector.failure(GROUP).releases
+
+    assert len(found) == FAILURE_RELEASES
+    assert found["1.0"] == 2
+    assert found[f"2.{FAILURE_RELEASES - 1}"] == 1
+
+
+def test_the_commands_mark_a_group_and_leave_muted_ones_out(valkey: Valkey, broker: Broker) -> None:
+    fail_as(broker, "a", failure_kind(release="1.0"))
+    fail_as(broker, "b", failure_kind("b" * 12))
+    url = ("--redis-url", valkey.url)
+
+    shown_by("failures", "note", GROUP, "ask anna", *url)
+    shown_by("failures", "mute", GROUP, *url)
+
+    listed = shown_by("failures", *url)
+    assert "b" * 12 in listed
+    assert GROUP not in listed
+    assert "1 muted" in listed
+    assert "new, muted" in shown_by("failures", "--muted", *url)
+    text = shown_by("failures", "show", GROUP, *url)
+    assert re.search(r"^note +ask anna$", text, re.MULTILINE)
+    assert re.search(r"^muted +\S.*, by \S+", text, re.MULTILINE)
+    assert "by release\n  1.0  1\n" in text
+    shown_by("failures", "mute", GROUP, "--undo", *url)
+    assert GROUP in shown_by("failures", *url)
 
 
 @pytest.mark.parametrize("slots", [1, 8])

@@ -1,5 +1,6 @@
 """Operations: bulk actions that Redis knows of, that anybody may stop, undo or continue, whatever is killed."""
 
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -117,6 +118,151 @@ def test_a_failure_groups_tasks_of_all_queues_are_run(
 
     assert (pending(connection), pending(connection, "low")) == (["a"], ["b"])
     assert (found.tally.done, [part.queue for part in found.parts]) == (2, ["default", "low"])
+
+
+# --- By a search
+
+
+def test_a_search_goes_through_all_queues_and_states_that_allow_it(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    fail_as(broker, "fails", failure_kind(), queue="low")
+    client.enqueue("test:echo", "x", task_id="due", process_in=60)
+    client.enqueue("test:other", "x", task_id="other", process_in=60)
+    enqueue(client, "waits")
+
+    found = done_by(inspector, Order("run", search="type:test:echo", as_of=broker.now()))
+
+    assert {(part.queue, part.state) for part in found.parts} == {("low", "archived"), ("default", "scheduled")}
+    assert (found.tally.done, found.tally.seen) == (2, 3)
+    assert (pending(connection), pending(connection, "low")) == (["waits", "due"], ["fails"])
+    assert inspector.audit()[-1].on["search"] == "type:test:echo"
+
+
+@pytest.mark.parametrize("state", [TaskState.RETRY, TaskState.SCHEDULED])
+def test_a_search_tells_states_of_one_registry_apart(
+    state: TaskState, inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    ids = {each: in_state(client, broker, each) for each in (TaskState.RETRY, TaskState.SCHEDULED)}
+
+    found = done_by(inspector, Order("delete", "", state, search="-nothing", as_of=broker.now()))
+
+    assert found.tally.done == 1
+    assert ids[state] not in {task.id for task in inspector.tasks_of(ids.values())}
+
+
+def test_what_waits_for_a_share_of_a_key_is_found_behind_the_list(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    enqueue(client, "a", "b")
+    for number in range(3):
+        client.enqueue("test:echo", number, task_id=f"key-{number}", concurrency_key="k", concurrency_limit=1)
+    client.enqueue("test:echo", "last", task_id="last")
+
+    found = done_by(inspector, Order("archive", "default", TaskState.PENDING, search="key:k", as_of=broker.now()))
+
+    assert found.tally.done == 3
+    assert [task.id for task in inspector.tasks("default", TaskState.ARCHIVED)] == ["key-0", "key-1", "key-2"]
+
+
+@pytest.mark.parametrize("chosen", ["0", "4", "1"])
+def test_none_is_missed_while_others_take_tasks_from_the_head(  # the chosen ones stand at different places of a chunk
+    chosen: str, inspector: Inspector, client: Client, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
+) -> None:
+    enqueue(client, *(f"t{number:03}x{number % 5}" for number in range(800)))
+    meant = {f"t{number:03}x{chosen}" for number in range(800) if str(number % 5) == chosen}
+    taken: list[str] = []
+
+    def take() -> None:
+        taken.extend(pending(connection)[:60])
+        connection.ltrim(keys.queue("default"), 60, -1)
+
+    for number in (1, 3):
+        after_chunk(monkeypatch, number, take)
+    order = Order("archive", "default", TaskState.PENDING, search=f"x{chosen}", as_of=1e9)
+    done_by(inspector, order)
+
+    archived = {task.id for task in inspector.tasks("default", TaskState.ARCHIVED, size=800)}
+    assert archived == meant - {*taken}
+    assert len(taken) == 120
+
+
+def test_none_is_missed_while_scheduled_tasks_become_due(
+    inspector: Inspector, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
+) -> None:
+    for number in range(350):
+        client.enqueue("test:echo", number, task_id=f"t{number:03}x{number % 2}", process_in=1000 + number)
+
+    def forward() -> None:
+        connection.zremrangebyrank(keys.registry("scheduled", "default"), 0, 29)
+
+    after_chunk(monkeypatch, 1, forward)
+    found = done_by(inspector, Order("archive", "default", None, search="x1", as_of=broker.now()))
+
+    assert found.tally.done == 175
+    assert found.tally.seen == 350
+
+
+@pytest.mark.parametrize("in_s", [0, 150, 10_000])
+def test_each_task_is_rescheduled_once_wherever_it_stands_then(
+    in_s: int, inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    now_s = broker.now()
+    for number in range(330):
+        client.enqueue("test:echo", number, task_id=f"t{number:03}x{number % 3}", process_in=60 + number)
+    enqueue(client, "waits-x1")
+
+    order = Order("reschedule", "default", None, search="x1", as_of=now_s, value=repr(now_s + 101 + in_s))
+    found = done_by(inspector, order)
+
+    due = inspector.tasks("default", TaskState.SCHEDULED, size=500)
+    at = {
+        task.id
+        for task in due
+        if "x1" in task.id and task.next_run_at and abs(task.next_run_at.timestamp() - float(order.value)) < 0.5
+    }
+    assert at == {task.id for task in due if "x1" in task.id}
+    assert (found.tally.done, len(at)) == (111, 111)
+
+
+def test_what_is_moved_is_found_once(
+    inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue(client, "a", "b", "c")
+    client.enqueue("test:echo", 1, task_id="low-a", queue="low")
+
+    found = done_by(inspector, Order("move", search="-nothing", as_of=broker.now(), value="low"))
+
+    assert pending(connection, "low") == ["low-a", "a", "b", "c"]
+    assert (found.tally.done, found.total) == (3, 3)
+
+
+def test_one_that_stopped_goes_on_with_what_its_search_has_meant(
+    inspector: Inspector, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
+) -> None:
+    enqueue(client, *(f"t{number:03}x{number % 2}" for number in range(250)))
+    operations = inspector.operations
+    order = Order("delete", "default", TaskState.PENDING, search="x1", as_of=broker.now())
+    found, runner = operations.begin(order)
+    after_chunk(monkeypatch, 1, lambda: operations.stop(found.id))
+    operations.run(found, runner)
+    stopped = operations.one(found.id)
+
+    operations.run(*operations.take(found.id))
+
+    assert (stopped.state, stopped.tally.done) == ("stopped", 50)
+    assert pending(connection) == [f"t{number:03}x0" for number in range(0, 250, 2)]
+
+
+def test_a_dashboard_of_before_reads_an_order_without_a_search_and_leaves_all_others_alone() -> None:
+    plain, searching = PENDING.to_json(), Order("run", search="x", as_of=1.5, value="low").to_json()
+
+    assert [*json.loads(plain)] == ["what", "queue", "state", "task_type", "fingerprint", "task_ids"]
+    assert {*json.loads(searching)} - {*json.loads(plain)} == {"search", "as_of", "value"}
+    assert Order.from_json(searching) == Order("run", search="x", as_of=1.5, value="low")
+
+
+# --- By name
 
 
 def test_tasks_that_are_named_are_done_alone_and_the_others_are_told_why(

@@ -21,6 +21,7 @@ from boilerd.errors import (
     InvalidTaskError,
     LeaseExpiredError,
     QueueFullError,
+    QueueInUseError,
     QueueNotFoundError,
     RetryLater,
     RevokeTask,
@@ -32,6 +33,7 @@ from boilerd.errors import (
     TaskNotFoundError,
     TaskStateError,
     TaskTimeoutError,
+    UniqueLockError,
     WorkerDiedError,
 )
 from boilerd.tasks.current import current_task
@@ -117,6 +119,7 @@ __all__ = [
     "Push",
     "QueueDetail",
     "QueueFullError",
+    "QueueInUseError",
     "QueueInfo",
     "QueueNotFoundError",
     "Reason",
@@ -139,6 +142,7 @@ __all__ = [
     "TaskTimeoutError",
     "TaskType",
     "TickInfo",
+    "UniqueLockError",
     "UniqueUntil",
     "WorkerContext",
     "WorkerDiedError",

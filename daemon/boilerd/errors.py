@@ -252,6 +252,32 @@ class QueueNotFoundError(BoilerdError):
         super().__init__(f"queue {shown(name)} was never used; there are: {listed(known)}")
 
 
+class QueueInUseError(BoilerdError):
+    """The queue cannot be deleted: it holds tasks, or a worker serves it."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"queue {shown(name)} cannot be deleted: {why}; purge it, and take it out of the settings")
+
+
+class UniqueLockError(BoilerdError):
+    """A unique lock cannot be released: it is free, another task holds it, or its task has not ended.
+
+    Attributes:
+        answer: What stands against it, as unlock.lua says it: ``free``, ``held ID`` or ``lives STATUS``.
+    """
+
+    def __init__(self, task_type: str, queue: str, task_id: str, answer: str) -> None:
+        what, _, more = answer.partition(" ")
+        why = {
+            "free": "it is free",
+            "held": f"task {shown(more)} holds it, and not {shown(task_id)}",
+            "lives": f"its task {shown(task_id)} has not ended (RQ calls it {more}); write its ID to release it all the"
+            " same, or cancel the task",
+        }.get(what, answer)
+        super().__init__(f"unique lock of type {shown(task_type)} in queue {shown(queue)} was not released: {why}")
+        self.answer = answer
+
+
 class FailureNotFoundError(BoilerdError):
     """There is no failure group with this fingerprint."""
 

@@ -14,9 +14,10 @@ from typing import Any
 import redis
 
 from boilerd.broker.connection import connect
-from boilerd.cli.rpc_client import ask, read_status
+from boilerd.cli.rpc_client import read_status
 from boilerd.daemon.valkey_program import find_server
 from boilerd.errors import RefusedError
+from boilerd.supervision.asking import ask
 
 #: The pools beside `default`: many async tasks at once, and some threads; each recycles its workers.
 POOLS = {

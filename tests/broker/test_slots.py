@@ -109,6 +109,56 @@ def test_tasks_of_a_limited_queue_are_claimed_up_to_its_limit(serving: Broker) -
     assert [task_ids(first), *map(task_ids, others)] == [["a", "b"], ["c"], []]
 
 
+# What is claimed ahead begins when others have ended.
+
+
+def test_tasks_are_claimed_ahead_beside_those_that_begin_at_once(serving: Broker) -> None:
+    store_all(serving, *"abcd")
+
+    claims = serve(serving, 1, limit=3, ahead=2).claims
+
+    assert task_ids(claims) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("begin", [0, 1])
+def test_a_task_with_a_concurrency_key_is_not_claimed_ahead_and_none_behind_it(serving: Broker, begin: int) -> None:
+    store(serving, "a")
+    store(serving, "b", concurrency_key="one", concurrency_limit=9)
+    store_all(serving, *"cd")
+    store(serving, "e", queue="low")
+
+    claims = serve(serving, 1, "default", "low", limit=4, ahead=4 - begin).claims
+    nothing = serve(serving, 2, "default", "low", limit=4, ahead=4).claims
+
+    assert task_ids(claims) == ["a"]
+    assert nothing == []
+    assert task_ids(serve(serving, 3, limit=1).claims) == ["b"]
+    assert task_ids(serve(serving, 4).claims) == ["c", "d"]
+
+
+def test_a_task_whose_worker_died_is_not_claimed_ahead(serving: Broker, connection: redis.Redis) -> None:
+    store_all(serving, *"ab")
+    connection.hset(keys.job("a"), "alone", 1)
+
+    claims = serve(serving, 1, slots=16, limit=2, ahead=2).claims
+
+    assert claims == []
+    assert task_ids(serve(serving, 2, slots=16, limit=2, ahead=1).claims) == ["a", "b"]
+
+
+def test_nothing_of_a_limited_queue_is_claimed_ahead_nor_of_one_behind_it(serving: Broker) -> None:
+    serving.set_limits({"default:max_active": 3})
+    store_all(serving, *"abcd")
+    store(serving, "e", queue="low")
+
+    found = [
+        task_ids(serve(serving, turn, "default", "low", limit=4, ahead=ahead).claims)
+        for turn, ahead in ((1, 4), (2, 2), (3, 4), (4, 3), (5, 4))
+    ]
+
+    assert found == [[], ["a", "b"], [], ["c"], ["e"]]  # it is full in the end, and holds up nobody
+
+
 def test_more_tasks_step_aside_than_one_script_looks_at(serving: Broker) -> None:
     store_all(serving, *(f"k{number}" for number in range(250)), concurrency_key="one")
     store(serving, "last")

@@ -3,10 +3,14 @@
 import pytest
 import redis
 
+from boilerd import Inspector
 from boilerd.broker import keys
+from boilerd.broker.broker import Broker
 from boilerd.broker.metrics import Metrics
 from boilerd.broker.sudden_failures import SuddenFailure, sudden_failures
+from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
+from builders import fail_as
 
 
 def count(
@@ -52,4 +56,17 @@ def test_attempts_of_all_queues_count(connection: redis.Redis) -> None:
 def test_nothing_else_is_found(connection: redis.Redis, before: dict[str, int], lately: dict[str, int]) -> None:
     day(connection, before=before, lately=lately)
 
+    assert sudden_failures(Metrics(connection)) == []
+
+
+def test_a_type_whose_failures_are_all_muted_is_no_finding(connection: redis.Redis, broker: Broker) -> None:
+    day(connection, before={"completed": 200}, lately={"archived": 20})
+    for fingerprint in ("a" * 12, "b" * 12):
+        fail_as(broker, fingerprint, FailureKind(fingerprint, "mail:send", "Error", "", (), ""))
+
+    Inspector(connection).mark_failure("a" * 12, "mute")
+    some_are_muted = sudden_failures(Metrics(connection))
+    Inspector(connection).mark_failure("b" * 12, "mute")
+
+    assert len(some_are_muted) == 1
     assert sudden_failures(Metrics(connection)) == []

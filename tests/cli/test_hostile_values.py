@@ -88,6 +88,10 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("cron", "ls"): [[], ["--json"]],
     ("cron", "history"): [[EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
     ("cron", "run"): [[EVIL], ["mine"]],
+    ("cron", "pause"): [[EVIL], [EVIL, "--note", EVIL, "--until", "1h"], [EVIL, "--until", EVIL], [f"no {EVIL}"]],
+    ("cron", "resume"): [[EVIL], [f"no {EVIL}"]],
+    ("lock", "ls"): [[], ["--json"], ["--queue", EVIL, "--type", EVIL]],
+    ("lock", "release"): [[EVIL, EVIL, EVIL, "--yes"], [EVIL, EVIL, EVIL, "--task", EVIL]],
     ("daemon", "ls"): [[], ["--json"]],
     ("daemon", "show"): [[EVIL], [EVIL, "--json"], [f"no {EVIL}"]],
     ("audit",): [[], ["--json"], ["--who", EVIL]],
@@ -180,6 +184,7 @@ def world(connection: redis.Redis) -> None:
         connection.set(b"boilerd:daemon:" + name, json.dumps(facts | other))
     tick = {"tick": 1.0, "at": 2.0, "why": EVIL, "id": EVIL, "queue": EVIL}
     connection.rpush(b"boilerd:ticks:" + EVIL.encode(), json.dumps(tick, ensure_ascii=False), EVIL_BYTES)
+    connection.set(b"boilerd:unique:default:" + EVIL.encode() + b":digest", EVIL_BYTES)
     connection.xadd(
         keys.AUDIT, dict.fromkeys(("user", "host", "via", "what", "on", "count", "outcome", "why"), EVIL_BYTES)
     )

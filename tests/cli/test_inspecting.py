@@ -181,6 +181,19 @@ def test_all_tasks_of_a_state_are_run_at_once(command: Command, client: Client, 
     assert (counts.pending, counts.archived) == (2, 1)
 
 
+def test_all_that_a_search_finds_are_archived(command: Command, client: Client) -> None:
+    for name in ("anna", "bob"):
+        client.enqueue("test:echo", {"to": name}, task_id=name)
+
+    wrong = command("task", "archive", "--all", "-s", "pending", "--find", "queue:low anna", "--yes")
+    done = command("task", "archive", "--all", "-s", "pending", "--find", "payload.to:anna", "--yes")
+
+    assert (wrong.returncode, "of another queue or state" in wrong.stderr) == (2, True)
+    assert done.stdout == "1\n"
+    assert pending(client.connection) == ["bob"]
+    assert Inspector(client.connection).audit()[-1].on["search"] == "payload.to:anna"
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from boilerd.cli import rpc_client
-from boilerd.cli.rpc_client import Info, ask, read_status
+from boilerd.cli.rpc_client import Info, read_status
+from boilerd.supervision import asking
+from boilerd.supervision.asking import ask
 
 Listen = Callable[[bytes], Path]
 
@@ -91,7 +92,7 @@ def test_an_answer_that_no_daemon_gives_is_told_as_no_daemon(listen: Listen, rep
 
 
 def test_an_answer_that_is_too_long_is_not_read_to_its_end(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rpc_client, "MOST_ANSWER_BYTES", 100_000)
+    monkeypatch.setattr(asking, "MOST_ANSWER_BYTES", 100_000)
     path = listen(http(b" " * 1_000_000, length=1 << 40))
 
     with pytest.raises(ConnectionError, match=r"is not a daemon's"):

@@ -22,8 +22,9 @@ from boilerd.broker.overview import read_overview
 from boilerd.cli.dash.state import State
 from boilerd.cli.dash.views import draw
 from boilerd.cli.facts import read_facts
-from boilerd.cli.rpc_client import ask, read_status
+from boilerd.cli.rpc_client import read_status
 from boilerd.settings.definitions import Settings
+from boilerd.supervision.asking import ask
 from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
 from boilerd.verdict.table import judge
 from builders import claim_batch

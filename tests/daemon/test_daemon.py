@@ -17,7 +17,7 @@ import redis
 from boilerd import Client, Inspector
 from boilerd.broker import keys
 from boilerd.broker.connection import connect
-from boilerd.cli.rpc_client import ask
+from boilerd.supervision.asking import ask
 from boilerd.supervision.children import FIRST_PAUSE_S
 from builders import rq_job
 from support import (

@@ -20,11 +20,11 @@ from boilerd.broker.connection import connect, connect_as_daemon, connect_to
 from boilerd.broker.embedded import read_secret
 from boilerd.broker.overview import read_overview
 from boilerd.broker.scripts import scripts
-from boilerd.cli.rpc_client import ask
 from boilerd.daemon.sharing import group_id, share_runtime_directory
 from boilerd.errors import BootError, BrokerError, RefusedError
 from boilerd.inspector import Inspector
 from boilerd.settings.definitions import Settings
+from boilerd.supervision.asking import ask
 from boilerd.supervision.rpc import ProcessInterface
 from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.task import TaskState

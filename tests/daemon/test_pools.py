@@ -12,7 +12,8 @@ import redis
 
 from boilerd import Client
 from boilerd.broker import keys
-from boilerd.cli.rpc_client import ask, read_status
+from boilerd.cli.rpc_client import read_status
+from boilerd.supervision.asking import ask
 from boilerd.supervision.drain import SECOND_SIGNAL_S
 from support import RunningDaemon, StartDaemon, boilerd, wait_until
 

@@ -62,13 +62,18 @@ def test_what_a_table_leaves_out_is_as_outside(load_text: Load) -> None:
             processes = 2
             slots = 200
             shutdown_timeout = "5s"
+            [pools.slow]
+            queues = { slow = 1 }
+            slots = 8
+            prefetch = false
         """)
     )
 
     web = pools["web"]
     assert (web.processes, web.slots, web.queues, web.max_stuck) == (2, 200, {"web": 3}, 20)
-    assert (web.shutdown_timeout, web.max_memory, web.strict_priority, web.prefetch) == (5, 1024**3, False, False)
+    assert (web.shutdown_timeout, web.max_memory, web.strict_priority, web.prefetch) == (5, 1024**3, False, True)
     assert (web.loop, web.loop_blocked_after, web.stuck_timeout) == ("auto", 1, 60)
+    assert not pools["slow"].prefetch
     assert pools["default"].shutdown_timeout == 60
     assert pools["default"].queues == DEFAULT_WEIGHTS
 
@@ -147,10 +152,6 @@ def test_a_variable_of_bytes_that_are_no_text_is_told_so(load_text: Load) -> Non
         (
             "[pools.web]\nqueues = { a = 1 }\nslots = 2\nmax_stuck = 3",
             "pools: web.max_stuck: 3 is more than slots (2); lower it",
-        ),
-        (
-            "[pools.web]\nqueues = { a = 1 }\nslots = 2\nprefetch = true",
-            "pools: web.prefetch: means nothing with slots > 1: tasks begin when they are claimed; remove it",
         ),
     ],
 )

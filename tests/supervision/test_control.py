@@ -11,8 +11,9 @@ import redis
 
 from boilerd import Client
 from boilerd.broker import keys
-from boilerd.cli.rpc_client import ask, read_status
+from boilerd.cli.rpc_client import read_status
 from boilerd.errors import RefusedError
+from boilerd.supervision.asking import ask
 from proxy import Proxy
 from support import (
     RunningDaemon,
@@ -400,7 +401,7 @@ def test_a_shutdown_asked_for_on_the_socket_ends_a_daemon_that_waits_for_its_bro
 def test_a_supervisor_that_hangs_is_told_from_one_that_is_not_there(
     start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("boilerd.cli.rpc_client.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("boilerd.supervision.asking.TIMEOUT_S", 0.2)
     daemon = start_daemon("--concurrency", "1").ready()
     socket = daemon.socket
     hangs = f"pid {daemon.pid} (from boilerd.lock) does not answer; it may still do what was asked"

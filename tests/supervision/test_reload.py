@@ -19,8 +19,8 @@ import redis
 from boilerd import Client
 from boilerd.broker.connection import connect
 from boilerd.cli.control import DaemonError, await_reload
-from boilerd.cli.rpc_client import ask
 from boilerd.errors import RefusedError
+from boilerd.supervision.asking import ask
 from boilerd.supervision.handover import Handover, RunningValkey
 from boilerd.supervision.reload import Check
 from support import (

@@ -8,9 +8,10 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.job_hash import NewTask
 from boilerd.tasks.options import task_options
+from boilerd.tasks.retry import Verdict
 from boilerd.web.cron_words import in_words
 from browser import Browser, text_of
-from builders import claim, enqueue, tell_cron
+from builders import claim, complete_next, enqueue, fail_next, new_task, tell_cron
 
 
 @pytest.mark.parametrize(
@@ -182,3 +183,74 @@ def test_the_slow_log_names_scripts_and_shows_nothing_that_they_were_given(
 
     assert "script enqueue" in shown
     assert "Xhidden" not in shown
+
+
+def test_a_pause_has_a_note_and_an_end(browser: Browser, broker: Broker, client: Client) -> None:
+    tell_cron(broker)
+    enqueue(client, "task")
+    form = {"note": "the warehouse <is> rebuilt", "until": "2h"}
+
+    for path in ("/crons/nightly", "/queues/default"):
+        browser.post(f"{path}/pause", form)
+        shown = browser.get(path).text
+
+        assert "until" in text_of(shown)
+        assert "the warehouse &lt;is&gt; rebuilt" in shown
+    wrong = browser.post("/crons/nightly/pause", {"until": "2020-01-01T00:00"})
+
+    assert wrong.status_code == 400
+    assert "is past" in text_of(wrong.text)
+
+
+def test_one_that_had_no_task_at_its_last_three_ticks_is_a_problem(browser: Browser, broker: Broker) -> None:
+    tell_cron(broker, "always", "@hourly")
+    hour_s = int(broker.now()) // 3600 * 3600
+    broker.tick("always", float(hour_s - 3 * 3600), new_task("ran"))
+    for back in (2, 1, 0):
+        broker.tick("always", float(hour_s - back * 3600), None, why="its queue was full")
+
+    (row,) = browser.get("/crons.json").json()["crons"]
+    (first,) = browser.get("/overview.json").json()["beside"]["crons"]
+
+    assert row["problem"] == first["problem"] == "not run for 3 ticks: its queue was full"
+    assert [dot["outcome"] for dot in row["dots"]] == ["skipped", "skipped", "skipped", "gone"]
+    assert row["missed"] == 3
+    assert "not run for 3 ticks" in text_of(browser.get("/").text)
+
+
+def test_ticks_tell_what_became_of_their_tasks_and_how_many_succeeded(
+    browser: Browser, broker: Broker, client: Client
+) -> None:
+    tell_cron(broker)
+    for number, name in enumerate(("kept", "archived", "brief", "deleted", "waits"), 1):
+        broker.tick("nightly", number * 1000.0, new_task(name, retention=3600 if name == "kept" else 0))
+        if name in {"kept", "brief"}:
+            complete_next(broker)
+        elif name == "archived":
+            fail_next(broker, Verdict.ARCHIVE)
+        elif name == "deleted":
+            client.cancel(name)
+
+    (row,) = browser.get("/crons.json").json()["crons"]
+    ticks = browser.get("/crons/nightly.json").json()["ticks"]
+
+    outcomes = ["pending", "gone", "completed", "archived", "completed"]
+    assert [dot["outcome"] for dot in row["dots"]] == outcomes == [tick["outcome"] for tick in ticks]
+    assert (row["succeeded"], row["ended"]) == (2, 3)
+    assert [bool(tick["started_at"]) for tick in ticks] == [False, False, True, True, True]
+    assert row["late_s"] > 1000
+
+
+def test_the_histories_of_many_periodic_tasks_cost_two_commands_each(
+    browser: Browser, broker: Broker, connection: redis.Redis
+) -> None:
+    for number in range(40):
+        tell_cron(broker, f"cron-{number}", daemon=f"web1.{number}")
+        for tick_s in range(1000, 5000, 1000):
+            broker.tick(f"cron-{number}", float(tick_s), new_task(f"{number}-{tick_s}"))
+    browser.get("/crons")
+    before = connection.info("stats")["total_commands_processed"]
+
+    browser.get("/crons")
+
+    assert connection.info("stats")["total_commands_processed"] - before < 60 + 40 * 3  # and one for each daemon

@@ -11,7 +11,7 @@ import redis
 from boilerd import Client
 from boilerd.broker.task_filter import NAMES, parse_filter
 from boilerd.web.page import PAGES, load_pages
-from boilerd.web.permissions import ROLES
+from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import SECRET_WORDS
 from browser import Browser
 from builders import enqueue
@@ -51,6 +51,10 @@ def test_the_table_of_roles_has_every_role() -> None:
     assert [row[0].strip("`") for row in table("web.md", "Role").rows] == [*ROLES]
 
 
+def test_the_table_of_permissions_has_every_permission() -> None:
+    assert {row[0].strip("`") for row in table("web.md", "Permission").rows} == {*Permission}
+
+
 def test_all_that_a_search_is_said_to_understand_is_understood() -> None:
     written = [code for row in table("web.md", "Written").rows for code in codes(row[0])]
     now = datetime.now(UTC)
@@ -86,3 +90,11 @@ def test_the_example_of_an_application_shows_the_queues_to_its_users(
 
     assert shown.status_code == 200
     assert nobody.status_code == 401
+
+
+def test_the_table_of_keys_has_those_of_the_page(browser: Browser) -> None:
+    listed = re.findall(r"<div><dt>(.*?)</dt>", browser.get("/settings").text)
+
+    found = [re.findall("<kbd>(.*?)</kbd>", keys) for keys in listed]
+
+    assert [codes(row[0]) for row in table("web.md", "Key").rows][:-1] == [keys for keys in found if keys[0] != "g"]

@@ -14,6 +14,7 @@ import redis
 from boilerd import Client, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.last_words import LastWords
 from boilerd.broker.operation_record import Order
 from boilerd.broker.operation_store import OperationStore
 from boilerd.tasks.retry import Verdict
@@ -130,6 +131,8 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
         links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("tasks", text, "edit"),
         links.to("tasks", text, "move"), links.to("tasks", type=text), links.to("tasks", "new", type=text),
         links.to("crons"), links.to("crons", text),
+        links.to("queues", text, "delete"), links.to("limits", key=text),
+        links.to("limits", "release", queue=text, type=text, digest=text),
         links.to("limits"), links.to("limits", search=1, queue=text, type=text), links.to("system"),
         links.to("types"), links.to("types", text), links.to("types", text, queue=text), links.to("types", queue=text),
         links.to("workers"), links.to("workers", host=text, pool=text), links.to("workers", state=text, sort="memory"),
@@ -197,6 +200,7 @@ def with_secrets(client: Client, broker: Broker) -> str:
     tell_cron(broker)
     fail_as(broker, "other", failure_kind(GROUP))
     broker.connection.lpush(keys.failure_tasks(GROUP), task_id)
+    broker.note_death(LastWords("host.run.0", task_id=task_id).encoded())
     order = Order("delete", "default", TaskState.ARCHIVED)
     OperationStore(broker.connection).write("told", {"order": order.to_json(), "state": "done"}, time.time())
     return task_id
@@ -208,7 +212,7 @@ def addresses() -> Iterator[tuple[str, set[Permission]]]:
         path = page.path.format_map(
             {
                 "id": "told", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "told",
-                "fingerprint": GROUP,
+                "fingerprint": GROUP, "worker": "host.run.0",
             }
         )  # fmt: skip
         base = "/overview" if path == "/" else path
@@ -373,7 +377,7 @@ def test_values_are_written_for_people() -> None:
         "1 d 1 h",
         "",
     ]
-    assert [sized(each) for each in (0, 1023, 2048, 5 * 1024**3)] == ["0 B", "1.02e+03 B", "2 KiB", "5 GiB"]
+    assert [sized(each) for each in (0, 1023, 2048, 5 * 1024**3)] == ["0 B", "1,023 B", "2 KiB", "5 GiB"]
     assert harmless("a\tb\nc\r\u202e") == "a\tb\nc\\r\\u202e"
 
 

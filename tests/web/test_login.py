@@ -2,17 +2,22 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 
+from boilerd import Client
 from boilerd.broker import keys
-from boilerd.broker.connection import connect
+from boilerd.broker.connection import connect, text
+from boilerd.broker.web_sessions import WebSecret
 from boilerd.settings.web import PasswordHash, Web, WebUser
-from boilerd.web import access, passwords
+from boilerd.web import access, passwords, sessions
+from boilerd.web.sessions import Seals
 from browser import Browser, web_app
+from builders import enqueue
 from support import StartValkey, Valkey, wait_until
 
 PASSWORD = "correct horse"
@@ -259,3 +264,92 @@ def test_the_table_of_users_is_read_and_a_text_that_is_no_hash_refused() -> None
     assert not passwords.fits(PASSWORD, "scrypt$3$8$1$AAAA$AAAA")
     with pytest.raises(ValueError, match="boilerd web password"):
         PasswordHash.parse(PASSWORD)
+
+
+def test_a_session_ends_a_week_after_it_began_however_much_it_is_used(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = time.time()
+    statuses = []
+
+    with Browser(web_app(connection, users=users())) as browser:
+        log_in(browser)
+        for days in (0, 6.9, 7.1):
+            monkeypatch.setattr(time, "time", lambda at_s=now_s + days * 86400: at_s)
+            statuses.append(browser.get("/queues.json").status_code)
+
+    assert statuses == [200, 200, 401]
+
+
+def test_who_can_write_to_redis_cannot_have_a_session_last_longer(connection: redis.Redis) -> None:
+    with Browser(web_app(connection, users=users())) as browser:
+        log_in(browser)
+        (key,) = connection.keys("boilerd:web:session:*")
+        mac, began, name = text(connection.get(key) or b"").split(":")
+        statuses = []
+        for value in (
+            f"{mac}:{int(began) + 1}:{name}",
+            f"{mac}:{name}",
+            f"{mac}:x:{name}",
+            "",
+            f"{mac}:{began}:{name}",
+        ):
+            connection.set(key, value)
+            statuses.append(browser.get("/queues.json").status_code)
+
+    assert statuses == [401, 401, 401, 401, 200]
+
+
+# --- Several processes
+
+
+def form_of(browser: Browser) -> str:
+    """The token of a form that this dashboard has made."""
+    return browser.get("/queues/default").text.partition('name="form_token" value="')[2].partition('"')[0]
+
+
+def test_a_form_of_one_process_is_taken_by_another_with_the_same_settings(
+    connection: redis.Redis, client: Client
+) -> None:
+    enqueue(client, "task")
+    with Browser(web_app(connection)) as one, Browser(web_app(connection)) as other:
+        sent = other.send("POST", "/queues/default/pause", data={"form_token": form_of(one)})
+        told = one.get(sent.headers["location"])
+
+    assert sent.status_code == 303
+    assert "queue default is paused" in told.text
+
+
+def test_a_form_outlives_a_redis_that_came_back_empty(
+    connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "SEAL_FRESH_S", 0.0)
+    with Browser(web_app(connection)) as one, Browser(web_app(connection)) as other:
+        one.get("/")
+        other.get("/")
+        connection.flushall()
+        enqueue(client, "task")
+        sent = other.send("POST", "/queues/default/pause", data={"form_token": form_of(one)})
+
+    assert sent.status_code == 303
+
+
+def test_who_reads_redis_cannot_seal_a_form_of_people_who_log_in(connection: redis.Redis) -> None:
+    seals = [Seals(WebSecret(connection, 60).get, salt) for salt in (b"the hashes", b"the hashes", b"")]
+
+    for each in seals:
+        each.refresh()
+
+    ours, theirs, guessed = (each.seal("form", "anna", "session") for each in seals)
+    assert ours == theirs != guessed
+
+
+@pytest.mark.parametrize("value", [None, b"\xff\xfe", "set"])
+def test_a_secret_that_is_none_keeps_no_page_from_being_shown(value: Any, connection: redis.Redis) -> None:
+    if value == "set":
+        connection.sadd(keys.WEB_SECRET, "x")
+    elif value:
+        connection.set(keys.WEB_SECRET, value)
+
+    with Browser(web_app(connection)) as browser:
+        assert browser.get("/").status_code == 200

@@ -9,7 +9,7 @@ from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.web import sampler
-from boilerd.web.page import action, page
+from boilerd.web.page import PAGES, action, load_pages, page
 from browser import Browser, text_of, with_people
 from builders import enqueue, in_state, pending
 
@@ -261,3 +261,10 @@ def test_every_page_has_one_heading_landmarks_and_captions(browser: Browser, cli
         assert all(mark in html for mark in ('<main id="main"', "<nav aria-label", 'class="skip" href="#main"')), path
         assert " style=" not in html, path
         assert " onclick" not in html, path
+
+
+def test_each_page_of_the_menu_has_a_place_of_its_own() -> None:
+    load_pages()
+    places = [page.menu for page in PAGES if page.menu]
+
+    assert len(places) == len({*places})

@@ -1,5 +1,7 @@
 """Who may see and do what: every address by everybody, and from everywhere."""
 
+import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,14 +9,18 @@ import httpx
 import pytest
 import redis
 
-from boilerd import Client
+from boilerd import Client, Inspector, TaskState
+from boilerd.broker import keys
+from boilerd.broker.audit import Actor
 from boilerd.broker.broker import Broker
+from boilerd.broker.operation_record import Order
+from boilerd.settings.web import Grant
 from boilerd.web import passwords
 from boilerd.web.endpoint import Endpoint
 from boilerd.web.page import ACTIONS, PAGES, Page, load_pages
 from boilerd.web.permissions import ROLES, Permission, Principal
 from browser import WHO, Browser, web_app, with_people
-from builders import enqueue, tell_cron
+from builders import count_in_minute, counted, enqueue, fail_as, failure_kind, tell_cron
 
 load_pages()
 #: Addresses that need no permission.
@@ -22,7 +28,7 @@ PUBLIC = {"/login", "/logout", "/static/{version}/{name:path}"}
 #: A value for each part that an address may name.
 EXAMPLES = {
     "id": "task", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "1-a",
-    "fingerprint": "a" * 12,
+    "fingerprint": "a" * 12, "worker": "host.run.0", "pool": "default", "what": "quiet",
 }  # fmt: skip
 BAD_TOKEN = {"authorization": "Bearer nonsense"}
 
@@ -283,3 +289,240 @@ def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     passwords.nobodys_hash.cache_clear()
     yield
     passwords.nobodys_hash.cache_clear()
+
+
+# --- Queues of one's own
+
+#: A word that stands in everything of the other queue, and in nothing else.
+HUSH = "hush"
+
+
+@pytest.fixture
+def with_another_queue(connection: redis.Redis, client: Client, broker: Broker) -> None:
+    """A queue of anna's, and one that is none of hers: with tasks, a failure, metrics, a worker, and what was done."""
+    client.enqueue("test:echo", task_id="task", queue="mail-out")
+    fail_as(broker, "hush-3", failure_kind("a" * 12), queue="hush")
+    for task_id in ("hush-1", "hush-2"):
+        client.enqueue("hush:type", {"hush": "hush"}, task_id=task_id, queue="hush", concurrency_key="hush")
+    tell_cron(broker, "hush")
+    count_in_minute(connection, int(time.time()) // 60 - 2, "hush", "hush:type", counted(1, archived=1))
+    inspector = Inspector(connection, by=Actor("web", "hush", "hush"))
+    inspector.pause("hush")
+    inspector.operations.begin(Order("delete", "hush", TaskState.ARCHIVED))
+    inspector.operations.begin(Order("delete", task_ids=("hush-1",)))
+    connection.sadd("rq:workers", "rq:worker:hush")
+    connection.hset("rq:worker:hush", mapping={"hostname": "hush", "queues": "hush", "state": "idle"})
+
+
+def of_anna(connection: redis.Redis, role: Any = "admin") -> Browser:
+    app = web_app(
+        connection,
+        trusted_proxies=["127.0.0.1"],
+        trusted_header=WHO,
+        roles={"anna": Grant(role=role, queues=["mail-*", "low"])},
+    )
+    return Browser(app, **{WHO: "anna"})
+
+
+def stored(connection: redis.Redis) -> dict[bytes, object]:
+    """All that stands in Redis of the other queue, but for the audit."""
+    found: dict[Any, object] = {
+        key: connection.dump(key) for key in connection.keys("*") if b"audit" not in key and b"session" not in key
+    }
+    return {key: value for key, value in found.items() if b"hush" in key or b"paused" in key or b":op:" in key}
+
+
+@pytest.mark.usefixtures("with_another_queue")
+def test_nobody_sees_a_queue_that_is_none_of_theirs(connection: redis.Redis) -> None:
+    own = {**EXAMPLES, "queue": "mail-out", "id": "task"}
+    asked = [
+        path.format_map(own) + query
+        for path, method, _ in ROUTES
+        if method == "GET"
+        for query in (
+            "",
+            "?queue=mail-out",
+            "?q=payload.hush:hush",
+            "?queue=hush",
+            "?state=archived&queue=hush&search=1",
+        )
+    ]
+
+    with of_anna(connection) as browser:
+        found = {address: browser.get(address) for address in asked}
+
+    told = {address: answer for address, answer in found.items() if HUSH in _without(answer.text, address)}
+    assert {address: answer.text for address, answer in told.items()} == {}
+    assert {answer.status_code for answer in found.values()} <= {200, 303, 400, 403, 404, 405}
+    served = {address for address, answer in found.items() if answer.status_code == 200}
+    assert served >= {
+        "/",
+        "/queues",
+        "/queues.csv",
+        "/queues/mail-out",
+        "/tasks",
+        "/tasks/task",
+        "/tasks.csv?queue=mail-out",
+    }
+    assert served >= {"/types?queue=mail-out", "/operations", "/tasks/new", "/tasks/task/edit", "/tasks/task/move"}
+
+
+def _without(text: str, address: str) -> str:
+    """The answer without what was asked, which it may repeat."""
+    return (
+        text
+        if "hush" not in address
+        else re.sub(r"payload\.hush(:|%3A)\"?hush|[=:+]hush|>hush</option>|\"hush\"", "", text)
+    )
+
+
+@pytest.mark.usefixtures("with_another_queue")
+def test_what_is_of_another_queue_is_refused_to_those_who_have_their_own(connection: redis.Redis) -> None:
+    operation = Inspector(connection).operations.latest()[0].id
+    theirs = {
+        "id": "hush-1", "queue": "hush", "cron": "hush", "type": "hush:type", "operation": operation,
+        "fingerprint": "a" * 12, "worker": "hush", "pool": "hush",
+    }  # fmt: skip
+    before = stored(connection)
+
+    with of_anna(connection) as browser:
+        statuses = {
+            (path, method): browser.send(
+                method, path.format_map(theirs), headers={"sec-fetch-site": "same-origin"}
+            ).status_code
+            for path, method, _ in ROUTES
+            if "{" in path
+        }
+
+    assert {asked: status for asked, status in statuses.items() if status not in {400, 403, 404, 405}} == {}
+    assert stored(connection) == before
+
+
+@pytest.mark.usefixtures("with_another_queue")
+@pytest.mark.parametrize(
+    ("address", "form"),
+    [
+        ("/bulk/delete?queue=hush&state=pending", {"name": "hush"}),
+        ("/bulk/delete?id=hush-1&id=hush-2", {}),
+        ("/tasks/new", {"type": "test:echo", "queue": "hush", "step": "send"}),
+        ("/tasks/task/move", {"to": "hush"}),
+        ("/tasks/hush-1/move", {"to": "mail-out"}),
+        ("/tasks/task/edit", {"queue": "hush", "step": "send"}),
+    ],
+)
+def test_nothing_is_put_into_or_taken_out_of_a_queue_of_others(
+    address: str, form: dict[str, str], connection: redis.Redis
+) -> None:
+    before = stored(connection)
+
+    with of_anna(connection) as browser:
+        if "step" in form:
+            form |= {
+                "checked": browser.post(address, form).text.partition('name="checked" value="')[2].partition('"')[0]
+            }
+        answer = browser.post(address, form)
+
+    assert answer.status_code in {403, 404, 409, 422}, answer.text
+    assert stored(connection) == before
+
+
+@pytest.mark.usefixtures("with_another_queue")
+def test_who_has_queues_of_their_own_does_there_what_the_role_allows(connection: redis.Redis) -> None:
+    with of_anna(connection) as browser:
+        paused = browser.post("/queues/mail-out/pause.json")
+        ordered = browser.post("/bulk/cancel.json?id=task&id=hush-1", {})
+        seen = browser.get(f"/operations/{ordered.json()['operation']}.json").json()
+
+    assert paused.json() == {"done": "queue mail-out is paused"}
+    assert seen["operation"]["total"] == 1
+
+
+def test_what_was_read_for_all_is_shown_to_nobody_with_queues_of_their_own(
+    connection: redis.Redis, client: Client
+) -> None:
+    client.enqueue("hush:type", task_id="hush-1", queue="hush")
+    count_in_minute(connection, int(time.time()) // 60 - 2, "hush", "hush:type", counted(1))
+    app = web_app(
+        connection,
+        trusted_proxies=["127.0.0.1"],
+        trusted_header=WHO,
+        roles={"anna": Grant(queues=["low"]), "all": "admin"},
+    )
+
+    with Browser(app) as browser:
+        for page in ("/types?queue=low", "/workers", "/", "/types"):
+            browser.get(page, **{WHO: "all"})
+            tag = browser.get(page, **{WHO: "all"}).headers["etag"]
+            answer = browser.send("GET", page, headers={"if-none-match": tag, WHO: "anna"})
+
+            assert HUSH not in answer.text
+            assert answer.status_code != 304
+
+
+@pytest.mark.parametrize(
+    ("queues", "queue", "owns"),
+    [
+        (None, "any", True), (("mail-*",), "mail-out", True), (("mail-*",), "mail", False), (("low",), "lower", False),
+        (("*",), "any", True), (("a", "b"), "b", True), (("a",), "", False), ((), "a", False),
+    ],
+)  # fmt: skip
+def test_a_queue_is_named_in_whole_or_by_how_it_begins(queues: tuple[str, ...] | None, queue: str, owns: bool) -> None:
+    assert Principal("anna", frozenset(), queues=queues).owns(queue) is owns
+
+
+def test_a_role_may_be_a_list_of_permissions(connection: redis.Redis, client: Client) -> None:
+    enqueue(client, "task")
+
+    with Browser(
+        web_app(connection, trusted_proxies=["127.0.0.1"], trusted_header=WHO, roles={"*": ["view", "pause"]}),
+        **{WHO: "anna"},
+    ) as browser:
+        statuses = [browser.post("/queues/default/pause").status_code, browser.post("/tasks/task/run").status_code]
+
+    assert statuses == [303, 403]
+
+
+# --- What is hidden, on demand
+
+
+def test_what_is_hidden_is_revealed_to_those_who_may_and_the_audit_tells_it(
+    connection: redis.Redis, client: Client
+) -> None:
+    client.enqueue("test:echo", {"password": "hunter2", "payload": {"token": "t0p"}}, task_id="task")
+
+    with Browser(with_people(connection)) as browser:
+        shown = browser.get("/tasks/task", **{WHO: "admin"}).text
+        answers = {
+            role: browser.send("POST", "/tasks/task/reveal", headers={"sec-fetch-site": "same-origin", WHO: role})
+            for role in ROLES
+        }
+        data = browser.send(
+            "POST", "/tasks/task/reveal.json", headers={"sec-fetch-site": "same-origin", WHO: "admin"}
+        ).json()
+        opened = browser.get("/tasks/task/reveal", **{WHO: "admin"})
+
+    assert "hunter2" not in shown
+    assert "Reveal what is hidden" in shown
+    assert {role: "hunter2" in answer.text for role, answer in answers.items()} == {
+        "viewer": False, "operator": False, "admin": True
+    }  # fmt: skip
+    assert data["payload"] == {"password": "hunter2", "payload": {"token": "t0p"}}
+    assert opened.status_code == 405
+    assert [(entry.user, entry.what, entry.on["task"]) for entry in Inspector(connection).audit()] == [
+        ("admin", "reveal", "task")
+    ] * 2
+
+
+def test_nothing_is_revealed_where_the_audit_cannot_have_it(connection: redis.Redis, client: Client) -> None:
+    client.enqueue("test:echo", {"password": "hunter2"}, task_id="task")
+    connection.set(keys.AUDIT, "a text")
+
+    with Browser(with_people(connection), **{WHO: "admin"}) as browser:
+        answer = browser.send("POST", "/tasks/task/reveal", headers={"sec-fetch-site": "same-origin"})
+
+    assert answer.status_code == 503
+    assert "hunter2" not in answer.text
+
+
+def test_only_to_reveal_shows_what_is_hidden() -> None:
+    assert [(each.path, each.needs) for each in ACTIONS if each.reveals] == [("/tasks/{id}/reveal", Permission.REVEAL)]

@@ -22,14 +22,15 @@ from boilerd.broker.connection import text
 from boilerd.broker.constants import MOST_TEXT
 from boilerd.broker.refusals import expecting, translated
 from boilerd.broker.script_calls import ScriptCalls
-from boilerd.errors import BoilerdError, BrokerError, InvalidTaskError
+from boilerd.errors import BoilerdError, BrokerError, BrokerRefusedError, InvalidTaskError
 
 logger = logging.getLogger("boilerd.client")
 
 #: What people do.
 What = Literal[
-    "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "pause", "resume",
-    "cron run", "quiet", "reload", "restart", "scale",
+    "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "reveal",
+    "pause", "resume", "cron run", "unlock", "quiet", "reload", "restart", "scale", "acknowledge",
+    "unacknowledge", "mute", "unmute", "note",
 ]  # fmt: skip
 KINDS: tuple[What, ...] = get_args(What)
 Outcome = Literal["done", "refused", "failed", "interrupted", "begun"]
@@ -71,8 +72,9 @@ class AuditEntry:
         what: Such as ``delete``.
         on: On what: ``task``, with its ``request_id``, and ``copied_from``, ``to`` or ``at`` where it is copied, moved
             or rescheduled; ``queue`` with ``state``, ``type``, ``fingerprint`` and, for an export, ``search``;
-            ``fingerprint`` alone, for a failure group; each with ``operation``, where it was one; ``cron``; or
-            ``daemon`` with ``pool``, ``workers`` and ``size``.
+            ``page``, for that of another list; ``fingerprint`` alone, for a failure group; each with ``operation``,
+            where it was one; ``cron``; ``note`` and ``until``, of a pause that has them; or ``daemon``
+            with ``pool``, ``workers`` and ``size``.
         count: With how many it was done.
         outcome: ``done``; ``refused``, as it could not be done with that; ``failed``; ``interrupted``, in a bulk
             action; or ``begun``, of an operation with so many tasks, which has another entry at its end.
@@ -102,10 +104,12 @@ class Note:
 
     Attributes:
         count: With how many it was done so far.
+        on: What there is to tell beside that on which it is done.
         is_wanted: False if there is nothing to tell.
     """
 
     count: int = 0
+    on: Mapping[str, str] = field(default_factory=dict)
     is_wanted: bool = field(default=True)
 
 
@@ -134,7 +138,7 @@ class Audit(ScriptCalls):
             self._write(what, on, noted.count, *_outcome(error))
             raise
         if noted.is_wanted:
-            self._write(what, on, noted.count, "done", "")
+            self._write(what, {**on, **noted.on}, noted.count, "done", "")
 
     def note_failure(self, what: str, error: BrokerError, **on: str) -> None:
         """Note an intervention whose script was refused."""
@@ -143,6 +147,11 @@ class Audit(ScriptCalls):
     def note(self, what: str, count: int, outcome: Outcome, why: str = "", **on: str) -> None:
         """Note what was done, where that is no block of code."""
         self._write(what, on, count, outcome, why)
+
+    def note_first(self, what: What, count: int, **on: str) -> None:
+        """Note what is about to be done; raises BrokerError where that fails, so that it is left undone."""
+        if problem := text(self._run("note", [*self.by.args(on), what, str(count), "done", ""])):
+            raise BrokerRefusedError(f"the audit, {keys.AUDIT}, cannot be written: {problem}")
 
     def _write(self, what: str, on: Mapping[str, str], count: int, outcome: Outcome, why: str) -> None:
         try:
@@ -153,19 +162,32 @@ class Audit(ScriptCalls):
             tell_unaudited(problem)
 
     def page(
-        self, keeps: Callable[[AuditEntry], bool], *, since: datetime | timedelta | None, page: int, size: int
+        self, keeps: Callable[[AuditEntry], bool], between: tuple[str, str], *, page: int, size: int
     ) -> list[AuditEntry]:
         """A page of those that are kept, latest last; the first page has the latest."""
         found: list[AuditEntry] = []
-        least, most = self._first_id(since), "+"
-        count = min(page * size, _CHUNK)  # as many as are wanted, if all are kept
-        while len(found) < page * size:
-            rows = self._rows("XREVRANGE", most, least, count=count)
-            found += filter(keeps, rows)
-            if len(rows) < count:
+        for rows in self.chunks(keeps, between, page * size):  # as many as are wanted, if all are kept
+            found += rows
+            if len(found) >= page * size:
                 break
-            most, count = f"({rows[-1].id}", _CHUNK
         return found[(page - 1) * size : page * size][::-1]
+
+    def chunks(
+        self, keeps: Callable[[AuditEntry], bool], between: tuple[str, str], first: int = _CHUNK
+    ) -> Iterator[list[AuditEntry]]:
+        """All that are kept, latest first, in parts; so many are looked at for the first one."""
+        least, most = between
+        count = min(first, _CHUNK)
+        while True:
+            rows = self._rows("XREVRANGE", most, least, count=count)
+            yield [*filter(keeps, rows)]
+            if len(rows) < count:
+                return
+            most, count = f"({rows[-1].id}", _CHUNK
+
+    def between(self, since: datetime | timedelta | None, until: datetime | timedelta | None) -> tuple[str, str]:
+        """The bounds of what was within this time."""
+        return "-" if since is None else self._id_at(since), "+" if until is None else self._id_at(until)
 
     def after(self, entry_id: str) -> list[AuditEntry]:
         """The next entries behind this one; empty: from the first one on."""
@@ -177,14 +199,12 @@ class Audit(ScriptCalls):
             answer = connection.execute_command(command, keys.AUDIT, *bounds, "COUNT", count)
         return [_to_entry(*row) for row in answer]
 
-    def _first_id(self, since: datetime | timedelta | None) -> str:
-        if since is None:
-            return "-"
-        if isinstance(since, timedelta):
+    def _id_at(self, moment: datetime | timedelta) -> str:
+        if isinstance(moment, timedelta):
             with translated():
                 seconds, _ = self.connection.time()
-            return str(max(0, int((seconds - since.total_seconds()) * 1000)))
-        return str(max(0, int(since.timestamp() * 1000)))
+            return str(max(0, int((seconds - moment.total_seconds()) * 1000)))
+        return str(max(0, int(moment.timestamp() * 1000)))
 
 
 @functools.lru_cache(10)  # a process tells it once for each reason

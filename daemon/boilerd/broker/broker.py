@@ -259,14 +259,14 @@ class Broker(SlotCalls):
             _tell_unaudited(answers.pop())
         return [text(answer) for answer in answers]
 
-    def place(self, what: str, value: str, task_id: str, by: "Actor", **on: str) -> str:
+    def place(self, what: str, value: str, task_id: str, by: "Actor | None" = None, **on: str) -> str:
         """Have a task that waits run at another time, or in another queue.
 
         Args:
             what: ``reschedule`` or ``move``.
             value: Seconds since 1970; or the queue.
             task_id: Its ID.
-            by: Who does it, for the audit.
+            by: Who does it, for the audit; None: it is not noted.
             on: What the audit says beside the task.
 
         Returns:
@@ -316,6 +316,15 @@ class Broker(SlotCalls):
         """Remove the blanks that `act` left on a queue's list."""
         with self._translating():
             self.connection.lrem(keys.queue(queue), 0, "")
+
+    def end_pauses(self) -> list[str]:
+        """Resume queues and periodic tasks whose pause has come to its end; ``queue:NAME`` or ``cron:NAME`` of each."""
+        resumed = [text(field) for field in self._run("over", [])]
+        for field in resumed:
+            kind, _, name = field.partition(":")
+            if kind == "queue":
+                self.ring(name)
+        return resumed
 
     def ring(self, queue: str) -> None:
         """Wake all workers that wait for the queue: something changed that they cannot see.

@@ -2,18 +2,22 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from boilerd.broker.anchor import Anchor
 from boilerd.broker.broker import Broker
-from boilerd.broker.inspection import Inspection
+from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.states import ALLOWED, ONE_REGISTRY, Action
+from boilerd.broker.views import TaskDetail
 from boilerd.errors import TaskStateError
 from boilerd.tasks.task import TaskState
 
 if TYPE_CHECKING:
     from boilerd.broker.failure_groups import FailureGroups
+    from boilerd.broker.picker import Picker
+    from boilerd.broker.task_filter import TaskFilter
 
 #: Tasks in one step of a bulk action: Redis is busy with it for about a millisecond.
 CHUNK = 100
@@ -23,6 +27,10 @@ _LEFT = frozenset({"done", *TaskState})
 _DONE = frozenset({"done", "blank"})
 #: So many blanks of a bulk action are on a queue's list at most: to remove them walks the list.
 MOST_BLANKS = 2000
+#: Tasks that were rescheduled to one moment are due within this time.
+_IN_TURN_S = 1.0
+#: Does something with tasks, the first of which was found at that place; its answer for each, as of `Broker.act`.
+Doing = Callable[[Sequence[str], int], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +57,47 @@ class Choice:
         state: Their state.
         task_type: Their type; None: any.
         fingerprint: The failure group of their last failure; None: any.
+        sought: What else they must have; None: nothing.
+        sees: Makes of a task what the search looks at; None: all of it.
+        is_both: Whether scheduled tasks and those to be retried are meant, whichever of them is the state.
+        due_s: They are to be due then; those of the registry that are so already are passed over.
     """
 
     queue: str
     state: TaskState
     task_type: str | None = None
     fingerprint: str | None = None
+    sought: "TaskFilter | None" = None
+    sees: Callable[[TaskDetail], Mapping[str, Any]] | None = None
+    is_both: bool = False
+    due_s: float | None = None
+
+    @property
+    def states(self) -> frozenset[TaskState]:
+        """The states that are meant."""
+        return ONE_REGISTRY if self.is_both else frozenset({self.state})
+
+    def is_due_so(self, member: Member) -> bool:
+        """Whether it is due then already, in its turn: tasks of one moment are a microsecond apart."""
+        score = member[1]
+        return self.due_s is not None and score is not None and -1e-5 < score - self.due_s < _IN_TURN_S
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What stands at some places.
+
+    Attributes:
+        count: How many tasks were looked at.
+        members: Those of them that are known.
+        chosen: The IDs of those that are chosen.
+        passed: How many count as not there.
+    """
+
+    count: int
+    members: Sequence[Member]
+    chosen: Sequence[str]
+    passed: int = 0
 
 
 @dataclass(slots=True)
@@ -90,24 +133,36 @@ class BulkActions:
         self._broker = broker
         self._inspection = inspection
 
-    def each_chunk(self, action: Action, choice: Choice, walk: Walk | None = None) -> Iterator[BulkProgress]:
-        """Do the action with the tasks of the choice that are there now; `walk` is where one goes on."""
+    def each_chunk(
+        self, action: Action, choice: Choice, walk: Walk | None = None, do: Doing | None = None
+    ) -> Iterator[BulkProgress]:
+        """Do the action, or what `do` does, with the tasks of the choice that are there now; `walk` is where one goes
+        on.
+        """  # noqa: D205 - one sentence
         queue = choice.queue
         walk = walk or Walk(self._inspection.length(queue, choice.state))
+        do = do or functools.partial(self._broker.act, action)
+        anchor = Anchor(self._broker.connection, queue, choice.state)
         blanks = 0
         try:
             while walk.seen < walk.total:
                 # Behind those that stay, and the blanks in the place of those that do not.
+                walk.stay = max(walk.stay + anchor.drift(), -blanks)
                 start = walk.stay + blanks
-                looked, chosen = self._chunk(choice, start, min(CHUNK, walk.total - walk.seen))
-                if not looked:
+                looked = self._chunk(choice, start, min(CHUNK, walk.total - walk.seen))
+                if not looked.count:
                     return
                 with self._inspection.naming_keys(queue):
-                    answers = self._broker.act(action, chosen, start)
-                walk.note(looked, answers)
+                    answers = do(looked.chosen, start)
+                before = _count_before(choice, looked, answers)
+                walk.note(looked.count - looked.passed, answers)
+                walk.stay += looked.passed + before
+                anchor.shift(before)
+                anchor.remember(_staying(looked, answers, start + before))
                 blanks += answers.count("blank")
                 if blanks >= MOST_BLANKS:
                     self._broker.remove_blanks(queue)
+                    anchor.shift(-blanks)
                     blanks = 0
                 yield BulkProgress(walk.done, walk.seen, walk.total)
         finally:
@@ -131,25 +186,52 @@ class BulkActions:
         places = [(name, state) for name in self._inspection.queue_names()[0] for state in states]
         return {place: self._inspection.length(*place) for place in places}
 
-    def chosen(self, choice: Choice, start: int, count: int) -> tuple[int, list[str]]:
+    def chosen(self, choice: Choice, start: int, count: int) -> tuple[int, Sequence[str]]:
         """As a chunk finds them: how many tasks were looked at from that place on, and which are chosen."""
-        return self._chunk(choice, start, count)
+        looked = self._chunk(choice, start, count)
+        return looked.count, looked.chosen
 
-    def _chunk(self, choice: Choice, start: int, count: int) -> tuple[int, list[str]]:
-        """How many tasks were looked at from place `start`, and the IDs of those that are chosen."""
+    def _chunk(self, choice: Choice, start: int, count: int) -> Looked:
+        """Look at tasks from place `start` on."""
         queue, state = choice.queue, choice.state
-        if state in ONE_REGISTRY:
+        members: list[Member] = []
+        if state in ONE_REGISTRY and choice.sought is None:
             looked, found = self._inspection.sift(queue, state, start, count, count)
         else:
-            found = self._inspection.members(queue, state, start, count)
+            found = members = self._inspection.members(queue, state, start, count)
             looked = len(found)
+        there = [member for member in found if not choice.is_due_so(member)]
+        chosen = self._meant(choice, there)
+        return Looked(looked, members, chosen, len(found) - len(there))
+
+    def _meant(self, choice: Choice, found: list[Member]) -> list[str]:
+        """The IDs of those that are chosen."""
         if choice.fingerprint is not None:
             prints = self.groups.of_tasks([task_id for task_id, _ in found])
             found = [member for member, one in zip(found, prints, strict=True) if one == choice.fingerprint]
+        if choice.sought is not None:
+            return self._sought(choice, choice.sought, found)
         if choice.task_type is None:
-            return looked, [task_id for task_id, _ in found]
+            return [task_id for task_id, _ in found]
         details = self._inspection.details(found)
-        return looked, [task.id for task in details if task.state is state and task.type == choice.task_type]
+        return [task.id for task in details if task.state is choice.state and task.type == choice.task_type]
+
+    def _sought(self, choice: Choice, sought: "TaskFilter", found: list[Member]) -> list[str]:
+        some = self._picker.all_picked([*sought.conditions()], found)
+        see = choice.sees or plain
+        return [
+            task.id
+            for task in self._inspection.details(some)
+            if task.state in choice.states
+            and (choice.task_type is None or task.type == choice.task_type)
+            and sought.fits(see(task))
+        ]
+
+    @functools.cached_property
+    def _picker(self) -> "Picker":
+        from boilerd.broker.picker import Picker  # noqa: PLC0415 - as of `groups`
+
+        return Picker(self._broker.connection)
 
     @functools.cached_property
     def groups(self) -> "FailureGroups":
@@ -157,6 +239,34 @@ class BulkActions:
         from boilerd.broker.failure_groups import FailureGroups  # noqa: PLC0415 - each `boilerd enqueue` does without
 
         return FailureGroups(self._broker.connection)
+
+
+def plain(task: TaskDetail) -> Mapping[str, Any]:
+    """A task as a filter looks at it."""
+    return {name: getattr(task, name) for name in TaskDetail.__dataclass_fields__}
+
+
+def _count_before(choice: Choice, looked: Looked, answers: Sequence[str]) -> int:
+    """How many of the tasks stand before the walk once more: those that are due earlier now than where it is."""
+    last_s = looked.members[-1][1] if looked.members else None
+    if choice.due_s is None or last_s is None or choice.state not in ONE_REGISTRY or choice.due_s > last_s:
+        return 0
+    return answers.count("done")
+
+
+def _staying(looked: Looked, answers: Sequence[str], start: int) -> dict[str, int]:
+    """The tasks that stay, with their places by now; what is in no list or registry of its own is left out."""
+    told = dict(zip(looked.chosen, answers, strict=True))
+    is_pending = all(score is None for _, score in looked.members[:1])
+    staying, gone = {}, 0
+    for place, (task_id, score) in enumerate(looked.members, start):
+        if is_pending and score is not None:
+            break  # those that wait for a key stand behind the list
+        if told.get(task_id) in _LEFT:
+            gone += 1
+        elif told.get(task_id) != "blank":
+            staying[task_id] = place - gone
+    return staying
 
 
 def check_allowed(action: Action, state: TaskState) -> None:

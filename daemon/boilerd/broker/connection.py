@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,15 @@ def connect_as_daemon(url: str, *, password: str | None = None, **options: Any) 
     if not password and (password := _secret_for(url)):
         url += f"?username={DAEMON_USER}"
     return connect(url, password=password, **options)
+
+
+def count_commands(client: redis.Redis) -> Callable[[], int] | None:
+    """Tells how many commands the client has sent from now on; None: it is one that `connect` has not made."""
+    pool = client.connection_pool
+    if not isinstance(pool, ConnectionStack):
+        return None
+    count = pool.count_commands()
+    return lambda: count.commands
 
 
 def mark_of(settings: Settings) -> str:

@@ -63,6 +63,13 @@ class ConnectionStack(redis.ConnectionPool):
         """Make the first connection; raises TypeError or ValueError where the options make no sense."""
         self._first = [self.make_connection()]
 
+    def count_commands(self) -> "CommandCount":
+        """Count from now on what all connections send that are not open yet."""
+        count = CommandCount()
+        self.connection_class = _counting(self.connection_class, count)
+        self._first = []
+        return count
+
     def reset(self) -> None:
         """After a fork, leave all connections to the parent, but for a first one that was not used."""
         self._lock = threading.RLock()  # redis-py (8.1) takes it here, and another thread may have held it at the fork
@@ -131,6 +138,28 @@ class ConnectionStack(redis.ConnectionPool):
             self._in_use_connections.add(first)
             return first
         return super().get_connection(*args, **options)
+
+
+class CommandCount:
+    """How many commands were sent; beside other threads about so many."""
+
+    commands = 0
+
+
+def _counting(kind: Any, count: CommandCount) -> Any:
+    """The kind of connections that counts; what is sent at once is a command, or those of a pipeline."""
+
+    class Counting(kind):  # type: ignore[misc]
+        def send_packed_command(self, *args: Any, **options: Any) -> Any:
+            count.commands += 1
+            return super().send_packed_command(*args, **options)
+
+        def pack_commands(self, commands: Any) -> Any:
+            several = list(commands)
+            count.commands += len(several) - 1
+            return super().pack_commands(several)
+
+    return Counting
 
 
 def _check(connection: Any) -> None:

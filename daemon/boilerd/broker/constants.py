@@ -54,6 +54,10 @@ FAILURE_SILENT_S = 7 * 24 * 3600
 FAILURE_HOURS, FAILURE_DAYS = 48, 30
 #: IDs of a group's last tasks.
 FAILURE_SAMPLES = 20
+#: Releases of which a group has counts; of more, the one goes in which it failed least.
+FAILURE_RELEASES = 20
+#: Characters of a note on a group.
+MOST_NOTE = 1000
 #: Period of metrics → how long it is, and for how long it is kept, in seconds. Redis keeps a key for an hour longer.
 METRIC_PERIODS: Mapping[str, tuple[int, int]] = {
     "minute": (60, 3 * 3600),
@@ -70,6 +74,8 @@ MOST_OTHERS, MOST_ROLLED = 50, 50
 LAST_MINUTE = 24
 #: How long what a daemon tells of itself is kept; its scheduler renews it every 5 s.
 DAEMON_TTL_S = 60
+#: Last words of workers, of all hosts, and for how long they are kept.
+MOST_DEATHS, DEATHS_TTL_S = 200, 86_400
 #: How long a periodic task that somebody wants to run now waits for a daemon that has it.
 WANTED_TTL_S = 60
 #: Ticks in the history of a periodic task, and how long that, and the last tick itself, is kept after it.
@@ -98,6 +104,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "MOST_PAIRS": MOST_PAIRS,
         "OTHER": OTHER,
         "ENQUEUED_TTL_S": METRIC_PERIODS["minute"][1],
+        "REFUSED_TTL_S": 2 * 86400,
     },
     "measures": {
         "METRIC_PERIODS": METRIC_PERIODS,
@@ -124,6 +131,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
     },
     "enqueue": {"UNSERVED": UNSERVED},
     "publish": {"DAEMON_TTL_S": DAEMON_TTL_S},
+    "died": {"MOST_DEATHS": MOST_DEATHS, "DEATHS_TTL_S": DEATHS_TTL_S},
     "tick": {"MOST_TICKS": MOST_TICKS, "TICKS_TTL_S": TICKS_TTL_S, "MOST_TEXT": MOST_TEXT},
     "arrive": {"ARCHIVE_TTL_S": ARCHIVE_TTL_S},
     "birth": {"WORKER_TTL_S": WORKER_TTL_S},
@@ -137,6 +145,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "FAILURE_HOURS": FAILURE_HOURS,
         "FAILURE_DAYS": FAILURE_DAYS,
         "FAILURE_SAMPLES": FAILURE_SAMPLES,
+        "FAILURE_RELEASES": FAILURE_RELEASES,
         "MOST_FAILURES": MOST_FAILURES,
     },
     "pick": {"MOST_SEARCHED": MOST_SEARCHED, "MOST_HEADERS_JSON": MOST_HEADERS_JSON},

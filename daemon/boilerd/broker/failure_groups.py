@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
@@ -18,6 +18,12 @@ from boilerd.broker.refusals import expecting, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.tasks.fingerprint import FailureKind
 
+if TYPE_CHECKING:
+    from boilerd.broker.audit import Actor
+
+#: What a person marks a group with, or takes back.
+Mark = Literal["acknowledge", "unacknowledge", "mute", "unmute", "note"]
+MARKS: tuple[Mark, ...] = get_args(Mark)
 #: A group is new, or has returned, for so long.
 FRESH = timedelta(days=1)
 #: A group is rising if it failed so often in the last hour, and so many times as often as in an hour of the day before.
@@ -29,6 +35,8 @@ _CHUNK = 100
 class FailureState(enum.StrEnum):
     """How a failure group has changed lately."""
 
+    CAME_BACK = "came back"
+    ACKNOWLEDGED = "acknowledged"
     NEW = "new"
     RETURNED = "returned"
     RISING = "rising"
@@ -44,7 +52,8 @@ class FailureGroup:
         error: The class of the exception, with its module.
         message: That of the first failure, masked.
         frames: The application's functions that ran, the innermost first.
-        state: ``new`` for a day; ``returned`` for a day, if it was not seen for a week before; ``rising`` if the last
+        state: ``came back`` if it failed after somebody has acknowledged it, and ``acknowledged`` if it did not; else
+            ``new`` for a day; ``returned`` for a day, if it was not seen for a week before; ``rising`` if the last
             hour had 10 failures or more, and 3 times as many as an hour of the day before; else ``steady``.
         count: Failed attempts since `first_seen`.
         last_hour: Those of the last 60 minutes, estimated from whole hours.
@@ -53,6 +62,16 @@ class FailureGroup:
         first_release: The release that failed first; empty: it had no name.
         last_release: The one that failed last.
         queue: That of the last task; empty: it is gone.
+        rise: How many times as often it failed in the last hour as in an hour of the day before; None: then it did
+            not fail.
+        releases: Release → how often it failed in that, of the last 20 or so; those of older workers are in none.
+        acknowledged_at: When somebody said that they know of it; None: nobody did.
+        acknowledged_by: Who it was.
+        acknowledged_release: The one that had failed last then.
+        since_acknowledged: How often it failed since then.
+        muted_at: When somebody said that they do not want to hear of it; None: nobody did. It makes no finding then.
+        muted_by: Who it was.
+        note: What somebody wrote about it; `noted_at` and `noted_by` tell when, and who.
         task_ids: The last tasks, latest first; only if one group was asked for.
         request_ids: ID of a task → the request that it belongs to; of those of `task_ids` that are there and have one.
     """
@@ -72,6 +91,17 @@ class FailureGroup:
     hours: Sequence[int]
     days: Sequence[int]
     queue: str = ""
+    rise: float | None = None
+    releases: Mapping[str, int] = field(default_factory=dict)
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str = ""
+    acknowledged_release: str = ""
+    since_acknowledged: int = 0
+    muted_at: datetime | None = None
+    muted_by: str = ""
+    note: str = ""
+    noted_at: datetime | None = None
+    noted_by: str = ""
     task_ids: Sequence[str] = ()
     request_ids: Mapping[str, str] = field(default_factory=dict)
 
@@ -102,6 +132,12 @@ class FailureGroups(ScriptCalls):
         latest = [*dict.fromkeys(map(text, ids))][:FAILURE_SAMPLES]
         found = next(iter(self._read([(raw(fingerprint), score)], latest)), None)
         return found and replace(self._with_queues([found])[0], request_ids=self._request_ids(latest))
+
+    def mark(self, fingerprint: str, mark: Mark, note: str, by: "Actor") -> tuple[str, str]:
+        """Mark a group: ``done``, ``same`` where it is so already, or ``unknown``; and why the audit has no entry."""
+        args = [raw(fingerprint), mark, raw(note), *map(raw, by.args({"fingerprint": fingerprint}))]
+        answer, unaudited = self._run("annotate", args)
+        return text(answer), text(unaudited)
 
     def _with_queues(self, groups: Sequence[FailureGroup]) -> list[FailureGroup]:
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
@@ -165,26 +201,49 @@ def to_group(
     hours = _counts(fields, [b"h%d" % number for number in range(hour - FAILURE_HOURS + 1, hour + 1)])
     days = _counts(fields, [b"d%d" % number for number in range(day - FAILURE_DAYS + 1, day + 1)])
     last_hour = round(hours[-1] + hours[-2] * (1 - now.timestamp() % 3600 / 3600))
-    first_seen = _moment(fields.get(b"first_seen"))
-    return FailureGroup(
-        fingerprint, about.type, about.error, about.message, about.frames,
-        _state(now, first_seen, _moment(fields.get(b"returned")), last_hour, hours), _count(fields, "count"),
-        last_hour, first_seen, _moment(last_seen_s) or now, text(fields.get(b"first_release", b"")),
-        text(fields.get(b"last_release", b"")), hours, days, task_ids=task_ids,
+    found = FailureGroup(
+        fingerprint, about.type, about.error, about.message, about.frames, FailureState.STEADY,
+        _count(fields, "count"), last_hour, _moment(fields.get(b"first_seen")), _moment(last_seen_s) or now,
+        text(fields.get(b"first_release", b"")), text(fields.get(b"last_release", b"")), hours, days,
+        rise=_rise(last_hour, hours), releases=_releases(fields), task_ids=task_ids, **_marks(fields),
     )  # fmt: skip
+    return replace(found, state=_state(found, now, _moment(fields.get(b"returned"))))
 
 
-def _state(
-    now: datetime, first_seen: datetime | None, returned: datetime | None, last_hour: int, hours: Sequence[int]
-) -> FailureState:
-    if first_seen and now - first_seen < FRESH:
+def _marks(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """What people have said of the group."""
+    moments = {name: _moment(fields.get(name.encode())) for name in ("acknowledged_at", "muted_at", "noted_at")}
+    names = ("acknowledged_by", "acknowledged_release", "muted_by", "note", "noted_by")
+    texts = {name: text(fields.get(name.encode(), b"")) for name in names}
+    since = max(0, _count(fields, "count") - _count(fields, "acknowledged_count"))
+    return {**moments, **texts, "since_acknowledged": since if moments["acknowledged_at"] else 0}
+
+
+def _releases(fields: Mapping[bytes, bytes]) -> dict[str, int]:
+    names = (name for name in fields if name.startswith(b"v:"))
+    return {text(name[2:]): _count(fields, text(name)) for name in names}
+
+
+def _rise(last_hour: int, hours: Sequence[int]) -> float | None:
+    """How many times as often as before: not the two hours of the clock that the last one is estimated from."""
+    before = hours[-26:-2]
+    mean = sum(before) / len(before)
+    return last_hour / mean if mean else None
+
+
+def _state(group: FailureGroup, now: datetime, returned: datetime | None) -> FailureState:
+    if group.acknowledged_at:
+        return FailureState.CAME_BACK if group.since_acknowledged else FailureState.ACKNOWLEDGED
+    if group.first_seen and now - group.first_seen < FRESH:
         return FailureState.NEW
     if returned and now - returned < FRESH:
         return FailureState.RETURNED
-    before = hours[-26:-2]
-    if last_hour >= RISING_FROM and last_hour >= RISING_TIMES * sum(before) / len(before):
-        return FailureState.RISING
-    return FailureState.STEADY
+    return FailureState.RISING if is_rising(group) else FailureState.STEADY
+
+
+def is_rising(group: FailureGroup) -> bool:
+    """Whether it fails much more often than before, whatever else is to be said of it."""
+    return group.last_hour >= RISING_FROM and (group.rise is None or group.rise >= RISING_TIMES)
 
 
 def _counts(fields: Mapping[bytes, bytes], names: Sequence[bytes]) -> list[int]:
@@ -194,7 +253,7 @@ def _counts(fields: Mapping[bytes, bytes], names: Sequence[bytes]) -> list[int]:
 
 def _count(fields: Mapping[bytes, bytes], name: str) -> int:
     with suppress(ValueError):
-        return int(fields.get(name.encode(), b"0"))
+        return int(fields.get(name.encode("utf-8", "surrogateescape"), b"0"))
     return 0
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import redis
@@ -65,16 +65,24 @@ class HeldClaim(msgspec.Struct, frozen=True):
 class HeldClaims(ScriptCalls):
     """The calls that read claims of workers, each a pipeline that keeps Redis from others for a moment only."""
 
+    def note_death(self, words: str) -> None:
+        """Note the last words of a worker that died, as `LastWords.encoded` has them."""
+        self._run("died", [words])
+
     def slots_of(self, worker: str) -> int:
         """How many slots the worker's record says that it has; 1 where it says nothing."""
+        return int(_number(self.recorded(worker, "slots")[0], 1))
+
+    def recorded(self, worker: str, *fields: str) -> list[str]:
+        """These fields of the worker's record; one that is not there is empty."""
         with self._translating():
             try:
-                found = self.connection.hget(keys.worker(worker), "slots")
+                found: Any = self.connection.hmget(keys.worker(worker), *fields)
             except redis.ResponseError as error:
                 if not is_wrong_kind(error):
                     raise
-                found = None
-        return int(_number(text(found or b""), 1))
+                found = [None] * len(fields)
+        return [text(value or b"") for value in found]
 
     def find_held(self, pairs: Sequence[str]) -> list[HeldClaim]:
         """The claims behind these pairs, in their order; those that are no pairs are left out."""

@@ -50,8 +50,8 @@ Member = tuple[str, float | None]
 
 #: Of how many tasks of each state the size is measured, to estimate the memory of all; and of all queues together.
 _SAMPLE, _SAMPLES = 20, 1000
-#: Tasks that hold a concurrency key, which are told.
-_HOLDERS = 50
+#: Tasks that hold a concurrency key, and jobs that wait for one, which are told.
+_HOLDERS, _DEPENDENTS = 50, 20
 
 
 class Inspection(ScriptCalls):
@@ -146,6 +146,14 @@ class Inspection(ScriptCalls):
         """Let workers claim from the queue again; True if it was paused. The caller wakes them."""
         with expecting("set", keys.PAUSED):
             return bool(self.connection.srem(keys.PAUSED, queue))
+
+    def delete_queue(self, queue: str) -> bool:
+        """Take a queue out of the lists of queues; False: it holds tasks."""
+        return bool(self._run("unlist", [queue]))
+
+    def unlock(self, queue: str, task_type: str, digest: str, task_id: str, *, also_of_living: bool) -> str:
+        """Release a unique lock; the answer of unlock.lua."""
+        return text(self._run("unlock", [queue, task_type, digest, task_id, int(also_of_living)]))
 
     def has_workers(self, queue: str) -> bool:
         """True if any worker, of whatever host, works on the queue; two round trips."""
@@ -284,6 +292,22 @@ class Inspection(ScriptCalls):
             "unique": [holder] if unique_key and holder else [],
             "concurrency": [text(each) for each in running or ()],
         }
+
+    def dependents(self, task_id: str) -> list[str]:
+        """Jobs of plain RQ's that wait for this one, some of them where they are many."""
+        connection: Any = self.connection
+        key = f"{keys.job(task_id)}:dependents"
+        with expecting("set", key):
+            return sorted(text(each) for each in connection.srandmember(raw(key), _DEPENDENTS))
+
+    def last_completed(self, queue: str, task_type: str, looks: int) -> TaskDetail | None:
+        """The task of this type that completed last and is kept, among the last so many that completed."""
+        ids = [done.id for done in self.completed(queue, looks) if done.type == task_type]
+        for start in range(0, len(ids), _HOLDERS):
+            found = self.details([(task_id, None) for task_id in ids[start : start + _HOLDERS]])
+            if kept := next((task for task in found if task.state is TaskState.COMPLETED), None):
+                return kept
+        return None
 
     def remembered_s(self, task_id: str) -> float:
         """For how many seconds the option `once` of an enqueue has this ID remembered yet; 0: it is not."""

@@ -33,6 +33,8 @@ CRON = f"{OWN}:cron"
 CRON_WANTED = f"{OWN}:cron:wanted"
 #: hash: name of a periodic task whose ticks pass without a task → since when
 CRON_PAUSED = f"{OWN}:cron:paused"
+#: hash ``queue:NAME`` and ``cron:NAME`` → since when it is paused, until when, why; as JSON, if said
+PAUSES = f"{OWN}:pauses"
 #: hash: name of a periodic task → since when it has its schedule, and the schedule
 SCHEDULES = f"{OWN}:schedules"
 #: sorted set of the fingerprints of failure groups, score = when each was last seen
@@ -51,8 +53,12 @@ METRICS_ENQUEUED = f"{OWN}:metrics:enqueued"
 METRICS_ROLLED = f"{OWN}:metrics:rolled"
 #: sorted set of the names of daemons that live, score = when each told last
 DAEMONS = f"{OWN}:daemons"
+#: list of the last words of workers that died, latest first, each as JSON
+DEATHS = f"{OWN}:deaths"
 #: list: an element wakes the scheduler for a task that is due before it looks by itself
 ALARM = f"{OWN}:alarm"
+#: string: what the dashboards of this broker have in common to seal forms with
+WEB_SECRET = f"{OWN}:web:secret"
 
 
 def web_session(digest: str) -> str:
@@ -133,6 +139,11 @@ def failure_tasks(fingerprint: str) -> str:
 def operation(operation_id: str) -> str:
     """Hash: a bulk action that somebody has ordered, and how far it has come."""
     return f"{OWN}:op:{operation_id}"
+
+
+def refused(hour: int) -> str:
+    """Hash ``full QUEUE`` and ``unique QUEUE`` → how many enqueues were refused in this hour since 1970."""
+    return f"{OWN}:refused:{hour}"
 
 
 def metrics(period: str, number: int) -> str:

@@ -4,18 +4,21 @@ import enum
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from boilerd.broker.connection import text
+from boilerd.broker.task_filter import TaskFilter, parse_filter
 from boilerd.tasks.task import TaskState
 
 #: What an operation does with its tasks.
-Deed = Literal["run", "archive", "delete", "cancel"]
+Deed = Literal["run", "archive", "delete", "cancel", "reschedule", "move"]
 #: Whoever runs an operation gives a sign of life each second, or after each chunk. After this long without one it is
 #: gone: a process that was killed, or lost Redis.
 GONE_S = 15.0
+#: Fields of an order that are written only where they say something.
+_LATER = frozenset({"search", "as_of", "sees_payloads", "value"})
 
 
 class OperationState(enum.StrEnum):
@@ -40,12 +43,16 @@ class Order:
     """What is to be done, and with which tasks.
 
     Attributes:
-        what: ``run``, ``archive``, ``delete`` or ``cancel``.
-        queue: Their queue; empty: all queues, of a failure group.
-        state: Their state; None: each that allows it, of a failure group.
+        what: ``run``, ``archive``, ``delete``, ``cancel``, ``reschedule`` or ``move``.
+        queue: Their queue; empty: all queues, of a failure group or a search.
+        state: Their state; None: each that allows it, of a failure group or a search.
         task_type: Their type; empty: any.
         fingerprint: The failure group of their last failure; empty: any.
         task_ids: These tasks alone; then nothing else of it counts.
+        search: What else they must have, as of `task_filter.parse_filter`; empty: nothing.
+        as_of: The moment from which its ``after:2h`` counts back, in seconds since 1970.
+        sees_payloads: Whether it looks at payloads, as far as whoever ordered it saw them.
+        value: When they are due then, in seconds since 1970, or in which queue they wait.
     """
 
     what: Deed
@@ -54,24 +61,45 @@ class Order:
     task_type: str = ""
     fingerprint: str = ""
     task_ids: Sequence[str] = ()
+    search: str = ""
+    as_of: float = 0.0
+    sees_payloads: bool = True
+    value: str = ""
 
     @property
     def is_whole(self) -> bool:
         """Whether it is for all tasks of a queue in a state, which can be counted."""
-        return not (self.task_type or self.fingerprint or self.task_ids)
+        return not (self.task_type or self.fingerprint or self.task_ids or self.search)
+
+    def sought(self) -> TaskFilter | None:
+        """What its search looks for, whoever works on it and whenever; None: it has none."""
+        if not self.search:
+            return None
+        found = parse_filter(self.search, datetime.fromtimestamp(self.as_of, UTC))
+        return found if self.sees_payloads else found.without_payloads()
+
+    def leads_to(self, queue: str) -> bool:
+        """Whether tasks of this queue are where they are to go."""
+        return self.what == "move" and queue == self.value
 
     def on(self) -> dict[str, str]:
         """As the audit has it."""
+        goes = {"at" if self.what == "reschedule" else "to": self.value}
         if self.task_ids:
             more = f" and {len(self.task_ids) - 1:,} more" if len(self.task_ids) > 1 else ""
-            return {"task": f"{self.task_ids[0]}{more}"}
+            return {"task": f"{self.task_ids[0]}{more}", **goes}
         return {
-            "queue": self.queue, "state": self.state or "", "type": self.task_type, "fingerprint": self.fingerprint
+            "queue": self.queue, "state": self.state or "", "type": self.task_type, "fingerprint": self.fingerprint,
+            "search": self.search, **goes,
         }  # fmt: skip
 
     def to_json(self) -> str:
         """As Redis has it, in ASCII: also what is no text comes back as it was."""
-        return json.dumps(asdict(self))
+        # A dashboard of before does not know these fields, and takes an order that has one for none of its own.
+        later = {each.name: each.default for each in fields(self) if each.name in _LATER}
+        return json.dumps(
+            {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
+        )
 
     @classmethod
     def from_json(cls, given: str) -> Self | None:
@@ -170,23 +198,23 @@ class Operation:
 
 def to_operation(operation_id: str, record: Mapping[bytes, bytes], now_s: float) -> Operation | None:
     """The operation of a record; None: it is none of boilerd's."""
-    fields = {text(name): text(value) for name, value in record.items()}
-    order = Order.from_json(fields.get("order", ""))
-    state = next((state for state in OperationState if state == fields.get("state")), None)
+    has = {text(name): text(value) for name, value in record.items()}
+    order = Order.from_json(has.get("order", ""))
+    state = next((state for state in OperationState if state == has.get("state")), None)
     if order is None or state is None:
         return None
-    beat_s, began_s = _number(fields.get("beat")), _number(fields.get("began"))
-    tally = Tally.from_json(fields.get("tally", ""))
-    parts = read_parts(fields.get("parts", ""))
+    beat_s, began_s = _number(has.get("beat")), _number(has.get("began"))
+    tally = Tally.from_json(has.get("tally", ""))
+    parts = read_parts(has.get("parts", ""))
     lasted_s = (beat_s or 0.0) - (began_s or 0.0) if began_s else 0.0
-    looked = tally.seen - int(_number(fields.get("begun_at")) or 0)
+    looked = tally.seen - int(_number(has.get("begun_at")) or 0)
     return Operation(
         operation_id, order, state,
         state in OPEN and now_s - (beat_s or 0.0) > GONE_S,
-        fields.get("user", ""), fields.get("host", ""), fields.get("via", ""),
-        _moment(fields.get("created")), _moment(fields.get("starts")), _moment(began_s), _moment(beat_s),
-        _moment(fields.get("ended")), sum(part.total for part in parts) or len(order.task_ids), parts, tally,
-        looked / lasted_s if lasted_s > 0 else 0.0, fields.get("why", ""),
+        has.get("user", ""), has.get("host", ""), has.get("via", ""),
+        _moment(has.get("created")), _moment(has.get("starts")), _moment(began_s), _moment(beat_s),
+        _moment(has.get("ended")), sum(part.total for part in parts) or len(order.task_ids), parts, tally,
+        looked / lasted_s if lasted_s > 0 else 0.0, has.get("why", ""),
     )  # fmt: skip
 
 

@@ -2,22 +2,28 @@
 
 import threading
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 from boilerd.broker.audit import Audit, Outcome
 from boilerd.broker.broker import Broker
-from boilerd.broker.bulk_actions import CHUNK, BulkActions, Choice, Walk
-from boilerd.broker.operation_record import Operation, OperationState, Order, Part
+from boilerd.broker.bulk_actions import CHUNK, BulkActions, BulkProgress, Choice, Walk
+from boilerd.broker.operation_record import Deed, Operation, OperationState, Order, Part
 from boilerd.broker.operation_store import Expected, OperationStore, ended
-from boilerd.broker.states import Action
+from boilerd.broker.states import ONE_REGISTRY, Action
+from boilerd.broker.views import TaskDetail
 from boilerd.errors import BoilerdError
 from boilerd.tasks.task import TaskState
 
 #: Tasks that run and are looked at to be cancelled.
 MOST_ACTIVE = 10_000
 _DONE = frozenset({"done", "deleted", "told"})
+#: Deed → the action for tasks that wait; one that is not here is done with each task in a call of its own.
+ACTIONS: Mapping[Deed, Action] = {"run": "run", "archive": "archive", "delete": "delete", "cancel": "delete"}
+#: Makes of a task what a search looks at.
+Sees = Callable[[TaskDetail], Mapping[str, Any]]
 _OUTCOMES: Mapping[OperationState, Outcome] = {OperationState.DONE: "done", OperationState.FAILED: "failed"}
 
 
@@ -31,10 +37,19 @@ class OperationRun:
         audit: Gets an entry at its end.
         found: The operation.
         runner: Under which name it is worked on.
+        sees: What its search looks at; None: all of a task.
     """
 
     def __init__(
-        self, store: OperationStore, broker: Broker, bulk: BulkActions, audit: Audit, *, found: Operation, runner: str
+        self,
+        store: OperationStore,
+        broker: Broker,
+        bulk: BulkActions,
+        audit: Audit,
+        *,
+        found: Operation,
+        runner: str,
+        sees: Sees | None = None,
     ) -> None:
         self._store = store
         self._broker = broker
@@ -42,6 +57,7 @@ class OperationRun:
         self._audit = audit
         self._found = found
         self._runner = runner
+        self._sees = sees
         self._tally = replace(found.tally, skipped={**found.tally.skipped})
 
     def run(self, ending: threading.Event) -> None:
@@ -112,21 +128,27 @@ class OperationRun:
     def _walk(self, part: Part) -> Generator[None]:
         order, tally = self._found.order, self._tally
         before = replace(tally, skipped={**tally.skipped})
-        action: Action = "delete" if order.what == "cancel" else order.what
         walk = Walk(part.total, seen=tally.part_seen, stay=tally.part_stay)
         if walk.seen:
             self._broker.remove_blanks(part.queue)  # which one left that was killed
-        for _ in self._bulk.each_chunk(action, choice_of(order, part), walk):
+        choice = choice_of(order, part, self._sees)
+        for _ in self._chunks(order, choice, walk):
             tally.done, tally.seen = before.done + walk.done, before.seen + walk.seen - before.part_seen
-            tally.part_seen, tally.part_stay = walk.seen, walk.stay
+            tally.part_seen, tally.part_stay = walk.seen, max(walk.stay, 0)
             tally.skipped = dict(walk.skipped + Counter(before.skipped))
             yield
+
+    def _chunks(self, order: Order, choice: Choice, walk: Walk) -> Iterator[BulkProgress]:
+        action = ACTIONS.get(order.what)
+        if action is None:
+            return self._bulk.each_chunk("run", choice, walk, lambda ids, _start: [*map(self._one, ids)])
+        return self._bulk.each_chunk(action, choice, walk)
 
     def _active(self, part: Part) -> list[str]:
         """Tasks that run; those that were told before are told again, which changes nothing."""
         ids: list[str] = []
         for start in range(0, MOST_ACTIVE, CHUNK):
-            looked, chosen = self._bulk.chosen(choice_of(self._found.order, part), start, CHUNK)
+            looked, chosen = self._bulk.chosen(choice_of(self._found.order, part, self._sees), start, CHUNK)
             ids += chosen
             if looked < CHUNK:
                 break
@@ -148,10 +170,19 @@ class OperationRun:
             tally.skipped[answer] = tally.skipped.get(answer, 0) + 1
 
     def _one(self, task_id: str) -> str:
-        what = self._found.order.what
-        return self._broker.cancel(task_id) if what == "cancel" else self._broker.act(what, [task_id])[0]
+        order = self._found.order
+        if order.what == "cancel":
+            return self._broker.cancel(task_id)
+        if order.what not in ACTIONS:
+            return self._broker.place(order.what, order.value, task_id)
+        return self._broker.act(order.what, [task_id])[0]
 
 
-def choice_of(order: Order, part: Part) -> Choice:
+def choice_of(order: Order, part: Part, sees: Sees | None = None) -> Choice:
     """The tasks of a part that an order means."""
-    return Choice(part.queue, part.state, order.task_type or None, order.fingerprint or None)
+    sought = order.sought()
+    return Choice(
+        part.queue, part.state, order.task_type or None, order.fingerprint or None, sought, sees,
+        is_both=sought is not None and order.state is None and part.state in ONE_REGISTRY,
+        due_s=float(order.value) if order.what == "reschedule" and order.value else None,
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from boilerd.broker.audit import Audit
 from boilerd.broker.broker import Broker
-from boilerd.broker.bulk_actions import CHUNK, BulkActions, check_allowed
+from boilerd.broker.bulk_actions import CHUNK, BulkActions
 from boilerd.broker.inspection import Inspection
 from boilerd.broker.operation_record import (
     GONE_S,
@@ -26,7 +26,7 @@ from boilerd.broker.operation_record import (
     Part,
     write_parts,
 )
-from boilerd.broker.operation_run import OperationRun, choice_of
+from boilerd.broker.operation_run import ACTIONS, OperationRun, Sees, choice_of
 from boilerd.broker.operation_store import Expected, OperationStore, ended
 from boilerd.broker.states import ALLOWED, ONE_REGISTRY
 from boilerd.broker.views import TaskDetail
@@ -35,6 +35,13 @@ from boilerd.tasks.task import TaskState
 
 #: The states whose tasks can be cancelled: one that waits is deleted, one that runs is interrupted.
 CANCELLABLE = (TaskState.PENDING, TaskState.ACTIVE, TaskState.SCHEDULED, TaskState.RETRY)
+#: The states whose tasks can be rescheduled or moved.
+WAITING = (TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY)
+#: Archived ones first: one that is run and fails again is not run once more. Pending ones last: one that is rescheduled
+#: is not found once more among scheduled ones.
+_IN_TURN = (
+    TaskState.ARCHIVED, TaskState.RETRY, TaskState.SCHEDULED, TaskState.COMPLETED, TaskState.ACTIVE, TaskState.PENDING,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +98,17 @@ class Operations:
             raise OperationNotFoundError(operation_id)
         return found[0]
 
-    def preview(self, order: Order, *, looks: int = 2000, within_s: float = 0.15, sample: int = 5) -> Preview:
-        """Which tasks it would change now; raises TaskStateError.
+    def preview(
+        self, order: Order, *, looks: int = 5000, within_s: float = 0.15, sample: int = 5, sees: Sees | None = None
+    ) -> Preview:
+        """Which tasks it would change now; raises TaskStateError, InvalidTaskError.
 
         Args:
             order: The operation.
             looks: How many tasks to look at where not all of a state are meant.
             within_s: For how long.
             sample: How many to show.
+            sees: What its search looks at; None: all of a task.
         """
         if order.task_ids:
             details = self._inspection.details([(task_id, None) for task_id in order.task_ids])
@@ -107,17 +117,19 @@ class Operations:
         parts = self._parts(order)
         total, most = sum(part.total for part in parts), max((part.total for part in parts), default=0)
         is_counted = order.is_whole and order.state not in ONE_REGISTRY
-        looked, ids = self._look(order, parts, sample if is_counted else looks, within_s)
+        looked, ids = self._look(order, parts, sample if is_counted else looks, within_s, sees)
         shown = self._inspection.details([(task_id, None) for task_id in ids[:sample]])
         return Preview(total, *((total, total) if is_counted else (looked, len(ids))), shown, most)
 
-    def _look(self, order: Order, parts: Sequence[Part], looks: int, within_s: float) -> tuple[int, list[str]]:
+    def _look(
+        self, order: Order, parts: Sequence[Part], looks: int, within_s: float, sees: Sees | None
+    ) -> tuple[int, list[str]]:
         """How many tasks of these parts were looked at, and the IDs of those that are meant."""
         until_s, looked, ids = time.monotonic() + within_s, 0, list[str]()
         for part in parts:
-            seen = 0
+            seen, choice = 0, choice_of(order, part, sees)
             while seen < part.total and looked < looks and time.monotonic() < until_s:
-                count, chosen = self._bulk.chosen(choice_of(order, part), seen, min(CHUNK, looks - looked))
+                count, chosen = self._bulk.chosen(choice, seen, min(CHUNK, looks - looked))
                 ids += chosen
                 seen, looked = seen + count, looked + count
                 if not count:
@@ -193,15 +205,25 @@ class Operations:
         self._audit.note(found.order.what, left, "begun", operation=operation_id, **found.order.on())
         return self.one(operation_id), runner
 
-    def run(self, operation: Operation, runner: str, ending: threading.Event | None = None) -> None:
+    def run(
+        self,
+        operation: Operation,
+        runner: str,
+        ending: threading.Event | None = None,
+        *,
+        sees: Sees | None = None,
+    ) -> None:
         """Work on an operation until it ends, or somebody stops it.
 
         Args:
             operation: As `begin` or `take` gave it.
             runner: The name that they gave with it.
             ending: Is set when this process ends; the operation stops then, and may be continued.
+            sees: What its search looks at, as of whoever ordered it; None: all of a task.
         """
-        run = OperationRun(self._store, self._broker, self._bulk, self._audit, found=operation, runner=runner)
+        run = OperationRun(
+            self._store, self._broker, self._bulk, self._audit, found=operation, runner=runner, sees=sees
+        )
         run.run(ending or threading.Event())
 
     # --- Helpers
@@ -214,14 +236,25 @@ class Operations:
         if order.task_ids:
             return []
         if order.fingerprint and order.state is None:
-            places = self._bulk.places_of_group("delete" if order.what == "cancel" else order.what)
+            places = self._bulk.places_of_group(ACTIONS.get(order.what, "run"))
             return [Part(queue, state, total) for (queue, state), total in places.items() if total]
+        if order.search and not (order.queue and order.state):
+            return self._parts_of_search(order)
         state = order.state or TaskState.PENDING
-        if order.what != "cancel":
-            check_allowed(order.what, state)
-        elif state not in CANCELLABLE:
-            raise TaskStateError(f"{state} tasks", state, "cancel", CANCELLABLE)
+        check(order.what, state)
         return [Part(order.queue, state, self._inspection.length(order.queue, state))]
+
+    def _parts_of_search(self, order: Order) -> list[Part]:
+        """The queues and states through which a search goes that does not name both."""
+        if order.state:
+            check(order.what, order.state)
+        wanted = [state for state in _IN_TURN if state in ({order.state} if order.state else allowed(order.what))]
+        if order.state is None and TaskState.RETRY in wanted:
+            wanted.remove(TaskState.RETRY)  # they stand among the scheduled ones
+        queues = [order.queue] if order.queue else self._inspection.queue_names()[0]
+        counts = [each for each in self._inspection.counts(sorted(queues)) if not order.leads_to(each.name)]
+        parts = [Part(each.name, state, each.of(state)) for state in wanted for each in counts]
+        return [part for part in parts if part.total]
 
     def _change(
         self,
@@ -243,4 +276,13 @@ class Operations:
 
 def allowed(deed: Deed) -> Sequence[TaskState]:
     """The states in which it can be done with a task."""
-    return CANCELLABLE if deed == "cancel" else ALLOWED[deed]
+    action = ACTIONS.get(deed)
+    if action is None:
+        return WAITING
+    return CANCELLABLE if deed == "cancel" else ALLOWED[action]
+
+
+def check(deed: Deed, state: TaskState) -> None:
+    """Raise TaskStateError where it cannot be done with tasks in that state."""
+    if state not in allowed(deed):
+        raise TaskStateError(f"{state} tasks", state, deed, allowed(deed))

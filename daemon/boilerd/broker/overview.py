@@ -5,6 +5,7 @@ Members of the daemon's `group` may send all of it (`embedded`).
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -42,6 +43,7 @@ class QueueOverview:
         aside_s: For how long that has.
         archived_lately: How many tasks came into its archive in the last `LATELY_S`.
         overdue_s: For how long the first of its scheduled tasks has been due; 0: none is.
+        workers: How many workers that live work on it, of whatever host.
     """
 
     detail: QueueDetail
@@ -51,6 +53,7 @@ class QueueOverview:
     aside_s: float = 0.0
     archived_lately: int = 0
     overdue_s: float = 0.0
+    workers: int = 0
 
     @property
     def name(self) -> str:
@@ -66,11 +69,13 @@ class LivingWorker:
         host: The host's name.
         state: RQ's: starting, idle, busy, suspended.
         resident_bytes: Its memory; 0: it does not tell.
+        name: Its name.
     """
 
     host: str
     state: str
     resident_bytes: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,22 +141,22 @@ def read_overview(
     names = sorted({*names, *known})
     more = _ask(connection, _second_questions(names, found["workers"] or () if records is None else (), now_s))
     if records is None:
-        records = {name: record for (kind, name), record in more.items() if kind == "worker"}
-    living = [record for record in records.values() if _is_alive(record, now_s)]
-    served = {name for record in living for name in text(record[0] or b"").split(",")}
-    unserved = set(map(text, found["served"] or ())) - served
+        records = {key: record for (kind, key), record in more.items() if kind == "worker"}
+    living = {key: record for key, record in records.items() if _is_alive(record, now_s)}
+    serving = Counter(name for record in living.values() for name in {*text(record[0] or b"").split(",")})
+    unserved = set(map(text, found["served"] or ())) - {*serving}
     details = Inspection(connection).queue_details(names, _SAMPLES)
     info = found["info"] or {}
     return Overview(
         clock_ahead_s=_outside(now_s, before_s, after_s),
-        queues=[_queue(detail, unserved, more, now_s) for detail in details],
+        queues=[_queue(detail, unserved, serving, more, now_s) for detail in details],
         wrong=wrong,
         misplaced=told_misplaced([found[f"kind of {key}"] for key in kinds()]),
         is_suspended=bool(found["suspended"]),
         workers=len(living),
         unwritten_bytes=unwritten_in(info),
         memory_share=int(info.get("used_memory", 0)) / (int(info.get("maxmemory", 0)) or float("inf")),
-        living=[_worker(record) for record in living],
+        living=[_worker(key, record) for key, record in living.items()],
         records=records,
         server=info,
     )
@@ -205,18 +210,25 @@ def _names(found: Mapping[str, Any]) -> tuple[list[str], list[QueueInfo]]:
     return served, [bad_queue(keys.QUEUES, str(MisplacedKeyError(keys.QUEUES, "set")))]
 
 
-def _queue(detail: QueueDetail, unserved: set[str], more: Mapping[tuple[str, str], Any], now_s: float) -> QueueOverview:
+def _queue(
+    detail: QueueDetail,
+    unserved: set[str],
+    serving: Mapping[str, int],
+    more: Mapping[tuple[str, str], Any],
+    now_s: float,
+) -> QueueOverview:
     name = detail.counts.name
     first, due = (more[kind, name] or (b"", now_s) for kind in ("first", "due"))
     return QueueOverview(
         detail, name not in unserved, more["aside", name] or 0, text(first[0]), max(0.0, now_s - float(first[1])),
-        more["archived", name] or 0, max(0.0, now_s - float(due[1])),
+        more["archived", name] or 0, max(0.0, now_s - float(due[1])), serving.get(name, 0),
     )  # fmt: skip
 
 
-def _worker(record: Sequence[bytes | None]) -> LivingWorker:
+def _worker(key: str, record: Sequence[bytes | None]) -> LivingWorker:
     host, state, resident = (text(value or b"") for value in record[3:])
-    return LivingWorker(host, state, int(resident) if resident.isdecimal() and len(resident) < 19 else 0)
+    size_bytes = int(resident) if resident.isdecimal() and len(resident) < 19 else 0
+    return LivingWorker(host, state, size_bytes, key.removeprefix(keys.worker("")))
 
 
 def _is_alive(record: Sequence[bytes | None] | None, now_s: float) -> bool:

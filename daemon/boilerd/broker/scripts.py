@@ -10,10 +10,10 @@ from typing import Self
 from boilerd.broker.constants import IN_LUA
 
 _SCRIPTS = (
-    "act", "adopt", "advance", "arrive", "birth", "cancel", "death", "enqueue", "expired", "extend", "fail", "forward",
-    "held", "janitor", "look", "mark", "metrics", "note", "operate", "pick", "place", "progress", "publish", "records",
-    "release",
-    "renew", "result", "roll", "serve", "sift", "since", "tick", "tidy", "waiting",
+    "act", "adopt", "advance", "annotate", "arrive", "birth", "cancel", "death", "died", "enqueue", "expired",
+    "extend", "fail", "forward", "held", "janitor", "look", "mark", "metrics", "note", "operate", "over", "pick",
+    "place", "progress", "publish", "records", "release", "renew", "result", "roll", "serve", "sift", "since", "tick",
+    "tidy", "unlist", "unlock", "waiting",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
 _READING = frozenset({"look", "pick", "sift"})
@@ -28,10 +28,15 @@ _PARTS = {
     "place": ("common", "claims", "locks", "audit"),
     "cancel": ("common", "claims", "audit"),
     "note": ("common", "audit"),
+    "annotate": ("common", "audit"),
     "operate": ("common",),
     "metrics": ("common", "measures"),
     "roll": ("common", "measures"),
     "publish": ("common",),
+    "died": ("common",),
+    "over": ("common",),
+    "unlist": ("common",),
+    "unlock": ("common",),
     "advance": ("common", "claims", "ending", "taking"),
     "serve": ("common", "claims", "ending", "taking"),
 }

@@ -23,6 +23,8 @@ MOST_TASKS, LEAST_OF_QUEUE = 1000, 5
 MOST_KEYS = 200
 #: Keys of Redis's in one step of a search for locks, and how many steps one call makes: each step is less than 1 ms.
 SCANNED, STEPS = 500, 40
+#: Tasks of one key that are told of.
+MOST_OF_KEY = 50
 #: Records in one pipeline.
 _CHUNK = 200
 
@@ -82,6 +84,36 @@ class Lock:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusals:
+    """How many enqueues a limit has refused.
+
+    Attributes:
+        why: ``full``, as so many waited as `max_length` allows; or ``unique``, as another task had its lock.
+        this_hour: In the hour of the clock that goes on.
+        last_hour: In the one before.
+    """
+
+    queue: str
+    why: str
+    this_hour: int
+    last_hour: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTasks:
+    """The tasks of a concurrency key, 50 of each kind at most: those that run, and those that have waited longest.
+
+    Attributes:
+        running: Their IDs.
+        waiting: ID of each → since when it waits.
+    """
+
+    key: str
+    running: Sequence[str]
+    waiting: Mapping[str, datetime | None]
+
+
+@dataclass(frozen=True, slots=True)
 class LocksFound:
     """What a search for locks has found.
 
@@ -106,6 +138,40 @@ def read_keys(connection: redis.Redis, queues: Sequence[str]) -> KeysFound:
     told = _counted(connection, limits)
     told.sort(key=lambda each: (-each.waiting, -each.running, each.key))
     return KeysFound(told[:MOST_KEYS], len(found), is_all and len(told) <= MOST_KEYS)
+
+
+def read_key(connection: redis.Redis, key: str) -> KeyTasks:
+    """The tasks of one key; a round trip."""
+    asked: Any = connection
+    with translated(), asked.pipeline(transaction=False) as pipeline:
+        pipeline.zrange(raw(keys.running(key)), 0, MOST_OF_KEY - 1)
+        pipeline.zrange(raw(keys.waiting(key)), 0, MOST_OF_KEY - 1, withscores=True)
+        running, waiting = sound(pipeline.execute(raise_on_error=False))
+    found = {text(task_id): _moment(score) for task_id, score in waiting or ()}
+    return KeyTasks(key, [text(task_id) for task_id in running or ()], found)
+
+
+def read_lock(connection: redis.Redis, queue: str, task_type: str, digest: str) -> Lock | None:
+    """One lock; None: it is free. Two round trips."""
+    found = _locks(connection, [raw(keys.unique(queue, task_type, digest))], _now(connection))
+    return found[0] if found else None
+
+
+def read_refusals(connection: redis.Redis) -> list[Refusals]:
+    """What enqueues were refused in this hour of the clock and the one before, most first; two round trips."""
+    asked: Any = connection
+    hour = int(_now(connection) // 3600)
+    with translated(), asked.pipeline(transaction=False) as pipeline:
+        for number in (hour, hour - 1):
+            pipeline.hgetall(raw(keys.refused(number)))
+        this, last = sound(pipeline.execute(raise_on_error=False))
+    names = {name for found in (this, last) for name in found or ()}
+    rows = [
+        Refusals(queue, why, to_count((this or {}).get(name)), to_count((last or {}).get(name)))
+        for name in names
+        for why, _, queue in [text(name).partition(" ")]
+    ]
+    return sorted(rows, key=lambda row: (-row.this_hour - row.last_hour, row.queue, row.why))
 
 
 def find_locks(connection: redis.Redis, queue: str, task_type: str, after: str = "") -> LocksFound:

@@ -47,8 +47,9 @@ class SlotCalls(SchedulerCalls):
         parts: int,
         slots: int = 1,
         suspects: Sequence[int] = (),
+        ahead: int = 0,
     ) -> Advance:
-        """Acknowledge completions and claim the next tasks, in one call, for a worker that begins all of them at once.
+        """Acknowledge completions and claim the next tasks, in one call, for a worker that begins them at once.
 
         The worker's record must have its `life` (see `register`). After an error, call `take_back_turn` with the same
         turn before the next one. A claim without a task cannot run, and takes no slot.
@@ -63,11 +64,14 @@ class SlotCalls(SchedulerCalls):
             parts: How many processes share the queues: each gets one more than such a part of a queue at most.
             slots: Of the worker; it says how many suspects may run at once.
             suspects: The `deaths` of those claims that the worker runs and that have any.
+            ahead: How many of `limit` begin when others have ended. None of these has a concurrency key, is a suspect
+                or is from a queue with `max_active`; such a task in front of them keeps all behind it from being
+                claimed.
         """
         pieces = _pieces(completions, MOST_COMPLETED) or [()]
         lost = [task_id for some in pieces[:-1] for task_id in self._acknowledge(worker, some)]
         head = [worker, str(limit), str(parts), _execution(life, turn), str(len(queues)), *queues, life]
-        room = _room_for_suspects(slots, suspects)
+        room = *_room_for_suspects(slots, suspects), str(limit - ahead)
         answer = self._call("serve", [*head, str(turn), *room, *_args_of(pieces[-1])])
         lost, (_, claimed, is_registered, why) = lost + answer[0], answer
         for again in range(1, MOST_LOOKS_AGAIN):  # the turn's last part is for `take_back_turn`
@@ -82,7 +86,7 @@ class SlotCalls(SchedulerCalls):
 
     def _acknowledge(self, worker: str, completions: Sequence[Completion]) -> list[bytes]:
         """Write completions; the IDs of the tasks whose leases were lost."""
-        claims_nothing = [worker, "0", "1", "", "0", "", "0", "0", "0"]
+        claims_nothing = [worker, "0", "1", "", "0", "", "0", "0", "0", "0"]
         lost: list[bytes] = self._call("serve", [*claims_nothing, *_args_of(completions)])[0]
         return lost
 

@@ -3,9 +3,11 @@
 Types that always fail much are left out, as their owners know that, and so are those with few attempts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from boilerd.broker.failure_groups import FailureGroup, FailureGroups
 from boilerd.broker.metrics import Metrics, Series
 from boilerd.tasks.metric_record import Numbers
 
@@ -15,6 +17,8 @@ LATELY, BEFORE = timedelta(minutes=15), timedelta(days=1)
 ENOUGH_LATELY, ENOUGH_BEFORE = 20, 100
 #: From which part of them on a type fails, and up to which part it did not before.
 FAILS_FROM, FAILED_UP_TO = 0.5, 0.1
+#: Groups that were seen last, of which one may be muted.
+MOST_GROUPS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,12 @@ class SuddenFailure:
 
 
 def sudden_failures(metrics: Metrics) -> list[SuddenFailure]:
-    """Those of all queues together, by name; two round trips, and five more where some type fails much."""
-    lately = _by_type(metrics.series(LATELY, step_s=60))
+    """Those of all queues together, by name; two round trips, and ten more where some type fails much.
+
+    A type of which all failure groups that were seen meanwhile are muted is left out.
+    """
+    series = metrics.series(LATELY, step_s=60)
+    lately = _by_type(series)
     failing = {
         name: numbers
         for name, numbers in lately.items()
@@ -45,7 +53,16 @@ def sudden_failures(metrics: Metrics) -> list[SuddenFailure]:
         return []
     day = _by_type(metrics.series(BEFORE, step_s=3600))
     found = (_compared(name, numbers, day.get(name, numbers)) for name, numbers in sorted(failing.items()))
-    return [each for each in found if each]
+    sudden = [each for each in found if each]
+    if not sudden:
+        return []
+    groups = FailureGroups(metrics.connection).latest(MOST_GROUPS)
+    seen = [group for group in groups if group.last_seen >= series.until - LATELY]
+    return [each for each in sudden if not _is_muted([group for group in seen if group.type == each.type])]
+
+
+def _is_muted(groups: Sequence[FailureGroup]) -> bool:
+    return bool(groups) and all(group.muted_at for group in groups)
 
 
 def _compared(name: str, lately: Numbers, day: Numbers) -> SuddenFailure | None:

@@ -16,11 +16,10 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.constants import MOST_SEARCHED
 from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.job_hash import request_id_of
+from boilerd.broker.picker import Picker, chunk_of
 from boilerd.broker.refusals import expecting
-from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import ONE_REGISTRY, REGISTRIES
 from boilerd.broker.task_filter import Condition, headers_have
 from boilerd.broker.views import TaskDetail
@@ -28,8 +27,6 @@ from boilerd.errors import InvalidTaskError, shown
 from boilerd.tasks.headers import check_headers
 from boilerd.tasks.task import TaskState
 
-#: Tasks in one call of the script, and where words are looked for in all of a record.
-_CHUNK, _CHUNK_OF_WORDS = 100, 50
 #: Elements of a list that Redis looks through for an ID, from each end: less than a millisecond.
 MOST_NEAR = 50_000
 #: The order of the search; scheduled tasks and those to be retried stand in one registry.
@@ -131,7 +128,7 @@ class Limits:
     ends_s: float
 
 
-class TaskSearch(ScriptCalls):
+class TaskSearch:
     """Finds tasks; raises BrokerError.
 
     Args:
@@ -140,12 +137,11 @@ class TaskSearch(ScriptCalls):
     """
 
     def __init__(self, inspection: Inspection, sought: Sought) -> None:
-        super().__init__(inspection.connection)
         self._inspection = inspection
+        self._picker = Picker(inspection.connection)
         self._sought = sought
         self._conditions = [*sought.conditions, *_of_registry(sought.state)]
-        has_words = any(kind == "word" for kind, *_ in self._conditions)
-        self._chunk = _CHUNK_OF_WORDS if has_words else _CHUNK
+        self._chunk = chunk_of(self._conditions)
 
     def run(self, queues: Sequence[str], after: str, *, size: int, looks: int, within_s: float) -> TasksFound:
         """Search these queues, from the place `after` on."""
@@ -173,7 +169,7 @@ class TaskSearch(ScriptCalls):
         members = self._inspection.members(place.queue, place.state, place.start, count)
         if not members:
             return place, []
-        looked, numbers = self._picked(members)
+        looked, numbers = self._picker.picked(self._conditions, members)
         tasks = self._inspection.details([members[number] for number in numbers])
         found = [(number, task) for number, task in zip(numbers, tasks, strict=True) if self._is_sought(task)][:most]
         if len(found) == most:  # the rest is looked at again
@@ -183,15 +179,6 @@ class TaskSearch(ScriptCalls):
     def _behind(self, place: Place, looked: int, last: Member) -> Place:
         is_exact = self._sought.is_exact and place.state in REGISTRIES and last[1] is not None
         return replace(place, start=place.start + looked, member=last if is_exact else None)
-
-    def _picked(self, members: Sequence[Member]) -> tuple[int, list[int]]:
-        """How many of them were looked at, and the numbers of those that meet the conditions."""
-        if not self._conditions:
-            return len(members), [*range(len(members))]
-        flat: list[Any] = [part for condition in self._conditions for part in condition]
-        ids = [raw(task_id) for task_id, _ in members]
-        looked, *places = self._run("pick", [MOST_SEARCHED, len(self._conditions), *flat, *ids])
-        return looked, [number - 1 for number in places]
 
     def _is_sought(self, task: TaskDetail) -> bool:
         # A list shows what stands in it, also what has no record.
@@ -204,7 +191,7 @@ class TaskSearch(ScriptCalls):
             return place
         key = keys.registry(REGISTRIES[place.state], place.queue)
         member, score = place.member
-        connection: Any = self.connection
+        connection: Any = self._inspection.connection
         with expecting("sorted set", key), connection.pipeline(transaction=False) as pipeline:
             pipeline.zrank(raw(key), raw(member))
             pipeline.zscore(raw(key), raw(member))

@@ -208,6 +208,13 @@ class QueueInfo:
     is_paused: bool
     problem: str = ""
 
+    def of(self, state: TaskState) -> int:
+        """How many are in the state; scheduled tasks and those to be retried are counted together."""
+        return {
+            TaskState.PENDING: self.pending, TaskState.ACTIVE: self.active, TaskState.COMPLETED: self.completed,
+            TaskState.ARCHIVED: self.archived,
+        }.get(state, self.scheduled)  # fmt: skip
+
     @property
     def is_idle(self) -> bool:
         """True if there is nothing to tell of it: it holds no task, is not paused, and has no problem."""

@@ -1,6 +1,7 @@
-"""The sessions of people who logged in to the web dashboard; Redis has the hashes of their IDs alone."""
+"""Sessions of people who logged in to the dashboard, of whose IDs Redis has hashes alone; and what seals its forms."""
 
 import hashlib
+import secrets
 
 import redis
 
@@ -42,6 +43,28 @@ class WebSessions:
         """End it everywhere."""
         with translated():
             self._connection.delete(_key(session))
+
+
+class WebSecret:
+    """What all dashboards of a broker have in common; raises BrokerError.
+
+    Args:
+        connection: The client of Redis.
+        lives_s: After so long another one takes its place; 0: this one only reads.
+    """
+
+    def __init__(self, connection: redis.Redis, lives_s: int) -> None:
+        self._connection = connection
+        self._lives_s = lives_s
+
+    def get(self) -> str:
+        """The secret; empty: there is none."""
+        with translated():
+            found = self._connection.get(keys.WEB_SECRET)
+            if found is None and self._lives_s:
+                self._connection.set(keys.WEB_SECRET, secrets.token_hex(32), ex=self._lives_s, nx=True)
+                found = self._connection.get(keys.WEB_SECRET)
+        return text(found) if isinstance(found, bytes | str) else ""
 
 
 def _key(session: str) -> str:

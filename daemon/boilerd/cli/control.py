@@ -14,11 +14,12 @@ from boilerd.broker.connection import connect_to
 from boilerd.cli.daemon_settings import as_the_daemon, changed_variables
 from boilerd.cli.inspecting import CLI
 from boilerd.cli.options import Loaded, with_settings
-from boilerd.cli.rpc_client import Info, ask
+from boilerd.cli.rpc_client import Info
 from boilerd.errors import BoilerdError, ConfigError, RefusedError
 from boilerd.process import logs
 from boilerd.settings.loading import load
 from boilerd.settings.pools import MOST_WORKERS
+from boilerd.supervision.asking import ask
 from boilerd.supervision.sd_notify import IMPORT_LIMIT_S
 
 logger = logging.getLogger("boilerd.cli")

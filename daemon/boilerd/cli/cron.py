@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +10,7 @@ import click
 from boilerd.broker.audit import Audit
 from boilerd.cli.inspecting import CLI, inspecting, with_broker
 from boilerd.cli.missing_broker import naming_missing_broker
-from boilerd.cli.options import BROKER, Loaded, with_json_lines, with_settings
+from boilerd.cli.options import BROKER, Loaded, with_json_lines, with_pause, with_settings
 from boilerd.cli.output import echo
 from boilerd.cli.tables import absolute, lasting, print_json, print_table, relative
 from boilerd.client import Client
@@ -21,6 +21,7 @@ from boilerd.tasks.loading import load_app
 from boilerd.tasks.mux import ServeMux
 
 if TYPE_CHECKING:
+    from boilerd.broker.pauses import Pause
     from boilerd.broker.ticks import TickInfo
 
 with_app = with_settings((*BROKER, "app"))
@@ -32,7 +33,7 @@ _MOST_HOSTS = 3
 
 @click.group()
 def cron() -> None:
-    """Look at periodic tasks and their ticks, and run one now.
+    """Look at periodic tasks and their ticks, pause one, and run one now.
 
     \b
     boilerd cron ls
@@ -108,6 +109,38 @@ def history(loaded: Loaded, *, name: str, size: int, as_json: bool) -> None:
 
 
 @cron.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@with_pause
+@with_broker
+def pause(loaded: Loaded, *, names: tuple[str, ...], note: str, until: datetime | timedelta | None) -> None:
+    """Have the ticks of these periodic tasks pass without a task, on all hosts.
+
+    \b
+    boilerd cron pause report-refresh
+    boilerd cron pause report-refresh --note "the warehouse is rebuilt" --until 2h
+    """  # noqa: D301 - click looks for the character \b
+    with inspecting(loaded) as inspector:
+        for name in names:
+            if not inspector.pause_cron(name, note=note, until=until):
+                echo(f"periodic task {name} was paused already", err=True)
+
+
+@cron.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@with_broker
+def resume(loaded: Loaded, *, names: tuple[str, ...]) -> None:
+    """Have the next ticks of these periodic tasks enqueue again.
+
+    \b
+    boilerd cron resume report-refresh
+    """  # noqa: D301 - click looks for the character \b
+    with inspecting(loaded) as inspector:
+        for name in names:
+            if not inspector.resume_cron(name):
+                echo(f"periodic task {name} was not paused", err=True)
+
+
+@cron.command()
 @click.argument("name")
 @with_app
 def run(loaded: Loaded, *, name: str) -> None:
@@ -139,6 +172,7 @@ def _rows(loaded: Loaded) -> list[dict[str, Any]]:
         ticks, problem = _last_ticks(inspector)
         found = {(cron.name, cron.spec, cron.timezone): cron for cron in inspector.crons()}
         missing = _ONLY_HERE if inspector.daemons() else ""
+        paused = _paused(inspector)
     rows = []
     for name, spec, timezone in sorted({**found, **own}):
         entry, cron = own.get((name, spec, timezone)), found.get((name, spec, timezone))
@@ -149,9 +183,23 @@ def _rows(loaded: Loaded) -> list[dict[str, Any]]:
             "type": entry.task_type if entry else cron.task_type if cron else "",
             "previous": _moment(ticks.get(name)),
             "next": _moment(entry.schedule.next_after(time.time())) if entry else cron.next if cron else None,
-            "daemons": daemons, "problem": problem or lack,
+            "daemons": daemons, "problem": problem or lack or paused.get(name, ""),
         })  # fmt: skip
     return rows
+
+
+def _paused(inspector: Inspector) -> dict[str, str]:
+    """Name of each that is paused → that it is, until when and why."""
+    try:
+        told = {pause.name: pause for pause in inspector.pauses() if pause.kind == "cron"}
+        return {name: _pause_words(told.get(name)) for name in inspector.paused_crons()}
+    except MisplacedKeyError:
+        return {}
+
+
+def _pause_words(pause: "Pause | None") -> str:
+    until = f" until {absolute(pause.until)}" if pause and pause.until else ""
+    return f"paused{until}{f': {pause.note}' if pause and pause.note else ''}"
 
 
 def _last_ticks(inspector: Inspector) -> tuple[dict[str, float], str]:

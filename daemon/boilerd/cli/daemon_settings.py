@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from boilerd.cli.rpc_client import ask
 from boilerd.errors import RefusedError
 from boilerd.settings.definitions import definitions
 from boilerd.settings.loading import SYSTEM_FILE, Loaded
 from boilerd.settings.setting import Setting
 from boilerd.settings.urls import MASK
+from boilerd.supervision.asking import ask
 
 T = TypeVar("T")
 

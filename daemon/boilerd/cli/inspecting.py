@@ -43,9 +43,11 @@ def confirm(question: str, *, yes: bool) -> None:
     ask(question)
 
 
-def do_all(inspector: Inspector, action: Action, queue: str, state: TaskState, task_type: str | None = None) -> int:
+def do_all(  # noqa: PLR0917 - what chooses tasks, in its order
+    inspector: Inspector, action: Action, queue: str, state: TaskState, task_type: str | None = None, find: str = ""
+) -> int:
     """Do an action to all tasks of a queue in a state, with a progress bar; return how many were changed."""
-    return show_progress(action, inspector.bulk(action, queue, state, task_type))
+    return show_progress(action, inspector.bulk(action, queue, state, task_type, wanted=find))
 
 
 def show_progress(action: Action, steps: Generator[BulkProgress]) -> int:

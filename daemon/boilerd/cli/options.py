@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import click
@@ -99,6 +99,29 @@ class MomentType(click.ParamType[datetime]):
         return moment
 
 
+class EndType(click.ParamType[Any]):
+    """A duration from now, or ISO 8601 with a time zone."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | timedelta:
+        """Return an aware datetime, or a timedelta."""
+        if isinstance(value, datetime | timedelta):
+            return value
+        try:
+            return timedelta(seconds=Duration.parse(value))
+        except ValueError:
+            return MomentType().convert(value, param, ctx)
+
+
+def with_pause(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command that pauses ``--note`` and ``--until``."""
+    until = click.option(
+        "--until", type=EndType(), help="When a scheduler resumes it: 2h from now, or 2027-01-31T08:00Z."
+    )
+    return until(click.option("--note", default="", help="Why, for whoever comes upon it.")(function))
+
+
 def settings_of(ctx: click.Context) -> Loaded:
     """The settings that a command in this context would get, as far as it is typed yet; raises ConfigError."""
     flags = {setting.name: ctx.params.get(setting.name) for setting in definitions()}
@@ -132,6 +155,16 @@ def to_headers(ctx: click.Context, option: click.Parameter, words: tuple[str, ..
 
 
 __all__ = [
-    "ALL", "BROKER", "DurationType", "Loaded", "MomentType", "json_option", "settings_of", "to_headers",
-    "with_json_lines", "with_json_object", "with_settings",
+    "ALL",
+    "BROKER",
+    "DurationType",
+    "Loaded",
+    "MomentType",
+    "json_option",
+    "settings_of",
+    "to_headers",
+    "with_json_lines",
+    "with_json_object",
+    "with_pause",
+    "with_settings",
 ]  # fmt: skip

@@ -1,12 +1,13 @@
 """``boilerd queue``."""
 
 from dataclasses import asdict
+from datetime import datetime, timedelta
 
 import click
 
 from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
 from boilerd.cli.known_names import complete_queues
-from boilerd.cli.options import Loaded, with_json_lines
+from boilerd.cli.options import Loaded, with_json_lines, with_pause
 from boilerd.cli.output import echo
 from boilerd.cli.tables import lasting, print_fields, print_json, print_table, rate, sized
 from boilerd.tasks.task import TaskState
@@ -84,18 +85,20 @@ def show(loaded: Loaded, *, name: str, days: int, as_json: bool) -> None:
 
 @queue.command()
 @click.argument("names", metavar="QUEUE...", nargs=-1, required=True, shell_complete=complete_queues)
+@with_pause
 @with_broker
-def pause(loaded: Loaded, *, names: tuple[str, ...]) -> None:
+def pause(loaded: Loaded, *, names: tuple[str, ...], note: str, until: datetime | timedelta | None) -> None:
     """Let no worker claim from these queues, on any host; running tasks go on.
 
     \b
     boilerd queue pause low default
+    boilerd queue pause low --note "the mail server moves" --until 2h
     """  # noqa: D301 - click looks for the character \b
     with inspecting(loaded) as inspector:
         for name in names:
             if name not in loaded.settings.served_queues() and not inspector.has_workers(name):
                 inspector.queue(name)  # fails for a misspelt name
-            if not inspector.pause(name):
+            if not inspector.pause(name, note=note, until=until):
                 echo(f"queue {name} was paused already", err=True)
 
 

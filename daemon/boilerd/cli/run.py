@@ -103,6 +103,6 @@ def _ask_daemon(loaded: Loaded) -> "DaemonStatus":
 
 def _request_reload(loaded: Loaded) -> None:
     """Ask the daemon for a reload; raises RefusedError while it cannot do that, OSError if it does not answer."""
-    from boilerd.cli.rpc_client import ask  # noqa: PLC0415 - in the child that watches alone
+    from boilerd.supervision.asking import ask  # noqa: PLC0415 - in the child that watches alone
 
     ask(loaded.settings.control_socket(), "boilerd.files_changed", kind=bool)

@@ -14,7 +14,7 @@ from boilerd.cli.output import echo, echo_error, json_text
 from boilerd.cli.run_here import run_here_
 from boilerd.cli.tables import absolute, lasting, print_fields, print_json, print_table, relative
 from boilerd.cli.why import why
-from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError
+from boilerd.errors import BoilerdError, TaskNotFoundError, TaskStateError, shown
 from boilerd.inspector import Action
 from boilerd.tasks.queues import DEFAULT_QUEUE
 from boilerd.tasks.task import TaskState
@@ -264,6 +264,10 @@ def _make_command(action: Action, text: str) -> click.Command:
     )
     @click.option("-s", "--state", type=STATES, help="With --all: in which state.")
     @click.option("--type", "task_type", shell_complete=complete_types, help="With --all: of this type only.")
+    @click.option(
+        "--find", metavar="SEARCH", default="",
+        help="With --all: only those that the dashboard's search box finds by it, such as 'error:timeout after:2h'.",
+    )  # fmt: skip
     @with_yes
     @with_broker
     def command(loaded: Loaded, *, task_ids: tuple[str, ...], takes_all: bool, **options: Any) -> None:
@@ -278,12 +282,15 @@ def _make_command(action: Action, text: str) -> click.Command:
     return task.command(action)(command)
 
 
-def _change_all(loaded: Loaded, action: Action, *, queue: str, state: str, task_type: str | None, yes: bool) -> None:
+def _change_all(
+    loaded: Loaded, action: Action, *, queue: str, state: str, task_type: str | None, find: str, yes: bool
+) -> None:
     if action != "run":
         of_type = f" of type {task_type}" if task_type else ""
-        confirm(f"{action.capitalize()} all {state} tasks{of_type} of queue {queue}?", yes=yes)
+        which = f" that a search for {shown(find)} finds" if find else ""
+        confirm(f"{action.capitalize()} all {state} tasks{of_type} of queue {queue}{which}?", yes=yes)
     with inspecting(loaded) as inspector:
-        echo(do_all(inspector, action, queue, TaskState(state), task_type))
+        echo(do_all(inspector, action, queue, TaskState(state), task_type, find))
 
 
 def _change_each(loaded: Loaded, action: Action, task_ids: tuple[str, ...]) -> None:
@@ -312,6 +319,7 @@ run = _make_command(
     \b
     boilerd task run 049826ce-3df1-4b26-8678-9d36ba9e617c
     boilerd task run --all --state archived --queue default --type email:deliver
+    boilerd task run --all --state archived --queue default --find 'error:timeout after:2h'
     """,
 )
 archive = _make_command(

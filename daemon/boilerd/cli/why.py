@@ -35,7 +35,11 @@ def why(loaded: Loaded, *, task_id: str, as_json: bool) -> None:
         try:
             found = inspector.explain(task_id)
         except TaskNotFoundError:
-            if not remembered_s:
+            deeds = inspector.traces(task_id).deeds
+            for deed in deeds:
+                said = f"note: {deed.what}, {deed.outcome}, by {deed.user}@{deed.host} at {absolute(deed.at)}"
+                echo(said, err=True)
+            if not (remembered_s or deeds):
                 echo(f"note: {_NO_ID}", err=True)
             raise
     found = _with_daemon(found, loaded.settings)

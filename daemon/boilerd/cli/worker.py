@@ -1,5 +1,8 @@
 """``boilerd worker``."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from boilerd.broker.views import WorkerInfo
@@ -8,6 +11,9 @@ from boilerd.cli.inspecting import inspecting, with_broker
 from boilerd.cli.options import Loaded, with_json_lines
 from boilerd.cli.tables import lasting, print_json, print_table, relative, sized
 from boilerd.tasks.queues import DEFAULT_POOL
+
+if TYPE_CHECKING:
+    from boilerd.broker.deaths import WorkerDeath
 
 
 @click.group()
@@ -21,15 +27,20 @@ def worker() -> None:
 
 
 @worker.command("ls")
+@click.option("--dead", is_flag=True, help="Those that died within a day instead: how, with which task and memory.")
 @with_json_lines
 @with_broker
-def list_(loaded: Loaded, *, as_json: bool) -> None:
+def list_(loaded: Loaded, *, dead: bool, as_json: bool) -> None:
     """List the workers of all hosts, what each takes of its host, and what it is running since when.
 
     \b
     boilerd worker ls
+    boilerd worker ls --dead
     """  # noqa: D301 - click looks for the character \b
     with inspecting(loaded) as inspector:
+        if dead:
+            _print_dead(inspector.deaths(), as_json=as_json)
+            return
         found = inspector.workers()
     if as_json:
         for one in found:
@@ -48,6 +59,22 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
     pools = ("POOL", "SLOTS>", "RUNNING>") if has_pools else ()
     columns = ("WORKER", *pools, "PID>", "STATE", "STARTED", "MEMORY>", "CPU>", "DONE>", "FAILED>", "RUNS", "SINCE")
     print_table(columns, rows)
+
+
+def _print_dead(found: "Sequence[WorkerDeath]", *, as_json: bool) -> None:
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    rows = [
+        (
+            one.worker, one.pool, str(one.pid), relative(one.at), one.why,
+            "" if one.rss_bytes is None else sized(one.rss_bytes), "" if one.lived_s is None else lasting(one.lived_s),
+            f"{one.task_type} {one.task_id}".strip(), one.tasks,
+        )
+        for one in found
+    ]  # fmt: skip
+    print_table(("WORKER", "POOL", "PID>", "DIED", "HOW", "MEMORY>", "LIVED>", "RAN", "HELD>"), rows)
 
 
 def _load(one: WorkerInfo) -> tuple[str, str]:

@@ -239,8 +239,9 @@ class Processes:
         from boilerd.worker.slots.worker import SlottedWorker  # noqa: PLC0415
 
         slot_limits = SlotLimits(
-            pool.slots, pool.loop, pool.loop_blocked_after, max_stuck=pool.max_stuck, stuck_s=pool.stuck_timeout
-        )
+            pool.slots, pool.loop, pool.loop_blocked_after,
+            max_stuck=pool.max_stuck, stuck_s=pool.stuck_timeout, claims_ahead=pool.prefetch,
+        )  # fmt: skip
         parts = max(2, pool.processes)
         return SlottedWorker(
             self._connect_worker(pool, row), slot_limits=slot_limits, parts=parts, **self._worker_parts(pool, row)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from boilerd.broker.broker import is_cancelled
 from boilerd.broker.bulk_actions import BulkProgress, Choice, check_allowed
+from boilerd.broker.constants import MOST_NOTE
 from boilerd.broker.states import ALLOWED, Action
 from boilerd.errors import (
     BoilerdError,
@@ -15,6 +16,7 @@ from boilerd.errors import (
     FailureNotFoundError,
     InvalidTaskError,
     TaskStateError,
+    shown,
 )
 from boilerd.inspector.part import Part
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
@@ -22,8 +24,10 @@ from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
 
 if TYPE_CHECKING:
-    from boilerd.broker.failure_groups import FailureGroup
+    from boilerd.broker.failure_groups import FailureGroup, Mark
+    from boilerd.broker.group_states import GroupStates
     from boilerd.broker.operations import Operations
+    from boilerd.broker.task_filter import TaskFilter
     from boilerd.tasks.options import EnqueueOptions
     from boilerd.tasks.task import TaskInfo
 
@@ -128,10 +132,12 @@ class ActionsPart(Part):
         task_type: str | None = None,
         *,
         fingerprint: str | None = None,
+        wanted: str = "",
     ) -> Generator[BulkProgress]:
         """Do the action with all tasks of the queue that are in the state now, and of the type if one is given.
 
-        With a fingerprint, only with those whose last failure belongs to that group.
+        With a fingerprint, only with those whose last failure belongs to that group; with `wanted`, only with those
+        that a search for it finds, whose own queue and state have to be these.
 
         Works while one iterates, chunk by chunk; tasks that come meanwhile are left alone. The audit has one entry of
         it, written at the end, also where one stops to iterate.
@@ -139,13 +145,15 @@ class ActionsPart(Part):
         Raises:
             TaskStateError: The action cannot be done in that state.
             QueueNotFoundError: The queue was never used.
+            InvalidTaskError: The search means nothing.
         """
         state = TaskState(state)
         on = {"queue": queue, "state": state.value, "type": task_type or "", "fingerprint": fingerprint or ""}
-        with self._audit.noting(action, **on) as noted:
+        with self._audit.noting(action, **on, search=wanted) as noted:
             check_allowed(action, state)
             self._check_used(queue)
-            for progress in self._bulk.each_chunk(action, Choice(queue, state, task_type, fingerprint)):
+            sought = self._sought(wanted, queue, state) if wanted else None
+            for progress in self._bulk.each_chunk(action, Choice(queue, state, task_type, fingerprint, sought)):
                 noted.count = progress.done
                 yield progress
 
@@ -163,6 +171,53 @@ class ActionsPart(Part):
         if found is None:
             raise FailureNotFoundError(fingerprint)
         return found
+
+    def failure_states(self, looks: int = 2000, within_s: float = 0.1) -> "GroupStates":
+        """Where the tasks of all failure groups are now: archived, or waiting for a retry.
+
+        Args:
+            looks: How many of them to look at at most.
+            within_s: For how long, in seconds.
+        """
+        from boilerd.broker.group_states import count_states  # noqa: PLC0415 - as in `Part`
+
+        return count_states(self._inspection, self._bulk, looks, within_s)
+
+    def mark_failure(self, fingerprint: str, mark: "Mark", note: str = "") -> bool:
+        """Mark a failure group for everybody, or take the mark back; the mark goes with the group.
+
+        Args:
+            fingerprint: Of the group.
+            mark: ``acknowledge``: it is known, so that it has come back if it fails from now on; ``mute``: nobody wants
+                to hear of it, and it makes no finding; ``unacknowledge`` and ``unmute`` take that back; ``note`` writes
+                what is known of it.
+            note: Of a ``note``, up to 1,000 characters; empty removes it.
+
+        Returns:
+            True if that changed something.
+
+        Raises:
+            FailureNotFoundError: There is no such group.
+            InvalidTaskError: The note is too long.
+            ValueError: There is no such mark.
+        """
+        from boilerd.broker.audit import tell_unaudited  # noqa: PLC0415 - as in `Part`
+        from boilerd.broker.failure_groups import MARKS  # noqa: PLC0415 - as in `Part`
+
+        if mark not in MARKS:
+            raise ValueError(f"mark {mark!r}: there are {', '.join(MARKS)}")
+        if len(note) > MOST_NOTE:
+            raise InvalidTaskError(f"a note of {len(note):,} characters is too long; write up to {MOST_NOTE:,}")
+        try:
+            answer, unaudited = self._bulk.groups.mark(fingerprint, mark, note, self._audit.by)
+        except BrokerRefusedError as error:
+            self._audit.note_failure(mark, error, fingerprint=fingerprint)
+            raise
+        if unaudited and answer == "done":
+            tell_unaudited(unaudited)
+        if answer == "unknown":
+            raise FailureNotFoundError(fingerprint)
+        return answer == "done"
 
     def bulk_failure(self, action: Action, fingerprint: str) -> Generator[BulkProgress]:
         """Do the action with the tasks of all queues that wait for a retry or are archived, and whose last failure
@@ -185,6 +240,14 @@ class ActionsPart(Part):
         from boilerd.broker.operations import Operations  # noqa: PLC0415 - as in `Part`
 
         return Operations(self._broker, self._inspection, self._bulk, self._audit)
+
+    def _sought(self, wanted: str, queue: str, state: TaskState) -> "TaskFilter":
+        from boilerd.broker.task_filter import parse_filter  # noqa: PLC0415 - as in `explain`
+
+        found = parse_filter(wanted, datetime.fromtimestamp(self._broker.now(), UTC))
+        if found.queue not in {"", queue} or found.state not in {None, state}:
+            raise InvalidTaskError(f"search {shown(wanted)}: it is of another queue or state; leave these out")
+        return found
 
     def _place(self, what: str, value: str, task_id: str, **on: str) -> None:
         answer = self._broker.place(what, value, task_id, self._audit.by, **on)

@@ -1,6 +1,8 @@
 """What all parts of the inspector share."""
 
 import functools
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import redis
@@ -13,6 +15,7 @@ from boilerd.tasks.queues import check_queue
 
 if TYPE_CHECKING:
     from boilerd.broker.audit import Actor, Audit
+    from boilerd.broker.pauses import Kind
 
 
 class Part:
@@ -30,6 +33,28 @@ class Part:
         from boilerd.broker.audit import Actor, Audit  # noqa: PLC0415
 
         return Audit(self._broker.connection, self._given_actor or Actor())
+
+    def _pause(
+        self,
+        kind: "Kind",
+        name: str,
+        note: str,
+        until: datetime | timedelta | None,
+        pause: Callable[[str], bool],
+    ) -> bool:
+        """Pause a queue or a periodic task, with what was said of that; True if it was not paused before."""
+        from boilerd.broker.pauses import describe  # noqa: PLC0415 - as above
+
+        with self._audit.noting("pause", **{kind: name}) as noted:
+            self._broker.end_pauses()  # one that is over, and that no scheduler has ended, would count as a pause
+            noted.on = describe(self._broker.connection, kind, name, note, until)
+            noted.count = int(pause(name))
+        return bool(noted.count)
+
+    def _forget_pause(self, kind: "Kind", name: str) -> None:
+        from boilerd.broker.pauses import forget  # noqa: PLC0415 - as above
+
+        forget(self._broker.connection, kind, name)
 
     def _check_used(self, name: str) -> None:
         if not self._inspection.is_used(name):

@@ -2,10 +2,16 @@
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from boilerd.broker.views import Day, QueueDetail, QueueInfo
+from boilerd.errors import QueueInUseError
 from boilerd.inspector.part import Part
 from boilerd.tasks.queues import check_queue
+
+if TYPE_CHECKING:
+    from boilerd.broker.composition import Composition
+    from boilerd.broker.pauses import Pause
 
 
 class QueuesPart(Part):
@@ -44,20 +50,58 @@ class QueuesPart(Part):
         today = datetime.fromtimestamp(self._broker.now(), UTC).date()
         return self._inspection.days(name, [today - timedelta(days=back) for back in range(days)])
 
-    def pause(self, name: str) -> bool:
-        """Let no worker claim from the queue; True if it was not paused before."""
+    def composition(self, name: str) -> "Composition":
+        """Of which types its pending tasks are, by a sample of a hundred; two round trips."""
+        from boilerd.broker.composition import read_composition  # noqa: PLC0415 - as in `Part`
+
+        return read_composition(self._broker.connection, name)
+
+    def delete_queue(self, name: str) -> None:
+        """Have nobody list a queue any more that holds no task and that no worker serves; its numbers expire.
+
+        A limit, a pause and its place in the settings of daemons stay: the next task that is enqueued brings it back.
+
+        Raises:
+            QueueNotFoundError: It was never used.
+            QueueInUseError: It holds tasks, or a worker that lives serves it.
+        """
+        self._check_used(name)
+        with self._audit.noting("delete", queue=name) as noted:
+            if any(name in worker.queues for worker in self._inspection.living()):
+                raise QueueInUseError(name, "a worker serves it")
+            if not self._inspection.delete_queue(name):
+                raise QueueInUseError(name, "it holds tasks")
+            noted.count = 1
+
+    def pause(self, name: str, *, note: str = "", until: datetime | timedelta | None = None) -> bool:
+        """Let no worker claim from the queue; True if it was not paused before.
+
+        Args:
+            name: Its name.
+            note: Why; of a queue that is paused already, this note and end replace those that it has.
+            until: When a scheduler resumes it by itself, with a time zone; or after which time, by Redis's clock. None:
+                nobody does.
+
+        Raises:
+            InvalidTaskError: The end is past, or the note too long.
+        """
         check_queue(name)
-        with self._audit.noting("pause", queue=name) as noted:
-            noted.count = int(self._inspection.pause(name))
-        return bool(noted.count)
+        return self._pause("queue", name, note, until, self._inspection.pause)
 
     def resume(self, name: str) -> bool:
         """Let workers claim from the queue again; True if it was paused."""
         check_queue(name)
         with self._audit.noting("resume", queue=name) as noted:
             noted.count = int(self._inspection.resume(name))
+            self._forget_pause("queue", name)
             self._broker.ring(name)
         return bool(noted.count)
+
+    def pauses(self) -> "list[Pause]":
+        """What was said of the pauses of queues and periodic tasks, with note and end; none of those without either."""
+        from boilerd.broker.pauses import read_pauses  # noqa: PLC0415 - as in `Part`
+
+        return [*read_pauses(self._broker.connection).values()]
 
     def is_suspended(self) -> bool:
         """True if `rq suspend` holds the claims of all workers, ours as well."""

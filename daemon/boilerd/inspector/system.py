@@ -1,23 +1,27 @@
 """Look at what there is besides queues and tasks: numbers, workers, daemons, keys, Redis and the audit."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from boilerd.broker.views import WorkerInfo
 from boilerd.errors import (
     InvalidTaskError,
+    UniqueLockError,
     shown,
 )
 from boilerd.inspector.part import Part
 
 if TYPE_CHECKING:
-    from boilerd.broker.audit import AuditEntry
+    from boilerd.broker.audit import AuditEntry, Note, What
     from boilerd.broker.daemons import DaemonInfo
+    from boilerd.broker.deaths import WorkerDeath
     from boilerd.broker.metrics import Metrics, Series
+    from boilerd.broker.running import RunningFound
     from boilerd.broker.server_facts import ServerFacts
-    from boilerd.broker.shares import KeysFound, LocksFound
+    from boilerd.broker.shares import KeysFound, KeyTasks, Lock, LocksFound, Refusals
     from boilerd.tasks.metric_record import Numbers, Pair
 
 
@@ -59,6 +63,25 @@ class SystemPart(Part):
         """All workers, by name, with the task that each runs."""
         return self._inspection.workers()
 
+    def deaths(self) -> "list[WorkerDeath]":
+        """The workers of all hosts that died within a day, latest first, 200 at most; a recycled one has not.
+
+        A worker's successor notes its death, so what is missing are those of daemons of earlier versions, and of hosts
+        that are gone.
+
+        Raises:
+            MisplacedKeyError: Another program's key stands where they should.
+        """
+        from boilerd.broker.deaths import read_deaths  # noqa: PLC0415 - as in `Part`
+
+        return read_deaths(self._broker.connection)
+
+    def longest_running(self, queues: Sequence[str], size: int = 5) -> "RunningFound":
+        """The tasks of these queues that run longest, of 40 that run; 61 commands at most."""
+        from boilerd.broker.running import read_running  # noqa: PLC0415 - as in `Part`
+
+        return read_running(self._broker.connection, queues, size)
+
     def daemons(self) -> "list[DaemonInfo]":
         """The daemons that live, of all hosts, as each tells of itself, by name; two round trips.
 
@@ -93,6 +116,45 @@ class SystemPart(Part):
             raise InvalidTaskError(f"after {shown(after)} is no place of a search; leave it out to begin anew")
         return find_locks(self._broker.connection, queue, task_type, after)
 
+    def key_tasks(self, key: str) -> "KeyTasks":
+        """The tasks that run with a concurrency key, and those that wait for it, 50 of each at most."""
+        from boilerd.broker.shares import read_key  # noqa: PLC0415 - as in `Part`
+
+        return read_key(self._broker.connection, key)
+
+    def refusals(self) -> "list[Refusals]":
+        """How many enqueues each queue's `max_length`, and unique locks, have refused in this hour and the last."""
+        from boilerd.broker.shares import read_refusals  # noqa: PLC0415 - as in `Part`
+
+        return read_refusals(self._broker.connection)
+
+    def unique_lock(self, queue: str, task_type: str, digest: str) -> "Lock | None":
+        """One unique lock, by the digest that `unique_locks` tells; None: it is free."""
+        from boilerd.broker.shares import read_lock  # noqa: PLC0415 - as in `Part`
+
+        return read_lock(self._broker.connection, queue, task_type, digest)
+
+    def release_lock(
+        self, queue: str, task_type: str, digest: str, *, task_id: str, also_of_living: bool = False
+    ) -> None:
+        """Release a unique lock, so that a task with its payload may be enqueued.
+
+        Args:
+            queue: Its queue.
+            task_type: Its type.
+            digest: Of its payload, as `unique_locks` tells it.
+            task_id: The task that holds it: if another one does by now, nothing is released.
+            also_of_living: Also where that task has not ended, so that another may run beside it.
+
+        Raises:
+            UniqueLockError: It is free, or held by another task, or its task has not ended.
+        """
+        with self._audit.noting("unlock", task=task_id, queue=queue, type=task_type) as noted:
+            answer = self._inspection.unlock(queue, task_type, digest, task_id, also_of_living=also_of_living)
+            if answer != "done":
+                raise UniqueLockError(task_type, queue, task_id, answer)
+            noted.count = 1
+
     def problems(self, queues: Iterable[str] = ()) -> list[str]:
         """What is wrong with RQ's and boilerd's keys: with those of these queues, and those that are no queue's."""
         _, wrong = self._inspection.queue_names()
@@ -104,6 +166,7 @@ class SystemPart(Part):
         self,
         *,
         since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
         who: str | None = None,
         what: str | None = None,
         on: str | None = None,
@@ -114,6 +177,7 @@ class SystemPart(Part):
 
         Args:
             since: Not what was before; or for how long back, by Redis's clock.
+            until: Not what was later; in the same way.
             who: Only what this user did.
             what: Only what is called so, such as ``delete``.
             on: Only what was done with a task, queue, failure group, operation or other thing of this name.
@@ -126,11 +190,46 @@ class SystemPart(Part):
         """
         if page < 1 or size < 1:
             raise ValueError(f"page {page} of size {size}: both begin at 1")
-        return self._audit.page(lambda entry: entry.fits(who, what, on), since=since, page=page, size=size)
+        between = self._audit.between(since, until)
+        return self._audit.page(lambda entry: entry.fits(who, what, on), between, page=page, size=size)
+
+    def export_audit(
+        self,
+        *,
+        since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
+        who: str | None = None,
+        what: str | None = None,
+        on: str | None = None,
+        most: int = 100_000,
+    ) -> Generator[Sequence["AuditEntry"]]:
+        """All entries that `audit` has, the latest first, a thousand at a time, while one iterates.
+
+        The audit has one entry of that, written at the end.
+        """
+        with self._audit.noting("export", page="/audit", who=who or "") as noted:
+            between = self._audit.between(since, until)
+            for found in self._audit.chunks(lambda entry: entry.fits(who, what, on), between):
+                rows = found[: most - noted.count]
+                noted.count += len(rows)
+                yield rows
+
+    def note_export(self, page: str, count: int) -> None:
+        """Note that somebody got so many rows of a list as a file."""
+        self._audit.note("export", count, "done", page=page)
 
     def audit_after(self, entry_id: str) -> list["AuditEntry"]:
         """The entries behind the one with this ID, at most 1,000; empty: from the first one on."""
         return self._audit.after(entry_id)
+
+    def noting(self, what: "What", **on: str) -> "AbstractContextManager[Note]":
+        """Note in the audit what is done in the block, such as to a daemon, by whoever this inspector acts for.
+
+        Args:
+            what: What is done; the block sets the `count` of what it gets.
+            on: On what.
+        """
+        return self._audit.noting(what, **on)
 
     @functools.cached_property
     def _metrics(self) -> "Metrics":

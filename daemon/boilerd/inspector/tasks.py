@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from boilerd.broker.bulk_actions import plain
 from boilerd.broker.inspection import Member
 from boilerd.broker.states import ONE_REGISTRY
 from boilerd.broker.views import CompletedTask, TaskDetail
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from boilerd.broker.explanation import Explanation
     from boilerd.broker.task_filter import TaskFilter
     from boilerd.broker.task_search import Sought, TasksFound
+    from boilerd.broker.traces import Traces
 
 #: Tasks that one script looks at to tell retries from scheduled ones: Redis is busy with it for 1 to 5 ms.
 LOOKS = 1000
@@ -121,7 +123,7 @@ class TasksPart(Part):
         from boilerd.broker.task_search import Sought  # noqa: PLC0415 - as in `Part`
 
         found = self.parse_filter(wanted) if isinstance(wanted, str) else wanted
-        see, is_list = sees or _plain, not found.chooses
+        see, is_list = sees or plain, not found.chooses
         return self._search(
             Sought([*found.conditions()], lambda task: is_list or found.fits(see(task)),
                    found.state or (None if state is None else TaskState(state)), is_exact=True),
@@ -200,6 +202,17 @@ class TasksPart(Part):
             raise no_such_task(task_id)
         return found
 
+    def reveal(self, task_id: str) -> TaskDetail:
+        """One task with its attempts, for somebody who otherwise sees not all of it: the audit has an entry first.
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+            BrokerError: The audit could not be written; then nothing is shown.
+        """
+        found = self.task(task_id)
+        self._audit.note_first("reveal", 1, task=task_id, queue=found.queue)
+        return found
+
     def tasks_of(self, task_ids: Iterable[str]) -> list[TaskDetail]:
         """Those of these tasks that are there, without their attempts; one round trip."""
         found = self._inspection.details([(task_id, None) for task_id in task_ids])
@@ -225,6 +238,22 @@ class TasksPart(Part):
         if gone := reader.completed(task_id):
             return reasons.explain_gone(*gone)
         raise no_such_task(task_id)
+
+    def traces(self, task_id: str, queue: str = "", since: datetime | None = None) -> "Traces":
+        """What the audit knows of a task, also of one that is gone: what was done with it, its copies, and when its
+        queue was paused; of all that is kept, or since a moment.
+        """  # noqa: D205 - one sentence
+        from boilerd.broker.traces import read_traces  # noqa: PLC0415 - as in `explain`
+
+        return read_traces(self._audit, task_id, queue, since)
+
+    def dependents(self, task_id: str) -> list[str]:
+        """Jobs of plain RQ's that wait for this one, 20 of them at most."""
+        return self._inspection.dependents(task_id)
+
+    def last_completed(self, queue: str, task_type: str, *, looks: int = 300) -> TaskDetail | None:
+        """The task of a type that completed last and is kept, among so many of the queue that are kept longest."""
+        return self._inspection.last_completed(queue, task_type, looks)
 
     def remembered_s(self, task_id: str) -> float:
         """For how many seconds ``once`` has this ID remembered yet, also where its task is gone; 0: it is not."""
@@ -257,8 +286,3 @@ class TasksPart(Part):
             if looked < LOOKS:
                 break
         return found
-
-
-def _plain(task: TaskDetail) -> Mapping[str, Any]:
-    """A task as a filter looks at it."""
-    return {name: getattr(task, name) for name in TaskDetail.__dataclass_fields__}

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from boilerd.process.stack_file import StackFile
 
-#: More rows than a host will ever run; 104 bytes each, and room for one error.
+#: More rows than a host will ever run; 124 bytes each, and room for one error.
 ROWS = 1024
 #: The rows of the scheduler, the embedded broker, the supervisor, the watcher, the exporter and the dashboard; workers
 #: have the ones from 0 on.
@@ -39,9 +39,9 @@ LATE_HEARTBEAT_S = 20.0
 #: Cells are signed: clock and numbers start again from 0 here.
 _CELL_RANGE = 2**31
 #: Arrays: one for each field of a row, and the last for the daemon's own fields.
-_ARRAYS = 26
+_ARRAYS = 31
 #: Positions in the last array.
-_IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED = range(6)
+_IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED, _OOM_KILLS, _OOM_KILLS_BEFORE = range(8)
 #: Bytes of an error's text, with a byte that tells their number.
 _TEXT_BYTES = 256
 #: The same of a group's name.
@@ -62,6 +62,20 @@ class KillReason(enum.StrEnum):
 
 #: In the order of their numbers on the board.
 _REASONS = tuple(KillReason)
+
+
+class LastLife(NamedTuple):
+    """What is known of a process that ended.
+
+    Attributes:
+        pid: 0: there was none.
+        lived_s: How long it lived.
+        resident_bytes: What it had in memory at the last heartbeat; 0: not known.
+    """
+
+    pid: int
+    lived_s: int
+    resident_bytes: int
 
 
 class SignsOfLife(NamedTuple):
@@ -139,6 +153,11 @@ class Scoreboard:
         self._retiring = next(arrays)
         self._answers = next(arrays)
         self._quiet = next(arrays)
+        self._resident_kib = next(arrays)  # 0: not known
+        self._began_ms = next(arrays)
+        self._last_pids = next(arrays)
+        self._last_resident_kib = next(arrays)
+        self._last_lived_s = next(arrays)
         self._daemon = next(arrays)
         self._start_errors = mmap.mmap(-1, ROWS * _TEXT_BYTES)
         self._groups = mmap.mmap(-1, ROWS * _GROUP_BYTES)
@@ -152,6 +171,7 @@ class Scoreboard:
 
     def put(self, row: int, pid: int) -> None:
         """Note which process serves `row`; the supervisor calls this."""
+        self._began_ms[row] = _now_ms()
         self._pids[row] = pid
 
     def pid(self, row: int) -> int:
@@ -165,6 +185,9 @@ class Scoreboard:
     def clear(self, row: int, exit_status: int) -> bool:
         """Note that the process of `row` ended, and how (see `exit_status`); True if it had booted."""
         had_booted = bool(self._booted[row])
+        self._last_pids[row] = self._pids[row]
+        self._last_resident_kib[row], self._resident_kib[row] = self._resident_kib[row], 0
+        self._last_lived_s[row] = (_now_ms() - self._began_ms[row]) % _CELL_RANGE // 1000
         self._pids[row] = self._booted[row] = self._busy[row] = self._waiting[row] = self._halted[row] = 0
         self._dismissed[row] = self._silence_s[row] = 0
         self._beats_ms[row] = self._limits_ms[row] = self._stuck[row] = self._retiring[row] = 0
@@ -183,6 +206,14 @@ class Scoreboard:
     def last_exit(self, row: int) -> int:
         """How the last process of `row` ended; 0 also when there was none."""
         return self._exits[row]
+
+    def last_life(self, row: int) -> "LastLife":
+        """What is known of the last process of `row` that ended, beside how."""
+        return LastLife(self._last_pids[row], self._last_lived_s[row], self._last_resident_kib[row] << 10)
+
+    def note_resident(self, row: int, size_bytes: int) -> None:
+        """Note what the process of `row` has in memory; the scheduler calls this at each heartbeat."""
+        self._resident_kib[row] = min(size_bytes >> 10, _CELL_RANGE - 1)
 
     def mark_booted(self, row: int, *, has_booted: bool = True) -> None:
         """Note that the process has begun to serve; it takes that back when it crashes by itself."""
@@ -495,6 +526,16 @@ class Scoreboard:
     def beat(self) -> None:
         """Note a heartbeat; the scheduler calls this when it has renewed the leases."""
         self._daemon[_HEARTBEAT_MS] = _now_ms()
+
+    def note_oom_kills(self, count: int) -> None:
+        """Note how many processes the kernel has killed for memory; the scheduler calls this at each heartbeat."""
+        self._daemon[_OOM_KILLS_BEFORE] = self._daemon[_OOM_KILLS] or count % _CELL_RANGE + 1
+        self._daemon[_OOM_KILLS] = count % _CELL_RANGE + 1  # 0: nobody has counted
+
+    def has_oom_killed(self, count: int) -> bool:
+        """True if it is now more than it was at the last heartbeat but one; False where nobody has counted."""
+        before = self._daemon[_OOM_KILLS_BEFORE]
+        return bool(before) and count % _CELL_RANGE + 1 != before
 
     @property
     def heartbeat_age_s(self) -> float:

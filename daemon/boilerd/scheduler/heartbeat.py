@@ -16,6 +16,7 @@ from boilerd.errors import BrokerError
 from boilerd.process import debugging
 from boilerd.process.identity import Look, is_alive, look_at, send
 from boilerd.process.logs import log_context
+from boilerd.process.out_of_memory import oom_kills
 from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.worker.settlement import HOOK_LIMIT_S
 
@@ -77,6 +78,8 @@ class Heartbeater:
 
     def beat(self) -> float:
         """Renew the leases; seconds until the next heartbeat is due."""
+        if (count := oom_kills()) is not None:
+            self._scoreboard.note_oom_kills(count)
         # A stopped worker does nothing: its lease runs out, and another worker takes the task over.
         looks = {row: self._look_at(row) for row in self._rows_of_one_slot()}
         rows = {self._worker_names[row]: row for row, look in looks.items() if not look.is_stopped}
@@ -90,6 +93,8 @@ class Heartbeater:
     def _look_at(self, row: int) -> Look:
         look = look_at(self._scoreboard.pid(row))
         self._scoreboard.mark_halted(row, is_halted=look.is_stopped)
+        if look.load:
+            self._scoreboard.note_resident(row, look.load.rss_bytes)
         return look
 
     def keep_leases_of_orphans(self) -> None:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim
@@ -26,6 +26,7 @@ from boilerd.scheduler.heartbeat import HEARTBEAT_S
 from boilerd.worker.blame import SUSPECT_AFTER, find_blame
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.settlement import Rules, release_held
+from boilerd.worker.succession import Held, tell_of_lost
 
 logger = logging.getLogger("boilerd.scheduler")
 
@@ -131,16 +132,20 @@ class Recoverer:
         for name, (worker, supervisor) in self._broker.registered().items():
             if is_dead(worker) and is_dead(supervisor):
                 if self._broker.slots_of(name) > 1:
-                    yield from self._rules.settling_slots(self._broker, name, None)
+                    held: Held = yield from self._rules.settling_slots(self._broker, name, None)
                 else:
-                    yield from self._record_attempts_of(name)
+                    held = yield from self._record_attempts_of(name)
+                if held:
+                    tell_of_lost(self._broker, name, held)
                 self._broker.forget_worker(name)
 
-    def _record_attempts_of(self, name: str) -> Iterator[None]:
-        for claim in self._broker.held(name):
+    def _record_attempts_of(self, name: str) -> Generator[None, None, list[Claim]]:
+        held = self._broker.held(name)
+        for claim in held:
             error = WorkerDiedError("worker died together with its daemon")
             self._rules.record_lost_attempt(self._broker, name, claim, error, is_doubtful=not claim.is_alone)
             yield
+        return held
 
     def _record_attempts_of_ended_leases(self) -> Iterator[None]:
         """Record as lost, of whatever host, the claims whose lease ended although it could have been renewed."""

@@ -8,6 +8,7 @@
 * Janitor: deletes what outlived its retention, and forgets queues that hold nothing.
 * Periodic tasks: enqueues them at their ticks.
 * Roller: rolls up metrics.
+* Pauses' watch: resumes what was paused until a moment that has come.
 * Archive's watch: tells how many tasks the limit of an archive has cost.
 * Limit keeper: sets the settings' limits again where they are gone.
 * Reclaimer: gives back the tasks that wait behind a slow one.
@@ -40,6 +41,7 @@ from boilerd.process.signals import ENDS_BROKER, StopRequest
 from boilerd.scheduler.archive_watch import ArchiveWatch
 from boilerd.scheduler.heartbeat import Heartbeater
 from boilerd.scheduler.limits import LimitKeeper
+from boilerd.scheduler.pause_watch import PauseWatch
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.publisher import Publisher, TellsFacts
 from boilerd.scheduler.reclaimer import Reclaimer
@@ -134,6 +136,7 @@ class Scheduler:
             Duty("count", self._count),
             Duty("archive", ArchiveWatch(broker, queues).look),
             Duty("roll", Roller(broker).roll),
+            Duty("pauses", PauseWatch(broker).look),
         ]
         if periodic:
             self._duties += Duty("tick", self._tick), Duty("run", functools.partial(periodic.run_wanted, broker))

@@ -77,6 +77,8 @@ class SlottedHeartbeater:
             if row < len(self._worker_names) and self._scoreboard.slots(row) > 1:
                 is_halted, self._loads[row] = look_at(pid)
                 self._scoreboard.mark_halted(row, is_halted=is_halted)
+                if load := self._loads[row]:
+                    self._scoreboard.note_resident(row, load.rss_bytes)
                 rows += [] if is_halted else [row]
         return rows
 

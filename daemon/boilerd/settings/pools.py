@@ -108,7 +108,7 @@ POOLS_EXAMPLE = """\
 #processes = 2                 # 1 without it
 #slots = 200                   # tasks at once in each process; 1 without it
 #strict_priority = false       # from here on to shutdown_timeout: as outside of the table without it
-#prefetch = false              # true: with slots = 1 only
+#prefetch = false
 #max_tasks = 0
 #max_memory = 0
 #shutdown_timeout = "30s"
@@ -167,8 +167,6 @@ def _wrong(name: str, table: PoolTable) -> str:
     """What does not go together in one table; empty: nothing."""
     if table.queues is None and name != DEFAULT_POOL:
         return ".queues: missing; name the pool's queues, such as queues = { mail = 1 }"
-    if table.slots > 1 and table.prefetch:
-        return ".prefetch: means nothing with slots > 1: tasks begin when they are claimed; remove it"
     if table.max_stuck is not None and table.max_stuck > table.slots:
         return f".max_stuck: {table.max_stuck} is more than slots ({table.slots}); lower it"
     return ""
@@ -193,7 +191,7 @@ def _pool(name: str, table: PoolTable, queues: Mapping[str, int], processes: int
 
     return PoolSettings(
         name=name, queues=dict(queues), processes=processes, slots=table.slots,
-        strict_priority=said("strict_priority"), prefetch=table.slots == 1 and said("prefetch"),
+        strict_priority=said("strict_priority"), prefetch=said("prefetch"),
         max_tasks=said("max_tasks"), max_memory=said("max_memory"), shutdown_timeout=said("shutdown_timeout"),
         loop=table.loop, loop_blocked_after=table.loop_blocked_after,
         max_stuck=table.max_stuck or max(1, table.slots // 10), stuck_timeout=table.stuck_timeout,

@@ -1,5 +1,6 @@
 """The ``[web]`` table: where the web dashboard listens, who may see it, and what it hides."""
 
+import enum
 import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -8,7 +9,34 @@ import msgspec
 
 from boilerd.settings.urls import MASK
 
-Role = Literal["viewer", "operator", "admin"]
+
+class Permission(enum.StrEnum):
+    """What a page or an action of the dashboard needs; each has exactly one."""
+
+    VIEW = "view"
+    VIEW_PAYLOAD = "view_payload"
+    REVEAL = "reveal"
+    EXPORT = "export"
+    AUDIT = "audit"
+    RUN = "run"
+    ARCHIVE = "archive"
+    DELETE = "delete"
+    PURGE = "purge"
+    CANCEL = "cancel"
+    ENQUEUE = "enqueue"
+    EDIT = "edit"
+    PAUSE = "pause"
+    CRON = "cron"
+    WORKERS = "workers"
+    FAILURES = "failures"
+
+
+#: The name of a role, or a list of what somebody may do.
+Role = Literal["viewer", "operator", "admin"] | list[Permission]
+#: Names of queues, or what they begin with.
+Queues = Annotated[list[Annotated[str, msgspec.Meta(pattern=r"^[^*]+\*?$|^\*$")]], msgspec.Meta(min_length=1)] | None
+#: An address of another tool; ``{id}``, ``{type}`` and ``{queue}`` stand for those of what is shown.
+Outside = Annotated[str, msgspec.Meta(pattern=r"^https?://([^{}\s]|\{(id|type|queue)\})+$")]
 
 
 def _doc(text: str, **limits: Any) -> msgspec.Meta:
@@ -47,18 +75,23 @@ class PasswordHash:
         return hash(self.text)
 
 
-class WebUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What somebody may do, and with which queues; also a table of ``[web.roles]``."""
+
+    role: Role = "viewer"
+    queues: Queues = None
+
+
+class WebUser(Grant, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of ``[web.users]``: somebody who logs in with a password."""
 
     password: PasswordHash
-    role: Role = "viewer"
 
 
-class WebToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WebToken(Grant, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of ``[web.tokens]``: a program that sends ``Authorization: Bearer``."""
 
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-    role: Role = "viewer"
     ends: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
@@ -79,7 +112,9 @@ class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     redact: Annotated[list[str], _doc("hidden parts of payloads, such as user.*.email, beside passwords")] = (
         msgspec.field(default_factory=list)
     )
-    roles: dict[str, Role] = msgspec.field(default_factory=dict)
+    environment: Annotated[str, _doc("what its head and titles say, such as production", max_length=40)] = ""
+    links: dict[str, Outside] = msgspec.field(default_factory=dict)
+    roles: dict[str, Role | Grant] = msgspec.field(default_factory=dict)
     users: dict[str, WebUser] = msgspec.field(default_factory=dict)
     tokens: dict[str, WebToken] = msgspec.field(default_factory=dict)
 
@@ -99,11 +134,14 @@ def read_web(given: Any, *, strict: bool = True) -> Web:
 WEB_EXAMPLE = """\
 #[web.users.anna]              # `boilerd web password` makes the hash
 #password = "scrypt$32768$8$1$bm8gc2FsdCBhdCBhbGwuLg==$bm8gcGFzc3dvcmQgZml0cyB0aGlzIGhhc2gsIGV2ZXI="
-#role = "operator"             # viewer, operator or admin
+#role = "operator"             # viewer, operator or admin; or a list, such as ["view", "run"]
+#queues = ["mail-*", "low"]    # all others neither shown nor changed
 #[web.tokens.nagios]           # `boilerd web token` makes both
 #sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
 #role = "viewer"
 #ends = 2027-12-31T00:00:00Z
+#[web.links]                   # to other tools; {id}, {type} and {queue} are those of what is shown
+#Logs = "https://logs.example/search?q={id}"
 #[web.roles]                   # of those whom the proxy names in trusted_header
 #anna = "admin"
 #"*" = "viewer"                # everybody else

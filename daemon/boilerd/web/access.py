@@ -2,6 +2,7 @@
 
 import hmac
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from boilerd.errors import BrokerError
-from boilerd.settings.web import Web
+from boilerd.settings.web import Grant, Web
 from boilerd.web import passwords
 from boilerd.web.permissions import Principal
 from boilerd.web.proxies import Proxies
@@ -25,6 +26,8 @@ Authorize = Callable[[Request], Principal | Awaitable[Principal | None] | None]
 ANYBODY = "anybody"
 #: So many passwords may be tried in a minute: for a name from an address, and from an address for any.
 TRIES, TRIES_OF_ADDRESS = 5, 20
+#: A session ends so long after it began, however much it is used.
+LASTS_S = 7 * 86400
 
 
 class Access:
@@ -81,7 +84,7 @@ class Access:
         with suppress(BrokerError):  # what this browser had is of no more use
             await self.log_out(request)
         session = new_session()
-        await anyio.to_thread.run_sync(self._sessions.keep, session, _owner(session, name, hashed))
+        await anyio.to_thread.run_sync(self._sessions.keep, session, _owner(session, int(time.time()), name, hashed))
         return session
 
     async def log_out(self, request: Request) -> None:
@@ -125,25 +128,30 @@ class Access:
         for name, known in self._web.tokens.items():
             is_it = hmac.compare_digest(known.sha256, hashed)
             if is_it and (known.ends is None or datetime.now(UTC) < known.ends):
-                return Principal.of_role(name, known.role, is_program=True)
+                return Principal.of_grant(name, known, is_program=True)
         return None
 
     def _of_proxy(self, names: Sequence[str]) -> Principal | None:
         if len(names) != 1:  # of two, one may have come from the browser
             return None
-        role = self._web.roles.get(names[0]) or self._web.roles.get("*")
-        return Principal.of_role(names[0], role) if names[0] and role else None
+        given = self._web.roles.get(names[0]) or self._web.roles.get("*")
+        if not (names[0] and given):
+            return None
+        return Principal.of_grant(names[0], given if isinstance(given, Grant) else Grant(role=given))
 
     async def _of_session(self, request: Request) -> Principal | None:
         session = request.cookies.get(self.cookie(request))
         if not session or not self._web.users:
             return None
         owner = await anyio.to_thread.run_sync(self._sessions.owner, session)
-        name = owner.partition(":")[2]
+        _, began, name = (*owner.split(":", 2), "", "")[:3]
         user = self._web.users.get(name)
-        if user is None or not hmac.compare_digest(_raw(owner), _raw(_owner(session, name, user.password.text))):
+        if user is None or not (began.isascii() and began.isdecimal()):
             return None
-        return Principal.of_role(name, user.role, session=session)
+        is_theirs = hmac.compare_digest(_raw(owner), _raw(_owner(session, int(began), name, user.password.text)))
+        if not is_theirs or time.time() > int(began) + LASTS_S:
+            return None
+        return Principal.of_grant(name, user, session=session)
 
 
 def _fits(password: str, hashed: str) -> bool:
@@ -151,9 +159,12 @@ def _fits(password: str, hashed: str) -> bool:
     return passwords.fits(password, hashed or passwords.nobodys_hash())
 
 
-def _owner(session: str, name: str, hashed: str) -> str:
-    """Whose a session is: it ends when the password changes, and who can write to Redis alone cannot make one."""
-    return f"{hmac.new(_raw(hashed), _raw(session), 'sha256').hexdigest()}:{name}"
+def _owner(session: str, began: int, name: str, hashed: str) -> str:
+    """Whose a session is, and since when.
+
+    It ends when the password changes; who can write to Redis alone can neither make one nor have it last longer.
+    """
+    return f"{hmac.new(_raw(hashed), _raw(f'{session}:{began}'), 'sha256').hexdigest()}:{began}:{name}"
 
 
 def _raw(text: str) -> bytes:

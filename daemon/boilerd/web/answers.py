@@ -1,6 +1,7 @@
 """Write answers: a page's data as HTML, JSON, CSV or NDJSON, what an action did, and what went wrong."""
 
 import csv
+import functools
 import io
 import json
 import re
@@ -16,8 +17,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from boilerd.errors import BoilerdError
-from boilerd.web.links import Links
-from boilerd.web.page import Action, Data, Done, Elsewhere, Page
+from boilerd.web.links import Links, outside
+from boilerd.web.own_queues import MENU as OF_QUEUES
+from boilerd.web.page import Action, Data, Done, Elsewhere, Missing, Page
 from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal, status_of
 from boilerd.web.shown import cut, harmless
@@ -90,19 +92,26 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         if isinstance(found, Elsewhere):
             form = "" if asked.form_of_answer == "html" else f".{asked.form_of_answer}"
             return RedirectResponse(asked.links.path(found.to + form), 303)
+        template, status = page.template, 200
+        if isinstance(found, Missing):
+            template, status, found = found.template, 404, found.data
         tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _read(visit, found))
         if tag == _known_tag(asked):
             return _unchanged(tag)
-        data = visit.seen(found)
-        if asked.form_of_answer == "html":
-            text = render(asked, page.template, data, title=page.title)
-        else:
-            text = _as_data(asked.form_of_answer, data, page.rows)
-        return Response(
-            text, headers={"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
-        )
+        text = _written(asked, page, template, visit.seen(found))
+        headers = {"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
+        return Response(text, status, headers=headers)
 
     return await asked.site.in_thread(make)
+
+
+def _written(asked: Asked, page: Page, template: str, data: Mapping[str, Any]) -> str:
+    """A page's data in the form that was asked for."""
+    if asked.form_of_answer == "html":
+        return render(asked, template, data, title=page.title)
+    if asked.form_of_answer in _ROWS:
+        _known(asked).inspector.note_export(page.path, len(data[page.rows]))
+    return _as_data(asked.form_of_answer, data, page.rows)
 
 
 async def answer_export(asked: Asked, path: str, parts: Generator[Sequence[Any]]) -> Response:
@@ -141,7 +150,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         return ask(action.about(visit))
 
     def ask(found: Data, status: int = 200) -> Response:
-        data = visit.seen(found)
+        data = found if action.reveals else visit.seen(found)
         if asked.form_of_answer == "json":
             return Response(_json(data), status, media_type=KINDS["json"])
         return _html(render(asked, action.template, data, title=action.title), status)
@@ -151,7 +160,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         if not isinstance(done, Done):
             return ask(done, 200 if not done.get("problems") else 422)
         asked.site.sampler.forget()
-        asked.site.shared.forget()
+        asked.site.shared.renew()
         if asked.form_of_answer == "json":
             return Response(_json({"done": done.says, **visit.seen(done.data)}), media_type=KINDS["json"])
         told = cut(done.says, MOST_TOLD)
@@ -183,12 +192,19 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) 
         "may": who.may if who else _nothing,
         "query": asked.visit.query if asked.visit else {},
         "token": site.guard.token(who),
-        "menu": [page for page in site.menu if who and who.may(page.needs)],
+        "menu": [page for page in site.menu if _is_for(page, who)],
         "static": lambda name: site.static.address(links, name),
         "told": _told(asked),
+        "key_of": lambda page: site.letters[page.path],
+        "environment": site.environment,
+        "outside": functools.partial(outside, site.outside),
         "has_login": site.access.has_login,
     }
     return site.templates.render(template, context, is_live=asked.is_live)
+
+
+def _is_for(page: Page, who: Principal | None) -> bool:
+    return who is not None and who.may(page.needs) and (who.queues is None or page.path in OF_QUEUES)
 
 
 def _told(asked: Asked) -> str:
@@ -221,7 +237,7 @@ def _tag(asked: Asked, content: str) -> str:
     site, who = asked.site, asked.who
     sealed = site.seals.seal(
         "page", content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
-        site.guard.token(who), " ".join(sorted(who.permissions)) if who else "",
+        site.guard.token(who), repr((sorted(who.permissions), who.queues)) if who else "",
     )  # fmt: skip
     return f'"{sealed}"'
 

@@ -10,18 +10,21 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from boilerd.broker.connection import connect_to
+from boilerd.broker.connection import connect_to, count_commands
 from boilerd.broker.overview import Overview
-from boilerd.broker.web_sessions import WebSessions
+from boilerd.broker.web_sessions import WebSecret, WebSessions
 from boilerd.errors import ConfigError
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
+from boilerd.settings.web import Web
 from boilerd.verdict.facts import Facts
 from boilerd.web import page as pages
 from boilerd.web.access import Access, Authorize
 from boilerd.web.answers import Asked, answer_action, answer_error, answer_page
+from boilerd.web.costs import Costs
 from boilerd.web.endpoint import Endpoint
 from boilerd.web.guard import LOCAL_NAMES, Guard
+from boilerd.web.local_daemon import LocalDaemon
 from boilerd.web.login import answer_login, answer_logout
 from boilerd.web.page import Action, Page
 from boilerd.web.permissions import Permission
@@ -29,7 +32,7 @@ from boilerd.web.proxies import Proxies
 from boilerd.web.redaction import Hook, Redaction
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Sampler, facts_of
-from boilerd.web.sessions import IDLE_S, HeldSessions, Seals, Sessions, SparedSessions
+from boilerd.web.sessions import IDLE_S, SEAL_LIVES_S, HeldSessions, Seals, Sessions, SparedSessions
 from boilerd.web.site import Site
 
 
@@ -75,7 +78,8 @@ def make_site(
     if authorize is None and web.trusted_header and not web.trusted_proxies:
         raise ConfigError("web.trusted_header: nobody may send it; name the proxy in trusted_proxies, or take it away")
     pages.load_pages()
-    proxies, seals = Proxies(web.trusted_proxies), Seals()
+    proxies = Proxies(web.trusted_proxies)
+    seals = Seals(WebSecret(connection, 0 if web.read_only else SEAL_LIVES_S).get, _salt(web))
     sessions: Sessions = HeldSessions() if web.read_only else SparedSessions(WebSessions(connection, IDLE_S))
     access = Access(web, sessions, proxies, authorize, is_read_only=web.read_only)
     hosts = {*LOCAL_NAMES, *web.hosts} if access.is_open or web.hosts else ()
@@ -87,8 +91,18 @@ def make_site(
         redaction=Redaction(web.redact, redact),
         sampler=Sampler(connection, read_facts or functools.partial(facts_of, archive_limit=settings.archive_limit)),
         seals=seals,
+        daemon=LocalDaemon(settings),
+        costs=Costs(count_commands(connection)),
         menu=sorted((page for page in pages.PAGES if page.menu), key=lambda page: page.menu),
+        outside=web.links,
+        environment=web.environment,
     )
+
+
+def _salt(web: Web) -> bytes:
+    """What stands in the settings alone, and is the same for each dashboard with these users."""
+    hashes = [user.password.text for user in web.users.values()] + [token.sha256 for token in web.tokens.values()]
+    return "\0".join(sorted(hashes)).encode()
 
 
 def make_routes(site: Site) -> Iterator[BaseRoute]:

@@ -5,24 +5,31 @@ read; `charts.html` sets the words, the moments and the table beside them. Colou
 the policy of the dashboard lets no style into a page.
 """
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup, escape
 
-from boilerd.web.shown import harmless
+from boilerd.web.shown import harmless, number
 
 #: Shades of a heat map; the style sheet has a class for each.
 SHADES = 5
 #: The height of a chart in its own units; as wide as it has values.
 _HEIGHT = 100.0
 
+#: Outcome → its colour and height in a strip; all others go on.
+_MARKS = {"completed": ("good", 50.0), "archived": ("bad", 100.0), "skipped": ("warn", 25.0), "gone": ("soft", 50.0)}
+_WAITS = ("link", 75.0)
+
 Values = Sequence[float | None]
 
 
-def sparkline(values: Values, label: str, top: float = 0.0) -> Markup:
+def sparkline(values: Values, label: str, top: float = 0.0, marks: Iterable[float] = ()) -> Markup:
     """Steps without axes, for a cell of a table."""
-    return _picture(max(len(values), 1), label, [_path("area", _area(values, _top([values], top)))], kind="sparkline")
+    drawn = [_path("area", _area(values, _top([values], top))), *_marks(marks)]
+    return _picture(max(len(values), 1), label, drawn, kind="sparkline")
 
 
 def bars(values: Values, label: str, top: float = 0.0, marks: Iterable[float] = ()) -> Markup:
@@ -77,6 +84,28 @@ def heat(
         for number, values in enumerate((over or {}).values(), 1)
     ]
     return _picture(max(len(columns), 1), label, [*shades, *drawn, *_marks(marks)], kind="chart tall")
+
+
+def strip(outcomes: Sequence[str], label: str, room: int = 0) -> Markup:
+    """A mark for each of a few outcomes, the last at the right; they differ in height as well as in colour.
+
+    With fewer than `room` of them the left stays empty.
+    """
+    drawn: dict[str, str] = {}
+    for place, outcome in enumerate(outcomes, max(0, room - len(outcomes))):
+        kind, height = _MARKS.get(outcome, _WAITS)
+        drawn[kind] = drawn.get(kind, "") + f"M{place + 0.15:.4g} {_HEIGHT:g}V{_HEIGHT - height:g}h.7V{_HEIGHT:g}z"
+    parts = [_path(f"mark-{kind}", path) for kind, path in drawn.items()]
+    return _picture(max(len(outcomes), room, 1), label, parts, kind="sparkline")
+
+
+def told(named: Mapping[str, Values], write: Callable[[Any], object] = number) -> str:
+    """What `static/chart.js` says of each column, as JSON: the names with their values."""
+    said = [
+        ", ".join(f"{name} {write(value)}" for name, value in zip(named, column, strict=True) if value is not None)
+        for column in zip(*named.values(), strict=True)
+    ]
+    return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
 
 
 def top_of(*several: Values) -> float:

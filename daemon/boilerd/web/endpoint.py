@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -20,12 +21,17 @@ from boilerd.errors import BoilerdError
 from boilerd.web.answers import Asked, answer_error
 from boilerd.web.guard import add_headers, check_framing, read_form
 from boilerd.web.links import unsegment
+from boilerd.web.own_queues import OwnQueues, OwnShared, cut
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.refusal import Refusal
+from boilerd.web.sampler import Snapshot
 from boilerd.web.site import Site
 from boilerd.web.visit import Visit
 
 logger = logging.getLogger("boilerd.web")
+
+#: Bytes from which on an answer is sent in gzip.
+LEAST_PACKED = 1024
 
 Form = Mapping[str, Sequence[str]]
 Answer = Callable[[Asked], Awaitable[Response]]
@@ -81,13 +87,22 @@ class Endpoint:
             logger.error("a page failed", extra=fields)  # noqa: TRY400
             failure = f"this page failed by a {type(error).__name__}; the log of the dashboard has more"
             response = answer_error(asked, Refusal(500, failure))
+        self._site.costs.note(response.status_code, is_poll=asked.is_live)
         add_headers(MutableHeaders(raw=response.raw_headers))
-        await response(scope, receive, send)
+        packed = GZipMiddleware(response, LEAST_PACKED, compresslevel=5) if self._may_pack(asked) else response
+        await packed(scope, receive, send)
+
+    def _may_pack(self, asked: Asked) -> bool:
+        """Not where a page of another site asks: it would guess what stands beside what it sends, by the size."""
+        is_ours = asked.request.headers.get("sec-fetch-site") in {"same-origin", "none"}
+        return is_ours or self._form == "file" or (asked.who is not None and asked.who.is_program)
 
     async def _respond(self, asked: Asked) -> Response:
         site, request = self._site, asked.request
         check_framing(request)
         site.guard.check_host(request)
+        if site.seals.is_stale and self._form != "file":
+            await site.in_thread(site.seals.refresh)
         if self.needs is None:
             if self._asks_who:  # a form of theirs has their token
                 asked.who = await site.access.who(request)
@@ -114,19 +129,30 @@ def _visit(asked: Asked, who: Principal) -> Visit:
     queries: dict[str, list[str]] = {}
     for name, value in pairs:
         queries.setdefault(name, []).append(value)
+    inspector: Any = site.inspector(who, site.proxies.address(request))
+    read_snapshot, shared = site.sampler.read, site.shared
+    if who.queues is not None:
+        inspector, shared = OwnQueues(inspector, who), OwnShared(shared, who.queues)
+        read_snapshot = functools.partial(_cut_snapshot, site, who)
     return Visit(
-        inspector=site.inspector(who, site.proxies.address(request)),
+        inspector=inspector,
         who=who,
         path={name: unsegment(part) for name, part in request.path_params.items()},
         query=dict(pairs),
         queries=queries,
         form=asked.form,
         links=asked.links,
-        read_snapshot=site.sampler.read,
+        read_snapshot=read_snapshot,
         seen=functools.partial(site.redaction.clean, shows_payloads=who.may(Permission.VIEW_PAYLOAD)),
-        shared=site.shared,
+        shared=shared,
         operators=site.operators,
+        daemon=site.daemon,
+        costs=site.costs,
     )
+
+
+def _cut_snapshot(site: Site, who: Principal) -> Snapshot:
+    return cut(site.sampler.read(), who)
 
 
 def _ask_who(asked: Asked) -> Response:

@@ -7,9 +7,10 @@ hexadecimal digits for each byte. So it has no percent sign, slash or dot that a
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 _PLAIN = re.compile(r"[A-Za-z0-9_:-]*")
+_PLACE = re.compile(r"{(\w+)}")
 _ESCAPED = re.compile("(?:~[0-9A-Fa-f]{2})+")
 
 
@@ -53,10 +54,23 @@ class Links:
         return self.path("/" + "/".join(map(segment, parts)), query)
 
     def path(self, path: str, query: Mapping[str, object] | None = None) -> str:
-        """The address of a path of ours, which begins with a slash."""
+        """The address of a path of ours, which begins with a slash; a tuple in the query is several of a name."""
         kept = {name: value for name, value in (query or {}).items() if value not in {None, ""}}
-        asked = f"?{urlencode(kept, errors='surrogateescape')}" if kept else ""
+        asked = f"?{urlencode(kept, doseq=True, errors='surrogateescape')}" if kept else ""
         return f"{self.root}{path}{asked}"
+
+
+def outside(known: Mapping[str, str], **shown: str) -> list[tuple[str, str]]:
+    """Name and address of the other tools that know of what is shown; those that want to know more of it are left out.
+
+    Args:
+        known: Name → address with places, such as ``https://logs.example/?q={id}``.
+        shown: What stands in these places.
+    """
+    given = {name: quote(value, safe="", errors="surrogateescape") for name, value in shown.items()}
+    return [
+        (name, address.format_map(given)) for name, address in known.items() if {*_PLACE.findall(address)} <= {*given}
+    ]
 
 
 def is_own_path(path: str) -> bool:

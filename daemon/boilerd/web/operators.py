@@ -7,6 +7,7 @@ import time
 import weakref
 
 from boilerd.broker.operation_record import Operation
+from boilerd.broker.operation_run import Sees
 from boilerd.broker.operations import Operations
 from boilerd.errors import BoilerdError, RefusedError
 
@@ -35,18 +36,18 @@ class Operators:
             if len(self._threads) >= MOST_AT_ONCE:
                 raise RefusedError(f"{MOST_AT_ONCE} operations are going on here; wait for one to end, or stop one")
 
-    def start(self, operations: Operations, operation: Operation, runner: str) -> None:
-        """Work on an operation in a thread."""
+    def start(self, operations: Operations, operation: Operation, runner: str, sees: Sees | None = None) -> None:
+        """Work on an operation in a thread; `sees` is what its search looks at."""
         thread = threading.Thread(
-            target=self._work, args=(operations, operation, runner), name=f"operation {operation.id}", daemon=True
+            target=self._work, args=(operations, operation, runner, sees), name=f"operation {operation.id}", daemon=True
         )
         with self._lock:
             self._threads.append(thread)
         thread.start()
 
-    def _work(self, operations: Operations, operation: Operation, runner: str) -> None:
+    def _work(self, operations: Operations, operation: Operation, runner: str, sees: Sees | None) -> None:
         try:
-            operations.run(operation, runner, self._ending)
+            operations.run(operation, runner, self._ending, sees=sees)
         except BoilerdError as error:
             logger.warning("an operation failed", extra={"operation": operation.id, "error": str(error)})
 

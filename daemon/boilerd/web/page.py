@@ -53,6 +53,19 @@ class Elsewhere:
     to: str
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What a page returns where that is not there of which it is; the status is 404.
+
+    Attributes:
+        data: What is known all the same.
+        template: Shows it.
+    """
+
+    data: Data
+    template: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """A page.
@@ -71,7 +84,7 @@ class Page:
 
     path: str
     needs: Permission
-    view: "Callable[[Visit], Data | Elsewhere]"
+    view: "Callable[[Visit], Data | Elsewhere | Missing]"
     title: str
     template: str
     menu: int = 0
@@ -91,6 +104,7 @@ class Action:
         title: What the button says.
         about: Makes what the page shows that asks before; None: nobody is asked.
         template: Of that page.
+        reveals: True if its data is shown as it is, with what is hidden everywhere else.
     """
 
     path: str
@@ -99,9 +113,10 @@ class Action:
     title: str
     about: "Callable[[Visit], Data] | None" = None
     template: str = "confirm.html"
+    reveals: bool = False
 
 
-View = TypeVar("View", bound="Callable[[Visit], Data | Elsewhere]")
+View = TypeVar("View", bound="Callable[[Visit], Data | Elsewhere | Missing]")
 Act = TypeVar("Act", bound="Callable[[Visit], Done | Data]")
 PAGES: list[Page] = []
 ACTIONS: list[Action] = []

@@ -1,35 +1,15 @@
 """What somebody may do on the dashboard, and which role allows what."""
 
-import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-
-class Permission(enum.StrEnum):
-    """What a page or an action needs; each has exactly one."""
-
-    VIEW = "view"
-    VIEW_PAYLOAD = "view_payload"
-    REVEAL = "reveal"
-    EXPORT = "export"
-    AUDIT = "audit"
-    RUN = "run"
-    ARCHIVE = "archive"
-    DELETE = "delete"
-    PURGE = "purge"
-    CANCEL = "cancel"
-    ENQUEUE = "enqueue"
-    EDIT = "edit"
-    PAUSE = "pause"
-    CRON = "cron"
-    WORKERS = "workers"
-    FAILURES = "failures"
-
+from boilerd.settings.web import Grant, Permission
 
 _ALL = frozenset(Permission)
 #: What is left where nothing may be changed.
-READING = frozenset({Permission.VIEW, Permission.VIEW_PAYLOAD, Permission.REVEAL, Permission.EXPORT, Permission.AUDIT})
+#: To reveal something takes an entry in the audit.
+READING = frozenset({Permission.VIEW, Permission.VIEW_PAYLOAD, Permission.EXPORT, Permission.AUDIT})
 #: What destroys, discloses or reaches beyond the queues.
 _ADMINS = frozenset(
     {
@@ -57,22 +37,49 @@ class Principal:
         permissions: What they may do.
         session: The ID of the session, by which the form token is made; empty: there is none.
         is_program: Whether it is a program with a token, which no web page can send.
+        queues: The queues of which they see and change something: names, and what names begin with, as ``mail-*``;
+            None: all.
     """
 
     name: str
     permissions: frozenset[Permission]
     session: str = ""
     is_program: bool = False
+    queues: tuple[str, ...] | None = None
 
     @classmethod
-    def of_role(cls, name: str, role: str, *, session: str = "", is_program: bool = False) -> Self:
-        """Somebody with all that a role allows."""
-        return cls(name, ROLES[role], session, is_program)
+    def of_role(
+        cls,
+        name: str,
+        role: str,
+        *,
+        session: str = "",
+        is_program: bool = False,
+        queues: Sequence[str] | None = None,
+    ) -> Self:
+        """Somebody with all that a role allows, in these queues or all."""
+        return cls(name, ROLES[role], session, is_program, None if queues is None else tuple(queues))
+
+    @classmethod
+    def of_grant(cls, name: str, grant: Grant, *, session: str = "", is_program: bool = False) -> Self:
+        """Somebody to whom the settings grant something."""
+        role = grant.role
+        allowed = ROLES[role] if isinstance(role, str) else frozenset(role)
+        return cls(name, allowed, session, is_program, None if grant.queues is None else tuple(grant.queues))
 
     def may(self, permission: Permission | str) -> bool:
         """Whether they are allowed to."""
         return permission in self.permissions
 
+    def owns(self, queue: str) -> bool:
+        """Whether something of this queue is for them."""
+        return self.queues is None or any(
+            queue.startswith(each[:-1]) if each.endswith("*") else queue == each for each in self.queues
+        )
+
     def reading(self) -> Self:
         """The same, without what changes something."""
         return replace(self, permissions=self.permissions & READING)
+
+
+__all__ = ["READING", "ROLES", "Permission", "Principal"]

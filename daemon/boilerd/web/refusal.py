@@ -10,11 +10,13 @@ from boilerd.errors import (
     OperationNotFoundError,
     OperationStateError,
     QueueFullError,
+    QueueInUseError,
     QueueNotFoundError,
     RefusedError,
     TaskIdConflictError,
     TaskNotFoundError,
     TaskStateError,
+    UniqueLockError,
 )
 from boilerd.web.visit import NotThereError, QueryError
 
@@ -34,6 +36,8 @@ class Refusal(BoilerdError):  # noqa: N818 - an answer, not a failure of the pro
 #: Error → its status; the first that fits counts.
 _STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
     (TaskNotFoundError, 404),
+    (QueueInUseError, 409),
+    (UniqueLockError, 409),
     (QueueNotFoundError, 404),
     (FailureNotFoundError, 404),
     (NotThereError, 404),
@@ -46,7 +50,7 @@ _STATUSES: tuple[tuple[type[BoilerdError], int], ...] = (
     (QueryError, 400),
     (InvalidTaskError, 400),
     (ConfigError, 400),
-    (RefusedError, 503),
+    (RefusedError, 409),
     (BrokerError, 503),
 )
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from boilerd.broker.daemons import DaemonInfo
+from boilerd.broker.failure_groups import FailureGroup
 from boilerd.web.visit import Visit
 
 #: Releases that are told, the last ones.
@@ -28,22 +30,27 @@ class Release:
 
 
 def releases(visit: Visit) -> list[Release]:
-    """The last ones, the latest first."""
-    return visit.sharing("releases", FRESH_S, lambda: _latest(_told(visit)))
+    """The last ones, the latest first; none for who sees some queues alone, as they are of all."""
+    if visit.who.queues is not None:
+        return []
+    return visit.sharing(
+        "releases", FRESH_S, lambda: latest_releases(visit.inspector.daemons(), visit.inspector.failures())
+    )
 
 
-def _latest(told: Iterable[Release]) -> list[Release]:
+def latest_releases(daemons: Iterable[DaemonInfo], groups: Iterable[FailureGroup]) -> list[Release]:
+    """The last ones that these tell of, the latest first."""
     earliest: dict[str, Release] = {}
-    for one in told:
+    for one in _told(daemons, groups):
         if one.release not in earliest or one.at < earliest[one.release].at:
             earliest[one.release] = one
     return sorted(earliest.values(), key=lambda one: one.at, reverse=True)[:MOST]
 
 
-def _told(visit: Visit) -> Iterable[Release]:
-    for daemon in visit.inspector.daemons():
+def _told(daemons: Iterable[DaemonInfo], groups: Iterable[FailureGroup]) -> Iterable[Release]:
+    for daemon in daemons:
         if daemon.release and daemon.started_at:
             yield Release(daemon.release, daemon.started_at)
-    for group in visit.inspector.failures():
+    for group in groups:
         if group.first_release and group.first_seen:
             yield Release(group.first_release, group.first_seen, group.type)

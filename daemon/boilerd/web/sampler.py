@@ -3,24 +3,31 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import redis
 
+from boilerd.broker.metrics import Metrics
 from boilerd.broker.overview import Overview, read_overview
+from boilerd.broker.sudden_failures import SuddenFailure, sudden_failures
 from boilerd.broker.views import QueueDetail
-from boilerd.errors import BoilerdError
+from boilerd.errors import BoilerdError, BrokerRefusedError
 from boilerd.inspector import Inspector
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.finding import Verdict
 from boilerd.verdict.table import judge
+from boilerd.web.beside import Beside, BesideReader
+from boilerd.web.heaviest import heaviest
 from boilerd.web.lately import Lately, Minute
 
 #: A picture is shown for so long.
 FRESH_S = 1.0
 #: And what workers tell for so many pictures: they do it every five seconds, and may be hundreds.
 WORKERS_PICTURES = 5
+#: Which types fail suddenly is looked for so often: it takes a quarter of an hour to become so.
+LOOK_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,7 @@ class Snapshot:
         took_s: How long that took.
         verdict: Whether all is well, by what Redis shows.
         minutes: What each queue did in each of the last minutes.
+        beside: What the first page shows beside the queues.
     """
 
     number: int
@@ -41,6 +49,7 @@ class Snapshot:
     overview: Overview
     verdict: Verdict
     minutes: Sequence[Minute] = ()
+    beside: Beside = field(default_factory=Beside)
 
 
 class Sampler:
@@ -55,10 +64,12 @@ class Sampler:
         self._connection = connection
         self._read_facts = read_facts or facts_of
         self._lately = Lately(Inspector(connection))
+        self._beside = BesideReader(Inspector(connection))
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
         self._failure: BoilerdError | None = None
-        self._fresh_until_s = self._failed_until_s = self._workers_until_s = 0.0
+        self._fresh_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
+        self._found: Sequence[SuddenFailure] = ()
 
     def fresh(self) -> Snapshot | None:
         """The last picture, if it is fresh; never waits."""
@@ -83,24 +94,38 @@ class Sampler:
         overview = read_overview(self._connection, records=records)
         if records is None:
             self._workers_until_s = began_s + WORKERS_PICTURES * FRESH_S
-        verdict = _of_anywhere(judge(self._read_facts(overview)))
-        self._last = self._next(overview, verdict, self._lately.read(), time.monotonic() - began_s)
+        facts = replace(self._read_facts(overview), failing=self._failing())
+        verdict = of_anywhere(judge(facts))
+        minutes, beside = self._lately.read(), self._beside.read(overview)
+        self._last = self._next(overview, verdict, minutes, beside, time.monotonic() - began_s)
         self._fresh_until_s = time.monotonic() + FRESH_S
         return self._last
 
+    def _failing(self) -> Sequence[SuddenFailure]:
+        """The types that fail suddenly, as of a moment ago; none where Redis refuses to tell."""
+        if time.monotonic() >= self._look_s:
+            self._look_s, self._found = time.monotonic() + LOOK_EVERY_S, ()
+            with suppress(BrokerRefusedError):
+                self._found = sudden_failures(Metrics(self._connection))
+        return self._found
+
     def forget(self) -> None:
         """Take a new picture for the next one who asks: something was changed."""
-        self._fresh_until_s = self._failed_until_s = self._workers_until_s = 0.0
+        self._fresh_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
+        self._beside.forget()
 
-    def _next(self, overview: Overview, verdict: Verdict, minutes: Sequence[Minute], took_s: float) -> Snapshot:
+    def _next(
+        self, overview: Overview, verdict: Verdict, minutes: Sequence[Minute], beside: Beside, took_s: float
+    ) -> Snapshot:
         last = self._last
         is_same = (
             last is not None
             and last.minutes == minutes
+            and last.beside == beside
             and _told(last.overview, last.verdict) == _told(overview, verdict)
         )
         number = (last.number if last else 0) + (not is_same)
-        return Snapshot(number, datetime.now(UTC), took_s, overview, verdict, minutes)
+        return Snapshot(number, datetime.now(UTC), took_s, overview, verdict, minutes, beside)
 
 
 def facts_of(overview: Overview, archive_limit: int = 0) -> Facts:
@@ -108,7 +133,7 @@ def facts_of(overview: Overview, archive_limit: int = 0) -> Facts:
     return Facts(silence=Silence.ABSENT, overview=overview, archive_limit=archive_limit)
 
 
-def _of_anywhere(verdict: Verdict) -> Verdict:
+def of_anywhere(verdict: Verdict) -> Verdict:
     """A dashboard may be on a host without a daemon; that no worker lives is found by what Redis shows."""
     return Verdict.of([finding for finding in verdict.findings if finding.kind != "absent"])
 
@@ -124,7 +149,7 @@ def _told(overview: Overview, verdict: Verdict) -> object:
     """What is compared: not what changes by itself, nor the memory, of which a sample is measured."""
     details = [queue.detail for queue in overview.queues]
     still = [
-        (replace(each, latency_s=0.0, memory_bytes=0), queue.is_served)
+        (replace(each, latency_s=0.0, memory_bytes=0), queue.is_served, queue.workers)
         for each, queue in zip(details, overview.queues, strict=True)
     ]
-    return overview.counts, still, overview.workers, overview.is_suspended, verdict
+    return overview.counts, still, heaviest(overview.living), overview.workers, overview.is_suspended, verdict

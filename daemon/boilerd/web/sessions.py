@@ -6,12 +6,16 @@ import hmac
 import secrets
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from boilerd.errors import BrokerError
 
 #: A session ends when nobody has used it for so long.
 IDLE_S = 12 * 3600
+#: How often it is looked by what the others seal, and how long that lives.
+SEAL_FRESH_S, SEAL_LIVES_S = 10.0, 7 * 86400
 
 
 class Sessions(Protocol):
@@ -97,10 +101,37 @@ def new_session() -> str:
 
 
 class Seals:
-    """Seals texts that a browser brings back, by a key of this process."""
+    """Seals texts that a browser brings back, by a key that all dashboards of a broker with the same users share.
 
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
+    Who reads Redis alone cannot make one where people log in: the settings' hashes are in the key as well.
+
+    Args:
+        share: Returns what all have; None: this process is alone.
+        salt: What only those know who have the settings.
+    """
+
+    def __init__(self, share: Callable[[], str] | None = None, salt: bytes = b"") -> None:
+        self._share = share
+        self._salt = salt
+        self._until_s = 0.0 if share else float("inf")
+        self._take(secrets.token_hex(32))
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether `refresh` should be called; never waits."""
+        return time.monotonic() >= self._until_s
+
+    def refresh(self) -> None:
+        """Read what all have; without Redis, the key stays as it is."""
+        if self._share is None:
+            return
+        self._until_s = time.monotonic() + SEAL_FRESH_S
+        with suppress(BrokerError):
+            if found := self._share():
+                self._take(found)
+
+    def _take(self, secret: str) -> None:
+        self._key = hmac.new(self._salt, secret.encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
 
     def seal(self, *parts: str) -> str:
         """The seal of these texts."""

@@ -51,8 +51,12 @@ class Shared:
                 kept.until_s = time.monotonic() + max(fresh_s, min(used_s * times, LONGEST_S))
             return kept.value  # type: ignore[no-any-return] # it is what `read` returned
 
-    def forget(self) -> None:
-        """Have it read again, but for what does not follow actions at once: something was changed."""
+    def forget(self, key: Hashable) -> None:
+        """Have it read again for the next one who asks."""
+        self._place(key).until_s = 0.0
+
+    def renew(self) -> None:
+        """Have all read again, but for what does not follow actions at once: something was changed."""
         with self._lock:
             for kept in self._kept.values():
                 if kept.fresh_s < LASTING_S:

@@ -1,6 +1,8 @@
 """Values as people read them, in templates; whatever is printed there is made harmless here."""
 
 import json
+import math
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +10,8 @@ from markupsafe import Markup, escape
 
 #: Characters of a payload that a page has; the rest is a download.
 MOST_SHOWN = 64 * 1024
+#: Nodes of a payload that a page shows as a tree, and how deep that goes.
+MOST_NODES, MOST_DEPTH = 150, 6
 
 
 def harmless(text: str) -> str:
@@ -46,12 +50,23 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def figure(value: float) -> str:
+    """A number with three digits that count, and all those before the point: 1,830, 18.3 or 0.00183."""
+    if not value:
+        return "0"
+    if not math.isfinite(value):
+        return str(value)
+    after = max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{after}f}"
+    return text.rstrip("0").rstrip(".") if after else text
+
+
 def lasting(seconds: float | None) -> str:
     """A duration with two units at most."""
     if seconds is None:
         return ""
     if seconds < 10:
-        return f"{seconds:.3g} s"
+        return f"{figure(seconds)} s" if not 0 < seconds < 0.0001 else "< 0.0001 s"
     rest = round(seconds)
     parts: list[str] = []
     for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
@@ -65,9 +80,9 @@ def sized(size: float) -> str:
     """A number of bytes."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
-            return f"{size:.3g} {unit}"
+            return f"{figure(size)} {unit}"
         size /= 1024
-    return f"{size:,.3g} GiB"
+    return f"{figure(size)} GiB"
 
 
 def moment(value: datetime | None, style: str = "relative") -> Markup:
@@ -83,17 +98,25 @@ def moment(value: datetime | None, style: str = "relative") -> Markup:
 
 def share(part: float, whole: float) -> str:
     """A part as a percentage."""
-    return f"{100 * part / whole:.3g} %" if whole else ""
+    return percent(part / whole) if whole else ""
 
 
 def percent(part: float | None) -> str:
     """A part of 1 as a percentage; empty if it is not known."""
-    return "" if part is None else f"{100 * part:.3g} %"
+    if part is None:
+        return ""
+    if 0 < part < 0.0001:
+        return "< 0.01 %"
+    if 0.9995 <= part < 1:  # some are left
+        return "> 99.9 %"
+    return f"{figure(100 * part)} %"
 
 
 def points(change: float | None) -> str:
     """By how much a part has changed, with its sign."""
-    return "" if change is None else f"{100 * change:+.3g} points" if abs(change) >= 0.0005 else "same"
+    if change is None:
+        return ""
+    return f"{'+' if change > 0 else ''}{figure(100 * change)} points" if abs(change) >= 0.0005 else "same"
 
 
 def brief(seconds: float | None) -> str:
@@ -102,8 +125,8 @@ def brief(seconds: float | None) -> str:
         return ""
     for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1), ("ms", 0.001)):
         if seconds >= size:
-            return f"{seconds / size:.3g} {name}"
-    return f"{seconds * 1e6:.3g} µs" if seconds else "0"
+            return f"{figure(seconds / size)} {name}"
+    return f"{figure(seconds * 1e6)} µs" if seconds else "0"
 
 
 def pace(per_s: float | None) -> str:
@@ -111,14 +134,41 @@ def pace(per_s: float | None) -> str:
     if not per_s:
         return ""
     unit, lasting_s = next((row for row in (("s", 1), ("min", 60)) if per_s * row[1] >= 1), ("h", 3600))
-    return f"{per_s * lasting_s:,.3g} / {unit}"
+    often = per_s * lasting_s
+    return f"{figure(often)} / {unit}" if often >= 0.01 else f"< 0.01 / {unit}"
+
+
+def branches(value: Any, most: int = MOST_NODES) -> list[dict[str, Any]]:
+    """A mapping or list as nodes with ``name``, ``text`` and ``inner`` ones, so many of them at most."""
+    return _branches(value, iter(range(most)), 0)
+
+
+def _branches(value: Any, left: Iterator[int], depth: int) -> list[dict[str, Any]]:
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    found: list[dict[str, Any]] = []
+    for name, inner in pairs:
+        if next(left, None) is None:
+            found.append({"name": "…", "text": "more is not shown here", "inner": []})
+            break
+        is_open = isinstance(inner, Mapping | list) and bool(inner) and depth < MOST_DEPTH
+        text = _kind_of(inner) if is_open else json_line(inner)
+        found.append(
+            {"name": cut(str(name)), "text": text, "inner": _branches(inner, left, depth + 1) if is_open else []}
+        )
+    return found
+
+
+def _kind_of(value: Any) -> str:
+    return f"{len(value):,} {'keys' if isinstance(value, Mapping) else 'items'}"
 
 
 FILTERS = {
+    "branches": branches,
     "cut": cut,
     "json_text": json_text,
     "json_line": json_line,
     "number": number,
+    "figure": figure,
     "lasting": lasting,
     "sized": sized,
     "moment": moment,

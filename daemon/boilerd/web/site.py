@@ -1,7 +1,8 @@
 """All that requests share, put together once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import anyio
@@ -11,7 +12,9 @@ import redis
 from boilerd.broker.audit import Actor
 from boilerd.inspector import Inspector
 from boilerd.web.access import Access
+from boilerd.web.costs import Costs
 from boilerd.web.guard import Guard
+from boilerd.web.local_daemon import LocalDaemon
 from boilerd.web.operators import Operators
 from boilerd.web.page import Page
 from boilerd.web.permissions import Principal
@@ -32,14 +35,17 @@ PATIENCE_S = 10.0
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
+@dataclass
 class Site:
     """The collaborators of all endpoints.
 
     Attributes:
         connection: The client of Redis.
         menu: Pages of the menu, in their order.
-        name: What its head says beside `boilerd`, such as production.
+        outside: Name → address of another tool, with places for what is shown.
+        environment: What the head says beside `boilerd`, such as production.
+        daemon: The daemon of this host.
+        costs: What all of this costs.
     """
 
     connection: redis.Redis
@@ -50,11 +56,24 @@ class Site:
     sampler: Sampler
     seals: Seals
     menu: list[Page]
+    outside: Mapping[str, str] = field(default_factory=dict)
+    environment: str = ""
     templates: Templates = field(default_factory=Templates)
     static: StaticFiles = field(default_factory=StaticFiles)
     shared: Shared = field(default_factory=Shared)
     operators: Operators = field(default_factory=Operators)
+    daemon: LocalDaemon | None = None
+    costs: Costs = field(default_factory=Costs)
     _threads: Any = None
+
+    @cached_property
+    def letters(self) -> Mapping[str, str]:
+        """By the pages' paths: of each the first letter of its path that no page before it has."""
+        found: dict[str, str] = {}
+        for page in self.menu:
+            free = (letter for letter in (page.path.strip("/") or page.title).lower() if letter not in found.values())
+            found[page.path] = next(free, "")
+        return found
 
     def inspector(self, who: Principal, address: str) -> Inspector:
         """An inspector that acts in their name."""

@@ -28,7 +28,14 @@ def make_environment() -> Environment:
     )
     environment.filters.update(shown.FILTERS)
     environment.globals.update(
-        {"version": version("boilerd"), "token_field": TOKEN, "charts": charts, "to_path": Links().to}
+        {
+            "version": version("boilerd"),
+            "token_field": TOKEN,
+            "charts": charts,
+            "to_path": Links().to,
+            "brief": shown.brief,
+            "percent": shown.percent,
+        }
     )
     return environment
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from boilerd.broker.traces import Pause
 from boilerd.broker.views import TaskDetail
 from boilerd.tasks.task import TaskState
 
@@ -19,7 +20,8 @@ class Span:
     """A time in the life of a task.
 
     Attributes:
-        kind: ``waiting``, ``scheduled``, ``running``, ``completed``, ``failed``, ``backoff`` or ``archived``.
+        kind: ``waiting``, ``paused``, ``scheduled``, ``running``, ``completed``, ``failed``, ``backoff`` or
+            ``archived``.
         ends_at: None: it has not ended.
         seconds: How long it was; None: it has not ended.
         note: What there is to say of it.
@@ -37,9 +39,39 @@ class Span:
     width: float = 0.0
 
 
-def timeline(task: TaskDetail, now: datetime) -> list[Span]:
-    """The spans in their order; a clock that jumped makes none of negative length."""
-    return _drawn([span for span in _spans(task) if span.ends_at is None or span.ends_at >= span.since], now)
+def timeline(task: TaskDetail, now: datetime, pauses: Sequence[Pause] = ()) -> list[Span]:
+    """The spans in their order; a clock that jumped makes none of negative length.
+
+    Args:
+        task: The task with its attempts.
+        now: Until when what has not ended is drawn.
+        pauses: When its queue was paused, in their order.
+    """
+    spans = [span for span in _spans(task) if span.ends_at is None or span.ends_at >= span.since]
+    return _drawn([part for span in spans for part in _parted(span, pauses)], now)
+
+
+def _parted(span: Span, pauses: Sequence[Pause]) -> Iterator[Span]:
+    """A time of waiting with the pauses of its queue in it, each apart."""
+    rest: Span | None = span
+    for pause in pauses if span.kind == "waiting" else ():
+        if rest is None or not _overlap(rest, pause):
+            continue
+        since = max(rest.since, pause.since)
+        is_within = pause.ends_at is not None and (rest.ends_at is None or pause.ends_at < rest.ends_at)
+        until = pause.ends_at if is_within else rest.ends_at
+        if rest.since < since:
+            yield _span("waiting", rest.since, since, note=rest.note)
+        by = f" by {pause.user}" if pause.user else ""
+        yield _span("paused", since, until, note=f"the queue was paused{by}")
+        rest = _span("waiting", until, rest.ends_at, note=rest.note) if is_within and until else None
+    if rest is not None:
+        yield rest
+
+
+def _overlap(span: Span, pause: Pause) -> bool:
+    is_before = pause.ends_at is not None and pause.ends_at <= span.since
+    return not is_before and (span.ends_at is None or pause.since < span.ends_at)
 
 
 def _spans(task: TaskDetail) -> Iterator[Span]:

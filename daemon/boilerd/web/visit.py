@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
+from boilerd.web.costs import Costs
 from boilerd.web.links import Links
+from boilerd.web.local_daemon import LocalDaemon
 from boilerd.web.operators import Operators
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.shared import Shared
@@ -43,6 +45,8 @@ class Visit:
         read_snapshot: See `snapshot`.
         seen: Makes of any data what the person may see of it, as a page does with all of its data.
         shared: See `sharing`.
+        daemon: The daemon of this host; None: nobody has said where it is.
+        costs: What the dashboard costs.
         operators: Work on operations in this process.
     """
 
@@ -57,6 +61,8 @@ class Visit:
     seen: Callable[[Any], Any] = lambda data: data
     shared: Shared = field(default_factory=Shared)
     operators: Operators = field(default_factory=Operators)
+    daemon: LocalDaemon | None = None
+    costs: Costs = field(default_factory=Costs)
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""

@@ -45,6 +45,7 @@ class SlotLimits:
         blocked_after_s: A loop that does not get on for so long is told of.
         max_stuck: Stuck tasks in whose place others may run; with more of them the worker retires.
         stuck_s: It also retires when one has been stuck for so long.
+        claims_ahead: True if short plain tasks are claimed before a slot is free.
     """
 
     slots: int = 1
@@ -52,6 +53,7 @@ class SlotLimits:
     blocked_after_s: float = 1.0
     max_stuck: int = 1
     stuck_s: float = 60.0
+    claims_ahead: bool = True
 
 
 class Recycling:

@@ -19,7 +19,7 @@ SLOW_S = 0.050
 #: Tasks in one batch.
 MOST = 32
 #: Share of the last duration in the expected one.
-_WEIGHT = 0.3
+WEIGHT = 0.3
 
 
 class Prefetch:
@@ -43,7 +43,7 @@ class Prefetch:
 
     def note(self, duration_s: float) -> None:
         """Learn from a task that has ended."""
-        self._expected_s = max(duration_s, (1 - _WEIGHT) * self._expected_s + _WEIGHT * duration_s)
+        self._expected_s = max(duration_s, (1 - WEIGHT) * self._expected_s + WEIGHT * duration_s)
 
     def note_late(self) -> None:
         """Learn that a batch was late although its tasks were short, as on a machine with too much to do."""

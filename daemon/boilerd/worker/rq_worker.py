@@ -52,6 +52,7 @@ class RQWorker(BaseWorker):
             prepare_for_work=False,  # it would talk to Redis here, where an outage cannot be waited for
         )
         self._broker = broker
+        self.pool = pool
         self._record = {
             "queues": ",".join(queues),
             "hostname": socket.gethostname(),

@@ -9,7 +9,7 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -258,7 +258,9 @@ class Rules:
             with log_context(**claim.log_fields):
                 logger.error("task refused", extra={"error": line})
 
-    def settle_dead_worker(self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError | None) -> None:
+    def settle_dead_worker(
+        self, broker: Broker, worker: str, batch: Batch, died: WorkerDiedError | None
+    ) -> list[Claim]:
         """Settle what a dead worker held, by how far it was in its batch.
 
         Only the attempt that was running counts as a failed one. Those before it in the batch had
@@ -269,6 +271,9 @@ class Rules:
             worker: Its name; no living worker has it yet.
             batch: How far it was.
             died: How it ended; None: the daemon ended it, and no attempt counts.
+
+        Returns:
+            The claims whose attempts it may have died of.
         """
         completions, unstarted, rest = sort_batch(broker.held(worker), batch)
         for claim in rest:
@@ -284,8 +289,11 @@ class Rules:
             broker.acknowledge(worker, completions)
         if unstarted:
             broker.release(worker, only=unstarted)
+        return rest
 
-    def settle_dead_slots(self, broker: Broker, worker: str, cut: bool, died: WorkerDiedError | None) -> None:
+    def settle_dead_slots(
+        self, broker: Broker, worker: str, cut: bool, died: WorkerDiedError | None
+    ) -> list[HeldClaim]:
         """Settle what a dead worker with several slots held.
 
         Args:
@@ -293,13 +301,20 @@ class Rules:
             worker: Its name; no living worker has it yet.
             cut: True if the daemon ended it: no attempt counts.
             died: How it ended; None where the daemon ended it.
+
+        Returns:
+            See `settling_slots`.
         """
-        for _ in self.settling_slots(broker, worker, died, is_cut=cut):
-            pass
+        steps = self.settling_slots(broker, worker, died, is_cut=cut)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return list(end.value)
 
     def settling_slots(
         self, broker: Broker, worker: str, died: WorkerDiedError | None, *, is_cut: bool = False
-    ) -> Iterator[None]:
+    ) -> Generator[None, None, list[HeldClaim]]:
         """Settle in steps what a dead worker with several slots held; see `worker.blame`.
 
         Args:
@@ -307,15 +322,18 @@ class Rules:
             worker: Its name; no living worker has it yet.
             died: How it ended a moment ago; None: that is not known, or the daemon ended it.
             is_cut: True if the daemon ended it: no attempt counts.
+
+        Returns:
+            What it held, the claims whose attempts count as failed first.
         """
-        held = in_order(broker.find_held(broker.executions_of(worker)))
+        held, counted = in_order(broker.find_held(broker.executions_of(worker))), []
         if not is_cut:
             blame = find_blame(broker, held, died)
             for claim, error in blame.counted:
                 for whole in broker.read_claims([claim]):
                     self.record_lost_attempt(broker, worker, whole, error)
                 yield
-            held = blame.rest
+            held, counted = blame.rest, [claim for claim, _ in blame.counted]
         for some in reversed([*chunks(held, MOST_GIVEN_BACK)]):  # so that the oldest is at the head in the end
             back = broker.give_back(worker, some, is_doubtful=not is_cut)
             _tell_released(some, back)
@@ -323,6 +341,7 @@ class Rules:
                 if claim.task_id in back:
                     self.tally.add(claim.queue, claim.task_type or OTHER, "put_back" if is_cut else "lost")
             yield
+        return [*counted, *held]
 
 
 def record_failure(

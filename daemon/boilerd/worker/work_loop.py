@@ -33,7 +33,7 @@ from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
 from boilerd.worker.rq_worker import RQWorker
 from boilerd.worker.runtime import AttemptRuntime
 from boilerd.worker.settlement import Rules, record_failure
-from boilerd.worker.succession import death_of_last, look_for_parent
+from boilerd.worker.succession import death_of_last, look_for_parent, tell_last_words
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -266,7 +266,8 @@ class WorkLoop:
         self._kept.write(self._broker.once)
         died = death_of_last(self._scoreboard, self._row)
         with self._scoreboard.running_hooks(self._row):
-            rules.settle_dead_worker(self._broker.once, self._name, self._scoreboard.batch(self._row), died)
+            held = rules.settle_dead_worker(self._broker.once, self._name, self._scoreboard.batch(self._row), died)
+        tell_last_words(self._broker.once, self._scoreboard, self._row, self._rq_worker, held)
         self._scoreboard.open_batch(self._row, 0, 0)
         self._scoreboard.note_kill(self._row, KillReason.NONE)
         self._has_settled_predecessor = True

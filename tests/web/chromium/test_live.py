@@ -315,19 +315,3 @@ def test_without_scripts_a_page_is_renewed_by_the_browser(visit: Open, client: C
     page.wait_for_url("**/tasks?queue=default&renew=1")
 
     assert '<meta http-equiv="refresh"' in page.content()
-
-
-def test_keys_lead_to_pages_unless_they_are_switched_off(visit: Open, client: Client) -> None:
-    enqueue(client, "a")
-    visitor = visit()
-    page = visitor.open("/")
-
-    page.keyboard.type("gt")
-    page.wait_for_url("**/tasks")
-    page.keyboard.press("/")
-    focused = page.evaluate("document.activeElement.name")
-    visitor.open("/settings").select_option("main [data-keeps=keys]", "off")
-    visitor.open("/").keyboard.type("gt")
-
-    assert focused == "q"
-    assert visitor.text("h1") == "Overview"

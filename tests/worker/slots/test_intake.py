@@ -10,6 +10,7 @@ import pytest
 from boilerd.broker.bell import Bell
 from boilerd.broker.claims import Claim, Completion
 from boilerd.tasks.queues import ClaimOrder
+from boilerd.worker.slots.ahead import Ahead
 from boilerd.worker.slots.hand import SlotHand
 from boilerd.worker.slots.intake import LONGEST_PACE_S, SHORTEST_PACE_S, Intake
 
@@ -22,11 +23,14 @@ class Hand:
     def __init__(self) -> None:
         self.completions: list[Completion] = []
         self.limits: list[int] = []
+        self.ahead: list[int] = []
+        self.there_are = 1000
 
-    def serve(self, queues: Sequence[str], limit: int, suspects: Sequence[int] = ()) -> list[Claim]:
+    def serve(self, queues: Sequence[str], limit: int, suspects: Sequence[int] = (), *, ahead: int = 0) -> list[Claim]:
         self.completions.clear()
         self.limits.append(limit)
-        return [claim()] * limit
+        self.ahead.append(ahead)
+        return [claim()] * min(limit, self.there_are)
 
 
 def claim(retention_s: int = 0) -> Claim:
@@ -38,10 +42,11 @@ def hand() -> Hand:
     return Hand()
 
 
-def make_intake(hand: Hand, slots: int = SLOTS) -> Intake:
+def make_intake(hand: Hand, slots: int = SLOTS, ahead: Ahead | None = None) -> Intake:
     return Intake(
         cast("SlotHand", hand), cast("Bell", None), select.poll(),
         order=ClaimOrder({"default": 1}, is_strict=False), slots=slots, idle_s=1.0,
+        ahead=ahead or Ahead(slots, is_on=False),
     )  # fmt: skip
 
 
@@ -104,3 +109,54 @@ def test_completions_alone_make_a_call_at_once(intake: Intake) -> None:
         intake.complete(Completion(claim()))
 
     assert intake.missing(500) == 2
+
+
+@pytest.fixture
+def ahead() -> Ahead:
+    made = Ahead(8, is_on=True)
+    made.limit = 8
+    return made
+
+
+def test_with_tasks_that_are_held_a_few_ends_wait_for_the_pace_of_large_workers(hand: Hand, ahead: Ahead) -> None:
+    intake = make_intake(hand, 8, ahead)
+    intake.serve(0.0, 8, [], 8)
+    intake.complete(Completion(claim()))
+
+    due_s = intake.due_s(0.001, 0, 1)
+
+    assert due_s == LONGEST_PACE_S
+    assert intake.serve(0.001, 0, [], 1) is None
+    assert (hand.limits, hand.ahead) == ([16], [8])
+
+
+def test_when_half_of_what_may_be_held_is_missing_nothing_is_waited_for(hand: Hand, ahead: Ahead) -> None:
+    intake = make_intake(hand, 8, ahead)
+    intake.serve(0.0, 8, [], 8)
+
+    assert (intake.missing(0, 1, 7), intake.missing(0, 0, 1)) == (3, 3)
+    assert intake.due_s(0.001, 0, 4) == 0.001
+    assert intake.serve(0.001, 0, [], 4)
+    assert hand.ahead == [8, 4]
+
+
+def test_where_nothing_may_be_claimed_ahead_it_is_not_asked_for_again_at_once(hand: Hand, ahead: Ahead) -> None:
+    """And it does not count as a look at the queues, which may have tasks for a slot that is free."""
+    intake = make_intake(hand, 8, ahead)
+    hand.there_are = 0
+
+    intake.serve(0.0, 0, [], 8)
+
+    assert ahead.limit == 0
+    assert intake.wants
+    assert not intake.has_found_nothing
+
+
+def test_there_is_more_only_after_a_claim_that_got_all(hand: Hand, ahead: Ahead) -> None:
+    intake = make_intake(hand, 8, ahead)
+    found = [intake.has_more]
+    for hand.there_are in (8, 7):
+        intake.serve(1.0, 8, [])
+        found.append(intake.has_more)
+
+    assert found == [False, True, False]

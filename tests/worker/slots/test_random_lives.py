@@ -1,8 +1,9 @@
 """Random lives of tasks over three worker processes with five slots each, on a real server.
 
-Steps end tasks, let them fail, cancel them, take their leases, block a loop past a limit, and end workers in all ways.
-Handlers note their runs outside of Redis. Afterwards every task must have ended once, and no task may have run twice
-at once, or again, without a fault between the two. The scheduler's duties are done between the steps.
+They claim tasks ahead wherever they may, however long tasks take. Steps end tasks, let them fail, cancel them, take
+their leases, block a loop past a limit, and end workers in all ways. Handlers note their runs outside of Redis.
+Afterwards every task must have ended once, and no task may have run twice at once, or again, without a fault between
+the two. The scheduler's duties are done between the steps.
 
 `HYPOTHESIS_PROFILE=long` looks for minutes instead of seconds.
 """
@@ -37,7 +38,9 @@ from boilerd.scheduler.slotted_heartbeat import SlottedHeartbeater
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.limits import Limits
+from boilerd.worker.prefetch import MOST
 from boilerd.worker.settlement import Rules
+from boilerd.worker.slots import ahead
 from builders import make_due, worker_name
 from slotted import ForkedWorker, StartWorker
 from support import wait_until
@@ -209,7 +212,7 @@ class Life:
             self.faults.append((began_s, time.monotonic() + BEGUN_S))
         self.duties()
         for row in ROWS:
-            assert self.connection.scard(keys.worker_executions(worker_name(row))) <= SLOTS
+            assert self.connection.scard(keys.worker_executions(worker_name(row))) <= SLOTS + MOST
 
     def duties(self) -> None:
         make_due(self.connection)
@@ -351,8 +354,10 @@ def test_whatever_happens_to_workers_with_slots_every_task_ends_once(
     scoreboard: Scoreboard,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    recovery_grace = pytest.MonkeyPatch()
-    recovery_grace.setattr(recovery, "GRACE_S", 0.0)
+    patches = pytest.MonkeyPatch()
+    patches.setattr(recovery, "GRACE_S", 0.0)
+    for name, value in (("EXPECTED_S", 3600.0), ("HOLD_S", 3600.0), ("REST_S", 0.0)):
+        patches.setattr(ahead, name, value)  # what is held goes back as ever: the keeper's own limit stays
     connection.flushall()
     directory = tmp_path_factory.mktemp("life")
     notes = Notes(directory)
@@ -369,4 +374,4 @@ def test_whatever_happens_to_workers_with_slots_every_task_ends_once(
         check(life)
     finally:
         life.close()
-        recovery_grace.undo()
+        patches.undo()

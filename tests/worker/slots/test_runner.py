@@ -678,6 +678,33 @@ def test_a_handler_that_cancels_all_tasks_loses_none(loop: str) -> None:
     assert driven(mux, drive, loop=loop) == ["failed", "completed", "failed"]
 
 
+def test_the_timeout_of_a_held_task_counts_from_its_begin_and_its_deadline_does_not() -> None:
+    mux, go = ServeMux(), threading.Event()
+    mux.handle("plain:held")(lambda task: go.wait(DEADLINE_S))
+    mux.handle("plain:return")(return_plain)
+
+    @mux.handle("plain:forever")
+    def go_on(task: Task) -> None:
+        while True:
+            time.sleep(0.005)
+
+    def drive(driver: SlotDriver) -> Any:
+        first = driver.begin("plain:held")
+        others = [
+            driver.attempt("plain:return", 1, timeout_s=SOON_S),
+            driver.attempt("plain:return", 2, **late(SOON_S)),
+            driver.attempt("plain:forever", timeout_s=SOON_S),
+        ]
+        driver.runner.hold(others)
+        driver.wait(lambda: all(time.monotonic() > each.ends_s for each in others), "they are late")
+        go.set()
+        return [driver.runner.held, *driver.outcomes(first, *others)]
+
+    assert driven(mux, drive) == [
+        3, "completed: True", "completed: 1", "failed: DeadlineExceededError: the task's deadline has passed", TIMEOUT
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["async", "plain"])
 @on_each_loop
 def test_a_child_that_a_handler_forks_and_that_returns_ends_and_tells_nobody(kind: str, loop: str) -> None:

@@ -70,6 +70,63 @@ def test_a_thread_without_work_ends_after_a_while(monkeypatch: pytest.MonkeyPatc
     wait_until(lambda: len(ran) == 2, "there is another")
 
 
+def test_what_is_held_begins_in_a_thread_that_ends_another_before_that_end_is_told() -> None:
+    done: list[tuple[str, int, int]] = []
+    go = threading.Event()
+
+    def run(item: int) -> bool:
+        go.wait(20)
+        done.append(("ran", item, len(threads.held)))
+        return True
+
+    threads: Threads[int] = Threads(
+        run, lambda item, error: None, lambda item: done.append(("told", item, len(threads.held)))
+    )
+    threads.start(0)
+    threads.held |= {1: None, 2: None, 3: None}
+    taken = threads.take_back(3), threads.take_back(3)
+
+    go.set()
+
+    wait_until(lambda: threads.free == 1, "all have run")
+    assert taken == (True, False)
+    assert done == [
+        ("ran", 0, 2), ("told", 0, 1), ("ran", 1, 1), ("told", 1, 0), ("ran", 2, 0), ("told", 2, 0)
+    ]  # fmt: skip
+    assert len(threads.made) == 1
+
+
+def test_an_item_may_leave_no_place_for_one_that_is_held(ran: list[Any]) -> None:
+    threads: Threads[int] = Threads(ran.append, lambda item, error: None)
+    threads.held[1] = None
+
+    threads.start(0)
+
+    wait_until(lambda: threads.free == 1, "it has run")
+    assert (ran, [*threads.held]) == ([0], [1])
+
+
+def test_a_held_item_whose_thread_got_a_stray_exception_is_not_lost(ran: list[Any]) -> None:
+    told: list[int] = []
+
+    def end(item: int) -> None:
+        if item == 0:
+            raise Stray  # the next one is taken
+
+    def run(item: int) -> bool:
+        ran.append(item)
+        return True
+
+    threads: Threads[int] = Threads(run, lambda item, error: told.append(item), end)
+    threads.held[1] = None
+
+    threads.start(0)
+    wait_until(lambda: told == [0] and threads.held, "it is held again")
+    threads.start(2)
+
+    wait_until(lambda: ran == [0, 2, 1], "it has run")
+
+
 def test_an_exception_of_the_application_that_comes_too_late_takes_neither_the_thread_nor_the_next_item(
     ran: list[Any],
 ) -> None:

@@ -60,13 +60,29 @@ local function begin_hour(failures, key, hour, day)
   for _, kept in ipairs({failures, key, key .. ':tasks'}) do call('EXPIRE', kept, FAILURE_TTL_S) end
 end
 
+-- A new release has failed: keep the counts of so many, without the one in which it failed least.
+local function forget_releases(key)
+  local found, least, number = 0, nil, nil
+  for _, field in ipairs(call('HKEYS', key)) do
+    if field:sub(1, 2) == 'v:' then
+      found = found + 1
+      local count = tonumber(call('HGET', key, field)) or 0
+      if field ~= 'v:' .. ARGV[20] and (not number or count < number) then least, number = field, count end
+    end
+  end
+  if found > FAILURE_RELEASES then call('HDEL', key, least) end
+end
+
 -- Count the failure in its group.
 local function count_failure()
   local failures, key = OWN .. ':failures', OWN .. ':failure:' .. fingerprint
   local hour, day = math.floor(seconds / 3600), math.floor(seconds / 86400)
   for _, field in ipairs({'count', 'd' .. whole(day)}) do own_call('HINCRBY', key, field, 1) end
   local is_first = own_call('HINCRBY', key, 'h' .. whole(hour), 1) == 1
-  if ARGV[20] ~= '' then call('HSET', key, 'last_release', ARGV[20]) end
+  if ARGV[20] ~= '' then
+    call('HSET', key, 'last_release', ARGV[20])
+    if own_call('HINCRBY', key, 'v:' .. ARGV[20], 1) == 1 then forget_releases(key) end
+  end
   local samples = own_call('LPUSH', key .. ':tasks', job)
   if samples > 2 * FAILURE_SAMPLES then call('LTRIM', key .. ':tasks', 0, FAILURE_SAMPLES - 1) end
   if is_first or samples == 1 then

@@ -43,6 +43,14 @@ local function count_stored()
   end
 end
 
+-- Count an enqueue that a limit has refused, by the hour. Nothing here may fail: the refusal is the answer.
+local function refuse(why, queue)
+  local key, field = OWN .. ':refused:' .. math.floor(seconds / 3600), why .. ' ' .. queue
+  if redis.pcall('HINCRBY', key, field, 1) ~= 1 then return end -- it was there, or may not be written
+  redis.pcall('EXPIRE', key, REFUSED_TTL_S)
+  if redis.pcall('HLEN', key) > MOST_PAIRS then redis.pcall('HDEL', key, field) end
+end
+
 local function note_stored(pair)
   if pair ~= last_pair then
     count_stored()
@@ -64,10 +72,16 @@ local function store(i)
   -- As a rule neither is there, and one command shows it.
   local found = call('EXISTS', key, OWN .. ':limits')
   if found > 0 and call('EXISTS', key) == 1 then return ID_TAKEN, last + 1 end
-  if found > 0 and due <= seconds and room_in(queue) <= 0 then return QUEUE_FULL, last + 1 end
+  if found > 0 and due <= seconds and room_in(queue) <= 0 then
+    refuse('full', queue)
+    return QUEUE_FULL, last + 1
+  end
   if lock ~= '' then
     local holder = holder_of(lock)
-    if holder then return holder, last + 1 end
+    if holder then
+      refuse('unique', queue)
+      return holder, last + 1
+    end
   end
   local is_later = due > seconds
   if once ~= '' and not remember(id, once, queue, is_later) then return ID_REMEMBERED, last + 1 end

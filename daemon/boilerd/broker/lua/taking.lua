@@ -44,9 +44,9 @@ local function enter_key(queue, job)
   return true
 end
 
--- Whether several tasks of a queue with max_active may be claimed at once: where each begins at once, and none waits
--- for those before it while it counts as active.
-local claims_several = false
+-- How many tasks of a queue with max_active may be claimed in one call: those that begin at once, as none may wait for
+-- those before it while it counts as active.
+local begin_at_once = 1
 
 -- How many tasks may be claimed from the queue now.
 local function claimable_in(queue)
@@ -62,7 +62,11 @@ local function claimable_in(queue)
   if is_restricted then
     if redis.pcall('SISMEMBER', OWN .. ':paused', queue) == 1 then return 0 end
     local max_active = tonumber(redis.pcall('HGET', OWN .. ':limits', queue .. ':max_active')) or 0
-    if max_active > 0 then return math.max(0, math.min(claims_several and share or 1, max_active - active)) end
+    if max_active > 0 then
+      -- Where none begins at once, none of the queues behind this one may be claimed from: it has its turn first.
+      if begin_at_once == 0 and max_active > active then return nil end
+      return math.max(0, math.min(share, begin_at_once, max_active - active))
+    end
   end
   return share
 end
@@ -127,6 +131,7 @@ end
 local function take_from_first(take)
   for i = first_queue, first_queue + queues - 1 do
     local most = claimable_in(ARGV[i])
+    if not most then return end
     local claimed = most > 0 and take(ARGV[i], most)
     if claimed then return claimed end
   end

@@ -7,7 +7,8 @@
 -- Returns {1, answer} if the tick was taken: the answer to its task, as of enqueue.lua, if there was one; {0} if
 --   another host had taken it, or a later one. A later one that is more than an hour ahead does not count: it was
 --   taken while Redis's clock was wrong.
--- Touches: boilerd:cron:paused (reads; the ticks of an entry in it pass without a task), boilerd:cron (hash: name → last
+-- Touches: boilerd:cron:paused and boilerd:pauses (reads; the ticks of an entry in the first pass without a task, until
+--   the end that the second may have), boilerd:cron (hash: name → last
 --   tick; expires 400 days after the last tick of all), boilerd:ticks:NAME (list: the last ticks as JSON, latest first;
 --   expires 400 days after the last one), and the keys that enqueue.lua touches.
 
@@ -15,7 +16,14 @@ local ticks, history = OWN .. ':cron', OWN .. ':ticks:' .. ARGV[3]
 local last = tonumber(own_call('HGET', ticks, ARGV[3])) or 0
 if last >= tonumber(ARGV[4]) and last < seconds + 3600 then return {0} end
 
-local is_paused = redis.pcall('HEXISTS', OWN .. ':cron:paused', ARGV[3]) == 1
+-- Whether a pause of the entry has an end that is not after the tick.
+local function is_over()
+  local is_read, pause = pcall(cjson.decode, redis.pcall('HGET', OWN .. ':pauses', 'cron:' .. ARGV[3]))
+  local till = is_read and type(pause) == 'table' and tonumber(pause['until'])
+  return till and till <= tonumber(ARGV[4])
+end
+
+local is_paused = redis.pcall('HEXISTS', OWN .. ':cron:paused', ARGV[3]) == 1 and not is_over()
 
 -- Why the task was not stored; nil: it was.
 local function refusal_of(answer)

@@ -1,41 +1,57 @@
 """Who did what."""
 
-from datetime import timedelta
+from collections.abc import Generator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
-from boilerd.broker.audit import KINDS
+from boilerd.broker.audit import KINDS, AuditEntry
+from boilerd.web.moments import moment
 from boilerd.web.page import Data, page
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
 
 SIZE, MOST_SIZE = 50, 1000
-#: How far back one looks.
-PERIODS = {
-    "1h": timedelta(hours=1),
-    "24h": timedelta(days=1),
-    "7d": timedelta(days=7),
-    "30d": timedelta(days=30),
-}
+#: How far back one looks, as a rule.
+PERIODS = ("1h", "24h", "7d", "30d")
 
 
-@page("/audit", needs=Permission.AUDIT, title="Audit", menu=85, rows="entries")
+def _chosen(visit: Visit) -> dict[str, Any]:
+    """What the query asks for."""
+    who, on = visit.word("who"), visit.word("on")
+    what = visit.word("what", of=["", *KINDS])
+    return {
+        "since": _when(visit, "since"), "until": _when(visit, "until"), "who": who or None, "what": what or None,
+        "on": on or None,
+    }  # fmt: skip
+
+
+def _when(visit: Visit, name: str) -> datetime | timedelta | None:
+    given = visit.word(name)
+    return moment(name, given) if given else None
+
+
+def export(visit: Visit) -> Generator[Sequence[AuditEntry]]:
+    """All of what the same query shows, the latest first."""
+    return visit.inspector.export_audit(**_chosen(visit))
+
+
+@page("/audit", needs=Permission.AUDIT, title="Audit", menu=85, rows="entries", stream=export)
 def audit(visit: Visit) -> Data:
     """What people did, the latest first."""
-    since, what = visit.word("since", of=["", *PERIODS]), visit.word("what", of=["", *KINDS])
-    who, on = visit.word("who"), visit.word("on")
+    chosen = _chosen(visit)
     number, size = visit.number("page", 1), visit.number("size", SIZE, most=MOST_SIZE)
-    found = visit.inspector.audit(
-        since=PERIODS.get(since), who=who or None, what=what or None, on=on or None, page=number, size=size
-    )
+    found = visit.inspector.audit(**chosen, page=number, size=size)
     return {
         "entries": found[::-1],
         "kinds": KINDS,
-        "periods": [*PERIODS],
-        "since": since,
-        "what": what,
-        "who_did": who,
-        "on": on,
+        "periods": PERIODS,
+        "since": visit.word("since"),
+        "until": visit.word("until"),
+        "what": chosen["what"] or "",
+        "who_did": chosen["who"] or "",
+        "on": chosen["on"] or "",
         "page": number,
         "has_more": len(found) == size,
         # To look for what is seldom takes a quarter of a second, which a poll should not.
-        "is_live": number == 1 and not (who or what or on),
+        "is_live": number == 1 and not any(chosen.values()),
     }

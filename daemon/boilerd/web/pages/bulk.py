@@ -1,15 +1,24 @@
 """Actions with many tasks: selected ones, all that a list shows, all of a state. Each becomes an operation."""
 
 import functools
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from boilerd.broker.operation_record import Deed, Order
 from boilerd.broker.operations import Preview, allowed
+from boilerd.broker.task_filter import TaskFilter
+from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState
+from boilerd.web.filter_words import words_of
 from boilerd.web.links import Links
+from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action
 from boilerd.web.permissions import Permission
 from boilerd.web.refusal import Refusal
+from boilerd.web.task_query import FILTERS, chosen, filter_of, typed
 from boilerd.web.visit import QueryError, Visit
 
 #: Tasks that can be selected by name.
@@ -18,8 +27,10 @@ MOST_SELECTED = 150
 MANY = 1000
 #: What deletes waits for so long, in which it can be undone.
 UNDO_S = 10.0
-DEEDS: dict[Permission, Deed] = {
-    Permission.RUN: "run", Permission.ARCHIVE: "archive", Permission.DELETE: "delete", Permission.CANCEL: "cancel"
+#: What can be done with many → the permission for it.
+NEEDS: dict[Deed, Permission] = {
+    "run": Permission.RUN, "archive": Permission.ARCHIVE, "cancel": Permission.CANCEL,
+    "reschedule": Permission.EDIT, "move": Permission.EDIT, "delete": Permission.DELETE,
 }  # fmt: skip
 #: What each does, for the question.
 WORDS: dict[Deed, str] = {
@@ -27,9 +38,26 @@ WORDS: dict[Deed, str] = {
     "archive": "Archive",
     "delete": "Delete for ever",
     "cancel": "Cancel (what waits is deleted, what runs is interrupted)",
+    "reschedule": "Reschedule",
+    "move": "Move to another queue",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What is asked for beside the question."""
+
+    name: str
+    label: str
+    help: str
+
+
+FIELDS: Mapping[Deed, Field] = {
+    "reschedule": Field("when", "When", "After a time, such as 2h, or at a moment in UTC, such as 2026-01-31T14:00."),
+    "move": Field("to", "Queue", "Workers of that queue must know their types."),
 }
 #: What of a list's query chooses tasks, and what only says how they are shown.
-_CHOOSES = frozenset({"queue", "state", "type", "fingerprint", "id"})
+_CHOOSES = frozenset({"fingerprint", "id", *FILTERS})
 _SHOWS = frozenset({"page", "size", "sort", "told", "seal"})
 
 
@@ -38,16 +66,23 @@ def order_of(visit: Visit, deed: Deed) -> Order:
     for name in sorted({*visit.query} - _CHOOSES - _SHOWS):
         # To leave it out would take more tasks than the list has shown.
         raise QueryError(f"{name}: no operation chooses tasks by it; use {', '.join(sorted(_CHOOSES))}")
+    value = _value(visit, deed)
     if ids := [*dict.fromkeys(visit.queries.get("id", ()))]:
         if len(ids) > MOST_SELECTED:
             raise QueryError(f"id: {len(ids):,} tasks are more than {MOST_SELECTED}; select fewer, or all that match")
-        return Order(deed, task_ids=tuple(ids))
-    queue = visit.word("queue")
-    if not queue:
-        raise QueryError("queue: name one, or name tasks by id")
-    if visit.word("type").endswith("*"):  # a list takes it for what types begin with
-        raise QueryError("type: an operation is for one type; write its whole name")
-    return Order(deed, queue, _state(visit), visit.word("type"), visit.word("fingerprint"))
+        return Order(deed, task_ids=tuple(ids), value=value)
+    found, (queue, state) = filter_of(visit), chosen(visit)
+    queue, state = found.queue or queue, found.state or state
+    fingerprint = visit.word("fingerprint")
+    if not found.chooses or replace(found, type="", queue="", state=None, reads_payloads=True) == TaskFilter():
+        if not queue:
+            raise QueryError("queue: name one, or name tasks by id, or say what they have")
+        if not found.type.endswith("*"):
+            return Order(deed, queue, state or _state(visit), found.type, fingerprint, value=value)
+    return Order(
+        deed, queue, state, "", fingerprint,
+        search=typed(visit), as_of=_as_of(visit), sees_payloads=visit.may(Permission.VIEW_PAYLOAD), value=value,
+    )  # fmt: skip
 
 
 def _state(visit: Visit) -> TaskState:
@@ -55,32 +90,58 @@ def _state(visit: Visit) -> TaskState:
     return TaskState(visit.word("state", of=[*map(str, TaskState)]))
 
 
-def bulk_actions(visit: Visit, state: TaskState) -> list[Deed]:
-    """What this person can do with tasks in this state."""
-    return [deed for needs, deed in DEEDS.items() if visit.may(needs) and state in allowed(deed)]
+def _as_of(visit: Visit) -> float:
+    """The moment from which ``after:2h`` counts back: that of the page which has asked."""
+    given = visit.given("as_of")
+    if not given:
+        return visit.snapshot().at.timestamp()
+    if re.fullmatch(r"\d{1,10}(\.\d{1,9})?", given) is None:
+        raise QueryError("as_of: no moment in seconds; send what the page before had, or leave it out")
+    return float(given)
 
 
-def set_of(order: Order) -> str:
-    """The tasks of an order, as words."""
+def _value(visit: Visit, deed: Deed) -> str:
+    """In which queue, or when; empty: it is not said yet."""
+    given = visit.given(FIELDS[deed].name) if deed in FIELDS else ""
+    if not given:
+        return ""
+    if deed == "move":
+        return check_queue(given)
+    at = moment("when", given)
+    return repr((visit.snapshot().at + at if isinstance(at, timedelta) else at).timestamp())
+
+
+def bulk_actions(visit: Visit, state: TaskState | None) -> list[Deed]:
+    """What this person can do with tasks in this state; None: in any."""
+    return [deed for deed, needs in NEEDS.items() if visit.may(needs) and (state is None or state in allowed(deed))]
+
+
+def set_of(order: Order, *, shows_payloads: bool = True) -> str:
+    """The tasks of an order, as words; what a search looks for in payloads is for those who may see them."""
     if order.task_ids:
         return f"{len(order.task_ids):,} selected task{'s' if len(order.task_ids) > 1 else ''}"
-    if not order.queue:
+    if not order.queue and not order.search:
         return f"all tasks of failure group {order.fingerprint} that are archived or wait for a retry"
+    of_state = f" {order.state}" if order.state else ""
+    of_queue = f" of queue {order.queue}" if order.queue else " of all queues"
     of_type = f" of type {order.task_type}" if order.task_type else ""
     of_group = f" of failure group {order.fingerprint}" if order.fingerprint else ""
-    return f"all {order.state} tasks of queue {order.queue}{of_type}{of_group}"
+    found = order.sought()
+    is_told = found is None or shows_payloads or not order.sees_payloads
+    of_search = "" if found is None else f" {words_of(found)}" if is_told else " that a search in payloads finds"
+    return f"all{of_state} tasks{of_queue}{of_type}{of_group}{of_search}"
 
 
 def count_of(found: Preview) -> str:
     """How many there are, and how that is known."""
     if found.is_exact:
         return f"{found.found:,}, counted now"
-    return f"{found.found:,} among the first {found.looked:,} of {found.total:,} that were looked at"
+    return f"at least {found.found:,}: looked at the first {found.looked:,} of {found.total:,}"
 
 
 def about(visit: Visit, order: Order) -> Data:
     """What the page says that asks before an operation."""
-    found = visit.inspector.operations.preview(order)
+    found = visit.inspector.operations.preview(order, sees=visit.seen)
     return {
         "what": order.what,
         "question": f"{WORDS[order.what]}: {set_of(order)}",
@@ -92,14 +153,26 @@ def about(visit: Visit, order: Order) -> Data:
         "is_allowed": bool(found.found) or not found.is_exact,
         "undo_s": UNDO_S if destroys(order) else 0,
         "back": back_of(order),
+        "as_of": repr(order.as_of) if order.search else "",
+        "field": _field(visit, order),
     }
+
+
+def _field(visit: Visit, order: Order) -> Data | None:
+    """What the page asks for beside it."""
+    if order.what not in FIELDS:
+        return None
+    queues = [queue.name for queue in visit.snapshot().overview.queues] if order.what == "move" else []
+    return {**asdict(FIELDS[order.what]), "options": queues}
 
 
 def act(visit: Visit, order: Order) -> Done:
     """Order the operation, and work on it here."""
     operations = visit.inspector.operations
     visit.operators.check_free()
-    found = operations.preview(order)
+    if order.what in FIELDS and not order.value:
+        raise QueryError(f"{FIELDS[order.what].name}: say it; {FIELDS[order.what].help}")
+    found = operations.preview(order, sees=visit.seen)
     if found.is_exact and not found.found:
         raise Refusal(409, f"there are none: {set_of(order)}")
     wanted = word_to_type(order, found)
@@ -108,7 +181,7 @@ def act(visit: Visit, order: Order) -> Done:
     given = visit.given("of")
     most = int(given) if given.isascii() and given.isdecimal() and len(given) < 12 else 0
     operation, runner = operations.begin(order, most=most or None, undo_s=UNDO_S if destroys(order) else 0.0)
-    visit.operators.start(operations, operation, runner)
+    visit.operators.start(operations, operation, runner, visit.seen)
     says = f"{order.what} of {set_of(order)} has been ordered"
     return Done(says, to=Links().to("operations", operation.id), data={"operation": operation.id})
 
@@ -122,14 +195,26 @@ def word_to_type(order: Order, found: Preview) -> str:
     """What has to be typed before it is done; empty: nothing."""
     is_purge = order.what == "delete" and order.is_whole
     at_most = found.found + found.total - found.looked
-    return (order.queue or order.fingerprint) if is_purge or at_most > MANY else ""
+    return (order.queue or order.fingerprint or "all queues") if is_purge or at_most > MANY else ""
 
 
 def back_of(order: Order) -> str:
     """The page that shows its tasks."""
-    if not order.queue:
-        return Links().to("failures", order.fingerprint) if order.fingerprint else "/tasks"
-    return Links().to("tasks", queue=order.queue, state=order.state, type=order.task_type)
+    if order.queue or order.search:
+        return Links().to("tasks", queue=order.queue, state=order.state, type=order.task_type, q=order.search)
+    return Links().to("failures", order.fingerprint) if order.fingerprint else "/tasks"
+
+
+def again_of(order: Order) -> str:
+    """The page that asks before the same is done with what it means by now."""
+    if order.task_ids:
+        return Links().to("bulk", order.what, id=tuple(order.task_ids))
+    if not order.queue and not order.search:
+        return Links().to("failures", order.fingerprint, order.what)
+    return Links().to(
+        "bulk", order.what, queue=order.queue, state=order.state, type=order.task_type,
+        fingerprint=order.fingerprint, q=order.search,
+    )  # fmt: skip
 
 
 def _ordered(visit: Visit, deed: Deed) -> Order:
@@ -152,6 +237,6 @@ def _declare(path: str, needs: Permission, title: str, make: Any) -> None:
     )
 
 
-for _permission, _deed in DEEDS.items():
+for _deed, _permission in NEEDS.items():
     _declare(f"/bulk/{_deed}", _permission, _deed.capitalize(), functools.partial(_ordered, deed=_deed))
 _declare("/queues/{queue}/purge", Permission.PURGE, "Purge", _purge_order)

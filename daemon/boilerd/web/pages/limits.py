@@ -2,9 +2,17 @@
 
 from typing import Any
 
-from boilerd.web.page import Data, page
+from boilerd.errors import TaskNotFoundError
+from boilerd.tasks.task import TaskState
+from boilerd.web.links import Links
+from boilerd.web.page import Data, Done, action, page
 from boilerd.web.permissions import Permission
-from boilerd.web.visit import Visit
+from boilerd.web.visit import NotThereError, QueryError, Visit
+
+#: How long concurrency keys are shown that everybody shares: up to a thousand tasks are looked at for them.
+FRESH_S = 5.0
+#: The states in which a task has ended.
+_ENDED = (TaskState.COMPLETED, TaskState.ARCHIVED)
 
 
 @page("/limits", needs=Permission.VIEW, title="Limits", menu=70, rows="keys")
@@ -15,7 +23,9 @@ def limits(visit: Visit) -> Data:
     return {
         "queues": [_row(queue.detail) for queue in overview.queues if _is_limited(queue.detail)],
         "keys": [],
-        **visit.trying(lambda: _keys(visit, names)),
+        **visit.trying(lambda: visit.sharing("keys", FRESH_S, lambda: _keys(visit, names))),
+        "key": visit.inspector.key_tasks(visit.word("key")) if visit.word("key") else None,
+        "refusals": visit.trying(lambda: {"rows": visit.inspector.refusals()}),
         **_locks(visit),
     }
 
@@ -48,3 +58,49 @@ def _locks(visit: Visit) -> Data:
         return {**asked, "locks": [], "locks_looked": 0, "after": ""}
     found = visit.inspector.unique_locks(queue, task_type, after=after)
     return {**asked, "locks": found.locks, "locks_looked": found.looked, "after": found.after}
+
+
+def _named(visit: Visit) -> tuple[str, str, str]:
+    """Queue, type and digest of the lock that the address names."""
+    queue, task_type, digest = (visit.word(name) for name in ("queue", "type", "digest"))
+    if not (queue and task_type and digest):
+        raise QueryError("queue, type and digest: name a lock by all three, as the links of /limits do")
+    return queue, task_type, digest
+
+
+def _state_of(visit: Visit, task_id: str) -> tuple[str, bool]:
+    """The state of a task in a word, and whether it has ended."""
+    try:
+        found = visit.inspector.task(task_id)
+    except TaskNotFoundError:
+        return "gone", True
+    return str(found.state or found.rq_status), found.state in _ENDED
+
+
+def _about(visit: Visit) -> Data:
+    queue, task_type, digest = _named(visit)
+    lock = visit.inspector.unique_lock(queue, task_type, digest)
+    if lock is None:
+        raise NotThereError("that lock is free by now; /limits finds those that are held")
+    state, has_ended = _state_of(visit, lock.task_id)
+    return {
+        "question": "Release this lock? Another task with this payload may be enqueued then.",
+        "facts": [["Queue", queue], ["Type", task_type], ["Held by", lock.task_id], ["Its state", state]],
+        "holder": lock.task_id,
+        "ends_at": lock.ends_at,
+        "has_ended": has_ended,
+        "lasts": lock.lasts,
+        "is_allowed": True,
+        "back": Links().to("limits", search=1, queue=queue, type=task_type),
+    }
+
+
+@action("/limits/release", needs=Permission.DELETE, title="Release lock", about=_about, template="lock.html")
+def release(visit: Visit) -> Done:
+    """Release a unique lock; of a task that has not ended its ID is written out."""
+    queue, task_type, digest = _named(visit)
+    holder, typed = visit.given("holder"), visit.given("id").strip()
+    if typed and typed != holder:
+        raise QueryError(f"id: write {holder}, the task that holds the lock")
+    visit.inspector.release_lock(queue, task_type, digest, task_id=holder, also_of_living=bool(typed))
+    return Done("the lock is released", to="/limits", query={"search": "1", "queue": queue, "type": task_type})

@@ -1,11 +1,12 @@
 """Operations: what was ordered, how far it is, and what can be done with it."""
 
+from datetime import UTC, datetime
 from typing import Any
 
-from boilerd.broker.operation_record import Operation, OperationState
+from boilerd.broker.operation_record import Operation, OperationState, Order
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action, page
-from boilerd.web.pages.bulk import WORDS, back_of, set_of
+from boilerd.web.pages.bulk import NEEDS, WORDS, again_of, back_of, set_of
 from boilerd.web.permissions import Permission
 from boilerd.web.refusal import Refusal
 from boilerd.web.visit import Visit
@@ -19,22 +20,38 @@ _REASONS = {"unknown": "is gone", "locked": "another task holds its unique lock"
 def operations(visit: Visit) -> Data:
     """Those that were ordered last."""
     size = visit.number("size", SIZE, most=MOST_SIZE)
-    return {"operations": [_row(found) for found in visit.inspector.operations.latest(size)], "size": size}
+    return {"operations": [_row(visit, found) for found in visit.inspector.operations.latest(size)], "size": size}
 
 
 @page("/operations/{operation}", needs=Permission.VIEW, title="Operation")
 def operation(visit: Visit) -> Data:
     """One of them."""
     found = visit.inspector.operations.one(visit.path["operation"])
-    return {"operation": _row(found), "actions": _actions(visit, found), "tasks": back_of(found.order)}
+    is_seen = _may_see(visit, found.order)
+    return {
+        "operation": _row(visit, found), "actions": _actions(visit, found),
+        "tasks": back_of(found.order) if is_seen else "",
+        "again": again_of(found.order) if is_seen and visit.may(NEEDS[found.order.what]) else "",
+    }  # fmt: skip
 
 
-def _row(found: Operation) -> dict[str, Any]:
+def _may_see(visit: Visit, order: Order) -> bool:
+    """Whether the person may know what it looks for, and so work on it."""
+    return not (order.search and order.sees_payloads) or visit.may(Permission.VIEW_PAYLOAD)
+
+
+def _goal(order: Order) -> str | datetime:
+    """Where its tasks go, or when they are due then."""
+    return datetime.fromtimestamp(float(order.value), UTC) if order.what == "reschedule" else order.value
+
+
+def _row(visit: Visit, found: Operation) -> dict[str, Any]:
     order, tally = found.order, found.tally
     return {
         "id": found.id,
         "what": order.what,
-        "about": f"{WORDS[order.what]}: {set_of(order)}",
+        "about": f"{WORDS[order.what]}: {set_of(order, shows_payloads=visit.may(Permission.VIEW_PAYLOAD))}",
+        "to": _goal(order),
         "queue": order.queue,
         "state": found.state,
         "is_gone": found.is_gone,
@@ -63,7 +80,8 @@ def _actions(visit: Visit, found: Operation) -> list[str]:
         return []
     if found.can_continue:
         halted = ["stop"] if found.is_gone else []
-        return [*(["continue"] if visit.may(found.order.what) else []), *halted]
+        may = visit.may(NEEDS[found.order.what]) and _may_see(visit, found.order)
+        return [*(["continue"] if may else []), *halted]
     return {OperationState.WAITING: ["undo"], OperationState.RUNNING: ["stop"]}.get(found.state, [])
 
 
@@ -88,10 +106,11 @@ def go_on(visit: Visit) -> Done:
     """Work here on one that stopped, or that nobody works on any more."""
     operations_ = visit.inspector.operations
     found = operations_.one(visit.path["operation"])
-    if not visit.may(found.order.what):
-        raise Refusal(403, f"{visit.who.name} may not do this; it needs the permission {found.order.what}")
+    needs = NEEDS[found.order.what] if _may_see(visit, found.order) else Permission.VIEW_PAYLOAD
+    if not visit.may(needs):
+        raise Refusal(403, f"{visit.who.name} may not do this; it needs the permission {needs}")
     visit.operators.check_free()
-    visit.operators.start(operations_, *operations_.take(found.id))
+    visit.operators.start(operations_, *operations_.take(found.id), visit.seen)
     return Done("it goes on", to=_path(found.id))
 
 

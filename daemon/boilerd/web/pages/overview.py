@@ -2,14 +2,21 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import fields
 
 from boilerd.verdict.finding import Finding
+from boilerd.web.beside import MOST, Beside
+from boilerd.web.heaviest import heaviest
+from boilerd.web.lately import Counts, added, by_type
 from boilerd.web.links import Links
 from boilerd.web.page import Data, page
 from boilerd.web.pages.queues import queue_rows
 from boilerd.web.permissions import Permission
+from boilerd.web.sampler import Snapshot
 from boilerd.web.visit import Visit
 
+#: Minutes of the numbers that tell of lately.
+HOUR = 60
 _STATES = ("pending", "active", "scheduled", "archived", "completed")
 
 
@@ -18,15 +25,42 @@ def overview(visit: Visit) -> Data:
     """The verdict first."""
     found = visit.snapshot()
     rows = queue_rows(found.overview, found.minutes)
+    hour = found.minutes[-HOUR:]
     return {
         "word": found.verdict.word,
         "findings": [_finding(each) for each in found.verdict.findings],
         "totals": {state: sum(row[state] for row in rows) for state in _STATES},
+        "lately": {**added(minute.total() for minute in hour)._asdict(), "archived": sum(
+            queue.archived_lately for queue in found.overview.queues)},
         "workers": found.overview.workers,
+        "heaviest": heaviest(found.overview.living),
         "queues": rows,
         "minutes": [{"start": minute.start, **minute.total()._asdict()} for minute in found.minutes],
+        "types": _failing(by_type(hour)),
         "at": found.at,
-    }
+        "beside": _seen_by(visit, found.beside),
+        "marks": _marks(found),
+    }  # fmt: skip
+
+
+def _failing(types: Mapping[str, Counts]) -> list[Data]:
+    """The types of which most attempts failed."""
+    failing = sorted(((-counts.failed, name) for name, counts in types.items() if counts.failed))[:MOST]
+    return [{"type": name, "failed": -failed, "ended": types[name].ended} for failed, name in failing]
+
+
+def _seen_by(visit: Visit, beside: Beside) -> Data:
+    """What this person may see of it."""
+    found = {each.name: getattr(beside, each.name) for each in fields(beside)}
+    return found if visit.may(Permission.AUDIT) else {**found, "audit": ()}
+
+
+def _marks(found: Snapshot) -> list[float]:
+    """Where in the chart releases began, in minutes from its left."""
+    if not found.minutes:
+        return []
+    places = [(each.at - found.minutes[0].start).total_seconds() / 60 for each in found.beside.releases]
+    return [place for place in places if 0 <= place <= len(found.minutes)]
 
 
 def _finding(finding: Finding) -> Data:
@@ -45,6 +79,8 @@ def _page_for(command: str) -> tuple[str, Mapping[str, str]]:
             return "/queues", {}
         case ["task", "ls", "--state", "archived", *of]:
             return "/tasks", {"state": "archived", "queue": "".join(of).removeprefix("--queue=")}
+        case ["types", *_, name]:
+            return Links().to("types", name), {}
         case ["task", "why", *_, task_id]:
             return Links().to("tasks", task_id), {}
     return "", {}

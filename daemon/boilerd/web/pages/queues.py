@@ -1,21 +1,32 @@
 """All queues, one queue, and the actions on one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from boilerd.broker.overview import Overview
-from boilerd.web.lately import Counts, Minute, pace_of
+from boilerd.broker.pauses import Pause
+from boilerd.broker.type_metrics import figures
+from boilerd.broker.views import QueueDetail
+from boilerd.errors import BoilerdError
+from boilerd.tasks.metric_record import Numbers
+from boilerd.web.lately import PACE_MINUTES, Counts, Minute, added, pace_of
 from boilerd.web.links import Links
+from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action, page
 from boilerd.web.permissions import Permission
 from boilerd.web.sampler import waits_since
 from boilerd.web.visit import Visit
 
-#: Days of history on a queue's page.
-DAYS = 14
+#: Days of history on a queue's page, and those that its table begins with.
+DAYS, RECENT_DAYS = 90, 14
+#: How long numbers of one queue are shown that everybody shares.
+FRESH_S = 10.0
 #: How long it is shown which types are handled before it is read again, and for how many times as long as that takes.
-FRESH_S, FRESH_TIMES = 2.0, 300
+HANDLED_S, HANDLED_TIMES = 2.0, 300
+#: Concurrency keys that are shown.
+MOST_KEYS = 20
 #: Minutes that the small chart in a queue's row has.
 SPARK_MINUTES = 60
 
@@ -33,6 +44,7 @@ def queue_rows(overview: Overview, minutes: Sequence[Minute] = ()) -> list[dict[
             "waits_since": waits_since(queue.detail),
             "memory_bytes": queue.detail.memory_bytes,
             "max_active": queue.detail.max_active,
+            "workers": queue.workers,
             "is_paused": queue.detail.counts.is_paused,
             "is_served": queue.is_served,
             "is_idle": queue.detail.counts.is_idle,
@@ -46,9 +58,18 @@ def queue_rows(overview: Overview, minutes: Sequence[Minute] = ()) -> list[dict[
 
 def _lately(name: str, pending: int, minutes: Sequence[Minute]) -> dict[str, Any]:
     """What the queue did in the last hour, and how its length changes."""
-    ended = [minute.queues.get(name, Counts()).ended for minute in minutes[-SPARK_MINUTES:]]
+    counts = [minute.queues.get(name, Counts()) for minute in minutes[-SPARK_MINUTES:]]
+    hour, now = added(counts), added(counts[-PACE_MINUTES:])
+    now_s = 60.0 * len(counts[-PACE_MINUTES:])
     pace = pace_of(pending, minutes, name)
-    return {"ended_by_minute": ended, "pace": pace.word, "drained_s": pace.drained_s}
+    return {
+        "ended_by_minute": [each.ended for each in counts],
+        "pace": pace.word,
+        "drained_s": pace.drained_s,
+        "in_per_s": now.enqueued / now_s if now_s else None,
+        "out_per_s": now.left / now_s if now_s else None,
+        "failed_share": hour.failed / hour.ended if hour.ended else None,
+    }
 
 
 @page("/queues", needs=Permission.VIEW, title="Queues", menu=20, of_snapshot=True, rows="queues")
@@ -67,18 +88,58 @@ def queue(visit: Visit) -> Data:
     """One queue with its last days."""
     name = visit.path["queue"]
     found = visit.inspector.queue(name)
+    snapshot = visit.snapshot()
+    listed = [each for each in snapshot.overview.queues if each.name == name]
+    row = queue_rows(replace(snapshot.overview, queues=listed), snapshot.minutes)
+
+    def shared(what: str, read: Callable[[], Any]) -> Any:
+        return visit.trying(lambda: visit.sharing((what, name), FRESH_S, read))
+
     return {
         "queue": replace(found, latency_s=0.0),  # it would change by itself
         "waits_since": waits_since(found),
-        "days": visit.inspector.history(name, DAYS),
+        "lately": row[0] if row else None,
+        "days": shared("days", lambda: visit.inspector.history(name, DAYS)),
+        "recent_days": RECENT_DAYS,
         "types": visit.trying(lambda: {"handled": _handled(visit, name)}),
         "has_workers": visit.inspector.has_workers(name),
+        "pause": pause_of(visit, "queue", name) if found.counts.is_paused else None,
+        "is_empty": not _held(found),
+        "made_of": shared("composition", lambda: visit.inspector.composition(name)),
+        "numbers": shared("numbers", lambda: _numbers(visit, name)),
+        "keys": shared("keys", lambda: _keys(visit, name)),
+        "served": shared("served", lambda: _served(visit, name)),
     }
 
 
 def _handled(visit: Visit, name: str) -> list[str] | None:
     """All workers are asked for it, so that everybody shares it."""
-    return visit.sharing(("handled", name), FRESH_S, lambda: visit.inspector.handled_types(name), FRESH_TIMES)
+    return visit.sharing(("handled", name), HANDLED_S, lambda: visit.inspector.handled_types(name), HANDLED_TIMES)
+
+
+def _numbers(visit: Visit, name: str) -> Data:
+    """How long tasks waited and ran in the last hour; read in ten minutes, of which there are few."""
+    series = visit.inspector.metrics(timedelta(hours=1), step_s=600, queue=name)
+    return {"since": series.periods[0].start, **figures(Numbers.sum_of(series.total().values()), series.lasting_s)}
+
+
+def _keys(visit: Visit, name: str) -> Data:
+    found = visit.inspector.concurrency_keys([name])
+    return {"keys": found.keys[:MOST_KEYS], "looked": found.looked}
+
+
+def _served(visit: Visit, name: str) -> Data:
+    """Which pools serve it, with what weight; a daemon that does not tell has none."""
+    pools = [
+        {
+            "daemon": daemon.name, "pool": pool.name, "weight": pool.queues[name], "of": sum(pool.queues.values()),
+            "processes": pool.processes, "slots": pool.slots,
+        }
+        for daemon in visit.inspector.daemons()
+        for pool in daemon.pools
+        if name in pool.queues
+    ]  # fmt: skip
+    return {"pools": pools}
 
 
 @action("/queues/{queue}/pause", needs=Permission.PAUSE, title="Pause")
@@ -86,8 +147,22 @@ def pause(visit: Visit) -> Done:
     """Let nobody claim from it."""
     name = visit.path["queue"]
     visit.inspector.queue(name)  # of a misspelt name nothing is paused
-    is_new = visit.inspector.pause(name)
+    is_new = visit.inspector.pause(name, **how_long(visit))
     return Done(f"queue {name} is paused" if is_new else f"queue {name} was paused already", to=_path(name))
+
+
+def how_long(visit: Visit) -> dict[str, Any]:
+    """Note and end that a form has for a pause."""
+    given = visit.given("until").strip()
+    return {"note": visit.given("note").strip(), "until": moment("until", given) if given else None}
+
+
+def pause_of(visit: Visit, kind: str, name: str) -> Pause | None:
+    """What was said of a pause; None: nothing, or it is hidden by another program's key."""
+    try:
+        return next((each for each in visit.inspector.pauses() if (each.kind, each.name) == (kind, name)), None)
+    except BoilerdError:
+        return None
 
 
 @action("/queues/{queue}/resume", needs=Permission.PAUSE, title="Resume")
@@ -97,6 +172,32 @@ def resume(visit: Visit) -> Done:
     visit.inspector.queue(name)
     is_new = visit.inspector.resume(name)
     return Done(f"queue {name} is open again" if is_new else f"queue {name} was not paused", to=_path(name))
+
+
+def _held(found: QueueDetail) -> int:
+    """How many tasks it holds, in all states."""
+    counts = found.counts
+    return counts.pending + counts.active + counts.scheduled + counts.archived + counts.completed
+
+
+def _about_deletion(visit: Visit) -> Data:
+    name = visit.path["queue"]
+    held = _held(visit.inspector.queue(name))
+    is_served = visit.inspector.has_workers(name)
+    return {
+        "question": f"Have nobody list the queue {name} any more? The next task that is enqueued there brings it back.",
+        "facts": [["Tasks", f"{held:,}"], ["Workers", "some serve it" if is_served else "nobody serves it"]],
+        "is_allowed": not held and not is_served,
+        "back": _path(name),
+    }
+
+
+@action("/queues/{queue}/delete", needs=Permission.PURGE, title="Delete queue", about=_about_deletion)
+def delete(visit: Visit) -> Done:
+    """Have nobody list a queue any more that holds nothing."""
+    name = visit.path["queue"]
+    visit.inspector.delete_queue(name)
+    return Done(f"queue {name} is not listed any more", to="/queues")
 
 
 def _path(name: str) -> str:

@@ -1,13 +1,9 @@
 """What runs below the tasks: Redis, the daemons and how they differ, and this dashboard itself."""
 
-import os
-import resource
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boilerd.broker.daemons import DaemonInfo
-from boilerd.process.identity import resident_bytes
 from boilerd.web.page import Data, page
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
@@ -37,19 +33,11 @@ def system(visit: Visit) -> Data:
         "daemons": [],
         **visit.trying(lambda: _daemons(visit)),
         "dashboard": {
-            "pid": os.getpid(),
-            "memory_bytes": resident_bytes(),
-            "cpu_s": round(_cpu_s()),
-            "threads": threading.active_count(),
+            **visit.costs.told(),
             "picture_s": round(snapshot.took_s, 4),
             "queues": len(snapshot.overview.queues),
         },
     }
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def _server(visit: Visit) -> Data:

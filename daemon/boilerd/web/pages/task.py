@@ -1,21 +1,23 @@
 """One task: why it does not run, or what became of it, and what can be done with it."""
 
 import functools
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from boilerd.broker.states import ALLOWED
+from boilerd.broker.traces import Pause, Traces
 from boilerd.broker.views import TaskDetail
-from boilerd.inspector import Inspector
+from boilerd.errors import TaskNotFoundError
 from boilerd.tasks.task import TaskState
-from boilerd.units import Duration
 from boilerd.web.links import Links
-from boilerd.web.page import PAGES, Data, Done, action, page
+from boilerd.web.moments import moment
+from boilerd.web.page import PAGES, Data, Done, Missing, action, page
 from boilerd.web.permissions import Permission
+from boilerd.web.task_story import deeds_of, equals_of, gone, lineage, next_of, traces_of
 from boilerd.web.timeline import MOST_ATTEMPTS, timeline
 from boilerd.web.tracebacks import shown_attempts
-from boilerd.web.visit import QueryError, Visit
+from boilerd.web.visit import Visit
 
 #: Action → what is asked, and what is said when it is done.
 _WORDS = {
@@ -24,33 +26,42 @@ _WORDS = {
     Permission.CANCEL: ("Cancel this task? One that waits is deleted, one that runs is interrupted.", "is cancelled"),
     Permission.DELETE: ("Delete this task for ever?", "is deleted"),
 }
-_DOES: dict[Permission, Callable[[Inspector, str], object]] = {
-    Permission.RUN: Inspector.run,
-    Permission.ARCHIVE: Inspector.archive,
-    Permission.CANCEL: Inspector.cancel,
-    Permission.DELETE: Inspector.delete,
-}
 #: The states in which a task waits.
 _WAITING = frozenset({TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY})
 
 
 @page("/tasks/{id}", needs=Permission.VIEW, title="Task")
-def task(visit: Visit) -> Data:
-    """The task as a whole."""
+def task(visit: Visit) -> Data | Missing:
+    """The task as a whole; or what is known of one that is gone."""
     task_id = visit.path["id"]
-    found = visit.inspector.task(task_id)
+    try:
+        found = visit.inspector.task(task_id)
+    except TaskNotFoundError as error:
+        return Missing(gone(visit, task_id, error), "task_gone.html")
+    known = visit.trying(lambda: traces_of(visit, task_id, found.queue, found.created_at))
+    traces = known if isinstance(known, Traces) else Traces()
     runs = max(0, found.runs - len(found.attempts) - (found.state is TaskState.ACTIVE))
     return {
         "task": found,
         "why": visit.trying(lambda: {"reasons": visit.inspector.explain(task_id).reasons}),
         "actions": [what for what in _WORDS if visit.may(what) and _is_allowed(what, found)],
         "changes": _changes(visit, found),
-        "timeline": timeline(found, visit.snapshot().at),
+        "timeline": timeline(found, visit.snapshot().at, _named(visit, traces.pauses)),
+        "next": next_of(found),
+        "file": f"{_path(task_id)}.json",
+        "deeds": deeds_of(visit, traces.deeds),
+        "lineage": visit.trying(lambda: lineage(visit, found, traces)),
+        "equals": visit.trying(lambda: equals_of(visit, found)),
         "put_back": runs if len(found.attempts) < MOST_ATTEMPTS else 0,
         "attempts": shown_attempts(found.attempts),
         "holders": visit.trying(lambda: visit.inspector.key_holders(found.unique_key, found.concurrency_key)),
         "has": [kind for kind in ("types", "failures", "workers") if _has_page(kind)],
     }
+
+
+def _named(visit: Visit, pauses: Sequence[Pause]) -> list[Pause]:
+    """The pauses, without who it was where the person may not see the audit."""
+    return [each if visit.may(Permission.AUDIT) else replace(each, user="") for each in pauses]
 
 
 def _has_page(kind: str) -> bool:
@@ -90,7 +101,7 @@ def _facts(found: TaskDetail) -> list[list[object]]:
 def _act(visit: Visit, what: Permission) -> Done:
     task_id = visit.path["id"]
     found = visit.inspector.task(task_id)
-    if _DOES[what](visit.inspector, task_id) is False:
+    if getattr(visit.inspector, what)(task_id) is False:
         return Done(f"task {task_id} had ended before", to=_path(task_id))
     is_gone = what is Permission.DELETE or (what is Permission.CANCEL and found.state is not TaskState.ACTIVE)
     says = f"task {task_id} {_WORDS[what][1]}"
@@ -159,17 +170,3 @@ def move(visit: Visit) -> Done:
     task_id, queue = visit.path["id"], visit.given("to")
     visit.inspector.move(task_id, queue)
     return Done(f"task {task_id} waits in queue {queue} now", to=_path(task_id))
-
-
-def moment(name: str, given: str) -> datetime | timedelta:
-    """A time from now, or a moment, in UTC where it does not say; raises QueryError."""
-    given = given.strip()
-    try:
-        return timedelta(seconds=Duration.parse(given))
-    except ValueError:
-        pass
-    try:
-        found = datetime.fromisoformat(given)
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
-    except ValueError:
-        raise QueryError(f"{name}: no time; use 2h, or 2026-01-31T14:00, which is in UTC") from None

@@ -13,8 +13,8 @@ from boilerd.errors import BoilerdError, BrokerError, InvalidTaskError
 from boilerd.tasks.queues import DEFAULT_QUEUE
 from boilerd.tasks.task import TaskState
 from boilerd.web.links import Links
+from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action
-from boilerd.web.pages.task import moment
 from boilerd.web.permissions import Permission
 from boilerd.web.quoting import HIDDEN
 from boilerd.web.schema_check import example, problems, schema_of

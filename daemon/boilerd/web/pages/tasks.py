@@ -11,6 +11,7 @@ from boilerd.web.links import Links
 from boilerd.web.page import Data, Elsewhere, page
 from boilerd.web.pages.bulk import bulk_actions
 from boilerd.web.permissions import Permission
+from boilerd.web.task_query import FILTERS, PARTS, chosen, filter_of, typed
 from boilerd.web.visit import MOST_PAGES, Visit
 
 SIZE, MOST_SIZE = 50, 500
@@ -25,35 +26,13 @@ MOMENTS = {
     TaskState.ARCHIVED: ("last_failed_at", "Failed"),
     TaskState.COMPLETED: ("ended_at", "Completed"),
 }
-#: Name in the query → what the search box calls it.
-_PARTS = {"type": "type", "error": "error", "worker": "worker", "key": "key", "since": "after", "until": "before"}
-#: What a list shows of a part is read anew every two seconds; of a search it is not.
-_FILTERS = ("queue", "state", "q", *_PARTS)
-
-
-def typed(visit: Visit) -> str:
-    """What is sought, as one would type it: of the search box, and of the rest of the query."""
-    parts = [f'{word}:"{text}"' for name, word in _PARTS.items() if (text := visit.word(name).replace('"', ""))]
-    return " ".join([visit.word("q").strip(), *parts]).strip()
-
-
-def _chosen(visit: Visit) -> tuple[str, TaskState | None]:
-    """Queue and state as the query has them; an empty queue means all, no state any."""
-    known = visit.word("state", of=["", *map(str, TaskState)])
-    return visit.word("queue"), TaskState(known) if known else None
-
-
-def _filter(visit: Visit) -> TaskFilter:
-    """What is sought, as far as the person may see it."""
-    found = visit.inspector.parse_filter(typed(visit))
-    return found if visit.may(Permission.VIEW_PAYLOAD) else found.without_payloads()
 
 
 def export(visit: Visit) -> Generator[Sequence[TaskDetail]]:
     """All tasks that the same query shows, up to 100,000."""
-    queue, state = _chosen(visit)
+    queue, state = chosen(visit)
     return visit.inspector.export(
-        _filter(visit), queue=queue or None, state=state, search=typed(visit), sees=visit.seen
+        filter_of(visit), queue=queue or None, state=state, search=typed(visit), sees=visit.seen
     )
 
 
@@ -64,8 +43,8 @@ def tasks(visit: Visit) -> Data | Elsewhere:
     if sought == visit.word("q") and _is_task(visit, sought):
         return Elsewhere(Links().to("tasks", sought))
     counts = {queue.name: queue.detail.counts for queue in visit.snapshot().overview.queues}
-    found = _filter(visit)
-    queue, state = _chosen(visit)
+    found = filter_of(visit)
+    queue, state = chosen(visit)
     queue, state = found.queue or queue, found.state or state
     if not (queue or state or found.chooses):
         queue = "default" if "default" in counts or not counts else min(counts)
@@ -76,7 +55,7 @@ def tasks(visit: Visit) -> Data | Elsewhere:
     part = {"tasks": (), "looked_at": 0, "more": "", "is_cut": False, "note": "", "next_page": 0}
     if is_known:
         part |= _part(visit, found, queue, state, size=size, number=number)
-    filters = {name: visit.word(name) for name in _FILTERS if visit.word(name)}
+    filters = {name: visit.word(name) for name in FILTERS if visit.word(name)}
     field, heading = MOMENTS[state] if state else ("", "When")
     return {
         "queue": queue,
@@ -88,13 +67,13 @@ def tasks(visit: Visit) -> Data | Elsewhere:
         "is_search": found.chooses,
         "filters": filters,
         "without": {name: {other: text for other, text in filters.items() if other != name} for name in filters},
-        "parts_kept": {name: visit.word(name) for name in _PARTS if visit.word(name)},
+        "parts_kept": {name: visit.word(name) for name in PARTS if visit.word(name)},
         "moment_field": field,
         "moment_fields": {str(each): name for each, (name, _) in MOMENTS.items()},
         "moment_heading": heading,
         "can_walk": bool(queue and state) and not found.chooses,
         "page": number,
-        "bulk_actions": bulk_actions(visit, state) if state else [],
+        "bulk_actions": bulk_actions(visit, state),
         **part,
     }
 

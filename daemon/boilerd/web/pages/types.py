@@ -89,7 +89,7 @@ class Window:
         return until - timedelta(seconds=self.seconds), until, step_s
 
 
-@page("/types", needs=Permission.VIEW, title="Types", menu=60, rows="types")
+@page("/types", needs=Permission.VIEW, title="Types", menu=37, rows="types")
 def types(visit: Visit) -> Data:
     """All types, the one that takes most of the workers' time first."""
     known = releases(visit)

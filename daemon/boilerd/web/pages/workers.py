@@ -1,20 +1,27 @@
-"""The workers of all hosts: what each does, and what it takes of its host."""
+"""The workers of all hosts, one of them, and those that died: what each does, and what it takes of its host."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from boilerd.broker.daemons import DaemonInfo
-from boilerd.broker.views import WorkerInfo
+from boilerd.broker.deaths import place_of
+from boilerd.broker.views import CompletedTask, WorkerInfo
+from boilerd.errors import BoilerdError, shown
+from boilerd.web.local_daemon import Found
 from boilerd.web.ordering import Row, in_order
 from boilerd.web.page import Data, page
 from boilerd.web.permissions import Permission
-from boilerd.web.visit import Visit
+from boilerd.web.visit import NotThereError, Visit
 
-#: How long they are shown before they are read again.
-FRESH_S = 2.0
-#: Hosts that have a row; the rest is told as a number.
-MOST_HOSTS = 50
+#: How long they are shown before they are read again; and what the daemon of this host tells.
+FRESH_S, CONTROL_FRESH_S = 2.0, 1.0
+#: Hosts and daemons that have a row, and values to choose from; the rest of them is told as a number.
+MOST_HOSTS, MOST_DAEMONS, MOST_CHOICES = 20, 20, 50
+#: Queues of a worker that the list has, and deaths.
+MOST_QUEUES, MOST_DEATHS = 3, 5
+#: Last tasks of one worker; and the queues in which they are looked for, each among its last so many.
+MOST_TASKS, MOST_SERVED, LOOKS = 20, 10, 200
 _FIELDS = [field.name for field in fields(WorkerInfo)]
 #: The word for a worker that gives no sign of life.
 DEAD = "dead"
@@ -38,33 +45,116 @@ SORTS: dict[str, Callable[[Row], Any]] = {
 @page("/workers", needs=Permission.VIEW, title="Workers", menu=40, rows="workers")
 def workers(visit: Visit) -> Data:
     """All workers that the query leaves, by host and pool unless it says otherwise."""
-    every = visit.sharing("workers", FRESH_S, lambda: _rows(visit))
+    every = _rows(visit)
     host, pool, state = (visit.query.get(name, "") for name in ("host", "pool", "state"))
     rows = [
         row
         for row in every
         if host in {"", row["host"]} and pool in {"", row["pool"]} and state in {"", row["shown_state"]}
     ]
-    shown, order = in_order(visit, rows, SORTS, "host", path="/workers")
+    shown_rows, order = in_order(visit, rows, SORTS, "host", path="/workers")
     by_host = _by_host(every)
     return {
-        "workers": shown,
+        "workers": shown_rows,
         "order": order,
         "hosts": by_host[:MOST_HOSTS],
         "more_hosts": max(0, len(by_host) - MOST_HOSTS),
         "chosen": {"host": host, "pool": pool, "state": state},
         "choices": {
-            "host": [row["host"] for row in sorted(by_host, key=lambda row: str(row["host"]))][:MOST_HOSTS],
-            "pool": sorted({row["pool"] for row in every})[:MOST_HOSTS],
-            "state": sorted({row["shown_state"] for row in every})[:MOST_HOSTS],
+            "host": [row["host"] for row in sorted(by_host, key=lambda row: str(row["host"]))][:MOST_CHOICES],
+            "pool": sorted({row["pool"] for row in every})[:MOST_CHOICES],
+            "state": sorted({row["shown_state"] for row in every})[:MOST_CHOICES],
         },
         "problems": [f"{row['name']}: {row['problem']}" for row in every if row["problem"]],
+        "most_queues": MOST_QUEUES,
+        "died": visit.trying(lambda: _died(visit)),
+        **_control(visit),
     }
 
 
+def _died(visit: Visit) -> Data:
+    """The last deaths, and how many there are."""
+    deaths = _deaths(visit)
+    return {"last": deaths[:MOST_DEATHS], "count": len(deaths)}
+
+
+def _control(visit: Visit) -> Data:
+    """The daemon of this host for whoever may control it, and the others, with the host where each is controlled."""
+    if not visit.may(Permission.WORKERS):
+        return {}
+    local, daemons = local_daemon(visit), _read(visit)[1]
+    others = [{"name": each.name, "host": each.host} for each in daemons if each.name != local.name and each.host]
+    return {"local": asdict(local), "others": others[:MOST_DAEMONS], "more_others": max(0, len(others) - MOST_DAEMONS)}
+
+
+def local_daemon(visit: Visit) -> Found:
+    """The daemon of this host, as it can be controlled from here."""
+    if visit.daemon is None:
+        return Found(why="nobody has told the dashboard where a daemon is")
+    daemon = visit.daemon
+    return visit.sharing("local daemon", CONTROL_FRESH_S, lambda: daemon.find(visit.inspector.daemons()))
+
+
+@page("/workers/dead", needs=Permission.VIEW, title="Workers that died", template="dead_workers.html", rows="deaths")
+def dead_workers(visit: Visit) -> Data:
+    """Those that died within a day, the last first."""
+    return {"deaths": _deaths(visit)}
+
+
+@page("/workers/{worker}", needs=Permission.VIEW, title="Worker", template="worker.html", rows="tasks")
+def worker(visit: Visit) -> Data:
+    """One worker, its last tasks, and how those ended that were in its place before."""
+    name = visit.path["worker"]
+    row = next((row for row in _rows(visit) if row["name"] == name), None)
+    deaths = visit.trying(lambda: {"before": [each for each in _deaths(visit) if _is_before(each["worker"], name)]})
+    if row is None and not any(each["worker"] == name for each in deaths.get("before", ())):
+        raise NotThereError(f"there is no worker {shown(name)}, and none of that name died today; /workers has all")
+    return {
+        "name": name,
+        "worker": row,
+        "deaths": deaths,
+        "tasks": _last_tasks(visit, row) if row else [],
+        "looks": LOOKS,
+        "is_local": visit.may(Permission.WORKERS) and local_daemon(visit).owns(name),
+    }
+
+
+def _is_before(died: str, name: str) -> bool:
+    """Whether it was in the same place: on the same host, with the same number."""
+    return died == name or (place_of(died) == place_of(name) and all(place_of(name)))
+
+
+def _last_tasks(visit: Visit, row: Mapping[str, Any]) -> list[CompletedTask]:
+    """Of the last tasks that completed in its queues those that it ran, latest first."""
+    found: list[CompletedTask] = []
+    for queue in row["queues"][:MOST_SERVED]:
+        try:
+            found += [task for task in visit.inspector.recent(queue, LOOKS) if task.worker == row["name"]]
+        except BoilerdError:  # another program's key
+            continue
+    return sorted(found, key=lambda task: task.ended_at, reverse=True)[:MOST_TASKS]
+
+
+def _deaths(visit: Visit) -> list[dict[str, Any]]:
+    """Those that died, with how and why in one line."""
+    return visit.sharing(
+        "deaths", FRESH_S, lambda: [{**asdict(each), "why": each.why} for each in visit.inspector.deaths()]
+    )
+
+
 def _rows(visit: Visit) -> list[dict[str, Any]]:
-    daemons = {daemon.name: daemon for daemon in visit.inspector.daemons()}
-    return [_row(worker, daemons.get(worker.name.rpartition(".")[0])) for worker in visit.inspector.workers()]
+    return _read(visit)[0]
+
+
+def _read(visit: Visit) -> tuple[list[dict[str, Any]], list[DaemonInfo]]:
+    """A row for each worker, and the daemons."""
+    return visit.sharing("workers", FRESH_S, lambda: _read_now(visit))
+
+
+def _read_now(visit: Visit) -> tuple[list[dict[str, Any]], list[DaemonInfo]]:
+    daemons = visit.inspector.daemons()
+    by_name = {daemon.name: daemon for daemon in daemons}
+    return [_row(one, by_name.get(one.name.rpartition(".")[0])) for one in visit.inspector.workers()], daemons
 
 
 def _row(worker: WorkerInfo, daemon: DaemonInfo | None) -> dict[str, Any]:

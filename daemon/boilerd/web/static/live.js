@@ -6,9 +6,10 @@ import { isSelecting } from "./select.js";
 import { clock, show } from "./time.js";
 
 const FIRST_MS = 2000, LONGEST_MS = 60000, MOST_ERRORS = 5, MOST_SKEW_MS = 5000;
+const TICKED = "stands still while rows are ticked";
 /** What does not pass by itself, and is told at once. */
 const LASTING = { 401: "log in again", 403: "you may not see it any more", 404: "it is not there any more" };
-let wait = FIRST_MS, tag = null, errors = 0, seenAt = new Date(), skew = 0, timer = 0, isAsking = false;
+let wait = FIRST_MS, tag = null, errors = 0, seenAt = new Date(), skew = 0, timer = 0, isAsking = false, isPaused = false;
 
 /** The interval that the reader chose; 0: off. */
 function chosen() {
@@ -22,9 +23,10 @@ function whyFrozen() {
   if (document.hidden) return "out of sight";
   if (document.querySelector("dialog[open]")) return "stands still while you are asked";
   if (!navigator.onLine) return "this machine is offline";
-  if (isSelecting()) return "stands still while rows are ticked";
+  if (isPaused) return "paused: p goes on";
+  if (isSelecting() && !document.querySelector("main [data-freezes]")) return TICKED;
   if (!(getSelection()?.isCollapsed ?? true)) return "stands still while text is selected";
-  const isTyping = active?.matches("input, select, textarea") && active.closest("[data-live]") !== null;
+  const isTyping = active?.matches("input:not([type=checkbox]), select, textarea") && active.closest("[data-live]") !== null;
   return isTyping ? "stands still while you type" : "";
 }
 
@@ -41,16 +43,56 @@ function renew(text) {
   for (const [index, fresh] of regions.entries()) {
     const region = document.querySelector(`main [data-live="${CSS.escape(fresh.dataset.live)}"]`);
     if (!region) insert(fresh, regions[index - 1]);
-    else window.Idiomorph.morph(region, fresh, { ignoreActiveValue: true, callbacks: { beforeAttributeUpdated: isKept } });
+    else if (!hold(region, fresh)) window.Idiomorph.morph(region, fresh, { ignoreActiveValue: true, callbacks: KEPT });
   }
   const names = new Set(regions.map((region) => region.dataset.live));
   for (const region of document.querySelectorAll("main [data-live]")) if (!names.has(region.dataset.live)) region.remove();
 }
 
-/** What the reader has opened stays open, and what was closed stays closed. */
-function isKept(name, element) {
-  return !(name === "open" && element.tagName === "DETAILS");
+/** Whether somebody reads a list: rows are ticked, or its beginning is out of sight. */
+function isRead(region) {
+  return "freezes" in region.dataset && (isSelecting() || region.getBoundingClientRect().top < 0);
 }
+
+/** Of a list that is read the rows stay where they are, each is renewed, and it is said what came and went. */
+function hold(region, fresh) {
+  const [rows, others] = [region, fresh].map((each) => new Map([...each.querySelectorAll("tr[id]")].map((row) => [row.id, row])));
+  const newer = [...others.keys()].filter((id) => !rows.has(id)).length;
+  const gone = [...rows.keys()].filter((id) => !others.has(id)).length;
+  if (!isRead(region) || !(newer || gone)) return false;
+  for (const [id, row] of rows) {
+    const other = others.get(id), box = other?.querySelector("[data-row]");
+    if (box) box.checked = row.querySelector("[data-row]")?.checked ?? false;
+    if (other) window.Idiomorph.morph(row, other);
+  }
+  tag = null;  // it is shown whole as soon as nobody reads it any more
+  offer(region, [newer && `${newer} newer`, gone && `${gone} gone`].filter(Boolean).join(", "));
+  return true;
+}
+
+/** A button that shows the list as it is now. */
+function offer(region, what) {
+  let button = region.querySelector(".newer");
+  if (!button) {
+    button = document.createElement("button");
+    button.className = "newer";
+    button.addEventListener("click", () => {
+      for (const box of document.querySelectorAll("main :is([data-row], [data-all])")) box.checked = false;
+      region.scrollIntoView();
+      clearTimeout(timer);
+      if (!isAsking) go();
+    });
+    region.prepend(button);
+  }
+  button.textContent = `${what} · show`;
+}
+
+/** What the reader has opened stays open, and what was closed stays closed; and so does what is said of a chart. */
+const KEPT = {
+  beforeAttributeUpdated: (name, element) => !(name === "open" && element.tagName === "DETAILS"),
+  beforeNodeMorphed: (element) => element.tagName !== "OUTPUT",
+  beforeNodeRemoved: (element) => !element.classList?.contains("guide"),
+};
 
 async function poll() {
   const headers = { "Boilerd-Live": "1", ...(tag ? { "If-None-Match": tag } : {}) };
@@ -84,7 +126,7 @@ async function ask() {
     const took = await poll();
     [errors, seenAt] = [0, new Date()];
     wait = took > wait / 4 ? Math.min(wait * 2, LONGEST_MS) : Math.max(chosen(), wait / 2);
-    tell("");
+    tell(isSelecting() ? TICKED : "");
   } catch (error) {
     errors += 1;
     wait = Math.min(wait * 2, LONGEST_MS);
@@ -112,8 +154,15 @@ function restart() {
   timer = setTimeout(go, wait);
 }
 
+/** Pause this page, or have it go on. */
+export function turn() {
+  isPaused = !isPaused;
+  restart();
+  if (isPaused) tell(whyFrozen());
+}
+
 export function start() {
-  if (!window.Idiomorph || !document.querySelector("main [data-live]")) return;
+  if ("still" in document.body.dataset || !window.Idiomorph || !document.querySelector("main [data-live]")) return;
   document.addEventListener("visibilitychange", restart);
   document.addEventListener("boilerd:kept", restart);
   restart();

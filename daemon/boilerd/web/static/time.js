@@ -15,7 +15,8 @@ function zone() {
   return kept("zone") === "utc" ? "UTC" : local.resolvedOptions().timeZone;
 }
 
-function absolute(moment) {
+/** A moment with its day and zone. */
+export function absolute(moment) {
   return (kept("zone") === "utc" ? utc : local).format(moment);
 }
 
@@ -33,7 +34,8 @@ export function clock(moment) {
 
 /** Write all moments of the page, or of a part of it, anew. */
 export function show(part = document) {
-  const isAbsolute = kept("moments") === "absolute";
+  // What stands still does not get older.
+  const isAbsolute = kept("moments") === "absolute" || "still" in document.body.dataset;
   for (const element of part.querySelectorAll("time[datetime]")) {
     const moment = new Date(element.dateTime);
     if (Number.isNaN(moment.valueOf())) continue;

@@ -91,6 +91,10 @@ class Closing:
         if not self.is_retiring and self._recycling.is_due(looks_at_memory=False):
             self._retire()
 
+    def uncount(self, tasks: int) -> None:
+        """These begin not after all."""
+        self._recycling.tasks -= tasks
+
     def look(self, now_s: float, stuck: int) -> None:
         """Once a second: retire where it has become too large, or where too much is stuck."""
         if not self.is_retiring and self._recycling.is_due():

@@ -77,7 +77,7 @@ class Escalation:
             self._note_limit(ends_s)
 
     def put_off(self, attempt: SlotAttempt, late_s: float) -> None:
-        """Its handler begins so late, because the loop was blocked; its timeout counts from there. Not its deadline."""
+        """Its handler begins so late: it was held, or the loop blocked. The timeout counts from there, no deadline."""
         if isinstance(attempt.limit, TaskTimeoutError) and attempt.reason is None:
             attempt.ends_s += late_s
             attempt.due_s = attempt.ends_s

@@ -66,13 +66,14 @@ class SlotHand:
             self._broker.take_back_turn(self._name, self._life, self._turn)
             self.is_unsure = False
 
-    def serve(self, queues: Sequence[str], limit: int, suspects: Sequence[int] = ()) -> list[Claim]:
+    def serve(self, queues: Sequence[str], limit: int, suspects: Sequence[int] = (), *, ahead: int = 0) -> list[Claim]:
         """Acknowledge completions, and claim up to `limit` tasks; raises BrokerError.
 
         Args:
             queues: In the order to try; none: claim nothing.
             limit: How many to claim at most.
             suspects: See `Broker.serve`.
+            ahead: See there.
         """
         self.settle()
         done = self._next_completions()
@@ -81,7 +82,7 @@ class SlotHand:
         self.is_unsure, self._sent = True, max(self._sent, len(done))
         answer = self._broker.serve(
             self._name, self._life, self._turn, queues, done,
-            limit=limit, parts=self._parts, slots=self._slots, suspects=suspects,
+            limit=limit, parts=self._parts, slots=self._slots, suspects=suspects, ahead=ahead,
         )  # fmt: skip
         self.is_unsure = False
         del self.completions[: len(done)]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from boilerd.broker.bell import Bell
 from boilerd.broker.claims import Claim, Completion
 from boilerd.tasks.queues import ClaimOrder
+from boilerd.worker.slots.ahead import Ahead
 from boilerd.worker.slots.hand import SlotHand
 
 #: Tasks in one claim at most; large claims put the slots in step, and then server and worker idle in turns.
@@ -26,7 +27,9 @@ BELL_LATE_S = 5.0
 
 
 class Intake:
-    """Decides about each call of the hand; *room* is always how many tasks could begin now, 0 if none may.
+    """Decides about each call of the hand.
+
+    *Room* is always how many tasks could begin now, 0 if none may; *ahead*, how many may be held beside them.
 
     Args:
         hand: Makes the calls.
@@ -34,6 +37,7 @@ class Intake:
         poll: The keeper's wait.
         order: Which queues to try for each claim.
         slots: Of the worker.
+        ahead: Says how many tasks may be held.
         idle_s: About how long the bell is waited for before the queues are looked at all the same.
 
     Attributes:
@@ -43,7 +47,15 @@ class Intake:
     """
 
     def __init__(
-        self, hand: SlotHand, bell: Bell, poll: select.poll, *, order: ClaimOrder, slots: int, idle_s: float
+        self,
+        hand: SlotHand,
+        bell: Bell,
+        poll: select.poll,
+        *,
+        order: ClaimOrder,
+        slots: int,
+        ahead: Ahead,
+        idle_s: float,
     ) -> None:
         self.hand = hand
         self._bell = bell
@@ -56,8 +68,9 @@ class Intake:
         self._most = MOST
         #: Queue → until when it is left to others.
         self._resting: dict[str, float] = {}
-        #: When the next call may begin, if there is not enough for one before.
-        self._paced_s = 0.0
+        self._ahead = ahead
+        #: When the last call was.
+        self._called_s = -math.inf
         self._is_urgent = False
         self._has_rung = False
         self._bell_until_s = math.inf
@@ -74,40 +87,55 @@ class Intake:
         """Look at the queues although the bell has not rung: what has ended may have made room in them for others."""
         self.wants, self.has_found_nothing = True, False
 
-    def due_s(self, now_s: float, room: int) -> float:
+    @property
+    def has_more(self) -> bool:
+        """True if the last claim got all that it asked for."""
+        return self._most == MOST_OF_MANY
+
+    def due_s(self, now_s: float, room: int, ahead: int = 0) -> float:
         """When the next call is due, if nothing happens before."""
         if self._is_urgent:
             return now_s
-        done_s = self._paced_s if self.hand.completions else math.inf
-        if not room or not self.wants:
+        paced_s = self._paced_s(room)
+        done_s = paced_s if self.hand.completions else math.inf
+        if not (room or ahead) or not self.wants:
             return min(done_s, self._bell_until_s)
         if len(self._resting) == len(self._order.names):
             return min(done_s, *self._resting.values())
-        return now_s if room >= self._enough else self._paced_s
+        return now_s if self._is_enough(room, ahead) else paced_s
 
-    def missing(self, free: int) -> float:
-        """How many more tasks have to end for a call at once; infinity: there are enough."""
-        missing = ENOUGH_DONE - len(self.hand.completions)
+    def _paced_s(self, room: int) -> float:
+        """When the next call may begin, if there is not enough for one before; no slot stands empty with some held."""
+        return self._called_s + (LONGEST_PACE_S if self._ahead.limit and not room else self._pace_s)
+
+    def _is_enough(self, room: int, ahead: int) -> bool:
+        return room >= self._enough or ahead >= self._ahead.enough
+
+    def missing(self, free: int, ahead: int = 0, held: int = 0) -> float:
+        """How many more tasks have to end for a call at once, where some are held; infinity: there are enough."""
+        missing: float = ENOUGH_DONE - len(self.hand.completions)
         if self.wants:
-            missing = min(missing, self._enough - free)
+            missing = min(missing, self._enough - free + held, self._ahead.enough - ahead)
         return missing if missing > 0 else math.inf
 
-    def serve(self, now_s: float, room: int, suspects: Sequence[int]) -> list[Claim] | None:
+    def serve(self, now_s: float, room: int, suspects: Sequence[int], ahead: int = 0) -> list[Claim] | None:
         """Acknowledge and claim, if it is time; what was claimed, or None: Redis was not asked. Raises BrokerError."""
         done = len(self.hand.completions)
-        queues = self._awake_queues(now_s) if room and (self.wants or done) else []
+        queues = self._awake_queues(now_s) if (room or ahead) and (self.wants or done) else []
         if not done and not queues:
             return None
-        is_much = done >= ENOUGH_DONE or (self.wants and bool(queues) and room >= self._enough)
-        if not is_much and not self._is_urgent and now_s < self._paced_s:
+        is_much = done >= ENOUGH_DONE or (self.wants and bool(queues) and self._is_enough(room, ahead))
+        if not is_much and not self._is_urgent and now_s < self._paced_s(room):
             return None
-        limit = min(room, self._most)
-        claims = self.hand.serve(queues, limit, suspects)
-        self._is_urgent, self._paced_s = False, now_s + self._pace_s
-        if queues:
+        limit = min(room + ahead, self._most)
+        claims = self.hand.serve(queues, limit, suspects, ahead=max(0, limit - room))
+        self._is_urgent, self._called_s = False, now_s
+        if not queues:
+            self.look_again()
+        elif room or claims:
             self._learn(claims, limit, now_s, is_whole=len(queues) == len(self._order.names))
         else:
-            self.look_again()
+            self._ahead.rest(now_s)
         return claims
 
     def _awake_queues(self, now_s: float) -> Sequence[str]:

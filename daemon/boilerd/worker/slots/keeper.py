@@ -12,7 +12,7 @@ import queue
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from setproctitle import setproctitle
@@ -35,6 +35,7 @@ from boilerd.worker.kept_outcomes import OwnOutcomes
 from boilerd.worker.limits import SlotLimits
 from boilerd.worker.resilient_broker import LONGEST_DRAIN_PAUSE_S
 from boilerd.worker.settlement import Rules
+from boilerd.worker.slots.ahead import HOLD_S, Ahead
 from boilerd.worker.slots.attempt import SlotAttempt
 from boilerd.worker.slots.closing import Closing
 from boilerd.worker.slots.desk import Desk
@@ -66,6 +67,7 @@ class Keeper:
         inbox: What wakes the keeper.
         poll: Its wait.
         intake: Claims and acknowledges.
+        ahead: Says how many tasks are held.
         desk: Writes the other outcomes.
         outcomes: Says what becomes of what ended.
         closing: Decides when the worker ends.
@@ -90,6 +92,7 @@ class Keeper:
         poll: select.poll,
         *,
         intake: Intake,
+        ahead: Ahead,
         desk: Desk,
         outcomes: Outcomes,
         closing: Closing,
@@ -106,6 +109,7 @@ class Keeper:
         self.status = FAILED
         self._broker = broker
         self._intake = intake
+        self._ahead = ahead
         self._desk = desk
         self._outcomes = outcomes
         self._closing = closing
@@ -132,6 +136,7 @@ class Keeper:
         self._now_s = time.monotonic()
         self._limit_at_s = self._retry_at_s = math.inf
         self._look_at_s = 0.0
+        self._held_until_s = math.inf
         self._shown = ""
 
     # --- From other threads
@@ -188,24 +193,28 @@ class Keeper:
         self._note_signals()
         self._take_ended()
         self._outcomes.collect()
+        self._see_to_held()
         if self._now_s >= self._limit_at_s:
             self._limit_at_s = self._now_s + self._runner.look()
         if self._now_s >= self._look_at_s:
             self._look_around()
         self._talk()
-        self._scoreboard.note_running(self._row, len(self._runner.running))
+        self._scoreboard.note_running(self._row, self._begun)
         self._see_to_end()
         return self._closing.status is None or self._outcomes.has_unwritten()
 
     def _wait(self) -> None:
         """Sleep until something is to be done."""
         talk_at_s = self._talk_at_s()
-        until_s = min(self._limit_at_s, self._look_at_s, self._closing.next_s(), talk_at_s)
+        until_s = min(self._limit_at_s, self._look_at_s, self._closing.next_s(), talk_at_s, self._held_until_s)
         wait_s = max(0.0, until_s - time.monotonic())
-        # While a call is due in a moment, no end is worth a look for itself.
-        is_soon = talk_at_s <= self._now_s + LONGEST_PACE_S
-        self._wakes_at = self._intake.missing(self._free()) if is_soon else 1
-        if self._ended.qsize() >= self._wakes_at:  # it ended before, and did not wake
+        # While a call is due in a moment, no end is worth a look for itself, if a held task begins in its place.
+        is_soon, held = talk_at_s <= self._now_s + LONGEST_PACE_S, self._runner.held
+        self._wakes_at = self._intake.missing(self._free(), self._room_ahead(), held) if is_soon else 1
+        if held:
+            self._wakes_at = min(self._wakes_at, held + 1)
+        # It ended before, and did not wake; or before the first of those that are held was there.
+        if self._ended.qsize() >= (1 if held else self._wakes_at):
             wait_s = 0.0
         found = self._poll.poll(wait_s * 1000)
         self._wakes_at = math.inf
@@ -237,7 +246,7 @@ class Keeper:
         return self._scoreboard.is_quiet_at(self._row)
 
     def _show(self) -> None:
-        running = len(self._runner.running)
+        running = self._begun
         doing = "quiet" if self._is_quiet() else "waiting"
         doing = f"running {running} of {self._limits.slots}" if running else doing
         if doing != self._shown:
@@ -251,22 +260,64 @@ class Keeper:
             attempt = self._ended.get_nowait()
             is_first = self._runner.forget(attempt)
             self._suspects.pop(attempt, None)
+            self._ahead.note(attempt, self._now_s)
             if is_first and self._closing.status is None:  # or it is given back, or settled
                 failpoint("after-handler")
                 self._outcomes.take(attempt)
 
+    # --- What is held
+
+    def _see_to_held(self) -> None:
+        """Begin what no thread will begin; give back what nobody begins soon."""
+        self._ahead.look(self._now_s)
+        self._held_until_s = math.inf
+        if not self._runner.held:
+            return
+        self._held_until_s = self._runner.held_since_s() + HOLD_S
+        is_late = self._now_s >= self._held_until_s and not self._outage.error
+        if is_late or self._closing.is_stopping or self._is_quiet():
+            self._give_back(self._runner.drop_held())
+        elif (idle := self._idle()) > 0:
+            self._runner.begin_held(idle)
+
+    def _give_back(self, attempts: Iterable[SlotAttempt]) -> None:
+        """Give attempts back that were to be held, uncounted; it was no good time to claim ahead."""
+        claims = [attempt.claim for attempt in attempts]
+        self._ahead.rest(self._now_s)
+        self._desk.unstarted[:0] = claims  # before those of a call that was on its way
+        self._closing.uncount(len(claims))
+
     # --- What Redis is told and asked
+
+    @property
+    def _begun(self) -> int:
+        """How many attempts run that are not held. A thread lets go of what it held before it tells what it ended."""
+        held = self._runner.held
+        return len(self._runner.running) - held
+
+    def _idle(self) -> int:
+        """How many slots no task takes; those that are stuck are replaced, up to a number. Below 0: failures wait."""
+        taken = self._begun + self._outcomes.undecided - min(self._runner.stuck, self._limits.max_stuck)
+        return self._limits.slots - taken
+
+    def _may_claim(self) -> bool:
+        return self._closing.may_claim and not self._is_quiet() and not self._runner.is_blocked
 
     def _room(self) -> int:
         """How many tasks could begin now."""
         return 0 if self._has_unbegun() else self._free()
 
     def _free(self) -> int:
-        """How many tasks there may be more; those that are stuck are replaced, up to a number."""
-        if not self._closing.may_claim or self._is_quiet() or self._runner.is_blocked:
+        """How many tasks there may be more."""
+        return max(0, min(self._idle(), self._closing.tasks_left)) if self._may_claim() else 0
+
+    def _room_ahead(self) -> int:
+        """How many tasks may be held beside those that could begin now: some if there are many."""
+        if not self._ahead.limit or not self._intake.has_more or not self._may_claim():
             return 0
-        taken = len(self._runner.running) + self._outcomes.undecided - min(self._runner.stuck, self._limits.max_stuck)
-        return max(0, min(self._limits.slots - taken, self._closing.tasks_left))
+        idle = self._idle()
+        room = self._ahead.limit - self._runner.held + min(0, idle)
+        return max(0, min(room, self._closing.tasks_left - max(0, idle)))
 
     def _has_unbegun(self) -> bool:
         """True while the loop has not come to what was claimed last: more would only wait there."""
@@ -282,7 +333,7 @@ class Keeper:
         if self._closing.status is not None:
             return self._now_s
         free = self._free()
-        due_s = self._intake.due_s(self._now_s, free)
+        due_s = self._intake.due_s(self._now_s, free, self._room_ahead())
         if self._runner.is_blocked:
             return min(self._now_s + BLOCKED_LOOK_S, due_s)
         if free and self._has_unbegun():
@@ -345,7 +396,7 @@ class Keeper:
         """Acknowledge, claim and begin, if it is time."""
         # Though nothing may be claimed now: what a lost answer brought must not wait for that.
         self._intake.hand.settle()
-        claims = self._intake.serve(self._now_s, self._room(), [*self._suspects.values()])
+        claims = self._intake.serve(self._now_s, self._room(), [*self._suspects.values()], self._room_ahead())
         if claims:
             self._note_signals()
             if self._closing.is_stopping:
@@ -378,14 +429,23 @@ class Keeper:
             else:  # its deadline has passed
                 self._outcomes.fail(attempt, too_late(attempt.ends_s - now_s))
         failpoint("before-handler")
+        self._closing.count(len(claims))
         if attempts:
             self._suspects |= {attempt: attempt.claim.deaths for attempt in attempts if attempt.claim.deaths}
-            self._runner.begin(attempts)
-            # A thread begins by itself; to wait for it would keep a small pool's slots empty.
-            self._first_of_last = next((attempt for attempt in attempts if attempt.is_on_loop), None)
             self._limit_at_s = min(self._limit_at_s, now_s + BEAT_S, *(attempt.ends_s for attempt in attempts))
-        self._closing.count(len(claims))
+            self._take_ended()  # meanwhile
+            idle = max(0, self._idle())
+            self._hold(attempts[idle:])
+            self._runner.begin(attempts[:idle])
+            # A thread begins by itself; to wait for it would keep a small pool's slots empty.
+            self._first_of_last = next((attempt for attempt in attempts[:idle] if attempt.is_on_loop), None)
         self._scoreboard.note_claimed(self._row)
+
+    def _hold(self, attempts: Sequence[SlotAttempt]) -> None:
+        on_loop = [attempt for attempt in attempts if self._runner.is_for_loop(attempt)]
+        if on_loop:
+            self._give_back(on_loop)
+        self._runner.hold(attempt for attempt in attempts if attempt not in on_loop)
 
     # --- The end
 

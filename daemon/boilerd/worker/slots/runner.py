@@ -39,6 +39,8 @@ logger = logging.getLogger("boilerd.worker")
 MOST_HELPERS = 64
 #: Code that is struck, because it keeps the loop from the interrupt, has so long to clean up until it is again.
 CLEAN_UP_S = 1.0
+#: The timeout of an attempt that begins later than this counts from there.
+LATE_S = 0.001
 #: The loop looks itself for what the keeper has not looked for so long.
 LATE_LOOK_S = 2.0
 
@@ -86,7 +88,7 @@ class SlotRunner:
         self._loop.set_default_executor(ThreadPoolExecutor(min(MOST_HELPERS, limits.slots), "boilerd-helper"))
         self._contexts = FreshContext()
         self._surroundings = Surroundings()
-        self._threads = Threads(self._run_plain, self._on_stray)
+        self._threads = Threads(self._run_plain, self._on_stray, self._tell_end)
         self._watch = LoopWatch(
             self._loop, scoreboard, row,
             running=self.running, blocked_after_s=limits.blocked_after_s, on_beat=self._on_beat,
@@ -143,14 +145,7 @@ class SlotRunner:
         self._is_untidy = True
         on_loop, now_s = [], time.monotonic()
         for attempt in attempts:
-            if self._is_debugging:
-                attempt.ends_s = attempt.due_s = math.inf
-            self.running[attempt] = None
-            attempt.since_s = now_s
-            if attempt.ends_s <= now_s:
-                attempt.reason = attempt.reason or attempt.limit
-            attempt.is_on_loop = self._rules.is_async(attempt.task.type)
-            self._escalation.add(attempt)
+            self._add(attempt, now_s)
             if attempt.is_on_loop:
                 on_loop.append(attempt)
             else:
@@ -161,6 +156,49 @@ class SlotRunner:
         if on_loop:
             self._watch.expect()
             self._loop.call_soon_threadsafe(self._begin_on_loop, on_loop)
+
+    def hold(self, attempts: Iterable[SlotAttempt]) -> None:
+        """Have each of these begin in the thread that ends another; all are plain."""
+        self._is_untidy, now_s = True, time.monotonic()
+        for attempt in attempts:
+            self._add(attempt, now_s)
+            self._threads.held[attempt] = None
+
+    @property
+    def held(self) -> int:
+        """How many of those in `running` are held."""
+        return len(self._threads.held)
+
+    def begin_held(self, count: int) -> None:
+        """Begin so many of them, as no thread will."""
+        for attempt in list(self._threads.held)[:count]:
+            if self._threads.take_back(attempt):
+                self._threads.start(attempt)
+
+    def held_since_s(self) -> float:
+        """Since when the first of them is held, on the monotonic clock; infinity: none is."""
+        return min((attempt.since_s for attempt in list(self._threads.held)), default=math.inf)
+
+    def drop_held(self) -> list[SlotAttempt]:
+        """Take all of them away, but for those that begin now; they are as if they had never been there."""
+        dropped = [attempt for attempt in list(self._threads.held) if self._threads.take_back(attempt)]
+        for attempt in dropped:
+            self.forget(attempt)
+        return dropped
+
+    def _add(self, attempt: SlotAttempt, now_s: float) -> None:
+        if self._is_debugging:
+            attempt.ends_s = attempt.due_s = math.inf
+        self.running[attempt] = None
+        attempt.since_s = now_s
+        if attempt.ends_s <= now_s:
+            attempt.reason = attempt.reason or attempt.limit
+        attempt.is_on_loop = self.is_for_loop(attempt)
+        self._escalation.add(attempt)
+
+    def is_for_loop(self, attempt: SlotAttempt) -> bool:
+        """True if its handler runs on the loop."""
+        return self._rules.is_async(attempt.task.type)
 
     def interrupt(self, attempts: Iterable[SlotAttempt], error: TaskInterrupt) -> None:
         """Have these attempts end with `error`; the end of a drain replaces no other reason."""
@@ -291,8 +329,9 @@ class SlotRunner:
 
     # --- In threads
 
-    def _run_plain(self, attempt: SlotAttempt) -> None:
+    def _run_plain(self, attempt: SlotAttempt) -> bool:
         self._contexts.copy().run(self._perform, attempt)
+        return not attempt.is_stuck  # or another runs in its place already
 
     def _perform(self, attempt: SlotAttempt) -> None:
         place = attempt.place = Strikable()
@@ -311,7 +350,7 @@ class SlotRunner:
             place.close()
             attempt.is_running = False
             outcome = _outcome_of(attempt, error)
-        self._end(attempt, outcome)
+        self._note_end(attempt, outcome)
 
     def _call(self, attempt: SlotAttempt) -> Any:
         if not attempt.claim.function or not self._as_job:
@@ -339,17 +378,23 @@ class SlotRunner:
         attempt.is_running = attempt.has_begun = True
         attempt.began_s = time.monotonic()
         attempt.held_s = attempt.began_s - attempt.since_s
-        if attempt.held_s > BEAT_S:
+        if attempt.held_s > LATE_S:
             self._escalation.put_off(attempt, attempt.held_s)
         if attempt.reason:
             raise struck_with(attempt.reason)
 
     def _end(self, attempt: SlotAttempt, outcome: Outcome) -> None:
+        self._note_end(attempt, outcome)
+        self._tell_end(attempt)
+
+    def _tell_end(self, attempt: SlotAttempt) -> None:
+        self._on_end(attempt)
+
+    def _note_end(self, attempt: SlotAttempt, outcome: Outcome) -> None:
         if attempt.began_s:
             attempt.ran_s = time.monotonic() - attempt.began_s
         attempt.outcome = outcome
         attempt.place = None
-        self._on_end(attempt)
 
 
 def _outcome_of(attempt: SlotAttempt, error: BaseException) -> Outcome:

@@ -25,14 +25,28 @@ class Threads(Generic[T]):
     when the attempt has long ended. So no item is ever on the way to a thread alone: it stands in `waiting` until the
     thread has it, and the queue only wakes threads. A thread goes on after such an exception, or is replaced.
 
+    Items may be *held*: such a one begins in the thread that has ended another, before that other's end is told of, so
+    that whoever counts what runs never counts too little.
+
     Args:
-        run: Runs an item; does not raise.
+        run: Runs an item; does not raise. True: what is held may take its place.
         on_stray: Told of an item whose thread got an exception outside of what `run` guards.
+        on_end: Told of an item that has run, twice where such an exception came.
+
+    Attributes:
+        held: In the order in which they begin. Others may add to it; `take_back` takes from it.
     """
 
-    def __init__(self, run: Callable[[T], None], on_stray: Callable[[T, BaseException], None]) -> None:
+    def __init__(
+        self,
+        run: Callable[[T], bool | None],
+        on_stray: Callable[[T, BaseException], None],
+        on_end: Callable[[T], None] = lambda _: None,
+    ) -> None:
         self.run = run
         self.on_stray = on_stray
+        self.on_end = on_end
+        self.held: dict[T, None] = {}
         self.waiting: dict[T, None] = {}
         self.wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.lock = threading.Lock()
@@ -46,6 +60,14 @@ class Threads(Generic[T]):
         with self.lock:
             self.free -= 1
         self.ensure()
+
+    def take_back(self, item: T) -> bool:
+        """Take an item from those that are held; False: a thread has it."""
+        try:
+            del self.held[item]
+        except KeyError:
+            return False
+        return True
 
     def ensure(self) -> None:
         """Make the threads that are missing; where the system has none, a later call may."""
@@ -76,6 +98,7 @@ class _Thread(Generic[T]):
     def __init__(self, threads: Threads[T]) -> None:
         self._threads = threads
         self._item: T | None = None
+        self._next: T | None = None
         self._is_free = True
         self._is_woken = False
         self._stray: BaseException | None = None
@@ -111,9 +134,28 @@ class _Thread(Generic[T]):
             return False
         self._is_woken = False
         if self._take():
-            self._threads.run(self._item)  # type: ignore[arg-type]
-            self._item = None
+            self._run()
         return True
+
+    def _run(self) -> None:
+        """Run the item, and then those that are held."""
+        while self._item is not None:
+            if self._threads.run(self._item):
+                self._take_held()
+            self._threads.on_end(self._item)
+            self._item, self._next = self._next, None
+
+    def _take_held(self) -> None:
+        """Take the item that has been held longest, if there is one."""
+        held = self._threads.held
+        while held:
+            try:
+                item = next(iter(held))
+                del held[item]
+                self._next = item  # as in `_take`
+                return
+            except (StopIteration, KeyError, RuntimeError):
+                continue
 
     def _wait(self) -> bool:
         """Wait for an item; False: there was none for a while, and from now on none comes here."""
@@ -143,6 +185,9 @@ class _Thread(Generic[T]):
 
     def _give_up(self) -> None:
         """Tell of the item that was not run to its end; once more, should another exception come meanwhile."""
+        if self._next is not None:
+            self._threads.held[self._next] = None
+            self._next = None
         if self._item is not None and self._stray is not None:
             self._threads.on_stray(self._item, self._stray)
         self._item = self._stray = None

@@ -35,6 +35,7 @@ from boilerd.worker.limits import Limits, SlotLimits
 from boilerd.worker.resilient_broker import OutagePause, ResilientBroker
 from boilerd.worker.rq_worker import RQWorker
 from boilerd.worker.settlement import Rules
+from boilerd.worker.slots.ahead import Ahead
 from boilerd.worker.slots.closing import Closing
 from boilerd.worker.slots.desk import Desk
 from boilerd.worker.slots.hand import SlotHand
@@ -44,7 +45,7 @@ from boilerd.worker.slots.judge import Judge
 from boilerd.worker.slots.keeper import Keeper
 from boilerd.worker.slots.outcomes import Outcomes
 from boilerd.worker.slots.runner import SlotRunner
-from boilerd.worker.succession import death_of_last
+from boilerd.worker.succession import death_of_last, tell_last_words
 from boilerd.worker.worker import LEAST_END_S
 
 logger = logging.getLogger("boilerd.worker")
@@ -192,13 +193,15 @@ class SlottedWorker:
         poll = select.poll()
         poll.register(self._inbox.read_fd, select.POLLIN)
         slots, scoreboard, row = self._slot_limits.slots, self._scoreboard, self._row
-        intake = Intake(hand, self._bell, poll, order=self._order, slots=slots, idle_s=self._limits.idle_s)
+        ahead = Ahead(slots, is_on=self._slot_limits.claims_ahead)
+        intake = Intake(hand, self._bell, poll, order=self._order, slots=slots, ahead=ahead, idle_s=self._limits.idle_s)
         desk = Desk(self._broker, self._name, self._rules)
         return Keeper(
             self._broker,
             self._inbox,
             poll,
             intake=intake,
+            ahead=ahead,
             desk=desk,
             outcomes=Outcomes(intake, desk, Judge(self._rules, scoreboard, row, self._inbox.wake), self._rules.tally),
             closing=Closing(self._stop.age_s, self._limits, self._slot_limits, scoreboard, row),
@@ -220,7 +223,8 @@ class SlottedWorker:
         self._kept.write(self._broker)
         died = death_of_last(self._scoreboard, self._row)
         with self._scoreboard.running_hooks(self._row):
-            rules.settle_dead_slots(self._broker, self._name, died is None, died)
+            held = rules.settle_dead_slots(self._broker, self._name, died is None, died)
+        tell_last_words(self._broker, self._scoreboard, self._row, self._rq_worker, held)
         self._scoreboard.open_batch(self._row, 0, 0)
         self._scoreboard.note_kill(self._row, KillReason.NONE)
 

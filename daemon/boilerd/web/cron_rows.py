@@ -1,0 +1,123 @@
+"""The periodic tasks as pages show them: what is wrong with each, and how its last ticks went."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from boilerd.broker.ticks import TickInfo
+from boilerd.broker.views import CronInfo
+from boilerd.errors import BoilerdError, ConfigError
+from boilerd.inspector import Inspector
+from boilerd.tasks.cron import Schedule
+from boilerd.tasks.task import TaskState
+from boilerd.web.cron_words import in_words
+
+#: Entries that are shown, each of which costs two commands.
+MOST = 200
+#: Ticks to come that are told, and ticks that have a dot.
+NEXT, DOTS = 3, 30
+#: A tick that was not taken is missed from so long after it on: it takes a scheduler a moment.
+MISSED_AFTER_S = 10.0
+#: Why a tick has no task, where its entry is paused; tick.lua writes it.
+PAUSED = "it is paused"
+#: So many ticks without a task, one behind the other, are a problem.
+SILENT = 3
+
+
+def cron_rows(inspector: Inspector) -> tuple[list[dict[str, Any]], int]:
+    """A row for each entry, those with a problem first, then those that missed a tick; and how many were left out."""
+    found = inspector.crons()
+    paused = paused_crons(inspector)
+    histories = _histories(inspector, [cron.name for cron in found[:MOST]])
+    rows = [cron_row(cron, paused, histories.get(cron.name, ())) for cron in found[:MOST]]
+    rows.sort(key=lambda row: (not row["problem"], not row["missed"], row["name"], row["spec"]))
+    return rows, max(0, len(found) - MOST)
+
+
+def paused_crons(inspector: Inspector) -> Mapping[str, Any]:
+    """Those that are paused; none where another program's key hides it."""
+    try:
+        return inspector.paused_crons()
+    except BoilerdError:
+        return {}
+
+
+def cron_row(cron: CronInfo, paused: Mapping[str, Any], ticks: Sequence[TickInfo]) -> dict[str, Any]:
+    """One entry with its last ticks, latest first."""
+    last = ticks[0] if ticks else None
+    states = [tick.state for tick in ticks]
+    succeeded = states.count(TaskState.COMPLETED)
+    late = [tick.late_s for tick in ticks if tick.late_s is not None and not tick.missed]
+    pause = paused.get(cron.name)
+    return {
+        "name": cron.name, "spec": cron.spec, "words": in_words(cron.spec), "timezone": cron.timezone,
+        "type": cron.task_type, "queue": cron.queue, "catch_up": cron.catch_up, "previous": cron.previous,
+        "next": cron.next, "nexts": _nexts(cron), "daemons": cron.daemons,
+        "hosts": sorted({each.rpartition(".")[0] for each in cron.daemons}),
+        "paused_since": pause, "problem": _problem(cron, ticks, is_paused=pause is not None),
+        "last_task": last.task_id if last else "", "last_state": last.state if last else None,
+        "last_skipped": last.skipped if last else "",
+        "missed": sum(tick.missed + (not tick.task_id and tick.skipped != PAUSED) for tick in ticks),
+        "succeeded": succeeded, "ended": succeeded + states.count(TaskState.ARCHIVED),
+        "late_s": late[0] if late else None, "most_late_s": max(late, default=None),
+        "dots": [{"due_at": tick.due_at, "outcome": tick.outcome, "task_id": tick.task_id} for tick in ticks[:DOTS]],
+    }  # fmt: skip
+
+
+def _histories(inspector: Inspector, names: Sequence[str]) -> Mapping[str, Sequence[TickInfo]]:
+    try:
+        return inspector.histories([*dict.fromkeys(names)], DOTS)
+    except BoilerdError:  # the entries are shown all the same
+        return {}
+
+
+def _problem(cron: CronInfo, ticks: Sequence[TickInfo], *, is_paused: bool) -> str:
+    if not cron.daemons:
+        return "no daemon has it any more"
+    missed = _missed(cron)
+    silent = 0 if is_paused else _silent(ticks)
+    if missed + silent >= SILENT:
+        why = f": {ticks[0].skipped}" if silent and ticks[0].skipped else ""
+        return f"not run for {missed + silent:,} ticks{why}"
+    if missed:
+        return f"{missed:,} ticks were missed" if missed > 1 else "a tick was missed"
+    return ""
+
+
+def _silent(ticks: Sequence[TickInfo]) -> int:
+    """How many of the last ticks one behind the other had no task."""
+    for number, tick in enumerate(ticks):
+        if tick.task_id:
+            return number
+    return len(ticks)
+
+
+def _missed(cron: CronInfo) -> int:
+    """How many ticks are due and were not taken."""
+    last = cron.previous or cron.since
+    schedule = _schedule(cron)
+    if last is None or schedule is None:
+        return 0
+    last_s, due_s = last.timestamp(), time.time() - MISSED_AFTER_S
+    return 1 + schedule.missed(last_s, due_s) if schedule.next_after(last_s) <= due_s else 0
+
+
+def _nexts(cron: CronInfo) -> list[datetime]:
+    """The next ticks."""
+    schedule, moment_s, found = _schedule(cron), time.time(), []
+    try:
+        for _ in range(NEXT if schedule else 0):
+            moment_s = schedule.next_after(moment_s)  # type: ignore[union-attr]
+            found.append(datetime.fromtimestamp(moment_s, UTC))
+    except (ValueError, OverflowError):  # a line that has no more
+        pass
+    return found
+
+
+def _schedule(cron: CronInfo) -> Schedule | None:
+    """None for a stranger's line."""
+    try:
+        return Schedule.parse(cron.spec, cron.timezone)
+    except (ConfigError, ValueError, OverflowError):
+        return None

@@ -1,0 +1,307 @@
+"""Somebody with queues of their own: all that they see and change goes through here, and is of these queues.
+
+`OwnQueues` stands in the place of the inspector. What it does not know it refuses, so that a page which asks for
+something new is closed to them until it is said here how that is cut.
+"""
+
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn, TypeVar
+
+from boilerd.broker.daemons import DaemonInfo
+from boilerd.broker.explanation import Explanation, ReasonKind
+from boilerd.broker.operation_record import Operation, Order
+from boilerd.broker.operations import Operations, Preview
+from boilerd.broker.overview import Overview
+from boilerd.broker.task_filter import TaskFilter
+from boilerd.broker.task_search import TasksFound
+from boilerd.broker.views import Day, QueueDetail, TaskDetail
+from boilerd.errors import OperationNotFoundError
+from boilerd.inspector import Inspector
+from boilerd.tasks.queues import DEFAULT_QUEUE
+from boilerd.tasks.task import TaskState, no_such_task
+from boilerd.verdict.table import judge
+from boilerd.web.lately import Minute
+from boilerd.web.permissions import Principal
+from boilerd.web.refusal import Refusal
+from boilerd.web.sampler import Snapshot, facts_of, of_anywhere
+from boilerd.web.shared import Shared
+
+#: Pages of the menu that can be cut.
+MENU = frozenset({"/", "/queues", "/tasks", "/types", "/operations"})
+#: Reasons why a task does not run that tell of other queues, or of tasks there.
+_OF_OTHERS = frozenset({ReasonKind.UNSERVED, ReasonKind.DEPENDENCIES, ReasonKind.CONCURRENCY_KEY, ReasonKind.STRAY})
+
+T = TypeVar("T")
+
+
+class OwnQueues:
+    """An inspector of some queues.
+
+    Args:
+        inspector: Of all.
+        who: Whose queues these are.
+    """
+
+    def __init__(self, inspector: Inspector, who: Principal) -> None:
+        self._all = inspector
+        self._who = who
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise self.refusal("this shows or changes more than these")
+
+    def refusal(self, why: str) -> Refusal:
+        """What they are told who ask for more."""
+        return Refusal(403, f"{self._who.name} has the queues {', '.join(self._who.queues or ())}: {why}")
+
+    def _own(self, queue: str | None) -> str:
+        """The queue, if it is theirs."""
+        if not queue:
+            raise self.refusal("name one of them, as in ?queue=NAME")
+        if not self._who.owns(queue):
+            raise self.refusal("this is of another one")
+        return queue
+
+    # --- Queues
+
+    def queue(self, name: str) -> QueueDetail:
+        """One queue."""
+        return self._all.queue(self._own(name))
+
+    def history(self, name: str, days: int = 90) -> list[Day]:
+        """Its days."""
+        return self._all.history(self._own(name), days)
+
+    def has_workers(self, queue: str) -> bool:
+        """Whether somebody works on it."""
+        return self._all.has_workers(self._own(queue))
+
+    def handled_types(self, queue: str) -> list[str] | None:
+        """What its workers know."""
+        return self._all.handled_types(self._own(queue))
+
+    def pause(self, name: str, **said: Any) -> bool:
+        """Let nobody claim from it."""
+        return self._all.pause(self._own(name), **said)
+
+    def resume(self, name: str) -> bool:
+        """Let workers claim again."""
+        return self._all.resume(self._own(name))
+
+    def metrics(self, *when: Any, queue: str | None = None, **more: Any) -> Any:
+        """What it did."""
+        return self._all.metrics(*when, queue=self._own(queue), **more)
+
+    def daemons(self) -> list[DaemonInfo]:
+        """None: they tell of the types and settings of all queues."""
+        return []
+
+    # --- Tasks
+
+    def task(self, task_id: str) -> TaskDetail:
+        """One task; that of another queue is unknown."""
+        found = self._all.task(task_id)
+        if not self._who.owns(found.queue):
+            raise no_such_task(task_id)
+        return found
+
+    def reveal(self, task_id: str) -> TaskDetail:
+        """One task, which is noted."""
+        self.task(task_id)
+        return self._all.reveal(task_id)
+
+    def tasks_of(self, task_ids: Iterable[str]) -> list[TaskDetail]:
+        """Those of them that are theirs."""
+        return [task for task in self._all.tasks_of(task_ids) if self._who.owns(task.queue)]
+
+    def explain(self, task_id: str) -> Explanation:
+        """Why it does not run, as far as its own queue is the reason."""
+        self.task(task_id)
+        found = self._all.explain(task_id)
+        return replace(found, reasons=tuple(each for each in found.reasons if each.kind not in _OF_OTHERS))
+
+    def key_holders(self, unique_key: str, concurrency_key: str) -> dict[str, list[str]]:
+        """Those that are theirs."""
+        found = self._all.key_holders(unique_key, concurrency_key)
+        own = {task.id for task in self.tasks_of([*dict.fromkeys(id_ for ids in found.values() for id_ in ids)])}
+        return {kind: [task_id for task_id in ids if task_id in own] for kind, ids in found.items()}
+
+    def parse_filter(self, given: str) -> TaskFilter:
+        """What is sought."""
+        return self._all.parse_filter(given)
+
+    def tasks(self, queue: str, state: TaskState, **more: Any) -> list[TaskDetail]:
+        """A part of a list."""
+        return self._all.tasks(self._own(queue), state, **more)
+
+    def search(self, wanted: TaskFilter, *, queue: str | None = None, **more: Any) -> TasksFound:
+        """A part of a list, or what is found."""
+        return self._all.search(wanted, queue=self._own(wanted.queue or queue), **more)
+
+    def export(self, wanted: TaskFilter, *, queue: str | None = None, **more: Any) -> Generator[Sequence[TaskDetail]]:
+        """All of it."""
+        return self._all.export(wanted, queue=self._own(wanted.queue or queue), **more)
+
+    def note_export(self, page: str, count: int) -> None:
+        """Note that they got a list as a file."""
+        self._all.note_export(page, count)
+
+    def last_place(self, queue: str, state: TaskState, size: int = 30) -> str:
+        """Where a list ends."""
+        return self._all.last_place(self._own(queue), state, size)
+
+    def place_around(self, queue: str, task_id: str, size: int = 30) -> str:
+        """Where a task stands."""
+        return self._all.place_around(self._own(queue), task_id, size)
+
+    # --- Act on one
+
+    def run(self, task_id: str) -> None:
+        """Run it now."""
+        self._all.run(self.task(task_id).id)
+
+    def archive(self, task_id: str) -> None:
+        """Set it aside."""
+        self._all.archive(self.task(task_id).id)
+
+    def delete(self, task_id: str) -> None:
+        """Delete it."""
+        self._all.delete(self.task(task_id).id)
+
+    def cancel(self, task_id: str) -> bool:
+        """Cancel it."""
+        return self._all.cancel(self.task(task_id).id)
+
+    def reschedule(self, task_id: str, at: Any) -> None:
+        """Have it run at another moment."""
+        self._all.reschedule(self.task(task_id).id, at)
+
+    def move(self, task_id: str, queue: str) -> None:
+        """Have it wait in another queue of theirs."""
+        self._all.move(self.task(task_id).id, self._own(queue))
+
+    def enqueue(self, task_type: str, payload: Any = None, *, copied_from: str = "", **options: Any) -> Any:
+        """Enqueue one."""
+        if copied_from:
+            self.task(copied_from)
+        queue = self._own(options.pop("queue", DEFAULT_QUEUE))
+        return self._all.enqueue(task_type, payload, copied_from=copied_from, queue=queue, **options)
+
+    # --- Act on many
+
+    @property
+    def operations(self) -> "OwnOperations":
+        """Operations with their tasks."""
+        return OwnOperations(self._all.operations, self, self._who)
+
+
+class OwnOperations:
+    """Operations with tasks of some queues.
+
+    Args:
+        operations: All.
+        own: Reads the tasks.
+        who: Whose queues these are.
+    """
+
+    def __init__(self, operations: Operations, own: OwnQueues, who: Principal) -> None:
+        self._all = operations
+        self._own = own
+        self._who = who
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise self._own.refusal("this shows or changes more than these")
+
+    def _is_own(self, found: Operation) -> bool:
+        """One with tasks that were named may be of any queue, but that who ordered it was let."""
+        order = found.order
+        return found.user == self._who.name if order.task_ids else bool(order.queue) and self._who.owns(order.queue)
+
+    def _let(self, order: Order) -> Order:
+        """The order, if it is for nothing else; of tasks that are named, for those alone that are theirs."""
+        if order.task_ids:
+            return replace(order, task_ids=tuple(task.id for task in self._own.tasks_of(order.task_ids)) or ("",))
+        self._own.queue(order.queue)
+        return order
+
+    def latest(self, size: int = 50) -> list[Operation]:
+        """Those that were ordered last."""
+        return [found for found in self._all.latest(size) if self._is_own(found)]
+
+    def one(self, operation_id: str) -> Operation:
+        """One of them; that with other tasks is unknown."""
+        found = self._all.one(operation_id)
+        if not self._is_own(found):
+            raise OperationNotFoundError(operation_id)
+        return found
+
+    def preview(self, order: Order, **more: Any) -> Preview:
+        """What it would change."""
+        return self._all.preview(self._let(order), **more)
+
+    def begin(self, order: Order, **more: Any) -> tuple[Operation, str]:
+        """Order it."""
+        return self._all.begin(self._let(order), **more)
+
+    def undo(self, operation_id: str) -> None:
+        """Let it not begin."""
+        self._all.undo(self.one(operation_id).id)
+
+    def stop(self, operation_id: str) -> None:
+        """Have it stop."""
+        self._all.stop(self.one(operation_id).id)
+
+    def take(self, operation_id: str) -> tuple[Operation, str]:
+        """Continue it."""
+        return self._all.take(self.one(operation_id).id)
+
+    def run(self, operation: Operation, runner: str, ending: Any = None, **more: Any) -> None:
+        """Work on one that `begin` or `take` gave."""
+        self._all.run(operation, runner, ending, **more)
+
+
+class OwnShared(Shared):
+    """What people with the same queues look at; nothing of it was read for others.
+
+    Args:
+        shared: What all look at.
+        queues: Theirs.
+    """
+
+    def __init__(self, shared: Shared, queues: Sequence[str]) -> None:
+        super().__init__()
+        self._all = shared
+        self._queues = tuple(queues)
+
+    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0) -> T:
+        """What `read` returned for one of them."""
+        return self._all.get((self._queues, key), fresh_s, read, times)
+
+    def forget(self, key: Hashable) -> None:
+        """Have it read again for the next of them."""
+        self._all.forget((self._queues, key))
+
+
+def cut(snapshot: Snapshot, who: Principal) -> Snapshot:
+    """The picture without other queues; field by field, so that a new one is not in it."""
+    whole = snapshot.overview
+    overview = Overview(
+        clock_ahead_s=whole.clock_ahead_s,
+        queues=[queue for queue in whole.queues if who.owns(queue.name)],
+        is_suspended=whole.is_suspended,
+        workers=whole.workers,
+        unwritten_bytes=whole.unwritten_bytes,
+        memory_share=whole.memory_share,
+    )
+    return Snapshot(
+        number=snapshot.number,
+        at=snapshot.at,
+        took_s=snapshot.took_s,
+        overview=overview,
+        verdict=of_anywhere(judge(facts_of(overview))),
+        minutes=[Minute(minute.start, _of(minute.queues, who)) for minute in snapshot.minutes],
+    )
+
+
+def _of(queues: Mapping[str, T], who: Principal) -> dict[str, T]:
+    return {name: value for name, value in queues.items() if who.owns(name)}

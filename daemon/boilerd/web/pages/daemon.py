@@ -1,0 +1,110 @@
+"""What can be done with the daemon of this host: quiet, resume, restart and scale, as by the commands."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from boilerd.errors import RefusedError
+from boilerd.settings.pools import MOST_WORKERS
+from boilerd.web.links import Links
+from boilerd.web.local_daemon import Found, member_of
+from boilerd.web.page import Data, Done, action
+from boilerd.web.pages.workers import local_daemon
+from boilerd.web.permissions import Permission
+from boilerd.web.visit import NotThereError, QueryError, Visit
+
+if TYPE_CHECKING:
+    from boilerd.broker.audit import What
+
+#: What is done at once, as it can be undone; and what is said of it then.
+SWITCHES: dict[str, str] = {
+    "quiet": "claims nothing more until it is resumed; what runs goes on",
+    "resume": "claims tasks again",
+}
+
+
+@action("/daemon/pools/{pool}/{what}", needs=Permission.WORKERS, title="Quiet, resume or scale")
+def switch(visit: Visit) -> Done:
+    """Have a pool claim nothing, claim again, or have so many workers; one without a name is all of them."""
+    pool, what = visit.path["pool"], visit.path["what"]
+    if what == "scale":
+        size = _size(visit.given("size"))
+        _do(visit, "scale", [size, pool], pool=pool, size=str(size))
+        said = f"{_of(pool or 'default')} gets {size:,} workers; those that go end their tasks first"
+        return Done(said, to="/workers")
+    if what not in SWITCHES:
+        raise NotThereError("a pool can be made quiet, resumed, restarted and scaled")
+    _do(visit, "quiet" if what == "quiet" else "resume", [pool] if pool else [], pool=pool)
+    return Done(f"{_of(pool)} {SWITCHES[what]}", to="/workers")
+
+
+def _size(given: str) -> int:
+    if not (given.isascii() and given.isdecimal() and len(given) < 6 and 1 <= int(given) <= MOST_WORKERS):
+        raise QueryError(f"size: give a number of workers from 1 to {MOST_WORKERS}; Quiet stops them from claiming")
+    return int(given)
+
+
+def _about(visit: Visit) -> Data:
+    """What a restart is about, and whether it can be done."""
+    pool, worker = visit.path.get("pool", ""), visit.path.get("worker", "")
+    found = local_daemon(visit)
+    whose, why = f"worker {worker}" if worker else f"all workers of {_of(pool)}", _why_not(found, pool, worker)
+    return {
+        "question": f"Replace {whose} by fresh ones? Each ends its tasks first, within shutdown_timeout.",
+        "facts": [["Daemon", found.name], ["Why not", why]],
+        "is_allowed": not why,
+        "back": _back(worker),
+    }
+
+
+def _restart(visit: Visit) -> Done:
+    """Replace all workers, those of a pool, or one."""
+    pool, worker = visit.path.get("pool", ""), visit.path.get("worker", "")
+    names = [_member(visit, worker)] if worker else [pool] if pool else []
+    _do(visit, "restart", [names], workers=" ".join(names))
+    whose = f"worker {worker}" if worker else _of(pool)
+    return Done(f"{whose} is restarted, when its tasks have ended", to=_back(worker))
+
+
+for _path in ("/daemon/pools/{pool}/restart", "/workers/{worker}/restart"):
+    action(_path, needs=Permission.WORKERS, title="Restart", about=_about)(_restart)
+
+
+def _member(visit: Visit, worker: str) -> str:
+    """The worker as its daemon calls it; raises RefusedError where that is another one, or it has ended."""
+    if why := _why_not(local_daemon(visit), "", worker):
+        raise RefusedError(why)
+    pools = {each.name: each.pool for each in visit.inspector.workers()}
+    if worker not in pools:
+        raise RefusedError(f"worker {worker} has ended")
+    return member_of(worker, pools[worker])
+
+
+def _why_not(found: Found, pool: str, worker: str) -> str:
+    """Why that cannot be controlled; empty: it can."""
+    if not found.name:
+        return found.why
+    if worker and not found.owns(worker):
+        return f"worker {worker} is of another daemon; use boilerd restart on its host"
+    if pool and pool not in {each["name"] for each in found.pools}:
+        return f"the daemon of this host has no pool {pool}"
+    return ""
+
+
+def _do(visit: Visit, what: "What", args: Sequence[Any], **on: str) -> None:
+    """Have the daemon do it, and note that in the audit; raises RefusedError."""
+    found, daemon = local_daemon(visit), visit.daemon
+    with visit.inspector.noting(what, daemon=daemon.place if daemon else "", **on) as noted:
+        if daemon is None or not found.name:
+            raise RefusedError(found.why)
+        daemon.ask(what, *args)
+        noted.count = 1
+    for key in ("local daemon", "workers"):
+        visit.shared.forget(key)
+
+
+def _of(pool: str) -> str:
+    return f"pool {pool}" if pool else "the daemon of this host"
+
+
+def _back(worker: str) -> str:
+    return Links().to("workers", worker) if worker else "/workers"

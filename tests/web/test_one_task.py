@@ -1,0 +1,217 @@
+"""The page of one task: its story, what is known of one that is gone, and two of them side by side."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+
+from boilerd import Actor, Client, Inspector, TaskState
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.operation_record import Order
+from boilerd.broker.traces import Pause
+from boilerd.web.shown import MOST_NODES, branches
+from boilerd.web.timeline import timeline
+from browser import WHO, Browser, text_of, with_people
+from builders import complete_next, enqueue, fail_as, failure_kind, in_state, rq_queue
+
+AT = datetime(2026, 1, 31, 14, tzinfo=UTC)
+
+
+def rows(browser: Browser, address: str) -> dict[str, tuple[str, str]]:
+    found = browser.get(address).json()["rows"]
+    return {row["place"]: (row["this"], row["other"]) for row in found}
+
+
+# --- One that is gone
+
+
+def test_of_a_task_that_somebody_deleted_its_page_tells_by_whom(connection: redis.Redis, client: Client) -> None:
+    enqueue(client, "gone")
+    Inspector(connection, by=Actor("cli", "anna", "front")).delete("gone")
+
+    with Browser(with_people(connection), **{WHO: "admin"}) as browser:
+        told, data = browser.get("/tasks/gone"), browser.get("/tasks/gone.json")
+    with Browser(with_people(connection), **{WHO: "viewer"}) as browser:
+        seen = browser.get("/tasks/gone")
+
+    assert (told.status_code, seen.status_code, data.status_code) == (404, 404, 404)
+    assert "Delete, by anna@front (cli)" in text_of(told.text)
+    assert "Delete" in text_of(seen.text)
+    assert "anna" not in seen.text
+    assert (data.json()["status"], data.json()["known"]["deeds"][0]["what"]) == (404, "delete")
+
+
+def test_of_a_task_that_completed_and_was_not_kept_its_page_tells_when(
+    browser: Browser, client: Client, broker: Broker
+) -> None:
+    enqueue(client, "short")
+    complete_next(broker)
+
+    shown = browser.get("/tasks/short")
+
+    assert shown.status_code == 404
+    assert "It completed on worker" in text_of(shown.text)
+
+
+def test_of_a_task_that_an_operation_took_its_page_leads_to_the_operation(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "ticked", "other", "whole")
+    operations = Inspector(connection).operations
+    operations.run(*operations.begin(Order("delete", task_ids=("other", "ticked"))))
+    operations.run(*operations.begin(Order("delete", "default", TaskState.PENDING)))
+
+    ticked, whole = (text_of(browser.get(f"/tasks/{task_id}").text) for task_id in ("ticked", "whole"))
+
+    assert "It was selected for an operation: Delete for ever: 2 selected tasks" in ticked
+    assert "It may have been among these Delete for ever: all pending tasks of queue default" in whole
+
+
+def test_of_an_id_that_nobody_knows_its_page_says_how_far_back_it_looked(browser: Browser) -> None:
+    assert "There was never a task of this ID, or it ended longer ago" in text_of(browser.get("/tasks/never").text)
+
+
+# --- One that is there
+
+
+def test_a_page_tells_what_became_of_a_task_and_what_it_came_from(
+    browser: Browser, client: Client, connection: redis.Redis, broker: Broker
+) -> None:
+    fail_as(broker, "fails", failure_kind())
+    fail_as(broker, "equal", failure_kind())
+    enqueue(client, "cron-nightly-20260131T030000Z")
+    inspector = Inspector(connection, by=Actor("cli", "anna", "front"))
+    inspector.enqueue("test:echo", copied_from="fails", task_id="copy")
+    inspector.run("fails")
+    connection.sadd("rq:job:fails:dependents", "waiting-job")
+
+    shown, tick = browser.get("/tasks/fails").text, browser.get("/tasks/cron-nightly-20260131T030000Z").text
+
+    assert 'href="/tasks/copy"' in shown
+    assert 'href="/tasks/waiting-job"' in shown
+    assert 'href="/tasks/equal"' in shown
+    assert 'href="/tasks/fails/compare?with=equal"' in shown
+    assert "Run, by anna@front (cli)" in text_of(shown)
+    assert 'href="/crons/nightly"' in tick
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (TaskState.SCHEDULED, "It is due:"), (TaskState.RETRY, "It is tried again:"),
+        (TaskState.ACTIVE, "It is interrupted at its timeout:"), (TaskState.ARCHIVED, "It is deleted:"),
+        (TaskState.COMPLETED, "It is deleted:"), (TaskState.PENDING, "attempt 1"),
+    ],
+)  # fmt: skip
+def test_the_head_says_what_happens_next(
+    state: TaskState, says: str, browser: Browser, client: Client, broker: Broker
+) -> None:
+    assert says in text_of(browser.get(f"/tasks/{in_state(client, broker, state)}").text)
+
+
+def test_a_time_in_which_the_queue_was_paused_has_its_own_place_in_the_timeline(
+    client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "a")
+    found = replace(Inspector(connection).task("a"), created_at=AT, enqueued_at=AT)
+    at = [AT + timedelta(seconds=each) for each in (-50, -10, 20, 50, 80)]
+    pauses = [Pause(at[0], at[1], "x"), Pause(at[2], at[3], "anna"), Pause(at[4], None, "")]
+
+    spans = timeline(found, AT + timedelta(seconds=100), pauses)
+
+    assert [(span.kind, span.seconds, span.note) for span in spans] == [
+        ("waiting", 20, ""), ("paused", 30, "the queue was paused by anna"), ("waiting", 30, ""),
+        ("paused", None, "the queue was paused"),
+    ]  # fmt: skip
+
+
+def test_the_audit_names_who_paused_the_queue_while_a_task_waited(connection: redis.Redis, client: Client) -> None:
+    enqueue(client, "a")
+    inspector = Inspector(connection, by=Actor("cli", "anna", "front"))
+    inspector.pause("default")
+
+    with Browser(with_people(connection), **{WHO: "admin"}) as browser:
+        shown = browser.get("/tasks/a").text
+    with Browser(with_people(connection), **{WHO: "operator"}) as browser:
+        unnamed = browser.get("/tasks/a").text
+
+    assert shown.count("the queue was paused by anna") == 1
+    assert "anna" not in unnamed
+    assert unnamed.count("the queue was paused") == 1
+
+
+def test_a_tree_of_a_payload_has_only_so_many_nodes() -> None:
+    value: Any = {"list": [*range(1000)], "deep": {"a": {"b": {"c": {"d": {"e": {"f": {"g": 1}}}}}}}}
+
+    (first, last) = branches(value)
+
+    assert (first["name"], first["text"], len(first["inner"])) == ("list", "1,000 items", MOST_NODES)
+    assert (last["name"], last["inner"]) == ("…", [])
+    assert branches({"a": {"b": 1}})[0]["inner"] == [{"name": "b", "text": "1", "inner": []}]
+
+
+def test_a_job_of_plain_rq_and_one_without_a_readable_record_have_pages(
+    browser: Browser, connection: redis.Redis
+) -> None:
+    job = rq_queue(connection).enqueue("os.getpid", meta={"x": 1})
+    connection.hset(keys.job("broken"), mapping={"data": b"\xff\xfe", "status": "queued", "origin": "default"})
+    connection.set(keys.job("text"), "no hash")
+
+    shown = [browser.get(f"/tasks/{each}{page}") for each in (job.id, "broken") for page in ("", "/compare")]
+    wrong = [browser.get(f"/tasks/text{page}") for page in ("", "/compare")]
+
+    assert [answer.status_code for answer in shown] == [200] * 4
+    assert "os.getpid" in text_of(shown[0].text)
+    assert all(keys.job("text") in text_of(answer.text) for answer in wrong)
+    assert {answer.status_code for answer in wrong} == {503}
+
+
+# --- Two of them
+
+
+def test_two_tasks_are_compared_place_by_place(browser: Browser, client: Client) -> None:
+    client.enqueue("test:echo", {"to": "anna", "n": [1, 2], "same": 1}, task_id="a", headers={"tenant": "7"})
+    client.enqueue("test:echo", {"to": "bob", "n": [1], "same": 1}, task_id="b", queue="low", timeout=60)
+
+    found = rows(browser, "/tasks/a/compare.json?with=b")
+    shown = text_of(browser.get("/tasks/a/compare?with=b").text)
+
+    assert found.pop("timeout_s")[1] == "60"
+    assert found == {
+        "queue": ('"default"', '"low"'), "payload.to": ('"anna"', '"bob"'), "payload.n.1": ("2", ""),
+        "headers.tenant": ('"7"', ""), "headers": ("", "{}"),
+    }  # fmt: skip
+    assert "6 places differ" in shown
+    assert browser.get("/tasks/a/compare?with=nothing").status_code == 404
+
+
+def test_whether_what_is_hidden_differs_is_told_to_nobody(connection: redis.Redis, client: Client) -> None:
+    client.enqueue("test:echo", {"n": 1, "password": "hunter2"}, task_id="a", headers={"session": "s-1"})
+    client.enqueue("test:echo", {"n": 2, "password": "hunter3"}, task_id="b", headers={"session": "s-2"})
+
+    with Browser(with_people(connection), **{WHO: "admin"}) as browser:
+        seen = rows(browser, "/tasks/a/compare.json?with=b")
+    with Browser(with_people(connection), **{WHO: "viewer"}) as browser:
+        blind = rows(browser, "/tasks/a/compare.json?with=b")
+
+    assert seen == {"payload.n": ("1", "2")}
+    assert blind == {}
+
+
+def test_a_task_that_fails_is_compared_with_the_last_of_its_type_that_completed(
+    browser: Browser, client: Client, broker: Broker
+) -> None:
+    client.enqueue("test:echo", {"n": 1}, task_id="old", retention=3600)
+    client.enqueue("test:echo", {"n": 2}, task_id="good", retention=3600)
+    client.enqueue("test:echo", {"n": 3}, task_id="unkept")
+    for _ in range(3):
+        complete_next(broker)
+    client.enqueue("test:echo", {"n": 4}, task_id="bad")
+
+    found = browser.get("/tasks/bad/compare.json").json()
+
+    assert found["other"]["id"] == "good"
+    assert {row["place"] for row in found["rows"]} >= {"payload.n"}

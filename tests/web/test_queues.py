@@ -1,0 +1,139 @@
+"""The first page, and the page of a queue, with what stands beside its tasks."""
+
+import json
+import time
+from datetime import UTC, datetime
+
+import redis
+
+from boilerd import Client, Inspector
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from browser import Browser, text_of
+from builders import (
+    WORKER,
+    claim,
+    complete_next,
+    count_in_minute,
+    counted,
+    enqueue,
+    fail_as,
+    failure_kind,
+    new_task,
+    tell_cron,
+)
+
+
+def serve(broker: Broker, queue: str) -> None:
+    """Have a worker live that works on the queue."""
+    now = datetime.now(UTC).isoformat()
+    broker.register(WORKER, [queue], {"queues": queue, "birthmark": "x", "last_heartbeat": now})
+
+
+def test_the_first_page_has_what_failed_runs_ticks_and_was_done_by_whom(
+    browser: Browser, viewer: Browser, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    fail_as(broker, "failed", failure_kind(release="2026.11"))
+    enqueue(client, "runs", queue="slow")
+    claim(broker, "slow")
+    tell_cron(broker, "nightly")
+    broker.tick("nightly", broker.now() - 60, new_task("cron-nightly"), missed=2)
+    count_in_minute(connection, int(time.time()) // 60 - 2, "slow", "mail:send", counted(3, archived=1))
+    Inspector(connection).pause("low")
+
+    found = browser.get("/overview.json").json()
+    shown, seen = text_of(browser.get("/").text), text_of(viewer.get("/").text)
+
+    beside = found["beside"]
+    assert [row["fingerprint"] for row in beside["failures"]] == ["a" * 12]
+    assert [row["id"] for row in beside["longest"]["tasks"]] == ["runs"]
+    assert [(row["name"], row["missed"]) for row in beside["crons"]] == [("nightly", 2)]
+    assert [row["release"] for row in beside["releases"]] == ["2026.11"]
+    assert [(row["what"], row["on"]) for row in beside["audit"]] == [("pause", {"queue": "low"})]
+    assert found["types"] == [{"type": "mail:send", "failed": 1, "ended": 4}]
+    assert found["lately"]["archived"] == 1
+    assert "2 missed lately" in shown
+    assert "What people did last" in shown
+    assert "What people did last" not in seen
+    assert viewer.get("/overview.json").json()["beside"]["audit"] == []
+
+
+def test_a_foreign_key_hides_nothing_else_of_the_first_page(browser: Browser, connection: redis.Redis) -> None:
+    connection.set(keys.FAILURES, "foreign")
+
+    shown = browser.get("/")
+
+    assert shown.status_code == 200
+    assert keys.FAILURES in shown.text
+    assert "What runs longest" in shown.text
+
+
+def test_the_page_of_a_queue_tells_of_types_times_keys_and_who_serves_it(
+    browser: Browser, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue(client, *map(str, range(120)), queue="low")
+    client.enqueue("mail:send", task_id="last", queue="low", concurrency_key="printer")
+    count_in_minute(connection, int(time.time()) // 60 - 2, "low", "mail:send", counted(8, run_s=2.0))
+    pools = [{"name": "default", "queues": {"low": 1, "default": 3}, "processes": 4, "slots": 2}]
+    facts = json.dumps({"host": "web1", "pools": pools})
+    broker.publish("web1.a1", len(facts), facts)
+
+    found = browser.get("/queues/low.json").json()
+    shown = text_of(browser.get("/queues/low").text)
+
+    assert found["made_of"] == {"types": [["test:echo", 99], ["mail:send", 1]], "looked": 100, "pending": 121}
+    assert "the first and last 50 of 121" in shown
+    assert 1 < found["numbers"]["run_s"]["p50"] < 4
+    assert found["served"]["pools"] == [
+        {"daemon": "web1.a1", "pool": "default", "weight": 1, "of": 4, "processes": 4, "slots": 2}
+    ]
+    assert len(found["days"]) == 90
+    assert found["lately"]["ended_by_minute"][-2:] == [8, 0] or sum(found["lately"]["ended_by_minute"]) == 8
+    assert "1 of 4" in shown
+
+
+def test_the_list_of_queues_tells_of_pace_failures_memory_and_workers(
+    browser: Browser, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    serve(broker, "low")
+    enqueue(client, "waits", queue="low")
+    count_in_minute(connection, int(time.time()) // 60 - 2, "low", "mail:send", counted(3, archived=1))
+
+    (row,) = browser.get("/queues.json").json()["queues"]
+
+    assert (row["workers"], row["failed_share"]) == (1, 0.25)
+    assert row["memory_bytes"] > 0
+    assert row["out_per_s"] == 4 / 900
+    assert "Pause queue low" in browser.get("/queues").text
+
+
+def test_an_empty_queue_that_nobody_serves_is_deleted_and_no_other(
+    browser: Browser, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    enqueue(client, "one", queue="old")
+
+    offered = "Delete queue" in browser.get("/queues/old").text
+    refused = browser.post("/queues/old/delete")
+    complete_next(broker, "old")
+    asked = text_of(browser.get("/queues/old/delete").text)
+    browser.post("/queues/old/delete")
+
+    assert not offered
+    assert refused.status_code == 409
+    assert "Have nobody list the queue old any more?" in asked
+    assert browser.get("/queues.json").json()["queues"] == []
+    assert browser.get("/queues/old").status_code == 404
+    assert [(entry.what, entry.on, entry.outcome) for entry in Inspector(connection).audit()] == [
+        ("delete", {"queue": "old"}, "refused"), ("delete", {"queue": "old"}, "done"),
+    ]  # fmt: skip
+
+
+def test_a_queue_that_a_worker_serves_is_not_deleted(browser: Browser, broker: Broker, client: Client) -> None:
+    enqueue(client, "one", queue="old")
+    complete_next(broker, "old")
+    serve(broker, "old")
+
+    refused = browser.post("/queues/old/delete.json")
+
+    assert refused.status_code == 409
+    assert "a worker serves it" in refused.json()["error"]
