@@ -23,6 +23,8 @@ from boilerd.web.visit import Visit
 DAYS, RECENT_DAYS = 90, 14
 #: How long numbers of one queue are shown that everybody shares.
 FRESH_S = 10.0
+#: How long it is shown which types are handled before it is read again, and for how many times as long as that takes.
+HANDLED_S, HANDLED_TIMES = 2.0, 300
 #: Concurrency keys that are shown.
 MOST_KEYS = 20
 #: Minutes that the small chart in a queue's row has.
@@ -99,7 +101,7 @@ def queue(visit: Visit) -> Data:
         "lately": row[0] if row else None,
         "days": shared("days", lambda: visit.inspector.history(name, DAYS)),
         "recent_days": RECENT_DAYS,
-        "types": shared("types", lambda: {"handled": visit.inspector.handled_types(name)}),
+        "types": visit.trying(lambda: {"handled": _handled(visit, name)}),
         "has_workers": visit.inspector.has_workers(name),
         "pause": pause_of(visit, "queue", name) if found.counts.is_paused else None,
         "is_empty": not _held(found),
@@ -108,6 +110,11 @@ def queue(visit: Visit) -> Data:
         "keys": shared("keys", lambda: _keys(visit, name)),
         "served": shared("served", lambda: _served(visit, name)),
     }
+
+
+def _handled(visit: Visit, name: str) -> list[str] | None:
+    """All workers are asked for it, so that everybody shares it."""
+    return visit.sharing(("handled", name), HANDLED_S, lambda: visit.inspector.handled_types(name), HANDLED_TIMES)
 
 
 def _numbers(visit: Visit, name: str) -> Data:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from boilerd.broker.metrics import Series
 from boilerd.broker.type_metrics import (
@@ -23,6 +23,8 @@ from boilerd.web.permissions import Permission
 from boilerd.web.releases import Release, releases
 from boilerd.web.type_facts import daemons_of, patterns_of, timeout_share, timeouts_of
 from boilerd.web.visit import Visit
+
+T = TypeVar("T")
 
 HOUR_S, DAY_S = 3600, 86400
 #: Word of the query → the time that is looked at.
@@ -174,8 +176,7 @@ def _words(known: Sequence[Release]) -> list[str]:
 def _rows(visit: Visit, window: Window, queue: str | None) -> tuple[list[dict[str, Any]], Sequence[str], datetime]:
     step_s = window.step_s(MOST_LINES)
     series = visit.inspector.metrics(window.since, window.ends, step_s, queue=queue)
-    before = _read_before(visit, window, series, ("types", queue), queue=queue)
-    shares = visit.sharing(("shares", window.word, queue), FRESH_BEFORE_S, lambda: _shares(before))
+    shares = _before(visit, window, series, ("types", queue), _shares, queue=queue) or {}
     paces = _ended_by_type(series)
     timeouts = timeouts_of(visit, window.age_s, is_over=window.ends is not None) if queue is None else None
     handled = patterns_of(visit)
@@ -189,11 +190,6 @@ def _rows(visit: Visit, window: Window, queue: str | None) -> tuple[list[dict[st
         for line in type_lines(series)
     ]  # fmt: skip
     return rows, series.skipped, series.until
-
-
-def _shares(series: Series | None) -> dict[str, float | None]:
-    """Which part of the attempts of each type failed."""
-    return {line.type: failed_share(line.numbers) for line in type_lines(series)} if series else {}
 
 
 def _compared(numbers: Numbers, share_before: float | None) -> dict[str, Any]:
@@ -214,26 +210,35 @@ def _ended_by_type(series: Series) -> dict[str, list[int]]:
     return found
 
 
-def _read_before(visit: Visit, window: Window, series: Series, key: tuple[Any, ...], **only: Any) -> Series | None:
-    """What was done in the time before; None: it is not kept for so long."""
+def _shares(before: Series) -> dict[str, float | None]:
+    """Which part of the attempts of each type failed."""
+    return {line.type: failed_share(line.numbers) for line in type_lines(before)}
+
+
+def _before(
+    visit: Visit, window: Window, series: Series, key: tuple[Any, ...], make: Callable[[Series], T], **only: Any
+) -> T | None:
+    """What is made of that which was done in the time before, and is kept; None: that is not kept for so long."""
     if not series.periods or (wanted := window.before(series.periods[0].start)) is None:
         return None
     since, until, step_s = wanted
     return visit.sharing(
-        ("before", window.word, *key), FRESH_BEFORE_S, lambda: visit.inspector.metrics(since, until, step_s, **only),
+        ("before", window.word, *key),
+        FRESH_BEFORE_S,
+        lambda: make(visit.inspector.metrics(since, until, step_s, **only)),
         FRESH_TIMES,
-    )  # fmt: skip
+    )
 
 
 def _over_time(visit: Visit, window: Window, name: str, queue: str | None) -> dict[str, Any]:
     step_s = window.step_s(MOST_PERIODS)
     series = visit.inspector.metrics(window.since, window.ends, step_s, queue=queue, task_type=name)
-    before = _read_before(visit, window, series, (name, queue), queue=queue, task_type=name)
+    before = _before(visit, window, series, (name, queue), _whole, queue=queue, task_type=name)
     columns = in_columns(series, MOST_COLUMNS)
     numbers = [column.total() for column in columns]
     return {
         "total": _whole(series),
-        "before": _whole(before) if before else None,
+        "before": before,
         "queues": [
             {"queue": pair.queue, **figures(found, series.lasting_s)} for pair, found in sorted(series.total().items())
         ],
