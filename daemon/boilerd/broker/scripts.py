@@ -4,8 +4,9 @@ import functools
 import hashlib
 import importlib.resources
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Self
+
+import msgspec
 
 from boilerd.broker.constants import IN_LUA
 
@@ -37,8 +38,7 @@ _PARTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """A Lua script, and the digest by which Redis knows it once it has seen it."""
 
     source: str

@@ -6,7 +6,6 @@ with the keys 1, 2, 3 … for an array.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
@@ -84,15 +83,14 @@ def unpack_pair(name: bytes) -> Pair | None:
     return Pair(queue.decode("utf-8", "surrogateescape"), task_type.decode("utf-8", "surrogateescape"))
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
+class Numbers(msgspec.Struct, frozen=True):
     """What was counted of a queue and type, or of several, in some time.
 
     Attributes:
         record: As Redis keeps it.
     """
 
-    record: Mapping[int, int] = field(default_factory=dict)
+    record: Mapping[int, int] = msgspec.field(default_factory=dict)
 
     @classmethod
     def sum_of(cls, several: "Iterable[Numbers]") -> "Numbers":
