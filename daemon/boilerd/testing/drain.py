@@ -73,7 +73,7 @@ class HookErrors:
 
     def __init__(self, hooks: Hooks) -> None:
         self.raised: list[BaseException] = []
-        self.hooks = Hooks(*(self._noting(getattr(hooks, name)) for name in Hooks.__dataclass_fields__))
+        self.hooks = Hooks(*(self._noting(getattr(hooks, name)) for name in Hooks.__struct_fields__))
 
     def _noting(self, hook: Callable[..., Any] | None) -> Callable[..., Any] | None:
         def call(*arguments: Any) -> Any:
