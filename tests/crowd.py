@@ -123,6 +123,7 @@ def fill(connection: redis.Redis, crowd: Crowd) -> dict[str, str]:
         "fingerprint": fingerprint,
         "cron": _tick(broker, crowd),
         "operation": _act(connection, crowd),
+        "worker": crowd.workers_of(crowd.daemon_names[0])[0],
     }
 
 

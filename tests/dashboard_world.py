@@ -33,8 +33,17 @@ SETS = {
     "/queues/{queue}/purge": "?state=archived",
     "/limits/release": "?queue=default&type=test:lock&digest={digest}",
 }
+#: Pages that ask as another one does, which is looked at.
+ALIKE = {f"{place}/{deed}" for place in ("/failures/{fingerprint}", "/types/{type}") for deed in ("run", "archive")}
 #: Pages that are looked at beside those that are declared.
-MORE = ("/tasks?state=archived", "/tasks?state=completed", "/tasks?queue=empty", "/nothing")
+MORE = (
+    "/tasks?state=archived",
+    "/tasks?state=completed",
+    "/tasks?queue=empty",
+    "/tasks/gone",
+    "/tasks?q=-x",
+    "/nothing",
+)
 
 
 def fill(client: Client, connection: redis.Redis) -> dict[str, str]:
@@ -60,6 +69,7 @@ def fill(client: Client, connection: redis.Redis) -> dict[str, str]:
         "worker": _die(broker),
         "pool": "default",
         "digest": _lock(client),
+        "snapshot": _keep(connection),
     }
 
 
@@ -119,6 +129,7 @@ def _die(broker: Broker) -> str:
     for number, rss in enumerate((900 << 20, 80 << 20, 90 << 20)):
         other = name.replace(".0", f".{number}")
         record: dict[str, Any] = {
+            "queues": "default,images",
             "hostname": name.partition(".")[0],
             "pid": 4711,
             "state": "idle",
@@ -139,6 +150,12 @@ def _die(broker: Broker) -> str:
     return name
 
 
+def _keep(connection: redis.Redis) -> str:
+    """Keep a page; its ID."""
+    about = {"path": "/operations?size=5", "title": "Operations", "user": "anna", "version": "1"}
+    return Inspector(connection).kept_pages.keep('{"operations":[],"size":5}', shows_payloads=True, **about)
+
+
 class _Examples(dict[str, str]):
     def __missing__(self, name: str) -> str:
         raise AssertionError(f"a page has {{{name}}} in its address: give an example in `fill` of dashboard_world.py")
@@ -151,6 +168,8 @@ def address(path: str, examples: Mapping[str, str]) -> str:
 
 load_pages()
 #: The pages that ask before an action.
-ASKING = tuple(f"{action.path}{SETS.get(action.path, '')}" for action in ACTIONS if action.about)
+ASKING = tuple(
+    f"{action.path}{SETS.get(action.path, '')}" for action in ACTIONS if action.about and action.path not in ALIKE
+)
 #: All pages, as they are declared, those that ask, and more.
 PATHS = (*(page.path for page in PAGES), *ASKING, *MORE)

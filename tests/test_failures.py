@@ -270,6 +270,23 @@ def test_a_group_counts_by_release_and_forgets_the_one_in_which_it_failed_least(
     assert found[f"2.{FAILURE_RELEASES - 1}"] == 1
 
 
+def test_where_the_tasks_of_groups_are_is_counted_exactly_or_in_a_fair_part_of_each_list(
+    inspector: Inspector, broker: Broker
+) -> None:
+    for number in range(6):
+        fail_as(broker, f"a{number}", failure_kind(), queue="low")
+        fail_as(broker, f"r{number}", failure_kind("b" * 12), Verdict.RETRY)
+    fail_as(broker, "once", failure_kind("c" * 12), queue="high")
+
+    exact, part = inspector.failure_states(within_s=20), inspector.failure_states(looks=5, within_s=20)
+
+    assert (exact.is_exact, exact.looked) == (True, 13)
+    assert exact.of(GROUP) == {"archived": 6, "retry": 0}
+    assert exact.of("b" * 12) == {"archived": 0, "retry": 6}
+    assert (part.is_exact, part.looked) == (False, 5)
+    assert [sum(part.of(letter * 12).values()) for letter in "abc"] == [2, 2, 1]
+
+
 def test_the_commands_mark_a_group_and_leave_muted_ones_out(valkey: Valkey, broker: Broker) -> None:
     fail_as(broker, "a", failure_kind(release="1.0"))
     fail_as(broker, "b", failure_kind("b" * 12))

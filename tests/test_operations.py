@@ -12,7 +12,7 @@ from boilerd import Actor, Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.constants import MOST_OPERATIONS
-from boilerd.broker.operation_record import GONE_S, OPEN, Operation, OperationState, Order, Tally
+from boilerd.broker.operation_record import GONE_S, OPEN, Deed, Operation, OperationState, Order, Tally
 from boilerd.broker.operation_run import OperationRun
 from boilerd.broker.operation_store import Expected, OperationStore
 from boilerd.errors import OperationNotFoundError, OperationStateError, TaskStateError
@@ -225,6 +225,20 @@ def test_each_task_is_rescheduled_once_wherever_it_stands_then(
     assert (found.tally.done, len(at)) == (111, 111)
 
 
+def test_all_that_are_rescheduled_to_the_head_are_done_once(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    for number in range(330):
+        client.enqueue("test:echo", number, process_in=3600 + number)
+    due_s = broker.now() + 600
+
+    found = done_by(inspector, Order("reschedule", "default", TaskState.SCHEDULED, value=repr(due_s)))
+
+    assert (found.tally.done, found.tally.seen) == (330, 330)
+    tasks = inspector.tasks("default", TaskState.SCHEDULED, size=330)
+    assert max(task.next_run_at.timestamp() for task in tasks if task.next_run_at) < due_s + 1
+
+
 def test_what_is_moved_is_found_once(
     inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
 ) -> None:
@@ -235,6 +249,22 @@ def test_what_is_moved_is_found_once(
 
     assert pending(connection, "low") == ["low-a", "a", "b", "c"]
     assert (found.tally.done, found.total) == (3, 3)
+
+
+@pytest.mark.parametrize("deed", ["move", "reschedule"])
+def test_many_tasks_deep_in_a_list_are_placed_anew_in_their_order(
+    deed: Deed, inspector: Inspector, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    client.enqueue_many([("test:echo" if number < 1200 else "test:deep", number) for number in range(1500)])
+    ids = pending(connection)
+    value = "low" if deed == "move" else repr(broker.now() + 60)
+
+    done_by(inspector, Order(deed, "default", TaskState.PENDING, search="type:test:deep", as_of=1e9, value=value))
+
+    placed = pending(connection, "low") or [
+        task.id for task in inspector.tasks("default", TaskState.SCHEDULED, size=500)
+    ]
+    assert (pending(connection), placed) == (ids[:1200], ids[1200:])
 
 
 def test_one_that_stopped_goes_on_with_what_its_search_has_meant(
@@ -260,6 +290,22 @@ def test_a_dashboard_of_before_reads_an_order_without_a_search_and_leaves_all_ot
     assert [*json.loads(plain)] == ["what", "queue", "state", "task_type", "fingerprint", "task_ids"]
     assert {*json.loads(searching)} - {*json.loads(plain)} == {"search", "as_of", "value"}
     assert Order.from_json(searching) == Order("run", search="x", as_of=1.5, value="low")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"what": "burn"}, {"search": "after:never"}, {"search": 7}, {"search": "x", "as_of": 1e300},
+        {"what": "reschedule", "value": "soon"}, {"what": "reschedule", "value": "nan"}, {"other": 1},
+        {"search": "payload.x:1", "sees_payloads": False},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_order_that_says_nothing_is_none_of_ours(more: dict[str, Any]) -> None:
+    plain = json.loads(PENDING.to_json())
+
+    assert Order.from_json(json.dumps({**plain, **more})) is None
+    assert Order.from_json(json.dumps(plain)) == PENDING
 
 
 # --- By name

@@ -78,3 +78,15 @@ def test_an_application_is_a_stranger_if_either_has_types_that_the_other_has_not
     told = strangers(Declared(types, crons), queues, [other, other])
 
     assert len(told) == count
+
+
+def test_the_application_of_a_daemon_is_read_of_one_of_its_workers(broker: Broker, connection: redis.Redis) -> None:
+    for row in range(3):
+        register(broker, row, SHOP.encoded(), supervisor="boot-1-5")
+    broker.register("other.run.0", ["default"], {"queues": "default", "application": "", "supervisor": "boot-1-6"})
+    connection.config_resetstat()
+
+    found = neighbours(connection)
+
+    assert [each.declared for each in found] == [SHOP, SHOP, SHOP, None]
+    assert connection.info("commandstats")["cmdstat_hget"]["calls"] == 2

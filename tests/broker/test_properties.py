@@ -753,7 +753,7 @@ class BrokerMachine(RuleBasedStateMachine):
         passing |= {f"{keys.RQ}:executions:{known.id}" for known in self._active()}
         for key, ends in self.seen.ends.items():
             if key not in lasting | living:  # those of living tasks: every_record_says_where_its_task_is
-                assert key in passing or key.startswith(f"{keys.OWN}:stats:")
+                assert key in passing or key.startswith((f"{keys.OWN}:stats:", f"{keys.OWN}:refused:"))
                 assert ends < math.inf, f"{key} has no TTL"
 
     # The model.

@@ -118,7 +118,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "extend": call_with_a_claim(WORKER, "", "1000", "10"),
     "fail": call_fail,
     "forward": lambda _: [CHUNK, "0", "many"],
-    "place": lambda _: ["move", "other", *BY, "pending-400"],
+    "place": lambda _: ["move", "other", "0", *BY, "pending-400"],
     "held": call_with_a_claim(WORKER),
     "janitor": lambda _: [CHUNK, "0", "many"],
     "look": lambda _: [20, "many"],

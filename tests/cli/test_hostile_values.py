@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import termios
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -77,12 +78,15 @@ WALK: dict[tuple[str, ...], list[list[str]]] = {
     ("task", "delete"): [[EVIL, f"no {EVIL}", "no"], ["--all", "-s", "pending", "-q", EVIL, "--yes"]],
     ("task", "cancel"): [[EVIL, f"no {EVIL}", "no"]],
     ("task", "move"): [["--to", EVIL], ["--to", f"unix:///{EVIL}"], ["--to", "redis://x", "--password-file", EVIL]],
-    ("failures", "ls"): [[], ["--json"]],
+    ("failures", "ls"): [[], ["--json"], ["--muted"]],
     ("failures", "show"): [[EVIL], [EVIL, "--json"]],
     ("failures", "run"): [[EVIL], [f"no {EVIL}"]],
     ("failures", "archive"): [[EVIL], [EVIL, "--yes"]],
     ("failures", "delete"): [[EVIL], [EVIL, "--yes"]],
-    ("worker", "ls"): [[], ["--json"]],
+    ("failures", "acknowledge"): [[EVIL], [f"no {EVIL}", "--undo"]],
+    ("failures", "mute"): [[f"no {EVIL}"], [EVIL, "--undo"]],
+    ("failures", "note"): [[EVIL, "x" + EVIL[:900]], [f"no {EVIL}", "--undo"], [EVIL]],
+    ("worker", "ls"): [[], ["--json"], ["--dead"]],
     ("worker", "restart"): [[EVIL]],
     ("worker", "scale"): [["1"], [EVIL]],
     ("cron", "ls"): [[], ["--json"]],
@@ -166,9 +170,9 @@ def world(connection: redis.Redis) -> None:
     about = {"fingerprint": EVIL, "type": EVIL, "error": EVIL, "message": EVIL, "frames": [EVIL], "release": EVIL}
     for print_ in (EVIL.encode(), EVIL_BYTES):
         connection.zadd(keys.FAILURES, {print_: 2e9})
-        names = ("count", "first_seen", "first_release", "last_release")
+        names = ("count", "first_seen", "first_release", "last_release", "note", "noted_by", "acknowledged_by")
         texts: dict[Any, Any] = dict.fromkeys(names, EVIL_BYTES)
-        connection.hset(b"boilerd:failure:" + print_, mapping={"about": json.dumps(about), **texts})
+        connection.hset(b"boilerd:failure:" + print_, mapping={"about": json.dumps(about), **texts, "noted_at": 2e9})
         connection.rpush(b"boilerd:failure:" + print_ + b":tasks", EVIL_BYTES)
     note = {"id": EVIL, "type": EVIL, "worker": EVIL, "started_at": 1.0, "ended_at": 2.0}
     connection.rpush(keys.completed("default"), json.dumps(note), json.dumps(note, ensure_ascii=False), EVIL_BYTES)
@@ -182,6 +186,8 @@ def world(connection: redis.Redis) -> None:
     for name, other in ((EVIL.encode(), {}), (EVIL_BYTES, {"host": "other", "settings": {EVIL: "other"}})):
         connection.zadd(keys.DAEMONS, {name: 2e9})
         connection.set(b"boilerd:daemon:" + name, json.dumps(facts | other))
+    dead = {"at": time.time(), **dict.fromkeys(("worker", "pool", "exit", "because", "task_id", "task_type"), EVIL)}
+    connection.rpush(keys.DEATHS, json.dumps(dead, ensure_ascii=False), EVIL_BYTES)
     tick = {"tick": 1.0, "at": 2.0, "why": EVIL, "id": EVIL, "queue": EVIL}
     connection.rpush(b"boilerd:ticks:" + EVIL.encode(), json.dumps(tick, ensure_ascii=False), EVIL_BYTES)
     connection.set(b"boilerd:unique:default:" + EVIL.encode() + b":digest", EVIL_BYTES)

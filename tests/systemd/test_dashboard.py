@@ -57,11 +57,14 @@ def test_the_first_request_starts_it_as_the_daemons_user_and_it_acts_in_the_bund
     found = dashboard.overview()
     same_site = ("--header", f"Origin: {dashboard.url}", "--request", "POST")
     paused = dashboard.box.run(*ASK, *same_site, f"{dashboard.url}/queues/default/pause.json").stdout
+    quiet = dashboard.box.run(*ASK, *same_site, f"{dashboard.url}/daemon/pools/default/quiet.json").stdout
     status = (dashboard.box.root / f"proc/{dashboard.service.main_pid('boiler-web.service')}/status").read_text()
 
     assert before == "inactive dead"
     assert (found["word"], found["workers"]) == ("healthy", 10)
     assert "queue default is paused" in paused
+    assert "pool default claims nothing more" in quiet
+    assert "quiet" in dashboard.box.run("boilerd", "status", check=False).stdout
     assert dashboard.box.run("boilerd", "queue", "resume", "default").returncode == 0
     assert dashboard.box.run("id", "-u", "boilerd").stdout.strip() in status.partition("Uid:")[2].splitlines()[0]
     assert "CapEff:\t0000000000000000" in status

@@ -1,8 +1,14 @@
-"""The script that measures the dashboard against its budgets measures each of them; figures say nothing here."""
+"""What the dashboard costs; the script that measures it tells each budget, and its figures say nothing here."""
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import pytest
+
+from boilerd.web import shared as shared_module
+from boilerd.web.shared import Shared
+from builders import Clock
 from pages import ROOT
 
 
@@ -16,3 +22,20 @@ def test_the_script_that_measures_the_budgets_opens_every_page_and_tells_each_bu
     assert "/tasks?q=nowhere" in pages, ran.stderr
     assert pages.count("\n") > 50
     assert budgets.count("\n| ") > 15
+
+
+def test_what_takes_long_to_read_is_shared_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, used = Clock(), Clock()
+    monkeypatch.setattr(shared_module, "time", SimpleNamespace(monotonic=clock, thread_time=used))
+    shared, reads = Shared(), list[int]()
+
+    def read() -> int:
+        used.ahead_s += 0.1
+        reads.append(1)
+        return len(reads)
+
+    assert [shared.get("a", 10.0, read, 300.0), shared.get("b", 10.0, read)] == [1, 2]
+    clock.ahead_s += 20
+    assert [shared.get("a", 10.0, read, 300.0), shared.get("b", 10.0, read)] == [1, 3]
+    clock.ahead_s += 20
+    assert shared.get("a", 10.0, read, 300.0) == 4

@@ -3,6 +3,7 @@
 import math
 import re
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -129,6 +130,25 @@ def test_minutes_that_are_over_are_read_once(connection: redis.Redis, monkeypatc
     assert sum(minute.total().ended for minute in found) == 3
     assert scans(connection) - before <= 6
     assert found == reader.read()
+
+
+def test_many_minutes_with_many_types_are_read_in_several_parts(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lately, "FRESH_S", 0.0)
+    monkeypatch.setattr(lately, "MOST_RECORDS", 0)
+    this = int(connection.time()[0]) // 60
+    for back in (2, 10, 20, 170):
+        count_in_minute(connection, this - back, "default", "a", counted(1))
+    reader = Lately(Inspector(connection))
+
+    parts = [reader.read() for _ in range(lately.MINUTES // lately.AT_ONCE + 1)]
+
+    assert len(parts[0]) == lately.AT_ONCE
+    assert sum(minute.total().ended for minute in parts[0]) == 2
+    assert len(parts[-1]) == lately.MINUTES
+    assert sum(minute.total().ended for minute in parts[-1]) == 4
+    assert all(later.start - one.start == timedelta(minutes=1) for one, later in pairwise(parts[-1]))
 
 
 def test_another_programs_key_in_the_place_of_a_minute_hides_no_other(

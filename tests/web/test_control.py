@@ -45,10 +45,16 @@ def pool(browser: Browser, name: str) -> dict[str, object]:
     return next(each for each in browser.get("/workers.json").json()["local"]["pools"] if each["name"] == name)
 
 
-def done(connection: redis.Redis) -> list[tuple[str, str, dict[str, str], str]]:
+def done(connection: redis.Redis) -> list[tuple[str, str, dict[str, str], str, int]]:
     """What the audit has, without the place of the daemon."""
     return [
-        (each.via, each.what, {name: value for name, value in each.on.items() if name != "daemon"}, each.outcome)
+        (
+            each.via,
+            each.what,
+            {name: value for name, value in each.on.items() if name != "daemon"},
+            each.outcome,
+            each.count,
+        )
         for each in Inspector(connection).audit()
     ]
 
@@ -84,10 +90,10 @@ def test_a_daemon_is_made_quiet_resumed_scaled_and_restarted_and_a_death_is_told
     assert "signal 9 (SIGKILL)" in page
     assert "deadly" in listed.stdout
     assert done(connection) == [
-        ("web", "quiet", {"pool": "mail"}, "done"),
-        ("web", "resume", {}, "done"),
-        ("web", "scale", {"pool": "default", "size": "1"}, "done"),
-        ("web", "restart", {"workers": "worker:0"}, "done"),
+        ("web", "quiet", {"pool": "mail"}, "done", 1),
+        ("web", "resume", {}, "done", 1),
+        ("web", "scale", {"pool": "default", "size": "1"}, "done", 1),
+        ("web", "restart", {"workers": "worker:0"}, "done", 1),
     ]
 
 
@@ -105,7 +111,7 @@ def test_what_cannot_be_done_is_refused_with_the_reason_and_noted(connection: re
     assert "no daemon answers" in text_of(asked)
     assert 'action="/daemon/pools/x/restart"' not in asked
     assert "It cannot be controlled from here" in text_of(page)
-    assert [(what, outcome) for _, what, _, outcome in done(connection)] == [("quiet", "refused")]
+    assert [(what, outcome) for _, what, _, outcome, _ in done(connection)] == [("quiet", "refused")]
 
 
 def test_one_who_may_not_sees_no_buttons_and_no_commands(connection: redis.Redis) -> None:

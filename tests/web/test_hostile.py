@@ -106,7 +106,9 @@ def plant_failure(connection: redis.Redis, raw: bytes) -> None:
     about = json.dumps({"fingerprint": told, "type": told, "error": told, "message": told, "frames": [told]})
     connection.zadd(keys.FAILURES, {raw: time.time()})
     group: Any = {"about": about, "count": raw, "first_seen": raw, "first_release": raw, "last_release": raw}
-    connection.hset(b"boilerd:failure:" + raw, mapping=group)
+    said: Any = dict.fromkeys(("acknowledged_by", "acknowledged_release", "muted_by", "note", "noted_by"), raw)
+    moments: Any = {"acknowledged_at": time.time(), "muted_at": raw, "noted_at": time.time(), b"v:" + raw: raw}
+    connection.hset(b"boilerd:failure:" + raw, mapping={**group, **said, **moments})
     connection.rpush(b"boilerd:failure:" + raw + b":tasks", raw)
 
 
@@ -129,7 +131,8 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
     pages = [
         links.to(), links.to("queues"), links.to("queues", text), links.to("tasks"), links.to("tasks", text),
         links.to("tasks", queue=text), links.to("tasks", text, "delete"), links.to("tasks", text, "edit"),
-        links.to("tasks", text, "move"), links.to("tasks", type=text), links.to("tasks", "new", type=text),
+        links.to("tasks", text, "move"), links.to("tasks", text, "compare"),
+        links.to("tasks", type=text), links.to("tasks", "new", type=text),
         links.to("crons"), links.to("crons", text),
         links.to("queues", text, "delete"), links.to("limits", key=text),
         links.to("limits", "release", queue=text, type=text, digest=text),
@@ -159,6 +162,9 @@ def test_a_hostile_name_is_text_on_every_page(text: str, browser: Browser, conne
 def test_a_hostile_query_is_text_on_the_page_that_refuses_it(text: str, browser: Browser) -> None:
     for name in ("queue", "state", "page", "told", "seal", "q", "type", "error", "since", "place", "around"):
         check(browser.get(Links().to("tasks", **{name: text[:2000]})).text)
+    for name in ("queue", "q", "type", "error", "key", "fingerprint", "id", "state"):
+        check(browser.get(Links().to("bulk", "archive", **{name: text[:2000]})).text)
+    check(browser.get(Links().to("tasks", text[:200])).text)
 
 
 @pytest.mark.parametrize("text", [*CORPUS.values(), "", "~", "a~41", "é", "a/b"], ids=ascii)
@@ -212,7 +218,7 @@ def addresses() -> Iterator[tuple[str, set[Permission]]]:
         path = page.path.format_map(
             {
                 "id": "told", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "told",
-                "fingerprint": GROUP, "worker": "host.run.0",
+                "fingerprint": GROUP, "worker": "host.run.0", "snapshot": "kept",
             }
         )  # fmt: skip
         base = "/overview" if path == "/" else path
@@ -221,12 +227,20 @@ def addresses() -> Iterator[tuple[str, set[Permission]]]:
             yield f"{each}?state=archived", {page.needs, *([Permission.EXPORT] if each.endswith(forms or "?") else [])}
 
 
+def _keep(browser: Browser, of: str, connection: redis.Redis) -> None:
+    """Have an admin keep a page under the ID that the examples have."""
+    kept = browser.post("/snapshots/keep.json", {"of": of}, sec_fetch_site="same-origin", x_who="admin").json()
+    connection.rename(keys.kept_page(kept["snapshot"]), keys.kept_page("kept"))
+
+
 @pytest.mark.parametrize(("address", "needs"), [*addresses()])
 @pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
 def test_no_page_shows_a_secret_of_a_payload_an_error_or_a_header(
     role: str, address: str, needs: set[Permission], with_secrets: str, connection: redis.Redis
 ) -> None:
     with Browser(with_people(connection, redact=["user.email"]), **{"x-who": role}) as browser:
+        if address.startswith("/snapshots"):
+            _keep(browser, f"/tasks/{with_secrets}", connection)
         answer = browser.get(address)
 
     assert answer.status_code == (200 if needs <= ROLES[role] else 403)

@@ -166,6 +166,21 @@ def test_of_more_than_can_be_looked_at_a_page_says_how_many_there_are_at_least(
     assert "at least 200: looked at the first 200 of 300" in text_of(asked)
 
 
+def test_a_queue_with_another_programs_key_is_told_and_the_others_are_found(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "a")
+    client.enqueue("test:echo", task_id="b", queue="low")
+    connection.delete(keys.queue("low"))
+    connection.set(keys.queue("low"), "no list")
+
+    whole, one = browser.get("/bulk/archive?q=echo"), browser.get("/bulk/archive?q=echo&queue=low&state=pending")
+
+    assert "1, counted now" in text_of(whole.text)
+    assert "queue low: " in text_of(whole.text)
+    assert (one.status_code, keys.queue("low") in one.text) == (503, True)
+
+
 @pytest.mark.usefixtures("at_once")
 def test_an_operation_means_what_its_page_has_shown(browser: Browser, client: Client, connection: redis.Redis) -> None:
     enqueue(client, "a")

@@ -1,5 +1,6 @@
 """The page of one task: its story, what is known of one that is gone, and two of them side by side."""
 
+import html
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -72,6 +73,24 @@ def test_of_a_task_that_an_operation_took_its_page_leads_to_the_operation(
 
 def test_of_an_id_that_nobody_knows_its_page_says_how_far_back_it_looked(browser: Browser) -> None:
     assert "There was never a task of this ID, or it ended longer ago" in text_of(browser.get("/tasks/never").text)
+
+
+# --- Found by clicking
+
+
+def test_why_a_task_does_not_run_is_found_by_clicking_and_by_pasting_its_id(browser: Browser, client: Client) -> None:
+    client.enqueue("mail:send", {"to": "anna"}, task_id="order-7", queue="low")
+    way = ["/"]
+    for wanted in ("/tasks?queue=low&state=pending", "/tasks/order-7"):
+        page = browser.get(way[-1]).text
+        assert f'href="{html.escape(wanted)}"' in page, way
+        way.append(wanted)
+
+    shown = text_of(browser.get(way[-1]).text)
+    pasted = browser.get("/tasks?q=order-7").headers["location"]
+
+    assert "Why Nobody works on queue low" in shown
+    assert pasted == way[-1]
 
 
 # --- One that is there

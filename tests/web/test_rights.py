@@ -28,7 +28,7 @@ PUBLIC = {"/login", "/logout", "/static/{version}/{name:path}"}
 #: A value for each part that an address may name.
 EXAMPLES = {
     "id": "task", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "1-a",
-    "fingerprint": "a" * 12, "worker": "host.run.0", "pool": "default", "what": "quiet",
+    "fingerprint": "a" * 12, "worker": "host.run.0", "pool": "default", "what": "quiet", "snapshot": "kept",
 }  # fmt: skip
 BAD_TOKEN = {"authorization": "Bearer nonsense"}
 

@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
+from boilerd.broker.broker import Broker
 from boilerd.errors import BrokerUnavailableError
 from boilerd.web import sampler
 from boilerd.web.sampler import Sampler
+from builders import WORKER
 from support import DEADLINE_S, wait_until
 
 
@@ -17,7 +19,7 @@ def test_those_who_wait_for_a_picture_fail_with_it_and_do_not_each_try_again(
 ) -> None:
     ends, calls = threading.Event(), []
 
-    def stall(_connection: redis.Redis) -> None:
+    def stall(_connection: redis.Redis, **_: object) -> None:
         calls.append(1)
         ends.wait(DEADLINE_S)
         raise BrokerUnavailableError("no answer")
@@ -41,10 +43,25 @@ def test_after_a_failure_the_next_picture_is_taken_when_something_was_done(
     monkeypatch.setattr(sampler, "FRESH_S", 3600.0)
     looked = Sampler(connection)
     with monkeypatch.context() as away:
-        away.setattr(sampler, "read_overview", lambda _: (_ for _ in ()).throw(BrokerUnavailableError("away")))
+        away.setattr(sampler, "read_overview", lambda *_, **__: (_ for _ in ()).throw(BrokerUnavailableError("away")))
         with pytest.raises(BrokerUnavailableError):
             looked.read()
 
     looked.forget()
 
     assert looked.read().number == 1
+
+
+def test_workers_are_looked_at_in_each_fifth_picture_and_after_an_action(
+    connection: redis.Redis, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 60.0)
+    looked = Sampler(connection)
+    before = looked.read()
+    broker.register(WORKER, ["default"], {"queues": "default"})
+
+    looked._fresh_until_s = 0.0
+    soon = looked.read()
+    looked.forget()
+
+    assert [before.overview.workers, soon.overview.workers, looked.read().overview.workers] == [0, 0, 1]

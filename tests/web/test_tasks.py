@@ -110,6 +110,57 @@ def test_all_tasks_of_all_queues_are_offered_to_nobody(browser: Browser, client:
     assert "For all that match, choose a queue and a state" in shown
 
 
+def test_the_head_of_a_search_says_how_far_it_looked_and_leads_further(browser: Browser, client: Client) -> None:
+    client.enqueue_many([("test:echo", number) for number in range(60)])
+
+    shown = browser.get("/tasks?queue=default&q=-nowhere&size=50").text
+    address = re.search(r'href="(/tasks[^"]*looks=50000)"', shown)
+    further = browser.get(html.unescape(address[1] if address else "")).text
+    whole = browser.get("/tasks?queue=default").text
+
+    assert re.search(r"60 pending · .* looked at 50 in \d+ ms · look at 50,000 more", text_of(shown))
+    assert re.search(r"looked at 10 in \d+ ms, which are all that are left", text_of(further))
+    assert "looked at" not in text_of(whole)
+    assert browser.get("/tasks?looks=50001").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("state", "columns"),
+    [
+        (TaskState.PENDING, ["Waits since", "Retried", "Concurrency key", "Payload"]),
+        (TaskState.ACTIVE, ["Started", "Retried", "Timeout", "Worker", "Payload"]),
+        (TaskState.COMPLETED, ["Completed", "Ran for", "Worker", "Deleted", "Payload"]),
+        (TaskState.ARCHIVED, ["Failed", "Retried", "Worker", "Deleted", "Payload", "Last error"]),
+    ],
+)
+def test_a_list_has_the_columns_of_its_state(
+    state: TaskState, columns: list[str], browser: Browser, client: Client, broker: Broker
+) -> None:
+    in_state(client, broker, state)
+
+    shown = browser.get(f"/tasks?queue=default&state={state}").text
+    heads = [text_of(each) for each in re.findall(r"<th scope=\"col\".*?</th>", shown, re.DOTALL)]
+
+    assert [each for each in heads if each] == ["ID", "Type", *columns]
+    assert [cell for cell in re.findall(r'data-label="(.*?)"', shown) if cell != "Select"] == ["ID", "Type", *columns]
+
+
+def test_what_a_part_of_a_list_shows_is_sorted(browser: Browser, client: Client) -> None:
+    for task_id, task_type in (("a", "z:z"), ("b", "a:a"), ("c", "m:m")):
+        client.enqueue(task_type, task_id=task_id)
+
+    assert listed(browser, "/tasks.json?queue=default&sort=type") == ["b", "c", "a"]
+    assert listed(browser, "/tasks.json?queue=default&sort=id&way=down") == ["c", "b", "a"]
+    assert listed(browser, "/tasks.json?queue=default&sort=deleted") == ["a", "b", "c"]
+    assert "Sorted is what this part" in browser.get("/tasks?queue=default&sort=type").text
+    assert browser.get("/tasks?sort=payload").status_code == 400
+
+
+def test_an_id_that_is_gone_leads_from_the_search_box_to_what_is_known_of_it(browser: Browser) -> None:
+    assert 'href="/tasks/order-7"' in browser.get("/tasks?q=order-7").text
+    assert "what is known of it" not in browser.get("/tasks?q=two+words").text
+
+
 def test_the_neighbours_of_a_pending_task_are_shown(browser: Browser, client: Client) -> None:
     enqueue(client, *(f"t{number}" for number in range(9)))
 
@@ -363,6 +414,24 @@ def test_a_payload_that_a_daemon_would_refuse_is_not_sent(
     assert "payload.n must be integer" in text_of(answer.text)
     assert "&#34;n&#34;: 0" in browser.get("/tasks/new?type=test:echo").text
     assert send(browser, "/tasks/new", {"type": "test:echo", "body": '{"n": 1}'}).status_code == 303
+
+
+def test_a_new_task_begins_with_what_the_last_payloads_of_its_type_have_in_them(
+    connection: redis.Redis, client: Client
+) -> None:
+    client.enqueue("mail:send", {"to": "anna", "n": [{"x": 1.5}], "password": "hunter2", "is_new": True})
+    client.enqueue("mail:send", {"to": "bob", "n": [{"x": 2}, {}], "password": "hunter3", "is_new": False})
+    client.enqueue("mail:send", {"cc": None})
+
+    with Browser(with_people(connection), **{"x-who": "operator"}) as browser:
+        first, second = (browser.get(f"/tasks/new.json?type=mail:send&template={n}").json() for n in (1, 2))
+        other = browser.get("/tasks/new.json?type=mail:other").json()
+        shown = browser.get("/tasks/new?type=mail:send").text
+
+    assert json.loads(first["form"]["body"]) == {"to": "", "n": [{"x": 0}], "password": "", "is_new": False}
+    assert json.loads(second["form"]["body"]) == {"cc": None}
+    assert other["form"]["body"] == "null"
+    assert "template=2" in shown
 
 
 def test_a_task_is_enqueued_by_a_program_in_one_step(connection: redis.Redis) -> None:

@@ -1,5 +1,6 @@
 """The pages on types show what metrics have counted, beside the time before, and where a release began."""
 
+import json
 import re
 from datetime import UTC, datetime
 
@@ -7,17 +8,28 @@ import pytest
 import redis
 
 from boilerd.broker.broker import Broker
+from boilerd.broker.operations import Operations
+from boilerd.tasks.fingerprint import FailureKind
+from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
 from boilerd.web.pages import types
 from boilerd.web.pages.types import SORTS
+from boilerd.web.type_facts import TIMEOUT
 from browser import Browser, text_of
 from builders import count_in_minute, counted, fail_as, failure_kind
-from support import Valkey
+from support import Valkey, wait_until
 
 
 @pytest.fixture
 def minute(connection: redis.Redis) -> int:
     """One that is over."""
     return int(connection.time()[0]) // 60 - 5
+
+
+@pytest.fixture(autouse=True)
+def _patient_previews(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine cuts no count short."""
+    defaults = Operations.preview.__kwdefaults__ or {}
+    monkeypatch.setattr(Operations.preview, "__kwdefaults__", {**defaults, "within_s": 20.0})
 
 
 def names(browser: Browser, query: str) -> list[str]:
@@ -214,6 +226,131 @@ def test_a_key_of_another_kind_is_told_and_hides_no_other(
     assert shown.status_code == 200
     assert "Left out" in text_of(shown.text)
     assert "/types/a" in shown.text
+
+
+def test_a_type_tells_which_part_timed_out_and_how_many_daemons_handle_it(
+    browser: Browser, connection: redis.Redis, broker: Broker, minute: int
+) -> None:
+    count_in_minute(connection, minute, "default", "mail:send", counted(3, archived=1))
+    count_in_minute(connection, minute, "default", "orphan", counted(1))
+    fail_as(broker, "slow", FailureKind("c" * 12, "mail:send", TIMEOUT, "", (), ""))
+    for name, patterns in (("web1.a1", ["mail:", "test"]), ("web2.a1", ["mail:send"])):
+        encoded = json.dumps({"host": name.partition(".")[0], "pid": 1, "types": patterns, "versions": {}})
+        broker.publish(name, len(encoded), encoded)
+
+    found = {row["type"]: row for row in browser.get("/types.json").json()["types"]}
+    html = browser.get("/types").text
+
+    assert (found["mail:send"]["timeout_share"], found["mail:send"]["daemons"]) == (0.25, 2)
+    assert (found["orphan"]["timeout_share"], found["orphan"]["daemons"]) == (0.0, 0)
+    assert "no handler" in html
+    assert browser.get("/types.json?queue=default").json()["types"][0]["timeout_share"] is None
+    assert browser.get("/types.json?since=90d").json()["types"][0]["timeout_share"] is None
+
+
+def test_an_earlier_release_is_shown_until_the_next_one(
+    browser: Browser, connection: redis.Redis, broker: Broker, minute: int
+) -> None:
+    for fingerprint, release, ago in (("a" * 12, "1.0", 60), ("b" * 12, "1.1", 30)):
+        fail_as(broker, release, failure_kind(fingerprint, release=release))
+        connection.hset("boilerd:failure:" + fingerprint, "first_seen", (minute - ago) * 60)
+    for ago, count in ((80, 1), (50, 2), (31, 4), (20, 8)):
+        count_in_minute(connection, minute - ago, "default", "a", counted(count))
+
+    earlier = browser.get("/types/a.json?since=release:1.0").json()
+    last = browser.get("/types/a.json?since=release").json()
+
+    assert (earlier["total"]["ended"], earlier["before"]["ended"]) == (6, 1)
+    assert (last["total"]["ended"], last["before"]["ended"]) == (8, 6)
+    assert "of release 1.0" in text_of(browser.get("/types/a").text)
+    assert browser.get("/types?since=release:1.0&sort=rise").status_code == 200
+
+
+def test_what_began_to_fail_after_the_last_release_is_found_and_run_again_by_clicks_alone(
+    browser: Browser, connection: redis.Redis, broker: Broker, minute: int
+) -> None:
+    fail_as(broker, "old", failure_kind("a" * 12, release="1.0"), queue="low")
+    connection.hset("boilerd:failure:" + "a" * 12, "first_seen", (minute - 90) * 60)
+    for number in range(3):
+        kind = FailureKind("b" * 12, "mail:send", "shop.OwnError", "no card", ("shop.pay",), "1.1")
+        fail_as(broker, f"t{number}", kind, queue="mails", task_type="mail:send")
+    connection.hset("boilerd:failure:" + "b" * 12, "first_seen", (minute - 10) * 60)
+    for ago, failed in ((30, 0), (3, 9)):
+        for name in ("sound", "mail:send"):
+            fails = failed if name == "mail:send" else 0
+            count_in_minute(connection, minute - ago, "default", name, counted(10, archived=fails))
+
+    page = "/"
+    for words in ("Types", "What began to fail after the last release, 1.1", "mail:send", "shop.OwnError", "Run all"):
+        page = link(browser, page, words)
+    asked = browser.get(page).text
+    done = browser.post(page)
+
+    assert "3, counted now" in asked
+    assert done.headers["location"].startswith("/operations/")
+    wait_until(lambda: connection.llen("rq:queue:mails") == 3, "they are run again")
+    assert connection.zcard("rq:failed:low") == 1
+
+
+def test_a_type_that_fails_suddenly_is_a_finding_that_leads_to_it_unless_it_is_muted(
+    browser: Browser, connection: redis.Redis, broker: Broker, minute: int
+) -> None:
+    fail_as(broker, "a", FailureKind("b" * 12, "mail/send", "Error", "", (), ""))
+    name = pack_pair("default", "mail/send")
+    connection.hset(f"boilerd:metrics:hour:{minute // 60 - 12}", name, encode({OUTCOME_KEYS["completed"]: 200}))
+    count_in_minute(connection, minute, "default", "mail/send", counted(0, archived=20))
+
+    shown = browser.get("/").text
+    browser.post(f"/failures/{'b' * 12}/mute")
+    muted = browser.get("/").text
+
+    assert re.search(r'<a href="/types/mail~2Fsend">type mail/send fails: 20 of its 20', shown)
+    assert "type mail/send fails" not in muted
+
+
+def test_a_poll_of_what_has_not_changed_reads_nothing_and_an_action_is_seen_at_once(
+    browser: Browser, connection: redis.Redis, broker: Broker, minute: int
+) -> None:
+    count_in_minute(connection, minute, "default", "test:echo", counted(3))
+    fail_as(broker, "a", failure_kind())
+
+    tag = ""
+    for page in ("/types?since=1h", "/types/test:echo?since=1h", "/failures?type=test:echo"):
+        tag = browser.get(page).headers["etag"]
+        before = connection.info("stats")["total_commands_processed"]
+        again = browser.get(page, if_none_match=tag)
+        after = connection.info("stats")["total_commands_processed"]
+        assert again.status_code == 304
+        assert after - before == 1
+        assert browser.get(page.partition("?")[0], if_none_match=tag).status_code == 200
+    browser.post(f"/failures/{'a' * 12}/mute")
+
+    assert browser.get("/failures?type=test:echo", if_none_match=tag).status_code == 200
+
+
+def link(browser: Browser, page: str, words: str) -> str:
+    """Where the first link with these words leads."""
+    found = re.search(rf'<a [^>]*href="([^"]*)"[^>]*>\s*{re.escape(words)}\s*</a>', browser.get(page).text)
+    assert found, f"{page} has no link {words}"
+    return found[1].replace("&amp;", "&")
+
+
+def test_all_archived_tasks_of_a_type_are_run_whatever_their_queue(
+    browser: Browser, viewer: Browser, connection: redis.Redis, broker: Broker
+) -> None:
+    for task_id, queue, name in (("a", "low", "mail"), ("b", "high", "mail"), ("c", "low", "other")):
+        fail_as(broker, task_id, failure_kind(), queue=queue, task_type=name)
+
+    asked = text_of(browser.get("/types/mail/run").text)
+    browser.post("/types/mail/run?state=archived")
+
+    assert "all archived tasks of type mail, of all queues" in asked
+    assert "2, counted now" in asked
+    wait_until(lambda: connection.zcard("rq:failed:low") + connection.zcard("rq:failed:high") == 1, "they are run")
+    assert connection.lrange("rq:queue:low", 0, -1) == [b"a"]
+    assert 'href="/types/mail/delete?state=archived"' in browser.get("/types/mail").text
+    assert "/types/mail/run" not in viewer.get("/types/mail").text
+    assert browser.get("/types/mail/run?state=active").status_code == 400
 
 
 def test_thousands_of_types_are_pages(browser: Browser, connection: redis.Redis, minute: int) -> None:

@@ -7,11 +7,17 @@ from typing import Any
 import pytest
 import redis
 
+from boilerd.broker import keys
+from boilerd.broker.broker import Broker
+from boilerd.broker.connection import connect
+from boilerd.broker.last_words import LastWords
 from boilerd.broker.neighbours import DEAD_S
+from boilerd.broker.overview import LivingWorker
+from boilerd.web.heaviest import heaviest
 from boilerd.web.pages import workers
 from boilerd.web.pages.workers import SORTS
-from browser import Browser, text_of
-from support import StartDaemon, wait_until
+from browser import Browser, text_of, web_app
+from support import StartDaemon, Valkey, wait_until
 
 
 def put(connection: redis.Redis, name: str, *, seen_ago_s: float = 0.0, **fields: Any) -> None:
@@ -147,3 +153,147 @@ def test_the_workers_of_a_daemon_tell_their_memory_cpu_and_release(browser: Brow
     assert first["release"] == "shop-7"
     assert first["version"]
     assert [each["release"] for each in browser.get("/types.json").json()["releases"]] == ["shop-7"]
+
+
+# --- The dead, one worker, and the one that is far too large
+
+
+def test_a_worker_has_a_page_with_what_it_takes_its_last_tasks_and_who_died_in_its_place(
+    browser: Browser, connection: redis.Redis
+) -> None:
+    put(connection, "a.run.0", rss=900 << 20, pid=4711)
+    note = '{"id":"%s","type":"mail:send","worker":"%s","started_at":1.0,"ended_at":3.5}'
+    for task_id, worker in (("mine", "a.run.0"), ("other", "a.run.1")):
+        connection.lpush(keys.completed("default"), note % (task_id, worker))
+    connection.sadd(keys.QUEUES, keys.queue("default"))
+    for worker, why in (("a.earlier.0", "signal 11 (SIGSEGV)"), ("a.run.1", "exit status 1")):
+        Broker(connection).note_death(LastWords(worker, exit=why, task_id="order-7").encoded())
+
+    data = browser.get("/workers/a~2Erun~2E0.json").json()
+    page = text_of(browser.get("/workers/a~2Erun~2E0").text)
+
+    assert [each["id"] for each in data["tasks"]] == ["mine"]
+    assert [each["worker"] for each in data["deaths"]["before"]] == ["a.earlier.0"]
+    assert "900 MiB" in page
+    assert "2.5 s" in page
+    assert "signal 11 (SIGSEGV)" in page
+
+
+def test_a_worker_that_died_has_a_page_and_one_that_never_was_has_none(
+    browser: Browser, connection: redis.Redis
+) -> None:
+    Broker(connection).note_death(LastWords("a.run.0", exit="exit status 1").encoded())
+
+    gone, unknown = browser.get("/workers/a~2Erun~2E0"), browser.get("/workers/a~2Erun~2E1")
+
+    assert (gone.status_code, unknown.status_code) == (200, 404)
+    assert "It has ended" in text_of(gone.text)
+
+
+def test_the_dead_are_listed_by_when_by_memory_and_as_a_table_for_programs(
+    browser: Browser, connection: redis.Redis
+) -> None:
+    for number, rss in enumerate((5, 900, 80)):
+        Broker(connection).note_death(LastWords(f"a.run.{number}", rss_bytes=rss << 20).encoded())
+
+    latest, largest = ([each["worker"] for each in browser.get(f"/workers/dead.json{query}").json()["deaths"]]
+                       for query in ("", "?sort=memory"))  # fmt: skip
+    table = browser.get("/workers/dead.csv").text
+
+    assert (latest, largest) == (["a.run.2", "a.run.1", "a.run.0"], ["a.run.1", "a.run.2", "a.run.0"])
+    assert len(table.splitlines()) == 4
+    assert "The last of 3 workers that died" in text_of(browser.get("/workers").text)
+
+
+def test_a_key_of_another_kind_hides_the_dead_and_no_worker(browser: Browser, connection: redis.Redis) -> None:
+    put(connection, "a.run.0")
+    connection.set(keys.DEATHS, "a text")
+
+    shown, one = browser.get("/workers"), browser.get("/workers/a~2Erun~2E0")
+
+    assert (shown.status_code, one.status_code) == (200, 200)
+    assert "boilerd:deaths" in text_of(shown.text)
+    assert "worker-a.run.0" in shown.text
+
+
+def test_the_first_page_names_a_worker_that_takes_far_more_memory_and_leads_to_it(
+    browser: Browser, connection: redis.Redis
+) -> None:
+    for number, rss in enumerate((50, 900, 80)):
+        put(connection, f"a.run.{number}", rss=rss << 20)
+
+    page = browser.get("/").text
+
+    (link,) = re.findall(r'<a href="([^"]*)">Worker a.run.1 takes 900 MiB of memory</a>', page)
+    assert names(browser, link.partition("?")[2])[0] == "a.run.1"
+
+
+@pytest.mark.parametrize(("sizes", "found"), [
+    ((), None), ((900,), None), ((50, 60, 100), None), ((300, 400, 500), None), ((50, 60, 200), 200),
+    ((0, 0, 900), None), ((0, 50, 900), 900),
+])  # fmt: skip
+def test_a_worker_is_far_too_large_by_what_the_others_take(sizes: tuple[int, ...], found: int | None) -> None:
+    living = [LivingWorker("h", "idle", size << 20, f"w{size}") for size in sizes]
+
+    most = heaviest(living)
+
+    assert (most and most.mib) == found
+
+
+def test_the_page_of_five_hundred_workers_stays_small(browser: Browser, connection: redis.Redis) -> None:
+    broker = Broker(connection)
+    for number in range(500):
+        queues, host = ["critical", "default", "low", "mail"], f"host-{number % 25}"
+        fields: dict[str, Any] = {
+            "queues": ",".join(queues),
+            "hostname": host,
+            "rss": number << 20,
+            "cpu_ms": 5000,
+            "state": "busy",
+        }
+        broker.register(f"{host}.run.{number}", queues, fields)
+        broker.note_death(LastWords(f"{host}.run.{number}", task_id="t").encoded())
+
+    page = browser.get("/workers?sort=memory").text
+
+    assert "1 to 50 of 500" in text_of(page)
+    assert len(re.findall("<[a-z]", page)) <= 1500
+
+
+def test_what_the_dashboard_costs_is_counted(connection: redis.Redis, valkey: Valkey) -> None:
+    with connect(valkey.url) as counted, Browser(web_app(counted)) as browser:
+        browser.get("/queues")
+        before, calls = browser.get("/system.json").json()["dashboard"], connection.info("stats")
+        browser.get("/workers")
+        browser.get("/queues", boilerd_live="1")
+        after, later = browser.get("/system.json").json()["dashboard"], connection.info("stats")
+
+    sent = later["total_commands_processed"] - calls["total_commands_processed"]
+    assert after["requests"] - before["requests"] == 3
+    assert after["polls"] - before["polls"] == 1
+    assert 0 < after["commands"] - before["commands"] <= sent + 20
+
+
+def test_commands_of_an_applications_own_client_are_not_counted(valkey: Valkey) -> None:
+    with redis.Redis.from_url(valkey.url) as own, Browser(web_app(own)) as browser:
+        assert browser.get("/system.json").json()["dashboard"]["commands"] is None
+        assert "not counted" in text_of(browser.get("/system").text)
+
+
+@pytest.mark.parametrize("path", ["/system", "/workers", "/workers/dead"])
+def test_a_page_says_what_a_user_of_redis_may_not_read_and_works_on_a_replica(
+    path: str, connection: redis.Redis, valkey: Valkey
+) -> None:
+    asked: Any = connection
+    asked.execute_command("ACL", "SETUSER", "look", "on", ">x", "~*", "&*", "+@all", "-info", "-slowlog", "-config")
+    connection.replicaof("127.0.0.1", 1)  # where nobody listens
+
+    try:
+        with connect(f"{valkey.url}?username=look&password=x") as own, Browser(web_app(own)) as browser:
+            page = browser.get(path)
+    finally:
+        connection.replicaof("NO", "ONE")
+        asked.execute_command("ACL", "DELUSER", "look")
+
+    assert page.status_code == 200
+    assert ("This user of Redis may not ask it" in page.text) is (path == "/system")

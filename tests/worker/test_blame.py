@@ -85,6 +85,17 @@ def test_what_a_killed_worker_ran_goes_back_in_its_order_uncounted_and_marked(
 
 
 @pytest.mark.usefixtures("held")
+def test_of_what_a_worker_held_that_is_told_first_which_may_have_ended_it(
+    rules: Rules, broker: Broker, client: Client
+) -> None:
+    started_ago(client.connection, "t2", seconds=66)
+
+    held = rules.settle_dead_slots(broker, WORKER, False, DIED)
+
+    assert [claim.task_id for claim in held] == ["t2", "t0", "t1", "t3", "t4"]
+
+
+@pytest.mark.usefixtures("held")
 def test_what_a_worker_held_that_the_daemon_ended_goes_back_without_a_mark(
     rules: Rules, broker: Broker, client: Client
 ) -> None:

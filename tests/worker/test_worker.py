@@ -3,11 +3,11 @@
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
+from msgspec import structs
 
 from boilerd import Client, Inspector, Task, TaskState, current_task
 from boilerd.broker import keys
@@ -180,7 +180,9 @@ def test_a_burst_runs_what_is_due_by_now_although_no_scheduler_has_come_to_it(
     client.enqueue("test:twice", task_id="due", process_in=60, retention=60)
     client.enqueue("test:twice", task_id="later", process_in=60)
     connection.zadd(keys.registry("scheduled", "default"), {"due": 1}, xx=True)
-    rules = replace(Rules.of(mux, RetryPolicy(), lambda handler: handler), hooks=Hooks(retry_delay=lambda *_: 0))
+    rules = structs.replace(
+        Rules.of(mux, RetryPolicy(), lambda handler: handler), hooks=Hooks(retry_delay=lambda *_: 0)
+    )
 
     assert exit_status(make_worker(rules, Limits(is_burst=True))) == DONE
 

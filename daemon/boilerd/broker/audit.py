@@ -28,7 +28,7 @@ logger = logging.getLogger("boilerd.client")
 
 #: What people do.
 What = Literal[
-    "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "reveal",
+    "run", "archive", "delete", "cancel", "move", "reschedule", "enqueue", "copy", "export", "reveal", "keep",
     "pause", "resume", "cron run", "unlock", "quiet", "reload", "restart", "scale", "acknowledge",
     "unacknowledge", "mute", "unmute", "note",
 ]  # fmt: skip

@@ -259,22 +259,28 @@ class Broker(SlotCalls):
             _tell_unaudited(answers.pop())
         return [text(answer) for answer in answers]
 
-    def place(self, what: str, value: str, task_id: str, by: "Actor | None" = None, **on: str) -> str:
+    def place(self, what: str, value: str, task_id: str, by: "Actor", **on: str) -> str:
         """Have a task that waits run at another time, or in another queue.
 
         Args:
             what: ``reschedule`` or ``move``.
             value: Seconds since 1970; or the queue.
             task_id: Its ID.
-            by: Who does it, for the audit; None: it is not noted.
+            by: Who does it, for the audit.
             on: What the audit says beside the task.
 
         Returns:
             ``done``, ``unknown``, or the state that forbids it.
         """
-        answer, unaudited = self._intervene("place", by, what, [what, value], [task_id], on=on)
+        answer, unaudited = self._intervene("place", by, what, [what, value, 0], [task_id], on=on)
         _tell_unaudited(unaudited)
         return text(answer)
+
+    def place_many(self, what: str, value: str, task_ids: Sequence[str], place: int = 0) -> list[str]:
+        """The same with tasks of one queue; `place` and the answers are those of `act`, and it is not noted."""
+        if not task_ids:
+            return []
+        return [text(answer) for answer in self._intervene("place", None, what, [what, value, place], task_ids)[:-1]]
 
     def enqueue_copy(self, task: NewTask, copied_from: str) -> TaskState | BoilerdError:
         """Store a task that names the one of which it is a copy; its state, or the reason as of `enqueue`."""

@@ -154,11 +154,9 @@ class BulkActions:
                     return
                 with self._inspection.naming_keys(queue):
                     answers = do(looked.chosen, start)
-                before = _count_before(choice, looked, answers)
                 walk.note(looked.count - looked.passed, answers)
-                walk.stay += looked.passed + before
-                anchor.shift(before)
-                anchor.remember(_staying(looked, answers, start + before))
+                walk.stay += looked.passed
+                anchor.remember(_staying(looked, answers, start))
                 blanks += answers.count("blank")
                 if blanks >= MOST_BLANKS:
                     self._broker.remove_blanks(queue)
@@ -245,14 +243,6 @@ class BulkActions:
 def plain(task: TaskDetail) -> Mapping[str, Any]:
     """A task as a filter looks at it."""
     return {name: getattr(task, name) for name in TaskDetail.__dataclass_fields__}
-
-
-def _count_before(choice: Choice, looked: Looked, answers: Sequence[str]) -> int:
-    """How many of the tasks stand before the walk once more: those that are due earlier now than where it is."""
-    last_s = looked.members[-1][1] if looked.members else None
-    if choice.due_s is None or last_s is None or choice.state not in ONE_REGISTRY or choice.due_s > last_s:
-        return 0
-    return answers.count("done")
 
 
 def _staying(looked: Looked, answers: Sequence[str], start: int) -> dict[str, int]:

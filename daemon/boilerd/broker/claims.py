@@ -194,8 +194,7 @@ class Failure:
         return self.error.encode("utf-8", "backslashreplace")[:MAX_ERROR_LENGTH].decode("utf-8", "ignore")
 
 
-@dataclass(frozen=True, slots=True)
-class Overdue:
+class Overdue(msgspec.Struct, frozen=True):
     """An attempt that is past its task's timeout or deadline: by `late_s` on Redis's clock, and it had `limit_s`."""
 
     worker: str

@@ -198,8 +198,8 @@ def to_group(
     except msgspec.DecodeError:
         return None
     hour, day = int(now.timestamp()) // 3600, int(now.timestamp()) // 86400
-    hours = [_count(fields, f"h{number}") for number in range(hour - FAILURE_HOURS + 1, hour + 1)]
-    days = [_count(fields, f"d{number}") for number in range(day - FAILURE_DAYS + 1, day + 1)]
+    hours = _counts(fields, [b"h%d" % number for number in range(hour - FAILURE_HOURS + 1, hour + 1)])
+    days = _counts(fields, [b"d%d" % number for number in range(day - FAILURE_DAYS + 1, day + 1)])
     last_hour = round(hours[-1] + hours[-2] * (1 - now.timestamp() % 3600 / 3600))
     found = FailureGroup(
         fingerprint, about.type, about.error, about.message, about.frames, FailureState.STEADY,
@@ -244,6 +244,11 @@ def _state(group: FailureGroup, now: datetime, returned: datetime | None) -> Fai
 def is_rising(group: FailureGroup) -> bool:
     """Whether it fails much more often than before, whatever else is to be said of it."""
     return group.last_hour >= RISING_FROM and (group.rise is None or group.rise >= RISING_TIMES)
+
+
+def _counts(fields: Mapping[bytes, bytes], names: Sequence[bytes]) -> list[int]:
+    """Counts of these names: most are not there, and a list of groups has thousands."""
+    return [_count(fields, name.decode()) if name in fields else 0 for name in names]
 
 
 def _count(fields: Mapping[bytes, bytes], name: str) -> int:

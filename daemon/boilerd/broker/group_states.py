@@ -1,5 +1,6 @@
 """Count where the tasks of failure groups are now: nothing leads from a group to all of them, so some are looked at."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -39,23 +40,24 @@ def count_states(inspection: Inspection, bulk: BulkActions, looks: int, within_s
     until_s = time.monotonic() + within_s
     counts: dict[str, Counter[TaskState]] = {}
     looked, is_exact = 0, True
-    for queue, state, total in _places(inspection):
-        seen = 0
-        while seen < total:
-            if looked >= looks or time.monotonic() >= until_s:
-                is_exact = False
-                break
-            count, ids = bulk.chosen(Choice(queue, state), seen, min(CHUNK, looks - looked))
+    # The shortest lists first: what they leave of their share is for the longer ones.
+    places = sorted(_places(inspection), key=lambda place: place[1])
+    for place, (choice, total) in enumerate(places):
+        seen, end, share = 0, total, math.ceil((looks - looked) / (len(places) - place))
+        while seen < min(end, share) and time.monotonic() < until_s:
+            count, ids = bulk.chosen(choice, seen, min(CHUNK, share - seen))
             for fingerprint in filter(None, bulk.groups.of_tasks(ids)):
-                counts.setdefault(fingerprint, Counter())[state] += 1
-            seen, looked = seen + count, looked + count
+                counts.setdefault(fingerprint, Counter())[choice.state] += 1
+            seen += count
             if not count:
-                break
+                end = seen  # they have gone meanwhile
+        looked += seen
+        is_exact = is_exact and seen >= end
     return GroupStates(counts, looked, is_exact)
 
 
-def _places(inspection: Inspection) -> Iterator[tuple[str, TaskState, int]]:
+def _places(inspection: Inspection) -> Iterator[tuple[Choice, int]]:
     for queue in inspection.counts(inspection.queue_names()[0]):
         for state in STATES:
             if total := queue.scheduled if state in ONE_REGISTRY else queue.archived:
-                yield queue.name, state, total
+                yield Choice(queue.name, state), total

@@ -60,6 +60,14 @@ ALARM = f"{OWN}:alarm"
 #: string: what the dashboards of this broker have in common to seal forms with
 WEB_SECRET = f"{OWN}:web:secret"
 
+#: sorted set of the IDs of pages of the dashboard that are kept, score = when
+KEPT_PAGES = f"{OWN}:web:kept"
+
+
+def kept_page(page_id: str) -> str:
+    """Hash: a page of the dashboard with its data, as it was."""
+    return f"{OWN}:web:kept:{page_id}"
+
 
 def web_session(digest: str) -> str:
     """String: whose session of the web dashboard it is."""

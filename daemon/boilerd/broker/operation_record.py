@@ -2,14 +2,16 @@
 
 import enum
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from boilerd.broker.connection import text
 from boilerd.broker.task_filter import TaskFilter, parse_filter
+from boilerd.errors import InvalidTaskError
 from boilerd.tasks.task import TaskState
 
 #: What an operation does with its tasks.
@@ -41,6 +43,8 @@ HALTED = (OperationState.STOPPED, OperationState.FAILED)
 @dataclass(frozen=True, slots=True)
 class Order:
     """What is to be done, and with which tasks.
+
+    With a type and no queue it is for those of the type in all queues.
 
     Attributes:
         what: ``run``, ``archive``, ``delete``, ``cancel``, ``reschedule`` or ``move``.
@@ -107,9 +111,22 @@ class Order:
         try:
             found = json.loads(given)
             state = found["state"] and TaskState(found["state"])
-            return cls(**{**found, "state": state or None, "task_ids": tuple(found["task_ids"])})
+            order = cls(**{**found, "state": state or None, "task_ids": tuple(found["task_ids"])})
+            return order if order.is_sound() else None
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
+
+    def is_sound(self) -> bool:
+        """Whether it says something: somebody else may have written it."""
+        with suppress(InvalidTaskError, ValueError, TypeError, OverflowError, OSError):
+            self.sought()
+            return self.what in get_args(Deed) and (self.what != "reschedule" or math.isfinite(self.due_s or 0.0))
+        return False
+
+    @property
+    def due_s(self) -> float | None:
+        """When its tasks are due then, in seconds since 1970; None: they are not rescheduled, or it is not said yet."""
+        return float(self.value) if self.what == "reschedule" and self.value else None
 
 
 @dataclass(frozen=True, slots=True)

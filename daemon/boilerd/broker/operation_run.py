@@ -20,7 +20,7 @@ from boilerd.tasks.task import TaskState
 #: Tasks that run and are looked at to be cancelled.
 MOST_ACTIVE = 10_000
 _DONE = frozenset({"done", "deleted", "told"})
-#: Deed → the action for tasks that wait; one that is not here is done with each task in a call of its own.
+#: Deed → the action for tasks that wait; with another one tasks are placed anew.
 ACTIONS: Mapping[Deed, Action] = {"run": "run", "archive": "archive", "delete": "delete", "cancel": "delete"}
 #: Makes of a task what a search looks at.
 Sees = Callable[[TaskDetail], Mapping[str, Any]]
@@ -141,8 +141,12 @@ class OperationRun:
     def _chunks(self, order: Order, choice: Choice, walk: Walk) -> Iterator[BulkProgress]:
         action = ACTIONS.get(order.what)
         if action is None:
-            return self._bulk.each_chunk("run", choice, walk, lambda ids, _start: [*map(self._one, ids)])
+            return self._bulk.each_chunk("run", choice, walk, self._place)
         return self._bulk.each_chunk(action, choice, walk)
+
+    def _place(self, task_ids: Sequence[str], start: int) -> Sequence[str]:
+        order = self._found.order
+        return self._broker.place_many(order.what, order.value, task_ids, start)
 
     def _active(self, part: Part) -> list[str]:
         """Tasks that run; those that were told before are told again, which changes nothing."""
@@ -174,7 +178,7 @@ class OperationRun:
         if order.what == "cancel":
             return self._broker.cancel(task_id)
         if order.what not in ACTIONS:
-            return self._broker.place(order.what, order.value, task_id)
+            return self._place([task_id], 0)[0]
         return self._broker.act(order.what, [task_id])[0]
 
 
@@ -184,5 +188,5 @@ def choice_of(order: Order, part: Part, sees: Sees | None = None) -> Choice:
     return Choice(
         part.queue, part.state, order.task_type or None, order.fingerprint or None, sought, sees,
         is_both=sought is not None and order.state is None and part.state in ONE_REGISTRY,
-        due_s=float(order.value) if order.what == "reschedule" and order.value else None,
+        due_s=order.due_s,
     )  # fmt: skip

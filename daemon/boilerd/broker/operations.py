@@ -235,6 +235,8 @@ class Operations:
     def _parts(self, order: Order) -> list[Part]:
         if order.task_ids:
             return []
+        if order.task_type and not order.queue:
+            return self._parts_of_type(order)
         if order.fingerprint and order.state is None:
             places = self._bulk.places_of_group(ACTIONS.get(order.what, "run"))
             return [Part(queue, state, total) for (queue, state), total in places.items() if total]
@@ -272,6 +274,16 @@ class Operations:
 
     def _note_interrupted(self, found: Operation, count: int, why: str) -> None:
         self._audit.note(found.order.what, count, "interrupted", why, operation=found.id, **found.order.on())
+
+    def _parts_of_type(self, order: Order) -> list[Part]:
+        """All queues that have tasks in the state: those of a type may be in any."""
+        state = order.state or TaskState.PENDING
+        if state not in allowed(order.what):
+            raise TaskStateError(f"{state} tasks", state, order.what, allowed(order.what))
+        counted = TaskState.SCHEDULED if state is TaskState.RETRY else state  # they stand in one registry
+        counts = self._inspection.counts(self._inspection.queue_names()[0])
+        parts = [Part(queue.name, state, getattr(queue, counted.value)) for queue in counts]
+        return [part for part in parts if part.total]
 
 
 def allowed(deed: Deed) -> Sequence[TaskState]:

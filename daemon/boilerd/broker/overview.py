@@ -91,6 +91,7 @@ class Overview:
         unwritten_bytes: How many accepted bytes are not in Redis's file, because its last write failed; 0: it did not.
         memory_share: The part of `maxmemory` that is used; 0: there is no limit, or Redis does not tell.
         living: The workers that live.
+        records: What was read of each worker's record; for `read_overview`.
         server: What Redis tells of itself, by its own names; nothing where it does not.
     """
 
@@ -103,6 +104,7 @@ class Overview:
     unwritten_bytes: int = 0
     memory_share: float = 0.0
     living: Sequence[LivingWorker] = ()
+    records: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     server: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -119,8 +121,17 @@ class Overview:
         return [queue for queue in self.queues if not queue.is_served and _has_tasks(queue.detail.counts)]
 
 
-def read_overview(connection: redis.Redis, known: Iterable[str] = ()) -> Overview:
-    """The overview of all queues that were ever used, and those in `known`; raises BrokerError."""
+def read_overview(
+    connection: redis.Redis, known: Iterable[str] = (), records: Mapping[str, Any] | None = None
+) -> Overview:
+    """The overview of all queues that were ever used, and those in `known`; raises BrokerError.
+
+    Args:
+        connection: The client of Redis.
+        known: Names of queues.
+        records: What was read of the workers some seconds ago, which is not read again then; None: it is. They tell
+            how they are every five seconds.
+    """
     before_s = time.time()
     found = _ask(connection, _first_questions())
     after_s = time.time()
@@ -128,8 +139,10 @@ def read_overview(connection: redis.Redis, known: Iterable[str] = ()) -> Overvie
     now_s = seconds + microseconds / 1e6
     names, wrong = _names(found)
     names = sorted({*names, *known})
-    more = _ask(connection, _second_questions(names, found["workers"] or (), now_s))
-    living = {key: record for (kind, key), record in more.items() if kind == "worker" and _is_alive(record, now_s)}
+    more = _ask(connection, _second_questions(names, found["workers"] or () if records is None else (), now_s))
+    if records is None:
+        records = {key: record for (kind, key), record in more.items() if kind == "worker"}
+    living = {key: record for key, record in records.items() if _is_alive(record, now_s)}
     serving = Counter(name for record in living.values() for name in {*text(record[0] or b"").split(",")})
     unserved = set(map(text, found["served"] or ())) - {*serving}
     details = Inspection(connection).queue_details(names, _SAMPLES)
@@ -144,6 +157,7 @@ def read_overview(connection: redis.Redis, known: Iterable[str] = ()) -> Overvie
         unwritten_bytes=unwritten_in(info),
         memory_share=int(info.get("used_memory", 0)) / (int(info.get("maxmemory", 0)) or float("inf")),
         living=[_worker(key, record) for key, record in living.items()],
+        records=records,
         server=info,
     )
 

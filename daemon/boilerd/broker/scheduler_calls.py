@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -14,7 +14,9 @@ from boilerd.broker.held_claims import HeldClaims
 from boilerd.broker.job_hash import NewTask, describe_task, to_answer, to_claim_of_hash
 from boilerd.broker.refusals import expecting, is_wrong_kind
 from boilerd.errors import BoilerdError, MisplacedKeyError
-from boilerd.process.identity import Load
+
+if TYPE_CHECKING:  # commands that know no process are spared ctypes
+    from boilerd.process.identity import Load
 
 #: The end of the year 9998: no date is later, in any time zone.
 LAST_TICK_S = 253370764800.0
@@ -43,7 +45,7 @@ class SchedulerCalls(HeldClaims):
         self,
         workers: Sequence[str],
         running: Mapping[str, tuple[int, int]] | None = None,
-        loads: Mapping[str, Load | None] | None = None,
+        loads: "Mapping[str, Load | None] | None" = None,
     ) -> tuple[list[Overdue], list[str]]:
         """Renew the leases and the presence of live workers.
 
@@ -324,7 +326,7 @@ class SchedulerCalls(HeldClaims):
             pipeline.execute()
 
 
-def load_args(load: Load | None) -> tuple[str, str]:
+def load_args(load: "Load | None") -> tuple[str, str]:
     """What extend.lua and renew.lua are told of a worker's memory and CPU."""
     return (str(load.rss_bytes), str(load.cpu_ms)) if load else ("", "")
 

@@ -4,8 +4,10 @@ import functools
 import hashlib
 import importlib.resources
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import msgspec
 
 from boilerd.broker.constants import IN_LUA
 
@@ -24,8 +26,8 @@ _PARTS = {
     "enqueue": ("common", "locks", "store"),
     "tick": ("common", "locks", "store"),
     "arrive": ("common", "locks"),
-    "act": ("common", "claims", "locks", "audit"),
-    "place": ("common", "claims", "locks", "audit"),
+    "act": ("common", "claims", "locks", "audit", "strike"),
+    "place": ("common", "claims", "locks", "audit", "strike"),
     "cancel": ("common", "claims", "audit"),
     "note": ("common", "audit"),
     "annotate": ("common", "audit"),
@@ -42,8 +44,7 @@ _PARTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """A Lua script, and the digest by which Redis knows it once it has seen it.
 
     Attributes:
@@ -54,32 +55,45 @@ class Script:
     digest: str
     is_reading: bool = False
 
-    @classmethod
-    def of(cls, source: str, *, is_reading: bool = False) -> Self:
-        """The script of this text."""
-        return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(), is_reading)
-
 
 @functools.cache
 def scripts() -> dict[str, Script]:
     """All scripts by name; read once, before the daemon forks."""
-    return {name: Script.of(script_source(name), is_reading=name in _READING) for name in _SCRIPTS}
+    return {name: _script(name) for name in _SCRIPTS}
 
 
 def script_source(name: str) -> str:
     """The text of a script as it is sent to Redis: behind the parts that it shares with others."""
-    parts = _PARTS.get(name, ("common", "claims"))
+    return _script(name).source
+
+
+def _script(name: str) -> Script:
     # A script that stores no new task makes room, or keeps what is there: it must go on when Redis is full.
     flags = "" if name in _STORING else " flags=no-writes" if name in _READING else " flags=allow-oom"
-    return f"#!lua{flags}\n" + "\n".join(map(_part, (*parts, name)))
+    front, digest = _front(flags, _PARTS.get(name, ("common", "claims")))
+    own, digest = _part(name), digest.copy()
+    digest.update(own.encode())
+    return Script(front + own, digest.hexdigest(), name in _READING)
+
+
+@functools.cache
+def _front(flags: str, parts: tuple[str, ...]) -> tuple[str, Any]:
+    """What stands in front of scripts, and the state in which computing their digests goes on: half of all is alike."""
+    text = "\n".join([f"#!lua{flags}", *map(_part, parts), ""])
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False)
 
 
 @functools.cache
 def _part(name: str) -> str:
     """The text of a file in lua/, behind the constants that it shares with Python."""
-    file = importlib.resources.files("boilerd.broker") / "lua" / f"{name}.lua"
+    file = _folder() / f"{name}.lua"
     constants = IN_LUA.get(name, {}).items()
     return "".join(f"local {constant} = {_lua(value)}\n" for constant, value in constants) + file.read_text("utf-8")
+
+
+@functools.cache
+def _folder() -> Traversable:
+    return importlib.resources.files("boilerd.broker") / "lua"
 
 
 def _lua(value: object) -> str:

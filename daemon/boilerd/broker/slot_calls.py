@@ -7,7 +7,7 @@ one, and one of another life. What a turn claimed is known by its execution IDs,
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from boilerd.broker import keys
 from boilerd.broker.claims import Advance, Claim, Completion, Leased, Renewal, completion_args
@@ -16,7 +16,9 @@ from boilerd.broker.constants import IS_STALE, LOOK_AGAIN, MOST_GIVEN_BACK
 from boilerd.broker.held_claims import HeldClaim
 from boilerd.broker.job_hash import claimed_fields, to_claim
 from boilerd.broker.scheduler_calls import SchedulerCalls, load_args
-from boilerd.process.identity import Load
+
+if TYPE_CHECKING:  # commands that know no process are spared ctypes
+    from boilerd.process.identity import Load
 
 #: Claims that one script renews or looks at, and those of which it renews RQ's records: 1 to 3 ms of Redis.
 MOST_RENEWED, MOST_RECORDED = 250, 50
@@ -121,7 +123,7 @@ class SlotCalls(SchedulerCalls):
         with self._translating():
             return [text(pair) for pair in self.connection.smembers(keys.worker_executions(worker))]
 
-    def renew(self, worker: str, claims: Iterable[Leased], load: Load | None = None) -> Renewal:
+    def renew(self, worker: str, claims: Iterable[Leased], load: "Load | None" = None) -> Renewal:
         """Renew leases of a worker, and its presence, with what it takes; each script renews 250 at most, of one queue.
 
         Its presence is renewed without claims, too. RQ's records of the attempts are not, see `renew_records`.

@@ -1,7 +1,8 @@
 """The states of a task: how RQ stores each, and which actions are allowed. act.lua and taking.lua get a part of it."""
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from boilerd.tasks.task import TaskState
 
@@ -10,8 +11,7 @@ Action = Literal["run", "archive", "delete"]
 _ACTIONS: tuple[Action, ...] = ("run", "archive", "delete")
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(msgspec.Struct, frozen=True):
     """How RQ stores a task in a state, and what a person may do with it.
 
     Attributes:

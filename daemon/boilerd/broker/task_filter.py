@@ -39,6 +39,7 @@ class TaskFilter:
         payload: What stands in its payload, by path, such as ``user.id``.
         worker: What the name of its last worker has in it.
         key: Its unique or concurrency key.
+        failure: The fingerprint of the failure group of its last failure.
         since: The last thing that happened to it was not before.
         until: The last thing that happened to it was not after.
         queue: Where it stands; empty: the filter does not say.
@@ -55,6 +56,7 @@ class TaskFilter:
     payload: Mapping[str, str] = field(default_factory=dict)
     worker: str = ""
     key: str = ""
+    failure: str = ""
     since: datetime | None = None
     until: datetime | None = None
     queue: str = ""
@@ -80,6 +82,8 @@ class TaskFilter:
         if self.type:
             is_open = self.type.endswith("*")
             yield ("begins", "task_type", self.type[:-1], "") if is_open else ("is", "task_type", self.type, "")
+        if self.failure:
+            yield "is", "fingerprint", self.failure, ""
         yield from (("has", "last_error", _small(text), "") for text in self.errors)
         yield from (("has", "worker_name", _small(text), "") for text in (self.worker,) if text)
         yield from map(headers_have, self.headers.values())
@@ -96,6 +100,8 @@ class TaskFilter:
     def _checks(self) -> Iterator[Callable[[Mapping[str, Any]], bool]]:
         if self.type:
             yield lambda task: _fits_type(task["type"], self.type)
+        if self.failure:
+            yield lambda task: task["fingerprint"] == self.failure
         if self.words or self.without:
             yield self._fits_words
         if self.errors or self.worker or self.key:
@@ -193,6 +199,7 @@ _NAMES: Mapping[str, Callable[[TaskFilter, str, datetime], dict[str, Any]]] = {
     "header": _header,
     "worker": lambda _found, value, _now: {"worker": value},
     "key": lambda _found, value, _now: {"key": value},
+    "failure": lambda _found, value, _now: {"failure": value},
     "after": lambda _found, value, now: {"since": _moment(value, now)},
     "before": lambda _found, value, now: {"until": _moment(value, now)},
 }

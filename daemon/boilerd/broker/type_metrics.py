@@ -58,9 +58,16 @@ def failed_share(numbers: Numbers) -> float | None:
     return numbers.failed / numbers.ended if numbers.ended else None
 
 
-def step_for(since_s: float, most: int = MOST_PERIODS) -> int:
-    """The shortest period that is kept for so long and of which there are at most so many, in seconds."""
-    steps = [step_s for step_s, kept_s in METRIC_PERIODS.values() if since_s <= min(kept_s, most * step_s)]
+def step_for(lasting_s: float, most: int = MOST_PERIODS, *, since_s: float = 0.0) -> int:
+    """The shortest period of which there are at most so many in this time, in seconds, and that is kept since then.
+
+    Args:
+        lasting_s: How long the time is, in seconds.
+        most: How many periods.
+        since_s: How long ago it began, where it is over.
+    """
+    age_s = max(lasting_s, since_s)
+    steps = [step_s for step_s, kept_s in METRIC_PERIODS.values() if age_s <= kept_s and lasting_s <= most * step_s]
     return min(steps, default=86400)
 
 

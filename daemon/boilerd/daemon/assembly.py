@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from msgspec import structs
 from setproctitle import setproctitle
 from supervisor import events
 
+from boilerd.daemon import servers
 from boilerd.daemon.boot import wait_for_broker
 from boilerd.daemon.directories import free_socket, lock_directories, own_directories
 from boilerd.daemon.fork_hooks import before_fork, start_daemon
@@ -25,7 +25,6 @@ from boilerd.daemon.told import told
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.daemon.watching import Sources, watch
 from boilerd.errors import BoilerdError, BootError, NoWorkerError
-from boilerd.exporter.listening import check_extra, prepare
 from boilerd.process import debugging, logs
 from boilerd.process.gc_pause import gc_paused
 from boilerd.process.scoreboard import SUPERVISOR_ROW, Scoreboard
@@ -40,7 +39,6 @@ from boilerd.supervision.sd_notify import Notifier
 from boilerd.supervision.supervisor import Booted, DaemonSupervisor
 from boilerd.tasks.loading import load_app
 from boilerd.units import Duration
-from boilerd.web import serving
 
 if TYPE_CHECKING:
     from boilerd.verdict.facts import AskDaemon
@@ -111,8 +109,7 @@ class Daemon:
         self._quiet_pools = handover.quiet_pools
         if (gid := group_id(settings)) is not None:
             share_runtime_directory(settings, gid)
-        prepare(settings, gid, is_reload=handover.generation > 0)
-        serving.prepare(settings, is_reload=handover.generation > 0)
+        servers.prepare(settings, gid, is_reload=handover.generation > 0)
         options = Options(free_socket(settings.control_socket()), self._told, is_for_group=gid is not None)
         return DaemonSupervisor(
             options,
@@ -190,7 +187,7 @@ def start(
             settings, concurrency=1, prefetch=False, shutdown_timeout=Duration(0), pools={},
             queues=settings.served_queues(),
         )  # fmt: skip
-        loaded = replace(loaded, settings=settings)
+        loaded = structs.replace(loaded, settings=settings)
     _hide_password(settings)
     secure_umask()
     handover = Handover.take()
@@ -200,8 +197,7 @@ def start(
         open_logs(settings)
         tell_ignored(os.environ)
         # They are found before any module of the application's can be.
-        check_extra(settings)
-        serving.check_extra(settings)
+        servers.check_extras(settings)
         valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
         notifier, is_reloaded = Notifier(), handover.generation > 0
         notifier.import_begins(is_reloaded=is_reloaded)

@@ -2,6 +2,7 @@
 
 from boilerd.broker import server_check
 from boilerd.broker.broker import Broker
+from boilerd.daemon import servers
 from boilerd.daemon.assembly import open_logs
 from boilerd.daemon.boot import connect, unusable
 from boilerd.daemon.directories import own_directories, try_directories, usable_socket
@@ -11,11 +12,9 @@ from boilerd.daemon.processes import Application
 from boilerd.daemon.sharing import group_id, share_runtime_directory
 from boilerd.daemon.valkey import EmbeddedValkey
 from boilerd.errors import BrokerError
-from boilerd.exporter.listening import check_extra, prepare
 from boilerd.settings.definitions import Settings
 from boilerd.supervision.handover import Handover
 from boilerd.tasks.loading import load_app
-from boilerd.web import serving
 
 
 def check(settings: Settings) -> None:
@@ -27,8 +26,7 @@ def check(settings: Settings) -> None:
     handover = Handover.peek()
     secure_umask()
     open_logs(settings)
-    check_extra(settings)
-    serving.check_extra(settings)
+    servers.check_extras(settings)
     valkey = EmbeddedValkey.of(settings) if settings.redis_url is None else None
     life = Application.of(load_app(settings.app, settings.rq_functions), settings).life
     start_daemon(life)
@@ -36,8 +34,7 @@ def check(settings: Settings) -> None:
     try_directories(own_directories(settings), handover.lock_fds)
     if (gid := group_id(settings)) is not None:
         share_runtime_directory(settings, gid)
-    prepare(settings, gid, is_reload=True)
-    serving.prepare(settings, is_reload=True)
+    servers.prepare(settings, gid, is_reload=True)
     usable_socket(settings.control_socket())
     if valkey is not None:
         usable_socket(settings.valkey_socket())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from boilerd.broker.audit import AuditEntry, Note, What
     from boilerd.broker.daemons import DaemonInfo
     from boilerd.broker.deaths import WorkerDeath
+    from boilerd.broker.kept_pages import KeptPages
     from boilerd.broker.metrics import Metrics, Series
     from boilerd.broker.running import RunningFound
     from boilerd.broker.server_facts import ServerFacts
@@ -154,6 +155,13 @@ class SystemPart(Part):
             if answer != "done":
                 raise UniqueLockError(task_type, queue, task_id, answer)
             noted.count = 1
+
+    @functools.cached_property
+    def kept_pages(self) -> "KeptPages":
+        """Pages of the web dashboard as they were, which somebody has kept."""
+        from boilerd.broker.kept_pages import KeptPages  # noqa: PLC0415 - as in `Part`
+
+        return KeptPages(self._broker.connection, self._audit)
 
     def problems(self, queues: Iterable[str] = ()) -> list[str]:
         """What is wrong with RQ's and boilerd's keys: with those of these queues, and those that are no queue's."""

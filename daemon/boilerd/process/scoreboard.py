@@ -19,8 +19,9 @@ import select
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from boilerd.process.stack_file import StackFile
 
@@ -90,8 +91,7 @@ class SignsOfLife(NamedTuple):
     is_halted: int
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Tasks that a worker claimed together and runs one after the other.
 
     Attributes:

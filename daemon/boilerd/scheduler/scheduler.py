@@ -25,8 +25,8 @@ import select
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 
+import msgspec
 from setproctitle import setproctitle
 
 from boilerd.broker import append_file
@@ -304,8 +304,7 @@ class Scheduler:
         send(pid, ENDS_BROKER)
 
 
-@dataclass(slots=True)
-class Duty:
+class Duty(msgspec.Struct):
     """Something that the scheduler does again and again.
 
     Attributes:

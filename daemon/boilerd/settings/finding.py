@@ -4,7 +4,6 @@ The units keep their sockets in /run/boilerd and /run/boilerd-NAME; a daemon tha
 """
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -37,7 +36,7 @@ def find_daemon(loaded: Loaded) -> Loaded:
     found = _of_instance(loaded.file) or _of_service(settings)
     if found is None:
         return loaded
-    return replace(
+    return msgspec.structs.replace(
         loaded,
         settings=msgspec.structs.replace(settings, runtime_dir=str(found)),
         sources={**loaded.sources, "runtime_dir": "where the service has it"},

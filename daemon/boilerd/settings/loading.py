@@ -8,7 +8,6 @@ import os
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,7 @@ SYSTEM_FILE = Path("/etc/boilerd/boilerd.toml")
 _RQS = "RQ_KEY_PREFIX"
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """Settings together with where each value came from."""
 
     settings: Settings

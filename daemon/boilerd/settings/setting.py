@@ -1,7 +1,6 @@
 """One setting as people write and read it: in the file, in variables, as a flag, in messages."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -13,8 +12,7 @@ from boilerd.settings.urls import MASK
 _SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
+class Form(msgspec.Struct, frozen=True, kw_only=True):
     """How people write and read a setting; stands in the Annotated type of its definition.
 
     Attributes:
@@ -43,8 +41,7 @@ class Form:
     rq: str = ""
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True, dict=True):
     """One definition: its name, its type with a description and a `Form`, and its default."""
 
     name: str

@@ -29,6 +29,7 @@ class Permission(enum.StrEnum):
     CRON = "cron"
     WORKERS = "workers"
     FAILURES = "failures"
+    KEEP = "keep"
 
 
 #: The name of a role, or a list of what somebody may do.

@@ -6,7 +6,6 @@ with the keys 1, 2, 3 … for an array.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -89,15 +88,14 @@ def unpack_pair(name: bytes) -> Pair | None:
     return Pair(queue.decode("utf-8", "surrogateescape"), task_type.decode("utf-8", "surrogateescape"))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Numbers:
+class Numbers(msgspec.Struct, frozen=True, eq=False):
     """What was counted of a queue and type, or of several, in some time.
 
     Attributes:
         kept: The record; or that packed, which takes a twentieth of the memory: of a day there are ten thousands.
     """
 
-    kept: Mapping[int, int] | bytes = field(default_factory=dict)
+    kept: Mapping[int, int] | bytes = msgspec.field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Numbers) and self.record == other.record

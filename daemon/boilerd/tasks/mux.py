@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from msgspec import structs
@@ -298,25 +297,25 @@ class ServeMux(Living):
     def is_failure(self, hook: Callable[[BaseException], bool]) -> Callable[[BaseException], bool]:
         """Set the hook that returns False for errors whose retries are not to be counted; a plain function."""
         check_plain("is_failure", hook, "error")
-        self._hooks = replace(self._hooks, is_failure=hook)
+        self._hooks = structs.replace(self._hooks, is_failure=hook)
         return hook
 
     def retry_delay(self, hook: RetryDelay) -> RetryDelay:
         """Set the hook that returns the seconds until a retry, from retries so far, error, task; a plain function."""
         check_plain("retry_delay", hook, "retried", "error", "task")
-        self._hooks = replace(self._hooks, retry_delay=hook)
+        self._hooks = structs.replace(self._hooks, retry_delay=hook)
         return hook
 
     def error_handler(self, hook: ErrorHandler) -> ErrorHandler:
         """Set the hook that gets every error, before anything is decided about the task; a plain function."""
         check_plain("error_handler", hook, "task", "error")
-        self._hooks = replace(self._hooks, error_handler=hook)
+        self._hooks = structs.replace(self._hooks, error_handler=hook)
         return hook
 
     def fingerprint(self, hook: Fingerprint) -> Fingerprint:
         """Set the hook that returns a text for failures that are one group, else None; a plain function."""
         check_plain("fingerprint", hook, "task", "error")
-        self._hooks = replace(self._hooks, fingerprint=hook)
+        self._hooks = structs.replace(self._hooks, fingerprint=hook)
         return hook
 
     def on_failure(self, hook: OnFailure) -> OnFailure:
@@ -328,7 +327,7 @@ class ServeMux(Living):
         check_plain("on_failure", hook, "failed")
         former = self._hooks.on_failure
         both = hook if former is None else functools.partial(_tell_both, former, hook)
-        self._hooks = replace(self._hooks, on_failure=both)
+        self._hooks = structs.replace(self._hooks, on_failure=both)
         return hook
 
     @property

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Never, TypeVar
 
+import msgspec
+
 from boilerd.errors import (
     DeadlineExceededError,
     InvalidPayloadError,
@@ -132,8 +134,7 @@ class Verdict(enum.StrEnum):
     DROP = "drop"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """A verdict, and how a retry goes.
 
     Attributes:
@@ -170,8 +171,7 @@ class FailedAttempt:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
+class Hooks(msgspec.Struct, frozen=True):
     """Functions of the application that are called after a failed attempt, as in Asynq's Config.
 
     Attributes:

@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self
+
+from msgspec import structs
 
 from boilerd.broker.claims import Claim, Completion
 from boilerd.errors import DuplicateTaskError, TaskIdConflictError
@@ -71,7 +73,7 @@ class HookErrors:
 
     def __init__(self, hooks: Hooks) -> None:
         self.raised: list[BaseException] = []
-        self.hooks = Hooks(*(self._noting(getattr(hooks, name)) for name in Hooks.__dataclass_fields__))
+        self.hooks = Hooks(*(self._noting(getattr(hooks, name)) for name in Hooks.__struct_fields__))
 
     def _noting(self, hook: Callable[..., Any] | None) -> Callable[..., Any] | None:
         def call(*arguments: Any) -> Any:
@@ -107,7 +109,7 @@ class Runner:
         self.life = mux.life
         rules = Rules.of(mux, self.default, lambda handler: handler)
         self.errors = HookErrors(rules.hooks)
-        self.rules = replace(rules, handler=self.handler, hooks=self.errors.hooks, limit_hook=nullcontext)
+        self.rules = structs.replace(rules, handler=self.handler, hooks=self.errors.hooks, limit_hook=nullcontext)
 
     def run(self, claim: Claim, context: Context) -> Attempt:
         """Run an attempt in this thread, its hooks too."""

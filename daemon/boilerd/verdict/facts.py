@@ -2,8 +2,9 @@
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:  # what commands need that ask no Redis is imported without it
     from boilerd.broker.overview import Overview, QueueOverview
@@ -51,8 +52,7 @@ class DaemonStatus(Protocol):
 AskDaemon = Callable[[], DaemonStatus]
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What is known at one moment.
 
     Attributes:
@@ -73,7 +73,7 @@ class Facts:
 
     silence: Silence = Silence.NONE
     told: str = ""
-    info: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = msgspec.field(default_factory=dict)
     processes: Sequence[Mapping[str, Any]] = ()
     broker_error: str = ""
     overview: "Overview | None" = None

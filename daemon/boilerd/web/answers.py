@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from boilerd.errors import BoilerdError
+from boilerd.web.frozen import is_keepable
 from boilerd.web.links import Links, outside
 from boilerd.web.own_queues import MENU as OF_QUEUES
 from boilerd.web.page import Action, Data, Done, Elsewhere, Missing, Page
@@ -83,8 +84,7 @@ async def answer_page(asked: Asked, page: Page) -> Response:
     visit = _known(asked)
     if page.stream and asked.form_of_answer in _ROWS:
         return await answer_export(asked, page.path, page.stream(visit))
-    snapshot = asked.site.sampler.fresh()
-    if page.of_snapshot and snapshot and (tag := _tag(asked, str(snapshot.number))) == _known_tag(asked):
+    if (tag := _tag_of_known(asked, page)) and tag == _known_tag(asked):
         return _unchanged(tag)
 
     def make() -> Response:
@@ -96,6 +96,8 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         if isinstance(found, Missing):
             template, status, found = found.template, 404, found.data
         tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _read(visit, found))
+        if page.of_shared and status == 200:
+            asked.site.answers.note(_tag(asked, ""), tag, visit.reads)
         if tag == _known_tag(asked):
             return _unchanged(tag)
         text = _written(asked, page, template, visit.seen(found))
@@ -108,7 +110,7 @@ async def answer_page(asked: Asked, page: Page) -> Response:
 def _written(asked: Asked, page: Page, template: str, data: Mapping[str, Any]) -> str:
     """A page's data in the form that was asked for."""
     if asked.form_of_answer == "html":
-        return render(asked, template, data, title=page.title)
+        return render(asked, template, data, title=page.title, keepable=template == page.template and is_keepable(page))
     if asked.form_of_answer in _ROWS:
         _known(asked).inspector.note_export(page.path, len(data[page.rows]))
     return _as_data(asked.form_of_answer, data, page.rows)
@@ -160,6 +162,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         if not isinstance(done, Done):
             return ask(done, 200 if not done.get("problems") else 422)
         asked.site.sampler.forget()
+        asked.site.shared.forget_all()
         if asked.form_of_answer == "json":
             return Response(_json({"done": done.says, **visit.seen(done.data)}), media_type=KINDS["json"])
         told = cut(done.says, MOST_TOLD)
@@ -178,7 +181,7 @@ def answer_error(asked: Asked, error: BoilerdError) -> Response:
     return _html(render(asked, "error.html", data, title=HTTPStatus(status).phrase), status)
 
 
-def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) -> str:
+def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str, keepable: bool = False) -> str:
     """The HTML of a template, with what all of them have beside the page's data."""
     site, links, who = asked.site, asked.links, asked.who
     context = {
@@ -194,6 +197,7 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str) 
         "menu": [page for page in site.menu if _is_for(page, who)],
         "static": lambda name: site.static.address(links, name),
         "told": _told(asked),
+        "keepable": keepable,
         "key_of": lambda page: site.letters[page.path],
         "environment": site.environment,
         "outside": functools.partial(outside, site.outside),
@@ -247,6 +251,14 @@ def _read(visit: Visit, found: Any) -> str:
         return _encoder.encode(found).decode()
     except (ValueError, TypeError, OverflowError, RecursionError):  # bytes that are no text, or numbers of 100 digits
         return _json(visit.seen(found))
+
+
+def _tag_of_known(asked: Asked, page: Page) -> str | None:
+    """The tag of a page that is made of what is known already; None: it has to be made."""
+    snapshot = asked.site.sampler.fresh()
+    if page.of_snapshot and snapshot:
+        return _tag(asked, str(snapshot.number))
+    return asked.site.answers.tag(_tag(asked, "")) if page.of_shared else None
 
 
 def _known_tag(asked: Asked) -> str:

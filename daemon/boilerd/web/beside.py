@@ -75,7 +75,7 @@ class BesideReader:
                 return otherwise
 
         groups = trying(lambda: self._inspector.failures(_GROUPS), [])
-        crons, left_out = trying(lambda: cron_rows(self._inspector), ([], 0))
+        crons, left_out = trying(lambda: cron_rows(self._inspector, self._inspector.crons()), ([], 0))
         return Beside(
             crons=sorted(crons, key=_urgency)[:MOST],
             more_crons=max(0, len(crons) - MOST) + left_out,

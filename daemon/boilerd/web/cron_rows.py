@@ -1,7 +1,9 @@
 """The periodic tasks as pages show them: what is wrong with each, and how its last ticks went."""
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,15 +21,23 @@ MOST = 200
 NEXT, DOTS = 3, 30
 #: A tick that was not taken is missed from so long after it on: it takes a scheduler a moment.
 MISSED_AFTER_S = 10.0
+#: Missed ticks that are counted; with so many there are more, as a rule.
+MOST_MISSED = 100
 #: Why a tick has no task, where its entry is paused; tick.lua writes it.
 PAUSED = "it is paused"
 #: So many ticks without a task, one behind the other, are a problem.
 SILENT = 3
 
 
-def cron_rows(inspector: Inspector) -> tuple[list[dict[str, Any]], int]:
-    """A row for each entry, those with a problem first, then those that missed a tick; and how many were left out."""
-    found = inspector.crons()
+def cron_rows(inspector: Inspector, found: Sequence[CronInfo]) -> tuple[list[dict[str, Any]], int]:
+    """A row for each entry, those with a problem first, then those that missed a tick; and how many were left out.
+
+    Args:
+        inspector: Reads all but the entries.
+        found: As it has read them, maybe some seconds ago.
+    """
+    last = _last_ticks(inspector)
+    found = [replace(cron, previous=last.get(cron.name, cron.previous)) for cron in found]
     paused = paused_crons(inspector)
     histories = _histories(inspector, [cron.name for cron in found[:MOST]])
     rows = [cron_row(cron, paused, histories.get(cron.name, ())) for cron in found[:MOST]]
@@ -49,11 +59,11 @@ def cron_row(cron: CronInfo, paused: Mapping[str, Any], ticks: Sequence[TickInfo
     states = [tick.state for tick in ticks]
     succeeded = states.count(TaskState.COMPLETED)
     late = [tick.late_s for tick in ticks if tick.late_s is not None and not tick.missed]
-    pause = paused.get(cron.name)
+    pause, nexts = paused.get(cron.name), _nexts(cron)
     return {
         "name": cron.name, "spec": cron.spec, "words": in_words(cron.spec), "timezone": cron.timezone,
         "type": cron.task_type, "queue": cron.queue, "catch_up": cron.catch_up, "previous": cron.previous,
-        "next": cron.next, "nexts": _nexts(cron), "daemons": cron.daemons,
+        "next": nexts[0] if nexts else cron.next, "nexts": nexts, "daemons": cron.daemons,
         "hosts": sorted({each.rpartition(".")[0] for each in cron.daemons}),
         "paused_since": pause, "problem": _problem(cron, ticks, is_paused=pause is not None),
         "last_task": last.task_id if last else "", "last_state": last.state if last else None,
@@ -61,8 +71,15 @@ def cron_row(cron: CronInfo, paused: Mapping[str, Any], ticks: Sequence[TickInfo
         "missed": sum(tick.missed + (not tick.task_id and tick.skipped != PAUSED) for tick in ticks),
         "succeeded": succeeded, "ended": succeeded + states.count(TaskState.ARCHIVED),
         "late_s": late[0] if late else None, "most_late_s": max(late, default=None),
-        "dots": [{"due_at": tick.due_at, "outcome": tick.outcome, "task_id": tick.task_id} for tick in ticks[:DOTS]],
+        "outcomes": [tick.outcome for tick in ticks[:DOTS]],
     }  # fmt: skip
+
+
+def _last_ticks(inspector: Inspector) -> dict[str, datetime]:
+    try:
+        return {name: datetime.fromtimestamp(tick_s, UTC) for name, tick_s in inspector.last_ticks().items()}
+    except BoilerdError:
+        return {}
 
 
 def _histories(inspector: Inspector, names: Sequence[str]) -> Mapping[str, Sequence[TickInfo]]:
@@ -94,18 +111,21 @@ def _silent(ticks: Sequence[TickInfo]) -> int:
 
 
 def _missed(cron: CronInfo) -> int:
-    """How many ticks are due and were not taken."""
+    """How many ticks are due and were not taken, of `MOST_MISSED` at most: each takes some microseconds to find."""
     last = cron.previous or cron.since
-    schedule = _schedule(cron)
+    schedule = _schedule(cron.spec, cron.timezone)
     if last is None or schedule is None:
         return 0
-    last_s, due_s = last.timestamp(), time.time() - MISSED_AFTER_S
-    return 1 + schedule.missed(last_s, due_s) if schedule.next_after(last_s) <= due_s else 0
+    tick_s, due_s = last.timestamp(), time.time() - MISSED_AFTER_S
+    for missed in range(MOST_MISSED):
+        if (tick_s := schedule.next_after(tick_s)) > due_s:
+            return missed
+    return MOST_MISSED
 
 
 def _nexts(cron: CronInfo) -> list[datetime]:
     """The next ticks."""
-    schedule, moment_s, found = _schedule(cron), time.time(), []
+    schedule, moment_s, found = _schedule(cron.spec, cron.timezone), time.time(), []
     try:
         for _ in range(NEXT if schedule else 0):
             moment_s = schedule.next_after(moment_s)  # type: ignore[union-attr]
@@ -115,9 +135,10 @@ def _nexts(cron: CronInfo) -> list[datetime]:
     return found
 
 
-def _schedule(cron: CronInfo) -> Schedule | None:
+@functools.lru_cache(2 * MOST)  # to read a line takes longer than to find its next tick
+def _schedule(spec: str, timezone: str) -> Schedule | None:
     """None for a stranger's line."""
     try:
-        return Schedule.parse(cron.spec, cron.timezone)
+        return Schedule.parse(spec, timezone)
     except (ConfigError, ValueError, OverflowError):
         return None

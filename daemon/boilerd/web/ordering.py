@@ -14,7 +14,13 @@ Row = Mapping[str, Any]
 
 
 def in_order(
-    visit: Visit, rows: Sequence[Row], columns: Mapping[str, Callable[[Row], Any]], default: str, *, path: str
+    visit: Visit,
+    rows: Sequence[Row],
+    columns: Mapping[str, Callable[[Row], Any]],
+    default: str,
+    *,
+    path: str,
+    way: str = "",
 ) -> tuple[list[Row], dict[str, Any]]:
     """The rows of the page that is asked for, and what `charts.html` needs for headings and pager.
 
@@ -24,18 +30,19 @@ def in_order(
         columns: Name of a column → what it is sorted by; rows for which that is None come last, whichever way.
         default: The column where the query names none; numbers begin with the greatest.
         path: Of the page.
+        way: ``up`` or ``down``, where the query says none; empty: as the column has it.
     """
     by = visit.word("sort", default, of=[*columns])
     value = columns[by]
     known = [row for row in rows if value(row) is not None]
-    natural = "down" if known and isinstance(value(known[0]), int | float) else "up"
-    way = visit.word("way", natural, of=["up", "down"])
-    ordered = sorted(known, key=value, reverse=way == "down") + [row for row in rows if value(row) is None]
+    natural = way if way and by == default else "down" if known and isinstance(value(known[0]), int | float) else "up"
+    turned = visit.word("way", natural, of=["up", "down"])
+    ordered = sorted(known, key=value, reverse=turned == "down") + [row for row in rows if value(row) is None]
     most = MOST_EXPORTED if visit.is_export else MOST_SIZE
     page, size = visit.number("page", 1, most=MOST_PAGES), visit.number("size", SIZE, most=most)
     shown = ordered[(page - 1) * size : page * size]
     first = (page - 1) * size
     return shown, {
-        "by": by, "way": way, "path": path, "page": page, "total": len(ordered), "first": first + bool(shown),
+        "by": by, "way": turned, "path": path, "page": page, "total": len(ordered), "first": first + bool(shown),
         "last": first + len(shown), "has_more": len(ordered) > page * size,
     }  # fmt: skip

@@ -78,6 +78,7 @@ class Page:
         template: The template's name.
         menu: Its place in the menu; 0: it has none.
         of_snapshot: True if it shows nothing but `Visit.snapshot` and its query, so that a poll costs next to nothing.
+        of_shared: True if it shows nothing but what it got by `Visit.sharing`, and its query: as cheap.
         rows: The name of a list in its data that can be exported; empty: there is none.
         stream: Makes the rows of an export part by part, where there may be more than the page shows.
     """
@@ -89,6 +90,7 @@ class Page:
     template: str
     menu: int = 0
     of_snapshot: bool = False
+    of_shared: bool = False
     rows: str = ""
     stream: "Callable[[Visit], Generator[Sequence[Any]]] | None" = None
 

@@ -24,6 +24,8 @@ from boilerd.web.lately import Lately, Minute
 
 #: A picture is shown for so long.
 FRESH_S = 1.0
+#: And what workers tell for so many pictures: they do it every five seconds, and may be hundreds.
+WORKERS_PICTURES = 5
 #: Which types fail suddenly is looked for so often: it takes a quarter of an hour to become so.
 LOOK_EVERY_S = 10.0
 
@@ -66,7 +68,7 @@ class Sampler:
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
         self._failure: BoilerdError | None = None
-        self._fresh_until_s = self._failed_until_s = self._look_s = 0.0
+        self._fresh_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
         self._found: Sequence[SuddenFailure] = ()
 
     def fresh(self) -> Snapshot | None:
@@ -88,7 +90,10 @@ class Sampler:
 
     def _take(self) -> Snapshot:
         began_s = time.monotonic()
-        overview = read_overview(self._connection)
+        records = self._last.overview.records if self._last and began_s < self._workers_until_s else None
+        overview = read_overview(self._connection, records=records)
+        if records is None:
+            self._workers_until_s = began_s + WORKERS_PICTURES * FRESH_S
         facts = replace(self._read_facts(overview), failing=self._failing())
         verdict = of_anywhere(judge(facts))
         minutes, beside = self._lately.read(), self._beside.read(overview)
@@ -106,7 +111,7 @@ class Sampler:
 
     def forget(self) -> None:
         """Take a new picture for the next one who asks: something was changed."""
-        self._fresh_until_s = self._failed_until_s = self._look_s = 0.0
+        self._fresh_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
         self._beside.forget()
 
     def _next(

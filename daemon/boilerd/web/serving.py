@@ -4,9 +4,10 @@ import functools
 import importlib.util
 import select
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from boilerd.errors import BootError
 from boilerd.process.allocation import use_one_arena
@@ -92,7 +93,7 @@ def _facts(settings: Settings, ask_daemon: AskDaemon, overview: "Overview") -> F
     daemon = ask_daemon()
     if daemon.cause is Silence.ABSENT:  # it is of another host
         return facts
-    return replace(
+    return structs.replace(
         facts,
         silence=daemon.cause,
         told=daemon.silence,

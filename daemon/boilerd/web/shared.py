@@ -3,12 +3,13 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-#: Things that are kept; of more, those are forgotten that nobody has asked for the longest.
-MOST_KEPT = 64
+#: Things that are kept, and answers of which it is known what they were made of; of more, those are forgotten that
+#: nobody has asked for the longest.
+MOST_KEPT, MOST_ANSWERS = 64, 1024
 #: What takes long to read is shown for so long at most.
 LONGEST_S = 300.0
 
@@ -20,6 +21,18 @@ class _Kept:
     lock: threading.Lock = field(default_factory=threading.Lock)
     value: Any = None
     until_s: float = 0.0
+
+
+class Reading(NamedTuple):
+    """What was read, and what tells it from all other readings."""
+
+    value: Any
+    mark: object
+
+
+def marked(read: Callable[[], Any]) -> Reading:
+    """What is read now."""
+    return Reading(read(), object())
 
 
 class Shared:
@@ -51,6 +64,17 @@ class Shared:
         """Have it read again for the next one who asks."""
         self._place(key).until_s = 0.0
 
+    def has(self, key: Hashable, mark: object) -> bool:
+        """Whether whoever asks for the key gets the reading with this mark; never waits."""
+        kept = self._kept.get(key)
+        found = kept.value if kept and time.monotonic() < kept.until_s else None
+        return isinstance(found, Reading) and found.mark is mark
+
+    def forget_all(self) -> None:
+        """Read all anew for those who ask next: something was changed."""
+        with self._lock:
+            self._kept.clear()
+
     def _place(self, key: Hashable) -> _Kept:
         with self._lock:
             kept = self._kept.setdefault(key, _Kept())
@@ -58,3 +82,25 @@ class Shared:
             if len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
             return kept
+
+
+class Answers:
+    """Knows of answers what shared things they were made of, so that it need not make one again to see it unchanged."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[str, Mapping[Hashable, object]]] = OrderedDict()
+
+    def note(self, asked: str, tag: str, reads: Mapping[Hashable, object]) -> None:
+        """What was asked for has this tag, as long as these things are as they were read."""
+        with self._lock:
+            self._known[asked] = (tag, dict(reads))
+            self._known.move_to_end(asked)
+            if len(self._known) > MOST_ANSWERS:
+                self._known.popitem(last=False)
+
+    def tag(self, asked: str) -> str | None:
+        """The tag of what is asked for; None: it has to be made."""
+        tag, reads = self._known.get(asked, ("", {}))
+        return tag if reads and all(self._shared.has(key, mark) for key, mark in reads.items()) else None

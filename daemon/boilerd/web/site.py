@@ -23,7 +23,7 @@ from boilerd.web.redaction import Redaction
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Sampler
 from boilerd.web.sessions import Seals
-from boilerd.web.shared import Shared
+from boilerd.web.shared import Answers, Shared
 from boilerd.web.static_files import StaticFiles
 from boilerd.web.templating import Templates
 
@@ -64,7 +64,11 @@ class Site:
     operators: Operators = field(default_factory=Operators)
     daemon: LocalDaemon | None = None
     costs: Costs = field(default_factory=Costs)
+    answers: Answers = field(init=False)
     _threads: Any = None
+
+    def __post_init__(self) -> None:
+        self.answers = Answers(self.shared)
 
     @cached_property
     def letters(self) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from boilerd.web import charts, shown
+from boilerd.web import charts, frozen, shown
 from boilerd.web.guard import TOKEN
 from boilerd.web.links import Links
 
@@ -32,6 +32,7 @@ def make_environment() -> Environment:
             "version": version("boilerd"),
             "token_field": TOKEN,
             "charts": charts,
+            "picture": frozen.picture,
             "to_path": Links().to,
             "brief": shown.brief,
             "percent": shown.percent,

@@ -11,7 +11,7 @@ from boilerd.web.links import Links
 from boilerd.web.local_daemon import LocalDaemon
 from boilerd.web.operators import Operators
 from boilerd.web.permissions import Permission, Principal
-from boilerd.web.shared import Shared
+from boilerd.web.shared import Shared, marked
 
 if TYPE_CHECKING:
     from boilerd.web.sampler import Snapshot
@@ -49,6 +49,7 @@ class Visit:
         costs: What the dashboard costs.
         operators: Work on operations in this process.
         is_export: Whether it is for a file of rows, which has as many as there may be where the query does not say.
+        reads: What of `shared` it has read: key → the mark of the reading.
     """
 
     inspector: Inspector
@@ -65,6 +66,7 @@ class Visit:
     is_export: bool = False
     daemon: LocalDaemon | None = None
     costs: Costs = field(default_factory=Costs)
+    reads: dict[Hashable, object] = field(default_factory=dict)
 
     def snapshot(self) -> "Snapshot":
         """The picture of all queues that everybody sees who looks at this moment."""
@@ -77,7 +79,9 @@ class Visit:
 
         With `times`, that is so for so many times as long as `read` has used the CPU, too.
         """
-        return self.shared.get(key, fresh_s, read, times)
+        found = self.shared.get(key, fresh_s, lambda: marked(read), times)
+        self.reads[key] = found.mark
+        return found.value  # type: ignore[no-any-return] # it is what `read` returned
 
     def may(self, permission: Permission | str) -> bool:
         """Whether the person is allowed to."""

@@ -8,7 +8,6 @@ import os
 import signal
 import time
 import traceback
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -41,15 +40,13 @@ _as_base = functools.partial(as_base, comes_back=False)
 MAX_RESULT_BYTES = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(msgspec.Struct, frozen=True):
     """The handler returned."""
 
     result: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """The handler raised, or was interrupted: at its timeout or deadline, or because it was cancelled."""
 
     error: BaseException
@@ -61,8 +58,7 @@ class Failed:
         return describe(self.error)
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(msgspec.Struct, frozen=True):
     """The drain ended before the handler; the attempt does not count."""
 
 

@@ -6,7 +6,8 @@ time of those that were in two or more. So if it dies as well, and no limit expl
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.held_claims import HeldClaim
@@ -18,7 +19,7 @@ SUSPECT_AFTER = 2
 UNSEEN_S = 5.0
 
 
-class Blame(NamedTuple):
+class Blame(msgspec.Struct):
     """What becomes of a dead worker's claims.
 
     Attributes:

@@ -3,15 +3,15 @@
 import logging
 import random
 import sys
-from dataclasses import dataclass
+
+import msgspec
 
 from boilerd.process.identity import resident_bytes
 
 logger = logging.getLogger("boilerd.worker")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """When a worker ends.
 
     Attributes:
@@ -35,8 +35,7 @@ class Limits:
     stop_s: float = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class SlotLimits:
+class SlotLimits(msgspec.Struct, frozen=True):
     """What a worker with several slots may do.
 
     Attributes:

@@ -12,9 +12,10 @@ import os
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
+import msgspec
 from msgspec import structs
 
 from boilerd.broker.broker import Broker
@@ -69,8 +70,7 @@ class RecordsFailures(Protocol):
         """See `Broker.fail`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """The application's rules: how to run a task, and what to do with one that failed.
 
     Attributes:
@@ -95,14 +95,14 @@ class Rules:
     policy: Callable[[str], RetryPolicy]
     hooks: Hooks
     middleware: Callable[[Handler], Handler] = lambda handler: handler
-    refusals: Folding = field(default_factory=lambda: Folding(logger))
-    declared: Declared = field(default_factory=Declared)
+    refusals: Folding = msgspec.field(default_factory=lambda: Folding(logger))
+    declared: Declared = msgspec.field(default_factory=Declared)
     limit_hook: Callable[[], AbstractContextManager[None]] = hook_limit
     is_async: Callable[[str], bool] = lambda _: False
     arun: Callable[[Task], Awaitable[Any]] = _no_loop
     home: Callable[[str], str] = lambda _: ""
     release: str = ""
-    tally: Tally = field(default_factory=Tally)
+    tally: Tally = msgspec.field(default_factory=Tally)
 
     @classmethod
     def of(
@@ -188,7 +188,7 @@ class Rules:
     def without_hooks(self) -> "Rules":
         """The same rules, but no hook is called: to settle what a process left that died in a hook."""
         logger.error("a hook ended its process, going on without asking it")
-        return replace(self, hooks=Hooks())
+        return structs.replace(self, hooks=Hooks())
 
     def record_lost_attempt(
         self,
@@ -243,7 +243,7 @@ class Rules:
             try:
                 read_payload(claim)
             except (ValueError, MemoryError):
-                return replace(self, hooks=Hooks())
+                return structs.replace(self, hooks=Hooks())
         return self
 
     def archive_unrunnable(self, broker: RecordsFailures, worker: str, claim: Claim) -> None:

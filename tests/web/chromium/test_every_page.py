@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import redis
@@ -22,6 +22,7 @@ from support import Valkey, private_directory
 Open = Callable[..., Visitor]
 World = tuple[str, dict[str, str]]
 
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 #: The heading of a page that is not opened, and all addresses that it names.
 READ = """async address => {
   const page = new DOMParser().parseFromString(await (await fetch(address)).text(), "text/html");
@@ -66,7 +67,7 @@ def test_a_page_works_without_scripts_and_is_read_by_everybody_in_both_themes_an
     page = scripted.page
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
 
-    for number, (width, theme) in enumerate(itertools.product(SIZES, ("light", "dark"))):
+    for number, (width, theme) in enumerate(itertools.product(SIZES, THEMES)):
         scripted.resize(width)
         page.emulate_media(color_scheme="light" if theme == "light" else "dark")
         rules = OF_LAYOUT if number else ()  # the elements are the same in all

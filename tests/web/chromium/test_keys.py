@@ -176,4 +176,4 @@ def test_a_chart_says_its_values_under_the_pointer(visit: Open, client: Client, 
     picture.hover(position={"x": box["width"] * (told.index("ended 1,234") + 0.5) / len(told), "y": 5})
 
     at = datetime.fromtimestamp(minute * 60, UTC)
-    visitor.sees(f"{at:%Y-%m-%d %H:%M}:00 UTC: ended 1,234", "figure output")
+    visitor.sees(f"{at:%Y-%m-%d %H:%M}:00 UTC: ended 1,234", "figure .at")

@@ -17,40 +17,14 @@
 
 local action, first_place = ARGV[3], tonumber(ARGV[4])
 local BY, FIRST_ID = 5, 9
--- So many tasks may have left or entered the queue's head since somebody looked.
-local PLACES_NEAR = 1000
 local allowed = ALLOWED_STATUSES[action]
 local seconds = now()
-
--- Where jobs deep in the queue's list stand by now: workers have taken some before them, or put some back.
-local places
-local function place_of(queue, job)
-  if first_place <= PLACES_NEAR then return nil end
-  if not places then
-    places = {}
-    local from, to = first_place - PLACES_NEAR, first_place + #ARGV - FIRST_ID + PLACES_NEAR
-    local ids = redis.pcall('LRANGE', RQ .. ':queue:' .. queue, from, to)
-    for i, id in ipairs(ids) do places[id] = from + i - 1 end
-  end
-  return places[job]
-end
-
--- Take a pending job off its queue's list. To remove many from the depth of a long list would walk it each time; so a
--- blank takes its place, which workers pass over, until Broker.remove_blanks.
-local is_blank
-local function strike(queue, job)
-  local place, key = place_of(queue, job), RQ .. ':queue:' .. queue
-  if not place or call('LINDEX', key, place) ~= job then return unlist(queue, job) == 1 end
-  call('LSET', key, place, '')
-  is_blank = true
-  return true
-end
 
 -- Take the task out of the place that its status names; false if it is not there.
 local function take(job, status, queue, key)
   if status ~= 'queued' then return count_removed('ZREM', RQ .. ':' .. REGISTRY_OF[status] .. ':' .. queue, job) == 1 end
   if key then count_removed('ZREM', OWN .. ':called:' .. key, job) end
-  return key and stop_waiting(queue, key, job) == 1 or strike(queue, job)
+  return key and stop_waiting(queue, key, job) == 1 or strike(queue, job, first_place, #ARGV - FIRST_ID)
 end
 
 -- The other task that has the lock of an archived one.

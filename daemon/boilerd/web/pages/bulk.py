@@ -58,7 +58,7 @@ FIELDS: Mapping[Deed, Field] = {
 }
 #: What of a list's query chooses tasks, and what only says how they are shown.
 _CHOOSES = frozenset({"fingerprint", "id", *FILTERS})
-_SHOWS = frozenset({"page", "size", "sort", "told", "seal"})
+_SHOWS = frozenset({"page", "size", "sort", "way", "told", "seal"})
 
 
 def order_of(visit: Visit, deed: Deed) -> Order:
@@ -108,7 +108,10 @@ def _value(visit: Visit, deed: Deed) -> str:
     if deed == "move":
         return check_queue(given)
     at = moment("when", given)
-    return repr((visit.snapshot().at + at if isinstance(at, timedelta) else at).timestamp())
+    try:
+        return repr((visit.snapshot().at + at if isinstance(at, timedelta) else at).timestamp())
+    except OverflowError:
+        raise QueryError("when: too far away; use 2h, or 2026-01-31T14:00, which is in UTC") from None
 
 
 def bulk_actions(visit: Visit, state: TaskState | None) -> list[Deed]:
@@ -120,6 +123,8 @@ def set_of(order: Order, *, shows_payloads: bool = True) -> str:
     """The tasks of an order, as words; what a search looks for in payloads is for those who may see them."""
     if order.task_ids:
         return f"{len(order.task_ids):,} selected task{'s' if len(order.task_ids) > 1 else ''}"
+    if order.task_type and not order.queue:
+        return f"all {order.state} tasks of type {order.task_type}, of all queues"
     if not order.queue and not order.search:
         return f"all tasks of failure group {order.fingerprint} that are archived or wait for a retry"
     of_state = f" {order.state}" if order.state else ""
@@ -154,8 +159,17 @@ def about(visit: Visit, order: Order) -> Data:
         "undo_s": UNDO_S if destroys(order) else 0,
         "back": back_of(order),
         "as_of": repr(order.as_of) if order.search else "",
+        "problems": _left_out(visit, order),
         "field": _field(visit, order),
     }
+
+
+def _left_out(visit: Visit, order: Order) -> list[str]:
+    """What is wrong with keys of queues through which a search goes: a key of another kind counts as empty."""
+    if order.queue or not order.search:
+        return []
+    queues = [queue.detail.counts for queue in visit.snapshot().overview.queues]
+    return [f"queue {counts.name}: {counts.problem}" for counts in queues if counts.problem]
 
 
 def _field(visit: Visit, order: Order) -> Data | None:
@@ -195,11 +209,14 @@ def word_to_type(order: Order, found: Preview) -> str:
     """What has to be typed before it is done; empty: nothing."""
     is_purge = order.what == "delete" and order.is_whole
     at_most = found.found + found.total - found.looked
-    return (order.queue or order.fingerprint or "all queues") if is_purge or at_most > MANY else ""
+    whole = order.queue or order.fingerprint or order.task_type or "all queues"
+    return whole if is_purge or at_most > MANY else ""
 
 
 def back_of(order: Order) -> str:
     """The page that shows its tasks."""
+    if order.task_type and not order.queue:
+        return Links().to("types", order.task_type)
     if order.queue or order.search:
         return Links().to("tasks", queue=order.queue, state=order.state, type=order.task_type, q=order.search)
     return Links().to("failures", order.fingerprint) if order.fingerprint else "/tasks"
@@ -209,6 +226,8 @@ def again_of(order: Order) -> str:
     """The page that asks before the same is done with what it means by now."""
     if order.task_ids:
         return Links().to("bulk", order.what, id=tuple(order.task_ids))
+    if order.task_type and not order.queue:
+        return Links().to("types", order.task_type, order.what, state=order.state)
     if not order.queue and not order.search:
         return Links().to("failures", order.fingerprint, order.what)
     return Links().to(

@@ -15,12 +15,17 @@ from boilerd.web.visit import NotThereError, Visit
 
 #: Ticks in the history.
 TICKS = 100
+#: How long entries are shown before they are read again, and for how many times as long as that takes: hundreds of
+#: workers and daemons have a word in it, so that everybody shares them.
+FRESH_S, FRESH_TIMES = 2.0, 300
 
 
 @page("/crons", needs=Permission.VIEW, title="Periodic tasks", menu=60, rows="crons")
 def crons(visit: Visit) -> Data:
     """All entries, those with a problem first."""
-    rows, left_out = cron_rows(visit.inspector)
+    rows, left_out = visit.sharing(
+        "cron rows", FRESH_S, lambda: cron_rows(visit.inspector, visit.inspector.crons()), FRESH_TIMES
+    )
     return {"crons": rows, "left_out": left_out}
 
 
@@ -28,7 +33,8 @@ def crons(visit: Visit) -> Data:
 def cron(visit: Visit) -> Data:
     """One entry, or the few of that name, with its ticks."""
     name = visit.path["cron"]
-    entries = [each for each in visit.inspector.crons() if each.name == name]
+    found = visit.sharing("crons", FRESH_S, visit.inspector.crons, FRESH_TIMES)
+    entries = [each for each in found if each.name == name]
     ticks = visit.inspector.ticks(name, TICKS)
     if not entries and not ticks:
         raise NotThereError(f"there is no periodic task {shown(name)}, and none had that name; /crons has all")

@@ -4,7 +4,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from boilerd.broker.constants import FAILURE_HOURS
@@ -25,7 +25,7 @@ MOST_LIVE = 200
 #: The word that has muted groups shown.
 SHOW = "show"
 #: How long it is shown what is read for all who look.
-FRESH_S = 15.0
+FRESH_S, GROUPS_FRESH_S = 15.0, 4.0
 #: So many completed tasks of so many queues are known, also where they are gone.
 MOST_RECENT, MOST_QUEUES = 1000, 3
 #: A list in another order, the highest first.
@@ -40,7 +40,7 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 _DEEDS: dict[Deed, Permission] = {deed: NEEDS[deed] for deed in ("run", "archive", "delete")}
 
 
-@page("/failures", needs=Permission.VIEW, title="Failures", menu=35, rows="failures")
+@page("/failures", needs=Permission.VIEW, title="Failures", menu=35, rows="failures", of_shared=True)
 def failures(visit: Visit) -> Data:
     """The groups that were seen last, but for those that are muted."""
     size = visit.number("size", SIZE, most=MOST_SIZE)
@@ -49,7 +49,7 @@ def failures(visit: Visit) -> Data:
     muted = visit.word("muted", of=["", SHOW])
     kind, release = visit.word("type"), visit.word("release")
     states = _states(visit)
-    found = [row_of(group, states) for group in visit.inspector.failures(size)]
+    found = [row_of(group, states) for group in _groups(visit, size)]
     heard = [row for row in found if muted or not row["muted_at"]]
     kept = [
         row
@@ -65,7 +65,7 @@ def failures(visit: Visit) -> Data:
         "tally": Counter(row["state"] for row in heard),
         "muted": sum(bool(row["muted_at"]) for row in found),
         "shows_muted": bool(muted),
-        "marks": hour_marks(known, visit.snapshot().at, FAILURE_HOURS),
+        "marks": hour_marks(known, datetime.now(UTC), FAILURE_HOURS),
         "last_release": known[0].release if known else "",
         "sort": sort,
         "change": change,
@@ -83,7 +83,7 @@ def failures(visit: Visit) -> Data:
 def failure(visit: Visit) -> Data:
     """One group with its last tasks, and what they have in common."""
     group = visit.inspector.failure(visit.path["fingerprint"])
-    states, known, at = _states(visit), releases(visit), visit.snapshot().at
+    states, known, at = _states(visit), releases(visit), datetime.now(UTC)
     tasks = visit.trying(lambda: _tasks(visit, group))
     return {
         "failure": row_of(group, states),
@@ -107,6 +107,10 @@ def failure(visit: Visit) -> Data:
 
 def _states(visit: Visit) -> GroupStates:
     return visit.sharing("failure states", FRESH_S, visit.inspector.failure_states)
+
+
+def _groups(visit: Visit, size: int) -> list[FailureGroup]:
+    return visit.sharing(("groups", size), GROUPS_FRESH_S, lambda: visit.inspector.failures(size))
 
 
 def _choices(found: Iterable[str], chosen: str) -> list[str]:
@@ -189,7 +193,7 @@ def _mark(visit: Visit, mark: Mark) -> Done:
     is_new = visit.inspector.mark_failure(fingerprint, mark, note)
     does = "has no note any more" if mark == "note" and not note else _MARKS[mark][1]
     says = f"the failure {does}" if is_new else "nothing has changed: it was so already"
-    return Done(says, to=Links().to("failures", fingerprint))
+    return Done(says, to="/failures" if visit.given("back") == "list" else Links().to("failures", fingerprint))
 
 
 for _mark_name, (_title, _) in _MARKS.items():

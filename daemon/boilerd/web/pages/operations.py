@@ -1,5 +1,6 @@
 """Operations: what was ordered, how far it is, and what can be done with it."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,7 +43,11 @@ def _may_see(visit: Visit, order: Order) -> bool:
 
 def _goal(order: Order) -> str | datetime:
     """Where its tasks go, or when they are due then."""
-    return datetime.fromtimestamp(float(order.value), UTC) if order.what == "reschedule" else order.value
+    if order.due_s is None:
+        return order.value
+    with suppress(ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(order.due_s, UTC)
+    return ""
 
 
 def _row(visit: Visit, found: Operation) -> dict[str, Any]:

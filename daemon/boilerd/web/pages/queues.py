@@ -23,6 +23,8 @@ from boilerd.web.visit import Visit
 DAYS, RECENT_DAYS = 90, 14
 #: How long numbers of one queue are shown that everybody shares.
 FRESH_S = 10.0
+#: How long it is shown which types are handled before it is read again, and for how many times as long as that takes.
+HANDLED_S, HANDLED_TIMES = 2.0, 300
 #: Concurrency keys that are shown.
 MOST_KEYS = 20
 #: Minutes that the small chart in a queue's row has.
@@ -57,7 +59,7 @@ def queue_rows(overview: Overview, minutes: Sequence[Minute] = ()) -> list[dict[
 def _lately(name: str, pending: int, minutes: Sequence[Minute]) -> dict[str, Any]:
     """What the queue did in the last hour, and how its length changes."""
     counts = [minute.queues.get(name, Counts()) for minute in minutes[-SPARK_MINUTES:]]
-    hour, now = added(counts), added(counts[-PACE_MINUTES:])
+    ended, now = sum(each.ended for each in counts), added(counts[-PACE_MINUTES:])
     now_s = 60.0 * len(counts[-PACE_MINUTES:])
     pace = pace_of(pending, minutes, name)
     return {
@@ -66,7 +68,7 @@ def _lately(name: str, pending: int, minutes: Sequence[Minute]) -> dict[str, Any
         "drained_s": pace.drained_s,
         "in_per_s": now.enqueued / now_s if now_s else None,
         "out_per_s": now.left / now_s if now_s else None,
-        "failed_share": hour.failed / hour.ended if hour.ended else None,
+        "failed_share": sum(each.failed for each in counts) / ended if ended else None,
     }
 
 
@@ -99,7 +101,7 @@ def queue(visit: Visit) -> Data:
         "lately": row[0] if row else None,
         "days": shared("days", lambda: visit.inspector.history(name, DAYS)),
         "recent_days": RECENT_DAYS,
-        "types": visit.trying(lambda: {"handled": visit.inspector.handled_types(name)}),
+        "types": visit.trying(lambda: {"handled": _handled(visit, name)}),
         "has_workers": visit.inspector.has_workers(name),
         "pause": pause_of(visit, "queue", name) if found.counts.is_paused else None,
         "is_empty": not _held(found),
@@ -108,6 +110,11 @@ def queue(visit: Visit) -> Data:
         "keys": shared("keys", lambda: _keys(visit, name)),
         "served": shared("served", lambda: _served(visit, name)),
     }
+
+
+def _handled(visit: Visit, name: str) -> list[str] | None:
+    """All workers are asked for it, so that everybody shares it."""
+    return visit.sharing(("handled", name), HANDLED_S, lambda: visit.inspector.handled_types(name), HANDLED_TIMES)
 
 
 def _numbers(visit: Visit, name: str) -> Data:

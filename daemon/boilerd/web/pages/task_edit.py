@@ -15,6 +15,7 @@ from boilerd.tasks.task import TaskState
 from boilerd.web.links import Links
 from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action
+from boilerd.web.payload_shapes import shapes_of
 from boilerd.web.permissions import Permission
 from boilerd.web.quoting import HIDDEN
 from boilerd.web.schema_check import example, problems, schema_of
@@ -100,6 +101,7 @@ def _page(
         "queues": [queue.name for queue in visit.snapshot().overview.queues],
         "types": _types(visit),
         "back": Links().to("tasks", origin.task.id) if origin else "/tasks",
+        "templates": 0,
         "diff": [],
         "is_same": False,
         "checked": "",
@@ -125,20 +127,25 @@ def _about_edit(visit: Visit) -> Data:
 
 
 def _about_new(visit: Visit) -> Data:
-    return _page(visit, _blank(visit), None, [])
+    form = _blank(visit)
+    return _page(visit, form, None, [], templates=len(_templates(visit, form["type"])))
 
 
 def _blank(visit: Visit) -> dict[str, str]:
     given = {"type": visit.word("type"), "queue": visit.word("queue", DEFAULT_QUEUE)}
-    return {**dict.fromkeys(_TEXTS, ""), **given, "body": _as_json(_template(visit, given["type"])), "head": "{}"}
+    templates = _templates(visit, given["type"])
+    number = visit.number("template", 1, most=len(templates) or 1)
+    body = templates[number - 1] if templates else None
+    return {**dict.fromkeys(_TEXTS, ""), **given, "body": _as_json(body), "head": "{}"}
 
 
-def _template(visit: Visit, task_type: str) -> Any:
-    """A payload of the type to begin with, as a living daemon has declared it."""
+def _templates(visit: Visit, task_type: str) -> list[Any]:
+    """Payloads of the type to begin with: as a living daemon has declared it, and as the last ones were."""
     if not task_type:
-        return None
+        return []
     schemas = [schema_of(daemon.schemas, task_type) for daemon in visit.inspector.daemons()]
-    return next((example(schema) for schema in schemas if schema is not None), None)
+    declared = [example(schema) for schema in schemas if schema is not None][:1]
+    return declared + [shape for shape in shapes_of(visit, task_type) if shape not in declared]
 
 
 # --- What is sent

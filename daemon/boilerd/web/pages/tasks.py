@@ -1,10 +1,12 @@
 """The tasks: a queue's in a state, part by part, or those that somebody looks for."""
 
-from collections.abc import Generator, Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from boilerd.broker.task_filter import TaskFilter
-from boilerd.broker.views import TaskDetail
+from boilerd.broker.views import QueueInfo, TaskDetail
 from boilerd.errors import InvalidTaskError, TaskNotFoundError
 from boilerd.tasks.task import TaskState
 from boilerd.web.links import Links
@@ -17,6 +19,18 @@ from boilerd.web.visit import MOST_PAGES, Visit
 SIZE, MOST_SIZE = 50, 500
 #: How many tasks are looked at for one page, and for how long.
 LOOKS, WITHIN_S = 5000, 0.15
+#: Somebody who wants more looks at so many at once, for as much longer.
+MORE_LOOKS = 50_000
+#: State → what its list shows beside ID, type and moment.
+COLUMNS: Mapping[TaskState | None, Sequence[str]] = {
+    TaskState.PENDING: ("retried", "key", "payload"),
+    TaskState.ACTIVE: ("worker", "timeout", "retried", "payload"),
+    TaskState.SCHEDULED: ("key", "payload"),
+    TaskState.RETRY: ("retried", "worker", "payload", "error"),
+    TaskState.ARCHIVED: ("retried", "worker", "deleted", "payload", "error"),
+    TaskState.COMPLETED: ("took", "worker", "deleted", "payload"),
+    None: ("retried", "worker", "payload", "error"),
+}
 #: State → the field with the moment that a list shows, and what it is called.
 MOMENTS = {
     TaskState.PENDING: ("enqueued_at", "Waits since"),
@@ -52,7 +66,15 @@ def tasks(visit: Visit) -> Data | Elsewhere:
         state = TaskState.PENDING
     # A queue that nobody ever used is nothing wrong before it is asked for by its name.
     is_known = queue in counts or "queue" in visit.query or bool(found.queue) or not queue
-    part = {"tasks": (), "looked_at": 0, "more": "", "is_cut": False, "note": "", "next_page": 0}
+    part: dict[str, Any] = {
+        "tasks": (),
+        "looked_at": 0,
+        "more": "",
+        "is_cut": False,
+        "note": "",
+        "next_page": 0,
+        "took_ms": 0,
+    }
     if is_known:
         part |= _part(visit, found, queue, state, size=size, number=number)
     filters = {name: visit.word(name) for name in FILTERS if visit.word(name)}
@@ -62,7 +84,11 @@ def tasks(visit: Visit) -> Data | Elsewhere:
         "queues": sorted({*counts, queue} - {""}),
         "state": state or "",
         "states": [*map(str, TaskState)],
-        "counts": counts.get(queue),
+        "counts": _counts(counts, queue),
+        "columns": COLUMNS[state],
+        "order": {"by": visit.word("sort"), "way": visit.word("way", "up", of=["up", "down"]), "path": "/tasks"},
+        "maybe_id": sought if not part["tasks"] and _could_be_id(sought) else "",
+        "more_looks": MORE_LOOKS,
         "typed": visit.word("q"),
         "is_search": found.chooses,
         "filters": filters,
@@ -75,7 +101,34 @@ def tasks(visit: Visit) -> Data | Elsewhere:
         "page": number,
         "bulk_actions": bulk_actions(visit, state),
         **part,
+        "tasks": _in_order(visit, part["tasks"], field),
     }
+
+
+def _counts(counts: Mapping[str, QueueInfo], queue: str) -> dict[str, int] | None:
+    """How many tasks of the queue, or of all, are in each state; scheduled ones and those to be retried together."""
+    some = [counts[queue]] if queue in counts else [] if queue else [*counts.values()]
+    states = ("pending", "active", "scheduled", "archived", "completed")
+    return {name: sum(getattr(each, name) for each in some) for name in states} if some else None
+
+
+def _in_order(visit: Visit, rows: Sequence[TaskDetail], moment: str) -> Sequence[TaskDetail]:
+    """The rows of this part by a column, where the query names one; what has nothing there comes last."""
+    values: dict[str, Callable[[TaskDetail], Any]] = {
+        "id": lambda row: row.id,
+        "type": lambda row: row.type,
+        "moment": lambda row: getattr(row, moment or "created_at"),
+        "retried": lambda row: row.retried,
+        "worker": lambda row: row.worker,
+        "timeout": lambda row: row.timeout_s,
+        "deleted": lambda row: row.expires_at,
+    }
+    by = visit.word("sort", of=["", *values])
+    if not by:
+        return rows
+    known = [row for row in rows if values[by](row) is not None]
+    is_down = visit.word("way", "up", of=["up", "down"]) == "down"
+    return [*sorted(known, key=values[by], reverse=is_down), *(row for row in rows if values[by](row) is None)]
 
 
 def _part(
@@ -87,13 +140,17 @@ def _part(
         is_more = len(rows) == size and number < MOST_PAGES
         return {"tasks": rows, "next_page": number + 1 if is_more else 0}
     place, note = _place(visit, queue, state, size)
+    looks, began_s = visit.number("looks", LOOKS, most=MORE_LOOKS), time.monotonic()
     shown = visit.inspector.search(
-        found, queue=queue or None, state=state, size=size, looks=max(LOOKS, size), within_s=WITHIN_S, after=place,
-        sees=visit.seen, is_whole=False,
+        found, queue=queue or None, state=state, size=size, looks=max(looks, size),
+        within_s=WITHIN_S * max(1.0, looks / LOOKS), after=place, sees=visit.seen, is_whole=False,
     )  # fmt: skip
     is_cut = bool(shown.after) and len(shown.tasks) < size
+    # A list that renews itself is unchanged, however long it took.
+    took_ms = round(1000 * (time.monotonic() - began_s)) if found.chooses or is_cut else 0
     return {
         "tasks": shown.tasks, "looked_at": shown.looked, "more": shown.after, "is_cut": is_cut, "note": note,
+        "took_ms": took_ms,
     }  # fmt: skip
 
 
@@ -108,6 +165,11 @@ def _place(visit: Visit, queue: str, state: TaskState | None, size: int) -> tupl
             "" if place else "This task is not among the first or last 50,000 that wait; this is the beginning.",
         )
     return visit.word("place"), ""
+
+
+def _could_be_id(text: str) -> bool:
+    """Whether somebody may have typed the ID of a task that is gone."""
+    return bool(text) and len(text.split()) == 1 and re.fullmatch(r"[\w.:-]{1,255}", text) is not None
 
 
 def _is_task(visit: Visit, text: str) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from boilerd.broker.metrics import Series
 from boilerd.broker.type_metrics import (
@@ -18,23 +18,27 @@ from boilerd.broker.type_metrics import (
 from boilerd.tasks.metric_record import Numbers
 from boilerd.web.ordering import in_order
 from boilerd.web.page import Data, page
+from boilerd.web.pages.type_actions import offered
 from boilerd.web.permissions import Permission
 from boilerd.web.releases import Release, releases
+from boilerd.web.type_facts import daemons_of, patterns_of, timeout_share, timeouts_of
 from boilerd.web.visit import Visit
+
+T = TypeVar("T")
 
 HOUR_S, DAY_S = 3600, 86400
 #: Word of the query → the time that is looked at.
 SINCE = {
     "1h": HOUR_S, "3h": 3 * HOUR_S, "24h": DAY_S, "7d": 7 * DAY_S, "30d": 30 * DAY_S, "90d": 90 * DAY_S,
 }  # fmt: skip
-#: The word for the time since the last release.
+#: The word for the time since the last release; with its name behind a colon, until the next one for an earlier one.
 RELEASE = "release"
 #: Metrics are kept for so long.
 KEPT_S = 90 * DAY_S
 #: Columns of a chart: as many as a narrow screen can show.
 MOST_COLUMNS = 90
 #: Periods that one type is read in: finer than lines of a table.
-MOST_PERIODS = 180
+MOST_PERIODS, MOST_LINES = 180, 72
 #: How long numbers are shown that everybody shares; those of the time before hardly change.
 FRESH_S, FRESH_BEFORE_S = 10.0, 60.0
 #: And for so many times as long as it takes to read them: of many types, few of the polls of one person read.
@@ -50,6 +54,8 @@ SORTS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "rise": lambda row: row["failed_rise"],
     "retries": lambda row: row["retries_per_success"],
     "time": lambda row: row["time_share"],
+    "timeouts": lambda row: row["timeout_share"],
+    "daemons": lambda row: row["daemons"],
     "size": lambda row: row["payload_bytes"]["mean"],
     **{f"wait_{name}": lambda row, name=name: row["wait_s"][name] for name in _TIMES[:3]},  # type: ignore[misc]
     **{f"run_{name}": lambda row, name=name: row["run_s"][name] for name in _TIMES},  # type: ignore[misc]
@@ -65,29 +71,40 @@ class Window:
         seconds: How long it is.
         begins: When it begins; None: so long ago.
         release: The release that began it; empty: none did.
+        ends: When it ended: with the next release; None: it goes on.
     """
 
     word: str
     seconds: float
     begins: datetime | None = None
     release: str = ""
+    ends: datetime | None = None
 
     @property
     def since(self) -> datetime | timedelta:
         """As `Inspector.metrics` takes it."""
         return self.begins or timedelta(seconds=self.seconds)
 
+    def step_s(self, most: int) -> int:
+        """The shortest period that is kept since then, of which there are at most so many."""
+        return step_for(self.seconds, most, since_s=self.age_s)
+
+    @property
+    def age_s(self) -> float:
+        """How long ago it began."""
+        return (datetime.now(UTC) - self.begins).total_seconds() if self.begins else self.seconds
+
     def before(self, start: datetime) -> tuple[datetime, datetime, int] | None:
         """A time that is as long and ends where this one starts, and its periods; None: it is not kept for so long."""
-        if 2 * self.seconds > KEPT_S:
+        if self.seconds + self.age_s > KEPT_S:
             return None
-        step_s = step_for(2 * self.seconds, MOST_PERIODS)
+        step_s = step_for(2 * self.seconds, MOST_PERIODS, since_s=self.seconds + self.age_s)
         # Whole periods: the one in which this time starts belongs to neither, where it is longer than those of this.
         until = datetime.fromtimestamp(start.timestamp() // step_s * step_s, UTC)
         return until - timedelta(seconds=self.seconds), until, step_s
 
 
-@page("/types", needs=Permission.VIEW, title="Types", menu=37, rows="types")
+@page("/types", needs=Permission.VIEW, title="Types", menu=37, rows="types", of_shared=True)
 def types(visit: Visit) -> Data:
     """All types, the one that takes most of the workers' time first."""
     known = releases(visit)
@@ -103,7 +120,9 @@ def types(visit: Visit) -> Data:
         "since": window.word,
         "periods": _words(known),
         "queue": queue or "",
-        "queues": sorted({row.name for row in visit.snapshot().overview.queues} | ({queue} if queue else set())),
+        "queues": sorted(
+            {*visit.sharing("queue names", FRESH_BEFORE_S, lambda: _queue_names(visit)), *filter(None, [queue])}
+        ),
         "has_before": 2 * window.seconds <= KEPT_S,
         "release": window.release,
         "releases": known,
@@ -112,7 +131,7 @@ def types(visit: Visit) -> Data:
     }
 
 
-@page("/types/{type}", needs=Permission.VIEW, title="Type", template="type.html", rows="periods")
+@page("/types/{type}", needs=Permission.VIEW, title="Type", template="type.html", rows="periods", of_shared=True)
 def one_type(visit: Visit) -> Data:
     """One type over time."""
     name = visit.path["type"]
@@ -130,33 +149,41 @@ def one_type(visit: Visit) -> Data:
         "release": window.release,
         "releases": [mark for each in known if (mark := _mark(each, found["periods"]))],
         "failures": visit.trying(lambda: _failures(visit, name)),
+        "actions": offered(visit),
         **found,
     }
 
 
+def _queue_names(visit: Visit) -> list[str]:
+    return [queue.name for queue in visit.snapshot().overview.queues]
+
+
 def _window(visit: Visit, known: Sequence[Release]) -> Window:
     word = visit.word("since", "1h", of=_words(known))
-    if word != RELEASE:
+    if word in SINCE:
         return Window(word, SINCE[word])
-    last = max(known, key=lambda each: each.at)
-    seconds = (visit.snapshot().at - last.at).total_seconds()
-    return Window(word, max(LEAST_S, min(seconds, KEPT_S)), last.at, last.release)
+    place = _words(known).index(word) - len(SINCE)
+    begun, ends = known[place], known[place - 1].at if place else None
+    seconds = ((ends or datetime.now(UTC)) - begun.at).total_seconds()
+    return Window(word, max(LEAST_S, min(seconds, KEPT_S)), begun.at, begun.release, ends)
 
 
 def _words(known: Sequence[Release]) -> list[str]:
-    """The words that the query may have."""
-    return [*SINCE, *([RELEASE] if known else [])]
+    """The words that the query may have: the releases, the last one first, behind the others."""
+    return [*SINCE, *(f"{RELEASE}:{one.release}" if place else RELEASE for place, one in enumerate(known))]
 
 
 def _rows(visit: Visit, window: Window, queue: str | None) -> tuple[list[dict[str, Any]], Sequence[str], datetime]:
-    step_s = step_for(window.seconds)
-    series = visit.inspector.metrics(window.since, step_s=step_s, queue=queue)
-    before = _read_before(visit, window, series, ("types", queue), queue=queue)
-    shares = {line.type: failed_share(line.numbers) for line in type_lines(before)} if before else {}
+    step_s = window.step_s(MOST_LINES)
+    series = visit.inspector.metrics(window.since, window.ends, step_s, queue=queue)
+    shares = _before(visit, window, series, ("types", queue), _shares, queue=queue) or {}
     paces = _ended_by_type(series)
+    timeouts = timeouts_of(visit, window.age_s, is_over=window.ends is not None) if queue is None else None
+    handled = patterns_of(visit)
     rows = [
         {
             "type": line.type, "queues": line.queues, "time_share": line.time_share,
+            "timeout_share": timeout_share(line, timeouts), "daemons": daemons_of(line.type, handled),
             **figures(line.numbers, series.lasting_s), **_compared(line.numbers, shares.get(line.type)),
             "ended_by_period": paces[line.type],
         }
@@ -183,26 +210,35 @@ def _ended_by_type(series: Series) -> dict[str, list[int]]:
     return found
 
 
-def _read_before(visit: Visit, window: Window, series: Series, key: tuple[Any, ...], **only: Any) -> Series | None:
-    """What was done in the time before; None: it is not kept for so long."""
+def _shares(before: Series) -> dict[str, float | None]:
+    """Which part of the attempts of each type failed."""
+    return {line.type: failed_share(line.numbers) for line in type_lines(before)}
+
+
+def _before(
+    visit: Visit, window: Window, series: Series, key: tuple[Any, ...], make: Callable[[Series], T], **only: Any
+) -> T | None:
+    """What is made of that which was done in the time before, and is kept; None: that is not kept for so long."""
     if not series.periods or (wanted := window.before(series.periods[0].start)) is None:
         return None
     since, until, step_s = wanted
     return visit.sharing(
-        ("before", window.word, *key), FRESH_BEFORE_S, lambda: visit.inspector.metrics(since, until, step_s, **only),
+        ("before", window.word, *key),
+        FRESH_BEFORE_S,
+        lambda: make(visit.inspector.metrics(since, until, step_s, **only)),
         FRESH_TIMES,
-    )  # fmt: skip
+    )
 
 
 def _over_time(visit: Visit, window: Window, name: str, queue: str | None) -> dict[str, Any]:
-    step_s = step_for(window.seconds, MOST_PERIODS)
-    series = visit.inspector.metrics(window.since, step_s=step_s, queue=queue, task_type=name)
-    before = _read_before(visit, window, series, (name, queue), queue=queue, task_type=name)
+    step_s = window.step_s(MOST_PERIODS)
+    series = visit.inspector.metrics(window.since, window.ends, step_s, queue=queue, task_type=name)
+    before = _before(visit, window, series, (name, queue), _whole, queue=queue, task_type=name)
     columns = in_columns(series, MOST_COLUMNS)
     numbers = [column.total() for column in columns]
     return {
         "total": _whole(series),
-        "before": _whole(before) if before else None,
+        "before": before,
         "queues": [
             {"queue": pair.queue, **figures(found, series.lasting_s)} for pair, found in sorted(series.total().items())
         ],
@@ -236,7 +272,7 @@ def _mark(release: Release, periods: Sequence[Mapping[str, Any]]) -> dict[str, A
 def _failures(visit: Visit, name: str) -> dict[str, Any]:
     """The failure groups of the type that were seen last."""
     groups = visit.sharing("failures", FRESH_S, visit.inspector.failures, FRESH_TIMES)
-    found = [group for group in groups if group.type == name][:5]
+    found = [group for group in groups if group.type == name and not group.muted_at][:5]
     return {
         "groups": [
             {

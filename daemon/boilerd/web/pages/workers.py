@@ -17,9 +17,9 @@ from boilerd.web.visit import NotThereError, Visit
 #: How long they are shown before they are read again; and what the daemon of this host tells.
 FRESH_S, CONTROL_FRESH_S = 2.0, 1.0
 #: Hosts and daemons that have a row, and values to choose from; the rest of them is told as a number.
-MOST_HOSTS, MOST_DAEMONS, MOST_CHOICES = 20, 20, 50
+MOST_HOSTS, MOST_DAEMONS, MOST_CHOICES = 10, 10, 50
 #: Queues of a worker that the list has, and deaths.
-MOST_QUEUES, MOST_DEATHS = 3, 5
+MOST_QUEUES, MOST_DEATHS = 2, 3
 #: Last tasks of one worker; and the queues in which they are looked for, each among its last so many.
 MOST_TASKS, MOST_SERVED, LOOKS = 20, 10, 200
 _FIELDS = [field.name for field in fields(WorkerInfo)]
@@ -39,6 +39,13 @@ SORTS: dict[str, Callable[[Row], Any]] = {
     "started": lambda row: row["started_at"],
     "seen": lambda row: row["last_seen_at"],
     "release": lambda row: row["release"] or row["version"] or None,
+}
+DEATH_SORTS: dict[str, Callable[[Row], Any]] = {
+    "when": lambda row: row["at"],
+    "worker": lambda row: row["worker"],
+    "how": lambda row: row["why"],
+    "memory": lambda row: row["rss_bytes"],
+    "lived": lambda row: row["lived_s"],
 }
 
 
@@ -97,8 +104,9 @@ def local_daemon(visit: Visit) -> Found:
 
 @page("/workers/dead", needs=Permission.VIEW, title="Workers that died", template="dead_workers.html", rows="deaths")
 def dead_workers(visit: Visit) -> Data:
-    """Those that died within a day, the last first."""
-    return {"deaths": _deaths(visit)}
+    """Those that died within a day, the last first unless it says otherwise."""
+    deaths, order = in_order(visit, _deaths(visit), DEATH_SORTS, "when", path="/workers/dead", way="down")
+    return {"deaths": deaths, "order": order}
 
 
 @page("/workers/{worker}", needs=Permission.VIEW, title="Worker", template="worker.html", rows="tasks")

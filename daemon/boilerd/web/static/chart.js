@@ -4,7 +4,7 @@ import { absolute } from "./time.js";
 
 function leave(figure) {
   figure.querySelector(".guide")?.remove();
-  figure.querySelector("output")?.replaceChildren();
+  figure.querySelector(".at")?.replaceChildren();
 }
 
 function show(figure, picture, x) {
@@ -21,7 +21,7 @@ function show(figure, picture, x) {
   guide.setAttribute("d", `M${column} 0h1v100h-1z`);
   const { from, step } = figure.dataset;
   const at = from ? `${absolute(new Date(Date.parse(from) + column * step * 1000))}: ` : "";
-  figure.querySelector("output").textContent = at + told[column];
+  figure.querySelector(".at").textContent = at + told[column];
 }
 
 export function start() {

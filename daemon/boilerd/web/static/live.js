@@ -90,7 +90,7 @@ function offer(region, what) {
 /** What the reader has opened stays open, and what was closed stays closed; and so does what is said of a chart. */
 const KEPT = {
   beforeAttributeUpdated: (name, element) => !(name === "open" && element.tagName === "DETAILS"),
-  beforeNodeMorphed: (element) => element.tagName !== "OUTPUT",
+  beforeNodeMorphed: (element) => !element.classList?.contains("at"),
   beforeNodeRemoved: (element) => !element.classList?.contains("guide"),
 };
 

@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+
+from msgspec import structs
 
 from boilerd.broker.claims import Failure
 from boilerd.process.forks import end_child
@@ -43,7 +44,7 @@ class Judge:
     def __init__(self, rules: Rules, scoreboard: Scoreboard, row: int, on_decided: Callable[[], None]) -> None:
         self._asks_hooks = rules.hooks != Hooks()
         self._rules = rules
-        self._without_hooks = replace(rules, hooks=Hooks(), limit_hook=nullcontext)
+        self._without_hooks = structs.replace(rules, hooks=Hooks(), limit_hook=nullcontext)
         self._scoreboard = scoreboard
         self._row = row
         self._on_decided = on_decided
@@ -130,7 +131,7 @@ class _Thread:
         decide: Callable[[Rules, SlotAttempt, Failed], Failure],
         on_decided: Callable[[], None],
     ) -> None:
-        self._rules = replace(rules, limit_hook=self._watch_hook)
+        self._rules = structs.replace(rules, limit_hook=self._watch_hook)
         self._decide = decide
         self._on_decided = on_decided
         self.inbox: queue.SimpleQueue[tuple[SlotAttempt, Failed]] = queue.SimpleQueue()

@@ -1,0 +1,47 @@
+"""Actions with all tasks of a type in a state, of all queues; each becomes an operation."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+from boilerd.broker.operation_record import Deed, Order
+from boilerd.broker.operations import allowed
+from boilerd.tasks.task import TaskState
+from boilerd.web.page import Data, Done, action
+from boilerd.web.pages.bulk import about, act
+from boilerd.web.permissions import Permission
+from boilerd.web.visit import Visit
+
+#: What can be done with all tasks of a type, and in which states it is offered.
+OFFERED: Mapping[Deed, Sequence[TaskState]] = {
+    "run": (TaskState.ARCHIVED, TaskState.RETRY),
+    "archive": (TaskState.PENDING,),
+    "delete": (TaskState.ARCHIVED,),
+}
+
+
+def offered(visit: Visit) -> list[Data]:
+    """What this person can do, and with the tasks of which state."""
+    return [{"what": deed, "state": state} for deed, states in OFFERED.items() if visit.may(deed) for state in states]
+
+
+def _order(visit: Visit, deed: Deed) -> Order:
+    state = visit.word("state", OFFERED[deed][0], of=[*map(str, allowed(deed))])
+    return Order(deed, state=TaskState(state), task_type=visit.path["type"])
+
+
+def _about(visit: Visit, deed: Deed) -> Data:
+    return about(visit, _order(visit, deed))
+
+
+def _act(visit: Visit, deed: Deed) -> Done:
+    return act(visit, _order(visit, deed))
+
+
+for _deed in OFFERED:
+    action(
+        f"/types/{{type}}/{_deed}",
+        needs=Permission(_deed),
+        title=_deed.capitalize(),
+        about=functools.partial(_about, deed=_deed),
+        template="bulk.html",
+    )(functools.partial(_act, deed=_deed))
