@@ -379,9 +379,10 @@ def _without(text: str, address: str) -> str:
 @pytest.mark.usefixtures("with_another_queue")
 def test_what_is_of_another_queue_is_refused_to_those_who_have_their_own(connection: redis.Redis) -> None:
     operation = Inspector(connection).operations.latest()[0].id
+    (kept,) = [each.id for each in Inspector(connection).kept_pages.latest()]
     theirs = {
         **EXAMPLES, "id": "hush-1", "queue": "hush", "cron": "hush", "type": "hush:type", "operation": operation,
-        "fingerprint": "a" * 12, "worker": "hush", "pool": "hush",
+        "fingerprint": "a" * 12, "worker": "hush", "pool": "hush", "snapshot": kept,
     }  # fmt: skip
     before = stored(connection)
 

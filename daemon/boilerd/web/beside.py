@@ -10,6 +10,7 @@ from boilerd.broker.overview import Overview
 from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
 from boilerd.web.cron_rows import cron_rows
+from boilerd.web.refusal import Refusal
 from boilerd.web.releases import Release, latest_releases
 
 #: How often it is read.
@@ -70,6 +71,8 @@ class BesideReader:
         def trying(read: Callable[[], Any], otherwise: Any) -> Any:
             try:
                 return read()
+            except Refusal:  # who has queues of their own does without what is of all
+                return otherwise
             except BoilerdError as error:
                 problems.append(str(error))
                 return otherwise

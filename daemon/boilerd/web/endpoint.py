@@ -17,14 +17,17 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from boilerd.broker.overview import Overview
 from boilerd.errors import BoilerdError
 from boilerd.web.answers import Asked, answer_error
+from boilerd.web.beside import FRESH_S, Beside, BesideReader
 from boilerd.web.guard import add_headers, check_framing, read_form
 from boilerd.web.links import unsegment
 from boilerd.web.own_queues import OwnQueues, OwnShared, cut
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Snapshot
+from boilerd.web.shared import Shared
 from boilerd.web.site import Site
 from boilerd.web.visit import Visit
 
@@ -136,7 +139,7 @@ def _visit(asked: Asked, who: Principal) -> Visit:
     read_snapshot, shared = site.sampler.read, site.shared
     if who.queues is not None:
         inspector, shared = OwnQueues(inspector, who), OwnShared(shared, who.queues)
-        read_snapshot = functools.partial(_cut_snapshot, site, who)
+        read_snapshot = functools.partial(_cut_snapshot, site, who, inspector, shared)
     return Visit(
         inspector=inspector,
         who=who,
@@ -155,8 +158,11 @@ def _visit(asked: Asked, who: Principal) -> Visit:
     )
 
 
-def _cut_snapshot(site: Site, who: Principal) -> Snapshot:
-    return cut(site.sampler.read(), who)
+def _cut_snapshot(site: Site, who: Principal, inspector: Any, shared: Shared) -> Snapshot:
+    def read_beside(overview: Overview) -> Beside:
+        return shared.get("beside", FRESH_S, lambda: BesideReader(inspector).read(overview))
+
+    return cut(site.sampler.read(), who, read_beside)
 
 
 def _ask_who(asked: Asked) -> Response:

@@ -6,21 +6,29 @@ something new is closed to them until it is said here how that is cut.
 
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
+from boilerd.broker.composition import Composition
 from boilerd.broker.daemons import DaemonInfo
 from boilerd.broker.explanation import Explanation, ReasonKind
 from boilerd.broker.operation_record import Operation, Order
 from boilerd.broker.operations import Operations, Preview
 from boilerd.broker.overview import Overview
+from boilerd.broker.pauses import Pause
+from boilerd.broker.running import RunningFound
+from boilerd.broker.shares import KeysFound, KeyTasks, Lock, LocksFound, Refusals
 from boilerd.broker.task_filter import TaskFilter
 from boilerd.broker.task_search import TasksFound
-from boilerd.broker.views import Day, QueueDetail, TaskDetail
-from boilerd.errors import OperationNotFoundError
+from boilerd.broker.ticks import TickInfo
+from boilerd.broker.traces import Traces
+from boilerd.broker.views import CompletedTask, CronInfo, Day, QueueDetail, TaskDetail
+from boilerd.errors import OperationNotFoundError, TaskNotFoundError
 from boilerd.inspector import Inspector
 from boilerd.tasks.queues import DEFAULT_QUEUE
 from boilerd.tasks.task import TaskState, no_such_task
 from boilerd.verdict.table import judge
+from boilerd.web.beside import Beside
 from boilerd.web.lately import Minute
 from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal
@@ -28,7 +36,7 @@ from boilerd.web.sampler import Snapshot, facts_of, of_anywhere
 from boilerd.web.shared import Shared
 
 #: Pages of the menu that can be cut.
-MENU = frozenset({"/", "/queues", "/tasks", "/types", "/operations"})
+MENU = frozenset({"/", "/queues", "/tasks", "/types", "/crons", "/limits", "/operations"})
 #: Reasons why a task does not run that tell of other queues, or of tasks there.
 _OF_OTHERS = frozenset({ReasonKind.UNSERVED, ReasonKind.DEPENDENCIES, ReasonKind.CONCURRENCY_KEY, ReasonKind.STRAY})
 
@@ -88,6 +96,30 @@ class OwnQueues:
         """Let workers claim again."""
         return self._all.resume(self._own(name))
 
+    def pauses(self) -> list[Pause]:
+        """What was said of their pauses."""
+        names = {"cron": {each.name for each in self.crons()}}
+        return [
+            each for each in self._all.pauses()
+            if (self._who.owns(each.name) if each.kind == "queue" else each.name in names["cron"])
+        ]  # fmt: skip
+
+    def composition(self, name: str) -> Composition:
+        """Of which types its pending tasks are."""
+        return self._all.composition(self._own(name))
+
+    def delete_queue(self, name: str) -> None:
+        """Have nobody list it any more."""
+        self._all.delete_queue(self._own(name))
+
+    def recent(self, queue: str, size: int = 30) -> list[CompletedTask]:
+        """Its last completed tasks."""
+        return self._all.recent(self._own(queue), size)
+
+    def longest_running(self, queues: Sequence[str], size: int = 5) -> RunningFound:
+        """What runs there longest."""
+        return self._all.longest_running([self._own(queue) for queue in queues], size)
+
     def metrics(self, *when: Any, queue: str | None = None, **more: Any) -> Any:
         """What it did."""
         return self._all.metrics(*when, queue=self._own(queue), **more)
@@ -95,6 +127,65 @@ class OwnQueues:
     def daemons(self) -> list[DaemonInfo]:
         """None: they tell of the types and settings of all queues."""
         return []
+
+    # --- Periodic tasks
+
+    def crons(self) -> list[CronInfo]:
+        """Those that enqueue there and nowhere else, whichever daemon has one of the name."""
+        found = self._all.crons()
+        of_others = {each.name for each in found if not self._who.owns(each.queue)}
+        return [each for each in found if each.name not in of_others]
+
+    def paused_crons(self) -> dict[str, datetime]:
+        """Those of them that are paused."""
+        names = self._cron_names()
+        return {name: since for name, since in self._all.paused_crons().items() if name in names}
+
+    def ticks(self, name: str, size: int = 100) -> list[TickInfo]:
+        """The last ticks of one."""
+        if name not in self._cron_names():
+            raise self.refusal("this is of another one")
+        return self._all.ticks(name, size)
+
+    def histories(self, names: Sequence[str], size: int = 30) -> dict[str, list[TickInfo]]:
+        """The last ticks of each."""
+        own = self._cron_names()
+        return self._all.histories([name for name in names if name in own], size)
+
+    def _cron_names(self) -> set[str]:
+        return {each.name for each in self.crons()}
+
+    # --- Limits
+
+    def concurrency_keys(self, queues: Iterable[str]) -> KeysFound:
+        """The keys of their tasks; how many run and wait is counted over all queues, as the limit is."""
+        return self._all.concurrency_keys([self._own(queue) for queue in queues])
+
+    def key_tasks(self, key: str) -> KeyTasks:
+        """Their tasks of a key."""
+        found = self._all.key_tasks(key)
+        own = self._ids_of([*found.running, *found.waiting])
+        return KeyTasks(
+            found.key,
+            [task_id for task_id in found.running if task_id in own],
+            {task_id: since for task_id, since in found.waiting.items() if task_id in own},
+        )
+
+    def refusals(self) -> list[Refusals]:
+        """What was refused there."""
+        return [each for each in self._all.refusals() if self._who.owns(each.queue)]
+
+    def unique_locks(self, queue: str = "", task_type: str = "", *, after: str = "") -> LocksFound:
+        """The locks of one."""
+        return self._all.unique_locks(self._own(queue), task_type, after=after)
+
+    def unique_lock(self, queue: str, task_type: str, digest: str) -> Lock | None:
+        """One lock."""
+        return self._all.unique_lock(self._own(queue), task_type, digest)
+
+    def release_lock(self, queue: str, task_type: str, digest: str, **more: Any) -> None:
+        """Release it."""
+        self._all.release_lock(self._own(queue), task_type, digest, **more)
 
     # --- Tasks
 
@@ -123,8 +214,32 @@ class OwnQueues:
     def key_holders(self, unique_key: str, concurrency_key: str) -> dict[str, list[str]]:
         """Those that are theirs."""
         found = self._all.key_holders(unique_key, concurrency_key)
-        own = {task.id for task in self.tasks_of([*dict.fromkeys(id_ for ids in found.values() for id_ in ids)])}
+        own = self._ids_of([*dict.fromkeys(id_ for ids in found.values() for id_ in ids)])
         return {kind: [task_id for task_id in ids if task_id in own] for kind, ids in found.items()}
+
+    def _ids_of(self, task_ids: Iterable[str]) -> set[str]:
+        """Those of them that are theirs."""
+        return {task.id for task in self.tasks_of(task_ids)}
+
+    def traces(self, task_id: str, queue: str = "", since: datetime | None = None) -> Traces:
+        """What the audit knows of one; of one that is gone nobody knows whose it was."""
+        try:
+            queue = self.task(task_id).queue
+        except TaskNotFoundError:
+            raise self.refusal("what is known of a task that is gone may be of another one") from None
+        found = self._all.traces(task_id, queue, since)
+        own = self._ids_of(found.copies)
+        return replace(found, copies=[copy for copy in found.copies if copy in own])
+
+    def dependents(self, task_id: str) -> list[str]:
+        """Those of them that are theirs."""
+        found = self._all.dependents(self.task(task_id).id)
+        own = self._ids_of(found)
+        return [each for each in found if each in own]
+
+    def last_completed(self, queue: str, task_type: str, **more: Any) -> TaskDetail | None:
+        """The last one of a type."""
+        return self._all.last_completed(self._own(queue), task_type, **more)
 
     def parse_filter(self, given: str) -> TaskFilter:
         """What is sought."""
@@ -213,12 +328,19 @@ class OwnOperations:
         raise self._own.refusal("this shows or changes more than these")
 
     def _is_own(self, found: Operation) -> bool:
-        """One with tasks that were named may be of any queue, but that who ordered it was let."""
+        """One with tasks that were named may be of any queue, but that who ordered it was let.
+
+        One that moves their tasks to another queue is none of theirs: it names that.
+        """
         order = found.order
+        if order.what == "move" and not self._who.owns(order.value):
+            return False
         return found.user == self._who.name if order.task_ids else bool(order.queue) and self._who.owns(order.queue)
 
     def _let(self, order: Order) -> Order:
         """The order, if it is for nothing else; of tasks that are named, for those alone that are theirs."""
+        if order.what == "move" and order.value and not self._who.owns(order.value):
+            raise self._own.refusal("this is of another one")
         if order.task_ids:
             return replace(order, task_ids=tuple(task.id for task in self._own.tasks_of(order.task_ids)) or ("",))
         self._own.queue(order.queue)
@@ -282,8 +404,14 @@ class OwnShared(Shared):
         self._all.forget((self._queues, key))
 
 
-def cut(snapshot: Snapshot, who: Principal) -> Snapshot:
-    """The picture without other queues; field by field, so that a new one is not in it."""
+def cut(snapshot: Snapshot, who: Principal, read_beside: Callable[[Overview], Beside]) -> Snapshot:
+    """The picture without other queues; field by field, so that a new one is not in it.
+
+    Args:
+        snapshot: The picture.
+        who: Whose queues are left.
+        read_beside: Reads what stands beside them, which cannot be told from what stands beside all.
+    """
     whole = snapshot.overview
     overview = Overview(
         clock_ahead_s=whole.clock_ahead_s,
@@ -300,6 +428,7 @@ def cut(snapshot: Snapshot, who: Principal) -> Snapshot:
         overview=overview,
         verdict=of_anywhere(judge(facts_of(overview))),
         minutes=[Minute(minute.start, _of(minute.queues, who)) for minute in snapshot.minutes],
+        beside=read_beside(overview),
     )
 
 

@@ -38,6 +38,7 @@ def overview(visit: Visit) -> Data:
         "minutes": [{"start": minute.start, **minute.total()._asdict()} for minute in found.minutes],
         "types": _failing(by_type(hour)),
         "at": found.at,
+        "is_of_all": visit.who.queues is None,
         "beside": _seen_by(visit, found.beside),
         "marks": _marks(found),
     }  # fmt: skip

@@ -21,6 +21,8 @@ OFFERED: Mapping[Deed, Sequence[TaskState]] = {
 
 def offered(visit: Visit) -> list[Data]:
     """What this person can do, and with the tasks of which state."""
+    if visit.who.queues is not None:  # they are for the tasks of all queues
+        return []
     return [{"what": deed, "state": state} for deed, states in OFFERED.items() if visit.may(deed) for state in states]
 
 
