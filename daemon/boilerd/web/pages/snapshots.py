@@ -57,7 +57,11 @@ def keep(visit: Visit) -> Done:
     declared, parts = found
     _check(visit, declared)
     pairs = [(name, value) for name, value in parse_qsl(query) if name not in _ONCE]
-    asked = replace(visit, who=visit.who.reading(), path=parts, query=dict(pairs), queries=_listed(pairs), form={})
+    # Nothing that only the person who keeps it may see or do, beside what the page is for.
+    least = frozenset({Permission.VIEW, Permission.VIEW_PAYLOAD, declared.needs}) & visit.who.permissions
+    asked = replace(
+        visit, who=replace(visit.who, permissions=least), path=parts, query=dict(pairs), queries=_listed(pairs), form={}
+    )
     data = declared.view(asked)
     if isinstance(data, Elsewhere):
         raise QueryError(f"of: this address leads to {data.to}; use that")
