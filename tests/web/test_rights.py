@@ -381,7 +381,7 @@ def test_what_is_of_another_queue_is_refused_to_those_who_have_their_own(connect
     operation = Inspector(connection).operations.latest()[0].id
     theirs = {
         "id": "hush-1", "queue": "hush", "cron": "hush", "type": "hush:type", "operation": operation,
-        "fingerprint": "a" * 12, "worker": "hush", "pool": "hush",
+        "fingerprint": "a" * 12, "worker": "hush", "pool": "hush", "what": "quiet", "snapshot": "hush",
     }  # fmt: skip
     before = stored(connection)
 

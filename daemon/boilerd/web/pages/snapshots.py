@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode
 from boilerd.broker.kept_pages import KeptPage
 from boilerd.web.frozen import find_page, freeze, thaw
 from boilerd.web.links import Links
-from boilerd.web.page import Data, Done, Elsewhere, Page, action, page
+from boilerd.web.page import Data, Done, Elsewhere, Missing, Page, action, page
 from boilerd.web.permissions import Permission
 from boilerd.web.refusal import Refusal
 from boilerd.web.visit import NotThereError, QueryError, Visit
@@ -65,6 +65,8 @@ def keep(visit: Visit) -> Done:
     data = declared.view(asked)
     if isinstance(data, Elsewhere):
         raise QueryError(f"of: this address leads to {data.to}; use that")
+    if isinstance(data, Missing):
+        raise NotThereError("what this page is of is not there; keep a page that shows something")
     address = f"{path}?{urlencode(pairs)}" if pairs else path
     kept = visit.inspector.kept_pages.keep(
         freeze(visit.seen(data)), path=address, title=declared.title, user=visit.who.name, version=version("boilerd"),
