@@ -9,7 +9,7 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from boilerd import Client, Task, TaskState
+from boilerd import Client, Inspector, Task, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure
@@ -234,3 +234,9 @@ def count_in_minute(connection: redis.Redis, minute: int, queue: str, task_type:
 def count_in_total(connection: redis.Redis, queue: str, task_type: str, record: Record) -> None:
     """Have this counted of a queue and type in all time."""
     connection.hset(keys.METRICS_TOTAL, pack_pair(queue, task_type), encode(record))
+
+
+def keep_page(connection: redis.Redis) -> str:
+    """Keep a page of the dashboard that shows little; its ID."""
+    about = {"path": "/operations?size=5", "title": "Operations", "user": "anna", "version": "1"}
+    return Inspector(connection).kept_pages.keep('{"operations":[],"size":5}', shows_payloads=True, **about)

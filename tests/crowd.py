@@ -41,7 +41,7 @@ from boilerd.tasks.metric_record import (
     pack_pair,
 )
 from boilerd.tasks.mux import ServeMux
-from builders import fail_as, new_task
+from builders import fail_as, keep_page, new_task
 
 #: Tasks that one script writes.
 _CHUNK = 5000
@@ -123,6 +123,7 @@ def fill(connection: redis.Redis, crowd: Crowd) -> dict[str, str]:
         "fingerprint": fingerprint,
         "cron": _tick(broker, crowd),
         "operation": _act(connection, crowd),
+        "snapshot": keep_page(connection),
         "worker": crowd.workers_of(crowd.daemon_names[0])[0],
     }
 

@@ -12,7 +12,7 @@ from boilerd.broker.operation_record import Order
 from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.retry import Verdict
 from boilerd.web.page import ACTIONS, PAGES, load_pages
-from builders import count_in_minute, counted, fail_as, fail_next, in_state, new_task, tell_cron
+from builders import count_in_minute, counted, fail_as, fail_next, in_state, keep_page, new_task, tell_cron
 
 TRACEBACK = """Traceback (most recent call last):
   File "shop/mails.py", line 41, in deliver
@@ -69,7 +69,7 @@ def fill(client: Client, connection: redis.Redis) -> dict[str, str]:
         "worker": _die(broker),
         "pool": "default",
         "digest": _lock(client),
-        "snapshot": _keep(connection),
+        "snapshot": keep_page(connection),
     }
 
 
@@ -148,12 +148,6 @@ def _die(broker: Broker) -> str:
     broker.note_death(LastWords(name, exit="signal 9 (SIGKILL)", because=because, pid=4710, **held).encoded())
     broker.note_death(LastWords(name.replace(".0", ".1"), exit="exit status 1").encoded())
     return name
-
-
-def _keep(connection: redis.Redis) -> str:
-    """Keep a page; its ID."""
-    about = {"path": "/operations?size=5", "title": "Operations", "user": "anna", "version": "1"}
-    return Inspector(connection).kept_pages.keep('{"operations":[],"size":5}', shows_payloads=True, **about)
 
 
 class _Examples(dict[str, str]):

@@ -310,6 +310,12 @@ def with_another_queue(connection: redis.Redis, client: Client, broker: Broker) 
     inspector.pause("hush")
     inspector.operations.begin(Order("delete", "hush", TaskState.ARCHIVED))
     inspector.operations.begin(Order("delete", task_ids=("hush-1",)))
+    inspector.operations.begin(Order("move", "mail-out", TaskState.SCHEDULED, value="hush"))
+    inspector.kept_pages.keep(
+        '{"hush": 1}', path="/queues/hush", title="Queue", user="hush", version="1", shows_payloads=True
+    )
+    inspector.enqueue("hush:type", copied_from="task", queue="hush", task_id="hush-4")
+    client.enqueue("hush:lock", queue="hush", unique=60, task_id="hush-5")
     connection.sadd("rq:workers", "rq:worker:hush")
     connection.hset("rq:worker:hush", mapping={"hostname": "hush", "queues": "hush", "state": "idle"})
 

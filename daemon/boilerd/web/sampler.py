@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+import msgspec
 import redis
 
 from boilerd.broker.metrics import Metrics
@@ -94,7 +95,7 @@ class Sampler:
         overview = read_overview(self._connection, records=records)
         if records is None:
             self._workers_until_s = began_s + WORKERS_PICTURES * FRESH_S
-        facts = replace(self._read_facts(overview), failing=self._failing())
+        facts = msgspec.structs.replace(self._read_facts(overview), failing=self._failing())
         verdict = of_anywhere(judge(facts))
         minutes, beside = self._lately.read(), self._beside.read(overview)
         self._last = self._next(overview, verdict, minutes, beside, time.monotonic() - began_s)

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode
 from boilerd.broker.kept_pages import KeptPage
 from boilerd.web.frozen import find_page, freeze, thaw
 from boilerd.web.links import Links
-from boilerd.web.page import Data, Done, Elsewhere, Page, action, page
+from boilerd.web.page import Data, Done, Elsewhere, Missing, Page, action, page
 from boilerd.web.permissions import Permission
 from boilerd.web.refusal import Refusal
 from boilerd.web.visit import NotThereError, QueryError, Visit
@@ -57,10 +57,16 @@ def keep(visit: Visit) -> Done:
     declared, parts = found
     _check(visit, declared)
     pairs = [(name, value) for name, value in parse_qsl(query) if name not in _ONCE]
-    asked = replace(visit, who=visit.who.reading(), path=parts, query=dict(pairs), queries=_listed(pairs), form={})
+    # Nothing that only the person who keeps it may see or do, beside what the page is for.
+    least = frozenset({Permission.VIEW, Permission.VIEW_PAYLOAD, declared.needs}) & visit.who.permissions
+    asked = replace(
+        visit, who=replace(visit.who, permissions=least), path=parts, query=dict(pairs), queries=_listed(pairs), form={}
+    )
     data = declared.view(asked)
     if isinstance(data, Elsewhere):
         raise QueryError(f"of: this address leads to {data.to}; use that")
+    if isinstance(data, Missing):
+        raise NotThereError("what this page is of is not there; keep a page that shows something")
     address = f"{path}?{urlencode(pairs)}" if pairs else path
     kept = visit.inspector.kept_pages.keep(
         freeze(visit.seen(data)), path=address, title=declared.title, user=visit.who.name, version=version("boilerd"),
