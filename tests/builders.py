@@ -201,9 +201,11 @@ def fail_as(
     assert broker.fail(WORKER, claim(broker, queue), failure) is verdict
 
 
-def tell_cron(broker: Broker, name: str = "nightly", spec: str = "0 3 * * *", daemon: str = "web1.a1") -> str:
+def tell_cron(
+    broker: Broker, name: str = "nightly", spec: str = "0 3 * * *", daemon: str = "web1.a1", queue: str = "low"
+) -> str:
     """A daemon that lives and has this periodic task, as it tells of itself; the name of the task."""
-    entry = {"name": name, "spec": spec, "timezone": "UTC", "type": "report:build", "queue": "low"}
+    entry = {"name": name, "spec": spec, "timezone": "UTC", "type": "report:build", "queue": queue}
     facts = {"host": daemon.partition(".")[0], "pid": 1, "versions": {"boilerd": "1"}, "crons": [entry]}
     encoded = json.dumps(facts)
     assert broker.publish(daemon, len(encoded), encoded)

@@ -24,7 +24,7 @@ from builders import count_in_minute, counted, enqueue, fail_as, failure_kind, t
 load_pages()
 EXAMPLES = {
     "id": "task", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": "1-a",
-    "fingerprint": "a" * 12,
+    "fingerprint": "a" * 12, "worker": "w", "pool": "default", "what": "scale", "snapshot": "",
 }  # fmt: skip
 PAGES_WITH_EXAMPLES = [page for page in PAGES if {*re.findall(r"\{(\w+)\}", page.path)} <= EXAMPLES.keys()]
 #: What each address has beside what is its own, which is the browser's business.

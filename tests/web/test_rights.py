@@ -304,7 +304,8 @@ def with_another_queue(connection: redis.Redis, client: Client, broker: Broker) 
     fail_as(broker, "hush-3", failure_kind("a" * 12), queue="hush")
     for task_id in ("hush-1", "hush-2"):
         client.enqueue("hush:type", {"hush": "hush"}, task_id=task_id, queue="hush", concurrency_key="hush")
-    tell_cron(broker, "hush")
+    tell_cron(broker, "hush", daemon="hush.a1", queue="hush")
+    tell_cron(broker, EXAMPLES["cron"], queue="mail-out")
     count_in_minute(connection, int(time.time()) // 60 - 2, "hush", "hush:type", counted(1, archived=1))
     inspector = Inspector(connection, by=Actor("web", "hush", "hush"))
     inspector.pause("hush")
@@ -371,6 +372,8 @@ def test_nobody_sees_a_queue_that_is_none_of_theirs(connection: redis.Redis) -> 
         "/tasks.csv?queue=mail-out",
     }
     assert served >= {"/types?queue=mail-out", "/operations", "/tasks/new", "/tasks/task/edit", "/tasks/task/move"}
+    assert served >= {"/crons", "/crons/nightly", "/limits", "/palette", "/tasks/task/compare"}
+    assert "nightly" in found["/"].text
 
 
 def _without(text: str, address: str) -> str:

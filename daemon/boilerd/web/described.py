@@ -28,10 +28,20 @@ _TIME = {
     "since": "how far back: 1h, 3h, 24h, 7d, 30d, 90d, or release, which is the last one",
     "queue": "one queue alone",
 }
+_SOUGHT = {
+    "q": "what is sought, as in the search box", "type": "a type, or what it begins with and *",
+    "error": "a part of the last error", "worker": "of the worker", "key": "a unique or concurrency key",
+    "since": "not before that", "until": "not after that",
+}  # fmt: skip
 _CHOICE = {
-    "queue": "the queue of the tasks", "state": "their state", "type": "their type",
+    "queue": "the queue of the tasks", "state": "their state", **_SOUGHT,
     "fingerprint": "the failure group of their last failure", "id": "a task, up to 150 times, in place of all else",
 }  # fmt: skip
+_LOCK = {"queue": "its queue", "type": "its type", "digest": "of its payload, as /limits has it"}
+_PAUSE = {"note": "why", "until": "when it ends by itself: 2h, or 2026-01-31T14:00 in UTC"}
+_AS_OF = "the moment from which times of a search count back, in seconds since 1970"
+_BACK = "list, to lead people back to the list"
+_DEEDS = ("run", "archive", "delete", "cancel", "reschedule", "move")
 _EDIT = {
     "step": "send, to enqueue it; else it is checked alone",
     "type": "the task's type", "queue": "its queue", "body": "its payload, as JSON", "head": "its headers, as JSON",
@@ -48,30 +58,34 @@ _MANY = {
 #: Path of a page or an action → name in its query → what it means.
 QUERIES: Mapping[str, Mapping[str, str]] = {
     "/tasks": {
-        **_PAGE, "queue": "a queue", "state": "a state", "q": "what is sought, as in the search box",
-        "type": "a type, or what it begins with and *", "error": "a part of the last error", "worker": "of the worker",
-        "key": "a unique or concurrency key", "since": "not before that", "until": "not after that",
+        **_ORDER, "queue": "a queue", "state": "a state", **_SOUGHT, "looks": "how many tasks to look at, up to 50,000",
         "place": "where to go on: `more` of the answer before", "last": "1: the end of the list",
         "around": "a pending task: those around it",
     },
     "/types": {**_ORDER, **_TIME},
     "/types/{type}": _TIME,
     "/failures": {
-        "size": "groups to look at", "sort": "last, first, hour or count", "change": "new, returned, rising or steady",
-        "type": "one type alone",
+        "size": "groups to look at", "sort": "last, first, hour, count or rise",
+        "change": "new, returned, rising or steady", "type": "one type alone", "release": "those that began in it",
+        "muted": "show: muted ones too",
     },
     "/workers": {**_ORDER, "host": "one host", "pool": "one pool", "state": "one state; dead: without a sign of life"},
     "/limits": {
         "search": "1: look for unique locks", "queue": "those of a queue", "type": "of a type",
-        "after": "where to go on: `after` of the answer before",
+        "key": "a concurrency key, whose tasks are told", "after": "where to go on: `after` of the answer before",
     },
     "/operations": {"size": "operations"},
     "/audit": {
         **_PAGE, "who": "a user", "what": "a kind of intervention", "on": "the name of what it was done with",
         "since": "not before that: 2h, or 2026-01-31T14:00 in UTC", "until": "not after that",
     },
-    "/tasks/new": {"type": "whose schema the answer begins with", "queue": "its queue"},
-    **{f"/bulk/{deed}": _CHOICE for deed in ("run", "archive", "delete", "cancel")},
+    "/tasks/new": {
+        "type": "whose payload the answer begins with", "queue": "its queue", "template": "which of them, from 1",
+    },
+    "/tasks/{id}/compare": {"with": "another task; else the last of its type that completed"},
+    **{f"/bulk/{deed}": _CHOICE for deed in _DEEDS},
+    **{f"/types/{{type}}/{deed}": {"state": "the state of the tasks"} for deed in ("run", "archive", "delete")},
+    "/limits/release": _LOCK,
     "/queues/{queue}/purge": {"state": "the state whose tasks are deleted"},
 }  # fmt: skip
 
@@ -81,8 +95,18 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
     "/tasks/{id}/edit": {**_EDIT, "old": "what becomes of the old task: keep, archive or delete"},
     "/tasks/{id}/move": {"to": "the queue"},
     "/tasks/{id}/reschedule": {"when": "2h, or 2026-01-31T14:00 in UTC"},
-    **{f"/bulk/{deed}": _MANY for deed in ("run", "archive", "delete", "cancel")},
+    **{f"/bulk/{deed}": {**_MANY, "as_of": _AS_OF} for deed in _DEEDS},
+    "/bulk/reschedule": {**_MANY, "as_of": _AS_OF, "when": "2h, or 2026-01-31T14:00 in UTC"},
+    "/bulk/move": {**_MANY, "as_of": _AS_OF, "to": "the queue"},
     **{f"/failures/{{fingerprint}}/{deed}": _MANY for deed in ("run", "archive", "delete")},
+    **{f"/types/{{type}}/{deed}": _MANY for deed in ("run", "archive", "delete")},
+    **{f"/failures/{{fingerprint}}/{mark}": {"back": _BACK} for mark in ("acknowledge", "unacknowledge", "mute", "unmute")},
+    "/failures/{fingerprint}/note": {"note": "what people should know of it", "back": _BACK},
+    "/queues/{queue}/pause": _PAUSE,
+    "/crons/{cron}/pause": _PAUSE,
+    "/limits/release": {"holder": "the task that holds it", "id": "the same again, where that has not ended"},
+    "/daemon/pools/{pool}/{what}": {"size": "of scale: how many workers"},
+    "/snapshots/keep": {"of": "the address of the page, without the prefix"},
     "/queues/{queue}/purge": _MANY,
 }
 
