@@ -13,9 +13,9 @@ import msgspec
 from boilerd.broker.audit import AuditEntry
 from boilerd.broker.failure_groups import FailureState
 from boilerd.broker.operation_record import OperationState
-from boilerd.broker.shares import ConcurrencyKey, Lock
+from boilerd.broker.shares import ConcurrencyKey, KeyTasks, Lock
 from boilerd.broker.ticks import TickInfo
-from boilerd.broker.views import Day, QueueDetail, QueueInfo, TaskDetail
+from boilerd.broker.views import CompletedTask, Day, QueueDetail, TaskDetail
 from boilerd.tasks.task import TaskState
 from boilerd.web.timeline import Span
 from boilerd.web.tracebacks import Shown
@@ -70,6 +70,7 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
         "muted": "show: muted ones too",
     },
     "/workers": {**_ORDER, "host": "one host", "pool": "one pool", "state": "one state; dead: without a sign of life"},
+    "/workers/dead": _ORDER,
     "/limits": {
         "search": "1: look for unique locks", "queue": "those of a queue", "type": "of a type",
         "key": "a concurrency key, whose tasks are told", "after": "where to go on: `after` of the answer before",
@@ -100,7 +101,10 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
     "/bulk/move": {**_MANY, "as_of": _AS_OF, "to": "the queue"},
     **{f"/failures/{{fingerprint}}/{deed}": _MANY for deed in ("run", "archive", "delete")},
     **{f"/types/{{type}}/{deed}": _MANY for deed in ("run", "archive", "delete")},
-    **{f"/failures/{{fingerprint}}/{mark}": {"back": _BACK} for mark in ("acknowledge", "unacknowledge", "mute", "unmute")},
+    **{
+        f"/failures/{{fingerprint}}/{mark}": {"back": _BACK}
+        for mark in ("acknowledge", "unacknowledge", "mute", "unmute")
+    },
     "/failures/{fingerprint}/note": {"note": "what people should know of it", "back": _BACK},
     "/queues/{queue}/pause": _PAUSE,
     "/crons/{cron}/pause": _PAUSE,
@@ -127,9 +131,13 @@ class QueueRow(TypedDict):
     is_served: bool
     is_idle: bool
     problem: str
+    workers: int
     ended_by_minute: Sequence[int]
     pace: str
     drained_s: float | None
+    in_per_s: float | None
+    out_per_s: float | None
+    failed_share: float | None
 
 
 class Finding(TypedDict):
@@ -170,6 +178,24 @@ class WorkerRow(TypedDict):
     version: str
 
 
+class DeathRow(TypedDict):
+    """A worker that died."""
+
+    worker: str
+    at: datetime
+    host: str
+    pool: str
+    pid: int
+    exit: str
+    because: str
+    task_id: str
+    task_type: str
+    tasks: int
+    rss_bytes: int | None
+    lived_s: int | None
+    why: str
+
+
 class FailureRow(TypedDict):
     """A failure group."""
 
@@ -179,6 +205,7 @@ class FailureRow(TypedDict):
     error: str
     message: str
     state: FailureState
+    rise: float | None
     count: int
     last_hour: int
     last_24_hours: int
@@ -187,6 +214,15 @@ class FailureRow(TypedDict):
     last_seen: Moment
     first_release: str
     last_release: str
+    acknowledged_at: Moment
+    acknowledged_by: str
+    acknowledged_release: str
+    since_acknowledged: int | None
+    muted_at: Moment
+    muted_by: str
+    note: str
+    noted_at: Moment
+    noted_by: str
     hours: Sequence[int]
 
 
@@ -208,6 +244,11 @@ class CronRow(TypedDict):
     last_task: str
     last_state: TaskState | None
     last_skipped: str
+    missed: int
+    succeeded: int
+    ended: int
+    late_s: float | None
+    nexts: Sequence[datetime]
 
 
 class OperationRow(TypedDict):
@@ -216,6 +257,7 @@ class OperationRow(TypedDict):
     id: str
     what: str
     about: str
+    to: str
     queue: str
     state: OperationState
     is_gone: bool
@@ -279,6 +321,26 @@ class DaemonRow(TypedDict):
     trouble: str
 
 
+class KeptRow(TypedDict):
+    """A page that is kept."""
+
+    id: str
+    title: str
+    of: str
+    user: str
+    at: datetime
+    version: str
+    shows_payloads: bool
+
+
+class Difference(TypedDict):
+    """A value that differs between two tasks; each as JSON, empty: it has none."""
+
+    place: str
+    this: str
+    other: str
+
+
 #: Path of a page or an action → name in its data → its type.
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "/": {
@@ -288,12 +350,13 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "/queues": {"queues": Sequence[QueueRow], "problems": Sequence[str]},
     "/queues/{queue}": {"queue": QueueDetail, "waits_since": Moment, "days": Sequence[Day], "has_workers": bool},
     "/tasks": {
-        "queue": str, "queues": Sequence[str], "state": str, "counts": QueueInfo | None, "tasks": Sequence[TaskDetail],
-        "looked_at": int, "more": str, "is_cut": bool,
+        "queue": str, "queues": Sequence[str], "state": str, "counts": Mapping[str, int] | None,
+        "tasks": Sequence[TaskDetail], "looked_at": int, "more": str, "is_cut": bool,
     },
     "/tasks/{id}": {
         "task": TaskDetail, "actions": Sequence[str], "timeline": Sequence[Span], "attempts": Sequence[Shown],
     },
+    "/tasks/{id}/compare": {"rows": Sequence[Difference], "found": int, "is_cut": bool},
     "/types": {"types": Sequence[TypeRow], "since": str, "until": datetime, "has_before": bool},
     "/types/{type}": {"type": str, "queues": Sequence[Mapping[str, Any]], "periods": Sequence[Mapping[str, Any]]},
     "/failures": {"failures": Sequence[FailureRow], "looked_at": int, "has_more": bool},
@@ -304,7 +367,14 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "ticks": Sequence[TickInfo],
     },
     "/workers": {"workers": Sequence[WorkerRow], "problems": Sequence[str]},
-    "/limits": {"keys": Sequence[ConcurrencyKey], "locks": Sequence[Lock], "after": str},
+    "/workers/dead": {"deaths": Sequence[DeathRow]},
+    "/workers/{worker}": {"name": str, "worker": WorkerRow | None, "tasks": Sequence[CompletedTask]},
+    "/limits": {
+        "keys": Sequence[ConcurrencyKey], "locks": Sequence[Lock], "after": str, "key": KeyTasks | None,
+    },
+    "/snapshots": {"snapshots": Sequence[KeptRow]},
+    "/snapshots/{snapshot}": {"about": KeptRow, "content": str},
+    "/palette": {"queues": Sequence[str], "types": Sequence[str], "crons": Sequence[str], "left_out": int},
     "/operations": {"operations": Sequence[OperationRow]},
     "/operations/{operation}": {"operation": OperationRow, "actions": Sequence[str]},
     "/audit": {"entries": Sequence[AuditEntry], "page": int, "has_more": bool},

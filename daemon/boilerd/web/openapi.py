@@ -27,7 +27,8 @@ _OWN: Mapping[str, Any] = {
 #: Parts of an address.
 _PARTS: Mapping[str, str] = {
     "id": "a task's ID", "queue": "a queue", "type": "a task type", "cron": "a periodic task",
-    "operation": "an operation", "fingerprint": "a failure group",
+    "operation": "an operation", "fingerprint": "a failure group", "worker": "a worker", "snapshot": "a kept page",
+    "pool": "a pool of the daemon of this host; empty: all", "what": "quiet, resume or scale",
 }  # fmt: skip
 _ESCAPED = "letters, digits, `_`, `-` and `:` as they are, all else as `~` and two hexadecimal digits for each byte"
 _MOVED = "it may be of any form, and what is hidden in it is `[hidden]`; to who may not see it, its kind and size"

@@ -54,6 +54,7 @@ class OwnQueues:
     def __init__(self, inspector: Inspector, who: Principal) -> None:
         self._all = inspector
         self._who = who
+        self._crons: set[str] | None = None
 
     def __getattr__(self, name: str) -> NoReturn:
         raise self.refusal("this shows or changes more than these")
@@ -98,11 +99,9 @@ class OwnQueues:
 
     def pauses(self) -> list[Pause]:
         """What was said of their pauses."""
-        names = {"cron": {each.name for each in self.crons()}}
-        return [
-            each for each in self._all.pauses()
-            if (self._who.owns(each.name) if each.kind == "queue" else each.name in names["cron"])
-        ]  # fmt: skip
+        found = self._all.pauses()
+        crons = self._cron_names() if any(each.kind == "cron" for each in found) else set()
+        return [each for each in found if (self._who.owns(each.name) if each.kind == "queue" else each.name in crons)]
 
     def composition(self, name: str) -> Composition:
         """Of which types its pending tasks are."""
@@ -134,7 +133,9 @@ class OwnQueues:
         """Those that enqueue there and nowhere else, whichever daemon has one of the name."""
         found = self._all.crons()
         of_others = {each.name for each in found if not self._who.owns(each.queue)}
-        return [each for each in found if each.name not in of_others]
+        own = [each for each in found if each.name not in of_others]
+        self._crons = {each.name for each in own}
+        return own
 
     def paused_crons(self) -> dict[str, datetime]:
         """Those of them that are paused."""
@@ -148,12 +149,19 @@ class OwnQueues:
         return self._all.ticks(name, size)
 
     def histories(self, names: Sequence[str], size: int = 30) -> dict[str, list[TickInfo]]:
-        """The last ticks of each."""
+        """The last ticks of each of these."""
         own = self._cron_names()
         return self._all.histories([name for name in names if name in own], size)
 
+    def last_ticks(self) -> dict[str, float]:
+        """The last tick of each."""
+        names = self._cron_names()
+        return {name: at_s for name, at_s in self._all.last_ticks().items() if name in names}
+
     def _cron_names(self) -> set[str]:
-        return {each.name for each in self.crons()}
+        if self._crons is None:
+            self.crons()
+        return self._crons or set()
 
     # --- Limits
 

@@ -22,9 +22,7 @@ _ADMINS = frozenset(
     }
 )
 #: What is of no queue, so that nobody has it who has queues of their own.
-BEYOND_QUEUES = frozenset(
-    {Permission.WORKERS, Permission.CRON, Permission.FAILURES, Permission.AUDIT, Permission.KEEP}
-)
+BEYOND_QUEUES = frozenset({Permission.WORKERS, Permission.CRON, Permission.FAILURES, Permission.AUDIT, Permission.KEEP})
 ROLES: Mapping[str, frozenset[Permission]] = {
     "viewer": frozenset({Permission.VIEW}),
     "operator": _ALL - _ADMINS,
