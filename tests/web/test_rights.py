@@ -20,7 +20,7 @@ from boilerd.web.endpoint import Endpoint
 from boilerd.web.page import ACTIONS, PAGES, Page, load_pages
 from boilerd.web.permissions import BEYOND_QUEUES, ROLES, Permission, Principal
 from browser import WHO, Browser, web_app, with_people
-from builders import count_in_minute, counted, enqueue, fail_as, failure_kind, tell_cron
+from builders import claim, count_in_minute, counted, enqueue, fail_as, failure_kind, tell_cron
 
 load_pages()
 #: Addresses that need no permission.
@@ -415,6 +415,13 @@ def test_what_is_of_another_queue_is_refused_to_those_who_have_their_own(connect
         ("/bulk/delete?queue=hush&state=pending", {"name": "hush"}),
         ("/bulk/delete?id=hush-1&id=hush-2", {}),
         ("/tasks/new", {"type": "test:echo", "queue": "hush", "step": "send"}),
+        ("/bulk/move?queue=mail-out&state=pending", {"to": "hush"}),
+        ("/bulk/move?id=task", {"to": "hush"}),
+        ("/bulk/move?queue=mail-out&q=-x", {"to": "hush"}),
+        ("/bulk/delete?queue=mail-out&state=pending&q=queue:hush", {}),
+        ("/types/test:echo/delete?state=pending", {"name": "test:echo"}),
+        ("/limits/release?queue=hush&type=hush:lock&digest=x", {"holder": "hush-5", "id": "hush-5"}),
+        ("/snapshots/keep", {"of": "/queues/hush"}),
         ("/tasks/task/move", {"to": "hush"}),
         ("/tasks/hush-1/move", {"to": "mail-out"}),
         ("/tasks/task/edit", {"queue": "hush", "step": "send"}),
@@ -445,6 +452,35 @@ def test_who_has_queues_of_their_own_does_there_what_the_role_allows(connection:
 
     assert paused.json() == {"done": "queue mail-out is paused"}
     assert seen["operation"]["total"] == 1
+
+
+@pytest.mark.usefixtures("with_another_queue")
+def test_what_is_beside_ones_own_queues_is_shown_without_that_of_others(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    fail_as(broker, "failed", failure_kind("b" * 12), queue="low")
+    inspector = Inspector(connection)
+    inspector.enqueue("test:echo", copied_from="task", queue="mail-out", task_id="copy")
+    inspector.enqueue("hush:type", copied_from="task", queue="hush", task_id="hush-6")
+    client.enqueue("test:echo", queue="low", task_id="runs")
+    claim(broker, "low")
+
+    with of_anna(connection) as browser:
+        first = browser.get("/overview.json").json()
+        task = browser.get("/tasks/task.json").json()
+        failed = browser.get("/tasks/failed.json").json()
+        gone = browser.get("/tasks/nowhere")
+        compared = browser.get("/tasks/task/compare.json?with=hush-1")
+        refused = browser.get("/limits.json").json()["refusals"]
+
+    assert [each["id"] for each in first["beside"]["longest"]["tasks"]] == ["runs"]
+    assert [each["name"] for each in first["beside"]["crons"]] == [EXAMPLES["cron"]]
+    assert (first["beside"]["problems"], first["beside"]["failures"], first["heaviest"]) == ([], [], None)
+    assert task["lineage"]["copies"] == ["copy"]
+    assert "this shows or changes more than these" in failed["equals"]["problem"]
+    assert (gone.status_code, compared.status_code) == (404, 404)
+    assert "may be of another one" in gone.text
+    assert refused == {"rows": []}
 
 
 def test_what_was_read_for_all_is_shown_to_nobody_with_queues_of_their_own(
