@@ -14,6 +14,7 @@ from boilerd.broker import keys
 from boilerd.broker.audit import Actor
 from boilerd.broker.broker import Broker
 from boilerd.broker.operation_record import Order
+from boilerd.errors import DuplicateTaskError
 from boilerd.settings.web import Grant
 from boilerd.web import passwords
 from boilerd.web.endpoint import Endpoint
@@ -317,6 +318,8 @@ def with_another_queue(connection: redis.Redis, client: Client, broker: Broker) 
     )
     inspector.enqueue("hush:type", copied_from="task", queue="hush", task_id="hush-4")
     client.enqueue("hush:lock", queue="hush", unique=60, task_id="hush-5")
+    with pytest.raises(DuplicateTaskError):
+        client.enqueue("hush:lock", queue="hush", unique=60)
     connection.sadd("rq:workers", "rq:worker:hush")
     connection.hset("rq:worker:hush", mapping={"hostname": "hush", "queues": "hush", "state": "idle"})
 
@@ -470,6 +473,10 @@ def test_what_is_beside_ones_own_queues_is_shown_without_that_of_others(
         task = browser.get("/tasks/task.json").json()
         failed = browser.get("/tasks/failed.json").json()
         gone = browser.get("/tasks/nowhere")
+        (lock,) = inspector.unique_locks("hush").locks
+        address = f"/limits/release?queue=hush&type={lock.type}&digest={lock.digest}"
+        locked = browser.get(address)
+        released = browser.post(address, {"holder": "hush-5", "id": "hush-5"})
         compared = browser.get("/tasks/task/compare.json?with=hush-1")
         refused = browser.get("/limits.json").json()["refusals"]
 
@@ -480,6 +487,7 @@ def test_what_is_beside_ones_own_queues_is_shown_without_that_of_others(
     assert "this shows or changes more than these" in failed["equals"]["problem"]
     assert (gone.status_code, compared.status_code) == (404, 404)
     assert "may be of another one" in gone.text
+    assert (locked.status_code, released.status_code) == (403, 403)
     assert refused == {"rows": []}
 
 
