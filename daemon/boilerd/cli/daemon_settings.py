@@ -6,7 +6,6 @@ Its environment and its credentials are the service manager's, and no other proc
 import json
 import os
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -61,7 +60,7 @@ def as_the_daemon(loaded: Loaded, *, only_shows: bool = False) -> Loaded:
     values = _converted(rows)
     sources = {name: source for name, source in loaded.sources.items() if name not in values}
     sources |= {name: rows[name].source for name in values}
-    return replace(loaded, settings=msgspec.structs.replace(loaded.settings, **values), sources=sources)
+    return msgspec.structs.replace(loaded, settings=msgspec.structs.replace(loaded.settings, **values), sources=sources)
 
 
 def changed_variables(loaded: Loaded) -> list[str]:
