@@ -26,6 +26,30 @@ def rows(browser: Browser, address: str) -> dict[str, tuple[str, str]]:
     return {row["place"]: (row["this"], row["other"]) for row in found}
 
 
+def test_where_what_it_came_from_cannot_be_read_the_rest_of_a_tasks_page_is_shown(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "task")
+    connection.set("rq:job:task:dependents", "a text")
+
+    answer = browser.get("/tasks/task")
+
+    assert answer.status_code == 200
+    assert "rq:job:task:dependents" in text_of(answer.text)
+
+
+def test_where_the_audit_cannot_be_read_the_page_of_a_task_that_is_gone_says_so(
+    browser: Browser, connection: redis.Redis
+) -> None:
+    connection.set(keys.AUDIT, "a text")
+
+    answer = browser.get("/tasks/gone")
+
+    assert answer.status_code == 404
+    assert keys.AUDIT in text_of(answer.text)
+    assert "There was never a task" not in answer.text
+
+
 # --- One that is gone
 
 

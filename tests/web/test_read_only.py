@@ -6,27 +6,24 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from boilerd import Client, Inspector, TaskState
-from boilerd.broker.broker import Broker
+from boilerd import Client
 from boilerd.broker.connection import connect
-from boilerd.broker.operation_record import Order
-from boilerd.web.page import PAGES, load_pages
+from boilerd.web.page import PAGES
 from browser import Browser, web_app
-from builders import fail_as, failure_kind, in_state, tell_cron
+from dashboard_world import address, fill
 from pages import DOCS, blocks
 from support import Valkey
 
-load_pages()
+
+@pytest.fixture
+def examples(connection: redis.Redis, client: Client) -> dict[str, str]:
+    """What the addresses of pages may name, on a server with something of each kind."""
+    return fill(client, connection)
 
 
 @pytest.fixture
-def reading(valkey: Valkey, connection: redis.Redis, client: Client, broker: Broker) -> Iterator[redis.Redis]:
-    """A client of the user that the page on the dashboard makes, on a server with something of each kind."""
-    fail_as(broker, "failed", failure_kind("a" * 12))
-    in_state(client, broker, TaskState.RETRY)
-    client.enqueue("test:echo", {"n": 1}, task_id="task", unique=60, concurrency_key="key")
-    tell_cron(broker)
-    Inspector(connection).operations.begin(Order("delete", "default", TaskState.ARCHIVED))
+def reading(valkey: Valkey, connection: redis.Redis) -> Iterator[redis.Redis]:
+    """A client of the user that the page on the dashboard makes."""
     (command,) = [
         line for block in blocks(DOCS / "web.md") for line in block.text.splitlines() if "ACL SETUSER" in line
     ]
@@ -41,21 +38,15 @@ def reading(valkey: Valkey, connection: redis.Redis, client: Client, broker: Bro
 
 
 def test_every_page_is_shown_to_a_user_of_redis_who_may_only_read(
-    reading: redis.Redis, connection: redis.Redis
+    examples: dict[str, str], reading: redis.Redis, connection: redis.Redis
 ) -> None:
-    (operation,) = Inspector(connection).operations.latest()
-    example = {
-        "id": "task", "queue": "default", "cron": "nightly", "type": "test:echo", "operation": operation.id,
-        "fingerprint": "a" * 12,
-    }  # fmt: skip
     before = connection.info("persistence")["rdb_changes_since_last_save"]
 
     with Browser(web_app(reading, read_only=True)) as browser:
         answers = {
             path: browser.get(path)
             for page in PAGES
-            if {*re.findall(r"\{(\w+)\}", page.path)} <= example.keys()
-            for base in [page.path.format_map(example)]
+            for base in [address(page.path, examples)]
             for path in [
                 base,
                 f"{base}?queue=default&state=retry&q=n&search=1",
