@@ -10,8 +10,10 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.web import sampler
 from boilerd.web.page import PAGES, action, load_pages, page
-from browser import Browser, text_of, with_people
+from boilerd.web.visit import Visit
+from browser import Browser, text_of, web_app, with_people
 from builders import enqueue, in_state, pending
+from dashboard_world import PATHS, address, fill
 
 
 def test_the_overview_begins_with_the_verdict(browser: Browser, client: Client, connection: redis.Redis) -> None:
@@ -268,3 +270,15 @@ def test_each_page_of_the_menu_has_a_place_of_its_own() -> None:
     places = [page.menu for page in PAGES if page.menu]
 
     assert len(places) == len({*places})
+
+
+def test_a_page_is_shown_whichever_part_of_it_cannot_be_read(
+    client: Client, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = fill(client, connection)
+    monkeypatch.setattr(Visit, "trying", lambda _visit, _read: {"problem": "it cannot be read"})
+
+    with Browser(web_app(connection)) as browser:
+        failed = [path for path in PATHS if browser.get(address(path, examples)).status_code >= 500]
+
+    assert failed == []
