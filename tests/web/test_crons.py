@@ -202,6 +202,15 @@ def test_a_pause_has_a_note_and_an_end(browser: Browser, broker: Broker, client:
     assert "is past" in text_of(wrong.text)
 
 
+def test_a_tick_that_was_skipped_leads_to_the_task_that_is_in_its_way(browser: Browser, broker: Broker) -> None:
+    tell_cron(broker, "always", "@hourly")
+    broker.tick("always", float(int(broker.now()) // 3600 * 3600), None, why="task first holds its unique lock")
+
+    pages = [browser.get(path).text for path in ("/", "/crons", "/crons/always")]
+
+    assert all('task <a href="/tasks/first">first</a> holds its unique lock' in page for page in pages)
+
+
 def test_one_that_had_no_task_at_its_last_three_ticks_is_a_problem(browser: Browser, broker: Broker) -> None:
     tell_cron(broker, "always", "@hourly")
     hour_s = int(broker.now()) // 3600 * 3600

@@ -117,6 +117,18 @@ def test_why_a_task_does_not_run_is_found_by_clicking_and_by_pasting_its_id(brow
     assert pasted == way[-1]
 
 
+def test_the_note_of_the_pause_stands_beside_why_a_task_does_not_run(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "waits")
+    Inspector(connection).pause("default", note="the mail server moves")
+
+    shown = text_of(browser.get("/tasks/waits").text)
+
+    assert "the mail server moves" in shown[shown.index("Why") : shown.index("About")]
+    assert "workers of the queue are busy" not in shown
+
+
 # --- One that is there
 
 

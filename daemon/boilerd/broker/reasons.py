@@ -189,14 +189,16 @@ def _ahead(found: Circumstances) -> Reason:
     workers = f"{busy} of the {len(found.serving)} workers of the queue are busy"
     workers += f", {starting} are starting" if starting else ""
     remedy = _scale(found.serving) if busy == len(found.serving) else ""
+    is_held = found.is_suspended or found.is_paused or not found.serving
     if ahead == 0:
-        return Reason(ReasonKind.AHEAD, f"It is the next one of queue {queue}; {workers}.", remedy=remedy)
+        told = "" if is_held else f"; {workers}"
+        return Reason(ReasonKind.AHEAD, f"It is the next one of queue {queue}{told}.", remedy=remedy)
     if ahead is None:
         fact = f"More than {LOOKS:,} of the {found.length:,} tasks of queue {queue} are ahead of it"
     else:
         fact = f"{ahead:,} of the {found.length:,} tasks of queue {queue} are ahead of it"
     rate = found.completions / max(found.now_s - found.since_s, 0.001)
-    if found.is_suspended or found.is_paused or not found.serving:
+    if is_held:
         return Reason(ReasonKind.AHEAD, f"{fact}.")
     if not rate:
         fact += f"; {workers}, and how long it takes is not known, for none completed today."

@@ -112,7 +112,8 @@ def _worst(groups: Sequence[FailureGroup]) -> list[dict[str, Any]]:
             "fingerprint": group.fingerprint, "type": group.type, "error": group.error, "message": group.message,
             "state": str(group.state), "rise": group.rise, "is_rising": is_rising(group), "last_hour": group.last_hour,
             "hours": group.hours, "last_seen": group.last_seen, "last_release": group.last_release,
-            "acknowledged_release": group.acknowledged_release, "muted_at": group.muted_at,
+            "first_release": group.first_release, "acknowledged_release": group.acknowledged_release,
+            "muted_at": group.muted_at,
         }
         for group in sorted(heard, key=lambda group: (-group.last_hour, -group.last_seen.timestamp()))[:MOST]
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from boilerd.broker.explanation import ReasonKind
 from boilerd.broker.states import ALLOWED
 from boilerd.broker.traces import Pause, Traces
 from boilerd.broker.views import TaskDetail
@@ -13,6 +14,7 @@ from boilerd.tasks.task import TaskState
 from boilerd.web.links import Links
 from boilerd.web.moments import moment
 from boilerd.web.page import PAGES, Data, Done, Missing, action, page
+from boilerd.web.pages.queues import pause_of
 from boilerd.web.permissions import Permission
 from boilerd.web.task_story import deeds_of, equals_of, gone, lineage, next_of, traces_of
 from boilerd.web.timeline import MOST_ATTEMPTS, timeline
@@ -43,7 +45,7 @@ def task(visit: Visit) -> Data | Missing:
     runs = max(0, found.runs - len(found.attempts) - (found.state is TaskState.ACTIVE))
     return {
         "task": found,
-        "why": visit.trying(lambda: {"reasons": visit.inspector.explain(task_id).reasons}),
+        "why": visit.trying(lambda: _why(visit, found)),
         "actions": [what for what in _WORDS if visit.may(what) and _is_allowed(what, found)],
         "changes": _changes(visit, found),
         "timeline": timeline(found, visit.snapshot().at, _named(visit, traces.pauses)),
@@ -57,6 +59,13 @@ def task(visit: Visit) -> Data | Missing:
         "holders": visit.trying(lambda: visit.inspector.key_holders(found.unique_key, found.concurrency_key)),
         "has": [kind for kind in ("types", "failures", "workers") if _has_page(kind)],
     }
+
+
+def _why(visit: Visit, found: TaskDetail) -> dict[str, Any]:
+    """Why it does not run, and what was said of it where its queue is paused."""
+    reasons = visit.inspector.explain(found.id).reasons
+    is_paused = any(reason.kind is ReasonKind.PAUSED for reason in reasons)
+    return {"reasons": reasons, "pause": pause_of(visit, "queue", found.queue) if is_paused else None}
 
 
 def _named(visit: Visit, pauses: Sequence[Pause]) -> list[Pause]:
