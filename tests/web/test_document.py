@@ -10,12 +10,12 @@ import redis
 
 from boilerd import Client
 from boilerd.broker.task_filter import NAMES, parse_filter
-from boilerd.web.page import PAGES, load_pages
+from boilerd.web.page import ACTIONS, PAGES, load_pages
 from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import SECRET_WORDS
 from browser import Browser
 from builders import enqueue
-from pages import DOCS, ROOT, blocks, codes, table
+from pages import DOCS, ROOT, blocks, codes, table, tables
 from support import Valkey
 
 PAGE = DOCS / "web.md"
@@ -98,3 +98,16 @@ def test_the_table_of_keys_has_those_of_the_page(browser: Browser) -> None:
     found = [re.findall("<kbd>(.*?)</kbd>", keys) for keys in listed]
 
     assert [codes(row[0]) for row in table("web.md", "Key").rows][:-1] == [keys for keys in found if keys[0] != "g"]
+
+
+def test_all_that_others_have_is_at_an_address_of_ours_or_refused_with_a_reason() -> None:
+    load_pages()
+    declared = {page.path for page in PAGES} | {action.path for action in ACTIONS} | {"/login"}
+    found = [row for each in tables(DOCS / "web-and-others.md") if "Here" in each.header for row in each.rows]
+
+    wrong = [code for row in found for code in codes(row[2]) if code.startswith("/") and code not in declared]
+    unsaid = [row for row in found if not re.match(r"no: .{20}|.*[`\[]|(every|all|each|CSV)\b", row[2])]
+
+    assert (wrong, unsaid) == ([], [])
+    for peer in ("asynqmon", "Sidekiq", "Flower", "rq-dashboard", "bull-board", "Oban", "River"):
+        assert sum(peer in row[1] for row in found) > 10, peer
