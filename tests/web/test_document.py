@@ -1,5 +1,6 @@
 """The page on the dashboard does what it says."""
 
+import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ import redis
 
 from boilerd import Client
 from boilerd.broker.task_filter import NAMES, parse_filter
+from boilerd.settings.web import Web
 from boilerd.web.page import ACTIONS, PAGES, load_pages
 from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import SECRET_WORDS
@@ -49,6 +51,21 @@ def test_the_pictures_are_those_that_the_script_writes() -> None:
 
 def test_the_table_of_roles_has_every_role() -> None:
     assert [row[0].strip("`") for row in table("web.md", "Role").rows] == [*ROLES]
+
+
+def test_the_table_of_settings_has_each_with_its_default() -> None:
+    settings = Web()
+
+    rows = [(codes(row[0]), row[1].replace("`", "")) for row in table("web-serving.md", "In `[web]`").rows]
+    defaults = [", ".join(_toml(getattr(settings, name)) for name in names) for names, _ in rows]
+
+    assert {name for names, _ in rows for name in names} == {*Web.__struct_fields__}
+    assert [default for _, default in rows] == [each.strip(", ") or "none" for each in defaults]
+
+
+def _toml(value: object) -> str:
+    """A default as the settings write it; empty, if it is empty."""
+    return (json.dumps(value) if value else "") if not isinstance(value, bool) else str(value).lower()
 
 
 def test_the_table_of_permissions_has_every_permission() -> None:
