@@ -12,10 +12,10 @@ import redis
 from boilerd import Client
 from boilerd.broker.task_filter import NAMES, parse_filter
 from boilerd.settings.web import Web
-from boilerd.web.page import ACTIONS, PAGES, load_pages
+from boilerd.web.page import PAGES, load_pages
 from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import SECRET_WORDS
-from browser import Browser
+from browser import Browser, web_app
 from builders import enqueue
 from pages import DOCS, ROOT, blocks, codes, table, tables
 from support import Valkey
@@ -118,8 +118,7 @@ def test_the_table_of_keys_has_those_of_the_page(browser: Browser) -> None:
 
 
 def test_all_that_others_have_is_at_an_address_of_ours_or_refused_with_a_reason() -> None:
-    load_pages()
-    declared = {page.path for page in PAGES} | {action.path for action in ACTIONS} | {"/login"}
+    declared = {route.path for route in web_app(redis.Redis()).app.routes}
     found = [row for each in tables(DOCS / "web-and-others.md") if "Here" in each.header for row in each.rows]
 
     wrong = [code for row in found for code in codes(row[2]) if code.startswith("/") and code not in declared]
