@@ -26,6 +26,7 @@ _PAGES = (
     "testing.md",
     "pools.md",
     "web.md",
+    "web-serving.md",
     "metrics.md",
     "tracing.md",
 )

@@ -1,6 +1,7 @@
 """The page on the dashboard does what it says."""
 
 import io
+import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,14 +14,14 @@ import redis
 from boilerd import Client, TaskState
 from boilerd.broker.broker import Broker
 from boilerd.broker.task_filter import NAMES, parse_filter
-from boilerd.settings.web import WebToken
+from boilerd.settings.web import Web, WebToken
 from boilerd.web import passwords
 from boilerd.web.page import PAGES, load_pages
 from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import SECRET_WORDS
 from browser import Browser, web_app
 from builders import enqueue, in_state, pending
-from pages import DOCS, ROOT, blocks, codes, table
+from pages import DOCS, ROOT, blocks, codes, table, tables
 from support import Valkey, wait_until
 
 PAGE = DOCS / "web.md"
@@ -54,6 +55,21 @@ def test_the_pictures_are_those_that_the_script_writes() -> None:
 
 def test_the_table_of_roles_has_every_role() -> None:
     assert [row[0].strip("`") for row in table("web.md", "Role").rows] == [*ROLES]
+
+
+def test_the_table_of_settings_has_each_with_its_default() -> None:
+    settings = Web()
+
+    rows = [(codes(row[0]), row[1].replace("`", "")) for row in table("web-serving.md", "In `[web]`").rows]
+    defaults = [", ".join(_toml(getattr(settings, name)) for name in names) for names, _ in rows]
+
+    assert {name for names, _ in rows for name in names} == {*Web.__struct_fields__}
+    assert [default for _, default in rows] == [each.strip(", ") or "none" for each in defaults]
+
+
+def _toml(value: object) -> str:
+    """A default as the settings write it; empty, if it is empty."""
+    return (json.dumps(value) if value else "") if not isinstance(value, bool) else str(value).lower()
 
 
 def test_the_table_of_permissions_has_every_permission() -> None:
@@ -137,3 +153,15 @@ def test_the_table_of_keys_has_those_of_the_page(browser: Browser) -> None:
     found = [re.findall("<kbd>(.*?)</kbd>", keys) for keys in listed]
 
     assert [codes(row[0]) for row in table("web.md", "Key").rows][:-1] == [keys for keys in found if keys[0] != "g"]
+
+
+def test_all_that_others_have_is_at_an_address_of_ours_or_refused_with_a_reason() -> None:
+    declared = {route.path for route in web_app(redis.Redis()).app.routes}
+    found = [row for each in tables(DOCS / "web-and-others.md") if "Here" in each.header for row in each.rows]
+
+    wrong = [code for row in found for code in codes(row[2]) if code.startswith("/") and code not in declared]
+    unsaid = [row for row in found if not re.match(r"no: .{20}|.*[`\[]|(every|all|each|CSV)\b", row[2])]
+
+    assert (wrong, unsaid) == ([], [])
+    for peer in ("asynqmon", "Sidekiq", "Flower", "rq-dashboard", "bull-board", "Oban", "River"):
+        assert sum(peer in row[1] for row in found) > 10, peer

@@ -9,7 +9,8 @@ import redis
 from boilerd import Client, Inspector
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from browser import Browser, text_of
+from boilerd.settings.web import Grant
+from browser import WHO, Browser, text_of, web_app
 from builders import (
     WORKER,
     claim,
@@ -137,3 +138,42 @@ def test_a_queue_that_a_worker_serves_is_not_deleted(browser: Browser, broker: B
 
     assert refused.status_code == 409
     assert "a worker serves it" in refused.json()["error"]
+
+
+def test_all_queues_are_paused_and_resumed_at_once_after_a_question(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    for queue in ("high", "low"):
+        enqueue(client, f"task-{queue}", queue=queue)
+    Inspector(connection).pause("low")
+
+    asked = text_of(browser.get("/all-queues/pause").text)
+    before = connection.smembers("boilerd:paused")
+    paused = browser.post("/all-queues/pause.json").json()
+    during = connection.smembers("boilerd:paused")
+    resumed = browser.post("/all-queues/resume.json").json()
+
+    assert "How many 1 Queues high" in asked
+    assert before == {b"low"}
+    assert paused["count"] == 1
+    assert during == {b"high", b"low"}
+    assert resumed["count"] == 2
+    assert connection.smembers("boilerd:paused") == set()
+
+
+def test_somebody_with_queues_of_their_own_pauses_these_alone(connection: redis.Redis, client: Client) -> None:
+    for queue in ("mail-in", "low"):
+        enqueue(client, f"task-{queue}", queue=queue)
+    app = web_app(
+        connection,
+        trusted_proxies=["127.0.0.1"],
+        trusted_header=WHO,
+        roles={"anna": Grant(role="operator", queues=["mail-*"])},
+    )
+
+    with Browser(app, **{WHO: "anna"}) as browser:
+        asked = browser.get("/all-queues/pause").text
+        browser.post("/all-queues/pause")
+
+    assert "low" not in text_of(asked)
+    assert connection.smembers("boilerd:paused") == {b"mail-in"}
