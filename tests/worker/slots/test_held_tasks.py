@@ -16,7 +16,7 @@ from boilerd.process.scoreboard import Scoreboard
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.limits import Limits, SlotLimits
 from boilerd.worker.prefetch import MOST
-from boilerd.worker.slots import keeper
+from boilerd.worker.slots import ahead, escalation, keeper, runner
 from builders import WORKER, pending, worker_name
 from slotted import ForkedWorker, Gate, StartWorker
 from support import DEADLINE_S, wait_until
@@ -92,6 +92,19 @@ def test_what_is_held_behind_long_tasks_goes_back_in_its_order_and_another_worke
     start_worker(mux, slots=SLOTS, row=1)
     wait_until(lambda: gate.count() == 2 * SLOTS, "another runs the next")
     assert sorted(gate.ids()) == ids()[: 2 * SLOTS]
+
+
+def test_what_is_held_goes_back_although_nothing_else_wakes_the_keeper(
+    *, start_worker: StartWorker, mux: ServeMux, gate: Gate, connection: redis.Redis, waiting: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for module, name in ((keeper, "BEAT_S"), (keeper, "LOOK_S"), (runner, "LOOK_S"), (escalation, "LOOK_S")):
+        monkeypatch.setattr(module, name, NEVER_S)
+    monkeypatch.setattr(ahead, "MOST", 1)  # or a second call would follow
+
+    start_worker(mux, slots=SLOTS)
+
+    wait_until(lambda: gate.count() == SLOTS and claims_of(connection) == SLOTS, "it runs four and holds none")
 
 
 def test_no_more_run_at_once_than_there_are_slots_and_each_once(

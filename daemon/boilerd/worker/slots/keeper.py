@@ -446,7 +446,9 @@ class Keeper:
         on_loop = [attempt for attempt in attempts if self._runner.is_for_loop(attempt)]
         if on_loop:
             self._give_back(on_loop)
-        self._runner.hold(attempt for attempt in attempts if attempt not in on_loop)
+        if len(attempts) > len(on_loop):
+            self._runner.hold(attempt for attempt in attempts if attempt not in on_loop)
+            self._held_until_s = min(self._held_until_s, time.monotonic() + HOLD_S)
 
     # --- The end
 
