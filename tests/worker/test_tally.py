@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from boilerd import Task
-from boilerd.broker.claims import OWN_CALL_BYTES, Claim
+from boilerd.broker.claims import OWN_CALL_BYTES, Claim, Failure
 from boilerd.broker.constants import MOST_PAIRS, OTHER
 from boilerd.tasks.metric_record import Numbers, Pair, decode, unpack_pair
+from boilerd.tasks.retry import Decision, Verdict
+from boilerd.worker.settlement import record_failure
 from boilerd.worker.tally import MOST_SENT, SEND_EVERY_S, Tally
 from builders import Clock
 
@@ -85,6 +87,18 @@ def test_the_first_attempt_alone_says_how_long_its_task_waited(tally: Tally, mak
     assert (numbers.wait.count, numbers.wait.sum) == (1, 2.5)
     assert (numbers.payload.count, numbers.payload.sum) == (1, 100)
     assert (numbers.run.count, numbers.ended) == (2, 3)
+
+
+def test_a_failed_attempt_says_how_long_its_task_waited_as_well(tally: Tally, make_claim: MakeClaim) -> None:
+    failure = Failure("no", "no", Decision(Verdict.ARCHIVE), 0, run_s=0.1, held_s=0.5)
+
+    class Archives:
+        def fail(self, worker: str, claim: Claim, failure: Failure, *, is_taken: bool = False) -> Verdict:
+            return Verdict.ARCHIVE
+
+    record_failure(Archives(), "w", make_claim(), failure, tally=tally)
+
+    assert taken(tally)[Pair("default", "email:send")].wait.sum == 2.5
 
 
 def test_a_task_waits_from_when_it_got_its_share_of_a_key(tally: Tally, make_claim: MakeClaim) -> None:

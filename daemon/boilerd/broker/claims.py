@@ -177,6 +177,7 @@ class Failure:
         kind: Which failure it is; None: it belongs to no group, as it does not count.
         ended: How the attempt ended, of `OUTCOMES`, where that is not what becomes of the task; empty: it is.
         run_s: How long it ran; None: nobody knows.
+        held_s: How long it lay with its worker before it began.
     """
 
     error: str
@@ -187,6 +188,7 @@ class Failure:
     kind: FailureKind | None = field(default=None, compare=False)  # it describes the error, and decides nothing
     ended: str = field(default="", compare=False)  # these are for the metrics
     run_s: float | None = field(default=None, compare=False)
+    held_s: float = field(default=0.0, compare=False)
 
     @property
     def line(self) -> str:

@@ -371,7 +371,7 @@ def record_failure(
     else:
         logger.info("task dropped", extra=fields)
     if tally and done is not None:
-        tally.count(claim, failure.ended or _ENDED[done], failure.run_s)
+        tally.count(claim, failure.ended or _ENDED[done], failure.run_s, failure.held_s)
     return done
 
 

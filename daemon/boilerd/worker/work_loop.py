@@ -245,7 +245,7 @@ class WorkLoop:
         """Decide once, however often the failure must be sent: deciding calls the application's hooks."""
         with self._scoreboard.running_hooks(self._row):
             decided = self._rules.decide_failure(task, outcome.error, outcome.traceback)
-            failure = replace(decided, run_s=self._ran_s)
+            failure = replace(decided, run_s=self._ran_s, held_s=self._held_s)
         self._runner.put_back()
         put_back()
         self._failed = claim, failure

@@ -57,6 +57,18 @@ def test_a_task_on_the_loop_has_nothing_held_for_a_while() -> None:
     assert ahead.limit > 0
 
 
+def test_what_went_back_has_nothing_held_until_another_short_task_has_ended() -> None:
+    ahead = learned(*[0.001] * 50)
+
+    ahead.note_late(5.0)
+
+    ahead.look(5.0 + 10 * REST_S)
+    assert ahead.limit == 0
+    ahead.note(ended(0.001), 20.0)
+    ahead.look(20.0)
+    assert ahead.limit > 0
+
+
 def test_an_attempt_that_never_began_says_nothing() -> None:
     ahead = learned(*[0.02] * 50)
     before = ahead.limit

@@ -13,9 +13,10 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.process.exit_status import DONE, OK, RECYCLED
 from boilerd.process.scoreboard import Scoreboard
+from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.limits import Limits, SlotLimits
 from boilerd.worker.prefetch import MOST
-from boilerd.worker.slots import keeper
+from boilerd.worker.slots import ahead, escalation, keeper, runner
 from builders import WORKER, pending, worker_name
 from slotted import ForkedWorker, Gate, StartWorker
 from support import DEADLINE_S, wait_until
@@ -93,6 +94,19 @@ def test_what_is_held_behind_long_tasks_goes_back_in_its_order_and_another_worke
     assert sorted(gate.ids()) == ids()[: 2 * SLOTS]
 
 
+def test_what_is_held_goes_back_although_nothing_else_wakes_the_keeper(
+    *, start_worker: StartWorker, mux: ServeMux, gate: Gate, connection: redis.Redis, waiting: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for module, name in ((keeper, "BEAT_S"), (keeper, "LOOK_S"), (runner, "LOOK_S"), (escalation, "LOOK_S")):
+        monkeypatch.setattr(module, name, NEVER_S)
+    monkeypatch.setattr(ahead, "MOST", 1)  # or a second call would follow
+
+    start_worker(mux, slots=SLOTS)
+
+    wait_until(lambda: gate.count() == SLOTS and claims_of(connection) == SLOTS, "it runs four and holds none")
+
+
 def test_no_more_run_at_once_than_there_are_slots_and_each_once(
     *, start_worker: StartWorker, client: Client, connection: redis.Redis, directory: Path
 ) -> None:
@@ -151,6 +165,43 @@ def test_a_worker_that_is_killed_costs_what_it_held_nothing(
 
     assert held > 0
     assert not connection.exists(keys.registry("failed", "default"), keys.registry("scheduled", "default"))
+
+
+def test_what_a_worker_held_when_it_was_killed_is_back_at_the_head_of_its_queue_in_its_order(
+    *, start_worker: StartWorker, worker: ForkedWorker, mux: ServeMux, connection: redis.Redis
+) -> None:
+    worker.close()
+
+    start_worker(mux, slots=SLOTS, order=ClaimOrder({"other": 1}, is_strict=True))
+
+    wait_until(lambda: not claims_of(connection), "its successor has settled what it held")
+    assert pending(connection) == ids()
+
+
+def test_a_pause_of_the_queue_does_not_keep_back_what_is_held(
+    *, worker: ForkedWorker, gate: Gate, connection: redis.Redis
+) -> None:
+    Inspector(connection).pause("default")
+    claimed = claims_of(connection)
+
+    gate.open()
+
+    wait_until(lambda: not claims_of(connection), "all that was claimed has ended")
+    assert (sorted(gate.ids()), pending(connection)) == (ids()[:claimed], ids()[claimed:])
+
+
+def test_a_held_task_whose_lease_is_lost_never_runs_here(
+    *, worker: ForkedWorker, gate: Gate, connection: redis.Redis, broker: Broker
+) -> None:
+    lost = max(broker.held(WORKER), key=lambda claim: claim.task_id)
+    connection.zrem(keys.wip("default"), lost.pair)
+    broker.mark_cancelled(ids()[0])
+    worker.signal(signal.SIGUSR1)
+    wait_until(lambda: connection.zcard(keys.registry("failed", "default")), "it has asked which are not wanted")
+    gate.open()
+
+    wait_until(lambda: any("lease was lost" in line for line in worker.lines()), "its outcome is dropped")
+    assert lost.task_id not in gate.ids()
 
 
 def test_a_held_task_that_is_cancelled_never_runs(

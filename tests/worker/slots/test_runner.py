@@ -705,6 +705,44 @@ def test_the_timeout_of_a_held_task_counts_from_its_begin_and_its_deadline_does_
     ]  # fmt: skip
 
 
+def holding() -> tuple[ServeMux, threading.Event]:
+    """A mux whose type ``plain:held`` waits for the event."""
+    mux, go = ServeMux(), threading.Event()
+    mux.handle("plain:held")(lambda task: go.wait(DEADLINE_S))
+    mux.handle("plain:return")(return_plain)
+    return mux, go
+
+
+def test_what_is_held_never_begins_once_the_runner_is_closed() -> None:
+    mux, go = holding()
+    made: list[SlotAttempt] = []
+
+    def drive(driver: SlotDriver) -> None:
+        made[:] = [driver.begin("plain:held"), driver.attempt("plain:return")]
+        driver.runner.hold(made[1:])
+
+    def end(driver: SlotDriver) -> Any:
+        go.set()
+        return [*driver.outcomes(made[0]), made[1].has_begun, driver.runner.held]
+
+    assert driven(mux, drive, after=end) == ["completed: True", False, 0]
+
+
+def test_what_was_not_looked_at_for_long_stays_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "TRUST_S", 0.0)
+    mux, go = holding()
+
+    def drive(driver: SlotDriver) -> Any:
+        first, other = driver.begin("plain:held"), driver.attempt("plain:return", 1)
+        driver.runner.hold([other])
+        go.set()
+        found = [*driver.outcomes(first), other.has_begun, driver.runner.held]
+        driver.runner.begin_held(1)
+        return [*found, *driver.outcomes(other)]
+
+    assert driven(mux, drive) == ["completed: True", False, 1, "completed: 1"]
+
+
 @pytest.mark.parametrize("kind", ["async", "plain"])
 @on_each_loop
 def test_a_child_that_a_handler_forks_and_that_returns_ends_and_tells_nobody(kind: str, loop: str) -> None:

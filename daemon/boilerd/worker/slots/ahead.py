@@ -4,7 +4,8 @@ A claim takes a third of a millisecond, and a thread's way to the keeper and bac
 after each task of 20 ms stands empty for a twentieth of its time. So a few tasks are claimed while all slots are taken,
 as many as are expected to begin within 20 ms, where there are more than one call brings. They are *held*: each has its
 claim and its lease, and takes no slot. What has not begun after 50 ms goes back to the head of its queue, uncounted,
-and nothing is claimed ahead for a second: the tasks that run are longer than those before them.
+and nothing is claimed ahead for a second, nor before another short task has ended: the tasks that run are longer than
+those before them.
 
 Only plain tasks are held, because the threads take the next ones themselves; the loop's are begun by the keeper.
 """
@@ -52,6 +53,11 @@ class Ahead:
             self.rest(now_s)
         elif attempt.ran_s is not None:
             self._expected_s = max(attempt.ran_s, (1 - WEIGHT) * self._expected_s + WEIGHT * attempt.ran_s)
+
+    def note_late(self, now_s: float) -> None:
+        """Learn that what was held went back: the tasks that run are long, and say so themselves only at their end."""
+        self._expected_s = max(self._expected_s, HOLD_S)
+        self.rest(now_s)
 
     def rest(self, now_s: float) -> None:
         """Claim nothing ahead for a while."""

@@ -274,16 +274,17 @@ class Keeper:
         if not self._runner.held:
             return
         self._held_until_s = self._runner.held_since_s() + HOLD_S
-        is_late = self._now_s >= self._held_until_s and not self._outage.error
-        if is_late or self._closing.is_stopping or self._is_quiet():
+        if self._now_s >= self._held_until_s or self._closing.is_stopping or self._is_quiet():
             self._give_back(self._runner.drop_held())
-        elif (idle := self._idle()) > 0:
+            return
+        self._runner.trust_held(self._now_s)
+        if (idle := self._idle()) > 0:
             self._runner.begin_held(idle)
 
     def _give_back(self, attempts: Iterable[SlotAttempt]) -> None:
         """Give attempts back that were to be held, uncounted; it was no good time to claim ahead."""
         claims = [attempt.claim for attempt in attempts]
-        self._ahead.rest(self._now_s)
+        self._ahead.note_late(self._now_s)
         self._desk.unstarted[:0] = claims  # before those of a call that was on its way
         self._closing.uncount(len(claims))
 
@@ -445,7 +446,9 @@ class Keeper:
         on_loop = [attempt for attempt in attempts if self._runner.is_for_loop(attempt)]
         if on_loop:
             self._give_back(on_loop)
-        self._runner.hold(attempt for attempt in attempts if attempt not in on_loop)
+        if len(attempts) > len(on_loop):
+            self._runner.hold(attempt for attempt in attempts if attempt not in on_loop)
+            self._held_until_s = min(self._held_until_s, time.monotonic() + HOLD_S)
 
     # --- The end
 

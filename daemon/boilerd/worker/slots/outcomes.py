@@ -77,7 +77,8 @@ class Outcomes:
             self._write(attempt, failure)
 
     def _write(self, attempt: SlotAttempt, failure: Failure) -> None:
-        self._desk.failures.append((attempt.claim, replace(failure, run_s=attempt.ran_s)))
+        failure = replace(failure, run_s=attempt.ran_s, held_s=attempt.held_s)
+        self._desk.failures.append((attempt.claim, failure))
 
     @property
     def undecided(self) -> int:

@@ -41,6 +41,9 @@ MOST_HELPERS = 64
 CLEAN_UP_S = 1.0
 #: The timeout of an attempt that begins later than this counts from there.
 LATE_S = 0.001
+#: Threads begin what is held so long after the keeper has looked how old it is, a sixth of a lease: it may be held up,
+#: or the process halted until the lease is over and others have run the task.
+TRUST_S = 5.0
 #: The loop looks itself for what the keeper has not looked for so long.
 LATE_LOOK_S = 2.0
 
@@ -83,6 +86,7 @@ class SlotRunner:
         self._is_debugging = debugging.is_on()
         self._is_closed = self._is_untidy = self._looks_late = False
         self._looked_s = math.inf
+        self._begins_held_until_s = -math.inf
         self.running: dict[SlotAttempt, None] = {}
         self._loop: asyncio.AbstractEventLoop = kept_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(min(MOST_HELPERS, limits.slots), "boilerd-helper"))
@@ -126,8 +130,9 @@ class SlotRunner:
     # --- The keeper
 
     def close(self) -> None:
-        """Have `run` return."""
+        """Have `run` return; what is held never begins, as nobody would take its outcome."""
         self._is_closed = True
+        self.drop_held()
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     @property
@@ -163,6 +168,11 @@ class SlotRunner:
         for attempt in attempts:
             self._add(attempt, now_s)
             self._threads.held[attempt] = None
+        self.trust_held(now_s)
+
+    def trust_held(self, now_s: float) -> None:
+        """Let threads begin what is held for a while, as nothing of it was held too long at this time."""
+        self._begins_held_until_s = now_s + TRUST_S
 
     @property
     def held(self) -> int:
@@ -331,7 +341,9 @@ class SlotRunner:
 
     def _run_plain(self, attempt: SlotAttempt) -> bool:
         self._contexts.copy().run(self._perform, attempt)
-        return not attempt.is_stuck  # or another runs in its place already
+        if attempt.is_stuck:  # another runs in its place already
+            return False
+        return time.monotonic() < self._begins_held_until_s
 
     def _perform(self, attempt: SlotAttempt) -> None:
         place = attempt.place = Strikable()
