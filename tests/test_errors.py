@@ -38,6 +38,7 @@ from boilerd.tasks.queues import check_queue
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.tasks.task import check_task_id, check_type
 from boilerd.units import Duration
+from boilerd.web.refusal import Refusal
 
 
 def family(kind: type[BoilerdError]) -> Iterator[type[BoilerdError]]:
@@ -65,6 +66,7 @@ SAMPLES: dict[type[BoilerdError], BoilerdError] = {
     TaskIdConflictError: TaskIdConflictError("t1"),
     TaskNotFoundError: TaskNotFoundError("t1"),
     OperationStateError: OperationStateError("1-a", "done", "stop"),
+    Refusal: Refusal(404, "no such page"),
     TaskStateError: TaskStateError("task t1", "active", "run", ["scheduled", "archived"]),
 }
 
