@@ -15,7 +15,7 @@ from typing import Any, Self
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 from playwright.sync_api import TimeoutError as NotInTime
-from starlette.responses import PlainTextResponse
+from starlette.responses import HTMLResponse
 
 from support import DEADLINE_S, wait_until
 
@@ -45,7 +45,8 @@ class Place:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve a request."""
-        blank = PlainTextResponse("", headers={"cross-origin-opener-policy": "same-origin"})
+        # Without an icon, the browser would ask for one a moment later, in the midst of the next test.
+        blank = HTMLResponse('<link rel="icon" href="data:,">', headers={"cross-origin-opener-policy": "same-origin"})
         await (blank if scope["path"].endswith(NOWHERE) else self.app)(scope, receive, send)
 
 
@@ -163,7 +164,7 @@ class Visitor:
         # A page that says that something is not there is answered with 404, which is no fault of its own.
         is_page_itself = message.text.startswith("Failed to load") and message.location["url"] in self._documents
         if message.type in {"error", "warning"} and not is_page_itself:
-            self.wrong.append(f"{message.type}: {message.text}")
+            self.wrong.append(f"{message.type}: {message.text} at {message.location['url']}")
 
 
 #: Rules that look at how a page is laid out and coloured, beside its elements.

@@ -30,6 +30,7 @@ from boilerd.errors import RefusedError
 from boilerd.process.failpoints import VARIABLE
 from boilerd.settings.definitions import definitions
 from boilerd.supervision import asking
+from forked import may_fork, run_forked
 
 TESTS = Path(__file__).parent
 #: Far above what anything here takes, for machines that are busy with something else.
@@ -354,10 +355,12 @@ Command = Callable[..., Done]
 
 
 def boilerd(*words: str, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None) -> Done:
-    """Run a command to its end."""
+    """Run a command to its end; in a fork of this process, where it tells the same."""
+    env = dict(env) if env is not None else clean_environment()
+    if may_fork(words, env, stdin):
+        return run_forked(*words, env=env, stdin=stdin, cwd=cwd, timeout=DEADLINE_S)
     return subprocess.run(
-        [sys.executable, "-m", "boilerd", *words],
-        env=dict(env) if env is not None else clean_environment(), input=stdin, cwd=cwd,
+        [sys.executable, "-m", "boilerd", *words], env=env, input=stdin, cwd=cwd,
         capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
 

@@ -38,6 +38,7 @@ from boilerd.tasks.queues import check_queue
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.tasks.task import check_task_id, check_type
 from boilerd.units import Duration
+from boilerd.web.refusal import Refusal
 
 
 def family(kind: type[BoilerdError]) -> Iterator[type[BoilerdError]]:
@@ -65,6 +66,7 @@ SAMPLES: dict[type[BoilerdError], BoilerdError] = {
     TaskIdConflictError: TaskIdConflictError("t1"),
     TaskNotFoundError: TaskNotFoundError("t1"),
     OperationStateError: OperationStateError("1-a", "done", "stop"),
+    Refusal: Refusal(404, "no such page"),
     TaskStateError: TaskStateError("task t1", "active", "run", ["scheduled", "archived"]),
 }
 
@@ -81,8 +83,10 @@ def test_every_error_survives_a_pickle(kind: type[BoilerdError], protocol: int) 
         assert vars(again) == vars(error)
 
 
-@pytest.mark.parametrize("message", ["x" * 200_000_000, "ü" * 3000, "x" * MAX_ERROR_LENGTH])
-def test_a_long_message_is_cut_where_it_is_told(message: str) -> None:
+@pytest.mark.parametrize(("letter", "length"), [("x", 200_000_000), ("ü", 3000), ("x", MAX_ERROR_LENGTH)])
+def test_a_long_message_is_cut_where_it_is_told(letter: str, length: int) -> None:
+    message = letter * length
+
     line = describe(ValueError(message))
 
     assert len(line) == MAX_ERROR_LENGTH
