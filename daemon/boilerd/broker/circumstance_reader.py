@@ -1,4 +1,4 @@
-"""Read the circumstances of one task: four round trips at most, of commands that only read.
+"""Read the circumstances of one task: five round trips, more where hundreds work on its queue, that only read.
 
 None of these keeps Redis from others for more than about a millisecond: a task's place is looked for at both ends of
 its queue, and of lists and sets some members are read. What is read are several moments, so that a task which moved
@@ -22,6 +22,7 @@ from boilerd.broker.neighbours import DEAD_S, declared_by, one_of_each
 from boilerd.broker.refusals import expecting, translated
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.views import CompletedTask, TaskDetail, to_attempt, to_completed, to_count, to_task
+from boilerd.broker.worker_records import WorkerRecords
 from boilerd.errors import ForbiddenJobError, MisplacedKeyError
 from boilerd.tasks.queues import DEFAULT_POOL
 from boilerd.tasks.task import TaskState
@@ -84,8 +85,23 @@ class CircumstanceReader:
         found = self._ask(_first_questions(task))
         attempts = [to_attempt(entry) for _, entry in found.get("attempts") or ()]
         task = to_task(task_id, fields, found.get("score"), attempts)
-        more = self._ask(_second_questions(task, found))
+        more = self._ask(_second_questions(task, found)) | self._workers(task, found)
         return _circumstances(task, fields, found, more | self._declared(task, more))
+
+    def _workers(self, task: TaskDetail, found: _Answers) -> dict[tuple[str, str], Any]:
+        """The workers of its queue; and all others where none of ours lives among these, for it matters then who does.
+
+        There may be hundreds of others.
+        """
+        if task.state in _ENDED:
+            return {}
+        reader, now_s = WorkerRecords(self._connection), found["now"][0]
+        records = reader.read(found["serving"] or (), _WORKER_FIELDS)
+        living = (_server(name, record, now_s) for name, record in records.items())
+        if not any(server and server.is_ours for server in living):
+            others = [name for name in found["workers"] or () if text(name) not in records]
+            records |= reader.read(others, _WORKER_FIELDS)
+        return {("worker", name): record for name, record in records.items()}
 
     def _declared(self, task: TaskDetail, more: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
         """What the applications declare whose workers could claim a waiting task."""
@@ -115,7 +131,8 @@ class CircumstanceReader:
 def _first_questions(task: TaskDetail) -> dict[str, _Command]:
     """By the task alone."""
     asked: dict[str, _Command] = {"now": ("TIME",)}
-    asked |= {} if task.state in _ENDED else {"workers": ("SMEMBERS", keys.WORKERS)}
+    if task.state not in _ENDED:
+        asked |= {"serving": ("SMEMBERS", f"{keys.WORKERS}:{task.queue}"), "workers": ("SMEMBERS", keys.WORKERS)}
     asked |= _place_of(task) | _lock_of(task)
     if task.state is TaskState.ACTIVE:
         asked |= _claims(task)
@@ -131,7 +148,6 @@ def _second_questions(task: TaskDetail, found: _Answers) -> dict[tuple[str, str]
         ("own", ""): ("HMGET", keys.worker(task.worker), *_WORKER_FIELDS),
         ("today", ""): ("HGET", keys.stats(task.queue, found["now"][0] // 86400), "processed"),
     }
-    asked |= {("worker", text(name)): ("HMGET", text(name), *_WORKER_FIELDS) for name in found.get("workers") or ()}
     for job in (*_running(found), *_under_key(found)):
         asked["holder", job] = ("HGET", keys.job(job), "worker_name")
     for job in map(text, found.get("dependencies") or ()):

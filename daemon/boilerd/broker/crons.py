@@ -24,7 +24,7 @@ def crons_of_all(
     Args:
         seen: Those that some daemon has, or had, with the line of the one that started last.
         daemons: Those that live and tell.
-        workers: Those that live, also of daemons that tell nothing: their records have the names of periodic tasks.
+        workers: Those that live of daemons that tell nothing: their records have the names of periodic tasks.
         ticks: The last tick of each.
         now_s: Redis's time.
     """

@@ -5,7 +5,7 @@ A key of another kind, as another program may put it there, is told in the row o
 are read; where one thing alone is asked for, it is a MisplacedKeyError.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from typing import Any
@@ -172,9 +172,9 @@ class Inspection(ScriptCalls):
             # The set keeps the names of daemons that were killed; their records expire.
             return bool(names) and bool(self.connection.exists(*names))
 
-    def living(self) -> list[Neighbour]:
-        """The workers that live, by name; four round trips."""
-        return neighbours(self.connection)
+    def living(self, but: Container[str] = ()) -> list[Neighbour]:
+        """The workers that live, by name, but for those of some daemons."""
+        return neighbours(self.connection, but)
 
     def unserved(self) -> list[str]:
         """Queues that may hold tasks of boilerd's and on which no worker works, of whatever host; three round trips.

@@ -5,7 +5,7 @@ Redis forbids that: hosts of one application share queues all day, and their ver
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -15,6 +15,7 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
 from boilerd.broker.refusals import expecting, translated
+from boilerd.broker.worker_records import WorkerRecords
 from boilerd.errors import MisplacedKeyError, listed
 
 #: Bytes of what a worker's record tells of its application; of a larger one it tells nothing.
@@ -54,28 +55,29 @@ class Neighbour(msgspec.Struct, frozen=True):
     declared: Declared | None
 
 
-def neighbours(connection: redis.Redis) -> list[Neighbour]:
-    """Those that there are, by name; four round trips."""
+def neighbours(connection: redis.Redis, but: Container[str] = ()) -> list[Neighbour]:
+    """Those that there are, by name; four round trips, and more for hundreds of them.
+
+    Args:
+        connection: The client of Redis.
+        but: Daemons whose workers are left out.
+    """
     names: list[str] = []
     with translated():
         seconds, _ = connection.time()
     with suppress(MisplacedKeyError), expecting("set", keys.WORKERS):
         names = sorted(map(text, connection.smembers(keys.WORKERS)))
-    with translated(), connection.pipeline(transaction=False) as pipeline:
-        for name in names:
-            pipeline.hmget(raw(name), "queues", "last_heartbeat", "supervisor")
-        answers = pipeline.execute(raise_on_error=False)  # a key may be foreign
-    records = {
-        name: record for name, record in zip(names, answers, strict=True)
-        if isinstance(record, list) and _is_living(record[1], seconds)
-    }  # fmt: skip
+    prefix = keys.worker("")
+    names = [name for name in names if name.removeprefix(prefix).rpartition(".")[0] not in but]
+    found = WorkerRecords(connection).read(names, ("queues", "last_heartbeat", "supervisor"))
+    records = {name: record for name, record in found.items() if record and _is_living(record[1], seconds)}
     asked = one_of_each({name: record[2] for name, record in records.items()})
     with translated(), connection.pipeline(transaction=False) as pipeline:
         for name in dict.fromkeys(asked.values()):
             pipeline.hget(raw(name), "application")
         told = dict(zip(dict.fromkeys(asked.values()), pipeline.execute(raise_on_error=False), strict=True))
     return [
-        Neighbour(name.removeprefix(keys.worker("")), text(record[0] or b"").split(","), _told(told[asked[name]]))
+        Neighbour(name.removeprefix(prefix), text(record[0] or b"").split(","), _told(told[asked[name]]))
         for name, record in records.items()
     ]
 

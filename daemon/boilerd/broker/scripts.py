@@ -15,10 +15,10 @@ _SCRIPTS = (
     "act", "adopt", "advance", "annotate", "arrive", "birth", "cancel", "death", "died", "enqueue", "expired",
     "extend", "fail", "forward", "held", "janitor", "look", "mark", "metrics", "note", "operate", "over", "pick",
     "place", "progress", "publish", "records", "release", "renew", "result", "roll", "serve", "sift", "since", "tick",
-    "tidy", "unlist", "unlock", "waiting",
+    "tidy", "unlist", "unlock", "waiting", "workers",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
-_READING = frozenset({"look", "pick", "sift"})
+_READING = frozenset({"look", "pick", "sift", "workers"})
 #: Those that store new tasks, which a Redis without memory refuses.
 _STORING = frozenset({"enqueue", "tick", "arrive"})
 #: The parts in front of each script, where they are others than common.lua and claims.lua.
@@ -38,6 +38,7 @@ _PARTS = {
     "died": ("common",),
     "over": ("common",),
     "unlist": ("common",),
+    "workers": ("common",),
     "unlock": ("common",),
     "advance": ("common", "claims", "ending", "taking"),
     "serve": ("common", "claims", "ending", "taking"),

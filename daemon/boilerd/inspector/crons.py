@@ -32,7 +32,9 @@ class CronsPart(Part):
         ticks, now_s, seen = self._broker.last_ticks(), self._broker.now(), []
         with suppress(MisplacedKeyError):  # the daemons tell
             seen = self._inspection.crons(ticks, now_s)
-        return crons_of_all(seen, read_daemons(self._broker.connection), self._inspection.living(), ticks, now_s)
+        daemons = read_daemons(self._broker.connection)
+        silent = self._inspection.living(but={daemon.name for daemon in daemons})
+        return crons_of_all(seen, daemons, silent, ticks, now_s)
 
     def paused_crons(self) -> dict[str, datetime]:
         """Name of each periodic task that is paused → since when."""

@@ -256,8 +256,8 @@ class TasksPart(Part):
     def explain(self, task_id: str) -> "Explanation":
         """Why a task does not run yet, or what became of it: each reason with what would help, the first binds first.
 
-        Three round trips. A task that completed lately and was not kept is known, too. That a daemon is quiet is not:
-        only its control socket tells, which `boilerd task why` asks.
+        Four round trips, and more where hundreds of workers work on its queue. A task that completed lately and was not
+        kept is known, too. That a daemon is quiet is not: only its control socket tells, which `boilerd task why` asks.
 
         Raises:
             TaskNotFoundError: There is no task with this ID, or it was deleted. A task that a unique lock refused was

@@ -19,6 +19,8 @@ from boilerd.tasks.metric_record import ENQUEUED, FAILED, OUTCOME_KEYS
 
 #: Minutes that are shown.
 MINUTES = 180
+#: Of the last of them it is told what each type did: with hundreds of types, that is most of what stands in memory.
+TYPE_MINUTES = 60
 #: A minute is read again for so long after its end: by then its counts have come.
 SETTLED = timedelta(minutes=3)
 #: How often the last minutes are read, and all of them.
@@ -113,6 +115,8 @@ class Lately:
         self._minutes = {
             start: self._minutes.get(start) or Minute(start, {}, {}, _NOTHING) for start in starts if start >= first
         }
+        for start in [start for start in starts[:-TYPE_MINUTES] if start in self._minutes]:
+            self._minutes[start] = self._minutes[start]._replace(types={})
         self._read = tuple(self._minutes.values())
 
     def _read_older(self, this: datetime) -> None:

@@ -28,6 +28,8 @@ _WORDS = {
     Permission.CANCEL: ("Cancel this task? One that waits is deleted, one that runs is interrupted.", "is cancelled"),
     Permission.DELETE: ("Delete this task for ever?", "is deleted"),
 }
+#: Pauses of its queue that the timeline has, the last ones: each is two spans of it.
+MOST_PAUSES = 10
 #: The states in which a task waits.
 _WAITING = frozenset({TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY})
 
@@ -43,12 +45,14 @@ def task(visit: Visit) -> Data | Missing:
     known = visit.trying(lambda: traces_of(visit, task_id, found.queue, found.created_at))
     traces = known if isinstance(known, Traces) else Traces()
     runs = max(0, found.runs - len(found.attempts) - (found.state is TaskState.ACTIVE))
+    pauses = _named(visit, traces.pauses[-MOST_PAUSES:])
     return {
         "task": found,
         "why": visit.trying(lambda: _why(visit, found)),
         "actions": [what for what in _WORDS if visit.may(what) and _is_allowed(what, found)],
         "changes": _changes(visit, found),
-        "timeline": timeline(found, visit.snapshot().at, _named(visit, traces.pauses)),
+        "timeline": timeline(found, visit.snapshot().at, pauses),
+        "more_pauses": len(traces.pauses) - len(pauses),
         "next": next_of(found),
         "file": f"{_path(task_id)}.json",
         "deeds": deeds_of(visit, traces.deeds),
