@@ -491,6 +491,46 @@ def test_what_is_beside_ones_own_queues_is_shown_without_that_of_others(
     assert refused == {"rows": []}
 
 
+@pytest.mark.usefixtures("with_another_queue")
+def test_who_got_queues_of_their_own_later_continues_nothing_with_tasks_of_others(connection: redis.Redis) -> None:
+    before = Inspector(connection, by=Actor("web", "anna", "hush"))
+    mixed, _ = before.operations.begin(Order("cancel", task_ids=("task", "hush-1")))
+    own, _ = before.operations.begin(Order("cancel", task_ids=("task", "gone")))
+    for each in (mixed, own):
+        connection.hset(keys.operation(each.id), "beat", "1")
+
+    with of_anna(connection) as browser:
+        seen = {each.id: browser.get(f"/operations/{each.id}") for each in (mixed, own)}
+        taken = browser.post(f"/operations/{mixed.id}/continue")
+
+    assert (seen[mixed.id].status_code, seen[own.id].status_code) == (404, 200)
+    assert taken.status_code == 404
+    assert Inspector(connection).task("hush-1").state is TaskState.PENDING
+
+
+@pytest.mark.usefixtures("with_another_queue")
+def test_a_copy_does_not_name_the_task_of_another_queue_that_it_was_made_of(connection: redis.Redis) -> None:
+    inspector = Inspector(connection)
+    inspector.enqueue("test:echo", copied_from="hush-1", queue="mail-out", task_id="copy")
+    inspector.enqueue("test:echo", copied_from="task", queue="low", task_id="own")
+
+    with of_anna(connection) as browser:
+        told = [
+            browser.get(address).text
+            for address in (
+                "/tasks/copy",
+                "/tasks/copy.json",
+                "/tasks.json?queue=mail-out",
+                "/tasks.csv?queue=mail-out",
+                "/bulk/cancel.json?id=copy",
+            )
+        ]
+        own = browser.get("/tasks/own.json").json()["task"]["copied_from"]
+
+    assert [text for text in told if "hush" in text] == []
+    assert own == "task"
+
+
 def test_what_was_read_for_all_is_shown_to_nobody_with_queues_of_their_own(
     connection: redis.Redis, client: Client
 ) -> None:

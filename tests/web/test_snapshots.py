@@ -11,6 +11,8 @@ import redis
 from boilerd import Client, Inspector
 from boilerd.broker import kept_pages, keys
 from boilerd.broker.connection import text
+from boilerd.broker.operation_record import Order
+from boilerd.tasks.task import TaskState
 from boilerd.web.frozen import is_keepable
 from boilerd.web.page import PAGES
 from browser import WHO, Browser, text_of, web_app, with_people
@@ -74,6 +76,30 @@ def test_who_may_not_see_payloads_sees_none_of_one_that_another_kept(people: Bro
     assert "Anna" not in seen["viewer"] + page
     assert "object with 2 keys" in page
     assert "s3cret" not in "".join(seen.values())
+
+
+@pytest.mark.parametrize(
+    "of",
+    ["/tasks/told/compare?with=other", "/operations/{operation}", "/operations", "/tasks?q=payload.name:Anna"],
+)
+def test_who_may_not_see_payloads_sees_no_page_that_tells_of_them_elsewhere_than_in_a_task(
+    of: str, people: Browser, client: Client, connection: redis.Redis
+) -> None:
+    client.enqueue("mail:send", {"name": "Berta"}, task_id="other")
+    order = Order("archive", "default", TaskState.PENDING, search="payload.name:Anna")
+    operation, _ = Inspector(connection).operations.begin(order)
+    kept = keep(people, of.format(operation=operation.id), who="operator")
+
+    seen = {
+        who: [people.get(address, **{WHO: who}) for address in (kept, f"{kept}.json", "/snapshots", "/snapshots.json")]
+        for who in ("viewer", "operator")
+    }
+
+    assert [answer.status_code for answer in seen["viewer"]] == [403, 403, 200, 200]
+    assert "Anna" not in "".join(answer.text for answer in seen["viewer"])
+    assert [answer.status_code for answer in seen["operator"]] == [200, 200, 200, 200]
+    assert "Anna" in seen["operator"][1].text
+    assert seen["operator"][3].json()["snapshots"] != []
 
 
 def test_the_permission_of_its_own_page_is_asked_again(people: Browser) -> None:

@@ -5,6 +5,7 @@ something new is closed to them until it is said here how that is cut.
 """
 
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn, TypeVar
@@ -202,16 +203,29 @@ class OwnQueues:
         found = self._all.task(task_id)
         if not self._who.owns(found.queue):
             raise no_such_task(task_id)
-        return found
+        return self.told([found])[0]
 
     def reveal(self, task_id: str) -> TaskDetail:
         """One task, which is noted."""
         self.task(task_id)
-        return self._all.reveal(task_id)
+        return self.told([self._all.reveal(task_id)])[0]
 
     def tasks_of(self, task_ids: Iterable[str]) -> list[TaskDetail]:
         """Those of them that are theirs."""
+        return self.told(self._owned(task_ids))
+
+    def owns_all(self, task_ids: Iterable[str]) -> bool:
+        """Whether none of those of them that are there is of another queue."""
+        return all(self._who.owns(task.queue) for task in self._all.tasks_of(task_ids))
+
+    def _owned(self, task_ids: Iterable[str]) -> list[TaskDetail]:
         return [task for task in self._all.tasks_of(task_ids) if self._who.owns(task.queue)]
+
+    def told(self, tasks: Sequence[TaskDetail]) -> list[TaskDetail]:
+        """The same, of which no copy names a task that is not theirs, or gone."""
+        others = {task.copied_from for task in tasks if task.copied_from}
+        others -= self._ids_of(others) if others else set()
+        return [replace(task, copied_from="") if task.copied_from in others else task for task in tasks]
 
     def explain(self, task_id: str) -> Explanation:
         """Why it does not run, as far as its own queue is the reason."""
@@ -227,7 +241,7 @@ class OwnQueues:
 
     def _ids_of(self, task_ids: Iterable[str]) -> set[str]:
         """Those of them that are theirs."""
-        return {task.id for task in self.tasks_of(task_ids)}
+        return {task.id for task in self._owned(task_ids)}
 
     def traces(self, task_id: str, queue: str = "", since: datetime | None = None) -> Traces:
         """What the audit knows of one; of one that is gone nobody knows whose it was."""
@@ -247,7 +261,8 @@ class OwnQueues:
 
     def last_completed(self, queue: str, task_type: str, **more: Any) -> TaskDetail | None:
         """The last one of a type."""
-        return self._all.last_completed(self._own(queue), task_type, **more)
+        found = self._all.last_completed(self._own(queue), task_type, **more)
+        return self.told([found])[0] if found else None
 
     def parse_filter(self, given: str) -> TaskFilter:
         """What is sought."""
@@ -255,15 +270,22 @@ class OwnQueues:
 
     def tasks(self, queue: str, state: TaskState, **more: Any) -> list[TaskDetail]:
         """A part of a list."""
-        return self._all.tasks(self._own(queue), state, **more)
+        return self.told(self._all.tasks(self._own(queue), state, **more))
 
     def search(self, wanted: TaskFilter, *, queue: str | None = None, **more: Any) -> TasksFound:
         """A part of a list, or what is found."""
-        return self._all.search(wanted, queue=self._own(wanted.queue or queue), **more)
+        found = self._all.search(wanted, queue=self._own(wanted.queue or queue), **more)
+        return replace(found, tasks=self.told(found.tasks))
 
     def export(self, wanted: TaskFilter, *, queue: str | None = None, **more: Any) -> Generator[Sequence[TaskDetail]]:
         """All of it."""
-        return self._all.export(wanted, queue=self._own(wanted.queue or queue), **more)
+        parts = self._all.export(wanted, queue=self._own(wanted.queue or queue), **more)
+        return self._told_parts(parts)
+
+    def _told_parts(self, parts: Generator[Sequence[TaskDetail]]) -> Generator[Sequence[TaskDetail]]:
+        with closing(parts):
+            for part in parts:
+                yield self.told(part)
 
     def note_export(self, page: str, count: int) -> None:
         """Note that they got a list as a file."""
@@ -359,15 +381,16 @@ class OwnOperations:
         return [found for found in self._all.latest(size) if self._is_own(found)]
 
     def one(self, operation_id: str) -> Operation:
-        """One of them; that with other tasks is unknown."""
+        """One of them; that with other tasks is unknown, also where it was ordered when they had more queues."""
         found = self._all.one(operation_id)
-        if not self._is_own(found):
+        if not (self._is_own(found) and self._own.owns_all(found.order.task_ids)):
             raise OperationNotFoundError(operation_id)
         return found
 
     def preview(self, order: Order, **more: Any) -> Preview:
         """What it would change."""
-        return self._all.preview(self._let(order), **more)
+        found = self._all.preview(self._let(order), **more)
+        return replace(found, sample=self._own.told(found.sample))
 
     def begin(self, order: Order, **more: Any) -> tuple[Operation, str]:
         """Order it."""

@@ -81,6 +81,8 @@ class Page:
         of_shared: True if it shows nothing but what it got by `Visit.sharing`, and its query: as cheap.
         rows: The name of a list in its data that can be exported; empty: there is none.
         stream: Makes the rows of an export part by part, where there may be more than the page shows.
+        quotes_payloads: True if parts of payloads stand in fields that do not tell by their names that they are hidden
+            from some, so that one that is kept is for those alone who may see payloads.
     """
 
     path: str
@@ -93,6 +95,7 @@ class Page:
     of_shared: bool = False
     rows: str = ""
     stream: "Callable[[Visit], Generator[Sequence[Any]]] | None" = None
+    quotes_payloads: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

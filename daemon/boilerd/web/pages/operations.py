@@ -17,14 +17,14 @@ SIZE, MOST_SIZE = 50, 1000
 _REASONS = {"unknown": "is gone", "locked": "another task holds its unique lock", "ended": "has ended"}
 
 
-@page("/operations", needs=Permission.VIEW, title="Operations", menu=80, rows="operations")
+@page("/operations", needs=Permission.VIEW, title="Operations", menu=80, rows="operations", quotes_payloads=True)
 def operations(visit: Visit) -> Data:
     """Those that were ordered last."""
     size = visit.number("size", SIZE, most=MOST_SIZE)
     return {"operations": [_row(visit, found) for found in visit.inspector.operations.latest(size)], "size": size}
 
 
-@page("/operations/{operation}", needs=Permission.VIEW, title="Operation")
+@page("/operations/{operation}", needs=Permission.VIEW, title="Operation", quotes_payloads=True)
 def operation(visit: Visit) -> Data:
     """One of them."""
     found = visit.inspector.operations.one(visit.path["operation"])

@@ -15,6 +15,8 @@ from boilerd.web.visit import NotThereError, QueryError, Visit
 
 #: What an address says but once.
 _ONCE = frozenset({"told", "seal", "renew"})
+#: What an address seeks in payloads, or in what quotes them: which tasks are found tells of them.
+_SEEKS = frozenset({"q", "error", "key"})
 
 
 @page("/snapshots", needs=Permission.VIEW, title="Kept pages", rows="snapshots")
@@ -55,7 +57,7 @@ def keep(visit: Visit) -> Done:
     if not (found := find_page(path)):
         raise QueryError("of: no page that can be kept is there; use its address without the prefix, such as /queues")
     declared, parts = found
-    _check(visit, declared)
+    _check(visit, [declared.needs])
     pairs = [(name, value) for name, value in parse_qsl(query) if name not in _ONCE]
     # Nothing that only the person who keeps it may see or do, beside what the page is for.
     least = frozenset({Permission.VIEW, Permission.VIEW_PAYLOAD, declared.needs}) & visit.who.permissions
@@ -100,7 +102,14 @@ def _listed(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 def _may_see(visit: Visit, kept: KeptPage) -> bool:
     found = find_page(kept.about.path.partition("?")[0])
-    return found is not None and visit.may(found[0].needs)
+    return found is not None and all(map(visit.may, _needs(kept, found[0])))
+
+
+def _needs(kept: KeptPage, declared: Page) -> list[Permission]:
+    """The permissions that it takes to see one."""
+    sought = _SEEKS & {name for name, _ in parse_qsl(kept.about.path.partition("?")[2])}
+    tells_payloads = kept.about.shows_payloads and (declared.quotes_payloads or sought)
+    return [declared.needs, *([Permission.VIEW_PAYLOAD] if tells_payloads else [])]
 
 
 def _declared(visit: Visit, kept: KeptPage) -> Page:
@@ -108,10 +117,10 @@ def _declared(visit: Visit, kept: KeptPage) -> Page:
     found = find_page(kept.about.path.partition("?")[0])
     if not found:
         raise NotThereError("the page that is kept there is one that this version does not have")
-    _check(visit, found[0])
+    _check(visit, _needs(kept, found[0]))
     return found[0]
 
 
-def _check(visit: Visit, declared: Page) -> None:
-    if not visit.may(declared.needs):
-        raise Refusal(403, f"{visit.who.name} may not do this; it needs the permission {declared.needs}")
+def _check(visit: Visit, needs: list[Permission]) -> None:
+    if missing := [each for each in needs if not visit.may(each)]:
+        raise Refusal(403, f"{visit.who.name} may not do this; it needs the permission {missing[0]}")

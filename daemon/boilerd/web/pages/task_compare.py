@@ -17,7 +17,7 @@ _OPTIONS = ("type", "queue", "max_retries", "timeout_s", "retention_s", "deadlin
 _NOTHING = object()
 
 
-@page("/tasks/{id}/compare", needs=Permission.VIEW, title="Compare", template="task_compare.html")
+@page("/tasks/{id}/compare", needs=Permission.VIEW, title="Compare", template="task_compare.html", quotes_payloads=True)
 def compare(visit: Visit) -> Data:
     """A task and another one; without a name of that, the last of its type that completed and is kept."""
     this = visit.inspector.task(visit.path["id"])
