@@ -48,7 +48,7 @@ class Operator:
     ],
 )
 def test_why_a_task_of_which_the_id_is_known_does_not_run(
-    queue: str, key: str | None, because: str, visit: Open, client: Client, broker: Broker
+    queue: str, key: str | None, because: str, *, visit: Open, client: Client, broker: Broker
 ) -> None:
     _have_worker(broker, 0, 40)
     client.enqueue("report:build", task_id="first", concurrency_key="customer-7")
