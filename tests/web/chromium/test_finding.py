@@ -130,5 +130,11 @@ def test_which_periodic_task_missed_its_tick_and_why(visit: Open, client: Client
 def _have_worker(broker: Broker, row: int, mib: int) -> None:
     """Have a worker of `default` and `mailings` that takes so much memory."""
     name, queues = f"shop.run.{row}", ["default", "mailings"]
-    told = {"queues": ",".join(queues), "hostname": "shop", "pid": 4711 + row, "state": "idle", "rss": mib << 20}
+    told: dict[str, str | int] = {
+        "queues": ",".join(queues),
+        "hostname": "shop",
+        "pid": 4711 + row,
+        "state": "idle",
+        "rss": mib << 20,
+    }
     broker.register(name, queues, told)
