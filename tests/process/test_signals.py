@@ -121,6 +121,27 @@ print(json.dumps({
     assert found == {"handlers": True, "wakeup": -1, "timer": 0, "blocked": []}
 
 
+def test_signals_that_are_passed_on_to_a_child_wait_there_for_their_handlers() -> None:
+    found = run_python("""
+import json, os, signal
+from boilerd.process.signals import PASSED_ON, hold_signals, install_handler, release_signals, restore_defaults
+
+came = []
+hold_signals()
+if os.fork() == 0:
+    restore_defaults(PASSED_ON)
+    release_signals(held=PASSED_ON)
+    for signum in PASSED_ON:
+        os.kill(os.getpid(), signum)
+        install_handler(signum, lambda signum, _: came.append(signum))
+    release_signals()
+    os._exit(len(came))
+print(json.dumps(os.waitstatus_to_exitcode(os.wait()[1])))
+""")
+
+    assert found == 2
+
+
 # --- OutageRetry
 
 

@@ -24,7 +24,7 @@ from boilerd.process.exit_status import OK
 from boilerd.process.forks import disown_children, leave_to_parent
 from boilerd.process.randomness import reseed
 from boilerd.process.scoreboard import DASHBOARD_ROW, EXPORTER_ROW, SCHEDULER_ROW, WATCHER_ROW, Scoreboard
-from boilerd.process.signals import install_handler
+from boilerd.process.signals import install_handler, release_signals
 from boilerd.process.surroundings import Surroundings
 from boilerd.scheduler.periodic import Periodic
 from boilerd.scheduler.scheduler import Scheduler
@@ -372,6 +372,7 @@ class Processes:
         logs.name_process(title, functools.partial(self._scoreboard.note_lost_line, row))
         install_handler(signal.SIGQUIT, lambda *_: logs.log_stacks())
         install_handler(signal.SIGUSR2, lambda *_: logs.reopen())
+        release_signals()  # which may have come before
         note_fork()
         reseed()
         disown_children()

@@ -47,6 +47,8 @@ SUPERVISORS_OWN = (signal.SIGHUP, signal.SIGTSTP)
 #: So these are blocked in the embedded broker, which would end at them; and it ends at this one as at a TERM.
 HELD_FROM_BROKER = (*SUPERVISORS_OWN, signal.SIGTERM, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU)
 ENDS_BROKER = signal.SIGINT
+#: Those that the supervisor passes on to its forked children: they stay blocked there until they have handlers.
+PASSED_ON = (signal.SIGQUIT, signal.SIGUSR2)
 
 
 class SignalInbox:
@@ -239,9 +241,9 @@ def hold_signals() -> None:
     _signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
-def release_signals() -> None:
-    """Unblock our signals; handle those that are pending."""
-    _signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+def release_signals(*, held: Collection[signal.Signals] = ()) -> None:
+    """Unblock our signals, but for those that are still held; handle those that are pending."""
+    _signal.pthread_sigmask(signal.SIG_UNBLOCK, set(HANDLED) - set(held))
 
 
 def ignore(signums: Iterable[signal.Signals]) -> None:

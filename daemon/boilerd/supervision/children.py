@@ -88,7 +88,7 @@ class Child(Subprocess):  # type: ignore[misc]
         try:
             pid: int | None = super().spawn()
         finally:
-            # Runs in the parent; the child unblocks in restore_defaults.
+            # Runs in the parent; the child unblocks in leave_parent, but for what is passed on to it.
             release_signals()
         self.has_no_room = pid is None
         if pid is None:

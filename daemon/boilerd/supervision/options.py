@@ -18,7 +18,15 @@ from supervisor.supervisord import Supervisor
 
 from boilerd.errors import BootError
 from boilerd.process.identity import end_with_parent
-from boilerd.process.signals import HANDLED, SUPERVISORS_OWN, SignalInbox, ignore, release_signals, restore_defaults
+from boilerd.process.signals import (
+    HANDLED,
+    PASSED_ON,
+    SUPERVISORS_OWN,
+    SignalInbox,
+    ignore,
+    release_signals,
+    restore_defaults,
+)
 from boilerd.supervision.control_socket import ControlServer, open_control_socket, shortened
 from boilerd.supervision.rpc import TOLD_NOTHING, DaemonInterface, ProcessInterface, Told
 
@@ -116,7 +124,7 @@ class Options(ServerOptions):  # type: ignore[misc]
         """Drop what belongs to the parent; called in a forked child."""
         restore_defaults(held=HANDLED)
         ignore(SUPERVISORS_OWN)
-        release_signals()
+        release_signals(held=PASSED_ON)
         end_with_parent(self.pid)
         for dispatcher in list(asyncore.socket_map.values()):
             # Its own close() would shut the socket down for the parent as well.
