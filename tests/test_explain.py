@@ -578,6 +578,27 @@ def test_an_explanation_takes_three_round_trips(
     assert len(sent) == 3
 
 
+def test_workers_of_other_queues_are_not_asked_while_one_of_ours_works_on_the_queue(
+    connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = Broker(connection)
+    task_id = client.enqueue("test:echo").id
+    born = {"queues": "elsewhere", "birthmark": "1"}
+    broker.register("host.run.elsewhere", ["elsewhere"], born)
+    sent: list[Any] = []
+    inspector = Inspector(connection)
+    count_sent(connection, sent, monkeypatch)
+
+    unserved, asked = inspector.explain(task_id), b"host.run.elsewhere" in b"".join(sent[-1])
+    broker.register("host.run.here", ["default"], {"queues": "default", "birthmark": "1"})
+    sent.clear()
+    served = inspector.explain(task_id)
+
+    assert (kinds(unserved), asked) == (["unserved", "ahead"], True)
+    assert kinds(served) == ["ahead"]
+    assert not any(b"host.run.elsewhere" in part for parts in sent for part in parts)
+
+
 def count_sent(connection: redis.Redis, sent: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Note each time that something is sent to Redis."""
     kind: Any = connection.connection_pool.connection_class

@@ -138,7 +138,8 @@ def test_queues_that_hold_much_are_looked_at_in_slices_of_a_bounded_number_of_re
 
     reads = sum(calls[name] for name in ("llen", "zcard", "sismember", "hmget", "memory|usage"))
     assert shown == ["default", *names]
-    assert calls["evalsha_ro"] == pytest.approx(reads / MOST_READS, abs=1)
+    of_one = math.ceil(reads / len(shown))  # a call ends behind the queue with which it has so many
+    assert reads / (MOST_READS + of_one) <= calls["evalsha_ro"] <= reads / MOST_READS + 1
     assert calls["evalsha_ro"] > 1
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from boilerd.web.passwords import hash_password
-from support import DEADLINE_S, clean_environment
+from support import DEADLINE_S, TESTS, clean_environment, python_path
 
 PASSWORD = "correct horse"
 NAMES = [f"viewer-{number}" for number in range(20)]
@@ -35,7 +35,9 @@ class Dashboard:
         users = [f'[web.users.{name}]\npassword = "{hashed}"\nrole = "admin"\n' for name in NAMES]
         settings.write_text("\n".join([f'redis_url = "{redis_url}"\nstate_dir = "{directory}"\n', *users]))
         command = [sys.executable, "-m", "boilerd", "web", "--port", "0", "--config", str(settings)]
-        self.process = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, text=True)
+        # Without OpenTelemetry, which redis-py would import where it is: it is 3 MB that an installation has not.
+        environment = clean_environment(PYTHONPATH=python_path(TESTS / "children"))
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout
         self.port = int(self.process.stdout.readline().rpartition(":")[2].strip().rstrip("/"))
 

@@ -13,6 +13,7 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.operation_record import Order
 from boilerd.broker.traces import Pause
+from boilerd.web.pages.task import MOST_PAUSES
 from boilerd.web.shown import MOST_NODES, branches
 from boilerd.web.timeline import timeline
 from browser import WHO, Browser, text_of, with_people
@@ -196,6 +197,22 @@ def test_the_audit_names_who_paused_the_queue_while_a_task_waited(connection: re
     assert shown.count("the queue was paused by anna") == 1
     assert "anna" not in unnamed
     assert unnamed.count("the queue was paused") == 1
+
+
+def test_a_timeline_has_the_last_pauses_of_the_queue_and_tells_of_how_many_more(
+    connection: redis.Redis, client: Client
+) -> None:
+    enqueue(client, "a")
+    inspector = Inspector(connection, by=Actor("cli", "anna", "front"))
+    for _ in range(MOST_PAUSES + 3):
+        inspector.pause("default")
+        inspector.resume("default")
+
+    with Browser(with_people(connection), **{WHO: "admin"}) as browser:
+        shown = browser.get("/tasks/a").text
+
+    assert shown.count("the queue was paused by anna") <= MOST_PAUSES  # some begin and end in one millisecond
+    assert "paused 3 times more" in shown
 
 
 def test_a_tree_of_a_payload_has_only_so_many_nodes() -> None:

@@ -108,7 +108,7 @@ class Inspection(ScriptCalls):
             raise
 
     def queue_details(self, queues: Sequence[str], most_samples: int = _SAMPLE) -> list[QueueDetail]:
-        """Each queue as a whole; a round trip for about 85 queues.
+        """Each queue as a whole; a round trip for about 12 queues.
 
         Args:
             queues: Their names.

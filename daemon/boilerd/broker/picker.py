@@ -10,7 +10,7 @@ from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.task_filter import Condition
 
 #: Tasks in one call of the script, and where words are looked for in all of a record.
-_CHUNK, _CHUNK_OF_WORDS = 100, 50
+_CHUNK, _CHUNK_OF_WORDS = 50, 25
 
 
 def chunk_of(conditions: Sequence[Condition]) -> int:
