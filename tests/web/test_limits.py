@@ -1,5 +1,6 @@
 """Keys with their tasks, what limits refuse, and locks that are released by hand: on the page and by commands."""
 
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -11,7 +12,8 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.shares import Lock
 from boilerd.cli import boilerd as main
-from browser import Browser, text_of
+from boilerd.web.permissions import Permission, Principal
+from browser import Browser, text_of, web_app
 from builders import claim, complete_next, enqueue
 from support import Valkey
 
@@ -38,6 +40,25 @@ def test_a_key_leads_to_the_tasks_that_run_and_wait(browser: Browser, client: Cl
     assert 'href="/limits?key=printer"' in browser.get("/limits").text
     assert (found["running"], [*found["waiting"]]) == (["runs"], ["waits"])
     assert "waits" in text_of(browser.get("/limits?key=printer").text)
+
+
+def test_who_may_not_see_payloads_sees_no_digest_of_one_by_which_it_could_be_guessed(
+    client: Client, connection: redis.Redis
+) -> None:
+    lock = take_lock(client, "holder")
+    search = "/limits{}?search=1&queue=default"
+
+    def authorize(request: Any) -> Principal:
+        rights = frozenset({Permission.VIEW, Permission.EXPORT, Permission.DELETE})
+        return Principal("eve", rights | ({Permission.VIEW_PAYLOAD} if "x-all" in request.headers else set()))
+
+    with Browser(web_app(connection, authorize=authorize)) as browser:
+        blind = [browser.get(search.format(form)).text for form in ("", ".json")]
+        seeing = browser.get(search.format("")).text, browser.get(search.format(""), x_all="1").text
+
+    assert [lock.digest[:12] in text for text in blind] == [False, False]
+    assert "holder" in blind[0]
+    assert ["Release…" in text for text in seeing] == [False, True]
 
 
 def test_enqueues_that_a_limit_or_a_lock_refuses_are_counted(

@@ -220,6 +220,20 @@ def test_what_a_search_looks_for_in_payloads_is_hidden_from_those_who_may_not_se
     assert (taken.status_code, "view_payload" in taken.text) == (403, True)
 
 
+def test_who_sees_more_continues_an_operation_as_it_was_ordered(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    client.enqueue("test:echo", {"to": "anna"}, task_id="a")
+    order = Order("archive", "default", TaskState.PENDING, search="type:test:echo -anna", sees_payloads=False)
+    operation, _ = Inspector(connection).operations.begin(order)
+    left_alone(connection, operation.id)
+
+    browser.post(f"/operations/{operation.id}/continue")
+    found = ended(connection, operation.id)
+
+    assert (found.tally.seen, found.tally.done) == (1, 1)
+
+
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize(("deed", "field"), [("move", {"to": "low"}), ("reschedule", {"when": "2h"})])
 def test_ticked_tasks_are_moved_and_rescheduled(

@@ -26,7 +26,13 @@ def test_pages_lead_to_the_tools_that_know_of_what_they_show(connection: redis.R
     assert "logs.example" not in queue + of_type
 
 
-@pytest.mark.parametrize("address", ["javascript:alert(1)", "//logs.example", "https://x/{user}", "https://x/{", ""])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "javascript:alert(1)", "//logs.example", "https://x/{user}", "https://x/{", "", "https://{id}",
+        "https://logs.example{queue}/", "https://logs{type}@x/",
+    ],
+)  # fmt: skip
 def test_a_link_that_is_no_address_of_the_web_is_refused(address: str) -> None:
     with pytest.raises(msgspec.ValidationError):
         read_web({"links": {"Logs": address}})

@@ -292,6 +292,33 @@ def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     passwords.nobodys_hash.cache_clear()
 
 
+def test_who_may_see_the_audit_and_no_payloads_reads_none_in_what_others_sought(
+    connection: redis.Redis, client: Client
+) -> None:
+    client.enqueue("test:echo", {"to": "anna"}, task_id="a")
+    inspector = Inspector(connection, by=Actor("web", "operator", "h"))
+    order = Order("archive", "default", TaskState.PENDING, search="payload.to:anna")
+    inspector.operations.begin(order)
+    inspector.kept_pages.keep(
+        "{}", path="/tasks?q=payload.to:anna", title="Tasks", user="operator", version="1", shows_payloads=True
+    )
+
+    def authorize(request: Any) -> Principal:
+        rights = frozenset({Permission.VIEW, Permission.AUDIT, Permission.EXPORT})
+        return Principal("eve", rights | ({Permission.VIEW_PAYLOAD} if "x-all" in request.headers else set()))
+
+    with Browser(web_app(connection, authorize=authorize)) as browser:
+        addresses = ("/audit", "/audit.json", "/audit.csv", "/", "/overview.json")
+        blind = {address: browser.get(address).text for address in addresses}
+        seeing = {address: browser.get(address, x_all="1").text for address in addresses}
+        guessed = browser.get("/audit.json?on=payload.to:anna").json()["entries"]
+
+    assert [address for address, text in blind.items() if "anna" in text] == []
+    assert [address for address, text in seeing.items() if "anna" not in text] == []
+    assert guessed == []
+    assert "archive" in blind["/audit.csv"]
+
+
 # --- Queues of one's own
 
 #: A word that stands in everything of the other queue, and in nothing else.

@@ -16,13 +16,14 @@ import redis
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys, task_search
 from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Failure
 from boilerd.broker.views import Attempt, TaskDetail
-from boilerd.tasks.retry import Verdict
+from boilerd.tasks.retry import Decision, Verdict
 from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import pieces, shown_attempts
-from browser import Browser, text_of, with_people
-from builders import claim, enqueue, fail, fail_next, in_state, pending, rq_queue
+from browser import ROLES, WHO, Browser, text_of, with_people
+from builders import WORKER, claim, enqueue, fail, fail_next, in_state, pending, rq_queue, store
 
 # --- The list
 
@@ -268,7 +269,24 @@ def test_the_frames_of_libraries_are_folded_and_equal_tracebacks_told_once() -> 
 
     assert [(piece.is_own, piece.frames) for piece in pieces(TRACEBACK)] == [(True, 1), (False, 2), (True, 0)]
     assert "".join(piece.traceback for piece in pieces(TRACEBACK)) == TRACEBACK
+    assert pieces("") == []
     assert [(each.like, len(each.pieces)) for each in shown_attempts([attempt, attempt])] == [(0, 3), (1, 0)]
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\u2028", "\x0b"])
+def test_a_hidden_text_of_several_lines_is_hidden_in_a_traceback(
+    end: str, connection: redis.Redis, broker: Broker
+) -> None:
+    key = f"first half{end}second half"
+    store(broker, "fails", {"private_key": key})
+    failure = Failure("OwnError", f"{TRACEBACK}lib.OwnError: {key}\n", Decision(Verdict.ARCHIVE, delay_s=0.0), 25)
+    broker.fail(WORKER, claim(broker), failure)
+
+    with Browser(with_people(connection)) as browser:
+        pages = [browser.get(f"/tasks/fails{form}", **{WHO: who}).text for form in ("", ".json") for who in ROLES]
+
+    assert [page for page in pages if "half" in page] == []
+    assert all("OwnError" in page for page in pages)
 
 
 def test_the_page_names_holders_of_keys_and_folds_what_is_equal(

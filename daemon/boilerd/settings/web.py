@@ -36,8 +36,9 @@ class Permission(enum.StrEnum):
 Role = Literal["viewer", "operator", "admin"] | list[Permission]
 #: Names of queues, or what they begin with.
 Queues = Annotated[list[Annotated[str, msgspec.Meta(pattern=r"^[^*]+\*?$|^\*$")]], msgspec.Meta(min_length=1)] | None
-#: An address of another tool; ``{id}``, ``{type}`` and ``{queue}`` stand for those of what is shown.
-Outside = Annotated[str, msgspec.Meta(pattern=r"^https?://([^{}\s]|\{(id|type|queue)\})+$")]
+#: An address of another tool; ``{id}``, ``{type}`` and ``{queue}`` stand for those of what is shown, behind the host:
+#: whoever enqueues chooses them, and no other host is to be.
+Outside = Annotated[str, msgspec.Meta(pattern=r"^https?://[^{}\s/?#\\]+([/?#]([^{}\s]|\{(id|type|queue)\})*)?$")]
 
 
 def _doc(text: str, **limits: Any) -> msgspec.Meta:

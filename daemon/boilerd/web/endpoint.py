@@ -150,6 +150,7 @@ def _visit(asked: Asked, who: Principal) -> Visit:
         links=asked.links,
         read_snapshot=read_snapshot,
         seen=functools.partial(site.redaction.clean, shows_payloads=who.may(Permission.VIEW_PAYLOAD)),
+        seen_by_all=functools.partial(site.redaction.clean, shows_payloads=False),
         shared=shared,
         operators=site.operators,
         is_export=asked.form_of_answer in {"csv", "ndjson"},

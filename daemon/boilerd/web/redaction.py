@@ -20,7 +20,7 @@ PAYLOADS = frozenset({"payload", "result", "headers"})
 #: Fields with text that may quote an application's data.
 ERRORS = frozenset({"error", "last_error", "traceback", "message", "fact", "note"})
 #: Fields with a digest of the payload, by which it could be guessed.
-DIGESTS = frozenset({"unique_key"})
+DIGESTS = frozenset({"unique_key", "digest"})
 #: A key that has one of these in it is hidden with all below it, at any depth.
 SECRET_WORDS = (
     "password", "passwd", "secret", "token", "apikey", "authorization", "cookie", "session", "credit", "card", "iban",

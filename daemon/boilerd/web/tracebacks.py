@@ -60,7 +60,8 @@ def pieces(traceback: str) -> list[Piece]:
     """The traceback in pieces of one kind each."""
     found: list[Piece] = []
     is_own = True
-    for line in traceback[-MOST_SHOWN:].splitlines():
+    # By this alone: with other ends of lines made alike, what quotes a hidden text would not have it in it any more.
+    for line in traceback[-MOST_SHOWN:].removesuffix("\n").split("\n") if traceback else ():
         frame = _FRAME.match(line)
         if frame:
             is_own = not _FOREIGN.search(frame[1])

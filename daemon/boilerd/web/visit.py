@@ -44,6 +44,7 @@ class Visit:
         links: Makes addresses.
         read_snapshot: See `snapshot`.
         seen: Makes of any data what the person may see of it, as a page does with all of its data.
+        seen_by_all: The same, of what also those see who may not see payloads.
         shared: See `sharing`.
         daemon: The daemon of this host; None: nobody has said where it is.
         costs: What the dashboard costs.
@@ -61,6 +62,7 @@ class Visit:
     links: Links = field(default_factory=Links)
     read_snapshot: "Callable[[], Snapshot] | None" = None
     seen: Callable[[Any], Any] = lambda data: data
+    seen_by_all: Callable[[Any], Any] = lambda data: data
     shared: Shared = field(default_factory=Shared)
     operators: Operators = field(default_factory=Operators)
     is_export: bool = False

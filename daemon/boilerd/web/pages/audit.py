@@ -1,10 +1,13 @@
 """Who did what."""
 
 from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from boilerd.broker.audit import KINDS, AuditEntry
+from boilerd.web.audited import told_on
 from boilerd.web.moments import moment
 from boilerd.web.page import Data, page
 from boilerd.web.permissions import Permission
@@ -32,17 +35,26 @@ def _when(visit: Visit, name: str) -> datetime | timedelta | None:
 
 def export(visit: Visit) -> Generator[Sequence[AuditEntry]]:
     """All of what the same query shows, the latest first."""
-    return visit.inspector.export_audit(**_chosen(visit))
+    chosen = _chosen(visit)
+    with closing(visit.inspector.export_audit(**chosen)) as parts:
+        for part in parts:
+            yield _told(visit, part, chosen["on"])
 
 
-@page("/audit", needs=Permission.AUDIT, title="Audit", menu=85, rows="entries", stream=export)
+def _told(visit: Visit, entries: Sequence[AuditEntry], on: str | None) -> list[AuditEntry]:
+    """Those that are on a thing of this name, as far as the person may know on what they are."""
+    told = (replace(entry, on=told_on(visit, entry.on)) for entry in entries)
+    return [entry for entry in told if entry.fits(None, None, on)]
+
+
+@page("/audit", needs=Permission.AUDIT, title="Audit", menu=85, rows="entries", stream=export, quotes_payloads=True)
 def audit(visit: Visit) -> Data:
     """What people did, the latest first."""
     chosen = _chosen(visit)
     number, size = visit.number("page", 1), visit.number("size", SIZE, most=MOST_SIZE)
     found = visit.inspector.audit(**chosen, page=number, size=size)
     return {
-        "entries": found[::-1],
+        "entries": _told(visit, found[::-1], chosen["on"]),
         "kinds": KINDS,
         "periods": PERIODS,
         "since": visit.word("since"),

@@ -115,7 +115,8 @@ def go_on(visit: Visit) -> Done:
     if not visit.may(needs):
         raise Refusal(403, f"{visit.who.name} may not do this; it needs the permission {needs}")
     visit.operators.check_free()
-    visit.operators.start(operations_, *operations_.take(found.id), visit.seen)
+    sees = visit.seen if found.order.sees_payloads else visit.seen_by_all
+    visit.operators.start(operations_, *operations_.take(found.id), sees)
     return Done("it goes on", to=_path(found.id))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from boilerd.verdict.finding import Finding
+from boilerd.web.audited import told_on
 from boilerd.web.beside import MOST, Beside
 from boilerd.web.heaviest import heaviest
 from boilerd.web.lately import Counts, added, by_type
@@ -53,7 +54,8 @@ def _failing(types: Mapping[str, Counts]) -> list[Data]:
 def _seen_by(visit: Visit, beside: Beside) -> Data:
     """What this person may see of it."""
     found = {each.name: getattr(beside, each.name) for each in fields(beside)}
-    return found if visit.may(Permission.AUDIT) else {**found, "audit": ()}
+    told = [{**entry, "on": told_on(visit, entry["on"])} for entry in beside.audit]
+    return {**found, "audit": told if visit.may(Permission.AUDIT) else ()}
 
 
 def _marks(found: Snapshot) -> list[float]:
