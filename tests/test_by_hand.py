@@ -1,6 +1,6 @@
 """Tasks that somebody reschedules, moves, enqueues or copies by hand, and what the audit has of it."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -59,6 +59,26 @@ def test_a_moment_that_is_past_means_now(inspector: Inspector, client: Client, b
     assert pending(broker.connection) == ["a"]
     with pytest.raises(InvalidTaskError, match="at: it has no time zone"):
         inspector.reschedule("a", datetime(2000, 1, 1))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        datetime(9999, 12, 31, 23, tzinfo=timezone(-timedelta(hours=12))),
+        datetime.max.replace(tzinfo=UTC),
+        timedelta.max,
+    ],
+    ids=["year 10000", "the last moment", "ages"],
+)
+def test_a_moment_that_nobody_can_read_again_is_refused(
+    at: datetime | timedelta, inspector: Inspector, client: Client
+) -> None:
+    client.enqueue("test:echo", task_id="a")
+
+    with pytest.raises(InvalidTaskError, match=r"at: .* is too far away to be kept"):
+        inspector.reschedule("a", at)
+
+    assert inspector.task("a").state is TaskState.PENDING
 
 
 def test_a_unique_lock_waits_with_its_task(inspector: Inspector, client: Client) -> None:

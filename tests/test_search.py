@@ -201,6 +201,8 @@ def test_a_search_stops_at_its_limits_and_goes_on(
     [
         ("state:lost", "state:'lost': not known; use one of pending"),
         ("after:yesterday", "it is no time; use 2h"),
+        ("before:9999-12-31T23:59:59-12:00", "it is no time; use 2h"),
+        ("after:0001-01-01T00:00:00+12:00", "it is no time; use 2h"),
         ("header:tenant", "it is no NAME=VALUE"),
         ("a " * 21, "more than 20 parts"),
         ("queue:unknown", "unknown"),

@@ -1,6 +1,7 @@
-"""Durations and sizes as people write them."""
+"""Durations, moments and sizes as people write them."""
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from boilerd.errors import shown
@@ -31,6 +32,14 @@ class Duration(float):
             hours, minutes, seconds = whole // 3600, whole // 60 % 60, whole % 60
             return "".join(f"{n}{unit}" for n, unit in ((hours, "h"), (minutes, "m"), (seconds, "s")) if n)
         return f"{whole}s" if self.is_integer() else f"{Decimal(repr(float(self))):f}s"
+
+
+def in_utc(moment: datetime) -> datetime:
+    """A moment that has a zone, as it can be kept; raises ValueError where UTC or a float has no such year."""
+    try:
+        return datetime.fromtimestamp(moment.timestamp(), UTC)
+    except (OverflowError, OSError) as error:
+        raise ValueError(f"{moment} is too far away") from error
 
 
 def _seconds(text: str) -> float | None:

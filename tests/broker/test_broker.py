@@ -31,7 +31,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.broker.connection import connect, raw, text
 from boilerd.broker.constants import CHUNK, IN_LUA, LEASE_OFFSET_S, LEASE_S
-from boilerd.broker.refusals import translate
+from boilerd.broker.refusals import translate, translated
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.errors import (
     BrokerError,
@@ -1074,6 +1074,19 @@ def test_what_redis_refuses_is_told_apart_from_an_outage(client: Client, connect
         connection.config_set("maxmemory", "0")
 
     assert not isinstance(raised.value, BrokerUnavailableError)
+
+
+def test_a_refusal_of_one_of_many_commands_quotes_nothing_of_what_it_was_to_store(connection: redis.Redis) -> None:
+    pipeline = connection.pipeline(transaction=False)
+    pipeline.set("boilerd:any", "card (4711)\nof pipeline caused error: more")
+    connection.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(BrokerUnableError) as refused, translated():
+            pipeline.execute()
+    finally:
+        connection.config_set("maxmemory", "0")
+
+    assert str(refused.value).startswith("Redis is out of memory, raise its maxmemory: command not allowed")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -107,9 +107,11 @@ def test_what_is_resumed_by_hand_leaves_no_note(inspector: Inspector, broker: Br
         {"until": timedelta(0)},
         {"until": datetime(2020, 1, 1, tzinfo=UTC)},
         {"until": datetime(2090, 1, 1)},  # noqa: DTZ001 - it has no zone
+        {"until": datetime(9999, 12, 31, 23, tzinfo=timezone(-HOUR))},
+        {"until": timedelta.max},
         {"note": "x" * 501},
     ],
-    ids=["no time", "past", "no zone", "long"],
+    ids=["no time", "past", "no zone", "year 10000", "ages", "long"],
 )
 def test_an_end_that_is_past_and_a_long_note_pause_nothing(
     said: dict[str, Any], inspector: Inspector, connection: redis.Redis
@@ -118,6 +120,7 @@ def test_an_end_that_is_past_and_a_long_note_pause_nothing(
         inspector.pause("default", **said)
 
     assert connection.smembers(keys.PAUSED) == set()
+    assert connection.exists(keys.PAUSES) == 0
 
 
 @pytest.mark.parametrize("value", ["no json", "[]", '{"until": "soon"}', '{"until": 1e300}', b"\xff", "[" * 5000])
@@ -145,6 +148,23 @@ def test_a_foreign_key_keeps_no_tick_and_no_watch(
 
     assert broker.end_pauses() == []
     assert pending(connection) == []
+
+
+def test_a_foreign_key_keeps_no_queue_and_no_tick_from_a_pause_that_says_nothing_and_from_its_end(
+    inspector: Inspector, broker: Broker, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "waits")
+    tell_cron(broker)
+    connection.set(keys.PAUSES, "foreign")
+
+    paused = inspector.pause("default"), inspector.pause_cron("nightly")
+    connection.delete(keys.bell("default"))
+    resumed = inspector.resume("default"), inspector.resume_cron("nightly")
+
+    assert (paused, resumed) == ((True, True), (True, True))
+    assert connection.llen(keys.bell("default")) == 128
+    assert connection.get(keys.PAUSES) == b"foreign"
+    assert {entry.outcome for entry in inspector.audit()} == {"done"}
 
 
 def test_commands_pause_with_a_note_and_an_end_and_resume(

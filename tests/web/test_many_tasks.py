@@ -108,6 +108,7 @@ def test_an_action_is_done_with_the_tasks_that_are_ticked(
     [
         ("queue=default&state=pending&around=a", "around: no operation chooses tasks by it"),
         ("q=after:tuesday", "it is no time"),
+        ("q=before:9999-12-31T23:59:59-12:00", "it is no time"),
         ("", "queue: name one"),
         ("queue=nowhere&state=pending", "never used"),
         ("queue=default", "state: not known"),

@@ -405,6 +405,7 @@ def test_what_is_hidden_is_copied_as_it_was_and_shown_to_nobody(
         ({"type": ""}, "type: it has none"),
         ({"timeout": "soon"}, "timeout: no whole number"),
         ({"when": "soon"}, "when: no time"),
+        ({"when": "9999-12-31T23:59:59-12:00"}, "when: no time"),
     ],
 )
 def test_what_cannot_be_sent_is_told_beside_the_form(

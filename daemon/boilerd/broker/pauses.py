@@ -61,7 +61,7 @@ def describe(
     """Write beside a pause what was said of it, or take away what was said before; as the audit has it.
 
     Raises:
-        InvalidTaskError: The note is too long; or the end has no time zone, or is past.
+        InvalidTaskError: The note is too long; or the end has no time zone, is past, or too far away to be kept.
     """
     if len(note) > MOST_NOTE:
         raise InvalidTaskError(f"note: it has {len(note):,} characters, at most {MOST_NOTE} are kept")
@@ -69,20 +69,19 @@ def describe(
     with translated():
         seconds, _ = connection.time()
     ends = None if until is None else _end(until, float(seconds))
-    field = f"{kind}:{name}"
+    at = "" if ends is None else _readable(ends, until)
+    if ends is None and not note:
+        forget(connection, kind, name)
+        return {}
+    told = {"since": seconds, "note": note, **({} if ends is None else {"until": ends})}
     with expecting("hash", keys.PAUSES):
-        if ends is None and not note:
-            asked.hdel(keys.PAUSES, field)
-            return {}
-        told = {"since": seconds, "note": note, **({} if ends is None else {"until": ends})}
-        asked.hset(keys.PAUSES, field, json.dumps(told))
-    at = "" if ends is None else datetime.fromtimestamp(ends, UTC).isoformat(timespec="seconds")
+        asked.hset(keys.PAUSES, f"{kind}:{name}", json.dumps(told))
     return {"note": note, "until": at}
 
 
 def forget(connection: redis.Redis, kind: Kind, name: str) -> None:
-    """Take away what was said of a pause."""
-    with suppress(redis.ResponseError), translated():
+    """Take away what was said of a pause; where another program's key stands there, nothing was said."""
+    with translated(), suppress(redis.ResponseError):
         connection.hdel(keys.PAUSES, f"{kind}:{name}")
 
 
@@ -105,6 +104,13 @@ def _end(until: datetime | timedelta, now_s: float) -> float:
     if ends_s <= now_s:
         raise InvalidTaskError(f"until: {until} is past")
     return ends_s
+
+
+def _readable(ends_s: float, until: datetime | timedelta | None) -> str:
+    try:
+        return datetime.fromtimestamp(ends_s, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError) as error:  # what nobody can read would be no end
+        raise InvalidTaskError(f"until: {until} is too far away to be kept; leave it out for no end") from error
 
 
 def _to_pause(field: str, value: str) -> Pause | None:

@@ -53,6 +53,8 @@ _DOWN = "Redis is a cluster that is down, or whose slots for the keys are not al
 _CLOSED = "; add this user to the daemon's group, as with `usermod -aG boilerd USER`"
 _REFUSED = "Redis refused the command"
 _FOREIGN_KEY = "another program's key stands where one of boilerd's should, `boilerd queue ls` names it"
+#: What redis-py puts before the answer to one of many commands: the command, with what it was to store.
+_QUOTED = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 #: The first that fits counts, and the last fits all; redis-py has no class for some of them.
 _REFUSALS = (
     # A command of many parts is "unauthenticated".
@@ -138,4 +140,4 @@ def _refusal(error: redis.RedisError) -> BrokerRefusedError:
     words = set(re.findall(r"\w+", str(error)))
     fitting = (row for row in _REFUSALS if isinstance(error, row.kind) and (not row.words or words & {*row.words}))
     found = next(fitting)
-    return found.error(f"{found.meaning}: {error}")
+    return found.error(f"{found.meaning}: {_QUOTED.sub('', str(error))}")

@@ -12,7 +12,7 @@ import msgspec
 
 from boilerd.errors import InvalidTaskError, shown
 from boilerd.tasks.task import TaskState
-from boilerd.units import Duration
+from boilerd.units import Duration, in_utc
 
 #: A search has no more parts than this.
 MOST_PARTS = 20
@@ -182,7 +182,7 @@ def _moment(value: str, now: datetime) -> datetime:
     """A time ago, such as ``2h``, or a moment, in UTC where it does not say."""
     try:
         moment = datetime.fromisoformat(value)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return in_utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except ValueError:
         pass
     try:

@@ -22,6 +22,7 @@ from boilerd.inspector.part import Part
 from boilerd.tasks.payload import DEFAULT_MAX_PAYLOAD
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState, no_such_task
+from boilerd.units import in_utc
 
 if TYPE_CHECKING:
     from boilerd.broker.failure_groups import FailureGroup, Mark
@@ -77,13 +78,17 @@ class ActionsPart(Part):
         Raises:
             TaskNotFoundError: There is no such task.
             TaskStateError: It is in another state.
-            InvalidTaskError: The moment has no time zone.
+            InvalidTaskError: The moment has no time zone, or is too far away to be kept.
         """
-        if isinstance(at, timedelta):
-            at = datetime.fromtimestamp(self._broker.now(), UTC) + at
-        if at.tzinfo is None:
+        if isinstance(at, datetime) and at.tzinfo is None:
             raise InvalidTaskError("at: it has no time zone; give one, as in datetime.now(UTC) + timedelta(hours=1)")
-        self._place("reschedule", repr(at.timestamp()), task_id, at=at.astimezone(UTC).isoformat(timespec="seconds"))
+        try:
+            moment = in_utc(datetime.fromtimestamp(self._broker.now(), UTC) + at if isinstance(at, timedelta) else at)
+        except (ValueError, OverflowError) as error:
+            raise InvalidTaskError(
+                f"at: {at} is too far away to be kept; choose a moment before the year 9999"
+            ) from error
+        self._place("reschedule", repr(moment.timestamp()), task_id, at=moment.isoformat(timespec="seconds"))
 
     def move(self, task_id: str, queue: str) -> None:
         """Have a pending, scheduled or retried task wait in another queue, whatever its limit of tasks is.

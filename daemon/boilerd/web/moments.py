@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from boilerd.units import Duration
+from boilerd.units import Duration, in_utc
 from boilerd.web.visit import QueryError
 
 
@@ -15,6 +15,6 @@ def moment(name: str, given: str) -> datetime | timedelta:
         pass
     try:
         found = datetime.fromisoformat(given)
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
+        return in_utc(found if found.tzinfo else found.replace(tzinfo=UTC))
     except ValueError:
         raise QueryError(f"{name}: no time; use 2h, or 2026-01-31T14:00, which is in UTC") from None
