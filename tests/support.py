@@ -354,10 +354,15 @@ Done = subprocess.CompletedProcess[str]
 Command = Callable[..., Done]
 
 
-def boilerd(*words: str, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None) -> Done:
-    """Run a command to its end; in a fork of this process, where it tells the same."""
+def boilerd(
+    *words: str, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None, anew: bool = False
+) -> Done:
+    """Run a command to its end; in a fork of this process, where it tells the same.
+
+    With `anew` Python is started, as where the environment hides a module that this process has imported.
+    """
     env = dict(env) if env is not None else clean_environment()
-    if may_fork(words, env, stdin):
+    if not anew and may_fork(words, env, stdin):
         return run_forked(*words, env=env, stdin=stdin, cwd=cwd, timeout=DEADLINE_S)
     return subprocess.run(
         [sys.executable, "-m", "boilerd", *words], env=env, input=stdin, cwd=cwd,

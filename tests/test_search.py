@@ -191,7 +191,7 @@ def test_a_search_stops_at_its_limits_and_goes_on(
     found = inspector.search("payload.n:449", looks=200)
 
     assert (found.tasks, found.looked, found.after) == ([], 200, "pending:200:default")
-    assert len(calls) == 4
+    assert len(calls) == 8
     assert [task.payload for task in inspector.search("payload.n:449", after=found.after).tasks] == [{"n": 449}]
     assert inspector.search("payload.n:449", within_s=0.0).looked == 0
 

@@ -322,7 +322,7 @@ def test_plain_middleware_around_async_handlers_in_a_pool_with_slots_is_refused_
     env["BOILERD_POOLS"] = '{"web": {"queues": {"web": 1}, "slots": 10}}'
 
     done = run(directory, **env)
-    checked = boilerd("config", "check", env=clean_environment(**env), cwd=directory)
+    checked = boilerd("config", "check", env=clean_environment(**env), cwd=directory, anew=True)
 
     assert_refused(
         done, "middleware noting is a plain function around the async def handler fetch in pool web: make it"

@@ -282,7 +282,7 @@ def test_a_pool_with_a_loop_that_is_not_installed_is_refused_at_the_start(
     env = {"PYTHONPATH": str(directory), "BOILERD_APP": ""}
 
     daemon = start_daemon(directory=directory, env=env)
-    checked = boilerd("config", "check", env=daemon.env, cwd=directory)
+    checked = boilerd("config", "check", env=daemon.env, cwd=directory, anew=True)
 
     message = "pools.x: loop = uvloop is not installed; install boilerd[uvloop], or set loop = auto"
     assert daemon.wait() == 3
