@@ -16,7 +16,7 @@ from boilerd.broker.operation_record import GONE_S, OPEN, Deed, Operation, Opera
 from boilerd.broker.operation_run import OperationRun
 from boilerd.broker.operation_store import Expected, OperationStore
 from boilerd.errors import OperationNotFoundError, OperationStateError, TaskStateError
-from builders import claim, enqueue, fail_as, failure_kind, in_state, pending
+from builders import claim, enqueue, fail_as, failure_kind, in_state, pending, rq_queue
 
 PENDING = Order("delete", "default", TaskState.PENDING)
 
@@ -137,6 +137,34 @@ def test_a_search_goes_through_all_queues_and_states_that_allow_it(
     assert (found.tally.done, found.tally.seen) == (2, 3)
     assert (pending(connection), pending(connection, "low")) == (["waits", "due"], ["fails"])
     assert inspector.audit()[-1].on["search"] == "type:test:echo"
+
+
+def test_an_order_of_before_for_a_type_goes_through_all_queues(
+    inspector: Inspector, broker: Broker, connection: redis.Redis
+) -> None:
+    for task_id, queue, name in (("a", "low", "mail"), ("b", "high", "mail"), ("c", "low", "other")):
+        fail_as(broker, task_id, failure_kind(), queue=queue, task_type=name)
+    stored = """{"what": "run", "queue": "", "state": "archived", "task_type": "mail", "fingerprint": "",
+        "task_ids": []}"""
+
+    order = Order.from_json(stored)
+    found = done_by(inspector, order) if order else None
+
+    assert found
+    assert (found.tally.done, found.tally.seen) == (2, 3)
+    assert (pending(connection, "low"), pending(connection, "high")) == (["a"], ["b"])
+
+
+def test_a_search_for_a_type_finds_jobs_of_rqs_of_that_function(
+    inspector: Inspector, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "other")
+    rq_queue(connection).enqueue("shop.bill", job_id="job")
+
+    found = done_by(inspector, Order("archive", state=TaskState.PENDING, search="type:shop.bill", as_of=1e9))
+
+    assert (found.tally.done, found.tally.seen) == (1, 2)
+    assert pending(connection) == ["other"]
 
 
 @pytest.mark.parametrize("state", [TaskState.RETRY, TaskState.SCHEDULED])

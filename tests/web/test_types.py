@@ -11,6 +11,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.operations import Operations
 from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
+from boilerd.web.links import segment
 from boilerd.web.pages import types
 from boilerd.web.pages.types import SORTS
 from boilerd.web.type_facts import TIMEOUT
@@ -344,13 +345,20 @@ def test_all_archived_tasks_of_a_type_are_run_whatever_their_queue(
     asked = text_of(browser.get("/types/mail/run").text)
     browser.post("/types/mail/run?state=archived")
 
-    assert "all archived tasks of type mail, of all queues" in asked
+    assert "all archived tasks of all queues of type mail" in asked
     assert "2, counted now" in asked
     wait_until(lambda: connection.zcard("rq:failed:low") + connection.zcard("rq:failed:high") == 1, "they are run")
     assert connection.lrange("rq:queue:low", 0, -1) == [b"a"]
     assert 'href="/types/mail/delete?state=archived"' in browser.get("/types/mail").text
     assert "/types/mail/run" not in viewer.get("/types/mail").text
     assert browser.get("/types/mail/run?state=active").status_code == 400
+
+
+@pytest.mark.parametrize("name", ["mail*", 'a"b', 'a" b:"c'])
+def test_of_a_type_that_no_search_is_for_alone_an_action_is_refused(browser: Browser, name: str) -> None:
+    answer = browser.get(f"/types/{segment(name)}/delete")
+
+    assert (answer.status_code, "no search is for it alone" in text_of(answer.text)) == (400, True)
 
 
 def test_thousands_of_types_are_pages(browser: Browser, connection: redis.Redis, minute: int) -> None:

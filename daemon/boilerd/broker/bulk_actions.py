@@ -17,7 +17,7 @@ from boilerd.tasks.task import TaskState
 if TYPE_CHECKING:
     from boilerd.broker.failure_groups import FailureGroups
     from boilerd.broker.picker import Picker
-    from boilerd.broker.task_filter import TaskFilter
+    from boilerd.broker.task_filter import Condition, TaskFilter
 
 #: Tasks in one step of a bulk action: Redis is busy with it for about a millisecond.
 CHUNK = 100
@@ -71,6 +71,15 @@ class Choice:
     sees: Callable[[TaskDetail], Mapping[str, Any]] | None = None
     is_both: bool = False
     due_s: float | None = None
+
+    def conditions(self) -> "Iterator[Condition]":
+        """What Redis can tell of it, as of `TaskFilter.conditions`."""
+        if self.task_type is not None:
+            yield "is", "task_type", self.task_type, ""
+        if self.fingerprint is not None:
+            yield "is", "fingerprint", self.fingerprint, ""
+        if self.sought is not None:
+            yield from self.sought.conditions()
 
     @property
     def states(self) -> frozenset[TaskState]:
@@ -204,27 +213,15 @@ class BulkActions:
 
     def _meant(self, choice: Choice, found: list[Member]) -> list[str]:
         """The IDs of those that are chosen."""
-        if choice.fingerprint is not None:
-            prints = self.groups.of_tasks([task_id for task_id, _ in found])
-            found = [member for member, one in zip(found, prints, strict=True) if one == choice.fingerprint]
+        if conditions := [*choice.conditions()]:
+            found = self._picker.all_picked(conditions, found)
         if choice.sought is not None:
-            return self._sought(choice, choice.sought, found)
-        if choice.task_type is None:
-            return [task_id for task_id, _ in found]
-        details = self._inspection.details(found, is_whole=False)
-        return [task.id for task in details if task.state is choice.state and task.type == choice.task_type]
-
-    def _sought(self, choice: Choice, sought: "TaskFilter", found: list[Member]) -> list[str]:
-        some = self._picker.all_picked([*sought.conditions()], found)
-        see = choice.sees or plain
-        return [
-            task.id
-            for portion in self._inspection.portions(some)
-            for task, _ in portion
-            if task.state in choice.states
-            and (choice.task_type is None or task.type == choice.task_type)
-            and sought.fits(see(task))
-        ]
+            see, fits = choice.sees or plain, choice.sought.fits
+            whole = (task for portion in self._inspection.portions(found) for task, _ in portion)
+            return [task.id for task in whole if _is_of(task, choice) and fits(see(task))]
+        if choice.task_type is not None:
+            return [task.id for task in self._inspection.details(found, is_whole=False) if _is_of(task, choice)]
+        return [task_id for task_id, _ in found]
 
     @functools.cached_property
     def _picker(self) -> "Picker":
@@ -243,6 +240,11 @@ class BulkActions:
 def plain(task: TaskDetail) -> Mapping[str, Any]:
     """A task as a filter looks at it."""
     return {name: getattr(task, name) for name in TaskDetail.__dataclass_fields__}
+
+
+def _is_of(task: TaskDetail, choice: Choice) -> bool:
+    """Whether it is of the type, and in one of the states."""
+    return task.state in choice.states and choice.task_type in {None, task.type}
 
 
 def _staying(looked: Looked, answers: Sequence[str], start: int) -> dict[str, int]:

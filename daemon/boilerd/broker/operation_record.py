@@ -44,13 +44,11 @@ HALTED = (OperationState.STOPPED, OperationState.FAILED)
 class Order:
     """What is to be done, and with which tasks.
 
-    With a type and no queue it is for those of the type in all queues.
-
     Attributes:
         what: ``run``, ``archive``, ``delete``, ``cancel``, ``reschedule`` or ``move``.
-        queue: Their queue; empty: all queues, of a failure group or a search.
+        queue: Their queue; empty: all queues, of a failure group, a type or a search.
         state: Their state; None: each that allows it, of a failure group or a search.
-        task_type: Their type; empty: any.
+        task_type: Their type; empty: any. Orders of before have one; by now a search says it.
         fingerprint: The failure group of their last failure; empty: any.
         task_ids: These tasks alone; then nothing else of it counts.
         search: What else they must have, as of `task_filter.parse_filter`; empty: nothing.
@@ -74,6 +72,11 @@ class Order:
     def is_whole(self) -> bool:
         """Whether it is for all tasks of a queue in a state, which can be counted."""
         return not (self.task_type or self.fingerprint or self.task_ids or self.search)
+
+    @property
+    def is_of_group(self) -> bool:
+        """Whether it is for all tasks of a failure group, of all queues."""
+        return bool(self.fingerprint) and not (self.queue or self.search or self.task_type)
 
     def sought(self) -> TaskFilter | None:
         """What its search looks for, whoever works on it and whenever; None: it has none."""

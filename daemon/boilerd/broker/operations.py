@@ -235,23 +235,21 @@ class Operations:
     def _parts(self, order: Order) -> list[Part]:
         if order.task_ids:
             return []
-        if order.task_type and not order.queue:
-            return self._parts_of_type(order)
         if order.fingerprint and order.state is None:
             places = self._bulk.places_of_group(ACTIONS.get(order.what, "run"))
             return [Part(queue, state, total) for (queue, state), total in places.items() if total]
-        if order.search and not (order.queue and order.state):
-            return self._parts_of_search(order)
-        state = order.state or TaskState.PENDING
+        state = order.state or (None if order.search else TaskState.PENDING)
+        if not (order.queue and state):
+            return self._parts_of_all(order, state)
         check(order.what, state)
         return [Part(order.queue, state, self._inspection.length(order.queue, state))]
 
-    def _parts_of_search(self, order: Order) -> list[Part]:
-        """The queues and states through which a search goes that does not name both."""
-        if order.state:
-            check(order.what, order.state)
-        wanted = [state for state in _IN_TURN if state in ({order.state} if order.state else allowed(order.what))]
-        if order.state is None and TaskState.RETRY in wanted:
+    def _parts_of_all(self, order: Order, state: TaskState | None) -> list[Part]:
+        """The queues and states through which one goes that does not name both."""
+        if state:
+            check(order.what, state)
+        wanted = [each for each in _IN_TURN if each in ({state} if state else allowed(order.what))]
+        if state is None and TaskState.RETRY in wanted:
             wanted.remove(TaskState.RETRY)  # they stand among the scheduled ones
         queues = [order.queue] if order.queue else self._inspection.queue_names()[0]
         counts = [each for each in self._inspection.counts(sorted(queues)) if not order.leads_to(each.name)]
@@ -274,16 +272,6 @@ class Operations:
 
     def _note_interrupted(self, found: Operation, count: int, why: str) -> None:
         self._audit.note(found.order.what, count, "interrupted", why, operation=found.id, **found.order.on())
-
-    def _parts_of_type(self, order: Order) -> list[Part]:
-        """All queues that have tasks in the state: those of a type may be in any."""
-        state = order.state or TaskState.PENDING
-        if state not in allowed(order.what):
-            raise TaskStateError(f"{state} tasks", state, order.what, allowed(order.what))
-        counted = TaskState.SCHEDULED if state is TaskState.RETRY else state  # they stand in one registry
-        counts = self._inspection.counts(self._inspection.queue_names()[0])
-        parts = [Part(queue.name, state, getattr(queue, counted.value)) for queue in counts]
-        return [part for part in parts if part.total]
 
 
 def allowed(deed: Deed) -> Sequence[TaskState]:

@@ -4,7 +4,7 @@
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many bytes of records to read at most, but for that of the first task; 4 how
 --   many conditions there are; then four for each: its kind, a field of the job hash, a value, and another form of that;
 --   then task IDs. The kinds:
---   'is' the field is the value; 'begins' it begins with it; 'has' it has the value in it, in small letters; 'there' and
+--   'is' the field is the value; 'begins' it begins with it (a type may be so where a job of RQ's has no field for it); 'has' it has the value in it, in small letters; 'there' and
 --   'absent'; 'since' and 'until': the last thing that happened to the task was not before, not after that moment;
 --   'word': one of the fields that a list shows or the ID has it, in small letters, or that field; 'data' and
 --   'headers': payload or headers have the value, or headers alone, in one of its forms: as JSON, and as JSON in ASCII.
@@ -66,9 +66,16 @@ local function last_moment(job)
   return last
 end
 
+-- In what a job of RQ's holds, its function has a place that Lua does not read.
+local function is_hidden(job, field)
+  return field == 'task_type' and not job[field]
+end
+
 local KINDS = {
-  is = function(job, _, field, value) return job[field] == value end,
-  begins = function(job, _, field, value) return job[field] and job[field]:sub(1, #value) == value end,
+  is = function(job, _, field, value) return job[field] == value or is_hidden(job, field) end,
+  begins = function(job, _, field, value)
+    return is_hidden(job, field) or (job[field] and job[field]:sub(1, #value) == value)
+  end,
   has = function(job, _, field, value) return job[field] and has(job[field]:lower(), value) end,
   there = function(job, _, field) return job[field] ~= nil end,
   absent = function(job, _, field) return job[field] == nil end,

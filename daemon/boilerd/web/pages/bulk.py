@@ -9,7 +9,6 @@ from typing import Any
 
 from boilerd.broker.operation_record import Deed, Order
 from boilerd.broker.operations import Preview, allowed
-from boilerd.broker.task_filter import TaskFilter
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState
 from boilerd.web.filter_words import words_of
@@ -74,15 +73,16 @@ def order_of(visit: Visit, deed: Deed) -> Order:
     found, (queue, state) = filter_of(visit), chosen(visit)
     queue, state = found.queue or queue, found.state or state
     fingerprint = visit.word("fingerprint")
-    if not found.chooses or replace(found, type="", queue="", state=None, reads_payloads=True) == TaskFilter():
+    if not found.chooses:
         if not queue:
             raise QueryError("queue: name one, or name tasks by id, or say what they have")
-        if not found.type.endswith("*"):
-            return Order(deed, queue, state or _state(visit), found.type, fingerprint, value=value)
-    return Order(
-        deed, queue, state, "", fingerprint,
-        search=typed(visit), as_of=_as_of(visit), sees_payloads=visit.may(Permission.VIEW_PAYLOAD), value=value,
-    )  # fmt: skip
+        return Order(deed, queue, state or _state(visit), fingerprint=fingerprint, value=value)
+    return replace(searching(visit, deed, typed(visit)), queue=queue, state=state, fingerprint=fingerprint, value=value)
+
+
+def searching(visit: Visit, deed: Deed, search: str) -> Order:
+    """What is to be done with all that a search finds, as far as the person may see it."""
+    return Order(deed, search=search, as_of=_as_of(visit), sees_payloads=visit.may(Permission.VIEW_PAYLOAD))
 
 
 def _state(visit: Visit) -> TaskState:
@@ -123,9 +123,7 @@ def set_of(order: Order, *, shows_payloads: bool = True) -> str:
     """The tasks of an order, as words; what a search looks for in payloads is for those who may see them."""
     if order.task_ids:
         return f"{len(order.task_ids):,} selected task{'s' if len(order.task_ids) > 1 else ''}"
-    if order.task_type and not order.queue:
-        return f"all {order.state} tasks of type {order.task_type}, of all queues"
-    if not order.queue and not order.search:
+    if order.is_of_group:
         return f"all tasks of failure group {order.fingerprint} that are archived or wait for a retry"
     of_state = f" {order.state}" if order.state else ""
     of_queue = f" of queue {order.queue}" if order.queue else " of all queues"
@@ -209,26 +207,22 @@ def word_to_type(order: Order, found: Preview) -> str:
     """What has to be typed before it is done; empty: nothing."""
     is_purge = order.what == "delete" and order.is_whole
     at_most = found.found + found.total - found.looked
-    whole = order.queue or order.fingerprint or order.task_type or "all queues"
+    whole = order.queue or order.fingerprint or "all queues"
     return whole if is_purge or at_most > MANY else ""
 
 
 def back_of(order: Order) -> str:
     """The page that shows its tasks."""
-    if order.task_type and not order.queue:
-        return Links().to("types", order.task_type)
-    if order.queue or order.search:
-        return Links().to("tasks", queue=order.queue, state=order.state, type=order.task_type, q=order.search)
-    return Links().to("failures", order.fingerprint) if order.fingerprint else "/tasks"
+    if order.is_of_group:
+        return Links().to("failures", order.fingerprint)
+    return Links().to("tasks", queue=order.queue, state=order.state, type=order.task_type, q=order.search)
 
 
 def again_of(order: Order) -> str:
     """The page that asks before the same is done with what it means by now."""
     if order.task_ids:
         return Links().to("bulk", order.what, id=tuple(order.task_ids))
-    if order.task_type and not order.queue:
-        return Links().to("types", order.task_type, order.what, state=order.state)
-    if not order.queue and not order.search:
+    if order.is_of_group:
         return Links().to("failures", order.fingerprint, order.what)
     return Links().to(
         "bulk", order.what, queue=order.queue, state=order.state, type=order.task_type,

@@ -2,14 +2,16 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from boilerd.broker.operation_record import Deed, Order
 from boilerd.broker.operations import allowed
 from boilerd.tasks.task import TaskState
+from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action
-from boilerd.web.pages.bulk import about, act
+from boilerd.web.pages.bulk import about, act, searching
 from boilerd.web.permissions import Permission
-from boilerd.web.visit import Visit
+from boilerd.web.visit import QueryError, Visit
 
 #: What can be done with all tasks of a type, and in which states it is offered.
 OFFERED: Mapping[Deed, Sequence[TaskState]] = {
@@ -27,12 +29,14 @@ def offered(visit: Visit) -> list[Data]:
 
 
 def _order(visit: Visit, deed: Deed) -> Order:
-    state = visit.word("state", OFFERED[deed][0], of=[*map(str, allowed(deed))])
-    return Order(deed, state=TaskState(state), task_type=visit.path["type"])
+    name, state = visit.path["type"], visit.word("state", OFFERED[deed][0], of=[*map(str, allowed(deed))])
+    if '"' in name or name.endswith("*"):  # of a function of RQ's; a search would take it for something else
+        raise QueryError(f"type {name}: no search is for it alone; tick its tasks in a list")
+    return replace(searching(visit, deed, f'type:"{name}"'), state=TaskState(state))
 
 
 def _about(visit: Visit, deed: Deed) -> Data:
-    return about(visit, _order(visit, deed))
+    return {**about(visit, _order(visit, deed)), "back": Links().to("types", visit.path["type"])}
 
 
 def _act(visit: Visit, deed: Deed) -> Done:
