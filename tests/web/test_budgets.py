@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from asked import asked, begin, forget
+from boilerd.broker.connection import connect
 from boilerd.web import shared as shared_module
 from boilerd.web.shared import Shared
 from builders import Clock
 from pages import ROOT
+from support import Valkey, free_ports
 
 
 def test_the_script_that_measures_the_budgets_opens_every_page_and_tells_each_budget() -> None:
@@ -22,6 +26,27 @@ def test_the_script_that_measures_the_budgets_opens_every_page_and_tells_each_bu
     assert "/tasks?q=nowhere" in pages, ran.stderr
     assert pages.count("\n") > 50
     assert budgets.count("\n| ") > 15
+
+
+def test_what_a_script_calls_does_not_count_as_sent_and_is_in_its_time(tmp_path: Path) -> None:
+    (port,) = free_ports()
+    server = Valkey(tmp_path, "--port", str(port)).start()
+    try:
+        with connect(f"redis://127.0.0.1:{port}") as client, connect(server.url) as watching:
+            client.ping()
+            begin(watching)
+            forget(watching)
+
+            client.get("a")
+            client.eval("for i = 1, 1000 do redis.call('GET', 'a') end", 0)
+            client.get("a")
+
+            found = asked(watching, 1e9)
+            whole_ms = watching.info("commandstats")["cmdstat_eval"]["usec"] / 1000
+    finally:
+        server.stop()
+    assert found["commands"] == 3
+    assert found["redis_ms"] >= whole_ms
 
 
 def test_what_takes_long_to_read_is_shared_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,67 @@
+"""What clients have sent Valkey, and how long that took, as its logs have it."""
+
+from collections.abc import Callable
+from typing import Any
+
+#: Entries of a log.
+_MOST = 50_000
+#: Microseconds from which on a command is logged where it is about the longest one. To log all that a script calls
+#: makes it take a fifth longer.
+_LONG_US = 100
+
+
+def begin(connection: Any) -> None:
+    """Have it log all."""
+    connection.config_set("slowlog-max-len", _MOST)
+    connection.config_set("commandlog-large-request-max-len", _MOST)
+    log_from(connection, 0)
+
+
+def log_from(connection: Any, slow_us: int) -> None:
+    """Have it log what is sent, and what takes so long or longer; -1: nothing."""
+    connection.config_set("commandlog-request-larger-than", min(slow_us, 1) or 1)
+    connection.config_set("slowlog-log-slower-than", slow_us)
+
+
+def forget(connection: Any) -> None:
+    """Empty the logs."""
+    connection.execute_command("COMMANDLOG", "RESET", "large-request")
+    connection.slowlog_reset()
+
+
+def logged(connection: Any, log: str) -> list[Any]:
+    """What a log has of clients by TCP, latest first: a number, when, how much, and the command."""
+    entries = connection.execute_command("COMMANDLOG", "GET", _MOST, log, NEVER_DECODE=True)
+    return [entry for entry in entries if entry[4].startswith(b"127.0.0.1")]
+
+
+def asked(connection: Any, used_ms: float) -> dict[str, Any]:
+    """What clients by TCP have sent Redis since its logs were emptied, in which time it used so much CPU.
+
+    Of what took long, the log has what a script calls as well, each before the script, whose time has it in it. That of
+    large requests, of one byte on, has only what was sent. Both have the same order.
+    The time is by the clock on the wall: where the machine is busy, the CPU is less than that.
+    """
+    sent, done = logged(connection, "large-request"), iter(logged(connection, "slow"))
+    took_ms = [next(entry[2] for entry in done if entry[3] == command) / 1000 for _, _, _, command, *_ in sent]
+    return {
+        "redis_ms": min(sum(took_ms), used_ms), "commands": len(sent),
+        "read": sum(command[0] == b"HGETALL" for _, _, _, command, *_ in sent),  # tasks, in a search
+        "has_picture": any(command[0] == b"INFO" for _, _, _, command, *_ in sent),
+    }  # fmt: skip
+
+
+def longest_ms(connection: Any, request: Callable[[], object], times: int) -> float:
+    """What the longest command of a request took Redis: of each that was long every time, the least.
+
+    What else the machine does makes one longer now and then, and nothing makes it shorter.
+    """
+    found: list[dict[tuple[bytes, ...], float]] = []
+    log_from(connection, _LONG_US)
+    for _ in range(times):
+        forget(connection)
+        request()
+        found.append({tuple(command): took / 1000 for _, _, took, command, *_ in logged(connection, "slow")})
+    log_from(connection, 0)
+    always = set.intersection(*map(set, found))
+    return max((min(each[command] for each in found) for command in always), default=0.0)
