@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -77,12 +77,10 @@ def order_of(visit: Visit, deed: Deed) -> Order:
         if not queue:
             raise QueryError("queue: name one, or name tasks by id, or say what they have")
         return Order(deed, queue, state or _state(visit), fingerprint=fingerprint, value=value)
-    return replace(searching(visit, deed, typed(visit)), queue=queue, state=state, fingerprint=fingerprint, value=value)
-
-
-def searching(visit: Visit, deed: Deed, search: str) -> Order:
-    """What is to be done with all that a search finds, as far as the person may see it."""
-    return Order(deed, search=search, as_of=_as_of(visit), sees_payloads=visit.may(Permission.VIEW_PAYLOAD))
+    return Order(
+        deed, queue, state, "", fingerprint,
+        search=typed(visit), as_of=_as_of(visit), sees_payloads=visit.may(Permission.VIEW_PAYLOAD), value=value,
+    )  # fmt: skip
 
 
 def _state(visit: Visit) -> TaskState:
@@ -156,7 +154,7 @@ def about(visit: Visit, order: Order) -> Data:
         "is_allowed": bool(found.found) or not found.is_exact,
         "undo_s": UNDO_S if destroys(order) else 0,
         "back": back_of(order),
-        "as_of": repr(order.as_of) if order.search else "",
+        "as_of": repr(order.as_of) if order.as_of else "",
         "problems": _left_out(visit, order),
         "field": _field(visit, order),
     }

@@ -2,14 +2,13 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from boilerd.broker.operation_record import Deed, Order
 from boilerd.broker.operations import allowed
 from boilerd.tasks.task import TaskState
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action
-from boilerd.web.pages.bulk import about, act, searching
+from boilerd.web.pages.bulk import about, act
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import QueryError, Visit
 
@@ -32,7 +31,8 @@ def _order(visit: Visit, deed: Deed) -> Order:
     name, state = visit.path["type"], visit.word("state", OFFERED[deed][0], of=[*map(str, allowed(deed))])
     if '"' in name or name.endswith("*"):  # of a function of RQ's; a search would take it for something else
         raise QueryError(f"type {name}: no search is for it alone; tick its tasks in a list")
-    return replace(searching(visit, deed, f'type:"{name}"'), state=TaskState(state))
+    sees_payloads = visit.may(Permission.VIEW_PAYLOAD)
+    return Order(deed, state=TaskState(state), search=f'type:"{name}"', sees_payloads=sees_payloads)
 
 
 def _about(visit: Visit, deed: Deed) -> Data:
