@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
 import redis
 
 from boilerd.broker import keys
 from boilerd.broker.append_file import unwritten_in
 from boilerd.broker.connection import raw, text
 from boilerd.broker.inspection import Inspection, kinds, named_queues, sound, told_misplaced
-from boilerd.broker.neighbours import is_living
+from boilerd.broker.neighbours import living_until_s
 from boilerd.broker.refusals import translated
 from boilerd.broker.views import QueueDetail, QueueInfo, bad_queue
 from boilerd.errors import MisplacedKeyError
@@ -61,8 +62,7 @@ class QueueOverview:
         return self.detail.counts.name
 
 
-@dataclass(frozen=True, slots=True)
-class LivingWorker:
+class LivingWorker(msgspec.Struct, frozen=True, gc=False):
     """A worker that lives, as far as numbers of all of them need it.
 
     Attributes:
@@ -78,6 +78,19 @@ class LivingWorker:
     name: str = ""
 
 
+class WorkerRead(msgspec.Struct, frozen=True, gc=False):
+    """A worker, as its record was read.
+
+    Attributes:
+        queues: The names of its queues, with commas between them.
+        until_s: Until when it lives, by Redis's clock, if it gives no other sign of life.
+    """
+
+    worker: LivingWorker
+    queues: bytes
+    until_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Overview:
     """What Redis shows at one moment, or nearly one.
@@ -91,7 +104,7 @@ class Overview:
         unwritten_bytes: How many accepted bytes are not in Redis's file, because its last write failed; 0: it did not.
         memory_share: The part of `maxmemory` that is used; 0: there is no limit, or Redis does not tell.
         living: The workers that live.
-        records: What was read of each worker's record; for `read_overview`.
+        records: What was read of each worker; for `read_overview`.
         server: What Redis tells of itself, by its own names; nothing where it does not.
     """
 
@@ -104,7 +117,7 @@ class Overview:
     unwritten_bytes: int = 0
     memory_share: float = 0.0
     living: Sequence[LivingWorker] = ()
-    records: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    records: Sequence[WorkerRead] = field(default=(), repr=False, compare=False)
     server: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -122,7 +135,7 @@ class Overview:
 
 
 def read_overview(
-    connection: redis.Redis, known: Iterable[str] = (), records: Mapping[str, Any] | None = None
+    connection: redis.Redis, known: Iterable[str] = (), records: Sequence[WorkerRead] | None = None
 ) -> Overview:
     """The overview of all queues that were ever used, and those in `known`; raises BrokerError.
 
@@ -141,9 +154,10 @@ def read_overview(
     names = sorted({*names, *known})
     more = _ask(connection, _second_questions(names, found["workers"] or () if records is None else (), now_s))
     if records is None:
-        records = {key: record for (kind, key), record in more.items() if kind == "worker"}
-    living = {key: record for key, record in records.items() if _is_alive(record, now_s)}
-    serving = Counter(name for record in living.values() for name in {*text(record[0] or b"").split(",")})
+        read = ((key, record) for (kind, key), record in more.items() if kind == "worker")
+        records = [_worker(key, record) for key, record in read if record and record[0] is not None]
+    living = [record for record in records if now_s < record.until_s]
+    serving = _serving(living)
     unserved = set(map(text, found["served"] or ())) - {*serving}
     details = Inspection(connection).queue_details(names, _SAMPLES)
     info = found["info"] or {}
@@ -156,7 +170,7 @@ def read_overview(
         workers=len(living),
         unwritten_bytes=unwritten_in(info),
         memory_share=int(info.get("used_memory", 0)) / (int(info.get("maxmemory", 0)) or float("inf")),
-        living=[_worker(key, record) for key, record in living.items()],
+        living=[record.worker for record in living],
         records=records,
         server=info,
     )
@@ -225,17 +239,21 @@ def _queue(
     )  # fmt: skip
 
 
-def _worker(key: str, record: Sequence[bytes | None]) -> LivingWorker:
-    host, state, resident = (text(value or b"") for value in record[3:])
+def _worker(key: str, record: Sequence[bytes | None]) -> WorkerRead:
+    queues, *others = record
+    heartbeat, birthmark, host, state, resident = (text(value or b"") for value in others)
     size_bytes = int(resident) if resident.isdecimal() and len(resident) < 19 else 0
-    return LivingWorker(host, state, size_bytes, key.removeprefix(keys.worker("")))
+    worker = LivingWorker(host, state, size_bytes, key.removeprefix(keys.worker("")))
+    return WorkerRead(worker, queues or b"", living_until_s(heartbeat, birthmark))
 
 
-def _is_alive(record: Sequence[bytes | None] | None, now_s: float) -> bool:
-    if not record or record[0] is None:
-        return False
-    _, heartbeat, birthmark = (text(value or b"") for value in record[:3])
-    return is_living(heartbeat, birthmark, now_s)
+def _serving(living: Iterable[WorkerRead]) -> Counter[str]:
+    """Queue → how many workers work on it; hundreds of them may have the same queues."""
+    found: Counter[str] = Counter()
+    for queues, workers in Counter(record.queues for record in living).items():
+        for name in {*text(queues).split(",")}:
+            found[name] += workers
+    return found
 
 
 def _outside(moment: float, first: float, last: float) -> float:

@@ -1,6 +1,5 @@
 """The periodic tasks as pages show them: what is wrong with each, and how its last ticks went."""
 
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,10 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from boilerd.broker.ticks import TickInfo
-from boilerd.broker.views import CronInfo
-from boilerd.errors import BoilerdError, ConfigError
+from boilerd.broker.views import CronInfo, schedule_of
+from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
-from boilerd.tasks.cron import Schedule
 from boilerd.tasks.task import TaskState
 from boilerd.web.cron_words import in_words
 
@@ -113,7 +111,7 @@ def _silent(ticks: Sequence[TickInfo]) -> int:
 def _missed(cron: CronInfo) -> int:
     """How many ticks are due and were not taken, of `MOST_MISSED` at most: each takes some microseconds to find."""
     last = cron.previous or cron.since
-    schedule = _schedule(cron.spec, cron.timezone)
+    schedule = schedule_of(cron.spec, cron.timezone)
     if last is None or schedule is None:
         return 0
     tick_s, due_s = last.timestamp(), time.time() - MISSED_AFTER_S
@@ -125,7 +123,7 @@ def _missed(cron: CronInfo) -> int:
 
 def _nexts(cron: CronInfo) -> list[datetime]:
     """The next ticks."""
-    schedule, moment_s, found = _schedule(cron.spec, cron.timezone), time.time(), []
+    schedule, moment_s, found = schedule_of(cron.spec, cron.timezone), time.time(), []
     try:
         for _ in range(NEXT if schedule else 0):
             moment_s = schedule.next_after(moment_s)  # type: ignore[union-attr]
@@ -133,12 +131,3 @@ def _nexts(cron: CronInfo) -> list[datetime]:
     except (ValueError, OverflowError):  # a line that has no more
         pass
     return found
-
-
-@functools.lru_cache(2 * MOST)  # to read a line takes longer than to find its next tick
-def _schedule(spec: str, timezone: str) -> Schedule | None:
-    """None for a stranger's line."""
-    try:
-        return Schedule.parse(spec, timezone)
-    except (ConfigError, ValueError, OverflowError):
-        return None

@@ -95,9 +95,9 @@ class Sampler:
         overview = read_overview(self._connection, records=records)
         if records is None:
             self._workers_until_s = began_s + WORKERS_PICTURES * FRESH_S
+        minutes, beside = self._lately.read(), self._beside.read(overview)
         facts = msgspec.structs.replace(self._read_facts(overview), failing=self._failing())
         verdict = of_anywhere(judge(facts))
-        minutes, beside = self._lately.read(), self._beside.read(overview)
         self._last = self._next(overview, verdict, minutes, beside, time.monotonic() - began_s)
         self._fresh_until_s = time.monotonic() + FRESH_S
         return self._last
@@ -107,7 +107,8 @@ class Sampler:
         if time.monotonic() >= self._look_s:
             self._look_s, self._found = time.monotonic() + LOOK_EVERY_S, ()
             with suppress(BrokerRefusedError):
-                self._found = sudden_failures(Metrics(self._connection))
+                # Of many types it takes long, and as a rule what was read for the charts shows that there are none.
+                self._found = sudden_failures(Metrics(self._connection)) if self._lately.has_failing() else ()
         return self._found
 
     def forget(self) -> None:
