@@ -209,8 +209,10 @@ def _id_in(note: bytes) -> str:
 
 
 def _to_note(note: bytes) -> _Note | None:
-    with suppress(msgspec.MsgspecError, RecursionError):
+    try:
         return _decoder.decode(note)
+    except (msgspec.MsgspecError, RecursionError):
+        pass
     with suppress(ValueError, RecursionError, msgspec.ValidationError):  # bytes that are no text, or an endless time
         return msgspec.convert(json.loads(text(note)), _Note)
     return None
@@ -225,9 +227,10 @@ def _to_info(tick: _Note, task: _Fate) -> TickInfo:
 
 
 def _moment(seconds: float) -> datetime | None:
-    with suppress(ValueError, OverflowError, OSError):
+    try:
         return datetime.fromtimestamp(seconds, UTC)
-    return None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _time(value: str) -> datetime | None:

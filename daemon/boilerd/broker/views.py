@@ -416,9 +416,13 @@ def to_queue(name: str, row: Sequence[Any]) -> QueueInfo:
     return QueueInfo(name, pending, active, scheduled, completed, archived, bool(is_paused), problem)
 
 
+#: What of a row of look.lua tells of a queue as a whole; behind it stands what is at the ends of its lists.
+QUEUE_FIELDS = 15
+
+
 def to_queue_detail(name: str, row: Sequence[Any], now_s: float) -> QueueDetail:
     """A queue as a whole from its row, and Redis's time."""
-    max_active, max_length, processed, failed, dropped, memory_bytes, *enqueued_at = row[7:]
+    max_active, max_length, processed, failed, dropped, memory_bytes, *enqueued_at = row[7:QUEUE_FIELDS]
     waits_since = [moment for value in enqueued_at if (moment := _time(text(value)))]
     return QueueDetail(
         counts=to_queue(name, row),

@@ -56,7 +56,7 @@ def cron_row(cron: CronInfo, paused: Mapping[str, Any], ticks: Sequence[TickInfo
     last = ticks[0] if ticks else None
     states = [tick.state for tick in ticks]
     succeeded = states.count(TaskState.COMPLETED)
-    late = [tick.late_s for tick in ticks if tick.late_s is not None and not tick.missed]
+    late = [late_s for tick in ticks if not tick.missed and (late_s := tick.late_s) is not None]
     pause, nexts = paused.get(cron.name), _nexts(cron)
     return {
         "name": cron.name, "spec": cron.spec, "words": in_words(cron.spec), "timezone": cron.timezone,
