@@ -26,6 +26,9 @@ PAUSED = "it is paused"
 #: So many ticks without a task, one behind the other, are a problem.
 SILENT = 3
 
+#: An entry, and its last ticks.
+_Entry = tuple[CronInfo, Sequence[TickInfo]]
+
 
 def cron_rows(inspector: Inspector, found: Sequence[CronInfo]) -> tuple[list[dict[str, Any]], int]:
     """A row for each entry, those with a problem first, then those that missed a tick; and how many were left out.
@@ -34,13 +37,32 @@ def cron_rows(inspector: Inspector, found: Sequence[CronInfo]) -> tuple[list[dic
         inspector: Reads all but the entries.
         found: As it has read them, maybe some seconds ago.
     """
-    last = _last_ticks(inspector)
-    found = [replace(cron, previous=last.get(cron.name, cron.previous)) for cron in found]
     paused = paused_crons(inspector)
-    histories = _histories(inspector, [cron.name for cron in found[:MOST]])
-    rows = [cron_row(cron, paused, histories.get(cron.name, ())) for cron in found[:MOST]]
+    entries = _with_ticks(inspector, found)
+    rows = [cron_row(cron, paused, ticks) for cron, ticks in entries]
     rows.sort(key=lambda row: (not row["problem"], not row["missed"], row["name"], row["spec"]))
-    return rows, max(0, len(found) - MOST)
+    return rows, len(found) - len(entries)
+
+
+def first_rows(inspector: Inspector, found: Sequence[CronInfo], most: int) -> tuple[list[dict[str, Any]], int]:
+    """The same of the first: with a problem, then with a missed tick, then due next; and how many others there are."""
+    paused = paused_crons(inspector)
+
+    def place(entry: _Entry) -> tuple[object, ...]:
+        cron, ticks = entry
+        problem = _problem(cron, ticks, is_paused=cron.name in paused)
+        return not problem, not _passed_over(ticks), cron.next is None, cron.next and cron.next.timestamp(), cron.name
+
+    first = sorted(_with_ticks(inspector, found), key=place)[:most]
+    return [cron_row(cron, paused, ticks) for cron, ticks in first], len(found) - len(first)
+
+
+def _with_ticks(inspector: Inspector, found: Sequence[CronInfo]) -> list[_Entry]:
+    """The entries that are shown, with their last ticks, latest first."""
+    last = _last_ticks(inspector)
+    shown = [replace(cron, previous=last.get(cron.name, cron.previous)) for cron in found[:MOST]]
+    histories = _histories(inspector, [cron.name for cron in shown])
+    return [(cron, histories.get(cron.name, ())) for cron in shown]
 
 
 def paused_crons(inspector: Inspector) -> Mapping[str, Any]:
@@ -66,7 +88,7 @@ def cron_row(cron: CronInfo, paused: Mapping[str, Any], ticks: Sequence[TickInfo
         "paused_since": pause, "problem": _problem(cron, ticks, is_paused=pause is not None),
         "last_task": last.task_id if last else "", "last_state": last.state if last else None,
         "last_skipped": last.skipped if last else "",
-        "missed": sum(tick.missed + (not tick.task_id and tick.skipped != PAUSED) for tick in ticks),
+        "missed": _passed_over(ticks),
         "succeeded": succeeded, "ended": succeeded + states.count(TaskState.ARCHIVED),
         "late_s": late[0] if late else None, "most_late_s": max(late, default=None),
         "outcomes": [tick.outcome for tick in ticks[:DOTS]],
@@ -98,6 +120,11 @@ def _problem(cron: CronInfo, ticks: Sequence[TickInfo], *, is_paused: bool) -> s
     if missed:
         return f"{missed:,} ticks were missed" if missed > 1 else "a tick was missed"
     return ""
+
+
+def _passed_over(ticks: Sequence[TickInfo]) -> int:
+    """How many of the last ticks were missed, or have no task, but for those during a pause."""
+    return sum([tick.missed + (not tick.task_id and tick.skipped != PAUSED) for tick in ticks])
 
 
 def _silent(ticks: Sequence[TickInfo]) -> int:
