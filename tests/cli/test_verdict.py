@@ -154,6 +154,7 @@ def test_redis_is_asked_in_three_round_trips_whatever_it_holds(
 ) -> None:
     for number in range(20):
         client.enqueue("test:echo", queue=f"queue-{number}", concurrency_key="one", concurrency_limit=1)
+    connection.sadd(keys.WORKERS, keys.worker("one"))
     read_overview(connection)  # it knows the script now
     sent: list[int] = []
     take = connection.connection_pool.get_connection
@@ -170,6 +171,25 @@ def test_redis_is_asked_in_three_round_trips_whatever_it_holds(
     pipelines = len(sent) - 1  # the other one asked for resetting
     assert (pipelines, connection.info("commandstats")["cmdstat_evalsha_ro"]["calls"]) == (2, 1)
     assert len(found.queues) == 20
+
+
+def test_with_an_overview_from_before_all_is_read_but_workers_and_memory(
+    client: Client, connection: redis.Redis
+) -> None:
+    client.enqueue("test:echo", queue="mail")
+    before = read_overview(connection)
+    client.enqueue("test:echo", queue="mail")
+    client.enqueue("test:echo", queue="more")
+    connection.hset(keys.worker("one"), mapping={"queues": "mail"})
+    connection.sadd(keys.WORKERS, keys.worker("one"))
+
+    found, whole = read_overview(connection, before=before), read_overview(connection)
+
+    sizes = [[queue.detail.memory_bytes for queue in each.queues] for each in (before, found, whole)]
+    assert [queue.detail.counts.pending for queue in found.queues] == [2, 1]
+    assert sizes[1] == [*sizes[0], 0]
+    assert all(sizes[2])
+    assert (found.workers, whole.workers) == (0, 1)
 
 
 def test_tasks_that_wait_for_their_concurrency_key_are_told_with_the_first(

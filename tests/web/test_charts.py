@@ -132,6 +132,25 @@ def test_minutes_that_are_over_are_read_once(connection: redis.Redis, monkeypatc
     assert found == reader.read()
 
 
+@pytest.mark.parametrize(
+    ("minutes", "fails"),
+    [({9: (10, 9), 3: (1, 6)}, True), ({9: (20, 9), 3: (1, 6)}, False), ({0: (0, 20)}, True), ({16: (0, 20)}, False)],
+)
+def test_whether_a_type_fails_much_is_told_of_a_quarter_of_an_hour_together(
+    connection: redis.Redis, minutes: dict[int, tuple[int, int]], fails: bool
+) -> None:
+    this = int(connection.time()[0]) // 60
+    for back, (completed, archived) in minutes.items():
+        count_in_minute(connection, this - back, "default", "a", counted(completed, archived=archived))
+        count_in_minute(connection, this - back, "default", "sound", counted(50))
+    reader = Lately(Inspector(connection))
+    reader.read()
+
+    found = reader.has_failing()
+
+    assert found is fails
+
+
 def test_many_minutes_with_many_types_are_read_in_several_parts(
     connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

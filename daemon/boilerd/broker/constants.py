@@ -24,6 +24,8 @@ CHUNK = 500
 MOST_GIVEN_BACK = 100
 #: Keys that one call of look.lua reads before it ends; it takes 0.2 to 0.9 ms.
 MOST_READS = 200
+#: For how long back it is counted what came into an archive.
+LATELY_S = 3600
 #: Queues in one call of a script that goes through all of them, and keys for which tasks wait; as above.
 SLICE, KEYS_SLICE = 250, 50
 #: Bytes of records in one call of pick.lua, which takes Redis up to half a millisecond; a payload of more is not
@@ -149,7 +151,7 @@ IN_LUA: Mapping[str, Mapping[str, object]] = {
         "MOST_FAILURES": MOST_FAILURES,
     },
     "pick": {"MOST_SEARCHED": MOST_SEARCHED, "MOST_HEADERS_JSON": MOST_HEADERS_JSON},
-    "look": {"MOST_READS": MOST_READS},
+    "look": {"MOST_READS": MOST_READS, "ARCHIVE_TTL_S": ARCHIVE_TTL_S, "LATELY_S": LATELY_S},
     "place": {"ALLOWED_STATUSES": {"queued": True, "scheduled": True}, "STATE_OF": states.STATE_OF},
     "waiting": {"KEYS_SLICE": KEYS_SLICE},
 }

@@ -22,6 +22,7 @@ from boilerd.broker.refusals import expecting, is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.views import (
+    QUEUE_FIELDS,
     WORKER_FIELDS,
     CompletedTask,
     CronInfo,
@@ -95,7 +96,7 @@ class Inspection(ScriptCalls):
 
     def counts(self, queues: Sequence[str]) -> list[QueueInfo]:
         """How many tasks of each queue are in each state; a round trip for about 140 queues."""
-        return [to_queue(name, row) for name, row, _ in self._look(queues, 0)]
+        return [to_queue(name, row) for name, row, _ in self._look(queues, "counts", 0)]
 
     @contextmanager
     def naming_keys(self, queue: str) -> Iterator[None]:
@@ -115,13 +116,18 @@ class Inspection(ScriptCalls):
             most_samples: Of how many tasks of each state the memory is measured at most.
         """
         samples = max(1, min(most_samples, _SAMPLES // max(len(queues), 1)))
-        return [to_queue_detail(name, row, now_s) for name, row, now_s in self._look(queues, samples)]
+        return [to_queue_detail(name, row, now_s) for name, row, now_s in self._look(queues, "whole", samples)]
 
-    def _look(self, queues: Sequence[str], samples: int) -> list[tuple[str, Any, float]]:
+    def queue_ends(self, queues: Sequence[str], samples: int) -> list[tuple[QueueDetail, Sequence[Any]]]:
+        """The same, each with what stands at the ends of its lists, as look.lua has it; 0 samples: without memory."""
+        found = self._look(queues, "ends", samples)
+        return [(to_queue_detail(name, row, now_s), row[QUEUE_FIELDS:]) for name, row, now_s in found]
+
+    def _look(self, queues: Sequence[str], told: str, samples: int) -> list[tuple[str, Any, float]]:
         """Each queue with its row, and Redis's time; look.lua says what is in a row."""
         rows: list[tuple[str, Any, float]] = []
         while left := queues[len(rows) : len(rows) + CHUNK]:
-            now, found = self._run("look", [samples, *left])
+            now, found = self._run("look", [told, samples, *left])
             # The script may end before the last name.
             rows += [(name, row, float(now)) for name, row in zip(left, found, strict=False)]
         return rows

@@ -5,6 +5,7 @@ Redis forbids that: hosts of one application share queues all day, and their ver
 """
 
 import functools
+import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -96,12 +97,18 @@ def one_of_each(supervisors: Mapping[str, bytes | None]) -> dict[str, str]:
 
 
 def is_living(heartbeat: str, birthmark: str, now_s: float) -> bool:
-    """Whether a worker lives whose record has this; one of plain RQ's gives a sign of life every few minutes only."""
+    """Whether a worker lives whose record has this."""
+    return now_s < living_until_s(heartbeat, birthmark)
+
+
+def living_until_s(heartbeat: str, birthmark: str) -> float:
+    """Until when it does, if it gives no other sign; one of plain RQ's gives that every few minutes only."""
+    if not birthmark:
+        return math.inf
     with suppress(ValueError, OverflowError):
         seen = datetime.fromisoformat(heartbeat)
-        seen_s = (seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp()
-        return not birthmark or now_s - seen_s < DEAD_S
-    return not birthmark
+        return (seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp() + DEAD_S
+    return -math.inf
 
 
 def strangers(own: Declared, queues: Iterable[str], others: Iterable[Neighbour]) -> list[str]:

@@ -7,29 +7,25 @@ Members of the daemon's `group` may send all of it (`embedded`).
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import msgspec
 import redis
 
 from boilerd.broker import keys
 from boilerd.broker.append_file import unwritten_in
 from boilerd.broker.connection import raw, text
 from boilerd.broker.inspection import Inspection, kinds, named_queues, sound, told_misplaced
-from boilerd.broker.neighbours import is_living
+from boilerd.broker.neighbours import living_until_s
 from boilerd.broker.refusals import translated
 from boilerd.broker.views import QueueDetail, QueueInfo, bad_queue
 from boilerd.errors import MisplacedKeyError
-from boilerd.tasks.task import ARCHIVE_TTL_S
 
-#: For how long back it is counted what came into an archive.
-LATELY_S = 3600
 #: Of a memory measured for people one task of each state is enough here, where nobody looks at it.
 _SAMPLES = 1
 #: What is read of a worker's record.
 _WORKER_FIELDS = ("queues", "last_heartbeat", "birthmark", "hostname", "state", "rss")
-
-_Name = TypeVar("_Name", str, tuple[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,7 @@ class QueueOverview:
         aside: How many of its pending tasks wait for a share of their concurrency key.
         first_aside: The ID of the one that has waited longest; empty: none waits.
         aside_s: For how long that has.
-        archived_lately: How many tasks came into its archive in the last `LATELY_S`.
+        archived_lately: How many tasks came into its archive in the last `constants.LATELY_S`.
         overdue_s: For how long the first of its scheduled tasks has been due; 0: none is.
         workers: How many workers that live work on it, of whatever host.
     """
@@ -61,8 +57,7 @@ class QueueOverview:
         return self.detail.counts.name
 
 
-@dataclass(frozen=True, slots=True)
-class LivingWorker:
+class LivingWorker(msgspec.Struct, frozen=True, gc=False):
     """A worker that lives, as far as numbers of all of them need it.
 
     Attributes:
@@ -78,6 +73,19 @@ class LivingWorker:
     name: str = ""
 
 
+class WorkerRead(msgspec.Struct, frozen=True, gc=False):
+    """A worker, as its record was read.
+
+    Attributes:
+        queues: The names of its queues, with commas between them.
+        until_s: Until when it lives, by Redis's clock, if it gives no other sign of life.
+    """
+
+    worker: LivingWorker
+    queues: bytes
+    until_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Overview:
     """What Redis shows at one moment, or nearly one.
@@ -91,7 +99,7 @@ class Overview:
         unwritten_bytes: How many accepted bytes are not in Redis's file, because its last write failed; 0: it did not.
         memory_share: The part of `maxmemory` that is used; 0: there is no limit, or Redis does not tell.
         living: The workers that live.
-        records: What was read of each worker's record; for `read_overview`.
+        records: What was read of each worker; for `read_overview`.
         server: What Redis tells of itself, by its own names; nothing where it does not.
     """
 
@@ -104,7 +112,7 @@ class Overview:
     unwritten_bytes: int = 0
     memory_share: float = 0.0
     living: Sequence[LivingWorker] = ()
-    records: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    records: Sequence[WorkerRead] = field(default=(), repr=False, compare=False)
     server: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -121,16 +129,14 @@ class Overview:
         return [queue for queue in self.queues if not queue.is_served and _has_tasks(queue.detail.counts)]
 
 
-def read_overview(
-    connection: redis.Redis, known: Iterable[str] = (), records: Mapping[str, Any] | None = None
-) -> Overview:
+def read_overview(connection: redis.Redis, known: Iterable[str] = (), before: Overview | None = None) -> Overview:
     """The overview of all queues that were ever used, and those in `known`; raises BrokerError.
 
     Args:
         connection: The client of Redis.
         known: Names of queues.
-        records: What was read of the workers some seconds ago, which is not read again then; None: it is. They tell
-            how they are every five seconds.
+        before: That of some seconds ago: workers, which tell how they are every five seconds, and the memory of queues
+            are taken from there; None: they are read.
     """
     before_s = time.time()
     found = _ask(connection, _first_questions())
@@ -139,24 +145,23 @@ def read_overview(
     now_s = seconds + microseconds / 1e6
     names, wrong = _names(found)
     names = sorted({*names, *known})
-    more = _ask(connection, _second_questions(names, found["workers"] or () if records is None else (), now_s))
-    if records is None:
-        records = {key: record for (kind, key), record in more.items() if kind == "worker"}
-    living = {key: record for key, record in records.items() if _is_alive(record, now_s)}
-    serving = Counter(name for record in living.values() for name in {*text(record[0] or b"").split(",")})
+    records = before.records if before else _read_workers(connection, found["workers"] or ())
+    living = [record for record in records if now_s < record.until_s]
+    serving = _serving(living)
     unserved = set(map(text, found["served"] or ())) - {*serving}
-    details = Inspection(connection).queue_details(names, _SAMPLES)
     info = found["info"] or {}
     return Overview(
         clock_ahead_s=_outside(now_s, before_s, after_s),
-        queues=[_queue(detail, unserved, serving, more, now_s) for detail in details],
+        queues=[
+            _queue(detail, ends, unserved, serving, now_s) for detail, ends in _read_queues(connection, names, before)
+        ],
         wrong=wrong,
         misplaced=told_misplaced([found[f"kind of {key}"] for key in kinds()]),
         is_suspended=bool(found["suspended"]),
         workers=len(living),
         unwritten_bytes=unwritten_in(info),
         memory_share=int(info.get("used_memory", 0)) / (int(info.get("maxmemory", 0)) or float("inf")),
-        living=[_worker(key, record) for key, record in living.items()],
+        living=[record.worker for record in living],
         records=records,
         server=info,
     )
@@ -171,24 +176,23 @@ def _first_questions() -> dict[str, Sequence[str | int]]:
     }  # fmt: skip
 
 
-def _second_questions(
-    names: Sequence[str], workers: Iterable[bytes | str], now_s: float
-) -> dict[tuple[str, str], Sequence[str | int]]:
-    asked: dict[tuple[str, str], Sequence[str | int]] = {
-        ("worker", worker): ("HMGET", worker, *_WORKER_FIELDS) for worker in map(text, workers)
-    }
-    archived_s = int(now_s) + ARCHIVE_TTL_S  # a task stands in its archive under the moment at which it expires
-    for name in names:
-        asked["aside", name] = ("ZCARD", keys.aside(name))
-        asked["due", name] = ("ZRANGE", keys.registry("scheduled", name), 0, 0, "WITHSCORES")
-        asked["first", name] = ("ZRANGE", keys.aside(name), 0, 0, "WITHSCORES")
-        asked["archived", name] = (
-            "ZCOUNT", keys.registry("failed", name), f"({archived_s - LATELY_S}", archived_s + 1,
-        )  # fmt: skip
-    return asked
+def _read_workers(connection: redis.Redis, names: Iterable[bytes | str]) -> list[WorkerRead]:
+    found = _ask(connection, {name: ("HMGET", name, *_WORKER_FIELDS) for name in map(text, names)})
+    return [_worker(key, record) for key, record in found.items() if record and record[0] is not None]
 
 
-def _ask(connection: Any, commands: Mapping[_Name, Sequence[str | int]]) -> dict[_Name, Any]:
+def _read_queues(
+    connection: redis.Redis, names: Sequence[str], before: Overview | None
+) -> list[tuple[QueueDetail, Sequence[Any]]]:
+    """Each with what stands at the ends of its lists."""
+    if before is None:
+        return Inspection(connection).queue_ends(names, _SAMPLES)
+    sizes = {queue.name: queue.detail.memory_bytes for queue in before.queues}
+    found = Inspection(connection).queue_ends(names, 0)
+    return [(replace(detail, memory_bytes=sizes.get(detail.counts.name, 0)), ends) for detail, ends in found]
+
+
+def _ask(connection: Any, commands: Mapping[str, Sequence[str | int]]) -> dict[str, Any]:
     """The answer to each command, in one round trip; None from a key of another kind, and where there is no INFO."""
     with translated(), connection.pipeline(transaction=False) as pipeline:
         for command, *words in commands.values():
@@ -211,31 +215,31 @@ def _names(found: Mapping[str, Any]) -> tuple[list[str], list[QueueInfo]]:
 
 
 def _queue(
-    detail: QueueDetail,
-    unserved: set[str],
-    serving: Mapping[str, int],
-    more: Mapping[tuple[str, str], Any],
-    now_s: float,
+    detail: QueueDetail, ends: Sequence[Any], unserved: set[str], serving: Mapping[str, int], now_s: float
 ) -> QueueOverview:
     name = detail.counts.name
-    first, due = (more[kind, name] or (b"", now_s) for kind in ("first", "due"))
+    aside, first, waits_since_s, due_s, archived = ends
     return QueueOverview(
-        detail, name not in unserved, more["aside", name] or 0, text(first[0]), max(0.0, now_s - float(first[1])),
-        more["archived", name] or 0, max(0.0, now_s - float(due[1])), serving.get(name, 0),
+        detail, name not in unserved, aside, text(first), max(0.0, now_s - float(waits_since_s or now_s)), archived,
+        max(0.0, now_s - float(due_s or now_s)), serving.get(name, 0),
     )  # fmt: skip
 
 
-def _worker(key: str, record: Sequence[bytes | None]) -> LivingWorker:
-    host, state, resident = (text(value or b"") for value in record[3:])
+def _worker(key: str, record: Sequence[bytes | None]) -> WorkerRead:
+    queues, *others = record
+    heartbeat, birthmark, host, state, resident = (text(value or b"") for value in others)
     size_bytes = int(resident) if resident.isdecimal() and len(resident) < 19 else 0
-    return LivingWorker(host, state, size_bytes, key.removeprefix(keys.worker("")))
+    worker = LivingWorker(host, state, size_bytes, key.removeprefix(keys.worker("")))
+    return WorkerRead(worker, queues or b"", living_until_s(heartbeat, birthmark))
 
 
-def _is_alive(record: Sequence[bytes | None] | None, now_s: float) -> bool:
-    if not record or record[0] is None:
-        return False
-    _, heartbeat, birthmark = (text(value or b"") for value in record[:3])
-    return is_living(heartbeat, birthmark, now_s)
+def _serving(living: Iterable[WorkerRead]) -> Counter[str]:
+    """Queue → how many workers work on it; hundreds of them may have the same queues."""
+    found: Counter[str] = Counter()
+    for queues, workers in Counter(record.queues for record in living).items():
+        for name in {*text(queues).split(",")}:
+            found[name] += workers
+    return found
 
 
 def _outside(moment: float, first: float, last: float) -> float:

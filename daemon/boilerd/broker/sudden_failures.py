@@ -44,11 +44,7 @@ def sudden_failures(metrics: Metrics) -> list[SuddenFailure]:
     """
     series = metrics.series(LATELY, step_s=60)
     lately = _by_type(series)
-    failing = {
-        name: numbers
-        for name, numbers in lately.items()
-        if numbers.ended >= ENOUGH_LATELY and numbers.failed >= FAILS_FROM * numbers.ended
-    }
+    failing = {name: numbers for name, numbers in lately.items() if fails_much(numbers.failed, numbers.ended)}
     if not failing:
         return []
     day = _by_type(metrics.series(BEFORE, step_s=3600))
@@ -59,6 +55,11 @@ def sudden_failures(metrics: Metrics) -> list[SuddenFailure]:
     groups = FailureGroups(metrics.connection).latest(MOST_GROUPS)
     seen = [group for group in groups if group.last_seen >= series.until - LATELY]
     return [each for each in sudden if not _is_muted([group for group in seen if group.type == each.type])]
+
+
+def fails_much(failed: int, ended: int) -> bool:
+    """Whether a type fails with so many failures among its last attempts, maybe not suddenly."""
+    return ended >= ENOUGH_LATELY and failed >= FAILS_FROM * ended
 
 
 def _is_muted(groups: Sequence[FailureGroup]) -> bool:

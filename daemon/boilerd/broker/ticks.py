@@ -5,7 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import redis
@@ -28,7 +28,7 @@ MOST_QUEUES_OF_MANY, _IDS = 8, 500
 _FIELDS = ("status", "last_failed_at", "ended_at", "started_at")
 
 
-class _Note(msgspec.Struct, frozen=True):
+class _Note(msgspec.Struct, frozen=True, gc=False):
     """A tick as tick.lua notes it."""
 
     tick: float
@@ -37,6 +37,18 @@ class _Note(msgspec.Struct, frozen=True):
     why: str | None = None
     id: str = ""
     queue: str = ""
+
+
+class _Fate(NamedTuple):
+    """What became of a tick's task; see `TickInfo`."""
+
+    state: TaskState | None = None
+    ended_at: datetime | None = None
+    started_at: datetime | None = None
+
+
+_UNKNOWN = _Fate()
+_decoder = msgspec.json.Decoder(_Note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +96,7 @@ def read_history(connection: redis.Redis, name: str, size: int) -> list[TickInfo
     reader: Any = connection  # redis-py's types take no bytes
     with expecting("list", key):
         notes = reader.lrange(raw(key), 0, size - 1)
-    return _with_tasks(reader, [tick for note in notes if (tick := _to_tick(note))])
+    return _with_tasks(reader, [_to_info(tick, _UNKNOWN) for note in notes if (tick := _to_note(note))])
 
 
 def read_histories(connection: redis.Redis, names: Sequence[str], size: int) -> dict[str, list[TickInfo]]:
@@ -99,25 +111,19 @@ def read_histories(connection: redis.Redis, names: Sequence[str], size: int) -> 
             pipeline.lrange(raw(keys.ticks(name)), 0, size - 1)
         notes = sound(pipeline.execute(raise_on_error=False))
     found = {
-        name: [tick for note in told or () if (tick := _to_tick(note))] for name, told in zip(names, notes, strict=True)
+        name: [tick for note in told or () if (tick := _to_note(note))] for name, told in zip(names, notes, strict=True)
     }
-    lasts = [ticks[0] for ticks in found.values() if ticks and ticks[0].task_id]
-    known = _ended(reader, [tick for ticks in found.values() for tick in ticks if tick.task_id])
-    known |= {tick.task_id: tick for tick in _with_records(reader, lasts) if tick.state}
-    return {name: [_known(tick, known) for tick in ticks] for name, ticks in found.items()}
+    lasts = [_to_info(ticks[0], _UNKNOWN) for ticks in found.values() if ticks and ticks[0].id]
+    fates = _ended(reader, [tick for ticks in found.values() for tick in ticks if tick.id])
+    fates |= {tick.task_id: _fate_of(tick) for tick in _with_records(reader, lasts) if tick.state}
+    return {name: [_to_info(tick, fates.get(tick.id, _UNKNOWN)) for tick in ticks] for name, ticks in found.items()}
 
 
-def _known(tick: TickInfo, known: Mapping[str, TickInfo]) -> TickInfo:
-    """The tick with what is known of its task."""
-    task = known.get(tick.task_id) if tick.task_id else None
-    return replace(tick, state=task.state, ended_at=task.ended_at, started_at=task.started_at) if task else tick
-
-
-def _ended(reader: Any, ticks: Sequence[TickInfo]) -> dict[str, TickInfo]:
-    """Those whose tasks have ended, by the IDs of these, as far as the registries of their queues tell."""
-    by_queue: dict[str, list[TickInfo]] = {}
+def _ended(reader: Any, ticks: Sequence[_Note]) -> dict[str, _Fate]:
+    """What became of those tasks that have ended, by their IDs, as far as the registries of their queues tell."""
+    by_queue: dict[str, list[str]] = {}
     for tick in ticks:
-        by_queue.setdefault(tick.queue, []).append(tick)
+        by_queue.setdefault(tick.queue, []).append(tick.id)
     asked = [
         (queue, state, several[first : first + _IDS])
         for queue, several in by_queue.items()
@@ -126,18 +132,23 @@ def _ended(reader: Any, ticks: Sequence[TickInfo]) -> dict[str, TickInfo]:
     ]
     with translated(), reader.pipeline(transaction=False) as pipeline:
         for queue, state, several in asked:
-            pipeline.zmscore(raw(keys.registry(REGISTRIES[state], queue)), [raw(tick.task_id) for tick in several])
+            pipeline.zmscore(raw(keys.registry(REGISTRIES[state], queue)), [raw(task_id) for task_id in several])
         answers = sound(pipeline.execute(raise_on_error=False))
     found = {
-        tick.task_id: replace(tick, state=state)
+        task_id: _Fate(state)
         for (_, state, several), scores in zip(asked, answers, strict=True)
-        for tick, score in zip(several, scores or (), strict=False)
+        for task_id, score in zip(several, scores or (), strict=False)
         if score is not None
     }
-    gone = {tick.task_id: tick for tick in ticks if tick.task_id not in found}
-    queues = list(dict.fromkeys(tick.queue for tick in gone.values()))[:MOST_QUEUES_OF_MANY]
-    completed = _completed(reader, queues, only=gone)
-    return found | {task_id: _as_completed(gone[task_id], task) for task_id, task in completed.items()}
+    gone = {tick.id: tick.queue for tick in ticks if tick.id not in found}
+    completed = _completed(reader, list(dict.fromkeys(gone.values()))[:MOST_QUEUES_OF_MANY], only=gone)
+    return found | {
+        task_id: _Fate(TaskState.COMPLETED, task.ended_at, task.started_at) for task_id, task in completed.items()
+    }
+
+
+def _fate_of(tick: TickInfo) -> _Fate:
+    return _Fate(tick.state, tick.ended_at, tick.started_at)
 
 
 def _with_records(reader: Any, ticks: Sequence[TickInfo]) -> list[TickInfo]:
@@ -197,18 +208,29 @@ def _id_in(note: bytes) -> str:
     return found.id if found else ""
 
 
-def _to_tick(note: bytes) -> TickInfo | None:
-    with suppress(ValueError, RecursionError, msgspec.ValidationError):
-        told = msgspec.convert(json.loads(text(note)), _Note)
-        due_at, taken_at = _moment(told.tick), _moment(told.at)
-        return TickInfo(due_at, taken_at, told.missed, told.why or "", told.id, told.queue)
+def _to_note(note: bytes) -> _Note | None:
+    try:
+        return _decoder.decode(note)
+    except (msgspec.MsgspecError, RecursionError):
+        pass
+    with suppress(ValueError, RecursionError, msgspec.ValidationError):  # bytes that are no text, or an endless time
+        return msgspec.convert(json.loads(text(note)), _Note)
     return None
+
+
+def _to_info(tick: _Note, task: _Fate) -> TickInfo:
+    """The tick with what is known of its task; there may be thousands of them."""
+    return TickInfo(
+        _moment(tick.tick), _moment(tick.at), tick.missed, tick.why or "", tick.id, tick.queue, task.state,
+        task.ended_at, task.started_at,
+    )  # fmt: skip
 
 
 def _moment(seconds: float) -> datetime | None:
-    with suppress(ValueError, OverflowError, OSError):
+    try:
         return datetime.fromtimestamp(seconds, UTC)
-    return None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _time(value: str) -> datetime | None:

@@ -4,6 +4,7 @@ Redis may hold anything there; a value that cannot be read is shown as missing.
 """
 
 import base64
+import functools
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -388,8 +389,17 @@ def to_cron(name: str, value: bytes, previous_s: float | None, now_s: float) -> 
 
 def next_tick(spec: str, timezone: str, now_s: float) -> datetime | None:
     """The next tick of a line; None where Redis holds one that is none."""
+    with suppress(ValueError, OverflowError):
+        schedule = schedule_of(spec, timezone)
+        return _moment(schedule.next_after(now_s)) if schedule else None
+    return None
+
+
+@functools.lru_cache(400)  # to read a line takes longer than to find its next tick
+def schedule_of(spec: str, timezone: str) -> Schedule | None:
+    """What a line says; None where Redis holds one that is none."""
     with suppress(ConfigError, ValueError, OverflowError):
-        return _moment(Schedule.parse(spec, timezone).next_after(now_s))
+        return Schedule.parse(spec, timezone)
     return None
 
 
@@ -406,9 +416,13 @@ def to_queue(name: str, row: Sequence[Any]) -> QueueInfo:
     return QueueInfo(name, pending, active, scheduled, completed, archived, bool(is_paused), problem)
 
 
+#: What of a row of look.lua tells of a queue as a whole; behind it stands what is at the ends of its lists.
+QUEUE_FIELDS = 15
+
+
 def to_queue_detail(name: str, row: Sequence[Any], now_s: float) -> QueueDetail:
     """A queue as a whole from its row, and Redis's time."""
-    max_active, max_length, processed, failed, dropped, memory_bytes, *enqueued_at = row[7:]
+    max_active, max_length, processed, failed, dropped, memory_bytes, *enqueued_at = row[7:QUEUE_FIELDS]
     waits_since = [moment for value in enqueued_at if (moment := _time(text(value)))]
     return QueueDetail(
         counts=to_queue(name, row),

@@ -3,7 +3,8 @@
 import shlex
 from collections.abc import Iterator, Sequence
 
-from boilerd.broker.overview import LATELY_S, QueueOverview
+from boilerd.broker.constants import LATELY_S
+from boilerd.broker.overview import QueueOverview
 from boilerd.errors import listed
 from boilerd.units import Duration
 from boilerd.verdict.facts import Facts, Silence

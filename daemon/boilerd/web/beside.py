@@ -9,7 +9,7 @@ from boilerd.broker.failure_groups import FailureGroup, is_rising
 from boilerd.broker.overview import Overview
 from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
-from boilerd.web.cron_rows import cron_rows
+from boilerd.web.cron_rows import first_rows
 from boilerd.web.refusal import Refusal
 from boilerd.web.releases import Release, latest_releases
 
@@ -78,10 +78,10 @@ class BesideReader:
                 return otherwise
 
         groups = trying(lambda: self._inspector.failures(_GROUPS), [])
-        crons, left_out = trying(lambda: cron_rows(self._inspector, self._inspector.crons()), ([], 0))
+        crons, more = trying(lambda: first_rows(self._inspector, self._inspector.crons(), MOST), ([], 0))
         return Beside(
-            crons=sorted(crons, key=_urgency)[:MOST],
-            more_crons=max(0, len(crons) - MOST) + left_out,
+            crons=crons,
+            more_crons=more,
             failures=_worst(groups),
             releases=latest_releases(trying(self._inspector.daemons, ()), groups),
             longest=trying(lambda: self._longest(overview), _NOTHING_RUNS),
@@ -117,9 +117,3 @@ def _worst(groups: Sequence[FailureGroup]) -> list[dict[str, Any]]:
         }
         for group in sorted(heard, key=lambda group: (-group.last_hour, -group.last_seen.timestamp()))[:MOST]
     ]  # fmt: skip
-
-
-def _urgency(row: Mapping[str, Any]) -> tuple[object, ...]:
-    """Those with a problem first, then those that missed a tick, then by their next one."""
-    due = row["next"]
-    return not row["problem"], not row["missed"], due is None, due.timestamp() if due else 0.0, row["name"]

@@ -1,6 +1,5 @@
 """The periodic tasks as pages show them: what is wrong with each, and how its last ticks went."""
 
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,10 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from boilerd.broker.ticks import TickInfo
-from boilerd.broker.views import CronInfo
-from boilerd.errors import BoilerdError, ConfigError
+from boilerd.broker.views import CronInfo, schedule_of
+from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
-from boilerd.tasks.cron import Schedule
 from boilerd.tasks.task import TaskState
 from boilerd.web.cron_words import in_words
 
@@ -28,6 +26,9 @@ PAUSED = "it is paused"
 #: So many ticks without a task, one behind the other, are a problem.
 SILENT = 3
 
+#: An entry, and its last ticks.
+_Entry = tuple[CronInfo, Sequence[TickInfo]]
+
 
 def cron_rows(inspector: Inspector, found: Sequence[CronInfo]) -> tuple[list[dict[str, Any]], int]:
     """A row for each entry, those with a problem first, then those that missed a tick; and how many were left out.
@@ -36,13 +37,32 @@ def cron_rows(inspector: Inspector, found: Sequence[CronInfo]) -> tuple[list[dic
         inspector: Reads all but the entries.
         found: As it has read them, maybe some seconds ago.
     """
-    last = _last_ticks(inspector)
-    found = [replace(cron, previous=last.get(cron.name, cron.previous)) for cron in found]
     paused = paused_crons(inspector)
-    histories = _histories(inspector, [cron.name for cron in found[:MOST]])
-    rows = [cron_row(cron, paused, histories.get(cron.name, ())) for cron in found[:MOST]]
+    entries = _with_ticks(inspector, found)
+    rows = [cron_row(cron, paused, ticks) for cron, ticks in entries]
     rows.sort(key=lambda row: (not row["problem"], not row["missed"], row["name"], row["spec"]))
-    return rows, max(0, len(found) - MOST)
+    return rows, len(found) - len(entries)
+
+
+def first_rows(inspector: Inspector, found: Sequence[CronInfo], most: int) -> tuple[list[dict[str, Any]], int]:
+    """The same of the first: with a problem, then with a missed tick, then due next; and how many others there are."""
+    paused = paused_crons(inspector)
+
+    def place(entry: _Entry) -> tuple[object, ...]:
+        cron, ticks = entry
+        problem = _problem(cron, ticks, is_paused=cron.name in paused)
+        return not problem, not _passed_over(ticks), cron.next is None, cron.next and cron.next.timestamp(), cron.name
+
+    first = sorted(_with_ticks(inspector, found), key=place)[:most]
+    return [cron_row(cron, paused, ticks) for cron, ticks in first], len(found) - len(first)
+
+
+def _with_ticks(inspector: Inspector, found: Sequence[CronInfo]) -> list[_Entry]:
+    """The entries that are shown, with their last ticks, latest first."""
+    last = _last_ticks(inspector)
+    shown = [replace(cron, previous=last.get(cron.name, cron.previous)) for cron in found[:MOST]]
+    histories = _histories(inspector, [cron.name for cron in shown])
+    return [(cron, histories.get(cron.name, ())) for cron in shown]
 
 
 def paused_crons(inspector: Inspector) -> Mapping[str, Any]:
@@ -58,7 +78,7 @@ def cron_row(cron: CronInfo, paused: Mapping[str, Any], ticks: Sequence[TickInfo
     last = ticks[0] if ticks else None
     states = [tick.state for tick in ticks]
     succeeded = states.count(TaskState.COMPLETED)
-    late = [tick.late_s for tick in ticks if tick.late_s is not None and not tick.missed]
+    late = [late_s for tick in ticks if not tick.missed and (late_s := tick.late_s) is not None]
     pause, nexts = paused.get(cron.name), _nexts(cron)
     return {
         "name": cron.name, "spec": cron.spec, "words": in_words(cron.spec), "timezone": cron.timezone,
@@ -68,7 +88,7 @@ def cron_row(cron: CronInfo, paused: Mapping[str, Any], ticks: Sequence[TickInfo
         "paused_since": pause, "problem": _problem(cron, ticks, is_paused=pause is not None),
         "last_task": last.task_id if last else "", "last_state": last.state if last else None,
         "last_skipped": last.skipped if last else "",
-        "missed": sum(tick.missed + (not tick.task_id and tick.skipped != PAUSED) for tick in ticks),
+        "missed": _passed_over(ticks),
         "succeeded": succeeded, "ended": succeeded + states.count(TaskState.ARCHIVED),
         "late_s": late[0] if late else None, "most_late_s": max(late, default=None),
         "outcomes": [tick.outcome for tick in ticks[:DOTS]],
@@ -102,6 +122,11 @@ def _problem(cron: CronInfo, ticks: Sequence[TickInfo], *, is_paused: bool) -> s
     return ""
 
 
+def _passed_over(ticks: Sequence[TickInfo]) -> int:
+    """How many of the last ticks were missed, or have no task, but for those during a pause."""
+    return sum([tick.missed + (not tick.task_id and tick.skipped != PAUSED) for tick in ticks])
+
+
 def _silent(ticks: Sequence[TickInfo]) -> int:
     """How many of the last ticks one behind the other had no task."""
     for number, tick in enumerate(ticks):
@@ -113,7 +138,7 @@ def _silent(ticks: Sequence[TickInfo]) -> int:
 def _missed(cron: CronInfo) -> int:
     """How many ticks are due and were not taken, of `MOST_MISSED` at most: each takes some microseconds to find."""
     last = cron.previous or cron.since
-    schedule = _schedule(cron.spec, cron.timezone)
+    schedule = schedule_of(cron.spec, cron.timezone)
     if last is None or schedule is None:
         return 0
     tick_s, due_s = last.timestamp(), time.time() - MISSED_AFTER_S
@@ -125,7 +150,7 @@ def _missed(cron: CronInfo) -> int:
 
 def _nexts(cron: CronInfo) -> list[datetime]:
     """The next ticks."""
-    schedule, moment_s, found = _schedule(cron.spec, cron.timezone), time.time(), []
+    schedule, moment_s, found = schedule_of(cron.spec, cron.timezone), time.time(), []
     try:
         for _ in range(NEXT if schedule else 0):
             moment_s = schedule.next_after(moment_s)  # type: ignore[union-attr]
@@ -133,12 +158,3 @@ def _nexts(cron: CronInfo) -> list[datetime]:
     except (ValueError, OverflowError):  # a line that has no more
         pass
     return found
-
-
-@functools.lru_cache(2 * MOST)  # to read a line takes longer than to find its next tick
-def _schedule(spec: str, timezone: str) -> Schedule | None:
-    """None for a stranger's line."""
-    try:
-        return Schedule.parse(spec, timezone)
-    except (ConfigError, ValueError, OverflowError):
-        return None

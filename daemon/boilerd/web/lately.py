@@ -5,14 +5,16 @@ the last minutes alone. Now and then all is read again, as Redis may have been e
 takes several readings, so that none of them keeps anybody waiting; what is not read yet is not shown.
 """
 
-import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+import msgspec
+
 from boilerd.broker.metrics import Period
+from boilerd.broker.sudden_failures import FAILS_FROM, LATELY, fails_much
 from boilerd.errors import BrokerRefusedError
 from boilerd.inspector import Inspector
 from boilerd.tasks.metric_record import ENQUEUED, FAILED, OUTCOME_KEYS
@@ -34,8 +36,8 @@ _FAILED = tuple(OUTCOME_KEYS[outcome] for outcome in FAILED)
 _LEFT = tuple(OUTCOME_KEYS[outcome] for outcome in ("completed", "archived", "dropped", "cancelled"))
 
 
-class Counts(NamedTuple):
-    """What was counted.
+class Counts(msgspec.Struct, frozen=True, gc=False):
+    """What was counted; the garbage collector need not look at some ten thousand of them.
 
     Attributes:
         enqueued: Enqueued tasks.
@@ -50,7 +52,7 @@ class Counts(NamedTuple):
     left: int = 0
 
 
-_NOTHING = Counts()
+NOTHING = Counts()
 
 
 class Minute(NamedTuple):
@@ -86,6 +88,7 @@ class Lately:
         self._inspector = inspector
         self._minutes: dict[datetime, Minute] = {}
         self._this: datetime | None = None
+        self._now: Minute | None = None
         #: How many minutes back all is read anew.
         self._back = 0
         self._fresh_until_s = self._whole_until_s = 0.0
@@ -101,19 +104,33 @@ class Lately:
             self._read_more(now_s)
         return self._read
 
+    def has_failing(self) -> bool:
+        """Whether some type may fail suddenly, as of the last reading: it fails much, with what is not over yet."""
+        lately = self._read[-(LATELY // timedelta(minutes=1)) :]
+        several = [minute.types for minute in (*lately, *filter(None, [self._now]))]
+        # One that fails much in all of them together does so in one of them.
+        names = {
+            name
+            for types in several
+            for name, counts in types.items()
+            if counts.failed and counts.failed >= FAILS_FROM * counts.ended
+        }
+        sums = (added(types.get(name, NOTHING) for types in several) for name in names)
+        return any(fails_much(counts.failed, counts.ended) for counts in sums)
+
     def _read_more(self, now_s: float) -> None:
         (*last, now) = self._periods(SETTLED)
         if self._this is None or now.start - self._this > SETTLED or now_s >= self._whole_until_s:
             self._back, self._whole_until_s = 0, now_s + WHOLE_S
         if self._this is None or now.start - self._this > SETTLED:  # nobody looked meanwhile
             self._minutes.clear()
-        self._this = now.start
+        self._this, self._now = now.start, _minute(now)
         self._minutes |= {period.start: _minute(period) for period in last}
         self._read_older(now.start)
         starts = [now.start - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
         first = min(self._minutes, default=now.start)  # what is older has not been read yet
         self._minutes = {
-            start: self._minutes.get(start) or Minute(start, {}, {}, _NOTHING) for start in starts if start >= first
+            start: self._minutes.get(start) or Minute(start, {}, {}, NOTHING) for start in starts if start >= first
         }
         for start in [start for start in starts[:-TYPE_MINUTES] if start in self._minutes]:
             self._minutes[start] = self._minutes[start]._replace(types={})
@@ -135,7 +152,7 @@ class Lately:
 
 def pace_of(pending: int, minutes: Sequence[Minute], queue: str) -> Pace:
     """How the queue's length changes, by the enqueued tasks and those that were done with in the last minutes."""
-    lately = added(minute.queues.get(queue, Counts()) for minute in minutes[-PACE_MINUTES:])
+    lately = added(minute.queues.get(queue, NOTHING) for minute in minutes[-PACE_MINUTES:])
     if not pending:
         return Pace("empty")
     if lately.left <= lately.enqueued:
@@ -146,16 +163,20 @@ def pace_of(pending: int, minutes: Sequence[Minute], queue: str) -> Pace:
 
 def added(several: Iterable[Counts]) -> Counts:
     """All of them together."""
-    return functools.reduce(_plus, several, _NOTHING)
+    found = list(several)
+    return Counts(
+        sum([one.enqueued for one in found]), sum([one.ended for one in found]), sum([one.failed for one in found]),
+        sum([one.left for one in found]),
+    )  # fmt: skip
 
 
 def by_type(minutes: Sequence[Minute]) -> dict[str, Counts]:
     """What each type did in these minutes together."""
-    found: dict[str, Counts] = {}
+    found: dict[str, list[Counts]] = {}
     for minute in minutes:
         for name, counts in minute.types.items():
-            found[name] = _plus(found.get(name, _NOTHING), counts)
-    return found
+            found.setdefault(name, []).append(counts)
+    return {name: added(several) for name, several in found.items()}
 
 
 def _minute(period: Period) -> Minute:
@@ -163,8 +184,8 @@ def _minute(period: Period) -> Minute:
     types: dict[str, Counts] = {}
     for pair, numbers in period.numbers.items():
         counts = _counts(numbers.record)
-        queues[pair.queue] = _plus(queues.get(pair.queue, _NOTHING), counts)
-        types[pair.type] = _plus(types.get(pair.type, _NOTHING), counts)
+        queues[pair.queue] = _plus(queues.get(pair.queue, NOTHING), counts)
+        types[pair.type] = _plus(types.get(pair.type, NOTHING), counts)
     return Minute(period.start, queues, types, added(queues.values()))
 
 

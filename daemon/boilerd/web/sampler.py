@@ -25,7 +25,8 @@ from boilerd.web.lately import Lately, Minute
 
 #: A picture is shown for so long.
 FRESH_S = 1.0
-#: And what workers tell for so many pictures: they do it every five seconds, and may be hundreds.
+#: And for so many pictures what workers tell, which they do every five seconds and may be hundreds, and how much memory
+#: tasks take.
 WORKERS_PICTURES = 5
 #: Which types fail suddenly is looked for so often: it takes a quarter of an hour to become so.
 LOOK_EVERY_S = 10.0
@@ -91,13 +92,13 @@ class Sampler:
 
     def _take(self) -> Snapshot:
         began_s = time.monotonic()
-        records = self._last.overview.records if self._last and began_s < self._workers_until_s else None
-        overview = read_overview(self._connection, records=records)
-        if records is None:
+        before = self._last.overview if self._last and began_s < self._workers_until_s else None
+        overview = read_overview(self._connection, before=before)
+        if before is None:
             self._workers_until_s = began_s + WORKERS_PICTURES * FRESH_S
+        minutes, beside = self._lately.read(), self._beside.read(overview)
         facts = msgspec.structs.replace(self._read_facts(overview), failing=self._failing())
         verdict = of_anywhere(judge(facts))
-        minutes, beside = self._lately.read(), self._beside.read(overview)
         self._last = self._next(overview, verdict, minutes, beside, time.monotonic() - began_s)
         self._fresh_until_s = time.monotonic() + FRESH_S
         return self._last
@@ -107,7 +108,8 @@ class Sampler:
         if time.monotonic() >= self._look_s:
             self._look_s, self._found = time.monotonic() + LOOK_EVERY_S, ()
             with suppress(BrokerRefusedError):
-                self._found = sudden_failures(Metrics(self._connection))
+                # Of many types it takes long, and as a rule what was read for the charts shows that there are none.
+                self._found = sudden_failures(Metrics(self._connection)) if self._lately.has_failing() else ()
         return self._found
 
     def forget(self) -> None:

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from boilerd.errors import BootError
 from boilerd.process.allocation import use_one_arena
+from boilerd.process.gc_pause import gc_paused
 from boilerd.settings.definitions import Settings
 from boilerd.verdict.facts import AskDaemon, Facts, Silence
 from boilerd.web.listening import check_place, listen
@@ -61,11 +62,12 @@ def prepare(settings: Settings, *, is_reload: bool = False) -> None:
 
 def make_server(settings: Settings, ask_daemon: AskDaemon, **options: Any) -> "uvicorn.Server":
     """The server, with the options of `connections.make_server`; raises ConfigError."""
-    from boilerd.web import connections  # noqa: PLC0415 - it needs the extra
-    from boilerd.web.application import app  # noqa: PLC0415
-
     use_one_arena()
-    served = app(settings, authorize=None, read_facts=functools.partial(_facts, settings, ask_daemon))
+    with gc_paused():  # to search all modules takes the collector as long as a page
+        from boilerd.web import connections  # noqa: PLC0415 - it needs the extra
+        from boilerd.web.application import app  # noqa: PLC0415
+
+        served = app(settings, authorize=None, read_facts=functools.partial(_facts, settings, ask_daemon))
     return connections.make_server(served, **options)
 
 

@@ -1,17 +1,20 @@
--- Count the tasks of queues by state, and read on request what they take and how long the first has waited.
+-- Count the tasks of queues by state, and read on request what they take, how long the first has waited, and what stands
+-- at the ends of their lists.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 of how many tasks of each state the memory is measured ('0': only count), then
---   names of queues.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 how much is told of each ('counts', 'whole' or 'ends'), 4 of how many tasks of
+--   each state the memory is measured, then names of queues.
 -- Returns {now, rows}: a row for each name, up to the one with which MOST_READS were reached; the caller asks for the
---   others again. A row is {misplaced, is paused (1 or 0), pending, active, scheduled, finished, failed}, and on request
---   behind these {max_active, max_length, processed, failed and dropped today, bytes, when the first pending task was enqueued,
---   when the first of those that wait for a concurrency key was}, which are pending as well.
+--   others again. A row is {misplaced, is paused (1 or 0), pending, active, scheduled, finished, failed}, for 'whole'
+--   and 'ends' behind these {max_active, max_length, processed, failed and dropped today, bytes, when the first pending
+--   task was enqueued, when the first of those that wait for a concurrency key was}, which are pending as well; and for
+--   'ends' behind these {how many wait for a key, ID of the first of them, since when it waits, when the first scheduled
+--   task is due, how many came into the archive lately}, '' where there is none.
 --   misplaced: {key, kind that it should be} in turn, for each key of another kind; what it holds counts as nothing.
 -- Reads for each queue: rq:queue:Q, boilerd:aside:Q, rq:wip:Q, rq:scheduled:Q, rq:finished:Q, rq:failed:Q, boilerd:paused; and on request
 --   boilerd:limits, boilerd:stats:Q:DAY, and of a few tasks rq:job:ID. Writes nothing.
 
-local samples = tonumber(ARGV[3])
+local is_whole, has_ends, samples = ARGV[3] ~= 'counts', ARGV[3] == 'ends', tonumber(ARGV[4])
 local seconds = now()
 local today = math.floor(seconds / 86400)
 local reads, misplaced = 0, {}
@@ -30,7 +33,7 @@ end
 
 -- About how many bytes so many tasks take, by the first ones.
 local function bytes_of(command, key, length)
-  if length == 0 then return 0 end
+  if length == 0 or samples == 0 then return 0 end
   local ids, total = call(command, key, 0, samples - 1), 0
   for _, id in ipairs(ids) do
     reads = reads + 1
@@ -44,34 +47,56 @@ local function enqueued_at(first)
   return first and fields_of(RQ .. ':job:' .. first, 'enqueued_at')[1] or ''
 end
 
+-- What was archived stands under the moment at which it expires.
+local function count_lately(key, length)
+  if length == 0 then return 0 end
+  reads = reads + 1
+  local expires = math.floor(seconds) + ARCHIVE_TTL_S
+  return call('ZCOUNT', key, '(' .. expires - LATELY_S, expires + 1)
+end
+
+local function first_of(key, length)
+  if length == 0 then return {} end
+  reads = reads + 1
+  return call('ZRANGE', key, 0, 0, 'WITHSCORES')
+end
+
 local function look(queue)
   misplaced = {}
   local queue_key, aside_key = RQ .. ':queue:' .. queue, OWN .. ':aside:' .. queue
   local is_paused = read('set', 0, 'SISMEMBER', OWN .. ':paused', queue)
   local queued, aside = read('list', 0, 'LLEN', queue_key), read('sorted set', 0, 'ZCARD', aside_key)
-  local row, bytes = {misplaced, is_paused, queued + aside}, 0
+  local row, bytes, lengths = {misplaced, is_paused, queued + aside}, 0, {}
   for _, registry in ipairs({'wip', 'scheduled', 'finished', 'failed'}) do
     local key = RQ .. ':' .. registry .. ':' .. queue
     local length = read('sorted set', 0, 'ZCARD', key)
-    row[#row + 1] = length
-    if samples > 0 and registry ~= 'wip' then bytes = bytes + bytes_of('ZRANGE', key, length) end
+    row[#row + 1], lengths[registry] = length, length
+    if is_whole and registry ~= 'wip' then bytes = bytes + bytes_of('ZRANGE', key, length) end
   end
-  if samples > 0 then
+  if is_whole then
+    local waiting = first_of(aside_key, aside)
     local limits = read('hash', {}, 'HMGET', OWN .. ':limits', queue .. ':max_active', queue .. ':max_length')
     local ended = read('hash', {}, 'HMGET', OWN .. ':stats:' .. queue .. ':' .. today, 'processed', 'failed', 'dropped')
     bytes = bytes + bytes_of('LRANGE', queue_key, queued) + bytes_of('ZRANGE', aside_key, aside)
     for _, value in ipairs({limits[1] or '', limits[2] or '', ended[1] or '', ended[2] or '',
       ended[3] or '', bytes,
       enqueued_at(queued > 0 and call('LRANGE', queue_key, 0, 0)[1]),
-      enqueued_at(aside > 0 and call('ZRANGE', aside_key, 0, 0)[1])}) do
+      enqueued_at(waiting[1])}) do
       row[#row + 1] = value
+    end
+    if has_ends then
+      local due = first_of(RQ .. ':scheduled:' .. queue, lengths.scheduled)
+      for _, value in ipairs({aside, waiting[1] or '', waiting[2] or '', due[2] or '',
+        count_lately(RQ .. ':failed:' .. queue, lengths.failed)}) do
+        row[#row + 1] = value
+      end
     end
   end
   return row
 end
 
 local rows = {}
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   rows[#rows + 1] = look(ARGV[i])
   if reads >= MOST_READS then break end
 end

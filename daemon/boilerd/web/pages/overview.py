@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import fields
 
+from msgspec.structs import asdict
+
 from boilerd.verdict.finding import Finding
 from boilerd.web.audited import told_on
 from boilerd.web.beside import MOST, Beside
@@ -31,12 +33,12 @@ def overview(visit: Visit) -> Data:
         "word": found.verdict.word,
         "findings": [_finding(each) for each in found.verdict.findings],
         "totals": {state: sum(row[state] for row in rows) for state in _STATES},
-        "lately": {**added(minute.total() for minute in hour)._asdict(), "archived": sum(
+        "lately": {**asdict(added(minute.total() for minute in hour)), "archived": sum(
             queue.archived_lately for queue in found.overview.queues)},
         "workers": found.overview.workers,
         "heaviest": heaviest(found.overview.living),
         "queues": rows,
-        "minutes": [{"start": minute.start, **minute.total()._asdict()} for minute in found.minutes],
+        "minutes": [{"start": minute.start, **asdict(minute.total())} for minute in found.minutes],
         "types": _failing(by_type(hour)),
         "at": found.at,
         "is_of_all": visit.who.queues is None,

@@ -11,7 +11,7 @@ from boilerd.broker.type_metrics import figures
 from boilerd.broker.views import QueueDetail
 from boilerd.errors import BoilerdError
 from boilerd.tasks.metric_record import Numbers
-from boilerd.web.lately import PACE_MINUTES, Counts, Minute, added, pace_of
+from boilerd.web.lately import NOTHING, PACE_MINUTES, Minute, added, pace_of
 from boilerd.web.links import Links
 from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action, page
@@ -58,7 +58,7 @@ def queue_rows(overview: Overview, minutes: Sequence[Minute] = ()) -> list[dict[
 
 def _lately(name: str, pending: int, minutes: Sequence[Minute]) -> dict[str, Any]:
     """What the queue did in the last hour, and how its length changes."""
-    counts = [minute.queues.get(name, Counts()) for minute in minutes[-SPARK_MINUTES:]]
+    counts = [minute.queues.get(name, NOTHING) for minute in minutes[-SPARK_MINUTES:]]
     ended, now = sum(each.ended for each in counts), added(counts[-PACE_MINUTES:])
     now_s = 60.0 * len(counts[-PACE_MINUTES:])
     pace = pace_of(pending, minutes, name)
