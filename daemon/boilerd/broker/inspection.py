@@ -315,13 +315,17 @@ class Inspection(ScriptCalls):
             return [size or 0 for size in sound(pipeline.execute(raise_on_error=False))]
 
     def task(self, task_id: str) -> TaskDetail | None:
-        """One task with its attempts, None: there is no such task; up to three round trips."""
+        """One task with its attempts, None: there is no such task; up to two round trips."""
         connection: Any = self.connection
-        with expecting("stream", keys.results(task_id)):
-            stream = connection.xrange(raw(keys.results(task_id)))
-        attempts = [to_attempt(fields) for _, fields in stream]
-        with expecting("hash", keys.job(task_id)):
-            fields = connection.hgetall(raw(keys.job(task_id)))
+        with translated(), connection.pipeline(transaction=False) as pipeline:
+            pipeline.xrange(raw(keys.results(task_id)))
+            pipeline.hgetall(raw(keys.job(task_id)))
+            stream, fields = sound(pipeline.execute(raise_on_error=False))
+        if stream is None or fields is None:
+            raise MisplacedKeyError(
+                *((keys.results(task_id), "stream") if stream is None else (keys.job(task_id), "hash"))
+            )
+        attempts = [to_attempt(entry) for _, entry in stream]
         if not fields:
             return None
         detail = to_task(task_id, fields, None, attempts)
@@ -333,6 +337,8 @@ class Inspection(ScriptCalls):
 
     def key_holders(self, unique_key: str, concurrency_key: str) -> dict[str, list[str]]:
         """``unique`` and ``concurrency`` → the IDs of the tasks that hold these keys; empty: there is none."""
+        if not (unique_key or concurrency_key):
+            return {"unique": [], "concurrency": []}
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             pipeline.get(raw(unique_key))
             pipeline.zrange(raw(keys.running(concurrency_key)), 0, _HOLDERS - 1)
