@@ -10,6 +10,7 @@ from boilerd.broker.job_hash import NewTask
 from boilerd.tasks.options import task_options
 from boilerd.tasks.retry import Verdict
 from boilerd.web.cron_words import in_words
+from boilerd.web.pages import crons
 from browser import Browser, text_of
 from builders import claim, complete_next, enqueue, fail_next, new_task, tell_cron
 
@@ -58,6 +59,23 @@ def test_periodic_tasks_are_listed_those_with_a_problem_first(browser: Browser, 
     assert rows[1]["last_skipped"] == "its queue was full"
     assert "each day at 03:00" in shown
     assert "always" in exported
+
+
+def test_many_periodic_tasks_have_pages_and_a_file_has_all_of_them(
+    browser: Browser, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crons, "SIZE", 2)
+    for name in ("a", "b", "c"):
+        tell_cron(broker, name, daemon=f"web1.{name}")
+    broker.ticks_since({"gone": "UTC 0 3 * * *"})
+
+    first, second = ([row["name"] for row in browser.get(f"/crons.json?page={n}").json()["crons"]] for n in (1, 2))
+    shown = browser.get("/crons").text
+
+    assert (first, second) == (["gone", "a"], ["b", "c"])
+    assert "1 to 2 of 4" in shown
+    assert 'href="/crons?page=2"' in shown
+    assert len(browser.get("/crons.csv").text.splitlines()) == 5
 
 
 def test_a_tick_that_nobody_took_is_told(browser: Browser, broker: Broker, connection: redis.Redis) -> None:

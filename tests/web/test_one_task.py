@@ -13,6 +13,7 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.operation_record import Order
 from boilerd.broker.traces import Pause
+from boilerd.web.pages import task
 from boilerd.web.pages.task import MOST_PAUSES
 from boilerd.web.shown import MOST_NODES, branches
 from boilerd.web.timeline import timeline
@@ -116,6 +117,26 @@ def test_why_a_task_does_not_run_is_found_by_clicking_and_by_pasting_its_id(brow
 
     assert "Why Nobody works on queue low" in shown
     assert pasted == way[-1]
+
+
+def test_workers_are_read_once_for_all_who_ask_why_tasks_of_a_queue_wait(
+    browser: Browser, broker: Broker, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "SERVERS_FRESH_S", 600.0)
+    enqueue(client, "a", "b")
+    client.enqueue("test:echo", task_id="other", queue="low")
+
+    def why(task_id: str) -> list[str]:
+        return [each["kind"] for each in browser.get(f"/tasks/{task_id}.json").json()["why"]["reasons"]]
+
+    before = why("a")
+    broker.register("host.run.1", ["default", "low"], {"queues": "default,low", "birthmark": "1"})
+    meanwhile = why("a"), why("other")
+    browser.post("/tasks/b/archive")
+
+    assert before == ["unserved", "ahead"]
+    assert meanwhile == (before, ["ahead"])
+    assert why("a") == ["ahead"]
 
 
 def test_the_note_of_the_pause_stands_beside_why_a_task_does_not_run(

@@ -1,6 +1,7 @@
 """The pages show what stands in Redis, as HTML, as JSON and as lists, and do what a person asks."""
 
 import json
+from typing import Any
 
 import pytest
 import redis
@@ -8,11 +9,12 @@ import redis
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.connection import text
 from boilerd.web import sampler
 from boilerd.web.page import PAGES, action, load_pages, page
 from boilerd.web.visit import Visit
 from browser import Browser, text_of, web_app, with_people
-from builders import enqueue, in_state, pending
+from builders import claim, enqueue, in_state, pending
 from dashboard_world import PATHS, address, fill
 
 
@@ -151,6 +153,48 @@ def test_a_page_that_has_not_changed_is_not_sent_again(browser: Browser, client:
 
     assert (again.status_code, again.text) == (304, "")
     assert after.status_code == 200
+
+
+def test_a_list_is_sent_again_for_each_change_of_a_task_that_it_shows(
+    browser: Browser, connection: redis.Redis, broker: Broker, client: Client
+) -> None:
+    client.enqueue("test:echo", {"n": 1}, task_id="a")
+    claim(broker, "default")
+    seen = [browser.get("/tasks?state=active").headers["etag"]]
+
+    def is_sent(*names: str, **fields: str) -> bool:
+        for name in names:
+            connection.hdel(keys.job("a"), name)
+        for name, value in fields.items():
+            connection.hset(keys.job("a"), name, value)
+        answer = browser.get("/tasks?state=active", if_none_match=seen[-1])
+        seen.append(answer.headers["etag"])
+        return answer.status_code == 200
+
+    data = text(connection.hget(keys.job("a"), "data") or "")
+    assert not is_sent(last_heartbeat="2026-01-31T14:00:00Z")
+    assert is_sent(data=data.replace("1", "2"))
+    assert is_sent(data=data.replace("1", '"1"'))
+    assert is_sent(data=data.replace("1", '"long"').ljust(20_000))
+    assert is_sent(data=data.replace("1", '"longer"').ljust(20_001))
+    assert is_sent(data=data)
+    assert is_sent(status="queued")
+    assert is_sent(number_of_retries="1")
+    assert is_sent("number_of_retries")
+
+
+def test_a_page_is_sent_again_where_the_settings_hide_more(connection: redis.Redis, client: Client) -> None:
+    client.enqueue("test:echo", {"color": "red"})
+
+    def open_with(tag: str, **settings: Any) -> tuple[int, str, bool]:
+        with Browser(web_app(connection, **settings)) as browser:
+            answer = browser.get("/tasks", if_none_match=tag)
+            return answer.status_code, answer.headers["etag"], "red" in answer.text
+
+    _, tag, _ = open_with("")
+
+    assert open_with(tag)[0] == 304
+    assert open_with(tag, redact=["color"])[::2] == (200, False)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from boilerd.broker.operations import Operations
 from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
 from boilerd.web.links import segment
-from boilerd.web.pages import types
+from boilerd.web.pages import crons, types, workers
 from boilerd.web.pages.types import SORTS
 from boilerd.web.type_facts import TIMEOUT
 from browser import Browser, text_of
@@ -310,13 +310,21 @@ def test_a_type_that_fails_suddenly_is_a_finding_that_leads_to_it_unless_it_is_m
 
 
 def test_a_poll_of_what_has_not_changed_reads_nothing_and_an_action_is_seen_at_once(
-    browser: Browser, connection: redis.Redis, broker: Broker, minute: int
+    browser: Browser, connection: redis.Redis, broker: Broker, minute: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module, name in ((crons, "FRESH_S"), (workers, "FRESH_S"), (workers, "CONTROL_FRESH_S")):
+        monkeypatch.setattr(module, name, 600.0)
     count_in_minute(connection, minute, "default", "test:echo", counted(3))
     fail_as(broker, "a", failure_kind())
 
     tag = ""
-    for page in ("/types?since=1h", "/types/test:echo?since=1h", "/failures?type=test:echo"):
+    for page in (
+        "/crons?page=1",
+        "/workers?sort=memory",
+        "/types?since=1h",
+        "/types/test:echo?since=1h",
+        "/failures?type=test:echo",
+    ):
         tag = browser.get(page).headers["etag"]
         before = connection.info("stats")["total_commands_processed"]
         again = browser.get(page, if_none_match=tag)

@@ -5,9 +5,8 @@ its queue, and of lists and sets some members are read. What is read are several
 meanwhile is read again. Members of the daemon's `group` may send all of it (`embedded`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import redis
@@ -18,13 +17,11 @@ from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import LEASE_OFFSET_S
 from boilerd.broker.inspection import sound
 from boilerd.broker.job_hash import read_call
-from boilerd.broker.neighbours import DEAD_S, declared_by, one_of_each
 from boilerd.broker.refusals import expecting, translated
+from boilerd.broker.server_reader import FIELDS, ServerReader, questions, to_server
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.views import CompletedTask, TaskDetail, to_attempt, to_completed, to_count, to_task
-from boilerd.broker.worker_records import WorkerRecords
 from boilerd.errors import ForbiddenJobError, MisplacedKeyError
-from boilerd.tasks.queues import DEFAULT_POOL
 from boilerd.tasks.task import TaskState
 
 #: How many tasks that hold what this one waits for are named.
@@ -37,7 +34,6 @@ COMPLETIONS, RECENT_S = 200, 300.0
 MOST_QUEUES, QUEUES_AT_ONCE = 100, 5
 #: A task may have moved between two of the commands; then it is read again, so many times at most.
 _MOST_READS = 3
-_WORKER_FIELDS = ("queues", "state", "last_heartbeat", "supervisor", "birthmark", "pool", "hostname")
 #: Of tasks in these states it does not matter which workers there are.
 _ENDED = frozenset({TaskState.COMPLETED, TaskState.ARCHIVED})
 
@@ -48,10 +44,16 @@ _Answers = Mapping[str, Any]
 
 
 class CircumstanceReader:
-    """Reads the circumstances of tasks; raises BrokerError if Redis does not answer, or refuses."""
+    """Reads the circumstances of tasks; raises BrokerError if Redis does not answer, or refuses.
 
-    def __init__(self, connection: redis.Redis) -> None:
+    Args:
+        connection: The client of Redis.
+        read_servers: Has the workers of a queue, as `ServerReader.of_queue` reads them; without it they are read.
+    """
+
+    def __init__(self, connection: redis.Redis, read_servers: Callable[[str], Sequence[Server]] | None = None) -> None:
         self._connection: Any = connection  # redis-py does not type all answers
+        self._read_servers = read_servers
 
     def read(self, task_id: str) -> Circumstances | None:
         """Those of the task; None: there is no such task."""
@@ -82,38 +84,22 @@ class CircumstanceReader:
         if not fields:
             return None
         task = to_task(task_id, fields, None, ())
-        found = self._ask(_first_questions(task))
+        found = self._ask(_first_questions(task) | self._questions_of_servers(task))
         attempts = [to_attempt(entry) for _, entry in found.get("attempts") or ()]
         task = to_task(task_id, fields, found.get("score"), attempts)
-        more = self._ask(_second_questions(task, found)) | self._workers(task, found)
-        return _circumstances(task, fields, found, more | self._declared(task, more))
+        more = self._ask(_second_questions(task, found))
+        return _circumstances(task, fields, found, more, self._servers(task, found))
 
-    def _workers(self, task: TaskDetail, found: _Answers) -> dict[tuple[str, str], Any]:
-        """The workers of its queue; and all others where none of ours lives among these, for it matters then who does.
+    def _questions_of_servers(self, task: TaskDetail) -> dict[str, _Command]:
+        return {} if self._read_servers or task.state in _ENDED else {**questions(task.queue)}
 
-        There may be hundreds of others.
-        """
+    def _servers(self, task: TaskDetail, found: _Answers) -> Sequence[Server]:
         if task.state in _ENDED:
-            return {}
-        reader, now_s = WorkerRecords(self._connection), found["now"][0]
-        records = reader.read(found["serving"] or (), _WORKER_FIELDS)
-        living = (_server(name, record, now_s) for name, record in records.items())
-        if not any(server and server.is_ours for server in living):
-            others = [name for name in found["workers"] or () if text(name) not in records]
-            records |= reader.read(others, _WORKER_FIELDS)
-        return {("worker", name): record for name, record in records.items()}
-
-    def _declared(self, task: TaskDetail, more: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
-        """What the applications declare whose workers could claim a waiting task."""
-        if not (task.state in WAITING or task.rq_status == DEFERRED):
-            return {}
-        serving = {
-            name: record[3] for (kind, name), record in more.items()
-            if kind == "worker" and record and task.queue in text(record[0] or b"").split(",")
-        }  # fmt: skip
-        asked = one_of_each(serving)
-        told = self._ask({name: ("HGET", name, "application") for name in asked.values()})
-        return {("declared", name): told[one] for name, one in asked.items()}
+            return ()
+        if self._read_servers:
+            return self._read_servers(task.queue)
+        named = found["serving"] or (), found["workers"] or ()
+        return ServerReader(self._connection).among(task.queue, *named, found["now"][0])
 
     def _ask(self, commands: Mapping[_Name, _Command]) -> dict[_Name, Any]:
         """The answer to each of the reading commands; None from a key of another kind. One round trip."""
@@ -131,8 +117,6 @@ class CircumstanceReader:
 def _first_questions(task: TaskDetail) -> dict[str, _Command]:
     """By the task alone."""
     asked: dict[str, _Command] = {"now": ("TIME",)}
-    if task.state not in _ENDED:
-        asked |= {"serving": ("SMEMBERS", f"{keys.WORKERS}:{task.queue}"), "workers": ("SMEMBERS", keys.WORKERS)}
     asked |= _place_of(task) | _lock_of(task)
     if task.state is TaskState.ACTIVE:
         asked |= _claims(task)
@@ -145,7 +129,7 @@ def _second_questions(task: TaskDetail, found: _Answers) -> dict[tuple[str, str]
     """By what the first answers name: workers, holders, the jobs that it depends on, its claim; and by the day."""
     asked: dict[tuple[str, str], _Command] = {
         ("lease", ""): ("ZSCORE", keys.wip(task.queue), _claim_in(task, found)),
-        ("own", ""): ("HMGET", keys.worker(task.worker), *_WORKER_FIELDS),
+        ("own", ""): ("HMGET", keys.worker(task.worker), *FIELDS),
         ("today", ""): ("HGET", keys.stats(task.queue, found["now"][0] // 86400), "processed"),
     }
     for job in (*_running(found), *_under_key(found)):
@@ -208,12 +192,15 @@ def _claims(task: TaskDetail) -> dict[str, _Command]:
 
 
 def _circumstances(
-    task: TaskDetail, fields: Mapping[bytes, bytes], found: _Answers, more: Mapping[tuple[str, str], Any]
+    task: TaskDetail,
+    fields: Mapping[bytes, bytes],
+    found: _Answers,
+    more: Mapping[tuple[str, str], Any],
+    servers: Sequence[Server],
 ) -> Circumstances:
     seconds, microseconds = found["now"]
     now_s = seconds + microseconds / 1e6
     holders = {job: Holder(job, text(worker or b"")) for (kind, job), worker in more.items() if kind == "holder"}
-    workers = sorted((name, record) for (kind, name), record in more.items() if kind == "worker")
     completions, since_s = _rate(found.get("completed") or (), to_count(more["today", ""]), now_s)
     lock, lock_ends_s = _lock(found, now_s)
     return Circumstances(
@@ -225,11 +212,7 @@ def _circumstances(
         is_suspended=bool(found.get("suspended")),
         is_paused=bool(found.get("paused")),
         misplaced=_misplaced(task, found),
-        servers=[
-            server
-            for name, record in workers
-            if (server := _server(name, record, now_s, text(more.get(("declared", name)) or b"")))
-        ],
+        servers=servers,
         active=found.get("active") or 0,
         max_active=to_count(found.get("limit")),
         holders=[holders[job] for job in _running(found)],
@@ -312,25 +295,5 @@ def _lock(found: _Answers, now_s: float) -> tuple[str, float | None]:
 
 def _claimed(lease: float | None, record: Sequence[bytes | None] | None, now_s: float) -> Claimed:
     ends_s = None if lease is None else lease - LEASE_OFFSET_S if lease >= LEASE_OFFSET_S else lease
-    worker = _server("", record, now_s)
+    worker = to_server("", record, now_s)
     return Claimed(ends_s, worker is not None, text((record and record[-1]) or b""))
-
-
-def _server(name: str, record: Sequence[bytes | None] | None, now_s: float, application: str = "") -> Server | None:
-    """The worker of a record; None for one that is dead, or a record that is none."""
-    if not record or record[0] is None:
-        return None
-    queues, state, heartbeat, _, birthmark, pool, _ = (text(value or b"") for value in record)
-    if birthmark and now_s - _seen_at(heartbeat) > DEAD_S:
-        return None  # one of plain RQ gives a sign of life every few minutes only
-    return Server(
-        name.removeprefix(keys.worker("")), frozenset(queues.split(",")), state == "busy", state == "starting",
-        bool(birthmark), declared_by(application), pool or DEFAULT_POOL,
-    )  # fmt: skip
-
-
-def _seen_at(heartbeat: str) -> float:
-    with suppress(ValueError, OverflowError):
-        seen = datetime.fromisoformat(heartbeat)
-        return (seen if seen.tzinfo else seen.replace(tzinfo=UTC)).timestamp()
-    return 0.0

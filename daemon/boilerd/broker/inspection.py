@@ -21,6 +21,7 @@ from boilerd.broker.neighbours import Neighbour, is_living, neighbours
 from boilerd.broker.refusals import expecting, is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
+from boilerd.broker.task_rows import MOST_LISTED, TaskRows
 from boilerd.broker.views import (
     QUEUE_FIELDS,
     WORKER_FIELDS,
@@ -51,8 +52,8 @@ Member = tuple[str, float | None]
 
 #: Of how many tasks of each state the size is measured, to estimate the memory of all; and of all queues together.
 _SAMPLE, _SAMPLES = 20, 1000
-#: A task with more bytes of data is not read for a list; and so many are read at a time where they all are.
-MOST_LISTED, _PORTION = 16 * 1024, 1024 * 1024
+#: So many bytes of tasks are read at a time where they are read as a whole.
+_PORTION = 1024 * 1024
 #: Fields of a job that `to_task` reads, but for those that hold what somebody put into it, of any size.
 _SMALL_FIELDS = (
     "status", "origin", "task_type", "description", "timeout", "result_ttl", "deadline", "created_at", "enqueued_at",
@@ -270,7 +271,11 @@ class Inspection(ScriptCalls):
             return int(self.connection.zcard(raw(key)))
 
     def details(self, members: Sequence[Member], *, is_whole: bool = True) -> list[TaskDetail]:
-        """Each task without its attempts.
+        """Each task without its attempts; as `rows`."""
+        return [*self.rows(members, is_whole=is_whole)]
+
+    def rows(self, members: Sequence[Member], *, is_whole: bool = True) -> TaskRows:
+        """The same, each of which is made when somebody looks at it.
 
         Args:
             members: The tasks.
@@ -282,8 +287,7 @@ class Inspection(ScriptCalls):
         foreign = [place for place, record in enumerate(records) if sizes[place] > MOST_LISTED and _is_foreign(record)]
         for place, record in zip(foreign, self._records([members[each] for each in foreign]), strict=True):
             sizes[place], records[place] = 0, record
-        tasks = [to_task(task_id, record, score, ()) for (task_id, score), record in zip(members, records, strict=True)]
-        return [task.unread(size) if size > MOST_LISTED else task for task, size in zip(tasks, sizes, strict=True)]
+        return TaskRows([*zip(members, records, sizes, strict=True)])
 
     def _records(self, members: Sequence[Member], sizes: Sequence[int] = ()) -> list[Mapping[bytes, bytes]]:
         """The job hash of each, or its small fields where it is large; nothing where there is none."""
@@ -317,13 +321,17 @@ class Inspection(ScriptCalls):
             return [size or 0 for size in sound(pipeline.execute(raise_on_error=False))]
 
     def task(self, task_id: str) -> TaskDetail | None:
-        """One task with its attempts, None: there is no such task; up to three round trips."""
+        """One task with its attempts, None: there is no such task; up to two round trips."""
         connection: Any = self.connection
-        with expecting("stream", keys.results(task_id)):
-            stream = connection.xrange(raw(keys.results(task_id)))
-        attempts = [to_attempt(fields) for _, fields in stream]
-        with expecting("hash", keys.job(task_id)):
-            fields = connection.hgetall(raw(keys.job(task_id)))
+        with translated(), connection.pipeline(transaction=False) as pipeline:
+            pipeline.xrange(raw(keys.results(task_id)))
+            pipeline.hgetall(raw(keys.job(task_id)))
+            stream, fields = sound(pipeline.execute(raise_on_error=False))
+        if stream is None or fields is None:
+            raise MisplacedKeyError(
+                *((keys.results(task_id), "stream") if stream is None else (keys.job(task_id), "hash"))
+            )
+        attempts = [to_attempt(entry) for _, entry in stream]
         if not fields:
             return None
         detail = to_task(task_id, fields, None, attempts)
@@ -335,6 +343,8 @@ class Inspection(ScriptCalls):
 
     def key_holders(self, unique_key: str, concurrency_key: str) -> dict[str, list[str]]:
         """``unique`` and ``concurrency`` → the IDs of the tasks that hold these keys; empty: there is none."""
+        if not (unique_key or concurrency_key):
+            return {"unique": [], "concurrency": []}
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             pipeline.get(raw(unique_key))
             pipeline.zrange(raw(keys.running(concurrency_key)), 0, _HOLDERS - 1)

@@ -129,7 +129,10 @@ def _held(found: Circumstances) -> Iterator[Reason]:
 def _in_vain(found: Circumstances) -> Iterator[Reason]:
     """Why it would end without a run once it is claimed."""
     task, declared = found.task, [server.declared for server in found.serving]
-    known = sorted({pattern for each in declared if each for pattern in each.types})
+    # The hundreds of workers of an application have one object for what it declares.
+    known = sorted(
+        {pattern for each in {id(each): each for each in declared if each}.values() for pattern in each.types}
+    )
     is_told = bool(declared) and all(declared)
     if is_told and found.refusal:
         fact = f"Whoever claims it archives it: {found.refusal}."

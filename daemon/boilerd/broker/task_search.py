@@ -17,12 +17,13 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.inspection import MOST_LISTED, Inspection, Member
+from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.job_hash import request_id_of
 from boilerd.broker.picker import Picker, chunk_of
 from boilerd.broker.refusals import expecting
 from boilerd.broker.states import ONE_REGISTRY, REGISTRIES
 from boilerd.broker.task_filter import Condition, headers_have
+from boilerd.broker.task_rows import MOST_LISTED, TaskRows
 from boilerd.broker.views import TaskDetail
 from boilerd.errors import InvalidTaskError, shown
 from boilerd.tasks.headers import check_headers
@@ -47,7 +48,7 @@ class Reads(enum.Enum):
     PORTIONS = enum.auto()
     #: All of each, a few at a time; what is large is not kept.
     LOOKED_THROUGH = enum.auto()
-    #: Nothing that is large.
+    #: Nothing that is large, of a list of all that there is.
     SMALL = enum.auto()
 
 
@@ -167,7 +168,7 @@ class TaskSearch:
         """Search these queues, from the place `after` on."""
         limits = Limits(size, looks, time.monotonic() + within_s)
         self._ends_s = limits.ends_s
-        found: list[TaskDetail] = []
+        found: Any = TaskRows() if self._sought.reads is Reads.SMALL else []
         looked = 0
         for first in _places(queues, self._sought.state, after):
             place = self._resolved(first)
@@ -176,14 +177,14 @@ class TaskSearch:
                     return TasksFound(found, looked, str(place))
                 count = min(self._chunk, limits.looks - looked)
                 seen, some = self._look(place, count, limits.size - len(found))
-                found += some
-                looked += seen.start - place.start
                 if seen.start == place.start:
                     break
+                found += some
+                looked += seen.start - place.start
                 place = seen
         return TasksFound(found, looked)
 
-    def _look(self, place: Place, count: int, most: int) -> tuple[Place, list[TaskDetail]]:
+    def _look(self, place: Place, count: int, most: int) -> tuple[Place, Sequence[TaskDetail]]:
         """Look at the next tasks; the place behind them, and those that are sought."""
         if not self._sought.conditions and self._sought.state is not TaskState.RETRY:
             count = min(count, most)  # as a rule all of them are shown; retries are few among scheduled ones
@@ -191,6 +192,8 @@ class TaskSearch:
         if not members:
             return place, []
         looked, numbers = self._picker.picked(self._conditions, members)
+        if self._sought.reads is Reads.SMALL:
+            return self._listed(place, members, looked, numbers[:most], most)
         found: list[TaskDetail] = []
         for number, (task, size) in zip(numbers, self._read([members[number] for number in numbers]), strict=False):
             if self._is_sought(task):
@@ -200,11 +203,19 @@ class TaskSearch:
                 break
         return self._behind(place, looked, members[looked - 1]), found
 
+    def _listed(
+        self, place: Place, members: Sequence[Member], looked: int, numbers: Sequence[int], most: int
+    ) -> tuple[Place, TaskRows]:
+        """The place behind them, and these of the tasks as they stand there: a list keeps them all."""
+        if len(numbers) == most:
+            looked = numbers[-1] + 1
+        rows = self._inspection.rows([members[number] for number in numbers], is_whole=False)
+        return self._behind(place, looked, members[looked - 1]), rows
+
     def _read(self, members: Sequence[Member]) -> Iterator[tuple[TaskDetail, int]]:
         """Each task, with the size of what it holds where that counts."""
-        if self._sought.reads in {Reads.WHOLE, Reads.SMALL}:
-            is_whole = self._sought.reads is Reads.WHOLE
-            yield from ((task, 0) for task in self._inspection.details(members, is_whole=is_whole))
+        if self._sought.reads is Reads.WHOLE:
+            yield from ((task, 0) for task in self._inspection.details(members))
             return
         for portion in self._inspection.portions(members):
             self._bytes += sum(size for _, size in portion)

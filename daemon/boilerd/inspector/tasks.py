@@ -1,5 +1,6 @@
 """Look at tasks: pages of them, a search, one task and why it does not run."""
 
+import functools
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from boilerd.inspector.part import Part
 from boilerd.tasks.task import TaskState, no_such_task
 
 if TYPE_CHECKING:
+    from boilerd.broker.circumstances import Server
     from boilerd.broker.explanation import Explanation
     from boilerd.broker.task_filter import TaskFilter
     from boilerd.broker.task_search import Reads, Sought, TasksFound
@@ -253,7 +255,12 @@ class TasksPart(Part):
         found = self._inspection.details([(task_id, None) for task_id in task_ids])
         return [task for task in found if task.queue]
 
-    def explain(self, task_id: str) -> "Explanation":
+    def explain(
+        self,
+        task_id: str,
+        *,
+        sharing: "Callable[[str, Callable[[], Sequence[Server]]], Sequence[Server]] | None" = None,
+    ) -> "Explanation":
         """Why a task does not run yet, or what became of it: each reason with what would help, the first binds first.
 
         Four round trips, and more where hundreds of workers work on its queue. A task that completed lately and was not
@@ -266,8 +273,12 @@ class TasksPart(Part):
         # Each `boilerd enqueue` would take 3 ms more.
         from boilerd.broker import reasons  # noqa: PLC0415
         from boilerd.broker.circumstance_reader import CircumstanceReader  # noqa: PLC0415
+        from boilerd.broker.server_reader import ServerReader  # noqa: PLC0415
 
-        reader = CircumstanceReader(self._broker.connection)
+        connection, read = self._broker.connection, ServerReader(self._broker.connection).of_queue
+        reader = CircumstanceReader(
+            connection, sharing and (lambda queue: sharing(queue, functools.partial(read, queue)))
+        )
         if found := reader.read(task_id):
             return reasons.explain(found)
         if gone := reader.completed(task_id):

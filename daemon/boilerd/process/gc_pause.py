@@ -18,3 +18,13 @@ def gc_paused() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def rest_collector(objects: int) -> None:
+    """Never again look at what is there, and at the rest when there are so many objects more.
+
+    Whoever waits for an answer else waits 30 ms now and then, while the collector looks through all modules.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(objects)

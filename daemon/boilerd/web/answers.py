@@ -16,6 +16,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
+from boilerd.broker.task_rows import TaskRows
 from boilerd.errors import BoilerdError
 from boilerd.web.frozen import is_keepable
 from boilerd.web.links import Links, outside
@@ -40,7 +41,7 @@ MOST_TOLD = 400
 #: What a spreadsheet takes for a formula: where a cell begins; with some settings it does after these separators, too.
 _FORMULA = re.compile(r"(^\s*|[;\t]\s*)([=+@\-\uff1d\uff0b\uff0d\uff20])")
 #: Encodes what a page has read for its tag; nobody gets to see it.
-_encoder = msgspec.json.Encoder(enc_hook=str)
+_encoder = msgspec.json.Encoder(enc_hook=lambda value: value.mark if isinstance(value, TaskRows) else str(value))
 
 
 @dataclass(slots=True)
@@ -240,7 +241,7 @@ def _tag(asked: Asked, content: str) -> str:
     site, who = asked.site, asked.who
     sealed = site.seals.seal(
         "page", content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
-        site.guard.token(who), repr((sorted(who.permissions), who.queues)) if who else "",
+        site.redaction.settings, site.guard.token(who), repr((sorted(who.permissions), who.queues)) if who else "",
     )  # fmt: skip
     return f'"{sealed}"'
 

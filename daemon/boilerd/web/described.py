@@ -69,6 +69,7 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
         "change": "new, returned, rising or steady", "type": "one type alone", "release": "those that began in it",
         "muted": "show: muted ones too",
     },
+    "/crons": _ORDER,
     "/workers": {**_ORDER, "host": "one host", "pool": "one pool", "state": "one state; dead: without a sign of life"},
     "/workers/dead": _ORDER,
     "/limits": {

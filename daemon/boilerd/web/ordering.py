@@ -21,6 +21,7 @@ def in_order(
     *,
     path: str,
     way: str = "",
+    size: int = SIZE,
 ) -> tuple[list[Row], dict[str, Any]]:
     """The rows of the page that is asked for, and what `charts.html` needs for headings and pager.
 
@@ -31,6 +32,7 @@ def in_order(
         default: The column where the query names none; numbers begin with the greatest.
         path: Of the page.
         way: ``up`` or ``down``, where the query says none; empty: as the column has it.
+        size: Rows of a page, where the query does not say.
     """
     by = visit.word("sort", default, of=[*columns])
     value = columns[by]
@@ -39,7 +41,7 @@ def in_order(
     turned = visit.word("way", natural, of=["up", "down"])
     ordered = sorted(known, key=value, reverse=turned == "down") + [row for row in rows if value(row) is None]
     most = MOST_EXPORTED if visit.is_export else MOST_SIZE
-    page, size = visit.number("page", 1, most=MOST_PAGES), visit.number("size", SIZE, most=most)
+    page, size = visit.number("page", 1, most=MOST_PAGES), visit.number("size", size, most=most)
     shown = ordered[(page - 1) * size : page * size]
     first = (page - 1) * size
     return shown, {

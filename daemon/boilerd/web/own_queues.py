@@ -227,10 +227,10 @@ class OwnQueues:
         others -= self._ids_of(others) if others else set()
         return [replace(task, copied_from="") if task.copied_from in others else task for task in tasks]
 
-    def explain(self, task_id: str) -> Explanation:
+    def explain(self, task_id: str, **more: Any) -> Explanation:
         """Why it does not run, as far as its own queue is the reason."""
         self.task(task_id)
-        found = self._all.explain(task_id)
+        found = self._all.explain(task_id, **more)
         return replace(found, reasons=tuple(each for each in found.reasons if each.kind not in _OF_OTHERS))
 
     def key_holders(self, unique_key: str, concurrency_key: str) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from boilerd.broker.task_rows import TaskRows
 from boilerd.web.quoting import HIDDEN, Quotes
 
 #: Fields that hold an application's data.
@@ -47,6 +48,11 @@ class Redaction:
         self._paths = [tuple(path.split(".")) for path in paths]
         self._hook = hook
 
+    @property
+    def settings(self) -> str:
+        """What tells it from one that hides more or less; of the hook, only its name."""
+        return repr((sorted(self._paths), getattr(self._hook, "__qualname__", self._hook is not None)))
+
     def clean(self, data: Any, *, shows_payloads: bool) -> Any:
         """What a page gets to see of its data: plain values, with moments.
 
@@ -54,7 +60,7 @@ class Redaction:
             data: Dataclasses, msgspec's structs, or plain values.
             shows_payloads: False to tell of payloads their shape and size alone, and of errors nothing that is quoted.
         """
-        plain = msgspec.to_builtins(data, builtin_types=(datetime, date), enc_hook=str)
+        plain = msgspec.to_builtins(data, builtin_types=(datetime, date), enc_hook=_plain)
         quotes = Quotes(hides_all=not shows_payloads)
         found = self._without_payloads(plain, quotes, shows_payloads=shows_payloads)
         quoting = ERRORS | {"result"} if shows_payloads else ERRORS
@@ -106,6 +112,11 @@ class Redaction:
 
     def _is_secret(self, path: tuple[str, ...]) -> bool:
         return _is_secret_name(path[-1]) or any(_fits(path, wanted) for wanted in self._paths)
+
+
+def _plain(value: Any) -> Any:
+    """What msgspec has no plain value for."""
+    return [*value] if isinstance(value, TaskRows) else str(value)
 
 
 def _is_secret_name(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Periodic tasks of all hosts, one with its history, and the actions on one."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -8,25 +9,29 @@ from boilerd.broker.ticks import TickInfo
 from boilerd.errors import shown
 from boilerd.web.cron_rows import DOTS, cron_row, cron_rows, paused_crons
 from boilerd.web.links import Links
+from boilerd.web.ordering import Row, in_order
 from boilerd.web.page import Data, Done, action, page
 from boilerd.web.pages.queues import how_long, pause_of
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import NotThereError, Visit
 
-#: Ticks in the history.
-TICKS = 100
+#: Entries of a page, of which each has 30 nodes; and ticks in the history.
+SIZE, TICKS = 40, 100
+#: The one order that there is; those that are alike in it come by name.
+_SORTS: dict[str, Callable[[Row], Any]] = {"problem": lambda row: (not row["problem"], not row["missed"])}
 #: How long entries are shown before they are read again, and for how many times as long as that takes: hundreds of
 #: workers and daemons have a word in it, so that everybody shares them.
 FRESH_S, FRESH_TIMES = 2.0, 300
 
 
-@page("/crons", needs=Permission.VIEW, title="Periodic tasks", menu=60, rows="crons")
+@page("/crons", needs=Permission.VIEW, title="Periodic tasks", menu=60, rows="crons", of_shared=True)
 def crons(visit: Visit) -> Data:
     """All entries, those with a problem first."""
     rows, left_out = visit.sharing(
         "cron rows", FRESH_S, lambda: cron_rows(visit.inspector, visit.inspector.crons()), FRESH_TIMES
     )
-    return {"crons": rows, "left_out": left_out}
+    shown_rows, order = in_order(visit, rows, _SORTS, "problem", path="/crons", size=SIZE)
+    return {"crons": shown_rows, "order": order, "left_out": left_out}
 
 
 @page("/crons/{cron}", needs=Permission.VIEW, title="Periodic task", template="cron.html", rows="ticks")

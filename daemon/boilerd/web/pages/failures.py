@@ -19,7 +19,8 @@ from boilerd.web.permissions import Permission
 from boilerd.web.releases import releases
 from boilerd.web.visit import Visit
 
-SIZE, MOST_SIZE = 50, 1000
+#: A row has 30 nodes, which a browser compares at each poll.
+SIZE, MOST_SIZE = 40, 1000
 #: A longer list does not renew itself: each poll would take a quarter of a second.
 MOST_LIVE = 200
 #: The word that has muted groups shown.

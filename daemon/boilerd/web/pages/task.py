@@ -1,10 +1,11 @@
 """One task: why it does not run, or what became of it, and what can be done with it."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from boilerd.broker.circumstances import Server
 from boilerd.broker.explanation import ReasonKind
 from boilerd.broker.states import ALLOWED
 from boilerd.broker.traces import Pause, Traces
@@ -28,6 +29,8 @@ _WORDS = {
     Permission.CANCEL: ("Cancel this task? One that waits is deleted, one that runs is interrupted.", "is cancelled"),
     Permission.DELETE: ("Delete this task for ever?", "is deleted"),
 }
+#: The workers of a queue are read at most so often to say why its tasks wait; they tell of themselves every 5 s.
+SERVERS_FRESH_S = 2.0
 #: Pauses of its queue that the timeline has, the last ones: each is two spans of it.
 MOST_PAUSES = 10
 #: The states in which a task waits.
@@ -67,7 +70,11 @@ def task(visit: Visit) -> Data | Missing:
 
 def _why(visit: Visit, found: TaskDetail) -> dict[str, Any]:
     """Why it does not run, and what was said of it where its queue is paused."""
-    reasons = visit.inspector.explain(found.id).reasons
+
+    def share(queue: str, read: Callable[[], Sequence[Server]]) -> Sequence[Server]:
+        return visit.sharing(("servers", queue), SERVERS_FRESH_S, read)
+
+    reasons = visit.inspector.explain(found.id, sharing=share).reasons
     is_paused = any(reason.kind is ReasonKind.PAUSED for reason in reasons)
     return {"reasons": reasons, "pause": pause_of(visit, "queue", found.queue) if is_paused else None}
 

@@ -49,7 +49,7 @@ DEATH_SORTS: dict[str, Callable[[Row], Any]] = {
 }
 
 
-@page("/workers", needs=Permission.VIEW, title="Workers", menu=40, rows="workers")
+@page("/workers", needs=Permission.VIEW, title="Workers", menu=40, rows="workers", of_shared=True)
 def workers(visit: Visit) -> Data:
     """All workers that the query leaves, by host and pool unless it says otherwise."""
     every = _rows(visit)
