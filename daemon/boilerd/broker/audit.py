@@ -34,8 +34,8 @@ What = Literal[
 ]  # fmt: skip
 KINDS: tuple[What, ...] = get_args(What)
 Outcome = Literal["done", "refused", "failed", "interrupted", "begun"]
-#: Entries in one answer of Redis: about 200 kB, and it takes Redis a millisecond.
-_CHUNK = 1000
+#: Entries in one answer of Redis: about 80 kB, and it takes Redis 0.2 ms.
+_CHUNK = 400
 
 
 @dataclass(frozen=True, slots=True)

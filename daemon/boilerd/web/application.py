@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boilerd.broker.connection import connect_to, count_commands
+from boilerd.broker.in_parts import in_parts
 from boilerd.broker.overview import Overview
 from boilerd.broker.web_sessions import WebSecret, WebSessions
 from boilerd.errors import ConfigError
@@ -66,7 +67,7 @@ def app(
         ConfigError: A setting is not allowed.
     """
     settings = settings or find_settings()
-    site = make_site(settings, authorize, connection or connect_to(settings), redact, read_facts)
+    site = make_site(settings, authorize, connection or in_parts(connect_to(settings)), redact, read_facts)
     handlers = {404: functools.partial(_answer_unknown, site), 405: functools.partial(_answer_unknown, site)}
     probes = make_probes(site, read_networks(settings.metrics_allow), settings.release or "")
     served = Starlette(routes=[*probes, *make_routes(site)], exception_handlers=handlers)
