@@ -266,8 +266,8 @@ def test_a_bad_value_is_told_with_its_key_and_what_would_do(name: str, text: str
         ("max_memory = 1.5", f"max_memory: 1.5 is not {SIZE}"),
         ("max_memory = -1", f"max_memory: -1 is not {SIZE}"),
         ("log_level = 3", "log_level: 3 is not one of debug, info, warning, error"),
-        ("[retry]\nbase = '1x'", f"retry: '1x' is not {DURATION} - at `$.base`"),
-        ("[[cron]]\nspec = '@daily'\ntype = 'a'\ntimeout = -1", f"cron: -1 is not {DURATION} - at `$[0].timeout`"),
+        ("[retry]\nbase = '1x'", f"retry: base: '1x' is not {DURATION}"),
+        ("[[cron]]\nspec = '@daily'\ntype = 'a'\ntimeout = -1", f"cron: [0].timeout: -1 is not {DURATION}"),
     ],
 )
 def test_a_bad_value_in_the_file_is_told_with_the_file(write_file: WriteFile, text: str, told: str) -> None:
