@@ -186,6 +186,9 @@ def findings(page: Page, *, of: Sequence[str] = ()) -> list[str]:
 
 
 def overflow(page: Page) -> int:
-    """By how many pixels the page is wider than the window."""
-    wider: int = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
-    return max(wider, 0)
+    """By how many pixels the page is wider than the window, or a table than the place that it is moved about in."""
+    wider: list[int] = page.evaluate(
+        "[document.scrollingElement.scrollWidth - innerWidth,"
+        " ...[...document.querySelectorAll('section')].map(each => each.scrollWidth - each.clientWidth)]"
+    )
+    return max(wider)

@@ -15,7 +15,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.constants import FAILURE_DAYS, FAILURE_HOURS, FAILURE_RELEASES, FAILURE_SAMPLES, MOST_FAILURES
 from boilerd.broker.failure_groups import FailureState
 from boilerd.broker.states import Action
-from boilerd.errors import FailureNotFoundError, InvalidTaskError, WorkerDiedError
+from boilerd.errors import FailureNotFoundError, InvalidTaskError, MisplacedKeyError, WorkerDiedError
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.retry import RetryPolicy, Verdict
 from boilerd.worker.settlement import Rules
@@ -164,6 +164,22 @@ def test_foreign_values_where_a_group_should_be_do_not_keep_a_failure_from_being
 
     assert [group.fingerprint for group in inspector.failures()] == ["a" * 12]
     assert inspector.task("b").state is TaskState.ARCHIVED
+
+
+def test_another_programs_key_in_the_place_of_a_group_is_named(
+    inspector: Inspector, broker: Broker, connection: redis.Redis
+) -> None:
+    fail_as(broker, "a", failure_kind())
+    connection.delete(keys.failure("a" * 12))
+    connection.set(keys.failure("a" * 12), "x")
+
+    with pytest.raises(MisplacedKeyError) as looked:
+        inspector.failure("a" * 12)
+    with pytest.raises(MisplacedKeyError) as marked:
+        inspector.mark_failure("a" * 12, "mute")
+
+    told = "key boilerd:failure:aaaaaaaaaaaa is no hash, rename it or delete it"
+    assert [str(each.value) for each in (looked, marked)] == [told] * 2
 
 
 def test_a_lost_attempt_and_a_doubtful_one(inspector: Inspector, broker: Broker) -> None:

@@ -360,6 +360,40 @@ def test_past_its_timeout_the_wait_ends_and_the_task_goes_on(client: Client, bro
     assert info.wait(DEADLINE_S) == 1
 
 
+@pytest.mark.parametrize("timeout", [0, -1, timedelta(0)])
+def test_without_time_to_wait_a_task_is_looked_at_once(
+    client: Client, broker: Broker, valkey: Valkey, timeout: Any
+) -> None:
+    ended, running = client.enqueue("test:echo", retention=60), client.enqueue("test:echo", retention=60)
+    complete_next(broker, result=b"1")
+
+    async def from_asyncio() -> Any:
+        async with AsyncClient.from_url(valkey.url) as calls:
+            with pytest.raises(TimeoutError, match=f"task {running.id} has not ended within .* s, and goes on"):
+                await calls.wait(running.id, timeout)
+            return await calls.wait(ended.id, timeout)
+
+    assert ended.wait(timeout) == 1
+    with pytest.raises(TimeoutError, match=f"task {running.id} has not ended within .* s, and goes on"):
+        running.wait(timeout)
+    with pytest.raises(TaskNotFoundError):
+        client.wait("nobody", timeout)
+    assert asyncio.run(from_asyncio()) == 1
+
+
+def test_a_look_ends_soon_where_redis_does_not_answer(
+    start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boilerd.enqueuing.waiting.LOOK_S", 0.1)
+    server = start_valkey()
+    with Client.from_url(server.url) as client:
+        info = client.enqueue("test:echo", retention=60)
+        server.stop(signal.SIGKILL)
+
+        with pytest.raises(TimeoutError, match="has not ended within 0 s"):
+            info.wait(0)
+
+
 @pytest.mark.parametrize("timeout", [math.inf, timedelta.max])
 def test_a_timeout_may_be_longer_than_a_thread_can_wait(client: Client, broker: Broker, timeout: Any) -> None:
     info = client.enqueue("test:echo", retention=60)

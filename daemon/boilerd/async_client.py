@@ -10,13 +10,12 @@ from contextlib import suppress
 from typing import Any, Self, TypeVar, Unpack
 
 from boilerd.client import Client
-from boilerd.enqueuing.waiting import in_seconds, not_in_time
+from boilerd.enqueuing.waiting import ENDED, LOOK_S, in_seconds, not_in_time
 from boilerd.errors import BoilerdError, BrokerUnavailableError
 from boilerd.settings.definitions import Settings
 from boilerd.tasks.drafts import ClientMiddleware
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.options import EnqueueOptions
-from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.task import OnProgress, Seconds, TaskInfo
 from boilerd.tasks.typed import Message, R
 
@@ -100,23 +99,25 @@ class AsyncClient:
 
         It takes none of the threads of the other calls: any number of tasks can be waited for at one time.
         """
-        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[TaskProgress | None]()
+        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
-        def put(progress: TaskProgress | None) -> None:
+        def put(told: Any) -> None:
             with suppress(RuntimeError):  # the loop was closed
-                loop.call_soon_threadsafe(inbox.put_nowait, progress)
+                loop.call_soon_threadsafe(inbox.put_nowait, told)
 
-        seconds = in_seconds(timeout)
+        seconds, begun_s = in_seconds(timeout), loop.time()
         future = self._client.start_wait(
             task_id, put, has_timeout=seconds is not None, allow_in_handler=allow_in_handler
         )
-        future.add_done_callback(lambda _: put(None))
-        limit = asyncio.timeout(seconds)
+        future.add_done_callback(lambda _: put(ENDED))
+        limit = asyncio.timeout(None if seconds is None else max(seconds, LOOK_S))
         try:
             async with limit:
-                while progress := await inbox.get():
-                    if on_progress:
-                        on_progress(progress)
+                while (told := await inbox.get()) is not ENDED:
+                    if told is None and seconds is not None:
+                        limit.reschedule(begun_s + seconds)
+                    elif told and on_progress:
+                        on_progress(told)
         except TimeoutError:
             if not limit.expired():
                 raise

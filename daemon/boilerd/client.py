@@ -193,7 +193,8 @@ class Client:
 
         Args:
             task_id: Its ID; the task needs ``retention``, or nothing is left of it when it has completed.
-            timeout: For how long, in seconds or as a timedelta, through all outages; None: until it ends.
+            timeout: For how long, in seconds or as a timedelta, through all outages; None: until it ends. With 0 the
+                task is looked at once.
             on_progress: Called here with each `TaskProgress` that the handler tells.
             allow_in_handler: True to wait in a handler all the same: there are always workers that run the other task.
 

@@ -6,16 +6,16 @@ from decimal import Decimal
 
 from boilerd.errors import shown
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII)
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII)
 #: The longest duration, 68 years: the most that a timer of 32 bits and a field of Redis can hold.
 LONGEST_S = 2**31 - 1
 _SIZE = re.compile(r"(\d+) ?([KMG]?)i?B?", re.IGNORECASE)
 
 
 class Duration(float):
-    """Seconds; reads ``500ms``, ``30s``, ``5m``, ``1h30m`` or a number of seconds."""
+    """Seconds; reads ``500ms``, ``30s``, ``5m``, ``1h30m``, ``7d`` or a number of seconds."""
 
-    hint = "a duration such as 30s, 5m or 1h30m, or a number of seconds"
+    hint = "a duration such as 30s, 1h30m or 7d, or a number of seconds"
 
     @classmethod
     def parse(cls, value: object) -> "Duration":
@@ -44,8 +44,8 @@ def in_utc(moment: datetime) -> datetime:
 
 def _seconds(text: str) -> float | None:
     if match := _DURATION.fullmatch(text) if text else None:
-        hours, minutes, seconds, milliseconds = (float(group or 0) for group in match.groups())
-        return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
+        days, hours, minutes, seconds, milliseconds = (float(group or 0) for group in match.groups())
+        return days * 86400 + hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
     return float(text) if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) else None
 
 

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from boilerd.broker.claims import Completion
 from boilerd.cli import COMMANDS
 from boilerd.cli import boilerd as main
 from boilerd.tasks.retry import Verdict
-from builders import complete_next, fail_next, in_state, new_task, pending, rq_job, rq_queue
+from builders import complete_next, enqueue, fail_next, in_state, new_task, pending, rq_job, rq_queue
 from support import (
     DEADLINE_S,
     Command,
@@ -40,6 +41,11 @@ def command(valkey: Valkey, directory: Path) -> Command:
         BOILERD_REDIS_URL=valkey.url, BOILERD_STATE_DIR=str(directory), BOILERD_APP="apps:mux", PYTHONPATH=python_path()
     )
     return lambda *words, **options: boilerd(*words, env=env | options.pop("env", {}), **options)
+
+
+@pytest.fixture
+def inspector(connection: redis.Redis) -> Inspector:
+    return Inspector(connection)
 
 
 def rows(done: Done) -> list[list[str]]:
@@ -291,6 +297,59 @@ def test_pausing_twice_is_told_and_no_error(command: Command, connection: redis.
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert (never.returncode, never.stderr) == (0, "queue low was not paused\n")
     assert not connection.exists(keys.PAUSED)
+
+
+def test_a_queue_that_nobody_knows_is_not_resumed(command: Command, client: Client) -> None:
+    enqueue(client, "task", queue="reports")
+
+    misspelt = command("queue", "resume", "report")
+
+    assert misspelt.returncode == 1
+    assert misspelt.stderr == "boilerd: error: queue 'report' was never used; there are: reports\n"
+
+
+def test_queue_ls_and_show_tell_until_when_and_why_a_queue_is_paused(
+    command: Command, client: Client, inspector: Inspector
+) -> None:
+    enqueue(client, "task")
+    inspector.pause("default", note="the mail server moves", until=datetime(2090, 1, 31, 8, tzinfo=UTC))
+
+    listed, shown = (command("queue", *words) for words in (["ls"], ["show", "default"]))
+    as_json = [json.loads(command("queue", *words, "--json").stdout) for words in (["ls"], ["show", "default"])]
+
+    told = r"paused until 2090-\S+ \S+ \(in \d+d\): the mail server moves$"
+    assert re.search(told, listed.stdout, re.MULTILINE)
+    assert re.search(f"^state +{told}", shown.stdout, re.MULTILINE)
+    assert [(found["pause"]["note"], found["pause"]["until"]) for found in as_json] == [
+        ("the mail server moves", "2090-01-31T08:00:00Z")
+    ] * 2
+
+
+def test_what_was_said_of_a_pause_is_left_out_where_another_programs_key_stands(
+    command: Command, client: Client, inspector: Inspector, connection: redis.Redis
+) -> None:
+    enqueue(client, "task")
+    inspector.pause("default")
+    connection.set(keys.PAUSES, "mine")
+
+    listed, shown = (command("queue", *words) for words in (["ls"], ["show", "default"]))
+
+    assert rows(listed)[1][-1] == "paused"
+    assert re.search("^state +paused$", shown.stdout, re.MULTILINE)
+
+
+def test_lock_ls_tells_a_misspelt_name_from_one_without_locks(command: Command, client: Client) -> None:
+    enqueue(client, "task", unique=60)
+
+    none = command("lock", "ls", "--queue", "low")
+    misspelt = command("lock", "ls", "--queue", "mails")
+    of_type = command("lock", "ls", "--type", "test:ecko")
+
+    assert (none.returncode, none.stderr) == (0, "")
+    assert misspelt.returncode == 1
+    assert misspelt.stderr == "boilerd: error: queue 'mails' was never used; there are: default\n"
+    assert of_type.returncode == 0
+    assert of_type.stderr == "note: no lock is of type 'test:ecko', but there are those of test:echo\n"
 
 
 def test_stats_sum_over_all_queues(command: Command, client: Client, broker: Broker) -> None:

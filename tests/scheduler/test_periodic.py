@@ -859,6 +859,18 @@ def test_an_entry_that_nobody_has_is_neither_paused_nor_run(broker: Broker, conn
         inspector.run_cron("had")
 
 
+def test_an_entry_that_nobody_has_is_only_resumed_while_it_is_paused(broker: Broker, connection: redis.Redis) -> None:
+    inspector = Inspector(connection)
+    broker.ticks_since({"had": "UTC @daily"})
+    connection.hset(keys.CRON_PAUSED, "gone", 1)
+
+    resumed = inspector.resume_cron("gone"), inspector.resume_cron("had")
+
+    assert resumed == (True, False)
+    with pytest.raises(InvalidTaskError, match="there is no periodic task 'gone'; there are: had"):
+        inspector.resume_cron("gone")
+
+
 def test_one_of_many_hosts_runs_an_entry_that_somebody_wants_to_run_now(
     broker: Broker, connection: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

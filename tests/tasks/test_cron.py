@@ -377,7 +377,7 @@ MINUTE_RULE = "use a number from 0 to 59"
         ("0 0 31 4,6,9,11 ?", "would never run: no month '4,6,9,11' has a day '31'"),
         ("@reboot", "unknown; use @every and a duration, or one of @hourly, @daily, @midnight, @weekly,"),
         ("@daily 5", "unknown; use @every and a duration"),
-        ("@every", "'' is not a duration such as 30s, 5m or 1h30m, or a number of seconds"),
+        ("@every", "'' is not a duration such as 30s, 1h30m or 7d, or a number of seconds"),
         ("@every day", "'day' is not a duration"),
         ("@every 0s", "'0s' is not one second or more, in whole seconds, such as 30s or 1h30m"),
         ("@every 0.5s", "'0.5s' is not one second or more"),

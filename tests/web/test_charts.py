@@ -71,7 +71,7 @@ def minutes(**counts: Counts) -> list[Minute]:
     [
         (0, Counts(enqueued=9), "empty", None),
         (100, Counts(), "stands still", None),
-        (100, Counts(enqueued=9, left=9), "grows", None),
+        (100, Counts(enqueued=9, left=9), "steady", None),
         (100, Counts(enqueued=9, left=4), "grows", None),
         (100, Counts(enqueued=5, left=15), "drains", 600.0),
         (100, Counts(ended=50), "stands still", None),

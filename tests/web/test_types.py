@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 import redis
 
+from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.operations import Operations
 from boilerd.tasks.fingerprint import FailureKind
@@ -108,6 +109,36 @@ def test_the_time_since_the_last_release_is_compared_with_the_time_before_it(
     assert [each["release"] for each in found["releases"]] == ["1.1", "1.0"]
     assert [(row["type"], row["failed_rise"]) for row in found["types"]] == [("broken", 0.9), ("sound", 0.0)]
     assert "since the last release" in browser.get("/types").text
+
+
+def test_only_types_of_which_more_fails_than_before_are_shown_where_that_is_asked_for(
+    browser: Browser, connection: redis.Redis, minute: int
+) -> None:
+    for name, fails_before, fails_now in (("steady", 5, 5), ("broken", 0, 9), ("mended", 9, 0), ("sound", 0, 0)):
+        count_in_minute(connection, minute - 60, "default", name, counted(10, archived=fails_before))
+        count_in_minute(connection, minute, "default", name, counted(10, archived=fails_now))
+    count_in_minute(connection, minute, "default", "new", counted(10))
+
+    found = names(browser, "only=risen&sort=rise")
+    shown = text_of(browser.get("/types?only=risen").text)
+    of_another = text_of(browser.get("/types?only=risen&queue=low").text)
+
+    assert found == ["broken"]
+    assert "Types of which more fails than before: 1 of 5 types" in shown
+    assert "Nothing was counted in this time." in of_another
+
+
+def test_a_foreign_key_hides_nothing_else_of_the_types(browser: Browser, connection: redis.Redis, minute: int) -> None:
+    count_in_minute(connection, minute, "default", "a", counted(3))
+    connection.set(keys.FAILURES, "foreign")
+
+    found, one = browser.get("/types.json"), browser.get("/types/a.json")
+    html = browser.get("/types").text
+
+    assert [row["type"] for row in found.json()["types"]] == ["a"]
+    assert one.json()["total"]["ended"] == 3
+    assert html.count("key boilerd:failures is no sorted set, rename it or delete it") == 1
+    assert [keys.FAILURES in page.json()["skipped"][0] for page in (found, one)] == [True] * 2
 
 
 @pytest.mark.parametrize("since", types.SINCE)

@@ -120,7 +120,11 @@ class FailureGroups(ScriptCalls):
         return self._with_queues(found)
 
     def one(self, fingerprint: str) -> FailureGroup | None:
-        """One group with the IDs of its last tasks; None: there is none of this fingerprint."""
+        """One group with the IDs of its last tasks; None: there is none of this fingerprint.
+
+        Raises:
+            MisplacedKeyError: Another program's key stands where it, or these, should.
+        """
         connection: Any = self.connection
         with expecting("sorted set", keys.FAILURES):
             score = connection.zscore(keys.FAILURES, raw(fingerprint))
@@ -131,7 +135,14 @@ class FailureGroups(ScriptCalls):
             ids = connection.lrange(raw(key), 0, 2 * FAILURE_SAMPLES)
         latest = [*dict.fromkeys(map(text, ids))][:FAILURE_SAMPLES]
         found = next(iter(self._read([(raw(fingerprint), score)], latest)), None)
+        if found is None:
+            self._check(keys.failure(fingerprint))
         return found and replace(self._with_queues([found])[0], request_ids=self._request_ids(latest))
+
+    def _check(self, key: str) -> None:
+        connection: Any = self.connection
+        with expecting("hash", key):
+            connection.hlen(raw(key))
 
     def mark(self, fingerprint: str, mark: Mark, note: str, by: "Actor") -> tuple[str, str]:
         """Mark a group: ``done``, ``same`` where it is so already, or ``unknown``; and why the audit has no entry."""

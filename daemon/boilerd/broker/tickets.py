@@ -11,8 +11,8 @@ from boilerd.errors import InvalidTaskError
 from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.task import check_task_id, no_such_task
 
-#: Called in the thread of the waits, so it must return at once.
-TellProgress = Callable[[TaskProgress], object]
+#: Called in the thread of the waits, so it must return at once; with None when a task was first looked at and goes on.
+TellProgress = Callable[[TaskProgress | None], object]
 
 
 class Ticket:
@@ -23,6 +23,7 @@ class Ticket:
         self.tell = tell
         self.has_timeout = has_timeout
         self.since_s = time.monotonic()
+        self.knows_it_goes_on = False
         self.future: Future[Ending] = Future()
 
     def end(self, ending: Ending | Exception) -> None:
@@ -56,6 +57,13 @@ class Wait:
         for ticket in self.tickets if is_new else ():
             if ticket.tell and progress:
                 ticket.tell(progress)
+
+    def goes_on(self) -> None:
+        """Tell those who came since the last look that it was looked at, and has not ended."""
+        for ticket in [each for each in self.tickets if not each.knows_it_goes_on]:
+            ticket.knows_it_goes_on = True
+            if ticket.tell:
+                ticket.tell(None)
 
     def end(self, ending: Ending | Exception) -> None:
         """Wake all."""

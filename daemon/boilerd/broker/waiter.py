@@ -102,7 +102,7 @@ class WaitThread:
 
         Args:
             task_id: Its ID.
-            tell: Gets each progress of the task's attempts.
+            tell: Gets each progress of the task's attempts, and None when the task was looked at and has not ended.
             has_timeout: True if whoever waits does so for a limited time, through all outages.
 
         Returns:
@@ -271,6 +271,8 @@ class WaitThread:
             self._watch.ask(Ending.commands(wait.task_id), partial(self._note_ending, wait))
         elif not record.is_kept:
             self._end(wait, no_retention(wait.task_id))
+        else:
+            wait.goes_on()
 
     def _note_ending(self, wait: Wait, answers: list[Any]) -> None:
         wait.is_asked = False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from boilerd.broker.audit import Audit
-from boilerd.cli.inspecting import CLI, inspecting, with_broker
+from boilerd.cli.inspecting import CLI, inspecting, pause_words, told_pauses, with_broker
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_json_lines, with_pause, with_settings
 from boilerd.cli.output import echo
@@ -21,7 +21,6 @@ from boilerd.tasks.loading import load_app
 from boilerd.tasks.mux import ServeMux
 
 if TYPE_CHECKING:
-    from boilerd.broker.pauses import Pause
     from boilerd.broker.ticks import TickInfo
 
 with_app = with_settings((*BROKER, "app"))
@@ -190,16 +189,11 @@ def _rows(loaded: Loaded) -> list[dict[str, Any]]:
 
 def _paused(inspector: Inspector) -> dict[str, str]:
     """Name of each that is paused → that it is, until when and why."""
+    told = told_pauses(inspector, "cron")
     try:
-        told = {pause.name: pause for pause in inspector.pauses() if pause.kind == "cron"}
-        return {name: _pause_words(told.get(name)) for name in inspector.paused_crons()}
+        return {name: pause_words(told.get(name)) for name in inspector.paused_crons()}
     except MisplacedKeyError:
         return {}
-
-
-def _pause_words(pause: "Pause | None") -> str:
-    until = f" until {absolute(pause.until)}" if pause and pause.until else ""
-    return f"paused{until}{f': {pause.note}' if pause and pause.note else ''}"
 
 
 def _last_ticks(inspector: Inspector) -> tuple[dict[str, float], str]:

@@ -3,7 +3,8 @@
 import signal
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -14,8 +15,13 @@ from boilerd.broker.connection import connect_to
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_settings
 from boilerd.cli.output import ask
+from boilerd.cli.tables import absolute
+from boilerd.errors import MisplacedKeyError
 from boilerd.inspector import Action, BulkProgress, Inspector
 from boilerd.tasks.task import TaskState
+
+if TYPE_CHECKING:
+    from boilerd.broker.pauses import Kind, Pause
 
 #: The type of an option that names a state.
 STATES = click.Choice([state.value for state in TaskState])
@@ -32,6 +38,25 @@ def inspecting(loaded: Loaded) -> Iterator[Inspector]:
     """Connect an inspector to the broker that the settings name."""
     with naming_missing_broker(loaded.settings), connect_to(loaded.settings) as connection:
         yield Inspector(connection, by=CLI)
+
+
+def check_known(loaded: Loaded, inspector: Inspector, queue: str) -> None:
+    """Raise QueueNotFoundError for a misspelt name: no such queue was ever used, and no worker is to serve it."""
+    if queue not in loaded.settings.served_queues() and not inspector.has_workers(queue):
+        inspector.queue(queue)
+
+
+def told_pauses(inspector: Inspector, kind: "Kind") -> dict[str, "Pause"]:
+    """Name → what was said of its pause; nothing where another program's key stands in its place."""
+    with suppress(MisplacedKeyError):
+        return {pause.name: pause for pause in inspector.pauses() if pause.kind == kind}
+    return {}
+
+
+def pause_words(pause: "Pause | None") -> str:
+    """Say of something that it is paused, until when and why."""
+    until = f" until {absolute(pause.until)}" if pause and pause.until else ""
+    return f"paused{until}{f': {pause.note}' if pause and pause.note else ''}"
 
 
 def confirm(question: str, *, yes: bool) -> None:

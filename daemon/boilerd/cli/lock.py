@@ -1,13 +1,20 @@
 """``boilerd lock``."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
-from boilerd.cli.inspecting import confirm, inspecting, with_broker, with_yes
+from boilerd.cli.inspecting import check_known, confirm, inspecting, with_broker, with_yes
 from boilerd.cli.known_names import complete_queues
 from boilerd.cli.options import Loaded, with_json_lines
 from boilerd.cli.output import echo
 from boilerd.cli.tables import absolute, print_json, print_table
-from boilerd.errors import UniqueLockError
+from boilerd.errors import UniqueLockError, listed, shown
+from boilerd.inspector import Inspector
+
+if TYPE_CHECKING:
+    from boilerd.broker.shares import Lock
 
 
 @click.group()
@@ -31,19 +38,30 @@ def list_(loaded: Loaded, *, queue: str, task_type: str, as_json: bool) -> None:
     boilerd lock ls
     boilerd lock ls --queue low --type report:build --json
     """  # noqa: D301 - click looks for the character \b
-    rows, after = [], ""
+    rows, types = [], []
     with inspecting(loaded) as inspector:
-        while True:
-            found = inspector.unique_locks(queue, task_type, after=after)
-            for each in found.locks:
-                if as_json:
-                    print_json(each)
-                ends = absolute(each.ends_at)
-                rows.append((each.queue, each.type, each.digest, each.task_id, ends, "lasts" if each.lasts else ""))
-            if not (after := found.after):
-                break
+        for each in _locks(inspector, queue, task_type):
+            if as_json:
+                print_json(each)
+            ends = absolute(each.ends_at)
+            rows.append((each.queue, each.type, each.digest, each.task_id, ends, "lasts" if each.lasts else ""))
+        if queue and not rows:
+            check_known(loaded, inspector, queue)
+        if task_type and not rows:
+            types = sorted({each.type for each in _locks(inspector, queue)})
+    if types:
+        echo(f"note: no lock is of type {shown(task_type)}, but there are those of {listed(types)}", err=True)
     if not as_json:
         print_table(("QUEUE", "TYPE", "DIGEST", "TASK", "ENDS", ""), sorted(rows))
+
+
+def _locks(inspector: Inspector, queue: str, task_type: str = "") -> "Iterator[Lock]":
+    after = ""
+    while True:
+        found = inspector.unique_locks(queue, task_type, after=after)
+        yield from found.locks
+        if not (after := found.after):
+            return
 
 
 @lock.command()

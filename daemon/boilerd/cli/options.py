@@ -71,7 +71,7 @@ with_json_object = json_option("Print a JSON object.")
 
 
 class DurationType(click.ParamType[float]):
-    """``30s``, ``5m``, ``1h30m`` or seconds."""
+    """``30s``, ``5m``, ``1h30m``, ``7d`` or seconds."""
 
     name = "duration"
 

@@ -5,7 +5,17 @@ from datetime import datetime, timedelta
 
 import click
 
-from boilerd.cli.inspecting import STATES, confirm, do_all, inspecting, with_broker, with_yes
+from boilerd.cli.inspecting import (
+    STATES,
+    check_known,
+    confirm,
+    do_all,
+    inspecting,
+    pause_words,
+    told_pauses,
+    with_broker,
+    with_yes,
+)
 from boilerd.cli.known_names import complete_queues
 from boilerd.cli.options import Loaded, with_json_lines, with_pause
 from boilerd.cli.output import echo
@@ -35,15 +45,20 @@ def list_(loaded: Loaded, *, as_json: bool) -> None:
     """  # noqa: D301 - click looks for the character \b
     with inspecting(loaded) as inspector:
         details = sorted(inspector.queue_details(), key=lambda detail: detail.counts.is_idle)
+        is_any_paused = any(detail.counts.is_paused for detail in details)
+        told = told_pauses(inspector, "queue") if is_any_paused else {}
     if as_json:
         for detail in details:
-            print_json({**asdict(detail.counts), "latency_s": detail.latency_s, "memory_bytes": detail.memory_bytes})
+            counts = detail.counts
+            pause = told.get(counts.name) if counts.is_paused else None
+            more = {"latency_s": detail.latency_s, "memory_bytes": detail.memory_bytes, "pause": pause}
+            print_json({**asdict(counts), **more})
         return
     rows = [
         (
             info.name, info.pending, info.active, info.scheduled, info.archived, info.completed,
             lasting(detail.latency_s) if info.pending else "", sized(detail.memory_bytes),
-            info.problem or ("paused" if info.is_paused else ""),
+            info.problem or (pause_words(told.get(info.name)) if info.is_paused else ""),
         )
         for detail in details
         for info in [detail.counts]
@@ -66,12 +81,13 @@ def show(loaded: Loaded, *, name: str, days: int, as_json: bool) -> None:
     with inspecting(loaded) as inspector:
         detail = inspector.queue(name)
         history = inspector.history(name, days)
+        info = detail.counts
+        pause = told_pauses(inspector, "queue").get(name) if info.is_paused else None
     if as_json:
-        print_json({"queue": detail, "history": history})
+        print_json({"queue": detail, "history": history, "pause": pause})
         return
-    info = detail.counts
     print_fields([
-        ("queue", info.name), ("state", "paused" if info.is_paused else "open"),
+        ("queue", info.name), ("state", pause_words(pause) if info.is_paused else "open"),
         ("pending", f"{info.pending:,}"), ("active", f"{info.active:,}"), ("sched+retry", f"{info.scheduled:,}"),
         ("archived", f"{info.archived:,}"), ("completed", f"{info.completed:,}"),
         ("latency", lasting(detail.latency_s)), ("memory", f"about {sized(detail.memory_bytes)}"),
@@ -96,8 +112,7 @@ def pause(loaded: Loaded, *, names: tuple[str, ...], note: str, until: datetime 
     """  # noqa: D301 - click looks for the character \b
     with inspecting(loaded) as inspector:
         for name in names:
-            if name not in loaded.settings.served_queues() and not inspector.has_workers(name):
-                inspector.queue(name)  # fails for a misspelt name
+            check_known(loaded, inspector, name)
             if not inspector.pause(name, note=note, until=until):
                 echo(f"queue {name} was paused already", err=True)
 
@@ -114,6 +129,7 @@ def resume(loaded: Loaded, *, names: tuple[str, ...]) -> None:
     with inspecting(loaded) as inspector:
         for name in names:
             if not inspector.resume(name):
+                check_known(loaded, inspector, name)
                 echo(f"queue {name} was not paused", err=True)
 
 

@@ -25,7 +25,9 @@ _TIMES = ("WAIT P50>", "P95>", "P99>", "RUN P50>", "P95>", "P99>", "MAX>")
 
 @click.command()
 @click.argument("task_type", metavar="[TYPE]", required=False, shell_complete=complete_types)
-@click.option("--since", type=DurationType(), default="1h", show_default=True, help="Of the last so long: 10m, 24h.")
+@click.option(
+    "--since", type=DurationType(), default="1h", show_default=True, help="Of the last so long: 10m, 24h, 7d."
+)
 @click.option("-q", "--queue", metavar="Q", shell_complete=complete_queues, help="Of the attempts of this queue.")
 @with_json_lines
 @with_broker

@@ -15,6 +15,7 @@ from boilerd.errors import BootError, ConfigError
 from boilerd.process import logs
 from boilerd.process.exit_status import OK
 from boilerd.settings.definitions import Settings
+from boilerd.settings.problems import problem_of
 from boilerd.settings.web import Web
 
 
@@ -51,7 +52,7 @@ def _changed(web: Web, given: dict[str, Any]) -> Web:
     try:
         return msgspec.convert({**msgspec.structs.asdict(web), **given}, Web, from_attributes=True)
     except msgspec.ValidationError as error:
-        raise BootError(f"web: {error}") from error
+        raise BootError(f"web: {problem_of(Web, given) or error}") from error
 
 
 def _serve(settings: Settings, table: Web) -> None:

@@ -13,13 +13,18 @@ import redis
 from boilerd.broker.broker import Broker
 from boilerd.enqueuing.stores import TaskStore
 from boilerd.tasks.current import CURRENT
-from boilerd.tasks.progress import TaskProgress
 from boilerd.tasks.task import OnProgress, Seconds
 
 if TYPE_CHECKING:
     from boilerd.broker.endings import Ending
     from boilerd.broker.tickets import TellProgress
     from boilerd.broker.waiter import Waiters
+
+
+#: However short a time to wait is, the task is looked at once, unless Redis takes longer than this to answer.
+LOOK_S = 1.0
+#: What an inbox has behind all progress: the end can be read.
+ENDED = object()
 
 
 @runtime_checkable
@@ -93,14 +98,16 @@ def wait_here(
         on_progress: Called here with each progress.
     """
     seconds = in_seconds(timeout)
-    end_s = None if seconds is None else time.monotonic() + seconds
-    inbox: SimpleQueue[TaskProgress | None] = SimpleQueue()
-    future = start(task_id, inbox.put, has_timeout=end_s is not None)
-    future.add_done_callback(lambda _: inbox.put(None))
+    begun_s, least_s = time.monotonic(), LOOK_S
+    inbox: SimpleQueue[Any] = SimpleQueue()
+    future = start(task_id, inbox.put, has_timeout=seconds is not None)
+    future.add_done_callback(lambda _: inbox.put(ENDED))
     try:
-        while progress := inbox.get(timeout=None if end_s is None else _left_s(end_s)):
-            if on_progress:
-                on_progress(progress)
+        while (told := inbox.get(timeout=_left_s(begun_s, seconds, least_s))) is not ENDED:
+            if told is None:
+                least_s = 0.0
+            elif on_progress:
+                on_progress(told)
     except Empty:
         raise not_in_time(task_id, seconds) from None
     finally:
@@ -108,9 +115,11 @@ def wait_here(
     return future.result().result()
 
 
-def _left_s(end_s: float) -> float:
-    """Seconds until then, as far as a thread can wait."""
-    return min(max(0.0, end_s - time.monotonic()), threading.TIMEOUT_MAX)
+def _left_s(begun_s: float, seconds: float | None, least_s: float) -> float | None:
+    """What is left of the seconds since then, as far as a thread can wait; None: there is no limit."""
+    if seconds is None:
+        return None
+    return min(max(0.0, begun_s + max(seconds, least_s) - time.monotonic()), threading.TIMEOUT_MAX)
 
 
 def in_seconds(timeout: Seconds | None) -> float | None:

@@ -171,6 +171,7 @@ class ActionsPart(Part):
 
         Raises:
             FailureNotFoundError: There is none of this fingerprint.
+            MisplacedKeyError: Another program's key stands in its place.
         """
         found = self._bulk.groups.one(fingerprint)
         if found is None:
@@ -221,6 +222,7 @@ class ActionsPart(Part):
         if unaudited and answer == "done":
             tell_unaudited(unaudited)
         if answer == "unknown":
+            self.failure(fingerprint)  # which names another program's key in its place
             raise FailureNotFoundError(fingerprint)
         return answer == "done"
 

@@ -61,7 +61,13 @@ class CronsPart(Part):
         return self._pause("cron", name, note, until, self._inspection.pause_cron)
 
     def resume_cron(self, name: str) -> bool:
-        """Have the next ticks of a periodic task enqueue again; True if it was paused."""
+        """Have the next ticks of a periodic task enqueue again; True if it was paused.
+
+        Raises:
+            InvalidTaskError: It is not paused, and no daemon has it, or had it.
+        """
+        if name not in self._inspection.paused_crons():
+            self._check_cron(name)
         with self._audit.noting("resume", cron=name) as noted:
             noted.count = int(self._inspection.resume_cron(name))
             self._forget_pause("cron", name)

@@ -337,7 +337,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     web: Annotated[
         Web,
         _doc("The web dashboard, `boilerd web`; with `web = true` the daemon serves it."),
-        Form(example=WEB_EXAMPLE, read=read_web),
+        Form(example=WEB_EXAMPLE, read=read_web, expected="true, false or a table"),
     ] = Web()
 
     def worker_pools(self) -> list[PoolSettings]:

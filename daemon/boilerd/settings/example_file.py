@@ -46,7 +46,8 @@ def _table(setting: Setting) -> str:
 
 def _documented(kind: type) -> list[tuple[str, Any]]:
     """The fields of a table that are no tables themselves; those stand in the example."""
-    return [(name, hint) for name, hint in kind.__annotations__.items() if hasattr(hint, "__metadata__")]
+    found = [(name, hint) for name, hint in kind.__annotations__.items() if hasattr(hint, "__metadata__")]
+    return [(name, hint) for name, hint in found if hint.__metadata__[0].description]
 
 
 def _line(key: str, value: Any) -> str:

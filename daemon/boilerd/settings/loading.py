@@ -182,24 +182,29 @@ def _convert(setting: Setting, raw: Any, source: str, *, is_text: bool) -> Any:
     """Convert a raw value to the setting's type; `is_text`: it is from a variable or flag, where "10" stands for 10."""
     if isinstance(raw, str) and "\0" in raw:
         raise ConfigError(f"{source}: {setting.name}: holds a NUL character; leave that out")
+    given = raw
     try:
-        value = setting.parse(raw) if is_text else raw
-        value = setting.convert(value, strict=not is_text)
+        given = setting.parse(raw) if is_text else raw
+        value = setting.convert(given, strict=not is_text)
         if setting.form.check:
             setting.form.check(value)
     except (ConfigError, InvalidTaskError) as error:
         raise ConfigError(f"{source}: {setting.name}: {error}") from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         problem = (
-            _problem_of_json(error) if setting.is_json else f"{setting.masked(repr(raw))} is not {setting.expected()}"
+            _problem_of_json(setting, given, error, strict=not is_text)
+            if setting.is_json
+            else f"{setting.masked(repr(raw))} is not {setting.expected()}"
         )
         raise ConfigError(f"{source}: {setting.name}: {problem}") from error
     return value
 
 
-def _problem_of_json(error: Exception) -> str:
-    # The bytes of a variable that are no text.
-    return "not UTF-8 text; write it in UTF-8" if isinstance(error, UnicodeEncodeError) else str(error)
+def _problem_of_json(setting: Setting, given: Any, error: Exception, *, strict: bool) -> str:
+    if isinstance(error, UnicodeEncodeError):  # the bytes of a variable that are no text
+        return "not UTF-8 text; write it in UTF-8"
+    is_json = not isinstance(error, msgspec.DecodeError) or isinstance(error, msgspec.ValidationError)
+    return (is_json and setting.problem(given, strict=strict)) or str(error)
 
 
 def _check_together(settings: Settings) -> None:

@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
+from boilerd.errors import shown
+from boilerd.settings.problems import convert, problem_of
 from boilerd.settings.urls import MASK
 
 _SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
@@ -104,7 +106,13 @@ class Setting(msgspec.Struct, frozen=True, dict=True):
         """The value of the setting's type for what the file holds; raises msgspec's errors and ValueError."""
         if self.form.read:
             return self.form.read(value, strict=strict)
-        return msgspec.convert(value, self.type, strict=strict, dec_hook=lambda kind, given: kind.parse(given))
+        return convert(value, self.type, strict=strict)
+
+    def problem(self, value: Any, *, strict: bool = True) -> str:
+        """What is wrong with a value that has tables; empty: nothing that its type knows of."""
+        if self.form.expected and not isinstance(value, dict | list):
+            return f"{shown(value)} is not {self.form.expected}"
+        return problem_of(self.type, value, strict=strict)
 
     def expected(self) -> str:
         """A description of valid values."""

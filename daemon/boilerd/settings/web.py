@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
+from boilerd.settings.problems import EXPECTED, allowing, convert
 from boilerd.settings.urls import MASK
 
 
@@ -33,16 +34,33 @@ class Permission(enum.StrEnum):
 
 
 #: The name of a role, or a list of what somebody may do.
-Role = Literal["viewer", "operator", "admin"] | list[Permission]
+Role = Annotated[
+    Literal["viewer", "operator", "admin"] | list[Permission],
+    allowing(f"viewer, operator, admin, or a list of {', '.join(Permission)}"),
+]
 #: Names of queues, or what they begin with.
-Queues = Annotated[list[Annotated[str, msgspec.Meta(pattern=r"^[^*]+\*?$|^\*$")]], msgspec.Meta(min_length=1)] | None
+Queues = (
+    Annotated[
+        list[Annotated[str, msgspec.Meta(pattern=r"^[^*]+\*?$|^\*$")]],
+        allowing(
+            'a list of names of queues, or of what they begin with and *, such as ["mail-*", "low"]', min_length=1
+        ),
+    ]
+    | None
+)
 #: An address of another tool; ``{id}``, ``{type}`` and ``{queue}`` stand for those of what is shown, behind the host:
 #: whoever enqueues chooses them, and no other host is to be.
-Outside = Annotated[str, msgspec.Meta(pattern=r"^https?://[^{}\s/?#\\]+([/?#]([^{}\s]|\{(id|type|queue)\})*)?$")]
+Outside = Annotated[
+    str,
+    allowing(
+        "an address that begins with http:// or https:// and a host, then may have {id}, {type} and {queue}",
+        pattern=r"^https?://[^{}\s/?#\\]+([/?#]([^{}\s]|\{(id|type|queue)\})*)?$",
+    ),
+]
 
 
-def _doc(text: str, **limits: Any) -> msgspec.Meta:
-    return msgspec.Meta(description=text, **limits)
+def _doc(text: str, expected: str = "", **limits: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=text, extra={EXPECTED: expected} if expected else None, **limits)
 
 
 class PasswordHash:
@@ -87,14 +105,22 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class WebUser(Grant, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of ``[web.users]``: somebody who logs in with a password."""
 
-    password: PasswordHash
+    password: Annotated[PasswordHash, allowing("a hash as `boilerd web password` prints it", is_secret=True)]
 
 
 class WebToken(Grant, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of ``[web.tokens]``: a program that sends ``Authorization: Bearer``."""
 
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[
+        str, allowing("64 digits as `boilerd web token` prints them", is_secret=True, pattern="^[0-9a-f]{64}$")
+    ]
     ends: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+#: Somebody may write a password where its table should be.
+_User = Annotated[WebUser, allowing("a table with password, role and queues", is_secret=True)]
+_Token = Annotated[WebToken, allowing("a table with sha256, role and queues", is_secret=True)]
+_TABLES = allowing("a table of tables", is_secret=True)
 
 
 class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,21 +130,35 @@ class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     host: Annotated[str, _doc("the address that `boilerd web` listens on")] = "127.0.0.1"
     port: Annotated[int, _doc("and its port", ge=0, le=65535)] = 8383
     socket: Annotated[str, _doc("the path of a Unix socket, instead of both")] = ""
-    prefix: Annotated[str, _doc("what all its paths begin with", pattern="^(/[A-Za-z0-9._~-]+)*$")] = ""
+    prefix: Annotated[
+        str,
+        _doc(
+            "what all its paths begin with",
+            "a path such as /jobs, of letters, digits and . _ ~ -, without / at its end",
+            pattern="^(/[A-Za-z0-9._~-]+)*$",
+        ),
+    ] = ""
     read_only: Annotated[bool, _doc("show everything and change nothing")] = False
     hosts: Annotated[list[str], _doc("names by which browsers may call it")] = msgspec.field(default_factory=list)
     trusted_proxies: Annotated[list[str], _doc('whose X-Forwarded headers count: addresses, networks, "unix"')] = (
         msgspec.field(default_factory=list)
     )
-    trusted_header: Annotated[str, _doc("the header by which they name the user", pattern="^[A-Za-z0-9-]*$")] = ""
+    trusted_header: Annotated[
+        str,
+        _doc(
+            "the header by which they name the user",
+            "the name of a header, such as X-Forwarded-User",
+            pattern="^[A-Za-z0-9-]*$",
+        ),
+    ] = ""
     redact: Annotated[list[str], _doc("hidden parts of payloads, such as user.*.email, beside passwords")] = (
         msgspec.field(default_factory=list)
     )
     environment: Annotated[str, _doc("what its head and titles say, such as production", max_length=40)] = ""
     links: dict[str, Outside] = msgspec.field(default_factory=dict)
     roles: dict[str, Role | Grant] = msgspec.field(default_factory=dict)
-    users: dict[str, WebUser] = msgspec.field(default_factory=dict)
-    tokens: dict[str, WebToken] = msgspec.field(default_factory=dict)
+    users: Annotated[dict[str, _User], _TABLES] = msgspec.field(default_factory=dict)
+    tokens: Annotated[dict[str, _Token], _TABLES] = msgspec.field(default_factory=dict)
 
     @property
     def has_users(self) -> bool:
@@ -130,7 +170,7 @@ def read_web(given: Any, *, strict: bool = True) -> Web:
     """The table of what the file holds; ``true`` is the table that has the daemon serve the dashboard."""
     if isinstance(given, bool):
         return Web(enabled=given)
-    return msgspec.convert(given, Web, strict=strict, dec_hook=lambda kind, text: kind.parse(text))
+    return convert(given, Web, strict=strict)  # type: ignore[no-any-return] # it is of that type
 
 
 WEB_EXAMPLE = """\

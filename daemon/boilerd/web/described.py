@@ -62,7 +62,7 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
         "place": "where to go on: `more` of the answer before", "last": "1: the end of the list",
         "around": "a pending task: those around it",
     },
-    "/types": {**_ORDER, **_TIME},
+    "/types": {**_ORDER, **_TIME, "only": "risen: those of which more fails than in the time before"},
     "/types/{type}": _TIME,
     "/failures": {
         "size": "groups to look at", "sort": "last, first, hour, count or rise",

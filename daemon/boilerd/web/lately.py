@@ -73,7 +73,7 @@ class Pace(NamedTuple):
     """How a queue's length changes.
 
     Attributes:
-        word: ``empty``, ``drains``, ``grows`` or ``stands still``.
+        word: ``empty``, ``drains``, ``grows``, ``steady`` (as many come as are done with) or ``stands still``.
         drained_s: In how many seconds nothing is pending any more, if all goes on like this; None: it does not drain.
     """
 
@@ -155,8 +155,10 @@ def pace_of(pending: int, minutes: Sequence[Minute], queue: str) -> Pace:
     lately = added(minute.queues.get(queue, NOTHING) for minute in minutes[-PACE_MINUTES:])
     if not pending:
         return Pace("empty")
+    if not (lately.left or lately.enqueued):
+        return Pace("stands still")
     if lately.left <= lately.enqueued:
-        return Pace("grows" if lately.enqueued else "stands still")
+        return Pace("grows" if lately.left < lately.enqueued else "steady")
     seconds = 60.0 * min(PACE_MINUTES, len(minutes))
     return Pace("drains", pending * seconds / (lately.left - lately.enqueued))
 

@@ -12,6 +12,8 @@ from markupsafe import Markup, escape
 MOST_SHOWN = 64 * 1024
 #: Nodes of a payload that a page shows as a tree, and how deep that goes.
 MOST_NODES, MOST_DEPTH = 150, 6
+#: A part that changes by less than so much of the whole is the same.
+LEAST_CHANGE = 0.0005
 
 
 def harmless(text: str) -> str:
@@ -113,10 +115,10 @@ def percent(part: float | None) -> str:
 
 
 def points(change: float | None) -> str:
-    """By how much a part has changed, with its sign."""
+    """By how many percentage points a part has changed, with its sign."""
     if change is None:
         return ""
-    return f"{'+' if change > 0 else ''}{figure(100 * change)} points" if abs(change) >= 0.0005 else "same"
+    return f"{'+' if change > 0 else ''}{figure(100 * change)}" if abs(change) >= LEAST_CHANGE else "same"
 
 
 def brief(seconds: float | None) -> str:

@@ -111,6 +111,14 @@ class Visit:
         """The value of a form's field; empty: it has none."""
         return next(iter(self.form.get(name, ())), "")
 
+    def part(self, read: Callable[[], T], problems: list[str]) -> T | None:
+        """What a part of a page reads; None: it could not, and why is one more of the problems."""
+        try:
+            return read()
+        except BoilerdError as error:
+            problems += [] if str(error) in problems else [str(error)]
+            return None
+
     def trying(self, read: Callable[[], Any]) -> Any:
         """What a part of a page reads, or ``{"problem": …}``: the other parts are shown all the same."""
         try:

@@ -21,6 +21,7 @@ from boilerd.web.page import Data, page
 from boilerd.web.pages.type_actions import offered
 from boilerd.web.permissions import Permission
 from boilerd.web.releases import Release, releases
+from boilerd.web.shown import LEAST_CHANGE
 from boilerd.web.type_facts import daemons_of, patterns_of, timeout_share, timeouts_of
 from boilerd.web.visit import Visit
 
@@ -33,6 +34,8 @@ SINCE = {
 }  # fmt: skip
 #: The word for the time since the last release; with its name behind a colon, until the next one for an earlier one.
 RELEASE = "release"
+#: The word that leaves out types of which no more fails than before.
+RISEN = "risen"
 #: Metrics are kept for so long.
 KEPT_S = 90 * DAY_S
 #: Columns of a chart: as many as a narrow screen can show.
@@ -107,13 +110,16 @@ class Window:
 @page("/types", needs=Permission.VIEW, title="Types", menu=37, rows="types", of_shared=True)
 def types(visit: Visit) -> Data:
     """All types, the one that takes most of the workers' time first."""
-    known = releases(visit)
+    problems: list[str] = []
+    known = visit.part(lambda: releases(visit), problems) or []
     window = _window(visit, known)
     queue = visit.query.get("queue") or None
+    only = visit.word("only", of=["", RISEN])
     rows, skipped, until = visit.sharing(
         ("types", window.word, queue), FRESH_S, lambda: _rows(visit, window, queue), FRESH_TIMES
     )
-    shown, order = in_order(visit, rows, SORTS, "time", path="/types")
+    kept = [row for row in rows if (row["failed_rise"] or 0) >= LEAST_CHANGE] if only else rows
+    shown, order = in_order(visit, kept, SORTS, "time", path="/types")
     return {
         "types": shown,
         "order": order,
@@ -126,7 +132,9 @@ def types(visit: Visit) -> Data:
         "has_before": 2 * window.seconds <= KEPT_S,
         "release": window.release,
         "releases": known,
-        "skipped": skipped,
+        "only": only,
+        "all": len(rows),
+        "skipped": [*dict.fromkeys([*problems, *skipped])],
         "until": until,
     }
 
@@ -135,7 +143,8 @@ def types(visit: Visit) -> Data:
 def one_type(visit: Visit) -> Data:
     """One type over time."""
     name = visit.path["type"]
-    known = releases(visit)
+    problems: list[str] = []
+    known = visit.part(lambda: releases(visit), problems) or []
     window = _window(visit, known)
     queue = visit.query.get("queue") or None
     found = visit.sharing(
@@ -151,6 +160,7 @@ def one_type(visit: Visit) -> Data:
         "failures": visit.trying(lambda: _failures(visit, name)),
         "actions": offered(visit),
         **found,
+        "skipped": [*problems, *found["skipped"]],
     }
 
 
@@ -178,7 +188,8 @@ def _rows(visit: Visit, window: Window, queue: str | None) -> tuple[list[dict[st
     series = visit.inspector.metrics(window.since, window.ends, step_s, queue=queue)
     shares = _before(visit, window, series, ("types", queue), _shares, queue=queue) or {}
     paces = _ended_by_type(series)
-    timeouts = timeouts_of(visit, window.age_s, is_over=window.ends is not None) if queue is None else None
+    problems: list[str] = []
+    timeouts = visit.part(lambda: _timeouts(visit, window, queue), problems)
     handled = patterns_of(visit)
     rows = [
         {
@@ -189,7 +200,11 @@ def _rows(visit: Visit, window: Window, queue: str | None) -> tuple[list[dict[st
         }
         for line in type_lines(series)
     ]  # fmt: skip
-    return rows, series.skipped, series.until
+    return rows, [*problems, *series.skipped], series.until
+
+
+def _timeouts(visit: Visit, window: Window, queue: str | None) -> Mapping[str, int] | None:
+    return timeouts_of(visit, window.age_s, is_over=window.ends is not None) if queue is None else None
 
 
 def _compared(numbers: Numbers, share_before: float | None) -> dict[str, Any]:
