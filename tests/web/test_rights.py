@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -13,13 +14,16 @@ from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.audit import Actor
 from boilerd.broker.broker import Broker
+from boilerd.broker.neighbours import Declared
 from boilerd.broker.operation_record import Order
 from boilerd.errors import DuplicateTaskError
 from boilerd.settings.web import Grant
 from boilerd.web import passwords
 from boilerd.web.endpoint import Endpoint
+from boilerd.web.own_queues import OwnQueues
 from boilerd.web.page import ACTIONS, PAGES, Page, load_pages
 from boilerd.web.permissions import BEYOND_QUEUES, ROLES, Permission, Principal
+from boilerd.web.refusal import Refusal
 from browser import WHO, Browser, web_app, with_people
 from builders import claim, count_in_minute, counted, enqueue, fail_as, failure_kind, tell_cron
 
@@ -321,6 +325,21 @@ def test_who_may_see_the_audit_and_no_payloads_reads_none_in_what_others_sought(
     assert "archive" in blind["/audit.csv"]
 
 
+def test_who_may_not_see_payloads_learns_of_no_lock_by_a_digest_that_they_guess(
+    connection: redis.Redis, client: Client
+) -> None:
+    client.enqueue("test:echo", {"to": "anna"}, task_id="holder", unique=60)
+    (lock,) = Inspector(connection).unique_locks().locks
+    addresses = [f"/limits/release?queue=default&type=test:echo&digest={digest}" for digest in (lock.digest, "0" * 64)]
+    eve = Principal("eve", frozenset({Permission.VIEW, Permission.DELETE}))
+
+    with Browser(web_app(connection, authorize=lambda _: eve)) as browser:
+        found = [browser.get(each) for each in addresses] + [browser.post(each, {"holder": "x"}) for each in addresses]
+
+    assert {answer.status_code for answer in found} == {403}
+    assert all("it needs the permission view_payload" in answer.text for answer in found)
+
+
 # --- Queues of one's own
 
 #: A word that stands in everything of the other queue, and in nothing else.
@@ -518,6 +537,74 @@ def test_what_is_beside_ones_own_queues_is_shown_without_that_of_others(
     assert "may be of another one" in gone.text
     assert (locked.status_code, released.status_code) == (403, 403)
     assert refused == {"rows": []}
+
+
+def test_of_the_types_that_its_workers_know_those_of_the_queue_alone_are_told(
+    connection: redis.Redis, client: Client
+) -> None:
+    declared = Declared(("", "hush:type", "mail:", "mail:send", "other:type", "report:"))
+    now = f"{datetime.fromtimestamp(connection.time()[0], UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    record: Any = {
+        "queues": "hush,mail-out",
+        "birthmark": "x",
+        "last_heartbeat": now,
+        "application": declared.encoded(),
+    }
+    connection.hset("rq:worker:w", mapping=record)
+    connection.sadd("rq:workers", "rq:worker:w")
+    client.enqueue("mail:send", queue="mail-out", task_id="task")
+    count_in_minute(connection, int(time.time()) // 60 - 2, "mail-out", "report:weekly", counted(1))
+    count_in_minute(connection, int(time.time()) // 60 - 2, "hush", "other:type", counted(1))
+
+    with of_anna(connection) as browser:
+        told = browser.get("/queues/mail-out.json").json()["types"]
+    with Browser(web_app(connection)) as browser:
+        all_of_them = browser.get("/queues/mail-out.json").json()["types"]
+
+    assert told == {"handled": ["", "mail:", "mail:send", "report:"]}
+    assert all_of_them == {"handled": [*declared.types]}
+
+
+KEYED = {"type": "test:echo", "queue": "mail-out", "concurrency_key": "ours", "concurrency_limit": "2"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_done"),
+    [
+        (("/tasks/new", {}), True),
+        (("/tasks/new", {"concurrency_limit": ""}), False),
+        (("/tasks/new", {"concurrency_limit": "3"}), False),
+        (("/tasks/new", {"concurrency_key": "theirs"}), False),
+        (("/tasks/new", {"concurrency_key": "nobody"}), False),
+        (("/tasks/new", {"concurrency_key": ""}), True),
+        (("/tasks/keyed/edit", {"concurrency_key": "of-old", "concurrency_limit": "3"}), True),
+        (("/tasks/keyed/edit", {"concurrency_key": "of-old", "concurrency_limit": "4"}), False),
+        (("/tasks/keyed/edit", {"concurrency_key": "theirs"}), False),
+    ],
+)
+def test_who_has_queues_of_their_own_holds_back_no_task_of_others_by_a_concurrency_key(
+    sent: tuple[str, dict[str, str]], is_done: bool, connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    for row, (queue, key) in enumerate((("mail-out", "ours"), ("hush", "theirs"))):
+        client.enqueue("test:echo", queue=queue, concurrency_key=key, concurrency_limit=2, task_id=f"{key}-runs")
+        claim(broker, queue, row=row)
+    client.enqueue("test:echo", queue="mail-out", concurrency_key="of-old", concurrency_limit=3, task_id="keyed")
+
+    with of_anna(connection) as browser:
+        address, form = sent[0], KEYED | sent[1]
+        checked = browser.post(address, form).text.partition('name="checked" value="')[2].partition('"')[0]
+        answer = browser.post(address, {**form, "checked": checked, "step": "send"})
+
+    assert (answer.status_code, "all queues share it" in answer.text) == ((303, False) if is_done else (422, True))
+    assert connection.llen("rq:queue:mail-out") == (2 if is_done else 1)
+
+
+@pytest.mark.parametrize("option", ["unique", "once", "task_id", "deadline"])
+def test_who_has_queues_of_their_own_takes_no_lock_by_hand(option: str, connection: redis.Redis) -> None:
+    own = OwnQueues(Inspector(connection), Principal.of_role("anna", "admin", queues=["low"]))
+
+    with pytest.raises(Refusal, match=f"anna has the queues low: {option} is nothing for a task"):
+        own.enqueue("test:echo", queue="low", copied_from="", **{option: 60})
 
 
 @pytest.mark.usefixtures("with_another_queue")

@@ -48,7 +48,7 @@ class Endpoint:
         needs: The permission; None: everybody may.
         answer: Makes the answer.
         form: How the answer is written: ``html``, ``json``, ``csv`` or ``ndjson``; or ``file``.
-        also: A permission that it needs beside: an export discloses no more than its page.
+        also: A permission that it needs beside, such as to export a page.
         asks_who: Whether it is found out who sends a request, for which Redis may be asked.
         guest: Says for whom one is taken who does not say who it is; None: for nobody.
 

@@ -7,7 +7,7 @@ something new is closed to them until it is said here how that is cut.
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NoReturn, TypeVar
 
 from boilerd.broker.composition import Composition
@@ -40,6 +40,13 @@ from boilerd.web.shared import Shared
 MENU = frozenset({"/", "/queues", "/tasks", "/types", "/crons", "/limits", "/operations"})
 #: Reasons why a task does not run that tell of other queues, or of tasks there.
 _OF_OTHERS = frozenset({ReasonKind.UNSERVED, ReasonKind.DEPENDENCIES, ReasonKind.CONCURRENCY_KEY, ReasonKind.STRAY})
+#: Options of a task that is enqueued by hand; `unique`, `once` and the like keep others out.
+_OPTIONS = frozenset(
+    {
+        "headers", "inherit", "timeout", "max_retries", "retention", "process_in", "process_at",
+        "concurrency_key", "concurrency_limit",
+    }
+)  # fmt: skip
 
 T = TypeVar("T")
 
@@ -87,8 +94,13 @@ class OwnQueues:
         return self._all.has_workers(self._own(queue))
 
     def handled_types(self, queue: str) -> list[str] | None:
-        """What its workers know."""
-        return self._all.handled_types(self._own(queue))
+        """What its workers know of the types that it had within a day; they know those of their other queues, too."""
+        found = self._all.handled_types(self._own(queue))
+        if found is None:
+            return None
+        had = {pair.type for pair in self.metrics(timedelta(days=1), step_s=3600, queue=queue).total()}
+        had |= {name for name, _ in self.composition(queue).types}
+        return [pattern for pattern in found if not pattern or any(name.startswith(pattern) for name in had)]
 
     def pause(self, name: str, **said: Any) -> bool:
         """Let nobody claim from it."""
@@ -326,11 +338,24 @@ class OwnQueues:
         self._all.move(self.task(task_id).id, self._own(queue))
 
     def enqueue(self, task_type: str, payload: Any = None, *, copied_from: str = "", **options: Any) -> Any:
-        """Enqueue one."""
-        if copied_from:
-            self.task(copied_from)
+        """Enqueue one, which holds back no task of another queue."""
+        origin = self.task(copied_from) if copied_from else None
         queue = self._own(options.pop("queue", DEFAULT_QUEUE))
+        if others := sorted(options.keys() - _OPTIONS):
+            raise self.refusal(f"{others[0]} is nothing for a task that is enqueued by hand")
+        if key := options.get("concurrency_key"):
+            self._check_key(key, options.get("concurrency_limit") or 1, queue, origin)
         return self._all.enqueue(task_type, payload, copied_from=copied_from, queue=queue, **options)
+
+    def _check_key(self, key: str, limit: int, queue: str, origin: TaskDetail | None) -> None:
+        """A key is one of all queues: with a new one, or more shares, tasks of others would wait; raises Refusal."""
+        if origin and (origin.concurrency_key, origin.concurrency_limit) == (key, limit):
+            return
+        if (key, limit) not in {(each.key, each.limit) for each in self.concurrency_keys([queue]).keys}:
+            raise self.refusal(
+                "concurrency_key: all queues share it; give one, with its limit, that a task has which runs or waits"
+                " for it there, as /limits shows, or copy a task that has it"
+            )
 
     # --- Act on many
 
