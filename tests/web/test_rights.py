@@ -592,6 +592,19 @@ def test_of_the_types_that_its_workers_know_those_of_the_queue_alone_are_told(
     assert all_of_them == {"handled": [*declared.types]}
 
 
+def test_a_new_task_begins_with_what_stands_in_ones_own_queue(connection: redis.Redis, client: Client) -> None:
+    client.enqueue("test:echo", {"hush": 1}, queue="hush")
+    client.enqueue("test:echo", {"to": "anna"}, queue="mail-out")
+
+    with of_anna(connection) as browser:
+        forms = [
+            browser.get(f"/tasks/new.json?type=test:echo&{query}").json()["form"]
+            for query in ("queue=mail-out", "queue=hush", "")
+        ]
+
+    assert [json.loads(form["body"]) for form in forms] == [{"to": ""}, None, None]
+
+
 KEYED = {"type": "test:echo", "queue": "mail-out", "concurrency_key": "ours", "concurrency_limit": "2"}
 
 

@@ -284,8 +284,9 @@ class OwnQueues:
         """A part of a list."""
         return self.told(self._all.tasks(self._own(queue), state, **more))
 
-    def search(self, wanted: TaskFilter, *, queue: str | None = None, **more: Any) -> TasksFound:
+    def search(self, wanted: TaskFilter | str = "", *, queue: str | None = None, **more: Any) -> TasksFound:
         """A part of a list, or what is found."""
+        wanted = self.parse_filter(wanted) if isinstance(wanted, str) else wanted
         found = self._all.search(wanted, queue=self._own(wanted.queue or queue), **more)
         return replace(found, tasks=self.told(found.tasks))
 

@@ -128,24 +128,24 @@ def _about_edit(visit: Visit) -> Data:
 
 def _about_new(visit: Visit) -> Data:
     form = _blank(visit)
-    return _page(visit, form, None, [], templates=len(_templates(visit, form["type"])))
+    return _page(visit, form, None, [], templates=len(_templates(visit, form["type"], form["queue"])))
 
 
 def _blank(visit: Visit) -> dict[str, str]:
     given = {"type": visit.word("type"), "queue": visit.word("queue", DEFAULT_QUEUE)}
-    templates = _templates(visit, given["type"])
+    templates = _templates(visit, given["type"], given["queue"])
     number = visit.number("template", 1, most=len(templates) or 1)
     body = templates[number - 1] if templates else None
     return {**dict.fromkeys(_TEXTS, ""), **given, "body": _as_json(body), "head": "{}"}
 
 
-def _templates(visit: Visit, task_type: str) -> list[Any]:
+def _templates(visit: Visit, task_type: str, queue: str) -> list[Any]:
     """Payloads of the type to begin with: as a living daemon has declared it, and as the last ones were."""
     if not task_type:
         return []
     schemas = [schema_of(daemon.schemas, task_type) for daemon in visit.inspector.daemons()]
     declared = [example(schema) for schema in schemas if schema is not None][:1]
-    return declared + [shape for shape in shapes_of(visit, task_type) if shape not in declared]
+    return declared + [shape for shape in shapes_of(visit, task_type, queue) if shape not in declared]
 
 
 # --- What is sent
