@@ -23,7 +23,8 @@ from boilerd.web.answers import Asked, answer_error
 from boilerd.web.beside import FRESH_S, Beside, BesideReader
 from boilerd.web.guard import add_headers, check_framing, read_form
 from boilerd.web.links import unsegment
-from boilerd.web.own_queues import OwnQueues, OwnShared, cut
+from boilerd.web.own_queues import OwnQueues
+from boilerd.web.own_queues.sights import OwnShared, cut
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Snapshot
