@@ -216,7 +216,14 @@ def test_what_means_nothing_is_refused(typed: str, words: str, inspector: Inspec
 
 
 @pytest.mark.parametrize(
-    "place", ["archived:1~x~y:default", "archived:1~1.0~!:default", "pending:" + "9" * 20 + ":a", "x"]
+    "place",
+    [
+        "archived:1~x~y:default",
+        "archived:1~1.0~!:default",
+        "archived:1~nan~YQ:default",
+        "pending:" + "9" * 20 + ":a",
+        "x",
+    ],
 )
 def test_a_place_that_is_none_is_refused(place: str, inspector: Inspector, client: Client) -> None:
     enqueue(client, "a")

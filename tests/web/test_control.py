@@ -1,6 +1,8 @@
 """The daemon of this host from a page: quiet, resume, restart and scale; and why not, where that cannot be."""
 
+import html
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from boilerd.broker.daemons import DaemonInfo
 from boilerd.errors import RefusedError
 from boilerd.settings.definitions import Settings
 from boilerd.settings.web import Web
+from boilerd.supervision.asking import ask
 from boilerd.web.local_daemon import LocalDaemon, member_of
 from boilerd.web.pages import workers
 from browser import WHO, Browser, text_of, with_people
@@ -122,24 +125,42 @@ def test_one_who_may_not_sees_no_buttons_and_no_commands(connection: redis.Redis
     assert "The daemon of this host" not in page.text
 
 
-@pytest.fixture
-def answering(monkeypatch: pytest.MonkeyPatch, directory: Path) -> LocalDaemon:
-    """A daemon that answers, as this process."""
-    found = LocalDaemon(Settings(state_dir=str(directory)))
-    info = {"pid": os.getpid(), "state": "ready", "pools": []}
-    monkeypatch.setattr(found, "ask", lambda *_, **__: info)
-    return found
+def test_what_a_page_showed_of_a_daemon_that_is_gone_is_not_done_to_the_one_in_its_place(
+    browser: Browser, daemon: RunningDaemon, connection: redis.Redis
+) -> None:
+    links = re.findall(r'(?:action|href)="(/daemon/[^"]+)"', browser.get("/workers").text)
+    shown = [html.unescape(each) for each in links if "/restart" not in each]
+    name = browser.get("/workers.json").json()["local"]["name"]
+    old = [each.replace(name, "h.earlier") for each in shown]
+
+    answers = [browser.post(each, {"size": "1"}) for each in old]
+    asked = html.unescape(text_of(browser.get("/daemon/pools/~/restart?daemon=h.earlier").text))
+    restart = browser.post("/daemon/pools/~/restart.json?daemon=h.earlier")
+
+    assert len(shown) == 6
+    assert {(answer.status_code, f"this is the daemon {name}, and not" in answer.text) for answer in answers} == {
+        (409, True)
+    }
+    assert f"the daemon of this host is {name} by now, and not 'h.earlier'" in asked
+    assert (restart.status_code, "not 'h.earlier'" in restart.json()["error"]) == (409, True)
+    assert {outcome for _, _, _, outcome, _ in done(connection)} == {"refused"}
+    assert [(each["workers"], each["is_quiet"]) for each in daemon.info()["pools"]] == [(2, False), (1, False)]
+    with pytest.raises(RefusedError, match="'kill': give one of quiet, resume, restart, scale"):
+        ask(daemon.socket, "boilerd.command", name, "kill", [])
 
 
-@pytest.mark.parametrize(("pid", "host", "is_own"), [
-    (0, 0, True), (1, 0, False), (0, 1, False),
+@pytest.mark.parametrize(("info", "is_own"), [
+    ({"name": "h.run"}, True), ({"name": "h.other"}, False), ({"name": ""}, False), ({}, False),
 ])  # fmt: skip
 def test_a_daemon_is_controlled_only_where_it_works_for_the_same_redis(
-    pid: int, host: int, is_own: bool, answering: LocalDaemon
+    info: dict[str, str], is_own: bool, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = DaemonInfo("h.run", host=os.uname().nodename + "x" * host, pid=os.getpid() + pid)
+    local = LocalDaemon(Settings(state_dir=str(directory)))
+    monkeypatch.setattr(local, "ask", lambda *_, **__: {"pid": os.getpid(), "state": "ready", "pools": [], **info})
+    # Both have its host and process ID, as in two containers.
+    told = [DaemonInfo(name, host=os.uname().nodename, pid=os.getpid()) for name in ("", "h.run")]
 
-    found = answering.find([told])
+    found = local.find(told)
 
     assert bool(found.name) is is_own
     assert bool(found.why) is not is_own

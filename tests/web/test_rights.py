@@ -1,25 +1,36 @@
 """Who may see and do what: every address by everybody, and from everywhere."""
 
+import html
+import json
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 import redis
 
+import boilerd.web
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.audit import Actor
 from boilerd.broker.broker import Broker
+from boilerd.broker.neighbours import Declared
 from boilerd.broker.operation_record import Order
+from boilerd.broker.web_sessions import WebSecret
 from boilerd.errors import DuplicateTaskError
-from boilerd.settings.web import Grant
+from boilerd.settings.definitions import Settings
+from boilerd.settings.web import Grant, Web
 from boilerd.web import passwords
 from boilerd.web.endpoint import Endpoint
+from boilerd.web.own_queues import OwnQueues
 from boilerd.web.page import ACTIONS, PAGES, Page, load_pages
 from boilerd.web.permissions import BEYOND_QUEUES, ROLES, Permission, Principal
+from boilerd.web.quoting import HIDDEN
+from boilerd.web.refusal import Refusal
+from boilerd.web.sessions import Seals
 from browser import WHO, Browser, web_app, with_people
 from builders import claim, count_in_minute, counted, enqueue, fail_as, failure_kind, tell_cron
 
@@ -138,6 +149,26 @@ def test_a_browser_that_tells_nothing_is_known_by_the_token_of_the_form(browser:
 
     assert browser.send("POST", "/queues/default/pause", data={"form_token": token}).status_code == 303
     assert browser.send("POST", "/queues/default/resume", data={"form_token": token[:-1]}).status_code == 403
+
+
+@pytest.mark.parametrize(("has_hash", "status"), [(False, 303), (True, 403)])
+def test_a_form_that_somebody_sealed_by_what_stands_in_redis_is_sent_by_no_browser_of_today(
+    has_hash: bool, status: int, connection: redis.Redis, client: Client
+) -> None:
+    enqueue(client, "task")
+    tokens = _tokens({"ci": {"sha256": "0" * 64}} if has_hash else {})
+
+    with Browser(with_people(connection, tokens=tokens), **{WHO: "admin"}) as browser:
+        browser.get("/queues")
+        seals = Seals(WebSecret(connection, 60).get)
+        seals.refresh()
+        form = {"form_token": seals.seal("form", "admin", "")}
+        answers = {
+            str(headers): browser.send("POST", "/queues/default/pause", headers=headers, data=form).status_code
+            for headers in FOREIGN
+        }
+
+    assert answers == {str(headers): 403 if headers else status for headers in FOREIGN}
 
 
 def test_nothing_is_shown_under_the_name_of_another_host(connection: redis.Redis) -> None:
@@ -319,6 +350,21 @@ def test_who_may_see_the_audit_and_no_payloads_reads_none_in_what_others_sought(
     assert [address for address, text in seeing.items() if "anna" not in text] == []
     assert guessed == []
     assert "archive" in blind["/audit.csv"]
+
+
+def test_who_may_not_see_payloads_learns_of_no_lock_by_a_digest_that_they_guess(
+    connection: redis.Redis, client: Client
+) -> None:
+    client.enqueue("test:echo", {"to": "anna"}, task_id="holder", unique=60)
+    (lock,) = Inspector(connection).unique_locks().locks
+    addresses = [f"/limits/release?queue=default&type=test:echo&digest={digest}" for digest in (lock.digest, "0" * 64)]
+    eve = Principal("eve", frozenset({Permission.VIEW, Permission.DELETE}))
+
+    with Browser(web_app(connection, authorize=lambda _: eve)) as browser:
+        found = [browser.get(each) for each in addresses] + [browser.post(each, {"holder": "x"}) for each in addresses]
+
+    assert {answer.status_code for answer in found} == {403}
+    assert all("it needs the permission view_payload" in answer.text for answer in found)
 
 
 # --- Queues of one's own
@@ -520,6 +566,87 @@ def test_what_is_beside_ones_own_queues_is_shown_without_that_of_others(
     assert refused == {"rows": []}
 
 
+def test_of_the_types_that_its_workers_know_those_of_the_queue_alone_are_told(
+    connection: redis.Redis, client: Client
+) -> None:
+    declared = Declared(("", "hush:type", "mail:", "mail:send", "other:type", "report:"))
+    now = f"{datetime.fromtimestamp(connection.time()[0], UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    record: Any = {
+        "queues": "hush,mail-out",
+        "birthmark": "x",
+        "last_heartbeat": now,
+        "application": declared.encoded(),
+    }
+    connection.hset("rq:worker:w", mapping=record)
+    connection.sadd("rq:workers", "rq:worker:w")
+    client.enqueue("mail:send", queue="mail-out", task_id="task")
+    count_in_minute(connection, int(time.time()) // 60 - 2, "mail-out", "report:weekly", counted(1))
+    count_in_minute(connection, int(time.time()) // 60 - 2, "hush", "other:type", counted(1))
+
+    with of_anna(connection) as browser:
+        told = browser.get("/queues/mail-out.json").json()["types"]
+    with Browser(web_app(connection)) as browser:
+        all_of_them = browser.get("/queues/mail-out.json").json()["types"]
+
+    assert told == {"handled": ["", "mail:", "mail:send", "report:"]}
+    assert all_of_them == {"handled": [*declared.types]}
+
+
+def test_a_new_task_begins_with_what_stands_in_ones_own_queue(connection: redis.Redis, client: Client) -> None:
+    client.enqueue("test:echo", {"hush": 1}, queue="hush")
+    client.enqueue("test:echo", {"to": "anna"}, queue="mail-out")
+
+    with of_anna(connection) as browser:
+        forms = [
+            browser.get(f"/tasks/new.json?type=test:echo&{query}").json()["form"]
+            for query in ("queue=mail-out", "queue=hush", "")
+        ]
+
+    assert [json.loads(form["body"]) for form in forms] == [{"to": ""}, None, None]
+
+
+KEYED = {"type": "test:echo", "queue": "mail-out", "concurrency_key": "ours", "concurrency_limit": "2"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_done"),
+    [
+        (("/tasks/new", {}), True),
+        (("/tasks/new", {"concurrency_limit": ""}), False),
+        (("/tasks/new", {"concurrency_limit": "3"}), False),
+        (("/tasks/new", {"concurrency_key": "theirs"}), False),
+        (("/tasks/new", {"concurrency_key": "nobody"}), False),
+        (("/tasks/new", {"concurrency_key": ""}), True),
+        (("/tasks/keyed/edit", {"concurrency_key": "of-old", "concurrency_limit": "3"}), True),
+        (("/tasks/keyed/edit", {"concurrency_key": "of-old", "concurrency_limit": "4"}), False),
+        (("/tasks/keyed/edit", {"concurrency_key": "theirs"}), False),
+    ],
+)
+def test_who_has_queues_of_their_own_holds_back_no_task_of_others_by_a_concurrency_key(
+    sent: tuple[str, dict[str, str]], is_done: bool, connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    for row, (queue, key) in enumerate((("mail-out", "ours"), ("hush", "theirs"))):
+        client.enqueue("test:echo", queue=queue, concurrency_key=key, concurrency_limit=2, task_id=f"{key}-runs")
+        claim(broker, queue, row=row)
+    client.enqueue("test:echo", queue="mail-out", concurrency_key="of-old", concurrency_limit=3, task_id="keyed")
+
+    with of_anna(connection) as browser:
+        address, form = sent[0], KEYED | sent[1]
+        checked = browser.post(address, form).text.partition('name="checked" value="')[2].partition('"')[0]
+        answer = browser.post(address, {**form, "checked": checked, "step": "send"})
+
+    assert (answer.status_code, "all queues share it" in answer.text) == ((303, False) if is_done else (422, True))
+    assert connection.llen("rq:queue:mail-out") == (2 if is_done else 1)
+
+
+@pytest.mark.parametrize("option", ["unique", "once", "task_id", "deadline"])
+def test_who_has_queues_of_their_own_takes_no_lock_by_hand(option: str, connection: redis.Redis) -> None:
+    own = OwnQueues(Inspector(connection), Principal.of_role("anna", "admin", queues=["low"]))
+
+    with pytest.raises(Refusal, match=f"anna has the queues low: {option} is nothing for a task"):
+        own.enqueue("test:echo", queue="low", copied_from="", **{option: 60})
+
+
 @pytest.mark.usefixtures("with_another_queue")
 def test_who_got_queues_of_their_own_later_continues_nothing_with_tasks_of_others(connection: redis.Redis) -> None:
     before = Inspector(connection, by=Actor("web", "anna", "hush"))
@@ -662,3 +789,66 @@ def test_nothing_is_revealed_where_the_audit_cannot_have_it(connection: redis.Re
 
 def test_only_to_reveal_shows_what_is_hidden() -> None:
     assert [(each.path, each.needs) for each in ACTIONS if each.reveals] == [("/tasks/{id}/reveal", Permission.REVEAL)]
+
+
+def _hide_of_cards(task_type: str, payload: Any) -> Any:
+    """An application's hook, which hides by the type."""
+    is_card = task_type == "card:pay" and isinstance(payload, dict)
+    return {name: HIDDEN if name == "number" else value for name, value in payload.items()} if is_card else payload
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ({"type": "test:echo"}, "payload.number: what is hidden there would be seen in this copy"),
+        ({"body": '{"number": "[hidden]", "at": ["note", "[hidden]"]}'}, "payload.at.1: what is hidden there would"),
+        ({"head": '[["x", "[hidden]"]]'}, "headers.0.1: [hidden] stands where nothing was hidden"),
+        ({"type": "test:echo", "body": '{"number": "mine"}'}, ""),
+        ({"queue": "low"}, ""),
+    ],
+)
+def test_what_is_hidden_is_not_brought_to_light_by_a_copy(
+    form: dict[str, str], says: str, connection: redis.Redis, client: Client
+) -> None:
+    client.enqueue("card:pay", {"number": "4242 4242", "at": ["token", "hunter2"]}, task_id="task")
+    app = boilerd.web.app(Settings(web=Web()), authorize=None, connection=connection, redact=_hide_of_cards)
+
+    with Browser(app) as browser:
+        looked_at = browser.post("/tasks/task/edit", form)
+        checked = looked_at.text.partition('name="checked" value="')[2].partition('"')[0]
+        sent = browser.post("/tasks/task/edit", {**form, "checked": checked, "step": "send"})
+
+    assert says in html.unescape(looked_at.text)
+    assert (looked_at.status_code, sent.status_code) == ((422, 422) if says else (200, 303))
+
+
+SCHEMA = {
+    "type": "object", "properties": {"card": {"properties": {"cvv": {"type": "string"}}}, "n": {"type": "string"}},
+    "additionalProperties": False,
+}  # fmt: skip
+
+
+def test_the_check_by_a_schema_tells_nothing_of_what_somebody_does_not_see(
+    connection: redis.Redis, client: Client
+) -> None:
+    client.enqueue("test:echo", {"card": {"cvv": 123}, "n": 1, "street": "Main"}, task_id="task")
+    connection.zadd(keys.DAEMONS, {"host.run": time.time()})
+    connection.set(keys.daemon("host.run"), json.dumps({"types": ["test:"], "schemas": {"test:": SCHEMA}}))
+    rights = frozenset({Permission.VIEW, Permission.EDIT})
+
+    def authorize(request: Any) -> Principal:
+        return Principal("eve", rights | ({Permission.VIEW_PAYLOAD} if "x-all" in request.headers else set()))
+
+    with Browser(web_app(connection, authorize=authorize)) as browser:
+        ours = {"sec-fetch-site": "same-origin"}
+        blind = browser.post("/tasks/task/edit.json", {"queue": "low"}, **ours).json()["problems"]
+        seeing = browser.post("/tasks/task/edit.json", {"queue": "low"}, x_all="1", **ours).json()["problems"]
+        other_type = browser.post("/tasks/task/edit.json", {"type": "x"}, **ours).json()["problems"]
+
+    assert blind == ["payload: what you do not see of it does not fit the type"]
+    assert seeing == [
+        "payload.card: what you do not see of it does not fit the type",
+        "payload.n must be string",
+        "payload.street is not known",
+    ]
+    assert other_type == ["type: leave it as it is; what you do not see of the payload may be hidden by it"]

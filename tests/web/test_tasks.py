@@ -21,7 +21,7 @@ from boilerd.broker.views import Attempt, TaskDetail
 from boilerd.tasks.retry import Decision, Verdict
 from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.timeline import timeline
-from boilerd.web.tracebacks import pieces, shown_attempts
+from boilerd.web.tracebacks import MOST_SHOWN, pieces, shown_attempts
 from browser import ROLES, WHO, Browser, text_of, with_people
 from builders import WORKER, claim, enqueue, fail, fail_next, in_state, pending, rq_queue, store
 
@@ -270,10 +270,14 @@ def test_the_frames_of_libraries_are_folded_and_equal_tracebacks_told_once() -> 
     assert [(piece.is_own, piece.frames) for piece in pieces(TRACEBACK)] == [(True, 1), (False, 2), (True, 0)]
     assert "".join(piece.traceback for piece in pieces(TRACEBACK)) == TRACEBACK
     assert pieces("") == []
-    assert [(each.like, len(each.pieces)) for each in shown_attempts([attempt, attempt])] == [(0, 3), (1, 0)]
+    assert [(each.like, each.attempt.error) for each in shown_attempts([attempt, attempt])] == [(0, ""), (1, "")]
 
 
-@pytest.mark.parametrize("end", ["\r\n", "\u2028", "\x0b"])
+#: A line that would part a traceback in the midst of a hidden text.
+FRAME_LINE = '\n  File "/v/site-packages/lib.py", line 1, in pay\n'
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\u2028", "\x0b", FRAME_LINE])
 def test_a_hidden_text_of_several_lines_is_hidden_in_a_traceback(
     end: str, connection: redis.Redis, broker: Broker
 ) -> None:
@@ -287,6 +291,24 @@ def test_a_hidden_text_of_several_lines_is_hidden_in_a_traceback(
 
     assert [page for page in pages if "half" in page] == []
     assert all("OwnError" in page for page in pages)
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_of_a_long_traceback_the_end_is_shown_and_no_part_of_a_hidden_text_where_it_was_cut(
+    is_stored: bool, connection: redis.Redis, broker: Broker
+) -> None:
+    key = "first half, second half"
+    store(broker, "fails", {"private_key": key})
+    end = "\nlib.OwnError: the last\n"
+    whole = f"{TRACEBACK}lib.OwnError: {key}{'.' * (MOST_SHOWN - len(end) - 9)}{end}"  # cut, it begins with "cond half"
+    kept = whole[-MOST_SHOWN:] if is_stored else whole
+    broker.fail(WORKER, claim(broker), Failure("OwnError", kept, Decision(Verdict.ARCHIVE, delay_s=0.0), 25))
+
+    with Browser(with_people(connection)) as browser:
+        pages = [browser.get(f"/tasks/fails{form}", **{WHO: who}).text for form in ("", ".json") for who in ROLES]
+
+    assert [page for page in pages if "half" in page] == []
+    assert all("the last" in page for page in pages)
 
 
 def test_the_page_names_holders_of_keys_and_folds_what_is_equal(

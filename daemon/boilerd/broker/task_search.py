@@ -7,6 +7,7 @@ says where it stopped. With nothing to look for it is a list, of which each part
 import base64
 import binascii
 import enum
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -128,7 +129,9 @@ class Place:
 def _parse_member(given: str, behind: str) -> Member:
     score, _, encoded = behind.partition("~")
     with suppress(ValueError, binascii.Error):
-        return text(base64.b64decode(encoded + "=" * (-len(encoded) % 4), b"-_", validate=True)), float(score)
+        member = text(base64.b64decode(encoded + "=" * (-len(encoded) % 4), b"-_", validate=True)), float(score)
+        if not math.isnan(member[1]):
+            return member
     raise _no_place(given)
 
 

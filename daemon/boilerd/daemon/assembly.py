@@ -147,7 +147,7 @@ class Daemon:
             broker=broker, is_burst=self._is_burst, quiet_pools=self._quiet_pools, watch=self._watch,
             ask_daemon=self._ask_daemon,
         )  # fmt: skip
-        booted = Booted(processes.groups(), processes.pools(), settings.start_timeout)
+        booted = Booted(processes.groups(), processes.pools(), settings.start_timeout, processes.name)
         # Objects that live now are never freed: keep the collector from touching pages that children share.
         gc.collect()
         gc.freeze()

@@ -121,6 +121,9 @@ class Processes:
         watch: Runs in a child, and asks for a reload when the application's files change; None: nobody does.
         ask_daemon: Asks the daemon how it is, in the exporter and the dashboard; None: there are none, whatever the
             settings say.
+
+    Attributes:
+        name: Of the daemon until its next start or reload, with which the names of its workers begin.
     """
 
     def __init__(
@@ -148,7 +151,7 @@ class Processes:
         self._surroundings = Surroundings()
         host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
         self._kept = KeptOutcomes(settings.state_path() / "outcomes", mark_of(settings))
-        self._name = f"{host}.{secrets.token_hex(3)}"
+        self.name = f"{host}.{secrets.token_hex(3)}"
 
     def groups(self) -> list[ProcessGroupConfig]:
         """The scheduler's group, and the exporter's, the dashboard's and the watcher's if there are such."""
@@ -299,7 +302,7 @@ class Processes:
 
     def _facts(self) -> Published:
         return Published(
-            self._name,
+            self.name,
             settings=self._settings,
             mux=self._application.mux,
             types=self._application.rules.declared.types,
@@ -357,7 +360,7 @@ class Processes:
         return status
 
     def _worker_name(self, row: int) -> str:
-        return f"{self._name}.{row}"
+        return f"{self.name}.{row}"
 
     def _set_up_child(self, title: str, row: int) -> None:
         """Name the child in its log lines, and install the handlers of the signals that the supervisor passes on.

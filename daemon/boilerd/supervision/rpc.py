@@ -1,5 +1,6 @@
 """The interfaces on the control socket: Supervisor's own, with a few methods changed, and the daemon's."""
 
+from collections.abc import Callable
 from types import MethodType
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -73,6 +74,7 @@ class DaemonInterface:
         """The daemon's state, by name.
 
         ``state`` is starting, ready, reloading or draining; ``status`` the line that the service manager gets;
+        ``name`` what the names of its workers begin with until the next reload, empty while it starts;
         ``trouble`` why the last reload failed; ``heartbeat_age_s`` how long ago the scheduler renewed the leases;
         ``is_broker_away`` whether a process waits for the broker; ``lost_lines`` how many log lines nobody took;
         ``halted`` the workers that a signal has stopped; ``missing`` those that have not served for some seconds;
@@ -114,6 +116,22 @@ class DaemonInterface:
             raise RPCError(Faults.FAILED, f"{shown(size)} workers: give a whole number")
         _request(self._daemon.scale, size, pool)
         return True
+
+    def command(self, name: str, what: str, args: list[Any]) -> bool:
+        """Quiet, resume, restart or scale, if this is the daemon of that name still, and none that took its place."""
+        does: dict[str, Callable[..., bool]] = {
+            "quiet": self.quiet,
+            "resume": self.resume,
+            "restart": self.restart,
+            "scale": self.scale,
+        }
+        if what not in does:
+            raise RPCError(Faults.FAILED, f"{shown(what)}: give one of {', '.join(does)}")
+        if not name or name != (own := self._daemon.info()["name"]):
+            raise RPCError(
+                Faults.FAILED, f"this is the daemon {own or 'that starts'}, and not {shown(name)}; look again"
+            )
+        return does[what](*args)
 
 
 class ProcessInterface(SupervisorNamespaceRPCInterface):  # type: ignore[misc]

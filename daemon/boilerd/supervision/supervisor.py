@@ -64,11 +64,13 @@ class Booted(NamedTuple):
         groups: The groups to start now, beside those of the workers: the scheduler, and the watcher if there is one.
         pools: The pools of workers to start now.
         start_limit_s: How long the first worker may take until it serves, where the others fail.
+        name: Of the daemon until its next start or reload.
     """
 
     groups: Sequence[ProcessGroupConfig]
     pools: Sequence[PoolPlan]
     start_limit_s: float = math.inf
+    name: str = ""
 
 
 class DaemonSupervisor(Supervisor):  # type: ignore[misc]
@@ -112,6 +114,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         self._is_burst = is_burst
         self._unfinished_line = b""
         self._start_limit_s = math.inf
+        self._name = ""
         self.start_error = ""
         self._must_spawn_scheduler = False
         self._pools: Pools | None = None
@@ -203,6 +206,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
             "state": state,
             "generation": self._generation,
             "pid": os.getpid(),
+            "name": self._name,
             "workers": pools.size if pools else 0,
             "pools": pools.infos() if pools else [],
             "busy": scoreboard.busy(),
@@ -292,7 +296,7 @@ class DaemonSupervisor(Supervisor):  # type: ignore[misc]
         for group in self.process_groups.values():
             group.transition()
         booted = self._boot(self)
-        self._start_limit_s = booted.start_limit_s
+        self._start_limit_s, self._name = booted.start_limit_s, booted.name
         for config in (*booted.groups, *(plan.group for plan in booted.pools)):
             self.add_process_group(config)
         self._pools = Pools(booted.pools, self.process_groups, self._scoreboard, self._renew_scheduler)

@@ -139,9 +139,9 @@ def _of_page(site: Site, page: Page) -> Iterator[Route]:
 
 def _of_action(site: Site, action: Action) -> Iterator[Route]:
     answer = functools.partial(answer_action, action=action)
-    yield Route(action.path, Endpoint(site, action.needs, answer), methods=["GET", "POST"])
-    methods = ["GET", "POST"] if action.about else ["POST"]
-    yield Route(f"{action.path}.json", Endpoint(site, action.needs, answer, "json"), methods=methods)
+    page, data = (Endpoint(site, action.needs, answer, form, also=action.also) for form in ("html", "json"))
+    yield Route(action.path, page, methods=["GET", "POST"])
+    yield Route(f"{action.path}.json", data, methods=["GET", "POST"] if action.about else ["POST"])
 
 
 async def _answer_static(asked: Asked) -> Response:

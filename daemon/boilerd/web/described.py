@@ -40,6 +40,7 @@ _CHOICE = {
 _LOCK = {"queue": "its queue", "type": "its type", "digest": "of its payload, as /limits has it"}
 _PAUSE = {"note": "why", "until": "when it ends by itself: 2h, or 2026-01-31T14:00 in UTC"}
 _AS_OF = "the moment from which times of a search count back, in seconds since 1970"
+_DAEMON = {"daemon": "its name, as `local` of /workers has it: another one that took its place is not touched"}
 _BACK = "list, to lead people back to the list"
 _DEEDS = ("run", "archive", "delete", "cancel", "reschedule", "move")
 _EDIT = {
@@ -87,6 +88,8 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
     "/tasks/{id}/compare": {"with": "another task; else the last of its type that completed"},
     **{f"/bulk/{deed}": _CHOICE for deed in _DEEDS},
     **{f"/types/{{type}}/{deed}": {"state": "the state of the tasks"} for deed in ("run", "archive", "delete")},
+    "/daemon/pools/{pool}/{what}": _DAEMON,
+    "/daemon/pools/{pool}/restart": _DAEMON,
     "/limits/release": _LOCK,
     "/queues/{queue}/purge": {"state": "the state whose tasks are deleted"},
 }  # fmt: skip

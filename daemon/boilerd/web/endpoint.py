@@ -23,7 +23,8 @@ from boilerd.web.answers import Asked, answer_error
 from boilerd.web.beside import FRESH_S, Beside, BesideReader
 from boilerd.web.guard import add_headers, check_framing, read_form
 from boilerd.web.links import unsegment
-from boilerd.web.own_queues import OwnQueues, OwnShared, cut
+from boilerd.web.own_queues import OwnQueues
+from boilerd.web.own_queues.sights import OwnShared, cut
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Snapshot
@@ -48,7 +49,7 @@ class Endpoint:
         needs: The permission; None: everybody may.
         answer: Makes the answer.
         form: How the answer is written: ``html``, ``json``, ``csv`` or ``ndjson``; or ``file``.
-        also: A permission that it needs beside: an export discloses no more than its page.
+        also: A permission that it needs beside, such as to export a page.
         asks_who: Whether it is found out who sends a request, for which Redis may be asked.
         guest: Says for whom one is taken who does not say who it is; None: for nobody.
 

@@ -1,13 +1,13 @@
 """The daemon of this host, where its control socket is within reach of the dashboard's user: quiet, restart and scale.
 
-What it does is what the commands of the same names do. It is the daemon of this dashboard only if it works for the
-same Redis, which its published facts tell.
+What it does is what the commands of the same names do. It tells its name, which it has until its next start or reload,
+and is the daemon of this dashboard only if the dashboard's Redis has that: another one may have its process ID, or in
+another container its host's name.
 """
 
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from boilerd.broker.daemons import DaemonInfo
 from boilerd.errors import RefusedError
@@ -28,7 +28,7 @@ class _Pool(TypedDict):
 class _Info(TypedDict):
     """What is read of the answer to ``boilerd.info``; a daemon that tells less cannot be controlled."""
 
-    pid: int
+    name: NotRequired[str]
     state: str
     pools: list[_Pool]
 
@@ -75,11 +75,14 @@ class LocalDaemon:
             info: _Info = self.ask("info", kind=_Info)
         except RefusedError as error:
             return Found(why=str(error))
-        own = (info["pid"], socket.gethostname())
-        name = next((each.name for each in daemons if (each.pid, each.host) == own), "")
-        if not name:
+        name = info.get("name", "")
+        if not name or name not in {each.name for each in daemons}:
             return Found(why="the daemon of this host works for another Redis, starts, or is of an earlier version")
         return Found(name, info["state"], info["pools"])
+
+    def command(self, name: str, what: str, *args: Any) -> None:
+        """Have the daemon of this name do something; raises RefusedError, also where another one has its place now."""
+        self.ask("command", name, what, args)
 
     def ask(self, method: str, *args: Any, kind: Any = bool) -> Any:
         """Call ``boilerd.METHOD`` of it; raises RefusedError, also where it does not answer."""

@@ -71,11 +71,12 @@ def _of_pages(pages: Iterable[Page]) -> Iterator[tuple[str, str, dict[str, Any]]
 def _of_actions(actions: Iterable[Action]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for action in actions:
         address, has_page = f"{action.path}.json", action.about is not None
+        also = [action.also] if action.also else []
         if has_page:
-            told = _about(action, "before", {"application/json": {"schema": {"type": "object"}}})
+            told = _about(action, "before", {"application/json": {"schema": {"type": "object"}}}, *also)
             yield address, "get", {**told, "summary": f"{action.title}: what would be done"}
         schema = _shape_of(action.path) if action.path in SHAPES else {"$ref": _REF.format(name="Done")}
-        sent = _about(action, "do", {"application/json": {"schema": schema}})
+        sent = _about(action, "do", {"application/json": {"schema": schema}}, *also)
         yield address, "post", {**sent, **_body(FIELDS.get(action.path, {}))}
 
 

@@ -109,6 +109,7 @@ class Action:
         title: What the button says.
         about: Makes what the page shows that asks before; None: nobody is asked.
         template: Of that page.
+        also: A permission that it needs beside; None: none.
         reveals: True if its data is shown as it is, with what is hidden everywhere else.
     """
 
@@ -118,6 +119,7 @@ class Action:
     title: str
     about: "Callable[[Visit], Data] | None" = None
     template: str = "confirm.html"
+    also: Permission | None = None
     reveals: bool = False
 
 

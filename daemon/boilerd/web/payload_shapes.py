@@ -13,14 +13,18 @@ MOST, _LOOKS, _WITHIN_S = 3, 500, 0.1
 _KEYS, _DEPTH = 100, 8
 
 
-def shapes_of(visit: Visit, task_type: str) -> list[Any]:
-    """Those of tasks of this type that are kept, each once, for whoever may see payloads."""
+def shapes_of(visit: Visit, task_type: str, queue: str) -> list[Any]:
+    """Those of tasks of this type that are kept, each once, for whoever may see payloads.
+
+    They are looked for in all queues, but for those who have queues of their own in this one.
+    """
     if not task_type or not visit.may(Permission.VIEW_PAYLOAD):
         return []
     try:
         found = visit.inspector.search(
-            f'type:"{task_type.replace(chr(34), "")}"', size=20, looks=_LOOKS, within_s=_WITHIN_S, sees=visit.seen
-        )
+            f'type:"{task_type.replace(chr(34), "")}"', queue=None if visit.who.queues is None else queue,
+            size=20, looks=_LOOKS, within_s=_WITHIN_S, sees=visit.seen,
+        )  # fmt: skip
     except BoilerdError:
         return []
     shapes: list[Any] = []

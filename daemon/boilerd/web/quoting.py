@@ -8,8 +8,8 @@ from typing import Any
 HIDDEN = "[hidden]"
 #: A shorter text is in too many others to be looked for.
 _LEAST = 4
-#: Of an error that was cut within a hidden text, so much of its beginning tells it.
-_LEAST_BEGINNING = 8
+#: Of an error that was cut within a hidden text, so much of that tells it.
+_LEAST_PART = 8
 #: Characters that are compared for one error, and hidden texts; beyond, it is hidden as a whole: it would take seconds.
 _MOST_COMPARED, _MOST_TEXTS = 4 * 1024 * 1024, 20_000
 #: From the first quotation mark of a line to its last: an apostrophe could be the end of one as well as its beginning.
@@ -52,7 +52,7 @@ class Quotes:
         if len(self._ordered) * len(text) > _MOST_COMPARED:
             return HIDDEN
         for hidden in self._ordered:
-            text = _without_beginning(text.replace(hidden, HIDDEN), hidden)
+            text = _without_end(_without_beginning(text.replace(hidden, HIDDEN), hidden), hidden)
         return _QUOTED.sub(HIDDEN, text) if self._hides_all else text
 
 
@@ -77,5 +77,12 @@ def _forms(text: str) -> set[str]:
 def _without_beginning(text: str, hidden: str) -> str:
     """The text without the beginning of a hidden one at its end, where it was cut."""
     end = text.removesuffix("…").removesuffix("...")
-    at = end.find(hidden[:_LEAST_BEGINNING], max(0, len(end) - len(hidden)))
-    return text[:at] + HIDDEN if at >= 0 and len(hidden) > _LEAST_BEGINNING and hidden.startswith(end[at:]) else text
+    at = end.find(hidden[:_LEAST_PART], max(0, len(end) - len(hidden)))
+    return text[:at] + HIDDEN if at >= 0 and len(hidden) > _LEAST_PART and hidden.startswith(end[at:]) else text
+
+
+def _without_end(text: str, hidden: str) -> str:
+    """The text without the end of a hidden one at its beginning: of a long traceback the last characters are kept."""
+    ends = text.rfind(hidden[-_LEAST_PART:], 0, len(hidden)) + _LEAST_PART
+    is_part = len(hidden) > _LEAST_PART <= ends and hidden.endswith(text[:ends])
+    return HIDDEN + text[ends:] if is_part else text

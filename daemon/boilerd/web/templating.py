@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from boilerd.web import charts, frozen, shown
+from boilerd.web import charts, frozen, shown, tracebacks
 from boilerd.web.guard import TOKEN
 from boilerd.web.links import Links
 
@@ -27,6 +27,7 @@ def make_environment() -> Environment:
         auto_reload=False,
     )
     environment.filters.update(shown.FILTERS)
+    environment.filters["pieces"] = tracebacks.pieces
     environment.globals.update(
         {
             "version": version("boilerd"),

@@ -1,8 +1,12 @@
-"""Tracebacks as people read them: the application's frames open, those of libraries folded."""
+"""Tracebacks as people read them: the application's frames open, those of libraries folded.
+
+They are cut and parted by the template, when what they quote of hidden values is out of them: a part of a value is not
+known for one any more.
+"""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from boilerd.broker.views import Attempt
 
@@ -34,33 +38,31 @@ class Shown:
 
     Attributes:
         number: From 1, of those that are kept.
-        attempt: The attempt, without its traceback.
+        attempt: The attempt, without its traceback, which stands in the task.
         like: The number of an earlier attempt with the same traceback; 0: there is none.
     """
 
     number: int
     attempt: Attempt
     like: int = 0
-    pieces: Sequence[Piece] = field(default_factory=list)
 
 
 def shown_attempts(attempts: Sequence[Attempt]) -> list[Shown]:
-    """Each attempt with its traceback in pieces, unless an earlier one has the same."""
+    """Each attempt, and which earlier one has the same traceback."""
     seen: dict[str, int] = {}
     found = []
     for number, attempt in enumerate(attempts, 1):
         error = attempt.error
         like = seen.get(error, 0) if error else 0
         seen.setdefault(error, number)
-        found.append(Shown(number, replace(attempt, error=""), like, [] if like else pieces(error)))
+        found.append(Shown(number, replace(attempt, error=""), like))
     return found
 
 
 def pieces(traceback: str) -> list[Piece]:
-    """The traceback in pieces of one kind each."""
+    """The end of a traceback, where the error stands, in pieces of one kind each."""
     found: list[Piece] = []
     is_own = True
-    # By this alone: with other ends of lines made alike, what quotes a hidden text would not have it in it any more.
     for line in traceback[-MOST_SHOWN:].removesuffix("\n").split("\n") if traceback else ():
         frame = _FRAME.match(line)
         if frame:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from boilerd.errors import RefusedError
+from boilerd.errors import RefusedError, shown
 from boilerd.settings.pools import MOST_WORKERS
 from boilerd.web.links import Links
 from boilerd.web.local_daemon import Found, member_of
@@ -47,7 +47,8 @@ def _about(visit: Visit) -> Data:
     """What a restart is about, and whether it can be done."""
     pool, worker = visit.path.get("pool", ""), visit.path.get("worker", "")
     found = local_daemon(visit)
-    whose, why = f"worker {worker}" if worker else f"all workers of {_of(pool)}", _why_not(found, pool, worker)
+    whose = f"worker {worker}" if worker else f"all workers of {_of(pool)}"
+    why = _why_not(found, pool, worker) or _why_not_that(found, _meant(visit, found))
     return {
         "question": f"Replace {whose} by fresh ones? Each ends its tasks first, within shutdown_timeout.",
         "facts": [["Daemon", found.name], ["Why not", why]],
@@ -90,13 +91,23 @@ def _why_not(found: Found, pool: str, worker: str) -> str:
     return ""
 
 
+def _why_not_that(found: Found, name: str) -> str:
+    return "" if name == found.name else f"the daemon of this host is {found.name} by now, and not {shown(name)}"
+
+
+def _meant(visit: Visit, found: Found) -> str:
+    """The name of the daemon that the page showed; a worker's tells it as well."""
+    worker = visit.path.get("worker", "")
+    return worker.rpartition(".")[0] if worker else visit.word("daemon", found.name)
+
+
 def _do(visit: Visit, what: "What", args: Sequence[Any], **on: str) -> None:
-    """Have the daemon do it, and note that in the audit; raises RefusedError."""
+    """Have the daemon do it that the page showed, and note that in the audit; raises RefusedError."""
     found, daemon = local_daemon(visit), visit.daemon
     with visit.inspector.noting(what, daemon=daemon.place if daemon else "", **on) as noted:
         if daemon is None or not found.name:
             raise RefusedError(found.why)
-        daemon.ask(what, *args)
+        daemon.command(_meant(visit, found), what, *args)
         noted.count = 1
     for key in ("local daemon", "workers"):
         visit.shared.forget(key)

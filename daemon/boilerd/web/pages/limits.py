@@ -95,7 +95,15 @@ def _about(visit: Visit) -> Data:
     }
 
 
-@action("/limits/release", needs=Permission.DELETE, title="Release lock", about=_about, template="lock.html")
+# By an address with a guessed digest nobody may learn of a payload that they may not see.
+@action(
+    "/limits/release",
+    needs=Permission.DELETE,
+    also=Permission.VIEW_PAYLOAD,
+    title="Release lock",
+    about=_about,
+    template="lock.html",
+)
 def release(visit: Visit) -> Done:
     """Release a unique lock; of a task that has not ended its ID is written out."""
     queue, task_type, digest = _named(visit)

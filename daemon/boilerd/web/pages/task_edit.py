@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,12 +12,12 @@ from boilerd.broker.views import TaskDetail
 from boilerd.errors import BoilerdError, BrokerError, InvalidTaskError
 from boilerd.tasks.queues import DEFAULT_QUEUE
 from boilerd.tasks.task import TaskState
+from boilerd.web.kept_hidden import Place, blurred, disclosed, places_in, restored
 from boilerd.web.links import Links
 from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action
 from boilerd.web.payload_shapes import shapes_of
 from boilerd.web.permissions import Permission
-from boilerd.web.quoting import HIDDEN
 from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.visit import QueryError, Visit
 
@@ -128,24 +128,24 @@ def _about_edit(visit: Visit) -> Data:
 
 def _about_new(visit: Visit) -> Data:
     form = _blank(visit)
-    return _page(visit, form, None, [], templates=len(_templates(visit, form["type"])))
+    return _page(visit, form, None, [], templates=len(_templates(visit, form["type"], form["queue"])))
 
 
 def _blank(visit: Visit) -> dict[str, str]:
     given = {"type": visit.word("type"), "queue": visit.word("queue", DEFAULT_QUEUE)}
-    templates = _templates(visit, given["type"])
+    templates = _templates(visit, given["type"], given["queue"])
     number = visit.number("template", 1, most=len(templates) or 1)
     body = templates[number - 1] if templates else None
     return {**dict.fromkeys(_TEXTS, ""), **given, "body": _as_json(body), "head": "{}"}
 
 
-def _templates(visit: Visit, task_type: str) -> list[Any]:
+def _templates(visit: Visit, task_type: str, queue: str) -> list[Any]:
     """Payloads of the type to begin with: as a living daemon has declared it, and as the last ones were."""
     if not task_type:
         return []
     schemas = [schema_of(daemon.schemas, task_type) for daemon in visit.inspector.daemons()]
     declared = [example(schema) for schema in schemas if schema is not None][:1]
-    return declared + [shape for shape in shapes_of(visit, task_type) if shape not in declared]
+    return declared + [shape for shape in shapes_of(visit, task_type, queue) if shape not in declared]
 
 
 # --- What is sent
@@ -166,11 +166,13 @@ def new(visit: Visit) -> Done | Data:
 
 def _send(visit: Visit, form: Mapping[str, str], origin: Origin | None) -> Done | Data:
     try:
-        payload, options = _read(form, origin)
+        payload, options, places = _read(form, origin)
     except (QueryError, InvalidTaskError) as error:
         return _page(visit, form, origin, [str(error)])
     found = [] if form["type"] else ["type: it has none; give one, as in email:deliver"]
-    found += _misfits(visit, form["type"], payload)
+    copy = {"type": form["type"], "payload": payload, "headers": options["headers"]}
+    found += _disclosed(visit, copy, origin, places)
+    found += blurred(_misfits(visit, form["type"], payload), places)
     checked = hashlib.sha256(json.dumps(form, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
     is_confirmed = visit.given("step") == "send" and (visit.who.is_program or visit.given("checked") == checked)
     if found or not is_confirmed:
@@ -199,14 +201,17 @@ def _afterwards(visit: Visit, task_id: str, word: str) -> str:
     return f", which is {word}d"
 
 
-def _read(form: Mapping[str, str], origin: Origin | None) -> tuple[Any, dict[str, Any]]:
-    """Payload and options of a form; raises QueryError, InvalidTaskError."""
+def _read(form: Mapping[str, str], origin: Origin | None) -> tuple[Any, dict[str, Any], list[Place]]:
+    """Payload and options of a form, and where the payload and the headers are hidden; raises QueryError."""
     old = origin.task if origin else None
     payload, headers = old.payload if old else None, dict(old.headers) if old else {}
+    places: list[Place] = [("payload",), ("headers",)]
     if "body" in form:
         seen = origin.seen if origin else {"payload": None, "headers": {}}
-        payload = _restored("payload", _parsed("payload", form["body"]), seen["payload"], payload)
-        headers = _restored("headers", _parsed("headers", form["head"]), seen["headers"], headers)
+        body, head = _parsed("payload", form["body"]), _parsed("headers", form["head"])
+        payload = restored("payload", body, seen["payload"], payload)
+        headers = restored("headers", head, seen["headers"], headers)
+        places = [*places_in(body, ("payload",)), *places_in(head, ("headers",))]
     if not isinstance(headers, dict):
         raise QueryError('headers: no object; give one, as in {"tenant": "7"}')
     options: dict[str, Any] = {"queue": form["queue"] or DEFAULT_QUEUE, "headers": headers, "inherit": False}
@@ -218,7 +223,15 @@ def _read(form: Mapping[str, str], origin: Origin | None) -> tuple[Any, dict[str
     if form["when"].strip():
         at = moment("when", form["when"])
         options["process_in" if isinstance(at, timedelta) else "process_at"] = at
-    return payload, options
+    return payload, options, places
+
+
+def _disclosed(visit: Visit, copy: Mapping[str, Any], origin: Origin | None, places: Sequence[Place]) -> list[str]:
+    """What of the copy would not be hidden any more."""
+    if origin is None or origin.is_editable:
+        return disclosed(visit.seen(copy), places)
+    is_same = copy["type"] == origin.task.type
+    return [] if is_same else ["type: leave it as it is; what you do not see of the payload may be hidden by it"]
 
 
 def _number(name: str, given: str) -> int:
@@ -241,32 +254,6 @@ def _parsed(name: str, text: str) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is none of its numbers")
-
-
-def _restored(name: str, edited: Any, seen: Any, old: Any) -> Any:
-    """What was edited, with what is hidden from the person as it was, where it stands as it stood."""
-    if edited == HIDDEN:
-        if seen != HIDDEN:
-            raise QueryError(f"{name}: {HIDDEN} stands where nothing was hidden; write the value")
-        return old
-    if isinstance(edited, dict):
-        return {
-            key: _restored(f"{name}.{key}", inner, *(_inside(each, key) for each in (seen, old)))
-            for key, inner in edited.items()
-        }
-    if isinstance(edited, list):
-        return [
-            _restored(f"{name}.{place}", inner, *(_inside(each, place) for each in (seen, old)))
-            for place, inner in enumerate(edited)
-        ]
-    return edited
-
-
-def _inside(value: Any, part: Any) -> Any:
-    try:
-        return value[part]
-    except (TypeError, KeyError, IndexError):
-        return None
 
 
 def _misfits(visit: Visit, task_type: str, payload: Any) -> list[str]:
