@@ -223,7 +223,9 @@ class SlottedWorker:
         self._kept.write(self._broker)
         died = death_of_last(self._scoreboard, self._row)
         with self._scoreboard.running_hooks(self._row):
-            held = rules.settle_dead_slots(self._broker, self._name, died is None, died)
+            unbegun = self._scoreboard.held_marks(self._row)
+            held = rules.settle_dead_slots(self._broker, self._name, died is None, died, unbegun)
+            unbegun.clear()
         tell_last_words(self._broker, self._scoreboard, self._row, self._rq_worker, held)
         self._scoreboard.open_batch(self._row, 0, 0)
         self._scoreboard.note_kill(self._row, KillReason.NONE)
