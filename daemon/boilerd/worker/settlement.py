@@ -287,6 +287,7 @@ class Rules(msgspec.Struct, frozen=True):
             self.record_lost_attempt(broker, worker, claim, died, is_doubtful=is_unknown and not claim.is_alone)
         if completions:
             broker.acknowledge(worker, completions)
+            self.tally.count_completed(completions)
         if unstarted:
             broker.release(worker, only=unstarted)
         return rest

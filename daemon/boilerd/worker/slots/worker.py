@@ -157,8 +157,9 @@ class SlottedWorker:
         )  # fmt: skip
         broker = ResilientBroker(self._broker, pause)
         hand = SlotHand(
-            self._broker, name=self._name, parts=self._parts, slots=self._slot_limits.slots, register=self._register
-        )
+            self._broker, name=self._name, parts=self._parts, slots=self._slot_limits.slots, register=self._register,
+            tally=self._rules.tally,
+        )  # fmt: skip
         broker.together(hand.register)
         if not self._life.has_lifespans:
             self._scoreboard.mark_booted(self._row)
@@ -203,7 +204,7 @@ class SlottedWorker:
             intake=intake,
             ahead=ahead,
             desk=desk,
-            outcomes=Outcomes(intake, desk, Judge(self._rules, scoreboard, row, self._inbox.wake), self._rules.tally),
+            outcomes=Outcomes(intake, desk, Judge(self._rules, scoreboard, row, self._inbox.wake)),
             closing=Closing(self._stop.age_s, self._limits, self._slot_limits, scoreboard, row),
             name=self._name,
             title=self.title,
