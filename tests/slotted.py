@@ -86,6 +86,10 @@ class Gate:
     def open(self) -> None:
         self._open.touch()
 
+    def pass_of(self, task_id: str) -> Path:
+        """What lets this task alone through, once it is there."""
+        return self._open.with_name(f"pass-{task_id}")
+
     def count(self) -> int:
         return len(self.ids())
 

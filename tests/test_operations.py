@@ -3,13 +3,15 @@
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import redis
 
 from boilerd import Actor, Client, Inspector, TaskState
-from boilerd.broker import keys
+from boilerd.broker import bulk_actions, keys
+from boilerd.broker.anchor import Anchor
 from boilerd.broker.broker import Broker
 from boilerd.broker.constants import MOST_OPERATIONS
 from boilerd.broker.operation_record import GONE_S, OPEN, Deed, Operation, OperationState, Order, Tally
@@ -215,6 +217,25 @@ def test_none_is_missed_while_others_take_tasks_from_the_head(  # the chosen one
     assert len(taken) == 120
 
 
+def test_none_is_missed_where_others_take_tasks_between_two_looks_at_the_list(
+    inspector: Inspector, client: Client, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
+) -> None:
+    enqueue(client, *(f"t{number:03}x{number % 5}" for number in range(800)))
+    drift, taken = Anchor.drift, list[str]()
+
+    def take_behind(anchor: Anchor) -> int:
+        found = drift(anchor)
+        taken.extend(pending(connection)[:32])
+        connection.ltrim(keys.queue("default"), 32, -1)
+        return found
+
+    monkeypatch.setattr(Anchor, "drift", take_behind)
+    done_by(inspector, Order("archive", "default", TaskState.PENDING, search="x4", as_of=1e9))
+
+    assert not [task_id for task_id in pending(connection) if task_id.endswith("x4")]
+    assert len(taken) < 600
+
+
 def test_none_is_missed_while_scheduled_tasks_become_due(
     inspector: Inspector, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
 ) -> None:
@@ -310,6 +331,38 @@ def test_one_that_stopped_goes_on_with_what_its_search_has_meant(
 
     assert (stopped.state, stopped.tally.done) == ("stopped", 50)
     assert pending(connection) == [f"t{number:03}x0" for number in range(0, 250, 2)]
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])
+def test_one_that_goes_on_misses_none_though_others_have_taken_tasks_meanwhile(
+    inspector: Inspector, client: Client, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis, is_killed: bool
+) -> None:
+    enqueue(client, *(f"t{number:03}x{number % 2}" for number in range(300)))
+    operations = inspector.operations
+    found, runner = operations.begin(Order("delete", "default", TaskState.PENDING, search="x1", as_of=1e9))
+    after_chunk(monkeypatch, 2, die if is_killed else lambda: operations.stop(found.id))
+    with suppress(Killed):
+        operations.run(found, runner)
+    if is_killed:
+        left_alone(connection, found.id)
+
+    connection.lpop(keys.queue("default"), 40)
+    operations.run(*operations.take(found.id))
+
+    assert pending(connection) == [f"t{number:03}x0" for number in range(80, 300, 2)]
+
+
+def test_of_tasks_deep_in_a_list_none_is_missed_where_their_blanks_are_removed_in_between(
+    inspector: Inspector, client: Client, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
+) -> None:
+    monkeypatch.setattr(bulk_actions, "MOST_BLANKS", 50)
+    client.enqueue_many(
+        [("test:echo" if number < 1000 or number % 74 < 37 else "test:deep", number) for number in range(1600)]
+    )
+
+    done_by(inspector, Order("delete", "default", TaskState.PENDING, task_type="test:deep"))
+
+    assert {task.type for task in inspector.tasks("default", TaskState.PENDING, size=1600)} == {"test:echo"}
 
 
 def test_a_dashboard_of_before_reads_an_order_without_a_search_and_leaves_all_others_alone() -> None:

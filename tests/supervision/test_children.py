@@ -14,11 +14,11 @@ from boilerd.supervision.children import Child, forked_config
 from boilerd.supervision.options import Options
 
 
-def fork_and_term() -> int:
-    """A fork whose child is told to end before it has done anything."""
+def fork_and_send(signum: signal.Signals) -> int:
+    """A fork whose child gets the signal before it has done anything."""
     pid = os.fork()
     if pid == 0:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signum)
     return pid
 
 
@@ -29,7 +29,7 @@ def test_a_term_that_comes_before_a_child_has_its_own_handlers_ends_it(
     config = forked_config(options, "0", lambda: 7, priority=1, scoreboard=Scoreboard(), row=0, stop_wait_s=1.0)
     (child,) = ProcessGroupConfig(options, "worker", 1, [config]).make_group().processes.values()
     assert isinstance(child, Child)
-    monkeypatch.setattr(options, "fork", fork_and_term)
+    monkeypatch.setattr(options, "fork", lambda: fork_and_send(signal.SIGTERM))
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # the parent's, which notes a request
     try:
         pid = child.spawn()
@@ -39,6 +39,19 @@ def test_a_term_that_comes_before_a_child_has_its_own_handlers_ends_it(
     assert pid
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_what_means_a_task_of_its_predecessor_does_not_end_a_child_that_has_no_handlers_yet(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(directory / "control.sock")
+    config = forked_config(options, "0", lambda: 7, priority=1, scoreboard=Scoreboard(), row=0, stop_wait_s=1.0)
+    (child,) = ProcessGroupConfig(options, "worker", 1, [config]).make_group().processes.values()
+    monkeypatch.setattr(options, "fork", lambda: fork_and_send(signal.SIGUSR1))
+
+    pid = child.spawn()
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
 def test_a_child_whose_parent_died_before_it_looked_ends() -> None:

@@ -12,14 +12,17 @@ import redis
 from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.claims import Completion
 from boilerd.broker.connection import connect
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.process.signals import StopRequest
+from boilerd.tasks.metric_record import Numbers
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker import hand as hand_module
 from boilerd.worker.hand import Hand
 from boilerd.worker.prefetch import HOLD_S, Prefetch
 from boilerd.worker.resilient_broker import ResilientBroker
+from boilerd.worker.tally import Tally
 from support import DEADLINE_S, Valkey, completed, wait_until
 
 NAME = "host.run.0"
@@ -45,7 +48,9 @@ def make_hand(broker: Broker, stop: StopRequest, registered: list[str]) -> MakeH
     """Makes hands of one worker that give up on an unavailable broker at once."""
     broker.register(NAME, ["default"], {"state": "starting"})
 
-    def make(scoreboard: Scoreboard | None = None, prefetch: Prefetch | None = None) -> Hand:
+    def make(
+        scoreboard: Scoreboard | None = None, prefetch: Prefetch | None = None, tally: Tally | None = None
+    ) -> Hand:
         return Hand(
             ResilientBroker(broker, lambda seconds: False),
             name=NAME,
@@ -55,6 +60,7 @@ def make_hand(broker: Broker, stop: StopRequest, registered: list[str]) -> MakeH
             row=0,
             stop=stop,
             register=lambda: registered.append("again"),
+            tally=tally or Tally(),
         )
 
     return make
@@ -71,6 +77,11 @@ def for_short_tasks() -> Prefetch:
 def pending(connection: redis.Redis) -> list[bytes]:
     found: Any = connection.lrange(keys.queue("default"), 0, -1)
     return list(found)
+
+
+def attempts(tally: Tally) -> dict[str, int]:
+    """What it sends of ended attempts, by outcome."""
+    return Numbers.sum_of(Numbers(record) for record in tally.take()[1::2]).attempts
 
 
 def ids(hand: Hand) -> list[bytes]:
@@ -127,7 +138,7 @@ def test_a_batch_that_took_too_long_goes_back_and_the_next_is_of_one_task(
     assert ids(hand) == before[1 : 1 + len(hand.claims)]
     assert hand.claims
 
-    hand.complete(first, b"")
+    hand.complete(Completion(first))
     late_s = time.monotonic() + HOLD_S
     wait_until(lambda: time.monotonic() > late_s, "the batch is late")
     claim = hand.take()
@@ -150,14 +161,14 @@ def test_a_batch_is_taken_in_its_order_and_acknowledged_with_the_next_claim(
     while (claim := hand.take()) and (not taken or hand.claims):
         taken.append(claim.task_id.encode())
         assert scoreboard.batch(0).is_running
-        hand.complete(claim, b"")
+        hand.complete(Completion(claim))
 
     assert claim is not None
     assert [*taken, claim.task_id.encode()] == before[: len(taken) + 1]
     assert (scoreboard.batch(0).finished, scoreboard.batch(0).is_running) == (len(taken), True)
     assert len(hand.completions) == len(taken)
 
-    hand.complete(claim, b"")
+    hand.complete(Completion(claim))
     assert hand.take() is not None
     assert not hand.completions
     assert [completed(connection, task_id.decode()) for task_id in [*taken, *before[len(taken) :][:1]]] == [1] * (
@@ -174,7 +185,7 @@ def test_a_result_to_keep_is_acknowledged_before_the_next_task_of_its_batch(
     assert claim is not None
     rest = ids(hand)
 
-    hand.complete(claim, b"1")
+    hand.complete(Completion(claim, b"1"))
 
     assert connection.hget(keys.job(claim.task_id), "status") == b"finished"
     assert not hand.completions
@@ -191,7 +202,7 @@ def test_a_hand_whose_batch_was_revoked_begins_nothing_more_of_it(make_hand: Mak
     Broker(client.connection).release(NAME, only=[claim.execution_id for claim in hand.claims])
     scoreboard.revoke(0, scoreboard.batch(0).number)
 
-    hand.complete(slow, b"")
+    hand.complete(Completion(slow))
     claim = hand.take()
 
     assert claim is not None
@@ -207,7 +218,7 @@ def test_completions_that_the_scheduler_acknowledged_are_not_called_lost(
     client.enqueue("test:echo")
     claim = hand.take()
     assert claim is not None
-    hand.complete(claim, b"")
+    hand.complete(Completion(claim))
 
     broker.acknowledge(NAME, hand.completions)
     scoreboard.revoke(0, scoreboard.batch(0).number)
@@ -226,11 +237,45 @@ def test_a_completion_whose_lease_was_lost_is_dropped_and_logged(
     assert claim is not None
     connection.zrem(keys.wip("default"), f"{claim.task_id}:{claim.execution_id}")
 
-    hand.complete(claim, b"")
+    hand.complete(Completion(claim))
     hand.acknowledge()
 
     assert not hand.completions
     assert "outcome dropped, the lease was lost" in caplog.text
+
+
+@pytest.mark.parametrize(("loses", "count"), [(False, 1), (True, 0)], ids=["kept", "lost"])
+def test_what_completed_counts_when_redis_has_taken_it_and_not_where_the_lease_was_lost(
+    *, make_hand: MakeHand, client: Client, connection: redis.Redis, loses: bool, count: int
+) -> None:
+    tally = Tally()
+    hand = make_hand(tally=tally)
+    client.enqueue("test:echo")
+    claim = hand.take()
+    assert claim is not None
+    if loses:
+        connection.zrem(keys.wip("default"), claim.pair)
+
+    hand.complete(Completion(claim, ran_s=0.5))
+    assert not tally.take()
+    hand.acknowledge()
+
+    assert attempts(tally)["completed"] == count
+
+
+def test_what_the_scheduler_acknowledged_counts(make_hand: MakeHand, client: Client, broker: Broker) -> None:
+    scoreboard, tally = Scoreboard(), Tally()
+    hand = make_hand(scoreboard, tally=tally)
+    client.enqueue("test:echo")
+    claim = hand.take()
+    assert claim is not None
+    hand.complete(Completion(claim))
+
+    broker.acknowledge(NAME, hand.completions)
+    scoreboard.revoke(0, scoreboard.batch(0).number)
+    hand.acknowledge()
+
+    assert attempts(tally)["completed"] == 1
 
 
 def test_a_worker_that_redis_has_forgotten_registers_again(
@@ -286,6 +331,7 @@ def test_a_stop_during_an_outage_keeps_the_worker_from_claiming_when_the_broker_
             row=0,
             stop=stop,
             register=lambda: None,
+            tally=Tally(),
         )
 
         assert hand.take() is None

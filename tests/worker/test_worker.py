@@ -14,15 +14,18 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.process.exit_status import DONE, OK
 from boilerd.process.scoreboard import Scoreboard
+from boilerd.tasks.metric_record import Numbers
 from boilerd.tasks.mux import ServeMux
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.retry import Hooks, RetryPolicy
+from boilerd.worker import tally, work_loop
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from boilerd.worker.limits import Limits, Recycling
 from boilerd.worker.prefetch import Prefetch
 from boilerd.worker.settlement import Rules
 from boilerd.worker.worker import Worker
 from builders import pending
+from reckoning import counted
 
 NAME = "host.run.0"
 MakeWorker = Callable[..., Worker]
@@ -165,6 +168,28 @@ def test_in_a_worker_each_handler_finds_its_own_task_as_the_current_one(
 
     inspector = Inspector(connection)
     assert {name: inspector.task(name).attempts[-1].result for name in "abc"} == {name: [name, True] for name in "abc"}
+
+
+def test_what_a_long_task_counts_is_sent_before_the_next_begins(
+    make_worker: MakeWorker, connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (tally, work_loop):
+        monkeypatch.setattr(module, "SEND_EVERY_S", 0.0)  # every task is a long one
+    mux, (told, telling) = ServeMux(), os.pipe()
+
+    @mux.handle("test:count")
+    def count(task: Task) -> None:
+        found = Numbers.sum_of(map(Numbers, counted(connection).values()))
+        os.write(telling, b"%d" % found.attempts["completed"])
+
+    for _ in range(2):
+        client.enqueue("test:count", concurrency_key="one")  # so that the two are no batch
+
+    rules = Rules.of(mux, RetryPolicy(), lambda handler: handler)
+
+    assert exit_status(make_worker(rules, Limits(is_burst=True))) == DONE
+
+    assert os.read(told, 10) == b"01"
 
 
 def test_a_burst_runs_what_is_due_by_now_although_no_scheduler_has_come_to_it(

@@ -1,12 +1,13 @@
 """Where a walk through a queue's tasks goes on, though others take tasks before it meanwhile, or put some back."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import redis
 
 from boilerd.broker import keys
-from boilerd.broker.connection import raw
+from boilerd.broker.connection import raw, text
+from boilerd.broker.inspection import Member
 from boilerd.broker.refusals import expecting
 from boilerd.broker.states import REGISTRIES
 from boilerd.tasks.task import TaskState
@@ -17,6 +18,13 @@ MOST_REMEMBERED = 20
 _NEAR = 1000
 
 
+class Stand(NamedTuple):
+    """The place of a task, and how many blanks of the walk's own are before it."""
+
+    place: int
+    blanks: int = 0
+
+
 class Anchor:
     """Remembers tasks that a walk has left where they are.
 
@@ -24,47 +32,65 @@ class Anchor:
         connection: The client of Redis.
         queue: Their queue.
         state: Their state.
+        places: What an earlier walk has remembered, as of `places`.
     """
 
-    def __init__(self, connection: redis.Redis, queue: str, state: TaskState) -> None:
+    def __init__(
+        self, connection: redis.Redis, queue: str, state: TaskState, places: Mapping[str, int] | None = None
+    ) -> None:
         self._connection: Any = connection  # whose answers redis-py cannot type
         self._queue = queue
         self._state = state
-        self._places: dict[bytes, int] = {}
+        self._stands = {raw(task_id): Stand(place) for task_id, place in (places or {}).items()}
 
-    def remember(self, places: Mapping[str, int]) -> None:
-        """These tasks, each with its place, in their order; of none, those before are remembered on."""
-        if places:
-            self._places = {raw(task_id): place for task_id, place in [*places.items()][-MOST_REMEMBERED:]}
+    def remember(self, stands: Mapping[str, Stand]) -> None:
+        """These tasks, in their order; of none, those before are remembered on."""
+        if stands:
+            self._stands = {raw(task_id): stand for task_id, stand in [*stands.items()][-MOST_REMEMBERED:]}
 
-    def shift(self, by: int) -> None:
-        """So many places before them have come, or gone, by the walk itself."""
-        self._places = {task_id: place + by for task_id, place in self._places.items()}
+    @property
+    def places(self) -> dict[str, int]:
+        """Where the tasks stand when the walk's blanks are removed; a later walk may go on from there."""
+        return {text(task_id): stand.place - stand.blanks for task_id, stand in self._stands.items()}
+
+    def note_removed(self) -> None:
+        """The walk's blanks are removed: those before each task counted for its place."""
+        self._stands = {task_id: Stand(stand.place - stand.blanks) for task_id, stand in self._stands.items()}
 
     def drift(self) -> int:
         """By how many places they have moved by others' doing; all to the head, if none of them is found."""
-        if not self._places:
+        if not self._stands:
             return 0
         found = self._listed() if self._state is TaskState.PENDING else self._ranked()
-        last = next((task_id for task_id in reversed(self._places) if task_id in found), None)
-        drift = found[last] - self._places[last] if last is not None else -max(self._places.values()) - 1
-        self.shift(drift)
+        last = next((task_id for task_id in reversed(self._stands) if task_id in found), None)
+        places = [stand.place for stand in self._stands.values()]
+        return self._moved(found[last] - self._stands[last].place if last is not None else -max(places) - 1)
+
+    def drift_in(self, members: Sequence[Member], first: int) -> int:
+        """By how many places they have moved since `drift`, as these members show, which stand from `first` on."""
+        for place, (task_id, _) in enumerate(members, first):
+            if stand := self._stands.get(raw(task_id)):
+                return self._moved(place - stand.place)
+        return 0
+
+    def _moved(self, drift: int) -> int:
+        self._stands = {id_: Stand(place + drift, blanks) for id_, (place, blanks) in self._stands.items()}
         return drift
 
     def _listed(self) -> Mapping[bytes, int]:
         key = keys.queue(self._queue)
-        last, place = next(reversed(self._places.items()))
+        last, (place, _) = next(reversed(self._stands.items()))
         with expecting("list", key):
             if self._connection.lindex(raw(key), place) == last:
                 return {last: place}
-            start = max(min(self._places.values()) - _NEAR, 0)
+            start = max(min(stand.place for stand in self._stands.values()) - _NEAR, 0)
             ids = self._connection.lrange(raw(key), start, place + _NEAR)
         return {task_id: start + number for number, task_id in enumerate(ids)}
 
     def _ranked(self) -> Mapping[bytes, int]:
         key = keys.registry(REGISTRIES[self._state], self._queue)
         with expecting("sorted set", key), self._connection.pipeline(transaction=False) as pipeline:
-            for task_id in self._places:
+            for task_id in self._stands:
                 pipeline.zrank(raw(key), task_id)
             ranks = pipeline.execute()
-        return {task_id: rank for task_id, rank in zip(self._places, ranks, strict=True) if rank is not None}
+        return {task_id: rank for task_id, rank in zip(self._stands, ranks, strict=True) if rank is not None}

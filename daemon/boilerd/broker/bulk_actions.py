@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from boilerd.broker.anchor import Anchor
+from boilerd.broker.anchor import Anchor, Stand
 from boilerd.broker.broker import Broker
 from boilerd.broker.inspection import Inspection, Member
 from boilerd.broker.states import ALLOWED, ONE_REGISTRY, Action
@@ -27,6 +27,8 @@ _LEFT = frozenset({"done", *TaskState})
 _DONE = frozenset({"done", "blank"})
 #: So many blanks of a bulk action are on a queue's list at most: to remove them walks the list.
 MOST_BLANKS = 2000
+#: So many places before a chunk are read again, for others take tasks between two calls: no batch takes more at once.
+OVERLAP = 64
 #: Tasks that were rescheduled to one moment are due within this time.
 _IN_TURN_S = 1.0
 #: Does something with tasks, the first of which was found at that place; its answer for each, as of `Broker.act`.
@@ -97,12 +99,14 @@ class Looked:
     """What stands at some places.
 
     Attributes:
+        start: The first of the places.
         count: How many tasks were looked at.
         members: Those of them that are known.
         chosen: The IDs of those that are chosen.
         passed: How many count as not there.
     """
 
+    start: int
     count: int
     members: Sequence[Member]
     chosen: Sequence[str]
@@ -118,6 +122,7 @@ class Walk:
         done: Tasks that the action was done with.
         seen: Tasks looked at.
         stay: How many of these stand before the next one yet: not chosen, without a record, in a state of RQ's own.
+        places: The last ones of these, by which one that goes on sees what others have taken meanwhile.
         skipped: Why it was not done → with how many.
     """
 
@@ -125,6 +130,7 @@ class Walk:
     done: int = 0
     seen: int = 0
     stay: int = 0
+    places: Mapping[str, int] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
 
     def note(self, looked: int, answers: Sequence[str]) -> None:
@@ -151,26 +157,27 @@ class BulkActions:
         queue = choice.queue
         walk = walk or Walk(self._inspection.length(queue, choice.state))
         do = do or functools.partial(self._broker.act, action)
-        anchor = Anchor(self._broker.connection, queue, choice.state)
+        anchor = Anchor(self._broker.connection, queue, choice.state, walk.places)
         blanks = 0
         try:
             while walk.seen < walk.total:
                 # Behind those that stay, and the blanks in the place of those that do not.
                 walk.stay = max(walk.stay + anchor.drift(), -blanks)
-                start = walk.stay + blanks
-                looked = self._chunk(choice, start, min(CHUNK, walk.total - walk.seen))
+                looked = self._chunk(choice, walk.stay + blanks, min(CHUNK, walk.total - walk.seen), anchor)
                 if not looked.count:
                     return
+                start, walk.stay = looked.start, looked.start - blanks
                 with self._inspection.naming_keys(queue):
                     answers = do(looked.chosen, start)
                 walk.note(looked.count - looked.passed, answers)
                 walk.stay += looked.passed
-                anchor.remember(_staying(looked, answers, start))
+                anchor.remember(_staying(looked, answers, Stand(start, blanks)))
                 blanks += answers.count("blank")
                 if blanks >= MOST_BLANKS:
                     self._broker.remove_blanks(queue)
-                    anchor.shift(-blanks)
+                    anchor.note_removed()
                     blanks = 0
+                walk.places = anchor.places
                 yield BulkProgress(walk.done, walk.seen, walk.total)
         finally:
             if blanks:
@@ -198,18 +205,21 @@ class BulkActions:
         looked = self._chunk(choice, start, count)
         return looked.count, looked.chosen
 
-    def _chunk(self, choice: Choice, start: int, count: int) -> Looked:
-        """Look at tasks from place `start` on."""
+    def _chunk(self, choice: Choice, start: int, count: int, anchor: Anchor | None = None) -> Looked:
+        """Look at tasks from place `start` on; with an anchor, where they are by now."""
         queue, state = choice.queue, choice.state
         members: list[Member] = []
         if state in ONE_REGISTRY and choice.sought is None:
             looked, found = self._inspection.sift(queue, state, start, count, count)
         else:
-            found = members = self._inspection.members(queue, state, start, count)
+            first = max(0, start - OVERLAP) if anchor else start
+            found = self._inspection.members(queue, state, first, start - first + count)
+            start = max(first, start + anchor.drift_in(found, first)) if anchor else start
+            found = members = found[start - first :][:count]
             looked = len(found)
         there = [member for member in found if not choice.is_due_so(member)]
         chosen = self._meant(choice, there)
-        return Looked(looked, members, chosen, len(found) - len(there))
+        return Looked(start, looked, members, chosen, len(found) - len(there))
 
     def _meant(self, choice: Choice, found: list[Member]) -> list[str]:
         """The IDs of those that are chosen."""
@@ -247,18 +257,20 @@ def _is_of(task: TaskDetail, choice: Choice) -> bool:
     return task.state in choice.states and choice.task_type in {None, task.type}
 
 
-def _staying(looked: Looked, answers: Sequence[str], start: int) -> dict[str, int]:
+def _staying(looked: Looked, answers: Sequence[str], start: Stand) -> dict[str, Stand]:
     """The tasks that stay, with their places by now; what is in no list or registry of its own is left out."""
     told = dict(zip(looked.chosen, answers, strict=True))
     is_pending = all(score is None for _, score in looked.members[:1])
-    staying, gone = {}, 0
-    for place, (task_id, score) in enumerate(looked.members, start):
+    staying, gone, blanks = {}, 0, start.blanks
+    for place, (task_id, score) in enumerate(looked.members, start.place):
         if is_pending and score is not None:
             break  # those that wait for a key stand behind the list
         if told.get(task_id) in _LEFT:
             gone += 1
-        elif told.get(task_id) != "blank":
-            staying[task_id] = place - gone
+        elif told.get(task_id) == "blank":
+            blanks += 1
+        else:
+            staying[task_id] = Stand(place - gone, blanks)
     return staying
 
 

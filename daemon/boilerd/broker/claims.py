@@ -93,10 +93,17 @@ def batch_place(execution_id: str) -> tuple[int, int]:
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """A claim that ended well, and its result as JSON (empty: none)."""
+    """A claim that ended well, and its result as JSON (empty: none).
+
+    Attributes:
+        ran_s: How long it ran; None: nobody knows.
+        held_s: How long it lay with its worker before it began.
+    """
 
     claim: Claim
     result: bytes = b""
+    ran_s: float | None = None
+    held_s: float = 0.0
 
 
 class Leased(Protocol):

@@ -152,6 +152,7 @@ class Tally:
         part: The number of the part that it is at.
         part_seen: Tasks of that part that were looked at.
         part_stay: Tasks at its beginning that were left where they are.
+        part_places: The last ones of these, see `Walk`.
     """
 
     done: int = 0
@@ -160,6 +161,7 @@ class Tally:
     part: int = 0
     part_seen: int = 0
     part_stay: int = 0
+    part_places: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As Redis has it."""
@@ -171,7 +173,9 @@ class Tally:
         with suppress(ValueError, TypeError, AttributeError, RecursionError):
             found = cls(**json.loads(given))
             if min(found.done, found.seen, found.part, found.part_seen, found.part_stay) >= 0:
-                return replace(found, skipped={str(why): int(count) for why, count in found.skipped.items()})
+                places = {str(task_id): int(place) for task_id, place in found.part_places.items()}
+                skipped = {str(why): int(count) for why, count in found.skipped.items()}
+                return replace(found, skipped=skipped, part_places=places)
         return cls()
 
 

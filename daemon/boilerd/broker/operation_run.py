@@ -118,7 +118,7 @@ class OperationRun:
             yield from self._each(found.order.task_ids[tally.seen :])
         for number in range(tally.part, len(found.parts)):
             if number != tally.part:
-                tally.part, tally.part_seen, tally.part_stay = number, 0, 0
+                tally.part, tally.part_seen, tally.part_stay, tally.part_places = number, 0, 0, {}
             part = found.parts[number]
             if part.state is TaskState.ACTIVE:
                 yield from self._each(self._active(part))
@@ -128,13 +128,13 @@ class OperationRun:
     def _walk(self, part: Part) -> Generator[None]:
         order, tally = self._found.order, self._tally
         before = replace(tally, skipped={**tally.skipped})
-        walk = Walk(part.total, seen=tally.part_seen, stay=tally.part_stay)
+        walk = Walk(part.total, seen=tally.part_seen, stay=tally.part_stay, places=tally.part_places)
         if walk.seen:
             self._broker.remove_blanks(part.queue)  # which one left that was killed
         choice = choice_of(order, part, self._sees)
         for _ in self._chunks(order, choice, walk):
             tally.done, tally.seen = before.done + walk.done, before.seen + walk.seen - before.part_seen
-            tally.part_seen, tally.part_stay = walk.seen, max(walk.stay, 0)
+            tally.part_seen, tally.part_stay, tally.part_places = walk.seen, max(walk.stay, 0), dict(walk.places)
             tally.skipped = dict(walk.skipped + Counter(before.skipped))
             yield
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from boilerd.process.held_marks import CELLS, HeldMarks
 from boilerd.process.stack_file import StackFile
 
 #: More rows than a host will ever run; 124 bytes each, and room for one error.
@@ -161,6 +162,7 @@ class Scoreboard:
         self._daemon = next(arrays)
         self._start_errors = mmap.mmap(-1, ROWS * _TEXT_BYTES)
         self._groups = mmap.mmap(-1, ROWS * _GROUP_BYTES)
+        self._held = memoryview(mmap.mmap(-1, 4 * ROWS * CELLS)).cast("I")
         self.beat()  # the first may take its time
         self.alarm_fds = os.pipe()
         for fd in self.alarm_fds:
@@ -299,6 +301,10 @@ class Scoreboard:
     def running(self, row: int) -> int:
         """How many tasks the worker of `row` runs."""
         return self._busy[row]
+
+    def held_marks(self, row: int) -> HeldMarks:
+        """Which tasks the worker of `row`, or the last one there, has claimed ahead and not begun."""
+        return HeldMarks(self._held[row * CELLS : (row + 1) * CELLS])
 
     def note_stuck(self, row: int, count: int) -> None:
         """Note how many of them go on although they were interrupted several times; the worker calls this."""

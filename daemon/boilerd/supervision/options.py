@@ -123,7 +123,8 @@ class Options(ServerOptions):  # type: ignore[misc]
     def leave_parent(self) -> None:
         """Drop what belongs to the parent; called in a forked child."""
         restore_defaults(held=HANDLED)
-        ignore(SUPERVISORS_OWN)
+        # USR1 means a task. It may be one of the predecessor in this row, and nobody waits for an answer.
+        ignore((*SUPERVISORS_OWN, signal.SIGUSR1))
         release_signals(held=PASSED_ON)
         end_with_parent(self.pid)
         for dispatcher in list(asyncore.socket_map.values()):

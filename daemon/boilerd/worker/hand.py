@@ -18,6 +18,7 @@ from boilerd.process.signals import StopRequest
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.worker.prefetch import HOLD_S, Prefetch
 from boilerd.worker.resilient_broker import ResilientBroker
+from boilerd.worker.tally import Tally
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -34,6 +35,7 @@ class Hand:
         row: The worker's cells there.
         stop: Nothing is claimed once this is requested.
         register: Puts the worker into RQ's registry again, where Redis has forgotten it.
+        tally: Counts the completions that Redis has taken.
 
     Attributes:
         claims: Claimed and not begun, the next one first. Only the hand changes it.
@@ -52,6 +54,7 @@ class Hand:
         row: int,
         stop: StopRequest,
         register: Callable[[], None],
+        tally: Tally,
     ) -> None:
         self._broker = broker
         self._name = name
@@ -61,6 +64,7 @@ class Hand:
         self._row = row
         self._stop = stop
         self._register = register
+        self._tally = tally
         self.claims: deque[Claim] = deque()
         self.completions: list[Completion] = []
         self._is_unsure = False
@@ -91,10 +95,10 @@ class Hand:
         if not self._stop.interruptibly(lambda: self._broker.together(lambda: self._advance(wait_s=timeout_s))):
             self.forget_answer()
 
-    def complete(self, claim: Claim, result: bytes) -> None:
-        """Note that the task taken last completed, with its result as JSON; the next call to Redis acknowledges it."""
-        self.completions.append(Completion(claim, result))
-        if claim.retention_s and self.claims:
+    def complete(self, done: Completion) -> None:
+        """Note that the task taken last completed; the next call to Redis acknowledges it."""
+        self.completions.append(done)
+        if done.claim.retention_s and self.claims:
             # If this process died while the next tasks run, nobody else would have the result.
             self._broker.together(lambda: self._advance(may_claim=False, is_busy=True))
         self.finish()
@@ -139,9 +143,10 @@ class Hand:
         limit = 0 if is_busy else self._prefetch.limit()
         answer = self._broker.once.advance(self._name, queues, self.completions, limit=limit, wait_s=wait_s)
         self._is_unsure = answer.holds_more
-        if answer.lost and not may_be_acknowledged:
-            for claim in (done.claim for done in self.completions if done.claim.task_id in answer.lost):
-                logger.warning("outcome dropped, the lease was lost", extra=claim.log_fields)
+        lost = () if may_be_acknowledged else answer.lost
+        for claim in (done.claim for done in self.completions if done.claim.task_id in lost):
+            logger.warning("outcome dropped, the lease was lost", extra=claim.log_fields)
+        self._tally.count_completed(self.completions, lost)
         self.completions.clear()
         if not answer.is_registered:
             logger.warning("the broker had forgotten this worker, registering again")

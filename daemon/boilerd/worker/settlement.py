@@ -9,7 +9,7 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import replace
@@ -287,12 +287,18 @@ class Rules(msgspec.Struct, frozen=True):
             self.record_lost_attempt(broker, worker, claim, died, is_doubtful=is_unknown and not claim.is_alone)
         if completions:
             broker.acknowledge(worker, completions)
+            self.tally.count_completed(completions)
         if unstarted:
             broker.release(worker, only=unstarted)
         return rest
 
     def settle_dead_slots(
-        self, broker: Broker, worker: str, cut: bool, died: WorkerDiedError | None
+        self,
+        broker: Broker,
+        worker: str,
+        cut: bool,
+        died: WorkerDiedError | None,
+        unbegun: Container[str] = (),
     ) -> list[HeldClaim]:
         """Settle what a dead worker with several slots held.
 
@@ -301,11 +307,12 @@ class Rules(msgspec.Struct, frozen=True):
             worker: Its name; no living worker has it yet.
             cut: True if the daemon ended it: no attempt counts.
             died: How it ended; None where the daemon ended it.
+            unbegun: See `settling_slots`.
 
         Returns:
             See `settling_slots`.
         """
-        steps = self.settling_slots(broker, worker, died, is_cut=cut)
+        steps = self.settling_slots(broker, worker, died, is_cut=cut, unbegun=unbegun)
         while True:
             try:
                 next(steps)
@@ -313,7 +320,13 @@ class Rules(msgspec.Struct, frozen=True):
                 return list(end.value)
 
     def settling_slots(
-        self, broker: Broker, worker: str, died: WorkerDiedError | None, *, is_cut: bool = False
+        self,
+        broker: Broker,
+        worker: str,
+        died: WorkerDiedError | None,
+        *,
+        is_cut: bool = False,
+        unbegun: Container[str] = (),
     ) -> Generator[None, None, list[HeldClaim]]:
         """Settle in steps what a dead worker with several slots held; see `worker.blame`.
 
@@ -322,11 +335,14 @@ class Rules(msgspec.Struct, frozen=True):
             worker: Its name; no living worker has it yet.
             died: How it ended a moment ago; None: that is not known, or the daemon ended it.
             is_cut: True if the daemon ended it: no attempt counts.
+            unbegun: Execution IDs of which it is known that they had not begun: no death is theirs.
 
         Returns:
             What it held, the claims whose attempts count as failed first.
         """
         held, counted = in_order(broker.find_held(broker.executions_of(worker))), []
+        waited = [claim for claim in held if claim.execution_id in unbegun]
+        held = [claim for claim in held if claim.execution_id not in unbegun]
         if not is_cut:
             blame = find_blame(broker, held, died)
             for claim, error in blame.counted:
@@ -334,14 +350,21 @@ class Rules(msgspec.Struct, frozen=True):
                     self.record_lost_attempt(broker, worker, whole, error)
                 yield
             held, counted = blame.rest, [claim for claim, _ in blame.counted]
-        for some in reversed([*chunks(held, MOST_GIVEN_BACK)]):  # so that the oldest is at the head in the end
-            back = broker.give_back(worker, some, is_doubtful=not is_cut)
+        # The last ones first, so that the oldest is at the head in the end.
+        yield from self._giving_back(broker, worker, waited, is_doubtful=False)
+        yield from self._giving_back(broker, worker, held, is_doubtful=not is_cut)
+        return [*counted, *held, *waited]
+
+    def _giving_back(
+        self, broker: Broker, worker: str, claims: Sequence[HeldClaim], *, is_doubtful: bool
+    ) -> Iterator[None]:
+        for some in reversed([*chunks(claims, MOST_GIVEN_BACK)]):
+            back = broker.give_back(worker, some, is_doubtful=is_doubtful)
             _tell_released(some, back)
             for claim in some:
                 if claim.task_id in back:
-                    self.tally.add(claim.queue, claim.task_type or OTHER, "put_back" if is_cut else "lost")
+                    self.tally.add(claim.queue, claim.task_type or OTHER, "lost" if is_doubtful else "put_back")
             yield
-        return [*counted, *held]
 
 
 def record_failure(

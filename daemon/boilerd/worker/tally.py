@@ -7,9 +7,9 @@ What a process had not sent when it was killed is lost.
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
-from boilerd.broker.claims import OWN_CALL_BYTES, Claim
+from boilerd.broker.claims import OWN_CALL_BYTES, Claim, Completion
 from boilerd.broker.constants import MOST_PAIRS, OTHER
 from boilerd.tasks.histogram import BOUNDS_BYTES, BOUNDS_S
 from boilerd.tasks.metric_record import (
@@ -88,6 +88,12 @@ class Tally:
             size_bytes = claim.data_bytes - OWN_CALL_BYTES - len(task.type)
             record[PAYLOAD_BYTES] += size_bytes
             record[PAYLOAD_BUCKETS + bisect_left(BOUNDS_BYTES, size_bytes)] += 1
+
+    def count_completed(self, completions: Iterable[Completion], lost: Collection[str] = ()) -> None:
+        """Count what Redis has taken; not these tasks, whose leases were lost: others count their attempts."""
+        for done in completions:
+            if done.claim.task_id not in lost:
+                self.count(done.claim, "completed", done.ran_s, done.held_s)
 
     def is_due(self) -> bool:
         """True if something was counted that should wait no longer."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from setproctitle import setproctitle
 
 from boilerd.broker.broker import Broker
-from boilerd.broker.claims import Claim, Failure
+from boilerd.broker.claims import Claim, Completion, Failure
 from boilerd.errors import BrokerError
 from boilerd.process.contexts import FreshContext
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, TIMED_OUT
@@ -34,6 +34,7 @@ from boilerd.worker.rq_worker import RQWorker
 from boilerd.worker.runtime import AttemptRuntime
 from boilerd.worker.settlement import Rules, record_failure
 from boilerd.worker.succession import death_of_last, look_for_parent, tell_last_words
+from boilerd.worker.tally import SEND_EVERY_S
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -112,6 +113,7 @@ class WorkLoop:
             row=row,
             stop=stop,
             register=rq_worker.register_birth,
+            tally=rules.tally,
         )
 
     def work(self) -> int:
@@ -158,6 +160,7 @@ class WorkLoop:
         while not self._stop:
             claim = self._hand.take()
             if claim is not None:
+                self._send_metrics()
                 if not self._context.run(self._perform, claim):
                     return TIMED_OUT
                 if self._recycling.is_due():
@@ -174,6 +177,12 @@ class WorkLoop:
                 self._hand.wait(self._limits.idle_s * (0.5 + random.random()))
             look_for_parent(self._parent, self._stop)
         return OK
+
+    def _send_metrics(self) -> None:
+        """Send what was counted of a long task before the next, which may be as long: no call takes it along then."""
+        if self._ran_s >= SEND_EVERY_S and self._tally.is_late():
+            with suppress(BrokerError):
+                self._broker.once.send_metrics()
 
     def _forward_due(self) -> bool:
         """Move due tasks to their queues, if the scheduler has not come to it; whether there were any."""
@@ -204,9 +213,9 @@ class WorkLoop:
             return True
         outcome = self._attempt(claim, task)
         if isinstance(outcome, Completed):
-            self._tally.count(claim, "completed", self._ran_s, self._held_s)
             # A result that nobody can look at is not sent.
-            self._hand.complete(claim, encode_result(outcome.result, task) if claim.retention_s else b"")
+            result = encode_result(outcome.result, task) if claim.retention_s else b""
+            self._hand.complete(Completion(claim, result, self._ran_s, self._held_s))
             return True
         self._is_settling = True
         if isinstance(outcome, Failed):

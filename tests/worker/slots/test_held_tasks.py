@@ -39,7 +39,7 @@ def mux(gate: Gate) -> ServeMux:
     def long(task: Task) -> None:
         (gate._place / task.id).touch()
         ends_s = time.monotonic() + DEADLINE_S
-        while not gate._open.exists() and time.monotonic() < ends_s:
+        while not (gate._open.exists() or gate.pass_of(task.id).exists()) and time.monotonic() < ends_s:
             time.sleep(0.005)
 
     return made
@@ -64,6 +64,10 @@ def holds_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def claims_of(connection: redis.Redis, row: int = 0) -> int:
     return int(connection.scard(keys.worker_executions(worker_name(row))))
+
+
+def suspects(connection: redis.Redis) -> list[str]:
+    return [task_id for task_id in ids() if connection.hexists(keys.job(task_id), "alone")]
 
 
 @pytest.fixture
@@ -176,6 +180,34 @@ def test_what_a_worker_held_when_it_was_killed_is_back_at_the_head_of_its_queue_
 
     wait_until(lambda: not claims_of(connection), "its successor has settled what it held")
     assert pending(connection) == ids()
+
+
+def test_a_worker_that_is_killed_makes_no_suspects_of_what_it_held(
+    *, start_worker: StartWorker, worker: ForkedWorker, mux: ServeMux, gate: Gate, connection: redis.Redis
+) -> None:
+    ran, held = ids()[:SLOTS], ids()[SLOTS : claims_of(connection)]
+    worker.close()
+
+    start_worker(mux, slots=SLOTS, order=ClaimOrder({"other": 1}, is_strict=True))
+    wait_until(lambda: not claims_of(connection), "its successor has settled what it held")
+
+    assert suspects(connection) == ran
+    assert held
+
+
+def test_what_began_in_place_of_another_is_a_suspect_when_its_worker_is_killed(
+    *, start_worker: StartWorker, worker: ForkedWorker, mux: ServeMux, gate: Gate, connection: redis.Redis
+) -> None:
+    for task_id in ids()[:SLOTS]:
+        gate.pass_of(task_id).touch()
+    wait_until(lambda: gate.count() == 2 * SLOTS, "what was held has begun")
+    wait_until(lambda: connection.llen(keys.completed("default")) == SHORT + SLOTS, "the first have ended")
+    worker.close()
+
+    start_worker(mux, slots=SLOTS, order=ClaimOrder({"other": 1}, is_strict=True))
+    wait_until(lambda: not claims_of(connection), "its successor has settled what it held")
+
+    assert suspects(connection) == ids()[SLOTS : 2 * SLOTS]
 
 
 def test_a_pause_of_the_queue_does_not_keep_back_what_is_held(

@@ -21,6 +21,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.scripts import scripts
 from boilerd.process.exit_status import DONE, FAILED, OK, RECYCLED, TIMED_OUT
 from boilerd.process.scoreboard import Scoreboard
+from boilerd.tasks.metric_record import Numbers
 from boilerd.tasks.queues import ClaimOrder
 from boilerd.tasks.retry import RetryPolicy
 from boilerd.tasks.rq_functions import Functions
@@ -29,6 +30,7 @@ from boilerd.worker.limits import Limits, SlotLimits
 from boilerd.worker.slots import closing, escalation, intake, keeper
 from builders import WORKER, enqueue, pending, rq_queue, worker_name
 from proxy import Proxy
+from reckoning import counted
 from slotted import Gate, StartWorker
 from support import Valkey, wait_until
 
@@ -419,6 +421,22 @@ def test_lost_leases_end_these_tasks_alone_and_their_outcomes_are_refused(
     gate.open()
     assert worker.wait() == DONE
     assert connection.zcard(keys.registry("finished", "default")) == 20
+
+
+def test_what_completed_without_its_lease_does_not_count_as_completed(
+    start_worker: StartWorker, mux: ServeMux, gate: Gate, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, *ids(30))
+    worker = start_worker(mux, slots=30, limits=BURST)
+    wait_until(lambda: gate.count() == 30, "all run")
+    for pair, _ in connection.zscan_iter(keys.wip("default"), "task-000*"):
+        connection.zrem(keys.wip("default"), pair)
+
+    gate.open()
+    assert worker.wait() == DONE
+
+    attempts = Numbers.sum_of(map(Numbers, counted(connection).values())).attempts
+    assert {outcome: n for outcome, n in attempts.items() if n} == {"completed": 20}
 
 
 # The end.

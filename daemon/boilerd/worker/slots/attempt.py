@@ -29,6 +29,7 @@ class SlotAttempt:
         reason: What it is interrupted with; the first one stays, but see `SlotRunner.interrupt`.
         outcome: How it ended; None: it has not.
         is_stuck: True if it goes on although it was interrupted several times.
+        mark: What tells that it has not begun (see `HeldMarks`); None: nothing does, as it was not held.
         place: The asyncio task or the thread that runs it; None: it has not begun.
         is_on_loop: True if its handler runs on the loop.
         has_begun: True if it has come to its handler.
@@ -44,7 +45,7 @@ class SlotAttempt:
 
     __slots__ = (
         "began_s", "claim", "due_s", "ends_s", "has_begun", "held_s", "is_on_loop", "is_running", "is_stuck", "is_told",
-        "limit", "outcome", "place", "ran_s", "reason", "runtime", "since_s", "step", "struck_s", "task",
+        "limit", "mark", "outcome", "place", "ran_s", "reason", "runtime", "since_s", "step", "struck_s", "task",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class SlotAttempt:
         self.ran_s: float | None = None
         self.struck_s = -math.inf
         self.step = 0
+        self.mark: int | None = None
         self.place: asyncio.Task[None] | Strikable | None = None
 
     @property

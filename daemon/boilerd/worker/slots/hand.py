@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion
+from boilerd.worker.tally import Tally
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -36,18 +37,29 @@ class SlotHand:
         parts: Among how many processes a queue's tasks are shared.
         slots: Of the worker.
         register: Puts the worker of the life that it gets into RQ's registry.
+        tally: Counts the completions that Redis has taken.
 
     Attributes:
         completions: Not acknowledged yet. Only the hand takes some away.
         is_unsure: True if Redis may have claimed what this process does not know.
     """
 
-    def __init__(self, broker: Broker, *, name: str, parts: int, slots: int, register: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        name: str,
+        parts: int,
+        slots: int,
+        register: Callable[[str], None],
+        tally: Tally,
+    ) -> None:
         self._broker = broker
         self._name = name
         self._parts = parts
         self._slots = slots
         self._register = register
+        self._tally = tally
         self._life = secrets.token_hex(8)
         self._turn = 0
         self.is_unsure = False
@@ -87,8 +99,10 @@ class SlotHand:
         self.is_unsure = False
         del self.completions[: len(done)]
         self._sent = max(0, self._sent - len(done))
-        if answer.lost:
-            self._tell_lost(done, set(answer.lost) - may_be_acknowledged)
+        lost = set(answer.lost) - may_be_acknowledged
+        self._tally.count_completed(done, lost)
+        if lost:
+            self._tell_lost(done, lost)
         if answer.is_stale or not answer.is_registered:
             self._begin_again(is_stale=answer.is_stale and answer.is_registered)
         elif queues:

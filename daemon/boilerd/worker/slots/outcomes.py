@@ -12,7 +12,6 @@ from boilerd.worker.slots.desk import Desk
 from boilerd.worker.slots.intake import Intake
 from boilerd.worker.slots.judge import Judge
 from boilerd.worker.slots.runtime import SlotRuntime
-from boilerd.worker.tally import Tally
 
 logger = logging.getLogger("boilerd.worker")
 
@@ -24,14 +23,12 @@ class Outcomes:
         intake: Acknowledges completions.
         desk: Writes the rest.
         judge: Decides about failures.
-        tally: Counts what completed; the desk, what did not.
     """
 
-    def __init__(self, intake: Intake, desk: Desk, judge: Judge, tally: Tally) -> None:
+    def __init__(self, intake: Intake, desk: Desk, judge: Judge) -> None:
         self._intake = intake
         self._desk = desk
         self._judge = judge
-        self._tally = tally
 
     def take(self, attempt: SlotAttempt) -> None:
         """Take an attempt that has ended."""
@@ -39,10 +36,9 @@ class Outcomes:
         if isinstance(runtime, SlotRuntime) and runtime.unsent:
             self._desk.tell(claim, runtime.unsent)  # before the outcome: whoever waits sees it
         if isinstance(outcome, Completed):
-            self._tally.count(claim, "completed", attempt.ran_s, attempt.held_s)
             # A result that nobody can look at is not sent.
             result = encode_result(outcome.result, attempt.task) if claim.retention_s else b""
-            self._intake.complete(Completion(claim, result))
+            self._intake.complete(Completion(claim, result, attempt.ran_s, attempt.held_s))
         elif isinstance(outcome, Failed):
             self.fail(attempt, outcome)
         else:

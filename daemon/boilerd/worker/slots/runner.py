@@ -85,6 +85,7 @@ class SlotRunner:
         self._pid = os.getpid()
         self._is_debugging = debugging.is_on()
         self._is_closed = self._is_untidy = self._looks_late = False
+        self._held_marks = scoreboard.held_marks(row)
         self._looked_s = math.inf
         self._begins_held_until_s = -math.inf
         self.running: dict[SlotAttempt, None] = {}
@@ -167,6 +168,7 @@ class SlotRunner:
         self._is_untidy, now_s = True, time.monotonic()
         for attempt in attempts:
             self._add(attempt, now_s)
+            attempt.mark = self._held_marks.add(attempt.claim.execution_id)
             self._threads.held[attempt] = None
         self.trust_held(now_s)
 
@@ -340,6 +342,8 @@ class SlotRunner:
     # --- In threads
 
     def _run_plain(self, attempt: SlotAttempt) -> bool:
+        if attempt.mark is not None:
+            self._held_marks.remove(attempt.mark)
         self._contexts.copy().run(self._perform, attempt)
         if attempt.is_stuck:  # another runs in its place already
             return False

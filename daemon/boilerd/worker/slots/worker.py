@@ -157,8 +157,9 @@ class SlottedWorker:
         )  # fmt: skip
         broker = ResilientBroker(self._broker, pause)
         hand = SlotHand(
-            self._broker, name=self._name, parts=self._parts, slots=self._slot_limits.slots, register=self._register
-        )
+            self._broker, name=self._name, parts=self._parts, slots=self._slot_limits.slots, register=self._register,
+            tally=self._rules.tally,
+        )  # fmt: skip
         broker.together(hand.register)
         if not self._life.has_lifespans:
             self._scoreboard.mark_booted(self._row)
@@ -203,7 +204,7 @@ class SlottedWorker:
             intake=intake,
             ahead=ahead,
             desk=desk,
-            outcomes=Outcomes(intake, desk, Judge(self._rules, scoreboard, row, self._inbox.wake), self._rules.tally),
+            outcomes=Outcomes(intake, desk, Judge(self._rules, scoreboard, row, self._inbox.wake)),
             closing=Closing(self._stop.age_s, self._limits, self._slot_limits, scoreboard, row),
             name=self._name,
             title=self.title,
@@ -223,7 +224,9 @@ class SlottedWorker:
         self._kept.write(self._broker)
         died = death_of_last(self._scoreboard, self._row)
         with self._scoreboard.running_hooks(self._row):
-            held = rules.settle_dead_slots(self._broker, self._name, died is None, died)
+            unbegun = self._scoreboard.held_marks(self._row)
+            held = rules.settle_dead_slots(self._broker, self._name, died is None, died, unbegun)
+            unbegun.clear()
         tell_last_words(self._broker, self._scoreboard, self._row, self._rq_worker, held)
         self._scoreboard.open_batch(self._row, 0, 0)
         self._scoreboard.note_kill(self._row, KillReason.NONE)
