@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from boilerd.errors import BootError
+from boilerd.process.priority import BEHIND
 from boilerd.settings.definitions import Settings
 from boilerd.settings.loading import load
 from boilerd.settings.web import Web
@@ -56,9 +57,11 @@ def test_the_dashboard_lives_and_ends_with_the_daemon(served: Any) -> None:
 
     found = overview(address)
     child = daemon.pid_of("dashboard")
+    nices = {name: os.getpriority(os.PRIO_PROCESS, daemon.pid_of(name)) for name in ("dashboard", "worker:0")}
     os.kill(daemon.pid, signal.SIGTERM)
 
     assert (found["word"], found["workers"]) == ("healthy", 2)
+    assert nices == {"dashboard": BEHIND, "worker:0": 0}
     assert daemon.wait() == 0
     assert not is_running(child)
     with pytest.raises(httpx.ConnectError):

@@ -15,7 +15,7 @@ PAGE = DOCS / "operating.md"
 TRIES = {
     "ProtectHome": "open('/home/note').read()",
     "ReadWritePaths": "open('/srv/myproject/media/file', 'w').close()",
-    "SystemCallFilter": "os.nice(1)",
+    "SystemCallFilter": "os.sched_setaffinity(0, os.sched_getaffinity(0))",
     "RestrictAddressFamilies": "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close()",
     "UMask": "pathlib.Path('/var/lib/boilerd/file').touch(), 1 / (os.stat('/var/lib/boilerd/file').st_mode & 0o44)",
     "MemoryDenyWriteExecute": "mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)",

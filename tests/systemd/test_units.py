@@ -11,6 +11,8 @@ UNITS = sorted((PROJECT / "systemd").glob("*.service"))
 SOCKETS = sorted((PROJECT / "systemd").glob("*.socket"))
 #: Of 10; see `systemd-analyze security`.
 MOST_EXPOSURE = 1.5
+#: What the workers' units allow, and no other.
+ALLOWED = {"SystemCallFilter=@chown", "SystemCallFilter=setpriority"}
 
 
 def hardening(unit: Path) -> set[str]:
@@ -44,7 +46,7 @@ def test_the_instances_may_do_what_the_single_one_may() -> None:
 
 
 def test_the_broker_may_do_no_more_than_the_workers() -> None:
-    relaxed = {"SystemCallFilter=@chown", "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"}
+    relaxed = ALLOWED | {"RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"}
 
     assert hardening(PROJECT / "systemd/boiler-worker.service") - relaxed <= hardening(
         PROJECT / "systemd/boiler-valkey.service"
@@ -54,7 +56,7 @@ def test_the_broker_may_do_no_more_than_the_workers() -> None:
 def test_the_dashboard_may_do_no_more_than_the_workers() -> None:
     worker, web = PROJECT / "systemd/boiler-worker.service", PROJECT / "systemd/boiler-web.service"
 
-    assert hardening(worker) - {"SystemCallFilter=@chown"} == hardening(web)
+    assert hardening(worker) - ALLOWED == hardening(web)
 
 
 def test_the_unit_waits_longer_than_a_drain_takes() -> None:

@@ -17,6 +17,7 @@ from starlette.routing import Mount
 from boilerd import Client
 from boilerd.broker.connection import connect
 from boilerd.errors import BootError
+from boilerd.process.priority import BEHIND
 from boilerd.settings.web import PasswordHash, Web, WebUser
 from boilerd.web.listening import check_place, listen
 from browser import Browser, web_app
@@ -159,6 +160,8 @@ def test_the_command_serves_until_it_is_told_to_end(valkey: Valkey) -> None:
             address = line.rpartition(" ")[2].strip()
             shown = httpx.get(f"{address}queues", timeout=DEADLINE_S)
             posted = httpx.post(f"{address}queues/default/pause", timeout=DEADLINE_S)
+            threads = [int(each.name) for each in Path(f"/proc/{process.pid}/task").iterdir()]
+            nices = {os.getpriority(os.PRIO_PROCESS, each) for each in threads}
         finally:
             process.send_signal(signal.SIGTERM)
         status = process.wait(DEADLINE_S)
@@ -168,6 +171,8 @@ def test_the_command_serves_until_it_is_told_to_end(valkey: Valkey) -> None:
     assert shown.status_code == 200
     assert "server" not in shown.headers
     assert posted.status_code == 403
+    assert nices == {BEHIND}
+    assert len(threads) > 1
     assert status == 0
 
 

@@ -12,6 +12,7 @@ from msgspec import structs
 from boilerd.errors import BootError
 from boilerd.process.allocation import use_one_arena
 from boilerd.process.gc_pause import rest_collector
+from boilerd.process.priority import step_back
 from boilerd.settings.definitions import Settings
 from boilerd.verdict.facts import AskDaemon, Facts, Silence
 from boilerd.web.listening import check_place, listen
@@ -63,7 +64,11 @@ def prepare(settings: Settings, *, is_reload: bool = False) -> None:
 
 
 def make_server(settings: Settings, ask_daemon: AskDaemon, **options: Any) -> "uvicorn.Server":
-    """The server, with the options of `connections.make_server`; raises ConfigError."""
+    """The server, with the options of `connections.make_server`; raises ConfigError.
+
+    The process serves it alone, and steps back behind others: an enqueue waits for none of it.
+    """
+    step_back()
     from boilerd.web import connections  # noqa: PLC0415 - it needs the extra
     from boilerd.web.application import app  # noqa: PLC0415
 
