@@ -634,3 +634,18 @@ def test_the_size_of_a_task_of_rqs_keeps_nobody_from_its_type(connection: redis.
     (found,) = Inspector(connection).tasks("default", TaskState.PENDING, is_whole=False)
 
     assert (found.type, found.unread_bytes) == ("shop.charge", 0)
+
+
+def test_a_list_has_tasks_whose_record_is_gone_or_is_none(connection: redis.Redis, client: Client) -> None:
+    enqueue(client, "a", "gone", "none", "z")
+    connection.delete(keys.job("gone"), keys.job("none"))
+    connection.set(keys.job("none"), "no record")
+
+    found = Inspector(connection).search(queue="default", state=TaskState.PENDING, is_whole=False).tasks
+
+    assert [(task.id, task.type) for task in found] == [
+        ("a", "test:echo"),
+        ("gone", ""),
+        ("none", ""),
+        ("z", "test:echo"),
+    ]

@@ -20,7 +20,7 @@ _UNSEEN = b"last_heartbeat"
 
 #: The ID of a task and its score, its job hash or the small fields of that, and how many bytes its data has where that
 #: was not read, or 0.
-_Row = tuple[tuple[str, float | None], Mapping[bytes, bytes], int]
+TaskRow = tuple[tuple[str, float | None], Mapping[bytes, bytes], int]
 
 
 class TaskRows(Sequence[TaskDetail]):
@@ -30,7 +30,7 @@ class TaskRows(Sequence[TaskDetail]):
         rows: What was read of each.
     """
 
-    def __init__(self, rows: Sequence[_Row] = ()) -> None:
+    def __init__(self, rows: Sequence[TaskRow] = ()) -> None:
         self._rows = rows
 
     @functools.cached_property
