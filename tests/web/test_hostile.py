@@ -330,6 +330,14 @@ def test_who_may_not_see_a_payload_cannot_guess_it_by_its_digest_or_the_note_of_
     assert PRIVATE not in viewer.get("/tasks/b.json").text
 
 
+def test_of_an_error_that_was_cut_in_what_it_quotes_the_first_line_is_hidden_from_those_who_may_not_see_it() -> None:
+    error = f"of {PRIVATE}'\n  File lib.py\n" + "E" * 64 * 1024
+
+    found = Redaction().clean({"error": error}, shows_payloads=False)["error"]
+
+    assert found.startswith("[hidden]\n  File lib.py\nE")
+
+
 def test_an_error_quotes_nothing_that_the_applications_hook_hides() -> None:
     data = {"payload": {"to": PRIVATE, "n": 1234}, "error": f"no {PRIVATE} of 1234", "result": {"sent": [PRIVATE]}}
 

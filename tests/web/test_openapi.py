@@ -16,7 +16,8 @@ from boilerd.broker.last_words import LastWords
 from boilerd.broker.operation_record import Order
 from boilerd.broker.operation_store import OperationStore
 from boilerd.web import application, endpoint
-from boilerd.web.described import FIELDS, QUERIES, SHAPES
+from boilerd.web.data_shapes import SHAPES
+from boilerd.web.described import FIELDS, QUERIES
 from boilerd.web.page import ACTIONS, PAGES, load_pages
 from boilerd.web.visit import Visit
 from browser import WHO, Browser, web_app, with_people

@@ -8,7 +8,8 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from boilerd.web.described import FIELDS, QUERIES, SHAPES
+from boilerd.web.data_shapes import SHAPES
+from boilerd.web.described import FIELDS, QUERIES
 from boilerd.web.page import Action, Page
 from boilerd.web.permissions import Permission
 from boilerd.web.redaction import PAYLOADS

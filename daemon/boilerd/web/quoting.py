@@ -12,6 +12,8 @@ _LEAST = 4
 _LEAST_PART = 8
 #: Characters that are compared for one error, and hidden texts; beyond, it is hidden as a whole: it would take seconds.
 _MOST_COMPARED, _MOST_TEXTS = 4 * 1024 * 1024, 20_000
+#: Characters of a traceback that a worker keeps, the last ones: the first line of so long a one lacks its beginning.
+_KEPT = 64 * 1024
 #: From the first quotation mark of a line to its last: an apostrophe could be the end of one as well as its beginning.
 _QUOTED = re.compile("['\"`‘’“”«»].*['\"`‘’“”«»]")  # noqa: RUF001 - these are meant
 
@@ -53,7 +55,7 @@ class Quotes:
             return HIDDEN
         for hidden in self._ordered:
             text = _without_end(_without_beginning(text.replace(hidden, HIDDEN), hidden), hidden)
-        return _QUOTED.sub(HIDDEN, text) if self._hides_all else text
+        return _without_quoted(text) if self._hides_all else text
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -72,6 +74,13 @@ def _texts(value: Any) -> Iterator[str]:
 def _forms(text: str) -> set[str]:
     """A text as it is, as Python quotes it, and as JSON does."""
     return {text, repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+
+
+def _without_quoted(text: str) -> str:
+    """The text without all that is quoted in it, and without a first line of which nobody knows what it quotes."""
+    if len(text) >= _KEPT:
+        text = HIDDEN + "".join(text.partition("\n")[1:])
+    return _QUOTED.sub(HIDDEN, text)
 
 
 def _without_beginning(text: str, hidden: str) -> str:
