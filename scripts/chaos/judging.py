@@ -1,5 +1,6 @@
 """What came out of the chaos, compared with what went in."""
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -42,18 +43,17 @@ def read_runs(directory: Path) -> tuple[dict[str, list[Run]], set[str]]:
 
 
 def _runs_of(process: Path, children: set[str]) -> Iterator[Run]:
-    """Those of one process."""
-    begun: dict[str, Run] = {}
+    """Those of one process; with slots it may run a task whose lease had ended beside its own first run."""
+    begun: dict[str, list[Run]] = defaultdict(list)
     for line in process.read_text().splitlines():
         task_id, _, what, when, queue, payload = line.split(" ", 5)
         if what == "child":
             children.add(f"{task_id}-child")
-            continue
-        if run := begun.pop(task_id, None):
-            yield replace(run, end=float(when), result=what) if what != "start" else run
-        if what == "start":
-            begun[task_id] = Run(task_id, process.name, queue, float(when), None, "killed", payload)
-    yield from begun.values()
+        elif what == "start":
+            begun[task_id].append(Run(task_id, process.name, queue, float(when), None, "killed", payload))
+        elif begun[task_id]:
+            yield replace(begun[task_id].pop(), end=float(when), result=what)
+    yield from itertools.chain.from_iterable(begun.values())
 
 
 def has_cause(before: float, after: float, faults: Iterable[Span]) -> bool:

@@ -18,7 +18,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Claim, Completion, batch_place
 from boilerd.broker.connection import connect
 from boilerd.errors import LeaseExpiredError, WorkerDiedError
-from boilerd.process import scoreboard as scoreboard_module
+from boilerd.process import batches
 from boilerd.process.scoreboard import Scoreboard
 from boilerd.scheduler.reclaimer import Reclaimer
 from boilerd.tasks.mux import ServeMux
@@ -256,14 +256,14 @@ def test_a_worker_begins_nothing_of_a_batch_that_was_revoked_and_all_of_the_next
 def test_a_worker_that_begins_a_task_at_the_moment_of_a_revocation_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     scoreboard = Scoreboard()
     scoreboard.open_batch(0, 7, 3)
-    let_settle = scoreboard_module._let_writes_settle
+    let_settle = batches._let_writes_settle
 
     def arrive_late() -> None:
         # What the worker wrote before it read, and missed, the revocation: no other processor has seen it yet.
         scoreboard._progress[0] |= 1
         let_settle()
 
-    monkeypatch.setattr(scoreboard_module, "_let_writes_settle", arrive_late)
+    monkeypatch.setattr(batches, "_let_writes_settle", arrive_late)
 
     assert scoreboard.revoke(0, 7).is_running
 

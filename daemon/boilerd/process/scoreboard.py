@@ -14,19 +14,15 @@ are kept (639 ns instead of 584), 70 % where they are made at each access, and 1
 import enum
 import math
 import mmap
-import os
-import select
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NamedTuple
 
-import msgspec
-
+from boilerd.process.batches import CELL_RANGE, Batches, now_ms
 from boilerd.process.held_marks import CELLS, HeldMarks
 from boilerd.process.stack_file import StackFile
 
-#: More rows than a host will ever run; 124 bytes each, and room for one error.
+#: More rows than a host will ever run; 128 bytes each, and room for one error and the marks of what is held.
 ROWS = 1024
 #: The rows of the scheduler, the embedded broker, the supervisor, the watcher, the exporter and the dashboard; workers
 #: have the ones from 0 on.
@@ -38,18 +34,14 @@ EXPORTER_ROW = ROWS - 5
 DASHBOARD_ROW = ROWS - 6
 #: An older heartbeat is late: there is one every 5 s, and the pauses in an outage are 3 s at most.
 LATE_HEARTBEAT_S = 20.0
-#: Cells are signed: clock and numbers start again from 0 here.
-_CELL_RANGE = 2**31
 #: Arrays: one for each field of a row, and the last for the daemon's own fields.
-_ARRAYS = 31
+_ARRAYS = 32
 #: Positions in the last array.
-_IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _IS_WATCHED, _OOM_KILLS, _OOM_KILLS_BEFORE = range(8)
+_IS_BROKER_AWAY, _PENDING, _ROWS, _HEARTBEAT_MS, _TOLD_LINES, _OOM_KILLS, _OOM_KILLS_BEFORE = range(7)
 #: Bytes of an error's text, with a byte that tells their number.
 _TEXT_BYTES = 256
 #: The same of a group's name.
 _GROUP_BYTES = 33
-#: Longer than any processor keeps a write from the others, by orders of magnitude; see `Scoreboard.revoke`.
-_SETTLE_S = 0.005
 
 
 class KillReason(enum.StrEnum):
@@ -92,54 +84,25 @@ class SignsOfLife(NamedTuple):
     is_halted: int
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """Tasks that a worker claimed together and runs one after the other.
-
-    Attributes:
-        number: Tells it from others; see `batch_place`.
-        size: Number of tasks; 0: no batch.
-        finished: Number of tasks that have ended well.
-        is_running: True if the next task has begun.
-        since_ms: When that one began, on this module's clock.
-    """
-
-    number: int
-    size: int
-    finished: int
-    is_running: bool
-    since_ms: int
-
-    @property
-    def running_ms(self) -> int:
-        """Milliseconds for which the current task has run; 0 without one."""
-        return (_now_ms() - self.since_ms) % _CELL_RANGE if self.is_running else 0
-
-
-class Scoreboard:
+class Scoreboard(Batches):
     """Of each row: process ID, whether it has booted and is busy, last exit status, its batch of tasks.
 
     Create it before forking.
 
     Attributes:
-        alarm_fds: A pipe, to read from and to write to: a worker's timers write there, whatever its code is doing,
-            and so does `open_batch` where nobody watches the batches.
         stacks: Where processes write their stacks when they are asked.
     """
 
     def __init__(self) -> None:
         cells = memoryview(mmap.mmap(-1, 4 * ROWS * _ARRAYS)).cast("i")
         arrays = (cells[i * ROWS : (i + 1) * ROWS] for i in range(_ARRAYS))
+        super().__init__(arrays)
         self._pids = next(arrays)
         self._booted = next(arrays)
         self._busy = next(arrays)
         self._in_hooks_since_ms = next(arrays)  # 0: it runs none
         self._exits = next(arrays)
         self._waiting = next(arrays)
-        self._batches = next(arrays)  # the batch's number
-        self._sizes = next(arrays)
-        self._progress = next(arrays)  # 2 for each finished task, 1 for the running one
-        self._since_ms = next(arrays)
-        self._revoked = next(arrays)  # number of the batch that the scheduler ended last
         self._lost_lines = next(arrays)
         self._halted = next(arrays)
         self._dismissed = next(arrays)
@@ -164,16 +127,13 @@ class Scoreboard:
         self._groups = mmap.mmap(-1, ROWS * _GROUP_BYTES)
         self._held = memoryview(mmap.mmap(-1, 4 * ROWS * CELLS)).cast("I")
         self.beat()  # the first may take its time
-        self.alarm_fds = os.pipe()
-        for fd in self.alarm_fds:
-            os.set_blocking(fd, False)
         self.stacks = StackFile()
 
     # --- The process of a row
 
     def put(self, row: int, pid: int) -> None:
         """Note which process serves `row`; the supervisor calls this."""
-        self._began_ms[row] = _now_ms()
+        self._began_ms[row] = now_ms()
         self._pids[row] = pid
 
     def pid(self, row: int) -> int:
@@ -189,7 +149,7 @@ class Scoreboard:
         had_booted = bool(self._booted[row])
         self._last_pids[row] = self._pids[row]
         self._last_resident_kib[row], self._resident_kib[row] = self._resident_kib[row], 0
-        self._last_lived_s[row] = (_now_ms() - self._began_ms[row]) % _CELL_RANGE // 1000
+        self._last_lived_s[row] = (now_ms() - self._began_ms[row]) % CELL_RANGE // 1000
         self._pids[row] = self._booted[row] = self._busy[row] = self._waiting[row] = self._halted[row] = 0
         self._dismissed[row] = self._silence_s[row] = 0
         self._beats_ms[row] = self._limits_ms[row] = self._stuck[row] = self._retiring[row] = 0
@@ -215,7 +175,7 @@ class Scoreboard:
 
     def note_resident(self, row: int, size_bytes: int) -> None:
         """Note what the process of `row` has in memory; the scheduler calls this at each heartbeat."""
-        self._resident_kib[row] = min(size_bytes >> 10, _CELL_RANGE - 1)
+        self._resident_kib[row] = min(size_bytes >> 10, CELL_RANGE - 1)
 
     def mark_booted(self, row: int, *, has_booted: bool = True) -> None:
         """Note that the process has begun to serve; it takes that back when it crashes by itself."""
@@ -239,7 +199,7 @@ class Scoreboard:
 
     def allow_silence(self, row: int, seconds: float) -> None:
         """Note that the process may be so much longer without a sign of life."""
-        self._silence_s[row] = min(math.ceil(seconds), _CELL_RANGE - 1)
+        self._silence_s[row] = min(math.ceil(seconds), CELL_RANGE - 1)
         self.show_life(row)
 
     def silence_s(self, row: int) -> int:
@@ -316,26 +276,26 @@ class Scoreboard:
 
     def beat_loop(self, row: int, *, is_needed: bool = True) -> None:
         """Note that the worker's event loop gets on, or that nothing runs on it; the loop calls this."""
-        self._beats_ms[row] = (_now_ms() or 1) if is_needed else 0
+        self._beats_ms[row] = (now_ms() or 1) if is_needed else 0
 
     def loop_age_s(self, row: int) -> float:
         """Seconds since the worker's event loop got on the last time; 0: nothing runs on it."""
         since_ms = self._beats_ms[row]
-        return (_now_ms() - since_ms) % _CELL_RANGE / 1000 if since_ms else 0.0
+        return (now_ms() - since_ms) % CELL_RANGE / 1000 if since_ms else 0.0
 
     def note_limit(self, row: int, in_s: float | None) -> None:
         """Note in how many seconds the first of the worker's tasks has to end; None: none has to."""
-        if in_s is None or in_s * 1000 > _CELL_RANGE // 2:
+        if in_s is None or in_s * 1000 > CELL_RANGE // 2:
             self._limits_ms[row] = 0
         else:
-            self._limits_ms[row] = (_now_ms() + round(in_s * 1000)) % _CELL_RANGE or 1
+            self._limits_ms[row] = (now_ms() + round(in_s * 1000)) % CELL_RANGE or 1
 
     def overdue_s(self, row: int) -> float:
         """For how many seconds a task of the worker runs beyond its limit; negative: it will; -inf: it has none."""
         if not (limit_ms := self._limits_ms[row]):
             return -math.inf
-        late_ms = (_now_ms() - limit_ms) % _CELL_RANGE
-        return (late_ms if late_ms < _CELL_RANGE // 2 else late_ms - _CELL_RANGE) / 1000
+        late_ms = (now_ms() - limit_ms) % CELL_RANGE
+        return (late_ms if late_ms < CELL_RANGE // 2 else late_ms - CELL_RANGE) / 1000
 
     def retire(self, row: int) -> None:
         """Note that the worker claims nothing more, and ends when its tasks have; it calls this."""
@@ -368,7 +328,7 @@ class Scoreboard:
 
     def show_life(self, row: int) -> None:
         """Note that the process gets on; it calls this between tasks, at the latest some seconds after the last."""
-        self._life[row] = (self._life[row] + 1) % _CELL_RANGE
+        self._life[row] = (self._life[row] + 1) % CELL_RANGE
 
     def signs_of_life(self, row: int) -> SignsOfLife:
         """What the process changes as long as it gets on."""
@@ -379,7 +339,7 @@ class Scoreboard:
 
     def note_kill(self, row: int, reason: KillReason, *, limit_s: float = 0.0) -> None:
         """Note why the process is killed, before it is; `limit_s`: that of its task, if it ignored that."""
-        self._kill_limits_s[row] = min(round(limit_s), _CELL_RANGE - 1)
+        self._kill_limits_s[row] = min(round(limit_s), CELL_RANGE - 1)
         self._kills[row] = _REASONS.index(reason)
 
     def last_kill(self, row: int) -> tuple[KillReason, int]:
@@ -404,7 +364,7 @@ class Scoreboard:
     @contextmanager
     def running_hooks(self, row: int) -> Iterator[None]:
         """Note that application hooks run in the block: if they kill the process, its successor must not call them."""
-        self._in_hooks_since_ms[row] = _now_ms() or 1
+        self._in_hooks_since_ms[row] = now_ms() or 1
         try:
             yield
         finally:
@@ -413,83 +373,12 @@ class Scoreboard:
     def in_hooks_s(self, row: int) -> float:
         """Seconds since the process began to call hooks; 0: it calls none."""
         since_ms = self._in_hooks_since_ms[row]
-        return (_now_ms() - since_ms) % _CELL_RANGE / 1000 if since_ms else 0.0
+        return (now_ms() - since_ms) % CELL_RANGE / 1000 if since_ms else 0.0
 
     def died_in_hooks(self, row: int) -> bool:
         """True if the last process of `row` ended in a hook; only the first time that this is asked."""
         has_died, self._in_hooks_since_ms[row] = bool(self._in_hooks_since_ms[row]), 0
         return has_died
-
-    # --- The batch of a worker
-
-    def open_batch(self, row: int, number: int, size: int) -> None:
-        """Note that the worker has claimed `size` tasks; it calls this before it begins the first."""
-        self._sizes[row] = 0  # nobody may take the old progress for that of the new batch
-        self._progress[row] = 0
-        self._batches[row] = number
-        self._sizes[row] = size
-        if size > 1 and not self._daemon[_IS_WATCHED]:
-            with suppress(BlockingIOError):  # full: it wakes whoever reads all the same
-                os.write(self.alarm_fds[1], b"\0")
-
-    def note_claimed(self, row: int) -> None:
-        """Note that the worker has claimed a task; one that opens no batches calls this, once in its life."""
-        self._batches[row] = self._batches[row] or 1
-
-    def has_claimed(self, row: int) -> bool:
-        """True if the worker of `row`, or the last one there, has claimed a task."""
-        return bool(self._batches[row])
-
-    def shorten_batch(self, row: int) -> None:
-        """Note that the tasks of the worker's batch that have not begun went back to their queue; it calls this."""
-        self._sizes[row] = self._progress[row] // 2
-
-    def begin(self, row: int) -> bool:
-        """Note that the worker begins the next task of its batch; False: it must not, the rest was taken from it."""
-        self._since_ms[row] = _now_ms()
-        self._progress[row] |= 1
-        if self._revoked[row] != self._batches[row]:
-            return True
-        self._progress[row] -= 1
-        return False
-
-    def finish(self, row: int) -> None:
-        """Note that a task ended well, or that its failure is written."""
-        self._progress[row] += 1
-
-    def batch(self, row: int) -> Batch:
-        """The worker's batch and its progress; also of a worker that died."""
-        finished, is_running = divmod(self._progress[row], 2)
-        return Batch(self._batches[row], self._sizes[row], finished, bool(is_running), self._since_ms[row])
-
-    def revoke(self, row: int, number: int) -> Batch:
-        """Keep the worker from beginning another task of this batch; returns its batch now, which may be another.
-
-        The worker writes its progress, then looks whether the batch was revoked (`begin`). This writes that, waits, and
-        looks at the progress then: one of the two sees the other. A processor may let a read overtake a write before
-        it, by less than a microsecond, so that without the wait both might miss the other, and a task run twice. With
-        it, a worker that missed the revocation had written its progress before, and that is here by now. A fence on
-        both sides would do it too; Python has none, and the worker's would be paid for each task. Only the scheduler
-        calls this.
-        """
-        self._revoked[row] = number
-        _let_writes_settle()
-        return self.batch(row)
-
-    def is_revoked(self, row: int) -> bool:
-        """True if the scheduler has taken back the rest of the worker's batch, because one of its tasks is slow."""
-        return self._revoked[row] == self._batches[row]
-
-    def has_open_batch(self, row: int) -> bool:
-        """True if the worker claimed several tasks at once, and not all of them have ended or gone back."""
-        return self._sizes[row] > max(1, self._progress[row] // 2)
-
-    def watch_batches(self, *, is_watching: bool) -> None:
-        """Note whether the reclaimer looks at the batches by itself; a worker that opens one wakes it otherwise.
-
-        The worker may miss this for a moment, as in `revoke`: whoever stops watching has to look once more, later.
-        """
-        self._daemon[_IS_WATCHED] = is_watching
 
     # --- The daemon
 
@@ -531,22 +420,22 @@ class Scoreboard:
 
     def beat(self) -> None:
         """Note a heartbeat; the scheduler calls this when it has renewed the leases."""
-        self._daemon[_HEARTBEAT_MS] = _now_ms()
+        self._daemon[_HEARTBEAT_MS] = now_ms()
 
     def note_oom_kills(self, count: int) -> None:
         """Note how many processes the kernel has killed for memory; the scheduler calls this at each heartbeat."""
-        self._daemon[_OOM_KILLS_BEFORE] = self._daemon[_OOM_KILLS] or count % _CELL_RANGE + 1
-        self._daemon[_OOM_KILLS] = count % _CELL_RANGE + 1  # 0: nobody has counted
+        self._daemon[_OOM_KILLS_BEFORE] = self._daemon[_OOM_KILLS] or count % CELL_RANGE + 1
+        self._daemon[_OOM_KILLS] = count % CELL_RANGE + 1  # 0: nobody has counted
 
     def has_oom_killed(self, count: int) -> bool:
         """True if it is now more than it was at the last heartbeat but one; False where nobody has counted."""
         before = self._daemon[_OOM_KILLS_BEFORE]
-        return bool(before) and count % _CELL_RANGE + 1 != before
+        return bool(before) and count % CELL_RANGE + 1 != before
 
     @property
     def heartbeat_age_s(self) -> float:
         """Seconds since the scheduler renewed the leases; at first, since the daemon was started."""
-        return (_now_ms() - self._daemon[_HEARTBEAT_MS]) % _CELL_RANGE / 1000
+        return (now_ms() - self._daemon[_HEARTBEAT_MS]) % CELL_RANGE / 1000
 
     @property
     def pending(self) -> int:
@@ -555,13 +444,4 @@ class Scoreboard:
 
     @pending.setter
     def pending(self, value: int) -> None:
-        self._daemon[_PENDING] = min(value, _CELL_RANGE - 1)
-
-
-def _let_writes_settle() -> None:
-    select.select([], [], [], _SETTLE_S)
-
-
-def _now_ms() -> int:
-    """The clock that all processes of the host share, to the millisecond."""
-    return time.monotonic_ns() // 1_000_000 % _CELL_RANGE
+        self._daemon[_PENDING] = min(value, CELL_RANGE - 1)

@@ -25,10 +25,10 @@ from boilerd.broker.held_claims import HeldClaim, chunks, in_order
 from boilerd.broker.job_hash import not_registered, read_payload
 from boilerd.broker.neighbours import Declared
 from boilerd.errors import TaskCancelledError, WorkerDiedError, describe, shown
+from boilerd.process.batches import Batch
 from boilerd.process.folding import Folding
 from boilerd.process.forks import end_child
 from boilerd.process.logs import log_context
-from boilerd.process.scoreboard import Batch
 from boilerd.process.signals import time_limit
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.fingerprint import MOST_NAME, FailureKind, kind_of

@@ -82,7 +82,9 @@ def worker(
 ) -> ForkedWorker:
     """Its slots have long tasks, and it holds more of them."""
     made = start_worker(mux, slots=SLOTS)
-    wait_until(lambda: gate.count() == SLOTS and claims_of(connection) > SLOTS, "it has claimed ahead")
+    wait_until(lambda: gate.count() == SLOTS, "the long tasks have begun")
+    wait_until(lambda: connection.llen(keys.completed("default")) == SHORT, "the short ones are acknowledged")
+    wait_until(lambda: claims_of(connection) > SLOTS, "it has claimed ahead")
     return made
 
 
