@@ -1,14 +1,17 @@
 """One picture for however many look, also of a Redis that does not answer."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 import redis
 
 from boilerd.broker.broker import Broker
 from boilerd.errors import BrokerUnavailableError
-from boilerd.web import sampler
+from boilerd.web import beside, sampler
+from boilerd.web.beside import Beside
 from boilerd.web.sampler import Sampler
 from builders import WORKER
 from support import DEADLINE_S, wait_until
@@ -65,3 +68,22 @@ def test_workers_are_looked_at_in_each_fifth_picture_and_after_an_action(
     looked.forget()
 
     assert [before.overview.workers, soon.overview.workers, looked.read().overview.workers] == [0, 0, 1]
+
+
+def test_what_stands_beside_the_queues_and_workers_are_read_in_different_pictures_where_these_are_taken_often(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "FRESH_S", 0.0)
+    monkeypatch.setattr(sampler, "FRESH_S", 60.0)
+    looked = Sampler(connection)
+
+    def take(ago_s: float, workers_s: float) -> Beside:
+        now_s = time.monotonic()
+        looked._fresh_until_s, looked._workers_until_s = now_s - ago_s, now_s + workers_s
+        return looked.read().beside
+
+    found = [looked.read().beside, take(1, -1), take(1, 60), take(90, -1)]
+    looked.forget()
+    found.append(take(1, -1))
+
+    assert [one is other for one, other in pairwise(found)] == [True, False, False, False]

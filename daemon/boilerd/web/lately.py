@@ -2,7 +2,7 @@
 
 A minute that is over changes no more, but for what workers and schedulers had not sent yet: so all is read once, then
 the last minutes alone. Now and then all is read again, as Redis may have been emptied. Where there are many types that
-takes several readings, so that none of them keeps anybody waiting; what is not read yet is not shown.
+takes many readings, so that none of them keeps anybody waiting; what is not read yet is not shown.
 """
 
 import time
@@ -28,8 +28,8 @@ SETTLED = timedelta(minutes=3)
 #: How often the last minutes are read, and all of them.
 FRESH_S, WHOLE_S = 5.0, 600.0
 #: Of all of them so many are read at once, and no more in this reading once they had so many records: a millisecond for
-#: each two hundred.
-AT_ONCE, MOST_RECORDS = 15, 2000
+#: each two hundred; but as many as the pace is taken of.
+AT_ONCE, MOST_RECORDS = 5, 500
 #: Minutes of which the present pace is taken.
 PACE_MINUTES = 15
 _FAILED = tuple(OUTCOME_KEYS[outcome] for outcome in FAILED)
@@ -97,11 +97,12 @@ class Lately:
     def read(self) -> Sequence[Minute]:
         """The last minutes that are over, the earliest first, without gaps."""
         now_s = time.monotonic()
-        if now_s < self._fresh_until_s:
-            return self._read
-        self._fresh_until_s = now_s + FRESH_S
         with suppress(BrokerRefusedError):
-            self._read_more(now_s)
+            if now_s >= self._fresh_until_s:
+                self._fresh_until_s = now_s + FRESH_S
+                self._read_last(now_s)
+            if self._this and self._back < MINUTES:
+                self._read_older(self._this)
         return self._read
 
     def has_failing(self) -> bool:
@@ -118,33 +119,36 @@ class Lately:
         sums = (added(types.get(name, NOTHING) for types in several) for name in names)
         return any(fails_much(counts.failed, counts.ended) for counts in sums)
 
-    def _read_more(self, now_s: float) -> None:
+    def _read_last(self, now_s: float) -> None:
         (*last, now) = self._periods(SETTLED)
         if self._this is None or now.start - self._this > SETTLED or now_s >= self._whole_until_s:
             self._back, self._whole_until_s = 0, now_s + WHOLE_S
         if self._this is None or now.start - self._this > SETTLED:  # nobody looked meanwhile
             self._minutes.clear()
         self._this, self._now = now.start, _minute(now)
-        self._minutes |= {period.start: _minute(period) for period in last}
-        self._read_older(now.start)
-        starts = [now.start - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
-        first = min(self._minutes, default=now.start)  # what is older has not been read yet
+        self._put(now.start, last)
+
+    def _read_older(self, this: datetime) -> None:
+        """Read on from where the last reading stopped."""
+        records = 0
+        while self._back < MINUTES and (records <= MOST_RECORDS or len(self._minutes) < PACE_MINUTES):
+            first, last = (this - timedelta(minutes=back) for back in (self._back + AT_ONCE, self._back))
+            found = self._periods(first, last)
+            self._back += AT_ONCE
+            records += sum(len(period.numbers) for period in found)
+            self._put(this, found)
+
+    def _put(self, this: datetime, found: Iterable[Period]) -> None:
+        """Show these, too, up to this minute and without gaps."""
+        self._minutes |= {period.start: _minute(period) for period in found}
+        starts = [this - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
+        first = min(self._minutes, default=this)  # what is older has not been read yet
         self._minutes = {
             start: self._minutes.get(start) or Minute(start, {}, {}, NOTHING) for start in starts if start >= first
         }
         for start in [start for start in starts[:-TYPE_MINUTES] if start in self._minutes]:
             self._minutes[start] = self._minutes[start]._replace(types={})
         self._read = tuple(self._minutes.values())
-
-    def _read_older(self, this: datetime) -> None:
-        """Read on from where the last reading stopped."""
-        records = 0
-        while self._back < MINUTES and records <= MOST_RECORDS:
-            first, last = (this - timedelta(minutes=back) for back in (self._back + AT_ONCE, self._back))
-            found = self._periods(first, last)
-            self._minutes |= {period.start: _minute(period) for period in found}
-            self._back += AT_ONCE
-            records += sum(len(period.numbers) for period in found)
 
     def _periods(self, since: datetime | timedelta, until: datetime | None = None) -> Sequence[Period]:
         return self._inspector.metrics(since, until, step_s=60).periods

@@ -72,6 +72,7 @@ class Sampler:
         self._failure: BoilerdError | None = None
         self._fresh_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
         self._found: Sequence[SuddenFailure] = ()
+        self._is_changed = False
 
     def fresh(self) -> Snapshot | None:
         """The last picture, if it is fresh; never waits."""
@@ -92,15 +93,19 @@ class Sampler:
 
     def _take(self) -> Snapshot:
         began_s = time.monotonic()
-        before = self._last.overview if self._last and began_s < self._workers_until_s else None
+        last = None if self._is_changed else self._last
+        before = last.overview if last and began_s < self._workers_until_s else None
         overview = read_overview(self._connection, before=before)
         if before is None:
             self._workers_until_s = began_s + WORKERS_PICTURES * FRESH_S
-        minutes, beside = self._lately.read(), self._beside.read(overview)
+        minutes = self._lately.read()
+        # Each takes about as long as all else together: not both in one picture, where the next will come soon.
+        is_often = began_s < self._fresh_until_s + FRESH_S
+        beside = last.beside if last and before is None and is_often else self._beside.read(overview)
         facts = msgspec.structs.replace(self._read_facts(overview), failing=self._failing())
         verdict = of_anywhere(judge(facts))
         self._last = self._next(overview, verdict, minutes, beside, time.monotonic() - began_s)
-        self._fresh_until_s = time.monotonic() + FRESH_S
+        self._fresh_until_s, self._is_changed = time.monotonic() + FRESH_S, False
         return self._last
 
     def _failing(self) -> Sequence[SuddenFailure]:
@@ -114,7 +119,8 @@ class Sampler:
 
     def forget(self) -> None:
         """Take a new picture for the next one who asks: something was changed."""
-        self._fresh_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
+        self._fresh_until_s = self._failed_until_s = self._look_s = 0.0
+        self._is_changed = True
         self._beside.forget()
 
     def _next(
