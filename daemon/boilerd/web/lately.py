@@ -7,6 +7,8 @@ takes several readings, so that none of them keeps anybody waiting; what is not 
 
 import functools
 import time
+from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -19,7 +21,7 @@ from boilerd.tasks.metric_record import ENQUEUED, FAILED, OUTCOME_KEYS
 
 #: Minutes that are shown.
 MINUTES = 180
-#: Of the last of them it is told what each type did: with hundreds of types, that is most of what stands in memory.
+#: Of the last of them it is added what each type did.
 TYPE_MINUTES = 60
 #: A minute is read again for so long after its end: by then its counts have come.
 SETTLED = timedelta(minutes=3)
@@ -31,6 +33,7 @@ AT_ONCE, MOST_RECORDS = 15, 2000
 #: Minutes of which the present pace is taken.
 PACE_MINUTES = 15
 _FAILED = tuple(OUTCOME_KEYS[outcome] for outcome in FAILED)
+_MOST = 2**64 - 1
 _LEFT = tuple(OUTCOME_KEYS[outcome] for outcome in ("completed", "archived", "dropped", "cancelled"))
 
 
@@ -53,12 +56,18 @@ class Counts(NamedTuple):
 _NOTHING = Counts()
 
 
+class Ends(NamedTuple):
+    """Ended attempts of a task type, and those of them that failed."""
+
+    ended: int = 0
+    failed: int = 0
+
+
 class Minute(NamedTuple):
-    """A minute that is over, with what each queue did, and each task type."""
+    """A minute that is over, with what each queue did."""
 
     start: datetime
     queues: Mapping[str, Counts]
-    types: Mapping[str, Counts] = {}
     whole: Counts | None = None
 
     def total(self) -> Counts:
@@ -79,12 +88,26 @@ class Pace(NamedTuple):
     drained_s: float | None = None
 
 
+class _Types(NamedTuple):
+    """What each type did in a minute, packed: with hundreds of types it would be most of what stands in memory."""
+
+    names: Sequence[str]
+    ended: "array[int]"
+    failed: "array[int]"
+
+
 class Lately:
-    """Reads the last minutes; raises BrokerError, but where Redis refuses them: then there are none."""
+    """Reads the last minutes; raises BrokerError, but where Redis refuses them: then there are none.
+
+    Attributes:
+        types: What each type did in the last `TYPE_MINUTES` of what was read.
+    """
 
     def __init__(self, inspector: Inspector) -> None:
+        self.types: Mapping[str, Ends] = {}
         self._inspector = inspector
         self._minutes: dict[datetime, Minute] = {}
+        self._types: dict[datetime, _Types] = {}
         self._this: datetime | None = None
         #: How many minutes back all is read anew.
         self._back = 0
@@ -108,15 +131,15 @@ class Lately:
         if self._this is None or now.start - self._this > SETTLED:  # nobody looked meanwhile
             self._minutes.clear()
         self._this = now.start
-        self._minutes |= {period.start: _minute(period) for period in last}
+        self._keep(last)
         self._read_older(now.start)
         starts = [now.start - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
         first = min(self._minutes, default=now.start)  # what is older has not been read yet
         self._minutes = {
-            start: self._minutes.get(start) or Minute(start, {}, {}, _NOTHING) for start in starts if start >= first
+            start: self._minutes.get(start) or Minute(start, {}, _NOTHING) for start in starts if start >= first
         }
-        for start in [start for start in starts[:-TYPE_MINUTES] if start in self._minutes]:
-            self._minutes[start] = self._minutes[start]._replace(types={})
+        self._types = {start: self._types[start] for start in starts[-TYPE_MINUTES:] if start in self._types}
+        self.types = _added_types(self._types.values())
         self._read = tuple(self._minutes.values())
 
     def _read_older(self, this: datetime) -> None:
@@ -125,9 +148,13 @@ class Lately:
         while self._back < MINUTES and records <= MOST_RECORDS:
             first, last = (this - timedelta(minutes=back) for back in (self._back + AT_ONCE, self._back))
             found = self._periods(first, last)
-            self._minutes |= {period.start: _minute(period) for period in found}
+            self._keep(found)
             self._back += AT_ONCE
             records += sum(len(period.numbers) for period in found)
+
+    def _keep(self, periods: Sequence[Period]) -> None:
+        for period in periods:
+            self._minutes[period.start], self._types[period.start] = _minute(period)
 
     def _periods(self, since: datetime | timedelta, until: datetime | None = None) -> Sequence[Period]:
         return self._inspector.metrics(since, until, step_s=60).periods
@@ -149,23 +176,25 @@ def added(several: Iterable[Counts]) -> Counts:
     return functools.reduce(_plus, several, _NOTHING)
 
 
-def by_type(minutes: Sequence[Minute]) -> dict[str, Counts]:
-    """What each type did in these minutes together."""
-    found: dict[str, Counts] = {}
+def _added_types(minutes: Iterable[_Types]) -> dict[str, Ends]:
+    ended, failed = Counter[str](), Counter[str]()
     for minute in minutes:
-        for name, counts in minute.types.items():
-            found[name] = _plus(found.get(name, _NOTHING), counts)
-    return found
+        for name, number, bad in zip(minute.names, minute.ended, minute.failed, strict=True):
+            ended[name] += number
+            failed[name] += bad
+    return {name: Ends(number, failed[name]) for name, number in ended.items()}
 
 
-def _minute(period: Period) -> Minute:
+def _minute(period: Period) -> tuple[Minute, _Types]:
     queues: dict[str, Counts] = {}
-    types: dict[str, Counts] = {}
+    ended, failed = Counter[str](), Counter[str]()
     for pair, numbers in period.numbers.items():
         counts = _counts(numbers.record)
         queues[pair.queue] = _plus(queues.get(pair.queue, _NOTHING), counts)
-        types[pair.type] = _plus(types.get(pair.type, _NOTHING), counts)
-    return Minute(period.start, queues, types, added(queues.values()))
+        ended[pair.type] += counts.ended
+        failed[pair.type] += counts.failed
+    packed = [array("Q", (min(number, _MOST) for number in found.values())) for found in (ended, failed)]
+    return Minute(period.start, queues, added(queues.values())), _Types(tuple(ended), *packed)
 
 
 def _plus(one: Counts, other: Counts) -> Counts:

@@ -54,6 +54,7 @@ class Shared:
         kept = self._place(key)
         with kept.lock:
             if time.monotonic() >= kept.until_s:
+                kept.value = None  # or both stood in memory
                 began_s = time.thread_time()
                 kept.value = read()
                 used_s = time.thread_time() - began_s
@@ -79,9 +80,17 @@ class Shared:
         with self._lock:
             kept = self._kept.setdefault(key, _Kept())
             self._kept.move_to_end(key)
-            if len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)
+            self._drop()
             return kept
+
+    def _drop(self) -> None:
+        """Drop what is not fresh any more, and what nobody has asked for the longest."""
+        now_s = time.monotonic()
+        over = [key for key, kept in self._kept.items() if 0 < kept.until_s <= now_s and not kept.lock.locked()]
+        for key in over:
+            del self._kept[key]
+        if len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
 
 
 class Answers:
