@@ -78,19 +78,20 @@ class Shared:
 
     def _place(self, key: Hashable) -> _Kept:
         with self._lock:
+            self._drop(but=key)
             kept = self._kept.setdefault(key, _Kept())
             self._kept.move_to_end(key)
-            self._drop()
+            if len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
             return kept
 
-    def _drop(self) -> None:
-        """Drop what is not fresh any more, and what nobody has asked for the longest."""
+    def _drop(self, but: Hashable) -> None:
+        """Drop what is not fresh any more; what is being read is not yet."""
         now_s = time.monotonic()
         over = [key for key, kept in self._kept.items() if 0 < kept.until_s <= now_s and not kept.lock.locked()]
         for key in over:
-            del self._kept[key]
-        if len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
+            if key != but:
+                del self._kept[key]
 
 
 class Answers:
