@@ -50,6 +50,17 @@ def test_a_daemon_is_read_as_it_tells_of_itself(broker: Broker, connection: redi
     assert (found.settings, found.problem) == ({"app": "shop:mux"}, "")
 
 
+def test_what_daemons_tell_alike_stands_in_memory_once(broker: Broker, connection: redis.Redis) -> None:
+    tell(broker, "web1.0a1b2c")
+    tell(broker, "web2.0a1b2c", FACTS | {"host": "web2", "pid": 8})
+
+    one, other = daemons(connection)
+
+    assert (one.pid, other.pid) == (7, 8)
+    assert one.crons is other.crons
+    assert one.schemas is other.schemas
+
+
 def test_what_is_told_lasts_a_minute_and_is_renewed_without_being_sent(broker: Broker, connection: redis.Redis) -> None:
     tell(broker, "web1.a")
     connection.expire(keys.daemon("web1.a"), 5)

@@ -14,7 +14,7 @@ from boilerd.broker import metrics as metrics_module
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.broker.constants import METRIC_PERIODS
-from boilerd.broker.metrics import MOST_FIELDS, Series
+from boilerd.broker.metrics import MOST_FIELDS, Period, Series
 from boilerd.errors import MisplacedKeyError
 from boilerd.tasks.metric_record import ENQUEUED, OUTCOME_KEYS, Numbers, Pair, Record, decode, encode, merge, pack_pair
 from support import ServerClock, StartValkey, Valkey, private_directory, wait_until
@@ -102,6 +102,21 @@ def test_minutes_are_told_one_by_one_without_gaps(inspector: Inspector, connecti
     assert [completed(dict(period.numbers)) for period in series.periods] == [{A: 1}, {}, {}, {A: 2, B: 2}]
     assert completed(series.total()) == {A: 3, B: 2}
     assert (series.until, series.lasting_s) == (at(minute + 1), 240)
+
+
+def test_what_gets_each_period_has_the_numbers_and_the_series_has_them_not(
+    inspector: Inspector, connection: redis.Redis, minute: int
+) -> None:
+    count(connection, minute - 1, A)
+    count(connection, minute, A, B, number=2)
+    found: list[Period] = []
+
+    series = inspector.metrics(at(minute - 1), at(minute + 1), each=found.append)
+
+    assert [(period.start, completed(dict(period.numbers))) for period in found] == [
+        (at(minute - 1), {A: 1}), (at(minute), {A: 2, B: 2}),
+    ]  # fmt: skip
+    assert [(period.start, period.numbers) for period in series.periods] == [(at(minute - 1), {}), (at(minute), {})]
 
 
 @pytest.mark.parametrize("step_s", [600, HOUR_S, DAY_S])

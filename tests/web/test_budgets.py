@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,3 +65,18 @@ def test_what_takes_long_to_read_is_shared_for_longer(monkeypatch: pytest.Monkey
     assert [shared.get("a", 10.0, read, 300.0), shared.get("b", 10.0, read)] == [1, 3]
     clock.ahead_s += 20
     assert shared.get("a", 10.0, read, 300.0) == 4
+
+
+def test_what_is_not_fresh_any_more_leaves_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(shared_module, "time", SimpleNamespace(monotonic=clock, thread_time=lambda: 0.0))
+    shared = Shared()
+    is_old = [weakref.ref(shared.get(key, 10.0, set[int])) for key in "ab"]
+    is_fresh = weakref.ref(shared.get("c", 60.0, set[int]))
+    clock.ahead_s += 20
+
+    kept_while_read = [shared.get("a", 10.0, lambda: [each() for each in is_old]) for _ in range(2)]
+
+    assert kept_while_read == [[None, None], [None, None]]
+    assert kept_while_read[0] is kept_while_read[1]
+    assert is_fresh() is not None

@@ -6,7 +6,7 @@ there: a part that cannot be read is shown as empty, and what is no daemon's at 
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -139,12 +139,34 @@ def _told(name: str, answer: bytes) -> DaemonInfo:
         started_at=_moment(facts.get("started_at")),
         versions=_part(facts.get("versions"), dict[str, str], {}),
         pools=_members(facts.get("pools"), PoolFacts),
-        types=_members(facts.get("types"), str),
-        schemas=_part(facts.get("schemas"), dict[str, Any], {}),
-        crons=_members(facts.get("crons"), CronFacts),
-        settings=_part(facts.get("settings"), dict[str, Any], {}),
+        types=_once(_types, facts.get("types")),
+        schemas=_once(_object, facts.get("schemas")),
+        crons=_once(_crons, facts.get("crons")),
+        settings=_once(_object, facts.get("settings")),
         left_out=_part(facts.get("left_out"), dict[str, int], {}),
     )
+
+
+def _once(read: Callable[[Any], T], value: Any) -> T:
+    """What is read of a value, once for all that are equal: daemons of one application tell the same."""
+    return _read_once(read, json.dumps(value))  # type: ignore[no-any-return] # it is what `read` returns
+
+
+@functools.lru_cache(64)
+def _read_once(read: Callable[[Any], Any], told: str) -> Any:
+    return read(json.loads(told))
+
+
+def _types(value: Any) -> list[str]:
+    return _members(value, str)
+
+
+def _crons(value: Any) -> list[CronFacts]:
+    return _members(value, CronFacts)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return _part(value, dict[str, Any], {})
 
 
 def _read(answer: bytes) -> Mapping[str, Any] | None:

@@ -10,7 +10,7 @@ Redis serves nobody else for a tenth of a millisecond at a time, however much is
 import functools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -100,8 +100,13 @@ class Metrics(ScriptCalls):
         step_s: int | None = None,
         queue: str | None = None,
         task_type: str | None = None,
+        *,
+        each: Callable[[Period], None] | None = None,
     ) -> Series:
-        """What was done since then, period by period; a round trip for 20 periods or so."""
+        """What was done since then, period by period; a round trip for 20 periods or so.
+
+        What is called with each of them has its numbers, and the series has not: of many pairs they are megabytes.
+        """
         if step_s is not None and step_s not in _STEPS:
             raise ValueError(f"step {step_s} s: there are {', '.join(map(str, _STEPS))}")
         reader = _Reader(self.connection, queue, task_type)
@@ -111,11 +116,12 @@ class Metrics(ScriptCalls):
         since_s = max(since_s, now_s - METRIC_PERIODS[_STEPS[step_s]][1])
         until_s = min(until.timestamp(), now_s) if until else now_s
         wanted = range(int(since_s // step_s), math.ceil(until_s / step_s) if since_s < until_s else 0)
-        found = _read(reader, step_s, wanted, rolled, int(now_s // 60))
-        periods = [
-            Period(_moment(number * step_s), step_s, {pair: Numbers(record) for pair, record in found[number].items()})
-            for number in wanted
-        ]
+        periods: list[Period] = []
+        for number, found in _read(reader, step_s, wanted, rolled, int(now_s // 60)):
+            start, numbers = _moment(number * step_s), {pair: Numbers(record) for pair, record in found.items()}
+            periods.append(Period(start, step_s, {} if each else numbers))
+            if each:
+                each(Period(start, step_s, numbers))
         ends_s = min(wanted.stop * step_s, now_s) if wanted else now_s
         return Series(step_s, periods, _moment(ends_s), tuple(reader.skipped))
 
@@ -145,11 +151,12 @@ class _Rolled(NamedTuple):
 
 def _read(
     reader: "_Reader", step_s: int, wanted: range, rolled: _Rolled, this_minute: int
-) -> dict[int, Records | Packed]:
-    """The records of each wanted period."""
+) -> Iterator[tuple[int, Records | Packed]]:
+    """The records of each wanted period, in their order."""
     name = _STEPS[step_s]
     if step_s == 60:
-        return dict(zip(wanted, reader.many([keys.metrics(name, number) for number in wanted]), strict=True))
+        yield from zip(wanted, reader.many([keys.metrics(name, number) for number in wanted]), strict=True)
+        return
     found: dict[int, Records] = {number: {} for number in wanted}
     # One period lacks minutes; those behind it have none yet but what stands in the minutes.
     while (growing := rolled.minute * 60 // step_s) in wanted:
@@ -161,7 +168,8 @@ def _read(
         if (number := minute * 60 // step_s) in found:
             _add(found[number], _opened(packed).items())
     closed = range(wanted.start, min(wanted.stop, growing))
-    return {**found, **dict(zip(closed, reader.many([keys.metrics(name, number) for number in closed]), strict=True))}
+    yield from zip(closed, reader.many([keys.metrics(name, number) for number in closed]), strict=True)
+    yield from ((number, found[number]) for number in wanted[len(closed) :])
 
 
 class _Reader:

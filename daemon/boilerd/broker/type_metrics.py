@@ -31,8 +31,13 @@ class TypeLine:
 
 def type_lines(series: Series) -> list[TypeLine]:
     """Each type, the one that takes most of the workers' time first."""
+    return lines_of(series.total())
+
+
+def lines_of(total: Mapping[Pair, Numbers]) -> list[TypeLine]:
+    """The same, of what was added already."""
     by_type: dict[str, dict[str, Numbers]] = {}
-    for pair, numbers in series.total().items():
+    for pair, numbers in total.items():
         by_type.setdefault(pair.type, {})[pair.queue] = numbers
     sums = {name: Numbers.sum_of(found.values()) for name, found in by_type.items()}
     whole = sum(numbers.run.sum for numbers in sums.values())

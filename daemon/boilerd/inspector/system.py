@@ -1,7 +1,7 @@
 """Look at what there is besides queues and tasks: numbers, workers, daemons, keys, Redis and the audit."""
 
 import functools
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from boilerd.broker.daemons import DaemonInfo
     from boilerd.broker.deaths import WorkerDeath
     from boilerd.broker.kept_pages import KeptPages
-    from boilerd.broker.metrics import Metrics, Series
+    from boilerd.broker.metrics import Metrics, Period, Series
     from boilerd.broker.running import RunningFound
     from boilerd.broker.server_facts import ServerFacts
     from boilerd.broker.shares import KeysFound, KeyTasks, Lock, LocksFound, Refusals
@@ -37,6 +37,7 @@ class SystemPart(Part):
         *,
         queue: str | None = None,
         task_type: str | None = None,
+        each: "Callable[[Period], None] | None" = None,
     ) -> "Series":
         """What was done by queue and task type: attempts by outcome, run and waiting times, payloads.
 
@@ -47,11 +48,13 @@ class SystemPart(Part):
                 None: the shortest that is kept for so long.
             queue: Only of this queue.
             task_type: Only of this type.
+            each: Gets each period as it is read, with its numbers, which the series has not then: of many queues and
+                types they are megabytes.
 
         Raises:
             ValueError: There is no such step.
         """
-        return self._metrics.series(since, until, step_s, queue, task_type)
+        return self._metrics.series(since, until, step_s, queue, task_type, each=each)
 
     def totals(self) -> "dict[Pair, Numbers]":
         """What was done ever since, by queue and task type; none of the numbers falls.

@@ -6,6 +6,8 @@ takes many readings, so that none of them keeps anybody waiting; what is not rea
 """
 
 import time
+from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -14,14 +16,14 @@ from typing import NamedTuple
 import msgspec
 
 from boilerd.broker.metrics import Period
-from boilerd.broker.sudden_failures import FAILS_FROM, LATELY, fails_much
+from boilerd.broker.sudden_failures import LATELY, fails_much
 from boilerd.errors import BrokerRefusedError
 from boilerd.inspector import Inspector
 from boilerd.tasks.metric_record import ENQUEUED, FAILED, OUTCOME_KEYS
 
 #: Minutes that are shown.
 MINUTES = 180
-#: Of the last of them it is told what each type did: with hundreds of types, that is most of what stands in memory.
+#: Of the last of them it is added what each type did.
 TYPE_MINUTES = 60
 #: A minute is read again for so long after its end: by then its counts have come.
 SETTLED = timedelta(minutes=3)
@@ -32,6 +34,8 @@ FRESH_S, WHOLE_S = 5.0, 600.0
 AT_ONCE, MOST_RECORDS = 5, 500
 #: Minutes of which the present pace is taken.
 PACE_MINUTES = 15
+#: What a packed number holds.
+_MOST = 2**64 - 1
 _FAILED = tuple(OUTCOME_KEYS[outcome] for outcome in FAILED)
 _LEFT = tuple(OUTCOME_KEYS[outcome] for outcome in ("completed", "archived", "dropped", "cancelled"))
 
@@ -55,12 +59,18 @@ class Counts(msgspec.Struct, frozen=True, gc=False):
 NOTHING = Counts()
 
 
+class Ends(NamedTuple):
+    """Ended attempts of a task type, and those of them that failed."""
+
+    ended: int = 0
+    failed: int = 0
+
+
 class Minute(NamedTuple):
-    """A minute that is over, with what each queue did, and each task type."""
+    """A minute that is over, with what each queue did."""
 
     start: datetime
     queues: Mapping[str, Counts]
-    types: Mapping[str, Counts] = {}
     whole: Counts | None = None
 
     def total(self) -> Counts:
@@ -81,14 +91,28 @@ class Pace(NamedTuple):
     drained_s: float | None = None
 
 
+class _Types(NamedTuple):
+    """What each type did in a minute, packed: with hundreds of types it would be most of what stands in memory."""
+
+    names: Sequence[str]
+    ended: "array[int]"
+    failed: "array[int]"
+
+
 class Lately:
-    """Reads the last minutes; raises BrokerError, but where Redis refuses them: then there are none."""
+    """Reads the last minutes; raises BrokerError, but where Redis refuses them: then there are none.
+
+    Attributes:
+        types: What each type did in the last `TYPE_MINUTES` of what was read.
+    """
 
     def __init__(self, inspector: Inspector) -> None:
+        self.types: Mapping[str, Ends] = {}
         self._inspector = inspector
         self._minutes: dict[datetime, Minute] = {}
+        #: Of the last `TYPE_MINUTES`, and of the minute that is not over.
+        self._types: dict[datetime, _Types] = {}
         self._this: datetime | None = None
-        self._now: Minute | None = None
         #: How many minutes back all is read anew.
         self._back = 0
         self._fresh_until_s = self._whole_until_s = 0.0
@@ -107,17 +131,8 @@ class Lately:
 
     def has_failing(self) -> bool:
         """Whether some type may fail suddenly, as of the last reading: it fails much, with what is not over yet."""
-        lately = self._read[-(LATELY // timedelta(minutes=1)) :]
-        several = [minute.types for minute in (*lately, *filter(None, [self._now]))]
-        # One that fails much in all of them together does so in one of them.
-        names = {
-            name
-            for types in several
-            for name, counts in types.items()
-            if counts.failed and counts.failed >= FAILS_FROM * counts.ended
-        }
-        sums = (added(types.get(name, NOTHING) for types in several) for name in names)
-        return any(fails_much(counts.failed, counts.ended) for counts in sums)
+        lately = [types for start, types in self._types.items() if self._this and start >= self._this - LATELY]
+        return any(fails_much(ends.failed, ends.ended) for ends in _added_types(lately).values())
 
     def _read_last(self, now_s: float) -> None:
         (*last, now) = self._periods(SETTLED)
@@ -125,8 +140,9 @@ class Lately:
             self._back, self._whole_until_s = 0, now_s + WHOLE_S
         if self._this is None or now.start - self._this > SETTLED:  # nobody looked meanwhile
             self._minutes.clear()
-        self._this, self._now = now.start, _minute(now)
+        self._this = now.start
         self._put(now.start, last)
+        self._types[now.start] = _minute(now)[1]
 
     def _read_older(self, this: datetime) -> None:
         """Read on from where the last reading stopped."""
@@ -140,15 +156,17 @@ class Lately:
 
     def _put(self, this: datetime, found: Iterable[Period]) -> None:
         """Show these, too, up to this minute and without gaps."""
-        self._minutes |= {period.start: _minute(period) for period in found}
+        for period in found:
+            self._minutes[period.start], self._types[period.start] = _minute(period)
         starts = [this - timedelta(minutes=back) for back in range(MINUTES, 0, -1)]
         first = min(self._minutes, default=this)  # what is older has not been read yet
         self._minutes = {
-            start: self._minutes.get(start) or Minute(start, {}, {}, NOTHING) for start in starts if start >= first
+            start: self._minutes.get(start) or Minute(start, {}, NOTHING) for start in starts if start >= first
         }
-        for start in [start for start in starts[:-TYPE_MINUTES] if start in self._minutes]:
-            self._minutes[start] = self._minutes[start]._replace(types={})
         self._read = tuple(self._minutes.values())
+        shown = [start for start in starts[-TYPE_MINUTES:] if start in self._types]
+        self.types = _added_types(self._types[start] for start in shown)
+        self._types = {start: self._types[start] for start in [*shown, this] if start in self._types}
 
     def _periods(self, since: datetime | timedelta, until: datetime | None = None) -> Sequence[Period]:
         return self._inspector.metrics(since, until, step_s=60).periods
@@ -176,23 +194,25 @@ def added(several: Iterable[Counts]) -> Counts:
     )  # fmt: skip
 
 
-def by_type(minutes: Sequence[Minute]) -> dict[str, Counts]:
-    """What each type did in these minutes together."""
-    found: dict[str, list[Counts]] = {}
+def _added_types(minutes: Iterable[_Types]) -> dict[str, Ends]:
+    ended, failed = Counter[str](), Counter[str]()
     for minute in minutes:
-        for name, counts in minute.types.items():
-            found.setdefault(name, []).append(counts)
-    return {name: added(several) for name, several in found.items()}
+        for name, number, bad in zip(minute.names, minute.ended, minute.failed, strict=True):
+            ended[name] += number
+            failed[name] += bad
+    return {name: Ends(number, failed[name]) for name, number in ended.items()}
 
 
-def _minute(period: Period) -> Minute:
+def _minute(period: Period) -> tuple[Minute, _Types]:
     queues: dict[str, Counts] = {}
-    types: dict[str, Counts] = {}
+    ended, failed = Counter[str](), Counter[str]()
     for pair, numbers in period.numbers.items():
         counts = _counts(numbers.record)
         queues[pair.queue] = _plus(queues.get(pair.queue, NOTHING), counts)
-        types[pair.type] = _plus(types.get(pair.type, NOTHING), counts)
-    return Minute(period.start, queues, types, added(queues.values()))
+        ended[pair.type] += counts.ended
+        failed[pair.type] += counts.failed
+    packed = [array("Q", (min(number, _MOST) for number in found.values())) for found in (ended, failed)]
+    return Minute(period.start, queues, added(queues.values())), _Types(tuple(ended), *packed)
 
 
 def _plus(one: Counts, other: Counts) -> Counts:

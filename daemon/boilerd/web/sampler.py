@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from boilerd.verdict.finding import Verdict
 from boilerd.verdict.table import judge
 from boilerd.web.beside import Beside, BesideReader
 from boilerd.web.heaviest import heaviest
-from boilerd.web.lately import Lately, Minute
+from boilerd.web.lately import Ends, Lately, Minute
 
 #: A picture is shown for so long.
 FRESH_S = 1.0
@@ -42,6 +42,7 @@ class Snapshot:
         took_s: How long that took.
         verdict: Whether all is well, by what Redis shows.
         minutes: What each queue did in each of the last minutes.
+        types: What each type did in the last hour of them.
         beside: What the first page shows beside the queues.
     """
 
@@ -51,6 +52,7 @@ class Snapshot:
     overview: Overview
     verdict: Verdict
     minutes: Sequence[Minute] = ()
+    types: Mapping[str, Ends] = field(default_factory=dict)
     beside: Beside = field(default_factory=Beside)
 
 
@@ -104,7 +106,18 @@ class Sampler:
         beside = last.beside if last and before is None and is_often else self._beside.read(overview)
         facts = msgspec.structs.replace(self._read_facts(overview), failing=self._failing())
         verdict = of_anywhere(judge(facts))
-        self._last = self._next(overview, verdict, minutes, beside, time.monotonic() - began_s)
+        self._last = self._next(
+            Snapshot(
+                number=self._last.number if self._last else 0,
+                overview=overview,
+                verdict=verdict,
+                minutes=minutes,
+                types=self._lately.types,
+                beside=beside,
+                at=datetime.now(UTC),
+                took_s=time.monotonic() - began_s,
+            )
+        )
         self._fresh_until_s, self._is_changed = time.monotonic() + FRESH_S, False
         return self._last
 
@@ -123,18 +136,15 @@ class Sampler:
         self._is_changed = True
         self._beside.forget()
 
-    def _next(
-        self, overview: Overview, verdict: Verdict, minutes: Sequence[Minute], beside: Beside, took_s: float
-    ) -> Snapshot:
+    def _next(self, taken: Snapshot) -> Snapshot:
+        """With its number: that of the last one, if it differs in nothing that is looked at."""
         last = self._last
         is_same = (
             last is not None
-            and last.minutes == minutes
-            and last.beside == beside
-            and _told(last.overview, last.verdict) == _told(overview, verdict)
+            and (last.minutes, last.types, last.beside) == (taken.minutes, taken.types, taken.beside)
+            and _told(last.overview, last.verdict) == _told(taken.overview, taken.verdict)
         )
-        number = (last.number if last else 0) + (not is_same)
-        return Snapshot(number, datetime.now(UTC), took_s, overview, verdict, minutes, beside)
+        return taken if is_same else replace(taken, number=taken.number + 1)
 
 
 def facts_of(overview: Overview, archive_limit: int = 0) -> Facts:

@@ -54,6 +54,7 @@ class Shared:
         kept = self._place(key)
         with kept.lock:
             if time.monotonic() >= kept.until_s:
+                kept.value = None  # or both stood in memory
                 began_s = time.thread_time()
                 kept.value = read()
                 used_s = time.thread_time() - began_s
@@ -77,11 +78,20 @@ class Shared:
 
     def _place(self, key: Hashable) -> _Kept:
         with self._lock:
+            self._drop(but=key)
             kept = self._kept.setdefault(key, _Kept())
             self._kept.move_to_end(key)
             if len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
             return kept
+
+    def _drop(self, but: Hashable) -> None:
+        """Drop what is not fresh any more; what is being read is not yet."""
+        now_s = time.monotonic()
+        over = [key for key, kept in self._kept.items() if 0 < kept.until_s <= now_s and not kept.lock.locked()]
+        for key in over:
+            if key != but:
+                del self._kept[key]
 
 
 class Answers:

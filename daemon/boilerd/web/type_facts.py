@@ -1,10 +1,10 @@
 """What is known of task types from elsewhere than metrics: timeouts from failure groups, handlers from daemons."""
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
 from boilerd.broker.constants import FAILURE_DAYS, FAILURE_HOURS, MOST_FAILURES
+from boilerd.broker.failure_groups import FailureGroup
 from boilerd.broker.type_metrics import TypeLine
 from boilerd.errors import TaskTimeoutError
 from boilerd.web.visit import Visit
@@ -24,12 +24,15 @@ def timeouts_of(visit: Visit, age_s: float, *, is_over: bool) -> Mapping[str, in
     if is_over or days > FAILURE_DAYS:
         return None
     found: dict[str, int] = {}
-    read = functools.partial(visit.inspector.failures, MOST_FAILURES)
-    for group in visit.sharing(("groups", MOST_FAILURES), FRESH_S, read):
-        if group.error == TIMEOUT:
-            kept = group.hours[-hours:] if hours <= FAILURE_HOURS else group.days[-days:]
-            found[group.type] = found.get(group.type, 0) + (group.last_hour if hours == 1 else sum(kept))
+    for group in visit.sharing("timeouts", FRESH_S, lambda: _groups_of_timeouts(visit)):
+        kept = group.hours[-hours:] if hours <= FAILURE_HOURS else group.days[-days:]
+        found[group.type] = found.get(group.type, 0) + (group.last_hour if hours == 1 else sum(kept))
     return found
+
+
+def _groups_of_timeouts(visit: Visit) -> list[FailureGroup]:
+    """Few of all that are kept: those stand in memory."""
+    return [group for group in visit.inspector.failures(MOST_FAILURES) if group.error == TIMEOUT]
 
 
 def timeout_share(line: TypeLine, timeouts: Mapping[str, int] | None) -> float | None:

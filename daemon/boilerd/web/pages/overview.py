@@ -10,7 +10,7 @@ from boilerd.verdict.finding import Finding
 from boilerd.web.audited import told_on
 from boilerd.web.beside import MOST, Beside
 from boilerd.web.heaviest import heaviest
-from boilerd.web.lately import Counts, added, by_type
+from boilerd.web.lately import Ends, added
 from boilerd.web.links import Links
 from boilerd.web.page import Data, page
 from boilerd.web.pages.queues import queue_rows
@@ -39,7 +39,7 @@ def overview(visit: Visit) -> Data:
         "heaviest": heaviest(found.overview.living),
         "queues": rows,
         "minutes": [{"start": minute.start, **asdict(minute.total())} for minute in found.minutes],
-        "types": _failing(by_type(hour)),
+        "types": _failing(found.types),
         "at": found.at,
         "is_of_all": visit.who.queues is None,
         "beside": _seen_by(visit, found.beside),
@@ -47,7 +47,7 @@ def overview(visit: Visit) -> Data:
     }  # fmt: skip
 
 
-def _failing(types: Mapping[str, Counts]) -> list[Data]:
+def _failing(types: Mapping[str, Ends]) -> list[Data]:
     """The types of which most attempts failed."""
     failing = sorted(((-counts.failed, name) for name, counts in types.items() if counts.failed))[:MOST]
     return [{"type": name, "failed": -failed, "ended": types[name].ended} for failed, name in failing]

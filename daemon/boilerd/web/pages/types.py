@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from boilerd.broker.metrics import Series
+from boilerd.broker.metrics import Period, Series
 from boilerd.broker.type_metrics import (
     failed_share,
     figures,
     heat_map,
     in_columns,
     lasting_s,
+    lines_of,
     step_for,
-    type_lines,
 )
-from boilerd.tasks.metric_record import Numbers
+from boilerd.tasks.metric_record import Numbers, Pair, Record, merge
 from boilerd.web.ordering import in_order
 from boilerd.web.page import Data, page
 from boilerd.web.pages.type_actions import offered
@@ -185,9 +185,9 @@ def _words(known: Sequence[Release]) -> list[str]:
 
 def _rows(visit: Visit, window: Window, queue: str | None) -> tuple[list[dict[str, Any]], Sequence[str], datetime]:
     step_s = window.step_s(MOST_LINES)
-    series = visit.inspector.metrics(window.since, window.ends, step_s, queue=queue)
-    shares = _before(visit, window, series, ("types", queue), _shares, queue=queue) or {}
-    paces = _ended_by_type(series)
+    sums = _Sums()
+    series = visit.inspector.metrics(window.since, window.ends, step_s, queue=queue, each=sums.add)
+    shares = _before(visit, window, series, ("types", queue), lambda *when: _shares(visit, when, queue)) or {}
     problems: list[str] = []
     timeouts = visit.part(lambda: _timeouts(visit, window, queue), problems)
     handled = patterns_of(visit)
@@ -196,9 +196,9 @@ def _rows(visit: Visit, window: Window, queue: str | None) -> tuple[list[dict[st
             "type": line.type, "queues": line.queues, "time_share": line.time_share,
             "timeout_share": timeout_share(line, timeouts), "daemons": daemons_of(line.type, handled),
             **figures(line.numbers, series.lasting_s), **_compared(line.numbers, shares.get(line.type)),
-            "ended_by_period": paces[line.type],
+            "ended_by_period": sums.ended[line.type],
         }
-        for line in type_lines(series)
+        for line in lines_of(sums.total)
     ]  # fmt: skip
     return rows, [*problems, *series.skipped], series.until
 
@@ -217,30 +217,56 @@ def _compared(numbers: Numbers, share_before: float | None) -> dict[str, Any]:
     }
 
 
-def _ended_by_type(series: Series) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for place, period in enumerate(series.periods):
-        for pair, numbers in period.numbers.items():
-            found.setdefault(pair.type, [0] * len(series.periods))[place] += numbers.ended
-    return found
+class _Sums:
+    """What periods come to together, added while they are read: all at once would be megabytes.
+
+    Attributes:
+        ended: Type → the ended attempts of each period.
+    """
+
+    def __init__(self) -> None:
+        self.ended: dict[str, list[int]] = {}
+        self._records: dict[Pair, Record] = {}
+        self._periods = 0
+
+    @property
+    def total(self) -> dict[Pair, Numbers]:
+        """All of them, by queue and type."""
+        return {pair: Numbers(record) for pair, record in self._records.items()}
+
+    def add(self, period: Period) -> None:
+        """Add the next one."""
+        self._periods += 1
+        for counts in self.ended.values():
+            counts.append(0)
+        for pair, packed in period.numbers.items():
+            numbers = Numbers(packed.record)  # unpacked once
+            merge(self._records.setdefault(pair, {}), numbers.record)
+            self.ended.setdefault(pair.type, [0] * self._periods)[-1] += numbers.ended
 
 
-def _shares(before: Series) -> dict[str, float | None]:
-    """Which part of the attempts of each type failed."""
-    return {line.type: failed_share(line.numbers) for line in type_lines(before)}
+def _shares(visit: Visit, when: tuple[datetime, datetime, int], queue: str | None) -> dict[str, float | None]:
+    """Which part of the attempts of each type failed; from when to when, in periods of so many seconds."""
+    sums = _Sums()
+    visit.inspector.metrics(*when, queue=queue, each=sums.add)
+    return {line.type: failed_share(line.numbers) for line in lines_of(sums.total)}
 
 
 def _before(
-    visit: Visit, window: Window, series: Series, key: tuple[Any, ...], make: Callable[[Series], T], **only: Any
+    visit: Visit,
+    window: Window,
+    series: Series,
+    key: tuple[Any, ...],
+    read: Callable[[datetime, datetime, int], T],
 ) -> T | None:
-    """What is made of that which was done in the time before, and is kept; None: that is not kept for so long."""
+    """What is read of the time before, from when to when and in which periods; None: that is not kept for so long."""
     if not series.periods or (wanted := window.before(series.periods[0].start)) is None:
         return None
     since, until, step_s = wanted
     return visit.sharing(
         ("before", window.word, *key),
         FRESH_BEFORE_S,
-        lambda: make(visit.inspector.metrics(since, until, step_s, **only)),
+        lambda: read(since, until, step_s),
         FRESH_TIMES,
     )
 
@@ -248,7 +274,13 @@ def _before(
 def _over_time(visit: Visit, window: Window, name: str, queue: str | None) -> dict[str, Any]:
     step_s = window.step_s(MOST_PERIODS)
     series = visit.inspector.metrics(window.since, window.ends, step_s, queue=queue, task_type=name)
-    before = _before(visit, window, series, (name, queue), _whole, queue=queue, task_type=name)
+    before = _before(
+        visit,
+        window,
+        series,
+        (name, queue),
+        lambda *when: _whole(visit.inspector.metrics(*when, queue=queue, task_type=name)),
+    )
     columns = in_columns(series, MOST_COLUMNS)
     numbers = [column.total() for column in columns]
     return {
