@@ -50,6 +50,8 @@ Member = tuple[str, float | None]
 
 #: Of how many tasks of each state the size is measured, to estimate the memory of all; and of all queues together.
 _SAMPLE, _SAMPLES = 20, 1000
+#: No list or set of Redis has more members; of greater places it takes none above 64 bits.
+MOST_MEMBERS = 2**32
 #: A task with more bytes of data is not read for a list; and so many are read at a time where they all are.
 MOST_LISTED, _PORTION = 16 * 1024, 1024 * 1024
 #: Fields of a job that `to_task` reads, but for those that hold what somebody put into it, of any size.
@@ -213,6 +215,8 @@ class Inspection(ScriptCalls):
         Pending ones that wait for a concurrency key come behind those that do not; for them a second round trip.
         """
         stop = start + count - 1
+        if stop >= MOST_MEMBERS:
+            return []
         key, kind = _place(queue, state)
         connection: Any = self.connection  # whose answers redis-py cannot type
         with expecting(kind, key):
