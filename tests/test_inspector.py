@@ -301,6 +301,13 @@ def test_a_page_that_cannot_be_is_refused(inspector: Inspector, client: Client, 
         inspector.tasks("default", TaskState.PENDING, page=page, size=size)
 
 
+@pytest.mark.parametrize("state", [TaskState.PENDING, TaskState.RETRY, TaskState.ARCHIVED])
+def test_a_page_beyond_all_that_there_could_be_is_empty(inspector: Inspector, client: Client, state: TaskState) -> None:
+    client.enqueue("test:echo")
+
+    assert inspector.tasks("default", state, page=10**30, size=30) == []
+
+
 def test_a_state_may_be_given_by_its_word(inspector: Inspector, client: Client) -> None:
     task_id = client.enqueue("test:echo").id
     word: Any = "pending"

@@ -338,6 +338,21 @@ def test_what_was_said_of_a_pause_is_left_out_where_another_programs_key_stands(
     assert re.search("^state +paused$", shown.stdout, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("until", "told"),
+    [
+        ("soon", "'soon' is neither a duration such as 30s, 1h30m or 7d, or a number of seconds nor a moment such as"),
+        ("-1h", "'-1h' is neither a duration such as"),
+        ("2027-01-31T08:00", "'2027-01-31T08:00' has no time zone"),
+        ("2027-13-31T08:00Z", "'2027-13-31T08:00Z' is not a moment such as"),
+    ],
+)
+def test_an_end_of_a_pause_that_nobody_can_read_is_told_with_what_would_do(
+    command: Command, until: str, told: str
+) -> None:
+    assert told in command("queue", "pause", "low", "--until", until).stderr
+
+
 def test_lock_ls_tells_a_misspelt_name_from_one_without_locks(command: Command, client: Client) -> None:
     enqueue(client, "task", unique=60)
 

@@ -123,6 +123,12 @@ def test_where_nothing_was_counted_the_types_and_queues_are_told_of_which_there_
     assert last == f"note: nothing of {sought} was counted in this time, but of email:send (low)"
 
 
+def test_where_nothing_at_all_was_counted_the_note_says_so(valkey: Valkey) -> None:
+    last = shown_by("types", "--queue", "low", "--redis-url", valkey.url).splitlines()[-1]
+
+    assert last == "note: nothing of queue 'low' was counted in this time, nor of any other"
+
+
 def test_what_is_left_out_is_told_and_the_rest_is_shown(valkey: Valkey, connection: redis.Redis, minute: int) -> None:
     count_in_minute(connection, minute, "default", "a", counted(3))
     for number in range(1, 6):

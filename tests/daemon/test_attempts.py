@@ -54,6 +54,19 @@ def test_a_type_that_nobody_handles_is_a_failed_attempt(daemon: RunningDaemon, c
     assert not daemon.lines("process died")
 
 
+def test_thousands_of_types_that_nobody_handles_do_not_flood_the_log(daemon: RunningDaemon, client: Client) -> None:
+    messages = ("task started", "task failed", "task archived")
+    for number in range(100):
+        client.enqueue("nobody:storm", number, max_retries=0)
+
+    def written_and_folded(message: str) -> tuple[int, int]:
+        more = [line["folded"] for line in daemon.lines() if line["message"].startswith(f"{message}: and")]
+        return len(daemon.lines(message, task_type="nobody:storm")), sum(more)
+
+    wait_until(lambda: all(sum(written_and_folded(each)) >= 100 for each in messages), "all were told of")
+    assert all(written_and_folded(message)[0] < 100 for message in messages)
+
+
 def test_a_failed_task_keeps_its_traceback_in_redis_and_off_the_log(daemon: RunningDaemon, client: Client) -> None:
     task_id = client.enqueue("test:fail", "s3cret").id
     daemon.wait_for("task failed", task_id=task_id)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 
 import boilerd
 from boilerd import Handler, HandlerNotFoundError, InvalidTaskError, Middleware, ServeMux, Task, retry
-from boilerd.errors import ShutdownTimeoutError, TaskTimeoutError
+from boilerd.errors import InvalidPayloadError, ShutdownTimeoutError, TaskTimeoutError
+from boilerd.process.folding import MOST, Folding
 from boilerd.process.log_lines import JsonFormatter
 from boilerd.process.logs import _AddFields
 from boilerd.tasks.builtin import WORKER_PING
@@ -430,6 +432,43 @@ def test_the_duration_is_that_of_the_handler_in_milliseconds(log: pytest.LogCapt
 
     assert inside_ms[0] - 0.001 <= log.records[-1].__dict__["duration_ms"] <= outside_ms + 0.001
     assert "duration_ms" not in log.records[0].__dict__
+
+
+def failing_many_times(error: Exception, *, has_handler: bool = True) -> None:
+    """Log more attempts that end in this error than are written of a misfit in a second."""
+
+    def fail(task: Task) -> None:
+        raise error
+
+    folding = Folding(logging.getLogger("boilerd.task"), lambda: 0.0)
+    handler = log_attempts(fail, misfits=folding, has_handler=lambda _: has_handler)
+    for _ in range(MOST + 5):
+        with pytest.raises(type(error)):
+            handler(TASK)
+    folding.tell(is_last=True)
+
+
+def test_lines_of_a_type_without_a_handler_are_folded_beyond_a_few_in_a_second(log: pytest.LogCaptureFixture) -> None:
+    failing_many_times(HandlerNotFoundError("a:b"), has_handler=False)
+
+    told = Counter(messages(log))
+    assert told == {
+        ("INFO", "task started"): MOST, ("ERROR", "task failed"): MOST,
+        ("INFO", "task started: and 5 more like it"): 1, ("ERROR", "task failed: and 5 more like it"): 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("within_s", "count"), [(60.0, MOST), (0.0, MOST + 5)], ids=["misfit", "of the handler's own"])
+def test_failures_of_payloads_that_do_not_fit_are_folded_and_no_others(
+    log: pytest.LogCaptureFixture, within_s: float, count: int
+) -> None:
+    error = InvalidPayloadError("does not fit")
+    error.retry_within_s = within_s
+
+    failing_many_times(error)
+
+    told = Counter(messages(log))
+    assert (told["INFO", "task started"], told["ERROR", "task failed"]) == (MOST + 5, count)
 
 
 @pytest.mark.parametrize("error", [ValueError("no address"), TaskTimeoutError("no address"), SystemExit("no address")])

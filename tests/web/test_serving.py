@@ -11,11 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
+from click.testing import CliRunner
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from boilerd import Client
 from boilerd.broker.connection import connect
+from boilerd.cli import boilerd as main
 from boilerd.errors import BootError
 from boilerd.process.priority import BEHIND
 from boilerd.settings.web import PasswordHash, Web, WebUser
@@ -242,6 +244,13 @@ def test_the_command_makes_hashes_of_passwords_and_tokens() -> None:
     assert PasswordHash.parse(hashed.stdout.strip()).text
     assert token.stdout.startswith("token:  boilerd_")
     assert len(token.stdout.split()[-1]) == 64
+
+
+def test_a_password_that_no_browser_could_send_has_no_hash() -> None:
+    done = CliRunner().invoke(main, ["web", "password"], input=b"secret\xe9\n")
+
+    assert done.exit_code == 2
+    assert "no UTF-8 text" in done.stderr
 
 
 def test_the_files_of_others_are_those_of_their_packages() -> None:

@@ -185,6 +185,7 @@ class Failure:
         ended: How the attempt ended, of `OUTCOMES`, where that is not what becomes of the task; empty: it is.
         run_s: How long it ran; None: nobody knows.
         held_s: How long it lay with its worker before it began.
+        is_misfit: True if nothing of the handler ran: whoever enqueues can cause thousands of those in a second.
     """
 
     error: str
@@ -196,6 +197,7 @@ class Failure:
     ended: str = field(default="", compare=False)  # these are for the metrics
     run_s: float | None = field(default=None, compare=False)
     held_s: float = field(default=0.0, compare=False)
+    is_misfit: bool = field(default=False, compare=False)  # for the log
 
     @property
     def line(self) -> str:

@@ -56,6 +56,8 @@ _SAMPLE, _SAMPLES = 20, 1000
 _PORTION = 1024 * 1024
 #: Tasks of a list that one script reads: Redis is busy with them for less than half a millisecond.
 AT_ONCE = 25
+#: No list or set of Redis has more members; of greater places it takes none above 64 bits.
+MOST_MEMBERS = 2**32
 #: Fields of a job that `to_task` reads, but for those that hold what somebody put into it, of any size.
 _SMALL_FIELDS = (
     "status", "origin", "task_type", "description", "timeout", "result_ttl", "deadline", "created_at", "enqueued_at",
@@ -222,6 +224,8 @@ class Inspection(ScriptCalls):
         Pending ones that wait for a concurrency key come behind those that do not; for them a second round trip.
         """
         stop = start + count - 1
+        if stop >= MOST_MEMBERS:
+            return []
         key, kind = _place(queue, state)
         connection: Any = self.connection  # whose answers redis-py cannot type
         with expecting(kind, key):

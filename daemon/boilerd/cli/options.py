@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -18,6 +19,9 @@ from boilerd.units import Duration
 BROKER = ("redis_url", "redis_db", "key_prefix", "state_dir", "runtime_dir")
 #: The settings that can be given as a flag: no secrets, which every user who runs `ps` would read, and no tables.
 ALL = tuple(setting.name for setting in definitions() if setting.has_flag)
+
+
+_MOMENT = "2027-01-31T08:00+01:00"
 
 
 def with_settings(
@@ -93,7 +97,7 @@ class MomentType(click.ParamType[datetime]):
         try:
             moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{shown(value)} is not a moment such as 2027-01-31T08:00+01:00", param, ctx)
+            self.fail(f"{shown(value)} is not a moment such as {_MOMENT}", param, ctx)
         if moment.utcoffset() is None:
             self.fail(f"{shown(value)} has no time zone; add one, such as Z or +01:00", param, ctx)
         return moment
@@ -111,6 +115,8 @@ class EndType(click.ParamType[Any]):
         try:
             return timedelta(seconds=Duration.parse(value))
         except ValueError:
+            if not re.match(r"\d{4}-?\d\d", value):
+                self.fail(f"{shown(value)} is neither {Duration.hint} nor a moment such as {_MOMENT}", param, ctx)
             return MomentType().convert(value, param, ctx)
 
 

@@ -60,7 +60,8 @@ def types(loaded: Loaded, *, task_type: str | None, since: float, queue: str | N
         echo(f"left out: {reason}", err=True)
     if has_none:
         sought = _narrowed(queue, task_type)
-        echo(f"note: nothing of {sought} was counted in this time, but of {_told(others)}", err=True)
+        beside = f"but of {_told(others)}" if others.total() else "nor of any other"
+        echo(f"note: nothing of {sought} was counted in this time, {beside}", err=True)
 
 
 def _narrowed(queue: str | None, task_type: str | None) -> str:

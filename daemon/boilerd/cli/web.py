@@ -86,7 +86,10 @@ def _print_hash() -> None:
     if sys.stdin.isatty():
         given = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)  # noqa: TID251 - no text
     else:
-        given = sys.stdin.readline().rstrip("\n")
+        try:
+            given = sys.stdin.buffer.readline().decode().rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise click.UsageError("the password is no UTF-8 text; no browser could send it") from error
     if not given:
         raise click.UsageError("the password is empty; type one, or send it to stdin")
     echo(hash_password(given))

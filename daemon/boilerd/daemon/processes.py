@@ -85,7 +85,11 @@ class Application(NamedTuple):
     def of(cls, mux: ServeMux, settings: Settings) -> Self:
         """Take it from the mux; raises ConfigError where it and the settings do not go together."""
         folding = fold_attempts(settings.log_tasks_per_second)
-        middleware = functools.partial(log_attempts, folding=folding) if settings.log_tasks_per_second else log_attempts
+        has_handler = functools.lru_cache(1024)(mux.has_handler)
+        middleware = functools.partial(
+            log_attempts, folding=folding if settings.log_tasks_per_second else None, misfits=folding,
+            has_handler=has_handler,
+        )  # fmt: skip
         check_loops(settings.worker_pools())
         check_async(mux, slotted_pools(settings.worker_pools()))
         entries = [*mux.crons, *settings.cron_entries()]

@@ -11,6 +11,7 @@ import msgspec
 
 from boilerd.errors import (
     DeadlineExceededError,
+    HandlerNotFoundError,
     InvalidPayloadError,
     RetryLater,
     RevokeTask,
@@ -221,6 +222,11 @@ def decide(error: BaseException, task: Task, policy: RetryPolicy, hooks: Hooks) 
     delay_s = _storable_s(_delay_s(strongest, task, policy, hooks), task, policy)
     within_s = strongest.retry_within_s if isinstance(strongest, InvalidPayloadError) else None
     return Decision(Verdict.RETRY, delay_s, counts, within_s)
+
+
+def is_misfit(error: BaseException) -> bool:
+    """True if nothing of the handler ran: there is none for the type, or the payload did not fit what it declares."""
+    return isinstance(error, HandlerNotFoundError) or _may_fit_later(error)
 
 
 def _is_final(error: BaseException, policy: RetryPolicy) -> bool:

@@ -3,6 +3,8 @@
 import functools
 import logging
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -11,6 +13,7 @@ from boilerd.process.folding import Folding
 from boilerd.process.logs import log_context, put_back
 from boilerd.tasks.callables import is_async
 from boilerd.tasks.mux import Handler
+from boilerd.tasks.retry import is_misfit
 from boilerd.tasks.task import Task
 
 logger = logging.getLogger("boilerd.task")
@@ -34,7 +37,12 @@ class Interruptible(Protocol):
 ATTEMPT: ContextVar[Interruptible | None] = ContextVar("boilerd_attempt", default=None)
 
 
-def log_attempts(next_handler: Handler, folding: Folding | None = None) -> Handler:
+def log_attempts(
+    next_handler: Handler,
+    folding: Folding | None = None,
+    misfits: Folding | None = None,
+    has_handler: Callable[[str], bool] = lambda _: True,
+) -> Handler:
     """Log ``task started``, then ``task completed`` or ``task failed`` with the duration.
 
     The messages are boiler-go's. The worker puts this one outermost around every mux, so
@@ -43,31 +51,36 @@ def log_attempts(next_handler: Handler, folding: Folding | None = None) -> Handl
 
     Args:
         next_handler: Runs the attempt; where it is ``async def``, so is what this returns.
-        folding: Folds the lines of attempts that go well.
+        folding: Folds the lines of attempts that go well; None: none are folded, here and below.
+        misfits: Folds those of tasks that cannot run here.
+        has_handler: Whether tasks of the type run.
     """
-    log = logger.info if folding is None else functools.partial(_log_folded, folding)
+    known = logger.info if folding is None else functools.partial(_log_folded, folding)
+    unknown = known if misfits is None else functools.partial(_log_folded, misfits)
 
     def handler(task: Task) -> Any:
+        log = known if has_handler(task.type) else unknown
         with _fields(task):
             log("task started")
             started_s = time.perf_counter()
             try:
                 result = next_handler(task)
             except BaseException as error:
-                _log_failed(error, started_s)
+                _log_failed(error, started_s, misfits)
                 raise
             put_back()  # or the line might go nowhere
             log("task completed", extra={"duration_ms": _ms_since(started_s)})
             return result
 
     async def async_handler(task: Task) -> Any:
+        log = known if has_handler(task.type) else unknown
         with _fields(task):
             log("task started")
             started_s = time.perf_counter()
             try:
                 result = await next_handler(task)
             except BaseException as error:
-                _log_failed(error, started_s)
+                _log_failed(error, started_s, misfits)
                 raise
             put_back()
             log("task completed", extra={"duration_ms": _ms_since(started_s)})
@@ -82,7 +95,7 @@ def _fields(task: Task) -> log_context:
     )
 
 
-def _log_failed(error: BaseException, started_s: float) -> None:
+def _log_failed(error: BaseException, started_s: float, misfits: Folding | None) -> None:
     put_back()
     attempt = ATTEMPT.get()
     cause = (attempt and attempt.reason) or error
@@ -90,7 +103,8 @@ def _log_failed(error: BaseException, started_s: float) -> None:
         return  # neither completed nor failed: the worker logs that it releases the task
     fields = {"duration_ms": _ms_since(started_s), "error": describe(cause)}
     # The traceback is kept with the task in Redis; people who watch the log want one line.
-    logger.error("task failed", extra=fields)
+    with misfits if misfits and is_misfit(cause) else nullcontext():
+        logger.error("task failed", extra=fields)
 
 
 def _log_folded(folding: Folding, message: str, **options: Any) -> None:

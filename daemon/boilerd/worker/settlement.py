@@ -10,7 +10,7 @@ import inspect
 import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Container, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, Protocol
@@ -33,7 +33,7 @@ from boilerd.process.signals import time_limit
 from boilerd.tasks.current import CURRENT
 from boilerd.tasks.fingerprint import MOST_NAME, FailureKind, kind_of
 from boilerd.tasks.mux import Handler, ServeMux
-from boilerd.tasks.retry import Decision, FailedAttempt, Hooks, RetryPolicy, Verdict, decide
+from boilerd.tasks.retry import Decision, FailedAttempt, Hooks, RetryPolicy, Verdict, decide, is_misfit
 from boilerd.tasks.rq_functions import Functions
 from boilerd.tasks.task import Task
 from boilerd.worker.blame import find_blame
@@ -79,8 +79,8 @@ class Rules(msgspec.Struct, frozen=True):
         policy: Task type → its retry policy.
         hooks: Called when an attempt fails.
         middleware: Goes around the handler.
-        refusals: Folds what is logged of refused jobs, for whoever can write to Redis can cause thousands in a second;
-            and of tasks, if the settings say so.
+        refusals: Folds what is logged of refused jobs and misfits, for whoever can write to Redis can cause thousands
+            in a second; and of tasks, if the settings say so.
         declared: What the worker's record tells of the application.
         limit_hook: Limits the time of a hook, by a signal.
         is_async: Whether the type's handler is `async def`: a worker with slots runs it on its loop.
@@ -152,7 +152,13 @@ class Rules(msgspec.Struct, frozen=True):
             kind = self._kind_of(task, error) if decision.counts else None
             self._tell(task, error, decision, kind)
         ended = "cancelled" if isinstance(error, TaskCancelledError) else ""
-        return Failure(describe(error), traceback, decision, task.max_retries, kind=kind, ended=ended)
+        return Failure(
+            describe(error), traceback, decision, task.max_retries, kind=kind, ended=ended, is_misfit=is_misfit(error)
+        )
+
+    def folded(self, failure: Failure) -> AbstractContextManager[None]:
+        """A block in which what is logged of a misfit is folded."""
+        return self.refusals if failure.is_misfit else nullcontext()
 
     def _tell(self, task: Task, error: BaseException, decision: Decision, kind: FailureKind | None) -> None:
         """Call the hook that is told what was decided."""

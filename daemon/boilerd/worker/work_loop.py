@@ -258,7 +258,8 @@ class WorkLoop:
         self._runner.put_back()
         put_back()
         self._failed = claim, failure
-        record_failure(self._broker, self._name, claim, failure, tally=self._tally)
+        with self._rules.folded(failure):
+            record_failure(self._broker, self._name, claim, failure, tally=self._tally)
         self._failed = None
         self._hand.finish()
 

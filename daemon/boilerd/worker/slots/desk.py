@@ -70,7 +70,9 @@ class Desk:
             self.refused.popleft()
             count += 1
         while self.failures:
-            record_failure(self._broker, self._name, *self.failures[0], tally=self._rules.tally)
+            claim, failure = self.failures[0]
+            with self._rules.folded(failure):
+                record_failure(self._broker, self._name, claim, failure, tally=self._rules.tally)
             self.failures.popleft()
             count += 1
         while self.unstarted:
