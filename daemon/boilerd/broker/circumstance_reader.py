@@ -20,7 +20,8 @@ from boilerd.broker.job_hash import read_call
 from boilerd.broker.refusals import expecting, translated
 from boilerd.broker.server_reader import FIELDS, ServerReader, questions, to_server
 from boilerd.broker.states import REGISTRIES
-from boilerd.broker.views import CompletedTask, TaskDetail, to_attempt, to_completed, to_count, to_task
+from boilerd.broker.view_reader import to_attempt, to_completed, to_count, to_task
+from boilerd.broker.views import CompletedTask, TaskDetail
 from boilerd.errors import ForbiddenJobError, MisplacedKeyError
 from boilerd.tasks.task import TaskState
 

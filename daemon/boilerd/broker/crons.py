@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 from boilerd.broker.daemons import CronFacts, DaemonInfo
 from boilerd.broker.neighbours import Neighbour
-from boilerd.broker.views import CronInfo, next_tick
+from boilerd.broker.view_reader import next_tick
+from boilerd.broker.views import CronInfo
 
 #: Name, line and time zone: two daemons may have entries of one name with other lines.
 _Key = tuple[str, str, str]

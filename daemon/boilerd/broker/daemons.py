@@ -18,7 +18,7 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
 from boilerd.broker.refusals import expecting, translated
-from boilerd.broker.views import shallow
+from boilerd.broker.view_reader import shallow
 from boilerd.errors import MisplacedKeyError
 from boilerd.tasks.queues import DEFAULT_QUEUE
 

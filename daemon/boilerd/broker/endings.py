@@ -10,7 +10,8 @@ import msgspec
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
 from boilerd.broker.job_hash import read_progress, read_retention_s
-from boilerd.broker.views import Attempt, to_attempt
+from boilerd.broker.view_reader import to_attempt
+from boilerd.broker.views import Attempt
 from boilerd.errors import BoilerdError, TaskFailedError
 from boilerd.tasks.progress import TaskProgress
 

@@ -22,16 +22,9 @@ from boilerd.broker.refusals import expecting, is_wrong_kind, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.task_rows import MOST_LISTED, TaskRow, TaskRows
-from boilerd.broker.views import (
+from boilerd.broker.view_reader import (
     QUEUE_FIELDS,
     WORKER_FIELDS,
-    CompletedTask,
-    CronInfo,
-    Day,
-    QueueDetail,
-    QueueInfo,
-    TaskDetail,
-    WorkerInfo,
     bad_queue,
     bad_worker,
     to_attempt,
@@ -43,6 +36,7 @@ from boilerd.broker.views import (
     to_task,
     to_worker,
 )  # fmt: skip
+from boilerd.broker.views import CompletedTask, CronInfo, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
 from boilerd.errors import BrokerRefusedError, MisplacedKeyError
 from boilerd.tasks.task import TaskState
 

@@ -19,7 +19,8 @@ from boilerd.broker.connection import raw, text
 from boilerd.broker.inspection import Inspection, kinds, named_queues, sound, told_misplaced
 from boilerd.broker.neighbours import living_until_s
 from boilerd.broker.refusals import translated
-from boilerd.broker.views import QueueDetail, QueueInfo, bad_queue
+from boilerd.broker.view_reader import bad_queue
+from boilerd.broker.views import QueueDetail, QueueInfo
 from boilerd.errors import MisplacedKeyError
 
 #: Of a memory measured for people one task of each state is enough here, where nobody looks at it.

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from boilerd.broker.views import TaskDetail, to_task
+from boilerd.broker.view_reader import to_task
+from boilerd.broker.views import TaskDetail
 
 #: Bytes of a task's data, beyond which a list does not read it.
 MOST_LISTED = 16 * 1024

@@ -15,7 +15,8 @@ from boilerd.broker.connection import raw, text
 from boilerd.broker.inspection import sound
 from boilerd.broker.refusals import expecting, translated
 from boilerd.broker.states import REGISTRIES, STATE_OF
-from boilerd.broker.views import CompletedTask, to_completed
+from boilerd.broker.view_reader import to_completed
+from boilerd.broker.views import CompletedTask
 from boilerd.tasks.task import TaskState
 
 #: Queues whose last completed tasks are looked through: an entry has one, unless it was changed.

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from boilerd.broker.ticks import TickInfo
-from boilerd.broker.views import CronInfo, schedule_of
+from boilerd.broker.view_reader import schedule_of
+from boilerd.broker.views import CronInfo
 from boilerd.errors import BoilerdError
 from boilerd.inspector import Inspector
 from boilerd.tasks.task import TaskState
