@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from boilerd.broker.anchor import Anchor, Stand
 from boilerd.broker.broker import Broker
-from boilerd.broker.inspection import Inspection, Member
+from boilerd.broker.inspection import Inspection
 from boilerd.broker.states import ALLOWED, ONE_REGISTRY, Action
+from boilerd.broker.task_inspection import Member
 from boilerd.broker.views import TaskDetail
 from boilerd.errors import TaskStateError
 from boilerd.tasks.task import TaskState

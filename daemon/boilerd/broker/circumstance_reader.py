@@ -15,9 +15,8 @@ from boilerd.broker import keys
 from boilerd.broker.circumstances import DEFERRED, LOOKS, WAITING, Circumstances, Claimed, Holder, Server, Share
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import LEASE_OFFSET_S
-from boilerd.broker.inspection import sound
 from boilerd.broker.job_hash import read_call
-from boilerd.broker.refusals import expecting, translated
+from boilerd.broker.refusals import expecting, sound, translated
 from boilerd.broker.server_reader import FIELDS, ServerReader, questions, to_server
 from boilerd.broker.states import REGISTRIES
 from boilerd.broker.view_reader import to_attempt, to_completed, to_count, to_task

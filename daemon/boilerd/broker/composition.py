@@ -9,8 +9,7 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.inspection import sound
-from boilerd.broker.refusals import translated
+from boilerd.broker.refusals import sound, translated
 
 #: Tasks that are looked at, from each end of the queue: each is one command.
 AT_EACH_END = 50

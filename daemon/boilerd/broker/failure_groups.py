@@ -12,9 +12,8 @@ import msgspec
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import FAILURE_DAYS, FAILURE_HOURS, FAILURE_SAMPLES, MOST_FAILURES, MOST_SEARCHED
-from boilerd.broker.inspection import sound
 from boilerd.broker.job_hash import request_id_in
-from boilerd.broker.refusals import expecting, translated
+from boilerd.broker.refusals import expecting, sound, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.tasks.fingerprint import FailureKind
 

@@ -10,60 +10,31 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from typing import Any
 
-import redis
-
 from boilerd.broker import keys, server_check
-from boilerd.broker.claims import Claim
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import CHUNK, WANTED_TTL_S
-from boilerd.broker.job_hash import to_claim
 from boilerd.broker.neighbours import Neighbour, is_living, neighbours
-from boilerd.broker.refusals import expecting, is_wrong_kind, translated
-from boilerd.broker.script_calls import ScriptCalls
-from boilerd.broker.states import REGISTRIES
-from boilerd.broker.task_rows import MOST_LISTED, TaskRow, TaskRows
+from boilerd.broker.refusals import expecting, sound, translated
+from boilerd.broker.task_inspection import TaskInspection
 from boilerd.broker.view_reader import (
     QUEUE_FIELDS,
     WORKER_FIELDS,
     bad_queue,
     bad_worker,
-    to_attempt,
-    to_completed,
     to_count,
     to_cron,
     to_queue,
     to_queue_detail,
-    to_task,
     to_worker,
 )  # fmt: skip
-from boilerd.broker.views import CompletedTask, CronInfo, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
+from boilerd.broker.views import CronInfo, Day, QueueDetail, QueueInfo, WorkerInfo
 from boilerd.errors import BrokerRefusedError, MisplacedKeyError
-from boilerd.tasks.task import TaskState
-
-#: A task's ID and its score, which says when the task is due or expires, or since when it waits for a concurrency key;
-#: None: its place has no score.
-Member = tuple[str, float | None]
 
 #: Of how many tasks of each state the size is measured, to estimate the memory of all; and of all queues together.
 _SAMPLE, _SAMPLES = 20, 1000
-#: So many bytes of tasks are read at a time where they are read as a whole.
-_PORTION = 1024 * 1024
-#: Tasks of a list that one script reads: Redis is busy with them for less than half a millisecond.
-AT_ONCE = 25
-#: No list or set of Redis has more members; of greater places it takes none above 64 bits.
-MOST_MEMBERS = 2**32
-#: Fields of a job that `to_task` reads, but for those that hold what somebody put into it, of any size.
-_SMALL_FIELDS = (
-    "status", "origin", "task_type", "description", "timeout", "result_ttl", "deadline", "created_at", "enqueued_at",
-    "started_at", "ended_at", "last_error", "last_failed_at", "worker_name", "unique_key", "concurrency_key",
-    "concurrency_limit", "number_of_retries", "max_retries", "retries_left", "runs", "progress", "fingerprint",
-    "copied_from",
-)  # fmt: skip
-#: Tasks that hold a concurrency key, and jobs that wait for one, which are told.
-_HOLDERS, _DEPENDENTS = 50, 20
 
 
-class Inspection(ScriptCalls):
+class Inspection(TaskInspection):
     """The part of an Inspector that knows keys and commands."""
 
     # --- Queues
@@ -201,209 +172,7 @@ class Inspection(ScriptCalls):
             return []
         return [name for name, found in zip(names, members, strict=True) if not set(found or ()) - dead]
 
-    # --- Tasks
-
-    def length(self, queue: str, state: TaskState) -> int:
-        """How many tasks of the queue are in the state; scheduled and retried ones are counted together."""
-        key, kind = _place(queue, state)
-        with expecting(kind, key):
-            length = int(self.connection.llen(raw(key)) if kind == "list" else self.connection.zcard(raw(key)))
-        if state is TaskState.PENDING:
-            length += self._count_aside(queue)
-        return length
-
-    def members(self, queue: str, state: TaskState, start: int, count: int) -> list[Member]:
-        """Tasks of the queue in the state, from place `start`; scheduled and retried ones stand in one registry.
-
-        Pending ones that wait for a concurrency key come behind those that do not; for them a second round trip.
-        """
-        stop = start + count - 1
-        if stop >= MOST_MEMBERS:
-            return []
-        key, kind = _place(queue, state)
-        connection: Any = self.connection  # whose answers redis-py cannot type
-        with expecting(kind, key):
-            if state is TaskState.PENDING:
-                return self._pending(queue, start, count)
-            scored = connection.zrange(raw(key), start, stop, withscores=True)
-        if state is TaskState.ACTIVE:
-            return [(text(pair).rpartition(":")[0], None) for pair, _ in scored]
-        return [(text(task_id), score) for task_id, score in scored]
-
-    def sift(self, queue: str, state: TaskState, start: int, looks: int, most: int) -> tuple[int, list[Member]]:
-        """Find the scheduled tasks of the queue, or those to be retried, among both.
-
-        Args:
-            queue: Its name.
-            state: Which of the two.
-            start: From which place of the registry on.
-            looks: How many to look at; Redis serves nobody else for about 1 µs each.
-            most: How many to find at most.
-
-        Returns:
-            How many were looked at, 0 at the end of the registry; and what was found.
-        """
-        has_failed = int(state is TaskState.RETRY)
-        looked, *found = self._run("sift", [queue, has_failed, start, looks, most])
-        if looked < 0:
-            raise MisplacedKeyError(*_place(queue, state))
-        return looked, [(text(task_id), float(score)) for task_id, score in zip(found[::2], found[1::2], strict=True)]
-
-    def _pending(self, queue: str, start: int, count: int) -> list[Member]:
-        connection: Any = self.connection
-        with expecting("list", key := keys.queue(queue)):
-            queued = connection.lrange(raw(key), start, start + count - 1)
-            found: list[Member] = [(text(task_id), None) for task_id in queued]
-            if len(found) == count:
-                return found
-            length = connection.llen(raw(key))
-        return [*found, *self._aside(queue, max(start - length, 0), count - len(found))]
-
-    def _aside(self, queue: str, start: int, count: int) -> list[Member]:
-        """Tasks of the queue that wait for a concurrency key, those that have waited longest first."""
-        connection: Any = self.connection
-        with expecting("sorted set", key := keys.aside(queue)):
-            found = connection.zrange(raw(key), start, start + count - 1, withscores=True)
-        return [(text(task_id), score) for task_id, score in found]
-
-    def _count_aside(self, queue: str) -> int:
-        with expecting("sorted set", key := keys.aside(queue)):
-            return int(self.connection.zcard(raw(key)))
-
-    def details(self, members: Sequence[Member], *, is_whole: bool = True) -> list[TaskDetail]:
-        """Each task without its attempts; as `rows`."""
-        return [*self.rows(members, is_whole=is_whole)]
-
-    def rows(self, members: Sequence[Member], *, is_whole: bool = True) -> TaskRows:
-        """The same, each of which is made when somebody looks at it.
-
-        Args:
-            members: The tasks.
-            is_whole: False to leave payload, headers and result of a large one where they are; for jobs of plain RQ
-                that are large that takes a second round trip.
-        """
-        if is_whole:
-            return TaskRows(
-                [(member, record, 0) for member, record in zip(members, self._records(members), strict=True)]
-            )
-        rows: list[TaskRow] = []
-        for first in range(0, len(members), AT_ONCE):
-            rows += self._listed(members[first : first + AT_ONCE])
-        foreign = [place for place, (_, record, size) in enumerate(rows) if size and _is_foreign(record)]
-        for place, record in zip(foreign, self._records([members[each] for each in foreign]), strict=True):
-            rows[place] = members[place], record, 0
-        return TaskRows(rows)
-
-    def _listed(self, members: Sequence[Member]) -> list[TaskRow]:
-        """Each with its job hash; or, of a large one, its small fields and the size of its data. One round trip."""
-        ids = [raw(task_id) for task_id, _ in members]
-        found = self._run("listed", [MOST_LISTED, len(_SMALL_FIELDS), *_SMALL_FIELDS, *ids])
-        return [
-            (member, _as_record(record) if size else dict(zip(record[::2], record[1::2], strict=True)), size)
-            for member, size, record in zip(members, found[::2], found[1::2], strict=True)
-        ]
-
-    def _records(self, members: Sequence[Member]) -> list[Mapping[bytes, bytes]]:
-        """The job hash of each; nothing where there is none."""
-        if not members:
-            return []
-        with translated(), self.connection.pipeline(transaction=False) as pipeline:
-            for task_id, _ in members:
-                pipeline.hgetall(raw(keys.job(task_id)))
-            return [found or {} for found in sound(pipeline.execute(raise_on_error=False))]
-
-    def portions(self, members: Sequence[Member]) -> Iterator[list[tuple[TaskDetail, int]]]:
-        """Each task as a whole with the size of its data, a few at a time: together they may not fit into memory."""
-        sizes = self._sizes(members)
-        start = 0
-        while start < len(members):
-            stop, total = start + 1, sizes[start]
-            while stop < len(members) and total + sizes[stop] <= _PORTION:
-                total, stop = total + sizes[stop], stop + 1
-            yield [*zip(self.details(members[start:stop]), sizes[start:stop], strict=True)]
-            start = stop
-
-    def _sizes(self, members: Sequence[Member]) -> list[int]:
-        """How many bytes of each hold its payload and headers; one round trip."""
-        with translated(), self.connection.pipeline(transaction=False) as pipeline:
-            for task_id, _ in members:
-                pipeline.hstrlen(raw(keys.job(task_id)), "data")
-            return [size or 0 for size in sound(pipeline.execute(raise_on_error=False))]
-
-    def task(self, task_id: str) -> TaskDetail | None:
-        """One task with its attempts, None: there is no such task; up to two round trips."""
-        connection: Any = self.connection
-        with translated(), connection.pipeline(transaction=False) as pipeline:
-            pipeline.xrange(raw(keys.results(task_id)))
-            pipeline.hgetall(raw(keys.job(task_id)))
-            stream, fields = sound(pipeline.execute(raise_on_error=False))
-        if stream is None or fields is None:
-            raise MisplacedKeyError(
-                *((keys.results(task_id), "stream") if stream is None else (keys.job(task_id), "hash"))
-            )
-        attempts = [to_attempt(entry) for _, entry in stream]
-        if not fields:
-            return None
-        detail = to_task(task_id, fields, None, attempts)
-        if (place := _scored_place(detail)) is None:
-            return detail
-        with suppress(MisplacedKeyError), expecting("sorted set", place):
-            return to_task(task_id, fields, connection.zscore(raw(place), raw(task_id)), attempts)
-        return detail
-
-    def key_holders(self, unique_key: str, concurrency_key: str) -> dict[str, list[str]]:
-        """``unique`` and ``concurrency`` → the IDs of the tasks that hold these keys; empty: there is none."""
-        if not (unique_key or concurrency_key):
-            return {"unique": [], "concurrency": []}
-        with translated(), self.connection.pipeline(transaction=False) as pipeline:
-            pipeline.get(raw(unique_key))
-            pipeline.zrange(raw(keys.running(concurrency_key)), 0, _HOLDERS - 1)
-            locked, running = sound(pipeline.execute(raise_on_error=False))
-        holder = text(locked or b"").removeprefix("ttl:")
-        return {
-            "unique": [holder] if unique_key and holder else [],
-            "concurrency": [text(each) for each in running or ()],
-        }
-
-    def dependents(self, task_id: str) -> list[str]:
-        """Jobs of plain RQ's that wait for this one, some of them where they are many."""
-        connection: Any = self.connection
-        key = f"{keys.job(task_id)}:dependents"
-        with expecting("set", key):
-            return sorted(text(each) for each in connection.srandmember(raw(key), _DEPENDENTS))
-
-    def last_completed(self, queue: str, task_type: str, looks: int) -> TaskDetail | None:
-        """The task of this type that completed last and is kept, among the last so many that completed."""
-        ids = [done.id for done in self.completed(queue, looks) if done.type == task_type]
-        for start in range(0, len(ids), _HOLDERS):
-            found = self.details([(task_id, None) for task_id in ids[start : start + _HOLDERS]])
-            if kept := next((task for task in found if task.state is TaskState.COMPLETED), None):
-                return kept
-        return None
-
-    def remembered_s(self, task_id: str) -> float:
-        """For how many seconds the option `once` of an enqueue has this ID remembered yet; 0: it is not."""
-        connection: Any = self.connection
-        with translated():
-            left_ms: int = connection.pttl(raw(keys.once(task_id)))
-        return max(0.0, left_ms / 1000)
-
-    def as_claimed(self, task_id: str) -> tuple[Claim, str] | None:
-        """One task as a worker would get it, with RQ's word for its state; None: there is no such task."""
-        connection: Any = self.connection
-        with expecting("hash", keys.job(task_id)):
-            fields = connection.hgetall(raw(keys.job(task_id)))
-        if not fields:
-            return None
-        queue, status = (text(fields.get(name, b"")) for name in (b"origin", b"status"))
-        return to_claim("", task_id, queue, "0", fields), status
-
-    def completed(self, queue: str, size: int) -> list[CompletedTask]:
-        """The tasks of the queue that completed last, latest first, also those that were not kept."""
-        connection: Any = self.connection
-        with expecting("list", keys.completed(queue)):
-            notes = connection.lrange(raw(keys.completed(queue)), 0, size - 1)
-        return [found for note in notes if (found := to_completed(note))]
+    # --- Periodic tasks
 
     def crons(self, ticks: Mapping[str, float], now_s: float) -> list[CronInfo]:
         """The periodic tasks that daemons have, by name; `ticks`: the last of each."""
@@ -536,42 +305,8 @@ def named_queues(found: Iterable[bytes | str]) -> tuple[list[str], list[QueueInf
     return names, [bad_queue(member, f"member {member} {wrong}") for member in others]
 
 
-def _place(queue: str, state: TaskState) -> tuple[str, str]:
-    """The key where the queue's tasks in the state stand, and of what kind it is."""
-    if state is TaskState.PENDING:
-        return keys.queue(queue), "list"
-    return keys.wip(queue) if state is TaskState.ACTIVE else keys.registry(REGISTRIES[state], queue), "sorted set"
-
-
 def _moment_of(value: bytes) -> datetime | None:
     """Seconds since 1970; None for a stranger's value."""
     with suppress(ValueError, OverflowError, OSError):
         return datetime.fromtimestamp(float(value), UTC)
     return None
-
-
-def sound(answers: Sequence[Any]) -> list[Any]:
-    """The answers of a pipeline, with None for a key of another kind; raises the first other error."""
-    for answer in answers:
-        if isinstance(answer, redis.RedisError) and not is_wrong_kind(answer):
-            raise answer
-    return [None if isinstance(answer, Exception) else answer for answer in answers]
-
-
-def _is_foreign(record: Mapping[bytes, bytes]) -> bool:
-    """Whether a job is one of RQ's, which has its type in its data."""
-    return b"task_type" not in record
-
-
-def _as_record(values: Sequence[bytes | None]) -> dict[bytes, bytes]:
-    """The small fields that are there."""
-    found = zip(_SMALL_FIELDS, values, strict=True)
-    return {name.encode(): value for name, value in found if value is not None}
-
-
-def _scored_place(detail: TaskDetail) -> str | None:
-    """The sorted set where the task's score would be; None: its state has none."""
-    if detail.state is TaskState.PENDING:
-        return keys.aside(detail.queue)
-    kind = REGISTRIES.get(detail.state) if detail.state else None
-    return keys.registry(kind, detail.queue) if kind else None

@@ -16,8 +16,7 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.audit import Audit
 from boilerd.broker.connection import text
-from boilerd.broker.inspection import sound
-from boilerd.broker.refusals import expecting, translated
+from boilerd.broker.refusals import expecting, sound, translated
 from boilerd.errors import InvalidTaskError
 
 #: How long a page is kept.

@@ -7,9 +7,8 @@ from typing import Any
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import MOST_OPERATIONS, OPERATION_TTL_S
-from boilerd.broker.inspection import sound
 from boilerd.broker.operation_record import Operation, OperationState, to_operation
-from boilerd.broker.refusals import expecting, translated
+from boilerd.broker.refusals import expecting, sound, translated
 from boilerd.broker.script_calls import ScriptCalls
 
 

@@ -16,9 +16,9 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.append_file import unwritten_in
 from boilerd.broker.connection import raw, text
-from boilerd.broker.inspection import Inspection, kinds, named_queues, sound, told_misplaced
+from boilerd.broker.inspection import Inspection, kinds, named_queues, told_misplaced
 from boilerd.broker.neighbours import living_until_s
-from boilerd.broker.refusals import translated
+from boilerd.broker.refusals import sound, translated
 from boilerd.broker.view_reader import bad_queue
 from boilerd.broker.views import QueueDetail, QueueInfo
 from boilerd.errors import MisplacedKeyError

@@ -1,9 +1,9 @@
 """redis-py's errors in boilerd's words: what happened, and what would do."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import redis
 from redis import exceptions
@@ -100,6 +100,14 @@ def expecting(kind: str, key: str) -> Iterator[None]:
 def is_wrong_kind(answer: object) -> bool:
     """Whether the answer says that the key is of another kind than the command's."""
     return isinstance(answer, redis.ResponseError) and str(answer).startswith("WRONGTYPE")
+
+
+def sound(answers: Sequence[Any]) -> list[Any]:
+    """The answers of a pipeline, with None for a key of another kind; raises the first other error."""
+    for answer in answers:
+        if isinstance(answer, redis.RedisError) and not is_wrong_kind(answer):
+            raise answer
+    return [None if isinstance(answer, Exception) else answer for answer in answers]
 
 
 def translate(error: redis.RedisError | UnicodeError) -> BrokerError:

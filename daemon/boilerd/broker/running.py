@@ -10,8 +10,7 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.inspection import sound
-from boilerd.broker.refusals import translated
+from boilerd.broker.refusals import sound, translated
 
 #: Queues and claims that are looked at: each is one command.
 MOST_QUEUES, MOST_CLAIMS = 20, 40

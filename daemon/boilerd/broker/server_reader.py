@@ -11,9 +11,8 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.circumstances import Server
 from boilerd.broker.connection import raw, text
-from boilerd.broker.inspection import sound
 from boilerd.broker.neighbours import DEAD_S, Declared, declared_by, one_of_each
-from boilerd.broker.refusals import translated
+from boilerd.broker.refusals import sound, translated
 from boilerd.broker.worker_records import WorkerRecords
 from boilerd.tasks.queues import DEFAULT_POOL
 

@@ -12,8 +12,7 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.inspection import sound
-from boilerd.broker.refusals import translated
+from boilerd.broker.refusals import sound, translated
 from boilerd.broker.view_reader import to_count
 
 #: Tasks that are looked at for their keys, of all queues together: those that run, and those that have waited longest;

@@ -18,12 +18,13 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.inspection import Inspection, Member
+from boilerd.broker.inspection import Inspection
 from boilerd.broker.job_hash import request_id_of
 from boilerd.broker.picker import Picker, chunk_of
 from boilerd.broker.refusals import expecting
 from boilerd.broker.states import ONE_REGISTRY, REGISTRIES
 from boilerd.broker.task_filter import Condition, headers_have
+from boilerd.broker.task_inspection import Member
 from boilerd.broker.task_rows import MOST_LISTED, TaskRows
 from boilerd.broker.views import TaskDetail
 from boilerd.errors import InvalidTaskError, shown

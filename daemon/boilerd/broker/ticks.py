@@ -12,8 +12,7 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.inspection import sound
-from boilerd.broker.refusals import expecting, translated
+from boilerd.broker.refusals import expecting, sound, translated
 from boilerd.broker.states import REGISTRIES, STATE_OF
 from boilerd.broker.view_reader import to_completed
 from boilerd.broker.views import CompletedTask

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from boilerd.broker.bulk_actions import plain
-from boilerd.broker.inspection import Member
 from boilerd.broker.states import ONE_REGISTRY
+from boilerd.broker.task_inspection import Member
 from boilerd.broker.views import CompletedTask, TaskDetail
 from boilerd.inspector.part import Part
 from boilerd.tasks.task import TaskState, no_such_task
