@@ -22,14 +22,20 @@ def fork_and_send(signum: signal.Signals) -> int:
     return pid
 
 
-def test_a_term_that_comes_before_a_child_has_its_own_handlers_ends_it(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def make_child(directory: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals) -> Child:
+    """A child that exits with 7, unless the signal that comes at its fork ends it."""
     options = Options(directory / "control.sock")
     config = forked_config(options, "0", lambda: 7, priority=1, scoreboard=Scoreboard(), row=0, stop_wait_s=1.0)
     (child,) = ProcessGroupConfig(options, "worker", 1, [config]).make_group().processes.values()
     assert isinstance(child, Child)
-    monkeypatch.setattr(options, "fork", lambda: fork_and_send(signal.SIGTERM))
+    monkeypatch.setattr(options, "fork", lambda: fork_and_send(signum))
+    return child
+
+
+def test_a_term_that_comes_before_a_child_has_its_own_handlers_ends_it(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = make_child(directory, monkeypatch, signal.SIGTERM)
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # the parent's, which notes a request
     try:
         pid = child.spawn()
@@ -44,13 +50,11 @@ def test_a_term_that_comes_before_a_child_has_its_own_handlers_ends_it(
 def test_what_means_a_task_of_its_predecessor_does_not_end_a_child_that_has_no_handlers_yet(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = Options(directory / "control.sock")
-    config = forked_config(options, "0", lambda: 7, priority=1, scoreboard=Scoreboard(), row=0, stop_wait_s=1.0)
-    (child,) = ProcessGroupConfig(options, "worker", 1, [config]).make_group().processes.values()
-    monkeypatch.setattr(options, "fork", lambda: fork_and_send(signal.SIGUSR1))
+    child = make_child(directory, monkeypatch, signal.SIGUSR1)
 
     pid = child.spawn()
 
+    assert pid
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
