@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,12 @@ def test_the_dashboard_lives_and_ends_with_the_daemon(served: Any) -> None:
     found = overview(address)
     child = daemon.pid_of("dashboard")
     nices = {name: os.getpriority(os.PRIO_PROCESS, daemon.pid_of(name)) for name in ("dashboard", "worker:0")}
+    policies = [os.sched_getscheduler(daemon.pid_of(name)) for name in nices] if sys.platform == "linux" else []
     os.kill(daemon.pid, signal.SIGTERM)
 
     assert (found["word"], found["workers"]) == ("healthy", 2)
     assert nices == {"dashboard": BEHIND, "worker:0": 0}
+    assert policies in ([], [os.SCHED_BATCH, os.SCHED_OTHER])
     assert daemon.wait() == 0
     assert not is_running(child)
     with pytest.raises(httpx.ConnectError):

@@ -46,7 +46,8 @@ def test_an_installation_leaves_it_off_and_it_would_be_for_this_machine_alone(se
 
     assert [service.systemctl("is-enabled", unit, check=False).stdout.strip() for unit in units] == ["disabled"] * 2
     assert service.box.show("boiler-web.socket", "Listen") == {"Listen": "127.0.0.1:8383 (Stream)"}
-    assert service.box.show("boiler-web.service", "CPUWeight") == {"CPUWeight": "10"}
+    shown = service.box.show("boiler-web.service", "CPUWeight", "CPUSchedulingPolicy")
+    assert shown == {"CPUWeight": "10", "CPUSchedulingPolicy": "3"}  # SCHED_BATCH
 
 
 def test_the_first_request_starts_it_as_the_daemons_user_and_it_acts_in_the_bundled_broker(

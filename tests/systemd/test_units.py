@@ -12,7 +12,7 @@ SOCKETS = sorted((PROJECT / "systemd").glob("*.socket"))
 #: Of 10; see `systemd-analyze security`.
 MOST_EXPOSURE = 1.5
 #: What the workers' units allow, and no other.
-ALLOWED = {"SystemCallFilter=@chown", "SystemCallFilter=setpriority"}
+ALLOWED = {"SystemCallFilter=@chown", "SystemCallFilter=setpriority sched_setscheduler"}
 
 
 def hardening(unit: Path) -> set[str]:

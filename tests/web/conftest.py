@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from boilerd.web import payload_shapes
 from boilerd.web.pages import tasks
 from browser import WHO, Browser, web_app, with_people
 
@@ -13,6 +14,7 @@ from browser import WHO, Browser, web_app, with_people
 def _patient_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine cuts no search short."""
     monkeypatch.setattr(tasks, "WITHIN_S", 20.0)
+    monkeypatch.setattr(payload_shapes, "WITHIN_S", 20.0)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from boilerd.broker.operations import Operations
 from boilerd.errors import RefusedError
 from boilerd.web.operators import MOST_AT_ONCE, Operators
 from boilerd.web.pages import bulk
+from boilerd.web.pages import operations as operations_page
 from boilerd.web.permissions import Permission, Principal
 from browser import Browser, text_of, web_app, with_people
 from builders import enqueue, fail_as, failure_kind, in_state, pending
@@ -350,6 +351,26 @@ def test_pages_show_who_ordered_what_and_how_it_went(connection: redis.Redis, br
     assert len(lines) == 2
     entries = [(entry.user, entry.what, entry.count, entry.outcome) for entry in Inspector(connection).audit()]
     assert entries[:2] == [("operator", "run", 3, "begun"), ("operator", "run", 1, "done")]
+
+
+def test_the_list_of_operations_is_read_once_for_all_who_look_and_again_after_an_action(
+    browser: Browser, connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(client, "stays")
+    monkeypatch.setattr(operations_page, "FRESH_S", 600.0)
+    found, _ = Inspector(connection).operations.begin(Order("delete", "default", TaskState.PENDING), undo_s=600)
+
+    def states() -> list[str]:
+        return [row["state"] for row in browser.get("/operations.json").json()["operations"]]
+
+    first, tag = states(), browser.get("/operations").headers["etag"]
+    commands = connection.info("stats")["total_commands_processed"]
+    same = browser.send("GET", "/operations", headers={"if-none-match": tag})
+    asked = connection.info("stats")["total_commands_processed"] - commands
+    browser.post(f"/operations/{found.id}/undo")
+
+    assert (first, same.status_code, asked) == (["waiting"], 304, 1)  # it is the question itself
+    assert states() == ["undone"]
 
 
 def test_those_who_may_not_act_see_operations_without_buttons(

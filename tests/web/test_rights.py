@@ -709,6 +709,20 @@ def test_what_was_read_for_all_is_shown_to_nobody_with_queues_of_their_own(
             assert answer.status_code != 304
 
 
+def test_operations_with_named_tasks_are_listed_for_who_ordered_them_and_for_no_other_of_the_same_queues(
+    connection: redis.Redis,
+) -> None:
+    grant = Grant(role="admin", queues=["low"])
+    app = web_app(connection, trusted_proxies=["127.0.0.1"], trusted_header=WHO, roles={"anna": grant, "bob": grant})
+    for name in ("anna", "bob"):
+        Inspector(connection, by=Actor("web", name, "here")).operations.begin(Order("run", task_ids=(f"of-{name}",)))
+
+    with Browser(app) as browser:
+        listed = {name: browser.get("/operations.json", **{WHO: name}).json()["operations"] for name in ("anna", "bob")}
+
+    assert {name: [row["user"] for row in rows] for name, rows in listed.items()} == {"anna": ["anna"], "bob": ["bob"]}
+
+
 @pytest.mark.parametrize(
     ("queues", "queue", "owns"),
     [

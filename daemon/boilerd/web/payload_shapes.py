@@ -8,7 +8,7 @@ from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
 
 #: Shapes that are offered, and how many tasks are looked at for them, and for how long.
-MOST, _LOOKS, _WITHIN_S = 3, 500, 0.1
+MOST, _LOOKS, WITHIN_S = 3, 500, 0.1
 #: Keys of one mapping, and how deep it goes.
 _KEYS, _DEPTH = 100, 8
 
@@ -23,7 +23,7 @@ def shapes_of(visit: Visit, task_type: str, queue: str) -> list[Any]:
     try:
         found = visit.inspector.search(
             f'type:"{task_type.replace(chr(34), "")}"', queue=None if visit.who.queues is None else queue,
-            size=20, looks=_LOOKS, within_s=_WITHIN_S, sees=visit.seen,
+            size=20, looks=_LOOKS, within_s=WITHIN_S, sees=visit.seen,
         )  # fmt: skip
     except BoilerdError:
         return []

@@ -13,15 +13,23 @@ from boilerd.web.refusal import Refusal
 from boilerd.web.visit import Visit
 
 SIZE, MOST_SIZE = 50, 1000
+#: How long the list is shown as it was read; what somebody does here is seen at once.
+FRESH_S = 1.0
 #: Why a task was left alone, for people; another word is its state.
 _REASONS = {"unknown": "is gone", "locked": "another task holds its unique lock", "ended": "has ended"}
 
 
-@page("/operations", needs=Permission.VIEW, title="Operations", menu=80, rows="operations", quotes_payloads=True)
+@page(
+    "/operations", needs=Permission.VIEW, title="Operations", menu=80, rows="operations", of_shared=True,
+    quotes_payloads=True,
+)  # fmt: skip
 def operations(visit: Visit) -> Data:
     """Those that were ordered last."""
     size = visit.number("size", SIZE, most=MOST_SIZE)
-    return {"operations": [_row(visit, found) for found in visit.inspector.operations.latest(size)], "size": size}
+    # Of whoever has queues of their own it depends on their name, too, which tasks that were named are theirs.
+    name = "" if visit.who.queues is None else visit.who.name
+    latest = visit.sharing(("operations", size, name), FRESH_S, lambda: visit.inspector.operations.latest(size))
+    return {"operations": [_row(visit, found) for found in latest], "size": size}
 
 
 @page("/operations/{operation}", needs=Permission.VIEW, title="Operation", quotes_payloads=True)
