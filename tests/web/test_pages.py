@@ -12,6 +12,8 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.connection import text
 from boilerd.web import sampler
 from boilerd.web.page import PAGES, action, load_pages, page
+from boilerd.web.pages import workers
+from boilerd.web.sampler import Sampler, Snapshot
 from boilerd.web.visit import Visit
 from browser import Browser, text_of, web_app, with_people
 from builders import claim, enqueue, in_state, pending
@@ -153,6 +155,54 @@ def test_a_page_that_has_not_changed_is_not_sent_again(browser: Browser, client:
 
     assert (again.status_code, again.text) == (304, "")
     assert after.status_code == 200
+
+
+def test_what_one_dashboard_has_shown_another_one_beside_it_takes_for_no_picture_of_its_own(
+    connection: redis.Redis, client: Client
+) -> None:
+    with Browser(web_app(connection)) as one, Browser(web_app(connection)) as other:
+        tag = one.get("/queues").headers["etag"]
+        enqueue(client, "a")
+
+        answer = other.get("/queues", if_none_match=tag)
+
+    assert answer.status_code == 200
+
+
+def test_a_picture_that_is_renewed_while_a_page_is_made_is_not_taken_for_the_one_that_it_shows(
+    connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, changes = Sampler.read, ["a"]
+
+    def change(self: Sampler) -> Snapshot:
+        found = read(self)
+        if changes:
+            enqueue(client, changes.pop())
+            self.forget()
+        return found
+
+    monkeypatch.setattr(Sampler, "read", change)
+    with Browser(web_app(connection)) as browser:
+        shown = browser.get("/queues.json")
+
+        answer = browser.get("/queues.json", if_none_match=shown.headers["etag"])
+
+    assert shown.json()["queues"] == []
+    assert answer.status_code == 200
+
+
+def test_a_part_of_a_page_that_could_not_be_read_is_shown_as_soon_as_it_can(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "FRESH_S", 3600.0)
+    connection.set(keys.DEATHS, "a stranger's")
+    with Browser(web_app(connection)) as browser:
+        tag = browser.get("/workers").headers["etag"]
+        connection.delete(keys.DEATHS)
+
+        answer = browser.get("/workers", if_none_match=tag)
+
+    assert answer.status_code == 200
 
 
 def test_a_list_is_sent_again_for_each_change_of_a_task_that_it_shows(

@@ -23,7 +23,7 @@ from boilerd.broker.web_sessions import WebSecret
 from boilerd.errors import DuplicateTaskError
 from boilerd.settings.definitions import Settings
 from boilerd.settings.web import Grant, Web
-from boilerd.web import passwords
+from boilerd.web import endpoint, passwords
 from boilerd.web.endpoint import Endpoint
 from boilerd.web.own_queues import OwnQueues
 from boilerd.web.page import ACTIONS, PAGES, Page, load_pages
@@ -721,6 +721,23 @@ def test_operations_with_named_tasks_are_listed_for_who_ordered_them_and_for_no_
         listed = {name: browser.get("/operations.json", **{WHO: name}).json()["operations"] for name in ("anna", "bob")}
 
     assert {name: [row["user"] for row in rows] for name, rows in listed.items()} == {"anna": ["anna"], "bob": ["bob"]}
+
+
+def test_who_has_queues_of_their_own_is_sent_what_changes_beside_these_and_nobody_else_is_shown(
+    connection: redis.Redis, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "FRESH_S", 0.0)
+    for number in range(6):
+        tell_cron(broker, f"often-{number}", "* * * * *", f"web{number}.a1", "hush")
+    tell_cron(broker, "nightly", "0 3 1 1 *", "mail.a1", "low")
+
+    with of_anna(connection) as browser:
+        tag = browser.get("/").headers["etag"]
+        same = browser.get("/", if_none_match=tag).status_code
+        tell_cron(broker, "nightly", "0 4 1 1 *", "mail.a1", "low")
+        answer = browser.get("/", if_none_match=tag)
+
+    assert (same, answer.status_code) == (304, 200)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,15 @@ from itertools import pairwise
 import pytest
 import redis
 
+from boilerd import Client, Inspector
 from boilerd.broker.broker import Broker
+from boilerd.broker.overview import Overview
 from boilerd.errors import BrokerUnavailableError
+from boilerd.verdict.facts import Facts
 from boilerd.web import beside, sampler
 from boilerd.web.beside import Beside
-from boilerd.web.sampler import Sampler
-from builders import WORKER
+from boilerd.web.sampler import Sampler, facts_of
+from builders import WORKER, enqueue
 from support import DEADLINE_S, wait_until
 
 
@@ -87,3 +90,25 @@ def test_what_stands_beside_the_queues_and_workers_are_read_in_different_picture
     found.append(take(1, -1))
 
     assert [one is other for one, other in pairwise(found)] == [True, False, False, False]
+
+
+def test_what_is_changed_while_a_picture_is_taken_is_in_the_next_one(
+    connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 3600.0)
+    monkeypatch.setattr(beside, "FRESH_S", 3600.0)
+
+    def change(overview: Overview) -> Facts:
+        if not overview.queues:
+            enqueue(client, "a")
+            Inspector(connection).pause("default")
+            looked.forget()
+        return facts_of(overview)
+
+    looked = Sampler(connection, change)
+    looked.read()
+
+    found = looked.read()
+
+    assert [queue.detail.counts.pending for queue in found.overview.queues] == [1]
+    assert [entry["what"] for entry in found.beside.audit] == ["pause"]

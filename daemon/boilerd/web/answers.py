@@ -96,7 +96,7 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         template, status = page.template, 200
         if isinstance(found, Missing):
             template, status, found = found.template, 404, found.data
-        tag = _tag(asked, str(visit.snapshot().number) if page.of_snapshot else _read(visit, found))
+        tag = _tag(asked, visit.snapshot().mark if page.of_snapshot else _read(visit, found))
         if page.of_shared and status == 200:
             asked.site.answers.note(_tag(asked, ""), tag, visit.reads)
         if tag == _known_tag(asked):
@@ -256,9 +256,9 @@ def _read(visit: Visit, found: Any) -> str:
 
 def _tag_of_known(asked: Asked, page: Page) -> str | None:
     """The tag of a page that is made of what is known already; None: it has to be made."""
-    snapshot = asked.site.sampler.fresh()
-    if page.of_snapshot and snapshot:
-        return _tag(asked, str(snapshot.number))
+    snapshot = asked.site.sampler.fresh() if page.of_snapshot and asked.who and asked.who.queues is None else None
+    if snapshot:
+        return _tag(asked, snapshot.mark)
     return asked.site.answers.tag(_tag(asked, "")) if page.of_shared else None
 
 

@@ -149,7 +149,7 @@ def _visit(asked: Asked, who: Principal) -> Visit:
         queries=queries,
         form=asked.form,
         links=asked.links,
-        read_snapshot=read_snapshot,
+        read_snapshot=functools.cache(read_snapshot),  # an answer is of one picture, which its tag tells
         seen=functools.partial(site.redaction.clean, shows_payloads=who.may(Permission.VIEW_PAYLOAD)),
         seen_by_all=functools.partial(site.redaction.clean, shows_payloads=False),
         shared=shared,

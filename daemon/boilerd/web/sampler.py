@@ -1,5 +1,6 @@
 """One picture of all queues for however many look: it is taken again when somebody asks and it is a second old."""
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,7 @@ class Snapshot:
         minutes: What each queue did in each of the last minutes.
         types: What each type did in the last hour of them.
         beside: What the first page shows beside the queues.
+        mark: Tells it from all that differ, those of other dashboards as well.
     """
 
     number: int
@@ -54,6 +56,7 @@ class Snapshot:
     minutes: Sequence[Minute] = ()
     types: Mapping[str, Ends] = field(default_factory=dict)
     beside: Beside = field(default_factory=Beside)
+    mark: str = ""
 
 
 class Sampler:
@@ -74,11 +77,14 @@ class Sampler:
         self._failure: BoilerdError | None = None
         self._fresh_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
         self._found: Sequence[SuddenFailure] = ()
-        self._is_changed = False
+        self._name = secrets.token_hex(8)
+        #: How often something was changed, and how often it had been when the last picture was begun.
+        self._changes = self._seen_changes = 0
 
     def fresh(self) -> Snapshot | None:
         """The last picture, if it is fresh; never waits."""
-        return self._last if time.monotonic() < self._fresh_until_s else None
+        is_fresh = time.monotonic() < self._fresh_until_s and self._seen_changes == self._changes
+        return self._last if is_fresh else None
 
     def read(self) -> Snapshot:
         """A picture that is fresh; whoever comes while one is taken waits for that one, and fails with it."""
@@ -94,8 +100,10 @@ class Sampler:
                 raise
 
     def _take(self) -> Snapshot:
-        began_s = time.monotonic()
-        last = None if self._is_changed else self._last
+        began_s, changes = time.monotonic(), self._changes
+        last = self._last if changes == self._seen_changes else None
+        if last is None:
+            self._beside.forget()
         before = last.overview if last and began_s < self._workers_until_s else None
         overview = read_overview(self._connection, before=before)
         if before is None:
@@ -118,7 +126,7 @@ class Sampler:
                 took_s=time.monotonic() - began_s,
             )
         )
-        self._fresh_until_s, self._is_changed = time.monotonic() + FRESH_S, False
+        self._fresh_until_s, self._seen_changes = time.monotonic() + FRESH_S, changes
         return self._last
 
     def _failing(self) -> Sequence[SuddenFailure]:
@@ -131,10 +139,9 @@ class Sampler:
         return self._found
 
     def forget(self) -> None:
-        """Take a new picture for the next one who asks: something was changed."""
-        self._fresh_until_s = self._failed_until_s = self._look_s = 0.0
-        self._is_changed = True
-        self._beside.forget()
+        """Take a new picture for the next one who asks, also where one is being taken: something was changed."""
+        self._failed_until_s = self._look_s = 0.0
+        self._changes += 1
 
     def _next(self, taken: Snapshot) -> Snapshot:
         """With its number: that of the last one, if it differs in nothing that is looked at."""
@@ -144,7 +151,8 @@ class Sampler:
             and (last.minutes, last.types, last.beside) == (taken.minutes, taken.types, taken.beside)
             and _told(last.overview, last.verdict) == _told(taken.overview, taken.verdict)
         )
-        return taken if is_same else replace(taken, number=taken.number + 1)
+        number = taken.number + (not is_same)
+        return replace(taken, number=number, mark=f"{self._name} {number}")
 
 
 def facts_of(overview: Overview, archive_limit: int = 0) -> Facts:

@@ -81,6 +81,7 @@ class Visit:
 
         With `times`, that is so for so many times as long as `read` has used the CPU, too.
         """
+        self.reads[key] = None  # which no reading has: one that fails is tried again
         found = self.shared.get(key, fresh_s, lambda: marked(read), times)
         self.reads[key] = found.mark
         return found.value  # type: ignore[no-any-return] # it is what `read` returned

@@ -1,5 +1,6 @@
 """What many look at, without other queues."""
 
+import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
@@ -53,6 +54,7 @@ def cut(snapshot: Snapshot, who: Principal, read_beside: Callable[[Overview], Be
         unwritten_bytes=whole.unwritten_bytes,
         memory_share=whole.memory_share,
     )
+    beside = read_beside(overview)
     return Snapshot(
         number=snapshot.number,
         at=snapshot.at,
@@ -60,7 +62,9 @@ def cut(snapshot: Snapshot, who: Principal, read_beside: Callable[[Overview], Be
         overview=overview,
         verdict=of_anywhere(judge(facts_of(overview))),
         minutes=[Minute(minute.start, _of(minute.queues, who)) for minute in snapshot.minutes],
-        beside=read_beside(overview),
+        beside=beside,
+        # It may change while nothing does that stands beside all.
+        mark=hashlib.sha256(f"{snapshot.mark} {beside}".encode("utf-8", "surrogatepass")).hexdigest(),
     )
 
 
