@@ -236,6 +236,23 @@ def test_none_is_missed_where_others_take_tasks_between_two_looks_at_the_list(
     assert len(taken) < 600
 
 
+def test_none_is_missed_where_others_take_tasks_before_many_that_are_done(
+    inspector: Inspector, client: Client, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
+) -> None:
+    client.enqueue_many([("test:echo" if number < 1200 else "test:deep", number) for number in range(1600)])
+    drift = Anchor.drift
+
+    def take_behind(anchor: Anchor) -> int:
+        found = drift(anchor)
+        connection.lpop(keys.queue("default"), 8)
+        return found
+
+    monkeypatch.setattr(Anchor, "drift", take_behind)
+    done_by(inspector, Order("delete", "default", TaskState.PENDING, task_type="test:deep"))
+
+    assert {task.type for task in inspector.tasks("default", TaskState.PENDING, size=1600)} == {"test:echo"}
+
+
 def test_none_is_missed_while_scheduled_tasks_become_due(
     inspector: Inspector, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
 ) -> None:

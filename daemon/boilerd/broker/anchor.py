@@ -66,12 +66,16 @@ class Anchor:
         places = [stand.place for stand in self._stands.values()]
         return self._moved(found[last] - self._stands[last].place if last is not None else -max(places) - 1)
 
-    def drift_in(self, members: Sequence[Member], first: int) -> int:
-        """By how many places they have moved since `drift`, as these members show, which stand from `first` on."""
+    def drift_in(self, members: Sequence[Member], first: int, start: int) -> int:
+        """By how many places they have moved since `drift`, as these members show, which stand from `first` on.
+
+        Where the walk goes on at `start`, only blanks of its own stand behind the last task that it has left.
+        """
         for place, (task_id, _) in enumerate(members, first):
             if stand := self._stands.get(raw(task_id)):
                 return self._moved(place - stand.place)
-        return 0
+        before = enumerate(members[: start - first], first)
+        return self._moved(next((place - start for place, (id_, score) in before if id_ and score is None), 0))
 
     def _moved(self, drift: int) -> int:
         self._stands = {id_: Stand(place + drift, blanks) for id_, (place, blanks) in self._stands.items()}

@@ -215,7 +215,7 @@ class BulkActions:
         else:
             first = max(0, start - OVERLAP) if anchor else start
             found = self._inspection.members(queue, state, first, start - first + count)
-            start = max(first, start + anchor.drift_in(found, first)) if anchor else start
+            start = max(first, start + anchor.drift_in(found, first, start)) if anchor else start
             found = members = found[start - first :][:count]
             looked = len(found)
         there = [member for member in found if not choice.is_due_so(member)]
