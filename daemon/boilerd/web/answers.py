@@ -105,7 +105,7 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         headers = {"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
         return Response(text, status, headers=headers)
 
-    return await asked.site.in_thread(make)
+    return await asked.site.in_thread(make, asked.who)
 
 
 def _written(asked: Asked, page: Page, template: str, data: Mapping[str, Any]) -> str:
@@ -126,7 +126,7 @@ async def answer_export(asked: Asked, path: str, parts: Generator[Sequence[Any]]
         part = next(parts, None)
         return None if part is None else [visit.seen(row) for row in part]
 
-    first = await asked.site.in_thread(read)
+    first = await asked.site.in_thread(read, asked.who)
 
     async def send() -> AsyncIterator[str]:
         names: list[str] = []
@@ -134,7 +134,7 @@ async def answer_export(asked: Asked, path: str, parts: Generator[Sequence[Any]]
         try:
             while rows is not None:
                 yield _csv(rows, names) if form == "csv" else "".join(f"{_json(row)}\n" for row in rows)
-                rows = await asked.site.in_thread(read)
+                rows = await asked.site.in_thread(read, asked.who)
         finally:
             with anyio.CancelScope(shield=True):
                 await asked.site.in_thread(parts.close)
@@ -170,7 +170,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         query = {**done.query, "told": told, "seal": asked.site.seals.seal("told", told)}
         return RedirectResponse(asked.links.path(done.to, query), 303)
 
-    return await asked.site.in_thread(act if asked.request.method == "POST" else confirm)
+    return await asked.site.in_thread(act if asked.request.method == "POST" else confirm, asked.who)
 
 
 def answer_error(asked: Asked, error: BoilerdError) -> Response:

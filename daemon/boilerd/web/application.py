@@ -150,7 +150,7 @@ async def _answer_static(asked: Asked) -> Response:
 
 async def _answer_openapi(asked: Asked) -> Response:
     """What programs may ask, described."""
-    described = await asked.site.in_thread(lambda: describe(asked.links.root, pages.PAGES, pages.ACTIONS))
+    described = await asked.site.in_thread(lambda: describe(asked.links.root, pages.PAGES, pages.ACTIONS), asked.who)
     return Response(msgspec.json.encode(described), media_type=KINDS["json"])
 
 

@@ -63,7 +63,7 @@ async def _answer_healthz(_asked: Asked) -> Response:
 async def _answer_readyz(asked: Asked) -> Response:
     """Whether Redis answers, and no queue has a fault."""
     try:
-        verdict = (await asked.site.in_thread(asked.site.sampler.read)).verdict
+        verdict = (await asked.site.in_thread(asked.site.sampler.read, asked.who)).verdict
     except BrokerError as error:
         raise Refusal(503, str(error)) from error
     bad = [each.says for each in verdict.findings if each.severity in {Severity.FAULT, Severity.PASSING}]
@@ -90,7 +90,7 @@ async def _answer_metrics(asked: Asked, release: str) -> Response:
         made: bytes = texts.get(is_openmetrics=is_openmetrics, is_gzip=is_gzip)
         return made
 
-    body = await asked.site.in_thread(make)
+    body = await asked.site.in_thread(make, asked.who)
     told = {"content-type": content_type(is_openmetrics=is_openmetrics), "vary": "Accept, Accept-Encoding"}
     return Response(body, headers={**told, **({"content-encoding": "gzip"} if is_gzip else {})})
 

@@ -1,9 +1,11 @@
 """All that requests share, put together once."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
@@ -27,8 +29,8 @@ from boilerd.web.shared import Answers, Shared
 from boilerd.web.static_files import StaticFiles
 from boilerd.web.templating import Templates
 
-#: Requests that ask Redis at once.
-MOST_THREADS = 4
+#: Requests that ask Redis at once, and those of one person or program: the others are left to others.
+MOST_THREADS, MOST_OF_ONE = 4, 2
 #: Whoever waits for longer for a thread is told so.
 PATIENCE_S = 10.0
 
@@ -66,6 +68,8 @@ class Site:
     costs: Costs = field(default_factory=Costs)
     answers: Answers = field(init=False)
     _threads: Any = None
+    #: By name, of those alone who wait or have a thread.
+    _turns: WeakValueDictionary[str, anyio.Semaphore] = field(default_factory=WeakValueDictionary)
 
     def __post_init__(self) -> None:
         self.answers = Answers(self.shared)
@@ -83,12 +87,29 @@ class Site:
         """An inspector that acts in their name."""
         return Inspector(self.connection, by=Actor("web", who.name, address))
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """What a function returns that may wait for Redis; raises Refusal where too many others wait."""
+    async def in_thread(self, work: Callable[[], T], who: Principal | None = None) -> T:
+        """What a function returns that may wait for Redis; raises Refusal where it comes to no thread.
+
+        Args:
+            work: The function.
+            who: For whom it is; None: for everybody, or nobody knows.
+        """
         if self._threads is None:  # it belongs to a running loop
             self._threads = anyio.CapacityLimiter(MOST_THREADS)
+        busy = "your other requests"
         try:
             with anyio.fail_after(PATIENCE_S):  # what has a thread is not cut: Redis's own time limits end it
-                return await anyio.to_thread.run_sync(work, limiter=self._threads)
+                async with self._turn(who):
+                    busy = "all threads"
+                    return await anyio.to_thread.run_sync(work, limiter=self._threads)
         except TimeoutError as error:
-            raise Refusal(503, f"all threads have waited for Redis for {PATIENCE_S:g} s; try again") from error
+            raise Refusal(503, f"{busy} have waited for Redis for {PATIENCE_S:g} s; try again") from error
+
+    def _turn(self, who: Principal | None) -> AbstractAsyncContextManager[object]:
+        """Waits until they have few enough threads; where nobody says who they are, all have one name."""
+        if who is None or self.access.is_open:
+            return nullcontext()
+        found = self._turns.get(who.name)
+        if found is None:
+            found = self._turns[who.name] = anyio.Semaphore(MOST_OF_ONE, fast_acquire=True)
+        return found

@@ -1,0 +1,120 @@
+"""Who asks for much at once leaves threads to others."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+import boilerd.web
+from boilerd import Client
+from boilerd.settings.definitions import Settings
+from boilerd.settings.web import Web, WebToken
+from boilerd.web import site
+from boilerd.web.passwords import hash_token
+from browser import ROLES, WHO
+from support import DEADLINE_S, wait_until
+
+#: Two people, and a program.
+ADMIN, OPERATOR, CI = {WHO: "admin"}, {WHO: "operator"}, {"authorization": "Bearer of-ci"}
+
+
+@dataclass
+class Dashboard:
+    """One that tells of tasks of the type `slow` only when it may.
+
+    Attributes:
+        waiting: Threads that wait for that.
+        counts: How many they were whenever one came.
+    """
+
+    connection: redis.Redis
+    open_to_all: bool = False
+    may_go_on: threading.Event = field(default_factory=threading.Event)
+    waiting: set[int] = field(default_factory=set)
+    counts: list[int] = field(default_factory=list)
+
+    def _hold(self, task_type: str, value: Any) -> Any:
+        if task_type == "slow":
+            self.waiting.add(threading.get_ident())
+            self.counts.append(len(self.waiting))
+            self.may_go_on.wait(DEADLINE_S)
+            self.waiting.discard(threading.get_ident())
+        return value
+
+    def client(self) -> httpx.AsyncClient:
+        known: dict[str, Any] = {} if self.open_to_all else {
+            "trusted_proxies": ["127.0.0.1"], "trusted_header": WHO, "roles": ROLES,
+            "tokens": {"ci": WebToken(sha256=hash_token("of-ci"), role="admin")},
+        }  # fmt: skip
+        app = boilerd.web.app(Settings(web=Web(**known)), authorize=None, connection=self.connection, redact=self._hold)
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=DEADLINE_S)
+
+    async def has(self, threads: int) -> None:
+        """Returns once so many wait."""
+        await asyncio.to_thread(wait_until, lambda: len(self.waiting) == threads, f"{threads} threads wait")
+
+
+@pytest.fixture
+def dashboard(connection: redis.Redis, client: Client) -> Iterator[Dashboard]:
+    for task_id in ("slow", "fast"):
+        client.enqueue(task_id, {"a": 1}, task_id=task_id)
+    found = Dashboard(connection)
+    yield found
+    found.may_go_on.set()
+
+
+@pytest.mark.parametrize("who", [ADMIN, CI])
+def test_who_asks_for_much_at_once_holds_half_of_the_threads_and_others_are_answered(
+    who: dict[str, str], dashboard: Dashboard
+) -> None:
+    async def ask() -> tuple[int, list[int]]:
+        async with dashboard.client() as client:
+            asked = [asyncio.create_task(client.get("/tasks/slow", headers=who)) for _ in range(8)]
+            await dashboard.has(site.MOST_OF_ONE)
+            other = await client.get("/tasks/fast", headers=OPERATOR)
+            dashboard.may_go_on.set()
+            return other.status_code, [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    other, asked = asyncio.run(ask())
+
+    assert (other, asked) == (200, [200] * 8)
+    assert max(dashboard.counts) == site.MOST_OF_ONE
+
+
+def test_a_request_that_waits_for_others_of_its_own_gets_a_page_that_says_so(
+    dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> tuple[httpx.Response, httpx.Response]:
+        async with dashboard.client() as client:
+            asked = [asyncio.create_task(client.get("/tasks/slow", headers=ADMIN)) for _ in range(2)]
+            await dashboard.has(site.MOST_OF_ONE)
+            monkeypatch.setattr(site, "PATIENCE_S", 0.01)
+            third = await client.get("/tasks/fast", headers=ADMIN)
+            monkeypatch.undo()
+            dashboard.may_go_on.set()
+            await asyncio.gather(*asked)
+            return third, await client.get("/tasks/fast", headers=ADMIN)
+
+    third, later = asyncio.run(ask())
+
+    assert third.status_code == 503
+    assert "your other requests have waited for Redis for 0.01 s; try again" in third.text
+    assert later.status_code == 200
+
+
+def test_where_nobody_says_who_they_are_all_threads_are_for_all(dashboard: Dashboard) -> None:
+    dashboard.open_to_all = True
+
+    async def ask() -> list[int]:
+        async with dashboard.client() as client:
+            asked = [asyncio.create_task(client.get("/tasks/slow")) for _ in range(8)]
+            await dashboard.has(site.MOST_THREADS)
+            dashboard.may_go_on.set()
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    assert asyncio.run(ask()) == [200] * 8
