@@ -246,10 +246,17 @@ class TaskFailedError(BoilerdError):
 
 
 class QueueNotFoundError(BoilerdError):
-    """No queue of this name was ever used."""
+    """No queue of this name was ever used.
+
+    Attributes:
+        name: The queue's name.
+        known: The names of those that were.
+    """
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__(f"queue {shown(name)} was never used; there are: {listed(known)}")
+        self.name = name
+        self.known = known
 
 
 class QueueInUseError(BoilerdError):

@@ -71,10 +71,13 @@ def test_many_periodic_tasks_have_pages_and_a_file_has_all_of_them(
 
     first, second = ([row["name"] for row in browser.get(f"/crons.json?page={n}").json()["crons"]] for n in (1, 2))
     shown = browser.get("/crons").text
+    beyond = text_of(browser.get("/crons?page=9").text)
 
     assert (first, second) == (["gone", "a"], ["b", "c"])
     assert "1 to 2 of 4" in shown
     assert 'href="/crons?page=2"' in shown
+    assert "There are none on this page." in beyond
+    assert "beyond the last of 4" in beyond
     assert len(browser.get("/crons.csv").text.splitlines()) == 5
 
 

@@ -55,6 +55,22 @@ def test_a_task_of_each_state_is_in_its_list_and_has_a_page(
     assert state in text_of(shown.text)
 
 
+def test_an_address_that_is_none_is_answered_in_the_form_that_its_end_has(browser: Browser) -> None:
+    unknown = [browser.get(f"/nothing{form}") for form in ("", ".json", ".csv")]
+    wrong = browser.send("DELETE", "/queues.json")
+
+    assert [answer.status_code for answer in unknown] == [404] * 3
+    assert "<h1>Not Found</h1>" in unknown[0].text
+    assert [answer.json() for answer in unknown[1:]] == [{"error": "there is no such page", "status": 404}] * 2
+    assert (wrong.status_code, wrong.json()["error"]) == (405, "this address does not take that method")
+
+
+def test_a_word_that_is_none_of_those_that_there_are_is_told_them(browser: Browser) -> None:
+    answer = browser.get("/types.json?only=risin")
+
+    assert (answer.status_code, answer.json()["error"]) == (400, "only: not known; use one of risen")
+
+
 def test_the_page_of_a_task_says_why_it_does_not_run(browser: Browser, client: Client, connection: redis.Redis) -> None:
     enqueue(client, "waits")
     Inspector(connection).pause("default")

@@ -155,9 +155,9 @@ def test_all_queues_are_paused_and_resumed_at_once_after_a_question(
 
     assert "How many 1 Queues high" in asked
     assert before == {b"low"}
-    assert paused["count"] == 1
+    assert (paused["count"], paused["done"]) == (1, "1 queue is paused now")
     assert during == {b"high", b"low"}
-    assert resumed["count"] == 2
+    assert (resumed["count"], resumed["done"]) == (2, "2 queues are open again")
     assert connection.smembers("boilerd:paused") == set()
 
 

@@ -307,6 +307,8 @@ def test_a_program_has_a_token_and_needs_no_form_of_ours(connection: redis.Redis
     assert (shown.status_code, done.status_code) == (200, 200)
     assert (ended.status_code, nobody.status_code) == (401, 401)
     assert nobody.headers["www-authenticate"] == "Bearer"
+    assert nobody.json()["error"].startswith("nobody is logged in; send a token")
+    assert ended.json()["error"].startswith("the token that was sent is unknown here, or has ended; send")
 
 
 def _tokens(given: dict[str, dict[str, str]]) -> Any:
@@ -452,6 +454,17 @@ def test_nobody_sees_a_queue_that_is_none_of_theirs(connection: redis.Redis) -> 
     assert served >= {"/types?queue=mail-out", "/operations", "/tasks/new", "/tasks/task/edit", "/tasks/task/move"}
     assert served >= {"/crons", "/crons/nightly", "/limits", "/palette", "/tasks/task/compare"}
     assert "nightly" in found["/"].text
+
+
+@pytest.mark.usefixtures("with_another_queue")
+def test_the_error_of_a_queue_that_was_never_used_names_no_queue_of_others(connection: redis.Redis) -> None:
+    with of_anna(connection) as browser:
+        told = [browser.get(path).json()["error"] for path in ("/queues/low.json", "/tasks.json?queue=low")]
+        shown = browser.get("/queues/low").text
+
+    assert told == ["queue 'low' was never used; there are: mail-out"] * 2
+    assert "mail-out" in shown
+    assert "hush" not in shown
 
 
 def _without(text: str, address: str) -> str:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from boilerd.broker.task_rows import TaskRows
-from boilerd.errors import BoilerdError
+from boilerd.errors import BoilerdError, QueueNotFoundError
 from boilerd.web.frozen import is_keepable
 from boilerd.web.links import Links, outside
 from boilerd.web.own_queues import MENU as OF_QUEUES
@@ -175,6 +175,8 @@ async def answer_action(asked: Asked, action: Action) -> Response:
 
 def answer_error(asked: Asked, error: BoilerdError) -> Response:
     """A page that says what went wrong; also for polls, which leave the last picture then."""
+    if isinstance(error, QueueNotFoundError) and asked.who is not None:
+        error = QueueNotFoundError(error.name, [name for name in error.known if asked.who.owns(name)])
     status = status_of(error)
     if asked.form_of_answer not in {"html", "file"}:
         return Response(_json({"error": str(error), "status": status}), status, media_type=KINDS["json"])

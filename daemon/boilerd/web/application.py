@@ -154,15 +154,16 @@ async def _answer_openapi(asked: Asked) -> Response:
     return Response(msgspec.json.encode(described), media_type=KINDS["json"])
 
 
-async def _answer_unknown(site: Site, _request: Request, error: Exception) -> Response:
-    """A page for an address that is none."""
+async def _answer_unknown(site: Site, request: Request, error: Exception) -> Response:
+    """A page for an address that is none; what is no page of HTML is for programs."""
 
     async def refuse(asked: Asked) -> Response:
         status = getattr(error, "status_code", 404)
         what = "there is no such page" if status == 404 else "this address does not take that method"
         return answer_error(asked, Refusal(status, what))
 
-    return _Served(Endpoint(site, None, refuse))
+    is_data = request.url.path.endswith(tuple(f".{form}" for form in KINDS if form != "html"))
+    return _Served(Endpoint(site, None, refuse, "json" if is_data else "html"))
 
 
 class _Served(Response):

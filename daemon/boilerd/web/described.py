@@ -36,7 +36,7 @@ _EDIT = {
     "checked": "what a page for people sends; programs need not",
 }  # fmt: skip
 _MANY = {
-    "name": "the queue's or group's name, where the answer to GET has it as to_type",
+    "name": "the queue's or group's name, or `all queues`, where the answer to GET has it as to_type",
     "of": "with how many tasks at most",
 }  # fmt: skip
 

@@ -173,6 +173,8 @@ def _ask_who(asked: Asked) -> Response:
     if is_person and asked.site.access.has_login:
         query: dict[str, Any] = {"next": asked.path} if asked.request.method == "GET" else {}
         return RedirectResponse(asked.links.path("/login", query), 303)
-    response = answer_error(asked, Refusal(401, "nobody is logged in; send a token as Authorization: Bearer TOKEN"))
+    sends_token = asked.request.headers.get("authorization", "").lower().startswith("bearer ")
+    why = "the token that was sent is unknown here, or has ended" if sends_token else "nobody is logged in"
+    response = answer_error(asked, Refusal(401, f"{why}; send a token as Authorization: Bearer TOKEN"))
     response.headers["www-authenticate"] = "Bearer"
     return response

@@ -94,7 +94,7 @@ class Visit:
         """A word of the query; raises QueryError if it is none of these."""
         found = self.query.get(name, default)
         if of and found not in of:
-            raise QueryError(f"{name}: not known; use one of {', '.join(of)}")
+            raise QueryError(f"{name}: not known; use one of {', '.join(filter(None, of))}")
         return found
 
     def number(self, name: str, default: int, *, most: int = MOST_PAGES, least: int = 1) -> int:

@@ -21,7 +21,7 @@ def _about_pause(visit: Visit) -> Data:
 def pause_all(visit: Visit) -> Done:
     """Let nobody claim from any of them."""
     count = sum(visit.inspector.pause(name) for name in _those(visit, paused=False))
-    return Done(f"{count:,} queues are paused now", to="/queues", data={"count": count})
+    return Done(f"{_queues(count)} paused now", to="/queues", data={"count": count})
 
 
 def _about_resume(visit: Visit) -> Data:
@@ -35,7 +35,11 @@ def _about_resume(visit: Visit) -> Data:
 def resume_all(visit: Visit) -> Done:
     """Let workers claim from all of them again."""
     count = sum(visit.inspector.resume(name) for name in _those(visit, paused=True))
-    return Done(f"{count:,} queues are open again", to="/queues", data={"count": count})
+    return Done(f"{_queues(count)} open again", to="/queues", data={"count": count})
+
+
+def _queues(count: int) -> str:
+    return "1 queue is" if count == 1 else f"{count:,} queues are"
 
 
 def _those(visit: Visit, *, paused: bool) -> Sequence[str]:
