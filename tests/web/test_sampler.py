@@ -1,20 +1,41 @@
 """One picture for however many look, also of a Redis that does not answer."""
 
+import functools
+import os
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import redis
 
 from boilerd.broker.broker import Broker
+from boilerd.broker.connection import mark_of
+from boilerd.cli.facts import read_facts
 from boilerd.errors import BrokerUnavailableError
-from boilerd.web import beside, sampler
+from boilerd.settings.definitions import Settings
+from boilerd.verdict.facts import Silence
+from boilerd.verdict.table import judge
+from boilerd.web import beside, sampler, serving
 from boilerd.web.beside import Beside
 from boilerd.web.sampler import Sampler
+from boilerd.worker.kept_outcomes import KeptOutcomes
 from builders import WORKER
-from support import DEADLINE_S, wait_until
+from support import DEADLINE_S, Valkey, wait_until
+
+
+class Mute:
+    """A daemon that does not answer."""
+
+    info: Mapping[str, Any] = MappingProxyType({})
+    processes: Sequence[Mapping[str, Any]] = ()
+    silence = "no answer"
+    cause = Silence.MUTE
 
 
 def test_those_who_wait_for_a_picture_fail_with_it_and_do_not_each_try_again(
@@ -87,3 +108,18 @@ def test_what_stands_beside_the_queues_and_workers_are_read_in_different_picture
     found.append(take(1, -1))
 
     assert [one is other for one, other in pairwise(found)] == [True, False, False, False]
+
+
+def test_the_daemons_dashboard_finds_what_the_command_finds(
+    connection: redis.Redis, valkey: Valkey, directory: Path
+) -> None:
+    settings = Settings(redis_url=valkey.url, state_dir=str(directory))
+    KeptOutcomes(directory / "outcomes", mark_of(settings)).keep("host.run.0", [], [])
+    for kept in (directory / "outcomes").iterdir():
+        os.utime(kept, (0, 0))
+
+    found = Sampler(connection, functools.partial(serving.facts_of_host, settings, Mute)).read().verdict.findings
+
+    told = judge(read_facts(settings, Mute(), is_storing=False)).findings  # type: ignore[arg-type]
+    assert [finding.kind for finding in found] == [finding.kind for finding in told]
+    assert "kept" in {finding.kind for finding in found}
