@@ -1,6 +1,7 @@
 """The application of the daemons whose metrics are scraped."""
 
 import time
+from pathlib import Path
 
 from boilerd import ServeMux, SkipRetry, Task
 
@@ -22,9 +23,10 @@ def again(task: Task) -> None:
     raise RuntimeError("busy")
 
 
-@mux.handle("mail:sleep")
-def sleep(task: Task) -> None:
-    time.sleep(task.payload)
+@mux.handle("mail:wait")
+def wait(task: Task) -> None:
+    while not Path(task.payload).exists():
+        time.sleep(0.01)
 
 
 mux.cron("* * * * * *", "mail:send", name="often")

@@ -212,17 +212,20 @@ def test_readiness_tells_of_faults_and_health_of_the_daemon_alone(listening: Any
     wait_until(lambda: get(place, "/readyz").status == 200, "it is ready again")
 
 
-def test_a_drain_is_told_until_the_workers_have_ended_and_waits_for_no_client(listening: Any, client: Client) -> None:
+def test_a_drain_is_told_until_the_workers_have_ended_and_waits_for_no_client(
+    listening: Any, client: Client, directory: Path
+) -> None:
     daemon = listening(env={"BOILERD_SHUTDOWN_TIMEOUT": "30", "BOILERD_APP": "exporter_app:mux"})
     place = place_of(daemon)
-    client.enqueue("mail:sleep", 3)
-    daemon.wait_for("task started")
+    client.enqueue("mail:wait", str(directory / "told"))
+    daemon.wait_for("task started", task_type="mail:wait")
     silent = socket.create_connection(("127.0.0.1", int(place.rpartition(":")[2])))
     silent.sendall(b"GET /met")
 
     daemon.signal(signal.SIGTERM)
 
     wait_until(lambda: get(place, "/readyz").body.startswith("the daemon drains"), "the drain is told")
+    (directory / "told").touch()
     assert daemon.wait() == 0
     assert daemon.lines("worker shutdown completed gracefully")
     silent.close()

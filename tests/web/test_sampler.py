@@ -1,23 +1,43 @@
 """One picture for however many look, also of a Redis that does not answer."""
 
+import functools
+import os
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import redis
 
 from boilerd import Client, Inspector
 from boilerd.broker.broker import Broker
+from boilerd.broker.connection import mark_of
 from boilerd.broker.overview import Overview
+from boilerd.cli.facts import read_facts
 from boilerd.errors import BrokerUnavailableError
-from boilerd.verdict.facts import Facts
-from boilerd.web import beside, sampler
+from boilerd.settings.definitions import Settings
+from boilerd.verdict.facts import Facts, Silence
+from boilerd.verdict.table import judge
+from boilerd.web import beside, sampler, serving
 from boilerd.web.beside import Beside
 from boilerd.web.sampler import Sampler, facts_of
+from boilerd.worker.kept_outcomes import KeptOutcomes
 from builders import WORKER, enqueue
-from support import DEADLINE_S, wait_until
+from support import DEADLINE_S, Valkey, wait_until
+
+
+class Mute:
+    """A daemon that does not answer."""
+
+    info: Mapping[str, Any] = MappingProxyType({})
+    processes: Sequence[Mapping[str, Any]] = ()
+    silence = "no answer"
+    cause = Silence.MUTE
 
 
 def test_those_who_wait_for_a_picture_fail_with_it_and_do_not_each_try_again(
@@ -112,3 +132,18 @@ def test_what_is_changed_while_a_picture_is_taken_is_in_the_next_one(
 
     assert [queue.detail.counts.pending for queue in found.overview.queues] == [1]
     assert [entry["what"] for entry in found.beside.audit] == ["pause"]
+
+
+def test_the_daemons_dashboard_finds_what_the_command_finds(
+    connection: redis.Redis, valkey: Valkey, directory: Path
+) -> None:
+    settings = Settings(redis_url=valkey.url, state_dir=str(directory))
+    KeptOutcomes(directory / "outcomes", mark_of(settings)).keep("host.run.0", [], [])
+    for kept in (directory / "outcomes").iterdir():
+        os.utime(kept, (0, 0))
+
+    found = Sampler(connection, functools.partial(serving.facts_of_host, settings, Mute)).read().verdict.findings
+
+    told = judge(read_facts(settings, Mute(), is_storing=False)).findings  # type: ignore[arg-type]
+    assert [finding.kind for finding in found] == [finding.kind for finding in told]
+    assert "kept" in {finding.kind for finding in found}

@@ -31,21 +31,8 @@ def read_facts(
         is_storing: True to make sure that Redis takes new tasks, by a script that writes.
     """
     overview, failing, broker_error = _of_redis(settings, is_storing=is_storing)
-    return Facts(
-        silence=daemon.cause,
-        told=daemon.silence,
-        info=daemon.info,
-        processes=daemon.processes,
-        broker_error=broker_error,
-        overview=overview,
-        failing=failing,
-        queues=frozenset(settings.served_queues()),
-        archive_limit=settings.archive_limit,
-        is_embedded=settings.redis_url is None,
-        state_dir=str(settings.state_path()),
-        kept=count_left(settings),
-        max_latency_s=max_latency_s,
-    )
+    seen = Facts(broker_error=broker_error, overview=overview, failing=failing, max_latency_s=max_latency_s)
+    return seen.of_host(settings, daemon, count_left(settings))
 
 
 def print_verdict(verdict: Verdict, most: int | None = None) -> None:

@@ -148,21 +148,8 @@ class Reader:
     def _facts(
         self, daemon: DaemonStatus, overview: Overview | None, failing: Sequence[SuddenFailure], error: str
     ) -> Facts:
-        settings = self._settings
-        return Facts(
-            silence=daemon.cause,
-            told=daemon.silence,
-            info=daemon.info,
-            processes=daemon.processes,
-            broker_error=error,
-            overview=overview,
-            failing=failing,
-            queues=frozenset(settings.served_queues()),
-            archive_limit=settings.archive_limit,
-            is_embedded=settings.redis_url is None,
-            state_dir=str(settings.state_path()),
-            kept=count_left(settings),
-        )
+        seen = Facts(broker_error=error, overview=overview, failing=failing)
+        return seen.of_host(self._settings, daemon, count_left(self._settings))
 
 
 def _tick(entry: CronEntry, last_s: float | None, since: datetime | None, now_s: float) -> Tick:

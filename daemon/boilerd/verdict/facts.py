@@ -9,6 +9,7 @@ import msgspec
 if TYPE_CHECKING:  # what commands need that ask no Redis is imported without it
     from boilerd.broker.overview import Overview, QueueOverview
     from boilerd.broker.sudden_failures import SuddenFailure
+    from boilerd.settings.definitions import Settings
 
 #: States of a daemon in which it does not do its work yet, or no more, and as it should.
 PASSING = frozenset({"starting", "draining", "reloading"})
@@ -84,6 +85,21 @@ class Facts(msgspec.Struct, frozen=True):
     state_dir: str = ""
     kept: int = 0
     max_latency_s: float | None = None
+
+    def of_host(self, settings: "Settings", daemon: DaemonStatus, kept: int) -> "Facts":
+        """The same with what the daemon of this host tells, and these settings of it; `kept` as above."""
+        return msgspec.structs.replace(
+            self,
+            silence=daemon.cause,
+            told=daemon.silence,
+            info=daemon.info,
+            processes=daemon.processes,
+            queues=frozenset(settings.served_queues()),
+            archive_limit=settings.archive_limit,
+            is_embedded=settings.redis_url is None,
+            state_dir=str(settings.state_path()),
+            kept=kept,
+        )
 
     @property
     def state(self) -> str:

@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import structs
-
 from boilerd.errors import BootError
 from boilerd.process.allocation import use_one_arena
 from boilerd.process.gc_pause import rest_collector
@@ -73,7 +71,7 @@ def make_server(settings: Settings, ask_daemon: AskDaemon, **options: Any) -> "u
     from boilerd.web.application import app  # noqa: PLC0415
 
     use_one_arena()
-    served = app(settings, authorize=None, read_facts=functools.partial(_facts, settings, ask_daemon))
+    served = app(settings, authorize=None, read_facts=functools.partial(facts_of_host, settings, ask_daemon))
     rest_collector(OBJECTS)
     return connections.make_server(served, **options)
 
@@ -94,21 +92,13 @@ def _wait_for_place(settings: Settings) -> None:
         Path(settings.web.socket).unlink()
 
 
-def _facts(settings: Settings, ask_daemon: AskDaemon, overview: "Overview") -> Facts:
+def facts_of_host(settings: Settings, ask_daemon: AskDaemon, overview: "Overview") -> Facts:
     """What the verdict is made of: also what the daemon of this host tells, where there is one."""
     from boilerd.web.sampler import facts_of  # noqa: PLC0415 - with the server
+    from boilerd.worker.left_outcomes import count_left  # noqa: PLC0415 - as above
 
     facts = facts_of(overview, settings.archive_limit)
     daemon = ask_daemon()
     if daemon.cause is Silence.ABSENT:  # it is of another host
         return facts
-    return structs.replace(
-        facts,
-        silence=daemon.cause,
-        told=daemon.silence,
-        info=daemon.info,
-        processes=daemon.processes,
-        queues=frozenset(settings.served_queues()),
-        is_embedded=settings.redis_url is None,
-        state_dir=str(settings.state_path()),
-    )
+    return facts.of_host(settings, daemon, count_left(settings))
