@@ -16,6 +16,14 @@ INSTALLED = (
     "/opt/boilerd", "/usr/local/bin/boilerd", "/usr/local/lib/systemd", "/usr/local/share/man", "/etc/boilerd",
     "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow",
 )  # fmt: skip
+#: An installation takes half a minute of a machine that does nothing else, and many times that of a busy one; the test
+#: that comes first waits for it.
+INSTALL_S = 600
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let a test last as long as an installation may."""
+    item.add_marker(pytest.mark.timeout(INSTALL_S + 120))
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +48,7 @@ def image(_possible: None) -> Iterator[Path]:
     with private_directory() as directory:
         made = Box()
         try:
-            made.start().run("make", "-C", PROJECT, "install")
+            made.start().run("make", "-C", PROJECT, "install", timeout=INSTALL_S)
             made.save(directory, *INSTALLED)
         finally:
             made.stop()
