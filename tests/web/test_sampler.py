@@ -8,15 +8,16 @@ from itertools import pairwise
 import pytest
 import redis
 
-from boilerd import Client, Inspector
+from boilerd import Client, Inspector, TaskState
 from boilerd.broker.broker import Broker
+from boilerd.broker.constants import LATELY_S
 from boilerd.broker.overview import Overview
 from boilerd.errors import BrokerUnavailableError
 from boilerd.verdict.facts import Facts
 from boilerd.web import beside, sampler
 from boilerd.web.beside import Beside
 from boilerd.web.sampler import Sampler, facts_of
-from builders import WORKER, enqueue
+from builders import WORKER, enqueue, in_state
 from support import DEADLINE_S, wait_until
 
 
@@ -112,3 +113,16 @@ def test_what_is_changed_while_a_picture_is_taken_is_in_the_next_one(
 
     assert [queue.detail.counts.pending for queue in found.overview.queues] == [1]
     assert [entry["what"] for entry in found.beside.audit] == ["pause"]
+
+
+def test_a_picture_changes_when_a_task_has_been_in_the_archive_for_an_hour(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    task_id = in_state(client, broker, TaskState.ARCHIVED)
+    looked = Sampler(connection)
+    first = looked.read()
+
+    connection.zincrby("rq:failed:default", -LATELY_S - 1, task_id)
+    looked._fresh_until_s = 0.0
+
+    assert looked.read().mark != first.mark
