@@ -160,7 +160,8 @@ def test_foreign_values_where_a_group_should_be_do_not_keep_a_failure_from_being
     fail_as(broker, "b", failure_kind())
     connection.hset(keys.failure("b" * 12), "about", "no JSON")
     connection.zadd(keys.FAILURES, {"b" * 12: 1})
-    connection.zadd(keys.FAILURES, {b"\xff": 2})
+    connection.hset(keys.failure("c" * 12), "about", b'{"fingerprint": "\xff"}')
+    connection.zadd(keys.FAILURES, {b"\xff": 2, b"c" * 12: 3})
 
     assert [group.fingerprint for group in inspector.failures()] == ["a" * 12]
     assert inspector.task("b").state is TaskState.ARCHIVED

@@ -666,3 +666,19 @@ def test_one_that_runs_is_found_by_its_claim(inspector: Inspector, client: Clien
     found = inspector.operations.preview(Order("cancel", "default", TaskState.ACTIVE))
 
     assert [task.id for task in found.sample] == ["a"]
+
+
+def test_an_operation_with_endless_numbers_in_its_record_is_shown_without_them(
+    inspector: Inspector, connection: redis.Redis
+) -> None:
+    found, _ = inspector.operations.begin(PENDING)
+    endless: dict[Any, Any] = {
+        "tally": '{"part_places": {"a": Infinity}}',
+        "parts": '[["a", "pending", Infinity]]',
+        "begun_at": "inf",
+    }
+    connection.hset(keys.operation(found.id), mapping=endless)
+
+    shown = inspector.operations.one(found.id)
+
+    assert (shown.tally, shown.parts, shown.speed) == (Tally(), [], 0.0)

@@ -819,6 +819,19 @@ def test_another_key_in_place_of_the_history_costs_no_tick(broker: Broker, conne
     assert [tick.task_id for tick in history(connection)] == ["first"]
 
 
+def test_a_tick_whose_task_has_an_id_that_is_no_text_is_in_the_history_as_the_others_are(
+    broker: Broker, connection: redis.Redis
+) -> None:
+    broker.tick("e", 1.0, NewTask("first", "a", b"1", task_options()))
+    note = connection.lindex(keys.ticks("e"), 0)
+    assert isinstance(note, bytes)
+    connection.lpush(keys.ticks("e"), b"\xff", note.replace(b"first", b"\xff"), note.replace(b"first", b"\\ud800"))
+
+    found = [history(connection), Inspector(connection).histories(["e"])["e"]]
+
+    assert [[tick.task_id for tick in ticks] for ticks in found] == [["\udcff", "first"]] * 2
+
+
 def test_a_tick_that_another_host_took_is_noted_once(broker: Broker, connection: redis.Redis, just_now: Every) -> None:
     just_now.remember(connection, back=1)
 

@@ -177,6 +177,15 @@ def test_any_name_is_a_part_of_a_path_and_comes_back(text: str) -> None:
     assert unsegment(part) == text
 
 
+def test_half_a_character_of_a_strangers_json_breaks_no_page(browser: Browser, connection: redis.Redis) -> None:
+    connection.rpush(keys.DEATHS, '{"at": 1, "worker": "\\ud800.1.0"}')
+
+    answers = [browser.get("/workers"), browser.get("/workers/dead")]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert Links().to("tasks", "\ud800", q="\ud800") == "/tasks/~ED~A0~80?q=%ED%A0%80"
+
+
 def test_a_payload_that_is_nested_deep_or_large_does_not_break_its_page(
     browser: Browser, client: Client, connection: redis.Redis
 ) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import redis
 
-from boilerd import Client, Inspector
+from boilerd import Client, Inspector, TaskState
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import mark_of
+from boilerd.broker.constants import LATELY_S
 from boilerd.broker.overview import Overview
 from boilerd.cli.facts import read_facts
 from boilerd.errors import BrokerUnavailableError
@@ -27,7 +28,7 @@ from boilerd.web import beside, sampler, serving
 from boilerd.web.beside import Beside
 from boilerd.web.sampler import Sampler, facts_of
 from boilerd.worker.kept_outcomes import KeptOutcomes
-from builders import WORKER, enqueue
+from builders import WORKER, enqueue, in_state
 from support import DEADLINE_S, Valkey, wait_until
 
 
@@ -147,3 +148,16 @@ def test_the_daemons_dashboard_finds_what_the_command_finds(
     told = judge(read_facts(settings, Mute(), is_storing=False)).findings  # type: ignore[arg-type]
     assert [finding.kind for finding in found] == [finding.kind for finding in told]
     assert "kept" in {finding.kind for finding in found}
+
+
+def test_a_picture_changes_when_a_task_has_been_in_the_archive_for_an_hour(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    task_id = in_state(client, broker, TaskState.ARCHIVED)
+    looked = Sampler(connection)
+    first = looked.read()
+
+    connection.zincrby("rq:failed:default", -LATELY_S - 1, task_id)
+    looked._fresh_until_s = 0.0
+
+    assert looked.read().mark != first.mark

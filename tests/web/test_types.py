@@ -393,7 +393,7 @@ def test_all_archived_tasks_of_a_type_are_run_whatever_their_queue(
     assert browser.get("/types/mail/run?state=active").status_code == 400
 
 
-@pytest.mark.parametrize("name", ["mail*", 'a"b', 'a" b:"c'])
+@pytest.mark.parametrize("name", ["mail*", 'a"b', 'a" b:"c', ""])
 def test_of_a_type_that_no_search_is_for_alone_an_action_is_refused(browser: Browser, name: str) -> None:
     answer = browser.get(f"/types/{segment(name)}/delete")
 

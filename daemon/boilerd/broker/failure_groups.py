@@ -205,7 +205,7 @@ def to_group(
     """A group from its hash, and when it was last seen; None: the record is none of boilerd's."""
     try:
         about = msgspec.json.decode(fields.get(b"about", b""), type=FailureKind)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # msgspec's errors are of these
         return None
     hour, day = int(now.timestamp()) // 3600, int(now.timestamp()) // 86400
     hours = _counts(fields, [b"h%d" % number for number in range(hour - FAILURE_HOURS + 1, hour + 1)])

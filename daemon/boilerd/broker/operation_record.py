@@ -170,7 +170,7 @@ class Tally:
     @classmethod
     def from_json(cls, given: str) -> Self:
         """The tally that somebody stored; an empty one, if it is none."""
-        with suppress(ValueError, TypeError, AttributeError, RecursionError):
+        with suppress(ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             found = cls(**json.loads(given))
             if min(found.done, found.seen, found.part, found.part_seen, found.part_stay) >= 0:
                 places = {str(task_id): int(place) for task_id, place in found.part_places.items()}
@@ -249,14 +249,15 @@ def write_parts(parts: Sequence[Part]) -> str:
 
 def read_parts(given: str) -> list[Part]:
     """The parts that somebody stored; none, if they are none."""
-    with suppress(ValueError, TypeError, RecursionError):
+    with suppress(ValueError, TypeError, OverflowError, RecursionError):
         return [Part(str(queue), TaskState(state), int(total)) for queue, state, total in json.loads(given)]
     return []
 
 
 def _number(given: Any) -> float | None:
     with suppress(TypeError, ValueError):
-        return float(given)
+        found = float(given)
+        return found if math.isfinite(found) else None
     return None
 
 

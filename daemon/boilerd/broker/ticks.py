@@ -211,10 +211,12 @@ def _id_in(note: bytes) -> str:
 def _to_note(note: bytes) -> _Note | None:
     try:
         return _decoder.decode(note)
-    except (msgspec.MsgspecError, RecursionError):
+    except (ValueError, RecursionError):  # msgspec's errors are of these
         pass
-    with suppress(ValueError, RecursionError, msgspec.ValidationError):  # bytes that are no text, or an endless time
-        return msgspec.convert(json.loads(text(note)), _Note)
+    with suppress(ValueError, RecursionError):  # bytes that are no text, or an endless time
+        found = msgspec.convert(json.loads(text(note)), _Note)
+        raw(found.id + found.queue)  # what is no name of a key is no note of ours
+        return found
     return None
 
 

@@ -32,7 +32,14 @@ def unsegment(part: str) -> str:
 def _escape(char: str) -> str:
     if _PLAIN.fullmatch(char):
         return char
-    return "".join(f"~{byte:02X}" for byte in char.encode("utf-8", "surrogateescape"))
+    return "".join(f"~{byte:02X}" for byte in _in_bytes(char))
+
+
+def _in_bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, of a stranger's JSON: there is nothing of this name
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _unescape(escaped: str) -> str:
@@ -56,7 +63,12 @@ class Links:
     def path(self, path: str, query: Mapping[str, object] | None = None) -> str:
         """The address of a path of ours, which begins with a slash; a tuple in the query is several of a name."""
         kept = {name: value for name, value in (query or {}).items() if value not in {None, ""}}
-        asked = f"?{urlencode(kept, doseq=True, errors='surrogateescape')}" if kept else ""
+        pairs = [
+            (name, _in_bytes(str(one)))
+            for name, value in kept.items()
+            for one in (value if isinstance(value, tuple) else (value,))
+        ]
+        asked = f"?{urlencode(pairs)}" if pairs else ""
         return f"{self.root}{path}{asked}"
 
 

@@ -176,7 +176,7 @@ def _told(overview: Overview, verdict: Verdict) -> object:
     """What is compared: not what changes by itself, nor the memory, of which a sample is measured."""
     details = [queue.detail for queue in overview.queues]
     still = [
-        (replace(each, latency_s=0.0, memory_bytes=0), queue.is_served, queue.workers)
+        (replace(each, latency_s=0.0, memory_bytes=0), queue.is_served, queue.workers, queue.archived_lately)
         for each, queue in zip(details, overview.queues, strict=True)
     ]
     return overview.counts, still, heaviest(overview.living), overview.workers, overview.is_suspended, verdict

@@ -29,7 +29,8 @@ def offered(visit: Visit) -> list[Data]:
 
 def _order(visit: Visit, deed: Deed) -> Order:
     name, state = visit.path["type"], visit.word("state", OFFERED[deed][0], of=[*map(str, allowed(deed))])
-    if '"' in name or name.endswith("*"):  # of a function of RQ's; a search would take it for something else
+    # Of a function of RQ's, or of no record: a search would take it for something else, or for all tasks.
+    if not name or '"' in name or name.endswith("*"):
         raise QueryError(f"type {name}: no search is for it alone; tick its tasks in a list")
     sees_payloads = visit.may(Permission.VIEW_PAYLOAD)
     return Order(deed, state=TaskState(state), search=f'type:"{name}"', sees_payloads=sees_payloads)
