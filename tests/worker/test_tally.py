@@ -137,6 +137,18 @@ def test_what_was_counted_is_sent_at_once_then_once_a_second(tally: Tally, clock
     assert not tally.is_late()
 
 
+def test_what_was_counted_after_a_lull_may_wait_for_a_call_that_is_made_anyway(tally: Tally, clock: Clock) -> None:
+    tally.add("default", "a", "completed")
+    tally.take()
+    clock.ahead_s += 60
+    tally.add("default", "a", "completed")
+
+    assert tally.is_due()
+    assert not tally.is_late()
+    clock.ahead_s += SEND_EVERY_S
+    assert tally.is_late()
+
+
 def test_what_was_taken_is_not_taken_again(tally: Tally) -> None:
     tally.add("default", "a", "completed")
     tally.take()

@@ -100,7 +100,7 @@ class Tally:
         return bool(self._records) and self._clock() >= self._due_s
 
     def is_late(self) -> bool:
-        """True if no call has taken it along for as long again."""
+        """True if no call has taken it along for as long, since it was due."""
         return bool(self._records) and self._clock() >= self._due_s + SEND_EVERY_S
 
     def take(self) -> list[bytes]:
@@ -120,6 +120,8 @@ class Tally:
 
     def _new_record(self, queue: str, task_type: str) -> list[float]:
         """The record of a pair that has none yet; there may be many of them while Redis is away."""
+        if not self._records:
+            self._due_s = max(self._due_s, self._clock())  # after a lull, it is not late at once
         pair = queue, task_type
         if len(self._records) >= MOST_PAIRS:
             pair = queue, OTHER

@@ -180,7 +180,7 @@ class WorkLoop:
 
     def _send_metrics(self) -> None:
         """Send what was counted of a long task before the next, which may be as long: no call takes it along then."""
-        if self._ran_s >= SEND_EVERY_S and self._tally.is_late():
+        if self._ran_s >= SEND_EVERY_S and self._tally.is_due():
             with suppress(BrokerError):
                 self._broker.once.send_metrics()
 
