@@ -31,8 +31,8 @@ def _order(visit: Visit, deed: Deed) -> Order:
     name, state = visit.path["type"], visit.word("state", OFFERED[deed][0], of=[*map(str, allowed(deed))])
     if '"' in name or name.endswith("*"):  # of a function of RQ's; a search would take it for something else
         raise QueryError(f"type {name}: no search is for it alone; tick its tasks in a list")
-    sees_payloads = visit.may(Permission.VIEW_PAYLOAD)
-    return Order(deed, state=TaskState(state), search=f'type:"{name}"', sees_payloads=sees_payloads)
+    # By its type alone: so those who see no payloads are told what was sought, and may go on with it.
+    return Order(deed, state=TaskState(state), search=f'type:"{name}"', sees_payloads=False)
 
 
 def _about(visit: Visit, deed: Deed) -> Data:
