@@ -25,6 +25,8 @@ from support import (
     RunningDaemon,
     StartDaemon,
     Valkey,
+    boilerd,
+    clean_environment,
     completed,
     free_ports,
     is_running,
@@ -693,6 +695,17 @@ def test_threads_of_the_application_keep_no_process_from_its_end(start_daemon: S
     assert daemon.stop() == 0
     assert daemon.lines("threads of the application are left behind")
     assert (directory / "ended").exists()
+
+
+def test_threads_that_are_about_to_end_are_not_told_as_left_behind(directory: Path) -> None:
+    (directory / "ending.py").write_text(
+        "import threading, time\nfrom boilerd import ServeMux\nmux = ServeMux()\n"
+        "threading.Thread(target=time.sleep, args=(0.2,)).start()\n"
+    )
+
+    done = boilerd("config", "check", cwd=directory, env=clean_environment(BOILERD_APP="ending:mux"))
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -254,6 +255,8 @@ def test_ticked_tasks_are_moved_and_rescheduled(
     assert {(task.queue, str(task.state)) for task in tasks} == {
         ("low", "pending") if deed == "move" else ("default", "scheduled")
     }
+    goes = Inspector(connection).audit()[-1].on["to" if deed == "move" else "at"]
+    assert goes == "low" or datetime.fromisoformat(goes).microsecond == 0
 
 
 @pytest.mark.usefixtures("at_once")

@@ -31,7 +31,7 @@ from boilerd.web.permissions import BEYOND_QUEUES, ROLES, Permission, Principal
 from boilerd.web.quoting import HIDDEN
 from boilerd.web.refusal import Refusal
 from boilerd.web.sessions import Seals
-from browser import WHO, Browser, web_app, with_people
+from browser import WHO, Browser, text_of, web_app, with_people
 from builders import claim, count_in_minute, counted, enqueue, fail_as, failure_kind, tell_cron
 
 load_pages()
@@ -462,6 +462,9 @@ def test_the_error_of_a_queue_that_was_never_used_names_no_queue_of_others(conne
         told = [browser.get(path).json()["error"] for path in ("/queues/low.json", "/tasks.json?queue=low")]
         shown = browser.get("/queues/low").text
 
+        beside = [text_of(browser.get(path).text) for path in ("/queues/mail-out", "/system")]
+
+    assert all("Those who see all queues are told" in page for page in beside)
     assert told == ["queue 'low' was never used; there are: mail-out"] * 2
     assert "mail-out" in shown
     assert "hush" not in shown

@@ -390,6 +390,7 @@ def test_all_archived_tasks_of_a_type_are_run_whatever_their_queue(
     assert connection.lrange("rq:queue:low", 0, -1) == [b"a"]
     assert 'href="/types/mail/delete?state=archived"' in browser.get("/types/mail").text
     assert "/types/mail/run" not in viewer.get("/types/mail").text
+    assert "Run now: all archived tasks of all queues of type mail" in text_of(viewer.get("/operations").text)
     assert browser.get("/types/mail/run?state=active").status_code == 400
 
 

@@ -338,3 +338,19 @@ def test_a_stop_during_an_outage_keeps_the_worker_from_claiming_when_the_broker_
 
         assert stop
         assert pending(client.connection) == [b"a"]
+
+
+def test_a_worker_whose_hand_rests_is_not_told_as_busy_where_all_that_it_had_was_given_back(
+    make_hand: MakeHand, client: Client, connection: redis.Redis
+) -> None:
+    client.enqueue("a:type")
+    hand = make_hand()
+    hand.wait(0.1)
+    before = connection.hget(keys.worker(NAME), "state")
+
+    hand.give_back()
+    hand.rest()
+
+    assert before == b"busy"
+    assert connection.hget(keys.worker(NAME), "state") == b"suspended"
+    assert connection.llen(keys.queue("default")) == 1

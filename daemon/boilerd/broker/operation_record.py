@@ -91,7 +91,7 @@ class Order:
 
     def on(self) -> dict[str, str]:
         """As the audit has it."""
-        goes = {"at" if self.what == "reschedule" else "to": self.value}
+        goes = {"at": self._due()} if self.what == "reschedule" else {"to": self.value}
         if self.task_ids:
             more = f" and {len(self.task_ids) - 1:,} more" if len(self.task_ids) > 1 else ""
             return {"task": f"{self.task_ids[0]}{more}", **goes}
@@ -99,6 +99,13 @@ class Order:
             "queue": self.queue, "state": self.state or "", "type": self.task_type, "fingerprint": self.fingerprint,
             "search": self.search, **goes,
         }  # fmt: skip
+
+    def _due(self) -> str:
+        """The moment of a reschedule as the audit has it of one task; what is no moment, as it stands."""
+        with suppress(ValueError, OverflowError, OSError):
+            if self.due_s is not None:
+                return datetime.fromtimestamp(self.due_s, UTC).isoformat(timespec="seconds")
+        return self.value
 
     def to_json(self) -> str:
         """As Redis has it, in ASCII: also what is no text comes back as it was."""

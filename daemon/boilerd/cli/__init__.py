@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -32,6 +33,9 @@ from boilerd.process.exit_status import BOOT, FAILED, OK, USAGE
 from boilerd.process.gc_pause import gc_paused
 from boilerd.process.outlets import is_journal
 from boilerd.process.warning_filters import spare_own_modules
+
+#: How long threads may take to end by themselves, as those of a pool do that has just been told to.
+ENDING_S = 0.3
 
 #: Command → its module and name, and a short form of its help, as `--help` lists them without importing them.
 COMMANDS = {
@@ -150,8 +154,11 @@ def _run() -> NoReturn:
 
 def _leave_threads(ended: SystemExit) -> None:
     """Exit without the threads that the application started at its import: Python would wait for them for ever."""
-    others = set(threading.enumerate()) - {threading.main_thread()}
-    left = [thread.name for thread in others if not thread.daemon]
+    others = [each for each in threading.enumerate() if each is not threading.main_thread() and not each.daemon]
+    deadline = time.monotonic() + ENDING_S
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    left = [thread.name for thread in others if thread.is_alive()]
     if not left:
         return
     logging.getLogger("boilerd.cli").warning("threads of the application are left behind", extra={"threads": left})

@@ -136,7 +136,7 @@ def shape(value: Any) -> str:
         return "none"
     size = f"{_size(value):,} bytes"
     if isinstance(value, dict):
-        return f"object with {len(value):,} keys, {size}"
+        return f"object with {len(value):,} key{'' if len(value) == 1 else 's'}, {size}"
     if isinstance(value, list | tuple):
         return f"list of {len(value):,}, {size}"
     return f"{_KINDS.get(type(value), 'value')}, {size}"

@@ -120,6 +120,10 @@ class Hand:
         if self.completions or self._is_unsure:
             self._broker.together(lambda: self._advance(may_claim=False))
 
+    def rest(self) -> None:
+        """The same, and have the worker's record say that it is suspended, also where all it had was given back."""
+        self._broker.together(lambda: self._advance(may_claim=False))
+
     def forget_answer(self) -> None:
         """Be unsure from now on: a signal came while an answer was read, or noted here."""
         self.claims.clear()

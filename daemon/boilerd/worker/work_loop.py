@@ -192,7 +192,7 @@ class WorkLoop:
     def _keep_quiet(self) -> None:
         """Claim nothing until resumed."""
         self._hand.give_back()
-        self._hand.acknowledge()
+        self._hand.rest()
         with suppress(BrokerError):
             self._broker.once.send_metrics()  # nothing is called for a long time, perhaps
         self._show("quiet")

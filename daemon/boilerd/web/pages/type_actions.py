@@ -32,8 +32,8 @@ def _order(visit: Visit, deed: Deed) -> Order:
     # Of a function of RQ's, or of no record: a search would take it for something else, or for all tasks.
     if not name or '"' in name or name.endswith("*"):
         raise QueryError(f"type {name}: no search is for it alone; tick its tasks in a list")
-    sees_payloads = visit.may(Permission.VIEW_PAYLOAD)
-    return Order(deed, state=TaskState(state), search=f'type:"{name}"', sees_payloads=sees_payloads)
+    # By its type alone: so those who see no payloads are told what was sought, and may go on with it.
+    return Order(deed, state=TaskState(state), search=f'type:"{name}"', sees_payloads=False)
 
 
 def _about(visit: Visit, deed: Deed) -> Data:
