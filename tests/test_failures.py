@@ -183,6 +183,29 @@ def test_another_programs_key_in_the_place_of_a_group_is_named(
     assert [str(each.value) for each in (looked, marked)] == [told] * 2
 
 
+def test_groups_that_cannot_be_read_are_left_out_with_a_word_in_lists(
+    inspector: Inspector, broker: Broker, connection: redis.Redis, valkey: Valkey
+) -> None:
+    for mark in "abcd":
+        fail_as(broker, mark, failure_kind(mark * 12))
+    connection.delete(*(keys.failure(mark * 12) for mark in "abc"))
+    connection.set(keys.failure("a" * 12), "x")
+    connection.hset(keys.failure("b" * 12), "about", "no JSON")
+    skipped: list[str] = []
+
+    found = inspector.failures(skipped=skipped)
+    listed = shown_by("failures", "--redis-url", valkey.url)
+
+    assert [group.fingerprint for group in found] == ["d" * 12]
+    told = [
+        "key boilerd:failure:bbbbbbbbbbbb is no record of a failure group, rename it or delete it",
+        "key boilerd:failure:aaaaaaaaaaaa is no hash, rename it or delete it",
+    ]
+    assert skipped == told
+    assert [line for line in listed.splitlines() if "left out" in line] == [f"left out: {each}" for each in told]
+    assert "dddddddddddd" in listed
+
+
 def test_a_lost_attempt_and_a_doubtful_one(inspector: Inspector, broker: Broker) -> None:
     rules = Rules.of(ServeMux(), RetryPolicy(), lambda handler: handler)
     died = WorkerDiedError("worker died: signal 9 (SIGKILL)")

@@ -21,9 +21,11 @@ class Duration(float):
     def parse(cls, value: object) -> "Duration":
         """Make a duration from text or a number; raises ValueError otherwise."""
         seconds = _seconds(value) if isinstance(value, str) else value
-        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= LONGEST_S:
-            return cls(seconds)
-        raise ValueError(f"{shown(value)} is not {cls.hint}")
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds >= 0:
+            raise ValueError(f"{shown(value)} is not {cls.hint}")
+        if seconds > LONGEST_S:
+            raise ValueError(f"{shown(value)} is too long; the longest duration is 68 years, or {LONGEST_S // 86400}d")
+        return cls(seconds)
 
     def __str__(self) -> str:
         """The shortest form that reads back as the same."""

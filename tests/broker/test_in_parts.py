@@ -1,5 +1,6 @@
 """Pipelines in parts: Redis serves others in between, and the answers are as those of a whole one."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ import redis
 import boilerd.web
 from boilerd.broker import keys
 from boilerd.broker.in_parts import AT_ONCE, in_parts
+from boilerd.exporter.snapshot import Reader
 from boilerd.settings.definitions import Settings
+from boilerd.verdict.facts import Silence
 from browser import Browser
 from support import Valkey
 
@@ -60,6 +63,23 @@ def test_a_transaction_stays_whole(own: redis.Redis) -> None:
 
     assert answers == [*range(1, 2 * AT_ONCE + 1)]
     assert own.info("commandstats")["cmdstat_exec"]["calls"] == 1
+
+
+def test_a_scrape_of_the_exporters_asks_in_parts(
+    valkey: Valkey, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.sadd(keys.WORKERS, *(keys.worker(f"w{each}") for each in range(100)))
+    asleep = SimpleNamespace(info={}, processes=(), silence="not asked", cause=Silence.ABSENT)
+    reader = Reader(Settings(redis_url=valkey.url), connection, lambda: asleep)
+    reader.read()
+
+    def reads_of(at_once: int) -> int:
+        monkeypatch.setattr("boilerd.broker.in_parts.AT_ONCE", at_once)
+        before = reads(connection)
+        reader.read()
+        return reads(connection) - before
+
+    assert reads_of(1) >= reads_of(200) + 99  # each worker is asked for by a command
 
 
 def test_the_dashboard_asks_in_parts_but_not_on_a_client_of_an_applications_own(

@@ -602,6 +602,9 @@ def test_without_a_broker_each_command_says_so_in_one_line(directory: Path, word
         (("task", "run", "x", "--all"), 2, "give either task IDs, or --all with --state"),
         (("task", "ls", "--page", "0"), 2, "0 is not in the range x>=1"),
         (("queue", "nope"), 2, "No such command 'nope'"),
+        (("failures", "nope"), 2, "No such command 'nope'"),
+        (("failures", "3f0c2a91d4be"), 2, "see that failure group with: boilerd failures show 3f0c2a91d4be"),
+        (("types", "--since", "40000d"), 2, "'40000d' is too long; the longest duration is 68 years, or 24855d"),
     ],
 )
 def test_wrong_words_get_an_error_that_says_what_would_do(

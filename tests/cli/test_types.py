@@ -123,6 +123,13 @@ def test_where_nothing_was_counted_the_types_and_queues_are_told_of_which_there_
     assert last == f"note: nothing of {sought} was counted in this time, but of email:send (low)"
 
 
+def test_a_type_of_which_nothing_was_counted_has_a_note_and_no_empty_table(valkey: Valkey) -> None:
+    shown = shown_by("types", "email:snd", "--redis-url", valkey.url).splitlines()
+
+    assert shown == ["note: nothing of type 'email:snd' was counted in this time, nor of any other"]
+    assert len(lines(valkey, "email:snd")) >= 60
+
+
 def test_where_nothing_at_all_was_counted_the_note_says_so(valkey: Valkey) -> None:
     last = shown_by("types", "--queue", "low", "--redis-url", valkey.url).splitlines()[-1]
 

@@ -786,8 +786,8 @@ def test_a_duration_reads(value: object, seconds: float) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "", "s", "h", "-1s", "1 s", " 1s", "1S", "1w", "1h1d", "24856d", "30m1h", "1.5h", "1e3", "inf", "nan", "1_0",
-        -1, True, None, [], float("nan"), float("inf"), 10**400, "9" * 400, "9" * 400 + "h",
+        "", "s", "h", "-1s", "1 s", " 1s", "1S", "1w", "1h1d", "30m1h", "1.5h", "1e3", "inf", "nan", "1_0",
+        -1, True, None, [], float("nan"),
     ],
     ids=lambda value: repr(value)[:20],
 )  # fmt: skip
@@ -801,8 +801,14 @@ def test_a_duration_that_no_task_could_have_as_an_option_is_refused(seconds: flo
     with pytest.raises(InvalidTaskError, match="timeout"):
         check_number("timeout", seconds, at_least=0)
     for value in (seconds, f"{seconds}", f"{seconds}s"):
-        with pytest.raises(ValueError, match=re.escape(DURATION)):
+        with pytest.raises(ValueError, match="is too long; the longest duration is 68 years"):
             Duration.parse(value)
+
+
+@pytest.mark.parametrize("value", [float("inf"), 10**400, "9" * 400, "9" * 400 + "h", "24856d"])
+def test_what_is_too_long_for_a_duration_is_called_so(value: object) -> None:
+    with pytest.raises(ValueError, match=f"is too long; the longest duration is 68 years, or {LONGEST_S // 86400}d"):
+        Duration.parse(value)
 
 
 def test_the_longest_duration_can_be_an_option_of_a_task() -> None:

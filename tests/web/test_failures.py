@@ -85,6 +85,23 @@ def test_marks_are_for_those_who_look_after_failures_and_of_groups_that_are_ther
     assert browser.get(f"/failures/{GROUP}/mute").status_code == 405
 
 
+def test_the_list_names_the_groups_that_it_leaves_out(
+    browser: Browser, broker: Broker, connection: redis.Redis
+) -> None:
+    fail_as(broker, "a", failure_kind(GROUP))
+    fail_as(broker, "b", failure_kind(OTHER))
+    connection.delete(keys.failure(GROUP))
+    connection.set(keys.failure(GROUP), "x")
+
+    found, text = browser.get("/failures.json?size=2").json(), text_of(browser.get("/failures?size=2").text)
+
+    assert [row["fingerprint"] for row in found["failures"]] == [OTHER]
+    assert (found["skipped"], found["has_more"]) == (
+        ["key boilerd:failure:aaaaaaaaaaaa is no hash, rename it or delete it"], True,
+    )  # fmt: skip
+    assert "Left out: key boilerd:failure:aaaaaaaaaaaa is no hash" in text
+
+
 def test_the_list_says_where_the_tasks_of_each_group_are_now(
     browser: Browser, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

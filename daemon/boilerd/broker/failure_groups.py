@@ -15,6 +15,7 @@ from boilerd.broker.constants import FAILURE_DAYS, FAILURE_HOURS, FAILURE_SAMPLE
 from boilerd.broker.job_hash import request_id_in
 from boilerd.broker.refusals import expecting, sound, translated
 from boilerd.broker.script_calls import ScriptCalls
+from boilerd.errors import MisplacedKeyError
 from boilerd.tasks.fingerprint import FailureKind
 
 if TYPE_CHECKING:
@@ -108,14 +109,19 @@ class FailureGroup:
 class FailureGroups(ScriptCalls):
     """Reads them; raises BrokerError."""
 
-    def latest(self, size: int) -> list[FailureGroup]:
-        """The groups that were seen last, latest first; two round trips for 100 of them, and two for their queues."""
+    def latest(self, size: int, skipped: list[str] | None = None) -> list[FailureGroup]:
+        """The groups that were seen last, latest first; two round trips for 100 of them, and two for their queues.
+
+        Args:
+            size: How many at most.
+            skipped: Gets why some of them could not be read.
+        """
         connection: Any = self.connection
         with expecting("sorted set", keys.FAILURES):
             seen = connection.zrevrange(keys.FAILURES, 0, min(size, MOST_FAILURES) - 1, withscores=True)
         found: list[FailureGroup] = []
         for first in range(0, len(seen), _CHUNK):
-            found += self._read(seen[first : first + _CHUNK])
+            found += self._read(seen[first : first + _CHUNK], skipped=skipped)
         return self._with_queues(found)
 
     def one(self, fingerprint: str) -> FailureGroup | None:
@@ -185,18 +191,28 @@ class FailureGroups(ScriptCalls):
             rows = sound(pipeline.execute(raise_on_error=False))
         return [text(row[0] or b"") if row else "" for row in rows]
 
-    def _read(self, seen: Sequence[tuple[bytes, float]], task_ids: Sequence[str] = ()) -> list[FailureGroup]:
+    def _read(
+        self, seen: Sequence[tuple[bytes, float]], task_ids: Sequence[str] = (), skipped: list[str] | None = None
+    ) -> list[FailureGroup]:
         with translated(), self.connection.pipeline(transaction=False) as pipeline:
             pipeline.time()
             for fingerprint, _ in seen:
                 pipeline.hgetall(raw(keys.failure(text(fingerprint))))
             (seconds, _), *records = sound(pipeline.execute(raise_on_error=False))
         now = datetime.fromtimestamp(seconds, UTC)
-        return [
-            group
-            for (fingerprint, score), record in zip(seen, records, strict=True)
-            if record and (group := to_group(text(fingerprint), record, score, now, task_ids))
-        ]
+        found: list[FailureGroup] = []
+        for (fingerprint, score), record in zip(seen, records, strict=True):
+            if group := record and to_group(text(fingerprint), record, score, now, task_ids):
+                found.append(group)
+            elif skipped is not None and record != {}:  # else it is gone: it was not seen for 30 days
+                skipped.append(_strange(keys.failure(text(fingerprint)), record))
+        return found
+
+
+def _strange(key: str, record: Mapping[bytes, bytes] | None) -> str:
+    """Why what stands there is no group."""
+    kind = "hash" if record is None else "record of a failure group"
+    return str(MisplacedKeyError(key, kind))
 
 
 def to_group(

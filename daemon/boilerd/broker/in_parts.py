@@ -1,4 +1,4 @@
-"""A client whose pipelines leave Redis time for others: a dashboard has long ones, and others enqueue meanwhile.
+"""A client whose pipelines leave Redis time for others: pages and scrapes have long ones, and others enqueue meanwhile.
 
 Redis works off all that it has read of a client, up to 16 KiB, before it serves the next one: a pipeline of 130
 commands keeps an enqueue waiting for 0.7 ms. A part of it keeps Redis for 0.2 ms, and costs a round trip.

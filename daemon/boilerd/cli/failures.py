@@ -1,19 +1,25 @@
 """``boilerd failures``."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from boilerd.cli.inspecting import confirm, inspecting, show_progress, with_broker, with_yes
+from boilerd.cli.inspecting import confirm, inspecting, show_progress, tell_skipped, with_broker, with_yes
 from boilerd.cli.options import Loaded, with_json_lines, with_json_object
 from boilerd.cli.output import echo
 from boilerd.cli.tables import absolute, print_fields, print_json, print_table, relative
 from boilerd.inspector import Action
+from boilerd.tasks.fingerprint import DIGITS
 
 if TYPE_CHECKING:
     from boilerd.broker.failure_groups import FailureGroup, Mark
+
+
+#: What a group is named.
+_FINGERPRINT = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
 
 
 class _ListsAlone(click.Group):
@@ -24,6 +30,12 @@ class _ListsAlone(click.Group):
         asks_for_help = bool(set(args) & set(ctx.help_option_names))
         has_command = bool(args) and not args[0].startswith("-")
         return super().parse_args(ctx, args if has_command or asks_for_help else ["ls", *args])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; the name of a group is none."""
+        if _FINGERPRINT.fullmatch(args[0]) and not ctx.resilient_parsing:
+            ctx.fail(f"{args[0]} is no command; see that failure group with: boilerd failures show {args[0]}")
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_ListsAlone)
@@ -52,8 +64,10 @@ def list_(loaded: Loaded, *, size: int, muted: bool, as_json: bool) -> None:
     boilerd failures ls --muted
     boilerd failures ls --json | jq -r 'select(.state == "new") | .fingerprint'
     """  # noqa: D301 - click looks for the character \b
+    skipped: list[str] = []
     with inspecting(loaded) as inspector:
-        all_of_them = inspector.failures(size)
+        all_of_them = inspector.failures(size, skipped)
+    tell_skipped(skipped)
     found = [one for one in all_of_them if muted or not one.muted_at]
     if hidden := len(all_of_them) - len(found):
         echo(f"{hidden:,} muted; see them with --muted", err=True)

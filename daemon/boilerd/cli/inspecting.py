@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from boilerd.broker.audit import Actor
 from boilerd.broker.connection import connect_to
 from boilerd.cli.missing_broker import naming_missing_broker
 from boilerd.cli.options import BROKER, Loaded, with_settings
-from boilerd.cli.output import ask
+from boilerd.cli.output import ask, echo
 from boilerd.cli.tables import absolute
 from boilerd.errors import MisplacedKeyError
 from boilerd.inspector import Action, BulkProgress, Inspector
@@ -29,6 +29,8 @@ STATES = click.Choice([state.value for state in TaskState])
 with_broker = with_settings(BROKER)
 #: Who intervenes by a command.
 CLI = Actor("cli")
+#: Things that could not be read, of which is told.
+_MOST_SKIPPED = 3
 #: Gives a command ``--yes``.
 with_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
@@ -38,6 +40,12 @@ def inspecting(loaded: Loaded) -> Iterator[Inspector]:
     """Connect an inspector to the broker that the settings name."""
     with naming_missing_broker(loaded.settings), connect_to(loaded.settings) as connection:
         yield Inspector(connection, by=CLI)
+
+
+def tell_skipped(reasons: Sequence[str]) -> None:
+    """Say on stderr what could not be read, and why."""
+    for reason in reasons[:_MOST_SKIPPED]:
+        echo(f"left out: {reason}", err=True)
 
 
 def check_known(loaded: Loaded, inspector: Inspector, queue: str) -> None:

@@ -83,8 +83,8 @@ class DurationType(click.ParamType[float]):
         """Return seconds."""
         try:
             return Duration.parse(value)
-        except ValueError:
-            self.fail(f"{shown(value)} is not {Duration.hint}", param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class MomentType(click.ParamType[datetime]):

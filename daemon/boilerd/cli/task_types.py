@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boilerd.cli.inspecting import inspecting, with_broker
+from boilerd.cli.inspecting import inspecting, tell_skipped, with_broker
 from boilerd.cli.known_names import complete_queues, complete_types
 from boilerd.cli.options import DurationType, Loaded, with_json_lines
 from boilerd.cli.output import echo
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from boilerd.tasks.histogram import Histogram
     from boilerd.tasks.metric_record import Numbers
 
-#: Things that could not be read, of which is told.
-_MOST_SKIPPED = 3
 _TIMES = ("WAIT P50>", "P95>", "P99>", "RUN P50>", "P95>", "P99>", "MAX>")
 
 
@@ -52,12 +50,11 @@ def types(loaded: Loaded, *, task_type: str | None, since: float, queue: str | N
     if as_json:
         for line in _as_json(series, task_type):
             print_json(line)
-    elif task_type:
-        _print_periods(series)
-    else:
+    elif not task_type:
         _print_types(series)
-    for reason in series.skipped[:_MOST_SKIPPED]:
-        echo(f"left out: {reason}", err=True)
+    elif not has_none:  # it would be 60 lines of nothing
+        _print_periods(series)
+    tell_skipped(series.skipped)
     if has_none:
         sought = _narrowed(queue, task_type)
         beside = f"but of {_told(others)}" if others.total() else "nor of any other"

@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from boilerd.broker.in_parts import in_parts
 from boilerd.broker.inspection import Inspection
 from boilerd.broker.metrics import Metrics
 from boilerd.broker.overview import Overview, read_overview
@@ -92,7 +93,7 @@ class Reader:
         crons: Sequence[CronEntry] = (),
     ) -> None:
         self._settings = settings
-        self._connection = connection
+        self._connection = connection = in_parts(connection)  # others enqueue meanwhile
         self._inspector = Inspector(connection)
         self._inspection = Inspection(connection)
         self._metrics = Metrics(connection)

@@ -162,9 +162,14 @@ class ActionsPart(Part):
                 noted.count = progress.done
                 yield progress
 
-    def failures(self, size: int = 100) -> "list[FailureGroup]":
-        """What fails: the failure groups that were seen last, latest first; 1,000 are kept, for 30 days each."""
-        return self._bulk.groups.latest(size)
+    def failures(self, size: int = 100, skipped: list[str] | None = None) -> "list[FailureGroup]":
+        """What fails: the failure groups that were seen last, latest first; 1,000 are kept, for 30 days each.
+
+        Args:
+            size: How many at most.
+            skipped: Gets a sentence for each that cannot be read, as another program's key stands in its place.
+        """
+        return self._bulk.groups.latest(size, skipped)
 
     def failure(self, fingerprint: str) -> "FailureGroup":
         """One failure group with the IDs of its last tasks.

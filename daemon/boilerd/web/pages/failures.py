@@ -50,7 +50,8 @@ def failures(visit: Visit) -> Data:
     muted = visit.word("muted", of=["", SHOW])
     kind, release = visit.word("type"), visit.word("release")
     states = _states(visit)
-    found = [row_of(group, states) for group in _groups(visit, size)]
+    groups, skipped = _groups(visit, size)
+    found = [row_of(group, states) for group in groups]
     heard = [row for row in found if muted or not row["muted_at"]]
     kept = [
         row
@@ -75,7 +76,8 @@ def failures(visit: Visit) -> Data:
         "looked_at": len(found),
         "looked_at_tasks": states.looked,
         "is_exact": states.is_exact,
-        "has_more": len(found) == size,
+        "has_more": len(found) + len(skipped) == size,
+        "skipped": skipped,
         "is_live": len(found) <= MOST_LIVE,
     }
 
@@ -110,8 +112,14 @@ def _states(visit: Visit) -> GroupStates:
     return visit.sharing("failure states", FRESH_S, visit.inspector.failure_states)
 
 
-def _groups(visit: Visit, size: int) -> list[FailureGroup]:
-    return visit.sharing(("groups", size), GROUPS_FRESH_S, lambda: visit.inspector.failures(size))
+def _groups(visit: Visit, size: int) -> tuple[list[FailureGroup], list[str]]:
+    """Them, and why others are left out."""
+
+    def read() -> tuple[list[FailureGroup], list[str]]:
+        skipped: list[str] = []
+        return visit.inspector.failures(size, skipped), skipped
+
+    return visit.sharing(("groups", size), GROUPS_FRESH_S, read)
 
 
 def _choices(found: Iterable[str], chosen: str) -> list[str]:
