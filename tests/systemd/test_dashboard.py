@@ -60,7 +60,8 @@ def test_the_first_request_starts_it_as_the_daemons_user_and_it_acts_in_the_bund
     same_site = ("--header", f"Origin: {dashboard.url}", "--request", "POST")
     paused = dashboard.box.run(*ASK, *same_site, f"{dashboard.url}/queues/default/pause.json").stdout
     quiet = dashboard.box.run(*ASK, *same_site, f"{dashboard.url}/daemon/pools/default/quiet.json").stdout
-    status = (dashboard.box.root / f"proc/{dashboard.service.main_pid('boiler-web.service')}/status").read_text()
+    process = dashboard.box.root / f"proc/{dashboard.service.main_pid('boiler-web.service')}"
+    status, policy = (process / "status").read_text(), (process / "stat").read_text().rpartition(")")[2].split()[38]
 
     assert before == "inactive dead"
     assert (found["word"], found["workers"]) == ("healthy", 10)
@@ -70,6 +71,7 @@ def test_the_first_request_starts_it_as_the_daemons_user_and_it_acts_in_the_bund
     assert dashboard.box.run("boilerd", "queue", "resume", "default").returncode == 0
     assert dashboard.box.run("id", "-u", "boilerd").stdout.strip() in status.partition("Uid:")[2].splitlines()[0]
     assert "CapEff:\t0000000000000000" in status
+    assert policy == "3"  # SCHED_BATCH
     assert dashboard.box.journal("boiler-web")[-1] == f"boilerd web: {dashboard.url}/"
 
 

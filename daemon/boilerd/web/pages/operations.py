@@ -14,7 +14,7 @@ from boilerd.web.visit import Visit
 
 SIZE, MOST_SIZE = 50, 1000
 #: How long the list is shown as it was read; what somebody does here is seen at once.
-FRESH_S = 1.0
+FRESH_S = 2.0
 #: Why a task was left alone, for people; another word is its state.
 _REASONS = {"unknown": "is gone", "locked": "another task holds its unique lock", "ended": "has ended"}
 
