@@ -253,6 +253,24 @@ def test_none_is_missed_where_others_take_tasks_before_many_that_are_done(
     assert {task.type for task in inspector.tasks("default", TaskState.PENDING, size=1600)} == {"test:echo"}
 
 
+def test_one_that_comes_upon_its_own_blanks_again_knows_its_place_all_the_same(
+    inspector: Inspector, client: Client, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
+) -> None:
+    client.enqueue_many([("test:echo" if number < 1200 else "test:deep", number) for number in range(2400)])
+    drift, drifts, taken = Anchor.drift, list[int](), 100
+
+    def take_many_behind(anchor: Anchor) -> int:
+        drifts.append(drift(anchor))
+        if len(drifts) == 15:
+            connection.lpop(keys.queue("default"), taken)
+        return drifts[-1]
+
+    monkeypatch.setattr(Anchor, "drift", take_many_behind)
+    done = done_by(inspector, Order("delete", "default", TaskState.PENDING, task_type="test:deep"))
+
+    assert done.tally.done == 1200 - (taken - bulk_actions.OVERLAP)  # so many cannot be seen to have moved
+
+
 def test_none_is_missed_while_scheduled_tasks_become_due(
     inspector: Inspector, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
 ) -> None:

@@ -218,7 +218,7 @@ class BulkActions:
             start = max(first, start + anchor.drift_in(found, first, start)) if anchor else start
             found = members = found[start - first :][:count]
             looked = len(found)
-        there = [member for member in found if not choice.is_due_so(member)]
+        there = [member for member in found if member[0] and not choice.is_due_so(member)]  # a blank is none
         chosen = self._meant(choice, there)
         return Looked(start, looked, members, chosen, len(found) - len(there))
 
@@ -270,7 +270,7 @@ def _staying(looked: Looked, answers: Sequence[str], start: Stand) -> dict[str, 
             gone += 1
         elif told.get(task_id) == "blank":
             blanks += 1
-        else:
+        elif task_id:
             staying[task_id] = Stand(place - gone, blanks)
     return staying
 
