@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boilerd import BrokerError, Client
+from boilerd import BrokerError, Client, Inspector
 from boilerd.broker import keys
 from support import (
     DEADLINE_S,
@@ -111,6 +111,7 @@ def test_a_broker_that_cannot_write_its_file_takes_nothing_and_says_so(
 
         with pytest.raises(BrokerError, match="cannot save to its disk"):
             client.enqueue("test:echo", task_id="late")
+        assert Inspector(client.connection).server().info["rdb_last_bgsave_status"] == "err"
 
         client.connection.config_set("stop-writes-on-bgsave-error", "no")
         client.enqueue("test:echo", task_id="late")
