@@ -9,13 +9,13 @@ from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.task_filter import Condition
 from boilerd.broker.task_inspection import Member
 
-#: Tasks in one call of the script, and where something is looked for in all of a record, or in its data.
-_CHUNK, _CHUNK_OF_ALL = 50, 25
+#: Tasks in one call of the script, and where words are looked for in all of a record.
+_CHUNK, _CHUNK_OF_WORDS = 50, 25
 
 
 def chunk_of(conditions: Sequence[Condition]) -> int:
     """Tasks that one call looks at, so that Redis is kept for less than a millisecond."""
-    return _CHUNK_OF_ALL if any(kind in {"word", "data"} for kind, *_ in conditions) else _CHUNK
+    return _CHUNK_OF_WORDS if any(kind == "word" for kind, *_ in conditions) else _CHUNK
 
 
 class Picker(ScriptCalls):
