@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -527,7 +528,7 @@ def test_follow_goes_on_with_entries_as_they_come(
         hands.inspector.pause(queue)
 
     hands.inspector.pause("first")
-    monkeypatch.setattr("boilerd.cli.audit.select.select", pause_another)
+    monkeypatch.setattr("boilerd.cli.audit.select", SimpleNamespace(select=pause_another))  # threads use select, too
 
     lines = shown_by("audit", "-f", "--what", "pause").splitlines()
 
