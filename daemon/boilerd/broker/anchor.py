@@ -66,6 +66,13 @@ class Anchor:
         places = [stand.place for stand in self._stands.values()]
         return self._moved(found[last] - self._stands[last].place if last is not None else -max(places) - 1)
 
+    def is_lost_in(self, members: Sequence[Member]) -> bool:
+        """Whether none of the tasks is among these, which begin before the walk's place; its blanks may stand behind
+        them.
+        """  # noqa: D205 - one sentence
+        begins_blank = any(not task_id for task_id, _ in members[:1])
+        return not begins_blank and all(raw(task_id) not in self._stands for task_id, _ in members)
+
     def drift_in(self, members: Sequence[Member], first: int, start: int) -> int:
         """By how many places they have moved since `drift`, as these members show, which stand from `first` on.
 

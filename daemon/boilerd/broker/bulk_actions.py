@@ -28,7 +28,7 @@ _LEFT = frozenset({"done", *TaskState})
 _DONE = frozenset({"done", "blank"})
 #: So many blanks of a bulk action are on a queue's list at most: to remove them walks the list.
 MOST_BLANKS = 2000
-#: So many places before a chunk are read again, for others take tasks between two calls: no batch takes more at once.
+#: So many places before a chunk are read again, for others take tasks between two calls; more are asked for once more.
 OVERLAP = 64
 #: Tasks that were rescheduled to one moment are due within this time.
 _IN_TURN_S = 1.0
@@ -213,14 +213,26 @@ class BulkActions:
         if state in ONE_REGISTRY and choice.sought is None:
             looked, found = self._inspection.sift(queue, state, start, count, count)
         else:
-            first = max(0, start - OVERLAP) if anchor else start
-            found = self._inspection.members(queue, state, first, start - first + count)
-            start = max(first, start + anchor.drift_in(found, first, start)) if anchor else start
-            found = members = found[start - first :][:count]
-            looked = len(found)
+            if anchor:
+                start, members = self._behind(anchor, choice, start, count)
+            else:
+                members = self._inspection.members(queue, state, start, count)
+            looked, found = len(members), members
         there = [member for member in found if member[0] and not choice.is_due_so(member)]  # a blank is none
         chosen = self._meant(choice, there)
         return Looked(start, looked, members, chosen, len(found) - len(there))
+
+    def _behind(self, anchor: Anchor, choice: Choice, start: int, count: int) -> tuple[int, list[Member]]:
+        """Where the walk goes on that was to do so at place `start`, and the tasks from there on."""
+        while True:
+            first = max(0, start - OVERLAP)
+            found = self._inspection.members(choice.queue, choice.state, first, start - first + count)
+            # More may have been taken since `drift` than the overlap shows.
+            if first == start or not anchor.is_lost_in(found) or not (drift := anchor.drift()):
+                break
+            start = max(0, start + drift)
+        start = max(first, start + anchor.drift_in(found, first, start))
+        return start, found[start - first :][:count]
 
     def _meant(self, choice: Choice, found: list[Member]) -> list[str]:
         """The IDs of those that are chosen."""
