@@ -436,7 +436,7 @@ def test_a_dashboard_of_before_reads_an_order_without_a_search_and_leaves_all_ot
 @pytest.mark.parametrize(
     "more",
     [
-        {"what": "burn"}, {"search": "after:never"}, {"search": 7}, {"search": "x", "as_of": 1e300},
+        {"what": "burn"}, {"search": "after:never"}, {"search": 7}, {"search": []}, {"search": "x", "as_of": 1e300},
         {"what": "reschedule", "value": "soon"}, {"what": "reschedule", "value": "nan"}, {"other": 1},
         {"search": "payload.x:1", "sees_payloads": False},
     ],

@@ -1,6 +1,7 @@
 """What is done with many tasks at once: asked for, ordered, shown, stopped, undone, and continued after a kill."""
 
 import functools
+import json
 import re
 import subprocess
 import sys
@@ -354,6 +355,38 @@ def test_pages_show_who_ordered_what_and_how_it_went(connection: redis.Redis, br
     assert len(lines) == 2
     entries = [(entry.user, entry.what, entry.count, entry.outcome) for entry in Inspector(connection).audit()]
     assert entries[:2] == [("operator", "run", 3, "begun"), ("operator", "run", 1, "done")]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [{"queue": ["a"]}, {"task_type": {"a": 1}}, {"fingerprint": [7]}, {"value": [None]}, {"task_ids": [[1], None]}],
+    ids=str,
+)
+def test_an_operation_of_which_a_stranger_wrote_fields_is_shown_as_far_as_it_can_be_read(
+    foreign: dict[str, Any], browser: Browser, connection: redis.Redis
+) -> None:
+    found, _ = Inspector(connection).operations.begin(Order("move", "default", TaskState.PENDING, value="low"))
+    order = json.loads(found.order.to_json()) | foreign
+    connection.hset(keys.operation(found.id), mapping={"order": json.dumps(order), "tally": '{"done": 3}'})
+
+    shown, listed = browser.get(f"/operations/{found.id}"), browser.get("/operations.json")
+
+    assert (shown.status_code, listed.status_code) == (200, 200)
+    assert listed.json()["operations"][0]["done"] == 3
+    assert "Move" in text_of(shown.text)
+
+
+def test_an_operation_that_would_have_seen_more_than_there_can_be_has_seen_none(
+    browser: Browser, connection: redis.Redis
+) -> None:
+    found, _ = Inspector(connection).operations.begin(Order("delete", "default", TaskState.PENDING))
+    counts = {"tally": json.dumps({"seen": 10**400}), "parts": json.dumps([["default", "pending", 10**400]])}
+    for name, value in {**counts, "began": "1"}.items():
+        connection.hset(keys.operation(found.id), name, value)
+
+    shown = browser.get(f"/operations/{found.id}")
+
+    assert (shown.status_code, "0 of 0 looked at" in text_of(shown.text)) == (200, True)
 
 
 def test_the_list_of_operations_is_read_once_for_all_who_look_and_again_after_an_action(

@@ -3,6 +3,7 @@
 import enum
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -21,6 +22,8 @@ Deed = Literal["run", "archive", "delete", "cancel", "reschedule", "move"]
 GONE_S = 15.0
 #: Fields of an order that are written only where they say something.
 _LATER = frozenset({"search", "as_of", "sees_payloads", "value"})
+#: Fields of an order that name something; one that looks for something is a text, or there is no order.
+_TEXTS = ("queue", "task_type", "fingerprint", "value")
 
 
 class OperationState(enum.StrEnum):
@@ -117,11 +120,13 @@ class Order:
 
     @classmethod
     def from_json(cls, given: str) -> Self | None:
-        """The order that somebody stored; None: it is none."""
+        """The order that somebody stored; None: it is none. What is no text where one belongs is read as one."""
         try:
             found = json.loads(given)
             state = found["state"] and TaskState(found["state"])
-            order = cls(**{**found, "state": state or None, "task_ids": tuple(found["task_ids"])})
+            texts = {name: str(found[name]) for name in _TEXTS if name in found}
+            task_ids = tuple(map(str, found["task_ids"]))
+            order = cls(**{**found, **texts, "state": state or None, "task_ids": task_ids})
             return order if order.is_sound() else None
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
@@ -130,7 +135,8 @@ class Order:
         """Whether it says something: somebody else may have written it."""
         with suppress(InvalidTaskError, ValueError, TypeError, OverflowError, OSError):
             self.sought()
-            return self.what in get_args(Deed) and (self.what != "reschedule" or math.isfinite(self.due_s or 0.0))
+            is_known = self.what in get_args(Deed) and isinstance(self.search, str)
+            return is_known and (self.what != "reschedule" or math.isfinite(self.due_s or 0.0))
         return False
 
     @property
@@ -179,7 +185,8 @@ class Tally:
         """The tally that somebody stored; an empty one, if it is none."""
         with suppress(ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             found = cls(**json.loads(given))
-            if min(found.done, found.seen, found.part, found.part_seen, found.part_stay) >= 0:
+            counts = (found.done, found.seen, found.part, found.part_seen, found.part_stay)
+            if min(counts) >= 0 and max(counts) < sys.maxsize:
                 places = {str(task_id): int(place) for task_id, place in found.part_places.items()}
                 skipped = {str(why): int(count) for why, count in found.skipped.items()}
                 return replace(found, skipped=skipped, part_places=places)
@@ -257,7 +264,8 @@ def write_parts(parts: Sequence[Part]) -> str:
 def read_parts(given: str) -> list[Part]:
     """The parts that somebody stored; none, if they are none."""
     with suppress(ValueError, TypeError, OverflowError, RecursionError):
-        return [Part(str(queue), TaskState(state), int(total)) for queue, state, total in json.loads(given)]
+        parts = [Part(str(queue), TaskState(state), int(total)) for queue, state, total in json.loads(given)]
+        return parts if all(0 <= part.total < sys.maxsize for part in parts) else []
     return []
 
 
