@@ -20,7 +20,7 @@ from boilerd.broker.claims import Completion
 from boilerd.cli import COMMANDS
 from boilerd.cli import boilerd as main
 from boilerd.tasks.retry import Verdict
-from builders import complete_next, enqueue, fail_next, in_state, new_task, pending, rq_job, rq_queue
+from builders import complete_next, enqueue, fail_next, in_state, new_task, pending, rq_job, rq_queue, tell_cron
 from support import (
     DEADLINE_S,
     Command,
@@ -297,6 +297,28 @@ def test_pausing_twice_is_told_and_no_error(command: Command, connection: redis.
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert (never.returncode, never.stderr) == (0, "queue low was not paused\n")
     assert not connection.exists(keys.PAUSED)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ([], ["--note", "moves", "--until", "2h"], "; its note and end are changed"),
+        (["--note", "moves"], ["--note", "moves", "--until", "2h"], "; its end is changed"),
+        (["--note", "moves"], ["--note", "is gone"], "; its note is changed"),
+        (["--note", "moves", "--until", "2h"], [], "; its note and end are gone"),
+        (["--note", "moves"], ["--note", "moves"], ""),
+    ],
+)
+def test_pausing_twice_tells_what_becomes_of_note_and_end(
+    before: list[str], now: list[str], told: str, command: Command, broker: Broker
+) -> None:
+    tell_cron(broker, "low")
+    for what in ("queue", "cron"):
+        command(what, "pause", "low", *before)
+
+    again = [command(what, "pause", "low", *now).stderr for what in ("queue", "cron")]
+
+    assert again == [f"{named} low was paused already{told}\n" for named in ("queue", "periodic task")]
 
 
 def test_a_queue_that_nobody_knows_is_not_resumed(command: Command, client: Client) -> None:

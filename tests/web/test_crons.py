@@ -217,6 +217,9 @@ def test_a_pause_has_a_note_and_an_end(browser: Browser, broker: Broker, client:
 
         assert "until" in text_of(shown)
         assert "the warehouse &lt;is&gt; rebuilt" in shown
+        again = browser.post(f"{path}/pause.json", {"note": "it goes on"}).json()["done"]
+
+        assert again.endswith(" was paused already; its note and end are changed")
     wrong = browser.post("/crons/nightly/pause", {"until": "2020-01-01T00:00"})
 
     assert wrong.status_code == 400

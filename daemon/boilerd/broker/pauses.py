@@ -79,6 +79,18 @@ def describe(
     return {"note": note, "until": at}
 
 
+def paused_again(before: Pause | None, note: str, until: datetime | timedelta | None) -> str:
+    """Say what came of a pause of what was paused already, and of which `before` was said."""
+    changed = [
+        *(["note"] if note != (before.note if before else "") else []),
+        *(["end"] if until is not None or (before and before.until) else []),
+    ]
+    if not changed:
+        return "was paused already"
+    became = "changed" if note or until is not None else "gone"
+    return f"was paused already; its {' and '.join(changed)} {'are' if len(changed) > 1 else 'is'} {became}"
+
+
 def forget(connection: redis.Redis, kind: Kind, name: str) -> None:
     """Take away what was said of a pause; where another program's key stands there, nothing was said."""
     with translated(), suppress(redis.ResponseError):

@@ -118,10 +118,13 @@ def pause(loaded: Loaded, *, names: tuple[str, ...], note: str, until: datetime 
     boilerd cron pause report-refresh
     boilerd cron pause report-refresh --note "the warehouse is rebuilt" --until 2h
     """  # noqa: D301 - click looks for the character \b
+    from boilerd.broker.pauses import paused_again  # noqa: PLC0415 - as of the inspector
+
     with inspecting(loaded) as inspector:
+        before = told_pauses(inspector, "cron")
         for name in names:
             if not inspector.pause_cron(name, note=note, until=until):
-                echo(f"periodic task {name} was paused already", err=True)
+                echo(f"periodic task {name} {paused_again(before.get(name), note, until)}", err=True)
 
 
 @cron.command()

@@ -110,11 +110,14 @@ def pause(loaded: Loaded, *, names: tuple[str, ...], note: str, until: datetime 
     boilerd queue pause low default
     boilerd queue pause low --note "the mail server moves" --until 2h
     """  # noqa: D301 - click looks for the character \b
+    from boilerd.broker.pauses import paused_again  # noqa: PLC0415 - as of the inspector
+
     with inspecting(loaded) as inspector:
+        before = told_pauses(inspector, "queue")
         for name in names:
             check_known(loaded, inspector, name)
             if not inspector.pause(name, note=note, until=until):
-                echo(f"queue {name} was paused already", err=True)
+                echo(f"queue {name} {paused_again(before.get(name), note, until)}", err=True)
 
 
 @queue.command()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from boilerd.broker.pauses import paused_again
 from boilerd.broker.ticks import TickInfo
 from boilerd.errors import shown
 from boilerd.web.cron_rows import DOTS, cron_row, cron_rows, paused_crons
@@ -83,9 +84,10 @@ def run(visit: Visit) -> Done:
 def pause(visit: Visit) -> Done:
     """Have its ticks pass without a task."""
     name = visit.path["cron"]
-    is_new = visit.inspector.pause_cron(name, **how_long(visit))
-    said = "is paused: its ticks pass without a task" if is_new else "was paused already"
-    return Done(f"periodic task {name} {said}", to=_path(name))
+    said, before = how_long(visit), pause_of(visit, "cron", name)
+    is_new = visit.inspector.pause_cron(name, **said)
+    now = "is paused: its ticks pass without a task" if is_new else paused_again(before, **said)
+    return Done(f"periodic task {name} {now}", to=_path(name))
 
 
 @action("/crons/{cron}/resume", needs=Permission.CRON, title="Resume")

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from boilerd.broker.overview import Overview
-from boilerd.broker.pauses import Pause
+from boilerd.broker.pauses import Pause, paused_again
 from boilerd.broker.type_metrics import figures
 from boilerd.broker.views import QueueDetail
 from boilerd.errors import BoilerdError
@@ -147,8 +147,9 @@ def pause(visit: Visit) -> Done:
     """Let nobody claim from it."""
     name = visit.path["queue"]
     visit.inspector.queue(name)  # of a misspelt name nothing is paused
-    is_new = visit.inspector.pause(name, **how_long(visit))
-    return Done(f"queue {name} is paused" if is_new else f"queue {name} was paused already", to=_path(name))
+    said, before = how_long(visit), pause_of(visit, "queue", name)
+    is_new = visit.inspector.pause(name, **said)
+    return Done(f"queue {name} {'is paused' if is_new else paused_again(before, **said)}", to=_path(name))
 
 
 def how_long(visit: Visit) -> dict[str, Any]:
