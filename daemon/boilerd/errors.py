@@ -285,6 +285,10 @@ class UniqueLockError(BoilerdError):
         self.answer = answer
 
 
+class CronNotFoundError(InvalidTaskError):
+    """There is no periodic task of this name, and there was none."""
+
+
 class FailureNotFoundError(BoilerdError):
     """There is no failure group with this fingerprint."""
 

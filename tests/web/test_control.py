@@ -85,6 +85,11 @@ def test_a_daemon_is_made_quiet_resumed_scaled_and_restarted_and_a_death_is_told
     client.enqueue("test:die", task_id="deadly", max_retries=0)
     wait_until(lambda: browser.get("/workers.json").json()["died"]["count"], "the death is told")
 
+    posted = [f"/daemon/pools/{name}" for name in ("other/quiet", "other/scale", "other/restart")]
+    unknown = [browser.post(f"{path}.json", {"size": "1"}) for path in (*posted, "/workers/other~2E0/restart")]
+    assert [answer.status_code for answer in unknown] == [404] * 4
+    assert unknown[0].json()["error"] == "the daemon of this host has no pool 'other'; /workers has all"
+
     (death,) = browser.get("/workers/dead.json").json()["deaths"]
     page = text_of(browser.get(f"/workers/{row['name'].replace('.', '~2E')}").text)
     listed = daemon.cli("worker", "ls", "--dead")
@@ -108,7 +113,7 @@ def test_what_cannot_be_done_is_refused_with_the_reason_and_noted(connection: re
         unknown = browser.post("/daemon/pools/x/kill.json").status_code
         asked, page = browser.get("/daemon/pools/x/restart").text, browser.get("/workers").text
 
-    assert (quiet.status_code, restart.status_code) == (409, 409)
+    assert (quiet.status_code, restart.status_code) == (409, 404)
     assert "no daemon answers" in quiet.json()["error"]
     assert (sizes, unknown) == ([400] * 3, 404)
     assert "no daemon answers" in text_of(asked)

@@ -105,7 +105,9 @@ def test_one_periodic_task_has_its_next_ticks_and_its_history(browser: Browser, 
     assert [(each["task_id"], each["state"], each["missed"]) for each in found["ticks"]] == [
         ("cron-nightly-1", "pending", 2)
     ]
-    assert browser.get("/crons/other").status_code == 404
+    unknown = [browser.post(f"/crons/other/{deed}.json").status_code for deed in ("run", "pause", "resume")]
+    assert [browser.get(path).status_code for path in ("/crons/other", "/crons/other/run")] == [404] * 2
+    assert unknown == [404] * 3
     assert browser.get("/crons.json").json()["crons"][0]["last_task"] == "cron-nightly-1"
 
 

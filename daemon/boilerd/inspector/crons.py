@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from boilerd.broker.views import CronInfo
 from boilerd.errors import (
+    CronNotFoundError,
     InvalidTaskError,
     MisplacedKeyError,
     listed,
@@ -85,10 +86,12 @@ class CronsPart(Part):
             noted.count = 1
 
     def _check_cron(self, name: str, *, is_held: bool = False) -> None:
-        names = {cron.name for cron in self.crons() if cron.daemons or not is_held}
+        crons = self.crons()
+        names = {cron.name for cron in crons if cron.daemons or not is_held}
         if name not in names:
+            error = InvalidTaskError if any(cron.name == name for cron in crons) else CronNotFoundError
             has = "no daemon has a" if is_held else "there is no"
-            raise InvalidTaskError(f"{has} periodic task {shown(name)}; there are: {listed(sorted(names)) or 'none'}")
+            raise error(f"{has} periodic task {shown(name)}; there are: {listed(sorted(names)) or 'none'}")
 
     def ticks(self, name: str, size: int = 100) -> "list[TickInfo]":
         """The last ticks of a periodic task that any daemon took, latest first, up to 100, with what became of each.

@@ -43,7 +43,7 @@ def cron(visit: Visit) -> Data:
     entries = [each for each in found if each.name == name]
     ticks = visit.inspector.ticks(name, TICKS)
     if not entries and not ticks:
-        raise NotThereError(f"there is no periodic task {shown(name)}, and none had that name; /crons has all")
+        raise _not_there(name)
     paused = paused_crons(visit.inspector)
     return {
         "name": name,
@@ -62,7 +62,10 @@ def _tick(tick: TickInfo) -> dict[str, Any]:
 
 def _about(visit: Visit) -> Data:
     name = visit.path["cron"]
-    found = [each for each in visit.inspector.crons() if each.name == name and each.daemons]
+    entries = [each for each in visit.inspector.crons() if each.name == name]
+    if not entries:
+        raise _not_there(name)
+    found = [each for each in entries if each.daemons]
     facts = [[each.spec, f"{each.task_type} in queue {each.queue}"] for each in found]
     return {
         "question": f"Enqueue the task of {name} now? Its ticks stay as they are.",
@@ -96,6 +99,10 @@ def resume(visit: Visit) -> Done:
     name = visit.path["cron"]
     is_new = visit.inspector.resume_cron(name)
     return Done(f"periodic task {name} {'runs at its ticks again' if is_new else 'was not paused'}", to=_path(name))
+
+
+def _not_there(name: str) -> NotThereError:
+    return NotThereError(f"there is no periodic task {shown(name)}, and none had that name; /crons has all")
 
 
 def _path(name: str) -> str:

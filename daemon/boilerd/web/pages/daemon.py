@@ -8,7 +8,7 @@ from boilerd.settings.pools import MOST_WORKERS
 from boilerd.web.links import Links
 from boilerd.web.local_daemon import Found, member_of
 from boilerd.web.page import Data, Done, action
-from boilerd.web.pages.workers import local_daemon
+from boilerd.web.pages.workers import known_worker, local_daemon
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import NotThereError, QueryError, Visit
 
@@ -26,6 +26,7 @@ SWITCHES: dict[str, str] = {
 def switch(visit: Visit) -> Done:
     """Have a pool claim nothing, claim again, or have so many workers; one without a name is all of them."""
     pool, what = visit.path["pool"], visit.path["what"]
+    _check_there(visit)
     if what == "scale":
         size = _size(visit.given("size"))
         _do(visit, "scale", [size, pool], pool=pool, size=str(size))
@@ -46,9 +47,10 @@ def _size(given: str) -> int:
 def _about(visit: Visit) -> Data:
     """What a restart is about, and whether it can be done."""
     pool, worker = visit.path.get("pool", ""), visit.path.get("worker", "")
+    _check_there(visit)
     found = local_daemon(visit)
     whose = f"worker {worker}" if worker else f"all workers of {_of(pool)}"
-    why = _why_not(found, pool, worker) or _why_not_that(found, _meant(visit, found))
+    why = _why_not(found, worker) or _why_not_that(found, _meant(visit, found))
     return {
         "question": f"Replace {whose} by fresh ones? Each ends its tasks first, within shutdown_timeout.",
         "facts": [["Daemon", found.name], ["Why not", why]],
@@ -60,6 +62,7 @@ def _about(visit: Visit) -> Data:
 def _restart(visit: Visit) -> Done:
     """Replace all workers, those of a pool, or one."""
     pool, worker = visit.path.get("pool", ""), visit.path.get("worker", "")
+    _check_there(visit)
     names = [_member(visit, worker)] if worker else [pool] if pool else []
     _do(visit, "restart", [names], workers=" ".join(names))
     whose = f"worker {worker}" if worker else _of(pool)
@@ -70,9 +73,19 @@ for _path in ("/daemon/pools/{pool}/restart", "/workers/{worker}/restart"):
     action(_path, needs=Permission.WORKERS, title="Restart", about=_about)(_restart)
 
 
+def _check_there(visit: Visit) -> None:
+    """Raise NotThereError where there is no worker of this name, or the daemon that is meant has no such pool."""
+    if worker := visit.path.get("worker", ""):
+        known_worker(visit, worker)
+    found, pool = local_daemon(visit), visit.path.get("pool", "")
+    is_there = pool in {"", *(each["name"] for each in found.pools)}
+    if found.name and not is_there and _meant(visit, found) == found.name:
+        raise NotThereError(f"the daemon of this host has no pool {shown(pool)}; /workers has all")
+
+
 def _member(visit: Visit, worker: str) -> str:
     """The worker as its daemon calls it; raises RefusedError where that is another one, or it has ended."""
-    if why := _why_not(local_daemon(visit), "", worker):
+    if why := _why_not(local_daemon(visit), worker):
         raise RefusedError(why)
     pools = {each.name: each.pool for each in visit.inspector.workers()}
     if worker not in pools:
@@ -80,14 +93,12 @@ def _member(visit: Visit, worker: str) -> str:
     return member_of(worker, pools[worker])
 
 
-def _why_not(found: Found, pool: str, worker: str) -> str:
+def _why_not(found: Found, worker: str) -> str:
     """Why that cannot be controlled; empty: it can."""
     if not found.name:
         return found.why
     if worker and not found.owns(worker):
         return f"worker {worker} is of another daemon; use boilerd restart on its host"
-    if pool and pool not in {each["name"] for each in found.pools}:
-        return f"the daemon of this host has no pool {pool}"
     return ""
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from boilerd.errors import TaskNotFoundError
+from boilerd.errors import TaskNotFoundError, UniqueLockError
 from boilerd.tasks.task import TaskState
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action, page
@@ -110,5 +110,10 @@ def release(visit: Visit) -> Done:
     holder, typed = visit.given("holder"), visit.given("id").strip()
     if typed and typed != holder:
         raise QueryError(f"id: write {holder}, the task that holds the lock")
-    visit.inspector.release_lock(queue, task_type, digest, task_id=holder, also_of_living=bool(typed))
+    try:
+        visit.inspector.release_lock(queue, task_type, digest, task_id=holder, also_of_living=bool(typed))
+    except UniqueLockError as error:
+        if error.answer == "free":
+            raise NotThereError(str(error)) from error
+        raise
     return Done("the lock is released", to="/limits", query={"search": "1", "queue": queue, "type": task_type})

@@ -113,10 +113,7 @@ def dead_workers(visit: Visit) -> Data:
 def worker(visit: Visit) -> Data:
     """One worker, its last tasks, and how those ended that were in its place before."""
     name = visit.path["worker"]
-    row = next((row for row in _rows(visit) if row["name"] == name), None)
-    deaths = visit.trying(lambda: {"before": [each for each in _deaths(visit) if _is_before(each["worker"], name)]})
-    if row is None and not any(each["worker"] == name for each in deaths.get("before", ())):
-        raise NotThereError(f"there is no worker {shown(name)}, and none of that name died today; /workers has all")
+    row, deaths = known_worker(visit, name)
     return {
         "name": name,
         "worker": row,
@@ -125,6 +122,15 @@ def worker(visit: Visit) -> Data:
         "looks": LOOKS,
         "is_local": visit.may(Permission.WORKERS) and local_daemon(visit).owns(name),
     }
+
+
+def known_worker(visit: Visit, name: str) -> tuple[Mapping[str, Any] | None, Data]:
+    """What is told of a worker that lives, and of the deaths in its place; raises NotThereError."""
+    row = next((row for row in _rows(visit) if row["name"] == name), None)
+    deaths = visit.trying(lambda: {"before": [each for each in _deaths(visit) if _is_before(each["worker"], name)]})
+    if row is None and not any(each["worker"] == name for each in deaths.get("before", ())):
+        raise NotThereError(f"there is no worker {shown(name)}, and none of that name died today; /workers has all")
+    return row, deaths
 
 
 def _is_before(died: str, name: str) -> bool:
