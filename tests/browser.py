@@ -3,6 +3,7 @@
 import asyncio
 import re
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import httpx
 import redis
@@ -11,6 +12,7 @@ import boilerd.web
 from boilerd.settings.definitions import Settings
 from boilerd.settings.web import Web
 from boilerd.web.access import Authorize
+from boilerd.web.described import QUERIES
 
 #: Says who sends a request, in tests that need people of all roles: a proxy's header.
 WHO = "x-who"
@@ -57,6 +59,11 @@ class Browser:
         """Send a form, as one of our own pages does."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.send("POST", path, data=form or {}, headers=named or {"sec-fetch-site": "same-origin"})
+
+
+def asking(path: str, address: str, **query: str) -> str:
+    """The address, with those of these parameters that the page or action of this path knows."""
+    return f"{address}?{urlencode({name: value for name, value in query.items() if name in QUERIES.get(path, {})})}"
 
 
 def text_of(html: str) -> str:

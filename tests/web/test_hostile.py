@@ -24,7 +24,7 @@ from boilerd.web.page import PAGES, load_pages
 from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import Redaction
 from boilerd.web.shown import harmless, lasting, sized
-from browser import Browser, with_people
+from browser import Browser, asking, with_people
 from builders import claim, count_in_minute, counted, fail_as, fail_next, failure_kind, tell_cron
 
 load_pages()
@@ -234,7 +234,10 @@ def addresses() -> Iterator[tuple[str, set[Permission]]]:
         base = "/overview" if path == "/" else path
         forms = (".csv", ".ndjson") if page.rows else ()
         for each in (path, *(base + form for form in (".json", *forms))):
-            yield f"{each}?state=archived", {page.needs, *([Permission.EXPORT] if each.endswith(forms or "?") else [])}
+            yield (
+                asking(page.path, each, state="archived"),
+                {page.needs, *([Permission.EXPORT] if each.endswith(forms or "?") else [])},
+            )
 
 
 def _keep(browser: Browser, of: str, connection: redis.Redis) -> None:

@@ -20,7 +20,7 @@ from boilerd.web.data_shapes import SHAPES
 from boilerd.web.described import FIELDS, QUERIES
 from boilerd.web.page import ACTIONS, PAGES, load_pages
 from boilerd.web.visit import Visit
-from browser import WHO, Browser, web_app, with_people
+from browser import WHO, Browser, asking, web_app, with_people
 from builders import count_in_minute, counted, enqueue, fail_as, failure_kind, tell_cron
 
 load_pages()
@@ -102,7 +102,7 @@ def test_every_page_has_the_data_that_is_described(
     with Browser(with_people(connection), **{WHO: role}) as browser:
         for page in PAGES:
             address = "/overview" if page.path == "/" else page.path.format_map(EXAMPLES)
-            answer = browser.get(f"{address}.json?search=1")
+            answer = browser.get(asking(page.path, f"{address}.json", search="1"))
             if answer.status_code == 403:
                 continue
             schema = document["paths"][f"{'/overview' if page.path == '/' else page.path}.json"]["get"]["responses"]
@@ -156,14 +156,16 @@ def test_what_an_address_reads_of_its_query_and_its_form_is_described(
     lacking = {}
     with Browser(web_app(connection)) as browser:
         for page in PAGES:
-            browser.get(page.path.format_map(EXAMPLES) + "?search=1&queue=default&state=pending&place=&change=new")
+            address = page.path.format_map(EXAMPLES)
+            browser.get(asking(page.path, address, search="1", queue="default", state="pending", change="new"))
             if {*QUERIES.get(page.path, {})} != read["query"] - BROWSERS:
                 lacking[page.path] = read["query"] ^ {*QUERIES.get(page.path, {})}
             read["query"].clear()
         for action in ACTIONS:
             address = action.path.format_map(EXAMPLES)
-            browser.get(f"{address}?queue=default&state=pending")
-            browser.post(f"{address}?queue=default&state=archived", {"when": "x", "to": "low", "old": "keep"})
+            browser.get(asking(action.path, address, queue="default", state="pending"))
+            sent = asking(action.path, address, queue="default", state="archived")
+            browser.post(sent, {"when": "x", "to": "low", "old": "keep"})
             described = {*QUERIES.get(action.path, {}), *FIELDS.get(action.path, {})} | BROWSERS
             if undescribed := (read["query"] | read["form"]) - described:
                 lacking[action.path] = undescribed

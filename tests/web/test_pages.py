@@ -1,7 +1,11 @@
 """The pages show what stands in Redis, as HTML, as JSON and as lists, and do what a person asks."""
 
+import html
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import redis
@@ -11,8 +15,10 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import text
 from boilerd.web import sampler
-from boilerd.web.page import PAGES, action, load_pages, page
+from boilerd.web.described import QUERIES
+from boilerd.web.page import ACTIONS, PAGES, action, load_pages, page
 from boilerd.web.pages import workers
+from boilerd.web.parameters import OF_BROWSERS
 from boilerd.web.sampler import Sampler, Snapshot
 from boilerd.web.visit import Visit
 from browser import Browser, text_of, web_app, with_people
@@ -318,6 +324,61 @@ def test_a_wrong_query_is_a_page_that_names_it(query: str, browser: Browser) -> 
 
     assert answer.status_code == 400
     assert query.partition("=")[0] in text_of(answer.text)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/tasks?stat=archived", "'stat': no parameter of this address; did you mean state? there are around, error,"),
+        ("/tasks.json?stat=archived", "'stat': no parameter of this address; did you mean state?"),
+        ("/tasks.csv?states=archived&x=1", "'states', 'x': no parameter of this address; did you mean state?"),
+        ("/types/mail/run?stat=archived", "'stat': no parameter of this address; did you mean state? there are state"),
+        ("/queues.csv?queue=low", "'queue': no parameter of this address; it takes none"),
+        ("/failures/f/run?queue=low", "'queue': no parameter of this address; it takes none"),
+        ("/bulk/delete?stat=archived", "stat: no operation chooses tasks by it; did you mean state? use error,"),
+    ],
+)
+def test_a_parameter_that_a_list_or_an_action_does_not_know_is_refused_with_the_nearest_that_it_knows(
+    path: str, told: str, browser: Browser
+) -> None:
+    answer = browser.get(path)
+
+    assert answer.status_code == 400
+    assert told in html.unescape(text_of(answer.text))
+
+
+def test_a_page_that_is_the_same_with_any_parameter_takes_what_others_add_to_links(browser: Browser) -> None:
+    assert browser.get("/?utm_source=mail").status_code == 200
+
+
+def led_to(page: str) -> Iterator[tuple[str, str]]:
+    """The addresses of the links and forms of a page, with each parameter that they give."""
+    for link in re.findall(r'<a[^>]* href="(/[^"]+)"', page):
+        asked = urlsplit(html.unescape(link))
+        yield from ((asked.path, name) for name, _ in parse_qsl(asked.query))
+    for target, fields in re.findall(
+        r'<form(?![^>]*method="post")[^>]* action="(/[^"?]+)"(.*?)</form>', page, re.DOTALL
+    ):
+        yield from ((target, name) for name in re.findall(r'<(?:input|select|button)[^>]* name="(\w+)"', fields))
+
+
+def known_at(path: str) -> set[str]:
+    """The parameters that an address knows."""
+    path = re.sub(r"\.(csv|ndjson|json)$", "", path)
+    paths = sorted([page.path for page in PAGES] + [each.path for each in ACTIONS], key=lambda each: each.count("{"))
+    found = next(each for each in paths if re.fullmatch(re.sub(r"{\w+}", "[^/]+", each), path))
+    return {*QUERIES.get(found, {}), *OF_BROWSERS}
+
+
+def test_the_links_and_forms_of_each_page_give_parameters_that_are_known_where_they_lead(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    examples = fill(client, connection)
+
+    given = {each for page in PAGES for each in led_to(browser.get(address(page.path, examples)).text)}
+
+    assert len({path for path, _ in given}) > 20
+    assert [(path, name) for path, name in given if name not in known_at(path)] == []
 
 
 def test_the_methods_that_a_page_does_not_take_are_refused(browser: Browser) -> None:

@@ -9,7 +9,7 @@ import redis
 from boilerd import Client
 from boilerd.broker.connection import connect
 from boilerd.web.page import PAGES
-from browser import Browser, web_app
+from browser import Browser, asking, web_app
 from dashboard_world import address, fill
 from pages import DOCS, blocks
 from support import Valkey
@@ -49,7 +49,7 @@ def test_every_page_is_shown_to_a_user_of_redis_who_may_only_read(
             for base in [address(page.path, examples)]
             for path in [
                 base,
-                f"{base}?queue=default&state=retry&q=n&search=1",
+                asking(page.path, base, queue="default", state="retry", q="n", search="1"),
                 *([f"{base}.csv"] if page.rows else []),
             ]
         }

@@ -22,6 +22,7 @@ from boilerd.web.frozen import is_keepable
 from boilerd.web.links import Links, outside
 from boilerd.web.own_queues import MENU as OF_QUEUES
 from boilerd.web.page import Action, Data, Done, Elsewhere, Missing, Page
+from boilerd.web.parameters import check_parameters
 from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal, status_of
 from boilerd.web.shown import cut, harmless
@@ -83,6 +84,7 @@ class Asked:
 async def answer_page(asked: Asked, page: Page) -> Response:
     """The page, or that it has not changed."""
     visit = _known(asked)
+    check_parameters(page, visit.query)
     if page.stream and asked.form_of_answer in _ROWS:
         return await answer_export(asked, page.path, page.stream(visit))
     if (tag := _tag_of_known(asked, page)) and tag == _known_tag(asked):
@@ -146,6 +148,7 @@ async def answer_export(asked: Asked, path: str, parts: Generator[Sequence[Any]]
 async def answer_action(asked: Asked, action: Action) -> Response:
     """What was done, or the page that asks before it."""
     visit = _known(asked)
+    check_parameters(action, visit.query)
 
     def confirm() -> Response:
         if action.about is None:

@@ -9,12 +9,14 @@ from typing import Any
 
 from boilerd.broker.operation_record import Deed, Order
 from boilerd.broker.operations import Preview, allowed
+from boilerd.errors import closest
 from boilerd.tasks.queues import check_queue
 from boilerd.tasks.task import TaskState
 from boilerd.web.filter_words import words_of
 from boilerd.web.links import Links
 from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action
+from boilerd.web.parameters import OF_BROWSERS
 from boilerd.web.permissions import Permission
 from boilerd.web.refusal import Refusal
 from boilerd.web.task_query import FILTERS, chosen, filter_of, typed
@@ -57,14 +59,15 @@ FIELDS: Mapping[Deed, Field] = {
 }
 #: What of a list's query chooses tasks, and what only says how they are shown.
 _CHOOSES = frozenset({"fingerprint", "id", *FILTERS})
-_SHOWS = frozenset({"page", "size", "sort", "way", "told", "seal"})
+_SHOWS = frozenset({"page", "size", "sort", "way", *OF_BROWSERS})
 
 
 def order_of(visit: Visit, deed: Deed) -> Order:
     """What the query asks for; raises QueryError where it chooses by something that no operation can choose by."""
     for name in sorted({*visit.query} - _CHOOSES - _SHOWS):
         # To leave it out would take more tasks than the list has shown.
-        raise QueryError(f"{name}: no operation chooses tasks by it; use {', '.join(sorted(_CHOOSES))}")
+        hint = f"; did you mean {close}?" if (close := closest(name, _CHOOSES)) else ";"
+        raise QueryError(f"{name}: no operation chooses tasks by it{hint} use {', '.join(sorted(_CHOOSES))}")
     value = _value(visit, deed)
     if ids := [*dict.fromkeys(visit.queries.get("id", ()))]:
         if len(ids) > MOST_SELECTED:
