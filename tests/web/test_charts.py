@@ -10,12 +10,13 @@ import pytest
 import redis
 
 from boilerd import Client, Inspector
+from boilerd.broker.broker import Broker
 from boilerd.tasks.metric_record import ENQUEUED
 from boilerd.web import lately
 from boilerd.web.charts import bars, heat, lines, sparkline
 from boilerd.web.lately import Counts, Lately, Minute, pace_of
 from browser import Browser, text_of
-from builders import count_in_minute, counted, enqueue
+from builders import complete_next, count_in_minute, counted, enqueue, fail_as, failure_kind
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -98,6 +99,19 @@ def test_the_overview_has_the_last_hours_by_minute(browser: Browser, client: Cli
     assert sum(minute["failed"] for minute in found["minutes"]) == 10
     assert "45 tasks were enqueued, 45 attempts ended and 10 failed" in html
     assert "As table" in text_of(html)
+
+
+def test_what_a_chart_tells_those_who_do_not_see_it_is_of_what_and_of_which_time(
+    browser: Browser, client: Client, broker: Broker
+) -> None:
+    enqueue(client, "done")
+    complete_next(broker)
+    fail_as(broker, "failed", failure_kind())
+
+    queue, failures = (browser.get(path).text for path in ("/queues/default", "/failures"))
+
+    assert "<title>Attempts in the last 90 days: 2 ended, 1 failed</title>" in queue
+    assert "<title>Failed attempts: 1 in the last 48 hours, 1 in the worst of them</title>" in failures
 
 
 def test_a_queues_row_says_when_it_is_drained(browser: Browser, client: Client, connection: redis.Redis) -> None:
