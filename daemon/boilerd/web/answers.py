@@ -89,6 +89,7 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         return _unchanged(tag)
 
     def make() -> Response:
+        note = asked.site.answers.begin(page.fresh_s)
         found = page.view(visit)
         if isinstance(found, Elsewhere):
             form = "" if asked.form_of_answer == "html" else f".{asked.form_of_answer}"
@@ -96,9 +97,10 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         template, status = page.template, 200
         if isinstance(found, Missing):
             template, status, found = found.template, 404, found.data
-        tag = _tag(asked, visit.snapshot().mark if page.of_snapshot else _read(visit, found))
-        if page.of_shared and status == 200:
-            asked.site.answers.note(_tag(asked, ""), tag, visit.reads)
+        content = visit.snapshot().mark if page.of_snapshot else asked.site.seals.seal("content", _read(visit, found))
+        if status == 200 and (page.fresh_s or (page.of_shared and visit.reads)):
+            note(_sight(asked), content, visit.reads)
+        tag = _tag(asked, content)
         if tag == _known_tag(asked):
             return _unchanged(tag)
         text = _written(asked, page, template, visit.seen(found))
@@ -162,8 +164,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         done = action.act(visit)
         if not isinstance(done, Done):
             return ask(done, 200 if not done.get("problems") else 422)
-        asked.site.sampler.forget()
-        asked.site.shared.forget_all()
+        asked.site.forget_all()
         if asked.form_of_answer == "json":
             return Response(_json({"done": done.says, **visit.seen(done.data)}), media_type=KINDS["json"])
         told = cut(done.says, MOST_TOLD)
@@ -243,9 +244,22 @@ def _tag(asked: Asked, content: str) -> str:
     site, who = asked.site, asked.who
     sealed = site.seals.seal(
         "page", content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
-        site.redaction.settings, site.guard.token(who), repr((sorted(who.permissions), who.queues)) if who else "",
+        site.redaction.settings, site.guard.token(who), _rights(who),
     )  # fmt: skip
     return f'"{sealed}"'
+
+
+def _sight(asked: Asked) -> str:
+    """Is the same for all who see the same, whoever they are."""
+    told = asked.path, asked.links.root, asked.form_of_answer, _rights(asked.who)
+    return asked.site.seals.seal("sight", *told)
+
+
+def _rights(who: Principal | None) -> str:
+    """What they may see; of some queues that depends on their name, too."""
+    if who is None:
+        return ""
+    return f"{','.join(sorted(who.permissions))} {(who.queues, who.name) if who.queues is not None else ''}"
 
 
 def _read(visit: Visit, found: Any) -> str:
@@ -261,7 +275,8 @@ def _tag_of_known(asked: Asked, page: Page) -> str | None:
     snapshot = asked.site.sampler.fresh() if page.of_snapshot and asked.who and asked.who.queues is None else None
     if snapshot:
         return _tag(asked, snapshot.mark)
-    return asked.site.answers.tag(_tag(asked, "")) if page.of_shared else None
+    content = asked.site.answers.content(_sight(asked)) if page.of_shared or page.fresh_s else None
+    return _tag(asked, content) if content else None
 
 
 def _known_tag(asked: Asked) -> str:
