@@ -110,7 +110,7 @@ def queue(visit: Visit) -> Data:
         "days": shared("days", lambda: visit.inspector.history(name, DAYS)),
         "recent_days": RECENT_DAYS,
         "types": visit.trying(lambda: {"handled": _handled(visit, name)}),
-        "has_workers": visit.sharing(("has workers", name), NOW_S, lambda: visit.inspector.has_workers(name)),
+        "has_workers": any(each.workers for each in listed) or _has_workers(visit, name),
         "pause": _pause(visit, name) if found.counts.is_paused else None,
         "is_empty": not _held(found),
         "made_of": shared("composition", lambda: visit.inspector.composition(name)),
@@ -126,6 +126,11 @@ def _detail(visit: Visit, name: str, listed: Sequence[QueueOverview]) -> QueueDe
         return visit.sharing(("queue", name), NOW_S, lambda: visit.inspector.queue(name))
     memory = visit.sharing(("memory", name), FRESH_S, lambda: visit.inspector.queue(name).memory_bytes)
     return replace(listed[0].detail, memory_bytes=memory)
+
+
+def _has_workers(visit: Visit, name: str) -> bool:
+    """Asked only where the picture has none, as there may be hundreds."""
+    return visit.sharing(("has workers", name), NOW_S, lambda: visit.inspector.has_workers(name))
 
 
 def _pause(visit: Visit, name: str) -> Pause | None:
