@@ -5,7 +5,7 @@ import functools
 import io
 import json
 import re
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from http import HTTPStatus
@@ -52,7 +52,8 @@ class Asked:
         form_of_answer: ``html``, ``json``, ``csv`` or ``ndjson``.
         who: Who sends it, once that is known.
         form: What was sent.
-        visit: What the page gets.
+        begin_visit: Makes what the page gets; None: there is nobody for whom.
+        visit: What the page gets, once it is made.
     """
 
     site: Site
@@ -60,6 +61,7 @@ class Asked:
     form_of_answer: str
     who: Principal | None = None
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    begin_visit: Callable[[], Visit] | None = None
     visit: Visit | None = None
 
     @property
@@ -82,11 +84,11 @@ class Asked:
 
 async def answer_page(asked: Asked, page: Page) -> Response:
     """The page, or that it has not changed."""
+    if (tag := _tag_of_known(asked, page)) and tag == _known_tag(asked):
+        return _unchanged(tag)
     visit = _known(asked)
     if page.stream and asked.form_of_answer in _ROWS:
         return await answer_export(asked, page.path, page.stream(visit))
-    if (tag := _tag_of_known(asked, page)) and tag == _known_tag(asked):
-        return _unchanged(tag)
 
     def make() -> Response:
         note = asked.site.answers.begin(page.fresh_s)
@@ -222,8 +224,9 @@ def _told(asked: Asked) -> str:
 
 
 def _known(asked: Asked) -> Visit:
-    if asked.visit is None:
+    if asked.begin_visit is None:
         raise TypeError("a page without a permission has no visit")
+    asked.visit = asked.visit or asked.begin_visit()
     return asked.visit
 
 
