@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from boilerd.settings.web import PasswordHash, Web, WebUser
 from boilerd.web import access, passwords, sessions
 from boilerd.web.sessions import Seals
 from browser import Browser, web_app
-from builders import enqueue
+from builders import Clock, enqueue
 from support import StartValkey, Valkey, wait_until
 
 PASSWORD = "correct horse"
@@ -152,6 +153,40 @@ def test_who_logs_out_is_out_everywhere_and_redis_knows_no_session(connection: r
     assert (seen, after) == (200, 303)
     assert cookie.encode() not in kept
     assert connection.keys("boilerd:web:session:*") == []
+
+
+def test_polls_are_taken_for_whose_they_were_a_moment_ago_and_all_else_asks(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(sessions, "time", SimpleNamespace(monotonic=clock))
+    with Browser(web_app(connection, users=users())) as browser:
+        log_in(browser)
+        opened = browser.get("/settings").status_code
+        connection.delete(*connection.keys("boilerd:web:session:*"))
+
+        polled = browser.get("/settings", boilerd_live="1").status_code
+        again = browser.get("/settings").status_code
+        acted = browser.post("/queues/default/pause", boilerd_live="1").status_code
+        clock.ahead_s += 5
+        later = browser.get("/settings", boilerd_live="1").status_code
+
+    assert (opened, polled) == (200, 200)
+    assert (again, acted, later) == (303, 401, 401)
+
+
+def test_who_logs_out_gets_no_more_polls_either(connection: redis.Redis) -> None:
+    app = web_app(connection, users=users())
+
+    with Browser(app) as browser, Browser(app) as other:
+        log_in(browser)
+        other._client.cookies.set("boilerd_session", browser._client.cookies["boilerd_session"])
+        polled = [other.get("/settings", boilerd_live="1").status_code for _ in range(2)]
+
+        browser.post("/logout")
+
+        assert other.get("/settings", boilerd_live="1").status_code == 401
+        assert polled == [200, 200]
 
 
 def test_who_can_read_and_write_sessions_in_redis_cannot_make_one(connection: redis.Redis) -> None:

@@ -17,7 +17,7 @@ from boilerd.web import passwords
 from boilerd.web.permissions import Principal
 from boilerd.web.proxies import Proxies
 from boilerd.web.refusal import Refusal
-from boilerd.web.sessions import Sessions, new_session
+from boilerd.web.sessions import SeenSessions, new_session
 from boilerd.web.tries import Tries, place_of
 
 #: Says who sends a request, in an application that has users of its own; None: nobody whom it knows.
@@ -42,7 +42,7 @@ class Access:
     """
 
     def __init__(
-        self, web: Web, sessions: Sessions, proxies: Proxies, authorize: Authorize | None, *, is_read_only: bool
+        self, web: Web, sessions: SeenSessions, proxies: Proxies, authorize: Authorize | None, *, is_read_only: bool
     ) -> None:
         self._web = web
         self._sessions = sessions
@@ -143,7 +143,8 @@ class Access:
         session = request.cookies.get(self.cookie(request))
         if not session or not self._web.users:
             return None
-        owner = await anyio.to_thread.run_sync(self._sessions.owner, session)
+        owner = self._sessions.seen(session) if is_poll(request) else ""
+        owner = owner or await anyio.to_thread.run_sync(self._sessions.owner, session)
         _, began, name = (*owner.split(":", 2), "", "")[:3]
         user = self._web.users.get(name)
         if user is None or not (began.isascii() and began.isdecimal()):
@@ -152,6 +153,11 @@ class Access:
         if not is_theirs or time.time() > int(began) + LASTS_S:
             return None
         return Principal.of_grant(name, user, session=session)
+
+
+def is_poll(request: Request) -> bool:
+    """Whether an open page asks if it has changed, and wants what is renewed alone."""
+    return request.method == "GET" and request.headers.get("boilerd-live") == "1"
 
 
 def _fits(password: str, hashed: str) -> bool:

@@ -5,7 +5,7 @@ import functools
 import io
 import json
 import re
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from http import HTTPStatus
@@ -53,7 +53,8 @@ class Asked:
         form_of_answer: ``html``, ``json``, ``csv`` or ``ndjson``.
         who: Who sends it, once that is known.
         form: What was sent.
-        visit: What the page gets.
+        begin_visit: Makes what the page gets; None: there is nobody for whom.
+        visit: What the page gets, once it is made.
     """
 
     site: Site
@@ -61,6 +62,7 @@ class Asked:
     form_of_answer: str
     who: Principal | None = None
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    begin_visit: Callable[[], Visit] | None = None
     visit: Visit | None = None
 
     @property
@@ -83,14 +85,15 @@ class Asked:
 
 async def answer_page(asked: Asked, page: Page) -> Response:
     """The page, or that it has not changed."""
+    if (tag := _tag_of_known(asked, page)) and tag == _known_tag(asked):
+        return _unchanged(tag)
     visit = _known(asked)
     check_parameters(page, visit.query)
     if page.stream and asked.form_of_answer in _ROWS:
         return await answer_export(asked, page.path, page.stream(visit))
-    if (tag := _tag_of_known(asked, page)) and tag == _known_tag(asked):
-        return _unchanged(tag)
 
     def make() -> Response:
+        note = asked.site.answers.begin(page.fresh_s)
         found = page.view(visit)
         if isinstance(found, Elsewhere):
             form = "" if asked.form_of_answer == "html" else f".{asked.form_of_answer}"
@@ -98,9 +101,10 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         template, status = page.template, 200
         if isinstance(found, Missing):
             template, status, found = found.template, 404, found.data
-        tag = _tag(asked, visit.snapshot().mark if page.of_snapshot else _read(visit, found))
-        if page.of_shared and status == 200:
-            asked.site.answers.note(_tag(asked, ""), tag, visit.reads)
+        content = visit.snapshot().mark if page.of_snapshot else asked.site.seals.seal("content", _read(visit, found))
+        if status == 200 and (page.fresh_s or (page.of_shared and visit.reads)):
+            note(_sight(asked), content, visit.reads)
+        tag = _tag(asked, content)
         if tag == _known_tag(asked):
             return _unchanged(tag)
         text = _written(asked, page, template, visit.seen(found))
@@ -165,8 +169,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         done = action.act(visit)
         if not isinstance(done, Done):
             return ask(done, 200 if not done.get("problems") else 422)
-        asked.site.sampler.forget()
-        asked.site.shared.forget_all()
+        asked.site.forget_all()
         if asked.form_of_answer == "json":
             return Response(_json({"done": done.says, **visit.seen(done.data)}), media_type=KINDS["json"])
         told = cut(done.says, MOST_TOLD)
@@ -224,8 +227,9 @@ def _told(asked: Asked) -> str:
 
 
 def _known(asked: Asked) -> Visit:
-    if asked.visit is None:
+    if asked.begin_visit is None:
         raise TypeError("a page without a permission has no visit")
+    asked.visit = asked.visit or asked.begin_visit()
     return asked.visit
 
 
@@ -246,9 +250,22 @@ def _tag(asked: Asked, content: str) -> str:
     site, who = asked.site, asked.who
     sealed = site.seals.seal(
         "page", content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
-        site.redaction.settings, site.guard.token(who), repr((sorted(who.permissions), who.queues)) if who else "",
+        site.redaction.settings, site.guard.token(who), _rights(who),
     )  # fmt: skip
     return f'"{sealed}"'
+
+
+def _sight(asked: Asked) -> str:
+    """Is the same for all who see the same, whoever they are."""
+    told = asked.path, asked.links.root, asked.form_of_answer, _rights(asked.who)
+    return asked.site.seals.seal("sight", *told)
+
+
+def _rights(who: Principal | None) -> str:
+    """What they may see; of some queues that depends on their name, too."""
+    if who is None:
+        return ""
+    return f"{','.join(sorted(who.permissions))} {(who.queues, who.name) if who.queues is not None else ''}"
 
 
 def _read(visit: Visit, found: Any) -> str:
@@ -264,7 +281,8 @@ def _tag_of_known(asked: Asked, page: Page) -> str | None:
     snapshot = asked.site.sampler.fresh() if page.of_snapshot and asked.who and asked.who.queues is None else None
     if snapshot:
         return _tag(asked, snapshot.mark)
-    return asked.site.answers.tag(_tag(asked, "")) if page.of_shared else None
+    content = asked.site.answers.content(_sight(asked)) if page.of_shared or page.fresh_s else None
+    return _tag(asked, content) if content else None
 
 
 def _known_tag(asked: Asked) -> str:

@@ -37,7 +37,7 @@ from boilerd.web.proxies import Proxies
 from boilerd.web.redaction import Hook, Redaction
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Sampler, facts_of
-from boilerd.web.sessions import IDLE_S, SEAL_LIVES_S, HeldSessions, Seals, Sessions, SparedSessions
+from boilerd.web.sessions import IDLE_S, SEAL_LIVES_S, HeldSessions, Seals, SeenSessions, Sessions, SparedSessions
 from boilerd.web.site import Site
 
 #: Where the description of all addresses for programs is.
@@ -90,7 +90,7 @@ def make_site(
     proxies = Proxies(web.trusted_proxies)
     seals = Seals(WebSecret(connection, 0 if web.read_only else SEAL_LIVES_S).get, _salt(web))
     sessions: Sessions = HeldSessions() if web.read_only else SparedSessions(WebSessions(connection, IDLE_S))
-    access = Access(web, sessions, proxies, authorize, is_read_only=web.read_only)
+    access = Access(web, SeenSessions(sessions), proxies, authorize, is_read_only=web.read_only)
     hosts = {*LOCAL_NAMES, *web.hosts} if access.is_open or web.hosts else ()
     return Site(
         connection=connection,

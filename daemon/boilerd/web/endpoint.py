@@ -121,7 +121,7 @@ class Endpoint:
         if missing := [need for need in (self.needs, self.also) if need and not asked.who.may(need)]:
             raise Refusal(403, f"{asked.who.name} may not do this; it needs the permission {missing[0]}")
         await self._read_form(asked)
-        asked.visit = _visit(asked, asked.who)
+        asked.begin_visit = functools.partial(_visit, asked, asked.who)
         return await self._answer(asked)
 
     async def _read_form(self, asked: Asked) -> None:

@@ -78,7 +78,9 @@ class Page:
         template: The template's name.
         menu: Its place in the menu; 0: it has none.
         of_snapshot: True if it shows nothing but `Visit.snapshot` and its query, so that a poll costs next to nothing.
-        of_shared: True if it shows nothing but what it got by `Visit.sharing`, and its query: as cheap.
+        of_shared: True if it shows its query and what it got by `Visit.sharing` and `Visit.snapshot` alone: as cheap.
+        fresh_s: For so many seconds a poll is told, as cheaply, what was found for the last one who may see the same: a
+            page that reads something by itself; 0: it is made for each poll.
         rows: The name of a list in its data that can be exported; empty: there is none.
         stream: Makes the rows of an export part by part, where there may be more than the page shows.
         quotes_payloads: True if parts of payloads stand in fields that do not tell by their names that they are hidden
@@ -93,6 +95,7 @@ class Page:
     menu: int = 0
     of_snapshot: bool = False
     of_shared: bool = False
+    fresh_s: float = 0.0
     rows: str = ""
     stream: "Callable[[Visit], Generator[Sequence[Any]]] | None" = None
     quotes_payloads: bool = False

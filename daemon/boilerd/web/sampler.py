@@ -165,11 +165,16 @@ def of_anywhere(verdict: Verdict) -> Verdict:
     return Verdict.of([finding for finding in verdict.findings if finding.kind != "absent"])
 
 
-def waits_since(detail: QueueDetail) -> datetime | None:
-    """Since when the oldest pending task waits, to the second: unlike how long, it does not change by itself."""
+def waits_since(detail: QueueDetail, at: datetime) -> datetime | None:
+    """Since when the oldest pending task waits, to the second: unlike how long, it does not change by itself.
+
+    Args:
+        detail: Of the queue.
+        at: When it was read.
+    """
     if not detail.counts.pending:
         return None
-    return datetime.fromtimestamp(round(time.time() - detail.latency_s), UTC)
+    return datetime.fromtimestamp(round(at.timestamp() - detail.latency_s), UTC)
 
 
 def _told(overview: Overview, verdict: Verdict) -> object:

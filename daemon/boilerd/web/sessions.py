@@ -14,6 +14,8 @@ from boilerd.errors import BrokerError
 
 #: A session ends when nobody has used it for so long.
 IDLE_S = 12 * 3600
+#: For so long a poll of an open page is taken for whose it was.
+POLLS_S = 5.0
 #: How often it is looked by what the others seal, and how long that lives.
 SEAL_FRESH_S, SEAL_LIVES_S = 10.0, 7 * 86400
 
@@ -93,6 +95,49 @@ class SparedSessions:
             self._held.end(session)
         else:
             self._place.end(session)
+
+
+class SeenSessions:
+    """Knows whose a session was a moment ago, for polls of open pages: there are many, and they change nothing.
+
+    Where it is ended in another process, such polls are answered for `POLLS_S` more.
+
+    Args:
+        place: Where they are kept.
+        most: How many are known; beyond, the oldest are forgotten.
+    """
+
+    def __init__(self, place: Sessions, most: int = 1000) -> None:
+        self._place = place
+        self._seen: dict[str, tuple[str, float]] = {}
+        self._most = most
+        self._lock = threading.Lock()
+
+    def keep(self, session: str, owner: str) -> None:
+        """Begin one."""
+        self._place.keep(session, owner)
+
+    def seen(self, session: str) -> str:
+        """Whose it was a moment ago; empty: that has to be asked. Never waits."""
+        owner, until_s = self._seen.get(session, ("", 0.0))
+        return owner if time.monotonic() < until_s else ""
+
+    def owner(self, session: str) -> str:
+        """Whose it is; empty: nobody's."""
+        seen, until_s = self._seen, time.monotonic() + POLLS_S
+        owner = self._place.owner(session)
+        with self._lock:
+            seen.pop(session, None)
+            if owner:
+                seen[session] = owner, until_s
+            while len(seen) > self._most:
+                del seen[next(iter(seen))]
+        return owner
+
+    def end(self, session: str) -> None:
+        """End it."""
+        self._place.end(session)
+        self._seen = {}  # what is asked for meanwhile notes it in the one before
 
 
 def new_session() -> str:

@@ -1,5 +1,6 @@
 """What several people look at is read once for all of them, and again when it is so many seconds old."""
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 #: Things that are kept, and answers of which it is known what they were made of; of more, those are forgotten that
 #: nobody has asked for the longest.
 MOST_KEPT, MOST_ANSWERS = 64, 1024
+#: Stands for the picture of all queues among what an answer was made of.
+PICTURE = object()
 #: What takes long to read is shown for so long at most.
 LONGEST_S = 300.0
 
@@ -94,23 +97,57 @@ class Shared:
                 del self._kept[key]
 
 
+class _Known(NamedTuple):
+    content: str
+    reads: Mapping[Hashable, object]
+    until_s: float
+
+
 class Answers:
-    """Knows of answers what shared things they were made of, so that it need not make one again to see it unchanged."""
+    """Knows of answers what they were made of, so that it need not make one again to see it unchanged.
 
-    def __init__(self, shared: Shared) -> None:
+    Args:
+        shared: What they share.
+        picture: The mark of the picture of all queues; None: the next one has to be taken.
+    """
+
+    def __init__(self, shared: Shared, picture: Callable[[], str | None]) -> None:
         self._shared = shared
+        self._picture = picture
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[str, Mapping[Hashable, object]]] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
 
-    def note(self, asked: str, tag: str, reads: Mapping[Hashable, object]) -> None:
-        """What was asked for has this tag, as long as these things are as they were read."""
-        with self._lock:
-            self._known[asked] = (tag, dict(reads))
-            self._known.move_to_end(asked)
-            if len(self._known) > MOST_ANSWERS:
-                self._known.popitem(last=False)
+    def begin(self, fresh_s: float = 0.0) -> Callable[[str, str, Mapping[Hashable, object]], None]:
+        """What notes an answer that is made from now on; what is changed meanwhile has that forgotten, too.
 
-    def tag(self, asked: str) -> str | None:
-        """The tag of what is asked for; None: it has to be made."""
-        tag, reads = self._known.get(asked, ("", {}))
-        return tag if reads and all(self._shared.has(key, mark) for key, mark in reads.items()) else None
+        Args:
+            fresh_s: For how long it is known at most; 0: for as long as all that it was made of.
+
+        Returns:
+            Takes what was asked for, what tells the answer's content from others, and what shared things it was made
+            of: key → the mark of the reading.
+        """
+        known, until_s = self._known, time.monotonic() + (fresh_s or math.inf)
+
+        def note(asked: str, content: str, reads: Mapping[Hashable, object]) -> None:
+            with self._lock:
+                known[asked] = _Known(content, reads, until_s)
+                known.move_to_end(asked)
+                if len(known) > MOST_ANSWERS:
+                    known.popitem(last=False)
+
+        return note
+
+    def content(self, asked: str) -> str | None:
+        """The content of what is asked for; None: it has to be made."""
+        found = self._known.get(asked)
+        if found is None or time.monotonic() >= found.until_s:
+            return None
+        return found.content if all(self._is_as_read(key, mark) for key, mark in found.reads.items()) else None
+
+    def forget_all(self) -> None:
+        """Make all anew: something was changed."""
+        self._known = OrderedDict()
+
+    def _is_as_read(self, key: Hashable, mark: object) -> bool:
+        return self._picture() == mark if key is PICTURE else self._shared.has(key, mark)

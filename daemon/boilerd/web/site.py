@@ -72,7 +72,7 @@ class Site:
     _turns: WeakValueDictionary[str, anyio.Semaphore] = field(default_factory=WeakValueDictionary)
 
     def __post_init__(self) -> None:
-        self.answers = Answers(self.shared)
+        self.answers = Answers(self.shared, self._mark)
 
     @cached_property
     def letters(self) -> Mapping[str, str]:
@@ -82,6 +82,17 @@ class Site:
             free = (letter for letter in (page.path.strip("/") or page.title).lower() if letter not in found.values())
             found[page.path] = next(free, "")
         return found
+
+    def forget_all(self) -> None:
+        """Have all read anew for those who ask next: something was changed."""
+        self.sampler.forget()
+        self.shared.forget_all()
+        self.answers.forget_all()
+
+    def _mark(self) -> str | None:
+        """That of the picture, if that is fresh."""
+        picture = self.sampler.fresh()
+        return picture.mark if picture else None
 
     def inspector(self, who: Principal, address: str) -> Inspector:
         """An inspector that acts in their name."""

@@ -11,7 +11,7 @@ from boilerd.web.links import Links
 from boilerd.web.local_daemon import LocalDaemon
 from boilerd.web.operators import Operators
 from boilerd.web.permissions import Permission, Principal
-from boilerd.web.shared import Shared, marked
+from boilerd.web.shared import PICTURE, Shared, marked
 
 if TYPE_CHECKING:
     from boilerd.web.sampler import Snapshot
@@ -50,7 +50,7 @@ class Visit:
         costs: What the dashboard costs.
         operators: Work on operations in this process.
         is_export: Whether it is for a file of rows, which has as many as there may be where the query does not say.
-        reads: What of `shared` it has read: key → the mark of the reading.
+        reads: What of `shared` it has read, and whether the picture: key → the mark of the reading.
     """
 
     inspector: Inspector
@@ -74,7 +74,9 @@ class Visit:
         """The picture of all queues that everybody sees who looks at this moment."""
         if self.read_snapshot is None:
             raise TypeError("this visit has no sampler")
-        return self.read_snapshot()
+        found = self.read_snapshot()
+        self.reads[PICTURE] = found.mark
+        return found
 
     def sharing(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0) -> T:
         """What `read` returns for whoever asks for this key within so many seconds; it may not depend on the person.

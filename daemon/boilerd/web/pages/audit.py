@@ -14,6 +14,8 @@ from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
 
 SIZE, MOST_SIZE = 50, 1000
+#: How long it is shown to whoever may see the same, but after an action.
+FRESH_S = 2.0
 #: How far back one looks, as a rule.
 PERIODS = ("1h", "24h", "7d", "30d")
 
@@ -47,7 +49,10 @@ def _told(visit: Visit, entries: Sequence[AuditEntry], on: str | None) -> list[A
     return [entry for entry in told if entry.fits(None, None, on)]
 
 
-@page("/audit", needs=Permission.AUDIT, title="Audit", menu=85, rows="entries", stream=export, quotes_payloads=True)
+@page(
+    "/audit", needs=Permission.AUDIT, title="Audit", menu=85, rows="entries", stream=export, quotes_payloads=True,
+    fresh_s=FRESH_S,
+)  # fmt: skip
 def audit(visit: Visit) -> Data:
     """What people did, the latest first."""
     chosen = _chosen(visit)

@@ -35,7 +35,9 @@ def crons(visit: Visit) -> Data:
     return {"crons": shown_rows, "order": order, "left_out": left_out}
 
 
-@page("/crons/{cron}", needs=Permission.VIEW, title="Periodic task", template="cron.html", rows="ticks")
+@page(
+    "/crons/{cron}", needs=Permission.VIEW, title="Periodic task", template="cron.html", rows="ticks", fresh_s=FRESH_S
+)
 def cron(visit: Visit) -> Data:
     """One entry, or the few of that name, with its ticks."""
     name = visit.path["cron"]

@@ -26,7 +26,7 @@ MOST_LIVE = 200
 #: The word that has muted groups shown.
 SHOW = "show"
 #: How long it is shown what is read for all who look.
-FRESH_S, GROUPS_FRESH_S = 15.0, 4.0
+FRESH_S, GROUPS_FRESH_S, GROUP_FRESH_S = 15.0, 4.0, 2.0
 #: So many completed tasks of so many queues are known, also where they are gone.
 MOST_RECENT, MOST_QUEUES = 1000, 3
 #: A list in another order, the highest first.
@@ -82,7 +82,7 @@ def failures(visit: Visit) -> Data:
     }
 
 
-@page("/failures/{fingerprint}", needs=Permission.VIEW, title="Failure")
+@page("/failures/{fingerprint}", needs=Permission.VIEW, title="Failure", fresh_s=GROUP_FRESH_S)
 def failure(visit: Visit) -> Data:
     """One group with its last tasks, and what they have in common."""
     group = visit.inspector.failure(visit.path["fingerprint"])

@@ -11,11 +11,13 @@ from boilerd.web.visit import NotThereError, QueryError, Visit
 
 #: How long concurrency keys are shown that everybody shares: up to a thousand tasks are looked at for them.
 FRESH_S = 5.0
+#: And how long all of it is to whoever may see the same, but after an action.
+ALL_FRESH_S = 2.0
 #: The states in which a task has ended.
 _ENDED = (TaskState.COMPLETED, TaskState.ARCHIVED)
 
 
-@page("/limits", needs=Permission.VIEW, title="Limits", menu=70, rows="keys")
+@page("/limits", needs=Permission.VIEW, title="Limits", menu=70, rows="keys", fresh_s=ALL_FRESH_S)
 def limits(visit: Visit) -> Data:
     """All three; locks once somebody asks for them."""
     overview = visit.snapshot().overview

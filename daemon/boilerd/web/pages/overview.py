@@ -27,7 +27,7 @@ _STATES = ("pending", "active", "scheduled", "archived", "completed")
 def overview(visit: Visit) -> Data:
     """The verdict first."""
     found = visit.snapshot()
-    rows = queue_rows(found.overview, found.minutes)
+    rows = queue_rows(found.overview, found.minutes, found.at)
     hour = found.minutes[-HOUR:]
     return {
         "word": found.verdict.word,

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from boilerd.broker.overview import Overview
+from boilerd.broker.overview import Overview, QueueOverview
 from boilerd.broker.pauses import Pause, paused_again
 from boilerd.broker.type_metrics import figures
 from boilerd.broker.views import QueueDetail
@@ -23,6 +23,8 @@ from boilerd.web.visit import Visit
 DAYS, RECENT_DAYS = 90, 14
 #: How long numbers of one queue are shown that everybody shares.
 FRESH_S = 10.0
+#: And what is to be as it is now, but after an action.
+NOW_S = 2.0
 #: How long it is shown which types are handled before it is read again, and for how many times as long as that takes.
 HANDLED_S, HANDLED_TIMES = 2.0, 300
 #: Concurrency keys that are shown.
@@ -31,8 +33,14 @@ MOST_KEYS = 20
 SPARK_MINUTES = 60
 
 
-def queue_rows(overview: Overview, minutes: Sequence[Minute] = ()) -> list[dict[str, Any]]:
-    """A row for each queue, those that hold something first, then by name."""
+def queue_rows(overview: Overview, minutes: Sequence[Minute], at: datetime) -> list[dict[str, Any]]:
+    """A row for each queue, those that hold something first, then by name.
+
+    Args:
+        overview: Has the queues.
+        minutes: What they did lately.
+        at: When both were read.
+    """
     rows = [
         {
             "name": queue.name,
@@ -41,7 +49,7 @@ def queue_rows(overview: Overview, minutes: Sequence[Minute] = ()) -> list[dict[
             "scheduled": queue.detail.counts.scheduled,
             "archived": queue.detail.counts.archived,
             "completed": queue.detail.counts.completed,
-            "waits_since": waits_since(queue.detail),
+            "waits_since": waits_since(queue.detail, at),
             "memory_bytes": queue.detail.memory_bytes,
             "max_active": queue.detail.max_active,
             "workers": queue.workers,
@@ -78,38 +86,55 @@ def queues(visit: Visit) -> Data:
     snapshot = visit.snapshot()
     overview = snapshot.overview
     return {
-        "queues": queue_rows(overview, snapshot.minutes),
+        "queues": queue_rows(overview, snapshot.minutes, snapshot.at),
         "problems": [row.problem for row in overview.wrong] + [*overview.misplaced],
     }
 
 
-@page("/queues/{queue}", needs=Permission.VIEW, title="Queue")
+@page("/queues/{queue}", needs=Permission.VIEW, title="Queue", of_shared=True)
 def queue(visit: Visit) -> Data:
     """One queue with its last days."""
     name = visit.path["queue"]
-    found = visit.inspector.queue(name)
     snapshot = visit.snapshot()
     listed = [each for each in snapshot.overview.queues if each.name == name]
-    row = queue_rows(replace(snapshot.overview, queues=listed), snapshot.minutes)
+    row = queue_rows(replace(snapshot.overview, queues=listed), snapshot.minutes, snapshot.at)
+    found = _detail(visit, name, listed)
 
     def shared(what: str, read: Callable[[], Any]) -> Any:
         return visit.trying(lambda: visit.sharing((what, name), FRESH_S, read))
 
     return {
         "queue": replace(found, latency_s=0.0),  # it would change by itself
-        "waits_since": waits_since(found),
+        "waits_since": waits_since(found, snapshot.at),
         "lately": row[0] if row else None,
         "days": shared("days", lambda: visit.inspector.history(name, DAYS)),
         "recent_days": RECENT_DAYS,
         "types": visit.trying(lambda: {"handled": _handled(visit, name)}),
-        "has_workers": visit.inspector.has_workers(name),
-        "pause": pause_of(visit, "queue", name) if found.counts.is_paused else None,
+        "has_workers": any(each.workers for each in listed) or _has_workers(visit, name),
+        "pause": _pause(visit, name) if found.counts.is_paused else None,
         "is_empty": not _held(found),
         "made_of": shared("composition", lambda: visit.inspector.composition(name)),
         "numbers": shared("numbers", lambda: _numbers(visit, name)),
         "keys": shared("keys", lambda: _keys(visit, name)),
         "served": shared("served", lambda: _served(visit, name)),
     }
+
+
+def _detail(visit: Visit, name: str, listed: Sequence[QueueOverview]) -> QueueDetail:
+    """It as the picture has it, but for the memory, for which that looks at fewer tasks; else as it is read now."""
+    if not listed:
+        return visit.sharing(("queue", name), NOW_S, lambda: visit.inspector.queue(name))
+    memory = visit.sharing(("memory", name), FRESH_S, lambda: visit.inspector.queue(name).memory_bytes)
+    return replace(listed[0].detail, memory_bytes=memory)
+
+
+def _has_workers(visit: Visit, name: str) -> bool:
+    """Asked only where the picture has none, as there may be hundreds."""
+    return visit.sharing(("has workers", name), NOW_S, lambda: visit.inspector.has_workers(name))
+
+
+def _pause(visit: Visit, name: str) -> Pause | None:
+    return visit.sharing(("pause", name), NOW_S, lambda: pause_of(visit, "queue", name))
 
 
 def _handled(visit: Visit, name: str) -> list[str] | None:

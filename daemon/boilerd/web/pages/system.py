@@ -18,20 +18,22 @@ _SERVER = {
     "rdb_last_bgsave_status": "Last snapshot", "rdb_changes_since_last_save": "Changes since the last snapshot",
     "connected_slaves": "Replicas", "master_link_status": "Link to the primary",
 }  # fmt: skip
+#: How long it is shown to all who look what Redis and the daemons tell, and to polls all of it.
+FRESH_S = 2.0
 #: Daemons on the page, and daemons that one value of a setting names.
 MOST_DAEMONS, MOST_NAMED = 200, 5
 
 
-@page("/system", needs=Permission.VIEW, title="System", menu=90, rows="daemons")
+@page("/system", needs=Permission.VIEW, title="System", menu=90, rows="daemons", fresh_s=FRESH_S)
 def system(visit: Visit) -> Data:
     """Each part by itself, as it is looked at where something is wrong."""
     snapshot = visit.snapshot()
     return {
-        "server": visit.trying(lambda: _server(visit)),
+        "server": visit.trying(lambda: visit.sharing("server", FRESH_S, lambda: _server(visit))),
         "workers": snapshot.overview.workers,
         "clock_ahead_s": round(snapshot.overview.clock_ahead_s, 1),
         "daemons": [],
-        **visit.trying(lambda: _daemons(visit)),
+        **visit.trying(lambda: visit.sharing("daemons", FRESH_S, lambda: _daemons(visit))),
         "dashboard": {
             **visit.costs.told(),
             "picture_s": round(snapshot.took_s, 4),

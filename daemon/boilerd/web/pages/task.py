@@ -29,6 +29,8 @@ _WORDS = {
     Permission.CANCEL: ("Cancel this task? One that waits is deleted, one that runs is interrupted.", "is cancelled"),
     Permission.DELETE: ("Delete this task for ever?", "is deleted"),
 }
+#: How long a task is shown as it was read for whoever may see the same, but after an action.
+FRESH_S = 1.0
 #: The workers of a queue are read at most so often to say why its tasks wait; they tell of themselves every 5 s.
 SERVERS_FRESH_S = 2.0
 #: Pauses of its queue that the timeline has, the last ones: each is two spans of it.
@@ -37,7 +39,7 @@ MOST_PAUSES = 10
 _WAITING = frozenset({TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY})
 
 
-@page("/tasks/{id}", needs=Permission.VIEW, title="Task")
+@page("/tasks/{id}", needs=Permission.VIEW, title="Task", fresh_s=FRESH_S)
 def task(visit: Visit) -> Data | Missing:
     """The task as a whole; or what is known of one that is gone."""
     task_id = visit.path["id"]

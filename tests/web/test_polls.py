@@ -1,0 +1,126 @@
+"""Polls of open pages: what was just found for somebody is told to all who may see the same."""
+
+from types import SimpleNamespace
+
+import pytest
+import redis
+
+from boilerd import Client, Inspector
+from boilerd.broker.broker import Broker
+from boilerd.web import sampler, shared
+from boilerd.web.shared import Answers, Shared
+from browser import WHO, Browser, web_app
+from builders import Clock, enqueue, fail_as, failure_kind, tell_cron
+
+GROUP = "a" * 12
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """By it what is shared becomes old; a picture does not."""
+    found = Clock()
+    monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=found, thread_time=lambda: 0.0))
+    monkeypatch.setattr(sampler, "FRESH_S", 600.0)
+    return found
+
+
+def sent(connection: redis.Redis) -> int:
+    """How many commands Redis was sent, this one among them."""
+    found: int = connection.info("stats")["total_commands_processed"]
+    return found
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_poll_behind_an_answer_asks_redis_nothing(
+    browser: Browser, connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    fail_as(broker, "failed", failure_kind(GROUP))
+    enqueue(client, "a")
+    tell_cron(broker, "nightly")
+
+    for page in (
+        "/queues/default",
+        "/crons/nightly",
+        f"/failures/{GROUP}",
+        "/audit",
+        "/tasks/a",
+        "/limits",
+        "/system",
+    ):
+        tag = browser.get(page).headers["etag"]
+        before = sent(connection)
+        again = browser.get(page, if_none_match=tag)
+        assert (again.status_code, sent(connection) - before) == (304, 1), page
+
+
+def test_what_was_found_for_one_person_is_told_to_another_who_may_see_the_same(
+    connection: redis.Redis, clock: Clock
+) -> None:
+    roles = {"ann": "admin", "bob": "admin"}
+    app = web_app(connection, trusted_proxies=["127.0.0.1"], trusted_header=WHO, roles=roles)
+    with Browser(app) as browser:
+        tags = {who: browser.get("/audit", **{WHO: who}).headers["etag"] for who in roles}
+        clock.ahead_s += 60
+        before = sent(connection)
+        first = browser.get("/audit", if_none_match=tags["ann"], **{WHO: "ann"})
+        between = sent(connection)
+
+        second = browser.get("/audit", if_none_match=tags["bob"], **{WHO: "bob"})
+
+        after = sent(connection)
+    assert tags["ann"] != tags["bob"]
+    assert (first.status_code, second.status_code) == (304, 304)
+    assert between - before > 1
+    assert after - between == 1
+
+
+def test_what_others_change_is_seen_when_an_answer_is_old_and_what_somebody_does_here_at_once(
+    browser: Browser, connection: redis.Redis, client: Client, clock: Clock
+) -> None:
+    enqueue(client, "a")
+
+    def poll(tag: str) -> tuple[int, str]:
+        answer = browser.get("/tasks/a", if_none_match=tag)
+        return answer.status_code, answer.headers["etag"]
+
+    _, tag = poll("")
+    Inspector(connection).archive("a")
+    at_once, _ = poll(tag)
+    clock.ahead_s += 60
+    later, tag = poll(tag)
+    browser.post("/tasks/a/run")
+    acted, _ = poll(tag)
+
+    assert (at_once, later, acted) == (304, 200, 200)
+
+
+def test_what_is_changed_while_an_answer_is_made_has_it_made_again() -> None:
+    answers = Answers(Shared(), lambda: None)
+    note = answers.begin(60.0)
+    answers.forget_all()
+
+    note("a page", "content", {})
+
+    assert answers.content("a page") is None
+    answers.begin(60.0)("a page", "content", {})
+    assert answers.content("a page") == "content"
+
+
+def test_an_answer_is_known_for_as_long_as_the_picture_that_it_was_made_of() -> None:
+    pictures = ["first", "first", None, "second"]
+    answers = Answers(Shared(), lambda: pictures.pop(0))
+
+    answers.begin()("a page", "content", {shared.PICTURE: "first"})
+
+    assert [answers.content("a page") for _ in range(4)] == ["content", "content", None, None]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_queue_that_came_after_the_picture_has_a_page_all_the_same(browser: Browser, client: Client) -> None:
+    browser.get("/queues")
+    enqueue(client, "a", queue="new")
+
+    found = browser.get("/queues/new.json").json()
+
+    assert browser.get("/queues.json").json()["queues"] == []
+    assert (found["queue"]["counts"]["pending"], found["lately"]) == (1, None)
