@@ -144,6 +144,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "unlock": lambda _: ["many", "test:echo", "00", "runs-1", 0],
     "unlist": lambda _: ["many"],
     "waiting": lambda _: ["0"],
+    "runs": lambda _: [keys.worker("gone-1"), keys.worker("gone-2")],
     "workers": lambda _: [1, "queues", keys.worker("gone-1"), keys.worker("gone-2")],
 }
 

@@ -28,6 +28,7 @@ from boilerd.broker.view_reader import (
     to_worker,
 )  # fmt: skip
 from boilerd.broker.views import CronInfo, Day, QueueDetail, QueueInfo, WorkerInfo
+from boilerd.broker.worker_records import WorkerRecords
 from boilerd.errors import BrokerRefusedError, MisplacedKeyError
 
 #: Of how many tasks of each state the size is measured, to estimate the memory of all; and of all queues together.
@@ -214,51 +215,27 @@ class Inspection(TaskInspection):
             return bool(self.connection.exists(keys.SUSPENDED))
 
     def workers(self) -> list[WorkerInfo]:
-        """All registered workers, by name, with the task that each runs; three round trips."""
+        """All registered workers, by name, with the task that each runs; two round trips, and more for dozens."""
         connection: Any = self.connection
         try:
             with expecting("set", keys.WORKERS):
                 names = sorted(connection.smembers(keys.WORKERS))
         except MisplacedKeyError as error:
             return [bad_worker(keys.WORKERS, str(error))]
-        with translated(), self.connection.pipeline(transaction=False) as pipeline:
-            for name in names:
-                pipeline.hmget(name, *WORKER_FIELDS)
-                pipeline.scard(name + b":executions")
-                pipeline.srandmember(name + b":executions")  # one with several slots may hold thousands
-            answers = sound(pipeline.execute(raise_on_error=False))
-        prefix = keys.worker("")
-        rows, records = [], []
-        for name, record, held, pair in zip(map(text, names), *(answers[i::3] for i in range(3)), strict=True):
-            if record is None or held is None:
+        with translated():
+            now_s, _ = connection.time()
+        reader = WorkerRecords(self.connection)
+        rows = []
+        for (name, record), run in zip(reader.read(names, WORKER_FIELDS).items(), reader.runs(names), strict=True):
+            shown = name.removeprefix(keys.worker(""))
+            if record is None or run is None:
                 wrong = MisplacedKeyError(*((name, "hash") if record is None else (f"{name}:executions", "set")))
-                rows.append(bad_worker(name.removeprefix(prefix), str(wrong)))
+                rows.append(bad_worker(shown, str(wrong)))
             elif any(record):
-                fields = {field: value for field, value in zip(WORKER_FIELDS, record, strict=True) if value is not None}
-                records.append((name.removeprefix(prefix), fields, text(pair or b""), held))
-        return sorted(rows + self._with_tasks(records), key=lambda worker: worker.name)
-
-    def _with_tasks(self, records: Sequence[tuple[str, Any, str, int]]) -> list[WorkerInfo]:
-        """The workers of these names and records, each with the task of a claim that it holds, and how many it has."""
-        busy = [pair for _, _, pair, _ in records if pair]
-        with translated(), self.connection.pipeline(transaction=False) as pipeline:
-            pipeline.time()
-            for pair in busy:
-                pipeline.hmget(raw(keys.execution(pair)), "job_id", "created_at")
-                pipeline.hget(raw(keys.job(pair.rpartition(":")[0])), "task_type")
-            (now_s, _), *running = sound(pipeline.execute(raise_on_error=False))
-        tasks = {
-            pair: (attempt or (), kind) for pair, attempt, kind in zip(busy, running[::2], running[1::2], strict=True)
-        }
-        found = []
-        for name, record, pair, held in records:
-            attempt, task_type = tasks.get(pair, ((), b""))
-            execution = {
-                field: value for field, value in zip((b"job_id", b"created_at"), attempt, strict=False) if value
-            }
-            is_alive = _is_living(record, now_s)
-            found.append(to_worker(name, record, execution, text(task_type or b""), held, is_alive=is_alive))
-        return found
+                fields = dict(zip(WORKER_FIELDS, [text(value or b"") for value in record], strict=True))
+                is_alive = is_living(fields["last_heartbeat"], fields["birthmark"], now_s)
+                rows.append(to_worker(shown, fields, run, is_alive=is_alive))
+        return sorted(rows, key=lambda worker: worker.name)
 
     def server(self) -> dict[str, Any]:
         """``version uptime_s clients memory_bytes peak_memory_bytes`` of Redis or Valkey; checks it as at a start.
@@ -271,11 +248,6 @@ class Inspection(TaskInspection):
             "server": version, "uptime_s": info.get("uptime_in_seconds"), "clients": info.get("connected_clients"),
             "memory_bytes": info.get("used_memory"), "peak_memory_bytes": info.get("used_memory_peak"),
         }  # fmt: skip
-
-
-def _is_living(record: Mapping[bytes, bytes], now_s: float) -> bool:
-    heartbeat, birthmark = (text(record.get(name, b"")) for name in (b"last_heartbeat", b"birthmark"))
-    return is_living(heartbeat, birthmark, now_s)
 
 
 def kinds() -> dict[str, tuple[str, str]]:

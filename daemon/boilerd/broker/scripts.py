@@ -14,11 +14,11 @@ from boilerd.broker.constants import IN_LUA
 _SCRIPTS = (
     "act", "adopt", "advance", "annotate", "arrive", "birth", "cancel", "death", "died", "enqueue", "expired",
     "extend", "fail", "forward", "held", "janitor", "listed", "look", "mark", "metrics", "note", "operate", "over",
-    "pick", "place", "progress", "publish", "records", "release", "renew", "result", "roll", "serve", "sift", "since",
-    "tick", "tidy", "unlist", "unlock", "waiting", "workers",
+    "pick", "place", "progress", "publish", "records", "release", "renew", "result", "roll", "runs", "serve", "sift",
+    "since", "tick", "tidy", "unlist", "unlock", "waiting", "workers",
 )  # fmt: skip
 #: Those that only read, so that they run on a replica, and on a Redis that takes no writes.
-_READING = frozenset({"listed", "look", "pick", "sift", "workers"})
+_READING = frozenset({"listed", "look", "pick", "runs", "sift", "workers"})
 #: Those that store new tasks, which a Redis without memory refuses.
 _STORING = frozenset({"enqueue", "tick", "arrive"})
 #: The parts in front of each script, where they are others than common.lua and claims.lua.
@@ -39,6 +39,7 @@ _PARTS = {
     "over": ("common",),
     "unlist": ("common",),
     "workers": ("common",),
+    "runs": ("common",),
     "unlock": ("common",),
     "advance": ("common", "claims", "ending", "taking"),
     "serve": ("common", "claims", "ending", "taking"),

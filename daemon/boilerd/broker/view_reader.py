@@ -24,6 +24,7 @@ from boilerd.broker.job_hash import (
 )
 from boilerd.broker.states import STATE_OF
 from boilerd.broker.views import Attempt, CompletedTask, CronInfo, Day, QueueDetail, QueueInfo, TaskDetail, WorkerInfo
+from boilerd.broker.worker_records import Run
 from boilerd.errors import ConfigError, ForbiddenJobError, InvalidTaskError, MisplacedKeyError
 from boilerd.tasks.cron import Schedule
 from boilerd.tasks.headers import headers_in
@@ -114,41 +115,32 @@ def to_completed(note: bytes) -> CompletedTask | None:
 
 #: What of a worker's hash people see, and by what it is known whether it lives; the rest may be long.
 WORKER_FIELDS = (
-    b"hostname", b"pid", b"state", b"queues", b"birth", b"last_heartbeat", b"birthmark", b"successful_job_count",
-    b"failed_job_count", b"slots", b"pool", b"rss", b"cpu_ms",
+    "hostname", "pid", "state", "queues", "birth", "last_heartbeat", "birthmark", "successful_job_count",
+    "failed_job_count", "slots", "pool", "rss", "cpu_ms",
 )  # fmt: skip
 
 
-def to_worker(
-    name: str,
-    fields: Mapping[bytes, bytes],
-    execution: Mapping[bytes, bytes],
-    task_type: str,
-    held: int,
-    *,
-    is_alive: bool = True,
-) -> WorkerInfo:
-    """A worker from its hash, from that of an attempt which it runs (may be empty), and how many claims it holds."""
-    shown = {text(name): text(value) for name, value in fields.items()}
-    slots = max(1, _int(shown.get("slots")) or 1)
+def to_worker(name: str, shown: Mapping[str, str], run: Run, *, is_alive: bool = True) -> WorkerInfo:
+    """A worker from `WORKER_FIELDS` of its hash, and what it runs."""
+    slots = max(1, _int(shown["slots"]) or 1)
     return WorkerInfo(
         name=name,
-        host=shown.get("hostname", ""),
-        pid=_int(shown.get("pid")) or 0,
-        state=shown.get("state", ""),
-        queues=[name for name in shown.get("queues", "").split(",") if name],
-        started_at=_time(shown.get("birth")),
-        last_seen_at=_time(shown.get("last_heartbeat")),
-        succeeded=_int(shown.get("successful_job_count")) or 0,
-        failed=_int(shown.get("failed_job_count")) or 0,
-        task_id=text(execution.get(b"job_id", b"")),
-        task_type=task_type,
-        task_started_at=_moment(text(execution.get(b"created_at", b""))),
+        host=shown["hostname"],
+        pid=_int(shown["pid"]) or 0,
+        state=shown["state"],
+        queues=[name for name in shown["queues"].split(",") if name],
+        started_at=_time(shown["birth"]),
+        last_seen_at=_time(shown["last_heartbeat"]),
+        succeeded=_int(shown["successful_job_count"]) or 0,
+        failed=_int(shown["failed_job_count"]) or 0,
+        task_id=text(run.task_id or b""),
+        task_type=text(run.task_type or b""),
+        task_started_at=_moment(text(run.claimed_at or b"")),
         slots=slots,
-        running=min(held, slots),  # of a batch, one runs
-        pool=shown.get("pool") or DEFAULT_POOL,
-        rss_bytes=_int(shown.get("rss")),
-        cpu_ms=_int(shown.get("cpu_ms")),
+        running=min(run.held, slots),  # of a batch, one runs
+        pool=shown["pool"] or DEFAULT_POOL,
+        rss_bytes=_int(shown["rss"]),
+        cpu_ms=_int(shown["cpu_ms"]),
         is_alive=is_alive,
     )
 

@@ -7,19 +7,19 @@ hexadecimal digits for each byte. So it has no percent sign, slash or dot that a
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, quote_plus
 
-_PLAIN = re.compile(r"[A-Za-z0-9_:-]*")
+_ODD = re.compile(r"[^A-Za-z0-9_:-]")
+#: Stands in a query as it is.
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]*")
 _PLACE = re.compile(r"{(\w+)}")
 _ESCAPED = re.compile("(?:~[0-9A-Fa-f]{2})+")
 
 
 def segment(name: str) -> str:
     """A name as a part of a path; any text, also one of bytes that are no text."""
-    if name and _PLAIN.fullmatch(name):
-        return name
     # Of nothing at all there is a lone tilde.
-    return "".join(_escape(char) for char in name) or "~"
+    return _ODD.sub(_escape, name) or "~"
 
 
 def unsegment(part: str) -> str:
@@ -29,10 +29,8 @@ def unsegment(part: str) -> str:
     return _ESCAPED.sub(lambda found: _unescape(found[0]), part)
 
 
-def _escape(char: str) -> str:
-    if _PLAIN.fullmatch(char):
-        return char
-    return "".join(f"~{byte:02X}" for byte in _in_bytes(char))
+def _escape(odd: re.Match[str]) -> str:
+    return "".join([f"~{byte:02X}" for byte in _in_bytes(odd[0])])
 
 
 def _in_bytes(text: str) -> bytes:
@@ -40,6 +38,11 @@ def _in_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half a character, of a stranger's JSON: there is nothing of this name
         return text.encode("utf-8", "surrogatepass")
+
+
+def _quoted(text: str) -> str:
+    # Most are plain, and a page may have hundreds of them.
+    return text if _PLAIN.fullmatch(text) else quote_plus(_in_bytes(text))
 
 
 def _unescape(escaped: str) -> str:
@@ -64,12 +67,11 @@ class Links:
         """The address of a path of ours, which begins with a slash; a tuple in the query is several of a name."""
         kept = {name: value for name, value in (query or {}).items() if value not in {None, ""}}
         pairs = [
-            (name, _in_bytes(str(one)))
+            f"{_quoted(name)}={_quoted(str(one))}"
             for name, value in kept.items()
             for one in (value if isinstance(value, tuple) else (value,))
         ]
-        asked = f"?{urlencode(pairs)}" if pairs else ""
-        return f"{self.root}{path}{asked}"
+        return f"{self.root}{path}{'?' if pairs else ''}{'&'.join(pairs)}"
 
 
 def outside(known: Mapping[str, str], **shown: str) -> list[tuple[str, str]]:

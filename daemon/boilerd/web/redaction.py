@@ -32,6 +32,9 @@ _NAMING = ("name", "key", "header", "field")
 #: What could be such a name; a sentence or a path is none.
 _NAME = re.compile(r"[\w.:-]{1,100}")
 
+#: What has values in it; most values of a page have none, and a call for each would take longer than all else.
+_NESTED = (dict, list, tuple)
+
 #: Makes of a task's type and payload, or result, what may be shown of it.
 Hook = Callable[[str, Any], Any]
 
@@ -61,16 +64,21 @@ class Redaction:
             shows_payloads: False to tell of payloads their shape and size alone, and of errors nothing that is quoted.
         """
         plain = msgspec.to_builtins(data, builtin_types=(datetime, date), enc_hook=_plain)
+        if not isinstance(plain, _NESTED):
+            return plain
         quotes = Quotes(hides_all=not shows_payloads)
         found = self._without_payloads(plain, quotes, shows_payloads=shows_payloads)
         quoting = ERRORS | {"result"} if shows_payloads else ERRORS
         return _without_quotes(found, quotes, quoting)
 
     def _without_payloads(self, value: Any, quotes: Quotes, *, shows_payloads: bool) -> Any:
-        if isinstance(value, list | tuple):
-            return [self._without_payloads(each, quotes, shows_payloads=shows_payloads) for each in value]
         if not isinstance(value, dict):
-            return value
+            return [
+                self._without_payloads(each, quotes, shows_payloads=shows_payloads)
+                if isinstance(each, _NESTED)
+                else each
+                for each in value
+            ]
         task_type, unread = str(value.get("type", "")), value.get("unread_bytes")
         found = dict(value)
         for name, inner in value.items():
@@ -80,7 +88,7 @@ class Redaction:
                 found[name] = self._payload(task_type, inner, quotes, shows_payloads=shows_payloads)
             elif name in DIGESTS and inner and not shows_payloads:
                 found[name] = HIDDEN
-            else:
+            elif isinstance(inner, _NESTED):
                 found[name] = self._without_payloads(inner, quotes, shows_payloads=shows_payloads)
         return found
 
@@ -158,16 +166,17 @@ def _fits(path: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
 
 def _without_quotes(value: Any, quotes: Quotes, quoting: frozenset[str], *, is_unread: bool = False) -> Any:
     """The data with fields of these names that quote nothing hidden, or of a payload that was not read."""
-    if isinstance(value, list | tuple):
-        return [_without_quotes(each, quotes, quoting, is_unread=is_unread) for each in value]
     if not isinstance(value, dict):
-        return value
+        return [
+            _without_quotes(each, quotes, quoting, is_unread=is_unread) if isinstance(each, _NESTED) else each
+            for each in value
+        ]
     found, is_unread = dict(value), is_unread or bool(value.get("unread_bytes"))
     for name, inner in value.items():
         if name in PAYLOADS and is_unread:
             continue
         if name in quoting:
             found[name] = HIDDEN if is_unread and inner else quotes.clean(inner)
-        elif name not in PAYLOADS:
+        elif name not in PAYLOADS and isinstance(inner, _NESTED):
             found[name] = _without_quotes(inner, quotes, quoting, is_unread=is_unread)
     return found
