@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from rq import Queue
 
 from boilerd import Actor, Client, Inspector, TaskState
 from boilerd.broker import keys
@@ -18,7 +19,7 @@ from boilerd.web.pages.task import MOST_PAUSES
 from boilerd.web.shown import MOST_NODES, branches
 from boilerd.web.timeline import timeline
 from browser import WHO, Browser, text_of, with_people
-from builders import complete_next, enqueue, fail_as, failure_kind, in_state, rq_queue
+from builders import complete_next, enqueue, fail_as, failure_kind, in_state, pending, rq_queue
 
 AT = datetime(2026, 1, 31, 14, tzinfo=UTC)
 
@@ -260,6 +261,27 @@ def test_a_job_of_plain_rq_and_one_without_a_readable_record_have_pages(
     assert "os.getpid" in text_of(shown[0].text)
     assert all(keys.job("text") in text_of(answer.text) for answer in wrong)
     assert {answer.status_code for answer in wrong} == {503}
+
+
+@pytest.mark.parametrize("step", ["check", "send"])
+def test_a_task_whose_payload_cannot_be_read_is_not_copied_without_it(
+    step: str, browser: Browser, connection: redis.Redis, client: Client
+) -> None:
+    pickled = Queue("default", connection=connection).enqueue("math.sqrt", 4.0).id
+    deep: Any = "kept"
+    for _ in range(150):
+        deep = [deep]
+    nested = client.enqueue("test:echo", deep).id
+
+    pages = [text_of(browser.get(f"/tasks/{each}").text) for each in (pickled, nested)]
+    asked = [browser.get(f"/tasks/{each}/edit") for each in (pickled, nested)]
+    sent = [browser.post(f"/tasks/{each}/edit.json", {"step": step}) for each in (pickled, nested)]
+    compared = text_of(browser.get(f"/tasks/{nested}/compare?with={pickled}").text)
+
+    assert all("It cannot be read" in page and "Copy and edit" not in page for page in pages)
+    assert {answer.status_code for answer in (*asked, *sent)} == {409}
+    assert pending(connection) == [pickled, nested]
+    assert "A payload that cannot be read was not compared" in compared
 
 
 # --- Two of them

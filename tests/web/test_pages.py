@@ -167,6 +167,27 @@ def test_a_list_is_exported_as_csv_and_as_lines_of_json(browser: Browser, client
     assert [json.loads(line)["id"] for line in lines.text.splitlines()] == ["a"]
 
 
+def test_an_export_has_as_many_rows_as_it_is_asked_for(browser: Browser, client: Client) -> None:
+    enqueue(client, "a", "b", "c")
+    browser.post("/tasks/c/delete")
+    browser.post("/tasks/b/archive")
+
+    tasks = browser.get("/tasks.ndjson?q=-x&size=1").text.splitlines()
+    entries = browser.get("/audit.ndjson?size=2").text.splitlines()
+    others = browser.get("/queues.ndjson?size=1").text.splitlines()
+
+    assert [json.loads(line)["id"] for line in tasks] == ["a"]
+    assert [json.loads(line)["what"] for line in entries] == ["export", "archive"]
+    assert len(others) == 1
+    assert browser.get("/tasks.csv?size=none").status_code == 400
+
+
+def test_an_address_says_which_methods_it_takes(browser: Browser) -> None:
+    answers = browser.send("PUT", "/queues.json"), browser.get("/queues/a/pause.json"), browser.get("/queues/a/pause")
+
+    assert [{*answer.headers["allow"].split(", ")} for answer in answers] == [{"GET", "HEAD"}, {"POST"}, {"POST"}]
+
+
 def test_a_page_that_has_not_changed_is_not_sent_again(browser: Browser, client: Client) -> None:
     enqueue(client, "a")
     first = browser.get("/tasks?queue=default")

@@ -58,6 +58,18 @@ def test_without_redis_it_lives_and_is_not_ready(start_valkey: StartValkey) -> N
     assert "boilerd_broker_up 0.0" in answers["/metrics"].text
 
 
+def test_whether_it_lives_is_told_without_a_word_to_redis_which_may_hang(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(connection, "execute_command", lambda *words, **_: asked.append(words))
+
+    with Browser(probed(connection), authorization=f"Bearer {TOKEN}") as browser:
+        answer = browser.get("/healthz")
+
+    assert (answer.status_code, asked) == (200, [])
+
+
 @pytest.mark.parametrize(
     ("address", "allow", "status"),
     [

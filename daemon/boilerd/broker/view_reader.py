@@ -9,7 +9,8 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -48,18 +49,18 @@ def to_task(
     state: TaskState | None = STATE_OF.get(shown.get("status", ""))
     if state is TaskState.SCHEDULED and "last_failed_at" in shown:
         state = TaskState.RETRY
-    task_type, payload, headers, is_foreign = _call(fields[b"data"]) if b"data" in fields else _without_call(fields)
+    called = _called(fields[b"data"]) if b"data" in fields else _Called(is_foreign=b"task_type" not in fields)
     moment = None if score is None else _moment(score)
     is_waiting = state in {TaskState.SCHEDULED, TaskState.RETRY}
     is_aside = state is TaskState.PENDING and score is not None
     return TaskDetail(
         id=task_id,
-        type=shown.get("task_type") or task_type or shown.get("description", ""),
+        type=shown.get("task_type") or called.type or shown.get("description", ""),
         queue=shown.get("origin", ""),
         state=state,
-        payload=payload,
+        payload=called.payload,
         retried=_int(shown.get("number_of_retries")) or 0,
-        max_retries=_max_retries(fields, is_foreign=is_foreign),
+        max_retries=_max_retries(fields, is_foreign=called.is_foreign),
         timeout_s=seconds if (seconds := _int(shown.get("timeout"))) and seconds > 0 else None,
         retention_s=read_retention_s(fields),
         deadline=_moment(shown.get("deadline")),
@@ -78,12 +79,13 @@ def to_task(
         expires_at=None if is_waiting or is_aside else moment,
         attempts=attempts,
         result=_result(fields, state, attempts),
-        headers=headers,
+        headers=called.headers,
         progress=read_progress(fields) if state is TaskState.ACTIVE else None,
         fingerprint=shown.get("fingerprint", ""),
         concurrency_limit=_int(shown.get("concurrency_limit")) if shown.get("concurrency_key") else None,
         runs=_int(shown.get("runs")) or 0,
         copied_from=shown.get("copied_from", ""),
+        is_readable=called.is_readable,
     )
 
 
@@ -216,19 +218,31 @@ def _readable(fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
     return {name: value for name, value in fields.items() if name not in NUMBER_FIELDS or _int(value) is not None}
 
 
-def _call(data: bytes) -> tuple[str, Any, Mapping[str, str], bool]:
-    """Task type, payload and headers, as far as they can be read; and True if the job is foreign."""
+class _Called(NamedTuple):
+    """What a job calls, as far as it can be read.
+
+    Attributes:
+        is_foreign: Whether it is a job of plain RQ.
+    """
+
+    type: str = ""
+    payload: Any = None
+    headers: Mapping[str, str] = MappingProxyType({})
+    is_foreign: bool = True
+    is_readable: bool = True
+
+
+def _called(data: bytes) -> _Called:
     with suppress(ValueError, RecursionError, ForbiddenJobError):
         function, _, args, kwargs = read_call(data, _MAX_SHOWN_BYTES)
-        if is_own_call(function, args):
-            return args[0], shallow(args[1]), _headers(kwargs), False
-        return function, shallow({"args": args, "kwargs": kwargs}), {}, True
-    return "", None, {}, True
-
-
-def _without_call(fields: Mapping[bytes, bytes]) -> tuple[str, Any, Mapping[str, str], bool]:
-    """The same of a job whose data is not there, or was not read."""
-    return "", None, {}, b"task_type" not in fields
+        is_foreign = not is_own_call(function, args)
+        payload = {"args": args, "kwargs": kwargs} if is_foreign else args[1]
+        found = shallow(payload)
+        is_readable = payload is None or found is not None
+        if is_foreign:
+            return _Called(function, found, {}, True, is_readable)
+        return _Called(args[0], found, _headers(kwargs), False, is_readable)
+    return _Called(is_readable=False)
 
 
 def _headers(kwargs: Any) -> Mapping[str, str]:

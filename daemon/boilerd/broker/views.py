@@ -50,6 +50,8 @@ class TaskDetail:
         concurrency_limit: How many tasks with its concurrency key run at once at most; None: it has no key.
         runs: How often it was begun; more often than it has attempts, if it was put back.
         copied_from: The ID of the task of which it is a copy; empty: of none.
+        is_readable: False if its payload cannot be shown: that of a job that RQ has pickled, one that is nested deeper
+            than 100 levels, or one that is broken.
         unread_bytes: How large its payload, headers and result are where a list has not read them; 0: they were read.
     """
 
@@ -85,6 +87,7 @@ class TaskDetail:
     runs: int = 0
     copied_from: str = ""
     unread_bytes: int = 0
+    is_readable: bool = True
 
     def unread(self, size: int) -> "TaskDetail":
         """The same without payload, headers and result, which take so many bytes."""

@@ -224,6 +224,8 @@ class SystemPart(Part):
                 rows = found[: most - noted.count]
                 noted.count += len(rows)
                 yield rows
+                if noted.count >= most:
+                    return
 
     def note_export(self, page: str, count: int) -> None:
         """Note that somebody got so many rows of a list as a file."""

@@ -185,9 +185,13 @@ def answer_error(asked: Asked, error: BoilerdError) -> Response:
         error = QueueNotFoundError(error.name, [name for name in error.known if asked.who.owns(name)])
     status = status_of(error)
     if asked.form_of_answer not in {"html", "file"}:
-        return Response(_json({"error": str(error), "status": status}), status, media_type=KINDS["json"])
-    data = {"problem": str(error), "status": status}
-    return _html(render(asked, "error.html", data, title=HTTPStatus(status).phrase), status)
+        answer = Response(_json({"error": str(error), "status": status}), status, media_type=KINDS["json"])
+    else:
+        data = {"problem": str(error), "status": status}
+        answer = _html(render(asked, "error.html", data, title=HTTPStatus(status).phrase), status)
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:  # a page that somebody opened and that is sent
+        answer.headers["allow"] = "POST"
+    return answer
 
 
 def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str, keepable: bool = False) -> str:

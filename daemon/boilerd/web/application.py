@@ -160,7 +160,9 @@ async def _answer_unknown(site: Site, request: Request, error: Exception) -> Res
     async def refuse(asked: Asked) -> Response:
         status = getattr(error, "status_code", 404)
         what = "there is no such page" if status == 404 else "this address does not take that method"
-        return answer_error(asked, Refusal(status, what))
+        answer = answer_error(asked, Refusal(status, what))
+        answer.headers.update(getattr(error, "headers", None) or {})
+        return answer
 
     is_data = request.url.path.endswith(tuple(f".{form}" for form in KINDS if form != "html"))
     return _Served(Endpoint(site, None, refuse, "json" if is_data else "html"))

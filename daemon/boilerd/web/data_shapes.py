@@ -264,7 +264,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "/tasks/{id}": {
         "task": TaskDetail, "actions": Sequence[str], "timeline": Sequence[Span], "attempts": Sequence[Shown],
     },
-    "/tasks/{id}/compare": {"rows": Sequence[Difference], "found": int, "is_cut": bool},
+    "/tasks/{id}/compare": {"rows": Sequence[Difference], "found": int, "is_cut": bool, "is_readable": bool},
     "/types": {"types": Sequence[TypeRow], "since": str, "until": datetime, "has_before": bool},
     "/types/{type}": {"type": str, "queues": Sequence[Mapping[str, Any]], "periods": Sequence[Mapping[str, Any]]},
     "/failures": {"failures": Sequence[FailureRow], "looked_at": int, "has_more": bool},

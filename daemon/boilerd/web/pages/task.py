@@ -95,7 +95,8 @@ def _changes(visit: Visit, found: TaskDetail) -> list[str]:
     """The last parts of the addresses where the task, or a copy of it, is changed."""
     if not visit.may(Permission.EDIT):
         return []
-    return [*(("reschedule", "move") if found.state in _WAITING else ()), "edit"]
+    copies = ("edit",) if found.is_readable else ()
+    return [*(("reschedule", "move") if found.state in _WAITING else ()), *copies]
 
 
 def _is_allowed(what: Permission, found: TaskDetail) -> bool:

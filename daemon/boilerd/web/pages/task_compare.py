@@ -34,6 +34,7 @@ def compare(visit: Visit) -> Data:
         "rows": rows[:MOST_ROWS],
         "found": len(rows),
         "is_cut": is_cut,
+        "is_readable": all(each.is_readable for each in (this, other) if each),
     }
 
 

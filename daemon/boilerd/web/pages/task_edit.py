@@ -18,6 +18,7 @@ from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action
 from boilerd.web.payload_shapes import shapes_of
 from boilerd.web.permissions import Permission
+from boilerd.web.refusal import Refusal
 from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.visit import QueryError, Visit
 
@@ -50,6 +51,10 @@ class Origin:
 
 def _origin(visit: Visit) -> Origin:
     found = visit.inspector.task(visit.path["id"])
+    if not found.is_readable:
+        raise Refusal(
+            409, f"task {found.id} cannot be copied: its payload cannot be read; enqueue it again with whatever made it"
+        )
     seen = visit.seen(found)
     return Origin(found, seen, visit.may(Permission.VIEW_PAYLOAD) and len(_as_json(seen["payload"])) <= MOST_EDITED)
 
