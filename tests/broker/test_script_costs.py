@@ -121,7 +121,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "place": lambda _: ["move", "other", "0", *BY, "pending-400"],
     "held": call_with_a_claim(WORKER),
     "janitor": lambda _: [CHUNK, "0", "many"],
-    "listed": lambda _: [5, 1, "status", "pending-1", "archived-2", "nothing"],
+    "listed": lambda _: ["both", "pending-1", "archived-2", "nothing"],
     "look": lambda _: [20, "many"],
     "mark": lambda _: ["runs-1"],
     "metrics": lambda _: [pack_pair("many", "test:echo"), encode({10: 1})],

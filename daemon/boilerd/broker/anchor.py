@@ -9,7 +9,7 @@ from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
 from boilerd.broker.refusals import expecting
 from boilerd.broker.states import REGISTRIES
-from boilerd.broker.task_inspection import Member
+from boilerd.broker.task_rows import Member
 from boilerd.tasks.task import TaskState
 
 #: Tasks of one chunk that are remembered: one of them stands there yet, as a rule.

@@ -10,7 +10,7 @@ from boilerd.broker.anchor import Anchor, Stand
 from boilerd.broker.broker import Broker
 from boilerd.broker.inspection import Inspection
 from boilerd.broker.states import ALLOWED, ONE_REGISTRY, Action
-from boilerd.broker.task_inspection import Member
+from boilerd.broker.task_rows import Member
 from boilerd.broker.views import TaskDetail
 from boilerd.errors import TaskStateError
 from boilerd.tasks.task import TaskState

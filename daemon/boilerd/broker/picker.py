@@ -7,7 +7,7 @@ from boilerd.broker.connection import raw
 from boilerd.broker.constants import MOST_SEARCHED
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.task_filter import Condition
-from boilerd.broker.task_inspection import Member
+from boilerd.broker.task_rows import Member
 
 #: Tasks in one call of the script, and where words are looked for in all of a record.
 _CHUNK, _CHUNK_OF_WORDS = 50, 25

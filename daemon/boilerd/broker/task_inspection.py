@@ -10,33 +10,25 @@ from typing import Any
 from boilerd.broker import keys
 from boilerd.broker.claims import Claim
 from boilerd.broker.connection import raw, text
+from boilerd.broker.constants import LISTED_FIELDS, MOST_LISTED
 from boilerd.broker.job_hash import to_claim
 from boilerd.broker.refusals import expecting, sound, translated
 from boilerd.broker.script_calls import ScriptCalls
 from boilerd.broker.states import REGISTRIES
-from boilerd.broker.task_rows import MOST_LISTED, TaskRow, TaskRows
+from boilerd.broker.task_rows import Member, TaskRow, made
 from boilerd.broker.view_reader import to_attempt, to_completed, to_task
 from boilerd.broker.views import CompletedTask, TaskDetail
 from boilerd.errors import MisplacedKeyError
 from boilerd.tasks.task import TaskState
 
-#: A task's ID and its score, which says when the task is due or expires, or since when it waits for a concurrency key;
-#: None: its place has no score.
-Member = tuple[str, float | None]
-
 #: So many bytes of tasks are read at a time where they are read as a whole.
 _PORTION = 1024 * 1024
-#: Tasks of a list that one script reads: Redis is busy with them for less than half a millisecond.
-AT_ONCE = 25
+#: Tasks of a list that one script reads, and of which it makes digests: Redis is busy for less than half a millisecond.
+AT_ONCE, DIGESTS_AT_ONCE = 25, 50
 #: No list or set of Redis has more members; of greater places it takes none above 64 bits.
 MOST_MEMBERS = 2**32
-#: Fields of a job that `to_task` reads, but for those that hold what somebody put into it, of any size.
-_SMALL_FIELDS = (
-    "status", "origin", "task_type", "description", "timeout", "result_ttl", "deadline", "created_at", "enqueued_at",
-    "started_at", "ended_at", "last_error", "last_failed_at", "worker_name", "unique_key", "concurrency_key",
-    "concurrency_limit", "number_of_retries", "max_retries", "retries_left", "runs", "progress", "fingerprint",
-    "copied_from",
-)  # fmt: skip
+#: The fields of a record, as listed.lua has them: the small ones stand first.
+_FIELDS = tuple(name.encode() for name in LISTED_FIELDS)
 #: Tasks that hold a concurrency key, and jobs that wait for one, which are told.
 _HOLDERS, _DEPENDENTS = 50, 20
 
@@ -97,8 +89,9 @@ class TaskInspection(ScriptCalls):
             found: list[Member] = [(text(task_id), None) for task_id in queued]
             if len(found) == count:
                 return found
-            length = connection.llen(raw(key))
-        return [*found, *self._aside(queue, max(start - length, 0), count - len(found))]
+            # Where some were found, the list ends with them.
+            before = 0 if found or not start else max(start - connection.llen(raw(key)), 0)
+        return [*found, *self._aside(queue, before, count - len(found))]
 
     def _aside(self, queue: str, start: int, count: int) -> list[Member]:
         """Tasks of the queue that wait for a concurrency key, those that have waited longest first."""
@@ -112,37 +105,40 @@ class TaskInspection(ScriptCalls):
             return int(self.connection.zcard(raw(key)))
 
     def details(self, members: Sequence[Member], *, is_whole: bool = True) -> list[TaskDetail]:
-        """Each task without its attempts; as `rows`."""
-        return [*self.rows(members, is_whole=is_whole)]
-
-    def rows(self, members: Sequence[Member], *, is_whole: bool = True) -> TaskRows:
-        """The same, each of which is made when somebody looks at it.
+        """Each task without its attempts.
 
         Args:
             members: The tasks.
             is_whole: False to leave payload, headers and result of a large one where they are; for jobs of plain RQ
                 that are large that takes a second round trip.
         """
-        if is_whole:
-            return TaskRows(
-                [(member, record, 0) for member, record in zip(members, self._records(members), strict=True)]
-            )
-        rows: list[TaskRow] = []
-        for first in range(0, len(members), AT_ONCE):
-            rows += self._listed(members[first : first + AT_ONCE])
-        foreign = [place for place, (_, record, size) in enumerate(rows) if size and _is_foreign(record)]
-        for place, record in zip(foreign, self._records([members[each] for each in foreign]), strict=True):
-            rows[place] = members[place], record, 0
-        return TaskRows(rows)
+        rows = [(record, 0) for record in self._records(members)] if is_whole else self._rows(members, "rows")[1]
+        return [made(*row) for row in zip(members, rows, strict=True)]
 
-    def _listed(self, members: Sequence[Member]) -> list[TaskRow]:
-        """Each with its job hash; or, of a large one, its small fields and the size of its data. One round trip."""
-        ids = [raw(task_id) for task_id, _ in members]
-        found = self._run("listed", [MOST_LISTED, len(_SMALL_FIELDS), *_SMALL_FIELDS, *ids])
-        return [
-            (member, _as_record(record) if size else dict(zip(record[::2], record[1::2], strict=True)), size)
-            for member, size, record in zip(members, found[::2], found[1::2], strict=True)
-        ]
+    def listed(self, members: Sequence[Member]) -> tuple[str, Sequence[TaskRow]]:
+        """As `Records` says."""
+        return self._rows(members, "both")
+
+    def digests(self, members: Sequence[Member]) -> str:
+        """As `Records` says; what a large task holds counts by its size."""
+        return self._of_list(members, "digests", DIGESTS_AT_ONCE)[0]
+
+    def _rows(self, members: Sequence[Member], wanted: str) -> tuple[str, list[TaskRow]]:
+        digests, rows = self._of_list(members, wanted, AT_ONCE)
+        foreign = [place for place, (record, size) in enumerate(rows) if size > MOST_LISTED and _is_foreign(record)]
+        for place, record in zip(foreign, self._records([members[each] for each in foreign]), strict=True):
+            rows[place] = record, 0
+        return digests, rows
+
+    def _of_list(self, members: Sequence[Member], wanted: str, at_once: int) -> tuple[str, list[TaskRow]]:
+        """What listed.lua says of them; a round trip for so many of them."""
+        digests, rows, start = "", list[TaskRow](), 0
+        while start < len(members):
+            ids = [raw(task_id) for task_id, _ in members[start : start + at_once]]
+            looked, some, *found = self._run("listed", [wanted, *ids])
+            digests, start = digests + text(some), start + looked
+            rows += [(_as_record(values), size) for size, values in zip(found[::2], found[1::2], strict=True)]
+        return digests, rows
 
     def _records(self, members: Sequence[Member]) -> list[Mapping[bytes, bytes]]:
         """The job hash of each; nothing where there is none."""
@@ -260,9 +256,8 @@ def _is_foreign(record: Mapping[bytes, bytes]) -> bool:
 
 
 def _as_record(values: Sequence[bytes | None]) -> dict[bytes, bytes]:
-    """The small fields that are there."""
-    found = zip(_SMALL_FIELDS, values, strict=True)
-    return {name.encode(): value for name, value in found if value is not None}
+    """The fields that are there; of a large task, only small ones were read."""
+    return {name: value for name, value in zip(_FIELDS, values, strict=False) if value is not None}
 
 
 def _scored_place(detail: TaskDetail) -> str | None:

@@ -1,50 +1,68 @@
-"""Tasks of a list as they were read, which become tasks only when somebody looks at one.
+"""Tasks of a list, which are read when somebody looks at one.
 
-A list that renews itself is the same as before, as a rule, and what was read tells that: to make tasks of it takes
-longer than to read it.
+A list that renews itself is the same as before, as a rule, and a digest that Redis makes tells that: to read the tasks
+takes longer.
 """
 
 import functools
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-import msgspec
-
+from boilerd.broker.constants import MOST_LISTED
 from boilerd.broker.view_reader import to_task
 from boilerd.broker.views import TaskDetail
 
-#: Bytes of a task's data, beyond which a list does not read it.
-MOST_LISTED = 16 * 1024
-#: What changes while a task runs, and nobody is shown.
-_UNSEEN = b"last_heartbeat"
+#: A task's ID and its score, which says when the task is due or expires, or since when it waits for a concurrency key;
+#: None: its place has no score.
+Member = tuple[str, float | None]
+#: The fields of its job hash, or the small ones alone, and how many bytes its data has.
+TaskRow = tuple[Mapping[bytes, bytes], int]
 
-#: The ID of a task and its score, its job hash or the small fields of that, and how many bytes its data has where that
-#: was not read, or 0.
-TaskRow = tuple[tuple[str, float | None], Mapping[bytes, bytes], int]
+
+class Records(Protocol):
+    """Reads the records of tasks."""
+
+    def digests(self, members: Sequence[Member]) -> str:
+        """What changes with all that is shown of them, but for their IDs and scores."""
+
+    def listed(self, members: Sequence[Member]) -> tuple[str, Sequence[TaskRow]]:
+        """The same, and what is shown, as it was at that moment."""
 
 
 class TaskRows(Sequence[TaskDetail]):
     """The tasks, without their attempts.
 
     Args:
-        rows: What was read of each.
+        members: Which tasks.
+        records: Reads what they are made of; only where there are none, nobody.
+
+    Attributes:
+        members: The same.
     """
 
-    def __init__(self, rows: Sequence[TaskRow] = ()) -> None:
-        self._rows = rows
+    def __init__(self, members: Sequence[Member] = (), records: Records | None = None) -> None:
+        self.members = members
+        self._records = records
 
     @functools.cached_property
-    def mark(self) -> str:
-        """A digest of all that the tasks are made of; raises ValueError where an ID is no text."""
-        seen = [(member, {**record, _UNSEEN: b""}, size) for member, record, size in self._rows]
-        return hashlib.sha256(msgspec.msgpack.encode(seen)).hexdigest()
+    def digests(self) -> str:
+        """What changes with all that is shown of them, but for their IDs and scores; never newer than that.
+
+        They are not read for it; whoever shows them anyway calls `read` first, or Redis is asked twice.
+        """
+        if "_read" in self.__dict__:
+            return self._read[0]
+        return self._records.digests(self.members) if self._records else ""
+
+    def read(self) -> None:
+        """Read them now."""
+        _ = self._read
 
     def __add__(self, others: "TaskRows") -> "TaskRows":
-        return TaskRows([*self._rows, *others._rows])
+        return TaskRows([*self.members, *others.members], self._records or others._records)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.members)
 
     def __iter__(self) -> Iterator[TaskDetail]:
         return iter(self._tasks)
@@ -53,11 +71,16 @@ class TaskRows(Sequence[TaskDetail]):
         return self._tasks[place]
 
     @functools.cached_property
+    def _read(self) -> tuple[str, Sequence[TaskRow]]:
+        return self._records.listed(self.members) if self._records else ("", ())
+
+    @functools.cached_property
     def _tasks(self) -> list[TaskDetail]:
-        return [_made(*row) for row in self._rows]
+        return [made(*row) for row in zip(self.members, self._read[1], strict=True)]
 
 
-def _made(member: tuple[str, float | None], record: Mapping[bytes, bytes], size: int) -> TaskDetail:
-    task_id, score = member
+def made(member: Member, row: TaskRow) -> TaskDetail:
+    """One of the tasks."""
+    (task_id, score), (record, size) = member, row
     task = to_task(task_id, record, score, ())
     return task.unread(size) if size > MOST_LISTED else task

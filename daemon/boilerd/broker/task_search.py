@@ -18,14 +18,14 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
+from boilerd.broker.constants import MOST_LISTED
 from boilerd.broker.inspection import Inspection
 from boilerd.broker.job_hash import request_id_of
 from boilerd.broker.picker import Picker, chunk_of
 from boilerd.broker.refusals import expecting
 from boilerd.broker.states import ONE_REGISTRY, REGISTRIES
 from boilerd.broker.task_filter import Condition, headers_have
-from boilerd.broker.task_inspection import Member
-from boilerd.broker.task_rows import MOST_LISTED, TaskRows
+from boilerd.broker.task_rows import Member, TaskRows
 from boilerd.broker.views import TaskDetail
 from boilerd.errors import InvalidTaskError, shown
 from boilerd.tasks.headers import check_headers
@@ -180,24 +180,35 @@ class TaskSearch:
                 if len(found) >= limits.size or looked >= limits.looks or self._is_over():
                     return TasksFound(found, looked, str(place))
                 count = min(self._chunk, limits.looks - looked)
-                seen, some = self._look(place, count, limits.size - len(found))
-                if seen.start == place.start:
-                    break
-                found += some
+                seen, some, is_end = self._look(place, count, limits.size - len(found))
+                if some:
+                    found += some
                 looked += seen.start - place.start
                 place = seen
+                if is_end:
+                    break
         return TasksFound(found, looked)
 
-    def _look(self, place: Place, count: int, most: int) -> tuple[Place, Sequence[TaskDetail]]:
-        """Look at the next tasks; the place behind them, and those that are sought."""
+    def _look(self, place: Place, count: int, most: int) -> tuple[Place, Sequence[TaskDetail], bool]:
+        """Look at the next tasks; the place behind them, those that are sought, and whether these were the last."""
         if not self._sought.conditions and self._sought.state is not TaskState.RETRY:
             count = min(count, most)  # as a rule all of them are shown; retries are few among scheduled ones
         members = self._inspection.members(place.queue, place.state, place.start, count)
         if not members:
-            return place, []
+            return place, [], True
         looked, numbers = self._picker.picked(self._conditions, members)
+        found: Any
         if self._sought.reads is Reads.SMALL:
-            return self._listed(place, members, looked, numbers[:most], most)
+            looked, found = self._listed(members, looked, numbers[:most], most)
+        else:
+            looked, found = self._sifted(members, looked, numbers, most)
+        is_end = looked == len(members) < count
+        return self._behind(place, looked, members[looked - 1]), found, is_end
+
+    def _sifted(
+        self, members: Sequence[Member], looked: int, numbers: Sequence[int], most: int
+    ) -> tuple[int, list[TaskDetail]]:
+        """How many of them were looked at, and those of these that are sought."""
         found: list[TaskDetail] = []
         for number, (task, size) in zip(numbers, self._read([members[number] for number in numbers]), strict=False):
             if self._is_sought(task):
@@ -205,16 +216,15 @@ class TaskSearch:
             if len(found) == most or (size and self._is_over()):  # the rest is looked at again
                 looked = number + 1
                 break
-        return self._behind(place, looked, members[looked - 1]), found
+        return looked, found
 
     def _listed(
-        self, place: Place, members: Sequence[Member], looked: int, numbers: Sequence[int], most: int
-    ) -> tuple[Place, TaskRows]:
-        """The place behind them, and these of the tasks as they stand there: a list keeps them all."""
+        self, members: Sequence[Member], looked: int, numbers: Sequence[int], most: int
+    ) -> tuple[int, TaskRows]:
+        """How many of them were looked at, and these of the tasks as they stand there: a list keeps them all."""
         if len(numbers) == most:
             looked = numbers[-1] + 1
-        rows = self._inspection.rows([members[number] for number in numbers], is_whole=False)
-        return self._behind(place, looked, members[looked - 1]), rows
+        return looked, TaskRows([members[number] for number in numbers], self._inspection)
 
     def _read(self, members: Sequence[Member]) -> Iterator[tuple[TaskDetail, int]]:
         """Each task, with the size of what it holds where that counts."""

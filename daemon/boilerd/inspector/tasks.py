@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from boilerd.broker.bulk_actions import plain
 from boilerd.broker.states import ONE_REGISTRY
-from boilerd.broker.task_inspection import Member
+from boilerd.broker.task_rows import Member
 from boilerd.broker.views import CompletedTask, TaskDetail
 from boilerd.inspector.part import Part
 from boilerd.tasks.task import TaskState, no_such_task
@@ -127,7 +127,8 @@ class TasksPart(Part):
             after: The place at which an earlier call stopped, or of `last_place` or `place_around`.
             sees: Makes of a task what the one who asks may see of it, as plain values; nothing else is searched. None:
                 all of it.
-            is_whole: False to leave payload, headers and result of large tasks out of what is found.
+            is_whole: False to leave payload, headers and result of large tasks out of what is found; where nothing is
+                sought, the tasks are read when somebody looks at one.
 
         Raises:
             InvalidTaskError: The text means nothing, or there is no such place.
@@ -316,10 +317,11 @@ class TasksPart(Part):
 
         if size < 1 or looks < 1:
             raise ValueError(f"size {size}, looks {looks}: both begin at 1")
-        if queue is not None:
-            self._check_used(queue)
         queues = self._inspection.queue_names()[0] if queue is None else [queue]
-        return TaskSearch(self._inspection, sought).run(queues, after, size=size, looks=looks, within_s=within_s)
+        found = TaskSearch(self._inspection, sought).run(queues, after, size=size, looks=looks, within_s=within_s)
+        if queue is not None and not found.looked:
+            self._check_used(queue)  # of one that has tasks nobody need ask
+        return found
 
     def _sift(self, queue: str, state: TaskState, most: int, looks: int | None) -> list[Member]:
         """The first tasks of one of the states that share a registry."""

@@ -41,8 +41,6 @@ _ROWS = frozenset({"csv", "ndjson"})
 MOST_TOLD = 400
 #: What a spreadsheet takes for a formula: where a cell begins; with some settings it does after these separators, too.
 _FORMULA = re.compile(r"(^\s*|[;\t]\s*)([=+@\-\uff1d\uff0b\uff0d\uff20])")
-#: Encodes what a page has read for its tag; nobody gets to see it.
-_encoder = msgspec.json.Encoder(enc_hook=lambda value: value.mark if isinstance(value, TaskRows) else str(value))
 
 
 @dataclass(slots=True)
@@ -101,10 +99,10 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         template, status = page.template, 200
         if isinstance(found, Missing):
             template, status, found = found.template, 404, found.data
-        content = visit.snapshot().mark if page.of_snapshot else asked.site.seals.seal("content", _read(visit, found))
-        if status == 200 and (page.fresh_s or (page.of_shared and visit.reads)):
+        content, lists = (visit.snapshot().mark, []) if page.of_snapshot else _content(asked, visit, found)
+        if status == 200 and not lists and (page.fresh_s or (page.of_shared and visit.reads)):
             note(_sight(asked), content, visit.reads)
-        tag = _tag(asked, content)
+        tag = _tag(asked, content, lists)
         if tag == _known_tag(asked):
             return _unchanged(tag)
         text = _written(asked, page, template, visit.seen(found))
@@ -249,14 +247,19 @@ def _unchanged(tag: str) -> Response:
     return Response(status_code=304, headers={"etag": tag, "vary": "Boilerd-Live"})
 
 
-def _tag(asked: Asked, content: str) -> str:
+def _tag(asked: Asked, content: str, lists: Sequence[TaskRows] = ()) -> str:
     """Changes with the content, and with all else that the answer is made of; by it nobody can guess what is hidden."""
     site, who = asked.site, asked.who
     sealed = site.seals.seal(
         "page", content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
         site.redaction.settings, site.guard.token(who), _rights(who),
     )  # fmt: skip
-    return f'"{sealed}"'
+    if not lists:
+        return f'"{sealed}"'
+    if not _known_tag(asked).startswith(f'"{sealed}.'):
+        for rows in lists:  # other ones than before: they are shown, and not asked for twice
+            rows.read()
+    return f'"{sealed}.{site.seals.seal("rows", sealed, *(rows.digests for rows in lists))}"'
 
 
 def _sight(asked: Asked) -> str:
@@ -272,12 +275,24 @@ def _rights(who: Principal | None) -> str:
     return f"{','.join(sorted(who.permissions))} {(who.queues, who.name) if who.queues is not None else ''}"
 
 
-def _read(visit: Visit, found: Any) -> str:
-    """All that a page is made of, for its tag: most polls end here, before it is looked for what is to be hidden."""
+def _content(asked: Asked, visit: Visit, found: Any) -> tuple[str, list[TaskRows]]:
+    """Seals all that a page is made of, for its tag, and the tasks of lists, which are left out but for IDs and scores.
+
+    Most polls end here, before it is looked for what is to be hidden.
+    """
+    lists: list[TaskRows] = []
+
+    def encode(value: object) -> object:
+        if not isinstance(value, TaskRows):
+            return str(value)
+        lists.append(value)
+        return value.members
+
     try:
-        return _encoder.encode(found).decode()
+        content = msgspec.json.encode(found, enc_hook=encode).decode()
     except (ValueError, TypeError, OverflowError, RecursionError):  # bytes that are no text, or numbers of 100 digits
-        return _json(visit.seen(found))
+        content, lists = _json(visit.seen(found)), []
+    return asked.site.seals.seal("content", content), lists
 
 
 def _tag_of_known(asked: Asked, page: Page) -> str | None:

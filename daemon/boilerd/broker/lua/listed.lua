@@ -1,29 +1,36 @@
--- Read the records of tasks for a list, of large ones only fields that are small, in one command.
+-- Tell what a list shows of its tasks, digests of that, or both: a list that is looked at again is as before, as a rule.
 --
 -- KEYS: none.
--- ARGV: 1 RQ's prefix, 2 own prefix, 3 how many bytes of data a small task has at most, 4 how many small fields there
---   are, then their names, then task IDs.
--- Returns for each task in turn: 0 and the names and values of its record, none where there is no record; or how many
---   bytes of data it has, and the values of the small fields, nil for what it lacks.
+-- ARGV: 1 RQ's prefix, 2 own prefix, 3 'digests', 'rows' or 'both', then task IDs.
+-- Returns how many of the tasks it has looked at, which is all of them, unless these are much together; their digests, in
+--   one text; and, where rows are wanted, for each how many bytes of data it has, and the values of LISTED_FIELDS, nil for
+--   what it lacks: of one with more than MOST_LISTED bytes, those of SMALL_FIELDS alone, and none of what is no record.
 -- Reads: rq:job:ID. Writes nothing.
 
-local most, fields, found = tonumber(ARGV[3]), {}, {}
-for i = 1, tonumber(ARGV[4]) do fields[i] = ARGV[4 + i] end
+local has_digests, has_rows = ARGV[3] ~= 'rows', ARGV[3] ~= 'digests'
+local looked, bytes, digests, answer = 0, 0, {}, {}
 
 local function add(size, record)
-  found[#found + 1] = size
-  found[#found + 1] = record
+  looked = looked + 1
+  bytes = bytes + math.min(size, MOST_LISTED)
+  if has_digests then digests[looked] = redis.sha1hex(cmsgpack.pack(size, record)) end
+  if has_rows then
+    answer[2 * looked + 1] = size
+    answer[2 * looked + 2] = record
+  end
 end
 
-for i = 5 + #fields, #ARGV do
+for i = 4, #ARGV do
   local key = RQ .. ':job:' .. ARGV[i]
   local size = redis.pcall('HSTRLEN', key, 'data')
   if type(size) == 'number' then
-    if size > most then add(size, call('HMGET', key, unpack(fields))) else add(0, call('HGETALL', key)) end
+    add(size, call('HMGET', key, unpack(size > MOST_LISTED and SMALL_FIELDS or LISTED_FIELDS)))
   elseif size.err:find('WRONGTYPE', 1, true) then
     add(0, {})
   else -- one of permissions says nothing about the key, and is raised again
     return call('HSTRLEN', key, 'data')
   end
+  if bytes > MOST_LISTED_BYTES then break end
 end
-return found
+answer[1], answer[2] = looked, table.concat(digests)
+return answer
