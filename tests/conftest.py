@@ -68,6 +68,12 @@ def connection(valkey: Valkey) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
+def on_one_day(connection: redis.Redis) -> None:
+    """The test is over before the day is: one that ends within half a minute is waited for."""
+    wait_until(lambda: -connection.time()[0] % 86_400 > 30, "another day has begun")
+
+
+@pytest.fixture
 def broker(connection: redis.Redis) -> Broker:
     return Broker(connection)
 

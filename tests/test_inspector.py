@@ -212,6 +212,7 @@ def test_no_such_task_or_queue_is_told(inspector: Inspector, client: Client) -> 
         inspector.task("")
 
 
+@pytest.mark.usefixtures("on_one_day")
 def test_a_queue_tells_its_latency_memory_limits_and_today(
     inspector: Inspector, client: Client, broker: Broker
 ) -> None:
@@ -232,6 +233,7 @@ def test_a_queue_tells_its_latency_memory_limits_and_today(
     assert (today.processed, today.failed) == (2, 1)
 
 
+@pytest.mark.usefixtures("on_one_day")
 def test_the_history_has_a_row_for_each_day(inspector: Inspector, connection: redis.Redis) -> None:
     today = datetime.now(UTC).date()
     yesterday = (today - date(1970, 1, 1)).days - 1

@@ -63,6 +63,7 @@ def test_more_than_ten_thousand_waiting_tasks_can_be_set_aside(
     assert connection.zcard(keys.registry("failed", "default")) == 10_050
 
 
+@pytest.mark.usefixtures("on_one_day")
 @pytest.mark.parametrize(("limit", "dropped"), [(3, 2), (5, 0), (0, 0)])
 def test_what_the_limit_drops_is_counted(limited: Limited, connection: redis.Redis, limit: int, dropped: int) -> None:
     archive_by_failure(limited(limit), 5)
@@ -73,6 +74,7 @@ def test_what_the_limit_drops_is_counted(limited: Limited, connection: redis.Red
     assert connection.ttl(key) > 89 * 86400
 
 
+@pytest.mark.usefixtures("on_one_day")
 def test_stats_and_health_show_what_was_dropped(limited: Limited, start_daemon: StartDaemon, client: Client) -> None:
     archive_by_failure(limited(3), 5)
     daemon = start_daemon("--concurrency", "1", env={"BOILERD_ARCHIVE_LIMIT": "3"}).ready()

@@ -259,6 +259,7 @@ def test_an_outcome_is_refused_when_the_lease_is_gone(broker: Broker, connection
     assert connection.zcard(keys.registry("failed", "default")) == 0
 
 
+@pytest.mark.usefixtures("on_one_day")
 def test_the_recently_completed_are_remembered_and_counted(broker: Broker, connection: redis.Redis) -> None:
     for number in range(3):
         store(broker, f"t{number}")

@@ -190,8 +190,9 @@ def fill(connection: Any, draw: st.DataObject) -> None:
     connection.hset(
         keys.LIMITS, mapping={f"{QUEUE}:{name}": draw.draw(values) for name in ("max_active", "max_length")}
     )
-    today = int(time.time() // 86_400)
-    connection.hset(keys.stats(QUEUE, today), mapping={name: draw.draw(values) for name in ("processed", "failed")})
+    counts = {name: draw.draw(values) for name in ("processed", "failed")}
+    for day in (int(time.time() // 86_400), int(time.time() // 86_400) + 1):
+        connection.hset(keys.stats(QUEUE, day), mapping=counts)
     connection.hset(keys.CRON, "mine", draw.draw(values))
     connection.rpush(keys.ticks("mine"), b'{"tick": 1}', *draw.draw(st.lists(ticks, max_size=3)))
     connection.zadd(keys.DAEMONS, {"h.r": score, "h.s": 1.0})

@@ -389,6 +389,7 @@ def test_lock_ls_tells_a_misspelt_name_from_one_without_locks(command: Command, 
     assert of_type.stderr == "note: no lock is of type 'test:ecko', but there are those of test:echo\n"
 
 
+@pytest.mark.usefixtures("on_one_day")
 def test_stats_sum_over_all_queues(command: Command, client: Client, broker: Broker) -> None:
     client.enqueue("test:echo", queue="low")
     in_state(client, broker, TaskState.ARCHIVED)
