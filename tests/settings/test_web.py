@@ -11,6 +11,8 @@ from boilerd.settings.web import Web
 
 ZEROS = "0" * 64
 HASH = "a hash as `boilerd web password` prints it"
+NAMES = 'a list of names such as "jobs.example", without scheme and port'
+PLACES = 'a list of paths such as "user.*.email", of names with a dot between'
 QUEUES = "a list of names of queues, or of what they begin with and *, such as"
 
 
@@ -26,7 +28,14 @@ def told(name: str, value: object) -> str:
         ({"prefix": "x/"}, "prefix: 'x/' is not a path such as /jobs, of letters, digits and . _ ~ -, without /"),
         ({"trusted_header": "a b"}, "trusted_header: 'a b' is not the name of a header, such as X-Forwarded-User"),
         ({"port": 99999}, "port: 99999 is not a whole number of at least 0 and at most 65535"),
-        ({"hosts": "x"}, "hosts: 'x' is not a list of texts"),
+        ({"hosts": "x"}, f"hosts: 'x' is not {NAMES}"),
+        ({"hosts": ["jobs.example:8443"]}, f"hosts: ['jobs.example:8443'] is not {NAMES}"),
+        ({"hosts": ["https://jobs.example"]}, f"hosts: ['https://jobs.example'] is not {NAMES}"),
+        ({"hosts": ["*"]}, f"hosts: ['*'] is not {NAMES}"),
+        ({"hosts": ["::1"]}, f"hosts: ['::1'] is not {NAMES}"),
+        ({"redact": "user"}, f"redact: 'user' is not {PLACES}"),
+        ({"redact": ["user..email"]}, f"redact: ['user..email'] is not {PLACES}"),
+        ({"redact": [".email"]}, f"redact: ['.email'] is not {PLACES}"),
         ({"environment": "x" * 41}, f"environment: '{'x' * 41}' is not text of at most 40 characters"),
         ({"read_only": "maybe"}, "read_only: 'maybe' is not true or false"),
         ({"prefixes": 1}, "unknown key 'prefixes'; did you mean 'prefix'?"),

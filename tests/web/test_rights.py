@@ -183,6 +183,8 @@ def test_nothing_is_shown_under_the_name_of_another_host(connection: redis.Redis
         "localhost:8383": 200, "[::1]:8383": 200, "jobs.example": 200, "JOBS.example:80": 200,
         "evil.example": 421, "localhost.evil": 421,
     }  # fmt: skip
+    with Browser(app, host="other.example:8443") as browser:
+        assert "host 'other.example' is not one of" in browser.get("/queues.json").json()["error"]
 
 
 def test_read_only_leaves_nobody_anything_to_do(connection: redis.Redis, client: Client) -> None:

@@ -139,7 +139,10 @@ class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ),
     ] = ""
     read_only: Annotated[bool, _doc("show everything and change nothing")] = False
-    hosts: Annotated[list[str], _doc("names by which browsers may call it")] = msgspec.field(default_factory=list)
+    hosts: Annotated[
+        list[Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:/@*\s]+)$")]],
+        _doc("names by which browsers may call it", 'a list of names such as "jobs.example", without scheme and port'),
+    ] = msgspec.field(default_factory=list)
     trusted_proxies: Annotated[list[str], _doc('whose X-Forwarded headers count: addresses, networks, "unix"')] = (
         msgspec.field(default_factory=list)
     )
@@ -151,9 +154,13 @@ class Web(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             pattern="^[A-Za-z0-9-]*$",
         ),
     ] = ""
-    redact: Annotated[list[str], _doc("hidden parts of payloads, such as user.*.email, beside passwords")] = (
-        msgspec.field(default_factory=list)
-    )
+    redact: Annotated[
+        list[Annotated[str, msgspec.Meta(pattern=r"^[^.]+(\.[^.]+)*$")]],
+        _doc(
+            "hidden parts of payloads, such as user.*.email, beside passwords",
+            'a list of paths such as "user.*.email", of names with a dot between',
+        ),
+    ] = msgspec.field(default_factory=list)
     environment: Annotated[str, _doc("what its head and titles say, such as production", max_length=40)] = ""
     links: dict[str, Outside] = msgspec.field(default_factory=dict)
     roles: dict[str, Role | Grant] = msgspec.field(default_factory=dict)
