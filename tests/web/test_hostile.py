@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -11,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from boilerd import Client, TaskState
 from boilerd.broker import keys
@@ -24,7 +27,7 @@ from boilerd.web.page import PAGES, load_pages
 from boilerd.web.permissions import ROLES, Permission
 from boilerd.web.redaction import Redaction
 from boilerd.web.shown import harmless, lasting, sized
-from browser import Browser, asking, with_people
+from browser import Browser, asking, text_of, with_people
 from builders import claim, count_in_minute, counted, fail_as, fail_next, failure_kind, tell_cron
 
 load_pages()
@@ -263,6 +266,24 @@ def test_no_page_shows_a_secret_of_a_payload_an_error_or_a_header(
         found = {address: _wrong(browser.get(address), role, needs) for address, needs in addresses()}
 
     assert {address: wrong for address, wrong in found.items() if wrong} == {}
+
+
+@pytest.mark.parametrize("serializer", [None, JSONSerializer], ids=["pickled", "JSON"])
+def test_who_may_not_see_payloads_reads_none_in_what_rq_says_of_its_jobs(
+    serializer: Any, connection: redis.Redis
+) -> None:
+    queue = Queue("default", connection=connection, serializer=serializer)
+    queue.enqueue("shop.charge", "4111-1111", password="hunter2", job_id="charge")
+
+    with Browser(with_people(connection), **{"x-who": "viewer"}) as browser:
+        paths = ("/tasks", "/tasks/charge", "/queues/default", "/tasks?q=-x", "/tasks/charge/run")
+        shown = {path: browser.get(path).text for path in paths}
+        found = browser.get("/tasks.json?q=4111-1111").json()["tasks"]
+
+    assert [path for path, text in shown.items() if "4111-1111" in text or "hunter2" in text] == []
+    assert "shop.charge" in shown["/tasks"]
+    assert re.search(r"shop\.charge.*100 %", text_of(shown["/queues/default"]))
+    assert found == []
 
 
 def test_a_payload_is_shown_to_those_who_may_and_its_size_to_all_others(

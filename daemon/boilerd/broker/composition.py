@@ -9,6 +9,7 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
+from boilerd.broker.job_hash import name_in
 from boilerd.broker.refusals import sound, translated
 
 #: Tasks that are looked at, from each end of the queue: each is one command.
@@ -46,5 +47,9 @@ def read_composition(connection: redis.Redis, queue: str) -> Composition:
         for task_id in ids:
             pipeline.hmget(raw(keys.job(text(task_id))), "task_type", "description")
         records = sound(pipeline.execute(raise_on_error=False))
-    found = Counter(text((record or [b""])[0] or (record or [b"", b""])[1] or b"") for record in records)
+    found = Counter(_type_of(*(text(each or b"") for each in record or (b"", b""))) for record in records)
     return Composition(found.most_common(), len(ids), length)
+
+
+def _type_of(task_type: str, description: str) -> str:
+    return task_type or name_in(description)

@@ -9,7 +9,7 @@ import msgspec
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.job_hash import read_progress, read_retention_s
+from boilerd.broker.job_hash import name_in, read_progress, read_retention_s
 from boilerd.broker.view_reader import to_attempt
 from boilerd.broker.views import Attempt
 from boilerd.errors import BoilerdError, TaskFailedError
@@ -113,7 +113,7 @@ class Ending:
         runs = self._text(b"runs")
         return TaskFailedError(
             self._task_id,
-            self._text(b"task_type") or self._text(b"description"),
+            self._text(b"task_type") or name_in(self._text(b"description")),
             error_type=kind,
             message=message,
             traceback=attempt.error,

@@ -395,6 +395,11 @@ def read_call(data: bytes, most_bytes: int = MAX_DATA_BYTES) -> Call:
         ) from error
 
 
+def name_in(description: str) -> str:
+    """What RQ's description of a job calls, without the arguments, which are payload: not all may see them."""
+    return description.partition("(")[0].strip()
+
+
 def is_own_call(function: str, args: Sequence[Any]) -> bool:
     """True if it is the call of a task of boilerd's; its arguments are the task's type and payload."""
     return function in ENTRY_POINTS and len(args) == 2 and isinstance(args[0], str)

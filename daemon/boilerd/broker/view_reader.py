@@ -18,6 +18,7 @@ from boilerd.broker.connection import text
 from boilerd.broker.job_hash import (
     NUMBER_FIELDS,
     is_own_call,
+    name_in,
     read_call,
     read_max_retries,
     read_progress,
@@ -55,7 +56,7 @@ def to_task(
     is_aside = state is TaskState.PENDING and score is not None
     return TaskDetail(
         id=task_id,
-        type=shown.get("task_type") or called.type or shown.get("description", ""),
+        type=shown.get("task_type") or called.type or name_in(shown.get("description", "")),
         queue=shown.get("origin", ""),
         state=state,
         payload=called.payload,

@@ -58,8 +58,8 @@ class Guard:
         found = _HOST.fullmatch(given)
         name = found[1].lower() if found else ""
         if self._hosts and name not in self._hosts:
-            told = (name or given)[:100]
-            raise Refusal(421, f"host {told!r} is not one of this dashboard's names; add it to hosts of [web] if it is")
+            asked = (name or given)[:100]
+            raise Refusal(421, f"host {asked!r} is not one of this dashboard's names; add it to hosts of [web] if it is")
 
     def token(self, principal: Principal | None) -> str:
         """The token that a form of theirs has."""
