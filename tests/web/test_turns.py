@@ -12,10 +12,11 @@ import redis
 
 import boilerd.web
 from boilerd import Client
+from boilerd.broker.web_sessions import WebSessions
 from boilerd.settings.definitions import Settings
-from boilerd.settings.web import Web, WebToken
-from boilerd.web import site
-from boilerd.web.passwords import hash_token
+from boilerd.settings.web import PasswordHash, Web, WebToken, WebUser
+from boilerd.web import access, passwords, site
+from boilerd.web.passwords import hash_password, hash_token
 from browser import ROLES, WHO
 from support import DEADLINE_S, wait_until
 
@@ -118,3 +119,65 @@ def test_where_nobody_says_who_they_are_all_threads_are_for_all(dashboard: Dashb
             return [answer.status_code for answer in await asyncio.gather(*asked)]
 
     assert asyncio.run(ask()) == [200] * 8
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[set[int], threading.Event]]:
+    """The threads that have looked for a session; none of them finds it before the event."""
+    look, threads, may_go_on = WebSessions.owner, set[int](), threading.Event()
+
+    def slowly(sessions: WebSessions, session: str) -> str:
+        threads.add(threading.get_ident())
+        may_go_on.wait(DEADLINE_S)
+        return look(sessions, session)
+
+    monkeypatch.setattr(WebSessions, "owner", slowly)
+    monkeypatch.setattr(passwords, "N", 2)
+    yield threads, may_go_on
+    may_go_on.set()
+
+
+def with_session(connection: redis.Redis) -> httpx.AsyncClient:
+    users = {"anna": WebUser(password=PasswordHash(hash_password("correct horse")), role="viewer")}
+    app = boilerd.web.app(Settings(web=Web(users=users)), authorize=None, connection=connection)
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=DEADLINE_S,
+        cookies={"boilerd_session": "of-long-ago", "__Host-boilerd": "of-long-ago"},
+    )  # fmt: skip
+
+
+def test_sessions_of_many_people_are_looked_for_in_few_threads(
+    connection: redis.Redis, looks: tuple[set[int], threading.Event]
+) -> None:
+    threads, may_go_on = looks
+
+    async def ask() -> list[int]:
+        async with with_session(connection) as client:
+            asked = [asyncio.create_task(client.get("/settings")) for _ in range(8)]
+            await asyncio.to_thread(wait_until, lambda: len(threads) >= access.MOST_THREADS, "some look")
+            may_go_on.set()
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    assert asyncio.run(ask()) == [303] * 8
+    assert len(threads) == access.MOST_THREADS
+
+
+def test_who_waits_too_long_for_their_session_gets_a_page_that_says_so(
+    connection: redis.Redis, looks: tuple[set[int], threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, may_go_on = looks
+
+    async def ask() -> httpx.Response:
+        async with with_session(connection) as client:
+            asked = [asyncio.create_task(client.get("/settings")) for _ in range(access.MOST_THREADS)]
+            await asyncio.to_thread(wait_until, lambda: len(threads) == access.MOST_THREADS, "all look")
+            monkeypatch.setattr(access, "PATIENCE_S", 0.01)
+            late = await client.get("/settings")
+            may_go_on.set()
+            await asyncio.gather(*asked)
+            return late
+
+    late = asyncio.run(ask())
+
+    assert late.status_code == 503
+    assert "all threads have waited for Redis for 0.01 s; try again" in late.text

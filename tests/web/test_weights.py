@@ -1,11 +1,13 @@
 """What pages weigh: answers are packed where that tells nobody anything, and stay below what is promised."""
 
+import gc
 import re
 from typing import Any
 
 import httpx
 import pytest
 import redis
+from jinja2.runtime import Context
 
 from boilerd import Client
 from boilerd.settings.web import WebToken
@@ -71,3 +73,20 @@ def test_an_export_is_packed_while_it_is_sent(browser: Browser, client: Client) 
 
     assert answer.headers["content-encoding"] == "gzip"
     assert answer.text.count("\n") == 101
+
+
+def test_what_a_page_showed_needs_no_garbage_collector_to_go(browser: Browser, client: Client) -> None:
+    enqueue(client, "shown")
+    address = "/tasks?queue=default&state=pending"
+    browser.get(address)
+
+    gc.collect()
+    gc.disable()
+    try:
+        shown = browser.get(address).text
+        left = [each for each in gc.get_objects() if issubclass(type(each), Context) and "title" in each.parent]
+    finally:
+        gc.enable()
+
+    assert "shown" in shown
+    assert not left

@@ -50,12 +50,20 @@ class Script(msgspec.Struct, frozen=True):
     """A Lua script, and the digest by which Redis knows it once it has seen it.
 
     Attributes:
+        front: What stands in front of it; many have the same, so that all texts take 0.3 MB in place of 1.1.
+        own: Its own text.
         is_reading: Whether it only reads, so that a user runs it who may write nothing.
     """
 
-    source: str
+    front: str
+    own: str
     digest: str
     is_reading: bool = False
+
+    @property
+    def source(self) -> str:
+        """The whole text."""
+        return self.front + self.own
 
 
 @functools.cache
@@ -75,7 +83,7 @@ def _script(name: str) -> Script:
     front, digest = _front(flags, _PARTS.get(name, ("common", "claims")))
     own, digest = _part(name), digest.copy()
     digest.update(own.encode())
-    return Script(front + own, digest.hexdigest(), name in _READING)
+    return Script(front, own, digest.hexdigest(), name in _READING)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -28,6 +29,13 @@ ANYBODY = "anybody"
 TRIES, TRIES_OF_ADDRESS = 5, 20
 #: A session ends so long after it began, however much it is used.
 LASTS_S = 7 * 86400
+#: Threads that look after sessions in Redis, beside those of pages; each has a connection, and all 20 of as many people
+#: took 2.6 MB.
+MOST_THREADS = 2
+#: Whoever waits for longer for a thread, of these or of those of pages, is told so.
+PATIENCE_S = 10.0
+
+T = TypeVar("T")
 
 
 class Access:
@@ -51,6 +59,7 @@ class Access:
         self._is_read_only = is_read_only
         self._tries, self._tries_of_address = Tries(TRIES), Tries(TRIES_OF_ADDRESS)
         self._hashing: anyio.CapacityLimiter | None = None
+        self._asking: anyio.CapacityLimiter | None = None
 
     @property
     def is_open(self) -> bool:
@@ -84,13 +93,23 @@ class Access:
         with suppress(BrokerError):  # what this browser had is of no more use
             await self.log_out(request)
         session = new_session()
-        await anyio.to_thread.run_sync(self._sessions.keep, session, _owner(session, int(time.time()), name, hashed))
+        await self._ask(lambda: self._sessions.keep(session, _owner(session, int(time.time()), name, hashed)))
         return session
 
     async def log_out(self, request: Request) -> None:
         """End the session, wherever it is open."""
         if session := request.cookies.get(self.cookie(request)):
-            await anyio.to_thread.run_sync(self._sessions.end, session)
+            await self._ask(lambda: self._sessions.end(session))
+
+    async def _ask(self, work: Callable[[], T]) -> T:
+        """What a function returns that may wait for Redis; raises Refusal where it comes to no thread."""
+        if self._asking is None:  # it belongs to a running loop
+            self._asking = anyio.CapacityLimiter(MOST_THREADS)
+        try:
+            with anyio.fail_after(PATIENCE_S):
+                return await anyio.to_thread.run_sync(work, limiter=self._asking)
+        except TimeoutError as error:
+            raise Refusal(503, f"all threads have waited for Redis for {PATIENCE_S:g} s; try again") from error
 
     def cookie(self, request: Request) -> str:
         """The name of the cookie; browsers guard one with the prefix against other hosts of the domain."""
@@ -144,7 +163,7 @@ class Access:
         if not session or not self._web.users:
             return None
         owner = self._sessions.seen(session) if is_poll(request) else ""
-        owner = owner or await anyio.to_thread.run_sync(self._sessions.owner, session)
+        owner = owner or await self._ask(lambda: self._sessions.owner(session))
         _, began, name = (*owner.split(":", 2), "", "")[:3]
         user = self._web.users.get(name)
         if user is None or not (began.isascii() and began.isdecimal()):

@@ -13,7 +13,7 @@ import redis
 
 from boilerd.broker.audit import Actor
 from boilerd.inspector import Inspector
-from boilerd.web.access import Access
+from boilerd.web.access import PATIENCE_S, Access
 from boilerd.web.costs import Costs
 from boilerd.web.guard import Guard
 from boilerd.web.local_daemon import LocalDaemon
@@ -31,8 +31,6 @@ from boilerd.web.templating import Templates
 
 #: Requests that ask Redis at once, and those of one person or program: the others are left to others.
 MOST_THREADS, MOST_OF_ONE = 4, 2
-#: Whoever waits for longer for a thread is told so.
-PATIENCE_S = 10.0
 
 T = TypeVar("T")
 

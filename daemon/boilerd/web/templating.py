@@ -7,12 +7,29 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, nodes
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.runtime import Context
 
 from boilerd.web import charts, frozen, shown, tracebacks
 from boilerd.web.guard import TOKEN
 from boilerd.web.links import Links
 
 HERE = Path(__file__).parent / "templates"
+#: Where a page's context has all that are made of it.
+_MADE = "made"
+
+
+class _PageContext(Context):
+    """What a template, or one that it imports, prints; it tells that it is there, so that it can be emptied."""
+
+    def __init__(self, environment: Environment, parent: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        super().__init__(environment, parent, *args, **kwargs)
+        if _MADE in parent:  # else it is of what Jinja keeps for all pages
+            parent[_MADE].append(self)
+
+    def empty(self) -> None:
+        """Let go of all: macros lead in circles here, and else it lives until the garbage collector comes."""
+        self.vars.clear()
+        self.parent = {}
 
 
 class _Generator(CodeGenerator):
@@ -41,6 +58,7 @@ def make_environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
+    environment.context_class = _PageContext
     environment.filters.update(shown.FILTERS)
     environment.filters["pieces"] = tracebacks.pieces
     environment.globals.update(
@@ -66,4 +84,9 @@ class Templates:
     def render(self, name: str, context: dict[str, Any], *, is_live: bool = False) -> str:
         """The page; or, for a poll, what of it is renewed."""
         context["layout"] = "live.html" if is_live else "layout.html"
-        return self._environment.get_template(name).render(context)
+        made: list[_PageContext] = []
+        try:
+            return self._environment.get_template(name).render(context, **{_MADE: made})
+        finally:
+            while made:
+                made.pop().empty()
