@@ -503,6 +503,27 @@ def test_pages_and_filters_show_the_latest_last(connection: redis.Redis) -> None
     assert len(inspector.audit_after(inspector.audit(size=4)[0].id)) == 3
 
 
+@pytest.mark.parametrize("task_id", ["a", "größe", 'a"b', "a\\b", "a/b", "a\udcffb", "task"])
+def test_the_traces_of_a_task_are_found_among_those_of_others_however_it_is_written(
+    task_id: str, connection: redis.Redis
+) -> None:
+    inspector = Inspector(connection, by=Actor("web", "anna"))
+    noted = audit.Audit(connection, Actor("web", "anna"))
+    for name in (task_id, f"{task_id} 2", "other"):
+        noted.note("run", 1, "done", task=name)
+        noted.note("copy", 1, "done", task=f"copy of {name}", copied_from=name)
+    noted.note("pause", 1, "done", queue=task_id)
+    connection.xadd(
+        keys.AUDIT, {"what": "archive", "on": json.dumps({"task": task_id}, ensure_ascii="\udcff" in task_id)}
+    )
+
+    found = inspector.traces(task_id, task_id)
+
+    assert [entry.what for entry in found.deeds] == ["run", "archive"]
+    assert found.copies == [f"copy of {task_id}"]
+    assert [(pause.user, pause.ends_at) for pause in found.pauses] == [("anna", None)]
+
+
 @pytest.mark.usefixtures("commands")
 def test_the_command_shows_hostile_names_harmlessly_and_as_json(connection: redis.Redis) -> None:
     connection.xadd(keys.AUDIT, {"user": b"\x1b[2J\xff", "on": '{"task": "\\u202e"}', "count": "many", "why": "a\nb"})

@@ -49,7 +49,8 @@ def read_traces(audit: Audit, task_id: str, queue: str, since: datetime | None) 
     def is_told(entry: AuditEntry) -> bool:
         return _names(entry, task_id) or entry.on.get("copied_from") == task_id or _is_pause(entry, queue)
 
-    entries = audit.page(is_told, audit.between(since, None), page=1, size=MOST_ENTRIES)
+    names = [task_id, queue] if queue else [task_id]
+    entries = audit.page(is_told, audit.between(since, None), page=1, size=MOST_ENTRIES, names=names)
     copies = [entry.on.get("task", "") for entry in entries if entry.on.get("copied_from") == task_id]
     deeds = [entry for entry in entries if _names(entry, task_id)]
     return Traces(deeds, [each for each in copies if each], [*_pauses(entries, queue)])
