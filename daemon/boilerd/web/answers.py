@@ -89,7 +89,7 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         return _unchanged(tag)
 
     def make() -> Response:
-        found = page.view(visit)
+        found = _found(asked, page)
         if isinstance(found, Elsewhere):
             form = "" if asked.form_of_answer == "html" else f".{asked.form_of_answer}"
             return RedirectResponse(asked.links.path(found.to + form), 303)
@@ -106,6 +106,14 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         return Response(text, status, headers=headers)
 
     return await asked.site.in_thread(make, asked.who)
+
+
+def _found(asked: Asked, page: Page) -> Data | Elsewhere | Missing:
+    """What a page returns; as people see it, where HTML was asked for."""
+    found = page.view(_known(asked))
+    if isinstance(found, Elsewhere | Missing) or page.steady is None or asked.form_of_answer != "html":
+        return found
+    return page.steady(found)
 
 
 def _written(asked: Asked, page: Page, template: str, data: Mapping[str, Any]) -> str:
