@@ -14,6 +14,7 @@ from boilerd.broker.last_words import LastWords
 from boilerd.broker.neighbours import DEAD_S
 from boilerd.broker.overview import LivingWorker
 from boilerd.web.heaviest import heaviest
+from boilerd.web.page import PAGES
 from boilerd.web.pages import workers
 from boilerd.web.pages.workers import SORTS
 from browser import Browser, text_of, web_app
@@ -56,6 +57,58 @@ def test_the_worker_that_eats_memory_is_found_by_one_click(browser: Browser, con
     assert 'aria-sort="descending"' in clicked.text
     assert "900 MiB" in text_of(clicked.text)
     assert clicked.text.index("worker-a.run.1") < clicked.text.index("worker-a.run.0")
+
+
+@pytest.mark.parametrize("path", ["/workers", "/workers/a.run.0"])
+def test_a_page_of_workers_is_sent_again_where_one_is_late_but_not_for_each_heartbeat(
+    path: str, browser: Browser, connection: redis.Redis
+) -> None:
+    tag = ""
+
+    def beat(**fields: Any) -> tuple[int, str]:
+        nonlocal tag
+        put(connection, "a.run.0", birth="2026-01-31T14:00:00.000000Z", **fields)
+        answer = browser.get(path, if_none_match=tag)
+        tag = answer.headers["etag"]
+        return answer.status_code, answer.text
+
+    first, in_time, grown, late = (
+        beat(rss=86 << 20, cpu_ms=50_000, seen_ago_s=4),
+        beat(rss=(86 << 20) + 9000, cpu_ms=50_020),
+        beat(rss=96 << 20, cpu_ms=50_020),
+        beat(rss=96 << 20, cpu_ms=50_020, seen_ago_s=20),
+    )
+    (row,) = browser.get("/workers.json").json()["workers"]
+
+    assert [first[0], in_time[0], grown[0], late[0]] == [200, 304, 200, 200]
+    assert "in time" in first[1]
+    assert "in time" not in late[1]
+    assert (row["rss_bytes"], row["cpu_ms"]) == (96 << 20, 50_020)
+
+
+def test_the_page_of_the_system_is_not_sent_again_for_what_each_poll_costs(
+    browser: Browser,
+) -> None:
+    (page,) = [page for page in PAGES if page.path == "/system"]
+    found = browser.get("/system.json").json()
+    costs = {"requests": 2100, "polls": 2000, "unchanged": 1810, "commands": 30_000, "memory_bytes": 70 << 20}
+
+    def shown(more: int, told: list[list[Any]]) -> Any:
+        moved = {name: value + more for name, value in costs.items()}
+        data = {
+            **found,
+            "server": {**found["server"], "told": told, "latency_ms": 0.1 + more / 100},
+            "dashboard": {**found["dashboard"], **moved, "picture_s": 0.01 + more / 1000},
+        }
+        assert page.steady
+        return page.steady(data)
+
+    before = shown(0, [["Up for, s", 86_400], ["Memory, bytes", 300 << 20], ["Role", "master"], ["Clients", 5]])
+    after = shown(20, [["Up for, s", 86_402], ["Memory, bytes", 301 << 20], ["Role", "master"], ["Clients", 5]])
+    more = shown(20, [["Up for, s", 86_402], ["Memory, bytes", 301 << 20], ["Role", "master"], ["Clients", 6]])
+
+    assert before == after
+    assert before != more
 
 
 def test_an_export_has_the_workers_of_all_pages(browser: Browser, connection: redis.Redis) -> None:

@@ -229,7 +229,7 @@ def to_group(
     last_hour = round(hours[-1] + hours[-2] * (1 - now.timestamp() % 3600 / 3600))
     found = FailureGroup(
         fingerprint, about.type, about.error, about.message, about.frames, FailureState.STEADY,
-        _count(fields, "count"), last_hour, _moment(fields.get(b"first_seen")), _moment(last_seen_s) or now,
+        _count(fields, b"count"), last_hour, _moment(fields.get(b"first_seen")), _moment(last_seen_s) or now,
         text(fields.get(b"first_release", b"")), text(fields.get(b"last_release", b"")), hours, days,
         rise=_rise(last_hour, hours), releases=_releases(fields), task_ids=task_ids, **_marks(fields),
     )  # fmt: skip
@@ -241,13 +241,12 @@ def _marks(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
     moments = {name: _moment(fields.get(name.encode())) for name in ("acknowledged_at", "muted_at", "noted_at")}
     names = ("acknowledged_by", "acknowledged_release", "muted_by", "note", "noted_by")
     texts = {name: text(fields.get(name.encode(), b"")) for name in names}
-    since = max(0, _count(fields, "count") - _count(fields, "acknowledged_count"))
+    since = max(0, _count(fields, b"count") - _count(fields, b"acknowledged_count"))
     return {**moments, **texts, "since_acknowledged": since if moments["acknowledged_at"] else 0}
 
 
 def _releases(fields: Mapping[bytes, bytes]) -> dict[str, int]:
-    names = (name for name in fields if name.startswith(b"v:"))
-    return {text(name[2:]): _count(fields, text(name)) for name in names}
+    return {text(name[2:]): _count(fields, name) for name in fields if name.startswith(b"v:")}
 
 
 def _rise(last_hour: int, hours: Sequence[int]) -> float | None:
@@ -274,13 +273,14 @@ def is_rising(group: FailureGroup) -> bool:
 
 def _counts(fields: Mapping[bytes, bytes], names: Sequence[bytes]) -> list[int]:
     """Counts of these names: most are not there, and a list of groups has thousands."""
-    return [_count(fields, name.decode()) if name in fields else 0 for name in names]
+    return [_count(fields, name) if name in fields else 0 for name in names]
 
 
-def _count(fields: Mapping[bytes, bytes], name: str) -> int:
-    with suppress(ValueError):
-        return int(fields.get(name.encode("utf-8", "surrogateescape"), b"0"))
-    return 0
+def _count(fields: Mapping[bytes, bytes], name: bytes) -> int:
+    try:
+        return int(fields.get(name, b"0"))
+    except ValueError:
+        return 0
 
 
 def _moment(seconds: float | bytes | None) -> datetime | None:

@@ -1,4 +1,4 @@
-"""Read what Redis shows of all queues, workers and of itself: three round trips, and one more for each dozen queues.
+"""Read what Redis shows of all queues, workers and of itself: two round trips, and more for dozens of them.
 
 Only commands that read, and none that takes Redis more than about a millisecond, however many tasks there are.
 Members of the daemon's `group` may send all of it (`embedded`).
@@ -21,6 +21,7 @@ from boilerd.broker.neighbours import living_until_s
 from boilerd.broker.refusals import sound, translated
 from boilerd.broker.view_reader import bad_queue
 from boilerd.broker.views import QueueDetail, QueueInfo
+from boilerd.broker.worker_records import WorkerRecords
 from boilerd.errors import MisplacedKeyError
 
 #: Of a memory measured for people one task of each state is enough here, where nobody looks at it.
@@ -178,7 +179,7 @@ def _first_questions() -> dict[str, Sequence[str | int]]:
 
 
 def _read_workers(connection: redis.Redis, names: Iterable[bytes | str]) -> list[WorkerRead]:
-    found = _ask(connection, {name: ("HMGET", name, *_WORKER_FIELDS) for name in map(text, names)})
+    found = WorkerRecords(connection).read(names, _WORKER_FIELDS)
     return [_worker(key, record) for key, record in found.items() if record and record[0] is not None]
 
 

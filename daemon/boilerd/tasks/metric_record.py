@@ -155,7 +155,7 @@ class Numbers(msgspec.Struct, frozen=True, eq=False):
 
     def _histogram(self, bounds: tuple[float, ...], first: int, total: int, most: int, unit: float) -> Histogram:
         get = self.record.get
-        counts = tuple(get(first + bucket, 0) for bucket in range(len(bounds) + 1))
+        counts = tuple([get(bucket, 0) for bucket in range(first, first + len(bounds) + 1)])
         return Histogram(bounds, counts, get(total, 0) / unit, get(most, 0) / unit)
 
     def __add__(self, other: "Numbers") -> "Numbers":

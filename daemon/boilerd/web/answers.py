@@ -92,7 +92,7 @@ async def answer_page(asked: Asked, page: Page) -> Response:
 
     def make() -> Response:
         note = asked.site.answers.begin(page.fresh_s)
-        found = page.view(visit)
+        found = _found(asked, page)
         if isinstance(found, Elsewhere):
             form = "" if asked.form_of_answer == "html" else f".{asked.form_of_answer}"
             return RedirectResponse(asked.links.path(found.to + form), 303)
@@ -110,6 +110,14 @@ async def answer_page(asked: Asked, page: Page) -> Response:
         return Response(text, status, headers=headers)
 
     return await asked.site.in_thread(make, asked.who)
+
+
+def _found(asked: Asked, page: Page) -> Data | Elsewhere | Missing:
+    """What a page returns; as people see it, where HTML was asked for."""
+    found = page.view(_known(asked))
+    if isinstance(found, Elsewhere | Missing) or page.steady is None or asked.form_of_answer != "html":
+        return found
+    return page.steady(found)
 
 
 def _written(asked: Asked, page: Page, template: str, data: Mapping[str, Any]) -> str:

@@ -85,6 +85,8 @@ class Page:
         stream: Makes the rows of an export part by part, where there may be more than the page shows.
         quotes_payloads: True if parts of payloads stand in fields that do not tell by their names that they are hidden
             from some, so that one that is kept is for those alone who may see payloads.
+        steady: Makes of its data what HTML shows of it, where that moves by itself (see `boilerd.web.steady`), so that
+            most polls bring nothing; None: all of it.
     """
 
     path: str
@@ -99,6 +101,7 @@ class Page:
     rows: str = ""
     stream: "Callable[[Visit], Generator[Sequence[Any]]] | None" = None
     quotes_payloads: bool = False
+    steady: "Callable[[Data], Data] | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

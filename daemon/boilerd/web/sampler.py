@@ -74,6 +74,7 @@ class Sampler:
         self._beside = BesideReader(Inspector(connection))
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
+        self._last_told: object = None
         self._failure: BoilerdError | None = None
         self._fresh_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
         self._found: Sequence[SuddenFailure] = ()
@@ -145,12 +146,9 @@ class Sampler:
 
     def _next(self, taken: Snapshot) -> Snapshot:
         """With its number: that of the last one, if it differs in nothing that is looked at."""
-        last = self._last
-        is_same = (
-            last is not None
-            and (last.minutes, last.types, last.beside) == (taken.minutes, taken.types, taken.beside)
-            and _told(last.overview, last.verdict) == _told(taken.overview, taken.verdict)
-        )
+        told = taken.minutes, taken.types, taken.beside, _told(taken.overview, taken.verdict)
+        is_same = told == self._last_told
+        self._last_told = told
         number = taken.number + (not is_same)
         return replace(taken, number=number, mark=f"{self._name} {number}")
 

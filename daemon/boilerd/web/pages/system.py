@@ -1,11 +1,13 @@
 """What runs below the tasks: Redis, the daemons and how they differ, and this dashboard itself."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from boilerd.broker.daemons import DaemonInfo
 from boilerd.web.page import Data, page
 from boilerd.web.permissions import Permission
+from boilerd.web.steady import heard, in_steps, magnitude, rough
 from boilerd.web.visit import Visit
 
 #: What Redis tells of itself, by its own names → what the page calls it.
@@ -24,7 +26,38 @@ FRESH_S = 2.0
 MOST_DAEMONS, MOST_NAMED = 200, 5
 
 
-@page("/system", needs=Permission.VIEW, title="System", menu=90, rows="daemons", fresh_s=FRESH_S)
+#: How HTML shows those of them that are others at each poll, by what the page calls them.
+_STEADY: Mapping[str, Callable[[Any], Any]] = {
+    _SERVER["uptime_in_seconds"]: rough, _SERVER["used_memory"]: in_steps, _SERVER["used_memory_peak"]: in_steps,
+    _SERVER["mem_fragmentation_ratio"]: lambda value: round(value, 1),
+    _SERVER["instantaneous_ops_per_sec"]: magnitude,
+    _SERVER["rdb_changes_since_last_save"]: lambda value: rough(value, 1),
+}  # fmt: skip
+
+
+def _steady(data: Data) -> Data:
+    server, costs = data["server"], data["dashboard"]
+    if "told" in server:
+        told = [
+            [said, _STEADY[said](value) if said in _STEADY and isinstance(value, int | float) else value]
+            for said, value in server["told"]
+        ]
+        server = {**server, "told": told, "latency_ms": math.ceil(server["latency_ms"])}
+    polls = rough(costs["polls"], 1)
+    costs = {
+        **costs,
+        **{name: costs[name] and rough(costs[name], 1) for name in ("requests", "commands")},
+        "memory_bytes": in_steps(costs["memory_bytes"]),
+        "cpu_s": rough(costs["cpu_s"]),
+        "polls": polls,
+        "unchanged": polls and round(polls * round(costs["unchanged"] / costs["polls"], 1)),
+        "picture_s": math.ceil(costs["picture_s"] * 10) / 10,
+    }
+    daemons = [{**one, "seen_at": heard(one["seen_at"])} for one in data["daemons"]]
+    return {**data, "server": server, "dashboard": costs, "daemons": daemons}
+
+
+@page("/system", needs=Permission.VIEW, title="System", menu=90, rows="daemons", fresh_s=FRESH_S, steady=_steady)
 def system(visit: Visit) -> Data:
     """Each part by itself, as it is looked at where something is wrong."""
     snapshot = visit.snapshot()

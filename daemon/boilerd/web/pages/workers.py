@@ -12,6 +12,7 @@ from boilerd.web.local_daemon import Found
 from boilerd.web.ordering import Row, in_order
 from boilerd.web.page import Data, page
 from boilerd.web.permissions import Permission
+from boilerd.web.steady import heard, in_steps, rough
 from boilerd.web.visit import NotThereError, Visit
 
 #: How long they are shown before they are read again; and what the daemon of this host tells.
@@ -49,7 +50,27 @@ DEATH_SORTS: dict[str, Callable[[Row], Any]] = {
 }
 
 
-@page("/workers", needs=Permission.VIEW, title="Workers", menu=40, rows="workers", of_shared=True)
+def _steady(data: Data) -> Data:
+    return {
+        **data,
+        "workers": [_steady_row(row) for row in data["workers"]],
+        "hosts": [
+            {**row, **{name: in_steps(row[name]) for name in ("rss_bytes", "most_rss_bytes")}} for row in data["hosts"]
+        ],
+    }
+
+
+def _steady_row(row: Row) -> Row:
+    return {
+        **row,
+        "last_seen_at": heard(row["last_seen_at"]),
+        "rss_bytes": row["rss_bytes"] and in_steps(row["rss_bytes"]),
+        "cpu_share": row["cpu_share"] and rough(row["cpu_share"]),
+        "cpu_ms": None,
+    }
+
+
+@page("/workers", needs=Permission.VIEW, title="Workers", menu=40, rows="workers", of_shared=True, steady=_steady)
 def workers(visit: Visit) -> Data:
     """All workers that the query leaves, by host and pool unless it says otherwise."""
     every = _rows(visit)
@@ -109,7 +130,14 @@ def dead_workers(visit: Visit) -> Data:
     return {"deaths": deaths, "order": order}
 
 
-@page("/workers/{worker}", needs=Permission.VIEW, title="Worker", template="worker.html", rows="tasks")
+def _steady_worker(data: Data) -> Data:
+    return {**data, "worker": data["worker"] and _steady_row(data["worker"])}
+
+
+@page(
+    "/workers/{worker}", needs=Permission.VIEW, title="Worker", template="worker.html", rows="tasks",
+    steady=_steady_worker,
+)  # fmt: skip
 def worker(visit: Visit) -> Data:
     """One worker, its last tasks, and how those ended that were in its place before."""
     name = visit.path["worker"]
@@ -207,4 +235,4 @@ def _by_host(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for host, several in hosts.items()
     ]
-    return sorted(found, key=lambda row: (-row["rss_bytes"], row["host"]))
+    return sorted(found, key=lambda row: (-in_steps(row["rss_bytes"]), row["host"]))  # or hosts would change places
