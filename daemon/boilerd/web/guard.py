@@ -59,7 +59,9 @@ class Guard:
         name = found[1].lower() if found else ""
         if self._hosts and name not in self._hosts:
             asked = (name or given)[:100]
-            raise Refusal(421, f"host {asked!r} is not one of this dashboard's names; add it to hosts of [web] if it is")
+            raise Refusal(
+                421, f"host {asked!r} is not one of this dashboard's names; add it to hosts of [web] if it is"
+            )
 
     def token(self, principal: Principal | None) -> str:
         """The token that a form of theirs has."""
