@@ -36,6 +36,23 @@ class Duration(float):
         return f"{whole}s" if self.is_integer() else f"{Decimal(repr(float(self))):f}s"
 
 
+def lasting(seconds: float) -> str:
+    """About how long something lasts, for people: two units at most, and no seconds from ten minutes on.
+
+    So what goes on is told by the same words for a while: ``45s``, ``3m20s``, ``12m``, ``1h5m``, ``302d13h``.
+    """
+    if not seconds < LONGEST_S:
+        return "years"
+    rest = max(round(seconds), 1)
+    if rest >= 600:
+        rest -= rest % 60
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        parts += [f"{count}{unit}" if count else ""] if count or parts else []
+    return "".join(parts[:2])
+
+
 def in_utc(moment: datetime) -> datetime:
     """A moment that has a zone, as it can be kept; raises ValueError where UTC or a float has no such year."""
     try:

@@ -1,6 +1,7 @@
 """Settings: where values come from, and the messages for those that are not allowed."""
 
 import json
+import math
 import os
 import random
 import re
@@ -19,7 +20,7 @@ from boilerd.settings.loading import Loaded, load
 from boilerd.settings.setting import Setting
 from boilerd.settings.urls import MASK, mask_url, socket_url
 from boilerd.tasks.options import check_number
-from boilerd.units import LONGEST_S, Duration, Size
+from boilerd.units import LONGEST_S, Duration, Size, lasting
 from support import as_nobody, boilerd
 
 CONF = Path(__file__).parents[2] / "conf" / "boilerd.toml"
@@ -824,6 +825,16 @@ def test_the_longest_duration_can_be_an_option_of_a_task() -> None:
 )  # fmt: skip
 def test_a_duration_prints_as_people_write_it(seconds: float, text: str) -> None:
     assert str(Duration(seconds)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "1s"), (-5, "1s"), (45.4, "45s"), (200, "3m20s"), (599, "9m59s"), (600, "10m"), (659, "10m"), (3659, "1h"),
+     (3905, "1h5m"), (86_400, "1d"), (90_061, "1d1h"), (26_143_200, "302d14h"), (2**31, "years"), (math.inf, "years"),
+     (math.nan, "years")],
+)  # fmt: skip
+def test_how_long_something_lasts_is_told_by_two_units_at_most(seconds: float, text: str) -> None:
+    assert lasting(seconds) == text
 
 
 def test_every_duration_reads_back_as_it_was_printed() -> None:

@@ -1,4 +1,4 @@
-"""Read what Redis shows of all queues, workers and of itself: two round trips, and more for dozens of them.
+"""Read what Redis shows of all queues, workers and of itself: three round trips, and more for dozens of them.
 
 Only commands that read, and none that takes Redis more than about a millisecond, however many tasks there are.
 Members of the daemon's `group` may send all of it (`embedded`).

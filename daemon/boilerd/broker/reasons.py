@@ -11,7 +11,7 @@ from boilerd.broker.views import CompletedTask, TaskDetail
 from boilerd.errors import MisplacedKeyError, closest
 from boilerd.tasks.queues import DEFAULT_POOL
 from boilerd.tasks.task import TaskState
-from boilerd.units import Duration
+from boilerd.units import lasting
 
 #: A scheduler looks for leases that ended, and for due tasks that nobody woke it for, every 5 s.
 LOOK_EVERY_S = 5.0
@@ -208,7 +208,7 @@ def _ahead(found: Circumstances) -> Reason:
         return Reason(ReasonKind.AHEAD, fact, remedy=remedy)
     left_s = (LOOKS if ahead is None else ahead) / rate
     at_least = "at least " if ahead is None else ""
-    fact += f"; {workers}, and at the last rate, {rate:.3g} a second, that takes {at_least}about {_lasting(left_s)}."
+    fact += f"; {workers}, and at the last rate, {rate:.3g} a second, that takes {at_least}about {lasting(left_s)}."
     return Reason(
         ReasonKind.AHEAD, fact, ends_at=None if ahead is None else _moment(found.now_s + left_s), remedy=remedy
     )
@@ -238,7 +238,7 @@ def _lease(found: Circumstances, on: str, ends_s: float, *, has_ended: bool) -> 
     what = f"Its lease on {on} has ended" if has_ended else f"Its {on} gives no sign of life, and its lease ends"
     if any(server.is_ours for server in found.servers):
         within_s = ends_s + LOOK_EVERY_S - found.now_s
-        fact = f"{what}: a scheduler counts a lost attempt within {_lasting(within_s)}, and it is retried or archived."
+        fact = f"{what}: a scheduler counts a lost attempt within {lasting(within_s)}, and it is retried or archived."
         return Reason(ReasonKind.LEASE, fact, ends_at=_moment(ends_s + LOOK_EVERY_S))
     return Reason(ReasonKind.LEASE, f"{what}, but no daemon lives that takes it over.", remedy=_START)
 
@@ -313,10 +313,6 @@ def _listed(names: Iterable[str], most: int = 5) -> str:
 def _command(command: str, name: str) -> str:
     """A command for a shell; a name in Redis may be anything."""
     return f"{command} {'-- ' if name.startswith('-') else ''}{shlex.quote(name)}"
-
-
-def _lasting(seconds: float) -> str:
-    return str(Duration(round(max(seconds, 1.0)))) if seconds < 1e9 else "years"
 
 
 def _moment(seconds: float | None) -> datetime | None:

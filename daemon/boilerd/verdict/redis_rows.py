@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from boilerd.broker.constants import LATELY_S
 from boilerd.broker.overview import QueueOverview
 from boilerd.errors import listed
-from boilerd.units import Duration
+from boilerd.units import lasting
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.finding import Found
 
@@ -64,7 +64,7 @@ def late(facts: Facts) -> Iterator[Found]:
     for queue in {queue.name: queue for queue in [*facts.own, *facts.overview.unserved]}.values():
         if queue.detail.latency_s > facts.max_latency_s:
             paused = " (paused)" if queue.detail.counts.is_paused else ""
-            age = _lasting(queue.detail.latency_s)
+            age = lasting(queue.detail.latency_s)
             yield Found(f"the oldest task of queue {queue.name}{paused} has waited for {age}")
 
 
@@ -111,7 +111,7 @@ def filling(facts: Facts) -> Iterator[Found]:
         if 0 < left < rate * FULL_WITHIN_S:
             yield Found(
                 f"{queue.archived_lately:,} tasks of queue {queue.name} failed for good in the last hour; at that rate"
-                f" its archive is full in {_lasting(left / rate)}",
+                f" its archive is full in {lasting(left / rate)}",
                 _archived(queue.name),
             )
 
@@ -138,7 +138,7 @@ def clock(facts: Facts) -> Iterator[Found]:
     if abs(ahead_s) > CLOCK_S:
         place = "ahead of" if ahead_s > 0 else "behind"
         yield Found(
-            f"the clock of this host is {_lasting(abs(ahead_s))} {place} that of Redis, by which tasks become due"
+            f"the clock of this host is {lasting(abs(ahead_s))} {place} that of Redis, by which tasks become due"
         )
 
 
@@ -151,7 +151,7 @@ def waiting(facts: Facts) -> Iterator[Found]:
     ]  # fmt: skip
     if found := sorted(found, key=lambda queue: -queue.detail.latency_s):
         told = [
-            f"{queue.name} ({queue.detail.counts.pending:,}, the oldest for {_lasting(queue.detail.latency_s)})"
+            f"{queue.name} ({queue.detail.counts.pending:,}, the oldest for {lasting(queue.detail.latency_s)})"
             for queue in found
         ]
         yield Found(f"tasks wait in {listed(told, MOST_NAMES)}")
@@ -160,7 +160,7 @@ def waiting(facts: Facts) -> Iterator[Found]:
 def concurrency(facts: Facts) -> Iterator[Found]:
     """Tasks that wait for a share of their concurrency key."""
     if found := sorted((queue for queue in facts.own if queue.aside), key=lambda queue: -queue.aside_s):
-        told = [f"{queue.name} ({queue.aside:,}, the first for {_lasting(queue.aside_s)})" for queue in found]
+        told = [f"{queue.name} ({queue.aside:,}, the first for {lasting(queue.aside_s)})" for queue in found]
         first = found[0].first_aside
         yield Found(
             f"tasks wait for others of their concurrency key in {listed(told, MOST_NAMES)}",
@@ -182,7 +182,3 @@ def _counted(queues: Sequence[QueueOverview]) -> str:
 def _archived(queue: str) -> str:
     """A command for a shell; a name in Redis may be anything."""
     return f"boilerd task ls --state archived --queue={shlex.quote(queue)}"
-
-
-def _lasting(seconds: float) -> str:
-    return str(Duration(round(max(seconds, 1.0)))) if seconds < 1e9 else "years"
