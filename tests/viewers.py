@@ -35,8 +35,9 @@ class Dashboard:
         users = [f'[web.users.{name}]\npassword = "{hashed}"\nrole = "admin"\n' for name in NAMES]
         settings.write_text("\n".join([f'redis_url = "{redis_url}"\nstate_dir = "{directory}"\n', *users]))
         command = [sys.executable, "-m", "boilerd", "web", "--port", "0", "--config", str(settings)]
-        # Without OpenTelemetry, which redis-py would import where it is: it is 3 MB that an installation has not.
-        environment = clean_environment(PYTHONPATH=python_path(TESTS / "children"))
+        # Without OpenTelemetry and watchfiles, which redis-py and uvicorn would import where they are: that is 3 MB and
+        # 1 MB that an installation has not.
+        environment = clean_environment(PYTHONPATH=python_path(TESTS / "children", TESTS / "web_alone"))
         self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout
         self.port = int(self.process.stdout.readline().rpartition(":")[2].strip().rstrip("/"))
