@@ -135,6 +135,7 @@ def test_each_of_many_tasks_with_much_data_counts(
         connection.hset(keys.job(task_id), "last_error", "ValueError: card 7")
         return poll.is_sent()
 
+    assert not poll.is_sent()
     assert [task_id for task_id in ids if not change(task_id)] == []
 
 
@@ -144,10 +145,11 @@ def test_a_poll_that_brings_nothing_asks_twice_and_reads_no_task(
     monkeypatch.setattr(sampler, "FRESH_S", 3600.0)
     enqueue(client, *map(str, range(50)))
     poll = Poll(browser)
-    poll.is_sent()
 
-    counts = asked(connection, poll.is_sent)
+    sent: list[bool] = []
+    counts = asked(connection, lambda: sent.append(poll.is_sent()))
 
+    assert sent == [False]
     assert (counts["lrange"], counts["evalsha_ro"], counts["hmget"]) == (2, 2, 100)
     assert not counts.keys() & {"hgetall", "sismember", "zrange"}
 
