@@ -1,8 +1,9 @@
 """Tasks are listed part by part, and found by what somebody types, as far as they may see it."""
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -242,6 +243,15 @@ def test_a_text_is_read_as_a_filter() -> None:
         errors=("x", "y"),
         since=NOW - timedelta(hours=2),
     )
+
+
+def test_a_filter_chooses_by_all_that_it_has_but_queue_and_state() -> None:
+    empty, value = TaskFilter(), cast("Any", "of any kind")
+
+    chooses = {field.name: replace(empty, **{field.name: value}).chooses for field in fields(TaskFilter)}
+
+    assert not empty.chooses
+    assert {name for name, does in chooses.items() if not does} == {"queue", "state", "reads_payloads"}
 
 
 @pytest.mark.usefixtures("three")

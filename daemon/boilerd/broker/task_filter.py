@@ -66,7 +66,8 @@ class TaskFilter:
     @property
     def chooses(self) -> bool:
         """Whether it says more than queue and state."""
-        return replace(self, queue="", state=None, reads_payloads=True) != TaskFilter()
+        words = self.words or self.without or self.type or self.errors or self.headers or self.payload
+        return bool(words or self.worker or self.key or self.failure or self.since or self.until)
 
     def without_payloads(self) -> "TaskFilter":
         """The filter, for somebody who may not see payloads; raises InvalidTaskError where it is about them."""

@@ -10,7 +10,7 @@ from typing import Any
 from boilerd.broker import keys
 from boilerd.broker.claims import Claim
 from boilerd.broker.connection import raw, text
-from boilerd.broker.constants import LISTED_FIELDS, MOST_LISTED
+from boilerd.broker.constants import LISTED_FIELDS, MOST_DIGESTED, MOST_LISTED
 from boilerd.broker.job_hash import to_claim
 from boilerd.broker.refusals import expecting, sound, translated
 from boilerd.broker.script_calls import ScriptCalls
@@ -24,7 +24,7 @@ from boilerd.tasks.task import TaskState
 #: So many bytes of tasks are read at a time where they are read as a whole.
 _PORTION = 1024 * 1024
 #: Tasks of a list that one script reads, and of which it makes digests: Redis is busy for less than half a millisecond.
-AT_ONCE, DIGESTS_AT_ONCE = 25, 50
+AT_ONCE, DIGESTS_AT_ONCE = MOST_DIGESTED, 2 * MOST_DIGESTED
 #: No list or set of Redis has more members; of greater places it takes none above 64 bits.
 MOST_MEMBERS = 2**32
 #: The fields of a record, as listed.lua has them: the small ones stand first.
@@ -135,7 +135,7 @@ class TaskInspection(ScriptCalls):
         digests, rows, start = "", list[TaskRow](), 0
         while start < len(members):
             ids = [raw(task_id) for task_id, _ in members[start : start + at_once]]
-            looked, some, *found = self._run("listed", [wanted, *ids])
+            looked, some, found = self._run("listed", [wanted, *ids])
             digests, start = digests + text(some), start + looked
             rows += [(_as_record(values), size) for size, values in zip(found[::2], found[1::2], strict=True)]
         return digests, rows

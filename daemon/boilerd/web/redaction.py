@@ -5,6 +5,7 @@ of `PAYLOADS` is somebody's data, what stands under one of `ERRORS` may quote it
 but to call such fields by these names.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
@@ -51,7 +52,7 @@ class Redaction:
         self._paths = [tuple(path.split(".")) for path in paths]
         self._hook = hook
 
-    @property
+    @functools.cached_property
     def settings(self) -> str:
         """What tells it from one that hides more or less; of the hook, only its name."""
         return repr((sorted(self._paths), getattr(self._hook, "__qualname__", self._hook is not None)))
