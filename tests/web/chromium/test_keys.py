@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import redis
+from playwright.sync_api import Route
 
 from boilerd import Client, TaskState
 from boilerd.broker.broker import Broker
@@ -13,6 +14,8 @@ from chromium import Visitor, findings
 Open = Callable[..., Visitor]
 
 SELECTED = "[role=option][aria-selected=true]"
+#: The palette, when it has all names.
+COMPLETE = "#palette:not([aria-busy])"
 
 
 def test_keys_lead_to_pages_unless_they_are_switched_off(visit: Open, client: Client) -> None:
@@ -95,6 +98,7 @@ def test_the_palette_leads_to_all_that_has_a_name(visit: Open, client: Client, c
 
     for typed, (kind, leads_to) in PLACES.items():
         page.keyboard.press("Control+k")
+        page.wait_for_selector(COMPLETE)
         page.fill("[role=combobox]", typed)
         visitor.sees(kind, SELECTED)
         page.keyboard.press("Enter")
@@ -107,6 +111,7 @@ def test_the_palette_is_a_combobox_that_does_what_the_page_lets_one_do(visit: Op
     page = visitor.open("/queues/default")
 
     page.click("header >> text=Go to")
+    page.wait_for_selector(COMPLETE)
     page.keyboard.type("default")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowUp")
@@ -120,6 +125,25 @@ def test_the_palette_is_a_combobox_that_does_what_the_page_lets_one_do(visit: Op
     visitor.sees("queue default is paused")
     assert (second, active) == ("option-0", "option-0")
     assert wrong == []
+
+
+def test_what_is_chosen_in_the_palette_stays_chosen_when_the_names_come(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit()
+    page = visitor.open("/queues/default")
+    held: list[Route] = []
+    page.route("**/palette.json", lambda route: held.append(route))  # noqa: PLW0108 - it takes no builtin
+
+    with page.expect_request("**/palette.json"):
+        page.click("header >> text=Go to")
+    page.keyboard.type("a")
+    page.keyboard.press("ArrowDown")
+    before = visitor.text(SELECTED)
+    held[0].continue_()
+    page.unroute("**/palette.json")
+    page.wait_for_selector(COMPLETE)
+
+    assert visitor.text(SELECTED) == before
 
 
 def test_a_view_is_saved_found_and_deleted(visit: Open, client: Client) -> None:

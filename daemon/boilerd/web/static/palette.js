@@ -58,7 +58,7 @@ export function open() {
     "aria-label": "Go to", autocomplete: "off", spellcheck: "false", maxlength: "200",
     placeholder: "ID, queue, type, page or action",
   });
-  const list = made("ul", { id: "palette", role: "listbox", "aria-label": "What fits" });
+  const list = made("ul", { id: "palette", role: "listbox", "aria-label": "What fits", "aria-busy": "true" });
   const dialog = openDialog("Go to", made("div", {}, field, list));
   if (!dialog) return;
   dialog.classList.add("palette");
@@ -70,11 +70,11 @@ export function open() {
     field.setAttribute("aria-activedescendant", `option-${chosen}`);
     list.children[chosen]?.scrollIntoView({ block: "nearest" });
   };
-  const show = () => {
+  const show = (kept) => {
     shown = found(field.value);
     list.replaceChildren(...shown.map(({ name, kind }, index) =>
       made("li", { role: "option", id: `option-${index}` }, made("span", {}, name), made("span", { class: "quiet" }, kind))));
-    mark(0);
+    mark(Math.max(0, shown.findIndex((each) => each.name === kept?.name && each.kind === kept?.kind)));
   };
   const go = (entry) => {
     if (!entry) return;
@@ -82,7 +82,7 @@ export function open() {
     dialog.close();
   };
 
-  field.addEventListener("input", show);
+  field.addEventListener("input", () => show());
   field.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step) mark(chosen + step);
@@ -92,7 +92,11 @@ export function open() {
   });
   list.addEventListener("click", (event) => go(shown[[...list.children].indexOf(event.target.closest("li"))]));
   show();
-  fetchNames(document.querySelector("[data-palette]").href).then(() => dialog.open && show()).catch(() => { /* What there is will do. */ });
+  fetchNames(document.querySelector("[data-palette]").href).catch(() => { /* What there is will do. */ }).finally(() => {
+    // Where somebody has moved already, what they have chosen stays chosen.
+    if (dialog.open) show(chosen ? shown[chosen] : undefined);
+    list.removeAttribute("aria-busy");
+  });
 }
 
 export function start() {
