@@ -1,5 +1,6 @@
 """What the dashboard costs; the script that measures it tells each budget, and its figures say nothing here."""
 
+import functools
 import subprocess
 import sys
 import weakref
@@ -65,6 +66,23 @@ def test_what_takes_long_to_read_is_shared_for_longer(monkeypatch: pytest.Monkey
     assert [shared.get("a", 10.0, read, 300.0), shared.get("b", 10.0, read)] == [1, 3]
     clock.ahead_s += 20
     assert shared.get("a", 10.0, read, 300.0) == 4
+
+
+def test_what_cannot_be_read_takes_no_place_of_what_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_module, "MOST_KEPT", 2)
+    shared, reads = Shared(), list[int]()
+    shared.get("a", 60.0, lambda: reads.append(1))
+
+    for key in "bcd":
+        with pytest.raises(ValueError, match="no such queue"):
+            shared.get(key, 60.0, functools.partial(_refuse, "no such queue"))
+
+    shared.get("a", 60.0, lambda: reads.append(2))
+    assert reads == [1]
+
+
+def _refuse(why: str) -> None:
+    raise ValueError(why)
 
 
 def test_what_is_not_fresh_any_more_leaves_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,7 +189,7 @@ def _owner(session: str, began: int, name: str, hashed: str) -> str:
 
     It ends when the password changes; who can write to Redis alone can neither make one nor have it last longer.
     """
-    return f"{hmac.new(_raw(hashed), _raw(f'{session}:{began}'), 'sha256').hexdigest()}:{began}:{name}"
+    return f"{hmac.digest(_raw(hashed), _raw(f'{session}:{began}'), 'sha256').hex()}:{began}:{name}"
 
 
 def _raw(text: str) -> bytes:

@@ -96,7 +96,8 @@ class Endpoint:
             response = answer_error(asked, Refusal(500, failure))
         self._site.costs.note(response.status_code, is_poll=asked.is_live)
         add_headers(MutableHeaders(raw=response.raw_headers))
-        packed = GZipMiddleware(response, LEAST_PACKED, compresslevel=5) if self._may_pack(asked) else response
+        is_packed = response.status_code != 304 and self._may_pack(asked)
+        packed = GZipMiddleware(response, LEAST_PACKED, compresslevel=5) if is_packed else response
         await packed(scope, receive, send)
 
     def _may_pack(self, asked: Asked) -> bool:

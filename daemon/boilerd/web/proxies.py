@@ -54,6 +54,8 @@ class Proxies:
     def _is_trusted(self, address: str) -> bool:
         if address == UNIX:
             return self._trusts_unix
+        if not self._networks:
+            return False
         try:
             found = ipaddress.ip_address(address)
         except ValueError:

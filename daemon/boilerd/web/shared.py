@@ -56,8 +56,10 @@ class Shared:
         """
         kept = self._place(key)
         with kept.lock:
-            if time.monotonic() >= kept.until_s:
-                kept.value = None  # or both stood in memory
+            now_s = time.monotonic()
+            if now_s >= kept.until_s:
+                # Or both stood in memory; and one that cannot be read would take the place of one that can.
+                kept.value, kept.until_s = None, now_s
                 began_s = time.thread_time()
                 kept.value = read()
                 used_s = time.thread_time() - began_s
