@@ -22,8 +22,6 @@ _SERVER = {
 }  # fmt: skip
 #: Daemons on the page, and daemons that one value of a setting names.
 MOST_DAEMONS, MOST_NAMED = 200, 5
-
-
 #: How HTML shows those of them that are others at each poll, by what the page calls them.
 _STEADY: Mapping[str, Callable[[Any], Any]] = {
     _SERVER["uptime_in_seconds"]: lambda value: value // 60 * 60,
