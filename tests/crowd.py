@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import redis
@@ -139,7 +140,8 @@ class Heart:
     def __init__(self, connection: redis.Redis, crowd: Crowd) -> None:
         self._broker = Broker(connection)
         self._crowd = crowd
-        self._began_s = time.time()
+        born: Any = connection.hget(keys.worker(crowd.workers_of(crowd.daemon_names[0])[0]), "birth")
+        self._born_s = datetime.fromisoformat(text(born)).timestamp()
         self._running = {}
         for worker in (worker for daemon in crowd.daemon_names for worker in crowd.workers_of(daemon)):
             pair: Any = connection.srandmember(f"{keys.worker(worker)}:executions")
@@ -163,7 +165,7 @@ class Heart:
         workers = self._crowd.workers_of(daemon)
         now_ms = int(time.time() * 1000)
         running = {worker: self._running[worker] for worker in workers if worker in self._running}
-        used_ms = int(300 * (time.time() - self._began_s))  # each a third of one CPU
+        used_ms = int(300 * (time.time() - self._born_s))  # each a third of one CPU
         loads = {worker: Load(90_000_000 + now_ms % 8_000_000, used_ms) for worker in workers}
         self._broker.extend(workers, running, loads)
         told = _told(self._crowd, daemon)

@@ -38,8 +38,8 @@ _STEPS = {step_s: name for name, (step_s, _) in METRIC_PERIODS.items()}
 
 _to_pair = functools.lru_cache(4 * MOST_PAIRS)(metric_record.unpack_pair)
 Records = dict[Pair, Record]
-#: The same, packed.
-Packed = Mapping[Pair, bytes]
+#: The same, packed or not.
+Packed = Mapping[Pair, bytes | Record]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Metrics(ScriptCalls):
         """
         if step_s is not None and step_s not in _STEPS:
             raise ValueError(f"step {step_s} s: there are {', '.join(map(str, _STEPS))}")
-        reader = _Reader(self.connection, queue, task_type)
+        reader = _Reader(self.connection, queue, task_type, opens=each is not None)
         now_s, rolled = reader.place()
         since_s = now_s - since.total_seconds() if isinstance(since, timedelta) else since.timestamp()
         step_s = step_s or _finest(now_s - since_s)
@@ -173,10 +173,16 @@ def _read(
 
 
 class _Reader:
-    """Reads hashes of records, all of them or those of a queue or type, and notes what it has to skip."""
+    """Reads hashes of records, all of them or those of a queue or type, and notes what it has to skip.
 
-    def __init__(self, connection: redis.Redis, queue: str | None = None, task_type: str | None = None) -> None:
+    With `opens` it leaves them open, as it has to open each: where all are kept, they are kept packed.
+    """
+
+    def __init__(
+        self, connection: redis.Redis, queue: str | None = None, task_type: str | None = None, *, opens: bool = False
+    ) -> None:
         self.skipped: list[str] = []
+        self._opens = opens
         self._connection: Any = connection
         self._queue, self._type = queue, task_type
 
@@ -246,14 +252,14 @@ class _Reader:
 
     def _records(self, key: str, fields: Mapping[bytes, bytes]) -> Packed:
         """The records of a hash that are wanted, which can be opened; of others is told."""
-        found: dict[Pair, bytes] = {}
+        found: dict[Pair, bytes | Record] = {}
         strange = 0
         for name, packed in fields.items():
-            pair = _to_pair(name)
-            if pair is None or metric_record.decode(packed) is None:
+            pair, record = _to_pair(name), metric_record.decode(packed)
+            if pair is None or record is None:
                 strange += 1
             elif self._queue in {None, pair.queue} and self._type in {None, pair.type}:
-                found[pair] = packed
+                found[pair] = record if self._opens else packed
         if strange:
             self._skip(f"{key} has {strange:,} field{'s' * (strange > 1)} of another program's")
         return found
@@ -298,7 +304,10 @@ def _pair_in(totals: Records, pair: Pair) -> Pair:
 
 
 def _opened(packed: Packed) -> Records:
-    return {pair: metric_record.decode(record) or {} for pair, record in packed.items()}
+    return {
+        pair: metric_record.decode(record) or {} if isinstance(record, bytes) else record
+        for pair, record in packed.items()
+    }
 
 
 def _add(into: Records, more: Iterable[tuple[Pair, Mapping[int, int]]]) -> None:

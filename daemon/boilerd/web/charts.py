@@ -7,6 +7,7 @@ the policy of the dashboard lets no style into a page.
 
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from boilerd.web.shown import harmless, number
 SHADES = 5
 #: The height of a chart in its own units; as wide as it has values.
 _HEIGHT = 100.0
+#: Steps of an area, by their heights.
+_STEPS = [f"V{_HEIGHT - height:g}h1" for height in range(101)]
 
 #: Outcome → its colour and height in a strip; all others go on.
 _MARKS = {"completed": ("good", 50.0), "archived": ("bad", 100.0), "skipped": ("warn", 25.0), "gone": ("soft", 50.0)}
@@ -47,7 +50,7 @@ def lines(named: Mapping[str, Values], label: str, top: float = 0.0, marks: Iter
     """A line for each name, in this order; a value that is None leaves a gap."""
     highest = _top(named.values(), top)
     drawn = [
-        _path(f"line line-{number}", _line([_y(value, highest) for value in values]))
+        _path(f"line line-{number}", _line(["" if value is None else _y(value, highest) for value in values]))
         for number, values in enumerate(named.values(), 1)
     ]
     return _picture(max([1, *map(len, named.values())]), label, [*drawn, *_marks(marks)])
@@ -72,12 +75,13 @@ def heat(
     most = max((count for column in columns for count in column), default=0)
     rows = max(len(edges) - 1, 1)
     step = _HEIGHT / rows
+    cell_of = [f"{_HEIGHT - (row + 1) * step:.5g}h1v{step:.5g}h-1z" for row in range(rows)]
     cells: dict[int, list[str]] = {}
     for x, column in enumerate(columns):
         for row, count in enumerate(column):
             if count:
                 shade = math.ceil(SHADES * math.sqrt(count / most))
-                cells.setdefault(shade, []).append(f"M{x} {_HEIGHT - (row + 1) * step:.5g}h1v{step:.5g}h-1z")
+                cells.setdefault(shade, []).append(f"M{x} {cell_of[row]}")
     shades = [_path(f"heat heat-{shade}", "".join(found)) for shade, found in sorted(cells.items())]
     drawn = [
         _path(f"line line-{number}", _line([_on_edges(value, edges) for value in values]))
@@ -101,10 +105,8 @@ def strip(outcomes: Sequence[str], label: str, room: int = 0) -> Markup:
 
 def told(named: Mapping[str, Values], write: Callable[[Any], object] = number) -> str:
     """What `static/chart.js` says of each column, as JSON: the names with their values."""
-    said = [
-        ", ".join(f"{name} {write(value)}" for name, value in zip(named, column, strict=True) if value is not None)
-        for column in zip(*named.values(), strict=True)
-    ]
+    lines = [["" if value is None else f"{name} {write(value)}" for value in values] for name, values in named.items()]
+    said = [", ".join(filter(None, column)) for column in zip(*lines, strict=True)]
     return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -132,7 +134,7 @@ def _area(values: Values, top: float) -> str:
     if not any(values):
         return ""
     # Whole numbers: there may be a hundred such charts on a page.
-    points = "".join([f"V{_HEIGHT - min(_HEIGHT * (value or 0.0) / top, _HEIGHT):.0f}h1" for value in values])
+    points = "".join([_STEPS[min(round(_HEIGHT * (value or 0.0) / top), 100)] for value in values])
     return f"M0 {_HEIGHT:g}{points}V{_HEIGHT:g}z"
 
 
@@ -142,7 +144,7 @@ def _line(heights: Sequence[str]) -> str:
     for place, height in enumerate(heights):
         if height:
             # A point that stands alone is seen too.
-            drawn.append(f"{'L' if before else 'M'}{place + 0.5:.5g} {height}{'' if before else 'h.01'}")
+            drawn.append(f"L{place}.5 {height}" if before else f"M{place}.5 {height}h.01")
         before = height
     return "".join(drawn)
 
@@ -151,15 +153,15 @@ def _top(several: Iterable[Values], top: float) -> float:
     return top or top_of(*several) or 1.0
 
 
-def _y(value: float | None, top: float) -> str:
-    return "" if value is None else f"{_HEIGHT * (1 - min(value / top, 1.0)):.4g}"
+def _y(value: float, top: float) -> str:
+    return f"{_HEIGHT - _HEIGHT * value / top:.4g}" if value < top else "0"
 
 
 def _on_edges(value: float | None, edges: Sequence[float]) -> str:
     """How high a value lies among buckets that are equally high, each with a logarithmic scale of its own."""
     if value is None or len(edges) < 2:
         return ""
-    row = max((place for place, edge in enumerate(edges[:-1]) if edge <= value), default=0)
+    row = max(bisect_right(edges, value, hi=len(edges) - 1) - 1, 0)
     low, high = max(edges[row], edges[row + 1] / 10), edges[row + 1]
     share = math.log(max(value, low) / low) / math.log(high / low) if 0 < low < high < math.inf else 0.5
     return f"{_HEIGHT * (1 - (row + min(share, 1.0)) / (len(edges) - 1)):.4g}"

@@ -16,6 +16,8 @@ from boilerd.web.links import Links
 HERE = Path(__file__).parent / "templates"
 #: Where a page's context has all that are made of it.
 _MADE = "made"
+#: Names that a template gets of each row, whatever stands in it.
+_METHODS = frozenset(dir(dict))
 
 
 class _PageContext(Context):
@@ -44,6 +46,12 @@ class _Generator(CodeGenerator):
 
 class _Environment(Environment):
     code_generator_class = _Generator
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As Jinja: a method first, then what is in it; but without the error that a row makes where it has none."""
+        if type(obj) is dict and attribute in obj and attribute not in _METHODS:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
 
 
 @functools.cache  # a template is compiled once in a process

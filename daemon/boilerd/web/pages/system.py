@@ -24,11 +24,10 @@ _SERVER = {
 FRESH_S = 2.0
 #: Daemons on the page, and daemons that one value of a setting names.
 MOST_DAEMONS, MOST_NAMED = 200, 5
-
-
 #: How HTML shows those of them that are others at each poll, by what the page calls them.
 _STEADY: Mapping[str, Callable[[Any], Any]] = {
-    _SERVER["uptime_in_seconds"]: rough, _SERVER["used_memory"]: in_steps, _SERVER["used_memory_peak"]: in_steps,
+    _SERVER["uptime_in_seconds"]: lambda value: value // 60 * 60,
+    _SERVER["used_memory"]: in_steps, _SERVER["used_memory_peak"]: in_steps,
     _SERVER["mem_fragmentation_ratio"]: lambda value: round(value, 1),
     _SERVER["instantaneous_ops_per_sec"]: magnitude,
     _SERVER["rdb_changes_since_last_save"]: lambda value: rough(value, 1),

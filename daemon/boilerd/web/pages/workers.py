@@ -120,7 +120,11 @@ def local_daemon(visit: Visit) -> Found:
     if visit.daemon is None:
         return Found(why="nobody has told the dashboard where a daemon is")
     daemon = visit.daemon
-    return visit.sharing("local daemon", CONTROL_FRESH_S, lambda: daemon.find(visit.inspector.daemons()))
+    return visit.sharing("local daemon", CONTROL_FRESH_S, lambda: daemon.find(_daemons(visit)))
+
+
+def _daemons(visit: Visit) -> list[DaemonInfo]:
+    return visit.sharing("daemons", CONTROL_FRESH_S, visit.inspector.daemons)
 
 
 @page("/workers/dead", needs=Permission.VIEW, title="Workers that died", template="dead_workers.html", rows="deaths")
@@ -194,7 +198,7 @@ def _read(visit: Visit) -> tuple[list[dict[str, Any]], list[DaemonInfo]]:
 
 
 def _read_now(visit: Visit) -> tuple[list[dict[str, Any]], list[DaemonInfo]]:
-    daemons = visit.inspector.daemons()
+    daemons = _daemons(visit)
     by_name = {daemon.name: daemon for daemon in daemons}
     return [_row(one, by_name.get(one.name.rpartition(".")[0])) for one in visit.inspector.workers()], daemons
 
