@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import redis
+from playwright.sync_api import Route
 
 from boilerd import Client, TaskState
 from boilerd.broker.broker import Broker
@@ -108,6 +109,7 @@ def test_the_palette_is_a_combobox_that_does_what_the_page_lets_one_do(visit: Op
 
     page.click("header >> text=Go to")
     page.keyboard.type("default")
+    page.wait_for_selector("[role=option] >> text=/^queue$/")  # the names have come
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowUp")
     second = page.evaluate(f"document.querySelector('{SELECTED}').id")
@@ -120,6 +122,23 @@ def test_the_palette_is_a_combobox_that_does_what_the_page_lets_one_do(visit: Op
     visitor.sees("queue default is paused")
     assert (second, active) == ("option-0", "option-0")
     assert wrong == []
+
+
+def test_names_that_come_late_leave_the_palette_at_what_somebody_has_gone_to(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit()
+    page = visitor.open("/queues/default")
+    late: list[Route] = []
+    page.route("**/palette.json", lambda route: late.append(route))  # noqa: PLW0108 - Playwright takes no builtin
+
+    page.click("header >> text=Go to")
+    page.keyboard.type("default")
+    page.keyboard.press("ArrowDown")
+    gone_to = page.inner_text(SELECTED)
+    late[0].continue_()
+    page.wait_for_selector("[role=option] >> text=/^queue$/")
+
+    assert page.inner_text(SELECTED) == gone_to
 
 
 def test_a_view_is_saved_found_and_deleted(visit: Open, client: Client) -> None:

@@ -76,6 +76,13 @@ export function open() {
       made("li", { role: "option", id: `option-${index}` }, made("span", {}, name), made("span", { class: "quiet" }, kind))));
     mark(0);
   };
+  /** With the names that came meanwhile; somebody may have gone to an entry by then, and is about to choose it. */
+  const renew = () => {
+    const before = chosen ? shown[chosen] : null;
+    show();
+    const place = shown.findIndex((each) => each.name === before?.name && each.kind === before.kind);
+    if (place > 0) mark(place);
+  };
   const go = (entry) => {
     if (!entry) return;
     dialog.addEventListener("close", () => (entry.act ? entry.act() : location.assign(entry.to)));
@@ -92,7 +99,7 @@ export function open() {
   });
   list.addEventListener("click", (event) => go(shown[[...list.children].indexOf(event.target.closest("li"))]));
   show();
-  fetchNames(document.querySelector("[data-palette]").href).then(() => dialog.open && show()).catch(() => { /* What there is will do. */ });
+  fetchNames(document.querySelector("[data-palette]").href).then(() => dialog.open && renew()).catch(() => { /* What there is will do. */ });
 }
 
 export function start() {
