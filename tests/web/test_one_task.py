@@ -287,11 +287,14 @@ def test_a_task_whose_payload_cannot_be_read_is_not_copied_without_it(
     asked = [browser.get(f"/tasks/{each}/edit") for each in (pickled, nested)]
     sent = [browser.post(f"/tasks/{each}/edit.json", {"step": step}) for each in (pickled, nested)]
     compared = text_of(browser.get(f"/tasks/{nested}/compare?with={pickled}").text)
+    listed = text_of(browser.get("/tasks").text)
 
     assert all("It cannot be read" in page and "Copy and edit" not in page for page in pages)
     assert {answer.status_code for answer in (*asked, *sent)} == {409}
     assert pending(connection) == [pickled, nested]
     assert "A payload that cannot be read was not compared" in compared
+    assert (listed.count("cannot be read"), "null" in listed) == (2, False)
+    assert not any("null" in page.partition("Payload")[2] for page in pages)
 
 
 # --- Two of them
