@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from starlette.responses import PlainTextResponse
 
 from boilerd import Client, TaskState
 from boilerd.broker.broker import Broker
@@ -145,6 +146,23 @@ def test_the_example_of_an_application_shows_the_queues_to_its_users(
 
     assert shown.status_code == 200
     assert nobody.status_code == 401
+
+
+def test_the_example_of_an_application_that_mounts_nothing_passes_on_what_is_below_its_path(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (code,) = python("asgi.py")
+    monkeypatch.setenv("BOILERD_REDIS_URL", valkey.url)
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType("asgi")
+    exec(code, module.__dict__)
+    module.__dict__["django"] = PlainTextResponse("Django's own")
+
+    with Browser(module.__dict__["application"], host="any.example") as browser:
+        shown, paused, other = browser.get("/jobs/queues"), browser.post("/jobs/queues/a/pause"), browser.get("/queues")
+
+    assert (shown.status_code, paused.status_code, other.text) == (200, 403, "Django's own")
+    assert 'href="/jobs/tasks"' in shown.text
 
 
 def test_the_table_of_keys_has_those_of_the_page(browser: Browser) -> None:

@@ -263,6 +263,16 @@ def test_a_job_of_plain_rq_and_one_without_a_readable_record_have_pages(
     assert {answer.status_code for answer in wrong} == {503}
 
 
+def test_a_job_that_waits_for_another_one_has_not_ended(browser: Browser, connection: redis.Redis) -> None:
+    queue = rq_queue(connection)
+    waiting = queue.enqueue("shop.mail", depends_on=queue.enqueue("shop.charge"))
+
+    done = browser.post(f"/tasks/{waiting.id}/cancel.json").json()["done"]
+
+    assert done == f"task {waiting.id} is deferred, as RQ has it, and stays so"
+    assert waiting.get_status() == "deferred"
+
+
 @pytest.mark.parametrize("step", ["check", "send"])
 def test_a_task_whose_payload_cannot_be_read_is_not_copied_without_it(
     step: str, browser: Browser, connection: redis.Redis, client: Client
@@ -277,11 +287,14 @@ def test_a_task_whose_payload_cannot_be_read_is_not_copied_without_it(
     asked = [browser.get(f"/tasks/{each}/edit") for each in (pickled, nested)]
     sent = [browser.post(f"/tasks/{each}/edit.json", {"step": step}) for each in (pickled, nested)]
     compared = text_of(browser.get(f"/tasks/{nested}/compare?with={pickled}").text)
+    listed = text_of(browser.get("/tasks").text)
 
     assert all("It cannot be read" in page and "Copy and edit" not in page for page in pages)
     assert {answer.status_code for answer in (*asked, *sent)} == {409}
     assert pending(connection) == [pickled, nested]
     assert "A payload that cannot be read was not compared" in compared
+    assert (listed.count("cannot be read"), "null" in listed) == (2, False)
+    assert not any("null" in page.partition("Payload")[2] for page in pages)
 
 
 # --- Two of them

@@ -182,6 +182,18 @@ def test_an_export_has_as_many_rows_as_it_is_asked_for(browser: Browser, client:
     assert browser.get("/tasks.csv?size=none").status_code == 400
 
 
+@pytest.mark.parametrize("path", ["/tasks.csv", "/audit.ndjson", "/queues.csv"])
+def test_who_asks_for_the_head_of_an_export_gets_no_rows_and_no_entry_in_the_audit(
+    path: str, browser: Browser, client: Client
+) -> None:
+    enqueue(client, "a")
+
+    answer = browser.send("HEAD", path)
+
+    assert (answer.status_code, answer.text) == (200, "")
+    assert browser.get("/audit.json").json()["entries"] == []
+
+
 def test_an_address_says_which_methods_it_takes(browser: Browser) -> None:
     answers = browser.send("PUT", "/queues.json"), browser.get("/queues/a/pause.json"), browser.get("/queues/a/pause")
 

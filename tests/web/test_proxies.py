@@ -60,11 +60,39 @@ def test_a_header_that_nobody_may_send_lets_nobody_in(connection: redis.Redis) -
         web_app(connection, trusted_header=WHO, roles=ROLES)
 
 
-def test_who_comes_by_an_unknown_proxy_is_not_on_this_host(connection: redis.Redis) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x_forwarded_for": "1.2.3.4"}, {"x_real_ip": "1.2.3.4"}, {"forwarded": "for=1.2.3.4"}, {"via": "1.1 proxy"},
+        {"sec_fetch_site": "same-origin", "origin": "https://jobs.example"},
+        {"sec_fetch_site": "same-origin", "referer": "https://jobs.example/queues"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_who_comes_by_an_unknown_proxy_is_not_on_this_host(headers: dict[str, str], connection: redis.Redis) -> None:
     with Browser(web_app(connection)) as browser:
-        refused = browser.get("/queues", x_forwarded_for="1.2.3.4")
+        refused = browser.get("/queues", **headers)
     with Browser(web_app(connection, trusted_proxies=["127.0.0.1"])) as browser:
-        shown = browser.get("/queues", x_forwarded_for="1.2.3.4")
+        shown = browser.get("/queues", **headers)
 
     assert (refused.status_code, shown.status_code) == (403, 200)
     assert "add users to [web]" in refused.text
+
+
+def test_nginx_is_a_proxy_also_where_it_adds_nothing_to_what_it_passes_on(connection: redis.Redis) -> None:
+    app = web_app(connection)
+
+    async def as_nginx(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "http_version": "1.0"}, receive, send)
+
+    with Browser(as_nginx) as browser:
+        refused = browser.get("/queues"), browser.post("/all-queues/pause"), browser.get("/metrics")
+
+    assert [answer.status_code for answer in refused] == [403] * 3
+
+
+def test_our_own_page_is_no_proxy_whatever_port_leads_to_it(connection: redis.Redis) -> None:
+    own = {"sec_fetch_site": "same-origin", "origin": "http://localhost:9000", "referer": "http://localhost:9000/x"}
+
+    with Browser(web_app(connection), host="localhost:9000") as browser:
+        assert browser.get("/queues", **own).status_code == 200

@@ -134,7 +134,7 @@ class Access:
 
     def _anybody(self, request: Request) -> Principal:
         """Who is on this host; raises Refusal for who is elsewhere, and came by a proxy that nobody told us of."""
-        if "x-forwarded-for" in request.headers and not self._proxies.trusts(request):
+        if self._proxies.is_by_stranger(request):
             raise Refusal(
                 403,
                 "this came through a proxy, and nobody has to log in here; add users to [web], or the proxy to"

@@ -82,13 +82,22 @@ class Asked:
 
 
 async def answer_page(asked: Asked, page: Page) -> Response:
-    """The page, or that it has not changed."""
+    """The page, or its rows as a file."""
+    if asked.form_of_answer in _ROWS and asked.request.method == "HEAD":  # else the audit would have them as exported
+        return Response(headers={"content-type": KINDS[asked.form_of_answer]})
+    if page.stream and asked.form_of_answer in _ROWS:
+        visit = _known(asked)
+        check_parameters(page, visit.query)
+        return await answer_export(asked, page.path, page.stream(visit))
+    return await _answer_shown(asked, page)
+
+
+async def _answer_shown(asked: Asked, page: Page) -> Response:
+    """The page as a whole, or that it has not changed."""
     if (tag := _tag_of_known(asked, page)) and tag == _known_tag(asked):
         return _unchanged(tag)
     visit = _known(asked)
     check_parameters(page, visit.query)
-    if page.stream and asked.form_of_answer in _ROWS:
-        return await answer_export(asked, page.path, page.stream(visit))
 
     def make() -> Response:
         note = asked.site.answers.begin(page.fresh_s)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 #: How the settings name whoever connects to the Unix socket.
 UNIX = "unix"
+#: What proxies add to what they pass on.
+_ADDED = ("x-forwarded-for", "forwarded", "via", "x-real-ip")
 
 
 class Proxies:
@@ -27,6 +29,19 @@ class Proxies:
     def trusts(self, request: "HTTPConnection") -> bool:
         """Whether the connection comes from one of them."""
         return self._is_trusted(_peer(request))
+
+    def is_by_stranger(self, request: "HTTPConnection") -> bool:
+        """Whether a proxy passed it on that is none of ours, as far as one can see.
+
+        Most add a header; nginx adds none and speaks HTTP/1.0, unless it is told otherwise; and where a page of ours
+        has another name than the host that it asks, somebody between the two has changed that.
+        """
+        headers = request.headers
+        page = headers.get("origin") or headers.get("referer", "")
+        is_ours = headers.get("sec-fetch-site") == "same-origin" and page != ""
+        is_renamed = is_ours and page.partition("://")[2].partition("/")[0] != headers.get("host")
+        is_passed = is_renamed or request.scope.get("http_version") == "1.0" or any(name in headers for name in _ADDED)
+        return is_passed and not self.trusts(request)
 
     def address(self, request: "HTTPConnection") -> str:
         """The address of the person, as far as it is known: the last one that is none of a proxy of ours."""

@@ -125,7 +125,8 @@ def _act(visit: Visit, what: Permission) -> Done:
     task_id = visit.path["id"]
     found = visit.inspector.task(task_id)
     if getattr(visit.inspector, what)(task_id) is False:
-        return Done(f"task {task_id} had ended before", to=_path(task_id))
+        what_it_is = "had ended before" if found.state else f"is {found.rq_status}, as RQ has it, and stays so"
+        return Done(f"task {task_id} {what_it_is}", to=_path(task_id))
     is_gone = what is Permission.DELETE or (what is Permission.CANCEL and found.state is not TaskState.ACTIVE)
     says = f"task {task_id} {_WORDS[what][1]}"
     if is_gone:
