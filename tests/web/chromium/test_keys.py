@@ -131,11 +131,13 @@ def test_names_that_come_late_leave_the_palette_at_what_somebody_has_gone_to(vis
     late: list[Route] = []
     page.route("**/palette.json", lambda route: late.append(route))  # noqa: PLW0108 - Playwright takes no builtin
 
-    page.click("header >> text=Go to")
+    with page.expect_request("**/palette.json"):
+        page.click("header >> text=Go to")
     page.keyboard.type("default")
     page.keyboard.press("ArrowDown")
     gone_to = page.inner_text(SELECTED)
     late[0].continue_()
+    page.unroute("**/palette.json")  # the next test has the same page
     page.wait_for_selector("[role=option] >> text=/^queue$/")
 
     assert page.inner_text(SELECTED) == gone_to
