@@ -4,7 +4,6 @@ A handler counts as one if it returns something to await, however it is written:
 ``async def``, and a library's call may return an object that starts only when it is awaited.
 """
 
-import asyncio
 import atexit
 import functools
 import inspect
@@ -15,10 +14,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boilerd.errors import BootError
 from boilerd.tasks.callables import name_of
+
+if TYPE_CHECKING:
+    # Where it is used it is imported then: it takes a third of the import of boilerd, and 7 MB.
+    import asyncio
 
 logger = logging.getLogger("boilerd.task")
 
@@ -100,6 +103,8 @@ class _Loop:
                 " that is async def itself, call it as `await asyncio.to_thread(run, mux, …)`, or drain with"
                 " `await client.adrain()`"
             )
+        import asyncio  # noqa: PLC0415 - as above
+
         loop = self.get_loop()
         self._interrupt = self._untold = None
         coroutine = awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable)
@@ -109,7 +114,7 @@ class _Loop:
             if left := asyncio.all_tasks(loop):
                 self._see_to(loop, left)
 
-    def stay(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> asyncio.Task[Any]:
+    def stay(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> "asyncio.Task[Any]":
         """Make a task that goes on while others run, and of which nobody is warned."""
         task = self.get_loop().create_task(coroutine, context=context)
         self._keep({task})
@@ -117,27 +122,33 @@ class _Loop:
 
     def keep_all(self) -> None:
         """Have the tasks stay that there are now; call it where no handler has run yet."""
+        import asyncio  # noqa: PLC0415 - as above
+
         self._keep(asyncio.all_tasks(self.get_loop()))
 
-    def _keep(self, tasks: set[asyncio.Task[Any]]) -> None:
+    def _keep(self, tasks: "set[asyncio.Task[Any]]") -> None:
         self._told.update(tasks)
         self._staying.update(tasks)
 
-    def left(self) -> set[asyncio.Task[Any]]:
+    def left(self) -> "set[asyncio.Task[Any]]":
         """The loop's tasks, but for those that were made to stay; call it where no other runs."""
+        import asyncio  # noqa: PLC0415 - as above
+
         return {task for task in asyncio.all_tasks(self.get_loop()) if task not in self._staying}
 
-    def future(self) -> asyncio.Future[Any]:
+    def future(self) -> "asyncio.Future[Any]":
         """Make a future of this loop."""
         return self.get_loop().create_future()
 
-    def finish(self, task: asyncio.Task[Any], until: asyncio.Future[Any] | None = None) -> Any:
+    def finish(self, task: "asyncio.Task[Any]", until: "asyncio.Future[Any] | None" = None) -> Any:
         """Run the loop until the task has ended, is interrupted, or `until` is done; its result, if it has ended."""
         self._interrupt = self._untold = None
         return self._finish(task, until)
 
-    def _finish(self, task: asyncio.Task[Any], until: asyncio.Future[Any] | None = None) -> Any:
+    def _finish(self, task: "asyncio.Task[Any]", until: "asyncio.Future[Any] | None" = None) -> Any:
         """Run the loop until this task has ended, or is interrupted."""
+        import asyncio  # noqa: PLC0415 - as above
+
         self._main, self._until = task, until
         try:
             task.get_loop().run_until_complete(until or task)
@@ -157,14 +168,16 @@ class _Loop:
         if error is not None:
             raise error
 
-    def get_loop(self) -> asyncio.AbstractEventLoop:
+    def get_loop(self) -> "asyncio.AbstractEventLoop":
         """Get the loop."""
         if self._runner is None:
+            import asyncio  # noqa: PLC0415 - as above
+
             self._runner = asyncio.Runner(loop_factory=self._factory)
             atexit.register(_close, self._runner)
         return self._runner.get_loop()
 
-    def _see_to(self, loop: asyncio.AbstractEventLoop, left: set[asyncio.Task[Any]]) -> None:
+    def _see_to(self, loop: "asyncio.AbstractEventLoop", left: "set[asyncio.Task[Any]]") -> None:
         """Let the loop end async generators that the handler left early, and warn of other tasks; once of each."""
         new = {task for task in left if task not in self._told}
         self._told.update(new)
@@ -177,7 +190,7 @@ class _Loop:
                 task.cancel()
             self._tell_left(new - closing)
 
-    def _tell_left(self, left: set[asyncio.Task[Any]]) -> None:
+    def _tell_left(self, left: "set[asyncio.Task[Any]]") -> None:
         """Warn of tasks that do not go on when the handler has returned."""
         if left:
             names = sorted(f"{task.get_name()}: {getattr(task.get_coro(), '__qualname__', '?')}" for task in left)
@@ -193,6 +206,8 @@ class _Loop:
         """
         if self._main is None:
             return False
+        import asyncio  # noqa: PLC0415 - as above
+
         running = asyncio.current_task(self._main.get_loop())
         if running is not self._main:
             self._interrupt = self._untold = error
@@ -200,7 +215,7 @@ class _Loop:
         # A task that computes and never waits would keep the loop from noticing.
         return running is None
 
-    def _cancel(self, task: asyncio.Task[Any], error: BaseException) -> None:
+    def _cancel(self, task: "asyncio.Task[Any]", error: BaseException) -> None:
         """On the loop: have the task get the interrupt, unless it has ended or got where it waits."""
         is_there = self._until is not None and self._until.done()
         if self._untold is error and not is_there and task.cancel():
@@ -281,7 +296,7 @@ class OnLoop:
             self._leave.set_exception(error)
         return bool(_loop.finish(self._task))
 
-    async def _live(self, entered: asyncio.Future[None]) -> bool:
+    async def _live(self, entered: "asyncio.Future[None]") -> bool:
         """Whether the manager kept an error to itself."""
         try:
             async with self.manager as self._value:
@@ -302,7 +317,7 @@ def adopt(context: Context) -> None:
             variable.set(value)
 
 
-def _close(runner: asyncio.Runner) -> None:
+def _close(runner: "asyncio.Runner") -> None:
     """Cancel the tasks that are left, end async generators, and close the loop."""
     try:
         runner.close()
@@ -320,6 +335,8 @@ def _is_cut() -> bool:
 
 
 def _is_in_loop() -> bool:
+    import asyncio  # noqa: PLC0415 - as above
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -382,7 +399,9 @@ def discard(not_run: Any) -> str:
     return kinds.get(type(not_run)) or f"{type(not_run).__qualname__}, which must be awaited"
 
 
-async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+async def _ended(tasks: "set[asyncio.Task[Any]]") -> None:
+    import asyncio  # noqa: PLC0415 - as above
+
     await asyncio.wait(tasks)  # the loop tells what they raise
 
 
