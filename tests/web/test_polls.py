@@ -1,11 +1,13 @@
 """Polls of open pages: what was just found for somebody is told to all who may see the same."""
 
+import ast
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import redis
 
-from boilerd import Client, Inspector
+from boilerd import Client, Inspector, web
 from boilerd.broker.broker import Broker
 from boilerd.web import sampler, shared
 from boilerd.web.shared import Answers, Shared
@@ -124,3 +126,20 @@ def test_a_queue_that_came_after_the_picture_has_a_page_all_the_same(browser: Br
 
     assert browser.get("/queues.json").json()["queues"] == []
     assert (found["queue"]["counts"]["pending"], found["lately"]) == (1, None)
+
+
+def test_no_two_things_are_shared_under_one_name(browser: Browser) -> None:
+    places: dict[str, list[str]] = {}
+    for file in sorted(Path(web.__file__).parent.rglob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text("utf-8"))):
+            is_sharing = isinstance(call, ast.Call) and ast.unparse(call.func).endswith((".sharing", "shared.get"))
+            if is_sharing and isinstance(call, ast.Call):
+                key = call.args[0].elts[0] if isinstance(call.args[0], ast.Tuple) else call.args[0]
+                places.setdefault(ast.unparse(key), []).append(f"{file.name}:{call.lineno}")
+
+    twice = {key: where for key, where in places.items() if key.startswith("'") and len(where) > 1}
+    opened = {page: browser.get(page).status_code for page in ("/workers", "/system", "/workers.json", "/system.json")}
+
+    assert len(places) > 15
+    assert twice == {}
+    assert set(opened.values()) == {200}

@@ -65,7 +65,7 @@ def system(visit: Visit) -> Data:
         "workers": snapshot.overview.workers,
         "clock_ahead_s": round(snapshot.overview.clock_ahead_s, 1),
         "daemons": [],
-        **visit.trying(lambda: visit.sharing("daemons", FRESH_S, lambda: _daemons(visit))),
+        **visit.trying(lambda: visit.sharing("rows of daemons", FRESH_S, lambda: _daemons(visit))),
         "dashboard": {
             **visit.costs.told(),
             "picture_s": round(snapshot.took_s, 4),
