@@ -154,7 +154,7 @@ def test_without_a_daemon_the_verdict_says_so_and_judges_what_redis_shows(
 def test_redis_is_asked_in_three_round_trips_whatever_it_holds(
     client: Client, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(10):
+    for number in range(5):
         client.enqueue("test:echo", queue=f"queue-{number}", concurrency_key="one", concurrency_limit=1)
     connection.sadd(keys.WORKERS, keys.worker("one"))
     read_overview(connection)  # it knows the script now
@@ -172,7 +172,7 @@ def test_redis_is_asked_in_three_round_trips_whatever_it_holds(
 
     pipelines = len(sent) - 1  # the other one asked for resetting
     assert (pipelines, connection.info("commandstats")["cmdstat_evalsha_ro"]["calls"]) == (1, 2)
-    assert len(found.queues) == 10
+    assert len(found.queues) == 5
 
 
 def test_with_an_overview_from_before_all_is_read_but_workers_and_memory(

@@ -15,8 +15,9 @@ from boilerd.web.permissions import Permission
 from boilerd.web.steady import heard, in_steps, rough
 from boilerd.web.visit import NotThereError, Visit
 
-#: How long they are shown before they are read again; and what the daemon of this host tells.
-FRESH_S, CONTROL_FRESH_S = 2.0, 1.0
+#: How long they are shown before they are read again: they tell of themselves every five seconds; and what the daemon
+#: of this host tells.
+FRESH_S, CONTROL_FRESH_S = 4.0, 1.0
 #: Hosts and daemons that have a row, and values to choose from; the rest of them is told as a number.
 MOST_HOSTS, MOST_DAEMONS, MOST_CHOICES = 10, 10, 50
 #: Queues of a worker that the list has, and deaths.
