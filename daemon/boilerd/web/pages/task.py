@@ -32,7 +32,7 @@ _WORDS = {
 #: How long a task is shown as it was read for whoever may see the same, but after an action.
 FRESH_S = 1.0
 #: The workers of a queue are read at most so often to say why its tasks wait; they tell of themselves every 5 s.
-SERVERS_FRESH_S = 2.0
+SERVERS_FRESH_S = 4.0
 #: Pauses of its queue that the timeline has, the last ones: each is two spans of it.
 MOST_PAUSES = 10
 #: The states in which a task waits.
