@@ -26,7 +26,7 @@ FRESH_S = 10.0
 #: And what is to be as it is now, but after an action.
 NOW_S = 2.0
 #: How long it is shown which types are handled before it is read again, and for how many times as long as that takes.
-HANDLED_S, HANDLED_TIMES = 2.0, 300
+HANDLED_S, HANDLED_TIMES = 2.0, 1000
 #: Concurrency keys that are shown.
 MOST_KEYS = 20
 #: Minutes that the small chart in a queue's row has.
