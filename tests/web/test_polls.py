@@ -143,3 +143,14 @@ def test_no_two_things_are_shared_under_one_name(browser: Browser) -> None:
     assert len(places) > 15
     assert twice == {}
     assert set(opened.values()) == {200}
+
+
+def test_a_page_is_sent_again_when_the_dashboard_begins_anew_with_other_links(connection: redis.Redis) -> None:
+    tags = []
+
+    for settings in ({}, {}, {"environment": "production"}, {"links": {"traces": "https://traces.example/{id}"}}):
+        with Browser(web_app(connection, **settings)) as browser:
+            tags.append(browser.get("/audit").headers["etag"])
+
+    assert tags[0] == tags[1]
+    assert len({*tags}) == 3

@@ -268,7 +268,7 @@ def _tag(asked: Asked, content: str, lists: Sequence[TaskRows] = ()) -> str:
     """Changes with the content, and with all else that the answer is made of; by it nobody can guess what is hidden."""
     site, who = asked.site, asked.who
     sealed = site.seals.seal(
-        "page", content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
+        "page", content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.look,
         site.redaction.settings, site.guard.token(who), _rights(who),
     )  # fmt: skip
     if not lists:
