@@ -9,6 +9,7 @@ import redis
 
 from boilerd import Client, Inspector, web
 from boilerd.broker.broker import Broker
+from boilerd.errors import BrokerUnavailableError
 from boilerd.web import sampler, shared
 from boilerd.web.shared import Answers, Shared
 from browser import WHO, Browser, web_app
@@ -94,6 +95,25 @@ def test_what_others_change_is_seen_when_an_answer_is_old_and_what_somebody_does
     acted, _ = poll(tag)
 
     assert (at_once, later, acted) == (304, 200, 200)
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_somebody_did_is_seen_at_once_also_where_redis_answered_too_late(
+    browser: Browser, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(client, "a")
+    archive = Inspector.archive
+
+    def late(inspector: Inspector, task_id: str) -> None:
+        archive(inspector, task_id)
+        raise BrokerUnavailableError("Redis did not answer")
+
+    monkeypatch.setattr(Inspector, "archive", late)
+    tag = browser.get("/tasks/a").headers["etag"]
+    done = browser.post("/tasks/a/archive")
+    again = browser.get("/tasks/a", if_none_match=tag)
+
+    assert (done.status_code, again.status_code) == (503, 200)
 
 
 def test_what_is_changed_while_an_answer_is_made_has_it_made_again() -> None:
