@@ -9,6 +9,7 @@ import redis
 
 from boilerd import Client, Inspector, web
 from boilerd.broker.broker import Broker
+from boilerd.errors import BrokerUnavailableError
 from boilerd.web import sampler, shared
 from boilerd.web.shared import Answers, Shared
 from browser import WHO, Browser, web_app
@@ -96,6 +97,25 @@ def test_what_others_change_is_seen_when_an_answer_is_old_and_what_somebody_does
     assert (at_once, later, acted) == (304, 200, 200)
 
 
+@pytest.mark.usefixtures("clock")
+def test_what_somebody_did_is_seen_at_once_also_where_redis_answered_too_late(
+    browser: Browser, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(client, "a")
+    archive = Inspector.archive
+
+    def late(inspector: Inspector, task_id: str) -> None:
+        archive(inspector, task_id)
+        raise BrokerUnavailableError("Redis did not answer")
+
+    monkeypatch.setattr(Inspector, "archive", late)
+    tag = browser.get("/tasks/a").headers["etag"]
+    done = browser.post("/tasks/a/archive")
+    again = browser.get("/tasks/a", if_none_match=tag)
+
+    assert (done.status_code, again.status_code) == (503, 200)
+
+
 def test_what_is_changed_while_an_answer_is_made_has_it_made_again() -> None:
     answers = Answers(Shared(), lambda: None)
     note = answers.begin(60.0)
@@ -143,3 +163,14 @@ def test_no_two_things_are_shared_under_one_name(browser: Browser) -> None:
     assert len(places) > 15
     assert twice == {}
     assert set(opened.values()) == {200}
+
+
+def test_a_page_is_sent_again_when_the_dashboard_begins_anew_with_other_links(connection: redis.Redis) -> None:
+    tags = []
+
+    for settings in ({}, {}, {"environment": "production"}, {"links": {"traces": "https://traces.example/{id}"}}):
+        with Browser(web_app(connection, **settings)) as browser:
+            tags.append(browser.get("/audit").headers["etag"])
+
+    assert tags[0] == tags[1]
+    assert len({*tags}) == 3

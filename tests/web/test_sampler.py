@@ -161,3 +161,21 @@ def test_a_picture_changes_when_a_task_has_been_in_the_archive_for_an_hour(
     looked._fresh_until_s = 0.0
 
     assert looked.read().mark != first.mark
+
+
+def test_a_picture_changes_when_as_many_tasks_wait_as_before_and_the_oldest_is_another(
+    connection: redis.Redis, client: Client
+) -> None:
+    enqueue(client, "old")
+    connection.hset("rq:job:old", "enqueued_at", "2026-01-31T14:00:00.000000Z")
+    looked = Sampler(connection)
+    first = looked.read().mark
+
+    looked._fresh_until_s = 0.0
+    again = looked.read().mark
+    Inspector(connection).delete("old")
+    enqueue(client, "new")
+    looked._fresh_until_s = 0.0
+    changed = looked.read().mark
+
+    assert first == again != changed

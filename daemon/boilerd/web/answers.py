@@ -181,7 +181,7 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         return _html(render(asked, action.template, data, title=action.title), status)
 
     def act() -> Response:
-        done = action.act(visit)
+        done = _act(asked, action)
         if not isinstance(done, Done):
             return ask(done, 200 if not done.get("problems") else 422)
         asked.site.forget_all()
@@ -192,6 +192,14 @@ async def answer_action(asked: Asked, action: Action) -> Response:
         return RedirectResponse(asked.links.path(done.to, query), 303)
 
     return await asked.site.in_thread(act if asked.request.method == "POST" else confirm, asked.who)
+
+
+def _act(asked: Asked, action: Action) -> Done | Data:
+    try:
+        return action.act(_known(asked))
+    except Exception:  # what has failed may be done all the same, such as where Redis answered too late
+        asked.site.forget_all()
+        raise
 
 
 def answer_error(asked: Asked, error: BoilerdError) -> Response:
@@ -268,7 +276,7 @@ def _tag(asked: Asked, content: str, lists: Sequence[TaskRows] = ()) -> str:
     """Changes with the content, and with all else that the answer is made of; by it nobody can guess what is hidden."""
     site, who = asked.site, asked.who
     sealed = site.seals.seal(
-        "page", content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.static.version,
+        "page", content, asked.path, asked.links.root, asked.form_of_answer, str(asked.is_live), site.look,
         site.redaction.settings, site.guard.token(who), _rights(who),
     )  # fmt: skip
     if not lists:

@@ -75,6 +75,8 @@ class Sampler:
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
         self._last_told: object = None
+        #: Queue → since when its oldest pending task waits, as the last picture was compared by.
+        self._waits_since: dict[str, float] = {}
         self._failure: BoilerdError | None = None
         self._fresh_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
         self._found: Sequence[SuddenFailure] = ()
@@ -146,7 +148,8 @@ class Sampler:
 
     def _next(self, taken: Snapshot) -> Snapshot:
         """With its number: that of the last one, if it differs in nothing that is looked at."""
-        told = taken.minutes, taken.types, taken.beside, _told(taken.overview, taken.verdict)
+        self._waits_since = _still(self._waits_since, taken)
+        told = taken.minutes, taken.types, taken.beside, self._waits_since, _told(taken.overview, taken.verdict)
         is_same = told == self._last_told
         self._last_told = told
         number = taken.number + (not is_same)
@@ -173,6 +176,20 @@ def waits_since(detail: QueueDetail, at: datetime) -> datetime | None:
     if not detail.counts.pending:
         return None
     return datetime.fromtimestamp(round(at.timestamp() - detail.latency_s), UTC)
+
+
+def _still(before: Mapping[str, float], taken: Snapshot) -> dict[str, float]:
+    """Queue → since when its oldest pending task waits; as before where it differs by less than a second.
+
+    Two clocks and the way to Redis have a word in it, so that the same task waits since another moment each time.
+    """
+    at_s = taken.at.timestamp()
+    details = [queue.detail for queue in taken.overview.queues if queue.detail.counts.pending]
+    found = {detail.counts.name: at_s - detail.latency_s for detail in details}
+    return {
+        name: before[name] if abs(since_s - before.get(name, float("inf"))) < 1 else since_s
+        for name, since_s in found.items()
+    }
 
 
 def _told(overview: Overview, verdict: Verdict) -> object:

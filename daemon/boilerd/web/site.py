@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -80,6 +81,11 @@ class Site:
             free = (letter for letter in (page.path.strip("/") or page.title).lower() if letter not in found.values())
             found[page.path] = next(free, "")
         return found
+
+    @cached_property
+    def look(self) -> str:
+        """What all pages are made of beside their data: another release, or other settings, have them sent again."""
+        return f"{version('boilerd')} {self.static.version} {self.environment} {sorted(self.outside.items())}"
 
     def forget_all(self) -> None:
         """Have all read anew for those who ask next: something was changed."""
