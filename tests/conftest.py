@@ -21,12 +21,15 @@ from boilerd.broker.connection import connect
 from boilerd.process import logs
 from boilerd.tasks.current import CURRENT
 from support import TESTS, Failpoints, RunningDaemon, StartDaemon, StartValkey, Valkey, private_directory, wait_until
+from undertaker import watch_over_this_run
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have all programs that tests start find `tests/children` first."""
+    """Have all programs that tests start find `tests/children` first, and none of them outlive the run."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS / "children"), before]))
+    if not hasattr(config, "workerinput"):  # once, in pytest-xdist's controller
+        watch_over_this_run()
 
 
 @pytest.fixture(autouse=True)

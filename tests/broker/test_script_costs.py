@@ -22,17 +22,19 @@ FEW, MANY = CHUNK, 4 * CHUNK
 #: So many times as many commands are chance: of the cursors, and of samples.
 CHANCE = 2
 
-#: ARGV: RQ's prefix, boilerd's, how many of each there are: queues with a scheduled task and a worker; keys with a task
-#: that runs and one that waits; workers; and in queue `many` tasks that are pending, scheduled, due, active with a
-#: lease that ended, archived, completed and expired, and that wait for one key.
+#: So many of each are built in one call, far below what a client waits for on a machine that is busy.
+PIECE = 50
+#: ARGV: RQ's prefix, boilerd's, the first and the last number of what is built: queues with a scheduled task and a
+#: worker; keys with a task that runs and one that waits; workers; and in queue `many` tasks that are pending,
+#: scheduled, due, active with a lease that ended, archived, completed and expired, and that wait for one key.
 BUILD = """
-local rq, own, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local rq, own = ARGV[1], ARGV[2]
 local function job(id, status, ...)
   redis.call('HSET', rq .. ':job:' .. id, 'status', status, 'origin', 'many', 'data', '[]', 'task_type', 'x', ...)
   return id
 end
 redis.call('SADD', own .. ':queues', 'many')
-for i = 1, n do
+for i = tonumber(ARGV[3]), tonumber(ARGV[4]) do
   local queue, key = 'queue-' .. i, 'key-' .. i
   redis.call('SADD', own .. ':queues', queue)
   redis.call('ZADD', rq .. ':scheduled:' .. queue, 2e10, job('later-' .. i, 'scheduled'))
@@ -57,7 +59,8 @@ end
 
 
 def build(broker: Broker, number: int) -> None:
-    broker.connection.eval(BUILD, 0, keys.RQ, keys.OWN, number)
+    for before in range(0, number, PIECE):
+        broker.connection.eval(BUILD, 0, keys.RQ, keys.OWN, before + 1, min(before + PIECE, number))
 
 
 def call_advance(broker: Broker) -> Sequence[Any]:

@@ -17,10 +17,10 @@ from support import DEADLINE_S, wait_until
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[tuple[uvicorn.Server, int]]:
+def serving(app: Any, idle_s: float = 0.2) -> Iterator[tuple[uvicorn.Server, int]]:
     """A server that has no patience, and room for few; and its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections, "IDLE_S", 0.2)
+        patch.setattr(connections, "IDLE_S", idle_s)
         patch.setattr(connections, "MOST_CONNECTIONS", 10)
         patch.setattr(guard, "BODY_S", 0.2)
         server = connections.make_server(app, grace_s=5)
@@ -39,6 +39,12 @@ def port(connection: redis.Redis) -> Iterator[int]:
     """Of such a server of the dashboard."""
     with serving(web_app(connection)) as (_, found):
         yield found
+
+
+@pytest.fixture
+def patience(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a server that lets a connection wait: a test on a busy machine may take long to send."""
+    monkeypatch.setattr(connections, "IDLE_S", 3600.0)
 
 
 def ask(port: int) -> int:
@@ -64,7 +70,7 @@ async def answer_at_length(_scope: Any, _receive: Any, send: Any) -> None:
 
 
 def test_a_client_that_does_not_read_its_answer_ends() -> None:
-    with serving(answer_at_length) as (server, port), dial(port) as deaf:
+    with serving(answer_at_length, idle_s=1.0) as (server, port), dial(port) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         deaf.recv(1)
@@ -72,9 +78,8 @@ def test_a_client_that_does_not_read_its_answer_ends() -> None:
         wait_until(lambda: not server.server_state.connections, "nothing is kept for it any more")
 
 
-def test_those_who_send_nothing_do_not_keep_others_out(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "IDLE_S", 3600.0)
-
+@pytest.mark.usefixtures("patience")
+def test_those_who_send_nothing_do_not_keep_others_out(port: int) -> None:
     with ExitStack() as stack:
         for _ in range(3 * connections.MOST_CONNECTIONS):
             stack.enter_context(dial(port))
@@ -83,6 +88,7 @@ def test_those_who_send_nothing_do_not_keep_others_out(port: int, monkeypatch: p
     assert status == 200
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_body_that_does_not_come_is_not_waited_for(port: int) -> None:
     head = b"POST /queues/a/pause HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\na"
 
@@ -93,6 +99,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(port: int) -> None:
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.usefixtures("patience")
 def test_what_two_servers_may_read_in_two_ways_is_refused_and_nothing_behind_it_is_read(port: int) -> None:
     head = (
         b"POST /queues/a/pause HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
