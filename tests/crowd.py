@@ -30,6 +30,7 @@ from boilerd.tasks.cron import CronEntry
 from boilerd.tasks.fingerprint import FailureKind
 from boilerd.tasks.metric_record import (
     ENQUEUED,
+    LATER_BUCKETS,
     MOST_RUN_US,
     OUTCOME_KEYS,
     PAYLOAD_BUCKETS,
@@ -228,6 +229,7 @@ def _record(chance: random.Random) -> dict[int, int]:
         OUTCOME_KEYS["archived"]: chance.randrange(1, 5), ENQUEUED: chance.randrange(500, 5000),
         RUN_US: chance.randrange(10**8, 10**9), MOST_RUN_US: chance.randrange(10**6, 10**7),
         WAIT_US: chance.randrange(10**8, 10**9), PAYLOAD_BYTES: chance.randrange(10**5, 10**6),
+        LATER_BUCKETS: 30, LATER_BUCKETS + 1: 9, LATER_BUCKETS + 2: 2, LATER_BUCKETS + 3: 1,
     }  # fmt: skip
     for first, width in ((RUN_BUCKETS + 8, 10), (WAIT_BUCKETS + 6, 10), (PAYLOAD_BUCKETS + 2, 3)):
         start = first + chance.randrange(4)

@@ -10,6 +10,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.last_words import LastWords
 from boilerd.broker.operation_record import Order
 from boilerd.tasks.fingerprint import FailureKind
+from boilerd.tasks.metric_record import LATER_BUCKETS
 from boilerd.tasks.retry import Verdict
 from boilerd.web.page import ACTIONS, PAGES, load_pages
 from builders import count_in_minute, counted, fail_as, fail_next, in_state, keep_page, new_task, tell_cron
@@ -78,7 +79,7 @@ def _measure(connection: redis.Redis) -> str:
     minute, task_type = int(connection.time()[0]) // 60, "report:write_a_type_with_a_rather_long_name"
     for ago in range(2, 240, 7):
         count_in_minute(connection, minute - ago, "images", "image:resize", counted(ago, run_s=0.004 * ago))
-        record = counted(12_345 * ago, archived=ago % 3, run_s=90.0 / ago)
+        record = counted(12_345 * ago, archived=ago % 3, run_s=90.0 / ago) | {LATER_BUCKETS: 234, LATER_BUCKETS + 4: 5}
         for queue in ("default", "mail.low"):
             count_in_minute(connection, minute - ago, queue, task_type, record)
     return task_type

@@ -41,12 +41,13 @@ def test_the_numbers_of_a_daemon_are_those_of_its_handlers(
     attempts = {(*pair, outcome): n for pair, numbers in found.items() for outcome, n in numbers.attempts.items() if n}
     assert attempts == Counter((each.queue, each.type, each.outcome) for each in journal(directory))
     for (_, kind), numbers in found.items():
-        takes_s, _ = KINDS[kind]
+        takes_s, endings = KINDS[kind]
         assert numbers.enqueued == numbers.wait.count == numbers.payload.count == 40
         assert numbers.payload.sum == 40 * 12
         assert numbers.run.count == numbers.ended
         assert numbers.run.sum >= takes_s * numbers.run.count
         assert 0 < numbers.wait.sum < 40 * 2 * DEADLINE_S
+        assert numbers.taken == ((40, 0, 0, 0, 0, 0) if len(endings) == 1 else (0, 40, 0, 0, 0, 0))
 
 
 def test_an_attempt_whose_worker_is_killed_is_lost_and_one_that_a_drain_ends_is_put_back(

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from boilerd.broker.constants import LAST_MINUTE
 from boilerd.tasks.histogram import BOUNDS_BYTES, BOUNDS_S
 from boilerd.tasks.metric_record import (
     ENQUEUED,
+    LATER_BOUNDS,
+    LATER_BUCKETS,
     MAXIMA,
     MOST_PAYLOAD_BYTES,
     MOST_RUN_US,
@@ -56,17 +59,28 @@ def test_records_of_an_older_release_mean_the_same() -> None:
 
 def test_each_key_means_one_thing_and_takes_one_byte() -> None:
     buckets = [
+        *range(LATER_BUCKETS, LATER_BUCKETS + len(LATER_BOUNDS) + 1),
         *range(RUN_BUCKETS, RUN_BUCKETS + len(BOUNDS_S) + 1),
         *range(WAIT_BUCKETS, WAIT_BUCKETS + len(BOUNDS_S) + 1),
         *range(PAYLOAD_BUCKETS, PAYLOAD_BUCKETS + len(BOUNDS_BYTES) + 1),
     ]
     sums = [RUN_US, WAIT_US, PAYLOAD_BYTES, MOST_RUN_US, MOST_WAIT_US, MOST_PAYLOAD_BYTES]
 
-    used = [*OUTCOME_KEYS.values(), ENQUEUED, *sums, *buckets]
+    used = [*OUTCOME_KEYS.values(), ENQUEUED, LAST_MINUTE, *sums, *buckets]
 
     assert len(used) == len({*used})
     assert (min(used), max(used)) == (10, 123)
     assert {*MAXIMA} == {MOST_RUN_US, MOST_WAIT_US, MOST_PAYLOAD_BYTES}
+
+
+def test_tasks_that_took_one_attempt_are_those_that_took_no_more() -> None:
+    record = {OUTCOME_KEYS["completed"]: 90, OUTCOME_KEYS["archived"]: 6, OUTCOME_KEYS["dropped"]: 4,
+              OUTCOME_KEYS["retried"]: 50, OUTCOME_KEYS["lost"]: 7, LATER_BUCKETS: 3, LATER_BUCKETS + 4: 2}  # fmt: skip
+
+    assert Numbers(record).taken == (95, 3, 0, 0, 0, 2)
+    assert (Numbers(record) + Numbers(record)).taken == (190, 6, 0, 0, 0, 4)
+    assert Numbers({LATER_BUCKETS: 3}).taken == (0, 3, 0, 0, 0, 0)  # somebody else wrote it
+    assert Numbers().taken == (0,) * 6
 
 
 @given(RECORDS)

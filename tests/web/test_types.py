@@ -11,7 +11,7 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.operations import Operations
 from boilerd.tasks.fingerprint import FailureKind
-from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
+from boilerd.tasks.metric_record import LATER_BUCKETS, OUTCOME_KEYS, encode, pack_pair
 from boilerd.web.links import segment
 from boilerd.web.pages import crons, types, workers
 from boilerd.web.pages.types import SORTS
@@ -155,6 +155,27 @@ def test_one_type_is_shown_over_every_time(since: str, browser: Browser, connect
     assert (found["before"] is None) == (since == "90d")
     assert html.count("<svg") == html.count("<title>") - 1 == 4
     assert len(html) < 150_000
+
+
+def test_a_type_tells_how_many_attempts_its_tasks_took(browser: Browser, connection: redis.Redis, minute: int) -> None:
+    count_in_minute(connection, minute - 60, "default", "a", counted(10) | {LATER_BUCKETS + 2: 1})
+    count_in_minute(
+        connection, minute, "default", "a", counted(95, archived=5) | {LATER_BUCKETS: 3, LATER_BUCKETS + 4: 2}
+    )
+
+    found = browser.get("/types/a.json").json()
+    shown = text_of(browser.get("/types/a").text)
+    of_nothing = text_of(browser.get("/types/b").text)
+
+    assert [(row["first"], row["last"], row["tasks"]) for row in found["total"]["attempts_taken"]] == [
+        (1, 1, 95), (2, 2, 3), (3, 3, 0), (4, 5, 0), (6, 10, 0), (11, None, 2),
+    ]  # fmt: skip
+    assert (found["total"]["attempts_taken"][1]["share"], found["before"]["attempts_taken"][0]["share"]) == (0.03, 0.9)
+    assert "until they were done with: 95 % took one" in shown
+    assert re.search(r"4 to 5 attempts\s+0\s+0 %\s+10 %", shown)
+    assert re.search(r"11 or more attempts\s+2\s+2 %\s+0 %", shown)
+    assert "6 to 10" not in shown  # no task took so many, now or before
+    assert "How many attempts" not in of_nothing
 
 
 def test_the_heat_map_has_each_run_in_its_bucket(browser: Browser, connection: redis.Redis, minute: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 from boilerd import Task
 from boilerd.broker.claims import OWN_CALL_BYTES, Claim, Failure
 from boilerd.broker.constants import MOST_PAIRS, OTHER
-from boilerd.tasks.metric_record import Numbers, Pair, decode, unpack_pair
+from boilerd.tasks.metric_record import LATER_BOUNDS, LATER_BUCKETS, Numbers, Pair, decode, unpack_pair
 from boilerd.tasks.retry import Decision, Verdict
 from boilerd.worker.settlement import record_failure
 from boilerd.worker.tally import MOST_SENT, SEND_EVERY_S, Tally
@@ -87,6 +87,30 @@ def test_the_first_attempt_alone_says_how_long_its_task_waited(tally: Tally, mak
     assert (numbers.wait.count, numbers.wait.sum) == (1, 2.5)
     assert (numbers.payload.count, numbers.payload.sum) == (1, 100)
     assert (numbers.run.count, numbers.ended) == (2, 3)
+
+
+def test_a_task_is_counted_by_how_many_attempts_it_took_when_it_is_done_with(
+    tally: Tally, make_claim: MakeClaim
+) -> None:
+    for runs in (1, 1, 2, 3, 4, 5, 6, 10, 11, 2**40):
+        tally.count(make_claim(runs=runs), "completed", 0.1)
+    for outcome in ("archived", "dropped"):
+        tally.count(make_claim(runs=2), outcome)  # it did not run: it was too late for it
+    for outcome in ("retried", "put_back", "lost", "cancelled"):
+        tally.count(make_claim(runs=3), outcome, 0.1)
+
+    (numbers,) = taken(tally).values()
+
+    assert numbers.taken == (2, 3, 1, 2, 2, 2)
+
+
+def test_of_a_task_that_takes_one_attempt_nothing_more_is_kept(tally: Tally, make_claim: MakeClaim) -> None:
+    tally.count(make_claim(), "completed", 0.1)
+
+    (numbers,) = taken(tally).values()
+
+    assert not [key for key in numbers.record if LATER_BUCKETS <= key <= LATER_BUCKETS + len(LATER_BOUNDS)]
+    assert numbers.taken == (1, 0, 0, 0, 0, 0)
 
 
 def test_a_failed_attempt_says_how_long_its_task_waited_as_well(tally: Tally, make_claim: MakeClaim) -> None:

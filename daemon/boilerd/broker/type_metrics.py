@@ -8,7 +8,7 @@ from typing import Any
 from boilerd.broker.constants import METRIC_PERIODS
 from boilerd.broker.metrics import Period, Series
 from boilerd.tasks.histogram import SHOWN_BOUNDS_S, Histogram
-from boilerd.tasks.metric_record import Numbers, Pair
+from boilerd.tasks.metric_record import LATER_BOUNDS, Numbers, Pair
 
 PERCENTS = (50, 95, 99)
 #: Periods that are few enough to read as lines, and to add soon.
@@ -56,6 +56,19 @@ def figures(numbers: Numbers, lasting_s: float) -> dict[str, Any]:
         "failed_share": failed_share(numbers),
         "wait_s": _summary(numbers.wait), "run_s": _summary(numbers.run), "payload_bytes": _summary(numbers.payload),
     }  # fmt: skip
+
+
+def attempts_taken(numbers: Numbers) -> list[dict[str, int | float | None]]:
+    """How many tasks were done with at which attempts, ``first`` to ``last``, and which part of all; ``last`` None: or
+    a later one. The first attempt stands first.
+    """  # noqa: D205 - one sentence
+    counts = numbers.taken
+    lasts = (1, *LATER_BOUNDS, None)
+    firsts = (1, *((last or 0) + 1 for last in lasts[:-1]))
+    return [
+        {"first": first, "last": last, "tasks": count, "share": count / sum(counts) if sum(counts) else None}
+        for first, last, count in zip(firsts, lasts, counts, strict=True)
+    ]
 
 
 def failed_share(numbers: Numbers) -> float | None:

@@ -16,6 +16,8 @@ from boilerd.tasks.histogram import BOUNDS_BYTES, BOUNDS_S, Histogram
 OUTCOMES = ("completed", "retried", "archived", "dropped", "cancelled", "put_back", "lost")
 #: Those of the attempts that failed.
 FAILED = ("retried", "archived", "dropped", "lost")
+#: Those with which a task is done with. One whose last worker died is not told from one that runs again: both are lost.
+DONE = ("completed", "archived", "dropped")
 
 #: The keys of a record; each is packed in one byte, as it is below 128, and means the same for ever.
 OUTCOME_KEYS = {outcome: 10 + number for number, outcome in enumerate(OUTCOMES)}
@@ -25,6 +27,9 @@ ENQUEUED = 17
 RUN_US, WAIT_US, PAYLOAD_BYTES = 18, 19, 20
 #: The highest of each; workers tell that of run times alone, as each takes 3 % more memory.
 MOST_RUN_US, MOST_WAIT_US, MOST_PAYLOAD_BYTES = MAXIMA = (21, 22, 23)
+#: Tasks that were done with at a later attempt than the first, by its number: 2, 3, 4 to 5, 6 to 10, more. Of the first
+#: nothing is counted, as that is what most tasks take: it has the rest. The key is that of the first of 5 buckets.
+LATER_BUCKETS, LATER_BOUNDS = 25, (2, 3, 5, 10)
 #: Key of the first bucket; the next ones follow.
 RUN_BUCKETS, WAIT_BUCKETS, PAYLOAD_BUCKETS = 30, 71, 112
 
@@ -132,6 +137,14 @@ class Numbers(msgspec.Struct, frozen=True, eq=False):
         """Attempts that failed, or whose worker died."""
         get = self.record.get
         return sum([get(OUTCOME_KEYS[outcome], 0) for outcome in FAILED])
+
+    @property
+    def taken(self) -> tuple[int, ...]:
+        """Tasks that were done with, by the attempt that was their last: the first, 2, 3, 4 to 5, 6 to 10, more."""
+        get = self.record.get
+        done = sum([get(OUTCOME_KEYS[outcome], 0) for outcome in DONE])
+        later = [get(LATER_BUCKETS + bucket, 0) for bucket in range(len(LATER_BOUNDS) + 1)]
+        return (max(0, done - sum(later)), *later)
 
     @property
     def enqueued(self) -> int:

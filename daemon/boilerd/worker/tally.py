@@ -13,6 +13,9 @@ from boilerd.broker.claims import OWN_CALL_BYTES, Claim, Completion
 from boilerd.broker.constants import MOST_PAIRS, OTHER
 from boilerd.tasks.histogram import BOUNDS_BYTES, BOUNDS_S
 from boilerd.tasks.metric_record import (
+    DONE,
+    LATER_BOUNDS,
+    LATER_BUCKETS,
     MOST_RUN_US,
     OUTCOME_KEYS,
     PAYLOAD_BUCKETS,
@@ -77,6 +80,7 @@ class Tally:
         task = claim.task
         record = self.add(claim.queue, task.type if task else OTHER, outcome)
         if run_s is None or task is None:
+            _count_later(record, task.runs if task else 1, outcome)
             return
         record[RUN_US] += run_s
         record[RUN_BUCKETS + bisect_left(BOUNDS_S, run_s)] += 1
@@ -88,6 +92,8 @@ class Tally:
             size_bytes = claim.data_bytes - OWN_CALL_BYTES - len(task.type)
             record[PAYLOAD_BYTES] += size_bytes
             record[PAYLOAD_BUCKETS + bisect_left(BOUNDS_BYTES, size_bytes)] += 1
+        else:
+            _count_later(record, task.runs, outcome)
 
     def count_completed(self, completions: Iterable[Completion], lost: Collection[str] = ()) -> None:
         """Count what Redis has taken; not these tasks, whose leases were lost: others count their attempts."""
@@ -128,6 +134,12 @@ class Tally:
         if len(self._records) >= 2 * MOST_PAIRS:
             pair = OTHER, OTHER
         return self._records.setdefault(pair, [0] * _KEYS)
+
+
+def _count_later(record: list[float], runs: int, outcome: str) -> None:
+    """Count a task that was done with at another attempt than its first."""
+    if runs > 1 and outcome in DONE:
+        record[LATER_BUCKETS + bisect_left(LATER_BOUNDS, runs)] += 1
 
 
 def _packable(numbers: list[float]) -> Record:

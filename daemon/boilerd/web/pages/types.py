@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from boilerd.broker.metrics import Period, Series
 from boilerd.broker.type_metrics import (
+    attempts_taken,
     failed_share,
     figures,
     heat_map,
@@ -303,7 +304,10 @@ def _over_time(visit: Visit, window: Window, name: str, queue: str | None) -> di
 
 def _whole(series: Series) -> dict[str, Any]:
     numbers = Numbers.sum_of(series.total().values())
-    return {"ended": numbers.ended, "failed": numbers.failed, **figures(numbers, series.lasting_s)}
+    return {
+        "ended": numbers.ended, "failed": numbers.failed, "attempts_taken": attempts_taken(numbers),
+        **figures(numbers, series.lasting_s),
+    }  # fmt: skip
 
 
 def _mark(release: Release, periods: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
