@@ -19,6 +19,7 @@ from boilerd.broker.views import CompletedTask, Day, QueueDetail, TaskDetail
 from boilerd.tasks.task import TaskState
 from boilerd.web.timeline import Span
 from boilerd.web.tracebacks import Shown
+from boilerd.web.what_if import WhatIf
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)] | None
 
@@ -256,7 +257,10 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "queues": Sequence[QueueRow], "at": datetime,
     },
     "/queues": {"queues": Sequence[QueueRow], "problems": Sequence[str]},
-    "/queues/{queue}": {"queue": QueueDetail, "waits_since": Moment, "days": Sequence[Day], "has_workers": bool},
+    "/queues/{queue}": {
+        "queue": QueueDetail, "waits_since": Moment, "days": Sequence[Day], "has_workers": bool,
+        "what_if": WhatIf | None,
+    },
     "/tasks": {
         "queue": str, "queues": Sequence[str], "state": str, "counts": Mapping[str, int] | None,
         "tasks": Sequence[TaskDetail], "looked_at": int, "more": str, "is_cut": bool,
