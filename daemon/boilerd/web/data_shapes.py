@@ -17,6 +17,7 @@ from boilerd.broker.shares import ConcurrencyKey, KeyTasks, Lock
 from boilerd.broker.ticks import TickInfo
 from boilerd.broker.views import CompletedTask, Day, QueueDetail, TaskDetail
 from boilerd.tasks.task import TaskState
+from boilerd.web.outages import Outage
 from boilerd.web.timeline import Span
 from boilerd.web.tracebacks import Shown
 from boilerd.web.what_if import WhatIf
@@ -290,6 +291,6 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "/operations": {"operations": Sequence[OperationRow]},
     "/operations/{operation}": {"operation": OperationRow, "actions": Sequence[str]},
     "/audit": {"entries": Sequence[AuditEntry], "page": int, "has_more": bool},
-    "/system": {"daemons": Sequence[DaemonRow], "workers": int, "clock_ahead_s": float},
+    "/system": {"daemons": Sequence[DaemonRow], "workers": int, "clock_ahead_s": float, "outages": Sequence[Outage]},
     "/tasks/{id}/reveal": {"id": str, "type": str, "last_error": str, "errors": Sequence[str]},
 }  # fmt: skip
