@@ -2,14 +2,19 @@
 
 import json
 import time
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from typing import Any
 
+import pytest
 import redis
 
 from boilerd import Client, Inspector
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.views import Day, QueueDetail, QueueInfo
 from boilerd.settings.web import Grant
+from boilerd.tasks.metric_record import ENQUEUED
+from boilerd.web.what_if import WhatIf, what_if
 from browser import WHO, Browser, text_of, web_app
 from builders import (
     WORKER,
@@ -23,6 +28,15 @@ from builders import (
     new_task,
     tell_cron,
 )
+
+
+def queue_of(max_active: int = 0, **counts: Any) -> QueueDetail:
+    """A queue with nine pending tasks, unless the counts say otherwise."""
+    none = {"active": 0, "scheduled": 0, "completed": 0, "archived": 0, "is_paused": False}
+    return QueueDetail(
+        counts=QueueInfo("q", **{"pending": 9, **none, **counts}), latency_s=0, memory_bytes=0, max_active=max_active,
+        max_length=0, today=Day(date(2026, 1, 31), 0, 0),
+    )  # fmt: skip
 
 
 def serve(broker: Broker, queue: str) -> None:
@@ -177,3 +191,47 @@ def test_somebody_with_queues_of_their_own_pauses_these_alone(connection: redis.
 
     assert "low" not in text_of(asked)
     assert connection.smembers("boilerd:paused") == {b"mail-in"}
+
+
+def test_the_page_of_a_queue_says_how_long_its_backlog_takes_with_more_workers(
+    browser: Browser, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    serve(broker, "low")
+    enqueue(client, *map(str, range(12)), queue="low")
+    done = {key: count for key, count in counted(90).items() if key != ENQUEUED}
+    count_in_minute(connection, int(time.time()) // 60 - 4, "low", "mail:send", done)
+
+    without = browser.get("/queues/low.json").json()["what_if"]
+    found = browser.get("/queues/low.json?more=2").json()
+    shown = text_of(browser.get("/queues/low?more=2").text)
+
+    assert without is None
+    assert (found["lately"]["drained_s"], round(found["what_if"]["drained_s"], 6)) == (120.0, 40.0)
+    assert "Backlog with 2 workers more gone in about 40 s" in shown
+    assert "its one worker did in the last 15 minutes" in shown
+    assert browser.get("/queues/low?more=many").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("workers", "counts", "limit", "out_per_s", "why"),
+    [
+        (1, {"pending": 0}, 0, 1.0, "nothing is pending"),
+        (1, {"is_paused": True}, 0, 1.0, "it is paused"),
+        (0, {}, 0, 1.0, "it has no workers now to go by"),
+        (1, {}, 0, 0.0, "its workers were done with nothing in the last 15 minutes"),
+        (2, {}, 3, 1.0, "no more than 3 of its tasks run at once"),
+        (1, {"active": 2}, 3, 1.0, "no more than 3 of its tasks run at once"),
+    ],
+)
+def test_nothing_is_said_of_more_workers_where_what_these_did_tells_nothing(
+    workers: int, counts: dict[str, Any], limit: int, out_per_s: float, why: str
+) -> None:
+    found = what_if(2, queue_of(limit, **counts), workers, 0.0, out_per_s)
+
+    assert found == WhatIf(2, workers, "", None, why)
+
+
+def test_more_workers_may_be_too_few_and_may_fit_a_limit() -> None:
+    found = [what_if(2, queue_of(max_active=3), 1, in_per_s, 1.0) for in_per_s in (4.0, 3.0, 0.0)]
+
+    assert [(each.pace, each.drained_s) for each in found] == [("grows", None), ("steady", None), ("drains", 3.0)]

@@ -20,7 +20,7 @@ from boilerd.broker.connection import mark_of
 from boilerd.broker.constants import LATELY_S
 from boilerd.broker.overview import Overview
 from boilerd.cli.facts import read_facts
-from boilerd.errors import BrokerUnavailableError
+from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableError
 from boilerd.settings.definitions import Settings
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.table import judge
@@ -77,6 +77,34 @@ def test_after_a_failure_the_next_picture_is_taken_when_something_was_done(
     looked.forget()
 
     assert looked.read().number == 1
+
+
+def test_a_picture_tells_of_the_last_times_when_redis_was_away(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 0.0)
+    looked = Sampler(connection)
+
+    def fail(error: Exception) -> None:
+        with monkeypatch.context() as away:
+            away.setattr(sampler, "read_overview", lambda *_, **__: (_ for _ in ()).throw(error))
+            with pytest.raises(BrokerError):
+                looked.read()
+
+    fail(BrokerRefusedError("no permission"))
+    before = looked.read().outages
+    fail(BrokerUnavailableError("refused"))
+    fail(BrokerUnavailableError("no answer"))
+    (once,) = looked.read().outages
+    for number in range(25):
+        fail(BrokerUnavailableError(f"away {number}"))
+        looked.read()
+    many = looked.read().outages
+
+    assert before == ()
+    assert once.why == "no answer"
+    assert once.since < once.last < once.until
+    assert [each.why for each in many] == [f"away {number}" for number in range(24, 4, -1)]
 
 
 def test_workers_are_looked_at_in_each_fifth_picture_and_after_an_action(

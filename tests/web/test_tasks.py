@@ -7,18 +7,21 @@ import re
 import tracemalloc
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
+import boilerd.web
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys, task_search
 from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Failure
 from boilerd.broker.views import Attempt, TaskDetail
 from boilerd.tasks.retry import Decision, Verdict
+from boilerd.web.pages.settings import COLUMNS
 from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import MOST_SHOWN, pieces, shown_attempts
@@ -649,3 +652,28 @@ def test_a_list_has_tasks_whose_record_is_gone_or_is_none(connection: redis.Redi
         ("none", ""),
         ("z", "test:echo"),
     ]
+
+
+def test_the_links_of_a_list_keep_its_rows_and_its_export_has_all(browser: Browser, client: Client) -> None:
+    enqueue(client, *"abc")
+
+    page = browser.get("/tasks?queue=default&state=pending&size=2").text
+    links = {text: href for href, text in re.findall(r'<a [^>]*?href="([^"]*)"[^>]*>([^<]*)</a>', page)}
+    workers = browser.get("/workers?size=2&page=2").text
+
+    assert all("size=2" in links[name] for name in ("More", "Last", "0 completed"))
+    assert "size" not in links["CSV of all"]
+    assert '<input type="hidden" name="size" value="2">' in page
+    assert 'workers.csv"' in workers
+
+
+def test_settings_offer_to_hide_each_column_that_style_hides(browser: Browser) -> None:
+    style = (Path(boilerd.web.__file__).parent / "static" / "app.css").read_text()
+    shown = " ".join(browser.get(f"/tasks?state={state}&q=-x").text for state in ("", *map(str, TaskState)))
+
+    hidden = re.findall(
+        r':root\[data-hides~="(\w+)"\] \.tasks :is\(\[data-column="([^"]+)"\], \[data-label="\2"\]\)', style
+    )
+
+    assert hidden == [*COLUMNS]
+    assert {label for _, label in hidden} <= {*re.findall(r'<th scope="col" data-column="([^"]+)"', shown)}

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from boilerd.broker.connection import connect
 from boilerd.broker.last_words import LastWords
 from boilerd.broker.neighbours import DEAD_S
 from boilerd.broker.overview import LivingWorker
+from boilerd.web import sampler
 from boilerd.web.heaviest import heaviest
 from boilerd.web.page import PAGES
 from boilerd.web.pages import workers
 from boilerd.web.pages.workers import SORTS
 from browser import Browser, text_of, web_app
+from proxy import Proxy
 from support import StartDaemon, Valkey, wait_until
 
 
@@ -325,6 +328,25 @@ def test_what_the_dashboard_costs_is_counted(connection: redis.Redis, valkey: Va
     assert after["requests"] - before["requests"] == 3
     assert after["polls"] - before["polls"] == 1
     assert 0 < after["commands"] - before["commands"] <= sent + 20
+
+
+def test_the_system_tells_when_redis_was_away_once_it_is_back(
+    directory: Path, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 0.0)
+    with Proxy(directory, valkey.socket) as proxy, connect(proxy.url) as cut, Browser(web_app(cut)) as browser:
+        before = browser.get("/system")
+        proxy.refuse()
+        wait_until(lambda: browser.get("/system").status_code == 503, "Redis is away")
+        proxy.accept()
+        wait_until(lambda: browser.get("/system").status_code == 200, "Redis is back")
+        (found,) = browser.get("/system.json").json()["outages"]
+        shown = text_of(browser.get("/system").text)
+
+    assert "Redis answered it whenever somebody looked." in before.text
+    assert found["since"] <= found["last"] < found["until"]
+    assert found["why"]
+    assert "When Redis was away from it" in shown
 
 
 def test_commands_of_an_applications_own_client_are_not_counted(valkey: Valkey) -> None:

@@ -22,7 +22,7 @@ from boilerd.web.frozen import is_keepable
 from boilerd.web.links import Links, outside
 from boilerd.web.own_queues import MENU as OF_QUEUES
 from boilerd.web.page import Action, Data, Done, Elsewhere, Missing, Page
-from boilerd.web.parameters import check_parameters
+from boilerd.web.parameters import check_parameters, is_sized
 from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal, status_of
 from boilerd.web.shown import cut, harmless
@@ -234,6 +234,7 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str, 
         "static": lambda name: site.static.address(links, name),
         "told": _told(asked),
         "keepable": keepable,
+        "is_sized": is_sized,
         "key_of": lambda page: site.letters[page.path],
         "environment": site.environment,
         "outside": functools.partial(outside, site.outside),

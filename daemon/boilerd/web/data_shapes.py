@@ -17,8 +17,10 @@ from boilerd.broker.shares import ConcurrencyKey, KeyTasks, Lock
 from boilerd.broker.ticks import TickInfo
 from boilerd.broker.views import CompletedTask, Day, QueueDetail, TaskDetail
 from boilerd.tasks.task import TaskState
+from boilerd.web.outages import Outage
 from boilerd.web.timeline import Span
 from boilerd.web.tracebacks import Shown
+from boilerd.web.what_if import WhatIf
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)] | None
 
@@ -256,7 +258,10 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "queues": Sequence[QueueRow], "at": datetime,
     },
     "/queues": {"queues": Sequence[QueueRow], "problems": Sequence[str]},
-    "/queues/{queue}": {"queue": QueueDetail, "waits_since": Moment, "days": Sequence[Day], "has_workers": bool},
+    "/queues/{queue}": {
+        "queue": QueueDetail, "waits_since": Moment, "days": Sequence[Day], "has_workers": bool,
+        "what_if": WhatIf | None,
+    },
     "/tasks": {
         "queue": str, "queues": Sequence[str], "state": str, "counts": Mapping[str, int] | None,
         "tasks": Sequence[TaskDetail], "looked_at": int, "more": str, "is_cut": bool,
@@ -286,6 +291,6 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "/operations": {"operations": Sequence[OperationRow]},
     "/operations/{operation}": {"operation": OperationRow, "actions": Sequence[str]},
     "/audit": {"entries": Sequence[AuditEntry], "page": int, "has_more": bool},
-    "/system": {"daemons": Sequence[DaemonRow], "workers": int, "clock_ahead_s": float},
+    "/system": {"daemons": Sequence[DaemonRow], "workers": int, "clock_ahead_s": float, "outages": Sequence[Outage]},
     "/tasks/{id}/reveal": {"id": str, "type": str, "last_error": str, "errors": Sequence[str]},
 }  # fmt: skip

@@ -47,6 +47,7 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
         "place": "where to go on: `more` of the answer before", "last": "1: the end of the list",
         "around": "a pending task: those around it",
     },
+    "/queues/{queue}": {"more": "how many workers more: what would come of them is what_if of the answer"},
     "/types": {**_ORDER, **_TIME, "only": "risen: those of which more fails than in the time before"},
     "/types/{type}": _TIME,
     "/failures": {

@@ -175,14 +175,18 @@ class Lately:
 def pace_of(pending: int, minutes: Sequence[Minute], queue: str) -> Pace:
     """How the queue's length changes, by the enqueued tasks and those that were done with in the last minutes."""
     lately = added(minute.queues.get(queue, NOTHING) for minute in minutes[-PACE_MINUTES:])
+    return pace_by(pending, lately.enqueued, lately.left, 60.0 * min(PACE_MINUTES, len(minutes)))
+
+
+def pace_by(pending: int, enqueued: float, left: float, seconds: float) -> Pace:
+    """The same, where so many tasks come and are done with in so many seconds."""
     if not pending:
         return Pace("empty")
-    if not (lately.left or lately.enqueued):
+    if not (left or enqueued):
         return Pace("stands still")
-    if lately.left <= lately.enqueued:
-        return Pace("grows" if lately.left < lately.enqueued else "steady")
-    seconds = 60.0 * min(PACE_MINUTES, len(minutes))
-    return Pace("drains", pending * seconds / (lately.left - lately.enqueued))
+    if left <= enqueued:
+        return Pace("grows" if left < enqueued else "steady")
+    return Pace("drains", pending * seconds / (left - enqueued))
 
 
 def added(several: Iterable[Counts]) -> Counts:

@@ -25,3 +25,8 @@ def check_parameters(of: Page | Action, query: Iterable[str]) -> None:
     hint = f"; did you mean {close}?" if close else ";"
     there_are = f"there are {', '.join(sorted(known))}" if known else "it takes none"
     raise QueryError(f"{listed([*map(shown, unknown)], 3)}: no parameter of this address{hint} {there_are}")
+
+
+def is_sized(path: str) -> bool:
+    """Whether the page is a list of which the address may say how many rows a page of it has."""
+    return QUERIES.get(path, {}).keys() >= {"page", "size"}

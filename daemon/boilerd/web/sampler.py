@@ -15,7 +15,7 @@ from boilerd.broker.metrics import Metrics
 from boilerd.broker.overview import Overview, read_overview
 from boilerd.broker.sudden_failures import SuddenFailure, sudden_failures
 from boilerd.broker.views import QueueDetail
-from boilerd.errors import BoilerdError, BrokerRefusedError
+from boilerd.errors import BoilerdError, BrokerRefusedError, BrokerUnavailableError
 from boilerd.inspector import Inspector
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.finding import Verdict
@@ -23,6 +23,7 @@ from boilerd.verdict.table import judge
 from boilerd.web.beside import Beside, BesideReader
 from boilerd.web.heaviest import heaviest
 from boilerd.web.lately import Ends, Lately, Minute
+from boilerd.web.outages import Outage, Outages
 
 #: A picture is shown for so long.
 FRESH_S = 1.0
@@ -45,6 +46,7 @@ class Snapshot:
         minutes: What each queue did in each of the last minutes.
         types: What each type did in the last hour of them.
         beside: What the first page shows beside the queues.
+        outages: When Redis was away before, the latest first.
         mark: Tells it from all that differ, those of other dashboards as well.
     """
 
@@ -56,6 +58,7 @@ class Snapshot:
     minutes: Sequence[Minute] = ()
     types: Mapping[str, Ends] = field(default_factory=dict)
     beside: Beside = field(default_factory=Beside)
+    outages: Sequence[Outage] = ()
     mark: str = ""
 
 
@@ -72,6 +75,7 @@ class Sampler:
         self._read_facts = read_facts or facts_of
         self._lately = Lately(Inspector(connection))
         self._beside = BesideReader(Inspector(connection))
+        self._outages = Outages()
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
         self._last_told: object = None
@@ -99,6 +103,8 @@ class Sampler:
             try:
                 return self._take()
             except BoilerdError as error:
+                if isinstance(error, BrokerUnavailableError):
+                    self._outages.note(error)
                 self._failure, self._failed_until_s = error, time.monotonic() + FRESH_S
                 raise
 
@@ -125,6 +131,7 @@ class Sampler:
                 minutes=minutes,
                 types=self._lately.types,
                 beside=beside,
+                outages=self._outages.over(),
                 at=datetime.now(UTC),
                 took_s=time.monotonic() - began_s,
             )

@@ -294,6 +294,32 @@ def test_what_somebody_chose_is_kept(visit: Open, client: Client) -> None:
     assert visitor.text("#zone") == "UTC"
 
 
+def test_lists_have_the_rows_and_columns_that_somebody_chose(visit: Open, client: Client) -> None:
+    enqueue(client, *(f"t{number:02}" for number in range(30)))
+    visitor = visit()
+    page = visitor.open("/settings")
+    payload = "main :is([data-label=Payload], [data-column=Payload])"
+
+    page.select_option("main [data-keeps=size]", "25")
+    page.uncheck("main [data-shows=payload]")
+    page.click("header [data-key=t]")
+    asked = [path for path in visitor.asked if path.startswith("/tasks")]
+    listed = page.locator("main tbody tr").count()
+    visitor.open("/tasks?queue=default&state=pending")
+    page.wait_for_url("**/tasks?queue=default&state=pending&size=25")
+    more = page.get_attribute("nav.pager a:text-is('More')", "href")
+    page.emulate_media(media="print")
+    on_paper = page.locator(payload).first.is_visible()
+    page.emulate_media(media="screen")
+    page.set_viewport_size({"width": 320, "height": 800})
+    on_a_telephone = page.locator(payload).last.is_visible()
+
+    assert (asked, listed) == (["/tasks?size=25"], 25)
+    assert "size=25" in (more or "")
+    assert (on_paper, on_a_telephone) == (False, False)
+    assert page.locator("main [data-label=Type]").first.is_visible()
+
+
 def test_a_page_that_is_never_to_be_renewed_is_not(visit: Open, client: Client) -> None:
     enqueue(client, "a")
     visitor = visit(has_clock=True)

@@ -1,6 +1,6 @@
 """All queues, one queue, and the actions on one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +18,7 @@ from boilerd.web.page import Data, Done, action, page
 from boilerd.web.permissions import Permission
 from boilerd.web.sampler import waits_since
 from boilerd.web.visit import Visit
+from boilerd.web.what_if import WhatIf, what_if
 
 #: Days of history on a queue's page, and those that its table begins with.
 DAYS, RECENT_DAYS = 90, 14
@@ -31,6 +32,8 @@ HANDLED_S, HANDLED_TIMES = 2.0, 1000
 MOST_KEYS = 20
 #: Minutes that the small chart in a queue's row has.
 SPARK_MINUTES = 60
+#: Workers more that somebody may ask about: as many as a pool may have.
+MOST_MORE = 1000
 
 
 def queue_rows(overview: Overview, minutes: Sequence[Minute], at: datetime) -> list[dict[str, Any]]:
@@ -107,6 +110,7 @@ def queue(visit: Visit) -> Data:
         "queue": replace(found, latency_s=0.0),  # it would change by itself
         "waits_since": waits_since(found, snapshot.at),
         "lately": row[0] if row else None,
+        "what_if": _what_if(visit, found, row[0] if row else {}),
         "days": shared("days", lambda: visit.inspector.history(name, DAYS)),
         "recent_days": RECENT_DAYS,
         "types": visit.trying(lambda: {"handled": _handled(visit, name)}),
@@ -126,6 +130,13 @@ def _detail(visit: Visit, name: str, listed: Sequence[QueueOverview]) -> QueueDe
         return visit.sharing(("queue", name), NOW_S, lambda: visit.inspector.queue(name))
     memory = visit.sharing(("memory", name), FRESH_S, lambda: visit.inspector.queue(name).memory_bytes)
     return replace(listed[0].detail, memory_bytes=memory)
+
+
+def _what_if(visit: Visit, found: QueueDetail, row: Mapping[str, Any]) -> WhatIf | None:
+    """What would come of as many workers more as the query says; None: it does not say."""
+    more = visit.number("more", 0, most=MOST_MORE)
+    workers, in_per_s, out_per_s = (row.get(name) or 0 for name in ("workers", "in_per_s", "out_per_s"))
+    return what_if(more, found, workers, in_per_s, out_per_s) if more else None
 
 
 def _has_workers(visit: Visit, name: str) -> bool:

@@ -66,6 +66,7 @@ def system(visit: Visit) -> Data:
         "clock_ahead_s": round(snapshot.overview.clock_ahead_s, 1),
         "daemons": [],
         **visit.trying(lambda: visit.sharing("rows of daemons", FRESH_S, lambda: _daemons(visit))),
+        "outages": snapshot.outages,
         "dashboard": {
             **visit.costs.told(),
             "picture_s": round(snapshot.took_s, 4),

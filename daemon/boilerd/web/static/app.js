@@ -4,6 +4,7 @@ import { start as startConfirming } from "./confirm.js";
 import { start as startCopying } from "./copy.js";
 import { start as startKept } from "./kept.js";
 import { start as startKeys } from "./keys.js";
+import { start as startLists } from "./lists.js";
 import { start as startLive } from "./live.js";
 import { start as startPalette } from "./palette.js";
 import { start as startSelecting } from "./select.js";
@@ -11,6 +12,7 @@ import { start as startTimes } from "./time.js";
 import { start as startViews } from "./views.js";
 
 startKept();
+startLists();
 startTimes();
 startSelecting();
 startConfirming();

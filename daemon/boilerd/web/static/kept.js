@@ -1,6 +1,7 @@
-// What this browser keeps for its reader: the theme, the zone, how often pages are renewed. The server sees none of it.
+// What this browser keeps for its reader: the theme, the zone, how often pages are renewed, how lists look. The server
+// sees none of it, but for the number of rows in an address.
 
-const USUAL = { theme: "system", zone: "local", moments: "relative", interval: "2000", keys: "on" };
+const USUAL = { theme: "system", zone: "local", moments: "relative", interval: "2000", size: "usual", hidden: "", keys: "on" };
 const now = new Map();
 
 /** What the reader chose, or what is usual; `usual` for a name that has no entry above. */
