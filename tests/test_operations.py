@@ -412,6 +412,23 @@ def test_one_that_goes_on_misses_none_though_others_have_taken_tasks_meanwhile(
     assert pending(connection) == [f"t{number:03}x0" for number in range(80, 300, 2)]
 
 
+def test_of_tasks_that_wait_for_their_time_none_is_missed_though_some_become_due_meanwhile(
+    inspector: Inspector, client: Client, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
+) -> None:
+    waiting = keys.registry("scheduled", "default")
+    for number in range(400):
+        client.enqueue("test:echo" if number % 2 else "test:deep", task_id=f"t{number:03}", process_in=3600 + number)
+
+    def run_90_of_them() -> None:
+        connection.zremrangebyrank(waiting, 0, 89)
+
+    after_chunk(monkeypatch, 2, run_90_of_them)
+    done_by(inspector, Order("delete", "default", TaskState.SCHEDULED, task_type="test:deep"))
+
+    left: Any = connection.zrange(waiting, 0, -1)
+    assert left == [b"t%03d" % number for number in range(181, 400, 2)]
+
+
 def test_of_tasks_deep_in_a_list_none_is_missed_where_their_blanks_are_removed_in_between(
     inspector: Inspector, client: Client, monkeypatch: pytest.MonkeyPatch, connection: redis.Redis
 ) -> None:

@@ -1,6 +1,7 @@
 """The pages on failure groups: what people say of one, where its tasks are now, and what they have in common."""
 
 import re
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -38,6 +39,16 @@ def test_a_muted_group_leaves_the_list_which_says_so_and_shows_it_by_a_click(bro
     assert "Unmute" in browser.get(f"/failures/{GROUP}").text
     browser.post(f"/failures/{GROUP}/unmute")
     assert {*listed(browser)} == {GROUP, OTHER}
+
+
+def test_what_is_no_count_of_a_group_breaks_no_page(browser: Browser, broker: Broker, connection: redis.Redis) -> None:
+    fail_as(broker, "a", failure_kind(GROUP))
+    hour = int(time.time()) // 3600
+
+    connection.hset(keys.failure(GROUP), mapping={f"h{hour - 1}": -5, f"h{hour - 2}": "9" * 400})
+
+    assert browser.get("/failures").status_code == 200
+    assert sum(listed(browser)[GROUP]["hours"]) == 1
 
 
 def test_an_acknowledged_group_that_fails_again_came_back_in_which_release(

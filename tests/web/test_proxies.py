@@ -64,6 +64,7 @@ def test_a_header_that_nobody_may_send_lets_nobody_in(connection: redis.Redis) -
     "headers",
     [
         {"x_forwarded_for": "1.2.3.4"}, {"x_real_ip": "1.2.3.4"}, {"forwarded": "for=1.2.3.4"}, {"via": "1.1 proxy"},
+        {"x_forwarded_proto": "https"}, {"x_forwarded_host": "localhost"},
         {"sec_fetch_site": "same-origin", "origin": "https://jobs.example"},
         {"sec_fetch_site": "same-origin", "referer": "https://jobs.example/queues"},
     ],
@@ -96,3 +97,10 @@ def test_our_own_page_is_no_proxy_whatever_port_leads_to_it(connection: redis.Re
 
     with Browser(web_app(connection), host="localhost:9000") as browser:
         assert browser.get("/queues", **own).status_code == 200
+
+
+def test_our_own_page_is_no_proxy_where_an_application_has_it_tell_nothing_of_itself(connection: redis.Redis) -> None:
+    with Browser(web_app(connection)) as browser:
+        sent = browser.send("POST", "/all-queues/pause", headers={"sec-fetch-site": "same-origin", "origin": "null"})
+
+    assert sent.status_code == 303

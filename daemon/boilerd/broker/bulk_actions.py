@@ -77,6 +77,8 @@ class Choice:
 
     def conditions(self) -> "Iterator[Condition]":
         """What Redis can tell of it, as of `TaskFilter.conditions`."""
+        if self.state in ONE_REGISTRY and not self.is_both:
+            yield "there" if self.state is TaskState.RETRY else "absent", "last_failed_at", "", ""
         if self.task_type is not None:
             yield "is", "task_type", self.task_type, ""
         if self.fingerprint is not None:
@@ -209,18 +211,12 @@ class BulkActions:
     def _chunk(self, choice: Choice, start: int, count: int, anchor: Anchor | None = None) -> Looked:
         """Look at tasks from place `start` on; with an anchor, where they are by now."""
         queue, state = choice.queue, choice.state
-        members: list[Member] = []
-        if state in ONE_REGISTRY and choice.sought is None:
-            looked, found = self._inspection.sift(queue, state, start, count, count)
+        if anchor:
+            start, members = self._behind(anchor, choice, start, count)
         else:
-            if anchor:
-                start, members = self._behind(anchor, choice, start, count)
-            else:
-                members = self._inspection.members(queue, state, start, count)
-            looked, found = len(members), members
-        there = [member for member in found if member[0] and not choice.is_due_so(member)]  # a blank is none
-        chosen = self._meant(choice, there)
-        return Looked(start, looked, members, chosen, len(found) - len(there))
+            members = self._inspection.members(queue, state, start, count)
+        there = [member for member in members if member[0] and not choice.is_due_so(member)]  # a blank is none
+        return Looked(start, len(members), members, self._meant(choice, there), len(members) - len(there))
 
     def _behind(self, anchor: Anchor, choice: Choice, start: int, count: int) -> tuple[int, list[Member]]:
         """Where the walk goes on that was to do so at place `start`, and the tasks from there on."""

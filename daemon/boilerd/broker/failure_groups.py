@@ -277,10 +277,12 @@ def _counts(fields: Mapping[bytes, bytes], names: Sequence[bytes]) -> list[int]:
 
 
 def _count(fields: Mapping[bytes, bytes], name: bytes) -> int:
+    """What Redis has counted; nothing, where somebody else has written what is no count."""
     try:
-        return int(fields.get(name, b"0"))
+        number = int(fields.get(name, b"0"))
     except ValueError:
         return 0
+    return number if 0 < number < 2**63 else 0
 
 
 def _moment(seconds: float | bytes | None) -> datetime | None:

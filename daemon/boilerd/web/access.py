@@ -137,8 +137,8 @@ class Access:
         if self._proxies.is_by_stranger(request):
             raise Refusal(
                 403,
-                "this came through a proxy, and nobody has to log in here; add users to [web], or the proxy to"
-                " trusted_proxies if it lets nobody else through",
+                "this came through a proxy, as its headers or HTTP/1.0 tell, and nobody has to log in here; add users"
+                " to [web], or the proxy to trusted_proxies if it lets nobody else through",
             )
         return Principal.of_role(ANYBODY, "admin")
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 #: How the settings name whoever connects to the Unix socket.
 UNIX = "unix"
-#: What proxies add to what they pass on.
-_ADDED = ("x-forwarded-for", "forwarded", "via", "x-real-ip")
+#: What proxies add to what they pass on; Envoy has only the second, as it is.
+_ADDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"via", b"x-real-ip"})
 
 
 class Proxies:
@@ -38,9 +38,10 @@ class Proxies:
         """
         headers = request.headers
         page = headers.get("origin") or headers.get("referer", "")
-        is_ours = headers.get("sec-fetch-site") == "same-origin" and page != ""
-        is_renamed = is_ours and page.partition("://")[2].partition("/")[0] != headers.get("host")
-        is_passed = is_renamed or request.scope.get("http_version") == "1.0" or any(name in headers for name in _ADDED)
+        named = page.partition("://")[2].partition("/")[0]  # empty: the page has been told to say nothing of itself
+        is_renamed = headers.get("sec-fetch-site") == "same-origin" and named not in {"", headers.get("host")}
+        is_old = request.scope.get("http_version") == "1.0"
+        is_passed = is_renamed or is_old or not _ADDED.isdisjoint(name for name, _ in headers.raw)
         return is_passed and not self.trusts(request)
 
     def address(self, request: "HTTPConnection") -> str:
