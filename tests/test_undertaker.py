@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import undertaker
 from support import TESTS, is_running, wait_until
 
@@ -19,7 +17,6 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="without it nobody watches")
 def test_what_a_run_has_started_ends_with_it_though_nobody_could_clean_up() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", RUN], env=os.environ | {"PYTHONPATH": str(TESTS)}, stdin=-1, stdout=-1, text=True

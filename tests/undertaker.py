@@ -16,8 +16,6 @@ MARK = "RUN_OF_TESTS"
 
 def watch_over_this_run() -> None:
     """Mark the programs that this process starts, and have those end that outlive it."""
-    if not hasattr(os, "pidfd_open"):
-        return
     os.environ[MARK] = str(os.getpid())
     words = ["/bin/sh", "-c", 'exec "$@" &', "sh", sys.executable, "-IS", __file__, str(os.getpid())]
     unmarked = {name: value for name, value in os.environ.items() if name != MARK}
