@@ -98,6 +98,31 @@ def test_what_others_change_is_seen_when_an_answer_is_old_and_what_somebody_does
 
 
 @pytest.mark.usefixtures("clock")
+def test_what_stands_beside_a_task_is_read_anew_for_who_opens_its_page_and_told_to_polls(
+    browser: Browser, connection: redis.Redis, client: Client, clock: Clock
+) -> None:
+    enqueue(client, "a")
+
+    def poll(tag: str) -> tuple[int, str]:
+        answer = browser.get("/tasks/a", if_none_match=tag, boilerd_live="1")
+        return answer.status_code, answer.headers["etag"]
+
+    before = browser.get("/tasks/a").text
+    _, tag = poll("")
+    Inspector(connection).pause("default")
+    clock.ahead_s += 2
+    at_once, _ = poll(tag)
+    opened = browser.get("/tasks/a").text
+    told, tag = poll(tag)
+    Inspector(connection).resume("default")
+    clock.ahead_s += 5
+    later, _ = poll(tag)
+
+    assert ("is paused" in before, "is paused" in opened) == (False, True)
+    assert (at_once, told, later) == (304, 200, 200)
+
+
+@pytest.mark.usefixtures("clock")
 def test_what_somebody_did_is_seen_at_once_also_where_redis_answered_too_late(
     browser: Browser, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -261,8 +261,8 @@ def _as_record(values: Sequence[bytes | None]) -> dict[bytes, bytes]:
 
 
 def _scored_place(detail: TaskDetail) -> str | None:
-    """The sorted set where the task's score would be; None: its state has none."""
+    """The sorted set where the task's score would be; None: it has none."""
     if detail.state is TaskState.PENDING:
-        return keys.aside(detail.queue)
+        return keys.aside(detail.queue) if detail.concurrency_key else None
     kind = REGISTRIES.get(detail.state) if detail.state else None
     return keys.registry(kind, detail.queue) if kind else None

@@ -1,14 +1,15 @@
 """The dashboard as an ASGI application, to be served by itself or mounted in another."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import redis
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boilerd.broker.connection import connect_to, count_commands
@@ -70,8 +71,8 @@ def app(
     site = make_site(settings, authorize, connection or in_parts(connect_to(settings)), redact, read_facts)
     handlers = {404: functools.partial(_answer_unknown, site), 405: functools.partial(_answer_unknown, site)}
     probes = make_probes(site, read_networks(settings.metrics_allow), settings.release or "")
-    served = Starlette(routes=[*probes, *make_routes(site)], exception_handlers=handlers)
-    served.router.redirect_slashes = False  # it would name the host that a request claims
+    served = Starlette(exception_handlers=handlers)
+    served.router = ByFirstPart([*probes, *make_routes(site)])
     return Prefixed(served, settings.web.prefix)
 
 
@@ -114,7 +115,7 @@ def _salt(web: Web) -> bytes:
     return "\0".join(sorted(hashes)).encode()
 
 
-def make_routes(site: Site) -> Iterator[BaseRoute]:
+def make_routes(site: Site) -> Iterator[Route]:
     """All addresses; those that name a part as they are stand before those that take any."""
     yield Route("/login", Endpoint(site, None, answer_login, asks_who=False), methods=["GET", "POST"])
     yield Route("/logout", Endpoint(site, None, answer_logout), methods=["POST"])
@@ -178,6 +179,32 @@ class _Served(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve it."""
         await self._endpoint(scope, receive, send)
+
+
+class ByFirstPart(Router):
+    """Finds the route of an address among those that begin as it does: to try all of them takes 0.3 ms a request.
+
+    Args:
+        routes: All of them; each names its first part.
+    """
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        # To add or take away a slash, it would lead to the host that a request claims.
+        super().__init__(routes, redirect_slashes=False)
+        parts = defaultdict[str, list[Route]](list)
+        for route in routes:
+            parts[_first_part(route.path)].append(route)
+        self._routers = {part: Router(some, redirect_slashes=False) for part, some in parts.items()}
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        below = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
+        router = self._routers.get(_first_part(below))
+        await (router.app if router else super().app)(scope, receive, send)
+
+
+def _first_part(path: str) -> str:
+    return path.removeprefix("/").partition("/")[0]
 
 
 class Prefixed:

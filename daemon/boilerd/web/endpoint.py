@@ -156,6 +156,7 @@ def _visit(asked: Asked, who: Principal) -> Visit:
         seen_by_all=functools.partial(site.redaction.clean, shows_payloads=False),
         shared=shared,
         operators=site.operators,
+        is_poll=asked.is_live,
         is_export=asked.form_of_answer in {"csv", "ndjson"},
         daemon=site.daemon,
         costs=site.costs,

@@ -50,6 +50,7 @@ class Visit:
         costs: What the dashboard costs.
         operators: Work on operations in this process.
         is_export: Whether it is for a file of rows, which has as many as there may be where the query does not say.
+        is_poll: Whether an open page asks if it has changed.
         reads: What of `shared` it has read, and whether the picture: key → the mark of the reading.
     """
 
@@ -66,6 +67,7 @@ class Visit:
     shared: Shared = field(default_factory=Shared)
     operators: Operators = field(default_factory=Operators)
     is_export: bool = False
+    is_poll: bool = False
     daemon: LocalDaemon | None = None
     costs: Costs = field(default_factory=Costs)
     reads: dict[Hashable, object] = field(default_factory=dict)
@@ -78,11 +80,16 @@ class Visit:
         self.reads[PICTURE] = found.mark
         return found
 
-    def sharing(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0) -> T:
+    def sharing(
+        self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0, *, with_polls: bool = False
+    ) -> T:
         """What `read` returns for whoever asks for this key within so many seconds; it may not depend on the person.
 
-        With `times`, that is so for so many times as long as `read` has used the CPU, too.
+        With `times`, that is so for so many times as long as `read` has used the CPU, too; `with_polls`, for polls
+        alone, and whoever opens the page has it read anew.
         """
+        if with_polls and not self.is_poll:
+            self.shared.forget(key)
         self.reads[key] = None  # which no reading has: one that fails is tried again
         found = self.shared.get(key, fresh_s, lambda: marked(read), times)
         self.reads[key] = found.mark

@@ -15,8 +15,8 @@ from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
 
 SIZE, MOST_SIZE = 50, 1000
-#: How long it is shown to whoever may see the same, but after an action.
-FRESH_S = 2.0
+#: How long it is shown before it is read again.
+FRESH_S = 4.0
 #: How far back one looks, as a rule.
 PERIODS = ("1h", "24h", "7d", "30d")
 
@@ -53,13 +53,18 @@ def _told(visit: Visit, entries: Sequence[AuditEntry], on: str | None) -> list[A
 
 @page(
     "/audit", needs=Permission.AUDIT, title="Audit", menu=85, rows="entries", stream=export, quotes_payloads=True,
-    fresh_s=FRESH_S,
+    of_shared=True,
 )  # fmt: skip
 def audit(visit: Visit) -> Data:
     """What people did, the latest first."""
     chosen = _chosen(visit)
     number, size = visit.number("page", 1), visit.number("size", SIZE, most=MOST_SIZE)
-    found = visit.inspector.audit(**chosen, page=number, size=size)
+    found = visit.sharing(
+        ("audit", *chosen.values(), number, size),
+        FRESH_S,
+        lambda: visit.inspector.audit(**chosen, page=number, size=size),
+        with_polls=True,
+    )
     return {
         "entries": _told(visit, found[::-1], chosen["on"]),
         "kinds": KINDS,

@@ -23,6 +23,8 @@ _SORTS: dict[str, Callable[[Row], Any]] = {"problem": lambda row: (not row["prob
 #: How long entries are shown before they are read again, and for how many times as long as that takes: hundreds of
 #: workers and daemons have a word in it, so that everybody shares them.
 FRESH_S, FRESH_TIMES = 2.0, 300
+#: So is one with its history.
+ONE_FRESH_S = 4.0
 _FIELDS = tuple(field.name for field in fields(TickInfo))
 
 
@@ -36,12 +38,14 @@ def crons(visit: Visit) -> Data:
     return {"crons": shown_rows, "order": order, "left_out": left_out}
 
 
-@page(
-    "/crons/{cron}", needs=Permission.VIEW, title="Periodic task", template="cron.html", rows="ticks", fresh_s=FRESH_S
-)
+@page("/crons/{cron}", needs=Permission.VIEW, title="Periodic task", template="cron.html", rows="ticks", of_shared=True)
 def cron(visit: Visit) -> Data:
     """One entry, or the few of that name, with its ticks."""
     name = visit.path["cron"]
+    return visit.sharing(("cron", name), ONE_FRESH_S, lambda: _one(visit, name), with_polls=True)
+
+
+def _one(visit: Visit, name: str) -> Data:
     found = visit.sharing("crons", FRESH_S, visit.inspector.crons, FRESH_TIMES)
     entries = [each for each in found if each.name == name]
     ticks = visit.inspector.ticks(name, TICKS)

@@ -26,7 +26,7 @@ MOST_LIVE = 200
 #: The word that has muted groups shown.
 SHOW = "show"
 #: How long it is shown what is read for all who look.
-FRESH_S, GROUPS_FRESH_S, GROUP_FRESH_S = 15.0, 4.0, 2.0
+FRESH_S, GROUPS_FRESH_S = 15.0, 4.0
 #: So many completed tasks of so many queues are known, also where they are gone.
 MOST_RECENT, MOST_QUEUES = 1000, 3
 #: A list in another order, the highest first.
@@ -82,10 +82,21 @@ def failures(visit: Visit) -> Data:
     }
 
 
-@page("/failures/{fingerprint}", needs=Permission.VIEW, title="Failure", fresh_s=GROUP_FRESH_S)
+@page("/failures/{fingerprint}", needs=Permission.VIEW, title="Failure", of_shared=True)
 def failure(visit: Visit) -> Data:
     """One group with its last tasks, and what they have in common."""
-    group = visit.inspector.failure(visit.path["fingerprint"])
+    fingerprint = visit.path["fingerprint"]
+    return {
+        **visit.sharing(
+            ("failure", fingerprint), GROUPS_FRESH_S, lambda: _of_group(visit, fingerprint), with_polls=True
+        ),
+        "actions": [deed for deed, permission in _DEEDS.items() if visit.may(permission)],
+    }
+
+
+def _of_group(visit: Visit, fingerprint: str) -> Data:
+    """All that is known of a group, which takes a dozen round trips."""
+    group = visit.inspector.failure(fingerprint)
     states, known, at = _states(visit), releases(visit), datetime.now(UTC)
     tasks = visit.trying(lambda: _tasks(visit, group))
     return {
@@ -104,7 +115,6 @@ def failure(visit: Visit) -> Data:
         "tasks": tasks,
         "sample": sample_of(group, tasks.get("rows", ()), visit.trying(lambda: _completed(visit, group, tasks))),
         "latest": visit.trying(lambda: _latest(visit, group)),
-        "actions": [deed for deed, permission in _DEEDS.items() if visit.may(permission)],
     }
 
 

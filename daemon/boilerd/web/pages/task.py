@@ -31,7 +31,9 @@ _WORDS = {
 }
 #: How long a task is shown as it was read for whoever may see the same, but after an action.
 FRESH_S = 1.0
-#: The workers of a queue are read at most so often to say why its tasks wait; they tell of themselves every 5 s.
+#: What is known beside its record is read at most so often while that is as it was: most of what a page takes.
+BESIDE_FRESH_S = 4.0
+#: So are the workers of a queue, which say why its tasks wait; they tell of themselves every 5 s.
 SERVERS_FRESH_S = 4.0
 #: Pauses of its queue that the timeline has, the last ones: each is two spans of it.
 MOST_PAUSES = 10
@@ -51,9 +53,14 @@ def task(visit: Visit) -> Data | Missing:
     traces = known if isinstance(known, Traces) else Traces()
     runs = max(0, found.runs - len(found.attempts) - (found.state is TaskState.ACTIVE))
     pauses = _named(visit, traces.pauses[-MOST_PAUSES:])
+    moments = found.enqueued_at, found.next_run_at, found.started_at, found.ended_at
+    place = found.queue, found.state, found.rq_status, *moments
+    beside = visit.sharing(
+        ("beside task", task_id, *place), BESIDE_FRESH_S, lambda: _beside(visit, found, traces), with_polls=True
+    )
     return {
         "task": found,
-        "why": visit.trying(lambda: _why(visit, found)),
+        **beside,
         "actions": [what for what in _WORDS if visit.may(what) and _is_allowed(what, found)],
         "changes": _changes(visit, found),
         "timeline": timeline(found, visit.snapshot().at, pauses),
@@ -61,12 +68,19 @@ def task(visit: Visit) -> Data | Missing:
         "next": next_of(found),
         "file": f"{_path(task_id)}.json",
         "deeds": deeds_of(visit, traces.deeds),
-        "lineage": visit.trying(lambda: lineage(visit, found, traces)),
-        "equals": visit.trying(lambda: equals_of(visit, found)),
         "put_back": runs if len(found.attempts) < MOST_ATTEMPTS else 0,
         "attempts": shown_attempts(found.attempts),
-        "holders": visit.trying(lambda: visit.inspector.key_holders(found.unique_key, found.concurrency_key)),
         "has": [kind for kind in ("types", "failures", "workers") if _has_page(kind)],
+    }
+
+
+def _beside(visit: Visit, found: TaskDetail, traces: Traces) -> dict[str, Any]:
+    """What is known of it beside its record, for all who may see the task."""
+    return {
+        "why": visit.trying(lambda: _why(visit, found)),
+        "lineage": visit.trying(lambda: lineage(visit, found, traces)),
+        "equals": visit.trying(lambda: equals_of(visit, found)),
+        "holders": visit.trying(lambda: visit.inspector.key_holders(found.unique_key, found.concurrency_key)),
     }
 
 

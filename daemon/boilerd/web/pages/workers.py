@@ -141,7 +141,7 @@ def _steady_worker(data: Data) -> Data:
 
 @page(
     "/workers/{worker}", needs=Permission.VIEW, title="Worker", template="worker.html", rows="tasks",
-    steady=_steady_worker,
+    of_shared=True, steady=_steady_worker,
 )  # fmt: skip
 def worker(visit: Visit) -> Data:
     """One worker, its last tasks, and how those ended that were in its place before."""
@@ -151,7 +151,9 @@ def worker(visit: Visit) -> Data:
         "name": name,
         "worker": row,
         "deaths": deaths,
-        "tasks": _last_tasks(visit, row) if row else [],
+        "tasks": visit.sharing(("tasks of", name), FRESH_S, lambda: _last_tasks(visit, row), with_polls=True)
+        if row
+        else [],
         "looks": LOOKS,
         "is_local": visit.may(Permission.WORKERS) and local_daemon(visit).owns(name),
     }
