@@ -138,7 +138,7 @@ def test_each_of_many_tasks_with_much_data_counts(
     assert all(map(change, ("0", "8", "24", "25", "49")))
 
 
-def test_a_poll_that_brings_nothing_asks_twice_and_reads_no_task(
+def test_a_poll_that_brings_nothing_asks_for_places_and_digests_and_reads_no_task(
     browser: Browser, connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampler, "FRESH_S", 3600.0)
@@ -149,7 +149,7 @@ def test_a_poll_that_brings_nothing_asks_twice_and_reads_no_task(
     counts = asked(connection, lambda: sent.append(poll.is_sent()))
 
     assert sent == [False]
-    assert (counts["lrange"], counts["evalsha_ro"], counts["hmget"]) == (2, 2, 100)
+    assert (counts["lrange"], counts["evalsha_ro"], counts["hmget"]) == (2, 4, 100)
     assert not counts.keys() & {"hgetall", "sismember", "zrange"}
 
 

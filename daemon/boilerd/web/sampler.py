@@ -1,4 +1,4 @@
-"""One picture of all queues for however many look: it is taken again when somebody asks and it is a second old."""
+"""One picture of all queues for however many look: it is taken again when somebody asks and it is some seconds old."""
 
 import secrets
 import threading
@@ -25,8 +25,8 @@ from boilerd.web.heaviest import heaviest
 from boilerd.web.lately import Ends, Lately, Minute
 from boilerd.web.outages import Outage, Outages
 
-#: A picture is shown for so long.
-FRESH_S = 1.0
+#: A picture is shown for so long; one of much, for so many times as long as it used the CPU, up to twice as long.
+FRESH_S, FRESH_TIMES = 1.0, 200
 #: And for so many pictures what workers tell, which they do every five seconds and may be hundreds, and how much memory
 #: tasks take.
 WORKERS_PICTURES = 5
@@ -109,7 +109,7 @@ class Sampler:
                 raise
 
     def _take(self) -> Snapshot:
-        began_s, changes = time.monotonic(), self._changes
+        began_s, used_s, changes = time.monotonic(), time.thread_time(), self._changes
         last = self._last if changes == self._seen_changes else None
         if last is None:
             self._beside.forget()
@@ -136,7 +136,8 @@ class Sampler:
                 took_s=time.monotonic() - began_s,
             )
         )
-        self._fresh_until_s, self._seen_changes = time.monotonic() + FRESH_S, changes
+        fresh_s = min(max(FRESH_S, FRESH_TIMES * (time.thread_time() - used_s)), 2 * FRESH_S)
+        self._fresh_until_s, self._seen_changes = time.monotonic() + fresh_s, changes
         return self._last
 
     def _failing(self) -> Sequence[SuddenFailure]:
