@@ -125,7 +125,7 @@ def local_daemon(visit: Visit) -> Found:
 
 
 def _daemons(visit: Visit) -> list[DaemonInfo]:
-    return visit.sharing("daemons", CONTROL_FRESH_S, visit.inspector.daemons)
+    return visit.sharing("daemons", FRESH_S, visit.inspector.daemons)
 
 
 @page("/workers/dead", needs=Permission.VIEW, title="Workers that died", template="dead_workers.html", rows="deaths")
