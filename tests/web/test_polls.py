@@ -1,6 +1,8 @@
 """Polls of open pages: what was just found for somebody is told to all who may see the same."""
 
 import ast
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from boilerd.web import sampler, shared
 from boilerd.web.shared import Answers, Shared
 from browser import WHO, Browser, web_app
 from builders import Clock, enqueue, fail_as, failure_kind, tell_cron
+from support import DEADLINE_S, wait_until
 
 GROUP = "a" * 12
 
@@ -199,3 +202,23 @@ def test_a_page_is_sent_again_when_the_dashboard_begins_anew_with_other_links(co
 
     assert tags[0] == tags[1]
     assert len({*tags}) == 3
+
+
+def test_who_wants_it_anew_is_not_told_what_was_being_read_before() -> None:
+    kept, ends, begun = Shared(), threading.Event(), list[int]()
+
+    def read() -> int:
+        begun.append(len(begun))
+        if len(begun) == 1:
+            ends.wait(DEADLINE_S)
+        return begun[-1]
+
+    with ThreadPoolExecutor(4) as pool:
+        poll = pool.submit(kept.get, "a", 60.0, read)
+        wait_until(lambda: bool(begun), "the poll reads")
+        opened = [pool.submit(kept.get, "a", 60.0, read, anew=True) for _ in range(3)]
+        ends.set()
+        found = [each.result(DEADLINE_S) for each in (poll, *opened)]
+
+    assert (found[0], min(found[1:])) == (0, 1)
+    assert kept.get("a", 60.0, read) == max(found)

@@ -23,6 +23,7 @@ T = TypeVar("T")
 class _Kept:
     lock: threading.Lock = field(default_factory=threading.Lock)
     value: Any = None
+    began_s: float = 0.0
     until_s: float = 0.0
 
 
@@ -45,7 +46,7 @@ class Shared:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
 
-    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0) -> T:
+    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0, *, anew: bool = False) -> T:
         """What `read` returned, at most so many seconds ago; what it raises is not kept.
 
         Args:
@@ -53,13 +54,14 @@ class Shared:
             fresh_s: For how long.
             read: Reads it.
             times: And for how many times as long as it used the CPU, up to `LONGEST_S`.
+            anew: Whether nothing will do that was read before somebody asked for it.
         """
-        kept = self._place(key)
+        kept, asked_s = self._place(key), time.monotonic()
         with kept.lock:
             now_s = time.monotonic()
-            if now_s >= kept.until_s:
+            if now_s >= kept.until_s or (anew and kept.began_s < asked_s):
                 # Or both stood in memory; and one that cannot be read would take the place of one that can.
-                kept.value, kept.until_s = None, now_s
+                kept.value, kept.began_s, kept.until_s = None, now_s, now_s
                 began_s = time.thread_time()
                 kept.value = read()
                 used_s = time.thread_time() - began_s

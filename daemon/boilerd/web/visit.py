@@ -88,10 +88,8 @@ class Visit:
         With `times`, that is so for so many times as long as `read` has used the CPU, too; `with_polls`, for polls
         alone, and whoever opens the page has it read anew.
         """
-        if with_polls and not self.is_poll:
-            self.shared.forget(key)
         self.reads[key] = None  # which no reading has: one that fails is tried again
-        found = self.shared.get(key, fresh_s, lambda: marked(read), times)
+        found = self.shared.get(key, fresh_s, lambda: marked(read), times, anew=with_polls and not self.is_poll)
         self.reads[key] = found.mark
         return found.value  # type: ignore[no-any-return] # it is what `read` returned
 

@@ -28,9 +28,9 @@ class OwnShared(Shared):
         self._all = shared
         self._queues = tuple(queues)
 
-    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0) -> T:
+    def get(self, key: Hashable, fresh_s: float, read: Callable[[], T], times: float = 0.0, *, anew: bool = False) -> T:
         """What `read` returned for one of them."""
-        return self._all.get((self._queues, key), fresh_s, read, times)
+        return self._all.get((self._queues, key), fresh_s, read, times, anew=anew)
 
     def forget(self, key: Hashable) -> None:
         """Have it read again for the next of them."""
