@@ -368,6 +368,10 @@ def test_a_wrong_query_is_a_page_that_names_it(query: str, browser: Browser) -> 
         ("/tasks?stat=archived", "'stat': no parameter of this address; did you mean state? there are around, error,"),
         ("/tasks.json?stat=archived", "'stat': no parameter of this address; did you mean state?"),
         ("/tasks.csv?states=archived&x=1", "'states', 'x': no parameter of this address; did you mean state?"),
+        (
+            "/tasks?a=1&b=1&c=1&stat=archived",
+            "'a', 'b', 'c' and 1 more: no parameter of this address; there are around,",
+        ),
         ("/types/mail/run?stat=archived", "'stat': no parameter of this address; did you mean state? there are state"),
         ("/queues.csv?queue=low", "'queue': no parameter of this address; it takes none"),
         ("/failures/f/run?queue=low", "'queue': no parameter of this address; it takes none"),
