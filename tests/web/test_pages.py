@@ -18,7 +18,7 @@ from boilerd.web import sampler
 from boilerd.web.described import QUERIES
 from boilerd.web.page import ACTIONS, PAGES, action, load_pages, page
 from boilerd.web.pages import workers
-from boilerd.web.parameters import OF_BROWSERS
+from boilerd.web.parameters import OF_BROWSERS, is_sized
 from boilerd.web.sampler import Sampler, Snapshot
 from boilerd.web.visit import Visit
 from browser import Browser, text_of, web_app, with_people
@@ -419,6 +419,29 @@ def test_the_links_and_forms_of_each_page_give_parameters_that_are_known_where_t
 
     assert len({path for path, _ in given}) > 20
     assert [(path, name) for path, name in given if name not in known_at(path)] == []
+
+
+def test_what_leads_on_within_a_list_keeps_its_rows_with_which_nobody_exports(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    fill(client, connection)
+
+    def lost(path: str, more: str = "") -> list[str]:
+        main = browser.get(f"{path}?size=1{more}").text.partition("<main")[2]
+        links = [html.unescape(link) for link in re.findall(r'<a[^>]* href="(/[^"]+)"', main)]
+        forms = re.findall(rf'<form(?![^>]*method="post")[^>]* action="{path}"(.*?)</form>', main, re.DOTALL)
+        assert not [link for link in links if urlsplit(link).path == f"{path}.csv" and "size=" in link]
+        return [link for link in links if urlsplit(link).path == path and "size=1" not in urlsplit(link).query] + [
+            form for form in forms if '<input type="hidden" name="size" value="1">' not in form
+        ]
+
+    sized = [page.path for page in PAGES if is_sized(page.path)]
+
+    assert {*sized} == {"/tasks", "/types", "/workers", "/workers/dead", "/crons", "/audit"}
+    assert [link for path in sized for link in lost(path)] == []
+    assert lost("/types", "&only=risen&queue=default&since=release") == []
+    assert lost("/tasks", "&type=test:echo&state=pending") == []
+    assert lost("/workers", "&host=nowhere") == []
 
 
 def test_the_methods_that_a_page_does_not_take_are_refused(browser: Browser) -> None:
