@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -22,7 +23,7 @@ from boilerd.web.parameters import OF_BROWSERS, is_sized
 from boilerd.web.sampler import Sampler, Snapshot
 from boilerd.web.visit import Visit
 from browser import Browser, text_of, web_app, with_people
-from builders import claim, enqueue, in_state, pending
+from builders import claim, count_in_minute, counted, enqueue, in_state, pending
 from dashboard_world import PATHS, address, fill
 
 
@@ -167,19 +168,34 @@ def test_a_list_is_exported_as_csv_and_as_lines_of_json(browser: Browser, client
     assert [json.loads(line)["id"] for line in lines.text.splitlines()] == ["a"]
 
 
-def test_an_export_has_as_many_rows_as_it_is_asked_for(browser: Browser, client: Client) -> None:
+def test_an_export_has_as_many_rows_as_it_is_asked_for(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
     enqueue(client, "a", "b", "c")
+    for name in ("few", "many"):
+        count_in_minute(connection, int(time.time()) // 60 - 2, "default", name, counted(9))
     browser.post("/tasks/c/delete")
     browser.post("/tasks/b/archive")
 
     tasks = browser.get("/tasks.ndjson?q=-x&size=1").text.splitlines()
     entries = browser.get("/audit.ndjson?size=2").text.splitlines()
-    others = browser.get("/queues.ndjson?size=1").text.splitlines()
+    others = [browser.get(f"/types.ndjson?sort=type&{which}").text.splitlines() for which in ("size=1", "")]
 
     assert [json.loads(line)["id"] for line in tasks] == ["a"]
     assert [json.loads(line)["what"] for line in entries] == ["export", "archive"]
-    assert len(others) == 1
+    assert [[json.loads(line)["type"] for line in lines] for lines in others] == [["few"], ["few", "many"]]
     assert browser.get("/tasks.csv?size=none").status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/tasks.ndjson", "/audit.csv"])
+def test_an_export_that_begins_at_the_first_row_has_no_second_page(path: str, browser: Browser, client: Client) -> None:
+    enqueue(client, "a", "b")
+
+    refused = browser.get(f"{path}?size=1&page=2")
+
+    assert refused.status_code == 400
+    assert "page: an export of this list begins with the first row" in refused.json()["error"]
+    assert browser.get(f"{path}?page=2").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/tasks.csv", "/audit.ndjson", "/queues.csv"])
