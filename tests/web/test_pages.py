@@ -407,6 +407,10 @@ def test_a_page_that_is_the_same_with_any_parameter_takes_what_others_add_to_lin
     assert browser.get("/?utm_source=mail").status_code == 200
 
 
+def test_who_asks_for_the_head_of_an_export_is_told_of_a_wrong_parameter_as_well(browser: Browser) -> None:
+    assert [browser.send(method, "/tasks.csv?stat=archived").status_code for method in ("HEAD", "GET")] == [400, 400]
+
+
 def led_to(page: str) -> Iterator[tuple[str, str]]:
     """The addresses of the links and forms of a page, with each parameter that they give."""
     for link in re.findall(r'<a[^>]* href="(/[^"]+)"', page):
