@@ -11,6 +11,7 @@ import redis
 from boilerd import Client, Inspector
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.overview import QueueOverview
 from boilerd.broker.views import Day, QueueDetail, QueueInfo
 from boilerd.settings.web import Grant
 from boilerd.tasks.metric_record import ENQUEUED
@@ -31,13 +32,14 @@ from builders import (
 )
 
 
-def queue_of(max_active: int = 0, **counts: Any) -> QueueDetail:
+def queue_of(max_active: int = 0, workers: int = 1, aside: int = 0, **counts: Any) -> QueueOverview:
     """A queue with nine pending tasks, unless the counts say otherwise."""
     none = {"active": 0, "scheduled": 0, "completed": 0, "archived": 0, "is_paused": False}
-    return QueueDetail(
+    detail = QueueDetail(
         counts=QueueInfo("q", **{"pending": 9, **none, **counts}), latency_s=0, memory_bytes=0, max_active=max_active,
         max_length=0, today=Day(date(2026, 1, 31), 0, 0),
     )  # fmt: skip
+    return QueueOverview(detail, workers=workers, aside=aside)
 
 
 def done_lately(**counts: int) -> list[Minute]:
@@ -222,23 +224,25 @@ def test_the_page_of_a_queue_says_how_long_its_backlog_takes_with_more_workers(
 
 
 @pytest.mark.parametrize(
-    ("workers", "counts", "limit", "left", "why"),
+    ("queue", "left", "why"),
     [
-        (1, {"pending": 0}, 0, 1, "nothing is pending"),
-        (1, {"is_paused": True}, 0, 1, "it is paused"),
-        (0, {}, 0, 1, "it has no workers now to go by"),
-        (1, {}, 0, 0, "its workers were done with nothing in the last 15 minutes"),
-        (2, {}, 3, 1, "no more than 3 of its tasks run at once"),
-        (1, {"active": 2}, 3, 1, "no more than 3 of its tasks run at once"),
-        (1, {"active": 2}, 5, 1, "no more than 5 of its tasks run at once"),  # it has slots, and so have the others
+        (queue_of(pending=0), 1, "nothing is pending"),
+        (queue_of(is_paused=True), 1, "it is paused"),
+        (queue_of(workers=0), 1, "it has no workers now to go by"),
+        (queue_of(), 0, "its workers were done with nothing in the last 15 minutes"),
+        (queue_of(aside=9), 1, "all that is pending waits for its concurrency key"),
+        (queue_of(3, workers=2), 1, "no more than 3 of its tasks run at once"),
+        (queue_of(3, active=2), 1, "no more than 3 of its tasks run at once"),
+        (queue_of(5, active=2), 1, "no more than 5 of its tasks run at once"),  # it has slots, and so have the others
     ],
+    ids=str,
 )
 def test_nothing_is_said_of_more_workers_where_what_these_did_tells_nothing(
-    workers: int, counts: dict[str, Any], limit: int, left: int, why: str
+    queue: QueueOverview, left: int, why: str
 ) -> None:
-    found = what_if(2, queue_of(limit, **counts), workers, done_lately(left=left))
+    found = what_if(2, queue, done_lately(left=left))
 
-    assert found == WhatIf(2, workers, "", None, why)
+    assert found == WhatIf(2, queue.workers, "", None, why)
 
 
 def test_nothing_is_said_of_more_workers_while_all_are_held(
@@ -256,12 +260,14 @@ def test_nothing_is_said_of_more_workers_while_all_are_held(
 
 @pytest.mark.parametrize(("workers", "more", "left"), [(1, 2, 1), (1, 2, 17), (3, 4, 12), (11, 19, 297)], ids=str)
 def test_with_as_many_workers_as_come_tasks_a_queue_is_steady(workers: int, more: int, left: int) -> None:
-    found = what_if(more, queue_of(), workers, done_lately(enqueued=left * (workers + more) // workers, left=left))
+    found = what_if(
+        more, queue_of(workers=workers), done_lately(enqueued=left * (workers + more) // workers, left=left)
+    )
 
     assert (found.pace, found.drained_s) == ("steady", None)
 
 
 def test_more_workers_may_be_too_few_and_may_fit_a_limit() -> None:
-    found = [what_if(2, queue_of(max_active=3), 1, done_lately(enqueued=number, left=900)) for number in (2701, 0)]
+    found = [what_if(2, queue_of(max_active=3), done_lately(enqueued=number, left=900)) for number in (2701, 0)]
 
     assert [(each.pace, each.drained_s) for each in found] == [("grows", None), ("drains", 3.0)]

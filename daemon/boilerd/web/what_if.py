@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from boilerd.broker.views import QueueDetail
+from boilerd.broker.overview import QueueOverview
 from boilerd.web.lately import PACE_MINUTES, Minute, of_late, pace_of
 
 
@@ -27,34 +27,32 @@ class WhatIf:
     why: str
 
 
-def what_if(
-    more: int, found: QueueDetail, workers: int, minutes: Sequence[Minute], *, is_suspended: bool = False
-) -> WhatIf:
+def what_if(more: int, queue: QueueOverview, minutes: Sequence[Minute], *, is_suspended: bool = False) -> WhatIf:
     """What would come of so many workers more, if each did what one of the others does on average.
 
     Args:
         more: How many.
-        found: The queue.
-        workers: How many it has.
+        queue: The queue, with the workers that it has.
         minutes: What was done lately.
         is_suspended: Whether RQ's tools hold all workers.
     """
-    name, times = found.counts.name, Fraction(workers + more, workers or 1)
-    why = _why_not(found, workers, times, of_late(minutes, name).left, is_suspended=is_suspended)
+    times = Fraction(queue.workers + more, queue.workers or 1)
+    why = _why_not(queue, times, of_late(minutes, queue.name).left, is_suspended=is_suspended)
     if why:
-        return WhatIf(more, workers, "", None, why)
-    return WhatIf(more, workers, *pace_of(found.counts.pending, minutes, name, times), "")
+        return WhatIf(more, queue.workers, "", None, why)
+    return WhatIf(more, queue.workers, *pace_of(queue.detail.counts.pending, minutes, queue.name, times), "")
 
 
-def _why_not(found: QueueDetail, workers: int, times: Fraction, left: int, *, is_suspended: bool) -> str:
+def _why_not(queue: QueueOverview, times: Fraction, left: int, *, is_suspended: bool) -> str:
     """Why nothing can be said; empty: it can."""
-    counts, most = found.counts, found.max_active
+    counts, workers, most = queue.detail.counts, queue.workers, queue.detail.max_active
     reasons = (
         (not counts.pending, "nothing is pending"),
         (counts.is_paused, "it is paused"),
         (is_suspended, "`rq suspend` holds all workers"),
         (not workers, "it has no workers now to go by"),
         (not left, f"its workers were done with nothing in the last {PACE_MINUTES} minutes"),
+        (queue.aside >= counts.pending, "all that is pending waits for its concurrency key"),
         # Workers with slots run several each, and so would the new ones.
         (most and max(counts.active, workers) * times > most, f"no more than {most:,} of its tasks run at once"),
     )

@@ -110,7 +110,7 @@ def queue(visit: Visit) -> Data:
         "queue": replace(found, latency_s=0.0),  # it would change by itself
         "waits_since": waits_since(found, snapshot.at),
         "lately": row[0] if row else None,
-        "what_if": _what_if(visit, found, listed),
+        "what_if": _what_if(visit, listed[0] if listed else QueueOverview(found)),
         "days": shared("days", lambda: visit.inspector.history(name, DAYS)),
         "recent_days": RECENT_DAYS,
         "types": visit.trying(lambda: {"handled": _handled(visit, name)}),
@@ -132,12 +132,12 @@ def _detail(visit: Visit, name: str, listed: Sequence[QueueOverview]) -> QueueDe
     return replace(listed[0].detail, memory_bytes=memory)
 
 
-def _what_if(visit: Visit, found: QueueDetail, listed: Sequence[QueueOverview]) -> WhatIf | None:
+def _what_if(visit: Visit, queue: QueueOverview) -> WhatIf | None:
     """What would come of as many workers more as the query says; None: it does not say."""
-    more, snapshot = visit.number("more", 0, most=MOST_MORE), visit.snapshot()
-    workers = sum(each.workers for each in listed)
-    is_suspended = snapshot.overview.is_suspended
-    return what_if(more, found, workers, snapshot.minutes, is_suspended=is_suspended) if more else None
+    if not (more := visit.number("more", 0, most=MOST_MORE)):
+        return None
+    snapshot = visit.snapshot()
+    return what_if(more, queue, snapshot.minutes, is_suspended=snapshot.overview.is_suspended)
 
 
 def _has_workers(visit: Visit, name: str) -> bool:
