@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -18,11 +19,11 @@ from boilerd.web import sampler
 from boilerd.web.described import QUERIES
 from boilerd.web.page import ACTIONS, PAGES, action, load_pages, page
 from boilerd.web.pages import workers
-from boilerd.web.parameters import OF_BROWSERS
+from boilerd.web.parameters import OF_BROWSERS, is_sized
 from boilerd.web.sampler import Sampler, Snapshot
 from boilerd.web.visit import Visit
 from browser import Browser, text_of, web_app, with_people
-from builders import claim, enqueue, in_state, pending
+from builders import claim, count_in_minute, counted, enqueue, in_state, pending
 from dashboard_world import PATHS, address, fill
 
 
@@ -167,19 +168,34 @@ def test_a_list_is_exported_as_csv_and_as_lines_of_json(browser: Browser, client
     assert [json.loads(line)["id"] for line in lines.text.splitlines()] == ["a"]
 
 
-def test_an_export_has_as_many_rows_as_it_is_asked_for(browser: Browser, client: Client) -> None:
+def test_an_export_has_as_many_rows_as_it_is_asked_for(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
     enqueue(client, "a", "b", "c")
+    for name in ("few", "many"):
+        count_in_minute(connection, int(time.time()) // 60 - 2, "default", name, counted(9))
     browser.post("/tasks/c/delete")
     browser.post("/tasks/b/archive")
 
     tasks = browser.get("/tasks.ndjson?q=-x&size=1").text.splitlines()
     entries = browser.get("/audit.ndjson?size=2").text.splitlines()
-    others = browser.get("/queues.ndjson?size=1").text.splitlines()
+    others = [browser.get(f"/types.ndjson?sort=type&{which}").text.splitlines() for which in ("size=1", "")]
 
     assert [json.loads(line)["id"] for line in tasks] == ["a"]
     assert [json.loads(line)["what"] for line in entries] == ["export", "archive"]
-    assert len(others) == 1
+    assert [[json.loads(line)["type"] for line in lines] for lines in others] == [["few"], ["few", "many"]]
     assert browser.get("/tasks.csv?size=none").status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/tasks.ndjson", "/audit.csv"])
+def test_an_export_that_begins_at_the_first_row_has_no_second_page(path: str, browser: Browser, client: Client) -> None:
+    enqueue(client, "a", "b")
+
+    refused = browser.get(f"{path}?size=1&page=2")
+
+    assert refused.status_code == 400
+    assert "page: an export of this list begins with the first row" in refused.json()["error"]
+    assert browser.get(f"{path}?page=2").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/tasks.csv", "/audit.ndjson", "/queues.csv"])
@@ -368,6 +384,10 @@ def test_a_wrong_query_is_a_page_that_names_it(query: str, browser: Browser) -> 
         ("/tasks?stat=archived", "'stat': no parameter of this address; did you mean state? there are around, error,"),
         ("/tasks.json?stat=archived", "'stat': no parameter of this address; did you mean state?"),
         ("/tasks.csv?states=archived&x=1", "'states', 'x': no parameter of this address; did you mean state?"),
+        (
+            "/tasks?a=1&b=1&c=1&stat=archived",
+            "'a', 'b', 'c' and 1 more: no parameter of this address; there are around,",
+        ),
         ("/types/mail/run?stat=archived", "'stat': no parameter of this address; did you mean state? there are state"),
         ("/queues.csv?queue=low", "'queue': no parameter of this address; it takes none"),
         ("/failures/f/run?queue=low", "'queue': no parameter of this address; it takes none"),
@@ -385,6 +405,10 @@ def test_a_parameter_that_a_list_or_an_action_does_not_know_is_refused_with_the_
 
 def test_a_page_that_is_the_same_with_any_parameter_takes_what_others_add_to_links(browser: Browser) -> None:
     assert browser.get("/?utm_source=mail").status_code == 200
+
+
+def test_who_asks_for_the_head_of_an_export_is_told_of_a_wrong_parameter_as_well(browser: Browser) -> None:
+    assert [browser.send(method, "/tasks.csv?stat=archived").status_code for method in ("HEAD", "GET")] == [400, 400]
 
 
 def led_to(page: str) -> Iterator[tuple[str, str]]:
@@ -415,6 +439,29 @@ def test_the_links_and_forms_of_each_page_give_parameters_that_are_known_where_t
 
     assert len({path for path, _ in given}) > 20
     assert [(path, name) for path, name in given if name not in known_at(path)] == []
+
+
+def test_what_leads_on_within_a_list_keeps_its_rows_with_which_nobody_exports(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    fill(client, connection)
+
+    def lost(path: str, more: str = "") -> list[str]:
+        main = browser.get(f"{path}?size=1{more}").text.partition("<main")[2]
+        links = [html.unescape(link) for link in re.findall(r'<a[^>]* href="(/[^"]+)"', main)]
+        forms = re.findall(rf'<form(?![^>]*method="post")[^>]* action="{path}"(.*?)</form>', main, re.DOTALL)
+        assert not [link for link in links if urlsplit(link).path == f"{path}.csv" and "size=" in link]
+        return [link for link in links if urlsplit(link).path == path and "size=1" not in urlsplit(link).query] + [
+            form for form in forms if '<input type="hidden" name="size" value="1">' not in form
+        ]
+
+    sized = [page.path for page in PAGES if is_sized(page.path)]
+
+    assert {*sized} == {"/tasks", "/types", "/workers", "/workers/dead", "/crons", "/audit"}
+    assert [link for path in sized for link in lost(path)] == []
+    assert lost("/types", "&only=risen&queue=default&since=release") == []
+    assert lost("/tasks", "&type=test:echo&state=pending") == []
+    assert lost("/workers", "&host=nowhere") == []
 
 
 def test_the_methods_that_a_page_does_not_take_are_refused(browser: Browser) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,9 +11,11 @@ import redis
 from boilerd import Client, Inspector
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
+from boilerd.broker.overview import QueueOverview
 from boilerd.broker.views import Day, QueueDetail, QueueInfo
 from boilerd.settings.web import Grant
 from boilerd.tasks.metric_record import ENQUEUED
+from boilerd.web.lately import Counts, Minute
 from boilerd.web.what_if import WhatIf, what_if
 from browser import WHO, Browser, text_of, web_app
 from builders import (
@@ -30,13 +32,22 @@ from builders import (
 )
 
 
-def queue_of(max_active: int = 0, **counts: Any) -> QueueDetail:
+def queue_of(max_active: int = 0, workers: int = 1, aside: int = 0, **counts: Any) -> QueueOverview:
     """A queue with nine pending tasks, unless the counts say otherwise."""
     none = {"active": 0, "scheduled": 0, "completed": 0, "archived": 0, "is_paused": False}
-    return QueueDetail(
+    detail = QueueDetail(
         counts=QueueInfo("q", **{"pending": 9, **none, **counts}), latency_s=0, memory_bytes=0, max_active=max_active,
         max_length=0, today=Day(date(2026, 1, 31), 0, 0),
     )  # fmt: skip
+    return QueueOverview(detail, workers=workers, aside=aside)
+
+
+def done_lately(**counts: int) -> list[Minute]:
+    """The last 15 minutes, in one of which the queue `q` did so."""
+    start = datetime(2026, 1, 31, tzinfo=UTC)
+    return [
+        Minute(start + timedelta(minutes=number), {"q": Counts(**counts)} if not number else {}) for number in range(15)
+    ]
 
 
 def serve(broker: Broker, queue: str) -> None:
@@ -213,25 +224,50 @@ def test_the_page_of_a_queue_says_how_long_its_backlog_takes_with_more_workers(
 
 
 @pytest.mark.parametrize(
-    ("workers", "counts", "limit", "out_per_s", "why"),
+    ("queue", "left", "why"),
     [
-        (1, {"pending": 0}, 0, 1.0, "nothing is pending"),
-        (1, {"is_paused": True}, 0, 1.0, "it is paused"),
-        (0, {}, 0, 1.0, "it has no workers now to go by"),
-        (1, {}, 0, 0.0, "its workers were done with nothing in the last 15 minutes"),
-        (2, {}, 3, 1.0, "no more than 3 of its tasks run at once"),
-        (1, {"active": 2}, 3, 1.0, "no more than 3 of its tasks run at once"),
+        (queue_of(pending=0), 1, "nothing is pending"),
+        (queue_of(is_paused=True), 1, "it is paused"),
+        (queue_of(workers=0), 1, "it has no workers now to go by"),
+        (queue_of(), 0, "its workers were done with nothing in the last 15 minutes"),
+        (queue_of(aside=9), 1, "all that is pending waits for its concurrency key"),
+        (queue_of(3, workers=2), 1, "no more than 3 of its tasks run at once"),
+        (queue_of(3, active=2), 1, "no more than 3 of its tasks run at once"),
+        (queue_of(5, active=2), 1, "no more than 5 of its tasks run at once"),  # it has slots, and so have the others
     ],
+    ids=str,
 )
 def test_nothing_is_said_of_more_workers_where_what_these_did_tells_nothing(
-    workers: int, counts: dict[str, Any], limit: int, out_per_s: float, why: str
+    queue: QueueOverview, left: int, why: str
 ) -> None:
-    found = what_if(2, queue_of(limit, **counts), workers, 0.0, out_per_s)
+    found = what_if(2, queue, done_lately(left=left))
 
-    assert found == WhatIf(2, workers, "", None, why)
+    assert found == WhatIf(2, queue.workers, "", None, why)
+
+
+def test_nothing_is_said_of_more_workers_while_all_are_held(
+    browser: Browser, client: Client, broker: Broker, connection: redis.Redis
+) -> None:
+    serve(broker, "low")
+    enqueue(client, "a", queue="low")
+    count_in_minute(connection, int(time.time()) // 60 - 4, "low", "mail:send", counted(9))
+    connection.set("rq:suspended", 1)
+
+    found = browser.get("/queues/low.json?more=2").json()["what_if"]
+
+    assert (found["pace"], found["why"]) == ("", "`rq suspend` holds all workers")
+
+
+@pytest.mark.parametrize(("workers", "more", "left"), [(1, 2, 1), (1, 2, 17), (3, 4, 12), (11, 19, 297)], ids=str)
+def test_with_as_many_workers_as_come_tasks_a_queue_is_steady(workers: int, more: int, left: int) -> None:
+    found = what_if(
+        more, queue_of(workers=workers), done_lately(enqueued=left * (workers + more) // workers, left=left)
+    )
+
+    assert (found.pace, found.drained_s) == ("steady", None)
 
 
 def test_more_workers_may_be_too_few_and_may_fit_a_limit() -> None:
-    found = [what_if(2, queue_of(max_active=3), 1, in_per_s, 1.0) for in_per_s in (4.0, 3.0, 0.0)]
+    found = [what_if(2, queue_of(max_active=3), done_lately(enqueued=number, left=900)) for number in (2701, 0)]
 
-    assert [(each.pace, each.drained_s) for each in found] == [("grows", None), ("steady", None), ("drains", 3.0)]
+    assert [(each.pace, each.drained_s) for each in found] == [("grows", None), ("drains", 3.0)]

@@ -21,6 +21,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.claims import Failure
 from boilerd.broker.views import Attempt, TaskDetail
 from boilerd.tasks.retry import Decision, Verdict
+from boilerd.web.pages import bulk
 from boilerd.web.pages.settings import COLUMNS
 from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.timeline import timeline
@@ -677,3 +678,11 @@ def test_settings_offer_to_hide_each_column_that_style_hides(browser: Browser) -
 
     assert hidden == [*COLUMNS]
     assert {label for _, label in hidden} <= {*re.findall(r'<th scope="col" data-column="([^"]+)"', shown)}
+
+
+def test_no_more_rows_are_offered_than_can_be_ticked_for_an_action(browser: Browser) -> None:
+    (field,) = re.findall(r'<select data-keeps="size".*?</select>', browser.get("/settings").text, re.DOTALL)
+    offered = [int(rows) for rows in re.findall(r'value="(\d+)"', field)]
+
+    assert len(offered) > 2
+    assert max(offered) <= bulk.MOST_SELECTED

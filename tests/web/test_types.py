@@ -433,3 +433,10 @@ def test_thousands_of_types_are_pages(browser: Browser, connection: redis.Redis,
     assert "t119" in last
     assert "More" not in text_of(last)[-300:]
     assert first.count("<") < 3000
+
+
+@pytest.mark.parametrize("path", ["/types", "/types/mail:send"])
+def test_the_queue_that_is_looked_at_stays_chosen_where_nothing_is_counted_of_it(path: str, browser: Browser) -> None:
+    shown = browser.get(f"{path}?queue=silent").text
+
+    assert "<option selected>silent</option>" in shown

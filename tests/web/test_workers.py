@@ -349,6 +349,23 @@ def test_the_system_tells_when_redis_was_away_once_it_is_back(
     assert "When Redis was away from it" in shown
 
 
+@pytest.mark.parametrize("path", ["/failures", "/audit.csv", "/tasks/a.json"])
+def test_an_outage_is_known_by_whatever_somebody_looked_at(
+    path: str, directory: Path, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 0.0)
+    with Proxy(directory, valkey.socket) as proxy, connect(proxy.url) as cut, Browser(web_app(cut)) as browser:
+        browser.get("/system")
+        proxy.refuse()
+        failed = browser.get(path)
+        proxy.accept()
+        wait_until(lambda: browser.get("/system").status_code == 200, "Redis is back")
+        found = browser.get("/system.json").json()["outages"]
+
+    assert failed.status_code == 503
+    assert len(found) == 1
+
+
 def test_commands_of_an_applications_own_client_are_not_counted(valkey: Valkey) -> None:
     with redis.Redis.from_url(valkey.url) as own, Browser(web_app(own)) as browser:
         assert browser.get("/system.json").json()["dashboard"]["commands"] is None

@@ -83,12 +83,13 @@ class Asked:
 
 async def answer_page(asked: Asked, page: Page) -> Response:
     """The page, or its rows as a file."""
-    if asked.form_of_answer in _ROWS and asked.request.method == "HEAD":  # else the audit would have them as exported
-        return Response(headers={"content-type": KINDS[asked.form_of_answer]})
-    if page.stream and asked.form_of_answer in _ROWS:
+    if asked.form_of_answer in _ROWS:
         visit = _known(asked)
         check_parameters(page, visit.query)
-        return await answer_export(asked, page.path, page.stream(visit))
+        if asked.request.method == "HEAD":  # else the audit would have them as exported
+            return Response(headers={"content-type": KINDS[asked.form_of_answer]})
+        if page.stream:
+            return await answer_export(asked, page.path, page.stream(visit))
     return await _answer_shown(asked, page)
 
 

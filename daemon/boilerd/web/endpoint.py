@@ -18,7 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from boilerd.broker.overview import Overview
-from boilerd.errors import BoilerdError
+from boilerd.errors import BoilerdError, BrokerUnavailableError
 from boilerd.web.answers import Asked, answer_error
 from boilerd.web.beside import FRESH_S, Beside, BesideReader
 from boilerd.web.guard import add_headers, check_framing, read_form
@@ -84,6 +84,8 @@ class Endpoint:
         try:
             response = await self._respond(asked)
         except BoilerdError as error:
+            if isinstance(error, BrokerUnavailableError):
+                self._site.sampler.outages.note(error)
             response = answer_error(asked, error)
             if "transfer-encoding" in request.headers:  # its body may not have been read
                 response.headers["connection"] = "close"

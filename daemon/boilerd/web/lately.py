@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import NamedTuple
 
 import msgspec
@@ -172,21 +173,29 @@ class Lately:
         return self._inspector.metrics(since, until, step_s=60).periods
 
 
-def pace_of(pending: int, minutes: Sequence[Minute], queue: str) -> Pace:
-    """How the queue's length changes, by the enqueued tasks and those that were done with in the last minutes."""
-    lately = added(minute.queues.get(queue, NOTHING) for minute in minutes[-PACE_MINUTES:])
-    return pace_by(pending, lately.enqueued, lately.left, 60.0 * min(PACE_MINUTES, len(minutes)))
+def of_late(minutes: Sequence[Minute], queue: str) -> Counts:
+    """What the queue did in the last `PACE_MINUTES` of these."""
+    return added(minute.queues.get(queue, NOTHING) for minute in minutes[-PACE_MINUTES:])
 
 
-def pace_by(pending: int, enqueued: float, left: float, seconds: float) -> Pace:
-    """The same, where so many tasks come and are done with in so many seconds."""
+def pace_of(pending: int, minutes: Sequence[Minute], queue: str, times: Fraction | int = 1) -> Pace:
+    """How the queue's length changes, by the enqueued tasks and those that were done with in the last minutes.
+
+    Args:
+        pending: Its length.
+        minutes: What was done lately.
+        queue: Its name.
+        times: As if so many times as many had been done with.
+    """
+    counts = of_late(minutes, queue)
+    enqueued, left = counts.enqueued, counts.left * times
     if not pending:
         return Pace("empty")
     if not (left or enqueued):
         return Pace("stands still")
     if left <= enqueued:
         return Pace("grows" if left < enqueued else "steady")
-    return Pace("drains", pending * seconds / (left - enqueued))
+    return Pace("drains", pending * 60.0 * min(PACE_MINUTES, len(minutes)) / (left - enqueued))
 
 
 def added(several: Iterable[Counts]) -> Counts:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from boilerd.web.visit import MOST_PAGES, Visit
+from boilerd.web.visit import MOST_PAGES, QueryError, Visit
 
 #: Rows of a page, and how many a program may ask for.
 SIZE, MOST_SIZE = 50, 1000
@@ -48,3 +48,11 @@ def in_order(
         "by": by, "way": turned, "path": path, "page": page, "total": len(ordered), "first": first + bool(shown),
         "last": first + len(shown), "has_more": len(ordered) > page * size,
     }  # fmt: skip
+
+
+def most_exported(visit: Visit) -> int:
+    """How many rows an export that is read part by part has at most; raises QueryError: its second page is meant."""
+    most = visit.number("size", MOST_EXPORTED, most=MOST_EXPORTED)
+    if visit.number("page", 1) > 1:
+        raise QueryError("page: an export of this list begins with the first row; without size, it has all")
+    return most

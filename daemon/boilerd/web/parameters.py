@@ -9,6 +9,8 @@ from boilerd.web.visit import QueryError
 
 #: What each address may have beside what is its own.
 OF_BROWSERS = frozenset({"told", "seal", "renew"})
+#: So many unknown ones are named.
+MOST_TOLD = 3
 
 
 def check_parameters(of: Page | Action, query: Iterable[str]) -> None:
@@ -21,10 +23,11 @@ def check_parameters(of: Page | Action, query: Iterable[str]) -> None:
     is_same = isinstance(of, Page) and not (known or of.rows)
     if not unknown or is_same or of.path.startswith("/bulk/"):
         return
-    close = next(filter(None, (closest(name, known) for name in unknown)), "")
+    # Of those that are told: there may be thousands, and this holds up all others.
+    close = next(filter(None, (closest(name, known) for name in unknown[:MOST_TOLD])), "")
     hint = f"; did you mean {close}?" if close else ";"
     there_are = f"there are {', '.join(sorted(known))}" if known else "it takes none"
-    raise QueryError(f"{listed([*map(shown, unknown)], 3)}: no parameter of this address{hint} {there_are}")
+    raise QueryError(f"{listed([*map(shown, unknown)], MOST_TOLD)}: no parameter of this address{hint} {there_are}")
 
 
 def is_sized(path: str) -> bool:

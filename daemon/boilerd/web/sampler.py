@@ -68,6 +68,9 @@ class Sampler:
     Args:
         connection: The client of Redis.
         read_facts: What the verdict is made of; None: what Redis shows.
+
+    Attributes:
+        outages: When Redis was away; who finds so elsewhere tells it.
     """
 
     def __init__(self, connection: redis.Redis, read_facts: Callable[[Overview], Facts] | None = None) -> None:
@@ -75,7 +78,7 @@ class Sampler:
         self._read_facts = read_facts or facts_of
         self._lately = Lately(Inspector(connection))
         self._beside = BesideReader(Inspector(connection))
-        self._outages = Outages()
+        self.outages = Outages()
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
         self._last_told: object = None
@@ -104,7 +107,7 @@ class Sampler:
                 return self._take()
             except BoilerdError as error:
                 if isinstance(error, BrokerUnavailableError):
-                    self._outages.note(error)
+                    self.outages.note(error)
                 self._failure, self._failed_until_s = error, time.monotonic() + FRESH_S
                 raise
 
@@ -131,7 +134,7 @@ class Sampler:
                 minutes=minutes,
                 types=self._lately.types,
                 beside=beside,
-                outages=self._outages.over(),
+                outages=self.outages.over(),
                 at=datetime.now(UTC),
                 took_s=time.monotonic() - began_s,
             )

@@ -1,9 +1,11 @@
 """How long a queue's backlog would take with more workers, by what those that it has did lately."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
-from boilerd.broker.views import QueueDetail
-from boilerd.web.lately import PACE_MINUTES, pace_by
+from boilerd.broker.overview import QueueOverview
+from boilerd.web.lately import PACE_MINUTES, Minute, of_late, pace_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,34 +27,33 @@ class WhatIf:
     why: str
 
 
-def what_if(more: int, found: QueueDetail, workers: int, in_per_s: float, out_per_s: float) -> WhatIf:
+def what_if(more: int, queue: QueueOverview, minutes: Sequence[Minute], *, is_suspended: bool = False) -> WhatIf:
     """What would come of so many workers more, if each did what one of the others does on average.
 
     Args:
         more: How many.
-        found: The queue.
-        workers: How many it has.
-        in_per_s: Tasks that came lately, a second.
-        out_per_s: Tasks that were done with lately, a second.
+        queue: The queue, with the workers that it has.
+        minutes: What was done lately.
+        is_suspended: Whether RQ's tools hold all workers.
     """
-    why = _why_not(more, found, workers, out_per_s)
+    times = Fraction(queue.workers + more, queue.workers or 1)
+    why = _why_not(queue, times, of_late(minutes, queue.name).left, is_suspended=is_suspended)
     if why:
-        return WhatIf(more, workers, "", None, why)
-    pace = pace_by(found.counts.pending, in_per_s, out_per_s * (workers + more) / workers, 1.0)
-    return WhatIf(more, workers, *pace, "")
+        return WhatIf(more, queue.workers, "", None, why)
+    return WhatIf(more, queue.workers, *pace_of(queue.detail.counts.pending, minutes, queue.name, times), "")
 
 
-def _why_not(more: int, found: QueueDetail, workers: int, out_per_s: float) -> str:
+def _why_not(queue: QueueOverview, times: Fraction, left: int, *, is_suspended: bool) -> str:
     """Why nothing can be said; empty: it can."""
-    counts = found.counts
-    if not counts.pending:
-        return "nothing is pending"
-    if counts.is_paused:
-        return "it is paused"
-    if not workers:
-        return "it has no workers now to go by"
-    if not out_per_s:
-        return f"its workers were done with nothing in the last {PACE_MINUTES} minutes"
-    if found.max_active and max(counts.active, workers) + more > found.max_active:
-        return f"no more than {found.max_active:,} of its tasks run at once"
-    return ""
+    counts, workers, most = queue.detail.counts, queue.workers, queue.detail.max_active
+    reasons = (
+        (not counts.pending, "nothing is pending"),
+        (counts.is_paused, "it is paused"),
+        (is_suspended, "`rq suspend` holds all workers"),
+        (not workers, "it has no workers now to go by"),
+        (not left, f"its workers were done with nothing in the last {PACE_MINUTES} minutes"),
+        (queue.aside >= counts.pending, "all that is pending waits for its concurrency key"),
+        # Workers with slots run several each, and so would the new ones.
+        (most and max(counts.active, workers) * times > most, f"no more than {most:,} of its tasks run at once"),
+    )
+    return next((why for is_so, why in reasons if is_so), "")

@@ -320,6 +320,24 @@ def test_lists_have_the_rows_and_columns_that_somebody_chose(visit: Open, client
     assert page.locator("main [data-label=Type]").first.is_visible()
 
 
+def test_what_is_chosen_or_forgotten_in_one_window_is_seen_in_another(visit: Open) -> None:
+    visitor = visit()
+    page = visitor.open("/settings")
+    other = visitor.context.new_page()
+    other.goto(page.url)
+
+    other.uncheck("main [data-shows=payload]")
+    other.select_option("main [data-keeps=size]", "25")
+    page.wait_for_selector("header [href$='/tasks?size=25']")
+    chosen = page.is_checked("main [data-shows=payload]")
+    other.evaluate("localStorage.clear()")
+    page.wait_for_selector("header [href$='/tasks']")
+    forgotten = page.is_checked("main [data-shows=payload]")
+    other.close()
+
+    assert (chosen, forgotten) == (False, True)
+
+
 def test_a_page_that_is_never_to_be_renewed_is_not(visit: Open, client: Client) -> None:
     enqueue(client, "a")
     visitor = visit(has_clock=True)

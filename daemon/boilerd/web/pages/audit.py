@@ -9,7 +9,7 @@ from typing import Any
 from boilerd.broker.audit import KINDS, AuditEntry
 from boilerd.web.audited import told_on
 from boilerd.web.moments import moment
-from boilerd.web.ordering import MOST_EXPORTED
+from boilerd.web.ordering import most_exported
 from boilerd.web.page import Data, page
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
@@ -39,7 +39,7 @@ def _when(visit: Visit, name: str) -> datetime | timedelta | None:
 def export(visit: Visit) -> Generator[Sequence[AuditEntry]]:
     """All of what the same query shows, or as much as it says, the latest first."""
     chosen = _chosen(visit)
-    most = visit.number("size", MOST_EXPORTED, most=MOST_EXPORTED)
+    most = most_exported(visit)
     with closing(visit.inspector.export_audit(**chosen, most=most)) as parts:
         for part in parts:
             yield _told(visit, part, chosen["on"])

@@ -1,6 +1,6 @@
 """All queues, one queue, and the actions on one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from boilerd.broker.type_metrics import figures
 from boilerd.broker.views import QueueDetail
 from boilerd.errors import BoilerdError
 from boilerd.tasks.metric_record import Numbers
-from boilerd.web.lately import NOTHING, PACE_MINUTES, Minute, added, pace_of
+from boilerd.web.lately import NOTHING, PACE_MINUTES, Minute, of_late, pace_of
 from boilerd.web.links import Links
 from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action, page
@@ -70,7 +70,7 @@ def queue_rows(overview: Overview, minutes: Sequence[Minute], at: datetime) -> l
 def _lately(name: str, pending: int, minutes: Sequence[Minute]) -> dict[str, Any]:
     """What the queue did in the last hour, and how its length changes."""
     counts = [minute.queues.get(name, NOTHING) for minute in minutes[-SPARK_MINUTES:]]
-    ended, now = sum(each.ended for each in counts), added(counts[-PACE_MINUTES:])
+    ended, now = sum(each.ended for each in counts), of_late(minutes, name)
     now_s = 60.0 * len(counts[-PACE_MINUTES:])
     pace = pace_of(pending, minutes, name)
     return {
@@ -110,7 +110,7 @@ def queue(visit: Visit) -> Data:
         "queue": replace(found, latency_s=0.0),  # it would change by itself
         "waits_since": waits_since(found, snapshot.at),
         "lately": row[0] if row else None,
-        "what_if": _what_if(visit, found, row[0] if row else {}),
+        "what_if": _what_if(visit, listed[0] if listed else QueueOverview(found)),
         "days": shared("days", lambda: visit.inspector.history(name, DAYS)),
         "recent_days": RECENT_DAYS,
         "types": visit.trying(lambda: {"handled": _handled(visit, name)}),
@@ -132,11 +132,12 @@ def _detail(visit: Visit, name: str, listed: Sequence[QueueOverview]) -> QueueDe
     return replace(listed[0].detail, memory_bytes=memory)
 
 
-def _what_if(visit: Visit, found: QueueDetail, row: Mapping[str, Any]) -> WhatIf | None:
+def _what_if(visit: Visit, queue: QueueOverview) -> WhatIf | None:
     """What would come of as many workers more as the query says; None: it does not say."""
-    more = visit.number("more", 0, most=MOST_MORE)
-    workers, in_per_s, out_per_s = (row.get(name) or 0 for name in ("workers", "in_per_s", "out_per_s"))
-    return what_if(more, found, workers, in_per_s, out_per_s) if more else None
+    if not (more := visit.number("more", 0, most=MOST_MORE)):
+        return None
+    snapshot = visit.snapshot()
+    return what_if(more, queue, snapshot.minutes, is_suspended=snapshot.overview.is_suspended)
 
 
 def _has_workers(visit: Visit, name: str) -> bool:

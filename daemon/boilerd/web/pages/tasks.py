@@ -10,7 +10,7 @@ from boilerd.broker.views import QueueInfo, TaskDetail
 from boilerd.errors import InvalidTaskError, TaskNotFoundError
 from boilerd.tasks.task import TaskState
 from boilerd.web.links import Links
-from boilerd.web.ordering import MOST_EXPORTED
+from boilerd.web.ordering import most_exported
 from boilerd.web.page import Data, Elsewhere, page
 from boilerd.web.pages.bulk import bulk_actions
 from boilerd.web.permissions import Permission
@@ -46,7 +46,7 @@ MOMENTS = {
 def export(visit: Visit) -> Generator[Sequence[TaskDetail]]:
     """All tasks that the same query shows, or as many as it says, up to 100,000."""
     queue, state = chosen(visit)
-    most = visit.number("size", MOST_EXPORTED, most=MOST_EXPORTED)
+    most = most_exported(visit)
     return visit.inspector.export(
         filter_of(visit), queue=queue or None, state=state, most=most, search=typed(visit), sees=visit.seen
     )

@@ -127,9 +127,7 @@ def types(visit: Visit) -> Data:
         "since": window.word,
         "periods": _words(known),
         "queue": queue or "",
-        "queues": sorted(
-            {*visit.sharing("queue names", FRESH_BEFORE_S, lambda: _queue_names(visit)), *filter(None, [queue])}
-        ),
+        "queues": visit.sharing("queue names", FRESH_BEFORE_S, lambda: _queue_names(visit)),
         "has_before": 2 * window.seconds <= KEPT_S,
         "release": window.release,
         "releases": known,
@@ -166,7 +164,7 @@ def one_type(visit: Visit) -> Data:
 
 
 def _queue_names(visit: Visit) -> list[str]:
-    return [queue.name for queue in visit.snapshot().overview.queues]
+    return sorted(queue.name for queue in visit.snapshot().overview.queues)
 
 
 def _window(visit: Visit, known: Sequence[Release]) -> Window:

@@ -37,8 +37,8 @@ export function start() {
     if (field) keep(field.dataset.keeps, field.value);
   });
   document.addEventListener("boilerd:kept", write);
-  addEventListener("storage", (event) => {  // another window of this browser
-    if (event.key?.startsWith("boilerd.")) document.dispatchEvent(new CustomEvent("boilerd:kept", { detail: "" }));
+  addEventListener("storage", (event) => {  // another window of this browser; without a key, it has forgotten all
+    if (event.key?.startsWith("boilerd.") ?? true) document.dispatchEvent(new CustomEvent("boilerd:kept", { detail: "" }));
   });
   write();
 }
