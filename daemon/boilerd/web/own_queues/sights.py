@@ -54,17 +54,16 @@ def cut(snapshot: Snapshot, who: Principal, read_beside: Callable[[Overview], Be
         unwritten_bytes=whole.unwritten_bytes,
         memory_share=whole.memory_share,
     )
-    beside = read_beside(overview)
+    beside, verdict = read_beside(overview), of_anywhere(judge(facts_of(overview)))
     return Snapshot(
-        number=snapshot.number,
         at=snapshot.at,
         took_s=snapshot.took_s,
         overview=overview,
-        verdict=of_anywhere(judge(facts_of(overview))),
+        verdict=verdict,
         minutes=[Minute(minute.start, _of(minute.queues, who)) for minute in snapshot.minutes],
         beside=beside,
-        # It may change while nothing does that stands beside all.
-        mark=hashlib.sha256(f"{snapshot.mark} {beside}".encode("utf-8", "surrogatepass")).hexdigest(),
+        # Both may change while nothing does that is told of all.
+        mark=hashlib.sha256(f"{snapshot.mark} {verdict} {beside}".encode("utf-8", "surrogatepass")).hexdigest(),
     )
 
 
