@@ -32,10 +32,6 @@ class OwnShared(Shared):
         """What `read` returned for one of them."""
         return self._all.get((self._queues, key), fresh_s, read, times)
 
-    def forget(self, key: Hashable) -> None:
-        """Have it read again for the next of them."""
-        self._all.forget((self._queues, key))
-
 
 def cut(snapshot: Snapshot, who: Principal, read_beside: Callable[[Overview], Beside]) -> Snapshot:
     """The picture without other queues; field by field, so that a new one is not in it.
