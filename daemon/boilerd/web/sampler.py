@@ -103,6 +103,7 @@ class Sampler:
                 if isinstance(error, BrokerUnavailableError):
                     self._outages.note(error)
                 self._failure, self._failed_until_s = error, time.monotonic() + FRESH_S
+                self._look_s = 0.0  # what fails suddenly may not have been looked for
                 raise
 
     def _take(self) -> Snapshot:
