@@ -31,7 +31,7 @@ from boilerd.web import beside, sampler, serving
 from boilerd.web.beside import Beside
 from boilerd.web.own_queues.sights import cut
 from boilerd.web.permissions import Principal
-from boilerd.web.sampler import Sampler, facts_of
+from boilerd.web.sampler import Sampler, Snapshot, facts_of
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from builders import WORKER, enqueue, in_state
 from support import DEADLINE_S, Valkey, wait_until
@@ -176,6 +176,25 @@ def test_workers_are_looked_at_in_each_fifth_picture_and_after_an_action(
     looked.forget()
 
     assert [before.overview.workers, soon.overview.workers, looked.read().overview.workers] == [0, 0, 1]
+
+
+def test_a_picture_with_the_memory_of_tasks_that_came_between_differs_from_that_without(
+    connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 60.0)
+    looked = Sampler(connection)
+    looked.read()
+    enqueue(client, "a")
+
+    def take(workers_s: float) -> Snapshot:
+        looked._fresh_until_s, looked._workers_until_s = 0.0, time.monotonic() + workers_s
+        return looked.read()
+
+    without, again, measured, same = take(60), take(60), take(-1), take(-1)
+
+    assert [taken.overview.queues[0].detail.memory_bytes > 0 for taken in (without, measured)] == [False, True]
+    assert (without.mark, measured.mark) == (again.mark, same.mark)
+    assert without.mark != measured.mark
 
 
 def test_what_stands_beside_the_queues_and_workers_are_read_in_different_pictures_where_these_are_taken_often(

@@ -196,10 +196,10 @@ def _still(before: Mapping[str, float], taken: Snapshot) -> dict[str, float]:
 
 
 def _told(overview: Overview, verdict: Verdict) -> object:
-    """What is compared: not what changes by itself, nor the memory, of which a sample is measured."""
+    """What is compared: not what changes by itself."""
     details = [queue.detail for queue in overview.queues]
     still = [
-        (replace(each, latency_s=0.0, memory_bytes=0), queue.is_served, queue.workers, queue.archived_lately)
+        (replace(each, latency_s=0.0), queue.is_served, queue.workers, queue.archived_lately)
         for each, queue in zip(details, overview.queues, strict=True)
     ]
     return (
