@@ -171,6 +171,17 @@ def test_a_hostile_query_is_text_on_the_page_that_refuses_it(text: str, browser:
     check(browser.get(Links().to("tasks", text[:200])).text)
 
 
+@pytest.mark.parametrize(
+    "path", ["//evil.example/x", "/%5Cevil.example", "//%5C/evil.example", "/%09/evil.example", "/x%3F//y"]
+)
+def test_no_page_leads_to_the_host_that_an_address_of_none_names(path: str, browser: Browser) -> None:
+    answer = browser.get(f"http://localhost{path}")
+
+    assert answer.status_code == 404
+    assert "Renew by itself" in answer.text
+    assert not re.search(r'href="/[/\\\s]', answer.text)
+
+
 @pytest.mark.parametrize("text", [*CORPUS.values(), "", "~", "a~41", "é", "a/b"], ids=ascii)
 def test_any_name_is_a_part_of_a_path_and_comes_back(text: str) -> None:
     part = segment(text)

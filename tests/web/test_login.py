@@ -13,7 +13,8 @@ import redis
 from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.connection import connect, text
-from boilerd.broker.web_sessions import WebSecret
+from boilerd.broker.web_sessions import WebSecret, WebSessions
+from boilerd.errors import BrokerUnavailableError
 from boilerd.settings.web import PasswordHash, Web, WebUser
 from boilerd.web import access, passwords, sessions
 from boilerd.web.sessions import Seals
@@ -243,6 +244,27 @@ def test_a_login_needs_no_redis_and_its_session_is_of_use_when_it_is_back(start_
         wait_until(lambda: browser.get("/queues").status_code == 200, "they see the pages again")
 
     assert (form.status_code, wrong.status_code, done.status_code, page.status_code) == (200, 403, 303, 503)
+
+
+def test_who_logs_out_has_no_session_also_where_redis_kept_it_and_answered_too_late(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = WebSessions.keep
+
+    def late(place: WebSessions, session: str, owner: str) -> None:
+        keep(place, session, owner)
+        raise BrokerUnavailableError("Redis did not answer")
+
+    monkeypatch.setattr(WebSessions, "keep", late)
+    with Browser(web_app(connection, users=users())) as browser:
+        log_in(browser)
+        cookie = browser._client.cookies["boilerd_session"]
+        before = browser.get("/queues").status_code
+        browser.post("/logout")
+        browser._client.cookies.set("boilerd_session", cookie)
+        after = browser.get("/queues").status_code
+
+    assert (before, after) == (200, 303)
 
 
 def test_who_logs_in_again_leaves_no_session_behind(connection: redis.Redis) -> None:

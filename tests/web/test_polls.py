@@ -23,9 +23,9 @@ GROUP = "a" * 12
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """By it what is shared becomes old; a picture does not."""
+    """By it what is shared becomes old, when a test puts it forward and not before; a picture does not."""
     found = Clock()
-    monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=found, thread_time=lambda: 0.0))
+    monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=lambda: found.ahead_s, thread_time=lambda: 0.0))
     monkeypatch.setattr(sampler, "FRESH_S", 600.0)
     return found
 

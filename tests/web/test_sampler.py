@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +20,7 @@ from boilerd import Client, Inspector, TaskState
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import mark_of
 from boilerd.broker.constants import LATELY_S
+from boilerd.broker.inspection import kinds
 from boilerd.broker.overview import Overview
 from boilerd.cli.facts import read_facts
 from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableError
@@ -26,10 +29,15 @@ from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.table import judge
 from boilerd.web import beside, sampler, serving
 from boilerd.web.beside import Beside
-from boilerd.web.sampler import Sampler, facts_of
+from boilerd.web.own_queues.sights import cut
+from boilerd.web.permissions import Principal
+from boilerd.web.sampler import Sampler, Snapshot, facts_of
 from boilerd.worker.kept_outcomes import KeptOutcomes
 from builders import WORKER, enqueue, in_state
 from support import DEADLINE_S, Valkey, wait_until
+
+#: Somebody with one queue.
+OF_DEFAULT = Principal.of_role("anna", "viewer", queues=["default"])
 
 
 class Mute:
@@ -64,6 +72,54 @@ def test_those_who_wait_for_a_picture_fail_with_it_and_do_not_each_try_again(
     assert len(calls) == 1
 
 
+def test_processes_that_are_forked_from_one_do_not_take_their_pictures_for_the_same(
+    connection: redis.Redis, client: Client
+) -> None:
+    looked = Sampler(connection)
+    receiver, sender = os.pipe()
+
+    if not (pid := os.fork()):
+        with suppress(BaseException):
+            os.write(sender, looked.read().mark.encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    enqueue(client, "a")
+
+    assert os.read(receiver, 100) not in {b"", looked.read().mark.encode()}
+
+
+def test_pictures_differ_where_one_more_key_of_another_program_stands_in_the_way(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 0.0)
+    looked = Sampler(connection)
+    marks = []
+
+    for key in kinds():
+        connection.set(key, "no record")
+        marks.append(looked.read().mark)
+
+    assert len(marks) > 3
+    assert len({*marks}) == len(marks)
+
+
+def test_a_picture_without_other_queues_differs_where_the_verdict_on_those_that_are_left_does(
+    connection: redis.Redis, client: Client
+) -> None:
+    enqueue(client, "a")
+    taken = Sampler(connection).read()
+    queue = replace(taken.overview.queues[0], is_served=True)
+    waits = replace(queue, detail=replace(queue.detail, latency_s=3600.0))
+
+    now, later = (
+        cut(replace(taken, overview=replace(taken.overview, workers=1, queues=[each])), OF_DEFAULT, lambda _: Beside())
+        for each in (queue, waits)
+    )
+
+    assert [len(each.verdict.findings) for each in (now, later)] == [0, 1]
+    assert now.mark != later.mark
+
+
 def test_after_a_failure_the_next_picture_is_taken_when_something_was_done(
     connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,7 +132,7 @@ def test_after_a_failure_the_next_picture_is_taken_when_something_was_done(
 
     looked.forget()
 
-    assert looked.read().number == 1
+    assert looked.read().mark
 
 
 def test_a_picture_tells_of_the_last_times_when_redis_was_away(
@@ -120,6 +176,25 @@ def test_workers_are_looked_at_in_each_fifth_picture_and_after_an_action(
     looked.forget()
 
     assert [before.overview.workers, soon.overview.workers, looked.read().overview.workers] == [0, 0, 1]
+
+
+def test_a_picture_with_the_memory_of_tasks_that_came_between_differs_from_that_without(
+    connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 60.0)
+    looked = Sampler(connection)
+    looked.read()
+    enqueue(client, "a")
+
+    def take(workers_s: float) -> Snapshot:
+        looked._fresh_until_s, looked._workers_until_s = 0.0, time.monotonic() + workers_s
+        return looked.read()
+
+    without, again, measured, same = take(60), take(60), take(-1), take(-1)
+
+    assert [taken.overview.queues[0].detail.memory_bytes > 0 for taken in (without, measured)] == [False, True]
+    assert (without.mark, measured.mark) == (again.mark, same.mark)
+    assert without.mark != measured.mark
 
 
 def test_what_stands_beside_the_queues_and_workers_are_read_in_different_pictures_where_these_are_taken_often(

@@ -1,8 +1,10 @@
 """Who asks for much at once leaves threads to others."""
 
 import asyncio
+import functools
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,13 +49,18 @@ class Dashboard:
             self.waiting.discard(threading.get_ident())
         return value
 
-    def client(self) -> httpx.AsyncClient:
+    @functools.cached_property
+    def app(self) -> Any:
         known: dict[str, Any] = {} if self.open_to_all else {
             "trusted_proxies": ["127.0.0.1"], "trusted_header": WHO, "roles": ROLES,
             "tokens": {"ci": WebToken(sha256=hash_token("of-ci"), role="admin")},
         }  # fmt: skip
-        app = boilerd.web.app(Settings(web=Web(**known)), authorize=None, connection=self.connection, redact=self._hold)
-        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=DEADLINE_S)
+        settings = Settings(web=Web(**known))
+        return boilerd.web.app(settings, authorize=None, connection=self.connection, redact=self._hold)
+
+    def client(self) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=DEADLINE_S)
 
     async def has(self, threads: int) -> None:
         """Returns once so many wait."""
@@ -119,6 +126,25 @@ def test_where_nobody_says_who_they_are_all_threads_are_for_all(dashboard: Dashb
             return [answer.status_code for answer in await asyncio.gather(*asked)]
 
     assert asyncio.run(ask()) == [200] * 8
+
+
+def test_an_application_with_two_event_loops_lets_none_wait_for_threads_of_the_other(dashboard: Dashboard) -> None:
+    async def fill() -> list[int]:
+        async with dashboard.client() as client:
+            asked = [client.get("/tasks/slow", headers=who) for who in (ADMIN, OPERATOR) for _ in range(3)]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    async def ask() -> int:
+        async with dashboard.client() as client:
+            await dashboard.has(site.MOST_THREADS)
+            return (await client.get("/tasks/fast", headers=ADMIN)).status_code
+
+    with ThreadPoolExecutor(1) as other_loop:
+        filled = other_loop.submit(asyncio.run, fill())
+        found = asyncio.run(ask())
+        dashboard.may_go_on.set()
+
+        assert (found, filled.result(DEADLINE_S)) == (200, [200] * 6)
 
 
 @pytest.fixture

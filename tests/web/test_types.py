@@ -57,6 +57,19 @@ def test_each_type_has_a_row_the_one_that_takes_most_time_first(
     assert "25 %" in text_of(html)
 
 
+def test_a_type_that_is_called_types_is_compared_with_its_own_time_before(
+    browser: Browser, connection: redis.Redis, minute: int
+) -> None:
+    count_in_minute(connection, minute - 60, "default", "types", counted(30, archived=10))
+    count_in_minute(connection, minute, "default", "types", counted(30))
+
+    (row,) = browser.get("/types.json").json()["types"]
+    found = browser.get("/types/types.json").json()["before"]
+
+    assert row["failed_share_before"] == found["failed_share"] == 0.25
+    assert browser.get("/types/types").status_code == 200
+
+
 @pytest.mark.parametrize("column", SORTS)
 def test_the_types_are_sorted_by_the_column_that_is_clicked(
     column: str, browser: Browser, connection: redis.Redis, minute: int

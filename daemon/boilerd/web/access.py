@@ -15,6 +15,7 @@ from starlette.requests import Request
 from boilerd.errors import BrokerError
 from boilerd.settings.web import Grant, Web
 from boilerd.web import passwords
+from boilerd.web.per_loop import PerLoop
 from boilerd.web.permissions import Principal
 from boilerd.web.proxies import Proxies
 from boilerd.web.refusal import Refusal
@@ -58,8 +59,8 @@ class Access:
         self._authorize = authorize
         self._is_read_only = is_read_only
         self._tries, self._tries_of_address = Tries(TRIES), Tries(TRIES_OF_ADDRESS)
-        self._hashing: anyio.CapacityLimiter | None = None
-        self._asking: anyio.CapacityLimiter | None = None
+        self._hashing = PerLoop(lambda: anyio.CapacityLimiter(2))
+        self._asking = PerLoop(lambda: anyio.CapacityLimiter(MOST_THREADS))
 
     @property
     def is_open(self) -> bool:
@@ -82,10 +83,8 @@ class Access:
         self._tries.count(who, place)
         self._tries_of_address.count(place)
         user = self._web.users.get(name)
-        if self._hashing is None:  # it belongs to a running loop
-            self._hashing = anyio.CapacityLimiter(2)
         hashed = user.password.text if user else ""
-        fits = await anyio.to_thread.run_sync(_fits, password, hashed, limiter=self._hashing)
+        fits = await anyio.to_thread.run_sync(_fits, password, hashed, limiter=self._hashing.get())
         if not (fits and user):
             raise Refusal(403, "name or password is wrong")
         self._tries.forget(who, place)
@@ -103,11 +102,9 @@ class Access:
 
     async def _ask(self, work: Callable[[], T]) -> T:
         """What a function returns that may wait for Redis; raises Refusal where it comes to no thread."""
-        if self._asking is None:  # it belongs to a running loop
-            self._asking = anyio.CapacityLimiter(MOST_THREADS)
         try:
             with anyio.fail_after(PATIENCE_S):
-                return await anyio.to_thread.run_sync(work, limiter=self._asking)
+                return await anyio.to_thread.run_sync(work, limiter=self._asking.get())
         except TimeoutError as error:
             raise Refusal(503, f"all threads have waited for Redis for {PATIENCE_S:g} s; try again") from error
 

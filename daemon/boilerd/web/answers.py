@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -70,8 +71,9 @@ class Asked:
 
     @property
     def path(self) -> str:
-        """The path below the prefix, with the query."""
-        path = self.request.scope["path"].removeprefix(self.links.root) or "/"
+        """The path below the prefix, with the query; as the address of a link it leads to no other host."""
+        below = self.request.scope["path"].removeprefix(self.links.root)
+        path = "/" + quote(below.lstrip("/"), safe="/:~", errors="replace")
         query = self.request.scope["query_string"].decode("ascii", "replace")
         return f"{path}?{query}" if query else path
 

@@ -9,7 +9,7 @@ from typing import Any
 from boilerd.broker.ticks import TickInfo
 from boilerd.broker.view_reader import schedule_of
 from boilerd.broker.views import CronInfo
-from boilerd.errors import BoilerdError
+from boilerd.errors import BrokerRefusedError
 from boilerd.inspector import Inspector
 from boilerd.tasks.task import TaskState
 from boilerd.web.cron_words import in_words
@@ -70,7 +70,7 @@ def paused_crons(inspector: Inspector) -> Mapping[str, Any]:
     """Those that are paused; none where another program's key hides it."""
     try:
         return inspector.paused_crons()
-    except BoilerdError:
+    except BrokerRefusedError:
         return {}
 
 
@@ -99,14 +99,14 @@ def cron_row(cron: CronInfo, paused: Mapping[str, Any], ticks: Sequence[TickInfo
 def _last_ticks(inspector: Inspector) -> dict[str, datetime]:
     try:
         return {name: datetime.fromtimestamp(tick_s, UTC) for name, tick_s in inspector.last_ticks().items()}
-    except BoilerdError:
+    except BrokerRefusedError:
         return {}
 
 
 def _histories(inspector: Inspector, names: Sequence[str]) -> Mapping[str, Sequence[TickInfo]]:
     try:
         return inspector.histories([*dict.fromkeys(names)], DOTS)
-    except BoilerdError:  # the entries are shown all the same
+    except BrokerRefusedError:  # the entries are shown all the same
         return {}
 
 

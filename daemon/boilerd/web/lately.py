@@ -122,11 +122,12 @@ class Lately:
     def read(self) -> Sequence[Minute]:
         """The last minutes that are over, the earliest first, without gaps."""
         now_s = time.monotonic()
-        with suppress(BrokerRefusedError):
-            if now_s >= self._fresh_until_s:
-                self._fresh_until_s = now_s + FRESH_S
+        if now_s >= self._fresh_until_s:
+            with suppress(BrokerRefusedError):
                 self._read_last(now_s)
-            if self._this and self._back < MINUTES:
+            self._fresh_until_s = now_s + FRESH_S
+        if self._this and self._back < MINUTES:
+            with suppress(BrokerRefusedError):
                 self._read_older(self._this)
         return self._read
 

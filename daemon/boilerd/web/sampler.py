@@ -39,7 +39,6 @@ class Snapshot:
     """What stood in Redis at one moment.
 
     Attributes:
-        number: Counts the pictures that differ from the one before.
         at: When it was taken, by this host's clock.
         took_s: How long that took.
         verdict: Whether all is well, by what Redis shows.
@@ -47,10 +46,9 @@ class Snapshot:
         types: What each type did in the last hour of them.
         beside: What the first page shows beside the queues.
         outages: When Redis was away before, the latest first.
-        mark: Tells it from all that differ, those of other dashboards as well.
+        mark: Tells it from all that differ, those of other dashboards and processes as well.
     """
 
-    number: int
     at: datetime
     took_s: float
     overview: Overview
@@ -87,7 +85,6 @@ class Sampler:
         self._failure: BoilerdError | None = None
         self._fresh_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
         self._found: Sequence[SuddenFailure] = ()
-        self._name = secrets.token_hex(8)
         #: How often something was changed, and how often it had been when the last picture was begun.
         self._changes = self._seen_changes = 0
 
@@ -109,6 +106,7 @@ class Sampler:
                 if isinstance(error, BrokerUnavailableError):
                     self.outages.note(error)
                 self._failure, self._failed_until_s = error, time.monotonic() + FRESH_S
+                self._look_s = 0.0  # what fails suddenly may not have been looked for
                 raise
 
     def _take(self) -> Snapshot:
@@ -128,7 +126,6 @@ class Sampler:
         verdict = of_anywhere(judge(facts))
         self._last = self._next(
             Snapshot(
-                number=self._last.number if self._last else 0,
                 overview=overview,
                 verdict=verdict,
                 minutes=minutes,
@@ -158,13 +155,12 @@ class Sampler:
         self._changes += 1
 
     def _next(self, taken: Snapshot) -> Snapshot:
-        """With its number: that of the last one, if it differs in nothing that is looked at."""
+        """With its mark: that of the last one, if it differs in nothing that is looked at."""
         self._waits_since = _still(self._waits_since, taken)
         told = taken.minutes, taken.types, taken.beside, self._waits_since, _told(taken.overview, taken.verdict)
         is_same = told == self._last_told
         self._last_told = told
-        number = taken.number + (not is_same)
-        return replace(taken, number=number, mark=f"{self._name} {number}")
+        return replace(taken, mark=self._last.mark if is_same and self._last else secrets.token_hex(8))
 
 
 def facts_of(overview: Overview, archive_limit: int = 0) -> Facts:
@@ -204,10 +200,13 @@ def _still(before: Mapping[str, float], taken: Snapshot) -> dict[str, float]:
 
 
 def _told(overview: Overview, verdict: Verdict) -> object:
-    """What is compared: not what changes by itself, nor the memory, of which a sample is measured."""
+    """What is compared: not what changes by itself."""
     details = [queue.detail for queue in overview.queues]
     still = [
-        (replace(each, latency_s=0.0, memory_bytes=0), queue.is_served, queue.workers, queue.archived_lately)
+        (replace(each, latency_s=0.0), queue.is_served, queue.workers, queue.archived_lately)
         for each, queue in zip(details, overview.queues, strict=True)
     ]
-    return overview.counts, still, heaviest(overview.living), overview.workers, overview.is_suspended, verdict
+    return (
+        overview.counts, still, overview.misplaced, heaviest(overview.living), overview.workers, overview.is_suspended,
+        verdict,
+    )  # fmt: skip

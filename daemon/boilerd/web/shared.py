@@ -68,10 +68,6 @@ class Shared:
                 kept.until_s = time.monotonic() + max(fresh_s, min(used_s * times, LONGEST_S))
             return kept.value  # type: ignore[no-any-return] # it is what `read` returned
 
-    def forget(self, key: Hashable) -> None:
-        """Have it read again for the next one who asks."""
-        self._place(key).until_s = 0.0
-
     def has(self, key: Hashable, mark: object) -> bool:
         """Whether whoever asks for the key gets the reading with this mark; never waits."""
         kept = self._kept.get(key)

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import anyio
@@ -20,6 +20,7 @@ from boilerd.web.guard import Guard
 from boilerd.web.local_daemon import LocalDaemon
 from boilerd.web.operators import Operators
 from boilerd.web.page import Page
+from boilerd.web.per_loop import PerLoop
 from boilerd.web.permissions import Principal
 from boilerd.web.proxies import Proxies
 from boilerd.web.redaction import Redaction
@@ -66,12 +67,12 @@ class Site:
     daemon: LocalDaemon | None = None
     costs: Costs = field(default_factory=Costs)
     answers: Answers = field(init=False)
-    _threads: Any = None
-    #: By name, of those alone who wait or have a thread.
-    _turns: WeakValueDictionary[str, anyio.Semaphore] = field(default_factory=WeakValueDictionary)
 
     def __post_init__(self) -> None:
         self.answers = Answers(self.shared, self._mark)
+        self._threads = PerLoop(lambda: anyio.CapacityLimiter(MOST_THREADS))
+        #: By name, of those alone who wait or have a thread.
+        self._turns = PerLoop(WeakValueDictionary[str, anyio.Semaphore])
 
     @cached_property
     def letters(self) -> Mapping[str, str]:
@@ -109,14 +110,12 @@ class Site:
             work: The function.
             who: For whom it is; None: for everybody, or nobody knows.
         """
-        if self._threads is None:  # it belongs to a running loop
-            self._threads = anyio.CapacityLimiter(MOST_THREADS)
         busy = "your other requests"
         try:
             with anyio.fail_after(PATIENCE_S):  # what has a thread is not cut: Redis's own time limits end it
                 async with self._turn(who):
                     busy = "all threads"
-                    return await anyio.to_thread.run_sync(work, limiter=self._threads)
+                    return await anyio.to_thread.run_sync(work, limiter=self._threads.get())
         except TimeoutError as error:
             raise Refusal(503, f"{busy} have waited for Redis for {PATIENCE_S:g} s; try again") from error
 
@@ -124,7 +123,8 @@ class Site:
         """Waits until they have few enough threads; where nobody says who they are, all have one name."""
         if who is None or self.access.is_open:
             return nullcontext()
-        found = self._turns.get(who.name)
+        turns = self._turns.get()
+        found = turns.get(who.name)
         if found is None:
-            found = self._turns[who.name] = anyio.Semaphore(MOST_OF_ONE, fast_acquire=True)
+            found = turns[who.name] = anyio.Semaphore(MOST_OF_ONE, fast_acquire=True)
         return found

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from boilerd.errors import BoilerdError
+from boilerd.errors import BoilerdError, BrokerUnavailableError
 from boilerd.inspector import Inspector
 from boilerd.web.costs import Costs
 from boilerd.web.links import Links
@@ -120,9 +120,14 @@ class Visit:
         return next(iter(self.form.get(name, ())), "")
 
     def part(self, read: Callable[[], T], problems: list[str]) -> T | None:
-        """What a part of a page reads; None: it could not, and why is one more of the problems."""
+        """What a part of a page reads; None: it could not, and why is one more of the problems.
+
+        Where Redis does not answer, that is raised: it may answer the next time, and what is shared is kept.
+        """
         try:
             return read()
+        except BrokerUnavailableError:
+            raise
         except BoilerdError as error:
             problems += [] if str(error) in problems else [str(error)]
             return None

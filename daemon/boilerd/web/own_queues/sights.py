@@ -32,10 +32,6 @@ class OwnShared(Shared):
         """What `read` returned for one of them."""
         return self._all.get((self._queues, key), fresh_s, read, times, anew=anew)
 
-    def forget(self, key: Hashable) -> None:
-        """Have it read again for the next of them."""
-        self._all.forget((self._queues, key))
-
 
 def cut(snapshot: Snapshot, who: Principal, read_beside: Callable[[Overview], Beside]) -> Snapshot:
     """The picture without other queues; field by field, so that a new one is not in it.
@@ -54,17 +50,16 @@ def cut(snapshot: Snapshot, who: Principal, read_beside: Callable[[Overview], Be
         unwritten_bytes=whole.unwritten_bytes,
         memory_share=whole.memory_share,
     )
-    beside = read_beside(overview)
+    beside, verdict = read_beside(overview), of_anywhere(judge(facts_of(overview)))
     return Snapshot(
-        number=snapshot.number,
         at=snapshot.at,
         took_s=snapshot.took_s,
         overview=overview,
-        verdict=of_anywhere(judge(facts_of(overview))),
+        verdict=verdict,
         minutes=[Minute(minute.start, _of(minute.queues, who)) for minute in snapshot.minutes],
         beside=beside,
-        # It may change while nothing does that stands beside all.
-        mark=hashlib.sha256(f"{snapshot.mark} {beside}".encode("utf-8", "surrogatepass")).hexdigest(),
+        # Both may change while nothing does that is told of all.
+        mark=hashlib.sha256(f"{snapshot.mark} {verdict} {beside}".encode("utf-8", "surrogatepass")).hexdigest(),
     )
 
 

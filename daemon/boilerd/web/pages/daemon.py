@@ -120,8 +120,6 @@ def _do(visit: Visit, what: "What", args: Sequence[Any], **on: str) -> None:
             raise RefusedError(found.why)
         daemon.command(_meant(visit, found), what, *args)
         noted.count = 1
-    for key in ("local daemon", "workers"):
-        visit.shared.forget(key)
 
 
 def _of(pool: str) -> str:

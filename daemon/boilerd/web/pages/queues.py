@@ -9,7 +9,7 @@ from boilerd.broker.overview import Overview, QueueOverview
 from boilerd.broker.pauses import Pause, paused_again
 from boilerd.broker.type_metrics import figures
 from boilerd.broker.views import QueueDetail
-from boilerd.errors import BoilerdError
+from boilerd.errors import BrokerRefusedError
 from boilerd.tasks.metric_record import Numbers
 from boilerd.web.lately import NOTHING, PACE_MINUTES, Minute, of_late, pace_of
 from boilerd.web.links import Links
@@ -199,7 +199,7 @@ def pause_of(visit: Visit, kind: str, name: str) -> Pause | None:
     """What was said of a pause; None: nothing, or it is hidden by another program's key."""
     try:
         return next((each for each in visit.inspector.pauses() if (each.kind, each.name) == (kind, name)), None)
-    except BoilerdError:
+    except BrokerRefusedError:
         return None
 
 

@@ -277,7 +277,7 @@ def _over_time(visit: Visit, window: Window, name: str, queue: str | None) -> di
         visit,
         window,
         series,
-        (name, queue),
+        ("type", name, queue),
         lambda *when: _whole(visit.inspector.metrics(*when, queue=queue, task_type=name)),
     )
     columns = in_columns(series, MOST_COLUMNS)
