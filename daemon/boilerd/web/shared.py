@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 #: Things that are kept, and answers of which it is known what they were made of; of more, those are forgotten that
 #: nobody has asked for the longest.
-MOST_KEPT, MOST_ANSWERS = 64, 1024
+MOST_KEPT, MOST_ANSWERS = 256, 1024
 #: Stands for the picture of all queues among what an answer was made of.
 PICTURE = object()
 #: What takes long to read is shown for so long at most.
