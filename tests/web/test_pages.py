@@ -368,7 +368,7 @@ def test_a_wrong_query_is_a_page_that_names_it(query: str, browser: Browser) -> 
         ("/tasks?stat=archived", "'stat': no parameter of this address; did you mean state? there are around, error,"),
         ("/tasks.json?stat=archived", "'stat': no parameter of this address; did you mean state?"),
         ("/tasks.csv?states=archived&x=1", "'states', 'x': no parameter of this address; did you mean state?"),
-        ("/types/mail/run?stat=archived", "'stat': no parameter of this address; did you mean state? there are state"),
+        ("/types/mail/run?stat=archived", "'stat': no parameter of this address; did you mean state? there is state"),
         ("/queues.csv?queue=low", "'queue': no parameter of this address; it takes none"),
         ("/failures/f/run?queue=low", "'queue': no parameter of this address; it takes none"),
         ("/bulk/delete?stat=archived", "stat: no operation chooses tasks by it; did you mean state? use error,"),

@@ -59,7 +59,8 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
     "/workers": {**_ORDER, "host": "one host", "pool": "one pool", "state": "one state; dead: without a sign of life"},
     "/workers/dead": _ORDER,
     "/limits": {
-        "search": "1: look for unique locks", "queue": "those of a queue", "type": "of a type",
+        "search": "1: look for unique locks", "queue": "those of a queue",
+        "type": "of a type, or of what it begins with and *",
         "key": "a concurrency key, whose tasks are told", "after": "where to go on: `after` of the answer before",
     },
     "/operations": {"size": "operations"},

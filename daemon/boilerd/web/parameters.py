@@ -23,7 +23,7 @@ def check_parameters(of: Page | Action, query: Iterable[str]) -> None:
         return
     close = next(filter(None, (closest(name, known) for name in unknown)), "")
     hint = f"; did you mean {close}?" if close else ";"
-    there_are = f"there are {', '.join(sorted(known))}" if known else "it takes none"
+    there_are = f"there {'are' if len(known) > 1 else 'is'} {', '.join(sorted(known))}" if known else "it takes none"
     raise QueryError(f"{listed([*map(shown, unknown)], 3)}: no parameter of this address{hint} {there_are}")
 
 
