@@ -8,10 +8,12 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 import redis
 
-from boilerd import Client
+from boilerd import Client, Inspector, TaskState
+from boilerd.broker.operation_record import Order
 from boilerd.web.described import QUERIES
 from boilerd.web.page import PAGES
 from browser import Browser, text_of
+from builders import enqueue
 from dashboard_world import PATHS, address, fill
 
 #: What says where in a list one is, so that no other list has to keep it.
@@ -123,3 +125,15 @@ def test_a_button_of_a_list_leads_back_to_the_list_as_it_was_asked_for(
         "type": ["order:charge"], "sort": ["count"], "size": ["30"], "told": [], "seal": []
     }  # fmt: skip
     assert browser.get(marked.headers["location"]).status_code == 200
+
+
+def test_a_list_of_operations_leads_on_where_there_may_be_more(
+    browser: Browser, connection: redis.Redis, client: Client
+) -> None:
+    enqueue(client, "a")
+    for _ in range(2):
+        Inspector(connection).operations.begin(Order("archive", "default", TaskState.PENDING))
+
+    links = [dict(links_of(browser.get(f"/operations?size={size}").text)) for size in (1, 2, 3)]
+
+    assert ["/operations?size=1000" in each for each in links] == [True, True, False]
