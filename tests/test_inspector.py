@@ -455,6 +455,21 @@ def test_tasks_that_come_while_a_bulk_operation_runs_are_left_alone(inspector: I
     assert _ids(inspector, TaskState.PENDING) == {late}
 
 
+def test_a_bulk_operation_takes_each_retry_that_was_there_though_those_that_it_ran_fail_again_before_them(
+    inspector: Inspector, client: Client, broker: Broker
+) -> None:
+    retries = [in_state(client, broker, TaskState.RETRY) for _ in range(CHUNK + 20)]
+    steps = inspector.bulk("run", "default", TaskState.RETRY)
+    next(steps)
+
+    again = {fail_next(broker, Verdict.RETRY, delay_s=60.0) for _ in range(50)}
+    *_, last = steps
+
+    assert last.done == last.seen == len(retries)
+    assert _ids(inspector, TaskState.RETRY) == again
+    assert _ids(inspector, TaskState.PENDING) == {*retries} - again
+
+
 def test_an_id_without_a_record_stops_no_bulk_operation(
     inspector: Inspector, client: Client, connection: redis.Redis
 ) -> None:

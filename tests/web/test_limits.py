@@ -42,6 +42,29 @@ def test_a_key_leads_to_the_tasks_that_run_and_wait(browser: Browser, client: Cl
     assert "waits" in text_of(browser.get("/limits?key=printer").text)
 
 
+@pytest.mark.parametrize(
+    ("query", "is_found"),
+    [
+        ("search=1", True), ("type=report:build", True), ("search=1&type=+report:*+", True), ("queue=+default+", True),
+        ("type=report", False), ("type=build", False), ("search=1&queue=nothere", False),
+    ],
+)  # fmt: skip
+def test_locks_are_looked_for_as_people_type_what_they_seek(
+    query: str, is_found: bool, browser: Browser, client: Client
+) -> None:
+    take_lock(client, "holder")
+
+    shown = text_of(browser.get(f"/limits?{query}").text)
+
+    assert ("holder" in shown) is is_found
+    assert "Locks among all keys of Redis" in shown
+    assert ("There is no queue nothere." in shown) is ("nothere" in query)
+
+
+def test_a_word_that_asks_for_no_search_is_told_the_one_that_does(browser: Browser) -> None:
+    assert "search: not known; use one of 1" in text_of(browser.get("/limits?search=0").text)
+
+
 def test_who_may_not_see_payloads_sees_no_digest_of_one_by_which_it_could_be_guessed(
     client: Client, connection: redis.Redis
 ) -> None:

@@ -314,6 +314,7 @@ def test_two_tasks_are_compared_place_by_place(browser: Browser, client: Client)
     }  # fmt: skip
     assert "6 places differ" in shown
     assert browser.get("/tasks/a/compare?with=nothing").status_code == 404
+    assert "It is the same task; name another." in text_of(browser.get("/tasks/a/compare?with=+a+").text)
 
 
 def test_whether_what_is_hidden_differs_is_told_to_nobody(connection: redis.Redis, client: Client) -> None:

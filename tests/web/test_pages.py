@@ -388,7 +388,7 @@ def test_a_wrong_query_is_a_page_that_names_it(query: str, browser: Browser) -> 
             "/tasks?a=1&b=1&c=1&stat=archived",
             "'a', 'b', 'c' and 1 more: no parameter of this address; there are around,",
         ),
-        ("/types/mail/run?stat=archived", "'stat': no parameter of this address; did you mean state? there are state"),
+        ("/types/mail/run?stat=archived", "'stat': no parameter of this address; did you mean state? there is state"),
         ("/queues.csv?queue=low", "'queue': no parameter of this address; it takes none"),
         ("/failures/f/run?queue=low", "'queue': no parameter of this address; it takes none"),
         ("/bulk/delete?stat=archived", "stat: no operation chooses tasks by it; did you mean state? use error,"),

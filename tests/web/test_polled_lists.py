@@ -9,7 +9,7 @@ import redis
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.connection import raw
+from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import LISTED_FIELDS, MOST_LISTED, MOST_LISTED_BYTES
 from boilerd.settings.web import Grant
 from boilerd.web import sampler
@@ -151,6 +151,27 @@ def test_a_poll_that_brings_nothing_asks_for_places_and_digests_and_reads_no_tas
     assert sent == [False]
     assert (counts["lrange"], counts["evalsha_ro"], counts["hmget"]) == (2, 4, 100)
     assert not counts.keys() & {"hgetall", "sismember", "zrange"}
+
+
+def test_a_poll_of_retries_looks_at_hundreds_of_scheduled_tasks_at_once_and_brings_each_new_retry(
+    browser: Browser, connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 3600.0)
+    client.enqueue_many([("test:echo", None)] * 900, process_in=3600)
+    registry = keys.registry("scheduled", "default")
+    ids: Any = connection.zrange(registry, 0, -1)
+    first, last = text(ids[0]), text(ids[-1])
+
+    def fail(task_id: str) -> bool:
+        connection.hset(keys.job(task_id), "last_failed_at", "2026-01-31T14:00:00Z")
+        return poll.is_sent()
+
+    poll = Poll(browser, "/tasks?queue=default&state=retry")
+    sent = [poll.is_sent(), fail(last), fail(first), poll.is_sent()]
+    counts = asked(connection, poll.is_sent)
+
+    assert sent == [False, True, True, False]
+    assert counts["evalsha_ro"] < 900 / 50
 
 
 @pytest.mark.parametrize("is_known", [False, True], ids=["opened", "polled"])

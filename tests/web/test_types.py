@@ -77,7 +77,7 @@ def test_the_types_are_sorted_by_the_column_that_is_clicked(
     count_in_minute(connection, minute, "default", "b", counted(4, run_s=0.5))
     count_in_minute(connection, minute, "default", "a", counted(1, archived=5, run_s=0.01))
     html = browser.get("/types").text
-    (link,) = re.findall(rf'href="(/types\?sort={column}&amp;way=(?:up|down))"', html)
+    (link,) = re.findall(rf'<th[^>]*><a href="(/types\?sort={column}&amp;way=(?:up|down))"', html)
     way = link.rpartition("=")[2]
 
     clicked = browser.get(link.replace("&amp;", "&"))

@@ -4,6 +4,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from boilerd.broker.anchor import Anchor, Stand
@@ -161,12 +162,13 @@ class BulkActions:
         walk = walk or Walk(self._inspection.length(queue, choice.state))
         do = do or functools.partial(self._broker.act, action)
         anchor = Anchor(self._broker.connection, queue, choice.state, walk.places)
+        began = datetime.fromtimestamp(self._broker.now(), UTC) if choice.state in ONE_REGISTRY else None
         blanks = 0
         try:
             while walk.seen < walk.total:
                 # Behind those that stay, and the blanks in the place of those that do not.
                 walk.stay = max(walk.stay + anchor.drift(), -blanks)
-                looked = self._chunk(choice, walk.stay + blanks, min(CHUNK, walk.total - walk.seen), anchor)
+                looked = self._chunk(choice, walk.stay + blanks, min(CHUNK, walk.total - walk.seen), anchor, began)
                 if not looked.count:
                     return
                 start, walk.stay = looked.start, looked.start - blanks
@@ -208,14 +210,18 @@ class BulkActions:
         looked = self._chunk(choice, start, count)
         return looked.count, looked.chosen
 
-    def _chunk(self, choice: Choice, start: int, count: int, anchor: Anchor | None = None) -> Looked:
-        """Look at tasks from place `start` on; with an anchor, where they are by now."""
+    def _chunk(
+        self, choice: Choice, start: int, count: int, anchor: Anchor | None = None, began: datetime | None = None
+    ) -> Looked:
+        """Look at tasks from place `start` on, or with an anchor where they are by now, but for what failed since."""
         queue, state = choice.queue, choice.state
         if anchor:
             start, members = self._behind(anchor, choice, start, count)
         else:
             members = self._inspection.members(queue, state, start, count)
         there = [member for member in members if member[0] and not choice.is_due_so(member)]  # a blank is none
+        if began:  # a retry that ran and failed again may stand before those that were there
+            there = self._picker.all_picked([failed_before(began)], there)
         return Looked(start, len(members), members, self._meant(choice, there), len(members) - len(there))
 
     def _behind(self, anchor: Anchor, choice: Choice, start: int, count: int) -> tuple[int, list[Member]]:
@@ -254,6 +260,11 @@ class BulkActions:
         from boilerd.broker.failure_groups import FailureGroups  # noqa: PLC0415 - each `boilerd enqueue` does without
 
         return FailureGroups(self._broker.connection)
+
+
+def failed_before(moment: datetime) -> "Condition":
+    """The condition that the last attempt did not fail after that moment, if one has."""
+    return "before", "last_failed_at", f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z", ""
 
 
 def plain(task: TaskDetail) -> Mapping[str, Any]:

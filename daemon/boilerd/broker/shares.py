@@ -174,9 +174,9 @@ def read_refusals(connection: redis.Redis) -> list[Refusals]:
 
 
 def find_locks(connection: redis.Redis, queue: str, task_type: str, after: str = "") -> LocksFound:
-    """The unique locks of a queue or a type, or of all, a part of the keys at a time."""
+    """The unique locks of a queue or a type, or of all, a part of the keys at a time; a type may end with ``*``."""
     asked: Any = connection
-    pattern = keys.unique(_glob(queue) if queue else "*", _glob(task_type) if task_type else "*", "*")
+    pattern = keys.unique(_glob(queue) if queue else "*", f"{_glob(task_type.removesuffix('*'))}*", "*")
     cursor, names, looked = int(after or 0), [], 0
     for _ in range(STEPS):
         with translated():
@@ -185,8 +185,9 @@ def find_locks(connection: redis.Redis, queue: str, task_type: str, after: str =
         looked += SCANNED
         if cursor == 0:
             break
-    now_s = _now(connection)
-    return LocksFound(_locks(asked, names, now_s), looked, str(cursor) if cursor else "")
+    # Types have colons, at which the pattern cannot tell where one ends.
+    found = [lock for lock in _locks(asked, names, _now(connection)) if _is_of_type(lock, task_type)]
+    return LocksFound(found, looked, str(cursor) if cursor else "")
 
 
 def _task_ids(connection: redis.Redis, queues: Sequence[str]) -> tuple[list[str], bool]:
@@ -254,6 +255,10 @@ def _to_lock(name: str, holder: str, left_ms: int, now_s: float) -> Lock:
     task_type, _, digest = rest.rpartition(":")
     ends_at = _moment(now_s + left_ms / 1000) if left_ms > 0 else None
     return Lock(queue, task_type, digest, holder.removeprefix("ttl:"), ends_at, holder.startswith("ttl:"))
+
+
+def _is_of_type(lock: Lock, wanted: str) -> bool:
+    return wanted in {"", lock.type} or (wanted.endswith("*") and lock.type.startswith(wanted[:-1]))
 
 
 def _glob(name: str) -> str:

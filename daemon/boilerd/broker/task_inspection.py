@@ -5,7 +5,7 @@ Round trips and errors are as `inspection` says.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from boilerd.broker import keys
 from boilerd.broker.claims import Claim
@@ -25,12 +25,30 @@ from boilerd.tasks.task import TaskState
 _PORTION = 1024 * 1024
 #: Tasks of a list that one script reads, or makes a digest of: Redis is busy for less than half a millisecond.
 AT_ONCE = MOST_DIGESTED
+#: Scheduled tasks and retries that one script tells apart: as long.
+SIFTED_AT_ONCE = 250
 #: No list or set of Redis has more members; of greater places it takes none above 64 bits.
 MOST_MEMBERS = 2**32
 #: The fields of a record, as listed.lua has them: the small ones stand first.
 _FIELDS = tuple(name.encode() for name in LISTED_FIELDS)
 #: Tasks that hold a concurrency key, and jobs that wait for one, which are told.
 _HOLDERS, _DEPENDENTS = 50, 20
+
+
+class Sifted(NamedTuple):
+    """Tasks of one of the states that share a registry, found among both.
+
+    Attributes:
+        looked: How many of both were looked at.
+        last: The last one of these; None: the registry ends before.
+        found: The tasks of the state.
+        is_end: Whether the registry ends with them.
+    """
+
+    looked: int = 0
+    last: Member | None = None
+    found: Sequence[Member] = ()
+    is_end: bool = True
 
 
 class TaskInspection(ScriptCalls):
@@ -63,24 +81,25 @@ class TaskInspection(ScriptCalls):
             return [(text(pair).rpartition(":")[0], None) for pair, _ in scored]
         return [(text(task_id), score) for task_id, score in scored]
 
-    def sift(self, queue: str, state: TaskState, start: int, looks: int, most: int) -> tuple[int, list[Member]]:
+    def sift(self, queue: str, state: TaskState, start: int, looks: int, most: int) -> Sifted:
         """Find the scheduled tasks of the queue, or those to be retried, among both.
 
         Args:
             queue: Its name.
             state: Which of the two.
             start: From which place of the registry on.
-            looks: How many to look at; Redis serves nobody else for about 1 µs each.
+            looks: How many to look at; Redis serves nobody else for 1 to 2 µs each.
             most: How many to find at most.
-
-        Returns:
-            How many were looked at, 0 at the end of the registry; and what was found.
         """
+        if start + looks > MOST_MEMBERS:
+            return Sifted()
         has_failed = int(state is TaskState.RETRY)
-        looked, *found = self._run("sift", [queue, has_failed, start, looks, most])
+        looked, *rest = self._run("sift", [queue, has_failed, start, looks, most])
         if looked < 0:
             raise MisplacedKeyError(*_place(queue, state))
-        return looked, [(text(task_id), float(score)) for task_id, score in zip(found[::2], found[1::2], strict=True)]
+        is_end, *flat = rest
+        members = [(text(task_id), float(score)) for task_id, score in zip(flat[::2], flat[1::2], strict=True)]
+        return Sifted(looked, members[0], members[1:], bool(is_end)) if members else Sifted()
 
     def _pending(self, queue: str, start: int, count: int) -> list[Member]:
         connection: Any = self.connection

@@ -25,6 +25,7 @@ from boilerd.broker.picker import Picker, chunk_of
 from boilerd.broker.refusals import expecting
 from boilerd.broker.states import ONE_REGISTRY, REGISTRIES
 from boilerd.broker.task_filter import Condition, headers_have
+from boilerd.broker.task_inspection import SIFTED_AT_ONCE
 from boilerd.broker.task_rows import Member, TaskRows
 from boilerd.broker.views import TaskDetail
 from boilerd.errors import InvalidTaskError, shown
@@ -164,7 +165,8 @@ class TaskSearch:
         self._picker = Picker(inspection.connection)
         self._sought = sought
         self._conditions = [*sought.conditions, *_of_registry(sought.state)]
-        self._chunk = chunk_of(self._conditions)
+        self._is_sifted = sought.reads is Reads.SMALL and sought.state in ONE_REGISTRY
+        self._chunk = SIFTED_AT_ONCE if self._is_sifted else chunk_of(self._conditions)
         self._bytes = 0
         self._ends_s = float("inf")
 
@@ -191,6 +193,8 @@ class TaskSearch:
 
     def _look(self, place: Place, count: int, most: int) -> tuple[Place, Sequence[TaskDetail], bool]:
         """Look at the next tasks; the place behind them, those that are sought, and whether these were the last."""
+        if self._is_sifted:
+            return self._sift(place, count, most)
         if not self._sought.conditions and self._sought.state is not TaskState.RETRY:
             count = min(count, most)  # as a rule all of them are shown; retries are few among scheduled ones
         members = self._inspection.members(place.queue, place.state, place.start, count)
@@ -204,6 +208,14 @@ class TaskSearch:
             looked, found = self._sifted(members, looked, numbers, most)
         is_end = looked == len(members) < count
         return self._behind(place, looked, members[looked - 1]), found, is_end
+
+    def _sift(self, place: Place, count: int, most: int) -> tuple[Place, Sequence[TaskDetail], bool]:
+        """The same for a list of one of the states that share a registry."""
+        sifted = self._inspection.sift(place.queue, self._sought.state or place.state, place.start, count, most)
+        if sifted.last is None:
+            return place, [], True
+        found = TaskRows(sifted.found, self._inspection)
+        return self._behind(place, sifted.looked, sifted.last), found, sifted.is_end
 
     def _sifted(
         self, members: Sequence[Member], looked: int, numbers: Sequence[int], most: int

@@ -28,7 +28,7 @@ def lock() -> None:
 
 @lock.command("ls")
 @click.option("-q", "--queue", metavar="QUEUE", default="", help="Of this queue.", shell_complete=complete_queues)
-@click.option("--type", "task_type", metavar="TYPE", default="", help="Of this type.")
+@click.option("--type", "task_type", metavar="TYPE", default="", help="Of this type, or of what it begins with and *.")
 @with_json_lines
 @with_broker
 def list_(loaded: Loaded, *, queue: str, task_type: str, as_json: bool) -> None:

@@ -113,7 +113,10 @@ class SystemPart(Part):
         return read_keys(self._broker.connection, sorted(names))
 
     def unique_locks(self, queue: str = "", task_type: str = "", *, after: str = "") -> "LocksFound":
-        """Unique locks of a queue, a type or all, among the next 20,000 keys of Redis's; `after` goes on from there."""
+        """Unique locks of a queue, a type or all, among the next 20,000 keys of Redis's; `after` goes on from there.
+
+        A type may be what it begins with and ``*``.
+        """
         from boilerd.broker.shares import find_locks  # noqa: PLC0415 - as in `Part`
 
         if after and not (after.isascii() and after.isdecimal() and len(after) <= 20):

@@ -328,9 +328,9 @@ class TasksPart(Part):
         found: list[Member] = []
         start = 0
         while len(found) < most and (looks is None or start < looks):
-            looked, more = self._inspection.sift(queue, state, start, LOOKS, most - len(found))
-            found += more
-            start += looked
-            if looked < LOOKS:
+            sifted = self._inspection.sift(queue, state, start, LOOKS, most - len(found))
+            found += sifted.found
+            start += sifted.looked
+            if sifted.is_end:
                 break
         return found

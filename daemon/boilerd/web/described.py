@@ -25,7 +25,7 @@ _LOCK = {"queue": "its queue", "type": "its type", "digest": "of its payload, as
 _PAUSE = {"note": "why", "until": "when it ends by itself: 2h, or 2026-01-31T14:00 in UTC"}
 _AS_OF = "the moment from which times of a search count back, in seconds since 1970"
 _DAEMON = {"daemon": "its name, as `local` of /workers has it: another one that took its place is not touched"}
-_BACK = "list, to lead people back to the list"
+_BACK = "list, to lead people back to the list; with its query behind a question mark"
 _DEEDS = ("run", "archive", "delete", "cancel", "reschedule", "move")
 _EDIT = {
     "step": "send, to enqueue it; else it is checked alone",
@@ -59,7 +59,8 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
     "/workers": {**_ORDER, "host": "one host", "pool": "one pool", "state": "one state; dead: without a sign of life"},
     "/workers/dead": _ORDER,
     "/limits": {
-        "search": "1: look for unique locks", "queue": "those of a queue", "type": "of a type",
+        "search": "1: look for unique locks", "queue": "those of a queue",
+        "type": "of a type, or of what it begins with and *",
         "key": "a concurrency key, whose tasks are told", "after": "where to go on: `after` of the answer before",
     },
     "/operations": {"size": "operations"},

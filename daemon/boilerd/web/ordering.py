@@ -19,7 +19,6 @@ def in_order(
     columns: Mapping[str, Callable[[Row], Any]],
     default: str,
     *,
-    path: str,
     way: str = "",
     size: int = SIZE,
 ) -> tuple[list[Row], dict[str, Any]]:
@@ -30,7 +29,6 @@ def in_order(
         rows: All of them.
         columns: Name of a column → what it is sorted by; rows for which that is None come last, whichever way.
         default: The column where the query names none; numbers begin with the greatest.
-        path: Of the page.
         way: ``up`` or ``down``, where the query says none; empty: as the column has it.
         size: Rows of a page, where the query does not say.
     """
@@ -45,7 +43,7 @@ def in_order(
     shown = ordered[(page - 1) * size : page * size]
     first = (page - 1) * size
     return shown, {
-        "by": by, "way": turned, "path": path, "page": page, "total": len(ordered), "first": first + bool(shown),
+        "by": by, "way": turned, "is_part": False, "page": page, "total": len(ordered), "first": first + bool(shown),
         "last": first + len(shown), "has_more": len(ordered) > page * size,
     }  # fmt: skip
 

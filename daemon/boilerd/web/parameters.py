@@ -26,7 +26,7 @@ def check_parameters(of: Page | Action, query: Iterable[str]) -> None:
     # Of those that are told: there may be thousands, and this holds up all others.
     close = next(filter(None, (closest(name, known) for name in unknown[:MOST_TOLD])), "")
     hint = f"; did you mean {close}?" if close else ";"
-    there_are = f"there are {', '.join(sorted(known))}" if known else "it takes none"
+    there_are = f"there {'are' if len(known) > 1 else 'is'} {', '.join(sorted(known))}" if known else "it takes none"
     raise QueryError(f"{listed([*map(shown, unknown)], MOST_TOLD)}: no parameter of this address{hint} {there_are}")
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.runtime import Context
 
-from boilerd.web import charts, frozen, shown, tracebacks
+from boilerd.web import charts, frozen, same_page, shown, tracebacks
 from boilerd.web.guard import TOKEN
 from boilerd.web.links import Links
 
@@ -75,6 +75,10 @@ def make_environment() -> Environment:
             "token_field": TOKEN,
             "charts": charts,
             "picture": frozen.picture,
+            "to_same": same_page.to_same,
+            "to_file": same_page.to_file,
+            "own_query": same_page.own_query,
+            "own_place": same_page.own_place,
             "to_path": Links().to,
             "brief": shown.brief,
             "percent": shown.percent,

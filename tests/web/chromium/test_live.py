@@ -259,6 +259,16 @@ def test_somebody_is_asked_and_then_it_is_done(
     visitor.sees(told)
 
 
+def test_moments_of_a_question_are_told_as_all_others(visit: Open, client: Client) -> None:
+    client.enqueue("test:echo", unique=9000)
+    visitor = visit(timezone_id="Asia/Tokyo")
+    page = visitor.open("/limits?search=1")
+
+    page.click("text=Release…")
+
+    visitor.sees("It ends by itself in 2h at the latest", "dialog")
+
+
 def test_a_page_stands_still_while_somebody_is_asked(visit: Open, client: Client, broker: Broker) -> None:
     enqueue(client, "a")
     visitor = visit(has_clock=True)

@@ -34,7 +34,7 @@ def crons(visit: Visit) -> Data:
     rows, left_out = visit.sharing(
         "cron rows", FRESH_S, lambda: cron_rows(visit.inspector, visit.inspector.crons()), FRESH_TIMES
     )
-    shown_rows, order = in_order(visit, rows, _SORTS, "problem", path="/crons", size=SIZE)
+    shown_rows, order = in_order(visit, rows, _SORTS, "problem", size=SIZE)
     return {"crons": shown_rows, "order": order, "left_out": left_out}
 
 

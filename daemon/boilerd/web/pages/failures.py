@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qsl
 
 from boilerd.broker.constants import FAILURE_HOURS
 from boilerd.broker.failure_groups import FailureGroup, FailureState, Mark
@@ -212,7 +213,10 @@ def _mark(visit: Visit, mark: Mark) -> Done:
     is_new = visit.inspector.mark_failure(fingerprint, mark, note)
     does = "has no note any more" if mark == "note" and not note else _MARKS[mark][1]
     says = f"the failure {does}" if is_new else "nothing has changed: it was so already"
-    return Done(says, to="/failures" if visit.given("back") == "list" else Links().to("failures", fingerprint))
+    back, _, query = visit.given("back").partition("?")
+    if back == "list":
+        return Done(says, to="/failures", query=dict(parse_qsl(query)))
+    return Done(says, to=Links().to("failures", fingerprint))
 
 
 for _mark_name, (_title, _) in _MARKS.items():

@@ -28,7 +28,7 @@ def limits(visit: Visit) -> Data:
         **visit.trying(lambda: visit.sharing("keys", FRESH_S, lambda: _keys(visit, names))),
         "key": visit.inspector.key_tasks(visit.word("key")) if visit.word("key") else None,
         "refusals": visit.trying(lambda: {"rows": visit.inspector.refusals()}),
-        **_locks(visit),
+        **_locks(visit, names),
     }
 
 
@@ -52,11 +52,12 @@ def _keys(visit: Visit, names: list[str]) -> Data:
     return {"keys": found.keys, "looked": found.looked, "is_all": found.is_all}
 
 
-def _locks(visit: Visit) -> Data:
+def _locks(visit: Visit, names: list[str]) -> Data:
     """A part of the locks that fit the search, if there is one."""
-    queue, task_type, after = visit.word("queue"), visit.word("type"), visit.word("after")
-    asked = {"search": "search" in visit.query, "queue": queue, "type": task_type}
-    if not asked["search"]:
+    queue, task_type, after = visit.word("queue").strip(), visit.word("type").strip(), visit.word("after")
+    is_asked = bool(visit.word("search", of=["", "1"]) or queue or task_type)
+    asked = {"search": is_asked, "queue": queue, "type": task_type, "is_known": not queue or queue in names}
+    if not is_asked:
         return {**asked, "locks": [], "locks_looked": 0, "after": ""}
     found = visit.inspector.unique_locks(queue, task_type, after=after)
     return {**asked, "locks": found.locks, "locks_looked": found.looked, "after": found.after}

@@ -14,7 +14,7 @@ from boilerd.web.ordering import most_exported
 from boilerd.web.page import Data, Elsewhere, page
 from boilerd.web.pages.bulk import bulk_actions
 from boilerd.web.permissions import Permission
-from boilerd.web.task_query import FILTERS, PARTS, chosen, filter_of, typed
+from boilerd.web.task_query import FILTERS, chosen, filter_of, typed
 from boilerd.web.visit import MOST_PAGES, Visit
 
 SIZE, MOST_SIZE = 50, 500
@@ -79,7 +79,6 @@ def tasks(visit: Visit) -> Data | Elsewhere:
     }
     if is_known:
         part |= _part(visit, found, queue, state, size=size, number=number)
-    filters = {name: visit.word(name) for name in FILTERS if visit.word(name)}
     field, heading = MOMENTS[state] if state else ("", "When")
     return {
         "queue": queue,
@@ -88,14 +87,12 @@ def tasks(visit: Visit) -> Data | Elsewhere:
         "states": [*map(str, TaskState)],
         "counts": _counts(counts, queue),
         "columns": COLUMNS[state],
-        "order": {"by": visit.word("sort"), "way": visit.word("way", "up", of=["up", "down"]), "path": "/tasks"},
+        "order": {"by": visit.word("sort"), "way": visit.word("way", "up", of=["up", "down"]), "is_part": True},
         "maybe_id": sought if not part["tasks"] and _could_be_id(sought) else "",
         "more_looks": MORE_LOOKS,
         "typed": visit.word("q"),
         "is_search": found.chooses,
-        "filters": filters,
-        "without": {name: {other: text for other, text in filters.items() if other != name} for name in filters},
-        "parts_kept": {name: visit.word(name) for name in PARTS if visit.word(name)},
+        "filters": {name: visit.word(name) for name in FILTERS if visit.word(name)},
         "moment_field": field,
         "moment_fields": {str(each): name for each, (name, _) in MOMENTS.items()},
         "moment_heading": heading,

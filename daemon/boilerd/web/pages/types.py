@@ -120,7 +120,7 @@ def types(visit: Visit) -> Data:
         ("types", window.word, queue), FRESH_S, lambda: _rows(visit, window, queue), FRESH_TIMES
     )
     kept = [row for row in rows if (row["failed_rise"] or 0) >= LEAST_CHANGE] if only else rows
-    shown, order = in_order(visit, kept, SORTS, "time", path="/types")
+    shown, order = in_order(visit, kept, SORTS, "time")
     return {
         "types": shown,
         "order": order,

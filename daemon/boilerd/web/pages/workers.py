@@ -81,7 +81,7 @@ def workers(visit: Visit) -> Data:
         for row in every
         if host in {"", row["host"]} and pool in {"", row["pool"]} and state in {"", row["shown_state"]}
     ]
-    shown_rows, order = in_order(visit, rows, SORTS, "host", path="/workers")
+    shown_rows, order = in_order(visit, rows, SORTS, "host")
     by_host = _by_host(every)
     return {
         "workers": shown_rows,
@@ -131,7 +131,7 @@ def _daemons(visit: Visit) -> list[DaemonInfo]:
 @page("/workers/dead", needs=Permission.VIEW, title="Workers that died", template="dead_workers.html", rows="deaths")
 def dead_workers(visit: Visit) -> Data:
     """Those that died within a day, the last first unless it says otherwise."""
-    deaths, order = in_order(visit, _deaths(visit), DEATH_SORTS, "when", path="/workers/dead", way="down")
+    deaths, order = in_order(visit, _deaths(visit), DEATH_SORTS, "when", way="down")
     return {"deaths": deaths, "order": order}
 
 

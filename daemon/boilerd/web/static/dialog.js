@@ -1,11 +1,14 @@
 // Opens a dialog that is gone when it is closed; the focus goes back to where it was.
 
+import { show } from "./time.js";
+
 /** The dialog, or null where one is open already: somebody clicked twice. */
 export function openDialog(label, ...content) {
   if (document.querySelector("dialog[open]")) return null;
   const dialog = document.createElement("dialog");
   dialog.setAttribute("aria-label", label);
   dialog.append(...content);
+  show(dialog);
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
