@@ -236,7 +236,7 @@ def _ahead(found: Circumstances) -> Reason:
     workers = f"{busy} of the {len(found.serving)} workers of the queue are busy"
     workers += f", {starting} are starting" if starting else ""
     workers += f", {quiet} are quiet" if quiet else ""
-    remedy = _scale(found.serving) if busy == len(found.serving) else ""
+    remedy = _scale(found.serving) if busy == len(found.serving) else "boilerd resume" if quiet else ""
     is_held = found.is_suspended or found.is_paused or found.are_quiet or not found.serving
     if ahead == 0:
         told = "" if is_held else f"; {workers}"
