@@ -18,11 +18,13 @@ from boilerd.broker.connection import connect, raw
 from boilerd.broker.constants import LEASE_OFFSET_S
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.retry import Verdict
-from builders import WORKER, claim, fail_next, rq_queue, store, worker_name
+from builders import WORKER, claim, complete_next, fail_next, rq_queue, store, worker_name
 from support import RunningDaemon, private_directory, wait_until
 
 #: Queues of the daemon that the tests share: each test has one of its own.
 QUEUES = (
+    "before",
+    "behind",
     "paused",
     "limited",
     "keyed",
@@ -36,6 +38,7 @@ QUEUES = (
     "many",
     "lived",
     "gone",
+    "busy",
 )
 
 
@@ -182,6 +185,108 @@ def test_a_full_concurrency_key_is_told_with_its_holder_and_the_place(live: redi
     assert found.fact.startswith(f"Its concurrency key one lets 1 run at a time, and 1 run: {holder} on ")
     assert found.fact.endswith("It is number 2 of 3 that wait for a share.")
     assert found.tasks == [holder]
+
+
+def serve(broker: Broker, row: int, queues: list[str], **fields: str) -> None:
+    """A worker that lives, as its record tells."""
+    record: dict[Any, Any] = {
+        "queues": ",".join(queues),
+        "birthmark": "x",
+        "last_heartbeat": datetime.now(UTC).isoformat(),
+        **fields,
+    }
+    broker.register(worker_name(row), queues, record)
+    broker.connection.hset(keys.worker(worker_name(row)), mapping=record)
+
+
+def test_a_queue_that_all_its_workers_empty_first_is_told_with_what_waits_there(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    for row in range(2):
+        serve(broker, row, ["critical", "default", "low"], strict="1")
+    before = kinds(Inspector(connection).explain(client.enqueue("test:echo", queue="low").id))
+    client.enqueue_many([("test:echo", None)] * 3, queue="critical")
+    task_id = client.enqueue("test:echo", queue="low").id
+
+    told = first(connection, task_id)
+    Inspector(connection).pause("critical")
+    paused = kinds(Inspector(connection).explain(task_id))
+
+    assert before == ["ahead"]
+    assert (told.kind, told.remedy) == ("heavier", "boilerd scale N")
+    assert told.fact == "Workers of queue low take a task of it only while none waits in critical (3 pending)."
+    assert paused == ["ahead"]
+
+
+@pytest.mark.parametrize(("queues", "strict"), [(["critical", "low"], ""), (["low", "critical"], "1")])
+def test_a_queue_comes_first_only_if_it_does_with_each_worker(
+    queues: list[str], strict: str, connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    serve(broker, 0, ["critical", "low"], strict="1")
+    serve(broker, 1, queues, strict=strict)
+    client.enqueue("test:echo", queue="critical")
+
+    found = Inspector(connection).explain(client.enqueue("test:echo", queue="low").id)
+
+    assert kinds(found) == ["ahead"]
+
+
+def test_how_long_a_heavier_queue_takes_is_told_by_what_completed_there(live: redis.Redis) -> None:
+    heavier, queue = "before", "behind"  # of equal weights, in this order
+    client = Client(live)
+    client.enqueue_many([("test:echo", None)] * 4, queue=heavier)
+    wait_until(lambda: live.llen(keys.completed(heavier)) >= 4, "they completed")
+    for _ in range(2):
+        started(live, heavier)
+    client.enqueue("test:echo", queue=heavier)
+
+    found = first(live, client.enqueue("test:echo", queue=queue).id)
+
+    assert found.kind == "heavier"
+    assert f"{heavier} (1 pending); at the last rate, " in found.fact
+    assert found.ends_at
+
+
+def test_what_runs_longest_is_told_where_all_workers_are_busy(live: redis.Redis) -> None:
+    holder = started(live, "busy")
+    started(live, "busy")
+
+    found = Inspector(live).explain(Client(live).enqueue("test:echo", queue="busy").id)
+
+    assert kinds(found)[-1] == "busy"
+    told = found.reasons[-1]
+    assert told.fact.startswith("What runs longest on the workers of queue busy is a task of test:sleep, on ")
+    assert list(told.tasks) == [holder]
+    assert told.since
+
+
+def test_workers_that_are_all_quiet_are_told(connection: redis.Redis, client: Client, broker: Broker) -> None:
+    task_id = client.enqueue("test:echo").id
+    for row in range(2):
+        serve(broker, row, ["default"], state="suspended", pool="mail")
+    quiet = Inspector(connection).explain(task_id)
+    serve(broker, 0, ["default"], state="idle")
+
+    some = Inspector(connection).explain(task_id)
+
+    assert kinds(quiet) == ["quiet", "ahead"]
+    assert quiet.reasons[0].fact == "All workers of queue default, 2, are quiet or about to end, and claim nothing."
+    assert quiet.reasons[0].remedy == "boilerd resume mail"
+    assert [reason.fact for reason in some.reasons] == [
+        "It is the next one of queue default; 0 of the 2 workers of the queue are busy, 1 are quiet."
+    ]
+
+
+def test_who_worked_last_on_a_queue_that_nobody_serves_is_told(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    client.enqueue("test:echo")
+    complete_next(broker)
+
+    found = first(connection, client.enqueue("test:echo").id)
+
+    assert found.kind == "unserved"
+    assert f" The last task of it completed on worker {WORKER}, at {datetime.now(UTC):%Y-%m-%d }" in found.fact
 
 
 def test_what_is_ahead_is_told_with_the_time_that_it_takes(live: redis.Redis) -> None:
@@ -597,7 +702,10 @@ def test_workers_of_other_queues_are_not_asked_while_one_of_ours_works_on_the_qu
     inspector = Inspector(connection)
     count_sent(connection, sent, monkeypatch)
 
-    unserved, asked = inspector.explain(task_id), b"host.run.elsewhere" in b"".join(sent[-1])
+    unserved, asked = (
+        inspector.explain(task_id),
+        b"host.run.elsewhere" in b"".join(part for parts in sent for part in parts),
+    )
     broker.register("host.run.here", ["default"], {"queues": "default", "birthmark": "1"})
     sent.clear()
     served = inspector.explain(task_id)

@@ -99,6 +99,7 @@ def test_the_overview_has_the_last_hours_by_minute(browser: Browser, client: Cli
     assert sum(minute["failed"] for minute in found["minutes"]) == 10
     assert "45 tasks were enqueued, 45 attempts ended and 10 failed" in html
     assert "As table" in text_of(html)
+    assert "In the last 60 whole minutes 40 tasks were enqueued" in text_of(html)
 
 
 def test_what_a_chart_tells_those_who_do_not_see_it_is_of_what_and_of_which_time(

@@ -14,12 +14,13 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.operation_record import Order
 from boilerd.broker.traces import Pause
+from boilerd.web import Principal
 from boilerd.web.pages import task
 from boilerd.web.pages.task import MOST_PAUSES
 from boilerd.web.shown import MOST_NODES, branches
 from boilerd.web.timeline import timeline
-from browser import WHO, Browser, text_of, with_people
-from builders import complete_next, enqueue, fail_as, failure_kind, in_state, pending, rq_queue
+from browser import WHO, Browser, text_of, web_app, with_people
+from builders import WORKER, complete_next, enqueue, fail_as, failure_kind, in_state, pending, rq_queue
 
 AT = datetime(2026, 1, 31, 14, tzinfo=UTC)
 
@@ -188,6 +189,25 @@ def test_the_head_says_what_happens_next(
     state: TaskState, says: str, browser: Browser, client: Client, broker: Broker
 ) -> None:
     assert says in text_of(browser.get(f"/tasks/{in_state(client, broker, state)}").text)
+
+
+def test_a_task_leads_to_the_worker_that_ran_it_those_who_see_all_queues(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    enqueue(client, "done", retention=60)
+    complete_next(broker)
+    link = f'<a href="/workers/{WORKER}">'.replace(".", "~2E")
+
+    everybody, own = (
+        Browser(web_app(connection, authorize=lambda _, own=queues: Principal.of_role("o", "operator", queues=own)))  # type: ignore[misc]
+        .get("/tasks/done")
+        .text
+        for queues in (None, ["default"])
+    )
+
+    assert everybody.count(link) == 2
+    assert link not in own
+    assert WORKER in own
 
 
 def test_a_time_in_which_the_queue_was_paused_has_its_own_place_in_the_timeline(

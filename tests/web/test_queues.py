@@ -1,6 +1,7 @@
 """The first page, and the page of a queue, with what stands beside its tasks."""
 
 import json
+import re
 import time
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -15,7 +16,11 @@ from boilerd.broker.overview import QueueOverview
 from boilerd.broker.views import Day, QueueDetail, QueueInfo
 from boilerd.settings.web import Grant
 from boilerd.tasks.metric_record import ENQUEUED
+from boilerd.verdict.finding import Row
+from boilerd.verdict.table import TABLE
 from boilerd.web.lately import Counts, Minute
+from boilerd.web.page import PAGES
+from boilerd.web.pages.overview import page_for
 from boilerd.web.what_if import WhatIf, what_if
 from browser import WHO, Browser, text_of, web_app
 from builders import (
@@ -84,6 +89,17 @@ def test_the_first_page_has_what_failed_runs_ticks_and_was_done_by_whom(
     assert viewer.get("/overview.json").json()["beside"]["audit"] == []
 
 
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if re.match("boilerd (?!logs)", row.command)], ids=lambda row: row.kind
+)
+def test_what_the_verdict_finds_leads_to_the_page_that_shows_more(row: Row) -> None:
+    command = row.command.replace("TYPE", "a").replace("ID", "b")
+
+    path, _ = page_for(command)
+
+    assert any(re.fullmatch(re.sub(r"{\w+}", "[^/]+", page.path), path) for page in PAGES)
+
+
 def test_a_foreign_key_hides_nothing_else_of_the_first_page(browser: Browser, connection: redis.Redis) -> None:
     connection.set(keys.FAILURES, "foreign")
 
@@ -116,6 +132,15 @@ def test_the_page_of_a_queue_tells_of_types_times_keys_and_who_serves_it(
     assert len(found["days"]) == 90
     assert found["lately"]["ended_by_minute"][-2:] == [8, 0] or sum(found["lately"]["ended_by_minute"]) == 8
     assert "1 of 4" in shown
+
+
+def test_the_page_of_a_queue_leads_to_its_tasks_in_each_state(browser: Browser, client: Client) -> None:
+    client.enqueue("a", queue="low")
+
+    page = browser.get("/queues/low").text
+
+    for state, count in (("pending", 1), ("active", 0), ("scheduled", 0), ("archived", 0), ("completed", 0)):
+        assert f'<a href="/tasks?queue=low&amp;state={state}">{count}</a>' in page
 
 
 def test_the_list_of_queues_tells_of_pace_failures_memory_and_workers(

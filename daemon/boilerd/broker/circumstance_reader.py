@@ -1,26 +1,41 @@
-"""Read the circumstances of one task: five round trips, more where hundreds work on its queue, that only read.
+"""Read the circumstances of one task: up to seven round trips, more where hundreds work on its queue, that only read.
 
 None of these keeps Redis from others for more than about a millisecond: a task's place is looked for at both ends of
 its queue, and of lists and sets some members are read. What is read are several moments, so that a task which moved
 meanwhile is read again. Members of the daemon's `group` may send all of it (`embedded`).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import redis
 
 from boilerd.broker import keys
-from boilerd.broker.circumstances import DEFERRED, LOOKS, WAITING, Circumstances, Claimed, Holder, Server, Share
+from boilerd.broker.circumstances import (
+    DEFERRED,
+    LOOKS,
+    WAITING,
+    Circumstances,
+    Claimed,
+    HeavierQueue,
+    Holder,
+    Longest,
+    Server,
+    Share,
+    serving,
+)
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import LEASE_OFFSET_S
 from boilerd.broker.job_hash import read_call
 from boilerd.broker.refusals import expecting, sound, translated
 from boilerd.broker.server_reader import FIELDS, ServerReader, questions, to_server
 from boilerd.broker.states import REGISTRIES
-from boilerd.broker.view_reader import to_attempt, to_completed, to_count, to_task
+from boilerd.broker.view_reader import claimed_at, to_attempt, to_completed, to_count, to_task
 from boilerd.broker.views import CompletedTask, TaskDetail
+from boilerd.broker.worker_records import AT_ONCE, WorkerRecords
 from boilerd.errors import ForbiddenJobError, MisplacedKeyError
 from boilerd.tasks.task import TaskState
 
@@ -34,6 +49,9 @@ COMPLETIONS, RECENT_S = 200, 300.0
 MOST_QUEUES, QUEUES_AT_ONCE = 100, 5
 #: A task may have moved between two of the commands; then it is read again, so many times at most.
 _MOST_READS = 3
+#: Queues that come first of which it is asked whether they hold tasks, and the last completions of each from which its
+#: present rate is reckoned.
+MOST_HEAVIER, HEAVIER_COMPLETIONS = 10, 20
 #: Of tasks in these states it does not matter which workers there are.
 _ENDED = frozenset({TaskState.COMPLETED, TaskState.ARCHIVED})
 
@@ -87,8 +105,12 @@ class CircumstanceReader:
         found = self._ask(_first_questions(task) | self._questions_of_servers(task))
         attempts = [to_attempt(entry) for _, entry in found.get("attempts") or ()]
         task = to_task(task_id, fields, found.get("score"), attempts)
-        more = self._ask(_second_questions(task, found))
-        return _circumstances(task, fields, found, more, self._servers(task, found))
+        servers = self._servers(task, found)
+        more = self._ask(_second_questions(task, found, servers))
+        seen = _circumstances(task, fields, found, more, servers)
+        if task.state is not TaskState.PENDING:
+            return seen
+        return replace(seen, heavier=self._heavier(more, seen.now_s), longest=self._longest(servers, task.queue))
 
     def _questions_of_servers(self, task: TaskDetail) -> dict[str, _Command]:
         return {} if self._read_servers or task.state in _ENDED else {**questions(task.queue)}
@@ -100,6 +122,38 @@ class CircumstanceReader:
             return self._read_servers(task.queue)
         named = found["serving"] or (), found["workers"] or ()
         return ServerReader(self._connection).among(task.queue, *named, found["now"][0])
+
+    def _heavier(self, more: Mapping[tuple[str, str], Any], now_s: float) -> list[HeavierQueue]:
+        """Those of the queues that come first that hold tasks which may be claimed; none: one round trip less."""
+        lengths = {name: length for (kind, name), length in more.items() if kind == "heavier" and length}
+        asked: dict[tuple[str, str], _Command] = {}
+        for name in lengths:
+            asked["paused", name] = ("SISMEMBER", keys.PAUSED, name)
+            asked["limit", name] = ("HGET", keys.LIMITS, f"{name}:max_active")
+            asked["active", name] = ("ZCARD", keys.wip(name))
+            asked["completed", name] = ("LRANGE", keys.completed(name), 0, HEAVIER_COMPLETIONS - 1)
+        found = self._ask(asked) if asked else {}
+        queues = []
+        for name, pending in lengths.items():
+            is_full = 0 < to_count(found["limit", name]) <= (found["active", name] or 0)
+            # Empty or of another kind of key, it says nothing about a rate.
+            done, since_s = _rate(found["completed", name] or (), 0, now_s)
+            if not found["paused", name] and not is_full:
+                queues.append(HeavierQueue(name, pending, done / max(now_s - since_s, 0.001)))
+        return queues
+
+    def _longest(self, servers: Sequence[Server], queue: str) -> Longest | None:
+        """What the workers of the queue are busy with; not asked where some have time."""
+        names = [server.name for server in serving(servers, queue)]
+        if not names or not all(server.is_busy for server in serving(servers, queue)):
+            return None
+        some = names[:AT_ONCE]
+        runs = zip(some, WorkerRecords(self._connection).runs([keys.worker(name) for name in some]), strict=True)
+        known = [(claimed_at(run), name, run) for name, run in runs if run and run.task_id]
+        if not known:
+            return None
+        since, name, run = min(known, key=lambda one: one[0].timestamp() if one[0] else math.inf)
+        return Longest(text(run.task_id or b""), text(run.task_type or b""), name, since, len(some))
 
     def _ask(self, commands: Mapping[_Name, _Command]) -> dict[_Name, Any]:
         """The answer to each of the reading commands; None from a key of another kind. One round trip."""
@@ -125,7 +179,7 @@ def _first_questions(task: TaskDetail) -> dict[str, _Command]:
     return asked
 
 
-def _second_questions(task: TaskDetail, found: _Answers) -> dict[tuple[str, str], _Command]:
+def _second_questions(task: TaskDetail, found: _Answers, servers: Sequence[Server]) -> dict[tuple[str, str], _Command]:
     """By what the first answers name: workers, holders, the jobs that it depends on, its claim; and by the day."""
     asked: dict[tuple[str, str], _Command] = {
         ("lease", ""): ("ZSCORE", keys.wip(task.queue), _claim_in(task, found)),
@@ -136,7 +190,18 @@ def _second_questions(task: TaskDetail, found: _Answers) -> dict[tuple[str, str]
         asked["holder", job] = ("HGET", keys.job(job), "worker_name")
     for job in map(text, found.get("dependencies") or ()):
         asked["needs", job] = ("HGET", keys.job(job), "status")
+    if task.state is TaskState.PENDING:
+        for name in _tried_before(serving(servers, task.queue), task.queue)[:MOST_HEAVIER]:
+            asked["heavier", name] = ("LLEN", keys.queue(name))
     return asked
+
+
+def _tried_before(servers: Sequence[Server], queue: str) -> Sequence[str]:
+    """The queues that each of these workers empties before it takes a task of this one."""
+    if not servers:
+        return ()
+    others = [frozenset(server.tried_before(queue)) for server in servers[1:]]
+    return [name for name in servers[0].tried_before(queue) if all(name in each for each in others)]
 
 
 def _place_of(task: TaskDetail) -> dict[str, _Command]:
@@ -213,6 +278,7 @@ def _circumstances(
         is_paused=bool(found.get("paused")),
         misplaced=_misplaced(task, found),
         servers=servers,
+        last_done=next(filter(None, map(to_completed, (found.get("completed") or ())[:1])), None),
         active=found.get("active") or 0,
         max_active=to_count(found.get("limit")),
         holders=[holders[job] for job in _running(found)],

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from boilerd.broker.neighbours import Declared
-from boilerd.broker.views import TaskDetail
+from boilerd.broker.views import CompletedTask, TaskDetail
 from boilerd.tasks.task import TaskState
 
 #: IDs at each end of a queue among which the task is looked for; Redis takes 0.6 to 0.9 ms for each end.
@@ -19,19 +20,28 @@ class Server:
     """A worker that lives, of whatever host.
 
     Attributes:
+        queues: Its queues; of a strict one in the order in which each claim tries them.
         is_starting: True if it has not come to its first claim, as in the lifespans of its application.
+        is_quiet: True if it claims nothing: somebody told it so, or it ends.
         is_ours: False for one of plain RQ.
         declared: What its application has handlers for; None: it does not tell.
         pool: The pool of its daemon that it belongs to.
+        is_strict: True if it claims from a queue only while those before it are empty.
     """
 
     name: str
-    queues: frozenset[str]
+    queues: Sequence[str]
     is_busy: bool
     is_starting: bool
+    is_quiet: bool
     is_ours: bool
     declared: Declared | None
     pool: str
+    is_strict: bool
+
+    def tried_before(self, queue: str) -> Sequence[str]:
+        """The queues of which it takes all tasks before it takes one of this queue."""
+        return self.queues[: self.queues.index(queue)] if self.is_strict and queue in self.queues else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,36 @@ class Holder:
 
     def __str__(self) -> str:
         return f"{self.task_id} on {self.worker}" if self.worker else self.task_id
+
+
+@dataclass(frozen=True, slots=True)
+class HeavierQueue:
+    """A queue that all workers of a task's queue empty first.
+
+    Attributes:
+        pending: How many tasks wait there.
+        rate: How many of its tasks complete in a second, lately; 0: that is not known.
+    """
+
+    name: str
+    pending: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Longest:
+    """The task that runs longest on the workers of a queue.
+
+    Attributes:
+        since: Since when; None: that is not known.
+        looked: At how many workers was looked.
+    """
+
+    task_id: str
+    task_type: str
+    worker: str
+    since: datetime | None
+    looked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +129,9 @@ class Circumstances:
         refusal: Why a worker of boilerd's would refuse the job; empty: it would not.
         misplaced: The key of its queue that is of another kind, so that nothing is claimed from it, and which kind.
         servers: The workers that live.
+        last_done: The task of the queue that completed last, if that is known.
+        heavier: Those of the queues that come first which have tasks to claim.
+        longest: What the workers of the queue are busy with; None: some have time, or nothing is known.
         active: How many of the queue's tasks run; `max_active`: how many may, 0: any number.
         length: How many IDs stand in the queue; `ahead`: how many before this one's, None: it was not found.
         is_listed: False if the record names a place where the task is not.
@@ -107,6 +150,9 @@ class Circumstances:
     is_paused: bool = False
     misplaced: tuple[str, str] | None = None
     servers: Sequence[Server] = ()
+    last_done: CompletedTask | None = None
+    heavier: Sequence[HeavierQueue] = ()
+    longest: Longest | None = None
     active: int = 0
     max_active: int = 0
     holders: Sequence[Holder] = ()
@@ -124,4 +170,14 @@ class Circumstances:
     @property
     def serving(self) -> list[Server]:
         """The living workers that work on the task's queue."""
-        return [server for server in self.servers if self.task.queue in server.queues]
+        return serving(self.servers, self.task.queue)
+
+    @property
+    def are_quiet(self) -> bool:
+        """Whether there are such, and all of them claim nothing."""
+        return bool(self.serving) and all(server.is_quiet for server in self.serving)
+
+
+def serving(servers: Sequence[Server], queue: str) -> list[Server]:
+    """Those of the workers that work on a queue."""
+    return [server for server in servers if queue in server.queues]

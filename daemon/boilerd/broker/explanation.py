@@ -29,9 +29,11 @@ class ReasonKind(enum.StrEnum):
     UNHANDLED = "unhandled"
     DEADLINE = "deadline"
     #: Others come first.
+    HEAVIER = "heavier"
     MAX_ACTIVE = "max_active"
     CONCURRENCY_KEY = "concurrency_key"
     AHEAD = "ahead"
+    BUSY = "busy"
     #: It runs.
     LEASE = "lease"
     CANCELLED = "cancelled"

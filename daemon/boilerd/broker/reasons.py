@@ -3,9 +3,10 @@
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from boilerd.broker.circumstances import DEFERRED, LOOKS, UNCLAIMED, Circumstances, Holder, Server, Share
+from boilerd.broker.circumstances import DEFERRED, LOOKS, UNCLAIMED, Circumstances, Holder, Longest, Server, Share
 from boilerd.broker.explanation import Explanation, Reason, ReasonKind
 from boilerd.broker.views import CompletedTask, TaskDetail
 from boilerd.errors import MisplacedKeyError, closest
@@ -39,7 +40,10 @@ def quiet_daemon(explanation: Explanation, pool: str = "") -> Explanation:
     """The same for whoever knows that the daemon, or its pool, which serves the task's queue here is quiet."""
     who = f"Pool {pool} of the daemon here" if pool else "The daemon here"
     fact = f"{who} is quiet, so that its workers claim nothing; those of other hosts may."
-    return explanation.plus(Reason(ReasonKind.QUIET, fact, remedy=f"boilerd resume {pool}".strip()))
+    # That all workers are quiet, as their records have it, is known here a moment later.
+    others = [reason for reason in explanation.reasons if reason.kind is not ReasonKind.QUIET]
+    said = Reason(ReasonKind.QUIET, fact, remedy=f"boilerd resume {pool}".strip())
+    return replace(explanation, reasons=others).plus(said)
 
 
 # --- It waits
@@ -117,13 +121,22 @@ def _held(found: Circumstances) -> Iterator[Reason]:
         served = sorted({name for server in found.servers for name in server.queues if name})
         others = f"the workers that live work on {_listed(served)}" if served else "no worker lives at all"
         hint = f"; did you mean {near}?" if (near := closest(queue, served)) else "."
+        last = found.last_done
+        lately = (
+            f" The last task of it completed on worker {last.worker}, at {last.ended_at:%Y-%m-%d %H:%M} UTC."
+            if last
+            else ""
+        )
         yield Reason(
-            ReasonKind.UNSERVED, f"Nobody works on queue {queue}: {others}{hint}",
+            ReasonKind.UNSERVED, f"Nobody works on queue {queue}: {others}{hint}{lately}",
             remedy=_command("boilerd run --queues", queue) if served else _START,
         )  # fmt: skip
     if found.is_paused:
         fact = f"Queue {queue} is paused, so that nothing is claimed from it."
         yield Reason(ReasonKind.PAUSED, fact, remedy=_command("boilerd queue resume", queue))
+    if found.are_quiet and not found.is_suspended:
+        fact = f"All workers of queue {queue}, {len(found.serving):,}, are quiet or about to end, and claim nothing."
+        yield Reason(ReasonKind.QUIET, fact, remedy=f"boilerd resume {_pool(found.serving)}".strip())
 
 
 def _in_vain(found: Circumstances) -> Iterator[Reason]:
@@ -151,6 +164,8 @@ def _in_vain(found: Circumstances) -> Iterator[Reason]:
 
 def _behind_others(found: Circumstances) -> Iterator[Reason]:
     """Who comes before a pending task."""
+    if found.heavier:
+        yield _heavier(found)
     if 0 < found.max_active <= found.active:
         fact = (
             f"max_active of queue {found.task.queue} is {found.max_active}, and {found.active} of its tasks run:"
@@ -162,6 +177,8 @@ def _behind_others(found: Circumstances) -> Iterator[Reason]:
         yield _because_of(share.holders, ReasonKind.CONCURRENCY_KEY, _share_fact(share, found.task.concurrency_key))
     if not share or share.rank is None:
         yield _ahead(found)
+    if found.longest:
+        yield _busy(found.longest, found.task.queue)
 
 
 def _because_of(holders: Sequence[Holder], kind: ReasonKind, fact: str) -> Reason:
@@ -179,20 +196,48 @@ def _share_fact(share: Share, key: str) -> str:
     return f"{fact} It is number {share.rank + 1:,} of {share.waiting:,} that wait for a share."
 
 
+def _heavier(found: Circumstances) -> Reason:
+    queue, others = found.task.queue, found.heavier
+    names = _listed(f"{each.name} ({each.pending:,} pending)" for each in others)
+    fact = f"Workers of queue {queue} take a task of it only while none waits in {names}"
+    pending, rate = sum(each.pending for each in others), sum(each.rate for each in others)
+    remedy = _scale(found.serving)
+    if not all(each.rate for each in others):
+        return Reason(ReasonKind.HEAVIER, f"{fact}.", remedy=remedy)
+    left_s = pending / rate
+    fact += f"; at the last rate, {rate:.3g} a second, that takes about {lasting(left_s)} if no more come."
+    return Reason(ReasonKind.HEAVIER, fact, ends_at=_moment(found.now_s + left_s), remedy=remedy)
+
+
+def _busy(longest: Longest, queue: str) -> Reason:
+    what = f"a task of {longest.task_type}" if longest.task_type else "one without a type"
+    fact = f"What runs longest on the workers of queue {queue} is {what}, on {longest.worker}."
+    remedy = _command("boilerd task why", longest.task_id)
+    return Reason(ReasonKind.BUSY, fact, since=longest.since, remedy=remedy, tasks=[longest.task_id])
+
+
+def _pool(serving: Sequence[Server]) -> str:
+    """A pool of those that serve the queue; empty: `default` is one."""
+    pools = {server.pool for server in serving}
+    return "" if DEFAULT_POOL in pools else min(pools, default="")
+
+
 def _scale(serving: Sequence[Server]) -> str:
-    """What gives the queue more workers: a larger pool of those that serve it, `default` if that is one."""
-    pools = sorted({server.pool for server in serving}, key=lambda pool: (pool != DEFAULT_POOL, pool))
-    return f"boilerd scale {'' if pools[0] == DEFAULT_POOL else f'{pools[0]}='}N" if pools else ""
+    """What gives the queue more workers: a larger pool of those that serve it."""
+    pool = _pool(serving)
+    return f"boilerd scale {pool and f'{pool}='}N" if serving else ""
 
 
 def _ahead(found: Circumstances) -> Reason:
     queue, ahead = found.task.queue, found.ahead
     busy = sum(server.is_busy for server in found.serving)
     starting = sum(server.is_starting for server in found.serving)
+    quiet = sum(server.is_quiet for server in found.serving)
     workers = f"{busy} of the {len(found.serving)} workers of the queue are busy"
     workers += f", {starting} are starting" if starting else ""
-    remedy = _scale(found.serving) if busy == len(found.serving) else ""
-    is_held = found.is_suspended or found.is_paused or not found.serving
+    workers += f", {quiet} are quiet" if quiet else ""
+    remedy = _scale(found.serving) if busy == len(found.serving) else "boilerd resume" if quiet else ""
+    is_held = found.is_suspended or found.is_paused or found.are_quiet or not found.serving
     if ahead == 0:
         told = "" if is_held else f"; {workers}"
         return Reason(ReasonKind.AHEAD, f"It is the next one of queue {queue}{told}.", remedy=remedy)

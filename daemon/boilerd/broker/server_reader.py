@@ -17,7 +17,7 @@ from boilerd.broker.worker_records import WorkerRecords
 from boilerd.tasks.queues import DEFAULT_POOL
 
 #: Of a worker's record what `to_server` reads.
-FIELDS = ("queues", "state", "last_heartbeat", "supervisor", "birthmark", "pool", "hostname")
+FIELDS = ("queues", "state", "last_heartbeat", "supervisor", "birthmark", "pool", "strict", "hostname")
 
 #: Where it tells which daemon it is of.
 _MARK = FIELDS.index("supervisor")
@@ -91,13 +91,20 @@ def to_server(name: str, record: Record, now_s: float) -> Server | None:
     """The worker of a record, without what its application declares; None: it is dead, or the record is none."""
     if not record or record[0] is None:
         return None
-    queues, state, heartbeat, _, birthmark, pool, _ = (text(value or b"") for value in record)
+    queues, state, heartbeat, _, birthmark, pool, strict, _ = (text(value or b"") for value in record)
     if birthmark and now_s - _seen_at(heartbeat) > DEAD_S:
         return None  # one of plain RQ gives a sign of life every few minutes only
     return Server(
-        name.removeprefix(keys.worker("")), frozenset(queues.split(",")), state == "busy", state == "starting",
-        bool(birthmark), None, pool or DEFAULT_POOL,
-    )  # fmt: skip
+        name=name.removeprefix(keys.worker("")),
+        queues=queues.split(","),
+        is_busy=state == "busy",
+        is_starting=state == "starting",
+        is_quiet=state == "suspended",
+        is_ours=bool(birthmark),
+        declared=None,
+        pool=pool or DEFAULT_POOL,
+        is_strict=bool(strict),
+    )
 
 
 def _seen_at(heartbeat: str) -> float:

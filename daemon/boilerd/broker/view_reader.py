@@ -138,7 +138,7 @@ def to_worker(name: str, shown: Mapping[str, str], run: Run, *, is_alive: bool =
         failed=_int(shown["failed_job_count"]) or 0,
         task_id=text(run.task_id or b""),
         task_type=text(run.task_type or b""),
-        task_started_at=_moment(text(run.claimed_at or b"")),
+        task_started_at=claimed_at(run),
         slots=slots,
         running=min(run.held, slots),  # of a batch, one runs
         pool=shown["pool"] or DEFAULT_POOL,
@@ -146,6 +146,11 @@ def to_worker(name: str, shown: Mapping[str, str], run: Run, *, is_alive: bool =
         cpu_ms=_int(shown["cpu_ms"]),
         is_alive=is_alive,
     )
+
+
+def claimed_at(run: Run) -> datetime | None:
+    """Since when a worker has what it runs; None: that is not known."""
+    return _moment(text(run.claimed_at or b""))
 
 
 def to_cron(name: str, value: bytes, previous_s: float | None, now_s: float) -> CronInfo:

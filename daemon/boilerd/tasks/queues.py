@@ -38,12 +38,13 @@ class ClaimOrder:
     ) -> None:
         self.names: Sequence[str] = sorted(weights, key=lambda name: -weights[name])
         self._weights = dict(weights)
-        self._is_strict = is_strict or len(weights) == 1
+        #: Whether each claim tries the queues as `names` has them.
+        self.is_strict = is_strict or len(weights) == 1
         self._uniform = uniform
 
     def draw(self) -> Sequence[str]:
         """Queue names for the next claim, the one to try first in front."""
-        if self._is_strict:
+        if self.is_strict:
             return self.names
         # Sorting by u^(1/w) draws without replacement in proportion to the weights.
         # Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006).

@@ -90,7 +90,7 @@ TABLE = (
         _QUEUES,
         redis_rows.unserved,
     ),
-    Row("quiet", Severity.WARNING, "the daemon or one of its pools is quiet", _QUEUES, daemon_rows.quiet),
+    Row("quiet", Severity.WARNING, "the daemon or one of its pools is quiet", _WORKERS, daemon_rows.quiet),
     Row("paused", Severity.WARNING, "a queue is paused", _QUEUES, redis_rows.paused),
     Row(
         "failing",

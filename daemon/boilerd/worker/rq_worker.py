@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import redis
@@ -15,7 +15,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.neighbours import Declared
 from boilerd.broker.refusals import translated
 from boilerd.process.identity import birthmark
-from boilerd.tasks.queues import DEFAULT_POOL
+from boilerd.tasks.queues import DEFAULT_POOL, ClaimOrder
 
 #: Of RQ itself.
 RQ_VERSION: str = VERSION
@@ -27,7 +27,7 @@ class RQWorker(BaseWorker):
     Args:
         broker: Of the worker's process, with a connection that is not in use yet.
         name: Of the worker.
-        queues: Names of its queues.
+        order: In which it claims from its queues.
         address: How Redis knows this host.
         declared: What the application declares.
         pool: The name of its pool.
@@ -38,13 +38,13 @@ class RQWorker(BaseWorker):
         broker: Broker,
         *,
         name: str,
-        queues: Sequence[str],
+        order: ClaimOrder,
         address: str,
         declared: Declared,
         pool: str = DEFAULT_POOL,
     ) -> None:
         super().__init__(
-            list(queues),
+            list(order.names),
             name=name,
             connection=broker.connection,
             serializer=JSONSerializer,
@@ -54,7 +54,7 @@ class RQWorker(BaseWorker):
         self._broker = broker
         self.pool = pool
         self._record = {
-            "queues": ",".join(queues),
+            "queues": ",".join(order.names),
             "hostname": socket.gethostname(),
             "ip_address": address,
             "version": self.version,
@@ -66,6 +66,8 @@ class RQWorker(BaseWorker):
         }
         if pool != DEFAULT_POOL:
             self._record["pool"] = pool
+        if order.is_strict and len(order.names) > 1:
+            self._record["strict"] = "1"
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
         """Keep our own timeouts; RQ would wait seven minutes for an answer."""

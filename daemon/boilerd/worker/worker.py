@@ -87,7 +87,7 @@ class Worker:
         self._life = GuardedLife(life, context, limits, self._stop, scoreboard)
         self._loop = WorkLoop(
             broker,
-            RQWorker(broker, name=name, queues=order.names, address=address, declared=rules.declared, pool=pool),
+            RQWorker(broker, name=name, order=order, address=address, declared=rules.declared, pool=pool),
             self._runner,
             self._stop,
             title=title,

@@ -16,7 +16,12 @@ from boilerd.tasks.task import TaskState, no_such_task
 from boilerd.web.own_queues.part import Part
 
 #: Reasons why a task does not run that tell of other queues, or of tasks there.
-_OF_OTHERS = frozenset({ReasonKind.UNSERVED, ReasonKind.DEPENDENCIES, ReasonKind.CONCURRENCY_KEY, ReasonKind.STRAY})
+_OF_OTHERS = frozenset(
+    {
+        ReasonKind.UNSERVED, ReasonKind.DEPENDENCIES, ReasonKind.CONCURRENCY_KEY, ReasonKind.STRAY, ReasonKind.HEAVIER,
+        ReasonKind.BUSY,
+    }
+)  # fmt: skip
 
 
 class TasksPart(Part):

@@ -69,23 +69,25 @@ def _marks(found: Snapshot) -> list[float]:
 
 
 def _finding(finding: Finding) -> Data:
-    path, query = _page_for(finding.command)
+    path, query = page_for(finding.command)
     return {
         "kind": finding.kind, "severity": finding.severity, "says": finding.says, "command": finding.command,
         "path": path, "query": query,
     }  # fmt: skip
 
 
-def _page_for(command: str) -> tuple[str, Mapping[str, str]]:
+#: Commands without a name in them → the pages that show the same.
+_PAGES = {("queue", "ls"): "/queues", ("worker", "ls"): "/workers", ("stats",): "/system"}
+
+
+def page_for(command: str) -> tuple[str, Mapping[str, str]]:
     """The page that shows what a command would, and its query; an empty path: there is none."""
     _, *words = shlex.split(command)
     match words:
-        case ["queue", "ls"]:
-            return "/queues", {}
         case ["task", "ls", "--state", "archived", *of]:
             return "/tasks", {"state": "archived", "queue": "".join(of).removeprefix("--queue=")}
         case ["types", *_, name]:
             return Links().to("types", name), {}
         case ["task", "why", *_, task_id]:
             return Links().to("tasks", task_id), {}
-    return "", {}
+    return _PAGES.get(tuple(words), ""), {}

@@ -70,7 +70,7 @@ def task(visit: Visit) -> Data | Missing:
         "deeds": deeds_of(visit, traces.deeds),
         "put_back": runs if len(found.attempts) < MOST_ATTEMPTS else 0,
         "attempts": shown_attempts(found.attempts),
-        "has": [kind for kind in ("types", "failures", "workers") if _has_page(kind)],
+        "has": [kind for kind in ("types", "failures", "workers") if _has_page(visit, kind)],
     }
 
 
@@ -100,9 +100,10 @@ def _named(visit: Visit, pauses: Sequence[Pause]) -> list[Pause]:
     return [each if visit.may(Permission.AUDIT) else replace(each, user="") for each in pauses]
 
 
-def _has_page(kind: str) -> bool:
-    """Whether there is a page about one of them, or of all."""
-    return any(each.path.startswith((f"/{kind}/{{",)) or each.path == f"/{kind}" for each in PAGES)
+def _has_page(visit: Visit, kind: str) -> bool:
+    """Whether there is a page about one of them, or of all; workers are shown to those who see all queues."""
+    is_there = any(each.path.startswith((f"/{kind}/{{",)) or each.path == f"/{kind}" for each in PAGES)
+    return is_there and (kind != "workers" or visit.who.queues is None)
 
 
 def _changes(visit: Visit, found: TaskDetail) -> list[str]:

@@ -108,7 +108,7 @@ class SlottedWorker:
         self._rq_worker = RQWorker(
             self._broker,
             name=name,
-            queues=order.names,
+            order=order,
             address=address,
             declared=rules.declared,
             pool=pool,
