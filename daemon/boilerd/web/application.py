@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boilerd.broker.connection import connect_to, count_commands
+from boilerd.broker.hang import wait_one_at_a_time
 from boilerd.broker.in_parts import in_parts
 from boilerd.broker.overview import Overview
 from boilerd.broker.web_sessions import WebSecret, WebSessions
@@ -67,7 +68,8 @@ def app(
         ConfigError: A setting is not allowed.
     """
     settings = settings or find_settings()
-    site = make_site(settings, authorize, connection or in_parts(connect_to(settings)), redact, read_facts)
+    connection = connection or in_parts(wait_one_at_a_time(connect_to(settings)))
+    site = make_site(settings, authorize, connection, redact, read_facts)
     handlers = {404: functools.partial(_answer_unknown, site), 405: functools.partial(_answer_unknown, site)}
     probes = make_probes(site, read_networks(settings.metrics_allow), settings.release or "")
     served = Starlette(routes=[*probes, *make_routes(site)], exception_handlers=handlers)
@@ -118,7 +120,7 @@ def make_routes(site: Site) -> Iterator[BaseRoute]:
     """All addresses; those that name a part as they are stand before those that take any."""
     yield Route("/login", Endpoint(site, None, answer_login, asks_who=False), methods=["GET", "POST"])
     yield Route("/logout", Endpoint(site, None, answer_logout), methods=["POST"])
-    static = Endpoint(site, None, _answer_static, "file", asks_who=False)
+    static = Endpoint(site, None, _answer_static, "file", is_bare=True)
     yield Route("/static/{version}/{name:path}", static, methods=["GET"])
     yield Route(OPENAPI, Endpoint(site, Permission.VIEW, _answer_openapi, "json"), methods=["GET"])
     declared = [route for page in pages.PAGES for route in _of_page(site, page)]
@@ -165,7 +167,7 @@ async def _answer_unknown(site: Site, request: Request, error: Exception) -> Res
         return answer
 
     is_data = request.url.path.endswith(tuple(f".{form}" for form in KINDS if form != "html"))
-    return _Served(Endpoint(site, None, refuse, "json" if is_data else "html"))
+    return _Served(Endpoint(site, None, refuse, "json" if is_data else "html", is_bare=True))
 
 
 class _Served(Response):

@@ -51,6 +51,7 @@ class Endpoint:
         form: How the answer is written: ``html``, ``json``, ``csv`` or ``ndjson``; or ``file``.
         also: A permission that it needs beside, such as to export a page.
         asks_who: Whether it is found out who sends a request, for which Redis may be asked.
+        is_bare: True if the answer is the same whoever sends whatever: it is given at once, and Redis is not asked.
         guest: Says for whom one is taken who does not say who it is; None: for nobody.
 
     Attributes:
@@ -67,6 +68,7 @@ class Endpoint:
         *,
         also: Permission | None = None,
         asks_who: bool = True,
+        is_bare: bool = False,
         guest: Callable[[Request], Principal | None] | None = None,
     ) -> None:
         self.needs = needs
@@ -75,6 +77,7 @@ class Endpoint:
         self._answer = answer
         self._form = form
         self._asks_who = asks_who
+        self._is_bare = is_bare
         self._guest = guest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,8 +112,9 @@ class Endpoint:
         site, request = self._site, asked.request
         check_framing(request)
         site.guard.check_host(request)
-        # Nothing is sealed in files, and monitoring has to get its answer where Redis hangs.
-        if site.seals.is_stale and self._form != "file" and self._guest is None:
+        if self._is_bare:
+            return await self._answer(asked)
+        if site.seals.is_stale and self._guest is None:  # monitoring has to get its answer where Redis hangs
             await site.in_thread(site.seals.refresh)
         if self.needs is None:
             if self._asks_who:  # a form of theirs has their token
