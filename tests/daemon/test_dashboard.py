@@ -112,6 +112,7 @@ def test_a_reload_serves_again_at_the_same_address_and_refuses_what_others_reach
     [
         ('{"enabled": true, "host": "0.0.0.0"}', "web.host: 0.0.0.0 can be reached by others"),
         ('{"enabled": true, "trusted_proxies": ["nowhere"]}', "web.trusted_proxies: 'nowhere' is no address"),
+        ('{"enabled": true, "trusted_header": "x-user"}', "web.trusted_header: nobody may send it"),
     ],
 )
 def test_what_it_may_not_serve_is_refused_at_the_start(start_daemon: StartDaemon, web: str, told: str) -> None:
@@ -139,3 +140,21 @@ def test_a_port_that_is_in_use_is_waited_for_and_then_named(monkeypatch: pytest.
         with pytest.raises(BootError, match="cannot listen on 127"):
             serving.prepare(settings)
         serving.prepare(settings, is_reload=True)
+
+
+@pytest.mark.parametrize("is_reload", [False, True])
+def test_a_place_at_which_nobody_can_listen_is_named_by_a_start_and_by_a_reload(
+    is_reload: bool, directory: Path
+) -> None:
+    nowhere = directory / "nowhere" / "web.sock"
+
+    with pytest.raises(BootError, match=f"cannot listen on {nowhere}: No such file or directory"):
+        serving.prepare(Settings(web=Web(enabled=True, socket=str(nowhere))), is_reload=is_reload)
+
+
+def test_a_reload_that_looks_whether_it_can_listen_leaves_nothing(directory: Path) -> None:
+    path = directory / "web.sock"
+
+    serving.prepare(Settings(web=Web(enabled=True, socket=str(path))), is_reload=True)
+
+    assert not path.exists()
