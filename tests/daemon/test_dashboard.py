@@ -14,10 +14,13 @@ import pytest
 
 from boilerd.errors import BootError
 from boilerd.process.priority import BEHIND
+from boilerd.process.scoreboard import DASHBOARD_ROW, Scoreboard
 from boilerd.settings.definitions import Settings
 from boilerd.settings.loading import load
 from boilerd.settings.web import Web
+from boilerd.verdict.facts import DaemonStatus
 from boilerd.web import serving
+from boilerd.web.child import Dashboard
 from support import DEADLINE_S, RunningDaemon, StartDaemon, is_running, wait_until
 
 #: What `web = true` means, at any port that is free.
@@ -112,6 +115,7 @@ def test_a_reload_serves_again_at_the_same_address_and_refuses_what_others_reach
     [
         ('{"enabled": true, "host": "0.0.0.0"}', "web.host: 0.0.0.0 can be reached by others"),
         ('{"enabled": true, "trusted_proxies": ["nowhere"]}', "web.trusted_proxies: 'nowhere' is no address"),
+        ('{"enabled": true, "trusted_header": "x-user"}', "web.trusted_header: nobody may send it"),
     ],
 )
 def test_what_it_may_not_serve_is_refused_at_the_start(start_daemon: StartDaemon, web: str, told: str) -> None:
@@ -139,3 +143,50 @@ def test_a_port_that_is_in_use_is_waited_for_and_then_named(monkeypatch: pytest.
         with pytest.raises(BootError, match="cannot listen on 127"):
             serving.prepare(settings)
         serving.prepare(settings, is_reload=True)
+
+
+@pytest.mark.parametrize("is_reload", [False, True])
+def test_a_place_at_which_nobody_can_listen_is_named_by_a_start_and_by_a_reload(
+    is_reload: bool, directory: Path
+) -> None:
+    nowhere = directory / "nowhere" / "web.sock"
+
+    with pytest.raises(BootError, match=f"cannot listen on {nowhere}: No such file or directory"):
+        serving.prepare(Settings(web=Web(enabled=True, socket=str(nowhere))), is_reload=is_reload)
+
+
+def test_a_reload_that_looks_whether_it_can_listen_leaves_nothing(directory: Path) -> None:
+    path = directory / "web.sock"
+
+    serving.prepare(Settings(web=Web(enabled=True, socket=str(path))), is_reload=True)
+
+    assert not path.exists()
+
+
+def nobody() -> DaemonStatus:
+    raise AssertionError("no page is asked for")
+
+
+def test_one_that_cannot_listen_has_failed_to_start_however_long_that_took() -> None:
+    scoreboard = Scoreboard()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = Settings(web=Web(enabled=True, port=taken.getsockname()[1]))
+        supervisor = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(Dashboard(settings, nobody, scoreboard=scoreboard, parent=supervisor).serve())
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert (status, scoreboard.is_starting(DASHBOARD_ROW)) == (1, True)
+
+
+def test_one_that_a_reload_has_to_kill_is_not_told_as_a_task_that_was_cut_short(served: Any) -> None:
+    daemon = served()
+    address_of(daemon)
+
+    killed = daemon.kill("dashboard", signal.SIGSTOP)
+    reloaded = daemon.cli("reload")
+    address_of(daemon, 2)
+
+    assert (reloaded.returncode, is_running(killed)) == (0, False)
+    assert not daemon.lines("reload cut tasks short, they run again")

@@ -148,18 +148,20 @@ def test_an_application_with_two_event_loops_lets_none_wait_for_threads_of_the_o
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[set[int], threading.Event]]:
-    """The threads that have looked for a session; none of them finds it before the event."""
-    look, threads, may_go_on = WebSessions.owner, set[int](), threading.Event()
+def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[int], threading.Event]]:
+    """How many threads looked for a session whenever one more did; none of them finds it before the event."""
+    look, looking, counts, may_go_on = WebSessions.owner, set[int](), list[int](), threading.Event()
 
     def slowly(sessions: WebSessions, session: str) -> str:
-        threads.add(threading.get_ident())
+        looking.add(threading.get_ident())
+        counts.append(len(looking))
         may_go_on.wait(DEADLINE_S)
+        looking.discard(threading.get_ident())
         return look(sessions, session)
 
     monkeypatch.setattr(WebSessions, "owner", slowly)
     monkeypatch.setattr(passwords, "N", 2)
-    yield threads, may_go_on
+    yield counts, may_go_on
     may_go_on.set()
 
 
@@ -173,30 +175,30 @@ def with_session(connection: redis.Redis) -> httpx.AsyncClient:
 
 
 def test_sessions_of_many_people_are_looked_for_in_few_threads(
-    connection: redis.Redis, looks: tuple[set[int], threading.Event]
+    connection: redis.Redis, looks: tuple[list[int], threading.Event]
 ) -> None:
-    threads, may_go_on = looks
+    counts, may_go_on = looks
 
     async def ask() -> list[int]:
         async with with_session(connection) as client:
             asked = [asyncio.create_task(client.get("/settings")) for _ in range(8)]
-            await asyncio.to_thread(wait_until, lambda: len(threads) >= access.MOST_THREADS, "some look")
+            await asyncio.to_thread(wait_until, lambda: len(counts) == access.MOST_THREADS, "some look")
             may_go_on.set()
             return [answer.status_code for answer in await asyncio.gather(*asked)]
 
     assert asyncio.run(ask()) == [303] * 8
-    assert len(threads) == access.MOST_THREADS
+    assert max(counts) == access.MOST_THREADS
 
 
 def test_who_waits_too_long_for_their_session_gets_a_page_that_says_so(
-    connection: redis.Redis, looks: tuple[set[int], threading.Event], monkeypatch: pytest.MonkeyPatch
+    connection: redis.Redis, looks: tuple[list[int], threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    threads, may_go_on = looks
+    counts, may_go_on = looks
 
     async def ask() -> httpx.Response:
         async with with_session(connection) as client:
             asked = [asyncio.create_task(client.get("/settings")) for _ in range(access.MOST_THREADS)]
-            await asyncio.to_thread(wait_until, lambda: len(threads) == access.MOST_THREADS, "all look")
+            await asyncio.to_thread(wait_until, lambda: len(counts) == access.MOST_THREADS, "all look")
             monkeypatch.setattr(access, "PATIENCE_S", 0.01)
             late = await client.get("/settings")
             may_go_on.set()

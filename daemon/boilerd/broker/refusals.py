@@ -27,6 +27,10 @@ class NoAnswerError(redis.TimeoutError):
         self.timeout_s = timeout_s
 
 
+class KnownSilenceError(NoAnswerError):
+    """It did not do so a moment ago, so that it was not asked."""
+
+
 class _Refusal(NamedTuple):
     """A reason for which Redis refuses a command.
 
@@ -128,7 +132,8 @@ def translate(error: redis.RedisError | UnicodeError) -> BrokerError:
 
 def _silence(error: redis.ConnectionError | redis.TimeoutError) -> str:
     if isinstance(error, NoAnswerError):
-        return f"Redis did not answer within {error.timeout_s:g} s"
+        known = ", a moment ago" if isinstance(error, KnownSilenceError) else ""
+        return f"Redis did not answer within {error.timeout_s:g} s{known}"
     cure = _CLOSED if isinstance(error.__context__, PermissionError) else ""
     return f"Redis did not answer: {str(error).rstrip('.') if cure else error}{cure}"
 
@@ -140,7 +145,7 @@ def has_timed_out(error: redis.ConnectionError | redis.TimeoutError) -> bool:
 
 def _may_have_been_sent(error: redis.ConnectionError | redis.TimeoutError) -> bool:
     """False if the error came before anything was sent, for which redis-py (8.1) has no class of its own."""
-    return "connecting to" not in str(error) and not isinstance(error, MasterNotFoundError)
+    return "connecting to" not in str(error) and not isinstance(error, KnownSilenceError | MasterNotFoundError)
 
 
 def _refusal(error: redis.RedisError) -> BrokerRefusedError:

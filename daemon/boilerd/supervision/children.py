@@ -25,6 +25,7 @@ from boilerd.process.failpoints import failpoint
 from boilerd.process.scoreboard import KillReason, Scoreboard
 from boilerd.process.signals import hold_signals, release_signals
 from boilerd.process.terminal import ignore_background_stops, leave_stops_to_parent
+from boilerd.supervision.groups import are_workers
 
 logger = logging.getLogger("boilerd.supervisor")
 
@@ -113,7 +114,7 @@ class Child(Subprocess):  # type: ignore[misc]
             logger.debug("process exited", extra=fields)
         else:
             logger.warning("process died", extra=fields)
-        if is_stopping and status in {TIMED_OUT, -signal.SIGKILL}:
+        if is_stopping and status in {TIMED_OUT, -signal.SIGKILL} and are_workers(self.group.config.name):
             self.config.options.timed_out.append(self.full_name)
         # The child led a process group; processes that its tasks started must not outlive it.
         with suppress(ProcessLookupError, PermissionError):

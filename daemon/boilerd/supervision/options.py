@@ -49,7 +49,7 @@ class Options(ServerOptions):  # type: ignore[misc]
         is_for_group: True if the group of the directory may ask there.
 
     Attributes:
-        timed_out: Names of the children that a drain or reload had to kill, or that gave their tasks back at its end.
+        timed_out: Names of the workers that a drain or reload had to kill, or that gave their tasks back at its end.
         inbox: Ends the loop's poll early; None until `setsignals`, which runs when the loop is about to begin.
     """
 

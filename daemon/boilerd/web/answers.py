@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from boilerd.broker.task_rows import TaskRows
-from boilerd.errors import BoilerdError, QueueNotFoundError
+from boilerd.errors import BoilerdError, BrokerUnavailableError, QueueNotFoundError
 from boilerd.web.frozen import is_keepable
 from boilerd.web.links import Links, outside
 from boilerd.web.own_queues import MENU as OF_QUEUES
@@ -200,8 +200,10 @@ async def answer_action(asked: Asked, action: Action) -> Response:
 def _act(asked: Asked, action: Action) -> Done | Data:
     try:
         return action.act(_known(asked))
-    except Exception:  # what has failed may be done all the same, such as where Redis answered too late
+    except Exception as error:  # what has failed may be done all the same, such as where Redis answered too late
         asked.site.forget_all()
+        if isinstance(error, BrokerUnavailableError) and error.was_sent:
+            raise Refusal(503, f"{error}; it may have been done all the same, look before you do it again") from error
         raise
 
 

@@ -13,10 +13,10 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boilerd.broker.connection import connect_to, count_commands
+from boilerd.broker.hang import wait_one_at_a_time
 from boilerd.broker.in_parts import in_parts
 from boilerd.broker.overview import Overview
 from boilerd.broker.web_sessions import WebSecret, WebSessions
-from boilerd.errors import ConfigError
 from boilerd.settings.addresses import read_networks
 from boilerd.settings.definitions import Settings
 from boilerd.settings.finding import find_settings
@@ -34,7 +34,7 @@ from boilerd.web.openapi import describe
 from boilerd.web.page import Action, Page
 from boilerd.web.permissions import Permission
 from boilerd.web.probes import make_probes
-from boilerd.web.proxies import Proxies
+from boilerd.web.proxies import Proxies, check_header
 from boilerd.web.redaction import Hook, Redaction
 from boilerd.web.refusal import Refusal
 from boilerd.web.sampler import Sampler, facts_of
@@ -68,7 +68,8 @@ def app(
         ConfigError: A setting is not allowed.
     """
     settings = settings or find_settings()
-    site = make_site(settings, authorize, connection or in_parts(connect_to(settings)), redact, read_facts)
+    connection = connection or in_parts(wait_one_at_a_time(connect_to(settings)))
+    site = make_site(settings, authorize, connection, redact, read_facts)
     handlers = {404: functools.partial(_answer_unknown, site), 405: functools.partial(_answer_unknown, site)}
     probes = make_probes(site, read_networks(settings.metrics_allow), settings.release or "")
     served = Starlette(exception_handlers=handlers)
@@ -85,8 +86,8 @@ def make_site(
 ) -> Site:
     """Put together what the endpoints share."""
     web = settings.web
-    if authorize is None and web.trusted_header and not web.trusted_proxies:
-        raise ConfigError("web.trusted_header: nobody may send it; name the proxy in trusted_proxies, or take it away")
+    if authorize is None:
+        check_header(web)
     pages.load_pages()
     proxies = Proxies(web.trusted_proxies)
     seals = Seals(WebSecret(connection, 0 if web.read_only else SEAL_LIVES_S).get, _salt(web))

@@ -19,6 +19,8 @@ logger = logging.getLogger("boilerd.web")
 
 #: How often it looks whether its parent lives.
 LOOK_EVERY_S = 1.0
+#: How long it may take until it listens, on a machine that is busy.
+START_S = 30.0
 #: How long requests have at the end; then it ends all the same.
 GRACE_S, END_S = 1, 2.0
 #: The status of a process that could not listen, or whose loop ended.
@@ -45,6 +47,7 @@ class Dashboard:
     def serve(self) -> int:
         """Serve until told to stop; the exit status."""
         setproctitle("boilerd: dashboard")
+        self._scoreboard.begin_start(DASHBOARD_ROW, START_S)  # what ends before it listens has failed to start
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         try:
             server = make_server(self._settings, self._ask_daemon, grace_s=GRACE_S, show_life=self._show_life)

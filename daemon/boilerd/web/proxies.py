@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from boilerd.errors import ConfigError, shown
+from boilerd.settings.web import Web
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 UNIX = "unix"
 #: What proxies add to what they pass on; Envoy has only the second, as it is.
 _ADDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"via", b"x-real-ip"})
+
+
+def check_header(web: Web) -> None:
+    """Raise ConfigError where a header is to name people, and nobody may send it."""
+    if web.trusted_header and not web.trusted_proxies:
+        raise ConfigError("web.trusted_header: nobody may send it; name the proxy in trusted_proxies, or take it away")
 
 
 class Proxies:

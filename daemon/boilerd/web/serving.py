@@ -1,5 +1,6 @@
 """Serve the dashboard by itself, by `boilerd web` or by the daemon's process: whether that can be, and the server."""
 
+import errno
 import functools
 import importlib.util
 import select
@@ -12,9 +13,10 @@ from boilerd.process.allocation import use_one_arena
 from boilerd.process.gc_pause import rest_collector
 from boilerd.process.priority import step_back
 from boilerd.settings.definitions import Settings
+from boilerd.settings.web import Web
 from boilerd.verdict.facts import AskDaemon, Facts, Silence
 from boilerd.web.listening import check_place, listen
-from boilerd.web.proxies import Proxies
+from boilerd.web.proxies import Proxies, check_header
 
 if TYPE_CHECKING:
     import uvicorn
@@ -55,10 +57,10 @@ def prepare(settings: Settings, *, is_reload: bool = False) -> None:
     """
     if not settings.web.enabled:
         return
+    check_header(settings.web)
     Proxies(settings.web.trusted_proxies)
     check_place(settings.web)
-    if not is_reload:
-        _wait_for_place(settings)
+    _check_listening(settings.web, is_reload=is_reload)
 
 
 def make_server(settings: Settings, ask_daemon: AskDaemon, **options: Any) -> "uvicorn.Server":
@@ -76,20 +78,23 @@ def make_server(settings: Settings, ask_daemon: AskDaemon, **options: Any) -> "u
     return connections.make_server(served, **options)
 
 
-def _wait_for_place(settings: Settings) -> None:
-    """Raise BootError if nobody can listen there; what is in use is waited for a moment."""
+def _check_listening(web: Web, *, is_reload: bool) -> None:
+    """Raise BootError if nobody can listen there; what is in use is waited for a moment, and is ours at a reload."""
     end_s = time.monotonic() + WAIT_S
     while True:
         try:
-            listen(settings.web).close()
-        except BootError:
-            if time.monotonic() > end_s:
+            listen(web).close()
+        except BootError as error:
+            is_in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+            if is_in_use and is_reload:
+                return
+            if not is_in_use or time.monotonic() > end_s:
                 raise
             select.select([], [], [], LOOK_EVERY_S)
         else:
             break
-    if settings.web.socket:
-        Path(settings.web.socket).unlink()
+    if web.socket:
+        Path(web.socket).unlink()
 
 
 def facts_of_host(settings: Settings, ask_daemon: AskDaemon, overview: "Overview") -> Facts:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from boilerd.broker.views import TaskDetail
-from boilerd.errors import BoilerdError, BrokerError, InvalidTaskError
+from boilerd.errors import BoilerdError, BrokerError, BrokerUnavailableError, InvalidTaskError
 from boilerd.tasks.queues import DEFAULT_QUEUE
 from boilerd.tasks.task import TaskState
 from boilerd.web.kept_hidden import Place, blurred, disclosed, places_in, restored
@@ -202,7 +202,8 @@ def _afterwards(visit: Visit, task_id: str, word: str) -> str:
     try:
         (visit.inspector.archive if word == "archive" else visit.inspector.delete)(task_id)
     except BoilerdError as error:
-        return f", which stays: {error}"
+        is_known = not (isinstance(error, BrokerUnavailableError) and error.was_sent)
+        return f", which {'stays' if is_known else 'may be gone'}: {error}"
     return f", which is {word}d"
 
 
