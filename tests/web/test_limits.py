@@ -65,6 +65,16 @@ def test_a_word_that_asks_for_no_search_is_told_the_one_that_does(browser: Brows
     assert "search: not known; use one of 1" in text_of(browser.get("/limits?search=0").text)
 
 
+def test_a_poll_of_a_page_with_locks_looks_for_none(browser: Browser, client: Client, connection: redis.Redis) -> None:
+    take_lock(client, "a")
+    opened = browser.get("/limits?search=1").text
+    connection.config_resetstat()
+    browser.get("/limits?search=1", boilerd_live="1")
+
+    assert 'data-label="Held by"' in opened
+    assert "cmdstat_scan" not in connection.info("commandstats")
+
+
 def test_who_may_not_see_payloads_sees_no_digest_of_one_by_which_it_could_be_guessed(
     client: Client, connection: redis.Redis
 ) -> None:

@@ -57,7 +57,7 @@ def _locks(visit: Visit, names: list[str]) -> Data:
     queue, task_type, after = visit.word("queue").strip(), visit.word("type").strip(), visit.word("after")
     is_asked = bool(visit.word("search", of=["", "1"]) or queue or task_type)
     asked = {"search": is_asked, "queue": queue, "type": task_type, "is_known": not queue or queue in names}
-    if not is_asked:
+    if not is_asked or visit.is_poll:  # what was found stays as it was when the page was opened
         return {**asked, "locks": [], "locks_looked": 0, "after": ""}
     found = visit.inspector.unique_locks(queue, task_type, after=after)
     return {**asked, "locks": found.locks, "locks_looked": found.looked, "after": found.after}
