@@ -26,7 +26,7 @@ _PORTION = 1024 * 1024
 #: Tasks of a list that one script reads, or makes a digest of: Redis is busy for less than half a millisecond.
 AT_ONCE = MOST_DIGESTED
 #: Scheduled tasks and retries that one script tells apart: as long.
-SIFTED_AT_ONCE = 250
+SIFTED_AT_ONCE = 150
 #: No list or set of Redis has more members; of greater places it takes none above 64 bits.
 MOST_MEMBERS = 2**32
 #: The fields of a record, as listed.lua has them: the small ones stand first.
