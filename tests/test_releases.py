@@ -152,7 +152,8 @@ def test_its_tasks_run(inspector: Inspector, client: Client, start_daemon: Start
     daemon.wait_for("task will be retried", task_id="retry", attempt=2)
     daemon.wait_for("task archived", task_id="archived", attempt=1)
     assert inspector.task("active").retried == 1
-    assert [inspector.task("retry").retried, inspector.task("archived-unique").state] == [2, TaskState.ARCHIVED]
+    assert inspector.task("retry").retried >= 2  # it fails again and again, and a busy machine is slow to ask
+    assert inspector.task("archived-unique").state is TaskState.ARCHIVED
     assert client.enqueue("test:echo", {"a": [1, None]}, unique=60).id
     with pytest.raises(DuplicateTaskError):
         client.enqueue("test:echo", 3, unique=60)

@@ -163,7 +163,9 @@ def test_of_more_than_can_be_looked_at_a_page_says_how_many_there_are_at_least(
     browser: Browser, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.enqueue_many([("test:echo", number) for number in range(300)])
-    monkeypatch.setattr(Operations, "preview", functools.partialmethod(Operations.preview, looks=200))
+    monkeypatch.setattr(
+        Operations, "preview", functools.partialmethod(Operations.preview, looks=200, within_s=DEADLINE_S)
+    )
 
     asked = browser.get("/bulk/archive?q=echo&queue=default").text
 

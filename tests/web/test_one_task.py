@@ -198,12 +198,13 @@ def test_a_task_leads_to_the_worker_that_ran_it_those_who_see_all_queues(
     complete_next(broker)
     link = f'<a href="/workers/{WORKER}">'.replace(".", "~2E")
 
-    everybody, own = (
-        Browser(web_app(connection, authorize=lambda _, own=queues: Principal.of_role("o", "operator", queues=own)))  # type: ignore[misc]
-        .get("/tasks/done")
-        .text
-        for queues in (None, ["default"])
-    )
+    def page(queues: list[str] | None) -> str:
+        with Browser(
+            web_app(connection, authorize=lambda _: Principal.of_role("o", "operator", queues=queues))
+        ) as browser:
+            return browser.get("/tasks/done").text
+
+    everybody, own = page(None), page(["default"])
 
     assert everybody.count(link) == 2
     assert link not in own
