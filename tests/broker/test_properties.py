@@ -62,7 +62,7 @@ SETTINGS = settings(
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )
-pytestmark = pytest.mark.timeout(3600 if IS_LONG else 120)  # a failure is made small first
+pytestmark = pytest.mark.timeout(3600 if IS_LONG else 300)  # a failure is made small first
 
 #: Everything that the server holds, as it stands at one moment: time, and for each key its name, type, TTL, contents.
 _DUMP = """

@@ -44,7 +44,7 @@ from builders import failure, new_task
 SLOTS = 16
 #: They cost less than the model's own tests; what is common to both is tested there.
 FEWER = settings(SETTINGS, max_examples=1_000 if IS_LONG else 60)
-pytestmark = pytest.mark.timeout(3600 if IS_LONG else 120)  # a failure is made small first
+pytestmark = pytest.mark.timeout(3600 if IS_LONG else 300)  # a failure is made small first
 
 
 class SlotsMachine(BrokerMachine):
