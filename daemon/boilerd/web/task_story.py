@@ -15,8 +15,8 @@ from boilerd.web.pages.bulk import WORDS, set_of
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
 
-#: The audit, which may have 10,000 entries, is read at most so often for polls of one task's page.
-FRESH_S = 60.0
+#: The audit is read at most so often for one task.
+FRESH_S = 15.0
 #: Other tasks of a failure group that are shown.
 MOST_EQUALS = 10
 #: Operations among which one is looked for that a task was selected for, and how many others are told.
@@ -25,9 +25,7 @@ _OPERATIONS, _OTHERS = 200, 5
 
 def traces_of(visit: Visit, task_id: str, queue: str = "", since: datetime | None = None) -> Traces:
     """What the audit knows of it."""
-    return visit.sharing(
-        ("traces", task_id, queue), FRESH_S, lambda: visit.inspector.traces(task_id, queue, since), with_polls=True
-    )
+    return visit.sharing(("traces", task_id, queue), FRESH_S, lambda: visit.inspector.traces(task_id, queue, since))
 
 
 def deeds_of(visit: Visit, entries: Sequence[AuditEntry]) -> list[dict[str, Any]]:
