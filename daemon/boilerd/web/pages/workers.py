@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from boilerd.broker.daemons import DaemonInfo
 from boilerd.broker.deaths import place_of
@@ -25,6 +25,8 @@ MOST_QUEUES, MOST_DEATHS = 2, 3
 #: Last tasks of one worker; and the queues in which they are looked for, each among its last so many.
 MOST_TASKS, MOST_SERVED, LOOKS = 20, 10, 200
 _FIELDS = [field.name for field in fields(WorkerInfo)]
+#: Name of a filter → what of a row.
+_CHOICES = {"host": "host", "pool": "pool", "state": "shown_state"}
 #: The word for a worker that gives no sign of life.
 DEAD = "dead"
 
@@ -74,27 +76,22 @@ def _steady_row(row: Row) -> Row:
 @page("/workers", needs=Permission.VIEW, title="Workers", menu=40, rows="workers", of_shared=True, steady=_steady)
 def workers(visit: Visit) -> Data:
     """All workers that the query leaves, by host and pool unless it says otherwise."""
-    every = _rows(visit)
+    every = _read(visit)
     host, pool, state = (visit.query.get(name, "") for name in ("host", "pool", "state"))
     rows = [
         row
-        for row in every
+        for row in every.rows
         if host in {"", row["host"]} and pool in {"", row["pool"]} and state in {"", row["shown_state"]}
     ]
     shown_rows, order = in_order(visit, rows, SORTS, "host")
-    by_host = _by_host(every)
     return {
         "workers": shown_rows,
         "order": order,
-        "hosts": by_host[:MOST_HOSTS],
-        "more_hosts": max(0, len(by_host) - MOST_HOSTS),
+        "hosts": every.hosts[:MOST_HOSTS],
+        "more_hosts": max(0, len(every.hosts) - MOST_HOSTS),
         "chosen": {"host": host, "pool": pool, "state": state},
-        "choices": {
-            "host": [row["host"] for row in sorted(by_host, key=lambda row: str(row["host"]))][:MOST_CHOICES],
-            "pool": sorted({row["pool"] for row in every})[:MOST_CHOICES],
-            "state": sorted({row["shown_state"] for row in every})[:MOST_CHOICES],
-        },
-        "problems": [f"{row['name']}: {row['problem']}" for row in every if row["problem"]],
+        "choices": every.choices,
+        "problems": every.problems,
         "most_queues": MOST_QUEUES,
         "died": visit.trying(lambda: _died(visit)),
         **_control(visit),
@@ -111,7 +108,7 @@ def _control(visit: Visit) -> Data:
     """The daemon of this host for whoever may control it, and the others, with the host where each is controlled."""
     if not visit.may(Permission.WORKERS):
         return {}
-    local, daemons = local_daemon(visit), _read(visit)[1]
+    local, daemons = local_daemon(visit), _read(visit).daemons
     others = [{"name": each.name, "host": each.host} for each in daemons if each.name != local.name and each.host]
     return {"local": asdict(local), "others": others[:MOST_DAEMONS], "more_others": max(0, len(others) - MOST_DAEMONS)}
 
@@ -161,7 +158,7 @@ def worker(visit: Visit) -> Data:
 
 def known_worker(visit: Visit, name: str) -> tuple[Mapping[str, Any] | None, Data]:
     """What is told of a worker that lives, and of the deaths in its place; raises NotThereError."""
-    row = next((row for row in _rows(visit) if row["name"] == name), None)
+    row = next((row for row in _read(visit).rows if row["name"] == name), None)
     deaths = visit.trying(lambda: {"before": [each for each in _deaths(visit) if _is_before(each["worker"], name)]})
     if row is None and not any(each["worker"] == name for each in deaths.get("before", ())):
         raise NotThereError(f"there is no worker {shown(name)}, and none of that name died today; /workers has all")
@@ -191,19 +188,36 @@ def _deaths(visit: Visit) -> list[dict[str, Any]]:
     )
 
 
-def _rows(visit: Visit) -> list[dict[str, Any]]:
-    return _read(visit)[0]
-
-
-def _read(visit: Visit) -> tuple[list[dict[str, Any]], list[DaemonInfo]]:
-    """A row for each worker, and the daemons."""
+def _read(visit: Visit) -> "_All":
     return visit.sharing("workers", FRESH_S, lambda: _read_now(visit))
 
 
-def _read_now(visit: Visit) -> tuple[list[dict[str, Any]], list[DaemonInfo]]:
+class _All(NamedTuple):
+    """All workers, whichever are shown.
+
+    Attributes:
+        rows: One for each.
+        hosts: One for each host, the one whose workers take most memory first.
+        choices: What the list can be filtered by: name → values.
+        problems: Of records that are none.
+    """
+
+    rows: list[dict[str, Any]]
+    daemons: list[DaemonInfo]
+    hosts: list[dict[str, Any]]
+    choices: dict[str, list[str]]
+    problems: list[str]
+
+
+def _read_now(visit: Visit) -> _All:
     daemons = _daemons(visit)
     by_name = {daemon.name: daemon for daemon in daemons}
-    return [_row(one, by_name.get(one.name.rpartition(".")[0])) for one in visit.inspector.workers()], daemons
+    rows = [_row(one, by_name.get(one.name.rpartition(".")[0])) for one in visit.inspector.workers()]
+    values = {name: {row[key] for row in rows} for name, key in _CHOICES.items()}
+    choices = {name: sorted(several, key=str)[:MOST_CHOICES] for name, several in values.items()}
+    return _All(
+        rows, daemons, _by_host(rows), choices, [f"{row['name']}: {row['problem']}" for row in rows if row["problem"]]
+    )
 
 
 def _row(worker: WorkerInfo, daemon: DaemonInfo | None) -> dict[str, Any]:
