@@ -450,7 +450,7 @@ def test_many_threads_wait_on_one_connection(client: Client, broker: Broker, in_
 
     assert [each.result(DEADLINE_S) for each in waiting] == list(range(100))
     assert len(found) == 1
-    assert connections == 2  # with the one that all other calls share
+    assert connections < 10  # with those of calls at one moment, and not one for each that waits
 
 
 @pytest.mark.usefixtures("never_polls")
