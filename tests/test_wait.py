@@ -439,18 +439,23 @@ def test_connection_and_thread_end_when_nobody_waits_for_a_while(
 
 
 @pytest.mark.usefixtures("never_polls")
-def test_many_threads_wait_on_one_connection(client: Client, broker: Broker, in_thread: InThread) -> None:
+def test_many_threads_wait_on_one_connection(
+    client: Client, broker: Broker, connection: redis.Redis, in_thread: InThread
+) -> None:
     infos = client.enqueue_many((("test:echo", n) for n in range(100)), retention=60)
-    waiting = [in_thread(partial(info.wait, 60)) for info in infos if isinstance(info, TaskInfo)]
-    watched(client.connection, 100)
-    found, connections = watchers(client.connection), len(client.connection.client_list())
+    waiting = []
+    for info in infos:
+        assert isinstance(info, TaskInfo)
+        waiting.append(in_thread(partial(info.wait, 60)))
+        watched(connection, len(waiting))  # one by one: calls at one moment have a connection each
+    found, connections = watchers(connection), len(connection.client_list())
 
     for number in range(100):
         complete_next(broker, result=str(number).encode())
 
     assert [each.result(DEADLINE_S) for each in waiting] == list(range(100))
     assert len(found) == 1
-    assert connections < 10  # with those of calls at one moment, and not one for each that waits
+    assert connections == 3  # with the one that all other calls share, and that of the test
 
 
 @pytest.mark.usefixtures("never_polls")

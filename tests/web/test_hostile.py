@@ -178,6 +178,7 @@ def test_no_page_leads_to_the_host_that_an_address_of_none_names(path: str, brow
     answer = browser.get(f"http://localhost{path}")
 
     assert answer.status_code == 404
+    assert 'href="/"' in answer.text
     assert not re.search(r'href="/[/\\\s]', answer.text)
 
 
