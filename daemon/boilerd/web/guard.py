@@ -94,9 +94,15 @@ class Guard:
 
 
 def check_framing(request: Request) -> None:
-    """Where a body ends must be plain: a proxy that reads it otherwise takes its rest for the request of another."""
+    """What two servers may read in two ways is refused, such as where a body ends.
+
+    A proxy that reads that otherwise takes its rest for the request of another.
+    """
     if "transfer-encoding" in request.headers and "content-length" in request.headers:
         raise Refusal(400, "this has both Content-Length and Transfer-Encoding; send one of them")
+    hosts = len(request.headers.getlist("host"))
+    if hosts > 1 or (not hosts and request.scope.get("http_version") == "1.1"):
+        raise Refusal(400, f"this has {hosts or 'no'} header{'s' * (hosts > 1)} Host; send one")
 
 
 async def read_form(request: Request) -> dict[str, list[str]]:

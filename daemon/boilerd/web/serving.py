@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from boilerd.broker.overview import Overview
 
 #: What the extra brings.
-_NEEDS = ("jinja2", "starlette", "uvicorn")
+_NEEDS = ("httptools", "jinja2", "starlette", "uvicorn")
 #: Objects after which the collector looks: a page leaves some hundreds in circles, and a look takes 1 to 2 ms.
 OBJECTS = 10_000
 #: For so long a start waits for the dashboard of a daemon that was killed, which ends within a second.
