@@ -65,7 +65,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, and end; in the middle of another's answer nothing may be said."""
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_idle:
             super().send_400_response(msg)
         else:
             self.transport.abort()
@@ -81,9 +81,13 @@ class Connection(HttpToolsProtocol):
 
     def _waits(self) -> bool:
         """Whether the peer is to send or to read; if not, a page is being made."""
+        return self._is_idle or self.transport.get_write_buffer_size() > 0
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no request is served."""
         cycle: RequestResponseCycle | None = self.cycle
-        is_idle = cycle is None or cycle.response_complete
-        return is_idle or self.transport.get_write_buffer_size() > 0
+        return cycle is None or cycle.response_complete
 
     def _make_room(self) -> None:
         """End the one that waits for its peer for longest, if there are too many."""
