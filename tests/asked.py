@@ -1,13 +1,13 @@
 """What clients have sent Valkey, and how long that took, as its logs have it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 #: Entries of a log.
 _MOST = 50_000
 #: Microseconds from which on a command is logged where it is about the longest one. To log all that a script calls
 #: makes it take a fifth longer.
-_LONG_US = 100
+LONG_US = 100
 
 
 def begin(connection: Any) -> None:
@@ -51,17 +51,17 @@ def asked(connection: Any, used_ms: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def longest_ms(connection: Any, request: Callable[[], object], times: int) -> float:
-    """What the longest command of a request took Redis: of each that was long every time, the least.
+def long_ones(connection: Any, request: Callable[[], object]) -> dict[tuple[bytes, ...], float]:
+    """The commands of a request that took Redis long, and how many milliseconds; it logs from `LONG_US` on."""
+    forget(connection)
+    request()
+    return {tuple(command): took / 1000 for _, _, took, command, *_ in logged(connection, "slow")}
+
+
+def longest_ms(found: Sequence[Mapping[tuple[bytes, ...], float]]) -> float:
+    """What the longest command took: of each that `long_ones` had every time, the least.
 
     What else the machine does makes one longer now and then, and nothing makes it shorter.
     """
-    found: list[dict[tuple[bytes, ...], float]] = []
-    log_from(connection, _LONG_US)
-    for _ in range(times):
-        forget(connection)
-        request()
-        found.append({tuple(command): took / 1000 for _, _, took, command, *_ in logged(connection, "slow")})
-    log_from(connection, 0)
-    always = set.intersection(*map(set, found))
+    always = set.intersection(*map(set, found)) if found else set[tuple[bytes, ...]]()
     return max((min(each[command] for each in found) for command in always), default=0.0)
