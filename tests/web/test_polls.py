@@ -1,6 +1,7 @@
 """Polls of open pages: what was just found for somebody is told to all who may see the same."""
 
 import ast
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 import redis
 
 from boilerd import Client, Inspector, web
+from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.errors import BrokerUnavailableError
-from boilerd.web import sampler, shared
+from boilerd.web import Principal, sampler, shared
 from boilerd.web.shared import Answers, Shared
 from browser import WHO, Browser, web_app
 from builders import Clock, enqueue, fail_as, failure_kind, tell_cron
@@ -123,6 +125,69 @@ def test_what_stands_beside_a_task_is_read_anew_for_who_opens_its_page_and_told_
 
     assert ("is paused" in before, "is paused" in opened) == (False, True)
     assert (at_once, told, later) == (304, 200, 200)
+
+
+def note(connection: redis.Redis, what: str, task: str, times: int = 1) -> None:
+    """Have the audit know of what others did with a task, or a task that is gone."""
+    with connection.pipeline(transaction=False) as pipeline:
+        for _ in range(times):
+            pipeline.xadd(keys.AUDIT, {"what": what, "outcome": "done", "on": json.dumps({"task": task})})
+        pipeline.execute()
+
+
+def looks_at_audit(connection: redis.Redis) -> int:
+    """How often Redis was asked for entries."""
+    found: int = connection.info("commandstats").get("cmdstat_xrevrange", {"calls": 0})["calls"]
+    return found
+
+
+@pytest.mark.parametrize(("task_id", "queues"), [("a", None), ("a", ["default"]), ("gone", None)])
+def test_what_people_did_with_a_task_is_read_on_for_all_who_look_and_not_read_again(
+    task_id: str, queues: list[str] | None, connection: redis.Redis, client: Client, clock: Clock
+) -> None:
+    enqueue(client, "a")
+    note(connection, "run", task_id)
+    note(connection, "run", "other", 400)
+    app = web_app(connection, authorize=lambda _: Principal.of_role("anna", "operator", queues=queues))
+
+    with Browser(app) as browser:
+
+        def seen(ahead_s: float, **headers: str) -> tuple[list[str], int]:
+            clock.ahead_s += ahead_s
+            before = looks_at_audit(connection)
+            data = browser.get(f"/tasks/{task_id}.json", **headers).json()
+            deeds = data["known"]["deeds"] if task_id == "gone" else data["deeds"]
+            return [deed["what"] for deed in deeds], looks_at_audit(connection) - before
+
+        browser.get("/queues")  # has the picture, which tells of the audit, too, taken before
+        first, again = seen(0), seen(5)
+        note(connection, "reveal", task_id)
+        polled, opened = seen(2, boilerd_live="1"), seen(0)
+        note(connection, "export", task_id)
+        later = seen(5, boilerd_live="1")
+
+    assert first == (["run"], 4)
+    assert again == (["run"], 1)
+    assert polled == (["run"], 0)
+    assert opened == (["run", "reveal"], 3)
+    assert later == (["run", "reveal", "export"], 3)
+
+
+def test_what_the_audit_has_dropped_of_a_task_is_told_for_some_minutes_more_at_most(
+    browser: Browser, connection: redis.Redis, client: Client, clock: Clock
+) -> None:
+    enqueue(client, "a")
+    note(connection, "reveal", "a")
+    note(connection, "run", "other")
+
+    def deeds() -> list[str]:
+        return [deed["what"] for deed in browser.get("/tasks/a.json").json()["deeds"]]
+
+    before = deeds()
+    connection.xtrim(keys.AUDIT, maxlen=1, approximate=False)
+    clock.ahead_s += 300
+
+    assert (before, deeds()) == (["reveal"], [])
 
 
 @pytest.mark.usefixtures("clock")

@@ -40,20 +40,59 @@ class Traces:
     pauses: Sequence[Pause] = ()
 
 
-def read_traces(audit: Audit, task_id: str, queue: str, since: datetime | None) -> Traces:
-    """Those of a task of this queue, since a moment; raises BrokerError.
+class Trail:
+    """Finds the traces of one task, then reads on from where it was: of 10,000 entries only those that are new.
 
-    It reads the entries since then, of which there are 10,000 at most.
+    Threads may share one: each leaves all that it has found, and the last one counts.
+
+    Args:
+        task_id: Of the task.
+        queue: In which it is; empty: of no queue are pauses told.
+        since: Nothing that was done before is told; None: of all that is kept.
     """
 
-    def is_told(entry: AuditEntry) -> bool:
-        return _names(entry, task_id) or entry.on.get("copied_from") == task_id or _is_pause(entry, queue)
+    def __init__(self, task_id: str, queue: str = "", since: datetime | None = None) -> None:
+        self._task_id, self._queue, self._since = task_id, queue, since
+        #: The audit's latest entry when it was read, and what was found until then.
+        self._seen: tuple[AuditEntry | None, Sequence[AuditEntry]] = (None, ())
 
-    names = [task_id, queue] if queue else [task_id]
-    entries = audit.page(is_told, audit.between(since, None), page=1, size=MOST_ENTRIES, names=names)
-    copies = [entry.on.get("task", "") for entry in entries if entry.on.get("copied_from") == task_id]
-    deeds = [entry for entry in entries if _names(entry, task_id)]
-    return Traces(deeds, [each for each in copies if each], [*_pauses(entries, queue)])
+    def follow(self, audit: Audit) -> Traces:
+        """What is known by now, which takes one command where nothing is new; raises BrokerError.
+
+        All is read anew where the latest entry that it knows is gone, as when another stream stands there. Until then
+        an entry that makes way in the audit is told all the same.
+        """
+        known, found = self._seen
+        least, most = audit.between(self._since, None)
+        latest = _latest(audit, least, most)  # up to which is read: one that comes meanwhile is the next call's
+        if latest != known:
+            if known and _latest(audit, known.id, known.id) == known:
+                least = f"({known.id}"
+            else:
+                found = ()
+            if latest:
+                found = [*found, *self._entries(audit, least, latest.id)][-MOST_ENTRIES:]
+            self._seen = latest, found  # in one step, when nothing can fail any more
+        return self._told(found)
+
+    def _entries(self, audit: Audit, least: str, most: str) -> list[AuditEntry]:
+        """Those between these IDs of which something is told, latest last."""
+        names = [self._task_id, self._queue] if self._queue else [self._task_id]
+        return audit.page(self._is_told, (least, most), page=1, size=MOST_ENTRIES, names=names)
+
+    def _is_told(self, entry: AuditEntry) -> bool:
+        task_id = self._task_id
+        return _names(entry, task_id) or entry.on.get("copied_from") == task_id or _is_pause(entry, self._queue)
+
+    def _told(self, entries: Sequence[AuditEntry]) -> Traces:
+        copies = [entry.on.get("task", "") for entry in entries if entry.on.get("copied_from") == self._task_id]
+        deeds = [entry for entry in entries if _names(entry, self._task_id)]
+        return Traces(deeds, [each for each in copies if each], [*_pauses(entries, self._queue)])
+
+
+def _latest(audit: Audit, least: str, most: str) -> AuditEntry | None:
+    """The latest entry between these IDs; None: there is none."""
+    return next(iter(audit.page(lambda _: True, (least, most), page=1, size=1)), None)
 
 
 def _names(entry: AuditEntry, task_id: str) -> bool:

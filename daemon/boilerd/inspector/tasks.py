@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from boilerd.broker.explanation import Explanation
     from boilerd.broker.task_filter import TaskFilter
     from boilerd.broker.task_search import Reads, Sought, TasksFound
-    from boilerd.broker.traces import Traces
+    from boilerd.broker.traces import Traces, Trail
 
 #: Tasks that one script looks at to tell retries from scheduled ones: Redis is busy with it for 1 to 5 ms.
 LOOKS = 1000
@@ -286,13 +286,17 @@ class TasksPart(Part):
             return reasons.explain_gone(*gone)
         raise no_such_task(task_id)
 
-    def traces(self, task_id: str, queue: str = "", since: datetime | None = None) -> "Traces":
+    def traces(
+        self, task_id: str, queue: str = "", since: datetime | None = None, *, trail: "Trail | None" = None
+    ) -> "Traces":
         """What the audit knows of a task, also of one that is gone: what was done with it, its copies, and when its
         queue was paused; of all that is kept, or since a moment.
-        """  # noqa: D205 - one sentence
-        from boilerd.broker.traces import read_traces  # noqa: PLC0415 - as in `explain`
 
-        return read_traces(self._audit, task_id, queue, since)
+        With the `trail` of an earlier call for the same, it reads on from where that was.
+        """  # noqa: D205 - one sentence
+        from boilerd.broker.traces import Trail  # noqa: PLC0415 - as in `explain`
+
+        return (trail or Trail(task_id, queue, since)).follow(self._audit)
 
     def dependents(self, task_id: str) -> list[str]:
         """Jobs of plain RQ's that wait for this one, 20 of them at most."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from boilerd.broker.audit import AuditEntry
 from boilerd.broker.operation_record import Operation
-from boilerd.broker.traces import Traces
+from boilerd.broker.traces import Traces, Trail
 from boilerd.broker.views import TaskDetail
 from boilerd.errors import FailureNotFoundError, TaskNotFoundError
 from boilerd.tasks.cron import entry_of_tick
@@ -15,8 +15,10 @@ from boilerd.web.pages.bulk import WORDS, set_of
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import Visit
 
-#: The audit is read at most so often for one task.
-FRESH_S = 15.0
+#: What is new in the audit of one task is read for polls at most so often.
+FRESH_S = 4.0
+#: And all of it so often, as entries that were found make way: of 10,000 in 67 commands.
+TRAIL_S = 300.0
 #: Other tasks of a failure group that are shown.
 MOST_EQUALS = 10
 #: Operations among which one is looked for that a task was selected for, and how many others are told.
@@ -25,7 +27,13 @@ _OPERATIONS, _OTHERS = 200, 5
 
 def traces_of(visit: Visit, task_id: str, queue: str = "", since: datetime | None = None) -> Traces:
     """What the audit knows of it."""
-    return visit.sharing(("traces", task_id, queue), FRESH_S, lambda: visit.inspector.traces(task_id, queue, since))
+    asked = task_id, queue, since
+
+    def read() -> Traces:
+        trail = visit.sharing(("trail", *asked), TRAIL_S, lambda: Trail(*asked))
+        return visit.inspector.traces(*asked, trail=trail)
+
+    return visit.sharing(("traces", *asked), FRESH_S, read, with_polls=True)
 
 
 def deeds_of(visit: Visit, entries: Sequence[AuditEntry]) -> list[dict[str, Any]]:

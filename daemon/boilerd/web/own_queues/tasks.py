@@ -59,13 +59,13 @@ class TasksPart(Part):
         own = self._ids_of([*dict.fromkeys(id_ for ids in found.values() for id_ in ids)])
         return {kind: [task_id for task_id in ids if task_id in own] for kind, ids in found.items()}
 
-    def traces(self, task_id: str, queue: str = "", since: datetime | None = None) -> Traces:
+    def traces(self, task_id: str, queue: str = "", since: datetime | None = None, **more: Any) -> Traces:
         """What the audit knows of one; of one that is gone nobody knows whose it was."""
         try:
             queue = self.task(task_id).queue
         except TaskNotFoundError:
             raise self.refusal("what is known of a task that is gone may be of another one") from None
-        found = self._all.traces(task_id, queue, since)
+        found = self._all.traces(task_id, queue, since, **more)
         own = self._ids_of(found.copies)
         return replace(found, copies=[copy for copy in found.copies if copy in own])
 
