@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,15 @@ class Viewer:
     def get(self, address: str, **headers: str) -> tuple[int, bytes, str]:
         """Open a page: status, content, and its tag."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self._connection.request("GET", address, headers={"cookie": self.cookie, "accept-encoding": "gzip", **named})
-        answer = self._connection.getresponse()
+        try:
+            answer = self._send(address, named)
+        except http.client.RemoteDisconnected:  # it was idle for too long; browsers send it again, too
+            answer = self._send(address, named)
         return answer.status, answer.read(), answer.headers.get("etag", "")
+
+    def _send(self, address: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        self._connection.request("GET", address, headers={"cookie": self.cookie, "accept-encoding": "gzip", **headers})
+        return self._connection.getresponse()
 
     def poll(self, address: str, tag: str) -> tuple[int, bytes, str]:
         """Ask whether it has changed, as an open page does."""
