@@ -159,6 +159,9 @@ async def answer_export(asked: Asked, path: str, parts: Generator[Sequence[Any]]
             while rows is not None:
                 yield _csv(rows, names) if form == "csv" else "".join(f"{_json(row)}\n" for row in rows)
                 rows = await asked.site.in_thread(read, asked.who)
+        except BrokerUnavailableError as error:  # too late for an answer, which would tell of it
+            asked.site.sampler.outages.note(error)
+            raise
         finally:
             with anyio.CancelScope(shield=True):
                 await asked.site.in_thread(parts.close)
