@@ -259,6 +259,22 @@ def test_somebody_is_asked_and_then_it_is_done(
     visitor.sees(told)
 
 
+def test_a_list_that_somebody_clicks_on_is_asked_for_once_with_as_many_rows_as_they_chose(
+    visit: Open, client: Client
+) -> None:
+    enqueue(client, "a")
+    visitor = visit()
+    page = visitor.open("/settings")
+    page.select_option("main [data-keeps=size]", "25")
+    visitor.open("/queues/default")
+
+    page.click("text=Its tasks")
+    page.wait_for_url("**/tasks?queue=default&size=25")
+    visitor.sees("test:echo")
+
+    assert [path for path in visitor.asked if path.startswith("/tasks")] == ["/tasks?queue=default&size=25"]
+
+
 def test_a_wrong_word_leaves_the_question_where_it_is(visit: Open, client: Client) -> None:
     enqueue(client, "a")
     visitor = visit()
