@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import redis
@@ -100,6 +101,18 @@ def task_in(held: Claim) -> Task:
 
 def task_ids(claims: list[Claim]) -> list[str]:
     return [held.task_id for held in claims]
+
+
+def serve(broker: Broker, row: int, queues: list[str], **fields: str) -> None:
+    """A worker that lives, as its record tells."""
+    record: dict[Any, Any] = {
+        "queues": ",".join(queues),
+        "birthmark": "x",
+        "last_heartbeat": datetime.now(UTC).isoformat(),
+        **fields,
+    }
+    broker.register(worker_name(row), queues, record)
+    broker.connection.hset(keys.worker(worker_name(row)), mapping=record)
 
 
 # Complete and fail.

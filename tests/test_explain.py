@@ -18,7 +18,7 @@ from boilerd.broker.connection import connect, raw
 from boilerd.broker.constants import LEASE_OFFSET_S
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.retry import Verdict
-from builders import WORKER, claim, complete_next, fail_next, rq_queue, store, worker_name
+from builders import WORKER, claim, complete_next, fail_next, rq_queue, serve, store, worker_name
 from support import RunningDaemon, private_directory, wait_until
 
 #: Queues of the daemon that the tests share: each test has one of its own.
@@ -185,18 +185,6 @@ def test_a_full_concurrency_key_is_told_with_its_holder_and_the_place(live: redi
     assert found.fact.startswith(f"Its concurrency key one lets 1 run at a time, and 1 run: {holder} on ")
     assert found.fact.endswith("It is number 2 of 3 that wait for a share.")
     assert found.tasks == [holder]
-
-
-def serve(broker: Broker, row: int, queues: list[str], **fields: str) -> None:
-    """A worker that lives, as its record tells."""
-    record: dict[Any, Any] = {
-        "queues": ",".join(queues),
-        "birthmark": "x",
-        "last_heartbeat": datetime.now(UTC).isoformat(),
-        **fields,
-    }
-    broker.register(worker_name(row), queues, record)
-    broker.connection.hset(keys.worker(worker_name(row)), mapping=record)
 
 
 def test_a_queue_that_all_its_workers_empty_first_is_told_with_what_waits_there(

@@ -1,5 +1,7 @@
 """Periodic tasks, limits and the system on their pages."""
 
+import re
+
 import pytest
 import redis
 
@@ -59,6 +61,20 @@ def test_periodic_tasks_are_listed_those_with_a_problem_first(browser: Browser, 
     assert rows[1]["last_skipped"] == "its queue was full"
     assert "each day at 03:00" in shown
     assert "always" in exported
+
+
+def test_a_queue_that_was_never_used_is_named_without_a_link_as_it_has_no_page(
+    browser: Browser, client: Client, broker: Broker
+) -> None:
+    tell_cron(broker, "used", queue="default", daemon="web1.a1")
+    tell_cron(broker, "unused", queue="low", daemon="web1.b1")
+    enqueue(client, "a")
+
+    shown = browser.get("/crons").text
+    links = re.findall(r'href="(/queues/[^"]+)"', shown)
+
+    assert "in low" in text_of(shown)
+    assert {link: browser.get(link).status_code for link in links} == {"/queues/default": 200}
 
 
 def test_many_periodic_tasks_have_pages_and_a_file_has_all_of_them(

@@ -155,13 +155,14 @@ def test_the_lock_of_a_task_that_has_not_ended_needs_its_id_written_out(browser:
 
     asked = text_of(browser.get(address(lock)).text)
     answers = [
-        browser.post(address(lock), {"holder": "holder", **typed}).status_code
-        for typed in ({}, {"id": "other"}, {"id": "holder"})
+        browser.post(address(lock), {"holder": "holder", **typed}) for typed in ({}, {"id": "other"}, {"id": "holder"})
     ]
 
     assert "pending" in asked
     assert "ID of the task that holds it" in asked
-    assert answers == [409, 400, 303]
+    assert [answer.status_code for answer in answers] == [409, 400, 303]
+    assert "id: write holder, the task that holds the lock" in text_of(answers[1].text)
+    assert 'name="id" required value="other"' in answers[1].text
 
 
 def test_a_lock_that_another_task_has_taken_meanwhile_is_not_released(browser: Browser, client: Client) -> None:

@@ -311,6 +311,30 @@ def test_more_than_a_thousand_need_the_queues_name_typed(
     assert found.tally.done == 1001
 
 
+def test_a_wrong_name_is_asked_for_again_with_all_that_was_filled_in(browser: Browser, client: Client) -> None:
+    client.enqueue_many([("test:echo", number) for number in range(1001)])
+
+    again = browser.post("/bulk/move?queue=default&state=pending", {"to": "low", "name": "<defau>"})
+
+    assert again.status_code == 400
+    assert "name: write default for move of all pending tasks" in text_of(again.text)
+    assert "1,001, counted now" in text_of(again.text)
+    assert 'name="to" required value="low"' in again.text
+    assert 'name="name" required value="&lt;defau&gt;"' in again.text
+
+
+def test_a_moment_that_is_none_is_asked_for_again_and_a_program_is_told_so(browser: Browser, client: Client) -> None:
+    enqueue(client, "a")
+
+    again = browser.post("/bulk/reschedule?id=a", {"when": "soon"})
+    program = browser.post("/bulk/reschedule.json?id=a", {"when": "soon"})
+
+    assert (again.status_code, program.status_code) == (400, 400)
+    assert "when: no time; use 2h" in text_of(again.text)
+    assert 'name="when" required value="soon"' in again.text
+    assert program.json().keys() == {"error", "status"}
+
+
 def test_all_of_a_state_are_deleted_only_by_those_who_may_purge(connection: redis.Redis, client: Client) -> None:
     enqueue(client, "a")
 

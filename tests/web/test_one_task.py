@@ -1,6 +1,7 @@
 """The page of one task: its story, what is known of one that is gone, and two of them side by side."""
 
 import html
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,7 +21,7 @@ from boilerd.web.pages.task import MOST_PAUSES
 from boilerd.web.shown import MOST_NODES, branches
 from boilerd.web.timeline import timeline
 from browser import WHO, Browser, text_of, web_app, with_people
-from builders import WORKER, complete_next, enqueue, fail_as, failure_kind, in_state, pending, rq_queue
+from builders import WORKER, complete_next, enqueue, fail_as, failure_kind, in_state, pending, rq_queue, serve
 
 AT = datetime(2026, 1, 31, 14, tzinfo=UTC)
 
@@ -151,6 +152,39 @@ def test_the_note_of_the_pause_stands_beside_why_a_task_does_not_run(
 
     assert "the mail server moves" in shown[shown.index("Why") : shown.index("About")]
     assert "workers of the queue are busy" not in shown
+
+
+def test_why_a_task_does_not_run_has_the_button_that_would_help_for_those_who_may(
+    browser: Browser, viewer: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "waits")
+    Inspector(connection).pause("default")
+
+    shown, of_viewer = (why_of(one.get("/tasks/waits").text) for one in (browser, viewer))
+    (address,) = re.findall(r'<form method="post" action="([^"]+)"', shown)
+    done = browser.post(address)
+
+    assert "boilerd queue resume default" in of_viewer
+    assert "<form" not in of_viewer
+    assert done.status_code == 303
+    assert not Inspector(connection).queue("default").counts.is_paused
+
+
+def test_why_a_task_does_not_run_leads_to_the_workers_where_a_pool_would_be_resumed(
+    browser: Browser, viewer: Browser, client: Client, broker: Broker
+) -> None:
+    enqueue(client, "waits")
+    serve(broker, 0, ["default"], state="suspended")
+
+    shown = why_of(browser.get("/tasks/waits").text)
+
+    assert '<a href="/workers"><code>boilerd resume</code></a>' in shown
+    assert 'href="/workers"' not in why_of(viewer.get("/tasks/waits").text)
+
+
+def why_of(page: str) -> str:
+    """The part of a task's page that says why it does not run."""
+    return page[page.index('data-live="why"') : page.index('data-live="timeline"')]
 
 
 # --- One that is there

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -27,8 +28,9 @@ from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableErr
 from boilerd.settings.definitions import Settings
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.table import judge
-from boilerd.web import beside, sampler, serving
+from boilerd.web import beside, outages, sampler, serving
 from boilerd.web.beside import Beside
+from boilerd.web.outages import Outages
 from boilerd.web.own_queues.sights import cut
 from boilerd.web.permissions import Principal
 from boilerd.web.sampler import Sampler, Snapshot, facts_of
@@ -161,6 +163,25 @@ def test_a_picture_tells_of_the_last_times_when_redis_was_away(
     assert once.why == "no answer"
     assert once.since < once.last < once.until
     assert [each.why for each in many] == [f"away {number}" for number in range(24, 4, -1)]
+
+
+def test_an_outage_ends_after_it_began_though_the_hosts_clock_is_set_back_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = Outages()
+    found.note(BrokerUnavailableError("refused"))
+
+    class AnHourAgo(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) - timedelta(hours=1)
+
+    monkeypatch.setattr(outages, "datetime", AnHourAgo)
+    found.note(BrokerUnavailableError("no answer"))
+    (over,) = found.over()
+
+    assert over.since <= over.last <= over.until <= AnHourAgo.now(UTC)
+    assert over.until - over.since < timedelta(minutes=10)
 
 
 def test_workers_are_looked_at_in_each_fifth_picture_and_after_an_action(

@@ -341,7 +341,16 @@ def test_a_task_is_rescheduled(when: str, browser: Browser, client: Client, conn
     assert 'name="when"' in asked
     assert done.headers["location"].startswith("/tasks/a?")
     assert Inspector(connection).task("a").state is TaskState.SCHEDULED
-    assert browser.post("/tasks/a/reschedule", {"when": "soon"}).status_code == 400
+
+
+def test_what_was_typed_is_there_where_it_is_asked_for_again(browser: Browser, client: Client) -> None:
+    enqueue(client, "a")
+
+    again = browser.post("/tasks/a/reschedule", {"when": "soon"})
+
+    assert again.status_code == 400
+    assert "when: no time" in text_of(again.text)
+    assert 'name="when" required value="soon"' in again.text
 
 
 def test_a_task_is_moved(browser: Browser, client: Client, connection: redis.Redis) -> None:

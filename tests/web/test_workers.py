@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import redis
 
+from boilerd import Client
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import connect
 from boilerd.broker.last_words import LastWords
 from boilerd.broker.neighbours import DEAD_S
 from boilerd.broker.overview import LivingWorker
-from boilerd.web import sampler
+from boilerd.errors import BrokerUnavailableError
+from boilerd.web import answers, sampler
 from boilerd.web.heaviest import heaviest
 from boilerd.web.page import PAGES
 from boilerd.web.pages import workers
@@ -363,6 +365,28 @@ def test_an_outage_is_known_by_whatever_somebody_looked_at(
         found = browser.get("/system.json").json()["outages"]
 
     assert failed.status_code == 503
+    assert len(found) == 1
+
+
+def test_an_outage_is_known_by_an_export_that_it_has_cut(
+    directory: Path, client: Client, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 0.0)
+    client.enqueue_many([("test:echo", number) for number in range(2000)])
+    written = answers._csv
+    with Proxy(directory, valkey.socket) as proxy, connect(proxy.url) as cut, Browser(web_app(cut)) as browser:
+
+        def write_and_cut(*args: Any) -> str:
+            proxy.refuse()
+            return written(*args)
+
+        monkeypatch.setattr(answers, "_csv", write_and_cut)
+        with pytest.raises(BrokerUnavailableError):
+            browser.get("/tasks.csv?queue=default&state=pending")
+        proxy.accept()
+        wait_until(lambda: browser.get("/system").status_code == 200, "Redis is back")
+        found = browser.get("/system.json").json()["outages"]
+
     assert len(found) == 1
 
 

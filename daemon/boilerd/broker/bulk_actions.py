@@ -123,6 +123,7 @@ class Walk:
 
     Attributes:
         total: Tasks to look at.
+        began: As of which moment they were counted.
         done: Tasks that the action was done with.
         seen: Tasks looked at.
         stay: How many of these stand before the next one yet: not chosen, without a record, in a state of RQ's own.
@@ -131,6 +132,7 @@ class Walk:
     """
 
     total: int
+    began: datetime
     done: int = 0
     seen: int = 0
     stay: int = 0
@@ -159,10 +161,10 @@ class BulkActions:
         on.
         """  # noqa: D205 - one sentence
         queue = choice.queue
-        walk = walk or Walk(self._inspection.length(queue, choice.state))
+        walk = walk or Walk(self._inspection.length(queue, choice.state), self.now())
         do = do or functools.partial(self._broker.act, action)
         anchor = Anchor(self._broker.connection, queue, choice.state, walk.places)
-        began = datetime.fromtimestamp(self._broker.now(), UTC) if choice.state in ONE_REGISTRY else None
+        began = walk.began if choice.state in ONE_REGISTRY else None
         blanks = 0
         try:
             while walk.seen < walk.total:
@@ -205,6 +207,10 @@ class BulkActions:
         places = [(name, state) for name in self._inspection.queue_names()[0] for state in states]
         return {place: self._inspection.length(*place) for place in places}
 
+    def now(self) -> datetime:
+        """The moment, by Redis's clock."""
+        return datetime.fromtimestamp(self._broker.now(), UTC)
+
     def chosen(self, choice: Choice, start: int, count: int) -> tuple[int, Sequence[str]]:
         """As a chunk finds them: how many tasks were looked at from that place on, and which are chosen."""
         looked = self._chunk(choice, start, count)
@@ -213,15 +219,15 @@ class BulkActions:
     def _chunk(
         self, choice: Choice, start: int, count: int, anchor: Anchor | None = None, began: datetime | None = None
     ) -> Looked:
-        """Look at tasks from place `start` on, or with an anchor where they are by now, but for what failed since."""
+        """Look at tasks from place `start` on, or with an anchor where they are by now, but for what came since."""
         queue, state = choice.queue, choice.state
         if anchor:
             start, members = self._behind(anchor, choice, start, count)
         else:
             members = self._inspection.members(queue, state, start, count)
         there = [member for member in members if member[0] and not choice.is_due_so(member)]  # a blank is none
-        if began:  # a retry that ran and failed again may stand before those that were there
-            there = self._picker.all_picked([failed_before(began)], there)
+        if began:  # what came or failed again since may stand before those that were there
+            there = self._picker.all_picked([came_before(began)], there)
         return Looked(start, len(members), members, self._meant(choice, there), len(members) - len(there))
 
     def _behind(self, anchor: Anchor, choice: Choice, start: int, count: int) -> tuple[int, list[Member]]:
@@ -262,9 +268,9 @@ class BulkActions:
         return FailureGroups(self._broker.connection)
 
 
-def failed_before(moment: datetime) -> "Condition":
-    """The condition that the last attempt did not fail after that moment, if one has."""
-    return "before", "last_failed_at", f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z", ""
+def came_before(moment: datetime) -> "Condition":
+    """The condition that a task was neither enqueued after that moment, as far as Redis knows, nor failed since."""
+    return "before", "", f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z", ""
 
 
 def plain(task: TaskDetail) -> Mapping[str, Any]:

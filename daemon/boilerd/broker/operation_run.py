@@ -128,7 +128,8 @@ class OperationRun:
     def _walk(self, part: Part) -> Generator[None]:
         order, tally = self._found.order, self._tally
         before = replace(tally, skipped={**tally.skipped})
-        walk = Walk(part.total, seen=tally.part_seen, stay=tally.part_stay, places=tally.part_places)
+        began = self._found.created_at or self._bulk.now()
+        walk = Walk(part.total, began, seen=tally.part_seen, stay=tally.part_stay, places=tally.part_places)
         if walk.seen:
             self._broker.remove_blanks(part.queue)  # which one left that was killed
         choice = choice_of(order, part, self._sees)

@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from http import HTTPStatus
 from typing import Any
@@ -159,6 +159,9 @@ async def answer_export(asked: Asked, path: str, parts: Generator[Sequence[Any]]
             while rows is not None:
                 yield _csv(rows, names) if form == "csv" else "".join(f"{_json(row)}\n" for row in rows)
                 rows = await asked.site.in_thread(read, asked.who)
+        except BrokerUnavailableError as error:  # too late for an answer, which would tell of it
+            asked.site.sampler.outages.note(error)
+            raise
         finally:
             with anyio.CancelScope(shield=True):
                 await asked.site.in_thread(parts.close)
@@ -169,32 +172,47 @@ async def answer_export(asked: Asked, path: str, parts: Generator[Sequence[Any]]
 
 async def answer_action(asked: Asked, action: Action) -> Response:
     """What was done, or the page that asks before it."""
-    visit = _known(asked)
-    check_parameters(action, visit.query)
+    check_parameters(action, _known(asked).query)
+    answer = _answer_sent if asked.request.method == "POST" else _answer_opened
+    return await asked.site.in_thread(functools.partial(answer, asked, action), asked.who)
 
-    def confirm() -> Response:
-        if action.about is None:
-            raise Refusal(405, "this is sent by a form, not opened")
-        return ask(action.about(visit))
 
-    def ask(found: Data, status: int = 200) -> Response:
-        data = found if action.reveals else visit.seen(found)
-        if asked.form_of_answer == "json":
-            return Response(_json(data), status, media_type=KINDS["json"])
-        return _html(render(asked, action.template, data, title=action.title), status)
+def _answer_opened(asked: Asked, action: Action) -> Response:
+    if action.about is None:
+        raise Refusal(405, "this is sent by a form, not opened")
+    return _ask(asked, action, action.about(_known(asked)))
 
-    def act() -> Response:
+
+def _answer_sent(asked: Asked, action: Action) -> Response:
+    try:
         done = _act(asked, action)
-        if not isinstance(done, Done):
-            return ask(done, 200 if not done.get("problems") else 422)
-        asked.site.forget_all()
-        if asked.form_of_answer == "json":
-            return Response(_json({"done": done.says, **visit.seen(done.data)}), media_type=KINDS["json"])
-        told = cut(done.says, MOST_TOLD)
-        query = {**done.query, "told": told, "seal": asked.site.seals.seal("told", told)}
-        return RedirectResponse(asked.links.path(done.to, query), 303)
+    except BoilerdError as error:
+        return _ask_again(asked, action, error)
+    if not isinstance(done, Done):
+        return _ask(asked, action, done, 200 if not done.get("problems") else 422)
+    asked.site.forget_all()
+    if asked.form_of_answer == "json":
+        return Response(_json({"done": done.says, **_known(asked).seen(done.data)}), media_type=KINDS["json"])
+    told = cut(done.says, MOST_TOLD)
+    query = {**done.query, "told": told, "seal": asked.site.seals.seal("told", told)}
+    return RedirectResponse(asked.links.path(done.to, query), 303)
 
-    return await asked.site.in_thread(act if asked.request.method == "POST" else confirm, asked.who)
+
+def _ask(asked: Asked, action: Action, found: Data, status: int = 200) -> Response:
+    data = found if action.reveals else _known(asked).seen(found)
+    if asked.form_of_answer == "json":
+        return Response(_json(data), status, media_type=KINDS["json"])
+    return _html(render(asked, action.template, data, title=action.title), status)
+
+
+def _ask_again(asked: Asked, action: Action, error: BoilerdError) -> Response:
+    """Ask a person with what is wrong, and what was filled in; raises the error where that would not help."""
+    if action.about is None or asked.form_of_answer == "json" or status_of(error) != HTTPStatus.BAD_REQUEST:
+        raise error
+    visit = _known(asked)
+    sent = {name: values[0] for name, values in visit.form.items()}
+    about = action.about(replace(visit, form={}))
+    return _ask(asked, action, {**about, "sent": sent, "refused": str(error)}, 400)
 
 
 def _act(asked: Asked, action: Action) -> Done | Data:
@@ -226,6 +244,8 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str, 
     """The HTML of a template, with what all of them have beside the page's data."""
     site, links, who = asked.site, asked.links, asked.who
     context = {
+        "sent": {},
+        "refused": "",
         **data,
         "title": title,
         "to": links.to,

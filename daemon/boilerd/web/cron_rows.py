@@ -38,9 +38,9 @@ def cron_rows(inspector: Inspector, found: Sequence[CronInfo]) -> tuple[list[dic
         inspector: Reads all but the entries.
         found: As it has read them, maybe some seconds ago.
     """
-    paused = paused_crons(inspector)
+    paused, queues = paused_crons(inspector), set(inspector.queue_names())
     entries = _with_ticks(inspector, found)
-    rows = [cron_row(cron, paused, ticks) for cron, ticks in entries]
+    rows = [{**cron_row(cron, paused, ticks), "is_queue_used": cron.queue in queues} for cron, ticks in entries]
     rows.sort(key=lambda row: (not row["problem"], not row["missed"], row["name"], row["spec"]))
     return rows, len(found) - len(entries)
 

@@ -1,9 +1,10 @@
 """When Redis was away from this dashboard, as far as somebody looked: it keeps its own failures alone, and the last."""
 
 import threading
+import time
 from collections import deque
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 #: So many are told, the latest.
 MOST = 20
@@ -11,7 +12,7 @@ MOST = 20
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Answers that Redis did not give, one after another; by this host's clock.
+    """Answers that Redis did not give, one after another; by this host's clock, as it was at `until`.
 
     Attributes:
         since: When the first of them was missed.
@@ -26,24 +27,35 @@ class Outage:
     why: str
 
 
+@dataclass(slots=True)
+class _Present:
+    """One that goes on, by the monotonic clock: the other may be set meanwhile."""
+
+    since_s: float
+    last_s: float
+    why: str
+
+
 class Outages:
     """Remembers them; any thread may tell of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._present: Outage | None = None
+        self._present: _Present | None = None
         self._over: deque[Outage] = deque(maxlen=MOST)
 
     def note(self, error: Exception) -> None:
         """Redis did not answer."""
-        now = datetime.now(UTC)
         with self._lock:
-            self._present = Outage(self._present.since if self._present else now, now, now, str(error))
+            now_s = time.monotonic()
+            self._present = _Present(self._present.since_s if self._present else now_s, now_s, str(error))
 
     def over(self) -> tuple[Outage, ...]:
         """A picture was taken; all outages until then, the latest first."""
         with self._lock:
-            if self._present:
-                self._over.appendleft(replace(self._present, until=datetime.now(UTC)))
+            if present := self._present:
+                until, now_s = datetime.now(UTC), time.monotonic()
+                since, last = (until - timedelta(seconds=now_s - at_s) for at_s in (present.since_s, present.last_s))
+                self._over.appendleft(Outage(since, last, until, present.why))
                 self._present = None
             return tuple(self._over)

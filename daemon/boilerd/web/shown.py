@@ -167,6 +167,11 @@ def _kind_of(value: Any) -> str:
     return f"{len(value):,} {'keys' if isinstance(value, Mapping) else 'items'}"
 
 
+def pattern(text: str) -> str:
+    """A regular expression of browsers that fits this text alone; unlike Python's, theirs has no escape for a dash."""
+    return re.sub(r"[\\^$.*+?()\[\]{}|/]", r"\\\g<0>", text)
+
+
 FILTERS = {
     "branches": branches,
     "cut": cut,
@@ -182,4 +187,5 @@ FILTERS = {
     "points": points,
     "brief": brief,
     "pace": pace,
+    "pattern": pattern,
 }

@@ -259,6 +259,53 @@ def test_somebody_is_asked_and_then_it_is_done(
     visitor.sees(told)
 
 
+def test_a_list_that_somebody_clicks_on_is_asked_for_once_with_as_many_rows_as_they_chose(
+    visit: Open, client: Client
+) -> None:
+    enqueue(client, "a")
+    visitor = visit()
+    page = visitor.open("/settings")
+    page.select_option("main [data-keeps=size]", "25")
+    visitor.open("/queues/default")
+
+    page.click("text=Its tasks")
+    page.wait_for_url("**/tasks?queue=default&size=25")
+    visitor.sees("test:echo")
+
+    assert [path for path in visitor.asked if path.startswith("/tasks")] == ["/tasks?queue=default&size=25"]
+
+
+def test_a_wrong_word_leaves_the_question_where_it_is(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit()
+    page = visitor.open("/tasks?queue=default&state=pending")
+
+    page.click("text=Delete all")
+    page.fill("dialog [name=name]", "defau")
+    page.click("dialog button")
+    is_refused = page.evaluate("document.querySelector('dialog [name=name]').validity.patternMismatch")
+    page.fill("dialog [name=name]", "default")
+    page.click("dialog button")
+
+    assert is_refused
+    visitor.sees("has been ordered")
+
+
+def test_a_moment_that_is_none_is_asked_for_again(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit()
+    page = visitor.open("/tasks/a")
+
+    page.click(".actions >> text=Reschedule")
+    page.fill("dialog [name=when]", "soon")
+    page.click("dialog button")
+    visitor.sees("when: no time")
+    page.fill("[name=when]", "2h")
+    page.click("[data-question] button")
+
+    visitor.sees("task a waits for its new moment")
+
+
 def test_moments_of_a_question_are_told_as_all_others(visit: Open, client: Client) -> None:
     client.enqueue("test:echo", unique=9000)
     visitor = visit(timezone_id="Asia/Tokyo")

@@ -5,7 +5,7 @@
 --   many conditions there are; then four for each: its kind, a field of the job hash, a value, and another form of that;
 --   then task IDs. The kinds:
 --   'is' the field is the value; 'begins' it begins with it (a type may be so where a job of RQ's has no field for it); 'has' it has the value in it, in small letters; 'there' and
---   'absent'; 'before': the field is no later moment than the value, or is not there; 'since' and 'until': the last thing that happened to the task was not before, not after that moment;
+--   'absent'; 'before': the task was not enqueued after that moment, and did not fail after it; 'since' and 'until': the last thing that happened to the task was not before, not after that moment;
 --   'word': one of the fields that a list shows or the ID has it, in small letters, or that field; 'data' and
 --   'headers': payload or headers have the value, or headers alone, in one of its forms: as JSON, and as JSON in ASCII.
 -- Returns {how many were looked at, then the places of those that were found among the IDs, from 1}.
@@ -79,7 +79,11 @@ local KINDS = {
   has = function(job, _, field, value) return job[field] and has(job[field]:lower(), value) end,
   there = function(job, _, field) return job[field] ~= nil end,
   absent = function(job, _, field) return job[field] == nil end,
-  before = function(job, _, field, value) return (job[field] or '') <= value end,
+  before = function(job, _, _, value)
+    -- When a job of RQ's was created is told by its client's clock.
+    local created = job.task_type and job.created_at or ''
+    return created <= value and (job.last_failed_at or '') <= value
+  end,
   since = function(job, _, _, value) return last_moment(job) >= value end,
   ['until'] = function(job, _, _, value) return last_moment(job) <= value end,
   word = function(job, id, _, value, escaped) return has_word(job, id, value, escaped) end,
@@ -91,6 +95,8 @@ for i = FIRST, FIRST_ID - 1, 4 do
   local kind, field = ARGV[i], ARGV[i + 1]
   if kind == 'since' or kind == 'until' then
     want('created_at', unpack(MOMENTS))
+  elseif kind == 'before' then
+    want('task_type', 'created_at', 'last_failed_at')
   elseif kind == 'word' then
     want(unpack(SHOWN))
     if ARGV[i + 1] ~= '' then want(ARGV[i + 1]) end

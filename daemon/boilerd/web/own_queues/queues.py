@@ -14,6 +14,10 @@ from boilerd.web.own_queues.part import Part
 class QueuesPart(Part):
     """Look at queues, pause them and let them go on."""
 
+    def queue_names(self) -> list[str]:
+        """Those of them that were ever used."""
+        return [name for name in self._all.queue_names() if self._who.owns(name)]
+
     def queue(self, name: str) -> QueueDetail:
         """One queue."""
         return self._all.queue(self._own(name))

@@ -8,11 +8,23 @@ function asked() {
   return /^\d{1,3}$/.test(size) ? `size=${size}` : "";
 }
 
-/** Of a list whose address does not say how many rows: show as many. A later page of it begins where its address says. */
+/** The query of a list with so many rows, where it does not say how many; a later page of it begins where it says. */
+function sized(search) {
+  const query = new URLSearchParams(search);
+  return !asked() || query.has("size") || query.has("page") ? search : `${search}${search ? "&" : "?"}${asked()}`;
+}
+
+/** Show as many rows where somebody came by an address that does not say how many. */
 function resize() {
-  const query = new URLSearchParams(location.search);
-  if (!("sized" in document.body.dataset) || !asked() || query.has("size") || query.has("page")) return;
-  location.replace(`${location.pathname}${location.search}${location.search ? "&" : "?"}${asked()}${location.hash}`);
+  const search = sized(location.search);
+  if ("sized" in document.body.dataset && search !== location.search) location.replace(`${location.pathname}${search}${location.hash}`);
+}
+
+/** Have a link to a list say it, so that the list is not asked for twice. */
+function follow(event) {
+  const link = event.target.closest?.("a[href]");
+  const lists = [...document.querySelectorAll("header a[data-sized]")].map((each) => each.pathname);
+  if (link?.origin === location.origin && lists.includes(link.pathname)) link.search = sized(link.search);
 }
 
 function write() {
@@ -27,6 +39,8 @@ export function start() {
     if (!event.target.closest?.("[data-shows]")) return;
     keep("hidden", [...document.querySelectorAll("[data-shows]:not(:checked)")].map((box) => box.dataset.shows).join(" "));
   });
+  document.addEventListener("click", follow);
+  document.addEventListener("auxclick", follow);
   document.addEventListener("boilerd:kept", write);
   write();
   resize();
