@@ -231,6 +231,28 @@ def test_a_queue_comes_first_only_if_it_does_with_each_worker(
     assert kinds(found) == ["ahead"]
 
 
+def test_what_comes_first_is_told_by_the_workers_that_claim(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    serve(broker, 0, ["critical", "low"], strict="1")
+    serve(broker, 1, ["low"], state="suspended")
+    client.enqueue("test:echo", queue="critical")
+
+    assert first(connection, client.enqueue("test:echo", queue="low").id).kind == "heavier"
+
+
+def test_a_heavier_queue_is_told_however_many_empty_ones_stand_before_it(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    queues = [f"q{number}" for number in range(30)]
+    serve(broker, 0, queues, strict="1")
+    client.enqueue("test:echo", queue="q28")
+
+    told = first(connection, client.enqueue("test:echo", queue="q29").id)
+
+    assert told.fact == "Workers of queue q29 take a task of it only while none waits in q28 (1 pending)."
+
+
 def test_how_long_a_heavier_queue_takes_is_told_by_what_completed_there(live: redis.Redis) -> None:
     heavier, queue = "before", "behind"  # of equal weights, in this order
     client = Client(live)
@@ -258,6 +280,20 @@ def test_what_runs_longest_is_told_where_all_workers_are_busy(live: redis.Redis)
     assert told.fact.startswith("What runs longest on the workers of queue busy is a task of test:sleep, on ")
     assert list(told.tasks) == [holder]
     assert told.since
+
+
+def test_what_runs_longest_is_told_also_beside_workers_that_are_quiet(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    holder = client.enqueue("test:echo").id
+    serve(broker, 0, ["default"])
+    serve(broker, 1, ["default"], state="suspended")
+    claim(broker, row=0)
+
+    found = Inspector(connection).explain(client.enqueue("test:echo").id)
+
+    assert kinds(found) == ["ahead", "busy"]
+    assert list(found.reasons[-1].tasks) == [holder]
 
 
 def test_workers_that_are_all_quiet_are_told(connection: redis.Redis, client: Client, broker: Broker) -> None:

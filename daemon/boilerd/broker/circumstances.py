@@ -57,7 +57,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class HeavierQueue:
-    """A queue that all workers of a task's queue empty first.
+    """A queue that all workers which claim from a task's queue empty first.
 
     Attributes:
         pending: How many tasks wait there.
@@ -131,7 +131,7 @@ class Circumstances:
         servers: The workers that live.
         last_done: The task of the queue that completed last, if that is known.
         heavier: Those of the queues that come first which have tasks to claim.
-        longest: What the workers of the queue are busy with; None: some have time, or nothing is known.
+        longest: What the workers that claim from the queue are busy with; None: some have time, or nothing is known.
         active: How many of the queue's tasks run; `max_active`: how many may, 0: any number.
         length: How many IDs stand in the queue; `ahead`: how many before this one's, None: it was not found.
         is_listed: False if the record names a place where the task is not.
@@ -181,3 +181,8 @@ class Circumstances:
 def serving(servers: Sequence[Server], queue: str) -> list[Server]:
     """Those of the workers that work on a queue."""
     return [server for server in servers if queue in server.queues]
+
+
+def claiming(servers: Sequence[Server], queue: str) -> list[Server]:
+    """Those of them that claim from it."""
+    return [server for server in serving(servers, queue) if not server.is_quiet]
