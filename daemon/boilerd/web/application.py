@@ -166,7 +166,7 @@ async def _answer_unknown(site: Site, request: Request, error: Exception) -> Res
         answer.headers.update(getattr(error, "headers", None) or {})
         return answer
 
-    is_data = request.url.path.endswith(tuple(f".{form}" for form in KINDS if form != "html"))
+    is_data = request.scope["path"].endswith(tuple(f".{form}" for form in KINDS if form != "html"))
     return _Served(Endpoint(site, None, refuse, "json" if is_data else "html"))
 
 
