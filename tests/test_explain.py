@@ -296,6 +296,25 @@ def test_what_runs_longest_is_told_also_beside_workers_that_are_quiet(
     assert list(found.reasons[-1].tasks) == [holder]
 
 
+def test_a_worker_of_which_slots_are_free_is_not_busy(connection: redis.Redis, client: Client, broker: Broker) -> None:
+    tasks = [client.enqueue("test:echo").id for _ in range(3)]
+    serve(broker, 0, ["default"], slots="2", state="busy")
+    claim(broker, row=0)
+    some = Inspector(connection).explain(tasks[2])
+    other = claim(broker, row=1)
+    connection.sadd(keys.worker_executions(worker_name(0)), f"{other.task_id}:{other.execution_id}")
+
+    all_of_them = Inspector(connection).explain(tasks[2])
+
+    assert [reason.kind for reason in some.reasons] == ["ahead"]
+    assert "0 of the 1 workers of the queue are busy" in some.reasons[0].fact
+    assert kinds(all_of_them) == ["ahead", "busy"]
+    assert "1 of the 1 workers of the queue are busy" in all_of_them.reasons[0].fact
+    # Only one of its tasks is looked at.
+    fact = f"On the workers of queue default runs, among others, a task of test:echo, on {worker_name(0)}."
+    assert all_of_them.reasons[1].fact == fact
+
+
 def test_workers_that_are_all_quiet_are_told(connection: redis.Redis, client: Client, broker: Broker) -> None:
     task_id = client.enqueue("test:echo").id
     for row in range(2):

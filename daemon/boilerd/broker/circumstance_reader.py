@@ -1,4 +1,4 @@
-"""Read the circumstances of one task: up to seven round trips, more where hundreds work on its queue, that only read.
+"""Read the circumstances of one task: up to seven round trips that only read, more for hundreds of workers, or slots.
 
 None of these keeps Redis from others for more than about a millisecond: a task's place is looked for at both ends of
 its queue, and of lists and sets some members are read. What is read are several moments, so that a task which moved
@@ -153,8 +153,9 @@ class CircumstanceReader:
         known = [(claimed_at(run), name, run) for name, run in runs if run and run.task_id]
         if not known:
             return None
+        is_of_all = len(some) == len(asked) and all(run.held == 1 for _, _, run in known)
         since, name, run = min(known, key=lambda one: one[0].timestamp() if one[0] else math.inf)
-        return Longest(text(run.task_id or b""), text(run.task_type or b""), name, since, len(some))
+        return Longest(text(run.task_id or b""), text(run.task_type or b""), name, since, is_of_all)
 
     def _ask(self, commands: Mapping[_Name, _Command]) -> dict[_Name, Any]:
         """The answer to each of the reading commands; None from a key of another kind. One round trip."""

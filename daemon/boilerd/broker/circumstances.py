@@ -21,12 +21,14 @@ class Server:
 
     Attributes:
         queues: Its queues; of a strict one in the order in which each claim tries them.
+        is_busy: True if it has no time for another task.
         is_starting: True if it has not come to its first claim, as in the lifespans of its application.
         is_quiet: True if it claims nothing: somebody told it so, or it ends.
         is_ours: False for one of plain RQ.
         declared: What its application has handlers for; None: it does not tell.
         pool: The pool of its daemon that it belongs to.
         is_strict: True if it claims from a queue only while those before it are empty.
+        slots: How many tasks it runs at once.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Server:
     declared: Declared | None
     pool: str
     is_strict: bool
+    slots: int
 
     def tried_before(self, queue: str) -> Sequence[str]:
         """The queues of which it takes all tasks before it takes one of this queue."""
@@ -75,14 +78,14 @@ class Longest:
 
     Attributes:
         since: Since when; None: that is not known.
-        looked: At how many workers was looked.
+        is_of_all: False if there are others, at which was not looked.
     """
 
     task_id: str
     task_type: str
     worker: str
     since: datetime | None
-    looked: int
+    is_of_all: bool
 
 
 @dataclass(frozen=True, slots=True)

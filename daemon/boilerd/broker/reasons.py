@@ -211,7 +211,10 @@ def _heavier(found: Circumstances) -> Reason:
 
 def _busy(longest: Longest, queue: str) -> Reason:
     what = f"a task of {longest.task_type}" if longest.task_type else "one without a type"
-    fact = f"What runs longest on the workers of queue {queue} is {what}, on {longest.worker}."
+    if longest.is_of_all:
+        fact = f"What runs longest on the workers of queue {queue} is {what}, on {longest.worker}."
+    else:
+        fact = f"On the workers of queue {queue} runs, among others, {what}, on {longest.worker}."
     remedy = _command("boilerd task why", longest.task_id)
     return Reason(ReasonKind.BUSY, fact, since=longest.since, remedy=remedy, tasks=[longest.task_id])
 
