@@ -18,7 +18,7 @@ from boilerd.broker.connection import connect, raw
 from boilerd.broker.constants import LEASE_OFFSET_S
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.retry import Verdict
-from builders import WORKER, claim, complete_next, fail_next, rq_queue, store, worker_name
+from builders import WORKER, claim, claim_batch, complete_next, fail_next, rq_queue, store, worker_name
 from support import RunningDaemon, private_directory, wait_until
 
 #: Queues of the daemon that the tests share: each test has one of its own.
@@ -251,6 +251,21 @@ def test_a_heavier_queue_is_told_however_many_empty_ones_stand_before_it(
     told = first(connection, client.enqueue("test:echo", queue="q29").id)
 
     assert told.fact == "Workers of queue q29 take a task of it only while none waits in q28 (1 pending)."
+
+
+def test_a_task_that_waits_for_its_key_has_no_turn_that_a_heavier_queue_could_come_before(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    serve(broker, 0, ["critical", "low"], strict="1")
+    holder, task_id = (client.enqueue("test:echo", queue="low", concurrency_key="one").id for _ in range(2))
+    claim(broker, "low", row=1)
+    assert claim_batch(broker, "low", row=2) == []  # it steps aside
+    client.enqueue("test:echo", queue="critical")
+
+    found = Inspector(connection).explain(task_id)
+
+    assert kinds(found) == ["concurrency_key"]
+    assert list(found.reasons[0].tasks) == [holder]
 
 
 def test_how_long_a_heavier_queue_takes_is_told_by_what_completed_there(live: redis.Redis) -> None:
