@@ -18,7 +18,7 @@ from boilerd.broker.connection import connect, raw
 from boilerd.broker.constants import LEASE_OFFSET_S
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.retry import Verdict
-from builders import WORKER, claim, complete_next, fail_next, rq_queue, serve, store, worker_name
+from builders import WORKER, claim, claim_batch, complete_next, fail_next, rq_queue, serve, store, worker_name
 from support import RunningDaemon, private_directory, wait_until
 
 #: Queues of the daemon that the tests share: each test has one of its own.
@@ -219,6 +219,43 @@ def test_a_queue_comes_first_only_if_it_does_with_each_worker(
     assert kinds(found) == ["ahead"]
 
 
+def test_what_comes_first_is_told_by_the_workers_that_claim(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    serve(broker, 0, ["critical", "low"], strict="1")
+    serve(broker, 1, ["low"], state="suspended")
+    client.enqueue("test:echo", queue="critical")
+
+    assert first(connection, client.enqueue("test:echo", queue="low").id).kind == "heavier"
+
+
+def test_a_heavier_queue_is_told_however_many_empty_ones_stand_before_it(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    queues = [f"q{number}" for number in range(30)]
+    serve(broker, 0, queues, strict="1")
+    client.enqueue("test:echo", queue="q28")
+
+    told = first(connection, client.enqueue("test:echo", queue="q29").id)
+
+    assert told.fact == "Workers of queue q29 take a task of it only while none waits in q28 (1 pending)."
+
+
+def test_a_task_that_waits_for_its_key_has_no_turn_that_a_heavier_queue_could_come_before(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    serve(broker, 0, ["critical", "low"], strict="1")
+    holder, task_id = (client.enqueue("test:echo", queue="low", concurrency_key="one").id for _ in range(2))
+    claim(broker, "low", row=1)
+    assert claim_batch(broker, "low", row=2) == []  # it steps aside
+    client.enqueue("test:echo", queue="critical")
+
+    found = Inspector(connection).explain(task_id)
+
+    assert kinds(found) == ["concurrency_key"]
+    assert list(found.reasons[0].tasks) == [holder]
+
+
 def test_how_long_a_heavier_queue_takes_is_told_by_what_completed_there(live: redis.Redis) -> None:
     heavier, queue = "before", "behind"  # of equal weights, in this order
     client = Client(live)
@@ -246,6 +283,39 @@ def test_what_runs_longest_is_told_where_all_workers_are_busy(live: redis.Redis)
     assert told.fact.startswith("What runs longest on the workers of queue busy is a task of test:sleep, on ")
     assert list(told.tasks) == [holder]
     assert told.since
+
+
+def test_what_runs_longest_is_told_also_beside_workers_that_are_quiet(
+    connection: redis.Redis, client: Client, broker: Broker
+) -> None:
+    holder = client.enqueue("test:echo").id
+    serve(broker, 0, ["default"])
+    serve(broker, 1, ["default"], state="suspended")
+    claim(broker, row=0)
+
+    found = Inspector(connection).explain(client.enqueue("test:echo").id)
+
+    assert kinds(found) == ["ahead", "busy"]
+    assert list(found.reasons[-1].tasks) == [holder]
+
+
+def test_a_worker_of_which_slots_are_free_is_not_busy(connection: redis.Redis, client: Client, broker: Broker) -> None:
+    tasks = [client.enqueue("test:echo").id for _ in range(3)]
+    serve(broker, 0, ["default"], slots="2", state="busy")
+    claim(broker, row=0)
+    some = Inspector(connection).explain(tasks[2])
+    other = claim(broker, row=1)
+    connection.sadd(keys.worker_executions(worker_name(0)), f"{other.task_id}:{other.execution_id}")
+
+    all_of_them = Inspector(connection).explain(tasks[2])
+
+    assert [reason.kind for reason in some.reasons] == ["ahead"]
+    assert "0 of the 1 workers of the queue are busy" in some.reasons[0].fact
+    assert kinds(all_of_them) == ["ahead", "busy"]
+    assert "1 of the 1 workers of the queue are busy" in all_of_them.reasons[0].fact
+    # Only one of its tasks is looked at.
+    fact = f"On the workers of queue default runs, among others, a task of test:echo, on {worker_name(0)}."
+    assert all_of_them.reasons[1].fact == fact
 
 
 def test_workers_that_are_all_quiet_are_told(connection: redis.Redis, client: Client, broker: Broker) -> None:

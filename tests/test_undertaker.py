@@ -1,6 +1,7 @@
 """A run of the tests that is killed leaves nothing behind."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -66,3 +67,11 @@ def test_what_another_run_has_started_goes_on(start_run: StartRun) -> None:
     wait_until(lambda: not is_running(started), "what it started has ended")
 
     assert is_running(of_other)
+
+
+def test_what_a_run_within_this_one_has_started_ends_with_this_one_too(start_run: StartRun) -> None:
+    _, mark = resource.getrlimit(resource.RLIMIT_RTTIME)
+
+    run, started = start_run(PROGRAM)
+
+    assert [resource.prlimit(each, resource.RLIMIT_RTTIME)[1] for each in (run.pid, started)] == [mark] * 2

@@ -2,7 +2,7 @@
 
 What a run starts has a limit of its own, of a kind that nobody uses: the real time of real-time processes. Whoever is
 forked or executed inherits it, as the environment, which a daemon writes its title over. No two runs have the same one,
-whatever process IDs and namespaces they have.
+whatever process IDs and namespaces they have; one that a test of another has started has the mark of that one, too.
 """
 
 import os
@@ -27,14 +27,15 @@ def watch_over_this_run() -> None:
     if not hasattr(resource, "RLIMIT_RTTIME"):  # not Linux
         return
     _, before = resource.getrlimit(resource.RLIMIT_RTTIME)
-    most = MOST if before == resource.RLIM_INFINITY else before  # of a run that a test of another one has started
+    is_first = before == resource.RLIM_INFINITY
+    most = MOST if is_first else before  # that a test has started, whose run ends this one with all else
     mark = random.SystemRandom().randrange(most // 2, most)
     run = os.pidfd_open(os.getpid())
     words = ["/bin/sh", "-c", 'exec "$@" &', "sh", sys.executable, "-IS", __file__, str(run), str(mark)]
     # In no group that anybody kills, and no child of the tests.
     subprocess.run(words, check=True, stdin=subprocess.DEVNULL, pass_fds=[run], start_new_session=True)
     os.close(run)
-    resource.setrlimit(resource.RLIMIT_RTTIME, (mark, mark))
+    resource.setrlimit(resource.RLIMIT_RTTIME, (mark, mark if is_first else before))
 
 
 def main() -> None:

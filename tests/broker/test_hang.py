@@ -1,8 +1,10 @@
 """While Redis takes commands and answers none, one of them waits for it, and all others are told at once."""
 
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 import redis
@@ -12,7 +14,7 @@ from boilerd.broker.connection import connect
 from boilerd.broker.hang import Hang, wait_one_at_a_time
 from boilerd.broker.refusals import KnownSilenceError, NoAnswerError, translated
 from boilerd.errors import BrokerUnavailableError
-from support import DEADLINE_S, StartValkey, Valkey
+from support import DEADLINE_S, StartValkey, Valkey, wait_until
 
 LIMIT_S = 0.3
 
@@ -99,3 +101,38 @@ def test_a_server_that_is_not_there_is_asked_each_time(server: Valkey, client: r
     server.start()
 
     assert client.ping()
+
+
+def test_one_that_has_no_answer_while_others_do_tells_nothing_of_redis(
+    server: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hang, "PAUSE_S", 2 * DEADLINE_S)
+
+    with wait_one_at_a_time(connect(server.url, timeout_s=2)) as client, ThreadPoolExecutor(1) as other:
+        # As on a connection that a firewall forgot: so long, one of these has no answer.
+        waits = other.submit(client.blpop, ["nothing"], timeout=2 * DEADLINE_S)
+        with connect(server.url) as onlooker:
+            wait_until(lambda: onlooker.info("clients")["blocked_clients"] == 1, "it waits")
+        client.ping()
+        with pytest.raises(NoAnswerError):
+            waits.result()
+
+        assert client.ping()
+
+
+def test_a_host_that_lets_nobody_connect_hangs_however_soon_that_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hang, "PAUSE_S", 2 * DEADLINE_S)
+
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        url = f"redis://127.0.0.1:{full.getsockname()[1]}?socket_connect_timeout=0.1"
+        client = stack.enter_context(wait_one_at_a_time(connect(url)))
+        with pytest.raises(redis.TimeoutError, match="connecting"):
+            client.ping()
+
+        with pytest.raises(KnownSilenceError):
+            client.ping()

@@ -72,6 +72,16 @@ def test_an_address_that_is_none_is_answered_in_the_form_that_its_end_has(browse
     assert (wrong.status_code, wrong.json()["error"]) == (405, "this address does not take that method")
 
 
+def test_an_address_that_is_none_is_answered_whatever_bytes_its_query_has(connection: redis.Redis) -> None:
+    app = web_app(connection)
+
+    async def as_some_servers_hand_it_on(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "query_string": b"a=\xe9"}, receive, send)
+
+    with Browser(as_some_servers_hand_it_on) as browser:
+        assert browser.get("/nothing").status_code == 404
+
+
 def test_a_word_that_is_none_of_those_that_there_are_is_told_them(browser: Browser) -> None:
     answer = browser.get("/types.json?only=risin")
 

@@ -657,6 +657,19 @@ def test_who_has_queues_of_their_own_holds_back_no_task_of_others_by_a_concurren
     assert connection.llen("rq:queue:mail-out") == (2 if is_done else 1)
 
 
+def test_that_nobody_works_on_ones_own_queue_is_told_without_what_they_work_on(
+    client: Client, connection: redis.Redis
+) -> None:
+    task_id = client.enqueue("test:echo", queue="low").id
+    connection.sadd("rq:workers", "rq:worker:hush")
+    connection.hset("rq:worker:hush", mapping={"queues": "hush", "state": "idle"})
+    own = OwnQueues(Inspector(connection), Principal.of_role("anna", "viewer", queues=["low"]))
+
+    unserved, _ = own.explain(task_id).reasons
+
+    assert (unserved.fact, unserved.remedy) == ("Nobody works on queue low.", "")
+
+
 @pytest.mark.parametrize("option", ["unique", "once", "task_id", "deadline"])
 def test_who_has_queues_of_their_own_takes_no_lock_by_hand(option: str, connection: redis.Redis) -> None:
     own = OwnQueues(Inspector(connection), Principal.of_role("anna", "admin", queues=["low"]))

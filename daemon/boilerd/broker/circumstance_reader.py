@@ -1,4 +1,4 @@
-"""Read the circumstances of one task: up to seven round trips, more where hundreds work on its queue, that only read.
+"""Read the circumstances of one task: up to seven round trips that only read, more for hundreds of workers, or slots.
 
 None of these keeps Redis from others for more than about a millisecond: a task's place is looked for at both ends of
 its queue, and of lists and sets some members are read. What is read are several moments, so that a task which moved
@@ -25,7 +25,7 @@ from boilerd.broker.circumstances import (
     Longest,
     Server,
     Share,
-    serving,
+    claiming,
 )
 from boilerd.broker.connection import raw, text
 from boilerd.broker.constants import LEASE_OFFSET_S
@@ -49,9 +49,9 @@ COMPLETIONS, RECENT_S = 200, 300.0
 MOST_QUEUES, QUEUES_AT_ONCE = 100, 5
 #: A task may have moved between two of the commands; then it is read again, so many times at most.
 _MOST_READS = 3
-#: Queues that come first of which it is asked whether they hold tasks, and the last completions of each from which its
-#: present rate is reckoned.
-MOST_HEAVIER, HEAVIER_COMPLETIONS = 10, 20
+#: Queues that come first of which it is asked whether they hold tasks, for 0.1 ms; how many that do are told, and the
+#: last completions of each from which its present rate is reckoned.
+MOST_LENGTHS, MOST_HEAVIER, HEAVIER_COMPLETIONS = 200, 10, 20
 #: Of tasks in these states it does not matter which workers there are.
 _ENDED = frozenset({TaskState.COMPLETED, TaskState.ARCHIVED})
 
@@ -125,7 +125,8 @@ class CircumstanceReader:
 
     def _heavier(self, more: Mapping[tuple[str, str], Any], now_s: float) -> list[HeavierQueue]:
         """Those of the queues that come first that hold tasks which may be claimed; none: one round trip less."""
-        lengths = {name: length for (kind, name), length in more.items() if kind == "heavier" and length}
+        holding = [(name, length) for (kind, name), length in more.items() if kind == "heavier" and length]
+        lengths = dict(holding[:MOST_HEAVIER])
         asked: dict[tuple[str, str], _Command] = {}
         for name in lengths:
             asked["paused", name] = ("SISMEMBER", keys.PAUSED, name)
@@ -144,16 +145,17 @@ class CircumstanceReader:
 
     def _longest(self, servers: Sequence[Server], queue: str) -> Longest | None:
         """What the workers of the queue are busy with; not asked where some have time."""
-        names = [server.name for server in serving(servers, queue)]
-        if not names or not all(server.is_busy for server in serving(servers, queue)):
+        asked = claiming(servers, queue)
+        if not asked or not all(server.is_busy for server in asked):
             return None
-        some = names[:AT_ONCE]
+        some = [server.name for server in asked[:AT_ONCE]]
         runs = zip(some, WorkerRecords(self._connection).runs([keys.worker(name) for name in some]), strict=True)
         known = [(claimed_at(run), name, run) for name, run in runs if run and run.task_id]
         if not known:
             return None
+        is_of_all = len(some) == len(asked) and all(run.held == 1 for _, _, run in known)
         since, name, run = min(known, key=lambda one: one[0].timestamp() if one[0] else math.inf)
-        return Longest(text(run.task_id or b""), text(run.task_type or b""), name, since, len(some))
+        return Longest(text(run.task_id or b""), text(run.task_type or b""), name, since, is_of_all)
 
     def _ask(self, commands: Mapping[_Name, _Command]) -> dict[_Name, Any]:
         """The answer to each of the reading commands; None from a key of another kind. One round trip."""
@@ -191,7 +193,7 @@ def _second_questions(task: TaskDetail, found: _Answers, servers: Sequence[Serve
     for job in map(text, found.get("dependencies") or ()):
         asked["needs", job] = ("HGET", keys.job(job), "status")
     if task.state is TaskState.PENDING:
-        for name in _tried_before(serving(servers, task.queue), task.queue)[:MOST_HEAVIER]:
+        for name in _tried_before(claiming(servers, task.queue), task.queue)[:MOST_LENGTHS]:
             asked["heavier", name] = ("LLEN", keys.queue(name))
     return asked
 

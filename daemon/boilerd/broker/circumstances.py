@@ -21,12 +21,14 @@ class Server:
 
     Attributes:
         queues: Its queues; of a strict one in the order in which each claim tries them.
+        is_busy: True if it has no time for another task.
         is_starting: True if it has not come to its first claim, as in the lifespans of its application.
         is_quiet: True if it claims nothing: somebody told it so, or it ends.
         is_ours: False for one of plain RQ.
         declared: What its application has handlers for; None: it does not tell.
         pool: The pool of its daemon that it belongs to.
         is_strict: True if it claims from a queue only while those before it are empty.
+        slots: How many tasks it runs at once.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Server:
     declared: Declared | None
     pool: str
     is_strict: bool
+    slots: int
 
     def tried_before(self, queue: str) -> Sequence[str]:
         """The queues of which it takes all tasks before it takes one of this queue."""
@@ -57,7 +60,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class HeavierQueue:
-    """A queue that all workers of a task's queue empty first.
+    """A queue that all workers which claim from a task's queue empty first.
 
     Attributes:
         pending: How many tasks wait there.
@@ -75,14 +78,14 @@ class Longest:
 
     Attributes:
         since: Since when; None: that is not known.
-        looked: At how many workers was looked.
+        is_of_all: False if there are others, at which was not looked.
     """
 
     task_id: str
     task_type: str
     worker: str
     since: datetime | None
-    looked: int
+    is_of_all: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ class Circumstances:
         servers: The workers that live.
         last_done: The task of the queue that completed last, if that is known.
         heavier: Those of the queues that come first which have tasks to claim.
-        longest: What the workers of the queue are busy with; None: some have time, or nothing is known.
+        longest: What the workers that claim from the queue are busy with; None: some have time, or nothing is known.
         active: How many of the queue's tasks run; `max_active`: how many may, 0: any number.
         length: How many IDs stand in the queue; `ahead`: how many before this one's, None: it was not found.
         is_listed: False if the record names a place where the task is not.
@@ -181,3 +184,8 @@ class Circumstances:
 def serving(servers: Sequence[Server], queue: str) -> list[Server]:
     """Those of the workers that work on a queue."""
     return [server for server in servers if queue in server.queues]
+
+
+def claiming(servers: Sequence[Server], queue: str) -> list[Server]:
+    """Those of them that claim from it."""
+    return [server for server in serving(servers, queue) if not server.is_quiet]

@@ -4,6 +4,7 @@ A page sends several commands, one after the other, each of which could wait for
 holds a thread that others need.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +38,8 @@ class Hang:
         #: While it is on: nobody asks before; then the thread whose turn it is, until the turn is over.
         self._until_s = 0.0
         self._turn: int | None = None
+        #: When anybody last heard of Redis.
+        self._answered_s = -math.inf
 
     def check(self, limit_s: float) -> None:
         """Raise KnownSilenceError while Redis hangs and it is not this thread's turn.
@@ -55,15 +58,25 @@ class Hang:
 
     def note(self, *, answered: bool) -> None:
         """Note what came of a command."""
-        if answered and not self._is_on:
-            return
+        if answered:
+            self._answered_s = time.monotonic()
+            if not self._is_on:
+                return
         with self._lock:
             self._is_on, self._turn, self._until_s = not answered, None, time.monotonic() + PAUSE_S
 
     def note_failure(self, error: Exception, began_s: float, limit_s: float) -> None:
-        """Note a command that failed: late, as Redis hangs; or early, as where nobody listens, and as it will again."""
-        if not isinstance(error, KnownSilenceError):
-            self.note(answered=time.monotonic() - began_s < limit_s / 2)
+        """Note a command that failed: late, as Redis hangs; or early, as where nobody listens, and as it will again.
+
+        One that failed late while others had answers tells nothing of Redis: a firewall forgot its connection, or it
+        waits on purpose.
+        """
+        if isinstance(error, KnownSilenceError):
+            return
+        # The time to connect may be a shorter one; the kernel's timeout is no TimeoutError.
+        is_late = isinstance(error, redis.TimeoutError) or time.monotonic() - began_s >= limit_s / 2
+        if not is_late or self._answered_s < began_s:
+            self.note(answered=not is_late)
 
 
 def _sharing(kind: Any, hang: Hang) -> Any:

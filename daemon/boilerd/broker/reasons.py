@@ -164,7 +164,9 @@ def _in_vain(found: Circumstances) -> Iterator[Reason]:
 
 def _behind_others(found: Circumstances) -> Iterator[Reason]:
     """Who comes before a pending task."""
-    if found.heavier:
+    share = found.share
+    stands_aside = share is not None and share.rank is not None
+    if found.heavier and not stands_aside:  # its turn in the queue comes once it has a share
         yield _heavier(found)
     if 0 < found.max_active <= found.active:
         fact = (
@@ -172,10 +174,9 @@ def _behind_others(found: Circumstances) -> Iterator[Reason]:
             f" {_holders(found.holders, found.active)}."
         )
         yield _because_of(found.holders, ReasonKind.MAX_ACTIVE, fact)
-    share = found.share
-    if share and (share.rank is not None or share.running >= share.limit):
+    if share and (stands_aside or share.running >= share.limit):
         yield _because_of(share.holders, ReasonKind.CONCURRENCY_KEY, _share_fact(share, found.task.concurrency_key))
-    if not share or share.rank is None:
+    if not stands_aside:
         yield _ahead(found)
     if found.longest:
         yield _busy(found.longest, found.task.queue)
@@ -211,7 +212,10 @@ def _heavier(found: Circumstances) -> Reason:
 
 def _busy(longest: Longest, queue: str) -> Reason:
     what = f"a task of {longest.task_type}" if longest.task_type else "one without a type"
-    fact = f"What runs longest on the workers of queue {queue} is {what}, on {longest.worker}."
+    if longest.is_of_all:
+        fact = f"What runs longest on the workers of queue {queue} is {what}, on {longest.worker}."
+    else:
+        fact = f"On the workers of queue {queue} runs, among others, {what}, on {longest.worker}."
     remedy = _command("boilerd task why", longest.task_id)
     return Reason(ReasonKind.BUSY, fact, since=longest.since, remedy=remedy, tasks=[longest.task_id])
 

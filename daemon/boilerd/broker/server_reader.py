@@ -13,20 +13,22 @@ from boilerd.broker.circumstances import Server
 from boilerd.broker.connection import raw, text
 from boilerd.broker.neighbours import DEAD_S, Declared, declared_by, one_of_each
 from boilerd.broker.refusals import sound, translated
+from boilerd.broker.view_reader import to_count
 from boilerd.broker.worker_records import WorkerRecords
 from boilerd.tasks.queues import DEFAULT_POOL
 
 #: Of a worker's record what `to_server` reads.
-FIELDS = ("queues", "state", "last_heartbeat", "supervisor", "birthmark", "pool", "strict", "hostname")
+FIELDS = ("queues", "state", "last_heartbeat", "supervisor", "birthmark", "pool", "strict", "slots", "hostname")
 
 #: Where it tells which daemon it is of.
 _MARK = FIELDS.index("supervisor")
+_SLOTS = FIELDS.index("slots")
 
 Record = Sequence[bytes | None] | None
 
 
 class ServerReader:
-    """Reads them in three round trips, and more for hundreds; raises BrokerError.
+    """Reads them in three round trips, and more for hundreds, or where some have slots; raises BrokerError.
 
     Args:
         connection: The client of Redis.
@@ -68,7 +70,12 @@ class ServerReader:
         """Those that live, each with what tells its daemon, by the names of their records."""
         records = WorkerRecords(self._connection).read(names, FIELDS)
         living = ((name, to_server(name, record, now_s), record) for name, record in records.items())
-        return {name: (server, record[_MARK]) for name, server, record in living if server and record}
+        found = {name: (server, record[_MARK]) for name, server, record in living if server and record}
+        several = [name for name, (server, _) in found.items() if server.is_busy and server.slots > 1]
+        for name, run in zip(several, WorkerRecords(self._connection).runs(several), strict=True):
+            server, mark = found[name]
+            found[name] = replace(server, is_busy=run is None or run.held >= server.slots), mark
+        return found
 
     def _declared(self, marks: Mapping[str, bytes | None]) -> dict[str, Declared | None]:
         """What their applications declare."""
@@ -88,10 +95,13 @@ def questions(queue: str) -> dict[str, tuple[str, str]]:
 
 
 def to_server(name: str, record: Record, now_s: float) -> Server | None:
-    """The worker of a record, without what its application declares; None: it is dead, or the record is none."""
+    """The worker of a record, without what its application declares; None: it is dead, or the record is none.
+
+    One with several slots counts as busy also where some are free.
+    """
     if not record or record[0] is None:
         return None
-    queues, state, heartbeat, _, birthmark, pool, strict, _ = (text(value or b"") for value in record)
+    queues, state, heartbeat, _, birthmark, pool, strict, _, _ = (text(value or b"") for value in record)
     if birthmark and now_s - _seen_at(heartbeat) > DEAD_S:
         return None  # one of plain RQ gives a sign of life every few minutes only
     return Server(
@@ -104,6 +114,7 @@ def to_server(name: str, record: Record, now_s: float) -> Server | None:
         declared=None,
         pool=pool or DEFAULT_POOL,
         is_strict=bool(strict),
+        slots=to_count(record[_SLOTS]) or 1,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from boilerd.broker.explanation import Explanation, ReasonKind
+from boilerd.broker.explanation import Explanation, Reason, ReasonKind
 from boilerd.broker.task_filter import TaskFilter
 from boilerd.broker.task_search import TasksFound
 from boilerd.broker.traces import Traces
@@ -18,8 +18,7 @@ from boilerd.web.own_queues.part import Part
 #: Reasons why a task does not run that tell of other queues, or of tasks there.
 _OF_OTHERS = frozenset(
     {
-        ReasonKind.UNSERVED, ReasonKind.DEPENDENCIES, ReasonKind.CONCURRENCY_KEY, ReasonKind.STRAY, ReasonKind.HEAVIER,
-        ReasonKind.BUSY,
+        ReasonKind.DEPENDENCIES, ReasonKind.CONCURRENCY_KEY, ReasonKind.STRAY, ReasonKind.HEAVIER, ReasonKind.BUSY,
     }
 )  # fmt: skip
 
@@ -51,7 +50,8 @@ class TasksPart(Part):
         """Why it does not run, as far as its own queue is the reason."""
         self.task(task_id)
         found = self._all.explain(task_id, **more)
-        return replace(found, reasons=tuple(each for each in found.reasons if each.kind not in _OF_OTHERS))
+        reasons = tuple(_cut(each, found.queue) for each in found.reasons if each.kind not in _OF_OTHERS)
+        return replace(found, reasons=reasons)
 
     def key_holders(self, unique_key: str, concurrency_key: str) -> dict[str, list[str]]:
         """Those that are theirs."""
@@ -121,3 +121,10 @@ class TasksPart(Part):
     def place_around(self, queue: str, task_id: str, size: int = 30) -> str:
         """Where a task stands."""
         return self._all.place_around(self._own(queue), task_id, size)
+
+
+def _cut(reason: Reason, queue: str) -> Reason:
+    """The reason without what other queues there are."""
+    if reason.kind is not ReasonKind.UNSERVED:
+        return reason
+    return replace(reason, fact=f"Nobody works on queue {queue}.", remedy="")
