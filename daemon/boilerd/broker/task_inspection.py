@@ -23,8 +23,8 @@ from boilerd.tasks.task import TaskState
 
 #: So many bytes of tasks are read at a time where they are read as a whole.
 _PORTION = 1024 * 1024
-#: Tasks of a list that one script reads, and of which it makes digests: Redis is busy for less than half a millisecond.
-AT_ONCE, DIGESTS_AT_ONCE = MOST_DIGESTED, 2 * MOST_DIGESTED
+#: Tasks of a list that one script reads, or of which it makes digests: Redis is busy for less than half a millisecond.
+AT_ONCE = MOST_DIGESTED
 #: Scheduled tasks and retries that one script tells apart: as long.
 SIFTED_AT_ONCE = 150
 #: No list or set of Redis has more members; of greater places it takes none above 64 bits.
@@ -140,20 +140,20 @@ class TaskInspection(ScriptCalls):
 
     def digests(self, members: Sequence[Member]) -> str:
         """As `Records` says; what a large task holds counts by its size."""
-        return self._of_list(members, "digests", DIGESTS_AT_ONCE)[0]
+        return self._of_list(members, "digests")[0]
 
     def _rows(self, members: Sequence[Member], wanted: str) -> tuple[str, list[TaskRow]]:
-        digests, rows = self._of_list(members, wanted, AT_ONCE)
+        digests, rows = self._of_list(members, wanted)
         foreign = [place for place, (record, size) in enumerate(rows) if size > MOST_LISTED and _is_foreign(record)]
         for place, record in zip(foreign, self._records([members[each] for each in foreign]), strict=True):
             rows[place] = record, 0
         return digests, rows
 
-    def _of_list(self, members: Sequence[Member], wanted: str, at_once: int) -> tuple[str, list[TaskRow]]:
+    def _of_list(self, members: Sequence[Member], wanted: str) -> tuple[str, list[TaskRow]]:
         """What listed.lua says of them; a round trip for so many of them."""
         digests, rows, start = "", list[TaskRow](), 0
         while start < len(members):
-            ids = [raw(task_id) for task_id, _ in members[start : start + at_once]]
+            ids = [raw(task_id) for task_id, _ in members[start : start + AT_ONCE]]
             looked, some, found = self._run("listed", [wanted, *ids])
             digests, start = digests + text(some), start + looked
             rows += [(_as_record(values), size) for size, values in zip(found[::2], found[1::2], strict=True)]
