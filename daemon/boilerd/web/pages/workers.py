@@ -15,9 +15,9 @@ from boilerd.web.permissions import Permission
 from boilerd.web.steady import heard, in_steps, rough
 from boilerd.web.visit import NotThereError, Visit
 
-#: How long they are shown before they are read again: they tell of themselves every five seconds; and what the daemon
-#: of this host tells.
-FRESH_S, CONTROL_FRESH_S = 4.0, 1.0
+#: How long they are shown before they are read again, as they tell of themselves every five seconds: where there are
+#: hundreds, for so many times as long as that used the CPU; and what the daemon of this host tells.
+FRESH_S, FRESH_TIMES, CONTROL_FRESH_S = 4.0, 200, 1.0
 #: Hosts and daemons that have a row, and values to choose from; the rest of them is told as a number.
 MOST_HOSTS, MOST_DAEMONS, MOST_CHOICES = 10, 10, 50
 #: Queues of a worker that the list has, and deaths.
@@ -189,7 +189,7 @@ def _deaths(visit: Visit) -> list[dict[str, Any]]:
 
 
 def _read(visit: Visit) -> "_All":
-    return visit.sharing("workers", FRESH_S, lambda: _read_now(visit))
+    return visit.sharing("workers", FRESH_S, lambda: _read_now(visit), FRESH_TIMES)
 
 
 class _All(NamedTuple):
