@@ -149,7 +149,7 @@ def test_a_poll_that_brings_nothing_asks_for_places_and_digests_and_reads_no_tas
     counts = asked(connection, lambda: sent.append(poll.is_sent()))
 
     assert sent == [False]
-    assert (counts["lrange"], counts["evalsha_ro"], counts["hmget"]) == (2, 2, 100)
+    assert (counts["lrange"], counts["evalsha_ro"], counts["hmget"]) == (2, 4, 100)
     assert not counts.keys() & {"hgetall", "sismember", "zrange"}
 
 

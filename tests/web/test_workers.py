@@ -41,6 +41,7 @@ def put(connection: redis.Redis, name: str, *, seen_ago_s: float = 0.0, **fields
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "FRESH_S", 0.0)
+    monkeypatch.setattr(workers, "FRESH_TIMES", 0)
 
 
 def names(browser: Browser, query: str = "") -> list[str]:

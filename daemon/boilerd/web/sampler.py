@@ -25,8 +25,8 @@ from boilerd.web.heaviest import heaviest
 from boilerd.web.lately import Ends, Lately, Minute
 from boilerd.web.outages import Outage, Outages
 
-#: A picture is shown for so long; one of much, for so many times as long as it used the CPU, up to the longest time.
-FRESH_S, FRESH_TIMES, LONGEST_S = 1.0, 200, 4.0
+#: A picture is shown for so long; one of much, for so many times as long as it used the CPU, up to four times as long.
+FRESH_S, FRESH_TIMES = 1.0, 200
 #: And for so many pictures what workers tell, which they do every five seconds and may be hundreds, and how much memory
 #: tasks take.
 WORKERS_PICTURES = 5
@@ -136,7 +136,7 @@ class Sampler:
                 took_s=time.monotonic() - began_s,
             )
         )
-        fresh_s = min(max(FRESH_S, FRESH_TIMES * (time.thread_time() - used_s)), LONGEST_S)
+        fresh_s = min(max(FRESH_S, FRESH_TIMES * (time.thread_time() - used_s)), 4 * FRESH_S)
         self._fresh_until_s, self._seen_changes = time.monotonic() + fresh_s, changes
         return self._last
 
