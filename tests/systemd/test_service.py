@@ -31,7 +31,7 @@ def test_a_start_in_which_no_worker_gets_into_its_lifespans_fails_says_why_and_i
     service.box.write("/srv/myproject/tasks.py", APP + hangs)
     # A start may take longer than the unit's own limit.
     service.drop_in(
-        f"{DROP_IN}TimeoutStartSec=2\nRestartSec=600\nEnvironment=BOILERD_START_TIMEOUT=4 BOILERD_CONCURRENCY=2\n"
+        f"{DROP_IN}TimeoutStartSec=6\nRestartSec=600\nEnvironment=BOILERD_START_TIMEOUT=8 BOILERD_CONCURRENCY=2\n"
     )
 
     done = service.systemctl("start", "boiler-worker", check=False)
@@ -39,7 +39,7 @@ def test_a_start_in_which_no_worker_gets_into_its_lifespans_fails_says_why_and_i
     error = service.wait_for("daemon could not start")["error"]
     shown = service.box.show("boiler-worker", "StatusText", "ExecMainStatus")
     assert done.returncode == 1
-    assert error == "no worker has started: TimeoutError: lifespans took longer than start_timeout, 4 s, 1 time"
+    assert error == "no worker has started: TimeoutError: lifespans took longer than start_timeout, 8 s, 1 time"
     assert error in shown["StatusText"]
     assert shown["ExecMainStatus"] == "1"
     assert service.state() == "activating auto-restart"
@@ -120,8 +120,8 @@ def test_a_term_to_all_processes_of_the_unit_drains_as_a_stop_does(service: Serv
 
 
 def test_an_import_longer_than_the_watchdog_and_the_starts_timeout_is_waited_for(service: Service) -> None:
-    service.drop_in(f"{DROP_IN}TimeoutStartSec=2\nWatchdogSec=2\n")
-    service.box.write("/srv/myproject/tasks.py", f"{APP}time.sleep(4)\n")
+    service.drop_in(f"{DROP_IN}TimeoutStartSec=6\nWatchdogSec=2\n")
+    service.box.write("/srv/myproject/tasks.py", f"{APP}time.sleep(8)\n")
     service.start()
     pid = service.main_pid()
 
